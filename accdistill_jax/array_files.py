@@ -1,0 +1,183 @@
+"""Pytrees of arrays as files: names of leaves, content hashes, reading with damage noticed.
+
+On disk a pytree is a nested dictionary of numpy arrays named by their paths, so that neither the container types nor the
+devices of the process that saved matter to the one that reads.
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from accdistill_jax.errors import UserError
+
+_NO_SPACE_WORDS = ("no space left", "resource_exhausted", "disk quota", "file too large", "enospc")
+
+
+class Damaged(Exception):
+    """A checkpoint that cannot be read or whose content is not what was saved."""
+
+
+def path_name(path: tuple) -> str:
+    """Name of a leaf from its key path, for example "params/encoder/block_0/kernel"."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def fingerprint(params: Any) -> str:
+    """Content hash of a pytree of arrays.
+
+    Args:
+      params: pytree of jax or numpy arrays, on any devices.
+
+    Returns:
+      64 hexadecimal digits: SHA-256 over path, dtype, shape and bytes of each leaf in the order of the paths. Equal for
+      equal content whatever the container types (dictionary, frozen dictionary, named tuple) and device layout.
+    """
+    digest = hashlib.sha256()
+    for name, leaf in sorted(flatten(params).items()):
+        digest.update(f"{name}\0{leaf.dtype.name}\0{leaf.shape}\0".encode())
+        digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def array_handler() -> Any:
+    """Orbax's handler for what is saved here."""
+    import orbax.checkpoint as ocp
+
+    # Weights hardly compress; the time saved belongs to the training that runs beside the save.
+    return ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=True, use_compression=False)
+
+
+def flatten(tree: Any) -> dict[str, np.ndarray]:
+    """{path name: numpy array} of a pytree; arrays on this host's CPU are not copied."""
+    return {path_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def nest(flat: Mapping[str, Any]) -> dict:
+    """Nested dictionaries from {"a/b/c": leaf}."""
+    nested: dict = {}
+    for name, leaf in flat.items():
+        *folders, last = name.split("/")
+        node = nested
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[last] = leaf
+    return nested
+
+
+def unflatten(flat: Mapping[str, np.ndarray], template: Any, *, where: str) -> Any:
+    """Puts named arrays into the structure of a template.
+
+    Args:
+      flat: arrays by path name.
+      template: pytree of arrays or shape structs.
+      where: where the arrays come from, for messages.
+
+    Raises:
+      UserError: a leaf is missing, superfluous, or of another shape or dtype; names the first one.
+    """
+    paths, structure = jax.tree_util.tree_flatten_with_path(template)
+    leaves = []
+    for path, expected in paths:
+        name = path_name(path)
+        if name not in flat:
+            raise UserError(
+                f"{where} holds no {name}; it was saved by another model or optimiser configuration"
+            )
+        found, dtype = flat[name], np.dtype(getattr(expected, "dtype", type(expected)))
+        if found.shape != np.shape(expected) or found.dtype != dtype:
+            raise UserError(
+                f"{where}: {name} is {found.dtype.name}{list(found.shape)}, this configuration needs "
+                f"{dtype.name}{list(np.shape(expected))}; use the configuration that it was trained with"
+            )
+        leaves.append(found)
+    extra = sorted(set(flat) - {path_name(path) for path, _ in paths})
+    if extra:
+        raise UserError(f"{where} holds {extra[0]}, which this configuration does not have")
+    return jax.tree_util.tree_unflatten(structure, leaves)
+
+
+def read_json(path: epath.Path) -> dict:
+    """The record that was written last beside the arrays.
+
+    Raises:
+      Damaged: missing, cut short, or not such a record.
+    """
+    try:
+        record = json.loads(path.read_text())
+        if not {"meta", "leaves", "files"} <= record.keys():
+            raise ValueError("keys are missing")
+    except (OSError, ValueError, AttributeError) as problem:
+        raise Damaged(f"{path.name} cannot be read ({_first_line(problem)})") from problem
+    return record
+
+
+def read_arrays(folder: epath.Path, record: Mapping) -> dict[str, np.ndarray]:
+    """Arrays by path name from a folder that Orbax wrote.
+
+    Args:
+      folder: the folder.
+      record: holds "leaves" (names to expect) and "files" (as from `file_hashes`).
+
+    Raises:
+      Damaged: a file is missing or changed (named), or Orbax cannot read the folder.
+    """
+    import orbax.checkpoint as ocp
+
+    _check_files(folder, record["files"])
+    names = record["leaves"]
+    arguments = ocp.args.PyTreeRestore(
+        restore_args=nest({name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names})
+    )
+    try:
+        with ocp.Checkpointer(array_handler()) as orbax:
+            return flatten(orbax.restore(folder, args=arguments))
+    except Exception as problem:
+        # Orbax and TensorStore report unreadable files with many exception types.
+        raise Damaged(f"cannot be read ({_first_line(problem)})") from problem
+
+
+def file_hashes(folder: epath.Path, prefix: str = "") -> dict[str, str]:
+    """SHA-256 of each file in a folder and its sub-folders, by relative path."""
+    hashes = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            hashes |= file_hashes(path, f"{prefix}{path.name}/")
+        else:
+            hashes[prefix + path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashes
+
+
+def _check_files(folder: epath.Path, expected: Mapping[str, str]) -> None:
+    found = file_hashes(folder) if folder.is_dir() else {}
+    for name, content_hash in expected.items():
+        if found.get(name) != content_hash:
+            raise Damaged(f"file {name} is {'not what was saved' if name in found else 'missing'}")
+
+
+def _first_line(problem: BaseException) -> str:
+    text = str(problem).strip() or type(problem).__name__
+    return text.splitlines()[0][:200]
+
+
+@contextlib.contextmanager
+def reporting(directory: epath.Path) -> Iterator[None]:
+    """Turns failures to write into a UserError that names the directory."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as problem:
+        if any(word in str(problem).lower() for word in _NO_SPACE_WORDS):
+            raise UserError(
+                f"no space left to save in {directory}; earlier checkpoints are intact: free space and run the same "
+                "command again"
+            ) from problem
+        if isinstance(problem, OSError):
+            raise UserError(f"cannot save in {directory}: {_first_line(problem)}") from problem
+        raise

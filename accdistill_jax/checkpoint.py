@@ -1,0 +1,321 @@
+"""Checkpoints through Orbax: what is saved, how damage is noticed, and how parameters leave a run.
+
+A checkpoint of step s is the folder `<directory>/<s>/` that Orbax writes, and `<directory>/<s>.json`, written last and
+atomically: a folder without that file is half-written and never used. The JSON holds the caller's metadata and a hash
+of each file in the folder, so that damage is noticed on restore, whatever byte of it changed, and the file named.
+
+A restore depends neither on the devices that saved nor on those that read: it returns numpy arrays and the caller places
+them.
+"""
+
+import concurrent.futures
+import contextlib
+import json
+import logging
+import math
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+
+from accdistill_jax.array_files import (
+    Damaged,
+    array_handler,
+    file_hashes,
+    fingerprint,
+    flatten,
+    nest,
+    read_arrays,
+    read_json,
+    reporting,
+    unflatten,
+)
+from accdistill_jax.errors import UserError
+from accdistill_jax.files import write_atomically
+
+_log = logging.getLogger(__name__)
+_EXPORT_JSON = "export.json"
+_EXPORT_ARRAYS = "params"
+
+
+class Restored(NamedTuple):
+    """What a checkpoint holds.
+
+    Attributes:
+      state: pytree of numpy arrays (of the template's structure where one was given).
+      meta: the metadata that was saved with it.
+    """
+
+    state: Any
+    meta: dict
+
+
+class Checkpointer:
+    """Saves the state of a training asynchronously and restores it bit for bit.
+
+    Every process of a multi-process run calls the same methods in the same order; process 0 writes.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        *,
+        keep_last: int = 2,
+        best_metric_mode: Literal["min", "max"] = "min",
+    ):
+        """Opens (or makes) the folder of one training's checkpoints and removes what interrupted saves left in it.
+
+        Args:
+          directory: local path or object-store address.
+          keep_last: how many of the newest checkpoints stay; the best one by metric stays as well.
+          best_metric_mode: whether a smaller or a larger metric is better.
+
+        Raises:
+          UserError: the folder cannot be made.
+        """
+        if keep_last < 1 or best_metric_mode not in ("min", "max"):
+            raise ValueError(f"keep_last {keep_last} or best_metric_mode {best_metric_mode!r} out of range")
+        self._directory = epath.Path(directory)
+        self._keep_last = keep_last
+        self._mode = best_metric_mode
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: concurrent.futures.Future | None = None
+        self._orbax = None
+        self._verified: tuple[int, dict[str, np.ndarray]] | None = None
+        with reporting(self._directory):
+            self._directory.mkdir(parents=True, exist_ok=True)
+            if jax.process_index() == 0:
+                self._remove_partial()
+
+    def save(
+        self, step: int, state: Any, *, metric: float | None = None, meta: Mapping | None = None
+    ) -> None:
+        """Starts saving; returns once the state is copied, so that the caller may donate its buffers.
+
+        A save still under way is waited for first. The write itself, the hashes and the removal of older
+        checkpoints happen in the background.
+
+        Args:
+          step: number of finished steps; an existing checkpoint of this step is replaced.
+          state: pytree of arrays, replicated where they live on several devices.
+          metric: what "best" is judged by; None or not finite: never the best.
+          meta: JSON-able metadata (data position, config hash, teacher fingerprint).
+
+        Raises:
+          UserError: this save or the one before failed, for example for lack of space; names the directory. Earlier
+            checkpoints are intact.
+        """
+        self.wait()
+        host = flatten(state)  # Orbax copies numpy arrays before its save returns
+        self._verified = None
+        record = {
+            "step": int(step),
+            "metric": float(metric) if metric is not None and math.isfinite(metric) else None,
+            "meta": dict(meta or {}),
+            "leaves": {name: [leaf.dtype.name, list(leaf.shape)] for name, leaf in host.items()},
+        }
+        json.dumps(record)  # metadata that is no JSON fails here, not in the background
+        import orbax.checkpoint as ocp
+
+        if self._orbax is None:
+            self._orbax = ocp.AsyncCheckpointer(array_handler())
+        with reporting(self._directory):
+            if jax.process_index() == 0:
+                self._sidecar(step).unlink(missing_ok=True)
+            self._orbax.save(self._folder(step), args=ocp.args.PyTreeSave(nest(host)), force=True)
+        self._pending = self._thread.submit(self._finish, step, record)
+
+    def latest_valid_step(self) -> int | None:
+        """Finds the newest checkpoint whose content is whole; names each damaged one in a warning.
+
+        Returns:
+          Its step, or None where there is none.
+        """
+        self.wait()
+        for step in sorted(self._steps(), reverse=True):
+            try:
+                self._verified = (step, self._read(step))
+                return step
+            except Damaged as damage:
+                _log.warning("checkpoint %s is damaged and not used: %s", self._folder(step), damage)
+        return None
+
+    def best_step(self) -> int | None:
+        """Step of the checkpoint with the best metric among those present, or None where none has a metric."""
+        self.wait()
+        return self._best(self._steps())
+
+    def restore(self, step: int, template: Any) -> Restored:
+        """Reads a checkpoint.
+
+        Args:
+          step: a step that `latest_valid_step` or `best_step` returned.
+          template: pytree of arrays or shape structs with the structure, shapes and dtypes to expect.
+
+        Returns:
+          The state in the template's structure, as numpy arrays of the bits that were saved, and its metadata.
+
+        Raises:
+          UserError: the checkpoint is missing or damaged, or a parameter differs from the template; names it.
+        """
+        self.wait()
+        try:
+            if self._verified is None or self._verified[0] != step:
+                self._verified = (step, self._read(step))
+            meta = self._record(step)["meta"]
+        except Damaged as damage:
+            raise UserError(
+                f"checkpoint {self._folder(step)} is damaged: {damage}; delete it to go on"
+            ) from damage
+        state = unflatten(self._verified[1], template, where=str(self._folder(step)))
+        self._verified = None
+        return Restored(state, meta)
+
+    def wait(self) -> None:
+        """Waits for the save under way.
+
+        Raises:
+          UserError: it failed.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            with reporting(self._directory):
+                pending.result()
+
+    def close(self) -> None:
+        """Waits for the save under way and frees the threads.
+
+        Raises:
+          UserError: that save failed.
+        """
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+            if self._orbax is not None:
+                self._orbax.close()
+
+    def __enter__(self) -> "Checkpointer":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _folder(self, step: int) -> epath.Path:
+        return self._directory / str(step)
+
+    def _sidecar(self, step: int) -> epath.Path:
+        return self._directory / f"{step}.json"
+
+    def _finish(self, step: int, record: dict) -> None:
+        try:
+            self._orbax.wait_until_finished()
+        except BaseException:
+            if jax.process_index() == 0:
+                self._remove_partial()
+            raise
+        if jax.process_index() == 0:
+            record["files"] = file_hashes(self._folder(step))
+            write_atomically(self._sidecar(step), json.dumps(record))
+            self._remove_old(step)
+
+    def _steps(self) -> list[int]:
+        return [int(path.stem) for path in self._directory.glob("*.json") if path.stem.isdigit()]
+
+    def _record(self, step: int) -> dict:
+        return read_json(self._sidecar(step))
+
+    def _read(self, step: int) -> dict[str, np.ndarray]:
+        return read_arrays(self._folder(step), self._record(step))
+
+    def _best(self, steps: Iterable[int]) -> int | None:
+        metrics = {}
+        for step in steps:
+            with contextlib.suppress(Damaged):
+                metrics[step] = self._record(step)["metric"]
+        sign = 1 if self._mode == "min" else -1
+        ranked = [(sign * metric, step) for step, metric in metrics.items() if metric is not None]
+        return min(ranked)[1] if ranked else None
+
+    def _remove_old(self, newest: int) -> None:
+        steps = sorted(step for step in self._steps() if step <= newest)
+        kept = set(steps[-self._keep_last :]) | {self._best(steps)}
+        for step in set(steps) - kept:
+            self._sidecar(step).unlink(missing_ok=True)
+            self._folder(step).rmtree(missing_ok=True)
+
+    def _remove_partial(self) -> None:
+        complete = {str(step) for step in self._steps()}
+        for path in self._directory.iterdir():
+            if path.is_dir() and path.name.split(".")[0].isdigit() and path.name not in complete:
+                path.rmtree(missing_ok=True)
+            elif path.name.endswith(".tmp"):
+                path.unlink(missing_ok=True)
+
+
+def save_params(path: str | os.PathLike, params: Any, meta: Mapping) -> str:
+    """Writes finished parameters with what is needed to rebuild their model.
+
+    Args:
+      path: folder to make (or replace): `params/` holds the arrays, `export.json`, written last, the metadata and the
+        fingerprint. Without `export.json` the folder is no export.
+      params: pytree of arrays.
+      meta: JSON-able metadata (architecture config, what it was trained on).
+
+    Returns:
+      The fingerprint of the parameters.
+
+    Raises:
+      UserError: the folder cannot be written; names it.
+    """
+    import orbax.checkpoint as ocp
+
+    path = epath.Path(path)
+    host = flatten(params)
+    record = {
+        "meta": dict(meta),
+        "leaves": {name: [leaf.dtype.name, list(leaf.shape)] for name, leaf in host.items()},
+        "fingerprint": fingerprint(host),
+    }
+    with reporting(path), ocp.Checkpointer(array_handler()) as orbax:
+        if jax.process_index() == 0:
+            path.mkdir(parents=True, exist_ok=True)
+            (path / _EXPORT_JSON).unlink(missing_ok=True)
+        orbax.save(path / _EXPORT_ARRAYS, args=ocp.args.PyTreeSave(nest(host)), force=True)
+        if jax.process_index() == 0:
+            record["files"] = file_hashes(path / _EXPORT_ARRAYS)
+            write_atomically(path / _EXPORT_JSON, json.dumps(record, indent=1))
+    return record["fingerprint"]
+
+
+def load_params(path: str | os.PathLike, template: Any = None) -> Restored:
+    """Reads parameters that `save_params` wrote.
+
+    Args:
+      path: the folder.
+      template: pytree of arrays or shape structs to check against and to take the structure from; None: nested
+        dictionaries as saved.
+
+    Returns:
+      The parameters (numpy) and the metadata, with "fingerprint" added.
+
+    Raises:
+      UserError: no export there, damaged, or a parameter differs from the template; names the first one.
+    """
+    path = epath.Path(path)
+    if not (path / _EXPORT_JSON).exists():
+        raise UserError(f"no exported parameters in {path} (no {_EXPORT_JSON} there)")
+    try:
+        record = read_json(path / _EXPORT_JSON)
+        flat = read_arrays(path / _EXPORT_ARRAYS, record)
+        if fingerprint(flat) != record.get("fingerprint"):
+            raise Damaged("the content does not have the fingerprint it was saved with")
+    except Damaged as damage:
+        raise UserError(
+            f"exported parameters in {path} are damaged: {damage}; train or copy them again"
+        ) from damage
+    params = nest(flat) if template is None else unflatten(flat, template, where=str(path))
+    return Restored(params, record["meta"] | {"fingerprint": record["fingerprint"]})

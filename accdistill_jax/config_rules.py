@@ -1,0 +1,191 @@
+"""What each config value must be: one table, from dotted key patterns to rules."""
+
+import fnmatch
+import math
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from accdistill_jax.errors import UserError
+
+STAGES = ("data", "teacher", "student", "evaluation", "report")
+DURATION_UNITS = ("steps", "examples", "epochs")
+
+
+class Duration(NamedTuple):
+    """A parsed duration: `amount` of `unit`, one of `DURATION_UNITS`."""
+
+    amount: float
+    unit: str
+
+
+def parse_duration(text: str) -> Duration:
+    """Reads "600 steps", "80000 examples" or "3 epochs".
+
+    Raises:
+      UserError: it is none.
+    """
+    match = re.fullmatch(r"\s*(\d[\d_]*(?:\.\d+)?)\s+([a-z]+)\s*", str(text))
+    unit = match and next((known for known in DURATION_UNITS if match[2] in (known, known[:-1])), None)
+    if not unit:
+        raise UserError(f"{text!r} is no duration; write a number and steps, examples or epochs: '600 steps'")
+    return Duration(float(match[1].replace("_", "")), unit)
+
+
+class Rule(NamedTuple):
+    """What a config value must be.
+
+    Attributes:
+      accepts: says whether a value is allowed.
+      wanted: words for the message, for example "a whole number of at least 1".
+      literals: the allowed values where they are a list, for the nearest valid one.
+    """
+
+    accepts: Callable[[Any], bool]
+    wanted: str
+    literals: tuple = ()
+
+
+def _integer(minimum: int = 0) -> Rule:
+    def accepts(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+
+    return Rule(accepts, f"a whole number of at least {minimum}")
+
+
+def _number(minimum: float = 0.0, maximum: float = math.inf) -> Rule:
+    def accepts(value: Any) -> bool:
+        real = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        return real and minimum <= value <= maximum
+
+    return Rule(
+        accepts,
+        f"a number of at least {minimum:g}" + (f" and at most {maximum:g}" if maximum < math.inf else ""),
+    )
+
+
+def _literal(*values: str) -> Rule:
+    return Rule(
+        lambda value: isinstance(value, str) and value in values, "one of " + ", ".join(values), values
+    )
+
+
+def _text(*, empty: bool = True) -> Rule:
+    return Rule(
+        lambda value: isinstance(value, str) and (empty or bool(value)),
+        "a text" + ("" if empty else ", not empty"),
+    )
+
+
+def _each(item: Rule, *, at_least: int = 0) -> Rule:
+    def accepts(value: Any) -> bool:
+        return isinstance(value, (tuple, list)) and len(value) >= at_least and all(map(item.accepts, value))
+
+    some = f" of at least {at_least}" if at_least else ""
+    return Rule(accepts, f"a tuple{some}, each item {item.wanted}", item.literals)
+
+
+def _row(*names: str) -> Rule:
+    whole = _integer(1)
+
+    def accepts(value: Any) -> bool:
+        return (
+            isinstance(value, (tuple, list)) and len(value) == len(names) and all(map(whole.accepts, value))
+        )
+
+    return Rule(accepts, f"a tuple ({', '.join(names)}) of positive whole numbers")
+
+
+def _is_duration(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and parse_duration(value).amount >= 0
+    except UserError:
+        return False
+
+
+_DURATION = Rule(_is_duration, "a duration such as '600 steps', '80000 examples' or '3 epochs'")
+_ABOVE_ZERO = Rule(lambda value: _number().accepts(value) and value > 0, "a number above 0")
+_BELOW_ONE = _number(0, 0.999999)
+
+# The first pattern that matches a key is its rule; `*` stands for anything, dots included.
+RULES: tuple[tuple[str, Rule], ...] = (
+    ("seed", _integer()),
+    ("stages", _each(_literal(*STAGES))),
+    ("data.stores", _each(_text(empty=False))),
+    ("data.unseen_stores", _each(_text(empty=False))),
+    ("data.weights", _each(_ABOVE_ZERO)),
+    ("data.participant_cap", _integer()),
+    ("data.synthetic.participants", _integer(1)),
+    ("data.synthetic.segments_per_participant", _integer(1)),
+    ("data.synthetic.seed", _integer()),
+    ("data.synthetic.ppg_channels", _integer(1)),
+    ("data.synthetic.workers", _integer(1)),
+    ("inputs.*.bands", _literal("full", "high", "low+high")),
+    ("inputs.*.scale", _literal("std", "robust")),
+    ("inputs.*.limit", _number()),
+    ("*.augment.*probability", _number(0, 1)),
+    ("*.augment.*cut_out.strength", _number(0, 1)),
+    ("*.augment.*strength", _number()),
+    ("*.augment.*knots", _integer(2)),
+    ("teacher.path", _text()),
+    ("teacher.fingerprint", _text()),
+    ("teacher.autoencoder.drop_fraction", _number(0.01, 0.99)),
+    ("teacher.autoencoder.*", _integer(1)),
+    ("student.head.*", _integer(1)),
+    ("student.temperature", _ABOVE_ZERO),
+    ("student.teacher_to_student_weight", _number(0, 1)),
+    ("*.encoder.architecture", _literal("transformer", "efficientnet")),
+    ("*.encoder.transformer.tokenizer_hidden", _each(_integer(1))),
+    ("*.encoder.transformer.positions", _literal("sinusoidal", "relative", "sinusoidal+relative")),
+    ("*.encoder.transformer.output", _integer()),
+    ("*.encoder.transformer.*", _integer(1)),
+    ("*.encoder.efficientnet.stem", _row("width", "kernel", "stride")),
+    (
+        "*.encoder.efficientnet.stages",
+        _each(_row("width", "depth", "stride", "kernel", "expansion"), at_least=1),
+    ),
+    ("*.encoder.efficientnet.*", _integer(1)),
+    ("*.train.duration", _DURATION),
+    ("*.train.warmup", _DURATION),
+    ("*.train.*_every", _DURATION),
+    ("*.train.batch_size", _integer(2)),
+    ("*.train.validation_batches", _integer()),
+    ("*.train.learning_rate", _ABOVE_ZERO),
+    ("*.train.final_learning_rate_fraction", _number(0, 1)),
+    ("*.train.weight_decay", _number()),
+    ("*.train.b1", _BELOW_ONE),
+    ("*.train.b2", _BELOW_ONE),
+    ("*.train.clip_norm", _number()),
+    ("*.train.ema_decay", _BELOW_ONE),
+    ("*.train.keep", _literal("last", "best")),
+    ("evaluation.pool_sizes", _each(_integer(2))),
+    ("evaluation.batch_size", _integer(1)),
+    ("evaluation.train_segments", _integer(10)),
+    ("evaluation.bootstrap_draws", _integer(2)),
+    ("evaluation.examples", _integer()),
+    ("runtime.mapping", _literal("shard_map", "pmap")),
+    ("runtime.compute_dtype", _literal("float32", "bfloat16")),
+    ("runtime.reader_threads", _integer(1)),
+    ("runtime.prefetch_batches", _integer(1)),
+)
+
+# Keys that may change between a run and its continuation: they say how to run, not what comes out.
+FREE_KEYS = (
+    "stages",
+    "data.unseen_stores",
+    "data.synthetic.workers",
+    "evaluation.*",
+    "runtime.mapping",
+    "runtime.reader_threads",
+    "runtime.prefetch_batches",
+)
+
+
+def matches(key: str, pattern: str) -> bool:
+    """Whether a dotted key fits a pattern."""
+    return fnmatch.fnmatchcase(key, pattern)
+
+
+def find_rule(key: str) -> Rule | None:
+    """The rule for a dotted key, or None where there is none."""
+    return next((rule for pattern, rule in RULES if matches(key, pattern)), None)

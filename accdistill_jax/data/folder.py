@@ -1,0 +1,231 @@
+"""A folder of named byte blobs, on a local disk or in an object store, behind the same few calls.
+
+Every write is atomic: a name either holds the whole blob or does not exist.
+"""
+
+import errno
+import functools
+import io
+import itertools
+import os
+import shutil
+from pathlib import Path
+
+import tensorstore as ts
+
+from accdistill_jax.errors import UserError
+
+_URL_SCHEMES = ("gs://", "s3://", "memory://", "http://", "https://")
+_TEMPORARY = ".writing-"
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_counter = itertools.count()
+
+
+@functools.cache
+def _root_context() -> ts.Context:
+    return ts.Context({"memory_key_value_store": {}})
+
+
+@functools.cache
+def context(cache_bytes: int = 0) -> ts.Context:
+    """A TensorStore context with a chunk cache of this size; all share one memory:// store in this process."""
+    return ts.Context({"cache_pool": {"total_bytes_limit": cache_bytes}}, parent=_root_context())
+
+
+def open_folder(path: str | os.PathLike) -> "LocalFolder | RemoteFolder":
+    """Folder at a local path, a file:// URL or an object-store URL (gs://, s3://, memory:// in tests)."""
+    text = os.fspath(path)
+    if text.startswith("file://"):
+        text = text.removeprefix("file://")
+    if text.startswith(_URL_SCHEMES):
+        return RemoteFolder(text)
+    if "://" in text:
+        raise UserError(f"{text}: unknown URL scheme; use a local path or one of {', '.join(_URL_SCHEMES)}")
+    return LocalFolder(text)
+
+
+class LocalFolder:
+    """Blobs as files below a local folder; writes go to a temporary name, are synced and renamed."""
+
+    is_local = True
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = str(Path(path).expanduser().absolute())
+
+    def __truediv__(self, name: str) -> "LocalFolder":
+        return LocalFolder(os.path.join(self.path, name))
+
+    def where(self, name: str) -> str:
+        """Full path of a blob, for messages."""
+        return os.path.join(self.path, name)
+
+    def kvstore(self) -> dict:
+        """TensorStore key-value spec for reading."""
+        return {"driver": "file", "path": self.path + "/"}
+
+    def read(self, name: str) -> bytes | None:
+        """Content of a blob, or None if it does not exist."""
+        try:
+            return Path(self.where(name)).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise UserError(f"{self.where(name)}: cannot be read ({error.strerror})") from error
+
+    def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
+        """Writes a blob whole or not at all.
+
+        Args:
+            name: of the blob.
+            data: its content.
+            durable: whether it must survive a power failure, at the price of waiting for the disk.
+
+        Raises:
+            UserError: the disk is full or the folder is not writable.
+        """
+        target = self.where(name)
+        temporary = f"{target}{_TEMPORARY}{os.getpid()}-{next(_counter)}"
+        try:
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            try:
+                with open(temporary, "wb") as file:
+                    file.write(data)
+                    if durable:
+                        file.flush()
+                        os.fsync(file.fileno())
+                os.replace(temporary, target)
+            except BaseException:
+                if os.path.exists(temporary):
+                    os.unlink(temporary)
+                raise
+        except OSError as error:
+            if error.errno in _NO_SPACE:
+                raise UserError(no_space_message(target, len(data))) from error
+            raise UserError(f"{target}: cannot be written ({error.strerror})") from error
+
+    def open(self, name: str):
+        """A blob as a seekable binary file, or None if it does not exist."""
+        try:
+            return open(self.where(name), "rb")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def names(self, below: str = "") -> list[str]:
+        """Sorted names of the blobs whose name starts with the folder `below`."""
+        root = os.path.join(self.path, below)
+        found = [
+            os.path.relpath(os.path.join(folder, name), self.path)
+            for folder, _, names in os.walk(root)
+            for name in names
+        ]
+        return sorted(name for name in found if _TEMPORARY not in name)
+
+    def sizes(self, names: list[str]) -> dict[str, int | None]:
+        """Bytes of each of `names` that exists."""
+        found = {}
+        for name in names:
+            try:
+                found[name] = os.stat(self.where(name)).st_size
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+        return found
+
+    def remove(self, name: str) -> None:
+        """Removes one blob, if it exists."""
+        Path(self.where(name)).unlink(missing_ok=True)
+
+    def remove_all(self) -> None:
+        """Removes the folder with everything in it, if it exists."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def remove_leftovers(self) -> None:
+        """Removes half-written temporary files of processes that were killed."""
+        for folder, _, names in os.walk(self.path):
+            for name in names:
+                if _TEMPORARY in name:
+                    Path(folder, name).unlink(missing_ok=True)
+
+    def free_bytes(self) -> int | None:
+        """Free space on the disk of this folder, None where the notion does not apply."""
+        folder = self.path
+        while not os.path.exists(folder):
+            folder = os.path.dirname(folder)
+        return shutil.disk_usage(folder).free
+
+
+class RemoteFolder:
+    """Blobs as objects below an object-store URL; object stores write whole objects."""
+
+    is_local = False
+
+    def __init__(self, url: str):
+        self.path = url.rstrip("/")
+
+    def __truediv__(self, name: str) -> "RemoteFolder":
+        return RemoteFolder(f"{self.path}/{name}")
+
+    def where(self, name: str) -> str:
+        """Full URL of a blob, for messages."""
+        return f"{self.path}/{name}"
+
+    def kvstore(self) -> str:
+        """TensorStore key-value URL."""
+        return self.path + "/"
+
+    def _open(self) -> ts.KvStore:
+        return ts.KvStore.open(self.kvstore(), context=context()).result()
+
+    def _call(self, what: str, function):
+        try:
+            return function(self._open())
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{self.where(what)}: the object store refused ({reason})") from error
+
+    def read(self, name: str) -> bytes | None:
+        """Content of an object, or None if it does not exist."""
+        result = self._call(name, lambda kv: kv.read(name).result())
+        return None if result.state == "missing" else result.value
+
+    def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
+        """Writes one object; always durable."""
+        self._call(name, lambda kv: kv.write(name, bytes(data)).result())
+
+    def open(self, name: str):
+        """An object as a seekable binary file, or None if it does not exist."""
+        data = self.read(name)
+        return None if data is None else io.BytesIO(data)
+
+    def names(self, below: str = "") -> list[str]:
+        """Sorted names of the objects whose name starts with the folder `below`."""
+        prefix = below.rstrip("/") + "/" if below else ""
+        everything = ts.KvStore.KeyRange(prefix, prefix[:-1] + "0") if prefix else ts.KvStore.KeyRange()
+        keys = self._call(below, lambda kv: kv.list(everything).result())
+        return sorted(key.decode() for key in keys)
+
+    def sizes(self, names: list[str]) -> dict[str, int | None]:
+        """Those of `names` that exist; sizes are None, an object store lists names only."""
+        return dict.fromkeys(set(names).intersection(self.names()))
+
+    def remove(self, name: str) -> None:
+        """Removes one object, if it exists."""
+        self._call(name, lambda kv: kv.delete_range(ts.KvStore.KeyRange(name, name + "\0")).result())
+
+    def remove_all(self) -> None:
+        """Removes every object below this URL."""
+        self._call("", lambda kv: kv.delete_range(ts.KvStore.KeyRange()).result())
+
+    def remove_leftovers(self) -> None:
+        """Nothing to do: an object store has no half-written objects."""
+
+    def free_bytes(self) -> None:
+        """Object stores have no free-space notion."""
+        return None
+
+
+def no_space_message(target: str, needed: int) -> str:
+    """One line for a full disk; everything complete so far stays and is used when the command runs again."""
+    return (
+        f"{target}: the disk is full; about {max(needed / 1e6, 0.1):.1f} MB more are needed there. "
+        "What is done so far is kept: free some space and run the same command again"
+    )

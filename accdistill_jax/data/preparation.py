@@ -1,0 +1,142 @@
+"""Recordings in, a store out: loads, preprocesses and stages each recording, then commits."""
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from accdistill_jax.data import recordings
+from accdistill_jax.data.preprocess import PreprocessSettings, preprocess
+from accdistill_jax.data.recording import RecordingSource
+from accdistill_jax.data.split import SplitRule
+from accdistill_jax.data.store import Store
+from accdistill_jax.data.store_writer import StoreWriter, existing_store
+from accdistill_jax.data.workers import check_workers, run_all
+from accdistill_jax.errors import UserError
+
+
+def find_recordings(reader: str, roots: Sequence[str | os.PathLike], **options) -> list[RecordingSource]:
+    """Recordings below all roots, sorted by id.
+
+    Raises:
+        UserError: a root without recordings, or two roots with a recording of the same id.
+    """
+    found: dict[str, tuple[RecordingSource, object]] = {}
+    for root in roots:
+        for source in recordings.find(reader, Path(root), **options):
+            if source.recording_id in found:
+                raise UserError(f"recording {source.recording_id!r} is both below {found[source.recording_id][1]} "
+                                f"and below {root}; rename one, or give one root only")
+            found[source.recording_id] = (source, root)
+    return [found[name][0] for name in sorted(found)]
+
+
+def prepare(
+    sources: Sequence[RecordingSource],
+    out: str | os.PathLike,
+    *,
+    reader: str,
+    settings: PreprocessSettings,
+    options: Mapping | None = None,
+    split: SplitRule | None = None,
+    workers: int = 1,
+    skip_bad: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Store:
+    """Prepares recordings into a store; the same call after an interruption continues.
+
+    The bytes of the store depend neither on `workers` nor on interruptions. If the store of exactly these
+    arguments is complete already, it is opened and nothing else is done.
+
+    Args:
+        sources: recordings, of unique ids.
+        out: local folder or URL of the store.
+        reader: name of the reader they come from.
+        settings: of preprocessing.
+        options: the reader's options, kept in the manifest.
+        split: how participants are split.
+        workers: processes.
+        skip_bad: leave out recordings that cannot be read, instead of stopping; the manifest names them.
+        overwrite: replace whatever is at `out`.
+        progress: show progress bars on stderr.
+
+    Raises:
+        UserError: bad recordings (all are named, after the others were prepared and kept), a different store at
+            `out`, a full disk.
+    """
+    check_workers(workers)
+    split = split or SplitRule()
+    order = [source.recording_id for source in sources]
+    request = {"settings": settings, "source": reader, "source_settings": dict(options or {}), "split": split}
+    if not overwrite:
+        store = existing_store(out, units=order, **request)
+        if store is not None:
+            return store
+    split.assign(source.participant_id for source in sources)
+    writer = StoreWriter(out, overwrite=overwrite, **request)
+    with writer.exclusive(), _bar(progress) as bar:
+        missing = [source for source in sources if not writer.has(source.recording_id)]
+        task = bar.add_task("preparing recordings", total=len(sources), completed=len(sources) - len(missing))
+        bad: dict[str, str] = {}
+        for source, problem in run_all(
+            functools.partial(_stage, writer=writer, settings=settings), missing, workers=workers
+        ):
+            if problem is not None:
+                bad[source.recording_id] = problem
+            bar.advance(task)
+        if bad and not skip_bad:
+            raise UserError(_bad_message(bad, len(sources)))
+        if len(bad) == len(sources):
+            raise UserError(f"none of the {len(sources)} recordings can be prepared; the first: {_first(bad)}")
+        task = bar.add_task("writing the store", total=None)
+        return writer.commit(
+            [name for name in order if name not in bad],
+            skipped=dict(sorted(bad.items())),
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+
+
+def _stage(source: RecordingSource, *, writer: StoreWriter, settings: PreprocessSettings) -> str | None:
+    """Prepares one recording; returns what is wrong with it, if it is bad."""
+    try:
+        recording = source.load()
+        batch = preprocess(recording, settings)
+    except UserError as error:
+        return str(error)
+    except Exception as error:
+        error.add_note(f"while preparing recording {source.recording_id}")
+        raise
+    writer.add(source.recording_id, batch,
+               channels={name: recording.streams[name].channels for name in ("ppg", "accel")})
+    return None
+
+
+def _bad_message(bad: Mapping[str, str], of: int) -> str:
+    advice = "repair or remove what is bad, or leave it out with --skip-bad; the other recordings are done and kept"
+    if len(bad) == 1:
+        return f"recording {_first(bad)}; {advice}"
+    listed = "".join(f"\n  {name}: {problem}" for name, problem in sorted(bad.items()))
+    return f"{len(bad)} of {of} recordings cannot be prepared:{listed}\n{advice}"
+
+
+def _first(bad: Mapping[str, str]) -> str:
+    name = min(bad)
+    return f"{name}: {bad[name]}"
+
+
+def _bar(show: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
+        TimeRemainingColumn(), console=Console(stderr=True), disable=not show,
+    )

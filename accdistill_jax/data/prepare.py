@@ -1,0 +1,132 @@
+"""Command line of data preparation: recordings or a generator in, a store out; checks and shows stores."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from accdistill_jax.data import recordings, show, synthetic
+from accdistill_jax.data.field_flags import add_flags, chosen, dataclass_fields, parameter_fields
+from accdistill_jax.data.preparation import find_recordings, prepare
+from accdistill_jax.data.preprocess import PreprocessSettings
+from accdistill_jax.data.split import SplitRule
+from accdistill_jax.data.store import Store, verify_checksums
+from accdistill_jax.data.store_writer import existing_store
+from accdistill_jax.errors import UserError
+
+_PREPROCESS = dataclass_fields(PreprocessSettings)
+_SYNTHETIC = dataclass_fields(synthetic.SyntheticSettings)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser, with one sub-command for each reader of recordings."""
+    parser = argparse.ArgumentParser(
+        prog="python -m accdistill_jax.data.prepare",
+        description="Prepares stores of 60 s segments for training, checks them and shows what is in them.",
+        epilog="An interrupted preparation continues when the same command is run again.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in recordings.names():
+        own = commands.add_parser(name, help=recordings.summary(name), description=recordings.reader(name).__doc__,
+                                  formatter_class=argparse.RawDescriptionHelpFormatter)
+        own.add_argument("root", nargs="+", help="folder or file with recordings; several may be given")
+        _add_output_flags(own)
+        own.add_argument("--skip-bad", action="store_true",
+                         help="leave out recordings that cannot be read (they are listed), instead of stopping")
+        options = parameter_fields(recordings.options(name))
+        if options:
+            add_flags(own.add_argument_group("reading"), options)
+        add_flags(own.add_argument_group("preprocessing"), _PREPROCESS)
+    own = commands.add_parser("synthetic", help="synthetic recordings of a generated population")
+    _add_output_flags(own)
+    add_flags(own.add_argument_group("population"), _SYNTHETIC)
+    add_flags(own.add_argument_group("preprocessing"), _PREPROCESS)
+    own = commands.add_parser("verify", help="check every file of a store against its checksum")
+    own.add_argument("store", help="folder or URL")
+    own = commands.add_parser("show", help="say what is in a store")
+    own.add_argument("store", help="folder or URL")
+    own.add_argument("--plot", metavar="PNG", help="also draw a few segments into this file")
+    own.add_argument("--segments", type=int, default=4, help="how many to draw (default: 4)")
+    return parser
+
+
+def _add_output_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", required=True, metavar="STORE", help="folder or URL of the store to make")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the store that is there")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    group = parser.add_argument_group("split")
+    group.add_argument("--split-file", metavar="FILE",
+                       help="CSV (participant,split) or JSON (participant: split); split is train, validation or test")
+    group.add_argument("--split-seed", type=int, default=0, metavar="SEED",
+                       help="of the hash that splits participants 80/10/10 without a file (default: 0)")
+
+
+def _split(args: argparse.Namespace) -> SplitRule:
+    if args.split_file:
+        return SplitRule.from_file(args.split_file, seed=args.split_seed)
+    return SplitRule(seed=args.split_seed)
+
+
+def _run(args: argparse.Namespace, console: Console) -> None:
+    if args.command == "verify":
+        size = verify_checksums(args.store)
+        store = Store.open(args.store)
+        console.print(f"{store.path}: whole; {len(store.manifest['files'])} files, {size / 1e6:.1f} MB, "
+                      f"fingerprint {store.fingerprint}", soft_wrap=True, highlight=False)
+        return
+    if args.command == "show":
+        if args.segments < 1:
+            raise UserError(f"--segments {args.segments}: at least 1 is needed")
+        store = Store.open(args.store)
+        show.print_summary(store, console)
+        if args.plot:
+            show.plot_segments(store, args.plot, count=args.segments)
+            console.print(f"picture: {args.plot}", soft_wrap=True, highlight=False)
+        return
+    settings = PreprocessSettings(**chosen(args, _PREPROCESS))
+    common = {"split": _split(args), "workers": args.workers, "overwrite": args.overwrite,
+              "progress": not args.quiet}
+    if args.command == "synthetic":
+        population = synthetic.SyntheticSettings(**chosen(args, _SYNTHETIC))
+        store = None
+        if not args.overwrite:
+            units = [synthetic.unit_id(population, index) for index in population.participant_indices]
+            store = existing_store(args.out, settings=settings, source="synthetic", units=units,
+                                   source_settings=population.to_json(), split=common["split"])
+        store = store or synthetic.write_store(args.out, population, settings, **common)
+    else:
+        options = chosen(args, parameter_fields(recordings.options(args.command)))
+        sources = find_recordings(args.command, args.root, **options)
+        store = prepare(sources, args.out, reader=args.command, options=options, settings=settings,
+                        skip_bad=args.skip_bad, **common)
+    show.print_summary(store, console)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit status: 0, 2 for what the user can fix, 130 when interrupted."""
+    args = build_parser().parse_args(argv)
+    console = Console() if sys.stdout.isatty() else Console(width=140)
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        _run(args, console)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to continue", file=sys.stderr)
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return 0
+
+
+def _interrupt(signum, frame):
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

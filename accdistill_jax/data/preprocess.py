@@ -1,0 +1,337 @@
+"""From a recording to segments: align, resample, band-pass, cut, label, judge, select.
+
+`preprocess` does it for any `Recording`; `bandpass` and `finish_segments` are its second half on stacked segments, which the
+synthetic generator shares, so that made and measured segments pass the same filter, labels and selection.
+
+Every segment that is cut is either kept or rejected for exactly one reason, the first that applies of `REASONS`:
+
+- too_short: the recording's common stretch holds no whole segment (counted as one segment);
+- gap: more than `max_gap_s` seconds of PPG or acceleration are missing;
+- flat: all samples of the PPG, or of the acceleration, are the same: a sensor that is off or stuck;
+- clipped: more than `max_clipped_fraction` of the PPG's or the acceleration's samples lie at the end of the sensor's range;
+- motion: `motion_g` above `max_motion_g`;
+- quality: `ppg_quality` below `min_ppg_quality`.
+"""
+
+import dataclasses
+import difflib
+import functools
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import scipy.signal
+
+from accdistill_jax.data import hrv as hrv_lib
+from accdistill_jax.data import quality as quality_lib
+from accdistill_jax.data.recording import Beats, Participant, Recording, Stream, named
+from accdistill_jax.data.resample import covered_until, fraction_clipped, is_flat, to_grid
+from accdistill_jax.errors import UserError
+
+LABELS = ("hr_bpm", "sdnn_ms", "rmssd_ms", "resp_bpm")
+REASONS = ("too_short", "gap", "flat", "clipped", "motion", "quality")
+
+
+@dataclasses.dataclass(frozen=True)
+class PreprocessSettings:
+    """Settings of preprocessing. The cut-offs and thresholds are choices of this project, not the paper's.
+
+    Attributes:
+      rate_hz: rate of the segments, both streams.
+      segment_s: duration of a segment.
+      hop_s: distance between the starts of two segments; less than `segment_s` makes them overlap.
+      ppg_band_hz: edges of the PPG's band-pass (Butterworth, run forwards and backwards: zero phase, half amplitude there).
+      ppg_filter_order: order of the Butterworth prototype (its effect doubles by running twice).
+      max_motion_g: most motion (see quality.motion_g); inf keeps all.
+      min_ppg_quality: least PPG quality (see quality.ppg_quality); 0 keeps all.
+      max_clipped_fraction: most samples at the end of the sensor's range, as a fraction; 1 keeps all.
+      max_gap_s: most seconds missing in a segment.
+      gap_s: a distance between two time stamps above this is a gap (at least 2.5 usual distances, for slow streams).
+      min_beat_coverage: least share of a segment covered by clean beat intervals for labels from beats.
+      min_window_coverage: least share of a segment covered by reference windows for heart rate from windows.
+    """
+
+    rate_hz: float = 64.0
+    segment_s: float = 60.0
+    hop_s: float = 60.0
+    ppg_band_hz: tuple[float, float] = (0.5, 8.0)
+    ppg_filter_order: int = 4
+    max_motion_g: float = 0.1
+    min_ppg_quality: float = 0.4
+    max_clipped_fraction: float = 0.01
+    max_gap_s: float = 1.0
+    gap_s: float = 0.25
+    min_beat_coverage: float = 0.5
+    min_window_coverage: float = 0.5
+
+    def __post_init__(self) -> None:
+        low, high = (float(edge) for edge in self.ppg_band_hz)
+        object.__setattr__(self, "ppg_band_hz", (low, high))
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            values = value if isinstance(value, tuple) else (value,)
+            if any(not isinstance(v, int | float) or isinstance(v, bool) or math.isnan(v) for v in values):
+                raise UserError(f"preprocessing: {field.name} must be a number, got {value!r}")
+        checks = (
+            ("rate_hz", self.rate_hz > 0, "must be positive"),
+            ("segment_s", self.segment_s > 0, "must be positive"),
+            ("segment_s", abs(self.segment_s * self.rate_hz - self.samples) < 1e-6,
+             "times rate_hz must be a whole number of samples"),
+            ("hop_s", self.hop_s > 0 and abs(self.hop_s * self.rate_hz - self.hop_samples) < 1e-6,
+             "must be positive and, times rate_hz, a whole number of samples"),
+            ("ppg_band_hz", 0 < low < high < self.rate_hz / 2, "must be (low, high) with 0 < low < high < rate_hz / 2"),
+            ("ppg_filter_order", self.ppg_filter_order in range(1, 11), "must be a whole number from 1 to 10"),
+            ("max_motion_g", self.max_motion_g >= 0, "must not be negative"),
+            ("min_ppg_quality", 0 <= self.min_ppg_quality <= 1, "must be within 0 to 1"),
+            ("max_clipped_fraction", 0 <= self.max_clipped_fraction <= 1, "must be within 0 to 1"),
+            ("max_gap_s", self.max_gap_s >= 0, "must not be negative"),
+            ("gap_s", self.gap_s > 0, "must be positive"),
+            ("min_beat_coverage", 0 <= self.min_beat_coverage <= 1, "must be within 0 to 1"),
+            ("min_window_coverage", 0 <= self.min_window_coverage <= 1, "must be within 0 to 1"),
+        )
+        for name, good, rule in checks:
+            if not good:
+                raise UserError(f"preprocessing: {name} {rule}, got {getattr(self, name)}")
+
+    @property
+    def samples(self) -> int:
+        """Samples in a segment."""
+        return round(self.segment_s * self.rate_hz)
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples from one segment's start to the next's."""
+        return round(self.hop_s * self.rate_hz)
+
+    def to_json(self) -> dict[str, object]:
+        """Plain JSON values; an infinite threshold becomes the string "inf"."""
+        values = dataclasses.asdict(self)
+        values["ppg_band_hz"] = list(self.ppg_band_hz)
+        return {key: "inf" if value == math.inf else value for key, value in values.items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, object]) -> "PreprocessSettings":
+        """The inverse of `to_json`; keys left out take their defaults.
+
+        Raises:
+          UserError: an unknown key (names the nearest) or a bad value.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for key in values:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+                raise UserError(f"preprocessing: no setting is called {key!r}; did you mean {near!r}?")
+        values = {key: math.inf if value == "inf" else value for key, value in values.items()}
+        if "ppg_band_hz" in values:
+            band = values["ppg_band_hz"]
+            if not isinstance(band, list | tuple) or len(band) != 2:
+                raise UserError(f"preprocessing: ppg_band_hz must be two numbers, got {band!r}")
+            values["ppg_band_hz"] = tuple(band)
+        return cls(**values)
+
+
+@dataclasses.dataclass
+class SegmentBatch:
+    """The kept segments of one recording (or of one synthetic participant) and the account of the others.
+
+    Attributes:
+      ppg: [N, T, C] float32, band-passed, systole up, in the unit of the recording.
+      accel: [N, T, 3] float32, in g.
+      columns: one value per kept segment: participant, recording, device, hr_source ("beats", "windows" or "") as
+        str; start_unix_s float64; hr_bpm, sdnn_ms, rmssd_ms, resp_bpm (NaN unknown), beat_coverage, motion_g, ppg_quality,
+        ppg_clipped, accel_clipped (fractions), gap_s as float32.
+      participant: who it was.
+      examined: segments looked at; always kept + sum of rejected.
+      rejected: segments turned away by reason, every one of `REASONS`.
+      notes: decisions taken about the recording, e.g. {"ppg_polarity": "systole_down, by the data"}.
+    """
+
+    ppg: np.ndarray
+    accel: np.ndarray
+    columns: dict[str, np.ndarray]
+    participant: Participant
+    examined: int
+    rejected: dict[str, int]
+    notes: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@functools.lru_cache(maxsize=8)
+def _filter(rate_hz: float, band_hz: tuple[float, float], order: int) -> np.ndarray:
+    return scipy.signal.butter(order, band_hz, btype="bandpass", fs=rate_hz, output="sos")
+
+
+def bandpass(ppg: np.ndarray, *, axis: int, settings: PreprocessSettings) -> np.ndarray:
+    """Band-pass without phase shift: a Butterworth filter run forwards and backwards (scipy's sosfiltfilt).
+
+    Args:
+      ppg: float array of any shape, at `settings.rate_hz`, without NaN.
+      axis: the axis of time, at least two samples long.
+      settings: band and order.
+
+    Returns:
+      float32, same shape.
+    """
+    sos = _filter(settings.rate_hz, settings.ppg_band_hz, settings.ppg_filter_order)
+    padding = min(3 * round(settings.rate_hz / settings.ppg_band_hz[0]), ppg.shape[axis] - 1)
+    return scipy.signal.sosfiltfilt(sos, ppg, axis=axis, padlen=padding).astype(np.float32)
+
+
+def finish_segments(
+    ppg: np.ndarray,
+    accel: np.ndarray,
+    *,
+    settings: PreprocessSettings,
+    participant: Participant,
+    device: str,
+    recording_id: str | Sequence[str],
+    start_unix_s: np.ndarray,
+    beats: Sequence[Beats | None] | None = None,
+    window_hr_bpm: np.ndarray | None = None,
+    resp_bpm: np.ndarray | None = None,
+    gap_s: np.ndarray | None = None,
+    flat: np.ndarray | None = None,
+    ppg_clipped: np.ndarray | None = None,
+    accel_clipped: np.ndarray | None = None,
+) -> SegmentBatch:
+    """Labels, quality and selection of cut segments.
+
+    Args:
+      ppg: [N, T, C] float32, band-passed, systole up.
+      accel: [N, T, 3] float32, in g.
+      settings: thresholds; `settings.samples` must be T.
+      participant, device: written beside every segment.
+      recording_id: one for all segments, or one each.
+      start_unix_s: [N] float64, when each segment starts.
+      beats: beat intervals of each segment, times in seconds after the segment's start.
+      window_hr_bpm: [N] heart rate by a reference, used where beats give none; NaN unknown.
+      resp_bpm: [N] respiration rate, breaths per minute; NaN unknown.
+      gap_s: [N] seconds missing; 0 where not given.
+      flat: [N] bool, known to be flat before filtering; besides, what is flat here is found.
+      ppg_clipped, accel_clipped: [N] fraction of samples at the end of the range; 0 where not given.
+
+    Returns:
+      The accepted segments, in order; the input arrays themselves if all are accepted.
+    """
+    count = len(ppg)
+    if ppg.shape[1] != settings.samples or accel.shape != (count, settings.samples, 3):
+        raise ValueError(f"ppg {ppg.shape} and accel {accel.shape} are not [{count}, {settings.samples}, channels]")
+
+    def given(values: np.ndarray | None, default: float) -> np.ndarray:
+        values = np.full(count, default) if values is None else np.asarray(values)
+        if values.shape != (count,):
+            raise ValueError(f"expected one value per segment, got shape {values.shape} for {count} segments")
+        return values.astype(np.float32)
+
+    labels = hrv_lib.hrv(beats if beats is not None else [None] * count, segment_s=settings.segment_s,
+                         min_coverage=settings.min_beat_coverage)
+    by_window = given(window_hr_bpm, math.nan)
+    from_beats = np.isfinite(labels.hr_bpm)
+    hr_source = np.where(from_beats, "beats", np.where(np.isfinite(by_window), "windows", ""))
+    columns = {
+        "participant": np.full(count, participant.participant_id),
+        "recording": np.broadcast_to(np.asarray(recording_id, dtype=str), (count,)),
+        "device": np.full(count, device),
+        "start_unix_s": np.asarray(start_unix_s, dtype=np.float64),
+        "hr_bpm": np.where(from_beats, labels.hr_bpm, by_window),
+        "sdnn_ms": labels.sdnn_ms,
+        "rmssd_ms": labels.rmssd_ms,
+        "resp_bpm": given(resp_bpm, math.nan),
+        "hr_source": hr_source,
+        "beat_coverage": labels.coverage,
+        "motion_g": quality_lib.motion_g(accel, rate_hz=settings.rate_hz),
+        "ppg_quality": quality_lib.ppg_quality(
+            ppg, rate_hz=settings.rate_hz, band_high_hz=settings.ppg_band_hz[1]),
+        "ppg_clipped": given(ppg_clipped, 0.0),
+        "accel_clipped": given(accel_clipped, 0.0),
+        "gap_s": given(gap_s, 0.0),
+    }
+    power = np.einsum("ntc,ntc->nc", ppg, ppg).max(1)
+    dead = (power <= 1e-12 * power.max(initial=0)) | (columns["motion_g"] == 0) | (given(flat, 0.0) > 0)
+    fails = {
+        "gap": columns["gap_s"] > settings.max_gap_s,
+        "flat": dead,
+        "clipped": np.maximum(columns["ppg_clipped"], columns["accel_clipped"]) > settings.max_clipped_fraction,
+        "motion": columns["motion_g"] > settings.max_motion_g,
+        "quality": columns["ppg_quality"] < settings.min_ppg_quality,
+    }
+    left = np.ones(count, bool)
+    rejected = dict.fromkeys(REASONS, 0)
+    for reason, failing in fails.items():
+        rejected[reason] = int((left & failing).sum())
+        left &= ~failing
+    if not left.all():
+        ppg, accel = ppg[left], accel[left]
+        columns = {name: values[left] for name, values in columns.items()}
+    return SegmentBatch(ppg=np.ascontiguousarray(ppg, np.float32), accel=np.ascontiguousarray(accel, np.float32),
+                        columns=columns, participant=participant, examined=count, rejected=rejected)
+
+
+def preprocess(recording: Recording, settings: PreprocessSettings) -> SegmentBatch:
+    """Aligns, resamples, filters and cuts a recording, then `finish_segments`.
+
+    The grid begins at the PPG's first sample within the stretch that both streams cover (so that only the acceleration is ever
+    shifted by part of a sample) and ends where the first of them ends. Filters run over interpolated gaps; segments
+    with more than `max_gap_s` of them are rejected. What is left over at the end, shorter than a segment, is not a segment.
+
+    Raises:
+      UserError: a stream is missing, or the two never overlap; names the recording.
+    """
+    with named(f"recording {recording.recording_id!r}"):
+        for name in ("ppg", "accel"):
+            if name not in recording.streams:
+                raise UserError(f"has no stream {name!r}, only {', '.join(recording.streams) or 'none'}")
+        ppg, accel = recording.streams["ppg"], recording.streams["accel"]
+        start, count = _common_grid(ppg, accel, settings.rate_hz)
+        on_grid = functools.partial(to_grid, start_s=start, count=count, rate_hz=settings.rate_hz, gap_s=settings.gap_s)
+        notes: dict[str, str] = {}
+        segments = (count - settings.samples) // settings.hop_samples + 1 if count >= settings.samples else 0
+        first = np.arange(segments) * settings.hop_samples
+        if segments:
+            wave, ppg_missing = on_grid(ppg)
+            motion, accel_missing = on_grid(accel)
+            wave = bandpass(wave - np.median(wave, axis=0), axis=0, settings=settings)
+            wave, notes["ppg_polarity"] = _upright(wave, ppg.polarity, settings)
+            missing = ppg_missing | accel_missing
+            index = first[:, None] + np.arange(settings.samples)
+            wave, motion, gap_s = wave[index], motion[index], missing[index].sum(1) / settings.rate_hz
+        else:
+            wave = np.zeros((0, settings.samples, len(ppg.channels)), np.float32)
+            motion, gap_s = np.zeros((0, settings.samples, 3), np.float32), np.zeros(0)
+        start_s = start + first / settings.rate_hz
+        batch = finish_segments(
+            wave, motion, settings=settings, participant=recording.participant, device=recording.device,
+            recording_id=recording.recording_id, start_unix_s=recording.start_unix_s + start_s,
+            beats=hrv_lib.beats_of_segments(recording.beats, start_s, settings.segment_s),
+            window_hr_bpm=hrv_lib.window_heart_rate(
+                recording.heart_rate, start_s, settings.segment_s, min_coverage=settings.min_window_coverage),
+            gap_s=gap_s,
+            flat=is_flat(ppg, start_s, settings.segment_s) | is_flat(accel, start_s, settings.segment_s),
+            ppg_clipped=fraction_clipped(ppg, start_s, settings.segment_s),
+            accel_clipped=fraction_clipped(accel, start_s, settings.segment_s),
+        )
+    batch.notes.update(notes)
+    if not segments:
+        batch.examined, batch.rejected["too_short"] = 1, 1
+    return batch
+
+
+def _common_grid(ppg: Stream, accel: Stream, rate_hz: float) -> tuple[float, int]:
+    """First time (seconds after the recording's start) and number of samples of the stretch that both cover."""
+    ends = {stream.name: covered_until(stream) for stream in (ppg, accel)}
+    start, end = max(ppg.start_s, accel.start_s), min(ends.values())
+    if end <= start:
+        raise UserError(
+            f"PPG ({ppg.start_s:.1f} to {ends['ppg']:.1f} s) and acceleration ({accel.start_s:.1f} to {ends['accel']:.1f} s) "
+            "never overlap: check their start times and clock offsets")
+    start = ppg.start_s + math.ceil((start - ppg.start_s) * rate_hz - 1e-6) / rate_hz
+    return start, max(math.floor((end - start) * rate_hz + 1e-6), 0)
+
+
+def _upright(ppg: np.ndarray, polarity: str, settings: PreprocessSettings) -> tuple[np.ndarray, str]:
+    """Turns a band-passed PPG [T, C] systole up; also says what was decided."""
+    if polarity != "unknown":
+        return (-ppg if polarity == "systole_down" else ppg), f"{polarity}, as declared"
+    skewness = quality_lib.upstroke_skewness(
+        ppg, rate_hz=settings.rate_hz, band_high_hz=settings.ppg_band_hz[1])
+    found = "systole_down" if skewness < 0 else "systole_up"
+    return (-ppg if skewness < 0 else ppg), f"{found}, by the data (skewness of the slope {skewness:+.2f})"

@@ -1,0 +1,239 @@
+"""What a reader hands on: one recording of one participant, in physical units and at its own rates.
+
+Every time in a `Recording` is in seconds after `Recording.start_unix_s`; clock offsets between sensors are already
+part of a stream's `start_s` (or `time_s`), so that equal times mean equal moments.
+"""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal
+
+import numpy as np
+
+from accdistill_jax.errors import UserError
+
+Polarity = Literal["systole_up", "systole_down", "unknown"]
+POLARITIES = ("systole_up", "systole_down", "unknown")
+
+
+@contextlib.contextmanager
+def named(name: object) -> Iterator[None]:
+    """Puts `name` (a file, a recording) in front of any `UserError` raised inside."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """Samples of one sensor.
+
+    Attributes:
+      name: "ppg", "accel" or any other name (other streams are carried, not used).
+      values: [samples, channels] float32, in `unit`. NaN marks a missing sample.
+      channels: a name for each channel, e.g. ("x", "y", "z").
+      unit: "g" for acceleration, "a.u." for PPG.
+      start_s: time of the first sample, seconds after the recording's start, clock offset included.
+      rate_hz: samples per second of a stream with constant rate; None where `time_s` is given.
+      time_s: [samples] float64, seconds after the recording's start, not decreasing; None for a constant rate.
+      range: lowest and highest value the sensor can give, in `unit`; samples there count as clipped.
+      polarity: for PPG, which way the systole points; None for other streams.
+
+    Raises:
+      UserError: naming the stream, for shapes that disagree, a rate that is not positive, NaN or falling time stamps.
+    """
+
+    name: str
+    values: np.ndarray
+    channels: tuple[str, ...]
+    unit: str
+    start_s: float = 0.0
+    rate_hz: float | None = None
+    time_s: np.ndarray | None = None
+    range: tuple[float, float] | None = None
+    polarity: Polarity | None = None
+
+    def __post_init__(self) -> None:
+        def require(condition: bool, message: str) -> None:
+            _require(condition, f"stream {self.name!r}: {message}")
+
+        values = np.asarray(self.values, dtype=np.float32)
+        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "channels", tuple(self.channels))
+        require(values.ndim == 2, f"values must be [samples, channels], got shape {values.shape}")
+        require(len(values) > 0, "holds no sample")
+        require(values.shape[1] == len(self.channels),
+                f"{values.shape[1]} columns of values for {len(self.channels)} channels {self.channels}")
+        require(not np.isinf(values).any(), "holds infinite values")
+        require((self.rate_hz is None) != (self.time_s is None), "needs either rate_hz or time_s, not both")
+        if self.rate_hz is not None:
+            require(math.isfinite(self.rate_hz) and self.rate_hz > 0,
+                    f"sampling rate must be positive, got {self.rate_hz}")
+            require(math.isfinite(self.start_s), f"start time must be finite, got {self.start_s}")
+        else:
+            time = np.asarray(self.time_s, dtype=np.float64)
+            object.__setattr__(self, "time_s", time)
+            require(time.shape == (len(values),), f"{time.shape} time stamps for {len(values)} samples")
+            bad = np.flatnonzero(~np.isfinite(time))
+            require(bad.size == 0, f"time stamp of sample {bad[0] if bad.size else 0} is not a number")
+            falling = np.flatnonzero(np.diff(time) < 0)
+            require(falling.size == 0,
+                    f"time stamps fall back after sample {falling[0] if falling.size else 0}: sort the samples by time")
+            object.__setattr__(self, "start_s", float(time[0]))
+        require(self.polarity is None or self.polarity in POLARITIES,
+                f"polarity {self.polarity!r} is none of {', '.join(POLARITIES)}")
+        if self.range is not None:
+            low, high = (float(bound) for bound in self.range)
+            object.__setattr__(self, "range", (low, high))
+            require(low < high, f"range {self.range} must be (lowest, highest)")
+        if self.name in ("accel", "ppg"):
+            require(not np.isnan(values).all(), "holds no number, only NaN")
+        if self.name == "accel":
+            require(len(self.channels) == 3 and self.unit == "g",
+                    f"needs 3 channels in g, got {len(self.channels)} in {self.unit!r}")
+        if self.name == "ppg" and self.polarity is None:
+            object.__setattr__(self, "polarity", "unknown")
+
+    @property
+    def end_s(self) -> float:
+        """Time of the last sample, seconds after the recording's start."""
+        if self.time_s is not None:
+            return float(self.time_s[-1])
+        return self.start_s + (len(self.values) - 1) / self.rate_hz
+
+
+@dataclasses.dataclass(frozen=True)
+class Beats:
+    """Beat intervals, in order of time.
+
+    Attributes:
+      time_s: [n] float64, the beat that ends the interval, seconds after the start of the recording.
+      interval_s: [n] float64, duration of the interval in seconds.
+    """
+
+    time_s: np.ndarray
+    interval_s: np.ndarray
+
+    def __post_init__(self) -> None:
+        time, interval = (np.asarray(x, dtype=np.float64) for x in (self.time_s, self.interval_s))
+        object.__setattr__(self, "time_s", time)
+        object.__setattr__(self, "interval_s", interval)
+        _require(time.ndim == 1 and time.shape == interval.shape,
+                 f"beats: {time.shape} times for {interval.shape} intervals")
+        _require(bool(np.isfinite(time).all() and np.isfinite(interval).all()), "beats: a time or interval is not a number")
+        _require(bool((np.diff(time) >= 0).all()), "beats: times fall back; sort the beats by time")
+        _require(bool((interval > 0).all()), "beats: an interval is not positive")
+
+
+@dataclasses.dataclass(frozen=True)
+class HeartRateWindows:
+    """Reference heart rate over windows of equal duration.
+
+    Attributes:
+      start_s: [n] float64, start of each window, seconds after the start of the recording.
+      duration_s: length of a window in seconds.
+      hr_bpm: [n] float64, beats per minute; NaN where unknown.
+    """
+
+    start_s: np.ndarray
+    duration_s: float
+    hr_bpm: np.ndarray
+
+    def __post_init__(self) -> None:
+        start, hr = (np.asarray(x, dtype=np.float64) for x in (self.start_s, self.hr_bpm))
+        object.__setattr__(self, "start_s", start)
+        object.__setattr__(self, "hr_bpm", hr)
+        _require(start.ndim == 1 and start.shape == hr.shape,
+                 f"heart rate: {start.shape} windows for {hr.shape} values")
+        _require(bool(np.isfinite(start).all()), "heart rate: a window's start is not a number")
+        _require(self.duration_s > 0, f"heart rate: windows must last longer than 0 s, got {self.duration_s}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Participant:
+    """Who wore the device; what is not known is None.
+
+    Attributes:
+      participant_id: the same for every recording of one person (data is split by it).
+      conditions: yes/no conditions and medications, e.g. {"beta_blocker": True}.
+    """
+
+    participant_id: str
+    age_years: float | None = None
+    height_m: float | None = None
+    weight_kg: float | None = None
+    sex: Literal["female", "male"] | None = None
+    conditions: Mapping[str, bool] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _require(bool(self.participant_id), "participant: the id is empty")
+        name = f"participant {self.participant_id!r}"
+        for key, low, high in (("age_years", 0, 130), ("height_m", 0.3, 2.8), ("weight_kg", 1, 700)):
+            value = getattr(self, key)
+            _require(value is None or low <= value <= high, f"{name}: {key} = {value} is not within {low} to {high}")
+        _require(self.sex in (None, "female", "male"), f"{name}: sex {self.sex!r} is neither 'female' nor 'male'")
+        for key, value in self.conditions.items():
+            _require(isinstance(value, bool | np.bool_), f"{name}: condition {key!r} must be true or false, got {value!r}")
+
+    @property
+    def bmi(self) -> float | None:
+        """Body mass index, kg/m2; None where height or weight is unknown."""
+        if self.height_m is None or self.weight_kg is None:
+            return None
+        return self.weight_kg / self.height_m**2
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """One stretch of one participant wearing one device.
+
+    Attributes:
+      recording_id: unique within its source.
+      device: e.g. "Empatica E4".
+      source: the reader it came from, e.g. "empatica_e4".
+      start_unix_s: seconds since 1970 UTC; 0 where unknown.
+      streams: by name; preprocessing needs "ppg" and "accel".
+      beats: beat intervals, where known.
+      heart_rate: reference heart rate, where known.
+    """
+
+    recording_id: str
+    participant: Participant
+    device: str
+    source: str
+    start_unix_s: float
+    streams: Mapping[str, Stream]
+    beats: Beats | None = None
+    heart_rate: HeartRateWindows | None = None
+
+    def __post_init__(self) -> None:
+        name = f"recording {self.recording_id!r}"
+        _require(bool(self.recording_id), "recording: the id is empty")
+        _require(math.isfinite(self.start_unix_s), f"{name}: start time {self.start_unix_s} is not a number")
+        for key, stream in self.streams.items():
+            _require(key == stream.name, f"{name}: stream {stream.name!r} is filed under {key!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordingSource:
+    """A recording that can be loaded, in another process if need be.
+
+    Attributes:
+      recording_id: as the loaded recording's; letters, digits, ".", "_" and "-" only, fit for a file name.
+      participant_id: as the loaded recording's participant.
+      load: picklable; reads the recording. Raises UserError naming the file.
+      copies: further places that hold the very same recording and were passed over.
+    """
+
+    recording_id: str
+    participant_id: str
+    load: Callable[[], Recording]
+    copies: tuple[str, ...] = ()

@@ -1,0 +1,300 @@
+"""Empatica E4 export: plain folder, zip, zip of zips, or a folder of many.
+
+A session is a folder (on disk or inside a zip) with `BVP.csv` and `ACC.csv`, as the E4 manager and E4 connect write them: first
+line the start (unix seconds, UTC), second line the rate in Hz, then samples. `IBI.csv` (first line the start; then time of
+a beat in seconds after the start, and the interval that ended with it) is optional; some exports write stretches of it twice,
+header line included, so its beats are sorted and repetitions dropped. BVP (64 Hz, arbitrary
+units, systole up) becomes "ppg"; ACC (32 Hz, 1/64 g per count, +-2 g) becomes "accel" in g. HR.csv is not used: it is smoothed
+and lags by 20 to 30 s; EDA and TEMP are not read.
+
+Who wore it (`participant_from`): a session's name is that of its folder, or of the zip that holds it.
+
+- "name": the session's name, e.g. S01 for S01/BVP.csv and S16 for S16.zip.
+- "prefix": the session's name up to its last "_", e.g. 15 for 15_1594149654.zip.
+- "parent": the folder or zip around the session, e.g. anna for anna/1539693155_A00D2A.zip.
+- "auto" (default): "prefix" if the name ends in "_" and a unix time, "parent" if it is a unix time, "_" and a serial number
+  (as the device names its exports), else "name".
+
+The same session found twice (equal start, equal sizes of BVP.csv and ACC.csv: a zip beside its unpacked folder) is read once,
+from the first place in alphabetical order; `RecordingSource.copies` names the others.
+"""
+
+import dataclasses
+import functools
+import io
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+
+from accdistill_jax.data.recording import Beats, Participant, Recording, RecordingSource, Stream, named
+from accdistill_jax.errors import UserError
+
+DEVICE = "Empatica E4"
+COUNTS_PER_G = 64.0
+ACCEL_RANGE_G = (-128 / COUNTS_PER_G, 127 / COUNTS_PER_G)
+RATE_HZ = {"BVP.csv": 64.0, "ACC.csv": 32.0}
+CHANNELS = {"BVP.csv": 1, "ACC.csv": 3}
+ZIP_DEPTH = 4
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where a session's files lie: a path on disk, then zips within zips, then a folder in the innermost."""
+
+    path: Path
+    zips: tuple[str, ...] = ()
+    folder: str = ""
+
+    def __str__(self) -> str:
+        return "/".join(part for part in (str(self.path), *self.zips, self.folder.rstrip("/")) if part)
+
+    def read(self, name: str) -> bytes | None:
+        """The bytes of one of the session's files; None where there is none."""
+        if self.path.is_dir():
+            file = self.path / name
+            try:
+                return file.read_bytes() if file.exists() else None
+            except OSError as error:
+                raise UserError(f"{file}: cannot be read ({error.strerror})") from error
+        with _damage_named(self), _open(self.path, self.zips) as archive:
+            member = self.folder + name
+            return archive.read(member) if member in archive.namelist() else None
+
+
+class _damage_named:
+    """Context manager: damage to a zip becomes a UserError that names it."""
+
+    def __init__(self, place: object):
+        self.place = place
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind, error, trace) -> None:
+        if isinstance(error, _DAMAGED):
+            raise UserError(f"{self.place}: the zip is damaged or cut off ({error}); copy it again") from error
+
+
+def _open(path: Path, zips: tuple[str, ...]) -> zipfile.ZipFile:
+    archive = zipfile.ZipFile(path)
+    for inner in zips:
+        with archive:
+            archive = zipfile.ZipFile(io.BytesIO(archive.read(inner)))
+    return archive
+
+
+def find(
+    root: Path,
+    *,
+    participant_from: Literal["auto", "name", "prefix", "parent"] = "auto",
+) -> list[RecordingSource]:
+    """Finds E4 sessions under `root`: a session's folder, a zip, or a folder with any number of both at any depth.
+
+    A zip that cannot be opened is listed as a recording of its own; loading it raises the error.
+
+    Raises:
+      UserError: an unknown `participant_from`; one session under two participants.
+    """
+    rules = ("auto", "name", "prefix", "parent")
+    if participant_from not in rules:
+        raise UserError(f"participant_from must be one of {', '.join(rules)}, got {participant_from!r}")
+    root = Path(root).resolve()
+    found: dict[object, RecordingSource] = {}
+    for place, identity in sorted(_sessions(root), key=lambda item: str(item[0])):
+        participant = _participant(place, participant_from)
+        recording_id = _recording_id(root, place)
+        if identity in found:
+            first = found[identity]
+            if first.participant_id != participant:
+                raise UserError(
+                    f"{place}: holds the same session as recording {first.recording_id!r}, but participant would be "
+                    f"{participant!r} here and {first.participant_id!r} there; remove one copy or choose another participant_from")
+            found[identity] = dataclasses.replace(first, copies=(*first.copies, str(place)))
+            continue
+        found[identity] = RecordingSource(
+            recording_id, participant, functools.partial(load, place, recording_id, participant))
+    return list(found.values())
+
+
+def _sessions(root: Path) -> Iterator[tuple[_Place, object]]:
+    """All sessions with an identity that two copies of one session share."""
+    paths = [root] if root.is_file() else [root, *sorted(root.rglob("*"))]
+    for path in paths:
+        if path.is_dir():
+            files = [path / name for name in RATE_HZ]
+            if any(file.is_file() for file in files):
+                yield _Place(path), _identity(
+                    [file.stat().st_size if file.exists() else None for file in files],
+                    _first_line(files[0]), str(path))
+        elif path.suffix.lower() == ".zip":
+            try:
+                with zipfile.ZipFile(path) as archive:
+                    yield from _sessions_in_zip(archive, path, ())
+            except _DAMAGED:
+                yield _Place(path), str(path)
+
+
+def _first_line(file: Path) -> bytes:
+    if not file.exists():
+        return b""
+    with file.open("rb") as lines:
+        return lines.readline()
+
+
+def _sessions_in_zip(archive: zipfile.ZipFile, path: Path, zips: tuple[str, ...]) -> Iterator[tuple[_Place, object]]:
+    members = {info.filename: info for info in archive.infolist() if not info.filename.startswith("__MACOSX/")}
+    folders = sorted({str(PurePosixPath(name).parent) for name in members if PurePosixPath(name).name in RATE_HZ})
+    for folder in folders:
+        prefix = "" if folder == "." else folder + "/"
+        place = _Place(path, zips, prefix)
+        infos = [members.get(prefix + name) for name in RATE_HZ]
+        try:
+            header = b""
+            if infos[0] is not None:
+                with archive.open(infos[0]) as file:
+                    header = file.readline()
+            yield place, _identity([info.file_size if info else None for info in infos], header, str(place))
+        except _DAMAGED:
+            yield place, str(place)
+    if len(zips) >= ZIP_DEPTH:
+        return
+    for name in sorted(members):
+        if name.lower().endswith(".zip"):
+            inner = (*zips, name)
+            try:
+                with zipfile.ZipFile(io.BytesIO(archive.read(name))) as nested:
+                    yield from _sessions_in_zip(nested, path, inner)
+            except _DAMAGED:
+                yield _Place(path, inner), str(_Place(path, inner))
+
+
+def _identity(sizes: list[int | None], header: bytes, otherwise: str) -> object:
+    """Start and sizes, or the place itself for a session that is not whole."""
+    return (*sizes, header.strip()) if all(sizes) and header.strip() else otherwise
+
+
+def _lineage(place: _Place) -> list[str]:
+    """Names around the session, innermost last: folders and zips without their suffix."""
+    names = [place.path.parent.name, place.path.name if place.path.is_dir() else place.path.stem]
+    for inner in place.zips:
+        names += PurePosixPath(inner).with_suffix("").parts
+    return [name for name in (*names, *PurePosixPath(place.folder).parts) if name]
+
+
+def _participant(place: _Place, rule: str) -> str:
+    *_, parent, name = ["unknown", *_lineage(place)]
+    if rule == "auto":
+        if re.fullmatch(r".+_\d{9,11}", name):
+            rule = "prefix"
+        elif re.fullmatch(r"\d{9,11}_[0-9A-Za-z]{6}", name):
+            rule = "parent"
+        else:
+            rule = "name"
+    return {"name": name, "parent": parent, "prefix": name.rpartition("_")[0] or name}[rule]
+
+
+def _recording_id(root: Path, place: _Place) -> str:
+    """The path from `root` to the session, joined by "__", in characters fit for a file name."""
+    if place.path == root:
+        parts = [root.name if root.is_dir() else root.stem]
+    else:
+        relative = place.path.relative_to(root)
+        parts = list((relative if place.path.is_dir() else relative.with_suffix("")).parts)
+    for inner in place.zips:
+        parts += PurePosixPath(inner).with_suffix("").parts
+    parts += PurePosixPath(place.folder).parts
+    return re.sub(r"[^0-9A-Za-z._-]", "-", "__".join(parts))
+
+
+def load(place: _Place, recording_id: str, participant_id: str) -> Recording:
+    """Reads one session.
+
+    Raises:
+      UserError: naming the file, and the line where there is one, for a missing or damaged file, a bad header, a column
+        too few, a cell that is not a number, or no samples.
+    """
+    starts, streams = {}, {}
+    for file, name in (("BVP.csv", "ppg"), ("ACC.csv", "accel")):
+        content = place.read(file)
+        if content is None:
+            raise UserError(f"{place}: has no {file}; an E4 session needs BVP.csv and ACC.csv")
+        with named(f"{place}/{file}"):
+            starts[name], samples = _parse(content, file)
+            streams[name] = Stream(
+                name="ppg" if name == "ppg" else "accel",
+                values=samples if name == "ppg" else samples / COUNTS_PER_G,
+                channels=("bvp",) if name == "ppg" else ("x", "y", "z"),
+                unit="a.u." if name == "ppg" else "g",
+                rate_hz=RATE_HZ[file],
+                range=None if name == "ppg" else ACCEL_RANGE_G,
+                polarity="systole_up" if name == "ppg" else None,
+            )
+    start = min(starts.values())
+    streams = {name: dataclasses.replace(s, start_s=starts[name] - start) for name, s in streams.items()}
+    content = place.read("IBI.csv")
+    with named(f"{place}/IBI.csv"):
+        beats = _parse_beats(content, start)
+    return Recording(recording_id, Participant(participant_id), DEVICE, "empatica_e4", start, streams, beats)
+
+
+def _parse(content: bytes, file: str) -> tuple[float, np.ndarray]:
+    """Start (unix seconds) and samples [n, channels] float32 of BVP.csv or ACC.csv."""
+    columns = CHANNELS[file]
+    lines = content.decode("utf-8-sig", errors="replace").splitlines()
+    if len(lines) < 2:
+        raise UserError("is empty: the two header lines (start time, sample rate) are missing")
+    start, rate = (_numbers(lines[i], i + 1, columns) for i in range(2))
+    if not np.isfinite(start).all() or start[0] <= 0 or (start != start[0]).any():
+        raise UserError(f"line 1: the start time must be unix seconds, got {lines[0]!r}")
+    if (rate != RATE_HZ[file]).any():
+        raise UserError(f"line 2: the sample rate must be {RATE_HZ[file]:g} Hz, as every E4 writes it, got {lines[1]!r}")
+    samples = _table(lines, 2, columns)
+    if not len(samples):
+        raise UserError("holds no sample after its two header lines: the session is empty")
+    return float(start[0]), samples.astype(np.float32)
+
+
+def _parse_beats(content: bytes | None, start_unix_s: float) -> Beats | None:
+    """Beats of IBI.csv, times made relative to `start_unix_s`; None without the file or without a beat in it."""
+    if content is None or not content.strip():
+        return None
+    lines = content.decode("utf-8-sig", errors="replace").splitlines()
+    start = _numbers(lines[0].split(",")[0], 1, 1)[0]
+    if not np.isfinite(start) or start <= 0:
+        raise UserError(f"line 1: the start time must be unix seconds, got {lines[0]!r}")
+    table = _table(lines, 1, 2, repeated_header=lines[0])
+    table = np.unique(table[np.isfinite(table).all(1)], axis=0)
+    return Beats(table[:, 0] + (start - start_unix_s), table[:, 1]) if len(table) else None
+
+
+def _table(lines: list[str], skip: int, columns: int, *, repeated_header: str | None = None) -> np.ndarray:
+    """Numbers [n, columns] float64 from the lines after the first `skip`; names the first bad line."""
+    body = lines[skip:]
+    while body and not body[-1].strip():
+        body.pop()
+    if not body:
+        return np.zeros((0, columns))
+    try:
+        table = np.loadtxt(body, delimiter=",", ndmin=2, comments=None)
+        if table.shape == (len(body), columns):
+            return table
+    except ValueError:
+        pass  # line by line, then, to find the one at fault
+    rows = [_numbers(line, i, columns) for i, line in enumerate(body, skip + 1) if line != repeated_header]
+    return np.stack(rows) if rows else np.zeros((0, columns))
+
+
+def _numbers(line: str, number: int, columns: int) -> np.ndarray:
+    cells = line.split(",")
+    if len(cells) != columns:
+        raise UserError(f"line {number}: expected {columns} column{'s' * (columns > 1)}, got {len(cells)} ({line[:60]!r})")
+    try:
+        return np.array([float(cell) for cell in cells])
+    except ValueError:
+        raise UserError(f"line {number}: not a number ({line[:60]!r})") from None

@@ -1,0 +1,377 @@
+"""Your own data: CSV or Parquet files with a small YAML or JSON description beside them.
+
+A recording is described by `recording.yaml` (or .yml, .json) in a folder of its own, or by `<name>.recording.yaml` where many share
+a folder. Files are named relative to the description. Every key but those marked "required" may be left out:
+
+    participant: p01               # required; or a mapping with id and what is known:
+                                   #   {id: p01, age_years: 34, height_m: 1.80, weight_kg: 75, sex: female,
+                                   #    conditions: {beta_blocker: false}}
+    device: My Watch 2             # default "unknown"
+    start: 2024-05-01T10:00:00Z    # ISO 8601 (UTC unless it says otherwise) or unix seconds; default: the first
+                                   #   absolute time stamp, or 0
+    streams:                       # required: ppg and accel
+      ppg:
+        file: ppg.csv              # required
+        columns: [green, infrared] # required: names from the header, or numbers from 0 for a file without header
+        rate_hz: 100               # either a constant rate ...
+        start: 2024-05-01T10:00:01Z  # ... with the first sample's time (default: the recording's start),
+        time: timestamp            # ... or a column of time stamps (numbers, or dates as ISO 8601),
+        time_unit: ms              #     in s (default), ms, us or ns,
+        time_origin: start         #     counted from: start (default, the recording's), unix, or a date
+        clock_offset_s: 0.35       # added to the stream's times, to bring sensors with different clocks together
+        unit: a.u.                 # acceleration: g (default), mg, m/s2 or counts
+        counts_per_g: 64           # with unit: counts
+        range: [0, 4095]           # the sensor's range, in the file's numbers: samples there are clipped
+        polarity: systole_down     # PPG: systole_up, systole_down or unknown (default: the data decide)
+        delimiter: ";"             # CSV; default ","
+        skip_rows: 2               # CSV: lines before the header or the first sample
+      accel: {file: acc.parquet, columns: [x, y, z], time: t, unit: mg}
+    beats:                         # beat intervals; each time is that of the beat that ends the interval
+      {file: beats.csv, time: t, interval: ibi, interval_unit: ms, time_unit: s, time_origin: start}
+    heart_rate:                    # or reference heart rate over windows; time is each window's start
+      {file: hr.csv, time: t, hr: bpm, duration_s: 8}
+
+Empty cells and NaN are missing samples. `beats` and `heart_rate` also take time_unit, time_origin, clock_offset_s, delimiter and
+skip_rows. A key that is not listed here is an error.
+"""
+
+import dataclasses
+import datetime
+import difflib
+import functools
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.compute
+import pyarrow.csv
+import pyarrow.parquet
+import yaml
+
+from accdistill_jax.data.recording import (
+    POLARITIES,
+    Beats,
+    HeartRateWindows,
+    Participant,
+    Recording,
+    RecordingSource,
+    Stream,
+    named,
+)
+from accdistill_jax.errors import UserError
+
+_SIDECAR = re.compile(r"(?:(?P<name>.+)\.)?recording\.(?:ya?ml|json)")
+_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_G_PER_UNIT = {"g": 1.0, "mg": 1e-3, "m/s2": 1 / 9.80665}
+_TABLE_KEYS = ("file", "time", "time_unit", "time_origin", "clock_offset_s", "delimiter", "skip_rows")
+_KEYS = {
+    "recording": ("participant", "device", "start", "streams", "beats", "heart_rate"),
+    "participant": ("id", "age_years", "height_m", "weight_kg", "sex", "conditions"),
+    "stream": (*_TABLE_KEYS, "columns", "rate_hz", "start", "unit", "counts_per_g", "range", "polarity"),
+    "beats": (*_TABLE_KEYS, "interval", "interval_unit"),
+    "heart_rate": (*_TABLE_KEYS, "hr", "duration_s"),
+}
+
+
+def find(root: Path) -> list[RecordingSource]:
+    """Finds descriptions at any depth under `root`, or `root` itself if it is one; what they say is checked on loading."""
+    root = Path(root)
+    paths = [root] if root.is_file() else sorted(p for p in root.rglob("*recording.*") if p.is_file())
+    sources = []
+    for path in paths:
+        match = _SIDECAR.fullmatch(path.name)
+        if not match:
+            continue
+        parts = list(path.parent.relative_to(root).parts) if root.is_dir() else []
+        parts = [*parts, match["name"]] if match["name"] else parts or [path.resolve().parent.name]
+        recording_id = re.sub(r"[^0-9A-Za-z._-]", "-", "__".join(parts))
+        try:
+            participant_id = _participant(_description(path)).participant_id
+        except UserError:
+            participant_id = recording_id  # loading says what is wrong
+        sources.append(RecordingSource(recording_id, participant_id, functools.partial(load, path, recording_id)))
+    return sources
+
+
+def load(path: Path, recording_id: str) -> Recording:
+    """Reads the recording that `path` describes.
+
+    Raises:
+      UserError: naming the description or the data file, and the key, column or line at fault.
+    """
+    description = _description(path)
+    with named(path):
+        participant = _participant(description)
+        streams = _mapping(description, "streams")
+        for name in ("ppg", "accel"):
+            if name not in streams:
+                raise UserError(f"streams: {name!r} is missing; there are {', '.join(map(str, streams)) or 'none'}")
+        start = None if description.get("start") is None else _moment(description["start"], "start")
+        tables = {f"streams.{name}": _mapping(streams, name, "stream", f"streams.{name}") for name in streams}
+        for name in ("beats", "heart_rate"):
+            if description.get(name) is not None:
+                tables[name] = _mapping(description, name, name)
+    times = {name: _Times.read(path.parent, table, path, name, start) for name, table in tables.items()}
+    if start is None:
+        start = min((t.first_unix_s for t in times.values() if t.first_unix_s is not None), default=0.0)
+    loaded = {name: _stream(name, tables[f"streams.{name}"], times[f"streams.{name}"], start, path) for name in streams}
+    beats = heart_rate = None
+    if "beats" in tables:
+        beats = _beats(tables["beats"], times["beats"], start, path)
+    if "heart_rate" in tables:
+        heart_rate = _heart_rate(tables["heart_rate"], times["heart_rate"], start, path)
+    return Recording(recording_id, participant, str(description.get("device") or "unknown"), "generic", start, loaded,
+                     beats, heart_rate)
+
+
+def _description(path: Path) -> Mapping:
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+    with named(path):
+        if not isinstance(content, Mapping):
+            raise UserError("must be a mapping of keys, beginning with 'participant' and 'streams'")
+        _check_keys(content, "recording", "")
+    return content
+
+
+def _check_keys(values: Mapping, kind: str, where: str) -> None:
+    for key in values:
+        if key not in _KEYS[kind]:
+            near = difflib.get_close_matches(str(key), _KEYS[kind], n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(_KEYS[kind])}"
+            raise UserError(f"unknown key {where + '.' if where else ''}{key}; {hint}")
+
+
+def _mapping(values: Mapping, key: str, kind: str | None = None, where: str | None = None) -> Mapping:
+    inner = values.get(key)
+    if not isinstance(inner, Mapping):
+        raise UserError(f"{where or key} must be a mapping of keys, got {inner!r}")
+    if kind:
+        _check_keys(inner, kind, where or key)
+    return inner
+
+
+def _participant(description: Mapping) -> Participant:
+    who = description.get("participant")
+    if isinstance(who, str | int) and not isinstance(who, bool) and str(who):
+        return Participant(str(who))
+    if not isinstance(who, Mapping) or not str(who.get("id") or ""):
+        raise UserError(f"participant must be an id or a mapping with the key 'id', got {who!r}")
+    _check_keys(who, "participant", "participant")
+    known = {key: _number(who, key, "participant") for key in ("age_years", "height_m", "weight_kg")}
+    conditions = who.get("conditions") or {}
+    if not isinstance(conditions, Mapping):
+        raise UserError(f"participant.conditions must be a mapping of name to true or false, got {conditions!r}")
+    return Participant(str(who["id"]), sex=who.get("sex"), conditions=dict(conditions), **known)
+
+
+def _number(values: Mapping, key: str, where: str, default: float | None = None) -> float | None:
+    value = values.get(key)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UserError(f"{where}.{key} must be a number, got {value!r}")
+    return float(value)
+
+
+def _choice(values: Mapping, key: str, where: str, allowed: object, default: str) -> str:
+    value = values.get(key, default)
+    if value not in allowed:
+        raise UserError(f"{where}.{key} must be one of {', '.join(allowed)}, got {value!r}")
+    return value
+
+
+def _moment(value: object, where: str) -> float:
+    """Unix seconds of an ISO 8601 date (UTC unless it carries an offset) or of a number."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
+        value = value.isoformat()
+    if isinstance(value, str):
+        try:
+            value = datetime.datetime.fromisoformat(value)
+        except ValueError:
+            pass
+    if not isinstance(value, datetime.datetime):
+        raise UserError(f"{where} must be a date such as 2024-05-01T10:00:00Z or unix seconds, got {value!r}")
+    return (value if value.tzinfo else value.replace(tzinfo=datetime.UTC)).timestamp()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Times:
+    """The file of one table and the times of its rows.
+
+    Attributes:
+      file: the data file.
+      column: reads another column as float64 [rows], NaN where empty.
+      seconds: [rows] seconds after `origin_unix_s`, or after the recording's start where that is None; None without time column.
+      origin_unix_s: what the seconds count from (with rate_hz: the first sample's time, if given).
+      offset_s: the clock offset, to be added.
+    """
+
+    file: Path
+    column: Callable[[object], np.ndarray]
+    seconds: np.ndarray | None
+    origin_unix_s: float | None
+    offset_s: float
+
+    @classmethod
+    def read(cls, folder: Path, table: Mapping, sidecar: Path, where: str, start: float | None) -> "_Times":
+        with named(sidecar):
+            if not isinstance(table.get("file"), str):
+                raise UserError(f"{where}.file is missing")
+            file = folder / table["file"]
+            offset = _number(table, "clock_offset_s", where, 0.0)
+            unit = _PER_SECOND[_choice(table, "time_unit", where, _PER_SECOND, "s")]
+            skip = _number(table, "skip_rows", where, 0.0)
+            if skip < 0 or skip != int(skip):
+                raise UserError(f"{where}.skip_rows must be a number of lines, got {table['skip_rows']!r}")
+            if not isinstance(table.get("delimiter", ","), str) or len(table.get("delimiter", ",")) != 1:
+                raise UserError(f"{where}.delimiter must be one character, got {table['delimiter']!r}")
+            origin = table.get("time_origin", "start")
+            origin = {"start": None, "unix": 0.0}[origin] if origin in ("start", "unix") else _moment(
+                origin, f"{where}.time_origin")
+            by_rate = table.get("rate_hz") is not None
+            if by_rate == (table.get("time") is not None):
+                raise UserError(f"{where} needs either rate_hz or time" if where.startswith("streams") else f"{where}.time is missing")
+            if by_rate:
+                origin = None if table.get("start") is None else _moment(table["start"], f"{where}.start")
+        with named(file):
+            column = _open_table(file, table)
+            if by_rate:
+                return cls(file, column, None, origin, offset)
+            stamps = column(table["time"], exact=True)
+            if not len(stamps):
+                raise UserError("holds no rows")
+            if np.issubdtype(stamps.dtype, np.datetime64):
+                stamps, unit, origin = stamps.astype("datetime64[ns]").astype(np.int64), 10**9, 0.0
+            if origin == 0.0:  # long unix stamps: subtract while they are exact
+                reference = float(start) if start is not None else math.floor(stamps[0] / unit)
+                stamps, origin = stamps - np.asarray(round(reference * unit), stamps.dtype), reference
+            bad = np.flatnonzero(~np.isfinite(stamps))
+            if bad.size:
+                raise UserError(f"column {table['time']!r}: the time stamp of row {bad[0] + 1} is missing")
+            return cls(file, column, stamps / unit, origin, offset)
+
+    @property
+    def first_unix_s(self) -> float | None:
+        if self.origin_unix_s is None:
+            return None
+        return self.origin_unix_s + self.offset_s + (self.seconds[0] if self.seconds is not None else 0.0)
+
+    def after(self, start_unix_s: float) -> np.ndarray | float:
+        """Seconds after the recording's start, clock offset included."""
+        shift = self.offset_s + (self.origin_unix_s - start_unix_s if self.origin_unix_s is not None else 0.0)
+        return shift if self.seconds is None else self.seconds + shift
+
+
+def _open_table(file: Path, table: Mapping) -> Callable[..., np.ndarray]:
+    """A function that reads one column of a CSV or Parquet file by its name or number."""
+    columns = table.get("columns")
+    wanted = [*(columns if isinstance(columns, list) else []), *(table.get(k) for k in ("time", "interval", "hr"))]
+    numbered = any(isinstance(name, int) for name in wanted)
+    skip = int(table.get("skip_rows", 0))
+    try:
+        if file.suffix.lower() in (".parquet", ".pq"):
+            content = pyarrow.parquet.read_table(file)
+        else:
+            content = pyarrow.csv.read_csv(
+                file,
+                read_options=pyarrow.csv.ReadOptions(skip_rows=skip, autogenerate_column_names=numbered),
+                parse_options=pyarrow.csv.ParseOptions(delimiter=table.get("delimiter", ",")),
+                convert_options=pyarrow.csv.ConvertOptions(null_values=["", "NaN", "nan", "NA", "null"]))
+    except FileNotFoundError:
+        raise UserError("no such file") from None
+    except (OSError, pyarrow.ArrowException) as error:
+        raise UserError(f"cannot be read: {' '.join(str(error).split())}") from error
+    if not numbered:
+        content = content.rename_columns([name.strip() for name in content.column_names])
+    first_line = skip + (1 if numbered else 2)
+
+    def column(name: object, *, exact: bool = False) -> np.ndarray:
+        if isinstance(name, int):
+            if not 0 <= name < content.num_columns:
+                raise UserError(f"there is no column {name}: the file has {content.num_columns}, counted from 0")
+            values = content.column(name)
+        else:
+            if name not in content.column_names:
+                near = difflib.get_close_matches(str(name), content.column_names, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(content.column_names)}"
+                raise UserError(f"there is no column {name!r}; {hint}")
+            values = content.column(name)
+        kind = values.type
+        if exact and pyarrow.types.is_timestamp(kind):
+            return values.to_numpy()
+        if pyarrow.types.is_null(kind):
+            return np.full(len(values), np.nan)
+        if not (pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind)):
+            row = next((i for i, cell in enumerate(values) if not _is_number(cell.as_py())), 0)
+            raise UserError(f"column {name!r}, line {row + first_line}: not a number ({values[row].as_py()!r})")
+        if exact and pyarrow.types.is_integer(kind) and not values.null_count:
+            return values.to_numpy().astype(np.int64)
+        return values.cast(pyarrow.float64(), safe=False).to_numpy()
+
+    return column
+
+
+def _is_number(cell: object) -> bool:
+    try:
+        return cell is None or math.isfinite(float(cell)) or True
+    except (TypeError, ValueError):
+        return False
+
+
+def _stream(name: str, table: Mapping, times: _Times, start: float, sidecar: Path) -> Stream:
+    where = f"streams.{name}"
+    with named(sidecar):
+        columns = table.get("columns")
+        if not isinstance(columns, list) or not columns:
+            raise UserError(f"{where}.columns must be a list of column names or numbers, got {columns!r}")
+        unit, scale = str(table.get("unit", "g" if name == "accel" else "a.u.")), 1.0
+        if name == "accel":
+            _choice(table, "unit", where, (*_G_PER_UNIT, "counts"), "g")
+            per_g = _number(table, "counts_per_g", where)
+            if (unit == "counts") != (per_g is not None) or (per_g is not None and per_g <= 0):
+                raise UserError(f"{where}.counts_per_g goes with unit: counts and must be positive")
+            unit, scale = "g", (1 / per_g if per_g else _G_PER_UNIT[unit])
+        polarity = _choice(table, "polarity", where, POLARITIES, "unknown") if name == "ppg" else None
+        limits = table.get("range")
+        if limits is not None:
+            if not isinstance(limits, list) or len(limits) != 2:
+                raise UserError(f"{where}.range must be [lowest, highest], got {limits!r}")
+            limits = tuple(_number({"range": limit}, "range", where, math.nan) * scale for limit in limits)
+        rate = _number(table, "rate_hz", where)
+    with named(times.file):
+        values = np.stack([times.column(column) for column in columns], axis=1) * scale
+        moment = times.after(start)
+        return Stream(
+            name, values, tuple(str(column) for column in columns), unit,
+            start_s=0.0 if times.seconds is not None else float(moment), rate_hz=rate,
+            time_s=moment if times.seconds is not None else None, range=limits, polarity=polarity)
+
+
+def _beats(table: Mapping, times: _Times, start: float, sidecar: Path) -> Beats:
+    with named(sidecar):
+        unit = _PER_SECOND[_choice(table, "interval_unit", "beats", _PER_SECOND, "s")]
+        if table.get("interval") is None:
+            raise UserError("beats.interval is missing: the column of beat intervals")
+    with named(times.file):
+        interval = times.column(table["interval"]) / unit
+        known = np.isfinite(interval)
+        return Beats(times.after(start)[known], interval[known])
+
+
+def _heart_rate(table: Mapping, times: _Times, start: float, sidecar: Path) -> HeartRateWindows:
+    with named(sidecar):
+        duration = _number(table, "duration_s", "heart_rate")
+        if table.get("hr") is None or duration is None:
+            raise UserError("heart_rate needs hr (the column of beats per minute) and duration_s (length of a window)")
+    with named(times.file):
+        return HeartRateWindows(times.after(start), duration, times.column(table["hr"]))

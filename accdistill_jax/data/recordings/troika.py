@@ -1,0 +1,93 @@
+"""TROIKA / IEEE Signal Processing Cup 2015 (.mat): treadmill and arm exercise with ECG heart rate.
+
+Training files `DATA_XX_TYPEYY.mat` hold `sig` of 6 rows: ECG, two PPG channels, acceleration x, y, z in g; heart rate is
+in `DATA_XX_TYPEYY_BPMtrace.mat`. Test files `TEST_SXX_TYY.mat` hold 5 rows (no ECG); heart rate is in `True_SXX_TYY.mat`. All
+at 125 Hz, synchronous; window k of the heart rate `BPM0` covers the seconds 2k to 2k + 8. PPG saturates at about +-1024 and
+acceleration at +-4 g; the systole points up. Participants are train-01 .. train-12 and test-S01 .. test-S08 (the test subjects
+are other people); start times are unknown (0).
+
+Source: Zhang, Pi and Liu, "TROIKA", IEEE TBME 62(2):522-531, 2015; Zhang, "JOSS", IEEE TBME 62(8):1902-1910, 2015.
+"""
+
+import functools
+import re
+import zlib
+from pathlib import Path
+
+import numpy as np
+import scipy.io
+
+from accdistill_jax.data.recording import (
+    HeartRateWindows,
+    Participant,
+    Recording,
+    RecordingSource,
+    Stream,
+    named,
+)
+from accdistill_jax.errors import UserError
+
+DEVICE = "TROIKA wristband"
+RATE_HZ = 125.0
+PPG_RANGE = (-1023.0, 1023.0)
+ACCEL_RANGE_G = (-3.98, 3.98)
+WINDOW_S = 8.0
+WINDOW_STEP_S = 2.0
+# What scipy raises for files that are cut off or are something else.
+_UNREADABLE = (ValueError, TypeError, LookupError, OSError, NotImplementedError, zlib.error, scipy.io.matlab.MatReadError)
+_TRAINING = re.compile(r"DATA_(\d+)_TYPE\d+")
+_TEST = re.compile(r"TEST_(S\d+)_T\d+")
+
+
+def find(root: Path) -> list[RecordingSource]:
+    """Finds `DATA_*_TYPE*.mat` and `TEST_S*_T*.mat` at any depth under `root`, or `root` itself if it is such a file."""
+    root = Path(root)
+    sources = []
+    for path in [root] if root.is_file() else sorted(root.rglob("*.mat")):
+        training, test = _TRAINING.fullmatch(path.stem), _TEST.fullmatch(path.stem)
+        if not (training or test):
+            continue
+        if training:
+            participant, truth = f"train-{training[1]}", path.with_name(path.stem + "_BPMtrace.mat")
+        else:
+            participant, truth = f"test-{test[1]}", path.with_name(path.name.replace("TEST_", "True_"))
+        sources.append(RecordingSource(path.stem, participant, functools.partial(load, path, truth, participant)))
+    return sources
+
+
+def load(path: Path, truth: Path, participant_id: str) -> Recording:
+    """Reads one recording; without its file of heart rates, `heart_rate` is None.
+
+    Raises:
+      UserError: naming the file, if it cannot be read or does not hold what it should.
+    """
+    signal = _variable(path, "sig")
+    if signal.ndim != 2 or signal.shape[0] not in (5, 6) or not signal.shape[1]:
+        raise UserError(f"{path}: 'sig' must have 6 rows (ECG, 2 PPG, 3 acceleration) or 5 (no ECG), got shape {signal.shape}")
+    ecg, ppg, accel = signal[:-5], signal[-5:-3], signal[-3:]
+    with named(path):
+        streams = {
+            "ppg": Stream("ppg", ppg.T, ("ppg1", "ppg2"), "a.u.", rate_hz=RATE_HZ, range=PPG_RANGE, polarity="systole_up"),
+            "accel": Stream("accel", accel.T, ("x", "y", "z"), "g", rate_hz=RATE_HZ, range=ACCEL_RANGE_G),
+        }
+        if len(ecg):
+            streams["ecg"] = Stream("ecg", ecg.T, ("ecg",), "a.u.", rate_hz=RATE_HZ)
+    heart_rate = None
+    if truth.exists():
+        hr = _variable(truth, "BPM0").reshape(-1)
+        with named(truth):
+            heart_rate = HeartRateWindows(np.arange(len(hr)) * WINDOW_STEP_S, WINDOW_S, hr)
+    return Recording(path.stem, Participant(participant_id), DEVICE, "troika", 0.0, streams, heart_rate=heart_rate)
+
+
+def _variable(path: Path, name: str) -> np.ndarray:
+    try:
+        content = scipy.io.loadmat(path, variable_names=[name])
+    except _UNREADABLE as error:
+        raise UserError(f"{path}: cannot be read as a MATLAB v5 file ({error}); copy it again") from error
+    if name not in content:
+        raise UserError(f"{path}: holds no variable {name!r}")
+    values = content[name]
+    if not np.issubdtype(values.dtype, np.number):
+        raise UserError(f"{path}: {name!r} holds no numbers but {values.dtype}")
+    return values.astype(np.float64)

@@ -1,0 +1,111 @@
+"""The Parquet tables and counts of a store."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from accdistill_jax.errors import UserError
+
+UNITS = {"ppg": "a.u.", "accel": "g"}
+_ATTRIBUTES = {"age_years": pa.float32(), "sex": pa.string(), "height_m": pa.float32(), "weight_kg": pa.float32()}
+
+
+def segment_table(columns: Sequence[Mapping[str, np.ndarray]]) -> pa.Table:
+    """Joins the column dictionaries of all units, in order; texts are dictionary-encoded.
+
+    Raises:
+        UserError: units have different columns.
+    """
+    names = list(columns[0])
+    for own in columns[1:]:
+        if list(own) != names:
+            raise UserError(f"units have different columns: {', '.join(names)} and {', '.join(own)}")
+    arrays = {}
+    for name in names:
+        values = np.concatenate([own[name] for own in columns])
+        if values.dtype.kind == "U":
+            unique, codes = np.unique(values, return_inverse=True)
+            arrays[name] = pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), pa.array(unique.tolist()))
+        else:
+            arrays[name] = pa.array(values)
+    return pa.table(arrays)
+
+
+def devices_of(segments: pa.Table) -> dict[str, str]:
+    """Devices each participant wore, joined by commas."""
+    if "device" not in segments.column_names:
+        return {}
+    pairs = {(p, d) for p, d in zip(segments["participant"].to_pylist(), segments["device"].to_pylist(), strict=True)}
+    found = defaultdict(list)
+    for participant, device in sorted(pairs):
+        found[participant].append(device)
+    return {participant: ", ".join(devices) for participant, devices in found.items()}
+
+
+def participant_table(
+    participants: Sequence[Mapping], *, split: Mapping[str, str], devices: Mapping[str, str]
+) -> pa.Table:
+    """One row per participant, sorted by name; conditions become nullable columns condition_<name>.
+
+    Args:
+        participants: `Participant` as dictionaries, one per unit.
+        split: participant -> split.
+        devices: participant -> devices.
+
+    Raises:
+        UserError: two units tell different things about a participant.
+    """
+    merged: dict[str, dict] = {}
+    for own in participants:
+        name = own["participant_id"]
+        facts = {key: own[key] for key in _ATTRIBUTES if own.get(key) is not None}
+        facts |= {f"condition_{key}": value for key, value in (own.get("conditions") or {}).items()}
+        known = merged.setdefault(name, {})
+        for key, value in facts.items():
+            if known.setdefault(key, value) != value:
+                raise UserError(f"participant {name}: {key} is {known[key]} in one recording and {value} in another")
+    names = sorted(merged)
+    conditions = sorted({key for facts in merged.values() for key in facts if key.startswith("condition_")})
+    table = {"participant": pa.array(names, pa.string()),
+             "split": pa.array([split[name] for name in names], pa.string()),
+             "device": pa.array([devices.get(name, "") for name in names], pa.string())}
+    for key, kind in _ATTRIBUTES.items():
+        table[key] = pa.array([merged[name].get(key) for name in names], kind)
+    table["bmi"] = pa.array([_bmi(merged[name]) for name in names], pa.float32())
+    for key in conditions:
+        table[key] = pa.array([merged[name].get(key) for name in names], pa.bool_())
+    return pa.table(table)
+
+
+def counts(units: Sequence[Mapping]) -> dict:
+    """Segments examined, kept and rejected by reason: in total and per participant."""
+    total, per_participant = _empty(), defaultdict(_empty)
+    for about in units:
+        for into in (total, per_participant[about["participant"]["participant_id"]]):
+            into["examined"] += about["examined"]
+            into["kept"] += about["segments"]
+            into["rejected"].update(about["rejected"])
+    def plain(own):
+        return own | {"rejected": dict(sorted(own["rejected"].items()))}
+    return {"total": plain(total),
+            "participants": {name: plain(own) for name, own in sorted(per_participant.items())}}
+
+
+def to_parquet(table: pa.Table) -> bytes:
+    """The table as a Parquet file."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue().to_pybytes()
+
+
+def _empty() -> dict:
+    return {"examined": 0, "kept": 0, "rejected": Counter()}
+
+
+def _bmi(facts: Mapping) -> float | None:
+    if facts.get("weight_kg") is None or facts.get("height_m") is None:
+        return None
+    return facts["weight_kg"] / facts["height_m"] ** 2

@@ -1,0 +1,342 @@
+"""Writes a store, unit by unit, so that an interrupted preparation continues where it stopped.
+
+A unit is what is prepared at once: a recording, or a synthetic participant. Its quantised segments are
+staged as one file in `<store>.partial/units/`. `commit` streams the staged units, in a given order, into
+`<store>.partial/store/` and renames that folder to its final name (in an object store, which has no rename,
+the manifest is written last). The bytes of a store depend on its units and their order alone.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+
+from accdistill_jax import __version__
+from accdistill_jax.data import store_tables
+from accdistill_jax.data.folder import no_space_message, open_folder
+from accdistill_jax.data.shards import ArrayFiles, ArrayLayout
+from accdistill_jax.data.split import SplitRule
+from accdistill_jax.data.store import (
+    FORMAT,
+    FORMAT_VERSION,
+    MANIFEST,
+    PARTICIPANTS,
+    SEGMENTS,
+    SIGNALS,
+    Store,
+    checksum,
+    fingerprint,
+    partial_path,
+    read_manifest,
+)
+from accdistill_jax.data.store_units import Unit, decode_unit, encode_unit, unit_file
+from accdistill_jax.errors import UserError
+
+_REQUEST = "request.json"
+_LOCK = "lock"
+_STORE = "store"
+
+
+class StoreWriter:
+    """Collects units and assembles them into a store. Picklable: workers call `add` on their own copy.
+
+    Args:
+        path: local folder or URL of the store to be.
+        settings: `PreprocessSettings`.
+        source: name of the source of the recordings, kept in the manifest.
+        channels: {"ppg": names, "accel": names}; None takes them from the units.
+        source_settings: JSON-able options of the source; units staged with others are not used.
+        split: how participants are split.
+        overwrite: replace a complete store at `path`, and discard staged units of other settings.
+
+    Raises:
+        UserError: a store is already complete at `path`, or units of other settings are staged.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        *,
+        settings,
+        source: str,
+        channels: Mapping[str, Sequence[str]] | None = None,
+        source_settings: Mapping | None = None,
+        split: SplitRule | None = None,
+        overwrite: bool = False,
+    ):
+        self._target = open_folder(path)
+        self._staging = open_folder(partial_path(path))
+        self._units = self._staging / "units"
+        self.path = self._target.path
+        self.split = split or SplitRule()
+        self.settings = settings
+        self._samples = round(settings.rate_hz * settings.segment_s)
+        self._channels = None if channels is None else {name: list(channels[name]) for name in SIGNALS}
+        self._overwrite = overwrite
+        self._request = make_request(settings, source=source, source_settings=source_settings)
+        if not overwrite and read_manifest(path) is not None:
+            raise UserError(f"{self.path}: a complete store is already there; choose another folder or overwrite it")
+        self._claim_staging()
+
+    def _claim_staging(self) -> None:
+        content = self._staging.read(_REQUEST)
+        if content is not None:
+            try:
+                staged = json.loads(content)
+            except ValueError:
+                staged = None
+            if staged == self._request:
+                return
+            if not self._overwrite:
+                raise UserError(
+                    f"{self._staging.path}: an interrupted preparation with other settings is kept there "
+                    f"({difference(staged, self._request)}); repeat its command to continue it, "
+                    "or discard it with --overwrite"
+                )
+            self._staging.remove_all()
+        self._staging.write(_REQUEST, _to_json(self._request))
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keeps other processes from preparing the same local store at the same time.
+
+        Raises:
+            UserError: another process does.
+        """
+        if not self._staging.is_local:
+            yield
+            return
+        with open(self._staging.where(_LOCK), "wb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise
+                raise UserError(f"{self.path}: another process is preparing this store; wait for it") from error
+            self._staging.remove_leftovers()
+            yield
+
+    def has(self, unit_id: str) -> bool:
+        """Whether a unit is staged already."""
+        return bool(self._units.sizes([unit_file(unit_id)]))
+
+    def add(self, unit_id: str, batch, *, channels: Mapping[str, Sequence[str]] | None = None) -> None:
+        """Quantises and stages the segments of a unit, atomically.
+
+        Args:
+            unit_id: unique name of the unit.
+            batch: `SegmentBatch`; ppg [segments, samples, channels] and accel [segments, samples, 3] in g,
+                float32. It may have no segments.
+            channels: the unit's channel names; default those given to the writer, or numbered ones.
+
+        Raises:
+            UserError: wrong shapes, non-finite samples or a full disk.
+        """
+        content = encode_unit(unit_id, batch, channels=channels or self._channels, samples=self._samples)
+        # Not worth waiting for the disk: a unit damaged by a power failure is noticed by its CRC and redone.
+        self._units.write(unit_file(unit_id), content, durable=False)
+
+    def commit(self, order: Sequence[str], *, skipped: Mapping[str, str] | None = None, progress=None) -> Store:
+        """Assembles the staged units into the complete store and removes the staging folder.
+
+        Needs the space of the finished store once more beside the staged units.
+
+        Args:
+            order: unit ids, in the order their segments shall have.
+            skipped: unit id -> reason, of units that are left out; kept in the manifest.
+            progress: called with (segments written, segments in all).
+
+        Raises:
+            UserError: a unit is missing or damaged, nothing was kept, channels disagree, the split file does
+                not fit, or the disk is full. Staged units are kept (unless no segment is).
+        """
+        order = list(order)
+        if len(set(order)) != len(order):
+            raise ValueError(f"{self.path}: unit ids must be unique")
+        absent = [unit_id for unit_id in order if not self.has(unit_id)]
+        if absent:
+            raise UserError(f"{self.path}: {len(absent)} of {len(order)} units are not prepared yet, "
+                            f"the first is {absent[0]}")
+        units = [self._load(unit_id, signals=False) for unit_id in order]
+        abouts = [unit.about for unit in units]
+        counts = store_tables.counts(abouts)
+        total = counts["total"]["kept"]
+        if not total:
+            self._staging.remove_all()
+            reasons = ", ".join(f"{reason} {count}" for reason, count in counts["total"]["rejected"].items() if count)
+            raise UserError(f"{self.path}: no segment was kept of {counts['total']['examined']} examined "
+                            f"(rejected: {reasons or 'none'}); loosen the thresholds or add recordings")
+        channels = _common_channels(abouts)
+        assigned = self.split.assign(about["participant"]["participant_id"] for about in abouts)
+        segments = store_tables.segment_table([unit.columns for unit in units])
+        participants = store_tables.participant_table(
+            [about["participant"] for about in abouts], split=assigned, devices=store_tables.devices_of(segments))
+
+        out = (self._staging / _STORE) if self._target.is_local else self._target
+        out.remove_all()
+        needed, free = 2 * total * self._samples * sum(map(len, channels.values())), out.free_bytes()
+        if free is not None and free < needed:
+            raise UserError(no_space_message(out.path, needed - free))
+        files: dict[str, dict] = {}
+
+        def put(name: str, content: bytes) -> None:
+            out.write(name, content)
+            files[name] = {"bytes": len(content), "sha256": checksum(content)}
+
+        put("zarr.json", _to_json({"zarr_format": 3, "node_type": "group", "attributes": {}}))
+        put(SEGMENTS, store_tables.to_parquet(segments))
+        put(PARTICIPANTS, store_tables.to_parquet(participants))
+        with ArrayFiles(_layouts(total, self._samples, channels), put) as arrays:
+            done = 0
+            for unit_id in order:
+                unit = self._load(unit_id, signals=True)
+                for name, rows in unit.arrays.items():
+                    arrays.push(name, rows)
+                done += unit.about["segments"]
+                if progress is not None:
+                    progress(done, total)
+        manifest = {
+            "format": FORMAT, "format_version": FORMAT_VERSION, "num_segments": total, "samples": self._samples,
+            "rate_hz": float(self.settings.rate_hz), "segment_s": float(self.settings.segment_s),
+            "channels": channels, "units": store_tables.UNITS, **self._request,
+            "split": self.split.to_json(), "counts": counts,
+            "prepared": [{key: about[key] for key in ("unit", "segments", "examined", "rejected", "notes")}
+                         for about in abouts],
+            "skipped": dict(skipped or {}), "files": dict(sorted(files.items())), "software": _software(),
+        }
+        manifest["fingerprint"] = fingerprint(manifest)
+        out.write(MANIFEST, _to_json(manifest))
+        if self._target.is_local:
+            self._move_into_place(out)
+        self._staging.remove_all()
+        return Store.open(self.path)
+
+    def _load(self, unit_id: str, *, signals: bool) -> Unit:
+        name = unit_file(unit_id)
+        file = self._units.open(name)
+        if file is None:
+            raise UserError(f"{self._units.where(name)}: the staged unit {unit_id} is missing; run again")
+        try:
+            return decode_unit(file, signals=signals)
+        except ValueError as error:
+            self._units.remove(name)
+            raise UserError(f"{self._units.where(name)}: the staged unit {unit_id} was damaged and is removed; "
+                            "run the same command again to prepare it anew") from error
+
+    def _move_into_place(self, out) -> None:
+        """Renames the finished folder; an older store is moved aside first and removed afterwards."""
+        aside = open_folder(self.path + ".replaced")
+        try:
+            if os.path.isdir(self.path) and os.listdir(self.path):
+                if not self._overwrite:
+                    raise UserError(f"{self.path}: the folder is not empty; choose another one")
+                aside.remove_all()
+                os.rename(self.path, aside.path)
+            elif os.path.exists(self.path):
+                os.rmdir(self.path)
+            os.rename(out.path, self.path)
+            sync_folder(os.path.dirname(self.path))
+        except OSError as error:
+            raise UserError(f"{self.path}: the finished store cannot be moved there ({error.strerror}); "
+                            f"it lies in {out.path}") from error
+        aside.remove_all()
+
+
+def make_request(settings, *, source: str, source_settings: Mapping | None = None) -> dict:
+    """What decides the content of units: compared to tell whether staged units or a store can be used."""
+    request = {"source": source, "source_settings": dict(source_settings or {}), "preprocess": settings.to_json()}
+    return json.loads(_to_json(request))
+
+
+def existing_store(
+    path: str | os.PathLike,
+    *,
+    settings,
+    source: str,
+    units: Sequence[str],
+    source_settings: Mapping | None = None,
+    split: SplitRule | None = None,
+) -> Store | None:
+    """The complete store at `path`, if there is one and it is the one that these arguments would make.
+
+    Raises:
+        UserError: a store of other settings, units or split is there, naming the difference.
+    """
+    manifest = read_manifest(path)
+    if manifest is None:
+        return None
+    wanted = make_request(settings, source=source, source_settings=source_settings)
+    wanted["split"] = json.loads(_to_json((split or SplitRule()).to_json()))
+    there = {key: manifest[key] for key in wanted}
+    store = Store.open(path)
+    if there != wanted:
+        reason = f"was prepared with other settings ({difference(there, wanted)})"
+    else:
+        known = {own["unit"] for own in manifest["prepared"]} | manifest["skipped"].keys()
+        added, gone = sorted(set(units) - known), sorted(known - set(units))
+        if not added and not gone:
+            open_folder(partial_path(path)).remove_all()
+            return store
+        reason = "was prepared from other recordings (" + ", ".join(
+            f"{what}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
+            for what, names in (("new", added), ("gone", gone)) if names) + ")"
+    raise UserError(f"{store.path}: the store there {reason}; choose another folder, "
+                    "or replace it with --overwrite")
+
+
+def difference(old: dict | None, new: dict, *, prefix: str = "") -> str:
+    """The settings that differ, in words."""
+    if not isinstance(old, dict):
+        return "unreadable request"
+    differing = []
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if a == b:
+            continue
+        if isinstance(a, dict) and isinstance(b, dict):
+            differing.append(difference(a, b, prefix=f"{prefix}{key}."))
+        else:
+            differing.append(f"{prefix}{key}: {a} there, {b} now")
+    return ", ".join(differing)
+
+
+def sync_folder(path: str) -> None:
+    """Makes a rename inside a local folder durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _layouts(total: int, samples: int, channels: Mapping[str, Sequence[str]]) -> dict[str, ArrayLayout]:
+    layouts = {}
+    for name in SIGNALS:
+        unit, count = store_tables.UNITS[name], len(channels[name])
+        layouts[name] = ArrayLayout.signal((total, samples, count), unit=unit)
+        for part in ("scale", "offset"):
+            layouts[f"{name}_{part}"] = ArrayLayout.small((total, count), unit=unit)
+    return layouts
+
+
+def _common_channels(abouts: Sequence[dict]) -> dict[str, list[str]]:
+    first = abouts[0]
+    for about in abouts[1:]:
+        for name in SIGNALS:
+            a, b = first["channels"][name], about["channels"][name]
+            if a != b:
+                raise UserError(f"{name} channels differ: {first['unit']} has {', '.join(a)}, {about['unit']} has "
+                                f"{', '.join(b)}; prepare them as separate stores")
+    return first["channels"]
+
+
+def _software() -> dict[str, str]:
+    return {"accdistill_jax": __version__} | {
+        name: metadata.version(name) for name in ("numpy", "scipy", "tensorstore", "pyarrow")}
+
+
+def _to_json(value) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()

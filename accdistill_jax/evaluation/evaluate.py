@@ -1,0 +1,301 @@
+"""Everything that is measured on unseen participants, from embeddings on."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from accdistill_jax.errors import UserError
+from accdistill_jax.evaluation import probes, retrieval
+from accdistill_jax.evaluation.health import Health, alignment, health
+
+TEACHER, STUDENT, UNTRAINED = "teacher", "student", "untrained"
+SPLITS = ("train", "validation", "test")
+TARGETS = {
+    "hr_bpm": ("heart rate", "bpm"),
+    "sdnn_ms": ("SDNN", "ms"),
+    "rmssd_ms": ("RMSSD", "ms"),
+    "resp_bpm": ("respiration rate", "breaths/min"),
+}
+REQUIRED_TARGETS = ("hr_bpm", "sdnn_ms", "rmssd_ms")
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitEmbeddings:
+    """One encoder's output on one split; row i is the same segment for every encoder.
+
+    Attributes:
+      embedding: [N, D] float32, encoder output before the head: what probes read.
+      projection: [N, P] float32, head output, L2-normalised: what retrieval compares; None without a head.
+      participant: [N] str.
+      labels: column -> [N] float32, NaN where unknown; "hr_bpm", "sdnn_ms", "rmssd_ms", maybe "resp_bpm".
+      motion_g: [N] float32 motion level in g, or None.
+      ppg_quality: [N] float32 quality index of the PPG, or None.
+
+    Raises:
+      ValueError: arrays of different lengths.
+    """
+
+    embedding: np.ndarray
+    projection: np.ndarray | None
+    participant: np.ndarray
+    labels: Mapping[str, np.ndarray]
+    motion_g: np.ndarray | None = None
+    ppg_quality: np.ndarray | None = None
+
+    def __post_init__(self):
+        n = len(self.embedding)
+        named = {"projection": self.projection, "participant": self.participant, **self.labels}
+        named |= {"motion_g": self.motion_g, "ppg_quality": self.ppg_quality}
+        for name, array in named.items():
+            if array is not None and len(array) != n:
+                raise ValueError(f"{name} has {len(array)} rows, the embedding has {n}")
+        if self.embedding.ndim != 2:
+            raise ValueError(f"the embedding must be [segments, width], got shape {self.embedding.shape}")
+
+    def __len__(self) -> int:
+        return len(self.embedding)
+
+
+Encoders = Mapping[str, Mapping[str, SplitEmbeddings]]
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitSummary:
+    """Size of a split.
+
+    Attributes:
+      segments: number of segments.
+      participants: number of people.
+      labelled: target -> segments with a known label.
+    """
+
+    segments: int
+    participants: int
+    labelled: dict[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """All numbers of a report.
+
+    Attributes:
+      encoders: names, in the order given.
+      main: the encoder the report is about: "student", or "teacher" where only pretraining ran.
+      splits: split -> its size.
+      targets: target -> probes, comparisons, or the reason why there are none.
+      retrieval: accelerometer encoder x direction x pool size.
+      within: retrieval among the minutes of one person.
+      retrieval_reason: why there is no retrieval, or "".
+      health: encoder -> health of its test embeddings.
+      alignment: mean squared distance of the main encoder's and the teacher's projections, None without.
+      ranks: direction -> [N] rank of each test segment in the pool of all (not in the JSON).
+      test: encoder -> test embeddings (not in the JSON).
+      settings: seed, draws, strengths.
+      seconds: time it took.
+    """
+
+    encoders: list[str]
+    main: str
+    splits: dict[str, SplitSummary]
+    targets: dict[str, probes.TargetResult]
+    retrieval: list[retrieval.RetrievalResult]
+    within: list[retrieval.WithinResult]
+    retrieval_reason: str
+    health: dict[str, Health]
+    alignment: float | None
+    ranks: dict[str, np.ndarray] = dataclasses.field(repr=False, metadata={"json": False})
+    test: dict[str, SplitEmbeddings] = dataclasses.field(repr=False, metadata={"json": False})
+    settings: dict = dataclasses.field(default_factory=dict)
+    seconds: float = 0.0
+
+    def to_json(self) -> dict:
+        """Plain dictionaries and lists; numbers that are not finite become None."""
+        return to_json(self)
+
+    def find_retrieval(
+        self, *, direction: str = retrieval.ACCEL_TO_PPG, pool: int = 1000, encoder: str | None = None
+    ):
+        """The result whose pool is closest to `pool`, or None."""
+        encoder = encoder or self.main
+        found = [r for r in self.retrieval if (r.direction, r.encoder) == (direction, encoder)]
+        return min(found, key=lambda r: abs(math.log(r.pool_size / pool)), default=None)
+
+
+def evaluate(
+    encoders: Encoders,
+    *,
+    pool_sizes: Sequence[int | str] = (100, 1000, "all"),
+    bootstrap_draws: int = 100,
+    ridge_strengths: Sequence[float] = probes.STRENGTHS,
+    interval_draws: int = 2000,
+    seed: int = 0,
+) -> Evaluation:
+    """Retrieval, probes and embedding health on the test participants.
+
+    Args:
+      encoders: name -> split -> embeddings, for the splits "train", "validation" and "test". "teacher" reads PPG, every
+        other encoder acceleration; "untrained" has the shape of the student. Without "student" the report is about
+        the teacher (only pretraining ran). The same rows for every encoder.
+      pool_sizes: candidates per retrieval query; "all" means all test segments.
+      bootstrap_draws: draws of the retrieval pool.
+      ridge_strengths: candidates for the probes, penalty per segment on standardised features.
+      interval_draws: draws of participants behind each 95 % interval.
+      seed: seed of everything drawn.
+
+    Returns:
+      The numbers and the test embeddings behind them.
+
+    Raises:
+      UserError: embeddings that are not finite, or no test segments.
+      ValueError: encoders whose rows are not the same segments.
+    """
+    started = time.perf_counter()
+    _check(encoders)
+    # On few test segments a second BLAS thread gains nothing, and on a busy machine it makes all of this ten times slower.
+    with threadpool_limits(1 if len(next(iter(encoders.values()))["test"]) < 10000 else None):
+        result = _evaluate(encoders, pool_sizes, bootstrap_draws, ridge_strengths, interval_draws, seed)
+    return dataclasses.replace(result, seconds=time.perf_counter() - started)
+
+
+def _evaluate(
+    encoders: Encoders, pool_sizes, bootstrap_draws: int, strengths, interval_draws: int, seed: int
+):
+    main = STUDENT if STUDENT in encoders else next(iter(encoders))
+    first = next(iter(encoders.values()))
+    results, within, reason, ranks = _retrieval(encoders, main, pool_sizes, bootstrap_draws, seed)
+    test = {name: splits["test"] for name, splits in encoders.items()}
+    paired = _paired_projections(test, main)
+    return Evaluation(
+        encoders=list(encoders),
+        main=main,
+        splits={s: _summary(first[s]) for s in SPLITS},
+        targets=_targets(encoders, main, strengths, interval_draws, seed),
+        retrieval=results,
+        within=within,
+        retrieval_reason=reason,
+        health={name: health(e.embedding, e.projection, seed=seed) for name, e in test.items()},
+        alignment=alignment(*(retrieval.normalise(p) for p in paired)) if paired else None,
+        ranks=ranks,
+        test=test,
+        settings={
+            "seed": seed,
+            "pool_draws": bootstrap_draws,
+            "interval_draws": interval_draws,
+            "ridge_strengths": [float(s) for s in strengths],
+        },
+    )
+
+
+def to_json(value):
+    """Turns results into what `json` writes: dataclasses, arrays and paths as plain values, non-finite as None.
+
+    Fields marked with metadata {"json": False} are left out; keys become strings.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [f for f in dataclasses.fields(value) if f.metadata.get("json", True)]
+        return {f.name: to_json(getattr(value, f.name)) for f in fields}
+    if isinstance(value, Mapping):
+        return {str(k): to_json(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, np.ndarray)):
+        return [to_json(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    return str(value)
+
+
+def _check(encoders: Encoders) -> None:
+    if not encoders:
+        raise ValueError("evaluate() needs at least one encoder")
+    reference = next(iter(encoders.values()))
+    for name, splits in encoders.items():
+        for split in SPLITS:
+            e = splits[split]
+            if not np.array_equal(np.asarray(e.participant), np.asarray(reference[split].participant)):
+                raise ValueError(
+                    f"encoder {name}, split {split}: rows are not the same segments as the others'"
+                )
+            for what, array in (("embeddings", e.embedding), ("projections", e.projection)):
+                if array is None:
+                    continue
+                bad = np.count_nonzero(~np.isfinite(array).all(axis=1))
+                if bad:
+                    raise UserError(
+                        f"encoder {name}, split {split}: {bad} of {len(e)} {what} are not finite; "
+                        "the parameters have diverged, train again with a lower learning rate"
+                    )
+    if len(reference["test"]) == 0:
+        raise UserError(
+            "the test split has no segments: nothing to evaluate; give the store more participants or a split file"
+        )
+
+
+def _summary(split: SplitEmbeddings) -> SplitSummary:
+    labelled = {name: int(np.count_nonzero(np.isfinite(v))) for name, v in split.labels.items()}
+    return SplitSummary(len(split), len(np.unique(split.participant)), labelled)
+
+
+def _paired_projections(test: Mapping[str, SplitEmbeddings], encoder: str):
+    """Projections of an accelerometer encoder and the teacher that can be compared, or None."""
+    if encoder == TEACHER or encoder not in test or TEACHER not in test:
+        return None
+    accel, ppg = test[encoder].projection, test[TEACHER].projection
+    if accel is None or ppg is None or accel.shape != ppg.shape:
+        return None
+    return accel, ppg
+
+
+def _retrieval(encoders: Encoders, main: str, pool_sizes, draws: int, seed: int):
+    test = {name: splits["test"] for name, splits in encoders.items()}
+    participant = test[main].participant
+    if main == TEACHER or TEACHER not in test:
+        return [], [], "needs a PPG teacher and an accelerometer student", {}
+    if _paired_projections(test, main) is None:
+        return [], [], "needs projections of the same width from student and teacher", {}
+    if len(participant) < 2:
+        return [], [], "needs at least two test segments", {}
+    results, within, ranks = [], [], {}
+    for name in test:
+        paired = _paired_projections(test, name)
+        if paired is None:
+            continue
+        options = {"encoder": name, "seed": seed}
+        found, full = retrieval.retrieve(*paired, participant, pool_sizes=pool_sizes, draws=draws, **options)
+        results += found
+        within += retrieval.retrieve_within_participants(*paired, participant, **options)
+        if name == main:
+            ranks = full
+    return results, within, "", ranks
+
+
+def _targets(
+    encoders: Encoders, main: str, strengths, draws: int, seed: int
+) -> dict[str, probes.TargetResult]:
+    references = [probes.MEAN, probes.MEDIAN, *(n for n in encoders if n != main)]
+    comparisons = [(main, r) for r in references]
+    comparisons += [
+        (TEACHER, r) for r in (probes.MEAN, probes.MEDIAN) if main != TEACHER and TEACHER in encoders
+    ]
+    first = next(iter(encoders.values()))
+    results = {}
+    for target in TARGETS:
+        if target not in REQUIRED_TARGETS and not np.isfinite(first["test"].labels.get(target, np.nan)).any():
+            continue
+        split = {}
+        for s in SPLITS:
+            labels = first[s].labels.get(target, np.full(len(first[s]), np.nan, np.float32))
+            features = {name: splits[s].embedding for name, splits in encoders.items()}
+            split[s] = probes.ProbeSplit(features, np.asarray(labels), np.asarray(first[s].participant))
+        results[target] = probes.probe_target(
+            target, **split, comparisons=comparisons, strengths=strengths, draws=draws, seed=seed
+        )
+    return results

@@ -1,0 +1,118 @@
+"""Health of embeddings: rank, spread, collapse; alignment and uniformity of paired projections."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+MAX_ROWS = 5000
+CONSTANT_VARIANCE_SHARE = 1e-6
+COLLAPSED_RANK = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Health:
+    """How an encoder uses its embedding space, over a split's segments.
+
+    Attributes:
+      width: dimensions of the embedding.
+      effective_rank: smooth effective rank (RankMe) of the embeddings as they are.
+      effective_rank_centred: the same after their mean is removed, which a large common offset cannot hide in.
+      std: mean over dimensions of the standard deviation over segments.
+      variance_share: variance over segments divided by mean squared norm; 0 for a constant output.
+      dead_dimensions: dimensions that do not vary.
+      uniformity: log mean Gaussian potential of the projections (lower is more spread), None without projections.
+      alarm: what is wrong in plain words, or "".
+    """
+
+    width: int
+    effective_rank: float
+    effective_rank_centred: float
+    std: float
+    variance_share: float
+    dead_dimensions: int
+    uniformity: float | None
+    alarm: str
+
+
+def effective_rank(embedding: np.ndarray, *, centred: bool = False) -> float:
+    """Smooth effective rank: exp of the entropy of the normalised singular values.
+
+    Args:
+      embedding: [N, D] float.
+      centred: remove the mean embedding first.
+
+    Returns:
+      Between 1 (all segments on a line) and min(N, D); 0 if all entries are zero.
+
+    Source: Garrido et al., "RankMe", 2023, equation 1; Roy and Vetterli, "The effective rank", 2007.
+    """
+    x = np.asarray(embedding, np.float64)
+    scale = np.sqrt(np.mean(x**2)) if x.size else 0.0
+    if centred:
+        x = x - x.mean(axis=0)
+    singular = np.linalg.svd(x, compute_uv=False)
+    # Rounding of float32 embeddings is no dimension.
+    singular = singular[singular > 1e-7 * scale * np.sqrt(x.size)]
+    if singular.size == 0:
+        return 0.0
+    p = singular / singular.sum()
+    return float(np.exp(-np.sum(p * np.log(p))))
+
+
+def alignment(accel: np.ndarray, ppg: np.ndarray) -> float:
+    """Mean squared distance of paired unit vectors [N, P]: 0 identical, 2 unrelated.
+
+    Source: Wang and Isola, "Understanding Contrastive Representation Learning through Alignment and Uniformity", 2020.
+    """
+    difference = np.asarray(accel, np.float64) - np.asarray(ppg, np.float64)
+    return float(np.mean(np.sum(difference**2, axis=1)))
+
+
+def uniformity(projection: np.ndarray) -> float:
+    """Log of the mean Gaussian potential exp(-2 d^2) over pairs of unit vectors [N, P]: 0 constant, -4 spread out.
+
+    Source: Wang and Isola, 2020.
+    """
+    z = np.asarray(projection, np.float64)
+    n = len(z)
+    if n < 2:
+        return float("nan")
+    squared = np.maximum(np.sum(z**2, 1)[:, None] + np.sum(z**2, 1)[None] - 2 * z @ z.T, 0)
+    potential = np.exp(-2 * squared)
+    return float(np.log((potential.sum() - np.trace(potential)) / (n * (n - 1))))
+
+
+def health(embedding: np.ndarray, projection: np.ndarray | None = None, *, seed: int = 0) -> Health:
+    """Summary of one encoder on one split; more than `MAX_ROWS` segments are sampled.
+
+    Args:
+      embedding: [N, D] float.
+      projection: [N, P] float unit vectors, or None.
+      seed: seed of the sample.
+    """
+    n = len(embedding)
+    rows = np.arange(n)
+    if n > MAX_ROWS:
+        rows = np.sort(np.random.default_rng([seed, 31]).choice(n, MAX_ROWS, replace=False))
+    x = np.asarray(embedding, np.float64)[rows]
+    std = x.std(axis=0)
+    energy = float(np.mean(np.sum(x**2, axis=1))) if n else 0.0
+    share = float(np.sum(std**2) / energy) if energy > 0 else 0.0
+    centred = effective_rank(x, centred=True)
+    alarm = ""
+    if n >= 2 and share < CONSTANT_VARIANCE_SHARE:
+        alarm = "constant output: every segment gets the same embedding"
+    elif n > COLLAPSED_RANK and centred < COLLAPSED_RANK:
+        alarm = f"collapsed: the embeddings vary along {centred:.1f} effective dimensions of {x.shape[1]}"
+    return Health(
+        width=int(x.shape[1]),
+        effective_rank=effective_rank(x),
+        effective_rank_centred=centred,
+        std=float(std.mean()),
+        variance_share=share,
+        dead_dimensions=int(np.sum(std <= 1e-7 * np.sqrt(energy / max(x.shape[1], 1)))),
+        uniformity=None if projection is None else uniformity(projection[rows[:2000]]),
+        alarm=alarm,
+    )

@@ -1,0 +1,91 @@
+"""From stored int16 to an encoder's input, on the device: dequantise, split into bands, normalise."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class InputSettings(NamedTuple):
+    """How one modality is presented to its encoder.
+
+    Attributes:
+        bands: "full" is the signal as it is (the paper's presumable input); "high" only what is faster than about
+            1.5 Hz; "low+high" both as separate channels, so that normalisation does not bury a ballistocardiogram of
+            a few mg under a change of posture. Our choice.
+        limit: soft limit of the normalised signal in standard deviations (x / sqrt(1 + (x / limit)^2)), which tames
+            bursts of motion; 0 is none. Our choice.
+        scale: "std" divides by the segment's standard deviation; "robust" by the mean absolute deviation, which a
+            burst moves less.
+    """
+
+    bands: str = "full"
+    limit: float = 0.0
+    scale: str = "std"
+
+
+BANDS = ("full", "high", "low+high")
+SCALES = ("std", "robust")
+SMOOTHING_SAMPLES = 16  # two passes of a 16-sample mean: -6 dB at about 1.8 Hz at 64 Hz
+
+
+def dequantise(batch: dict[str, jax.Array], modality: str) -> jax.Array:
+    """Physical values of a stored modality.
+
+    Args:
+        batch: holds `modality` [batch, time, C] int16 and its `_scale` and `_offset` [batch, C] float32.
+        modality: "ppg" or "accel".
+
+    Returns:
+        [batch, time, C] float32 in the store's unit (accel: g).
+    """
+    values = batch[modality].astype(jnp.float32)
+    return values * batch[f"{modality}_scale"][:, None] + batch[f"{modality}_offset"][:, None]
+
+
+def moving_mean(x: jax.Array, width: int) -> jax.Array:
+    """Centred mean over `width` samples (a power of two) of time, edges repeated; [batch, time, C] -> the same."""
+    length = x.shape[1]
+    summed = jnp.pad(x, ((0, 0), (width // 2, width - 1 - width // 2), (0, 0)), mode="edge")
+    span = 1
+    while span < width:
+        summed = summed[:, : summed.shape[1] - span] + summed[:, span:]
+        span *= 2
+    return summed[:, :length] / width
+
+
+def normalise(x: jax.Array, *, scale: str) -> jax.Array:
+    """Each channel of each segment to zero mean and unit scale; a constant channel becomes zero."""
+    centred = x - jnp.mean(x, axis=1, keepdims=True)
+    if scale == "robust":
+        spread = 1.2533 * jnp.mean(jnp.abs(centred), axis=1, keepdims=True)  # equals the std of a Gaussian
+    else:
+        spread = jnp.sqrt(jnp.mean(jnp.square(centred), axis=1, keepdims=True))
+    return centred / (spread + 1e-6)
+
+
+def prepare(batch: dict[str, jax.Array], modality: str, settings: InputSettings) -> jax.Array:
+    """The encoder's input of a modality.
+
+    Args:
+        batch: as from the pipeline, see `dequantise`.
+        modality: "ppg" or "accel".
+        settings: see `InputSettings`.
+
+    Returns:
+        [batch, time, C] float32, or [batch, time, 2 C] for "low+high" (all low channels first).
+    """
+    x = dequantise(batch, modality)
+    if settings.bands != "full":
+        x = x - x[:, :1]  # gravity off first: float32 keeps its digits for the few mg that matter
+        low = moving_mean(moving_mean(x, SMOOTHING_SAMPLES), SMOOTHING_SAMPLES)
+        x = x - low if settings.bands == "high" else jnp.concatenate([low, x - low], axis=-1)
+    x = normalise(x, scale=settings.scale)
+    if settings.limit:
+        x = x * jax.lax.rsqrt(1.0 + jnp.square(x / settings.limit))
+    return x
+
+
+def channels_in(channels: int, settings: InputSettings) -> int:
+    """Channels of the encoder's input for a modality stored with `channels` channels."""
+    return 2 * channels if settings.bands == "low+high" else channels

@@ -1,0 +1,152 @@
+"""Runs a config: `python -m accdistill_jax.main --config=configs/distill.py[:preset] [--workdir=DIR] [--config.KEY=VALUE]`.
+
+Examples:
+  python -m accdistill_jax.main --config=configs/distill.py
+  python -m accdistill_jax.main --config=configs/distill.py:smoke --workdir=/tmp/smoke
+  python -m accdistill_jax.main --config=configs/distill.py --config.student.train.duration="2000 steps"
+
+The same command again continues an interrupted run. Exit status: 0 finished; 2 something the user can put right, told in
+one line; 130 stopped by Ctrl-C, 143 by SIGTERM, the state being saved.
+"""
+
+import importlib.util
+import re
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from accdistill_jax import config as configs
+from accdistill_jax.errors import UserError
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file with an optional preset, FILE.py[:PRESET]."
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir",
+    None,
+    "Folder for everything the run writes. Default: runs/NAME[-PRESET] after the config.",
+    short_name="w",
+)
+_OVERRIDE = re.compile(r"--?config\.([^=]+)(=.*)?", re.DOTALL)
+_HELP = ("--help", "-help", "--helpshort", "-h", "-?", "--helpfull")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Validates the config and hands over to `run.run`; returns the exit status."""
+    del argv
+    try:
+        config = _CONFIG.value
+        configs.validate(config)
+        workdir = _WORKDIR.value or default_workdir(_config_argument(sys.argv))
+        from accdistill_jax.interrupt import Interrupted
+        from accdistill_jax.run import run  # after the checks: jax takes seconds to import
+
+        try:
+            run(config, workdir)
+        except Interrupted as stop:
+            print(stop, file=sys.stderr)
+            return 128 + stop.signal_number
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except UserError as error:
+        return _fail(error)
+    return 0
+
+
+def default_workdir(argument: str) -> str:
+    """The work directory of a config argument: "configs/distill.py:smoke" -> "runs/distill-smoke"."""
+    path, preset = _split(argument)
+    return str(Path("runs") / (Path(path).stem + (f"-{preset}" if preset else "")))
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """Parses the command line; ends the process with one line and status 2 where it is wrong, with 0 after --help.
+
+    Args:
+      argv: as in sys.argv.
+
+    Returns:
+      What is no flag: the program's name alone.
+    """
+    if any(argument in _HELP for argument in argv[1:]):
+        app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)
+    try:
+        _check_config(argv)
+        rest = flags.FLAGS(list(argv))
+        if rest[1:]:
+            raise UserError(f"unexpected argument {rest[1]!r}; settings are given as --config.KEY=VALUE")
+        return rest
+    except UserError as error:
+        sys.exit(_fail(error))
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        # absl and ml_collections report a wrong flag or value by any of these.
+        sys.exit(_fail(_wrong_value(error) or _one_line(error)))
+
+
+def _config_argument(argv: Sequence[str]) -> str:
+    for position, argument in enumerate(argv):
+        if argument in ("--config", "-config") and position + 1 < len(argv):
+            return argv[position + 1]
+        if argument.startswith(("--config=", "-config=")):
+            return argument.partition("=")[2]
+    raise UserError(
+        "no config given; add --config=configs/distill.py (its presets: --config=configs/distill.py:smoke)"
+    )
+
+
+def _split(argument: str) -> tuple[str, str]:
+    path, _, preset = argument.partition(":")
+    return path, preset
+
+
+def _check_config(argv: Sequence[str]) -> None:
+    """Finds by itself what the flag library would report in many lines: the file, the preset, the keys."""
+    argument = _config_argument(argv)
+    path = Path(_split(argument)[0])
+    if not path.is_file():
+        known = sorted(map(str, (path.parent if path.parent.is_dir() else Path("configs")).glob("*.py")))
+        near = configs.nearest(str(path), known)
+        raise UserError(f"no config file {path}" + (f"; did you mean {near}?" if near else ""))
+    known_keys = configs.flatten(_load(argument, path))
+    for text in argv[1:]:
+        override = _OVERRIDE.fullmatch(text)
+        if override and override[1] not in known_keys:
+            raise configs.unknown_key(override[1], known_keys)
+
+
+def _load(argument: str, path: Path) -> Mapping:
+    preset = _split(argument)[1]
+    try:
+        spec = importlib.util.spec_from_file_location("config", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.get_config(preset) if preset else module.get_config()
+    except Exception as error:
+        # A config is Python code of the user's: anything can go wrong in it.
+        raise UserError(f"config {argument}: {_one_line(error)}") from error
+
+
+def _wrong_value(error: Exception) -> str | None:
+    found = re.match(r"flag --config\.([^=]+)=(.*?): ", str(error), re.DOTALL)
+    rule = configs.find_rule(found[1]) if found else None
+    return f"config.{found[1]} = {found[2]!r} must be {rule.wanted}" if rule else None
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [
+        line.strip() for line in str(error.args[0] if error.args else error).splitlines() if line.strip()
+    ]
+    return re.sub(r"^\w+(Error|Exception): ", "", lines[-1]) if lines else type(error).__name__
+
+
+def _fail(error: object) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

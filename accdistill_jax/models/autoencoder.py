@@ -1,0 +1,137 @@
+"""Masked autoencoders: the PPG teacher's pretraining models (after He et al. 2022)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from accdistill_jax.models import ops
+from accdistill_jax.models.efficientnet import EfficientNetEncoder
+from accdistill_jax.models.transformer import Block, TransformerEncoder, patchify
+
+
+def random_order(keys: jax.Array, count: int) -> jax.Array:
+    """A random order of `count` tokens for each segment: keys [batch] -> [batch, count] int32."""
+    return jnp.argsort(jax.vmap(lambda key: jax.random.uniform(key, (count,)))(keys), axis=1).astype(jnp.int32)
+
+
+class Decoder(nn.Module):
+    """Light Transformer decoder from what the encoder saw to the dropped patches; thrown away after pretraining.
+
+    Attributes:
+        width, depth, heads: its size.
+        patch_values: samples times channels of a patch.
+        positions: as the encoder's, see `TransformerEncoder`.
+        dtype: compute dtype.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    patch_values: int
+    positions: str
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, seen: jax.Array, order: jax.Array) -> jax.Array:
+        """Predicts the dropped patches.
+
+        Args:
+            seen: [batch, keep, D], encoded kept tokens in the order of order[:, :keep].
+            order: [batch, tokens] int32, a permutation per segment.
+
+        Returns:
+            [batch, tokens - keep, patch_values] float32 in the order of order[:, keep:].
+        """
+        (B, P), keep = order.shape, seen.shape[1]
+        codes = jnp.asarray(ops.sinusoidal_positions(P, self.width))
+        mask_token = self.param("mask_token", nn.initializers.normal(0.02), (self.width,))
+        seen = nn.Dense(self.width, dtype=self.dtype, name="in")(seen).astype(jnp.float32)
+        hidden = jnp.broadcast_to(mask_token[None, None], (B, P - keep, self.width))
+        h = jnp.concatenate([seen, hidden], axis=1) + jnp.take(codes, order, axis=0)
+        relative = order if "relative" in self.positions else None
+        for i in range(self.depth):
+            h = Block(self.heads, 4 * self.width, self.dtype, name=f"block_{i}")(h, relative)
+        h = nn.LayerNorm(name="norm")(h[:, keep:])
+        return nn.Dense(self.patch_values, name="out")(h).astype(jnp.float32)
+
+
+class MaskedAutoencoder(nn.Module):
+    """Encoder on the kept patches, light decoder, prediction of the dropped patches.
+
+    A Transformer encoder runs on the kept tokens only. An EfficientNet runs on the whole segment with the dropped patches
+    set to zero (their mean), and its features are averaged per kept patch: dense masking, our choice.
+
+    Attributes:
+        encoder: the encoder that is kept after pretraining; its parameters live under "encoder".
+        patch: samples of a patch; the Transformer's own.
+        keep: patches the encoder sees, a fixed count so that shapes are fixed.
+        decoder_width, decoder_depth, decoder_heads: size of the decoder.
+        dtype: compute dtype.
+    """
+
+    encoder: TransformerEncoder | EfficientNetEncoder
+    patch: int
+    keep: int
+    decoder_width: int
+    decoder_depth: int
+    decoder_heads: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, order: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Predicts what was dropped.
+
+        Args:
+            x: [batch, time, channels], normalised signal; time a multiple of `patch`.
+            order: [batch, tokens] int32, a permutation per segment: the first `keep` are seen, the rest dropped.
+
+        Returns:
+            prediction [batch, tokens - keep, patch * channels] float32 of the dropped patches in the order of
+            order[:, keep:], and the pooled embedding [batch, D] of what was seen.
+        """
+        kept = order[:, : self.keep]
+        if isinstance(self.encoder, TransformerEncoder):
+            seen = self.encoder.tokens(x, kept)
+            embedding = jnp.mean(seen, axis=1)
+            positions = self.encoder.positions
+        else:
+            rows = jnp.arange(x.shape[0])[:, None]
+            patches = patchify(x, self.patch).at[rows, order[:, self.keep :]].set(0.0)
+            seen, embedding = self.encoder.features_and_embedding(patches.reshape(x.shape), segments=order.shape[1])
+            seen = jnp.take_along_axis(seen, kept[:, :, None], axis=1)
+            positions = "relative"
+        decoder = Decoder(
+            self.decoder_width,
+            self.decoder_depth,
+            self.decoder_heads,
+            self.patch * x.shape[-1],
+            positions,
+            self.dtype,
+            name="decoder",
+        )
+        return decoder(seen, order), embedding
+
+    def reconstruct(self, x: jax.Array, keys: jax.Array) -> dict[str, jax.Array]:
+        """Segments with a random part of their patches replaced by prediction.
+
+        Args:
+            x: [batch, time, channels], normalised signal.
+            keys: [batch] random keys of the masks.
+
+        Returns:
+            ppg [batch, time, channels] (the input), reconstruction of the same shape, dropped [batch, tokens] bool.
+        """
+        patches = patchify(x, self.patch)
+        order = random_order(keys, patches.shape[1])
+        prediction, _ = self(x, order)
+        rows, dropped = jnp.arange(x.shape[0])[:, None], order[:, self.keep :]
+        return {
+            "ppg": x,
+            "reconstruction": patches.at[rows, dropped].set(prediction).reshape(x.shape),
+            "dropped": jnp.zeros(order.shape, bool).at[rows, dropped].set(True),
+        }
+
+
+def dropped_patches(x: jax.Array, order: jax.Array, *, patch: int, keep: int) -> jax.Array:
+    """The true dropped patches, [batch, tokens - keep, patch * channels], in the order of order[:, keep:]."""
+    return jnp.take_along_axis(patchify(x, patch), order[:, keep:, None], axis=1)

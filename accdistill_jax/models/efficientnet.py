@@ -1,0 +1,116 @@
+"""1-D EfficientNet encoder (inverted bottlenecks with squeeze and excitation, after Tan and Le 2019).
+
+Normalisation is layer or group normalisation, so that the encoder is a pure function without batch statistics.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from accdistill_jax.models import ops
+
+
+class Stage(NamedTuple):
+    """`depth` blocks of `width` channels; the first has the stride. Kernel in samples, expansion as a factor."""
+
+    width: int
+    depth: int
+    stride: int
+    kernel: int
+    expansion: int
+
+
+class DepthwiseConv(nn.Module):
+    """Learned depthwise convolution, [batch, time, channels] -> [batch, time / stride, channels]."""
+
+    kernel: int
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis=0, out_axis=())
+        kernel = self.param("kernel", init, (self.kernel, x.shape[-1]))
+        return ops.depthwise_conv(x, kernel.astype(x.dtype), stride=self.stride)
+
+
+class MBConv(nn.Module):
+    """Inverted bottleneck: expand, depthwise, squeeze and excitation, project; residual where shapes agree."""
+
+    stage: Stage
+    stride: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        inside = x.shape[-1] * self.stage.expansion
+        h = nn.LayerNorm(name="norm_in")(x).astype(self.dtype)
+        h = ops.gelu(nn.Dense(inside, dtype=self.dtype, name="expand")(h))
+        h = DepthwiseConv(self.stage.kernel, self.stride, name="depthwise")(h)
+        h = ops.gelu(nn.LayerNorm(name="norm_depthwise")(h)).astype(self.dtype)
+        squeezed = jnp.mean(h.astype(jnp.float32), axis=1)
+        gate = nn.Dense(max(x.shape[-1] // 4, 4), name="squeeze")(squeezed)
+        gate = nn.sigmoid(nn.Dense(inside, name="excite")(nn.silu(gate)))
+        h = nn.Dense(self.stage.width, dtype=self.dtype, name="project")(h * gate[:, None].astype(h.dtype))
+        return x + h if x.shape == h.shape else h
+
+
+class EfficientNetEncoder(nn.Module):
+    """Strided stem, stages of inverted bottlenecks, mean over time, dense output.
+
+    Attributes:
+        stem: (width, kernel in samples, stride).
+        stages: rows of (width, depth, stride, kernel, expansion).
+        head: width of the last pointwise layer before pooling.
+        output: embedding size.
+        dtype: compute dtype; parameters and norms stay float32.
+    """
+
+    stem: tuple[int, int, int]
+    stages: Sequence[Stage]
+    head: int
+    output: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def features_and_embedding(self, x: jax.Array, *, segments: int = 1) -> tuple[jax.Array, jax.Array]:
+        """Features over time and the embedding.
+
+        Args:
+            x: [batch, time, channels], normalised signal.
+            segments: number of equal parts of the time axis to average the features over.
+
+        Returns:
+            features [batch, segments, head] and embedding [batch, output], float32.
+        """
+        width, kernel, stride = self.stem
+        h = nn.Conv(width, (kernel,), strides=(stride,), dtype=self.dtype, name="stem")(x.astype(self.dtype))
+        for s, stage in enumerate(self.stages):
+            stage = Stage(*stage)
+            for b in range(stage.depth):
+                stride = stage.stride if b == 0 else 1
+                h = MBConv(stage, stride, self.dtype, name=f"stage_{s}_block_{b}")(h)
+        h = ops.gelu(nn.Dense(self.head, dtype=self.dtype, name="head")(nn.LayerNorm(name="norm_head")(h)))
+        h = h.astype(jnp.float32)
+        embedding = nn.Dense(self.output, name="output")(jnp.mean(h, axis=1))
+        return average_parts(h, segments), embedding
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Embedding of each segment: [batch, time, channels] normalised signal -> [batch, output] float32."""
+        return self.features_and_embedding(x)[1]
+
+
+def average_parts(h: jax.Array, parts: int) -> jax.Array:
+    """Averages [batch, time, D] over `parts` equal stretches of time, also where time is no multiple of them.
+
+    Returns:
+        [batch, parts, D]; a sample that two stretches share counts in each by its overlap.
+    """
+    edges = np.arange(parts + 1) * h.shape[1] / parts
+    sample = np.arange(h.shape[1])
+    overlap = np.minimum(edges[1:, None], sample + 1) - np.maximum(edges[:-1, None], sample)
+    weights = np.maximum(overlap, 0.0) * parts / h.shape[1]
+    return jnp.einsum("pt,btd->bpd", jnp.asarray(weights, h.dtype), h)

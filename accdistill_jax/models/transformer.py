@@ -1,0 +1,127 @@
+"""Transformer encoder on patches of a biosignal (after Vaswani et al. 2017 and ViT, Dosovitskiy et al. 2021)."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from accdistill_jax.models import ops
+
+
+POSITIONS = ("sinusoidal", "relative", "sinusoidal+relative")
+ROTARY_LONGEST = 50.0  # tokens
+
+
+def patchify(x: jax.Array, patch: int) -> jax.Array:
+    """[batch, time, channels] -> [batch, time / patch, patch * channels]; all channels of a patch together."""
+    B, T, C = x.shape
+    return x.reshape(B, T // patch, patch * C)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, [batch, tokens, width] -> the same.
+
+    `relative` is None or the tokens' positions [batch or 1, tokens] int32, which then act as a rotary code of queries
+    and keys and a per-head penalty on distance.
+    """
+
+    heads: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, relative: jax.Array | None = None) -> jax.Array:
+        B, P, D = x.shape
+        qkv = nn.Dense(3 * D, dtype=self.dtype, name="qkv")(x)
+        qkv = qkv.reshape(B, P, 3, self.heads, D // self.heads).transpose(2, 0, 3, 1, 4)
+        q, k, v = qkv[0], qkv[1], qkv[2]
+        bias = None
+        if relative is not None:
+            q, k = (ops.rotate(a, relative, longest=ROTARY_LONGEST) for a in (q, k))
+            bias = ops.distance_bias(relative, self.heads)
+        out = ops.attention(q, k, v, bias).transpose(0, 2, 1, 3).reshape(B, P, D)
+        return nn.Dense(D, dtype=self.dtype, name="out")(out)
+
+
+class Block(nn.Module):
+    """Pre-norm Transformer block: attention and MLP, each with a residual."""
+
+    heads: int
+    mlp: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, relative: jax.Array | None = None) -> jax.Array:
+        attended = Attention(self.heads, self.dtype, name="attention")(nn.LayerNorm(name="norm_attention")(x), relative)
+        x = x + attended
+        h = nn.Dense(self.mlp, dtype=self.dtype, name="mlp_in")(nn.LayerNorm(name="norm_mlp")(x))
+        return x + nn.Dense(x.shape[-1], dtype=self.dtype, name="mlp_out")(ops.gelu(h))
+
+
+class TransformerEncoder(nn.Module):
+    """Patches -> tokens -> blocks -> mean-pooled embedding.
+
+    Attributes:
+        patch: samples per token (paper preset 20, so 192 tokens a minute).
+        width: token width D.
+        depth, heads, mlp: blocks, attention heads and MLP width of each.
+        tokenizer: levels (samples, width) inside a patch, finest first: each stretch of so many samples is mapped to so
+            many features (dense, GELU) before the patch is mapped to a token, so that a token can tell where in it the
+            energy sits; () is the linear tokenizer (paper). Our choice.
+        positions: "sinusoidal" adds fixed codes to the tokens (paper); "relative" gives attention the tokens' distance
+            (rotary code and distance penalty; our choice: masked autoencoding then learns from neighbours at once).
+        output: embedding size; 0 keeps `width` without a further layer.
+        dtype: compute dtype; parameters, norms and softmax stay float32.
+    """
+
+    patch: int
+    width: int
+    depth: int
+    heads: int
+    mlp: int
+    tokenizer: Sequence[tuple[int, int]] = ()
+    positions: str = "sinusoidal"
+    output: int = 0
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        self.levels = [nn.Dense(width, dtype=self.dtype, name=f"tokenizer_{i}") for i, (_, width) in enumerate(self.tokenizer)]
+        self.token = nn.Dense(self.width, dtype=self.dtype)
+        self.blocks = [
+            Block(self.heads, self.mlp, self.dtype, name=f"block_{i}") for i in range(self.depth)
+        ]
+        self.norm = nn.LayerNorm()
+        if self.output:
+            self.projection = nn.Dense(self.output)
+
+    def tokens(self, x: jax.Array, kept: jax.Array | None = None) -> jax.Array:
+        """Encoded tokens.
+
+        Args:
+            x: [batch, time, channels], normalised signal; time a multiple of `patch`.
+            kept: [batch, K] int32, the tokens to run on; None is all of them. Dropped ones cost nothing.
+
+        Returns:
+            [batch, K, width] float32 in the order of `kept`.
+        """
+        patches = patchify(x, self.patch)  # [B, P, patch * C], samples slowest
+        codes = jnp.asarray(ops.sinusoidal_positions(patches.shape[1], self.width))
+        where = jnp.arange(patches.shape[1], dtype=jnp.int32)[None] if kept is None else kept
+        if kept is not None:
+            patches = jnp.take_along_axis(patches, kept[:, :, None], axis=1)
+        h = patches.astype(self.dtype)
+        B, P = h.shape[:2]
+        for (samples, _), layer in zip(self.tokenizer, self.levels, strict=True):
+            h = ops.gelu(layer(h.reshape(B, P, self.patch // samples, -1)))
+        h = self.token(h.reshape(B, P, -1)).astype(jnp.float32)
+        if "sinusoidal" in self.positions:
+            h = h + jnp.take(codes, where, axis=0)
+        relative = where if "relative" in self.positions else None
+        for block in self.blocks:
+            h = block(h, relative)
+        return self.norm(h).astype(jnp.float32)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Embedding of each segment: [batch, time, channels] -> [batch, output or width] float32."""
+        pooled = jnp.mean(self.tokens(x), axis=1)
+        return self.projection(pooled) if self.output else pooled

@@ -1,0 +1,158 @@
+"""Per-device loss functions, one for each way of training.
+
+An objective is `loss(params, frozen, batch, keys, axis_name) -> (loss, metrics)`: `params` are differentiated, `frozen`
+(a teacher) never is; `batch` is this device's part as it comes from the pipeline; `keys` are this step's random keys, one
+per segment; `axis_name` is the mapped axis for collectives (None: one device). Metrics are scalars, averaged over devices.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from accdistill_jax import losses
+from accdistill_jax.augment import Augmentation, augment
+from accdistill_jax.inputs import InputSettings, prepare
+from accdistill_jax.models.autoencoder import MaskedAutoencoder, dropped_patches, random_order
+
+STREAM_MASK, STREAM_PPG, STREAM_ACCEL = 0, 1, 2
+
+
+class Objective(NamedTuple):
+    """What the training loop needs to know of a way of training.
+
+    Attributes:
+        init: `init(key, batch) -> params` for a batch of the pipeline's form.
+        loss: the training loss, see the module's docstring.
+        evaluate: the same without augmentation, for validation.
+    """
+
+    init: Callable[[jax.Array, Mapping[str, jax.Array]], Any]
+    loss: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
+    evaluate: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
+
+
+def stream(keys: jax.Array, number: int) -> jax.Array:
+    """Independent keys for one use of randomness: [batch] keys -> [batch] keys."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+
+
+def band_groups(settings: InputSettings) -> int:
+    return 2 if settings.bands == "low+high" else 1
+
+
+def embedding_health(z: jax.Array, axis_name: str | None, *, spectrum: bool) -> dict[str, jax.Array]:
+    """Learning-health metrics of embeddings [b, D] over the global batch: spread, and effective rank if asked for."""
+    z = jax.lax.stop_gradient(z.astype(jnp.float32))
+    if axis_name is not None:
+        z = jax.lax.all_gather(z, axis_name, axis=0, tiled=True)
+    health = {"embedding_std": jnp.mean(jnp.std(z, axis=0))}
+    if spectrum:  # an eigendecomposition: not in every training step
+        health["effective_rank"] = losses.effective_rank(z)
+    return health
+
+
+def masked_autoencoding(
+    model: MaskedAutoencoder,
+    *,
+    modality: str,
+    inputs: InputSettings,
+    augmentations: Mapping[str, Augmentation],
+) -> Objective:
+    """Mean squared error on the dropped patches of one modality.
+
+    Args:
+        model: the autoencoder; what is kept afterwards is params["encoder"].
+        modality: "ppg" or "accel".
+        inputs: see `InputSettings`.
+        augmentations: applied to input and target alike; {} for none.
+
+    Source: arXiv 2412.11276 (masked autoencoder as the PPG teacher); He et al. 2022.
+    """
+
+    def loss(params, batch, keys, axis_name, *, training):
+        x = prepare(batch, modality, inputs)
+        if training:
+            x = augment(stream(keys, STREAM_PPG), x, augmentations, groups=band_groups(inputs))
+        patch, keep = model.patch, model.keep
+        order = random_order(stream(keys, STREAM_MASK), x.shape[1] // patch)
+        prediction, embedding = model.apply({"params": params}, x, order)
+        value = losses.masked_reconstruction(prediction, dropped_patches(x, order, patch=patch, keep=keep))
+        return value, {"loss": value, **embedding_health(embedding, axis_name, spectrum=not training)}
+
+    def init(key, batch):
+        x = prepare(batch, modality, inputs)
+        order = jnp.tile(jnp.arange(x.shape[1] // model.patch, dtype=jnp.int32), (x.shape[0], 1))
+        return model.init(key, x, order)["params"]
+
+    return Objective(
+        init,
+        lambda params, frozen, batch, keys, axis_name: loss(params, batch, keys, axis_name, training=True),
+        lambda params, frozen, batch, keys, axis_name: loss(params, batch, keys, axis_name, training=False),
+    )
+
+
+def distillation(
+    student: nn.Module,
+    teacher: nn.Module,
+    student_head: nn.Module,
+    teacher_head: nn.Module,
+    *,
+    student_inputs: InputSettings,
+    teacher_inputs: InputSettings,
+    augmentations: Mapping[str, Mapping[str, Augmentation]],
+    temperature: float,
+    teacher_to_student_weight: float,
+) -> Objective:
+    """Both directions of InfoNCE between the student's and a frozen teacher's embedding of the same minute.
+
+    Trained are params["encoder"] (the student), params["head"] and params["teacher_head"]; `frozen` is the teacher:
+    {"params", "mean" [D], "std" [D]}, whose embedding is standardised per dimension before its head.
+
+    Args:
+        student, teacher: encoders, [batch, time, C] -> [batch, D].
+        student_head, teacher_head: projection heads onto the unit sphere.
+        student_inputs, teacher_inputs: see `InputSettings`.
+        augmentations: {"accel": specs, "ppg": specs}; drawn independently for the two.
+        temperature: of both softmaxes.
+        teacher_to_student_weight: lambda of `lambda * L(t->s) + (1 - lambda) * L(s->t)`.
+
+    Source: arXiv 2412.11276 (cross-modal distillation).
+    """
+
+    def teacher_embedding(frozen, ppg):
+        z = teacher.apply({"params": frozen["params"]}, ppg)
+        return jax.lax.stop_gradient((z - frozen["mean"]) / frozen["std"])
+
+    def loss(params, frozen, batch, keys, axis_name, *, training):
+        accel = prepare(batch, "accel", student_inputs)
+        ppg = prepare(batch, "ppg", teacher_inputs)
+        if training:
+            accel = augment(stream(keys, STREAM_ACCEL), accel, augmentations["accel"], groups=band_groups(student_inputs))
+            ppg = augment(stream(keys, STREAM_PPG), ppg, augmentations["ppg"], groups=band_groups(teacher_inputs))
+        t = teacher_head.apply({"params": params["teacher_head"]}, teacher_embedding(frozen, ppg))
+        embedding = student.apply({"params": params["encoder"]}, accel)
+        s = student_head.apply({"params": params["head"]}, embedding)
+        t_to_s = losses.info_nce(t, s, temperature=temperature, axis_name=axis_name)
+        s_to_t = losses.info_nce(s, t, temperature=temperature, axis_name=axis_name)
+        value = teacher_to_student_weight * t_to_s + (1.0 - teacher_to_student_weight) * s_to_t
+        metrics = {"loss": value, "teacher_to_student": t_to_s, "student_to_teacher": s_to_t}
+        return value, {**metrics, **embedding_health(embedding, axis_name, spectrum=not training)}
+
+    def init(key, batch):
+        accel = prepare(batch, "accel", student_inputs)
+        keys = jax.random.split(key, 3)
+        encoder = student.init(keys[0], accel)["params"]
+        embedding = student.apply({"params": encoder}, accel)
+        ppg = prepare(batch, "ppg", teacher_inputs)
+        width = jax.eval_shape(lambda: teacher.init_with_output(keys[0], ppg)[0]).shape[-1]
+        return {
+            "encoder": encoder,
+            "head": student_head.init(keys[1], embedding)["params"],
+            "teacher_head": teacher_head.init(keys[2], jnp.zeros((1, width)))["params"],
+        }
+
+    return Objective(init, partial(loss, training=True), partial(loss, training=False))

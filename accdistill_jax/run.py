@@ -1,0 +1,129 @@
+"""The stages of a run: data -> teacher -> student -> evaluation -> report.
+
+Every stage leaves its result in the work directory and is recognised by it: a finished stage is not done again, an
+interrupted one continues.
+
+    data/synthetic/       the embedded default's store (unless config.data.stores names others)
+    teacher/, student/    checkpoints/ and export/ (finished parameters with what is needed to rebuild the model)
+    embeddings/           embeddings of the segments that are evaluated
+    metrics/, tensorboard/
+    report.md, report.json, report/*.png; unseen/<store>/ likewise for each of config.data.unseen_stores
+"""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from accdistill_jax import config as configs
+from accdistill_jax.data.store import Store
+from accdistill_jax.errors import UserError
+from accdistill_jax.files import write_atomically
+from accdistill_jax.parallel import Parallel
+from accdistill_jax.stages import distillation, evaluation, pretraining
+from accdistill_jax.stages.context import Run
+
+
+def run(config, workdir: str) -> None:
+    """Runs the stages that `config.stages` names and that are not finished yet.
+
+    Args:
+        config: a validated config, see configs/distill.py.
+        workdir: local folder; made where missing.
+
+    Raises:
+        UserError: something the user can put right.
+        Interrupted: on Ctrl-C or SIGTERM during training, after saving.
+    """
+    workdir = Path(workdir).absolute()
+    use_compilation_cache()
+    configs.dump(config, workdir)
+    say = print if jax.process_index() == 0 else lambda line: None
+    clock = StageClock(workdir)
+    parallel = Parallel(config.runtime.mapping)
+    check_device_counts(config, parallel)
+    with clock.stage("data"):
+        stores = open_stores(config, workdir, say)
+    this = Run(config, workdir, stores, parallel, say)
+    if "teacher" in config.stages:
+        with clock.stage("teacher"):
+            pretraining.run_stage(this)
+    if "student" in config.stages:
+        with clock.stage("student"):
+            distillation.run_stage(this)
+    if "evaluation" in config.stages:
+        with clock.stage("evaluation"):
+            evaluation.embed_stage(this)
+    if "report" in config.stages:
+        with clock.stage("report"):
+            evaluation.report_stage(this, durations_s=clock.seconds)
+
+
+def use_compilation_cache() -> None:
+    """Compiled programs are kept in a per-user folder, so that a second start does not compile again."""
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "accdistill_jax" / "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 2.0)
+
+
+def check_device_counts(config, parallel: Parallel) -> None:
+    for key in ("teacher.train", "student.train"):
+        block, name = key.split(".")
+        if block in config.stages and block in config:
+            parallel.check_batch(config[block][name].batch_size, key=f"{key}.batch_size")
+
+
+def open_stores(config, workdir: Path, say: Callable[[str], None]) -> tuple[Store, ...]:
+    """The stores of `config.data`, or the synthetic one, made if it is not there yet."""
+    if config.data.stores:
+        return tuple(Store.open(path) for path in config.data.stores)
+    path = workdir / "data" / "synthetic"
+    if (path / "manifest.json").exists():
+        return (Store.open(path),)
+    if "data" not in config.stages:
+        raise UserError('config.data.stores is empty and config.stages leaves "data" out: nothing to train on')
+    from accdistill_jax.data.synthetic import SyntheticSettings, write_store
+
+    c = config.data.synthetic
+    settings = SyntheticSettings(
+        participants=c.participants,
+        segments_per_participant=c.segments_per_participant,
+        seed=c.seed,
+        ppg_channels=c.ppg_channels,
+    )
+    say(f"data: generating {c.participants * c.segments_per_participant} synthetic minutes into {path}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return (write_store(path, settings, workers=c.workers, progress=jax.process_index() == 0),)
+
+
+class StageClock:
+    """Seconds spent in each stage over all starts of a run, kept in `<workdir>/stages.json`."""
+
+    def __init__(self, workdir: Path):
+        self._path = workdir / "stages.json"
+        try:
+            self.seconds: dict[str, float] = json.loads(self._path.read_text())
+        except (OSError, ValueError):
+            self.seconds = {}
+
+    def stage(self, name: str) -> "_Timed":
+        """Context that adds its time to the stage's."""
+        return _Timed(self, name)
+
+    def add(self, name: str, seconds: float) -> None:
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        if jax.process_index() == 0:
+            write_atomically(self._path, json.dumps(self.seconds))
+
+
+class _Timed:
+    def __init__(self, clock: StageClock, name: str):
+        self._clock, self._name = clock, name
+
+    def __enter__(self) -> None:
+        self._begin = time.monotonic()
+
+    def __exit__(self, *exception) -> None:
+        self._clock.add(self._name, time.monotonic() - self._begin)

@@ -1,0 +1,146 @@
+"""The teacher: pretrained here by masked autoencoding, or taken from elsewhere."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import ml_collections
+import numpy as np
+
+from accdistill_jax.augment import Augmentation
+from accdistill_jax.checkpoint import load_params, save_params
+from accdistill_jax.errors import UserError
+from accdistill_jax.evaluation.embed import embed
+from accdistill_jax.inputs import InputSettings, prepare
+from accdistill_jax.models.autoencoder import MaskedAutoencoder
+from accdistill_jax.models.build import build_autoencoder, build_encoder, compute_dtype
+from accdistill_jax.objectives import masked_autoencoding
+from accdistill_jax.stages.context import Run, choose_rows, plain
+from accdistill_jax.stages.training import refuse_other, train_stage
+
+STATISTICS_SEGMENTS = 2000
+
+
+class Teacher(NamedTuple):
+    """A frozen PPG encoder.
+
+    Attributes:
+        encoder: module, [batch, time, C] -> [batch, D].
+        frozen: {"params", "mean" [D], "std" [D]}: parameters, and statistics of the embedding over training segments.
+        inputs: how the PPG is presented to it.
+        fingerprint: content hash of everything in the export.
+        autoencoder: the masked autoencoder it comes from and its parameters, or None.
+    """
+
+    encoder: nn.Module
+    frozen: dict[str, Any]
+    inputs: InputSettings
+    fingerprint: str
+    autoencoder: tuple[MaskedAutoencoder, Any] | None
+
+
+def run_stage(run: Run) -> None:
+    """Pretrains the teacher unless it is there already or `config.teacher.path` names one."""
+    if run.config.teacher.path:
+        teacher = load_teacher(run)
+        run.say(f"teacher: {run.config.teacher.path}, fingerprint {teacher.fingerprint[:12]}")
+        return
+    if (export_path(run) / "export.json").exists():
+        load_teacher(run)
+        run.say("teacher: finished before")
+        return
+    config = run.config.teacher
+    dtype = compute_dtype(run.config.runtime.compute_dtype)
+    encoder = build_encoder(config.encoder, dtype=dtype)
+    model = build_autoencoder(encoder, config.autoencoder, samples=run.samples, dtype=dtype)
+    objective = masked_autoencoding(
+        model, modality="ppg", inputs=run.inputs("ppg"), augmentations=augmentations(config.augment)
+    )
+    params = train_stage(run, "teacher", objective, frozen={}, fingerprints={"data": run.data_fingerprint})
+    mean, std = embedding_statistics(run, encoder, params["encoder"])
+    meta = {
+        "kind": "teacher",
+        "encoder": plain(config.encoder),
+        "autoencoder": plain(config.autoencoder),
+        "signal": run.signal_meta("ppg"),
+        "fingerprints": {"data": run.data_fingerprint},
+    }
+    exported = {"params": params["encoder"], "mean": mean, "std": std, "decoder": params["decoder"]}
+    save_params(export_path(run), exported, meta)
+
+
+def export_path(run: Run) -> Path:
+    """Where this run's teacher is, whether trained here or elsewhere."""
+    return Path(run.config.teacher.path or run.workdir / "teacher" / "export")
+
+
+def augmentations(section: Any) -> dict[str, Augmentation]:
+    """The augmentations of a config section, those with probability 0 left out."""
+    return {name: Augmentation(**spec) for name, spec in section.items() if spec.probability > 0}
+
+
+def load_teacher(run: Run) -> Teacher:
+    """The teacher of this run, built as its export says.
+
+    Raises:
+        UserError: missing or damaged, of another modality, rate, length or channel count than the data, not the one that
+            `config.teacher.fingerprint` asks for, or trained in this work directory on other data.
+    """
+    path = export_path(run)
+    params, meta = load_params(path)
+    if meta.get("kind") != "teacher":
+        raise UserError(f"{path} holds no teacher (kind {meta.get('kind')!r}); point config.teacher.path at a teacher/export")
+    signal = run.signal_meta("ppg")
+    for key in ("modality", "rate_hz", "samples", "channels"):
+        if meta["signal"][key] != signal[key]:
+            raise UserError(f"the teacher in {path} reads {key} = {meta['signal'][key]}, the data has {signal[key]}")
+    wanted = run.config.teacher.fingerprint
+    if wanted and not meta["fingerprint"].startswith(wanted):
+        raise UserError(f"the teacher in {path} has fingerprint {meta['fingerprint']}, config.teacher.fingerprint asks for {wanted}")
+    if not run.config.teacher.path:
+        refuse_other(meta["fingerprints"], {"data": run.data_fingerprint}, where=str(path))
+    dtype = compute_dtype(run.config.runtime.compute_dtype)
+    encoder = build_encoder(ml_collections.ConfigDict(meta["encoder"]), dtype=dtype)
+    autoencoder = None
+    if "decoder" in params:
+        model = build_autoencoder(
+            encoder, ml_collections.ConfigDict(meta["autoencoder"]), samples=run.samples, dtype=dtype
+        )
+        autoencoder = (model, {"encoder": params["params"], "decoder": params["decoder"]})
+    return Teacher(
+        encoder,
+        {key: params[key] for key in ("params", "mean", "std")},
+        InputSettings(**meta["signal"]["inputs"]),
+        meta["fingerprint"],
+        autoencoder,
+    )
+
+
+def embedding_statistics(run: Run, encoder: nn.Module, params: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation per dimension of the embedding over training segments, [D] float32 each."""
+    inputs = run.inputs("ppg")
+
+    def apply(params, batch):
+        return {"z": encoder.apply({"params": params}, prepare(batch, "ppg", inputs))}
+
+    rows = choose_rows(run.stores, "train", STATISTICS_SEGMENTS, seed=run.config.seed)
+    z = embed(apply, params, run.stores, rows, batch_size=run.config.evaluation.batch_size, parallel=run.parallel)["z"]
+    return z.mean(axis=0), z.std(axis=0) + 1e-6
+
+
+def reconstruction(teacher: Teacher, batch: dict[str, np.ndarray], *, seed: int) -> dict[str, np.ndarray]:
+    """What the autoencoder makes of segments with a part of their patches dropped.
+
+    Args:
+        teacher: with its autoencoder.
+        batch: as `Store.read` gives it.
+        seed: of the mask.
+
+    Returns:
+        ppg [K, time, C], reconstruction [K, time, C] float32 (normalised), dropped [K, tokens] bool.
+    """
+    model, params = teacher.autoencoder
+    x = prepare(batch, "ppg", teacher.inputs)
+    keys = jax.random.split(jax.random.key(seed), x.shape[0])
+    return jax.device_get(model.apply({"params": params}, x, keys, method="reconstruct"))

@@ -1,0 +1,141 @@
+"""What every training stage does around the loop: data, optimiser, checkpoints, resume, result."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from accdistill_jax import config as configs
+from accdistill_jax.checkpoint import Checkpointer
+from accdistill_jax.config import duration_steps
+from accdistill_jax.data.pipeline import Pipeline
+from accdistill_jax.errors import UserError
+from accdistill_jax.interrupt import Interruption
+from accdistill_jax.metrics import MetricsWriter, ProgressLine
+from accdistill_jax.objectives import Objective
+from accdistill_jax.optim import make_optimizer
+from accdistill_jax.stages.context import Run
+from accdistill_jax.train import LoopSettings, initial_state, kept_params, train
+
+
+def train_stage(run: Run, name: str, objective: Objective, *, frozen: Any, fingerprints: dict[str, str]) -> Any:
+    """Trains `objective` as `config.<name>.train` says, from the last good checkpoint if there is one.
+
+    Args:
+        run: the run's context.
+        name: "teacher" or "student"; also the name of the stage's folder.
+        objective: what is minimised.
+        frozen: arrays for the objective that are not trained.
+        fingerprints: content hashes the result depends on (data, teacher); a checkpoint made with others is refused.
+
+    Returns:
+        The resulting parameters on the host: the last or the best by validation loss, as `keep` says.
+
+    Raises:
+        UserError: no segments, a checkpoint of other data or another teacher, or a loss that is not finite.
+        Interrupted: stopped by a signal, after saving.
+    """
+    config, settings = run.config, run.config[name].train
+    pipeline = Pipeline(
+        run.stores,
+        split="train",
+        weights=tuple(config.data.weights) or None,
+        batch_size=settings.batch_size,
+        seed=config.seed,
+        participant_cap=config.data.participant_cap or None,
+        host=jax.process_index(),
+        hosts=jax.process_count(),
+    )
+
+    def steps(text: str) -> int:
+        return duration_steps(text, batch_size=settings.batch_size, num_segments=pipeline.num_segments)
+
+    loop = LoopSettings(
+        total_steps=steps(settings.duration),
+        validate_every=steps(settings.validate_every),
+        checkpoint_every=steps(settings.checkpoint_every),
+        log_every=steps(settings.log_every),
+        ema_decay=settings.ema_decay,
+        seed=config.seed,
+    )
+    optimizer = make_optimizer(settings, total_steps=loop.total_steps, num_segments=pipeline.num_segments)
+    one = {key: value[:1] for key, value in pipeline.batch(0).items()}
+    params = jax.device_get(jax.jit(objective.init)(jax.random.key(config.seed), one))
+    state = initial_state(params, optimizer.transform, loop)
+    validation = validation_batches(run, name)
+    meta = {"fingerprints": fingerprints, "config_hash": configs.config_hash(config)}
+    with Checkpointer(run.workdir / name / "checkpoints") as checkpointer:
+        found = checkpointer.latest_valid_step()
+        if found is not None:
+            state, saved = checkpointer.restore(found, state)
+            refuse_other(saved["fingerprints"], fingerprints, where=f"{run.workdir / name}: checkpoint of step {found}")
+        first = int(state.step)
+        run.say(
+            f"{name}: {loop.total_steps} steps of {settings.batch_size} segments from {pipeline.num_segments}"
+            + (f", continuing from step {first}" if first else "")
+        )
+        main_process = jax.process_index() == 0
+        with (
+            MetricsWriter(run.workdir, name, resume_step=first, enabled=main_process) as writer,
+            ProgressLine(name, loop.total_steps, start_step=first, enabled=main_process) as progress,
+            Interruption() as interruption,
+        ):
+            batches = pipeline.iterate(
+                first,
+                loop.total_steps - first,
+                threads=config.runtime.reader_threads,
+                prefetch=config.runtime.prefetch_batches,
+            )
+            state = train(
+                objective,
+                state=state,
+                frozen=frozen,
+                optimizer=optimizer.transform,
+                schedule=optimizer.schedule,
+                batches=batches,
+                validation=validation,
+                batch_size=settings.batch_size,
+                settings=loop,
+                parallel=run.parallel,
+                checkpointer=checkpointer,
+                writer=writer,
+                progress=progress,
+                interruption=interruption,
+                meta=meta,
+            )
+        best = checkpointer.best_step() if settings.keep == "best" else None
+        if best is not None:
+            run.say(f"{name}: keeping the parameters of step {best}, the best by validation loss")
+            state = checkpointer.restore(best, state).state
+    return kept_params(state)
+
+
+def validation_batches(run: Run, name: str) -> list[dict[str, np.ndarray]]:
+    """This host's part of `validation_batches` fixed global batches of validation participants; [] without any."""
+    settings = run.config[name].train
+    with_segments = [store for store in run.stores if len(store.indices("validation"))]
+    if not settings.validation_batches:
+        return []
+    if not with_segments:
+        run.say(f"{name}: no validation segments in any store, so no validation")
+        return []
+    pipeline = Pipeline(
+        with_segments,
+        split="validation",
+        batch_size=settings.batch_size,
+        seed=run.config.seed,
+        host=jax.process_index(),
+        hosts=jax.process_count(),
+    )
+    distinct = max(1, pipeline.num_segments // settings.batch_size)
+    return [pipeline.batch(k) for k in range(min(settings.validation_batches, distinct))]
+
+
+def refuse_other(saved: dict[str, str], now: dict[str, str], *, where: str) -> None:
+    """Raises UserError when something was made with other data or another teacher than this run has."""
+    differing = [key for key in now if saved.get(key) != now[key]]
+    if differing:
+        raise UserError(
+            f"{where} was made with another {' and '.join(differing)} than this run has; choose another --workdir, or "
+            "delete that folder to train anew"
+        )

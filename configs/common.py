@@ -1,0 +1,118 @@
+"""Parts that the configs share. Pure data: no jax here."""
+
+from ml_collections import ConfigDict
+
+
+def synthetic():
+    """The embedded default data: synthetic recordings, made on the spot when `data.stores` is empty."""
+    return ConfigDict(
+        dict(
+            participants=400,
+            segments_per_participant=75,  # minutes generated per participant, before selection
+            seed=0,
+            ppg_channels=2,
+            workers=2,  # processes that generate
+        )
+    )
+
+
+def data():
+    return ConfigDict(
+        dict(
+            stores=(),  # paths or URLs of prepared stores; empty: synthetic
+            weights=(),  # share of each store in a batch; empty: by size
+            unseen_stores=(),  # stores that serve only as further tests, all of their participants
+            participant_cap=0,  # segments per participant at most in training; 0: no cap
+            synthetic=synthetic(),
+        )
+    )
+
+
+def augmentations():
+    """Probabilities: arXiv 2312.05409. Strengths (see augment.py for their meaning): our choice."""
+    return ConfigDict(
+        dict(
+            cut_out=dict(probability=0.4, strength=0.25, knots=4),
+            magnitude_warp=dict(probability=0.25, strength=0.2, knots=6),
+            gaussian_noise=dict(probability=0.25, strength=0.1, knots=4),
+            channel_permute=dict(probability=0.25, strength=1.0, knots=4),
+            time_warp=dict(probability=0.15, strength=0.03, knots=6),
+        )
+    )
+
+
+def encoder_paper(architecture):
+    """Sizes of the paper (assumed where shared sources do not state them; see the README)."""
+    return ConfigDict(
+        dict(
+            architecture=architecture,
+            transformer=dict(
+                patch=20, width=256, depth=8, heads=8, mlp=1024, tokenizer=(), positions="sinusoidal", output=0
+            ),
+            efficientnet=dict(
+                stem=(32, 7, 2),
+                # width, depth, stride, kernel, expansion
+                stages=(
+                    (16, 1, 1, 3, 1),
+                    (24, 2, 2, 3, 6),
+                    (40, 2, 2, 5, 6),
+                    (80, 3, 2, 3, 6),
+                    (112, 3, 1, 5, 6),
+                    (192, 4, 2, 5, 6),
+                    (320, 1, 1, 3, 6),
+                ),
+                head=1280,
+                output=256,
+            ),
+        )
+    )
+
+
+def encoder_small(architecture):
+    """Sizes for minutes on two cores: our choice."""
+    return ConfigDict(
+        dict(
+            architecture=architecture,
+            transformer=dict(
+                patch=32, width=96, depth=3, heads=4, mlp=192, tokenizer=(), positions="sinusoidal", output=0
+            ),
+            efficientnet=dict(
+                stem=(32, 15, 4),
+                # width, depth, stride, kernel, expansion
+                stages=((32, 1, 2, 7, 2), (48, 2, 1, 31, 2), (64, 2, 2, 15, 2)),
+                head=128,
+                output=128,
+            ),
+        )
+    )
+
+
+def train(*, duration, batch_size, learning_rate):
+    """Durations are "N steps", "N examples" or "N epochs"."""
+    return ConfigDict(
+        dict(
+            duration=duration,
+            batch_size=batch_size,  # global
+            learning_rate=learning_rate,  # peak
+            warmup="50 steps",
+            final_learning_rate_fraction=0.02,
+            weight_decay=0.01,
+            b1=0.9,
+            b2=0.98,
+            clip_norm=1.0,
+            ema_decay=0.0,  # of the parameters that are kept; 0: none
+            validate_every="200 steps",
+            validation_batches=4,
+            checkpoint_every="200 steps",
+            log_every="10 steps",
+            keep="last",  # which parameters leave the stage: "last" or "best" by validation loss
+        )
+    )
+
+
+def no_augmentations():
+    """The same keys with every probability zero."""
+    config = augmentations()
+    for name in config:
+        config[name].probability = 0.0
+    return config

@@ -1,0 +1,107 @@
+"""Distillation of a PPG teacher into an accelerometer student, from data to report.
+
+    python -m accdistill_jax.main --config=configs/distill.py           # minutes on 2 cores, synthetic data
+    python -m accdistill_jax.main --config=configs/distill.py:hour      # the same models, an hour on 2 cores
+    python -m accdistill_jax.main --config=configs/distill.py:paper --config.data.stores="('gs://bucket/store',)"
+    python -m accdistill_jax.main --config=configs/distill.py:smoke     # seconds: drives every stage, learns nothing
+
+Expected results and the hardware they were measured on: README.md.
+"""
+
+from configs import common
+from ml_collections import ConfigDict
+
+PRESETS = ("default", "hour", "paper", "smoke")
+
+
+def get_config(preset="default"):
+    """The config of a preset; `--config=configs/distill.py:PRESET`."""
+    if preset not in PRESETS:
+        raise ValueError(f"configs/distill.py has no preset {preset!r}; it has: {', '.join(PRESETS)}")
+    paper = preset == "paper"
+    encoder = common.encoder_paper if paper else common.encoder_small
+    config = ConfigDict(
+        dict(
+            seed=0,
+            # what to run; a finished stage is recognised and skipped
+            stages=("data", "teacher", "student", "evaluation", "report"),
+            data=common.data(),
+            inputs=dict(
+                # see accdistill_jax/inputs.py
+                ppg=dict(bands="full", scale="std", limit=0.0),
+                accel=dict(bands="full" if paper else "low+high", scale="std", limit=0.0 if paper else 4.0),
+            ),
+            teacher=dict(
+                path="",  # a teacher trained elsewhere (its export folder); empty: train one
+                fingerprint="",  # refuse a teacher with another content hash; empty: any
+                encoder=encoder("transformer"),
+                autoencoder=dict(drop_fraction=0.8, decoder_width=128, decoder_depth=2, decoder_heads=4),
+                augment=common.no_augmentations(),
+                train=common.train(duration="100 epochs", batch_size=1024, learning_rate=1e-3),
+            ),
+            student=dict(
+                encoder=encoder("transformer" if paper else "efficientnet"),
+                head=dict(hidden=1024, output=128),
+                augment=dict(accel=common.augmentations(), ppg=common.augmentations()),
+                temperature=0.04,
+                teacher_to_student_weight=0.5,  # lambda
+                train=common.train(duration="100 epochs", batch_size=1024, learning_rate=1e-3),
+            ),
+            evaluation=dict(
+                batch_size=250,
+                train_segments=10_000,  # at most this many training segments for fitting the probes
+                pool_sizes=(100, 1000),  # besides all test segments
+                bootstrap_draws=100,
+                examples=4,  # segments shown in the report
+            ),
+            runtime=dict(
+                mapping="shard_map",  # or "pmap"
+                compute_dtype="bfloat16" if paper else "float32",
+                reader_threads=2,
+                prefetch_batches=8,
+            ),
+        )
+    )
+    if not paper:
+        small(config)
+    if preset == "hour":
+        hour(config)
+    if preset == "smoke":
+        smoke(config)
+    return config
+
+
+def small(config):
+    config.teacher.autoencoder = dict(drop_fraction=0.5, decoder_width=64, decoder_depth=1, decoder_heads=4)
+    config.teacher.train = common.train(duration="1000 steps", batch_size=128, learning_rate=2e-3)
+    config.student.head = dict(hidden=256, output=128)
+    config.student.train = common.train(duration="1000 steps", batch_size=128, learning_rate=2e-3)
+
+
+def hour(config):
+    config.data.synthetic.participants = 2000
+    config.teacher.train.duration = "6000 steps"
+    config.student.train.duration = "8000 steps"
+
+
+def smoke(config):
+    config.data.synthetic.participants = 12
+    config.data.synthetic.segments_per_participant = 12
+    config.evaluation.train_segments = 64
+    config.evaluation.batch_size = 32
+    config.evaluation.bootstrap_draws = 10
+    for stage in (config.teacher, config.student):
+        stage.train.duration = "6 steps"
+        stage.train.batch_size = 16
+        stage.train.warmup = "2 steps"
+        stage.train.validate_every = "3 steps"
+        stage.train.checkpoint_every = "3 steps"
+        stage.train.validation_batches = 1
+        stage.train.log_every = "1 steps"
+    config.teacher.encoder.transformer = dict(
+        patch=64, width=32, depth=1, heads=2, mlp=64, tokenizer=(), positions="sinusoidal", output=0
+    )
+    config.student.encoder.efficientnet = dict(
+        stem=(8, 15, 8), stages=((16, 1, 2, 7, 2),), head=32, output=32
+    )
+    config.student.head = dict(hidden=32, output=16)

@@ -1,0 +1,47 @@
+"""The whole suite runs on four fake CPU devices, with rank promotion forbidden and warnings as errors."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+DEVICES = 4
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME", tempfile.gettempdir())) / f"accdistill_jax-tests-{os.getuid()}"
+# Set before jax is imported, and inherited by the entry points that tests start.
+_DEVICE_FLAG = f"--xla_force_host_platform_device_count={DEVICES}"
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICE_FLAG}".strip()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ["MPLBACKEND"] = "agg"
+
+import jax  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_sessionstart(session):
+    """A suite on one device would prove nothing about collectives."""
+    if jax.device_count() != DEVICES:
+        raise pytest.UsageError(
+            f"{jax.device_count()} devices instead of {DEVICES}: jax was imported before conftest"
+        )
+
+
+@pytest.fixture
+def repository() -> Path:
+    """Root of the checkout; entry points run with it as their working directory."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder with real recordings; skips where this machine has none."""
+    folder = Path(os.environ.get("ACCDISTILL_SHARED_DATA") or REPOSITORY.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"no real recordings: set ACCDISTILL_SHARED_DATA ({folder} is missing)")
+    return folder

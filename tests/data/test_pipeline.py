@@ -1,0 +1,176 @@
+"""The order of segments and the batches made of them."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from accdistill_jax.data.pipeline import Pipeline
+from accdistill_jax.data.preprocess import PreprocessSettings
+from accdistill_jax.data.split import SplitRule
+from accdistill_jax.errors import UserError
+
+ALL_TRAIN = SplitRule(fractions=(1, 0, 0))
+
+
+@pytest.fixture
+def stores(make_store):
+    return [make_store("first", {"a": 20, "b": 7, "c": 10}, split=ALL_TRAIN),
+            make_store("second", {"d": 5, "e": 8}, seed=1, split=ALL_TRAIN)]
+
+
+def pipeline(stores, **options):
+    return Pipeline(stores, **{"split": "train", "batch_size": 8, "seed": 3} | options)
+
+
+def rows(pipe, steps):
+    """(store, row) pairs of the global batches at these steps."""
+    return [pair for step in steps for pair in zip(*(values.tolist() for values in pipe.global_indices(step)),
+                                                   strict=True)]
+
+
+def assert_equal(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+@pytest.mark.parametrize("weights", [None, (0.7, 0.3)])
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_batch_is_the_same_for_any_number_of_hosts(stores, hosts, weights):
+    whole = pipeline(stores, weights=weights)
+    parts = [pipeline(stores, weights=weights, host=host, hosts=hosts) for host in range(hosts)]
+    for step in (0, 5, 17, 1000):
+        blocks = [part.batch(step) for part in parts]
+        assert all(len(block["ppg"]) == 8 // hosts for block in blocks)
+        joined = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+        assert_equal(whole.batch(step), joined)
+        np.testing.assert_array_equal(joined["position"], np.arange(8))
+
+
+def test_batch_holds_what_the_indices_say(stores):
+    pipe = pipeline(stores)
+    batch = pipe.batch(2)
+    for position, (number, row) in enumerate(rows(pipe, [2])):
+        one = stores[number].read(np.array([row]))
+        for name, values in one.items():
+            np.testing.assert_array_equal(batch[name][position], values[0])
+    assert {name: (values.shape, values.dtype.name) for name, values in batch.items()} == {
+        "ppg": ((8, 640, 2), "int16"), "ppg_scale": ((8, 2), "float32"), "ppg_offset": ((8, 2), "float32"),
+        "accel": ((8, 640, 3), "int16"), "accel_scale": ((8, 3), "float32"), "accel_offset": ((8, 3), "float32"),
+        "position": ((8,), "int32")}
+
+
+@pytest.mark.parametrize(("threads", "prefetch"), [(0, 0), (2, 4), (3, 1)])
+def test_resuming_at_a_step_equals_going_on(stores, threads, prefetch):
+    pipe = pipeline(stores)
+    straight = list(pipe.iterate(0, 12, threads=threads, prefetch=prefetch))
+    assert len(straight) == 12
+    resumed = list(pipeline(stores).iterate(7, 5, threads=threads, prefetch=prefetch))
+    for step, batch in enumerate(straight):
+        assert_equal(batch, pipe.batch(step))
+    for batch, again in zip(straight[7:], resumed, strict=True):
+        assert_equal(batch, again)
+
+
+def test_iterating_without_end(stores):
+    pipe = pipeline(stores)
+    first = list(itertools.islice(pipe.iterate(3), 2))
+    assert_equal(first[1], pipe.batch(4))
+
+
+def test_every_epoch_covers_every_segment_once_in_a_new_order(stores):
+    pipe = pipeline(stores, batch_size=7)
+    assert pipe.num_segments == 50
+    sequence = rows(pipe, range(50))
+    epochs = [sequence[start : start + 50] for start in range(0, 350, 50)]
+    everything = sorted([(0, row) for row in range(37)] + [(1, row) for row in range(13)])
+    assert all(sorted(epoch) == everything for epoch in epochs)
+    assert len(set(map(tuple, epochs))) == 7
+    assert epochs[0] != everything
+
+
+def test_a_batch_larger_than_an_epoch(stores):
+    pipe = pipeline(stores[1:], batch_size=30)
+    counts = np.bincount(pipe.global_indices(0)[1], minlength=13)
+    assert counts.min() >= 2 and counts.max() <= 3 and counts.sum() == 30
+
+
+def test_order_does_not_depend_on_the_batch_size(stores):
+    assert rows(pipeline(stores, batch_size=4), range(30)) == rows(pipeline(stores, batch_size=40), range(3))
+
+
+def test_seeds_differ(stores):
+    a, b = (rows(pipeline(stores, seed=seed), range(20)) for seed in (0, 1))
+    assert np.mean([x == y for x, y in zip(a, b, strict=True)]) < 0.15
+
+
+@pytest.mark.parametrize("weights", [(0.7, 0.3), (1, 1), (99, 1), (5, 3)])
+def test_weights_hold_in_every_stretch(stores, weights):
+    pipe = pipeline(stores, weights=weights, batch_size=16)
+    taken = np.concatenate([pipe.global_indices(step)[0] for step in range(600)])
+    share = weights[1] / sum(weights)
+    excess = np.cumsum(taken == 1) - share * np.arange(1, len(taken) + 1)
+    # Shares are rounded to 1 / 4096; beyond that the excess never reaches a whole row.
+    assert (np.abs(excess) < 1 + np.arange(1, len(taken) + 1) / 4096).all()
+
+
+def test_weighted_stores_walk_their_own_epochs(stores):
+    sequence = rows(pipeline(stores, weights=(1, 1), batch_size=2), range(13 * 4))
+    for number, size in ((0, 37), (1, 13)):
+        own = [row for store, row in sequence if store == number]
+        assert sorted(own[:size]) == list(range(size))
+    small = [row for store, row in sequence if store == 1]
+    assert sorted(small[13:26]) == list(range(13)) and small[13:26] != small[:13]
+
+
+def test_participant_cap(stores):
+    pipe = pipeline(stores, participant_cap=6)
+    assert pipe.num_segments == 6 + 6 + 6 + 5 + 6
+    epochs = [rows(pipe, range(0, 29)), rows(pipe, range(29, 58))]
+    assert sorted(epochs[0]) == sorted(epochs[1])  # 29 batches of 8 are 8 whole epochs of 29
+    chosen = sorted(set(epochs[0]))
+    names = [stores[number].segments["participant"][row] for number, row in chosen]
+    assert {name: names.count(name) for name in "abcde"} == {"a": 6, "b": 6, "c": 6, "d": 5, "e": 6}
+    others = [sorted(set(rows(pipeline(stores, participant_cap=6, seed=seed), range(29)))) for seed in (4, 5)]
+    assert chosen != others[0] != others[1]
+
+
+def test_only_the_split_is_read(make_store):
+    rule = SplitRule(assignment={"a": "train", "b": "validation", "c": "test"})
+    store = make_store("s", {"a": 6, "b": 4, "c": 3}, split=rule)
+    for split, expected in (("train", range(6)), ("validation", range(6, 10)), ("test", range(10, 13))):
+        assert {row for _, row in rows(pipeline([store], split=split), range(9))} == set(expected)
+
+
+def test_stores_that_do_not_fit_are_both_named(make_store, stores):
+    one_channel = make_store("mono", {"a": 3}, channels=1, split=ALL_TRAIN)
+    with pytest.raises(UserError, match=r"first has 2 ppg channels \(ppg0, ppg1\), .*mono has 1 \(ppg0\)"):
+        pipeline([stores[0], one_channel])
+    slow = make_store("slow", {"a": 3}, split=ALL_TRAIN,
+                      settings=PreprocessSettings(rate_hz=32.0, segment_s=10.0, hop_s=10.0))
+    with pytest.raises(UserError, match="first has 640 samples at 64 Hz, .*slow 320 at 32 Hz"):
+        pipeline([stores[0], slow])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": "validation"}, "first: split 'validation' has no segment"),
+        ({"split": "valid"}, "split 'valid' is not one of"),
+        ({"batch_size": 9, "hosts": 2}, "batch size 9 is not a positive multiple of the number of hosts, 2"),
+        ({"batch_size": 0}, "batch size 0"),
+        ({"host": 2, "hosts": 2}, "host 2 of 2"),
+        ({"weights": (1.0,)}, "1 weights are given for 2 stores"),
+        ({"weights": (1.0, 0.0)}, "must be positive"),
+        ({"weights": (1.0, float("nan"))}, "must be positive"),
+        ({"participant_cap": 0}, "participant cap 0"),
+    ],
+)
+def test_bad_arguments_are_named(stores, options, message):
+    with pytest.raises(UserError, match=message):
+        pipeline(stores, **options)
+    with pytest.raises(UserError, match="no store is given"):
+        pipeline([])
+    with pytest.raises(ValueError, match="step must be"):
+        pipeline(stores).global_indices(-1)

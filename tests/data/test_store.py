@@ -1,0 +1,488 @@
+"""The store: what is written is read, and nothing damaged or half-written is taken for whole."""
+
+import errno
+import json
+import os
+import pickle
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tensorstore as ts
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from accdistill_jax.data import folder, shards, store_tables
+from accdistill_jax.data.quantise import dequantise, quantise
+from accdistill_jax.data.split import SplitRule
+from accdistill_jax.data.store import Store, fingerprint, verify_checksums
+from accdistill_jax.data.store_writer import StoreWriter, existing_store
+from accdistill_jax.errors import UserError
+
+PEOPLE = {"anna": 11, "ben": 0, "cleo": 9, "dora": 4}
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    monkeypatch.setattr(shards, "SEGMENTS_PER_SHARD", 8)
+
+
+@pytest.fixture
+def whole(make_store, small_shards):
+    return make_store("s", PEOPLE).path
+
+
+def tree(path) -> dict[str, bytes]:
+    return {str(p.relative_to(path)): p.read_bytes() for p in sorted(Path(path).rglob("*")) if p.is_file()}
+
+
+def edit_manifest(path, **changes) -> None:
+    file = Path(path) / "manifest.json"
+    manifest = json.loads(file.read_text()) | changes
+    manifest["fingerprint"] = fingerprint(manifest)
+    file.write_text(json.dumps(manifest))
+
+
+# Quantisation
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(-1e6, 1e6), st.floats(1e-6, 1e6), st.sampled_from([1, 7, 640]))
+@hypothesis_settings(max_examples=60, deadline=None)
+def test_round_trip_error_is_at_most_half_a_step(seed, level, spread, samples):
+    signal = (np.random.default_rng(seed).normal(level, spread, (3, samples, 2))).astype(np.float32)
+    quantised = quantise(signal, name="x")
+    back = dequantise(quantised.values.astype(np.float64), quantised.scale.astype(np.float64),
+                      quantised.offset.astype(np.float64))
+    step = quantised.scale[:, None, :].astype(np.float64)
+    rounding = 4 * np.finfo(np.float32).eps * (np.abs(signal).max() + 1e-30)
+    assert (np.abs(back - signal) <= step / 2 * 1.01 + rounding).all()
+    assert quantised.values.dtype == np.int16 and (quantised.scale > 0).all()
+
+
+def test_quantisation_uses_the_whole_range():
+    signal = np.linspace(-2, 6, 640, dtype=np.float32)[None, :, None]
+    quantised = quantise(signal, name="x")
+    assert quantised.values.min() == -32767 and quantised.values.max() == 32767
+    assert quantised.offset[0, 0] == pytest.approx(2) and quantised.scale[0, 0] == pytest.approx(4 / 32767)
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, -3e30])
+def test_constant_channel_comes_back_exactly(level):
+    signal = np.full((2, 640, 1), level, np.float32)
+    quantised = quantise(signal, name="x")
+    assert np.isfinite(quantised.scale).all() and (quantised.scale > 0).all() and not quantised.values.any()
+    np.testing.assert_array_equal(dequantise(*quantised), signal)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_non_finite_samples_are_refused(bad):
+    signal = np.zeros((20, 640, 2), np.float32)
+    signal[17, 5, 1] = bad
+    with pytest.raises(UserError, match="rec-7: ppg: segment 17, channel 1"):
+        quantise(signal, name="rec-7: ppg")
+
+
+# What is written is read
+
+
+def expected(make_batch, name):
+    parts = [quantise(getattr(make_batch(person, count), name), name=name) for person, count in PEOPLE.items()]
+    return [np.concatenate(field) for field in zip(*parts, strict=True)]
+
+
+@pytest.mark.parametrize("place", ["local", "memory"])
+def test_read_gives_what_was_added_in_any_order(make_store, make_batch, small_shards, tmp_path, place):
+    path = None if place == "local" else f"memory://{tmp_path.name}/store"
+    store = make_store("s", PEOPLE, path=path)
+    indices = np.array([23, 0, 7, 8, 8, 15, 22, 3])
+    batch = store.read(indices)
+    for name in ("ppg", "accel"):
+        values, scale, offset = expected(make_batch, name)
+        np.testing.assert_array_equal(batch[name], values[indices])
+        np.testing.assert_array_equal(batch[f"{name}_scale"], scale[indices])
+        np.testing.assert_array_equal(batch[f"{name}_offset"], offset[indices])
+        assert batch[name].dtype == np.int16 and batch[f"{name}_scale"].dtype == np.float32
+    assert store.segments["participant"].tolist() == ["anna"] * 11 + ["cleo"] * 9 + ["dora"] * 4
+    np.testing.assert_array_equal(
+        store.segments["hr_bpm"], np.concatenate([make_batch(*own).columns["hr_bpm"] for own in PEOPLE.items()]))
+    assert Store.open(store.path, verify=True).fingerprint == store.fingerprint
+
+
+def test_shard_cut_after_it_was_read(whole):
+    store = Store.open(whole)
+    store.read(np.array([15]))
+    os.truncate(Path(whole) / "accel/c/1/0/0", 7 * 640 * 3 * 2 + 5)
+    with pytest.raises(UserError, match="accel/c/1/0/0: too short"):
+        store.read(np.array([8, 15]))
+    assert store.read(np.array([8]))["accel"].shape == (1, 640, 3)
+
+
+def test_reading_leaves_no_file_open(whole):
+    store = Store.open(whole)
+    store.read(np.arange(24))
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        store.read(np.arange(24))
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_reading_from_many_threads(make_store, small_shards):
+    store = make_store("s", PEOPLE)
+    everything = store.read(np.arange(24))
+    rng = np.random.default_rng(0)
+    asked = [rng.integers(0, 24, 16) for _ in range(64)]
+    with ThreadPoolExecutor(8) as pool:
+        for indices, batch in zip(asked, pool.map(store.read, asked), strict=True):
+            for name, values in batch.items():
+                np.testing.assert_array_equal(values, everything[name][indices])
+
+
+def test_reading_outside_and_nothing(make_store):
+    store = make_store("s", {"a": 3})
+    for wrong in ([3], [-1]):
+        with pytest.raises(IndexError, match="rows must lie in"):
+            store.read(np.array(wrong))
+    assert store.read(np.array([], np.int64))["ppg"].shape == (0, 640, 2)
+
+
+def test_any_zarr_reader_opens_it(make_store, make_batch, small_shards):
+    store = make_store("s", PEOPLE)
+    described = json.loads((Path(store.path) / "ppg/zarr.json").read_text())
+    assert described["zarr_format"] == 3 and described["attributes"] == {"unit": "a.u."}
+    assert described["dimension_names"] == ["segment", "sample", "channel"]
+    plain = ts.open({"driver": "zarr3", "kvstore": f"file://{store.path}/ppg/"}, read=True).result()
+    assert plain.chunk_layout.read_chunk.shape == (1, 640, 2) and plain.chunk_layout.write_chunk.shape == (8, 640, 2)
+    np.testing.assert_array_equal(plain.read().result(), expected(make_batch, "ppg")[0])
+    assert sorted(p.name for p in (Path(store.path) / "ppg/c").iterdir()) == ["0", "1", "2"]
+
+
+def test_an_all_zero_segment_is_stored_not_missing(make_batch, settings, tmp_path):
+    batch = make_batch("a", 3)
+    batch.ppg[1] = 0
+    writer = StoreWriter(tmp_path / "s", settings=settings, source="x")
+    writer.add("a", batch)
+    assert not writer.commit(["a"]).read(np.array([1]))["ppg"].any()
+
+
+def test_participants_table_and_counts(settings, make_batch, tmp_path):
+    writer = StoreWriter(tmp_path / "s", settings=settings, source="x", split=SplitRule(seed=5))
+    writer.add("r1", make_batch("a", 2, age_years=40.0, height_m=2.0, weight_kg=80.0, sex="female",
+                                conditions={"beta_blocker": np.bool_(True)}))
+    writer.add("r2", make_batch("a", 1, age_years=40.0))
+    writer.add("r3", make_batch("b", 0, conditions={"smoker": False}))
+    store = writer.commit(["r1", "r2", "r3"])
+    a, b = store.participants.to_pylist()
+    assert a["participant"] == "a" and a["bmi"] == 20 and a["sex"] == "female" and a["device"] == "bench"
+    assert a["condition_beta_blocker"] is True and a["condition_smoker"] is None and b["condition_smoker"] is False
+    assert b["age_years"] is None and b["bmi"] is None
+    assert {a["participant"]: a["split"], b["participant"]: b["split"]} == SplitRule(seed=5).assign("ab")
+    counts = store.manifest["counts"]
+    assert counts["total"] == {"examined": 12, "kept": 3, "rejected": {"motion": 6, "quality": 3}}
+    assert counts["participants"]["a"] == {"examined": 9, "kept": 3, "rejected": {"motion": 4, "quality": 2}}
+    for own in (counts["total"], *counts["participants"].values()):
+        assert own["examined"] == own["kept"] + sum(own["rejected"].values())
+
+
+def test_indices_follow_the_split(make_store):
+    rule = SplitRule(assignment={"anna": "train", "ben": "test", "cleo": "validation", "dora": "train"})
+    store = make_store("s", PEOPLE, split=rule)
+    np.testing.assert_array_equal(store.indices("train"), [*range(11), *range(20, 24)])
+    np.testing.assert_array_equal(store.indices("validation"), range(11, 20))
+    assert store.indices("test").shape == (0,) and store.indices("train").dtype == np.int64
+    with pytest.raises(UserError, match="'training' is not one of"):
+        store.indices("training")
+
+
+def test_contradicting_facts_about_a_participant(make_batch, settings, tmp_path):
+    writer = StoreWriter(tmp_path / "s", settings=settings, source="x")
+    writer.add("r1", make_batch("a", 1, age_years=40.0))
+    writer.add("r2", make_batch("a", 1, age_years=41.0))
+    with pytest.raises(UserError, match="participant a: age_years is 40.0 in one recording and 41.0 in another"):
+        writer.commit(["r1", "r2"])
+
+
+def test_units_that_disagree_or_lack(make_batch, settings, tmp_path):
+    writer = StoreWriter(tmp_path / "s", settings=settings, source="x")
+    writer.add("one", make_batch("a", 2, channels=1))
+    writer.add("two", make_batch("b", 2, channels=2))
+    with pytest.raises(UserError, match="ppg channels differ: one has ppg0, two has ppg0, ppg1"):
+        writer.commit(["one", "two"])
+    with pytest.raises(UserError, match="1 of 2 units are not prepared yet, the first is three"):
+        writer.commit(["one", "three"])
+    with pytest.raises(UserError, match=r"four: ppg is \(2, 320, 2\), expected \(2, 640, 2\)"):
+        writer.add("four", make_batch("a", 2, samples=320))
+    batch = make_batch("a", 2)
+    batch.examined += 1
+    with pytest.raises(ValueError, match="6 segments examined"):
+        writer.add("five", batch)
+
+
+def test_nothing_kept_is_an_error_with_the_reasons(make_batch, settings, tmp_path):
+    writer = StoreWriter(tmp_path / "s", settings=settings, source="x")
+    writer.add("a", make_batch("a", 0))
+    with pytest.raises(UserError, match="no segment was kept of 3 examined .rejected: motion 2, quality 1"):
+        writer.commit(["a"])
+    assert not (tmp_path / "s").exists() and not (tmp_path / "s.partial").exists()
+
+
+# The same bytes
+
+
+def test_bytes_do_not_depend_on_order_of_adding_or_interruption(make_batch, settings, tmp_path, small_shards):
+    trees = []
+    for name, adding in (("one", list(PEOPLE)), ("two", list(reversed(PEOPLE)))):
+        path = tmp_path / name / "store"
+        for person in adding:  # a writer per unit: as if interrupted after each
+            writer = pickle.loads(pickle.dumps(StoreWriter(path, settings=settings, source="x")))
+            assert not writer.has(person)
+            writer.add(person, make_batch(person, PEOPLE[person]))
+            assert writer.has(person)
+        writer.commit(list(PEOPLE))
+        assert not os.path.exists(f"{path}.partial")
+        trees.append(tree(path))
+    assert trees[0] == trees[1] and len(trees[0]) == 20
+
+
+def test_fingerprint_tells_data_apart_but_not_software(make_store):
+    a, b = make_store("a", {"p": 3}), make_store("b", {"p": 3}, seed=1)
+    assert a.fingerprint != b.fingerprint
+    edit_manifest(a.path, software={"numpy": "0.0"})
+    assert Store.open(a.path).fingerprint == a.fingerprint
+
+
+# Incomplete
+
+
+def test_staged_units_are_not_a_store(make_batch, settings, tmp_path):
+    writer = StoreWriter(tmp_path / "s", settings=settings, source="x")
+    writer.add("a", make_batch("a", 2))
+    with pytest.raises(UserError, match="interrupted; run the same prepare command again"):
+        Store.open(tmp_path / "s")
+    with pytest.raises(UserError, match="not a store"):
+        Store.open(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize("after", [1, 5, 12, 19])
+def test_commit_interrupted_at_any_file_continues(make_batch, settings, tmp_path, small_shards, monkeypatch, after):
+    def stage(path):
+        writer = StoreWriter(path, settings=settings, source="x")
+        for person, count in PEOPLE.items():
+            if not writer.has(person):
+                writer.add(person, make_batch(person, count))
+        return writer
+
+    whole = stage(tmp_path / "whole").commit(list(PEOPLE))
+    writer, write, done = stage(tmp_path / "s"), folder.LocalFolder.write, []
+
+    def failing(self, name, data, **options):
+        done.append(name)
+        if len(done) > after:
+            raise KeyboardInterrupt
+        write(self, name, data, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder.LocalFolder, "write", failing)
+        with pytest.raises(KeyboardInterrupt):
+            writer.commit(list(PEOPLE))
+    with pytest.raises(UserError, match="interrupted"):
+        Store.open(tmp_path / "s")
+    assert tree(stage(tmp_path / "s").commit(list(PEOPLE)).path) == tree(whole.path)
+
+
+def test_half_written_unit_file_is_not_a_unit(make_batch, settings, tmp_path):
+    writer = StoreWriter(tmp_path / "s", settings=settings, source="x")
+    writer.add("a", make_batch("a", 2))
+    [file] = (tmp_path / "s.partial/units").iterdir()
+    leftover = file.with_name(file.name.replace("a-", "b-") + ".writing-1-1")
+    leftover.write_bytes(b"half")
+    with writer.exclusive():
+        assert not leftover.exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip"])
+def test_damaged_unit_is_redone(make_batch, settings, tmp_path, damage):
+    writer = StoreWriter(tmp_path / "s", settings=settings, source="x")
+    writer.add("a", make_batch("a", 2))
+    [file] = (tmp_path / "s.partial/units").iterdir()
+    content = bytearray(file.read_bytes())
+    content[2000] ^= 1
+    file.write_bytes(content if damage == "flip" else content[:3000])
+    with pytest.raises(UserError, match="unit a was damaged and is removed; run the same command again"):
+        writer.commit(["a"])
+    assert not writer.has("a")
+
+
+def test_only_one_process_prepares(settings, tmp_path):
+    writer = StoreWriter(tmp_path / "s", settings=settings, source="x")
+    with writer.exclusive(), pytest.raises(UserError, match="another process is preparing"):
+        with StoreWriter(tmp_path / "s", settings=settings, source="x").exclusive():
+            pass
+
+
+def test_other_settings_do_not_mix(make_batch, settings, tmp_path):
+    StoreWriter(tmp_path / "s", settings=settings, source="x").add("a", make_batch("a", 2))
+    with pytest.raises(UserError, match=r"other settings is kept there \(source: x there, y now\)"):
+        StoreWriter(tmp_path / "s", settings=settings, source="y")
+    assert not StoreWriter(tmp_path / "s", settings=settings, source="y", overwrite=True).has("a")
+
+
+def test_complete_store_is_recognised_or_refused(make_store, settings, make_batch):
+    store = make_store("s", {"a": 2, "b": 1})
+    same = {"settings": settings, "source": "bench", "units": ["a", "b"]}
+    assert existing_store(store.path, **same).fingerprint == store.fingerprint
+    assert existing_store(store.path + "-other", **same) is None
+    with pytest.raises(UserError, match="other recordings .new: c"):
+        existing_store(store.path, **same | {"units": ["a", "b", "c"]})
+    with pytest.raises(UserError, match="split.seed: 0 there, 4 now"):
+        existing_store(store.path, **same, split=SplitRule(seed=4))
+    with pytest.raises(UserError, match="a complete store is already there"):
+        StoreWriter(store.path, settings=settings, source="bench")
+    writer = StoreWriter(store.path, settings=settings, source="bench", overwrite=True)
+    writer.add("c", make_batch("c", 4))
+    assert Store.open(store.path).num_segments == 3
+    assert writer.commit(["c"]).num_segments == 4
+    assert not os.path.exists(store.path + ".replaced")
+
+
+def test_a_folder_with_other_things_is_not_replaced(make_batch, settings, tmp_path):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s/thesis.txt").write_text("precious")
+    writer = StoreWriter(tmp_path / "s", settings=settings, source="x")
+    writer.add("a", make_batch("a", 2))
+    with pytest.raises(UserError, match="the folder is not empty"):
+        writer.commit(["a"])
+    assert (tmp_path / "s/thesis.txt").read_text() == "precious"
+
+
+# Full disk
+
+
+@pytest.mark.parametrize("when", ["adding", "committing"])
+def test_full_disk(make_batch, settings, tmp_path, monkeypatch, when):
+    writer = StoreWriter(tmp_path / "s", settings=settings, source="x")
+    writer.add("a", make_batch("a", 2))
+
+    def full(source, target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(UserError, match="the disk is full; about .* MB more are needed"):
+            writer.add("b", make_batch("b", 2)) if when == "adding" else writer.commit(["a"])
+    assert not writer.has("b")
+    assert not [p for p in tmp_path.rglob("*") if "writing" in p.name]
+    with pytest.raises(UserError, match="interrupted"):
+        Store.open(tmp_path / "s")
+    assert writer.commit(["a"]).num_segments == 2
+
+
+def test_disk_that_is_too_small_is_noticed_before_writing(make_batch, settings, tmp_path, monkeypatch):
+    writer = StoreWriter(tmp_path / "s", settings=settings, source="x")
+    writer.add("a", make_batch("a", 2))
+    monkeypatch.setattr(folder.LocalFolder, "free_bytes", lambda self: 10)
+    with pytest.raises(UserError, match="the disk is full"):
+        writer.commit(["a"])
+    assert not (tmp_path / "s.partial/store").exists()
+
+
+def test_unwritable_folder(settings, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        StoreWriter(tmp_path / "file" / "s", settings=settings, source="x")
+
+
+# Damage
+
+
+def test_newer_format_version(whole):
+    edit_manifest(whole, format_version=2)
+    with pytest.raises(UserError, match="format version 2, this program reads up to 1; update accdistill_jax"):
+        Store.open(whole)
+
+
+def test_unreadable_or_foreign_manifest(whole):
+    file = Path(whole) / "manifest.json"
+    text = file.read_text()
+    for content, message in (("{", "not a readable store manifest"), ("{}", "not a readable store manifest"),
+                             (text.replace("segment store", "sofa"), "not the manifest of"),
+                             (text.replace('"motion": 8', '"motion": 7'), "changed after it was written")):
+        file.write_text(content)
+        with pytest.raises(UserError, match=message) as caught:
+            Store.open(whole)
+        assert "manifest.json" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["ppg/c/1/0/0", "accel/c/0/0/0", "segments.parquet", "ppg_scale/c/0/0"])
+def test_missing_or_truncated_file_is_named(whole, name):
+    file = Path(whole) / name
+    content = file.read_bytes()
+    file.write_bytes(content[:-100])
+    for check in (Store.open, verify_checksums):
+        with pytest.raises(UserError, match=f"{name}.*{len(content) - 100} bytes instead of {len(content)}"):
+            check(whole)
+    file.unlink()
+    for check in (Store.open, verify_checksums):
+        with pytest.raises(UserError, match=f"{name}.* missing"):
+            check(whole)
+
+
+def test_missing_object_is_named(make_store, tmp_path, small_shards):
+    path = f"memory://{tmp_path.name}/missing"
+    make_store("s", PEOPLE, path=path)
+    folder.open_folder(path).remove("accel/c/2/0/0")
+    with pytest.raises(UserError, match="accel/c/2/0/0: this file of the store is missing"):
+        Store.open(path)
+
+
+def test_verify_names_the_flipped_shard(whole):
+    file = Path(whole) / "accel/c/1/0/0"
+    content = bytearray(file.read_bytes())
+    content[100] ^= 4
+    file.write_bytes(content)
+    Store.open(whole)
+    with pytest.raises(UserError, match="damaged: accel/c/1/0/0 does not match its checksum; restore") as caught:
+        Store.open(whole, verify=True)
+    assert "ppg/c" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", ["remove", "cut", "zero the index"])
+def test_shard_lost_or_unreadable_while_open(whole, damage):
+    store = Store.open(whole)
+    file = Path(whole) / "ppg/c/1/0/0"
+    content = bytearray(file.read_bytes())
+    file.unlink()
+    if damage == "cut":
+        file.write_bytes(content[:3000])
+    if damage == "zero the index":
+        content[-4 - 16 * 8 : -4] = bytes(16 * 8)
+        file.write_bytes(content)
+    with pytest.raises(UserError, match="ppg/c/1/0/0.*check with: .*verify"):
+        store.read(np.array([9]))
+    assert store.read(np.array([0, 23]))["ppg"].shape == (2, 640, 2)
+
+
+def test_table_rows_must_agree(whole):
+    file = Path(whole) / "segments.parquet"
+    file.write_bytes(store_tables.to_parquet(pq.read_table(file).slice(1)))
+    manifest = json.loads((Path(whole) / "manifest.json").read_text())
+    manifest["files"]["segments.parquet"]["bytes"] = file.stat().st_size
+    edit_manifest(whole, files=manifest["files"])
+    with pytest.raises(UserError, match="segments.parquet: 23 rows, but the manifest counts 24"):
+        Store.open(whole)
+
+
+def test_channels_must_agree(whole):
+    edit_manifest(whole, channels={"ppg": ["green"], "accel": ["x", "y", "z"]})
+    with pytest.raises(UserError, match=r"ppg: the array is int16 \(24, 640, 2\), but the manifest says \(24, 640, 1\)"):
+        Store.open(whole)
+
+
+def test_unknown_scheme_and_moved_store(whole, tmp_path):
+    with pytest.raises(UserError, match="ftp://x: unknown URL scheme"):
+        Store.open("ftp://x")
+    shutil.move(whole, tmp_path / "moved")
+    assert Store.open(f"file://{tmp_path}/moved").num_segments == 24

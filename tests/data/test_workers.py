@@ -1,0 +1,37 @@
+"""Tasks in several processes."""
+
+import functools
+import os
+import signal
+
+import pytest
+
+from accdistill_jax.data.workers import run_all
+from accdistill_jax.errors import UserError
+
+power_of_two = functools.partial(pow, 2)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_item_is_run_once(workers):
+    assert sorted(run_all(power_of_two, [3, 1, 2], workers=workers)) == [(1, 2), (2, 4), (3, 8)]
+    assert list(run_all(power_of_two, [], workers=workers)) == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_in_a_task_is_raised_here(workers):
+    with pytest.raises(ZeroDivisionError):
+        list(run_all(functools.partial(divmod, 1), [2, 0], workers=workers))
+
+
+def test_a_killed_process_is_reported():
+    with pytest.raises(UserError, match="a worker process died"):
+        list(run_all(signal.raise_signal, [signal.SIGKILL, signal.SIGKILL], workers=2))
+
+
+def test_processes_have_one_numerical_thread_and_this_one_keeps_its_own(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    names = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"]
+    assert dict(run_all(os.getenv, names, workers=2)) == dict.fromkeys(names, "1")
+    assert os.environ["OMP_NUM_THREADS"] == "7" and "OPENBLAS_NUM_THREADS" not in os.environ

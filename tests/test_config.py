@@ -1,0 +1,183 @@
+import importlib
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import accdistill_jax.config as configs
+from accdistill_jax import config_rules
+from accdistill_jax.errors import UserError
+
+CONFIG_FILES = sorted(path.stem for path in (Path(__file__).parents[1] / "configs").glob("*.py"))
+PRESETS = [
+    (name, preset)
+    for name in CONFIG_FILES
+    for preset in getattr(importlib.import_module(f"configs.{name}"), "PRESETS", ())
+]
+
+
+def make(name="distill", preset="smoke"):
+    return importlib.import_module(f"configs.{name}").get_config(preset)
+
+
+def changed(key, value):
+    config = make().unlock()
+    with config.ignore_type():
+        config.update_from_flattened_dict({key: value})
+    return config.lock()
+
+
+def test_there_are_presets_to_test():
+    assert ("distill", "default") in PRESETS and len(PRESETS) >= 3
+
+
+@pytest.mark.parametrize(("name", "preset"), PRESETS)
+def test_every_preset_is_valid(name, preset):
+    configs.validate(make(name, preset))
+
+
+@pytest.mark.parametrize(("name", "preset"), PRESETS)
+def test_every_key_has_a_rule(name, preset):
+    missing = [key for key in configs.flatten(make(name, preset)) if config_rules.find_rule(key) is None]
+    assert not missing, f"give these keys a rule in config_rules.py: {missing}"
+
+
+def test_every_rule_has_a_key():
+    """A rule that no key reaches is dead, or its key was renamed."""
+    keys = {key for name, preset in PRESETS for key in configs.flatten(make(name, preset))}
+    used = {config_rules.find_rule(key) for key in keys}
+    assert [pattern for pattern, rule in config_rules.RULES if rule not in used] == []
+
+
+@pytest.mark.parametrize("pattern", config_rules.FREE_KEYS)
+def test_every_free_key_exists(pattern):
+    assert any(config_rules.matches(key, pattern) for key in configs.flatten(make()))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("seed", -1, "config.seed = -1 must be a whole number of at least 0"),
+        ("seed", True, "config.seed = True must be a whole number"),
+        ("student.temperature", 0.0, "config.student.temperature = 0.0 must be a number above 0"),
+        ("student.temperature", math.nan, "config.student.temperature = nan must be a number above 0"),
+        ("teacher.train.learning_rate", "fast", "config.teacher.train.learning_rate = 'fast' must be a number"),
+        ("teacher.train.b2", 1.0, "config.teacher.train.b2 = 1.0 must be"),
+        ("teacher.train.duration", "6 stepps", "a duration such as '600 steps'"),
+        ("teacher.train.duration", "0 steps", "must be longer than zero"),
+        ("teacher.train.warmup", "6 steps", "must be shorter than config.teacher.train.duration = '6 steps'"),
+        ("runtime.mapping", "pmapp", "must be one of shard_map, pmap; did you mean pmap?"),
+        ("runtime.compute_dtype", "bf16", "did you mean bfloat16?"),
+        ("stages", ("data", "studnet"), "did you mean student?"),
+        ("stages", ("student", "data"), "must be in the order data, teacher"),
+        ("stages", ("data", "data"), "each at most once"),
+        ("data.weights", (1.0, 2.0), "config.data.weights has 2 items and config.data.stores 0"),
+        ("student.augment.ppg.cut_out.probability", 1.5, "at most 1"),
+        ("teacher.encoder.transformer.heads", 3, "must be a multiple of config.teacher.encoder.transformer.heads"),
+        ("student.encoder.efficientnet.stages", ((1, 2),), "(width, depth, stride, kernel, expansion)"),
+        ("student.train.lerning_rate", 1.0, "did you mean config.student.train.learning_rate?"),
+        ("sead", 1, "unknown key config.sead; did you mean config.seed?"),
+    ],
+)  # fmt: skip
+def test_message_names_key_and_nearest_valid(key, value, message):
+    with pytest.raises(UserError) as caught:
+        configs.validate(changed(key, value))
+    text = str(caught.value)
+    assert message in text and f"config.{key}" in text and "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [
+        ("600 steps", 600),
+        ("1 step", 1),
+        ("80_000 examples", 2500),
+        ("33 examples", 2),
+        ("3 epochs", 300),
+        ("0.5 epochs", 50),
+        ("0 steps", 0),
+    ],
+)
+def test_duration(text, steps):
+    assert configs.duration_steps(text, batch_size=32, num_segments=3200) == steps
+
+
+@given(st.integers(1, 10**6), st.integers(1, 4096), st.integers(1, 10**6))
+def test_duration_in_epochs_is_the_same_in_examples(epochs, batch_size, num_segments):
+    sizes = dict(batch_size=batch_size, num_segments=num_segments)
+    steps = configs.duration_steps(f"{epochs} epochs", **sizes)
+    assert steps == configs.duration_steps(f"{epochs * num_segments} examples", **sizes)
+    assert (steps - 1) * batch_size < epochs * num_segments <= steps * batch_size
+
+
+@pytest.mark.parametrize("text", ["", "600", "six steps", "-1 steps", "3 hours", "1e3 steps"])
+def test_no_duration(text):
+    with pytest.raises(UserError, match="duration"):
+        configs.duration_steps(text, batch_size=32, num_segments=10)
+
+
+def test_epochs_need_data():
+    with pytest.raises(UserError, match="epochs"):
+        configs.duration_steps("3 epochs", batch_size=32, num_segments=None)
+
+
+def test_dump_and_load(tmp_path):
+    config = make()
+    path = configs.dump(config, tmp_path / "run")
+    assert configs.load(tmp_path / "run").to_dict() == configs.load(path).to_dict() == config.to_dict()
+    environment = json.loads(path.read_text())["environment"]
+    assert environment["versions"].keys() >= {
+        "accdistill_jax",
+        "jax",
+        "flax",
+        "optax",
+        "orbax-checkpoint",
+        "grain",
+    }
+    assert environment["device_count"] == 4 and environment["device_kind"] and environment["python"]
+
+
+def test_same_config_continues_and_free_keys_may_change(tmp_path):
+    configs.dump(make(), tmp_path)
+    configs.dump(make(), tmp_path)
+    other = changed("runtime.mapping", "pmap")
+    configs.dump(other, tmp_path)
+    assert configs.load(tmp_path).runtime.mapping == "pmap"
+    assert configs.config_hash(other) == configs.config_hash(make())
+
+
+def test_other_config_is_refused_and_its_keys_named(tmp_path):
+    path = configs.dump(make(), tmp_path)
+    before = path.read_bytes()
+    other = changed("student.temperature", 0.5)
+    with pytest.raises(
+        UserError, match=r"another config: student.temperature \(was 0.04, now 0.5\)"
+    ) as caught:
+        configs.dump(other, tmp_path)
+    assert str(tmp_path) in str(caught.value) and path.read_bytes() == before
+    assert configs.config_hash(other) != configs.config_hash(make())
+
+
+def test_unreadable_dump_is_named(tmp_path):
+    path = configs.dump(make(), tmp_path)
+    path.write_text(path.read_text()[:40])
+    for action in (lambda: configs.load(tmp_path), lambda: configs.dump(make(), tmp_path)):
+        with pytest.raises(UserError, match="config.json cannot be read"):
+            action()
+
+
+def test_workdir_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write .*file/run/config\.json"):
+        configs.dump(make(), tmp_path / "file" / "run")
+
+
+def test_configs_import_no_jax():
+    """A config is data: reading one must be instant."""
+    program = "import sys; from configs import distill; distill.get_config(); sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[1]).returncode == 0

@@ -1,0 +1,118 @@
+"""The command line, driven as a user drives it."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from accdistill_jax.main import default_workdir
+
+SMOKE = "--config=configs/distill.py:smoke"
+
+
+@pytest.fixture
+def command(repository):
+    def run(*arguments, program=("-m", "accdistill_jax.main")):
+        return subprocess.run(
+            [sys.executable, *program, *arguments],
+            cwd=repository,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            stdin=subprocess.DEVNULL,
+        )
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no config given"),
+        (
+            ["--config=configs/distil.py"],
+            "no config file configs/distil.py; did you mean configs/distill.py?",
+        ),
+        (["--config=configs/distill.py:smok"], "has no preset 'smok'"),
+        (
+            [SMOKE, "--config.student.train.lerning_rate=1"],
+            "did you mean config.student.train.learning_rate?",
+        ),
+        ([SMOKE, "--config.student.train", "1"], "unknown key config.student.train"),
+        ([SMOKE, "--config.seed=abc"], "config.seed = 'abc' must be a whole number of at least 0"),
+        ([SMOKE, "--config.seed"], "--config.seed"),
+        ([SMOKE, "--config.runtime.mapping=pmapp"], "did you mean pmap?"),
+        ([SMOKE, "--wrkdir=x"], "Did you mean: workdir"),
+        ([SMOKE, "leftover"], "unexpected argument 'leftover'"),
+    ],
+)
+def test_mistakes_get_one_line_and_status_2(command, arguments, message):
+    done = command(*arguments)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and message in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_config_with_a_mistake_in_it_is_named(command, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("def get_config():\n    return undefined\n")
+    done = command(f"--config={path}")
+    assert done.returncode == 2 and done.stderr == f"error: config {path}: name 'undefined' is not defined\n"
+
+
+def test_help(command):
+    done = command("--help")
+    assert (
+        done.returncode == 0 and "--config" in done.stdout and "--workdir" in done.stdout and not done.stderr
+    )
+
+
+# Runs the command line with a stand-in for run.py, which has tests of its own.
+STAND_IN = textwrap.dedent("""
+    import sys, types
+    from absl import app
+    import accdistill_jax.main as main
+    from accdistill_jax.errors import UserError
+    from accdistill_jax.interrupt import Interrupted
+    assert "jax" not in sys.modules
+
+    def run(config, workdir):
+        {body}
+
+    sys.modules["accdistill_jax.run"] = types.SimpleNamespace(run=run)
+    app.run(main.main, flags_parser=main.parse_flags)
+""")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "stdout", "stderr"),
+    [
+        ("print(workdir, config.seed, config.data.stores)", 0, "{workdir} 7 ('a', 'b')\n", ""),
+        ("raise UserError('disk full')", 2, "", "error: disk full\n"),
+        ("raise Interrupted('stopped', 15)", 143, "", "stopped\n"),
+        ("raise Interrupted('stopped', 2)", 130, "", "stopped\n"),
+        ("raise KeyboardInterrupt", 130, "", ""),
+    ],
+)
+def test_hand_over_and_exit_status(command, tmp_path, body, status, stdout, stderr):
+    overrides = ["--config.seed=7", "--config.data.stores=('a', 'b')", f"--workdir={tmp_path}"]
+    done = command(SMOKE, *overrides, program=("-c", STAND_IN.format(body=body)))
+    found = (done.returncode, done.stdout, done.stderr)
+    assert found == (status, stdout.format(workdir=tmp_path), stderr)
+
+
+def test_a_bug_keeps_its_traceback(command):
+    done = command(SMOKE, program=("-c", STAND_IN.format(body="raise ZeroDivisionError")))
+    assert done.returncode == 1 and "Traceback" in done.stderr and "ZeroDivisionError" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("argument", "workdir"),
+    [
+        ("configs/distill.py", "runs/distill"),
+        ("configs/distill.py:smoke", "runs/distill-smoke"),
+        ("elsewhere/mine.py:a,b", "runs/mine-a,b"),
+    ],
+)
+def test_default_workdir(argument, workdir):
+    assert default_workdir(argument) == workdir
