@@ -135,7 +135,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     ("student.temperature", _ABOVE_ZERO),
     ("student.teacher_to_student_weight", _number(0, 1)),
     ("*.encoder.architecture", _literal("transformer", "efficientnet")),
-    ("*.encoder.transformer.tokenizer_hidden", _each(_integer(1))),
+    ("*.encoder.transformer.tokenizer", _each(_row("samples", "width"))),
     ("*.encoder.transformer.positions", _literal("sinusoidal", "relative", "sinusoidal+relative")),
     ("*.encoder.transformer.output", _integer()),
     ("*.encoder.transformer.*", _integer(1)),

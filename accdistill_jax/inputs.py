@@ -56,6 +56,7 @@ def moving_mean(x: jax.Array, width: int) -> jax.Array:
 
 def normalise(x: jax.Array, *, scale: str) -> jax.Array:
     """Each channel of each segment to zero mean and unit scale; a constant channel becomes zero."""
+    x = x - x[:, :1]  # so that a constant leaves no rounding of its mean behind
     centred = x - jnp.mean(x, axis=1, keepdims=True)
     if scale == "robust":
         spread = 1.2533 * jnp.mean(jnp.abs(centred), axis=1, keepdims=True)  # equals the std of a Gaussian

@@ -1,11 +1,15 @@
-"""Ctrl-C and SIGTERM: finish the step, save, stop; a second signal stops at once."""
+"""Ctrl-C and SIGTERM: stop in order, having kept what is done; a second signal stops at once."""
 
+import os
 import signal
 import threading
 
 
-class Interrupted(Exception):
-    """The run was asked to stop and has saved what it had; `signal_number` says by what."""
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to stop and has kept what it had; `signal_number` says by what.
+
+    Like KeyboardInterrupt no `Exception`: code that handles failures lets it pass.
+    """
 
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
@@ -13,16 +17,21 @@ class Interrupted(Exception):
 
 
 class Interruption:
-    """Context in which SIGINT and SIGTERM set `requested` instead of ending the process.
+    """Context in which SIGINT and SIGTERM stop the work inside in order instead of ending the process.
 
-    The second signal restores the former behaviour and is delivered again, so that it ends the process at once.
+    The second signal restores the system's behaviour and is delivered again, so that it ends the process at once.
     Outside the main thread, where signals cannot be caught, nothing is changed.
+
+    Args:
+        at_once: raise `Interrupted` wherever the work is, for work that leaves nothing half-done; otherwise the signal
+            is only remembered, and the work asks `requested` or `raise_if_requested` where it can stop.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self):
+    def __init__(self, *, at_once: bool = False):
         self.signal_number: int | None = None
+        self._at_once = at_once
         self._former: dict[int, object] = {}
 
     @property
@@ -43,11 +52,15 @@ class Interruption:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self.signal_number = number
+        if self._at_once:
+            self.raise_if_requested("what is finished is kept")
+        # Not print: the signal may have come in the middle of one.
+        os.write(2, b"\nstopping after this step; the same signal again stops at once\n")
 
-    def raise_if_requested(self, what_is_saved: str) -> None:
+    def raise_if_requested(self, what_is_kept: str) -> None:
         """Raises Interrupted if a signal has come."""
         if self.requested:
             name = signal.Signals(self.signal_number).name
             raise Interrupted(
-                f"stopped by {name}; {what_is_saved}. The same command continues from there.", self.signal_number
+                f"stopped by {name}; {what_is_kept}. The same command continues from there.", self.signal_number
             )

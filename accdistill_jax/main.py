@@ -6,10 +6,11 @@ Examples:
   python -m accdistill_jax.main --config=configs/distill.py --config.student.train.duration="2000 steps"
 
 The same command again continues an interrupted run. Exit status: 0 finished; 2 something the user can put right, told in
-one line; 130 stopped by Ctrl-C, 143 by SIGTERM, the state being saved.
+one line; 130 stopped by Ctrl-C, 143 by SIGTERM, what is done being kept. --verbosity=0 shows what the libraries log.
 """
 
 import importlib.util
+import os
 import re
 import signal
 import sys
@@ -21,6 +22,7 @@ from ml_collections import config_flags
 
 from accdistill_jax import config as configs
 from accdistill_jax.errors import UserError
+from accdistill_jax.interrupt import Interrupted, Interruption
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file with an optional preset, FILE.py[:PRESET]."
@@ -42,14 +44,13 @@ def main(argv: Sequence[str]) -> int:
         config = _CONFIG.value
         configs.validate(config)
         workdir = _WORKDIR.value or default_workdir(_config_argument(sys.argv))
-        from accdistill_jax.interrupt import Interrupted
-        from accdistill_jax.run import run  # after the checks: jax takes seconds to import
+        with Interruption(at_once=True):
+            from accdistill_jax.run import run  # after the checks: jax takes seconds to import
 
-        try:
             run(config, workdir)
-        except Interrupted as stop:
-            print(stop, file=sys.stderr)
-            return 128 + stop.signal_number
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return 128 + stop.signal_number
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except UserError as error:
@@ -79,12 +80,20 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         rest = flags.FLAGS(list(argv))
         if rest[1:]:
             raise UserError(f"unexpected argument {rest[1]!r}; settings are given as --config.KEY=VALUE")
+        _quieten()
         return rest
     except UserError as error:
         sys.exit(_fail(error))
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         # absl and ml_collections report a wrong flag or value by any of these.
         sys.exit(_fail(_wrong_value(error) or _one_line(error)))
+
+
+def _quieten() -> None:
+    """Leaves the libraries' warnings and errors; --verbosity asks for more. absl would set INFO after this."""
+    if flags.FLAGS["verbosity"].using_default_value:
+        flags.FLAGS.verbosity = -1
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own log: errors
 
 
 def _config_argument(argv: Sequence[str]) -> str:

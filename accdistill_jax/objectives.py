@@ -125,7 +125,7 @@ def distillation(
 
     def teacher_embedding(frozen, ppg):
         z = teacher.apply({"params": frozen["params"]}, ppg)
-        return jax.lax.stop_gradient((z - frozen["mean"]) / frozen["std"])
+        return jax.lax.stop_gradient((z - frozen["mean"][None]) / frozen["std"][None])
 
     def loss(params, frozen, batch, keys, axis_name, *, training):
         accel = prepare(batch, "accel", student_inputs)
@@ -140,6 +140,7 @@ def distillation(
         s_to_t = losses.info_nce(s, t, temperature=temperature, axis_name=axis_name)
         value = teacher_to_student_weight * t_to_s + (1.0 - teacher_to_student_weight) * s_to_t
         metrics = {"loss": value, "teacher_to_student": t_to_s, "student_to_teacher": s_to_t}
+        metrics["temperature"] = jnp.float32(temperature)
         return value, {**metrics, **embedding_health(embedding, axis_name, spectrum=not training)}
 
     def init(key, batch):

@@ -10,6 +10,7 @@ interrupted one continues.
     report.md, report.json, report/*.png; unseen/<store>/ likewise for each of config.data.unseen_stores
 """
 
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -21,9 +22,10 @@ from accdistill_jax import config as configs
 from accdistill_jax.data.store import Store
 from accdistill_jax.errors import UserError
 from accdistill_jax.files import write_atomically
+from accdistill_jax.interrupt import Interruption
 from accdistill_jax.parallel import Parallel
 from accdistill_jax.stages import distillation, evaluation, pretraining
-from accdistill_jax.stages.context import Run
+from accdistill_jax.stages.context import Run, open_store
 
 
 def run(config, workdir: str) -> None:
@@ -35,30 +37,33 @@ def run(config, workdir: str) -> None:
 
     Raises:
         UserError: something the user can put right.
-        Interrupted: on Ctrl-C or SIGTERM during training, after saving.
+        Interrupted: on Ctrl-C or SIGTERM; during training after saving.
     """
     workdir = Path(workdir).absolute()
-    use_compilation_cache()
-    configs.dump(config, workdir)
-    say = print if jax.process_index() == 0 else lambda line: None
-    clock = StageClock(workdir)
-    parallel = Parallel(config.runtime.mapping)
-    check_device_counts(config, parallel)
-    with clock.stage("data"):
-        stores = open_stores(config, workdir, say)
-    this = Run(config, workdir, stores, parallel, say)
-    if "teacher" in config.stages:
-        with clock.stage("teacher"):
-            pretraining.run_stage(this)
-    if "student" in config.stages:
-        with clock.stage("student"):
-            distillation.run_stage(this)
-    if "evaluation" in config.stages:
-        with clock.stage("evaluation"):
-            evaluation.embed_stage(this)
-    if "report" in config.stages:
-        with clock.stage("report"):
-            evaluation.report_stage(this, durations_s=clock.seconds)
+    with Interruption(at_once=True) as interruption:
+        use_compilation_cache()
+        configs.dump(config, workdir)
+        say = functools.partial(print, flush=True) if jax.process_index() == 0 else lambda line: None
+        clock = StageClock(workdir)
+        parallel = Parallel(config.runtime.mapping)
+        check_device_counts(config, parallel)
+        with clock.stage("data"):
+            stores = open_stores(config, workdir, say)
+        this = Run(config, workdir, stores, parallel, say)
+        stages = {
+            "teacher": lambda: pretraining.run_stage(this),
+            "student": lambda: distillation.run_stage(this),
+            "evaluation": lambda: evaluation.embed_stage(this),
+            "report": lambda: evaluation.report_stage(this, durations_s=clock.seconds),
+        }
+        if not {"evaluation", "report"}.isdisjoint(config.stages):
+            evaluation.unseen_stores(this)  # what does not fit is told now, not after hours of training
+        for name, work in stages.items():
+            # once more where the signal's exception was lost: Python ignores those in finalisers
+            interruption.raise_if_requested("what is finished is kept")
+            if name in config.stages:
+                with clock.stage(name):
+                    work()
 
 
 def use_compilation_cache() -> None:
@@ -76,14 +81,15 @@ def check_device_counts(config, parallel: Parallel) -> None:
 
 
 def open_stores(config, workdir: Path, say: Callable[[str], None]) -> tuple[Store, ...]:
-    """The stores of `config.data`, or the synthetic one, made if it is not there yet."""
+    """The stores of `config.data`, or the synthetic one, generated unless it is there already."""
     if config.data.stores:
-        return tuple(Store.open(path) for path in config.data.stores)
+        return tuple(open_store(path, key="data.stores") for path in config.data.stores)
     path = workdir / "data" / "synthetic"
-    if (path / "manifest.json").exists():
-        return (Store.open(path),)
     if "data" not in config.stages:
-        raise UserError('config.data.stores is empty and config.stages leaves "data" out: nothing to train on')
+        try:
+            return (Store.open(path),)
+        except UserError as error:
+            raise UserError(f'config.data.stores is empty and config.stages leaves "data" out: {error}') from error
     from accdistill_jax.data.synthetic import SyntheticSettings, write_store
 
     c = config.data.synthetic
@@ -93,8 +99,7 @@ def open_stores(config, workdir: Path, say: Callable[[str], None]) -> tuple[Stor
         seed=c.seed,
         ppg_channels=c.ppg_channels,
     )
-    say(f"data: generating {c.participants * c.segments_per_participant} synthetic minutes into {path}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    say(f"data: {c.participants * c.segments_per_participant} synthetic minutes in {path}")
     return (write_store(path, settings, workers=c.workers, progress=jax.process_index() == 0),)
 
 
@@ -115,7 +120,10 @@ class StageClock:
     def add(self, name: str, seconds: float) -> None:
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
         if jax.process_index() == 0:
-            write_atomically(self._path, json.dumps(self.seconds))
+            try:
+                write_atomically(self._path, json.dumps(self.seconds))
+            except OSError as error:
+                raise UserError(f"cannot write {self._path}: {error.strerror or error}") from error
 
 
 class _Timed:
@@ -125,5 +133,9 @@ class _Timed:
     def __enter__(self) -> None:
         self._begin = time.monotonic()
 
-    def __exit__(self, *exception) -> None:
-        self._clock.add(self._name, time.monotonic() - self._begin)
+    def __exit__(self, kind, value, traceback) -> None:
+        try:
+            self._clock.add(self._name, time.monotonic() - self._begin)
+        except UserError:
+            if kind is None:  # what stopped the stage is what the user must read
+                raise

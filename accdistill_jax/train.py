@@ -65,8 +65,8 @@ def make_step(objective: Objective, optimizer: optax.GradientTransformation, set
             # a short average at first, so that early parameters do not linger
             decay = jnp.minimum(settings.ema_decay, (1.0 + state.step) / (10.0 + state.step))
             ema = jax.tree.map(lambda e, p: decay * e + (1.0 - decay) * p, ema, params)
-        metrics["gradient_norm"] = optax.global_norm(gradient)
-        metrics["parameter_norm"] = optax.global_norm(params)
+        metrics["gradient_norm"] = optax.tree.norm(gradient)
+        metrics["parameter_norm"] = optax.tree.norm(params)
         return TrainState(state.step + 1, params, opt_state, ema), metrics
 
     return step

@@ -8,8 +8,8 @@ def synthetic():
     return ConfigDict(
         dict(
             participants=400,
-            segments_per_participant=75,  # minutes generated per participant, before selection
-            seed=0,
+            segments_per_participant=60,  # minutes generated per participant, before selection
+            seed=1,
             ppg_channels=2,
             workers=2,  # processes that generate
         )
@@ -32,11 +32,11 @@ def augmentations():
     """Probabilities: arXiv 2312.05409. Strengths (see augment.py for their meaning): our choice."""
     return ConfigDict(
         dict(
-            cut_out=dict(probability=0.4, strength=0.25, knots=4),
-            magnitude_warp=dict(probability=0.25, strength=0.2, knots=6),
-            gaussian_noise=dict(probability=0.25, strength=0.1, knots=4),
+            cut_out=dict(probability=0.4, strength=0.1, knots=4),
+            magnitude_warp=dict(probability=0.25, strength=0.1, knots=6),
+            gaussian_noise=dict(probability=0.25, strength=0.05, knots=4),
             channel_permute=dict(probability=0.25, strength=1.0, knots=4),
-            time_warp=dict(probability=0.15, strength=0.03, knots=6),
+            time_warp=dict(probability=0.15, strength=0.005, knots=6),
         )
     )
 
@@ -47,10 +47,17 @@ def encoder_paper(architecture):
         dict(
             architecture=architecture,
             transformer=dict(
-                patch=20, width=256, depth=8, heads=8, mlp=1024, tokenizer=(), positions="sinusoidal", output=0
+                patch=20,  # samples of a token
+                width=256,
+                depth=8,
+                heads=8,
+                mlp=1024,
+                tokenizer=(),  # levels (samples, width) inside a patch; (): linear
+                positions="sinusoidal",  # or "relative", or "sinusoidal+relative"
+                output=0,  # embedding size; 0: width
             ),
             efficientnet=dict(
-                stem=(32, 7, 2),
+                stem=(32, 7, 2),  # width, kernel, stride
                 # width, depth, stride, kernel, expansion
                 stages=(
                     (16, 1, 1, 3, 1),
@@ -58,10 +65,10 @@ def encoder_paper(architecture):
                     (40, 2, 2, 5, 6),
                     (80, 3, 2, 3, 6),
                     (112, 3, 1, 5, 6),
-                    (192, 4, 2, 5, 6),
+                    (192, 3, 2, 5, 6),
                     (320, 1, 1, 3, 6),
                 ),
-                head=1280,
+                head=768,
                 output=256,
             ),
         )
@@ -74,15 +81,34 @@ def encoder_small(architecture):
         dict(
             architecture=architecture,
             transformer=dict(
-                patch=32, width=96, depth=3, heads=4, mlp=192, tokenizer=(), positions="sinusoidal", output=0
+                patch=64,
+                width=96,
+                depth=3,
+                heads=4,
+                mlp=192,
+                tokenizer=(),
+                positions="sinusoidal+relative",
+                output=0,
             ),
             efficientnet=dict(
                 stem=(32, 15, 4),
                 # width, depth, stride, kernel, expansion
-                stages=((32, 1, 2, 7, 2), (48, 2, 1, 31, 2), (64, 2, 2, 15, 2)),
+                stages=((32, 1, 2, 7, 2), (48, 2, 1, 15, 2), (64, 2, 2, 15, 2)),
                 head=128,
                 output=128,
             ),
+        )
+    )
+
+
+def autoencoder(*, drop_fraction, decoder_width, decoder_depth, decoder_heads):
+    return ConfigDict(
+        dict(
+            drop_fraction=drop_fraction,
+            patch=20,  # samples, for an EfficientNet; a Transformer drops its own patches
+            decoder_width=decoder_width,
+            decoder_depth=decoder_depth,
+            decoder_heads=decoder_heads,
         )
     )
 

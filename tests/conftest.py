@@ -45,3 +45,31 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real recordings: set ACCDISTILL_SHARED_DATA ({folder} is missing)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def smoke_store(tmp_path_factory) -> Path:
+    """A synthetic store of 96 minutes of 12 participants with two PPG channels; not to be changed."""
+    from accdistill_jax.data.split import SplitRule
+    from accdistill_jax.data.synthetic import SyntheticSettings, write_store
+
+    path = tmp_path_factory.mktemp("stores") / "smoke"
+    population = SyntheticSettings(participants=12, segments_per_participant=8, seed=0, ppg_channels=2)
+    write_store(path, population, split=SplitRule(fractions=(0.5, 0.25, 0.25)))
+    return path
+
+
+@pytest.fixture
+def smoke_config(smoke_store):
+    """smoke_config(**{"dotted.key": value}) -> the smoke preset on `smoke_store`, validated and locked."""
+    from accdistill_jax import config as configs
+    from configs import distill
+
+    def make(**changes):
+        config = distill.get_config("smoke").unlock()
+        with config.ignore_type():
+            config.update_from_flattened_dict({"data.stores": (str(smoke_store),)} | changes)
+        configs.validate(config.lock())
+        return config
+
+    return make

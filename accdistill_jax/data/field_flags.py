@@ -42,6 +42,8 @@ def add_flags(parser: argparse._ArgumentGroup | argparse.ArgumentParser, fields:
             options["choices"] = typing.get_args(kind)
         elif kind is bool:
             options["action"] = argparse.BooleanOptionalAction
+        elif origin is tuple and typing.get_args(kind)[-1] is Ellipsis:
+            options |= {"type": _names, "metavar": "NAME[,NAME]"}
         elif origin is tuple:
             kinds = typing.get_args(kind)
             options |= {"nargs": len(kinds), "type": kinds[0], "metavar": field.name.upper()}
@@ -63,7 +65,11 @@ def _without_none(kind: Any) -> Any:
 
 
 def _shown(default: Any) -> str:
-    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+    return " ".join(map(str, default)) or "none" if isinstance(default, tuple) else str(default)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(","))
 
 
 def _attribute_help(cls: type) -> dict[str, str]:

@@ -119,9 +119,15 @@ def participant_id(seed: int, index: int) -> str:
     return f"synthetic-{seed}-{index:06d}"
 
 
-def random_stream(seed: int, participant_index: int, segment_index: int | None = None) -> np.random.Generator:
-    """Random numbers of one participant's traits, or of one of its minutes; depends on its arguments alone."""
-    key = (participant_index, 0) if segment_index is None else (participant_index, 1, segment_index)
+def random_stream(
+    seed: int, participant_index: int, segment_index: int | None = None, *, movement: bool = False
+) -> np.random.Generator:
+    """Random numbers of one participant's traits, or of one of its minutes; depends on its arguments alone.
+
+    Whether and how a minute is one of large movement has a stream of its own (`movement`), so that all else in the
+    minute does not depend on it.
+    """
+    key = (participant_index, 0) if segment_index is None else (participant_index, 2 if movement else 1, segment_index)
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=key)))
 
 

@@ -5,18 +5,9 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-
 from accdistill_jax.data import recordings
 from accdistill_jax.data.preprocess import PreprocessSettings, preprocess
+from accdistill_jax.data.progress import progress_bar
 from accdistill_jax.data.recording import RecordingSource
 from accdistill_jax.data.split import SplitRule
 from accdistill_jax.data.store import Store
@@ -85,7 +76,7 @@ def prepare(
             return store
     split.assign(source.participant_id for source in sources)
     writer = StoreWriter(out, overwrite=overwrite, **request)
-    with writer.exclusive(), _bar(progress) as bar:
+    with writer.exclusive(), progress_bar(progress) as bar:
         missing = [source for source in sources if not writer.has(source.recording_id)]
         task = bar.add_task("preparing recordings", total=len(sources), completed=len(sources) - len(missing))
         bad: dict[str, str] = {}
@@ -110,15 +101,13 @@ def prepare(
 def _stage(source: RecordingSource, *, writer: StoreWriter, settings: PreprocessSettings) -> str | None:
     """Prepares one recording; returns what is wrong with it, if it is bad."""
     try:
-        recording = source.load()
-        batch = preprocess(recording, settings)
+        batch = preprocess(source.load(), settings)
     except UserError as error:
         return str(error)
     except Exception as error:
         error.add_note(f"while preparing recording {source.recording_id}")
         raise
-    writer.add(source.recording_id, batch,
-               channels={name: recording.streams[name].channels for name in ("ppg", "accel")})
+    writer.add(source.recording_id, batch)
     return None
 
 
@@ -133,10 +122,3 @@ def _bad_message(bad: Mapping[str, str], of: int) -> str:
 def _first(bad: Mapping[str, str]) -> str:
     name = min(bad)
     return f"{name}: {bad[name]}"
-
-
-def _bar(show: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
-        TimeRemainingColumn(), console=Console(stderr=True), disable=not show,
-    )

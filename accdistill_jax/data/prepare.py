@@ -14,10 +14,10 @@ from accdistill_jax.data.preparation import find_recordings, prepare
 from accdistill_jax.data.preprocess import PreprocessSettings
 from accdistill_jax.data.split import SplitRule
 from accdistill_jax.data.store import Store, verify_checksums
-from accdistill_jax.data.store_writer import existing_store
 from accdistill_jax.errors import UserError
 
 _PREPROCESS = dataclass_fields(PreprocessSettings)
+_PREPROCESS_SYNTHETIC = [field for field in _PREPROCESS if field.name != "ppg_channels"]  # a number, there
 _SYNTHETIC = dataclass_fields(synthetic.SyntheticSettings)
 
 
@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     own = commands.add_parser("synthetic", help="synthetic recordings of a generated population")
     _add_output_flags(own)
     add_flags(own.add_argument_group("population"), _SYNTHETIC)
-    add_flags(own.add_argument_group("preprocessing"), _PREPROCESS)
+    add_flags(own.add_argument_group("preprocessing"), _PREPROCESS_SYNTHETIC)
     own = commands.add_parser("verify", help="check every file of a store against its checksum")
     own.add_argument("store", help="folder or URL")
     own = commands.add_parser("show", help="say what is in a store")
@@ -62,13 +62,16 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--split-file", metavar="FILE",
                        help="CSV (participant,split) or JSON (participant: split); split is train, validation or test")
     group.add_argument("--split-seed", type=int, default=0, metavar="SEED",
-                       help="of the hash that splits participants 80/10/10 without a file (default: 0)")
+                       help="of the hash that splits participants without a file (default: 0); choose another, or other "
+                            "fractions, where few participants leave a split too small")
+    group.add_argument("--split-fractions", type=float, nargs=3, default=SplitRule.fractions,
+                       metavar=("TRAIN", "VALIDATION", "TEST"), help="of that hash (default: 0.8 0.1 0.1)")
 
 
 def _split(args: argparse.Namespace) -> SplitRule:
     if args.split_file:
         return SplitRule.from_file(args.split_file, seed=args.split_seed)
-    return SplitRule(seed=args.split_seed)
+    return SplitRule(seed=args.split_seed, fractions=tuple(args.split_fractions))
 
 
 def _run(args: argparse.Namespace, console: Console) -> None:
@@ -87,18 +90,14 @@ def _run(args: argparse.Namespace, console: Console) -> None:
             show.plot_segments(store, args.plot, count=args.segments)
             console.print(f"picture: {args.plot}", soft_wrap=True, highlight=False)
         return
-    settings = PreprocessSettings(**chosen(args, _PREPROCESS))
     common = {"split": _split(args), "workers": args.workers, "overwrite": args.overwrite,
               "progress": not args.quiet}
     if args.command == "synthetic":
         population = synthetic.SyntheticSettings(**chosen(args, _SYNTHETIC))
-        store = None
-        if not args.overwrite:
-            units = [synthetic.unit_id(population, index) for index in population.participant_indices]
-            store = existing_store(args.out, settings=settings, source="synthetic", units=units,
-                                   source_settings=population.to_json(), split=common["split"])
-        store = store or synthetic.write_store(args.out, population, settings, **common)
+        settings = PreprocessSettings(**chosen(args, _PREPROCESS_SYNTHETIC))
+        store = synthetic.write_store(args.out, population, settings, **common)
     else:
+        settings = PreprocessSettings(**chosen(args, _PREPROCESS))
         options = chosen(args, parameter_fields(recordings.options(args.command)))
         sources = find_recordings(args.command, args.root, **options)
         store = prepare(sources, args.out, reader=args.command, options=options, settings=settings,

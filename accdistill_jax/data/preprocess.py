@@ -49,6 +49,7 @@ class PreprocessSettings:
       gap_s: a distance between two time stamps above this is a gap (at least 2.5 usual distances, for slow streams).
       min_beat_coverage: least share of a segment covered by clean beat intervals for labels from beats.
       min_window_coverage: least share of a segment covered by reference windows for heart rate from windows.
+      ppg_channels: the PPG channels to keep, in this order: their names, or their numbers from 0; without any, all.
     """
 
     rate_hz: float = 64.0
@@ -63,11 +64,19 @@ class PreprocessSettings:
     gap_s: float = 0.25
     min_beat_coverage: float = 0.5
     min_window_coverage: float = 0.5
+    ppg_channels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         low, high = (float(edge) for edge in self.ppg_band_hz)
         object.__setattr__(self, "ppg_band_hz", (low, high))
+        if not isinstance(self.ppg_channels, list | tuple):
+            raise UserError(f"preprocessing: ppg_channels must be a list of names or numbers, got {self.ppg_channels!r}")
+        object.__setattr__(self, "ppg_channels", tuple(map(str, self.ppg_channels)))
+        if len(set(self.ppg_channels)) < len(self.ppg_channels) or "" in self.ppg_channels:
+            raise UserError(f"preprocessing: ppg_channels must name each channel once, got {list(self.ppg_channels)}")
         for field in dataclasses.fields(self):
+            if field.name == "ppg_channels":
+                continue
             value = getattr(self, field.name)
             values = value if isinstance(value, tuple) else (value,)
             if any(not isinstance(v, int | float) or isinstance(v, bool) or math.isnan(v) for v in values):
@@ -106,7 +115,7 @@ class PreprocessSettings:
     def to_json(self) -> dict[str, object]:
         """Plain JSON values; an infinite threshold becomes the string "inf"."""
         values = dataclasses.asdict(self)
-        values["ppg_band_hz"] = list(self.ppg_band_hz)
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
         return {key: "inf" if value == math.inf else value for key, value in values.items()}
 
     @classmethod
@@ -141,6 +150,7 @@ class SegmentBatch:
         str; start_unix_s float64; hr_bpm, sdnn_ms, rmssd_ms, resp_bpm (NaN unknown), beat_coverage, motion_g, ppg_quality,
         ppg_clipped, accel_clipped (fractions), gap_s as float32.
       participant: who it was.
+      ppg_channels: their names; without any, they are called ppg0, ppg1 ...
       examined: segments looked at; always kept + sum of rejected.
       rejected: segments turned away by reason, every one of `REASONS`.
       notes: decisions taken about the recording, e.g. {"ppg_polarity": "systole_down, by the data"}.
@@ -153,6 +163,7 @@ class SegmentBatch:
     examined: int
     rejected: dict[str, int]
     notes: dict[str, str] = dataclasses.field(default_factory=dict)
+    ppg_channels: tuple[str, ...] = ()
 
 
 @functools.lru_cache(maxsize=8)
@@ -274,13 +285,13 @@ def preprocess(recording: Recording, settings: PreprocessSettings) -> SegmentBat
     with more than `max_gap_s` of them are rejected. What is left over at the end, shorter than a segment, is not a segment.
 
     Raises:
-      UserError: a stream is missing, or the two never overlap; names the recording.
+      UserError: a stream or a channel asked for is missing, or the two streams never overlap; names the recording.
     """
     with named(f"recording {recording.recording_id!r}"):
         for name in ("ppg", "accel"):
             if name not in recording.streams:
                 raise UserError(f"has no stream {name!r}, only {', '.join(recording.streams) or 'none'}")
-        ppg, accel = recording.streams["ppg"], recording.streams["accel"]
+        ppg, accel = _chosen_channels(recording.streams["ppg"], settings), recording.streams["accel"]
         start, count = _common_grid(ppg, accel, settings.rate_hz)
         on_grid = functools.partial(to_grid, start_s=start, count=count, rate_hz=settings.rate_hz, gap_s=settings.gap_s)
         notes: dict[str, str] = {}
@@ -310,9 +321,25 @@ def preprocess(recording: Recording, settings: PreprocessSettings) -> SegmentBat
             accel_clipped=fraction_clipped(accel, start_s, settings.segment_s),
         )
     batch.notes.update(notes)
+    batch.ppg_channels = ppg.channels
     if not segments:
         batch.examined, batch.rejected["too_short"] = 1, 1
     return batch
+
+
+def _chosen_channels(ppg: Stream, settings: PreprocessSettings) -> Stream:
+    """The stream with the channels that the settings name, in their order."""
+    if not settings.ppg_channels:
+        return ppg
+    places = {str(number): number for number in range(len(ppg.channels))}
+    places |= {name: number for number, name in enumerate(ppg.channels)}  # a name counts before a number
+    for wanted in settings.ppg_channels:
+        if wanted not in places:
+            raise UserError(f"has no PPG channel {wanted!r}; its channels are {', '.join(ppg.channels)} "
+                            f"(or by number, from 0 to {len(ppg.channels) - 1})")
+    chosen = [places[wanted] for wanted in settings.ppg_channels]
+    return dataclasses.replace(ppg, values=ppg.values[:, chosen],
+                               channels=tuple(ppg.channels[number] for number in chosen))
 
 
 def _common_grid(ppg: Stream, accel: Stream, rate_hz: float) -> tuple[float, int]:

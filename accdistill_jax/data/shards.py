@@ -1,5 +1,12 @@
-"""Writes the files of Zarr v3 arrays: rows in any portions in, whole files out, encoded by TensorStore."""
+"""Writes the files of Zarr v3 arrays: rows in any portions in, whole files out.
 
+Inner chunks are uncompressed and in order, so that a shard is its rows as they are, and an index behind them. What is not plain
+numbers (zarr.json, a shard's index with its checksum) is encoded by TensorStore.
+"""
+
+import functools
+import math
+from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +18,8 @@ SEGMENTS_PER_SHARD = 1024
 _ROWS_PER_SMALL_CHUNK = 65_536
 _THREADS = 2
 _BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
+_INDEX_CODECS = [_BYTES, {"name": "crc32c"}]
+_NO_CHUNK = 2**64 - 1
 
 
 @dataclass(frozen=True)
@@ -21,25 +30,30 @@ class ArrayLayout:
         shape: (segments, samples, channels) or (segments, channels).
         dtype: "int16" or "float32".
         rows_per_file: segments in each file.
-        inner_rows: segments in each inner chunk of a shard; None stores plain chunks.
+        sharded: whether a file is a shard of inner chunks of one segment, or one plain chunk.
         unit: physical unit of the signal, kept in the array's attributes.
     """
 
     shape: tuple[int, ...]
     dtype: str
     rows_per_file: int
-    inner_rows: int | None
+    sharded: bool
     unit: str
 
     @classmethod
     def signal(cls, shape: tuple[int, int, int], *, unit: str) -> "ArrayLayout":
         """int16, sharded, one uncompressed inner chunk per segment: any segment is one read."""
-        return cls(shape, "int16", SEGMENTS_PER_SHARD, 1, unit)
+        return cls(shape, "int16", SEGMENTS_PER_SHARD, True, unit)
 
     @classmethod
     def small(cls, shape: tuple[int, int], *, unit: str) -> "ArrayLayout":
         """float32, plain chunks: read whole when a store is opened."""
-        return cls(shape, "float32", _ROWS_PER_SMALL_CHUNK, None, unit)
+        return cls(shape, "float32", _ROWS_PER_SMALL_CHUNK, False, unit)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one segment."""
+        return math.prod(self.shape[1:]) * np.dtype(self.dtype).itemsize
 
     def key(self, number: int) -> str:
         """Name of the file with this number, in Zarr v3's default encoding."""
@@ -49,10 +63,10 @@ class ArrayLayout:
         """The array's zarr.json."""
         inner = self.shape[1:]
         codecs = [_BYTES]
-        if self.inner_rows is not None:
+        if self.sharded:
             codecs = [{"name": "sharding_indexed", "configuration": {
-                "chunk_shape": [self.inner_rows, *inner], "codecs": [_BYTES],
-                "index_codecs": [_BYTES, {"name": "crc32c"}], "index_location": "end"}}]
+                "chunk_shape": [1, *inner], "codecs": [_BYTES], "index_codecs": _INDEX_CODECS,
+                "index_location": "end"}}]
         return {"shape": list(self.shape), "data_type": self.dtype, "fill_value": 0, "codecs": codecs,
                 "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [self.rows_per_file, *inner]}},
                 "dimension_names": ["segment", "sample", "channel"] if len(inner) == 2 else ["segment", "channel"],
@@ -65,16 +79,17 @@ def encode_metadata(layout: ArrayLayout) -> bytes:
     return files.read("zarr.json").result().value
 
 
-def encode_file(layout: ArrayLayout, rows: np.ndarray) -> bytes:
-    """Content of one file of the array.
-
-    Args:
-        layout: of the array.
-        rows: [rows, ...] of the array's dtype, at most `layout.rows_per_file` (fewer at the array's end).
-    """
-    files, array = _in_memory(layout.metadata() | {"shape": [layout.rows_per_file, *layout.shape[1:]]})
-    array[: len(rows)].write(rows).result()
-    return files.read(layout.key(0)).result().value
+@functools.lru_cache(maxsize=8)
+def encode_index(rows: int, *, rows_per_file: int, row_bytes: int) -> bytes:
+    """The index at the end of a shard whose first `rows` inner chunks are there, one behind the other."""
+    index = np.full((rows_per_file, 2), _NO_CHUNK, np.uint64)
+    index[:rows, 0] = np.arange(rows) * row_bytes
+    index[:rows, 1] = row_bytes
+    files, array = _in_memory({
+        "shape": list(index.shape), "data_type": "uint64", "fill_value": 0, "codecs": _INDEX_CODECS,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(index.shape)}}})
+    array.write(index).result()
+    return files.read("c/0/0").result().value
 
 
 def _in_memory(metadata: dict):
@@ -87,21 +102,58 @@ def _in_memory(metadata: dict):
     return ts.KvStore.open(kvstore, context=context).result(), array
 
 
+class _File:
+    """A file being filled with rows, zero where there are none."""
+
+    def __init__(self, layout: ArrayLayout):
+        self._layout = layout
+        self._index_bytes = 16 * layout.rows_per_file + 4 if layout.sharded else 0
+        self._content = np.zeros(layout.rows_per_file * layout.row_bytes + self._index_bytes, np.uint8)
+        self.rows = 0
+
+    def empty(self) -> "_File":
+        """The same memory for the next shard: fresh memory costs more than what is written into it."""
+        self.rows = 0
+        return self
+
+    @property
+    def free(self) -> int:
+        """Rows that still fit in."""
+        return self._layout.rows_per_file - self.rows
+
+    def append(self, rows: np.ndarray) -> None:
+        size = self._layout.row_bytes
+        place = self._content[self.rows * size : (self.rows + len(rows)) * size]
+        place.view(np.dtype(self._layout.dtype).newbyteorder("<")).reshape(rows.shape)[...] = rows
+        self.rows += len(rows)
+
+    def content(self) -> memoryview:
+        """The whole file."""
+        layout = self._layout
+        if not layout.sharded:
+            return self._content.data
+        end = self.rows * layout.row_bytes
+        index = encode_index(self.rows, rows_per_file=layout.rows_per_file, row_bytes=layout.row_bytes)
+        self._content[end : end + len(index)] = np.frombuffer(index, np.uint8)
+        return self._content[: end + len(index)].data
+
+
 class ArrayFiles:
-    """Streams rows into the files of several arrays; holds at most a few files' worth of rows.
+    """Streams rows into the files of several arrays; holds at most a few files of each.
 
     Args:
         layouts: by array name.
         put: called as put("<array>/<file>", content), from several threads, once per file.
     """
 
-    def __init__(self, layouts: Mapping[str, ArrayLayout], put: Callable[[str, bytes], None]):
+    def __init__(self, layouts: Mapping[str, ArrayLayout], put: Callable[[str, bytes | memoryview], None]):
         self._layouts = dict(layouts)
         self._put = put
-        self._blocks: dict[str, list[np.ndarray]] = {name: [] for name in layouts}
-        self._written = dict.fromkeys(layouts, 0)
+        self._filling: dict[str, _File] = {}
+        self._submitted = dict.fromkeys(layouts, 0)
         self._pool = ThreadPoolExecutor(_THREADS)
-        self._pending: list[Future] = []
+        self._pending: deque[Future] = deque()
+        self._spare: dict[str, deque[_File]] = {name: deque() for name in layouts}
 
     def __enter__(self) -> "ArrayFiles":
         for name, layout in self._layouts.items():
@@ -111,41 +163,37 @@ class ArrayFiles:
     def __exit__(self, kind, value, traceback) -> None:
         try:
             if kind is None:
-                for name in self._layouts:
-                    if waiting := self._waiting(name):
-                        self._submit(name, self._take(name, waiting))
+                for name in list(self._filling):
+                    self._submit(name)
                 self._drain(0)
         finally:
             self._pool.shutdown(cancel_futures=True)
 
     def push(self, name: str, rows: np.ndarray) -> None:
         """Appends rows [rows, ...] to an array."""
-        layout = self._layouts[name]
-        self._blocks[name].append(rows)
-        while self._waiting(name) >= layout.rows_per_file:
-            self._submit(name, self._take(name, layout.rows_per_file))
-        self._drain(2 * _THREADS)
+        while len(rows):
+            file = self._filling.get(name)
+            if file is None:
+                spare = self._spare[name]
+                file = self._filling[name] = spare.popleft().empty() if spare else _File(self._layouts[name])
+            now, rows = rows[: file.free], rows[file.free :]
+            file.append(now)
+            if not file.free:
+                self._submit(name)
 
-    def _waiting(self, name: str) -> int:
-        return sum(map(len, self._blocks[name]))
+    def _submit(self, name: str) -> None:
+        file, number = self._filling.pop(name), self._submitted[name]
+        self._submitted[name] += 1
+        where = f"{name}/{self._layouts[name].key(number)}"
 
-    def _take(self, name: str, count: int) -> np.ndarray:
-        taken, blocks = [], self._blocks[name]
-        while count:
-            block = blocks.pop(0)
-            if len(block) > count:
-                blocks.insert(0, block[count:])
-                block = block[:count]
-            taken.append(block)
-            count -= len(block)
-        return np.concatenate(taken)
+        def write() -> None:
+            self._put(where, file.content())
+            if self._layouts[name].sharded:
+                self._spare[name].append(file)
 
-    def _submit(self, name: str, rows: np.ndarray) -> None:
-        layout = self._layouts[name]
-        file = f"{name}/{layout.key(self._written[name] // layout.rows_per_file)}"
-        self._written[name] += len(rows)
-        self._pending.append(self._pool.submit(lambda: self._put(file, encode_file(layout, rows))))
+        self._pending.append(self._pool.submit(write))
+        self._drain(_THREADS)
 
     def _drain(self, left: int) -> None:
         while len(self._pending) > left:
-            self._pending.pop(0).result()
+            self._pending.popleft().result()

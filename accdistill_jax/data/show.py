@@ -74,8 +74,8 @@ def print_summary(store: Store, console: Console) -> None:
         console.print(f"left out: recording {name}: {reason}", soft_wrap=True, highlight=False, markup=False)
     empty = [split for split in SPLITS if not len(store.indices(split))]
     if empty:
-        console.print(f"warning: split {' and '.join(empty)} is empty; with few participants, say who goes where "
-                      "with --split-file", soft_wrap=True, highlight=False)
+        console.print(f"warning: split {' and '.join(empty)} is empty; with few participants, prepare with "
+                      "--split-fractions, another --split-seed or a --split-file", soft_wrap=True, highlight=False)
 
 
 def plot_segments(store: Store, path: str | os.PathLike, *, count: int = 4) -> None:

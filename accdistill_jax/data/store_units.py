@@ -5,7 +5,6 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
 from io import BytesIO
 
 import numpy as np
@@ -38,13 +37,12 @@ def unit_file(unit_id: str) -> str:
     return f"{readable}-{checksum(unit_id.encode())[:12]}.npz"
 
 
-def encode_unit(unit_id: str, batch, *, channels: Mapping[str, Sequence[str]] | None, samples: int) -> bytes:
+def encode_unit(unit_id: str, batch, *, samples: int) -> bytes:
     """Quantises a unit's segments.
 
     Args:
         unit_id: unique name of the unit.
         batch: `SegmentBatch`; ppg [segments, samples, channels] and accel [segments, samples, 3] in g, float32.
-        channels: names by signal; None numbers the PPG channels.
         samples: per segment.
 
     Returns:
@@ -55,9 +53,8 @@ def encode_unit(unit_id: str, batch, *, channels: Mapping[str, Sequence[str]] | 
         ValueError: the batch's counts do not add up.
     """
     segments = len(batch.ppg)
-    if channels is None:
-        channels = {"ppg": [f"ppg{number}" for number in range(batch.ppg.shape[-1])], "accel": ["x", "y", "z"]}
-    channels = {name: list(channels[name]) for name in SIGNALS}
+    numbered = [f"ppg{number}" for number in range(batch.ppg.shape[-1])]
+    channels = {"ppg": list(batch.ppg_channels) or numbered, "accel": ["x", "y", "z"]}
     arrays = {}
     for name in SIGNALS:
         values = np.asarray(getattr(batch, name))
@@ -82,7 +79,7 @@ def encode_unit(unit_id: str, batch, *, channels: Mapping[str, Sequence[str]] | 
     about = {
         "unit": unit_id, "channels": channels, "participant": participant, "columns": list(batch.columns),
         "segments": segments, "examined": int(batch.examined), "rejected": rejected,
-        "notes": dict(getattr(batch, "notes", {})),
+        "notes": dict(batch.notes),
     }
     arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
     buffer = BytesIO()

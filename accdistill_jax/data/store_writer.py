@@ -9,9 +9,12 @@ the manifest is written last). The bytes of a store depend on its units and thei
 import contextlib
 import errno
 import fcntl
+import functools
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import metadata
 
 from accdistill_jax import __version__
@@ -47,7 +50,6 @@ class StoreWriter:
         path: local folder or URL of the store to be.
         settings: `PreprocessSettings`.
         source: name of the source of the recordings, kept in the manifest.
-        channels: {"ppg": names, "accel": names}; None takes them from the units.
         source_settings: JSON-able options of the source; units staged with others are not used.
         split: how participants are split.
         overwrite: replace a complete store at `path`, and discard staged units of other settings.
@@ -62,7 +64,6 @@ class StoreWriter:
         *,
         settings,
         source: str,
-        channels: Mapping[str, Sequence[str]] | None = None,
         source_settings: Mapping | None = None,
         split: SplitRule | None = None,
         overwrite: bool = False,
@@ -74,7 +75,6 @@ class StoreWriter:
         self.split = split or SplitRule()
         self.settings = settings
         self._samples = round(settings.rate_hz * settings.segment_s)
-        self._channels = None if channels is None else {name: list(channels[name]) for name in SIGNALS}
         self._overwrite = overwrite
         self._request = make_request(settings, source=source, source_settings=source_settings)
         if not overwrite and read_manifest(path) is not None:
@@ -96,7 +96,8 @@ class StoreWriter:
                     f"({difference(staged, self._request)}); repeat its command to continue it, "
                     "or discard it with --overwrite"
                 )
-            self._staging.remove_all()
+            with self.exclusive():
+                self._staging.remove_all()
         self._staging.write(_REQUEST, _to_json(self._request))
 
     @contextlib.contextmanager
@@ -123,19 +124,18 @@ class StoreWriter:
         """Whether a unit is staged already."""
         return bool(self._units.sizes([unit_file(unit_id)]))
 
-    def add(self, unit_id: str, batch, *, channels: Mapping[str, Sequence[str]] | None = None) -> None:
+    def add(self, unit_id: str, batch) -> None:
         """Quantises and stages the segments of a unit, atomically.
 
         Args:
             unit_id: unique name of the unit.
             batch: `SegmentBatch`; ppg [segments, samples, channels] and accel [segments, samples, 3] in g,
                 float32. It may have no segments.
-            channels: the unit's channel names; default those given to the writer, or numbered ones.
 
         Raises:
             UserError: wrong shapes, non-finite samples or a full disk.
         """
-        content = encode_unit(unit_id, batch, channels=channels or self._channels, samples=self._samples)
+        content = encode_unit(unit_id, batch, samples=self._samples)
         # Not worth waiting for the disk: a unit damaged by a power failure is noticed by its CRC and redone.
         self._units.write(unit_file(unit_id), content, durable=False)
 
@@ -191,8 +191,7 @@ class StoreWriter:
         put(PARTICIPANTS, store_tables.to_parquet(participants))
         with ArrayFiles(_layouts(total, self._samples, channels), put) as arrays:
             done = 0
-            for unit_id in order:
-                unit = self._load(unit_id, signals=True)
+            for unit in _one_ahead(functools.partial(self._load, signals=True), order):
                 for name, rows in unit.arrays.items():
                     arrays.push(name, rows)
                 done += unit.about["segments"]
@@ -283,8 +282,8 @@ def existing_store(
         reason = "was prepared from other recordings (" + ", ".join(
             f"{what}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
             for what, names in (("new", added), ("gone", gone)) if names) + ")"
-    raise UserError(f"{store.path}: the store there {reason}; choose another folder, "
-                    "or replace it with --overwrite")
+    raise UserError(f"{store.path}: the store there {reason}; choose another folder, or remove this one "
+                    "(prepare: --overwrite)")
 
 
 def difference(old: dict | None, new: dict, *, prefix: str = "") -> str:
@@ -312,6 +311,18 @@ def sync_folder(path: str) -> None:
         os.close(descriptor)
 
 
+def _one_ahead(function: Callable, items: Sequence) -> Iterator:
+    """Results of the function for each item, the next being computed while one is used."""
+    with ThreadPoolExecutor(1) as pool:
+        coming: deque[Future] = deque()
+        for item in items:
+            coming.append(pool.submit(function, item))
+            if len(coming) == 2:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
+
+
 def _layouts(total: int, samples: int, channels: Mapping[str, Sequence[str]]) -> dict[str, ArrayLayout]:
     layouts = {}
     for name in SIGNALS:
@@ -329,7 +340,8 @@ def _common_channels(abouts: Sequence[dict]) -> dict[str, list[str]]:
             a, b = first["channels"][name], about["channels"][name]
             if a != b:
                 raise UserError(f"{name} channels differ: {first['unit']} has {', '.join(a)}, {about['unit']} has "
-                                f"{', '.join(b)}; prepare them as separate stores")
+                                f"{', '.join(b)}; prepare them as separate stores, or choose what they have in common "
+                                "with --ppg-channels")
     return first["channels"]
 
 

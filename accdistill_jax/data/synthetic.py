@@ -11,16 +11,16 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-from rich import progress as rich_progress
 
 from accdistill_jax.data import physiology, waveforms
 from accdistill_jax.data.physiology import Physiology, sample_participant
 from accdistill_jax.data.preprocess import PreprocessSettings, SegmentBatch, bandpass, finish_segments
+from accdistill_jax.data.progress import progress_bar
 from accdistill_jax.data.recording import Beats, Participant
 from accdistill_jax.data.split import SplitRule
 from accdistill_jax.data.store import Store
-from accdistill_jax.data.store_writer import StoreWriter
-from accdistill_jax.data.workers import run_all
+from accdistill_jax.data.store_writer import StoreWriter, existing_store
+from accdistill_jax.data.workers import check_workers, run_all
 from accdistill_jax.errors import UserError
 
 __all__ = [
@@ -33,7 +33,7 @@ __all__ = [
     "write_store",
 ]
 
-GENERATOR_VERSION = 1  # part of every store's settings; raised when the same settings give other minutes
+GENERATOR_VERSION = 2  # part of every store's settings; raised when the same settings give other minutes
 DEVICE = "synthetic"
 
 
@@ -134,7 +134,9 @@ def generate_segments(
         rng = physiology.random_stream(seed, participant_index, int(segment))
         state = physiology.draw_state(person, rng, segment_index=int(segment))
         rhythm = physiology.draw_rhythm(person, state, rng)
-        ppg[row], accel[row] = waveforms.render_minute(person, state, rhythm, rng, ppg_channels=ppg_channels)
+        minute = waveforms.render_minute(person, state, rhythm, rng, ppg_channels=ppg_channels)
+        movement = physiology.random_stream(seed, participant_index, int(segment), movement=True)
+        ppg[row], accel[row] = waveforms.add_large_movement(minute, person, state, movement)
         inside = np.flatnonzero((rhythm.beats_s >= 0.0) & (rhythm.beats_s <= 60.0))
         beats.append(rhythm.beats_s[inside])
         intervals.append(rhythm.beats_s[inside] - rhythm.beats_s[inside - 1])
@@ -156,7 +158,7 @@ def generate_batch(
         The accepted segments and the account of the others.
 
     Raises:
-        UserError: `preprocess_settings` ask for another rate or duration.
+        UserError: `preprocess_settings` ask for another rate or duration, or for certain channels.
     """
     check_preprocess_settings(preprocess_settings)
     person = sample_participant(settings.seed, participant_index)
@@ -191,12 +193,14 @@ def generate_batch(
 
 
 def check_preprocess_settings(settings: PreprocessSettings) -> None:
-    """Raises UserError unless rate and duration are those of the generator."""
+    """Raises UserError unless rate, duration and channels are those of the generator."""
     if settings.rate_hz != waveforms.RATE_HZ or settings.samples != waveforms.SAMPLES:
         raise UserError(
             f"synthetic recordings are minutes at {waveforms.RATE_HZ:g} Hz; set rate_hz={waveforms.RATE_HZ:g} and "
             f"segment_s=60 (got {settings.rate_hz:g} and {settings.segment_s:g})"
         )
+    if settings.ppg_channels:
+        raise UserError("synthetic recordings: their number of PPG channels is a setting of the population, not of preprocessing")
 
 
 def unit_id(settings: SyntheticSettings, participant_index: int) -> str:
@@ -216,7 +220,8 @@ def write_store(
 ) -> Store:
     """Generate a population into a store. Its bytes do not depend on `workers` nor on interruptions.
 
-    Each participant is staged when it is ready, so the same call after an interruption continues. With more
+    Each participant is staged when it is ready, so the same call after an interruption continues; a complete
+    store of exactly these settings is opened and nothing else is done. With more
     than one worker, fresh processes are started: call it from under `if __name__ == "__main__":` in a script.
 
     Args:
@@ -225,50 +230,41 @@ def write_store(
         preprocess_settings: filter and thresholds; the defaults where None.
         workers: processes that generate; 1 works in this process.
         split: how participants are split; by hash of seed 0 where None.
-        overwrite: replace a store that is already there.
+        overwrite: replace whatever store is already there.
         progress: show a progress bar with the time left.
 
     Returns:
         The store, opened.
 
     Raises:
-        UserError: `workers` below 1, unsuitable settings, a worker that died, and what `StoreWriter` raises.
+        UserError: `workers` below 1, unsuitable settings, a store of other settings there, another process that
+            makes it at this moment, a worker that died, a full disk.
     """
+    check_workers(workers)
     preprocess_settings = preprocess_settings or PreprocessSettings()
     check_preprocess_settings(preprocess_settings)
-    channels = {"ppg": [f"ppg{number}" for number in range(settings.ppg_channels)], "accel": ["x", "y", "z"]}
-    writer = StoreWriter(
-        path,
-        settings=preprocess_settings,
-        source="synthetic",
-        source_settings=settings.to_json(),
-        channels=channels,
-        split=split,
-        overwrite=overwrite,
-    )
-    missing = [p for p in settings.participant_indices if not writer.has(unit_id(settings, p))]
-    with _bar(progress) as bar:
+    order = [unit_id(settings, index) for index in settings.participant_indices]
+    request = {
+        "settings": preprocess_settings,
+        "source": "synthetic",
+        "source_settings": settings.to_json(),
+        "split": split,
+    }
+    if not overwrite:
+        store = existing_store(path, units=order, **request)
+        if store is not None:
+            return store
+    writer = StoreWriter(path, overwrite=overwrite, **request)
+    with writer.exclusive(), progress_bar(progress) as bar:
+        missing = [index for index in settings.participant_indices if not writer.has(unit_id(settings, index))]
         task = bar.add_task("generating minutes", total=settings.participants * settings.segments_per_participant)
         bar.advance(task, (settings.participants - len(missing)) * settings.segments_per_participant)
         for _ in run_all(functools.partial(_add, writer, settings, preprocess_settings), missing, workers=workers):
             bar.advance(task, settings.segments_per_participant)
         task = bar.add_task("writing the store", total=None)
         return writer.commit(
-            [unit_id(settings, p) for p in settings.participant_indices],
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            order, progress=lambda done, total: bar.update(task, completed=done, total=total)
         )
-
-
-def _bar(show: bool) -> rich_progress.Progress:
-    return rich_progress.Progress(
-        rich_progress.TextColumn("{task.description}"),
-        rich_progress.BarColumn(),
-        rich_progress.MofNCompleteColumn(),
-        rich_progress.TimeElapsedColumn(),
-        rich_progress.TextColumn("left"),
-        rich_progress.TimeRemainingColumn(),
-        disable=not show,
-    )
 
 
 def _add(

@@ -48,6 +48,7 @@ _POSTURES = {
     "active": np.array([[0.0, 0.2, 0.98], [-0.95, 0.2, 0.2], [-0.6, 0.5, 0.6], [0.3, 0.5, 0.8]]),
 }
 _BURSTS = {"asleep": 0.15, "resting": 0.35, "seated": 0.8, "active": 5.0}  # movements a minute
+_LARGE_MOVEMENT = {"asleep": 0.02, "resting": 0.06, "seated": 0.12, "active": 0.2}  # share of minutes; 8 % in all
 _TREMOR = {"asleep": 0.3, "resting": 0.7, "seated": 1.0, "active": 1.5}
 
 
@@ -178,6 +179,49 @@ def _draw_motion(person: Physiology, state: MinuteState, rng: np.random.Generato
     return _Motion(accel, ppg)
 
 
+def add_large_movement(minute: Minute, person: Physiology, state: MinuteState, rng: np.random.Generator) -> Minute:
+    """Makes some minutes ones of walking, or of other large movement of the arm; returns the others as they are.
+
+    Walking swings the arm once in two steps and jolts it at every step; other movement is noise of 0.5 to 4 Hz that
+    comes and goes. Both move the blood and the sensor too, so that little of the pulse is left. The acceleration's root
+    mean square is 0.17 to 0.6 g over the minute, above what the default selection of calm minutes lets pass.
+
+    Args:
+        minute: as rendered.
+        person, state: of the minute.
+        rng: the minute's random stream of movement.
+
+    Sources: steps at 1.5 to 2.1 Hz: Pachi & Ji 2005, Struct Eng 83. Amplitudes are this project's own.
+    """
+    if rng.random() >= _LARGE_MOVEMENT[state.activity]:
+        return minute
+    walks = state.activity != "asleep" and rng.random() < 0.5
+    size = 0.17 * (0.6 / 0.17) ** rng.random()
+    sample = np.arange(SAMPLES)
+    if walks:
+        unrest = np.interp(sample, np.linspace(0, SAMPLES, 13), rng.standard_normal(13))
+        swing = np.pi * np.cumsum(rng.uniform(1.5, 2.1) * (1.0 + 0.02 * unrest)) / RATE_HZ  # a turn in two steps
+        weight = rng.standard_normal((4, 5, 2)) * np.array([1.0, 1.0, 0.4, 0.5, 0.2])[:, None]
+        angle = np.arange(1, 6)[:, None] * swing
+        wave = weight[..., 0] @ np.sin(angle) + weight[..., 1] @ np.cos(angle)
+    else:
+        z = rng.standard_normal((4, 2 * _FREQ.size)).view(np.complex128)
+        wave = fft.irfft(z * ((_FREQ > 0.5) & (_FREQ < 4.0)), n=_FFT)[:, :SAMPLES]
+        wave *= np.interp(sample, np.linspace(0, SAMPLES, 21), rng.random(21) ** 2)
+    wave /= math.sqrt(float(np.mean(np.sum(wave[:3] ** 2, axis=0))))
+    accel = _digitise((minute.accel.T + size * wave[:3]).astype(np.float32))
+    artefact = 25.0 * size**0.8 * (0.5 * wave[0] + 0.5 * wave[2] + 0.6 * wave[3])
+    gain = (person.channel_gain * (1.0 + 0.15 * rng.standard_normal(MAX_CHANNELS)))[: minute.ppg.shape[1]]
+    return Minute(minute.ppg + (artefact[:, None] * gain).astype(np.float32), accel.T)
+
+
+def _digitise(accel: np.ndarray) -> np.ndarray:
+    """Acceleration in g, float32, in steps and range of the sensor; works in place."""
+    np.clip(np.rint(accel * np.float32(1.0 / ACCEL_STEP_G)), -32768, 32767, out=accel)
+    accel *= np.float32(ACCEL_STEP_G)
+    return accel
+
+
 def _noise(rng: np.random.Generator, spectrum: np.ndarray) -> np.ndarray:
     """Gaussian noise in the frequency domain; `spectrum` [2049] is the sd of white noise with that density."""
     z = rng.standard_normal(2 * spectrum.shape[0], dtype=np.float32).view(np.complex64)
@@ -243,9 +287,7 @@ def render_minute(
     for axis in range(3):
         spectrum[axis] += _noise(rng, sd)
     accel = fft.irfft(spectrum, n=_FFT, overwrite_x=True)[:, _LEAD : _LEAD + SAMPLES]
-    accel = accel + _upsample(slow_accel)
-    np.clip(np.rint(accel * np.float32(1.0 / ACCEL_STEP_G)), -32768, 32767, out=accel)
-    accel *= np.float32(ACCEL_STEP_G)
+    accel = _digitise(accel + _upsample(slow_accel))
 
     # Photoplethysmogram.
     templates = pulse_template(

@@ -34,8 +34,7 @@ def run_all(function: Callable[[Any], Any], items: Sequence, *, workers: int) ->
             yield item, function(item)
         return
     # Fresh interpreters: a forked copy of a process with threads (JAX, TensorStore) can hang.
-    context = multiprocessing.get_context("spawn")
-    others = set(multiprocessing.active_children())
+    context = _Spawn()
     with _environment(dict.fromkeys(_THREAD_VARIABLES, "1")):
         pool = ProcessPoolExecutor(min(workers, len(items)), mp_context=context, initializer=_start_worker)
         finished = False
@@ -55,8 +54,21 @@ def run_all(function: Callable[[Any], Any], items: Sequence, *, workers: int) ->
         finally:
             pool.shutdown(wait=finished, cancel_futures=True)
             if not finished:
-                for process in set(multiprocessing.active_children()) - others:
-                    process.terminate()
+                for process in context.started:
+                    if process.is_alive():
+                        process.terminate()
+
+
+class _Spawn(multiprocessing.context.SpawnContext):
+    """Knows the processes that were started through it."""
+
+    def __init__(self):
+        super().__init__()
+        self.started: list[multiprocessing.process.BaseProcess] = []
+
+    def Process(self, *args, **kwargs) -> multiprocessing.process.BaseProcess:
+        self.started.append(super().Process(*args, **kwargs))
+        return self.started[-1]
 
 
 def check_workers(workers: int) -> None:

@@ -48,13 +48,14 @@ class MBConv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         inside = x.shape[-1] * self.stage.expansion
         h = nn.LayerNorm(name="norm_in")(x).astype(self.dtype)
-        h = ops.gelu(nn.Dense(inside, dtype=self.dtype, name="expand")(h))
+        h = ops.gelu(nn.Dense(inside, dtype=self.dtype, dot_general=ops.dot_rows, name="expand")(h))
         h = DepthwiseConv(self.stage.kernel, self.stride, name="depthwise")(h)
         h = ops.gelu(nn.LayerNorm(name="norm_depthwise")(h)).astype(self.dtype)
         squeezed = jnp.mean(h.astype(jnp.float32), axis=1)
         gate = nn.Dense(max(x.shape[-1] // 4, 4), name="squeeze")(squeezed)
         gate = nn.sigmoid(nn.Dense(inside, name="excite")(nn.silu(gate)))
-        h = nn.Dense(self.stage.width, dtype=self.dtype, name="project")(h * gate[:, None].astype(h.dtype))
+        h = h * gate[:, None].astype(h.dtype)
+        h = nn.Dense(self.stage.width, dtype=self.dtype, dot_general=ops.dot_rows, name="project")(h)
         return x + h if x.shape == h.shape else h
 
 
@@ -93,8 +94,9 @@ class EfficientNetEncoder(nn.Module):
             for b in range(stage.depth):
                 stride = stage.stride if b == 0 else 1
                 h = MBConv(stage, stride, self.dtype, name=f"stage_{s}_block_{b}")(h)
-        h = ops.gelu(nn.Dense(self.head, dtype=self.dtype, name="head")(nn.LayerNorm(name="norm_head")(h)))
-        h = h.astype(jnp.float32)
+        h = nn.LayerNorm(name="norm_head")(h)
+        h = nn.Dense(self.head, dtype=self.dtype, dot_general=ops.dot_rows, name="head")(h)
+        h = ops.gelu(h).astype(jnp.float32)
         embedding = nn.Dense(self.output, name="output")(jnp.mean(h, axis=1))
         return average_parts(h, segments), embedding
 

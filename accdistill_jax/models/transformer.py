@@ -8,7 +8,6 @@ import jax.numpy as jnp
 
 from accdistill_jax.models import ops
 
-
 POSITIONS = ("sinusoidal", "relative", "sinusoidal+relative")
 ROTARY_LONGEST = 50.0  # tokens
 
@@ -32,7 +31,7 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, relative: jax.Array | None = None) -> jax.Array:
         B, P, D = x.shape
-        qkv = nn.Dense(3 * D, dtype=self.dtype, name="qkv")(x)
+        qkv = nn.Dense(3 * D, dtype=self.dtype, dot_general=ops.dot_rows, name="qkv")(x)
         qkv = qkv.reshape(B, P, 3, self.heads, D // self.heads).transpose(2, 0, 3, 1, 4)
         q, k, v = qkv[0], qkv[1], qkv[2]
         bias = None
@@ -40,7 +39,7 @@ class Attention(nn.Module):
             q, k = (ops.rotate(a, relative, longest=ROTARY_LONGEST) for a in (q, k))
             bias = ops.distance_bias(relative, self.heads)
         out = ops.attention(q, k, v, bias).transpose(0, 2, 1, 3).reshape(B, P, D)
-        return nn.Dense(D, dtype=self.dtype, name="out")(out)
+        return nn.Dense(D, dtype=self.dtype, dot_general=ops.dot_rows, name="out")(out)
 
 
 class Block(nn.Module):
@@ -54,8 +53,9 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, relative: jax.Array | None = None) -> jax.Array:
         attended = Attention(self.heads, self.dtype, name="attention")(nn.LayerNorm(name="norm_attention")(x), relative)
         x = x + attended
-        h = nn.Dense(self.mlp, dtype=self.dtype, name="mlp_in")(nn.LayerNorm(name="norm_mlp")(x))
-        return x + nn.Dense(x.shape[-1], dtype=self.dtype, name="mlp_out")(ops.gelu(h))
+        h = nn.LayerNorm(name="norm_mlp")(x)
+        h = ops.gelu(nn.Dense(self.mlp, dtype=self.dtype, dot_general=ops.dot_rows, name="mlp_in")(h))
+        return x + nn.Dense(x.shape[-1], dtype=self.dtype, dot_general=ops.dot_rows, name="mlp_out")(h)
 
 
 class TransformerEncoder(nn.Module):
@@ -85,8 +85,11 @@ class TransformerEncoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
-        self.levels = [nn.Dense(width, dtype=self.dtype, name=f"tokenizer_{i}") for i, (_, width) in enumerate(self.tokenizer)]
-        self.token = nn.Dense(self.width, dtype=self.dtype)
+        self.levels = [
+            nn.Dense(width, dtype=self.dtype, dot_general=ops.dot_rows, name=f"tokenizer_{i}")
+            for i, (_, width) in enumerate(self.tokenizer)
+        ]
+        self.token = nn.Dense(self.width, dtype=self.dtype, dot_general=ops.dot_rows)
         self.blocks = [
             Block(self.heads, self.mlp, self.dtype, name=f"block_{i}") for i in range(self.depth)
         ]

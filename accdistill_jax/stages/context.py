@@ -1,13 +1,16 @@
 """What every stage of a run is given."""
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from accdistill_jax.config import nearest
 from accdistill_jax.data.store import Store
+from accdistill_jax.errors import UserError
 from accdistill_jax.inputs import InputSettings
 from accdistill_jax.parallel import Parallel
 
@@ -54,6 +57,21 @@ class Run:
             "channels": len(store.channels[modality]),
             "inputs": self.inputs(modality)._asdict(),
         }
+
+
+def open_store(path: str, *, key: str) -> Store:
+    """Opens the store that a config key names.
+
+    Raises:
+        UserError: no folder there, naming the key and the nearest one, or what `Store.open` raises.
+    """
+    folder = os.path.abspath(os.path.expanduser(path))
+    if "://" not in path and not os.path.exists(folder) and not os.path.exists(folder + ".partial"):
+        parent, name = os.path.split(folder)
+        near = nearest(name, sorted(os.listdir(parent))) if os.path.isdir(parent) else None
+        hint = f"; did you mean {os.path.join(os.path.dirname(path), near)}?" if near else ""
+        raise UserError(f"config.{key}: there is no folder {path}{hint}")
+    return Store.open(path)
 
 
 def plain(section: Any) -> Any:

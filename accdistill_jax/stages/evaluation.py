@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import sys
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from accdistill_jax.inputs import prepare
 from accdistill_jax.metrics import ProgressLine, read_metrics
 from accdistill_jax.models.build import parameter_count
 from accdistill_jax.stages import distillation
-from accdistill_jax.stages.context import Run, choose_rows, plain
+from accdistill_jax.stages.context import Run, choose_rows, open_store, plain
 from accdistill_jax.stages.pretraining import Teacher, load_teacher, reconstruction
 
 LABELS = ("hr_bpm", "sdnn_ms", "rmssd_ms", "resp_bpm")
@@ -56,7 +57,7 @@ def load_encoders(run: Run) -> Encoders:
         z = teacher.encoder.apply({"params": params["teacher"]["params"]}, prepare(batch, "ppg", teacher.inputs))
         out = {"embedding": z}
         if student is not None:
-            standard = (z - params["teacher"]["mean"]) / params["teacher"]["std"]
+            standard = (z - params["teacher"]["mean"][None]) / params["teacher"]["std"][None]
             out["projection"] = student.teacher_head.apply({"params": params["head"]}, standard)
         return out
 
@@ -76,8 +77,12 @@ def load_encoders(run: Run) -> Encoders:
         found.append(Encoder(UNTRAINED, embed_untrained, student.initial(one)))
     c = run.config.evaluation
     described = [run.data_fingerprint, teacher.fingerprint, student.fingerprint if student else "", c.train_segments]
-    described += [run.config.seed, list(run.config.data.unseen_stores), str(run.config.runtime.compute_dtype)]
-    return Encoders(teacher, student, found, hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16])
+    described += [run.config.seed, str(run.config.runtime.compute_dtype)]
+    return Encoders(teacher, student, found, _hash(described))
+
+
+def _hash(described: object) -> str:
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
 
 
 def embed_stage(run: Run) -> None:
@@ -89,21 +94,36 @@ def embed_stage(run: Run) -> None:
 
 
 def report_stage(run: Run, *, durations_s: dict[str, float]) -> None:
-    """Evaluates the embeddings and writes the report, and one per unseen store beside it."""
+    """Evaluates the embeddings and writes the report, and one per unseen store beside it; says what came out."""
     encoders = load_encoders(run)
     main = _embeddings(run, encoders, "main", run.stores, _main_rows(run))
     curves = {name: read_metrics(run.workdir / "metrics" / f"{name}.jsonl") for name in ("teacher", "student")}
     curves = {name: records for name, records in curves.items() if records}
     info = _run_info(run, encoders, durations_s)
-    _report(run, run.workdir, main, info, curves, _examples(run, encoders.teacher, run.stores, split="test"))
+    made_from = [encoders.key, curves, plain(run.config.evaluation), info["versions"]]
+
+    def examples(stores: Sequence[Store], split: str | None) -> Callable[[], dict | None]:
+        return lambda: _examples(run, encoders.teacher, stores, split=split)
+
     for name, store in unseen_stores(run).items():
         rows = {"test": [np.arange(store.num_segments)]}
         unseen = _embeddings(run, encoders, f"unseen-{name}", (store,), rows)
         mixed = {e: {**main[e], "test": unseen[e]["test"]} for e in main}
         info_here = {**info, "data": _data_info((store,)), "probes fitted on": _data_info(run.stores)}
-        _report(
-            run, run.workdir / "unseen" / name, mixed, info_here, {}, _examples(run, encoders.teacher, (store,), split=None)
-        )
+        folder, key = run.workdir / "unseen" / name, _hash([made_from, store.fingerprint])
+        _report(run, folder, mixed, info_here, {}, examples((store,), None), key)
+    _report(run, run.workdir, main, info, curves, examples(run.stores, "test"), _hash(made_from))
+    for line in summary(run.workdir):
+        run.say(line)
+
+
+def summary(folder: Path) -> list[str]:
+    """The head of a written report in a few lines for the console."""
+    words = json.loads((folder / "report.json").read_text())["verdict"]
+    asked = [row for row in words["answers"] if "heart rate" in row[0] or "same minute" in row[0]]
+    answers = [f"  {question} {answer}".replace("**", "") for question, answer in asked]
+    cautions = f", {len(words['cautions'])} cautions in it" if words["cautions"] else ""
+    return [words["headline"], *answers, f"report: {folder / 'report.md'}{cautions}"]
 
 
 def unseen_stores(run: Run) -> dict[str, Store]:
@@ -114,7 +134,7 @@ def unseen_stores(run: Run) -> dict[str, Store]:
     """
     found: dict[str, Store] = {}
     for path in run.config.data.unseen_stores:
-        store, name = Store.open(path), Path(path.rstrip("/")).name
+        store, name = open_store(path, key="data.unseen_stores"), Path(path.rstrip("/")).name
         if name in found:
             raise UserError(f"config.data.unseen_stores names two stores called {name!r}; rename one folder")
         if store.fingerprint in {own.fingerprint for own in run.stores}:
@@ -141,18 +161,17 @@ def _embeddings(
 ) -> dict[str, dict[str, SplitEmbeddings]]:
     """encoder -> split -> embeddings; read from `embeddings/` where they are there already for the same encoders."""
     path = run.workdir / "embeddings" / f"{name}.npz"
-    arrays = _load(path, encoders.key)
+    key = _hash([encoders.key, [store.fingerprint for store in stores]])
+    arrays = _load(path, key)
     if arrays is None:
         arrays = _compute(run, encoders, name, stores, rows)
         content = io.BytesIO()
-        np.savez(content, key=encoders.key, **arrays)
-        path.parent.mkdir(exist_ok=True)
+        np.savez(content, key=key, **arrays)
         try:
+            path.parent.mkdir(exist_ok=True)
             write_atomically(path, content.getvalue())
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    else:
-        run.say(f"evaluation: embeddings of {name} are there already")
     columns = {split: _columns(stores, own) for split, own in rows.items()}
     return {
         encoder.name: {
@@ -172,9 +191,9 @@ def _embeddings(
 
 def _load(path: Path, key: str) -> dict[str, np.ndarray] | None:
     try:
-        with np.load(path) as saved:
+        with path.open("rb") as file, np.load(file) as saved:
             return {name: saved[name] for name in saved.files if name != "key"} if str(saved["key"]) == key else None
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None  # not there, or not whole: computed again
 
 
@@ -229,13 +248,24 @@ def _columns(stores: Sequence[Store], rows: Sequence[np.ndarray]) -> dict[str, n
     return {"participant": joined("participant"), **numbers}
 
 
-def _report(run: Run, folder: Path, embeddings, info: dict, curves: dict, examples: dict | None) -> None:
+def _report(run: Run, folder: Path, embeddings, info: dict, curves: dict, examples: Callable, key: str) -> None:
+    """Writes one report unless the one there was made from the same (`report/made_from`, written last, holds the key)."""
     c = run.config.evaluation
+    mark = folder / "report" / "made_from"
+    if mark.exists() and mark.read_text() == key and (folder / "report.md").exists():
+        run.say(f"report: {folder / 'report.md'} is finished before")
+        return
     evaluation = evaluate(
         embeddings, pool_sizes=(*c.pool_sizes, "all"), bootstrap_draws=c.bootstrap_draws, seed=run.config.seed
     )
-    path = write_report(folder, evaluation, run_info=info, curves=curves, examples=examples, seed=run.config.seed)
-    run.say(f"report: {path}")
+    mark.unlink(missing_ok=True)
+    write_report(folder, evaluation, run_info=info, curves=curves, examples=examples(), seed=run.config.seed)
+    try:
+        write_atomically(mark, key)
+    except OSError as error:
+        raise UserError(f"cannot write {mark}: {error.strerror or error}") from error
+    if folder != run.workdir:
+        run.say(f"report: {folder / 'report.md'}")
 
 
 def _examples(run: Run, teacher: Teacher, stores: Sequence[Store], *, split: str | None) -> dict | None:
@@ -244,6 +274,8 @@ def _examples(run: Run, teacher: Teacher, stores: Sequence[Store], *, split: str
     if teacher.autoencoder is None or not count:
         return None
     pool = [(s, row) for s in stores for row in (s.indices(split) if split else np.arange(s.num_segments))]
+    if not pool:
+        return None
     chosen = np.random.default_rng([23, run.config.seed]).choice(len(pool), min(count, len(pool)), replace=False)
     parts, labels = [], []
     for store, row in (pool[i] for i in sorted(chosen)):

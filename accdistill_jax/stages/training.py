@@ -103,6 +103,8 @@ def train_stage(run: Run, name: str, objective: Objective, *, frozen: Any, finge
                 interruption=interruption,
                 meta=meta,
             )
+            # a signal during the last step has found nothing left to stop
+            interruption.raise_if_requested(f"step {loop.total_steps}, the last, is saved")
         best = checkpointer.best_step() if settings.keep == "best" else None
         if best is not None:
             run.say(f"{name}: keeping the parameters of step {best}, the best by validation loss")

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 
 from accdistill_jax.data import preparation
 from accdistill_jax.data.prepare import build_parser, main
+from accdistill_jax.data.split import SplitRule
 from accdistill_jax.data.store import Store
 
 LOOSE = ["--max-motion-g", "inf", "--min-ppg-quality", "0", "--max-clipped-fraction", "1", "--segment-s", "10",
@@ -168,6 +170,38 @@ def test_split_file(sessions, tmp_path, capsys):
     assert run(*arguments) == 0
     assert len(Store.open(tmp_path / "store").indices("test")) == 6
     assert "split train and validation is empty" in capsys.readouterr().out
+
+
+def test_split_fractions_and_seed(sessions, tmp_path, capsys):
+    arguments = prepare_arguments(sessions, tmp_path / "store", "--split-seed", 3, "--split-fractions", 0.4, 0.3, 0.3)
+    assert run(*arguments) == 0
+    store = Store.open(tmp_path / "store")
+    names = [f"S{number:02d}" for number in range(8)]
+    expected = SplitRule(seed=3, fractions=(0.4, 0.3, 0.3)).assign(names)
+    assert dict(zip(names, store.participants["split"].to_pylist(), strict=True)) == expected
+    assert len(set(expected.values())) == 3 and expected != SplitRule(seed=3).assign(names)
+    assert store.manifest["split"]["fractions"] == [0.4, 0.3, 0.3]
+    assert run(*arguments[:-3], 0.5, 0.3, 0.3) == 2
+    assert "three shares >= 0 that add up to 1" in capsys.readouterr().err
+
+
+def test_chosen_ppg_channels(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    scipy.io.savemat(tmp_path / "TEST_S01_T01.mat", {"sig": rng.normal(size=(5, 125 * 25))})
+    loose = ["troika", tmp_path, "--quiet", "--workers", "1", *LOOSE]
+    assert run(*loose, "--out", tmp_path / "both") == 0
+    assert run(*loose, "--out", tmp_path / "second", "--ppg-channels", "ppg2") == 0
+    both, second = Store.open(tmp_path / "both"), Store.open(tmp_path / "second")
+    assert both.channels["ppg"] == ("ppg1", "ppg2") and both.manifest["preprocess"]["ppg_channels"] == []
+    assert second.channels["ppg"] == ("ppg2",) and second.manifest["preprocess"]["ppg_channels"] == ["ppg2"]
+    rows = np.arange(2)
+    np.testing.assert_array_equal(second.read(rows)["ppg"][..., 0], both.read(rows)["ppg"][..., 1])
+    capsys.readouterr()
+    assert run(*loose, "--out", tmp_path / "third", "--ppg-channels", "ppg1,green") == 2
+    error = capsys.readouterr().err
+    assert "recording 'TEST_S01_T01': has no PPG channel 'green'; its channels are ppg1, ppg2" in error
+    assert run("synthetic", "--out", tmp_path / "s", "--quiet", "--participants", 1, "--segments-per-participant", 1,
+               "--ppg-channels", "1") == 0  # the same flag, a number there
 
 
 def test_nothing_kept_can_be_repeated_with_other_thresholds(sessions, tmp_path, capsys):

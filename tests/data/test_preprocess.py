@@ -243,3 +243,51 @@ def test_settings_survive_json_and_pickle():
 def test_bad_settings_are_named(values, message):
     with pytest.raises(UserError, match=message):
         PreprocessSettings.from_json(values)
+
+
+# --- channels -----------------------------------------------------------------------------------------------------
+
+def three_channels():
+    """Channels of a clean pulse, noise that is clipped, and an upside-down pulse."""
+    one = recording()
+    wave = one.streams["ppg"].values[:, 0]
+    noise = np.clip(np.random.default_rng(0).normal(0, 150, len(wave)), -150, 150)
+    return replace_stream(one, "ppg", values=np.stack([wave, noise, -wave], 1), channels=("green", "red", "1"),
+                          range=(-150.0, 150.0))
+
+
+@pytest.mark.parametrize(
+    ("asked", "names", "columns"),
+    [((), ("green", "red", "1"), [0, 1, 2]), (("red",), ("red",), [1]), ((2, 0), ("1", "green"), [2, 0]),
+     (("1", "green"), ("1", "green"), [2, 0])],  # the name "1" counts before the number 1
+)
+def test_chosen_channels(asked, names, columns):
+    everything = preprocess(three_channels(), KEEP_ALL)
+    batch = preprocess(three_channels(), dataclasses.replace(KEEP_ALL, ppg_channels=asked))
+    assert batch.ppg_channels == names
+    np.testing.assert_array_equal(batch.ppg, everything.ppg[..., columns])
+
+
+def test_quality_and_clipping_are_of_the_chosen_channels():
+    green, red = (preprocess(three_channels(), dataclasses.replace(KEEP_ALL, ppg_channels=(name,)))
+                  for name in ("green", "red"))
+    assert red.columns["ppg_clipped"].min() > 0.2 and green.columns["ppg_clipped"].max() == 0
+    assert green.columns["ppg_quality"].min() > 0.8 > 0.3 > red.columns["ppg_quality"].max()
+
+
+@pytest.mark.parametrize("asked", ["blue", "3", "-1"])
+def test_unknown_channel_names_recording_and_channels(asked):
+    with pytest.raises(UserError, match=f"recording 'r1': has no PPG channel '{asked}'; its channels are green, red, 1"):
+        preprocess(three_channels(), dataclasses.replace(KEEP_ALL, ppg_channels=(asked,)))
+
+
+@pytest.mark.parametrize("wrong", ["green", ("a", "a"), ("",), 1])
+def test_wrong_channel_settings(wrong):
+    with pytest.raises(UserError, match="ppg_channels must"):
+        PreprocessSettings(ppg_channels=wrong)
+
+
+def test_channel_settings_survive_json():
+    settings = PreprocessSettings(ppg_channels=(1, "red"))
+    assert json.loads(json.dumps(settings.to_json()))["ppg_channels"] == ["1", "red"]
+    assert PreprocessSettings.from_json(settings.to_json()) == settings

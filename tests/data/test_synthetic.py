@@ -1,5 +1,6 @@
 """Synthetic segments and stores: reproducible, true to their beats, as hard as they should be."""
 
+import dataclasses
 import subprocess
 import sys
 import time
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 from scipy import signal
 
-from accdistill_jax.data import synthetic
+from accdistill_jax.data import synthetic, waveforms
 from accdistill_jax.data.preprocess import PreprocessSettings
+from accdistill_jax.data.store_writer import StoreWriter
 from accdistill_jax.errors import UserError
 
 PREPROCESS = PreprocessSettings()
@@ -153,6 +155,63 @@ def test_store_is_the_same_for_any_workers_and_after_an_interruption(tmp_path, m
         np.testing.assert_allclose(restored, getattr(batch, name), atol=2e-4 * np.ptp(getattr(batch, name)))
 
 
+def test_some_minutes_are_of_large_movement_and_the_others_do_not_depend_on_it(monkeypatch):
+    settings = synthetic.SyntheticSettings(participants=20, segments_per_participant=20, seed=7)
+    moved = [synthetic.generate_batch(settings, index, PREPROCESS) for index in settings.participant_indices]
+    monkeypatch.setattr(waveforms, "_LARGE_MOVEMENT", dict.fromkeys(waveforms._LARGE_MOVEMENT, 0.0))
+    calm = [synthetic.generate_batch(settings, index, PREPROCESS) for index in settings.participant_indices]
+    rejected = sum(batch.examined - len(batch.ppg) for batch in moved) / 400
+    assert 0.05 < rejected < 0.15 and sum(batch.rejected["motion"] for batch in moved) > 0.8 * rejected * 400
+    assert sum(batch.examined - len(batch.ppg) for batch in calm) < 6
+    for with_movement, without in zip(moved, calm, strict=True):
+        rows = np.flatnonzero(np.isin(without.columns["start_unix_s"], with_movement.columns["start_unix_s"]))
+        assert len(rows) == len(with_movement.ppg)
+        np.testing.assert_array_equal(with_movement.ppg, without.ppg[rows])
+        np.testing.assert_array_equal(with_movement.accel, without.accel[rows])
+        for name, values in with_movement.columns.items():
+            np.testing.assert_array_equal(values, without.columns[name][rows])
+
+
+def test_large_movement_can_be_kept():
+    settings = synthetic.SyntheticSettings(participants=90, segments_per_participant=10, seed=11)
+    loose = PreprocessSettings(max_motion_g=np.inf, min_ppg_quality=0.0)
+    every = [synthetic.generate_batch(settings, index, loose) for index in range(20)]
+    motion = _column(every, "motion_g")
+    pulse = np.concatenate([_spectral_rate(batch.ppg[..., 0]) for batch in every])
+    error = np.abs(pulse - _column(every, "hr_bpm"))
+    large = motion > 0.1
+    assert len(motion) == 200 and 6 < large.sum() < 30
+    assert 0.13 < motion[large].min() and motion[large].max() < 0.8  # a gap to the calm minutes
+    assert np.median(error[large]) > 8 and np.median(error[~large]) < 0.6  # the pulse drowns in it
+    assert np.abs(np.concatenate([b.accel for b in every])).max() <= waveforms.ACCEL_RANGE_G
+
+
+def test_a_complete_store_is_opened_and_another_one_refused(tmp_path, monkeypatch):
+    settings = synthetic.SyntheticSettings(participants=2, segments_per_participant=2)
+    first = synthetic.write_store(tmp_path / "store", settings, PREPROCESS)
+    monkeypatch.setattr(synthetic, "generate_batch", None)
+    again = synthetic.write_store(tmp_path / "store", settings, PREPROCESS)
+    assert again.fingerprint == first.fingerprint and not (tmp_path / "store.partial").exists()
+    other = dataclasses.replace(settings, participants=3)
+    with pytest.raises(UserError, match="source_settings.participants: 2 there, 3 now.; choose another folder"):
+        synthetic.write_store(tmp_path / "store", other, PREPROCESS)
+    monkeypatch.undo()
+    replaced = synthetic.write_store(tmp_path / "store", other, PREPROCESS, overwrite=True)
+    assert replaced.manifest["counts"]["total"]["examined"] == 6
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_two_processes_do_not_make_the_same_store(tmp_path, overwrite):
+    settings = synthetic.SyntheticSettings(participants=2, segments_per_participant=2)
+    request = {"source": "synthetic", "source_settings": settings.to_json()}
+    writer = StoreWriter(tmp_path / "store", settings=PREPROCESS, **request)
+    other = dataclasses.replace(settings, participants=3) if overwrite else settings
+    with writer.exclusive(), pytest.raises(UserError, match="another process is preparing this store"):
+        writer.add("kept", synthetic.generate_batch(settings, 0, PREPROCESS))
+        synthetic.write_store(tmp_path / "store", other, PREPROCESS, overwrite=overwrite)
+    assert writer.has("kept")
+
+
 def test_another_first_participant_gives_the_next_participants():
     settings = synthetic.SyntheticSettings(participants=2, segments_per_participant=2, first_participant=40)
     assert list(settings.participant_indices) == [40, 41]
@@ -178,6 +237,8 @@ def test_other_rates_and_no_workers_are_refused(tmp_path):
     settings = synthetic.SyntheticSettings(participants=1, segments_per_participant=1)
     with pytest.raises(UserError, match="64 Hz"):
         synthetic.generate_batch(settings, 0, PreprocessSettings(rate_hz=32.0))
+    with pytest.raises(UserError, match="setting of the population"):
+        synthetic.generate_batch(settings, 0, PreprocessSettings(ppg_channels=("ppg0",)))
     with pytest.raises(UserError, match="workers 0: at least 1"):
         synthetic.write_store(tmp_path / "store", settings, PREPROCESS, workers=0)
 

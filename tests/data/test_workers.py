@@ -1,8 +1,10 @@
 """Tasks in several processes."""
 
 import functools
+import multiprocessing
 import os
 import signal
+import time
 
 import pytest
 
@@ -35,3 +37,20 @@ def test_processes_have_one_numerical_thread_and_this_one_keeps_its_own(monkeypa
     names = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"]
     assert dict(run_all(os.getenv, names, workers=2)) == dict.fromkeys(names, "1")
     assert os.environ["OMP_NUM_THREADS"] == "7" and "OPENBLAS_NUM_THREADS" not in os.environ
+
+
+def test_stopping_early_ends_the_own_processes_and_no_others():
+    results = run_all(time.sleep, [0.0, 60.0, 60.0, 60.0], workers=2)
+    next(results)
+    stranger = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))  # begun meanwhile
+    stranger.start()
+    try:
+        own = [process for process in multiprocessing.active_children() if process.pid != stranger.pid]
+        assert len(own) == 2
+        results.close()
+        for process in own:
+            process.join(10)
+        assert stranger.is_alive() and not any(process.is_alive() for process in own)
+    finally:
+        stranger.kill()
+        stranger.join()

@@ -1,0 +1,145 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from accdistill_jax.models import ops
+
+
+def same_padding(length, taps, stride):
+    total = max((-(-length // stride) - 1) * stride + taps - length, 0)
+    return total // 2, total - total // 2
+
+
+def by_hand(x, kernel, stride):
+    """Depthwise convolution as its definition, in float64."""
+    before, after = same_padding(x.shape[1], len(kernel), stride)
+    padded = np.pad(x.astype(np.float64), ((0, 0), (before, after), (0, 0)))
+    starts = range(0, padded.shape[1] - len(kernel) + 1, stride)
+    return np.stack([np.einsum("bkc,kc->bc", padded[:, s : s + len(kernel)], kernel) for s in starts], axis=1)
+
+
+def grouped(x, kernel, stride):
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel[:, None],
+        (stride,),
+        (same_padding(x.shape[1], len(kernel), stride),),
+        dimension_numbers=("NHC", "HIO", "NHC"),
+        feature_group_count=x.shape[2],
+    )
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("taps", [1, 4, 7])
+@pytest.mark.parametrize("length", [5, 25])
+def test_depthwise_conv_is_the_grouped_convolution_in_value_and_gradient(length, taps, stride, draw):
+    x, kernel = draw(0, 2, length, 3), draw(1, taps, 3)
+    weights = draw(2, 2, -(-length // stride), 3)
+
+    @jax.jit
+    def both(x, kernel):
+        value, pullback = jax.vjp(lambda x, k: ops.depthwise_conv(x, k, stride=stride), x, kernel)
+        return value, pullback(weights), jax.vjp(lambda x, k: grouped(x, k, stride), x, kernel)[1](weights)
+
+    value, got, wanted = both(x, kernel)
+    assert value.shape == weights.shape
+    np.testing.assert_allclose(value, by_hand(x, kernel, stride), rtol=1e-5, atol=1e-5)
+    for a, b in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_conv_agrees_with_pytorch(stride, draw):
+    torch = pytest.importorskip("torch")
+    x, kernel = draw(0, 2, 33, 4), draw(1, 7, 4)
+    theirs_x = torch.tensor(x.transpose(0, 2, 1), requires_grad=True)
+    theirs_k = torch.tensor(kernel.T[:, None].copy(), requires_grad=True)
+    padded = torch.nn.functional.pad(theirs_x, same_padding(33, 7, stride))
+    theirs = torch.nn.functional.conv1d(padded, theirs_k, stride=stride, groups=4)
+    theirs.square().sum().backward()
+
+    @jax.jit
+    def square(x, kernel):
+        value, pullback = jax.vjp(lambda x, k: ops.depthwise_conv(x, k, stride=stride), x, kernel)
+        return value, pullback(2.0 * value)
+
+    value, (dx, dk) = square(x, kernel)
+    np.testing.assert_allclose(value, theirs.detach().numpy().transpose(0, 2, 1), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(dx, theirs_x.grad.numpy().transpose(0, 2, 1), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(dk, theirs_k.grad.numpy()[:, 0].T, rtol=1e-4, atol=1e-4)
+
+
+def test_depthwise_conv_in_half_precision_keeps_the_dtype(draw):
+    x, kernel = (jnp.asarray(a, jnp.bfloat16) for a in (draw(0, 2, 16, 3), draw(1, 3, 3)))
+    value, pullback = jax.vjp(ops.depthwise_conv, x, kernel)
+    assert {a.dtype for a in (value, *pullback(value))} == {jnp.dtype(jnp.bfloat16)}
+    wanted = by_hand(np.asarray(x, np.float32), np.asarray(kernel, np.float32), 1)
+    np.testing.assert_allclose(np.asarray(value, np.float32), wanted, atol=0.05)
+
+
+def test_dot_rows_is_a_dense_layers_product_and_nothing_else(draw):
+    x, kernel = draw(0, 2, 3, 4), draw(1, 4, 5)
+    rows = (((2,), (0,)), ((), ()))
+    np.testing.assert_allclose(ops.dot_rows(x, kernel, rows), x @ kernel, rtol=1e-5)
+    with pytest.raises(ValueError, match="rows by a matrix"):
+        ops.dot_rows(x, kernel, (((1,), (0,)), ((), ())))
+
+
+def test_attention_is_softmax_attention(draw):
+    q, k, v, bias = [
+        draw(0, 2, 3, 5, 4),
+        draw(1, 2, 3, 5, 4),
+        draw(2, 2, 3, 5, 4),
+        draw(3, 2, 3, 5, 5),
+    ]
+    logits = np.einsum("bhid,bhjd->bhij", q, k).astype(np.float64) / 2.0 + bias
+    weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    np.testing.assert_allclose(ops.attention(q, k, v, bias), weights @ v, rtol=1e-4, atol=1e-5)
+
+
+def test_gelu_is_the_tanh_form_with_its_gradient():
+    x = np.linspace(-4, 4, 33, dtype=np.float32)
+    u = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
+    np.testing.assert_allclose(ops.gelu(x), 0.5 * x * (1 + np.tanh(u)), rtol=1e-4, atol=1e-6)
+    slope = 0.5 * (1 + np.tanh(u)) + 0.5 * x * (1 - np.tanh(u) ** 2) * np.sqrt(2 / np.pi) * (
+        1 + 3 * 0.044715 * x**2
+    )
+    np.testing.assert_allclose(jax.grad(lambda x: jnp.sum(ops.gelu(x)))(x), slope, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [8, 7])
+def test_sinusoidal_positions_are_distinct_and_shift_by_rotation(width):
+    codes = ops.sinusoidal_positions(50, width)
+    assert codes.shape == (50, width) and codes.dtype == np.float32
+    np.testing.assert_allclose(
+        codes[0], [0] * (width // 2) + [1] * (width // 2) + [0] * (width % 2), atol=1e-7
+    )
+    apart = np.linalg.norm(codes[:, None] - codes[None], axis=-1)
+    assert apart[~np.eye(50, dtype=bool)].min() > 0.01
+    # the product of two codes depends on the tokens' distance alone
+    products = codes @ codes.T
+    np.testing.assert_allclose(np.diag(products, 5), products[0, 5], rtol=1e-4)
+
+
+def test_rotate_keeps_lengths_and_makes_products_depend_on_distance_alone(draw):
+    q, k = draw(0, 1, 2, 6, 8), draw(1, 1, 2, 6, 8)
+    near, far = np.arange(6, dtype=np.int32)[None], np.arange(6, dtype=np.int32)[None] + 37
+
+    def products(positions):
+        a, b = (ops.rotate(jnp.asarray(z), positions, longest=50.0) for z in (q, k))
+        return np.asarray(a @ b.swapaxes(-1, -2)), a
+
+    first, turned = products(near)
+    np.testing.assert_allclose(products(far)[0], first, atol=1e-4)
+    assert np.abs(first - q @ k.swapaxes(-1, -2)).max() > 0.1
+    np.testing.assert_allclose(np.linalg.norm(turned, axis=-1), np.linalg.norm(q, axis=-1), rtol=1e-5)
+    np.testing.assert_allclose(turned[:, :, 0], q[:, :, 0], atol=1e-6)
+
+
+def test_distance_bias_is_minus_slope_times_distance():
+    positions = np.array([[3, 0, 7]], np.int32)
+    bias = ops.distance_bias(jnp.asarray(positions), 4)
+    distance = np.array([[0, 3, 4], [3, 0, 7], [4, 7, 0]])
+    for head, slope in enumerate([1 / 2, 1 / 8, 1 / 32, 1 / 128]):
+        np.testing.assert_allclose(bias[0, head], -slope * distance, rtol=1e-6)

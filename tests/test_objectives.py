@@ -1,0 +1,174 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from accdistill_jax import losses
+from accdistill_jax.augment import Augmentation
+from accdistill_jax.inputs import InputSettings, prepare
+from accdistill_jax.models.autoencoder import MaskedAutoencoder, dropped_patches, random_order
+from accdistill_jax.models.heads import ProjectionHead
+from accdistill_jax.models.transformer import TransformerEncoder
+from accdistill_jax.objectives import STREAM_MASK, distillation, masked_autoencoding, stream
+from accdistill_jax.parallel import MAPPINGS, Parallel
+from accdistill_jax.train import LoopSettings, batch_keys, initial_state, make_step, make_validation
+
+BATCH, LENGTH = 8, 32
+SETTINGS = LoopSettings(
+    total_steps=4, validate_every=4, checkpoint_every=4, log_every=1, ema_decay=0.0, seed=3
+)
+SPECS = {"cut_out": Augmentation(0.5, 0.25)}
+HEAD = ProjectionHead(hidden=8, output=4)
+
+
+def make_batch(seed=0):
+    rng = np.random.default_rng(seed)
+    batch = {"position": np.arange(BATCH, dtype=np.int32)}
+    for modality, channels in (("ppg", 2), ("accel", 3)):
+        batch[modality] = rng.integers(-32000, 32000, (BATCH, LENGTH, channels)).astype(np.int16)
+        batch[f"{modality}_scale"] = rng.uniform(1e-5, 1e-4, (BATCH, channels)).astype(np.float32)
+        batch[f"{modality}_offset"] = rng.normal(size=(BATCH, channels)).astype(np.float32)
+    return batch
+
+
+def encoder():
+    """Tokens and their norm alone: the blocks have tests of their own and take long to compile."""
+    return TransformerEncoder(patch=8, width=8, depth=0, heads=2, mlp=8)
+
+
+def distilling(*, weight=0.7, specs=SPECS):
+    return distillation(
+        encoder(),
+        encoder(),
+        HEAD,
+        HEAD,
+        student_inputs=InputSettings(bands="low+high", limit=4.0),
+        teacher_inputs=InputSettings(),
+        augmentations={"accel": specs, "ppg": specs},
+        temperature=0.1,
+        teacher_to_student_weight=weight,
+    )
+
+
+def reconstructing(specs=SPECS):
+    model = MaskedAutoencoder(encoder(), patch=8, keep=2, decoder_width=8, decoder_depth=0, decoder_heads=2)
+    return masked_autoencoding(model, modality="ppg", inputs=InputSettings(), augmentations=specs), model
+
+
+def make_frozen():
+    params = jax.jit(encoder().init)(jax.random.key(9), jnp.zeros((1, LENGTH, 2)))["params"]
+    rng = np.random.default_rng(1)
+    mean, std = rng.normal(size=8), rng.uniform(0.5, 2, 8)
+    return {"params": params, "mean": mean.astype(np.float32), "std": std.astype(np.float32)}
+
+
+def keys_of(seed=3, step=0):
+    return batch_keys(seed, jnp.int32(step), np.arange(BATCH, dtype=np.int32))
+
+
+@pytest.fixture(scope="module")
+def frozen():
+    return jax.device_get(make_frozen())
+
+
+@pytest.fixture(scope="module")
+def student():
+    return jax.device_get(jax.jit(distilling().init)(jax.random.key(0), make_batch()))
+
+
+def test_distillation_is_both_directions_of_info_nce_on_standardised_embeddings(frozen, student):
+    batch, objective = make_batch(), distilling(weight=0.7)
+    value, metrics = jax.jit(lambda p: objective.evaluate(p, frozen, batch, keys_of(), None))(student)
+
+    @jax.jit
+    def projections(p):
+        z = encoder().apply({"params": frozen["params"]}, prepare(batch, "ppg", InputSettings()))
+        teacher = HEAD.apply({"params": p["teacher_head"]}, (z - frozen["mean"][None]) / frozen["std"][None])
+        x = prepare(batch, "accel", InputSettings(bands="low+high", limit=4.0))
+        return teacher, HEAD.apply({"params": p["head"]}, encoder().apply({"params": p["encoder"]}, x))
+
+    t, s = (np.asarray(a, np.float64) for a in projections(student))
+    cross_entropy = lambda logits: np.mean(np.log(np.exp(logits).sum(axis=1)) - np.diag(logits))
+    forth, back = cross_entropy(t @ s.T / 0.1), cross_entropy(s @ t.T / 0.1)
+    np.testing.assert_allclose(value, 0.7 * forth + 0.3 * back, rtol=1e-4)
+    assert abs(forth - back) > 1e-3
+    np.testing.assert_allclose(
+        [metrics["teacher_to_student"], metrics["student_to_teacher"]], [forth, back], rtol=1e-4
+    )
+
+
+def test_a_frozen_teacher_gets_no_gradient_and_the_student_does(frozen, student):
+    loss = lambda p, f: distilling().loss(p, f, make_batch(), keys_of(), None)[0]
+    gradient, of_teacher = jax.jit(jax.grad(loss, (0, 1)))(student, frozen)
+    assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(of_teacher))
+    for part in ("encoder", "head", "teacher_head"):
+        assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradient[part])) > 1e-3, part
+
+
+def test_training_augments_and_evaluation_does_not(frozen, student):
+    objective, plain = distilling(), distilling(specs={})
+    run = lambda f: float(jax.jit(lambda p: f(p, frozen, make_batch(), keys_of(), None)[0])(student))
+    assert run(objective.evaluate) == run(plain.evaluate) == pytest.approx(run(plain.loss), rel=1e-5)
+    assert run(objective.loss) != run(objective.evaluate)
+
+
+def test_masked_autoencoding_is_the_error_on_the_dropped_patches():
+    objective, model = reconstructing()
+    batch = make_batch()
+    params = jax.jit(objective.init)(jax.random.key(0), batch)
+
+    @jax.jit
+    def both(params):
+        x = prepare(batch, "ppg", InputSettings())
+        order = random_order(stream(keys_of(), STREAM_MASK), 4)
+        prediction, _ = model.apply({"params": params}, x, order)
+        return (
+            objective.evaluate(params, {}, batch, keys_of(), None),
+            prediction,
+            dropped_patches(x, order, patch=8, keep=2),
+        )
+
+    (value, metrics), prediction, target = both(params)
+    np.testing.assert_allclose(value, np.mean((np.asarray(prediction) - np.asarray(target)) ** 2), rtol=1e-5)
+    assert set(metrics) == {"loss", "embedding_std", "effective_rank"}
+
+
+def test_streams_of_randomness_are_distinct():
+    keys = np.stack([jax.random.key_data(stream(keys_of(step=step), n)) for step in (0, 1) for n in range(3)])
+    assert len(np.unique(keys.reshape(-1, keys.shape[-1]), axis=0)) == 2 * 3 * BATCH
+
+
+def steps_of(objective, parallel, params, fixed):
+    """Parameters and metrics after one training step, and validation metrics before it."""
+    batch, optimizer = parallel.place(make_batch()), optax.sgd(1.0)  # parameters move by the gradient itself
+    step = parallel.map(make_step(objective, optimizer, SETTINGS))
+    state = parallel.replicate(initial_state(params, optimizer, SETTINGS))
+    state, metrics = step(state, parallel.replicate(fixed), batch)
+    validate = parallel.map(make_validation(objective, 3))
+    _, validation = validate(parallel.replicate(params), parallel.replicate(fixed), batch)
+    return parallel.fetch((state.params, metrics, validation))
+
+
+@pytest.mark.parametrize("kind,mappings", [("distillation", MAPPINGS), ("autoencoding", MAPPINGS[:1])])
+def test_a_training_step_over_four_devices_is_that_of_one(kind, mappings, frozen):
+    objective = distilling() if kind == "distillation" else reconstructing()[0]
+    fixed = frozen if kind == "distillation" else {}
+    params = jax.device_get(jax.jit(objective.init)(jax.random.key(0), make_batch()))
+    one = steps_of(objective, Parallel(devices=jax.devices()[:1]), params, fixed)
+    moved = jax.tree.leaves(jax.tree.map(lambda a, b: np.abs(a - b).max(), one[0], params))
+    assert max(moved) > 1e-2 and np.isfinite(one[2]["effective_rank"])
+    for mapping in mappings:
+        four = steps_of(objective, Parallel(mapping), params, fixed)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), one, four)
+
+
+def test_objectives_have_pure_losses():
+    """The same arguments give the same bits; another step's keys give another loss."""
+    objective, _ = reconstructing()
+    batch = make_batch()
+    params = jax.jit(objective.init)(jax.random.key(0), batch)
+    loss = jax.jit(lambda keys: objective.loss(params, {}, batch, keys, None)[0])
+    assert loss(keys_of()) == loss(keys_of())
+    assert loss(keys_of()) != loss(keys_of(step=1))
+    assert losses.masked_reconstruction(jnp.ones((1, 2, 3)), jnp.zeros((1, 2, 3))) == 1

@@ -1,0 +1,284 @@
+"""The stages together: what a run leaves behind, what a second one skips and what it refuses."""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from accdistill_jax import train
+from accdistill_jax.checkpoint import load_params
+from accdistill_jax.data.store import Store
+from accdistill_jax.data.synthetic import SyntheticSettings, write_store
+from accdistill_jax.errors import UserError
+from accdistill_jax.metrics import read_metrics
+from accdistill_jax.run import run
+from configs import distill
+
+LABELS = ("hr_bpm", "sdnn_ms", "rmssd_ms", "resp_bpm")
+TRAINED = ("teacher", "student")
+
+
+def fingerprints(workdir: Path) -> dict[str, str]:
+    return {
+        stage: load_params(workdir / stage / "export").meta["fingerprint"]
+        for stage in TRAINED
+        if (workdir / stage / "export").exists()
+    }
+
+
+def numbers(node):
+    """Every number below a node of report.json."""
+    if isinstance(node, dict):
+        node = list(node.values())
+    if isinstance(node, list):
+        return [value for item in node for value in numbers(item)]
+    return [node] if isinstance(node, (int, float)) and not isinstance(node, bool) else []
+
+
+def report(workdir: Path) -> dict:
+    return json.loads((workdir / "report.json").read_text())
+
+
+def times(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def finished(smoke_store, tmp_path_factory) -> Path:
+    """Work directory of a finished run on `smoke_store`; not to be changed, see `copy`."""
+    workdir = tmp_path_factory.mktemp("finished")
+    config = distill.get_config("smoke").unlock()
+    config.data.stores = (str(smoke_store),)
+    run(config.lock(), workdir)
+    return workdir
+
+
+@pytest.fixture
+def copy(finished, tmp_path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    def refuse(*arguments, **options):
+        raise AssertionError("a finished stage was trained again")
+
+    monkeypatch.setattr("accdistill_jax.stages.training.train", refuse)
+
+
+def test_a_finished_run_holds_a_report_of_finite_numbers(finished, smoke_store):
+    found = report(finished)
+    evaluation = found["evaluation"]
+    assert set(evaluation["encoders"]) == {"teacher", "student", "untrained"}
+    for label in LABELS[:3]:
+        probes = evaluation["targets"][label]["probes"]
+        assert {"teacher", "student", "untrained", "mean"} <= probes.keys()
+        for probe in probes.values():
+            assert math.isfinite(probe["mae"]["value"]) and probe["mae"]["value"] > 0
+    assert evaluation["retrieval"] and all(map(math.isfinite, numbers(evaluation["retrieval"])))
+    assert set(found["pictures"]) >= {"heart_rate", "retrieval", "map", "curves", "examples"}
+    for picture in found["pictures"].values():
+        assert (finished / picture).read_bytes().startswith(b"\x89PNG")
+        assert picture in (finished / "report.md").read_text()
+    assert found["run"]["fingerprints"] == fingerprints(finished)
+    assert list(found["run"]["data"]) == [str(smoke_store)]
+    assert found["run"]["durations_s"].keys() >= {"data", "teacher", "student", "evaluation"}
+
+
+def test_metrics_are_those_of_every_step_and_finite(finished):
+    config = json.loads((finished / "config.json").read_text())["config"]
+    for stage in TRAINED:
+        records = read_metrics(finished / "metrics" / f"{stage}.jsonl")
+        steps = int(config[stage]["train"]["duration"].split()[0])
+        assert [r["step"] for r in records if r["kind"] == "train"] == list(range(1, steps + 1))
+        assert [r["step"] for r in records if r["kind"] == "validation"] == [3, 6]
+        assert all(math.isfinite(value) for r in records for name, value in r.items() if name != "kind")
+
+
+def test_running_again_trains_nothing_and_changes_nothing(copy, smoke_config, no_training, capsys):
+    before, files = fingerprints(copy), times(copy)
+    run(smoke_config(), copy)
+    assert fingerprints(copy) == before
+    changed = {path.relative_to(copy).as_posix() for path, time in times(copy).items() if files.get(path) != time}
+    assert changed <= {"config.json", "stages.json"}  # when and with what it ran last
+    said = capsys.readouterr().out
+    for line in ("teacher: finished before", "student: finished before", "report.md is finished before"):
+        assert line in said
+
+
+def test_stages_one_by_one_give_what_all_at_once_give(finished, smoke_config, tmp_path):
+    for stages in (("data",), ("data", "teacher"), ("student",)):
+        run(smoke_config(stages=stages), tmp_path / "run")
+        made = {stage for stage in TRAINED if (tmp_path / "run" / stage / "export" / "export.json").exists()}
+        assert made == {"data": set(), "teacher": {"teacher"}, "student": set(TRAINED)}[stages[-1]]
+    assert fingerprints(tmp_path / "run") == fingerprints(finished)
+    for stage in TRAINED:
+        file = f"metrics/{stage}.jsonl"
+        assert (tmp_path / "run" / file).read_bytes() == (finished / file).read_bytes()
+    assert not (tmp_path / "run" / "report.md").exists()
+
+
+@pytest.mark.parametrize("stage", ["student", "evaluation", "report"])
+def test_a_stage_without_what_it_needs_names_it(smoke_config, tmp_path, stage):
+    with pytest.raises(UserError, match="no exported parameters in .*teacher/export"):
+        run(smoke_config(stages=(stage,)), tmp_path / "run")
+
+
+def test_a_teacher_from_elsewhere_is_used_as_it_is(finished, smoke_config, tmp_path, capsys):
+    own = fingerprints(finished)
+    path = str(finished / "teacher" / "export")
+    config = smoke_config(
+        **{"teacher.path": path, "teacher.fingerprint": own["teacher"][:12], "stages": ("teacher", "student")}
+    )
+    run(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "teacher").exists()
+    assert fingerprints(tmp_path / "run") == {"student": own["student"]}
+    assert f"teacher: {path}, fingerprint {own['teacher'][:12]}" in capsys.readouterr().out
+
+
+def test_a_wrong_teacher_is_refused(finished, smoke_config, tmp_path):
+    def attempt(**changes):
+        with pytest.raises(UserError) as caught:
+            run(smoke_config(**{"teacher.path": str(finished / "teacher" / "export"), **changes}), tmp_path / "run")
+        shutil.rmtree(tmp_path / "run")
+        return str(caught.value)
+
+    own = fingerprints(finished)["teacher"]
+    assert f"has fingerprint {own}, config.teacher.fingerprint asks for 0123" in attempt(**{"teacher.fingerprint": "0123"})
+    student = str(finished / "student" / "export")
+    assert f"{student} holds no teacher (kind 'student')" in attempt(**{"teacher.path": student})
+    assert f"no exported parameters in {finished}" in attempt(**{"teacher.path": str(finished)})
+    one_channel = write_store(
+        tmp_path / "one", SyntheticSettings(participants=10, segments_per_participant=1, ppg_channels=1)
+    )
+    assert "reads channels = 2, the data has 1" in attempt(**{"data.stores": (one_channel.path,)})
+
+
+@pytest.mark.slow
+def test_each_side_can_be_an_efficientnet(smoke_config, tmp_path):
+    changes = {f"{stage}.encoder.architecture": "efficientnet" for stage in TRAINED}
+    run(smoke_config(**changes), tmp_path / "run")
+    first = [r["loss"] for r in read_metrics(tmp_path / "run/metrics/teacher.jsonl") if r["kind"] == "train"]
+    assert first[-1] < first[0]
+    assert set(report(tmp_path / "run")["evaluation"]["encoders"]) == {"teacher", "student", "untrained"}
+    for stage in TRAINED:
+        assert load_params(tmp_path / "run" / stage / "export").meta["encoder"]["architecture"] == "efficientnet"
+
+
+@pytest.mark.slow
+def test_pmap_gives_the_same_numbers(finished, smoke_config, tmp_path):
+    run(smoke_config(**{"runtime.mapping": "pmap", "stages": ("teacher", "student", "evaluation")}), tmp_path / "run")
+    for stage in TRAINED:
+        ours, theirs = (
+            [r["loss"] for r in read_metrics(folder / "metrics" / f"{stage}.jsonl")]
+            for folder in (tmp_path / "run", finished)
+        )
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3)
+    with (
+        np.load(tmp_path / "run" / "embeddings" / "main.npz") as ours,
+        np.load(finished / "embeddings" / "main.npz") as theirs,
+    ):
+        assert set(ours.files) == set(theirs.files)
+        for name in set(ours.files) - {"key"}:
+            assert ours[name].shape == theirs[name].shape
+        untrained = "untrained/test/embedding"
+        np.testing.assert_allclose(ours[untrained], theirs[untrained], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_several_stores_with_weights_and_unseen_ones(smoke_config, smoke_store, tmp_path):
+    def make(name: str, first: int) -> str:
+        population = SyntheticSettings(participants=10, segments_per_participant=4, seed=1, first_participant=first)
+        return write_store(tmp_path / name, population).path
+
+    other, unseen = make("other", 0), make("elsewhere", 10)
+    binding = {"data.stores": (str(smoke_store), other), "data.weights": (1.0, 3.0), "data.participant_cap": 3}
+    workdir = tmp_path / "run"
+    run(smoke_config(**binding, **{"data.unseen_stores": (unseen,)}), workdir)
+    assert set(report(workdir)["run"]["data"]) == {str(smoke_store), other}
+    own = report(workdir / "unseen" / "elsewhere")
+    assert list(own["run"]["data"]) == [unseen]
+    assert own["evaluation"]["targets"]["hr_bpm"]["test_segments"] == Store.open(unseen).num_segments
+    before = times(workdir / "embeddings")
+    run(smoke_config(**binding), workdir)
+    assert times(workdir / "embeddings") == before  # those of the training stores do not depend on unseen ones
+
+
+def test_unseen_stores_that_do_not_fit_are_told_before_training(smoke_config, smoke_store, tmp_path, no_training):
+    one_channel = write_store(
+        tmp_path / "one", SyntheticSettings(participants=10, segments_per_participant=1, ppg_channels=1)
+    ).path
+    for stores, message in (
+        ((one_channel,), "has PPG channels 1, .* has 2"),
+        ((str(smoke_store),), "is one of the stores trained on"),
+        ((str(smoke_store.parent / "smoek"),), "config.data.unseen_stores: there is no folder .*did you mean .*smoke?"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run(smoke_config(**{"data.unseen_stores": stores}), tmp_path / "run")
+
+
+def test_another_config_in_the_same_folder_is_refused_naming_the_key(copy, smoke_config, no_training):
+    before = times(copy)
+    with pytest.raises(UserError, match=r"another config: student.temperature \(was .*, now 0.5\)"):
+        run(smoke_config(**{"student.temperature": 0.5}), copy)
+    assert times(copy) == before
+
+
+def test_another_store_under_the_same_path_is_refused(smoke_config, smoke_store, tmp_path, no_training, monkeypatch):
+    path = tmp_path / "store"
+    shutil.copytree(smoke_store, path)
+    with monkeypatch.context() as allowed:
+        allowed.setattr("accdistill_jax.stages.training.train", train.train)
+        run(smoke_config(**{"data.stores": (str(path),), "stages": ("teacher",)}), tmp_path / "run")
+    shutil.rmtree(path)
+    write_store(path, SyntheticSettings(participants=12, segments_per_participant=4, seed=5, ppg_channels=2))
+    changes = {"data.stores": (str(path),)}
+    for stages in (("teacher",), ("student",)):
+        with pytest.raises(UserError, match="teacher/export was made with another data than this run has"):
+            run(smoke_config(**changes, stages=stages), tmp_path / "run")
+    (tmp_path / "run/teacher/export/export.json").unlink()
+    with pytest.raises(UserError, match=r"teacher: checkpoint of step 6 was made with another data"):
+        run(smoke_config(**changes, stages=("teacher",)), tmp_path / "run")
+
+
+def test_other_evaluation_settings_evaluate_again_without_training(copy, smoke_config, no_training):
+    embeddings, before = times(copy / "embeddings"), report(copy)
+    run(smoke_config(**{"evaluation.bootstrap_draws": 13}), copy)
+    after = report(copy)
+    assert times(copy / "embeddings") == embeddings
+    assert after["run"]["config"]["evaluation"]["bootstrap_draws"] == 13
+    assert after["evaluation"] != before["evaluation"]
+    run(smoke_config(**{"evaluation.train_segments": 20}), copy)
+    assert times(copy / "embeddings") != embeddings, "other segments need other embeddings"
+    assert report(copy)["evaluation"]["targets"]["hr_bpm"]["train_segments"] <= 20
+
+
+def test_a_report_that_was_not_finished_is_written_again(copy, smoke_config, no_training):
+    (copy / "report.md").unlink()
+    embeddings = copy / "embeddings" / "main.npz"
+    embeddings.write_bytes(embeddings.read_bytes()[:-1000])
+    before = report(copy)["evaluation"]
+    run(smoke_config(), copy)
+    assert (copy / "report.md").exists() and report(copy)["evaluation"] == before
+
+
+@pytest.mark.slow
+def test_the_command_from_nothing_to_a_report(repository, tmp_path):
+    """Synthetic data and all, as a user starts it; quiet but for its own lines."""
+    command = [sys.executable, "-m", "accdistill_jax.main", "--config=configs/distill.py:smoke", f"--workdir={tmp_path}/run"]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=400, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert set(fingerprints(tmp_path / "run")) == set(TRAINED)
+    assert all(map(math.isfinite, numbers(report(tmp_path / "run")["evaluation"]["retrieval"])))
+    lines = done.stdout.splitlines()
+    assert lines[-1].startswith(f"report: {tmp_path}/run/report.md")
+    assert "heart rate" in lines[-5] or "heart-rate" in lines[-5]
+    for line in done.stderr.splitlines():
+        assert line.startswith(("teacher  step ", "student  step ", "embedding main  ")), "not a line of this program"
