@@ -42,13 +42,15 @@ def run(config, workdir: str) -> None:
     workdir = Path(workdir).absolute()
     with Interruption(at_once=True) as interruption:
         use_compilation_cache()
-        configs.dump(config, workdir)
         say = functools.partial(print, flush=True) if jax.process_index() == 0 else lambda line: None
-        clock = StageClock(workdir)
         parallel = Parallel(config.runtime.mapping)
+        # what can be told at once comes first: a work directory is claimed only by a run that can begin
         check_device_counts(config, parallel)
+        named = tuple(open_store(path, key="data.stores") for path in config.data.stores)
+        configs.dump(config, workdir)
+        clock = StageClock(workdir)
         with clock.stage("data"):
-            stores = open_stores(config, workdir, say)
+            stores = named or synthetic_stores(config, workdir, say)
         this = Run(config, workdir, stores, parallel, say)
         stages = {
             "teacher": lambda: pretraining.run_stage(this),
@@ -80,10 +82,8 @@ def check_device_counts(config, parallel: Parallel) -> None:
             parallel.check_batch(config[block][name].batch_size, key=f"{key}.batch_size")
 
 
-def open_stores(config, workdir: Path, say: Callable[[str], None]) -> tuple[Store, ...]:
-    """The stores of `config.data`, or the synthetic one, generated unless it is there already."""
-    if config.data.stores:
-        return tuple(open_store(path, key="data.stores") for path in config.data.stores)
+def synthetic_stores(config, workdir: Path, say: Callable[[str], None]) -> tuple[Store, ...]:
+    """The store of a run without `config.data.stores`, generated unless it is there already."""
     path = workdir / "data" / "synthetic"
     if "data" not in config.stages:
         try:

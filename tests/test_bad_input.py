@@ -1,0 +1,268 @@
+"""What goes wrong in a run as a whole: one clear line that names the culprit, and nothing half-written taken for whole.
+
+Broken recordings and stores by themselves: tests/data. Wrong keys and values of a config: tests/test_config.py.
+"""
+
+import json
+import logging
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from accdistill_jax.checkpoint import Checkpointer, load_params
+from accdistill_jax.data.split import SplitRule
+from accdistill_jax.data.store import Store, fingerprint
+from accdistill_jax.data.synthetic import SyntheticSettings, unit_id, write_store
+from accdistill_jax.errors import UserError
+from accdistill_jax.run import run
+
+SMOKE = "--config=configs/distill.py:smoke"
+
+
+def fail(config, workdir) -> str:
+    """Runs and returns the one line that the user reads."""
+    with pytest.raises(UserError) as caught:
+        run(config, workdir)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def last_checkpoint(workdir: Path, stage: str = "teacher") -> int | None:
+    with Checkpointer(workdir / stage / "checkpoints") as checkpointer:
+        return checkpointer.latest_valid_step()
+
+
+def damage(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    file.write_bytes(content)
+
+
+def largest_file(folder: Path) -> Path:
+    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+@pytest.fixture(scope="module")
+def teacher(smoke_store, tmp_path_factory) -> Path:
+    """Work directory with a finished teacher and its checkpoints of steps 3 and 6; not to be changed."""
+    from configs import distill
+
+    workdir = tmp_path_factory.mktemp("teacher")
+    config = distill.get_config("smoke").unlock()
+    config.data.stores = (str(smoke_store),)
+    config.stages = ("teacher",)
+    run(config.lock(), workdir)
+    return workdir
+
+
+@pytest.fixture
+def copy(teacher, tmp_path) -> Path:
+    return Path(shutil.copytree(teacher, tmp_path / "copy"))
+
+
+def population(split: dict[str, int], path: Path, **settings) -> Store:
+    """A synthetic store of four segments a person with so many people in each split."""
+    people = SyntheticSettings(participants=sum(split.values()), segments_per_participant=4, **settings)
+    parts = [name for name, count in split.items() for _ in range(count)]
+    assigned = {unit_id(people, p): part for p, part in zip(people.participant_indices, parts, strict=True)}
+    return write_store(path, people, split=SplitRule(assignment=assigned))
+
+
+@pytest.mark.slow
+def test_shard_that_breaks_during_training(smoke_config, smoke_store, tmp_path, monkeypatch):
+    store = Path(shutil.copytree(smoke_store, tmp_path / "store"))
+    shard = store / "ppg" / "c" / "0" / "0" / "0"
+    whole = shard.read_bytes()
+    save = Checkpointer.save
+
+    def break_and_save(self, step, *arguments, **options):
+        save(self, step, *arguments, **options)
+        shard.write_bytes(whole[:5000])
+
+    config = smoke_config(
+        **{"data.stores": (str(store),), "stages": ("teacher",), "teacher.train.duration": "30 steps"}
+    )
+    with monkeypatch.context() as once:
+        once.setattr(Checkpointer, "save", break_and_save)
+        text = fail(config, tmp_path / "run")
+    assert str(shard) in text and f"python -m accdistill_jax.data.prepare verify {store}" in text
+    assert 3 <= last_checkpoint(tmp_path / "run") < 30  # some batches were read ahead
+    assert not (tmp_path / "run/teacher/export").exists()
+    shard.write_bytes(whole)
+    run(config, tmp_path / "run")
+    assert last_checkpoint(tmp_path / "run") == 30
+
+
+def test_the_line_and_status_of_a_bad_store_on_the_command_line(repository, smoke_store, tmp_path):
+    """Newer format, no store, a typing error, no tuple: told by the real command."""
+    newer = Path(shutil.copytree(smoke_store, tmp_path / "newer"))
+    manifest = json.loads((newer / "manifest.json").read_text()) | {"format_version": 2}
+    (newer / "manifest.json").write_text(json.dumps(manifest | {"fingerprint": fingerprint(manifest)}))
+    (tmp_path / "empty").mkdir()
+    for value, message in (
+        (f"('{newer}',)", f"{newer}/manifest.json: the store has format version 2, this program reads up to 1"),
+        (f"('{tmp_path}/empty',)", f"{tmp_path}/empty: not a store (no manifest.json there)"),
+        (f"('{tmp_path}/never',)", f"config.data.stores: there is no folder {tmp_path}/never; did you mean {tmp_path}/newer?"),
+        (str(newer), f"config.data.stores = '{newer}' must be a tuple"),
+        (f"'{newer}'", "config.data.stores = "),
+    ):
+        command = [sys.executable, "-m", "accdistill_jax.main", SMOKE, f"--workdir={tmp_path}/run", f"--config.data.stores={value}"]
+        done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.startswith("error: ") and message in done.stderr and done.stderr.count("\n") == 1
+        assert not (tmp_path / "run").exists(), "a typing error must not claim the work directory"
+
+
+def test_workdir_that_cannot_be_written(repository, tmp_path):
+    (tmp_path / "file").write_text("")
+    command = [sys.executable, "-m", "accdistill_jax.main", SMOKE, f"--workdir={tmp_path}/file/run"]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"error: cannot write {tmp_path}/file/run/config.json: ")
+
+
+def test_loss_that_is_not_finite_stops_with_step_and_cause(smoke_config, tmp_path):
+    config = smoke_config(
+        **{
+            "stages": ("teacher",),
+            "teacher.train.learning_rate": 1e38,
+            "teacher.train.clip_norm": 0.0,
+            "teacher.train.warmup": "5 steps",
+            "teacher.train.checkpoint_every": "1 steps",
+        }
+    )
+    text = fail(config, tmp_path / "run")
+    step = int(text.split("training stopped at step ")[1].split(":")[0])
+    assert "loss" in text and "not finite" in text and "train.learning_rate" in text
+    kept = last_checkpoint(tmp_path / "run")
+    assert kept == step - 1 and f"the checkpoint of step {kept} is kept" in text
+    assert not (tmp_path / "run/teacher/export").exists()
+
+
+# Starts a run in a process whose files cannot grow beyond a limit, which the system reports much as a full disk.
+LIMITED = """
+import resource, sys
+from absl import app
+import accdistill_jax.main as main
+import jax
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop()), resource.RLIM_INFINITY))
+app.run(main.main, flags_parser=main.parse_flags)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="no file size limit on this system")
+@pytest.mark.parametrize("limit", [50_000, 2_000])
+def test_full_disk_during_training_and_then_room(repository, copy, smoke_store, limit):
+    """The finished teacher's checkpoint of step 3 is there; what comes after does not fit."""
+    expected = load_params(copy / "teacher/export").meta["fingerprint"]
+    shutil.rmtree(copy / "teacher/export")
+    for name in ("6", "6.json"):
+        shutil.rmtree(copy / "teacher/checkpoints/6", ignore_errors=True)
+        (copy / "teacher/checkpoints" / name).unlink(missing_ok=True)
+    arguments = [SMOKE, f"--workdir={copy}", f"--config.data.stores=('{smoke_store}',)", "--config.stages=('teacher',)"]
+    environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}
+
+    def start(limit: int):
+        return subprocess.run(
+            [sys.executable, "-c", LIMITED, *arguments, str(limit)],
+            cwd=repository, env=environment, capture_output=True, text=True, timeout=200,
+        )  # fmt: skip
+
+    done = start(limit)
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and str(copy) in lines[0] and "Traceback" not in done.stderr, done.stderr
+    assert not (copy / "teacher/export/export.json").exists()
+    assert last_checkpoint(copy) == 3
+    done = start(-1)
+    assert done.returncode == 0, done.stderr
+    assert load_params(copy / "teacher/export").meta["fingerprint"] == expected
+
+
+def test_damaged_newest_checkpoint_is_named_and_the_one_before_used(copy, smoke_config, caplog, capsys):
+    expected = load_params(copy / "teacher/export").meta["fingerprint"]
+    metrics = (copy / "metrics/teacher.jsonl").read_bytes()
+    shutil.rmtree(copy / "teacher/export")
+    damage(largest_file(copy / "teacher/checkpoints/6"))
+    with caplog.at_level(logging.WARNING):
+        run(smoke_config(stages=("teacher",)), copy)
+    assert f"checkpoint {copy}/teacher/checkpoints/6 is damaged" in caplog.text
+    assert "continuing from step 3" in capsys.readouterr().out
+    assert load_params(copy / "teacher/export").meta["fingerprint"] == expected
+    assert (copy / "metrics/teacher.jsonl").read_bytes() == metrics
+
+
+def test_stopped_after_the_last_step_before_the_export(copy, smoke_config, monkeypatch):
+    expected = load_params(copy / "teacher/export").meta["fingerprint"]
+    shutil.rmtree(copy / "teacher/export")
+    monkeypatch.setattr("accdistill_jax.train.make_step", lambda *a, **k: lambda *b: pytest.fail("a step was taken"))
+    run(smoke_config(stages=("teacher",)), copy)
+    assert load_params(copy / "teacher/export").meta["fingerprint"] == expected
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut", "gone"])
+def test_damaged_teacher_export_is_named(copy, smoke_config, how):
+    file = largest_file(copy / "teacher/export/params")
+    if how == "flipped":
+        damage(file)
+    elif how == "cut":
+        file.write_bytes(file.read_bytes()[:100])
+    else:
+        file.unlink()
+    for config, workdir in (
+        (smoke_config(stages=("teacher",)), copy),
+        (smoke_config(**{"teacher.path": str(copy / "teacher/export"), "stages": ("student",)}), copy.parent / "other"),
+    ):
+        text = fail(config, workdir)
+        assert f"{copy}/teacher/export" in text and file.name in text and "damaged" in text
+
+
+def test_store_without_training_participants(smoke_config, tmp_path):
+    store = population({"validation": 1, "test": 2}, tmp_path / "store")
+    text = fail(smoke_config(**{"data.stores": (store.path,)}), tmp_path / "run")
+    assert f"{store.path}: split 'train' has no segment" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("missing", ["validation", "test"])
+def test_store_without_validation_or_test_participants(smoke_config, tmp_path, capsys, missing):
+    people = {"train": 4, "validation": 2, "test": 2} | {missing: 0}
+    store = population(people, tmp_path / "store")
+    run(smoke_config(**{"data.stores": (store.path,)}), tmp_path / "run")
+    said = capsys.readouterr().out
+    found = json.loads((tmp_path / "run/report.json").read_text())
+    if missing == "validation":
+        assert "teacher: no validation segments in any store, so no validation" in said
+        assert found["verdict"]["headline"]
+    else:
+        assert found["verdict"]["headline"].startswith("No heart-rate result: ")
+
+
+def test_batch_larger_than_the_data(smoke_config, smoke_store, tmp_path):
+    """A batch reaches over the end of an epoch into the next."""
+    segments = len(Store.open(smoke_store).indices("train"))
+    batch_size = 4 * (segments // 4 + 1)
+    assert batch_size > segments
+    config = smoke_config(
+        **{
+            "stages": ("teacher",),
+            "teacher.train.batch_size": batch_size,
+            "teacher.train.duration": "2 epochs",
+            "teacher.train.warmup": "1 steps",
+            "teacher.train.validation_batches": 0,
+        }
+    )
+    run(config, tmp_path / "run")
+    assert last_checkpoint(tmp_path / "run") == -(-2 * segments // batch_size)
+
+
+def test_batch_that_does_not_divide_over_the_devices(smoke_config, tmp_path):
+    text = fail(smoke_config(**{"student.train.batch_size": 18}), tmp_path / "run")
+    assert "config.student.train.batch_size = 18 does not divide over 4 devices: choose a multiple of 4" in text
