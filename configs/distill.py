@@ -78,12 +78,12 @@ def small(config):
     config.teacher.autoencoder = common.autoencoder(
         drop_fraction=0.5, decoder_width=64, decoder_depth=1, decoder_heads=4
     )
-    config.teacher.train = common.train(duration="600 steps", batch_size=128, learning_rate=2e-3)
+    config.teacher.train = common.train(duration="500 steps", batch_size=128, learning_rate=2e-3)
     config.student.encoder = common.encoder_small("transformer")
     config.student.encoder.transformer.update(width=64, mlp=128, tokenizer=((8, 32), (32, 64)), output=128)
     config.student.head = dict(hidden=256, output=128)
     config.student.temperature = 0.07
-    config.student.train = common.train(duration="900 steps", batch_size=128, learning_rate=2e-3)
+    config.student.train = common.train(duration="700 steps", batch_size=128, learning_rate=2e-3)
 
 
 def hour(config):
