@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from accdistill_jax import config as configs
@@ -94,6 +94,9 @@ def _quieten() -> None:
     if flags.FLAGS["verbosity"].using_default_value:
         flags.FLAGS.verbosity = -1
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own log: errors
+        # Orbax logs its failures with pages of traceback and raises them too; checkpoint.py says them in a line.
+        handler = logging.get_absl_handler().python_handler
+        handler.addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
 
 
 def _config_argument(argv: Sequence[str]) -> str:

@@ -59,11 +59,7 @@ class MetricsWriter:
                 _truncate(path, resume_step)
                 self._files[kind] = path.open("a", encoding="utf-8")
             if tensorboard:
-                from tensorboardX import SummaryWriter
-
-                self._board = SummaryWriter(
-                    str(Path(workdir) / "tensorboard" / stage), purge_step=resume_step + 1
-                )
+                self._board = _Board(Path(workdir) / "tensorboard" / stage, first_step=resume_step + 1)
 
     def write(
         self, step: int, kind: str, scalars: Mapping[str, Any], *, timing: Mapping[str, Any] | None = None
@@ -89,7 +85,7 @@ class MetricsWriter:
                 for name, value in values.items():
                     if self._board is not None and math.isfinite(value):
                         folder = kind if file == "metrics" else f"{kind}_timing"
-                        self._board.add_scalar(f"{folder}/{name}", value, step)
+                        self._board.add(f"{folder}/{name}", value, step)
 
     def flush(self) -> None:
         """Hands everything to the operating system; the JSON lines already are after each `write`."""
@@ -99,12 +95,10 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Closes the files."""
-        for file in self._files.values():
-            file.close()
-        self._files = {}
-        if self._board is not None:
-            self._board.close()
-            self._board = None
+        for file in (*self._files.values(), *([self._board] if self._board is not None else [])):
+            with contextlib.suppress(OSError):  # told by the write that failed; closing only tries it again
+                file.close()
+        self._files, self._board = {}, None
 
     def __enter__(self) -> "MetricsWriter":
         return self
@@ -120,6 +114,33 @@ class MetricsWriter:
             raise UserError(
                 f"cannot write metrics in {self._folder}: {problem.strerror or problem}"
             ) from problem
+
+
+class _Board:
+    """A TensorBoard event file, written in the caller: the library's own writer thread dies of a full disk unheard,
+    and the training would wait for it for ever."""
+
+    def __init__(self, folder: Path, *, first_step: int):
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        self._event, self._summary = Event, Summary
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = EventsWriter(str(folder / "events"))
+        # TensorBoard hides what an earlier file of the folder says of this step and later ones.
+        start = SessionLog(status=SessionLog.START)
+        self._file.write_event(Event(step=first_step, wall_time=time.time(), session_log=start))
+
+    def add(self, tag: str, value: float, step: int) -> None:
+        summary = self._summary(value=[self._summary.Value(tag=tag, simple_value=value)])
+        self._file.write_event(self._event(step=step, wall_time=time.time(), summary=summary))
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:

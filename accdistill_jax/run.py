@@ -59,7 +59,7 @@ def run(config, workdir: str) -> None:
             "report": lambda: evaluation.report_stage(this, durations_s=clock.seconds),
         }
         if not {"evaluation", "report"}.isdisjoint(config.stages):
-            evaluation.unseen_stores(this)  # what does not fit is told now, not after hours of training
+            evaluation.check_stores(this)  # told now, not after hours of training
         for name, work in stages.items():
             # once more where the signal's exception was lost: Python ignores those in finalisers
             interruption.raise_if_requested("what is finished is kept")

@@ -1,6 +1,9 @@
 import io
 import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,6 +102,32 @@ def test_tensorboard_receives_the_scalars(tmp_path):
         found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
         position += 16 + length
     assert found == [(7, "train/loss", 0.25)]
+
+
+LIMITED = """
+import resource, sys
+from accdistill_jax.errors import UserError
+from accdistill_jax.metrics import MetricsWriter
+try:
+    with MetricsWriter(sys.argv[1], "teacher", tensorboard=sys.argv[2] == "board") as writer:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
+        for step in range(1, 10_000):
+            writer.write(step, "train", {"loss": 1.0})
+            writer.flush()
+except UserError as error:
+    print(error, end="")
+"""
+
+
+@pytest.mark.parametrize(("board", "limit"), [("board", 500), ("none", 3000)])
+def test_full_disk_is_one_error_and_no_waiting(tmp_path, board, limit):
+    """Files that cannot grow: first TensorBoard's (it holds more bytes a step), then the JSON lines."""
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, tmp_path, board, str(limit)],
+        cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"cannot write metrics in {tmp_path}/metrics: File too large"
 
 
 def test_disabled_writer_writes_nothing(tmp_path):

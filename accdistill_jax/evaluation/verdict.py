@@ -165,7 +165,7 @@ def _answers(evaluation: Evaluation, main: str) -> list[tuple[str, str]]:
             }
             rows.append(
                 (
-                    "Did training do that?",
+                    "Is it better than an untrained encoder?",
                     f"{word[untrained.outcome]}: untrained encoder {number(result.probes[UNTRAINED].mae.value, unit)}, "
                     f"difference {with_interval(untrained.difference, unit)}",
                 )

@@ -112,9 +112,10 @@ def report_stage(run: Run, *, durations_s: dict[str, float]) -> None:
         info_here = {**info, "data": _data_info((store,)), "probes fitted on": _data_info(run.stores)}
         folder, key = run.workdir / "unseen" / name, _hash([made_from, store.fingerprint])
         _report(run, folder, mixed, info_here, {}, examples((store,), None), key)
-    _report(run, run.workdir, main, info, curves, examples(run.stores, "test"), _hash(made_from))
-    for line in summary(run.workdir):
-        run.say(line)
+    if _has_test_segments(run.stores):
+        _report(run, run.workdir, main, info, curves, examples(run.stores, "test"), _hash(made_from))
+        for line in summary(run.workdir):
+            run.say(line)
 
 
 def summary(folder: Path) -> list[str]:
@@ -124,6 +125,19 @@ def summary(folder: Path) -> list[str]:
     answers = [f"  {question} {answer}".replace("**", "") for question, answer in asked]
     cautions = f", {len(words['cautions'])} cautions in it" if words["cautions"] else ""
     return [words["headline"], *answers, f"report: {folder / 'report.md'}{cautions}"]
+
+
+def check_stores(run: Run) -> None:
+    """Raises UserError where the evaluation has nothing to work on; cheap, so that it is told before training."""
+    if not unseen_stores(run) and not _has_test_segments(run.stores):
+        raise UserError(
+            "no participant of config.data.stores is in the test split, and config.data.unseen_stores is empty: nothing "
+            "to evaluate on; prepare with more participants, another --split-seed or a --split-file"
+        )
+
+
+def _has_test_segments(stores: Sequence[Store]) -> bool:
+    return any(len(store.indices("test")) for store in stores)
 
 
 def unseen_stores(run: Run) -> dict[str, Store]:
@@ -281,7 +295,7 @@ def _examples(run: Run, teacher: Teacher, stores: Sequence[Store], *, split: str
     for store, row in (pool[i] for i in sorted(chosen)):
         batch = store.read(np.array([row]))
         accel = batch["accel"] * batch["accel_scale"][:, None] + batch["accel_offset"][:, None]
-        parts.append({**reconstruction(teacher, batch, seed=run.config.seed), "accel": accel})
+        parts.append({**reconstruction(teacher, batch, seed=run.config.seed + len(parts)), "accel": accel})
         labels.append({"hr_bpm": store.segments["hr_bpm"][row], "participant": store.segments["participant"][row]})
     stacked = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return {**stacked, **{name: np.array([label[name] for label in labels]) for name in labels[0]}}
