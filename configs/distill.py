@@ -8,8 +8,9 @@
 Expected results and the hardware they were measured on: README.md.
 """
 
-from configs import common
 from ml_collections import ConfigDict
+
+from configs import common
 
 PRESETS = ("default", "hour", "paper", "smoke")
 
