@@ -97,6 +97,14 @@ def _quieten() -> None:
         # Orbax logs its failures with pages of traceback and raises them too; checkpoint.py says them in a line.
         handler = logging.get_absl_handler().python_handler
         handler.addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
+        # TensorStore's threads that still write when a save has failed print that its event loop is gone.
+        shown, unraisable = sys.excepthook, sys.unraisablehook
+        sys.excepthook = lambda kind, value, trace: _is_of_failed_save(value) or shown(kind, value, trace)
+        sys.unraisablehook = lambda found: _is_of_failed_save(found.exc_value) or unraisable(found)
+
+
+def _is_of_failed_save(error: BaseException | None) -> bool:
+    return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
 
 
 def _config_argument(argv: Sequence[str]) -> str:
