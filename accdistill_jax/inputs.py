@@ -85,8 +85,3 @@ def prepare(batch: dict[str, jax.Array], modality: str, settings: InputSettings)
     if settings.limit:
         x = x * jax.lax.rsqrt(1.0 + jnp.square(x / settings.limit))
     return x
-
-
-def channels_in(channels: int, settings: InputSettings) -> int:
-    """Channels of the encoder's input for a modality stored with `channels` channels."""
-    return 2 * channels if settings.bands == "low+high" else channels
