@@ -45,12 +45,25 @@ def fingerprint(params: Any) -> str:
     return digest.hexdigest()
 
 
-def array_handler() -> Any:
-    """Orbax's handler for what is saved here."""
+def orbax_checkpointer(kind: Any) -> Any:
+    """An Orbax checkpointer for what is saved here, of one process: others of the run take no part.
+
+    Args:
+      kind: `orbax.checkpoint.Checkpointer` or `AsyncCheckpointer`.
+    """
     import orbax.checkpoint as ocp
 
+    alone = ocp.options.MultiprocessingOptions()
+    if jax.process_count() > 1:
+        own = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
+        )
     # Weights hardly compress; the time saved belongs to the training that runs beside the save.
-    return ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=True, use_compression=False)
+    handler = ocp.PyTreeCheckpointHandler(
+        use_ocdbt=True, use_zarr3=True, use_compression=False, multiprocessing_options=alone
+    )
+    return kind(handler, multiprocessing_options=alone)
 
 
 def flatten(tree: Any) -> dict[str, np.ndarray]:
@@ -135,7 +148,7 @@ def read_arrays(folder: epath.Path, record: Mapping) -> dict[str, np.ndarray]:
         restore_args=nest({name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names})
     )
     try:
-        with ocp.Checkpointer(array_handler()) as orbax:
+        with orbax_checkpointer(ocp.Checkpointer) as orbax:
             return flatten(orbax.restore(folder, args=arguments))
     except Exception as problem:
         # Orbax and TensorStore report unreadable files with many exception types.

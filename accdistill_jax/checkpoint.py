@@ -17,17 +17,16 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
-import jax
 import numpy as np
 from etils import epath
 
 from accdistill_jax.array_files import (
     Damaged,
-    array_handler,
     file_hashes,
     fingerprint,
     flatten,
     nest,
+    orbax_checkpointer,
     read_arrays,
     read_json,
     reporting,
@@ -56,7 +55,7 @@ class Restored(NamedTuple):
 class Checkpointer:
     """Saves the state of a training asynchronously and restores it bit for bit.
 
-    Every process of a multi-process run calls the same methods in the same order; process 0 writes.
+    One process of a run has one.
     """
 
     def __init__(
@@ -87,8 +86,7 @@ class Checkpointer:
         self._verified: tuple[int, dict[str, np.ndarray]] | None = None
         with reporting(self._directory):
             self._directory.mkdir(parents=True, exist_ok=True)
-            if jax.process_index() == 0:
-                self._remove_partial()
+            self._remove_partial()
 
     def save(
         self, step: int, state: Any, *, metric: float | None = None, meta: Mapping | None = None
@@ -121,10 +119,9 @@ class Checkpointer:
         import orbax.checkpoint as ocp
 
         if self._orbax is None:
-            self._orbax = ocp.AsyncCheckpointer(array_handler())
+            self._orbax = orbax_checkpointer(ocp.AsyncCheckpointer)
         with reporting(self._directory):
-            if jax.process_index() == 0:
-                self._sidecar(step).unlink(missing_ok=True)
+            self._sidecar(step).unlink(missing_ok=True)
             self._orbax.save(self._folder(step), args=ocp.args.PyTreeSave(nest(host)), force=True)
         self._pending = self._thread.submit(self._finish, step, record)
 
@@ -132,15 +129,24 @@ class Checkpointer:
         """Finds the newest checkpoint whose content is whole; names each damaged one in a warning.
 
         Returns:
-          Its step, or None where there is none.
+          Its step, or None where there is none at all.
+
+        Raises:
+          UserError: there are checkpoints, and every one of them is damaged: to train anew is the user's decision.
         """
         self.wait()
-        for step in sorted(self._steps(), reverse=True):
+        steps = sorted(self._steps(), reverse=True)
+        for step in steps:
             try:
                 self._verified = (step, self._read(step))
                 return step
             except Damaged as damage:
                 _log.warning("checkpoint %s is damaged and not used: %s", self._folder(step), damage)
+        if steps:
+            raise UserError(
+                f"every checkpoint in {self._directory} is damaged (steps {', '.join(map(str, steps))}): restore one from a "
+                "copy, or delete that folder to train anew"
+            )
         return None
 
     def best_step(self) -> int | None:
@@ -214,13 +220,11 @@ class Checkpointer:
         try:
             self._orbax.wait_until_finished()
         except BaseException:
-            if jax.process_index() == 0:
-                self._remove_partial()
+            self._remove_partial()
             raise
-        if jax.process_index() == 0:
-            record["files"] = file_hashes(self._folder(step))
-            write_atomically(self._sidecar(step), json.dumps(record))
-            self._remove_old(step)
+        record["files"] = file_hashes(self._folder(step))
+        write_atomically(self._sidecar(step), json.dumps(record))
+        self._remove_old(step)
 
     def _steps(self) -> list[int]:
         return [int(path.stem) for path in self._directory.glob("*.json") if path.stem.isdigit()]
@@ -280,14 +284,12 @@ def save_params(path: str | os.PathLike, params: Any, meta: Mapping) -> str:
         "leaves": {name: [leaf.dtype.name, list(leaf.shape)] for name, leaf in host.items()},
         "fingerprint": fingerprint(host),
     }
-    with reporting(path), ocp.Checkpointer(array_handler()) as orbax:
-        if jax.process_index() == 0:
-            path.mkdir(parents=True, exist_ok=True)
-            (path / _EXPORT_JSON).unlink(missing_ok=True)
+    with reporting(path), orbax_checkpointer(ocp.Checkpointer) as orbax:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / _EXPORT_JSON).unlink(missing_ok=True)
         orbax.save(path / _EXPORT_ARRAYS, args=ocp.args.PyTreeSave(nest(host)), force=True)
-        if jax.process_index() == 0:
-            record["files"] = file_hashes(path / _EXPORT_ARRAYS)
-            write_atomically(path / _EXPORT_JSON, json.dumps(record, indent=1))
+        record["files"] = file_hashes(path / _EXPORT_ARRAYS)
+        write_atomically(path / _EXPORT_JSON, json.dumps(record, indent=1))
     return record["fingerprint"]
 
 

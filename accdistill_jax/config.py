@@ -148,10 +148,11 @@ def nearest(text: str, known: Iterable[str]) -> str | None:
 
 def config_hash(config: Mapping) -> str:
     """Hash of everything in a config that decides the result (all but `FREE_KEYS`)."""
-    return hashlib.sha256(json.dumps(_binding(_as_json(config)), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(_binding(flatten_json(config)), sort_keys=True).encode()).hexdigest()
 
 
-def _as_json(config: Mapping) -> dict[str, Any]:
+def flatten_json(config: Mapping) -> dict[str, Any]:
+    """`flatten` with values as JSON gives them back: lists for tuples."""
     return json.loads(json.dumps(flatten(config)))
 
 
@@ -215,7 +216,7 @@ def dump(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Path:
     workdir = Path(workdir)
     path = workdir / _DUMP_NAME
     if path.exists():
-        _refuse_other(_read(path), _as_json(config), workdir)
+        _refuse_other(_read(path), flatten_json(config), workdir)
     text = json.dumps({"config": _nested(flatten(config)), "environment": environment()}, indent=1)
     try:
         workdir.mkdir(parents=True, exist_ok=True)

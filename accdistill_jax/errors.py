@@ -1,4 +1,6 @@
-"""The one exception for what a user can put right."""
+"""What an entry point ends with: the one exception for what a user can put right, and the exit statuses."""
+
+import enum
 
 
 class UserError(Exception):
@@ -6,3 +8,16 @@ class UserError(Exception):
 
     The message names the file, key, record or step at fault and says what to do.
     """
+
+
+class ExitStatus(enum.IntEnum):
+    """How a process ended; the launchers in launch/ decide by it whether to start the run again.
+
+    RELAUNCH, TERMINATED and a death by a signal mean "start again"; the others do not.
+    """
+
+    FINISHED = 0
+    USER_ERROR = 2  # something to put right first
+    RELAUNCH = 75  # another process was lost or hung; the last checkpoint is kept
+    INTERRUPTED = 130  # Ctrl-C; what was done is saved
+    TERMINATED = 143  # SIGTERM or a maintenance notice; what was done is saved

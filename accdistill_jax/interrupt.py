@@ -1,8 +1,13 @@
-"""Ctrl-C and SIGTERM: stop in order, having kept what is done; a second signal stops at once."""
+"""Ctrl-C, SIGTERM and notices of maintenance: stop in order, having kept what is done; a second signal stops at once."""
 
 import os
 import signal
 import threading
+import time
+from typing import ClassVar
+
+# A signal that several senders pass on (terminal, launcher, service manager) comes more than once within moments.
+SAME_SIGNAL_S = 0.3
 
 
 class Interrupted(KeyboardInterrupt):
@@ -24,15 +29,21 @@ class Interruption:
 
     Args:
         at_once: raise `Interrupted` wherever the work is, for work that leaves nothing half-done; otherwise the signal
-            is only remembered, and the work asks `requested` or `raise_if_requested` where it can stop.
+            is only remembered, and the work asks `signal_number` or `raise_if_requested` where it can stop.
+
+    Attributes:
+        signal_number: the signal that has come, or that a request stands for; None as long as there is none.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    _active: ClassVar[list["Interruption"]] = []
 
     def __init__(self, *, at_once: bool = False):
         self.signal_number: int | None = None
         self._at_once = at_once
         self._former: dict[int, object] = {}
+        self._received_at: float | None = None
+        self._asked_by_request = False
 
     @property
     def requested(self) -> bool:
@@ -41,26 +52,56 @@ class Interruption:
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():
             self._former = {s: signal.signal(s, self._handle) for s in self.SIGNALS}
+        self._active.append(self)
         return self
 
     def __exit__(self, *exception) -> None:
+        self._active.remove(self)
         for number, handler in self._former.items():
             signal.signal(number, handler)
 
     def _handle(self, number, frame) -> None:
-        if self.requested:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        self.signal_number = number
+        if self._asked_by_request:
+            self._asked_by_request = False
+        else:
+            now = time.monotonic()
+            if self._received_at is not None:
+                if now - self._received_at < SAME_SIGNAL_S:
+                    return
+                signal.signal(number, signal.SIG_DFL)
+                signal.raise_signal(number)
+            self._received_at = now
+            if self.requested:  # asked to before, by a notice or another process; this is the first signal
+                return
+            self.signal_number = number
+            # Not print: the signal may have come in the middle of one.
+            if not self._at_once:
+                os.write(2, b"\nstopping after this step; the same signal again stops at once\n")
         if self._at_once:
             self.raise_if_requested("what is finished is kept")
-        # Not print: the signal may have come in the middle of one.
-        os.write(2, b"\nstopping after this step; the same signal again stops at once\n")
+
+    def request(self, number: int) -> None:
+        """Asks the work inside to stop as the signal `number` would; from any thread. It does not count as a signal."""
+        if self.requested:
+            return
+        self.signal_number = number
+        if self._at_once and self._former:
+            self._asked_by_request = True
+            os.kill(os.getpid(), number)  # has the handler run in the main thread
 
     def raise_if_requested(self, what_is_kept: str) -> None:
         """Raises Interrupted if a signal has come."""
         if self.requested:
-            name = signal.Signals(self.signal_number).name
-            raise Interrupted(
-                f"stopped by {name}; {what_is_kept}. The same command continues from there.", self.signal_number
-            )
+            self.raise_for(self.signal_number, what_is_kept)
+
+    @staticmethod
+    def raise_for(number: int, what_is_kept: str) -> None:
+        """Raises Interrupted for the signal `number`, which may have come to another process of the run."""
+        name = signal.Signals(number).name
+        raise Interrupted(f"stopped by {name}; {what_is_kept}. The same command continues from there.", number)
+
+
+def request(number: int) -> None:
+    """Asks whatever runs inside the innermost `Interruption` to stop as the signal `number` would; from any thread."""
+    if Interruption._active:
+        Interruption._active[-1].request(number)

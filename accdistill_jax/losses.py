@@ -29,8 +29,8 @@ def info_nce(query: jax.Array, key: jax.Array, *, temperature, axis_name: str | 
 
 
 def masked_reconstruction(prediction: jax.Array, target: jax.Array) -> jax.Array:
-    """Mean squared error over the dropped patches, both [batch, dropped, patch * channels] -> [] float32."""
-    return jnp.mean(jnp.square(prediction.astype(jnp.float32) - target.astype(jnp.float32)))
+    """Mean squared error over each segment's dropped patches, both [batch, dropped, patch * channels] -> [batch] float32."""
+    return jnp.mean(jnp.square(prediction.astype(jnp.float32) - target.astype(jnp.float32)), axis=(1, 2))
 
 
 def effective_rank(z: jax.Array) -> jax.Array:

@@ -5,8 +5,11 @@ Examples:
   python -m accdistill_jax.main --config=configs/distill.py:smoke --workdir=/tmp/smoke
   python -m accdistill_jax.main --config=configs/distill.py --config.student.train.duration="2000 steps"
 
-The same command again continues an interrupted run. Exit status: 0 finished; 2 something the user can put right, told in
-one line; 130 stopped by Ctrl-C, 143 by SIGTERM, what is done being kept. --verbosity=0 shows what the libraries log.
+The same command again continues an interrupted run, on any number of devices and processes. Several processes: on Cloud
+TPU and in SLURM steps they find each other; elsewhere each is given --coordinator=HOST:PORT --num_processes=N
+--process_id=K (launch/README.md). Exit status: 0 finished; 2 something the user can put right, told in one line; 75 another
+process was lost or hung, start all again; 130 stopped by Ctrl-C, 143 by SIGTERM or a notice of maintenance, what is done
+being kept. --verbosity=0 shows what the libraries log.
 """
 
 import importlib.util
@@ -14,6 +17,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,7 +25,8 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from accdistill_jax import config as configs
-from accdistill_jax.errors import UserError
+from accdistill_jax import interrupt
+from accdistill_jax.errors import ExitStatus, UserError
 from accdistill_jax.interrupt import Interrupted, Interruption
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -33,6 +38,12 @@ _WORKDIR = flags.DEFINE_string(
     "Folder for everything the run writes. Default: runs/NAME[-PRESET] after the config.",
     short_name="w",
 )
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where the processes of a run meet.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the run.", lower_bound=1)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0.", lower_bound=0)
+_DISTRIBUTED = flags.DEFINE_enum(
+    "distributed", "auto", ["auto", "off"], "auto: join the other processes of a TPU slice or SLURM step; off: run alone."
+)
 _OVERRIDE = re.compile(r"--?config\.([^=]+)(=.*)?", re.DOTALL)
 _HELP = ("--help", "-help", "--helpshort", "-h", "-?", "--helpfull")
 
@@ -40,22 +51,76 @@ _HELP = ("--help", "-help", "--helpshort", "-h", "-?", "--helpfull")
 def main(argv: Sequence[str]) -> int:
     """Validates the config and hands over to `run.run`; returns the exit status."""
     del argv
+    peers = None
     try:
         config = _CONFIG.value
         configs.validate(config)
         workdir = _WORKDIR.value or default_workdir(_config_argument(sys.argv))
         with Interruption(at_once=True):
-            from accdistill_jax.run import run  # after the checks: jax takes seconds to import
+            # after the checks: jax takes seconds to import
+            from accdistill_jax import distributed
+            from accdistill_jax.run import run
 
-            run(config, workdir)
-    except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        return 128 + stop.signal_number
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    except UserError as error:
-        return _fail(error)
-    return 0
+            peers = distributed.start(
+                coordinator=_COORDINATOR.value,
+                num_processes=_NUM_PROCESSES.value,
+                process_id=_PROCESS_ID.value,
+                mode=_DISTRIBUTED.value,
+                silence_s=config.runtime.peer_timeout_s,
+            )
+            peers.set_stop_handler(lambda reason, status: interrupt.request(status - 128))
+            run(config, workdir, peers=peers)
+            peers.leave(ExitStatus.FINISHED, "finished")
+            distributed.stop()
+    except BaseException as error:
+        return _end(error, peers)
+    return ExitStatus.FINISHED
+
+
+def _end(error: BaseException, peers) -> int:
+    """Says what ended the run, to the user and to the run's other processes; returns the exit status."""
+    status, line = _outcome(error)
+    alone = peers is None or peers.count == 1
+    if status is None and alone:
+        raise error
+    if status is None or status == ExitStatus.RELAUNCH:
+        if not alone:
+            peers.explain(error)  # ends this process where another one is the cause
+        if status is None:
+            traceback.print_exception(error)
+            status = 1
+    print(line, file=sys.stderr, flush=True)
+    if not alone:
+        peers.leave(status, line.removeprefix("error: "))
+        sys.stdout.flush()
+        os._exit(status)  # the libraries' own way out waits for processes that do not come
+    return status
+
+
+def _outcome(error: BaseException) -> tuple[int | None, str]:
+    """Exit status, None for a fault of the program, and the line that says why."""
+    if isinstance(error, Interrupted):
+        return 128 + error.signal_number, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + signal.SIGINT, "stopped by SIGINT"
+    if isinstance(error, UserError):
+        return ExitStatus.USER_ERROR, f"error: {error}"
+    text = _first_line(error)
+    if "RESOURCE_EXHAUSTED" in text:
+        return ExitStatus.USER_ERROR, (
+            f"error: a device ran out of memory ({text[:200]}); raise train.micro_batches (same result in less memory), lower "
+            "batch_size or use more devices. The last checkpoint is kept."
+        )
+    if type(error).__name__ == "JaxRuntimeError":
+        return ExitStatus.RELAUNCH, (
+            f"error: the accelerator's runtime failed ({text[:300]}). The last checkpoint is kept: the same command "
+            "continues from there."
+        )
+    return None, f"error: {type(error).__name__}: {text}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def default_workdir(argument: str) -> str:

@@ -1,12 +1,17 @@
-"""Per-device loss functions, one for each way of training.
+"""Ways of training: what is computed from each segment, and the loss over the global batch.
 
-An objective is `loss(params, frozen, batch, keys, axis_name) -> (loss, metrics)`: `params` are differentiated, `frozen`
-(a teacher) never is; `batch` is this device's part as it comes from the pipeline; `keys` are this step's random keys, one
-per segment; `axis_name` is the mapped axis for collectives (None: one device). Metrics are scalars, averaged over devices.
+An objective has three parts, so that one step can work through a batch in pieces and still see all of it in its loss:
+
+    inputs(frozen, batch, keys, training=...)   what never has a gradient: normalisation, augmentation, the frozen teacher
+    rows(params, inputs)                        what is trained, each segment by itself
+    reduce(rows, axis_name, training=...)       (loss, metrics) over the global batch
+
+`params` are differentiated, `frozen` (a teacher) never is; `batch` is this device's part as it comes from the pipeline;
+`keys` are this step's random keys, one per segment; `axis_name` is the mapped axis for collectives (None: one device).
+Metrics are scalars, averaged over devices.
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -22,17 +27,29 @@ STREAM_MASK, STREAM_PPG, STREAM_ACCEL = 0, 1, 2
 
 
 class Objective(NamedTuple):
-    """What the training loop needs to know of a way of training.
+    """What the training loop needs to know of a way of training; see the module's docstring.
 
     Attributes:
         init: `init(key, batch) -> params` for a batch of the pipeline's form.
-        loss: the training loss, see the module's docstring.
-        evaluate: the same without augmentation, for validation.
+        inputs: `inputs(frozen, batch, keys, *, training) -> tree of [b, ...]`; augments only in training.
+        rows: `rows(params, inputs) -> tree of [b, ...]`, differentiable.
+        reduce: `reduce(rows, axis_name, *, training) -> (loss [], metrics)`.
     """
 
     init: Callable[[jax.Array, Mapping[str, jax.Array]], Any]
-    loss: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
-    evaluate: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
+    inputs: Callable[..., Any]
+    rows: Callable[[Any, Any], Any]
+    reduce: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
+
+    def loss(self, params, frozen, batch, keys, axis_name):
+        """The training loss of this device's part of the batch: (loss [] float32, metrics)."""
+        rows = self.rows(params, self.inputs(frozen, batch, keys, training=True))
+        return self.reduce(rows, axis_name, training=True)
+
+    def evaluate(self, params, frozen, batch, keys, axis_name):
+        """The same without augmentation, for validation."""
+        rows = self.rows(params, self.inputs(frozen, batch, keys, training=False))
+        return self.reduce(rows, axis_name, training=False)
 
 
 def stream(keys: jax.Array, number: int) -> jax.Array:
@@ -73,26 +90,30 @@ def masked_autoencoding(
     Source: arXiv 2412.11276 (masked autoencoder as the PPG teacher); He et al. 2022.
     """
 
-    def loss(params, batch, keys, axis_name, *, training):
+    patch, keep = model.patch, model.keep
+
+    def masked(frozen, batch, keys, *, training):
         x = prepare(batch, modality, inputs)
         if training:
             x = augment(stream(keys, STREAM_PPG), x, augmentations, groups=band_groups(inputs))
-        patch, keep = model.patch, model.keep
-        order = random_order(stream(keys, STREAM_MASK), x.shape[1] // patch)
+        return {"signal": x, "order": random_order(stream(keys, STREAM_MASK), x.shape[1] // patch)}
+
+    def rows(params, masked):
+        x, order = masked["signal"], masked["order"]
         prediction, embedding = model.apply({"params": params}, x, order)
-        value = losses.masked_reconstruction(prediction, dropped_patches(x, order, patch=patch, keep=keep))
-        return value, {"loss": value, **embedding_health(embedding, axis_name, spectrum=not training)}
+        error = losses.masked_reconstruction(prediction, dropped_patches(x, order, patch=patch, keep=keep))
+        return {"error": error, "embedding": embedding}
+
+    def reduce(rows, axis_name, *, training):
+        value = jnp.mean(rows["error"])
+        return value, {"loss": value, **embedding_health(rows["embedding"], axis_name, spectrum=not training)}
 
     def init(key, batch):
         x = prepare(batch, modality, inputs)
-        order = jnp.tile(jnp.arange(x.shape[1] // model.patch, dtype=jnp.int32), (x.shape[0], 1))
+        order = jnp.tile(jnp.arange(x.shape[1] // patch, dtype=jnp.int32), (x.shape[0], 1))
         return model.init(key, x, order)["params"]
 
-    return Objective(
-        init,
-        lambda params, frozen, batch, keys, axis_name: loss(params, batch, keys, axis_name, training=True),
-        lambda params, frozen, batch, keys, axis_name: loss(params, batch, keys, axis_name, training=False),
-    )
+    return Objective(init, masked, rows, reduce)
 
 
 def distillation(
@@ -127,21 +148,30 @@ def distillation(
         z = teacher.apply({"params": frozen["params"]}, ppg)
         return jax.lax.stop_gradient((z - frozen["mean"][None]) / frozen["std"][None])
 
-    def loss(params, frozen, batch, keys, axis_name, *, training):
+    def views(frozen, batch, keys, *, training):
         accel = prepare(batch, "accel", student_inputs)
         ppg = prepare(batch, "ppg", teacher_inputs)
         if training:
             accel = augment(stream(keys, STREAM_ACCEL), accel, augmentations["accel"], groups=band_groups(student_inputs))
             ppg = augment(stream(keys, STREAM_PPG), ppg, augmentations["ppg"], groups=band_groups(teacher_inputs))
-        t = teacher_head.apply({"params": params["teacher_head"]}, teacher_embedding(frozen, ppg))
-        embedding = student.apply({"params": params["encoder"]}, accel)
-        s = student_head.apply({"params": params["head"]}, embedding)
+        return {"accel": accel, "teacher": teacher_embedding(frozen, ppg)}
+
+    def rows(params, views):
+        embedding = student.apply({"params": params["encoder"]}, views["accel"])
+        return {
+            "teacher": teacher_head.apply({"params": params["teacher_head"]}, views["teacher"]),
+            "student": student_head.apply({"params": params["head"]}, embedding),
+            "embedding": embedding,
+        }
+
+    def reduce(rows, axis_name, *, training):
+        t, s = rows["teacher"], rows["student"]
         t_to_s = losses.info_nce(t, s, temperature=temperature, axis_name=axis_name)
         s_to_t = losses.info_nce(s, t, temperature=temperature, axis_name=axis_name)
         value = teacher_to_student_weight * t_to_s + (1.0 - teacher_to_student_weight) * s_to_t
         metrics = {"loss": value, "teacher_to_student": t_to_s, "student_to_teacher": s_to_t}
         metrics["temperature"] = jnp.float32(temperature)
-        return value, {**metrics, **embedding_health(embedding, axis_name, spectrum=not training)}
+        return value, {**metrics, **embedding_health(rows["embedding"], axis_name, spectrum=not training)}
 
     def init(key, batch):
         accel = prepare(batch, "accel", student_inputs)
@@ -156,4 +186,4 @@ def distillation(
             "teacher_head": teacher_head.init(keys[2], jnp.zeros((1, width)))["params"],
         }
 
-    return Objective(init, partial(loss, training=True), partial(loss, training=False))
+    return Objective(init, views, rows, reduce)

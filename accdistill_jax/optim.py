@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from accdistill_jax.config import duration_steps
@@ -82,7 +83,37 @@ def make_schedule(
     )
 
 
-def make_optimizer(train_config: Mapping, *, total_steps: int, num_segments: int | None = None) -> Optimizer:
+def clip_by_global_norm(max_norm: float, *, axis_name: str | None = None) -> optax.GradientTransformation:
+    """Scales gradients down to `max_norm` where their joint norm is larger.
+
+    Args:
+      max_norm: above 0.
+      axis_name: mapped axis over which the gradients are split, each device holding a part; None: they are whole.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        norm = global_norm(updates, axis_name=axis_name)
+        scale = max_norm / jnp.maximum(norm, max_norm)
+        return jax.tree.map(lambda u: u * scale, updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def global_norm(tree: Any, *, axis_name: str | None = None) -> jax.Array:
+    """Euclidean norm [] of all leaves together, which may be split over the devices of a mapped axis."""
+    squares = sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree))
+    return jnp.sqrt(squares if axis_name is None else jax.lax.psum(squares, axis_name))
+
+
+def make_optimizer(
+    train_config: Mapping,
+    *,
+    total_steps: int,
+    num_segments: int | None = None,
+    decayed: Any = decay_mask,
+    axis_name: str | None = None,
+) -> Optimizer:
     """Builds the optimiser of one training stage.
 
     Args:
@@ -90,6 +121,8 @@ def make_optimizer(train_config: Mapping, *, total_steps: int, num_segments: int
         `config.duration_steps`), final_learning_rate_fraction, weight_decay, b1, b2, clip_norm (0: no clipping).
       total_steps: number of updates of the whole stage.
       num_segments: distinct segments of one epoch; needed only where the warm-up is given in epochs.
+      decayed: which leaves decay: a tree of bools, or a function of the parameters.
+      axis_name: mapped axis over which gradients and moments are split; None: every device holds them whole.
 
     Returns:
       The transformation and its schedule. Moments have the dtype of the parameters (float32).
@@ -113,8 +146,8 @@ def make_optimizer(train_config: Mapping, *, total_steps: int, num_segments: int
         b1=train_config["b1"],
         b2=train_config["b2"],
         weight_decay=train_config["weight_decay"],
-        mask=decay_mask,
+        mask=decayed,
     )
     clip_norm = train_config["clip_norm"]
-    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
+    clip = clip_by_global_norm(clip_norm, axis_name=axis_name) if clip_norm else optax.identity()
     return Optimizer(optax.chain(clip, adamw), schedule)

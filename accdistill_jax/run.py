@@ -19,53 +19,59 @@ from pathlib import Path
 import jax
 
 from accdistill_jax import config as configs
+from accdistill_jax import distributed
 from accdistill_jax.data.store import Store
 from accdistill_jax.errors import UserError
 from accdistill_jax.files import write_atomically
 from accdistill_jax.interrupt import Interruption
 from accdistill_jax.parallel import Parallel
-from accdistill_jax.stages import distillation, evaluation, pretraining
+from accdistill_jax.peers import Peers
+from accdistill_jax.stages import distillation, embedding, pretraining, reporting
 from accdistill_jax.stages.context import Run, open_store
 
 
-def run(config, workdir: str) -> None:
+def run(config, workdir: str, *, peers: Peers | None = None) -> None:
     """Runs the stages that `config.stages` names and that are not finished yet.
 
     Args:
         config: a validated config, see configs/distill.py.
-        workdir: local folder; made where missing.
+        workdir: local folder; made where missing. Process 0 alone keeps results in it.
+        peers: the processes of the run, which all call this together; None is one process.
 
     Raises:
         UserError: something the user can put right.
         Interrupted: on Ctrl-C or SIGTERM; during training after saving.
     """
-    workdir = Path(workdir).absolute()
+    workdir, peers = Path(workdir).absolute(), peers or Peers.alone()
     with Interruption(at_once=True) as interruption:
         use_compilation_cache()
-        say = functools.partial(print, flush=True) if jax.process_index() == 0 else lambda line: None
+        peers.agree(distributed.facts(config))
+        say = functools.partial(print, flush=True) if peers.first else lambda line: None
         parallel = Parallel(config.runtime.mapping)
         # what can be told at once comes first: a work directory is claimed only by a run that can begin
         check_device_counts(config, parallel)
         named = tuple(open_store(path, key="data.stores") for path in config.data.stores)
-        configs.dump(config, workdir)
-        clock = StageClock(workdir)
+        peers.from_first("config.json", lambda: configs.dump(config, workdir) and None)
+        clock = StageClock(workdir, enabled=peers.first)
         with clock.stage("data"):
-            stores = named or synthetic_stores(config, workdir, say)
-        this = Run(config, workdir, stores, parallel, say)
+            stores = named or synthetic_stores(config, workdir, say, progress=peers.first)
+        this = Run(config, workdir, stores, parallel, peers, say)
+        peers.agree({"store fingerprint": this.data_fingerprint})
         stages = {
             "teacher": lambda: pretraining.run_stage(this),
             "student": lambda: distillation.run_stage(this),
-            "evaluation": lambda: evaluation.embed_stage(this),
-            "report": lambda: evaluation.report_stage(this, durations_s=clock.seconds),
+            "evaluation": lambda: embedding.embed_stage(this),
+            "report": lambda: reporting.report_stage(this, durations_s=clock.seconds),
         }
         if not {"evaluation", "report"}.isdisjoint(config.stages):
-            evaluation.check_stores(this)  # told now, not after hours of training
+            embedding.check_stores(this)  # told now, not after hours of training
         for name, work in stages.items():
             # once more where the signal's exception was lost: Python ignores those in finalisers
             interruption.raise_if_requested("what is finished is kept")
             if name in config.stages:
                 with clock.stage(name):
                     work()
+        peers.barrier("finished")
 
 
 def use_compilation_cache() -> None:
@@ -79,18 +85,21 @@ def check_device_counts(config, parallel: Parallel) -> None:
     for key in ("teacher.train", "student.train"):
         block, name = key.split(".")
         if block in config.stages and block in config:
-            parallel.check_batch(config[block][name].batch_size, key=f"{key}.batch_size")
+            settings = config[block][name]
+            parallel.check_batch(
+                settings.batch_size, key=f"{key}.batch_size", micro_batches=settings.micro_batches
+            )
 
 
-def synthetic_stores(config, workdir: Path, say: Callable[[str], None]) -> tuple[Store, ...]:
-    """The store of a run without `config.data.stores`, generated unless it is there already."""
+def synthetic_stores(config, workdir: Path, say: Callable[[str], None], *, progress: bool) -> tuple[Store, ...]:
+    """The store of a run without `config.data.stores`, generated unless it is there already: once on each machine."""
     path = workdir / "data" / "synthetic"
     if "data" not in config.stages:
         try:
             return (Store.open(path),)
         except UserError as error:
             raise UserError(f'config.data.stores is empty and config.stages leaves "data" out: {error}') from error
-    from accdistill_jax.data.synthetic import SyntheticSettings, write_store
+    from accdistill_jax.data.synthetic import SyntheticSettings, shared_store
 
     c = config.data.synthetic
     settings = SyntheticSettings(
@@ -100,14 +109,14 @@ def synthetic_stores(config, workdir: Path, say: Callable[[str], None]) -> tuple
         ppg_channels=c.ppg_channels,
     )
     say(f"data: {c.participants * c.segments_per_participant} synthetic minutes in {path}")
-    return (write_store(path, settings, workers=c.workers, progress=jax.process_index() == 0),)
+    return (shared_store(path, settings, workers=c.workers, progress=progress, say=say),)
 
 
 class StageClock:
     """Seconds spent in each stage over all starts of a run, kept in `<workdir>/stages.json`."""
 
-    def __init__(self, workdir: Path):
-        self._path = workdir / "stages.json"
+    def __init__(self, workdir: Path, *, enabled: bool = True):
+        self._path, self._enabled = workdir / "stages.json", enabled
         try:
             self.seconds: dict[str, float] = json.loads(self._path.read_text())
         except (OSError, ValueError):
@@ -119,7 +128,7 @@ class StageClock:
 
     def add(self, name: str, seconds: float) -> None:
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
-        if jax.process_index() == 0:
+        if self._enabled:
             try:
                 write_atomically(self._path, json.dumps(self.seconds))
             except OSError as error:

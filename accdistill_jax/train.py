@@ -1,9 +1,12 @@
-"""The one training loop, for every objective.
+"""The one training loop, for every objective, on any number of devices and processes.
 
 Order of a step, on which exact resume rests: (1) the batch of position `step` is placed, (2) the step is dispatched,
 (3) the metrics of the step before are fetched and written, so that the device never waits for the host, (4) validation and
 checkpoint where they are due, after the metrics of this very step were checked to be finite. The data position is the
 step, all randomness is folded from (seed, step, row of the global batch); nothing else needs saving.
+
+Processes take the same decisions because they decide by the same numbers: a request to stop travels with the batch of the
+process that got it, and comes back to all of them with the metrics of that step. Process 0 alone writes.
 """
 
 import math
@@ -21,7 +24,9 @@ from accdistill_jax.errors import UserError
 from accdistill_jax.interrupt import Interruption
 from accdistill_jax.metrics import MetricsWriter, ProgressLine, Throughput
 from accdistill_jax.objectives import Objective
-from accdistill_jax.parallel import AXIS, Parallel
+from accdistill_jax.optimizer_state import Replicated, Sharded
+from accdistill_jax.parallel import AXIS, WHOLE, Parallel
+from accdistill_jax.peers import Peers
 
 
 class TrainState(NamedTuple):
@@ -34,7 +39,11 @@ class TrainState(NamedTuple):
 
 
 class LoopSettings(NamedTuple):
-    """Durations in steps; see `configs/common.py: train`."""
+    """Durations in steps; see `configs/common.py: train`.
+
+    micro_batches: pieces in which a device works through its part of the batch.
+    hang_timeout_s: a step that takes longer is taken for a hang (`Peers.progress`).
+    """
 
     total_steps: int
     validate_every: int
@@ -42,6 +51,8 @@ class LoopSettings(NamedTuple):
     log_every: int
     ema_decay: float
     seed: int
+    micro_batches: int = 1
+    hang_timeout_s: float = 600.0
 
 
 def batch_keys(seed: int, step: jax.Array, position: jax.Array) -> jax.Array:
@@ -50,23 +61,75 @@ def batch_keys(seed: int, step: jax.Array, position: jax.Array) -> jax.Array:
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(position)
 
 
-def make_step(objective: Objective, optimizer: optax.GradientTransformation, settings: LoopSettings):
-    """The per-device training step `(state, frozen, batch) -> (state, metrics)` with collectives over `AXIS`."""
+def loss_gradient(objective: Objective, params: Any, frozen: Any, batch: dict, keys: jax.Array, *, pieces: int):
+    """Gradient and metrics of this device's loss, before averaging over devices.
+
+    With `pieces` above 1 only one piece of the rows is in the encoder's backward pass at a time, and still the loss sees
+    the whole global batch: the rows' outputs are computed piece by piece and kept, the loss is differentiated by them, and
+    each piece is then run again to carry its part of that gradient to the parameters. The gradient is that of the unsplit
+    batch, for one forward pass more. Inputs, the frozen teacher's embedding among them, are computed once.
+
+    Args:
+        objective: see `Objective`.
+        params, frozen: see `Objective`.
+        batch: [b, ...] arrays; b a multiple of `pieces`.
+        keys: [b] keys.
+        pieces: how many.
+
+    Returns:
+        (gradient like params, metrics).
+
+    Source: Gao et al. 2021, "Scaling deep contrastive learning batch size under memory limited setup" (gradient caching).
+    """
+    if pieces == 1:
+        (_, metrics), gradient = jax.value_and_grad(objective.loss, has_aux=True)(params, frozen, batch, keys, AXIS)
+        return gradient, metrics
+
+    def split(tree):
+        return jax.tree.map(lambda a: a.reshape(pieces, a.shape[0] // pieces, *a.shape[1:]), tree)
+
+    def forward(_, piece):
+        inputs = objective.inputs(frozen, *piece, training=True)
+        return None, (inputs, objective.rows(params, inputs))
+
+    def backward(total, piece):
+        inputs, cotangent = piece
+        (gradient,) = jax.vjp(lambda p: objective.rows(p, inputs), params)[1](cotangent)
+        return jax.tree.map(jnp.add, total, gradient), None
+
+    _, (inputs, rows) = jax.lax.scan(forward, None, split((batch, keys)))
+    rows = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), rows)
+    reduce = jax.value_and_grad(lambda rows: objective.reduce(rows, AXIS, training=True), has_aux=True)
+    (_, metrics), cotangent = reduce(rows)
+    gradient, _ = jax.lax.scan(backward, jax.tree.map(jnp.zeros_like, params), (inputs, split(cotangent)))
+    return gradient, metrics
+
+
+def make_step(objective: Objective, layout: Replicated | Sharded, settings: LoopSettings):
+    """The per-device training step `(state, frozen, batch) -> (state, metrics)` with collectives over `AXIS`.
+
+    A batch may hold "stop" [b] int32: the number of the signal that asked its process to stop, or 0; the largest of all
+    devices comes back as the metric "stop".
+    """
 
     def step(state: TrainState, frozen: Any, batch: dict[str, jax.Array]):
+        batch = dict(batch)
+        stop = batch.pop("stop", None)
         keys = batch_keys(settings.seed, state.step, batch["position"])
-        gradient_of = jax.value_and_grad(objective.loss, has_aux=True)
-        (_, metrics), gradient = gradient_of(state.params, frozen, batch, keys, AXIS)
-        gradient, metrics = jax.lax.pmean((gradient, metrics), AXIS)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        gradient, metrics = loss_gradient(
+            objective, state.params, frozen, batch, keys, pieces=settings.micro_batches
+        )
+        metrics = jax.lax.pmean(metrics, AXIS)
+        params, opt_state, gradient_norm = layout.update(gradient, state.opt_state, state.params)
         ema = state.ema
         if settings.ema_decay:
             # a short average at first, so that early parameters do not linger
             decay = jnp.minimum(settings.ema_decay, (1.0 + state.step) / (10.0 + state.step))
             ema = jax.tree.map(lambda e, p: decay * e + (1.0 - decay) * p, ema, params)
-        metrics["gradient_norm"] = optax.tree.norm(gradient)
+        metrics["gradient_norm"] = gradient_norm
         metrics["parameter_norm"] = optax.tree.norm(params)
+        if stop is not None:
+            metrics["stop"] = jax.lax.pmax(jnp.max(stop), AXIS)
         return TrainState(state.step + 1, params, opt_state, ema), metrics
 
     return step
@@ -83,10 +146,10 @@ def make_validation(objective: Objective, seed: int):
     return step
 
 
-def initial_state(params: Any, optimizer: optax.GradientTransformation, settings: LoopSettings) -> TrainState:
+def initial_state(params: Any, layout: Replicated | Sharded, settings: LoopSettings) -> TrainState:
     """State at step 0 on the host."""
     ema = jax.tree.map(jnp.array, params) if settings.ema_decay else None
-    return TrainState(jnp.int32(0), params, optimizer.init(params), ema)
+    return TrainState(jnp.int32(0), params, layout.init(params), ema)
 
 
 def kept_params(state: TrainState) -> Any:
@@ -94,11 +157,11 @@ def kept_params(state: TrainState) -> Any:
     return state.params if state.ema is None else state.ema
 
 
-def check_finite(metrics: dict[str, float], step: int, checkpointer: Checkpointer) -> None:
+def check_finite(metrics: dict[str, float], step: int, checkpointer: Checkpointer | None) -> None:
     """Raises UserError that names step and cause when a metric of `step` is not finite."""
     bad = [name for name, value in metrics.items() if not math.isfinite(value)]
     if bad:
-        last = checkpointer.latest_valid_step()
+        last = checkpointer.latest_valid_step() if checkpointer is not None else None
         kept = "no checkpoint was written yet" if last is None else f"the checkpoint of step {last} is kept"
         shown = ", ".join(f"{name} = {value:.4g}" for name, value in metrics.items())
         raise UserError(
@@ -112,14 +175,15 @@ def train(
     *,
     state: TrainState,
     frozen: Any,
-    optimizer: optax.GradientTransformation,
+    layout: Replicated | Sharded,
     schedule: optax.Schedule,
     batches: Iterable[dict[str, np.ndarray]],
     validation: list[dict[str, np.ndarray]],
     batch_size: int,
     settings: LoopSettings,
     parallel: Parallel,
-    checkpointer: Checkpointer,
+    peers: Peers,
+    checkpointer: Checkpointer | None,
     writer: MetricsWriter,
     progress: ProgressLine,
     interruption: Interruption,
@@ -129,70 +193,98 @@ def train(
 
     Args:
         objective: what is minimised.
-        state: where to start (its step is the data position).
+        state: where to start, on the host (its step is the data position).
         frozen: arrays that the objective uses and that are never trained.
-        optimizer, schedule: as from `optim.make_optimizer`.
+        layout: the optimiser and where its state lives.
+        schedule: learning rate by step, for the metrics.
         batches: this host's batches from position `state.step` on.
         validation: this host's validation batches, the same at every validation.
         batch_size: global.
         settings: see `LoopSettings`.
         parallel: maps the step over the devices.
-        checkpointer, writer, progress: where results go.
-        interruption: asked after every step; when set, a checkpoint is written and `Interrupted` raised.
+        peers: the processes of the run.
+        checkpointer: where checkpoints go; None on processes other than 0.
+        writer, progress: where metrics go; disabled on processes other than 0.
+        interruption: asked after every step; when set on any process, a checkpoint is written and `Interrupted` raised
+            on all.
         meta: what a checkpoint says of itself besides step and metric.
 
     Raises:
         UserError: a loss or gradient that is not finite.
         Interrupted: on Ctrl-C or SIGTERM, after the checkpoint is complete.
     """
-    step_fn = parallel.map(make_step(objective, optimizer, settings), donate=True)
+    spec = TrainState(WHOLE, WHOLE, layout.spec, WHOLE)
+    step_fn = parallel.map(make_step(objective, layout, settings), donate=True, state=spec)
     validate_fn = parallel.map(make_validation(objective, settings.seed))
     first = int(state.step)
-    state, frozen = parallel.replicate(state), parallel.replicate(frozen)
+    state = TrainState(*map(parallel.replicate, state))._replace(opt_state=layout.place(state.opt_state, parallel))
+    frozen = parallel.replicate(frozen)
     throughput = Throughput(batch_size)
     pending: tuple[int, Any] | None = None
+    stop_signal = 0
 
     def flush() -> None:
         """Fetches, checks and writes the metrics of the last dispatched step."""
-        nonlocal pending
+        nonlocal pending, stop_signal
         if pending is None:
             return
         step, metrics = pending
         pending = None
         values = {name: float(value) for name, value in parallel.fetch(metrics).items()}
+        stop_signal = max(stop_signal, int(values.pop("stop", 0)))
         check_finite(values, step, checkpointer)
+        pulse.beat(step)
         throughput.step_done()
         if step % settings.log_every == 0 or step == settings.total_steps:
             values["learning_rate"] = float(schedule(step - 1))
             writer.write(step, "train", values, timing=throughput.snapshot())
         progress.update(step, loss=values["loss"], segments_per_s=throughput.segments_per_s)
 
+    def on_host() -> TrainState:
+        fetched = TrainState(*map(parallel.fetch, state._replace(opt_state=None)))
+        return fetched._replace(opt_state=layout.fetch(state.opt_state, parallel))
+
     iterator = iter(batches)
-    for step in range(first + 1, settings.total_steps + 1):
-        waited = time.monotonic()
-        batch = next(iterator)
-        throughput.input_waited(time.monotonic() - waited)
-        state, metrics = step_fn(state, frozen, parallel.place(batch))
-        flush()
-        pending = (step, metrics)
-        last = step == settings.total_steps
-        stop = interruption.requested
-        metric = None  # a checkpoint is judged by the validation of its own step or not at all
-        if validation and (step % settings.validate_every == 0 or last):
+    with peers.progress("training", within_s=settings.hang_timeout_s) as pulse:
+        for step in range(first + 1, settings.total_steps + 1):
+            waited = time.monotonic()
+            batch = next(iterator)
+            throughput.input_waited(time.monotonic() - waited)
+            if peers.count > 1:
+                rows = len(batch["position"])
+                batch = batch | {"stop": np.full(rows, interruption.signal_number or 0, np.int32)}
+            state, metrics = step_fn(state, frozen, parallel.place(batch))
             flush()
-            params = kept_params(state)
-            fetched = [parallel.fetch(validate_fn(params, frozen, parallel.place(b))[1]) for b in validation]
-            values = {name: float(np.mean([f[name] for f in fetched])) for name in fetched[0]}
-            check_finite(values, step, checkpointer)
-            writer.write(step, "validation", values)
-            metric = values["loss"]
-        if metric is not None or step % settings.checkpoint_every == 0 or last or stop:
-            flush()
-            checkpointer.save(step, parallel.fetch(state), metric=metric, meta=meta)
-        if stop and not last:
-            checkpointer.wait()
-            writer.flush()
-            interruption.raise_if_requested(f"step {step} is saved")
-    checkpointer.wait()
+            pending = (step, metrics)
+            last = step == settings.total_steps
+            metric = None  # a checkpoint is judged by the validation of its own step or not at all
+            if validation and (step % settings.validate_every == 0 or last):
+                flush()
+                params = kept_params(state)
+                with pulse.pause():
+                    fetched = [parallel.fetch(validate_fn(params, frozen, parallel.place(b))[1]) for b in validation]
+                values = {name: float(np.mean([f[name] for f in fetched])) for name in fetched[0]}
+                check_finite(values, step, checkpointer)
+                writer.write(step, "validation", values)
+                metric = values["loss"]
+            if peers.count == 1:
+                stop_signal = interruption.signal_number or 0
+            if metric is not None or step % settings.checkpoint_every == 0 or last or stop_signal:
+                flush()
+                with pulse.pause():
+                    saved = on_host()
+                    if checkpointer is not None:
+                        checkpointer.save(step, saved, metric=metric, meta=meta)
+            if stop_signal and not last:
+                with pulse.pause():
+                    if checkpointer is not None:
+                        checkpointer.wait()
+                    writer.flush()
+                    # no process ends, and has the others ended for it, before the write is complete
+                    peers.barrier("stopped")
+                interruption.raise_for(stop_signal, f"step {step} is saved")
+    final = on_host()
+    if checkpointer is not None:
+        checkpointer.wait()
     writer.flush()
-    return parallel.fetch(state)
+    return final

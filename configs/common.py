@@ -119,6 +119,7 @@ def train(*, duration, batch_size, learning_rate):
         dict(
             duration=duration,
             batch_size=batch_size,  # global
+            micro_batches=1,  # pieces in which a device works through its part of the batch: less memory, same gradient
             learning_rate=learning_rate,  # peak
             warmup="50 steps",
             final_learning_rate_fraction=0.02,

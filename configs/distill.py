@@ -58,9 +58,12 @@ def get_config(preset="default"):
             ),
             runtime=dict(
                 mapping="shard_map",  # or "pmap"
+                optimizer_state="replicated",  # on every device, or "sharded" over them
                 compute_dtype="bfloat16" if paper else "float32",
                 reader_threads=2,
                 prefetch_batches=8,
+                peer_timeout_s=60.0,  # a process silent for so long is lost, and the others stop
+                hang_timeout_s=600.0,  # a training step that takes longer is a hang: stacks are dumped, all processes stop
             ),
         )
     )

@@ -170,6 +170,6 @@ def test_four_devices_augment_as_one(mapping):
     for parallel in (Parallel(mapping), Parallel(mapping, devices=jax.devices()[:1])):
         mapped = parallel.map_rows(fn)
         out = mapped(parallel.replicate(np.int32(5)), parallel.place({"x": x, "position": rows}))
-        results.append(parallel.fetch_rows(out))
+        results.append(parallel.gather(out))
     np.testing.assert_allclose(results[0], results[1], rtol=1e-5, atol=1e-6)
     assert np.any(results[0] != x, axis=(1, 2)).sum() >= 4

@@ -102,11 +102,11 @@ def test_shard_that_breaks_during_training(smoke_config, smoke_store, tmp_path, 
 def test_the_line_and_status_of_a_bad_store_on_the_command_line(repository, smoke_store, tmp_path):
     """Newer format (also as a text, which stands for a tuple of one), no store, a typing error."""
     newer = Path(shutil.copytree(smoke_store, tmp_path / "newer"))
-    manifest = json.loads((newer / "manifest.json").read_text()) | {"format_version": 2}
+    manifest = json.loads((newer / "manifest.json").read_text()) | {"format_version": 3}
     (newer / "manifest.json").write_text(json.dumps(manifest | {"fingerprint": fingerprint(manifest)}))
     (tmp_path / "empty").mkdir()
     for value, message in (
-        (str(newer), f"{newer}/manifest.json: the store has format version 2, this program reads up to 1"),
+        (str(newer), f"{newer}/manifest.json: the store has format version 3, this program reads version 2; update accdistill_jax"),
         (f"('{tmp_path}/empty',)", f"{tmp_path}/empty: not a store (no manifest.json there)"),
         (f"('{tmp_path}/newr',)", f"config.data.stores: there is no folder {tmp_path}/newr; did you mean {tmp_path}/newer?"),
     ):

@@ -4,10 +4,11 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import pytest
 
-from accdistill_jax.interrupt import Interrupted, Interruption
+from accdistill_jax.interrupt import Interrupted, Interruption, request
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -47,11 +48,13 @@ def test_outside_the_main_thread_nothing_is_changed():
 
 def test_the_second_signal_ends_the_process_at_once(repository):
     program = """
-        import os, signal
-        from accdistill_jax.interrupt import Interruption
+        import os, signal, time
+        from accdistill_jax.interrupt import SAME_SIGNAL_S, Interruption
         with Interruption() as interruption:
             os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)  # the same one, passed on by somebody else too
             print("first", interruption.requested, flush=True)
+            time.sleep(1.5 * SAME_SIGNAL_S)
             os.kill(os.getpid(), signal.SIGTERM)
             print("never")
     """
@@ -64,3 +67,27 @@ def test_the_second_signal_ends_the_process_at_once(repository):
     )
     assert done.stdout == "first True\n", done.stderr
     assert done.returncode == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_request_from_another_thread_stops_like_a_signal_and_is_none(at_once):
+    def ask():
+        thread = threading.Thread(target=request, args=(signal.SIGTERM,))
+        thread.start()
+        thread.join()
+
+    with Interruption(at_once=True) as outer, Interruption(at_once=at_once) as inner:
+        if at_once:
+            with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+                ask()
+                while True:
+                    time.sleep(0.01)
+        else:
+            ask()
+        assert inner.signal_number == signal.SIGTERM and not outer.requested
+        if not at_once:
+            os.kill(os.getpid(), signal.SIGTERM)  # the signal that the request announced; would end the process if counted
+
+
+def test_a_request_with_nothing_running_is_ignored():
+    request(signal.SIGTERM)

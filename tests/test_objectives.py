@@ -11,6 +11,8 @@ from accdistill_jax.models.autoencoder import MaskedAutoencoder, dropped_patches
 from accdistill_jax.models.heads import ProjectionHead
 from accdistill_jax.models.transformer import TransformerEncoder
 from accdistill_jax.objectives import STREAM_MASK, distillation, masked_autoencoding, stream
+from accdistill_jax.optim import Optimizer
+from accdistill_jax.optimizer_state import Replicated
 from accdistill_jax.parallel import Parallel
 from accdistill_jax.train import LoopSettings, batch_keys, initial_state, make_step, make_validation
 
@@ -139,27 +141,65 @@ def test_streams_of_randomness_are_distinct():
     assert len(np.unique(keys.reshape(-1, keys.shape[-1]), axis=0)) == 2 * 3 * BATCH
 
 
-def steps_of(objective, parallel, params, fixed):
+SGD = Optimizer(optax.sgd(1.0), optax.constant_schedule(1.0))  # parameters move by the gradient itself
+
+
+def steps_of(objective, parallel, params, fixed, *, micro_batches=1):
     """Parameters and metrics after one training step, and validation metrics before it."""
-    batch, optimizer = parallel.place(make_batch()), optax.sgd(1.0)  # parameters move by the gradient itself
-    step = parallel.map(make_step(objective, optimizer, SETTINGS))
-    state = parallel.replicate(initial_state(params, optimizer, SETTINGS))
+    batch, layout = parallel.place(make_batch()), Replicated(SGD)
+    settings = SETTINGS._replace(micro_batches=micro_batches)
+    step = parallel.map(make_step(objective, layout, settings))
+    state = parallel.replicate(initial_state(params, layout, settings))
     state, metrics = step(state, parallel.replicate(fixed), batch)
     validate = parallel.map(make_validation(objective, 3))
     _, validation = validate(parallel.replicate(params), parallel.replicate(fixed), batch)
     return parallel.fetch((state.params, metrics, validation))
 
 
-@pytest.mark.parametrize("kind,mapping", [("distillation", "shard_map"), ("autoencoding", "pmap")])
-def test_a_training_step_over_four_devices_is_that_of_one(kind, mapping, frozen):
-    objective = distilling() if kind == "distillation" else reconstructing()[0]
-    fixed = frozen if kind == "distillation" else {}
+@pytest.fixture(scope="module", params=["distillation", "autoencoding"])
+def reference(request, frozen):
+    """An objective with its frozen part and parameters, and its step on one device in one piece."""
+    objective = distilling() if request.param == "distillation" else reconstructing()[0]
+    fixed = frozen if request.param == "distillation" else {}
     params = jax.device_get(jax.jit(objective.init)(jax.random.key(0), make_batch()))
     one = steps_of(objective, Parallel(devices=jax.devices()[:1]), params, fixed)
     moved = jax.tree.leaves(jax.tree.map(lambda a, b: np.abs(a - b).max(), one[0], params))
     assert max(moved) > 1e-2 and np.isfinite(one[2]["effective_rank"])
+    return objective, fixed, params, one
+
+
+@pytest.mark.parametrize("mapping", ["shard_map", "pmap"])
+def test_a_training_step_over_four_devices_is_that_of_one(mapping, reference):
+    objective, fixed, params, one = reference
     four = steps_of(objective, Parallel(mapping), params, fixed)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), one, four)
+
+
+@pytest.mark.parametrize("devices,micro_batches", [(1, 4), (2, 2)])
+def test_a_step_in_micro_batches_is_that_of_the_whole_batch(devices, micro_batches, reference):
+    """The contrastive loss still sees all rows: split losses would differ by far more than rounding."""
+    objective, fixed, params, one = reference
+    parallel = Parallel(devices=jax.devices()[:devices])
+    pieces = steps_of(objective, parallel, params, fixed, micro_batches=micro_batches)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6), one, pieces)
+
+
+def test_micro_batches_take_less_memory():
+    """Four pieces keep less than half of what one keeps for the backward pass of a deep encoder."""
+    deep = TransformerEncoder(patch=8, width=32, depth=4, heads=2, mlp=128)
+    model = MaskedAutoencoder(deep, patch=8, keep=4, decoder_width=8, decoder_depth=0, decoder_heads=2)
+    objective = masked_autoencoding(model, modality="ppg", inputs=InputSettings(), augmentations={})
+    rows = 64
+    batch = {name: np.repeat(value, rows // BATCH, axis=0) for name, value in make_batch().items()}
+    params = jax.eval_shape(objective.init, jax.random.key(0), batch)
+    parallel, layout = Parallel(devices=jax.devices()[:1]), Replicated(SGD)
+    state = jax.eval_shape(lambda p: initial_state(p, layout, SETTINGS), params)
+
+    def bytes_of(pieces):
+        step = parallel.map(make_step(objective, layout, SETTINGS._replace(micro_batches=pieces)))
+        return step.lower(state, {}, batch).compile().memory_analysis().temp_size_in_bytes
+
+    assert bytes_of(4) < 0.5 * bytes_of(1)
 
 
 def test_objectives_have_pure_losses():
@@ -170,4 +210,4 @@ def test_objectives_have_pure_losses():
     loss = jax.jit(lambda keys: objective.loss(params, {}, batch, keys, None)[0])
     assert loss(keys_of()) == loss(keys_of())
     assert loss(keys_of()) != loss(keys_of(step=1))
-    assert losses.masked_reconstruction(jnp.ones((1, 2, 3)), jnp.zeros((1, 2, 3))) == 1
+    assert losses.masked_reconstruction(jnp.ones((1, 2, 3)), jnp.zeros((1, 2, 3))).tolist() == [1]

@@ -38,7 +38,7 @@ def test_rows_are_split_in_order_and_come_back_in_order(parallel):
         return jnp.concatenate([batch["x"] * scale, where], axis=1)
 
     out = parallel.map_rows(fn)(parallel.replicate(np.float32(2)), parallel.place({"x": rows}))
-    got = parallel.fetch_rows(out)
+    got = parallel.gather(out)
     np.testing.assert_array_equal(got[:, :3], 2 * rows)
     np.testing.assert_array_equal(got[:, 3], [0, 0, 1, 1, 2, 2, 3, 3])
 
@@ -66,5 +66,5 @@ def test_fewer_devices_can_be_chosen(parallel):
     out = two.map_rows(lambda p, batch: batch["x"] + p)(
         two.replicate(np.int32(1)), two.place({"x": np.arange(4)})
     )
-    np.testing.assert_array_equal(two.fetch_rows(out), [1, 2, 3, 4])
+    np.testing.assert_array_equal(two.gather(out), [1, 2, 3, 4])
     assert set(out.devices()) == set(jax.devices()[1:3])

@@ -15,7 +15,10 @@ from accdistill_jax.interrupt import Interrupted, Interruption
 from accdistill_jax.losses import info_nce
 from accdistill_jax.metrics import MetricsWriter, ProgressLine, read_metrics
 from accdistill_jax.objectives import Objective
+from accdistill_jax.optim import Optimizer
+from accdistill_jax.optimizer_state import Replicated
 from accdistill_jax.parallel import Parallel
+from accdistill_jax.peers import Peers
 from accdistill_jax.train import LoopSettings, batch_keys, initial_state, kept_params, train
 
 BATCH = 8
@@ -29,15 +32,22 @@ def unit(h):
     return h / jnp.linalg.norm(h, axis=1, keepdims=True)
 
 
-def loss(params, frozen, batch, keys, axis_name):
-    """A linear student of a frozen linear teacher, with noise per segment: all that the loop has to carry."""
+def inputs(frozen, batch, keys, *, training):
     noise = jax.vmap(lambda key: jax.random.normal(key, (6,)))(keys)
-    student = unit((batch["accel"] + 0.1 * noise) @ params["w"])
-    value = info_nce(unit(batch["ppg"] @ frozen["w"]), student, temperature=0.3, axis_name=axis_name)
+    return {"accel": batch["accel"] + 0.1 * noise, "teacher": unit(batch["ppg"] @ frozen["w"])}
+
+
+def rows(params, inputs):
+    return {"student": unit(inputs["accel"] @ params["w"]), "teacher": inputs["teacher"]}
+
+
+def reduce(rows, axis_name, *, training):
+    value = info_nce(rows["teacher"], rows["student"], temperature=0.3, axis_name=axis_name)
     return value, {"loss": value}
 
 
-OBJECTIVE = Objective(init=None, loss=loss, evaluate=loss)
+# A linear student of a frozen linear teacher, with noise per segment: all that the loop has to carry.
+OBJECTIVE = Objective(lambda key, batch: first_params(), inputs, rows, reduce)
 
 
 def batch_at(step):
@@ -55,8 +65,9 @@ def first_params():
 
 def run(folder, *, settings=SETTINGS, parallel=None, batches=None, keep_last=10, interruption=None):
     """One stage as `stages.training` runs it: from the last good checkpoint of `folder`, if any."""
-    optimizer, schedule = optax.adamw(1e-2), optax.constant_schedule(1e-2)
-    state = initial_state(first_params(), optimizer, settings)
+    optimizer = Optimizer(optax.adamw(1e-2), optax.constant_schedule(1e-2))
+    layout = Replicated(optimizer)
+    state = initial_state(first_params(), layout, settings)
     with Checkpointer(folder / "checkpoints", keep_last=keep_last) as checkpointer:
         found = checkpointer.latest_valid_step()
         if found is not None:
@@ -71,13 +82,14 @@ def run(folder, *, settings=SETTINGS, parallel=None, batches=None, keep_last=10,
                 OBJECTIVE,
                 state=state,
                 frozen=TEACHER,
-                optimizer=optimizer,
-                schedule=schedule,
+                layout=layout,
+                schedule=optimizer.schedule,
                 batches=batches or (batch_at(step) for step in range(first, settings.total_steps)),
                 validation=[batch_at(1000), batch_at(1001)],
                 batch_size=BATCH,
                 settings=settings,
                 parallel=parallel or Parallel(),
+                peers=Peers.alone(),
                 checkpointer=checkpointer,
                 writer=writer,
                 progress=progress,
@@ -154,7 +166,7 @@ def test_one_step_is_the_optimisers_step_on_the_mean_gradient(tmp_path):
     settings = SETTINGS._replace(total_steps=1)
     state = run(tmp_path, settings=settings)
     batch, keys = batch_at(0), batch_keys(4, jnp.int32(0), np.arange(BATCH, dtype=np.int32))
-    value, gradient = jax.jit(jax.value_and_grad(lambda p: loss(p, TEACHER, batch, keys, None)[0]))(
+    value, gradient = jax.jit(jax.value_and_grad(lambda p: OBJECTIVE.loss(p, TEACHER, batch, keys, None)[0]))(
         first_params()
     )
     optimizer = optax.adamw(1e-2)
@@ -188,7 +200,7 @@ def test_the_teacher_stays_as_it_was_and_out_of_the_checkpoint(tmp_path):
     before = TEACHER["w"].copy()
     run(tmp_path)
     np.testing.assert_array_equal(TEACHER["w"], before)
-    template = initial_state(first_params(), optax.adamw(1e-2), SETTINGS)
+    template = initial_state(first_params(), Replicated(Optimizer(optax.adamw(1e-2), None)), SETTINGS)
     with Checkpointer(tmp_path / "checkpoints") as checkpointer:
         restored, meta = checkpointer.restore(6, template)
     shapes = {np.shape(leaf) for leaf in jax.tree.leaves(restored)}
@@ -199,7 +211,7 @@ def test_the_teacher_stays_as_it_was_and_out_of_the_checkpoint(tmp_path):
 def test_average_of_parameters_follows_its_recursion(tmp_path):
     settings = SETTINGS._replace(ema_decay=0.5, checkpoint_every=1)
     final = run(tmp_path, settings=settings)
-    template = initial_state(first_params(), optax.adamw(1e-2), settings)
+    template = initial_state(first_params(), Replicated(Optimizer(optax.adamw(1e-2), None)), settings)
     average = first_params()["w"]
     with Checkpointer(tmp_path / "checkpoints", keep_last=10) as checkpointer:
         for step in range(1, 7):
@@ -233,7 +245,7 @@ def test_validation_uses_the_averaged_parameters_and_the_same_masks_every_time(t
     state = run(tmp_path, settings=settings)
     keys = batch_keys(4, jnp.int32(-1), np.arange(BATCH, dtype=np.int32))
     evaluate = lambda params: np.mean(
-        [loss(params, TEACHER, batch_at(k), keys, None)[0] for k in (1000, 1001)]
+        [OBJECTIVE.evaluate(params, TEACHER, batch_at(k), keys, None)[0] for k in (1000, 1001)]
     )
     record = [r for r in metrics_of(tmp_path) if r["kind"] == "validation"][-1]
     assert record["loss"] == pytest.approx(evaluate(state.ema), rel=1e-5)

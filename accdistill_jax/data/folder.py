@@ -8,6 +8,7 @@ import functools
 import io
 import itertools
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -18,12 +19,22 @@ from accdistill_jax.errors import UserError
 _URL_SCHEMES = ("gs://", "s3://", "memory://", "http://", "https://")
 _TEMPORARY = ".writing-"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_DETAILS = re.compile(r" \[[\w -]+='.*| \[source locations=.*")  # what TensorStore appends to its messages
 _counter = itertools.count()
+# TensorStore's own limits make a user wait for a quarter of an hour before a wrong address is reported.
+_RETRIES = {"max_retries": 5, "initial_delay": "1s", "max_delay": "8s"}
+_DEADLINE_S = 120.0
+_STALLED_S = 20
+_SLOWEST_WRITE_BYTES_PER_S = 100_000
 
 
 @functools.cache
 def _root_context() -> ts.Context:
-    return ts.Context({"memory_key_value_store": {}})
+    # Without it, a connection that the other side has forgotten holds a request for half an hour.
+    os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", str(_STALLED_S))
+    os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
+    return ts.Context({"memory_key_value_store": {}, "s3_request_retries": _RETRIES, "gcs_request_retries": _RETRIES,
+                       "http_request_retries": _RETRIES})
 
 
 @functools.cache
@@ -33,7 +44,11 @@ def context(cache_bytes: int = 0) -> ts.Context:
 
 
 def open_folder(path: str | os.PathLike) -> "LocalFolder | RemoteFolder":
-    """Folder at a local path, a file:// URL or an object-store URL (gs://, s3://, memory:// in tests)."""
+    """Folder at a local path, a file:// URL or an object-store URL (gs://, s3://, memory:// in tests).
+
+    s3:// goes to the service at AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL where one of these environment variables is set
+    (MinIO and others), else to AWS.
+    """
     text = os.fspath(path)
     if text.startswith("file://"):
         text = text.removeprefix("file://")
@@ -128,6 +143,8 @@ class LocalFolder:
                 found[name] = os.stat(self.where(name)).st_size
             except (FileNotFoundError, NotADirectoryError):
                 continue
+            except OSError as error:
+                raise UserError(f"{self.where(name)}: cannot be read ({error.strerror})") from error
         return found
 
     def remove(self, name: str) -> None:
@@ -168,28 +185,35 @@ class RemoteFolder:
         """Full URL of a blob, for messages."""
         return f"{self.path}/{name}"
 
-    def kvstore(self) -> str:
-        """TensorStore key-value URL."""
-        return self.path + "/"
+    def kvstore(self) -> str | dict:
+        """TensorStore key-value spec or URL."""
+        if not self.path.startswith("s3://"):
+            return self.path + "/"
+        bucket, _, path = self.path.removeprefix("s3://").partition("/")
+        spec = {"driver": "s3", "bucket": bucket, "path": path + "/" if path else ""}
+        if {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= os.environ.keys():
+            spec["aws_credentials"] = {"type": "environment"}  # else AWS's library logs every file it looks for
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        if endpoint:
+            region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+            spec |= {"endpoint": endpoint, "aws_region": region}
+        return spec
 
-    def _open(self) -> ts.KvStore:
-        return ts.KvStore.open(self.kvstore(), context=context()).result()
-
-    def _call(self, what: str, function):
+    def _call(self, what: str, function, *, extra_s: float = 0.0):
         try:
-            return function(self._open())
+            return result(function(result(ts.KvStore.open(self.kvstore(), context=context()))), extra_s=extra_s)
         except Exception as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{self.where(what)}: the object store refused ({reason})") from error
+            raise UserError(f"{self.where(what)}: the object store cannot be used ({first_line(error)}); check the "
+                            "address, the credentials and the network") from error
 
     def read(self, name: str) -> bytes | None:
         """Content of an object, or None if it does not exist."""
-        result = self._call(name, lambda kv: kv.read(name).result())
-        return None if result.state == "missing" else result.value
+        found = self._call(name, lambda kv: kv.read(name))
+        return None if found.state == "missing" else found.value
 
     def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
         """Writes one object; always durable."""
-        self._call(name, lambda kv: kv.write(name, bytes(data)).result())
+        self._call(name, lambda kv: kv.write(name, bytes(data)), extra_s=len(data) / _SLOWEST_WRITE_BYTES_PER_S)
 
     def open(self, name: str):
         """An object as a seekable binary file, or None if it does not exist."""
@@ -200,7 +224,7 @@ class RemoteFolder:
         """Sorted names of the objects whose name starts with the folder `below`."""
         prefix = below.rstrip("/") + "/" if below else ""
         everything = ts.KvStore.KeyRange(prefix, prefix[:-1] + "0") if prefix else ts.KvStore.KeyRange()
-        keys = self._call(below, lambda kv: kv.list(everything).result())
+        keys = self._call(below, lambda kv: kv.list(everything))
         return sorted(key.decode() for key in keys)
 
     def sizes(self, names: list[str]) -> dict[str, int | None]:
@@ -209,11 +233,11 @@ class RemoteFolder:
 
     def remove(self, name: str) -> None:
         """Removes one object, if it exists."""
-        self._call(name, lambda kv: kv.delete_range(ts.KvStore.KeyRange(name, name + "\0")).result())
+        self._call(name, lambda kv: kv.delete_range(ts.KvStore.KeyRange(name, name + "\0")))
 
     def remove_all(self) -> None:
         """Removes every object below this URL."""
-        self._call("", lambda kv: kv.delete_range(ts.KvStore.KeyRange()).result())
+        self._call("", lambda kv: kv.delete_range(ts.KvStore.KeyRange()))
 
     def remove_leftovers(self) -> None:
         """Nothing to do: an object store has no half-written objects."""
@@ -221,6 +245,26 @@ class RemoteFolder:
     def free_bytes(self) -> None:
         """Object stores have no free-space notion."""
         return None
+
+
+def result(future: ts.Future, *, extra_s: float = 0.0):
+    """The result of a TensorStore operation.
+
+    Raises:
+        TimeoutError: there is none after two minutes and `extra_s` seconds.
+    """
+    seconds = _DEADLINE_S + extra_s
+    try:
+        return future.result(timeout=seconds)
+    except TimeoutError as error:
+        future.cancel()
+        raise TimeoutError(f"no answer within {seconds:.0f} s") from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, without the source locations and details that libraries append."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return _DETAILS.sub("", lines[0]) if lines else type(error).__name__
 
 
 def no_space_message(target: str, needed: int) -> str:

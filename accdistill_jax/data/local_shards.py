@@ -9,6 +9,8 @@ import os
 
 import numpy as np
 
+from accdistill_jax.data.shards import encode_index
+
 
 class ShardError(Exception):
     """A shard is missing, too short or not laid out as the format says; the message names it."""
@@ -74,10 +76,8 @@ class LocalShards:
         return file
 
     def _check_index(self, file: int, shard: int) -> None:
-        """Compares the shard's index, (offset, bytes) of each chunk and a checksum, with the layout expected."""
-        size = 16 * self._rows + 4
+        """Compares the shard's index with the one of the layout expected."""
         used = min(self._rows, self._shape[0] - shard * self._rows)
-        index = os.pread(file, size, max(os.fstat(file).st_size - size, 0))
-        expected = np.stack([np.arange(used) * self._row_bytes, np.full(used, self._row_bytes)], axis=1)
-        if len(index) != size or not np.array_equal(np.frombuffer(index, "<u8", 2 * used).reshape(-1, 2), expected):
+        expected = encode_index(used, rows_per_file=self._rows, row_bytes=self._row_bytes)
+        if os.pread(file, len(expected), max(os.fstat(file).st_size - len(expected), 0)) != expected:
             raise ShardError(f"{self._file(shard)}: its index is damaged")

@@ -5,7 +5,8 @@ A folder or object-store URL with
     ppg/, accel/                 Zarr v3 [segments, samples, channels] int16, sharded, an inner chunk per segment
     ppg_scale/, ppg_offset/      Zarr v3 [segments, channels] float32: signal = offset + scale * int16, in the
     accel_scale/, accel_offset/  manifest's units (accel in g)
-    segments.parquet             one row per segment: participant, recording, start, labels, quality
+    segments.parquet             one row per segment: participant, recording, start, labels, quality, and crc32: the
+                                 checksum of the segment's PPG row and then its acceleration row, as stored
     participants.parquet         one row per participant: split, attributes, conditions
     manifest.json                format version, rates, units, channels, settings, counts, split, checksums;
                                  written last: a folder without it is not a store
@@ -13,29 +14,35 @@ A folder or object-store URL with
 
 import hashlib
 import json
+import math
 import os
+import zlib
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorstore as ts
 
-from accdistill_jax.data.folder import context, open_folder
+from accdistill_jax.data.folder import context, first_line, open_folder, result
 from accdistill_jax.data.local_shards import LocalShards, ShardError
 from accdistill_jax.data.split import SPLITS
 from accdistill_jax.errors import UserError
 
 FORMAT = "accdistill_jax segment store"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 SEGMENTS = "segments.parquet"
 PARTICIPANTS = "participants.parquet"
 SIGNALS = ("ppg", "accel")
+CRC = "crc32"
 _READ_CACHE_BYTES = 256 * 2**20
 
 
 class Store:
     """A complete store, open for reading. Thread safe.
+
+    The content of everything but the signals is checked when it is opened, that of a segment when this process reads it
+    for the first time.
 
     Attributes:
         path: folder or URL.
@@ -61,20 +68,23 @@ class Store:
         self.segments = segments
         self.participants = participants
         self._arrays = {name: self._open_array(name) for name in SIGNALS}
-        self._small = {name: self._open_array(name).read().result()
+        # A byte each rather than a bit: threads set them without a lock.
+        self._checked = np.zeros(self.num_segments, bool)
+        self._small = {name: self._result(self._open_array(name).read(), name)
                        for signal in SIGNALS for name in (f"{signal}_scale", f"{signal}_offset")}
         self._local = {name: self._open_local(name) for name in SIGNALS} if self._folder.is_local else None
 
     @classmethod
     def open(cls, path: str | os.PathLike, *, verify: bool = False) -> "Store":
-        """Opens a store after cheap checks: versions, presence and sizes of all files, agreement of tables and arrays.
+        """Opens a store after checks: format version, presence and sizes of all files, agreement of tables and arrays,
+        and the content of all files but the signals' shards.
 
         Args:
             path: local folder or URL.
-            verify: also read everything and compare checksums.
+            verify: also read the shards and compare their checksums.
 
         Raises:
-            UserError: no store there, a half-written or damaged one, or one of a newer format version.
+            UserError: no store there, a half-written or damaged one, or one of another format version.
         """
         folder = open_folder(path)
         manifest = read_manifest(path)
@@ -84,14 +94,15 @@ class Store:
                                 "run the same prepare command again to complete it")
             raise UserError(f"{folder.path}: not a store (no {MANIFEST} there); make one with "
                             "python -m accdistill_jax.data.prepare")
-        _check_files(folder, manifest)
+        _check_sizes(folder, manifest)
         if verify:
             verify_checksums(folder.path)
-        segments = _read_table(folder, SEGMENTS)
+        contents = {name: _read_checked(folder, manifest, name) for name in manifest["files"] if not _is_shard(name)}
+        segments = _read_table(folder, contents, SEGMENTS, columns=("participant", CRC))
         if segments.num_rows != manifest["num_segments"]:
             raise UserError(f"{folder.where(SEGMENTS)}: {segments.num_rows} rows, but the manifest counts "
                             f"{manifest['num_segments']} segments; the store is damaged, prepare it again")
-        participants = _read_table(folder, PARTICIPANTS)
+        participants = _read_table(folder, contents, PARTICIPANTS, columns=("participant", "split"))
         columns = {name: _column(segments, name) for name in segments.column_names}
         unknown = set(columns["participant"]) - set(participants["participant"].to_pylist())
         if unknown:
@@ -125,7 +136,7 @@ class Store:
 
         Raises:
             IndexError: a row outside the store.
-            UserError: a shard is missing or unreadable, naming it.
+            UserError: a shard is missing, unreadable or does not hold what was written, naming it and the segment.
         """
         indices = np.asarray(indices, np.int64)
         if indices.size and not (0 <= indices.min() and indices.max() < self.num_segments):
@@ -138,27 +149,42 @@ class Store:
                     batch[name] = shards.read(indices)
                 except ShardError as error:
                     raise self._read_error(str(error)) from error
-            return batch
-        pending = {name: array[indices].read() for name, array in self._arrays.items()}
-        for name, future in pending.items():
-            try:
-                batch[name] = future.result()
-            except Exception as error:
-                raise self._read_error(f"{self._folder.where(name)}: {_first_line(error)}") from error
+        else:
+            pending = {name: array[indices].read() for name, array in self._arrays.items()}
+            for name, future in pending.items():
+                batch[name] = self._result(future, name)
+        self._check_content(indices, batch)
         return batch
+
+    def _check_content(self, indices: np.ndarray, batch: dict[str, np.ndarray]) -> None:
+        """Compares segments that are read for the first time with their checksums."""
+        new = np.flatnonzero(~self._checked[indices])
+        rows, first = np.unique(indices[new], return_index=True)
+        for row, place in zip(rows.tolist(), new[first].tolist(), strict=True):
+            if segment_crc(*(batch[name][place] for name in SIGNALS)) != self.segments[CRC][row]:
+                raise self._read_error(f"{self._damaged_shards(row)}: segment {row} is not what was written there")
+            self._checked[row] = True
+
+    def _damaged_shards(self, row: int) -> str:
+        """The shards of a segment that do not have the manifest's checksum, or all of them if all have it."""
+        names = [f"{name}/c/{row // array.chunk_layout.write_chunk.shape[0]}/0/0"
+                 for name, array in self._arrays.items()]
+        damaged = [name for name in names
+                   if checksum(self._folder.read(name) or b"") != self.manifest["files"][name]["sha256"]]
+        return " and ".join(self._folder.where(name) for name in damaged or names)
 
     def _open_array(self, name: str) -> ts.TensorStore:
         signal, _, small = name.partition("_")
         shape = (self.num_segments, *(() if small else (self.samples,)), len(self.channels[signal]))
         where = self._folder / name
-        try:
-            array = ts.open(
+        array = self._result(
+            ts.open(
                 {"driver": "zarr3", "kvstore": where.kvstore(), "fill_missing_data_reads": False,
                  "recheck_cached_data": False},
                 context=context(0 if where.is_local else _READ_CACHE_BYTES), read=True,
-            ).result()
-        except Exception as error:
-            raise self._read_error(f"{where.path}: {_first_line(error)}") from error
+            ),
+            name,
+        )
         if tuple(array.shape) != shape or array.dtype.name != ("float32" if small else "int16"):
             raise UserError(f"{where.path}: the array is {array.dtype.name} {tuple(array.shape)}, but the manifest says "
                             f"{shape}; the store is damaged, prepare it again")
@@ -169,6 +195,12 @@ class Store:
         return LocalShards(self._folder.where(name), tuple(array.shape),
                            rows_per_shard=array.chunk_layout.write_chunk.shape[0])
 
+    def _result(self, future: ts.Future, name: str):
+        try:
+            return result(future)
+        except Exception as error:  # TensorStore has many
+            raise self._read_error(f"{self._folder.where(name)}: {first_line(error)}") from error
+
     def _read_error(self, what: str) -> UserError:
         return UserError(f"{what}: cannot be read; check with: python -m accdistill_jax.data.prepare verify {self.path}")
 
@@ -177,7 +209,7 @@ def read_manifest(path: str | os.PathLike) -> dict | None:
     """manifest.json of a store, None where there is none.
 
     Raises:
-        UserError: it is damaged, of something else, or of a newer format version.
+        UserError: it is damaged, of something else, or of another format version.
     """
     folder = open_folder(path)
     content = folder.read(MANIFEST)
@@ -188,17 +220,55 @@ def read_manifest(path: str | os.PathLike) -> dict | None:
         manifest = json.loads(content)
         version = manifest["format_version"]
         named = manifest["format"] == FORMAT
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{where}: not a readable store manifest ({error}); prepare the store again") from error
-    if not named or not isinstance(version, int):
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{where}: not a readable store manifest ({first_line(error)}); prepare the store again") from error
+    if not named or type(version) is not int:
         raise UserError(f"{where}: not the manifest of a {FORMAT}")
     if version > FORMAT_VERSION:
-        raise UserError(f"{where}: the store has format version {version}, this program reads up to "
+        raise UserError(f"{where}: the store has format version {version}, this program reads version "
                         f"{FORMAT_VERSION}; update accdistill_jax")
+    if version < FORMAT_VERSION:
+        raise UserError(f"{where}: the store has format version {version}, this program reads version "
+                        f"{FORMAT_VERSION}; prepare it again with --overwrite, or delete that folder if a run made it "
+                        "(the run makes it again)")
     if manifest.get("fingerprint") != fingerprint(manifest):
         raise UserError(f"{where}: the manifest was changed after it was written "
                         "(its fingerprint does not match); prepare the store again")
+    for key, fits in _MANIFEST_KEYS.items():
+        if not fits(manifest.get(key)):
+            raise UserError(f"{where}: key {key!r} is missing or malformed; prepare the store again")
     return manifest
+
+
+def _is_count(value) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_amount(value) -> bool:
+    return type(value) in (int, float) and 0 < value < math.inf
+
+
+def _is_file(entry) -> bool:
+    return isinstance(entry, dict) and type(entry.get("bytes")) is int and isinstance(entry.get("sha256"), str)
+
+
+def _are_names(value) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(name, str) for name in value)
+
+
+def _is_dict(value) -> bool:
+    return isinstance(value, dict)
+
+
+# What reading relies on; a manifest whose fingerprint fits can still be of other software, or made by hand.
+_MANIFEST_KEYS = {
+    "num_segments": _is_count, "samples": _is_count, "rate_hz": _is_amount, "segment_s": _is_amount,
+    "channels": lambda value: _is_dict(value) and all(_are_names(value.get(name)) for name in SIGNALS),
+    "units": _is_dict, "counts": _is_dict, "split": _is_dict, "preprocess": _is_dict, "source_settings": _is_dict,
+    "skipped": _is_dict, "source": lambda value: isinstance(value, str),
+    "prepared": lambda value: isinstance(value, list) and all(_is_dict(own) and "unit" in own for own in value),
+    "files": lambda value: _is_dict(value) and all(map(_is_file, value.values())),
+}
 
 
 def fingerprint(manifest: dict) -> str:
@@ -220,6 +290,19 @@ def partial_path(path: str | os.PathLike) -> str:
 def folder_is_partial(path: str | os.PathLike) -> bool:
     """Whether an unfinished preparation of this store exists."""
     return bool(open_folder(partial_path(path)).names())
+
+
+def segment_crc(ppg: np.ndarray, accel: np.ndarray) -> int:
+    """CRC-32 of a segment.
+
+    Args:
+        ppg: [samples, channels] int16, contiguous.
+        accel: [samples, 3] int16, contiguous.
+
+    Returns:
+        The CRC of the bytes of both as they are stored (little endian), one behind the other.
+    """
+    return zlib.crc32(accel.astype("<i2", copy=False), zlib.crc32(ppg.astype("<i2", copy=False)))
 
 
 def verify_checksums(path: str | os.PathLike, *, progress=None) -> int:
@@ -256,11 +339,12 @@ def verify_checksums(path: str | os.PathLike, *, progress=None) -> int:
     return checked
 
 
-def _check_files(folder, manifest: dict) -> None:
-    try:
-        expected = {name: entry["bytes"] for name, entry in manifest["files"].items()}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder.where(MANIFEST)}: key {error} is missing or malformed") from error
+def _is_shard(name: str) -> bool:
+    return name.startswith(tuple(f"{signal}/c/" for signal in SIGNALS))
+
+
+def _check_sizes(folder, manifest: dict) -> None:
+    expected = {name: entry["bytes"] for name, entry in manifest["files"].items()}
     found = folder.sizes(list(expected))
     for name, size in expected.items():
         if name not in found:
@@ -270,16 +354,22 @@ def _check_files(folder, manifest: dict) -> None:
                             "restore it or prepare again")
 
 
-def _read_table(folder, name: str) -> pa.Table:
+def _read_checked(folder, manifest: dict, name: str) -> bytes:
     content = folder.read(name)
+    if content is None or checksum(content) != manifest["files"][name]["sha256"]:
+        raise UserError(f"{folder.where(name)}: the file does not match its checksum; restore it or prepare again")
+    return content
+
+
+def _read_table(folder, contents: dict[str, bytes], name: str, *, columns: tuple[str, ...]) -> pa.Table:
     try:
-        return pq.read_table(pa.BufferReader(content))
-    except (pa.ArrowException, OSError, TypeError) as error:
-        raise UserError(f"{folder.where(name)}: not a readable Parquet table ({error})") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+        table = pq.read_table(pa.BufferReader(contents[name]))
+        for column in columns:
+            table[column]
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise UserError(f"{folder.where(name)}: not a readable table of a store ({first_line(error)}); prepare the store "
+                        "again") from error
+    return table
 
 
 def _column(table: pa.Table, name: str) -> np.ndarray:

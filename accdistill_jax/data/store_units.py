@@ -10,7 +10,7 @@ from io import BytesIO
 import numpy as np
 
 from accdistill_jax.data.quantise import quantise
-from accdistill_jax.data.store import SIGNALS, checksum
+from accdistill_jax.data.store import CRC, SIGNALS, checksum, segment_crc
 from accdistill_jax.errors import UserError
 
 _DAMAGES = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, KeyError)
@@ -22,7 +22,7 @@ class Unit:
 
     Attributes:
         about: unit, channels, participant, segments, examined, rejected, notes.
-        columns: the unit's columns of the segment table, each [segments].
+        columns: the unit's columns of the segment table, each [segments]; with the checksums of the segments.
         arrays: ppg, accel int16 [segments, samples, channels] and their scales and offsets, as far as loaded.
     """
 
@@ -70,6 +70,7 @@ def encode_unit(unit_id: str, batch, *, samples: int) -> bytes:
         if column.shape != (segments,):
             raise ValueError(f"{unit_id}: column {name} is {column.shape} for {segments} segments")
         arrays[f"column_{name}"] = column.astype(str) if column.dtype.kind in "OU" else column
+    arrays[f"column_{CRC}"] = np.fromiter(map(segment_crc, arrays["ppg"], arrays["accel"]), np.uint32, segments)
     rejected = {reason: int(count) for reason, count in batch.rejected.items()}
     if int(batch.examined) != segments + sum(rejected.values()):
         raise ValueError(f"{unit_id}: {batch.examined} segments examined, but {segments} kept and "
@@ -77,7 +78,7 @@ def encode_unit(unit_id: str, batch, *, samples: int) -> bytes:
     participant = dataclasses.asdict(batch.participant)
     participant["conditions"] = {key: bool(value) for key, value in participant["conditions"].items()}
     about = {
-        "unit": unit_id, "channels": channels, "participant": participant, "columns": list(batch.columns),
+        "unit": unit_id, "channels": channels, "participant": participant, "columns": [*batch.columns, CRC],
         "segments": segments, "examined": int(batch.examined), "rejected": rejected,
         "notes": dict(batch.notes),
     }

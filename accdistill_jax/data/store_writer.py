@@ -94,7 +94,7 @@ class StoreWriter:
                 raise UserError(
                     f"{self._staging.path}: an interrupted preparation with other settings is kept there "
                     f"({difference(staged, self._request)}); repeat its command to continue it, "
-                    "or discard it with --overwrite"
+                    "or discard it with --overwrite or by deleting that folder"
                 )
             with self.exclusive():
                 self._staging.remove_all()
@@ -198,7 +198,7 @@ class StoreWriter:
                 if progress is not None:
                     progress(done, total)
         manifest = {
-            "format": FORMAT, "format_version": FORMAT_VERSION, "num_segments": total, "samples": self._samples,
+            "format": FORMAT, "num_segments": total, "samples": self._samples,
             "rate_hz": float(self.settings.rate_hz), "segment_s": float(self.settings.segment_s),
             "channels": channels, "units": store_tables.UNITS, **self._request,
             "split": self.split.to_json(), "counts": counts,
@@ -246,7 +246,7 @@ class StoreWriter:
 
 def make_request(settings, *, source: str, source_settings: Mapping | None = None) -> dict:
     """What decides the content of units: compared to tell whether staged units or a store can be used."""
-    request = {"source": source, "source_settings": dict(source_settings or {}), "preprocess": settings.to_json()}
+    request = {"format_version": FORMAT_VERSION, "source": source, "source_settings": dict(source_settings or {}), "preprocess": settings.to_json()}
     return json.loads(_to_json(request))
 
 

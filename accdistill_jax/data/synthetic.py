@@ -8,11 +8,12 @@ segments a store.
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from accdistill_jax.data import physiology, waveforms
+from accdistill_jax.data.locking import file_lock
 from accdistill_jax.data.physiology import Physiology, sample_participant
 from accdistill_jax.data.preprocess import PreprocessSettings, SegmentBatch, bandpass, finish_segments
 from accdistill_jax.data.progress import progress_bar
@@ -29,6 +30,7 @@ __all__ = [
     "generate_batch",
     "generate_segments",
     "sample_participant",
+    "shared_store",
     "unit_id",
     "write_store",
 ]
@@ -243,13 +245,8 @@ def write_store(
     check_workers(workers)
     preprocess_settings = preprocess_settings or PreprocessSettings()
     check_preprocess_settings(preprocess_settings)
-    order = [unit_id(settings, index) for index in settings.participant_indices]
-    request = {
-        "settings": preprocess_settings,
-        "source": "synthetic",
-        "source_settings": settings.to_json(),
-        "split": split,
-    }
+    order = _order(settings)
+    request = _request(settings, preprocess_settings, split)
     if not overwrite:
         store = existing_store(path, units=order, **request)
         if store is not None:
@@ -265,6 +262,53 @@ def write_store(
         return writer.commit(
             order, progress=lambda done, total: bar.update(task, completed=done, total=total)
         )
+
+
+def shared_store(
+    path: str | os.PathLike,
+    settings: SyntheticSettings,
+    *,
+    workers: int = 1,
+    progress: bool = False,
+    say: Callable[[str], None],
+) -> Store:
+    """`write_store` for processes of one machine that start together: one generates, the others wait and open it.
+
+    A generating process that is killed lets the next one go on where it stopped.
+
+    Args:
+        path: local folder of the store to be; the lock is the file `<path>.lock`.
+        settings: the population.
+        workers: processes that generate.
+        progress: show a progress bar with the time left.
+        say: told a line when another process has been generating for more than two seconds.
+
+    Returns:
+        The store, opened.
+
+    Raises:
+        UserError: as `write_store`, or the lock file cannot be made.
+    """
+    store = existing_store(path, units=_order(settings), **_request(settings, PreprocessSettings(), None))
+    if store is not None:
+        return store
+    with file_lock(
+        f"{os.fspath(path)}.lock", waiting=lambda: say(f"data: waiting for another process that generates {path}")
+    ):
+        return write_store(path, settings, workers=workers, progress=progress)
+
+
+def _order(settings: SyntheticSettings) -> list[str]:
+    return [unit_id(settings, index) for index in settings.participant_indices]
+
+
+def _request(settings: SyntheticSettings, preprocess_settings: PreprocessSettings, split: SplitRule | None) -> dict:
+    return {
+        "settings": preprocess_settings,
+        "source": "synthetic",
+        "source_settings": settings.to_json(),
+        "split": split,
+    }
 
 
 def _add(

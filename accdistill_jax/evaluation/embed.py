@@ -1,4 +1,4 @@
-"""Embeddings of stored segments by frozen encoders, over all local devices."""
+"""Embeddings of stored segments by frozen encoders, over all devices of the run."""
 
 from collections.abc import Callable, Sequence
 
@@ -20,12 +20,15 @@ def embed(
 ) -> dict[str, np.ndarray]:
     """Runs `apply(params, batch) -> {name: [b, D]}` over segments, in order.
 
+    All processes of the run call it together. Each reads its part of every batch only; the results, small beside the
+    signals, are the same on all of them.
+
     Args:
         apply: per-device function of a batch as the pipeline yields it (without "position").
         params: host parameters.
         stores: where the segments lie.
         rows: per store, [n] int64 rows to embed.
-        batch_size: segments at a time; rounded up to a multiple of the devices.
+        batch_size: segments at a time over all devices; rounded up to a multiple of them.
         parallel: maps the function over the devices.
         on_batch: called with the number of segments done since the last call.
 
@@ -42,7 +45,8 @@ def embed(
             padded = np.concatenate(
                 [chosen, np.repeat(chosen[-1:], size - len(chosen))]
             )  # one shape, one compilation
-            for name, values in mapped(placed, parallel.place(store.read(padded))).items():
-                results.setdefault(name, []).append(parallel.fetch_rows(values)[: len(chosen)])
+            own_part = np.split(padded, parallel.num_processes)[parallel.process]
+            for name, values in mapped(placed, parallel.place(store.read(own_part))).items():
+                results.setdefault(name, []).append(parallel.gather(values)[: len(chosen)])
             on_batch(len(chosen))
     return {name: np.concatenate(parts) for name, parts in results.items()}

@@ -36,6 +36,7 @@ class SplitEmbeddings:
       labels: column -> [N] float32, NaN where unknown; "hr_bpm", "sdnn_ms", "rmssd_ms", maybe "resp_bpm".
       motion_g: [N] float32 motion level in g, or None.
       ppg_quality: [N] float32 quality index of the PPG, or None.
+      ranks: direction -> [N] int64 ranks in the pool of all N segments, where they are known already; else {}.
 
     Raises:
       ValueError: arrays of different lengths.
@@ -47,10 +48,12 @@ class SplitEmbeddings:
     labels: Mapping[str, np.ndarray]
     motion_g: np.ndarray | None = None
     ppg_quality: np.ndarray | None = None
+    ranks: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         n = len(self.embedding)
         named = {"projection": self.projection, "participant": self.participant, **self.labels}
+        named |= {f"ranks {direction}": ranks for direction, ranks in self.ranks.items()}
         named |= {"motion_g": self.motion_g, "ppg_quality": self.ppg_quality}
         for name, array in named.items():
             if array is not None and len(array) != n:
@@ -269,7 +272,9 @@ def _retrieval(encoders: Encoders, main: str, pool_sizes, draws: int, seed: int)
         if paired is None:
             continue
         options = {"encoder": name, "seed": seed}
-        found, full = retrieval.retrieve(*paired, participant, pool_sizes=pool_sizes, draws=draws, **options)
+        found, full = retrieval.retrieve(
+            *paired, participant, pool_sizes=pool_sizes, draws=draws, full_ranks=test[name].ranks or None, **options
+        )
         results += found
         within += retrieval.retrieve_within_participants(*paired, participant, **options)
         if name == main:

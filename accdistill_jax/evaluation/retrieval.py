@@ -8,7 +8,7 @@ cosine similarities in float32; two within `TIE` of each other are a tie.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy import stats
@@ -102,6 +102,11 @@ def normalise(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.where(norm > 0, norm, 1)
 
 
+def thresholds(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+    """What a wrong candidate must score to come before the right one: float32 [N], from rows [N, P] of right pairs."""
+    return np.einsum("np,np->n", query, gallery) - np.float32(TIE)
+
+
 def paired_ranks(
     query: np.ndarray, gallery: np.ndarray, *, block: int = 4096
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -119,7 +124,7 @@ def paired_ranks(
       (query -> gallery, gallery -> query): int64 [N] each, 1 is best, N is worst, ties pessimistic.
     """
     n = len(query)
-    threshold = np.einsum("np,np->n", query, gallery) - np.float32(TIE)
+    threshold = thresholds(query, gallery)
     forward, backward = np.zeros(n, np.int64), np.zeros(n, np.int64)
     for i in range(0, n, block):
         rows = slice(i, min(i + block, n))
@@ -167,6 +172,7 @@ def retrieve(
     pool_sizes: Sequence[int | str] = (100, 1000, "all"),
     draws: int = 100,
     seed: int = 0,
+    full_ranks: Mapping[str, np.ndarray] | None = None,
 ) -> tuple[list[RetrievalResult], dict[str, np.ndarray]]:
     """Retrieval both ways for each pool size.
 
@@ -182,12 +188,14 @@ def retrieve(
       pool_sizes: numbers, or "all".
       draws: bootstrap draws per pool size.
       seed: seed of the draws.
+      full_ranks: the ranks in the pool of all segments where they are known (see search.py for large pools):
+        {"accel->ppg", "ppg->accel"} -> int64 [N]; None computes them here.
 
     Returns:
       The results, and the ranks in the pool of all segments: {"accel->ppg", "ppg->accel"} -> int64 [N].
 
     Raises:
-      ValueError: fewer than two segments or shapes that do not match.
+      ValueError: fewer than two segments, shapes that do not match, or `full_ranks` of other segments.
     """
     if accel.shape != ppg.shape or len(accel) != len(participant):
         raise ValueError(
@@ -197,7 +205,14 @@ def retrieve(
     if n < 2:
         raise ValueError(f"retrieval needs at least two test segments, got {n}")
     accel, ppg = normalise(accel), normalise(ppg)
-    full = dict(zip((ACCEL_TO_PPG, PPG_TO_ACCEL), paired_ranks(accel, ppg), strict=True))
+    directions = (ACCEL_TO_PPG, PPG_TO_ACCEL)
+    if full_ranks is None:
+        full = dict(zip(directions, paired_ranks(accel, ppg), strict=True))
+    else:
+        full = {d: np.asarray(full_ranks[d], np.int64) for d in directions}
+        for d, r in full.items():
+            if r.shape != (n,) or r.min() < 1 or r.max() > n:
+                raise ValueError(f"full_ranks[{d!r}] are not ranks of {n} segments")
     people = ParticipantBootstrap(participant, seed=[seed, 11])
     results, seen = [], set()
     for asked in pool_sizes:

@@ -1,6 +1,7 @@
 """What every stage of a run is given."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -8,11 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from accdistill_jax.array_files import flatten, nest
+from accdistill_jax.checkpoint import Restored, load_params, save_params
 from accdistill_jax.config import nearest
 from accdistill_jax.data.store import Store
 from accdistill_jax.errors import UserError
 from accdistill_jax.inputs import InputSettings
 from accdistill_jax.parallel import Parallel
+from accdistill_jax.peers import Peers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +28,7 @@ class Run:
         workdir: where results go.
         stores: the stores that are trained and evaluated on.
         parallel: the devices.
+        peers: the processes. Process 0 alone reads and writes the work directory.
         say: prints one line of progress (on process 0).
     """
 
@@ -31,12 +36,67 @@ class Run:
     workdir: Path
     stores: tuple[Store, ...]
     parallel: Parallel
+    peers: Peers
     say: Callable[[str], None]
 
     @property
     def data_fingerprint(self) -> str:
         """Content hashes of the stores, joined."""
         return "+".join(store.fingerprint for store in self.stores)
+
+    def exists(self, path: Path) -> bool:
+        """Whether a file of the work directory is there, as process 0 sees it."""
+        return self.peers.from_first(f"exists {path.name}", path.exists)
+
+    def load_params(self, path: Path) -> Restored:
+        """`checkpoint.load_params` by process 0, for all processes.
+
+        Raises:
+            UserError: on every process.
+        """
+        return self.restore_from_first(f"load {path.name}", lambda: load_params(path))
+
+    def save_params(self, path: Path, params: Any, meta: dict) -> None:
+        """`checkpoint.save_params` by process 0; returns everywhere when the export is complete.
+
+        Raises:
+            UserError: on every process.
+        """
+        self.peers.from_first(f"save {path.name}", lambda: save_params(path, params, meta) and None)
+
+    def restore_from_first(self, name: str, read: Callable[[], Restored]) -> Restored:
+        """Arrays and metadata that `read` gives on process 0, on every process, bit for bit.
+
+        Args:
+            name: of what is read, for messages.
+            read: called on process 0 only.
+
+        Raises:
+            UserError: that `read` raised; on every process.
+        """
+        if self.peers.count == 1:
+            return read()
+        found: dict[str, Restored] = {}
+
+        def describe() -> dict:
+            found["here"] = restored = read()
+            flat = flatten(restored.state)
+            return {
+                "arrays": [[name, leaf.dtype.name, list(leaf.shape)] for name, leaf in flat.items()],
+                "meta": restored.meta,
+            }
+
+        content = self.peers.from_first(name, describe)
+        data = None
+        if self.peers.first:
+            data = b"".join(np.ascontiguousarray(leaf).tobytes() for leaf in flatten(found["here"].state).values())
+        sizes = [np.dtype(dtype).itemsize * math.prod(shape) for _, dtype, shape in content["arrays"]]
+        data = self.parallel.broadcast(data, sum(sizes))
+        flat, start = {}, 0
+        for (leaf, dtype, shape), size in zip(content["arrays"], sizes, strict=True):
+            flat[leaf] = np.frombuffer(data[start : start + size], dtype).reshape(shape)
+            start += size
+        return Restored(nest(flat), content["meta"])
 
     @property
     def samples(self) -> int:

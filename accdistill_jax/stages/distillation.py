@@ -7,7 +7,6 @@ import flax.linen as nn
 import jax
 import ml_collections
 
-from accdistill_jax.checkpoint import load_params, save_params
 from accdistill_jax.errors import UserError
 from accdistill_jax.inputs import InputSettings, prepare
 from accdistill_jax.models.build import build_encoder, build_head, compute_dtype
@@ -45,8 +44,8 @@ def run_stage(run: Run) -> None:
     teacher = load_teacher(run)
     fingerprints = {"data": run.data_fingerprint, "teacher": teacher.fingerprint}
     path = export_path(run)
-    if (path / "export.json").exists():
-        refuse_other(load_params(path).meta["fingerprints"], fingerprints, where=str(path))
+    if run.exists(path / "export.json"):
+        refuse_other(run.load_params(path).meta["fingerprints"], fingerprints, where=str(path))
         run.say("student: finished before")
         return
     config = run.config.student
@@ -70,7 +69,7 @@ def run_stage(run: Run) -> None:
         "signal": run.signal_meta("accel"),
         "fingerprints": fingerprints,
     }
-    save_params(path, params, meta)
+    run.save_params(path, params, meta)
 
 
 def build_modules(config: Any, dtype) -> tuple[nn.Module, nn.Module]:
@@ -90,7 +89,7 @@ def load_student(run: Run, teacher: Teacher) -> Student:
         UserError: missing, damaged, or made with other data or another teacher.
     """
     path = export_path(run)
-    params, meta = load_params(path)
+    params, meta = run.load_params(path)
     if meta.get("kind") != "student":
         raise UserError(f"{path} holds no student (kind {meta.get('kind')!r})")
     refuse_other(

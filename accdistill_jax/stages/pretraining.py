@@ -9,7 +9,6 @@ import ml_collections
 import numpy as np
 
 from accdistill_jax.augment import Augmentation
-from accdistill_jax.checkpoint import load_params, save_params
 from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.embed import embed
 from accdistill_jax.inputs import InputSettings, prepare
@@ -46,7 +45,7 @@ def run_stage(run: Run) -> None:
         teacher = load_teacher(run)
         run.say(f"teacher: {run.config.teacher.path}, fingerprint {teacher.fingerprint[:12]}")
         return
-    if (export_path(run) / "export.json").exists():
+    if run.exists(export_path(run) / "export.json"):
         load_teacher(run)
         run.say("teacher: finished before")
         return
@@ -67,7 +66,7 @@ def run_stage(run: Run) -> None:
         "fingerprints": {"data": run.data_fingerprint},
     }
     exported = {"params": params["encoder"], "mean": mean, "std": std, "decoder": params["decoder"]}
-    save_params(export_path(run), exported, meta)
+    run.save_params(export_path(run), exported, meta)
 
 
 def export_path(run: Run) -> Path:
@@ -88,7 +87,7 @@ def load_teacher(run: Run) -> Teacher:
             `config.teacher.fingerprint` asks for, or trained in this work directory on other data.
     """
     path = export_path(run)
-    params, meta = load_params(path)
+    params, meta = run.load_params(path)
     if meta.get("kind") != "teacher":
         raise UserError(f"{path} holds no teacher (kind {meta.get('kind')!r}); point config.teacher.path at a teacher/export")
     signal = run.signal_meta("ppg")

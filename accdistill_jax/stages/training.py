@@ -1,21 +1,26 @@
 """What every training stage does around the loop: data, optimiser, checkpoints, resume, result."""
 
+import contextlib
 from typing import Any
 
 import jax
 import numpy as np
+from optax import Schedule
 
 from accdistill_jax import config as configs
-from accdistill_jax.checkpoint import Checkpointer
+from accdistill_jax.array_files import flatten, unflatten
+from accdistill_jax.checkpoint import Checkpointer, Restored
 from accdistill_jax.config import duration_steps
 from accdistill_jax.data.pipeline import Pipeline
 from accdistill_jax.errors import UserError
 from accdistill_jax.interrupt import Interruption
 from accdistill_jax.metrics import MetricsWriter, ProgressLine
 from accdistill_jax.objectives import Objective
-from accdistill_jax.optim import make_optimizer
+from accdistill_jax.optim import decay_mask, make_optimizer
+from accdistill_jax.optimizer_state import Replicated, Sharded
+from accdistill_jax.parallel import AXIS
 from accdistill_jax.stages.context import Run
-from accdistill_jax.train import LoopSettings, initial_state, kept_params, train
+from accdistill_jax.train import LoopSettings, TrainState, initial_state, kept_params, train
 
 
 def train_stage(run: Run, name: str, objective: Objective, *, frozen: Any, fingerprints: dict[str, str]) -> Any:
@@ -43,8 +48,8 @@ def train_stage(run: Run, name: str, objective: Objective, *, frozen: Any, finge
         batch_size=settings.batch_size,
         seed=config.seed,
         participant_cap=config.data.participant_cap or None,
-        host=jax.process_index(),
-        hosts=jax.process_count(),
+        host=run.peers.rank,
+        hosts=run.peers.count,
     )
 
     def steps(text: str) -> int:
@@ -57,27 +62,30 @@ def train_stage(run: Run, name: str, objective: Objective, *, frozen: Any, finge
         log_every=steps(settings.log_every),
         ema_decay=settings.ema_decay,
         seed=config.seed,
+        micro_batches=settings.micro_batches,
+        hang_timeout_s=config.runtime.hang_timeout_s,
     )
-    optimizer = make_optimizer(settings, total_steps=loop.total_steps, num_segments=pipeline.num_segments)
     one = {key: value[:1] for key, value in pipeline.batch(0).items()}
     params = jax.device_get(jax.jit(objective.init)(jax.random.key(config.seed), one))
-    state = initial_state(params, optimizer.transform, loop)
+    layout, schedule = make_layout(run, settings, params, loop, num_segments=pipeline.num_segments)
+    state = initial_state(params, layout, loop)
     validation = validation_batches(run, name)
     meta = {"fingerprints": fingerprints, "config_hash": configs.config_hash(config)}
-    with Checkpointer(run.workdir / name / "checkpoints") as checkpointer:
-        found = checkpointer.latest_valid_step()
+    with contextlib.ExitStack() as stack:
+        checkpointer = None
+        if run.peers.first:
+            checkpointer = stack.enter_context(Checkpointer(run.workdir / name / "checkpoints"))
+        found = run.peers.from_first(f"{name} checkpoint", lambda: checkpointer.latest_valid_step())
         if found is not None:
-            state, saved = checkpointer.restore(found, state)
-            refuse_other(saved["fingerprints"], fingerprints, where=f"{run.workdir / name}: checkpoint of step {found}")
+            state = restore(run, checkpointer, found, state, fingerprints, where=f"{run.workdir / name}")
         first = int(state.step)
         run.say(
             f"{name}: {loop.total_steps} steps of {settings.batch_size} segments from {pipeline.num_segments}"
             + (f", continuing from step {first}" if first else "")
         )
-        main_process = jax.process_index() == 0
         with (
-            MetricsWriter(run.workdir, name, resume_step=first, enabled=main_process) as writer,
-            ProgressLine(name, loop.total_steps, start_step=first, enabled=main_process) as progress,
+            MetricsWriter(run.workdir, name, resume_step=first, enabled=run.peers.first) as writer,
+            ProgressLine(name, loop.total_steps, start_step=first, enabled=run.peers.first) as progress,
             Interruption() as interruption,
         ):
             batches = pipeline.iterate(
@@ -90,13 +98,14 @@ def train_stage(run: Run, name: str, objective: Objective, *, frozen: Any, finge
                 objective,
                 state=state,
                 frozen=frozen,
-                optimizer=optimizer.transform,
-                schedule=optimizer.schedule,
+                layout=layout,
+                schedule=schedule,
                 batches=batches,
                 validation=validation,
                 batch_size=settings.batch_size,
                 settings=loop,
                 parallel=run.parallel,
+                peers=run.peers,
                 checkpointer=checkpointer,
                 writer=writer,
                 progress=progress,
@@ -105,11 +114,43 @@ def train_stage(run: Run, name: str, objective: Objective, *, frozen: Any, finge
             )
             # a signal during the last step has found nothing left to stop
             interruption.raise_if_requested(f"step {loop.total_steps}, the last, is saved")
-        best = checkpointer.best_step() if settings.keep == "best" else None
+        best = None
+        if settings.keep == "best":
+            best = run.peers.from_first(f"{name} best step", lambda: checkpointer.best_step())
         if best is not None:
             run.say(f"{name}: keeping the parameters of step {best}, the best by validation loss")
-            state = checkpointer.restore(best, state).state
+            state = restore(run, checkpointer, best, state, fingerprints, where=f"{run.workdir / name}")
     return kept_params(state)
+
+
+def make_layout(
+    run: Run, settings: Any, params: Any, loop: LoopSettings, *, num_segments: int
+) -> tuple[Replicated | Sharded, Schedule]:
+    """The optimiser of a stage, laid out over the devices as `config.runtime.optimizer_state` says, and its schedule."""
+    sharded = run.config.runtime.optimizer_state == "sharded"
+    optimizer = make_optimizer(
+        settings,
+        total_steps=loop.total_steps,
+        num_segments=num_segments,
+        decayed=decay_mask(params),
+        axis_name=AXIS if sharded else None,
+    )
+    layout = Sharded(optimizer, params, run.parallel.num_devices) if sharded else Replicated(optimizer)
+    return layout, optimizer.schedule
+
+
+def restore(
+    run: Run, checkpointer: Checkpointer | None, step: int, template: TrainState, fingerprints: dict, *, where: str
+) -> TrainState:
+    """The state of a checkpoint that process 0 has, on every process; refuses one made from other things than these."""
+
+    def read() -> Restored:
+        restored = checkpointer.restore(step, template)
+        refuse_other(restored.meta["fingerprints"], fingerprints, where=f"{where}: checkpoint of step {step}")
+        return restored
+
+    state = run.restore_from_first(f"checkpoint {step}", read).state
+    return unflatten(flatten(state), template, where=where)
 
 
 def validation_batches(run: Run, name: str) -> list[dict[str, np.ndarray]]:
@@ -126,8 +167,8 @@ def validation_batches(run: Run, name: str) -> list[dict[str, np.ndarray]]:
         split="validation",
         batch_size=settings.batch_size,
         seed=run.config.seed,
-        host=jax.process_index(),
-        hosts=jax.process_count(),
+        host=run.peers.rank,
+        hosts=run.peers.count,
     )
     distinct = max(1, pipeline.num_segments // settings.batch_size)
     return [pipeline.batch(k) for k in range(min(settings.validation_batches, distinct))]

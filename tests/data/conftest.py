@@ -1,11 +1,15 @@
 """Small made-up batches and stores for the tests of data."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from accdistill_jax.data import shards
 from accdistill_jax.data.preprocess import PreprocessSettings, SegmentBatch
 from accdistill_jax.data.recording import Participant
-from accdistill_jax.data.store import Store
+from accdistill_jax.data.store import Store, fingerprint
 from accdistill_jax.data.store_writer import StoreWriter
 
 
@@ -52,3 +56,33 @@ def make_store(tmp_path, settings):
         return writer.commit(list(people))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def people() -> dict[str, int]:
+    """Participants and their segments: 24 in all, three shards of `small_shards`."""
+    return {"anna": 11, "ben": 0, "cleo": 9, "dora": 4}
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    """Stores that are written hold eight segments a shard."""
+    monkeypatch.setattr(shards, "SEGMENTS_PER_SHARD", 8)
+
+
+@pytest.fixture
+def whole(make_store, small_shards, people) -> str:
+    """Path of a store of `people` in small shards."""
+    return make_store("s", people).path
+
+
+@pytest.fixture(scope="session")
+def edit_manifest():
+    """edit_manifest(path, **changes) changes keys of a store's manifest, and its fingerprint with them."""
+
+    def edit(path, **changes) -> None:
+        file = Path(path) / "manifest.json"
+        manifest = json.loads(file.read_text()) | changes
+        file.write_text(json.dumps(manifest | {"fingerprint": fingerprint(manifest)}))
+
+    return edit

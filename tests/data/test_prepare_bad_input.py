@@ -236,6 +236,6 @@ def test_damaged_and_newer_stores(prepare, repository):
     manifest["format_version"] += 1
     (store / "manifest.json").write_text(json.dumps(manifest | {"fingerprint": fingerprint(manifest)}))
     newer = command(repository, "verify", store)
-    for done, parts in ((damaged, [str(store), "accel/c/0/0/0 has"]), (newer, ["manifest.json", "format version 2"])):
+    for done, parts in ((damaged, [str(store), "accel/c/0/0/0 has"]), (newer, ["manifest.json", "format version 3"])):
         assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
         assert all(part in done.stderr for part in parts)

@@ -141,6 +141,25 @@ def test_unpaired_projections_are_refused():
         retrieve(accel[:1], ppg[:1], np.arange(1))
 
 
+def test_known_ranks_in_the_full_pool_give_the_same_results():
+    accel, ppg = _noisy_pair(120)
+    people = np.repeat(np.arange(12), 10)
+    results, ranks = retrieve(accel, ppg, people, pool_sizes=(50, "all"), draws=5)
+    again, kept = retrieve(accel, ppg, people, pool_sizes=(50, "all"), draws=5, full_ranks=ranks)
+    assert again == results
+    assert all(np.array_equal(kept[d], ranks[d]) for d in (ACCEL_TO_PPG, PPG_TO_ACCEL))
+    other = {ACCEL_TO_PPG: np.full(120, 120), PPG_TO_ACCEL: np.ones(120, np.int64)}
+    whole, _ = retrieve(accel, ppg, people, pool_sizes=("all",), draws=5, full_ranks=other)
+    assert [r.mean_rank.mean for r in whole] == [120, 1]
+
+
+def test_ranks_of_another_pool_are_refused():
+    accel, ppg = _noisy_pair(20)
+    for wrong in (np.ones(19, np.int64), np.zeros(20, np.int64), np.full(20, 21)):
+        with pytest.raises(ValueError, match="not ranks of 20 segments"):
+            retrieve(accel, ppg, np.arange(20), full_ranks={ACCEL_TO_PPG: wrong, PPG_TO_ACCEL: wrong})
+
+
 def test_no_hit_at_all_is_not_below_chance():
     n = 200
     ppg = np.eye(n, dtype=np.float32)

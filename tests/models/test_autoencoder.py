@@ -42,7 +42,7 @@ def test_dropped_patches_and_loss_agree_with_numpy(draw):
     np.testing.assert_array_equal(dropped, wanted)
     prediction = draw(1, *dropped.shape)
     np.testing.assert_allclose(
-        masked_reconstruction(prediction, dropped), np.mean((prediction - wanted) ** 2), rtol=1e-6
+        masked_reconstruction(prediction, dropped), np.mean((prediction - wanted) ** 2, axis=(1, 2)), rtol=1e-6
     )
 
 

@@ -1,0 +1,50 @@
+"""One process of a machine at a time."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+
+from accdistill_jax.errors import UserError
+
+_SAY_AFTER_S = 2.0
+_POLL_S = 0.05
+
+
+@contextlib.contextmanager
+def file_lock(path: str | os.PathLike, *, waiting: Callable[[], None]) -> Iterator[None]:
+    """Holds a lock that a process of this machine loses when it ends, however it ends.
+
+    Args:
+        path: the lock file; made where missing, never removed (a process may be waiting for it).
+        waiting: called once if another process holds the lock for more than two seconds.
+
+    Raises:
+        UserError: the file cannot be made or locked, naming it.
+    """
+    try:
+        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        file = open(path, "ab")
+    except OSError as error:
+        raise UserError(f"{path}: the lock file cannot be made ({error.strerror})") from error
+    with file:
+        try:
+            _wait(file, waiting)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be locked ({error.strerror}); use a folder on a local disk") from error
+        yield
+
+
+def _wait(file, waiting: Callable[[], None]) -> None:
+    patience = time.monotonic() + _SAY_AFTER_S
+    while time.monotonic() < patience:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+        time.sleep(_POLL_S)
+    waiting()
+    fcntl.flock(file, fcntl.LOCK_EX)

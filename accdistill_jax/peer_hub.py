@@ -1,0 +1,265 @@
+"""The hub in process 0 through which the processes of a run talk: see `peers.Peers` for what it is good for.
+
+Every process, 0 included, has one connection to it with a JSON object per line in either direction. To the hub:
+
+    hello   token, rank: the first line of a connection; without the right token it is dropped
+    beat    step, slack: still alive
+    gather  number, name, value
+    leave   status, reason, stacks: this process ends in order, its closed connection will be no loss
+    seen    id: has read a piece of news, the hub's process may end
+
+and from it:
+
+    welcome  all processes are connected
+    beat     step (of process 0), slack (whether any process has it)
+    result   number and values, or error and status where a gather cannot be completed
+    news     id, rank, left, status, text, step, stacks: that process left or was lost
+    done     your leaving is known to all
+"""
+
+import contextlib
+import hmac
+import selectors
+import socket
+import threading
+import time
+from typing import Any, NamedTuple
+
+from accdistill_jax.errors import ExitStatus
+from accdistill_jax.peer_wire import Wire, close_in_forks
+
+MESSAGE_LIMIT = 64 * 2**20  # bytes of one value
+_ENVELOPE = 4096  # bytes of a message around its value, and of a stranger's first line
+_SEEN_S = 2.0  # how long process 0 waits for the others to have read why the run ends
+CLOSED = "its connection closed: killed or crashed"
+
+
+def beat_interval_s(silence_s: float) -> float:
+    return min(1.0, silence_s / 5)
+
+
+def silent(seconds: float) -> str:
+    return f"silent for {seconds:.0f} s: stopped or its machine is gone"
+
+
+class _News(NamedTuple):
+    message: dict[str, Any]
+    unseen: set[int]
+    deadline: float
+
+
+class Hub:
+    """Serves until process 0 closes its connection.
+
+    Args:
+        listener: where the others connect; closed when all have.
+        own: the hub's end of process 0's connection.
+        count: number of processes.
+        token: what a connection must know.
+        silence_s: a process silent for so many seconds is lost.
+        start_timeout_s: a process that has not connected within so many seconds is lost.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        own: socket.socket,
+        *,
+        count: int,
+        token: str,
+        silence_s: float,
+        start_timeout_s: float,
+    ):
+        self._thread = threading.Thread(target=self._run, name="peers-hub", daemon=True)
+        self._count, self._token, self._silence_s = count, token, silence_s
+        self._start_timeout_s, self._begin = start_timeout_s, time.monotonic()
+        self._selector = selectors.DefaultSelector()
+        self._listener = listener
+        listener.setblocking(False)
+        close_in_forks(listener)
+        self._selector.register(listener, selectors.EVENT_READ)
+        self._wires: dict[int, Wire] = {}  # of the processes that are connected
+        self._joined: set[int] = set()  # and of those that were
+        self._beats: dict[int, dict[str, Any]] = {}  # the last of each process
+        self._calls: dict[int, dict[int, dict[str, Any]]] = {}  # gathers that wait, by number and rank
+        self._failed_calls: set[int] = set()
+        self._left: dict[int, dict[str, Any]] = {}  # news of those that left, by rank
+        self._told: list[dict[str, Any]] = []  # all news, for those that connect late
+        self._untold: list[_News] = []  # news that process 0 does not know yet
+        self._ending = False  # a process was lost or left early: others that go are no news
+        self._own = own
+        self._register(own)
+
+    def start(self) -> None:
+        """Begins to serve, in a thread."""
+        self._thread.start()
+
+    def join(self, timeout_s: float) -> None:
+        """Waits until process 0's connection is closed."""
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        interval_s = beat_interval_s(self._silence_s)
+        next_turn = time.monotonic()
+        try:
+            while self._own.fileno() >= 0:
+                for key, _ in self._selector.select(max(0.0, next_turn - time.monotonic())):
+                    if key.data is None:
+                        self._accept()
+                    else:
+                        self._serve(key.data)
+                now = time.monotonic()
+                if now >= next_turn:
+                    next_turn = now + interval_s
+                    self._turn(now)
+                self._tell_process_0(now)
+                self._flush()
+        finally:
+            for key in list(self._selector.get_map().values()):
+                key.fileobj.close()
+            self._selector.close()
+
+    def _turn(self, now: float) -> None:
+        """What time brings about: beats, silence, a process that never came."""
+        mine = self._beats.get(0, {})
+        slack = any(beat["slack"] for beat in self._beats.values())
+        for rank, wire in list(self._wires.items()):
+            wire.put({"kind": "beat", "step": mine.get("step"), "slack": slack})
+            if now - wire.heard > self._silence_s and rank not in self._left:
+                self._drop(wire)
+                self._lose(rank, silent(now - wire.heard), stacks=True)
+        for key in list(self._selector.get_map().values()):
+            if key.data is not None and key.data.rank is None and now - key.data.heard > self._silence_s:
+                self._drop(key.data)
+        missing = set(range(self._count)) - self._joined
+        if missing and now - self._begin > self._start_timeout_s:
+            self._lose(min(missing), f"it did not connect within {self._start_timeout_s:.0f} s")
+
+    def _flush(self) -> None:
+        for wire in self._wires.values():
+            wire.flush()
+            wire.select_on(self._selector)
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # gone again, or no descriptor free: the other tries again
+            self._register(self._listener.accept()[0])
+
+    def _register(self, connection: socket.socket) -> Wire:
+        wire = Wire(connection, limit=_ENVELOPE)
+        self._selector.register(connection, selectors.EVENT_READ, wire)
+        return wire
+
+    def _join(self, wire: Wire, rank: int) -> None:
+        wire.rank, wire.limit = rank, MESSAGE_LIMIT + _ENVELOPE
+        self._wires[rank] = wire
+        self._joined.add(rank)
+        for news in self._told:
+            wire.put(news)
+        if len(self._joined) == self._count:
+            self._selector.unregister(self._listener)
+            self._listener.close()
+            self._broadcast({"kind": "welcome"})
+
+    def _broadcast(self, message: dict[str, Any]) -> None:
+        for wire in self._wires.values():
+            wire.put(message)
+
+    def _drop(self, wire: Wire) -> None:
+        self._selector.unregister(wire.socket)
+        wire.close()
+        self._wires.pop(wire.rank, None)
+        for news in self._untold:
+            news.unseen.discard(wire.rank)
+
+    def _serve(self, wire: Wire) -> None:
+        try:
+            for message in wire.read():
+                self._handle(wire, message)
+        except OSError:
+            self._drop(wire)
+            if wire.rank is not None and wire.rank not in self._left:
+                self._lose(wire.rank, CLOSED)
+
+    def _handle(self, wire: Wire, message: dict[str, Any]) -> None:
+        kind = message.get("kind")
+        if wire.rank is None:
+            rank, token = message.get("rank"), str(message.get("token")).encode()
+            known = hmac.compare_digest(token, self._token.encode())
+            if kind != "hello" or not known or rank in self._joined or rank not in range(self._count):
+                raise ConnectionError("a stranger")
+            self._join(wire, rank)
+        elif kind == "beat":
+            self._beats[wire.rank] = message
+        elif kind == "gather":
+            number = message["number"]
+            self._calls.setdefault(number, {})[wire.rank] = message
+            self._answer(number)
+        elif kind == "leave":
+            self._leave(wire.rank, message)
+        elif kind == "seen":
+            for news in self._untold:
+                if news.message["id"] == message["id"]:
+                    news.unseen.discard(wire.rank)
+
+    def _answer(self, number: int) -> None:
+        """Answers a gather to which all have come, or to which not all can come."""
+        calls = self._calls[number]
+        one, name = next((rank, call["name"]) for rank, call in calls.items())
+        others = [rank for rank, call in calls.items() if call["name"] != name]
+        absent = [news for rank, news in self._left.items() if rank not in calls]
+        answer: dict[str, Any] = {"kind": "result", "number": number}
+        if number in self._failed_calls:
+            del self._calls[number]
+            return
+        if others:
+            other_name = calls[others[0]]["name"]
+            text = f"process {others[0]} calls {other_name!r} where process {one} calls {name!r}"
+            answer |= {"error": f"{text} (call {number})", "status": ExitStatus.FINISHED}
+        elif len(calls) == self._count:
+            answer |= {"values": [calls[rank]["value"] for rank in range(self._count)]}
+        elif absent:
+            news = absent[0]
+            text = f"process {news['rank']} stopped: {news['text']}"
+            if news["status"] == ExitStatus.FINISHED:
+                text = f"process {news['rank']} has finished and takes no part in {name!r} (call {number})"
+            answer |= {"error": text, "status": news["status"]}
+        else:
+            return
+        if "error" in answer:
+            self._failed_calls.add(number)
+        del self._calls[number]
+        self._broadcast(answer)
+
+    def _leave(self, rank: int, message: dict[str, Any]) -> None:
+        status, reason, stacks = message["status"], message["reason"], message["stacks"]
+        self._left[rank] = self._announce(rank, left=True, status=status, text=reason, stacks=stacks)
+        self._beats.pop(rank, None)  # what it said of slack no longer counts
+        self._ending |= status != ExitStatus.FINISHED
+        for number in list(self._calls):
+            self._answer(number)
+
+    def _lose(self, rank: int, how: str, *, stacks: bool = False) -> None:
+        if not self._ending:
+            self._ending = True
+            self._announce(rank, left=False, status=ExitStatus.RELAUNCH, text=how, stacks=stacks)
+
+    def _announce(self, rank: int, *, left: bool, status: int, text: str, stacks: bool) -> dict[str, Any]:
+        """Tells the others; process 0, with which the hub may end, only when they have read it."""
+        news = {"kind": "news", "id": len(self._told), "rank": rank, "left": left, "status": int(status)}
+        news |= {"text": text, "stacks": stacks, "step": self._beats.get(rank, {}).get("step")}
+        self._told.append(news)
+        others = set(self._wires) - {0, rank}
+        for other in others:
+            self._wires[other].put(news)
+        self._untold.append(_News(news, others, time.monotonic() + _SEEN_S))
+        return news
+
+    def _tell_process_0(self, now: float) -> None:
+        for news in list(self._untold):
+            if not news.unseen or now > news.deadline:
+                self._untold.remove(news)
+                rank = news.message["rank"]
+                if rank != 0 and 0 in self._wires:
+                    self._wires[0].put(news.message)
+                if rank in self._wires:
+                    self._wires[rank].put({"kind": "done"})

@@ -1,0 +1,205 @@
+"""`python -m accdistill_jax.scaling [--config=configs/distill.py:paper] [--batch-per-device 32,128] ...`: see --help."""
+
+import argparse
+import ast
+import importlib.util
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from accdistill_jax import config as configs
+from accdistill_jax.errors import ExitStatus, UserError
+
+_OVERRIDE = re.compile(r"--config\.([^=]+)=(.*)", re.DOTALL)
+MFU_HELP = (
+    "assumed share of the bf16 peak at which matrix products run (default 0.4: what tuned trainings of large models reach; "
+    "PaLM 540B reports 0.46, arXiv 2204.02311. Small models reach less, and then communication matters less too)"
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parses the command line and runs it; returns the exit status."""
+    try:
+        arguments, rest = build_parser().parse_known_args(argv)
+        arguments.loaded = load_config(arguments.config, rest)
+        arguments.run(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return ExitStatus.USER_ERROR
+    except KeyboardInterrupt:
+        return ExitStatus.INTERRUPTED
+    return ExitStatus.FINISHED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line; `arguments.run(arguments)` does what was asked."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", type=Path, metavar="FILE", help="also write all numbers to FILE")
+    parser = argparse.ArgumentParser(
+        prog="python -m accdistill_jax.scaling",
+        description="How training scales on given hardware, as Markdown. Settings of the config: --config.KEY=VALUE.",
+        parents=[common],
+    )
+    _add_config(parser, "configs/distill.py:paper")
+    parser.add_argument("--batch-per-device", type=_integers, default=[128], metavar="N,...", help="segments (default 128)")
+    parser.add_argument("--mfu", type=_share, default=0.4, help=MFU_HELP)
+    parser.add_argument(
+        "--count-devices", type=int, default=4, metavar="D",
+        help="compile the real step for D CPU devices and count its collectives (default 4)",
+    )  # fmt: skip
+    parser.set_defaults(run=run_model)
+    commands = parser.add_subparsers(metavar="measure")
+    measure = commands.add_parser("measure", parents=[common], help="weak scaling on this machine's cores")
+    _add_config(measure, "configs/distill.py:smoke")
+    measure.add_argument("--stage", choices=("student", "teacher"), default="student", help="(default student)")
+    measure.add_argument("--devices", type=_integers, default=[1, 2], metavar="N,...",
+                         help="devices in one process, one core each (default 1,2)")  # fmt: skip
+    measure.add_argument("--processes", type=_integers, default=[1, 2], metavar="N,...",
+                         help="processes of one device, pinned to a core each (default 1,2)")  # fmt: skip
+    measure.add_argument("--batch-per-device", type=int, default=16, metavar="N", help="segments (default 16)")
+    measure.add_argument("--steps", type=int, default=20, help="per repeat (default 20)")
+    measure.add_argument("--repeats", type=int, default=5, help="of every arrangement, in turn (default 5)")
+    measure.set_defaults(run=run_measurement)
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument("--config", default=default, metavar="FILE[:PRESET]", help=f"(default {default})")
+
+
+def _integers(text: str) -> list[int]:
+    numbers = [int(part) for part in text.split(",")]
+    if min(numbers) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: numbers from 1 on")
+    return numbers
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"{text}: a share above 0 and at most 1")
+    return share
+
+
+def load_config(argument: str, overrides: Sequence[str]) -> Any:
+    """A validated config.
+
+    Args:
+        argument: "FILE.py[:PRESET]".
+        overrides: "--config.KEY=VALUE" each.
+
+    Raises:
+        UserError: no such file, preset or key, or a value that the config refuses.
+    """
+    path, _, preset = argument.partition(":")
+    if not Path(path).is_file():
+        raise UserError(f"no config file {path}; give --config=configs/distill.py:paper")
+    spec = importlib.util.spec_from_file_location("config", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config(preset) if preset else module.get_config()
+    except ValueError as problem:
+        raise UserError(f"config {argument}: {problem}") from problem
+    known = configs.flatten(config)
+    for text in overrides:
+        found = _OVERRIDE.fullmatch(text)
+        if found is None:
+            raise UserError(f"unknown argument {text!r}; see --help")
+        if found[1] not in known:
+            raise configs.unknown_key(found[1], known)
+        try:
+            value = ast.literal_eval(found[2])
+        except (ValueError, SyntaxError):
+            value = found[2]
+        with config.unlocked(), config.ignore_type():
+            config.update_from_flattened_dict({found[1]: value})
+    configs.validate(config)
+    return config
+
+
+def run_model(arguments: argparse.Namespace) -> None:
+    """Prints the model's tables."""
+    import jax  # seconds, and not needed for an error on the command line
+
+    if arguments.count_devices < 2:
+        raise UserError("--count-devices must be at least 2: one device sends nothing")
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", arguments.count_devices)
+    from accdistill_jax.parallel import Parallel
+    from accdistill_jax.scaling import hardware, model, program, tables
+
+    config = arguments.loaded
+    works = [program.describe(config, stage) for stage in program.STAGES if stage in config.stages]
+    machines = hardware.known()
+    parallel = Parallel(devices=jax.devices())
+    record: dict[str, Any] = {"config": arguments.config, "mfu": arguments.mfu, "collectives": [], "estimates": []}
+    out = [f"# Scaling of {arguments.config}\n"]
+    for work in works:
+        out.append(f"\n## {work.stage}\n")
+        for batch in arguments.batch_per_device:
+            estimates = [model.estimate(work, machine, batch=batch, mfu=arguments.mfu) for machine in machines]
+            record["estimates"] += map(model.as_record, estimates)
+            out.append(f"\n{batch} segments per device, {arguments.mfu:.0%} of bf16 peak:\n\n{tables.time_table(estimates)}")
+            full = [one.hardware.name for one in estimates if not one.fits]
+            if full:
+                out.append(f"\nMore than the device's memory by this estimate: {'; '.join(full)}.\n")
+        counted, expected = program.count(work, parallel)
+        for origin, found in (("compiled", counted), ("formula", expected)):
+            record["collectives"] += [{"stage": work.stage, "from": origin} | one._asdict() for one in found]
+        out.append(
+            f"\nOf the step compiled for {parallel.num_devices} devices with {program.COUNT_BATCH} segments each:\n\n"
+            + tables.count_table(counted, expected, devices=parallel.num_devices)
+        )
+    out.append("\n## Memory\n\n" + tables.memory_table(works, arguments.batch_per_device, devices=16))
+    out.append("\nUp to how many trained parameters the state fills half of the memory:\n\n")
+    out.append(tables.limit_table((16e9, 32e9, 80e9, 95e9), devices=16))
+    out.append(_legend(arguments) + tables.source_list(key for machine in machines for key in machine.sources))
+    print("".join(out), end="")
+    _write(arguments.json, record)
+
+
+def run_measurement(arguments: argparse.Namespace) -> None:
+    """Measures and prints the result."""
+    from accdistill_jax.scaling import measure
+
+    result = measure.run(
+        arguments.config,
+        arguments.loaded,
+        stage=arguments.stage,
+        devices=arguments.devices,
+        processes=arguments.processes,
+        batch=arguments.batch_per_device,
+        steps=arguments.steps,
+        repeats=arguments.repeats,
+    )
+    print(measure.report(result), end="")
+    _write(arguments.json, result)
+
+
+def _legend(arguments: argparse.Namespace) -> str:
+    return f"""
+## Where the numbers are from
+
+- Counted: FLOP (matrix products by the config, checked against XLA's count in the tests), bytes sent (by formula, beside the
+  compiled step above), parameters, moments, gradients, what is kept for the backward pass (in the traced program, before the
+  compiler fuses).
+- Assumed: matrix products at {arguments.mfu:.0%} of peak (--mfu), everything else for free. A lower share makes the step longer and
+  all efficiencies better.
+- Cited, and what is not verified:
+"""
+
+
+def _write(path: Path | None, record: dict[str, Any]) -> None:
+    if path is not None:
+        try:
+            path.write_text(json.dumps(record, indent=1) + "\n")
+        except OSError as problem:
+            raise UserError(f"cannot write {path}: {problem.strerror or problem}") from problem
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

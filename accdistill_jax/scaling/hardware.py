@@ -1,0 +1,128 @@
+"""Accelerators and how they are connected: figures of vendors and of published measurements, each with its source.
+
+Bandwidths are bytes per second in one direction. Where a figure could not be read at its vendor's, `unverified` says so.
+"""
+
+import math
+from typing import NamedTuple
+
+GB = 1e9
+TPU_HOP_S = 1e-6
+TPU_REACHED = 0.74
+NVLINK, NVLINK_LATENCY_S = 450 * GB, 20e-6
+NODE_NETWORK, NODE_LATENCY_S = 400 * GB, 46e-6  # of a node of 8 GPUs; per doubling of nodes
+
+SOURCES = {
+    "tpu": "Google, TPU v5e, v5p, v6e: https://docs.cloud.google.com/tpu/docs/v5e (v5p, v6e): bf16 peak, HBM, ICI bandwidth "
+    "per chip (both directions; half of it is one direction), slice shapes",
+    "ici": "Austin et al., How To Scale Your Model: https://jax-ml.github.io/scaling-book/sharding and /tpus: about 1 us per "
+    "hop; rings only on axes of 16 (v5e, v6e) or in whole 4x4x4 cubes (v5p), else a line at half the bandwidth; an all_gather "
+    "measured on v5e at 0.74 of the line rate, taken here for all three",
+    "dgx": "NVIDIA, DGX SuperPOD H100, key components: https://docs.nvidia.com/dgx-superpod/reference-architecture-scalable-"
+    "infrastructure-h100/latest/dgx-superpod-components.html: 8 GPUs, 640 GB, NVLink 900 GB/s per GPU (both directions), "
+    "ConnectX-7 at 400 Gbit/s; one per GPU (DGX BasePOD, core components, where H200's 1 128 GB stand too: https://docs.nvidia"
+    ".com/dgx-basepod/reference-architecture-infrastructure-foundation-enterprise-ai/latest/core-components.html)",
+    "nvlink": "Austin et al., How To Scale Your Model: https://jax-ml.github.io/scaling-book/gpus: all-reduce over 8 H100 reaches "
+    "370 of 450 GB/s with very large arrays, 150 GB/s with 58 MB",
+    "nccl": "https://github.com/NVIDIA/nccl/issues/1244: 46 us for a small all-reduce over 2 nodes of 8 GPUs (H20, 8 x 400 "
+    "Gbit/s)",
+    "assumed": "not verified: 20 us for a small collective in a node (https://github.com/NVIDIA/nccl/issues/1259 has 6 us for "
+    "2 H100); 46 us for every doubling of nodes; between nodes a third of the line rate for arrays of tens of MB, as inside",
+    "h100 peak": "not verified at NVIDIA (https://www.nvidia.com/en-us/data-center/h100 was not at hand): bf16 1 979 TFLOP/s with "
+    "sparsity as others quote that page, half of it dense; H200 has the same GPU die",
+}
+
+
+class Level(NamedTuple):
+    """One level of a network: `size` members exchange data, each at most at `bandwidth`.
+
+    Attributes:
+        size: members.
+        bandwidth: line rate of a member, bytes/s in one direction.
+        reached: share of it that collectives were measured to reach with arrays of our size.
+        latency_s: of one all_gather or reduce_scatter of little data; an all-reduce is two of them.
+    """
+
+    size: int
+    bandwidth: float
+    reached: float
+    latency_s: float
+
+
+class Hardware(NamedTuple):
+    """Devices and their network, innermost level first.
+
+    Attributes:
+        name: as in tables.
+        peak_flops: bf16, dense, per device and second.
+        memory_bytes: per device.
+        levels: the network; the product of their sizes is the number of devices.
+        host_devices: devices that one host feeds.
+        sources: keys of `SOURCES`.
+    """
+
+    name: str
+    peak_flops: float
+    memory_bytes: float
+    levels: tuple[Level, ...]
+    host_devices: int
+    sources: tuple[str, ...]
+
+    @property
+    def devices(self) -> int:
+        return math.prod(level.size for level in self.levels)
+
+
+def torus(axes: tuple[int, ...], *, link: float, rings: bool) -> Level:
+    """A slice of chips connected along each axis to their neighbours.
+
+    Args:
+        axes: chips along each axis.
+        link: bytes/s of one link in one direction.
+        rings: whether the ends of each axis are connected: both directions carry data then, and the way is half as long.
+    """
+    hops = sum(size // 2 if rings else size - 1 for size in axes)
+    bandwidth = len(axes) * link * (2 if rings else 1)
+    return Level(math.prod(axes), bandwidth, TPU_REACHED, hops * TPU_HOP_S)
+
+
+def tpu(name: str, axes: tuple[int, ...], *, rings: bool) -> Hardware:
+    """A slice of TPU `name` ("v5e", "v5p", "v6e")."""
+    peak, memory, link, host = {
+        "v5e": (197e12, 16 * GB, 50 * GB, 8),
+        "v5p": (459e12, 95 * 2**30, 100 * GB, 4),
+        "v6e": (918e12, 32 * GB, 100 * GB, 8),
+    }[name]
+    chips = math.prod(axes)
+    label = f"TPU {name}, {chips} chips ({'x'.join(map(str, axes))})"
+    return Hardware(label, peak, memory, (torus(axes, link=link, rings=rings),), host, ("tpu", "ici"))
+
+
+def gpu(name: str, nodes: int) -> Hardware:
+    """Nodes of 8 GPUs `name` ("H100", "H200") with one 400 Gbit/s network adapter per GPU."""
+    memory = {"H100": 80 * GB, "H200": 141 * GB}[name]
+    reached = 150 / 450
+    levels = (Level(8, NVLINK, reached, NVLINK_LATENCY_S / 2),)
+    sources = ("dgx", "nvlink", "h100 peak", "assumed")
+    if nodes > 1:
+        latency_s = NODE_LATENCY_S / 2 * math.log2(nodes)
+        levels += (Level(nodes, NODE_NETWORK, reached, latency_s),)
+        sources = ("dgx", "nvlink", "nccl", "h100 peak", "assumed")
+    label = f"{nodes} x 8 {name} SXM" if nodes > 1 else f"8 {name} SXM"
+    return Hardware(label, 989.5e12, memory, levels, 8, sources)
+
+
+def known() -> tuple[Hardware, ...]:
+    """What the tables show."""
+    return (
+        tpu("v5e", (4, 4), rings=False),
+        tpu("v5e", (16, 16), rings=True),
+        tpu("v5p", (4, 4, 4), rings=True),
+        tpu("v5p", (8, 8, 8), rings=True),
+        tpu("v6e", (4, 4), rings=False),
+        tpu("v6e", (16, 16), rings=True),
+        gpu("H100", 1),
+        gpu("H100", 4),
+        gpu("H200", 1),
+        gpu("H200", 4),
+    )

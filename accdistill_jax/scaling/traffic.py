@@ -1,0 +1,105 @@
+"""What a step sends over the interconnect: by formula, and as counted in the compiled program.
+
+Bytes are those that a device sends, which are as many as it receives, when the collective is done over a ring:
+(D - 1) / D of the whole array for an all_gather or a reduce_scatter, twice that for an all-reduce.
+"""
+
+import math
+import re
+from typing import NamedTuple
+
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
+UPDATE = ("gradients", "parameters", "metrics")  # what does not grow with the batch
+FLOAT = 4  # bytes: gradients, projections and embeddings cross in float32
+
+_DTYPES = {"f32": 4, "f16": 2, "bf16": 2, "f64": 8, "s32": 4, "u32": 4, "s8": 1, "u8": 1, "pred": 1, "s64": 8, "u64": 8}
+_ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
+_INSTRUCTION = re.compile(
+    rf" = (?P<result>.*?) (?P<kind>{'|'.join(KINDS)})\(.*?replica_groups=(?:\{{\{{(?P<first>[\d,]*)\}}|\[\d+,(?P<size>\d+)\])"
+)
+
+
+class Collective(NamedTuple):
+    """One array, or several exchanged as one.
+
+    Attributes:
+        what: in words.
+        kind: of `KINDS`.
+        array_bytes: of the whole array: what is reduced, or what is there after gathering or before scattering.
+    """
+
+    what: str
+    kind: str
+    array_bytes: int
+
+    def sent(self, devices: int) -> float:
+        """Bytes that each of `devices` sends."""
+        return PASSES[self.kind] * (devices - 1) / devices * self.array_bytes
+
+
+# how often the array goes around a ring
+PASSES = {"all-reduce": 2, "all-gather": 1, "reduce-scatter": 1, "collective-permute": 1, "all-to-all": 1}
+
+
+def expected(
+    *,
+    parameters: int,
+    global_batch: int,
+    projection: int,
+    embedding: int,
+    metrics: int,
+    sharded: bool,
+) -> list[Collective]:
+    """The collectives of a training step.
+
+    Args:
+        parameters: trained ones.
+        global_batch: rows over all devices.
+        projection: width of what the contrastive loss compares; 0: no such loss.
+        embedding: width of the embedding whose spread over the global batch is a metric.
+        metrics: scalars that are averaged.
+        sharded: whether each device updates its part of the parameters, so that gradients are reduced to parts and the
+            new parameters gathered.
+    """
+    gathered = FLOAT * global_batch
+    found = [Collective("embeddings, for their spread", "all-gather", gathered * embedding)]
+    if projection:
+        for what in ("teacher's projections", "student's projections"):
+            found.append(Collective(what, "all-gather", gathered * projection))
+            found.append(Collective(f"gradient of {what}", "reduce-scatter", gathered * projection))
+    if sharded:
+        found.append(Collective("gradients", "reduce-scatter", FLOAT * parameters))
+        found.append(Collective("parameters", "all-gather", FLOAT * parameters))
+    else:
+        found.append(Collective("gradients", "all-reduce", FLOAT * parameters))
+    return [*found, Collective("metrics", "all-reduce", FLOAT * metrics)]
+
+
+def total(collectives: list[Collective], devices: int) -> dict[str, float]:
+    """Bytes that a device sends per step, by kind."""
+    sums: dict[str, float] = {}
+    for one in collectives:
+        sums[one.kind] = sums.get(one.kind, 0.0) + one.sent(devices)
+    return sums
+
+
+def counted(hlo: str) -> list[Collective]:
+    """The collectives of an optimised program, each instruction once.
+
+    Args:
+        hlo: `compiled.as_text()` of a program without collectives in loops.
+    """
+    found = []
+    for line in hlo.splitlines():
+        match = _INSTRUCTION.search(line)
+        if match is None:
+            continue
+        size = sum(_array_bytes(dtype, shape) for dtype, shape in _ARRAY.findall(match["result"]))
+        if match["kind"] == "reduce-scatter":
+            size *= int(match["size"]) if match["size"] else len(match["first"].split(","))
+        found.append(Collective("", match["kind"], size))
+    return found
+
+
+def _array_bytes(dtype: str, shape: str) -> int:
+    return _DTYPES[dtype] * math.prod(int(n) for n in shape.split(",") if n)

@@ -1,0 +1,140 @@
+"""The report: evaluates the embeddings on unseen participants and writes tables and plots."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from accdistill_jax import config as configs
+from accdistill_jax.data.store import Store
+from accdistill_jax.errors import UserError
+from accdistill_jax.evaluation.evaluate import SPLITS, STUDENT, TEACHER, evaluate
+from accdistill_jax.evaluation.report import write_report
+from accdistill_jax.files import write_atomically
+from accdistill_jax.metrics import read_metrics
+from accdistill_jax.models.build import parameter_count
+from accdistill_jax.stages.context import Run, plain
+from accdistill_jax.stages.embedding import (
+    Encoders,
+    embeddings,
+    has_test_segments,
+    hash_of,
+    load_encoders,
+    main_rows,
+    unseen_stores,
+)
+from accdistill_jax.stages.pretraining import Teacher, reconstruction
+
+
+def report_stage(run: Run, *, durations_s: dict[str, float]) -> None:
+    """Evaluates the embeddings and writes the report, and one per unseen store beside it; says what came out.
+
+    The embeddings are computed by all processes where they are not there; evaluating and writing is process 0's.
+    """
+    encoders = load_encoders(run)
+    main = embeddings(run, encoders, "main", run.stores, main_rows(run))
+    unseen = {
+        name: (store, embeddings(run, encoders, f"unseen-{name}", (store,), {"test": [np.arange(store.num_segments)]}))
+        for name, store in unseen_stores(run).items()
+    }
+    run.peers.from_first("report", lambda: _write_reports(run, encoders, main, unseen, durations_s))
+
+
+def _write_reports(run: Run, encoders: Encoders, main: dict, unseen: dict, durations_s: dict[str, float]) -> None:
+    curves = {name: read_metrics(run.workdir / "metrics" / f"{name}.jsonl") for name in ("teacher", "student")}
+    curves = {name: records for name, records in curves.items() if records}
+    info = _run_info(run, encoders, durations_s)
+    made_from = [encoders.key, curves, plain(run.config.evaluation), info["versions"]]
+
+    def examples(stores: Sequence[Store], split: str | None) -> Callable[[], dict | None]:
+        return lambda: _examples(run, encoders.teacher, stores, split=split)
+
+    for name, (store, found) in unseen.items():
+        mixed = {e: {**main[e], "test": found[e]["test"]} for e in main}
+        info_here = {**info, "data": _data_info((store,)), "probes fitted on": _data_info(run.stores)}
+        folder, key = run.workdir / "unseen" / name, hash_of([made_from, store.fingerprint])
+        _report(run, folder, mixed, info_here, {}, examples((store,), None), key)
+    if has_test_segments(run.stores):
+        _report(run, run.workdir, main, info, curves, examples(run.stores, "test"), hash_of(made_from))
+        for line in summary(run.workdir):
+            run.say(line)
+
+
+def summary(folder: Path) -> list[str]:
+    """The head of a written report in a few lines for the console."""
+    words = json.loads((folder / "report.json").read_text())["verdict"]
+    asked = [row for row in words["answers"] if "heart rate" in row[0] or "same minute" in row[0]]
+    answers = [f"  {question} {answer}".replace("**", "") for question, answer in asked]
+    cautions = f", {len(words['cautions'])} cautions in it" if words["cautions"] else ""
+    return [words["headline"], *answers, f"report: {folder / 'report.md'}{cautions}"]
+
+
+def _report(run: Run, folder: Path, embedded, info: dict, curves: dict, examples: Callable, key: str) -> None:
+    """Writes one report unless the one there was made from the same (`report/made_from`, written last, holds the key)."""
+    c = run.config.evaluation
+    mark = folder / "report" / "made_from"
+    if mark.exists() and mark.read_text() == key and (folder / "report.md").exists():
+        run.say(f"report: {folder / 'report.md'} is finished before")
+        return
+    evaluation = evaluate(
+        embedded, pool_sizes=(*c.pool_sizes, "all"), bootstrap_draws=c.bootstrap_draws, seed=run.config.seed
+    )
+    mark.unlink(missing_ok=True)
+    write_report(folder, evaluation, run_info=info, curves=curves, examples=examples(), seed=run.config.seed)
+    try:
+        write_atomically(mark, key)
+    except OSError as error:
+        raise UserError(f"cannot write {mark}: {error.strerror or error}") from error
+    if folder != run.workdir:
+        run.say(f"report: {folder / 'report.md'}")
+
+
+def _examples(run: Run, teacher: Teacher, stores: Sequence[Store], *, split: str | None) -> dict | None:
+    """A few segments with what the teacher's autoencoder makes of them, as `plots.example_segments` wants them."""
+    count = run.config.evaluation.examples
+    if teacher.autoencoder is None or not count:
+        return None
+    pool = [(s, row) for s in stores for row in (s.indices(split) if split else np.arange(s.num_segments))]
+    if not pool:
+        return None
+    chosen = np.random.default_rng([23, run.config.seed]).choice(len(pool), min(count, len(pool)), replace=False)
+    parts, labels = [], []
+    for store, row in (pool[i] for i in sorted(chosen)):
+        batch = store.read(np.array([row]))
+        accel = batch["accel"] * batch["accel_scale"][:, None] + batch["accel_offset"][:, None]
+        parts.append({**reconstruction(teacher, batch, seed=run.config.seed + len(parts)), "accel": accel})
+        labels.append({"hr_bpm": store.segments["hr_bpm"][row], "participant": store.segments["participant"][row]})
+    stacked = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return {**stacked, **{name: np.array([label[name] for label in labels]) for name in labels[0]}}
+
+
+def _data_info(stores: Sequence[Store]) -> dict:
+    """What a store holds, for the report."""
+    return {
+        store.path: {
+            "source": store.manifest.get("source"),
+            "segments": {split: len(store.indices(split)) for split in SPLITS},
+            "counts": {k: v for k, v in store.manifest["counts"].items() if k != "participants"},
+            "fingerprint": store.fingerprint,
+        }
+        for store in stores
+    }
+
+
+def _run_info(run: Run, encoders: Encoders, durations_s: dict[str, float]) -> dict:
+    environment = configs.environment()
+    parameters = {TEACHER: parameter_count(encoders.teacher.frozen["params"])}
+    if encoders.student is not None:
+        parameters[STUDENT] = parameter_count(encoders.student.params["encoder"])
+    return {
+        "config": plain(run.config),
+        "versions": environment["versions"] | {"python": environment["python"]},
+        "hardware": {k: environment[k] for k in ("device_kind", "device_count", "cpu_count", "machine")},
+        "commit": environment["git_commit"],
+        "durations_s": durations_s,
+        "data": _data_info(run.stores),
+        "parameters": parameters,
+        "fingerprints": {TEACHER: encoders.teacher.fingerprint}
+        | ({STUDENT: encoders.student.fingerprint} if encoders.student else {}),
+    }

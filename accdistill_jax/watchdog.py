@@ -1,0 +1,111 @@
+"""Ending a process whose main thread may be stuck, and noticing that it is."""
+
+import contextlib
+import faulthandler
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+_TELL_S = 5.0  # for the last line and the flush: a pipe that nobody reads must not keep a process alive
+
+
+def end_process(status: int, line: str, *, stacks: bool = False) -> None:
+    """Ends this process from any thread, without what `sys.exit` waits for; does not return.
+
+    Args:
+        status: see `errors.ExitStatus`.
+        line: the last line on standard error.
+        stacks: write the stacks of all threads before it.
+    """
+
+    def tell() -> None:
+        with contextlib.suppress(OSError, ValueError):  # a stream may be closed
+            sys.stdout.flush()
+            sys.stderr.flush()
+        if stacks:
+            faulthandler.dump_traceback(file=2, all_threads=True)
+        with contextlib.suppress(OSError):
+            os.write(2, f"{line}\n".encode(errors="backslashreplace"))
+
+    try:
+        for child in multiprocessing.active_children():
+            child.kill()  # workers that an orderly exit would have ended
+        # in a thread of its own, since another may hold a stream's lock while it waits for a full pipe
+        teller = threading.Thread(target=tell, daemon=True)
+        teller.start()
+        teller.join(_TELL_S)
+    finally:
+        os._exit(int(status))
+
+
+class HangWatch:
+    """Context inside which `beat` must be called again and again; otherwise `hung` is.
+
+    Before the first beat (compilation) and inside `pause` time counts a tenth. Time in which the process did not run
+    at all, stopped by Ctrl-Z say, does not count.
+
+    Args:
+        what: what is watched, for the message: "training".
+        within_s: the longest time from beat to beat, in seconds.
+        hung: called once, in the watching thread, with a line that says where progress ended.
+        slack_elsewhere: whether another process has such slack now, for whom this one may have to wait.
+    """
+
+    SLACK = 10.0
+
+    def __init__(
+        self, what: str, *, within_s: float, hung: Callable[[str], None], slack_elsewhere: Callable[[], bool]
+    ):
+        self.step: int | None = None
+        self._what, self._within_s = what, within_s
+        self._hung, self._slack_elsewhere = hung, slack_elsewhere
+        self._beats = self._pauses = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="hang-watch", daemon=True)
+
+    def __enter__(self) -> "HangWatch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._over.set()
+        self._thread.join()
+
+    @property
+    def slack(self) -> bool:
+        """Whether time counts a tenth in this process now."""
+        return not self._over.is_set() and (self._beats == 0 or self._pauses > 0)
+
+    def beat(self, step: int) -> None:
+        """Says that `step` is done."""
+        self.step = step
+        self._beats += 1
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """Context for long work between two beats: a validation, a save. All processes are given the time."""
+        self._pauses += 1
+        try:
+            yield
+        finally:
+            self._beats += self._beats > 0  # the next step has its whole time, the first one keeps its slack
+            self._pauses -= 1
+
+    def _watch(self) -> None:
+        tick_s = min(1.0, self._within_s / 10)
+        seen, waited_s, last = 0, 0.0, time.monotonic()
+        while not self._over.wait(tick_s):
+            now = time.monotonic()
+            elapsed_s, last = min(now - last, 2 * tick_s), now
+            slack = self.slack or self._slack_elsewhere()
+            waited_s += elapsed_s / self.SLACK if slack else elapsed_s
+            if seen != self._beats:
+                seen, waited_s = self._beats, 0.0
+            if waited_s > self._within_s:
+                where = "before its first step" if self.step is None else f"after step {self.step}"
+                factor = f"{self.SLACK:g} x " if slack else ""
+                self._hung(f"hung in {self._what} {where}: nothing done within {factor}{self._within_s:g} s")
+                return

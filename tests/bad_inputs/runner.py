@@ -1,0 +1,158 @@
+"""Runs cases and judges them."""
+
+import concurrent.futures
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.bad_inputs.case import Case, Outcome, command, hashes, wrong
+
+TIME_LIMIT_S = 90.0
+MEMORY_BYTES = 12 * 2**30
+OWN_PROCESS_EVERY = 10  # every tenth case is run by an interpreter of its own
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+class Result(NamedTuple):
+    """A case, what is wrong with its outcome (None: nothing), and the outcome."""
+
+    case: Case
+    wrong: str | None
+    outcome: Outcome
+
+
+class _Server:
+    """A running tests.bad_inputs.server."""
+
+    def __init__(self):
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.bad_inputs.server"], cwd=REPOSITORY, env=_environment(), text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def run(self, module: str, arguments: Sequence[str], out: Path, error: Path) -> int | None:
+        request = {"module": module, "arguments": arguments, "out": str(out), "error": str(error),
+                   "memory_bytes": MEMORY_BYTES}  # fmt: skip
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        child = json.loads(self._process.stdout.readline())["pid"]
+        killed = threading.Event()
+
+        def kill() -> None:
+            killed.set()
+            _kill_group(child)
+
+        timer = threading.Timer(TIME_LIMIT_S, kill)
+        timer.start()
+        status = json.loads(self._process.stdout.readline())["status"]
+        timer.cancel()
+        return None if killed.is_set() else status
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+
+
+def _environment() -> dict[str, str]:
+    """Four fake devices, and programs compiled once for all cases."""
+    cache = Path(tempfile.gettempdir()) / f"accdistill_jax-tests-{os.getuid()}"
+    return {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        **os.environ,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "PYTHONPATH": str(REPOSITORY),
+    }
+
+
+def _kill_group(process: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process, signal.SIGKILL)
+
+
+def _run_alone(module: str, arguments: Sequence[str], out: Path, error: Path) -> int | None:
+    with out.open("w") as out_file, error.open("w") as error_file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments], cwd=REPOSITORY, env=_environment(), stdin=subprocess.DEVNULL,
+            stdout=out_file, stderr=error_file, start_new_session=True,
+        )  # fmt: skip
+        try:
+            return process.wait(TIME_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            _kill_group(process.pid)
+            process.wait()
+
+
+def run_program(module: str, arguments: Sequence[str]) -> None:
+    """Runs a program that must end well.
+
+    Raises:
+      RuntimeError: it does not; with what it printed.
+    """
+    done = subprocess.run([sys.executable, "-m", module, *arguments], cwd=REPOSITORY, env=_environment(),
+                          capture_output=True, text=True, timeout=600)  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(f"{module} {' '.join(arguments)}: exit status {done.returncode}\n{done.stderr}")
+
+
+def run_cases(cases: Sequence[Case], scratch: Path, *, bases: Path, jobs: int = 1) -> Iterator[Result]:
+    """Runs cases and yields their results in the order of completion.
+
+    Args:
+      cases: what to run.
+      scratch: folder for what they make; each case's own folder is removed when it is judged.
+      bases: folder that no case may change.
+      jobs: how many to run at a time.
+
+    Raises:
+      AssertionError: a case has changed something in `bases`.
+    """
+    before = hashes(bases)
+    servers = [_Server() for _ in range(jobs)]
+    free = list(servers)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+            def judge(number: int, case: Case) -> Result:
+                server = free.pop()
+                try:
+                    return _judge(case, scratch / f"case-{number}", server if number % OWN_PROCESS_EVERY else None)
+                finally:
+                    free.append(server)
+
+            pending = [pool.submit(judge, number, case) for number, case in enumerate(cases)]
+            for done in concurrent.futures.as_completed(pending):
+                yield done.result()
+    finally:
+        for server in servers:
+            server.close()
+    changed = {name for name, _ in hashes(bases).items() ^ before.items()}
+    assert not changed, f"a case has changed {sorted(changed)}"
+
+
+def _judge(case: Case, folder: Path, server: _Server | None) -> Result:
+    own = folder / "own"
+    own.mkdir(parents=True)
+    case.build(own)
+    before = hashes(own)
+    out, error = folder / "out", folder / "error"
+    run = _run_alone if server is None else server.run
+    status = run(case.module, command(case, own), out, error)
+    outcome = Outcome(status, out.read_text(errors="replace"), error.read_text(errors="replace"))
+    result = Result(case, wrong(case, own, before, outcome), outcome)
+    shutil.rmtree(folder)
+    return result

@@ -1,0 +1,651 @@
+"""The control plane between the processes of a run, with real processes (without jax, so that they start at once)."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from accdistill_jax.errors import ExitStatus, UserError
+from accdistill_jax.peer_agreement import disagreement
+from accdistill_jax.peers import Peers
+
+SILENCE_S = 3.0
+NOTICED_S = 2.0  # from a closed connection to the exit of the others
+ALARM_S = 60  # ends a process that a failing test would leave behind
+RELAUNCH = "start all processes again to continue."
+
+PROGRAM = """
+import os, signal, socket, subprocess, sys, threading, time
+from pathlib import Path
+from accdistill_jax.errors import UserError
+from accdistill_jax.interrupt import Interrupted
+from accdistill_jax.peers import Peers
+
+class Folder:
+    def __init__(self, path):
+        self.path = Path(path)
+    def set(self, key, value):
+        written = self.path / "writing"
+        written.write_text(value)
+        written.rename(self.path / key.replace("/", "-"))
+    def get(self, key, timeout_s):
+        end = time.monotonic() + timeout_s
+        while not (self.path / key.replace("/", "-")).exists():
+            if time.monotonic() > end:
+                raise TimeoutError(key)
+            time.sleep(0.01)
+        return (self.path / key.replace("/", "-")).read_text()
+
+def say(*words):
+    print(*words, flush=True)
+
+rank, count, folder, silence_s = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], float(sys.argv[4])
+signal.alarm({alarm_s})
+exchange = Folder(folder)
+{before}
+peers = Peers.connect(
+    rank=rank, count=count, exchange=exchange, host="127.0.0.1", silence_s=silence_s, start_timeout_s=20.0
+)
+def stuck():
+    say("ready")
+    threading.Event().wait()
+{body}
+"""
+
+
+class Processes:
+    """Starts the processes of one run; `body` follows the connection, `before` precedes it."""
+
+    def __init__(self, folder: Path, repository: Path):
+        self._folder, self._repository = folder, repository
+        self.all: list[subprocess.Popen] = []
+
+    def start(self, count: int, body: str, *, before: str = "", ranks=None, silence_s: float = SILENCE_S):
+        program = PROGRAM.format(alarm_s=ALARM_S, before=textwrap.dedent(before), body=textwrap.dedent(body))
+        for rank in range(count) if ranks is None else ranks:
+            arguments = [str(rank), str(count), str(self._folder), str(silence_s)]
+            self.all.append(
+                subprocess.Popen(
+                    [sys.executable, "-c", program, *arguments],
+                    cwd=self._repository,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+        return self.all
+
+    def expect(self, word: str) -> None:
+        """Waits until every process has said so."""
+        for process in self.all:
+            line = process.stdout.readline()
+            if line != f"{word}\n":
+                process.kill()
+                pytest.fail(f"{line!r} instead of {word!r}: {process.communicate()}")
+
+    def stop(self) -> None:
+        for process in self.all:
+            for number in (signal.SIGKILL, signal.SIGCONT):
+                with contextlib.suppress(ProcessLookupError):
+                    process.send_signal(number)
+            process.communicate()
+
+
+@pytest.fixture
+def processes(tmp_path, repository):
+    made = Processes(tmp_path, repository)
+    yield made
+    made.stop()
+
+
+def ended(process: subprocess.Popen, within_s: float, since: float) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of a process that ends within so many seconds."""
+    out, error = process.communicate(timeout=ALARM_S)
+    assert time.monotonic() - since < within_s, (process.returncode, error)
+    return process.returncode, out, error
+
+
+def run(processes: Processes, count: int, body: str, **options) -> list[tuple[int, str, str]]:
+    processes.start(count, body, **options)
+    return [ended(process, ALARM_S, time.monotonic()) for process in processes.all]
+
+
+FINISH = """
+peers.leave(0, "finished")
+peers.close()
+"""
+
+
+def test_gather_share_and_barrier(processes):
+    body = """
+        for again in range(50):
+            assert peers.gather("squares", {"of": rank, "is": rank * rank + again}) == [
+                {"of": r, "is": r * r + again} for r in range(count)
+            ]
+        assert peers.share("seed", 7 if peers.first else None) == 7
+        assert peers.from_first("config", lambda: {"rank": rank}) == {"rank": 0}
+        sizes = [len(text) for text in peers.gather("large", "x" * (3_000_000 + rank))]
+        assert sizes == [3_000_000, 3_000_001, 3_000_002]
+        mark = Path(folder) / f"reached-{rank}"
+        mark.touch()
+        peers.barrier("all here")
+        assert len(list(Path(folder).glob("reached-*"))) == count
+        peers.agree({"store": "ab12", "version": [1, 2]})
+    """
+    for status, out, error in run(processes, 3, textwrap.dedent(body) + FINISH + "peers.close()\n"):
+        assert (status, out, error) == (0, "", "")
+
+
+def test_gather_waits_for_the_last(processes):
+    body = """
+        if rank == 1:
+            say("ready")
+            sys.stdout.flush()
+            while not (Path(folder) / "go").exists():
+                time.sleep(0.01)
+        else:
+            say("ready")
+        say(peers.gather("late", rank), (Path(folder) / "go").exists())
+    """
+    processes.start(3, textwrap.dedent(body) + FINISH)
+    processes.expect("ready")
+    (processes._folder / "go").touch()
+    for process in processes.all:
+        assert ended(process, 5.0, time.monotonic()) == (0, "[0, 1, 2] True\n", "")
+
+
+LEAVING = """
+def work():
+    {work}
+try:
+    work()
+    status, reason = 0, "finished"
+except UserError as error:
+    status, reason = 2, str(error)
+    print(f"error: {{error}}", file=sys.stderr, flush=True)
+except Interrupted as error:
+    status, reason = 128 + error.signal_number, str(error)
+    print(error, file=sys.stderr, flush=True)
+peers.leave(status, reason)
+peers.close()
+sys.exit(status)
+"""
+
+
+def test_from_first_raises_a_user_error_everywhere(processes):
+    body = """
+def fail():
+    assert peers.first
+    raise UserError("no folder /data; make it")
+""" + LEAVING.format(work='peers.from_first("folder", fail)')
+    for status, out, error in run(processes, 3, body):
+        assert (status, out, error) == (2, "", "error: no folder /data; make it\n")
+
+
+@pytest.mark.parametrize("count, odd", [(3, 2), (3, 0), (2, 1)])
+def test_agree_names_the_odd_process(processes, count, odd):
+    work = f"""peers.agree({{"seed": 1, "store fingerprint": "ab" * 20 if rank == {odd} else "cd" * 20}})"""
+    usual = 1 if odd == 0 else 0
+    for status, _, error in run(processes, count, LEAVING.format(work=work)):
+        assert status == 2
+        assert error == (
+            f"error: process {odd} has another store fingerprint (abababababababab..) than process {usual} "
+            "(cdcdcdcdcdcdcdcd..); start all processes with the same command, code and data\n"
+        )
+
+
+def test_disagreement():
+    assert disagreement([{"a": 1, "b": None}] * 3) is None
+    same = "x" * 100
+    line = disagreement([{"a": 1, "b": same + "1"}, {"a": 1, "b": same + "2", "c": True}])
+    assert line.startswith(
+        "process 1 has another b (..xxxxxxxx2) than process 0 (..xxxxxxxx1); they also differ in c;"
+    )
+    assert disagreement([{"a": 1}, {}]).startswith("process 1 has another a (missing) than process 0 (1);")
+    assert disagreement([{"a": 1}, {"a": "1"}]) is not None
+    four = disagreement([{"a": 1}, {"a": 2}, {"a": 1}, {"a": 3}])
+    assert four.startswith("processes 1, 3 have another a (2) than process 0 (1);")
+
+
+def test_different_names_are_a_failure_everywhere(processes):
+    body = """
+        try:
+            peers.gather("this" if rank < 2 else "that", rank)
+        except RuntimeError as error:
+            say(error)
+        assert peers.gather("again", rank) == [0, 1, 2]
+    """
+    results = run(processes, 3, textwrap.dedent(body) + FINISH)
+    assert {status for status, *_ in results} == {0}
+    (message,) = {out for _, out, _ in results}
+    assert "'this'" in message and "'that'" in message and "(call 1)" in message
+
+
+def test_a_gather_without_one_that_has_finished_fails(processes):
+    body = """
+        if rank != 1:
+            try:
+                peers.gather("more", rank)
+            except RuntimeError as error:
+                say(error)
+    """
+    results = run(processes, 3, textwrap.dedent(body) + FINISH)
+    assert [out for _, out, _ in results] == [
+        "process 1 has finished and takes no part in 'more' (call 1)\n",
+        "",
+    ] + ["process 1 has finished and takes no part in 'more' (call 1)\n"]
+
+
+STUCK = """
+with peers.progress("training", within_s=60) as watch:
+    watch.beat(41)
+    peers.gather("beat was told", (time.sleep(1.5 * min(1.0, silence_s / 5)), rank)[1])
+    stuck()
+"""
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_killed_process_ends_the_others_at_once(processes, victim, count):
+    processes.start(count, STUCK)
+    processes.expect("ready")
+    begin = time.monotonic()
+    processes.all[victim].kill()
+    for rank, process in enumerate(processes.all):
+        status, _, error = ended(process, NOTICED_S, begin)
+        assert status == (-signal.SIGKILL if rank == victim else ExitStatus.RELAUNCH)
+        if rank != victim:
+            assert error == (
+                f"error: process {victim} was lost (its connection closed: killed or crashed) at step 41; "
+                f"this process stops. The last checkpoint is kept: {RELAUNCH}\n"
+            )
+
+
+@pytest.mark.parametrize("victim", [0, 2])
+def test_a_stopped_process_ends_the_others_after_the_silence_and_then_itself(processes, victim):
+    processes.start(3, STUCK)
+    processes.expect("ready")
+    begin = time.monotonic()
+    processes.all[victim].send_signal(signal.SIGSTOP)
+    for rank, process in enumerate(processes.all):
+        if rank != victim:
+            status, _, error = ended(process, SILENCE_S + NOTICED_S, begin)
+            assert time.monotonic() - begin > SILENCE_S / 2
+            assert status == ExitStatus.RELAUNCH
+            *stacks, line = error.splitlines()
+            assert f"error: process {victim} was lost (silent for " in line
+            assert "s: stopped or its machine is gone) at step 41; this process stops." in line
+            assert any("Current thread" in stack for stack in stacks) and any(
+                "stuck" in stack for stack in stacks
+            )
+    begin = time.monotonic()
+    processes.all[victim].send_signal(signal.SIGCONT)
+    status, _, error = ended(processes.all[victim], NOTICED_S, begin)
+    assert status == ExitStatus.RELAUNCH
+    assert error.count("error: ") == 1 and RELAUNCH in error
+
+
+def test_a_process_that_is_stopped_for_a_moment_goes_on(processes):
+    body = """
+        say("ready")
+        while not (Path(folder) / "go").exists():
+            time.sleep(0.01)
+        peers.barrier("still there")
+    """
+    processes.start(2, textwrap.dedent(body) + FINISH, silence_s=6.0)
+    processes.expect("ready")
+    for process in processes.all:
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(1.0)  # the pause is what is tested
+        process.send_signal(signal.SIGCONT)
+    (processes._folder / "go").touch()
+    for process in processes.all:
+        assert ended(process, 5.0, time.monotonic()) == (0, "", "")
+
+
+@pytest.mark.parametrize("leaver", [0, 1])
+@pytest.mark.parametrize("status, expected", [(2, 2), (75, 75), (1, 75)])
+def test_one_that_leaves_early_stops_the_others_with_its_reason(processes, leaver, status, expected):
+    body = f"""
+if rank == {leaver}:
+    peers.leave({status}, "record 7 of store /data is damaged; make it anew")
+    peers.close()
+    sys.exit({status})
+stuck()
+"""
+    begin = time.monotonic()
+    for rank, (found, _, error) in enumerate(run(processes, 3, body)):
+        assert found == (status if rank == leaver else expected)
+        if rank != leaver:
+            assert (
+                error
+                == f"error: process {leaver} stopped: record 7 of store /data is damaged; make it anew\n"
+            )
+    assert time.monotonic() - begin < 10
+
+
+STOPPED = """
+if rank == {leaver}:
+    peers.barrier("handlers are set")
+    peers.leave({status}, "stopped by SIGTERM; step 7 is saved")
+    peers.close()
+    sys.exit({status})
+"""
+
+
+@pytest.mark.parametrize("leaver", [0, 1])
+@pytest.mark.parametrize("status", [130, 143])
+def test_a_stopped_one_stops_the_others_at_once_without_handler(processes, leaver, status):
+    body = STOPPED.format(leaver=leaver, status=status) + 'peers.barrier("handlers are set")\nstuck()\n'
+    for rank, (found, _, error) in enumerate(run(processes, 3, body)):
+        assert found == status
+        assert error == (
+            "" if rank == leaver else f"process {leaver} stopped: stopped by SIGTERM; step 7 is saved\n"
+        )
+
+
+@pytest.mark.parametrize("leaver", [0, 1])
+def test_a_stopped_one_lets_the_others_stop_in_order(processes, leaver):
+    handler = """
+asked = threading.Event()
+def handle(reason, status):
+    say(status, reason)
+    asked.set()
+peers.set_stop_handler(handle, grace_s=20.0)
+"""
+    after = """
+peers.barrier("handlers are set")
+asked.wait()
+time.sleep(0.5)  # saving, while the others end
+peers.leave(143, "stopped too")
+peers.close()
+say("saved")
+sys.exit(143)
+"""
+    body = handler + STOPPED.format(leaver=leaver, status=143) + after
+    for rank, (status, out, error) in enumerate(run(processes, 3, body)):
+        assert (status, error) == (143, "")
+        if rank != leaver:
+            assert out == f"143 process {leaver} stopped: stopped by SIGTERM; step 7 is saved\nsaved\n"
+
+
+def test_a_stop_handler_without_effect_ends_after_the_grace(processes):
+    body = "peers.set_stop_handler(lambda reason, status: None, grace_s=0.5)\n"
+    body += STOPPED.format(leaver=1, status=143) + 'peers.barrier("handlers are set")\nstuck()\n'
+    for rank, (status, _, error) in enumerate(run(processes, 3, body)):
+        assert status == 143
+        if rank != 1:
+            assert "process 1 stopped: stopped by SIGTERM" in error
+            assert "this process has not stopped within 0.5 s" in error
+
+
+@pytest.mark.parametrize("leaver", [0, 1])
+def test_a_gather_or_failure_after_a_stop_raises_interrupted(processes, leaver):
+    work = """
+    peers.set_stop_handler(lambda reason, status: None)
+    if rank == leaver:
+        peers.barrier("handlers are set")
+        raise Interrupted("step 7 is saved", 15)
+    peers.barrier("handlers are set")
+    if rank == 2:
+        peers.explain(ValueError("connection closed by peer"), wait_s=30.0)
+    else:
+        peers.gather("never complete", rank)
+    """
+    body = f"leaver = {leaver}\n" + LEAVING.format(work=work)
+    for rank, (status, _, error) in enumerate(run(processes, 3, body)):
+        assert status == 143
+        if rank == leaver:
+            assert error == "step 7 is saved\n"
+        else:  # the one in explain may learn of either of the other two
+            assert error.startswith("process ") and error.endswith("step 7 is saved\n")
+
+
+def test_explain_waits_for_the_news_and_returns_without(processes):
+    body = """
+        begin = time.monotonic()
+        peers.explain(ValueError("of this process alone"), wait_s=0.2)
+        assert 0.1 < time.monotonic() - begin < 2.0
+        peers.barrier("all")
+        if rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        peers.explain(ValueError("connection closed by peer"), wait_s=30.0)
+        say("not reached")
+    """
+    results = run(processes, 3, textwrap.dedent(body))
+    assert [status for status, *_ in results] == [75, -9, 75]
+    assert all(out == "" for _, out, _ in results)
+    assert all("process 1 was lost" in results[rank][2] for rank in (0, 2))
+
+
+def test_a_finished_process_is_no_loss(processes):
+    body = """
+        if rank != 2:
+            while not (Path(folder) / "go").exists():
+                time.sleep(0.01)
+            peers.explain(ValueError("nothing is known"), wait_s=0.3)
+    """
+    processes.start(3, textwrap.dedent(body) + FINISH)
+    assert ended(processes.all[2], ALARM_S, time.monotonic()) == (0, "", "")
+    (processes._folder / "go").touch()
+    for process in processes.all[:2]:
+        assert ended(process, 10.0, time.monotonic()) == (0, "", "")
+
+
+def test_leaving_when_the_others_are_gone(processes):
+    body = """
+        if rank:
+            peers.leave(0, "finished")
+            peers.close()
+            sys.exit()
+        while list(Path(folder).glob("go")) == []:
+            time.sleep(0.01)
+        peers.leave(0, "finished")
+        peers.leave(0, "finished")
+        peers.close()
+        peers.close()
+        peers.leave(2, "too late")
+    """
+    processes.start(3, textwrap.dedent(body))
+    for process in processes.all[1:]:
+        assert ended(process, ALARM_S, time.monotonic()) == (0, "", "")
+    (processes._folder / "go").touch()
+    assert ended(processes.all[0], 5.0, time.monotonic()) == (0, "", "")
+
+
+@pytest.mark.parametrize("hung", [0, 1])
+def test_a_hang_ends_every_process_with_all_stacks(processes, hung):
+    body = f"""
+with peers.progress("training", within_s=0.5 if rank == {hung} else 60) as watch:
+    for step in range(1, 4):
+        watch.beat(step)
+    stuck()
+"""
+    for rank, (status, _, error) in enumerate(run(processes, 3, body)):
+        assert status == ExitStatus.RELAUNCH
+        *stacks, line = error.splitlines()
+        assert line == (
+            "error: " + f"process {hung} stopped: hung in training after step 3: nothing done within 0.5 s; "
+            "the last checkpoint is kept: start all processes again to continue"
+        ), rank
+        assert any("in stuck" in stack for stack in stacks)
+
+
+def test_the_first_step_and_a_pause_have_ten_times_the_time(processes):
+    body = """
+        with peers.progress("training", within_s=0.4) as watch:
+            time.sleep(1.0)  # compilation
+            watch.beat(1)
+            with watch.pause():
+                time.sleep(1.0)
+            watch.beat(2)
+            time.sleep(0.1)
+        say("inside the time")
+        time.sleep(0.6)  # no longer watched
+        with peers.progress("a second time", within_s=0.1):
+            stuck()
+    """
+    begin = time.monotonic()
+    ((status, out, error),) = run(processes, 1, textwrap.dedent(body))
+    assert (status, out) == (75, "inside the time\nready\n"), error
+    assert "hung in a second time before its first step: nothing done within 10 x 0.1 s" in error
+    assert time.monotonic() - begin < 15
+
+
+def test_a_pause_of_one_process_holds_for_all(processes):
+    body = """
+        with peers.progress("training", within_s=1.5) as watch:
+            watch.beat(1)
+            if peers.first:
+                with watch.pause():
+                    time.sleep(4.0)
+                peers.barrier("saved")
+            else:
+                peers.barrier("saved")
+    """
+    for result in run(processes, 2, textwrap.dedent(body) + FINISH, silence_s=2.0):
+        assert result == (0, "", "")
+
+
+def test_strangers_are_dropped(processes):
+    before = """
+        if rank == 1:
+            address, token = exchange.get("accdistill_jax/peers", 20.0).split()
+            host, port = address.split(":")
+            for line in (
+                b'{"kind": "hello", "rank": 1, "token": "wrong"}\\n',
+                b'{"kind": "hello", "rank": 1}\\n',
+                b'{"kind": "leave", "status": 2, "reason": "no"}\\n',
+                b"GET / HTTP/1.1\\r\\n\\r\\n",
+                b"[" * 100_000 + b"\\n",
+                b"x" * 1_000_000,
+                f'{{"kind": "hello", "rank": 5, "token": "{token}"}}\\n'.encode(),
+            ):
+                with socket.create_connection((host, int(port)), timeout=10) as stranger:
+                    try:
+                        stranger.sendall(line)
+                        answer = stranger.recv(100)
+                    except ConnectionError:
+                        answer = b""
+                    assert answer == b"", answer
+            say("all dropped")
+    """
+    body = 'assert peers.gather("rank", rank) == [0, 1]\n' + FINISH
+    (first, second) = run(processes, 2, body, before=before)
+    assert first == (0, "", "")
+    assert second == (0, "all dropped\n", "")
+
+
+def test_one_that_never_connects_is_lost(processes):
+    body = 'say("connected")\n'
+    before = """
+        import functools
+        Peers.connect = functools.partial(Peers.connect)
+        if rank == 2:
+            sys.exit(3)
+        connect = Peers.connect
+        Peers.connect = lambda **options: connect(**options | {"start_timeout_s": 1.0})
+    """
+    results = run(processes, 3, body, before=before)
+    assert [status for status, *_ in results] == [75, 75, 3]
+    for _, out, error in results[:2]:
+        assert out == ""
+        assert error.startswith(
+            "error: process 2 was lost (it did not connect within 1 s); this process stops."
+        )
+
+
+def test_an_address_out_of_reach_is_named():
+    class Exchange:
+        def get(self, key, timeout_s):
+            return address + " token"
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(
+        UserError, match=f"process 1 cannot reach process 0 at {address} within 0.3 s .*refused"
+    ):
+        Peers.connect(rank=1, count=2, exchange=Exchange(), host="", silence_s=1.0, start_timeout_s=0.3)
+
+
+def test_a_fork_does_not_keep_the_connection_of_a_killed_process(processes):
+    body = """
+        if rank == 1:
+            if os.fork() == 0:
+                signal.alarm(10)
+                signal.pause()
+            subprocess.Popen(["sleep", "10"], close_fds=False, stdout=2, stderr=subprocess.DEVNULL)
+        stuck()
+    """
+    processes.start(2, textwrap.dedent(body), silence_s=30.0)
+    processes.expect("ready")
+    begin = time.monotonic()
+    processes.all[1].kill()
+    status, _, error = ended(processes.all[0], NOTICED_S, begin)
+    assert status == 75 and "its connection closed" in error
+
+
+def test_a_full_pipe_does_not_keep_a_process_alive(processes):
+    body = """
+        if rank == 1:
+            stuck()
+        say("ready")
+        while True:
+            print("x" * 10_000)
+    """
+    processes.start(2, textwrap.dedent(body))
+    processes.expect("ready")
+    begin = time.monotonic()
+    processes.all[1].kill()
+    assert processes.all[0].wait(timeout=NOTICED_S + 10.0) == 75
+    assert time.monotonic() - begin < NOTICED_S + 6.0
+
+
+def test_an_end_takes_the_worker_processes_along(processes):
+    body = """
+        import multiprocessing
+        if rank == 0:
+            worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(50,))
+            worker.start()
+            (Path(folder) / "worker").write_text(str(worker.pid))
+        stuck()
+    """
+    processes.start(2, textwrap.dedent(body))
+    processes.expect("ready")
+    worker = int((processes._folder / "worker").read_text())
+    begin = time.monotonic()
+    processes.all[1].kill()
+    assert ended(processes.all[0], NOTICED_S, begin)[0] == 75
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < begin + 10:
+            os.kill(worker, 0)
+
+
+def test_alone():
+    peers = Peers.alone()
+    assert (peers.rank, peers.count, peers.first) == (0, 1, True)
+    assert peers.gather("name", (1, None)) == [[1, None]]
+    assert peers.share("name", "value") == "value"
+    assert peers.from_first("name", lambda: {"a": 1.5}) == {"a": 1.5}
+    peers.barrier("name")
+    peers.agree({"a": 1})
+    with pytest.raises(UserError, match="^told$"):
+        peers.from_first("name", lambda: (_ for _ in ()).throw(UserError("told")))
+    with pytest.raises(TypeError):
+        peers.gather("name", object())
+    peers.set_stop_handler(lambda reason, status: None)
+    peers.explain(ValueError("no one else is to blame"))
+    with peers.progress("training", within_s=60.0) as watch:
+        watch.beat(1)
+        with watch.pause():
+            pass
+    peers.leave(0, "finished")
+    peers.close()
+    peers.close()
