@@ -59,6 +59,7 @@ def main(argv: Sequence[str]) -> int:
         with Interruption(at_once=True):
             # after the checks: jax takes seconds to import
             from accdistill_jax import distributed
+            from accdistill_jax.maintenance import MaintenanceWatch
             from accdistill_jax.run import run
 
             peers = distributed.start(
@@ -69,32 +70,41 @@ def main(argv: Sequence[str]) -> int:
                 silence_s=config.runtime.peer_timeout_s,
             )
             peers.set_stop_handler(lambda reason, status: interrupt.request(status - 128))
-            run(config, workdir, peers=peers)
+            with MaintenanceWatch(_on_notice):
+                run(config, workdir, peers=peers)
             peers.leave(ExitStatus.FINISHED, "finished")
+            peers.close()
             distributed.stop()
     except BaseException as error:
         return _end(error, peers)
     return ExitStatus.FINISHED
 
 
+def _on_notice(notice: str) -> None:
+    os.write(2, f"\n{notice}\n".encode())
+    interrupt.request(signal.SIGTERM)
+
+
 def _end(error: BaseException, peers) -> int:
     """Says what ended the run, to the user and to the run's other processes; returns the exit status."""
     status, line = _outcome(error)
-    alone = peers is None or peers.count == 1
-    if status is None and alone:
-        raise error
+    if peers is None or peers.count == 1:
+        if status is None or status == ExitStatus.RELAUNCH:
+            raise error
+        print(line, file=sys.stderr)
+        return status
     if status is None or status == ExitStatus.RELAUNCH:
-        if not alone:
-            peers.explain(error)  # ends this process where another one is the cause
-        if status is None:
-            traceback.print_exception(error)
-            status = 1
+        try:
+            peers.explain(error)  # ends this process where the loss of another one is the cause
+        except Interrupted as stop:
+            status, line = _outcome(stop)
+    if status is None:
+        traceback.print_exception(error)
+        status = 1
     print(line, file=sys.stderr, flush=True)
-    if not alone:
-        peers.leave(status, line.removeprefix("error: "))
-        sys.stdout.flush()
-        os._exit(status)  # the libraries' own way out waits for processes that do not come
-    return status
+    peers.leave(status, line.removeprefix("error: "))
+    sys.stdout.flush()
+    os._exit(status)  # the libraries' own way out waits for processes that do not come
 
 
 def _outcome(error: BaseException) -> tuple[int | None, str]:
@@ -111,7 +121,8 @@ def _outcome(error: BaseException) -> tuple[int | None, str]:
             f"error: a device ran out of memory ({text[:200]}); raise train.micro_batches (same result in less memory), lower "
             "batch_size or use more devices. The last checkpoint is kept."
         )
-    if type(error).__name__ == "JaxRuntimeError":
+    jax = sys.modules.get("jax")
+    if jax is not None and isinstance(error, jax.errors.JaxRuntimeError):
         return ExitStatus.RELAUNCH, (
             f"error: the accelerator's runtime failed ({text[:300]}). The last checkpoint is kept: the same command "
             "continues from there."

@@ -161,8 +161,10 @@ def check_finite(metrics: dict[str, float], step: int, checkpointer: Checkpointe
     """Raises UserError that names step and cause when a metric of `step` is not finite."""
     bad = [name for name, value in metrics.items() if not math.isfinite(value)]
     if bad:
-        last = checkpointer.latest_valid_step() if checkpointer is not None else None
-        kept = "no checkpoint was written yet" if last is None else f"the checkpoint of step {last} is kept"
+        kept = "checkpoints are kept"  # which, process 0 knows and says
+        if checkpointer is not None:
+            last = checkpointer.latest_valid_step()
+            kept = "no checkpoint was written yet" if last is None else f"the checkpoint of step {last} is kept"
         shown = ", ".join(f"{name} = {value:.4g}" for name, value in metrics.items())
         raise UserError(
             f"training stopped at step {step}: {', '.join(bad)} not finite ({shown}); {kept}. Lower "

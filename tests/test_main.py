@@ -76,7 +76,7 @@ STAND_IN = textwrap.dedent("""
     from accdistill_jax.interrupt import Interrupted
     assert "jax" not in sys.modules
 
-    def run(config, workdir):
+    def run(config, workdir, *, peers):
         {body}
 
     sys.modules["accdistill_jax.run"] = types.SimpleNamespace(run=run)
@@ -91,7 +91,14 @@ STAND_IN = textwrap.dedent("""
         ("raise UserError('disk full')", 2, "", "error: disk full\n"),
         ("raise Interrupted('stopped', 15)", 143, "", "stopped\n"),
         ("raise Interrupted('stopped', 2)", 130, "", "stopped\n"),
-        ("raise KeyboardInterrupt", 130, "", ""),
+        ("raise KeyboardInterrupt", 130, "", "stopped by SIGINT\n"),
+        (
+            "import jax; raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: 9 GB')",
+            2,
+            "",
+            "error: a device ran out of memory (RESOURCE_EXHAUSTED: 9 GB); raise train.micro_batches (same result in less "
+            "memory), lower batch_size or use more devices. The last checkpoint is kept.\n",
+        ),
     ],
 )
 def test_hand_over_and_exit_status(command, tmp_path, body, status, stdout, stderr):
@@ -101,9 +108,24 @@ def test_hand_over_and_exit_status(command, tmp_path, body, status, stdout, stde
     assert found == (status, stdout.format(workdir=tmp_path), stderr)
 
 
-def test_a_bug_keeps_its_traceback(command):
-    done = command(SMOKE, program=("-c", STAND_IN.format(body="raise ZeroDivisionError")))
-    assert done.returncode == 1 and "Traceback" in done.stderr and "ZeroDivisionError" in done.stderr
+@pytest.mark.parametrize("body", ["raise ZeroDivisionError", "import jax; raise jax.errors.JaxRuntimeError('INTERNAL')"])
+def test_a_bug_keeps_its_traceback(command, body):
+    done = command(SMOKE, program=("-c", STAND_IN.format(body=body)))
+    assert done.returncode == 1 and "Traceback" in done.stderr and body.split()[-1].split("(")[0] in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--coordinator=localhost:1"], "belong together; missing: --num_processes"),
+        (["--coordinator=localhost", "--num_processes=2", "--process_id=0"], "must be HOST:PORT"),
+        (["--coordinator=localhost:1", "--num_processes=2", "--process_id=2"], "--process_id=2 must be between 0 and 1"),
+        (["--distributed=off", "--process_id=0"], "exclude each other"),
+    ],
+)
+def test_mistakes_about_processes(command, arguments, message):
+    done = command(SMOKE, *arguments)
+    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

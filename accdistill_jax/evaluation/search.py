@@ -32,7 +32,7 @@ def paired_ranks(
 
     whatever the size of the pool: score blocks, both sides padded to whole sub-blocks, the sub-block on its way around the
     ring, and thresholds and counts. Compiled once per shape. Ranks equal `retrieval.paired_ranks` but for scores that float32
-    rounding carries over the threshold (at 20 000 rows one rank in a thousand, by 1).
+    rounding carries over the threshold (up to 50 000 rows, one or two ranks in a thousand, by 1).
 
     Args:
         query: [n, P] float32, L2-normalised: this process's rows, as many on every process.

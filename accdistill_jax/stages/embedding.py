@@ -195,11 +195,15 @@ def _compute(run, encoders: Encoders, name: str, stores, rows) -> dict[str, np.n
     """Arrays by "encoder/split/what"; the ranks of the test segments in the pool of them all among them."""
     total = len(encoders.all) * sum(len(r) for own in rows.values() for r in own)
     done, arrays = 0, {}
-    with ProgressLine(f"embedding {name}", total, enabled=run.peers.first, stream=sys.stderr) as progress:
+    with (
+        ProgressLine(f"embedding {name}", total, enabled=run.peers.first, stream=sys.stderr) as progress,
+        run.peers.progress("embedding", within_s=run.config.runtime.hang_timeout_s) as pulse,
+    ):
 
         def advance(count: int) -> None:
             nonlocal done
             done += count
+            pulse.beat(done)
             progress.update(done)
 
         for encoder in encoders.all:
@@ -218,7 +222,7 @@ def _compute(run, encoders: Encoders, name: str, stores, rows) -> dict[str, np.n
                 )
                 arrays |= {f"{encoder.name}/{split}/{what}": value for what, value in values.items()}
     student, teacher = (arrays.get(f"{encoder}/test/projection") for encoder in (STUDENT, TEACHER))
-    if student is not None and len(student) > 1:
+    if student is not None and student.shape == teacher.shape and len(student) > 1:
         found = search_pool(student, teacher, run.parallel)
         arrays |= {
             f"{STUDENT}/test/rank/{direction}": ranks
