@@ -16,7 +16,7 @@ from accdistill_jax.errors import ExitStatus
 from accdistill_jax.interrupt import Interrupted
 from accdistill_jax.peer_hub import CLOSED, beat_interval_s, silent
 from accdistill_jax.peer_wire import Wire, close_in_forks
-from accdistill_jax.watchdog import end_process
+from accdistill_jax.watchdog import HangWatch, end_process
 
 GRACE_S = 30.0
 _STOPS = (ExitStatus.INTERRUPTED, ExitStatus.TERMINATED)
@@ -33,7 +33,7 @@ class Client:
         rank: of this process.
         token: what the hub wants to hear.
         silence_s: the hub silent for so many seconds is lost.
-        pulse: gives the last step that is done and whether this process has slack (see `HangWatch.slack`).
+        watch: the hang watch of this process, if there is one now or was.
     """
 
     def __init__(
@@ -43,11 +43,11 @@ class Client:
         rank: int,
         token: str,
         silence_s: float,
-        pulse: Callable[[], tuple[int | None, bool]],
+        watch: Callable[[], HangWatch | None],
     ):
         self._thread = threading.Thread(target=self._run, name="peers-control", daemon=True)
         self.slack_elsewhere = False
-        self._wire, self._rank, self._silence_s, self._pulse = wire, rank, silence_s, pulse
+        self._wire, self._rank, self._silence_s, self._watch = wire, rank, silence_s, watch
         self._awoken, self._waker = socket.socketpair()
         for end in (self._awoken, self._waker):
             end.setblocking(False)
@@ -64,7 +64,6 @@ class Client:
         self._stop_handler: Callable[[str, int], None] | None = None
         self._grace_s = GRACE_S
         self._deadline: tuple[float, ExitStatus, str] | None = None  # when, with which status and line to end
-        self._step_of_first: int | None = None
         wire.put({"kind": "hello", "rank": rank, "token": token})
 
     # What the main thread calls.
@@ -149,9 +148,8 @@ class Client:
         except BaseException:
             # Without this thread the others would take the process for silent.
             traceback.print_exc()
-            self._end(
-                ExitStatus.RELAUNCH, f"error: the control thread of process {self._rank} failed; {_CONTINUE}"
-            )
+            line = f"error: the control thread of process {self._rank} failed; {_CONTINUE}"
+            self._end(ExitStatus.RELAUNCH, line)
 
     def _serve(self, selector: selectors.BaseSelector) -> None:
         interval_s = beat_interval_s(self._silence_s)
@@ -161,9 +159,9 @@ class Client:
             last, now = now, time.monotonic()
             if now - last > self._silence_s and not self._leaving:
                 late = (
-                    f"process {self._rank} did not run for {now - last:.0f} s and was given up by the others"
+                    f"error: process {self._rank} did not run for {now - last:.0f} s, the others gave it up"
                 )
-                self._end(ExitStatus.RELAUNCH, f"error: {late}; {_CONTINUE}")
+                self._end(ExitStatus.RELAUNCH, f"{late}; {_CONTINUE}")
             with contextlib.suppress(BlockingIOError):
                 self._awoken.recv(4096)
             if self._connected:
@@ -175,24 +173,25 @@ class Client:
 
     def _converse(self, selector: selectors.BaseSelector, *, readable: bool, now: float, beat: bool) -> None:
         try:
-            for message in self._wire.read() if readable else ():
-                self._handle(message)
+            messages = self._wire.read() if readable else []
         except OSError:
             selector.unregister(self._wire.socket)
             return self._disconnected(CLOSED)
+        for message in messages:
+            self._handle(message)
         if now - self._wire.heard > self._silence_s:
             selector.unregister(self._wire.socket)
             return self._disconnected(silent(now - self._wire.heard), stacks=True)
         if beat:
-            step, slack = self._pulse()
-            self._wire.put({"kind": "beat", "step": step, "slack": slack})
+            watch = self._watch()
+            self._wire.put({"kind": "beat", "slack": watch is not None and watch.slack})
         self._wire.flush()
         self._wire.select_on(selector)
 
     def _handle(self, message: dict[str, Any]) -> None:
         kind = message["kind"]
         if kind == "beat":
-            self._step_of_first, self.slack_elsewhere = message["step"], message["slack"]
+            self.slack_elsewhere = message["slack"]
         elif kind == "welcome":
             self._change(_joined=True)
         elif kind == "done":
@@ -217,7 +216,7 @@ class Client:
         rank, status, stacks = news["rank"], news["status"], news["stacks"]
         line = f"process {rank} stopped: {news['text']}"
         if not news["left"]:
-            self._lost(rank, news["text"], step=news["step"], stacks=stacks)
+            self._lost(rank, news["text"], stacks=stacks)
         elif status in _STOPS:
             self._change(_stop=(line, ExitStatus(status)))
             if self._stop_handler is None:
@@ -234,14 +233,15 @@ class Client:
 
     def _disconnected(self, how: str, *, stacks: bool = False) -> None:
         if not (self._leaving or self._stop or 0 in self._gone):
-            self._lost(0, how, step=self._step_of_first, stacks=stacks)
+            self._lost(0, how, stacks=stacks)
         self._change(_connected=False)
 
-    def _lost(self, rank: int, how: str, *, step: int | None, stacks: bool) -> None:
-        at = "" if step is None else f" at step {step}"
-        self._end(
-            ExitStatus.RELAUNCH, f"error: process {rank} was lost ({how}){at}; {_CONTINUE}", stacks=stacks
-        )
+    def _lost(self, rank: int, how: str, *, stacks: bool) -> None:
+        watch = self._watch()
+        # the step of this process, as the processes go in step
+        at = "" if watch is None or watch.step is None else f" at step {watch.step}"
+        line = f"error: process {rank} was lost ({how}){at}; {_CONTINUE}"
+        self._end(ExitStatus.RELAUNCH, line, stacks=stacks)
 
     def _change(self, **attributes: Any) -> None:
         with self._changed:

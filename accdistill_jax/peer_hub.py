@@ -3,7 +3,7 @@
 Every process, 0 included, has one connection to it with a JSON object per line in either direction. To the hub:
 
     hello   token, rank: the first line of a connection; without the right token it is dropped
-    beat    step, slack: still alive
+    beat    slack: still alive
     gather  number, name, value
     leave   status, reason, stacks: this process ends in order, its closed connection will be no loss
     seen    id: has read a piece of news, the hub's process may end
@@ -11,9 +11,9 @@ Every process, 0 included, has one connection to it with a JSON object per line 
 and from it:
 
     welcome  all processes are connected
-    beat     step (of process 0), slack (whether any process has it)
+    beat     slack: whether any process has it
     result   number and values, or error and status where a gather cannot be completed
-    news     id, rank, left, status, text, step, stacks: that process left or was lost
+    news     id, rank, left, status, text, stacks: that process left or was lost
     done     your leaving is known to all
 """
 
@@ -31,6 +31,7 @@ from accdistill_jax.peer_wire import Wire, close_in_forks
 MESSAGE_LIMIT = 64 * 2**20  # bytes of one value
 _ENVELOPE = 4096  # bytes of a message around its value, and of a stranger's first line
 _SEEN_S = 2.0  # how long process 0 waits for the others to have read why the run ends
+_OTHERS_GO_ON = (ExitStatus.FINISHED, ExitStatus.INTERRUPTED, ExitStatus.TERMINATED)
 CLOSED = "its connection closed: killed or crashed"
 
 
@@ -80,7 +81,7 @@ class Hub:
         self._selector.register(listener, selectors.EVENT_READ)
         self._wires: dict[int, Wire] = {}  # of the processes that are connected
         self._joined: set[int] = set()  # and of those that were
-        self._beats: dict[int, dict[str, Any]] = {}  # the last of each process
+        self._slack: dict[int, bool] = {}
         self._calls: dict[int, dict[int, dict[str, Any]]] = {}  # gathers that wait, by number and rank
         self._failed_calls: set[int] = set()
         self._left: dict[int, dict[str, Any]] = {}  # news of those that left, by rank
@@ -121,10 +122,9 @@ class Hub:
 
     def _turn(self, now: float) -> None:
         """What time brings about: beats, silence, a process that never came."""
-        mine = self._beats.get(0, {})
-        slack = any(beat["slack"] for beat in self._beats.values())
+        slack = any(self._slack.values())
         for rank, wire in list(self._wires.items()):
-            wire.put({"kind": "beat", "step": mine.get("step"), "slack": slack})
+            wire.put({"kind": "beat", "slack": slack})
             if now - wire.heard > self._silence_s and rank not in self._left:
                 self._drop(wire)
                 self._lose(rank, silent(now - wire.heard), stacks=True)
@@ -189,7 +189,7 @@ class Hub:
                 raise ConnectionError("a stranger")
             self._join(wire, rank)
         elif kind == "beat":
-            self._beats[wire.rank] = message
+            self._slack[wire.rank] = message["slack"]
         elif kind == "gather":
             number = message["number"]
             self._calls.setdefault(number, {})[wire.rank] = message
@@ -206,7 +206,8 @@ class Hub:
         calls = self._calls[number]
         one, name = next((rank, call["name"]) for rank, call in calls.items())
         others = [rank for rank, call in calls.items() if call["name"] != name]
-        absent = [news for rank, news in self._left.items() if rank not in calls]
+        # those that left for another reason end all processes
+        absent = [n for rank, n in self._left.items() if rank not in calls and n["status"] in _OTHERS_GO_ON]
         answer: dict[str, Any] = {"kind": "result", "number": number}
         if number in self._failed_calls:
             del self._calls[number]
@@ -233,7 +234,7 @@ class Hub:
     def _leave(self, rank: int, message: dict[str, Any]) -> None:
         status, reason, stacks = message["status"], message["reason"], message["stacks"]
         self._left[rank] = self._announce(rank, left=True, status=status, text=reason, stacks=stacks)
-        self._beats.pop(rank, None)  # what it said of slack no longer counts
+        self._slack.pop(rank, None)
         self._ending |= status != ExitStatus.FINISHED
         for number in list(self._calls):
             self._answer(number)
@@ -246,7 +247,7 @@ class Hub:
     def _announce(self, rank: int, *, left: bool, status: int, text: str, stacks: bool) -> dict[str, Any]:
         """Tells the others; process 0, with which the hub may end, only when they have read it."""
         news = {"kind": "news", "id": len(self._told), "rank": rank, "left": left, "status": int(status)}
-        news |= {"text": text, "stacks": stacks, "step": self._beats.get(rank, {}).get("step")}
+        news |= {"text": text, "stacks": stacks}
         self._told.append(news)
         others = set(self._wires) - {0, rank}
         for other in others:

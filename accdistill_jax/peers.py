@@ -21,7 +21,7 @@ from accdistill_jax.peer_wire import Exchange, Wire, listen, reach
 from accdistill_jax.watchdog import HangWatch, end_process
 
 JSON = Any  # None, bool, int, float, str, and lists and dicts of such
-_ADDRESS_KEY = "accdistill_jax/peers"
+_ADDRESS_KEY = "peers"
 
 
 class Peers:
@@ -94,7 +94,7 @@ class Peers:
             rank=rank,
             token=token,
             silence_s=silence_s,
-            pulse=lambda: (peers._watch.step, peers._watch.slack) if peers._watch else (None, False),
+            watch=lambda: peers._watch,
         )
         peers._client.join_others()
         return peers

@@ -284,6 +284,7 @@ def train(
                     writer.flush()
                     # no process ends, and has the others ended for it, before the write is complete
                     peers.barrier("stopped")
+                    peers.set_stop_handler(lambda reason, status: None)  # this one stops by itself, as the others do
                 interruption.raise_for(stop_signal, f"step {step} is saved")
     final = on_host()
     if checkpointer is not None:

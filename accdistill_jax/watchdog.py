@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+_ENDING = threading.Lock()  # taken by the first thread that ends the process, for ever
 _TELL_S = 5.0  # for the last line and the flush: a pipe that nobody reads must not keep a process alive
 
 
@@ -30,6 +31,7 @@ def end_process(status: int, line: str, *, stacks: bool = False) -> None:
         with contextlib.suppress(OSError):
             os.write(2, f"{line}\n".encode(errors="backslashreplace"))
 
+    _ENDING.acquire()
     try:
         for child in multiprocessing.active_children():
             child.kill()  # workers that an orderly exit would have ended

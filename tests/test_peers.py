@@ -34,14 +34,14 @@ class Folder:
     def set(self, key, value):
         written = self.path / "writing"
         written.write_text(value)
-        written.rename(self.path / key.replace("/", "-"))
+        written.rename(self.path / key)
     def get(self, key, timeout_s):
         end = time.monotonic() + timeout_s
-        while not (self.path / key.replace("/", "-")).exists():
+        while not (self.path / key).exists():
             if time.monotonic() > end:
                 raise TimeoutError(key)
             time.sleep(0.01)
-        return (self.path / key.replace("/", "-")).read_text()
+        return (self.path / key).read_text()
 
 def say(*words):
     print(*words, flush=True)
@@ -53,6 +53,9 @@ exchange = Folder(folder)
 peers = Peers.connect(
     rank=rank, count=count, exchange=exchange, host="127.0.0.1", silence_s=silence_s, start_timeout_s=20.0
 )
+def wait_for_go():
+    while not (Path(folder) / "go").exists():
+        time.sleep(0.01)
 def stuck():
     say("ready")
     threading.Event().wait()
@@ -64,13 +67,13 @@ class Processes:
     """Starts the processes of one run; `body` follows the connection, `before` precedes it."""
 
     def __init__(self, folder: Path, repository: Path):
-        self._folder, self._repository = folder, repository
+        self.folder, self._repository = folder, repository
         self.all: list[subprocess.Popen] = []
 
     def start(self, count: int, body: str, *, before: str = "", ranks=None, silence_s: float = SILENCE_S):
         program = PROGRAM.format(alarm_s=ALARM_S, before=textwrap.dedent(before), body=textwrap.dedent(body))
         for rank in range(count) if ranks is None else ranks:
-            arguments = [str(rank), str(count), str(self._folder), str(silence_s)]
+            arguments = [str(rank), str(count), str(self.folder), str(silence_s)]
             self.all.append(
                 subprocess.Popen(
                     [sys.executable, "-c", program, *arguments],
@@ -90,7 +93,12 @@ class Processes:
                 process.kill()
                 pytest.fail(f"{line!r} instead of {word!r}: {process.communicate()}")
 
+    def go(self) -> None:
+        """Lets those continue that wait for it."""
+        (self.folder / "go").touch()
+
     def stop(self) -> None:
+        self.go()
         for process in self.all:
             for number in (signal.SIGKILL, signal.SIGCONT):
                 with contextlib.suppress(ProcessLookupError):
@@ -139,7 +147,7 @@ def test_gather_share_and_barrier(processes):
         assert len(list(Path(folder).glob("reached-*"))) == count
         peers.agree({"store": "ab12", "version": [1, 2]})
     """
-    for status, out, error in run(processes, 3, textwrap.dedent(body) + FINISH + "peers.close()\n"):
+    for status, out, error in run(processes, 3, textwrap.dedent(body) + FINISH):
         assert (status, out, error) == (0, "", "")
 
 
@@ -147,16 +155,14 @@ def test_gather_waits_for_the_last(processes):
     body = """
         if rank == 1:
             say("ready")
-            sys.stdout.flush()
-            while not (Path(folder) / "go").exists():
-                time.sleep(0.01)
+            wait_for_go()
         else:
             say("ready")
         say(peers.gather("late", rank), (Path(folder) / "go").exists())
     """
     processes.start(3, textwrap.dedent(body) + FINISH)
     processes.expect("ready")
-    (processes._folder / "go").touch()
+    processes.go()
     for process in processes.all:
         assert ended(process, 5.0, time.monotonic()) == (0, "[0, 1, 2] True\n", "")
 
@@ -237,16 +243,13 @@ def test_a_gather_without_one_that_has_finished_fails(processes):
                 say(error)
     """
     results = run(processes, 3, textwrap.dedent(body) + FINISH)
-    assert [out for _, out, _ in results] == [
-        "process 1 has finished and takes no part in 'more' (call 1)\n",
-        "",
-    ] + ["process 1 has finished and takes no part in 'more' (call 1)\n"]
+    failure = "process 1 has finished and takes no part in 'more' (call 1)\n"
+    assert [out for _, out, _ in results] == [failure, "", failure]
 
 
 STUCK = """
 with peers.progress("training", within_s=60) as watch:
     watch.beat(41)
-    peers.gather("beat was told", (time.sleep(1.5 * min(1.0, silence_s / 5)), rank)[1])
     stuck()
 """
 
@@ -295,8 +298,7 @@ def test_a_stopped_process_ends_the_others_after_the_silence_and_then_itself(pro
 def test_a_process_that_is_stopped_for_a_moment_goes_on(processes):
     body = """
         say("ready")
-        while not (Path(folder) / "go").exists():
-            time.sleep(0.01)
+        wait_for_go()
         peers.barrier("still there")
     """
     processes.start(2, textwrap.dedent(body) + FINISH, silence_s=6.0)
@@ -305,7 +307,7 @@ def test_a_process_that_is_stopped_for_a_moment_goes_on(processes):
         process.send_signal(signal.SIGSTOP)
         time.sleep(1.0)  # the pause is what is tested
         process.send_signal(signal.SIGCONT)
-    (processes._folder / "go").touch()
+    processes.go()
     for process in processes.all:
         assert ended(process, 5.0, time.monotonic()) == (0, "", "")
 
@@ -329,6 +331,39 @@ stuck()
                 == f"error: process {leaver} stopped: record 7 of store /data is damaged; make it anew\n"
             )
     assert time.monotonic() - begin < 10
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_one_that_fails_without_leaving_is_lost(processes, failing):
+    body = f"""
+if rank == {failing}:
+    raise ValueError("a mistake")
+stuck()
+"""
+    for rank, (status, _, error) in enumerate(run(processes, 3, body)):
+        if rank == failing:
+            assert status == 1 and error.endswith("ValueError: a mistake\n")
+        else:
+            assert status == ExitStatus.RELAUNCH
+            assert error.startswith(
+                f"error: process {failing} was lost (its connection closed: killed or crashed); "
+            )
+
+
+@pytest.mark.parametrize("leaver", [0, 1])
+def test_one_that_leaves_early_ends_those_that_wait_for_it(processes, leaver):
+    body = f"""
+if rank == {leaver}:
+    peers.leave(2, "no space left")
+    peers.close()
+    sys.exit(2)
+peers.gather("never complete", rank)
+"""
+    for rank, (status, _, error) in enumerate(run(processes, 3, body)):
+        assert (status, error) == (
+            2,
+            "" if rank == leaver else f"error: process {leaver} stopped: no space left\n",
+        )
 
 
 STOPPED = """
@@ -428,13 +463,12 @@ def test_explain_waits_for_the_news_and_returns_without(processes):
 def test_a_finished_process_is_no_loss(processes):
     body = """
         if rank != 2:
-            while not (Path(folder) / "go").exists():
-                time.sleep(0.01)
+            wait_for_go()
             peers.explain(ValueError("nothing is known"), wait_s=0.3)
     """
     processes.start(3, textwrap.dedent(body) + FINISH)
     assert ended(processes.all[2], ALARM_S, time.monotonic()) == (0, "", "")
-    (processes._folder / "go").touch()
+    processes.go()
     for process in processes.all[:2]:
         assert ended(process, 10.0, time.monotonic()) == (0, "", "")
 
@@ -445,8 +479,7 @@ def test_leaving_when_the_others_are_gone(processes):
             peers.leave(0, "finished")
             peers.close()
             sys.exit()
-        while list(Path(folder).glob("go")) == []:
-            time.sleep(0.01)
+        wait_for_go()
         peers.leave(0, "finished")
         peers.leave(0, "finished")
         peers.close()
@@ -456,7 +489,7 @@ def test_leaving_when_the_others_are_gone(processes):
     processes.start(3, textwrap.dedent(body))
     for process in processes.all[1:]:
         assert ended(process, ALARM_S, time.monotonic()) == (0, "", "")
-    (processes._folder / "go").touch()
+    processes.go()
     assert ended(processes.all[0], 5.0, time.monotonic()) == (0, "", "")
 
 
@@ -476,6 +509,19 @@ with peers.progress("training", within_s=0.5 if rank == {hung} else 60) as watch
             "the last checkpoint is kept: start all processes again to continue"
         ), rank
         assert any("in stuck" in stack for stack in stacks)
+
+
+def test_processes_that_hang_together_say_so_once_each(processes):
+    body = """
+        with peers.progress("training", within_s=0.5) as watch:
+            watch.beat(1)
+            peers.barrier("together")
+            stuck()
+    """
+    for status, _, error in run(processes, 3, textwrap.dedent(body)):
+        assert status == ExitStatus.RELAUNCH
+        assert error.count("error: process") == error.count("hung in training after step 1") == 1
+        assert error.count("Current thread") == 1
 
 
 def test_the_first_step_and_a_pause_have_ten_times_the_time(processes):
@@ -517,7 +563,7 @@ def test_a_pause_of_one_process_holds_for_all(processes):
 def test_strangers_are_dropped(processes):
     before = """
         if rank == 1:
-            address, token = exchange.get("accdistill_jax/peers", 20.0).split()
+            address, token = exchange.get("peers", 20.0).split()
             host, port = address.split(":")
             for line in (
                 b'{"kind": "hello", "rank": 1, "token": "wrong"}\\n',
@@ -546,8 +592,6 @@ def test_strangers_are_dropped(processes):
 def test_one_that_never_connects_is_lost(processes):
     body = 'say("connected")\n'
     before = """
-        import functools
-        Peers.connect = functools.partial(Peers.connect)
         if rank == 2:
             sys.exit(3)
         connect = Peers.connect
@@ -579,9 +623,11 @@ def test_a_fork_does_not_keep_the_connection_of_a_killed_process(processes):
     body = """
         if rank == 1:
             if os.fork() == 0:
-                signal.alarm(10)
-                signal.pause()
-            subprocess.Popen(["sleep", "10"], close_fds=False, stdout=2, stderr=subprocess.DEVNULL)
+                signal.alarm(60)
+                wait_for_go()
+                os._exit(0)
+            shell = 'until [ -e "$0" ]; do sleep 0.1; done'
+            subprocess.Popen(["sh", "-c", shell, Path(folder) / "go"], close_fds=False)
         stuck()
     """
     processes.start(2, textwrap.dedent(body), silence_s=30.0)
@@ -619,7 +665,7 @@ def test_an_end_takes_the_worker_processes_along(processes):
     """
     processes.start(2, textwrap.dedent(body))
     processes.expect("ready")
-    worker = int((processes._folder / "worker").read_text())
+    worker = int((processes.folder / "worker").read_text())
     begin = time.monotonic()
     processes.all[1].kill()
     assert ended(processes.all[0], NOTICED_S, begin)[0] == 75
