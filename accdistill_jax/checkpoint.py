@@ -14,7 +14,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -64,6 +64,7 @@ class Checkpointer:
         *,
         keep_last: int = 2,
         best_metric_mode: Literal["min", "max"] = "min",
+        on_saved: Callable[[], None] = lambda: None,
     ):
         """Opens (or makes) the folder of one training's checkpoints and removes what interrupted saves left in it.
 
@@ -71,6 +72,7 @@ class Checkpointer:
           directory: local path or object-store address.
           keep_last: how many of the newest checkpoints stay; the best one by metric stays as well.
           best_metric_mode: whether a smaller or a larger metric is better.
+          on_saved: called in the background when a checkpoint is complete; what it raises the next `wait` raises.
 
         Raises:
           UserError: the folder cannot be made.
@@ -80,6 +82,7 @@ class Checkpointer:
         self._directory = epath.Path(directory)
         self._keep_last = keep_last
         self._mode = best_metric_mode
+        self._on_saved = on_saved
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: concurrent.futures.Future | None = None
         self._orbax = None
@@ -225,6 +228,7 @@ class Checkpointer:
         record["files"] = file_hashes(self._folder(step))
         write_atomically(self._sidecar(step), json.dumps(record))
         self._remove_old(step)
+        self._on_saved()
 
     def _steps(self) -> list[int]:
         return [int(path.stem) for path in self._directory.glob("*.json") if path.stem.isdigit()]

@@ -135,7 +135,10 @@ class MaintenanceWatch:
             try:
                 connection.request("GET", f"/computeMetadata/v1/{path}{query}", headers=_FLAVOR)
                 response = connection.getresponse()
-                if response.status != 200 or response.headers.get("Metadata-Flavor") != _FLAVOR["Metadata-Flavor"]:
+                if (
+                    response.status != 200
+                    or response.headers.get("Metadata-Flavor") != _FLAVOR["Metadata-Flavor"]
+                ):
                     raise ValueError("not an answer of the metadata server")
                 return response.read(1000).decode("ascii").strip(), response.headers.get("ETag")
             finally:

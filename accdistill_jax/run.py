@@ -10,8 +10,10 @@ interrupted one continues.
     report.md, report.json, report/*.png; unseen/<store>/ likewise for each of config.data.unseen_stores
 """
 
+import contextlib
 import functools
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,11 +25,12 @@ from accdistill_jax import distributed
 from accdistill_jax.data.store import Store
 from accdistill_jax.errors import UserError
 from accdistill_jax.files import write_atomically
-from accdistill_jax.interrupt import Interruption
+from accdistill_jax.interrupt import Interrupted, Interruption
+from accdistill_jax.mirror import Mirror, is_address, staging_folder
 from accdistill_jax.parallel import Parallel
 from accdistill_jax.peers import Peers
 from accdistill_jax.stages import distillation, embedding, pretraining, reporting
-from accdistill_jax.stages.context import Run, open_store
+from accdistill_jax.stages.context import Copies, Run, open_store
 
 
 def run(config, workdir: str, *, peers: Peers | None = None) -> None:
@@ -35,43 +38,82 @@ def run(config, workdir: str, *, peers: Peers | None = None) -> None:
 
     Args:
         config: a validated config, see configs/distill.py.
-        workdir: local folder; made where missing. Process 0 alone keeps results in it.
+        workdir: local folder, made where missing, or an object-store address (gs://, s3://), of which a local folder is
+            then the copy that is worked in (see mirror.py). Process 0 alone keeps results in it.
         peers: the processes of the run, which all call this together; None is one process.
 
     Raises:
         UserError: something the user can put right.
         Interrupted: on Ctrl-C or SIGTERM; during training after saving.
     """
-    workdir, peers = Path(workdir).absolute(), peers or Peers.alone()
-    with Interruption(at_once=True) as interruption:
+    peers = peers or Peers.alone()
+    say = functools.partial(print, flush=True) if peers.first else lambda line: None
+    with Interruption(at_once=True) as interruption, contextlib.ExitStack() as stack:
         use_compilation_cache()
         peers.agree(distributed.facts(config))
-        say = functools.partial(print, flush=True) if peers.first else lambda line: None
         parallel = Parallel(config.runtime.mapping)
         # what can be told at once comes first: a work directory is claimed only by a run that can begin
         check_device_counts(config, parallel)
         named = tuple(open_store(path, key="data.stores") for path in config.data.stores)
-        peers.from_first("config.json", lambda: configs.dump(config, workdir) and None)
-        clock = StageClock(workdir, enabled=peers.first)
-        with clock.stage("data"):
-            stores = named or synthetic_stores(config, workdir, say, progress=peers.first)
-        this = Run(config, workdir, stores, parallel, peers, say)
-        peers.agree({"store fingerprint": this.data_fingerprint})
-        stages = {
-            "teacher": lambda: pretraining.run_stage(this),
-            "student": lambda: distillation.run_stage(this),
-            "evaluation": lambda: embedding.embed_stage(this),
-            "report": lambda: reporting.report_stage(this, durations_s=clock.seconds),
-        }
-        if not {"evaluation", "report"}.isdisjoint(config.stages):
-            embedding.check_stores(this)  # told now, not after hours of training
-        for name, work in stages.items():
-            # once more where the signal's exception was lost: Python ignores those in finalisers
-            interruption.raise_if_requested("what is finished is kept")
-            if name in config.stages:
-                with clock.stage(name):
-                    work()
+        folder, copies = Path(workdir).absolute(), Copies()
+        if is_address(os.fspath(workdir)):
+            folder = staging_folder(workdir)
+            copies = connect_copies(stack, workdir, folder, peers, say)
+        peers.from_first("config.json", lambda: configs.dump(config, folder) and copies.now())
+        clock = StageClock(folder, enabled=peers.first)
+        try:
+            with clock.stage("data"):
+                stores = named or synthetic_stores(config, folder, say, progress=peers.first)
+            this = Run(config, folder, stores, parallel, peers, say, copies)
+            peers.agree({"store fingerprint": this.data_fingerprint})
+            run_stages(this, clock, interruption)
+        except Interrupted:
+            copies.stopping()
+            raise
+        peers.from_first("copies", copies.now)
         peers.barrier("finished")
+
+
+def run_stages(this: Run, clock: "StageClock", interruption: Interruption) -> None:
+    """The stages after the data, in order."""
+    stages = {
+        "teacher": lambda: pretraining.run_stage(this),
+        "student": lambda: distillation.run_stage(this),
+        "evaluation": lambda: embedding.embed_stage(this),
+        "report": lambda: reporting.report_stage(this, durations_s=clock.seconds),
+    }
+    if not {"evaluation", "report"}.isdisjoint(this.config.stages):
+        embedding.check_stores(this)  # told now, not after hours of training
+    for name, work in stages.items():
+        # once more where the signal's exception was lost: Python ignores those in finalisers
+        interruption.raise_if_requested("what is finished is kept")
+        if name in this.config.stages:
+            with clock.stage(name):
+                work()
+            this.copies.later()
+
+
+def connect_copies(
+    stack: contextlib.ExitStack, address: str, folder: Path, peers: Peers, say: Callable[[str], None]
+) -> Copies:
+    """Makes `folder` what `address` holds, on process 0, and says how it gets back there."""
+    made: list[Copies] = []
+    mirror = None
+
+    def fetch() -> None:
+        nonlocal mirror
+        mirror = stack.enter_context(Mirror(address, folder, say=say))
+        mirror.pull()
+        made.append(Copies(mirror.push_later, mirror.push, stopping))
+
+    def stopping() -> None:
+        try:
+            mirror.push()
+        except UserError as error:  # what stopped the run stays the reason; a later start copies
+            say(f"warning: {error}")
+
+    peers.from_first("fetch", fetch)
+    return made[0] if made else Copies()
 
 
 def use_compilation_cache() -> None:

@@ -11,7 +11,7 @@ process that got it, and comes back to all of them with the metrics of that step
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -190,6 +190,7 @@ def train(
     progress: ProgressLine,
     interruption: Interruption,
     meta: dict,
+    settle: Callable[[], None] = lambda: None,
 ) -> TrainState:
     """Trains from `state` to `settings.total_steps` and returns the final state on the host.
 
@@ -210,6 +211,7 @@ def train(
         interruption: asked after every step; when set on any process, a checkpoint is written and `Interrupted` raised
             on all.
         meta: what a checkpoint says of itself besides step and metric.
+        settle: called when the checkpoint of a stop is complete, before any process ends.
 
     Raises:
         UserError: a loss or gradient that is not finite.
@@ -282,6 +284,7 @@ def train(
                     if checkpointer is not None:
                         checkpointer.wait()
                     writer.flush()
+                    settle()
                     # no process ends, and has the others ended for it, before the write is complete
                     peers.barrier("stopped")
                     peers.set_stop_handler(lambda reason, status: None)  # this one stops by itself, as the others do

@@ -48,7 +48,8 @@ class MetadataServer:
             self._changed.notify_all()
             if options.get("wait_for_change") == "true":
                 self._changed.wait_for(
-                    lambda: self._closing or options["last_etag"] != self._etag(key), float(options["timeout_sec"])
+                    lambda: self._closing or options["last_etag"] != self._etag(key),
+                    float(options["timeout_sec"]),
                 )
             status, value, etag = self.status, self.values[key], self._etag(key)
         try:
@@ -63,18 +64,21 @@ class MetadataServer:
     def _etag(self, key: str) -> str:
         return f"{hash((self.values[key], self.status)):x}"
 
-    def set(self, key: str, value: str, *, status: int = 200) -> None:
+    def set(self, key: str, value: str, *, status: int = 200) -> int:
+        """Changes a value; returns how many requests had come before."""
         with self._changed:
             self.values[f"instance/{key}"] = value
             self.status = status
             self._changed.notify_all()
+            return len(self.asked)
 
     def wait_until_waited_for(self, *keys: str) -> None:
         """Returns once each key is asked for with the etag of its present value."""
 
         def waited_for(key):
             return any(
-                asked == key and options.get("last_etag") == self._etag(key) for asked, options, _ in self.asked
+                asked == key and options.get("last_etag") == self._etag(key)
+                for asked, options, _ in self.asked
             )
 
         with self._changed:
@@ -82,7 +86,6 @@ class MetadataServer:
 
     def wait_for_requests(self, count: int) -> None:
         with self._changed:
-            count += len(self.asked)
             assert self._changed.wait_for(lambda: len(self.asked) >= count, WAIT_S)
 
     def close(self) -> None:
@@ -117,7 +120,10 @@ def wait_for_no_threads() -> None:
 
 @pytest.mark.parametrize(
     ("key", "value", "word"),
-    [("maintenance-event", "TERMINATE_ON_HOST_MAINTENANCE", "maintenance"), ("preempted", "TRUE", "preempted")],
+    [
+        ("maintenance-event", "TERMINATE_ON_HOST_MAINTENANCE", "maintenance"),
+        ("preempted", "TRUE", "preempted"),
+    ],
 )
 def test_a_notice_is_told_once(server, key, value, word):
     notices = queue.Queue()
@@ -170,10 +176,10 @@ def test_garbage_and_errors_are_survived(server, garbage):
     notices = queue.Queue()
     with MaintenanceWatch(notices.put):
         server.wait_until_waited_for("maintenance-event")
-        server.set("maintenance-event", garbage)
-        server.wait_for_requests(3)
-        server.set("maintenance-event", "TERMINATE_ON_HOST_MAINTENANCE", status=503)
-        server.wait_for_requests(3)
+        server.wait_for_requests(server.set("maintenance-event", garbage) + 1)
+        server.wait_for_requests(
+            server.set("maintenance-event", "TERMINATE_ON_HOST_MAINTENANCE", status=503) + 3
+        )
         assert notices.empty()
         server.set("maintenance-event", "TERMINATE_ON_HOST_MAINTENANCE")
         assert notices.get(timeout=WAIT_S)

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,13 @@ import numpy as np
 import pytest
 
 from accdistill_jax import train
-from accdistill_jax.checkpoint import load_params
+from accdistill_jax.checkpoint import Checkpointer, load_params
 from accdistill_jax.data.store import Store
 from accdistill_jax.data.synthetic import SyntheticSettings, write_store
 from accdistill_jax.errors import UserError
+from accdistill_jax.interrupt import Interrupted
 from accdistill_jax.metrics import read_metrics
+from accdistill_jax.mirror import staging_folder
 from accdistill_jax.run import run
 from configs import distill
 
@@ -284,3 +287,48 @@ def test_the_command_from_nothing_to_a_report(repository, tmp_path):
     assert "heart rate" in lines[-5] or "heart-rate" in lines[-5]
     for line in done.stderr.splitlines():
         assert line.startswith(("teacher  step ", "student  step ", "embedding main  ")), "not a line of this program"
+
+
+@pytest.fixture
+def machines(tmp_path, monkeypatch):
+    """machines(name) moves to another machine: its own cache folder, so that nothing but the address is there."""
+    return lambda name: monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
+
+
+@pytest.mark.slow
+def test_a_run_at_an_address_continues_on_a_new_machine(smoke_config, machines, monkeypatch, capsys):
+    """Stopped in the teacher's training on one machine, finished on a second, found finished on a third."""
+    address = f"memory://bucket/{id(machines)}"
+    config = smoke_config(stages=("teacher",))
+    machines("alone")
+    run(config, "memory://bucket/undisturbed")
+    expected = fingerprints(staging_folder("memory://bucket/undisturbed"))
+
+    machines("first")
+    save = Checkpointer.save
+
+    def save_and_stop(self, step, *arguments, **options):
+        save(self, step, *arguments, **options)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as once, pytest.raises(Interrupted, match="step 4 is saved"):
+        once.setattr(Checkpointer, "save", save_and_stop)
+        run(config, address)
+
+    machines("second")
+    assert not staging_folder(address).exists()
+    capsys.readouterr()
+    run(config, address)
+    assert "continuing from step 4" in capsys.readouterr().out
+    assert fingerprints(staging_folder(address)) == expected
+
+    machines("third")
+    run(config, address)
+    assert "teacher: finished before" in capsys.readouterr().out
+    assert fingerprints(staging_folder(address)) == expected
+
+
+def test_an_address_that_cannot_be_written_is_told_before_training(smoke_config, machines):
+    machines("here")
+    with pytest.raises(UserError, match="http://bucket/run cannot be written to"):
+        run(smoke_config(stages=("teacher",)), "http://bucket/run")

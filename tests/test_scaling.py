@@ -166,6 +166,18 @@ def test_bounds_are_ordered_and_shares(paper):
         assert set(machine.sources) <= hardware.SOURCES.keys()
 
 
+def test_a_sharded_state_sends_the_same_bytes_in_more_exchanges(paper):
+    config = distill.get_config("paper")
+    config.runtime.optimizer_state = "sharded"
+    machine = hardware.tpu("v5e", (16, 16), rings=True)
+    whole, split = (
+        model.estimate(work, machine, batch=128, mfu=0.4) for work in (paper, program.describe(config, "student"))
+    )
+    assert sum(split.sent_bytes.values()) == pytest.approx(sum(whole.sent_bytes.values()), rel=1e-3)
+    assert split.state_bytes < whole.state_bytes
+    assert split.slow_s > whole.slow_s and split.fast_s == pytest.approx(whole.fast_s, rel=1e-3)
+
+
 def test_a_slower_device_hides_more_of_its_communication(paper):
     machine = hardware.gpu("H100", 4)
     efficiencies = [model.estimate(paper, machine, batch=128, mfu=mfu).efficiency_serial for mfu in (0.6, 0.3, 0.1)]
@@ -246,8 +258,9 @@ def test_command_prints_tables_and_writes_all_numbers(repository, tmp_path):
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
 def test_measurement_runs_every_arrangement(repository, tmp_path):
     done = run_scaling(
-        repository, "measure", "--batch-per-device=2", "--steps=2", "--repeats=2", f"--json={tmp_path / 'm.json'}"
-    )
+        repository, "measure", "--stage=teacher", "--batch-per-device=2", "--steps=2", "--repeats=2",
+        f"--json={tmp_path / 'm.json'}",
+    )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     measured = json.loads((tmp_path / "m.json").read_text())["arrangements"]
     assert [(one["name"], one["devices"]) for one in measured] == [

@@ -104,6 +104,8 @@ def _stage(source: RecordingSource, *, writer: StoreWriter, settings: Preprocess
         batch = preprocess(source.load(), settings)
     except UserError as error:
         return str(error)
+    except MemoryError:
+        return "does not fit into memory; split it, or prepare with fewer --workers"
     except Exception as error:
         error.add_note(f"while preparing recording {source.recording_id}")
         raise

@@ -30,6 +30,7 @@ from accdistill_jax.errors import UserError
 
 LABELS = ("hr_bpm", "sdnn_ms", "rmssd_ms", "resp_bpm")
 REASONS = ("too_short", "gap", "flat", "clipped", "motion", "quality")
+MAX_DAYS = 31
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,7 +286,8 @@ def preprocess(recording: Recording, settings: PreprocessSettings) -> SegmentBat
     with more than `max_gap_s` of them are rejected. What is left over at the end, shorter than a segment, is not a segment.
 
     Raises:
-      UserError: a stream or a channel asked for is missing, or the two streams never overlap; names the recording.
+      UserError: a stream or a channel asked for is missing, or the two streams never overlap, or do for more than `MAX_DAYS`;
+        names the recording.
     """
     with named(f"recording {recording.recording_id!r}"):
         for name in ("ppg", "accel"):
@@ -350,6 +352,9 @@ def _common_grid(ppg: Stream, accel: Stream, rate_hz: float) -> tuple[float, int
         raise UserError(
             f"PPG ({ppg.start_s:.1f} to {ends['ppg']:.1f} s) and acceleration ({accel.start_s:.1f} to {ends['accel']:.1f} s) "
             "never overlap: check their start times and clock offsets")
+    if end - start > MAX_DAYS * 86_400:
+        raise UserError(f"PPG and acceleration overlap for {(end - start) / 86_400:.0f} days, more than {MAX_DAYS}: correct the "
+                        "time stamps or the rate, or split the recording")
     start = ppg.start_s + math.ceil((start - ppg.start_s) * rate_hz - 1e-6) / rate_hz
     return start, max(math.floor((end - start) * rate_hz + 1e-6), 0)
 

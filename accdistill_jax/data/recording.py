@@ -16,6 +16,10 @@ from accdistill_jax.errors import UserError
 
 Polarity = Literal["systole_up", "systole_down", "unknown"]
 POLARITIES = ("systole_up", "systole_down", "unknown")
+RATES_HZ = (1.0, 100_000.0)
+HEART_RATES_BPM = (10.0, 400.0)
+# From a day before 1970, for clock offsets on times that count from 0, to the year 2200: unix milliseconds lie beyond.
+STARTS_UNIX_S = (-86_400.0, 7_258_118_400.0)
 
 
 @contextlib.contextmanager
@@ -48,7 +52,8 @@ class Stream:
       polarity: for PPG, which way the systole points; None for other streams.
 
     Raises:
-      UserError: naming the stream, for shapes that disagree, a rate that is not positive, NaN or falling time stamps.
+      UserError: naming the stream, for shapes that disagree, a rate that is not positive (for "ppg" and "accel": not within
+        `RATES_HZ`), NaN or falling time stamps.
     """
 
     name: str
@@ -65,7 +70,8 @@ class Stream:
         def require(condition: bool, message: str) -> None:
             _require(condition, f"stream {self.name!r}: {message}")
 
-        values = np.asarray(self.values, dtype=np.float32)
+        with np.errstate(over="ignore"):  # what does not fit is infinite, which is an error below
+            values = np.asarray(self.values, dtype=np.float32)
         object.__setattr__(self, "values", values)
         object.__setattr__(self, "channels", tuple(self.channels))
         require(values.ndim == 2, f"values must be [samples, channels], got shape {values.shape}")
@@ -77,6 +83,8 @@ class Stream:
         if self.rate_hz is not None:
             require(math.isfinite(self.rate_hz) and self.rate_hz > 0,
                     f"sampling rate must be positive, got {self.rate_hz}")
+            require(self.name not in ("accel", "ppg") or RATES_HZ[0] <= self.rate_hz <= RATES_HZ[1],
+                    f"sampling rate must be within {RATES_HZ[0]:g} to {RATES_HZ[1]:g} Hz, got {self.rate_hz:g}")
             require(math.isfinite(self.start_s), f"start time must be finite, got {self.start_s}")
         else:
             time = np.asarray(self.time_s, dtype=np.float64)
@@ -140,7 +148,7 @@ class HeartRateWindows:
     Attributes:
       start_s: [n] float64, start of each window, seconds after the start of the recording.
       duration_s: length of a window in seconds.
-      hr_bpm: [n] float64, beats per minute; NaN where unknown.
+      hr_bpm: [n] float64, beats per minute, within `HEART_RATES_BPM`; NaN where unknown.
     """
 
     start_s: np.ndarray
@@ -154,7 +162,11 @@ class HeartRateWindows:
         _require(start.ndim == 1 and start.shape == hr.shape,
                  f"heart rate: {start.shape} windows for {hr.shape} values")
         _require(bool(np.isfinite(start).all()), "heart rate: a window's start is not a number")
-        _require(self.duration_s > 0, f"heart rate: windows must last longer than 0 s, got {self.duration_s}")
+        _require(0 < self.duration_s < math.inf, f"heart rate: windows must last longer than 0 s, got {self.duration_s}")
+        low, high = HEART_RATES_BPM
+        odd = np.flatnonzero(~np.isnan(hr) & ~((hr >= low) & (hr <= high)))
+        _require(odd.size == 0, f"heart rate: window {odd[0] if odd.size else 0} has {hr[odd[0]] if odd.size else 0:g} beats per "
+                                f"minute, which is not within {low:g} to {high:g}; leave it empty (NaN) where it is unknown")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,7 +211,7 @@ class Recording:
       recording_id: unique within its source.
       device: e.g. "Empatica E4".
       source: the reader it came from, e.g. "empatica_e4".
-      start_unix_s: seconds since 1970 UTC; 0 where unknown.
+      start_unix_s: seconds since 1970 UTC, within `STARTS_UNIX_S`; 0 where unknown.
       streams: by name; preprocessing needs "ppg" and "accel".
       beats: beat intervals, where known.
       heart_rate: reference heart rate, where known.
@@ -217,7 +229,9 @@ class Recording:
     def __post_init__(self) -> None:
         name = f"recording {self.recording_id!r}"
         _require(bool(self.recording_id), "recording: the id is empty")
-        _require(math.isfinite(self.start_unix_s), f"{name}: start time {self.start_unix_s} is not a number")
+        low, high = STARTS_UNIX_S
+        _require(low <= self.start_unix_s <= high,
+                 f"{name}: start time {self.start_unix_s:g} must be unix seconds from 1970 to 2200 (are these milliseconds?)")
         for key, stream in self.streams.items():
             _require(key == stream.name, f"{name}: stream {stream.name!r} is filed under {key!r}")
 

@@ -63,19 +63,18 @@ class SyntheticSettings:
 
     def __post_init__(self) -> None:
         limits = {
-            "participants": (1, None),
-            "segments_per_participant": (1, None),
-            "seed": (0, None),
+            "participants": (1, 1_000_000),
+            "segments_per_participant": (1, 10_000),
+            "seed": (0, 2**63 - 1),
             "ppg_channels": (1, waveforms.MAX_CHANNELS),
-            "first_participant": (0, None),
+            "first_participant": (0, 2**31 - 1),
         }
         for name, (low, high) in limits.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | np.integer):
                 raise UserError(f"synthetic recordings: {name} must be a whole number, got {value!r}")
-            if value < low or (high is not None and value > high):
-                rule = f"at least {low}" if high is None else f"within {low} to {high}"
-                raise UserError(f"synthetic recordings: {name} must be {rule}, got {value}")
+            if not low <= value <= high:
+                raise UserError(f"synthetic recordings: {name} must be within {low} to {high}, got {value}")
 
     def to_json(self) -> dict[str, int]:
         """Plain JSON values, with the version of the generator."""

@@ -59,9 +59,9 @@ def build_parser() -> argparse.ArgumentParser:
                          help="devices in one process, one core each (default 1,2)")  # fmt: skip
     measure.add_argument("--processes", type=_integers, default=[1, 2], metavar="N,...",
                          help="processes of one device, pinned to a core each (default 1,2)")  # fmt: skip
-    measure.add_argument("--batch-per-device", type=int, default=16, metavar="N", help="segments (default 16)")
-    measure.add_argument("--steps", type=int, default=20, help="per repeat (default 20)")
-    measure.add_argument("--repeats", type=int, default=5, help="of every arrangement, in turn (default 5)")
+    measure.add_argument("--batch-per-device", type=_integer, default=16, metavar="N", help="segments (default 16)")
+    measure.add_argument("--steps", type=_integer, default=20, help="per repeat (default 20)")
+    measure.add_argument("--repeats", type=_integer, default=5, help="of every arrangement, in turn (default 5)")
     measure.set_defaults(run=run_measurement)
     return parser
 
@@ -70,11 +70,14 @@ def _add_config(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--config", default=default, metavar="FILE[:PRESET]", help=f"(default {default})")
 
 
+def _integer(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)
+
+
 def _integers(text: str) -> list[int]:
-    numbers = [int(part) for part in text.split(",")]
-    if min(numbers) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: numbers from 1 on")
-    return numbers
+    return [_integer(part) for part in text.split(",")]
 
 
 def _share(text: str) -> float:
@@ -187,8 +190,8 @@ def _legend(arguments: argparse.Namespace) -> str:
 - Counted: FLOP (matrix products by the config, checked against XLA's count in the tests), bytes sent (by formula, beside the
   compiled step above), parameters, moments, gradients, what is kept for the backward pass (in the traced program, before the
   compiler fuses).
-- Assumed: matrix products at {arguments.mfu:.0%} of peak (--mfu), everything else for free. A lower share makes the step longer and
-  all efficiencies better.
+- Assumed: matrix products at {arguments.mfu:.0%} of the bf16 peak (--mfu), everything else for free. A lower share makes the step
+  longer and all efficiencies better.
 - Cited, and what is not verified:
 """
 

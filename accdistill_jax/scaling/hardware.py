@@ -29,7 +29,7 @@ SOURCES = {
     "assumed": "not verified: 20 us for a small collective in a node (https://github.com/NVIDIA/nccl/issues/1259 has 6 us for "
     "2 H100); 46 us for every doubling of nodes; between nodes a third of the line rate for arrays of tens of MB, as inside",
     "h100 peak": "not verified at NVIDIA (https://www.nvidia.com/en-us/data-center/h100 was not at hand): bf16 1 979 TFLOP/s with "
-    "sparsity as others quote that page, half of it dense; H200 has the same GPU die",
+    "sparsity as others quote that page, half of it dense; H200 taken as H100 in peak and NVLink",
 }
 
 

@@ -11,6 +11,7 @@ others are measured. Every repeat goes through all arrangements in turn, so that
 Each device computes with one thread, so that the lone device cannot use the other cores.
 """
 
+import contextlib
 import json
 import os
 import selectors
@@ -43,7 +44,8 @@ class Worker:
         """
         order = order | {"cores": list(cores), "devices": devices, "cluster": cluster}
         flags = f"--xla_cpu_multi_thread_eigen=false --xla_force_host_platform_device_count={devices}"
-        environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+        # without jax's filter the last line of a traceback is the error
+        environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_TRACEBACK_FILTERING": "off"}
         self._errors = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "accdistill_jax.scaling.measure"],
@@ -80,23 +82,23 @@ class Worker:
         return line.strip()
 
     def _failure(self, what: str) -> UserError:
-        self.close()
+        self.close(patience_s=1.0)
         self._errors.seek(0)
         lines = [line.strip() for line in self._errors if line.strip()]
         return UserError(f"a measuring process {what}: {lines[-1] if lines else 'it said nothing'}")
 
     def finish(self) -> None:
-        """Asks it to end."""
-        self._process.stdin.close()
+        """Tells it that nothing more is to be measured."""
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
 
-    def close(self) -> None:
-        """Waits a moment for it to end, then ends it."""
+    def close(self, *, patience_s: float) -> None:
+        """Waits for it to end, and ends it when it does not."""
         try:
-            self._process.wait(timeout=10)
+            self._process.wait(timeout=patience_s)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._process.stdout.close()
 
 
 def run(
@@ -163,11 +165,11 @@ def run(
                 segments = batch * count * steps  # of a group of workers
                 found = [_measure(group, segments=segments // len(group), steps=steps) for group in groups]
                 rates[name].append(statistics.mean(found))
-    finally:
         for worker in workers:
             worker.finish()
+    finally:
         for worker in workers:
-            worker.close()
+            worker.close(patience_s=10.0 if sys.exception() is None else 0.0)
     return {
         "config": config_name,
         "stage": stage,
@@ -254,6 +256,8 @@ def serve() -> None:
         for name, shape in program.batch_shapes(work.config, rows).items()
     }
     batch["position"] = np.arange(rows, dtype=np.int32) + rows * parallel.process
+    if cluster:
+        batch["stop"] = np.zeros(rows, np.int32)  # as the training loop has it
     one = {name: value[:1] for name, value in batch.items()}
     params = jax.device_get(jax.jit(work.objective.init)(jax.random.key(0), one))
     state = built.start(params, parallel)

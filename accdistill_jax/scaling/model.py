@@ -54,7 +54,7 @@ def collective_seconds(one: Collective, hardware: Hardware) -> tuple[float, floa
     slow = fast = 0.0
     for level in hardware.levels:
         wire = (level.size - 1) / level.size * one.array_bytes / level.bandwidth
-        slow += wire / level.reached + level.latency_s
+        slow += wire / level.reached + one.pieces * level.latency_s
         fast += wire
     return PASSES[one.kind] * slow, PASSES[one.kind] * fast
 

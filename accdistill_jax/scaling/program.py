@@ -72,14 +72,15 @@ class Work(NamedTuple):
 
     def collectives(self, *, devices: int, global_batch: int, metrics: int = 8) -> list[traffic.Collective]:
         """What a training step sends, by formula."""
+        arrays = jax.tree.leaves(self.params)
         parts = devices if self.sharded else 1  # parts of a sharded array are padded to the same size
         return traffic.expected(
-            parameters=sum(math.ceil(leaf.size / parts) * parts for leaf in jax.tree.leaves(self.params)),
+            parameters=sum(math.ceil(leaf.size / parts) * parts for leaf in arrays),
             global_batch=global_batch,
             projection=self.projection,
             embedding=self.embedding,
             metrics=metrics,
-            sharded=self.sharded,
+            sharded_arrays=len(arrays) if self.sharded else 0,
         )
 
     def state_bytes(self, *, devices: int, sharded: bool) -> dict[str, float]:

@@ -26,11 +26,13 @@ class Collective(NamedTuple):
         what: in words.
         kind: of `KINDS`.
         array_bytes: of the whole array: what is reduced, or what is there after gathering or before scattering.
+        pieces: exchanges it takes unless the compiler joins them.
     """
 
     what: str
     kind: str
     array_bytes: int
+    pieces: int = 1
 
     def sent(self, devices: int) -> float:
         """Bytes that each of `devices` sends."""
@@ -48,7 +50,7 @@ def expected(
     projection: int,
     embedding: int,
     metrics: int,
-    sharded: bool,
+    sharded_arrays: int,
 ) -> list[Collective]:
     """The collectives of a training step.
 
@@ -58,8 +60,8 @@ def expected(
         projection: width of what the contrastive loss compares; 0: no such loss.
         embedding: width of the embedding whose spread over the global batch is a metric.
         metrics: scalars that are averaged.
-        sharded: whether each device updates its part of the parameters, so that gradients are reduced to parts and the
-            new parameters gathered.
+        sharded_arrays: how many arrays the parameters are, where each device updates its part of every one, so that
+            gradients are reduced to parts and the new parameters gathered; 0: every device updates all.
     """
     gathered = FLOAT * global_batch
     found = [Collective("embeddings, for their spread", "all-gather", gathered * embedding)]
@@ -67,9 +69,9 @@ def expected(
         for what in ("teacher's projections", "student's projections"):
             found.append(Collective(what, "all-gather", gathered * projection))
             found.append(Collective(f"gradient of {what}", "reduce-scatter", gathered * projection))
-    if sharded:
-        found.append(Collective("gradients", "reduce-scatter", FLOAT * parameters))
-        found.append(Collective("parameters", "all-gather", FLOAT * parameters))
+    if sharded_arrays:
+        found.append(Collective("gradients", "reduce-scatter", FLOAT * parameters, sharded_arrays))
+        found.append(Collective("parameters", "all-gather", FLOAT * parameters, sharded_arrays))
     else:
         found.append(Collective("gradients", "all-reduce", FLOAT * parameters))
     return [*found, Collective("metrics", "all-reduce", FLOAT * metrics)]

@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,20 @@ from accdistill_jax.parallel import Parallel
 from accdistill_jax.peers import Peers
 
 
+class Copies(NamedTuple):
+    """How what is in the work directory gets to the address that it is a copy of; nothing happens where it is none.
+
+    Attributes:
+        later: starts copying in the background.
+        now: copies, and returns when that is done.
+        stopping: the same, but where it fails it only warns.
+    """
+
+    later: Callable[[], None] = lambda: None
+    now: Callable[[], None] = lambda: None
+    stopping: Callable[[], None] = lambda: None
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """Context of a run.
@@ -30,6 +44,7 @@ class Run:
         parallel: the devices.
         peers: the processes. Process 0 alone reads and writes the work directory.
         say: prints one line of progress (on process 0).
+        copies: of the work directory (made by process 0).
     """
 
     config: Any
@@ -38,6 +53,7 @@ class Run:
     parallel: Parallel
     peers: Peers
     say: Callable[[str], None]
+    copies: Copies = Copies()
 
     @property
     def data_fingerprint(self) -> str:

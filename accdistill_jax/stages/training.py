@@ -74,7 +74,8 @@ def train_stage(run: Run, name: str, objective: Objective, *, frozen: Any, finge
     with contextlib.ExitStack() as stack:
         checkpointer = None
         if run.peers.first:
-            checkpointer = stack.enter_context(Checkpointer(run.workdir / name / "checkpoints"))
+            folder = run.workdir / name / "checkpoints"
+            checkpointer = stack.enter_context(Checkpointer(folder, on_saved=run.copies.later))
         found = run.peers.from_first(f"{name} checkpoint", lambda: checkpointer.latest_valid_step())
         if found is not None:
             state = restore(run, checkpointer, found, state, fingerprints, where=f"{run.workdir / name}")
@@ -111,6 +112,7 @@ def train_stage(run: Run, name: str, objective: Objective, *, frozen: Any, finge
                 progress=progress,
                 interruption=interruption,
                 meta=meta,
+                settle=run.copies.stopping,
             )
             # a signal during the last step has found nothing left to stop
             interruption.raise_if_requested(f"step {loop.total_steps}, the last, is saved")

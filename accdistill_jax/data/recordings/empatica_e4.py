@@ -226,6 +226,8 @@ def load(place: _Place, recording_id: str, participant_id: str) -> Recording:
             raise UserError(f"{place}: has no {file}; an E4 session needs BVP.csv and ACC.csv")
         with named(f"{place}/{file}"):
             starts[name], samples = _parse(content, file)
+            if name == "accel":
+                _check_counts(samples)
             streams[name] = Stream(
                 name="ppg" if name == "ppg" else "accel",
                 values=samples if name == "ppg" else samples / COUNTS_PER_G,
@@ -258,6 +260,13 @@ def _parse(content: bytes, file: str) -> tuple[float, np.ndarray]:
     if not len(samples):
         raise UserError("holds no sample after its two header lines: the session is empty")
     return float(start[0]), samples.astype(np.float32)
+
+
+def _check_counts(samples: np.ndarray) -> None:
+    low, high = (limit * COUNTS_PER_G for limit in ACCEL_RANGE_G)
+    beyond = np.flatnonzero(((samples < low) | (samples > high)).any(1))
+    if beyond.size:
+        raise UserError(f"line {beyond[0] + 3}: beyond the sensor's {low:g} to {high:g} counts ({samples[beyond[0]].tolist()})")
 
 
 def _parse_beats(content: bytes | None, start_unix_s: float) -> Beats | None:

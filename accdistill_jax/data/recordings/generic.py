@@ -132,7 +132,7 @@ def _description(path: Path) -> Mapping:
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
     with named(path):
         if not isinstance(content, Mapping):
@@ -183,7 +183,7 @@ def _number(values: Mapping, key: str, where: str, default: float | None = None)
 
 def _choice(values: Mapping, key: str, where: str, allowed: object, default: str) -> str:
     value = values.get(key, default)
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise UserError(f"{where}.{key} must be one of {', '.join(allowed)}, got {value!r}")
     return value
 
@@ -287,12 +287,12 @@ def _open_table(file: Path, table: Mapping) -> Callable[..., np.ndarray]:
                 read_options=pyarrow.csv.ReadOptions(skip_rows=skip, autogenerate_column_names=numbered),
                 parse_options=pyarrow.csv.ParseOptions(delimiter=table.get("delimiter", ",")),
                 convert_options=pyarrow.csv.ConvertOptions(null_values=["", "NaN", "nan", "NA", "null"]))
+        if not numbered:
+            content = content.rename_columns([name.strip() for name in content.column_names])
     except FileNotFoundError:
         raise UserError("no such file") from None
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise UserError(f"cannot be read: {' '.join(str(error).split())}") from error
-    if not numbered:
-        content = content.rename_columns([name.strip() for name in content.column_names])
     first_line = skip + (1 if numbered else 2)
 
     def column(name: object, *, exact: bool = False) -> np.ndarray:
@@ -316,7 +316,11 @@ def _open_table(file: Path, table: Mapping) -> Callable[..., np.ndarray]:
             raise UserError(f"column {name!r}, line {row + first_line}: not a number ({values[row].as_py()!r})")
         if exact and pyarrow.types.is_integer(kind) and not values.null_count:
             return values.to_numpy().astype(np.int64)
-        return values.cast(pyarrow.float64(), safe=False).to_numpy()
+        numbers = values.cast(pyarrow.float64(), safe=False).to_numpy()
+        infinite = np.flatnonzero(np.isinf(numbers))
+        if infinite.size:
+            raise UserError(f"column {name!r}, line {infinite[0] + first_line}: not a finite number")
+        return numbers
 
     return column
 

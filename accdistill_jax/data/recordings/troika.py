@@ -88,6 +88,6 @@ def _variable(path: Path, name: str) -> np.ndarray:
     if name not in content:
         raise UserError(f"{path}: holds no variable {name!r}")
     values = content[name]
-    if not np.issubdtype(values.dtype, np.number):
-        raise UserError(f"{path}: {name!r} holds no numbers but {values.dtype}")
+    if not np.issubdtype(values.dtype, np.number) or np.iscomplexobj(values):
+        raise UserError(f"{path}: {name!r} holds no real numbers but {values.dtype}")
     return values.astype(np.float64)

@@ -1,0 +1,217 @@
+"""The local side of a mirrored work directory: which files count, what is in them, what the last copy held."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+from accdistill_jax.errors import UserError
+from accdistill_jax.files import write_atomically
+
+# Small files that say that others are complete: written after those, removed before them.
+_MARKER = re.compile(r"\d+\.json|export\.json|made_from|manifest.*\.json")
+_UNFINISHED = (".tmp", ".lock")
+_UNFINISHED_PARTS = (".writing-", "orbax-checkpoint-tmp")
+_PINS = ".mirror"
+_PIN_ATTEMPTS = 100
+_BLOCK_BYTES = 1 << 20
+
+
+class Content(NamedTuple):
+    """What is in a file: bytes, and their SHA-256 in hexadecimal."""
+
+    size: int
+    sha256: str
+
+
+class Known(NamedTuple):
+    """A file's content as it was when the file had this state (bytes, modification time in ns, inode)."""
+
+    state: tuple[int, int, int]
+    content: Content
+
+
+@dataclasses.dataclass
+class Journal:
+    """What `.mirror.json` in the local folder says.
+
+    Attributes:
+        run: identifies the run.
+        generation: number of the copy that the folder was last equal to; 0: none.
+        push: identifies that copy.
+        base: its files.
+        known: files whose content need not be computed again.
+        pending: a copy whose manifest may have been written (`run`, `generation`, `push`, `files`).
+        pulling: the folder is being made equal to a copy and is no run.
+    """
+
+    NAME: ClassVar[str] = ".mirror.json"
+
+    run: str
+    generation: int = 0
+    push: str = ""
+    base: dict[str, Content] = dataclasses.field(default_factory=dict)
+    known: dict[str, Known] = dataclasses.field(default_factory=dict)
+    pending: dict | None = None
+    pulling: bool = False
+
+    def settle(self) -> None:
+        """The pending copy is complete."""
+        self.generation, self.push = self.pending["generation"], self.pending["push"]
+        self.base, self.pending = self.pending["files"], None
+
+    def save(self, folder: Path) -> None:
+        """Writes it.
+
+        Raises:
+            UserError: the disk is full or the folder gone.
+        """
+        try:
+            write_atomically(folder / self.NAME, json.dumps(dataclasses.asdict(self)))
+        except OSError as error:
+            raise UserError(f"{folder / self.NAME}: cannot be written ({error.strerror or error})") from error
+
+    @classmethod
+    def load(cls, folder: Path) -> "Journal | None":
+        """Reads it; None where there is none.
+
+        Raises:
+            UserError: it is unreadable.
+        """
+        path = folder / cls.NAME
+        try:
+            record = json.loads(path.read_text())
+            journal = cls(**record)
+            journal.base = {name: Content(*content) for name, content in journal.base.items()}
+            journal.known = {
+                name: Known(tuple(state), Content(*content))
+                for name, (state, content) in journal.known.items()
+            }
+            if journal.pending:
+                files = {name: Content(*content) for name, content in journal.pending["files"].items()}
+                journal.pending = journal.pending | {"files": files}
+            return journal
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+            raise UserError(
+                f"{path} cannot be read ({error}); delete the folder to go on from the address"
+            ) from error
+
+
+def is_marker(name: str) -> bool:
+    """Whether a file says that others are complete, like a checkpoint's `<step>.json`."""
+    return _MARKER.fullmatch(name.rpartition("/")[2]) is not None
+
+
+def local_files(folder: Path, exclude: Sequence[str]) -> dict[str, tuple[int, int, int]]:
+    """The files of a work directory and their states; nothing half-written, no checkpoint without its `<step>.json`."""
+    found = {}
+    for path, folders, names in os.walk(folder):
+        inside = os.path.relpath(path, folder)
+        prefix = "" if inside == "." else inside.replace(os.sep, "/") + "/"
+        skipped = {name for name in folders if any(part in name for part in _UNFINISHED_PARTS)}
+        if not prefix:
+            skipped |= {_PINS, *exclude}
+        if os.path.basename(path) == "checkpoints":
+            skipped |= {name for name in folders if name.isdigit() and f"{name}.json" not in names}
+        folders[:] = sorted(set(folders) - skipped)
+        for name in names:
+            if name.endswith(_UNFINISHED) or any(part in name for part in _UNFINISHED_PARTS):
+                continue
+            if not prefix and name == Journal.NAME:
+                continue
+            with contextlib.suppress(FileNotFoundError):  # removed since the folder was listed
+                if state := _state(os.path.join(path, name)):
+                    found[prefix + name] = state
+    return found
+
+
+def hash_files(
+    folder: Path, found: Mapping[str, tuple[int, int, int]], known: Mapping[str, Known]
+) -> dict[str, Known]:
+    """The content of files by name, computed where the state differs from what is known."""
+    return {
+        name: known[name]
+        if name in known and known[name].state == state
+        else Known(state, content(folder / name))
+        for name, state in found.items()
+    }
+
+
+def content(path: Path) -> Content:
+    """What is in a file.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    digest, size = hashlib.sha256(), 0
+    try:
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                digest.update(block)
+                size += len(block)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return Content(size, digest.hexdigest())
+
+
+@contextlib.contextmanager
+def pinned(
+    folder: Path, exclude: Sequence[str], known: Mapping[str, Known]
+) -> Iterator[tuple[dict[str, Known], dict[str, tuple[Path, tuple[int, int, int]]]]]:
+    """Context in which the files of one moment can be read, though the run goes on replacing and removing them.
+
+    The moment is consistent: what a marker declares complete is there, since every marker was the same before and after.
+    Files that the run only appends to are read later with more in them, which is as good.
+
+    Yields:
+        The files whose content is known, and for the others a hard link to read and the state.
+
+    Raises:
+        UserError: the folder changes faster than it can be listed.
+        OSError: it cannot be read.
+    """
+    pins = folder / _PINS
+    try:
+        for _ in range(_PIN_ATTEMPTS):
+            shutil.rmtree(pins, ignore_errors=True)
+            pins.mkdir()
+            found = local_files(folder, exclude)
+            kept = {
+                name: known[name] for name, s in found.items() if name in known and known[name].state == s
+            }
+            links = {
+                name: (pins / str(number), found[name]) for number, name in enumerate(set(found) - set(kept))
+            }
+            with contextlib.suppress(FileNotFoundError):
+                for name, (link, _) in links.items():
+                    _pin(folder / name, link)
+                if all(_state(folder / name) == state for name, state in found.items() if is_marker(name)):
+                    break
+        else:
+            raise UserError(f"{folder}: changes faster than it can be copied")
+        yield kept, links
+    finally:
+        shutil.rmtree(pins, ignore_errors=True)
+
+
+def _state(path: str | Path) -> tuple[int, int, int] | None:
+    found = os.lstat(path)
+    return (found.st_size, found.st_mtime_ns, found.st_ino) if stat.S_ISREG(found.st_mode) else None
+
+
+def _pin(path: Path, link: Path) -> None:
+    try:
+        os.link(path, link)
+    except FileNotFoundError:
+        raise
+    except OSError:  # a file system without hard links
+        shutil.copy2(path, link)
