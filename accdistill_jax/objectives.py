@@ -64,11 +64,15 @@ def band_groups(settings: InputSettings) -> int:
 def embedding_health(z: jax.Array, axis_name: str | None, *, spectrum: bool) -> dict[str, jax.Array]:
     """Learning-health metrics of embeddings [b, D] over the global batch: spread, and effective rank if asked for."""
     z = jax.lax.stop_gradient(z.astype(jnp.float32))
-    if axis_name is not None:
-        z = jax.lax.all_gather(z, axis_name, axis=0, tiled=True)
-    health = {"embedding_std": jnp.mean(jnp.std(z, axis=0))}
-    if spectrum:  # an eigendecomposition: not in every training step
-        health["effective_rank"] = losses.effective_rank(z)
+
+    def mean(rows: jax.Array) -> jax.Array:
+        own = jnp.mean(rows, axis=0)
+        return own if axis_name is None else jax.lax.pmean(own, axis_name)
+
+    health = {"embedding_std": jnp.mean(jnp.sqrt(mean(jnp.square(z - mean(z)[None]))))}
+    if spectrum:  # all rows in one place and an eigendecomposition: not in every training step
+        rows = z if axis_name is None else jax.lax.all_gather(z, axis_name, axis=0, tiled=True)
+        health["effective_rank"] = losses.effective_rank(rows)
     return health
 
 

@@ -58,13 +58,13 @@ def expected(
         parameters: trained ones.
         global_batch: rows over all devices.
         projection: width of what the contrastive loss compares; 0: no such loss.
-        embedding: width of the embedding whose spread over the global batch is a metric.
+        embedding: width of the embedding, whose mean and spread over the global batch are taken for a metric.
         metrics: scalars that are averaged.
         sharded_arrays: how many arrays the parameters are, where each device updates its part of every one, so that
             gradients are reduced to parts and the new parameters gathered; 0: every device updates all.
     """
     gathered = FLOAT * global_batch
-    found = [Collective("embeddings, for their spread", "all-gather", gathered * embedding)]
+    found = []
     if projection:
         for what in ("teacher's projections", "student's projections"):
             found.append(Collective(what, "all-gather", gathered * projection))
@@ -74,7 +74,7 @@ def expected(
         found.append(Collective("parameters", "all-gather", FLOAT * parameters, sharded_arrays))
     else:
         found.append(Collective("gradients", "all-reduce", FLOAT * parameters))
-    return [*found, Collective("metrics", "all-reduce", FLOAT * metrics)]
+    return [*found, Collective("metrics", "all-reduce", FLOAT * (metrics + 2 * embedding))]
 
 
 def total(collectives: list[Collective], devices: int) -> dict[str, float]:
