@@ -161,7 +161,8 @@ def _binding(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """What the numbers were made with: versions, Python, machine, devices and git commit (None outside a checkout)."""
+    """What the numbers were made with: versions, Python, machine, devices, git commit (None outside a checkout) and
+    source."""
     import jax
 
     devices = jax.devices()
@@ -175,7 +176,17 @@ def environment() -> dict[str, Any]:
         "device_count": len(devices),
         "process_count": jax.process_count(),
         "git_commit": _git_commit(),
+        "source_hash": source_hash(),
     }
+
+
+def source_hash() -> str:
+    """Hash of the package's source files: 16 hexadecimal digits."""
+    folder = Path(accdistill_jax.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _git_commit() -> str | None:

@@ -4,9 +4,7 @@ On Cloud TPU, in a SLURM step and under Open MPI, JAX finds out by itself which 
 line says so. On CPU the collectives are gloo's.
 """
 
-import hashlib
 import importlib.metadata
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,7 +12,7 @@ from jax._src import distributed as runtime  # its key-value store has no public
 
 import accdistill_jax
 from accdistill_jax import config as configs
-from accdistill_jax.errors import UserError
+from accdistill_jax.errors import PeersMissing, UserError
 from accdistill_jax.peers import Peers
 
 MODES = ("auto", "off")
@@ -46,7 +44,8 @@ def start(
         The processes of the run; `Peers.alone()` for one.
 
     Raises:
-        UserError: arguments that do not fit together, or processes that did not come within `START_TIMEOUT_S`.
+        UserError: arguments that do not fit together.
+        PeersMissing: processes that did not come within `START_TIMEOUT_S`.
     """
     given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
     missing = [name for name, value in given.items() if value is None]
@@ -75,21 +74,24 @@ def start(
     except RuntimeError as error:
         first = str(error).splitlines()[0]
         where = coordinator or runtime.global_state.coordinator_address
-        raise UserError(
+        raise PeersMissing(
             f"the processes did not come together at {where} within {START_TIMEOUT_S} s ({first}); check that all "
             f"{num_processes or ''} are started with the same --coordinator, and that its port is reachable".replace("  ", " ")
         ) from error
     state = runtime.global_state
     if state.num_processes == 1:
         return Peers.alone()
-    return Peers.connect(
-        rank=state.process_id,
-        count=state.num_processes,
-        exchange=_KeyValueStore(state.client),
-        host=state.coordinator_address.rsplit(":", 1)[0],
-        silence_s=silence_s,
-        start_timeout_s=START_TIMEOUT_S,
-    )
+    try:
+        return Peers.connect(
+            rank=state.process_id,
+            count=state.num_processes,
+            exchange=_KeyValueStore(state.client),
+            host=state.coordinator_address.rsplit(":", 1)[0],
+            silence_s=silence_s,
+            start_timeout_s=START_TIMEOUT_S,
+        )
+    except UserError as error:  # process 0 was there a moment ago
+        raise PeersMissing(str(error)) from error
 
 
 def stop() -> None:
@@ -103,20 +105,11 @@ def facts(config: Any) -> dict[str, Any]:
     return {
         **{f"config.{key}": value for key, value in configs.flatten_json(config).items() if key not in _OWN_KEYS},
         "version of accdistill_jax": accdistill_jax.__version__,
-        "source code": source_hash(),
+        "source code": configs.source_hash(),
         "version of jax": importlib.metadata.version("jax"),
         "kind of devices": jax.local_devices()[0].device_kind,
         "number of local devices": jax.local_device_count(),
     }
-
-
-def source_hash() -> str:
-    """Hash of the package's source files: 16 hexadecimal digits."""
-    folder = Path(accdistill_jax.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def _check(coordinator: str, num_processes: int, process_id: int) -> None:

@@ -1,4 +1,4 @@
-"""What an entry point ends with: the one exception for what a user can put right, and the exit statuses."""
+"""What an entry point ends with: exceptions that are told in one line, and the exit statuses."""
 
 import enum
 
@@ -8,6 +8,10 @@ class UserError(Exception):
 
     The message names the file, key, record or step at fault and says what to do.
     """
+
+
+class PeersMissing(Exception):
+    """Processes of the run did not come together; entry points print its one line and exit with 75: start all again."""
 
 
 class ExitStatus(enum.IntEnum):

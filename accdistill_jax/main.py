@@ -26,7 +26,7 @@ from ml_collections import config_flags
 
 from accdistill_jax import config as configs
 from accdistill_jax import interrupt
-from accdistill_jax.errors import ExitStatus, UserError
+from accdistill_jax.errors import ExitStatus, PeersMissing, UserError
 from accdistill_jax.interrupt import Interrupted, Interruption
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -87,9 +87,10 @@ def _on_notice(notice: str) -> None:
 
 def _end(error: BaseException, peers) -> int:
     """Says what ended the run, to the user and to the run's other processes; returns the exit status."""
-    status, line = _outcome(error)
-    if peers is None or peers.count == 1:
-        if status is None or status == ExitStatus.RELAUNCH:
+    several = peers is not None and peers.count > 1
+    status, line = _outcome(error, several=several)
+    if not several:
+        if status is None:
             raise error
         print(line, file=sys.stderr)
         return status
@@ -97,7 +98,7 @@ def _end(error: BaseException, peers) -> int:
         try:
             peers.explain(error)  # ends this process where the loss of another one is the cause
         except Interrupted as stop:
-            status, line = _outcome(stop)
+            status, line = _outcome(stop, several=True)
     if status is None:
         traceback.print_exception(error)
         status = 1
@@ -107,12 +108,14 @@ def _end(error: BaseException, peers) -> int:
     os._exit(status)  # the libraries' own way out waits for processes that do not come
 
 
-def _outcome(error: BaseException) -> tuple[int | None, str]:
-    """Exit status, None for a fault of the program, and the line that says why."""
+def _outcome(error: BaseException, *, several: bool) -> tuple[int | None, str]:
+    """Exit status, None for what deserves its traceback, and the line that says why."""
     if isinstance(error, Interrupted):
         return 128 + error.signal_number, str(error)
     if isinstance(error, KeyboardInterrupt):
         return 128 + signal.SIGINT, "stopped by SIGINT"
+    if isinstance(error, PeersMissing):
+        return ExitStatus.RELAUNCH, f"error: {error}"
     if isinstance(error, UserError):
         return ExitStatus.USER_ERROR, f"error: {error}"
     text = _first_line(error)
@@ -122,7 +125,7 @@ def _outcome(error: BaseException) -> tuple[int | None, str]:
             "batch_size or use more devices. The last checkpoint is kept."
         )
     jax = sys.modules.get("jax")
-    if jax is not None and isinstance(error, jax.errors.JaxRuntimeError):
+    if several and jax is not None and isinstance(error, jax.errors.JaxRuntimeError):
         return ExitStatus.RELAUNCH, (
             f"error: the accelerator's runtime failed ({text[:300]}). The last checkpoint is kept: the same command "
             "continues from there."

@@ -41,10 +41,6 @@ if answer.get("run"):
         if wanted in ("all", worker):
             folder = f"{home}/workers/{worker}"
             status |= subprocess.run(["bash", "-c", command], cwd=folder, env={**os.environ, "HOME": folder}).returncode
-if answer.get("copy"):
-    source, target = (a for a in argv if "accdistill-code" in a)
-    for worker in os.listdir(f"{home}/workers"):
-        subprocess.run(["cp", source, f"{home}/workers/{worker}/{target.partition(':')[2]}"], check=True)
 sys.exit(status)
 """
 
@@ -70,7 +66,7 @@ class Desk:
         (folder / "state.json").write_text(json.dumps({"calls": [], "rules": []}))
         for name in ("gcloud", "kubectl", "sbatch", "srun", "scontrol", "squeue", "scancel"):
             path = self._bin / name
-            path.write_text(f"#!{sys.executable}\n{STAND_IN}")
+            path.write_text(f"#!{sys.executable} -IS\n{STAND_IN}")
             path.chmod(0o755)
 
     def answer(self, pattern: str, *answers: dict) -> None:
@@ -84,7 +80,9 @@ class Desk:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("TPU_POD_", "GKE_"))}
         return {**kept, "STAND_IN": str(self.folder), "PATH": f"{self._bin}{os.pathsep}{kept['PATH']}"}
 
-    def run(self, *command: str, cwd: Path | None = None, environment: dict[str, str] | None = None) -> Result:
+    def run(
+        self, *command: str, cwd: Path | None = None, environment: dict[str, str] | None = None
+    ) -> Result:
         """Runs a launcher, by its name in launch/, to its end."""
         done = subprocess.run(
             [str(LAUNCH / command[0]), *command[1:]],

@@ -13,7 +13,11 @@ RUN = ["--", "--config=configs/distill.py", "--workdir=gs://bucket/run"]
 JOBSET = {
     "apiVersion": {"jobset.x-k8s.io/v1alpha2"},
     "kind": {"JobSet"},
-    "metadata": {"name": str, "namespace": str, "annotations": {"alpha.jobset.sigs.k8s.io/exclusive-topology": str}},
+    "metadata": {
+        "name": str,
+        "namespace": str,
+        "annotations": {"alpha.jobset.sigs.k8s.io/exclusive-topology": str},
+    },
     "spec": {
         "network": {"enableDNSHostnames": bool, "publishNotReadyAddresses": bool, "subdomain": str},
         "failurePolicy": {
@@ -24,7 +28,13 @@ JOBSET = {
                     "name": str,
                     "action": {"FailJobSet", "RestartJobSet", "RestartJobSetAndIgnoreMaxRestarts"},
                     "onJobFailureReasons": [
-                        {"BackoffLimitExceeded", "DeadlineExceeded", "FailedIndexes", "MaxFailedIndexesExceeded", "PodFailurePolicy"}
+                        {
+                            "BackoffLimitExceeded",
+                            "DeadlineExceeded",
+                            "FailedIndexes",
+                            "MaxFailedIndexesExceeded",
+                            "PodFailurePolicy",
+                        }
                     ],
                     "targetReplicatedJobs": [str],
                 }
@@ -68,7 +78,9 @@ def pod(manifest):
 def test_manifest_has_documented_fields_only(desk, options):
     manifest = rendered(desk, *options)
     check(manifest, JOBSET)
-    validate = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed").validate
+    validate = pytest.importorskip(
+        "kubernetes_validate", reason="kubernetes-validate is not installed"
+    ).validate
     job = manifest["spec"]["replicatedJobs"][0]["template"]
     validate({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "x"}, **job}, "1.30", strict=True)
 
@@ -84,7 +96,9 @@ def test_a_tpu_slice_has_a_process_per_host_and_no_flags(desk):
     manifest = rendered(desk, *TPU, "--slices=2")
     job = manifest["spec"]["replicatedJobs"][0]
     assert job["replicas"] == 2
-    assert job["template"]["spec"]["completions"] == job["template"]["spec"]["parallelism"] == 4  # 16 chips, 4 each
+    assert (
+        job["template"]["spec"]["completions"] == job["template"]["spec"]["parallelism"] == 4
+    )  # 16 chips, 4 each
     assert job["template"]["spec"]["completionMode"] == "Indexed"
     container = pod(manifest)["containers"][0]
     assert container["args"] == RUN[1:]
@@ -123,7 +137,9 @@ def test_what_the_user_must_put_right_is_not_started_again(desk):
         "operator": "In",
         "values": [1, 2, 130],
     }
-    assert job["backoffLimit"] == 0  # any other failure, 75, 143, 137 or a lost node, fails the job and restarts the set
+    assert (
+        job["backoffLimit"] == 0
+    )  # any other failure, 75, 143, 137 or a lost node, fails the job and restarts the set
     (policy,) = spec["failurePolicy"]["rules"]
     assert policy["action"] == "FailJobSet" and policy["onJobFailureReasons"] == ["PodFailurePolicy"]
     assert spec["failurePolicy"]["maxRestarts"] == 7
@@ -139,7 +155,13 @@ def test_spot_nodes_are_tolerated_only_when_asked(desk):
 
 
 def test_arguments_arrive_as_they_are(desk):
-    odd = ["--config.a=it's", "--config.b=x: {y}", "--config.c=#no", "--config.d=(1, 'two')", "--config.e=\"q\""]
+    odd = [
+        "--config.a=it's",
+        "--config.b=x: {y}",
+        "--config.c=#no",
+        "--config.d=(1, 'two')",
+        '--config.e="q"',
+    ]
     args = pod(rendered(desk, *TPU, run=[*RUN, *odd, "--config.f=$(HOME)"]))["containers"][0]["args"]
     assert args[2:-1] == odd
     assert args[-1] == "--config.f=$$(HOME)"  # $$ is Kubernetes' escape: it arrives as $(HOME)
@@ -153,7 +175,9 @@ def test_apply_sends_the_manifest_that_dry_run_prints(desk):
     assert applied.stdins == [printed.out]
 
 
-@pytest.mark.parametrize("command", [["status"], ["logs"], ["logs", "-f", "--slice=1", "--worker=2"], ["delete"]])
+@pytest.mark.parametrize(
+    "command", [["status"], ["logs"], ["logs", "-f", "--slice=1", "--worker=2"], ["delete"]]
+)
 def test_dry_run_prints_the_calls(desk, command):
     printed = desk.run("gke", *command, "--dry-run", "--name=mine")
     made = desk.run("gke", *command, "--name=mine")

@@ -35,7 +35,9 @@ def test_help_is_complete_and_fits_a_screen(name):
     assert shown.returncode == 0 and not shown.stderr
     assert 15 < len(shown.stdout.splitlines()) < 50
     text = (LAUNCH / name).read_text()
-    options = set(re.findall(r'^ *(--[a-z-]+)\) ', text, re.MULTILINE)) | set(re.findall(r'add\(\s*"(--[a-z-]+)"', text))
+    options = set(re.findall(r"^ *(--[a-z-]+)\) ", text, re.MULTILINE)) | set(
+        re.findall(r'add\(\s*"(--[a-z-]+)"', text)
+    )
     assert len(options) >= 6
     assert not [option for option in options if option not in shown.stdout]
 
