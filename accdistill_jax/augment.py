@@ -62,7 +62,7 @@ def cut_out(key: jax.Array, x: jax.Array, spec: Augmentation, groups: int) -> ja
 def magnitude_warp(key: jax.Array, x: jax.Array, spec: Augmentation, groups: int) -> jax.Array:
     """Multiplies each channel by a smooth curve 1 + `strength` * N(0, 1)."""
     values = jax.random.normal(key, (spec.knots, x.shape[1]))
-    return x * (1.0 + spec.strength * (curve_weights(x.shape[0], spec.knots) @ values))
+    return x * (1.0 + spec.strength * _product(curve_weights(x.shape[0], spec.knots), values))
 
 
 def gaussian_noise(key: jax.Array, x: jax.Array, spec: Augmentation, groups: int) -> jax.Array:
@@ -84,13 +84,18 @@ def time_warp(key: jax.Array, x: jax.Array, spec: Augmentation, groups: int) -> 
     length = x.shape[0]
     values = jnp.clip(jax.random.normal(key, (spec.knots,)), -3.0, 3.0)
     elapsed = np.arange(length, dtype=np.float32) + spec.strength * (
-        np.cumsum(curve_weights(length, spec.knots), axis=0) @ values
+        _product(np.cumsum(curve_weights(length, spec.knots), axis=0), values)
     )
     source = (elapsed - elapsed[0]) / (elapsed[-1] - elapsed[0]) * (length - 1.0)
     left = jnp.clip(source.astype(jnp.int32), 0, length - 2)
     weight = (source - left)[:, None]
     pairs = jnp.concatenate([x, jnp.roll(x, -1, axis=0)], axis=1)[left]  # one gather of neighbours: gathers are slow on CPU
     return pairs[:, : x.shape[1]] * (1.0 - weight) + pairs[:, x.shape[1] :] * weight
+
+
+def _product(weights: np.ndarray, values: jax.Array) -> jax.Array:
+    """[length, knots] times [knots, ...] in full float32: accelerators would round to fewer digits by themselves."""
+    return jnp.matmul(weights, values, precision=jax.lax.Precision.HIGHEST)
 
 
 FUNCTIONS = {

@@ -5,6 +5,7 @@ line says so. On CPU the collectives are gloo's.
 """
 
 import importlib.metadata
+import threading
 from typing import Any
 
 import jax
@@ -12,8 +13,9 @@ from jax._src import distributed as runtime  # its key-value store has no public
 
 import accdistill_jax
 from accdistill_jax import config as configs
-from accdistill_jax.errors import PeersMissing, UserError
+from accdistill_jax.errors import ExitStatus, PeersMissing, UserError
 from accdistill_jax.peers import Peers
+from accdistill_jax.watchdog import end_process
 
 MODES = ("auto", "off")
 START_TIMEOUT_S = 300
@@ -59,12 +61,21 @@ def start(
         _check(coordinator, num_processes, process_id)
         if num_processes == 1:
             return Peers.alone()
+    where = coordinator or "the address that JAX has detected"
+    line = (
+        f"error: the processes did not come together at {where} within {START_TIMEOUT_S} s; check that all "
+        f"{num_processes or ''} are started with the same --coordinator, and that its port is reachable".replace("  ", " ")
+    )
+    # in place of the runtime's own end of patience, an abort with pages of log
+    late = threading.Timer(START_TIMEOUT_S, end_process, (ExitStatus.RELAUNCH, line))
+    late.daemon = True
+    late.start()
     try:
         # a silent process is noticed by the control plane, which says which one; the runtime's own notice is the fallback
         jax.distributed.initialize(
             **{"coordinator_address" if name == "coordinator" else name: value for name, value in given.items()},
             cluster_detection_method=None if missing else "deactivate",
-            initialization_timeout=START_TIMEOUT_S,
+            initialization_timeout=2 * START_TIMEOUT_S,
             heartbeat_timeout_seconds=int(_RUNTIME_SILENCE_FACTOR * silence_s),
         )
     except ValueError as error:
@@ -73,11 +84,9 @@ def start(
         raise UserError(f"cannot start the distributed runtime: {error}") from error
     except RuntimeError as error:
         first = str(error).splitlines()[0]
-        where = coordinator or runtime.global_state.coordinator_address
-        raise PeersMissing(
-            f"the processes did not come together at {where} within {START_TIMEOUT_S} s ({first}); check that all "
-            f"{num_processes or ''} are started with the same --coordinator, and that its port is reachable".replace("  ", " ")
-        ) from error
+        raise PeersMissing(f"cannot start the distributed runtime at {where}: {first}") from error
+    finally:
+        late.cancel()
     state = runtime.global_state
     if state.num_processes == 1:
         return Peers.alone()

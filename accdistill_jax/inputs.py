@@ -1,6 +1,7 @@
 """From stored int16 to an encoder's input, on the device: dequantise, split into bands, normalise."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -85,3 +86,19 @@ def prepare(batch: dict[str, jax.Array], modality: str, settings: InputSettings)
     if settings.limit:
         x = x * jax.lax.rsqrt(1.0 + jnp.square(x / settings.limit))
     return x
+
+
+def row_by_row(fn: Callable[[Any], jax.Array], rows: Any) -> jax.Array:
+    """`fn` of a batch, so computed that a row's result does not depend on how many rows there are, to the last bit.
+
+    On CPU the compiler fuses and vectorises by shape: with other numbers of rows it rounds otherwise. There each row is
+    computed for itself, in a loop, which also keeps it in the cache. Elsewhere one thread computes one element, whatever
+    the shape.
+
+    Args:
+        fn: of a tree of [n, ...] arrays, gives [n, ...]; each row by itself.
+        rows: tree of [batch, ...] arrays.
+    """
+    if jax.default_backend() != "cpu":
+        return fn(rows)
+    return jax.lax.map(lambda row: fn(jax.tree.map(lambda a: a[None], row))[0], rows)

@@ -20,10 +20,11 @@ import jax.numpy as jnp
 
 from accdistill_jax import losses
 from accdistill_jax.augment import Augmentation, augment
-from accdistill_jax.inputs import InputSettings, prepare
+from accdistill_jax.inputs import InputSettings, prepare, row_by_row
 from accdistill_jax.models.autoencoder import MaskedAutoencoder, dropped_patches, random_order
 
-STREAM_MASK, STREAM_PPG, STREAM_ACCEL = 0, 1, 2
+STREAM_MASK = 0
+STREAMS = {"ppg": 1, "accel": 2}
 
 
 class Objective(NamedTuple):
@@ -59,6 +60,26 @@ def stream(keys: jax.Array, number: int) -> jax.Array:
 
 def band_groups(settings: InputSettings) -> int:
     return 2 if settings.bands == "low+high" else 1
+
+
+def present(
+    batch: Mapping[str, jax.Array],
+    keys: jax.Array,
+    modality: str,
+    settings: InputSettings,
+    augmentations: Mapping[str, Augmentation],
+    *,
+    training: bool,
+) -> jax.Array:
+    """A modality as its encoder gets it, augmented in training: [b, time, C] float32, alike for any split of the batch."""
+    own = {name: value for name, value in batch.items() if name.split("_")[0] == modality}
+
+    def of(rows):
+        keys, own = rows
+        x = prepare(own, modality, settings)
+        return augment(keys, x, augmentations, groups=band_groups(settings)) if training else x
+
+    return row_by_row(of, (stream(keys, STREAMS[modality]), own))
 
 
 def embedding_health(z: jax.Array, axis_name: str | None, *, spectrum: bool) -> dict[str, jax.Array]:
@@ -97,9 +118,7 @@ def masked_autoencoding(
     patch, keep = model.patch, model.keep
 
     def masked(frozen, batch, keys, *, training):
-        x = prepare(batch, modality, inputs)
-        if training:
-            x = augment(stream(keys, STREAM_PPG), x, augmentations, groups=band_groups(inputs))
+        x = present(batch, keys, modality, inputs, augmentations, training=training)
         return {"signal": x, "order": random_order(stream(keys, STREAM_MASK), x.shape[1] // patch)}
 
     def rows(params, masked):
@@ -153,11 +172,8 @@ def distillation(
         return jax.lax.stop_gradient((z - frozen["mean"][None]) / frozen["std"][None])
 
     def views(frozen, batch, keys, *, training):
-        accel = prepare(batch, "accel", student_inputs)
-        ppg = prepare(batch, "ppg", teacher_inputs)
-        if training:
-            accel = augment(stream(keys, STREAM_ACCEL), accel, augmentations["accel"], groups=band_groups(student_inputs))
-            ppg = augment(stream(keys, STREAM_PPG), ppg, augmentations["ppg"], groups=band_groups(teacher_inputs))
+        accel = present(batch, keys, "accel", student_inputs, augmentations["accel"], training=training)
+        ppg = present(batch, keys, "ppg", teacher_inputs, augmentations["ppg"], training=training)
         return {"accel": accel, "teacher": teacher_embedding(frozen, ppg)}
 
     def rows(params, views):

@@ -5,12 +5,12 @@ import optax
 import pytest
 
 from accdistill_jax import losses
-from accdistill_jax.augment import Augmentation
+from accdistill_jax.augment import ORDER, Augmentation
 from accdistill_jax.inputs import InputSettings, prepare
 from accdistill_jax.models.autoencoder import MaskedAutoencoder, dropped_patches, random_order
 from accdistill_jax.models.heads import ProjectionHead
 from accdistill_jax.models.transformer import TransformerEncoder
-from accdistill_jax.objectives import STREAM_MASK, distillation, masked_autoencoding, stream
+from accdistill_jax.objectives import STREAM_MASK, distillation, masked_autoencoding, present, stream
 from accdistill_jax.optim import Optimizer
 from accdistill_jax.optimizer_state import Replicated
 from accdistill_jax.parallel import Parallel
@@ -182,6 +182,30 @@ def test_a_step_in_micro_batches_is_that_of_the_whole_batch(devices, micro_batch
     parallel = Parallel(devices=jax.devices()[:devices])
     pieces = steps_of(objective, parallel, params, fixed, micro_batches=micro_batches)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6), one, pieces)
+
+
+@pytest.mark.parametrize("layout", [("shard_map", 2), ("shard_map", 4), ("pmap", 4)], ids=str)
+def test_augmented_inputs_do_not_depend_on_the_devices_to_the_last_bit(layout):
+    """All augmentations at once, half of the time each, on segments of full length."""
+    specs = {name: Augmentation(0.5, 0.1) for name in ORDER}
+    batch, rng = {"position": np.arange(BATCH, dtype=np.int32)}, np.random.default_rng(0)
+    for modality, channels in (("ppg", 2), ("accel", 3)):
+        batch[modality] = rng.integers(-20000, 20000, (BATCH, 3840, channels)).astype(np.int16)
+        batch[f"{modality}_scale"] = rng.uniform(1e-5, 1e-4, (BATCH, channels)).astype(np.float32)
+        batch[f"{modality}_offset"] = rng.normal(size=(BATCH, channels)).astype(np.float32)
+
+    def inputs_of(parallel):
+        def rows(_, batch):
+            keys = batch_keys(3, jnp.int32(2), batch["position"])
+            accel = present(batch, keys, "accel", InputSettings(bands="low+high", limit=4.0), specs, training=True)
+            return jnp.concatenate([accel, present(batch, keys, "ppg", InputSettings(), specs, training=True)], axis=-1)
+
+        return parallel.gather(parallel.map_rows(rows)(parallel.replicate({}), parallel.place(batch)))
+
+    mapping, devices = layout
+    one = inputs_of(Parallel(devices=jax.devices()[:1]))
+    several = inputs_of(Parallel(mapping, devices=jax.devices()[:devices]))
+    assert one.shape == (BATCH, 3840, 8) and one.tobytes() == several.tobytes()
 
 
 def test_micro_batches_take_less_memory():

@@ -46,10 +46,10 @@ def commands(*start: str) -> list[list[str]]:
 
 def test_every_command_is_of_a_kind_that_is_checked_here():
     known = (("python", "-m", "accdistill_jax.main"), ("python", "-m", "accdistill_jax.data.prepare"),
-             ("python", "-m", "pytest"), ("pip", "install"), ("python3", "-m", "venv"), (".", ".venv/bin/activate"))  # fmt: skip
+             ("python", "-m", "pytest"), ("pip", "install"), ("launch/local",), ("python3", "-m", "venv"), (".", ".venv/bin/activate"))  # fmt: skip
     split = [tuple(shlex.split(command, comments=True)) for command in COMMANDS]
     assert [words for words in split if not any(words[: len(start)] == start for start in known)] == []
-    for start in known[:4]:
+    for start in known[:5]:
         assert commands(*start), f"no command {' '.join(start)}: has the README lost its code blocks?"
 
 
@@ -59,6 +59,13 @@ def test_runs_parse_and_are_valid(arguments):
         [sys.executable, "-c", PARSE, *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("arguments", commands("launch/local"), ids=" ".join)
+def test_launches_parse(arguments):
+    command = [sys.executable, "launch/local", "--dry-run", *arguments]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "accdistill_jax.main" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("arguments", commands("python", "-m", "accdistill_jax.data.prepare"), ids=" ".join)
@@ -106,7 +113,8 @@ def test_files_exist():
 
 
 def test_nothing_is_left_to_fill_in():
-    assert re.findall(r"@@\w+@@|<FILL|TBD", TEXT) == []
+    for text in (TEXT, (REPOSITORY / "launch/README.md").read_text(encoding="utf-8")):
+        assert re.findall(r"@@\w+@@|<FILL|TBD|TODO", text) == []
 
 
 def test_the_example_recording_loads(tmp_path):

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 import grain
 import numpy as np
 
-from accdistill_jax.data.store import SIGNALS, Store
+from accdistill_jax.data.manifest import SIGNALS
+from accdistill_jax.data.store import Store
 from accdistill_jax.errors import UserError
 
 _PERIOD = 4096

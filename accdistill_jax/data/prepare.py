@@ -10,10 +10,11 @@ from rich.console import Console
 
 from accdistill_jax.data import recordings, show, synthetic
 from accdistill_jax.data.field_flags import add_flags, chosen, dataclass_fields, parameter_fields
+from accdistill_jax.data.manifest import verify_checksums
 from accdistill_jax.data.preparation import find_recordings, prepare
 from accdistill_jax.data.preprocess import PreprocessSettings
 from accdistill_jax.data.split import SplitRule
-from accdistill_jax.data.store import Store, verify_checksums
+from accdistill_jax.data.store import Store
 from accdistill_jax.errors import UserError
 
 _PREPROCESS = dataclass_fields(PreprocessSettings)

@@ -31,6 +31,7 @@ from accdistill_jax.errors import UserError
 LABELS = ("hr_bpm", "sdnn_ms", "rmssd_ms", "resp_bpm")
 REASONS = ("too_short", "gap", "flat", "clipped", "motion", "quality")
 MAX_DAYS = 31
+_MOST = 1e5  # Hz and seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +83,9 @@ class PreprocessSettings:
             values = value if isinstance(value, tuple) else (value,)
             if any(not isinstance(v, int | float) or isinstance(v, bool) or math.isnan(v) for v in values):
                 raise UserError(f"preprocessing: {field.name} must be a number, got {value!r}")
+        for name in ("rate_hz", "segment_s", "hop_s"):
+            if abs(getattr(self, name)) > _MOST:
+                raise UserError(f"preprocessing: {name} must be at most {_MOST:g}, got {getattr(self, name)}")
         checks = (
             ("rate_hz", self.rate_hz > 0, "must be positive"),
             ("segment_s", self.segment_s > 0, "must be positive"),
@@ -286,7 +290,7 @@ def preprocess(recording: Recording, settings: PreprocessSettings) -> SegmentBat
     with more than `max_gap_s` of them are rejected. What is left over at the end, shorter than a segment, is not a segment.
 
     Raises:
-      UserError: a stream or a channel asked for is missing, or the two streams never overlap, or do for more than `MAX_DAYS`;
+      UserError: a stream or a channel asked for is missing, the two streams never overlap, or one lasts more than `MAX_DAYS`;
         names the recording.
     """
     with named(f"recording {recording.recording_id!r}"):
@@ -347,14 +351,16 @@ def _chosen_channels(ppg: Stream, settings: PreprocessSettings) -> Stream:
 def _common_grid(ppg: Stream, accel: Stream, rate_hz: float) -> tuple[float, int]:
     """First time (seconds after the recording's start) and number of samples of the stretch that both cover."""
     ends = {stream.name: covered_until(stream) for stream in (ppg, accel)}
+    for stream in (ppg, accel):
+        days = (ends[stream.name] - stream.start_s) / 86_400
+        if days > MAX_DAYS:
+            raise UserError(f"stream {stream.name!r} lasts {days:.0f} days, more than {MAX_DAYS}: correct its time stamps or "
+                            "rate, or split the recording")
     start, end = max(ppg.start_s, accel.start_s), min(ends.values())
     if end <= start:
         raise UserError(
             f"PPG ({ppg.start_s:.1f} to {ends['ppg']:.1f} s) and acceleration ({accel.start_s:.1f} to {ends['accel']:.1f} s) "
             "never overlap: check their start times and clock offsets")
-    if end - start > MAX_DAYS * 86_400:
-        raise UserError(f"PPG and acceleration overlap for {(end - start) / 86_400:.0f} days, more than {MAX_DAYS}: correct the "
-                        "time stamps or the rate, or split the recording")
     start = ppg.start_s + math.ceil((start - ppg.start_s) * rate_hz - 1e-6) / rate_hz
     return start, max(math.floor((end - start) * rate_hz + 1e-6), 0)
 

@@ -6,9 +6,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from accdistill_jax.data.manifest import SIGNALS
 from accdistill_jax.data.quantise import dequantise
 from accdistill_jax.data.split import SPLITS
-from accdistill_jax.data.store import SIGNALS, Store
+from accdistill_jax.data.store import Store
 from accdistill_jax.errors import UserError
 
 _MOST_PARTICIPANTS = 40

@@ -9,8 +9,9 @@ from io import BytesIO
 
 import numpy as np
 
+from accdistill_jax.data.manifest import SIGNALS, checksum
 from accdistill_jax.data.quantise import quantise
-from accdistill_jax.data.store import CRC, SIGNALS, checksum, segment_crc
+from accdistill_jax.data.store import CRC, segment_crc
 from accdistill_jax.errors import UserError
 
 _DAMAGES = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, KeyError)

@@ -20,21 +20,21 @@ from importlib import metadata
 from accdistill_jax import __version__
 from accdistill_jax.data import store_tables
 from accdistill_jax.data.folder import no_space_message, open_folder
-from accdistill_jax.data.shards import ArrayFiles, ArrayLayout
-from accdistill_jax.data.split import SplitRule
-from accdistill_jax.data.store import (
+from accdistill_jax.data.manifest import (
     FORMAT,
     FORMAT_VERSION,
     MANIFEST,
     PARTICIPANTS,
     SEGMENTS,
     SIGNALS,
-    Store,
     checksum,
     fingerprint,
     partial_path,
     read_manifest,
 )
+from accdistill_jax.data.shards import ArrayFiles, ArrayLayout
+from accdistill_jax.data.split import SplitRule
+from accdistill_jax.data.store import Store
 from accdistill_jax.data.store_units import Unit, decode_unit, encode_unit, unit_file
 from accdistill_jax.errors import UserError
 
