@@ -115,17 +115,29 @@ def unflatten(flat: Mapping[str, np.ndarray], template: Any, *, where: str) -> A
     return jax.tree_util.tree_unflatten(structure, leaves)
 
 
+def sealed(record: Mapping) -> dict:
+    """A record with a checksum over everything else in it."""
+    return {**record, "checksum": _checksum(record)}
+
+
+def _checksum(record: Mapping) -> str:
+    plain = json.loads(json.dumps({key: value for key, value in record.items() if key != "checksum"}))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
 def read_json(path: epath.Path) -> dict:
-    """The record that was written last beside the arrays.
+    """The `sealed` record that was written last beside the arrays.
 
     Raises:
-      Damaged: missing, cut short, or not such a record.
+      Damaged: missing, cut short, changed, or not such a record.
     """
     try:
         record = json.loads(path.read_text())
-        if not {"meta", "leaves", "files"} <= record.keys():
+        if not {"meta", "leaves", "files", "checksum"} <= record.keys():
             raise ValueError("keys are missing")
-    except (OSError, ValueError, AttributeError) as problem:
+        if record["checksum"] != _checksum(record):
+            raise ValueError("it was changed after it was written")
+    except (OSError, ValueError, AttributeError, RecursionError) as problem:
         raise Damaged(f"{path.name} cannot be read ({_first_line(problem)})") from problem
     return record
 

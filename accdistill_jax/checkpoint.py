@@ -30,6 +30,7 @@ from accdistill_jax.array_files import (
     read_arrays,
     read_json,
     reporting,
+    sealed,
     unflatten,
 )
 from accdistill_jax.errors import UserError
@@ -226,7 +227,7 @@ class Checkpointer:
             self._remove_partial()
             raise
         record["files"] = file_hashes(self._folder(step))
-        write_atomically(self._sidecar(step), json.dumps(record))
+        write_atomically(self._sidecar(step), json.dumps(sealed(record)))
         self._remove_old(step)
         self._on_saved()
 
@@ -293,7 +294,7 @@ def save_params(path: str | os.PathLike, params: Any, meta: Mapping) -> str:
         (path / _EXPORT_JSON).unlink(missing_ok=True)
         orbax.save(path / _EXPORT_ARRAYS, args=ocp.args.PyTreeSave(nest(host)), force=True)
         record["files"] = file_hashes(path / _EXPORT_ARRAYS)
-        write_atomically(path / _EXPORT_JSON, json.dumps(record, indent=1))
+        write_atomically(path / _EXPORT_JSON, json.dumps(sealed(record), indent=1))
     return record["fingerprint"]
 
 

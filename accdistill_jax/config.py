@@ -278,8 +278,11 @@ def load(path: str | os.PathLike) -> ml_collections.FrozenConfigDict:
 
 def _read(path: Path) -> dict:
     try:
-        return json.loads(path.read_text())["config"]
-    except (OSError, ValueError, KeyError, TypeError) as problem:
+        config = json.loads(path.read_text())["config"]
+        if not isinstance(config, dict):
+            raise ValueError("no mapping under the key 'config'")
+        return config
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as problem:
         raise UserError(
             f"{path} cannot be read as a run's config ({problem}); restore or delete it"
         ) from problem

@@ -46,11 +46,11 @@ class Rule(NamedTuple):
     literals: tuple = ()
 
 
-def _integer(minimum: int = 0) -> Rule:
+def _integer(minimum: int = 0, maximum: int = 2**31 - 1) -> Rule:
     def accepts(value: Any) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+        return isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= maximum
 
-    return Rule(accepts, f"a whole number of at least {minimum}")
+    return Rule(accepts, f"a whole number of at least {minimum} and at most {maximum}")
 
 
 def _number(minimum: float = 0.0, maximum: float = math.inf) -> Rule:

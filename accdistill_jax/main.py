@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from accdistill_jax import config as configs
 from accdistill_jax import interrupt
@@ -223,8 +223,11 @@ def _load(argument: str, path: Path) -> Mapping:
         spec = importlib.util.spec_from_file_location("config", path)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        return module.get_config(preset) if preset else module.get_config()
-    except Exception as error:
+        config = module.get_config(preset) if preset else module.get_config()
+        if not isinstance(config, ConfigDict):
+            raise TypeError(f"get_config must return an ml_collections.ConfigDict, not {type(config).__name__}")
+        return config
+    except (Exception, SystemExit) as error:
         # A config is Python code of the user's: anything can go wrong in it.
         raise UserError(f"config {argument}: {_one_line(error)}") from error
 

@@ -160,8 +160,9 @@ class StageClock:
     def __init__(self, workdir: Path, *, enabled: bool = True):
         self._path, self._enabled = workdir / "stages.json", enabled
         try:
-            self.seconds: dict[str, float] = json.loads(self._path.read_text())
-        except (OSError, ValueError):
+            before = json.loads(self._path.read_text())
+            self.seconds = {name: float(seconds) for name, seconds in before.items()}
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):  # not worth stopping for
             self.seconds = {}
 
     def stage(self, name: str) -> "_Timed":

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from accdistill_jax.checkpoint import Checkpointer, load_params
+from accdistill_jax.data.manifest import fingerprint
 from accdistill_jax.data.split import SplitRule
-from accdistill_jax.data.store import Store, fingerprint
+from accdistill_jax.data.store import Store
 from accdistill_jax.data.synthetic import SyntheticSettings, unit_id, write_store
 from accdistill_jax.errors import UserError
 from accdistill_jax.run import run

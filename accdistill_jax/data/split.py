@@ -33,7 +33,7 @@ class SplitRule:
     assignment: Mapping[str, str] | None = None
 
     def __post_init__(self):
-        if len(self.fractions) != 3 or min(self.fractions) < 0 or abs(sum(self.fractions) - 1) > 1e-9:
+        if len(self.fractions) != 3 or not (min(self.fractions) >= 0 and abs(sum(self.fractions) - 1) <= 1e-9):
             raise UserError(f"split fractions {self.fractions}: three shares >= 0 that add up to 1 are needed")
 
     @classmethod

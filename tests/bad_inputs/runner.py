@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from tests.bad_inputs.case import Case, Outcome, command, hashes, wrong
 
-TIME_LIMIT_S = 90.0
+TIME_LIMIT_S = 120.0
 MEMORY_BYTES = 12 * 2**30
 OWN_PROCESS_EVERY = 10  # every tenth case is run by an interpreter of its own
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -31,10 +31,13 @@ class Result(NamedTuple):
 
 
 class _Server:
-    """A running tests.bad_inputs.server."""
+    """A tests.bad_inputs.server, started when it is first needed."""
 
     def __init__(self):
-        self._process = subprocess.Popen(
+        self._process: subprocess.Popen | None = None
+
+    def _start(self) -> subprocess.Popen:
+        return subprocess.Popen(
             [sys.executable, "-m", "tests.bad_inputs.server"], cwd=REPOSITORY, env=_environment(), text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
@@ -42,6 +45,7 @@ class _Server:
     def run(self, module: str, arguments: Sequence[str], out: Path, error: Path) -> int | None:
         request = {"module": module, "arguments": arguments, "out": str(out), "error": str(error),
                    "memory_bytes": MEMORY_BYTES}  # fmt: skip
+        self._process = self._process or self._start()
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         child = json.loads(self._process.stdout.readline())["pid"]
@@ -58,6 +62,8 @@ class _Server:
         return None if killed.is_set() else status
 
     def close(self) -> None:
+        if self._process is None:
+            return
         self._process.stdin.close()
         self._process.wait()
         self._process.stdout.close()
@@ -110,38 +116,51 @@ def run_program(module: str, arguments: Sequence[str]) -> None:
         raise RuntimeError(f"{module} {' '.join(arguments)}: exit status {done.returncode}\n{done.stderr}")
 
 
-def run_cases(cases: Sequence[Case], scratch: Path, *, bases: Path, jobs: int = 1) -> Iterator[Result]:
-    """Runs cases and yields their results in the order of completion.
+class Runner:
+    """Runs cases, several at a time; a context manager that ends what it started.
 
     Args:
-      cases: what to run.
-      scratch: folder for what they make; each case's own folder is removed when it is judged.
-      bases: folder that no case may change.
-      jobs: how many to run at a time.
-
-    Raises:
-      AssertionError: a case has changed something in `bases`.
+      jobs: programs at a time.
     """
-    before = hashes(bases)
-    servers = [_Server() for _ in range(jobs)]
-    free = list(servers)
-    try:
-        with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-            def judge(number: int, case: Case) -> Result:
-                server = free.pop()
-                try:
-                    return _judge(case, scratch / f"case-{number}", server if number % OWN_PROCESS_EVERY else None)
-                finally:
-                    free.append(server)
 
-            pending = [pool.submit(judge, number, case) for number, case in enumerate(cases)]
-            for done in concurrent.futures.as_completed(pending):
-                yield done.result()
-    finally:
-        for server in servers:
+    def __init__(self, jobs: int = 1):
+        self._pool = concurrent.futures.ThreadPoolExecutor(jobs)
+        self._servers = [_Server() for _ in range(jobs)]
+        self._free = list(self._servers)
+
+    def __enter__(self) -> "Runner":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        for server in self._servers:
             server.close()
-    changed = {name for name, _ in hashes(bases).items() ^ before.items()}
-    assert not changed, f"a case has changed {sorted(changed)}"
+
+    def run(self, cases: Sequence[Case], scratch: Path, *, bases: Path) -> Iterator[Result]:
+        """Runs cases and yields their results in the order of completion.
+
+        Args:
+          cases: what to run.
+          scratch: folder for what they make; each case's own folder is removed when it is judged.
+          bases: folder that no case may change.
+
+        Raises:
+          AssertionError: a case has changed something in `bases`.
+        """
+        before = hashes(bases)
+
+        def judge(number: int, case: Case) -> Result:
+            server = self._free.pop()
+            try:
+                return _judge(case, scratch / f"case-{number}", server if number % OWN_PROCESS_EVERY else None)
+            finally:
+                self._free.append(server)
+
+        pending = [self._pool.submit(judge, number, case) for number, case in enumerate(cases)]
+        for done in concurrent.futures.as_completed(pending):
+            yield done.result()
+        changed = {name for name, _ in hashes(bases).items() ^ before.items()}
+        assert not changed, f"a case has changed {sorted(changed)}"
 
 
 def _judge(case: Case, folder: Path, server: _Server | None) -> Result:

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from accdistill_jax.data import shards
+from accdistill_jax.data.manifest import fingerprint
 from accdistill_jax.data.preprocess import PreprocessSettings, SegmentBatch
 from accdistill_jax.data.recording import Participant
-from accdistill_jax.data.store import Store, fingerprint
+from accdistill_jax.data.store import Store
 from accdistill_jax.data.store_writer import StoreWriter
 
 

@@ -163,6 +163,7 @@ def break_line(files, name, line, text):
         (lambda f: {k: "\n".join(line.rsplit(",", 1)[0] for line in v.splitlines()) if k == "ACC.csv" else v
                     for k, v in f.items()}, r"S01/ACC.csv: line 1: expected 3 columns, got 2"),
         (lambda f: break_line(f, "BVP.csv", 7, "0.5x"), r"S01/BVP.csv: line 7: not a number \('0.5x'\)"),
+        (lambda f: break_line(f, "ACC.csv", 5, "3,-129,3"), r"S01/ACC.csv: line 5: beyond the sensor's -128 to 127 counts"),
         (lambda f: break_line(f, "BVP.csv", 7, ""), r"S01/BVP.csv: line 7: not a number"),
         (lambda f: break_line(f, "BVP.csv", 7, "inf"), r"S01/BVP.csv: stream 'ppg': holds infinite values"),
         (lambda f: break_line(f, "BVP.csv", 2, "32"), r"S01/BVP.csv: line 2: the sample rate must be 64 Hz.*got '32'"),

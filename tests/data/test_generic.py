@@ -213,6 +213,10 @@ def change(path, value):
         (change("streams.accel.columns", ["x", "y"]), r"acc.csv: stream 'accel': needs 3 channels"),
         (change("heart_rate", {"file": "acc.csv", "time": "x", "hr": "y"}), r"heart_rate needs hr .* and duration_s"),
         (change("beats", {"file": "acc.csv", "interval": "y"}), r"beats.time is missing"),
+        (change("beats", {"file": "acc.csv", "time": "x", "interval": "y", "interval_unit": []}), r"beats.interval_unit must be one of"),
+        (change("streams.accel.time_unit", []), r"streams.accel.time_unit must be one of s, ms, us, ns, got \[\]"),
+        (change("streams.ppg.rate_hz", 1e12), r"ppg.csv: stream 'ppg': sampling rate must be within 1 to 100000 Hz, got 1e\+12"),
+        (change("start", 1_714_557_600_000), r"start time 1.71456e\+12 must be unix seconds .*milliseconds"),
     ],
 )
 def test_bad_description_is_named(tmp_path, apply, message):
@@ -234,11 +238,15 @@ def test_bad_description_is_named(tmp_path, apply, message):
         ("ppg.csv", "", r"ppg.csv: cannot be read"),
         ("ppg.csv", "green,red\n", r"ppg.csv: stream 'ppg': holds no sample"),
         ("ppg.csv", "green,red\n,1\n,2\n", r"ppg.csv: stream 'ppg': holds no number"),
+        ("ppg.csv", "green,red\n1,2\n1e400,2\n", r"ppg.csv: column 'green', line 3: not a finite number"),
+        ("ppg.csv", "green\n1\n".encode("utf-16"), r"ppg.csv: cannot be read: .*codec"),
+        ("recording.yaml", "[" * 20_000, r"recording.yaml: cannot be read: maximum recursion depth"),
+        ("recording.yaml", "start: 2024-99-99T00:00:00Z\n", r"recording.yaml: cannot be read: month must be in 1..12"),
     ],
 )
 def test_bad_file_is_named_with_its_line(tmp_path, file, text, message):
     make(tmp_path, description())
-    (tmp_path / file).write_text(text)
+    (tmp_path / file).write_bytes(text if isinstance(text, bytes) else text.encode())
     (source,) = find("generic", tmp_path)
     with pytest.raises(UserError, match=message):
         source.load()

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from accdistill_jax.data.store import Store, fingerprint
+from accdistill_jax.data.manifest import fingerprint
+from accdistill_jax.data.store import Store
 
 pytestmark = pytest.mark.slow  # together: about 25 s of one core, most of it starting up
 SECONDS = 25

@@ -228,6 +228,9 @@ def test_settings_survive_json_and_pickle():
     [
         ({"segment_sec": 60}, "'segment_sec'; did you mean 'segment_s'"),
         ({"rate_hz": 0}, "rate_hz must be positive"),
+        ({"rate_hz": float("inf")}, "rate_hz must be at most 100000, got inf"),
+        ({"segment_s": -float("inf")}, "segment_s must be at most 100000"),
+        ({"hop_s": 1e300}, "hop_s must be at most 100000"),
         ({"rate_hz": "64"}, "rate_hz must be a number"),
         ({"segment_s": 0.3}, "segment_s times rate_hz must be a whole number"),
         ({"hop_s": 0}, "hop_s must be positive"),
@@ -291,3 +294,13 @@ def test_channel_settings_survive_json():
     settings = PreprocessSettings(ppg_channels=(1, "red"))
     assert json.loads(json.dumps(settings.to_json()))["ppg_channels"] == ["1", "red"]
     assert PreprocessSettings.from_json(settings.to_json()) == settings
+
+
+def test_a_stream_that_lasts_for_months_is_refused():
+    """One wrong time stamp must not ask for all the memory there is."""
+    time_s = np.append(np.arange(99.0), 5e6)
+    streams = {"ppg": Stream("ppg", np.ones((100, 1)), ("a",), "a.u.", time_s=time_s),
+               "accel": Stream("accel", np.ones((100, 3)), tuple("xyz"), "g", rate_hz=1.0)}
+    recording = Recording("r", Participant("p"), "d", "s", 0.0, streams)
+    with pytest.raises(UserError, match="recording 'r': stream 'ppg' lasts 58 days, more than 31: correct"):
+        preprocess(recording, PreprocessSettings())

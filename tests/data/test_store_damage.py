@@ -11,7 +11,8 @@ import pytest
 
 from accdistill_jax.data import folder, store_tables
 from accdistill_jax.data import store as store_module
-from accdistill_jax.data.store import Store, checksum, verify_checksums
+from accdistill_jax.data.manifest import checksum, verify_checksums
+from accdistill_jax.data.store import Store
 from accdistill_jax.errors import UserError
 
 

@@ -222,10 +222,12 @@ def test_another_first_participant_gives_the_next_participants():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"participants": 0}, "participants must be at least 1"),
+        ({"participants": 0}, "participants must be within 1 to 1000000"),
         ({"segments_per_participant": 2.5}, "segments_per_participant must be a whole number"),
+        ({"participants": 10**30}, "participants must be within 1 to 1000000, got 10"),
+        ({"segments_per_participant": 10**6}, "segments_per_participant must be within 1 to 10000"),
         ({"ppg_channels": 9}, "ppg_channels must be within 1 to 8"),
-        ({"seed": -1}, "seed must be at least 0"),
+        ({"seed": -1}, "seed must be within 0"),
     ],
 )
 def test_bad_settings_are_named(change, message):

@@ -48,7 +48,8 @@ def test_saturation_is_clipping(tmp_path):
     [
         ({"sig": np.zeros((4, 10))}, "'sig' must have 6 rows .* got shape"),
         ({"signal": np.zeros((5, 10))}, "holds no variable 'sig'"),
-        ({"sig": "text"}, "holds no numbers"),
+        ({"sig": "text"}, "holds no real numbers"),
+        ({"sig": np.zeros((5, 10)) + 1j}, "holds no real numbers but complex128"),
         (b"MATLAB 5.0 MAT-file" + bytes(40), "cannot be read as a MATLAB v5 file"),
         (b"", "cannot be read as a MATLAB v5 file"),
     ],
