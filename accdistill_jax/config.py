@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import math
 import os
@@ -15,7 +16,7 @@ from typing import Any
 import ml_collections
 
 import accdistill_jax
-from accdistill_jax.config_rules import FREE_KEYS, RULES, STAGES, find_rule, matches, parse_duration
+from accdistill_jax.config_rules import FREE_KEYS, RULES, STAGES, find_rule, matches, parse_duration, required_keys
 from accdistill_jax.errors import UserError
 from accdistill_jax.files import write_atomically
 
@@ -88,6 +89,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
             near = nearest(str(odd), map(str, rule.literals))
             hint = f"; did you mean {near}?" if near else ""
             raise UserError(f"config.{key} = {value!r} must be {rule.wanted}{hint}")
+    for key in required_keys(flat):
+        if key not in flat:
+            raise UserError(f"the config has no {key}; begin with a copy of configs/distill.py, which lists all keys")
     _validate_together(flat)
 
 
@@ -120,6 +124,13 @@ def _validate_together(flat: Mapping[str, Any]) -> None:
                 raise UserError(
                     f"config.{key} = {value!r} must be shorter than config.{duration_key} = {flat[duration_key]!r}"
                 )
+    for block in sorted(key.rsplit(".", 1)[0] for key in flat if key.endswith(".transformer.tokenizer")):
+        sizes = [samples for samples, _ in flat[f"{block}.tokenizer"]] + [flat[f"{block}.patch"]]
+        if any(larger % smaller for smaller, larger in itertools.pairwise(sizes)):
+            raise UserError(
+                f"config.{block}.tokenizer = {flat[f'{block}.tokenizer']!r}: the samples of each level must divide those of the "
+                f"next, and the last config.{block}.patch = {sizes[-1]}"
+            )
     for block in {key.rsplit(".", 1)[0] for key in flat if key.endswith(".transformer.heads")}:
         width, heads = flat[f"{block}.width"], flat[f"{block}.heads"]
         if width % heads:

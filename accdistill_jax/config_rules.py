@@ -3,7 +3,7 @@
 import fnmatch
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from accdistill_jax.errors import UserError
@@ -50,7 +50,9 @@ def _integer(minimum: int = 0, maximum: int = 2**31 - 1) -> Rule:
     def accepts(value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= maximum
 
-    return Rule(accepts, f"a whole number of at least {minimum} and at most {maximum}")
+    return Rule(
+        accepts, f"a whole number of at least {minimum}" + (f" and at most {maximum}" if maximum < 2**31 - 1 else "")
+    )
 
 
 def _number(minimum: float = 0.0, maximum: float = math.inf) -> Rule:
@@ -86,7 +88,7 @@ def _each(item: Rule, *, at_least: int = 0) -> Rule:
 
 
 def _row(*names: str) -> Rule:
-    whole = _integer(1)
+    whole = _integer(1, 65_536)
 
     def accepts(value: Any) -> bool:
         return (
@@ -107,44 +109,47 @@ _DURATION = Rule(_is_duration, "a duration such as '600 steps', '80000 examples'
 _ABOVE_ZERO = Rule(lambda value: _number().accepts(value) and value > 0, "a number above 0")
 _BELOW_ONE = _number(0, 0.999999)
 
+_SIZE = _integer(1, 65_536)  # a width, a length in samples, a number of heads
+
 # The first pattern that matches a key is its rule; `*` stands for anything, dots included.
 RULES: tuple[tuple[str, Rule], ...] = (
     ("seed", _integer()),
-    ("stages", _each(_literal(*STAGES))),
+    ("stages", _each(_literal(*STAGES), at_least=1)),
     ("data.stores", _each(_text(empty=False))),
     ("data.unseen_stores", _each(_text(empty=False))),
     ("data.weights", _each(_ABOVE_ZERO)),
     ("data.participant_cap", _integer()),
-    ("data.synthetic.participants", _integer(1)),
-    ("data.synthetic.segments_per_participant", _integer(1)),
+    ("data.synthetic.participants", _integer(1, 1_000_000)),
+    ("data.synthetic.segments_per_participant", _integer(1, 10_000)),
     ("data.synthetic.seed", _integer()),
-    ("data.synthetic.ppg_channels", _integer(1)),
-    ("data.synthetic.workers", _integer(1)),
+    ("data.synthetic.ppg_channels", _integer(1, 64)),
+    ("data.synthetic.workers", _integer(1, 1024)),
     ("inputs.*.bands", _literal("full", "high", "low+high")),
     ("inputs.*.scale", _literal("std", "robust")),
     ("inputs.*.limit", _number()),
     ("*.augment.*probability", _number(0, 1)),
     ("*.augment.*cut_out.strength", _number(0, 1)),
     ("*.augment.*strength", _number()),
-    ("*.augment.*knots", _integer(2)),
+    ("*.augment.*knots", _integer(2, 1024)),
     ("teacher.path", _text()),
     ("teacher.fingerprint", _text()),
     ("teacher.autoencoder.drop_fraction", _number(0.01, 0.99)),
-    ("teacher.autoencoder.*", _integer(1)),
-    ("student.head.*", _integer(1)),
+    ("teacher.autoencoder.*", _SIZE),
+    ("student.head.*", _SIZE),
     ("student.temperature", _ABOVE_ZERO),
     ("student.teacher_to_student_weight", _number(0, 1)),
     ("*.encoder.architecture", _literal("transformer", "efficientnet")),
     ("*.encoder.transformer.tokenizer", _each(_row("samples", "width"))),
     ("*.encoder.transformer.positions", _literal("sinusoidal", "relative", "sinusoidal+relative")),
-    ("*.encoder.transformer.output", _integer()),
-    ("*.encoder.transformer.*", _integer(1)),
+    ("*.encoder.transformer.output", _integer(0, 65_536)),
+    ("*.encoder.transformer.depth", _integer(1, 1024)),
+    ("*.encoder.transformer.*", _SIZE),
     ("*.encoder.efficientnet.stem", _row("width", "kernel", "stride")),
     (
         "*.encoder.efficientnet.stages",
         _each(_row("width", "depth", "stride", "kernel", "expansion"), at_least=1),
     ),
-    ("*.encoder.efficientnet.*", _integer(1)),
+    ("*.encoder.efficientnet.*", _SIZE),
     ("*.train.duration", _DURATION),
     ("*.train.warmup", _DURATION),
     ("*.train.*_every", _DURATION),
@@ -169,9 +174,46 @@ RULES: tuple[tuple[str, Rule], ...] = (
     ("runtime.peer_timeout_s", _number(1)),
     ("runtime.hang_timeout_s", _number(1)),
     ("runtime.compute_dtype", _literal("float32", "bfloat16")),
-    ("runtime.reader_threads", _integer(1)),
-    ("runtime.prefetch_batches", _integer(1)),
+    ("runtime.reader_threads", _integer(1, 1024)),
+    ("runtime.prefetch_batches", _integer(1, 65_536)),
 )
+
+# Names below a section whose rules above are for any name.
+_NAMES = {
+    "inputs.*": ("bands", "scale", "limit"),
+    "autoencoder": ("drop_fraction", "patch", "decoder_width", "decoder_depth", "decoder_heads"),
+    "head": ("hidden", "output"),
+    "transformer": ("patch", "width", "depth", "heads", "mlp", "tokenizer", "positions", "output"),
+    "efficientnet": ("stem", "stages", "head", "output"),
+    "augment": ("cut_out", "magnitude_warp", "gaussian_noise", "channel_permute", "time_warp"),
+    "augmentation": ("probability", "strength", "knots"),
+    "every": ("validate_every", "checkpoint_every", "log_every"),
+}
+
+
+def required_keys(flat: Mapping[str, Any]) -> Iterator[str]:
+    """The keys that a flat config must have, given the stages and architectures it names."""
+    blocks = ("teacher", "student") if "student" in flat.get("stages", ()) else ("teacher",)
+    absent = () if "student" in blocks else ("student.",)
+    for pattern, _ in RULES:
+        if "*" not in pattern and not pattern.startswith(absent):
+            yield pattern
+        if pattern.startswith("*.train.") and "*" not in pattern[2:]:
+            yield from (f"{block}{pattern[1:]}" for block in blocks)
+    for modality in ("ppg", "accel"):
+        yield from (f"inputs.{modality}.{name}" for name in _NAMES["inputs.*"])
+    yield from (f"teacher.autoencoder.{name}" for name in _NAMES["autoencoder"])
+    sections = {"teacher": ("teacher.augment",), "student": ("student.augment.accel", "student.augment.ppg")}
+    for block in blocks:
+        yield from (f"{block}.train.{name}" for name in _NAMES["every"])
+        yield f"{block}.encoder.architecture"
+        architecture = flat.get(f"{block}.encoder.architecture", "transformer")
+        yield from (f"{block}.encoder.{architecture}.{name}" for name in _NAMES[architecture])
+        for section in sections[block]:
+            yield from (f"{section}.{one}.{name}" for one in _NAMES["augment"] for name in _NAMES["augmentation"])
+    if "student" in blocks:
+        yield from (f"student.head.{name}" for name in _NAMES["head"])
+
 
 # Keys that may change between a run and its continuation: they say how to run, not what comes out.
 FREE_KEYS = (

@@ -76,6 +76,9 @@ def test_every_free_key_exists(pattern):
         ("stages", ("data", "studnet"), "did you mean student?"),
         ("stages", ("student", "data"), "must be in the order data, teacher"),
         ("stages", ("data", "data"), "each at most once"),
+        ("stages", (), "a tuple of at least 1"),
+        ("data.synthetic.participants", 10**9, "at most 1000000"),
+        ("student.encoder.transformer.tokenizer", ((7, 32),), "must divide those of the next, and the last config.student"),
         ("data.weights", (1.0, 2.0), "config.data.weights has 2 items and config.data.stores 0"),
         ("student.augment.ppg.cut_out.probability", 1.5, "at most 1"),
         ("teacher.encoder.transformer.heads", 3, "must be a multiple of config.teacher.encoder.transformer.heads"),
@@ -181,3 +184,24 @@ def test_configs_import_no_jax():
     """A config is data: reading one must be instant."""
     program = "import sys; from configs import distill; distill.get_config(); sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[1]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "key", ["seed", "student", "inputs.accel", "teacher.train.keep", "student.augment.ppg", "runtime", "teacher.encoder.transformer"]
+)
+def test_what_is_missing_is_named(key):
+    config = make().unlock()
+    *sections, last = key.split(".")
+    section = config
+    for name in sections:
+        section = section[name]
+    del section[last]
+    with pytest.raises(UserError, match=rf"the config has no {key}[.\w]*; begin with a copy of configs/distill.py"):
+        configs.validate(config.lock())
+
+
+def test_a_config_without_a_student_needs_none_of_its_keys():
+    config = make().unlock()
+    config.stages = ("data", "teacher", "evaluation", "report")
+    del config.student
+    configs.validate(config.lock())
