@@ -16,7 +16,15 @@ from typing import Any
 import ml_collections
 
 import accdistill_jax
-from accdistill_jax.config_rules import FREE_KEYS, RULES, STAGES, find_rule, matches, parse_duration, required_keys
+from accdistill_jax.config_rules import (
+    FREE_KEYS,
+    RULES,
+    STAGES,
+    find_rule,
+    matches,
+    parse_duration,
+    required_keys,
+)
 from accdistill_jax.errors import UserError
 from accdistill_jax.files import write_atomically
 
@@ -91,7 +99,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
             raise UserError(f"config.{key} = {value!r} must be {rule.wanted}{hint}")
     for key in required_keys(flat):
         if key not in flat:
-            raise UserError(f"the config has no {key}; begin with a copy of configs/distill.py, which lists all keys")
+            raise UserError(f"config.{key} is missing; begin with a copy of configs/distill.py, which lists all keys")
     _validate_together(flat)
 
 

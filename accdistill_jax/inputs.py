@@ -101,4 +101,7 @@ def row_by_row(fn: Callable[[Any], jax.Array], rows: Any) -> jax.Array:
     """
     if jax.default_backend() != "cpu":
         return fn(rows)
-    return jax.lax.map(lambda row: fn(jax.tree.map(lambda a: a[None], row))[0], rows)
+    count = len(jax.tree.leaves(rows)[0])
+    if count == 1:  # a loop of one turn would be dissolved, and compiled together with what is around it
+        rows = jax.tree.map(lambda a: jnp.concatenate([a, a]), rows)
+    return jax.lax.map(lambda row: fn(jax.tree.map(lambda a: a[None], row))[0], rows)[:count]

@@ -196,7 +196,7 @@ def test_what_is_missing_is_named(key):
     for name in sections:
         section = section[name]
     del section[last]
-    with pytest.raises(UserError, match=rf"the config has no {key}[.\w]*; begin with a copy of configs/distill.py"):
+    with pytest.raises(UserError, match=rf"config\.{key}[.\w]* is missing; begin with a copy of configs/distill.py"):
         configs.validate(config.lock())
 
 
