@@ -10,6 +10,7 @@ from accdistill_jax.errors import UserError
 
 STAGES = ("data", "teacher", "student", "evaluation", "report")
 DURATION_UNITS = ("steps", "examples", "epochs")
+_LONGEST = 1e9  # steps are counted in 32 bits
 
 
 class Duration(NamedTuple):
@@ -27,7 +28,7 @@ def parse_duration(text: str) -> Duration:
     """
     match = re.fullmatch(r"\s*(\d[\d_]*(?:\.\d+)?)\s+([a-z]+)\s*", str(text))
     unit = match and next((known for known in DURATION_UNITS if match[2] in (known, known[:-1])), None)
-    if not unit:
+    if not unit or float(match[1].replace("_", "")) > _LONGEST:
         raise UserError(f"{text!r} is no duration; write a number and steps, examples or epochs: '600 steps'")
     return Duration(float(match[1].replace("_", "")), unit)
 

@@ -5,6 +5,7 @@ line says so. On CPU the collectives are gloo's.
 """
 
 import importlib.metadata
+import signal
 import threading
 from typing import Any
 
@@ -70,6 +71,10 @@ def start(
     late = threading.Timer(START_TIMEOUT_S, end_process, (ExitStatus.RELAUNCH, line))
     late.daemon = True
     late.start()
+    # Python's own handlers do not run inside the runtime's call; there is nothing to save yet
+    former = {}
+    if threading.current_thread() is threading.main_thread():
+        former = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         # a silent process is noticed by the control plane, which says which one; the runtime's own notice is the fallback
         jax.distributed.initialize(
@@ -87,6 +92,8 @@ def start(
         raise PeersMissing(f"cannot start the distributed runtime at {where}: {first}") from error
     finally:
         late.cancel()
+        for number, handler in former.items():
+            signal.signal(number, handler)
     state = runtime.global_state
     if state.num_processes == 1:
         return Peers.alone()

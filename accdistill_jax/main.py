@@ -45,6 +45,7 @@ _DISTRIBUTED = flags.DEFINE_enum(
     "distributed", "auto", ["auto", "off"], "auto: join the other processes of a TPU slice or SLURM step; off: run alone."
 )
 _OVERRIDE = re.compile(r"--?config\.([^=]+)(=.*)?", re.DOTALL)
+_OUTLAST_S = 20.0  # for the others to notice a stop where they are: in a compilation, say
 _HELP = ("--help", "-help", "--helpshort", "-h", "-?", "--helpfull")
 
 
@@ -104,6 +105,7 @@ def _end(error: BaseException, peers) -> int:
         status = 1
     print(line, file=sys.stderr, flush=True)
     peers.leave(status, line.removeprefix("error: "))
+    peers.outlast(_OUTLAST_S)
     sys.stdout.flush()
     os._exit(status)  # the libraries' own way out waits for processes that do not come
 

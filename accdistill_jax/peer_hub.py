@@ -87,6 +87,7 @@ class Hub:
         self._left: dict[int, dict[str, Any]] = {}  # news of those that left, by rank
         self._told: list[dict[str, Any]] = []  # all news, for those that connect late
         self._untold: list[_News] = []  # news that process 0 does not know yet
+        self.alone = threading.Event()  # all processes but 0 have closed their connections
         self._ending = False  # a process was lost or left early: others that go are no news
         self._own = own
         self._register(own)
@@ -168,6 +169,8 @@ class Hub:
         self._selector.unregister(wire.socket)
         wire.close()
         self._wires.pop(wire.rank, None)
+        if not self._wires.keys() - {0}:
+            self.alone.set()
         for news in self._untold:
             news.unseen.discard(wire.rank)
 

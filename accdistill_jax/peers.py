@@ -209,6 +209,14 @@ class Peers:
         if self._client:
             self._client.leave(status, reason)
 
+    def outlast(self, within_s: float) -> None:
+        """On process 0 waits until the others have ended, so many seconds at most; to be called after `leave`.
+
+        What the others' runtime depends on lives in process 0: they would be torn down in the middle of their own way out.
+        """
+        if self._hub:
+            self._hub.alone.wait(within_s)
+
     def close(self) -> None:
         """Closes the connections; without `leave` before, the others count this process as lost."""
         if self._client:

@@ -69,6 +69,7 @@ def test_every_free_key_exists(pattern):
         ("teacher.train.learning_rate", "fast", "config.teacher.train.learning_rate = 'fast' must be a number"),
         ("teacher.train.b2", 1.0, "config.teacher.train.b2 = 1.0 must be"),
         ("teacher.train.duration", "6 stepps", "a duration such as '600 steps'"),
+        ("teacher.train.duration", f"{10**40} steps", "a duration such as '600 steps'"),
         ("teacher.train.duration", "0 steps", "must be longer than zero"),
         ("teacher.train.warmup", "6 steps", "must be shorter than config.teacher.train.duration = '6 steps'"),
         ("runtime.mapping", "pmapp", "must be one of shard_map, pmap; did you mean pmap?"),

@@ -695,3 +695,44 @@ def test_alone():
     peers.leave(0, "finished")
     peers.close()
     peers.close()
+
+
+def test_process_0_ends_after_the_others(processes):
+    """What JAX runs in process 0 must outlive the others' way out, however long they take to notice a stop."""
+    body = """
+        peers.set_stop_handler(lambda reason, status: None)
+        say("ready")
+        if peers.first:
+            peers.leave(143, "stopped by SIGTERM")
+            peers.outlast(20.0)
+        else:
+            wait_for_go()
+            time.sleep(0.3)
+            peers.leave(143, "stopped too")
+        say(time.monotonic())
+        os._exit(143)
+    """
+    processes.start(3, textwrap.dedent(body))
+    processes.expect("ready")
+    time.sleep(0.5)
+    assert processes.all[0].poll() is None
+    processes.go()
+    ends = [ended(process, 10.0, time.monotonic()) for process in processes.all]
+    assert [status for status, _, _ in ends] == [143, 143, 143]
+    assert float(ends[0][1]) >= max(float(ends[1][1]), float(ends[2][1]))
+
+
+def test_process_0_does_not_wait_for_ever(processes):
+    body = """
+        say("ready")
+        if peers.first:
+            peers.set_stop_handler(lambda reason, status: None)
+            peers.leave(143, "stopped by SIGTERM")
+            peers.outlast(0.3)
+            os._exit(143)
+        peers.set_stop_handler(lambda reason, status: None)
+        wait_for_go()
+    """
+    processes.start(2, textwrap.dedent(body))
+    processes.expect("ready")
+    assert ended(processes.all[0], 10.0, time.monotonic())[0] == 143

@@ -1,0 +1,524 @@
+"""Kills processes of a run at random moments, again and again, and compares what it ends with.
+
+    python -m tests.chaos --kills 30                      # two processes, one device each; ends with the same bits
+    python -m tests.chaos --kills 30 --change-topology    # every start on other processes and devices; to 1e-5
+    python -m tests.chaos --kills 10 --through-launcher   # started by launch/local, which is killed as well
+
+A first run is left alone: the reference. Then the same command is started and disturbed: in a random stage, at a random step
+of it, a random process gets SIGKILL, SIGTERM, or SIGSTOP (followed by SIGKILL or SIGCONT once the others have noticed). All
+processes have to end by themselves in time, with the documented statuses and without a traceback; nothing may be left
+running; every checkpoint has to be whole. Then the command is started again. A run gets at most --kills-per-run kills and is
+then left to finish, its results are compared with the reference's, and the next run begins in a new folder.
+
+Exit status: 0 if all of this held; 1 if not, each violation told in a line; the folder is kept then.
+"""
+
+import argparse
+import collections
+import dataclasses
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from accdistill_jax.array_files import flatten
+from accdistill_jax.checkpoint import Checkpointer, load_params
+from accdistill_jax.config import source_hash
+from accdistill_jax.errors import ExitStatus
+from tests.test_resume import STAGES, finished, result
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+STEPS = 32
+UNITS = 12
+OVERRIDES = (
+    f"--config.data.synthetic.participants={UNITS}",
+    "--config.data.synthetic.segments_per_participant=6",
+    f"--config.teacher.train.duration={STEPS} steps",
+    f"--config.student.train.duration={STEPS} steps",
+    "--config.teacher.train.checkpoint_every=3 steps",
+    "--config.student.train.checkpoint_every=4 steps",
+    "--config.teacher.train.validate_every=5 steps",
+    "--config.student.train.validate_every=5 steps",
+    "--config.student.train.keep=best",
+    "--config.student.train.ema_decay=0.9",
+    "--config.teacher.train.batch_size=8",
+    "--config.student.train.batch_size=8",
+)
+TOPOLOGIES = ((1, 1), (1, 2), (2, 1), (2, 2), (1, 4))  # processes, devices of each
+TOLERANCE = 1e-5  # of parameters after a change of topology: max |a - b| / max |b| in each array
+ORPHAN_S = 10.0  # for the processes that a killed one had started
+UNDISTURBED_S = 1500.0
+LAUNCHER = -1  # stands for launch/local where processes are numbered
+MARKER = "ACCDISTILL_CHAOS"
+
+
+@dataclasses.dataclass
+class Tally:
+    """What has been seen so far."""
+
+    violations: list[str] = dataclasses.field(default_factory=list)
+    kills: collections.Counter = dataclasses.field(default_factory=collections.Counter)  # by (signal, stage)
+    slowest_s: dict[str, float] = dataclasses.field(default_factory=dict)  # by signal
+    lost_unprovoked: int = 0
+    completed: int = 0
+    largest_difference: float = 0.0
+
+    def violate(self, text: str) -> None:
+        self.violations.append(text)
+        print(f"VIOLATION: {text}", flush=True)
+
+    def summary(self) -> str:
+        names = sorted({name for name, _ in self.kills})
+        table = [f"{'signal':22}" + "".join(f"{stage:>12}" for stage in STAGES) + f"{'all':>8}{'slowest end':>14}"]
+        for name in names:
+            counts = [self.kills[name, stage] for stage in STAGES]
+            cells = "".join(f"{count:12}" for count in counts)
+            table.append(f"{name:22}{cells}{sum(counts):8}{self.slowest_s[name]:12.1f} s")
+        total = [sum(self.kills[name, stage] for name in names) for stage in STAGES]
+        table.append(f"{'all':22}" + "".join(f"{count:12}" for count in total) + f"{sum(total):8}")
+        return "\n".join(table)
+
+
+class Job:
+    """The processes of one start of the command, marked by an environment variable.
+
+    Args:
+        workdir: of the run; logs go beside it.
+        processes, devices: how many processes, and devices of each.
+        peer_timeout_s: config.runtime.peer_timeout_s.
+        launched: start them by launch/local instead of one by one.
+        number: of this start, for the names of the logs.
+        cache: folder of compiled programs.
+    """
+
+    def __init__(
+        self, workdir: Path, *, processes: int, devices: int, peer_timeout_s: float, launched: bool, number: int, cache: Path
+    ):
+        self.count, self.launched = processes, launched
+        self.mark = uuid.uuid4().hex
+        command = [
+            "--config=configs/distill.py:smoke", f"--workdir={workdir}", *OVERRIDES,
+            f"--config.runtime.peer_timeout_s={peer_timeout_s}",
+        ]  # fmt: skip
+        environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+        environment |= {MARKER: self.mark, "PYTHONUNBUFFERED": "1", "JAX_COMPILATION_CACHE_DIR": str(cache)}
+        environment |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "MPLBACKEND": "agg"}
+        environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+        main = [sys.executable, "-m", "accdistill_jax.main", *command]
+        if launched:
+            options = ["--processes", str(processes), "--devices", str(devices), "--retries", "0"]
+            commands = [[sys.executable, "launch/local", *options, "--", *command]]
+        elif processes == 1:
+            commands = [main]
+        else:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                address = f"127.0.0.1:{probe.getsockname()[1]}"
+            environment["JAX_COORDINATOR_BIND_ADDRESS"] = address
+            together = [f"--coordinator={address}", f"--num_processes={processes}"]
+            commands = [[*main, *together, f"--process_id={k}"] for k in range(processes)]
+        self.logs = [workdir.with_name(f"{workdir.name}.{number:03}.{k}.log") for k in range(len(commands))]
+        self.children, self.ended_at = [], {}
+        for line, path in zip(commands, self.logs, strict=True):
+            with path.open("w") as log:
+                self.children.append(
+                    subprocess.Popen(
+                        line, cwd=REPOSITORY, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                        start_new_session=True,
+                    )
+                )  # fmt: skip
+
+    def poll(self) -> bool:
+        """Whether one of the started processes is still there; notes when each has ended."""
+        for k, child in enumerate(self.children):
+            if k not in self.ended_at and child.poll() is not None:
+                self.ended_at[k] = time.monotonic()
+        return len(self.ended_at) < len(self.children)
+
+    def wait(self, within_s: float, over: Callable[[], bool] = lambda: False) -> bool:
+        """Waits until all have ended or `over` holds; False where that took longer than `within_s`."""
+        end = time.monotonic() + within_s
+        while self.poll() and not over():
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.02)
+        return True
+
+    def pid(self, target: int) -> int | None:
+        """Process id of a process of the run, or of the launcher; None where it has ended."""
+        if not self.launched or target == LAUNCHER:
+            child = self.children[max(target, 0)]
+            return child.pid if child.poll() is None else None
+        found = [pid for pid, command in marked(self.mark).items() if f"--process_id={target}" in command]
+        return min(found, default=None)
+
+    @property
+    def statuses(self) -> list[int | None]:
+        return [child.returncode for child in self.children]
+
+    @property
+    def log(self) -> str:
+        """What process 0 has written; with the launcher, what all have."""
+        return self.logs[0].read_text(errors="replace")
+
+    def kill(self) -> None:
+        for pid in marked(self.mark):
+            send(pid, signal.SIGKILL)
+        for child in self.children:
+            child.wait()
+
+
+def marked(mark: str) -> dict[int, list[str]]:
+    """Process id -> command line of the processes whose environment holds the mark."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"{MARKER}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found[int(folder.name)] = (folder / "cmdline").read_text().split("\0")
+        except OSError:
+            continue  # gone meanwhile, or another user's
+    return found
+
+
+def send(pid: int, number: int) -> bool:
+    """Sends a signal; False where nobody is there any more."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def load() -> float:
+    """How many times slower than alone this machine may be now."""
+    return max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """When a kill is due: a stage, how far in it (steps, units of data; seconds in stages without), a delay more."""
+
+    stage: str
+    after: float
+    delay_s: float
+
+    @classmethod
+    def draw(cls, stage: str, durations_s: dict[str, float], rng: random.Random) -> "Moment":
+        """A moment in a stage; `durations_s` are those of the reference's stages."""
+        seconds = durations_s[stage]
+        if stage == "data":
+            return cls(stage, rng.randrange(UNITS), rng.uniform(0, seconds / UNITS))
+        if stage in ("teacher", "student"):
+            # most of the time passes before the first step, in which the step is compiled
+            after = rng.choice((0, rng.randrange(1, STEPS), rng.randrange(1, STEPS)))
+            return cls(stage, after, rng.uniform(0, 0.3 if after else seconds / 2))
+        return cls(stage, 0, rng.uniform(0, seconds))
+
+    def reached(self, workdir: Path, log: str) -> bool:
+        """Whether the start that writes `log` has come so far; what earlier ones have left does not count."""
+        if self.stage == "data":
+            units = len(list((workdir / "data" / "synthetic.partial" / "units").glob("*.npz")))
+            return "data: " in log and (units >= self.after or finished(workdir, "data"))
+        if self.stage in ("teacher", "student"):
+            begun = re.search(rf"{self.stage}: \d+ steps .*?(?:continuing from step (\d+))?\n", log)
+            if not begun:
+                return finished(workdir, self.stage)
+            first = int(begun[1] or 0)
+            return position(workdir, self.stage) >= first + self.after * (STEPS - first) / STEPS
+        before = STAGES[STAGES.index(self.stage) - 1]
+        return "student: " in log and finished(workdir, before)
+
+
+def position(workdir: Path, stage: str) -> int:
+    """The last step in a stage's metrics."""
+    path = workdir / "metrics" / f"{stage}.jsonl"
+    return max(map(int, re.findall(r'"step": (\d+)', path.read_text())), default=0) if path.exists() else 0
+
+
+def stage_now(workdir: Path) -> tuple[str, str]:
+    """The stage that a run is in, and how far it is in words."""
+    stage = next((stage for stage in STAGES if not finished(workdir, stage)), STAGES[-1])
+    return stage, f"{stage} step {position(workdir, stage)}" if stage in ("teacher", "student") else stage
+
+
+def broken_checkpoints(workdir: Path) -> list[str]:
+    """What is wrong with the checkpoints of a run that nobody works on, in words; works on a copy."""
+    wrong = []
+    for folder in sorted(workdir.glob("*/checkpoints")):
+        name = f"{workdir.name}/{folder.parent.name}"
+        whole = []
+        for sidecar in folder.glob("*.json"):
+            files = json.loads(sidecar.read_text())["files"]
+            for file, expected in files.items():
+                path = folder / sidecar.stem / file
+                if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+                    wrong.append(f"{name}: checkpoint {sidecar.stem} is not whole ({file})")
+                    break
+            else:
+                whole.append(int(sidecar.stem))
+        with tempfile.TemporaryDirectory() as scratch:
+            copy = Path(scratch) / "checkpoints"
+            shutil.copytree(folder, copy)
+            with Checkpointer(copy) as checkpointer:
+                step = checkpointer.latest_valid_step()
+            left = {path.name for path in copy.iterdir()}
+        if step != max(whole, default=None):
+            wrong.append(f"{name}: step {step} is taken for the newest checkpoint, {max(whole, default=None)} is")
+        if strangers := left - {text for kept in whole for text in (str(kept), f"{kept}.json")}:
+            wrong.append(f"{name}: {', '.join(sorted(strangers))} stays beside the checkpoints")
+    return wrong
+
+
+def check_end(job: Job, tally: Tally, what: str) -> None:
+    """Notes what is not as it should be after all processes of a start have ended."""
+    for path in job.logs:
+        for words in ("Traceback", "Exception ignored", "Segmentation fault", "Fatal Python error"):
+            if words in path.read_text(errors="replace"):
+                tally.violate(f"{what}: {path.name} holds {words!r}")
+    end = time.monotonic() + ORPHAN_S * load()
+    while (left := marked(job.mark)) and time.monotonic() < end:
+        time.sleep(0.1)
+    if left:
+        tally.violate(f"{what}: left running: {left}")
+        job.kill()
+
+
+class Chaos:
+    """One test: a reference and disturbed runs until enough kills have hit.
+
+    Args:
+        options: the command line's.
+        folder: where the runs go.
+    """
+
+    def __init__(self, options: argparse.Namespace, folder: Path):
+        self.options, self.folder, self.tally = options, folder, Tally()
+        self.rng = random.Random(options.seed)
+        self.starts = self.killed = 0
+        self.cache = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or folder / "xla")
+
+    def start(self, workdir: Path, topology: tuple[int, int]) -> Job:
+        self.starts += 1
+        return Job(
+            workdir, processes=topology[0], devices=topology[1], peer_timeout_s=self.options.peer_timeout,
+            launched=self.options.through_launcher, number=self.starts, cache=self.cache,
+        )  # fmt: skip
+
+    def run(self) -> None:
+        """Makes the reference and disturbs runs; what comes out is in `tally`."""
+        own = (self.options.processes, self.options.devices)
+        reference = self.options.reference or self.folder / "reference"
+        made_by = reference.with_name(f"{reference.name}.source")  # other code may round otherwise
+        if not finished(reference, STAGES[-1]):
+            self.leave_alone(reference, own)
+            made_by.write_text(source_hash())
+        elif made_by.read_text() != source_hash():
+            sys.exit(f"{reference} was made by another version of the source code; delete it")
+        self.durations_s = json.loads((reference / "stages.json").read_text())
+        run = 0
+        while self.killed < self.options.kills and not self.tally.violations:
+            run += 1
+            workdir = self.folder / f"run{run}"
+            if self.finish_disturbed(workdir, run, own):
+                self.compare(workdir, reference)
+
+    def leave_alone(self, workdir: Path, topology: tuple[int, int]) -> None:
+        """Makes the reference."""
+        began = time.monotonic()
+        job = self.start(workdir, topology)
+        try:
+            job.wait(UNDISTURBED_S)
+        finally:
+            job.kill()
+        if set(job.statuses) != {0}:
+            sys.exit(f"the undisturbed run ended with {job.statuses}; see {job.logs[0]}")
+        check_end(job, self.tally, "undisturbed run")
+        print(f"undisturbed run: {time.monotonic() - began:.0f} s, load {load():.1f}", flush=True)
+
+    def finish_disturbed(self, workdir: Path, run: int, own: tuple[int, int]) -> bool:
+        """Starts and disturbs a run until it is finished; False where it is not to be."""
+        unprovoked, before = 0, len(self.tally.violations)
+        plan = sorted(self.rng.choices(STAGES, k=self.options.kills_per_run), key=STAGES.index)
+        while len(self.tally.violations) == before:
+            topology = self.rng.choice(TOPOLOGIES) if self.options.change_topology else own
+            plan = [stage for stage in plan if not finished(workdir, stage)]
+            left_alone = not plan or self.killed == self.options.kills
+            moment = None if left_alone else Moment.draw(plan[0], self.durations_s, self.rng)
+            job = self.start(workdir, topology)
+            try:
+                hit = self.disturb(job, workdir, run, topology, moment)
+            finally:
+                job.kill()
+            check_end(job, self.tally, f"start {self.starts}")
+            for text in broken_checkpoints(workdir):
+                self.tally.violate(f"start {self.starts}: {text}")
+            if set(job.statuses) == {0}:
+                return len(self.tally.violations) == before
+            if hit:
+                del plan[0]
+            else:
+                unprovoked += 1
+                self.tally.lost_unprovoked += 1
+                print(f"start {self.starts} ended with {job.statuses} without a kill, load {load():.1f}", flush=True)
+                if set(job.statuses) != {ExitStatus.RELAUNCH} or load() < 2 or unprovoked > 3:
+                    self.tally.violate(f"start {self.starts} ended with {job.statuses} without a kill; see {job.logs[0]}")
+        return False
+
+    def disturb(self, job: Job, workdir: Path, run: int, topology: tuple[int, int], moment: Moment | None) -> bool:
+        """Waits for the moment and kills; whether the kill has hit a live run. Returns when all processes have ended."""
+        there = (lambda: moment.reached(workdir, job.log)) if moment else lambda: False
+        if not job.wait(UNDISTURBED_S, there):
+            self.tally.violate(f"start {self.starts} has not ended within {UNDISTURBED_S:.0f} s")
+            return False
+        if moment is None or not job.poll() or job.wait(moment.delay_s):
+            return False
+        target = self.rng.randrange(LAUNCHER if job.launched else 0, topology[0])
+        number = self.rng.choice((signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP)[: 2 if target == LAUNCHER else 3])
+        stage, where = stage_now(workdir)
+        pid = job.pid(target)
+        if pid is None or not send(pid, number):
+            job.wait(self.limit_s())
+            return False
+        name, began = number.name, time.monotonic()
+        limit_s = self.limit_s()
+        if number == signal.SIGSTOP:
+            after = signal.SIGKILL
+            if topology[0] > 1:
+                after = self.rng.choice((signal.SIGKILL, signal.SIGCONT))
+                # the launcher ends when the stopped one has
+                others = [rank for rank in range(topology[0]) if rank != target]
+                noticed = job.wait(limit_s, lambda: all(job.pid(rank) is None for rank in others))
+                if not noticed:
+                    self.tally.violate(f"start {self.starts}: the silence was not noticed within {limit_s:.0f} s")
+            noticed_at = time.monotonic()
+            name += f" then {after.name}"
+            send(pid, after)
+        in_time = job.wait(limit_s)
+        if not in_time:
+            self.tally.violate(
+                f"start {self.starts}: {name} to process {target}: {job.statuses} after {limit_s:.0f} s; see {job.logs[0]}"
+            )
+            job.kill()
+            job.poll()
+        if job.statuses[0 if job.launched else target] == 0:
+            return False  # it had done its work
+        self.killed += 1
+        slowest = max(job.ended_at.values()) - began
+        if number == signal.SIGSTOP and topology[0] > 1:
+            slowest = noticed_at - began
+        self.tally.kills[name, stage] += 1
+        self.tally.slowest_s[name] = max(slowest, self.tally.slowest_s.get(name, 0.0))
+        ended = ", ".join(
+            f"{'launcher' if job.launched else k}: {status} after {job.ended_at[k] - began:.1f} s"
+            for k, status in enumerate(job.statuses)
+        )
+        victim = "launcher" if target == LAUNCHER else f"process {target}"
+        print(
+            f"kill {self.killed}/{self.options.kills}  run {run}  {where}  {name}  {victim} of {topology[0]}x{topology[1]}"
+            f"  ended: {ended}  load {load():.1f}",
+            flush=True,
+        )
+        self.check_statuses(job, number, target, name)
+        return True
+
+    def check_statuses(self, job: Job, number: signal.Signals, target: int, name: str) -> None:
+        orderly = {ExitStatus.FINISHED, ExitStatus.RELAUNCH, ExitStatus.TERMINATED}
+        for k, status in enumerate(job.statuses):
+            allowed = set(orderly)
+            if number != signal.SIGTERM:
+                allowed -= {ExitStatus.TERMINATED}
+                if target == (LAUNCHER if job.launched else k):
+                    allowed = {ExitStatus.RELAUNCH} if name.endswith("SIGCONT") else {-signal.SIGKILL}
+            else:
+                allowed -= {ExitStatus.RELAUNCH}
+            if status not in allowed:
+                self.tally.violate(f"start {self.starts}: {name}: {job.logs[k].name} ended with status {status}")
+
+    def limit_s(self) -> float:
+        """How long the processes may take to end."""
+        return (self.options.peer_timeout + 10.0) * load()
+
+    def compare(self, workdir: Path, reference: Path) -> None:
+        """Compares a finished run with the reference."""
+        self.tally.completed += 1
+        for stage in ("teacher", "student"):
+            found, expected = (flatten(load_params(path / stage / "export").state) for path in (workdir, reference))
+            for name in expected:
+                scale = np.max(np.abs(expected[name]))
+                difference = float(np.max(np.abs(found[name] - expected[name])) / (scale or 1.0))
+                self.tally.largest_difference = max(self.tally.largest_difference, difference)
+                if difference > (TOLERANCE if self.options.change_topology else 0.0):
+                    self.tally.violate(f"{workdir.name}: {stage} {name} differs by {difference:.2g} of {scale:.2g}")
+        if not self.options.change_topology:
+            found, expected = result(workdir), result(reference)
+            for name in expected:
+                if found[name] != expected[name]:
+                    self.tally.violate(f"{workdir.name}: {name} is not the reference's")
+        left = sorted(str(path.relative_to(workdir)) for path in workdir.rglob("*tmp*"))
+        print(f"{workdir.name} finished; temporaries in it: {', '.join(left) or 'none'}", flush=True)
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--kills", type=int, default=30, help="that hit a live run (30)")
+    add("--kills-per-run", type=int, default=8, help="before a run is left to finish (8)")
+    add("--seed", type=int, default=0, help="of what is random (0)")
+    add("--processes", type=int, default=2, help="of the run (2)")
+    add("--devices", type=int, default=1, help="of each process (1)")
+    add("--peer-timeout", type=float, default=3.0, help="seconds of silence after which a process is lost (3)")
+    add("--change-topology", action="store_true", help="start on other processes and devices each time")
+    add("--through-launcher", action="store_true", help="start by launch/local, and kill it too")
+    add("--keep", type=Path, metavar="FOLDER", help="empty or new folder for the runs, kept afterwards")
+    add("--reference", type=Path, metavar="FOLDER", help="work directory of the undisturbed run; made where not finished")
+    options = parser.parse_args(argv)
+    if options.kills < 1 or options.kills_per_run < 1 or options.processes < 1 or options.devices < 1:
+        parser.error("--kills, --kills-per-run, --processes and --devices must be at least 1")
+    return options
+
+
+def main() -> int:
+    options = parse()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # by way of the clean-up
+    folder = (options.keep or Path(tempfile.mkdtemp(prefix="chaos-"))).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    if options.reference:
+        options.reference = options.reference.absolute()
+        options.reference.parent.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    chaos = Chaos(options, folder)
+    tally = chaos.tally
+    try:
+        chaos.run()
+    finally:
+        print(tally.summary())
+        print(
+            f"{tally.completed} disturbed runs finished; largest difference of a parameter {tally.largest_difference:.2g}; "
+            f"{tally.lost_unprovoked} starts lost without a kill; {len(tally.violations)} violations; "
+            f"{time.monotonic() - began:.0f} s"
+        )
+    if tally.violations:
+        print(f"kept: {folder}")
+    elif not options.keep:
+        shutil.rmtree(folder)
+    return 1 if tally.violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
