@@ -47,15 +47,16 @@ def duration_steps(text: str, *, batch_size: int, num_segments: int | None) -> i
       UserError: the text is no duration, or epochs were asked for without data.
     """
     amount, unit = parse_duration(text)
-    if unit == "steps":
-        return math.ceil(amount)
     if unit == "epochs":
         if not num_segments:
             raise UserError(
                 f"duration {text!r} counts epochs, but the number of segments is not known here; use steps"
             )
         amount *= num_segments
-    return math.ceil(amount / batch_size)
+    steps = math.ceil(amount if unit == "steps" else amount / batch_size)
+    if steps >= 2**31:
+        raise UserError(f"duration {text!r} is {steps} steps, which are counted in 32 bits; make it shorter")
+    return steps
 
 
 def flatten(config: Mapping) -> dict[str, Any]:

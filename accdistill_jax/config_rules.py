@@ -10,7 +10,7 @@ from accdistill_jax.errors import UserError
 
 STAGES = ("data", "teacher", "student", "evaluation", "report")
 DURATION_UNITS = ("steps", "examples", "epochs")
-_LONGEST = 1e9  # steps are counted in 32 bits
+_LONGEST = 1e15
 
 
 class Duration(NamedTuple):

@@ -145,12 +145,13 @@ def test_no_single_damaged_file_goes_unnoticed(tmp_path):
         path.write_bytes(whole)
 
 
-def test_all_damaged_is_none_and_saving_again_mends_it(tmp_path):
+def test_all_damaged_is_refused_and_saving_again_mends_it(tmp_path):
     save_two(tmp_path)
     for path in files_of(tmp_path, "*/**/d/*"):
         path.unlink()
     with Checkpointer(tmp_path) as checkpointer:
-        assert checkpointer.latest_valid_step() is None
+        with pytest.raises(UserError, match=rf"every checkpoint in {tmp_path} is damaged \(steps 2, 1\): .* to train anew"):
+            checkpointer.latest_valid_step()
         checkpointer.save(2, make_state(9))
         assert checkpointer.latest_valid_step() == 2
         assert_same_bits(make_state(9), checkpointer.restore(2, make_state()).state)

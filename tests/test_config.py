@@ -206,3 +206,8 @@ def test_a_config_without_a_student_needs_none_of_its_keys():
     config.stages = ("data", "teacher", "evaluation", "report")
     del config.student
     configs.validate(config.lock())
+
+
+def test_more_steps_than_can_be_counted_are_refused():
+    with pytest.raises(UserError, match=r"'2147483648 steps' is 2147483648 steps"):
+        configs.duration_steps("2147483648 steps", batch_size=1, num_segments=None)

@@ -88,10 +88,10 @@ def test_beats_of_segments_are_relative():
 
 
 def test_window_heart_rate_averages_windows_at_least_half_inside():
-    windows = HeartRateWindows(np.arange(0, 120, 2.0), 8.0, np.arange(60) * 1.0)
+    windows = HeartRateWindows(np.arange(0, 120, 2.0), 8.0, np.arange(60) + 50.0)
     result = window_heart_rate(windows, np.array([0.0, 60.0, 400.0]), 60.0, min_coverage=0.5)
     # Segment at 0: starts 0 .. 56 (the last lies half inside); at 60: starts 56 .. 116.
-    np.testing.assert_allclose(result, [np.arange(0, 29).mean(), np.arange(28, 59).mean(), np.nan])
+    np.testing.assert_allclose(result, [50 + np.arange(0, 29).mean(), 50 + np.arange(28, 59).mean(), np.nan])
 
 
 def test_window_heart_rate_needs_coverage():

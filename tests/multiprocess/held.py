@@ -1,0 +1,61 @@
+"""The command, held at a known place, so that a test can act at a known moment; python -m tests.multiprocess.held.
+
+Environment, all of it optional and for each process apart:
+    HOLD_UNTIL      the file to wait for; HOLD_UNTIL.reached says that the place was reached
+    HOLD_AT         hold before reading this batch of training, counted from 0
+    HOLD_IN_REPORT  hold before the report is written (process 0 writes it)
+    FILE_LIMIT      bytes to which a file may grow, which the system reports much as a full disk
+    START_TIMEOUT_S how long to wait for the other processes
+"""
+
+import os
+import resource
+import time
+from pathlib import Path
+
+from absl import app
+
+import accdistill_jax.main as main
+from accdistill_jax import distributed
+from accdistill_jax.data.pipeline import Pipeline
+from accdistill_jax.stages import reporting
+
+
+def hold() -> None:
+    until = Path(os.environ["HOLD_UNTIL"])
+    until.with_suffix(".reached").touch()
+    while not until.exists():
+        time.sleep(0.02)
+
+
+def hold_training(at: int) -> None:
+    batch = Pipeline.batch
+
+    def held(self: Pipeline, step: int):
+        if self.split == "train" and step >= at:
+            hold()
+        return batch(self, step)
+
+    Pipeline.batch = held
+
+
+def hold_report() -> None:
+    write = reporting._write_reports
+
+    def held(*args):
+        hold()
+        return write(*args)
+
+    reporting._write_reports = held
+
+
+if __name__ == "__main__":
+    if "HOLD_AT" in os.environ:
+        hold_training(int(os.environ["HOLD_AT"]))
+    if "HOLD_IN_REPORT" in os.environ:
+        hold_report()
+    if "FILE_LIMIT" in os.environ:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ["FILE_LIMIT"]), resource.RLIM_INFINITY))
+    if "START_TIMEOUT_S" in os.environ:
+        distributed.START_TIMEOUT_S = int(os.environ["START_TIMEOUT_S"])
+    app.run(main.main, flags_parser=main.parse_flags)
