@@ -171,6 +171,10 @@ def _judge(case: Case, folder: Path, server: _Server | None) -> Result:
     out, error = folder / "out", folder / "error"
     run = _run_alone if server is None else server.run
     status = run(case.module, command(case, own), out, error)
+    if status is None and server is not None:
+        # a fork of a process with threads can hang at its own end, which says nothing of the program
+        shutil.rmtree(folder)
+        return _judge(case, folder, None)
     outcome = Outcome(status, out.read_text(errors="replace"), error.read_text(errors="replace"))
     result = Result(case, wrong(case, own, before, outcome), outcome)
     shutil.rmtree(folder)
