@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-KILLS = int(os.environ.get("ACCDISTILL_CHAOS_KILLS", "4"))
+KILLS = int(os.environ.get("ACCDISTILL_CHAOS_KILLS", "2"))
 SEED = os.environ.get("ACCDISTILL_CHAOS_SEED", "0")
 
 
