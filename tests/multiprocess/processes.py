@@ -1,5 +1,6 @@
 """Runs of several real processes on this machine: started, watched, signalled, and never left behind."""
 
+import contextlib
 import os
 import re
 import signal
@@ -12,9 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-HELD = Path(__file__).with_name("held.py")
 # For a whole run on a machine that does other things too; what is measured has a limit of its own.
 TIMEOUT_S = 500
+_MARK = "ACCDISTILL_TEST_JOB"
 # Nobody should ever read these; the stacks that a hang dumps have no such heading.
 _UNEXPECTED = re.compile(r"Traceback|Exception ignored|\*\*\* Check failure|Fatal Python error|terminate called|^[EF]\d{4} ", re.M)
 _STACKS = "(most recent call first)"
@@ -67,7 +68,7 @@ class Job:
                     subprocess.Popen(
                         command,
                         cwd=(cwd or {}).get(rank, REPOSITORY),
-                        env=_environment(topology.devices) | dict((environment or {}).get(rank, {})),
+                        env=_environment(topology.devices) | {_MARK: str(folder), **(environment or {}).get(rank, {})},
                         stdin=subprocess.DEVNULL,
                         stdout=out,
                         stderr=err,
@@ -132,22 +133,15 @@ class Job:
         return _STACKS in self.stderr(rank)
 
     def kill(self) -> list[int]:
-        """Ends whatever of the sessions is left and returns what of them was there besides the processes themselves."""
-        sessions = {process.pid for process in self.processes}
-        left = [pid for pid in _pids_of(sessions) if pid not in sessions]
-        for session in sessions:
-            for number in (signal.SIGCONT, signal.SIGKILL):
-                try:
-                    os.killpg(session, number)
-                except ProcessLookupError:
-                    pass
-        for pid in left:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+        """Ends whatever is left and returns what of it was there besides the processes themselves: their children."""
+        own = {process.pid for process in self.processes}
+        left = [pid for pid in _marked(str(self._folder)) if pid not in own]
         for process in self.processes:
+            process.kill()
             process.wait()
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         return left
 
 
@@ -167,14 +161,11 @@ def _environment(devices: int) -> dict[str, str]:
     }
 
 
-def _pids_of(sessions: set[int]) -> list[int]:
+def _marked(mark: str) -> list[int]:
+    """Processes whose environment holds the mark. Not by session: the numbers of those that ended are given out again."""
     found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                state, _, _, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
-            except (OSError, ValueError):
-                continue
-            if int(session) in sessions and state != "Z":
-                found.append(int(entry.name))
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # gone meanwhile, or another user's
+            if f"{_MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
     return found
