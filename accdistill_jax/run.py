@@ -52,6 +52,7 @@ def run(config, workdir: str, *, peers: Peers | None = None) -> None:
         use_compilation_cache()
         peers.agree(distributed.facts(config))
         parallel = Parallel(config.runtime.mapping)
+        parallel.meet()
         # what can be told at once comes first: a work directory is claimed only by a run that can begin
         check_device_counts(config, parallel)
         named = tuple(open_store(path, key="data.stores") for path in config.data.stores)
