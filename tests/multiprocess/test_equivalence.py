@@ -85,13 +85,16 @@ def test_global_contrast_over_two_processes(rows_of, mapping):
         np.testing.assert_allclose(process["gradient"], gradient, rtol=1e-5, atol=1e-5 * np.abs(gradient).max())
 
 
-VARIANTS = [
-    (Topology(2, 2), {}),
-    *(((Topology(1, 4), {}), (Topology(4, 1), {}), (Topology(1, 4), {"runtime.mapping": "pmap"})) if ALL else ()),
-    (Topology(2, 2), {"runtime.mapping": "pmap"}),
-    (Topology(2, 2), {"runtime.optimizer_state": "sharded"}),
-    (Topology(1, 1), {"teacher.train.micro_batches": "2", "student.train.micro_batches": "2"}),
-]
+VARIANTS = [(Topology(2, 2), {})]
+if ALL:
+    VARIANTS += [
+        (Topology(1, 4), {}),
+        (Topology(4, 1), {}),
+        (Topology(1, 4), {"runtime.mapping": "pmap"}),
+        (Topology(2, 2), {"runtime.mapping": "pmap"}),
+        (Topology(2, 2), {"runtime.optimizer_state": "sharded"}),
+        (Topology(1, 1), {"teacher.train.micro_batches": "2", "student.train.micro_batches": "2"}),
+    ]
 
 
 @pytest.fixture(scope="module")
