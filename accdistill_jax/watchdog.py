@@ -29,7 +29,9 @@ def end_process(status: int, line: str, *, stacks: bool = False) -> None:
         if stacks:
             faulthandler.dump_traceback(file=2, all_threads=True)
         with contextlib.suppress(OSError):
-            os.write(2, f"{line}\n".encode(errors="backslashreplace"))
+            own = os.dup(2)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries log in their own threads until the end
+            os.write(own, f"{line}\n".encode(errors="backslashreplace"))
 
     _ENDING.acquire()
     try:

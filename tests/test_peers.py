@@ -386,6 +386,25 @@ def test_a_stopped_one_stops_the_others_at_once_without_handler(processes, leave
         )
 
 
+def test_nothing_follows_the_line_with_which_a_process_ends(repository):
+    """Libraries log from threads of their own until the process is gone."""
+    program = """
+import os, threading, time
+from accdistill_jax.watchdog import end_process
+end_now = os._exit
+os._exit = lambda status: (time.sleep(0.2), end_now(status))
+def chatter():
+    while True:
+        os.write(2, b"noise\\n")
+for _ in range(4):
+    threading.Thread(target=chatter, daemon=True).start()
+end_process(75, "the last line")
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=repository, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 75
+    assert done.stderr.endswith("noise\nthe last line\n")
+
+
 @pytest.mark.parametrize("leaver", [0, 1])
 def test_a_stopped_one_lets_the_others_stop_in_order(processes, leaver):
     handler = """
@@ -701,6 +720,7 @@ def test_process_0_ends_after_the_others(processes):
     """What JAX runs in process 0 must outlive the others' way out, however long they take to notice a stop."""
     body = """
         peers.set_stop_handler(lambda reason, status: None)
+        peers.barrier("handlers")
         say("ready")
         if peers.first:
             peers.leave(143, "stopped by SIGTERM")
@@ -724,13 +744,13 @@ def test_process_0_ends_after_the_others(processes):
 
 def test_process_0_does_not_wait_for_ever(processes):
     body = """
+        peers.set_stop_handler(lambda reason, status: None)
+        peers.barrier("handlers")
         say("ready")
         if peers.first:
-            peers.set_stop_handler(lambda reason, status: None)
             peers.leave(143, "stopped by SIGTERM")
             peers.outlast(0.3)
             os._exit(143)
-        peers.set_stop_handler(lambda reason, status: None)
         wait_for_go()
     """
     processes.start(2, textwrap.dedent(body))
