@@ -12,6 +12,11 @@ process was lost or hung, start all again; 130 stopped by Ctrl-C, 143 by SIGTERM
 being kept. --verbosity=0 shows what the libraries log.
 """
 
+from accdistill_jax import early_stop  # isort: skip
+
+if __name__ == "__main__":
+    early_stop.install()
+
 import importlib.util
 import os
 import re
@@ -57,6 +62,7 @@ def main(argv: Sequence[str]) -> int:
         config = _CONFIG.value
         configs.validate(config)
         workdir = _WORKDIR.value or default_workdir(_config_argument(sys.argv))
+        early_stop.uninstall()
         with Interruption(at_once=True):
             # after the checks: jax takes seconds to import
             from accdistill_jax import distributed

@@ -91,3 +91,22 @@ def test_a_request_from_another_thread_stops_like_a_signal_and_is_none(at_once):
 
 def test_a_request_with_nothing_running_is_ignored():
     request(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_imports_ends_in_one_line(repository, tmp_path, number):
+    """A second or more goes by before the command can handle anything itself."""
+    (tmp_path / "ml_collections.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "accdistill_jax.main", "--config=configs/distill.py"],
+        cwd=repository,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(number)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert error == f"stopped by {number.name}; nothing was begun. The same command continues from there.\n"
