@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import pytest
 from jax.extend.core import jaxprs_in_params
 
+from accdistill_jax.config_arguments import load_config
 from accdistill_jax.errors import ExitStatus
 from accdistill_jax.models.autoencoder import MaskedAutoencoder
 from accdistill_jax.models.efficientnet import EfficientNetEncoder, Stage
@@ -17,7 +18,6 @@ from accdistill_jax.models.heads import ProjectionHead
 from accdistill_jax.models.transformer import TransformerEncoder
 from accdistill_jax.parallel import Parallel
 from accdistill_jax.scaling import flops, hardware, model, program, tables, traffic
-from accdistill_jax.scaling.__main__ import load_config
 from configs import distill
 
 SAMPLES, CHANNELS = 240, 2

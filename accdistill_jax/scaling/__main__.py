@@ -1,19 +1,15 @@
 """`python -m accdistill_jax.scaling [--config=configs/distill.py:paper] [--batch-per-device 32,128] ...`: see --help."""
 
 import argparse
-import ast
-import importlib.util
 import json
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from accdistill_jax import config as configs
+from accdistill_jax.config_arguments import add_config, load_config
 from accdistill_jax.errors import ExitStatus, UserError
 
-_OVERRIDE = re.compile(r"--config\.([^=]+)=(.*)", re.DOTALL)
 MFU_HELP = (
     "assumed share of the bf16 peak at which matrix products run (default 0.4: what tuned trainings of large models reach; "
     "PaLM 540B reports 0.46, arXiv 2204.02311. Small models reach less, and then communication matters less too)"
@@ -43,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="How training scales on given hardware, as Markdown. Settings of the config: --config.KEY=VALUE.",
         parents=[common],
     )
-    _add_config(parser, "configs/distill.py:paper")
+    add_config(parser, "configs/distill.py:paper")
     parser.add_argument("--batch-per-device", type=_integers, default=[128], metavar="N,...", help="segments (default 128)")
     parser.add_argument("--mfu", type=_share, default=0.4, help=MFU_HELP)
     parser.add_argument(
@@ -53,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.set_defaults(run=run_model)
     commands = parser.add_subparsers(metavar="measure")
     measure = commands.add_parser("measure", parents=[common], help="weak scaling on this machine's cores")
-    _add_config(measure, "configs/distill.py:smoke")
+    add_config(measure, "configs/distill.py:smoke")
     measure.add_argument("--stage", choices=("student", "teacher"), default="student", help="(default student)")
     measure.add_argument("--devices", type=_integers, default=[1, 2], metavar="N,...",
                          help="devices in one process, one core each (default 1,2)")  # fmt: skip
@@ -64,10 +60,6 @@ def build_parser() -> argparse.ArgumentParser:
     measure.add_argument("--repeats", type=_integer, default=5, help="of every arrangement, in turn (default 5)")
     measure.set_defaults(run=run_measurement)
     return parser
-
-
-def _add_config(parser: argparse.ArgumentParser, default: str) -> None:
-    parser.add_argument("--config", default=default, metavar="FILE[:PRESET]", help=f"(default {default})")
 
 
 def _integer(text: str) -> int:
@@ -85,43 +77,6 @@ def _share(text: str) -> float:
     if not 0 < share <= 1:
         raise argparse.ArgumentTypeError(f"{text}: a share above 0 and at most 1")
     return share
-
-
-def load_config(argument: str, overrides: Sequence[str]) -> Any:
-    """A validated config.
-
-    Args:
-        argument: "FILE.py[:PRESET]".
-        overrides: "--config.KEY=VALUE" each.
-
-    Raises:
-        UserError: no such file, preset or key, or a value that the config refuses.
-    """
-    path, _, preset = argument.partition(":")
-    if not Path(path).is_file():
-        raise UserError(f"no config file {path}; give --config=configs/distill.py:paper")
-    spec = importlib.util.spec_from_file_location("config", path)
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        config = module.get_config(preset) if preset else module.get_config()
-    except ValueError as problem:
-        raise UserError(f"config {argument}: {problem}") from problem
-    known = configs.flatten(config)
-    for text in overrides:
-        found = _OVERRIDE.fullmatch(text)
-        if found is None:
-            raise UserError(f"unknown argument {text!r}; see --help")
-        if found[1] not in known:
-            raise configs.unknown_key(found[1], known)
-        try:
-            value = ast.literal_eval(found[2])
-        except (ValueError, SyntaxError):
-            value = found[2]
-        with config.unlocked(), config.ignore_type():
-            config.update_from_flattened_dict({found[1]: value})
-    configs.validate(config)
-    return config
 
 
 def run_model(arguments: argparse.Namespace) -> None:

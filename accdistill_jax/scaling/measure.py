@@ -11,94 +11,19 @@ others are measured. Every repeat goes through all arrangements in turn, so that
 Each device computes with one thread, so that the lone device cannot use the other cores.
 """
 
-import contextlib
 import json
 import os
-import selectors
 import socket
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from typing import Any
 
+from accdistill_jax.benchmark.contest import Worker
 from accdistill_jax.errors import UserError
 
-PATIENCE_S = 600.0  # for a worker's answer, compilation included
 WARM_STEPS = 3
-
-
-class Worker:
-    """A process that runs the training step on some cores."""
-
-    def __init__(self, order: dict[str, Any], *, cores: Sequence[int], devices: int, cluster: dict | None = None):
-        """Starts the process.
-
-        Args:
-            order: config (nested), stage, batch (segments per device).
-            cores: it may run on.
-            devices: it has.
-            cluster: address, processes and rank, or None.
-        """
-        order = order | {"cores": list(cores), "devices": devices, "cluster": cluster}
-        flags = f"--xla_cpu_multi_thread_eigen=false --xla_force_host_platform_device_count={devices}"
-        # without jax's filter the last line of a traceback is the error
-        environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_TRACEBACK_FILTERING": "off"}
-        self._errors = tempfile.TemporaryFile("w+")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "accdistill_jax.scaling.measure"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            bufsize=1,
-            env=environment,
-        )
-        self.send(json.dumps(order))
-
-    def send(self, line: str) -> None:
-        """Hands over one line without waiting."""
-        try:
-            self._process.stdin.write(line + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            raise self._failure("ended") from None
-
-    def answer(self) -> str:
-        """The next line, waiting up to `PATIENCE_S`.
-
-        Raises:
-            UserError: none came; with the last line of what the worker said.
-        """
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
-            if not selector.select(PATIENCE_S):
-                raise self._failure(f"did not answer within {PATIENCE_S:.0f} s")
-        line = self._process.stdout.readline()
-        if not line:
-            raise self._failure("ended")
-        return line.strip()
-
-    def _failure(self, what: str) -> UserError:
-        self.close(patience_s=1.0)
-        self._errors.seek(0)
-        lines = [line.strip() for line in self._errors if line.strip()]
-        return UserError(f"a measuring process {what}: {lines[-1] if lines else 'it said nothing'}")
-
-    def finish(self) -> None:
-        """Tells it that nothing more is to be measured."""
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-
-    def close(self, *, patience_s: float) -> None:
-        """Waits for it to end, and ends it when it does not."""
-        try:
-            self._process.wait(timeout=patience_s)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
 
 
 def run(
@@ -136,9 +61,13 @@ def run(
     order = {"config": json.loads(config.to_json_best_effort()), "stage": stage, "batch": batch}
     workers: list[Worker] = []
 
-    def start(**arguments: Any) -> Worker:
-        workers.append(Worker(order, **arguments))
-        return workers[-1]
+    def start(*, cores: Sequence[int], devices: int, cluster: dict | None = None) -> Worker:
+        """A process that runs the training step on so many devices, one of several of a `cluster` if that is given."""
+        flags = f"--xla_cpu_multi_thread_eigen=false --xla_force_host_platform_device_count={devices}"
+        environment = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+        worker = Worker(__name__, order | {"cluster": cluster}, environment=environment, cores=cores)
+        workers.append(worker)
+        return worker
 
     try:
         single = [start(cores=[core], devices=1) for core in cores[:most]]
@@ -228,7 +157,6 @@ def serve() -> None:
     os.sched_setaffinity(0, order["cores"])  # before jax counts the cores
     import jax
     import ml_collections
-    import numpy as np
 
     cluster = order["cluster"]
     if cluster:
@@ -236,53 +164,22 @@ def serve() -> None:
         jax.distributed.initialize(
             cluster["address"], cluster["processes"], cluster["rank"], cluster_detection_method="deactivate"
         )
+    from accdistill_jax.benchmark.training import Training
     from accdistill_jax.parallel import Parallel
     from accdistill_jax.scaling import program
-    from accdistill_jax.train import TrainState
 
-    work = program.describe(ml_collections.FrozenConfigDict(order["config"]), order["stage"])
-    parallel = Parallel(work.config.runtime.mapping)
-    built = program.build(work, parallel)
-    rng = np.random.default_rng(0)
-
-    def fill(shape: Any) -> np.ndarray:
-        return (0.05 * rng.normal(size=shape.shape)).astype(shape.dtype)
-
-    rows = order["batch"] * parallel.num_local
-    batch = {
-        name: rng.integers(-(2**15), 2**15, shape.shape).astype(np.int16)
-        if shape.dtype == np.int16
-        else np.ones(shape.shape, shape.dtype)
-        for name, shape in program.batch_shapes(work.config, rows).items()
-    }
-    batch["position"] = np.arange(rows, dtype=np.int32) + rows * parallel.process
-    if cluster:
-        batch["stop"] = np.zeros(rows, np.int32)  # as the training loop has it
-    one = {name: value[:1] for name, value in batch.items()}
-    params = jax.device_get(jax.jit(work.objective.init)(jax.random.key(0), one))
-    state = built.start(params, parallel)
-    frozen = jax.tree.map(fill, work.frozen)
-    if frozen:
-        frozen["std"] = np.ones_like(frozen["std"])
-    frozen = parallel.replicate(frozen)
-
-    def run_steps(state: TrainState, steps: int) -> TrainState:
-        """As the training loop does it: a step's metrics are fetched after the next step is dispatched."""
-        pending = None
-        for _ in range(steps):
-            state, metrics = built.step(state, frozen, parallel.place(batch))
-            if pending is not None:
-                parallel.fetch(pending)
-            pending = metrics
-        if not np.isfinite(parallel.fetch(pending)["loss"]):
-            raise FloatingPointError("the loss is not finite: what was measured is not training")
-        return jax.block_until_ready(state)
-
-    state = run_steps(state, WARM_STEPS)
+    config = ml_collections.FrozenConfigDict(order["config"])
+    training = Training(
+        program.describe(config, order["stage"]),
+        batch=order["batch"],
+        parallel=Parallel(config.runtime.mapping),
+        several=cluster is not None,
+    )
+    training.run(WARM_STEPS)
     print("ready", file=replies)
     for line in sys.stdin:
         start = time.perf_counter()
-        state = run_steps(state, int(line))
+        training.run(int(line))
         print(time.perf_counter() - start, file=replies)
     if cluster:
         jax.distributed.shutdown()

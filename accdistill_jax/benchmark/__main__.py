@@ -1,0 +1,116 @@
+"""`python -m accdistill_jax.benchmark {step,input,startup,embed,plan} ...`: see --help."""
+
+import argparse
+import contextlib
+import importlib
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from accdistill_jax.errors import ExitStatus, UserError
+
+COMMANDS = {
+    "step": "a training step on this machine's devices, against PyTorch where it is installed",
+    "input": "reading, generating and preparing segments",
+    "startup": "from command to first step; memory by batch size",
+    "embed": "inference, probes and retrieval on many embeddings",
+    "plan": "hours for a corpus on given hardware, and what binds",
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parses the command line and runs it; returns the exit status."""
+    try:
+        chosen = next((word for word in argv if word in COMMANDS), None)
+        arguments, rest = build_parser(chosen).parse_known_args(argv)
+        arguments.overrides = rest
+        command = _module(arguments.command)
+        check_writable(arguments.json)
+        record = {"command": arguments.command, **command.measure(arguments, say)}
+        record["environment"] = _environment()
+        print(command.report(record), end="")
+        print(f"\n{machine_line(record['environment'])}")
+        if arguments.json is not None:
+            arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return ExitStatus.USER_ERROR
+    except OSError as problem:
+        print(f"error: {problem.filename or 'cannot write'}: {problem.strerror or problem}", file=sys.stderr)
+        return ExitStatus.USER_ERROR
+    except KeyboardInterrupt:
+        return ExitStatus.INTERRUPTED
+    return ExitStatus.FINISHED
+
+
+def build_parser(chosen: str | None) -> argparse.ArgumentParser:
+    """The command line; only the chosen command's module is imported, and with it its arguments known."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", type=Path, metavar="FILE", help="also write all numbers to FILE")
+    common.add_argument("--rounds", type=positive, default=7, metavar="N", help="measurements of each (default 7)")
+    parser = argparse.ArgumentParser(
+        prog="python -m accdistill_jax.benchmark",
+        description="Measures on this machine, as Markdown: medians (quartiles). Run it while nothing else runs. "
+        "Settings of the config: --config.KEY=VALUE.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{" + ",".join(COMMANDS) + "}")
+    for name, text in COMMANDS.items():
+        own = commands.add_parser(name, parents=[common], help=text, description=text)
+        if name == chosen:
+            _module(name).add_arguments(own)
+    return parser
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)
+
+
+def check_writable(path: Path | None) -> None:
+    """Raises UserError before the work when its result could not be written."""
+    if path is not None and not path.resolve().parent.is_dir():
+        raise UserError(f"cannot write {path}: no folder {path.resolve().parent}")
+
+
+def say(line: str) -> None:
+    """Progress, on standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def _module(command: str) -> Any:
+    return importlib.import_module(f"accdistill_jax.benchmark.{command}")
+
+
+def _environment() -> dict[str, Any]:
+    from accdistill_jax import config as configs
+
+    return configs.environment() | {"processor": _processor()}
+
+
+def _processor() -> str:
+    """The processor's name where the system tells it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def machine_line(environment: dict[str, Any]) -> str:
+    """What the numbers were made on, in one line."""
+    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    device = environment["device_kind"]
+    devices = "" if device == "cpu" else f"{environment['device_count']} x {device}, "
+    return (
+        f"{devices}{environment['cpu_count']} cores of {environment['processor']}, Python {environment['python']}, {versions}; "
+        f"commit {environment['git_commit']}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,205 @@
+"""The same distillation step in PyTorch, written as PyTorch likes it: the peer that `benchmark step` compares with.
+
+Same architecture, weights, batch and optimiser: scaled_dot_product_attention, one fused AdamW with and without decay, norms
+clipped by foreach, autocast for bfloat16, eager or compiled. Preparation (dequantisation, normalisation) is included, as in
+the JAX step; augmentation is not: its random numbers could not be the same.
+"""
+
+import math
+from typing import Any
+
+from accdistill_jax.benchmark.contest import Skipped, serve
+
+try:
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+except ImportError:  # an optional extra
+    torch = None
+    nn = None
+
+from accdistill_jax.optim import UNDECAYED_WORDS
+
+EPSILON_NORM, EPSILON_SCALE = 1e-6, 1e-6
+
+
+def linear(weights: dict[str, Any]) -> "nn.Linear":
+    """A dense layer from {"kernel" [C, D], "bias" [D]}."""
+    kernel = torch.as_tensor(weights["kernel"])
+    layer = nn.Linear(kernel.shape[0], kernel.shape[1])
+    layer.weight.data, layer.bias.data = kernel.T.contiguous(), torch.as_tensor(weights["bias"])
+    return layer
+
+
+def layer_norm(weights: dict[str, Any]) -> "nn.LayerNorm":
+    """A layer norm from {"scale" [D], "bias" [D]}."""
+    layer = nn.LayerNorm(len(weights["scale"]), eps=EPSILON_NORM)
+    layer.weight.data, layer.bias.data = (torch.as_tensor(weights[name]) for name in ("scale", "bias"))
+    return layer
+
+
+def build(weights: dict[str, Any], settings: dict[str, Any]) -> "nn.Module":
+    """The Transformer encoder of `models/transformer.py` with sinusoidal positions and linear tokens, from its weights."""
+
+    class Block(nn.Module):
+        def __init__(self, own: dict[str, Any]):
+            super().__init__()
+            self.norm_attention, self.norm_mlp = layer_norm(own["norm_attention"]), layer_norm(own["norm_mlp"])
+            self.qkv, self.out = linear(own["attention"]["qkv"]), linear(own["attention"]["out"])
+            self.mlp_in, self.mlp_out = linear(own["mlp_in"]), linear(own["mlp_out"])
+
+        def forward(self, x):
+            B, P, D = x.shape
+            qkv = self.qkv(self.norm_attention(x)).view(B, P, 3, settings["heads"], D // settings["heads"])
+            q, k, v = qkv.permute(2, 0, 3, 1, 4)
+            x = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, P, D))
+            return x + self.mlp_out(F.gelu(self.mlp_in(self.norm_mlp(x)), approximate="tanh"))
+
+    class Encoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.token, self.norm = linear(weights["token"]), layer_norm(weights["norm"])
+            self.blocks = nn.ModuleList(Block(weights[f"block_{i}"]) for i in range(settings["depth"]))
+            self.projection = linear(weights["projection"]) if "projection" in weights else None
+            self.register_buffer("codes", torch.as_tensor(settings["codes"]))
+
+        def forward(self, x):
+            B, T, C = x.shape
+            h = self.token(x.view(B, T // settings["patch"], -1)) + self.codes
+            for block in self.blocks:
+                h = block(h)
+            pooled = self.norm(h).mean(dim=1)
+            return pooled if self.projection is None else self.projection(pooled)
+
+    return Encoder()
+
+
+def build_head(weights: dict[str, Any]) -> "nn.Module":
+    """The projection head of `models/heads.py`."""
+
+    class Head(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.hidden, self.output = linear(weights["hidden"]), linear(weights["output"])
+
+        def forward(self, z):
+            with torch.autocast(z.device.type, enabled=False):
+                h = self.output(F.gelu(self.hidden(z.float()), approximate="tanh"))
+                return F.normalize(h, dim=-1)
+
+    return Head()
+
+
+def present(batch: dict[str, Any], modality: str) -> "torch.Tensor":
+    """Dequantised and normalised: `inputs.prepare` with full bands, scale "std" and no limit."""
+    x = batch[modality].float() * batch[f"{modality}_scale"][:, None] + batch[f"{modality}_offset"][:, None]
+    x = x - x.mean(dim=1, keepdim=True)
+    return x / (x.square().mean(dim=1, keepdim=True).sqrt() + EPSILON_SCALE)
+
+
+def decayed(name: str, parameter: "nn.Parameter") -> bool:
+    """Whether weight decay applies; as `optim.decay_mask`, by shape and by name."""
+    return parameter.ndim >= 2 and not any(word in name for word in UNDECAYED_WORDS)
+
+
+def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """The contender: `order` has config, share (where `training.py` left weights and batch), compile (a mode or None)."""
+    if torch is None:
+        raise Skipped("PyTorch is not installed: pip install 'accdistill_jax[bench]'")
+    import numpy as np
+
+    from accdistill_jax.array_files import nest
+    from accdistill_jax.models.ops import sinusoidal_positions
+
+    config = order["config"]
+    check_supported(config)
+    cuda = torch.cuda.is_available()
+    if order["accelerator"] and not cuda:
+        raise Skipped("this PyTorch does not see the accelerator")
+    device = torch.device("cuda" if order["accelerator"] else "cpu")
+    with np.load(f"{order['share']}/start.npz") as file:
+        start = nest({name: file[name] for name in file.files})
+    held = {name: torch.as_tensor(value) for name, value in start["batch"].items() if name != "position"}
+    if device.type == "cuda":
+        held = {name: value.pin_memory() for name, value in held.items()}
+
+    def encoder(weights: dict[str, Any], section: dict[str, Any], samples: int) -> "nn.Module":
+        sizes = section["transformer"]
+        codes = sinusoidal_positions(samples // sizes["patch"], sizes["width"])
+        return build(weights, {**sizes, "codes": codes}).to(device)
+
+    samples = held["ppg"].shape[1]
+    student = encoder(start["params"]["encoder"], config["student"]["encoder"], samples)
+    teacher = encoder(start["frozen"]["params"], config["teacher"]["encoder"], samples).requires_grad_(False)
+    head, teacher_head = (build_head(start["params"][name]).to(device) for name in ("head", "teacher_head"))
+    mean, std = (torch.as_tensor(start["frozen"][name], device=device) for name in ("mean", "std"))
+    named = [(f"{i}.{n}", p) for i, m in enumerate((student, head, teacher_head)) for n, p in m.named_parameters()]
+    settings = config["student"]["train"]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for n, p in named if decayed(n, p)], "weight_decay": settings["weight_decay"]},
+            {"params": [p for n, p in named if not decayed(n, p)], "weight_decay": 0.0},
+        ],
+        lr=0.0,
+        betas=(settings["b1"], settings["b2"]),
+        eps=1e-8,
+        fused=True,
+    )
+    half = config["runtime"]["compute_dtype"] == "bfloat16"
+    share, temperature = config["student"]["teacher_to_student_weight"], config["student"]["temperature"]
+
+    def loss_of(batch: dict[str, Any]) -> "torch.Tensor":
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            with torch.no_grad():
+                target = (teacher(present(batch, "ppg")) - mean) / std
+            s, t = head(student(present(batch, "accel"))), teacher_head(target)
+        logits = t @ s.T / temperature
+        labels = torch.arange(len(s), device=device)
+        return share * F.cross_entropy(logits, labels) + (1.0 - share) * F.cross_entropy(logits.T, labels)
+
+    if order["compile"]:
+        loss_of = torch.compile(loss_of, mode=order["compile"])
+    warmup, peak, step = float(settings["warmup"].split()[0]), settings["learning_rate"], 0
+
+    def run(steps: int) -> dict[str, float]:
+        nonlocal step
+        pending = None
+        for _ in range(steps):
+            batch = {name: value.to(device, non_blocking=True) for name, value in held.items()}
+            optimizer.zero_grad(set_to_none=True)
+            loss = loss_of(batch)
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_([p for _, p in named], settings["clip_norm"], foreach=True)
+            for group in optimizer.param_groups:
+                group["lr"] = peak * min(1.0, step / warmup)
+            optimizer.step()
+            step += 1
+            if pending is not None:
+                found = [value.item() for value in pending]
+            pending = (loss.detach(), norm.detach())
+        found = [value.item() for value in pending]
+        if not math.isfinite(found[0]):
+            raise FloatingPointError("the loss is not finite: what was measured is not training")
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return {"loss": found[0], "gradient_norm": found[1]}
+
+    followed = [run(1) for _ in range(order["follow_steps"])]
+    facts = {"versions": {"torch": torch.__version__}, "threads": torch.get_num_threads(), "first_steps": followed}
+    return facts, run
+
+
+def check_supported(config: dict[str, Any]) -> None:
+    """Raises Skipped for a config beyond what is written here."""
+    for who in ("student", "teacher"):
+        encoder = config[who]["encoder"]
+        sizes = encoder["transformer"]
+        if encoder["architecture"] != "transformer" or sizes["positions"] != "sinusoidal" or sizes["tokenizer"]:
+            raise Skipped(f"the PyTorch peer has no {who} but a Transformer on linear patches with sinusoidal positions")
+    for modality, own in config["inputs"].items():
+        if own["bands"] != "full" or own["scale"] != "std" or own["limit"]:
+            raise Skipped(f"the PyTorch peer presents {modality} by its full band and standard deviation only")
+
+
+if __name__ == "__main__":
+    serve(prepare)

@@ -1,0 +1,184 @@
+"""`benchmark step`: a training step of ours against PyTorch's, against the matrix peak, and what masking saves."""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from accdistill_jax.benchmark import contest
+from accdistill_jax.benchmark.contest import Contender, Measured, spread
+from accdistill_jax.config_arguments import add_config, load_config
+from accdistill_jax.errors import UserError
+
+OURS, EAGER, COMPILED, PEAK = "accdistill_jax", "PyTorch eager", "PyTorch compiled", "matrix products alone"
+AS_TRAINED, MASKED, UNMASKED = "accdistill_jax, augmented", "masked autoencoding", "encoder on all tokens"
+PARITY = {"float32": 1e-4, "bfloat16": 3e-2}  # of loss and gradient norm, relative; bfloat16 keeps 8 bits
+FOLLOW_STEPS = 3
+MODULE = "accdistill_jax.benchmark"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments besides those of every benchmark."""
+    add_config(parser, "configs/distill.py:paper")
+    parser.add_argument("--batch", type=int, default=32, metavar="N", help="segments per device (default 32)")
+    parser.add_argument("--dtype", choices=tuple(PARITY), default="float32", help="compute dtype (default float32)")
+    parser.add_argument(
+        "--compile-mode", default="default", metavar="MODE",
+        help='of torch.compile: "default", "max-autotune", ... (default "default")',
+    )  # fmt: skip
+    parser.add_argument("--only", nargs="+", choices=("distil", "mae"), default=("distil", "mae"), help="which steps")
+    parser.add_argument("--round-s", type=float, default=4.0, metavar="S", help="seconds of one measurement (default 4)")
+
+
+def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
+    """Measures and returns a record of plain values.
+
+    Raises:
+        UserError: PyTorch's step does not compute the same as ours, or a process failed.
+    """
+    config = load_config(arguments.config, arguments.overrides)
+    with config.unlocked():
+        config.runtime.compute_dtype = arguments.dtype
+    record = {"config": arguments.config, "batch": arguments.batch, "dtype": arguments.dtype, "rounds": arguments.rounds}
+    timing = {"rounds": arguments.rounds, "round_s": arguments.round_s, "say": say}
+    plain = without_augmentation(config)
+    if "distil" in arguments.only:
+        with tempfile.TemporaryDirectory() as share:
+            found = contest.compete(distil_contenders(config, plain, arguments, share), **timing)
+        record["parity"] = check_parity(found, arguments.dtype)
+        record["distillation"] = {name: as_record(one) for name, one in found.items()}
+    if "mae" in arguments.only:
+        orders = {MASKED: False, UNMASKED: True}
+        contenders = [
+            Contender(name, f"{MODULE}.masking", {"config": plain, "batch": arguments.batch, "all_tokens": every})
+            for name, every in orders.items()
+        ]
+        record["masking"] = {name: as_record(one) for name, one in contest.compete(contenders, **timing).items()}
+    return record
+
+
+def distil_contenders(config: Any, plain: dict, arguments: argparse.Namespace, share: str) -> list[Contender]:
+    """Ours (first: it leaves its weights for the peer), PyTorch twice, ours as trained, the matrix peak."""
+    order = {"config": plain, "stage": "student", "batch": arguments.batch, "follow_steps": FOLLOW_STEPS}
+    peer = order | {"share": share, "accelerator": accelerated()}
+    trained = order | {"config": json.loads(config.to_json_best_effort()), "share": None}
+    return [
+        Contender(OURS, f"{MODULE}.training", order | {"share": share}),
+        Contender(EAGER, f"{MODULE}.peer_pytorch", peer | {"compile": None}),
+        Contender(COMPILED, f"{MODULE}.peer_pytorch", peer | {"compile": arguments.compile_mode}),
+        Contender(AS_TRAINED, f"{MODULE}.training", trained),
+        Contender(PEAK, f"{MODULE}.matrix_peak", {"dtype": arguments.dtype}),
+    ]
+
+
+def without_augmentation(config: Any) -> dict:
+    """The config as plain values, with every augmentation off: random numbers differ between libraries."""
+    plain = json.loads(config.to_json_best_effort())
+    for own in plain["student"]["augment"].values():
+        for augmentation in own.values():
+            augmentation["probability"] = 0.0
+    return plain
+
+
+def accelerated() -> bool:
+    """Whether JAX's default device is an accelerator; asked in a process of its own, which leaves the device again."""
+    import subprocess
+    import sys
+
+    found = subprocess.run(
+        [sys.executable, "-c", "import jax; print(jax.default_backend())"], capture_output=True, text=True, check=True
+    )
+    return found.stdout.strip() != "cpu"
+
+
+def check_parity(found: Mapping[str, Measured], dtype: str) -> dict[str, float]:
+    """Largest relative difference of loss and gradient norm of the first steps to ours, by contender.
+
+    Raises:
+        UserError: one computes something else.
+    """
+    ours, largest = found[OURS].facts["first_steps"], {}
+    for name in (EAGER, COMPILED):
+        theirs = found[name].facts.get("first_steps")
+        if theirs is None:
+            continue
+        differences = [
+            abs(b[what] - a[what]) / abs(a[what]) for a, b in zip(ours, theirs, strict=True) for what in a
+        ]
+        largest[name] = max(differences)
+        if largest[name] > PARITY[dtype]:
+            raise UserError(
+                f"{name} does not compute the same step: loss or gradient norm differ by {largest[name]:.1e} "
+                f"(allowed {PARITY[dtype]:.0e}); ours {ours}, its {theirs}"
+            )
+    return largest
+
+
+def as_record(one: Measured) -> dict[str, Any]:
+    """Plain values."""
+    return {"facts": one.facts, "seconds": one.seconds, "peak_bytes": one.peak_bytes}
+
+
+def report(record: dict[str, Any]) -> str:
+    """The record as Markdown."""
+    out = [f"# Training step: {record['config']}, {record['batch']} segments per device, {record['dtype']}\n"]
+    if "distillation" in record:
+        out.append("\n## Distillation\n\n" + _distillation(record))
+    if "masking" in record:
+        out.append("\n## Masked autoencoding\n\n" + _masking(record))
+    return "".join(out)
+
+
+def _measured(records: Mapping[str, dict]) -> dict[str, Measured]:
+    return {name: Measured(**one) for name, one in records.items()}
+
+
+def _distillation(record: dict[str, Any]) -> str:
+    from accdistill_jax.scaling.tables import table
+
+    found = _measured(record["distillation"])
+    ours = found[OURS]
+    segments = record["batch"] * ours.facts["devices"]
+    flops = ours.facts["flops_per_segment"] * segments
+    peak = spread([found[PEAK].facts["flops"] / seconds for seconds in found[PEAK].seconds])
+    rows = []
+    for name, one in found.items():
+        if name == PEAK:
+            continue
+        if not one.seconds:
+            rows.append([name, f"left out: {one.facts['skipped']}", "", "", "", "", ""])
+            continue
+        rate = contest.rates(one, per_iteration=flops)
+        rows.append(
+            [
+                name,
+                contest.rates(one, per_iteration=segments).text(),
+                "1" if one is ours else contest.ratios(one, ours).text("{:.2f}"),
+                f"{rate.median / 1e9:.0f}",
+                f"{rate.median / (peak.median * ours.facts['devices']):.0%}",
+                f"{one.peak_bytes / 1e9:.1f}",
+                f"{record['parity'][name]:.0e}" if name in record["parity"] else "",
+            ]
+        )
+    header = ("", "segments/s", "ours is faster by", "GFLOP/s of the model", "of the matrix peak", "peak memory, GB", "difference")
+    return table(header, rows) + (
+        f"\n{flops / segments / 1e9:.2f} GFLOP per segment (counted matrix products, forward and backward). Matrix peak in the "
+        f"same run: {peak.scaled(1e-9).text('{:.0f}')} GFLOP/s ({found[PEAK].facts['shape']}). Difference: largest relative "
+        f"difference of loss and gradient norm to ours over the first {FOLLOW_STEPS} steps.\n"
+    )
+
+
+def _masking(record: dict[str, Any]) -> str:
+    from accdistill_jax.scaling.tables import table
+
+    found = _measured(record["masking"])
+    rows = [
+        [name, contest.rates(one, per_iteration=record["batch"] * one.facts["devices"]).text(), f"{one.peak_bytes / 1e9:.1f}"]
+        for name, one in found.items()
+    ]
+    gain = contest.ratios(found[UNMASKED], found[MASKED]).text("{:.2f}")
+    kept, tokens = found[MASKED].facts["kept"], found[MASKED].facts["tokens"]
+    return table(("", "segments/s", "peak memory, GB"), rows) + (
+        f"\nThe encoder runs on {kept} of {tokens} tokens, the decoder on all: {gain} times as fast.\n"
+    )

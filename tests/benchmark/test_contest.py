@@ -1,0 +1,115 @@
+"""Contenders in turn, each in a process of its own: what is measured, what is said when one fails."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from accdistill_jax.benchmark import contest
+from accdistill_jax.benchmark.contest import Contender, Measured
+from accdistill_jax.errors import UserError
+
+PROGRAM = """
+import os, sys, time
+from pathlib import Path
+from accdistill_jax.benchmark.contest import Skipped, serve
+
+def prepare(order):
+    if order.get("skip"):
+        raise Skipped("no such device")
+    if order.get("fail"):
+        raise RuntimeError("broken on purpose")
+    log = Path(order["log"])
+    def run(count):
+        with log.open("a") as file:
+            file.write(f"{order['name']} {count}\\n")
+        print("noise of a library")
+        if order.get("die"):
+            sys.exit("lost its way")
+        time.sleep(order["seconds"] * count)
+    return {"cores": len(os.sched_getaffinity(0)), "variable": os.environ.get("CONTEST_VARIABLE")}, run
+
+serve(prepare)
+"""
+
+
+@pytest.fixture
+def contender(tmp_path, monkeypatch):
+    (tmp_path / "slow_or_fast.py").write_text(PROGRAM)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def make(name, seconds=0.01, *, environment=None, cores=(), **order):
+        order = order | {"name": name, "seconds": seconds, "log": str(tmp_path / "log")}
+        return Contender(name, "slow_or_fast", order, environment or {}, cores)
+
+    return make
+
+
+def test_all_are_measured_in_every_round_beginning_with_another(contender, tmp_path):
+    found = contest.compete([contender("a", 0.04), contender("b", 0.01)], rounds=3, round_s=0.08)
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert [line.split()[0] for line in lines] == ["a", "b", "a", "b", "b", "a", "a", "b"]  # the first of each: how often
+    counts = {name: {int(line.split()[1]) for line in lines[2:] if line[0] == name} for name in "ab"}
+    assert counts["a"] == {2} and all(3 <= count <= 8 for count in counts["b"])
+    assert all(len(one.seconds) == 3 and one.peak_bytes > 1e6 for one in found.values())
+    assert 0.04 <= min(found["a"].seconds) and 0.01 <= min(found["b"].seconds)
+    assert contest.ratios(found["a"], found["b"]).median > 1.5
+
+
+def test_environment_and_cores(contender):
+    one = contender("a", environment={"CONTEST_VARIABLE": "set"}, cores=(0,))
+    assert contest.compete([one], rounds=1, round_s=0.01)["a"].facts == {"cores": 1, "variable": "set"}
+
+
+def test_one_that_cannot_take_part_is_left_out(contender):
+    said = []
+    found = contest.compete([contender("a"), contender("b", skip=True)], rounds=2, round_s=0.01, say=said.append)
+    assert found["b"].facts == {"skipped": "no such device"} and found["b"].seconds == []
+    assert len(found["a"].seconds) == 2 and "b is left out: no such device" in said
+
+
+@pytest.mark.parametrize("how, words", [("fail", "broken on purpose"), ("die", "lost its way")])
+def test_one_that_fails_ends_the_contest_with_its_last_words(contender, how, words):
+    with pytest.raises(UserError, match=words):
+        contest.compete([contender("a"), contender("b", **{how: True})], rounds=1, round_s=0.01)
+
+
+def test_spread_and_ratios():
+    assert contest.spread([3.0, 1.0]) == (2.0, 1.0, 3.0)
+    assert contest.spread([5.0, 1.0, 2.0, 3.0, 4.0]) == (3.0, 2.0, 4.0)
+    base, other = Measured({}, [2.0, 8.0, 3.0], 0), Measured({}, [1.0, 2.0, 3.0], 0)
+    assert contest.ratios(base, other) == (2.0, 1.5, 3.0)  # of 2, 4 and 1, round by round
+    assert contest.rates(other, per_iteration=6.0) == (3.0, 2.5, 4.5)
+    assert contest.spread([0.5, 0.25]).scaled(100).text("{:.0f}") == "38 (25 to 50)"
+
+
+def test_command_line(repository):
+    """Help without a device; errors in one line before any work."""
+
+    def run(*arguments):
+        command = [sys.executable, "-m", "accdistill_jax.benchmark", *arguments]
+        return subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=60)
+
+    assert "against PyTorch" in " ".join(run("--help").stdout.split()) and "--batch" in run("step", "--help").stdout
+    for arguments, words in [
+        (["step", "--json", "nowhere/at/all.json"], "no folder"),
+        (["step", "--config.no.such=1"], "no.such"),
+        (["step", "--rounds", "0"], "no number from 1 on"),
+        (["nothing"], "invalid choice"),
+    ]:
+        done = run(*arguments)
+        assert done.returncode != 0 and words in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_json_is_written(tmp_path, monkeypatch, capsys):
+    from accdistill_jax.benchmark import __main__ as command
+    from accdistill_jax.benchmark import step
+
+    monkeypatch.setattr(step, "measure", lambda arguments, say: {"rounds": arguments.rounds})
+    monkeypatch.setattr(step, "report", lambda record: f"measured {record['rounds']} times\n")
+    assert command.main(["step", "--rounds", "3", "--json", str(tmp_path / "found.json")]) == 0
+    assert "measured 3 times" in capsys.readouterr().out
+    record = json.loads((tmp_path / "found.json").read_text())
+    assert record["command"] == "step" and record["rounds"] == 3
+    assert record["environment"]["python"] == sys.version.split()[0]

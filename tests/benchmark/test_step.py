@@ -1,0 +1,80 @@
+"""The step's contest: the peer computes the same step; what cannot take part is left out; the tables say what was measured."""
+
+import importlib.util
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from accdistill_jax.benchmark import __main__ as command
+from accdistill_jax.benchmark import masking, step
+from accdistill_jax.benchmark.contest import Measured
+from accdistill_jax.errors import UserError
+from accdistill_jax.models.autoencoder import MaskedAutoencoder, random_order
+from accdistill_jax.models.transformer import TransformerEncoder
+
+pytestmark = pytest.mark.slow
+SMALL = [
+    f"--config.{who}.encoder.transformer.{name}={value}"
+    for who in ("teacher", "student")
+    for name, value in {"patch": 240, "width": 16, "depth": 2, "heads": 2, "mlp": 32}.items()
+]
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+
+
+def measure(tmp_path, *arguments):
+    path = tmp_path / "found.json"
+    assert command.main(["step", "--rounds=1", "--round-s=0.01", "--batch=4", f"--json={path}", *arguments]) == 0
+    return json.loads(path.read_text())
+
+
+def test_the_peer_computes_the_same_step(tmp_path, capsys):
+    """Loss and gradient norm over three updates, by PyTorch's own attention, optimiser and clipping."""
+    record = measure(tmp_path, "--only", "distil", "--compile-mode", "aot_eager", *SMALL)
+    found, text = record["distillation"], capsys.readouterr().out
+    ours = found[step.OURS]["facts"]["first_steps"]
+    assert len(ours) == 3 and ours[0]["loss"] != ours[2]["loss"]
+    assert found[step.OURS]["seconds"] and found[step.AS_TRAINED]["seconds"] and found[step.PEAK]["seconds"]
+    if HAS_TORCH:
+        assert set(record["parity"]) == {step.EAGER, step.COMPILED} and max(record["parity"].values()) < 1e-4
+        assert len(found[step.EAGER]["seconds"]) == 1
+    else:
+        assert "PyTorch is not installed" in text
+    assert "of the matrix peak" in text and "GFLOP per segment" in text
+
+
+def test_a_config_beyond_the_peer_leaves_it_out(tmp_path, capsys):
+    record = measure(tmp_path, "--only", "distil", "--config=configs/distill.py:smoke")
+    assert record["distillation"][step.EAGER]["seconds"] == [] and record["parity"] == {}
+    expected = "linear patches with sinusoidal positions" if HAS_TORCH else "PyTorch is not installed"
+    assert expected in capsys.readouterr().out
+
+
+def test_masking(tmp_path, capsys):
+    record = measure(tmp_path, "--only", "mae", *SMALL)
+    assert {name: len(one["seconds"]) for name, one in record["masking"].items()} == {step.MASKED: 1, step.UNMASKED: 1}
+    assert "on 3 of 16 tokens" in capsys.readouterr().out
+
+
+def test_a_peer_that_computes_something_else_is_refused():
+    def measured(loss):
+        return Measured({"first_steps": [{"loss": 1.0, "gradient_norm": 2.0}, {"loss": loss, "gradient_norm": 2.0}]}, [1.0], 0)
+
+    left_out = Measured({"skipped": "none here"}, [], 0)
+    found = {step.OURS: measured(0.5), step.EAGER: measured(0.50004), step.COMPILED: left_out}
+    assert step.check_parity(found, "float32") == {step.EAGER: pytest.approx(8e-5)}
+    with pytest.raises(UserError, match="PyTorch eager does not compute the same step.* 2.0e-03"):
+        step.check_parity(found | {step.EAGER: measured(0.501)}, "float32")
+
+
+def test_encoder_on_all_tokens_is_the_same_model_on_hidden_patches():
+    encoder = TransformerEncoder(patch=20, width=16, depth=1, heads=2, mlp=24)
+    model = MaskedAutoencoder(encoder, patch=20, keep=3, decoder_width=8, decoder_depth=1, decoder_heads=2)
+    every = masking.on_all_tokens(model)
+    x, order = jax.random.normal(jax.random.key(0), (2, 240, 1)), random_order(jax.random.split(jax.random.key(1), 2), 12)
+    params = model.init(jax.random.key(2), x, order)
+    prediction, _ = every.apply(params, x, order)
+    assert prediction.shape == model.apply(params, x, order)[0].shape
+    changed = x.reshape(2, 12, 20, 1).at[np.arange(2)[:, None], order[:, 3:]].set(5.0).reshape(x.shape)
+    np.testing.assert_allclose(every.apply(params, changed, order)[0], prediction, rtol=1e-6)  # what is dropped is not seen
