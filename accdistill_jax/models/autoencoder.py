@@ -14,6 +14,11 @@ def random_order(keys: jax.Array, count: int) -> jax.Array:
     return jnp.argsort(jax.vmap(lambda key: jax.random.uniform(key, (count,)))(keys), axis=1).astype(jnp.int32)
 
 
+def kept_count(tokens: int, drop_fraction: float) -> int:
+    """How many of a segment's tokens are seen when a share is dropped: at least one, and not all."""
+    return min(max(1, round(tokens * (1.0 - drop_fraction))), tokens - 1)
+
+
 class Decoder(nn.Module):
     """Light Transformer decoder from what the encoder saw to the dropped patches; thrown away after pretraining.
 
@@ -22,6 +27,7 @@ class Decoder(nn.Module):
         patch_values: samples times channels of a patch.
         positions: as the encoder's, see `TransformerEncoder`.
         dtype: compute dtype.
+        rematerialise: as the encoder's.
     """
 
     width: int
@@ -30,6 +36,7 @@ class Decoder(nn.Module):
     patch_values: int
     positions: str
     dtype: jnp.dtype = jnp.float32
+    rematerialise: bool = False
 
     @nn.compact
     def __call__(self, seen: jax.Array, order: jax.Array) -> jax.Array:
@@ -49,8 +56,9 @@ class Decoder(nn.Module):
         hidden = jnp.broadcast_to(mask_token[None, None], (B, P - keep, self.width))
         h = jnp.concatenate([seen, hidden], axis=1) + jnp.take(codes, order, axis=0)
         relative = order if "relative" in self.positions else None
+        block = nn.remat(Block) if self.rematerialise else Block
         for i in range(self.depth):
-            h = Block(self.heads, 4 * self.width, self.dtype, name=f"block_{i}")(h, relative)
+            h = block(self.heads, 4 * self.width, self.dtype, name=f"block_{i}")(h, relative)
         h = nn.LayerNorm(name="norm")(h[:, keep:])
         return nn.Dense(self.patch_values, name="out")(h).astype(jnp.float32)
 
@@ -107,6 +115,7 @@ class MaskedAutoencoder(nn.Module):
             self.patch * x.shape[-1],
             positions,
             self.dtype,
+            self.encoder.rematerialise,
             name="decoder",
         )
         return decoder(seen, order), embedding

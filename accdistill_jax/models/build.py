@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from accdistill_jax.errors import UserError
-from accdistill_jax.models.autoencoder import MaskedAutoencoder
+from accdistill_jax.models.autoencoder import MaskedAutoencoder, kept_count
 from accdistill_jax.models.efficientnet import EfficientNetEncoder, Stage
 from accdistill_jax.models.heads import ProjectionHead
 from accdistill_jax.models.transformer import TransformerEncoder
@@ -20,13 +20,15 @@ def compute_dtype(name: str) -> jnp.dtype:
     return jnp.dtype(name)
 
 
-def build_encoder(config: Any, *, dtype: jnp.dtype) -> nn.Module:
+def build_encoder(config: Any, *, dtype: jnp.dtype, rematerialise: str = "none") -> nn.Module:
     """Encoder of `config.architecture`, [batch, time, C] -> [batch, D] float32.
 
     Args:
         config: an `encoder` section: architecture, transformer.*, efficientnet.*.
         dtype: compute dtype.
+        rematerialise: what the backward pass computes again instead of keeping it: "none" or "blocks".
     """
+    again = rematerialise == "blocks"
     if config.architecture == "transformer":
         c = config.transformer
         return TransformerEncoder(
@@ -39,6 +41,7 @@ def build_encoder(config: Any, *, dtype: jnp.dtype) -> nn.Module:
             positions=c.positions,
             output=c.output,
             dtype=dtype,
+            rematerialise=again,
         )
     c = config.efficientnet
     return EfficientNetEncoder(
@@ -47,6 +50,7 @@ def build_encoder(config: Any, *, dtype: jnp.dtype) -> nn.Module:
         head=c.head,
         output=c.output,
         dtype=dtype,
+        rematerialise=again,
     )
 
 
@@ -69,7 +73,7 @@ def build_autoencoder(encoder: nn.Module, config: Any, *, samples: int, dtype: j
     return MaskedAutoencoder(
         encoder=encoder,
         patch=patch,
-        keep=min(max(1, round(samples // patch * (1.0 - config.drop_fraction))), samples // patch - 1),
+        keep=kept_count(samples // patch, config.drop_fraction),
         decoder_width=config.decoder_width,
         decoder_depth=config.decoder_depth,
         decoder_heads=config.decoder_heads,

@@ -68,6 +68,7 @@ class EfficientNetEncoder(nn.Module):
         head: width of the last pointwise layer before pooling.
         output: embedding size.
         dtype: compute dtype; parameters and norms stay float32.
+        rematerialise: keep nothing of a block for the backward pass but its input, and compute it again there.
     """
 
     stem: tuple[int, int, int]
@@ -75,6 +76,7 @@ class EfficientNetEncoder(nn.Module):
     head: int
     output: int
     dtype: jnp.dtype = jnp.float32
+    rematerialise: bool = False
 
     @nn.compact
     def features_and_embedding(self, x: jax.Array, *, segments: int = 1) -> tuple[jax.Array, jax.Array]:
@@ -89,11 +91,12 @@ class EfficientNetEncoder(nn.Module):
         """
         width, kernel, stride = self.stem
         h = nn.Conv(width, (kernel,), strides=(stride,), dtype=self.dtype, name="stem")(x.astype(self.dtype))
+        block = nn.remat(MBConv) if self.rematerialise else MBConv
         for s, stage in enumerate(self.stages):
             stage = Stage(*stage)
             for b in range(stage.depth):
                 stride = stage.stride if b == 0 else 1
-                h = MBConv(stage, stride, self.dtype, name=f"stage_{s}_block_{b}")(h)
+                h = block(stage, stride, self.dtype, name=f"stage_{s}_block_{b}")(h)
         h = nn.LayerNorm(name="norm_head")(h)
         h = nn.Dense(self.head, dtype=self.dtype, dot_general=ops.dot_rows, name="head")(h)
         h = ops.gelu(h).astype(jnp.float32)

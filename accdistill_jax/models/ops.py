@@ -1,8 +1,18 @@
-"""Numerical building blocks whose best form depends on the backend; the only place where that choice is made."""
+"""Numerical building blocks whose best form depends on the backend; with attention.py the only place where that is chosen."""
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+HIDDEN_BYTES = 1 << 20  # of a hidden layer that a core's cache holds beside its weights
+
+
+def on_cpu() -> bool:
+    """Whether what is traced now is for the CPU, where memory decides and not arithmetic."""
+    return jax.default_backend() == "cpu"
 
 
 def depthwise_conv(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
@@ -100,30 +110,98 @@ def dot_rows(
     return rows.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
-def attention(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None = None) -> jax.Array:
-    """Softmax attention as batched products over [batch, heads]; logits and softmax in float32.
+def gelu(x: jax.Array) -> jax.Array:
+    """GELU (tanh form); on CPU kept apart from the matrix product that follows.
 
-    XLA on CPU runs these products several times faster than an einsum over [batch, time, heads, dim].
+    Without the barrier XLA there fuses it into the next product's operand and computes it anew in the backward pass.
+    """
+    y = jax.nn.gelu(x)
+    return jax.lax.optimization_barrier(y) if on_cpu() else y
+
+
+def mlp(x: jax.Array, w_in: jax.Array, b_in: jax.Array, w_out: jax.Array, b_out: jax.Array) -> jax.Array:
+    """Dense, GELU (tanh form), dense: [..., D] -> [..., D].
+
+    On CPU it goes by blocks of rows, forward and backward, so that the hidden layer stays in the cache between its products;
+    what is kept for the backward pass is the hidden layer before GELU.
 
     Args:
-        q, k, v: [batch, heads, tokens, dim].
-        bias: added to the logits, broadcastable to [batch, heads, tokens, tokens]; None is none.
-
-    Returns:
-        [batch, heads, tokens, dim], dtype of `v`.
+        x: [..., D].
+        w_in, b_in: [D, M] and [M], of the dtype of `x`.
+        w_out, b_out: [M, D] and [D], likewise.
     """
-    logits = jnp.matmul(q, k.swapaxes(-1, -2), preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
-    if bias is not None:
-        logits = logits + bias
-    return jnp.matmul(jax.nn.softmax(logits, axis=-1).astype(v.dtype), v)
+    rows = x.reshape(-1, x.shape[-1])
+    if on_cpu():
+        return _blocked_mlp(rows, w_in, b_in, w_out, b_out).reshape(x.shape)
+    return (jnp.matmul(gelu(jnp.matmul(rows, w_in) + b_in[None]), w_out) + b_out[None]).reshape(x.shape)
 
 
-def gelu(x: jax.Array) -> jax.Array:
-    """GELU (tanh form), kept apart from the matrix product that follows.
+@jax.custom_vjp
+def _blocked_mlp(x: jax.Array, w_in: jax.Array, b_in: jax.Array, w_out: jax.Array, b_out: jax.Array) -> jax.Array:
+    return _blocked_mlp_forward(x, w_in, b_in, w_out, b_out)[0]
 
-    Without the barrier XLA on CPU fuses it into the next product's operand and computes it anew in the backward pass.
+
+def _blocked_mlp_forward(x, w_in, b_in, w_out, b_out):
+    def block(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        hidden = jnp.matmul(x, w_in) + b_in[None]
+        return jnp.matmul(gelu(hidden), w_out) + b_out[None], hidden
+
+    out, hidden = in_blocks(block, x, size=_mlp_rows(len(x), w_in))
+    return out, (x, w_in, w_out, hidden)
+
+
+def _blocked_mlp_backward(saved, d_out):
+    x, w_in, w_out, hidden = saved
+    size = _mlp_rows(len(x), w_in)
+
+    def product(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.matmul(a.T, b, preferred_element_type=jnp.float32)
+
+    def block(total, some):
+        x, hidden, d_out = some
+        active, slope = jax.lax.optimization_barrier(_gelu_and_slope(hidden))
+        d_hidden = jax.lax.optimization_barrier(jnp.matmul(d_out, w_out.T) * slope)
+        columns = [jnp.sum(a, axis=0, dtype=jnp.float32) for a in (d_hidden, d_out)]
+        own = (product(x, d_hidden), columns[0], product(active, d_out), columns[1])
+        return jax.tree.map(jnp.add, total, own), jnp.matmul(d_hidden, w_in.T)
+
+    shapes = (w_in.shape, w_in.shape[1:], w_out.shape, w_out.shape[1:])
+    zeros = tuple(jnp.zeros(shape, jnp.float32) for shape in shapes)
+    total, d_x = jax.lax.scan(block, zeros, jax.tree.map(lambda a: a.reshape(-1, size, a.shape[-1]), (x, hidden, d_out)))
+    return d_x.reshape(x.shape), *(a.astype(x.dtype) for a in total)
+
+
+_blocked_mlp.defvjp(_blocked_mlp_forward, _blocked_mlp_backward)
+
+
+def _mlp_rows(count: int, w_in: jax.Array) -> int:
+    return block_size(count, bytes_each=4 * w_in.shape[1], bytes_at_once=HIDDEN_BYTES)
+
+
+def _gelu_and_slope(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """GELU (its tanh form is x times a logistic function) and its derivative."""
+    scale, cubic = 2.0 * (2.0 / np.pi) ** 0.5, 0.044715
+    share = jax.nn.sigmoid(scale * (x + cubic * x * x * x))
+    return x * share, share + x * share * (1.0 - share) * scale * (1.0 + 3.0 * cubic * x * x)
+
+
+def block_size(count: int, *, bytes_each: int, bytes_at_once: int) -> int:
+    """Rows to work on at a time: the largest divisor of `count` whose rows take no more than so many bytes.
+
+    Where only much smaller ones divide it, such as of a prime, all of them at once.
     """
-    return jax.lax.optimization_barrier(jax.nn.gelu(x))
+    most = min(max(1, bytes_at_once // bytes_each), count)
+    size = next(size for size in range(most, 0, -1) if count % size == 0)
+    return size if 4 * size >= most else count
+
+
+def in_blocks(fn: Callable[[Any], Any], rows: Any, *, size: int) -> Any:
+    """`fn` of a tree of [n, ...] arrays, each row by itself, applied to `size` rows at a time (a divisor of n)."""
+    count = len(jax.tree.leaves(rows)[0])
+    if size == count:
+        return fn(rows)
+    blocks = jax.tree.map(lambda a: a.reshape(count // size, size, *a.shape[1:]), rows)
+    return jax.tree.map(lambda a: a.reshape(count, *a.shape[2:]), jax.lax.map(fn, blocks))
 
 
 def sinusoidal_positions(count: int, width: int) -> np.ndarray:
@@ -133,41 +211,3 @@ def sinusoidal_positions(count: int, width: int) -> np.ndarray:
     angle = np.arange(count)[:, None] * rate[None]
     codes = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
     return np.pad(codes, ((0, 0), (0, width - codes.shape[1]))).astype(np.float32)
-
-
-def rotate(x: jax.Array, positions: jax.Array, *, longest: float) -> jax.Array:
-    """Rotary position code: turns pairs of features by angles proportional to the token's position.
-
-    Args:
-        x: [batch, heads, tokens, dim], queries or keys; dim even.
-        positions: [batch or 1, tokens] int32.
-        longest: longest wavelength in tokens; the shortest is 2 pi.
-
-    Returns:
-        [batch, heads, tokens, dim], dtype of `x`.
-
-    Source: Su et al. 2021 (RoFormer), with wavelengths up to about the segment's length.
-    """
-    half = x.shape[-1] // 2
-    rate = np.exp(-np.log(longest) * np.arange(half) / max(half - 1, 1)).astype(np.float32)
-    angle = positions[:, None, :, None].astype(jnp.float32) * rate[None, None, None]
-    cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
-    a, b = x[..., :half], x[..., half:]
-    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
-
-
-def distance_bias(positions: jax.Array, heads: int) -> jax.Array:
-    """Penalty on attention to far tokens, -slope * |i - j|, with slopes from 1/2 to nearly none over the heads.
-
-    Args:
-        positions: [batch or 1, tokens] int32.
-        heads: number of heads; slope of head h is 2^-(1 + 8 h / heads).
-
-    Returns:
-        [batch or 1, heads, tokens, tokens] float32.
-
-    Source: Press et al. 2022 (ALiBi), symmetric.
-    """
-    slopes = (2.0 ** -(1.0 + 8.0 * np.arange(heads) / heads)).astype(np.float32)
-    distance = jnp.abs(positions[:, None, :, None] - positions[:, None, None, :]).astype(jnp.float32)
-    return -slopes[None, :, None, None] * distance

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from accdistill_jax.models import ops
+from accdistill_jax.models.attention import attention
 
 POSITIONS = ("sinusoidal", "relative", "sinusoidal+relative")
-ROTARY_LONGEST = 50.0  # tokens
 
 
 def patchify(x: jax.Array, patch: int) -> jax.Array:
@@ -30,16 +30,22 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, relative: jax.Array | None = None) -> jax.Array:
-        B, P, D = x.shape
+        D = x.shape[-1]
         qkv = nn.Dense(3 * D, dtype=self.dtype, dot_general=ops.dot_rows, name="qkv")(x)
-        qkv = qkv.reshape(B, P, 3, self.heads, D // self.heads).transpose(2, 0, 3, 1, 4)
-        q, k, v = qkv[0], qkv[1], qkv[2]
-        bias = None
-        if relative is not None:
-            q, k = (ops.rotate(a, relative, longest=ROTARY_LONGEST) for a in (q, k))
-            bias = ops.distance_bias(relative, self.heads)
-        out = ops.attention(q, k, v, bias).transpose(0, 2, 1, 3).reshape(B, P, D)
+        out = attention(qkv, heads=self.heads, positions=relative)
         return nn.Dense(D, dtype=self.dtype, dot_general=ops.dot_rows, name="out")(out)
+
+
+class Weights(nn.Module):
+    """Kernel [inputs, outputs] and bias [outputs] of a dense layer, named and initialised as those of `nn.Dense`."""
+
+    inputs: int
+    outputs: int
+
+    @nn.compact
+    def __call__(self) -> tuple[jax.Array, jax.Array]:
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (self.inputs, self.outputs))
+        return kernel, self.param("bias", nn.initializers.zeros_init(), (self.outputs,))
 
 
 class Block(nn.Module):
@@ -54,8 +60,9 @@ class Block(nn.Module):
         attended = Attention(self.heads, self.dtype, name="attention")(nn.LayerNorm(name="norm_attention")(x), relative)
         x = x + attended
         h = nn.LayerNorm(name="norm_mlp")(x)
-        h = ops.gelu(nn.Dense(self.mlp, dtype=self.dtype, dot_general=ops.dot_rows, name="mlp_in")(h))
-        return x + nn.Dense(x.shape[-1], dtype=self.dtype, dot_general=ops.dot_rows, name="mlp_out")(h)
+        inner = Weights(x.shape[-1], self.mlp, name="mlp_in")()
+        outer = Weights(self.mlp, x.shape[-1], name="mlp_out")()
+        return x + ops.mlp(*(a.astype(self.dtype) for a in (h, *inner, *outer)))
 
 
 class TransformerEncoder(nn.Module):
@@ -72,6 +79,7 @@ class TransformerEncoder(nn.Module):
             (rotary code and distance penalty; our choice: masked autoencoding then learns from neighbours at once).
         output: embedding size; 0 keeps `width` without a further layer.
         dtype: compute dtype; parameters, norms and softmax stay float32.
+        rematerialise: keep nothing of a block for the backward pass but its input, and compute it again there.
     """
 
     patch: int
@@ -83,6 +91,7 @@ class TransformerEncoder(nn.Module):
     positions: str = "sinusoidal"
     output: int = 0
     dtype: jnp.dtype = jnp.float32
+    rematerialise: bool = False
 
     def setup(self):
         self.levels = [
@@ -90,8 +99,9 @@ class TransformerEncoder(nn.Module):
             for i, (_, width) in enumerate(self.tokenizer)
         ]
         self.token = nn.Dense(self.width, dtype=self.dtype, dot_general=ops.dot_rows)
+        block = nn.remat(Block) if self.rematerialise else Block
         self.blocks = [
-            Block(self.heads, self.mlp, self.dtype, name=f"block_{i}") for i in range(self.depth)
+            block(self.heads, self.mlp, self.dtype, name=f"block_{i}") for i in range(self.depth)
         ]
         self.norm = nn.LayerNorm()
         if self.output:
@@ -124,7 +134,7 @@ class TransformerEncoder(nn.Module):
             h = block(h, relative)
         return self.norm(h).astype(jnp.float32)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Embedding of each segment: [batch, time, channels] -> [batch, output or width] float32."""
-        pooled = jnp.mean(self.tokens(x), axis=1)
+    def __call__(self, x: jax.Array, kept: jax.Array | None = None) -> jax.Array:
+        """Embedding of each segment: [batch, time, channels] -> [batch, output or width] float32; `kept` as in `tokens`."""
+        pooled = jnp.mean(self.tokens(x, kept), axis=1)
         return self.projection(pooled) if self.output else pooled

@@ -86,18 +86,6 @@ def test_dot_rows_is_a_dense_layers_product_and_nothing_else(draw):
         ops.dot_rows(x, kernel, (((1,), (0,)), ((), ())))
 
 
-def test_attention_is_softmax_attention(draw):
-    q, k, v, bias = [
-        draw(0, 2, 3, 5, 4),
-        draw(1, 2, 3, 5, 4),
-        draw(2, 2, 3, 5, 4),
-        draw(3, 2, 3, 5, 5),
-    ]
-    logits = np.einsum("bhid,bhjd->bhij", q, k).astype(np.float64) / 2.0 + bias
-    weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    np.testing.assert_allclose(ops.attention(q, k, v, bias), weights @ v, rtol=1e-4, atol=1e-5)
-
-
 def test_gelu_is_the_tanh_form_with_its_gradient():
     x = np.linspace(-4, 4, 33, dtype=np.float32)
     u = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
@@ -122,24 +110,44 @@ def test_sinusoidal_positions_are_distinct_and_shift_by_rotation(width):
     np.testing.assert_allclose(np.diag(products, 5), products[0, 5], rtol=1e-4)
 
 
-def test_rotate_keeps_lengths_and_makes_products_depend_on_distance_alone(draw):
-    q, k = draw(0, 1, 2, 6, 8), draw(1, 1, 2, 6, 8)
-    near, far = np.arange(6, dtype=np.int32)[None], np.arange(6, dtype=np.int32)[None] + 37
+@pytest.mark.parametrize("shape, hidden_bytes", [((3, 4, 6), 1 << 20), ((3, 4, 6), 4 * 10 * 5), ((1, 7, 6), 4 * 10 * 3)])
+def test_mlp_is_two_dense_layers_with_gelu(draw, monkeypatch, shape, hidden_bytes):
+    """Value and gradient, all rows at once and by blocks, and rows that no block divides."""
+    monkeypatch.setattr(ops, "HIDDEN_BYTES", hidden_bytes)
+    arguments = [jnp.asarray(a) for a in (draw(0, *shape), draw(1, 6, 10), draw(2, 10), draw(3, 10, 6), draw(4, 6))]
+    d_out = jnp.asarray(draw(5, *shape))
 
-    def products(positions):
-        a, b = (ops.rotate(jnp.asarray(z), positions, longest=50.0) for z in (q, k))
-        return np.asarray(a @ b.swapaxes(-1, -2)), a
+    def by_hand(x, w_in, b_in, w_out, b_out):
+        return jax.nn.gelu(x.reshape(-1, 6) @ w_in + b_in[None]) @ w_out + b_out[None]
 
-    first, turned = products(near)
-    np.testing.assert_allclose(products(far)[0], first, atol=1e-4)
-    assert np.abs(first - q @ k.swapaxes(-1, -2)).max() > 0.1
-    np.testing.assert_allclose(np.linalg.norm(turned, axis=-1), np.linalg.norm(q, axis=-1), rtol=1e-5)
-    np.testing.assert_allclose(turned[:, :, 0], q[:, :, 0], atol=1e-6)
+    value, back = jax.vjp(ops.mlp, *arguments)
+    wanted, wanted_back = jax.vjp(by_hand, *arguments)
+    np.testing.assert_allclose(value.reshape(-1, 6), wanted, rtol=1e-5, atol=1e-5)
+    for a, b in zip(back(d_out), wanted_back(d_out.reshape(-1, 6)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr(ops, "on_cpu", lambda: False)
+    np.testing.assert_allclose(ops.mlp(*arguments), value, rtol=1e-5, atol=1e-5)
 
 
-def test_distance_bias_is_minus_slope_times_distance():
-    positions = np.array([[3, 0, 7]], np.int32)
-    bias = ops.distance_bias(jnp.asarray(positions), 4)
-    distance = np.array([[0, 3, 4], [3, 0, 7], [4, 7, 0]])
-    for head, slope in enumerate([1 / 2, 1 / 8, 1 / 32, 1 / 128]):
-        np.testing.assert_allclose(bias[0, head], -slope * distance, rtol=1e-6)
+def test_mlp_in_bfloat16_adds_its_gradient_up_in_float32(draw, monkeypatch):
+    monkeypatch.setattr(ops, "HIDDEN_BYTES", 4 * 10 * 2)
+    exact = [jnp.asarray(a) for a in (draw(0, 256, 6), draw(1, 6, 10), draw(2, 10), draw(3, 10, 6), draw(4, 6))]
+    half = [a.astype(jnp.bfloat16) for a in exact]
+    found, wanted = (jax.vjp(ops.mlp, *a)[1](jnp.ones((256, 6), a[0].dtype)) for a in (half, exact))
+    assert {a.dtype for a in found} == {jnp.dtype(jnp.bfloat16)}
+    np.testing.assert_array_equal(found[-1].astype(jnp.float32), 256.0)  # ones added one by one would stop at 256 - 0, at 8 bits
+    for a, b in zip(found, wanted, strict=True):
+        assert np.linalg.norm(a.astype(jnp.float32) - b) < 0.02 * np.linalg.norm(b)
+
+
+def test_block_size():
+    def size(count, at_once):
+        return ops.block_size(count, bytes_each=10, bytes_at_once=at_once)
+
+    assert (size(32, 45), size(32, 1000), size(6, 39), size(5, 1)) == (4, 32, 3, 1)
+    assert size(31, 80) == 31  # a prime: 8 at a time are not to be had, and one by one is slow
+    rows = {"a": jnp.arange(12.0).reshape(6, 2), "b": jnp.arange(6)}
+    for block in (1, 2, 6):
+        found = ops.in_blocks(lambda r: (r["a"] * 2.0, r["b"] + 1), rows, size=block)
+        np.testing.assert_array_equal(found[0], 2.0 * rows["a"])
+        np.testing.assert_array_equal(found[1], rows["b"] + 1)

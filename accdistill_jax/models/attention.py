@@ -1,0 +1,163 @@
+"""Self-attention of a minute's tokens, in the form that each backend runs best, and the positions it may know of."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from accdistill_jax.models.ops import block_size, in_blocks, on_cpu
+
+LOGITS_BYTES = 5 << 20  # of logits that a core's cache holds, at least in part
+ROTARY_LONGEST = 50.0  # tokens
+
+
+def attention(qkv: jax.Array, *, heads: int, positions: jax.Array | None = None) -> jax.Array:
+    """Softmax self-attention; logits and softmax in float32.
+
+    On CPU, memory is what it waits for: the backward pass works through a few segments at a time and computes their softmax
+    again, so that nothing of [tokens, tokens] leaves the cache, and the sum of exponentials divides the product, which is
+    smaller than what went into it. On NVIDIA GPUs in bfloat16 it is cuDNN's fused attention, where that can be had.
+    Elsewhere the compiler has it as it stands in textbooks.
+
+    Args:
+        qkv: [batch, tokens, 3 * width]: queries, keys and values, each of them all heads in a row.
+        heads: number of heads.
+        positions: [batch or 1, tokens] int32, which act as a rotary code of queries and keys and as a penalty on distance;
+            None is none.
+
+    Returns:
+        [batch, tokens, width], dtype of `qkv`.
+    """
+    if on_cpu():
+        return _blocked(heads, qkv, positions)
+    if positions is None and _cudnn_has(qkv.shape[1], qkv.shape[-1] // (3 * heads), qkv.dtype):
+        return _cudnn(qkv, heads)
+    q, k, v, bias = _heads(qkv, positions, heads)
+    return _joined(jnp.matmul(jax.nn.softmax(_logits(q, k, bias), axis=-1).astype(v.dtype), v))
+
+
+def _heads(qkv: jax.Array, positions: jax.Array | None, heads: int) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
+    """Queries (scaled), keys and values, [batch, heads, tokens, dim], and what is added to the logits, or None."""
+    B, P, _ = qkv.shape
+    q, k, v = qkv.reshape(B, P, 3, heads, -1).transpose(2, 0, 3, 1, 4)
+    bias = None
+    if positions is not None:
+        q, k = (rotate(a, positions, longest=ROTARY_LONGEST) for a in (q, k))
+        bias = distance_bias(positions, heads)
+    return q * q.shape[-1] ** -0.5, k, v, bias
+
+
+def _logits(q: jax.Array, k: jax.Array, bias: jax.Array | None) -> jax.Array:
+    logits = jnp.matmul(q, k.swapaxes(-1, -2), preferred_element_type=jnp.float32)
+    return logits if bias is None else logits + bias
+
+
+def _joined(out: jax.Array) -> jax.Array:
+    """[batch, heads, tokens, dim] -> [batch, tokens, heads * dim]."""
+    B, H, P, D = out.shape
+    return out.transpose(0, 2, 1, 3).reshape(B, P, H * D)
+
+
+def _split(out: jax.Array, heads: int) -> jax.Array:
+    """[batch, tokens, heads * dim] -> [batch, heads, tokens, dim]."""
+    return out.reshape(*out.shape[:2], heads, -1).transpose(0, 2, 1, 3)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _blocked(heads: int, qkv: jax.Array, positions: jax.Array | None) -> jax.Array:
+    return _blocked_forward(heads, qkv, positions)[0]
+
+
+def _blocked_forward(heads, qkv, positions):
+    q, k, v, bias = _heads(qkv, positions, heads)
+    logits = _logits(q, k, bias)
+    largest = jnp.max(logits, axis=-1, keepdims=True)
+    weights = jnp.exp(logits - largest)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    out = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=jnp.float32) / total
+    out = _joined(out.astype(qkv.dtype))
+    return out, (qkv, positions, out, largest + jnp.log(total))
+
+
+def _blocked_backward(heads, saved, d_out):
+    qkv, positions, out, normaliser = saved
+    own = positions is not None and len(positions) > 1  # positions of its own for every segment
+
+    def block(some):
+        qkv, out, normaliser, d_out, *where = some
+        (q, k, v, bias), to_qkv = jax.vjp(lambda a: _heads(a, where[0] if own else positions, heads), qkv)
+        weights = jnp.exp(_logits(q, k, bias) - normaliser)
+        g = _split(d_out, heads)
+        # the derivative of a softmax leaves out what all of its weights share
+        shared = jnp.sum(_split(d_out * out, heads).astype(jnp.float32), axis=-1, keepdims=True)
+        d_weights = jnp.matmul(g, v.swapaxes(-1, -2), preferred_element_type=jnp.float32)
+        d_logits = (weights * (d_weights - shared)).astype(q.dtype)
+        d_q, d_k = jnp.matmul(d_logits, k), jnp.matmul(d_logits.swapaxes(-1, -2), q)
+        d_v = jnp.matmul(weights.astype(v.dtype).swapaxes(-1, -2), g)
+        return to_qkv((d_q, d_k, d_v, None if bias is None else jnp.zeros_like(bias)))[0]
+
+    B, P, _ = qkv.shape
+    size = block_size(B, bytes_each=4 * heads * P * P, bytes_at_once=LOGITS_BYTES)
+    rows = (qkv, out, normaliser, d_out, *((positions,) if own else ()))
+    return in_blocks(block, rows, size=size), None
+
+
+_blocked.defvjp(_blocked_forward, _blocked_backward)
+
+
+def _cudnn(qkv: jax.Array, heads: int) -> jax.Array:
+    B, P, _ = qkv.shape
+    q, k, v = (qkv.reshape(B, P, 3, heads, -1)[:, :, i] for i in range(3))
+    return jax.nn.dot_product_attention(q, k, v, implementation="cudnn").reshape(B, P, -1)
+
+
+@functools.cache
+def _cudnn_has(tokens: int, dim: int, dtype: jnp.dtype) -> bool:
+    """Whether this GPU's cuDNN has fused attention of this size, forward and backward: found by compiling it once."""
+    if jax.default_backend() != "gpu" or dtype not in (jnp.bfloat16, jnp.float16) or tokens % 2 or dim % 8:
+        return False
+    shape = jax.ShapeDtypeStruct((1, tokens, 3 * dim), dtype)
+    try:
+        jax.jit(jax.grad(lambda a: jnp.sum(_cudnn(a, 1).astype(jnp.float32)))).lower(shape).compile()
+    except Exception:  # of whatever kind: no library, an old one, a GPU it was not made for
+        return False
+    return True
+
+
+def rotate(x: jax.Array, positions: jax.Array, *, longest: float) -> jax.Array:
+    """Rotary position code: turns pairs of features by angles proportional to the token's position.
+
+    Args:
+        x: [batch, heads, tokens, dim], queries or keys; dim even.
+        positions: [batch or 1, tokens] int32.
+        longest: longest wavelength in tokens; the shortest is 2 pi.
+
+    Returns:
+        [batch, heads, tokens, dim], dtype of `x`.
+
+    Source: Su et al. 2021 (RoFormer), with wavelengths up to about the segment's length.
+    """
+    half = x.shape[-1] // 2
+    rate = np.exp(-np.log(longest) * np.arange(half) / max(half - 1, 1)).astype(np.float32)
+    angle = positions[:, None, :, None].astype(jnp.float32) * rate[None, None, None]
+    cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
+    a, b = x[..., :half], x[..., half:]
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
+
+
+def distance_bias(positions: jax.Array, heads: int) -> jax.Array:
+    """Penalty on attention to far tokens, -slope * |i - j|, with slopes from 1/2 to nearly none over the heads.
+
+    Args:
+        positions: [batch or 1, tokens] int32.
+        heads: number of heads; slope of head h is 2^-(1 + 8 h / heads).
+
+    Returns:
+        [batch or 1, heads, tokens, tokens] float32.
+
+    Source: Press et al. 2022 (ALiBi), symmetric.
+    """
+    slopes = (2.0 ** -(1.0 + 8.0 * np.arange(heads) / heads)).astype(np.float32)
+    distance = jnp.abs(positions[:, None, :, None] - positions[:, None, None, :]).astype(jnp.float32)
+    return -slopes[None, :, None, None] * distance

@@ -1,0 +1,90 @@
+"""Attention as each backend has it, against the textbook in float64 and against each other; positions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from accdistill_jax.models import attention
+
+B, P, HEADS, DIM = 6, 5, 2, 4
+WHERE = {
+    "none": None,
+    "one row": np.arange(P, dtype=np.int32)[None],
+    "own rows": np.stack([np.random.default_rng(i).permutation(9)[:P] for i in range(B)]).astype(np.int32),
+}
+
+
+@pytest.fixture
+def textbook(monkeypatch):
+    """textbook(qkv, positions): the form that other backends compile."""
+
+    def call(qkv, positions):
+        with monkeypatch.context() as patch:
+            patch.setattr(attention, "on_cpu", lambda: False)
+            return attention.attention(qkv, heads=HEADS, positions=positions)
+
+    return call
+
+
+def test_softmax_attention(draw, textbook):
+    qkv = draw(0, B, P, 3 * HEADS * DIM)
+    q, k, v = qkv.reshape(B, P, 3, HEADS, DIM).transpose(2, 0, 3, 1, 4).astype(np.float64)
+    weights = np.exp(q @ k.swapaxes(-1, -2) / np.sqrt(DIM))
+    wanted = (weights / weights.sum(-1, keepdims=True) @ v).transpose(0, 2, 1, 3).reshape(B, P, -1)
+    for form in (lambda a: attention.attention(a, heads=HEADS), lambda a: textbook(a, None)):
+        np.testing.assert_allclose(form(jnp.asarray(qkv)), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("positions", WHERE.values(), ids=WHERE)
+@pytest.mark.parametrize("at_once", [1, 2, 6])
+def test_the_blocked_form_has_value_and_gradient_of_the_textbook(draw, textbook, monkeypatch, positions, at_once):
+    monkeypatch.setattr(attention, "LOGITS_BYTES", at_once * 4 * HEADS * P * P)
+    qkv, d_out = jnp.asarray(draw(0, B, P, 3 * HEADS * DIM)), jnp.asarray(draw(1, B, P, HEADS * DIM))
+    found, back = jax.vjp(jax.jit(lambda a: attention.attention(a, heads=HEADS, positions=positions)), qkv)
+    wanted, wanted_back = jax.vjp(lambda a: textbook(a, positions), qkv)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(back(d_out)[0], wanted_back(d_out)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_large_logits_do_not_overflow(draw):
+    qkv = jnp.asarray(draw(0, B, P, 3 * HEADS * DIM)) * 100.0
+    value, back = jax.vjp(lambda a: attention.attention(a, heads=HEADS), qkv)
+    assert np.isfinite(value).all() and np.isfinite(back(jnp.ones_like(value))[0]).all()
+
+
+def test_bfloat16_in_and_out_with_the_softmax_in_float32(draw, textbook):
+    qkv = jnp.asarray(draw(0, B, P, 3 * HEADS * DIM))
+    half, back = jax.vjp(lambda a: attention.attention(a, heads=HEADS), qkv.astype(jnp.bfloat16))
+    gradient = back(jnp.ones_like(half))[0]
+    assert half.dtype == gradient.dtype == jnp.bfloat16
+    exact, exact_back = jax.vjp(lambda a: textbook(a, None), qkv)
+    np.testing.assert_allclose(half.astype(jnp.float32), exact, atol=0.05)
+    np.testing.assert_allclose(gradient.astype(jnp.float32), exact_back(jnp.ones_like(exact))[0], atol=0.1)
+
+
+def test_no_fused_attention_without_a_gpu():
+    assert not attention._cudnn_has(192, 32, jnp.dtype(jnp.bfloat16))
+
+
+def test_rotate_keeps_lengths_and_makes_products_depend_on_distance_alone(draw):
+    q, k = draw(0, 1, 2, 6, 8), draw(1, 1, 2, 6, 8)
+    near, far = np.arange(6, dtype=np.int32)[None], np.arange(6, dtype=np.int32)[None] + 37
+
+    def products(positions):
+        a, b = (attention.rotate(jnp.asarray(z), positions, longest=50.0) for z in (q, k))
+        return np.asarray(a @ b.swapaxes(-1, -2)), a
+
+    first, turned = products(near)
+    np.testing.assert_allclose(products(far)[0], first, atol=1e-4)
+    assert np.abs(first - q @ k.swapaxes(-1, -2)).max() > 0.1
+    np.testing.assert_allclose(np.linalg.norm(turned, axis=-1), np.linalg.norm(q, axis=-1), rtol=1e-5)
+    np.testing.assert_allclose(turned[:, :, 0], q[:, :, 0], atol=1e-6)
+
+
+def test_distance_bias_is_minus_slope_times_distance():
+    positions = np.array([[3, 0, 7]], np.int32)
+    bias = attention.distance_bias(jnp.asarray(positions), 4)
+    distance = np.array([[0, 3, 4], [3, 0, 7], [4, 7, 0]])
+    for head, slope in enumerate([1 / 2, 1 / 8, 1 / 32, 1 / 128]):
+        np.testing.assert_allclose(bias[0, head], -slope * distance, rtol=1e-6)

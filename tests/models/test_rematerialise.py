@@ -1,0 +1,45 @@
+"""Computing blocks again in the backward pass changes neither parameters nor numbers, and keeps less."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from accdistill_jax.models.build import build_autoencoder, build_encoder
+from configs import common
+
+
+def encoder(architecture, rematerialise):
+    config = common.encoder_small(architecture)
+    config.transformer.update(width=16, heads=2, mlp=32)
+    config.efficientnet.update(stem=(8, 15, 8), stages=((16, 2, 2, 7, 2),), head=32, output=16)
+    return build_encoder(config, dtype=jnp.float32, rematerialise=rematerialise)
+
+
+def autoencoder(architecture, rematerialise):
+    config = common.autoencoder(drop_fraction=0.5, decoder_width=16, decoder_depth=2, decoder_heads=2)
+    config.patch = 64
+    return build_autoencoder(encoder(architecture, rematerialise), config, samples=640, dtype=jnp.float32)
+
+
+def kept_bytes(fn, params):
+    residuals = jax.eval_shape(lambda p: jax.vjp(fn, p)[1], params)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(residuals))
+
+
+@pytest.mark.parametrize("architecture", ["transformer", "efficientnet"])
+@pytest.mark.parametrize("make", [encoder, autoencoder])
+def test_same_parameters_and_gradients_from_less_memory(architecture, make):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 640, 2)), jnp.float32)
+    order = np.tile(np.random.default_rng(1).permutation(10).astype(np.int32), (4, 1))
+    inputs = (x, order) if make is autoencoder else (x,)
+    plain, again = (make(architecture, way) for way in ("none", "blocks"))
+    params = plain.init(jax.random.key(0), *inputs)
+    assert jax.tree.structure(params) == jax.tree.structure(again.init(jax.random.key(0), *inputs))
+
+    def loss(model):
+        return lambda p: jnp.sum(jnp.square(jax.tree.leaves(model.apply(p, *inputs))[0]))
+
+    wanted, found = (jax.jit(jax.value_and_grad(loss(model)))(params) for model in (plain, again))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), wanted, found)
+    assert kept_bytes(loss(again), params) < 0.7 * kept_bytes(loss(plain), params)
