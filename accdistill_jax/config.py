@@ -18,6 +18,7 @@ import ml_collections
 import accdistill_jax
 from accdistill_jax.config_rules import (
     FREE_KEYS,
+    LATER_KEYS,
     RULES,
     STAGES,
     find_rule,
@@ -133,6 +134,7 @@ def _validate_together(flat: Mapping[str, Any]) -> None:
                 raise UserError(
                     f"config.{key} = {value!r} must be shorter than config.{duration_key} = {flat[duration_key]!r}"
                 )
+    _validate_savings(flat)
     for block in sorted(key.rsplit(".", 1)[0] for key in flat if key.endswith(".transformer.tokenizer")):
         sizes = [samples for samples, _ in flat[f"{block}.tokenizer"]] + [flat[f"{block}.patch"]]
         if any(larger % smaller for smaller, larger in itertools.pairwise(sizes)):
@@ -146,6 +148,26 @@ def _validate_together(flat: Mapping[str, Any]) -> None:
             raise UserError(
                 f"config.{block}.width = {width} must be a multiple of config.{block}.heads = {heads}"
             )
+
+
+def _validate_savings(flat: Mapping[str, Any]) -> None:
+    """What the student's stage leaves out must be there to be left out."""
+    if "student" not in flat.get("stages", ()):
+        return
+    if flat["student.drop_fraction"] and flat["student.encoder.architecture"] != "transformer":
+        raise UserError(
+            f"config.student.drop_fraction = {flat['student.drop_fraction']!r} needs tokens to drop, and "
+            f"config.student.encoder.architecture = {flat['student.encoder.architecture']!r} has none: set it to 0.0, or the "
+            "architecture to 'transformer'"
+        )
+    augmented = any(
+        flat[key] for key in flat if matches(key, "student.augment.ppg.*.probability")
+    )
+    if flat["teacher.cached_views"] > 1 and not augmented:
+        raise UserError(
+            f"config.teacher.cached_views = {flat['teacher.cached_views']}: without an augmentation in "
+            "config.student.augment.ppg all views are equal; set it to 1"
+        )
 
 
 def unknown_key(key: str, known: Iterable[str]) -> UserError:
@@ -167,7 +189,7 @@ def nearest(text: str, known: Iterable[str]) -> str | None:
 
 
 def config_hash(config: Mapping) -> str:
-    """Hash of everything in a config that decides the result (all but `FREE_KEYS`)."""
+    """Hash of everything in a config that decides the result (all but `FREE_KEYS`, and `LATER_KEYS` that change nothing)."""
     return hashlib.sha256(json.dumps(_binding(flatten_json(config)), sort_keys=True).encode()).hexdigest()
 
 
@@ -177,7 +199,11 @@ def flatten_json(config: Mapping) -> dict[str, Any]:
 
 
 def _binding(flat: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in flat.items() if not any(matches(key, free) for free in FREE_KEYS)}
+    def binds(key: str, value: Any) -> bool:
+        free = any(matches(key, pattern) for pattern in FREE_KEYS)
+        return not free and not (key in LATER_KEYS and value == LATER_KEYS[key])
+
+    return {key: value for key, value in flat.items() if binds(key, value)}
 
 
 def environment() -> dict[str, Any]:

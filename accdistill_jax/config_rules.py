@@ -120,6 +120,8 @@ RULES: tuple[tuple[str, Rule], ...] = (
     ("data.unseen_stores", _each(_text(empty=False))),
     ("data.weights", _each(_ABOVE_ZERO)),
     ("data.participant_cap", _integer()),
+    ("data.read_concurrency", _integer(1, 4096)),
+    ("data.cache_mb", _integer(0, 1_048_576)),
     ("data.synthetic.participants", _integer(1, 1_000_000)),
     ("data.synthetic.segments_per_participant", _integer(1, 10_000)),
     ("data.synthetic.seed", _integer()),
@@ -134,9 +136,11 @@ RULES: tuple[tuple[str, Rule], ...] = (
     ("*.augment.*knots", _integer(2, 1024)),
     ("teacher.path", _text()),
     ("teacher.fingerprint", _text()),
+    ("teacher.cached_views", _integer(0, 1024)),
     ("teacher.autoencoder.drop_fraction", _number(0.01, 0.99)),
     ("teacher.autoencoder.*", _SIZE),
     ("student.head.*", _SIZE),
+    ("student.drop_fraction", _number(0, 0.95)),
     ("student.temperature", _ABOVE_ZERO),
     ("student.teacher_to_student_weight", _number(0, 1)),
     ("*.encoder.architecture", _literal("transformer", "efficientnet")),
@@ -177,6 +181,8 @@ RULES: tuple[tuple[str, Rule], ...] = (
     ("runtime.compute_dtype", _literal("float32", "bfloat16")),
     ("runtime.reader_threads", _integer(1, 1024)),
     ("runtime.prefetch_batches", _integer(1, 65_536)),
+    ("runtime.rematerialise", _literal("none", "blocks")),
+    ("runtime.compilation_cache", _text()),
 )
 
 # Names below a section whose rules above are for any name.
@@ -220,6 +226,8 @@ def required_keys(flat: Mapping[str, Any]) -> Iterator[str]:
 FREE_KEYS = (
     "stages",
     "data.unseen_stores",
+    "data.read_concurrency",
+    "data.cache_mb",
     "data.synthetic.workers",
     "evaluation.*",
     "*.train.micro_batches",
@@ -228,7 +236,12 @@ FREE_KEYS = (
     "runtime.*_timeout_s",
     "runtime.reader_threads",
     "runtime.prefetch_batches",
+    "runtime.rematerialise",
+    "runtime.compilation_cache",
 )
+
+# Keys that came later, and the value by which everything is as it was without them: a run begun before them goes on.
+LATER_KEYS = {"teacher.cached_views": 0, "student.drop_fraction": 0.0}
 
 
 def matches(key: str, pattern: str) -> bool:

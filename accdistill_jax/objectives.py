@@ -21,10 +21,12 @@ import jax.numpy as jnp
 from accdistill_jax import losses
 from accdistill_jax.augment import Augmentation, augment
 from accdistill_jax.inputs import InputSettings, prepare, row_by_row
-from accdistill_jax.models.autoencoder import MaskedAutoencoder, dropped_patches, random_order
+from accdistill_jax.models.autoencoder import MaskedAutoencoder, dropped_patches, kept_count, random_order
 
 STREAM_MASK = 0
 STREAMS = {"ppg": 1, "accel": 2}
+STREAM_TOKENS = 3
+TEACHER = "teacher"  # of a batch: the teacher's embedding, standardised, where it was computed before
 
 
 class Objective(NamedTuple):
@@ -139,6 +141,12 @@ def masked_autoencoding(
     return Objective(init, masked, rows, reduce)
 
 
+def standard_embedding(teacher: nn.Module, frozen: Any, ppg: jax.Array) -> jax.Array:
+    """A frozen teacher's embedding of presented PPG [b, time, C], standardised per dimension: [b, D] float32, no gradient."""
+    z = teacher.apply({"params": frozen["params"]}, ppg)
+    return jax.lax.stop_gradient((z - frozen["mean"][None]) / frozen["std"][None])
+
+
 def distillation(
     student: nn.Module,
     teacher: nn.Module,
@@ -150,11 +158,13 @@ def distillation(
     augmentations: Mapping[str, Mapping[str, Augmentation]],
     temperature: float,
     teacher_to_student_weight: float,
+    drop_fraction: float = 0.0,
 ) -> Objective:
     """Both directions of InfoNCE between the student's and a frozen teacher's embedding of the same minute.
 
     Trained are params["encoder"] (the student), params["head"] and params["teacher_head"]; `frozen` is the teacher:
-    {"params", "mean" [D], "std" [D]}, whose embedding is standardised per dimension before its head.
+    {"params", "mean" [D], "std" [D]}, whose embedding is standardised per dimension before its head. A batch that holds
+    that embedding, `TEACHER` [b, D] float32, needs no PPG, and the teacher is not run.
 
     Args:
         student, teacher: encoders, [batch, time, C] -> [batch, D].
@@ -163,21 +173,29 @@ def distillation(
         augmentations: {"accel": specs, "ppg": specs}; drawn independently for the two.
         temperature: of both softmaxes.
         teacher_to_student_weight: lambda of `lambda * L(t->s) + (1 - lambda) * L(s->t)`.
+        drop_fraction: share of its tokens that a Transformer student does without in training, drawn anew for every
+            segment and step; 0: none.
 
-    Source: arXiv 2412.11276 (cross-modal distillation).
+    Source: arXiv 2412.11276 (cross-modal distillation); Li et al. 2023, "Scaling language-image pre-training via
+    masking" (dropping tokens).
     """
 
-    def teacher_embedding(frozen, ppg):
-        z = teacher.apply({"params": frozen["params"]}, ppg)
-        return jax.lax.stop_gradient((z - frozen["mean"][None]) / frozen["std"][None])
-
     def views(frozen, batch, keys, *, training):
-        accel = present(batch, keys, "accel", student_inputs, augmentations["accel"], training=training)
-        ppg = present(batch, keys, "ppg", teacher_inputs, augmentations["ppg"], training=training)
-        return {"accel": accel, "teacher": teacher_embedding(frozen, ppg)}
+        found = {"accel": present(batch, keys, "accel", student_inputs, augmentations["accel"], training=training)}
+        if TEACHER in batch:
+            found["teacher"] = batch[TEACHER]
+        else:
+            ppg = present(batch, keys, "ppg", teacher_inputs, augmentations["ppg"], training=training)
+            found["teacher"] = standard_embedding(teacher, frozen, ppg)
+        if drop_fraction and training:
+            tokens = found["accel"].shape[1] // student.patch
+            order = random_order(stream(keys, STREAM_TOKENS), tokens)
+            found["kept"] = order[:, : kept_count(tokens, drop_fraction)]
+        return found
 
     def rows(params, views):
-        embedding = student.apply({"params": params["encoder"]}, views["accel"])
+        kept = (views["kept"],) if "kept" in views else ()
+        embedding = student.apply({"params": params["encoder"]}, views["accel"], *kept)
         return {
             "teacher": teacher_head.apply({"params": params["teacher_head"]}, views["teacher"]),
             "student": student_head.apply({"params": params["head"]}, embedding),
@@ -198,8 +216,11 @@ def distillation(
         keys = jax.random.split(key, 3)
         encoder = student.init(keys[0], accel)["params"]
         embedding = student.apply({"params": encoder}, accel)
-        ppg = prepare(batch, "ppg", teacher_inputs)
-        width = jax.eval_shape(lambda: teacher.init_with_output(keys[0], ppg)[0]).shape[-1]
+        if TEACHER in batch:
+            width = batch[TEACHER].shape[-1]
+        else:
+            ppg = prepare(batch, "ppg", teacher_inputs)
+            width = jax.eval_shape(lambda: teacher.init_with_output(keys[0], ppg)[0]).shape[-1]
         return {
             "encoder": encoder,
             "head": student_head.init(keys[1], embedding)["params"],

@@ -99,7 +99,9 @@ class Parallel:
 
     def _put(self, tree: Any, spec: PartitionSpec) -> Any:
         if self.mapping == "pmap":
-            return jax.tree.map(lambda array: self._stack(np.asarray(array), spec), tree)
+            # committed, as what comes out of a step: the second step would otherwise be compiled anew
+            stacked = jax.tree.map(lambda array: self._stack(np.asarray(array), spec), tree)
+            return jax.device_put(stacked, self._own_devices())
         sharding = NamedSharding(self.mesh, spec)
         if self.num_processes == 1:
             return jax.device_put(tree, sharding)
@@ -110,6 +112,11 @@ class Parallel:
 
         return jax.tree.map(put, tree)
 
+    def _own_devices(self) -> NamedSharding:
+        """Splits the first axis of a local array over this process's devices."""
+        own = [device for device in self.devices if device.process_index == jax.process_index()]
+        return NamedSharding(Mesh(np.asarray(own), (AXIS,), axis_types=(AxisType.Auto,)), SPLIT)
+
     def _stack(self, array: np.ndarray, spec: PartitionSpec) -> np.ndarray:
         if spec == WHOLE:
             return np.broadcast_to(array, (self.num_local, *array.shape))
@@ -119,7 +126,8 @@ class Parallel:
     def place(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """Splits this host's rows [b, ...] of the global batch over its devices, without blocking."""
         if self.mapping == "pmap":
-            return {k: v.reshape(self.num_local, -1, *v.shape[1:]) for k, v in batch.items()}
+            stacked = {k: v.reshape(self.num_local, -1, *v.shape[1:]) for k, v in batch.items()}
+            return jax.device_put(stacked, self._own_devices())
         split = NamedSharding(self.mesh, SPLIT)
         if self.num_processes == 1:
             return jax.device_put(batch, split)
@@ -127,14 +135,10 @@ class Parallel:
 
     def fetch(self, tree: Any) -> Any:
         """Replicated arrays back as host arrays of their own, so that the originals may be donated; waits for them."""
-        return jax.tree.map(self._fetch, tree)
-
-    def _fetch(self, array: jax.Array) -> np.ndarray:
         if self.mapping != "pmap":
-            return np.array(array)
-        if isinstance(array, np.ndarray):  # not yet through a step
-            return np.array(array[0])
-        return np.array(array.addressable_data(0)).reshape(array.shape[1:])
+            return jax.tree.map(np.array, jax.device_get(tree))
+        one = jax.device_get(jax.tree.map(lambda array: array.addressable_data(0), tree))
+        return jax.tree.map(lambda found, array: np.array(found).reshape(array.shape[1:]), one, tree)
 
     def gather(self, tree: Any) -> Any:
         """Arrays split along their first axis back as whole host arrays on every process.

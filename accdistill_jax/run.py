@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from accdistill_jax import config as configs
 from accdistill_jax import distributed
@@ -49,13 +50,13 @@ def run(config, workdir: str, *, peers: Peers | None = None) -> None:
     peers = peers or Peers.alone()
     say = functools.partial(print, flush=True) if peers.first else lambda line: None
     with Interruption(at_once=True) as interruption, contextlib.ExitStack() as stack:
-        use_compilation_cache()
+        use_compilation_cache(config.runtime.compilation_cache)
         peers.agree(distributed.facts(config))
         parallel = Parallel(config.runtime.mapping)
         parallel.meet()
         # what can be told at once comes first: a work directory is claimed only by a run that can begin
         check_device_counts(config, parallel)
-        named = tuple(open_store(path, key="data.stores") for path in config.data.stores)
+        named = tuple(open_store(path, key="data.stores", data=config.data) for path in config.data.stores)
         folder, copies = Path(workdir).absolute(), Copies()
         if is_address(os.fspath(workdir)):
             folder = staging_folder(workdir)
@@ -117,11 +118,37 @@ def connect_copies(
     return made[0] if made else Copies()
 
 
-def use_compilation_cache() -> None:
-    """Compiled programs are kept in a per-user folder, so that a second start does not compile again."""
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "accdistill_jax" / "xla"))
+def use_compilation_cache(choice: str) -> None:
+    """Keeps compiled programs in a folder, so that a second start does not compile again.
+
+    An entry that cannot be read (torn by a kill: JAX does not write them atomically) is compiled anew with a warning.
+
+    Args:
+        choice: the folder; "" is the one that JAX is set to already (JAX_COMPILATION_CACHE_DIR), else one of the user's;
+            "off" is none.
+
+    Raises:
+        UserError: a folder that was asked for cannot be made.
+    """
+    before = jax.config.jax_compilation_cache_dir, jax.config.jax_enable_compilation_cache
+    if choice == "off":
+        jax.config.update("jax_enable_compilation_cache", False)
+    elif choice:
+        if not is_address(choice):
+            try:
+                Path(choice).expanduser().mkdir(parents=True, exist_ok=True)
+            except OSError as problem:
+                raise UserError(
+                    f"config.runtime.compilation_cache: cannot make {choice}: {problem.strerror or problem}"
+                ) from problem
+            choice = os.path.abspath(os.path.expanduser(choice))
+        jax.config.update("jax_compilation_cache_dir", choice)
+    elif before[0] is None:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(folder / "accdistill_jax" / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 2.0)
+    if before != (jax.config.jax_compilation_cache_dir, jax.config.jax_enable_compilation_cache):
+        compilation_cache.reset_cache()  # else what was compiled before has settled it
 
 
 def check_device_counts(config, parallel: Parallel) -> None:

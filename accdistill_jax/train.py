@@ -1,12 +1,16 @@
 """The one training loop, for every objective, on any number of devices and processes.
 
-Order of a step, on which exact resume rests: (1) the batch of position `step` is placed, (2) the step is dispatched,
-(3) the metrics of the step before are fetched and written, so that the device never waits for the host, (4) validation and
-checkpoint where they are due, after the metrics of this very step were checked to be finite. The data position is the
-step, all randomness is folded from (seed, step, row of the global batch); nothing else needs saving.
+Order of a step, on which exact resume rests: (1) the step is dispatched on the batch of position `step`, which is on the
+device by then, (2) the next batch is taken and put on its way to the device, (3) the metrics of the step before are fetched
+and written, so that the device never waits for the host, (4) validation and checkpoint where they are due, after the metrics
+of this very step were checked to be finite. The data position is the step, all randomness is folded from (seed, step, row of
+the global batch); nothing else needs saving: a batch that was taken and not used is taken again.
 
-Processes take the same decisions because they decide by the same numbers: a request to stop travels with the batch of the
-process that got it, and comes back to all of them with the metrics of that step. Process 0 alone writes.
+The loop waits for the device nowhere else, moves nothing to or from it that is not said to be moved, compiles nothing after
+its first step but the first validation, and keeps one copy of the state (donated buffers).
+
+Processes take the same decisions because they decide by the same numbers: a request to stop travels with the batch that is
+taken after it, and comes back to all of them with the metrics of that step. Process 0 alone writes.
 """
 
 import math
@@ -105,9 +109,10 @@ def loss_gradient(objective: Objective, params: Any, frozen: Any, batch: dict, k
     return gradient, metrics
 
 
-def make_step(objective: Objective, layout: Replicated | Sharded, settings: LoopSettings):
+def make_step(objective: Objective, layout: Replicated | Sharded, settings: LoopSettings, schedule: optax.Schedule):
     """The per-device training step `(state, frozen, batch) -> (state, metrics)` with collectives over `AXIS`.
 
+    The learning rate is among the metrics: computed on its own it would queue behind the running step, and the host wait.
     A batch may hold "stop" [b] int32: the number of the signal that asked its process to stop, or 0; the largest of all
     devices comes back as the metric "stop".
     """
@@ -128,6 +133,7 @@ def make_step(objective: Objective, layout: Replicated | Sharded, settings: Loop
             ema = jax.tree.map(lambda e, p: decay * e + (1.0 - decay) * p, ema, params)
         metrics["gradient_norm"] = gradient_norm
         metrics["parameter_norm"] = optax.tree.norm(params)
+        metrics["learning_rate"] = jnp.asarray(schedule(state.step), jnp.float32)
         if stop is not None:
             metrics["stop"] = jax.lax.pmax(jnp.max(stop), AXIS)
         return TrainState(state.step + 1, params, opt_state, ema), metrics
@@ -218,7 +224,7 @@ def train(
         Interrupted: on Ctrl-C or SIGTERM, after the checkpoint is complete.
     """
     spec = TrainState(WHOLE, WHOLE, layout.spec, WHOLE)
-    step_fn = parallel.map(make_step(objective, layout, settings), donate=True, state=spec)
+    step_fn = parallel.map(make_step(objective, layout, settings, schedule), donate=True, state=spec)
     validate_fn = parallel.map(make_validation(objective, settings.seed))
     first = int(state.step)
     state = TrainState(*map(parallel.replicate, state))._replace(opt_state=layout.place(state.opt_state, parallel))
@@ -240,7 +246,6 @@ def train(
         pulse.beat(step)
         throughput.step_done()
         if step % settings.log_every == 0 or step == settings.total_steps:
-            values["learning_rate"] = float(schedule(step - 1))
             writer.write(step, "train", values, timing=throughput.snapshot())
         progress.update(step, loss=values["loss"], segments_per_s=throughput.segments_per_s)
 
@@ -248,19 +253,25 @@ def train(
         fetched = TrainState(*map(parallel.fetch, state._replace(opt_state=None)))
         return fetched._replace(opt_state=layout.fetch(state.opt_state, parallel))
 
+    def take() -> dict[str, jax.Array]:
+        """The next batch, on its way to the device."""
+        waited = time.monotonic()
+        batch = next(iterator)
+        throughput.input_waited(time.monotonic() - waited)
+        if peers.count > 1:
+            rows = len(batch["position"])
+            batch = batch | {"stop": np.full(rows, interruption.signal_number or 0, np.int32)}
+        return parallel.place(batch)
+
     iterator = iter(batches)
     with peers.progress("training", within_s=settings.hang_timeout_s) as pulse:
+        ahead = take() if first < settings.total_steps else None
         for step in range(first + 1, settings.total_steps + 1):
-            waited = time.monotonic()
-            batch = next(iterator)
-            throughput.input_waited(time.monotonic() - waited)
-            if peers.count > 1:
-                rows = len(batch["position"])
-                batch = batch | {"stop": np.full(rows, interruption.signal_number or 0, np.int32)}
-            state, metrics = step_fn(state, frozen, parallel.place(batch))
+            last = step == settings.total_steps
+            state, metrics = step_fn(state, frozen, ahead)
+            ahead = None if last else take()
             flush()
             pending = (step, metrics)
-            last = step == settings.total_steps
             metric = None  # a checkpoint is judged by the validation of its own step or not at all
             if validation and (step % settings.validate_every == 0 or last):
                 flush()

@@ -23,6 +23,13 @@ def data():
             weights=(),  # share of each store in a batch; empty: by size
             unseen_stores=(),  # stores that serve only as further tests, all of their participants
             participant_cap=0,  # segments per participant at most in training; 0: no cap
+            # of stores in an object store: requests at once; a segment takes two, each a round trip, so that at 20 ms a
+            # concurrency of 128 is at most 3200 segments/s (`python -m accdistill_jax.benchmark input --object-store`)
+            read_concurrency=128,
+            # of stores in an object store: MB of memory for the shards' indices (32 kB per 1024 segments) and the segments
+            # read last; in shuffled epochs the latter help only as far as the store fits (38 GB per million minutes with two
+            # PPG channels); 0 keeps nothing, and every batch fetches the indices of its shards again
+            cache_mb=256,
             synthetic=synthetic(),
         )
     )

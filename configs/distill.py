@@ -34,6 +34,9 @@ def get_config(preset="default"):
             teacher=dict(
                 path="",  # a teacher trained elsewhere (its export folder); empty: train one
                 fingerprint="",  # refuse a teacher with another content hash; empty: any
+                # augmented views of every training segment that the teacher embeds once, before the student's training, and
+                # keeps beside the store; a step then draws one of them and reads no PPG. 0: it runs in every step
+                cached_views=0,
                 encoder=common.encoder_paper("transformer"),
                 autoencoder=common.autoencoder(
                     drop_fraction=0.8, decoder_width=128, decoder_depth=2, decoder_heads=4
@@ -45,6 +48,7 @@ def get_config(preset="default"):
                 encoder=common.encoder_paper("transformer"),
                 head=dict(hidden=1024, output=128),
                 augment=dict(accel=common.augmentations(), ppg=common.augmentations()),
+                drop_fraction=0.0,  # share of its tokens that a Transformer student does without in training
                 temperature=0.04,
                 teacher_to_student_weight=0.5,  # lambda
                 train=common.train(duration="100 epochs", batch_size=1024, learning_rate=1e-3),
@@ -62,6 +66,8 @@ def get_config(preset="default"):
                 compute_dtype="bfloat16" if paper else "float32",
                 reader_threads=2,
                 prefetch_batches=8,
+                rematerialise="none",  # or "blocks": the backward pass computes each block anew; less memory, more time
+                compilation_cache="",  # folder of compiled programs; empty: JAX_COMPILATION_CACHE_DIR, else a per-user one; or "off"
                 peer_timeout_s=60.0,  # a process silent for so long is lost, and the others stop
                 hang_timeout_s=600.0,  # a training step that takes longer is a hang: stacks are dumped, all processes stop
             ),

@@ -32,6 +32,13 @@ def pytest_sessionstart(session):
         )
 
 
+def pytest_collection_modifyitems(items):
+    """What is long is slow too, so that -m "not slow" leaves both out."""
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture
 def repository() -> Path:
     """Root of the checkout; entry points run with it as their working directory."""

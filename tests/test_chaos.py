@@ -14,7 +14,7 @@ KILLS = int(os.environ.get("ACCDISTILL_CHAOS_KILLS", "2"))
 SEED = os.environ.get("ACCDISTILL_CHAOS_SEED", "0")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600 + 240 * KILLS)
 @pytest.mark.parametrize("option", [(), ("--change-topology",), ("--through-launcher",)], ids=("same", "changed", "launched"))
 def test_killed_runs_end_as_the_undisturbed_one(repository, option):

@@ -64,6 +64,8 @@ def test_every_free_key_exists(pattern):
     [
         ("seed", -1, "config.seed = -1 must be a whole number of at least 0"),
         ("seed", True, "config.seed = True must be a whole number"),
+        ("student.drop_fraction", 1.0, "a number of at least 0 and at most 0.95"),
+        ("teacher.cached_views", -1, "a whole number of at least 0 and at most 1024"),
         ("student.temperature", 0.0, "config.student.temperature = 0.0 must be a number above 0"),
         ("student.temperature", math.nan, "config.student.temperature = nan must be a number above 0"),
         ("teacher.train.learning_rate", "fast", "config.teacher.train.learning_rate = 'fast' must be a number"),
@@ -165,6 +167,36 @@ def test_other_config_is_refused_and_its_keys_named(tmp_path):
         configs.dump(other, tmp_path)
     assert str(tmp_path) in str(caught.value) and path.read_bytes() == before
     assert configs.config_hash(other) != configs.config_hash(make())
+
+
+@pytest.mark.parametrize("key", config_rules.LATER_KEYS)
+def test_a_run_begun_before_a_key_was_there_goes_on_unless_it_is_set(tmp_path, key):
+    path = configs.dump(make(), tmp_path)
+    record = json.loads(path.read_text())
+    section, name = key.split(".")
+    assert record["config"][section].pop(name) == config_rules.LATER_KEYS[key]
+    path.write_text(json.dumps(record))
+    assert configs.config_hash(configs.load(path)) == configs.config_hash(make())
+    configs.dump(make(), tmp_path)
+    with pytest.raises(UserError, match=f"another config: {key} "):
+        configs.dump(changed(key, 1), tmp_path)
+
+
+def test_what_has_no_tokens_drops_none():
+    config = changed("student.encoder.architecture", "efficientnet").unlock()
+    configs.validate(config)
+    config.student.drop_fraction = 0.5
+    with pytest.raises(UserError, match=r"config.student.drop_fraction = 0.5 needs tokens .* 'efficientnet' has none"):
+        configs.validate(config)
+
+
+def test_several_views_need_an_augmentation():
+    config = changed("teacher.cached_views", 2).unlock()
+    configs.validate(config)
+    for one in config.student.augment.ppg.values():
+        one.probability = 0.0
+    with pytest.raises(UserError, match=r"config.teacher.cached_views = 2: .*set it to 1"):
+        configs.validate(config)
 
 
 def test_unreadable_dump_is_named(tmp_path):

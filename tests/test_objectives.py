@@ -10,7 +10,7 @@ from accdistill_jax.inputs import InputSettings, prepare
 from accdistill_jax.models.autoencoder import MaskedAutoencoder, dropped_patches, random_order
 from accdistill_jax.models.heads import ProjectionHead
 from accdistill_jax.models.transformer import TransformerEncoder
-from accdistill_jax.objectives import STREAM_MASK, distillation, masked_autoencoding, present, stream
+from accdistill_jax.objectives import STREAM_MASK, TEACHER, distillation, masked_autoencoding, present, stream
 from accdistill_jax.optim import Optimizer
 from accdistill_jax.optimizer_state import Replicated
 from accdistill_jax.parallel import Parallel
@@ -137,8 +137,8 @@ def test_masked_autoencoding_is_the_error_on_the_dropped_patches():
 
 
 def test_streams_of_randomness_are_distinct():
-    keys = np.stack([jax.random.key_data(stream(keys_of(step=step), n)) for step in (0, 1) for n in range(3)])
-    assert len(np.unique(keys.reshape(-1, keys.shape[-1]), axis=0)) == 2 * 3 * BATCH
+    keys = np.stack([jax.random.key_data(stream(keys_of(step=step), n)) for step in (0, 1) for n in range(4)])
+    assert len(np.unique(keys.reshape(-1, keys.shape[-1]), axis=0)) == 2 * 4 * BATCH
 
 
 SGD = Optimizer(optax.sgd(1.0), optax.constant_schedule(1.0))  # parameters move by the gradient itself
@@ -148,7 +148,7 @@ def steps_of(objective, parallel, params, fixed, *, micro_batches=1):
     """Parameters and metrics after one training step, and validation metrics before it."""
     batch, layout = parallel.place(make_batch()), Replicated(SGD)
     settings = SETTINGS._replace(micro_batches=micro_batches)
-    step = parallel.map(make_step(objective, layout, settings))
+    step = parallel.map(make_step(objective, layout, settings, SGD.schedule))
     state = parallel.replicate(initial_state(params, layout, settings))
     state, metrics = step(state, parallel.replicate(fixed), batch)
     validate = parallel.map(make_validation(objective, 3))
@@ -220,7 +220,7 @@ def test_micro_batches_take_less_memory():
     state = jax.eval_shape(lambda p: initial_state(p, layout, SETTINGS), params)
 
     def bytes_of(pieces):
-        step = parallel.map(make_step(objective, layout, SETTINGS._replace(micro_batches=pieces)))
+        step = parallel.map(make_step(objective, layout, SETTINGS._replace(micro_batches=pieces), SGD.schedule))
         return step.lower(state, {}, batch).compile().memory_analysis().temp_size_in_bytes
 
     assert bytes_of(4) < 0.5 * bytes_of(1)
@@ -235,3 +235,79 @@ def test_objectives_have_pure_losses():
     assert loss(keys_of()) == loss(keys_of())
     assert loss(keys_of()) != loss(keys_of(step=1))
     assert losses.masked_reconstruction(jnp.ones((1, 2, 3)), jnp.zeros((1, 2, 3))).tolist() == [1]
+
+
+def dropping(fraction=0.5, *, relative=False):
+    student = TransformerEncoder(patch=8, width=8, depth=int(relative), heads=2, mlp=8, positions="sinusoidal+relative")
+    return distillation(
+        student,
+        encoder(),
+        HEAD,
+        HEAD,
+        student_inputs=InputSettings(),
+        teacher_inputs=InputSettings(),
+        augmentations={"accel": {}, "ppg": {}},
+        temperature=0.1,
+        teacher_to_student_weight=0.5,
+        drop_fraction=fraction,
+    )
+
+
+def test_dropped_tokens_have_no_gradient_and_kept_ones_do(frozen):
+    objective, batch = dropping(relative=True), make_batch()
+    params = jax.jit(objective.init)(jax.random.key(0), batch)
+
+    @jax.jit
+    def gradient_by_token(params):
+        views = objective.inputs(frozen, batch, keys_of(), training=True)
+
+        def loss(accel):
+            return objective.reduce(objective.rows(params, views | {"accel": accel}), None, training=True)[0]
+
+        return views["kept"], jnp.abs(jax.grad(loss)(views["accel"])).reshape(BATCH, 4, -1).max(axis=2)
+
+    kept, gradient = map(np.asarray, gradient_by_token(params))
+    assert kept.shape == (BATCH, 2) and kept.dtype == np.int32
+    seen = np.zeros((BATCH, 4), bool)
+    np.put_along_axis(seen, kept, True, axis=1)
+    assert (seen.sum(axis=1) == 2).all() and len({tuple(row) for row in seen.tolist()}) > 1
+    assert (gradient[~seen] == 0).all() and (gradient[seen] > 0).all()
+
+
+def test_tokens_are_dropped_in_training_only_and_anew_every_step(frozen):
+    objective, whole = dropping(), dropping(0.0)
+    batch = make_batch()
+    params = jax.jit(objective.init)(jax.random.key(0), batch)
+    evaluate = lambda o: float(jax.jit(lambda p: o.evaluate(p, frozen, batch, keys_of(), None)[0])(params))
+    kept = lambda step: np.asarray(objective.inputs(frozen, batch, keys_of(step=step), training=True)["kept"])
+    assert evaluate(objective) == evaluate(whole)
+    assert "kept" not in whole.inputs(frozen, batch, keys_of(), training=True)
+    assert (kept(0) == kept(0)).all() and (kept(0) != kept(1)).any()
+
+
+@pytest.mark.parametrize("devices,micro_batches", [(4, 1), (1, 4), (2, 2)])
+def test_the_same_tokens_are_dropped_for_any_split_of_the_batch(devices, micro_batches, frozen, dropped_once):
+    objective, params, one = dropped_once
+    several = steps_of(objective, Parallel(devices=jax.devices()[:devices]), params, frozen, micro_batches=micro_batches)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), one, several)
+
+
+@pytest.fixture(scope="module")
+def dropped_once(frozen):
+    """An objective that drops tokens, its parameters, and its step on one device in one piece."""
+    objective = dropping()
+    params = jax.device_get(jax.jit(objective.init)(jax.random.key(0), make_batch()))
+    one = steps_of(objective, Parallel(devices=jax.devices()[:1]), params, frozen)
+    plain = steps_of(dropping(0.0), Parallel(devices=jax.devices()[:1]), params, frozen)
+    assert abs(one[1]["loss"] - plain[1]["loss"]) > 1e-3
+    return objective, params, one
+
+
+def test_a_batch_with_the_teachers_embedding_needs_neither_teacher_nor_ppg(frozen, student):
+    objective, batch = distilling(specs={}), make_batch()
+    embedding = jax.jit(lambda: objective.inputs(frozen, batch, keys_of(), training=True)["teacher"])()
+    lean = {name: value for name, value in batch.items() if not name.startswith("ppg")} | {TEACHER: np.asarray(embedding)}
+    with_teacher = jax.jit(lambda p: objective.loss(p, frozen, batch, keys_of(), None)[0])(student)
+    without = jax.jit(lambda p: objective.loss(p, {}, lean, keys_of(), None)[0])(student)
+    np.testing.assert_allclose(without, with_teacher, rtol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, jax.jit(objective.init)(jax.random.key(0), lean), student)

@@ -1,7 +1,10 @@
+import contextlib
 import io
 import json
+import logging
 import os
 import signal
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -62,10 +65,15 @@ def batch_at(step):
 def first_params():
     return {"w": np.random.default_rng(7).normal(size=(6, 4)).astype(np.float32)}
 
+CONSTANT = optax.constant_schedule(1e-2)
 
-def run(folder, *, settings=SETTINGS, parallel=None, batches=None, keep_last=10, interruption=None):
-    """One stage as `stages.training` runs it: from the last good checkpoint of `folder`, if any."""
-    optimizer = Optimizer(optax.adamw(1e-2), optax.constant_schedule(1e-2))
+
+def run(
+    folder, *, settings=SETTINGS, parallel=None, batches=None, keep_last=10, interruption=None, objective=OBJECTIVE,
+    validation=(1000, 1001), within=None, schedule=CONSTANT,
+):  # fmt: skip
+    """One stage as `stages.training` runs it: from the last good checkpoint of `folder`, if any; the loop in `within`."""
+    optimizer = Optimizer(optax.adamw(1e-2), schedule)
     layout = Replicated(optimizer)
     state = initial_state(first_params(), layout, settings)
     with Checkpointer(folder / "checkpoints", keep_last=keep_last) as checkpointer:
@@ -77,15 +85,16 @@ def run(folder, *, settings=SETTINGS, parallel=None, batches=None, keep_last=10,
             MetricsWriter(folder, "student", resume_step=first, tensorboard=False) as writer,
             ProgressLine("student", settings.total_steps, start_step=first, stream=io.StringIO()) as progress,
             Interruption() as signals,
+            within or contextlib.nullcontext(),
         ):
             return train(
-                OBJECTIVE,
+                objective,
                 state=state,
                 frozen=TEACHER,
                 layout=layout,
                 schedule=optimizer.schedule,
                 batches=batches or (batch_at(step) for step in range(first, settings.total_steps)),
-                validation=[batch_at(1000), batch_at(1001)],
+                validation=[batch_at(step) for step in validation],
                 batch_size=BATCH,
                 settings=settings,
                 parallel=parallel or Parallel(),
@@ -121,14 +130,121 @@ def batches_then_signal(number, *, at, total=6):
         yield batch_at(step)
 
 
+class Recording(Parallel):
+    """Devices that keep in `events` what the loop asks of them, and in `donated` whether each step took its state's buffers."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.events, self.donated = [], []
+
+    def place(self, batch):
+        self.events.append("place")
+        return super().place(batch)
+
+    def fetch(self, tree):
+        self.events.append("fetch")
+        return super().fetch(tree)
+
+    def dispatching(self):
+        """Called before each step's dispatch."""
+
+    def map(self, step, *, donate=False, **options):
+        mapped = super().map(step, donate=donate, **options)
+        if not donate:
+            return mapped
+
+        def call(state, *arguments):
+            self.dispatching()
+            result = mapped(state, *arguments)
+            self.events.append("step")
+            self.donated.append({leaf.is_deleted() for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array)})
+            return result
+
+        return call
+
+
+def of_steps_alone(total):
+    """Settings of a loop without validation and checkpoints until its last step."""
+    return SETTINGS._replace(total_steps=total, validate_every=100, checkpoint_every=100)
+
+
+@pytest.mark.parametrize("mapping", ["shard_map", "pmap"])
+def test_nothing_is_compiled_after_the_first_step_but_the_first_validation(tmp_path, mapping, caplog):
+    counts = []
+
+    def counting():
+        for step in range(6):
+            counts.append(sum("Compiling" in record.getMessage() for record in caplog.records))
+            yield batch_at(step)
+
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        run(tmp_path, parallel=Parallel(mapping), batches=counting())
+        counts.append(sum("Compiling" in record.getMessage() for record in caplog.records))
+    # each batch but the first is taken while the step before it runs; validation is at steps 2, 4 and 6
+    _, *during, end = counts
+    assert during[0] > 0
+    assert [count - during[0] for count in (*during, end)] == [0, 0, 1, 1, 1, 1]
+
+
+def test_the_loop_moves_nothing_that_is_not_said_to_be_moved(tmp_path):
+    settings, schedule = SETTINGS._replace(ema_decay=0.9), optax.cosine_decay_schedule(1e-2, 6)
+    run(tmp_path, settings=settings, schedule=schedule, within=jax.transfer_guard("disallow"))
+    assert [r["step"] for r in metrics_of(tmp_path) if r["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_next_batch_is_placed_before_the_metrics_of_the_step_before_are_fetched(tmp_path):
+    parallel = Recording()
+    run(tmp_path, settings=of_steps_alone(4), parallel=parallel, validation=())
+    loop = parallel.events[: parallel.events.index("step") + 10]
+    assert loop == ["place", "step", "place", "step", "place", "fetch", "step", "place", "fetch", "step", "fetch"]
+
+
+def test_nothing_but_the_next_dispatch_waits_for_a_running_step(tmp_path):
+    """Each step runs until the next one is dispatched: a loop that waited for it before would wait in vain."""
+    begun, waited = [threading.Event() for _ in range(4)], []
+
+    class Dispatched(Recording):
+        def dispatching(self):
+            begun[len(self.donated)].set()
+
+    def wait(step):
+        waited.append(step + 1 == len(begun) or begun[step + 1].wait(timeout=5.0))
+        return np.float32(0.0)
+
+    def slow_inputs(frozen, batch, keys, *, training):
+        late = jax.pure_callback(wait, jax.ShapeDtypeStruct((), jnp.float32), batch["number"][0])
+        return inputs(frozen, {**batch, "accel": batch["accel"] + late}, keys, training=training)
+
+    run(
+        tmp_path, settings=of_steps_alone(4), objective=OBJECTIVE._replace(inputs=slow_inputs), validation=(),
+        parallel=Dispatched(), batches=(batch_at(step) | {"number": np.full(BATCH, step, np.int32)} for step in range(4)),
+    )  # fmt: skip
+    assert waited and all(waited)
+
+
+@pytest.mark.parametrize("mapping", ["shard_map", "pmap"])
+def test_the_state_is_there_once(tmp_path, mapping):
+    parallel, alive = Recording(mapping), []
+
+    def measuring():
+        for step in range(8):
+            alive.append(sum(array.nbytes for array in jax.live_arrays()))
+            yield batch_at(step)
+
+    settings = of_steps_alone(8)._replace(ema_decay=0.9)
+    run(tmp_path, settings=settings, parallel=parallel, validation=(), batches=measuring())
+    assert parallel.donated == [{True}] * 8
+    assert len(set(alive[3:])) == 1
+
+
 @pytest.mark.parametrize("mapping", ["shard_map", "pmap"])
 def test_stopped_and_continued_training_equals_the_uninterrupted_bit_for_bit(tmp_path, mapping):
     settings = SETTINGS._replace(ema_decay=0.9)
     whole = run(tmp_path / "whole", settings=settings, parallel=Parallel(mapping))
-    with pytest.raises(Interrupted, match="SIGTERM; step 4 is saved"):
+    with pytest.raises(Interrupted, match="SIGTERM; step 3 is saved"):
         batches = batches_then_signal(signal.SIGTERM, at=3)
         run(tmp_path / "parts", settings=settings, parallel=Parallel(mapping), batches=batches)
-    assert steps_saved(tmp_path / "parts")[-1] == 4
+    assert steps_saved(tmp_path / "parts")[-1] == 3
     same_bits(whole, run(tmp_path / "parts", settings=settings, parallel=Parallel(mapping)))
     records = metrics_of(tmp_path / "whole")
     assert records == metrics_of(tmp_path / "parts")
@@ -257,12 +373,18 @@ def test_a_signal_saves_the_step_and_raises(tmp_path, number):
     with pytest.raises(Interrupted) as caught:
         run(tmp_path, batches=batches_then_signal(number, at=1), settings=SETTINGS._replace(validate_every=5))
     assert caught.value.signal_number == number
-    assert steps_saved(tmp_path) == [2]
-    assert [r["step"] for r in metrics_of(tmp_path)] == [1, 2]
+    assert steps_saved(tmp_path) == [1]  # the second batch is taken while the first step runs
+    assert [r["step"] for r in metrics_of(tmp_path)] == [1]
 
 
 def test_a_signal_during_the_last_step_lets_the_stage_finish(tmp_path):
-    state = run(tmp_path, batches=batches_then_signal(signal.SIGTERM, at=5))
+    class Signalled(Recording):
+        def place(self, batch):
+            if self.events.count("step") == 6:  # the last step's validation
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().place(batch)
+
+    state = run(tmp_path, parallel=Signalled(), validation=(1000,))
     assert state.step == 6 and steps_saved(tmp_path)[-1] == 6
 
 

@@ -196,6 +196,10 @@ def check_supported(config: dict[str, Any]) -> None:
         sizes = encoder["transformer"]
         if encoder["architecture"] != "transformer" or sizes["positions"] != "sinusoidal" or sizes["tokenizer"]:
             raise Skipped(f"the PyTorch peer has no {who} but a Transformer on linear patches with sinusoidal positions")
+    if config["student"]["drop_fraction"]:
+        raise Skipped("the PyTorch peer drops no tokens")
+    if config["teacher"]["cached_views"]:
+        raise Skipped("the PyTorch peer runs the teacher in every step")
     for modality, own in config["inputs"].items():
         if own["bands"] != "full" or own["scale"] != "std" or own["limit"]:
             raise Skipped(f"the PyTorch peer presents {modality} by its full band and standard deviation only")

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=tuple(PARITY), default="float32", help="compute dtype (default float32)")
     parser.add_argument(
         "--compile-mode", default="default", metavar="MODE",
-        help='of torch.compile: "default", "max-autotune", ... (default "default")',
+        help='of torch.compile: "default", "max-autotune", ...; "none" leaves it out (default "default")',
     )  # fmt: skip
     parser.add_argument("--only", nargs="+", choices=("distil", "mae"), default=("distil", "mae"), help="which steps")
     parser.add_argument("--round-s", type=float, default=4.0, metavar="S", help="seconds of one measurement (default 4)")
@@ -63,10 +63,11 @@ def distil_contenders(config: Any, plain: dict, arguments: argparse.Namespace, s
     order = {"config": plain, "stage": "student", "batch": arguments.batch, "follow_steps": FOLLOW_STEPS}
     peer = order | {"share": share, "accelerator": accelerated()}
     trained = order | {"config": json.loads(config.to_json_best_effort()), "share": None}
+    compiled = Contender(COMPILED, f"{MODULE}.peer_pytorch", peer | {"compile": arguments.compile_mode})
     return [
         Contender(OURS, f"{MODULE}.training", order | {"share": share}),
         Contender(EAGER, f"{MODULE}.peer_pytorch", peer | {"compile": None}),
-        Contender(COMPILED, f"{MODULE}.peer_pytorch", peer | {"compile": arguments.compile_mode}),
+        *([compiled] if arguments.compile_mode != "none" else []),
         Contender(AS_TRAINED, f"{MODULE}.training", trained),
         Contender(PEAK, f"{MODULE}.matrix_peak", {"dtype": arguments.dtype}),
     ]
@@ -100,7 +101,7 @@ def check_parity(found: Mapping[str, Measured], dtype: str) -> dict[str, float]:
     """
     ours, largest = found[OURS].facts["first_steps"], {}
     for name in (EAGER, COMPILED):
-        theirs = found[name].facts.get("first_steps")
+        theirs = found[name].facts.get("first_steps") if name in found else None
         if theirs is None:
             continue
         differences = [

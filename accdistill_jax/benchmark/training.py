@@ -30,7 +30,7 @@ class Training:
     def __init__(self, work: Work, *, batch: int, parallel: Parallel, several: bool = False):
         self._parallel = parallel
         built, rows = program.build(work, parallel), batch * parallel.num_local
-        self.batch = made_up_batch(work.config, rows, first=rows * parallel.process)
+        self.batch = made_up_batch(work, rows, first=rows * parallel.process)
         if several:
             self.batch["stop"] = np.zeros(len(self.batch["position"]), np.int32)
         one = {name: value[:1] for name, value in self.batch.items()}
@@ -39,6 +39,10 @@ class Training:
         self._step, self._placed = built.step, parallel.replicate(self.frozen)
         self._state: TrainState = built.start(self.params, parallel)
         self.metrics: dict[str, float] = {}
+
+    def traced(self) -> Any:
+        """The step as a jaxpr, before it is compiled."""
+        return jax.make_jaxpr(self._step)(self._state, self._placed, self._parallel.place(self.batch)).jaxpr
 
     def run(self, steps: int) -> None:
         """Runs steps as the training loop does: a step's metrics are fetched after the next step is dispatched."""
@@ -54,10 +58,10 @@ class Training:
         jax.block_until_ready(self._state)
 
 
-def made_up_batch(config: Any, rows: int, *, first: int = 0) -> dict[str, np.ndarray]:
+def made_up_batch(work: Work, rows: int, *, first: int = 0) -> dict[str, np.ndarray]:
     """A batch as the pipeline gives it, of white noise; the same numbers for the same place in the global batch."""
     batch = {}
-    for name, shape in program.batch_shapes(config, rows).items():
+    for name, shape in work.batch_shapes(rows).items():
         rng = np.random.default_rng([first, len(name)])
         noise = shape.dtype == np.int16
         batch[name] = (rng.normal(size=shape.shape) * 3000).astype(np.int16) if noise else np.ones(shape.shape, shape.dtype)

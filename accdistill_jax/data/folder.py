@@ -38,9 +38,17 @@ def _root_context() -> ts.Context:
 
 
 @functools.cache
-def context(cache_bytes: int = 0) -> ts.Context:
-    """A TensorStore context with a chunk cache of this size; all share one memory:// store in this process."""
-    return ts.Context({"cache_pool": {"total_bytes_limit": cache_bytes}}, parent=_root_context())
+def context(cache_bytes: int = 0, concurrency: int | None = None) -> ts.Context:
+    """A TensorStore context; all share one memory:// store in this process.
+
+    Args:
+        cache_bytes: size of its chunk cache.
+        concurrency: requests to an object store at once; None: TensorStore's default, 32.
+    """
+    spec = {"cache_pool": {"total_bytes_limit": cache_bytes}}
+    if concurrency is not None:
+        spec |= {f"{service}_request_concurrency": {"limit": concurrency} for service in ("s3", "gcs", "http")}
+    return ts.Context(spec, parent=_root_context())
 
 
 def open_folder(path: str | os.PathLike) -> "LocalFolder | RemoteFolder":

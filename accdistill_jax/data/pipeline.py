@@ -7,7 +7,7 @@ any number of hosts, and resuming at a step needs nothing but the step.
 
 import functools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import grain
 import numpy as np
@@ -15,6 +15,9 @@ import numpy as np
 from accdistill_jax.data.manifest import SIGNALS
 from accdistill_jax.data.store import Store
 from accdistill_jax.errors import UserError
+
+# reader(number of the store, rows [b] int64, step, places in the global batch [b] int32) -> {name: [b, ...]}
+Reader = Callable[[int, np.ndarray, int, np.ndarray], dict[str, np.ndarray]]
 
 _PERIOD = 4096
 _ORDER, _CAP = 1, 2
@@ -37,6 +40,7 @@ class Pipeline:
         participant_cap: at most this many segments of each participant and store, chosen by the seed, the same in
             every epoch.
         host, hosts: this host's number and how many there are.
+        reader: how rows are read; None is both signals, by `Store.read`.
 
     Attributes:
         num_segments: distinct segments in an epoch over all stores.
@@ -57,13 +61,15 @@ class Pipeline:
         participant_cap: int | None = None,
         host: int = 0,
         hosts: int = 1,
+        reader: Reader | None = None,
     ):
         self.stores = tuple(stores)
+        self._read = reader or (lambda number, rows, step, position: self.stores[number].read(rows))
         _check(self.stores, batch_size=batch_size, weights=weights, cap=participant_cap, host=host, hosts=hosts)
         self.split, self.batch_size, self.seed, self.host, self.hosts = split, batch_size, seed, host, hosts
         self.rate_hz, self.samples = self.stores[0].rate_hz, self.stores[0].samples
         self.channels = self.stores[0].channels
-        rows = [_chosen(store, split, cap=participant_cap, seed=seed) for store in self.stores]
+        rows = [chosen_rows(store, split, cap=participant_cap, seed=seed) for store in self.stores]
         for store, own in zip(self.stores, rows, strict=True):
             if not len(own):
                 raise UserError(f"{store.path}: split {split!r} has no segment; use another split rule or more "
@@ -113,13 +119,15 @@ class Pipeline:
 
         Returns:
             ppg [b, samples, channels] int16 with ppg_scale and ppg_offset [b, channels] float32, the same for
-            accel, and position [b] int32, the rows' places in the global batch; b = batch_size / hosts.
+            accel, and position [b] int32, the rows' places in the global batch; b = batch_size / hosts. With a reader
+            of its own: what that gives, and position.
         """
         size = self.batch_size // self.hosts
         block = slice(self.host * size, (self.host + 1) * size)
         store, row = (values[block] for values in self.global_indices(step))
-        batch = self._gather(store, row)
-        batch["position"] = np.arange(block.start, block.stop, dtype=np.int32)
+        position = np.arange(block.start, block.stop, dtype=np.int32)
+        batch = self._gather(store, row, step, position)
+        batch["position"] = position
         return batch
 
     def iterate(
@@ -139,14 +147,14 @@ class Pipeline:
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, threads) if threads else 0)
         return iter(dataset.to_iter_dataset(options))
 
-    def _gather(self, store: np.ndarray, row: np.ndarray) -> dict[str, np.ndarray]:
+    def _gather(self, store: np.ndarray, row: np.ndarray, step: int, position: np.ndarray) -> dict[str, np.ndarray]:
         used = np.unique(store)
         if len(used) == 1:
-            return self.stores[used[0]].read(row)
+            return self._read(int(used[0]), row, step, position)
         batch: dict[str, np.ndarray] = {}
         for number in used:
             here = np.flatnonzero(store == number)
-            for name, values in self.stores[number].read(row[here]).items():
+            for name, values in self._read(int(number), row[here], step, position[here]).items():
                 if name not in batch:
                     batch[name] = np.empty((len(row), *values.shape[1:]), values.dtype)
                 batch[name][here] = values
@@ -157,7 +165,7 @@ class Pipeline:
         return rng.permutation(len(self._pools[pool][1]))
 
 
-def _chosen(store: Store, split: str, *, cap: int | None, seed: int) -> np.ndarray:
+def chosen_rows(store: Store, split: str, *, cap: int | None, seed: int) -> np.ndarray:
     """Sorted rows of a split, at most `cap` of each participant."""
     rows = store.indices(split)
     if cap is None or not len(rows):

@@ -14,6 +14,8 @@ A folder or object-store URL with
 
 import os
 import zlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -39,7 +41,22 @@ from accdistill_jax.data.split import SPLITS
 from accdistill_jax.errors import UserError
 
 CRC = "crc32"
-_READ_CACHE_BYTES = 256 * 2**20
+
+
+class RemoteReading(NamedTuple):
+    """How stores in an object store are read; stores with equal settings share their limits in a process.
+
+    Attributes:
+        concurrency: requests at once.
+        cache_mb: MB of memory for what was read: the shards' indices (16 kB for 1024 segments of a signal) and the segments
+            read last. 0: nothing is kept, and every batch fetches the indices of its shards again.
+    """
+
+    concurrency: int = 128
+    cache_mb: int = 256
+
+
+_REMOTE = RemoteReading()
 
 
 class Store:
@@ -60,8 +77,19 @@ class Store:
         participants: table with one row per participant.
     """
 
-    def __init__(self, path: str, manifest: dict, *, segments: dict[str, np.ndarray], participants: pa.Table):
+    def __init__(
+        self,
+        path: str,
+        manifest: dict,
+        *,
+        segments: dict[str, np.ndarray],
+        participants: pa.Table,
+        remote: RemoteReading = _REMOTE,
+    ):
         self._folder = open_folder(path)
+        self._context = context()
+        if not self._folder.is_local:
+            self._context = context(remote.cache_mb * 10**6, remote.concurrency)
         self.path = self._folder.path
         self.manifest = manifest
         self.num_segments: int = manifest["num_segments"]
@@ -74,18 +102,22 @@ class Store:
         self._arrays = {name: self._open_array(name) for name in SIGNALS}
         # A byte each rather than a bit: threads set them without a lock.
         self._checked = np.zeros(self.num_segments, bool)
+        self._checked_accel = np.zeros(self.num_segments, bool)
         self._small = {name: self._result(self._open_array(name).read(), name)
                        for signal in SIGNALS for name in (f"{signal}_scale", f"{signal}_offset")}
         self._local = {name: self._open_local(name) for name in SIGNALS} if self._folder.is_local else None
 
     @classmethod
-    def open(cls, path: str | os.PathLike, *, verify: bool = False) -> "Store":
+    def open(
+        cls, path: str | os.PathLike, *, verify: bool = False, remote: RemoteReading = _REMOTE
+    ) -> "Store":
         """Opens a store after checks: format version, presence and sizes of all files, agreement of tables and arrays,
         and the content of all files but the signals' shards.
 
         Args:
             path: local folder or URL.
             verify: also read the shards and compare their checksums.
+            remote: how it is read where it lies in an object store; without effect on a local one.
 
         Raises:
             UserError: no store there, a half-written or damaged one, or one of another format version.
@@ -112,7 +144,7 @@ class Store:
         if unknown:
             raise UserError(f"{folder.where(PARTICIPANTS)}: no row for participant {sorted(unknown)[0]}; "
                             "the store is damaged, prepare it again")
-        return cls(folder.path, manifest, segments=columns, participants=participants)
+        return cls(folder.path, manifest, segments=columns, participants=participants, remote=remote)
 
     def indices(self, split: str) -> np.ndarray:
         """Sorted rows of a split's segments, int64; split is "train", "validation" or "test".
@@ -143,31 +175,63 @@ class Store:
             UserError: a shard is missing, unreadable or does not hold what was written, naming it and the segment.
         """
         indices = np.asarray(indices, np.int64)
+        batch = self._gather(indices, SIGNALS)
+        new = np.flatnonzero(~self._checked[indices])
+        self._check_content(indices, new, lambda place: segment_crc(*(batch[name][place] for name in SIGNALS)))
+        self._checked[indices[new]] = True
+        return batch
+
+    def read_accel(self, indices: np.ndarray, *, ppg_crc: np.ndarray) -> dict[str, np.ndarray]:
+        """As `read`, the acceleration alone: no byte of the PPG is read.
+
+        Args:
+            indices: [batch] integer rows.
+            ppg_crc: [batch] uint32, `signal_crc` of each row's PPG as it was read before; the checksum of a segment is of
+                both signals.
+
+        Returns:
+            accel [batch, samples, 3] int16, accel_scale and accel_offset [batch, 3] float32.
+
+        Raises:
+            IndexError, UserError: as `read`.
+        """
+        indices = np.asarray(indices, np.int64)
+        batch = self._gather(indices, ("accel",))
+        new = np.flatnonzero(~(self._checked[indices] | self._checked_accel[indices]))
+        self._check_content(indices, new, lambda place: signal_crc(batch["accel"][place], int(ppg_crc[place])))
+        self._checked_accel[indices[new]] = True
+        return batch
+
+    def _gather(self, indices: np.ndarray, signals: Sequence[str]) -> dict[str, np.ndarray]:
+        """Rows of some signals and of their scales and offsets, unchecked."""
         if indices.size and not (0 <= indices.min() and indices.max() < self.num_segments):
             raise IndexError(f"{self.path}: rows must lie in [0, {self.num_segments}), "
                              f"got {indices.min()} to {indices.max()}")
-        batch = {name: array[indices] for name, array in self._small.items()}
+        batch = {name: array[indices] for name, array in self._small.items() if name.partition("_")[0] in signals}
         if self._local is not None:
-            for name, shards in self._local.items():
+            for name in signals:
                 try:
-                    batch[name] = shards.read(indices)
+                    batch[name] = self._local[name].read(indices)
                 except ShardError as error:
                     raise self._read_error(str(error)) from error
         else:
-            pending = {name: array[indices].read() for name, array in self._arrays.items()}
+            pending = {name: self._arrays[name][indices].read() for name in signals}
             for name, future in pending.items():
                 batch[name] = self._result(future, name)
-        self._check_content(indices, batch)
         return batch
 
-    def _check_content(self, indices: np.ndarray, batch: dict[str, np.ndarray]) -> None:
-        """Compares segments that are read for the first time with their checksums."""
-        new = np.flatnonzero(~self._checked[indices])
+    def _check_content(self, indices: np.ndarray, new: np.ndarray, crc: Callable[[int], int]) -> None:
+        """Compares segments that are read for the first time with their checksums.
+
+        Args:
+            indices: [batch] rows.
+            new: places in them that were not checked before.
+            crc: the CRC of what was read at a place.
+        """
         rows, first = np.unique(indices[new], return_index=True)
         for row, place in zip(rows.tolist(), new[first].tolist(), strict=True):
-            if segment_crc(*(batch[name][place] for name in SIGNALS)) != self.segments[CRC][row]:
+            if crc(place) != self.segments[CRC][row]:
                 raise self._read_error(f"{self._damaged_shards(row)}: segment {row} is not what was written there")
-            self._checked[row] = True
 
     def _damaged_shards(self, row: int) -> str:
         """The shards of a segment that do not have the manifest's checksum, or all of them if all have it."""
@@ -185,7 +249,7 @@ class Store:
             ts.open(
                 {"driver": "zarr3", "kvstore": where.kvstore(), "fill_missing_data_reads": False,
                  "recheck_cached_data": False},
-                context=context(0 if where.is_local else _READ_CACHE_BYTES), read=True,
+                context=self._context, read=True,
             ),
             name,
         )
@@ -219,7 +283,12 @@ def segment_crc(ppg: np.ndarray, accel: np.ndarray) -> int:
     Returns:
         The CRC of the bytes of both as they are stored (little endian), one behind the other.
     """
-    return zlib.crc32(accel.astype("<i2", copy=False), zlib.crc32(ppg.astype("<i2", copy=False)))
+    return signal_crc(accel, signal_crc(ppg))
+
+
+def signal_crc(signal: np.ndarray, before: int = 0) -> int:
+    """CRC-32 of one signal [samples, channels] int16, contiguous, as it is stored, going on from that of what is before it."""
+    return zlib.crc32(signal.astype("<i2", copy=False), before)
 
 
 def _read_table(folder, contents: dict[str, bytes], name: str, *, columns: tuple[str, ...]) -> pa.Table:

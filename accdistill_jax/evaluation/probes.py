@@ -145,14 +145,15 @@ class RidgePath:
       features: [N, D] float; sums are float64, in blocks.
       target: [N] float.
       strengths: positive numbers, [S].
+      block: rows at a time.
     """
 
     def __init__(
-        self, features: np.ndarray, target: np.ndarray, strengths: Sequence[float], *, block: int = 65536
+        self, features: np.ndarray, target: np.ndarray, strengths: Sequence[float], *, block: int = 16384
     ):
         n, width = features.shape
         target = np.asarray(target, np.float64)
-        self.strengths = tuple(float(s) for s in strengths)
+        self.strengths, self._block = tuple(float(s) for s in strengths), block
         self.intercept = float(target.mean())
         blocks = [slice(i, i + block) for i in range(0, n, block)]
         self._mean = sum(np.asarray(features[b], np.float64).sum(axis=0) for b in blocks) / n
@@ -173,10 +174,17 @@ class RidgePath:
         self.weights = basis @ shrunk  # [D, S], on standardised features
 
     def predict(self, features: np.ndarray, index: int | None = None) -> np.ndarray:
-        """Predictions for [N, D] features: [N, S] float64 for all strengths, [N] for strength number `index`."""
+        """Predictions for [N, D] features: [N, S] float64 for all strengths, [N] for strength number `index`.
+
+        Beside the result it needs one block of rows in float64, whatever N is.
+        """
         weights = self.weights if index is None else self.weights[:, index]
-        x = (np.asarray(features, np.float64) - self._mean) * self._scale
-        return x @ weights + self.intercept
+        result = np.empty((len(features), *weights.shape[1:]))
+        for start in range(0, len(features), self._block):
+            rows = slice(start, start + self._block)
+            x = (np.asarray(features[rows], np.float64) - self._mean) * self._scale
+            result[rows] = x @ weights + self.intercept
+        return result
 
 
 def probe_target(

@@ -7,7 +7,7 @@ parts the backward pass counts twice the forward pass: once for the gradient of 
 import math
 from typing import Any
 
-from accdistill_jax.models.autoencoder import MaskedAutoencoder
+from accdistill_jax.models.autoencoder import MaskedAutoencoder, kept_count
 from accdistill_jax.models.efficientnet import EfficientNetEncoder, Stage
 from accdistill_jax.models.heads import ProjectionHead
 from accdistill_jax.models.transformer import TransformerEncoder
@@ -59,6 +59,14 @@ def encoder_flops(encoder: Any, *, samples: int, channels: int) -> int:
     """A forward pass of one segment through an encoder of either architecture."""
     count = transformer if isinstance(encoder, TransformerEncoder) else efficientnet
     return count(encoder, samples=samples, channels=channels)
+
+
+def student_flops(encoder: Any, *, samples: int, channels: int, drop_fraction: float) -> int:
+    """A forward pass of one segment in training, a Transformer's without the tokens that are dropped."""
+    if not drop_fraction:
+        return encoder_flops(encoder, samples=samples, channels=channels)
+    kept = kept_count(samples // encoder.patch, drop_fraction)
+    return transformer(encoder, samples=samples, channels=channels, tokens=kept) + 2 * encoder.width * encoder.output
 
 
 def autoencoder_flops(model: MaskedAutoencoder, *, samples: int, channels: int) -> int:

@@ -29,7 +29,8 @@ SOURCES = {
     "assumed": "not verified: 20 us for a small collective in a node (https://github.com/NVIDIA/nccl/issues/1259 has 6 us for "
     "2 H100); 46 us for every doubling of nodes; between nodes a third of the line rate for arrays of tens of MB, as inside",
     "h100 peak": "not verified at NVIDIA (https://www.nvidia.com/en-us/data-center/h100 was not at hand): bf16 1 979 TFLOP/s with "
-    "sparsity as others quote that page, half of it dense; H200 taken as H100 in peak and NVLink",
+    "sparsity as others quote that page, half of it dense; H200 taken as H100 in peak and NVLink; "
+    "bandwidth of their memory 3.35 and 4.8 TB/s likewise",
 }
 
 
@@ -56,6 +57,7 @@ class Hardware(NamedTuple):
         name: as in tables.
         peak_flops: bf16, dense, per device and second.
         memory_bytes: per device.
+        memory_bandwidth: of a device to its own memory, bytes/s.
         levels: the network; the product of their sizes is the number of devices.
         host_devices: devices that one host feeds.
         sources: keys of `SOURCES`.
@@ -64,6 +66,7 @@ class Hardware(NamedTuple):
     name: str
     peak_flops: float
     memory_bytes: float
+    memory_bandwidth: float
     levels: tuple[Level, ...]
     host_devices: int
     sources: tuple[str, ...]
@@ -88,19 +91,19 @@ def torus(axes: tuple[int, ...], *, link: float, rings: bool) -> Level:
 
 def tpu(name: str, axes: tuple[int, ...], *, rings: bool) -> Hardware:
     """A slice of TPU `name` ("v5e", "v5p", "v6e")."""
-    peak, memory, link, host = {
-        "v5e": (197e12, 16 * GB, 50 * GB, 8),
-        "v5p": (459e12, 95 * 2**30, 100 * GB, 4),
-        "v6e": (918e12, 32 * GB, 100 * GB, 8),
+    peak, memory, bandwidth, link, host = {
+        "v5e": (197e12, 16 * GB, 800 * GB, 50 * GB, 8),
+        "v5p": (459e12, 95 * 2**30, 2765 * GB, 100 * GB, 4),
+        "v6e": (918e12, 32 * GB, 1600 * GB, 100 * GB, 8),
     }[name]
     chips = math.prod(axes)
     label = f"TPU {name}, {chips} chips ({'x'.join(map(str, axes))})"
-    return Hardware(label, peak, memory, (torus(axes, link=link, rings=rings),), host, ("tpu", "ici"))
+    return Hardware(label, peak, memory, bandwidth, (torus(axes, link=link, rings=rings),), host, ("tpu", "ici"))
 
 
 def gpu(name: str, nodes: int) -> Hardware:
     """Nodes of 8 GPUs `name` ("H100", "H200") with one 400 Gbit/s network adapter per GPU."""
-    memory = {"H100": 80 * GB, "H200": 141 * GB}[name]
+    memory, bandwidth = {"H100": (80 * GB, 3350 * GB), "H200": (141 * GB, 4800 * GB)}[name]
     reached = 150 / 450
     levels = (Level(8, NVLINK, reached, NVLINK_LATENCY_S / 2),)
     sources = ("dgx", "nvlink", "h100 peak", "assumed")
@@ -109,7 +112,7 @@ def gpu(name: str, nodes: int) -> Hardware:
         levels += (Level(nodes, NODE_NETWORK, reached, latency_s),)
         sources = ("dgx", "nvlink", "nccl", "h100 peak", "assumed")
     label = f"{nodes} x 8 {name} SXM" if nodes > 1 else f"8 {name} SXM"
-    return Hardware(label, 989.5e12, memory, levels, 8, sources)
+    return Hardware(label, 989.5e12, memory, bandwidth, levels, 8, sources)
 
 
 def known() -> tuple[Hardware, ...]:

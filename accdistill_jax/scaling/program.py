@@ -33,6 +33,7 @@ class Work(NamedTuple):
         trained_flops, frozen_flops: matrix products of a forward pass, per segment.
         projection: width that the contrastive loss compares; 0: no such loss.
         embedding: width of the embedding whose spread is a metric.
+        cached_embedding: width of the teacher's embedding where it is read in place of the PPG; 0: the teacher runs.
         segment_activation_bytes: what reverse-mode differentiation keeps of a segment, counted in the traced program: what
             the compiler fuses or computes again is less, its own temporary arrays come on top.
     """
@@ -46,6 +47,7 @@ class Work(NamedTuple):
     frozen_flops: int
     projection: int
     embedding: int
+    cached_embedding: int
     segment_activation_bytes: float
 
     @property
@@ -61,7 +63,11 @@ class Work(NamedTuple):
     @property
     def segment_bytes(self) -> int:
         """Bytes of a segment on its way from the store to the device."""
-        return tree_bytes(batch_shapes(self.config, 1))
+        return tree_bytes(self.batch_shapes(1))
+
+    def batch_shapes(self, count: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """A batch of `count` segments as the stage reads it."""
+        return batch_shapes(self.config, count, embedding=self.cached_embedding)
 
     def step_flops(self, *, batch: int, global_batch: int) -> int:
         """Matrix products of a training step, per device with `batch` segments of `global_batch`."""
@@ -107,7 +113,8 @@ def describe(config: Any, stage: str) -> Work:
     channels = {
         name: _channels(config)[name] * objectives.band_groups(inputs[name]) for name in ("ppg", "accel")
     }
-    teacher = build_encoder(config.teacher.encoder, dtype=dtype)
+    options = {"dtype": dtype, "rematerialise": config.runtime.rematerialise}
+    teacher = build_encoder(config.teacher.encoder, **(options if stage == "teacher" else {"dtype": dtype}))
     if stage == "teacher":
         model = build_autoencoder(teacher, config.teacher.autoencoder, samples=SAMPLES, dtype=dtype)
         objective = objectives.masked_autoencoding(
@@ -115,8 +122,9 @@ def describe(config: Any, stage: str) -> Work:
         )
         counts = (flops.autoencoder_flops(model, samples=SAMPLES, channels=channels["ppg"]), 0)
         params, frozen, embedding, projection = _init(objective, config), {}, _width(teacher, channels["ppg"]), 0
+        cached = 0
     else:
-        student, head = build_encoder(config.student.encoder, dtype=dtype), build_head(config.student.head)
+        student, head = build_encoder(config.student.encoder, **options), build_head(config.student.head)
         objective = objectives.distillation(
             student,
             teacher,
@@ -127,35 +135,44 @@ def describe(config: Any, stage: str) -> Work:
             augmentations={name: augmentations(config.student.augment[name]) for name in ("accel", "ppg")},
             temperature=config.student.temperature,
             teacher_to_student_weight=config.student.teacher_to_student_weight,
+            drop_fraction=config.student.drop_fraction,
         )
         embedding, target = _width(student, channels["accel"]), _width(teacher, channels["ppg"])
-        trained = flops.encoder_flops(student, samples=SAMPLES, channels=channels["accel"])
+        cached = target if config.teacher.cached_views else 0
+        trained = flops.student_flops(
+            student, samples=SAMPLES, channels=channels["accel"], drop_fraction=config.student.drop_fraction
+        )
         trained += flops.head_flops(head, features=embedding) + flops.head_flops(head, features=target)
-        counts = (trained, flops.encoder_flops(teacher, samples=SAMPLES, channels=channels["ppg"]))
+        counts = (trained, 0 if cached else flops.encoder_flops(teacher, samples=SAMPLES, channels=channels["ppg"]))
         statistic = jax.ShapeDtypeStruct((target,), jnp.float32)
         signal = jax.ShapeDtypeStruct((1, SAMPLES, channels["ppg"]), jnp.float32)
         teacher_params = jax.eval_shape(teacher.init, jax.random.key(0), signal)["params"]
         params, frozen = _init(objective, config), {"params": teacher_params, "mean": statistic, "std": statistic}
         projection = head.output
-    kept = [tree_bytes(_kept(objective, config, params, frozen, segments)) for segments in (1, 3)]
-    return Work(config, stage, objective, params, frozen, *counts, projection, embedding, (kept[1] - kept[0]) / 2)
+    batches = [batch_shapes(config, segments, embedding=cached) for segments in (1, 3)]
+    kept = [tree_bytes(_kept(objective, params, frozen, batch)) for batch in batches]
+    return Work(config, stage, objective, params, frozen, *counts, projection, embedding, cached, (kept[1] - kept[0]) / 2)
 
 
-def _kept(objective: Objective, config: Any, params: Any, frozen: Any, segments: int) -> Any:
+def _kept(objective: Objective, params: Any, frozen: Any, batch: dict[str, jax.ShapeDtypeStruct]) -> Any:
     """Shapes of what differentiating the trained part keeps, parameters included."""
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), segments))
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch["position"].shape[0]))
 
     def residuals(params, frozen, batch, keys):
         inputs = objective.inputs(frozen, batch, keys, training=True)
         return jax.vjp(lambda params: objective.rows(params, inputs), params)[1]
 
-    return jax.eval_shape(residuals, params, frozen, batch_shapes(config, segments), keys)
+    return jax.eval_shape(residuals, params, frozen, batch, keys)
 
 
-def batch_shapes(config: Any, count: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """A batch of `count` segments as the pipeline gives it."""
+def batch_shapes(config: Any, count: int, *, embedding: int = 0) -> dict[str, jax.ShapeDtypeStruct]:
+    """A batch of `count` segments as the pipeline gives it; with the teacher's embedding of a width in place of the PPG."""
     shapes = {"position": jax.ShapeDtypeStruct((count,), jnp.int32)}
+    if embedding:
+        shapes[objectives.TEACHER] = jax.ShapeDtypeStruct((count, embedding), jnp.float32)
     for name, channels in _channels(config).items():
+        if embedding and name == "ppg":
+            continue
         shapes[name] = jax.ShapeDtypeStruct((count, SAMPLES, channels), jnp.int16)
         for statistic in ("scale", "offset"):
             shapes[f"{name}_{statistic}"] = jax.ShapeDtypeStruct((count, channels), jnp.float32)
@@ -220,7 +237,7 @@ def build(work: Work, parallel: Parallel) -> Program:
     )
     layout = Sharded(optimizer, work.params, parallel.num_devices) if work.sharded else Replicated(optimizer)
     spec = TrainState(WHOLE, WHOLE, layout.spec, WHOLE)
-    step = parallel.map(make_step(work.objective, layout, loop), donate=True, state=spec)
+    step = parallel.map(make_step(work.objective, layout, loop, optimizer.schedule), donate=True, state=spec)
     return Program(step, layout, loop)
 
 
@@ -232,7 +249,7 @@ def count(work: Work, parallel: Parallel) -> tuple[list[traffic.Collective], lis
     batch = COUNT_BATCH * work.settings.micro_batches * parallel.num_devices
     built = build(work, parallel)
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), work.params)
-    lowered = built.step.lower(built.start(zeros, parallel), work.frozen, batch_shapes(work.config, batch))
+    lowered = built.step.lower(built.start(zeros, parallel), work.frozen, work.batch_shapes(batch))
     metrics = len(lowered.out_info[1])
     expected = work.collectives(devices=parallel.num_devices, global_batch=batch, metrics=metrics)
     return traffic.counted(lowered.compile().as_text()), expected

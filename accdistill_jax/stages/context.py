@@ -12,7 +12,7 @@ import numpy as np
 from accdistill_jax.array_files import flatten, nest
 from accdistill_jax.checkpoint import Restored, load_params, save_params
 from accdistill_jax.config import nearest
-from accdistill_jax.data.store import Store
+from accdistill_jax.data.store import RemoteReading, Store
 from accdistill_jax.errors import UserError
 from accdistill_jax.inputs import InputSettings
 from accdistill_jax.parallel import Parallel
@@ -135,8 +135,8 @@ class Run:
         }
 
 
-def open_store(path: str, *, key: str) -> Store:
-    """Opens the store that a config key names.
+def open_store(path: str, *, key: str, data: Any) -> Store:
+    """Opens the store that a config key names, to be read as the config's section `data` says.
 
     Raises:
         UserError: no folder there, naming the key and the nearest one, or what `Store.open` raises.
@@ -147,7 +147,7 @@ def open_store(path: str, *, key: str) -> Store:
         near = nearest(name, sorted(os.listdir(parent))) if os.path.isdir(parent) else None
         hint = f"; did you mean {os.path.join(os.path.dirname(path), near)}?" if near else ""
         raise UserError(f"config.{key}: there is no folder {path}{hint}")
-    return Store.open(path)
+    return Store.open(path, remote=RemoteReading(concurrency=data.read_concurrency, cache_mb=data.cache_mb))
 
 
 def plain(section: Any) -> Any:

@@ -13,6 +13,7 @@ from accdistill_jax.models.build import build_encoder, build_head, compute_dtype
 from accdistill_jax.objectives import distillation
 from accdistill_jax.stages.context import Run, plain
 from accdistill_jax.stages.pretraining import Teacher, augmentations, load_teacher
+from accdistill_jax.stages.teacher_views import prepare_views
 from accdistill_jax.stages.training import refuse_other, train_stage
 
 
@@ -49,7 +50,13 @@ def run_stage(run: Run) -> None:
         run.say("student: finished before")
         return
     config = run.config.student
-    encoder, head = build_modules(config, compute_dtype(run.config.runtime.compute_dtype))
+    if config.drop_fraction and run.samples < 2 * config.encoder.transformer.patch:
+        raise UserError(
+            f"config.student.drop_fraction = {config.drop_fraction!r}: a segment of {run.samples} samples is one token of "
+            f"config.student.encoder.transformer.patch = {config.encoder.transformer.patch}, and none can be dropped"
+        )
+    runtime = run.config.runtime
+    encoder, head = build_modules(config, compute_dtype(runtime.compute_dtype), rematerialise=runtime.rematerialise)
     objective = distillation(
         encoder,
         teacher.encoder,
@@ -60,8 +67,10 @@ def run_stage(run: Run) -> None:
         augmentations={modality: augmentations(config.augment[modality]) for modality in ("accel", "ppg")},
         temperature=config.temperature,
         teacher_to_student_weight=config.teacher_to_student_weight,
+        drop_fraction=config.drop_fraction,
     )
-    params = train_stage(run, "student", objective, frozen=teacher.frozen, fingerprints=fingerprints)
+    reader = prepare_views(run, teacher) if run.config.teacher.cached_views else None
+    params = train_stage(run, "student", objective, frozen=teacher.frozen, fingerprints=fingerprints, reader=reader)
     meta = {
         "kind": "student",
         "encoder": plain(config.encoder),
@@ -72,9 +81,9 @@ def run_stage(run: Run) -> None:
     run.save_params(path, params, meta)
 
 
-def build_modules(config: Any, dtype) -> tuple[nn.Module, nn.Module]:
+def build_modules(config: Any, dtype, *, rematerialise: str = "none") -> tuple[nn.Module, nn.Module]:
     """Encoder and projection head of a `student` section (or of an export's metadata)."""
-    return build_encoder(config.encoder, dtype=dtype), build_head(config.head)
+    return build_encoder(config.encoder, dtype=dtype, rematerialise=rematerialise), build_head(config.head)
 
 
 def export_path(run: Run) -> Path:

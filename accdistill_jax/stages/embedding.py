@@ -113,7 +113,7 @@ def unseen_stores(run: Run) -> dict[str, Store]:
     """
     found: dict[str, Store] = {}
     for path in run.config.data.unseen_stores:
-        store, name = open_store(path, key="data.unseen_stores"), Path(path.rstrip("/")).name
+        store, name = open_store(path, key="data.unseen_stores", data=run.config.data), Path(path.rstrip("/")).name
         if name in found:
             raise UserError(f"config.data.unseen_stores names two stores called {name!r}; rename one folder")
         if store.fingerprint in {own.fingerprint for own in run.stores}:

@@ -51,7 +51,7 @@ def run_stage(run: Run) -> None:
         return
     config = run.config.teacher
     dtype = compute_dtype(run.config.runtime.compute_dtype)
-    encoder = build_encoder(config.encoder, dtype=dtype)
+    encoder = build_encoder(config.encoder, dtype=dtype, rematerialise=run.config.runtime.rematerialise)
     model = build_autoencoder(encoder, config.autoencoder, samples=run.samples, dtype=dtype)
     objective = masked_autoencoding(
         model, modality="ppg", inputs=run.inputs("ppg"), augmentations=augmentations(config.augment)

@@ -11,7 +11,7 @@ from accdistill_jax import config as configs
 from accdistill_jax.array_files import flatten, unflatten
 from accdistill_jax.checkpoint import Checkpointer, Restored
 from accdistill_jax.config import duration_steps
-from accdistill_jax.data.pipeline import Pipeline
+from accdistill_jax.data.pipeline import Pipeline, Reader
 from accdistill_jax.errors import UserError
 from accdistill_jax.interrupt import Interruption
 from accdistill_jax.metrics import MetricsWriter, ProgressLine
@@ -23,7 +23,15 @@ from accdistill_jax.stages.context import Run
 from accdistill_jax.train import LoopSettings, TrainState, initial_state, kept_params, train
 
 
-def train_stage(run: Run, name: str, objective: Objective, *, frozen: Any, fingerprints: dict[str, str]) -> Any:
+def train_stage(
+    run: Run,
+    name: str,
+    objective: Objective,
+    *,
+    frozen: Any,
+    fingerprints: dict[str, str],
+    reader: Reader | None = None,
+) -> Any:
     """Trains `objective` as `config.<name>.train` says, from the last good checkpoint if there is one.
 
     Args:
@@ -32,6 +40,7 @@ def train_stage(run: Run, name: str, objective: Objective, *, frozen: Any, finge
         objective: what is minimised.
         frozen: arrays for the objective that are not trained.
         fingerprints: content hashes the result depends on (data, teacher); a checkpoint made with others is refused.
+        reader: how training batches are read, see `Pipeline`.
 
     Returns:
         The resulting parameters on the host: the last or the best by validation loss, as `keep` says.
@@ -50,6 +59,7 @@ def train_stage(run: Run, name: str, objective: Objective, *, frozen: Any, finge
         participant_cap=config.data.participant_cap or None,
         host=run.peers.rank,
         hosts=run.peers.count,
+        reader=reader,
     )
 
     def steps(text: str) -> int:

@@ -1,13 +1,24 @@
 """Two processes are one run: the whole of it, every stage, in seconds."""
 
 import json
+import shutil
 
 
-def test_two_processes_go_all_the_way(launch, settings, tmp_path):
+def test_two_processes_go_all_the_way(launch, settings, smoke_store, tmp_path):
+    """Each with a store of its own, beside which it keeps what the teacher makes of both processes' segments."""
     workdir = tmp_path / "run"
-    stages = "('teacher','student','evaluation','report')"
-    job = launch(2, 1, settings(workdir, **{"stages": stages, "teacher.train.duration": "4 steps", "student.train.duration": "4 steps"}))
+    stores = [shutil.copytree(smoke_store, tmp_path / f"store-{rank}") for rank in range(2)]
+    keys = {
+        "stages": "('teacher','student','evaluation','report')",
+        "teacher.train.duration": "4 steps",
+        "student.train.duration": "4 steps",
+        "teacher.cached_views": 2,
+        "data.stores": None,
+    }
+    job = launch(2, 1, settings(workdir, **keys), own={rank: [f"--config.data.stores=('{stores[rank]}',)"] for rank in range(2)})
     job.finish()
+    kept = [{path.name: path.read_bytes() for path in store.glob("teacher_views/*/part-*")} for store in stores]
+    assert kept[0] and kept[0] == kept[1]
     assert "report: " in job.stdout(0) and not job.said(1), job.logs()
     assert json.loads((workdir / "report.json").read_text())["run"]["hardware"]["device_count"] == 2
     records = [json.loads(line) for line in (workdir / "metrics/student.jsonl").read_text().splitlines()]

@@ -1,0 +1,418 @@
+"""`benchmark tradeoff`: what dropping tokens and a teacher that runs once cost in accuracy, at equal time.
+
+One teacher is trained, or taken from where it is. Then every variant's students get the same seconds: the time of a step is
+measured first, all variants in turn, and a student's duration is what is left of the budget when its teacher's views are
+computed, divided by that time. Read are validation participants; the test participants stay unseen.
+"""
+
+import argparse
+import contextlib
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from accdistill_jax.benchmark import contest
+from accdistill_jax.benchmark.contest import Contender
+from accdistill_jax.config_arguments import add_config, load_config
+from accdistill_jax.errors import UserError
+
+DROPS, VIEWS = (0.0, 0.25, 0.5, 0.75), (0, 2)
+POOL = 100  # candidates among which the right minute is sought
+
+
+class Variant(NamedTuple):
+    """A share of the student's tokens that is dropped, and how many views the teacher embeds once; 0: it runs in every step."""
+
+    drop: float
+    views: int
+
+    @property
+    def name(self) -> str:
+        """As on the command line."""
+        return f"{self.drop:g}/{self.views}"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments besides those of every benchmark."""
+    add_config(parser, "configs/distill.py")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs/tradeoff"), metavar="DIR",
+        help="for teacher, students, results and figure; the same command continues there (default runs/tradeoff)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--budget-s", type=_seconds, nargs="+", default=(150.0,), metavar="S", help="training time of a student (default 150)"
+    )
+    parser.add_argument(
+        "--variants", type=_variant, nargs="+", metavar="DROP/VIEWS",
+        default=tuple(Variant(drop, views) for views in VIEWS for drop in DROPS),
+        help="share of tokens dropped / views cached, the first is compared with (default 0/0 0.25/0 ... 0.75/2)",
+    )  # fmt: skip
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="students of each variant and budget (default 3)")
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < 1e7:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+
+
+def _variant(text: str) -> Variant:
+    drop, _, views = text.partition("/")
+    with contextlib.suppress(ValueError):
+        if 0 <= float(drop) <= 0.95 and views.isdecimal():
+            return Variant(float(drop), int(views))
+    raise argparse.ArgumentTypeError(f"{text!r} is not DROP/VIEWS such as 0.5/2")
+
+
+def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
+    """Trains what is not trained yet and returns a record of plain values.
+
+    Raises:
+        UserError: the folder holds another trade-off, or what a run raises.
+    """
+    if arguments.seeds < 1:
+        raise UserError(f"--seeds {arguments.seeds}: at least 1 is needed")
+    base, folder = load_config(arguments.config, arguments.overrides), arguments.folder
+    plan = Plan(folder, base)
+    store, teacher = _teacher(base, folder)
+    plan.measure_steps(arguments.variants, rounds=arguments.rounds, say=say)
+    plan.measure_views(arguments.variants, store, teacher)
+    results, left_out = [], []
+    for seed in range(arguments.seeds):  # all variants with a seed before the next, should it be stopped
+        for budget_s in arguments.budget_s:
+            for variant in arguments.variants:
+                steps = plan.steps(variant, budget_s)
+                if steps < 1:
+                    left_out.append([variant.name, budget_s])
+                    continue
+                say(f"{variant.name}, {budget_s:g} s, seed {seed}: {steps} steps")
+                results.append(_student(base, folder, store, teacher, variant, budget_s=budget_s, seed=seed, steps=steps))
+    record = {
+        "config": arguments.config,
+        "overrides": list(arguments.overrides),
+        "pool": POOL,
+        "first": arguments.variants[0].name,
+        "step_s": {variant.name: plan.step_s[variant.name] for variant in arguments.variants},
+        "views_s": plan.views_s,
+        "results": results,
+        "left_out": left_out,
+        "figure": str(folder / "tradeoff.png"),
+    }
+    draw(record).savefig(record["figure"])
+    return record
+
+
+def changed(base: Any, changes: Mapping[str, Any]) -> Any:
+    """A validated copy of a config with some keys changed."""
+    from accdistill_jax import config as configs
+
+    config = base.copy_and_resolve_references()
+    with config.unlocked(), config.ignore_type():
+        config.update_from_flattened_dict(dict(changes))
+    configs.validate(config)
+    return config
+
+
+def _run(config: Any, workdir: Path) -> None:
+    """The stages of a config, as the command runs them; what they say goes to standard error."""
+    from accdistill_jax.run import run
+
+    with contextlib.redirect_stdout(sys.stderr):
+        run(config, str(workdir))
+
+
+def _teacher(base: Any, folder: Path) -> tuple[str, str]:
+    """Trains the shared teacher where none is there: (path of its store, path of its export)."""
+    workdir = folder / "teacher"
+    _run(changed(base, {"stages": ("data", "teacher")}), workdir)
+    if len(base.data.stores) > 1:
+        raise UserError("config.data.stores names several stores; the trade-off reads one")
+    store = base.data.stores[0] if base.data.stores else str(workdir / "data" / "synthetic")
+    return store, base.teacher.path or str(workdir / "teacher" / "export")
+
+
+def _of(variant: Variant, store: str, teacher: str) -> dict[str, Any]:
+    return {
+        "data.stores": (store,),
+        "teacher.path": teacher,
+        "teacher.cached_views": variant.views,
+        "student.drop_fraction": variant.drop,
+    }
+
+
+class Plan:
+    """What was measured before the students: kept in the folder, so that a continued trade-off goes on with the same steps.
+
+    Args:
+        folder: of the trade-off.
+        base: config of the students.
+
+    Attributes:
+        step_s: by variant, seconds of a step.
+        views_s: by number of views, seconds that the teacher takes to embed them.
+    """
+
+    def __init__(self, folder: Path, base: Any):
+        from accdistill_jax import config as configs
+
+        self._path, self._base = folder / "plan.json", base
+        self._config = configs.config_hash(base)
+        self.step_s: dict[str, float] = {}
+        self.views_s: dict[str, float] = {}
+        if self._path.exists():
+            try:
+                found = json.loads(self._path.read_text())
+                config, self.step_s, self.views_s = (found[key] for key in ("config", "step_s", "views_s"))
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{self._path} cannot be read ({error}); choose another --folder") from error
+            if config != self._config:
+                raise UserError(f"{folder} holds a trade-off of another config; choose another --folder")
+
+    def _save(self) -> None:
+        from accdistill_jax.files import write_atomically
+
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        kept = {"config": self._config, "step_s": self.step_s, "views_s": self.views_s}
+        write_atomically(self._path, json.dumps(kept, indent=1) + "\n")
+
+    def measure_steps(self, variants: Iterable[Variant], *, rounds: int, say: Callable[[str], None]) -> None:
+        """The time of a step of those variants that were not measured before, in turn."""
+        import jax
+
+        devices = jax.device_count()
+        missing = [variant for variant in variants if variant.name not in self.step_s]
+        contenders = []
+        for variant in missing:
+            config = changed(
+                self._base, {"teacher.cached_views": variant.views, "student.drop_fraction": variant.drop}
+            )
+            order = {"config": json.loads(config.to_json_best_effort()), "stage": "student", "share": None, "follow_steps": 2}
+            order["batch"] = config.student.train.batch_size // devices
+            contenders.append(Contender(variant.name, "accdistill_jax.benchmark.training", order))
+        for name, found in contest.compete(contenders, rounds=rounds, say=say).items():
+            self.step_s[name] = statistics.median(found.seconds)
+        self._save()
+
+    def measure_views(self, variants: Iterable[Variant], store: str, teacher: str) -> None:
+        """How long the teacher takes to embed as many views as variants ask for; they are kept and used afterwards."""
+        for views in sorted({variant.views for variant in variants if variant.views} - set(map(int, self.views_s))):
+            one = {"stages": ("student",), "student.train.duration": "1 steps", "student.train.warmup": "0 steps"}
+            config = changed(self._base, _of(Variant(0.0, views), store, teacher) | one)
+            _run(config, self._path.parent / f"views-{views}")
+            self.views_s[str(views)] = views_seconds(store, views, seed=config.seed)
+            self._save()
+
+    def steps(self, variant: Variant, budget_s: float) -> int:
+        """Training steps within a budget; 0 where the views alone take it."""
+        return int(max(0.0, budget_s - self.views_s.get(str(variant.views), 0.0)) / self.step_s[variant.name])
+
+
+def views_seconds(store: str, views: int, *, seed: int) -> float:
+    """What the views beside a store say of the time they took; of those made last."""
+    from accdistill_jax.stages.teacher_views import RECORD
+
+    found = []
+    for path in Path(store).glob(f"teacher_views/*/{RECORD}"):
+        record = json.loads(path.read_text())
+        if (record["meta"]["views"], record["meta"]["seed"]) == (views, seed):
+            found.append((path.stat().st_mtime_ns, record["seconds"]))
+    if not found:
+        raise UserError(f"{store}: no teacher_views beside it; the trade-off needs a store that can be written to")
+    return max(found)[1]
+
+
+def _student(
+    base: Any, folder: Path, store: str, teacher: str, variant: Variant, *, budget_s: float, seed: int, steps: int
+) -> dict[str, Any]:
+    """Trains and reads one student, unless its result is there."""
+    from accdistill_jax.files import write_atomically
+    from accdistill_jax.metrics import read_metrics
+
+    workdir = folder / "students" / f"{variant.name.replace('/', '-')}-{budget_s:g}s-{seed}"
+    path = workdir / "result.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    changes = {"stages": ("student", "evaluation"), "seed": seed, "student.train.duration": f"{steps} steps"}
+    config = changed(base, _of(variant, store, teacher) | changes)
+    _run(config, workdir)
+    timing = read_metrics(workdir / "metrics" / "student.timing.jsonl")
+    result = {
+        "variant": variant.name,
+        "budget_s": budget_s,
+        "seed": seed,
+        "steps": steps,
+        "train_s": sum(record["seconds"] for record in timing),
+        "views_s": views_seconds(store, variant.views, seed=seed) if variant.views else 0.0,
+        **read_student(config, workdir, store),
+    }
+    write_atomically(path, json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def read_student(config: Any, workdir: Path, path: str) -> dict[str, Any]:
+    """Heart rate by a linear probe and retrieval of the same minute, on validation participants.
+
+    Args:
+        config: of the run.
+        workdir: of the run, its embeddings computed.
+        path: of its store.
+
+    Returns:
+        hr_mae: {"student", "teacher", "mean"} mean absolute errors in beats per minute; the probe is fitted on training
+            participants, its strength chosen by cross-validation among them. top1: share of minutes that are found among
+            `POOL` by their acceleration. validation_segments.
+    """
+    import numpy as np
+
+    from accdistill_jax.data.store import Store
+    from accdistill_jax.evaluation.evaluate import STUDENT, TEACHER
+    from accdistill_jax.evaluation.probes import MEAN, ProbeSplit, probe_target
+    from accdistill_jax.evaluation.retrieval import normalise, paired_ranks, top1_by_pool_size
+    from accdistill_jax.stages.context import choose_rows
+
+    store = Store.open(path)
+    with np.load(workdir / "embeddings" / "main.npz") as saved:
+        arrays = {
+            (who, split, what): saved[f"{who}/{split}/{what}"]
+            for who in (STUDENT, TEACHER)
+            for split in ("train", "validation")
+            for what in ("embedding", "projection")
+        }
+
+    def probe_split(split: str, limit: int | None) -> ProbeSplit:
+        (rows,) = choose_rows((store,), split, limit, seed=config.seed)
+        features = {who: arrays[who, split, "embedding"] for who in (STUDENT, TEACHER)}
+        return ProbeSplit(features, store.segments["hr_bpm"][rows].astype(np.float64), store.segments["participant"][rows])
+
+    train, validation = probe_split("train", config.evaluation.train_segments), probe_split("validation", None)
+    nobody = ProbeSplit({who: x[:0] for who, x in train.features.items()}, train.target[:0], train.participant[:0])
+    probed = probe_target("hr_bpm", train=train, validation=nobody, test=validation, draws=2, seed=config.seed)
+    if probed.reason:
+        raise UserError(f"{path}: heart rate cannot be read from validation participants: {probed.reason}")
+    ranks, _ = paired_ranks(
+        normalise(arrays[STUDENT, "validation", "projection"]), normalise(arrays[TEACHER, "validation", "projection"])
+    )
+    return {
+        "hr_mae": {who: probed.probes[who].mae.value for who in (STUDENT, TEACHER, MEAN)},
+        "top1": float(top1_by_pool_size(ranks, np.array([min(POOL, len(ranks))]))[0]),
+        "validation_segments": len(ranks),
+    }
+
+
+class Summary(NamedTuple):
+    """The students of one variant and budget; each quantity as (median, smallest, largest) over the seeds."""
+
+    variant: Variant
+    budget_s: float
+    steps: int
+    wall_s: tuple[float, float, float]
+    views_s: float
+    hr_mae: tuple[float, float, float]
+    top1: tuple[float, float, float]
+
+
+def summaries(record: Mapping[str, Any]) -> list[Summary]:
+    """One per variant and budget, in the order of the results."""
+    groups: dict[tuple[str, float], list[dict]] = {}
+    for result in record["results"]:
+        groups.setdefault((result["variant"], result["budget_s"]), []).append(result)
+
+    def over_seeds(values: Sequence[float]) -> tuple[float, float, float]:
+        return statistics.median(values), min(values), max(values)
+
+    return [
+        Summary(
+            _variant(name),
+            budget_s,
+            own[0]["steps"],
+            over_seeds([one["train_s"] + one["views_s"] for one in own]),
+            statistics.median(one["views_s"] for one in own),
+            over_seeds([one["hr_mae"]["student"] for one in own]),
+            over_seeds([one["top1"] for one in own]),
+        )
+        for (name, budget_s), own in groups.items()
+    ]
+
+
+def report(record: dict[str, Any]) -> str:
+    """The record as Markdown."""
+    from accdistill_jax.scaling.tables import table
+
+    def spread(values: tuple[float, float, float], form: str) -> str:
+        return contest.Spread(*values).text(form)
+
+    rows = [
+        [
+            f"{one.variant.drop:.0%} dropped, " + (f"{one.variant.views} views once" if one.variant.views else "teacher in every step"),
+            f"{one.budget_s:g}",
+            f"{1e3 * record['step_s'][one.variant.name]:.0f}",
+            f"{record['step_s'][record['first']] / record['step_s'][one.variant.name]:.2f}",
+            f"{one.steps}",
+            f"{one.views_s:.0f}",
+            f"{one.wall_s[0]:.0f}",
+            spread(one.hr_mae, "{:.2f}"),
+            spread(one.top1, "{:.3f}"),
+        ]
+        for one in summaries(record)
+    ]
+    seeds, some = len({one["seed"] for one in record["results"]}), record["results"][:1]
+    header = (
+        "student", "budget, s", "step, ms", "times as fast", "steps", "of the budget for views, s", "taken, s",
+        "heart-rate error, bpm", f"found among {record['pool']}",
+    )  # fmt: skip
+    out = [f"# Accuracy at equal time: {record['config']}\n\n", table(header, rows)]
+    if some:
+        bounds = some[0]["hr_mae"]
+        out.append(
+            f"\nMedians (smallest to largest) of {seeds} seeds, on {some[0]['validation_segments']} segments of validation "
+            f"participants. Heart-rate error of the teacher {bounds['teacher']:.2f}, of the mean {bounds['mean']:.2f}; the right "
+            f"minute by chance {1 / record['pool']:.3f}. Time leaves compilation out and counts the computation of views, which "
+            f"a further student of the same teacher and seed would not need. Figure: {record['figure']}\n"
+        )
+    for name, budget_s in sorted({tuple(one) for one in record["left_out"]}):
+        out.append(f"\n{name} is left out at {budget_s:g} s: the teacher's views alone take longer.\n")
+    return "".join(out)
+
+
+def draw(record: Mapping[str, Any]) -> Any:
+    """Heart-rate error and retrieval against the time taken: a colour per share dropped, dashed where the teacher ran once."""
+    from accdistill_jax.evaluation.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, panels, styled
+
+    colours = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
+    found = summaries(record)
+    drops = sorted({one.variant.drop for one in found})
+    lines: dict[Variant, list[Summary]] = {}
+    for one in found:
+        lines.setdefault(one.variant, []).append(one)
+
+    @styled
+    def figure():
+        made, axes = panels(2, width=5.0, height=4.0)
+        for axis, quantity in zip(axes, ("hr_mae", "top1"), strict=True):
+            for variant, own in lines.items():
+                own = sorted(own, key=lambda one: one.wall_s)
+                middle, low, high = zip(*(getattr(one, quantity) for one in own), strict=True)
+                axis.errorbar(
+                    [one.wall_s[0] for one in own],
+                    middle,
+                    yerr=[[m - a for m, a in zip(middle, low, strict=True)], [b - m for m, b in zip(middle, high, strict=True)]],
+                    color=colours[drops.index(variant.drop) % len(colours)],
+                    marker="s" if variant.views else "o",
+                    linestyle="--" if variant.views else "-",
+                    markerfacecolor="white" if variant.views else None,
+                    capsize=3,
+                    label=f"{variant.drop:.0%} dropped" + (f", {variant.views} views once" if variant.views else ""),
+                )
+            axis.set_xlabel("training time with the teacher's views, s")
+        if record["results"]:
+            axes[0].axhline(record["results"][0]["hr_mae"]["teacher"], color=GREY, linestyle=":", label="teacher")
+        axes[0].set(title="Heart-rate error, validation participants", ylabel="mean absolute error, bpm")
+        axes[1].set(title=f"Same minute found among {record['pool']}", ylabel="share of minutes")
+        made.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+        return made
+
+    return figure()

@@ -1,0 +1,57 @@
+"""Hours and what binds; the counting of operations; prediction and measurement of one small step."""
+
+import json
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from accdistill_jax.benchmark import __main__ as command
+from accdistill_jax.benchmark import plan
+from accdistill_jax.scaling import budget, hardware, operations, program
+from configs import distill
+
+
+def test_operations_are_counted_through_loops():
+    def fn(x):
+        def body(carry, _):
+            return jnp.tanh(carry @ x), None
+
+        return jax.lax.scan(body, x, None, length=5)[0] + 1.0
+
+    counted = operations.count(jax.make_jaxpr(fn)(jnp.ones((4, 4))).jaxpr)
+    assert [times for _, times in counted.products] == [5]
+    assert counted.elements == 5 * 16 * operations.COSTLY_WEIGHT + 16
+    compiled, operands = counted.products[0][0].compiled()
+    assert compiled(*operands).shape == (4, 4)
+
+
+def test_the_slowest_resource_binds_and_hours_follow_from_it():
+    work = program.describe(distill.get_config("smoke"), "student")
+    machine = hardware.gpu("H100", 1)
+    segments = budget.segments_of(work, minutes=1000)
+    assert segments == 6 * 16
+    settings = {"batch": 16, "mfu": 0.4, "segments": segments}
+    slow_input = budget.plan(work, machine, host_bytes_per_s=1e3, **settings)
+    assert slow_input.binds == "input of a host"
+    seconds = 8 * 16 * work.segment_bytes / 1e3
+    assert slow_input.hours == pytest.approx((segments / 128 * seconds / 3600,) * 2)
+    free_input = budget.plan(work, machine, host_bytes_per_s=1e18, **settings)
+    assert free_input.binds != "input of a host" and free_input.hours[0] >= free_input.hours[1] > 0
+
+
+def test_the_command_prints_every_known_machine(tmp_path, capsys):
+    path = tmp_path / "plan.json"
+    assert command.main(["plan", "--config=configs/distill.py:smoke", f"--json={path}"]) == 0
+    text, record = capsys.readouterr().out, json.loads(path.read_text())
+    assert all(machine.name in text for machine in hardware.known())
+    assert {one["stage"] for one in record["plans"]} == {"teacher", "student"}
+
+
+@pytest.mark.long
+def test_a_step_is_predicted_and_measured():
+    cases = (plan.Case("configs/distill.py:smoke", "student", 4), plan.Case("configs/distill.py:smoke", "student", 8))
+    calibrated, other = plan.check(cases, SimpleNamespace(rounds=1), lambda line: None)
+    assert calibrated["predicted"] is None and other["predicted"] > 0
+    assert calibrated["measured"][0] > 0 and calibrated["elements"] < other["elements"]

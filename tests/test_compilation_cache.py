@@ -1,0 +1,71 @@
+"""Where compiled programs are kept, and that a damaged one harms nothing."""
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from accdistill_jax.errors import UserError
+from accdistill_jax.run import use_compilation_cache
+
+NAMES = (
+    "jax_compilation_cache_dir",
+    "jax_enable_compilation_cache",
+    "jax_persistent_cache_min_compile_time_secs",
+)
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    before = {name: getattr(jax.config, name) for name in NAMES}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def compute():
+    """Compiled anew each time, the program being another function."""
+    return jax.jit(lambda x: (x @ x).sum())(np.eye(3, dtype=np.float32))
+
+
+def entries(folder):
+    return sorted(folder.glob("*-cache"))
+
+
+def test_programs_are_kept_in_the_folder_and_a_torn_one_is_compiled_anew(tmp_path):
+    folder = tmp_path / "new" / "programs"
+    use_compilation_cache(str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    assert compute() == 3.0
+    kept = entries(folder)
+    assert kept
+    for path in kept:
+        path.write_bytes(path.read_bytes()[:40])
+    compilation_cache.reset_cache()
+    jax.clear_caches()
+    with pytest.warns(UserWarning, match="Error reading persistent compilation cache entry"):
+        assert compute() == 3.0
+
+
+def test_off_keeps_nothing(tmp_path):
+    use_compilation_cache(str(tmp_path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    use_compilation_cache("off")
+    assert compute() == 3.0 and not entries(tmp_path)
+
+
+def test_the_users_own_folder_unless_jax_is_set_to_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    jax.config.update("jax_compilation_cache_dir", "elsewhere")
+    use_compilation_cache("")
+    assert jax.config.jax_compilation_cache_dir == "elsewhere"
+    jax.config.update("jax_compilation_cache_dir", None)
+    use_compilation_cache("")
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "accdistill_jax" / "xla")
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"config\.runtime\.compilation_cache: cannot make .*file/programs"):
+        use_compilation_cache(str(tmp_path / "file" / "programs"))
