@@ -1,6 +1,9 @@
 """Self-attention of a minute's tokens, in the form that each backend runs best, and the positions it may know of."""
 
 import functools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -118,11 +121,21 @@ def _cudnn_has(tokens: int, dim: int, dtype: jnp.dtype) -> bool:
     if jax.default_backend() != "gpu" or dtype not in (jnp.bfloat16, jnp.float16) or tokens % 2 or dim % 8:
         return False
     shape = jax.ShapeDtypeStruct((1, tokens, 3 * dim), dtype)
-    try:
-        jax.jit(jax.grad(lambda a: jnp.sum(_cudnn(a, 1).astype(jnp.float32)))).lower(shape).compile()
-    except Exception:  # of whatever kind: no library, an old one, a GPU it was not made for
-        return False
-    return True
+    return compiles(jax.grad(lambda a: jnp.sum(_cudnn(a, 1).astype(jnp.float32))), shape)
+
+
+def compiles(fn: Callable[..., Any], *shapes: jax.ShapeDtypeStruct) -> bool:
+    """Whether this backend compiles a function; may be asked while another one is traced."""
+
+    def attempt() -> bool:
+        try:
+            jax.jit(fn).lower(*shapes).compile()
+        except Exception:  # of whatever kind: no library, an old one, a device it was not made for
+            return False
+        return True
+
+    with ThreadPoolExecutor(1) as outside:  # a thread of its own knows nothing of the trace, its mesh and its axes
+        return outside.submit(attempt).result()
 
 
 def rotate(x: jax.Array, positions: jax.Array, *, longest: float) -> jax.Array:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from accdistill_jax.models import attention
+from accdistill_jax.parallel import AXIS, Parallel
 
 B, P, HEADS, DIM = 6, 5, 2, 4
 WHERE = {
@@ -65,6 +66,21 @@ def test_bfloat16_in_and_out_with_the_softmax_in_float32(draw, textbook):
 
 def test_no_fused_attention_without_a_gpu():
     assert not attention._cudnn_has(192, 32, jnp.dtype(jnp.bfloat16))
+
+
+def test_what_compiles_is_found_out_in_the_middle_of_a_trace():
+    shape, found = jax.ShapeDtypeStruct((4,), jnp.float32), []
+
+    def refuses(a):
+        raise RuntimeError("no such library")
+
+    def step(a):
+        found.append([attention.compiles(fn, shape) for fn in (jnp.sin, jax.grad(lambda a: jnp.sum(a * a)), refuses)])
+        return a + jax.lax.axis_index(AXIS)
+
+    parallel = Parallel()
+    jax.block_until_ready(parallel.map_rows(lambda params, batch: step(batch))({}, parallel.place(np.zeros(8, np.float32))))
+    assert found == [[True, True, False]]
 
 
 def test_rotate_keeps_lengths_and_makes_products_depend_on_distance_alone(draw):

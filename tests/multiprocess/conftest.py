@@ -147,8 +147,8 @@ def training_held(launch, settings, hold):
         job = launch(
             *topology, settings(workdir, **changes), program=HELD, environment={rank: place.before(step)}, own=own
         )
-        # the metrics of a step are written when the next one has begun
-        job.until(lambda: place.reached() and trained(workdir) >= step - 2, f"step {step} is held")
+        # a step's metrics are written when the next one has begun and the batch of the one after it was taken
+        job.until(lambda: place.reached() and trained(workdir) >= step - 3, f"step {step} is held")
         return job, place
 
     return start

@@ -10,7 +10,7 @@ from tests.multiprocess.processes import Topology
 
 pytestmark = pytest.mark.slow
 TWO = Topology(2, 2)
-CONNECTION_S, BEYOND_SILENCE_S = 5.0, 5.0
+CONNECTION_S, BEYOND_SILENCE_S = 15.0, 15.0  # moments by themselves; other tests run beside these
 SILENCE_S, HANG_S = 3.0, 5.0
 
 
