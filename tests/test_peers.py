@@ -396,6 +396,7 @@ os._exit = lambda status: (time.sleep(0.2), end_now(status))
 def chatter():
     while True:
         os.write(2, b"noise\\n")
+        time.sleep(0.001)  # a full pipe would hold a write that was begun before
 for _ in range(4):
     threading.Thread(target=chatter, daemon=True).start()
 end_process(75, "the last line")
