@@ -11,19 +11,26 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-CONDITIONS = (
-    "hypertension",
-    "diabetes",
-    "smoker",
-    "endurance_training",
-    "sleep_apnea",
-    "ectopic_beats",
-    "beta_blocker",
-    "vasodilator",
+from accdistill_jax.data.conditions import (
+    CONDITIONS,
+    Causes,
+    condition_logit,
+    log_perfusion,
+    modulation_depth,
+    pulse_wave_velocity,
+    resting_heart_rate,
 )
+
 RHYTHM_RATE_HZ = 8.0  # grid of the slow signals (respiration, rate modulation, drifts)
 RHYTHM_START_S = -4.0  # slow signals start this long before the minute, so that its first beats have a past
 RHYTHM_SAMPLES = 528  # 66 s at 8 Hz
+VAGAL_DEPTH, DEPTH_NOISE, RATE_DEPTH = 0.25, 0.20, -0.011  # log depth per sd of vagal tone, of chance, per bpm
+# Modulations of the beat intervals: sd in ms at 40 years, log change per year, sd of its log between people, limits in ms.
+MODULATIONS = {
+    "hf_ms": (27.0, -0.016, 0.25, 2.0, 110.0),
+    "lf_ms": (27.0, -0.010, 0.20, 3.0, 80.0),
+    "drift_ms": (24.0, -0.006, 0.25, 4.0, 80.0),
+}
 _KNOTS = 12  # of slow fluctuations, 6 s apart, both ends included
 
 Activity = Literal["asleep", "resting", "seated", "active"]
@@ -45,6 +52,8 @@ class Physiology:
     height_m: float
     weight_kg: float
     conditions: dict[str, bool]
+    stiffness: float  # latent: stiffer arteries than the age's norm, sd units; acts through the traits below alone
+    vagal: float  # latent: vagal tone above the age's norm, sd units; the same
     resting_hr_bpm: float
     hf_ms: float  # sd of the beat intervals due to respiration, at 15 breaths/min and resting heart rate
     lf_ms: float  # the same of the 0.1 Hz oscillation
@@ -119,35 +128,28 @@ def participant_id(seed: int, index: int) -> str:
     return f"synthetic-{seed}-{index:06d}"
 
 
+def participant_index(name: str) -> int:
+    """Index of the participant that `participant_id` names so."""
+    return int(name.rpartition("-")[2])
+
+
 def random_stream(
     seed: int, participant_index: int, segment_index: int | None = None, *, movement: bool = False
 ) -> np.random.Generator:
     """Random numbers of one participant's traits, or of one of its minutes; depends on its arguments alone.
 
     Whether and how a minute is one of large movement has a stream of its own (`movement`), so that all else in the
-    minute does not depend on it.
+    minute does not depend on it. So have a participant's answers about health (key 3, `health_targets`).
     """
     key = (participant_index, 0) if segment_index is None else (participant_index, 2 if movement else 1, segment_index)
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=key)))
 
 
-def _draw_conditions(
-    u: np.ndarray, *, age: float, bmi: float, male: float, stiffness: float, vagal: float
-) -> dict[str, bool]:
+def _draw_conditions(u: np.ndarray, causes: Causes) -> dict[str, bool]:
     """Conditions from logistic models on the physiology; medication follows what it is prescribed for."""
     has: dict[str, bool] = {}
-
-    def decide(name: str, logit: float) -> None:
-        has[name] = bool(u[CONDITIONS.index(name)] < _sigmoid(logit))
-
-    decide("hypertension", -1.3 + 0.055 * (age - 50) + 0.10 * (bmi - 26) + 0.9 * stiffness)
-    decide("diabetes", -2.9 + 0.04 * (age - 50) + 0.13 * (bmi - 26) + 0.3 * stiffness - 0.3 * vagal)
-    decide("smoker", -1.7 - 0.015 * (age - 45) + 0.2 * male - 0.3 * vagal)
-    decide("endurance_training", -1.4 - 0.03 * (age - 40) - 0.25 * (bmi - 24) + 0.8 * vagal)
-    decide("sleep_apnea", -2.6 + 0.025 * (age - 50) + 0.20 * (bmi - 27) + 0.9 * male)
-    decide("ectopic_beats", -2.6 + 0.05 * (age - 50) + 0.5 * stiffness)
-    decide("beta_blocker", -3.2 + 0.03 * (age - 55) + 2.3 * has["hypertension"] + 0.8 * has["ectopic_beats"])
-    decide("vasodilator", -4.0 + 0.02 * (age - 55) + 3.2 * has["hypertension"])
+    for chance, name in zip(u, CONDITIONS, strict=True):
+        has[name] = bool(chance < _sigmoid(condition_logit(name, causes, has)))
     return has
 
 
@@ -189,24 +191,14 @@ def sample_participant(
     height = 1.63 + 0.13 * male + 0.065 * z[0] - 0.0008 * max(age - 40.0, 0.0)
     bmi = float(np.clip(23.5 * math.exp(0.16 * z[1]) + 0.055 * (age - 18.0), 17.0, 45.0))
     stiffness, vagal = z[2], z[3]  # latent: stiffer than the age's norm; vagal tone above the age's norm
-    has = _draw_conditions(u[8:16], age=age, bmi=bmi, male=male, stiffness=stiffness, vagal=vagal)
+    causes = Causes(age, bmi, male, stiffness, vagal)
+    has = _draw_conditions(u[8:16], causes)
     has.update({name: bool(value) for name, value in (conditions or {}).items()})
 
-    velocity = 5.9 + 0.0010 * (age - 15.0) ** 2 + 0.7 * stiffness * (0.6 + age / 100.0)
-    velocity += 1.1 * has["hypertension"] + 0.6 * has["diabetes"]
-    velocity += 0.3 * has["smoker"] - 0.7 * has["vasodilator"]
-    velocity = float(np.clip(velocity, 4.5, 16.0))
-
-    rest = 68.0 + 3.0 * (1.0 - male) + 0.25 * (bmi - 26.0) - 4.0 * vagal + 6.5 * z[4]
-    rest += 4.0 * has["smoker"] + 3.0 * has["diabetes"] - 8.0 * has["endurance_training"]
-    rest += -10.0 * has["beta_blocker"] + 2.0 * has["vasodilator"]
-    rest = float(np.clip(rest, 42.0, 100.0))
-
-    depth = math.exp(0.25 * vagal + 0.20 * z[5] - 0.011 * (rest - 68.0))
-    depth *= 0.80 if has["smoker"] else 1.0
-    depth *= 0.65 if has["diabetes"] else 1.0
-    depth *= 0.75 if has["beta_blocker"] else 1.0
-    depth *= 1.15 if has["endurance_training"] else 1.0
+    velocity = float(np.clip(pulse_wave_velocity(age, stiffness, has), 4.5, 16.0))
+    rest = float(np.clip(resting_heart_rate(causes, z[4], has), 42.0, 100.0))
+    depth = math.exp(VAGAL_DEPTH * vagal + DEPTH_NOISE * z[5] + RATE_DEPTH * (rest - 68.0))
+    depth = modulation_depth(depth, has)
     ageing = age - 40.0
     amplitude = math.exp(math.log(4.0) + 0.40 * z[6] - 0.006 * ageing - 0.012 * (bmi - 26.0))
     return Physiology(
@@ -216,15 +208,15 @@ def sample_participant(
         height_m=float(height),
         weight_kg=float(bmi * height**2),
         conditions={name: has[name] for name in CONDITIONS},
+        stiffness=float(stiffness),
+        vagal=float(vagal),
         resting_hr_bpm=rest,
-        hf_ms=float(np.clip(27.0 * depth * math.exp(-0.016 * ageing + 0.25 * z[7]), 2.0, 110.0)),
-        lf_ms=float(np.clip(27.0 * depth * math.exp(-0.010 * ageing + 0.20 * z[8]), 3.0, 80.0)),
-        drift_ms=float(np.clip(24.0 * depth * math.exp(-0.006 * ageing + 0.25 * z[9]), 4.0, 80.0)),
+        **{name: _modulation(name, depth, ageing, chance) for name, chance in zip(MODULATIONS, z[7:10], strict=True)},
         respiration_bpm=float(np.clip(15.0 + 0.1 * (bmi - 26.0) + 2.4 * z[10], 8.5, 24.0)),
         pulse_wave_velocity_m_s=velocity,
         reflection=float(np.clip(0.40 + 0.02 * (velocity - 8.0) + 0.08 * z[11], 0.1, 0.75)),
         pulse_delay_s=float(np.clip(0.09 + 0.8 * height / 1.7 / velocity + 0.012 * z[12], 0.12, 0.35)),
-        perfusion=math.exp(0.35 * z[13] + (0.15 if has["vasodilator"] else 0.0)),
+        perfusion=math.exp(log_perfusion(z[13], has)),
         channel_gain=np.exp(0.25 * z[16:24]),
         channel_noise=0.02 * np.exp(0.5 * z[24:32]),
         channel_shape=0.10 * z[32:40],
@@ -243,6 +235,11 @@ def sample_participant(
         offset_g=0.012 * z[56:59],
         noise_g=float(np.clip(122e-6 * math.exp(0.15 * z[59]), 90e-6, 165e-6)) * math.sqrt(32.0),
     )
+
+
+def _modulation(name: str, depth: float, ageing: float, chance: float) -> float:
+    size, per_year, spread, low, high = MODULATIONS[name]
+    return float(np.clip(size * depth * math.exp(per_year * ageing + spread * chance), low, high))
 
 
 def draw_state(person: Physiology, rng: np.random.Generator, *, segment_index: int) -> MinuteState:

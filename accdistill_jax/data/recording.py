@@ -175,7 +175,7 @@ class Participant:
 
     Attributes:
       participant_id: the same for every recording of one person (data is split by it).
-      conditions: yes/no conditions and medications, e.g. {"beta_blocker": True}.
+      conditions: yes/no conditions, medications and answers, e.g. {"beta_blocker": True}.
     """
 
     participant_id: str

@@ -1,8 +1,8 @@
 """Synthetic recordings: the embedded default data, and the bench on which claims are tested with known truth.
 
-`physiology` says who the participants are and when their hearts beat, `waveforms` what a watch records of it;
-here minutes become segments, through the same filter, labels and selection as measured recordings, and
-segments a store.
+`physiology` says who the participants are and when their hearts beat, `waveforms` what a watch records of it,
+`health_targets` what they answer to questions about their health; here minutes become segments, through the
+same filter, labels and selection as measured recordings, and segments a store.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from accdistill_jax.data import physiology, waveforms
+from accdistill_jax.data.health_targets import draw_answers
 from accdistill_jax.data.locking import file_lock
 from accdistill_jax.data.physiology import Physiology, sample_participant
 from accdistill_jax.data.preprocess import PreprocessSettings, SegmentBatch, bandpass, finish_segments
@@ -35,7 +36,7 @@ __all__ = [
     "write_store",
 ]
 
-GENERATOR_VERSION = 2  # part of every store's settings; raised when the same settings give other minutes
+GENERATOR_VERSION = 3  # part of every store's settings; raised when the same settings give other minutes or answers
 DEVICE = "synthetic"
 
 
@@ -180,7 +181,7 @@ def generate_batch(
             sex=person.sex,
             height_m=person.height_m,
             weight_kg=person.weight_kg,
-            conditions=person.conditions,
+            conditions=person.conditions | draw_answers(settings.seed, participant_index, person),
         ),
         device=DEVICE,
         recording_id=person.participant_id,

@@ -49,6 +49,11 @@ class ParticipantBootstrap:
         rng = np.random.default_rng(seed)
         self._counts = rng.multinomial(k, np.full(k, 1.0 / k), size=draws).astype(np.float64)
 
+    @property
+    def counts(self) -> np.ndarray:
+        """How often each draw holds each participant, in the order of `np.unique`: [draws, participants] float64."""
+        return self._counts
+
     def sums(self, columns: np.ndarray) -> np.ndarray:
         """Adds up [segments, M] columns within each participant: [participants, M] float64."""
         columns = np.asarray(columns, np.float64)

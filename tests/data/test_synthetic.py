@@ -10,6 +10,7 @@ import pytest
 from scipy import signal
 
 from accdistill_jax.data import synthetic, waveforms
+from accdistill_jax.data.health_targets import HEALTH_TARGETS
 from accdistill_jax.data.preprocess import PreprocessSettings
 from accdistill_jax.data.store_writer import StoreWriter
 from accdistill_jax.errors import UserError
@@ -66,7 +67,7 @@ def test_batch_accounts_for_every_minute(batches):
     kept = sum(len(batch.ppg) for batch in batches) / 900
     assert 0.7 < kept < 1.0
     conditions = batches[0].participant.conditions
-    assert set(conditions) == set(synthetic.sample_participant(0, 0).conditions)
+    assert set(conditions) == {*synthetic.sample_participant(0, 0).conditions, *(t.name for t in HEALTH_TARGETS)}
 
 
 def test_labels_come_from_the_beats(batches):
