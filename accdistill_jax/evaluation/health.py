@@ -1,8 +1,9 @@
-"""Health of embeddings: rank, spread, collapse; alignment and uniformity of paired projections."""
+"""Health of embeddings: rank, spread, collapse; alignment and uniformity of paired projections; similarity of two encoders."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,6 +35,76 @@ class Health:
     dead_dimensions: int
     uniformity: float | None
     alarm: str
+
+
+class Similarity(NamedTuple):
+    """Linear centred kernel alignment (CKA) of two embeddings of the same segments.
+
+    cka: 0 to 1; 1 where one is the other turned, mirrored, scaled and shifted. Biased upwards: unrelated embeddings of widths D1 and
+      D2 come out at about sqrt(D1 * D2) / N, so few segments make any two encoders look alike.
+    debiased: the same from unbiased estimates of the dependence, about 0 (a little below too) for unrelated embeddings whatever N
+      is; None with fewer than four segments or where an embedding does not vary.
+    segments: N.
+    """
+
+    cka: float | None
+    debiased: float | None
+    segments: int
+
+
+def linear_cka(first: np.ndarray, second: np.ndarray, *, block: int = 16384) -> Similarity:
+    """How alike two encoders arrange the same segments, whatever the directions of their dimensions.
+
+    Computed from the [D1, D2] products of the features, not from N x N kernels.
+
+    Args:
+      first: [N, D1] float.
+      second: [N, D2] float, row i of the same segment.
+      block: rows at a time in float64.
+
+    Raises:
+      ValueError: different numbers of rows, or fewer than two.
+
+    Source: Kornblith et al., "Similarity of Neural Network Representations Revisited", 2019, equation 4 on; debiased: the
+    estimate of Song et al., "Feature Selection via Dependence Maximization", 2012, equation 5, as in Nguyen et al., "Do
+    Wide and Deep Networks Learn the Same Things?", 2021.
+    """
+    n = len(first)
+    if len(second) != n or n < 2:
+        raise ValueError(
+            f"CKA needs two embeddings of the same segments, two at least, got {n} and {len(second)} rows"
+        )
+    means = [np.mean(x, axis=0, dtype=np.float64) for x in (first, second)]
+    # Only ratios matter; at unit size nothing under- or overflows. What varies by rounding alone is constant.
+    sizes = []
+    for x, mean in zip((first, second), means, strict=True):
+        spread = np.sqrt(sum(np.sum((x[i : i + block] - mean) ** 2) for i in range(0, n, block)) / n)
+        sizes.append(spread if spread > 1e-7 * np.linalg.norm(mean) else 0.0)
+    if 0.0 in sizes:
+        return Similarity(None, None, n)
+    products = {pair: 0.0 for pair in ((0, 0), (0, 1), (1, 1))}
+    own = np.empty((2, n))  # squared length of each row
+    for start in range(0, n, block):
+        rows = slice(start, start + block)
+        part = [(x[rows] - mean) / size for x, mean, size in zip((first, second), means, sizes, strict=True)]
+        own[:, rows] = [np.sum(x**2, axis=1) for x in part]
+        for a, b in products:
+            products[a, b] = products[a, b] + part[a].T @ part[b]
+    squares = {pair: float(np.sum(product**2)) for pair, product in products.items()}
+    norms = own.sum(axis=1)
+    cka = squares[0, 1] / np.sqrt(squares[0, 0] * squares[1, 1])
+    debiased = None
+    if n >= 4:
+
+        def unbiased(a: int, b: int) -> float:
+            # Without their diagonals the kernels of centred features have row sums -own and total -norms.
+            diagonal = own[a] @ own[b]
+            total = norms[a] * norms[b] / ((n - 1) * (n - 2))
+            return squares[a, b] - diagonal + total - 2 / (n - 2) * diagonal
+
+        own_terms = unbiased(0, 0) * unbiased(1, 1)
+        debiased = float(unbiased(0, 1) / np.sqrt(own_terms)) if own_terms > 0 else None
+    return Similarity(float(cka), debiased, n)
 
 
 def effective_rank(embedding: np.ndarray, *, centred: bool = False) -> float:

@@ -8,11 +8,13 @@ train median, which is the better constant for absolute error.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from accdistill_jax.evaluation.bootstrap import Estimate, ParticipantBootstrap
+from accdistill_jax.evaluation.ridge import RidgePath
+from accdistill_jax.evaluation.scoring import Difference, Probe, Scorer
 
 STRENGTHS = tuple(10.0 ** (k / 2) for k in range(-12, 5))
 MEAN, MEDIAN = "mean", "median"
@@ -51,56 +53,6 @@ class ProbeSplit:
 
 
 @dataclasses.dataclass(frozen=True)
-class Probe:
-    """One encoder (or constant) on one target, on the test participants.
-
-    Attributes:
-      encoder: its name; "mean" and "median" are the constants.
-      strength: ridge strength, penalty per segment on standardised features; None for constants.
-      mae, rmse: mean absolute and root mean squared error, in the target's unit.
-      r: Pearson correlation over all test segments.
-      r_within: the same after each participant's mean is removed from truth and prediction: minute-to-minute changes.
-      r2: 1 - squared error / variance around the test mean.
-      prediction: [N] float64, in the target's unit (not in the JSON).
-      note: a doubt about the strength, or "".
-    """
-
-    encoder: str
-    strength: float | None
-    mae: Estimate
-    rmse: Estimate
-    r: Estimate
-    r_within: Estimate
-    r2: Estimate
-    prediction: np.ndarray = dataclasses.field(repr=False, metadata={"json": False})
-    note: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Difference:
-    """MAE of `encoder` minus MAE of `reference` on the same test segments, drawn in pairs.
-
-    Attributes:
-      difference: in the target's unit; negative where `encoder` is better.
-      ratio: MAE of `encoder` divided by that of `reference`.
-    """
-
-    encoder: str
-    reference: str
-    difference: Estimate
-    ratio: Estimate
-
-    @property
-    def outcome(self) -> str:
-        """ "better" or "worse" where the interval excludes zero, "same" where it does not, "unknown" without one."""
-        if not self.difference.has_interval:
-            return "unknown"
-        if self.difference.high < 0:
-            return "better"
-        return "worse" if self.difference.low > 0 else "same"
-
-
-@dataclasses.dataclass(frozen=True)
 class TargetResult:
     """All probes of one target.
 
@@ -112,6 +64,7 @@ class TargetResult:
       probes: encoder name -> Probe, the constants included.
       differences: pairs compared.
       truth: [N] float64, labels of the labelled test segments (not in the JSON).
+      participant: [N] str, of the same (not in the JSON).
       notes: what a reader must know about these numbers.
     """
 
@@ -125,6 +78,7 @@ class TargetResult:
     probes: dict[str, Probe] = dataclasses.field(default_factory=dict)
     differences: list[Difference] = dataclasses.field(default_factory=list)
     truth: np.ndarray | None = dataclasses.field(default=None, repr=False, metadata={"json": False})
+    participant: np.ndarray | None = dataclasses.field(default=None, repr=False, metadata={"json": False})
     notes: list[str] = dataclasses.field(default_factory=list)
 
     def difference(self, encoder: str, reference: str) -> Difference | None:
@@ -135,56 +89,22 @@ class TargetResult:
         return None
 
 
-class RidgePath:
-    """Closed-form ridge regression for a whole list of strengths from one eigendecomposition.
+class Fitted(NamedTuple):
+    """A probe's answer for the test segments.
 
-    Minimises mean((y - x w - b)^2) + strength * |w|^2 over standardised features, which is
-    sklearn.linear_model.Ridge(alpha=strength * N) after a StandardScaler. Features that do not vary get weight 0.
-
-    Args:
-      features: [N, D] float; sums are float64, in blocks.
-      target: [N] float.
-      strengths: positive numbers, [S].
-      block: rows at a time.
+    prediction: [N] float64, in the target's unit.
+    strength: ridge strength, None for other regressors and constants.
+    note: a doubt or a choice the reader must know of, or "".
     """
 
-    def __init__(
-        self, features: np.ndarray, target: np.ndarray, strengths: Sequence[float], *, block: int = 16384
-    ):
-        n, width = features.shape
-        target = np.asarray(target, np.float64)
-        self.strengths, self._block = tuple(float(s) for s in strengths), block
-        self.intercept = float(target.mean())
-        blocks = [slice(i, i + block) for i in range(0, n, block)]
-        self._mean = sum(np.asarray(features[b], np.float64).sum(axis=0) for b in blocks) / n
-        gram, cross = np.zeros((width, width)), np.zeros(width)
-        for b in blocks:
-            x = np.asarray(features[b], np.float64) - self._mean
-            gram += x.T @ x
-            cross += x.T @ (target[b] - self.intercept)
-        std = np.sqrt(np.diag(gram) / n)
-        varies = std > 1e-6 * np.abs(self._mean) + 1e-12
-        self._scale = np.where(varies, 1.0 / np.where(varies, std, 1.0), 0.0)
-        gram *= self._scale[:, None] * self._scale[None, :] / n
-        eigenvalue, basis = np.linalg.eigh(gram)
-        rotated = basis.T @ (cross * self._scale / n)
-        shrunk = rotated[:, None] / (
-            np.maximum(eigenvalue, 0.0)[:, None] + np.asarray(self.strengths)[None, :]
-        )
-        self.weights = basis @ shrunk  # [D, S], on standardised features
+    prediction: np.ndarray
+    strength: float | None = None
+    note: str = ""
 
-    def predict(self, features: np.ndarray, index: int | None = None) -> np.ndarray:
-        """Predictions for [N, D] features: [N, S] float64 for all strengths, [N] for strength number `index`.
 
-        Beside the result it needs one block of rows in float64, whatever N is.
-        """
-        weights = self.weights if index is None else self.weights[:, index]
-        result = np.empty((len(features), *weights.shape[1:]))
-        for start in range(0, len(features), self._block):
-            rows = slice(start, start + self._block)
-            x = (np.asarray(features[rows], np.float64) - self._mean) * self._scale
-            result[rows] = x @ weights + self.intercept
-        return result
+Regressor = Callable[[str, ProbeSplit, ProbeSplit, ProbeSplit, int], Fitted]
+"""Another regressor than the ridge: (features, train, validation, test, seed) -> Fitted, from `split.features[features]` of labelled
+splits; test labels are not for it."""
 
 
 def probe_target(
@@ -197,18 +117,25 @@ def probe_target(
     strengths: Sequence[float] = STRENGTHS,
     draws: int = 2000,
     seed: int = 0,
+    others: Mapping[str, tuple[str, Regressor]] | None = None,
+    min_train_segments: int = MIN_TRAIN_SEGMENTS,
+    min_train_participants: int = MIN_TRAIN_PARTICIPANTS,
 ) -> TargetResult:
     """Probes every encoder for one target; a target with too few labels comes back with a reason instead.
 
     Args:
       target: column name, for the result.
       train: fits the probes.
-      validation: chooses the strength; without labels there it is cross-validated over train participants.
+      validation: chooses the strength; with fewer labels there than `MIN_VALIDATION_SEGMENTS` it is cross-validated over
+        train participants, or over segments where there is one train participant only.
       test: gives the numbers.
       comparisons: (encoder, reference) pairs; "mean" and "median" name the constants.
       strengths: candidates, penalty per segment.
       draws: bootstrap draws over participants.
       seed: seed of the draws and folds.
+      others: further probes beside the ridge of each encoder: name -> (name of the features, regressor).
+      min_train_segments: labelled train segments that are needed.
+      min_train_participants: people that they must be of.
     """
     train, validation, test = train.labelled(), validation.labelled(), test.labelled()
     counts = {
@@ -217,7 +144,10 @@ def probe_target(
         "test_segments": len(test.target),
         "test_participants": test.num_participants,
     }
-    if reason := _too_few(**counts):
+    reason = too_few(
+        **counts, min_train_segments=min_train_segments, min_train_participants=min_train_participants
+    )
+    if reason:
         return TargetResult(target, reason, **counts)
 
     notes = []
@@ -225,106 +155,129 @@ def probe_target(
         notes.append("one test participant: no interval over participants")
     elif counts["test_participants"] < FEW_PARTICIPANTS:
         notes.append(f"only {counts['test_participants']} test participants: the intervals are rough")
-    if len(validation.target) >= MIN_VALIDATION_SEGMENTS:
-        k = validation.num_participants
-        chosen_on = f"{k} validation participant{'' if k == 1 else 's'}"
-    else:
-        chosen_on = f"cross-validation over {counts['train_participants']} train participants"
-        notes.append("no labelled validation segments: strength by " + chosen_on)
+    chosen_on = choice_made_on(train, validation)
+    if len(validation.target) < MIN_VALIDATION_SEGMENTS:
+        found = f"only {len(validation.target)}" if len(validation.target) else "no"
+        notes.append(f"{found} labelled validation segments: strength by {chosen_on}")
 
-    scorer = _Scorer(test, draws=draws, seed=seed)
-    probes = {}
-    for name in train.features:
-        path = RidgePath(train.features[name], train.target, strengths)
-        index = _choose(path, name, train, validation, seed)
-        note = (
-            "the strongest penalty was chosen" if len(strengths) > 1 and index == len(strengths) - 1 else ""
-        )
-        probes[name] = scorer.score(name, path.predict(test.features[name], index), strengths[index], note)
-    for name, constant in ((MEAN, np.mean(train.target)), (MEDIAN, np.median(train.target))):
-        probes[name] = scorer.score(name, np.full(len(test.target), float(constant)), None, "")
-    differences = [scorer.compare(a, b) for a, b in comparisons if a in probes and b in probes]
-    truth = test.target.astype(np.float64)
+    scorer = Scorer(test.target, test.participant, draws=draws, seed=seed)
+    fitted = fit_probes(train, validation, test, strengths=strengths, seed=seed, others=others)
+    measured = {name: scorer.measure(f.prediction) for name, f in fitted.items()}
+    probes = {
+        name: Probe(name, f.strength, *scorer.estimates(measured[name]), prediction=f.prediction, note=f.note)
+        for name, f in fitted.items()
+    }
+    differences = [scorer.compare(a, b, measured) for a, b in comparisons if a in probes and b in probes]
     return TargetResult(
-        target, "", **counts, strength_chosen_on=chosen_on, probes=probes, differences=differences, truth=truth,
+        target,
+        "",
+        **counts,
+        strength_chosen_on=chosen_on,
+        probes=probes,
+        differences=differences,
+        truth=test.target.astype(np.float64),
+        participant=test.participant,
         notes=notes,
-    )  # fmt: skip
+    )
 
 
-def _too_few(
-    *, train_segments: int, train_participants: int, test_segments: int, test_participants: int
+def fit_probes(
+    train: ProbeSplit,
+    validation: ProbeSplit,
+    test: ProbeSplit,
+    *,
+    strengths: Sequence[float] = STRENGTHS,
+    seed: int = 0,
+    others: Mapping[str, tuple[str, Regressor]] | None = None,
+) -> dict[str, Fitted]:
+    """Answers of a ridge probe per encoder, of `others`, and of the two constants; arguments as in `probe_target`.
+
+    The splits are labelled ones; labels of `test` are not looked at.
+    """
+    fitted = {}
+    for name in train.features:
+        x = train.features[name]
+        path = RidgePath(x, train.target, strengths)
+        index = choose(
+            name,
+            path.predict,
+            lambda x, y: RidgePath(x, y, strengths).predict,
+            train=train,
+            validation=validation,
+            seed=seed,
+        )
+        strongest = len(strengths) > 1 and index == len(strengths) - 1
+        note = "the strongest penalty was chosen" if strongest else ""
+        fitted[name] = Fitted(path.predict(test.features[name], index), strengths[index], note)
+    for name, (features, regressor) in (others or {}).items():
+        fitted[name] = regressor(features, train, validation, test, seed)
+    for name, constant in ((MEAN, np.mean(train.target)), (MEDIAN, np.median(train.target))):
+        fitted[name] = Fitted(np.full(len(test.target), float(constant)))
+    return fitted
+
+
+def too_few(
+    *,
+    train_segments: int,
+    train_participants: int,
+    test_segments: int,
+    test_participants: int,
+    min_train_segments: int = MIN_TRAIN_SEGMENTS,
+    min_train_participants: int = MIN_TRAIN_PARTICIPANTS,
 ) -> str:
+    """Why so many labels do not do, or ""."""
     if train_segments == 0 and test_segments == 0:
         return "no labelled segments"
-    if train_segments < MIN_TRAIN_SEGMENTS or train_participants < MIN_TRAIN_PARTICIPANTS:
+    if train_segments < min_train_segments or train_participants < min_train_participants:
         return (
             f"{train_segments} labelled train segments of {train_participants} participants, "
-            f"needs {MIN_TRAIN_SEGMENTS} of {MIN_TRAIN_PARTICIPANTS}"
+            f"needs {min_train_segments} of {min_train_participants}"
         )
     if test_segments < MIN_TEST_SEGMENTS:
         return f"{test_segments} labelled test segments, needs {MIN_TEST_SEGMENTS}"
     return ""
 
 
-def _choose(path: RidgePath, name: str, train: ProbeSplit, validation: ProbeSplit, seed: int) -> int:
-    """Index of the strength with the lowest mean absolute error; the stronger of equals."""
-    x, strengths = train.features[name], path.strengths
+def choice_made_on(train: ProbeSplit, validation: ProbeSplit) -> str:
+    """What `choose` looks at, in words."""
     if len(validation.target) >= MIN_VALIDATION_SEGMENTS:
-        predicted = path.predict(validation.features[name])
-        error = np.abs(predicted - validation.target[:, None]).mean(axis=0)
+        k = validation.num_participants
+        return f"{k} validation participant{'' if k == 1 else 's'}"
+    k = train.num_participants
+    if k == 1:
+        return "cross-validation over segments of one train participant"
+    return f"cross-validation over {k} train participants"
+
+
+def choose(
+    features: str,
+    predict: Callable[[np.ndarray], np.ndarray],
+    fit: Callable[[np.ndarray, np.ndarray], Callable[[np.ndarray], np.ndarray]],
+    *,
+    train: ProbeSplit,
+    validation: ProbeSplit,
+    seed: int,
+) -> int:
+    """Index of the candidate with the lowest mean absolute error; the last of equals.
+
+    Args:
+      features: name of the features.
+      predict: [N, D] -> [N, candidates], fitted on the whole of `train`.
+      fit: (features [N, D], target [N]) -> such a function, for cross-validation where validation labels are too few.
+      train, validation: labelled splits.
+      seed: seed of the folds.
+    """
+    if len(validation.target) >= MIN_VALIDATION_SEGMENTS:
+        error = np.abs(predict(validation.features[features]) - validation.target[:, None]).mean(axis=0)
     else:
-        people, code = np.unique(train.participant, return_inverse=True)
-        folds = min(FOLDS, len(people))
-        fold = (np.random.default_rng([seed, 21]).permutation(len(people)) % folds)[code]
-        error = np.zeros(len(strengths))
+        x, error = train.features[features], 0.0
+        units, code = np.unique(train.participant, return_inverse=True)
+        if len(units) == 1:
+            code = units = np.arange(len(train.target))
+        folds = min(FOLDS, len(units))
+        fold = (np.random.default_rng([seed, 21]).permutation(len(units)) % folds)[code]
         for k in range(folds):
             held = fold == k
-            predicted = RidgePath(x[~held], train.target[~held], strengths).predict(x[held])
-            error += np.abs(predicted - train.target[held, None]).sum(axis=0)
-    return len(strengths) - 1 - int(np.argmin(error[::-1]))
-
-
-class _Scorer:
-    """Scores predictions on one test split, all with the same draws of participants."""
-
-    def __init__(self, test: ProbeSplit, *, draws: int, seed: int):
-        self._truth = test.target.astype(np.float64)
-        self._people = ParticipantBootstrap(test.participant, draws=draws, seed=[seed, 22])
-        self._mae: dict[str, tuple[float, np.ndarray]] = {}
-
-    def score(self, name: str, prediction: np.ndarray, strength: float | None, note: str) -> Probe:
-        error = prediction - self._truth
-        # Moments about the overall means, so that sums of squares keep their digits.
-        y, p = self._truth - self._truth.mean(), prediction - prediction.mean()
-        if np.ptp(prediction) <= 1e-9 * (np.abs(prediction).max() + 1):
-            p = np.zeros_like(p)
-        columns = np.stack([np.ones_like(y), np.abs(error), error**2, y, p, y * y, p * p, y * p], axis=1)
-        sums = self._people.sums(columns)
-        n, sy, sp, syy, spp, syp = (sums[:, k] for k in (0, 3, 4, 5, 6, 7))
-        within = np.stack([syy - sy * sy / n, spp - sp * sp / n, syp - sy * sp / n], axis=1)
-        sums = np.concatenate([sums, within], axis=1)
-        value, drawn = _metrics(sums.sum(axis=0)), _metrics(self._people.resample(sums))
-        self._mae[name] = (float(value[0]), drawn[0])
-        estimates = [self._people.estimate(float(v), d) for v, d in zip(value, drawn, strict=True)]
-        return Probe(name, strength, *estimates, prediction=prediction, note=note)
-
-    def compare(self, encoder: str, reference: str) -> Difference:
-        (a, a_drawn), (b, b_drawn) = self._mae[encoder], self._mae[reference]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = self._people.estimate(np.divide(a, b), a_drawn / b_drawn)
-        return Difference(encoder, reference, self._people.estimate(a - b, a_drawn - b_drawn), ratio)
-
-
-def _metrics(sums: np.ndarray) -> tuple[np.ndarray, ...]:
-    """MAE, RMSE, r, r within participants and R2 from totals [..., 11] (columns as in `_Scorer.score`)."""
-    n, absolute, squared, sy, sp, syy, spp, syp, wyy, wpp, wyp = np.moveaxis(sums, -1, 0)
-    vyy, vpp, vyp = syy - sy * sy / n, spp - sp * sp / n, syp - sy * sp / n
-
-    def ratio(numerator, denominator):
-        return np.where(
-            denominator > 1e-9, numerator / np.where(denominator > 1e-9, denominator, 1.0), np.nan
-        )
-
-    r = ratio(vyp, np.sqrt(np.maximum(vyy, 0) * np.maximum(vpp, 0)))
-    r_within = ratio(wyp, np.sqrt(np.maximum(wyy, 0) * np.maximum(wpp, 0)))
-    return absolute / n, np.sqrt(squared / n), r, r_within, 1.0 - ratio(squared, vyy)
+            predicted = fit(x[~held], train.target[~held])(x[held])
+            error = error + np.abs(predicted - train.target[held, None]).sum(axis=0)
+    return len(error) - 1 - int(np.argmin(error[::-1]))

@@ -249,7 +249,7 @@ def retrieve(
                     top=dict(zip(TOP, spread, strict=False)),
                     mean_rank=spread[-2],
                     median_rank=spread[-1],
-                    top1=_share(people, counts),
+                    top1=share(people, counts),
                     chance_top={k: min(k / size, 1.0) for k in TOP},
                     chance_rank=(size + 1) / 2,
                     note=note,
@@ -302,16 +302,16 @@ def retrieve_within_participants(
                 participants=len(rows),
                 queries=len(rank),
                 mean_pool_size=float(pool.mean()),
-                top1=_share(people, np.stack([rank == 1, ones], axis=1)),
+                top1=share(people, np.stack([rank == 1, ones], axis=1)),
                 chance_top1=float(np.mean(1.0 / pool)),
-                relative_rank=_share(people, np.stack([(rank - 1) / (pool - 1), ones], axis=1), hits=False),
+                relative_rank=share(people, np.stack([(rank - 1) / (pool - 1), ones], axis=1), hits=False),
             )
         )
     return results
 
 
-def _share(people: ParticipantBootstrap, counts: np.ndarray, *, hits: bool = True) -> Estimate:
-    """Ratio of the sums of two columns [N, 2] with its interval over participants.
+def share(people: ParticipantBootstrap, counts: np.ndarray, *, hits: bool = True) -> Estimate:
+    """Ratio of the sums of two columns [N, 2] (hits, queries) with its interval over participants.
 
     Rare hits leave the bootstrap with nothing to resample, and none at all would give the interval [0, 0]; so for
     shares of hits the interval is at least the exact (Clopper-Pearson) one of as many independent queries.

@@ -1,0 +1,59 @@
+"""Ridge regression for a list of strengths at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+class RidgePath:
+    """Closed-form ridge regression for a whole list of strengths from one eigendecomposition.
+
+    Minimises mean((y - x w - b)^2) + strength * |w|^2 over standardised features, which is
+    sklearn.linear_model.Ridge(alpha=strength * N) after a StandardScaler. Features that do not vary get weight 0.
+
+    Args:
+      features: [N, D] float; sums are float64, in blocks.
+      target: [N] float.
+      strengths: positive numbers, [S].
+      block: rows at a time.
+    """
+
+    def __init__(
+        self, features: np.ndarray, target: np.ndarray, strengths: Sequence[float], *, block: int = 16384
+    ):
+        n, width = features.shape
+        target = np.asarray(target, np.float64)
+        self.strengths, self._block = tuple(float(s) for s in strengths), block
+        self.intercept = float(target.mean())
+        blocks = [slice(i, i + block) for i in range(0, n, block)]
+        self._mean = sum(np.asarray(features[b], np.float64).sum(axis=0) for b in blocks) / n
+        gram, cross = np.zeros((width, width)), np.zeros(width)
+        for b in blocks:
+            x = np.asarray(features[b], np.float64) - self._mean
+            gram += x.T @ x
+            cross += x.T @ (target[b] - self.intercept)
+        std = np.sqrt(np.diag(gram) / n)
+        varies = std > 1e-6 * np.abs(self._mean) + 1e-12
+        self._scale = np.where(varies, 1.0 / np.where(varies, std, 1.0), 0.0)
+        gram *= self._scale[:, None] * self._scale[None, :] / n
+        eigenvalue, basis = np.linalg.eigh(gram)
+        rotated = basis.T @ (cross * self._scale / n)
+        shrunk = rotated[:, None] / (
+            np.maximum(eigenvalue, 0.0)[:, None] + np.asarray(self.strengths)[None, :]
+        )
+        self.weights = basis @ shrunk  # [D, S], on standardised features
+
+    def predict(self, features: np.ndarray, index: int | None = None) -> np.ndarray:
+        """Predictions for [N, D] features: [N, S] float64 for all strengths, [N] for strength number `index`.
+
+        Beside the result it needs one block of rows in float64, whatever N is.
+        """
+        weights = self.weights if index is None else self.weights[:, index]
+        result = np.empty((len(features), *weights.shape[1:]))
+        for start in range(0, len(features), self._block):
+            rows = slice(start, start + self._block)
+            x = (np.asarray(features[rows], np.float64) - self._mean) * self._scale
+            result[rows] = x @ weights + self.intercept
+        return result
