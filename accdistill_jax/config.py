@@ -19,6 +19,7 @@ import accdistill_jax
 from accdistill_jax.config_rules import (
     FREE_KEYS,
     LATER_KEYS,
+    ONLY_WITH,
     RULES,
     STAGES,
     find_rule,
@@ -135,6 +136,7 @@ def _validate_together(flat: Mapping[str, Any]) -> None:
                     f"config.{key} = {value!r} must be shorter than config.{duration_key} = {flat[duration_key]!r}"
                 )
     _validate_savings(flat)
+    _validate_objectives(flat)
     for block in sorted(key.rsplit(".", 1)[0] for key in flat if key.endswith(".transformer.tokenizer")):
         sizes = [samples for samples, _ in flat[f"{block}.tokenizer"]] + [flat[f"{block}.patch"]]
         if any(larger % smaller for smaller, larger in itertools.pairwise(sizes)):
@@ -160,6 +162,8 @@ def _validate_savings(flat: Mapping[str, Any]) -> None:
             f"config.student.encoder.architecture = {flat['student.encoder.architecture']!r} has none: set it to 0.0, or the "
             "architecture to 'transformer'"
         )
+    if flat.get("student.objective", "distillation") != "distillation":
+        return
     augmented = any(
         flat[key] for key in flat if matches(key, "student.augment.ppg.*.probability")
     )
@@ -168,6 +172,28 @@ def _validate_savings(flat: Mapping[str, Any]) -> None:
             f"config.teacher.cached_views = {flat['teacher.cached_views']}: without an augmentation in "
             "config.student.augment.ppg all views are equal; set it to 1"
         )
+
+
+def _validate_objectives(flat: Mapping[str, Any]) -> None:
+    """What an objective does not go together with."""
+    for block in ("teacher", "student"):
+        if flat.get(f"{block}.objective") == "contrastive" and flat[f"{block}.train.ema_decay"]:
+            raise UserError(
+                f"config.{block}.train.ema_decay = {flat[f'{block}.train.ema_decay']!r}: the contrastive objective keeps an average "
+                f"of its own (config.{block}.contrastive.momentum); set it to 0.0"
+            )
+    if "student" not in flat.get("stages", ()):
+        return
+    objective = flat["student.objective"]
+    if objective == "distillation" and not (flat["student.contrastive_weight"] or flat["student.regression_weight"]):
+        raise UserError(
+            "config.student.contrastive_weight and config.student.regression_weight are both 0: nothing would be learned"
+        )
+    for key in ("student.drop_fraction", "teacher.cached_views"):
+        if objective != "distillation" and flat[key]:
+            raise UserError(
+                f"config.{key} = {flat[key]!r} is for distillation alone; set it to 0 with config.student.objective = {objective!r}"
+            )
 
 
 def unknown_key(key: str, known: Iterable[str]) -> UserError:
@@ -201,7 +227,11 @@ def flatten_json(config: Mapping) -> dict[str, Any]:
 def _binding(flat: Mapping[str, Any]) -> dict[str, Any]:
     def binds(key: str, value: Any) -> bool:
         free = any(matches(key, pattern) for pattern in FREE_KEYS)
-        return not free and not (key in LATER_KEYS and value == LATER_KEYS[key])
+        unused = any(
+            matches(key, pattern) and flat.get(decisive, LATER_KEYS.get(decisive)) != needed
+            for pattern, (decisive, needed) in ONLY_WITH.items()
+        )
+        return not free and not unused and not (key in LATER_KEYS and value == LATER_KEYS[key])
 
     return {key: value for key, value in flat.items() if binds(key, value)}
 
@@ -257,6 +287,25 @@ def _git_commit() -> str | None:
     return commit.stdout.strip() + ("-modified" if dirty.stdout.strip() else "")
 
 
+def claim(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
+    """Makes a work directory this run's: writes `<workdir>/config.json` where there is none, else only compares with it.
+
+    A start that is refused later so leaves the copy of what was done there; `dump` renews it at the end.
+
+    Args:
+      config: a validated config.
+      workdir: made where missing.
+
+    Raises:
+      UserError: as `dump`.
+    """
+    path = Path(workdir) / _DUMP_NAME
+    if path.exists():
+        _refuse_other(_read(path), flatten_json(config), Path(workdir))
+    else:
+        dump(config, workdir)
+
+
 def dump(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Path:
     """Writes `<workdir>/config.json`: the config and the environment; refuses to continue another run.
 
@@ -285,7 +334,10 @@ def dump(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Path:
 
 def _refuse_other(before: Mapping, now: Mapping, workdir: Path) -> None:
     before, now = _binding(flatten(before)), _binding(now)
-    differing = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    differing = sorted(
+        (key for key in before.keys() | now.keys() if before.get(key) != now.get(key)),
+        key=lambda key: (any(matches(key, pattern) for pattern in ONLY_WITH), key),  # what decides comes first
+    )
     if differing:
         shown = ", ".join(f"{key} (was {before.get(key)!r}, now {now.get(key)!r})" for key in differing[:4])
         more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""

@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 from accdistill_jax.errors import UserError
 
 STAGES = ("data", "teacher", "student", "evaluation", "report")
+TEACHER_OBJECTIVES = ("masked", "contrastive")
+STUDENT_OBJECTIVES = ("distillation", "masked", "contrastive", "supervised", "joint")
+LABELS = ("hr_bpm", "sdnn_ms", "rmssd_ms", "resp_bpm")
 DURATION_UNITS = ("steps", "examples", "epochs")
 _LONGEST = 1e15
 
@@ -127,9 +130,12 @@ RULES: tuple[tuple[str, Rule], ...] = (
     ("data.synthetic.seed", _integer()),
     ("data.synthetic.ppg_channels", _integer(1, 64)),
     ("data.synthetic.workers", _integer(1, 1024)),
-    ("inputs.*.bands", _literal("full", "high", "low+high")),
+    ("inputs.*.bands", _literal("full", "high", "low+high", "low+high+envelope")),
     ("inputs.*.scale", _literal("std", "robust")),
     ("inputs.*.limit", _number()),
+    ("inputs.*.rate_share", _number(0.01, 1)),
+    ("inputs.*.step", _number()),
+    ("inputs.*.axes", _integer(0, 64)),
     ("*.augment.*probability", _number(0, 1)),
     ("*.augment.*cut_out.strength", _number(0, 1)),
     ("*.augment.*strength", _number()),
@@ -137,12 +143,25 @@ RULES: tuple[tuple[str, Rule], ...] = (
     ("teacher.path", _text()),
     ("teacher.fingerprint", _text()),
     ("teacher.cached_views", _integer(0, 1024)),
-    ("teacher.autoencoder.drop_fraction", _number(0.01, 0.99)),
-    ("teacher.autoencoder.*", _SIZE),
+    ("teacher.objective", _literal(*TEACHER_OBJECTIVES)),
+    ("student.objective", _literal(*STUDENT_OBJECTIVES)),
+    ("*.autoencoder.drop_fraction", _number(0.01, 0.99)),
+    ("*.autoencoder.*", _SIZE),
+    ("*.contrastive.positives", _literal("participant", "segment")),
+    ("*.contrastive.temperature", _ABOVE_ZERO),
+    ("*.contrastive.koleo_weight", _number()),
+    ("*.contrastive.momentum", _BELOW_ONE),
+    ("*.contrastive.head.*", _SIZE),
     ("student.head.*", _SIZE),
     ("student.drop_fraction", _number(0, 0.95)),
     ("student.temperature", _ABOVE_ZERO),
     ("student.teacher_to_student_weight", _number(0, 1)),
+    ("student.contrastive_weight", _number()),
+    ("student.regression_weight", _number()),
+    ("student.regression", _literal("cosine", "mse")),
+    ("student.supervised.target", _literal(*LABELS)),
+    ("student.supervised.label_fraction", Rule(lambda v: _number(0, 1).accepts(v) and v > 0, "a number above 0 and at most 1")),
+    ("student.supervised.subset", _integer()),
     ("*.encoder.architecture", _literal("transformer", "efficientnet")),
     ("*.encoder.transformer.tokenizer", _each(_row("samples", "width"))),
     ("*.encoder.transformer.positions", _literal("sinusoidal", "relative", "sinusoidal+relative")),
@@ -168,6 +187,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     ("*.train.b2", _BELOW_ONE),
     ("*.train.clip_norm", _number()),
     ("*.train.ema_decay", _BELOW_ONE),
+    ("*.train.checkpoints_kept", _integer(1)),
     ("*.train.keep", _literal("last", "best")),
     ("evaluation.pool_sizes", _each(_integer(2))),
     ("evaluation.batch_size", _integer(1)),
@@ -187,7 +207,8 @@ RULES: tuple[tuple[str, Rule], ...] = (
 
 # Names below a section whose rules above are for any name.
 _NAMES = {
-    "inputs.*": ("bands", "scale", "limit"),
+    "inputs.*": ("bands", "scale", "limit", "rate_share", "step", "axes"),
+    "contrastive": ("positives", "temperature", "koleo_weight", "momentum", "head.hidden", "head.output"),
     "autoencoder": ("drop_fraction", "patch", "decoder_width", "decoder_depth", "decoder_heads"),
     "head": ("hidden", "output"),
     "transformer": ("patch", "width", "depth", "heads", "mlp", "tokenizer", "positions", "output"),
@@ -209,7 +230,9 @@ def required_keys(flat: Mapping[str, Any]) -> Iterator[str]:
             yield from (f"{block}{pattern[1:]}" for block in blocks)
     for modality in ("ppg", "accel"):
         yield from (f"inputs.{modality}.{name}" for name in _NAMES["inputs.*"])
-    yield from (f"teacher.autoencoder.{name}" for name in _NAMES["autoencoder"])
+    for block in blocks:
+        yield from (f"{block}.autoencoder.{name}" for name in _NAMES["autoencoder"])
+        yield from (f"{block}.contrastive.{name}" for name in _NAMES["contrastive"])
     sections = {"teacher": ("teacher.augment",), "student": ("student.augment.accel", "student.augment.ppg")}
     for block in blocks:
         yield from (f"{block}.train.{name}" for name in _NAMES["every"])
@@ -231,6 +254,7 @@ FREE_KEYS = (
     "data.synthetic.workers",
     "evaluation.*",
     "*.train.micro_batches",
+    "*.train.checkpoints_kept",
     "runtime.mapping",
     "runtime.optimizer_state",
     "runtime.*_timeout_s",
@@ -241,7 +265,22 @@ FREE_KEYS = (
 )
 
 # Keys that came later, and the value by which everything is as it was without them: a run begun before them goes on.
-LATER_KEYS = {"teacher.cached_views": 0, "student.drop_fraction": 0.0}
+LATER_KEYS = {
+    "teacher.cached_views": 0,
+    "teacher.objective": "masked",
+    "student.drop_fraction": 0.0,
+    "student.objective": "distillation",
+    "student.contrastive_weight": 1.0,
+    "student.regression_weight": 0.0,
+    "student.regression": "cosine",
+} | {f"inputs.{name}.{key}": value for name in ("ppg", "accel") for key, value in (("rate_share", 1.0), ("step", 0.0), ("axes", 0))}
+
+# Sections that decide the result only where a key has a certain value.
+ONLY_WITH = {
+    f"{block}.{section}.*": (f"{block}.objective", objective)
+    for block in ("teacher", "student")
+    for section, objective in (("autoencoder", "masked"), ("contrastive", "contrastive"), ("supervised", "supervised"))
+}
 
 
 def matches(key: str, pattern: str) -> bool:

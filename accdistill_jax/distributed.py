@@ -33,6 +33,7 @@ def start(
     process_id: int | None = None,
     mode: str = "auto",
     silence_s: float = 60.0,
+    hang_s: float = 600.0,
 ) -> Peers:
     """Joins the processes of the run; to be called before anything touches a device.
 
@@ -42,6 +43,7 @@ def start(
         process_id: of this process, 0 to num_processes - 1; given with `coordinator`.
         mode: "auto", or "off": one process, whatever the environment says.
         silence_s: a process silent for so long is lost.
+        hang_s: ten times so long a process waits for the others, see `Peers.waiting`.
 
     Returns:
         The processes of the run; `Peers.alone()` for one.
@@ -104,6 +106,7 @@ def start(
             exchange=_KeyValueStore(state.client),
             host=state.coordinator_address.rsplit(":", 1)[0],
             silence_s=silence_s,
+            hang_s=hang_s,
             start_timeout_s=START_TIMEOUT_S,
         )
     except UserError as error:  # process 0 was there a moment ago

@@ -1,9 +1,13 @@
 """Files that are either whole or absent: local paths and object-store addresses alike."""
 
 import os
+import re
 import threading
+from pathlib import Path
 
 from etils import epath
+
+_LEFTOVER = re.compile(r"\..*\.\d+-\d+\.tmp")
 
 
 def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
@@ -29,3 +33,10 @@ def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what `write_atomically` has left below a local folder where it was killed; nobody may be writing there now."""
+    for path in Path(folder).rglob(".*.tmp"):
+        if _LEFTOVER.fullmatch(path.name):
+            path.unlink(missing_ok=True)

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from accdistill_jax.models.ops import on_cpu
+
 
 class InputSettings(NamedTuple):
     """How one modality is presented to its encoder.
@@ -13,20 +15,30 @@ class InputSettings(NamedTuple):
     Attributes:
         bands: "full" is the signal as it is (the paper's presumable input); "high" only what is faster than about
             1.5 Hz; "low+high" both as separate channels, so that normalisation does not bury a ballistocardiogram of
-            a few mg under a change of posture. Our choice.
+            a few mg under a change of posture; "low+high+envelope" besides the envelope of the fast part, which rises and
+            falls once in a heart beat, as a pulse wave does, where the ballistocardiogram itself rings. Our choice.
         limit: soft limit of the normalised signal in standard deviations (x / sqrt(1 + (x / limit)^2)), which tames
             bursts of motion; 0 is none. Our choice.
         scale: "std" divides by the segment's standard deviation; "robust" by the mean absolute deviation, which a
             burst moves less.
+        rate_share: of a lesser sensor than the recorded one: its sampling rate as a share of the store's (25 Hz of 64
+            is 0.39); what lies above its Nyquist frequency is taken out. 1 is the recorded sensor.
+        step: of a lesser sensor: values are rounded to multiples of it, in the store's unit (g for acceleration: 0.015625
+            is the Empatica E4's 1/64 g); 0 is the recorded sensor.
+        axes: of a lesser sensor: channels that it has, the first ones; the others are constant. 0 is all.
     """
 
     bands: str = "full"
     limit: float = 0.0
     scale: str = "std"
+    rate_share: float = 1.0
+    step: float = 0.0
+    axes: int = 0
 
 
-BANDS = ("full", "high", "low+high")
+BANDS = ("full", "high", "low+high", "low+high+envelope")
 SCALES = ("std", "robust")
+ENVELOPE_SAMPLES = 8  # two passes: -6 dB at about 3.5 Hz at 64 Hz
 SMOOTHING_SAMPLES = 16  # two passes of a 16-sample mean: -6 dB at about 1.8 Hz at 64 Hz
 
 
@@ -66,6 +78,33 @@ def normalise(x: jax.Array, *, scale: str) -> jax.Array:
     return centred / (spread + 1e-6)
 
 
+def lesser_sensor(x: jax.Array, settings: InputSettings) -> jax.Array:
+    """What a slower, coarser sensor or one of fewer axes would have recorded, at the store's rate.
+
+    A lower rate is an ideal low-pass at its Nyquist frequency on the segment and its mirror image (which has no jump at
+    the ends): the band-limited interpolation of the slower sensor's samples. Rounding comes after it, at the store's rate.
+
+    Args:
+        x: [batch, time, C] float32 in the store's unit.
+        settings: `rate_share`, `step` and `axes` are used.
+
+    Returns:
+        [batch, time, C] float32.
+    """
+    if settings.rate_share < 1.0:
+        first = x[:, :1]
+        mirrored = jnp.concatenate([x - first, (x - first)[:, ::-1]], axis=1)
+        spectrum = jnp.fft.rfft(mirrored, axis=1)
+        kept = jnp.arange(spectrum.shape[1]) < settings.rate_share * (spectrum.shape[1] - 1)
+        smooth = jnp.fft.irfft(jnp.where(kept[None, :, None], spectrum, 0), n=mirrored.shape[1], axis=1)
+        x = smooth[:, : x.shape[1]].astype(jnp.float32) + first
+    if settings.step:
+        x = jnp.round(x / settings.step) * settings.step
+    if settings.axes and settings.axes < x.shape[-1]:
+        x = jnp.where(jnp.arange(x.shape[-1]) < settings.axes, x, 0.0)
+    return x
+
+
 def prepare(batch: dict[str, jax.Array], modality: str, settings: InputSettings) -> jax.Array:
     """The encoder's input of a modality.
 
@@ -75,13 +114,19 @@ def prepare(batch: dict[str, jax.Array], modality: str, settings: InputSettings)
         settings: see `InputSettings`.
 
     Returns:
-        [batch, time, C] float32, or [batch, time, 2 C] for "low+high" (all low channels first).
+        [batch, time, C] float32, [batch, time, 2 C] for "low+high" (all low channels first), or [batch, time, 3 C] with the
+        envelopes last.
     """
-    x = dequantise(batch, modality)
+    x = lesser_sensor(dequantise(batch, modality), settings)
     if settings.bands != "full":
         x = x - x[:, :1]  # gravity off first: float32 keeps its digits for the few mg that matter
         low = moving_mean(moving_mean(x, SMOOTHING_SAMPLES), SMOOTHING_SAMPLES)
-        x = x - low if settings.bands == "high" else jnp.concatenate([low, x - low], axis=-1)
+        fast = x - low
+        x = fast if settings.bands == "high" else jnp.concatenate([low, fast], axis=-1)
+        if settings.bands == "low+high+envelope":
+            power = moving_mean(moving_mean(jnp.square(fast), ENVELOPE_SAMPLES), ENVELOPE_SAMPLES)
+            # a sensor's step squared keeps the root's slope finite and a silent axis constant
+            x = jnp.concatenate([x, jnp.sqrt(power + 1e-9)], axis=-1)
     x = normalise(x, scale=settings.scale)
     if settings.limit:
         x = x * jax.lax.rsqrt(1.0 + jnp.square(x / settings.limit))
@@ -99,7 +144,7 @@ def row_by_row(fn: Callable[[Any], jax.Array], rows: Any) -> jax.Array:
         fn: of a tree of [n, ...] arrays, gives [n, ...]; each row by itself.
         rows: tree of [batch, ...] arrays.
     """
-    if jax.default_backend() != "cpu":
+    if not on_cpu():
         return fn(rows)
     count = len(jax.tree.leaves(rows)[0])
     if count == 1:  # a loop of one turn would be dissolved, and compiled together with what is around it

@@ -42,3 +42,48 @@ def effective_rank(z: jax.Array) -> jax.Array:
     spectrum = jnp.maximum(jnp.linalg.eigvalsh(centred.T @ centred), 0.0)
     p = spectrum / (jnp.sum(spectrum) + 1e-12)
     return jnp.exp(-jnp.sum(jnp.where(p > 0, p * jnp.log(p + 1e-12), 0.0)))
+
+
+def regression(prediction: jax.Array, target: jax.Array, *, kind: str) -> jax.Array:
+    """Distance of each predicted vector from its target, both [batch, D] -> [batch] float32.
+
+    Args:
+        prediction, target: [batch, D].
+        kind: "mse", the mean over dimensions of the squared error, or "cosine", 1 - the cosine of the angle.
+    """
+    prediction, target = prediction.astype(jnp.float32), target.astype(jnp.float32)
+    if kind == "mse":
+        return jnp.mean(jnp.square(prediction - target), axis=-1)
+    product = jnp.sum(prediction * target, axis=-1)
+    squares = jnp.sum(jnp.square(prediction), axis=-1) * jnp.sum(jnp.square(target), axis=-1)
+    return 1.0 - product * jax.lax.rsqrt(squares + 1e-12)
+
+
+def huber(error: jax.Array) -> jax.Array:
+    """Half the square up to 1, straight beyond: elementwise, float32. Source: Huber 1964."""
+    size = jnp.abs(error.astype(jnp.float32))
+    return jnp.where(size <= 1.0, 0.5 * jnp.square(size), size - 0.5)
+
+
+def koleo(z: jax.Array, *, axis_name: str | None = None) -> jax.Array:
+    """Kozachenko-Leonenko regulariser: minus the mean log distance to the nearest other vector of the global batch.
+
+    Args:
+        z: [b, D] float32 of unit norm, this device's rows.
+        axis_name: mapped axis over whose devices vectors are gathered; None is one device.
+
+    Returns:
+        [] float32, the mean over this device's rows; smaller where vectors are spread out.
+
+    Source: Sablayrolles et al. 2019, "Spreading vectors for similarity search".
+    """
+    first, others = 0, z
+    if axis_name is not None:
+        first = jax.lax.axis_index(axis_name) * z.shape[0]
+        others = jax.lax.all_gather(z, axis_name, axis=0, tiled=True)
+    own = first + jnp.arange(z.shape[0])
+    similarity = jax.lax.stop_gradient(jnp.matmul(z, others.T, preferred_element_type=jnp.float32))
+    similarity = jnp.where(jnp.arange(others.shape[0])[None] == own[:, None], -jnp.inf, similarity)
+    nearest = jnp.take(others, jnp.argmax(similarity, axis=1), axis=0)
+    squared = jnp.sum(jnp.square(z - nearest), axis=1)
+    return -jnp.mean(0.5 * jnp.log(squared + 1e-8))

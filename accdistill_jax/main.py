@@ -75,6 +75,7 @@ def main(argv: Sequence[str]) -> int:
                 process_id=_PROCESS_ID.value,
                 mode=_DISTRIBUTED.value,
                 silence_s=config.runtime.peer_timeout_s,
+                hang_s=config.runtime.hang_timeout_s,
             )
             peers.set_stop_handler(lambda reason, status: interrupt.request(status - 128))
             with MaintenanceWatch(_on_notice):

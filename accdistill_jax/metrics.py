@@ -7,6 +7,7 @@ Wall-clock quantities (seconds, segments_per_s, input_wait_fraction) stand in `<
 
 import contextlib
 import json
+import logging
 import math
 import os
 import sys
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from accdistill_jax.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 
 class MetricsWriter:
@@ -30,7 +33,9 @@ class MetricsWriter:
         enabled: bool = True,
         tensorboard: bool = True,
     ):
-        """Opens the stage's files, cutting away what the continued run will write again.
+        """Reads the stage's files; what the continued run will write again is cut away when its first record comes.
+
+        A run that is refused before leaves them as they are.
 
         Args:
           workdir: work directory of the run; files go to its `metrics/` and `tensorboard/`.
@@ -42,24 +47,25 @@ class MetricsWriter:
           tensorboard: whether to write TensorBoard events too.
 
         Raises:
-          UserError: the files cannot be written; names the folder.
+          UserError: the files cannot be written, or a line other than the last is unreadable; names the folder, or file
+            and line. An unreadable last line is named in a warning and left out.
         """
         self._files: dict[str, TextIO] = {}
         self._board = None
+        self._kept: dict[str, tuple[Path, str]] = {}
         if not enabled:
             return
-        folder = Path(workdir) / "metrics"
-        self._folder = folder
+        self._folder = Path(workdir) / "metrics"
+        self._board_folder = Path(workdir) / "tensorboard" / stage if tensorboard else None
+        self._first_step = resume_step + 1
         with self._reporting():
-            folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(parents=True, exist_ok=True)
             for kind, path in (
-                ("metrics", folder / f"{stage}.jsonl"),
-                ("timing", folder / f"{stage}.timing.jsonl"),
+                ("metrics", self._folder / f"{stage}.jsonl"),
+                ("timing", self._folder / f"{stage}.timing.jsonl"),
             ):
-                _truncate(path, resume_step)
-                self._files[kind] = path.open("a", encoding="utf-8")
-            if tensorboard:
-                self._board = _Board(Path(workdir) / "tensorboard" / stage, first_step=resume_step + 1)
+                path.open("a").close()
+                self._kept[kind] = path, _kept_text(path, resume_step)
 
     def write(
         self, step: int, kind: str, scalars: Mapping[str, Any], *, timing: Mapping[str, Any] | None = None
@@ -75,6 +81,7 @@ class MetricsWriter:
         Raises:
           UserError: the disk is full or the folder gone; names the folder.
         """
+        self._begin()
         for file, values in (("metrics", scalars), ("timing", timing)):
             if file not in self._files or not values:
                 continue
@@ -86,6 +93,18 @@ class MetricsWriter:
                     if self._board is not None and math.isfinite(value):
                         folder = kind if file == "metrics" else f"{kind}_timing"
                         self._board.add(f"{folder}/{name}", value, step)
+
+    def _begin(self) -> None:
+        """Cuts and opens the files, once."""
+        if not self._kept:
+            return
+        with self._reporting():
+            for kind, (path, text) in self._kept.items():
+                _cut(path, text)
+                self._files[kind] = path.open("a", encoding="utf-8")
+            if self._board_folder is not None:
+                self._board = _Board(self._board_folder, first_step=self._first_step)
+        self._kept = {}
 
     def flush(self) -> None:
         """Hands everything to the operating system; the JSON lines already are after each `write`."""
@@ -103,8 +122,12 @@ class MetricsWriter:
     def __enter__(self) -> "MetricsWriter":
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def __exit__(self, kind: type | None, *exception: object) -> None:
+        try:
+            if kind is None:
+                self._begin()
+        finally:
+            self.close()
 
     @contextlib.contextmanager
     def _reporting(self) -> Iterator[None]:
@@ -150,8 +173,8 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
       path: a `.jsonl` file of a `MetricsWriter`; missing reads as empty.
 
     Returns:
-      The records in order: "step" an int, "kind" a text, all else floats (also not finite ones). A torn last line is
-      left out.
+      The records in order: "step" an int, "kind" a text, all else floats (also not finite ones). An unreadable last line,
+      as a kill leaves it, is named in a warning and left out.
 
     Raises:
       UserError: a line other than the last is unreadable; names file and line.
@@ -181,13 +204,17 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 raise UserError(
                     f"{path} line {number} is unreadable ({problem}); delete the line or the file"
                 ) from problem
+            _log.warning("%s: line %d, the last, is unreadable (%s) and left out", path, number, problem)
             return
         yield line, parsed
 
 
-def _truncate(path: Path, resume_step: int) -> None:
-    kept = [line for line, record in _records(path) if record["step"] <= resume_step] if resume_step else []
-    text = "".join(kept)
+def _kept_text(path: Path, resume_step: int) -> str:
+    """The lines of a file that a run which continues after `resume_step` steps does not write again."""
+    return "".join(line for line, record in _records(path) if record["step"] <= resume_step) if resume_step else ""
+
+
+def _cut(path: Path, text: str) -> None:
     if path.exists() and path.read_text(encoding="utf-8", errors="replace") != text:
         temporary = path.with_suffix(".tmp")
         temporary.write_text(text, encoding="utf-8")

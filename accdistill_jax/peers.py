@@ -29,7 +29,8 @@ class Peers:
 
     `gather`, `share`, `from_first`, `barrier` and `agree` wait until every process has called them. They are for the
     main thread, in the same order everywhere. They raise Interrupted when another process was stopped by a signal and
-    takes no part any more, and RuntimeError for a mistake in the program, such as another order.
+    takes no part any more, and RuntimeError for a mistake in the program, such as another order. How long they wait is
+    limited, see `waiting`.
 
     When a process is lost (its connection closes before `leave`, or it is silent), the control thread of every other
     one says so on standard error and ends its process with `ExitStatus.RELAUNCH`.
@@ -44,6 +45,7 @@ class Peers:
         self._client: Client | None = None
         self._hub: Hub | None = None
         self._watch: HangWatch | None = None
+        self._hang_s = 0.0
 
     @property
     def first(self) -> bool:
@@ -63,6 +65,7 @@ class Peers:
         exchange: Exchange,
         host: str,
         silence_s: float,
+        hang_s: float = 600.0,
         start_timeout_s: float = 300.0,
     ) -> "Peers":
         """Connects this process with the others; returns when all are connected.
@@ -72,6 +75,7 @@ class Peers:
             exchange: through which process 0 tells the others where it listens.
             host: name or address of process 0's machine, as the others reach it.
             silence_s: a process that is silent for so many seconds is lost.
+            hang_s: ten times so long, in seconds, may a process wait for the others; see `waiting`.
             start_timeout_s: a process that has not connected by then is lost.
 
         Raises:
@@ -80,6 +84,7 @@ class Peers:
         if count == 1:
             return cls.alone()
         peers = cls(rank=rank, count=count)
+        peers._hang_s = hang_s
         if peers.first:
             token, listener = secrets.token_hex(16), listen(host)
             connection, other_end = socket.socketpair()
@@ -147,13 +152,32 @@ class Peers:
         if len(text) > MESSAGE_LIMIT:
             raise ValueError(f"{name}: {len(text)} bytes of JSON, more than {MESSAGE_LIMIT}")
         if self._client:
-            values, verdict = self._client.gather(name, value, judge)
+            with self.waiting(f"the wait for all processes ({name!r})"):
+                values, verdict = self._client.gather(name, value, judge)
         else:
             values = [json.loads(text)]
             verdict = judge(values) if judge else None
         if verdict:
             raise UserError(verdict)
         return values
+
+    @contextlib.contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Context of work in which this process may wait for others, outside of `progress`.
+
+        Where it takes more than ten times `hang_s`, every process writes the stacks of its threads and ends with
+        `ExitStatus.RELAUNCH`. A process alone waits for nobody.
+
+        Args:
+            what: for the message: "the pool search".
+        """
+        if not self._client:
+            yield
+            return
+        with HangWatch(
+            what, within_s=self._hang_s, hung=self._hung, slack_elsewhere=lambda: False, in_steps=False
+        ):
+            yield
 
     @contextlib.contextmanager
     def progress(self, what: str, *, within_s: float) -> Iterator[HangWatch]:

@@ -13,6 +13,8 @@ interrupted one continues.
 import contextlib
 import functools
 import json
+import logging
+import math
 import os
 import time
 from collections.abc import Callable
@@ -25,13 +27,15 @@ from accdistill_jax import config as configs
 from accdistill_jax import distributed
 from accdistill_jax.data.store import Store
 from accdistill_jax.errors import UserError
-from accdistill_jax.files import write_atomically
+from accdistill_jax.files import remove_leftovers, write_atomically
 from accdistill_jax.interrupt import Interrupted, Interruption
 from accdistill_jax.mirror import Mirror, is_address, staging_folder
 from accdistill_jax.parallel import Parallel
 from accdistill_jax.peers import Peers
-from accdistill_jax.stages import distillation, embedding, pretraining, reporting
+from accdistill_jax.stages import embedding, pretraining, reporting, student
 from accdistill_jax.stages.context import Copies, Run, open_store
+
+_log = logging.getLogger(__name__)
 
 
 def run(config, workdir: str, *, peers: Peers | None = None) -> None:
@@ -53,7 +57,8 @@ def run(config, workdir: str, *, peers: Peers | None = None) -> None:
         use_compilation_cache(config.runtime.compilation_cache)
         peers.agree(distributed.facts(config))
         parallel = Parallel(config.runtime.mapping)
-        parallel.meet()
+        with peers.waiting("the meeting of all devices"):
+            parallel.meet()
         # what can be told at once comes first: a work directory is claimed only by a run that can begin
         check_device_counts(config, parallel)
         named = tuple(open_store(path, key="data.stores", data=config.data) for path in config.data.stores)
@@ -61,10 +66,16 @@ def run(config, workdir: str, *, peers: Peers | None = None) -> None:
         if is_address(os.fspath(workdir)):
             folder = staging_folder(workdir)
             copies = connect_copies(stack, workdir, folder, peers, say)
-        peers.from_first("config.json", lambda: configs.dump(config, folder) and copies.now())
+
+        def claim() -> None:
+            configs.claim(config, folder)
+            remove_leftovers(folder)
+            copies.now()
+
+        peers.from_first("config.json", claim)
         clock = StageClock(folder, enabled=peers.first)
         try:
-            with clock.stage("data"):
+            with clock.stage("data"), peers.waiting("the data stage"):  # one of a machine makes it for all there
                 stores = named or synthetic_stores(config, folder, say, progress=peers.first)
             this = Run(config, folder, stores, parallel, peers, say, copies)
             peers.agree({"store fingerprint": this.data_fingerprint})
@@ -72,7 +83,7 @@ def run(config, workdir: str, *, peers: Peers | None = None) -> None:
         except Interrupted:
             copies.stopping()
             raise
-        peers.from_first("copies", copies.now)
+        peers.from_first("copies", lambda: configs.dump(config, folder) and copies.now())
         peers.barrier("finished")
 
 
@@ -80,7 +91,7 @@ def run_stages(this: Run, clock: "StageClock", interruption: Interruption) -> No
     """The stages after the data, in order."""
     stages = {
         "teacher": lambda: pretraining.run_stage(this),
-        "student": lambda: distillation.run_stage(this),
+        "student": lambda: student.run_stage(this),
         "evaluation": lambda: embedding.embed_stage(this),
         "report": lambda: reporting.report_stage(this, durations_s=clock.seconds),
     }
@@ -187,11 +198,16 @@ class StageClock:
 
     def __init__(self, workdir: Path, *, enabled: bool = True):
         self._path, self._enabled = workdir / "stages.json", enabled
+        self.seconds: dict[str, float] = {}
+        if not enabled or not self._path.exists():
+            return
         try:
-            before = json.loads(self._path.read_text())
-            self.seconds = {name: float(seconds) for name, seconds in before.items()}
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError):  # not worth stopping for
-            self.seconds = {}
+            found = {name: float(seconds) for name, seconds in json.loads(self._path.read_text()).items()}
+            if not all(math.isfinite(seconds) and seconds >= 0 for seconds in found.values()):
+                raise ValueError("no durations")
+            self.seconds = found
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as problem:  # not worth stopping for
+            _log.warning("%s is unreadable (%s): the stages' seconds are counted anew", self._path, problem)
 
     def stage(self, name: str) -> "_Timed":
         """Context that adds its time to the stage's."""

@@ -27,14 +27,14 @@ from accdistill_jax.checkpoint import Checkpointer
 from accdistill_jax.errors import UserError
 from accdistill_jax.interrupt import Interruption
 from accdistill_jax.metrics import MetricsWriter, ProgressLine, Throughput
-from accdistill_jax.objectives import Objective
+from accdistill_jax.objectives import TARGET, Objective
 from accdistill_jax.optimizer_state import Replicated, Sharded
 from accdistill_jax.parallel import AXIS, WHOLE, Parallel
 from accdistill_jax.peers import Peers
 
 
 class TrainState(NamedTuple):
-    """All that changes in training. step [] int32; ema is None unless an average of the parameters is kept."""
+    """All that changes in training. step [] int32; ema is None unless an average of the parameters is kept or needed."""
 
     step: jax.Array
     params: Any
@@ -121,15 +121,16 @@ def make_step(objective: Objective, layout: Replicated | Sharded, settings: Loop
         batch = dict(batch)
         stop = batch.pop("stop", None)
         keys = batch_keys(settings.seed, state.step, batch["position"])
+        frozen = frozen | {TARGET: state.ema} if objective.momentum else frozen
         gradient, metrics = loss_gradient(
             objective, state.params, frozen, batch, keys, pieces=settings.micro_batches
         )
         metrics = jax.lax.pmean(metrics, AXIS)
         params, opt_state, gradient_norm = layout.update(gradient, state.opt_state, state.params)
         ema = state.ema
-        if settings.ema_decay:
+        if ema is not None:
             # a short average at first, so that early parameters do not linger
-            decay = jnp.minimum(settings.ema_decay, (1.0 + state.step) / (10.0 + state.step))
+            decay = objective.momentum or jnp.minimum(settings.ema_decay, (1.0 + state.step) / (10.0 + state.step))
             ema = jax.tree.map(lambda e, p: decay * e + (1.0 - decay) * p, ema, params)
         metrics["gradient_norm"] = gradient_norm
         metrics["parameter_norm"] = optax.tree.norm(params)
@@ -146,21 +147,24 @@ def make_validation(objective: Objective, seed: int):
 
     def step(params: Any, frozen: Any, batch: dict[str, jax.Array]):
         keys = batch_keys(seed, jnp.int32(-1), batch["position"])
+        frozen = frozen | {TARGET: params} if objective.momentum else frozen
         _, metrics = objective.evaluate(params, frozen, batch, keys, AXIS)
         return params, jax.lax.pmean(metrics, AXIS)
 
     return step
 
 
-def initial_state(params: Any, layout: Replicated | Sharded, settings: LoopSettings) -> TrainState:
-    """State at step 0 on the host."""
-    ema = jax.tree.map(jnp.array, params) if settings.ema_decay else None
+def initial_state(
+    params: Any, layout: Replicated | Sharded, settings: LoopSettings, *, momentum: float = 0.0
+) -> TrainState:
+    """State at step 0 on the host; `momentum` is the objective's."""
+    ema = jax.tree.map(jnp.array, params) if settings.ema_decay or momentum else None
     return TrainState(jnp.int32(0), params, layout.init(params), ema)
 
 
-def kept_params(state: TrainState) -> Any:
-    """The parameters that leave the stage: the average where one is kept."""
-    return state.params if state.ema is None else state.ema
+def kept_params(state: TrainState, settings: LoopSettings) -> Any:
+    """The parameters that leave the stage: the average where one is asked for (not that of a momentum branch)."""
+    return state.ema if settings.ema_decay else state.params
 
 
 def check_finite(metrics: dict[str, float], step: int, checkpointer: Checkpointer | None) -> None:
@@ -275,7 +279,7 @@ def train(
             metric = None  # a checkpoint is judged by the validation of its own step or not at all
             if validation and (step % settings.validate_every == 0 or last):
                 flush()
-                params = kept_params(state)
+                params = kept_params(state, settings)
                 with pulse.pause():
                     fetched = [parallel.fetch(validate_fn(params, frozen, parallel.place(b))[1]) for b in validation]
                 values = {name: float(np.mean([f[name] for f in fetched])) for name in fetched[0]}
@@ -300,7 +304,8 @@ def train(
                     peers.barrier("stopped")
                     peers.set_stop_handler(lambda reason, status: None)  # this one stops by itself, as the others do
                 interruption.raise_for(stop_signal, f"step {step} is saved")
-    final = on_host()
+        with pulse.pause():
+            final = on_host()
     if checkpointer is not None:
         checkpointer.wait()
     writer.flush()

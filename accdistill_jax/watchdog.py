@@ -54,6 +54,7 @@ class HangWatch:
     Args:
         what: what is watched, for the message: "training".
         within_s: the longest time from beat to beat, in seconds.
+        in_steps: whether it has steps; what has none never beats, and may take `SLACK` times `within_s` in all.
         hung: called once, in the watching thread, with a line that says where progress ended.
         slack_elsewhere: whether another process has such slack now, for whom this one may have to wait.
     """
@@ -61,10 +62,16 @@ class HangWatch:
     SLACK = 10.0
 
     def __init__(
-        self, what: str, *, within_s: float, hung: Callable[[str], None], slack_elsewhere: Callable[[], bool]
+        self,
+        what: str,
+        *,
+        within_s: float,
+        hung: Callable[[str], None],
+        slack_elsewhere: Callable[[], bool],
+        in_steps: bool = True,
     ):
         self.step: int | None = None
-        self._what, self._within_s = what, within_s
+        self._what, self._within_s, self._in_steps = what, within_s, in_steps
         self._hung, self._slack_elsewhere = hung, slack_elsewhere
         self._beats = self._pauses = 0
         self._over = threading.Event()
@@ -109,7 +116,8 @@ class HangWatch:
             if seen != self._beats:
                 seen, waited_s = self._beats, 0.0
             if waited_s > self._within_s:
-                where = "before its first step" if self.step is None else f"after step {self.step}"
+                where = " before its first step" if self.step is None else f" after step {self.step}"
                 factor = f"{self.SLACK:g} x " if slack else ""
-                self._hung(f"hung in {self._what} {where}: nothing done within {factor}{self._within_s:g} s")
+                where = where if self._in_steps else ""
+                self._hung(f"hung in {self._what}{where}: nothing done within {factor}{self._within_s:g} s")
                 return

@@ -120,6 +120,35 @@ def autoencoder(*, drop_fraction, decoder_width, decoder_depth, decoder_heads):
     )
 
 
+def contrastive(*, hidden, output):
+    """InfoNCE between two views with a momentum branch, and KoLeo: values of arXiv 2312.05409."""
+    return ConfigDict(
+        dict(
+            positives="participant",  # the second view: another segment of the participant, or "segment": of the same one
+            temperature=0.04,
+            koleo_weight=0.1,
+            momentum=0.99,  # decay per step of the average that the second view goes through; 0: the encoder itself
+            head=dict(hidden=hidden, output=output),
+        )
+    )
+
+
+def inputs(bands="full", limit=0.0):
+    """How a modality is presented to its encoder; see accdistill_jax/inputs.py."""
+    return ConfigDict(
+        dict(
+            bands=bands,
+            scale="std",
+            limit=limit,
+            # a lesser sensor than the recorded one: sampling rate as a share of the store's, step in the store's unit (g), and
+            # number of axes (0: all)
+            rate_share=1.0,
+            step=0.0,
+            axes=0,
+        )
+    )
+
+
 def train(*, duration, batch_size, learning_rate):
     """Durations are "N steps", "N examples" or "N epochs"."""
     return ConfigDict(
@@ -138,6 +167,7 @@ def train(*, duration, batch_size, learning_rate):
             validate_every="200 steps",
             validation_batches=4,
             checkpoint_every="200 steps",
+            checkpoints_kept=2,  # of the newest; the best by validation loss stays as well
             log_every="10 steps",
             keep="last",  # which parameters leave the stage: "last" or "best" by validation loss
         )

@@ -28,8 +28,8 @@ def get_config(preset="default"):
             data=common.data(),
             inputs=dict(
                 # see accdistill_jax/inputs.py
-                ppg=dict(bands="full", scale="std", limit=0.0),
-                accel=dict(bands="full" if paper else "low+high", scale="std", limit=0.0 if paper else 4.0),
+                ppg=common.inputs(),
+                accel=common.inputs() if paper else common.inputs("low+high", limit=4.0),
             ),
             teacher=dict(
                 path="",  # a teacher trained elsewhere (its export folder); empty: train one
@@ -37,20 +37,38 @@ def get_config(preset="default"):
                 # augmented views of every training segment that the teacher embeds once, before the student's training, and
                 # keeps beside the store; a step then draws one of them and reads no PPG. 0: it runs in every step
                 cached_views=0,
+                objective="masked",  # autoencoding, or "contrastive"
                 encoder=common.encoder_paper("transformer"),
                 autoencoder=common.autoencoder(
                     drop_fraction=0.8, decoder_width=128, decoder_depth=2, decoder_heads=4
                 ),
+                contrastive=common.contrastive(hidden=1024, output=128),
                 augment=common.no_augmentations(),
                 train=common.train(duration="100 epochs", batch_size=1024, learning_rate=1e-3),
             ),
             student=dict(
+                # "distillation"; or another way to an accelerometer encoder, as a baseline: "masked" or "contrastive"
+                # pretraining, "supervised" training, or "joint" training with a PPG encoder (of the teacher's shape)
+                objective="distillation",
                 encoder=common.encoder_paper("transformer"),
                 head=dict(hidden=1024, output=128),
                 augment=dict(accel=common.augmentations(), ppg=common.augmentations()),
                 drop_fraction=0.0,  # share of its tokens that a Transformer student does without in training
                 temperature=0.04,
                 teacher_to_student_weight=0.5,  # lambda
+                # of distillation: weights of its contrastive loss and of a regression of the teacher's embedding
+                contrastive_weight=1.0,
+                regression_weight=0.0,
+                regression="cosine",  # or "mse"
+                autoencoder=common.autoencoder(
+                    drop_fraction=0.8, decoder_width=128, decoder_depth=2, decoder_heads=4
+                ),
+                contrastive=common.contrastive(hidden=1024, output=128),
+                supervised=dict(
+                    target="hr_bpm",  # or "sdnn_ms", "rmssd_ms", "resp_bpm"
+                    label_fraction=1.0,  # of the labelled training segments, participants kept together
+                    subset=0,  # seed of the choice
+                ),
                 train=common.train(duration="100 epochs", batch_size=1024, learning_rate=1e-3),
             ),
             evaluation=dict(
@@ -69,7 +87,7 @@ def get_config(preset="default"):
                 rematerialise="none",  # or "blocks": the backward pass computes each block anew; less memory, more time
                 compilation_cache="",  # folder of compiled programs; empty: JAX_COMPILATION_CACHE_DIR, else a per-user one; or "off"
                 peer_timeout_s=60.0,  # a process silent for so long is lost, and the others stop
-                hang_timeout_s=600.0,  # a training step that takes longer is a hang: stacks are dumped, all processes stop
+                hang_timeout_s=600.0,  # a training step that takes longer is a hang: stacks are dumped, all processes stop; waits: x 10
             ),
         )
     )
@@ -89,9 +107,14 @@ def small(config):
         drop_fraction=0.5, decoder_width=64, decoder_depth=1, decoder_heads=4
     )
     config.teacher.train = common.train(duration="500 steps", batch_size=128, learning_rate=2e-3)
+    config.teacher.contrastive = common.contrastive(hidden=256, output=128)
     config.student.encoder = common.encoder_small("transformer")
     config.student.encoder.transformer.update(width=64, mlp=128, tokenizer=((8, 32), (32, 64)), output=128)
     config.student.head = dict(hidden=256, output=128)
+    config.student.autoencoder = common.autoencoder(
+        drop_fraction=0.5, decoder_width=64, decoder_depth=1, decoder_heads=4
+    )
+    config.student.contrastive = common.contrastive(hidden=256, output=128)
     config.student.temperature = 0.07
     config.student.train = common.train(duration="700 steps", batch_size=128, learning_rate=2e-3)
 
@@ -122,3 +145,4 @@ def smoke(config):
         stage.encoder.efficientnet.update(stem=(8, 15, 8), stages=((16, 1, 2, 7, 2),), head=32, output=32)
     config.student.encoder.transformer.output = 32
     config.student.head = dict(hidden=32, output=16)
+    config.teacher.contrastive.head = config.student.contrastive.head = dict(hidden=32, output=16)

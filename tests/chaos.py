@@ -5,8 +5,8 @@
     python -m tests.chaos --kills 10 --through-launcher   # started by launch/local, which is killed as well
 
 A first run is left alone: the reference. Then the same command is started and disturbed: in a random stage, at a random step
-of it, a random process gets SIGKILL, SIGTERM, or SIGSTOP (followed by SIGKILL or SIGCONT once the others have noticed). All
-processes have to end by themselves in time, with the documented statuses and without a traceback; nothing may be left
+of it, a random process gets SIGKILL, SIGTERM, SIGINT, or SIGSTOP (followed by SIGKILL or SIGCONT once the others have
+noticed). All processes have to end by themselves in time, with the documented statuses and without a traceback; nothing may be left
 running; every checkpoint has to be whole. Then the command is started again. A run gets at most --kills-per-run kills and is
 then left to finish, its results are compared with the reference's, and the next run begins in a new folder.
 
@@ -63,6 +63,8 @@ ORPHAN_S = 10.0  # for the processes that a killed one had started
 UNDISTURBED_S = 1500.0
 LAUNCHER = -1  # stands for launch/local where processes are numbered
 MARKER = "ACCDISTILL_CHAOS"
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGSTOP)
+STOPS = {signal.SIGTERM: ExitStatus.TERMINATED, signal.SIGINT: ExitStatus.INTERRUPTED}  # in order, and with which status
 
 
 @dataclasses.dataclass
@@ -72,7 +74,8 @@ class Tally:
     violations: list[str] = dataclasses.field(default_factory=list)
     kills: collections.Counter = dataclasses.field(default_factory=collections.Counter)  # by (signal, stage)
     slowest_s: dict[str, float] = dataclasses.field(default_factory=dict)  # by signal
-    lost_unprovoked: int = 0
+    lost_unprovoked: int = 0  # starts that ended without a kill and had not finished
+    relaunch_unprovoked: int = 0  # those of them all of whose processes ended with 75
     completed: int = 0
     largest_difference: float = 0.0
 
@@ -372,6 +375,7 @@ class Chaos:
             else:
                 unprovoked += 1
                 self.tally.lost_unprovoked += 1
+                self.tally.relaunch_unprovoked += set(job.statuses) == {ExitStatus.RELAUNCH}
                 print(f"start {self.starts} ended with {job.statuses} without a kill, load {load():.1f}", flush=True)
                 if set(job.statuses) != {ExitStatus.RELAUNCH} or load() < 2 or unprovoked > 3:
                     self.tally.violate(f"start {self.starts} ended with {job.statuses} without a kill; see {job.logs[0]}")
@@ -386,7 +390,7 @@ class Chaos:
         if moment is None or not job.poll() or job.wait(moment.delay_s):
             return False
         target = self.rng.randrange(LAUNCHER if job.launched else 0, topology[0])
-        number = self.rng.choice((signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP)[: 2 if target == LAUNCHER else 3])
+        number = self.rng.choice(SIGNALS[:-1] if target == LAUNCHER else SIGNALS)
         stage, where = stage_now(workdir)
         pid = job.pid(target)
         if pid is None or not send(pid, number):
@@ -435,15 +439,10 @@ class Chaos:
         return True
 
     def check_statuses(self, job: Job, number: signal.Signals, target: int, name: str) -> None:
-        orderly = {ExitStatus.FINISHED, ExitStatus.RELAUNCH, ExitStatus.TERMINATED}
         for k, status in enumerate(job.statuses):
-            allowed = set(orderly)
-            if number != signal.SIGTERM:
-                allowed -= {ExitStatus.TERMINATED}
-                if target == (LAUNCHER if job.launched else k):
-                    allowed = {ExitStatus.RELAUNCH} if name.endswith("SIGCONT") else {-signal.SIGKILL}
-            else:
-                allowed -= {ExitStatus.RELAUNCH}
+            allowed = {ExitStatus.FINISHED, STOPS.get(number, ExitStatus.RELAUNCH)}
+            if number not in STOPS and target == (LAUNCHER if job.launched else k):
+                allowed = {ExitStatus.RELAUNCH} if name.endswith("SIGCONT") else {-signal.SIGKILL}
             if status not in allowed:
                 self.tally.violate(f"start {self.starts}: {name}: {job.logs[k].name} ended with status {status}")
 
@@ -467,8 +466,9 @@ class Chaos:
             for name in expected:
                 if found[name] != expected[name]:
                     self.tally.violate(f"{workdir.name}: {name} is not the reference's")
-        left = sorted(str(path.relative_to(workdir)) for path in workdir.rglob("*tmp*"))
-        print(f"{workdir.name} finished; temporaries in it: {', '.join(left) or 'none'}", flush=True)
+        if left := sorted(str(path.relative_to(workdir)) for path in workdir.rglob("*tmp*")):
+            self.tally.violate(f"{workdir.name}: temporaries are left in it: {', '.join(left)}")
+        print(f"{workdir.name} finished", flush=True)
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -510,7 +510,7 @@ def main() -> int:
         print(tally.summary())
         print(
             f"{tally.completed} disturbed runs finished; largest difference of a parameter {tally.largest_difference:.2g}; "
-            f"{tally.lost_unprovoked} starts lost without a kill; {len(tally.violations)} violations; "
+            f"{tally.lost_unprovoked} starts ended without a kill, {tally.relaunch_unprovoked} of them with 75; {len(tally.violations)} violations; "
             f"{time.monotonic() - began:.0f} s"
         )
     if tally.violations:

@@ -5,10 +5,14 @@ ACCDISTILL_CHAOS_KILLS=30 (or more) kills that often; ACCDISTILL_CHAOS_SEED choo
 
 import os
 import re
+import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+
+from tests import chaos
 
 KILLS = int(os.environ.get("ACCDISTILL_CHAOS_KILLS", "2"))
 SEED = os.environ.get("ACCDISTILL_CHAOS_SEED", "0")
@@ -25,3 +29,38 @@ def test_killed_runs_end_as_the_undisturbed_one(repository, option):
     print(done.stdout)
     assert done.returncode == 0, done.stdout
     assert len(re.findall(r"^kill \d+/", done.stdout, re.MULTILINE)) == KILLS
+
+
+@pytest.fixture
+def idle(tmp_path):
+    """The script before it has started anything."""
+    return chaos.Chaos(chaos.parse([]), tmp_path)
+
+
+def test_temporaries_that_a_finished_run_has_are_a_violation(idle, tmp_path, monkeypatch):
+    monkeypatch.setattr(chaos, "load_params", lambda path: SimpleNamespace(state={}))
+    monkeypatch.setattr(chaos, "result", lambda workdir: {})
+    (tmp_path / "run1/metrics").mkdir(parents=True)
+    idle.compare(tmp_path / "run1", tmp_path / "reference")
+    assert not idle.tally.violations
+    (tmp_path / "run1/metrics/.teacher.jsonl.1-2.tmp").touch()
+    idle.compare(tmp_path / "run1", tmp_path / "reference")
+    assert idle.tally.violations == ["run1: temporaries are left in it: metrics/.teacher.jsonl.1-2.tmp"]
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "statuses", "violations"),
+    [
+        (signal.SIGINT, "SIGINT", [130, 130], 0),
+        (signal.SIGINT, "SIGINT", [130, 143], 1),
+        (signal.SIGTERM, "SIGTERM", [143, 143], 0),
+        (signal.SIGTERM, "SIGTERM", [143, 75], 1),
+        (signal.SIGKILL, "SIGKILL", [-9, 75], 0),
+        (signal.SIGKILL, "SIGKILL", [75, 75], 1),
+        (signal.SIGSTOP, "SIGSTOP then SIGCONT", [75, 75], 0),
+    ],
+)
+def test_each_signal_has_its_statuses(idle, tmp_path, number, name, statuses, violations):
+    job = SimpleNamespace(statuses=statuses, launched=False, logs=[tmp_path / "0", tmp_path / "1"])
+    idle.check_statuses(job, number, 0, name)
+    assert len(idle.tally.violations) == violations

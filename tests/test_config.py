@@ -1,3 +1,4 @@
+import functools
 import importlib
 import json
 import math
@@ -169,17 +170,21 @@ def test_other_config_is_refused_and_its_keys_named(tmp_path):
     assert configs.config_hash(other) != configs.config_hash(make())
 
 
+OTHERWISE = {"objective": "contrastive", "contrastive_weight": 0.5, "regression": "mse", "rate_share": 0.5}
+
+
 @pytest.mark.parametrize("key", config_rules.LATER_KEYS)
 def test_a_run_begun_before_a_key_was_there_goes_on_unless_it_is_set(tmp_path, key):
     path = configs.dump(make(), tmp_path)
     record = json.loads(path.read_text())
-    section, name = key.split(".")
-    assert record["config"][section].pop(name) == config_rules.LATER_KEYS[key]
+    *sections, name = key.split(".")
+    section = functools.reduce(dict.__getitem__, sections, record["config"])
+    assert section.pop(name) == config_rules.LATER_KEYS[key]
     path.write_text(json.dumps(record))
     assert configs.config_hash(configs.load(path)) == configs.config_hash(make())
     configs.dump(make(), tmp_path)
     with pytest.raises(UserError, match=f"another config: {key} "):
-        configs.dump(changed(key, 1), tmp_path)
+        configs.dump(changed(key, OTHERWISE.get(key.rsplit(".", 1)[-1], 1)), tmp_path)
 
 
 def test_what_has_no_tokens_drops_none():
@@ -197,6 +202,18 @@ def test_several_views_need_an_augmentation():
         one.probability = 0.0
     with pytest.raises(UserError, match=r"config.teacher.cached_views = 2: .*set it to 1"):
         configs.validate(config)
+
+
+def test_a_claimed_folder_is_compared_and_left_as_it_is(tmp_path):
+    configs.claim(make(), tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text() + " ")
+    before = path.read_bytes()
+    configs.claim(make(), tmp_path)
+    assert path.read_bytes() == before
+    with pytest.raises(UserError, match="belongs to a run with another config"):
+        configs.claim(changed("seed", 5), tmp_path)
+    assert path.read_bytes() == before
 
 
 def test_unreadable_dump_is_named(tmp_path):
@@ -243,3 +260,34 @@ def test_a_config_without_a_student_needs_none_of_its_keys():
 def test_more_steps_than_can_be_counted_are_refused():
     with pytest.raises(UserError, match=r"'2147483648 steps' is 2147483648 steps"):
         configs.duration_steps("2147483648 steps", batch_size=1, num_segments=None)
+
+
+def test_settings_of_an_objective_that_is_not_used_do_not_bind(tmp_path):
+    configs.dump(make(), tmp_path)
+    other = changed("student.supervised.label_fraction", 0.5)
+    assert configs.config_hash(other) == configs.config_hash(make())
+    configs.dump(other, tmp_path)
+    supervised = changed("student.objective", "supervised").unlock()
+    before = configs.config_hash(supervised)
+    supervised.student.supervised.label_fraction = 0.5
+    assert configs.config_hash(supervised) != before
+
+
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        ({"student.contrastive_weight": 0.0}, "are both 0: nothing would be learned"),
+        ({"student.objective": "masked", "student.drop_fraction": 0.5}, "student.drop_fraction = 0.5 is for distillation alone"),
+        ({"student.objective": "joint", "teacher.cached_views": 2}, "teacher.cached_views = 2 is for distillation alone"),
+        ({"teacher.objective": "contrastive", "teacher.train.ema_decay": 0.9}, "teacher.train.ema_decay = 0.9: the contrastive"),
+        ({"student.objective": "distilation"}, "did you mean distillation"),
+        ({"student.supervised.label_fraction": 0.0}, "a number above 0 and at most 1"),
+        ({"inputs.accel.rate_share": 1.5}, "a number of at least 0.01 and at most 1"),
+    ],
+)  # fmt: skip
+def test_objectives_that_do_not_go_with_other_keys_are_refused(changes, message):
+    config = make().unlock()
+    with config.ignore_type():
+        config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError, match=message):
+        configs.validate(config)

@@ -1,8 +1,11 @@
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
-from accdistill_jax.files import write_atomically
+from accdistill_jax.files import remove_leftovers, write_atomically
 
 
 @pytest.mark.parametrize(
@@ -26,3 +29,20 @@ def test_failed_write_leaves_the_old_content_and_nothing_else(tmp_path, monkeypa
     with pytest.raises(OSError, match="No space left"):
         write_atomically(path, "new")
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.json"]
+
+
+def test_what_a_kill_has_left_is_removed_and_nothing_else(tmp_path, repository):
+    (tmp_path / "below").mkdir()
+    kept = {tmp_path / "a.json", tmp_path / ".lock", tmp_path / "below" / "mine.tmp", tmp_path / "below" / ".mine.tmp"}
+    for path in kept:
+        path.touch()
+    program = f"""
+import os, signal
+from accdistill_jax.files import write_atomically
+os.fsync = lambda file: os.kill(os.getpid(), signal.SIGKILL)
+write_atomically({str(tmp_path / "below" / "b.json")!r}, "text")
+"""
+    assert subprocess.run([sys.executable, "-c", program], cwd=repository).returncode == -signal.SIGKILL
+    assert len(list((tmp_path / "below").iterdir())) == 3
+    remove_leftovers(tmp_path)
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == kept

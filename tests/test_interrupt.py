@@ -49,12 +49,13 @@ def test_outside_the_main_thread_nothing_is_changed():
 def test_the_second_signal_ends_the_process_at_once(repository):
     program = """
         import os, signal, time
-        from accdistill_jax.interrupt import SAME_SIGNAL_S, Interruption
-        with Interruption() as interruption:
+        from accdistill_jax import interrupt
+        interrupt.SAME_SIGNAL_S = 1.0  # a busy machine may come between
+        with interrupt.Interruption() as interruption:
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGTERM)  # the same one, passed on by somebody else too
             print("first", interruption.requested, flush=True)
-            time.sleep(1.5 * SAME_SIGNAL_S)
+            time.sleep(1.5 * interrupt.SAME_SIGNAL_S)
             os.kill(os.getpid(), signal.SIGTERM)
             print("never")
     """
@@ -63,7 +64,7 @@ def test_the_second_signal_ends_the_process_at_once(repository):
         cwd=repository,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     assert done.stdout == "first True\n", done.stderr
     assert done.returncode == -signal.SIGTERM
@@ -107,6 +108,6 @@ def test_a_signal_during_the_imports_ends_in_one_line(repository, tmp_path, numb
     )
     assert process.stdout.readline() == "importing\n"
     process.send_signal(number)
-    _, error = process.communicate(timeout=30)
+    _, error = process.communicate(timeout=120)
     assert process.returncode == 128 + number
     assert error == f"stopped by {number.name}; nothing was begun. The same command continues from there.\n"

@@ -64,6 +64,32 @@ def test_line_cut_exactly_before_its_end_is_torn_too(tmp_path):
     assert [r["step"] for r in read_metrics(path)] == [1, 2, 2]
 
 
+def test_a_run_that_is_refused_before_its_first_record_cuts_nothing(tmp_path):
+    with MetricsWriter(tmp_path, "teacher") as writer:
+        for step in range(1, 7):
+            writer.write(step, "train", {"loss": 1 / step}, timing={"seconds": 0.5})
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for resume_step in (0, 4):
+        with pytest.raises(UserError), MetricsWriter(tmp_path, "teacher", resume_step=resume_step):
+            raise UserError("a batch cannot be read")
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_that_ends_well_without_a_record_is_cut(tmp_path):
+    write(tmp_path, range(1, 7))
+    write(tmp_path, [], resume_step=4)
+    assert [r["step"] for r in read_metrics(tmp_path / "metrics" / "teacher.timing.jsonl")] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("line", ["[1]\n", "5\n", '{"data": ', "\0\0\0"])
+def test_an_unreadable_last_line_is_named_in_a_warning(tmp_path, caplog, line):
+    write(tmp_path, range(1, 4))
+    path = tmp_path / "metrics" / "teacher.jsonl"
+    path.write_text(path.read_text() + line)
+    assert len(read_metrics(path)) == 4
+    assert f"{path}: line 5, the last, is unreadable" in caplog.text
+
+
 def test_damaged_line_in_the_middle_is_named(tmp_path):
     write(tmp_path, range(1, 4))
     path = tmp_path / "metrics" / "teacher.jsonl"

@@ -177,6 +177,28 @@ def test_each_side_can_be_an_efficientnet(smoke_config, tmp_path):
 
 
 @pytest.mark.slow
+def test_as_many_checkpoints_are_kept_as_asked_for(smoke_config, tmp_path):
+    """Also where a run was begun by a version without the key."""
+
+    def go_on(**changes):
+        keys = {"teacher.train.checkpoint_every": "1 steps", "teacher.train.validate_every": "100 steps", "stages": ("teacher",)}
+        run(smoke_config(**keys, **changes), tmp_path / "run")
+        folder = tmp_path / "run/teacher/checkpoints"
+        return sorted(int(path.stem) for path in folder.glob("*.json"))
+
+    steps = smoke_config().teacher.train.duration
+    assert steps == "6 steps"
+    assert go_on(**{"teacher.train.checkpoints_kept": 3}) == [4, 5, 6]
+    record = json.loads((tmp_path / "run/config.json").read_text())
+    del record["config"]["teacher"]["train"]["checkpoints_kept"]
+    (tmp_path / "run/config.json").write_text(json.dumps(record))
+    shutil.rmtree(tmp_path / "run/teacher/export")
+    for step in (5, 6):
+        (tmp_path / f"run/teacher/checkpoints/{step}.json").unlink()
+    assert go_on(**{"teacher.train.checkpoints_kept": 1}) == [6]
+
+
+@pytest.mark.slow
 def test_pmap_gives_the_same_numbers(finished, smoke_config, tmp_path):
     run(smoke_config(**{"runtime.mapping": "pmap", "stages": ("teacher", "student", "evaluation")}), tmp_path / "run")
     for stage in TRAINED:

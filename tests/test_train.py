@@ -270,12 +270,16 @@ def test_a_run_killed_after_its_checkpoint_repeats_the_lost_steps_exactly(tmp_pa
 def test_devices_and_mapping_do_not_change_the_training(tmp_path):
     one = run(tmp_path / "one", parallel=Parallel(devices=jax.devices()[:1]))
     assert np.abs(one.params["w"] - first_params()["w"]).max() > 1e-2
-    for mapping in ("shard_map", "pmap"):
-        four = run(tmp_path / mapping, parallel=Parallel(mapping))
+    fours = {mapping: run(tmp_path / mapping, parallel=Parallel(mapping)) for mapping in ("shard_map", "pmap")}
+    for mapping, four in fours.items():
         np.testing.assert_allclose(four.params["w"], one.params["w"], rtol=1e-5, atol=1e-5)
         for ours, theirs in zip(metrics_of(tmp_path / mapping), metrics_of(tmp_path / "one"), strict=True):
             assert ours.pop("kind") == theirs.pop("kind")
             assert ours == pytest.approx(theirs, rel=1e-4)
+    np.testing.assert_allclose(fours["pmap"].params["w"], fours["shard_map"].params["w"], rtol=1e-6, atol=1e-6)
+    for ours, theirs in zip(metrics_of(tmp_path / "pmap"), metrics_of(tmp_path / "shard_map"), strict=True):
+        assert ours.pop("kind") == theirs.pop("kind")
+        assert ours == pytest.approx(theirs, rel=1e-6)
 
 
 def test_one_step_is_the_optimisers_step_on_the_mean_gradient(tmp_path):

@@ -41,6 +41,7 @@ class Pipeline:
             every epoch.
         host, hosts: this host's number and how many there are.
         reader: how rows are read; None is both signals, by `Store.read`.
+        rows: per store, the rows of the split that are used, where it is not all of them; a store may have none.
 
     Attributes:
         num_segments: distinct segments in an epoch over all stores.
@@ -62,6 +63,7 @@ class Pipeline:
         host: int = 0,
         hosts: int = 1,
         reader: Reader | None = None,
+        rows: Sequence[np.ndarray] | None = None,
     ):
         self.stores = tuple(stores)
         self._read = reader or (lambda number, rows, step, position: self.stores[number].read(rows))
@@ -69,9 +71,14 @@ class Pipeline:
         self.split, self.batch_size, self.seed, self.host, self.hosts = split, batch_size, seed, host, hosts
         self.rate_hz, self.samples = self.stores[0].rate_hz, self.stores[0].samples
         self.channels = self.stores[0].channels
-        rows = [chosen_rows(store, split, cap=participant_cap, seed=seed) for store in self.stores]
+        given = [None] * len(self.stores) if rows is None else rows
+        some = rows is not None and weights is None and any(map(len, rows))
+        rows = [
+            chosen_rows(store, split, cap=participant_cap, seed=seed, among=among)
+            for store, among in zip(self.stores, given, strict=True)
+        ]
         for store, own in zip(self.stores, rows, strict=True):
-            if not len(own):
+            if not len(own) and not some:
                 raise UserError(f"{store.path}: split {split!r} has no segment; use another split rule or more "
                                 "participants")
         self.num_segments = sum(map(len, rows))
@@ -165,9 +172,11 @@ class Pipeline:
         return rng.permutation(len(self._pools[pool][1]))
 
 
-def chosen_rows(store: Store, split: str, *, cap: int | None, seed: int) -> np.ndarray:
-    """Sorted rows of a split, at most `cap` of each participant."""
-    rows = store.indices(split)
+def chosen_rows(
+    store: Store, split: str, *, cap: int | None, seed: int, among: np.ndarray | None = None
+) -> np.ndarray:
+    """Sorted rows of a split (or those of it that are given, sorted), at most `cap` of each participant."""
+    rows = store.indices(split) if among is None else among
     if cap is None or not len(rows):
         return rows
     rng = np.random.default_rng([_CAP, seed])

@@ -1,4 +1,4 @@
-"""Projection head of the contrastive objectives."""
+"""Heads on an encoder's embedding."""
 
 import flax.linen as nn
 import jax
@@ -22,3 +22,14 @@ class ProjectionHead(nn.Module):
         h = nn.gelu(nn.Dense(self.hidden, name="hidden")(z.astype(jnp.float32)))
         h = nn.Dense(self.output, name="output")(h)
         return h * jax.lax.rsqrt(jnp.sum(h * h, axis=-1, keepdims=True) + 1e-12)
+
+
+class LinearHead(nn.Module):
+    """A linear map to `output` numbers, float32: what a regression reads from the embedding."""
+
+    output: int
+
+    @nn.compact
+    def __call__(self, z: jax.Array) -> jax.Array:
+        """Embedding [batch, D] -> [batch, output] float32."""
+        return nn.Dense(self.output, name="output")(z.astype(jnp.float32))

@@ -107,7 +107,8 @@ class Run:
         if self.peers.first:
             data = b"".join(np.ascontiguousarray(leaf).tobytes() for leaf in flatten(found["here"].state).values())
         sizes = [np.dtype(dtype).itemsize * math.prod(shape) for _, dtype, shape in content["arrays"]]
-        data = self.parallel.broadcast(data, sum(sizes))
+        with self.peers.waiting(f"the broadcast ({name!r})"):
+            data = self.parallel.broadcast(data, sum(sizes))
         flat, start = {}, 0
         for (leaf, dtype, shape), size in zip(content["arrays"], sizes, strict=True):
             flat[leaf] = np.frombuffer(data[start : start + size], dtype).reshape(shape)

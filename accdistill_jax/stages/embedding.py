@@ -21,9 +21,11 @@ from accdistill_jax.files import write_atomically
 from accdistill_jax.inputs import prepare
 from accdistill_jax.metrics import ProgressLine
 from accdistill_jax.parallel import Parallel
-from accdistill_jax.stages import distillation
+from accdistill_jax.stages import pretraining
+from accdistill_jax.stages import student as student_stage
 from accdistill_jax.stages.context import Run, choose_rows, open_store
 from accdistill_jax.stages.pretraining import Teacher, load_teacher
+from accdistill_jax.stages.student import Student, load_student, needs_teacher
 
 LABELS = ("hr_bpm", "sdnn_ms", "rmssd_ms", "resp_bpm")
 
@@ -39,45 +41,59 @@ class Encoder(NamedTuple):
 class Encoders(NamedTuple):
     """The encoders of a run, what they are, and the key under which their embeddings are kept."""
 
-    teacher: Teacher
-    student: distillation.Student | None
+    teacher: Teacher | None
+    student: Student | None
     all: list[Encoder]
     key: str
 
 
 def load_encoders(run: Run) -> Encoders:
-    """Teacher, student (where the run has one) and an untrained encoder of the student's shape."""
-    teacher = load_teacher(run)
-    student = None
-    if "student" in run.config.stages or (distillation.export_path(run) / "export.json").exists():
-        student = distillation.load_student(run, teacher)
+    """Teacher, student and an untrained encoder of the student's shape, as far as the run has them.
 
-    def embed_ppg(params, batch):
-        z = teacher.encoder.apply({"params": params["teacher"]["params"]}, prepare(batch, "ppg", teacher.inputs))
-        out = {"embedding": z}
-        if student is not None:
-            standard = (z - params["teacher"]["mean"][None]) / params["teacher"]["std"][None]
-            out["projection"] = student.teacher_head.apply({"params": params["head"]}, standard)
-        return out
-
-    ppg_params = {"teacher": teacher.frozen, "head": student.params["teacher_head"] if student else {}}
-    found = [Encoder(TEACHER, embed_ppg, ppg_params)]
+    Where student and PPG encoder were trained together, that encoder stands in the teacher's place.
+    """
+    has_student = "student" in run.config.stages or (student_stage.export_path(run) / "export.json").exists()
+    own_ppg = has_student and run.config.student.objective == "joint"
+    teacher = None
+    if not has_student or needs_teacher(run.config) or (not own_ppg and has_teacher(run)):
+        teacher = load_teacher(run)
+    student = load_student(run, teacher) if has_student else None
+    found = []
+    if teacher is not None:
+        found.append(teacher_encoder(teacher, student))
+    elif own_ppg:
+        found.append(Encoder(TEACHER, student.represent_ppg, student.params))
     if student is not None:
-
-        def embed_accel(params, batch):
-            z = student.encoder.apply({"params": params["encoder"]}, prepare(batch, "accel", student.inputs))
-            return {"embedding": z, "projection": student.head.apply({"params": params["head"]}, z)}
 
         def embed_untrained(params, batch):
             return {"embedding": student.encoder.apply({"params": params}, prepare(batch, "accel", student.inputs))}
 
         one = run.stores[0].read(np.zeros(1, np.int64))
-        found.append(Encoder(STUDENT, embed_accel, student.params))
+        found.append(Encoder(STUDENT, student.represent, student.params))
         found.append(Encoder(UNTRAINED, embed_untrained, student.initial(one)))
     c = run.config.evaluation
-    described = [run.data_fingerprint, teacher.fingerprint, student.fingerprint if student else "", c.train_segments]
-    described += [run.config.seed, str(run.config.runtime.compute_dtype)]
+    described = [run.data_fingerprint, teacher.fingerprint if teacher else "", student.fingerprint if student else ""]
+    described += [c.train_segments, run.config.seed, str(run.config.runtime.compute_dtype)]
     return Encoders(teacher, student, found, hash_of(described))
+
+
+def has_teacher(run: Run) -> bool:
+    """Whether the run has a frozen teacher, though its student may not learn from it."""
+    return "teacher" in run.config.stages or run.exists(pretraining.export_path(run) / "export.json")
+
+
+def teacher_encoder(teacher: Teacher, student: Student | None) -> Encoder:
+    """The frozen teacher, with what its embedding is compared as by the student that learned from it."""
+
+    def embed_ppg(params, batch):
+        z = teacher.encoder.apply({"params": params["teacher"]["params"]}, prepare(batch, "ppg", teacher.inputs))
+        out = {"embedding": z}
+        standard = (z - params["teacher"]["mean"][None]) / params["teacher"]["std"][None]
+        projection = student and student.project_teacher(params["student"], standard)
+        return out if projection is None else out | {"projection": projection}
+
+    heads = {name: value for name, value in student.params.items() if name == "teacher_head"} if student else {}
+    return Encoder(TEACHER, embed_ppg, {"teacher": teacher.frozen, "student": heads})
 
 
 def hash_of(described: object) -> str:
@@ -93,8 +109,14 @@ def embed_stage(run: Run) -> None:
 
 
 def check_stores(run: Run) -> None:
-    """Raises UserError where the evaluation has nothing to work on; cheap, so that it is told before training."""
-    if not unseen_stores(run) and not has_test_segments(run.stores):
+    """Raises UserError where the evaluation has nothing to work on, or other unseen stores than another process has.
+
+    Cheap, so that it is told before training.
+    """
+    unseen = unseen_stores(run)
+    facts = {f"fingerprint of the unseen store {name}": store.fingerprint for name, store in unseen.items()}
+    run.peers.agree({"order of data.unseen_stores": list(unseen)} | facts)
+    if not unseen and not has_test_segments(run.stores):
         raise UserError(
             "no participant of config.data.stores is in the test split, and config.data.unseen_stores is empty: nothing "
             "to evaluate on; prepare with more participants, another --split-seed or a --split-file"
@@ -223,7 +245,8 @@ def _compute(run, encoders: Encoders, name: str, stores, rows) -> dict[str, np.n
                 arrays |= {f"{encoder.name}/{split}/{what}": value for what, value in values.items()}
     student, teacher = (arrays.get(f"{encoder}/test/projection") for encoder in (STUDENT, TEACHER))
     if student is not None and student.shape == teacher.shape and len(student) > 1:
-        found = search_pool(student, teacher, run.parallel)
+        with run.peers.waiting("the pool search"):
+            found = search_pool(student, teacher, run.parallel)
         arrays |= {
             f"{STUDENT}/test/rank/{direction}": ranks
             for direction, ranks in zip((ACCEL_TO_PPG, PPG_TO_ACCEL), found, strict=True)
@@ -252,7 +275,7 @@ def _empty(arrays: dict[str, np.ndarray], encoder: str, split: str) -> dict[str,
     """Zero rows of the widths that the encoder has on the training split (which is never empty)."""
     first = f"{encoder}/train/"
     return {
-        f"{encoder}/{split}/{key.removeprefix(first)}": np.zeros((0, value.shape[1]), np.float32)
+        f"{encoder}/{split}/{key.removeprefix(first)}": np.zeros((0, *value.shape[1:]), np.float32)
         for key, value in arrays.items()
         if key.startswith(first)
     }

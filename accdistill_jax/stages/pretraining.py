@@ -1,4 +1,4 @@
-"""The teacher: pretrained here by masked autoencoding, or taken from elsewhere."""
+"""The teacher: pretrained here by masked autoencoding or contrast, or taken from elsewhere."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,9 +13,10 @@ from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.embed import embed
 from accdistill_jax.inputs import InputSettings, prepare
 from accdistill_jax.models.autoencoder import MaskedAutoencoder
-from accdistill_jax.models.build import build_autoencoder, build_encoder, compute_dtype
-from accdistill_jax.objectives import masked_autoencoding
+from accdistill_jax.models.build import build_autoencoder, build_encoder, build_head, compute_dtype
+from accdistill_jax.objectives import Objective, contrastive, masked_autoencoding
 from accdistill_jax.stages.context import Run, choose_rows, plain
+from accdistill_jax.stages.sources import Source, paired_source
 from accdistill_jax.stages.training import refuse_other, train_stage
 
 STATISTICS_SEGMENTS = 2000
@@ -52,21 +53,64 @@ def run_stage(run: Run) -> None:
     config = run.config.teacher
     dtype = compute_dtype(run.config.runtime.compute_dtype)
     encoder = build_encoder(config.encoder, dtype=dtype, rematerialise=run.config.runtime.rematerialise)
-    model = build_autoencoder(encoder, config.autoencoder, samples=run.samples, dtype=dtype)
-    objective = masked_autoencoding(
-        model, modality="ppg", inputs=run.inputs("ppg"), augmentations=augmentations(config.augment)
+    objective = pretraining_objective(run, config, encoder, "ppg", augmentations(config.augment))
+    params = train_stage(
+        run,
+        "teacher",
+        objective,
+        frozen={},
+        fingerprints={"data": run.data_fingerprint},
+        source=pretraining_source(run, config, "ppg"),
     )
-    params = train_stage(run, "teacher", objective, frozen={}, fingerprints={"data": run.data_fingerprint})
     mean, std = embedding_statistics(run, encoder, params["encoder"])
     meta = {
         "kind": "teacher",
+        "objective": config.objective,
         "encoder": plain(config.encoder),
         "autoencoder": plain(config.autoencoder),
         "signal": run.signal_meta("ppg"),
         "fingerprints": {"data": run.data_fingerprint},
     }
-    exported = {"params": params["encoder"], "mean": mean, "std": std, "decoder": params["decoder"]}
+    exported = {"params": params["encoder"], "mean": mean, "std": std}
+    if "decoder" in params:
+        exported["decoder"] = params["decoder"]
     run.save_params(export_path(run), exported, meta)
+
+
+def pretraining_objective(
+    run: Run, config: Any, encoder: nn.Module, modality: str, specs: dict[str, Augmentation]
+) -> Objective:
+    """Masked autoencoding or contrastive pretraining of one modality.
+
+    Args:
+        run: the run's context.
+        config: section "teacher" or "student": objective, autoencoder, contrastive.
+        encoder: what is pretrained.
+        modality: "ppg" or "accel".
+        specs: augmentations.
+    """
+    if config.objective == "masked":
+        dtype = compute_dtype(run.config.runtime.compute_dtype)
+        model = build_autoencoder(encoder, config.autoencoder, samples=run.samples, dtype=dtype)
+        return masked_autoencoding(model, modality=modality, inputs=run.inputs(modality), augmentations=specs)
+    c = config.contrastive
+    return contrastive(
+        encoder,
+        build_head(c.head),
+        modality=modality,
+        inputs=run.inputs(modality),
+        augmentations=specs,
+        positives=c.positives,
+        temperature=c.temperature,
+        koleo_weight=c.koleo_weight,
+        momentum=c.momentum,
+    )
+
+
+def pretraining_source(run: Run, config: Any, modality: str) -> Source:
+    """How the batches of that pretraining are read."""
+    pairs = config.objective == "contrastive" and config.contrastive.positives == "participant"
+    return paired_source(run, modality) if pairs else Source()
 
 
 def export_path(run: Run) -> Path:

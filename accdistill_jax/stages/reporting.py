@@ -90,10 +90,10 @@ def _report(run: Run, folder: Path, embedded, info: dict, curves: dict, examples
         run.say(f"report: {folder / 'report.md'}")
 
 
-def _examples(run: Run, teacher: Teacher, stores: Sequence[Store], *, split: str | None) -> dict | None:
+def _examples(run: Run, teacher: Teacher | None, stores: Sequence[Store], *, split: str | None) -> dict | None:
     """A few segments with what the teacher's autoencoder makes of them, as `plots.example_segments` wants them."""
     count = run.config.evaluation.examples
-    if teacher.autoencoder is None or not count:
+    if teacher is None or teacher.autoencoder is None or not count:
         return None
     pool = [(s, row) for s in stores for row in (s.indices(split) if split else np.arange(s.num_segments))]
     if not pool:
@@ -124,9 +124,13 @@ def _data_info(stores: Sequence[Store]) -> dict:
 
 def _run_info(run: Run, encoders: Encoders, durations_s: dict[str, float]) -> dict:
     environment = configs.environment()
-    parameters = {TEACHER: parameter_count(encoders.teacher.frozen["params"])}
+    parameters, fingerprints = {}, {}
+    if encoders.teacher is not None:
+        parameters[TEACHER] = parameter_count(encoders.teacher.frozen["params"])
+        fingerprints[TEACHER] = encoders.teacher.fingerprint
     if encoders.student is not None:
         parameters[STUDENT] = parameter_count(encoders.student.params["encoder"])
+        fingerprints[STUDENT] = encoders.student.fingerprint
     return {
         "config": plain(run.config),
         "versions": environment["versions"] | {"python": environment["python"]},
@@ -135,6 +139,5 @@ def _run_info(run: Run, encoders: Encoders, durations_s: dict[str, float]) -> di
         "durations_s": durations_s,
         "data": _data_info(run.stores),
         "parameters": parameters,
-        "fingerprints": {TEACHER: encoders.teacher.fingerprint}
-        | ({STUDENT: encoders.student.fingerprint} if encoders.student else {}),
+        "fingerprints": fingerprints,
     }

@@ -11,7 +11,7 @@ from accdistill_jax import config as configs
 from accdistill_jax.array_files import flatten, unflatten
 from accdistill_jax.checkpoint import Checkpointer, Restored
 from accdistill_jax.config import duration_steps
-from accdistill_jax.data.pipeline import Pipeline, Reader
+from accdistill_jax.data.pipeline import Pipeline
 from accdistill_jax.errors import UserError
 from accdistill_jax.interrupt import Interruption
 from accdistill_jax.metrics import MetricsWriter, ProgressLine
@@ -20,6 +20,7 @@ from accdistill_jax.optim import decay_mask, make_optimizer
 from accdistill_jax.optimizer_state import Replicated, Sharded
 from accdistill_jax.parallel import AXIS
 from accdistill_jax.stages.context import Run
+from accdistill_jax.stages.sources import Source
 from accdistill_jax.train import LoopSettings, TrainState, initial_state, kept_params, train
 
 
@@ -30,7 +31,7 @@ def train_stage(
     *,
     frozen: Any,
     fingerprints: dict[str, str],
-    reader: Reader | None = None,
+    source: Source = Source(),  # noqa: B008
 ) -> Any:
     """Trains `objective` as `config.<name>.train` says, from the last good checkpoint if there is one.
 
@@ -40,7 +41,7 @@ def train_stage(
         objective: what is minimised.
         frozen: arrays for the objective that are not trained.
         fingerprints: content hashes the result depends on (data, teacher); a checkpoint made with others is refused.
-        reader: how training batches are read, see `Pipeline`.
+        source: how batches are read.
 
     Returns:
         The resulting parameters on the host: the last or the best by validation loss, as `keep` says.
@@ -59,7 +60,8 @@ def train_stage(
         participant_cap=config.data.participant_cap or None,
         host=run.peers.rank,
         hosts=run.peers.count,
-        reader=reader,
+        reader=source.reader and source.reader("train"),
+        rows=source.rows and source.rows("train"),
     )
 
     def steps(text: str) -> int:
@@ -78,14 +80,15 @@ def train_stage(
     one = {key: value[:1] for key, value in pipeline.batch(0).items()}
     params = jax.device_get(jax.jit(objective.init)(jax.random.key(config.seed), one))
     layout, schedule = make_layout(run, settings, params, loop, num_segments=pipeline.num_segments)
-    state = initial_state(params, layout, loop)
-    validation = validation_batches(run, name)
+    state = initial_state(params, layout, loop, momentum=objective.momentum)
+    validation = validation_batches(run, name, source)
     meta = {"fingerprints": fingerprints, "config_hash": configs.config_hash(config)}
     with contextlib.ExitStack() as stack:
         checkpointer = None
         if run.peers.first:
             folder = run.workdir / name / "checkpoints"
-            checkpointer = stack.enter_context(Checkpointer(folder, on_saved=run.copies.later))
+            kept = settings.checkpoints_kept
+            checkpointer = stack.enter_context(Checkpointer(folder, keep_last=kept, on_saved=run.copies.later))
         found = run.peers.from_first(f"{name} checkpoint", lambda: checkpointer.latest_valid_step())
         if found is not None:
             state = restore(run, checkpointer, found, state, fingerprints, where=f"{run.workdir / name}")
@@ -132,7 +135,7 @@ def train_stage(
         if best is not None:
             run.say(f"{name}: keeping the parameters of step {best}, the best by validation loss")
             state = restore(run, checkpointer, best, state, fingerprints, where=f"{run.workdir / name}")
-    return kept_params(state)
+    return kept_params(state, loop)
 
 
 def make_layout(
@@ -165,18 +168,20 @@ def restore(
     return unflatten(flatten(state), template, where=where)
 
 
-def validation_batches(run: Run, name: str) -> list[dict[str, np.ndarray]]:
+def validation_batches(run: Run, name: str, source: Source) -> list[dict[str, np.ndarray]]:
     """This host's part of `validation_batches` fixed global batches of validation participants; [] without any."""
     settings = run.config[name].train
-    with_segments = [store for store in run.stores if len(store.indices("validation"))]
     if not settings.validation_batches:
         return []
-    if not with_segments:
+    rows = source.rows("validation") if source.rows else [store.indices("validation") for store in run.stores]
+    if not sum(map(len, rows)):
         run.say(f"{name}: no validation segments in any store, so no validation")
         return []
     pipeline = Pipeline(
-        with_segments,
+        run.stores,
         split="validation",
+        rows=rows,
+        reader=source.reader and source.reader("validation"),
         batch_size=settings.batch_size,
         seed=run.config.seed,
         host=run.peers.rank,

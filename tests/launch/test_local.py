@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 LOCAL = Path(__file__).parents[2] / "launch" / "local"
+TIMEOUT_S = 120  # of what takes moments by itself
 sys.path.insert(0, str(LOCAL.parent))  # as for a script that is run from there
 
 _loader = importlib.machinery.SourceFileLoader("launch_local", str(LOCAL))
@@ -71,7 +72,7 @@ def command(path: Path, *options: str) -> list[str]:
 
 def run(path: Path, *options: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        command(path, *options), capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
+        command(path, *options), capture_output=True, text=True, timeout=TIMEOUT_S, stdin=subprocess.DEVNULL
     )
 
 
@@ -89,7 +90,7 @@ def started(path: Path, *options: str, processes: int = 2) -> tuple[subprocess.P
     return launcher, [int(file.read_text()) for file in files]
 
 
-def wait_for(condition, seconds: float = 30) -> None:
+def wait_for(condition, seconds: float = TIMEOUT_S) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -186,24 +187,33 @@ def test_a_signal_is_passed_on_once_and_nothing_starts_again(script, number, sta
     )
     launcher, _ = started(path, "--retries=3")
     launcher.send_signal(number)
-    _, error = launcher.communicate(timeout=30)
+    _, error = launcher.communicate(timeout=TIMEOUT_S)
     assert launcher.returncode == status, error
     assert len(starts(path, 0)) == 1
 
 
 def test_a_second_signal_kills(script):
-    path = script("until_signalled(); (folder / f'caught-{k}').touch(); [time.sleep(1) for _ in range(60)]")
+    path = script("until_signalled(); (folder / f'caught-{k}').touch(); [time.sleep(1) for _ in range(300)]")
     launcher, children = started(path)
     launcher.send_signal(signal.SIGTERM)
     wait_for(lambda: (path.parent / "caught-0").exists() and (path.parent / "caught-1").exists())
     launcher.send_signal(signal.SIGTERM)
-    launcher.communicate(timeout=30)
+    launcher.communicate(timeout=TIMEOUT_S)
     assert launcher.returncode == 75
     assert not any(map(is_alive, children))
 
 
 def test_a_stopped_process_is_killed_after_the_grace(script):
-    path = script("ready(); os.kill(os.getpid(), signal.SIGSTOP) if k else time.sleep(0.3); sys.exit(75)")
+    path = script(
+        """
+if k:
+    ready()
+    os.kill(os.getpid(), signal.SIGSTOP)
+while not (folder / "pid-1").exists():
+    time.sleep(0.02)
+sys.exit(75)
+"""
+    )
     done = run(path, "--retries=0", "--grace=1")
     assert done.returncode == 75
     assert "[1] did not end within 1 s" in done.stderr
@@ -224,17 +234,17 @@ def test_a_process_that_finishes_first_does_not_hurry_the_others(script):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")
 def test_nothing_outlives_a_killed_launcher(script):
-    path = script("until_signalled(); [time.sleep(1) for _ in range(60)]")
+    path = script("until_signalled(); [time.sleep(1) for _ in range(300)]")
     launcher, children = started(path)
     launcher.kill()
-    launcher.communicate(timeout=30)
+    launcher.communicate(timeout=TIMEOUT_S)
     wait_for(lambda: not any(map(is_alive, children)))
 
 
 def test_what_a_process_leaves_behind_goes_with_it(script):
     body = """
 import subprocess
-left = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+left = subprocess.Popen(["sleep", "300"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 (folder / f"left-{k}").write_text(str(left.pid))
 os._exit(0)
 """
@@ -251,7 +261,7 @@ def test_a_signal_while_waiting_to_start_again_ends_the_launcher(script):
     while "starting again in 4 s" not in launcher.stderr.readline():
         assert launcher.poll() is None
     launcher.send_signal(signal.SIGTERM)
-    launcher.communicate(timeout=30)
+    launcher.communicate(timeout=TIMEOUT_S)
     assert launcher.returncode == 143
     assert len(starts(path)) == 3
 
@@ -261,13 +271,13 @@ def test_the_reader_going_away_does_not_end_the_run(script):
     launcher = subprocess.Popen(command(path), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     launcher.stdout.readline()
     launcher.stdout.close()
-    assert launcher.wait(timeout=30) == 0
+    assert launcher.wait(timeout=TIMEOUT_S) == 0
     assert (path.parent / "ended-0").exists() and (path.parent / "ended-1").exists()
 
 
 def test_dry_run_prints_what_is_started():
     arguments = ["--processes=2", "--devices=4", "--dry-run", "--", "--config=c.py", "--config.x=it's"]
-    shown = subprocess.run([str(LOCAL), *arguments], capture_output=True, text=True, timeout=30)
+    shown = subprocess.run([str(LOCAL), *arguments], capture_output=True, text=True, timeout=TIMEOUT_S)
     lines = [shlex.split(line) for line in shown.stdout.splitlines()]
     assert len(lines) == 2
     for k, words in enumerate(lines):

@@ -109,6 +109,9 @@ class Hold:
     def before_report(self) -> dict[str, str]:
         return {"HOLD_IN_REPORT": "1", "HOLD_UNTIL": str(self._file)}
 
+    def before_search(self) -> dict[str, str]:
+        return {"HOLD_IN_SEARCH": "1", "HOLD_UNTIL": str(self._file)}
+
     def reached(self) -> bool:
         return self._file.with_suffix(".reached").exists()
 

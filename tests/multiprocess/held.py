@@ -4,8 +4,10 @@ Environment, all of it optional and for each process apart:
     HOLD_UNTIL      the file to wait for; HOLD_UNTIL.reached says that the place was reached
     HOLD_AT         hold before reading this batch of training, counted from 0
     HOLD_IN_REPORT  hold before the report is written (process 0 writes it)
+    HOLD_IN_SEARCH  hold before the pool of test segments is searched
     FILE_LIMIT      bytes to which a file may grow, which the system reports much as a full disk
     START_TIMEOUT_S how long to wait for the other processes
+    SLACK           how many times config.runtime.hang_timeout_s is granted where there are no steps
 """
 
 import os
@@ -18,7 +20,8 @@ from absl import app
 import accdistill_jax.main as main
 from accdistill_jax import distributed
 from accdistill_jax.data.pipeline import Pipeline
-from accdistill_jax.stages import reporting
+from accdistill_jax.stages import embedding, reporting
+from accdistill_jax.watchdog import HangWatch
 
 
 def hold() -> None:
@@ -42,23 +45,27 @@ def hold_training(at: int) -> None:
     Pipeline.batch = held
 
 
-def hold_report() -> None:
-    write = reporting._write_reports
+def hold_before(module, name: str) -> None:
+    function = getattr(module, name)
 
     def held(*args):
         hold()
-        return write(*args)
+        return function(*args)
 
-    reporting._write_reports = held
+    setattr(module, name, held)
 
 
 if __name__ == "__main__":
     if "HOLD_AT" in os.environ:
         hold_training(int(os.environ["HOLD_AT"]))
     if "HOLD_IN_REPORT" in os.environ:
-        hold_report()
+        hold_before(reporting, "_write_reports")
+    if "HOLD_IN_SEARCH" in os.environ:
+        hold_before(embedding, "search_pool")
     if "FILE_LIMIT" in os.environ:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ["FILE_LIMIT"]), resource.RLIM_INFINITY))
     if "START_TIMEOUT_S" in os.environ:
         distributed.START_TIMEOUT_S = int(os.environ["START_TIMEOUT_S"])
+    if "SLACK" in os.environ:
+        HangWatch.SLACK = float(os.environ["SLACK"])
     app.run(main.main, flags_parser=main.parse_flags)

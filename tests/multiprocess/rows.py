@@ -1,6 +1,6 @@
-"""What every row of every global batch is, on the real control plane and devices of a run: one process's part, as JSON.
+"""What every row of every global batch is, and the bits of what the training step makes of it: one process's part, as JSON.
 
-Also a step of the global InfoNCE and its gradient. Started by tests/multiprocess/test_equivalence.py.
+On the real control plane and devices of a run; the step is `train.make_step`, mapped as in training. Also a step of the global InfoNCE and its gradient. Started by tests/multiprocess/test_equivalence.py.
 """
 
 import argparse
@@ -18,9 +18,14 @@ from accdistill_jax.augment import ORDER, Augmentation
 from accdistill_jax.data.pipeline import Pipeline
 from accdistill_jax.data.store import Store
 from accdistill_jax.inputs import InputSettings
-from accdistill_jax.objectives import distillation
+from accdistill_jax.models.heads import ProjectionHead
+from accdistill_jax.models.transformer import TransformerEncoder
+from accdistill_jax.objectives import Objective, distillation
+from accdistill_jax.optim import make_optimizer
+from accdistill_jax.optimizer_state import Replicated
 from accdistill_jax.parallel import AXIS, Parallel
-from accdistill_jax.train import batch_keys
+from accdistill_jax.train import LoopSettings, initial_state, make_step
+from configs import common
 
 STRENGTH = {"cut_out": 0.1, "magnitude_warp": 0.1, "gaussian_noise": 0.05, "channel_permute": 1.0, "time_warp": 0.005}
 AUGMENTATIONS = {name: Augmentation(0.5, STRENGTH[name], 6) for name in ORDER}
@@ -34,21 +39,29 @@ def digest(arrays) -> str:
     return content.hexdigest()
 
 
-def own_rows(array: jax.Array) -> np.ndarray:
-    """This process's rows of a split array, in order: [b, ...]."""
-    shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
-    parts = [np.asarray(shard.data) for shard in shards]
-    return np.concatenate([part.reshape(-1, *part.shape[array.ndim - 3 + 1 :]) for part in parts])
+def bits_of_rows(rows: jax.Array) -> jax.Array:
+    """Two sums over all bits of each row, in the step itself: [b, ...] float32 -> [b, 4] float32, whole numbers below 2^16.
+
+    Whole numbers as small as these survive the average over devices that the step takes of its metrics.
+    """
+    bits = jax.lax.bitcast_convert_type(rows.reshape(rows.shape[0], -1), jnp.uint32)
+    place = jnp.arange(bits.shape[1], dtype=jnp.uint32)[None]
+    sums = jnp.stack([jnp.sum(bits * (2 * place + 1), axis=1), jnp.sum((bits ^ (bits >> 13)) * (place * jnp.uint32(0x9E3779B1) | 1), axis=1)])
+    pieces = jnp.concatenate([sums & 0xFFFF, sums >> 16]).T
+    return jax.lax.stop_gradient(pieces.astype(jnp.float32))
 
 
-def objective():
-    """The distillation's, with a teacher that hands its input on."""
-    teacher = SimpleNamespace(apply=lambda variables, x: x.reshape(x.shape[0], -1))
-    return distillation(
-        None,
-        teacher,
-        None,
-        None,
+def objective() -> Objective:
+    """The distillation's, with a teacher that hands its input on; its metrics tell the bits of what it trains on."""
+    head = ProjectionHead(hidden=4, output=4)
+    own = distillation(
+        TransformerEncoder(patch=128, width=8, depth=1, heads=1, mlp=8),
+        SimpleNamespace(
+            apply=lambda variables, x: x.reshape(x.shape[0], -1),
+            init_with_output=lambda key, x: (x.reshape(x.shape[0], -1), {}),
+        ),
+        head,
+        head,
         student_inputs=InputSettings(bands="low+high", limit=4.0),
         teacher_inputs=InputSettings(),
         augmentations={"accel": AUGMENTATIONS, "ppg": AUGMENTATIONS},
@@ -56,29 +69,42 @@ def objective():
         teacher_to_student_weight=0.5,
     )
 
+    def rows(params, inputs):
+        return own.rows(params, inputs) | {"bits": {name: bits_of_rows(inputs[name]) for name in ("accel", "teacher")}}
+
+    def reduce(rows, axis_name, *, training):
+        loss, metrics = own.reduce(rows, axis_name, training=training)
+        return loss, metrics | jax.lax.all_gather(rows["bits"], axis_name, tiled=True)
+
+    return own._replace(rows=rows, reduce=reduce)
+
 
 def row_hashes(store: str, parallel: Parallel, peers, *, batch_size: int, steps: int) -> list[dict[str, list[str]]]:
-    """By step, by place in the global batch: hashes of the row as read, and of its augmented inputs."""
+    """By step, by place in the global batch: hashes of the row as read, and of the augmented inputs of the training step."""
     pipeline = Pipeline(
         (Store.open(store),), split="train", batch_size=batch_size, seed=SEED, host=peers.rank, hosts=peers.count
     )
-    inputs = objective().inputs
-    frozen = {"params": {}, "mean": np.zeros(1, np.float32), "std": np.ones(1, np.float32)}
-
-    def views(state, batch):
-        found = inputs(state["frozen"], batch, batch_keys(SEED, state["step"], batch["position"]), training=True)
-        return {"accel": found["accel"], "ppg": found["teacher"][:, :, None]}
-
-    mapped = parallel.map_rows(views)
+    trained = objective()
+    one = {key: value[:1] for key, value in pipeline.batch(0).items()}
+    params = jax.device_get(jax.jit(trained.init)(jax.random.key(SEED), one))
+    settings = common.train(duration=f"{steps} steps", batch_size=batch_size, learning_rate=1e-3)
+    settings.warmup = "1 steps"
+    optimizer = make_optimizer(settings, total_steps=steps)
+    layout = Replicated(optimizer)
+    loop = LoopSettings(steps, steps, steps, 1, ema_decay=0.0, seed=SEED)
+    step_fn = parallel.map(make_step(trained, layout, loop, optimizer.schedule), donate=True)
+    state = parallel.replicate(initial_state(params, layout, loop))
+    frozen = parallel.replicate({"params": {}, "mean": np.zeros(1, np.float32), "std": np.ones(1, np.float32)})
     hashes = []
-    for step, batch in enumerate(pipeline.iterate(0, steps)):
-        state = parallel.replicate({"frozen": frozen, "step": np.int32(step)})
-        found = {name: own_rows(array) for name, array in mapped(state, parallel.place(batch)).items()}
+    for batch in pipeline.iterate(0, steps):
+        state, metrics = step_fn(state, frozen, parallel.place(batch))
+        found = parallel.fetch({name: metrics[name] for name in ("accel", "teacher", "loss")})
+        assert np.isfinite(found["loss"])
         hashes.append(
             {
                 str(place): [
                     digest(batch[name][row] for name in sorted(batch)),
-                    *(digest([found[name][row]]) for name in ("accel", "ppg")),
+                    *(digest([found[name][place]]) for name in ("accel", "teacher")),
                 ]
                 for row, place in enumerate(batch["position"].tolist())
             }

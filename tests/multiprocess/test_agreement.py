@@ -1,7 +1,6 @@
 """Processes that do not fit together end at the start, with one line that says which one and in what."""
 
 import shutil
-import time
 
 import pytest
 
@@ -53,6 +52,16 @@ def test_another_store(launch, settings, tmp_path, smoke_store, other_store):
     assert refused(job).startswith("error: process 1 has another store fingerprint (")
 
 
+def test_another_unseen_store(launch, settings, tmp_path, other_store):
+    """Of the same name, where each process looks; told before anything is trained."""
+    population = SyntheticSettings(participants=4, segments_per_participant=8, seed=6, ppg_channels=2)
+    second = write_store(tmp_path / "second/other", population, split=SplitRule(fractions=(0.5, 0.25, 0.25))).path
+    own = {rank: [f"--config.data.unseen_stores=('{path}',)"] for rank, path in enumerate((other_store, second))}
+    job = launch(2, 1, settings(tmp_path / "run", stages="('teacher','evaluation')"), own=own)
+    assert refused(job).startswith("error: process 1 has another fingerprint of the unseen store other (")
+    assert not (tmp_path / "run/teacher").exists()
+
+
 def test_another_version_of_the_code(launch, settings, tmp_path, other_code):
     job = launch(2, 1, settings(tmp_path / "run"), cwd={1: other_code})
     assert refused(job).startswith("error: process 1 has another source code (")
@@ -61,13 +70,11 @@ def test_another_version_of_the_code(launch, settings, tmp_path, other_code):
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_that_never_comes(launch, settings, tmp_path, rank):
     """Only process `rank` of two is started (the other one is stopped before it does anything)."""
-    began = time.monotonic()
     never = {1 - rank: ["--help"]}
     job = launch(
         *Topology(2, 1), settings(tmp_path / "run"), own=never, program=HELD, environment={rank: {"START_TIMEOUT_S": "4"}}
     )
-    assert job.wait([rank], within_s=60) == [75], job.logs()
-    assert time.monotonic() - began < 60
+    assert job.wait([rank]) == [75], job.logs()
     line = job.line(rank)
     assert line.startswith("error: the processes did not come together at 127.0.0.1:") and " within 4" in line, job.logs()
     assert job.stderr(rank).count("\n") == 1, job.logs()

@@ -4,16 +4,20 @@ import contextlib
 import shutil
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from accdistill_jax.checkpoint import Checkpointer
-from tests.multiprocess.conftest import HELD, result
-from tests.multiprocess.processes import Topology
+from tests.multiprocess.conftest import HELD, launcher, result
+from tests.multiprocess.processes import Job, Topology
 
 pytestmark = pytest.mark.slow
 TWO = Topology(2, 2)
-AT_ONCE_S = 5.0
+EVERYTHING = "('teacher','student','evaluation','report')"
+SHORT = {"teacher.train.duration": "4 steps", "student.train.duration": "4 steps"}
+WAIT_S = 15.0  # beyond what one process may be behind the other
+AT_ONCE_S = 30.0  # moments by itself; nothing else would end it
 
 
 def last_checkpoint(workdir) -> int | None:
@@ -62,26 +66,57 @@ def test_second_signal_ends_at_once(training_held, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def reported(tmp_path_factory):
-    """Filled by the first test with a work directory that wants only its report."""
-    return {}
+def embedded(settings, tmp_path_factory) -> Path:
+    """A work directory that wants only its report; not to be changed."""
+    folder = tmp_path_factory.mktemp("embedded")
+    with launcher(folder) as start:
+        start(2, 1, settings(folder / "run", stages="('teacher','student','evaluation')", **SHORT)).finish()
+    return folder / "run"
 
 
 @pytest.mark.parametrize("signalled", [0, 1])
-def test_stopped_while_process_0_writes_the_report(launch, settings, hold, tmp_path_factory, reported, tmp_path, signalled):
-    stages = "('teacher','student','evaluation'{})"
-    short = {"teacher.train.duration": "4 steps", "student.train.duration": "4 steps"}
-    if not reported:
-        reported["workdir"] = tmp_path_factory.mktemp("reported") / "run"
-        launch(2, 1, settings(reported["workdir"], stages=stages.format(""), **short)).finish()
-    workdir = shutil.copytree(reported["workdir"], tmp_path / "run")
-    everything = settings(workdir, stages=stages.format(",'report'"), **short)
+def test_stopped_while_process_0_writes_the_report(launch, settings, hold, embedded, tmp_path, signalled):
+    workdir = shutil.copytree(embedded, tmp_path / "run")
+    everything = settings(workdir, stages=EVERYTHING, **SHORT)
     place = hold()
     job = launch(2, 1, everything, program=HELD, environment={0: place.before_report()})
     job.until(place.reached, "the report is begun")
     job.signal(signalled, signal.SIGTERM)
-    assert job.wait(within_s=60) == [143, 143], job.logs()
+    assert job.wait() == [143, 143], job.logs()
     assert all(job.line(rank).startswith("stopped by SIGTERM; ") for rank in range(2)), job.logs()
     assert not (workdir / "report.json").exists()
     launch(2, 1, everything).finish()
     assert (workdir / "report.json").exists()
+
+
+def hung(job: Job, limit_s: float) -> str:
+    """The line of the process that has noticed a hang, after checking that all have ended for it and written their stacks."""
+    assert job.wait() == [75, 75], job.logs()
+    assert all(job.has_stacks(rank) for rank in range(2)), job.logs()
+    lines = {job.line(rank) for rank in range(2)}
+    assert len(lines) == 1, job.logs()
+    (line,) = lines
+    assert f": nothing done within 1 x {limit_s:g} s; the last checkpoint is kept" in line, line
+    return line
+
+
+def test_process_0_hangs_in_the_report(launch, settings, hold, embedded, tmp_path):
+    """The others, who wait for it, learn so, and it too."""
+    workdir = shutil.copytree(embedded, tmp_path / "run")
+    limit = {"runtime.hang_timeout_s": WAIT_S}
+    environment = {0: hold().before_report(), 1: {"SLACK": "1"}}
+    arguments = settings(workdir, stages=EVERYTHING, **SHORT, **limit)
+    job = launch(2, 1, arguments, program=HELD, environment=environment)
+    assert hung(job, WAIT_S).startswith("error: process 1 stopped: hung in the wait for all processes ('report'): "), job.logs()
+    assert "in hold" in job.stderr(0) and not (workdir / "report.json").exists()
+
+
+def test_a_process_hangs_in_the_pool_search(launch, settings, hold, embedded, tmp_path):
+    """The other one waits for it in a collective of the devices."""
+    workdir = shutil.copytree(embedded, tmp_path / "run")
+    (workdir / "embeddings/main.npz").unlink()
+    environment = {0: {"SLACK": "1"}, 1: {"SLACK": "1", **hold().before_search()}}
+    arguments = settings(workdir, stages=EVERYTHING, **SHORT, **{"runtime.hang_timeout_s": WAIT_S})
+    job = launch(2, 1, arguments, program=HELD, environment=environment)
+    assert ": hung in the pool search: " in hung(job, WAIT_S), job.logs()
+    assert not (workdir / "embeddings/main.npz").exists()

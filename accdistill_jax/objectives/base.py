@@ -1,0 +1,101 @@
+"""Ways of training: what is computed from each segment, and the loss over the global batch.
+
+An objective has three parts, so that one step can work through a batch in pieces and still see all of it in its loss:
+
+    inputs(frozen, batch, keys, training=...)   what never has a gradient: normalisation, augmentation, the frozen teacher
+    rows(params, inputs)                        what is trained, each segment by itself
+    reduce(rows, axis_name, training=...)       (loss, metrics) over the global batch
+
+`params` are differentiated, `frozen` (a teacher) never is; `batch` is this device's part as it comes from the pipeline;
+`keys` are this step's random keys, one per segment; `axis_name` is the mapped axis for collectives (None: one device).
+Metrics are scalars, averaged over devices.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from accdistill_jax import losses
+from accdistill_jax.augment import Augmentation, augment
+from accdistill_jax.inputs import InputSettings, prepare, row_by_row
+
+STREAM_MASK = 0
+STREAMS = {"ppg": 1, "accel": 2}
+STREAM_TOKENS = 3
+STREAM_SECOND = 5  # of the second view of a segment; 4 are the views that a teacher embeds once (stages/teacher_views.py)
+TARGET = "target"  # of frozen: the average of the parameters, where an objective has a momentum branch
+
+
+class Objective(NamedTuple):
+    """What the training loop needs to know of a way of training; see the module's docstring.
+
+    Attributes:
+        init: `init(key, batch) -> params` for a batch of the pipeline's form.
+        inputs: `inputs(frozen, batch, keys, *, training) -> tree of [b, ...]`; augments only in training.
+        rows: `rows(params, inputs) -> tree of [b, ...]`, differentiable.
+        reduce: `reduce(rows, axis_name, *, training) -> (loss [], metrics)`.
+        momentum: decay per step of an average of the parameters that `frozen` then holds as `TARGET`; 0: none.
+    """
+
+    init: Callable[[jax.Array, Mapping[str, jax.Array]], Any]
+    inputs: Callable[..., Any]
+    rows: Callable[[Any, Any], Any]
+    reduce: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
+    momentum: float = 0.0
+
+    def loss(self, params, frozen, batch, keys, axis_name):
+        """The training loss of this device's part of the batch: (loss [] float32, metrics)."""
+        rows = self.rows(params, self.inputs(frozen, batch, keys, training=True))
+        return self.reduce(rows, axis_name, training=True)
+
+    def evaluate(self, params, frozen, batch, keys, axis_name):
+        """The same without augmentation, for validation."""
+        rows = self.rows(params, self.inputs(frozen, batch, keys, training=False))
+        return self.reduce(rows, axis_name, training=False)
+
+
+def stream(keys: jax.Array, number: int) -> jax.Array:
+    """Independent keys for one use of randomness: [batch] keys -> [batch] keys."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+
+
+def band_groups(settings: InputSettings) -> int:
+    """Groups of channels that the input consists of, one a band, each with the sensor's channels in their order."""
+    return 1 + settings.bands.count("+")
+
+
+def present(
+    batch: Mapping[str, jax.Array],
+    keys: jax.Array,
+    modality: str,
+    settings: InputSettings,
+    augmentations: Mapping[str, Augmentation],
+    *,
+    training: bool,
+) -> jax.Array:
+    """A modality as its encoder gets it, augmented in training: [b, time, C] float32, alike for any split of the batch."""
+    own = {name: value for name, value in batch.items() if name.split("_")[0] == modality}
+
+    def of(rows):
+        keys, own = rows
+        x = prepare(own, modality, settings)
+        return augment(keys, x, augmentations, groups=band_groups(settings)) if training else x
+
+    return row_by_row(of, (stream(keys, STREAMS[modality]), own))
+
+
+def embedding_health(z: jax.Array, axis_name: str | None, *, spectrum: bool) -> dict[str, jax.Array]:
+    """Learning-health metrics of embeddings [b, D] over the global batch: spread, and effective rank if asked for."""
+    z = jax.lax.stop_gradient(z.astype(jnp.float32))
+
+    def mean(rows: jax.Array) -> jax.Array:
+        own = jnp.mean(rows, axis=0)
+        return own if axis_name is None else jax.lax.pmean(own, axis_name)
+
+    health = {"embedding_std": jnp.mean(jnp.sqrt(mean(jnp.square(z - mean(z)[None]))))}
+    if spectrum:  # all rows in one place and an eigendecomposition: not in every training step
+        rows = z if axis_name is None else jax.lax.all_gather(z, axis_name, axis=0, tiled=True)
+        health["effective_rank"] = losses.effective_rank(rows)
+    return health

@@ -1,0 +1,131 @@
+"""What a training reads besides segments in order: pairs of one participant, and labels."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from accdistill_jax.data.pipeline import Reader
+from accdistill_jax.data.store import Store
+from accdistill_jax.errors import UserError
+from accdistill_jax.evaluation.label_fractions import labelled_subset
+from accdistill_jax.objectives import LABEL, SECOND
+from accdistill_jax.stages.context import Run
+
+_PARTNER = 41
+
+
+class Source(NamedTuple):
+    """How a training's batches are read.
+
+    Attributes:
+        reader: of a split's batches by the split's name; None (for a split or for all) is both signals of each segment.
+        rows: per store, the rows of a split that are used, by the split's name; None is all.
+    """
+
+    reader: Callable[[str], Reader | None] | None = None
+    rows: Callable[[str], list[np.ndarray]] | None = None
+
+
+def paired_source(run: Run, modality: str) -> Source:
+    """Segments of one modality, each with another one of the same participant (its own where it has no other).
+
+    The other one is drawn by (seed, step, place in the global batch). Its names begin with `SECOND`.
+    """
+
+    def reader(split: str) -> Reader:
+        partners = [_Partners(store, split) for store in run.stores]
+
+        def read(number: int, rows: np.ndarray, step: int, position: np.ndarray) -> dict[str, np.ndarray]:
+            draws = np.random.default_rng([_PARTNER, run.config.seed, step]).random(int(position.max()) + 1)[position]
+            store = run.stores[number]
+            others = partners[number].of(rows, draws)
+            both = _only(store.read(np.concatenate([rows, others])), modality)
+            first = {name: values[: len(rows)] for name, values in both.items()}
+            return first | {SECOND + name: values[len(rows) :] for name, values in both.items()}
+
+        return read
+
+    return Source(reader)
+
+
+class _Partners:
+    """The segments of a split by participant."""
+
+    def __init__(self, store: Store, split: str):
+        rows = store.indices(split)
+        _, code = np.unique(store.segments["participant"][rows], return_inverse=True)
+        order = np.argsort(code, kind="stable")
+        self._rows = rows[order]
+        counts = np.bincount(code)
+        starts = np.cumsum(counts) - counts
+        place = np.empty(len(rows), np.int64)
+        place[order] = np.arange(len(rows))
+        self._where = {int(row): (int(starts[c]), int(counts[c]), int(p)) for row, c, p in zip(rows, code, place, strict=True)}
+
+    def of(self, rows: np.ndarray, draws: np.ndarray) -> np.ndarray:
+        """For each row another one of its participant; draws [b] in [0, 1) choose it."""
+        start, count, place = np.array([self._where[int(row)] for row in rows]).T
+        step = 1 + np.floor(draws * (count - 1)).astype(np.int64)
+        return self._rows[np.where(count > 1, start + (place - start + step) % count, place)]
+
+
+def labelled_source(run: Run, *, target: str, fraction: float, subset: int) -> tuple[Source, dict[str, np.ndarray]]:
+    """Acceleration with a label: of a share of the labelled training segments, and of all labelled validation segments.
+
+    That the validation is not cut down is in the favour of what is trained on it.
+
+    Args:
+        run: the run's context.
+        target: column of the segment tables.
+        fraction: of the labelled training segments; participants are kept together.
+        subset: seed of the choice.
+
+    Returns:
+        The source, and {"label_mean", "label_std"} [] float32 of the chosen training labels.
+
+    Raises:
+        UserError: no training segment has the label.
+    """
+    train = labelled_rows(run.stores, "train", target=target, fraction=fraction, subset=subset)
+    if not sum(map(len, train)):
+        raise UserError(f"config.student.supervised.target = {target!r}: no training segment of config.data.stores has it")
+
+    def rows(split: str) -> list[np.ndarray]:
+        return train if split == "train" else labelled_rows(run.stores, split, target=target)
+
+    def reader(split: str) -> Reader:
+        def read(number: int, rows: np.ndarray, step: int, position: np.ndarray) -> dict[str, np.ndarray]:
+            store = run.stores[number]
+            return _only(store.read(rows), "accel") | {LABEL: store.segments[target][rows].astype(np.float32)}
+
+        return read
+
+    labels = np.concatenate(
+        [store.segments[target][own] for store, own in zip(run.stores, train, strict=True)]
+    ).astype(np.float64)
+    std = labels.std()
+    statistics = {"label_mean": np.float32(labels.mean()), "label_std": np.float32(std if std > 0 else 1.0)}
+    return Source(reader, rows), statistics
+
+
+def labelled_rows(
+    stores: Sequence[Store], split: str, *, target: str, fraction: float = 1.0, subset: int = 0
+) -> list[np.ndarray]:
+    """Per store, sorted rows of a split whose label is known: a share of them over all stores, participants kept together."""
+    all_rows = [store.indices(split) for store in stores]
+    pairs = list(zip(stores, all_rows, strict=True))
+    known = np.concatenate([np.isfinite(store.segments[target][own].astype(np.float64)) for store, own in pairs])
+    if fraction < 1.0:
+        names = [store.segments["participant"][own] for store, own in pairs]
+        names = np.concatenate([np.array([f"{k}/{name}" for name in own], dtype=str) for k, own in enumerate(names)])
+        chosen = np.zeros(len(known), bool)
+        chosen[labelled_subset(names, known, fraction, subset).rows] = True
+        known &= chosen
+    ends = np.cumsum([len(own) for own in all_rows])
+    parts = np.split(known, ends[:-1])
+    return [own[part] for own, part in zip(all_rows, parts, strict=True)]
+
+
+def _only(batch: dict[str, np.ndarray], modality: str) -> dict[str, np.ndarray]:
+    return {name: values for name, values in batch.items() if name.split("_")[0] == modality}
