@@ -16,7 +16,8 @@ import yaml
 
 from accdistill_jax import config as configs
 from accdistill_jax.data import prepare, recordings
-from configs import distill, pretrain
+from accdistill_jax.reproduce.experiments import EXPERIMENTS
+from configs import distill, pretrain, reproduce
 
 REPOSITORY = Path(__file__).parents[1]
 README = REPOSITORY / "README.md"
@@ -46,10 +47,10 @@ def commands(*start: str) -> list[list[str]]:
 
 def test_every_command_is_of_a_kind_that_is_checked_here():
     known = (("python", "-m", "accdistill_jax.main"), ("python", "-m", "accdistill_jax.data.prepare"),
-             ("python", "-m", "pytest"), ("pip", "install"), ("launch/local",), ("python3", "-m", "venv"), (".", ".venv/bin/activate"))  # fmt: skip
+             ("python", "-m", "pytest"), ("pip", "install"), ("launch/local",), ("python", "-m", "accdistill_jax.reproduce"), ("python3", "-m", "venv"), (".", ".venv/bin/activate"))  # fmt: skip
     split = [tuple(shlex.split(command, comments=True)) for command in COMMANDS]
     assert [words for words in split if not any(words[: len(start)] == start for start in known)] == []
-    for start in known[:5]:
+    for start in known[:6]:
         assert commands(*start), f"no command {' '.join(start)}: has the README lost its code blocks?"
 
 
@@ -66,6 +67,16 @@ def test_launches_parse(arguments):
     command = [sys.executable, "launch/local", "--dry-run", *arguments]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and "accdistill_jax.main" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("arguments", commands("python", "-m", "accdistill_jax.reproduce"), ids=" ".join)
+def test_reproductions_parse(arguments):
+    from accdistill_jax.reproduce.command_line import parse
+
+    reference = {"preset": "cpu", "data": ["synthetic"], "unseen": [], "only": [], "seeds": 3, "overrides": []}
+    wanted = parse(arguments, reference=reference)
+    assert wanted.preset in ("smoke", "cpu")
+    assert set(re.findall(r"--only ([a-z-]+)", TEXT)) <= {one.id for one in EXPERIMENTS}
 
 
 @pytest.mark.parametrize("arguments", commands("python", "-m", "accdistill_jax.data.prepare"), ids=" ".join)
@@ -91,7 +102,7 @@ def test_configs_and_presets_exist():
     for name, preset in mentioned:
         if name == "common":
             continue
-        module = {"distill": distill, "pretrain": pretrain}[name]
+        module = {"distill": distill, "pretrain": pretrain, "reproduce": reproduce}[name]
         configs.validate(module.get_config(preset or "default"))
 
 

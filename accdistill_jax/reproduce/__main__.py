@@ -1,0 +1,124 @@
+"""`python -m accdistill_jax.reproduce [--preset=smoke|cpu|full] ...`: see --help."""
+
+from accdistill_jax import early_stop  # isort: skip
+
+if __name__ == "__main__":
+    early_stop.install()
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from accdistill_jax.errors import ExitStatus, UserError
+from accdistill_jax.interrupt import Interrupted, Interruption
+from accdistill_jax.metrics import format_seconds
+from accdistill_jax.reproduce import check
+from accdistill_jax.reproduce.command_line import Wanted, parse
+from accdistill_jax.reproduce.devices import keep_to_cpu, worker_environments
+from accdistill_jax.reproduce.jobs import Outcome, finished_seconds, job_folder, run_jobs
+
+WORK = "accdistill_jax.reproduce.work:do"
+MOVED, RUNS_FAILED = 3, 4  # exit statuses besides those of every command
+
+
+def main(argv: Sequence[str]) -> int:
+    """Does what the command line says; returns the exit status."""
+    try:
+        wanted = parse(argv)
+        reference = None
+        if wanted.check is not None:
+            reference = check.load_report(wanted.check)
+            wanted = parse(argv, reference=reference["settings"])
+        early_stop.uninstall()
+        with Interruption(at_once=True):
+            return reproduce(wanted, reference)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return 128 + stop.signal_number
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return ExitStatus.USER_ERROR
+
+
+def say(line: str) -> None:
+    """What is done, on standard output."""
+    print(line, flush=True)
+
+
+def reproduce(wanted: Wanted, reference: Mapping[str, Any] | None) -> int:
+    """Plans, runs, writes the report and compares it with `reference`; returns the exit status.
+
+    Raises:
+        UserError: something the user can put right.
+        Interrupted: on Ctrl-C or SIGTERM.
+    """
+    environments = [{}] if wanted.list_only else keep_to_cpu(worker_environments(wanted.workers))
+    # they import jax, which takes seconds, after the command line is known to be right
+    from accdistill_jax.reproduce import grid
+
+    plan = grid.plan(
+        wanted.preset,
+        stores=wanted.stores,
+        unseen=wanted.unseen,
+        only=wanted.only,
+        seeds=wanted.seeds,
+        overrides=wanted.overrides,
+    )
+    settings = wanted.settings | plan.settings
+    if reference is not None:  # told now, not after hours
+        known = [key for key in check.SETTINGS if key in settings]
+        check.check_alike(*({key: one.get(key) for key in known} for one in (reference["settings"], settings)))
+    if wanted.list_only:
+        print(listing(plan, wanted))
+        return ExitStatus.FINISHED
+    outcomes = run_jobs(plan.jobs, wanted.out, work=WORK, workers=len(environments), environments=environments, say=say)
+
+    from accdistill_jax.reproduce import measure
+    from accdistill_jax.reproduce.document import to_dict, write_report
+
+    report = measure.report(plan, outcomes, say=say)
+    report = report._replace(settings=settings | report.settings)
+    page = write_report(wanted.out, report)
+    failed = _tell_failures(outcomes)
+    say(f"report: {page}")
+    status = ExitStatus.FINISHED
+    if reference is not None:
+        cached = sum(one.status == "cached" for one in outcomes.values())
+        if cached:
+            say(f"{cached} of {len(outcomes)} runs were finished before this start in {wanted.out}")
+        compared = check.deviations(reference, to_dict(report), only=wanted.compared)
+        say(f"\nCompared with {wanted.check}:\n{check.table(compared)}")
+        status = MOVED if any(one.why for one in compared) else status
+    return RUNS_FAILED if failed else status
+
+
+def _tell_failures(outcomes: Mapping[str, Outcome]) -> int:
+    """Names the runs that failed; returns how many runs have no result."""
+    failed = {name: one for name, one in outcomes.items() if one.status == "failed"}
+    skipped = sum(one.status == "skipped" for one in outcomes.values())
+    for name, one in failed.items():
+        print(f"failed: {name}: {one.reason} ({one.folder})", file=sys.stderr)
+    if skipped:
+        print(f"{skipped} more runs were left out, which need one of these", file=sys.stderr)
+    return len(failed) + skipped
+
+
+def listing(plan: Any, wanted: Wanted) -> str:
+    """The experiments and runs of a plan with their expected durations."""
+    width = max((len(name) for name in [*(e.id for e in plan.experiments), *(j.name for j in plan.jobs)]), default=0)
+    lines = [f"{len(plan.experiments)} experiments:"]
+    lines += [f"  {e.id:{width}}  {e.title} ({len(e.runs)} runs)" for e in plan.experiments]
+    lines += ["", f"{len(plan.jobs)} runs, expected durations on one device:"]
+    left_s = 0.0
+    for job in plan.jobs:
+        took_s = finished_seconds(job_folder(wanted.out, job), job)
+        left_s += job.cost_s if took_s is None else 0.0
+        text = format_seconds(job.cost_s) if took_s is None else f"finished in {format_seconds(took_s)}"
+        lines.append(f"  {job.name:{width}}  {text}" + (f", after {', '.join(job.needs)}" if job.needs else ""))
+    total_s = sum(job.cost_s for job in plan.jobs)
+    lines += ["", f"together {format_seconds(total_s)}, of which {format_seconds(left_s)} are left to do in {wanted.out}"]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

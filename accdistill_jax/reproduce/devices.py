@@ -1,0 +1,58 @@
+"""The worker processes that this machine's devices are worth, and what each is told of them."""
+
+import json
+import os
+import subprocess
+import sys
+
+from accdistill_jax.errors import UserError
+
+_ASK = "import jax, json; d = jax.local_devices(); print(); print(json.dumps([d[0].platform, len(d)]))"
+_PATIENCE_S = 300.0
+
+
+def worker_environments(workers: int | None) -> list[dict[str, str]]:
+    """Variables of each worker process.
+
+    Every GPU has a worker of its own, or several where more are asked for. On a CPU, and on a TPU, whose chips work together
+    on one run, there is one unless more are asked for.
+
+    Args:
+        workers: how many; None for what fits.
+
+    Raises:
+        UserError: the devices cannot be used, or not by so many.
+    """
+    platform, count = local_devices()
+    if platform == "gpu":
+        named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+        names = named or [str(number) for number in range(count)]
+        workers = workers or len(names)
+        shared = {} if workers <= len(names) else {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        return [{"CUDA_VISIBLE_DEVICES": names[k % len(names)]} | shared for k in range(workers)]
+    if platform == "tpu" and (workers or 1) > 1:
+        raise UserError(f"--workers {workers}: the chips of a TPU work together on one run; leave it out")
+    return [{} for _ in range(workers or 1)]
+
+
+def local_devices() -> tuple[str, int]:
+    """(platform, number) of the devices that JAX finds: asked in a process of its own, since the answer takes hold of them.
+
+    Raises:
+        UserError: JAX finds none; with the last line of what it says.
+    """
+    if os.environ.get("JAX_PLATFORMS") == "cpu":
+        return "cpu", 1
+    asked = subprocess.run([sys.executable, "-c", _ASK], capture_output=True, text=True, timeout=_PATIENCE_S)
+    if asked.returncode:
+        lines = [line.strip() for line in asked.stderr.splitlines() if line.strip()]
+        raise UserError(f"JAX cannot use this machine's devices: {lines[-1] if lines else 'it said nothing'}")
+    platform, count = json.loads(asked.stdout.splitlines()[-1])
+    return platform, count
+
+
+def keep_to_cpu(environments: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Lets this process use no accelerator, whose memory it would take from the workers; they use what it would have used."""
+    former = os.environ.get("JAX_PLATFORMS", "")
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    return [{"JAX_PLATFORMS": former} | environment for environment in environments]

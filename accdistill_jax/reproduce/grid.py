@@ -1,0 +1,294 @@
+"""The grid of experiments as jobs: which runs there are, what each changes, and what it needs."""
+
+import fnmatch
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from accdistill_jax import config as configs
+from accdistill_jax.config import nearest
+from accdistill_jax.config_arguments import load_config
+from accdistill_jax.data.store import Store
+from accdistill_jax.data.synthetic import GENERATOR_VERSION
+from accdistill_jax.errors import UserError
+from accdistill_jax.reproduce import variants
+from accdistill_jax.reproduce.experiments import EXPERIMENTS, Experiment
+from accdistill_jax.reproduce.jobs import Job
+from accdistill_jax.reproduce.variants import Variant
+from accdistill_jax.stages.context import plain
+from configs import reproduce as presets
+
+DATA = "data"
+FORMAT = 1  # of what a job leaves; raised when the same order gives other numbers
+
+
+class Scale(NamedTuple):
+    """What a preset costs.
+
+    Attributes:
+        seeds: of training, for variants that have several.
+        short_share: part of the student's duration that short variants get.
+        supervised: duration of supervised training.
+        best: changes of the best student, its duration such that it takes the student's time.
+        small: changes that make the student five times smaller than the teacher.
+        sizes: the same by variant.
+        seconds: rough cost of a teacher, a student and a supervised training, and of generating the data.
+        leave_out: variants, with wildcards, that take the same paths through the program as others.
+    """
+
+    seeds: int
+    short_share: float
+    supervised: str
+    best: dict[str, Any]
+    small: dict[str, Any]
+    sizes: dict[str, dict[str, Any]]
+    seconds: dict[str, float]
+    leave_out: tuple[str, ...] = ()
+
+
+def size(width: int, depth: int, *, heads: int = 4, ratio: int = 2, tokenizer=None) -> dict[str, Any]:
+    """Changes of the student's Transformer."""
+    of = "student.encoder.transformer"
+    found = {f"{of}.width": width, f"{of}.depth": depth, f"{of}.heads": heads, f"{of}.mlp": ratio * width}
+    return found | ({f"{of}.tokenizer": tokenizer} if tokenizer else {})
+
+
+_CPU_SIZES = {
+    "size-20th": size(20, 2, heads=2, tokenizer=((8, 12), (32, 20))),
+    "size-5th": size(40, 3, tokenizer=((8, 24), (32, 40))),
+    "size-half": {},
+    "size-equal": size(80, 4, tokenizer=((8, 40), (32, 80))),
+}
+_PAPER_SIZES = {
+    "size-20th": size(64, 6, ratio=4) | {"student.encoder.transformer.output": 256},
+    "size-5th": size(128, 6, ratio=4) | {"student.encoder.transformer.output": 256},
+    "size-half": size(256, 4, ratio=4),
+    "size-equal": {},
+}
+SCALES = {
+    "smoke": Scale(
+        1, 0.5, "2 steps", {"inputs.accel.bands": "low+high+envelope", "student.regression_weight": 1.0, "teacher.cached_views": 2,
+                         "student.train.ema_decay": 0.9}, size(16, 1, heads=2),
+        {name: size(8 * k, 1, heads=2) for k, name in enumerate(_CPU_SIZES, 1)},
+        {"data": 1, "teacher": 3, "student": 3, "supervised": 2, "embed": 1},
+        leave_out=("supervised-[sr]*", "supervised-hr-0.01", "supervised-hr-0.1", "lambda-*", "temperature-*", "regression-mse",
+                   "only-*", "without-[gcm]*", "teacher-efficientnet", "from-teacher-efficientnet",
+                   "teacher-contrastive-segment", "from-teacher-contrastive-segment", "size-*h", "size-e*",
+                   "applied-[258o]*", "trained-[68o]*", "trained-50hz"),
+    ),
+    "cpu": Scale(
+        3, 0.5, "400 steps",
+        {"inputs.accel.bands": "low+high+envelope", "student.regression_weight": 1.0, "student.drop_fraction": 0.5,
+         "teacher.cached_views": 4, "student.train.ema_decay": 0.99, "student.train.duration": "2000 steps"},
+        _CPU_SIZES["size-5th"], _CPU_SIZES,
+        {"data": 60, "teacher": 90, "student": 220, "supervised": 50, "embed": 25},
+    ),
+    "full": Scale(
+        3, 0.25, "20 epochs",
+        {"inputs.accel.bands": "low+high+envelope", "student.regression_weight": 1.0, "student.drop_fraction": 0.5,
+         "teacher.cached_views": 4, "student.train.ema_decay": 0.999, "student.train.duration": "200 epochs"},
+        _PAPER_SIZES["size-5th"], _PAPER_SIZES,
+        {"data": 3000, "teacher": 8000, "student": 14_000, "supervised": 1500, "embed": 300},
+    ),
+}  # fmt: skip
+
+
+class Plan(NamedTuple):
+    """What a preset runs on some data.
+
+    Attributes:
+        jobs: the runs.
+        experiments: what the report tells, in order.
+        settings: preset, data, seeds and base config as plain values.
+        variants: by name.
+        base: the config from which all start.
+        seeds: of training.
+    """
+
+    jobs: list[Job]
+    experiments: list[Experiment]
+    settings: dict[str, Any]
+    variants: dict[str, Variant]
+    base: Any
+    seeds: int
+
+
+def plan(
+    preset: str,
+    *,
+    stores: tuple[str, ...] = (),
+    unseen: tuple[str, ...] = (),
+    only: tuple[str, ...] = (),
+    seeds: int | None = None,
+    overrides: Sequence[str] = (),
+) -> Plan:
+    """The jobs of a preset.
+
+    Args:
+        preset: "smoke", "cpu" or "full".
+        stores: prepared stores; () is synthetic data.
+        unseen: stores that no encoder is trained on.
+        only: ids of experiments, with wildcards; () is all.
+        seeds: how many; None is the preset's.
+        overrides: "--config.KEY=VALUE" each.
+
+    Raises:
+        UserError: no such experiment, preset or key, or a store that cannot be opened.
+    """
+    base = load_config(f"{presets.__file__}:{preset}", overrides)
+    if base.data.stores or base.data.unseen_stores:
+        raise UserError("--config.data.stores is set by --data, and --config.data.unseen_stores by --unseen")
+    scale = SCALES[preset]
+    count = scale.seeds if seeds is None else seeds
+    opened = [Store.open(path) for path in (*stores, *unseen)]
+    fingerprints = [store.fingerprint for store in opened]
+    data: list[Any] = list(fingerprints)
+    if not stores:
+        population = {key: value for key, value in plain(base.data.synthetic).items() if key != "workers"}
+        data.append({"generator": GENERATOR_VERSION} | population)
+    experiments = choose(only, synthetic=not stores, unseen=bool(unseen))
+    known = {variant.name: variant for variant in all_variants(scale)}
+    left = {name for name in known if any(fnmatch.fnmatchcase(name, one) for one in scale.leave_out)}
+    experiments = [one._replace(variants=tuple(name for name in one.variants if name not in left)) for one in experiments]
+    wanted = dict.fromkeys(name for experiment in experiments for name in experiment.variants)
+    maker = _Maker(base, scale, count, known, stores=stores, unseen=unseen, data=data)
+    for name in wanted:
+        maker.add(known[name])
+    settings = {
+        "preset": preset,
+        "data": list(stores) or ["synthetic"],
+        "unseen": list(unseen),
+        "data_fingerprints": fingerprints or None,
+        "generator_version": None if stores else GENERATOR_VERSION,
+        "only": list(only),
+        "overrides": list(overrides),
+        "seeds": count,
+        "config": plain(base),
+    }
+    experiments = [one._replace(runs=maker.jobs_of(one.variants)) for one in experiments]
+    return Plan(list(maker.jobs.values()), experiments, settings, {n: known[n] for n in maker.variants}, base, count)
+
+
+def choose(only: Sequence[str], *, synthetic: bool, unseen: bool) -> list[Experiment]:
+    """The experiments that are asked for and can be done on such data.
+
+    Raises:
+        UserError: a name that none has.
+    """
+    possible = [one for one in EXPERIMENTS if (synthetic or not one.synthetic_only) and (unseen or not one.needs_unseen)]
+    for name in only:
+        if not any(fnmatch.fnmatchcase(one.id, name) for one in EXPERIMENTS):
+            near = nearest(name, [one.id for one in EXPERIMENTS])
+            hint = f"; did you mean {near}?" if near else ""
+            raise UserError(f"--only {name}: there is no such experiment{hint} (--list names them)")
+        if not any(fnmatch.fnmatchcase(one.id, name) for one in possible):
+            raise UserError(f"--only {name}: needs {'--unseen STORE' if not unseen else 'synthetic data'}")
+    return [one for one in possible if not only or any(fnmatch.fnmatchcase(one.id, name) for name in only)]
+
+
+def all_variants(scale: Scale) -> Iterator[Variant]:
+    """Every variant, with what depends on the preset filled in."""
+    groups = (
+        variants.TEACHERS, variants.MAIN, variants.SUPERVISED, (variants.REFERENCE,), variants.OBJECTIVES,
+        variants.AUGMENTED, variants.TAUGHT, variants.LESSER, variants.SIZES,
+    )  # fmt: skip
+    own = {"student-best": scale.best, "student-small": scale.small, **scale.sizes}
+    for group in groups:
+        for variant in group:
+            yield variant._replace(changes=variant.changes | own.get(variant.name, {}))
+
+
+class _Maker:
+    """Turns variants into jobs, what they need first."""
+
+    def __init__(self, base, scale: Scale, seeds: int, known: dict[str, Variant], *, stores, unseen, data):
+        self.jobs: dict[str, Job] = {}
+        self.variants: dict[str, None] = {}
+        self._base, self._scale, self._seeds, self._known = base, scale, seeds, known
+        self._where = {"stores": list(stores), "unseen": list(unseen)}
+        self._data_key = _hash({"format": FORMAT, "data": data})
+        if not stores:
+            order = {"kind": DATA, "synthetic": plain(base.data.synthetic)}
+            self.jobs[DATA] = Job(DATA, self._data_key, order, (), scale.seconds["data"])
+
+    def add(self, variant: Variant) -> None:
+        """Adds a variant's jobs, one a seed, and those of what it needs."""
+        if variant.name in self.variants:
+            return
+        for name in (variant.teacher, variant.of):
+            if name:
+                self.add(self._known[name])
+        self.variants[variant.name] = None
+        for seed in range(self._seeds if variant.seeds == "all" else 1):
+            self._add(variant, seed)
+
+    def _add(self, variant: Variant, seed: int) -> None:
+        config = self.config(variant, seed)
+        needs = tuple(self.job_of(name, seed) for name in (variant.teacher, variant.of) if name)
+        data = (DATA,) if DATA in self.jobs else ()
+        order = {
+            "kind": variant.kind,
+            "variant": variant.name,
+            "seed": seed,
+            "config": json.loads(config.to_json_best_effort()),
+            "teacher": self.job_of(variant.teacher, seed) if variant.teacher else "",
+            "of": self.job_of(variant.of, seed) if variant.of else "",
+            "rows": variant.rows,
+            **self._where,
+        }
+        decisive = {
+            "format": FORMAT,
+            "kind": variant.kind,
+            "rows": variant.rows,
+            "config": configs.config_hash(config),
+            "evaluation": [config.evaluation.train_segments, config.evaluation.batch_size],
+            "needs": [self.jobs[name].key for name in needs],
+            "data": self._data_key,
+        }
+        name = f"{variant.name}-s{seed}"
+        self.jobs[name] = Job(name, _hash(decisive), order, (*data, *needs), self._cost(variant))
+
+    def jobs_of(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The jobs of some variants, all seeds."""
+        return tuple(job for job in self.jobs if job != DATA and self.jobs[job].order["variant"] in names)
+
+    def job_of(self, name: str, seed: int) -> str:
+        """The job of a variant that another one with that seed builds on."""
+        return f"{name}-s{seed if self._known[name].seeds == 'all' else 0}"
+
+    def config(self, variant: Variant, seed: int) -> Any:
+        """The validated config of a variant's run."""
+        config = self._base.copy_and_resolve_references()
+        changes = {"seed": seed}
+        if variant.kind == "teacher":
+            changes["stages"] = ("teacher",)
+        else:
+            changes["stages"] = ("student",)
+            if variant.short:
+                changes["student.train.duration"] = _share(config.student.train.duration, self._scale.short_share)
+            if variant.changes.get("student.objective") == "supervised":
+                changes |= {"student.train.duration": self._scale.supervised, "student.supervised.subset": seed}
+        with config.unlocked(), config.ignore_type():
+            config.update_from_flattened_dict(changes | variant.changes)
+        configs.validate(config)
+        return config
+
+    def _cost(self, variant: Variant) -> float:
+        seconds = self._scale.seconds
+        embedding = seconds["embed"] * {"all": 3.0, "some": 1.0, "none": 0.3}[variant.rows]
+        if variant.kind not in ("teacher", "student"):
+            return embedding
+        if variant.name.startswith("supervised"):
+            return embedding + seconds["supervised"]
+        return embedding + seconds[variant.kind] * (self._scale.short_share if variant.short else 1.0)
+
+
+def _share(duration: str, share: float) -> str:
+    amount, unit = configs.parse_duration(duration)
+    shorter = amount * share
+    return f"{max(1, round(shorter)) if unit != 'epochs' else round(shorter, 3)} {unit}"
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,86 @@
+"""The little Markdown that a report's texts may hold: `code`, **bold** and [links](https://...); all else is literal."""
+
+import html
+import re
+from typing import Literal, NamedTuple
+
+_TOKEN = re.compile(r"`([^`\n]+)`|\*\*(.+?)\*\*|\[([^\]\[]+)\]\(([^()\s]+)\)", re.DOTALL)
+_LINK = re.compile(r"https?://[^\s]+|#[\w.-]+|[\w-][\w./-]*")
+_SPECIAL = re.compile(r"[*~$\\]|`|<(?=[a-zA-Z/!?])|&(?=#?\w+;)|(?<!\w)_|_(?!\w)|\](?=\()")
+_BLOCK = re.compile(r"^(?=[-+>#])|^\d+(?=[.)]\s)")
+
+
+class Piece(NamedTuple):
+    """A stretch of text; a bold one or a link may hold others."""
+
+    kind: Literal["text", "code", "bold", "link"]
+    text: str
+    address: str = ""
+
+
+def pieces(text: str) -> list[Piece]:
+    """Splits a text; what is no complete mark, or a link to anything but a page, a file beside or a heading, is text."""
+    found, end = [], 0
+    for match in _TOKEN.finditer(text):
+        code, bold, label, address = match.groups()
+        if address is not None and not _LINK.fullmatch(address):
+            continue
+        if match.start() > end:
+            found.append(Piece("text", text[end : match.start()]))
+        end = match.end()
+        if code is not None:
+            found.append(Piece("code", code))
+        elif bold is not None:
+            found.append(Piece("bold", bold))
+        else:
+            found.append(Piece("link", label, address))
+    if end < len(text):
+        found.append(Piece("text", text[end:]))
+    return found
+
+
+def to_html(text: str) -> str:
+    """The text as HTML, everything escaped."""
+    parts = []
+    for kind, inner, address in pieces(text):
+        if kind == "text":
+            parts.append(html.escape(inner))
+        elif kind == "code":
+            parts.append(f"<code>{html.escape(inner)}</code>")
+        elif kind == "bold":
+            parts.append(f"<strong>{to_html(inner)}</strong>")
+        else:
+            parts.append(f'<a href="{html.escape(address)}">{html.escape(inner)}</a>')
+    return "".join(parts)
+
+
+def to_markdown(text: str, *, cell: bool = False) -> str:
+    """The text as GitHub's Markdown, with what is literal escaped.
+
+    Args:
+        text: one paragraph.
+        cell: whether it stands in a table, where lines and bars would end the cell.
+    """
+    parts = []
+    for kind, inner, address in pieces(text):
+        if kind == "text":
+            parts.append(_SPECIAL.sub(_escape, inner))
+        elif kind == "code":
+            parts.append(f"`{inner}`")
+        elif kind == "bold":
+            parts.append(f"**{to_markdown(inner)}**")
+        else:
+            parts.append(f"[{_SPECIAL.sub(_escape, inner)}]({address})")
+    joined = " ".join("".join(parts).split())
+    if cell:
+        return joined.replace("|", "\\|")
+    return _BLOCK.sub(lambda match: match[0] + "\\", joined)  # else it could begin a heading or a list
+
+
+def to_plain(text: str) -> str:
+    """The text without its marks, for attributes."""
+    return " ".join("".join(to_plain(p.text) if p.kind == "bold" else p.text for p in pieces(text)).split())
+
+
+def _escape(match: re.Match) -> str:
+    return {"<": "&lt;", "&": "&amp;"}.get(match[0], "\\" + match[0])

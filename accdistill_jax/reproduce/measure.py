@@ -1,0 +1,138 @@
+"""From finished jobs to the report: every experiment is measured, an experiment that cannot be is reported with its reason."""
+
+import importlib
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from accdistill_jax.errors import UserError
+from accdistill_jax.reproduce.bench import DONE, Bench, Part
+from accdistill_jax.reproduce.document import Report, Section, Table
+from accdistill_jax.reproduce.experiments import Experiment
+from accdistill_jax.reproduce.grid import DATA, Plan
+from accdistill_jax.reproduce.jobs import Outcome
+from accdistill_jax.reproduce.work import FACTS
+
+TITLE = "Does an accelerometer learn what a PPG sensor knows?"
+COUNTED = {"yes": "hold", "partly": "hold in part", "no": "do not hold", "not measured": "were not measured"}
+
+
+def report(plan: Plan, outcomes: Mapping[str, Outcome], *, say: Callable[[str], None]) -> Report:
+    """Measures all experiments of a plan.
+
+    Args:
+        plan: what was run.
+        outcomes: what became of each job; experiments make do with what is there.
+        say: told which experiment is being measured.
+
+    Returns:
+        The report. An experiment whose measuring fails is a section that says so; its runs and the others' numbers stay.
+
+    Raises:
+        UserError: there is no data to measure on.
+    """
+    data = outcomes.get(DATA)
+    if data is not None and data.status not in DONE:
+        raise UserError(f"the synthetic data was not made, so nothing was measured: {data.reason}")
+    bench = Bench(plan, outcomes)
+    parts = [data_part(bench)]
+    for number, experiment in enumerate(plan.experiments, 1):
+        say(f"measuring {experiment.id} ({number} of {len(plan.experiments)})")
+        parts.append(measured(bench, experiment))
+    claims = tuple(claim for part in parts for claim in part.claims)
+    found: dict[str, Any] = {}
+    for part in parts:
+        found |= part.numbers
+    return Report(
+        title=TITLE,
+        summary=_summary(plan, outcomes, claims),
+        claims=claims,
+        sections=tuple(part.section for part in parts),
+        numbers=found,
+        runs=[_run(job, outcomes[job.name]) for job in plan.jobs],
+        settings=plan.settings | {"sources": _sources(plan, outcomes)},
+    )
+
+
+def measured(bench: Bench, experiment: Experiment) -> Part:
+    """One experiment's part; where measuring fails, one that says why."""
+    module, function = experiment.measure.split(":")
+    measure = getattr(importlib.import_module(f"accdistill_jax.reproduce.{module}"), function)
+    done = {name for name in experiment.variants if bench.seeds(name)}
+    if not done:
+        reason = "none of its runs has a result; see the failed runs"
+        return Part(Section(experiment.id, experiment.title, (f"Not measured: {reason}.",)))
+    try:
+        return measure(bench, experiment)
+    except UserError as error:
+        return Part(Section(experiment.id, experiment.title, (f"Not measured: {error}",)))
+
+
+def data_part(bench: Bench) -> Part:
+    """What the numbers rest on: people and minutes by split, who is in which, and what the labels are like."""
+    columns = {split: bench.columns(split) for split in bench.opened.everything()}
+    people = {split: set(map(str, own.participant)) for split, own in columns.items()}
+    trained_on = [split for split in people if not split.startswith("unseen-")]
+    for one, other in ((a, b) for k, a in enumerate(trained_on) for b in trained_on[k + 1 :]):
+        if shared := people[one] & people[other]:
+            raise UserError(f"participant {sorted(shared)[0]} is in the splits {one} and {other}: prepare the store again")
+    rows = []
+    for split, own in columns.items():
+        known = {name: values[np.isfinite(values)] for name, values in own.labels.items()}
+        cells = [f"{len(v)} ({v.mean():.1f} ± {v.std():.1f})" if len(v) else "none" for v in known.values()]
+        rows.append((split, str(len(people[split])), str(len(own.participant)), *cells))
+    text = [
+        "Every split holds other people. Encoders learn from training people, choices (strength of a probe, which step of a "
+        "supervised training is kept) are made on validation people, and every number is of test people.",
+    ]
+    if bench.synthetic:
+        text.append(
+            "The recordings are synthetic (`accdistill_jax/data/physiology.py`, `waveforms.py`): amplitudes and rates follow the "
+            "literature named there, the coefficients that tie them together are this project's own. What holds here need not "
+            "hold on a wrist."
+        )
+    else:
+        text.append(
+            "An Empatica E4 quantises acceleration at 1/64 g (15.6 mg), coarser than a ballistocardiogram at the wrist (some mg): "
+            "where the recordings are an E4's, no encoder can be expected to read single heart beats from a resting arm."
+        )
+    table = Table(
+        "People, minutes, and minutes with a known label (mean ± standard deviation)",
+        ("split", "people", "minutes", "HR, bpm", "SDNN, ms", "RMSSD, ms", "respiration, /min"),
+        tuple(rows),
+    )
+    return Part(Section("data", "The data", tuple(text), (table,)))
+
+
+def _summary(plan: Plan, outcomes: Mapping[str, Outcome], claims) -> tuple[str, ...]:
+    counts = {word: sum(claim.holds == word for claim in claims) for word in COUNTED}
+    told = ", ".join(f"{count} {COUNTED[word]}" for word, count in counts.items() if count) or "none was looked at"
+    seeds, data = plan.settings["seeds"], ", ".join(plan.settings["data"])
+    runs = sum(one.status in DONE for one in outcomes.values())
+    return (
+        f"Of {len(claims)} claims of the paper (arXiv 2412.11276) and questions it leaves open, {told}.",
+        f"Preset `{plan.settings['preset']}`, data {data}, {seeds} training seed{'' if seeds == 1 else 's'} of the encoders that are "
+        f"compared with each other, {runs} of {len(outcomes)} runs. Intervals are 95 % intervals over test people; where seeds are "
+        "given, ± is their standard deviation. The command that made this page makes it again: see the settings at its end.",
+    )
+
+
+def _run(job, outcome: Outcome) -> dict[str, Any]:
+    found = {"name": job.name, "status": outcome.status, "seconds": round(outcome.seconds, 1), "reason": outcome.reason}
+    found |= {"key": job.key, "variant": job.order.get("variant", DATA), "seed": job.order.get("seed")}
+    path = outcome.folder / FACTS
+    return found | (json.loads(path.read_text()) if outcome.status in DONE and path.exists() else {})
+
+
+def _sources(plan: Plan, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+    """Versions, hardware and source code that the runs were made with; several where they differ."""
+    found: dict[str, list] = {}
+    for job in plan.jobs:
+        path = outcomes[job.name].folder / FACTS
+        if outcomes[job.name].status in DONE and path.exists():
+            for name, value in json.loads(path.read_text())["environment"].items():
+                if value not in found.setdefault(name, []):
+                    found[name].append(value)
+    return {name: values[0] if len(values) == 1 else values for name, values in found.items()}

@@ -1,0 +1,239 @@
+"""Measured in sweeps: objectives, augmentations, teachers, sizes and sensors, each beside a student of equal duration."""
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+
+from accdistill_jax.evaluation.evaluate import TARGETS as WORDS
+from accdistill_jax.evaluation.probes import MEAN
+from accdistill_jax.reproduce import variants as v
+from accdistill_jax.reproduce.bench import Bench, Part
+from accdistill_jax.reproduce.document import Claim, Picture, Section, Table
+from accdistill_jax.reproduce.experiments import Experiment
+from accdistill_jax.reproduce.probe_claims import SHORT, unmeasured
+from accdistill_jax.reproduce.probe_figures import Panel, by_parameters, dots
+from accdistill_jax.reproduce.probe_sweep import (
+    FIRST,
+    FULL,
+    HR,
+    SHORT_ONE,
+    Row,
+    Sweep,
+    method,
+    sweep,
+    sweep_numbers,
+    sweep_table,
+)
+from accdistill_jax.reproduce.wording import count, decimal, listed, ranged, ranged_share
+
+NOT_IN_THE_PAPER = "not in the paper; asked for by its reviewers"
+E4_STEP_MG = 1000 / 64  # of an Empatica E4
+CAPTION = "HR, SDNN and RMSSD: mean absolute error [95 % interval over test participants]"
+
+
+def objectives(bench: Bench, experiment: Experiment) -> Part:
+    """Contrast, regression, temperature and lambda, and whether regression does as well as contrast."""
+    found = sweep(bench, experiment)
+    return _part(experiment, found, [_extremes(found)], claims=(_regression(found),))
+
+
+def augmentations(bench: Bench, experiment: Experiment) -> Part:
+    """One augmentation alone, and each left out."""
+    found = sweep(bench, experiment)
+    return _part(experiment, found, [_extremes(found)])
+
+
+def teachers(bench: Bench, experiment: Experiment) -> Part:
+    """Students of several teachers and architectures, beside what the teachers themselves know."""
+    found = sweep(bench, experiment)
+    own = [name for name in found.rows if bench.variant(name).kind == "teacher"]
+    students = [name for name in found.rows if name not in own]
+    taught_by = {name: found.rows.get(bench.variant(name).teacher) for name in students}
+    more = {
+        "its teacher's HR error, bpm": {n: ranged(t.errors[HR].estimate) for n, t in taught_by.items() if t and HR in t.errors}
+    }
+    tables = [
+        sweep_table(found, f"The teachers themselves, from the PPG. {CAPTION}", own, compared=False),
+        sweep_table(found, f"Their students, from acceleration. {CAPTION}", students, more=more),
+    ]
+    return _part(experiment, found, tables=tables, shown=students, claims=(_generality(bench, experiment, found, students),))
+
+
+def sizes(bench: Bench, experiment: Experiment) -> Part:
+    """Students of several sizes: error, work and latency by number of parameters."""
+    found = sweep(bench, experiment)
+    facts = {name: bench.facts(name, FIRST) for name in found.rows}
+    parameters = {name: own["parameters"] for name, own in facts.items() if own.get("parameters")}
+    whole = parameters.get(v.MAE_TEACHER)
+    more = {
+        "parameters": {name: count(own) for name, own in parameters.items()},
+        "teacher / it": {name: f"{whole / own:.1f}x" for name, own in parameters.items()} if whole else {},
+        "multiply-accumulates per minute": {n: count(own["multiply_accumulates"]) for n, own in facts.items() if own},
+        "latency, ms": {n: _latency(own["latency_ms"]) for n, own in facts.items() if own.get("latency_ms")},
+    }
+    errors = {t: {name: row.errors[t] for name, row in found.rows.items() if t in row.errors} for t in found.scores.truth}
+    titles = {name: row.title for name, row in found.rows.items()}
+    lines = [name for name in (v.MAE_TEACHER, "accel-mae") if name in found.rows]
+    figure = by_parameters(errors, parameters, titles, lines) if parameters and errors else None
+    text = [
+        "Parameters and multiply-accumulates are of the encoder alone, the latter matrix products of one minute's segment. Latency is "
+        "the median [quartiles] for one segment at a time on the processor that ran this; no number of it is checked.",
+    ]
+    caption = "Mean absolute error by number of parameters, with 95 % intervals over test participants; dashed: teacher and baseline."
+    table = sweep_table(found, f"Students by size. {CAPTION}", more=more)
+    return _part(experiment, found, text, tables=[table], figure=figure, caption=caption)
+
+
+def sensors(bench: Bench, experiment: Experiment) -> Part:
+    """Lesser sensors: a student of the full one applied to their signal, and one that was trained on it."""
+    found = sweep(bench, experiment)
+    names = [name for name in v.SENSORS if f"applied-{name}" in found.rows or f"trained-{name}" in found.rows]
+    series = {
+        "student of the full sensor": [FULL, *(f"applied-{name}" for name in names)],
+        "student trained for it (shorter)": [SHORT_ONE, *(f"trained-{name}" for name in names)],
+    }
+    figure = dots(["full sensor", *(v.SENSORS[name][0] for name in names)], _panels(found, series)[:1] + _panels(found, series)[3:])
+    caption = (
+        "HR error and share of first places by sensor, with 95 % intervals over test participants. The students that were trained for "
+        "a sensor had the shorter duration; compare each with the full sensor's student of its kind."
+    )
+    text = [
+        f"An Empatica E4 stores acceleration in steps of 1/64 g, {E4_STEP_MG:.1f} mg. A ballistocardiogram at the wrist is smaller "
+        "than one step: its peak is 1.5 to 10 mg in the generator, which follows the orders of magnitude in the literature. Rounding "
+        f"adds an error of {E4_STEP_MG / 12**0.5:.1f} mg (root mean square) to each sample. The beat comes through only "
+        "where tremor, breathing and noise carry the signal across steps, which spreads it over many samples: rates averaged "
+        "over a minute can be expected to survive in part, differences from beat to beat (SDNN, RMSSD) hardly, and nothing of a "
+        "wrist that lies perfectly still.",
+        _quantised(found),
+    ]
+    return _part(experiment, found, text, figure=figure, caption=caption)
+
+
+def _part(
+    experiment: Experiment,
+    found: Sweep,
+    text: Sequence[str] = (),
+    *,
+    tables: Sequence[Table] = (),
+    figure: Figure | None = None,
+    caption: str = "",
+    shown: Sequence[str] | None = None,
+    claims: tuple[Claim, ...] = (),
+) -> Part:
+    """The parts that all sweeps have: method, table, figure of dots unless another is given, numbers."""
+    names = [name for name in (found.rows if shown is None else shown)]
+    if figure is None and names:
+        first = next((k for k, name in enumerate(names) if name in (SHORT_ONE, FULL)), None)
+        figure = dots([found.rows[name].title for name in names], _panels(found, {"": names}), reference=first)
+        caption = (
+            f"Errors and first places (pool of {found.pool}) with 95 % intervals over test participants; dashed: "
+            f"{found.rows[names[first]].title}."
+            if first is not None
+            else "Errors and first places with 95 % intervals over test participants."
+        )
+    tables = tables or [sweep_table(found, f"{experiment.title}. {CAPTION}")]
+    pictures = (Picture(experiment.id, caption, figure),) if figure is not None and found.rows else ()
+    text = tuple(one for one in (method(found), *text) if one)
+    section = Section(experiment.id, experiment.title, text, tuple(tables), pictures, found.notes)
+    return Part(section, sweep_numbers(experiment.id, found), claims)
+
+
+def _panels(found: Sweep, series: Mapping[str, Sequence[str]]) -> list[Panel]:
+    """A panel for each target and one for the first places, of rows that may lack an encoder."""
+
+    def estimates(names: Sequence[str], of) -> list:
+        return [of(found.rows[name]) if name in found.rows else None for name in names]
+
+    def error(target: str):
+        return lambda row: row.errors[target].estimate if target in row.errors else None
+
+    shown = [
+        Panel(f"{SHORT[t]} error ({WORDS[t][1]})", {key: estimates(names, error(t)) for key, names in series.items()})
+        for t in found.scores.truth
+    ]
+    if found.pool:
+        first = {k: estimates(names, lambda row: row.retrieval and row.retrieval.top1) for k, names in series.items()}
+        shown.append(Panel(f"top-1 of {found.pool}", first, share=True))
+    return shown
+
+
+def _extremes(found: Sweep) -> str:
+    """Which variants stand out from the reference."""
+    groups = {word: [row for row in found.rows.values() if row.verdict == word] for word in ("lower", "higher", "not distinguishable")}
+    if not any(groups.values()):
+        return ""
+    parts = [f"HR error {word}: {_ratios(rows)}." for word, rows in groups.items() if rows and word != "not distinguishable"]
+    if same := groups["not distinguishable"]:
+        parts.append(f"Not distinguishable from the reference: {listed([row.title for row in same])}.")
+    return " ".join(parts)
+
+
+def _ratios(rows: Sequence[Row]) -> str:
+    return listed([f"{row.title} ({decimal(row.ratio.value)})" for row in sorted(rows, key=lambda row: row.ratio.value)])
+
+
+def _regression(found: Sweep) -> Claim:
+    """Squared error in place of contrast: "yes" where contrast is better in HR and in retrieval, "no" where it is in neither."""
+    claim, row = "Contrast beats regression (squared error) onto the teacher's embedding", found.rows.get("regression-mse")
+    reference = found.rows.get(SHORT_ONE)
+    if row is None or reference is None or row.ratio is None:
+        return unmeasured(claim, NOT_IN_THE_PAPER, "regression with squared error, or its reference, has no result")
+    measured = f"HR error of regression over that of contrast {ranged(row.ratio.estimate)}, {row.verdict}"
+    better = [row.verdict == "higher"]
+    why = f"Regression's HR error is {row.verdict} than contrast's." if row.verdict != "not distinguishable" else "The HR errors are not distinguishable."
+    if row.retrieval and reference.retrieval:
+        theirs, ours = row.retrieval.top1, reference.retrieval.top1
+        measured += f"; top-1 of {found.pool} {ranged_share(theirs)} against {ranged_share(ours)}"
+        better.append(_apart(ours, theirs))
+        why += f" Contrast's share of first places is {'higher, beyond both intervals' if better[1] else 'not higher beyond both intervals'}."
+    holds = "yes" if all(better) else "partly" if any(better) else "no"
+    return Claim(claim, NOT_IN_THE_PAPER, "P", measured, holds, why)
+
+
+def _apart(high, low) -> bool:
+    return high.has_interval and low.has_interval and high.low > low.high
+
+
+def _generality(bench: Bench, experiment: Experiment, found: Sweep, students: Sequence[str]) -> Claim:
+    """Whether each teacher and architecture gives a student that reads HR better than what it is measured by."""
+    claim = "Distillation works with MAE and contrastive teachers, Transformer and EfficientNet encoders"
+    baseline = "accel-mae" if "accel-mae" in experiment.variants else MEAN
+    title = found.rows[baseline].title if baseline in found.rows else "the mean of the labels"
+    wanted = [name for name in experiment.variants if bench_kind(bench, name) == "student" and name != "accel-mae"]
+    ratios = {name: found.scores.ratio(HR, 1.0, name, baseline, seeds=[FIRST]) for name in students if name in wanted}
+    ratios = {name: ratio for name, ratio in ratios.items() if ratio is not None}
+    if not ratios:
+        return unmeasured(claim, "holds for all", "no student has a result")
+    good = [name for name, ratio in ratios.items() if ratio.below_1]
+    holds = "yes" if len(good) == len(ratios) == len(wanted) else "partly" if good else "no"
+    listing = "; ".join(f"{found.rows[name].title} {ranged(ratio.estimate)}" for name, ratio in ratios.items())
+    why = f"{len(good)} of {len(wanted)} students read HR better than {title}, beyond the interval."
+    failed = [name for name in ratios if name not in good]
+    if failed:
+        why += " Not so: " + "; ".join(_with_teacher(bench, found, name) for name in failed) + "."
+    return Claim(claim, "holds for all", "P", f"HR error over that of {title}: {listing}", holds, why)
+
+
+def bench_kind(bench: Bench, name: str) -> str:
+    return bench.variant(name).kind if name in bench.plan.variants else ""
+
+
+def _with_teacher(bench: Bench, found: Sweep, name: str) -> str:
+    teacher = found.rows.get(bench.variant(name).teacher)
+    own = f", whose teacher itself errs by {decimal(teacher.errors[HR].value)} bpm" if teacher and HR in teacher.errors else ""
+    return found.rows[name].title + own
+
+
+def _latency(found: Mapping[str, float]) -> str:
+    return f"{decimal(found['median'])} [{decimal(found['low'])}, {decimal(found['high'])}]"
+
+
+def _quantised(found: Sweep) -> str:
+    """What steps of 1/64 g did here, in words."""
+    parts = []
+    for name, words in (("applied-64th-g", "applied to such a signal, the full sensor's student"), ("trained-64th-g", "a student trained on it")):
+        row = found.rows.get(name)
+        if row and row.ratio:
+            top = f" and finds {ranged_share(row.retrieval.top1)} of the minutes first" if row.retrieval else ""
+            parts.append(f"{words} has {decimal(row.ratio.value)} times the HR error of the full sensor ({row.verdict}){top}")
+    return f"Here, with steps of 1/64 g: {'; '.join(parts)}." if parts else ""

@@ -1,0 +1,149 @@
+"""Which encoders the experiments compare: each a few changed keys of the base config."""
+
+from typing import Any, NamedTuple
+
+AUGMENTATIONS = ("cut_out", "magnitude_warp", "gaussian_noise", "channel_permute", "time_warp")
+TARGETS = ("hr_bpm", "sdnn_ms", "rmssd_ms")
+FRACTIONS = (0.001, 0.01, 0.1, 1.0)
+MAE_TEACHER = "teacher-mae"
+
+
+class Variant(NamedTuple):
+    """An encoder of the grid.
+
+    Attributes:
+        name: in file names and reports.
+        title: in words.
+        kind: "teacher", "student", "untrained", "classical", or "sensor": a student on signals of a lesser sensor.
+        changes: of the base config, by dotted key.
+        teacher: the variant it learns from, or "".
+        of: the variant that a "sensor" one has its encoder from.
+        seeds: "all" of the preset's, or the "first".
+        rows: "all" training segments are embedded, "some" (`config.evaluation.train_segments`) or "none".
+        short: trained for a part of the time; compared with others of its kind only.
+    """
+
+    name: str
+    title: str
+    kind: str = "student"
+    changes: dict[str, Any] = {}
+    teacher: str = MAE_TEACHER
+    of: str = ""
+    seeds: str = "first"
+    rows: str = "some"
+    short: bool = False
+
+
+def without_augmentation(modality: str | None = None) -> dict[str, float]:
+    """Changes that leave out all augmentations of both modalities, or of one."""
+    modalities = (modality,) if modality else ("accel", "ppg")
+    return {f"student.augment.{one}.{name}.probability": 0.0 for one in modalities for name in AUGMENTATIONS}
+
+
+def only_augmentation(name: str) -> dict[str, float]:
+    """Changes that leave out all augmentations but one."""
+    return {key: value for key, value in without_augmentation().items() if f".{name}." not in key}
+
+
+def leave_out_augmentation(name: str) -> dict[str, float]:
+    """Changes that leave out one augmentation."""
+    return {f"student.augment.{modality}.{name}.probability": 0.0 for modality in ("accel", "ppg")}
+
+
+BASELINE = {"teacher": "", "seeds": "all", "rows": "all"}
+
+TEACHERS = (
+    Variant(MAE_TEACHER, "PPG, masked autoencoding", "teacher", seeds="all", rows="all", teacher=""),
+    Variant("teacher-contrastive", "PPG, contrastive, positives of one participant", "teacher",
+            {"teacher.objective": "contrastive"}, teacher=""),
+    Variant("teacher-contrastive-segment", "PPG, contrastive, positives of one segment", "teacher",
+            {"teacher.objective": "contrastive", "teacher.contrastive.positives": "segment"}, teacher=""),
+    Variant("teacher-efficientnet", "PPG EfficientNet, masked autoencoding", "teacher",
+            {"teacher.encoder.architecture": "efficientnet"}, teacher=""),
+    Variant("teacher-efficientnet-contrastive", "PPG EfficientNet, contrastive", "teacher",
+            {"teacher.encoder.architecture": "efficientnet", "teacher.objective": "contrastive"}, teacher=""),
+)  # fmt: skip
+
+MAIN = (
+    Variant("student", "distilled student", seeds="all", rows="all"),
+    Variant("student-best", "best student at equal training time", seeds="all", rows="all"),
+    Variant("student-small", "distilled student, 5x smaller", seeds="all", rows="all"),
+    Variant("no-augmentation", "distilled without augmentation", changes=without_augmentation(), seeds="all", rows="all"),
+    Variant("joint", "both encoders trained jointly", changes={"student.objective": "joint"}, **BASELINE),
+    Variant("accel-mae", "acceleration, masked autoencoding", changes={"student.objective": "masked"}, **BASELINE),
+    Variant("accel-contrastive", "acceleration, contrastive, positives of one participant",
+            changes={"student.objective": "contrastive"}, **BASELINE),
+    Variant("accel-contrastive-segment", "acceleration, contrastive, positives of one segment",
+            changes={"student.objective": "contrastive", "student.contrastive.positives": "segment"}, **BASELINE),
+    Variant("untrained", "untrained encoder", "untrained", **BASELINE),
+    Variant("classical", "hand-made features", "classical", teacher="", rows="all"),
+)  # fmt: skip
+
+
+def supervised(target: str, fraction: float) -> Variant:
+    """Training on a label of a share of the segments."""
+    name = f"supervised-{target.split('_')[0]}-{fraction:g}"
+    return Variant(
+        name,
+        f"supervised on {target.split('_')[0].upper()}, {fraction:.1%} of labels",
+        changes={
+            "student.objective": "supervised",
+            "student.supervised.target": target,
+            "student.supervised.label_fraction": fraction,
+            "student.train.keep": "best",
+        },
+        teacher="",
+        seeds="all",
+        rows="none",
+    )
+
+
+SUPERVISED = tuple(supervised(target, fraction) for target in TARGETS for fraction in FRACTIONS)
+
+# compared with `student-short`, of equal duration
+REFERENCE = Variant("student-short", "distilled student, short", short=True, seeds="all")
+OBJECTIVES = (
+    Variant("lambda-0", "student to teacher only (lambda 0)", changes={"student.teacher_to_student_weight": 0.0}, short=True),
+    Variant("lambda-1", "teacher to student only (lambda 1)", changes={"student.teacher_to_student_weight": 1.0}, short=True),
+    Variant("temperature-0.02", "temperature 0.02", changes={"student.temperature": 0.02}, short=True),
+    Variant("temperature-0.04", "temperature 0.04", changes={"student.temperature": 0.04}, short=True),
+    Variant("temperature-0.2", "temperature 0.2", changes={"student.temperature": 0.2}, short=True),
+    Variant("regression-mse", "regression, squared error", short=True, changes={
+        "student.contrastive_weight": 0.0, "student.regression_weight": 1.0, "student.regression": "mse"}),
+    Variant("regression-cosine", "regression, cosine", short=True, changes={
+        "student.contrastive_weight": 0.0, "student.regression_weight": 1.0}),
+    Variant("contrast-and-regression", "contrast and cosine regression", short=True, changes={"student.regression_weight": 2.0}),
+)  # fmt: skip
+AUGMENTED = (
+    Variant("augment-none", "no augmentation", changes=without_augmentation(), short=True),
+    Variant("augment-not-teacher", "acceleration augmented, PPG not", changes=without_augmentation("ppg"), short=True),
+    *(Variant(f"only-{a.replace('_', '-')}", f"only {a.replace('_', ' ')}", changes=only_augmentation(a), short=True) for a in AUGMENTATIONS),
+    *(Variant(f"without-{a.replace('_', '-')}", f"without {a.replace('_', ' ')}", changes=leave_out_augmentation(a), short=True)
+      for a in AUGMENTATIONS),
+)  # fmt: skip
+TAUGHT = (
+    *(Variant(f"from-{t.name}", f"from {t.title}", teacher=t.name, short=True) for t in TEACHERS[1:]),
+    Variant("student-efficientnet", "EfficientNet student", changes={"student.encoder.architecture": "efficientnet"}, short=True),
+)
+SENSORS = {
+    "50hz": ("50 Hz", {"inputs.accel.rate_share": 50 / 64}),
+    "25hz": ("25 Hz", {"inputs.accel.rate_share": 25 / 64}),
+    "64th-g": ("1/64 g steps", {"inputs.accel.step": 1 / 64}),
+    "8bit": ("8 bit over ±8 g (1/16 g)", {"inputs.accel.step": 1 / 16}),
+    "one-axis": ("one axis", {"inputs.accel.axes": 1}),
+    "25hz-64th-g": ("25 Hz, 1/64 g steps", {"inputs.accel.rate_share": 25 / 64, "inputs.accel.step": 1 / 64}),
+}
+LESSER = tuple(
+    variant
+    for name, (title, changes) in SENSORS.items()
+    for variant in (
+        Variant(f"applied-{name}", f"{title}: student of the full sensor", "sensor", changes, of="student"),
+        Variant(f"trained-{name}", f"{title}: student trained for it", changes=changes, short=True),
+    )
+)
+SIZES = (
+    Variant("size-20th", "20x fewer parameters than the teacher", short=True),
+    Variant("size-5th", "5x fewer parameters than the teacher", short=True),
+    Variant("size-half", "2x fewer parameters than the teacher", short=True),
+    Variant("size-equal", "as many parameters as the teacher", short=True),
+)

@@ -1,0 +1,206 @@
+"""The command, with a small grid in place of the real one: what it does, says and ends with."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import types
+
+import pytest
+
+import accdistill_jax.reproduce as package
+from accdistill_jax.reproduce import __main__ as command
+
+GRID = """
+import fnmatch, os
+from pathlib import Path
+from typing import NamedTuple
+from accdistill_jax.errors import UserError
+from accdistill_jax.reproduce.jobs import Job
+
+class ExperimentInfo(NamedTuple):
+    id: str
+    title: str
+    runs: tuple
+
+class Plan(NamedTuple):
+    jobs: list
+    experiments: list
+    settings: dict
+
+def plan(preset, *, stores, unseen, only, seeds, overrides):
+    if any("missing" in store for store in stores):
+        raise UserError(f"{stores[0]}: no such store")
+    known = ["probes", "retrieval", "augmentation"]
+    ids = [one for one in known if not only or any(fnmatch.fnmatchcase(one, pattern) for pattern in only)]
+    if not ids:
+        raise UserError(f"--only {only[0]}: there is no such experiment; did you mean probes?")
+    experiments = [ExperimentInfo(one, one.title(), (one,)) for one in ids]
+    cost_s = {"smoke": 1.0, "cpu": 100.0, "full": 1e4}[preset]
+    jobs = [Job(one, f"{one:x<12}{preset}{seeds}{overrides}", {"name": one}, (), cost_s) for one in ids]
+    settings = {"seeds": seeds or 3, "generator_version": int(os.environ.get("GENERATOR", "1"))}
+    return Plan(jobs, experiments, settings)
+
+def report(plan, outcomes, *, say):
+    from accdistill_jax.reproduce.document import Claim, Number, Report, Section
+    done = {name: o.folder / "value" for name, o in outcomes.items() if o.status in ("finished", "cached")}
+    numbers = {f"{n}/value": Number(float(path.read_text()), None, None, (), "", 0.1, 0.0) for n, path in done.items()}
+    runs = [{"name": name, "status": o.status, "seconds": o.seconds, "reason": o.reason} for name, o in outcomes.items()]
+    sections = tuple(Section(one.id, one.title) for one in plan.experiments)
+    claims = (Claim("all is well", "yes", "P", "yes", "yes", ""),)
+    return Report("Small", (), claims, sections, numbers, runs, plan.settings)
+"""
+WORK = """
+import os, time
+from accdistill_jax.interrupt import Interruption
+
+def do(order, folder, needs):
+    if os.environ.get("FAIL") == order["name"]:
+        raise RuntimeError("broken on purpose")
+    with Interruption() as interruption:
+        (folder / "began").touch()
+        end = time.monotonic() + float(os.environ.get("SLEEP", "0"))
+        while time.monotonic() < end:
+            time.sleep(0.02)
+            interruption.raise_if_requested("step 3 is saved")
+    (folder / "value").write_text(os.environ.get("VALUE", "2.0"))
+"""
+COMMAND = """
+import sys
+import small_grid
+import accdistill_jax.reproduce as package
+from accdistill_jax.reproduce import __main__ as command
+package.grid = sys.modules["accdistill_jax.reproduce.grid"] = small_grid
+command.WORK = "small_work:do"
+sys.exit(command.main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch, repository):
+    """The modules of the small grid, and the place where the command runs."""
+    for name, text in (("small_grid", GRID), ("small_work", WORK), ("command", COMMAND)):
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(repository)]))
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(folder, monkeypatch, capsys):
+    """run(arguments..., **environment) -> (status, standard output, standard error), in this process."""
+    small_grid = types.ModuleType("small_grid")
+    exec(GRID, vars(small_grid))
+    for name in ("grid", "measure"):
+        monkeypatch.setitem(sys.modules, f"accdistill_jax.reproduce.{name}", small_grid)
+        monkeypatch.setattr(package, name, small_grid, raising=False)
+    monkeypatch.setattr(command, "WORK", "small_work:do")
+
+    def run(*arguments, **environment):
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            status = command.main(arguments)
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def test_run_list_check_and_move(run, tmp_path):
+    status, out, _ = run("--preset=smoke", "--list")
+    assert status == 0 and not (tmp_path / "runs").exists()
+    assert "3 experiments:" in out and "together 3 s, of which 3 s are left to do in runs/reproduce-smoke" in out
+
+    status, out, error = run("--preset=smoke", "--seeds=2", "--only", "prob*", "retrieval")
+    assert status == 0, error
+    assert out.splitlines()[0] == "2 runs; about 2 s" and "report.html" in out.splitlines()[-1]
+    assert "[2/2] " in error and "Traceback" not in error
+    folder = tmp_path / "runs" / "reproduce-smoke"
+    assert {path.name for path in folder.iterdir()} >= {"report.html", "report.md", "report.json", "runs"}
+    settings = json.loads((folder / "report.json").read_text())["settings"]
+    assert settings == {
+        "preset": "smoke", "data": ["synthetic"], "unseen": [], "only": ["prob*", "retrieval"], "overrides": [], "seeds": 2,
+        "generator_version": 1,
+    }  # fmt: skip
+
+    reference = str(folder / "report.json")
+    status, out, _ = run("--check", reference, VALUE="2.1")  # preset, experiments and seeds are the report's
+    assert status == 0 and "all 3 numbers and claims agree" in out and "before this start" not in out
+    assert (tmp_path / "runs" / "reproduce-smoke-check" / "report.json").exists()
+
+    status, out, _ = run("--check", reference, "--only=probes", "--out=elsewhere", VALUE="3.0")
+    assert status == 3 and "1 of 2 numbers and claims moved" in out and "retrieval" not in out.partition("Compared")[2]
+
+
+def test_a_check_that_cannot_be_is_told_before_anything_runs(run, tmp_path):
+    assert run("--preset=smoke", "--only=probes")[0] == 0
+    reference = "runs/reproduce-smoke/report.json"
+    for arguments, environment, message in (
+        (["--preset=cpu"], {}, "the reports cannot be compared: preset smoke there, cpu here"),
+        (["--seeds=1"], {}, "seeds 3 there, 1 here"),
+        ([], {"GENERATOR": "2"}, "generator_version 1 there, 2 here"),
+    ):
+        status, out, error = run("--check", reference, *arguments, **environment)
+        assert (status, out) == (2, "") and message in error and error.count("\n") == 1
+    (tmp_path / reference).write_text((tmp_path / reference).read_text()[:100])
+    status, _, error = run("--check", reference)
+    assert status == 2 and "is no JSON" in error and error.count("\n") == 1
+
+
+def test_failed_runs_are_named_and_the_report_is_written(run, tmp_path):
+    status, out, error = run("--preset=smoke", FAIL="retrieval")
+    assert status == 4
+    assert "failed: retrieval: RuntimeError: broken on purpose (" in error.splitlines()[-1]
+    assert "broken on purpose" in (tmp_path / "runs" / "reproduce-smoke" / "report.html").read_text()
+    status, out, _ = run("--preset=smoke")
+    assert status == 0 and "3 runs, 2 of them finished before; about 1 s" in out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_in_one_line_and_the_same_command_continues(run, tmp_path, number):
+    process = subprocess.Popen(
+        [sys.executable, "command.py", "--preset=smoke", "--only=probes"],
+        env=os.environ | {"SLEEP": "60"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 30
+    while not [*tmp_path.glob("runs/*/runs/*/began")] and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 128 + number and "Traceback" not in error
+    assert error.splitlines()[-1] == (
+        f"stopped by {number.name}; what is done is kept, 0 of 1 runs are finished. The same command continues from there."
+    )
+    assert run("--preset=smoke", "--only=probes")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset=huge"], "argument --preset: invalid choice: 'huge'"),
+        (["--only", "probs"], "--only probs: there is no such experiment; did you mean probes?"),
+        (["--workrs=2"], "unknown argument '--workrs=2'; did you mean --workers?"),
+        (["--workers=0"], "argument --workers: '0' is no number from 1 on; see --help"),
+        (["--seeds=none"], "argument --seeds: 'none' is no number from 1 on; see --help"),
+        (["--data", "synthetic", "x"], "--data synthetic x: synthetic is not combined with stores"),
+        (["--data", "missing"], "missing: no such store"),
+        (["--check", "none.json"], "cannot read none.json: No such file or directory"),
+        (["--out", "small_grid.py"], "small_grid.py"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(run, arguments, message):
+    status, _, error = run("--preset=smoke", *arguments)
+    assert status == 2 and message in error and error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_the_real_command_refuses_and_helps(repository):
+    for arguments, status in ((["--nonsense"], 2), (["--help"], 0)):
+        done = subprocess.run(
+            [sys.executable, "-m", "accdistill_jax.reproduce", *arguments], cwd=repository, capture_output=True, text=True
+        )
+        assert done.returncode == status and done.stderr.count("\n") == status // 2
+    assert "--check REPORT.json" in done.stdout and "six hours" in " ".join(done.stdout.split())
