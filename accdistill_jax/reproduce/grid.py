@@ -47,16 +47,16 @@ class Scale(NamedTuple):
     leave_out: tuple[str, ...] = ()
 
 
-def size(width: int, depth: int, *, heads: int = 4, ratio: int = 2, tokenizer=None) -> dict[str, Any]:
+def size(width: int, depth: int, *, heads: int = 4, ratio: float = 2, tokenizer=None) -> dict[str, Any]:
     """Changes of the student's Transformer."""
     of = "student.encoder.transformer"
-    found = {f"{of}.width": width, f"{of}.depth": depth, f"{of}.heads": heads, f"{of}.mlp": ratio * width}
+    found = {f"{of}.width": width, f"{of}.depth": depth, f"{of}.heads": heads, f"{of}.mlp": round(ratio * width)}
     return found | ({f"{of}.tokenizer": tokenizer} if tokenizer else {})
 
 
 _CPU_SIZES = {
     "size-20th": size(20, 2, heads=2, tokenizer=((8, 12), (32, 20))),
-    "size-5th": size(40, 3, tokenizer=((8, 24), (32, 40))),
+    "size-5th": size(40, 3, ratio=1.5, tokenizer=((8, 20), (32, 36))),
     "size-half": {},
     "size-equal": size(80, 4, tokenizer=((8, 40), (32, 80))),
 }
@@ -73,7 +73,7 @@ SCALES = {
         {name: size(8 * k, 1, heads=2) for k, name in enumerate(_CPU_SIZES, 1)},
         {"data": 1, "teacher": 3, "student": 3, "supervised": 2, "embed": 1},
         leave_out=("supervised-[sr]*", "supervised-hr-0.01", "supervised-hr-0.1", "lambda-*", "temperature-*", "regression-mse",
-                   "only-*", "without-[gcm]*", "teacher-efficientnet", "from-teacher-efficientnet",
+                   "only-*", "without-[gcm]*", "augment-n*", "from-teacher-contrastive", "trained-25hz-*", "teacher-efficientnet", "from-teacher-efficientnet",
                    "teacher-contrastive-segment", "from-teacher-contrastive-segment", "size-*h", "size-e*",
                    "applied-[258o]*", "trained-[68o]*", "trained-50hz"),
     ),
@@ -241,7 +241,7 @@ class _Maker:
             "format": FORMAT,
             "kind": variant.kind,
             "rows": variant.rows,
-            "config": configs.config_hash(config),
+            "config": configs.config_hash(_decisive(config, variant.kind)),
             "evaluation": [config.evaluation.train_segments, config.evaluation.batch_size],
             "needs": [self.jobs[name].key for name in needs],
             "data": self._data_key,
@@ -282,6 +282,18 @@ class _Maker:
         if variant.name.startswith("supervised"):
             return embedding + seconds["supervised"]
         return embedding + seconds[variant.kind] * (self._scale.short_share if variant.short else 1.0)
+
+
+def _decisive(config: Any, kind: str) -> dict[str, Any]:
+    """What of a config decides a job's result, besides what the job builds on."""
+    kept = plain(config)
+    if kind == "teacher":
+        del kept["student"], kept["inputs"]["accel"]
+    else:
+        joint = config.student.objective == "joint"
+        needed = ("cached_views", "encoder") if joint else ("cached_views",)
+        kept["teacher"] = {name: kept["teacher"][name] for name in needed}
+    return kept
 
 
 def _share(duration: str, share: float) -> str:

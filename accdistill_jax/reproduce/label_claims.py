@@ -90,10 +90,10 @@ def _drift(bench: Bench) -> Claim:
 
 def _sizes(bench: Bench) -> str:
     """Parameters of the small student beside its teacher's."""
-    found, _ = there(bench, ("student-small", v.MAE_TEACHER))
-    if len(found) < 2:
+    seeds = {name: bench.seeds(name) for name in ("student-small", v.MAE_TEACHER)}
+    if not all(seeds.values()):
         return ""
-    small, teacher = (bench.facts(name, seeds[0]).get("parameters") for name, seeds in found.items())
+    small, teacher = (bench.facts(name, own[0]).get("parameters") for name, own in seeds.items())
     if not small or not teacher:
         return ""
     return f"{count(small)} parameters, {np.round(teacher / small, 1):g}x fewer than the teacher's; "

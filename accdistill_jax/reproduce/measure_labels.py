@@ -69,7 +69,7 @@ def _probe_all(bench: Bench, experiment: Experiment) -> tuple[Probing, list[str]
         if bench.variant(name).rows == "none":
             continue
         if bench.variant(name).kind == CLASSICAL:
-            _classical(bench, probing, name, seeds[0])
+            classical(bench, probing, name, seeds[0])
             names += [RIDGE, BOOSTING]
         else:
             probing.encoder(name, seeds)
@@ -85,8 +85,8 @@ def _probe_all(bench: Bench, experiment: Experiment) -> tuple[Probing, list[str]
     return probing, [*names, *CONSTANTS], notes
 
 
-def _classical(bench: Bench, probing: Probing, name: str, seed: int) -> None:
-    """Features are the same for all training seeds; what differs is the choice of labels, unless that is all of them."""
+def classical(bench: Bench, probing: Probing, name: str, seed: int) -> None:
+    """Probes hand-made features with ridge and trees: the same for all training seeds but for the choice of labels."""
     splits = bench.splits(name, seed)
     for label_seed in range(bench.plan.seeds):
         for fraction in v.FRACTIONS:

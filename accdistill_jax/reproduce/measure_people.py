@@ -13,6 +13,7 @@ from accdistill_jax.evaluation.evaluate import TEACHER
 from accdistill_jax.evaluation.participant_plots import auc_forest
 from accdistill_jax.evaluation.participant_targets import NUMBER
 from accdistill_jax.evaluation.participants import evaluate_participants
+from accdistill_jax.evaluation.style import capital
 from accdistill_jax.reproduce import wording
 from accdistill_jax.reproduce.bench import Bench, Part, over_seeds
 from accdistill_jax.reproduce.document import Claim, Number, Picture, Section
@@ -117,7 +118,7 @@ def _words(first: Asked, by_seed: Sequence[Asked], titles: Mapping[str, str], ma
     own = {name: one.scores[shown(main)].auc for name, one in scored.items()}
     above = [name for name, auc in own.items() if auc.has_interval and auc.low > 0.5]
     best = sorted(scored, key=lambda name: -(own[name].value or 0.0))[:3]
-    text.append(f"{titles[main].capitalize()}: the interval lies above chance for {len(above)} of {len(own)} targets; read best are "
+    text.append(f"{capital(titles[main])}: the interval lies above chance for {len(above)} of {len(own)} targets; read best are "
                 f"{listed([f'{scored[name].label} ({decimal(own[name].value)})' for name in best])}.")  # fmt: skip
     return text + _control_words(first, titles)
 

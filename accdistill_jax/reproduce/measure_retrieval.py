@@ -7,6 +7,7 @@ import numpy as np
 from accdistill_jax.evaluation.comparison_plots import retrieval_failures_figure
 from accdistill_jax.evaluation.failures import Failures
 from accdistill_jax.evaluation.retrieval import ACCEL_TO_PPG
+from accdistill_jax.evaluation.style import capital
 from accdistill_jax.reproduce import pictures, wording
 from accdistill_jax.reproduce.bench import Bench, Part, over_seeds
 from accdistill_jax.reproduce.document import Claim, Number, Picture, Section, Table
@@ -169,7 +170,7 @@ def failures(bench: Bench, experiment: Experiment) -> Part:
     by_seed = [failures_of(bench, name, seed) for seed in seeds[name]]
     both = {way: by_seed[0] if way == ACCEL_TO_PPG else failures_of(bench, name, seeds[name][0], way) for way in WAYS}
     first = by_seed[0]
-    text = [f"{bench.variant(name).title.capitalize()}, acceleration finds PPG. {' '.join(explain(first))}"]
+    text = [f"{capital(bench.variant(name).title)}, acceleration finds PPG. {' '.join(explain(first))}"]
     if len(by_seed) > 1:
         text.append(f"Over {len(by_seed)} training seeds {spread_share([one.rate.value for one in by_seed])} of queries fail.")
     text.append("AUC: probability that a failure has more of it than a success, 0.5 where it says nothing.")

@@ -79,7 +79,10 @@ def sizes(bench: Bench, experiment: Experiment) -> Part:
         "Parameters and multiply-accumulates are of the encoder alone, the latter matrix products of one minute's segment. Latency is "
         "the median [quartiles] for one segment at a time on the processor that ran this; no number of it is checked.",
     ]
-    caption = "Mean absolute error by number of parameters, with 95 % intervals over test participants; dashed: teacher and baseline."
+    caption = (
+        "Mean absolute error by number of parameters, with 95 % intervals over test participants. Circles were trained for the shorter "
+        "duration, diamonds for the full one; dashed: teacher and baseline."
+    )
     table = sweep_table(found, f"Students by size. {CAPTION}", more=more)
     return _part(experiment, found, text, tables=[table], figure=figure, caption=caption)
 
@@ -92,7 +95,8 @@ def sensors(bench: Bench, experiment: Experiment) -> Part:
         "student of the full sensor": [FULL, *(f"applied-{name}" for name in names)],
         "student trained for it (shorter)": [SHORT_ONE, *(f"trained-{name}" for name in names)],
     }
-    figure = dots(["full sensor", *(v.SENSORS[name][0] for name in names)], _panels(found, series)[:1] + _panels(found, series)[3:])
+    rows = ["full sensor", *(v.SENSORS[name][0] for name in names)]
+    figure = dots(rows, _panels(found, series, targets=[HR]))
     caption = (
         "HR error and share of first places by sensor, with 95 % intervals over test participants. The students that were trained for "
         "a sensor had the shorter duration; compare each with the full sensor's student of its kind."
@@ -121,7 +125,7 @@ def _part(
     claims: tuple[Claim, ...] = (),
 ) -> Part:
     """The parts that all sweeps have: method, table, figure of dots unless another is given, numbers."""
-    names = [name for name in (found.rows if shown is None else shown)]
+    names = list(found.rows if shown is None else shown)
     if figure is None and names:
         first = next((k for k, name in enumerate(names) if name in (SHORT_ONE, FULL)), None)
         figure = dots([found.rows[name].title for name in names], _panels(found, {"": names}), reference=first)
@@ -138,7 +142,7 @@ def _part(
     return Part(section, sweep_numbers(experiment.id, found), claims)
 
 
-def _panels(found: Sweep, series: Mapping[str, Sequence[str]]) -> list[Panel]:
+def _panels(found: Sweep, series: Mapping[str, Sequence[str]], targets: Sequence[str] = v.TARGETS) -> list[Panel]:
     """A panel for each target and one for the first places, of rows that may lack an encoder."""
 
     def estimates(names: Sequence[str], of) -> list:
@@ -149,7 +153,8 @@ def _panels(found: Sweep, series: Mapping[str, Sequence[str]]) -> list[Panel]:
 
     shown = [
         Panel(f"{SHORT[t]} error ({WORDS[t][1]})", {key: estimates(names, error(t)) for key, names in series.items()})
-        for t in found.scores.truth
+        for t in targets
+        if t in found.scores.truth
     ]
     if found.pool:
         first = {k: estimates(names, lambda row: row.retrieval and row.retrieval.top1) for k, names in series.items()}
@@ -199,7 +204,7 @@ def _generality(bench: Bench, experiment: Experiment, found: Sweep, students: Se
     claim = "Distillation works with MAE and contrastive teachers, Transformer and EfficientNet encoders"
     baseline = "accel-mae" if "accel-mae" in experiment.variants else MEAN
     title = found.rows[baseline].title if baseline in found.rows else "the mean of the labels"
-    wanted = [name for name in experiment.variants if bench_kind(bench, name) == "student" and name != "accel-mae"]
+    wanted = [name for name in experiment.variants if _kind(bench, name) == "student" and name != "accel-mae"]
     ratios = {name: found.scores.ratio(HR, 1.0, name, baseline, seeds=[FIRST]) for name in students if name in wanted}
     ratios = {name: ratio for name, ratio in ratios.items() if ratio is not None}
     if not ratios:
@@ -214,7 +219,7 @@ def _generality(bench: Bench, experiment: Experiment, found: Sweep, students: Se
     return Claim(claim, "holds for all", "P", f"HR error over that of {title}: {listing}", holds, why)
 
 
-def bench_kind(bench: Bench, name: str) -> str:
+def _kind(bench: Bench, name: str) -> str:
     return bench.variant(name).kind if name in bench.plan.variants else ""
 
 

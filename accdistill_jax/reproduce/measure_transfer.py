@@ -13,6 +13,7 @@ from accdistill_jax.evaluation.evaluate import TARGETS as WORDS
 from accdistill_jax.evaluation.few_people import few_people
 from accdistill_jax.evaluation.probes import FEW_PARTICIPANTS, MEAN, ProbeSplit, TargetResult, probe_target
 from accdistill_jax.evaluation.retrieval import ACCEL_TO_PPG
+from accdistill_jax.evaluation.style import capital
 from accdistill_jax.reproduce import pictures, wording
 from accdistill_jax.reproduce.bench import Bench, Part
 from accdistill_jax.reproduce.document import Number, Picture, Section, Table
@@ -37,6 +38,7 @@ E4, E4_NOTE = "Empatica E4", (
     "An Empatica E4 quantises acceleration at 1/64 g (15.6 mg), coarser than a ballistocardiogram at the wrist (some mg): what is read "
     "from it at rest comes from larger movements, posture and breathing rather than from single beats."
 )  # fmt: skip
+CARRIED = 1.1  # of the error with all labels: below it a probe has carried over
 BEYOND = 99  # percentile of the training rates above which a rate counts as beyond them
 
 
@@ -169,7 +171,7 @@ def _add_few(found: dict[str, Measured], labelled: ProbeSplit, test: ProbeSplit,
 
 def _sensor_title(bench: Bench, name: str) -> str:
     variant = bench.variant(name)
-    return variant.title.split(":")[0] if variant.of else f"{variant.title}, full sensor"
+    return f"student of the full sensor, {variant.title.split(':')[0]}" if variant.of else f"{variant.title}, full sensor"
 
 
 def _table(caption: str, found: Found, titles: Mapping[str, str], columns: Sequence[str]) -> Table:
@@ -201,8 +203,9 @@ def _numbers(prefix: str, found: Found, by_seed: Mapping[tuple[str, str], Sequen
         for name, one in own.items():
             for column, estimate in one.errors.items():
                 values = (by_seed or {}).get((target, name), []) if column == ZERO else []
+                least = 2.0 * one.std.get(column, 0.0) / REPEATS**0.5
                 numbers[f"{prefix}/{name}/{target}/{column}"] = wording.number(
-                    values or [estimate.value], estimate=estimate, unit=WORDS[target][1], least=one.std.get(column, 0.0)
+                    values or [estimate.value], estimate=estimate, unit=WORDS[target][1], least=least
                 )
     return numbers
 
@@ -216,8 +219,9 @@ def _transfer_words(target: str, own: Mapping[str, Measured], sensors: Sequence[
         few = max((c for c in errors if c not in (ZERO, ALL)), key=int, default=None)
         also = f", fitted on {few} people of it {decimal(errors[few].value)}" if few else ""
         zero = errors[ZERO].value
-        verdict = "it carries over" if zero < 1.1 * errors[ALL].value else "it does not carry over" if zero > mean else "it carries over in part"
-        said.append(f"{titles[name].capitalize()}: with the probe as it is {decimal(zero)}{also}, on all {decimal(errors[ALL].value)}; {verdict}.")
+        carried = zero < CARRIED * errors[ALL].value
+        verdict = "it does not carry over" if zero >= mean else f"it carries over{'' if carried else ' in part'}"
+        said.append(f"{capital(titles[name])}: with the probe as it is {decimal(zero)}{also}, on all {decimal(errors[ALL].value)}; {verdict}.")
     return " ".join(said)
 
 
@@ -235,8 +239,9 @@ def _store_words(store: str, target: str, own: Mapping[str, Measured], result: T
         most = few[-1]
         after = {name: one.errors[most].value for name, one in own.items() if most in one.errors}
         best = min((name for name in after if name != MEAN), key=after.get)
+        student = f"the student to {decimal(after[STUDENT])}, " if STUDENT in after and best != STUDENT else ""
         said += (f" With labels of {most} {'person' if most == '1' else 'people'} of the store {titles[best]} comes to {decimal(after[best])}, "
-                 f"the mean of the same labels to {decimal(after[MEAN])}.")  # fmt: skip
+                 f"{student}the mean of the same labels to {decimal(after[MEAN])}.")  # fmt: skip
     return said
 
 

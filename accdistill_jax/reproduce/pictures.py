@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from accdistill_jax.evaluation.bootstrap import Estimate
@@ -72,7 +73,7 @@ def pools(
     left.plot(sizes, 1 / sizes, color=GREY, lw=1.5, ls="--", label="guessing")
     right.plot(edges[1:] - 1, (edges[1:] - 1) / n, color=GREY, lw=1.5, ls="--")
     left.set(xscale="log", ylim=(0, 1.03), xlabel="candidates in the pool", ylabel="right minute first (top-1)")
-    right.set(xscale="log", ylim=(0, 1.03), xlabel=f"rank of the right minute among {n}", ylabel="queries with that rank or a better one")
+    right.set(xscale="log", ylim=(0, 1.03), xlabel=f"rank of the right minute among {n:,}".replace(",", " "), ylabel="queries with that rank or a better one")
     left.set_title("First places by size of the pool")
     right.set_title("Ranks among all")
     for axis in (left, right):
@@ -112,11 +113,11 @@ def by_people(lines: Mapping[str, Sequence[Line]], columns: Sequence[str], label
 
     Args:
         lines: target -> its encoders.
-        columns: numbers of people, in order.
+        columns: numbers of people, in order; the first one's points stand alone, apart from the lines.
         label: of the horizontal axis.
     """
     figure, axes = panels(len(lines), width=4.1, height=4.4)
-    shown: dict[str, object] = {}
+    shown: dict[str, Line2D] = {}
     for axis, (target, own) in zip(axes, lines.items(), strict=True):
         for k, line in enumerate(own):
             known = [(x, line.errors[c]) for x, c in enumerate(columns) if c in line.errors and line.errors[c].value is not None]
@@ -124,9 +125,11 @@ def by_people(lines: Mapping[str, Sequence[Line]], columns: Sequence[str], label
                 continue
             known_x = np.array([x for x, _ in known]) + 0.06 * (k - (len(own) - 1) / 2)
             style = "-" if line.name in _COLOURS else "--"
-            (drawn,) = axis.plot(known_x, [e.value for _, e in known], color=colour(line.name), ls=style, lw=1.5,
-                                 marker=_MARKERS[k % len(_MARKERS)], ms=5)  # fmt: skip
-            shown.setdefault(line.title, drawn)
+            values, how = np.array([e.value for _, e in known]), {"color": colour(line.name), "marker": _MARKERS[k % len(_MARKERS)], "ms": 5}
+            alone = known[0][0] == 0  # another probe than the others'
+            axis.plot(known_x[:alone], values[:alone], ls="", **how)
+            axis.plot(known_x[alone:], values[alone:], ls=style, lw=1.5, **how)
+            shown.setdefault(line.title, axis.plot([], [], ls=style, lw=1.5, **how)[0])
             for x, (_, estimate) in zip(known_x, known, strict=True):
                 if estimate.has_interval:
                     axis.plot([x, x], [estimate.low, estimate.high], color=colour(line.name), lw=1.2, alpha=0.7)

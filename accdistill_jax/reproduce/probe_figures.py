@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from accdistill_jax.evaluation.bootstrap import Estimate
 from accdistill_jax.evaluation.evaluate import TARGETS
@@ -22,6 +22,7 @@ from accdistill_jax.evaluation.style import (
     styled,
 )
 from accdistill_jax.reproduce.probe_scores import Score, Scores
+from accdistill_jax.reproduce.wording import count
 
 _LINES = {  # colour, marker, line: students are drawn through, baselines dashed
     "teacher-mae": (BLUE, "", "-"), "mean": (GREY, "", ":"), "student": (ORANGE, "o", "-"), "student-best": (RED, "D", "-"),
@@ -78,6 +79,7 @@ def by_fraction(scores: Scores, titles: Mapping[str, str], fractions: Sequence[f
         axis.set(xscale="log", yscale="log", title=capital(words), ylabel=f"mean absolute error ({unit})")
         axis.set_xticks(fractions, [f"{100 * f:g} %" for f in fractions])
         axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.tick_params(axis="x", which="minor", length=0)
         axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axis.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
         axis.yaxis.set_minor_formatter(NullFormatter())
@@ -117,8 +119,9 @@ def dots(rows: Sequence[str], shown: Sequence[Panel], *, reference: int | None =
         axis.set_yticks(range(len(rows)), rows if axis is axes[0] else [""] * len(rows))
         axis.grid(axis="x", visible=True)
         if panel.share:
-            axis.set_xlim(left=0.0)
-            axis.xaxis.set_major_formatter(PercentFormatter(1.0))
+            ends = [e.high if e.has_interval else e.value for own in panel.series.values() for e in own if e is not None]
+            axis.set_xlim(-0.03 * max([*ends, 0.01]), 1.05 * max([*ends, 0.01]))
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:g} %"))
     if len(handles) > 1:
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
     return figure
@@ -128,7 +131,7 @@ def dots(rows: Sequence[str], shown: Sequence[Panel], *, reference: int | None =
 def by_parameters(
     scores: Mapping[str, Mapping[str, Score]], parameters: Mapping[str, int], titles: Mapping[str, str], lines: Sequence[str]
 ) -> Figure:
-    """Error against the number of parameters, a panel for each target.
+    """Error against the number of parameters, a panel for each target; circles are the sizes of the sweep, diamonds others.
 
     Args:
         scores: target -> encoder -> error.
@@ -151,6 +154,9 @@ def by_parameters(
                 (handles[titles[name]],) = axis.plot(parameters[name], score.value, marker=marker, color=colour, ms=7, ls="")
         words, unit = TARGETS[target]
         axis.set(xscale="log", xlabel="parameters", ylabel=f"mean absolute error ({unit})", title=capital(words))
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda v, _: count(round(v))))
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.margins(x=0.15)
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2, fontsize=9)
     return figure

@@ -194,7 +194,7 @@ def sweep_table(
     rows = [found.rows[name] for name in (found.rows if names is None else names) if name in found.rows]
     more, targets = more or {}, list(found.scores.truth)
     columns = ["encoder", *more, *(f"{SHORT[t]} error, {WORDS[t][1]}" for t in targets)]
-    columns += ["HR error over the reference's", "", "top-1", "mean rank"] if compared else []
+    columns += ["HR error over the reference's", "HR error is", "top-1", "mean rank"] if compared else []
     cells = []
     for row in rows:
         own = [row.title, *(column.get(row.name, NONE) for column in more.values())]
@@ -202,7 +202,7 @@ def sweep_table(
         if compared:
             ratio = ranged(row.ratio.estimate) if row.ratio else "reference" if row.name in (FULL, SHORT_ONE) else NONE
             found_1, rank = (row.retrieval.top1, row.retrieval.mean_rank) if row.retrieval else (None, None)
-            own += [ratio, row.verdict, ranged_share(found_1), decimal(rank, 1)]
+            own += [ratio, row.verdict, ranged_share(found_1), decimal(rank, 2)]
         cells.append(tuple(own))
     return Table(caption, tuple(columns), tuple(cells))
 

@@ -27,7 +27,10 @@ def decimal(value: float | None, digits: int = 2) -> str:
 
 def percent(share: float | None) -> str:
     """A share in per cent, three digits of it."""
-    return NONE if share is None or not np.isfinite(share) else f"{100 * share:.3g} %".replace("-", "−")
+    if share is None or not np.isfinite(share):
+        return NONE
+    nearly = 0.9995 <= share < 1.0  # three digits would make it all
+    return (f"{min(100 * share, 99.99):.2f} %" if nearly else f"{100 * share:.3g} %").replace("-", "−")
 
 
 def ranged(estimate: Estimate | None, digits: int = 2) -> str:
@@ -66,7 +69,7 @@ def spread_share(values: Sequence[float]) -> str:
     if not len(values):
         return NONE
     mean, std = over_seeds(values)
-    return percent(mean) + (f" ± {100 * std:.2g}" if len(values) > 1 else "")
+    return percent(mean) + (f" ± {decimal(100 * std)}" if len(values) > 1 else "")
 
 
 def listed(words: Sequence[str]) -> str:

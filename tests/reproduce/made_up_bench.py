@@ -45,16 +45,25 @@ class Minutes:
 
 
 class MadeUpBench(Bench):
-    """Args:
-    noise: variant -> standard deviation of what hides the state from it; NaN makes embeddings that are not finite.
-    seeds: how many each has.
-    people, each: by split, and minutes of each.
-    hides: variant -> bool [N test] function of the test minutes: those whose projections are noise.
-    unseen: store -> `Minutes`.
-    failed: jobs without a result.
+    """Embeddings of variants of the real grid, as many seeds of each.
+
+    Args:
+        noise: variant -> standard deviation of what hides the state from it; NaN makes embeddings that are not finite.
+        seeds: how many each has.
+        people, each: by split, and minutes of each.
+        hides: variant -> function of the test split's `Minutes`, bool [N]: those of which it sees nothing.
+        turned: variants whose embeddings lie otherwise in space, unreadable for another one's probe.
+        constant: variants whose PPG side gives all minutes nearly the same.
+        unseen: store -> `Minutes`.
+        failed: jobs without a result.
+        table: of participants.
+        names: split -> of people, in place of made-up ones.
     """
 
-    def __init__(self, noise, *, seeds=1, people=(30, 10, 30), each=10, hides=None, unseen=None, failed=(), table=None, names=None):
+    def __init__(
+        self, noise, *, seeds=1, people=(30, 10, 30), each=10, hides=None, turned=(), constant=(), unseen=None, failed=(),
+        table=None, names=None, manifest=None,
+    ):  # fmt: skip
         rng = np.random.default_rng(0)
         splits = ("train", "validation", "test")
         self.minutes = {s: Minutes(rng, s, n, each, names=names and names[s]) for s, n in zip(splits, people, strict=True)}
@@ -67,10 +76,10 @@ class MadeUpBench(Bench):
         status = {job.name: "failed" if job.name in failed else "finished" for job in jobs}
         self.outcomes = {name: Outcome(one, 1.0, "", None) for name, one in status.items()}
         self.opened = SimpleNamespace(
-            stores=(Store(table),), unseen={name: Store(device="Empatica E4") for name in self.unseen},
+            stores=(Store(table, manifest=manifest),), unseen={name: Store(device="Empatica E4") for name in self.unseen},
             train_places=lambda limit: np.arange(len(self.minutes["train"].state)),
         )  # fmt: skip
-        self.synthetic = False
+        self.synthetic = manifest is not None
         mixing, head = rng.standard_normal((STATES, WIDTH)), rng.standard_normal((STATES, HEAD))
         self._arrays = {}
         for number, (name, level) in enumerate(noise.items()):
@@ -82,10 +91,11 @@ class MadeUpBench(Bench):
                     if hides and name in hides and split == "test":
                         hidden = hides[name](minutes)
                         seen[hidden] = own.standard_normal((hidden.sum(), STATES))
-                    arrays[f"{split}/embedding"] = (seen @ mixing).astype(np.float32)
+                    arrays[f"{split}/embedding"] = (seen @ (-mixing if name in turned else mixing)).astype(np.float32)
                     if known[name].kind != "teacher" and (known[name].teacher or name == "joint"):
                         arrays[f"{split}/projection"] = (seen @ head).astype(np.float32)
-                        arrays[f"{split}/teacher_projection"] = (minutes.state @ head).astype(np.float32)
+                        ppg = minutes.state @ head
+                        arrays[f"{split}/teacher_projection"] = (1.0 + 1e-4 * ppg if name in constant else ppg).astype(np.float32)
                 self._arrays[name, k] = arrays
 
     def arrays(self, name, seed):

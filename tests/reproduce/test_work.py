@@ -1,0 +1,100 @@
+"""Single jobs of the smoke preset, done for real."""
+
+import json
+
+import numpy as np
+import pytest
+
+from accdistill_jax.reproduce import grid, work
+from accdistill_jax.reproduce.bench import Bench
+from accdistill_jax.reproduce.jobs import Outcome, job_folder
+from accdistill_jax.reproduce.measure import data_part, measured
+
+ONLY = ("failures", "sensors")
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """The plan of a few experiments with its jobs done in this process."""
+    out = tmp_path_factory.mktemp("reproduce")
+    plan = grid.plan("smoke", only=ONLY)
+    outcomes = {}
+    for job in plan.jobs:  # in the order in which they need each other
+        folder = job_folder(out, job)
+        folder.mkdir(parents=True)
+        work.do(job.order, folder, {name: outcomes[name].folder for name in job.needs})
+        outcomes[job.name] = Outcome("finished", 1.0, "", folder)
+    return plan, outcomes
+
+
+@pytest.mark.slow
+def test_what_a_job_leaves_is_what_the_bench_reads(done):
+    plan, outcomes = done
+    bench = Bench(plan, outcomes)
+    columns = bench.columns("test")
+    splits = bench.splits("student", 0)
+    assert len(splits["test"]) == len(columns.participant) > 0
+    assert np.isfinite(splits["test"].embedding).all()
+    people = {split: set(own.participant) for split, own in splits.items()}
+    assert not people["train"] & people["test"] and not people["validation"] & people["test"]
+    student, teacher = bench.pair("student", 0)
+    assert student.shape == teacher.shape
+    np.testing.assert_allclose(np.linalg.norm(teacher, axis=1), 1, rtol=1e-4)
+    facts = bench.facts("student", 0)
+    assert facts["parameters"] > 1000 and facts["multiply_accumulates"] > 1000 and facts["steps"] == 2
+    assert facts["environment"]["source_hash"]
+
+
+@pytest.mark.slow
+def test_an_encoder_evaluated_twice_gives_the_same_numbers_to_the_bit(done, tmp_path):
+    plan, outcomes = done
+    for name in ("student-s0", "applied-64th-g-s0"):
+        job = next(job for job in plan.jobs if job.name == name)
+        again = tmp_path / name
+        again.mkdir()
+        for kept in ("student", "config.json", "metrics"):
+            if (outcomes[name].folder / kept).exists():
+                (again / kept).symlink_to(outcomes[name].folder / kept)
+        work.do(job.order, again, {need: outcomes[need].folder for need in job.needs})
+        with np.load(outcomes[name].folder / work.EMBEDDINGS) as one, np.load(again / work.EMBEDDINGS) as two:
+            assert set(one.files) == set(two.files)
+            for key in one.files:
+                np.testing.assert_array_equal(one[key], two[key], err_msg=key)
+
+
+@pytest.mark.slow
+def test_a_lesser_sensor_gives_the_student_something_else_to_read(done):
+    bench = Bench(*done)
+    full = bench.splits("student", 0)["test"].embedding
+    coarse = bench.splits("applied-64th-g", 0)["test"].embedding
+    assert full.shape == coarse.shape and np.abs(full - coarse).max() > 1e-4
+
+
+@pytest.mark.slow
+def test_the_data_section_and_experiments_are_measured_and_a_missing_one_says_so(done):
+    plan, outcomes = done
+    part = data_part(Bench(plan, outcomes))
+    assert [row[0] for row in part.section.tables[0].rows] == ["train", "validation", "test"]
+    for experiment in plan.experiments:
+        found = measured(Bench(plan, outcomes), experiment)
+        assert found.section.id == experiment.id
+        assert all(name.startswith(f"{experiment.id}/") for name in found.numbers)
+    failed = {name: one if name == "data" else one._replace(status="failed") for name, one in outcomes.items()}
+    found = measured(Bench(plan, failed), plan.experiments[0])
+    assert "Not measured" in found.section.text[0] and not found.numbers
+    json.dumps(plan.settings)
+
+
+@pytest.mark.slow
+def test_a_participant_on_two_sides_is_refused(done, monkeypatch):
+    bench = Bench(*done)
+    columns = bench.columns
+    stranger = columns("train").participant[:1]
+
+    def mixed(split):
+        own = columns(split)
+        return own._replace(participant=np.concatenate([stranger, own.participant[1:]])) if split == "test" else own
+
+    monkeypatch.setattr(bench, "columns", mixed)
+    with pytest.raises(Exception, match="is in the splits train and test"):
+        data_part(bench)
