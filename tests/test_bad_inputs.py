@@ -13,7 +13,7 @@ import pytest
 
 from tests.bad_inputs import runner
 from tests.bad_inputs.bases import make_bases
-from tests.bad_inputs.case import PREPARE, Case, Outcome, hashes, wrong
+from tests.bad_inputs.case import MAIN, PREPARE, Case, Outcome, contents, wrong
 from tests.bad_inputs.generate import CATEGORIES, generate
 
 SEED = int(os.environ.get("ACCDISTILL_BAD_INPUTS_SEED", "0"))
@@ -78,7 +78,7 @@ def folder(tmp_path) -> Path:
 
 
 def judge(folder: Path, *, status: int | None = 2, error: str = GOOD, after=lambda: None, case: Case = CASE) -> str | None:
-    before = hashes(folder)
+    before = contents(folder)
     after()
     return wrong(case, folder, before, Outcome(status, "", error))
 
@@ -106,14 +106,68 @@ def test_outcomes_that_are_wrong(folder, changes, message):
 
 def test_damage_that_is_wrong(folder):
     assert judge(folder, after=lambda: (folder / "in.csv").write_text("2")) == "in.csv was changed"
-    assert judge(folder, after=lambda: (folder / "more").write_text("")) == "more was made or removed"
-    assert judge(folder, after=lambda: (folder / "out" / "before").unlink()) == "out/before was made or removed"
+    assert judge(folder, after=lambda: (folder / "more").write_text("")) == "more was made"
+    assert judge(folder, after=lambda: (folder / "out" / "before").unlink()) == "out/before was removed"
     assert judge(folder, after=lambda: (folder / "out" / "manifest.json").write_text("")) == "out/manifest.json looks like a result"
+    assert judge(folder, after=lambda: (folder / "out2").write_text("")) == "out2 was made"
+
+
+RUN = Case("a case", MAIN, (), ("in.csv",), falls_back="run/teacher/export/export.json", expected="abc")
+FILES = {
+    "run/config.json": "{}", "run/stages.json": '{"data": 1.5}', "run/metrics/teacher.jsonl": "1\n2\n", "run/metrics/student.jsonl": "3\n",
+    "run/tensorboard/teacher/events": "4", "run/teacher/export/export.json": '{"fingerprint": "abc"}', "run/teacher/checkpoints/6.json": "{}",
+    "run/student/export/export.json": "{}", "run/report.md": "5", "other/file": "6",
+}  # fmt: skip
+
+
+@pytest.fixture
+def run_folder(tmp_path) -> Path:
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("run/metrics/teacher.jsonl", "1\n2\n3\n", None), ("run/metrics/teacher.jsonl", "1\n", "was changed"),
+        ("run/metrics/teacher.jsonl", "1\n3\n3\n", "was changed"), ("run/metrics/teacher.jsonl", None, "was removed"),
+        ("run/tensorboard/teacher/events", "45", None), ("run/tensorboard/teacher/events", "", "was changed"),
+        ("run/tensorboard/teacher/more", "4", None), ("run/config.json", '{"a": 1}', "was changed"), ("run/config.json", None, "was removed"),
+        ("run/stages.json", '{"data": 2.5, "teacher": 1}', None), ("run/stages.json", '{"teacher": 1}', "was changed"),
+        ("run/stages.json", "[]", "was changed"), ("run/teacher/checkpoints/6.json", "", "was changed"), ("run/report.md", "55", "was changed"),
+        ("other/file", "66", "was changed"), ("run/teacher/export/new", "", None),
+    ],
+)  # fmt: skip
+def test_a_refused_run_may_only_append_to_its_records(run_folder, name, text, message):
+    path = run_folder / name
+    change = (lambda: path.unlink()) if text is None else (lambda: path.write_text(text))
+    found = judge(run_folder, case=RUN, error="error: in.csv: wrong\n", after=change)
+    assert found == (message and f"{name} {message}")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("run/config.json", '{"a": 1}', None), ("run/stages.json", "{}", None), ("run/metrics/teacher.jsonl", "1\n", None),
+        ("run/tensorboard/teacher/more", "4", None), ("run/teacher/checkpoints/6.json", None, None),
+        ("run/metrics/student.jsonl", "3\n3\n", "was changed"), ("run/student/export/export.json", "", "was changed"),
+        ("run/report.md", None, "was removed"), ("run/new", "", "was made"), ("other/file", None, "was removed"), ("other/file", "7", "was changed"),
+        ("run/teacher2", "", "was made"),
+    ],
+)  # fmt: skip
+def test_a_run_that_goes_on_changes_its_stage_only(run_folder, name, text, message):
+    path = run_folder / name
+    change = (lambda: path.unlink()) if text is None else (lambda: path.write_text(text))
+    found = judge(run_folder, case=RUN, status=0, error="warning: in.csv\n", after=change)
+    assert found == (message and f"went on, and {name} {message}")
 
 
 def test_going_on_after_a_warning(folder):
-    case = Case("a case", PREPARE, (), ("in.csv",), falls_back="out/export.json", expected="abc")
-    export = folder / "out" / "export.json"
+    case = Case("a case", PREPARE, (), ("in.csv",), falls_back="out/teacher/export/export.json", expected="abc")
+    export = folder / "out" / "teacher" / "export" / "export.json"
+    export.parent.mkdir(parents=True)
     export.write_text('{"fingerprint": "abc"}')
     assert judge(folder, case=case, status=0, error="warning: in.csv is damaged\n") is None
     assert "no warning names 'in.csv'" in judge(folder, case=case, status=0, error="")

@@ -20,7 +20,7 @@ from accdistill_jax.errors import UserError
 from accdistill_jax.interrupt import Interrupted
 from accdistill_jax.metrics import read_metrics
 from accdistill_jax.mirror import staging_folder
-from accdistill_jax.run import run
+from accdistill_jax.run import StageClock, run
 from configs import distill
 
 LABELS = ("hr_bpm", "sdnn_ms", "rmssd_ms", "resp_bpm")
@@ -115,6 +115,17 @@ def test_running_again_trains_nothing_and_changes_nothing(copy, smoke_config, no
     said = capsys.readouterr().out
     for line in ("teacher: finished before", "student: finished before", "report.md is finished before"):
         assert line in said
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"data": "x"}', '{"data": NaN}', '{"data": -1}', '{"data": null}', "[" * 100_000])
+def test_unreadable_seconds_are_named_in_a_warning_and_counted_anew(tmp_path, caplog, content):
+    path = tmp_path / "stages.json"
+    path.write_text(content)
+    clock = StageClock(tmp_path)
+    assert f"{path} is unreadable" in caplog.text and clock.seconds == {}
+    clock.add("data", 1.5)
+    caplog.clear()
+    assert StageClock(tmp_path).seconds == {"data": 1.5} and not caplog.text
 
 
 def test_stages_one_by_one_give_what_all_at_once_give(finished, smoke_config, tmp_path):

@@ -223,12 +223,20 @@ def test_dropped_tokens_and_a_teacher_that_ran_before_are_not_counted():
 
 
 def test_tables_have_a_row_per_machine(paper):
-    estimates = [model.estimate(paper, machine, batch=32, mfu=0.4) for machine in hardware.known()]
-    lines = tables.time_table(estimates).splitlines()
-    assert len(lines) == 2 + len(estimates)
+    rows = [[model.estimate(paper, machine, batch=32, mfu=mfu) for mfu in (0.1, 0.4)] for machine in hardware.known()]
+    lines = tables.time_table(rows).splitlines()
+    assert len(lines) == 2 + len(rows)
     assert {line.count("|") for line in lines} == {lines[0].count("|")}
-    for one in estimates:
-        json.dumps(model.as_record(one))
+    for row, line in zip(rows, lines[2:], strict=True):
+        assert ("(a)" in line) == ("SXM" in line), "what is assumed is marked"
+        assert row[0].compute_s == pytest.approx(4 * row[1].compute_s)
+        for one in row:
+            json.dumps(model.as_record(one))
+
+
+def test_latency_between_nodes_goes_through_the_published_points():
+    for nodes, seconds in ((2, 46e-6), (32, 63e-6)):
+        assert 2 * hardware.gpu("H100", nodes).levels[1].latency_s == pytest.approx(seconds)
 
 
 def test_settings_on_the_command_line_reach_the_config(repository):
@@ -262,7 +270,7 @@ def test_command_prints_tables_and_writes_all_numbers(repository, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert "TPU v5e, 256 chips" in done.stdout and "4 x 8 H100 SXM" in done.stdout
     numbers = json.loads((tmp_path / "numbers.json").read_text())
-    assert len(numbers["estimates"]) == 2 * 2 * len(hardware.known())
+    assert len(numbers["estimates"]) == 2 * 2 * 3 * len(hardware.known())
     assert {one["from"] for one in numbers["collectives"]} == {"compiled", "formula"}
 
 

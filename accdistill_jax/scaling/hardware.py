@@ -10,7 +10,9 @@ GB = 1e9
 TPU_HOP_S = 1e-6
 TPU_REACHED = 0.74
 NVLINK, NVLINK_LATENCY_S = 450 * GB, 20e-6
-NODE_NETWORK, NODE_LATENCY_S = 400 * GB, 46e-6  # of a node of 8 GPUs; per doubling of nodes
+NODE_NETWORK = 400 * GB  # of a node of 8 GPUs
+TWO_NODES_S, DOUBLING_S = 46e-6, (63e-6 - 46e-6) / 4  # a small all-reduce over 2 nodes; more for each further doubling, up to 32
+ASSUMED = "assumed"
 
 SOURCES = {
     "tpu": "Google, TPU v5e, v5p, v6e: https://docs.cloud.google.com/tpu/docs/v5e (v5p, v6e): bf16 peak, HBM, ICI bandwidth "
@@ -23,14 +25,16 @@ SOURCES = {
     "ConnectX-7 at 400 Gbit/s; one per GPU (DGX BasePOD, core components, where H200's 1 128 GB stand too: https://docs.nvidia"
     ".com/dgx-basepod/reference-architecture-infrastructure-foundation-enterprise-ai/latest/core-components.html)",
     "nvlink": "Austin et al., How To Scale Your Model: https://jax-ml.github.io/scaling-book/gpus: all-reduce over 8 H100 reaches "
-    "370 of 450 GB/s with very large arrays, 150 GB/s with 58 MB",
-    "nccl": "https://github.com/NVIDIA/nccl/issues/1244: 46 us for a small all-reduce over 2 nodes of 8 GPUs (H20, 8 x 400 "
-    "Gbit/s)",
-    "assumed": "not verified: 20 us for a small collective in a node (https://github.com/NVIDIA/nccl/issues/1259 has 6 us for "
-    "2 H100); 46 us for every doubling of nodes; between nodes a third of the line rate for arrays of tens of MB, as inside",
-    "h100 peak": "not verified at NVIDIA (https://www.nvidia.com/en-us/data-center/h100 was not at hand): bf16 1 979 TFLOP/s with "
-    "sparsity as others quote that page, half of it dense; H200 taken as H100 in peak and NVLink; "
-    "bandwidth of their memory 3.35 and 4.8 TB/s likewise",
+    "370 of 450 GB/s with very large arrays (NVIDIA's developers say the same, and why: https://github.com/NVIDIA/nccl-tests/"
+    "issues/212), 150 GB/s with 58 MB",
+    "nccl": "a small all-reduce takes 46 us over 2 nodes of 8 GPUs (H20, 8 x 400 Gbit/s: https://github.com/NVIDIA/nccl/issues/1244) "
+    "and 63 us over 32 (A100, 4 x 200 Gbit/s: https://github.com/NVIDIA/nccl/issues/652), in between a line in the logarithm of "
+    "the number of nodes; large arrays reach 46 to 48 of 50 GB/s per adapter (NVIDIA, https://github.com/NVIDIA/nccl-tests/issues/290)",
+    ASSUMED: "ASSUMED, and marked (a) in the tables: 20 us for a small collective in a node (https://github.com/NVIDIA/nccl/issues/"
+    "1259 has 6 us for 2 H100); between nodes a third of the line rate for arrays of tens of MB, which is the share inside a node",
+    "h100 peak": "a distributor's copy of NVIDIA's data sheet, as that itself was not at hand: https://archive-lib.hpctech.co.jp/"
+    "gpuproduct/nvidia-h100.html: H100 SXM, bf16 1 979 TFLOP/s with sparsity, half of it without; memory 3 350 GB/s. H200, ASSUMED: "
+    "peak and NVLink as H100, memory 4.8 TB/s",
 }
 
 
@@ -106,11 +110,11 @@ def gpu(name: str, nodes: int) -> Hardware:
     memory, bandwidth = {"H100": (80 * GB, 3350 * GB), "H200": (141 * GB, 4800 * GB)}[name]
     reached = 150 / 450
     levels = (Level(8, NVLINK, reached, NVLINK_LATENCY_S / 2),)
-    sources = ("dgx", "nvlink", "h100 peak", "assumed")
+    sources = ("dgx", "nvlink", "h100 peak", ASSUMED)
     if nodes > 1:
-        latency_s = NODE_LATENCY_S / 2 * math.log2(nodes)
+        latency_s = (TWO_NODES_S + DOUBLING_S * (math.log2(nodes) - 1)) / 2
         levels += (Level(nodes, NODE_NETWORK, reached, latency_s),)
-        sources = ("dgx", "nvlink", "nccl", "h100 peak", "assumed")
+        sources = ("dgx", "nvlink", "nccl", "h100 peak", ASSUMED)
     label = f"{nodes} x 8 {name} SXM" if nodes > 1 else f"8 {name} SXM"
     return Hardware(label, 989.5e12, memory, bandwidth, levels, 8, sources)
 

@@ -20,6 +20,7 @@ class Estimate(NamedTuple):
     """A training step of `work` on `hardware` with `batch` segments per device.
 
     Attributes:
+        mfu: assumed share of peak.
         flops: matrix products per device.
         compute_s: their time.
         sent_bytes: per device and step, by what is sent.
@@ -32,6 +33,7 @@ class Estimate(NamedTuple):
     work: Work
     hardware: Hardware
     batch: int
+    mfu: float
     flops: int
     compute_s: float
     sent_bytes: dict[str, float]
@@ -81,6 +83,7 @@ def estimate(work: Work, hardware: Hardware, *, batch: int, mfu: float) -> Estim
         work,
         hardware,
         batch,
+        mfu,
         flops,
         compute_s,
         {one.what: one.sent(devices) for one in collectives},

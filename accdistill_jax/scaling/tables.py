@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from accdistill_jax.models.build import parameter_count
-from accdistill_jax.scaling.hardware import SOURCES
+from accdistill_jax.scaling.hardware import ASSUMED, SOURCES
 from accdistill_jax.scaling.model import Estimate, largest_model
 from accdistill_jax.scaling.program import Work
 from accdistill_jax.scaling.traffic import UPDATE, Collective, total
@@ -17,35 +17,39 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def time_table(estimates: Sequence[Estimate]) -> str:
-    """Time and efficiency, one row per hardware."""
-    header = (
+def time_table(rows: Sequence[Sequence[Estimate]]) -> str:
+    """Time and efficiency.
+
+    Args:
+        rows: one per hardware: its estimates at each assumed share of peak, the same shares in all rows.
+    """
+    shares = [f"{one.mfu:.0%}" for one in rows[0]]
+    header = [
         "hardware",
         "TFLOP per step and device",
-        "compute, ms",
         "MB sent: gradients and metrics",
         "MB sent: embeddings",
         "communication, ms, slow to fast",
-        "efficiency without overlap",
-        "with full overlap",
-        "segments/s, all devices",
-        "input per host, GB/s",
-    )
-    return table(header, map(_time_row, estimates))
+        *(f"compute, ms, at {share} of peak" for share in shares),
+        *(f"efficiency at {share}" for share in shares),
+        f"segments/s, all devices, at {shares[-1]}",
+        f"input per host, GB/s, at {shares[-1]}",
+    ]
+    return table(header, map(_time_row, rows))
 
 
-def _time_row(one: Estimate) -> list[str]:
+def _time_row(estimates: Sequence[Estimate]) -> list[str]:
+    one = estimates[-1]
     gradients = sum(one.sent_bytes.get(what, 0.0) for what in UPDATE)
     step_s = max(one.compute_s, one.fast_s)
     return [
         one.hardware.name,
         f"{one.flops / 1e12:.3g}",
-        f"{1e3 * one.compute_s:.3g}",
         f"{gradients / MB:.3g}",
         f"{(sum(one.sent_bytes.values()) - gradients) / MB:.3g}",
-        f"{1e3 * one.slow_s:.2g} to {1e3 * one.fast_s:.2g}",
-        f"{100 * one.efficiency_serial:.1f} %",
-        f"{100 * one.efficiency_overlapped:.1f} %",
+        f"{1e3 * one.slow_s:.2g}{' (a)' if ASSUMED in one.hardware.sources else ''} to {1e3 * one.fast_s:.2g}",
+        *(f"{1e3 * each.compute_s:.3g}" for each in estimates),
+        *(f"{100 * each.efficiency_serial:.1f} to {100 * each.efficiency_overlapped:.1f} %" for each in estimates),
         f"{one.batch * one.hardware.devices / step_s:,.0f}".replace(",", " "),
         f"{one.input_bytes_per_s / GB:.2g}",
     ]

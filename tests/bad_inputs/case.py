@@ -6,13 +6,18 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 MAIN = "accdistill_jax.main"
 PREPARE = "accdistill_jax.data.prepare"
+# Where `prepare --out {}/out` writes.
+OUT = ("out", "out.partial")
 # What the program takes for something finished.
 _RESULTS = ("export.json", "report.md", "report.json", "manifest.json")
-# What every start of a run writes anew.
-_REWRITTEN = re.compile(r"(^|/)(config\.json|stages\.json|metrics/.*|tensorboard/.*)$")
+# What a run that is refused may have appended to.
+_APPENDED = re.compile(r"(^|/)(metrics|tensorboard)/.")
+# What a run that goes on writes anew besides the stage's own files.
+_RENEWED = ("config.json", "stages.json")
 _ERROR = re.compile(r"(?:^|: )error: ")
 _LIST_OF_RECORDINGS = re.compile(r"error: \d+ of \d+ recordings cannot be prepared:")
 
@@ -27,9 +32,11 @@ class Case:
       arguments: its command line; {} stands for the case's own folder.
       named: what the message must name: of each item, one of the texts (separated by "|"); {} as above.
       build: makes the bad input in the case's own folder, which exists and is empty.
-      outputs: names in the folder that the program may make or change.
+      outputs: files or folders in the folder that the program may make; of those that are there, a program that refuses may
+        only append to metrics and TensorBoard's files and add to the seconds of stages.json.
       falls_back: the program may go on (with an older checkpoint), after a warning that names what is damaged; the
-        text is the export.json in the folder that it must then write, with the fingerprint `expected`.
+        text is the export.json, RUN/STAGE/export/export.json in the folder, that it must then write, with the fingerprint
+        `expected`. What it may change then is that stage's and the run's own records.
       expected: that fingerprint.
     """
 
@@ -52,24 +59,35 @@ class Outcome:
     error: str
 
 
+class Content(NamedTuple):
+    """A file: its size in bytes, the hash of its content, and the content of small ones (else b"")."""
+
+    size: int
+    digest: str
+    text: bytes
+
+
 def command(case: Case, folder: Path) -> list[str]:
     """The command line with the case's folder put in."""
     return [argument.replace("{}", str(folder)) for argument in case.arguments]
 
 
-def hashes(folder: Path) -> dict[str, str]:
-    """Content hash of each file below a folder, by relative path."""
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(folder.rglob("*")) if path.is_file()}
+def contents(folder: Path) -> dict[str, Content]:
+    """Content of each file below a folder, by relative path."""
+    return {path.relative_to(folder).as_posix(): _content(path.read_bytes()) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def wrong(case: Case, folder: Path, before: dict[str, str], outcome: Outcome) -> str | None:
+def _content(data: bytes) -> Content:
+    return Content(len(data), hashlib.sha256(data).hexdigest(), data if len(data) < 4096 else b"")
+
+
+def wrong(case: Case, folder: Path, before: dict[str, Content], outcome: Outcome) -> str | None:
     """What is wrong with an outcome, in words; None where all is as it must be.
 
     Args:
       case: the case.
       folder: its folder, after the program.
-      before: `hashes(folder)` before the program.
+      before: `contents(folder)` before the program.
       outcome: of the program.
     """
     if outcome.status is None:
@@ -77,7 +95,7 @@ def wrong(case: Case, folder: Path, before: dict[str, str], outcome: Outcome) ->
     if "Traceback" in outcome.error + outcome.out:
         return "traceback"
     if outcome.status == 0:
-        return _wrong_going_on(case, folder, outcome)
+        return _wrong_going_on(case, folder, before, outcome)
     if outcome.status != 2:
         return f"exit status {outcome.status}"
     lines = outcome.error.strip().splitlines()
@@ -90,17 +108,39 @@ def wrong(case: Case, folder: Path, before: dict[str, str], outcome: Outcome) ->
     missing = _missing(case, folder, message)
     if missing:
         return f"the message does not name {missing}"
-    after = hashes(folder)
+    after = contents(folder)
     for name in sorted(before | after):
-        allowed = name.startswith(case.outputs) and (name not in before or _REWRITTEN.search(name))
-        if before.get(name) != after.get(name) and not allowed:
-            return f"{name} was {'changed' if name in before and name in after else 'made or removed'}"
-        if name not in before and Path(name).name in _RESULTS:
-            return f"{name} looks like a result"
+        if name not in before:
+            if not _below(name, case.outputs):
+                return f"{name} was made"
+            if Path(name).name in _RESULTS:
+                return f"{name} looks like a result"
+        elif name not in after:
+            return f"{name} was removed"
+        elif before[name] != after[name] and not (_below(name, case.outputs) and _grown(name, before[name], folder)):
+            return f"{name} was changed"
     return None
 
 
-def _wrong_going_on(case: Case, folder: Path, outcome: Outcome) -> str | None:
+def _below(name: str, places: tuple[str, ...]) -> bool:
+    return any(name == place or name.startswith(f"{place}/") for place in places)
+
+
+def _grown(name: str, before: Content, folder: Path) -> bool:
+    """Whether a file of a run holds all that it held, and is one of those that may hold more."""
+    data = (folder / name).read_bytes()
+    if _APPENDED.search(name):
+        return hashlib.sha256(data[: before.size]).hexdigest() == before.digest
+    if Path(name).name != "stages.json":
+        return False
+    try:
+        was, now = json.loads(before.text), json.loads(data)
+        return all(now[stage] >= seconds for stage, seconds in was.items())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _wrong_going_on(case: Case, folder: Path, before: dict[str, Content], outcome: Outcome) -> str | None:
     if case.falls_back is None:
         return "silently accepted"
     missing = _missing(case, folder, outcome.error)
@@ -109,6 +149,13 @@ def _wrong_going_on(case: Case, folder: Path, outcome: Outcome) -> str | None:
     result = folder / case.falls_back
     if not result.is_file() or json.loads(result.read_text())["fingerprint"] != case.expected:
         return f"went on, and {case.falls_back} is not what it was"
+    run, stage = Path(case.falls_back).parts[:2]
+    own = tuple(f"{run}/{name}" for name in (
+        *_RENEWED, stage, f"metrics/{stage}.jsonl", f"metrics/{stage}.timing.jsonl", f"tensorboard/{stage}"))  # fmt: skip
+    after = contents(folder)
+    for name in sorted(before | after):
+        if before.get(name) != after.get(name) and not _below(name, own):
+            return f"went on, and {name} was {'made' if name not in before else 'changed' if name in after else 'removed'}"
     return None
 
 

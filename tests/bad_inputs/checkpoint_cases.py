@@ -7,7 +7,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.bad_inputs.bases import Bases, run_arguments
+from accdistill_jax.data.store import Store
+from tests.bad_inputs.bases import SMOKE, Bases, run_arguments
 from tests.bad_inputs.case import MAIN, Case
 from tests.bad_inputs.mutations import GARBAGE, Spoil, byte_damage, json_damage, spoil_file
 
@@ -18,7 +19,7 @@ _FIRST, _LAST = 3, 6
 def cases(rng: random.Random, bases: Bases) -> Iterator[Case]:
     """Each kind of damage in turn, without end."""
     kinds = [_export_file, _export_record, _newest, _config_copy, _export_file, _export_record, _all_checkpoints, _newest_record,
-             _foreign_export, _foreign_checkpoint, _run_record]  # fmt: skip
+             _foreign_export, _foreign_checkpoint, _run_record, _unreadable_store]  # fmt: skip
     seen = set()
     for kind in itertools.cycle(kinds):
         case = kind(rng, bases)
@@ -179,7 +180,7 @@ def _config_copy(rng: random.Random, bases: Bases) -> Case:
 
 
 def _run_record(rng: random.Random, bases: Bases) -> Case:
-    """Seconds and metrics of a run: not worth stopping for, and no reason for a traceback."""
+    """Seconds and metrics of a run: not worth stopping for, but worth a warning."""
     stage, number = rng.choice(STAGES), rng.randrange(1000)
     name = rng.choice(("stages.json", f"metrics/{stage}.jsonl"))
     how, content = rng.choice([("garbage", GARBAGE), ("a list", b"[1]\n"), ("words", b'{"data": "x", "teacher": null, "student": []}\n'),
@@ -190,4 +191,27 @@ def _run_record(rng: random.Random, bases: Bases) -> Case:
         shutil.rmtree(checkpoints / str(_LAST))
         (checkpoints / f"{_LAST}.json").unlink()
 
-    return _going_on(bases, stage, f"{name} {how} ({number})", damage)
+    return _going_on(bases, stage, f"{name} {how} ({number})", damage, f"{{}}/run/{name}")
+
+
+def _unreadable_store(rng: random.Random, bases: Bases) -> Case:
+    """A run that goes on from an older checkpoint and then cannot read its data: its records stay as they were."""
+    stage, number = rng.choice(STAGES), rng.randrange(1000)
+
+    def build(folder: Path) -> None:
+        run = _copy(bases, folder, without=stage)
+        shutil.rmtree(run / stage / "checkpoints" / str(_LAST))
+        (run / stage / "checkpoints" / f"{_LAST}.json").unlink()
+        record = json.loads((run / "config.json").read_text())
+        record["config"]["data"]["stores"] = [str(folder / "store")]
+        (run / "config.json").write_text(json.dumps(record))
+        store = Store.open(shutil.copytree(bases.store, folder / "store"))
+        shard = folder / "store" / "accel" / "c/0/0/0" if stage == "student" else folder / "store" / "ppg" / "c/0/0/0"
+        data = bytearray(shard.read_bytes())
+        row_bytes = 2 * store.samples * len(store.channels[shard.parents[3].name])
+        for segment in store.indices("train").tolist():
+            data[segment * row_bytes + number] ^= 1
+        shard.write_bytes(data)
+
+    return Case(f"{stage}: goes on, and every segment is damaged in byte {number}", MAIN,
+                (SMOKE, "--workdir={}/run", "--config.data.stores=('{}/store',)", f"--config.stages=('{stage}',)"), ("{}/store",), build)  # fmt: skip

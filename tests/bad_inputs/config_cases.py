@@ -8,7 +8,7 @@ from pathlib import Path
 from accdistill_jax import config as configs
 from configs import distill
 from tests.bad_inputs.bases import SMOKE, Bases, run_arguments
-from tests.bad_inputs.case import MAIN, PREPARE, Case
+from tests.bad_inputs.case import MAIN, OUT, PREPARE, Case
 from tests.bad_inputs.mutations import HUGE
 
 _INTEGERS = ("-1", "1.5", "nan", "inf", "1e400", "abc", "None", "()", "[1]", "", str(HUGE), str(-HUGE))
@@ -170,20 +170,24 @@ def _mistakes(bases: Bases) -> Iterator[Case]:
 def _preparations(bases: Bases) -> Iterator[Case]:
     for flags, named in _PREPARATION:
         # the last of two equal flags counts
-        yield Case(f"prepare synthetic {flags}", PREPARE, (*_SYNTHETIC, *flags.split()), (named,), outputs=("out",))
+        yield Case(f"prepare synthetic {flags}", PREPARE, (*_SYNTHETIC, *flags.split()), (named,), outputs=OUT)
     for arguments, named in _OTHER_COMMANDS:
-        yield Case(f"prepare {' '.join(arguments)}", PREPARE, tuple(arguments), (named,), outputs=("out",))
+        yield Case(f"prepare {' '.join(arguments)}", PREPARE, tuple(arguments), (named,), outputs=OUT)
     yield Case("prepare over another store", PREPARE, ("synthetic", "--out", str(bases.store), "--participants", "3"),
                (str(bases.store),))  # fmt: skip
     yield Case("show without segments", PREPARE, ("show", str(bases.store), "--segments", "0"), ("--segments",))
     yield Case("show into no folder", PREPARE, ("show", str(bases.store), "--plot", "{}/none/x.png"), ("{}/none/x.png",))
 
 
+# Any text names a file or folder, or a hash.
+_FREE_TEXTS = ("teacher.path", "teacher.fingerprint", "runtime.compilation_cache")
+
+
 def _wrong_values(rng: random.Random) -> Iterator[Case]:
     config = configs.flatten(distill.get_config("smoke"))
     seen = set()
     while True:
-        key = rng.choice([key for key in config if key not in ("teacher.path", "teacher.fingerprint")])
+        key = rng.choice([key for key in config if key not in _FREE_TEXTS])
         value = rng.choice(_wrong_for(key, config[key]))
         if rng.random() < 0.1:
             wrong_key = key[:-2] + key[-1] + "x"

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import scipy.io
 
 from tests.bad_inputs.bases import LOOSE, Bases, generic_description
-from tests.bad_inputs.case import PREPARE, Case
+from tests.bad_inputs.case import OUT, PREPARE, Case
 from tests.bad_inputs.mutations import GARBAGE, HUGE, change_at, flip, leaves
 
 _TRACE, _SIGNAL = "DATA_03_TYPE02_BPMtrace.mat", "DATA_03_TYPE02.mat"
@@ -41,7 +41,7 @@ def _case(reader: str, base: Path, name: str, damage: Callable[[Path], None], *n
         shutil.copytree(base, folder / "in")
         damage(folder / "in")
 
-    return Case(f"{reader}: {name}", PREPARE, (reader, "{}/in", "--out", "{}/out", *LOOSE), named, build, outputs=("out",))
+    return Case(f"{reader}: {name}", PREPARE, (reader, "{}/in", "--out", "{}/out", *LOOSE), named, build, outputs=OUT)
 
 
 def _lines(file: Path, change: Callable[[list[str]], list[str]]) -> None:

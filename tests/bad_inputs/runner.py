@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.bad_inputs.case import Case, Outcome, command, hashes, wrong
+from tests.bad_inputs.case import Case, Outcome, command, contents, wrong
 
 TIME_LIMIT_S = 120.0
 MEMORY_BYTES = 12 * 2**30
@@ -147,7 +147,7 @@ class Runner:
         Raises:
           AssertionError: a case has changed something in `bases`.
         """
-        before = hashes(bases)
+        before = contents(bases)
 
         def judge(number: int, case: Case) -> Result:
             server = self._free.pop()
@@ -159,7 +159,7 @@ class Runner:
         pending = [self._pool.submit(judge, number, case) for number, case in enumerate(cases)]
         for done in concurrent.futures.as_completed(pending):
             yield done.result()
-        changed = {name for name, _ in hashes(bases).items() ^ before.items()}
+        changed = {name for name, _ in contents(bases).items() ^ before.items()}
         assert not changed, f"a case has changed {sorted(changed)}"
 
 
@@ -167,7 +167,7 @@ def _judge(case: Case, folder: Path, server: _Server | None) -> Result:
     own = folder / "own"
     own.mkdir(parents=True)
     case.build(own)
-    before = hashes(own)
+    before = contents(own)
     out, error = folder / "out", folder / "error"
     run = _run_alone if server is None else server.run
     status = run(case.module, command(case, own), out, error)

@@ -1,5 +1,7 @@
 """launch/gke: the manifest is what Kubernetes and JobSet document, and the commands are those that --dry-run prints."""
 
+import copy
+import re
 import shlex
 
 import pytest
@@ -9,24 +11,31 @@ TPU = ["--image=registry/image:1", "--tpu-type=tpu-v5-lite-podslice", "--topolog
 GPU = ["--image=registry/image:1", "--gpu-type=nvidia-l4", "--nodes=3", "--gpus-per-node=2"]
 RUN = ["--", "--config=configs/distill.py", "--workdir=gs://bucket/run"]
 
-# The fields that the manifest may have, after the API reference of jobset.x-k8s.io/v1alpha2; a set is a choice of values.
+# A name that becomes part of a host name: RFC 1035, as JobSet's webhook demands of the names that it makes of it.
+LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+# What JobSet's custom resource definition, jobset.x-k8s.io/v1alpha2, and its webhook say of the fields that the manifest may
+# have. "!" marks a required one; a set is a choice of values, a pattern must match all of a text. What is inside of the Job's
+# spec, Kubernetes' own schema checks; here are the parts without which these rules would not hold.
+# Source: https://github.com/kubernetes-sigs/jobset, config/components/crd/bases/jobset.x-k8s.io_jobsets.yaml and
+# pkg/webhooks/jobset_webhook.go at commit 01078527ec43 (restartPolicy: Kubernetes allows a podFailurePolicy with Never only,
+# https://kubernetes.io/docs/concepts/workloads/controllers/job/#pod-failure-policy).
 JOBSET = {
-    "apiVersion": {"jobset.x-k8s.io/v1alpha2"},
-    "kind": {"JobSet"},
-    "metadata": {
-        "name": str,
-        "namespace": str,
+    "apiVersion!": {"jobset.x-k8s.io/v1alpha2"},
+    "kind!": {"JobSet"},
+    "metadata!": {
+        "name!": LABEL,
+        "namespace": LABEL,
         "annotations": {"alpha.jobset.sigs.k8s.io/exclusive-topology": str},
     },
-    "spec": {
-        "network": {"enableDNSHostnames": bool, "publishNotReadyAddresses": bool, "subdomain": str},
+    "spec!": {
+        "network": {"enableDNSHostnames": bool, "publishNotReadyAddresses": bool, "subdomain": LABEL},
         "failurePolicy": {
             "maxRestarts": int,
-            "restartStrategy": {"Recreate", "BlockingRecreate", "InPlaceRestart"},
+            "restartStrategy": {"Recreate", "BlockingRecreate"},
             "rules": [
                 {
-                    "name": str,
-                    "action": {"FailJobSet", "RestartJobSet", "RestartJobSetAndIgnoreMaxRestarts"},
+                    "name!": re.compile(r"[A-Za-z]([A-Za-z0-9_,:]{0,126}[A-Za-z0-9_])?"),
+                    "action!": {"FailJobSet", "RestartJobSet", "RestartJobSetAndIgnoreMaxRestarts"},
                     "onJobFailureReasons": [
                         {
                             "BackoffLimitExceeded",
@@ -36,31 +45,73 @@ JOBSET = {
                             "PodFailurePolicy",
                         }
                     ],
-                    "targetReplicatedJobs": [str],
+                    "targetReplicatedJobs": [LABEL],
                 }
             ],
         },
-        "replicatedJobs": [{"name": str, "replicas": int, "template": {"metadata": dict, "spec": dict}}],
+        "replicatedJobs!": [
+            {
+                "name!": LABEL,
+                "replicas": int,
+                "template!": {
+                    "metadata": dict,
+                    "spec!": {
+                        "completionMode": {"Indexed"},
+                        "completions!": int,
+                        "parallelism!": int,
+                        "backoffLimit": int,
+                        "podFailurePolicy": dict,
+                        "template!": {
+                            "metadata": dict,
+                            "spec!": {
+                                "restartPolicy!": {"Never"},
+                                "containers!": [dict],
+                                "serviceAccountName": str,
+                                "terminationGracePeriodSeconds": int,
+                                "nodeSelector": dict,
+                                "tolerations": [dict],
+                                "volumes": [dict],
+                            },
+                        },
+                    },
+                },
+            }
+        ],
         "ttlSecondsAfterFinished": int,
     },
 }
 
 
 def check(value, schema, path="jobset"):
-    """Raises where a field is unknown or has a wrong value."""
+    """Raises where a field is unknown, missing or has a wrong value."""
     if isinstance(schema, dict):
         assert isinstance(value, dict), path
+        known = {key.rstrip("!"): inner for key, inner in schema.items()}
+        for key in schema:
+            assert not key.endswith("!") or key[:-1] in value, f"{path}.{key[:-1]} is missing"
         for key, inner in value.items():
-            assert key in schema, f"{path}.{key} is no field"
-            check(inner, schema[key], f"{path}.{key}")
+            assert key in known, f"{path}.{key} is no field"
+            check(inner, known[key], f"{path}.{key}")
     elif isinstance(schema, list):
         assert isinstance(value, list) and value, path
         for inner in value:
             check(inner, schema[0], f"{path}[]")
     elif isinstance(schema, set):
         assert value in schema, f"{path} = {value}"
+    elif isinstance(schema, re.Pattern):
+        assert isinstance(value, str) and schema.fullmatch(value), f"{path} = {value!r}"
     else:
         assert type(value) is schema, f"{path} = {value!r}"
+
+
+def check_names(manifest):
+    """Raises where a host name that JobSet would make is no label of at most 63 characters, or a rule's name comes twice."""
+    name, spec = manifest["metadata"]["name"], manifest["spec"]
+    for job in spec["replicatedJobs"]:
+        last = f"{name}-{job['name']}-{job['replicas'] - 1}-{job['template']['spec']['completions'] - 1}-abcde"
+        assert LABEL.fullmatch(last) and len(last) <= 63, last
+    rules = [rule["name"] for rule in spec["failurePolicy"]["rules"]]
+    assert len(set(rules)) == len(rules)
 
 
 def rendered(desk, *options, run=RUN):
@@ -78,6 +129,7 @@ def pod(manifest):
 def test_manifest_has_documented_fields_only(desk, options):
     manifest = rendered(desk, *options)
     check(manifest, JOBSET)
+    check_names(manifest)
     validate = pytest.importorskip(
         "kubernetes_validate", reason="kubernetes-validate is not installed"
     ).validate
@@ -85,11 +137,35 @@ def test_manifest_has_documented_fields_only(desk, options):
     validate({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "x"}, **job}, "1.30", strict=True)
 
 
-def test_the_checker_itself_finds_an_unknown_field(desk):
-    manifest = rendered(desk, *TPU)
-    manifest["spec"]["failurePolicy"]["maxRestart"] = 1
-    with pytest.raises(AssertionError, match="maxRestart is no field"):
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda jobset: jobset["spec"]["failurePolicy"].update(maxRestart=1), "maxRestart is no field"),
+        (lambda jobset: jobset["spec"]["failurePolicy"].update(maxRestarts="20"), "maxRestarts = '20'"),
+        (lambda jobset: jobset["spec"]["failurePolicy"]["rules"][0].pop("action"), r"rules\[\].action is missing"),
+        (lambda jobset: jobset["spec"]["failurePolicy"]["rules"][0].update(name="not-by-restart"), "rules.*name = 'not-by-restart'"),
+        (lambda jobset: jobset["metadata"].pop("name"), "metadata.name is missing"),
+        (lambda jobset: jobset["metadata"].update(name="Mine"), "name = 'Mine'"),
+        (lambda jobset: jobset["spec"].pop("replicatedJobs"), "replicatedJobs is missing"),
+        (lambda jobset: jobset["spec"]["replicatedJobs"][0].pop("template"), "template is missing"),
+        (lambda jobset: pod(jobset).update(restartPolicy="OnFailure"), "restartPolicy = OnFailure"),
+        (lambda jobset: pod(jobset).pop("restartPolicy"), "restartPolicy is missing"),
+        (lambda jobset: pod(jobset).pop("containers"), "containers is missing"),
+    ],
+)  # fmt: skip
+def test_the_checker_itself_finds_what_is_wrong(desk, change, message):
+    manifest = copy.deepcopy(rendered(desk, *TPU))
+    change(manifest)
+    with pytest.raises(AssertionError, match=message):
         check(manifest, JOBSET)
+
+
+def test_the_longest_names_are_host_names_still(desk):
+    long = "a" * 40
+    manifest = rendered(desk, *TPU, f"--name={long}", "--slices=100")
+    check_names(manifest)
+    refused = desk.run("gke", "apply", *TPU, f"--name={long}a", *RUN)
+    assert refused.status == 2 and "41 characters" in refused.err
 
 
 def test_a_tpu_slice_has_a_process_per_host_and_no_flags(desk):
@@ -167,12 +243,13 @@ def test_arguments_arrive_as_they_are(desk):
     assert args[-1] == "--config.f=$$(HOME)"  # $$ is Kubernetes' escape: it arrives as $(HOME)
 
 
-def test_apply_sends_the_manifest_that_dry_run_prints(desk):
+def test_apply_makes_the_call_and_sends_the_manifest_that_dry_run_prints(desk):
     printed = desk.run("gke", "apply", *TPU, "--dry-run", *RUN)
     applied = desk.run("gke", "apply", *TPU, *RUN)
     assert applied.status == 0
     assert applied.calls == [["kubectl", "--namespace=default", "apply", "-f", "-"]]
-    assert applied.stdins == [printed.out]
+    (call,) = applied.calls
+    assert printed.out == f"# {shlex.join(call)}\n{applied.stdins[0]}"
 
 
 @pytest.mark.parametrize(
@@ -201,6 +278,7 @@ def test_failure_of_kubectl_is_passed_on(desk):
         (["--image=i\n  evil: 1", "--gpu-type=g", *RUN], "--image"),
         (["--image=i", "--gpu-type=g", "--", "--config=c", "--workdir=runs/x"], "gs://"),
         (["--image=i", "--gpu-type=g"], "nothing to run"),
+        (["--image=i", "--gpu-type=g", "--name=mine-", *RUN], "no - at the end"),
     ],
 )
 def test_wrong_settings_are_one_line(desk, options, said):

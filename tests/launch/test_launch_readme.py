@@ -17,6 +17,9 @@ VARIABLES = {
     "PROJECT": "p",
     "REGION": "us-central1",
     "BUCKET": "gs://b",
+    "NUMBER": "123",
+    "JOBSET": "v0.0.1",
+    "TPU_POD_SERVICE_ACCOUNT": "accdistill@p.iam.gserviceaccount.com",
     "TPU_POD_ZONE": "us-central1-a",
     "TPU_POD_ACCELERATOR_TYPE": "v5litepod-16",
 }
@@ -65,6 +68,59 @@ def test_gcloud_knows_the_commands(words):
     assert not node.get("commands"), f"no command {words[0]}"
     flags = {word.partition("=")[0] for word in words if word.startswith("--")}
     assert flags - {"--project"} <= set(node["flags"])
+
+
+CLOUD = TEXT.split("## A Cloud TPU pod from an empty project")[1].split("\n## SLURM")[0]
+
+
+def test_variables_are_set_before_they_are_used():
+    known = set()
+    for line in CLOUD.splitlines():
+        used = set(re.findall(r"\$([A-Z_]+)", line))
+        words = line.strip()
+        if words.startswith("export "):
+            names = re.findall(r"([A-Z_]+)=", words)
+            known.update(names)
+        assert used <= known, f"{used - known} in: {line}"
+    assert known - {"TPU_POD_PROJECT"} == VARIABLES.keys()
+
+
+@pytest.mark.parametrize("title", ["A Cloud TPU pod from an empty project", "GKE"])
+def test_what_is_created_is_deleted_again(title):
+    section = TEXT.split(f"\n## {title}\n")[1].split("\n## ")[0]
+    made = re.findall(r"gcloud ([a-z -]+) create (\S+)", section)
+    assert made
+    for group, name in made:
+        thing = re.escape(name)
+        if group == "storage buckets":
+            wanted = rf"gcloud storage rm --recursive {thing}"
+        elif group == "iam service-accounts":
+            wanted = rf"gcloud iam service-accounts delete (\$TPU_POD_SERVICE_ACCOUNT|{thing})"
+        else:
+            wanted = rf"gcloud {group} delete {thing}"
+        assert re.search(wanted, section), f"nothing deletes: {group} {name}"
+
+
+def test_the_image_is_built_pushed_and_run_from_the_registry_that_is_made():
+    ((made, location),) = re.findall(r"gcloud artifacts repositories create (\S+) --repository-format=docker --location=(\S+)", CLOUD)
+    images = re.findall(r"(\S+-docker\.pkg\.dev/\S+)", CLOUD)
+    of = {extra: f"{location}-docker.pkg.dev/$PROJECT/{made}/run:{extra}" for extra in ("tpu", "cuda")}
+    assert sorted(images) == sorted(3 * list(of.values()))  # built, pushed, run
+    for extra, option in (("tpu", "--tpu-type"), ("cuda", "--gpu-type")):
+        assert f"--build-arg EXTRA={extra} --tag {of[extra]} " in CLOUD
+        assert re.search(rf"launch/gke apply --image {re.escape(of[extra])} .* {option} ", CLOUD)
+    assert f"gcloud auth configure-docker {location}-docker.pkg.dev\n" in CLOUD
+
+
+def test_node_pools_fit_the_jobs_that_are_shown():
+    pools = {words[words.index("create") + 1]: words for words in commands("gcloud container node-pools create")}
+    jobs = commands("launch/gke apply")
+    slice_, gpus = pools["slice-0"], pools["gpus"]
+    assert "--tpu-topology=4x4" in slice_ and any("4x4" in job and "--spot" in job for job in jobs) and "--spot" in slice_
+    (job,) = [job for job in jobs if "--gpu-type" in job]
+    values = {flag: job[job.index(flag) + 1] for flag in ("--gpu-type", "--nodes", "--gpus-per-node")}
+    assert f"--accelerator=type={values['--gpu-type']},count={values['--gpus-per-node']},gpu-driver-version=latest" in gpus
+    assert f"--num-nodes={values['--nodes']}" in gpus and ("--spot" in gpus) == ("--spot" in job)
 
 
 def test_the_table_of_statuses_is_the_programs():

@@ -72,7 +72,8 @@ def test_dry_run_prints_the_script_and_the_call_and_makes_none(desk):
     made = desk.run("slurm", "--name=mine", *RUN)
     script = desk.folder / "runs" / "slurm" / "mine.sbatch"
     assert made.calls == [["sbatch", str(script)]]
-    assert printed.out == f"{script.read_text()}\n# sbatch {script}\n"
+    made_before = f"# mkdir -p {script.parent}\n# the script above goes into {script}\n"
+    assert printed.out == f"{script.read_text()}\n{made_before}# sbatch {script}\n"
 
 
 def test_the_virtual_environment_of_the_folder_is_used(desk):
