@@ -30,8 +30,8 @@ def main(argv: Sequence[str]) -> int:
             reference = check.load_report(wanted.check)
             wanted = parse(argv, reference=reference["settings"])
         early_stop.uninstall()
-        with Interruption(at_once=True):
-            return reproduce(wanted, reference)
+        with Interruption(at_once=True) as interruption:
+            return reproduce(wanted, reference, interruption)
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return 128 + stop.signal_number
@@ -45,7 +45,7 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def reproduce(wanted: Wanted, reference: Mapping[str, Any] | None) -> int:
+def reproduce(wanted: Wanted, reference: Mapping[str, Any] | None, interruption: Interruption) -> int:
     """Plans, runs, writes the report and compares it with `reference`; returns the exit status.
 
     Raises:
@@ -76,7 +76,13 @@ def reproduce(wanted: Wanted, reference: Mapping[str, Any] | None) -> int:
     from accdistill_jax.reproduce import measure
     from accdistill_jax.reproduce.document import to_dict, write_report
 
-    report = measure.report(plan, outcomes, say=say)
+    def step(line: str) -> None:
+        # once more where the signal's exception was lost: Python ignores those in finalisers
+        interruption.raise_if_requested("what is finished is kept")
+        say(line)
+
+    report = measure.report(plan, outcomes, say=step)
+    interruption.raise_if_requested("what is finished is kept")
     report = report._replace(settings=settings | report.settings)
     page = write_report(wanted.out, report)
     failed = _tell_failures(outcomes)

@@ -11,6 +11,7 @@ import types
 import pytest
 
 import accdistill_jax.reproduce as package
+from accdistill_jax.interrupt import Interruption
 from accdistill_jax.reproduce import __main__ as command
 
 GRID = """
@@ -71,6 +72,7 @@ COMMAND = """
 import sys
 import small_grid
 import accdistill_jax.reproduce as package
+from accdistill_jax.interrupt import Interruption
 from accdistill_jax.reproduce import __main__ as command
 package.grid = sys.modules["accdistill_jax.reproduce.grid"] = small_grid
 command.WORK = "small_work:do"
@@ -204,3 +206,20 @@ def test_the_real_command_refuses_and_helps(repository):
         )
         assert done.returncode == status and done.stderr.count("\n") == status // 2
     assert "--check REPORT.json" in done.stdout and "six hours" in " ".join(done.stdout.split())
+
+
+def test_a_signal_whose_exception_was_lost_while_measuring_still_stops(run, monkeypatch, tmp_path):
+    """Python prints and ignores what is raised in a finaliser or in a callback of the garbage collector."""
+    grid = sys.modules["accdistill_jax.reproduce.grid"]
+    report = grid.report
+
+    def lost(plan, outcomes, *, say):
+        Interruption._active[-1]._at_once = False  # the handler remembers the signal, and no exception comes through
+        signal.raise_signal(signal.SIGTERM)
+        say("measuring goes on")
+        return report(plan, outcomes, say=say)
+
+    monkeypatch.setattr(grid, "report", lost)
+    status, out, error = run("--preset=smoke", "--only=probes")
+    assert status == 143 and "measuring goes on" not in out
+    assert error.splitlines()[-1].startswith("stopped by SIGTERM; what is finished is kept")
