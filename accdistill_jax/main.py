@@ -65,10 +65,11 @@ def main(argv: Sequence[str]) -> int:
         early_stop.uninstall()
         with Interruption(at_once=True):
             # after the checks: jax takes seconds to import
-            from accdistill_jax import distributed
+            from accdistill_jax import distributed, host_memory
             from accdistill_jax.maintenance import MaintenanceWatch
             from accdistill_jax.run import run
 
+            host_memory.keep_freed()
             peers = distributed.start(
                 coordinator=_COORDINATOR.value,
                 num_processes=_NUM_PROCESSES.value,

@@ -129,6 +129,9 @@ def connect_copies(
     return made[0] if made else Copies()
 
 
+KEPT_FROM_S = 0.5  # programs that take less to compile are not kept
+
+
 def use_compilation_cache(choice: str) -> None:
     """Keeps compiled programs in a folder, so that a second start does not compile again.
 
@@ -142,6 +145,8 @@ def use_compilation_cache(choice: str) -> None:
         UserError: a folder that was asked for cannot be made.
     """
     before = jax.config.jax_compilation_cache_dir, jax.config.jax_enable_compilation_cache
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", KEPT_FROM_S)
     if choice == "off":
         jax.config.update("jax_enable_compilation_cache", False)
     elif choice:
@@ -157,7 +162,6 @@ def use_compilation_cache(choice: str) -> None:
     elif before[0] is None:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(folder / "accdistill_jax" / "xla"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 2.0)
     if before != (jax.config.jax_compilation_cache_dir, jax.config.jax_enable_compilation_cache):
         compilation_cache.reset_cache()  # else what was compiled before has settled it
 

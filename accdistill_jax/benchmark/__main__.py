@@ -36,6 +36,9 @@ def main(argv: Sequence[str]) -> int:
         print(f"\n{machine_line(record['environment'])}")
         if arguments.json is not None:
             arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+        if "failed" in record:
+            print(f"error: {record['failed']}", file=sys.stderr)
+            return 1
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return ExitStatus.USER_ERROR

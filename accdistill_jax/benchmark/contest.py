@@ -22,7 +22,13 @@ class Worker:
     """A process `python -m module` that answers lines with lines; its first line is an order, as JSON."""
 
     def __init__(
-        self, module: str, order: Mapping[str, Any], *, environment: Mapping[str, str] | None = None, cores: Sequence[int] = ()
+        self,
+        module: str,
+        order: Mapping[str, Any],
+        *,
+        environment: Mapping[str, str] | None = None,
+        cores: Sequence[int] = (),
+        patience_s: float = PATIENCE_S,
     ):
         """Starts the process.
 
@@ -31,10 +37,11 @@ class Worker:
             order: handed over first.
             environment: variables besides those of this process.
             cores: it may run on, which it sets itself by the order; empty: all of this process's.
+            patience_s: how long `answer` waits.
         """
         # without jax's filter the last line of a traceback is the error
         environment = os.environ | {"JAX_TRACEBACK_FILTERING": "off"} | dict(environment or {})
-        self._errors = tempfile.TemporaryFile("w+")
+        self._errors, self._patience_s = tempfile.TemporaryFile("w+"), patience_s
         self._process = subprocess.Popen(
             [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
@@ -55,15 +62,15 @@ class Worker:
             raise self._failure("ended") from None
 
     def answer(self) -> str:
-        """The next line, waiting up to `PATIENCE_S`.
+        """The next line, waiting as long as was said.
 
         Raises:
             UserError: none came; with the last line of what the worker said.
         """
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
-            if not selector.select(PATIENCE_S):
-                raise self._failure(f"did not answer within {PATIENCE_S:.0f} s")
+            if not selector.select(self._patience_s):
+                raise self._failure(f"did not answer within {self._patience_s:.0f} s")
         line = self._process.stdout.readline()
         if not line:
             raise self._failure("ended")
@@ -106,6 +113,7 @@ class Contender(NamedTuple):
         order: what it is told, JSON.
         environment: variables of its process.
         cores: it may run on; empty: all.
+        patience_s: for one of its answers: preparation, or one measurement.
     """
 
     name: str
@@ -113,6 +121,7 @@ class Contender(NamedTuple):
     order: Mapping[str, Any]
     environment: Mapping[str, str] = {}
     cores: Sequence[int] = ()
+    patience_s: float = PATIENCE_S
 
 
 class Measured(NamedTuple):
@@ -138,6 +147,7 @@ def compete(
     *,
     rounds: int,
     round_s: float = 2.0,
+    enough_s: float = float("inf"),
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Measured]:
     """Measures contenders in turn; every round goes through all of them, beginning with another each time.
@@ -146,6 +156,7 @@ def compete(
         contenders: of different names. They are prepared one after another, so that none disturbs another's preparation.
         rounds: measurements of each.
         round_s: a measurement repeats the work for about so many seconds, once at least.
+        enough_s: of a contender that stands alone, the first iteration is all that is measured when it takes so long.
         say: told of progress, a line each.
 
     Returns:
@@ -171,14 +182,22 @@ def compete(
             say(f"preparing {contender.name}")
             name = contender.name
             workers[name] = Worker(
-                contender.module, contender.order, environment=contender.environment, cores=contender.cores
+                contender.module,
+                contender.order,
+                environment=contender.environment,
+                cores=contender.cores,
+                patience_s=contender.patience_s,
             )
             facts[name] = json.loads(workers[name].answer())
             if "skipped" in facts[name]:
                 say(f"{name} is left out: {facts[name]['skipped']}")
                 workers.pop(name).close(patience_s=10.0)
             else:
-                counts[name] = max(1, round(round_s / max(measure(name, 1), 1e-9)))
+                first = measure(name, 1)
+                counts[name] = max(1, round(round_s / max(first, 1e-9)))
+                if len(contenders) == 1 and first >= enough_s:
+                    seconds[name].append(first)
+                    rounds = 0
         names = list(workers)
         for number in range(rounds if names else 0):
             turn = number % len(names)

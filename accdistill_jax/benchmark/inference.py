@@ -7,6 +7,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from accdistill_jax import host_memory
 from accdistill_jax.inputs import InputSettings
 from accdistill_jax.inputs import prepare as prepare_inputs
 from accdistill_jax.models.build import build_encoder, compute_dtype, parameter_count
@@ -18,6 +19,7 @@ LATENCY_CALLS = 300
 
 def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     """`order` has config, batch (over all devices), latency (whether single calls are timed too)."""
+    host_memory.keep_freed()  # as the command does
     config = ml_collections.FrozenConfigDict(order["config"])
     parallel, settings = Parallel(), InputSettings(**config.inputs.accel)
     encoder = build_encoder(config.student.encoder, dtype=compute_dtype(config.runtime.compute_dtype))

@@ -13,7 +13,13 @@ from accdistill_jax.errors import UserError
 
 MODULE = "accdistill_jax.benchmark"
 PARTS = ("reading", "wait", "generating", "preparing")
+VIEWS = "accdistill_jax, 2 threads, views of the teacher in place of PPG"
 MEMORY = "copied from memory by numpy"
+# the steps whose waiting is measured: as configured, and the fastest there is, which asks for most
+WAITS = {
+    "as configured": (),
+    "half of the tokens, teacher's views cached": ("--config.student.drop_fraction=0.5", "--config.teacher.cached_views=2"),
+}
 CONCURRENCIES = (1, 8, 32, 128)
 LARGE_CACHE_MB, SMALL_CACHE_MB, NO_CACHE_MB = 256, 1, 0
 
@@ -63,14 +69,17 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
             say("training, and its waiting for input")
             from accdistill_jax.benchmark import input_wait
 
-            record["wait"] = input_wait.train(
-                arguments.config,
-                arguments.overrides,
-                store=store,
-                workdir=Path(folder) / "run",
-                windows=arguments.rounds,
-                steps=arguments.wait_steps,
-            )
+            record["wait"] = {
+                name: input_wait.train(
+                    arguments.config,
+                    [*arguments.overrides, *settings],
+                    store=store,
+                    workdir=Path(folder) / f"run-{number}",
+                    windows=arguments.rounds,
+                    steps=arguments.wait_steps,
+                )
+                for number, (name, settings) in enumerate(WAITS.items())
+            }
         if "generating" in arguments.only:
             order = {"population": (arguments.people, arguments.minutes)}
             record["generating"] = measure_making(order, arguments, Path(folder) / "generated", say)
@@ -128,6 +137,7 @@ def measure_reading(arguments: argparse.Namespace, store: Path, say: Callable[[s
                 "2 processes": {"threads": 1, "prefetch": 2, "processes": 2},
             }.items()
         ),
+        Contender(VIEWS, f"{MODULE}.reading_views", order | {"folder": str(store.parent)}),
         Contender(MEMORY, f"{MODULE}.reading_memory", order),
     ]
     found = contest.compete(contenders, rounds=arguments.rounds, round_s=arguments.round_s, say=say)
@@ -156,6 +166,12 @@ def measure_making(
     return {name: one._asdict() for name, one in found.items()}
 
 
+def local_service(address: str) -> dict[str, str]:
+    """Variables by which S3 is the service at an address, whatever server and account the user has set."""
+    endpoints = dict.fromkeys(("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"), address)
+    return endpoints | {"AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none", "AWS_SESSION_TOKEN": "", "AWS_PROFILE": ""}
+
+
 def measure_object_store(arguments: argparse.Namespace, folder: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
     """Reading through a local S3 service, by concurrency and cache."""
     from accdistill_jax.benchmark.object_store import BUCKET, serve_folder
@@ -170,7 +186,7 @@ def measure_object_store(arguments: argparse.Namespace, folder: Path, say: Calla
         for latency, concurrency, cache in settings:
             own = {"concurrency": concurrency, "cache_mb": cache, "prefetch": 2, "steps": 1}
             own["warm_steps"] = order["steps"] if cache == LARGE_CACHE_MB else 1
-            keys = {"AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none", "AWS_ENDPOINT_URL": slow if latency else quick}
+            keys = local_service(slow if latency else quick)
             name = f"{latency:g} ms, concurrency {concurrency}, cache {cache} MB"
             contenders.append(Contender(name, f"{MODULE}.reading", order | own, keys))
         found = contest.compete(contenders, rounds=arguments.rounds, round_s=arguments.round_s, say=say)
@@ -223,19 +239,32 @@ def _reading(part: dict[str, dict], record: dict[str, Any]) -> str:
         rate = rates[name]
         rows.append([name, rate.text("{:.0f}"), f"{rate.median * total / 1e9:.2f}", gain, f"{one.peak_bytes / 1e9:.2f}"])
     header = ("", "segments/s", "GB/s", f"times as fast as {best}", "peak memory, GB")
+    first, warm = (rates_of(found, best, name) for name in (f"{ours(2)}, first reading", ours(2)))
+    gains = f" Times as fast as {best}: {first} with every checksum compared, {warm} reading on." if best else ""
     wire = ", ".join(f"{name} {one['bytes']:.0f} ({one['dtype']})" for name, one in arrays.items())
     return table(header, rows) + (
         f"\nBatches of {record['batch']} in a seeded global shuffle. Ours compares a segment's checksum when a process first reads "
-        f'it: "first reading" opens the store anew for every epoch (opening counted), the other rows read on. Handed to the device, '
+        f'it: "first reading" opens the store anew for every epoch (opening counted), the other rows read on.{gains} Handed to the device, '
         f"bytes per segment: {total:.0f}: {wire}.\n"
     )
 
 
-def _wait(part: dict[str, list[float]], record: dict[str, Any]) -> str:
+def rates_of(found: dict[str, Measured], base: str | None, name: str) -> str:
+    """How many times as fast as `base`; "" without one."""
+    return contest.ratios(found[base], found[name]).text("{:.2f}") if base else ""
+
+
+def _wait(part: dict[str, dict[str, list[float]]], record: dict[str, Any]) -> str:
     from accdistill_jax.scaling.tables import table
 
-    waits = spread(part["input_wait_fraction"]).scaled(100)
-    rows = [[record["config"], spread(part["segments_per_s"]).text("{:.0f}"), waits.text("{:.2f}")]]
+    rows = [
+        [
+            f"{record['config']}, {name}",
+            spread(one["segments_per_s"]).text("{:.0f}"),
+            spread(one["input_wait_fraction"]).scaled(100).text("{:.2f}"),
+        ]
+        for name, one in part.items()
+    ]
     return table(("student of", "segments/s trained", "waiting for input, % of the time"), rows) + (
         f"\nThe real command, by its own account, over {record['wait_steps']} steps each, compilation left out.\n"
     )

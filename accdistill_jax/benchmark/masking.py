@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from accdistill_jax import host_memory
 from accdistill_jax.benchmark.contest import Skipped
 from accdistill_jax.benchmark.training import Training
 from accdistill_jax.data.waveforms import SAMPLES
@@ -33,6 +34,7 @@ class OnAllTokens(TransformerEncoder):
 
 def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     """`order` has config, batch (per device), all_tokens."""
+    host_memory.keep_freed()  # as the command does
     config = ml_collections.FrozenConfigDict(order["config"])
     dtype = compute_dtype(config.runtime.compute_dtype)
     encoder = build_encoder(config.teacher.encoder, dtype=dtype)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import ml_collections
 
+from accdistill_jax import host_memory
 from accdistill_jax.benchmark.training import Training
 from accdistill_jax.parallel import Parallel
 from accdistill_jax.scaling import program
@@ -13,6 +14,7 @@ from accdistill_jax.scaling import program
 
 def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     """`order` has config, stage, batch (per device)."""
+    host_memory.keep_freed()  # as the command does
     config = ml_collections.FrozenConfigDict(order["config"])
     work = program.describe(config, order["stage"])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

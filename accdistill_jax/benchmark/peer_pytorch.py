@@ -6,6 +6,7 @@ the JAX step; augmentation is not: its random numbers could not be the same.
 """
 
 import math
+import re
 from typing import Any
 
 from accdistill_jax.benchmark.contest import Skipped, serve
@@ -90,6 +91,35 @@ def build_head(weights: dict[str, Any]) -> "nn.Module":
     return Head()
 
 
+def trained(modules: "dict[str, nn.Module]") -> dict[str, Any]:
+    """Trained parameters by the names and in the layout that `models/` gives them."""
+    found = {}
+    for root, module in modules.items():
+        for path, layer in module.named_modules():
+            path = re.sub(r"\.(qkv|out)$", r".attention.\1", re.sub(r"^blocks\.", "block_", path))
+            path = f"{root}/{path.replace('.', '/')}"
+            if isinstance(layer, nn.Linear):
+                found |= {f"{path}/kernel": layer.weight.T, f"{path}/bias": layer.bias}
+            elif isinstance(layer, nn.LayerNorm):
+                found |= {f"{path}/scale": layer.weight, f"{path}/bias": layer.bias}
+    return {name: value.detach().float().cpu().numpy() for name, value in found.items()}
+
+
+def parameter_difference(start: dict[str, Any], ours: dict[str, Any], theirs: dict[str, Any]) -> float:
+    """Mean distance of two sets of trained parameters, relative to how far they have come from the start.
+
+    Biases of queries and keys are left out: a key's has no gradient but rounding, which Adam blows up to full steps.
+    """
+    apart = moved = 0.0
+    if ours.keys() != theirs.keys():
+        raise ValueError(f"not the same parameters: {sorted(ours.keys() ^ theirs.keys())}")
+    for name in ours.keys():
+        if not name.endswith("qkv/bias"):
+            apart += float(abs(theirs[name] - ours[name]).sum())
+            moved += float(abs(ours[name] - start[name]).sum())
+    return apart / moved if moved else apart
+
+
 def present(batch: dict[str, Any], modality: str) -> "torch.Tensor":
     """Dequantised and normalised: `inputs.prepare` with full bands, scale "std" and no limit."""
     x = batch[modality].float() * batch[f"{modality}_scale"][:, None] + batch[f"{modality}_offset"][:, None]
@@ -108,7 +138,8 @@ def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         raise Skipped("PyTorch is not installed: pip install 'accdistill_jax[bench]'")
     import numpy as np
 
-    from accdistill_jax.array_files import nest
+    from accdistill_jax.array_files import flatten, nest
+    from accdistill_jax.benchmark.training import FOLLOWED
     from accdistill_jax.models.ops import sinusoidal_positions
 
     config = order["config"]
@@ -119,6 +150,7 @@ def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     device = torch.device("cuda" if order["accelerator"] else "cpu")
     with np.load(f"{order['share']}/start.npz") as file:
         start = nest({name: file[name] for name in file.files})
+    before = {name: value.copy() for name, value in flatten(start["params"]).items()}  # layers share the arrays, and train them
     held = {name: torch.as_tensor(value) for name, value in start["batch"].items() if name != "position"}
     if device.type == "cuda":
         held = {name: value.pin_memory() for name, value in held.items()}
@@ -135,6 +167,11 @@ def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     mean, std = (torch.as_tensor(start["frozen"][name], device=device) for name in ("mean", "std"))
     named = [(f"{i}.{n}", p) for i, m in enumerate((student, head, teacher_head)) for n, p in m.named_parameters()]
     settings = config["student"]["train"]
+    half = config["runtime"]["compute_dtype"] == "bfloat16"
+    if half:  # autocast keeps the cast weights of trained layers only, and would cast a frozen one's in every step
+        for layer in teacher.modules():
+            if isinstance(layer, nn.Linear):
+                layer.to(torch.bfloat16)
     optimizer = torch.optim.AdamW(
         [
             {"params": [p for n, p in named if decayed(n, p)], "weight_decay": settings["weight_decay"]},
@@ -145,7 +182,6 @@ def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         eps=1e-8,
         fused=True,
     )
-    half = config["runtime"]["compute_dtype"] == "bfloat16"
     share, temperature = config["student"]["teacher_to_student_weight"], config["student"]["temperature"]
 
     def loss_of(batch: dict[str, Any]) -> "torch.Tensor":
@@ -185,7 +221,16 @@ def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         return {"loss": found[0], "gradient_norm": found[1]}
 
     followed = [run(1) for _ in range(order["follow_steps"])]
-    facts = {"versions": {"torch": torch.__version__}, "threads": torch.get_num_threads(), "first_steps": followed}
+    with np.load(f"{order['share']}/{FOLLOWED}") as file:
+        ours = dict(file)
+    now = trained({"encoder": student, "head": head, "teacher_head": teacher_head})
+    facts = {
+        "versions": {"torch": torch.__version__},
+        "threads": torch.get_num_threads(),
+        "first_steps": followed,
+        "parameter_difference": parameter_difference(before, ours, now) if followed else 0.0,
+        "device_peak_bytes": torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
+    }
     return facts, run
 
 

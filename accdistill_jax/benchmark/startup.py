@@ -54,7 +54,7 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
 
 
 def starts(arguments: argparse.Namespace, scratch: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Starts the command again and again: with an empty folder of compiled programs, then with the one it left."""
+    """Starts the command again and again as a user would: in a new user's cache folder, then with what that start left there."""
     made = scratch / "made"
     command = [sys.executable, "-m", "accdistill_jax.main"]
     small = ["--config=configs/distill.py:smoke", f"--workdir={made}", "--config.stages=('data',)"]
@@ -68,17 +68,25 @@ def starts(arguments: argparse.Namespace, scratch: Path, say: Callable[[str], No
             own = scratch / f"run-{number}-{kind.split()[0]}"
             settings = [
                 f"--config={arguments.config}", *arguments.overrides, f"--workdir={own}",
-                f"--config.runtime.compilation_cache={cache}", f"--config.data.stores=('{made}/data/synthetic',)",
+                f"--config.data.stores=('{made}/data/synthetic',)",
                 "--config.teacher.train.log_every=1 steps",
             ]  # fmt: skip
-            found.append({"kind": kind} | start_once([*command, *settings], own))
+            found.append({"kind": kind} | start_once([*command, *settings], own, cache=cache))
             say(f"{kind}: {found[-1]['first_step_s']:.1f} s")
     return found
 
 
-def start_once(command: list[str], workdir: Path) -> dict[str, Any]:
-    """Seconds from the command to the marks that it leaves in its work directory; ends it after its first step."""
-    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"} | {"JAX_LOG_COMPILES": "1"}
+def start_once(command: list[str], workdir: Path, *, cache: Path) -> dict[str, Any]:
+    """Seconds from the command to the marks that it leaves in its work directory; ends it after its first step.
+
+    Args:
+        command: the run.
+        workdir: its.
+        cache: the user's cache folder; settings of JAX's own that would change what is kept there are left out.
+    """
+    own = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
+    environment = {name: value for name, value in os.environ.items() if name not in own}
+    environment |= {"JAX_LOG_COMPILES": "1", "XDG_CACHE_HOME": str(cache)}
     files = (workdir / "config.json", workdir / "stages.json", workdir / "metrics" / "teacher.jsonl")
     times: list[float] = []
     with tempfile.TemporaryFile("w+") as errors:

@@ -11,10 +11,15 @@ from accdistill_jax.benchmark.contest import Contender, Measured, spread
 from accdistill_jax.config_arguments import add_config, load_config
 from accdistill_jax.errors import UserError
 
-OURS, EAGER, COMPILED, PEAK = "accdistill_jax", "PyTorch eager", "PyTorch compiled", "matrix products alone"
+OURS, EAGER, COMPILED = "accdistill_jax", "PyTorch eager", "PyTorch compiled"
+PEAK, PRODUCTS = "large matrix products alone", "the step's matrix products alone"
 AS_TRAINED, MASKED, UNMASKED = "accdistill_jax, augmented", "masked autoencoding", "encoder on all tokens"
 PARITY = {"float32": 1e-4, "bfloat16": 3e-2}  # of loss and gradient norm, relative; bfloat16 keeps 8 bits
-FOLLOW_STEPS = 3
+PARAMETER_PARITY = {"float32": 2e-3, "bfloat16": 0.3}  # mean distance of trained parameters, relative to how far they came
+FOLLOW_STEPS, COMPARED_STEPS = 6, 3  # steps before the parameters are compared; those whose loss and gradient norm are
+# so that the optimiser is seen in these few steps; what a step costs does not depend on it
+FOLLOWED_WITH = {"warmup": "1 steps", "learning_rate": 1e-3, "weight_decay": 0.1}
+COMPILING_S = 3600.0  # max-autotune tries many kernels
 MODULE = "accdistill_jax.benchmark"
 
 
@@ -24,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=32, metavar="N", help="segments per device (default 32)")
     parser.add_argument("--dtype", choices=tuple(PARITY), default="float32", help="compute dtype (default float32)")
     parser.add_argument(
-        "--compile-mode", default="default", metavar="MODE",
-        help='of torch.compile: "default", "max-autotune", ...; "none" leaves it out (default "default")',
+        "--compile-mode", nargs="+", default=("default",), metavar="MODE",
+        help='of torch.compile, one or several: "default", "max-autotune", ...; "none" leaves it out (default "default")',
     )  # fmt: skip
     parser.add_argument("--only", nargs="+", choices=("distil", "mae"), default=("distil", "mae"), help="which steps")
     parser.add_argument("--round-s", type=float, default=4.0, metavar="S", help="seconds of one measurement (default 4)")
@@ -59,18 +64,27 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
 
 
 def distil_contenders(config: Any, plain: dict, arguments: argparse.Namespace, share: str) -> list[Contender]:
-    """Ours (first: it leaves its weights for the peer), PyTorch twice, ours as trained, the matrix peak."""
+    """Ours (first: it leaves its weights for the peer), PyTorch's, ours as trained, the matrix peak, the step's products."""
+    plain = json.loads(json.dumps(plain))
+    plain["student"]["train"] |= FOLLOWED_WITH
     order = {"config": plain, "stage": "student", "batch": arguments.batch, "follow_steps": FOLLOW_STEPS}
     peer = order | {"share": share, "accelerator": accelerated()}
     trained = order | {"config": json.loads(config.to_json_best_effort()), "share": None}
-    compiled = Contender(COMPILED, f"{MODULE}.peer_pytorch", peer | {"compile": arguments.compile_mode})
+    peer_module = f"{MODULE}.peer_pytorch"
+    modes = [mode for mode in arguments.compile_mode if mode != "none"]
     return [
         Contender(OURS, f"{MODULE}.training", order | {"share": share}),
-        Contender(EAGER, f"{MODULE}.peer_pytorch", peer | {"compile": None}),
-        *([compiled] if arguments.compile_mode != "none" else []),
+        Contender(EAGER, peer_module, peer | {"compile": None}),
+        *(Contender(compiled_name(mode), peer_module, peer | {"compile": mode}, patience_s=COMPILING_S) for mode in modes),
         Contender(AS_TRAINED, f"{MODULE}.training", trained),
         Contender(PEAK, f"{MODULE}.matrix_peak", {"dtype": arguments.dtype}),
+        Contender(PRODUCTS, f"{MODULE}.products", order),
     ]
+
+
+def compiled_name(mode: str) -> str:
+    """Name of PyTorch's contender compiled in a mode."""
+    return COMPILED if mode == "default" else f"{COMPILED}, {mode}"
 
 
 def without_augmentation(config: Any) -> dict:
@@ -96,13 +110,15 @@ def accelerated() -> bool:
 def check_parity(found: Mapping[str, Measured], dtype: str) -> dict[str, float]:
     """Largest relative difference of loss and gradient norm of the first steps to ours, by contender.
 
+    Also compares the parameters after `FOLLOW_STEPS`, and with them the optimisers.
+
     Raises:
         UserError: one computes something else.
     """
-    ours, largest = found[OURS].facts["first_steps"], {}
-    for name in (EAGER, COMPILED):
-        theirs = found[name].facts.get("first_steps") if name in found else None
-        if theirs is None:
+    ours, largest = found[OURS].facts["first_steps"][:COMPARED_STEPS], {}
+    for name in pytorch(found):
+        theirs = found[name].facts.get("first_steps", [])[:COMPARED_STEPS]
+        if not theirs:
             continue
         differences = [
             abs(b[what] - a[what]) / abs(a[what]) for a, b in zip(ours, theirs, strict=True) for what in a
@@ -113,7 +129,18 @@ def check_parity(found: Mapping[str, Measured], dtype: str) -> dict[str, float]:
                 f"{name} does not compute the same step: loss or gradient norm differ by {largest[name]:.1e} "
                 f"(allowed {PARITY[dtype]:.0e}); ours {ours}, its {theirs}"
             )
+        apart = found[name].facts.get("parameter_difference", 0.0)
+        if apart > PARAMETER_PARITY[dtype]:
+            raise UserError(
+                f"{name} does not train the same: after {FOLLOW_STEPS} steps its parameters are {apart:.1e} of their way apart from "
+                f"ours (allowed {PARAMETER_PARITY[dtype]:.0e})"
+            )
     return largest
+
+
+def pytorch(found: Mapping[str, Any]) -> list[str]:
+    """The contenders that are PyTorch's."""
+    return [name for name in found if name == EAGER or name.startswith(COMPILED)]
 
 
 def as_record(one: Measured) -> dict[str, Any]:
@@ -145,10 +172,10 @@ def _distillation(record: dict[str, Any]) -> str:
     peak = spread([found[PEAK].facts["flops"] / seconds for seconds in found[PEAK].seconds])
     rows = []
     for name, one in found.items():
-        if name == PEAK:
+        if name in (PEAK, PRODUCTS):
             continue
         if not one.seconds:
-            rows.append([name, f"left out: {one.facts['skipped']}", "", "", "", "", ""])
+            rows.append([name, f"left out: {one.facts['skipped']}", *[""] * 6])
             continue
         rate = contest.rates(one, per_iteration=flops)
         rows.append(
@@ -158,15 +185,32 @@ def _distillation(record: dict[str, Any]) -> str:
                 "1" if one is ours else contest.ratios(one, ours).text("{:.2f}"),
                 f"{rate.median / 1e9:.0f}",
                 f"{rate.median / (peak.median * ours.facts['devices']):.0%}",
-                f"{one.peak_bytes / 1e9:.1f}",
+                f"{(one.facts.get('device_peak_bytes') or one.peak_bytes) / 1e9:.1f}",
                 f"{record['parity'][name]:.0e}" if name in record["parity"] else "",
+                f"{one.facts['parameter_difference']:.0e}" if name in record["parity"] else "",
             ]
         )
-    header = ("", "segments/s", "ours is faster by", "GFLOP/s of the model", "of the matrix peak", "peak memory, GB", "difference")
-    return table(header, rows) + (
+    header = (
+        "", "segments/s", "ours is faster by", "GFLOP/s of the model", "of the matrix peak", "peak memory, GB", "difference",
+        "of parameters",
+    )  # fmt: skip
+    measured = [name for name in pytorch(found) if found[name].seconds]
+    against = ""
+    if measured:
+        fastest = min(measured, key=lambda name: spread(found[name].seconds).median)
+        against = f"\n**{contest.ratios(found[fastest], ours).text('{:.2f}')} times as fast as the faster PyTorch here ({fastest}).**\n"
+    alone = flops / ours.facts["devices"] / spread(found[PRODUCTS].seconds).median / peak.median
+    bound = (
+        f" What binds: the step's own matrix products, each alone in its shape, take {contest.ratios(ours, found[PRODUCTS]).median ** -1:.0%} "
+        f"of the step's time and reach {alone:.0%} of the peak; the rest is memory: normalisation, softmax, GELU, copies, update. "
+        f"Attention: {ours.facts['attention']}."
+    )
+    return table(header, rows) + against + (
         f"\n{flops / segments / 1e9:.2f} GFLOP per segment (counted matrix products, forward and backward). Matrix peak in the "
-        f"same run: {peak.scaled(1e-9).text('{:.0f}')} GFLOP/s ({found[PEAK].facts['shape']}). Difference: largest relative "
-        f"difference of loss and gradient norm to ours over the first {FOLLOW_STEPS} steps.\n"
+        f"same run: {peak.scaled(1e-9).text('{:.0f}')} GFLOP/s ({found[PEAK].facts['shape']}).{bound} Difference: largest relative "
+        f"difference of loss and gradient norm to ours over the first {COMPARED_STEPS} steps; of parameters: mean distance after "
+        f"{FOLLOW_STEPS} steps at a learning rate of {FOLLOWED_WITH['learning_rate']:g} with decay, relative to how far they came. "
+        "Peak memory is the device's where it tells, else the process's.\n"
     )
 
 

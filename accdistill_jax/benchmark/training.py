@@ -6,10 +6,17 @@ import jax
 import ml_collections
 import numpy as np
 
+from accdistill_jax import host_memory
+from accdistill_jax.array_files import flatten
+from accdistill_jax.data.waveforms import SAMPLES
+from accdistill_jax.models.attention import chosen
+from accdistill_jax.models.build import compute_dtype
 from accdistill_jax.parallel import Parallel
 from accdistill_jax.scaling import program
 from accdistill_jax.scaling.program import Work
 from accdistill_jax.train import TrainState
+
+FOLLOWED = "followed.npz"  # the parameters after the steps that a peer follows
 
 
 class Training:
@@ -43,6 +50,10 @@ class Training:
     def traced(self) -> Any:
         """The step as a jaxpr, before it is compiled."""
         return jax.make_jaxpr(self._step)(self._state, self._placed, self._parallel.place(self.batch)).jaxpr
+
+    def trained(self) -> Any:
+        """The parameters now, on the host."""
+        return self._parallel.fetch(self._state.params)
 
     def run(self, steps: int) -> None:
         """Runs steps as the training loop does: a step's metrics are fetched after the next step is dispatched."""
@@ -80,14 +91,27 @@ def made_up_teacher(shapes: Any) -> Any:
     return frozen
 
 
+def attention_form(config: Any) -> str:
+    """How the student's attention is computed here, and why not faster; "" for an encoder without."""
+    if config.student.encoder.architecture != "transformer":
+        return ""
+    sizes = config.student.encoder.transformer
+    form, why = chosen(
+        SAMPLES // sizes.patch,
+        sizes.width // sizes.heads,
+        compute_dtype(config.runtime.compute_dtype),
+        relative="relative" in sizes.positions,
+    )
+    return f"{form} ({why})" if why else form
+
+
 def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     """A contender: `order` has config, stage, batch (per device), share (a folder for `peer_pytorch`, or None)."""
+    host_memory.keep_freed()  # as the command does
     config = ml_collections.FrozenConfigDict(order["config"])
     work, batch = program.describe(config, order["stage"]), order["batch"]
     training = Training(work, batch=batch, parallel=Parallel(config.runtime.mapping))
     if order["share"]:
-        from accdistill_jax.array_files import flatten
-
         arrays = {f"params/{name}": value for name, value in flatten(training.params).items()}
         arrays |= {f"frozen/{name}": value for name, value in flatten(training.frozen).items()}
         arrays |= {f"batch/{name}": value for name, value in training.batch.items()}
@@ -96,11 +120,16 @@ def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     for _ in range(order["follow_steps"]):
         training.run(1)
         followed.append({name: training.metrics[name] for name in ("loss", "gradient_norm")})
+    if order["share"]:
+        np.savez(f"{order['share']}/{FOLLOWED}", **flatten(training.trained()))
+    used = jax.local_devices()[0].memory_stats() or {}  # CPUs keep none
     facts = {
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
         "flops_per_segment": work.step_flops(batch=batch, global_batch=batch * jax.device_count()) / batch,
         "first_steps": followed,
+        "attention": attention_form(config),
+        "device_peak_bytes": used.get("peak_bytes_in_use"),
     }
     return facts, training.run
 

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from accdistill_jax.models.ops import block_size, in_blocks, on_cpu
+from accdistill_jax.models.ops import block_size, in_blocks, on_cpu, platform, product
 
-LOGITS_BYTES = 5 << 20  # of logits that a core's cache holds, at least in part
+LOGITS_BYTES = 2 << 20  # of logits that a core's cache holds, at least in part
 ROTARY_LONGEST = 50.0  # tokens
+BLOCKS, CUDNN, TEXTBOOK = "a few segments at a time", "cuDNN, fused", "as in textbooks"
 
 
 def attention(qkv: jax.Array, *, heads: int, positions: jax.Array | None = None) -> jax.Array:
@@ -32,12 +33,34 @@ def attention(qkv: jax.Array, *, heads: int, positions: jax.Array | None = None)
     Returns:
         [batch, tokens, width], dtype of `qkv`.
     """
-    if on_cpu():
+    form, _ = chosen(qkv.shape[1], qkv.shape[-1] // (3 * heads), qkv.dtype, relative=positions is not None)
+    if form == BLOCKS:
         return _blocked(heads, qkv, positions)
-    if positions is None and _cudnn_has(qkv.shape[1], qkv.shape[-1] // (3 * heads), qkv.dtype):
+    if form == CUDNN:
         return _cudnn(qkv, heads)
     q, k, v, bias = _heads(qkv, positions, heads)
     return _joined(jnp.matmul(jax.nn.softmax(_logits(q, k, bias), axis=-1).astype(v.dtype), v))
+
+
+def chosen(tokens: int, dim: int, dtype: jnp.dtype, *, relative: bool) -> tuple[str, str]:
+    """Which form of attention runs on the platform that is traced for, and why not a faster one.
+
+    Args:
+        tokens, dim: of a segment and of a head.
+        dtype: compute dtype.
+        relative: whether attention knows of positions.
+
+    Returns:
+        `BLOCKS`, `CUDNN` or `TEXTBOOK`, and a reason, "" where there is nothing to explain.
+    """
+    if on_cpu():
+        return BLOCKS, ""
+    if platform() != "gpu":
+        return TEXTBOOK, ""
+    if relative:
+        return TEXTBOOK, "cuDNN's knows no positions here"
+    reason = _cudnn_refusal(tokens, dim, jnp.dtype(dtype))
+    return (TEXTBOOK, reason) if reason else (CUDNN, "")
 
 
 def _heads(qkv: jax.Array, positions: jax.Array | None, heads: int) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
@@ -67,6 +90,11 @@ def _split(out: jax.Array, heads: int) -> jax.Array:
     return out.reshape(*out.shape[:2], heads, -1).transpose(0, 2, 1, 3)
 
 
+def _rotated_back(d: jax.Array, positions: jax.Array) -> jax.Array:
+    """The gradient before `rotate` from that after it: rotations by the same angles the other way round."""
+    return rotate(d, -positions, longest=ROTARY_LONGEST)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _blocked(heads: int, qkv: jax.Array, positions: jax.Array | None) -> jax.Array:
     return _blocked_forward(heads, qkv, positions)[0]
@@ -89,16 +117,22 @@ def _blocked_backward(heads, saved, d_out):
 
     def block(some):
         qkv, out, normaliser, d_out, *where = some
-        (q, k, v, bias), to_qkv = jax.vjp(lambda a: _heads(a, where[0] if own else positions, heads), qkv)
-        weights = jnp.exp(_logits(q, k, bias) - normaliser)
+        where = where[0] if own else positions
+        q, k, v, bias = _heads(qkv, where, heads)
         g = _split(d_out, heads)
         # the derivative of a softmax leaves out what all of its weights share
         shared = jnp.sum(_split(d_out * out, heads).astype(jnp.float32), axis=-1, keepdims=True)
-        d_weights = jnp.matmul(g, v.swapaxes(-1, -2), preferred_element_type=jnp.float32)
-        d_logits = (weights * (d_weights - shared)).astype(q.dtype)
-        d_q, d_k = jnp.matmul(d_logits, k), jnp.matmul(d_logits.swapaxes(-1, -2), q)
-        d_v = jnp.matmul(weights.astype(v.dtype).swapaxes(-1, -2), g)
-        return to_qkv((d_q, d_k, d_v, None if bias is None else jnp.zeros_like(bias)))[0]
+        # keys by queries: products of a transposed left side are the slow ones, and so there is one of them, not two
+        logits = _logits(k, q, None if bias is None else bias.swapaxes(-1, -2))
+        weights = jnp.exp(logits - normaliser.swapaxes(-1, -2))
+        d_weights = jnp.matmul(v, g.swapaxes(-1, -2), preferred_element_type=jnp.float32)
+        d_logits = (weights * (d_weights - shared.swapaxes(-1, -2))).astype(q.dtype)
+        weights, d_logits = jax.lax.optimization_barrier((weights.astype(v.dtype), d_logits))
+        d_k, d_v = product(d_logits, q), product(weights, g)
+        d_q = product(k.swapaxes(-1, -2), d_logits).swapaxes(-1, -2) * q.shape[-1] ** -0.5
+        if positions is not None:
+            d_q, d_k = (_rotated_back(a, where) for a in (d_q, d_k))
+        return jnp.concatenate([_joined(a) for a in (d_q, d_k, d_v)], axis=-1)
 
     B, P, _ = qkv.shape
     size = block_size(B, bytes_each=4 * heads * P * P, bytes_at_once=LOGITS_BYTES)
@@ -116,23 +150,27 @@ def _cudnn(qkv: jax.Array, heads: int) -> jax.Array:
 
 
 @functools.cache
-def _cudnn_has(tokens: int, dim: int, dtype: jnp.dtype) -> bool:
-    """Whether this GPU's cuDNN has fused attention of this size, forward and backward: found by compiling it once."""
-    if jax.default_backend() != "gpu" or dtype not in (jnp.bfloat16, jnp.float16) or tokens % 2 or dim % 8:
-        return False
+def _cudnn_refusal(tokens: int, dim: int, dtype: jnp.dtype) -> str:
+    """Why this GPU's cuDNN has no fused attention of this size, forward and backward: found by compiling it once; "": it has."""
+    if dtype not in (jnp.bfloat16, jnp.float16):
+        return f"cuDNN's takes no {dtype.name}"
+    if tokens % 2 or dim % 8:
+        return f"cuDNN's takes an even number of tokens and heads of a multiple of 8, not {tokens} and {dim}"
+    if jax.default_backend() != "gpu":
+        return "no GPU here to ask for cuDNN's"
     shape = jax.ShapeDtypeStruct((1, tokens, 3 * dim), dtype)
-    return compiles(jax.grad(lambda a: jnp.sum(_cudnn(a, 1).astype(jnp.float32))), shape)
+    return refusal(jax.grad(lambda a: jnp.sum(_cudnn(a, 1).astype(jnp.float32))), shape)
 
 
-def compiles(fn: Callable[..., Any], *shapes: jax.ShapeDtypeStruct) -> bool:
-    """Whether this backend compiles a function; may be asked while another one is traced."""
+def refusal(fn: Callable[..., Any], *shapes: jax.ShapeDtypeStruct) -> str:
+    """Why this backend does not compile a function, "" if it does; may be asked while another one is traced."""
 
-    def attempt() -> bool:
+    def attempt() -> str:
         try:
             jax.jit(fn).lower(*shapes).compile()
-        except Exception:  # of whatever kind: no library, an old one, a device it was not made for
-            return False
-        return True
+        except Exception as error:  # of whatever kind: no library, an old one, a device it was not made for
+            return f"{type(error).__name__}: {(str(error).strip() or 'no reason').splitlines()[0]}"
+        return ""
 
     with ThreadPoolExecutor(1) as outside:  # a thread of its own knows nothing of the trace, its mesh and its axes
         return outside.submit(attempt).result()

@@ -1,6 +1,8 @@
 """Numerical building blocks whose best form depends on the backend; with attention.py the only place where that is chosen."""
 
-from collections.abc import Callable
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -10,9 +12,41 @@ import numpy as np
 HIDDEN_BYTES = 1 << 20  # of a hidden layer that a core's cache holds beside its weights
 
 
+_PLATFORM: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
+
+
+def platform() -> str:
+    """What is traced now is for: "cpu", "gpu" or "tpu"; the default backend unless `tracing_for` says otherwise."""
+    return _PLATFORM.get() or jax.default_backend()
+
+
+@contextlib.contextmanager
+def tracing_for(name: str) -> Iterator[None]:
+    """What is traced inside is for that platform, whatever devices are at hand: to look at other platforms' programs.
+
+    A function that was jitted and traced before keeps the choice it was traced with.
+    """
+    token = _PLATFORM.set(name)
+    try:
+        yield
+    finally:
+        _PLATFORM.reset(token)
+
+
 def on_cpu() -> bool:
     """Whether what is traced now is for the CPU, where memory decides and not arithmetic."""
-    return jax.default_backend() == "cpu"
+    return platform() == "cpu"
+
+
+def product(a: jax.Array, b: jax.Array) -> jax.Array:
+    """`jnp.matmul`, [..., m, k] @ [..., k, n], result of the operands' dtype.
+
+    On CPU bfloat16 products are asked for in float32 and rounded afterwards, which is what accelerators do by themselves: XLA
+    there computes one whose result is bfloat16 only half as fast.
+    """
+    if on_cpu() and a.dtype == jnp.bfloat16:
+        return jnp.matmul(a, b, preferred_element_type=jnp.float32).astype(a.dtype)
+    return jnp.matmul(a, b)
 
 
 def depthwise_conv(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
@@ -104,10 +138,37 @@ def dot_rows(
     """
     if dimension_numbers != (((x.ndim - 1,), (0,)), ((), ())):
         raise ValueError(f"dot_rows multiplies rows by a matrix, not {dimension_numbers}")
-    rows = jax.lax.dot(
-        x.reshape(-1, x.shape[-1]), kernel, precision=precision, preferred_element_type=preferred_element_type
-    )
+    flat = x.reshape(-1, x.shape[-1])
+    if on_cpu() and x.dtype == jnp.bfloat16 and precision is None and preferred_element_type is None:
+        rows = _bfloat16_dot(flat, kernel)
+    else:
+        rows = jax.lax.dot(flat, kernel, precision=precision, preferred_element_type=preferred_element_type)
     return rows.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def transposed(a: jax.Array) -> jax.Array:
+    """[m, n] -> [n, m], as the left side of a product.
+
+    On CPU in bfloat16 it is copied: XLA there knows no fast product of a transposed left side and takes twice as long. As
+    the compiler would see through a plain copy, it gets a column that is cut off again behind a barrier.
+    """
+    if on_cpu() and a.dtype == jnp.bfloat16:
+        return jax.lax.optimization_barrier(jnp.pad(a.T, ((0, 0), (0, 8))))[:, : len(a)]
+    return a.T
+
+
+@jax.custom_vjp
+def _bfloat16_dot(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`product` whose gradients are such products too; derived ones would multiply in float32."""
+    return product(x, kernel)
+
+
+def _bfloat16_dot_backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    return product(dy, kernel.T), product(transposed(x), dy)
+
+
+_bfloat16_dot.defvjp(lambda x, kernel: (product(x, kernel), (x, kernel)), _bfloat16_dot_backward)
 
 
 def gelu(x: jax.Array) -> jax.Array:
@@ -143,8 +204,8 @@ def _blocked_mlp(x: jax.Array, w_in: jax.Array, b_in: jax.Array, w_out: jax.Arra
 
 def _blocked_mlp_forward(x, w_in, b_in, w_out, b_out):
     def block(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        hidden = jnp.matmul(x, w_in) + b_in[None]
-        return jnp.matmul(gelu(hidden), w_out) + b_out[None], hidden
+        hidden = product(x, w_in) + b_in[None]
+        return product(gelu(hidden), w_out) + b_out[None], hidden
 
     out, hidden = in_blocks(block, x, size=_mlp_rows(len(x), w_in))
     return out, (x, w_in, w_out, hidden)
@@ -154,16 +215,16 @@ def _blocked_mlp_backward(saved, d_out):
     x, w_in, w_out, hidden = saved
     size = _mlp_rows(len(x), w_in)
 
-    def product(a: jax.Array, b: jax.Array) -> jax.Array:
-        return jnp.matmul(a.T, b, preferred_element_type=jnp.float32)
+    def summed(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.matmul(transposed(a), b, preferred_element_type=jnp.float32)
 
     def block(total, some):
         x, hidden, d_out = some
         active, slope = jax.lax.optimization_barrier(_gelu_and_slope(hidden))
-        d_hidden = jax.lax.optimization_barrier(jnp.matmul(d_out, w_out.T) * slope)
+        d_hidden = jax.lax.optimization_barrier(product(d_out, w_out.T) * slope)
         columns = [jnp.sum(a, axis=0, dtype=jnp.float32) for a in (d_hidden, d_out)]
-        own = (product(x, d_hidden), columns[0], product(active, d_out), columns[1])
-        return jax.tree.map(jnp.add, total, own), jnp.matmul(d_hidden, w_in.T)
+        own = (summed(x, d_hidden), columns[0], summed(active, d_out), columns[1])
+        return jax.tree.map(jnp.add, total, own), product(d_hidden, w_in.T)
 
     shapes = (w_in.shape, w_in.shape[1:], w_out.shape, w_out.shape[1:])
     zeros = tuple(jnp.zeros(shape, jnp.float32) for shape in shapes)

@@ -75,6 +75,18 @@ def test_one_that_fails_ends_the_contest_with_its_last_words(contender, how, wor
         contest.compete([contender("a"), contender("b", **{how: True})], rounds=1, round_s=0.01)
 
 
+def test_one_iteration_of_long_work_is_enough(contender, tmp_path):
+    found = contest.compete([contender("a", 0.05)], rounds=3, round_s=0.01, enough_s=0.04)
+    assert len(found["a"].seconds) == 1 and found["a"].seconds[0] >= 0.05
+    assert (tmp_path / "log").read_text() == "a 1\n"
+    assert len(contest.compete([contender("a", 0.01)], rounds=3, round_s=0.01, enough_s=10.0)["a"].seconds) == 3
+
+
+def test_patience_ends(contender):
+    with pytest.raises(UserError, match="did not answer within 2 s"):
+        contest.compete([contender("a", 60.0)._replace(patience_s=2.0)], rounds=1)
+
+
 def test_spread_and_ratios():
     assert contest.spread([3.0, 1.0]) == (2.0, 1.0, 3.0)
     assert contest.spread([5.0, 1.0, 2.0, 3.0, 4.0]) == (3.0, 2.0, 4.0)

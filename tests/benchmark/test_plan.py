@@ -1,7 +1,6 @@
 """Hours and what binds; the counting of operations; prediction and measurement of one small step."""
 
 import json
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -49,9 +48,27 @@ def test_the_command_prints_every_known_machine(tmp_path, capsys):
     assert {one["stage"] for one in record["plans"]} == {"teacher", "student"}
 
 
+def test_a_slice_is_named(tmp_path, capsys):
+    path = tmp_path / "plan.json"
+    arguments = ["plan", "--config=configs/distill.py:smoke", f"--json={path}"]
+    assert command.main([*arguments, "--slice", "4 x 8 h100"]) == 0
+    record, text = json.loads(path.read_text()), capsys.readouterr().out
+    assert {one["hardware"] for one in record["plans"]} == {"4 x 8 H100 SXM"}
+    assert record["host_bytes_per_s"] is None and "what a host reads is not counted" in text
+    assert all(one["binds"] != "input of a host" and one["host_bytes_wanted_per_s"] > 0 for one in record["plans"])
+    assert command.main([*arguments, "--slice", "v99"]) == 2 and "known are TPU v5e" in capsys.readouterr().err
+
+
 @pytest.mark.long
-def test_a_step_is_predicted_and_measured():
-    cases = (plan.Case("configs/distill.py:smoke", "student", 4), plan.Case("configs/distill.py:smoke", "student", 8))
-    calibrated, other = plan.check(cases, SimpleNamespace(rounds=1), lambda line: None)
-    assert calibrated["predicted"] is None and other["predicted"] > 0
-    assert calibrated["measured"][0] > 0 and calibrated["elements"] < other["elements"]
+def test_this_machine_goes_through_the_plan(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(plan, "CASES", (plan.Case("configs/distill.py:smoke", "student", 4),))
+    monkeypatch.setattr(plan, "TOLERATED", 1e-9)
+    path = tmp_path / "plan.json"
+    arguments = ["plan", "--config=configs/distill.py:smoke", "--check", "--rounds=1", f"--json={path}", "--slice=v5e"]
+    assert command.main(arguments) == 1
+    said, record = capsys.readouterr(), json.loads(path.read_text())
+    assert "1 of 1 predicted steps are off by more than" in said.err and "(beyond)" in said.out
+    (one,) = record["check"]
+    assert one["predicted"] > 0 and one["measured"][0] > 0 and min(record["machine"].values()) > 1e6
+    wanted = sum(one["seconds"][name] for name in ("matrix products", "device memory"))
+    assert 4 / one["predicted"] == pytest.approx(max(wanted, one["seconds"]["input of a host"]))

@@ -23,6 +23,7 @@ def test_starts_are_timed_by_the_marks_they_leave(tmp_path, capsys):
     for one in (cold, warm):
         assert sum(one["marks"].values()) == pytest.approx(one["first_step_s"])
         assert 0 < one["compiled_s"] < one["first_step_s"]
+    assert warm["compiled_s"] < cold["compiled_s"]
     assert "command to first step" in capsys.readouterr().out
 
 

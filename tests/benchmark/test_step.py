@@ -1,5 +1,6 @@
 """The step's contest: the peer computes the same step; what cannot take part is left out; the tables say what was measured."""
 
+import contextlib
 import importlib.util
 import json
 
@@ -35,14 +36,15 @@ def test_the_peer_computes_the_same_step(tmp_path, capsys):
     record = measure(tmp_path, "--only", "distil", "--compile-mode", "none", *SMALL)
     found, text = record["distillation"], capsys.readouterr().out
     ours = found[step.OURS]["facts"]["first_steps"]
-    assert len(ours) == 3 and ours[0]["loss"] != ours[2]["loss"]
+    assert len(ours) == step.FOLLOW_STEPS and ours[0]["loss"] != ours[2]["loss"]
     assert found[step.OURS]["seconds"] and found[step.AS_TRAINED]["seconds"] and found[step.PEAK]["seconds"]
     if HAS_TORCH:
         assert set(record["parity"]) == {step.EAGER} and max(record["parity"].values()) < 1e-4
         assert len(found[step.EAGER]["seconds"]) == 1
+        assert 0 < found[step.EAGER]["facts"]["parameter_difference"] < 2e-3
     else:
         assert "PyTorch is not installed" in text
-    assert "of the matrix peak" in text and "GFLOP per segment" in text
+    assert "of the matrix peak" in text and "What binds" in text and "Attention: a few segments at a time" in text and "GFLOP per segment" in text
 
 
 @pytest.mark.parametrize(
@@ -79,6 +81,23 @@ def test_a_peer_that_computes_something_else_is_refused():
     assert step.check_parity(found, "float32") == {step.EAGER: pytest.approx(8e-5)}
     with pytest.raises(UserError, match="PyTorch eager does not compute the same step.* 2.0e-03"):
         step.check_parity(found | {step.EAGER: measured(0.501)}, "float32")
+
+
+@pytest.mark.parametrize("apart, refused", [(1e-3, False), (1e-2, True)])
+def test_a_peer_that_trains_otherwise_is_refused(apart, refused):
+    steps = [{"loss": 1.0, "gradient_norm": 2.0}] * step.FOLLOW_STEPS
+    ours = Measured({"first_steps": steps}, [1.0], 0)
+    found = {step.OURS: ours, step.compiled_name("max-autotune"): ours._replace(facts=ours.facts | {"parameter_difference": apart})}
+    with pytest.raises(UserError, match="max-autotune does not train the same") if refused else contextlib.nullcontext():
+        step.check_parity(found, "float32")
+
+
+def test_distance_of_parameters_is_relative_to_their_way():
+    start = {"a": np.zeros(4), "qkv/bias": np.zeros(2)}
+    ours, theirs = {"a": np.ones(4), "qkv/bias": np.ones(2)}, {"a": np.full(4, 1.1), "qkv/bias": -np.ones(2)}
+    assert peer_pytorch.parameter_difference(start, ours, theirs) == pytest.approx(0.1)
+    with pytest.raises(ValueError, match="not the same parameters"):
+        peer_pytorch.parameter_difference(start, ours, {"a": ours["a"]})
 
 
 def test_encoder_on_all_tokens_is_the_same_model_on_hidden_patches():

@@ -36,9 +36,16 @@ def record(tmp_path) -> dict:
 def test_the_table_says_medians_over_seeds_and_what_is_left_out(record):
     text = tradeoff.report(json.loads(json.dumps(record)))
     rows = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in text.splitlines() if "|" in line}
-    assert rows["0% dropped, teacher in every step"] == ["10", "100", "1.00", "100", "0", "10", "6.00 (5.00 to 7.00)", "0.300 (0.300 to 0.300)"]
+    assert rows["0% dropped, teacher in every step"] == ["10", "100", "1.00", "100", "0", "10", "0%", "6.00 (5.00 to 7.00)", "0.300 (0.300 to 0.300)"]
     assert rows["50% dropped, 2 views once"][:6] == ["10", "40", "2.50", "100", "3", "10"]
     assert "of the teacher 1.00, of the mean 9.00" in text and "0.5/4 is left out at 10 s" in text
+
+
+def test_times_that_are_not_equal_are_told(record):
+    assert "not equal" not in tradeoff.report(record)
+    record["results"][0]["train_s"] *= 1.3
+    text = tradeoff.report(record)
+    assert "a student is 30% off its budget" in text and "| 30% |" in text
 
 
 def test_the_figure_has_a_line_per_variant(record, tmp_path):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from accdistill_jax.models import attention
+from accdistill_jax.models import attention, ops
 from accdistill_jax.parallel import AXIS, Parallel
 
 B, P, HEADS, DIM = 6, 5, 2, 4
@@ -64,8 +64,17 @@ def test_bfloat16_in_and_out_with_the_softmax_in_float32(draw, textbook):
     np.testing.assert_allclose(gradient.astype(jnp.float32), exact_back(jnp.ones_like(exact))[0], atol=0.1)
 
 
-def test_no_fused_attention_without_a_gpu():
-    assert not attention._cudnn_has(192, 32, jnp.dtype(jnp.bfloat16))
+def test_the_form_of_a_platform_and_why_it_is_not_a_faster_one():
+    def chosen(platform, dtype=jnp.bfloat16, tokens=192, relative=False):
+        with ops.tracing_for(platform):
+            return attention.chosen(tokens, 32, dtype, relative=relative)
+
+    assert chosen("cpu") == (attention.BLOCKS, "") and chosen("tpu") == (attention.TEXTBOOK, "")
+    for reason, how in [
+        ("no GPU here", {}), ("no float32", {"dtype": jnp.float32}), ("even number", {"tokens": 191}), ("no positions", {"relative": True})
+    ]:  # fmt: skip
+        form, why = chosen("gpu", **how)
+        assert form == attention.TEXTBOOK and reason in why
 
 
 def test_what_compiles_is_found_out_in_the_middle_of_a_trace():
@@ -75,12 +84,12 @@ def test_what_compiles_is_found_out_in_the_middle_of_a_trace():
         raise RuntimeError("no such library")
 
     def step(a):
-        found.append([attention.compiles(fn, shape) for fn in (jnp.sin, jax.grad(lambda a: jnp.sum(a * a)), refuses)])
+        found.append([attention.refusal(fn, shape) for fn in (jnp.sin, jax.grad(lambda a: jnp.sum(a * a)), refuses)])
         return a + jax.lax.axis_index(AXIS)
 
     parallel = Parallel()
     jax.block_until_ready(parallel.map_rows(lambda params, batch: step(batch))({}, parallel.place(np.zeros(8, np.float32))))
-    assert found == [[True, True, False]]
+    assert found == [["", "", "RuntimeError: no such library"]]
 
 
 def test_rotate_keeps_lengths_and_makes_products_depend_on_distance_alone(draw):

@@ -1,0 +1,45 @@
+"""The paper-size student's step lowered for platforms that are not at hand: what is done for the CPU alone stays there."""
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+
+from accdistill_jax.models import ops
+from accdistill_jax.parallel import Parallel
+from accdistill_jax.scaling import program
+from configs import distill
+
+PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
+
+
+def lowered(platform: str) -> str:
+    """StableHLO of the student's training step, two segments."""
+    config = distill.get_config("paper")
+    for who in ("teacher", "student"):
+        config[who].encoder.transformer.depth = 2
+    work = program.describe(ml_collections.FrozenConfigDict(config), "student")
+    parallel = Parallel(devices=jax.devices()[:1])
+    built = program.build(work, parallel)
+    state = built.start(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), work.params), parallel)
+    with ops.tracing_for(platform):
+        traced = built.step.trace(state, work.frozen, work.batch_shapes(2))
+        return traced.lower(lowering_platforms=(PLATFORMS[platform],)).as_text()
+
+
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
+def test_loops_and_barriers_for_the_cpu_do_not_appear_elsewhere(platform):
+    text = lowered(platform)
+    # augmentation's barriers, on [time, channels] of each segment, are for every platform
+    barriers = [line for line in text.splitlines() if "optimization_barrier" in line and "3840" not in line]
+    assert not _loops(text) and not barriers, (_loops(text)[:3], barriers[:3])
+
+
+def test_they_do_on_the_cpu():
+    text = lowered("cpu")
+    assert _loops(text) and "optimization_barrier" in text
+
+
+def _loops(text: str) -> list[str]:
+    """Loops that carry segments or blocks of tokens; those of a random generator carry a few numbers."""
+    return [line for line in text.splitlines() if "stablehlo.while" in line and ("x3840x" in line or "x256x" in line)]
