@@ -339,10 +339,10 @@ def test_average_of_parameters_follows_its_recursion(tmp_path):
             decay = min(0.5, step / (9 + step))  # short at first
             average = decay * average + (1 - decay) * state.params["w"]
             np.testing.assert_allclose(state.ema["w"], average, rtol=1e-5)
-    np.testing.assert_array_equal(kept_params(final)["w"], final.ema["w"])
+    np.testing.assert_array_equal(kept_params(final, settings)["w"], final.ema["w"])
     assert np.abs(final.ema["w"] - final.params["w"]).max() > 1e-4
     plain = run(tmp_path / "plain")
-    np.testing.assert_array_equal(kept_params(plain)["w"], plain.params["w"])
+    np.testing.assert_array_equal(kept_params(plain, SETTINGS)["w"], plain.params["w"])
     same_bits(plain.params, final.params)  # averaging does not touch training
 
 

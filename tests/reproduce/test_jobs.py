@@ -246,7 +246,7 @@ class Parent:
         return self.process.returncode, text
 
 
-def until(condition, timeout_s=30.0):
+def until(condition, timeout_s=120.0):
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline
