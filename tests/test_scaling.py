@@ -11,7 +11,7 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from accdistill_jax.config_arguments import load_config
-from accdistill_jax.errors import ExitStatus
+from accdistill_jax.errors import ExitStatus, UserError
 from accdistill_jax.models import attention, ops
 from accdistill_jax.models.autoencoder import MaskedAutoencoder
 from accdistill_jax.models.efficientnet import EfficientNetEncoder, Stage
@@ -299,3 +299,16 @@ def run_scaling(repository, *arguments):
         [sys.executable, "-m", "accdistill_jax.scaling", *arguments],
         cwd=repository, env=environment, capture_output=True, text=True, timeout=500,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "changes,stage,message",
+    [
+        ({"teacher.objective": "contrastive"}, "teacher", "teacher.objective = 'contrastive': only the work of 'masked'"),
+        ({"student.objective": "joint"}, "student", "student.objective = 'joint': only the work of 'distillation'"),
+        ({"student.regression_weight": 1.0}, "student", "set config.student.regression_weight to 0.0"),
+    ],
+)
+def test_work_that_is_not_counted_is_refused(changes, stage, message):
+    with pytest.raises(UserError, match=message):
+        program.describe(small_config(**changes), stage)

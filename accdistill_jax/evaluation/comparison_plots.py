@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
@@ -24,6 +23,7 @@ from accdistill_jax.evaluation.style import (
     capital,
     display,
     panels,
+    segments_bar,
     styled,
 )
 
@@ -97,15 +97,7 @@ def bland_altman_panels(
             fontsize=10,
         )
     axes[0].set_ylabel(f"predicted − true ({unit.strip()})".replace(" ()", ""))
-    if meshes:
-        norm = LogNorm(1, max(2.0, *(mesh.get_array().max() for mesh in meshes)))
-        for mesh in meshes:
-            mesh.set_norm(norm)
-        bar = figure.colorbar(meshes[0], ax=list(axes), fraction=0.03, pad=0.01, shrink=0.8)
-        bar.outline.set_visible(False)
-        bar.set_label("segments")
-        bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-        bar.ax.yaxis.set_minor_formatter(FuncFormatter(lambda v, _: ""))
+    segments_bar(figure, axes, meshes)
     return figure
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
@@ -25,6 +24,7 @@ from accdistill_jax.evaluation.style import (
     capital,
     display,
     panels,
+    segments_bar,
     styled,
 )
 
@@ -104,15 +104,7 @@ def predicted_heart_rate(result: TargetResult, encoders: Sequence[str]) -> Figur
         r = "" if probe.r.value is None else f", r = {probe.r.value:.2f}"
         axis.set_title(f"{capital(display(name))}\nMAE {probe.mae.value:.1f} bpm{r}")
     axes[0].set_ylabel("predicted heart rate (bpm)")
-    if meshes:
-        norm = LogNorm(1, max(2.0, *(mesh.get_array().max() for mesh in meshes)))
-        for mesh in meshes:
-            mesh.set_norm(norm)
-        bar = figure.colorbar(meshes[0], ax=list(axes), fraction=0.03, pad=0.01, shrink=0.8)
-        bar.outline.set_visible(False)
-        bar.set_label("segments")
-        bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-        bar.ax.yaxis.set_minor_formatter(FuncFormatter(lambda v, _: ""))
+    segments_bar(figure, axes, meshes)
     return figure
 
 

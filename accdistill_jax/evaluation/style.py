@@ -9,7 +9,9 @@ import functools
 
 import matplotlib
 import numpy as np
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from accdistill_jax.evaluation.evaluate import STUDENT, TEACHER, UNTRAINED
 from accdistill_jax.evaluation.probes import MEAN, MEDIAN
@@ -75,3 +77,17 @@ def panels(
 def capital(text: str) -> str:
     """The text with a capital first letter."""
     return text[:1].upper() + text[1:]
+
+
+def segments_bar(figure: Figure, axes, meshes) -> None:
+    """One logarithmic scale of counts for hexagons [meshes] of several panels, with its bar; nothing without any."""
+    if not meshes:
+        return
+    norm = LogNorm(1, max(2.0, *(mesh.get_array().max() for mesh in meshes)))
+    for mesh in meshes:
+        mesh.set_norm(norm)
+    bar = figure.colorbar(meshes[0], ax=list(axes), fraction=0.03, pad=0.01, shrink=0.8)
+    bar.outline.set_visible(False)
+    bar.set_label("segments")
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    bar.ax.yaxis.set_minor_formatter(FuncFormatter(lambda v, _: ""))

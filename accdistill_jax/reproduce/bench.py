@@ -13,11 +13,11 @@ from accdistill_jax.evaluation.evaluate import SplitEmbeddings
 from accdistill_jax.reproduce.document import Claim, Number, Section
 from accdistill_jax.reproduce.grid import DATA, Plan
 from accdistill_jax.reproduce.jobs import Outcome
-from accdistill_jax.reproduce.variants import TARGETS, Variant
+from accdistill_jax.reproduce.variants import Variant
 from accdistill_jax.reproduce.work import EMBEDDINGS, FACTS, Opened
+from accdistill_jax.stages.embedding import LABELS, segment_columns
 
 DONE = ("finished", "cached")
-LABELS = (*TARGETS, "resp_bpm")
 
 
 class Part(NamedTuple):
@@ -135,16 +135,9 @@ class Bench:
     def columns(self, split: str) -> Columns:
         """Columns of all segments of a split ("train": of all training segments), or of "unseen-<store>"."""
         stores, rows = self.opened.everything()[split]
-
-        def joined(name: str) -> np.ndarray:
-            parts = [store.segments[name][own] for store, own in zip(stores, rows, strict=True)]
-            if name == "participant" and len(stores) > 1:
-                parts = [np.array([f"{k}/{person}" for person in part], dtype=str) for k, part in enumerate(parts)]
-            return np.concatenate(parts)
-
-        numbers = {name: joined(name).astype(np.float32) for name in (*LABELS, "motion_g", "ppg_quality")}
-        labels = {name: numbers[name] for name in LABELS}
-        return Columns(joined("participant"), labels, numbers["motion_g"], numbers["ppg_quality"])
+        found = segment_columns(stores, rows)
+        labels = {name: found[name] for name in LABELS}
+        return Columns(found["participant"], labels, found["motion_g"], found["ppg_quality"])
 
 
 def _take(columns: Columns, rows: np.ndarray) -> Columns:

@@ -112,6 +112,8 @@ def classical(opened: Opened) -> dict[str, np.ndarray]:
 
 def learned(order: Mapping[str, Any], folder: Path, needs: Mapping[str, Path], opened: Opened) -> tuple[dict, dict]:
     """Trains (unless the kind says otherwise) and embeds: arrays and facts as the module's docstring says."""
+    import jax
+
     from accdistill_jax.parallel import Parallel
     from accdistill_jax.peers import Peers
     from accdistill_jax.run import run, use_compilation_cache
@@ -135,7 +137,9 @@ def learned(order: Mapping[str, Any], folder: Path, needs: Mapping[str, Path], o
     arrays = {"train_rows": places} | embed_all(this, opened.everything(train=places), encoder)
     if order["teacher"] and encoder.project_teacher is not None:
         arrays |= _teacher_projections(needs[order["teacher"]] / EMBEDDINGS, encoder)
-    return arrays, facts_of(folder, config, encoder, opened.stores[0])
+    facts = facts_of(folder, config, encoder, opened.stores[0])
+    jax.clear_caches()  # a worker lives for many jobs, and each compiles programs of its own
+    return arrays, facts
 
 
 class Encoder(NamedTuple):

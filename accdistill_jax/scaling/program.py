@@ -9,6 +9,7 @@ import numpy as np
 
 from accdistill_jax import objectives
 from accdistill_jax.data.waveforms import SAMPLES
+from accdistill_jax.errors import UserError
 from accdistill_jax.inputs import InputSettings
 from accdistill_jax.models.build import build_autoencoder, build_encoder, build_head, compute_dtype
 from accdistill_jax.objectives import Objective
@@ -107,7 +108,21 @@ class Work(NamedTuple):
 
 
 def describe(config: Any, stage: str) -> Work:
-    """The work of one training stage of a validated config; the teacher is built as `config.teacher` says."""
+    """The work of one training stage of a validated config; the teacher is built as `config.teacher` says.
+
+    Raises:
+        UserError: the stage is trained by an objective, or with a regression, that is not counted here.
+    """
+    counted = {"teacher": "masked", "student": "distillation"}[stage]
+    if config[stage].objective != counted:
+        raise UserError(
+            f"config.{stage}.objective = {config[stage].objective!r}: only the work of {counted!r} is counted; set it to that"
+        )
+    if stage == "student" and (config.student.regression_weight or not config.student.contrastive_weight):
+        raise UserError(
+            "the work of a regression is not counted: set config.student.regression_weight to 0.0 and "
+            "config.student.contrastive_weight to 1.0"
+        )
     dtype = compute_dtype(config.runtime.compute_dtype)
     inputs = {name: InputSettings(**config.inputs[name]) for name in ("ppg", "accel")}
     channels = {

@@ -173,7 +173,7 @@ def embeddings(
             _save(path, key, arrays)
     if not run.peers.first:
         return None
-    columns = {split: _columns(stores, own) for split, own in rows.items()}
+    columns = {split: segment_columns(stores, own) for split, own in rows.items()}
     return {
         encoder.name: {
             split: SplitEmbeddings(
@@ -281,7 +281,7 @@ def _empty(arrays: dict[str, np.ndarray], encoder: str, split: str) -> dict[str,
     }
 
 
-def _columns(stores: Sequence[Store], rows: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+def segment_columns(stores: Sequence[Store], rows: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     """Columns of the segment tables; participants of several stores are kept apart by the store's number."""
 
     def joined(name: str) -> np.ndarray:

@@ -53,21 +53,20 @@ class _Partners:
     """The segments of a split by participant."""
 
     def __init__(self, store: Store, split: str):
-        rows = store.indices(split)
-        _, code = np.unique(store.segments["participant"][rows], return_inverse=True)
-        order = np.argsort(code, kind="stable")
-        self._rows = rows[order]
+        self._rows = store.indices(split)
+        _, code = np.unique(store.segments["participant"][self._rows], return_inverse=True)
+        self._order = np.argsort(code, kind="stable")
         counts = np.bincount(code)
-        starts = np.cumsum(counts) - counts
-        place = np.empty(len(rows), np.int64)
-        place[order] = np.arange(len(rows))
-        self._where = {int(row): (int(starts[c]), int(counts[c]), int(p)) for row, c, p in zip(rows, code, place, strict=True)}
+        self._count, self._start = counts[code], (np.cumsum(counts) - counts)[code]
+        self._place = np.empty(len(code), np.int64)
+        self._place[self._order] = np.arange(len(code))
 
     def of(self, rows: np.ndarray, draws: np.ndarray) -> np.ndarray:
         """For each row another one of its participant; draws [b] in [0, 1) choose it."""
-        start, count, place = np.array([self._where[int(row)] for row in rows]).T
+        own = np.searchsorted(self._rows, rows)
+        start, count, place = self._start[own], self._count[own], self._place[own]
         step = 1 + np.floor(draws * (count - 1)).astype(np.int64)
-        return self._rows[np.where(count > 1, start + (place - start + step) % count, place)]
+        return self._rows[self._order[np.where(count > 1, start + (place - start + step) % count, place)]]
 
 
 def labelled_source(run: Run, *, target: str, fraction: float, subset: int) -> tuple[Source, dict[str, np.ndarray]]:
