@@ -261,3 +261,16 @@ def test_supervision_is_huber_on_the_standardised_label_and_tells_its_error_in_t
     np.testing.assert_allclose(value, np.mean(np.where(size <= 1, error**2 / 2, size - 0.5)), rtol=1e-4)
     np.testing.assert_allclose(metrics["mean_absolute_error"], np.mean(np.abs(70 + 8 * standard - batch["label"])), rtol=1e-4)
     assert (size > 1).any() and (size < 1).any()
+
+
+def test_a_step_contrasts_with_the_average_and_not_with_the_parameters_themselves():
+    objective, layout = contrasting(), Replicated(SGD)
+    parallel = Parallel(devices=jax.devices()[:1])
+    step = parallel.map(make_step(objective, layout, SETTINGS, SGD.schedule))
+    batch = parallel.place(make_batch())
+    first, _ = step(parallel.replicate(initial_state(init(objective), layout, SETTINGS, momentum=0.9)), {}, batch)
+    first = parallel.fetch(first)
+    _, metrics = step(parallel.replicate(first), {}, batch)
+    loss = jax.jit(lambda target: objective.loss(first.params, {TARGET: target}, make_batch(), keys_of(1), None)[0])
+    np.testing.assert_allclose(parallel.fetch(metrics)["loss"], loss(first.ema), rtol=1e-5)
+    assert abs(loss(first.ema) - loss(first.params)) > 1e-3
