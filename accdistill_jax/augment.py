@@ -5,6 +5,7 @@ config are those of arXiv 2312.05409; strengths are our choice). All randomness 
 segment's augmentation does not depend on how the batch is laid out over devices.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -127,8 +128,11 @@ def augment(keys: jax.Array, x: jax.Array, specs: Mapping[str, Augmentation], *,
                 continue
             event, draw = jax.random.split(jax.random.fold_in(key, number))
             happens = jax.random.uniform(event) < spec.probability
+            function = functools.partial(FUNCTIONS[name], spec=spec, groups=groups)
+            x = jax.lax.cond(happens, function, lambda _, x: x, draw, x)
             # the barrier keeps XLA from computing one augmentation again for every sample that the next one reads
-            x = jax.lax.optimization_barrier(jnp.where(happens, FUNCTIONS[name](draw, x, spec, groups), x))
+            x = jax.lax.optimization_barrier(x)
         return x
 
-    return jax.vmap(one)(keys, x)
+    # one segment takes only the branches that happen; of several, all are computed and then chosen from
+    return one(keys[0], x[0])[None] if len(x) == 1 else jax.vmap(one)(keys, x)

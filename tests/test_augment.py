@@ -157,6 +157,16 @@ def test_a_segments_augmentation_does_not_depend_on_its_place_in_the_batch():
     np.testing.assert_allclose(apply(keys[4:7], x[4:7]), whole[4:7], rtol=1e-5, atol=1e-6)
 
 
+def test_one_segment_alone_is_augmented_like_in_a_batch_but_only_by_what_happens():
+    x = jnp.asarray(np.random.default_rng(2).normal(size=(12, 64, 3)), jnp.float32)
+    keys = keys_of(12)
+    apply = jax.jit(lambda k, x: augment(k, x, everything()))
+    alone = np.concatenate([apply(keys[row : row + 1], x[row : row + 1]) for row in range(12)])
+    np.testing.assert_allclose(alone, apply(keys, x), rtol=1e-5, atol=1e-6)
+    # a branch for each augmentation, not a choice between two results that are both computed
+    assert str(jax.make_jaxpr(lambda k, x: augment(k, x, everything()))(keys[:1], x[:1])).count(" cond[") == len(ORDER)
+
+
 @pytest.mark.parametrize("mapping", ["shard_map", "pmap"])
 def test_four_devices_augment_as_one(mapping):
     x = np.random.default_rng(2).normal(size=(8, 64, 3)).astype(np.float32)

@@ -5,17 +5,21 @@ import os
 import subprocess
 import sys
 
+import numpy as np
+
 from accdistill_jax.errors import UserError
 
 _ASK = "import jax, json; d = jax.local_devices(); print(); print(json.dumps([d[0].platform, len(d)]))"
 _PATIENCE_S = 300.0
+CORES = "ACCDISTILL_WORKER_CORES"  # numbers with commas
 
 
 def worker_environments(workers: int | None) -> list[dict[str, str]]:
     """Variables of each worker process.
 
     Every GPU has a worker of its own, or several where more are asked for. On a CPU, and on a TPU, whose chips work together
-    on one run, there is one unless more are asked for.
+    on one run, there is one unless more are asked for; several on a CPU get cores of their own (`CORES`), as long as there
+    are as many: a run gains less from a second core than a second run does.
 
     Args:
         workers: how many; None for what fits.
@@ -32,7 +36,21 @@ def worker_environments(workers: int | None) -> list[dict[str, str]]:
         return [{"CUDA_VISIBLE_DEVICES": names[k % len(names)]} | shared for k in range(workers)]
     if platform == "tpu" and (workers or 1) > 1:
         raise UserError(f"--workers {workers}: the chips of a TPU work together on one run; leave it out")
-    return [{} for _ in range(workers or 1)]
+    return [{CORES: ",".join(map(str, own))} if own else {} for own in _shared_out(workers or 1)]
+
+
+def keep_to_cores() -> None:
+    """Lets this process, a worker that was given some cores, run on no others; before JAX is imported, which counts them."""
+    if given := os.environ.get(CORES):
+        os.sched_setaffinity(0, set(map(int, given.split(","))))
+
+
+def _shared_out(workers: int) -> list[list[int]]:
+    """The cores of each of so many workers, none where one has them all or there are not enough."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if workers == 1 or len(cores) < workers:
+        return [[]] * workers
+    return [list(map(int, part)) for part in np.array_split(cores, workers)]
 
 
 def local_devices() -> tuple[str, int]:

@@ -29,8 +29,11 @@ class Scale(NamedTuple):
     Attributes:
         seeds: of training, for variants that have several.
         short_share: part of the student's duration that short variants get.
-        supervised: duration of supervised training.
+        views: embeddings that the frozen teacher gives of each training segment beforehand, for all students that it augments
+            alike; 0: it runs in every step.
+        supervised: duration of supervised training by share of the labels; it keeps the best of its steps.
         best: changes of the best student, its duration such that it takes the student's time.
+        long: duration of the best student that has more time.
         small: changes that make the student five times smaller than the teacher.
         sizes: the same by variant.
         seconds: rough cost of a teacher, a student and a supervised training, and of generating the data.
@@ -39,8 +42,10 @@ class Scale(NamedTuple):
 
     seeds: int
     short_share: float
-    supervised: str
+    views: int
+    supervised: dict[float, str]
     best: dict[str, Any]
+    long: str
     small: dict[str, Any]
     sizes: dict[str, dict[str, Any]]
     seconds: dict[str, float]
@@ -52,6 +57,10 @@ def size(width: int, depth: int, *, heads: int = 4, ratio: float = 2, tokenizer=
     of = "student.encoder.transformer"
     found = {f"{of}.width": width, f"{of}.depth": depth, f"{of}.heads": heads, f"{of}.mlp": round(ratio * width)}
     return found | ({f"{of}.tokenizer": tokenizer} if tokenizer else {})
+
+
+def _same(duration: str) -> dict[float, str]:
+    return dict.fromkeys(variants.FRACTIONS, duration)
 
 
 _CPU_SIZES = {
@@ -68,28 +77,28 @@ _PAPER_SIZES = {
 }
 SCALES = {
     "smoke": Scale(
-        1, 0.5, "2 steps", {"inputs.accel.bands": "low+high+envelope", "student.regression_weight": 1.0, "teacher.cached_views": 2,
-                         "student.train.ema_decay": 0.9}, size(16, 1, heads=2),
+        1, 0.5, 0, _same("2 steps"), {"inputs.accel.bands": "low+high+envelope", "student.regression_weight": 1.0, "teacher.cached_views": 2,
+                         "student.train.ema_decay": 0.9}, "3 steps", size(16, 1, heads=2),
         {name: size(8 * k, 1, heads=2) for k, name in enumerate(_CPU_SIZES, 1)},
-        {"data": 1, "teacher": 3, "student": 3, "supervised": 2, "embed": 1},
-        leave_out=("supervised-[sr]*", "supervised-hr-0.01", "supervised-hr-0.1", "lambda-*", "temperature-*", "regression-mse",
+        {"data": 1, "teacher": 3, "student": 3, "supervised": 2, "long": 3, "embed": 1},
+        leave_out=("student-long", "supervised-[sr]*", "supervised-hr-0.01", "supervised-hr-0.1", "lambda-*", "temperature-*", "regression-mse",
                    "only-*", "without-[gcm]*", "augment-n*", "from-teacher-contrastive", "trained-25hz-*", "teacher-efficientnet", "from-teacher-efficientnet",
                    "teacher-contrastive-segment", "from-teacher-contrastive-segment", "size-*h", "size-e*",
                    "applied-[258o]*", "trained-[68o]*", "trained-50hz"),
     ),
     "cpu": Scale(
-        3, 0.5, "400 steps",
-        {"inputs.accel.bands": "low+high+envelope", "student.regression_weight": 1.0, "student.drop_fraction": 0.5,
-         "teacher.cached_views": 4, "student.train.ema_decay": 0.99, "student.train.duration": "2000 steps"},
+        3, 0.4, 2, {0.001: "150 steps", 0.01: "150 steps", 0.1: "300 steps", 1.0: "600 steps"},
+        {"inputs.accel.bands": "low+high+envelope", "student.regression_weight": 1.0, "student.train.ema_decay": 0.99,
+         "student.train.duration": "900 steps"}, "6000 steps",
         _CPU_SIZES["size-5th"], _CPU_SIZES,
-        {"data": 60, "teacher": 90, "student": 220, "supervised": 50, "embed": 25},
+        {"data": 60, "teacher": 100, "student": 220, "supervised": 80, "long": 1400, "embed": 25},
     ),
     "full": Scale(
-        3, 0.25, "20 epochs",
+        3, 0.25, 0, _same("20 epochs"),
         {"inputs.accel.bands": "low+high+envelope", "student.regression_weight": 1.0, "student.drop_fraction": 0.5,
-         "teacher.cached_views": 4, "student.train.ema_decay": 0.999, "student.train.duration": "200 epochs"},
+         "teacher.cached_views": 4, "student.train.ema_decay": 0.999, "student.train.duration": "200 epochs"}, "1000 epochs",
         _PAPER_SIZES["size-5th"], _PAPER_SIZES,
-        {"data": 3000, "teacher": 8000, "student": 14_000, "supervised": 1500, "embed": 300},
+        {"data": 3000, "teacher": 8000, "student": 14_000, "supervised": 1500, "long": 70_000, "embed": 300},
     ),
 }  # fmt: skip
 
@@ -193,7 +202,8 @@ def all_variants(scale: Scale) -> Iterator[Variant]:
         variants.TEACHERS, variants.MAIN, variants.SUPERVISED, (variants.REFERENCE,), variants.OBJECTIVES,
         variants.AUGMENTED, variants.TAUGHT, variants.LESSER, variants.SIZES,
     )  # fmt: skip
-    own = {"student-best": scale.best, "student-small": scale.small, **scale.sizes}
+    longer = scale.best | {"student.train.duration": scale.long}
+    own = {"student-best": scale.best, "student-long": longer, "student-small": scale.small, **scale.sizes}
     for group in groups:
         for variant in group:
             yield variant._replace(changes=variant.changes | own.get(variant.name, {}))
@@ -265,10 +275,13 @@ class _Maker:
             changes["stages"] = ("teacher",)
         else:
             changes["stages"] = ("student",)
+            if variant.changes.get("student.objective", "distillation") == "distillation":
+                changes["teacher.cached_views"] = self._scale.views
             if variant.short:
                 changes["student.train.duration"] = _share(config.student.train.duration, self._scale.short_share)
             if variant.changes.get("student.objective") == "supervised":
-                changes |= {"student.train.duration": self._scale.supervised, "student.supervised.subset": seed}
+                fraction = variant.changes["student.supervised.label_fraction"]
+                changes |= {"student.train.duration": self._scale.supervised[fraction], "student.supervised.subset": seed}
         with config.unlocked(), config.ignore_type():
             config.update_from_flattened_dict(changes | variant.changes)
         configs.validate(config)
@@ -281,6 +294,8 @@ class _Maker:
             return embedding
         if variant.name.startswith("supervised"):
             return embedding + seconds["supervised"]
+        if variant.name == "student-long":
+            return embedding + seconds["long"]
         return embedding + seconds[variant.kind] * (self._scale.short_share if variant.short else 1.0)
 
 
@@ -288,7 +303,7 @@ def _decisive(config: Any, kind: str) -> dict[str, Any]:
     """What of a config decides a job's result, besides what the job builds on."""
     kept = plain(config)
     if kind == "teacher":
-        del kept["student"], kept["inputs"]["accel"]
+        del kept["student"], kept["inputs"]["accel"], kept["teacher"]["cached_views"]
     else:
         joint = config.student.objective == "joint"
         needed = ("cached_views", "encoder") if joint else ("cached_views",)

@@ -24,6 +24,7 @@ from accdistill_jax.data.locking import file_lock
 from accdistill_jax.errors import UserError
 from accdistill_jax.files import write_atomically
 from accdistill_jax.interrupt import Interruption
+from accdistill_jax.reproduce.devices import keep_to_cores
 
 FINISHED, ERROR, LOG = "finished.json", "error.txt", "log.txt"
 _REASON_CHARACTERS = 500
@@ -69,6 +70,7 @@ class Orders:
 def main(argv: Sequence[str]) -> None:
     """Does jobs until there are no more."""
     work, descriptor = argv
+    keep_to_cores()
     os.set_inheritable(int(descriptor), False)
     replies = os.fdopen(int(descriptor), "w", buffering=1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # between jobs; the parent decides what a Ctrl-C means

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import types
 
 import pytest
@@ -35,12 +36,30 @@ def test_every_gpu_has_a_worker(has):
 
 
 def test_a_cpu_has_one_unless_more_are_asked_for_and_a_tpu_one(has):
-    has("cpu", 4)
-    assert devices.worker_environments(None) == [{}] and devices.worker_environments(2) == [{}, {}]
+    has("cpu", 1)
+    assert devices.worker_environments(None) == [{}]
     has("tpu", 4)
     assert devices.worker_environments(None) == [{}]
     with pytest.raises(UserError, match="--workers 2: the chips of a TPU"):
         devices.worker_environments(2)
+
+
+def test_several_workers_on_a_cpu_share_out_its_cores(has, monkeypatch):
+    has("cpu", 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {7, 1, 2, 3, 5}, raising=False)
+    assert [one[devices.CORES] for one in devices.worker_environments(2)] == ["1,2,3", "5,7"]
+    assert devices.worker_environments(6) == [{}] * 6  # of too few cores none is anyone's own
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system shares out no cores")
+def test_a_worker_keeps_to_its_cores():
+    core = min(os.sched_getaffinity(0))
+    program = (
+        "import os; from accdistill_jax.reproduce.devices import keep_to_cores; keep_to_cores(); print(os.sched_getaffinity(0))"
+    )
+    own = os.environ | {devices.CORES: str(core)}
+    said = subprocess.run([sys.executable, "-c", program], env=own, capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == f"{{{core}}}"
 
 
 def test_the_parent_keeps_to_the_cpu(monkeypatch):
