@@ -144,9 +144,10 @@ class _Board:
     and the training would wait for it for ever."""
 
     def __init__(self, folder: Path, *, first_step: int):
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-        from tensorboardX.proto.summary_pb2 import Summary
+        with _hidden("torch"):  # where it is installed the library imports it, for seconds, and makes no use of it here
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto.event_pb2 import Event, SessionLog
+            from tensorboardX.proto.summary_pb2 import Summary
 
         self._event, self._summary = Event, Summary
         folder.mkdir(parents=True, exist_ok=True)
@@ -164,6 +165,19 @@ class _Board:
 
     def close(self) -> None:
         self._file.close()
+
+
+@contextlib.contextmanager
+def _hidden(package: str) -> Iterator[None]:
+    """Lets what is imported inside not find a package that nothing has imported yet."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None
+    try:
+        yield
+    finally:
+        del sys.modules[package]
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:

@@ -32,7 +32,7 @@ from accdistill_jax.interrupt import Interrupted, Interruption
 from accdistill_jax.mirror import Mirror, is_address, staging_folder
 from accdistill_jax.parallel import Parallel
 from accdistill_jax.peers import Peers
-from accdistill_jax.stages import embedding, pretraining, reporting, student
+from accdistill_jax.stages import embedding, pretraining, student
 from accdistill_jax.stages.context import Copies, Run, open_store
 
 _log = logging.getLogger(__name__)
@@ -89,11 +89,18 @@ def run(config, workdir: str, *, peers: Peers | None = None) -> None:
 
 def run_stages(this: Run, clock: "StageClock", interruption: Interruption) -> None:
     """The stages after the data, in order."""
+
+    def report() -> None:
+        # not above: with all that it plots with, it takes seconds to import
+        from accdistill_jax.stages import reporting
+
+        reporting.report_stage(this, durations_s=clock.seconds)
+
     stages = {
         "teacher": lambda: pretraining.run_stage(this),
         "student": lambda: student.run_stage(this),
         "evaluation": lambda: embedding.embed_stage(this),
-        "report": lambda: reporting.report_stage(this, durations_s=clock.seconds),
+        "report": report,
     }
     if not {"evaluation", "report"}.isdisjoint(this.config.stages):
         embedding.check_stores(this)  # told now, not after hours of training

@@ -138,3 +138,9 @@ def test_mistakes_about_processes(command, arguments, message):
 )
 def test_default_workdir(argument, workdir):
     assert default_workdir(argument) == workdir
+
+
+def test_what_only_the_report_needs_is_not_imported_before_training():
+    code = "import sys, accdistill_jax.run; print([m for m in ('matplotlib', 'sklearn', 'scipy.stats') if m in sys.modules])"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[]"

@@ -221,3 +221,13 @@ def test_format_seconds():
     assert [format_seconds(s) for s in (0.4, 59.4, 65, 3600, 7805)] == [
         "0 s", "59 s", "1 min 05 s", "1 h 00 min", "2 h 10 min"
     ]  # fmt: skip
+
+
+def test_tensorboards_library_does_not_bring_pytorch_along(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from accdistill_jax.metrics import MetricsWriter\n"
+        f"with MetricsWriter({str(tmp_path)!r}, 'teacher') as writer: writer.write(1, 'train', {{'loss': 1.0}})\n"
+        "print([name for name in sys.modules if name.split('.')[0] == 'torch'])"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[]" and list(tmp_path.rglob("events*"))

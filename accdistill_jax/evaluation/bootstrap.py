@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtr, stdtrit  # scipy.stats takes a second to import
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +71,6 @@ class ParticipantBootstrap:
         k = self.num_participants
         if value is None or k < 2 or len(draws) < 0.5 * self.draws:
             return Estimate(value)
-        tail = stats.norm.cdf(-np.sqrt(k / (k - 1)) * stats.t.ppf(0.975, k - 1))
+        tail = ndtr(-np.sqrt(k / (k - 1)) * stdtrit(k - 1, 0.975))
         low, high = np.quantile(draws, [tail, 1.0 - tail])
         return Estimate(value, float(low), float(high))

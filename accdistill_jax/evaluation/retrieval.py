@@ -11,8 +11,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy import stats
-from scipy.special import gammaln
+from scipy.special import betaincinv, gammaln  # scipy.stats takes a second to import
 
 from accdistill_jax.evaluation.bootstrap import Estimate, ParticipantBootstrap
 
@@ -325,6 +324,6 @@ def share(people: ParticipantBootstrap, counts: np.ndarray, *, hits: bool = True
         return estimate
     queries = np.count_nonzero(counts[:, 1])
     count = estimate.value * queries
-    low = stats.beta.ppf(0.025, count, queries - count + 1) if count > 0 else 0.0
-    high = stats.beta.ppf(0.975, count + 1, queries - count) if count < queries else 1.0
+    low = betaincinv(count, queries - count + 1, 0.025) if count > 0 else 0.0
+    high = betaincinv(count + 1, queries - count, 0.975) if count < queries else 1.0
     return Estimate(estimate.value, min(estimate.low, float(low)), max(estimate.high, float(high)))

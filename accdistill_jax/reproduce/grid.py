@@ -30,10 +30,10 @@ class Scale(NamedTuple):
         seeds: of training, for variants that have several.
         short_share: part of the student's duration that short variants get.
         views: embeddings that the frozen teacher gives of each training segment beforehand, for all students that it augments
-            alike; 0: it runs in every step.
+            alike; for short variants, which come by less often, a part of them; 0: it runs in every step.
         supervised: duration of supervised training by share of the labels; it keeps the best of its steps.
         best: changes of the best student, its duration such that it takes the student's time.
-        long: duration of the best student that has more time.
+        long: changes of the student that has more time.
         small: changes that make the student five times smaller than the teacher.
         sizes: the same by variant.
         seconds: rough cost of a teacher, a student and a supervised training, and of generating the data.
@@ -45,7 +45,7 @@ class Scale(NamedTuple):
     views: int
     supervised: dict[float, str]
     best: dict[str, Any]
-    long: str
+    long: dict[str, Any]
     small: dict[str, Any]
     sizes: dict[str, dict[str, Any]]
     seconds: dict[str, float]
@@ -78,7 +78,7 @@ _PAPER_SIZES = {
 SCALES = {
     "smoke": Scale(
         1, 0.5, 0, _same("2 steps"), {"inputs.accel.bands": "low+high+envelope", "student.regression_weight": 1.0, "teacher.cached_views": 2,
-                         "student.train.ema_decay": 0.9}, "3 steps", size(16, 1, heads=2),
+                         "student.train.ema_decay": 0.9}, {}, size(16, 1, heads=2),
         {name: size(8 * k, 1, heads=2) for k, name in enumerate(_CPU_SIZES, 1)},
         {"data": 1, "teacher": 3, "student": 3, "supervised": 2, "long": 3, "embed": 1},
         leave_out=("student-long", "supervised-[sr]*", "supervised-hr-0.01", "supervised-hr-0.1", "lambda-*", "temperature-*", "regression-mse",
@@ -87,18 +87,22 @@ SCALES = {
                    "applied-[258o]*", "trained-[68o]*", "trained-50hz"),
     ),
     "cpu": Scale(
-        3, 0.4, 2, {0.001: "150 steps", 0.01: "150 steps", 0.1: "300 steps", 1.0: "600 steps"},
+        3, 0.4, 4, {0.001: "150 steps", 0.01: "150 steps", 0.1: "300 steps", 1.0: "600 steps"},
         {"inputs.accel.bands": "low+high+envelope", "student.regression_weight": 1.0, "student.train.ema_decay": 0.99,
-         "student.train.duration": "900 steps"}, "6000 steps",
+         "student.drop_fraction": 0.5, "student.train.duration": "1640 steps"},
+        {"inputs.accel.bands": "low+high+envelope", "student.regression_weight": 1.0, "student.train.ema_decay": 0.99,
+         "student.train.duration": "6000 steps"},
         _CPU_SIZES["size-5th"], _CPU_SIZES,
         {"data": 60, "teacher": 100, "student": 220, "supervised": 80, "long": 1400, "embed": 25},
     ),
     "full": Scale(
         3, 0.25, 0, _same("20 epochs"),
         {"inputs.accel.bands": "low+high+envelope", "student.regression_weight": 1.0, "student.drop_fraction": 0.5,
-         "teacher.cached_views": 4, "student.train.ema_decay": 0.999, "student.train.duration": "200 epochs"}, "1000 epochs",
+         "teacher.cached_views": 4, "student.train.ema_decay": 0.999, "student.train.duration": "200 epochs"},
+        {"inputs.accel.bands": "low+high+envelope", "student.regression_weight": 1.0, "student.train.ema_decay": 0.999,
+         "student.train.duration": "500 epochs"},
         _PAPER_SIZES["size-5th"], _PAPER_SIZES,
-        {"data": 3000, "teacher": 8000, "student": 14_000, "supervised": 1500, "long": 70_000, "embed": 300},
+        {"data": 3000, "teacher": 8000, "student": 14_000, "supervised": 1500, "long": 80_000, "embed": 300},
     ),
 }  # fmt: skip
 
@@ -202,8 +206,7 @@ def all_variants(scale: Scale) -> Iterator[Variant]:
         variants.TEACHERS, variants.MAIN, variants.SUPERVISED, (variants.REFERENCE,), variants.OBJECTIVES,
         variants.AUGMENTED, variants.TAUGHT, variants.LESSER, variants.SIZES,
     )  # fmt: skip
-    longer = scale.best | {"student.train.duration": scale.long}
-    own = {"student-best": scale.best, "student-long": longer, "student-small": scale.small, **scale.sizes}
+    own = {"student-best": scale.best, "student-long": scale.long, "student-small": scale.small, **scale.sizes}
     for group in groups:
         for variant in group:
             yield variant._replace(changes=variant.changes | own.get(variant.name, {}))
@@ -276,7 +279,7 @@ class _Maker:
         else:
             changes["stages"] = ("student",)
             if variant.changes.get("student.objective", "distillation") == "distillation":
-                changes["teacher.cached_views"] = self._scale.views
+                changes["teacher.cached_views"] = round(self._scale.views * (self._scale.short_share if variant.short else 1.0))
             if variant.short:
                 changes["student.train.duration"] = _share(config.student.train.duration, self._scale.short_share)
             if variant.changes.get("student.objective") == "supervised":

@@ -68,7 +68,7 @@ TEACHERS = (
 MAIN = (
     Variant("student", "distilled student", seeds="all", rows="all"),
     Variant("student-best", "best student at equal training time", seeds="all", rows="all"),
-    Variant("student-long", "best student, trained longer", rows="all"),
+    Variant("student-long", "student with more bands, regression and time", rows="all"),
     Variant("student-small", "distilled student, 5x smaller", seeds="all", rows="all"),
     Variant("no-augmentation", "distilled without augmentation", changes=without_augmentation(), seeds="all", rows="all"),
     Variant("joint", "both encoders trained jointly", changes={"student.objective": "joint"}, **BASELINE),
