@@ -21,6 +21,7 @@ from accdistill_jax.errors import UserError
 
 DROPS, VIEWS = (0.0, 0.25, 0.5, 0.75), (0, 2)
 TOLERATED = 0.1  # of a time taken to be off its budget
+TARGETS = {"hr_mae": "hr_bpm", "sdnn_mae": "sdnn_ms"}  # read by linear probes
 POOL = 100  # candidates among which the right minute is sought
 
 
@@ -255,7 +256,7 @@ def _student(
 
 
 def read_student(config: Any, workdir: Path, path: str) -> dict[str, Any]:
-    """Heart rate by a linear probe and retrieval of the same minute, on validation participants.
+    """Heart rate and SDNN by linear probes and retrieval of the same minute, on validation participants.
 
     Args:
         config: of the run.
@@ -263,9 +264,9 @@ def read_student(config: Any, workdir: Path, path: str) -> dict[str, Any]:
         path: of its store.
 
     Returns:
-        hr_mae: {"student", "teacher", "mean"} mean absolute errors in beats per minute; the probe is fitted on training
-            participants, its strength chosen by cross-validation among them. top1: share of minutes that are found among
-            `POOL` by their acceleration. validation_segments.
+        hr_mae, sdnn_mae: {"student", "teacher", "mean"} mean absolute errors in beats per minute and ms; the probe is fitted
+            on training participants, its strength chosen by cross-validation among them. top1: share of minutes that are
+            found among `POOL` by their acceleration. validation_segments.
     """
     import numpy as np
 
@@ -284,21 +285,24 @@ def read_student(config: Any, workdir: Path, path: str) -> dict[str, Any]:
             for what in ("embedding", "projection")
         }
 
-    def probe_split(split: str, limit: int | None) -> ProbeSplit:
+    def probe_split(target: str, split: str, limit: int | None) -> ProbeSplit:
         (rows,) = choose_rows((store,), split, limit, seed=config.seed)
         features = {who: arrays[who, split, "embedding"] for who in (STUDENT, TEACHER)}
-        return ProbeSplit(features, store.segments["hr_bpm"][rows].astype(np.float64), store.segments["participant"][rows])
+        return ProbeSplit(features, store.segments[target][rows].astype(np.float64), store.segments["participant"][rows])
 
-    train, validation = probe_split("train", config.evaluation.train_segments), probe_split("validation", None)
-    nobody = ProbeSplit({who: x[:0] for who, x in train.features.items()}, train.target[:0], train.participant[:0])
-    probed = probe_target("hr_bpm", train=train, validation=nobody, test=validation, draws=2, seed=config.seed)
-    if probed.reason:
-        raise UserError(f"{path}: heart rate cannot be read from validation participants: {probed.reason}")
+    def errors(target: str) -> dict[str, float]:
+        train, validation = probe_split(target, "train", config.evaluation.train_segments), probe_split(target, "validation", None)
+        nobody = ProbeSplit({who: x[:0] for who, x in train.features.items()}, train.target[:0], train.participant[:0])
+        probed = probe_target(target, train=train, validation=nobody, test=validation, draws=2, seed=config.seed)
+        if probed.reason:
+            raise UserError(f"{path}: {target} cannot be read from validation participants: {probed.reason}")
+        return {who: probed.probes[who].mae.value for who in (STUDENT, TEACHER, MEAN)}
+
     ranks, _ = paired_ranks(
         normalise(arrays[STUDENT, "validation", "projection"]), normalise(arrays[TEACHER, "validation", "projection"])
     )
     return {
-        "hr_mae": {who: probed.probes[who].mae.value for who in (STUDENT, TEACHER, MEAN)},
+        **{name: errors(target) for name, target in TARGETS.items()},
         "top1": float(top1_by_pool_size(ranks, np.array([min(POOL, len(ranks))]))[0]),
         "validation_segments": len(ranks),
     }
@@ -317,6 +321,7 @@ class Summary(NamedTuple):
     off: float
     views_s: float
     hr_mae: tuple[float, float, float]
+    sdnn_mae: tuple[float, float, float]
     top1: tuple[float, float, float]
 
 
@@ -337,7 +342,7 @@ def summaries(record: Mapping[str, Any]) -> list[Summary]:
             over_seeds([one["train_s"] + one["views_s"] for one in own]),
             max(abs((one["train_s"] + one["views_s"]) / budget_s - 1.0) for one in own),
             statistics.median(one["views_s"] for one in own),
-            over_seeds([one["hr_mae"]["student"] for one in own]),
+            *(over_seeds([one[name]["student"] for one in own]) for name in TARGETS),
             over_seeds([one["top1"] for one in own]),
         )
         for (name, budget_s), own in groups.items()
@@ -362,6 +367,7 @@ def report(record: dict[str, Any]) -> str:
             f"{one.wall_s[0]:.0f}",
             f"{one.off:.0%}",
             spread(one.hr_mae, "{:.2f}"),
+            spread(one.sdnn_mae, "{:.1f}"),
             spread(one.top1, "{:.3f}"),
         ]
         for one in summaries(record)
@@ -369,15 +375,15 @@ def report(record: dict[str, Any]) -> str:
     seeds, some = len({one["seed"] for one in record["results"]}), record["results"][:1]
     header = (
         "student", "budget, s", "step, ms", "times as fast", "steps", "of the budget for views, s", "taken, s", "off the budget by up to",
-        "heart-rate error, bpm", f"found among {record['pool']}",
+        "heart-rate error, bpm", "SDNN error, ms", f"found among {record['pool']}",
     )  # fmt: skip
     out = [f"# Accuracy at equal time: {record['config']}\n\n", table(header, rows)]
     if some:
-        bounds = some[0]["hr_mae"]
+        heart, variability = (some[0][name] for name in TARGETS)
         out.append(
             f"\nMedians (smallest to largest) of {seeds} seeds, on {some[0]['validation_segments']} segments of validation "
-            f"participants. Heart-rate error of the teacher {bounds['teacher']:.2f}, of the mean {bounds['mean']:.2f}; the right "
-            f"minute by chance {1 / record['pool']:.3f}. Time leaves compilation out and counts the computation of views, which "
+            f"participants. Errors of the teacher {heart['teacher']:.2f} bpm and {variability['teacher']:.1f} ms, of the mean "
+            f"{heart['mean']:.2f} bpm and {variability['mean']:.1f} ms; the right minute by chance {1 / record['pool']:.3f}. Time leaves compilation out and counts the computation of views, which "
             f"a further student of the same teacher and seed would not need. Figure: {record['figure']}\n"
         )
     far = max((one.off for one in summaries(record)), default=0.0)
@@ -404,8 +410,8 @@ def draw(record: Mapping[str, Any]) -> Any:
 
     @styled
     def figure():
-        made, axes = panels(2, width=5.0, height=4.0)
-        for axis, quantity in zip(axes, ("hr_mae", "top1"), strict=True):
+        made, axes = panels(3, width=4.2, height=4.0)
+        for axis, quantity in zip(axes, (*TARGETS, "top1"), strict=True):
             for variant, own in lines.items():
                 own = sorted(own, key=lambda one: one.wall_s)
                 middle, low, high = zip(*(getattr(one, quantity) for one in own), strict=True)
@@ -422,9 +428,11 @@ def draw(record: Mapping[str, Any]) -> Any:
                 )
             axis.set_xlabel("training time with the teacher's views, s")
         if record["results"]:
-            axes[0].axhline(record["results"][0]["hr_mae"]["teacher"], color=GREY, linestyle=":", label="teacher")
-        axes[0].set(title="Heart-rate error, validation participants", ylabel="mean absolute error, bpm")
-        axes[1].set(title=f"Same minute found among {record['pool']}", ylabel="share of minutes")
+            for axis, name in zip(axes, TARGETS, strict=False):
+                axis.axhline(record["results"][0][name]["teacher"], color=GREY, linestyle=":", label="teacher")
+        axes[0].set(title="Heart-rate error", ylabel="mean absolute error, bpm")
+        axes[1].set(title="SDNN error", ylabel="mean absolute error, ms")
+        axes[2].set(title=f"Same minute found among {record['pool']}", ylabel="share of minutes")
         made.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
         return made
 

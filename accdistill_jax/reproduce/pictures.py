@@ -12,32 +12,19 @@ from accdistill_jax.evaluation.bootstrap import Estimate
 from accdistill_jax.evaluation.evaluate import TARGETS
 from accdistill_jax.evaluation.retrieval import top1_by_pool_size
 from accdistill_jax.evaluation.style import (
-    BLUE,
-    GREEN,
     GREY,
-    ORANGE,
-    PURPLE,
-    RED,
-    SKY,
     capital,
     panels,
     styled,
 )
-from accdistill_jax.reproduce.variants import MAE_TEACHER
-
-_COLOURS = {
-    MAE_TEACHER: BLUE, "student": ORANGE, "student-best": RED, "student-small": PURPLE, "untrained": GREEN, "joint": "#000000",
-    "no-augmentation": SKY, "accel-mae": SKY, "accel-contrastive": PURPLE, "classical": "#000000",
-    "applied-64th-g": RED, "applied-25hz-64th-g": PURPLE,
-}  # fmt: skip
-_MARKERS = "osD^vP*X"
+from accdistill_jax.reproduce.looks import look
 
 
 class Line(NamedTuple):
     """An encoder's errors by number of labelled people.
 
     Attributes:
-        name: of its variant; any other is grey and dashed.
+        name: of its variant (looks.py).
         title: in the legend.
         errors: column -> estimate; columns that it lacks are left out.
     """
@@ -62,12 +49,12 @@ def pools(
     figure, (left, right) = panels(2, width=5.6, height=4.4)
     sizes = np.unique(np.round(np.geomspace(2, n, 40)).astype(int))
     edges = np.unique(np.round(np.geomspace(1, n + 1, min(n + 1, 22))).astype(int))
-    for k, (name, own) in enumerate(ranks.items()):
-        how = {"color": colour(name), "lw": 1.8}
-        mark = _MARKERS[k % len(_MARKERS)]
+    for name, own in ranks.items():
+        how = {"color": look(name).colour, "lw": 1.8}
+        mark = look(name).marker or "."
         share = top1_by_pool_size(own, sizes)
         left.plot(sizes, np.where(share > 0, share, np.nan), **how)
-        left.plot(*zip(*measured[name], strict=True), ls="", marker=mark, ms=5, color=colour(name))
+        left.plot(*zip(*measured[name], strict=True), ls="", marker=mark, ms=5, color=look(name).colour)
         left.plot([], [], marker=mark, label=titles[name], **how)
         right.plot(edges[1:] - 1, np.cumsum(np.histogram(own, edges)[0]) / n, marker=mark, ms=3.5, **how)
     left.plot(sizes, 1 / sizes, color=GREY, lw=1.5, ls="--", label="guessing")
@@ -96,7 +83,7 @@ def bars(measures: Mapping[str, Mapping[str, tuple[float, float]]], titles: Mapp
     place = {name: k for k, name in enumerate(titles)}
     for axis, (measure, values) in zip(axes, measures.items(), strict=True):
         for name, (mean, std) in values.items():
-            axis.barh(place[name], mean, xerr=std or None, height=0.7, color=colour(name), ecolor="#222222")
+            axis.barh(place[name], mean, xerr=std or None, height=0.7, color=look(name).colour, ecolor="#222222")
             axis.annotate(f" {mean:.2g}" if abs(mean) < 1 else f" {mean:.1f}", (max(mean + std, 0.0), place[name]),
                           va="center", fontsize=9)  # fmt: skip
         ends = [mean + std for mean, std in values.values()]
@@ -124,15 +111,15 @@ def by_people(lines: Mapping[str, Sequence[Line]], columns: Sequence[str], label
             if not known:
                 continue
             known_x = np.array([x for x, _ in known]) + 0.06 * (k - (len(own) - 1) / 2)
-            style = "-" if line.name in _COLOURS else "--"
-            values, how = np.array([e.value for _, e in known]), {"color": colour(line.name), "marker": _MARKERS[k % len(_MARKERS)], "ms": 5}
+            colour, marker, style = look(line.name)
+            values, how = np.array([e.value for _, e in known]), {"color": colour, "marker": marker or ".", "ms": 5}
             alone = known[0][0] == 0  # another probe than the others'
             axis.plot(known_x[:alone], values[:alone], ls="", **how)
             axis.plot(known_x[alone:], values[alone:], ls=style, lw=1.5, **how)
             shown.setdefault(line.title, axis.plot([], [], ls=style, lw=1.5, **how)[0])
             for x, (_, estimate) in zip(known_x, known, strict=True):
                 if estimate.has_interval:
-                    axis.plot([x, x], [estimate.low, estimate.high], color=colour(line.name), lw=1.2, alpha=0.7)
+                    axis.plot([x, x], [estimate.low, estimate.high], color=colour, lw=1.2, alpha=0.7)
         words, unit = TARGETS.get(target, (target, ""))
         axis.set_xticks(range(len(columns)), columns)
         axis.set(xlabel=label, ylim=(0, None), xlim=(-0.4, len(columns) - 0.6))
@@ -140,8 +127,3 @@ def by_people(lines: Mapping[str, Sequence[Line]], columns: Sequence[str], label
         axis.set_title(capital(words))
     figure.legend(shown.values(), shown.keys(), loc="outside upper center", ncols=3, fontsize=9)
     return figure
-
-
-def colour(name: str) -> str:
-    """The colour that a variant has in all of these figures."""
-    return _COLOURS.get(name, GREY)

@@ -21,16 +21,14 @@ from accdistill_jax.evaluation.style import (
     panels,
     styled,
 )
+from accdistill_jax.reproduce.looks import look
 from accdistill_jax.reproduce.probe_scores import Score, Scores
 from accdistill_jax.reproduce.wording import count
 
-_LINES = {  # colour, marker, line: students are drawn through, baselines dashed
-    "teacher-mae": (BLUE, "", "-"), "mean": (GREY, "", ":"), "student": (ORANGE, "o", "-"), "student-best": (RED, "D", "-"),
-    "student-small": ("#8C6D1F", "v", "-"), "accel-mae": (SKY, "s", "--"), "accel-contrastive": (PURPLE, "^", "--"),
-    "accel-contrastive-segment": ("#882255", "P", "--"), "supervised": ("#000000", "X", "--"),
-    "classical-boosting": (GREEN, "*", "--"),
-}  # fmt: skip
-DRAWN = tuple(_LINES)
+DRAWN = (
+    "teacher-mae", "mean", "student", "student-best", "student-long", "student-small", "accel-mae", "accel-contrastive",
+    "accel-contrastive-segment", "supervised", "classical-boosting",
+)  # fmt: skip
 _SERIES = ((ORANGE, "o"), (BLUE, "D"))
 
 
@@ -69,7 +67,7 @@ def by_fraction(scores: Scores, titles: Mapping[str, str], fractions: Sequence[f
             found = {f: score for f in fractions if (score := scores.error(target, f, name)) is not None}
             if not found:
                 continue
-            colour, marker, line = _LINES[name]
+            colour, marker, line = look(name)
             x = np.array(list(found)) * 1.04 ** (place - len(names) / 2)
             y, e = ([getattr(score, what) for score in found.values()] for what in ("value", "std"))
             handles[titles[name]] = axis.errorbar(

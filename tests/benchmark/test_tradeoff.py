@@ -19,7 +19,8 @@ from configs import distill
 def result(name: str, *, seed: int, budget_s: float = 10.0, mae: float = 5.0, views_s: float = 0.0) -> dict:
     return {
         "variant": name, "budget_s": budget_s, "seed": seed, "steps": 100, "train_s": budget_s - views_s, "views_s": views_s,
-        "hr_mae": {"student": mae, "teacher": 1.0, "mean": 9.0}, "top1": 0.3, "validation_segments": 200,
+        "hr_mae": {"student": mae, "teacher": 1.0, "mean": 9.0}, "sdnn_mae": {"student": 15.0, "teacher": 11.0, "mean": 18.0},
+        "top1": 0.3, "validation_segments": 200,
     }  # fmt: skip
 
 
@@ -36,9 +37,9 @@ def record(tmp_path) -> dict:
 def test_the_table_says_medians_over_seeds_and_what_is_left_out(record):
     text = tradeoff.report(json.loads(json.dumps(record)))
     rows = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in text.splitlines() if "|" in line}
-    assert rows["0% dropped, teacher in every step"] == ["10", "100", "1.00", "100", "0", "10", "0%", "6.00 (5.00 to 7.00)", "0.300 (0.300 to 0.300)"]
+    assert rows["0% dropped, teacher in every step"] == ["10", "100", "1.00", "100", "0", "10", "0%", "6.00 (5.00 to 7.00)", "15.0 (15.0 to 15.0)", "0.300 (0.300 to 0.300)"]
     assert rows["50% dropped, 2 views once"][:6] == ["10", "40", "2.50", "100", "3", "10"]
-    assert "of the teacher 1.00, of the mean 9.00" in text and "0.5/4 is left out at 10 s" in text
+    assert "of the teacher 1.00 bpm and 11.0 ms, of the mean 9.00 bpm and 18.0 ms" in text and "0.5/4 is left out at 10 s" in text
 
 
 def test_times_that_are_not_equal_are_told(record):
@@ -51,7 +52,7 @@ def test_times_that_are_not_equal_are_told(record):
 def test_the_figure_has_a_line_per_variant(record, tmp_path):
     figure = tradeoff.draw(record)
     figure.savefig(tmp_path / "figure.png")
-    assert [len(axis.containers) for axis in figure.axes] == [2, 2]
+    assert [len(axis.containers) for axis in figure.axes] == [2, 2, 2]
     assert "50% dropped, 2 views once" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
@@ -93,7 +94,7 @@ def test_students_are_trained_once_and_read_on_validation_participants(smoke_sto
     assert plain["views_s"] == 0 < lean["views_s"] and set(record["views_s"]) == {"2"}
     opened = Store.open(store)
     assert plain["validation_segments"] == len(opened.indices("validation"))
-    assert all(np.isfinite(one["hr_mae"]["student"]) and 0 <= one["top1"] <= 1 for one in record["results"])
+    assert all(np.isfinite(one["hr_mae"]["student"] + one["sdnn_mae"]["student"]) and 0 <= one["top1"] <= 1 for one in record["results"])
     assert plain["hr_mae"]["teacher"] == lean["hr_mae"]["teacher"]
     assert Path(record["figure"]).read_bytes().startswith(b"\x89PNG")
 
