@@ -52,7 +52,7 @@ EXPERIMENTS = (
                "measure_sweeps:objectives"),
     Experiment("augmentations", "One augmentation at a time", (v.REFERENCE.name, *_names(v.AUGMENTED)),
                "measure_sweeps:augmentations"),
-    Experiment("teachers", "Other teachers, other students", (*_names(v.TEACHERS), v.REFERENCE.name, *_names(v.TAUGHT)),
+    Experiment("teachers", "Other teachers, other students", (*_names(v.TEACHERS), v.REFERENCE.name, *_names(v.TAUGHT), "accel-mae"),
                "measure_sweeps:teachers"),
     Experiment("sizes", "Smaller students", (v.MAE_TEACHER, "student", "student-small", "accel-mae", v.REFERENCE.name, *_names(v.SIZES)),
                "measure_sweeps:sizes"),

@@ -54,7 +54,7 @@ def teachers(bench: Bench, experiment: Experiment) -> Part:
     }
     tables = [
         sweep_table(found, f"The teachers themselves, from the PPG. {CAPTION}", own, compared=False),
-        sweep_table(found, f"Their students, from acceleration. {CAPTION}", students, more=more),
+        sweep_table(found, f"Their students, from acceleration, and (trained for the full duration) a baseline without a teacher. {CAPTION}", students, more=more),
     ]
     return _part(experiment, found, tables=tables, shown=students, claims=(_generality(bench, experiment, found, students),))
 
