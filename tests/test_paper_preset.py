@@ -29,7 +29,7 @@ def paper(store, **changes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float32", marks=pytest.mark.long)])
 def test_teacher_and_student_train(smoke_store, tmp_path, dtype):
     run(paper(smoke_store, **{"runtime.compute_dtype": dtype}), tmp_path)
     for stage in ("teacher", "student"):
