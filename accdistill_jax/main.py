@@ -17,6 +17,7 @@ from accdistill_jax import early_stop  # isort: skip
 if __name__ == "__main__":
     early_stop.install()
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -25,6 +26,7 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -85,7 +87,7 @@ def main(argv: Sequence[str]) -> int:
             peers.close()
             distributed.stop()
     except BaseException as error:
-        return _end(error, peers)
+        _end(error, peers)
     return ExitStatus.FINISHED
 
 
@@ -94,15 +96,15 @@ def _on_notice(notice: str) -> None:
     interrupt.request(signal.SIGTERM)
 
 
-def _end(error: BaseException, peers) -> int:
-    """Says what ended the run, to the user and to the run's other processes; returns the exit status."""
+def _end(error: BaseException, peers) -> NoReturn:
+    """Says what ended the run, to the user and to the run's other processes, and ends the process with its exit status."""
     several = peers is not None and peers.count > 1
     status, line = _outcome(error, several=several)
     if not several:
         if status is None:
             raise error
         print(line, file=sys.stderr)
-        return status
+        _leave(status)
     if status is None or status == ExitStatus.RELAUNCH:
         try:
             peers.explain(error)  # ends this process where the loss of another one is the cause
@@ -114,8 +116,16 @@ def _end(error: BaseException, peers) -> int:
     print(line, file=sys.stderr, flush=True)
     peers.leave(status, line.removeprefix("error: "))
     peers.outlast(_OUTLAST_S)
-    sys.stdout.flush()
-    os._exit(status)  # the libraries' own way out waits for processes that do not come
+    _leave(status)
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends this process without the libraries' own way out: it waits for processes that do not come, and what a stop left
+    computing in the background crashes when the interpreter takes down what it uses."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(status)
 
 
 def _outcome(error: BaseException, *, several: bool) -> tuple[int | None, str]:

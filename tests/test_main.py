@@ -92,6 +92,8 @@ STAND_IN = textwrap.dedent("""
         ("raise Interrupted('stopped', 15)", 143, "", "stopped\n"),
         ("raise Interrupted('stopped', 2)", 130, "", "stopped\n"),
         ("raise KeyboardInterrupt", 130, "", "stopped by SIGINT\n"),
+        # what computes in the background would crash while the interpreter takes itself down
+        ("import atexit; atexit.register(print, 'taken down'); raise Interrupted('stopped', 15)", 143, "", "stopped\n"),
         (
             "import jax; raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: 9 GB')",
             2,
