@@ -51,7 +51,7 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, 
 _DISTRIBUTED = flags.DEFINE_enum(
     "distributed", "auto", ["auto", "off"], "auto: join the other processes of a TPU slice or SLURM step; off: run alone."
 )
-_OVERRIDE = re.compile(r"--?config\.([^=]+)(=.*)?", re.DOTALL)
+_OVERRIDE = re.compile(r"--?config\.([^=]*)(=.*)?", re.DOTALL)
 _OUTLAST_S = 20.0  # for the others to notice a stop where they are: in a compilation, say
 _HELP = ("--help", "-help", "--helpshort", "-h", "-?", "--helpfull")
 

@@ -25,6 +25,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from accdistill_jax import config as configs
 from accdistill_jax import distributed
+from accdistill_jax.checkpoint import load_params
 from accdistill_jax.data.store import Store
 from accdistill_jax.errors import UserError
 from accdistill_jax.files import remove_leftovers, write_atomically
@@ -62,6 +63,7 @@ def run(config, workdir: str, *, peers: Peers | None = None) -> None:
         # what can be told at once comes first: a work directory is claimed only by a run that can begin
         check_device_counts(config, parallel)
         named = tuple(open_store(path, key="data.stores", data=config.data) for path in config.data.stores)
+        check_named(config, peers)
         folder, copies = Path(workdir).absolute(), Copies()
         if is_address(os.fspath(workdir)):
             folder = staging_folder(workdir)
@@ -85,6 +87,19 @@ def run(config, workdir: str, *, peers: Peers | None = None) -> None:
             raise
         peers.from_first("copies", lambda: configs.dump(config, folder) and copies.now())
         peers.barrier("finished")
+
+
+def check_named(config, peers: Peers) -> None:
+    """Raises UserError where a teacher from elsewhere or an unseen store that the stages need is not there or damaged.
+
+    Whether they fit the data is found when there is data.
+    """
+    stages = set(config.stages)
+    if config.teacher.path and ("teacher" in stages or stages & {"student", "evaluation"} and student.needs_teacher(config)):
+        peers.from_first("config.teacher.path", lambda: load_params(Path(config.teacher.path)) and None)
+    if stages & {"evaluation", "report"}:
+        for path in config.data.unseen_stores:
+            open_store(path, key="data.unseen_stores", data=config.data)
 
 
 def run_stages(this: Run, clock: "StageClock", interruption: Interruption) -> None:

@@ -40,6 +40,7 @@ def command(repository):
             "did you mean config.student.train.learning_rate?",
         ),
         ([SMOKE, "--config.student.train", "1"], "unknown key config.student.train"),
+        ([SMOKE, "--config.=1"], "unknown key config."),
         ([SMOKE, "--config.seed=abc"], "config.seed = 'abc' must be a whole number of at least 0"),
         ([SMOKE, "--config.seed"], "--config.seed"),
         ([SMOKE, "--config.runtime.mapping=pmapp"], "did you mean pmap?"),

@@ -162,7 +162,7 @@ def test_a_wrong_teacher_is_refused(finished, smoke_config, tmp_path):
     def attempt(**changes):
         with pytest.raises(UserError) as caught:
             run(smoke_config(**{"teacher.path": str(finished / "teacher" / "export"), **changes}), tmp_path / "run")
-        shutil.rmtree(tmp_path / "run")
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
         return str(caught.value)
 
     own = fingerprints(finished)["teacher"]
@@ -259,6 +259,16 @@ def test_unseen_stores_that_do_not_fit_are_told_before_training(smoke_config, sm
     ):
         with pytest.raises(UserError, match=message):
             run(smoke_config(**{"data.unseen_stores": stores}), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [("data.unseen_stores", ("no/such/store",), "config.data.unseen_stores: there is no folder"), ("teacher.path", "README.md", "no exported parameters in README.md")],
+)
+def test_what_is_named_and_not_there_is_told_before_data_is_made(smoke_config, tmp_path, key, value, message):
+    with pytest.raises(UserError, match=message):
+        run(smoke_config(**{"data.stores": (), key: value}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_config_in_the_same_folder_is_refused_naming_the_key(copy, smoke_config, no_training):
