@@ -57,7 +57,7 @@ _HELP = ("--help", "-help", "--helpshort", "-h", "-?", "--helpfull")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Validates the config and hands over to `run.run`; returns the exit status."""
+    """Validates the config and hands over to `run.run`; returns 0, or ends the process with another exit status."""
     del argv
     peers = None
     try:

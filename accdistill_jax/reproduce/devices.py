@@ -5,8 +5,6 @@ import os
 import subprocess
 import sys
 
-import numpy as np
-
 from accdistill_jax.errors import UserError
 
 _ASK = "import jax, json; d = jax.local_devices(); print(); print(json.dumps([d[0].platform, len(d)]))"
@@ -40,7 +38,11 @@ def worker_environments(workers: int | None) -> list[dict[str, str]]:
 
 
 def keep_to_cores() -> None:
-    """Lets this process, a worker that was given some cores, run on no others; before JAX is imported, which counts them."""
+    """Lets this process, a worker that was given some cores, run on no others.
+
+    To be called before numpy, scipy and JAX are imported, which count the cores and start threads for them; hence no such
+    import here.
+    """
     if given := os.environ.get(CORES):
         os.sched_setaffinity(0, set(map(int, given.split(","))))
 
@@ -50,7 +52,9 @@ def _shared_out(workers: int) -> list[list[int]]:
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if workers == 1 or len(cores) < workers:
         return [[]] * workers
-    return [list(map(int, part)) for part in np.array_split(cores, workers)]
+    share, rest = divmod(len(cores), workers)  # the first ones get one more
+    starts = [k * share + min(k, rest) for k in range(workers + 1)]
+    return [cores[a:b] for a, b in zip(starts, starts[1:], strict=False)]
 
 
 def local_devices() -> tuple[str, int]:

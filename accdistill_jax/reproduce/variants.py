@@ -1,5 +1,6 @@
 """Which encoders the experiments compare: each a few changed keys of the base config."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 AUGMENTATIONS = ("cut_out", "magnitude_warp", "gaussian_noise", "channel_permute", "time_warp")
@@ -38,17 +39,21 @@ def without_augmentation(modality: str | None = None) -> dict[str, float]:
     """Changes that leave out all augmentations of both modalities, or of one."""
     modalities = (modality,) if modality else ("accel", "ppg")
     one_view = {"teacher.cached_views": 1} if "ppg" in modalities else {}  # they are all alike
-    return one_view | {f"student.augment.{one}.{name}.probability": 0.0 for one in modalities for name in AUGMENTATIONS}
+    return one_view | _left_out(AUGMENTATIONS, modalities)
 
 
 def only_augmentation(name: str) -> dict[str, float]:
     """Changes that leave out all augmentations but one."""
-    return {f"student.augment.{one}.{other}.probability": 0.0 for one in ("accel", "ppg") for other in AUGMENTATIONS if other != name}
+    return _left_out([other for other in AUGMENTATIONS if other != name])
 
 
 def leave_out_augmentation(name: str) -> dict[str, float]:
     """Changes that leave out one augmentation."""
-    return {f"student.augment.{modality}.{name}.probability": 0.0 for modality in ("accel", "ppg")}
+    return _left_out([name])
+
+
+def _left_out(names: Iterable[str], modalities: Iterable[str] = ("accel", "ppg")) -> dict[str, float]:
+    return {f"student.augment.{modality}.{name}.probability": 0.0 for modality in modalities for name in names}
 
 
 BASELINE = {"teacher": "", "seeds": "all", "rows": "all"}

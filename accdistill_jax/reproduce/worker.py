@@ -5,6 +5,11 @@ under way to stop as that signal would. The end of input means that the parent i
 JSON line for each job goes to the file descriptor FD; what the job prints goes to its log.txt.
 """
 
+from accdistill_jax.reproduce.devices import keep_to_cores  # isort: skip
+
+if __name__ == "__main__":
+    keep_to_cores()  # before what counts them is imported
+
 import faulthandler
 import importlib
 import json
@@ -24,7 +29,6 @@ from accdistill_jax.data.locking import file_lock
 from accdistill_jax.errors import UserError
 from accdistill_jax.files import write_atomically
 from accdistill_jax.interrupt import Interruption
-from accdistill_jax.reproduce.devices import keep_to_cores
 
 FINISHED, ERROR, LOG = "finished.json", "error.txt", "log.txt"
 _REASON_CHARACTERS = 500
@@ -70,7 +74,6 @@ class Orders:
 def main(argv: Sequence[str]) -> None:
     """Does jobs until there are no more."""
     work, descriptor = argv
-    keep_to_cores()
     os.set_inheritable(int(descriptor), False)
     replies = os.fdopen(int(descriptor), "w", buffering=1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # between jobs; the parent decides what a Ctrl-C means
