@@ -55,11 +55,12 @@ def test_several_workers_on_a_cpu_share_out_its_cores(has, monkeypatch):
 def test_a_worker_keeps_to_its_cores():
     core = min(os.sched_getaffinity(0))
     program = (
-        "import os; from accdistill_jax.reproduce.devices import keep_to_cores; keep_to_cores(); print(os.sched_getaffinity(0))"
+        "import os, sys; from accdistill_jax.reproduce.devices import keep_to_cores; keep_to_cores(); print(os.sched_getaffinity(0)); "
+        "print('numpy' in sys.modules)"  # it would have counted all cores
     )
     own = os.environ | {devices.CORES: str(core)}
     said = subprocess.run([sys.executable, "-c", program], env=own, capture_output=True, text=True, check=True)
-    assert said.stdout.strip() == f"{{{core}}}"
+    assert said.stdout.split() == [f"{{{core}}}", "False"]
 
 
 def test_the_parent_keeps_to_the_cpu(monkeypatch):
