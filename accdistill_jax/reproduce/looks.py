@@ -1,4 +1,4 @@
-"""How an encoder is drawn, the same in every figure."""
+"""How an encoder is drawn, the same in every figure that tells encoders apart by colour."""
 
 from typing import NamedTuple
 
@@ -20,6 +20,11 @@ LOOKS = {
     "student-best": Look(RED, "D", "-"),
     "student-long": Look("#6B1D1D", "p", "-"),
     "student-small": Look("#8C6D1F", "v", "-"),
+    "student-short": Look("#4B5D8F", "d", "-"),
+    "size-20th": Look(PURPLE, "o", "-"),
+    "size-5th": Look("#882255", "o", "-"),
+    "size-half": Look("#000000", "o", "-"),
+    "size-equal": Look(GREEN, "o", "-"),
     "no-augmentation": Look("#D6739B", "h", "-"),
     "applied-64th-g": Look(RED, "d", "-"),
     "applied-25hz-64th-g": Look(PURPLE, "<", "-"),

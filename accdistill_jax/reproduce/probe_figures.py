@@ -11,12 +11,8 @@ from accdistill_jax.evaluation.bootstrap import Estimate
 from accdistill_jax.evaluation.evaluate import TARGETS
 from accdistill_jax.evaluation.style import (
     BLUE,
-    GREEN,
     GREY,
     ORANGE,
-    PURPLE,
-    RED,
-    SKY,
     capital,
     panels,
     styled,
@@ -140,10 +136,9 @@ def by_parameters(
     figure, axes = panels(len(scores), width=4.1, height=4.4)
     handles = {}
     for axis, (target, errors) in zip(axes, scores.items(), strict=True):
-        for k, (name, score) in enumerate(errors.items()):
-            colour = (ORANGE, RED, PURPLE, GREEN, "#8C6D1F", "#000000")[k % 6]
+        for name, score in errors.items():
+            colour = look(name).colour
             if name in lines:
-                colour = BLUE if name.startswith("teacher") else SKY
                 handles[titles[name]] = axis.axhline(score.value, color=colour, lw=1.5, ls="--")
             elif name in parameters:
                 if score.estimate.has_interval:
