@@ -2,12 +2,14 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from typing import ClassVar
 
 # A signal that several senders pass on (terminal, launcher, service manager) comes more than once within moments.
 SAME_SIGNAL_S = 0.3
+_AGAIN_S = 0.05
 
 
 class Interrupted(KeyboardInterrupt):
@@ -44,6 +46,7 @@ class Interruption:
         self._former: dict[int, object] = {}
         self._received_at: float | None = None
         self._asked_by_request = False
+        self._again: threading.Timer | None = None
 
     @property
     def requested(self) -> bool:
@@ -52,11 +55,17 @@ class Interruption:
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():
             self._former = {s: signal.signal(s, self._handle) for s in self.SIGNALS}
+            self._former_hook, sys.unraisablehook = sys.unraisablehook, self._lost
         self._active.append(self)
         return self
 
     def __exit__(self, *exception) -> None:
         self._active.remove(self)
+        if self._again is not None:
+            self._again.cancel()
+            self._again.join()
+        if self._former:
+            sys.unraisablehook = self._former_hook
         for number, handler in self._former.items():
             signal.signal(number, handler)
 
@@ -79,6 +88,15 @@ class Interruption:
                 os.write(2, b"\nstopping after this step; the same signal again stops at once\n")
         if self._at_once:
             self.raise_if_requested("what is finished is kept")
+
+    def _lost(self, unraisable) -> None:
+        """Has the signal delivered again whose exception Python would print and forget: in finalisers, and in callbacks of weak
+        references and of the garbage collector."""
+        if not isinstance(unraisable.exc_value, Interrupted):
+            return self._former_hook(unraisable)
+        self._asked_by_request = True
+        self._again = threading.Timer(_AGAIN_S, os.kill, (os.getpid(), self.signal_number))  # not in here, where it is lost too
+        self._again.start()
 
     def request(self, number: int) -> None:
         """Asks the work inside to stop as the signal `number` would; from any thread. It does not count as a signal."""

@@ -1,3 +1,4 @@
+import gc
 import os
 import signal
 import subprocess
@@ -5,6 +6,7 @@ import sys
 import textwrap
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -21,6 +23,34 @@ def test_a_signal_is_remembered_and_raised_when_asked(number):
         with pytest.raises(Interrupted, match=f"stopped by {number.name}; step 7 is saved") as caught:
             interruption.raise_if_requested("step 7 is saved")
     assert caught.value.signal_number == number
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("place", ["collector", "finaliser", "weak reference"])
+def test_a_signal_where_python_swallows_exceptions_is_raised_after_it(place):
+    """Python would print the exception and go on."""
+    hook, sent = sys.unraisablehook, []
+
+    def send(*_):
+        if not sent:
+            sent.append(True)
+            os.kill(os.getpid(), signal.SIGINT)
+            sum(range(1000))  # the handler runs in here
+
+    thing = type("Thing", (), {"__del__": send} if place == "finaliser" else {})()
+    reference = weakref.ref(thing, send) if place == "weak reference" else None
+    if place == "collector":
+        gc.callbacks.append(send)
+    try:
+        with pytest.raises(Interrupted), Interruption(at_once=True):
+            del thing
+            gc.collect()
+            time.sleep(5.0)
+            pytest.fail("nothing was raised")
+    finally:
+        if place == "collector":
+            gc.callbacks.remove(send)
+    assert sent and sys.unraisablehook is hook and (reference is None or reference() is None)
 
 
 def test_former_handlers_are_back_afterwards():
