@@ -152,6 +152,7 @@ def connect_copies(
 
 
 KEPT_FROM_S = 0.5  # programs that take less to compile are not kept
+_ENABLED_BY_JAX = jax.config.jax_enable_compilation_cache
 
 
 def use_compilation_cache(choice: str) -> None:
@@ -161,7 +162,7 @@ def use_compilation_cache(choice: str) -> None:
 
     Args:
         choice: the folder; "" is the one that JAX is set to already (JAX_COMPILATION_CACHE_DIR), else one of the user's;
-            "off" is none.
+            "off" is none, until a later call in the process chooses otherwise.
 
     Raises:
         UserError: a folder that was asked for cannot be made.
@@ -169,9 +170,8 @@ def use_compilation_cache(choice: str) -> None:
     before = jax.config.jax_compilation_cache_dir, jax.config.jax_enable_compilation_cache
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", KEPT_FROM_S)
-    if choice == "off":
-        jax.config.update("jax_enable_compilation_cache", False)
-    elif choice:
+    jax.config.update("jax_enable_compilation_cache", choice != "off" and (bool(choice) or _ENABLED_BY_JAX))
+    if choice and choice != "off":
         if not is_address(choice):
             try:
                 Path(choice).expanduser().mkdir(parents=True, exist_ok=True)
@@ -181,7 +181,7 @@ def use_compilation_cache(choice: str) -> None:
                 ) from problem
             choice = os.path.abspath(os.path.expanduser(choice))
         jax.config.update("jax_compilation_cache_dir", choice)
-    elif before[0] is None:
+    elif not choice and before[0] is None:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(folder / "accdistill_jax" / "xla"))
     if before != (jax.config.jax_compilation_cache_dir, jax.config.jax_enable_compilation_cache):

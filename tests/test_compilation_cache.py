@@ -48,6 +48,17 @@ def test_programs_are_kept_in_the_folder_and_a_torn_one_is_compiled_anew(tmp_pat
         assert compute() == 3.0
 
 
+def test_off_holds_for_one_run_of_the_process(tmp_path):
+    """A run with the cache off used to turn it off for all that followed it."""
+    use_compilation_cache("off")
+    use_compilation_cache(str(tmp_path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    assert compute() == 3.0 and entries(tmp_path)
+    use_compilation_cache("off")
+    use_compilation_cache("")
+    assert jax.config.jax_enable_compilation_cache
+
+
 def test_off_keeps_nothing(tmp_path):
     use_compilation_cache(str(tmp_path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
