@@ -11,11 +11,25 @@ from typing import Any
 from accdistill_jax import config as configs
 from accdistill_jax.errors import UserError
 
-_OVERRIDE = re.compile(r"--config\.([^=]+)=(.*)", re.DOTALL)
+OVERRIDE = re.compile(r"--config\.([^=]+)=(.*)", re.DOTALL)
+
+
+def parse_overridable(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """What the parser knows, and the overrides of the config among what it does not.
+
+    They are taken out first: argparse has words with a space, as `--config.student.train.duration=300 steps`, for values of the option
+    before them.
+
+    Returns:
+        The namespace, and what is for `load_config`: "--config.KEY=VALUE" each, then what nobody knows.
+    """
+    overrides = [word for word in argv if OVERRIDE.fullmatch(word)]
+    known, unknown = parser.parse_known_args([word for word in argv if not OVERRIDE.fullmatch(word)])
+    return known, overrides + unknown
 
 
 def add_config(parser: argparse.ArgumentParser, default: str) -> None:
-    """Adds --config; what the parser does not know is for `load_config`."""
+    """Adds --config; overrides of it are for `parse_overridable`."""
     parser.add_argument("--config", default=default, metavar="FILE[:PRESET]", help=f"(default {default})")
 
 
@@ -41,7 +55,7 @@ def load_config(argument: str, overrides: Sequence[str]) -> Any:
         raise UserError(f"config {argument}: {problem}") from problem
     known = configs.flatten(config)
     for text in overrides:
-        found = _OVERRIDE.fullmatch(text)
+        found = OVERRIDE.fullmatch(text)
         if found is None:
             raise UserError(f"unknown argument {text!r}; see --help")
         if found[1] not in known:

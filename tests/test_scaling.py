@@ -22,7 +22,7 @@ from accdistill_jax.scaling import flops, hardware, model, program, tables, traf
 from configs import distill
 
 SAMPLES, CHANNELS = 240, 2
-TRANSFORMER = TransformerEncoder(patch=20, width=24, depth=2, heads=2, mlp=40, tokenizer=((4, 6), (10, 8)), output=12)
+TRANSFORMER = TransformerEncoder(patch=20, width=24, depth=2, heads=2, mlp=40, tokenizer=((5, 6), (10, 8)), output=12)
 EFFICIENTNET = EfficientNetEncoder(
     stem=(8, 7, 2), stages=(Stage(8, 1, 1, 3, 1), Stage(20, 2, 2, 5, 3)), head=16, output=6
 )
@@ -54,7 +54,8 @@ def traced_flops(jaxpr) -> int:
 def forward_flops(module, *arguments) -> int:
     """Per segment, of a module applied to `arguments` with batches of 3."""
     variables = jax.eval_shape(module.init, jax.random.key(0), *arguments)
-    traced = jax.make_jaxpr(lambda v: module.apply(v, *[jnp.zeros(a.shape, a.dtype) for a in arguments]))(variables)
+    with ops.tracing_for("tpu"):  # of the model, not of how the CPU goes about it
+        traced = jax.make_jaxpr(lambda v: module.apply(v, *[jnp.zeros(a.shape, a.dtype) for a in arguments]))(variables)
     return traced_flops(traced.jaxpr) / 3
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from accdistill_jax.config_arguments import parse_overridable
 from accdistill_jax.errors import ExitStatus, UserError
 
 COMMANDS = {
@@ -26,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     """Parses the command line and runs it; returns the exit status."""
     try:
         chosen = next((word for word in argv if word in COMMANDS), None)
-        arguments, rest = build_parser(chosen).parse_known_args(argv)
+        arguments, rest = parse_overridable(build_parser(chosen), argv)
         arguments.overrides = rest
         command = _module(arguments.command)
         check_writable(arguments.json)

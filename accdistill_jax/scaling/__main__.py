@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from accdistill_jax.config_arguments import add_config, load_config
+from accdistill_jax.config_arguments import add_config, load_config, parse_overridable
 from accdistill_jax.errors import ExitStatus, UserError
 
 MFU_HELP = (
@@ -20,7 +20,7 @@ MFU_HELP = (
 def main(argv: Sequence[str]) -> int:
     """Parses the command line and runs it; returns the exit status."""
     try:
-        arguments, rest = build_parser().parse_known_args(argv)
+        arguments, rest = parse_overridable(build_parser(), argv)
         arguments.loaded = load_config(arguments.config, rest)
         arguments.run(arguments)
     except UserError as error:
