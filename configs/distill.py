@@ -91,7 +91,9 @@ def get_config(preset="default"):
             ),
         )
     )
-    if not paper:
+    if paper:
+        config.data.synthetic.ppg_channels = 4  # as the predecessor's sensor, arXiv 2312.05409
+    else:
         small(config)
     if preset == "hour":
         hour(config)

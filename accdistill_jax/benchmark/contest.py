@@ -39,8 +39,9 @@ class Worker:
             cores: it may run on, which it sets itself by the order; empty: all of this process's.
             patience_s: how long `answer` waits.
         """
-        # without jax's filter the last line of a traceback is the error
-        environment = os.environ | {"JAX_TRACEBACK_FILTERING": "off"} | dict(environment or {})
+        # without jax's filter the last line of a traceback is the error; several processes share a device's memory
+        shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
+        environment = shared | {"JAX_TRACEBACK_FILTERING": "off"} | dict(environment or {})
         self._errors, self._patience_s = tempfile.TemporaryFile("w+"), patience_s
         self._process = subprocess.Popen(
             [sys.executable, "-m", module],

@@ -9,6 +9,7 @@ import math
 import re
 from typing import Any
 
+from accdistill_jax import host_memory
 from accdistill_jax.benchmark.contest import Skipped, serve
 
 try:
@@ -144,9 +145,14 @@ def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
 
     config = order["config"]
     check_supported(config)
-    cuda = torch.cuda.is_available()
-    if order["accelerator"] and not cuda:
-        raise Skipped("this PyTorch does not see the accelerator")
+    if order["accelerator"]:
+        if not torch.cuda.is_available():
+            raise Skipped("this PyTorch does not see the accelerator")
+        if torch.cuda.device_count() > 1:
+            raise Skipped(f"it is written for one device and there are {torch.cuda.device_count()}: set CUDA_VISIBLE_DEVICES=0")
+        torch.set_float32_matmul_precision("high")  # TF32, as JAX multiplies float32 on such a device
+    else:
+        host_memory.keep_freed()  # the allocator that ours has, for the same reason
     device = torch.device("cuda" if order["accelerator"] else "cpu")
     with np.load(f"{order['share']}/start.npz") as file:
         start = nest({name: file[name] for name in file.files})
@@ -210,10 +216,11 @@ def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
                 group["lr"] = peak * min(1.0, step / warmup)
             optimizer.step()
             step += 1
+            ahead = Fetched(loss, norm)
             if pending is not None:
-                found = [value.item() for value in pending]
-            pending = (loss.detach(), norm.detach())
-        found = [value.item() for value in pending]
+                found = pending.values()
+            pending = ahead
+        found = pending.values()
         if not math.isfinite(found[0]):
             raise FloatingPointError("the loss is not finite: what was measured is not training")
         if device.type == "cuda":
@@ -232,6 +239,29 @@ def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         "device_peak_bytes": torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
     }
     return facts, run
+
+
+class Fetched:
+    """Metrics on their way to the host, so that reading them a step later waits for their own step and for no other.
+
+    They are copied when the step has been launched: a compiled program may use their memory again in the next one.
+    """
+
+    def __init__(self, *scalars: "torch.Tensor"):
+        device = torch.stack([one.detach().float() for one in scalars])
+        self._event = None
+        if device.is_cuda:
+            self._host = torch.empty(device.shape, pin_memory=True)
+            self._host.copy_(device, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+        else:
+            self._host = device
+
+    def values(self) -> list[float]:
+        if self._event is not None:
+            self._event.synchronize()
+        return self._host.tolist()
 
 
 def check_supported(config: dict[str, Any]) -> None:

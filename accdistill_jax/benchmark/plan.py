@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from accdistill_jax.benchmark import contest
 from accdistill_jax.benchmark.contest import Contender, Measured, spread
+from accdistill_jax.benchmark.step import accelerated
 from accdistill_jax.config_arguments import add_config, load_config
 from accdistill_jax.errors import UserError
 
@@ -19,11 +20,16 @@ SMALL, LARGE = "configs/distill.py", "configs/distill.py:paper"
 
 
 class Case(NamedTuple):
-    """A step that is predicted and measured: preset, stage, segments."""
+    """A step that is predicted and measured: preset, stage, segments.
+
+    Attributes:
+        calibrates: whether its products, run alone, tell at which share of the peak those of its config run; one for each config.
+    """
 
     config: str
     stage: str
     batch: int
+    calibrates: bool = False
 
     @property
     def name(self) -> str:
@@ -32,10 +38,10 @@ class Case(NamedTuple):
 
 CASES = (
     Case(SMALL, "student", 16),
-    Case(SMALL, "student", 64),
+    Case(SMALL, "student", 64, calibrates=True),
     Case(SMALL, "teacher", 64),
     Case(LARGE, "student", 8),
-    Case(LARGE, "student", 32),
+    Case(LARGE, "student", 32, calibrates=True),
     Case(LARGE, "teacher", 8),
 )
 TOLERATED = 0.2  # of a prediction to be off
@@ -111,30 +117,35 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
 def check(
     cases: tuple[Case, ...], arguments: argparse.Namespace, say: Callable[[str], None]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Puts this machine, as measured, through the plan, and measures the steps of `cases`, in float32.
+    """Puts this machine, as measured, through the plan, and measures the steps of `cases`, in float32 (accelerators: bfloat16).
 
     What is measured of the machine: large matrix products (the peak), one large array read and written (its memory), segments
-    read (its input), and for each case its matrix products in their own shapes, whose share of the peak is the plan's `mfu`.
+    read (its input), and for each config the matrix products of one of its cases, whose share of the peak is the plan's `mfu`
+    for all of them.
 
     Returns:
         The machine, and a record of each case.
     """
     from accdistill_jax.scaling import budget, program
 
-    machine, rate = measure_machine(arguments)
+    dtype = "bfloat16" if accelerated() else "float32"
+    machine, rate = measure_machine(arguments, dtype)
     say(f"{HERE}: {machine.peak_flops / 1e9:.0f} GFLOP/s, memory {machine.memory_bandwidth / 1e9:.1f} GB/s, input {rate / 1e9:.1f} GB/s")
-    found = []
-    for case in cases:
+    found, shares = [], {}
+    for case in sorted(cases, key=lambda one: not one.calibrates):
         config = load_config(case.config, [])
         with config.unlocked():
-            config.runtime.compute_dtype = "float32"
+            config.runtime.compute_dtype = dtype
         order = {"config": json.loads(config.to_json_best_effort()), "stage": case.stage, "batch": case.batch}
         step = order | {"share": None, "follow_steps": 1}
-        contenders = (Contender("step", f"{MODULE}.training", step), Contender("products", f"{MODULE}.products", order))
+        contenders = [Contender("step", f"{MODULE}.training", step)]
+        contenders += [Contender("products", f"{MODULE}.products", order)] if case.calibrates else []
         measured = contest.compete(contenders, rounds=arguments.rounds, round_s=1.5, say=lambda line: None)
         work = program.describe(config, case.stage)
-        flops = work.step_flops(batch=case.batch, global_batch=case.batch)
-        share = flops / spread(measured["products"].seconds).median / machine.peak_flops
+        if case.calibrates:
+            flops = work.step_flops(batch=case.batch, global_batch=case.batch)
+            shares[case.config] = flops / spread(measured["products"].seconds).median / machine.peak_flops
+        share = shares[case.config]
         planned = budget.plan(work, machine, batch=case.batch, mfu=share, segments=case.batch, host_bytes_per_s=rate)
         found.append(compared(case, measured, planned, mfu=share))
         say(f"{case.name}: {found[-1]['measured'][0]:.1f} segments/s, {found[-1]['off']:+.0%}")
@@ -142,7 +153,7 @@ def check(
     return described, found
 
 
-def measure_machine(arguments: argparse.Namespace) -> tuple[Any, float]:
+def measure_machine(arguments: argparse.Namespace, dtype: str) -> tuple[Any, float]:
     """This machine as one of `scaling.hardware`, one device, and the bytes per second that it reads of segments."""
     from accdistill_jax.benchmark.made_up_store import write_noise_store
     from accdistill_jax.scaling.hardware import Hardware
@@ -154,7 +165,7 @@ def measure_machine(arguments: argparse.Namespace) -> tuple[Any, float]:
             "concurrency": 32, "cache_mb": 0,
         }  # fmt: skip
         contenders = (
-            Contender("peak", f"{MODULE}.matrix_peak", {"dtype": "float32"}),
+            Contender("peak", f"{MODULE}.matrix_peak", {"dtype": dtype}),
             Contender("memory", f"{MODULE}.memory_speed", {}),
             Contender("input", f"{MODULE}.reading", reading),
         )
@@ -170,7 +181,7 @@ def measure_machine(arguments: argparse.Namespace) -> tuple[Any, float]:
 
 def compared(case: Case, measured: dict[str, Measured], planned: Any, *, mfu: float) -> dict[str, Any]:
     """A record of a case; nothing overlaps within a CPU's step, so that the plan's longer time is the prediction."""
-    step, products = (spread(measured[name].seconds) for name in ("step", "products"))
+    step = spread(measured["step"].seconds)
     return {
         **case._asdict(),
         "measured": list(contest.rates(measured["step"], per_iteration=case.batch)),
@@ -178,7 +189,6 @@ def compared(case: Case, measured: dict[str, Measured], planned: Any, *, mfu: fl
         "off": step.median / planned.step_s[0] - 1.0,
         "seconds": planned.seconds,
         "mfu": mfu,
-        "products_share": products.median / step.median,
     }
 
 
@@ -230,13 +240,13 @@ def _check_table(record: dict[str, Any]) -> str:
                 *(f"{1e3 * one['seconds'][name]:.3g}" for name in budget.RESOURCES if name != "interconnect"),
             ]
         )
-    header = ("step", "segments/s", "predicted", "off by", "products of the peak")
+    header = ("step", "segments/s", "predicted", "off by", "share of the peak")
     header += tuple(f"{name}, ms" for name in budget.RESOURCES if name != "interconnect")
     here = record["machine"]
     text = table(header, rows) + (
-        f"\nThe same plan with this machine as the hardware: {here['peak_flops'] / 1e9:.0f} GFLOP/s (large products, float32), memory "
+        f"\nThe same plan with this machine as the hardware: {here['peak_flops'] / 1e9:.0f} GFLOP/s (large products), memory "
         f"{here['memory_bandwidth'] / 1e9:.1f} GB/s, input {here['host_bytes_per_s'] / 1e9:.1f} GB/s, all measured in this run, and the "
-        f"share of the peak that each step's own products reach alone. Off by: predicted over measured. More than {TOLERATED:.0%} is beyond "
+        f"share of the peak that the products of one step of each config reach alone. Off by: predicted over measured. More than {TOLERATED:.0%} is beyond "
         "what a plan may be.\n"
     )
     large = {one["stage"]: one for one in record["check"] if one["config"] == record["config"]}

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import ml_collections
 
+from accdistill_jax import host_memory
 from accdistill_jax.benchmark.training import Training
 from accdistill_jax.parallel import Parallel
 from accdistill_jax.scaling import operations, program
@@ -12,6 +13,7 @@ from accdistill_jax.scaling import operations, program
 
 def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     """`order` has config, stage, batch (per device). One iteration is the products of one step of one device."""
+    host_memory.keep_freed()  # as the command does
     config = ml_collections.FrozenConfigDict(order["config"])
     work, parallel = program.describe(config, order["stage"]), Parallel(config.runtime.mapping, devices=jax.devices()[:1])
     training = Training(work, batch=order["batch"], parallel=parallel)

@@ -3,20 +3,60 @@
 import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from accdistill_jax.models.ops import block_size, in_blocks, on_cpu, platform, product
+from accdistill_jax.models.ops import (
+    block_size,
+    in_blocks,
+    on_cpu,
+    platform,
+    product,
+    product_float32,
+    transposed,
+)
 
 LOGITS_BYTES = 2 << 20  # of logits that a core's cache holds, at least in part
-ROTARY_LONGEST = 50.0  # tokens
+FEW_TOKENS = 96  # up to which products of a head are so small that a transposed left side is better copied
+ROTARY_LONGEST = 50.0  # wavelength of a rotary code over 2 pi, in tokens; the shortest is 1
 BLOCKS, CUDNN, TEXTBOOK = "a few segments at a time", "cuDNN, fused", "as in textbooks"
 
 
-def attention(qkv: jax.Array, *, heads: int, positions: jax.Array | None = None) -> jax.Array:
+class Places(NamedTuple):
+    """Where tokens are in their segment, for attention that knows it.
+
+    Attributes:
+        positions: [batch or 1, tokens] int32.
+        cos, sin: [batch or 1, 1, tokens, dim / 2] float32, of the angles by which `rotate` turns queries and keys.
+    """
+
+    positions: jax.Array | np.ndarray
+    cos: jax.Array | np.ndarray
+    sin: jax.Array | np.ndarray
+
+
+def places(positions: jax.Array | np.ndarray, *, count: int, dim: int) -> Places:
+    """Positions with their rotary codes; constants where the positions are a numpy array.
+
+    To be made once for all blocks of an encoder: codes are looked up, since the compiler would compute sines anew at each use.
+
+    Args:
+        positions: [batch or 1, tokens] int32, below `count`.
+        count: tokens of a whole segment.
+        dim: of a head, even.
+    """
+    rate = np.exp(-np.log(ROTARY_LONGEST) * np.arange(dim // 2) / max(dim // 2 - 1, 1))
+    angle = np.arange(count)[:, None] * rate[None]
+    tables = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+    if isinstance(positions, np.ndarray):
+        return Places(positions, *(table[positions][:, None] for table in tables))
+    return Places(positions, *(jnp.take(jnp.asarray(table), positions, axis=0)[:, None] for table in tables))
+
+
+def attention(qkv: jax.Array, *, heads: int, relative: bool = False, where: Places | None = None) -> jax.Array:
     """Softmax self-attention; logits and softmax in float32.
 
     On CPU, memory is what it waits for: the backward pass works through a few segments at a time and computes their softmax
@@ -27,18 +67,18 @@ def attention(qkv: jax.Array, *, heads: int, positions: jax.Array | None = None)
     Args:
         qkv: [batch, tokens, 3 * width]: queries, keys and values, each of them all heads in a row.
         heads: number of heads.
-        positions: [batch or 1, tokens] int32, which act as a rotary code of queries and keys and as a penalty on distance;
-            None is none.
+        relative: whether positions act as a rotary code of queries and keys and as a penalty on distance.
+        where: the tokens' places, [batch, ...]; None is one after another, of which the compiler then knows all codes.
 
     Returns:
         [batch, tokens, width], dtype of `qkv`.
     """
-    form, _ = chosen(qkv.shape[1], qkv.shape[-1] // (3 * heads), qkv.dtype, relative=positions is not None)
+    form, _ = chosen(qkv.shape[1], qkv.shape[-1] // (3 * heads), qkv.dtype, relative=relative)
     if form == BLOCKS:
-        return _blocked(heads, qkv, positions)
+        return _blocked(heads, relative, qkv, where)
     if form == CUDNN:
         return _cudnn(qkv, heads)
-    q, k, v, bias = _heads(qkv, positions, heads)
+    q, k, v, bias = _heads(qkv, _where(qkv, heads, relative, where), heads)
     return _joined(jnp.matmul(jax.nn.softmax(_logits(q, k, bias), axis=-1).astype(v.dtype), v))
 
 
@@ -63,19 +103,27 @@ def chosen(tokens: int, dim: int, dtype: jnp.dtype, *, relative: bool) -> tuple[
     return (TEXTBOOK, reason) if reason else (CUDNN, "")
 
 
-def _heads(qkv: jax.Array, positions: jax.Array | None, heads: int) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
+def _where(qkv: jax.Array, heads: int, relative: bool, where: Places | None) -> Places | None:
+    """Places that matter, None where none do; one after another they are constants."""
+    if not relative:
+        return None
+    count, dim = qkv.shape[1], qkv.shape[2] // (3 * heads)
+    return places(np.arange(count, dtype=np.int32)[None], count=count, dim=dim) if where is None else where
+
+
+def _heads(qkv: jax.Array, where: Places | None, heads: int) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
     """Queries (scaled), keys and values, [batch, heads, tokens, dim], and what is added to the logits, or None."""
     B, P, _ = qkv.shape
     q, k, v = qkv.reshape(B, P, 3, heads, -1).transpose(2, 0, 3, 1, 4)
     bias = None
-    if positions is not None:
-        q, k = (rotate(a, positions, longest=ROTARY_LONGEST) for a in (q, k))
-        bias = distance_bias(positions, heads)
+    if where is not None:
+        q, k = (rotate(a, where.cos, where.sin) for a in (q, k))
+        bias = distance_bias(where.positions, heads)
     return q * q.shape[-1] ** -0.5, k, v, bias
 
 
 def _logits(q: jax.Array, k: jax.Array, bias: jax.Array | None) -> jax.Array:
-    logits = jnp.matmul(q, k.swapaxes(-1, -2), preferred_element_type=jnp.float32)
+    logits = product_float32(q, transposed(k))
     return logits if bias is None else logits + bias
 
 
@@ -90,34 +138,28 @@ def _split(out: jax.Array, heads: int) -> jax.Array:
     return out.reshape(*out.shape[:2], heads, -1).transpose(0, 2, 1, 3)
 
 
-def _rotated_back(d: jax.Array, positions: jax.Array) -> jax.Array:
-    """The gradient before `rotate` from that after it: rotations by the same angles the other way round."""
-    return rotate(d, -positions, longest=ROTARY_LONGEST)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _blocked(heads: int, relative: bool, qkv: jax.Array, where: Places | None) -> jax.Array:
+    return _blocked_forward(heads, relative, qkv, where)[0]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _blocked(heads: int, qkv: jax.Array, positions: jax.Array | None) -> jax.Array:
-    return _blocked_forward(heads, qkv, positions)[0]
-
-
-def _blocked_forward(heads, qkv, positions):
-    q, k, v, bias = _heads(qkv, positions, heads)
+def _blocked_forward(heads, relative, qkv, where):
+    q, k, v, bias = _heads(qkv, _where(qkv, heads, relative, where), heads)
     logits = _logits(q, k, bias)
     largest = jnp.max(logits, axis=-1, keepdims=True)
     weights = jnp.exp(logits - largest)
     total = jnp.sum(weights, axis=-1, keepdims=True)
-    out = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=jnp.float32) / total
+    out = product_float32(weights.astype(v.dtype), v) / total
     out = _joined(out.astype(qkv.dtype))
-    return out, (qkv, positions, out, largest + jnp.log(total))
+    return out, (qkv, where, out, largest + jnp.log(total))
 
 
-def _blocked_backward(heads, saved, d_out):
-    qkv, positions, out, normaliser = saved
-    own = positions is not None and len(positions) > 1  # positions of its own for every segment
+def _blocked_backward(heads, relative, saved, d_out):
+    qkv, places_of_each, out, normaliser = saved
 
     def block(some):
-        qkv, out, normaliser, d_out, *where = some
-        where = where[0] if own else positions
+        qkv, out, normaliser, d_out, where = some
+        where = _where(qkv, heads, relative, where)
         q, k, v, bias = _heads(qkv, where, heads)
         g = _split(d_out, heads)
         # the derivative of a softmax leaves out what all of its weights share
@@ -125,18 +167,18 @@ def _blocked_backward(heads, saved, d_out):
         # keys by queries: products of a transposed left side are the slow ones, and so there is one of them, not two
         logits = _logits(k, q, None if bias is None else bias.swapaxes(-1, -2))
         weights = jnp.exp(logits - normaliser.swapaxes(-1, -2))
-        d_weights = jnp.matmul(v, g.swapaxes(-1, -2), preferred_element_type=jnp.float32)
+        d_weights = product_float32(v, transposed(g))
         d_logits = (weights * (d_weights - shared.swapaxes(-1, -2))).astype(q.dtype)
         weights, d_logits = jax.lax.optimization_barrier((weights.astype(v.dtype), d_logits))
         d_k, d_v = product(d_logits, q), product(weights, g)
-        d_q = product(k.swapaxes(-1, -2), d_logits).swapaxes(-1, -2) * q.shape[-1] ** -0.5
-        if positions is not None:
-            d_q, d_k = (_rotated_back(a, where) for a in (d_q, d_k))
+        d_q = product(transposed(k, copied=qkv.shape[1] <= FEW_TOKENS), d_logits).swapaxes(-1, -2) * q.shape[-1] ** -0.5
+        if relative:
+            d_q, d_k = (rotate(a, where.cos, -where.sin) for a in (d_q, d_k))  # the same angles the other way round
         return jnp.concatenate([_joined(a) for a in (d_q, d_k, d_v)], axis=-1)
 
     B, P, _ = qkv.shape
     size = block_size(B, bytes_each=4 * heads * P * P, bytes_at_once=LOGITS_BYTES)
-    rows = (qkv, out, normaliser, d_out, *((positions,) if own else ()))
+    rows = (qkv, out, normaliser, d_out, places_of_each if relative else None)
     return in_blocks(block, rows, size=size), None
 
 
@@ -176,13 +218,12 @@ def refusal(fn: Callable[..., Any], *shapes: jax.ShapeDtypeStruct) -> str:
         return outside.submit(attempt).result()
 
 
-def rotate(x: jax.Array, positions: jax.Array, *, longest: float) -> jax.Array:
+def rotate(x: jax.Array, cos: jax.Array | np.ndarray, sin: jax.Array | np.ndarray) -> jax.Array:
     """Rotary position code: turns pairs of features by angles proportional to the token's position.
 
     Args:
         x: [batch, heads, tokens, dim], queries or keys; dim even.
-        positions: [batch or 1, tokens] int32.
-        longest: longest wavelength in tokens; the shortest is 2 pi.
+        cos, sin: [batch or 1, 1, tokens, dim / 2] float32, see `places`.
 
     Returns:
         [batch, heads, tokens, dim], dtype of `x`.
@@ -190,9 +231,7 @@ def rotate(x: jax.Array, positions: jax.Array, *, longest: float) -> jax.Array:
     Source: Su et al. 2021 (RoFormer), with wavelengths up to about the segment's length.
     """
     half = x.shape[-1] // 2
-    rate = np.exp(-np.log(longest) * np.arange(half) / max(half - 1, 1)).astype(np.float32)
-    angle = positions[:, None, :, None].astype(jnp.float32) * rate[None, None, None]
-    cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
+    cos, sin = (jnp.asarray(code, x.dtype) for code in (cos, sin))
     a, b = x[..., :half], x[..., half:]
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
 
@@ -210,5 +249,5 @@ def distance_bias(positions: jax.Array, heads: int) -> jax.Array:
     Source: Press et al. 2022 (ALiBi), symmetric.
     """
     slopes = (2.0 ** -(1.0 + 8.0 * np.arange(heads) / heads)).astype(np.float32)
-    distance = jnp.abs(positions[:, None, :, None] - positions[:, None, None, :]).astype(jnp.float32)
+    distance = abs(positions[:, None, :, None] - positions[:, None, None, :]).astype(np.float32)
     return -slopes[None, :, None, None] * distance

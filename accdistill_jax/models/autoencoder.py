@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from accdistill_jax.models import ops
+from accdistill_jax.models.attention import places
 from accdistill_jax.models.efficientnet import EfficientNetEncoder
 from accdistill_jax.models.transformer import Block, TransformerEncoder, patchify
 
@@ -55,10 +56,10 @@ class Decoder(nn.Module):
         seen = nn.Dense(self.width, dtype=self.dtype, name="in")(seen).astype(jnp.float32)
         hidden = jnp.broadcast_to(mask_token[None, None], (B, P - keep, self.width))
         h = jnp.concatenate([seen, hidden], axis=1) + jnp.take(codes, order, axis=0)
-        relative = order if "relative" in self.positions else None
+        where = places(order, count=P, dim=self.width // self.heads) if "relative" in self.positions else None
         block = nn.remat(Block) if self.rematerialise else Block
         for i in range(self.depth):
-            h = block(self.heads, 4 * self.width, self.dtype, name=f"block_{i}")(h, relative)
+            h = block(self.heads, 4 * self.width, self.dtype, "relative" in self.positions, name=f"block_{i}")(h, where)
         h = nn.LayerNorm(name="norm")(h[:, keep:])
         return nn.Dense(self.patch_values, name="out")(h).astype(jnp.float32)
 

@@ -44,9 +44,12 @@ def product(a: jax.Array, b: jax.Array) -> jax.Array:
     On CPU bfloat16 products are asked for in float32 and rounded afterwards, which is what accelerators do by themselves: XLA
     there computes one whose result is bfloat16 only half as fast.
     """
-    if on_cpu() and a.dtype == jnp.bfloat16:
-        return jnp.matmul(a, b, preferred_element_type=jnp.float32).astype(a.dtype)
-    return jnp.matmul(a, b)
+    return product_float32(a, b).astype(a.dtype) if on_cpu() and a.dtype == jnp.bfloat16 else jnp.matmul(a, b)
+
+
+def product_float32(a: jax.Array, b: jax.Array) -> jax.Array:
+    """The same in float32, whatever the operands are."""
+    return jnp.matmul(a, b, preferred_element_type=jnp.float32)
 
 
 def depthwise_conv(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
@@ -134,50 +137,80 @@ def dot_rows(
 ) -> jax.Array:
     """A dense layer's product over flattened rows, for `nn.Dense(dot_general=...)`: [..., C] @ [C, D] -> [..., D].
 
-    XLA on CPU computes the kernel's gradient three times as fast from two axes as from three.
+    XLA on CPU computes the kernel's gradient three times as fast from two axes as from three; `summed_products` says more.
     """
     if dimension_numbers != (((x.ndim - 1,), (0,)), ((), ())):
         raise ValueError(f"dot_rows multiplies rows by a matrix, not {dimension_numbers}")
     flat = x.reshape(-1, x.shape[-1])
-    if on_cpu() and x.dtype == jnp.bfloat16 and precision is None and preferred_element_type is None:
-        rows = _bfloat16_dot(flat, kernel)
+    if on_cpu() and precision is None and preferred_element_type is None:
+        rows = _cpu_dot(flat, kernel)
     else:
         rows = jax.lax.dot(flat, kernel, precision=precision, preferred_element_type=preferred_element_type)
     return rows.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
-def transposed(a: jax.Array) -> jax.Array:
-    """[m, n] -> [n, m], as the left side of a product.
+def transposed(a: jax.Array, *, copied: bool = False) -> jax.Array:
+    """[..., m, n] -> [..., n, m], as a side of a product.
 
-    On CPU in bfloat16 it is copied: XLA there knows no fast product of a transposed left side and takes twice as long. As
-    the compiler would see through a plain copy, it gets a column that is cut off again behind a barrier.
+    On CPU in bfloat16, or where asked to, it is copied: XLA there knows no fast product of a transposed bfloat16 side, left or
+    right, and takes twice as long, and neither of many small ones whose left side is transposed. As the compiler would see
+    through a plain copy, it gets columns that are cut off again behind a barrier.
     """
-    if on_cpu() and a.dtype == jnp.bfloat16:
-        return jax.lax.optimization_barrier(jnp.pad(a.T, ((0, 0), (0, 8))))[:, : len(a)]
-    return a.T
+    turned = a.swapaxes(-1, -2)
+    if on_cpu() and (copied or a.dtype == jnp.bfloat16):
+        wider = jnp.pad(turned, [(0, 0)] * (a.ndim - 1) + [(0, 8)])
+        return jax.lax.optimization_barrier(wider)[..., : a.shape[-2]]
+    return turned
+
+
+def summed_products(a: jax.Array, b: jax.Array) -> jax.Array:
+    """[n, C] and [n, D] -> the transposed product of the narrower with the wider one, float32: [C, D], or [D, C] where D < C.
+
+    What a dense kernel's gradient is made of. XLA on CPU takes half as long again where the left side is the wider one.
+    """
+    narrow, wide = (a, b) if a.shape[1] <= b.shape[1] else (b, a)
+    return product_float32(transposed(narrow), wide)
+
+
+def kernel_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
+    """[n, C] and [n, D] -> [C, D] float32."""
+    found = summed_products(x, dy)
+    # the barrier keeps the compiler from turning the product round again
+    return found if x.shape[1] <= dy.shape[1] else jax.lax.optimization_barrier(found).T
 
 
 @jax.custom_vjp
-def _bfloat16_dot(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`product` whose gradients are such products too; derived ones would multiply in float32."""
+def _cpu_dot(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`product` whose gradients are such products too: derived ones would multiply bfloat16 in float32, and wide sides first."""
     return product(x, kernel)
 
 
-def _bfloat16_dot_backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _cpu_dot_backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
-    return product(dy, kernel.T), product(transposed(x), dy)
+    return product(dy, transposed(kernel)), kernel_gradient(x, dy).astype(kernel.dtype)
 
 
-_bfloat16_dot.defvjp(lambda x, kernel: (product(x, kernel), (x, kernel)), _bfloat16_dot_backward)
+_cpu_dot.defvjp(lambda x, kernel: (product(x, kernel), (x, kernel)), _cpu_dot_backward)
 
 
-def gelu(x: jax.Array) -> jax.Array:
-    """GELU (tanh form); on CPU kept apart from the matrix product that follows.
+def gelu(x: jax.Array, dtype: jnp.dtype | None = None) -> jax.Array:
+    """GELU (tanh form) as another dtype; on CPU kept apart from the matrix product that follows.
 
     Without the barrier XLA there fuses it into the next product's operand and computes it anew in the backward pass.
     """
-    y = jax.nn.gelu(x)
+    y = jax.nn.gelu(x).astype(dtype or x.dtype)
     return jax.lax.optimization_barrier(y) if on_cpu() else y
+
+
+def repeated(row: jax.Array, times: int) -> jax.Array:
+    """[n] -> [times * n], the row again and again.
+
+    On CPU by a product with ones in the right places: XLA there turns a plain tile into an index of what uses it, and does not
+    vectorise that (GELU of 128 minutes' first level: 10 ms on one core in place of 1).
+    """
+    if on_cpu():
+        return row @ jnp.asarray(np.tile(np.eye(row.size), (1, times)), row.dtype)
+    return jnp.tile(row, times)
 
 
 def mlp(x: jax.Array, w_in: jax.Array, b_in: jax.Array, w_out: jax.Array, b_out: jax.Array) -> jax.Array:
@@ -203,9 +236,11 @@ def _blocked_mlp(x: jax.Array, w_in: jax.Array, b_in: jax.Array, w_out: jax.Arra
 
 
 def _blocked_mlp_forward(x, w_in, b_in, w_out, b_out):
-    def block(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        hidden = product(x, w_in) + b_in[None]
-        return product(gelu(hidden), w_out) + b_out[None], hidden
+    def block(some: jax.Array) -> tuple[jax.Array, jax.Array]:
+        # what lies between products stays float32: bfloat16 would be widened and rounded at each operation
+        hidden = product_float32(some, w_in) + b_in[None].astype(jnp.float32)
+        out = product_float32(gelu(hidden, x.dtype), w_out) + b_out[None].astype(jnp.float32)
+        return out.astype(x.dtype), hidden.astype(x.dtype)
 
     out, hidden = in_blocks(block, x, size=_mlp_rows(len(x), w_in))
     return out, (x, w_in, w_out, hidden)
@@ -214,22 +249,23 @@ def _blocked_mlp_forward(x, w_in, b_in, w_out, b_out):
 def _blocked_mlp_backward(saved, d_out):
     x, w_in, w_out, hidden = saved
     size = _mlp_rows(len(x), w_in)
-
-    def summed(a: jax.Array, b: jax.Array) -> jax.Array:
-        return jnp.matmul(transposed(a), b, preferred_element_type=jnp.float32)
+    turned_in, turned_out = transposed(w_in), transposed(w_out)
 
     def block(total, some):
         x, hidden, d_out = some
-        active, slope = jax.lax.optimization_barrier(_gelu_and_slope(hidden))
-        d_hidden = jax.lax.optimization_barrier(product(d_out, w_out.T) * slope)
+        active, slope = _gelu_and_slope(hidden.astype(jnp.float32))
+        active, slope = jax.lax.optimization_barrier((active.astype(x.dtype), slope))
+        d_hidden = jax.lax.optimization_barrier((product_float32(d_out, turned_out) * slope).astype(x.dtype))
         columns = [jnp.sum(a, axis=0, dtype=jnp.float32) for a in (d_hidden, d_out)]
-        own = (summed(x, d_hidden), columns[0], summed(active, d_out), columns[1])
-        return jax.tree.map(jnp.add, total, own), product(d_hidden, w_in.T)
+        own = (summed_products(x, d_hidden), columns[0], summed_products(active, d_out), columns[1])
+        return jax.tree.map(jnp.add, total, own), product(d_hidden, turned_in)
 
-    shapes = (w_in.shape, w_in.shape[1:], w_out.shape, w_out.shape[1:])
+    shapes = (tuple(sorted(w_in.shape)), w_in.shape[1:], tuple(sorted(w_out.shape)), w_out.shape[1:])
     zeros = tuple(jnp.zeros(shape, jnp.float32) for shape in shapes)
     total, d_x = jax.lax.scan(block, zeros, jax.tree.map(lambda a: a.reshape(-1, size, a.shape[-1]), (x, hidden, d_out)))
-    return d_x.reshape(x.shape), *(a.astype(x.dtype) for a in total)
+    d_in, d_b_in, d_out, d_b_out = total
+    d_in, d_out = (a if a.shape == w.shape else a.T for a, w in ((d_in, w_in), (d_out, w_out)))
+    return d_x.reshape(x.shape), *(a.astype(x.dtype) for a in (d_in, d_b_in, d_out, d_b_out))
 
 
 _blocked_mlp.defvjp(_blocked_mlp_forward, _blocked_mlp_backward)

@@ -1,5 +1,6 @@
 """Transformer encoder on patches of a biosignal (after Vaswani et al. 2017 and ViT, Dosovitskiy et al. 2021)."""
 
+import itertools
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from accdistill_jax.models import ops
-from accdistill_jax.models.attention import attention
+from accdistill_jax.models.attention import Places, attention, places
 
 POSITIONS = ("sinusoidal", "relative", "sinusoidal+relative")
 
@@ -21,48 +22,55 @@ def patchify(x: jax.Array, patch: int) -> jax.Array:
 class Attention(nn.Module):
     """Multi-head self-attention, [batch, tokens, width] -> the same.
 
-    `relative` is None or the tokens' positions [batch or 1, tokens] int32, which then act as a rotary code of queries
-    and keys and a per-head penalty on distance.
+    Where it is `relative`, the tokens' places (None: one after another) act as a rotary code of queries and keys and a per-head
+    penalty on distance.
     """
 
     heads: int
     dtype: jnp.dtype = jnp.float32
+    relative: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, relative: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, where: Places | None = None) -> jax.Array:
         D = x.shape[-1]
         qkv = nn.Dense(3 * D, dtype=self.dtype, dot_general=ops.dot_rows, name="qkv")(x)
-        out = attention(qkv, heads=self.heads, positions=relative)
+        out = attention(qkv, heads=self.heads, relative=self.relative, where=where)
         return nn.Dense(D, dtype=self.dtype, dot_general=ops.dot_rows, name="out")(out)
 
 
 class Weights(nn.Module):
-    """Kernel [inputs, outputs] and bias [outputs] of a dense layer, named and initialised as those of `nn.Dense`."""
+    """Kernel [inputs, outputs] and bias [outputs] of a dense layer, named and initialised as those of `nn.Dense`.
 
-    inputs: int
+    The module stands for the outputs and is called with the number of inputs.
+    """
+
     outputs: int
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self) -> tuple[jax.Array, jax.Array]:
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (self.inputs, self.outputs))
-        return kernel, self.param("bias", nn.initializers.zeros_init(), (self.outputs,))
+    def __call__(self, inputs: int) -> tuple[jax.Array, jax.Array]:
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (inputs, self.outputs))
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.outputs,))
+        return kernel.astype(self.dtype), bias.astype(self.dtype)
 
 
 class Block(nn.Module):
-    """Pre-norm Transformer block: attention and MLP, each with a residual."""
+    """Pre-norm Transformer block: attention and MLP, each with a residual; `relative` and places as in `Attention`."""
 
     heads: int
     mlp: int
     dtype: jnp.dtype = jnp.float32
+    relative: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, relative: jax.Array | None = None) -> jax.Array:
-        attended = Attention(self.heads, self.dtype, name="attention")(nn.LayerNorm(name="norm_attention")(x), relative)
+    def __call__(self, x: jax.Array, where: Places | None = None) -> jax.Array:
+        attention = Attention(self.heads, self.dtype, self.relative, name="attention")
+        attended = attention(nn.LayerNorm(name="norm_attention")(x), where)
         x = x + attended
         h = nn.LayerNorm(name="norm_mlp")(x)
-        inner = Weights(x.shape[-1], self.mlp, name="mlp_in")()
-        outer = Weights(self.mlp, x.shape[-1], name="mlp_out")()
-        return x + ops.mlp(*(a.astype(self.dtype) for a in (h, *inner, *outer)))
+        inner = Weights(self.mlp, self.dtype, name="mlp_in")(x.shape[-1])
+        outer = Weights(x.shape[-1], self.dtype, name="mlp_out")(self.mlp)
+        return x + ops.mlp(h.astype(self.dtype), *inner, *outer)
 
 
 class TransformerEncoder(nn.Module):
@@ -95,13 +103,12 @@ class TransformerEncoder(nn.Module):
 
     def setup(self):
         self.levels = [
-            nn.Dense(width, dtype=self.dtype, dot_general=ops.dot_rows, name=f"tokenizer_{i}")
-            for i, (_, width) in enumerate(self.tokenizer)
+            Weights(width, self.dtype, name=f"tokenizer_{i}") for i, (_, width) in enumerate(self.tokenizer)
         ]
         self.token = nn.Dense(self.width, dtype=self.dtype, dot_general=ops.dot_rows)
         block = nn.remat(Block) if self.rematerialise else Block
         self.blocks = [
-            block(self.heads, self.mlp, self.dtype, name=f"block_{i}") for i in range(self.depth)
+            block(self.heads, self.mlp, self.dtype, "relative" in self.positions, name=f"block_{i}") for i in range(self.depth)
         ]
         self.norm = nn.LayerNorm()
         if self.output:
@@ -119,20 +126,35 @@ class TransformerEncoder(nn.Module):
         """
         patches = patchify(x, self.patch)  # [B, P, patch * C], samples slowest
         codes = jnp.asarray(ops.sinusoidal_positions(patches.shape[1], self.width))
-        where = jnp.arange(patches.shape[1], dtype=jnp.int32)[None] if kept is None else kept
+        where = None
         if kept is not None:
+            if "relative" in self.positions:
+                where = places(kept, count=patches.shape[1], dim=self.width // self.heads)
             patches = jnp.take_along_axis(patches, kept[:, :, None], axis=1)
-        h = patches.astype(self.dtype)
-        B, P = h.shape[:2]
-        for (samples, _), layer in zip(self.tokenizer, self.levels, strict=True):
-            h = ops.gelu(layer(h.reshape(B, P, self.patch // samples, -1)))
-        h = self.token(h.reshape(B, P, -1)).astype(jnp.float32)
+        h = self.token(self.refined(patches.astype(self.dtype))).astype(jnp.float32)
         if "sinusoidal" in self.positions:
-            h = h + jnp.take(codes, where, axis=0)
-        relative = where if "relative" in self.positions else None
+            h = h + (codes[None] if kept is None else jnp.take(codes, kept, axis=0))
         for block in self.blocks:
-            h = block(h, relative)
+            h = block(h, where)
         return self.norm(h).astype(jnp.float32)
+
+    def refined(self, patches: jax.Array) -> jax.Array:
+        """The tokenizer's levels: [batch, tokens, values] -> [batch, tokens, features], what a token is made of.
+
+        Raises:
+            ValueError: a level's samples do not divide the next one's, or the patch.
+        """
+        B, P, _ = patches.shape
+        h, sizes = patches, [*(samples for samples, _ in self.tokenizer), self.patch]
+        for (samples, larger), layer in zip(itertools.pairwise(sizes), self.levels, strict=True):
+            together, rest = divmod(larger, samples)  # of this level's stretches make one of the next level's
+            if rest:
+                raise ValueError(f"a tokenizer's stretches of {samples} samples do not divide the next ones of {larger}")
+            rows = h.reshape(-1, h.size * samples // (B * P * self.patch))
+            kernel, bias = layer(rows.shape[1])
+            h = ops.dot_rows(rows, kernel, (((1,), (0,)), ((), ()))).reshape(-1, together * bias.size)
+            h = ops.gelu(h + ops.repeated(bias, together)[None])
+        return h.reshape(B, P, -1)
 
     def __call__(self, x: jax.Array, kept: jax.Array | None = None) -> jax.Array:
         """Embedding of each segment: [batch, time, channels] -> [batch, output or width] float32; `kept` as in `tokens`."""

@@ -15,6 +15,7 @@ from accdistill_jax.benchmark import contest, step
 from accdistill_jax.benchmark import input as reading
 from accdistill_jax.benchmark.__main__ import build_parser, say
 from accdistill_jax.benchmark.contest import Measured
+from accdistill_jax.config_arguments import parse_overridable
 
 pytestmark = [
     pytest.mark.long,
@@ -31,8 +32,7 @@ def one_device(monkeypatch):
 
 def parsed(command: str, *options: str) -> argparse.Namespace:
     """The arguments of a command; settings of the config as --config.KEY=VALUE."""
-    arguments, arguments.overrides = build_parser(command).parse_known_args([command, *options])[0], []
-    arguments.overrides = [option for option in options if option.startswith("--config.")]
+    arguments, arguments.overrides = parse_overridable(build_parser(command), [command, *options])
     return arguments
 
 

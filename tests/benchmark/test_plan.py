@@ -61,7 +61,7 @@ def test_a_slice_is_named(tmp_path, capsys):
 
 @pytest.mark.long
 def test_this_machine_goes_through_the_plan(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(plan, "CASES", (plan.Case("configs/distill.py:smoke", "student", 4),))
+    monkeypatch.setattr(plan, "CASES", (plan.Case("configs/distill.py:smoke", "student", 4, calibrates=True),))
     monkeypatch.setattr(plan, "TOLERATED", 1e-9)
     path = tmp_path / "plan.json"
     arguments = ["plan", "--config=configs/distill.py:smoke", "--check", "--rounds=1", f"--json={path}", "--slice=v5e"]

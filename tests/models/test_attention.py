@@ -9,21 +9,22 @@ from accdistill_jax.models import attention, ops
 from accdistill_jax.parallel import AXIS, Parallel
 
 B, P, HEADS, DIM = 6, 5, 2, 4
-WHERE = {
-    "none": None,
-    "one row": np.arange(P, dtype=np.int32)[None],
-    "own rows": np.stack([np.random.default_rng(i).permutation(9)[:P] for i in range(B)]).astype(np.int32),
+OWN_ROWS = np.stack([np.random.default_rng(i).permutation(9)[:P] for i in range(B)]).astype(np.int32)
+PLACES = {
+    "none": {},
+    "one after another": {"relative": True},
+    "own rows": {"relative": True, "where": attention.places(jnp.asarray(OWN_ROWS), count=9, dim=DIM)},
 }
 
 
 @pytest.fixture
 def textbook(monkeypatch):
-    """textbook(qkv, positions): the form that other backends compile."""
+    """textbook(qkv, **places): the form that other backends compile."""
 
-    def call(qkv, positions):
+    def call(qkv, **places):
         with monkeypatch.context() as patch:
             patch.setattr(attention, "on_cpu", lambda: False)
-            return attention.attention(qkv, heads=HEADS, positions=positions)
+            return attention.attention(qkv, heads=HEADS, **places)
 
     return call
 
@@ -33,17 +34,19 @@ def test_softmax_attention(draw, textbook):
     q, k, v = qkv.reshape(B, P, 3, HEADS, DIM).transpose(2, 0, 3, 1, 4).astype(np.float64)
     weights = np.exp(q @ k.swapaxes(-1, -2) / np.sqrt(DIM))
     wanted = (weights / weights.sum(-1, keepdims=True) @ v).transpose(0, 2, 1, 3).reshape(B, P, -1)
-    for form in (lambda a: attention.attention(a, heads=HEADS), lambda a: textbook(a, None)):
+    for form in (lambda a: attention.attention(a, heads=HEADS), textbook):
         np.testing.assert_allclose(form(jnp.asarray(qkv)), wanted, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("positions", WHERE.values(), ids=WHERE)
+@pytest.mark.parametrize("where", PLACES.values(), ids=PLACES)
 @pytest.mark.parametrize("at_once", [1, 2, 6])
-def test_the_blocked_form_has_value_and_gradient_of_the_textbook(draw, textbook, monkeypatch, positions, at_once):
+@pytest.mark.parametrize("few", [0, 96])
+def test_the_blocked_form_has_value_and_gradient_of_the_textbook(draw, textbook, monkeypatch, where, at_once, few):
+    monkeypatch.setattr(attention, "FEW_TOKENS", few)
     monkeypatch.setattr(attention, "LOGITS_BYTES", at_once * 4 * HEADS * P * P)
     qkv, d_out = jnp.asarray(draw(0, B, P, 3 * HEADS * DIM)), jnp.asarray(draw(1, B, P, HEADS * DIM))
-    found, back = jax.vjp(jax.jit(lambda a: attention.attention(a, heads=HEADS, positions=positions)), qkv)
-    wanted, wanted_back = jax.vjp(lambda a: textbook(a, positions), qkv)
+    found, back = jax.vjp(jax.jit(lambda a: attention.attention(a, heads=HEADS, **where)), qkv)
+    wanted, wanted_back = jax.vjp(lambda a: textbook(a, **where), qkv)
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(back(d_out)[0], wanted_back(d_out)[0], rtol=1e-4, atol=1e-5)
 
@@ -59,7 +62,7 @@ def test_bfloat16_in_and_out_with_the_softmax_in_float32(draw, textbook):
     half, back = jax.vjp(lambda a: attention.attention(a, heads=HEADS), qkv.astype(jnp.bfloat16))
     gradient = back(jnp.ones_like(half))[0]
     assert half.dtype == gradient.dtype == jnp.bfloat16
-    exact, exact_back = jax.vjp(lambda a: textbook(a, None), qkv)
+    exact, exact_back = jax.vjp(textbook, qkv)
     np.testing.assert_allclose(half.astype(jnp.float32), exact, atol=0.05)
     np.testing.assert_allclose(gradient.astype(jnp.float32), exact_back(jnp.ones_like(exact))[0], atol=0.1)
 
@@ -97,7 +100,9 @@ def test_rotate_keeps_lengths_and_makes_products_depend_on_distance_alone(draw):
     near, far = np.arange(6, dtype=np.int32)[None], np.arange(6, dtype=np.int32)[None] + 37
 
     def products(positions):
-        a, b = (attention.rotate(jnp.asarray(z), positions, longest=50.0) for z in (q, k))
+        where, looked_up = (attention.places(kind(positions), count=60, dim=8) for kind in (np.asarray, jnp.asarray))
+        assert all(np.array_equal(a, b) for a, b in zip(where, looked_up, strict=True)) and isinstance(where.cos, np.ndarray)
+        a, b = (attention.rotate(jnp.asarray(z), where.cos, where.sin) for z in (q, k))
         return np.asarray(a @ b.swapaxes(-1, -2)), a
 
     first, turned = products(near)

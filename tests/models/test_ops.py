@@ -86,6 +86,33 @@ def test_dot_rows_is_a_dense_layers_product_and_nothing_else(draw):
         ops.dot_rows(x, kernel, (((1,), (0,)), ((), ())))
 
 
+@pytest.mark.parametrize(("inputs", "outputs"), [(5, 9), (9, 5), (7, 7)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 2e-2)])
+def test_a_dense_products_gradients_whichever_side_is_wider(draw, inputs, outputs, dtype, tolerance):
+    x, kernel, dy = (jnp.asarray(draw(k, *shape), dtype) for k, shape in enumerate([(2, 3, inputs), (inputs, outputs), (2, 3, outputs)]))
+    y, back = jax.vjp(jax.jit(lambda x, w: ops.dot_rows(x, w, (((2,), (0,)), ((), ())))), x, kernel)
+    d_x, d_kernel = back(dy)
+    wide = [np.asarray(a.astype(jnp.float32), np.float64) for a in (x, kernel, dy)]
+    for found, wanted in (
+        (y, wide[0] @ wide[1]), (d_x, wide[2] @ wide[1].T), (d_kernel, np.einsum("abc,abd->cd", wide[0], wide[2])),
+    ):  # fmt: skip
+        assert found.dtype == dtype
+        np.testing.assert_allclose(found.astype(jnp.float32), wanted, rtol=tolerance, atol=tolerance * np.abs(wanted).max())
+    rows = [a.reshape(-1, a.shape[-1]) for a in (x, dy)]
+    assert ops.summed_products(*rows).shape == tuple(sorted((inputs, outputs)))
+    np.testing.assert_allclose(ops.kernel_gradient(*rows).astype(dtype).astype(jnp.float32), d_kernel.astype(jnp.float32), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_transposed_side_and_a_repeated_row_are_just_that(draw, dtype):
+    a, row = jnp.asarray(draw(0, 2, 3, 5), dtype), jnp.asarray(draw(1, 4), dtype)
+    for copied in (False, True):
+        assert np.array_equal(jax.jit(lambda a, c=copied: ops.transposed(a, copied=c))(a), np.asarray(a).swapaxes(-1, -2))
+    found, back = jax.vjp(lambda row: ops.repeated(row, 3), row)
+    assert np.array_equal(found, np.tile(np.asarray(row), 3)) and found.dtype == dtype
+    np.testing.assert_allclose(back(jnp.ones_like(found))[0].astype(jnp.float32), np.full(4, 3.0))
+
+
 def test_gelu_is_the_tanh_form_with_its_gradient():
     x = np.linspace(-4, 4, 33, dtype=np.float32)
     u = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)

@@ -41,5 +41,11 @@ def test_same_parameters_and_gradients_from_less_memory(architecture, make):
         return lambda p: jnp.sum(jnp.square(jax.tree.leaves(model.apply(p, *inputs))[0]))
 
     wanted, found = (jax.jit(jax.value_and_grad(loss(model)))(params) for model in (plain, again))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), wanted, found)
+
+    def same(path, a, b):
+        # a depthwise kernel's gradient goes through a Fourier transform, whose rounding is that of its largest entries
+        atol = 3e-4 * float(jnp.max(jnp.abs(a))) if "depthwise']['kernel" in jax.tree_util.keystr(path) else 1e-3
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=atol)
+
+    jax.tree_util.tree_map_with_path(same, wanted, found)
     assert kept_bytes(loss(again), params) < 0.7 * kept_bytes(loss(plain), params)

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from accdistill_jax.models.attention import places
 from accdistill_jax.models.transformer import Attention, Block, TransformerEncoder, patchify
 
 WIDTH, HEADS, MLP, PATCH, TOKENS = 12, 3, 20, 4, 6
@@ -104,14 +105,23 @@ def test_encoder_agrees_with_pytorch_in_value_and_gradient(draw, scattered):
         np.testing.assert_allclose(ours, wanted.numpy(), rtol=1e-3, atol=1e-3)
 
 
+def test_levels_of_a_tokenizer_that_do_not_fit_are_refused(draw):
+    with pytest.raises(ValueError, match="stretches of 4 samples do not divide the next ones of 6"):
+        encoder(patch=12, tokenizer=((4, 5), (6, 7))).init(jax.random.key(0), draw(0, 2, 24, 2))
+
+
 def test_relative_positions_see_distance_alone(draw, scattered):
-    x, positions = draw(0, 2, TOKENS, WIDTH), np.arange(TOKENS, dtype=np.int32)[None]
-    layer = Attention(HEADS)
-    params = scattered(layer, x, positions)
-    apply = lambda where: applied(layer, params, x, where)
+    x, positions = draw(0, 2, TOKENS, WIDTH), np.tile(np.arange(TOKENS, dtype=np.int32), (2, 1))
+    layer, blind = Attention(HEADS, relative=True), Attention(HEADS)
+    params = scattered(layer, x)
+
+    def apply(positions):
+        return applied(layer, params, x, places(jnp.asarray(positions), count=40, dim=WIDTH // HEADS))
+
     np.testing.assert_allclose(apply(positions + 11), apply(positions), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(applied(layer, params, x), apply(positions), rtol=1e-5, atol=1e-5)  # one after another
     assert np.abs(apply(positions * 2) - apply(positions)).max() > 1e-2
-    assert np.abs(apply(None) - apply(positions)).max() > 1e-2
+    assert np.abs(applied(blind, params, x) - apply(positions)).max() > 1e-2
 
 
 @pytest.mark.parametrize("positions", ["sinusoidal", "relative", "sinusoidal+relative"])
