@@ -32,11 +32,28 @@ def pytest_sessionstart(session):
         )
 
 
-def pytest_collection_modifyitems(items):
-    """What is long is slow too, so that -m "not slow" leaves both out."""
+def pytest_collection_modifyitems(config, items):
+    """What is long is slow too, so that -m "not slow" leaves both out; of the slow ones a share, where one is set.
+
+    ACCDISTILL_SLOW_SHARE=K/N keeps the slow tests of every Nth file from the Kth on (from 0), in the order of their names.
+    """
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.slow)
+    if share := os.environ.get("ACCDISTILL_SLOW_SHARE"):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        left_out = set(slow) - set(in_share(slow, share))
+        config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+        items[:] = [item for item in items if item not in left_out]
+
+
+def in_share(items, share: str) -> list:
+    """Those of `items` whose file is of the share "K/N"."""
+    turn, turns = (int(part) for part in share.split("/"))
+    if not 0 <= turn < turns:
+        raise pytest.UsageError(f"ACCDISTILL_SLOW_SHARE={share}: not K/N with K from 0 to N - 1")
+    files = sorted({item.path for item in items})
+    return [item for item in items if files.index(item.path) % turns == turn]
 
 
 @pytest.fixture
