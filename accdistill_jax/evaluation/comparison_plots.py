@@ -136,7 +136,7 @@ def _draw_hazards(axis, quantity: str, hazards: Sequence[Hazard], failures: Fail
     axis.grid(axis="x", visible=False)
     first, last = (100 * hazards[k].share.value for k in (0, -1))
     axis.set_title(
-        f"{capital(short)}: {first:.2g} % fail where lowest,\n{last:.2g} % where highest", fontsize=10
+        f"{capital(short)}: {first:.3g} % fail where lowest,\n{last:.3g} % where highest", fontsize=10
     )
 
 

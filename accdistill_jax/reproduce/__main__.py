@@ -5,6 +5,7 @@ from accdistill_jax import early_stop  # isort: skip
 if __name__ == "__main__":
     early_stop.install()
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -68,6 +69,7 @@ def reproduce(wanted: Wanted, reference: Mapping[str, Any] | None, interruption:
     if reference is not None:  # told now, not after hours
         known = [key for key in check.SETTINGS if key in settings]
         check.check_alike(*({key: one.get(key) for key in known} for one in (reference["settings"], settings)))
+        _refuse_what_is_there(plan.jobs, wanted)
     if wanted.list_only:
         print(listing(plan, wanted))
         return ExitStatus.FINISHED
@@ -95,7 +97,30 @@ def reproduce(wanted: Wanted, reference: Mapping[str, Any] | None, interruption:
         compared = check.deviations(reference, to_dict(report), only=wanted.compared)
         say(f"\nCompared with {wanted.check}:\n{check.table(compared)}")
         status = MOVED if any(one.why for one in compared) else status
-    return RUNS_FAILED if failed else status
+    for name, problem in report.broken.items():
+        print(f"not measured: {name}: {problem}", file=sys.stderr)
+    return RUNS_FAILED if failed or report.broken else status
+
+
+def _refuse_what_is_there(jobs: Sequence[Any], wanted: Wanted) -> None:
+    """Raises UserError where a check would compare a report with itself, or with what another version of the code made."""
+    from accdistill_jax.config import source_hash
+    from accdistill_jax.reproduce.work import FACTS
+
+    if wanted.check.resolve().parent == wanted.out.resolve():
+        raise UserError(f"--out {wanted.out} holds the report that is checked, and its runs; give another folder")
+    own, stale = source_hash(), []
+    for job in jobs:
+        folder = job_folder(wanted.out, job)
+        path = folder / FACTS
+        if finished_seconds(folder, job) is not None and path.exists():
+            if json.loads(path.read_text()).get("environment", {}).get("source_hash") != own:
+                stale.append(job.name)
+    if stale:
+        raise UserError(
+            f"{len(stale)} runs in {wanted.out}, {stale[0]} the first, were made by another version of the source code and would "
+            "not be done again; give another --out"
+        )
 
 
 def _tell_failures(outcomes: Mapping[str, Outcome]) -> int:

@@ -4,7 +4,7 @@ import fnmatch
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ class Moved(NamedTuple):
         allowed: by how much they may differ; None where that is no question.
         share: of what is allowed that the difference takes: above 1 it has moved.
         why: what is wrong with it in words; "" while it is within.
+        note: what else there is to say.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Moved(NamedTuple):
     allowed: float | None
     share: float
     why: str
+    note: str = ""
 
 
 def load_report(path: str | os.PathLike) -> dict[str, Any]:
@@ -102,7 +104,8 @@ def deviations(reference: Mapping[str, Any], found: Mapping[str, Any], *, only: 
     check_alike(reference["settings"], found["settings"])
     before, now = ({n: v for n, v in r["numbers"].items() if _is_of(n, only)} for r in (reference, found))
     pairs = [_number(name, before.get(name), now.get(name)) for name in before | now]
-    pairs += _claims(reference["claims"], found["claims"], partly=bool(only))
+    moved = {one.name.partition("/")[0] for one in pairs if one.why}
+    pairs += _claims(reference["claims"], found["claims"], moved, partly=bool(only))
     return sorted(pairs, key=lambda one: -one.share)
 
 
@@ -132,15 +135,24 @@ def _number(name: str, before: Mapping[str, Any] | None, now: Mapping[str, Any] 
     return Moved(name, there, here, allowed, share, "moved" if share > 1 + _ROUNDING else "")
 
 
-def _claims(before: Sequence[Mapping], now: Sequence[Mapping], *, partly: bool) -> list[Moved]:
-    there, here = ({claim["claim"]: claim["holds"] for claim in claims} for claims in (before, now))
+def _claims(before: Sequence[Mapping], now: Sequence[Mapping], moved: Collection[str], *, partly: bool) -> list[Moved]:
+    """Claims beside what they were. One that turned while all numbers of its section agree lay at the edge of its rule."""
+    there, here = ({claim["claim"]: claim for claim in claims} for claims in (before, now))
     pairs = []
     for claim in there | here:
-        old, new = there.get(claim), here.get(claim)
-        if partly and new in (None, "not measured"):
+        old, new = ({"holds": None} | own.get(claim, {}) for own in (there, here))
+        if partly and new["holds"] in (None, "not measured"):
             continue
-        why = "" if old == new else "is another claim" if None in (old, new) else "holds differently"
-        pairs.append(Moved(claim, old, new, None, math.inf if why else 0.0, why))
+        why, note = "", ""
+        if old["holds"] != new["holds"]:
+            section = old.get("section", "")
+            if None in (old["holds"], new["holds"]):
+                why = "is another claim"
+            elif section and section not in moved and "not measured" not in (old["holds"], new["holds"]):
+                note = "holds differently, by a threshold between two numbers that agree"
+            else:
+                why = "holds differently"
+        pairs.append(Moved(claim, old["holds"], new["holds"], None, math.inf if why else 1.0 if note else 0.0, why, note))
     return pairs
 
 
@@ -155,7 +167,7 @@ def table(found: Sequence[Moved], *, shown: int = _SHOWN) -> str:
             _text(one.found),
             "" if one.allowed is None else f"± {one.allowed:.3g}",
             f"{100 * one.share:.0f} %" if math.isfinite(one.share) and one.allowed is not None else "",
-            one.why.upper() if one.why == "moved" else one.why,
+            one.why.upper() if one.why == "moved" else one.why or one.note,
         )
         for one in found[: max(shown, min(moved, 5 * shown))]
     ]

@@ -1,12 +1,12 @@
 """The command line of `python -m accdistill_jax.reproduce`."""
 
 import argparse
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from accdistill_jax.config import nearest
+from accdistill_jax.config_arguments import OVERRIDE, parse_overridable
 from accdistill_jax.errors import UserError
 
 SYNTHETIC = "synthetic"
@@ -15,7 +15,6 @@ PRESETS = {
     "cpu": "under six hours on two cores",
     "full": "models and corpus of full size, for accelerators",
 }
-_OVERRIDE = re.compile(r"--config\.[^=]+=.*", re.DOTALL)
 
 
 class Wanted(NamedTuple):
@@ -70,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
         "The same command again continues, and does not repeat what is finished. Settings of the config of all runs: "
         "--config.KEY=VALUE.",
         epilog="Exit status: 0 all is done; 2 something to put right, told in one line; 3 --check found that something moved; "
-        "4 some runs failed, which the report names; 130 stopped by Ctrl-C and 143 by SIGTERM, what is done being kept.",
+        "4 some runs or experiments failed, which the report names; 130 stopped by Ctrl-C and 143 by SIGTERM, what is done being kept.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -115,9 +114,9 @@ def parse(argv: Sequence[str], *, reference: Mapping[str, Any] | None = None) ->
     Raises:
         UserError: it is wrong.
     """
-    given, rest = build_parser().parse_known_args(argv)
+    given, rest = parse_overridable(build_parser(), argv)
     for text in rest:
-        if not _OVERRIDE.fullmatch(text):
+        if not OVERRIDE.fullmatch(text):
             options = ("--data", "--unseen", "--preset", "--only", "--seeds", "--out", "--list", "--check", "--workers")
             near = nearest(text.partition("=")[0], options)
             raise UserError(f"unknown argument {text!r}" + (f"; did you mean {near}?" if near else "; see --help"))

@@ -19,6 +19,7 @@ from accdistill_jax.reproduce.check import FORMAT_VERSION, KIND
 PICTURES = "report"  # folder beside report.md
 DOTS_PER_INCH = 150
 HOLDS = ("yes", "no", "partly", "not measured")
+RULES = "When a claim counts as holding (our choice, made without a look at test results)"
 UNFINISHED = ("failed", "skipped")  # statuses of runs that have no result
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
@@ -51,7 +52,15 @@ class Section(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """What the paper says (with its trust, see `TRUST`) beside what was measured."""
+    """What the paper says beside what was measured.
+
+    Attributes:
+        claim, paper: what is claimed, and in which numbers.
+        trust: in that, see `TRUST`.
+        measured, holds, why: what became of it here.
+        rule: when it counts as holding, in part or not at all.
+        section: id of the experiment that it was measured in.
+    """
 
     claim: str
     paper: str
@@ -59,6 +68,8 @@ class Claim(NamedTuple):
     measured: str
     holds: Literal["yes", "no", "partly", "not measured"]
     why: str
+    rule: str = ""
+    section: str = ""
 
 
 class Number(NamedTuple):
@@ -94,6 +105,7 @@ class Report(NamedTuple):
         numbers: by name, "<section's id>/<what>".
         runs: one dictionary for each, with "name", "status" (see jobs.Outcome), "seconds", "reason" and what else is known.
         settings: plain values; see check.SETTINGS for those that a comparison goes by.
+        broken: experiments that a mistake in the program kept from being measured, and which.
     """
 
     title: str
@@ -103,6 +115,7 @@ class Report(NamedTuple):
     numbers: dict[str, Number]
     runs: list[dict]
     settings: dict
+    broken: dict[str, str] = {}
 
 
 TRUST = {

@@ -11,6 +11,7 @@ from accdistill_jax.metrics import format_seconds
 from accdistill_jax.reproduce.document import (
     DOTS_PER_INCH,
     HOLDS,
+    RULES,
     TRUST,
     UNFINISHED,
     Claim,
@@ -108,6 +109,8 @@ def _claims(claims: Sequence[Claim]) -> Iterator[str]:
         yield "".join(f'<td role="cell" data-head="{head}">{cell}</td>' for head, cell in zip(heads[1:], cells, strict=True))
         yield "</tr>"
     yield "</tbody></table></div>"
+    if rules := [f"<li>{to_html(claim.claim)}: {to_html(claim.rule)}</li>" for claim in claims if claim.rule]:
+        yield f"<details><summary>{RULES}</summary><ul>{''.join(rules)}</ul></details>"
     known = [letter for letter in TRUST if any(letter in claim.trust for claim in claims)]
     if known:
         yield '<p class="small">How sure it is that the paper says so: '
@@ -184,7 +187,7 @@ def _details(report: Report) -> Iterator[str]:
     settings = [(f"`{name}`", _literal(value)) for name, value in flat_settings(report.settings)]
     yield from _fold(Table("Settings and versions", ("Setting", "Value"), tuple(settings)))
     runs = [(f"`{run['name']}`", run["status"], format_seconds(run["seconds"] or 0)) for run in report.runs]
-    yield from _fold(Table(f"All {len(runs)} runs", ("Run", "Status", "Took"), tuple(runs)))
+    yield from _fold(Table(f"All {len(runs)} runs", ("Run", "Status", "Took, since it last started"), tuple(runs)))
     numbers = [_number_row(name, number) for name, number in report.numbers.items()]
     columns = ("Name", "Value", "Interval", "Unit", "By seed", "May move by")
     yield from _fold(Table(f"All {len(numbers)} numbers, as in report.json", columns, tuple(numbers)))

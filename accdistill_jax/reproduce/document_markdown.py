@@ -3,7 +3,15 @@
 from collections.abc import Iterator, Sequence
 
 from accdistill_jax.metrics import format_seconds
-from accdistill_jax.reproduce.document import PICTURES, TRUST, Report, Section, flat_settings, unfinished
+from accdistill_jax.reproduce.document import (
+    PICTURES,
+    RULES,
+    TRUST,
+    Report,
+    Section,
+    flat_settings,
+    unfinished,
+)
 from accdistill_jax.reproduce.inline import to_markdown, to_plain
 
 WORDS = {"yes": "**holds**", "no": "**does not hold**", "partly": "**holds in part**", "not measured": "not measured"}
@@ -23,6 +31,9 @@ def _parts(report: Report) -> Iterator[str]:
             ("Claim", "The paper says", "Trust", "Measured here", "Holds?", "Why"),
             [(c.claim, c.paper, c.trust, c.measured, WORDS[c.holds], c.why) for c in report.claims],
         )
+        if rules := [f"- {to_markdown(c.claim)}: {to_markdown(c.rule)}" for c in report.claims if c.rule]:
+            yield f"{RULES}:"
+            yield "\n".join(rules)
         known = [letter for letter in TRUST if any(letter in claim.trust for claim in report.claims)]
         yield "Trust in what the paper is said to say: " + "; ".join(f"**{letter}** {TRUST[letter]}" for letter in known) + "."
     if missing := unfinished(report):
@@ -35,7 +46,7 @@ def _parts(report: Report) -> Iterator[str]:
     yield f"{len(report.numbers)} numbers with intervals, seeds and tolerances: `report.json`."
     yield "## Runs"
     yield _table(
-        ("Run", "Status", "Took"),
+        ("Run", "Status", "Took, since it last started"),
         [(f"`{run['name']}`", run["status"], format_seconds(run["seconds"])) for run in report.runs],
     )
 

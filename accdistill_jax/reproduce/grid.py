@@ -17,9 +17,12 @@ from accdistill_jax.reproduce.experiments import EXPERIMENTS, Experiment
 from accdistill_jax.reproduce.jobs import Job
 from accdistill_jax.reproduce.variants import Variant
 from accdistill_jax.stages.context import plain
+from accdistill_jax.stages.embedding import unseen_by_name
 from configs import reproduce as presets
 
 DATA = "data"
+LOOKS = 10  # of supervised training at its validation loss
+DEARER = {"efficientnet": 6.0, "joint": 2.0}  # steps than those of the others, roughly; seen on CPUs
 FORMAT = 1  # of what a job leaves; raised when the same order gives other numbers
 
 
@@ -31,9 +34,12 @@ class Scale(NamedTuple):
         short_share: part of the student's duration that short variants get.
         views: embeddings that the frozen teacher gives of each training segment beforehand, for all students that it augments
             alike; for short variants, which come by less often, a part of them; 0: it runs in every step.
-        supervised: duration of supervised training by share of the labels; it keeps the best of its steps.
-        best: changes of the best student, its duration such that it takes the student's time.
+        supervised: duration of supervised training by share of the labels; "" is the student's. It keeps the best of `LOOKS` steps.
+        validation_batches: by how many batches of validation minutes that is judged, where there are so many.
+        best: changes of the best student.
+        best_share: its duration over the student's, such that it takes the student's time.
         long: changes of the student that has more time.
+        long_share: its duration over the student's.
         small: changes that make the student five times smaller than the teacher.
         sizes: the same by variant.
         seconds: rough cost of generating the data, of a teacher, of a student of the base's duration and of an embedding.
@@ -44,8 +50,11 @@ class Scale(NamedTuple):
     short_share: float
     views: int
     supervised: dict[float, str]
+    validation_batches: int
     best: dict[str, Any]
+    best_share: float
     long: dict[str, Any]
+    long_share: float
     small: dict[str, Any]
     sizes: dict[str, dict[str, Any]]
     seconds: dict[str, float]
@@ -79,8 +88,11 @@ SCALES = {
         short_share=0.5,
         views=0,
         supervised=dict.fromkeys(variants.FRACTIONS, "2 steps"),
+        validation_batches=1,
         best=_BEYOND | {"teacher.cached_views": 2, "student.train.ema_decay": 0.9},
+        best_share=1.0,
         long={},
+        long_share=1.0,
         small=size(16, 1, heads=2),
         sizes={name: size(8 * k, 1, heads=2) for k, name in enumerate(_CPU_SIZES, 1)},
         seconds={"data": 1, "teacher": 3, "student": 3, "embed": 1},
@@ -95,9 +107,12 @@ SCALES = {
         seeds=3,
         short_share=0.4,
         views=4,
-        supervised={0.001: "150 steps", 0.01: "150 steps", 0.1: "300 steps", 1.0: "600 steps"},
-        best=_BEYOND | {"student.train.ema_decay": 0.99, "student.drop_fraction": 0.5, "student.train.duration": "1640 steps"},
-        long=_BEYOND | {"student.train.ema_decay": 0.99, "student.train.duration": "6000 steps"},
+        supervised={0.001: "150 steps", 0.01: "150 steps", 0.1: "300 steps", 1.0: ""},
+        validation_batches=64,
+        best=_BEYOND | {"student.train.ema_decay": 0.99, "student.drop_fraction": 0.5},
+        best_share=1.64,
+        long=_BEYOND | {"student.train.ema_decay": 0.99},
+        long_share=6.0,
         small=_CPU_SIZES["size-5th"],
         sizes=_CPU_SIZES,
         seconds={"data": 60, "teacher": 100, "student": 220, "embed": 25},
@@ -106,10 +121,12 @@ SCALES = {
         seeds=3,
         short_share=0.25,
         views=0,
-        supervised=dict.fromkeys(variants.FRACTIONS, "20 epochs"),
-        best=_BEYOND | {"student.train.ema_decay": 0.999, "student.drop_fraction": 0.5, "teacher.cached_views": 4,
-                        "student.train.duration": "200 epochs"},
-        long=_BEYOND | {"student.train.ema_decay": 0.999, "student.train.duration": "500 epochs"},
+        supervised={0.001: "500 steps", 0.01: "1000 steps", 0.1: "5000 steps", 1.0: ""},
+        validation_batches=32,
+        best=_BEYOND | {"student.train.ema_decay": 0.999, "student.drop_fraction": 0.5, "teacher.cached_views": 4},
+        best_share=2.0,
+        long=_BEYOND | {"student.train.ema_decay": 0.999},
+        long_share=5.0,
         small=_PAPER_SIZES["size-5th"],
         sizes=_PAPER_SIZES,
         seconds={"data": 3000, "teacher": 8000, "student": 14_000, "embed": 300},
@@ -159,12 +176,13 @@ def plan(
     Raises:
         UserError: no such experiment, preset or key, or a store that cannot be opened.
     """
-    base = load_config(f"{presets.__file__}:{preset}", overrides)
+    base, usual = (load_config(f"{presets.__file__}:{preset}", given) for given in (overrides, ()))
     if base.data.stores or base.data.unseen_stores:
         raise UserError("--config.data.stores is set by --data, and --config.data.unseen_stores by --unseen")
     scale = SCALES[preset]
     count = scale.seeds if seeds is None else seeds
     opened = [Store.open(path) for path in (*stores, *unseen)]
+    unseen_by_name(opened[len(stores) :], opened[: len(stores)], key="--unseen")
     fingerprints = [store.fingerprint for store in opened]
     data: list[Any] = list(fingerprints)
     if not stores:
@@ -175,7 +193,7 @@ def plan(
     left = {name for name in known if any(fnmatch.fnmatchcase(name, one) for one in scale.leave_out)}
     experiments = [one._replace(variants=tuple(name for name in one.variants if name not in left)) for one in experiments]
     wanted = dict.fromkeys(name for experiment in experiments for name in experiment.variants)
-    maker = _Maker(base, scale, count, known, stores=stores, unseen=unseen, data=data)
+    maker = _Maker(base, scale, count, known, stores=stores, unseen=unseen, data=data, usual=usual)
     for name in wanted:
         maker.add(known[name])
     settings = {
@@ -225,10 +243,11 @@ def all_variants(scale: Scale) -> Iterator[Variant]:
 class _Maker:
     """Turns variants into jobs, what they need first."""
 
-    def __init__(self, base, scale: Scale, seeds: int, known: dict[str, Variant], *, stores, unseen, data):
+    def __init__(self, base, scale: Scale, seeds: int, known: dict[str, Variant], *, stores, unseen, data, usual):
         self.jobs: dict[str, Job] = {}
         self.variants: dict[str, None] = {}
         self._base, self._scale, self._seeds, self._known = base, scale, seeds, known
+        self._usual = usual  # without overrides: what the scale's seconds are of
         self._where = {"stores": list(stores), "unseen": list(unseen)}
         self._data_key = _hash({"format": FORMAT, "data": data})
         if not stores:
@@ -290,23 +309,40 @@ class _Maker:
             changes["stages"] = ("student",)
             if variant.changes.get("student.objective", "distillation") == "distillation":
                 changes["teacher.cached_views"] = round(self._scale.views * (self._scale.short_share if variant.short else 1.0))
-            if variant.short:
-                changes["student.train.duration"] = _share(config.student.train.duration, self._scale.short_share)
+            share = self._share(variant)
+            if share != 1.0:
+                changes["student.train.duration"] = _share(config.student.train.duration, share)
             if variant.changes.get("student.objective") == "supervised":
                 fraction = variant.changes["student.supervised.label_fraction"]
-                changes |= {"student.train.duration": self._scale.supervised[fraction], "student.supervised.subset": seed}
+                duration = self._scale.supervised[fraction] or config.student.train.duration
+                changes |= {
+                    "student.train.duration": duration,
+                    "student.train.validate_every": _share(duration, 1 / LOOKS),
+                    "student.train.validation_batches": self._scale.validation_batches,
+                    "student.supervised.subset": seed,
+                }
         with config.unlocked(), config.ignore_type():
             config.update_from_flattened_dict(changes | variant.changes)
         configs.validate(config)
         return config
+
+    def _share(self, variant: Variant) -> float:
+        """Its duration over the student's."""
+        own = {"student-best": self._scale.best_share, "student-long": self._scale.long_share}
+        return self._scale.short_share if variant.short else own.get(variant.name, 1.0)
 
     def _cost(self, variant: Variant, config: Any) -> float:
         seconds = self._scale.seconds
         embedding = seconds["embed"] * {"all": 3.0, "some": 1.0, "none": 0.3}[variant.rows]
         if variant.kind not in ("teacher", "student"):
             return embedding
-        amounts = [configs.parse_duration(one[variant.kind].train.duration)[0] for one in (config, self._base)]
-        return embedding + seconds[variant.kind] * amounts[0] / amounts[1]
+        (own, unit), *others = (
+            configs.parse_duration(one[variant.kind].train.duration) for one in (config, self._usual, self._base)
+        )
+        usual = next((amount for amount, other in others if other == unit), own)
+        trained = config[variant.kind]
+        dearer = DEARER.get(trained.encoder.architecture, 1.0) * DEARER.get(trained.objective, 1.0)
+        return embedding + seconds[variant.kind] * dearer * own / usual
 
 
 def _decisive(config: Any, kind: str) -> dict[str, Any]:

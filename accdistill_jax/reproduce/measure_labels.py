@@ -1,5 +1,7 @@
 """Measured by labels of the minute: probes by share of the labels, and agreement with the reference."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from threadpoolctl import threadpool_limits
 
@@ -10,15 +12,17 @@ from accdistill_jax.evaluation.comparison_plots import bland_altman_panels
 from accdistill_jax.evaluation.evaluate import TARGETS as WORDS
 from accdistill_jax.evaluation.probes import Probe, TargetResult
 from accdistill_jax.evaluation.style import capital
+from accdistill_jax.metrics import format_seconds
 from accdistill_jax.reproduce import variants as v
 from accdistill_jax.reproduce.bench import LABELS, Bench, Part
 from accdistill_jax.reproduce.document import Number, Picture, Section, Table
 from accdistill_jax.reproduce.experiments import Experiment
+from accdistill_jax.reproduce.grid import LOOKS
 from accdistill_jax.reproduce.label_claims import SUPERVISED, label_claims
 from accdistill_jax.reproduce.probe_figures import by_fraction
 from accdistill_jax.reproduce.probe_scores import Score, Scores
 from accdistill_jax.reproduce.probing import CONSTANTS, Labels, Probing
-from accdistill_jax.reproduce.wording import NONE, ONE, SEVERAL, count, decimal, number, ranged, spread, there
+from accdistill_jax.reproduce.wording import NONE, count, decimal, number, ranged, signed, spread, there
 
 CLASSICAL, RIDGE, BOOSTING = "classical", "classical-ridge", "classical-boosting"
 STUDENT = "student"
@@ -39,8 +43,8 @@ def label_fractions(bench: Bench, experiment: Experiment) -> Part:
         claims = label_claims(bench, probing, titles)
     tables = [_errors(scores, target, names, titles) for target in probing.targets]
     if STUDENT in names:
-        tables += [_ratios(scores, target, names, titles) for target in probing.targets]
-    tables.append(_label_counts(probing.labels))
+        tables += [_against_student(scores, target, names, titles, by=by) for by in ("ratio", "difference") for target in probing.targets]
+    tables += [_label_counts(probing.labels), _training(bench, names, titles)]
     caption = (
         "Mean absolute error by share of the labels (both axes logarithmic): means over training seeds, bars are their standard "
         "deviation. Encoders that are only in the tables: without augmentation, joint, untrained, ridge on hand-made features."
@@ -51,14 +55,20 @@ def label_fractions(bench: Bench, experiment: Experiment) -> Part:
         "minutes. Cells: mean over training seeds ± their standard deviation [95 % interval over test participants].",
         "Seeds are combined within each draw of test participants: the error is averaged over the seeds first, a ratio is the "
         "quotient of two such averages over the seeds that both encoders have, and the interval is that of the average.",
-        "The strength of the ridge, the loss of the boosting and the step that supervised training keeps are chosen on all "
-        "labelled validation minutes at every fraction, for all encoders alike.",
-        "Tolerance of a number when it is measured again: 5 % (15 % with one training seed) and two standard deviations over "
-        "training seeds, since other rounding on another processor is amplified by training.",
+        "The strength of the ridge and the loss of the boosting are chosen on all labelled validation minutes at every fraction, for "
+        f"all encoders alike. Supervised training keeps the best of {LOOKS} steps, judged by labelled validation minutes too: by "
+        f"{_validation(bench)}.",
     )
     pictures = (Picture("label-fractions", caption, by_fraction(scores, titles, v.FRACTIONS)),) if probing.targets else ()
     section = Section(experiment.id, experiment.title, text, tuple(tables), pictures, (*notes, *probing.notes))
     return Part(section, _numbers(experiment.id, scores, names), claims)
+
+
+def _validation(bench: Bench) -> str:
+    """How many validation minutes judge a step of supervised training."""
+    orders = [job.order["config"]["student"] for job in bench.plan.jobs if job.order.get("variant", "").startswith(SUPERVISED)]
+    most = [own["train"]["validation_batches"] * own["train"]["batch_size"] for own in orders]
+    return f"at most {count(max(most))}" if most else "none here"
 
 
 def _probe_all(bench: Bench, experiment: Experiment) -> tuple[Probing, list[str], list[str]]:
@@ -124,15 +134,19 @@ def _cell(score: Score | None) -> str:
     return spread(score.seeds) + (f" [{decimal(ends.low)}, {decimal(ends.high)}]" if ends.has_interval else "")
 
 
-def _ratios(scores: Scores, target: str, names: list[str], titles: dict[str, str]) -> Table:
+def _against_student(scores: Scores, target: str, names: list[str], titles: dict[str, str], *, by: str) -> Table:
+    """The student's errors compared in pairs with each other encoder's, by their "ratio" or "difference"."""
+    label, unit = WORDS[target]
+    compare, show = {"ratio": (scores.ratio, ranged), "difference": (scores.difference, signed)}[by]
     rows = []
     for name in names:
-        ratios = [scores.ratio(target, fraction, STUDENT, name) for fraction in v.FRACTIONS]
-        if name != STUDENT and any(ratios):
-            rows.append((titles[name], *(ranged(one.estimate) if one else NONE for one in ratios)))
+        found = [compare(target, fraction, STUDENT, name) for fraction in v.FRACTIONS]
+        if name != STUDENT and any(found):
+            rows.append((titles[name], *(show(one.estimate) if one else NONE for one in found)))
+    words = {"ratio": ("divided by", "", 1), "difference": ("less", f" ({unit})", 0)}[by]
     return Table(
-        f"{capital(WORDS[target][0])}: error of the {titles[STUDENT]} divided by that of the encoder in the row, in pairs on the same "
-        "test participants (below 1: the student is better)",
+        f"{capital(label)}: error of the {titles[STUDENT]} {words[0]} that of the encoder in the row{words[1]}, in pairs on the same test "
+        f"participants (below {words[2]}: the student is better)",
         ("compared with", *(f"{100 * f:g} %" for f in v.FRACTIONS)),
         tuple(rows),
     )
@@ -148,6 +162,23 @@ def _label_counts(labels: dict[tuple[str, float], Labels]) -> Table:
                  ("target", *(f"{100 * f:g} %" for f in v.FRACTIONS)), tuple(rows))  # fmt: skip
 
 
+def _training(bench: Bench, names: Sequence[str], titles: Mapping[str, str]) -> Table:
+    """What each encoder took: steps, minutes presented, time."""
+    rows = []
+    for name in names:
+        seeds = bench.seeds(name)
+        own = bench.facts(name, seeds[0]) if seeds else {}
+        if own.get("steps"):
+            times = [bench.facts(name, seed).get("train_s", 0.0) for seed in seeds]
+            rows.append((
+                titles[name], count(own["parameters"]), count(own["steps"]), count(own["batch_size"]),
+                count(own["steps"] * own["batch_size"]), format_seconds(sum(times) / len(times)),
+            ))  # fmt: skip
+    columns = ("encoder", "parameters", "steps", "batch", "minutes presented", "time in the loop")
+    return Table("What training took: time is the mean over training seeds, as it ran, with another run beside it where there were "
+                 "several workers, and without compiling", columns, tuple(rows))  # fmt: skip
+
+
 def _numbers(section: str, scores: Scores, names: list[str]) -> dict[str, Number]:
     found = {}
     for target in scores.truth:
@@ -157,9 +188,11 @@ def _numbers(section: str, scores: Scores, names: list[str]) -> dict[str, Number
                 base = f"{section}/{target}/{fraction:g}/{name}"
                 error = scores.error(target, fraction, name)
                 found[f"{base}/mae"] = number(error.seeds, unit=unit, estimate=error.estimate)
+                if fraction == 1.0 and (r := scores.correlation(target, fraction, name)) is not None:
+                    found[f"{base}/r"] = number(r.seeds, estimate=r.estimate, share=True)
                 ratio = None if name == STUDENT else scores.ratio(target, fraction, STUDENT, name)
                 if ratio is not None:
-                    found[f"{base}/student-over-this"] = number(ratio.seeds, estimate=ratio.estimate)
+                    found[f"{base}/student-over-this"] = number(ratio.seeds, value=ratio.value, estimate=ratio.estimate)
     return found
 
 
@@ -238,10 +271,10 @@ def _agreement_picture(scores: Scores, target: str, own: dict[str, dict[int, Agr
 
 def _agreement_numbers(base: str, several: dict[int, Agreement], unit: str) -> dict[str, Number]:
     """A bias is near 0, so that what it may differ by is a share of the standard deviation of the differences."""
-    least = (SEVERAL if len(several) > 1 else ONE) * float(np.mean([one.sd.value for one in several.values()]))
+    scale = float(np.mean([one.sd.value for one in several.values()]))
     found = {}
     for what in ("bias", "low", "high", "sd"):
         estimates = [getattr(one, what) for one in several.values()]
         values = [one.value for one in estimates]
-        found[f"{base}/{what}"] = number(values, unit=unit, estimate=_mean_estimate(estimates), least=least)
+        found[f"{base}/{what}"] = number(values, unit=unit, estimate=_mean_estimate(estimates), scale=scale)
     return found

@@ -18,6 +18,7 @@ from accdistill_jax.reproduce import wording
 from accdistill_jax.reproduce.bench import Bench, Part, over_seeds
 from accdistill_jax.reproduce.document import Claim, Number, Picture, Section
 from accdistill_jax.reproduce.experiments import LEARNED_BASELINES, Experiment
+from accdistill_jax.reproduce.looks import look
 from accdistill_jax.reproduce.people_tables import DEMOGRAPHIC, Asked, kind_of, shown, tables
 from accdistill_jax.reproduce.wording import decimal, listed, ranged, spread
 
@@ -114,7 +115,7 @@ def _words(first: Asked, by_seed: Sequence[Asked], titles: Mapping[str, str], ma
     told = [f"{titles[name]} {spread(values, 3)}" for name, values in sorted(means.items(), key=lambda item: -over_seeds(item[1])[0])]
     ceilings = [one.ceiling for one in scored.values() if one.ceiling is not None]
     text.append(f"Mean AUC over these targets (± over training seeds): {listed(told)}"
-                + (f"; the ceiling, which age and size raise that no sensor sees, is {np.mean(ceilings):.3f}." if ceilings else "."))  # fmt: skip
+                + (f"; the mean ceiling of the {len(ceilings)} that have one, which age and size raise that no sensor sees, is {np.mean(ceilings):.3f}." if ceilings else "."))  # fmt: skip
     own = {name: one.scores[shown(main)].auc for name, one in scored.items()}
     above = [name for name, auc in own.items() if auc.has_interval and auc.low > 0.5]
     best = sorted(scored, key=lambda name: -(own[name].value or 0.0))[:3]
@@ -146,7 +147,12 @@ def _forests(first: Asked, names: Sequence[str], titles: Mapping[str, str]) -> t
         groups.append([*([STUDENT] if STUDENT in names else []), *rest][:PER_FIGURE])
     drawn = []
     for k, group in enumerate(groups, 1):
-        figure = auc_forest(whole, encoders=[shown(name) for name in group])
+        figure = auc_forest(
+            whole,
+            encoders=[shown(name) for name in group],
+            names={shown(name): titles[name] for name in group},
+            colours={shown(name): look(name).colour for name in group},
+        )
         if figure is not None:
             caption = f"ROC AUC of yes/no targets of people: {listed([titles[name] for name in group])}; black marks are ceilings."
             drawn.append(Picture(f"participants-{k}", caption, figure))
@@ -160,18 +166,17 @@ def _numbers(prefix: str, by_seed: Sequence[Asked], seeds: Mapping[str, Sequence
         mean = first.questions.mean_auc
         if mean is not None:
             numbers[f"{prefix}/{name}/mean-auc"] = wording.number(
-                [one.mean_auc(shown(name)) for one in own], estimate=mean.auc[shown(name)], least=wording.SHARE
+                [one.mean_auc(shown(name)) for one in own], estimate=mean.auc[shown(name)], share=True
             )
         for target, one in first.questions.targets.items():
             if one.reason or not (one.kind == NUMBER or name == STUDENT or kind_of(target) == DEMOGRAPHIC):
                 continue
-            measure, unit = ("mae", one.label) if one.kind == NUMBER else ("auc", "")
-            values = [getattr(every.questions.targets[target].scores[shown(name)], measure) for every in own]
-            # with few people who say yes an AUC moves more than a share of many minutes does
-            least = 0.0 if one.kind == NUMBER else 2 * wording.SHARE
-            numbers[f"{prefix}/{name}/{target}/{measure}"] = wording.number(
-                [v.value for v in values], estimate=values[0], unit=unit, least=least
-            )
+            unit = one.label if one.kind == NUMBER else ""
+            for measure in ("mae", "r") if one.kind == NUMBER else ("auc", "partial_auc"):
+                values = [getattr(every.questions.targets[target].scores[shown(name)], measure) for every in own]
+                numbers[f"{prefix}/{name}/{target}/{measure}"] = wording.number(
+                    [v.value for v in values], estimate=values[0], unit=unit if measure == "mae" else "", share=measure != "mae"
+                )
     return numbers
 
 
@@ -195,4 +200,8 @@ def _claim(first: Asked, by_seed: Sequence[Asked], titles: Mapping[str, str]) ->
     why += [f"{titles[name]}: {wording.signed(d.difference, 3)}" for name, d in against.items()]
     why += [] if count >= AIM else [f"only {count} targets have enough people"]
     why += [] if chance else ["its interval does not lie above chance"]
-    return Claim(claim, paper, "P", measured, "yes" if chance and complete else "partly" if chance else "no", "; ".join(why) + ".")
+    rule = (
+        f"holds where the student's mean AUC (first training seed) lies above chance by its interval over at least {AIM} targets, and is "
+        "better than each learned acceleration encoder's by the paired interval; in part where only the former is so."
+    )
+    return Claim(claim, paper, "P", measured, "yes" if chance and complete else "partly" if chance else "no", "; ".join(why) + ".", rule)

@@ -139,7 +139,7 @@ def _store(bench: Bench, prefix: str, store: str, seeds: Mapping[str, Sequence[i
                     tests[target] = result
                     found[target] = _errors(result, ZERO) | {MEAN: Measured({ZERO: result.probes[MEAN].mae}, {})}
                     _add_few(found[target], whole["test"], whole["test"], STORE_PEOPLE)
-        retrieved = _retrieval_table(bench, store, seeds)
+        retrieved, first_numbers = _retrieval(bench, prefix, store, seeds)
     for target, own in found.items():
         if missing := [column for column in columns if column not in own[MEAN].errors]:
             notes.append(f"{store}, {WORDS[target][0]}: too few people with labels to fit on {wording.listed(missing)} of them.")
@@ -149,7 +149,7 @@ def _store(bench: Bench, prefix: str, store: str, seeds: Mapping[str, Sequence[i
     text = text or [f"{store}: no target has enough labels."]
     shown = _pictures(f"unseen-{_slug(store)}", f"Errors in {store}", found, titles, columns)
     section = Section("unseen", store, tuple(text), tuple(t for t in tables if t.rows), shown, tuple(notes))
-    return Part(section, _numbers(prefix, found, by_seed))
+    return Part(section, _numbers(prefix, found, by_seed) | first_numbers)
 
 
 def _split(own: Mapping[str, Mapping[str, SplitEmbeddings]], split: str, target: str) -> ProbeSplit:
@@ -203,9 +203,8 @@ def _numbers(prefix: str, found: Found, by_seed: Mapping[tuple[str, str], Sequen
         for name, one in own.items():
             for column, estimate in one.errors.items():
                 values = (by_seed or {}).get((target, name), []) if column == ZERO else []
-                least = 2.0 * one.std.get(column, 0.0) / REPEATS**0.5
                 numbers[f"{prefix}/{name}/{target}/{column}"] = wording.number(
-                    values or [estimate.value], estimate=estimate, unit=WORDS[target][1], least=least
+                    values or [estimate.value], estimate=estimate, unit=WORDS[target][1]
                 )
     return numbers
 
@@ -254,8 +253,8 @@ def _against(store: str, tests: Mapping[str, TargetResult], titles: Mapping[str,
     return Table(f"{store}: the student's error less that of another, probes from the training stores", ("target, encoder", "difference", "ratio", "student is"), tuple(rows))
 
 
-def _retrieval_table(bench: Bench, store: str, seeds: Mapping[str, Sequence[int]]) -> Table:
-    split, rows = f"unseen-{store}", []
+def _retrieval(bench: Bench, prefix: str, store: str, seeds: Mapping[str, Sequence[int]]) -> tuple[Table, dict[str, Number]]:
+    split, rows, numbers = f"unseen-{store}", [], {}
     total = len(bench.columns(split).participant)
     for name, own in seeds.items():
         paired = [seed for seed in own if bench.pair(name, seed, split=split) is not None]
@@ -264,10 +263,12 @@ def _retrieval_table(bench: Bench, store: str, seeds: Mapping[str, Sequence[int]
         found = find(bench, name, paired, split=split)
         for one in (r for r in found.results if r.direction == ACCEL_TO_PPG):
             top1, _ = found.over_seeds(ACCEL_TO_PPG, one.pool_size)
+            size = "all" if one.pool_size == total else one.pool_size
+            numbers[f"{prefix}/{name}/retrieval/{size}/top-1"] = wording.number(top1, estimate=one.top1, share=True)
             rows.append((bench.variant(name).title, count(one.pool_size), ranged_share(one.top1), spread_share(top1),
                          decimal(one.mean_rank.mean, 1), f"{percent(one.chance_top[1])}, rank {decimal(one.chance_rank, 1)}"))  # fmt: skip
     columns = ("encoder", "candidates", "top-1", "over seeds", "mean rank", "guessing")
-    return Table(f"{store}: {WAYS[ACCEL_TO_PPG][0].lower()}{WAYS[ACCEL_TO_PPG][1:]}", columns, tuple(rows))
+    return Table(f"{store}: {WAYS[ACCEL_TO_PPG][0].lower()}{WAYS[ACCEL_TO_PPG][1:]}", columns, tuple(rows)), numbers
 
 
 def _store_notes(bench: Bench, store: str) -> list[str]:

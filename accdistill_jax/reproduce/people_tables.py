@@ -87,7 +87,7 @@ def _means(first: Asked, by_seed: Sequence[Asked], titles: Mapping[str, str], ke
     if any(ceilings.values()):
         every = [value for kind, own in ceilings.items() if kind != CONTROL for value in own]
         cells = [decimal(sum(own) / len(own), 3) if own else NONE for own in ceilings.values()]
-        rows.append(("ceiling", decimal(sum(every) / len(every), 3) if every else NONE, NONE, NONE, *cells))
+        rows.append(("ceiling, of the targets that have one", decimal(sum(every) / len(every), 3) if every else NONE, NONE, NONE, *cells))
     columns = ("encoder", "mean AUC", "over training seeds", f"{titles[main]} minus it", *(f"{kind}s" for kind in kinds))
     return Table("Mean ROC AUC over all yes/no targets but controls, and by kind", columns, tuple(rows))
 

@@ -101,15 +101,27 @@ class Scores:
         self, target: str, fraction: float, name: str, reference: str, *, seeds: Iterable[int] | None = None
     ) -> Score | None:
         """Mean absolute error divided by that of `reference`, on the same test participants; None where no seed has both."""
+        return self._paired(target, fraction, name, reference, seeds, ratio=True)
+
+    def difference(
+        self, target: str, fraction: float, name: str, reference: str, *, seeds: Iterable[int] | None = None
+    ) -> Score | None:
+        """Mean absolute error less that of `reference`, in the target's unit, in the same pairs."""
+        return self._paired(target, fraction, name, reference, seeds, ratio=False)
+
+    def _paired(
+        self, target: str, fraction: float, name: str, reference: str, seeds: Iterable[int] | None, *, ratio: bool
+    ) -> Score | None:
         both = [self._measured.get((target, fraction, one), {}) for one in (name, reference)]
         common = _common(both, seeds)
         if not common:
             return None
         a, b = ([own[seed] for seed in common] for own in both)
+        how = np.divide if ratio else np.subtract
         with np.errstate(divide="ignore", invalid="ignore"):
-            values = tuple(float(x.value[_MAE] / y.value[_MAE]) for x, y in zip(a, b, strict=True))
-        measured = {"a": mean_measures(a), "b": mean_measures(b)}
-        found = self._scorers[target].compare("a", "b", measured).ratio
+            values = tuple(float(how(x.value[_MAE], y.value[_MAE])) for x, y in zip(a, b, strict=True))
+        compared = self._scorers[target].compare("a", "b", {"a": mean_measures(a), "b": mean_measures(b)})
+        found = compared.ratio if ratio else compared.difference
         return None if found.value is None else Score(found, values)
 
     def _score(self, target: str, fraction: float, name: str, place: int, seeds: Iterable[int] | None) -> Score | None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import hypergeom
+from scipy.stats import t as student_t
 from threadpoolctl import threadpool_limits
 
 from accdistill_jax.evaluation.bootstrap import Estimate, ParticipantBootstrap
@@ -23,9 +23,9 @@ from accdistill_jax.reproduce.experiments import Experiment
 from accdistill_jax.reproduce.probe_claims import SHORT
 from accdistill_jax.reproduce.probe_scores import DRAWS, Score, Scores
 from accdistill_jax.reproduce.probing import Probing
+from accdistill_jax.reproduce.searching import first_places, mean_rank
 from accdistill_jax.reproduce.wording import (
     NONE,
-    SHARE,
     decimal,
     number,
     percent,
@@ -36,7 +36,6 @@ from accdistill_jax.reproduce.wording import (
 
 FIRST, POOL = 0, 1000
 HR, FULL, SHORT_ONE = "hr_bpm", "student", v.REFERENCE.name
-LEVELS = 2 * math.sqrt(2)  # two standard deviations of the difference of two seeds
 
 
 class Retrieval(NamedTuple):
@@ -46,11 +45,13 @@ class Retrieval(NamedTuple):
         pool: candidates.
         top1: share of first places, with its interval over participants.
         mean_rank: in the pool.
+        first: [N] probability that each query comes first.
     """
 
     pool: int
     top1: Estimate
     mean_rank: float
+    first: np.ndarray
 
 
 class Row(NamedTuple):
@@ -82,6 +83,7 @@ class Sweep(NamedTuple):
         scores: behind them, the constants among them.
         noise: reference -> target -> standard deviation of the error over its training seeds, as a share of the error.
         top1_noise, rank_noise: reference -> the same of the retrieval, in top-1 absolute.
+        reach: reference -> how far apart the HR errors of two of its seeds come, as a share; see `reach_of`.
         notes: what a reader must know.
     """
 
@@ -90,6 +92,7 @@ class Sweep(NamedTuple):
     noise: dict[str, dict[str, float]]
     top1_noise: dict[str, float]
     rank_noise: dict[str, float]
+    reach: dict[str, float]
     notes: tuple[str, ...]
 
     @property
@@ -115,6 +118,7 @@ def sweep(bench: Bench, experiment: Experiment) -> Sweep:
             retrieved[name] = {seed: retrieval(*pair, people) for seed, pair in pairs.items() if len(people) > 1}
     scores = probing.scores
     noise = {name: _noise(scores, name) for name in references}
+    reach = {name: reach_of(own[HR], len(references[name])) for name, own in noise.items() if HR in own}
     seen = {name: own for name in references if len(own := list(retrieved[name].values())) > 1}
     rows = {}
     for name in found:
@@ -122,13 +126,14 @@ def sweep(bench: Bench, experiment: Experiment) -> Sweep:
         if errors:
             reference = reference_of(bench, name, experiment)
             ratio = scores.ratio(HR, 1.0, name, reference, seeds=[FIRST]) if reference and HR in errors else None
-            verdict = judge(ratio, noise.get(reference, {}).get(HR))
+            verdict = judge(ratio, reach.get(reference))
             rows[name] = Row(name, bench.variant(name).title, errors, reference, ratio, verdict, retrieved[name].get(FIRST))
     return Sweep(
         rows, scores, noise,
         {name: over_seeds([one.top1.value for one in own])[1] for name, own in seen.items()},
         {name: _share_of_mean([one.mean_rank for one in own]) for name, own in seen.items()},
-        (*notes, *probing.notes, *_noise_notes(noise, rows)),
+        reach,
+        (*notes, *probing.notes, *_noise_notes(noise, reach, rows)),
     )  # fmt: skip
 
 
@@ -139,25 +144,32 @@ def reference_of(bench: Bench, name: str, experiment: Experiment) -> str:
     return "" if variant.kind == "teacher" or name == reference or reference not in experiment.variants else reference
 
 
-def judge(ratio: Score | None, noise: float | None) -> str:
+def reach_of(noise: float, seeds: int) -> float:
+    """How far the errors of two seeds come apart, but for 5 % of such pairs.
+
+    Args:
+        noise: standard deviation over so many seeds (at least 2), as a share of the error. Few seeds tell it badly, so that
+            Student's distribution counts.
+    """
+    return math.sqrt(2) * float(student_t.ppf(0.975, seeds - 1)) * noise
+
+
+def judge(ratio: Score | None, reach: float | None) -> str:
     """Whether a ratio of errors of one seed each tells two variants apart.
 
     Args:
         ratio: with its interval over participants.
-        noise: standard deviation of the error over training seeds, as a share of it; None where it is not known.
+        reach: what two seeds of the reference differ by, as a share; None where it is not known.
     """
     if ratio is None:
         return ""
-    if not (ratio.below_1 or ratio.above_1) or abs(ratio.value - 1) <= LEVELS * (noise or 0.0):
+    if not (ratio.below_1 or ratio.above_1) or abs(ratio.value - 1) <= (reach or 0.0):
         return "not distinguishable"
     return "lower" if ratio.value < 1 else "higher"
 
 
 def retrieval(accel: np.ndarray, ppg: np.ndarray, participant: np.ndarray, *, pool: int = POOL) -> Retrieval:
     """What retrieval in random pools comes to, exactly, from the ranks among all N segments.
-
-    A query of rank r wins in a pool of M if none of the r - 1 better ones is among the M - 1 drawn of N - 1 others, and
-    its rank there is 1 + (r - 1) (M - 1) / (N - 1) on average; see `retrieval.top1_by_pool_size`.
 
     Args:
         accel: [N, P] float, projections; row i of the same segment as row i of `ppg`.
@@ -168,10 +180,10 @@ def retrieval(accel: np.ndarray, ppg: np.ndarray, participant: np.ndarray, *, po
     n = len(accel)
     pool = min(pool, n)
     ranks, _ = paired_ranks(normalise(accel), normalise(ppg))
-    first = hypergeom.pmf(0, n - 1, ranks - 1, pool - 1)
+    first = first_places(ranks, pool)
     people = ParticipantBootstrap(participant, draws=DRAWS, seed=0)
     top1 = share(people, np.stack([first, np.ones(n)], axis=1))
-    return Retrieval(pool, top1, float(1 + (ranks.mean() - 1) * (pool - 1) / (n - 1)))
+    return Retrieval(pool, top1, mean_rank(ranks, pool), first)
 
 
 def sweep_table(
@@ -214,19 +226,17 @@ def sweep_numbers(section: str, found: Sweep) -> dict[str, Number]:
     for name, row in found.rows.items():
         own = found.noise.get(row.reference or name, noise)
         for target, score in row.errors.items():
-            least = LEVELS * own.get(target, 0.0) * score.value
-            numbers[f"{section}/{name}/{target}/mae"] = number(
-                score.seeds, unit=WORDS[target][1], estimate=score.estimate, least=least
-            )
+            std = own[target] * score.value if target in own else None
+            numbers[f"{section}/{name}/{target}/mae"] = number(score.seeds, unit=WORDS[target][1], estimate=score.estimate, std=std)
         if row.ratio is not None:
-            least = LEVELS * own.get(HR, 0.0) * row.ratio.value
-            numbers[f"{section}/{name}/{HR}/ratio"] = number(row.ratio.seeds, estimate=row.ratio.estimate, least=least)
+            std = math.sqrt(2) * own[HR] * row.ratio.value if HR in own else None  # both of its errors move
+            numbers[f"{section}/{name}/{HR}/ratio"] = number(row.ratio.seeds, estimate=row.ratio.estimate, std=std)
         if row.retrieval is not None:
             retrieved, base = row.retrieval, row.reference or name
-            least = max(SHARE, LEVELS * found.top1_noise.get(base, 0.0))
-            numbers[f"{section}/{name}/top1"] = number([retrieved.top1.value], estimate=retrieved.top1, least=least)
-            least = LEVELS * found.rank_noise.get(base, 0.0) * retrieved.mean_rank
-            numbers[f"{section}/{name}/mean_rank"] = number([retrieved.mean_rank], least=least)
+            std = found.top1_noise.get(base)
+            numbers[f"{section}/{name}/top1"] = number([retrieved.top1.value], estimate=retrieved.top1, share=True, std=std)
+            std = found.rank_noise[base] * retrieved.mean_rank if base in found.rank_noise else None
+            numbers[f"{section}/{name}/mean_rank"] = number([retrieved.mean_rank], std=std)
     return numbers
 
 
@@ -257,7 +267,7 @@ def _share_of_mean(values: Sequence[float]) -> float:
     return std / mean
 
 
-def _noise_notes(noise: Mapping[str, Mapping[str, float]], rows: Mapping[str, Row]) -> list[str]:
+def _noise_notes(noise: Mapping[str, Mapping[str, float]], reach: Mapping[str, float], rows: Mapping[str, Row]) -> list[str]:
     notes = []
     for reference in dict.fromkeys(row.reference for row in rows.values() if row.reference):
         own = noise.get(reference, {}).get(HR)
@@ -269,7 +279,7 @@ def _noise_notes(noise: Mapping[str, Mapping[str, float]], rows: Mapping[str, Ro
         else:
             notes.append(
                 f"The HR error of {reference} has a standard deviation of {percent(own)} over its training seeds. Differences from it "
-                f"below {percent(LEVELS * own)} (two standard deviations of the difference of two seeds), or whose interval over test "
-                "participants includes 1, are not distinguishable."
+                f"below {percent(reach[reference])} (what two of its seeds may differ by, 95 % of Student's distribution), or whose interval "
+                "over test participants includes 1, are not distinguishable."
             )
     return notes

@@ -37,7 +37,7 @@ class Probing:
 
     A fraction of the labels is whole participants, drawn by the training seed as supervised training draws them
     (stages/sources.py). The ridge strength is chosen on all labelled validation segments at every fraction, as supervised
-    training keeps its best step by all of them.
+    training keeps its best step by them.
 
     Args:
         bench: whose encoders.
@@ -123,6 +123,16 @@ class Probing:
         for target in self.targets:
             if seed in self.scores.seeds(target, fraction, name):
                 self.scores.add(target, fraction, name, other, self.scores.prediction(target, fraction, name, seed))
+
+    def distinct(self, target: str) -> list[float]:
+        """The fractions that take other labels of a target than a smaller fraction, with the first seed that was probed."""
+        kept: list[float] = []
+        for fraction in self._fractions:
+            rows, before = ([own.rows for (t, f, _), own in self._subsets.items() if (t, f) == (target, one)][:1]
+                            for one in (fraction, kept[-1] if kept else None))  # fmt: skip
+            if not (rows and before and np.array_equal(rows[0], before[0])):
+                kept.append(fraction)
+        return kept
 
     def _check_rows(self, name: str, people: np.ndarray) -> None:
         if self._people is None:

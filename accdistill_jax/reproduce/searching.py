@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import hypergeom
 from threadpoolctl import threadpool_limits
 
+from accdistill_jax.evaluation.bootstrap import Estimate, ParticipantBootstrap
 from accdistill_jax.evaluation.failures import HEART_RATE, MOTION, QUALITY, Failures, retrieval_failures
 from accdistill_jax.evaluation.retrieval import (
     ACCEL_TO_PPG,
@@ -16,9 +18,11 @@ from accdistill_jax.evaluation.retrieval import (
     paired_ranks,
     retrieve,
     retrieve_within_participants,
+    share,
     top1_by_pool_size,
 )
 from accdistill_jax.reproduce.bench import Bench
+from accdistill_jax.reproduce.probe_scores import DRAWS
 from accdistill_jax.reproduce.wording import count, decimal, listed, percent
 
 POOLS = (100, 1000, 10_000, "all")
@@ -79,6 +83,25 @@ def find(bench: Bench, name: str, seeds: Sequence[int], *, split: str = "test") 
             accel, ppg, participant, encoder=name, pool_sizes=POOLS, draws=draws, full_ranks=ranks[seeds[0]]
         )
         return Found(results, within, ranks)
+
+
+def first_places(ranks: np.ndarray, size: int) -> np.ndarray:
+    """Probability [N] that each query wins in a random pool of a size, exactly.
+
+    A query of rank r wins in a pool of M if none of the r - 1 better ones is among the M - 1 drawn of N - 1 others.
+    """
+    return hypergeom.pmf(0, len(ranks) - 1, ranks - 1, size - 1)
+
+
+def top1_difference(first: np.ndarray, other: np.ndarray, participant: np.ndarray) -> Estimate:
+    """Difference of two encoders' top-1 on the same queries, with its interval over participants.
+
+    Args:
+        first, other: [N] from `first_places`, or means of it over training seeds.
+        participant: [N] str.
+    """
+    people = ParticipantBootstrap(participant, draws=DRAWS, seed=0)
+    return share(people, np.stack([first - other, np.ones(len(first))], axis=1), hits=False)
 
 
 def mean_rank(ranks: np.ndarray, size: int) -> float:

@@ -7,10 +7,9 @@ import numpy as np
 from accdistill_jax.evaluation.bootstrap import Estimate
 from accdistill_jax.reproduce.bench import DONE, Bench, over_seeds
 from accdistill_jax.reproduce.document import Number
+from accdistill_jax.reproduce.tolerance import ALONE, ALONE_SHARE, LEAST, LEAST_SHARE, allowed
 
 NONE = "–"
-SHARE = 0.03  # an AUC or a share that is measured again may differ by this much at least
-SEVERAL, ONE = 0.05, 0.15  # relative tolerance of numbers with several training seeds, and of those whose spread is unknown
 
 
 def count(number: int) -> str:
@@ -48,6 +47,16 @@ def signed(estimate: Estimate, digits: int = 2) -> str:
     return ("+" if (estimate.value or 0.0) > 0 else "") + ranged(estimate, digits)
 
 
+def scaled(estimate: Estimate, factor: float) -> Estimate:
+    """In another unit."""
+    return Estimate(*(None if one is None else one * factor for one in (estimate.value, estimate.low, estimate.high)))
+
+
+def points(estimate: Estimate) -> Estimate:
+    """A share in per cent, or a difference of shares in percentage points."""
+    return scaled(estimate, 100.0)
+
+
 def ranged_share(estimate: Estimate | None) -> str:
     """A share with its interval, as "93.1 % [91.2, 94.8]"."""
     if estimate is None or estimate.value is None:
@@ -78,22 +87,39 @@ def listed(words: Sequence[str]) -> str:
 
 
 def number(
-    values: Sequence[float | None], *, unit: str = "", estimate: Estimate | None = None, least: float = 0.0
+    values: Sequence[float | None],
+    *,
+    value: float | None = None,
+    unit: str = "",
+    estimate: Estimate | None = None,
+    share: bool = False,
+    scale: float | None = None,
+    std: float | None = None,
 ) -> Number:
     """An entry of the report: the mean over training seeds.
 
     Args:
         values: by training seed; one that could not be measured makes the mean unknown too.
+        value: in place of the mean, where a number over all seeds is something else.
         unit: "" for none.
-        estimate: whose interval over people is given; of the first seed.
-        least: by how much it may differ at least when it is measured again, besides a share of itself.
+        estimate: whose interval over people is given.
+        share: whether it is a share or an area under a curve, of which a difference is judged as it is.
+        scale: what a difference is judged by in place of the number itself, which may be 0.
+        std: over training seeds, where the values are of one seed and others tell.
     """
     known = [float(value) for value in values if value is not None and np.isfinite(value)]
     low, high = (None, None) if estimate is None else (estimate.low, estimate.high)
     if not known or len(known) < len(values):
-        return Number(None, low, high, tuple(known), unit, SEVERAL, least)
-    mean, std = over_seeds(known)
-    return Number(mean, low, high, tuple(known), unit, SEVERAL if len(known) > 1 else ONE, max(least, 2.0 * std))
+        return Number(None, low, high, tuple(known), unit, 0.0 if share or scale is not None else LEAST, 0.0)
+    mean, own = over_seeds(known)
+    told = len(known) > 1 or std is not None
+    relative, absolute = LEAST if told else ALONE, 0.0
+    if share:
+        relative, absolute = 0.0, LEAST_SHARE if told else ALONE_SHARE
+    elif scale is not None:
+        relative, absolute = 0.0, relative * scale
+    absolute = max(absolute, allowed(own if std is None else std, len(known)))
+    return Number(mean if value is None else value, low, high, tuple(known), unit, relative, absolute)
 
 
 def there(bench: Bench, names: Sequence[str]) -> tuple[dict[str, list[int]], list[str]]:

@@ -5,12 +5,11 @@ A job leaves in its folder what a run leaves, and
     embeddings.npz   "<split>/<what>" for the splits "train", "validation", "test" and "unseen-<store>"; what is
                      embedding [N, D], projection [N, P], teacher_projection [N, P] (what it is compared with in retrieval),
                      prediction [N] (of supervised training); and train_rows [N], places among all training segments
-    facts.json       parameters, multiply-accumulates, latency, seconds of training, and what it was made with
+    facts.json       parameters, multiply-accumulates, seconds of training, and what it was made with
 """
 
 import io
 import json
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +23,7 @@ from accdistill_jax.files import write_atomically
 
 EMBEDDINGS, FACTS = "embeddings.npz", "facts.json"
 SPLITS = ("train", "validation", "test")
-_SOME, _BLOCK, _LATENCY_REPEATS = 51, 256, 31
+_SOME, _BLOCK = 51, 256
 
 
 def do(order: Mapping[str, Any], folder: Path, needs: Mapping[str, Path]) -> None:
@@ -243,33 +242,22 @@ def _teacher_projections(path: Path, encoder: Encoder) -> dict[str, np.ndarray]:
 
 
 def facts_of(folder: Path, config: Any, encoder: Encoder, store: Store) -> dict[str, Any]:
-    """Size of an encoder, its work and latency on one segment, and the time that its training took.
+    """Size of an encoder, its work on one segment, and the time that its training took.
 
     Returns:
-        parameters, multiply_accumulates (of a minute's segment, matrix products only), latency_ms {"median", "low",
-        "high"} (one segment at a time, on the default device, without reading it), steps and train_s (without compilation).
+        parameters, multiply_accumulates (of a minute's segment, matrix products only), steps, batch_size and train_s (without
+        compilation).
     """
-    import jax
-
     from accdistill_jax.inputs import prepare
     from accdistill_jax.metrics import read_metrics
     from accdistill_jax.models.build import parameter_count
     from accdistill_jax.scaling.flops import encoder_flops
 
     one = store.read(np.zeros(1, np.int64))
-    x = jax.block_until_ready(prepare(one, encoder.modality, encoder.inputs))
-    run_one = jax.jit(lambda params, x: encoder.module.apply({"params": params}, x))
-    jax.block_until_ready(run_one(encoder.params, x))
-    times = []
-    for _ in range(_LATENCY_REPEATS):
-        begin = time.perf_counter()
-        jax.block_until_ready(run_one(encoder.params, x))
-        times.append(1e3 * (time.perf_counter() - begin))
-    low, median, high = np.quantile(times, [0.25, 0.5, 0.75])
+    x = prepare(one, encoder.modality, encoder.inputs)
     facts = {
         "parameters": parameter_count(encoder.params),
         "multiply_accumulates": encoder_flops(encoder.module, samples=x.shape[1], channels=x.shape[2]) // 2,
-        "latency_ms": {"median": float(median), "low": float(low), "high": float(high)},
     }
     stage = "teacher" if encoder.modality == "ppg" else "student"
     timing = read_metrics(folder / "metrics" / f"{stage}.timing.jsonl")

@@ -126,7 +126,7 @@ def do(work: str, message: Mapping[str, Any], orders: Orders) -> dict[str, Any]:
         except OSError as problem:  # the reason is what matters, and it is in the reply
             print(f"cannot write {ERROR}: {problem}", file=sys.stderr, flush=True)
         return reply("failed", _one_line(error))
-    return reply("finished")
+    return {"status": "finished", "seconds": record["seconds"], "reason": ""}  # as it is told of a job that is cached
 
 
 def open_log(folder: Path, name: str) -> None:

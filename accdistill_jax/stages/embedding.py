@@ -133,22 +133,40 @@ def unseen_stores(run: Run) -> dict[str, Store]:
     Raises:
         UserError: one that does not fit the training stores, or two of one name.
     """
+    data = run.config.data
+    opened = [open_store(path, key="data.unseen_stores", data=data) for path in data.unseen_stores]
+    return unseen_by_name(opened, run.stores, key="config.data.unseen_stores")
+
+
+def unseen_by_name(unseen: Sequence[Store], stores: Sequence[Store], *, key: str) -> dict[str, Store]:
+    """Stores that nothing is trained on by folder name.
+
+    Args:
+        unseen: these.
+        stores: those that are trained on; none where they are not made yet.
+        key: what named them, for messages.
+
+    Raises:
+        UserError: one that does not fit the training stores or is one of them, or two of one name.
+    """
     found: dict[str, Store] = {}
-    for path in run.config.data.unseen_stores:
-        store, name = open_store(path, key="data.unseen_stores", data=run.config.data), Path(path.rstrip("/")).name
+    for store in unseen:
+        path, name = store.path, Path(store.path.rstrip("/")).name
         if name in found:
-            raise UserError(f"config.data.unseen_stores names two stores called {name!r}; rename one folder")
-        if store.fingerprint in {own.fingerprint for own in run.stores}:
-            raise UserError(f"config.data.unseen_stores: {path} is one of the stores trained on")
-        first = run.stores[0]
+            raise UserError(f"{key} names two stores called {name!r}; rename one folder")
+        found[name] = store
+        if not stores:
+            continue
+        if store.fingerprint in {own.fingerprint for own in stores}:
+            raise UserError(f"{key}: {path} is one of the stores trained on")
+        first = stores[0]
         for what, own, other in (
             ("rate", first.rate_hz, store.rate_hz),
             ("samples per segment", first.samples, store.samples),
             ("PPG channels", len(first.channels["ppg"]), len(store.channels["ppg"])),
         ):
             if own != other:
-                raise UserError(f"config.data.unseen_stores: {path} has {what} {other}, {first.path} has {own}")
-        found[name] = store
+                raise UserError(f"{key}: {path} has {what} {other}, {first.path} has {own}")
     return found
 
 

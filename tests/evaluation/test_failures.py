@@ -159,6 +159,13 @@ def test_the_figure_shows_every_panel_and_the_result_is_plain_json():
     assert retrieval_failures(query, gallery, who, **columns, draws=200).near == found.near
 
 
+def test_all_that_fail_are_a_hundred_per_cent():
+    """They were 1e+02."""
+    _, gallery, who, columns = _made_up()
+    figure = retrieval_failures_figure(retrieval_failures(-gallery, gallery, who, motion_g=columns["motion_g"]))
+    assert figure.axes[0].get_title(loc="left") == "Motion: 100 % fail where lowest,\n100 % where highest"
+
+
 def test_rows_that_do_not_belong_together_are_refused():
     query, gallery, who, columns = _made_up()
     with pytest.raises(ValueError, match="belong together"):

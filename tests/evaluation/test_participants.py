@@ -312,3 +312,6 @@ def test_the_figure_shows_every_scored_target(result, tmp_path):
     smoker = result.targets["smoker"]
     assert any(row == f"Smoker ({smoker.test_yes}/80)" for row in rows)
     assert len(auc_forest(result, encoders=["student"]).axes[0].get_lines()) < len(axis.get_lines())
+    called = auc_forest(result, encoders=["student"], names={"student": "the small one"}, colours={"student": "#123456"})
+    assert any(text.get_text().startswith("the small one (mean") for text in called.legends[0].get_texts())
+    assert "#123456" in [line.get_color() for line in called.axes[0].get_lines()]

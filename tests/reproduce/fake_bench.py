@@ -64,13 +64,14 @@ class FakeBench(Bench):
                 labels = {name: rng.permutation(values) for name, values in labels.items()}
             names = np.array([f"{split}-{k:04d}" for k in own])
             self._columns[split] = Columns(names, labels, np.zeros(len(own), np.float32), np.ones(len(own), np.float32))
-        self.opened = SimpleNamespace(train_places=lambda limit: np.arange(len(self._columns["train"].participant)))
+        places = np.arange(len(self._columns["train"].participant))
+        self.opened = SimpleNamespace(train_places=lambda limit: places, stores=(SimpleNamespace(rate_hz=64.0),))
 
     def columns(self, split):
         return self._columns[split]
 
     def facts(self, name, seed):
-        return {"parameters": 1000 * len(name), "multiply_accumulates": 10**6, "latency_ms": {"median": 1.0, "low": 0.9, "high": 1.2}}
+        return {"parameters": 1000 * len(name), "multiply_accumulates": 10**6, "steps": 10, "batch_size": 4, "train_s": 90.0}
 
     def arrays(self, name, seed):
         variant = self.variant(name)

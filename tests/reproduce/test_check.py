@@ -84,6 +84,20 @@ def test_a_part_is_compared_with_its_part(reference, found):
     assert names(check.compare(reference, found, only=["retr*"])) == {"retrieval/none": "is missing"}
 
 
+def test_a_claim_that_turns_at_the_edge_of_its_rule_is_told_and_no_alarm(reference, found):
+    for report in (reference, found):
+        report["claims"][0]["section"] = "retrieval"
+    found["claims"][0]["holds"] = "partly"
+    found["numbers"]["retrieval/top1"]["value"] = 0.89  # within what is allowed
+    assert check.compare(reference, found) == []
+    assert "by a threshold between two numbers that agree" in check.table(check.deviations(reference, found))
+    found["numbers"]["retrieval/top1"]["value"] = 0.8
+    assert names(check.compare(reference, found)) == {"retrieval/top1": "moved", "augmentation helps": "holds differently"}
+    found["numbers"]["retrieval/top1"]["value"] = 0.9
+    found["claims"][0]["holds"] = "not measured"
+    assert names(check.compare(reference, found)) == {"augmentation helps": "holds differently"}
+
+
 @pytest.mark.parametrize(("key", "value"), [("preset", "smoke"), ("seeds", 1), ("generator_version", 3), ("data_fingerprints", "x")])
 def test_reports_that_were_made_otherwise_are_not_compared(reference, found, key, value):
     found["settings"][key] = value

@@ -13,6 +13,7 @@ import pytest
 import accdistill_jax.reproduce as package
 from accdistill_jax.interrupt import Interruption
 from accdistill_jax.reproduce import __main__ as command
+from accdistill_jax.reproduce.command_line import parse
 
 GRID = """
 import fnmatch, os
@@ -51,7 +52,8 @@ def report(plan, outcomes, *, say):
     runs = [{"name": name, "status": o.status, "seconds": o.seconds, "reason": o.reason} for name, o in outcomes.items()]
     sections = tuple(Section(one.id, one.title) for one in plan.experiments)
     claims = (Claim("all is well", "yes", "P", "yes", "yes", ""),)
-    return Report("Small", (), claims, sections, numbers, runs, plan.settings)
+    broken = {os.environ["BROKEN"]: "ZeroDivisionError: by hand"} if "BROKEN" in os.environ else {}
+    return Report("Small", (), claims, sections, numbers, runs, plan.settings, broken)
 """
 WORK = """
 import os, time
@@ -153,6 +155,25 @@ def test_a_check_that_cannot_be_is_told_before_anything_runs(run, tmp_path):
     assert status == 2 and "is no JSON" in error and error.count("\n") == 1
 
 
+def test_a_report_is_not_checked_against_its_own_runs_nor_old_code(run, tmp_path):
+    assert run("--preset=smoke", "--only=probes")[0] == 0
+    reference = "runs/reproduce-smoke/report.json"
+    before = (tmp_path / reference).read_bytes()
+    status, out, error = run("--check", reference, "--out=runs/reproduce-smoke")
+    assert (status, out) == (2, "") and "holds the report that is checked" in error
+    assert (tmp_path / reference).read_bytes() == before
+    assert run("--check", reference, "--out=again")[0] == 0
+    (folder,) = (tmp_path / "again" / "runs").iterdir()
+    (folder / "facts.json").write_text(json.dumps({"environment": {"source_hash": "of another version"}}))
+    status, _, error = run("--check", reference, "--out=again", VALUE="3.0")
+    assert status == 2 and "1 runs in again, probes the first, were made by another version of the source code" in error
+
+
+def test_an_experiment_that_a_mistake_broke_is_named(run):
+    status, _, error = run("--preset=smoke", BROKEN="retrieval")
+    assert status == 4 and "not measured: retrieval: ZeroDivisionError: by hand" in error
+
+
 def test_failed_runs_are_named_and_the_report_is_written(run, tmp_path):
     status, out, error = run("--preset=smoke", FAIL="retrieval")
     assert status == 4
@@ -223,3 +244,9 @@ def test_a_signal_whose_exception_was_lost_while_measuring_still_stops(run, monk
     status, out, error = run("--preset=smoke", "--only=probes")
     assert status == 143 and "measuring goes on" not in out
     assert error.splitlines()[-1].startswith("stopped by SIGTERM; what is finished is kept")
+
+
+def test_a_setting_with_a_space_is_none_of_the_stores_before_it():
+    wanted = parse(["--data", "a", "b", "--unseen", "c", "--config.student.train.duration=300 steps"])
+    assert wanted.stores == ("a", "b") and wanted.unseen == ("c",)
+    assert wanted.overrides == ("--config.student.train.duration=300 steps",)

@@ -71,7 +71,7 @@ def report():
         summary=(f"**Bold** `code` [page](https://arxiv.org/abs/2412.11276) {NASTY}",),
         claims=(
             Claim("Augmentation", "+45 %", "P", "+3 %", "no", "see [there](#augmentation)"),
-            Claim(NASTY, "99.2 %", "Q", "", "not measured", NASTY),
+            Claim(NASTY, "99.2 %", "Q", "", "not measured", NASTY, rule=NASTY),
             Claim("Joint", "95 % worse", "P", "160 %", "yes", ""),
             Claim("Size", "better", "A", "mixed", "partly", ""),
         ),

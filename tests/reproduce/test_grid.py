@@ -1,7 +1,10 @@
 """The grid: which runs there are, what they build on, and what makes a run another one."""
 
+import shutil
+
 import pytest
 
+from accdistill_jax.config import duration_steps
 from accdistill_jax.errors import UserError
 from accdistill_jax.models.build import build_encoder, compute_dtype, parameter_count
 from accdistill_jax.reproduce import grid, variants
@@ -42,6 +45,14 @@ def test_the_cpu_preset_holds_what_is_promised(cpu):
     assert population["seed"] == 1 and population["participants"] >= 1000
 
 
+def test_stores_that_nothing_is_trained_on_are_others_of_other_names(smoke_store, tmp_path):
+    copy = shutil.copytree(smoke_store, tmp_path / smoke_store.name)
+    with pytest.raises(UserError, match="--unseen: .* is one of the stores trained on"):
+        grid.plan("smoke", stores=(str(smoke_store),), unseen=(str(copy),))
+    with pytest.raises(UserError, match=f"--unseen names two stores called '{smoke_store.name}'"):
+        grid.plan("smoke", unseen=(str(smoke_store), str(copy)))
+
+
 def test_a_student_builds_on_the_teacher_of_its_seed_and_a_variant_on_the_first(cpu):
     found = jobs(cpu)
     assert found["student-s2"].order["teacher"] == "teacher-mae-s2"
@@ -55,6 +66,26 @@ def test_equal_training_is_equal(cpu):
     whole = {duration(f"{name}-s0") for name in ("student", "joint", "accel-mae", "accel-contrastive", "no-augmentation", "student-small")}
     short = {duration(f"{variant.name}-s0") for variant in (variants.REFERENCE, *variants.OBJECTIVES, *variants.AUGMENTED)}
     assert len(whole) == 1 and len(short) == 1 and whole != short
+
+
+@pytest.mark.parametrize("preset", ["cpu", "full"])
+@pytest.mark.parametrize("segments", [1000, 1_600_000])
+def test_supervised_training_can_stop_early_and_is_as_long_as_the_student_with_all_labels(preset, segments):
+    plan = grid.plan(preset, only=("label-fractions",))
+
+    def steps(train, key, share=1.0):
+        return duration_steps(train[key], batch_size=train["batch_size"], num_segments=max(1, round(share * segments)))
+
+    for variant in variants.SUPERVISED:
+        train = jobs(plan)[f"{variant.name}-s0"].order["config"]["student"]["train"]
+        share = variant.changes["student.supervised.label_fraction"]
+        if train["duration"].endswith("epochs") and segments < 1_000_000:
+            continue  # so long is no supervised training of a small store, nor a student
+        total = steps(train, "duration", share)
+        assert steps(train, "warmup", share) < total
+        assert train["keep"] == "best" and grid.LOOKS <= total / steps(train, "validate_every", share) < grid.LOOKS + 1
+    whole, student = (jobs(plan)[f"{name}-s0"].order["config"]["student"]["train"] for name in ("supervised-hr-1", "student"))
+    assert whole["duration"] == student["duration"]
 
 
 @pytest.mark.parametrize(
@@ -90,6 +121,17 @@ def test_a_run_is_another_one_when_what_decides_it_changes_and_only_then(cpu):
     data = keys("--config.data.synthetic.seed=5")
     assert not set(data.values()) & set(before.values())
     assert len(set(before.values())) == len(before)
+
+
+def test_expected_durations_follow_what_is_asked_for(cpu):
+    """A shorter student was expected to take as long as the preset's own."""
+    shorter = jobs(grid.plan("cpu", overrides=["--config.student.train.duration=300 steps"]))
+    embedding = 3 * grid.SCALES["cpu"].seconds["embed"]
+    for name in ("student-s0", "accel-mae-s1", "joint-s0", "student-best-s2"):
+        usual = jobs(cpu)[name].cost_s
+        assert shorter[name].cost_s - embedding == pytest.approx(0.3 * (usual - embedding), rel=0.01)
+    other_unit = jobs(grid.plan("cpu", overrides=["--config.student.train.duration=2 epochs"]))
+    assert other_unit["student-s0"].cost_s == jobs(cpu)["student-s0"].cost_s
 
 
 def test_only_some_experiments_need_only_some_runs():

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
+from accdistill_jax.data.store import Store
 from accdistill_jax.evaluation.bootstrap import Estimate
 from accdistill_jax.evaluation.retrieval import normalise, paired_ranks, top1_by_pool_size
 from accdistill_jax.reproduce import measure_sweeps
 from accdistill_jax.reproduce.document import Report, write_report
 from accdistill_jax.reproduce.probe_scores import Score
-from accdistill_jax.reproduce.probe_sweep import judge, retrieval, sweep
+from accdistill_jax.reproduce.probe_sweep import judge, reach_of, retrieval, sweep
 from accdistill_jax.reproduce.variants import AUGMENTED, LESSER, OBJECTIVES, REFERENCE, SIZES, TAUGHT
 from tests.reproduce.fake_bench import TEACHER, UNKNOWING, FakeBench
 
@@ -51,7 +52,7 @@ def test_the_claim_on_regression_follows_the_numbers():
 
 def test_small_differences_and_single_seeds_are_not_distinguishable():
     clear, wide = (Score(Estimate(1.1, low, 1.15), (1.1,)) for low in (1.05, 0.95))
-    assert judge(clear, 0.01) == "higher" and judge(clear, 0.04) == "not distinguishable"
+    assert judge(clear, 0.09) == "higher" and judge(clear, 0.11) == "not distinguishable"
     assert judge(clear, None) == "higher" and judge(wide, None) == "not distinguishable"
     assert judge(Score(Estimate(0.5, 0.4, 0.6), (0.5,)), 0.1) == "lower"
     assert judge(Score(Estimate(0.5), (0.5,)), None) == "not distinguishable"  # no interval
@@ -93,7 +94,21 @@ def test_teachers_are_shown_beside_their_students(tmp_path):
     written(part, tmp_path)
 
 
-def test_sizes_stand_beside_parameters_and_latency(tmp_path):
+def test_the_noise_of_few_seeds_is_known_badly():
+    assert reach_of(0.01, 3) == pytest.approx(0.01 * 4.303 * 2**0.5, rel=1e-3)  # Student's with 2 degrees of freedom
+    assert reach_of(0.01, 2) > reach_of(0.01, 3) > reach_of(0.01, 1000) == pytest.approx(0.01 * 1.96 * 2**0.5, rel=1e-2)
+
+
+def test_all_encoders_are_timed_in_turns(smoke_store, monkeypatch):
+    bench = FakeBench("sizes", seeds=1, preset="smoke")
+    bench.opened.stores = (Store.open(str(smoke_store)),)
+    monkeypatch.setattr(measure_sweeps, "REPEATS", 3)
+    found = measure_sweeps.latencies(bench, ["teacher-mae", "student"])
+    assert list(found) == ["teacher-mae", "student"] and all(len(own) == 3 and (own > 0).all() for own in found.values())
+
+
+def test_sizes_stand_beside_parameters_and_latency(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure_sweeps, "latencies", lambda bench, names: {name: np.array([0.8, 1.0, 1.4]) for name in names})
     part = measured("sizes", failed=["accel-mae"], seeds=1)
     row = cells(part, SIZES[0].title)
     assert row["parameters"] == "9 000" and row["latency, ms"] == "1.00 [0.90, 1.20]"

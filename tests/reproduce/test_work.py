@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from accdistill_jax.reproduce import grid, work
+from accdistill_jax.reproduce import grid, measure, measure_retrieval, work
 from accdistill_jax.reproduce.bench import Bench
 from accdistill_jax.reproduce.jobs import Outcome, job_folder
 from accdistill_jax.reproduce.measure import data_part, measured
@@ -83,6 +83,17 @@ def test_the_data_section_and_experiments_are_measured_and_a_missing_one_says_so
     found = measured(Bench(plan, failed), plan.experiments[0])
     assert "Not measured" in found.section.text[0] and not found.numbers
     json.dumps(plan.settings)
+
+
+@pytest.mark.slow
+def test_a_mistake_in_one_experiment_leaves_the_others(done, monkeypatch, capsys):
+    plan, outcomes = done
+    monkeypatch.setattr(measure_retrieval, "failures", lambda bench, experiment: 1 / 0)
+    found = measure.report(plan, outcomes, say=lambda line: None)
+    assert found.broken == {"failures": "ZeroDivisionError: division by zero"} and "Traceback" in capsys.readouterr().err
+    text = {section.id: section.text for section in found.sections}
+    assert "by a mistake in the program: ZeroDivisionError" in text["failures"][0]
+    assert any(name.startswith("sensors/") for name in found.numbers)
 
 
 @pytest.mark.slow
