@@ -1,15 +1,18 @@
 """Ctrl-C, SIGTERM and notices of maintenance: stop in order, having kept what is done; a second signal stops at once."""
 
+import contextlib
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import ClassVar
 
 # A signal that several senders pass on (terminal, launcher, service manager) comes more than once within moments.
 SAME_SIGNAL_S = 0.3
 _AGAIN_S = 0.05
+_KEPT = "what is finished is kept"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -47,6 +50,7 @@ class Interruption:
         self._received_at: float | None = None
         self._asked_by_request = False
         self._again: threading.Timer | None = None
+        self._holds, self._held_back = 0, False
 
     @property
     def requested(self) -> bool:
@@ -86,8 +90,22 @@ class Interruption:
             # Not print: the signal may have come in the middle of one.
             if not self._at_once:
                 os.write(2, b"\nstopping after this step; the same signal again stops at once\n")
-        if self._at_once:
-            self.raise_if_requested("what is finished is kept")
+        if self._at_once and self._holds:
+            self._held_back = True
+        elif self._at_once:
+            self.raise_if_requested(_KEPT)
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """See the function of that name."""
+        self._holds += 1
+        try:
+            yield
+        finally:
+            self._holds -= 1
+            if self._held_back and not self._holds:
+                self._held_back = False
+                self.raise_if_requested(_KEPT)
 
     def _lost(self, unraisable) -> None:
         """Has the signal delivered again whose exception Python would print and forget: in finalisers, and in callbacks of weak
@@ -123,3 +141,8 @@ def request(number: int) -> None:
     """Asks whatever runs inside the innermost `Interruption` to stop as the signal `number` would; from any thread."""
     if Interruption._active:
         Interruption._active[-1].request(number)
+
+
+def hold() -> contextlib.AbstractContextManager[None]:
+    """Context for moments of work that must not be left half-done: what would be raised inside is raised at its end."""
+    return Interruption._active[-1].hold() if Interruption._active else contextlib.nullcontext()

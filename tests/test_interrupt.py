@@ -1,3 +1,4 @@
+import contextlib
 import gc
 import os
 import signal
@@ -10,7 +11,7 @@ import weakref
 
 import pytest
 
-from accdistill_jax.interrupt import Interrupted, Interruption, request
+from accdistill_jax.interrupt import Interrupted, Interruption, hold, request
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -51,6 +52,31 @@ def test_a_signal_where_python_swallows_exceptions_is_raised_after_it(place):
         if place == "collector":
             gc.callbacks.remove(send)
     assert sent and sys.unraisablehook is hook and (reference is None or reference() is None)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_work_that_must_not_be_half_done_is_done_before_a_signal_is_raised(before):
+    done = []
+    with pytest.raises(Interrupted), Interruption(at_once=True):
+        with contextlib.suppress(Interrupted) if before else contextlib.nullcontext():
+            with hold(), hold():
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.01)
+                done.append("first")
+            done.append("too far")
+        with hold():  # what was raised already is not raised again: this takes down what the first left
+            done.append("second")
+        raise Interrupted("of the test", signal.SIGTERM)
+    assert done == (["first", "second"] if before else ["first"])
+
+
+def test_held_back_outside_of_an_interruption_nothing_changes():
+    with hold():
+        pass
+    with pytest.raises(KeyboardInterrupt), hold():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1.0)
+        pytest.fail("not raised")
 
 
 def test_former_handlers_are_back_afterwards():

@@ -11,6 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from accdistill_jax.errors import UserError
+from accdistill_jax.interrupt import hold
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -36,15 +37,17 @@ def run_all(function: Callable[[Any], Any], items: Sequence, *, workers: int) ->
     # Fresh interpreters: a forked copy of a process with threads (JAX, TensorStore) can hang.
     context = _Spawn()
     with _environment(dict.fromkeys(_THREAD_VARIABLES, "1")):
-        pool = ProcessPoolExecutor(min(workers, len(items)), mp_context=context, initializer=_start_worker)
-        finished = False
+        pool, finished = None, False
         try:
-            # The processes inherit the blocked signal: a Ctrl-C in the terminal is for their parent alone.
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            try:
-                futures = {pool.submit(function, item): item for item in items}
-            finally:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            # Half-made, neither could be taken down again. The processes inherit the blocked signal: a Ctrl-C in the
+            # terminal is for their parent alone.
+            with hold():
+                pool = ProcessPoolExecutor(min(workers, len(items)), mp_context=context, initializer=_start_worker)
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+                try:
+                    futures = {pool.submit(function, item): item for item in items}
+                finally:
+                    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             for future in as_completed(futures):
                 yield futures[future], future.result()
             finished = True
@@ -52,11 +55,13 @@ def run_all(function: Callable[[Any], Any], items: Sequence, *, workers: int) ->
             raise UserError("a worker process died (out of memory, or killed); what is done so far is kept: "
                             "run the same command again, with fewer --workers if memory is short") from error
         finally:
-            pool.shutdown(wait=finished, cancel_futures=True)
-            if not finished:
-                for process in context.started:
-                    if process.is_alive():
-                        process.terminate()
+            with hold():
+                if not finished:
+                    for process in context.started:
+                        if process.is_alive():
+                            process.terminate()
+                if pool is not None:  # waits for its thread too, which holds what Python misses in a process that leaves at once
+                    pool.shutdown(wait=True, cancel_futures=True)
 
 
 class _Spawn(multiprocessing.context.SpawnContext):

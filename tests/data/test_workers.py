@@ -4,6 +4,8 @@ import functools
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -56,3 +58,35 @@ def test_stopping_early_ends_the_own_processes_and_no_others():
     finally:
         stranger.kill()
         stranger.join()
+
+
+STOPPED = """
+import os, time
+from accdistill_jax.data.workers import run_all
+from accdistill_jax.interrupt import Interrupted, Interruption
+
+if __name__ == "__main__":  # the workers import this file
+    try:
+        with Interruption(at_once=True):
+            print("begun", flush=True)
+            for _ in run_all(time.sleep, [0.0] * 10 + [60.0] * 10, workers=2):
+                print("item", flush=True)
+    except Interrupted:
+        os._exit(143)
+"""
+
+
+@pytest.mark.parametrize("after_s", [None, 0.0, 0.02, 0.05, 0.1])
+def test_a_process_that_is_stopped_and_leaves_at_once_leaves_nothing_behind(tmp_path, after_s):
+    """Neither messages of what Python cleans up after it, nor workers."""
+    (tmp_path / "stopped.py").write_text(STOPPED)
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "stopped.py"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "begun\n"
+    if after_s is None:  # while the workers work
+        assert process.stdout.readline() == "item\n"
+    time.sleep(after_s or 0.0)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)  # workers that live on keep the pipe open
+    assert (process.returncode, errors) == (143, "")
