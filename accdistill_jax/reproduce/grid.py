@@ -11,13 +11,14 @@ from accdistill_jax.config import nearest
 from accdistill_jax.config_arguments import load_config
 from accdistill_jax.data.store import Store
 from accdistill_jax.data.synthetic import GENERATOR_VERSION
+from accdistill_jax.data.waveforms import RATE_HZ, SAMPLES
 from accdistill_jax.errors import UserError
 from accdistill_jax.reproduce import variants
 from accdistill_jax.reproduce.experiments import EXPERIMENTS, Experiment
 from accdistill_jax.reproduce.jobs import Job
 from accdistill_jax.reproduce.variants import Variant
 from accdistill_jax.stages.context import plain
-from accdistill_jax.stages.embedding import unseen_by_name
+from accdistill_jax.stages.embedding import Signals, unseen_by_name
 from configs import reproduce as presets
 
 DATA = "data"
@@ -182,7 +183,8 @@ def plan(
     scale = SCALES[preset]
     count = scale.seeds if seeds is None else seeds
     opened = [Store.open(path) for path in (*stores, *unseen)]
-    unseen_by_name(opened[len(stores) :], opened[: len(stores)], key="--unseen")
+    alike = Signals.of(opened[0]) if stores else generated_signals(base)
+    unseen_by_name(opened[len(stores) :], opened[: len(stores)], alike=alike, key="--unseen")
     fingerprints = [store.fingerprint for store in opened]
     data: list[Any] = list(fingerprints)
     if not stores:
@@ -209,6 +211,12 @@ def plan(
     }
     experiments = [one._replace(runs=maker.jobs_of(one.variants)) for one in experiments]
     return Plan(list(maker.jobs.values()), experiments, settings, {n: known[n] for n in maker.variants}, base, count)
+
+
+def generated_signals(base: Any) -> Signals:
+    """Those of the synthetic data that a config asks for."""
+    channels = base.data.synthetic.ppg_channels
+    return Signals("the synthetic data (--config.data.synthetic.ppg_channels)", RATE_HZ, SAMPLES, channels)
 
 
 def choose(only: Sequence[str], *, synthetic: bool, unseen: bool) -> list[Experiment]:

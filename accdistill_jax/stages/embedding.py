@@ -135,16 +135,36 @@ def unseen_stores(run: Run) -> dict[str, Store]:
     """
     data = run.config.data
     opened = [open_store(path, key="data.unseen_stores", data=data) for path in data.unseen_stores]
-    return unseen_by_name(opened, run.stores, key="config.data.unseen_stores")
+    return unseen_by_name(opened, run.stores, alike=Signals.of(run.stores[0]), key="config.data.unseen_stores")
 
 
-def unseen_by_name(unseen: Sequence[Store], stores: Sequence[Store], *, key: str) -> dict[str, Store]:
+class Signals(NamedTuple):
+    """What segments that one encoder reads must have in common; `whose` they are is for messages."""
+
+    whose: str
+    rate_hz: float
+    samples: int
+    ppg_channels: int
+
+    @classmethod
+    def of(cls, store: Store) -> "Signals":
+        """Those of a store."""
+        return cls(store.path, store.rate_hz, store.samples, len(store.channels["ppg"]))
+
+
+_SIGNALS = ("rate", "samples per segment", "PPG channels")  # in words
+
+
+def unseen_by_name(
+    unseen: Sequence[Store], stores: Sequence[Store], *, alike: Signals, key: str
+) -> dict[str, Store]:
     """Stores that nothing is trained on by folder name.
 
     Args:
         unseen: these.
         stores: those that are trained on; none where they are not made yet.
-        key: what named them, for messages.
+        alike: the segments that are trained on.
+        key: what named the unseen ones, for messages.
 
     Raises:
         UserError: one that does not fit the training stores or is one of them, or two of one name.
@@ -155,18 +175,11 @@ def unseen_by_name(unseen: Sequence[Store], stores: Sequence[Store], *, key: str
         if name in found:
             raise UserError(f"{key} names two stores called {name!r}; rename one folder")
         found[name] = store
-        if not stores:
-            continue
         if store.fingerprint in {own.fingerprint for own in stores}:
             raise UserError(f"{key}: {path} is one of the stores trained on")
-        first = stores[0]
-        for what, own, other in (
-            ("rate", first.rate_hz, store.rate_hz),
-            ("samples per segment", first.samples, store.samples),
-            ("PPG channels", len(first.channels["ppg"]), len(store.channels["ppg"])),
-        ):
+        for what, own, other in zip(_SIGNALS, alike[1:], Signals.of(store)[1:], strict=True):
             if own != other:
-                raise UserError(f"{key}: {path} has {what} {other}, {first.path} has {own}")
+                raise UserError(f"{key}: {path} has {what} {other}, {alike.whose} has {own}")
     return found
 
 

@@ -51,6 +51,9 @@ def test_stores_that_nothing_is_trained_on_are_others_of_other_names(smoke_store
         grid.plan("smoke", stores=(str(smoke_store),), unseen=(str(copy),))
     with pytest.raises(UserError, match=f"--unseen names two stores called '{smoke_store.name}'"):
         grid.plan("smoke", unseen=(str(smoke_store), str(copy)))
+    with pytest.raises(UserError, match="--unseen: .* has PPG channels 2, the synthetic data .*ppg_channels.* has 1"):
+        grid.plan("smoke", unseen=(str(smoke_store),), overrides=("--config.data.synthetic.ppg_channels=1",))
+    grid.plan("smoke", unseen=(str(smoke_store),), only=("unseen",))
 
 
 def test_a_student_builds_on_the_teacher_of_its_seed_and_a_variant_on_the_first(cpu):
