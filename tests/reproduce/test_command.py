@@ -229,6 +229,14 @@ def test_the_real_command_refuses_and_helps(repository):
     assert "--check REPORT.json" in done.stdout and "six hours" in " ".join(done.stdout.split())
 
 
+def test_away_from_the_repository_one_line_says_where_to_go(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    program = "import sys; from accdistill_jax.reproduce.__main__ import main; sys.exit(main(['--preset=smoke', '--list']))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == f"error: there is no folder configs in {tmp_path}; run this in the root of the repository, which has it\n"
+
+
 def test_a_signal_whose_exception_was_lost_while_measuring_still_stops(run, monkeypatch, tmp_path):
     """Python prints and ignores what is raised in a finaliser or in a callback of the garbage collector."""
     grid = sys.modules["accdistill_jax.reproduce.grid"]
