@@ -11,8 +11,8 @@ import numpy as np
 from accdistill_jax.data.store import Store
 from accdistill_jax.evaluation.evaluate import SplitEmbeddings
 from accdistill_jax.reproduce.document import Claim, Number, Section
-from accdistill_jax.reproduce.grid import DATA, Plan
-from accdistill_jax.reproduce.jobs import Outcome
+from accdistill_jax.reproduce.grid import DATA, Plan, elsewhere
+from accdistill_jax.reproduce.jobs import Job, Outcome
 from accdistill_jax.reproduce.variants import Variant
 from accdistill_jax.reproduce.work import EMBEDDINGS, FACTS, Opened
 from accdistill_jax.stages.embedding import LABELS, segment_columns
@@ -71,12 +71,18 @@ class Bench:
         """How an encoder was made."""
         return self.plan.variants[name]
 
-    def seeds(self, name: str) -> list[int]:
-        """The seeds with which a variant's job is done; [] where it failed or was not asked for."""
+    def jobs(self, name: str, *, elsewhere: bool = False) -> list[Job]:
+        """A variant's jobs, one a seed; or those that embed unseen stores with its encoders."""
+        jobs = [job for job in self.plan.jobs if job.order.get("variant") == name]
+        return [job for job in jobs if bool(job.order.get("unseen")) == elsewhere]
+
+    def seeds(self, name: str, *, elsewhere: bool = False) -> list[int]:
+        """The seeds with which a variant's job is done, and with `elsewhere` that on unseen stores too; [] where it failed or was
+        not asked for."""
         if name not in self.plan.variants:
             return []
-        jobs = [job for job in self.plan.jobs if job.order.get("variant") == name]
-        return [job.order["seed"] for job in jobs if self.outcomes[job.name].status in DONE]
+        done = [job.order["seed"] for job in self.jobs(name, elsewhere=elsewhere) if self.outcomes[job.name].status in DONE]
+        return done if not elsewhere else [seed for seed in self.seeds(name) if seed in done]
 
     def folder(self, name: str, seed: int) -> Path:
         """What a variant's job left."""
@@ -88,9 +94,15 @@ class Bench:
 
     @functools.lru_cache(maxsize=8)  # noqa: B019
     def arrays(self, name: str, seed: int) -> dict[str, np.ndarray]:
-        """Everything a job embedded: `<split>/<what>`, see work.py."""
-        with np.load(self.folder(name, seed) / EMBEDDINGS) as saved:
-            return {key: saved[key] for key in saved.files}
+        """Everything a variant's jobs embedded: `<split>/<what>`, see work.py."""
+        folders = [self.folder(name, seed)]
+        if seed in self.seeds(name, elsewhere=True):
+            folders.append(self.outcomes[elsewhere(f"{name}-s{seed}")].folder)
+        found = {}
+        for folder in folders:
+            with np.load(folder / EMBEDDINGS) as saved:
+                found |= {key: saved[key] for key in saved.files}
+        return found
 
     def splits(self, name: str, seed: int, *, some: bool = False, unseen: str = "") -> dict[str, SplitEmbeddings]:
         """An encoder's embeddings with the labels of the segments, by split "train", "validation" and "test".

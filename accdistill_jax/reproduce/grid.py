@@ -186,7 +186,7 @@ def plan(
     alike = Signals.of(opened[0]) if stores else generated_signals(base)
     unseen_by_name(opened[len(stores) :], opened[: len(stores)], alike=alike, key="--unseen")
     fingerprints = [store.fingerprint for store in opened]
-    data: list[Any] = list(fingerprints)
+    data: list[Any] = fingerprints[: len(stores)]
     if not stores:
         population = {key: value for key, value in plain(base.data.synthetic).items() if key != "workers"}
         data.append({"generator": GENERATOR_VERSION} | population)
@@ -195,9 +195,11 @@ def plan(
     left = {name for name in known if any(fnmatch.fnmatchcase(name, one) for one in scale.leave_out)}
     experiments = [one._replace(variants=tuple(name for name in one.variants if name not in left)) for one in experiments]
     wanted = dict.fromkeys(name for experiment in experiments for name in experiment.variants)
-    maker = _Maker(base, scale, count, known, stores=stores, unseen=unseen, data=data, usual=usual)
+    maker = _Maker(base, scale, count, known, stores=stores, data=data, usual=usual)
     for name in wanted:
         maker.add(known[name])
+    for name in dict.fromkeys(name for experiment in experiments if experiment.needs_unseen for name in experiment.variants):
+        maker.add_elsewhere(known[name], unseen, fingerprints[len(stores) :])
     settings = {
         "preset": preset,
         "data": list(stores) or ["synthetic"],
@@ -209,7 +211,7 @@ def plan(
         "seeds": count,
         "config": plain(base),
     }
-    experiments = [one._replace(runs=maker.jobs_of(one.variants)) for one in experiments]
+    experiments = [one._replace(runs=maker.jobs_of(one.variants, elsewhere=one.needs_unseen)) for one in experiments]
     return Plan(list(maker.jobs.values()), experiments, settings, {n: known[n] for n in maker.variants}, base, count)
 
 
@@ -251,12 +253,12 @@ def all_variants(scale: Scale) -> Iterator[Variant]:
 class _Maker:
     """Turns variants into jobs, what they need first."""
 
-    def __init__(self, base, scale: Scale, seeds: int, known: dict[str, Variant], *, stores, unseen, data, usual):
+    def __init__(self, base, scale: Scale, seeds: int, known: dict[str, Variant], *, stores, data, usual):
         self.jobs: dict[str, Job] = {}
         self.variants: dict[str, None] = {}
         self._base, self._scale, self._seeds, self._known = base, scale, seeds, known
         self._usual = usual  # without overrides: what the scale's seconds are of
-        self._where = {"stores": list(stores), "unseen": list(unseen)}
+        self._stores = list(stores)
         self._data_key = _hash({"format": FORMAT, "data": data})
         if not stores:
             order = {"kind": DATA, "synthetic": plain(base.data.synthetic)}
@@ -283,9 +285,11 @@ class _Maker:
             "seed": seed,
             "config": json.loads(config.to_json_best_effort()),
             "teacher": self.job_of(variant.teacher, seed) if variant.teacher else "",
+            "compared": self.job_of(variant.teacher, seed) if variant.teacher else "",
             "of": self.job_of(variant.of, seed) if variant.of else "",
             "rows": variant.rows,
-            **self._where,
+            "stores": self._stores,
+            "unseen": [],
         }
         decisive = {
             "format": FORMAT,
@@ -299,9 +303,26 @@ class _Maker:
         name = f"{variant.name}-s{seed}"
         self.jobs[name] = Job(name, _hash(decisive), order, (*data, *needs), self._cost(variant, config))
 
-    def jobs_of(self, names: Sequence[str]) -> tuple[str, ...]:
-        """The jobs of some variants, all seeds."""
-        return tuple(job for job in self.jobs if job != DATA and self.jobs[job].order["variant"] in names)
+    def add_elsewhere(self, variant: Variant, unseen: Sequence[str], fingerprints: Sequence[str]) -> None:
+        """Adds what embeds unseen stores with a variant's encoders, and with the teachers that these are compared with.
+
+        Jobs of their own: a store more to look at trains nothing anew.
+        """
+        if variant.teacher:
+            self.add_elsewhere(self._known[variant.teacher], unseen, fingerprints)
+        for own in self.jobs_of((variant.name,)):
+            job, name = self.jobs[own], elsewhere(own)
+            teacher = job.order["teacher"]
+            needs = (own, teacher, elsewhere(teacher)) if teacher else (own,)
+            order = job.order | {"of": own, "compared": elsewhere(teacher) if teacher else "", "unseen": list(unseen)}
+            decisive = {"format": FORMAT, "unseen": list(fingerprints), "needs": [self.jobs[need].key for need in needs]}
+            data = (DATA,) if DATA in self.jobs else ()
+            self.jobs[name] = Job(name, _hash(decisive), order, (*data, *needs), self._scale.seconds["embed"])
+
+    def jobs_of(self, names: Sequence[str], *, elsewhere: bool = False) -> tuple[str, ...]:
+        """The jobs of some variants, all seeds; with those that embed unseen stores or without."""
+        orders = {name: job.order for name, job in self.jobs.items() if name != DATA}
+        return tuple(job for job, order in orders.items() if order["variant"] in names and (elsewhere or not order["unseen"]))
 
     def job_of(self, name: str, seed: int) -> str:
         """The job of a variant that another one with that seed builds on."""
@@ -351,6 +372,11 @@ class _Maker:
         trained = config[variant.kind]
         dearer = DEARER.get(trained.encoder.architecture, 1.0) * DEARER.get(trained.objective, 1.0)
         return embedding + seconds[variant.kind] * dearer * own / usual
+
+
+def elsewhere(job: str) -> str:
+    """Name of the job that embeds unseen stores with a job's encoder."""
+    return f"{job}-unseen"
 
 
 def _decisive(config: Any, kind: str) -> dict[str, Any]:

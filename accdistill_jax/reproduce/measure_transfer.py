@@ -102,7 +102,7 @@ def transfer(bench: Bench, experiment: Experiment) -> Part:
 
 def unseen(bench: Bench, experiment: Experiment) -> Part:
     """Every encoder in each store that nothing was trained on: probes of the training stores, and of a few people of the store."""
-    seeds, notes = wording.there(bench, experiment.variants)
+    seeds, notes = wording.there(bench, experiment.variants, elsewhere=True)
     text, tables, shown, numbers = [], [], [], {}
     if not bench.opened.unseen or not seeds:
         text.append("Not measured: there is no unseen store, or no encoder has a result.")

@@ -122,14 +122,17 @@ def number(
     return Number(mean if value is None else value, low, high, tuple(known), unit, relative, absolute)
 
 
-def there(bench: Bench, names: Sequence[str]) -> tuple[dict[str, list[int]], list[str]]:
-    """The encoders that can be measured with their seeds, and notes about the rest: failed runs, embeddings that are not finite."""
+def there(bench: Bench, names: Sequence[str], *, elsewhere: bool = False) -> tuple[dict[str, list[int]], list[str]]:
+    """The encoders that can be measured with their seeds, and notes about the rest: failed runs, embeddings that are not finite.
+
+    With `elsewhere` those that can be in unseen stores.
+    """
     found, notes = {}, []
     for name in names:
-        jobs = [job for job in bench.plan.jobs if job.order.get("variant") == name]
+        jobs = bench.jobs(name) + (bench.jobs(name, elsewhere=True) if elsewhere else [])
         if lost := [job.name for job in jobs if bench.outcomes[job.name].status not in DONE]:
             notes.append(f"Without a result, and so left out: {listed(lost)}; see the runs.")
-        finite = {seed: _finite(bench, name, seed) for seed in bench.seeds(name)}
+        finite = {seed: _finite(bench, name, seed) for seed in bench.seeds(name, elsewhere=elsewhere)}
         if bad := [str(seed) for seed, fine in finite.items() if not fine]:
             notes.append(f"{name}, seed {listed(bad)}, is left out: its embeddings are not all finite.")
         if any(finite.values()):

@@ -2,8 +2,8 @@
 
 A job leaves in its folder what a run leaves, and
 
-    embeddings.npz   "<split>/<what>" for the splits "train", "validation", "test" and "unseen-<store>"; what is
-                     embedding [N, D], projection [N, P], teacher_projection [N, P] (what it is compared with in retrieval),
+    embeddings.npz   "<split>/<what>" for the splits "train", "validation" and "test", or, of a job that embeds unseen
+                     stores with another one's encoder, "unseen-<store>"; what is embedding [N, D], projection [N, P], teacher_projection [N, P] (what it is compared with in retrieval),
                      prediction [N] (of supervised training); and train_rows [N], places among all training segments
     facts.json       parameters, multiply-accumulates, seconds of training, and what it was made with
 """
@@ -46,7 +46,7 @@ def do(order: Mapping[str, Any], folder: Path, needs: Mapping[str, Path]) -> Non
     with Interruption(at_once=True):
         opened = Opened(tuple(map(Store.open, stores)), {Path(path).name: Store.open(path) for path in order["unseen"]})
         if order["kind"] == "classical":
-            arrays, facts = classical(opened), {}
+            arrays, facts = classical(opened, elsewhere=bool(order["unseen"])), {}
         else:
             arrays, facts = learned(order, folder, needs, opened)
         _save(folder, arrays, facts | {"environment": configs.environment()})
@@ -72,8 +72,11 @@ class Opened(NamedTuple):
 
     def everything(self, *, train: np.ndarray | None = None) -> dict[str, tuple[tuple[Store, ...], list[np.ndarray]]]:
         """By split, unseen stores among them: the stores and their rows."""
-        found = {split: (self.stores, rows) for split, rows in self.rows(train=train).items()}
-        return found | {f"unseen-{n}": ((store,), [np.arange(store.num_segments)]) for n, store in self.unseen.items()}
+        return {split: (self.stores, rows) for split, rows in self.rows(train=train).items()} | self.elsewhere()
+
+    def elsewhere(self) -> dict[str, tuple[tuple[Store, ...], list[np.ndarray]]]:
+        """The same of the unseen stores alone."""
+        return {f"unseen-{n}": ((store,), [np.arange(store.num_segments)]) for n, store in self.unseen.items()}
 
     def train_places(self, limit: int | None) -> np.ndarray:
         """Places of the training segments that are embedded among all; `limit` of them, the same for every encoder."""
@@ -92,12 +95,12 @@ def generate(order: Mapping[str, Any], folder: Path) -> None:
     shared_store(folder / "store", SyntheticSettings(**c), workers=workers, say=print)
 
 
-def classical(opened: Opened) -> dict[str, np.ndarray]:
-    """Hand-made features of all segments, in place of an embedding."""
+def classical(opened: Opened, *, elsewhere: bool) -> dict[str, np.ndarray]:
+    """Hand-made features of all segments, or of those of unseen stores, in place of an embedding."""
     from accdistill_jax.evaluation.classical import classical_features
 
-    arrays = {"train_rows": opened.train_places(None)}
-    for split, (stores, rows) in opened.everything().items():
+    arrays = {} if elsewhere else {"train_rows": opened.train_places(None)}
+    for split, (stores, rows) in (opened.elsewhere() if elsewhere else opened.everything()).items():
         parts = [np.zeros((0, 0), np.float32)]
         for store, own in zip(stores, rows, strict=True):
             for start in range(0, len(own), _BLOCK):
@@ -125,17 +128,20 @@ def learned(order: Mapping[str, Any], folder: Path, needs: Mapping[str, Path], o
     with config.ignore_type():
         config.update_from_flattened_dict(changes)
     configs.validate(config)
-    if order["kind"] in ("teacher", "student"):
+    if order["kind"] in ("teacher", "student") and not order["of"]:
         run(config, str(folder))
     use_compilation_cache(config.runtime.compilation_cache)
-    source = needs[order["of"]] if order["kind"] == "sensor" else folder
+    source = needs[order["of"]] if order["of"] else folder
     this = Run(config, source, opened.stores, Parallel(config.runtime.mapping), Peers.alone(), print)
     encoder = encoder_of(order, this)
-    limit = {"all": None, "some": config.evaluation.train_segments, "none": 0}[order["rows"]]
-    places = opened.train_places(limit)
-    arrays = {"train_rows": places} | embed_all(this, opened.everything(train=places), encoder)
-    if order["teacher"] and encoder.project_teacher is not None:
-        arrays |= _teacher_projections(needs[order["teacher"]] / EMBEDDINGS, encoder)
+    if order["unseen"]:
+        arrays = embed_all(this, opened.elsewhere(), encoder)
+    else:
+        limit = {"all": None, "some": config.evaluation.train_segments, "none": 0}[order["rows"]]
+        places = opened.train_places(limit)
+        arrays = {"train_rows": places} | embed_all(this, opened.everything(train=places), encoder)
+    if order["compared"] and encoder.project_teacher is not None:
+        arrays |= _teacher_projections(needs[order["compared"]] / EMBEDDINGS, encoder)
     facts = facts_of(folder, config, encoder, opened.stores[0])
     jax.clear_caches()  # a worker lives for many jobs, and each compiles programs of its own
     return arrays, facts

@@ -70,7 +70,10 @@ class MadeUpBench(Bench):
         self.unseen = unseen or {}
         self.minutes |= {f"unseen-{name}": own for name, own in self.unseen.items()}
         known = {one.name: one for one in all_variants(SCALES["cpu"])}
-        jobs = [Job(f"{name}-s{k}", "", {"variant": name, "seed": k}, (), 1.0) for name in noise for k in range(seeds)]
+        jobs = [
+            Job(f"{name}-s{k}{'-unseen' * bool(where)}", "", {"variant": name, "seed": k, "unseen": where}, (), 1.0)
+            for where in ([[], list(self.unseen)] if self.unseen else [[]]) for name in noise for k in range(seeds)
+        ]  # fmt: skip
         evaluation = SimpleNamespace(bootstrap_draws=20, train_segments=10**6)
         self.plan = SimpleNamespace(variants={name: known[name] for name in noise}, jobs=jobs, base=SimpleNamespace(evaluation=evaluation))
         status = {job.name: "failed" if job.name in failed else "finished" for job in jobs}

@@ -53,7 +53,30 @@ def test_stores_that_nothing_is_trained_on_are_others_of_other_names(smoke_store
         grid.plan("smoke", unseen=(str(smoke_store), str(copy)))
     with pytest.raises(UserError, match="--unseen: .* has PPG channels 2, the synthetic data .*ppg_channels.* has 1"):
         grid.plan("smoke", unseen=(str(smoke_store),), overrides=("--config.data.synthetic.ppg_channels=1",))
-    grid.plan("smoke", unseen=(str(smoke_store),), only=("unseen",))
+
+
+def test_a_store_to_transfer_to_trains_nothing_anew(smoke_store, tmp_path):
+    copy = shutil.copytree(smoke_store, tmp_path / "other")
+    alone = jobs(grid.plan("smoke", only=("failures",)))
+    first, both = (
+        jobs(grid.plan("smoke", only=("failures", "unseen"), unseen=unseen))
+        for unseen in ((str(smoke_store),), (str(smoke_store), str(copy)))
+    )
+    assert {name: first[name].key for name in alone} == {name: job.key for name, job in alone.items()}
+    own = {name for name in first if name.endswith("-unseen")}
+    trained = set(first) - own - {grid.DATA}
+    assert own == {f"{name}-unseen" for name in trained}
+    for name, job in first.items():
+        assert (job.key == both[name].key) == (name not in own)
+    assert set(first["student-s0-unseen"].needs) == {"data", "student-s0", "teacher-mae-s0", "teacher-mae-s0-unseen"}
+    assert set(first["accel-mae-s0-unseen"].needs) == {"data", "accel-mae-s0"}
+
+
+def test_only_the_experiment_on_them_waits_for_unseen_stores(smoke_store):
+    plan = grid.plan("smoke", only=("failures", "unseen"), unseen=(str(smoke_store),))
+    runs = {experiment.id: experiment.runs for experiment in plan.experiments}
+    assert set(runs["failures"]) == {"teacher-mae-s0", "student-s0"}
+    assert {"student-s0", "student-s0-unseen", "classical-s0-unseen"} <= set(runs["unseen"])
 
 
 def test_a_student_builds_on_the_teacher_of_its_seed_and_a_variant_on_the_first(cpu):

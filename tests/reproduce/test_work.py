@@ -5,19 +5,20 @@ import json
 import numpy as np
 import pytest
 
+from accdistill_jax.data.store import Store
 from accdistill_jax.reproduce import grid, measure, measure_retrieval, work
 from accdistill_jax.reproduce.bench import Bench
 from accdistill_jax.reproduce.jobs import Outcome, job_folder
 from accdistill_jax.reproduce.measure import data_part, measured
 
-ONLY = ("failures", "sensors")
+ONLY = ("failures", "sensors", "unseen")
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory):
+def done(tmp_path_factory, smoke_store):
     """The plan of a few experiments with its jobs done in this process."""
     out = tmp_path_factory.mktemp("reproduce")
-    plan = grid.plan("smoke", only=ONLY)
+    plan = grid.plan("smoke", only=ONLY, unseen=(str(smoke_store),))
     outcomes = {}
     for job in plan.jobs:  # in the order in which they need each other
         folder = job_folder(out, job)
@@ -46,6 +47,37 @@ def test_what_a_job_leaves_is_what_the_bench_reads(done):
 
 
 @pytest.mark.slow
+def test_an_unseen_store_is_embedded_by_the_encoders_that_are_there(done, smoke_store):
+    plan, outcomes = done
+    bench, store = Bench(plan, outcomes), Store.open(str(smoke_store))
+    for name in ("teacher-mae", "student", "untrained", "classical"):
+        splits = bench.splits(name, 0, unseen=smoke_store.name)
+        assert len(splits["test"]) == store.num_segments and np.isfinite(splits["test"].embedding).all()
+        np.testing.assert_array_equal(splits["train"].embedding, bench.splits(name, 0)["train"].embedding)
+    student, teacher = bench.pair("student", 0, split=f"unseen-{smoke_store.name}")
+    assert student.shape == teacher.shape and np.abs(student - teacher).max() > 1e-3
+    assert not (outcomes["student-s0-unseen"].folder / "student").exists()  # nothing was trained
+    lost = outcomes | {"student-s0-unseen": outcomes["student-s0-unseen"]._replace(status="failed")}
+    assert Bench(plan, lost).seeds("student") == [0] and not Bench(plan, lost).seeds("student", elsewhere=True)
+
+
+@pytest.mark.slow
+def test_a_job_embeds_as_the_stores_of_its_own(done, tmp_path):
+    """The synthetic store as if it were an unseen one: the same segments have the same embeddings and projections."""
+    plan, outcomes = done
+    store = Store.open(str(outcomes["data"].folder / "store"))
+    orders, needs = {job.name: job.order for job in plan.jobs}, {name: one.folder for name, one in outcomes.items()}
+    for name in ("teacher-mae-s0-unseen", "student-s0-unseen"):
+        (tmp_path / name).mkdir()
+        work.do(orders[name] | {"unseen": [store.path]}, tmp_path / name, needs)
+        needs |= {name: tmp_path / name}
+    with np.load(tmp_path / "student-s0-unseen" / work.EMBEDDINGS) as saved:
+        again = {name: saved[f"unseen-store/{name}"][store.indices("test")] for name in ("embedding", "projection", "teacher_projection")}
+    for name, values in again.items():
+        np.testing.assert_allclose(values, Bench(plan, outcomes).arrays("student", 0)[f"test/{name}"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
 def test_an_encoder_evaluated_twice_gives_the_same_numbers_to_the_bit(done, tmp_path):
     plan, outcomes = done
     for name in ("student-s0", "applied-64th-g-s0"):
@@ -71,10 +103,10 @@ def test_a_lesser_sensor_gives_the_student_something_else_to_read(done):
 
 
 @pytest.mark.slow
-def test_the_data_section_and_experiments_are_measured_and_a_missing_one_says_so(done):
+def test_the_data_section_and_experiments_are_measured_and_a_missing_one_says_so(done, smoke_store):
     plan, outcomes = done
     part = data_part(Bench(plan, outcomes))
-    assert [row[0] for row in part.section.tables[0].rows] == ["train", "validation", "test"]
+    assert [row[0] for row in part.section.tables[0].rows] == ["train", "validation", "test", f"unseen-{smoke_store.name}"]
     for experiment in plan.experiments:
         found = measured(Bench(plan, outcomes), experiment)
         assert found.section.id == experiment.id
