@@ -113,7 +113,8 @@ def unseen(bench: Bench, experiment: Experiment) -> Part:
         shown += part.section.pictures
         notes += part.section.notes
         numbers |= part.numbers
-    section = Section(experiment.id, experiment.title, tuple(text), tuple(tables), tuple(shown), tuple(notes))
+    notes = tuple(dict.fromkeys(notes))  # several stores of one device have some in common
+    section = Section(experiment.id, experiment.title, tuple(text), tuple(tables), tuple(shown), notes)
     return Part(section, numbers)
 
 

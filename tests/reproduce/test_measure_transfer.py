@@ -77,6 +77,7 @@ def test_rates_beyond_training_and_few_people_are_told():
     assert "100 % of its minutes lie above" in notes and "Run 1 has 4 people" in notes
     assert "Run 1, SDNN: 0 labelled test segments" in notes
     assert "too few people with labels to fit on 5" in notes
+    assert len(part.section.notes) == len(set(part.section.notes))  # both are of one device
     assert not any("Run 1" in name and "sdnn" in name for name in part.numbers)
     assert [p.name for p in part.section.pictures] == ["unseen-run-1-people", "unseen-run-2-people"]
 
