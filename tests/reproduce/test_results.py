@@ -8,7 +8,7 @@ from accdistill_jax.reproduce.check import load_report
 from accdistill_jax.reproduce.grid import plan
 
 PAGE = "accdistill_jax/reproduce/results/README.md"
-REPORTS = ("cpu", "real")
+REPORTS = ("cpu", "real", "synthetic-to-real")
 
 
 @pytest.mark.parametrize("name", REPORTS)
