@@ -41,7 +41,7 @@ class Picture(NamedTuple):
 
 
 class Section(NamedTuple):
-    """One experiment; `id` is its name on the command line. `notes` are what the reader should keep in mind."""
+    """One experiment; `id` is its name on the command line, unless it is `always` there. `notes` are what to keep in mind."""
 
     id: str
     title: str
@@ -49,6 +49,7 @@ class Section(NamedTuple):
     tables: tuple[Table, ...] = ()
     pictures: tuple[Picture, ...] = ()
     notes: tuple[str, ...] = ()
+    always: bool = False
 
 
 class Claim(NamedTuple):

@@ -144,7 +144,8 @@ def _contents(sections: Sequence[Section]) -> Iterator[str]:
 def _section(section: Section, pictures: Mapping[str, bytes]) -> Iterator[str]:
     yield f'<section class="experiment" aria-labelledby="{section.id}">'
     yield f'<h2 id="{section.id}">{to_html(section.title)}</h2>'
-    yield f'<p class="small"><code>--only {section.id}</code></p>'
+    if not section.always:
+        yield f'<p class="small"><code>--only {section.id}</code></p>'
     yield from (f"<p>{to_html(text)}</p>" for text in section.text)
     for picture in section.pictures:
         yield from _figure(picture, pictures[picture.name])

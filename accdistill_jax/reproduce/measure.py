@@ -121,16 +121,17 @@ def data_part(bench: Bench) -> Part:
         ("split", "people", "minutes", "HR, bpm", "SDNN, ms", "RMSSD, ms", "respiration, /min"),
         tuple(rows),
     )
-    return Part(Section("data", "The data", tuple(text), (table,)))
+    return Part(Section("data", "The data", tuple(text), (table,), always=True))
 
 
 def _summary(plan: Plan, outcomes: Mapping[str, Outcome], claims) -> tuple[str, ...]:
     counts = {word: sum(claim.holds == word for claim in claims) for word in COUNTED}
-    told = ", ".join(f"{count} {COUNTED[word][count > 1]}" for word, count in counts.items() if count) or "none was looked at"
+    told = ", ".join(f"{count} {COUNTED[word][count > 1]}" for word, count in counts.items() if count)
+    claimed = f"Of {len(claims)} claims of the paper (arXiv 2412.11276) and questions it leaves open, {told}."
     seeds, data = plan.settings["seeds"], ", ".join(plan.settings["data"])
     runs = sum(one.status in DONE for one in outcomes.values())
     return (
-        f"Of {len(claims)} claims of the paper (arXiv 2412.11276) and questions it leaves open, {told}.",
+        claimed if claims else "What was asked for measures none of the claims of the paper (arXiv 2412.11276).",
         f"Preset `{plan.settings['preset']}`, data {data}, {seeds} training seed{'' if seeds == 1 else 's'} of teacher, main students and "
         f"baselines{', one of what is varied in sweeps' if seeds > 1 else ''}, {runs} of {len(outcomes)} runs. Intervals are 95 % intervals over test people; where seeds are "
         "given, ± is their standard deviation. The command that made this page makes it again: see the settings at its end.",

@@ -128,6 +128,9 @@ def test_what_is_read_first(report, tmp_path):
         assert words in text
     assert text.index("Experiments") < text.index("--only probes") < text.index("Settings and versions")
     assert "config.x.y" in text and "[1, 2]" in text
+    assert "--only augmentation" in text
+    always = report._replace(sections=(report.sections[0], report.sections[1]._replace(always=True)))
+    assert "--only augmentation" not in Page(write_report(tmp_path, always).read_text()).text  # it would be refused
 
 
 def test_nothing_failed_nothing_said(report, tmp_path):

@@ -114,6 +114,7 @@ def test_the_data_section_and_experiments_are_measured_and_a_missing_one_says_so
     failed = {name: one if name == "data" else one._replace(status="failed") for name, one in outcomes.items()}
     found = measured(Bench(plan, failed), plan.experiments[0])
     assert "Not measured" in found.section.text[0] and not found.numbers
+    assert part.section.always and "none of the claims" in measure._summary(plan, outcomes, ())[0]
     json.dumps(plan.settings)
 
 
