@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--check", action="store_true",
-        help=f"also measure steps on this machine and put it through the same plan; exit status 1 where one is off by over {TOLERATED:.0%}",
+        help=f"also measure steps on this machine and put it through the same plan; exit status 1 where one is off by over {100 * TOLERATED:g} %%",
     )  # fmt: skip
     parser.set_defaults(rounds=5)
 

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from accdistill_jax.benchmark import contest
+from accdistill_jax.benchmark.__main__ import COMMANDS, build_parser
 from accdistill_jax.benchmark.contest import Contender, Measured
 from accdistill_jax.errors import UserError
 
@@ -112,6 +113,13 @@ def test_command_line(repository):
     ]:
         done = run(*arguments)
         assert done.returncode != 0 and words in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("chosen", COMMANDS)
+def test_every_command_has_help(chosen, capsys):
+    with pytest.raises(SystemExit) as ended:
+        build_parser(chosen).parse_args([chosen, "--help"])
+    assert ended.value.code == 0 and "--json" in capsys.readouterr().out
 
 
 def test_json_is_written(tmp_path, monkeypatch, capsys):
