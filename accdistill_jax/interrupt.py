@@ -144,5 +144,9 @@ def request(number: int) -> None:
 
 
 def hold() -> contextlib.AbstractContextManager[None]:
-    """Context for moments of work that must not be left half-done: what would be raised inside is raised at its end."""
-    return Interruption._active[-1].hold() if Interruption._active else contextlib.nullcontext()
+    """Context for moments of work that must not be left half-done: what would be raised inside is raised at its end.
+
+    Outside the main thread, where nothing is raised, it changes nothing.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    return Interruption._active[-1].hold() if main and Interruption._active else contextlib.nullcontext()
