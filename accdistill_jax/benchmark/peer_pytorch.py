@@ -134,7 +134,8 @@ def decayed(name: str, parameter: "nn.Parameter") -> bool:
 
 
 def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-    """The contender: `order` has config, share (where `training.py` left weights and batch), compile (a mode or None)."""
+    """The contender: `order` has config, share (where `training.py` left weights and batch), compile (a mode or None), accelerator,
+    and keep_freed (whether the C library keeps freed memory)."""
     if torch is None:
         raise Skipped("PyTorch is not installed: pip install 'accdistill_jax[bench]'")
     import numpy as np
@@ -151,7 +152,7 @@ def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         if torch.cuda.device_count() > 1:
             raise Skipped(f"it is written for one device and there are {torch.cuda.device_count()}: set CUDA_VISIBLE_DEVICES=0")
         torch.set_float32_matmul_precision("high")  # TF32, as JAX multiplies float32 on such a device
-    else:
+    elif order["keep_freed"]:
         host_memory.keep_freed()  # the allocator that ours has, for the same reason
     device = torch.device("cuda" if order["accelerator"] else "cpu")
     with np.load(f"{order['share']}/start.npz") as file:
