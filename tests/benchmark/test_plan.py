@@ -61,14 +61,17 @@ def test_a_slice_is_named(tmp_path, capsys):
 
 @pytest.mark.long
 def test_this_machine_goes_through_the_plan(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(plan, "CASES", (plan.Case("configs/distill.py:smoke", "student", 4, calibrates=True),))
+    case = plan.Case("configs/distill.py:smoke", "student", 4)
+    monkeypatch.setattr(plan, "CASES", (case, case._replace(batch=8, calibrates=True)))
     monkeypatch.setattr(plan, "TOLERATED", 1e-9)
     path = tmp_path / "plan.json"
     arguments = ["plan", "--config=configs/distill.py:smoke", "--check", "--rounds=1", f"--json={path}", "--slice=v5e"]
     assert command.main(arguments) == 1
     said, record = capsys.readouterr(), json.loads(path.read_text())
     assert "1 of 1 predicted steps are off by more than" in said.err and "(beyond)" in said.out
-    (one,) = record["check"]
+    known, one = record["check"]
+    assert known["calibrates"] and known["off"] == pytest.approx(0.0, abs=1e-6) and "sets the share" in said.out
     assert one["predicted"] > 0 and one["measured"][0] > 0 and min(record["machine"].values()) > 1e6
+    assert one["mfu"] == known["mfu"] > 0
     wanted = sum(one["seconds"][name] for name in ("matrix products", "device memory"))
     assert 4 / one["predicted"] == pytest.approx(max(wanted, one["seconds"]["input of a host"]))
