@@ -19,7 +19,7 @@ from accdistill_jax.models.ops import (
     transposed,
 )
 
-LOGITS_BYTES = 2 << 20  # of logits that a core's cache holds, at least in part
+LOGITS_BYTES = 8 << 20  # of logits worked on at a time: in a cache at least in part, and so many that threads seldom wait for each other
 FEW_TOKENS = 96  # up to which products of a head are so small that a transposed left side is better copied
 ROTARY_LONGEST = 50.0  # wavelength of a rotary code over 2 pi, in tokens; the shortest is 1
 BLOCKS, CUDNN, TEXTBOOK = "a few segments at a time", "cuDNN, fused", "as in textbooks"
