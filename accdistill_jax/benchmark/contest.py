@@ -148,6 +148,7 @@ def compete(
     *,
     rounds: int,
     round_s: float = 2.0,
+    least: int = 1,
     enough_s: float = float("inf"),
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Measured]:
@@ -156,7 +157,8 @@ def compete(
     Args:
         contenders: of different names. They are prepared one after another, so that none disturbs another's preparation.
         rounds: measurements of each.
-        round_s: a measurement repeats the work for about so many seconds, once at least.
+        round_s: a measurement repeats the work for about so many seconds.
+        least: times that it is repeated at least; from 3 on, where the first time after the others' turn is slower than the rest.
         enough_s: of a contender that stands alone, the first iteration is all that is measured when it takes so long.
         say: told of progress, a line each.
 
@@ -195,7 +197,7 @@ def compete(
                 workers.pop(name).close(patience_s=10.0)
             else:
                 first = measure(name, 1)
-                counts[name] = max(1, round(round_s / max(first, 1e-9)))
+                counts[name] = max(least, round(round_s / max(first, 1e-9)))
                 if len(contenders) == 1 and first >= enough_s:
                     seconds[name].append(first)
                     rounds = 0

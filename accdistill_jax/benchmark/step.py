@@ -22,6 +22,7 @@ FOLLOW_STEPS, COMPARED_STEPS = 6, 3  # steps before the parameters are compared;
 # so that the optimiser is seen in these few steps; what a step costs does not depend on it
 FOLLOWED_WITH = {"warmup": "1 steps", "learning_rate": 1e-3, "weight_decay": 0.1}
 COMPILING_S = 3600.0  # max-autotune tries many kernels
+LEAST_STEPS = 3  # of a measurement; training is one step after another, and the first after a pause is slower
 MODULE = "accdistill_jax.benchmark"
 
 
@@ -48,7 +49,7 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
     with config.unlocked():
         config.runtime.compute_dtype = arguments.dtype
     record = {"config": arguments.config, "batch": arguments.batch, "dtype": arguments.dtype, "rounds": arguments.rounds}
-    timing = {"rounds": arguments.rounds, "round_s": arguments.round_s, "say": say}
+    timing = {"rounds": arguments.rounds, "round_s": arguments.round_s, "least": LEAST_STEPS, "say": say}
     plain = without_augmentation(config)
     if "distil" in arguments.only:
         with tempfile.TemporaryDirectory() as share:

@@ -76,6 +76,11 @@ def test_one_that_fails_ends_the_contest_with_its_last_words(contender, how, wor
         contest.compete([contender("a"), contender("b", **{how: True})], rounds=1, round_s=0.01)
 
 
+def test_long_work_is_repeated_as_often_as_asked(contender, tmp_path):
+    contest.compete([contender("a", 0.05)], rounds=1, round_s=0.01, least=3)
+    assert (tmp_path / "log").read_text() == "a 1\na 3\n"
+
+
 def test_one_iteration_of_long_work_is_enough(contender, tmp_path):
     found = contest.compete([contender("a", 0.05)], rounds=3, round_s=0.01, enough_s=0.04)
     assert len(found["a"].seconds) == 1 and found["a"].seconds[0] >= 0.05
