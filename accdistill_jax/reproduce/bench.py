@@ -11,7 +11,7 @@ import numpy as np
 from accdistill_jax.data.store import Store
 from accdistill_jax.evaluation.evaluate import SplitEmbeddings
 from accdistill_jax.reproduce.document import Claim, Number, Section
-from accdistill_jax.reproduce.grid import DATA, Plan, elsewhere
+from accdistill_jax.reproduce.grid import DATA, Plan, unseen_job
 from accdistill_jax.reproduce.jobs import Job, Outcome
 from accdistill_jax.reproduce.variants import Variant
 from accdistill_jax.reproduce.work import EMBEDDINGS, FACTS, Opened
@@ -97,7 +97,7 @@ class Bench:
         """Everything a variant's jobs embedded: `<split>/<what>`, see work.py."""
         folders = [self.folder(name, seed)]
         if seed in self.seeds(name, elsewhere=True):
-            folders.append(self.outcomes[elsewhere(f"{name}-s{seed}")].folder)
+            folders.append(self.outcomes[unseen_job(f"{name}-s{seed}")].folder)
         found = {}
         for folder in folders:
             with np.load(folder / EMBEDDINGS) as saved:

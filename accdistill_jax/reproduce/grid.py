@@ -311,10 +311,10 @@ class _Maker:
         if variant.teacher:
             self.add_elsewhere(self._known[variant.teacher], unseen, fingerprints)
         for own in self.jobs_of((variant.name,)):
-            job, name = self.jobs[own], elsewhere(own)
+            job, name = self.jobs[own], unseen_job(own)
             teacher = job.order["teacher"]
-            needs = (own, teacher, elsewhere(teacher)) if teacher else (own,)
-            order = job.order | {"of": own, "compared": elsewhere(teacher) if teacher else "", "unseen": list(unseen)}
+            needs = (own, teacher, unseen_job(teacher)) if teacher else (own,)
+            order = job.order | {"of": own, "compared": unseen_job(teacher) if teacher else "", "unseen": list(unseen)}
             decisive = {"format": FORMAT, "unseen": list(fingerprints), "needs": [self.jobs[need].key for need in needs]}
             data = (DATA,) if DATA in self.jobs else ()
             self.jobs[name] = Job(name, _hash(decisive), order, (*data, *needs), self._scale.seconds["embed"])
@@ -374,7 +374,7 @@ class _Maker:
         return embedding + seconds[variant.kind] * dearer * own / usual
 
 
-def elsewhere(job: str) -> str:
+def unseen_job(job: str) -> str:
     """Name of the job that embeds unseen stores with a job's encoder."""
     return f"{job}-unseen"
 

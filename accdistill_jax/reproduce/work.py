@@ -3,8 +3,9 @@
 A job leaves in its folder what a run leaves, and
 
     embeddings.npz   "<split>/<what>" for the splits "train", "validation" and "test", or, of a job that embeds unseen
-                     stores with another one's encoder, "unseen-<store>"; what is embedding [N, D], projection [N, P], teacher_projection [N, P] (what it is compared with in retrieval),
-                     prediction [N] (of supervised training); and train_rows [N], places among all training segments
+                     stores with another one's encoder, "unseen-<store>"; what is embedding [N, D], projection [N, P],
+                     teacher_projection [N, P] (what it is compared with in retrieval), prediction [N] (of supervised
+                     training); and, except of unseen stores, train_rows [N], places among all training segments
     facts.json       parameters, multiply-accumulates, seconds of training, and what it was made with
 """
 
