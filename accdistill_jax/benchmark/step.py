@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from accdistill_jax.errors import UserError
 OURS, EAGER, COMPILED = "accdistill_jax", "PyTorch eager", "PyTorch compiled"
 AS_INSTALLED = "PyTorch eager, allocator as it comes"  # the others keep freed memory as ours does, which costs a line to ask for
 PEAK, PRODUCTS = "large matrix products alone", "the step's matrix products alone"
+PER_CORE = "accdistill_jax, each core a device"  # JAX_NUM_CPU_DEVICES: the batch is split over cores, not each operation
 AS_TRAINED, MASKED, UNMASKED = "accdistill_jax, augmented", "masked autoencoding", "encoder on all tokens"
 TF32 = "float32 multiplied as TF32"  # on accelerators, by both
 PARITY = {"float32": 1e-4, TF32: 3e-3, "bfloat16": 3e-2}  # of loss and gradient norm, relative; TF32 keeps 11 bits, bfloat16 8
@@ -68,16 +70,21 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
 
 
 def distil_contenders(config: Any, plain: dict, arguments: argparse.Namespace, share: str) -> list[Contender]:
-    """Ours (first: it leaves its weights for the peer), PyTorch's, ours as trained, the matrix peak, the step's products."""
+    """Ours (first: it leaves its weights for the peer), PyTorch's, ours as trained, the matrix peak, the step's products.
+
+    On a CPU of several cores also ours with each core as a device.
+    """
     plain = json.loads(json.dumps(plain))
     plain["student"]["train"] |= FOLLOWED_WITH
     order = {"config": plain, "stage": "student", "batch": arguments.batch, "follow_steps": FOLLOW_STEPS}
     peer = order | {"share": share, "accelerator": accelerated(), "keep_freed": True}
     trained = order | {"config": json.loads(config.to_json_best_effort()), "share": None}
+    cores = 0 if peer["accelerator"] else cores_as_devices(arguments.batch)
     peer_module = f"{MODULE}.peer_pytorch"
     modes = [mode for mode in arguments.compile_mode if mode != "none"]
     return [
         Contender(OURS, f"{MODULE}.training", order | {"share": share}),
+        *([per_core(order, cores)] if cores else []),
         Contender(EAGER, peer_module, peer | {"compile": None}),
         *([] if peer["accelerator"] else [Contender(AS_INSTALLED, peer_module, peer | {"compile": None, "keep_freed": False})]),
         *(Contender(compiled_name(mode), peer_module, peer | {"compile": mode}, patience_s=COMPILING_S) for mode in modes),
@@ -85,6 +92,19 @@ def distil_contenders(config: Any, plain: dict, arguments: argparse.Namespace, s
         Contender(PEAK, f"{MODULE}.matrix_peak", {"dtype": arguments.dtype}),
         Contender(PRODUCTS, f"{MODULE}.products", order),
     ]
+
+
+def cores_as_devices(batch: int) -> int:
+    """As how many devices the cores can share a batch, all of them and alike; 0: there is one core, or JAX was told of devices."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    told = "JAX_NUM_CPU_DEVICES" in os.environ or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    return 0 if told or cores == 1 or batch % cores else cores
+
+
+def per_core(order: Mapping[str, Any], cores: int) -> Contender:
+    """The same step of the same global batch, split over the cores."""
+    own = {"batch": order["batch"] // cores, "share": None}
+    return Contender(PER_CORE, f"{MODULE}.training", {**order, **own}, environment={"JAX_NUM_CPU_DEVICES": str(cores)})
 
 
 def compiled_name(mode: str) -> str:
@@ -121,7 +141,7 @@ def check_parity(found: Mapping[str, Measured], dtype: str) -> dict[str, float]:
         UserError: one computes something else.
     """
     ours, largest = found[OURS].facts["first_steps"][:COMPARED_STEPS], {}
-    for name in pytorch(found):
+    for name in [*pytorch(found), *(name for name in (PER_CORE,) if name in found)]:
         theirs = found[name].facts.get("first_steps", [])[:COMPARED_STEPS]
         if not theirs:
             continue
@@ -192,7 +212,7 @@ def _distillation(record: dict[str, Any]) -> str:
                 f"{rate.median / (peak.median * ours.facts['devices']):.0%}",
                 f"{(one.facts.get('device_peak_bytes') or one.peak_bytes) / 1e9:.1f}",
                 f"{record['parity'][name]:.0e}" if name in record["parity"] else "",
-                f"{one.facts['parameter_difference']:.0e}" if name in record["parity"] else "",
+                f"{one.facts['parameter_difference']:.0e}" if "parameter_difference" in one.facts else "",
             ]
         )
     header = (
@@ -203,7 +223,9 @@ def _distillation(record: dict[str, Any]) -> str:
     against = ""
     if measured:
         fastest = min(measured, key=lambda name: spread(found[name].seconds).median)
-        against = f"\n**{contest.ratios(found[fastest], ours).text('{:.2f}')} times as fast as the faster PyTorch here ({fastest}).**\n"
+        times = {name: contest.ratios(found[fastest], found[name]).text("{:.2f}") for name in (OURS, PER_CORE) if name in found}
+        split = f"; {times[PER_CORE]} with each core a device (JAX_NUM_CPU_DEVICES)" if PER_CORE in times else ""
+        against = f"\n**{times[OURS]} times as fast as the faster PyTorch here ({fastest}){split}.**\n"
     alone = flops / ours.facts["devices"] / spread(found[PRODUCTS].seconds).median / peak.median
     bound = (
         f" What binds: the step's own matrix products, each alone in its shape, take {contest.ratios(ours, found[PRODUCTS]).median ** -1:.0%} "

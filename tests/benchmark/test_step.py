@@ -21,6 +21,7 @@ SMALL = [
     for who in ("teacher", "student")
     for name, value in {"patch": 240, "width": 16, "depth": 2, "heads": 2, "mlp": 32}.items()
 ]
+CORES = 2
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 
@@ -31,15 +32,18 @@ def measure(tmp_path, *arguments):
 
 
 @pytest.mark.long
-def test_the_peer_computes_the_same_step(tmp_path, capsys):
-    """Loss and gradient norm over three updates, by PyTorch's own attention, optimiser and clipping."""
+def test_the_peer_computes_the_same_step(tmp_path, capsys, monkeypatch):
+    """Loss and gradient norm over three updates, by PyTorch's own attention, optimiser and clipping; and split over devices."""
+    monkeypatch.delenv("XLA_FLAGS")  # the suite's own, of many devices
+    monkeypatch.setattr(step.os, "sched_getaffinity", lambda process: set(range(CORES)))
     record = measure(tmp_path, "--only", "distil", "--compile-mode", "none", *SMALL)
     found, text = record["distillation"], capsys.readouterr().out
     ours = found[step.OURS]["facts"]["first_steps"]
     assert len(ours) == step.FOLLOW_STEPS and ours[0]["loss"] != ours[2]["loss"]
     assert found[step.OURS]["seconds"] and found[step.AS_TRAINED]["seconds"] and found[step.PEAK]["seconds"]
+    assert set(record["parity"]) == {step.PER_CORE} | ({step.EAGER, step.AS_INSTALLED} if HAS_TORCH else set())
+    assert max(record["parity"].values()) < 1e-4 and found[step.PER_CORE]["facts"]["devices"] == CORES
     if HAS_TORCH:
-        assert set(record["parity"]) == {step.EAGER, step.AS_INSTALLED} and max(record["parity"].values()) < 1e-4
         assert len(found[step.EAGER]["seconds"]) == 1
         assert 0 < found[step.EAGER]["facts"]["parameter_difference"] < 2e-3
     else:
@@ -81,6 +85,34 @@ def test_a_peer_that_computes_something_else_is_refused():
     assert step.check_parity(found, "float32") == {step.EAGER: pytest.approx(8e-5)}
     with pytest.raises(UserError, match="PyTorch eager does not compute the same step.* 2.0e-03"):
         step.check_parity(found | {step.EAGER: measured(0.501)}, "float32")
+
+
+def test_a_step_split_over_cores_that_computes_something_else_is_refused():
+    steps = {"loss": 1.0, "gradient_norm": 2.0}
+    found = {step.OURS: Measured({"first_steps": [steps]}, [1.0], 0)}
+    found[step.PER_CORE] = Measured({"first_steps": [steps | {"gradient_norm": 2.1}]}, [1.0], 0)
+    with pytest.raises(UserError, match="each core a device does not compute the same step"):
+        step.check_parity(found, "float32")
+
+
+@pytest.mark.parametrize(
+    "cores, batch, environment, devices",
+    [
+        (2, 32, {}, 2),
+        (1, 32, {}, 0),
+        (12, 32, {}, 0),  # 12 do not divide 32
+        (2, 32, {"JAX_NUM_CPU_DEVICES": "4"}, 0),
+        (2, 32, {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}, 0),
+        (4, 32, {"XLA_FLAGS": "--xla_cpu_enable_fast_math=true"}, 4),
+    ],
+)
+def test_cores_are_devices_where_they_share_the_batch(monkeypatch, cores, batch, environment, devices):
+    for name in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(step.os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
+    assert step.cores_as_devices(batch) == devices
 
 
 @pytest.mark.parametrize("apart, refused", [(1e-3, False), (1e-2, True)])
