@@ -37,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--segment-s", type=float, default=60.0, metavar="S", help="of the noise store (default 60)")
     parser.add_argument("--batch", default=256, help="segments of a batch that is read (default 256)", **number)
     parser.add_argument("--wait-steps", default=100, help="of one measurement of the input wait (default 100)", **number)
-    parser.add_argument("--people", default=8, help="participants, and recordings, made (default 8)", **number)
-    parser.add_argument("--minutes", default=120, help="of each of them (default 120)", **number)
+    parser.add_argument("--people", default=16, help="participants, and recordings, made (default 16)", **number)
+    parser.add_argument("--minutes", default=240, help="of each of them (default 240)", **number)
     parser.add_argument("--latency-ms", type=float, default=20.0, metavar="MS", help="of the object store (default 20)")
     parser.add_argument("--round-s", type=float, default=1.0, metavar="S", help="seconds of one measurement (default 1)")
 
