@@ -29,6 +29,8 @@ def test_shards_unreadable_on_one_process(training_held, smoke_store, tmp_path):
     copy = shutil.copytree(smoke_store, tmp_path / "copy")
     own = {rank: [f"--config.data.stores=('{path}',)"] for rank, path in enumerate((smoke_store, copy))}
     job, place = training_held(tmp_path / "run", TWO, rank=1, step=7, own=own, **{"data.stores": None})
+    # written meanwhile; the steps up to the held batch are so short that it could still be under way
+    job.until((tmp_path / "run/teacher/checkpoints/4").exists, "checkpoint 4 is written")
     for name in ("ppg", "accel"):
         for shard in (copy / name / "c").rglob("0"):
             if shard.is_file():
