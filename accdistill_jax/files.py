@@ -1,12 +1,16 @@
-"""Files that are either whole or absent: local paths and object-store addresses alike."""
+"""Files that are either whole or absent: local paths and object-store addresses alike. Reading with a bound."""
 
+import errno
 import os
 import re
+import stat
 import threading
 from pathlib import Path
+from typing import BinaryIO
 
 from etils import epath
 
+RECORD_BYTES = 256 * 2**20  # no record that is read whole (JSON, metrics) comes near it
 _LEFTOVER = re.compile(r"\..*\.\d+-\d+\.tmp")
 
 
@@ -40,3 +44,31 @@ def remove_leftovers(folder: Path) -> None:
     for path in Path(folder).rglob(".*.tmp"):
         if _LEFTOVER.fullmatch(path.name):
             path.unlink(missing_ok=True)
+
+
+def open_regular(path: str | os.PathLike) -> BinaryIO:
+    """Opens a local file for reading, never anything that has no end or lets one wait, such as /dev/zero or a FIFO.
+
+    Raises:
+      OSError: as `open`; also where it is no regular file, or the name cannot be one.
+    """
+    try:
+        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # a FIFO would wait
+    except ValueError as error:
+        raise OSError(errno.EINVAL, f"no name of a file: {error}", os.fspath(path)) from error
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+    return file
+
+
+def read_regular(path: str | os.PathLike, *, limit_bytes: int = RECORD_BYTES) -> bytes:
+    """The content of a local file.
+
+    Raises:
+      OSError: as `open_regular`; also where it has more bytes than the limit.
+    """
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > limit_bytes:
+            raise OSError(errno.EFBIG, f"more than {limit_bytes} bytes", os.fspath(path))
+        return file.read()

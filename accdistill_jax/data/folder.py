@@ -15,6 +15,7 @@ from pathlib import Path
 import tensorstore as ts
 
 from accdistill_jax.errors import UserError
+from accdistill_jax.files import open_regular
 
 _URL_SCHEMES = ("gs://", "s3://", "memory://", "http://", "https://")
 _TEMPORARY = ".writing-"
@@ -88,12 +89,17 @@ class LocalFolder:
 
     def read(self, name: str) -> bytes | None:
         """Content of a blob, or None if it does not exist."""
-        try:
-            return Path(self.where(name)).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
+        file = self.open(name)
+        if file is None:
             return None
-        except OSError as error:
-            raise UserError(f"{self.where(name)}: cannot be read ({error.strerror})") from error
+        with file:
+            try:
+                return file.read()
+            except OSError as error:
+                raise self._unreadable(name, error) from error
+
+    def _unreadable(self, name: str, error: OSError) -> UserError:
+        return UserError(f"{self.where(name)}: cannot be read ({error.strerror})")
 
     def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
         """Writes a blob whole or not at all.
@@ -129,9 +135,11 @@ class LocalFolder:
     def open(self, name: str):
         """A blob as a seekable binary file, or None if it does not exist."""
         try:
-            return open(self.where(name), "rb")
+            return open_regular(self.where(name))
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise self._unreadable(name, error) from error
 
     def names(self, below: str = "") -> list[str]:
         """Sorted names of the blobs whose name starts with the folder `below`."""
@@ -152,7 +160,7 @@ class LocalFolder:
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as error:
-                raise UserError(f"{self.where(name)}: cannot be read ({error.strerror})") from error
+                raise self._unreadable(name, error) from error
         return found
 
     def remove(self, name: str) -> None:

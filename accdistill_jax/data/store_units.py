@@ -3,18 +3,16 @@
 import dataclasses
 import json
 import re
-import zipfile
-import zlib
-from io import BytesIO
 
 import numpy as np
 
+from accdistill_jax.checked_npz import DamagedNpz, encode_npz, npz_names, read_npz, verify_npz
 from accdistill_jax.data.manifest import SIGNALS, checksum
 from accdistill_jax.data.quantise import quantise
 from accdistill_jax.data.store import CRC, segment_crc
 from accdistill_jax.errors import UserError
 
-_DAMAGES = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, KeyError)
+_ABOUT = ("unit", "channels", "participant", "columns", "segments", "examined", "rejected", "notes")
 
 
 @dataclasses.dataclass
@@ -47,7 +45,7 @@ def encode_unit(unit_id: str, batch, *, samples: int) -> bytes:
         samples: per segment.
 
     Returns:
-        Content of the unit's file: an uncompressed npz, whose CRC tells later whether it is whole.
+        Content of the unit's file: an npz with a checksum of the whole file (see `checked_npz`).
 
     Raises:
         UserError: wrong shapes or non-finite samples.
@@ -83,27 +81,67 @@ def encode_unit(unit_id: str, batch, *, samples: int) -> bytes:
         "segments": segments, "examined": int(batch.examined), "rejected": rejected,
         "notes": dict(batch.notes),
     }
-    arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
-    buffer = BytesIO()
-    np.savez(buffer, **arrays)
-    return buffer.getvalue()
+    return encode_npz(arrays | {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)})
 
 
 def decode_unit(file, *, signals: bool) -> Unit:
     """Reads a staged unit.
 
     Args:
-        file: seekable binary file.
-        signals: whether to read the arrays too, or only what is about them.
+        file: seekable binary file, closed afterwards.
+        signals: whether to read the arrays too, after the whole file was compared with its checksum, or only what is about
+            them. A unit without a checksum, of an earlier version, is compared with the checksums of its segments.
 
     Raises:
-        ValueError: the file is damaged.
+        DamagedNpz: the file is damaged.
     """
+    with file:
+        try:
+            sealed = signals and verify_npz(file)
+            names = npz_names(file)
+            about = _parse_about(read_npz(file, ["about"])["about"])
+            file.seek(0)
+            columns = [f"column_{name}" for name in about["columns"]]
+            expected = [f"{signal}{part}" for signal in SIGNALS for part in ("", "_scale", "_offset")]
+            if names != {"about", *columns, *expected}:
+                raise DamagedNpz("arrays are missing or superfluous")
+            found = read_npz(file, [*columns, *(expected if signals else ())])
+        except OSError as error:
+            raise DamagedNpz(error.strerror or str(error)) from error
+    unit = Unit(about, {name: found.pop(f"column_{name}") for name in about["columns"]}, found)
+    _check_shapes(unit)
+    if signals and not sealed:
+        own = unit.arrays
+        if not np.array_equal(np.fromiter(map(segment_crc, own["ppg"], own["accel"]), np.uint32), unit.columns[CRC]):
+            raise DamagedNpz("a segment is not what was written")
+    return unit
+
+
+def same_unit(one: Unit, other: Unit) -> bool:
+    """Whether two readings of a unit say the same about it."""
+    return one.about == other.about and all(
+        np.array_equal(column, other.columns[name], equal_nan=column.dtype.kind == "f") for name, column in one.columns.items())
+
+
+def _parse_about(content: np.ndarray) -> dict:
     try:
-        with file, np.load(file, allow_pickle=False) as content:
-            about = json.loads(content["about"].tobytes())
-            columns = {name: content[f"column_{name}"] for name in about["columns"]}
-            arrays = {key: content[key] for key in content.files if signals and key.startswith(SIGNALS)}
-    except _DAMAGES as error:
-        raise ValueError(str(error)) from error
-    return Unit(about, columns, arrays)
+        about = json.loads(content.tobytes())
+        if not set(_ABOUT) <= about.keys() or CRC not in about["columns"] or not set(SIGNALS) <= about["channels"].keys():
+            raise ValueError("keys are missing")
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise DamagedNpz(f"what is about it cannot be read ({error})") from error
+    return about
+
+
+def _check_shapes(unit: Unit) -> None:
+    segments, samples = unit.about["segments"], None
+    for name, column in unit.columns.items():
+        if column.shape != (segments,) or (name == CRC and column.dtype != np.uint32):
+            raise DamagedNpz(f"column {name} is {column.dtype.name} {column.shape} for {segments} segments")
+    for name, values in unit.arrays.items():
+        signal, _, part = name.partition("_")
+        channels = len(unit.about["channels"][signal])
+        samples = samples or (values.shape[1] if not part and values.ndim == 3 else None)
+        shape = (segments, channels) if part else (segments, samples, channels)
+        if values.shape != shape or values.dtype != (np.float32 if part else np.int16):
+            raise DamagedNpz(f"{name} is {values.dtype.name} {values.shape}, not {shape}")

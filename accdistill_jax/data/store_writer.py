@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import metadata
 
 from accdistill_jax import __version__
+from accdistill_jax.checked_npz import DamagedNpz
 from accdistill_jax.data import store_tables
 from accdistill_jax.data.folder import no_space_message, open_folder
 from accdistill_jax.data.manifest import (
@@ -35,7 +36,7 @@ from accdistill_jax.data.manifest import (
 from accdistill_jax.data.shards import ArrayFiles, ArrayLayout
 from accdistill_jax.data.split import SplitRule
 from accdistill_jax.data.store import Store
-from accdistill_jax.data.store_units import Unit, decode_unit, encode_unit, unit_file
+from accdistill_jax.data.store_units import Unit, decode_unit, encode_unit, same_unit, unit_file
 from accdistill_jax.errors import UserError
 
 _REQUEST = "request.json"
@@ -136,7 +137,7 @@ class StoreWriter:
             UserError: wrong shapes, non-finite samples or a full disk.
         """
         content = encode_unit(unit_id, batch, samples=self._samples)
-        # Not worth waiting for the disk: a unit damaged by a power failure is noticed by its CRC and redone.
+        # Not worth waiting for the disk: a unit damaged by a power failure is noticed by its checksum and redone.
         self._units.write(unit_file(unit_id), content, durable=False)
 
     def commit(self, order: Sequence[str], *, skipped: Mapping[str, str] | None = None, progress=None) -> Store:
@@ -160,20 +161,22 @@ class StoreWriter:
         if absent:
             raise UserError(f"{self.path}: {len(absent)} of {len(order)} units are not prepared yet, "
                             f"the first is {absent[0]}")
-        units = [self._load(unit_id, signals=False) for unit_id in order]
-        abouts = [unit.about for unit in units]
-        counts = store_tables.counts(abouts)
-        total = counts["total"]["kept"]
-        if not total:
-            self._staging.remove_all()
-            reasons = ", ".join(f"{reason} {count}" for reason, count in counts["total"]["rejected"].items() if count)
-            raise UserError(f"{self.path}: no segment was kept of {counts['total']['examined']} examined "
-                            f"(rejected: {reasons or 'none'}); loosen the thresholds or add recordings")
-        channels = _common_channels(abouts)
-        assigned = self.split.assign(about["participant"]["participant_id"] for about in abouts)
-        segments = store_tables.segment_table([unit.columns for unit in units])
-        participants = store_tables.participant_table(
-            [about["participant"] for about in abouts], split=assigned, devices=store_tables.devices_of(segments))
+        with self._damage_first(order):
+            units = [self._load(unit_id, signals=False) for unit_id in order]
+            abouts = [unit.about for unit in units]
+            counts = store_tables.counts(abouts)
+            total = counts["total"]["kept"]
+            if not total:
+                self._check_whole(order)
+                self._staging.remove_all()
+                reasons = ", ".join(f"{reason} {count}" for reason, count in counts["total"]["rejected"].items() if count)
+                raise UserError(f"{self.path}: no segment was kept of {counts['total']['examined']} examined "
+                                f"(rejected: {reasons or 'none'}); loosen the thresholds or add recordings")
+            channels = _common_channels(abouts)
+            assigned = self.split.assign(about["participant"]["participant_id"] for about in abouts)
+            segments = store_tables.segment_table([unit.columns for unit in units])
+            participants = store_tables.participant_table(
+                [about["participant"] for about in abouts], split=assigned, devices=store_tables.devices_of(segments))
 
         out = (self._staging / _STORE) if self._target.is_local else self._target
         out.remove_all()
@@ -191,7 +194,9 @@ class StoreWriter:
         put(PARTICIPANTS, store_tables.to_parquet(participants))
         with ArrayFiles(_layouts(total, self._samples, channels), put) as arrays:
             done = 0
-            for unit in _one_ahead(functools.partial(self._load, signals=True), order):
+            for before, unit in zip(units, _one_ahead(functools.partial(self._load, signals=True), order), strict=True):
+                if not same_unit(before, unit):
+                    raise self._damaged(before.about["unit"])
                 for name, rows in unit.arrays.items():
                     arrays.push(name, rows)
                 done += unit.about["segments"]
@@ -219,11 +224,33 @@ class StoreWriter:
         if file is None:
             raise UserError(f"{self._units.where(name)}: the staged unit {unit_id} is missing; run again")
         try:
-            return decode_unit(file, signals=signals)
-        except ValueError as error:
-            self._units.remove(name)
-            raise UserError(f"{self._units.where(name)}: the staged unit {unit_id} was damaged and is removed; "
-                            "run the same command again to prepare it anew") from error
+            unit = decode_unit(file, signals=signals)
+        except DamagedNpz as error:
+            raise self._damaged(unit_id) from error
+        if unit.about["unit"] != unit_id:
+            raise self._damaged(unit_id)
+        return unit
+
+    def _damaged(self, unit_id: str) -> UserError:
+        """Removes a damaged unit; returns what to say."""
+        name = unit_file(unit_id)
+        self._units.remove(name)
+        return UserError(f"{self._units.where(name)}: the staged unit {unit_id} was damaged and is removed; "
+                         "run the same command again to prepare it anew")
+
+    @contextlib.contextmanager
+    def _damage_first(self, order: Sequence[str]) -> Iterator[None]:
+        """Context in which what is wrong with the units is told as the damage of one, where that is the reason."""
+        try:
+            yield
+        except UserError:
+            self._check_whole(order)
+            raise
+
+    def _check_whole(self, order: Sequence[str]) -> None:
+        for unit_id in order:
+            if self.has(unit_id):
+                self._load(unit_id, signals=True)
 
     def _move_into_place(self, out) -> None:
         """Renames the finished folder; an older store is moved aside first and removed afterwards."""
