@@ -67,7 +67,7 @@ def start(
     where = coordinator or "the address that JAX has detected"
     line = (
         f"error: the processes did not come together at {where} within {START_TIMEOUT_S} s; check that all "
-        f"{num_processes or ''} are started with the same --coordinator, and that its port is reachable".replace("  ", " ")
+        f"{num_processes or ''} are started with the same --coordinator, each with its own --process_id, and that its port is reachable".replace("  ", " ")
     )
     # in place of the runtime's own end of patience, an abort with pages of log
     late = threading.Timer(START_TIMEOUT_S, end_process, (ExitStatus.RELAUNCH, line))

@@ -192,6 +192,8 @@ class Client:
         kind = message["kind"]
         if kind == "beat":
             self.slack_elsewhere = message["slack"]
+        elif kind == "refused":
+            self._end(ExitStatus.USER_ERROR, f"error: {message['reason']}")
         elif kind == "welcome":
             self._change(_joined=True)
         elif kind == "done":

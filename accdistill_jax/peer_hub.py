@@ -8,8 +8,12 @@ Every process, 0 included, has one connection to it with a JSON object per line 
     leave   status, reason, stacks: this process ends in order, its closed connection will be no loss
     seen    id: has read a piece of news, the hub's process may end
 
-and from it:
+Whoever has not said a right hello is a stranger: few are kept, for a short time, and whatever they send ends nothing but their
+own connection.
 
+And from it:
+
+    refused  reason: the hello names a process that is connected already, so that two were started with one number
     welcome  all processes are connected
     beat     slack: whether any process has it
     result   number and values, or error and status where a gather cannot be completed
@@ -17,7 +21,6 @@ and from it:
     done     your leaving is known to all
 """
 
-import contextlib
 import hmac
 import selectors
 import socket
@@ -30,9 +33,20 @@ from accdistill_jax.peer_wire import Wire, close_in_forks
 
 MESSAGE_LIMIT = 64 * 2**20  # bytes of one value
 _ENVELOPE = 4096  # bytes of a message around its value, and of a stranger's first line
+_STRANGERS = 64  # connections at once of which it is not known yet whose they are
+_HELLO_S = 10.0  # how long one may take to say so
+_NO_DESCRIPTOR_S = 0.05
 _SEEN_S = 2.0  # how long process 0 waits for the others to have read why the run ends
 _OTHERS_GO_ON = (ExitStatus.FINISHED, ExitStatus.INTERRUPTED, ExitStatus.TERMINATED)
 CLOSED = "its connection closed: killed or crashed"
+_MALFORMED = "its connection sent what no process of this program says"
+# Kinds of messages from processes that are known, and what each must hold.
+_MESSAGES = {
+    "beat": {"slack": bool},
+    "gather": {"number": int, "name": str, "value": object},
+    "leave": {"status": int, "reason": str, "stacks": bool},
+    "seen": {"id": int},
+}
 
 
 def beat_interval_s(silence_s: float) -> float:
@@ -43,10 +57,20 @@ def silent(seconds: float) -> str:
     return f"silent for {seconds:.0f} s: stopped or its machine is gone"
 
 
+def _well_formed(message: dict[str, Any]) -> bool:
+    kind = message.get("kind")
+    parts = _MESSAGES.get(kind) if isinstance(kind, str) else None
+    return parts is not None and all(name in message and isinstance(message[name], own) for name, own in parts.items())
+
+
 class _News(NamedTuple):
     message: dict[str, Any]
     unseen: set[int]
     deadline: float
+
+
+class _Malformed(ConnectionError):
+    """A known process has sent what is not in the protocol."""
 
 
 class Hub:
@@ -81,6 +105,8 @@ class Hub:
         self._selector.register(listener, selectors.EVENT_READ)
         self._wires: dict[int, Wire] = {}  # of the processes that are connected
         self._joined: set[int] = set()  # and of those that were
+        self._strangers: dict[Wire, float] = {}  # the others, oldest first, and when they must have said who they are
+        self._turned_away = 0  # strangers
         self._slack: dict[int, bool] = {}
         self._calls: dict[int, dict[int, dict[str, Any]]] = {}  # gathers that wait, by number and rank
         self._failed_calls: set[int] = set()
@@ -129,12 +155,13 @@ class Hub:
             if now - wire.heard > self._silence_s and rank not in self._left:
                 self._drop(wire)
                 self._lose(rank, silent(now - wire.heard), stacks=True)
-        for key in list(self._selector.get_map().values()):
-            if key.data is not None and key.data.rank is None and now - key.data.heard > self._silence_s:
-                self._drop(key.data)
+        for wire, deadline in list(self._strangers.items()):
+            if now > deadline:
+                self._drop(wire)
         missing = set(range(self._count)) - self._joined
         if missing and now - self._begin > self._start_timeout_s:
-            self._lose(min(missing), f"it did not connect within {self._start_timeout_s:.0f} s")
+            others = f", {self._turned_away} other connections were turned away" if self._turned_away else ""
+            self._lose(min(missing), f"it did not connect within {self._start_timeout_s:.0f} s{others}")
 
     def _flush(self) -> None:
         for wire in self._wires.values():
@@ -142,8 +169,24 @@ class Hub:
             wire.select_on(self._selector)
 
     def _accept(self) -> None:
-        with contextlib.suppress(OSError):  # gone again, or no descriptor free: the other tries again
-            self._register(self._listener.accept()[0])
+        try:
+            connection = self._listener.accept()[0]
+        except (BlockingIOError, ConnectionError):
+            return  # gone again
+        except OSError:  # no descriptor free
+            if not self._drop_oldest_stranger():
+                time.sleep(_NO_DESCRIPTOR_S)
+            return
+        if len(self._strangers) >= _STRANGERS:
+            self._drop_oldest_stranger()
+        self._strangers[self._register(connection)] = time.monotonic() + min(_HELLO_S, self._silence_s)
+
+    def _drop_oldest_stranger(self) -> bool:
+        """Makes room; False where there is none to drop."""
+        oldest = next(iter(self._strangers), None)
+        if oldest is not None:
+            self._drop(oldest)
+        return oldest is not None
 
     def _register(self, connection: socket.socket) -> Wire:
         wire = Wire(connection, limit=_ENVELOPE)
@@ -152,6 +195,7 @@ class Hub:
 
     def _join(self, wire: Wire, rank: int) -> None:
         wire.rank, wire.limit = rank, MESSAGE_LIMIT + _ENVELOPE
+        self._strangers.pop(wire, None)
         self._wires[rank] = wire
         self._joined.add(rank)
         for news in self._told:
@@ -159,6 +203,8 @@ class Hub:
         if len(self._joined) == self._count:
             self._selector.unregister(self._listener)
             self._listener.close()
+            for stranger in list(self._strangers):
+                self._drop(stranger)
             self._broadcast({"kind": "welcome"})
 
     def _broadcast(self, message: dict[str, Any]) -> None:
@@ -168,6 +214,10 @@ class Hub:
     def _drop(self, wire: Wire) -> None:
         self._selector.unregister(wire.socket)
         wire.close()
+        self._strangers.pop(wire, None)
+        if wire.rank is None:
+            self._turned_away += 1
+            return
         self._wires.pop(wire.rank, None)
         if not self._wires.keys() - {0}:
             self.alone.set()
@@ -175,22 +225,29 @@ class Hub:
             news.unseen.discard(wire.rank)
 
     def _serve(self, wire: Wire) -> None:
+        if wire.socket.fileno() < 0:
+            return  # dropped since it was found ready
         try:
             for message in wire.read():
                 self._handle(wire, message)
-        except OSError:
+        except OSError as error:
             self._drop(wire)
             if wire.rank is not None and wire.rank not in self._left:
-                self._lose(wire.rank, CLOSED)
+                self._lose(wire.rank, _MALFORMED if isinstance(error, _Malformed) else CLOSED)
 
     def _handle(self, wire: Wire, message: dict[str, Any]) -> None:
         kind = message.get("kind")
         if wire.rank is None:
-            rank, token = message.get("rank"), str(message.get("token")).encode()
+            rank, token = message.get("rank"), str(message.get("token")).encode(errors="replace")
             known = hmac.compare_digest(token, self._token.encode())
-            if kind != "hello" or not known or rank in self._joined or rank not in range(self._count):
+            right = kind == "hello" and known and type(rank) is int and rank in range(self._count)
+            if not right or rank in self._joined - self._wires.keys():
                 raise ConnectionError("a stranger")
+            if rank in self._wires:
+                self._refuse_second(wire, rank)
             self._join(wire, rank)
+        elif not _well_formed(message):
+            raise _Malformed
         elif kind == "beat":
             self._slack[wire.rank] = message["slack"]
         elif kind == "gather":
@@ -203,6 +260,17 @@ class Hub:
             for news in self._untold:
                 if news.message["id"] == message["id"]:
                     news.unseen.discard(wire.rank)
+
+    def _refuse_second(self, wire: Wire, rank: int) -> None:
+        """Tells it and, since another process can then not come, all others."""
+        reason = f"two processes were started as process {rank}; give each its own number (--process_id) and start all again"
+        wire.put({"kind": "refused", "reason": reason})
+        wire.flush()
+        self._wires[rank].put({"kind": "refused", "reason": reason})
+        if not self._ending:
+            self._ending = True
+            self._announce(rank, left=True, status=ExitStatus.USER_ERROR, text=reason, stacks=False)
+        raise ConnectionError("a second one")
 
     def _answer(self, number: int) -> None:
         """Answers a gather to which all have come, or to which not all can come."""

@@ -67,7 +67,8 @@ class Wire:
             ConnectionError: the connection is closed, or what came is not in this protocol.
         """
         try:
-            chunk = self.socket.recv(2**20)
+            # never more than the limit and a byte, so that neither what is kept nor what is parsed can be longer
+            chunk = self.socket.recv(min(2**20, self.limit + 1 - len(self._in)))
         except BlockingIOError:
             return []
         if not chunk:
@@ -77,6 +78,8 @@ class Wire:
         *ends, rest = chunk.split(b"\n")
         for end in ends:
             self._in += end
+            if len(self._in) > self.limit:
+                raise ConnectionError("too long")
             try:
                 messages.append(json.loads(self._in))
             except (ValueError, RecursionError) as error:
