@@ -32,14 +32,13 @@ a folder. Files are named relative to the description. Every key but those marke
       {file: hr.csv, time: t, hr: bpm, duration_s: 8}
 
 Empty cells and NaN are missing samples. `beats` and `heart_rate` also take time_unit, time_origin, clock_offset_s, delimiter and
-skip_rows. A key that is not listed here is an error.
+skip_rows. A key that is not listed here, or is given twice, is an error. Names
+(participant, device, files, columns) keep the text that is written, 007 and 1.10 too; numbers are decimal.
 """
 
 import dataclasses
-import datetime
 import difflib
 import functools
-import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -50,7 +49,6 @@ import pyarrow
 import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
-import yaml
 
 from accdistill_jax.data.recording import (
     POLARITIES,
@@ -62,6 +60,7 @@ from accdistill_jax.data.recording import (
     Stream,
     named,
 )
+from accdistill_jax.data.recordings._description import check_keys, choice, mapping, moment, number, read
 from accdistill_jax.errors import UserError
 
 _SIDECAR = re.compile(r"(?:(?P<name>.+)\.)?recording\.(?:ya?ml|json)")
@@ -90,7 +89,7 @@ def find(root: Path) -> list[RecordingSource]:
         parts = [*parts, match["name"]] if match["name"] else parts or [path.resolve().parent.name]
         recording_id = re.sub(r"[^0-9A-Za-z._-]", "-", "__".join(parts))
         try:
-            participant_id = _participant(_description(path)).participant_id
+            participant_id = _participant(read(path)).participant_id
         except UserError:
             participant_id = recording_id  # loading says what is wrong
         sources.append(RecordingSource(recording_id, participant_id, functools.partial(load, path, recording_id)))
@@ -103,18 +102,19 @@ def load(path: Path, recording_id: str) -> Recording:
     Raises:
       UserError: naming the description or the data file, and the key, column or line at fault.
     """
-    description = _description(path)
+    description = read(path)
     with named(path):
+        check_keys(description, _KEYS["recording"], "")
         participant = _participant(description)
-        streams = _mapping(description, "streams")
+        streams = mapping(description, "streams")
         for name in ("ppg", "accel"):
             if name not in streams:
                 raise UserError(f"streams: {name!r} is missing; there are {', '.join(map(str, streams)) or 'none'}")
-        start = None if description.get("start") is None else _moment(description["start"], "start")
-        tables = {f"streams.{name}": _mapping(streams, name, "stream", f"streams.{name}") for name in streams}
+        start = None if description.get("start") is None else moment(description["start"], "start")
+        tables = {f"streams.{name}": mapping(streams, name, _KEYS["stream"], f"streams.{name}") for name in streams}
         for name in ("beats", "heart_rate"):
             if description.get(name) is not None:
-                tables[name] = _mapping(description, name, name)
+                tables[name] = mapping(description, name, _KEYS[name])
     times = {name: _Times.read(path.parent, table, path, name, start) for name, table in tables.items()}
     if start is None:
         start = min((t.first_unix_s for t in times.values() if t.first_unix_s is not None), default=0.0)
@@ -128,80 +128,20 @@ def load(path: Path, recording_id: str) -> Recording:
                      beats, heart_rate)
 
 
-def _description(path: Path) -> Mapping:
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
-    with named(path):
-        if not isinstance(content, Mapping):
-            raise UserError("must be a mapping of keys, beginning with 'participant' and 'streams'")
-        _check_keys(content, "recording", "")
-    return content
-
-
-def _check_keys(values: Mapping, kind: str, where: str) -> None:
-    for key in values:
-        if key not in _KEYS[kind]:
-            near = difflib.get_close_matches(str(key), _KEYS[kind], n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(_KEYS[kind])}"
-            raise UserError(f"unknown key {where + '.' if where else ''}{key}; {hint}")
-
-
-def _mapping(values: Mapping, key: str, kind: str | None = None, where: str | None = None) -> Mapping:
-    inner = values.get(key)
-    if not isinstance(inner, Mapping):
-        raise UserError(f"{where or key} must be a mapping of keys, got {inner!r}")
-    if kind:
-        _check_keys(inner, kind, where or key)
-    return inner
-
-
 def _participant(description: Mapping) -> Participant:
     who = description.get("participant")
-    if isinstance(who, str | int) and not isinstance(who, bool) and str(who):
+    known_id = who.get("id") if isinstance(who, Mapping) else who
+    if not isinstance(known_id, str | int) or isinstance(known_id, bool) or not str(known_id):
+        raise UserError(f"participant must be an id or a mapping with the key 'id', got {who!r}; "
+                        "put the id between quotes if it is a name")
+    if not isinstance(who, Mapping):
         return Participant(str(who))
-    if not isinstance(who, Mapping) or not str(who.get("id") or ""):
-        raise UserError(f"participant must be an id or a mapping with the key 'id', got {who!r}")
-    _check_keys(who, "participant", "participant")
-    known = {key: _number(who, key, "participant") for key in ("age_years", "height_m", "weight_kg")}
+    check_keys(who, _KEYS["participant"], "participant")
+    known = {key: number(who, key, "participant") for key in ("age_years", "height_m", "weight_kg")}
     conditions = who.get("conditions") or {}
     if not isinstance(conditions, Mapping):
         raise UserError(f"participant.conditions must be a mapping of name to true or false, got {conditions!r}")
-    return Participant(str(who["id"]), sex=who.get("sex"), conditions=dict(conditions), **known)
-
-
-def _number(values: Mapping, key: str, where: str, default: float | None = None) -> float | None:
-    value = values.get(key)
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise UserError(f"{where}.{key} must be a number, got {value!r}")
-    return float(value)
-
-
-def _choice(values: Mapping, key: str, where: str, allowed: object, default: str) -> str:
-    value = values.get(key, default)
-    if not isinstance(value, str) or value not in allowed:
-        raise UserError(f"{where}.{key} must be one of {', '.join(allowed)}, got {value!r}")
-    return value
-
-
-def _moment(value: object, where: str) -> float:
-    """Unix seconds of an ISO 8601 date (UTC unless it carries an offset) or of a number."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
-    if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
-        value = value.isoformat()
-    if isinstance(value, str):
-        try:
-            value = datetime.datetime.fromisoformat(value)
-        except ValueError:
-            pass
-    if not isinstance(value, datetime.datetime):
-        raise UserError(f"{where} must be a date such as 2024-05-01T10:00:00Z or unix seconds, got {value!r}")
-    return (value if value.tzinfo else value.replace(tzinfo=datetime.UTC)).timestamp()
+    return Participant(str(known_id), sex=who.get("sex"), conditions=dict(conditions), **known)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,21 +168,21 @@ class _Times:
             if not isinstance(table.get("file"), str):
                 raise UserError(f"{where}.file is missing")
             file = folder / table["file"]
-            offset = _number(table, "clock_offset_s", where, 0.0)
-            unit = _PER_SECOND[_choice(table, "time_unit", where, _PER_SECOND, "s")]
-            skip = _number(table, "skip_rows", where, 0.0)
+            offset = number(table, "clock_offset_s", where, 0.0)
+            unit = _PER_SECOND[choice(table, "time_unit", where, _PER_SECOND, "s")]
+            skip = number(table, "skip_rows", where, 0.0)
             if skip < 0 or skip != int(skip):
                 raise UserError(f"{where}.skip_rows must be a number of lines, got {table['skip_rows']!r}")
             if not isinstance(table.get("delimiter", ","), str) or len(table.get("delimiter", ",")) != 1:
                 raise UserError(f"{where}.delimiter must be one character, got {table['delimiter']!r}")
             origin = table.get("time_origin", "start")
-            origin = {"start": None, "unix": 0.0}[origin] if origin in ("start", "unix") else _moment(
+            origin = {"start": None, "unix": 0.0}[origin] if origin in ("start", "unix") else moment(
                 origin, f"{where}.time_origin")
             by_rate = table.get("rate_hz") is not None
             if by_rate == (table.get("time") is not None):
                 raise UserError(f"{where} needs either rate_hz or time" if where.startswith("streams") else f"{where}.time is missing")
             if by_rate:
-                origin = None if table.get("start") is None else _moment(table["start"], f"{where}.start")
+                origin = None if table.get("start") is None else moment(table["start"], f"{where}.start")
         with named(file):
             column = _open_table(file, table)
             if by_rate:
@@ -340,18 +280,18 @@ def _stream(name: str, table: Mapping, times: _Times, start: float, sidecar: Pat
             raise UserError(f"{where}.columns must be a list of column names or numbers, got {columns!r}")
         unit, scale = str(table.get("unit", "g" if name == "accel" else "a.u.")), 1.0
         if name == "accel":
-            _choice(table, "unit", where, (*_G_PER_UNIT, "counts"), "g")
-            per_g = _number(table, "counts_per_g", where)
+            choice(table, "unit", where, (*_G_PER_UNIT, "counts"), "g")
+            per_g = number(table, "counts_per_g", where)
             if (unit == "counts") != (per_g is not None) or (per_g is not None and per_g <= 0):
                 raise UserError(f"{where}.counts_per_g goes with unit: counts and must be positive")
             unit, scale = "g", (1 / per_g if per_g else _G_PER_UNIT[unit])
-        polarity = _choice(table, "polarity", where, POLARITIES, "unknown") if name == "ppg" else None
+        polarity = choice(table, "polarity", where, POLARITIES, "unknown") if name == "ppg" else None
         limits = table.get("range")
         if limits is not None:
             if not isinstance(limits, list) or len(limits) != 2:
                 raise UserError(f"{where}.range must be [lowest, highest], got {limits!r}")
-            limits = tuple(_number({"range": limit}, "range", where, math.nan) * scale for limit in limits)
-        rate = _number(table, "rate_hz", where)
+            limits = tuple(number({"range": limit}, "range", where, math.nan) * scale for limit in limits)
+        rate = number(table, "rate_hz", where)
     with named(times.file):
         values = np.stack([times.column(column) for column in columns], axis=1) * scale
         moment = times.after(start)
@@ -363,7 +303,7 @@ def _stream(name: str, table: Mapping, times: _Times, start: float, sidecar: Pat
 
 def _beats(table: Mapping, times: _Times, start: float, sidecar: Path) -> Beats:
     with named(sidecar):
-        unit = _PER_SECOND[_choice(table, "interval_unit", "beats", _PER_SECOND, "s")]
+        unit = _PER_SECOND[choice(table, "interval_unit", "beats", _PER_SECOND, "s")]
         if table.get("interval") is None:
             raise UserError("beats.interval is missing: the column of beat intervals")
     with named(times.file):
@@ -374,7 +314,7 @@ def _beats(table: Mapping, times: _Times, start: float, sidecar: Path) -> Beats:
 
 def _heart_rate(table: Mapping, times: _Times, start: float, sidecar: Path) -> HeartRateWindows:
     with named(sidecar):
-        duration = _number(table, "duration_s", "heart_rate")
+        duration = number(table, "duration_s", "heart_rate")
         if table.get("hr") is None or duration is None:
             raise UserError("heart_rate needs hr (the column of beats per minute) and duration_s (length of a window)")
     with named(times.file):

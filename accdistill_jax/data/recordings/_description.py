@@ -1,0 +1,157 @@
+"""Descriptions of recordings: YAML or JSON in which names keep the text they are written with.
+
+YAML reads `010` as 8, `1.10` as 1.1 and `no` as false. Here a participant, a device, a file or a column is the text that
+was written; numbers are decimal, so that `064` where a number belongs is an error and not 52.
+"""
+
+import datetime
+import difflib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import yaml
+
+from accdistill_jax.data.recording import named
+from accdistill_jax.errors import UserError
+
+_TEXT_KEYS = ("participant", "id", "sex", "device", "file", "unit", "interval_unit", "time_unit", "polarity", "delimiter", "decimal")
+_COLUMN_KEYS = ("columns", "time", "interval", "hr")  # text, or a number from 0
+_TAG = "tag:yaml.org,2002:"
+_TEXT = _TAG + "str"
+_NULL = _TAG + "null"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 without octal, hexadecimal and sexagesimal numbers; names stay text, a key given twice is an error."""
+
+    yaml_implicit_resolvers = {}
+
+    def construct_document(self, node: yaml.Node) -> object:
+        _keep_names(node, set())
+        return super().construct_document(node)
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF", "yYnNtTfFoO"),
+    ("int", r"[-+]?(?:0|[1-9][0-9]*(?:_[0-9]+)*)", "-+0123456789"),
+    ("float", r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", "-+.0123456789"),
+    ("merge", r"<<", "<"),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("timestamp", r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:(?:[Tt]|[ \t]+)[0-9]{1,2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]*)?"
+                  r"(?:[ \t]*(?:Z|[-+][0-9]{1,2}(?::?[0-9]{2})?))?)?", "0123456789"),
+):
+    _Loader.add_implicit_resolver(_TAG + _tag, re.compile(f"^(?:{_pattern})$"), list(_first))
+
+
+def _keep_names(node: yaml.Node, seen: set[int]) -> None:
+    """Marks keys and names as text before they become values."""
+    if id(node) in seen:  # an alias, possibly of itself
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _keep_names(item, seen)
+    elif isinstance(node, yaml.MappingNode):
+        keys: set[str] = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != _TAG + "merge":
+                if key.value in keys:
+                    raise UserError(f"line {key.start_mark.line + 1}: the key {key.value!r} is there twice; remove one")
+                keys.add(key.value)
+                key.tag = _TEXT
+                if key.value in (*_TEXT_KEYS, *_COLUMN_KEYS):
+                    for item in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                        _keep_text(item, numbered=key.value in _COLUMN_KEYS)
+            _keep_names(value, seen)
+
+
+def _keep_text(node: yaml.Node, *, numbered: bool) -> None:
+    plain = isinstance(node, yaml.ScalarNode) and node.style is None and node.tag != _NULL
+    if plain and not (numbered and re.fullmatch(r"-?(?:0|[1-9]\d*)", node.value)):
+        node.tag = _TEXT
+
+
+def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object; a key given twice is an error."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise UserError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice; remove one")
+    return values
+
+
+def read(path: Path) -> Mapping:
+    """The content of a description, a mapping whose keys are text.
+
+    Raises:
+      UserError: naming the file: it cannot be read, is no mapping, or gives a key twice.
+    """
+    with named(path):
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+            content = json.loads(text, object_pairs_hook=_distinct) if path.suffix == ".json" else yaml.load(text, _Loader)  # a SafeLoader
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+            raise UserError(f"cannot be read: {' '.join(str(error).split())}") from error
+        if not isinstance(content, Mapping):
+            raise UserError("must be a mapping of keys, beginning with 'participant' and 'streams'")
+    return content
+
+
+def check_keys(values: Mapping, known: Iterable[str], where: str) -> None:
+    """Raises UserError for a key that is not among `known`; names the nearest."""
+    known = list(known)
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            raise UserError(f"unknown key {where + '.' if where else ''}{key}; {hint}")
+
+
+def mapping(values: Mapping, key: str, known: Iterable[str] | None = None, where: str | None = None) -> Mapping:
+    """The mapping at `key`; with `known`, its keys must be among them."""
+    inner = values.get(key)
+    if not isinstance(inner, Mapping):
+        raise UserError(f"{where or key} must be a mapping of keys, got {inner!r}")
+    if known is not None:
+        check_keys(inner, known, where or key)
+    return inner
+
+
+def number(values: Mapping, key: str, where: str, default: float | None = None) -> float | None:
+    """The finite number at `key`, or `default` where there is none."""
+    value = values.get(key)
+    if value is None:
+        return default
+    try:
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    except OverflowError:
+        raise UserError(f"{where}.{key} must be a number, got one of more than 300 digits") from None
+    raise UserError(f"{where}.{key} must be a number, got {value!r}")
+
+
+def choice(values: Mapping, key: str, where: str, allowed: object, default: str) -> str:
+    """The text at `key`, one of `allowed`, or `default` where there is none."""
+    value = values.get(key, default)
+    if not isinstance(value, str) or value not in allowed:
+        raise UserError(f"{where}.{key} must be one of {', '.join(allowed)}, got {value!r}")
+    return value
+
+
+def moment(value: object, where: str) -> float:
+    """Unix seconds of an ISO 8601 date (UTC unless it carries an offset) or of a number."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return number({"": value}, "", where)
+    if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
+        value = value.isoformat()
+    if isinstance(value, str):
+        try:
+            value = datetime.datetime.fromisoformat(value)
+        except ValueError:
+            pass
+    if not isinstance(value, datetime.datetime):
+        raise UserError(f"{where} must be a date such as 2024-05-01T10:00:00Z or unix seconds, got {value!r}")
+    return (value if value.tzinfo else value.replace(tzinfo=datetime.UTC)).timestamp()

@@ -1,0 +1,88 @@
+"""Descriptions of recordings: names keep their text, numbers are decimal, nothing is read as something else."""
+
+import json
+
+import pytest
+
+from accdistill_jax.data.recordings import _description, find
+from accdistill_jax.errors import UserError
+
+NAMES = ["007", "010", "012", "8", "12_3", "1.10", "1e3", "0x1F", "0o17", "yes", "no", "on", "1:30", "2024-05-01", ".5", "+5", "'null'"]
+
+
+def read(folder, text, suffix="yaml"):
+    path = folder / f"recording.{suffix}"
+    path.write_text(text)
+    return _description.read(path)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_keep_their_text(tmp_path, name):
+    content = read(tmp_path, f"participant: {name}\ndevice: {name}\nstreams: {{ppg: {{file: {name}, columns: [x, {name}]}}}}\n"
+                             f"beats: {{time: {name}}}\nwho: {{id: {name}, conditions: {{{name}: true}}}}\n")
+    text = name.strip("'")
+    assert content["participant"] == content["device"] == content["streams"]["ppg"]["file"] == content["who"]["id"] == text
+    assert list(content["who"]["conditions"]) == [text]
+    column = 8 if name == "8" else text  # columns are names or numbers from 0
+    assert content["beats"]["time"] == content["streams"]["ppg"]["columns"][1] == column
+
+
+def test_people_whose_names_look_like_numbers_stay_apart(tmp_path):
+    for name in ("007", "010", "8", "012", "7", "10"):
+        (tmp_path / f"rec{name}").mkdir()
+        (tmp_path / f"rec{name}" / "recording.yaml").write_text(f"participant: {name}\n")
+    assert [s.participant_id for s in find("generic", tmp_path)] == ["007", "010", "012", "10", "7", "8"]
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [("64", 64), ("-5", -5), ("1.5", 1.5), ("1e3", 1000.0), (".5", 0.5), ("1_000", 1000), ("yes", True), ("false", False),
+     ("064", "064"), ("0x10", "0x10"), ("1:30", "1:30"), ("0o10", "0o10")],
+)
+def test_numbers_are_decimal(tmp_path, written, value):
+    got = read(tmp_path, f"rate_hz: {written}")["rate_hz"]
+    assert got == value and type(got) is type(value)
+
+
+def test_a_number_that_yaml_would_read_as_octal_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="streams.ppg.rate_hz must be a number, got '064'"):
+        _description.number(read(tmp_path, "rate_hz: 064"), "rate_hz", "streams.ppg")
+    with pytest.raises(UserError, match="rate_hz must be a number, got one of more than 300 digits"):
+        _description.number(read(tmp_path, "rate_hz: 1" + 400 * "0"), "rate_hz", "streams.ppg")
+
+
+@pytest.mark.parametrize("written", ["null", "~", "", "{id: null}", "''", "[a]"])
+def test_no_participant_is_an_error(tmp_path, written):
+    (tmp_path / "recording.yaml").write_text(f"participant: {written}\nstreams: {{}}\n")
+    (source,) = find("generic", tmp_path)
+    with pytest.raises(UserError, match="participant must be an id .* put the id between quotes if it is a name"):
+        source.load()
+
+
+def test_a_json_id_that_is_a_fraction_is_an_error(tmp_path):
+    (tmp_path / "recording.json").write_text('{"participant": {"id": 1.10}, "streams": {}}')  # JSON would make it 1.1
+    (source,) = find("generic", tmp_path)
+    with pytest.raises(UserError, match="participant must be an id"):
+        source.load()
+    assert _description.read(tmp_path / "recording.json")["participant"] == {"id": 1.1}
+    (tmp_path / "recording.json").write_text(json.dumps({"participant": "007"}))
+    assert find("generic", tmp_path)[0].participant_id == "007"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "text"),
+    [("yaml", "participant: a\nparticipant: b\n"), ("yaml", "participant: a\nstreams:\n  ppg: {}\n  ppg: {}\n"),
+     ("json", '{"participant": "a", "participant": "b"}'), ("json", '{"streams": {"ppg": 1, "ppg": 2}}')],
+)
+def test_a_key_given_twice_is_an_error(tmp_path, suffix, text):
+    with pytest.raises(UserError, match=f"recording.{suffix}: (line [24]: )?the key '(participant|ppg)' is there twice"):
+        read(tmp_path, text, suffix)
+
+
+def test_aliases_merges_and_a_byte_order_mark(tmp_path):
+    path = tmp_path / "recording.yaml"
+    path.write_bytes("﻿base: &b {file: 010, rate_hz: 50}\nstreams: {ppg: {<<: *b, unit: g}, accel: *b}\n".encode())
+    streams = _description.read(path)["streams"]
+    assert streams == {"ppg": {"file": "010", "rate_hz": 50, "unit": "g"}, "accel": {"file": "010", "rate_hz": 50}}
+    with pytest.raises(UserError, match="must be a mapping"):
+        read(tmp_path, "&a [*a]\n")
