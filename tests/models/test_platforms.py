@@ -33,6 +33,8 @@ def test_loops_and_barriers_for_the_cpu_do_not_appear_elsewhere(platform):
     # augmentation's barriers, on [time, channels] of each segment, are for every platform
     barriers = [line for line in text.splitlines() if "optimization_barrier" in line and "3840" not in line]
     assert not _loops(text) and not barriers, (_loops(text)[:3], barriers[:3])
+    # queries, keys and values are slices of the last axis: an array of five axes would be copied into other layouts
+    assert "192x3x8x32x" not in text and "192x256x" in text
 
 
 def test_they_do_on_the_cpu():
