@@ -79,6 +79,7 @@ _MANIFEST_KEYS = {
     "skipped": _is_dict, "source": lambda value: isinstance(value, str),
     "prepared": lambda value: isinstance(value, list) and all(_is_dict(own) and "unit" in own for own in value),
     "files": lambda value: _is_dict(value) and all(map(_is_file, value.values())),
+    "not_read": lambda value: value is None or _is_dict(value),  # only there where something was not read
 }
 
 

@@ -14,22 +14,27 @@ from accdistill_jax.data.store import Store
 from accdistill_jax.data.store_writer import StoreWriter, existing_store
 from accdistill_jax.data.workers import check_workers, run_all
 from accdistill_jax.errors import UserError
+from accdistill_jax.text import readable
 
 
-def find_recordings(reader: str, roots: Sequence[str | os.PathLike], **options) -> list[RecordingSource]:
-    """Recordings below all roots, sorted by id.
+def find_recordings(reader: str, roots: Sequence[str | os.PathLike], **options) -> recordings.Found:
+    """Recordings below all roots, sorted by id, and what is not read there.
 
     Raises:
         UserError: a root without recordings, or two roots with a recording of the same id.
     """
     found: dict[str, tuple[RecordingSource, object]] = {}
+    not_read: dict[str, str] = {}
     for root in roots:
-        for source in recordings.find(reader, Path(root), **options):
+        below = recordings.find(reader, Path(root), **options)
+        for path, reason in below.not_read.items():
+            not_read[path if len(roots) == 1 else os.path.join(readable(os.fspath(root)), path)] = reason
+        for source in below:
             if source.recording_id in found:
                 raise UserError(f"recording {source.recording_id!r} is both below {found[source.recording_id][1]} "
                                 f"and below {root}; rename one, or give one root only")
             found[source.recording_id] = (source, root)
-    return [found[name][0] for name in sorted(found)]
+    return recordings.Found([source for source, _ in found.values()], not_read=not_read)
 
 
 def prepare(
@@ -44,6 +49,7 @@ def prepare(
     skip_bad: bool = False,
     overwrite: bool = False,
     progress: bool = False,
+    not_read: Mapping[str, str] | None = None,
 ) -> Store:
     """Prepares recordings into a store; the same call after an interruption continues.
 
@@ -61,6 +67,7 @@ def prepare(
         skip_bad: leave out recordings that cannot be read, instead of stopping; the manifest names them.
         overwrite: replace whatever is at `out`.
         progress: show progress bars on stderr.
+        not_read: what was left out where the recordings were looked for, and why; kept in the manifest.
 
     Raises:
         UserError: bad recordings (all are named, after the others were prepared and kept), a different store at
@@ -94,6 +101,7 @@ def prepare(
         return writer.commit(
             [name for name in order if name not in bad],
             skipped=dict(sorted(bad.items())),
+            not_read=not_read,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
 

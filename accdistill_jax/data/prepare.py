@@ -16,6 +16,7 @@ from accdistill_jax.data.preprocess import PreprocessSettings
 from accdistill_jax.data.split import SplitRule
 from accdistill_jax.data.store import Store
 from accdistill_jax.errors import UserError
+from accdistill_jax.text import print_error, tolerate_narrow_streams
 
 _PREPROCESS = dataclass_fields(PreprocessSettings)
 _PREPROCESS_SYNTHETIC = [field for field in _PREPROCESS if field.name != "ppg_channels"]  # a number, there
@@ -79,8 +80,8 @@ def _run(args: argparse.Namespace, console: Console) -> None:
     if args.command == "verify":
         size = verify_checksums(args.store)
         store = Store.open(args.store)
-        console.print(f"{store.path}: whole; {len(store.manifest['files'])} files, {size / 1e6:.1f} MB, "
-                      f"fingerprint {store.fingerprint}", soft_wrap=True, highlight=False)
+        show.print_line(f"{store.path}: whole; {len(store.manifest['files'])} files, {size / 1e6:.1f} MB, "
+                        f"fingerprint {store.fingerprint}", console)
         return
     if args.command == "show":
         if args.segments < 1:
@@ -89,7 +90,7 @@ def _run(args: argparse.Namespace, console: Console) -> None:
         show.print_summary(store, console)
         if args.plot:
             show.plot_segments(store, args.plot, count=args.segments)
-            console.print(f"picture: {args.plot}", soft_wrap=True, highlight=False)
+            show.print_line(f"picture: {args.plot}", console)
         return
     common = {"split": _split(args), "workers": args.workers, "overwrite": args.overwrite,
               "progress": not args.quiet}
@@ -102,19 +103,20 @@ def _run(args: argparse.Namespace, console: Console) -> None:
         options = chosen(args, parameter_fields(recordings.options(args.command)))
         sources = find_recordings(args.command, args.root, **options)
         store = prepare(sources, args.out, reader=args.command, options=options, settings=settings,
-                        skip_bad=args.skip_bad, **common)
+                        skip_bad=args.skip_bad, not_read=sources.not_read, **common)
     show.print_summary(store, console)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status: 0, 2 for what the user can fix, 130 when interrupted."""
+    tolerate_narrow_streams()
     args = build_parser().parse_args(argv)
     console = Console() if sys.stdout.isatty() else Console(width=140)
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         _run(args, console)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 2
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue", file=sys.stderr)

@@ -1,18 +1,22 @@
 """What is in a store: tables for the terminal, and a picture of a few segments."""
 
 import os
+from collections.abc import Mapping
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from accdistill_jax.data.manifest import SIGNALS
+from accdistill_jax.data.manifest import MANIFEST, SIGNALS
 from accdistill_jax.data.quantise import dequantise
 from accdistill_jax.data.split import SPLITS
 from accdistill_jax.data.store import Store
 from accdistill_jax.errors import UserError
+from accdistill_jax.text import for_plot, one_line
 
 _MOST_PARTICIPANTS = 40
+_MOST_NOT_READ = 10
 _LABELS = ("hr_bpm", "sdnn_ms", "rmssd_ms", "resp_bpm", "motion_g", "ppg_quality")
 
 
@@ -24,11 +28,11 @@ def counts_table(store: Store, *, most: int = _MOST_PARTICIPANTS) -> Table:
     table = Table(title="Minutes", title_justify="left")
     table.add_column("participant")
     for name in ("examined", "kept", *(f"rejected: {reason}" for reason in reasons)):
-        table.add_column(name, justify="right")
+        table.add_column(Text(one_line(name)), justify="right")
 
     def add(name: str, own: dict, **style) -> None:
         values = [own["examined"], own["kept"], *(own["rejected"].get(reason, 0) for reason in reasons)]
-        table.add_row(name, *(f"{value * minutes:g}" for value in values), **style)
+        table.add_row(Text(one_line(name)), *(f"{value * minutes:g}" for value in values), **style)
 
     participants = counts["participants"]
     for name in list(participants)[:most]:
@@ -62,21 +66,39 @@ def print_summary(store: Store, console: Console) -> None:
     manifest = store.manifest
     size = sum(entry["bytes"] for entry in manifest["files"].values())
     channels = "; ".join(f"{name}: {', '.join(store.channels[name])} ({manifest['units'][name]})" for name in SIGNALS)
-    console.print(f"[bold]{store.path}[/bold]", soft_wrap=True, highlight=False)
+    print_line(store.path, console, style="bold")
     for line in (
         f"source {manifest['source']}, format version {manifest['format_version']}, fingerprint {store.fingerprint}",
         f"{store.num_segments} segments of {manifest['segment_s']:g} s at {store.rate_hz:g} Hz, {size / 1e6:.1f} MB",
         channels,
     ):
-        console.print(line, soft_wrap=True, highlight=False)
+        print_line(line, console)
     console.print(labels_table(store))
     console.print(counts_table(store))
     for name, reason in manifest["skipped"].items():
-        console.print(f"left out: recording {name}: {reason}", soft_wrap=True, highlight=False, markup=False)
+        print_line(f"left out: recording {name}: {reason}", console)
+    print_not_read(manifest.get("not_read") or {}, console)
     empty = [split for split in SPLITS if not len(store.indices(split))]
     if empty:
-        console.print(f"warning: split {' and '.join(empty)} is empty; with few participants, prepare with "
-                      "--split-fractions, another --split-seed or a --split-file", soft_wrap=True, highlight=False)
+        print_line(f"warning: split {' and '.join(empty)} is empty; with few participants, prepare with "
+                   "--split-fractions, another --split-seed or a --split-file", console)
+
+
+def print_not_read(not_read: Mapping[str, str], console: Console, *, most: int = _MOST_NOT_READ) -> None:
+    """Files and folders that were not read, at most `most` for each reason."""
+    by_reason: dict[str, list[str]] = {}
+    for path, reason in not_read.items():
+        by_reason.setdefault(reason, []).append(path)
+    for reason, paths in by_reason.items():
+        for path in paths[:most]:
+            print_line(f"not read: {path}: {reason}", console)
+        if len(paths) > most:
+            print_line(f"not read: {len(paths) - most} more ({reason}); the store's {MANIFEST} names them all", console)
+
+
+def print_line(line: object, console: Console, *, style: str = "") -> None:
+    """Prints a text on one line of its own, as it is: no markup, no commands to the terminal, no wrapping."""
+    console.print(Text(one_line(line), style=style), soft_wrap=True, highlight=False)
 
 
 def plot_segments(store: Store, path: str | os.PathLike, *, count: int = 4) -> None:
@@ -101,11 +123,11 @@ def plot_segments(store: Store, path: str | os.PathLike, *, count: int = 4) -> N
             if name == "accel":
                 values = 1000 * (values - values.mean(axis=0))
             for channel, label in enumerate(store.channels[name]):
-                axis.plot(time_s, values[:, channel], linewidth=0.6, label=label)
+                axis.plot(time_s, values[:, channel], linewidth=0.6, label=for_plot(label))
             axis.margins(x=0)
-            axis.set_ylabel("acceleration - mean (mg)" if name == "accel" else f"PPG ({store.manifest['units'][name]})")
+            axis.set_ylabel("acceleration - mean (mg)" if name == "accel" else f"PPG ({for_plot(store.manifest['units'][name])})")
         hr = store.segments["hr_bpm"][row]
-        axes[number, 0].set_title(f"segment {row}, participant {store.segments['participant'][row]}, "
+        axes[number, 0].set_title(f"segment {row}, participant {for_plot(store.segments['participant'][row])}, "
                                   f"heart rate {'unknown' if np.isnan(hr) else f'{hr:.0f} bpm'}", loc="left", fontsize=9)
         axes[number, 1].legend(loc="upper right", fontsize=7, ncols=3)
     for axis in axes[-1]:

@@ -140,7 +140,8 @@ class StoreWriter:
         # Not worth waiting for the disk: a unit damaged by a power failure is noticed by its checksum and redone.
         self._units.write(unit_file(unit_id), content, durable=False)
 
-    def commit(self, order: Sequence[str], *, skipped: Mapping[str, str] | None = None, progress=None) -> Store:
+    def commit(self, order: Sequence[str], *, skipped: Mapping[str, str] | None = None,
+               not_read: Mapping[str, str] | None = None, progress=None) -> Store:
         """Assembles the staged units into the complete store and removes the staging folder.
 
         Needs the space of the finished store once more beside the staged units.
@@ -148,6 +149,7 @@ class StoreWriter:
         Args:
             order: unit ids, in the order their segments shall have.
             skipped: unit id -> reason, of units that are left out; kept in the manifest.
+            not_read: path -> reason, of files and folders that belong to no unit; kept in the manifest where there are any.
             progress: called with (segments written, segments in all).
 
         Raises:
@@ -211,6 +213,8 @@ class StoreWriter:
                          for about in abouts],
             "skipped": dict(skipped or {}), "files": dict(sorted(files.items())), "software": _software(),
         }
+        if not_read:
+            manifest["not_read"] = dict(not_read)
         manifest["fingerprint"] = fingerprint(manifest)
         out.write(MANIFEST, _to_json(manifest))
         if self._target.is_local:

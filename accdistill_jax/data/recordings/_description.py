@@ -92,7 +92,7 @@ def read(path: Path) -> Mapping:
     with named(path):
         try:
             text = path.read_text(encoding="utf-8-sig")
-            content = json.loads(text, object_pairs_hook=_distinct) if path.suffix == ".json" else yaml.load(text, _Loader)  # a SafeLoader
+            content = json.loads(text, object_pairs_hook=_distinct) if path.suffix.lower() == ".json" else yaml.load(text, _Loader)  # a SafeLoader
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise UserError(f"cannot be read: {' '.join(str(error).split())}") from error
         if not isinstance(content, Mapping):

@@ -15,24 +15,37 @@ Who wore it (`participant_from`): a session's name is that of its folder, or of 
 - "auto" (default): "prefix" if the name ends in "_" and a unix time, "parent" if it is a unix time, "_" and a serial number
   (as the device names its exports), else "name".
 
+File names may be in upper or lower case, and members of a zip may have backslashes in their names.
+
 The same session found twice (equal start, equal sizes of BVP.csv and ACC.csv: a zip beside its unpacked folder) is read once,
 from the first place in alphabetical order; `RecordingSource.copies` names the others.
 """
 
 import dataclasses
 import functools
-import io
+import os
 import re
 import zipfile
-import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import numpy as np
 
+from accdistill_jax.data import zips
 from accdistill_jax.data.recording import Beats, Participant, Recording, RecordingSource, Stream, named
+from accdistill_jax.data.tree import (
+    Tree,
+    counted,
+    ending,
+    reason_to_leave_out,
+    recording_ids,
+    regular_file,
+    same_name,
+)
 from accdistill_jax.errors import UserError
+from accdistill_jax.text import readable
 
 DEVICE = "Empatica E4"
 COUNTS_PER_G = 64.0
@@ -40,7 +53,11 @@ ACCEL_RANGE_G = (-128 / COUNTS_PER_G, 127 / COUNTS_PER_G)
 RATE_HZ = {"BVP.csv": 64.0, "ACC.csv": 32.0}
 CHANNELS = {"BVP.csv": 1, "ACC.csv": 3}
 ZIP_DEPTH = 4
-_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError)
+_FILES = (*RATE_HZ, "IBI.csv")
+_NO_SESSION = "holds neither BVP.csv nor ACC.csv"
+# The longest session that the device's memory holds, 60 h, makes a BVP.csv of 110 MB.
+_MOST_BYTES = 512 * 2**20
+_MOST_HEADER_BYTES = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,44 +74,31 @@ class _Place:
     def read(self, name: str) -> bytes | None:
         """The bytes of one of the session's files; None where there is none."""
         if self.path.is_dir():
-            file = self.path / name
-            try:
-                return file.read_bytes() if file.exists() else None
-            except OSError as error:
-                raise UserError(f"{file}: cannot be read ({error.strerror})") from error
-        with _damage_named(self), _open(self.path, self.zips) as archive:
-            member = self.folder + name
-            return archive.read(member) if member in archive.namelist() else None
+            found = same_name(name, os.listdir(self.path))
+            if found is None:
+                return None
+            file = regular_file(self.path / found)
+            return zips.read_file(file, most=_MOST_BYTES)
+        with zips.damage_named(self), _open(self.path, self.zips) as archive:
+            members = zips.members(archive)
+            found = same_name(name, [member.removeprefix(self.folder) for member in members if member.startswith(self.folder)])
+            return None if found is None else zips.unpacked(archive, members[self.folder + found], most=_MOST_BYTES)
 
 
-class _damage_named:
-    """Context manager: damage to a zip becomes a UserError that names it."""
-
-    def __init__(self, place: object):
-        self.place = place
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind, error, trace) -> None:
-        if isinstance(error, _DAMAGED):
-            raise UserError(f"{self.place}: the zip is damaged or cut off ({error}); copy it again") from error
-
-
-def _open(path: Path, zips: tuple[str, ...]) -> zipfile.ZipFile:
-    archive = zipfile.ZipFile(path)
-    for inner in zips:
+def _open(path: Path, zips_within: tuple[str, ...]) -> zipfile.ZipFile:
+    archive = zipfile.ZipFile(regular_file(path))
+    for inner in zips_within:
         with archive:
-            archive = zipfile.ZipFile(io.BytesIO(archive.read(inner)))
+            archive = zips.inner_zip(archive, zips.members(archive)[inner])
     return archive
 
 
 def find(
-    root: Path,
+    tree: Tree,
     *,
     participant_from: Literal["auto", "name", "prefix", "parent"] = "auto",
 ) -> list[RecordingSource]:
-    """Finds E4 sessions under `root`: a session's folder, a zip, or a folder with any number of both at any depth.
+    """Finds E4 sessions: a session's folder, a zip, or a folder with any number of both at any depth.
 
     A zip that cannot be opened is listed as a recording of its own; loading it raises the error.
 
@@ -104,11 +108,11 @@ def find(
     rules = ("auto", "name", "prefix", "parent")
     if participant_from not in rules:
         raise UserError(f"participant_from must be one of {', '.join(rules)}, got {participant_from!r}")
-    root = Path(root).resolve()
     found: dict[object, RecordingSource] = {}
-    for place, identity in sorted(_sessions(root), key=lambda item: str(item[0])):
+    sessions = sorted(_sessions(tree), key=lambda item: str(item[0]))
+    ids = recording_ids(_parts(tree.root, place) for place, _ in sessions)
+    for (place, identity), recording_id in zip(sessions, ids, strict=True):
         participant = _participant(place, participant_from)
-        recording_id = _recording_id(root, place)
         if identity in found:
             first = found[identity]
             if first.participant_id != participant:
@@ -122,59 +126,85 @@ def find(
     return list(found.values())
 
 
-def _sessions(root: Path) -> Iterator[tuple[_Place, object]]:
+def _sessions(tree: Tree) -> Iterator[tuple[_Place, object]]:
     """All sessions with an identity that two copies of one session share."""
-    paths = [root] if root.is_file() else [root, *sorted(root.rglob("*"))]
-    for path in paths:
-        if path.is_dir():
-            files = [path / name for name in RATE_HZ]
-            if any(file.is_file() for file in files):
-                yield _Place(path), _identity(
-                    [file.stat().st_size if file.exists() else None for file in files],
-                    _first_line(files[0]), str(path))
-        elif path.suffix.lower() == ".zip":
-            try:
-                with zipfile.ZipFile(path) as archive:
-                    yield from _sessions_in_zip(archive, path, ())
-            except _DAMAGED:
-                yield _Place(path), str(path)
+    for folder, files in tree.folders().items():
+        names = [file.name for file in files]
+        if tree.root.is_dir() and any(_canonical(name) in RATE_HZ for name in names):
+            tree.claim(*files)
+            yield _Place(folder), _identity_on_disk(folder, names)
+        for file in files:
+            if ending(file.name) == ".zip":
+                tree.claim(file)
+                try:
+                    with zipfile.ZipFile(file) as archive:
+                        yield from _sessions_in_zip(tree, archive, file, ())
+                except Exception:  # loading says what is wrong
+                    yield _Place(file), str(file)
+    tree.expect(".csv", reason="no file of a session: there is neither BVP.csv nor ACC.csv beside it")
 
 
-def _first_line(file: Path) -> bytes:
-    if not file.exists():
-        return b""
-    with file.open("rb") as lines:
-        return lines.readline()
+def _canonical(name: str) -> str:
+    """The name that the E4 gives a file, where `name` differs from it in case only."""
+    return next((known for known in _FILES if known.lower() == name.lower()), name)
 
 
-def _sessions_in_zip(archive: zipfile.ZipFile, path: Path, zips: tuple[str, ...]) -> Iterator[tuple[_Place, object]]:
-    members = {info.filename: info for info in archive.infolist() if not info.filename.startswith("__MACOSX/")}
-    folders = sorted({str(PurePosixPath(name).parent) for name in members if PurePosixPath(name).name in RATE_HZ})
-    for folder in folders:
+def _identity_on_disk(folder: Path, names: list[str]) -> object:
+    try:
+        files = [regular_file(folder / (same_name(name, names) or name)) for name in RATE_HZ]
+        with files[0].open("rb") as lines:
+            header = lines.readline(_MOST_HEADER_BYTES)
+        return _identity([file.stat().st_size for file in files], header, str(folder))
+    except (OSError, UserError):  # loading says what is wrong
+        return str(folder)
+
+
+def _sessions_in_zip(tree: Tree, archive: zipfile.ZipFile, path: Path, outer: tuple[str, ...]) -> Iterator[tuple[_Place, object]]:
+    here = _Place(path, outer)
+    members = {}
+    for name in zips.repeated(archive):
+        tree.leave_out(f"{here}/{name}", "stands more than once in its zip; the last one is read")
+    for name, info in zips.members(archive).items():
+        *folders, file = PurePosixPath(name).parts
+        for depth, part in enumerate((*folders, file)):
+            reason = reason_to_leave_out(part, is_folder=depth < len(folders))
+            if reason:
+                tree.leave_out(f"{here}/{'/'.join(PurePosixPath(name).parts[: depth + 1])}", reason)
+                break
+        else:
+            members[name] = info
+    sessions = sorted({str(PurePosixPath(name).parent) for name in members if _canonical(PurePosixPath(name).name) in RATE_HZ})
+    for folder in sessions:
         prefix = "" if folder == "." else folder + "/"
-        place = _Place(path, zips, prefix)
-        infos = [members.get(prefix + name) for name in RATE_HZ]
+        place = _Place(path, outer, prefix)
+        yield place, _identity_in_zip(archive, members, place)
+    inner_zips = [name for name in sorted(members) if ending(name) == ".zip"]
+    if not sessions and not inner_zips:
+        tree.leave_out(str(here), f"{_NO_SESSION} ({counted(Counter(map(ending, members)))})")
+    for name in inner_zips:
+        place = _Place(path, (*outer, name))
+        if len(outer) >= ZIP_DEPTH:
+            tree.leave_out(str(place), f"a zip within {ZIP_DEPTH + 1} zips; unpack it")
+            continue
         try:
-            header = b""
-            if infos[0] is not None:
-                with archive.open(infos[0]) as file:
-                    header = file.readline()
-            yield place, _identity([info.file_size if info else None for info in infos], header, str(place))
-        except _DAMAGED:
+            with zips.inner_zip(archive, members[name]) as nested:
+                yield from _sessions_in_zip(tree, nested, path, place.zips)
+        except Exception:  # loading says what is wrong
             yield place, str(place)
-    if len(zips) >= ZIP_DEPTH:
-        return
-    for name in sorted(members):
-        if name.lower().endswith(".zip"):
-            inner = (*zips, name)
-            try:
-                with zipfile.ZipFile(io.BytesIO(archive.read(name))) as nested:
-                    yield from _sessions_in_zip(nested, path, inner)
-            except _DAMAGED:
-                yield _Place(path, inner), str(_Place(path, inner))
 
 
-def _identity(sizes: list[int | None], header: bytes, otherwise: str) -> object:
+def _identity_in_zip(archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], place: _Place) -> object:
+    try:
+        names = [name.removeprefix(place.folder) for name in members if name.startswith(place.folder)]
+        infos = [members[place.folder + (same_name(name, names) or name)] for name in RATE_HZ]
+        with archive.open(infos[0]) as file:
+            header = file.readline(_MOST_HEADER_BYTES)
+        return _identity([info.file_size for info in infos], header, str(place))
+    except Exception:  # loading says what is wrong
+        return str(place)
+
+
+def _identity(sizes: list[int], header: bytes, otherwise: str) -> object:
     """Start and sizes, or the place itself for a session that is not whole."""
     return (*sizes, header.strip()) if all(sizes) and header.strip() else otherwise
 
@@ -184,7 +214,7 @@ def _lineage(place: _Place) -> list[str]:
     names = [place.path.parent.name, place.path.name if place.path.is_dir() else place.path.stem]
     for inner in place.zips:
         names += PurePosixPath(inner).with_suffix("").parts
-    return [name for name in (*names, *PurePosixPath(place.folder).parts) if name]
+    return [readable(name) for name in (*names, *PurePosixPath(place.folder).parts) if name]
 
 
 def _participant(place: _Place, rule: str) -> str:
@@ -199,8 +229,8 @@ def _participant(place: _Place, rule: str) -> str:
     return {"name": name, "parent": parent, "prefix": name.rpartition("_")[0] or name}[rule]
 
 
-def _recording_id(root: Path, place: _Place) -> str:
-    """The path from `root` to the session, joined by "__", in characters fit for a file name."""
+def _parts(root: Path, place: _Place) -> list[str]:
+    """Names on the way from `root` to the session."""
     if place.path == root:
         parts = [root.name if root.is_dir() else root.stem]
     else:
@@ -208,8 +238,7 @@ def _recording_id(root: Path, place: _Place) -> str:
         parts = list((relative if place.path.is_dir() else relative.with_suffix("")).parts)
     for inner in place.zips:
         parts += PurePosixPath(inner).with_suffix("").parts
-    parts += PurePosixPath(place.folder).parts
-    return re.sub(r"[^0-9A-Za-z._-]", "-", "__".join(parts))
+    return [*parts, *PurePosixPath(place.folder).parts]
 
 
 def load(place: _Place, recording_id: str, participant_id: str) -> Recording:

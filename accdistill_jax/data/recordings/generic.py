@@ -41,7 +41,7 @@ import difflib
 import functools
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -61,9 +61,10 @@ from accdistill_jax.data.recording import (
     named,
 )
 from accdistill_jax.data.recordings._description import check_keys, choice, mapping, moment, number, read
+from accdistill_jax.data.tree import Tree, recording_ids, regular_file, sibling
 from accdistill_jax.errors import UserError
 
-_SIDECAR = re.compile(r"(?:(?P<name>.+)\.)?recording\.(?:ya?ml|json)")
+_SIDECAR = re.compile(r"(?:(?P<name>.+)\.)?recording\.(?:ya?ml|json)", re.IGNORECASE)
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _G_PER_UNIT = {"g": 1.0, "mg": 1e-3, "m/s2": 1 / 9.80665}
 _TABLE_KEYS = ("file", "time", "time_unit", "time_origin", "clock_offset_s", "delimiter", "skip_rows")
@@ -76,24 +77,35 @@ _KEYS = {
 }
 
 
-def find(root: Path) -> list[RecordingSource]:
-    """Finds descriptions at any depth under `root`, or `root` itself if it is one; what they say is checked on loading."""
-    root = Path(root)
-    paths = [root] if root.is_file() else sorted(p for p in root.rglob("*recording.*") if p.is_file())
+def find(tree: Tree) -> list[RecordingSource]:
+    """Finds descriptions at any depth, or the root itself if it is one; what they say is checked on loading."""
+    descriptions = [(path, match) for path in tree.files if (match := _SIDECAR.fullmatch(path.name))]
+    ids = recording_ids(_place(tree.root, path, match["name"]) for path, match in descriptions)
     sources = []
-    for path in paths:
-        match = _SIDECAR.fullmatch(path.name)
-        if not match:
-            continue
-        parts = list(path.parent.relative_to(root).parts) if root.is_dir() else []
-        parts = [*parts, match["name"]] if match["name"] else parts or [path.resolve().parent.name]
-        recording_id = re.sub(r"[^0-9A-Za-z._-]", "-", "__".join(parts))
+    for (path, _), recording_id in zip(descriptions, ids, strict=True):
+        tree.claim(path)
+        participant_id = recording_id
         try:
-            participant_id = _participant(read(path)).participant_id
-        except UserError:
-            participant_id = recording_id  # loading says what is wrong
+            description = read(path)
+            tree.claim(*(sibling(path.parent / file) for file in _files(description)))
+            participant_id = _participant(description).participant_id
+        except Exception:  # loading says what is wrong
+            pass
         sources.append(RecordingSource(recording_id, participant_id, functools.partial(load, path, recording_id)))
+    tree.expect(".csv", ".tsv", ".parquet", ".pq", reason="no description (recording.yaml) names this file")
     return sources
+
+
+def _place(root: Path, path: Path, name: str | None) -> list[str]:
+    parts = list(path.parent.relative_to(root).parts) if root.is_dir() else []
+    return [*parts, name] if name else parts or [path.parent.name]
+
+
+def _files(description: Mapping) -> Iterator[str]:
+    """The data files that a description names."""
+    streams = description.get("streams")
+    tables = [*(streams.values() if isinstance(streams, Mapping) else ()), description.get("beats"), description.get("heart_rate")]
+    return (table["file"] for table in tables if isinstance(table, Mapping) and isinstance(table.get("file"), str))
 
 
 def load(path: Path, recording_id: str) -> Recording:
@@ -167,7 +179,7 @@ class _Times:
         with named(sidecar):
             if not isinstance(table.get("file"), str):
                 raise UserError(f"{where}.file is missing")
-            file = folder / table["file"]
+            file = regular_file(sibling(folder / table["file"]))
             offset = number(table, "clock_offset_s", where, 0.0)
             unit = _PER_SECOND[choice(table, "time_unit", where, _PER_SECOND, "s")]
             skip = number(table, "skip_rows", where, 0.0)

@@ -25,6 +25,7 @@ from accdistill_jax.data.recording import (
     Stream,
     named,
 )
+from accdistill_jax.data.tree import Tree, ending, regular_file, sibling
 from accdistill_jax.errors import UserError
 
 DEVICE = "TROIKA wristband"
@@ -35,23 +36,27 @@ WINDOW_S = 8.0
 WINDOW_STEP_S = 2.0
 # What scipy raises for files that are cut off or are something else.
 _UNREADABLE = (ValueError, TypeError, LookupError, OSError, NotImplementedError, zlib.error, scipy.io.matlab.MatReadError)
-_TRAINING = re.compile(r"DATA_(\d+)_TYPE\d+")
-_TEST = re.compile(r"TEST_(S\d+)_T\d+")
+_TRAINING = re.compile(r"DATA_(\d+)_TYPE\d+", re.IGNORECASE)
+_TEST = re.compile(r"TEST_(S\d+)_T\d+", re.IGNORECASE)
 
 
-def find(root: Path) -> list[RecordingSource]:
-    """Finds `DATA_*_TYPE*.mat` and `TEST_S*_T*.mat` at any depth under `root`, or `root` itself if it is such a file."""
-    root = Path(root)
+def find(tree: Tree) -> list[RecordingSource]:
+    """Finds `DATA_*_TYPE*.mat` and `TEST_S*_T*.mat` at any depth, or the root itself if it is such a file."""
     sources = []
-    for path in [root] if root.is_file() else sorted(root.rglob("*.mat")):
-        training, test = _TRAINING.fullmatch(path.stem), _TEST.fullmatch(path.stem)
+    for path in tree.files:
+        training, test = (pattern.fullmatch(path.stem) if ending(path.name) == ".mat" else None for pattern in (_TRAINING, _TEST))
         if not (training or test):
             continue
         if training:
             participant, truth = f"train-{training[1]}", path.with_name(path.stem + "_BPMtrace.mat")
         else:
-            participant, truth = f"test-{test[1]}", path.with_name(path.name.replace("TEST_", "True_"))
+            participant, truth = f"test-{test[1].upper()}", path.with_name(re.sub("^TEST_", "True_", path.name, flags=re.IGNORECASE))
+        truth = sibling(truth)
+        tree.claim(path, truth)
+        if not truth.exists():
+            tree.leave_out(truth, f"no such file: {path.name} is read without heart rates")
         sources.append(RecordingSource(path.stem, participant, functools.partial(load, path, truth, participant)))
+    tree.expect(".mat", reason="its name is none of DATA_xx_TYPEyy.mat and TEST_Sxx_Tyy.mat, or it lies beside no such file")
     return sources
 
 
@@ -82,7 +87,7 @@ def load(path: Path, truth: Path, participant_id: str) -> Recording:
 
 def _variable(path: Path, name: str) -> np.ndarray:
     try:
-        content = scipy.io.loadmat(path, variable_names=[name])
+        content = scipy.io.loadmat(regular_file(path), variable_names=[name])
     except _UNREADABLE as error:
         raise UserError(f"{path}: cannot be read as a MATLAB v5 file ({error}); copy it again") from error
     if name not in content:
