@@ -24,6 +24,7 @@ import scipy.signal
 
 from accdistill_jax.data import hrv as hrv_lib
 from accdistill_jax.data import quality as quality_lib
+from accdistill_jax.data.plausibility import check_units
 from accdistill_jax.data.recording import Beats, Participant, Recording, Stream, named
 from accdistill_jax.data.resample import covered_until, fraction_clipped, is_flat, to_grid
 from accdistill_jax.errors import UserError
@@ -290,8 +291,8 @@ def preprocess(recording: Recording, settings: PreprocessSettings) -> SegmentBat
     with more than `max_gap_s` of them are rejected. What is left over at the end, shorter than a segment, is not a segment.
 
     Raises:
-      UserError: a stream or a channel asked for is missing, the two streams never overlap, or one lasts more than `MAX_DAYS`;
-        names the recording.
+      UserError: a stream or a channel asked for is missing, the two streams never overlap, one lasts more than `MAX_DAYS`, or
+        numbers are of no unit that they can be of (`plausibility`); names the recording.
     """
     with named(f"recording {recording.recording_id!r}"):
         for name in ("ppg", "accel"):
@@ -299,8 +300,10 @@ def preprocess(recording: Recording, settings: PreprocessSettings) -> SegmentBat
                 raise UserError(f"has no stream {name!r}, only {', '.join(recording.streams) or 'none'}")
         ppg, accel = _chosen_channels(recording.streams["ppg"], settings), recording.streams["accel"]
         start, count = _common_grid(ppg, accel, settings.rate_hz)
+        notes = check_units(recording)
+        if recording.heart_rate is not None and recording.heart_rate.note:
+            notes["heart_rate"] = recording.heart_rate.note
         on_grid = functools.partial(to_grid, start_s=start, count=count, rate_hz=settings.rate_hz, gap_s=settings.gap_s)
-        notes: dict[str, str] = {}
         segments = (count - settings.samples) // settings.hop_samples + 1 if count >= settings.samples else 0
         first = np.arange(segments) * settings.hop_samples
         if segments:

@@ -48,8 +48,11 @@ class Stream:
       start_s: time of the first sample, seconds after the recording's start, clock offset included.
       rate_hz: samples per second of a stream with constant rate; None where `time_s` is given.
       time_s: [samples] float64, seconds after the recording's start, not decreasing; None for a constant rate.
-      range: lowest and highest value the sensor can give, in `unit`; samples there count as clipped.
+      range: lowest and highest value the sensor can give, in `unit`, each a number or one per channel; samples there count
+        as clipped.
       polarity: for PPG, which way the systole points; None for other streams.
+      gravity: for acceleration, whether it is part of the values.
+      scale: `unit` per number of the file, for messages about wrong units.
 
     Raises:
       UserError: naming the stream, for shapes that disagree, a rate that is not positive (for "ppg" and "accel": not within
@@ -63,8 +66,10 @@ class Stream:
     start_s: float = 0.0
     rate_hz: float | None = None
     time_s: np.ndarray | None = None
-    range: tuple[float, float] | None = None
+    range: tuple[float | tuple[float, ...], float | tuple[float, ...]] | None = None
     polarity: Polarity | None = None
+    gravity: Literal["included", "removed"] = "included"
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         def require(condition: bool, message: str) -> None:
@@ -99,9 +104,10 @@ class Stream:
         require(self.polarity is None or self.polarity in POLARITIES,
                 f"polarity {self.polarity!r} is none of {', '.join(POLARITIES)}")
         if self.range is not None:
-            low, high = (float(bound) for bound in self.range)
-            object.__setattr__(self, "range", (low, high))
-            require(low < high, f"range {self.range} must be (lowest, highest)")
+            low, high = (np.asarray(bound, np.float64) for bound in self.range)
+            require(low.shape in ((), (values.shape[1],)) and low.shape == high.shape and bool((low < high).all()),
+                    f"range {self.range} must be (lowest, highest)")
+            object.__setattr__(self, "range", tuple(tuple(b.tolist()) if b.ndim else float(b) for b in (low, high)))
         if self.name in ("accel", "ppg"):
             require(not np.isnan(values).all(), "holds no number, only NaN")
         if self.name == "accel":
@@ -125,10 +131,12 @@ class Beats:
     Attributes:
       time_s: [n] float64, the beat that ends the interval, seconds after the start of the recording.
       interval_s: [n] float64, duration of the interval in seconds.
+      file_unit: unit of the intervals in the file (s, ms, us or ns), for messages about wrong units.
     """
 
     time_s: np.ndarray
     interval_s: np.ndarray
+    file_unit: Literal["s", "ms", "us", "ns"] = "s"
 
     def __post_init__(self) -> None:
         time, interval = (np.asarray(x, dtype=np.float64) for x in (self.time_s, self.interval_s))
@@ -148,12 +156,15 @@ class HeartRateWindows:
     Attributes:
       start_s: [n] float64, start of each window, seconds after the start of the recording.
       duration_s: length of a window in seconds.
-      hr_bpm: [n] float64, beats per minute, within `HEART_RATES_BPM`; NaN where unknown.
+      hr_bpm: [n] float64, beats per minute, within `HEART_RATES_BPM`; NaN where unknown. Readers make it with
+        `reference_rate.cleaned`.
+      note: what cleaning removed; empty if nothing.
     """
 
     start_s: np.ndarray
     duration_s: float
     hr_bpm: np.ndarray
+    note: str = ""
 
     def __post_init__(self) -> None:
         start, hr = (np.asarray(x, dtype=np.float64) for x in (self.start_s, self.hr_bpm))

@@ -165,7 +165,7 @@ def fraction_clipped(stream: Stream, start_s: np.ndarray, duration_s: float) -> 
     """
     if stream.range is None:
         return np.zeros(len(start_s), np.float32)
-    low, high = stream.range
+    low, high = map(np.asarray, stream.range)
     clipped = ((stream.values <= low) | (stream.values >= high)).any(1)
     total = np.concatenate([[0], np.cumsum(clipped)])
     first, last = _index(stream, start_s), _index(stream, start_s + duration_s)

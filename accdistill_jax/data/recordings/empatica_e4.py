@@ -265,6 +265,7 @@ def load(place: _Place, recording_id: str, participant_id: str) -> Recording:
                 rate_hz=RATE_HZ[file],
                 range=None if name == "ppg" else ACCEL_RANGE_G,
                 polarity="systole_up" if name == "ppg" else None,
+                scale=1.0 if name == "ppg" else 1 / COUNTS_PER_G,
             )
     start = min(starts.values())
     streams = {name: dataclasses.replace(s, start_s=starts[name] - start) for name, s in streams.items()}

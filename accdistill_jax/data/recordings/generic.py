@@ -21,6 +21,9 @@ a folder. Files are named relative to the description. Every key but those marke
         clock_offset_s: 0.35       # added to the stream's times, to bring sensors with different clocks together
         unit: a.u.                 # acceleration: g (default), mg, m/s2 or counts
         counts_per_g: 64           # with unit: counts
+        zero: [512, 512, 512]      # with unit: counts: the number that means 0 g, one or one per axis (an unsigned
+                                   #   converter's middle; default 0)
+        gravity: included          # acceleration: included (default) or removed (linear acceleration)
         range: [0, 4095]           # the sensor's range, in the file's numbers: samples there are clipped
         polarity: systole_down     # PPG: systole_up, systole_down or unknown (default: the data decide)
         delimiter: ";"             # CSV; default ","
@@ -32,7 +35,9 @@ a folder. Files are named relative to the description. Every key but those marke
       {file: hr.csv, time: t, hr: bpm, duration_s: 8}
 
 Empty cells and NaN are missing samples. `beats` and `heart_rate` also take time_unit, time_origin, clock_offset_s, delimiter and
-skip_rows. A key that is not listed here, or is given twice, is an error. Names
+skip_rows. Numbers that cannot be are refused with the unit that would fit: |a| at rest must be about 1 g, most beat intervals those of a
+heart. Reference heart rates outside 30 to 240 bpm, jumps that no heart makes and values held for over five minutes are unknown.
+A key that is not listed here, or is given twice, is an error. Names
 (participant, device, files, columns) keep the text that is written, 007 and 1.10 too; numbers are decimal.
 """
 
@@ -61,6 +66,7 @@ from accdistill_jax.data.recording import (
     named,
 )
 from accdistill_jax.data.recordings._description import check_keys, choice, mapping, moment, number, read
+from accdistill_jax.data.reference_rate import cleaned
 from accdistill_jax.data.tree import Tree, recording_ids, regular_file, sibling
 from accdistill_jax.errors import UserError
 
@@ -71,7 +77,7 @@ _TABLE_KEYS = ("file", "time", "time_unit", "time_origin", "clock_offset_s", "de
 _KEYS = {
     "recording": ("participant", "device", "start", "streams", "beats", "heart_rate"),
     "participant": ("id", "age_years", "height_m", "weight_kg", "sex", "conditions"),
-    "stream": (*_TABLE_KEYS, "columns", "rate_hz", "start", "unit", "counts_per_g", "range", "polarity"),
+    "stream": (*_TABLE_KEYS, "columns", "rate_hz", "start", "unit", "counts_per_g", "zero", "gravity", "range", "polarity"),
     "beats": (*_TABLE_KEYS, "interval", "interval_unit"),
     "heart_rate": (*_TABLE_KEYS, "hr", "duration_s"),
 }
@@ -291,37 +297,55 @@ def _stream(name: str, table: Mapping, times: _Times, start: float, sidecar: Pat
         if not isinstance(columns, list) or not columns:
             raise UserError(f"{where}.columns must be a list of column names or numbers, got {columns!r}")
         unit, scale = str(table.get("unit", "g" if name == "accel" else "a.u.")), 1.0
+        zero = 0.0
         if name == "accel":
             choice(table, "unit", where, (*_G_PER_UNIT, "counts"), "g")
             per_g = number(table, "counts_per_g", where)
             if (unit == "counts") != (per_g is not None) or (per_g is not None and per_g <= 0):
                 raise UserError(f"{where}.counts_per_g goes with unit: counts and must be positive")
+            if unit != "counts" and table.get("zero") is not None:
+                raise UserError(f"{where}.zero goes with unit: counts")
+            zero = _zero(table, where, axes=len(columns))
             unit, scale = "g", (1 / per_g if per_g else _G_PER_UNIT[unit])
+        elif table.get("zero") is not None or table.get("gravity") is not None:
+            raise UserError(f"{where}: the keys zero and gravity are for acceleration alone")
+        gravity = choice(table, "gravity", where, ("included", "removed"), "included")
         polarity = choice(table, "polarity", where, POLARITIES, "unknown") if name == "ppg" else None
         limits = table.get("range")
         if limits is not None:
             if not isinstance(limits, list) or len(limits) != 2:
                 raise UserError(f"{where}.range must be [lowest, highest], got {limits!r}")
-            limits = tuple(number({"range": limit}, "range", where, math.nan) * scale for limit in limits)
+            limits = tuple((number({"range": limit}, "range", where, math.nan) - zero) * scale for limit in limits)
         rate = number(table, "rate_hz", where)
     with named(times.file):
-        values = np.stack([times.column(column) for column in columns], axis=1) * scale
+        values = (np.stack([times.column(column) for column in columns], axis=1) - zero) * scale
         moment = times.after(start)
         return Stream(
             name, values, tuple(str(column) for column in columns), unit,
             start_s=0.0 if times.seconds is not None else float(moment), rate_hz=rate,
-            time_s=moment if times.seconds is not None else None, range=limits, polarity=polarity)
+            time_s=moment if times.seconds is not None else None, range=limits, polarity=polarity,
+            gravity=gravity, scale=scale)
+
+
+def _zero(table: Mapping, where: str, *, axes: int) -> float | np.ndarray:
+    """The number that means 0 g: one for all axes, or [axes]."""
+    zero = table.get("zero")
+    if not isinstance(zero, list):
+        return number(table, "zero", where, 0.0)
+    if len(zero) != axes or None in zero:
+        raise UserError(f"{where}.zero must be one number or {axes}, one per axis, got {zero!r}")
+    return np.array([number({"zero": value}, "zero", where, math.nan) for value in zero])
 
 
 def _beats(table: Mapping, times: _Times, start: float, sidecar: Path) -> Beats:
     with named(sidecar):
-        unit = _PER_SECOND[choice(table, "interval_unit", "beats", _PER_SECOND, "s")]
+        unit = choice(table, "interval_unit", "beats", _PER_SECOND, "s")
         if table.get("interval") is None:
             raise UserError("beats.interval is missing: the column of beat intervals")
     with named(times.file):
-        interval = times.column(table["interval"]) / unit
+        interval = times.column(table["interval"]) / _PER_SECOND[unit]
         known = np.isfinite(interval)
-        return Beats(times.after(start)[known], interval[known])
+        return Beats(times.after(start)[known], interval[known], file_unit=unit)
 
 
 def _heart_rate(table: Mapping, times: _Times, start: float, sidecar: Path) -> HeartRateWindows:
@@ -330,4 +354,4 @@ def _heart_rate(table: Mapping, times: _Times, start: float, sidecar: Path) -> H
         if table.get("hr") is None or duration is None:
             raise UserError("heart_rate needs hr (the column of beats per minute) and duration_s (length of a window)")
     with named(times.file):
-        return HeartRateWindows(times.after(start), duration, times.column(table["hr"]))
+        return cleaned(times.after(start), duration, times.column(table["hr"]))

@@ -18,13 +18,13 @@ import numpy as np
 import scipy.io
 
 from accdistill_jax.data.recording import (
-    HeartRateWindows,
     Participant,
     Recording,
     RecordingSource,
     Stream,
     named,
 )
+from accdistill_jax.data.reference_rate import cleaned
 from accdistill_jax.data.tree import Tree, ending, regular_file, sibling
 from accdistill_jax.errors import UserError
 
@@ -81,7 +81,7 @@ def load(path: Path, truth: Path, participant_id: str) -> Recording:
     if truth.exists():
         hr = _variable(truth, "BPM0").reshape(-1)
         with named(truth):
-            heart_rate = HeartRateWindows(np.arange(len(hr)) * WINDOW_STEP_S, WINDOW_S, hr)
+            heart_rate = cleaned(np.arange(len(hr)) * WINDOW_STEP_S, WINDOW_S, hr)
     return Recording(path.stem, Participant(participant_id), DEVICE, "troika", 0.0, streams, heart_rate=heart_rate)
 
 
