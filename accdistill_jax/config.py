@@ -27,7 +27,7 @@ from accdistill_jax.config_rules import (
     parse_duration,
     required_keys,
 )
-from accdistill_jax.errors import UserError
+from accdistill_jax.errors import UserError, refuse_password
 from accdistill_jax.files import write_atomically
 
 _DUMP_NAME = "config.json"
@@ -85,6 +85,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
     """
     flat = flatten(config)
     for key, value in flat.items():
+        for text in value if _is_listing(value) else (value,):
+            if isinstance(text, str):
+                refuse_password(text)
         rule = find_rule(key)
         if rule is None:
             raise unknown_key(

@@ -1,13 +1,37 @@
 """What an entry point ends with: exceptions that are told in one line, and the exit statuses."""
 
+import argparse
 import enum
+import re
+from typing import NoReturn
+
+# user:password@ in an address; a password may hold anything but blanks and quotes
+_PASSWORD = re.compile(r"""(?<=://)[^\s/'"@:]*:[^\s'"]*@""")
+
+
+def without_passwords(text: str) -> str:
+    """A text in which the user and password of any address are stars."""
+    return _PASSWORD.sub("***@", text)
+
+
+def refuse_password(address: str) -> None:
+    """Raises UserError where an address holds a user or password: it would end up in logs, config.json and reports."""
+    scheme, there, rest = address.partition("://")
+    if there and ("@" in rest.partition("/")[0] or without_passwords(address) != address):
+        raise UserError(
+            f"{scheme}://***@{rest.rpartition('@')[2]}: an address must not hold a user or password; give them in the environment "
+            "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS)"
+        )
 
 
 class UserError(Exception):
     """A problem with input, configuration or environment; entry points print its one line and exit with 2.
 
-    The message names the file, key, record or step at fault and says what to do.
+    The message names the file, key, record or step at fault and says what to do. Passwords in addresses are no part of it.
     """
+
+    def __init__(self, *message: object):
+        super().__init__(*(without_passwords(part) if isinstance(part, str) else part for part in message))
 
 
 class PeersMissing(Exception):
@@ -25,3 +49,10 @@ class ExitStatus(enum.IntEnum):
     RELAUNCH = 75  # another process was lost or hung; the last checkpoint is kept
     INTERRUPTED = 130  # Ctrl-C; what was done is saved
     TERMINATED = 143  # SIGTERM or a maintenance notice; what was done is saved
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser of a command line whose messages hold no passwords."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(without_passwords(message))

@@ -33,7 +33,7 @@ from ml_collections import ConfigDict, config_flags
 
 from accdistill_jax import config as configs
 from accdistill_jax import interrupt
-from accdistill_jax.errors import ExitStatus, PeersMissing, UserError
+from accdistill_jax.errors import ExitStatus, PeersMissing, UserError, without_passwords
 from accdistill_jax.interrupt import Interrupted, Interruption
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -266,7 +266,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def _fail(error: object) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {without_passwords(str(error))}", file=sys.stderr)
     return 2
 
 

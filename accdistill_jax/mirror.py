@@ -24,7 +24,6 @@ A plain tree of files from an address:
     python -m accdistill_jax.mirror ls gs://bucket/run
 """
 
-import argparse
 import contextlib
 import fcntl
 import hashlib
@@ -38,7 +37,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from accdistill_jax.data.folder import LocalFolder
-from accdistill_jax.errors import UserError
+from accdistill_jax.errors import CommandParser, UserError, refuse_password
 from accdistill_jax.mirror_files import Content, Journal, Known, hash_files, is_marker, local_files, pinned
 from accdistill_jax.mirror_store import Conflict, CopyStore, Manifest, Patience
 
@@ -49,8 +48,9 @@ def is_address(workdir: str) -> bool:
     """Whether a work directory is an object-store address.
 
     Raises:
-        UserError: it is one that cannot be written.
+        UserError: it is one that cannot be written, or holds a password.
     """
+    refuse_password(workdir)
     if workdir.startswith(("http://", "https://")):
         raise UserError(f"--workdir={workdir} cannot be written to; use gs://..., s3://... or a local folder")
     return "://" in workdir and not workdir.startswith("file://")
@@ -389,7 +389,7 @@ def _open(url: str) -> tuple[CopyStore, Manifest]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m accdistill_jax.mirror",
         description="Reads a work directory that lies in an object store.",
     )

@@ -10,14 +10,15 @@ import itertools
 import os
 import re
 import shutil
+import stat
 from pathlib import Path
 
 import tensorstore as ts
 
-from accdistill_jax.errors import UserError
+from accdistill_jax.errors import UserError, refuse_password
 from accdistill_jax.files import open_regular
 
-_URL_SCHEMES = ("gs://", "s3://", "memory://", "http://", "https://")
+_URL_SCHEMES = ("gs://", "s3://", "memory://")
 _TEMPORARY = ".writing-"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _DETAILS = re.compile(r" \[[\w -]+='.*| \[source locations=.*")  # what TensorStore appends to its messages
@@ -34,8 +35,7 @@ def _root_context() -> ts.Context:
     # Without it, a connection that the other side has forgotten holds a request for half an hour.
     os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", str(_STALLED_S))
     os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
-    return ts.Context({"memory_key_value_store": {}, "s3_request_retries": _RETRIES, "gcs_request_retries": _RETRIES,
-                       "http_request_retries": _RETRIES})
+    return ts.Context({"memory_key_value_store": {}, "s3_request_retries": _RETRIES, "gcs_request_retries": _RETRIES})
 
 
 @functools.cache
@@ -48,7 +48,7 @@ def context(cache_bytes: int = 0, concurrency: int | None = None) -> ts.Context:
     """
     spec = {"cache_pool": {"total_bytes_limit": cache_bytes}}
     if concurrency is not None:
-        spec |= {f"{service}_request_concurrency": {"limit": concurrency} for service in ("s3", "gcs", "http")}
+        spec |= {f"{service}_request_concurrency": {"limit": concurrency} for service in ("s3", "gcs")}
     return ts.Context(spec, parent=_root_context())
 
 
@@ -57,12 +57,20 @@ def open_folder(path: str | os.PathLike) -> "LocalFolder | RemoteFolder":
 
     s3:// goes to the service at AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL where one of these environment variables is set
     (MinIO and others), else to AWS.
+
+    Raises:
+        UserError: another scheme (http:// has no listing and no way to write), or a password in the address.
     """
     text = os.fspath(path)
+    refuse_password(text)
     if text.startswith("file://"):
         text = text.removeprefix("file://")
     if text.startswith(_URL_SCHEMES):
         return RemoteFolder(text)
+    if text.startswith(("http://", "https://")):
+        address = text.partition("?")[0]  # what follows may sign the request
+        raise UserError(f"{address}: a store cannot be read over http; use gs://..., s3://... (AWS_ENDPOINT_URL names another "
+                        "service than AWS) or a local copy")
     if "://" in text:
         raise UserError(f"{text}: unknown URL scheme; use a local path or one of {', '.join(_URL_SCHEMES)}")
     return LocalFolder(text)
@@ -87,13 +95,20 @@ class LocalFolder:
         """TensorStore key-value spec for reading."""
         return {"driver": "file", "path": self.path + "/"}
 
-    def read(self, name: str) -> bytes | None:
-        """Content of a blob, or None if it does not exist."""
+    def read(self, name: str, *, limit_bytes: int | None = None) -> bytes | None:
+        """Content of a blob, or None if it does not exist.
+
+        Raises:
+            UserError: it cannot be read, or is larger than the limit.
+        """
         file = self.open(name)
         if file is None:
             return None
         with file:
             try:
+                size = os.fstat(file.fileno()).st_size
+                if limit_bytes is not None and size > limit_bytes:
+                    raise UserError(f"{self.where(name)}: {size} bytes instead of {limit_bytes} at most; the file is damaged")
                 return file.read()
             except OSError as error:
                 raise self._unreadable(name, error) from error
@@ -156,7 +171,10 @@ class LocalFolder:
         found = {}
         for name in names:
             try:
-                found[name] = os.stat(self.where(name)).st_size
+                state = os.stat(self.where(name))
+                if not stat.S_ISREG(state.st_mode):
+                    raise OSError(errno.EINVAL, "not a regular file")
+                found[name] = state.st_size
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as error:
@@ -222,8 +240,9 @@ class RemoteFolder:
             raise UserError(f"{self.where(what)}: the object store cannot be used ({first_line(error)}); check the "
                             "address, the credentials and the network") from error
 
-    def read(self, name: str) -> bytes | None:
-        """Content of an object, or None if it does not exist."""
+    def read(self, name: str, *, limit_bytes: int | None = None) -> bytes | None:
+        """Content of an object, or None if it does not exist; the limit is that of a local folder."""
+        del limit_bytes  # an object is read whole or not at all
         found = self._call(name, lambda kv: kv.read(name))
         return None if found.state == "missing" else found.value
 

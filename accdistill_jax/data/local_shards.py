@@ -63,7 +63,7 @@ class LocalShards:
 
     def _open(self, shard: int) -> int:
         try:
-            file = os.open(self._file(shard), os.O_RDONLY)
+            file = os.open(self._file(shard), os.O_RDONLY | os.O_NONBLOCK)  # a FIFO would wait
         except OSError as error:
             raise ShardError(f"{self._file(shard)}: {error.strerror}") from error
         if not self._checked[shard]:

@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-import math
 import os
 
 from accdistill_jax.data.folder import LocalFolder, RemoteFolder, first_line, open_folder
+from accdistill_jax.data.store_checks import MANIFEST_BYTES, SIGNALS, malformed_key, missing_room
 from accdistill_jax.errors import UserError
 
 FORMAT = "accdistill_jax segment store"
@@ -13,7 +13,7 @@ FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 SEGMENTS = "segments.parquet"
 PARTICIPANTS = "participants.parquet"
-SIGNALS = ("ppg", "accel")
+_BLOCK_BYTES = 1 << 20
 
 
 def read_manifest(path: str | os.PathLike) -> dict | None:
@@ -23,7 +23,7 @@ def read_manifest(path: str | os.PathLike) -> dict | None:
         UserError: it is damaged, of something else, or of another format version.
     """
     folder = open_folder(path)
-    content = folder.read(MANIFEST)
+    content = folder.read(MANIFEST, limit_bytes=MANIFEST_BYTES)
     if content is None:
         return None
     where = folder.where(MANIFEST)
@@ -45,42 +45,14 @@ def read_manifest(path: str | os.PathLike) -> dict | None:
     if manifest.get("fingerprint") != fingerprint(manifest):
         raise UserError(f"{where}: the manifest was changed after it was written "
                         "(its fingerprint does not match); prepare the store again")
-    for key, fits in _MANIFEST_KEYS.items():
-        if not fits(manifest.get(key)):
-            raise UserError(f"{where}: key {key!r} is missing or malformed; prepare the store again")
+    key = malformed_key(manifest)  # one whose fingerprint fits can still be of other software, or made by hand
+    if key:
+        raise UserError(f"{where}: key {key!r} is missing or malformed; prepare the store again")
+    array = missing_room(manifest)
+    if array:
+        raise UserError(f"{where}: {manifest['num_segments']} segments of {manifest['samples']} samples do not fit into the "
+                        f"files of {array}; prepare the store again")
     return manifest
-
-
-def _is_count(value) -> bool:
-    return type(value) is int and value > 0
-
-
-def _is_amount(value) -> bool:
-    return type(value) in (int, float) and 0 < value < math.inf
-
-
-def _is_file(entry) -> bool:
-    return isinstance(entry, dict) and type(entry.get("bytes")) is int and isinstance(entry.get("sha256"), str)
-
-
-def _are_names(value) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(name, str) for name in value)
-
-
-def _is_dict(value) -> bool:
-    return isinstance(value, dict)
-
-
-# What reading relies on; a manifest whose fingerprint fits can still be of other software, or made by hand.
-_MANIFEST_KEYS = {
-    "num_segments": _is_count, "samples": _is_count, "rate_hz": _is_amount, "segment_s": _is_amount,
-    "channels": lambda value: _is_dict(value) and all(_are_names(value.get(name)) for name in SIGNALS),
-    "units": _is_dict, "counts": _is_dict, "split": _is_dict, "preprocess": _is_dict, "source_settings": _is_dict,
-    "skipped": _is_dict, "source": lambda value: isinstance(value, str),
-    "prepared": lambda value: isinstance(value, list) and all(_is_dict(own) and "unit" in own for own in value),
-    "files": lambda value: _is_dict(value) and all(map(_is_file, value.values())),
-    "not_read": lambda value: value is None or _is_dict(value),  # only there where something was not read
-}
 
 
 def fingerprint(manifest: dict) -> str:
@@ -123,12 +95,12 @@ def verify_checksums(path: str | os.PathLike, *, progress=None) -> int:
         raise UserError(f"{folder.path}: not a store (no {MANIFEST} there)")
     damaged, checked = [], 0
     for name, entry in manifest["files"].items():
-        content = folder.read(name)
-        if content is None:
+        found = _content(folder, name)
+        if found is None:
             damaged.append(f"{name} is missing")
-        elif len(content) != entry["bytes"]:
-            damaged.append(f"{name} has {len(content)} bytes instead of {entry['bytes']}")
-        elif checksum(content) != entry["sha256"]:
+        elif found[0] != entry["bytes"]:
+            damaged.append(f"{name} has {found[0]} bytes instead of {entry['bytes']}")
+        elif found[1] != entry["sha256"]:
             damaged.append(f"{name} does not match its checksum")
         checked += entry["bytes"]
         if progress is not None:
@@ -136,6 +108,22 @@ def verify_checksums(path: str | os.PathLike, *, progress=None) -> int:
     if damaged:
         raise UserError(f"{folder.path}: damaged: {'; '.join(damaged)}; restore these files or prepare the store again")
     return checked
+
+
+def _content(folder: LocalFolder | RemoteFolder, name: str) -> tuple[int, str] | None:
+    """Bytes and checksum of a file, None where there is none; a local one is not held in memory."""
+    file = folder.open(name)
+    if file is None:
+        return None
+    digest, size = hashlib.sha256(), 0
+    try:
+        with file:
+            while block := file.read(_BLOCK_BYTES):
+                digest.update(block)
+                size += len(block)
+    except OSError as error:
+        raise UserError(f"{folder.where(name)}: cannot be read ({error.strerror or error})") from error
+    return size, digest.hexdigest()
 
 
 def is_shard(name: str) -> bool:
@@ -157,7 +145,7 @@ def check_sizes(folder: LocalFolder | RemoteFolder, manifest: dict) -> None:
 
 def read_checked(folder: LocalFolder | RemoteFolder, manifest: dict, name: str) -> bytes:
     """Content of a file of a store; raises UserError where it does not have the manifest's checksum."""
-    content = folder.read(name)
+    content = folder.read(name, limit_bytes=manifest["files"][name]["bytes"])
     if content is None or checksum(content) != manifest["files"][name]["sha256"]:
         raise UserError(f"{folder.where(name)}: the file does not match its checksum; restore it or prepare again")
     return content

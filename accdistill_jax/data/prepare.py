@@ -15,7 +15,7 @@ from accdistill_jax.data.preparation import find_recordings, prepare
 from accdistill_jax.data.preprocess import PreprocessSettings
 from accdistill_jax.data.split import SplitRule
 from accdistill_jax.data.store import Store
-from accdistill_jax.errors import UserError
+from accdistill_jax.errors import CommandParser, UserError
 from accdistill_jax.text import print_error, tolerate_narrow_streams
 
 _PREPROCESS = dataclass_fields(PreprocessSettings)
@@ -25,7 +25,7 @@ _SYNTHETIC = dataclass_fields(synthetic.SyntheticSettings)
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser, with one sub-command for each reader of recordings."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m accdistill_jax.data.prepare",
         description="Prepares stores of 60 s segments for training, checks them and shows what is in them.",
         epilog="An interrupted preparation continues when the same command is run again.",

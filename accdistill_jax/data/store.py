@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import tensorstore as ts
 
 from accdistill_jax.data.folder import context, first_line, open_folder, result
@@ -38,6 +37,7 @@ from accdistill_jax.data.manifest import (
     verify_checksums,
 )
 from accdistill_jax.data.split import SPLITS
+from accdistill_jax.data.store_checks import check_array, column, plain, read_table
 from accdistill_jax.errors import UserError
 
 CRC = "crc32"
@@ -134,16 +134,23 @@ class Store:
         if verify:
             verify_checksums(folder.path)
         contents = {name: read_checked(folder, manifest, name) for name in manifest["files"] if not is_shard(name)}
-        segments = _read_table(folder, contents, SEGMENTS, columns=("participant", CRC))
+        _check_arrays(folder, contents, manifest)
+        segments = _read_table(folder, contents, SEGMENTS, columns=("participant", CRC), most_rows=manifest["num_segments"])
         if segments.num_rows != manifest["num_segments"]:
             raise UserError(f"{folder.where(SEGMENTS)}: {segments.num_rows} rows, but the manifest counts "
                             f"{manifest['num_segments']} segments; the store is damaged, prepare it again")
-        participants = _read_table(folder, contents, PARTICIPANTS, columns=("participant", "split"))
-        columns = {name: _column(segments, name) for name in segments.column_names}
+        participants = _read_table(folder, contents, PARTICIPANTS, columns=("participant", "split"),
+                                   most_rows=len(manifest["prepared"]))
+        columns = {name: column(segments, name) for name in segments.column_names}
         unknown = set(columns["participant"]) - set(participants["participant"].to_pylist())
         if unknown:
             raise UserError(f"{folder.where(PARTICIPANTS)}: no row for participant {sorted(unknown)[0]}; "
                             "the store is damaged, prepare it again")
+        named = participants["participant"].to_pylist()
+        odd = sorted({split for split in participants["split"].to_pylist() if split not in SPLITS}, key=str)
+        if odd or len(set(named)) < len(named) or columns[CRC].dtype.kind not in "ui":
+            what = f"split {odd[0]!r} is not one of {', '.join(SPLITS)}" if odd else "a participant stands there twice"
+            raise UserError(f"{folder.where(PARTICIPANTS)}: {what}; the store is damaged, prepare it again")
         return cls(folder.path, manifest, segments=columns, participants=participants, remote=remote)
 
     def indices(self, split: str) -> np.ndarray:
@@ -242,10 +249,8 @@ class Store:
         return " and ".join(self._folder.where(name) for name in damaged or names)
 
     def _open_array(self, name: str) -> ts.TensorStore:
-        signal, _, small = name.partition("_")
-        shape = (self.num_segments, *(() if small else (self.samples,)), len(self.channels[signal]))
         where = self._folder / name
-        array = self._result(
+        return self._result(
             ts.open(
                 {"driver": "zarr3", "kvstore": where.kvstore(), "fill_missing_data_reads": False,
                  "recheck_cached_data": False},
@@ -253,10 +258,6 @@ class Store:
             ),
             name,
         )
-        if tuple(array.shape) != shape or array.dtype.name != ("float32" if small else "int16"):
-            raise UserError(f"{where.path}: the array is {array.dtype.name} {tuple(array.shape)}, but the manifest says "
-                            f"{shape}; the store is damaged, prepare it again")
-        return array
 
     def _open_local(self, name: str) -> LocalShards:
         array = self._arrays[name]
@@ -291,19 +292,24 @@ def signal_crc(signal: np.ndarray, before: int = 0) -> int:
     return zlib.crc32(signal.astype("<i2", copy=False), before)
 
 
-def _read_table(folder, contents: dict[str, bytes], name: str, *, columns: tuple[str, ...]) -> pa.Table:
+def _check_arrays(folder, contents: dict[str, bytes], manifest: dict) -> None:
+    """Compares what the arrays' own files say of them with the manifest, before anything is allocated for them."""
+    for signal in SIGNALS:
+        channels = len(manifest["channels"][signal])
+        for name in (signal, f"{signal}_scale", f"{signal}_offset"):
+            small = name != signal
+            shape = (manifest["num_segments"], *(() if small else (manifest["samples"],)), channels)
+            sizes = [entry["bytes"] for file, entry in manifest["files"].items() if file.startswith(f"{name}/c/")]
+            try:
+                check_array(contents[f"{name}/zarr.json"], shape=shape, dtype="float32" if small else "int16", file_bytes=max(sizes))
+            except ValueError as error:
+                raise UserError(f"{folder.where(name)}: {error}; the store is damaged, prepare it again") from error
+
+
+def _read_table(folder, contents: dict[str, bytes], name: str, *, columns: tuple[str, ...], most_rows: int) -> pa.Table:
     try:
-        table = pq.read_table(pa.BufferReader(contents[name]))
-        for column in columns:
-            table[column]
-    except (pa.ArrowException, OSError, KeyError) as error:
+        table = read_table(contents[name], most_rows=most_rows, whole=columns)
+        return plain(table) if name == PARTICIPANTS else table
+    except ValueError as error:
         raise UserError(f"{folder.where(name)}: not a readable table of a store ({first_line(error)}); prepare the store "
                         "again") from error
-    return table
-
-
-def _column(table: pa.Table, name: str) -> np.ndarray:
-    column = table[name]
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    return column.to_numpy()
