@@ -5,6 +5,7 @@
     python -m accdistill_jax.benchmark startup    # from command to first step; memory by batch size
     python -m accdistill_jax.benchmark embed      # inference, probes and retrieval on many embeddings
     python -m accdistill_jax.benchmark plan       # hours for a corpus on given hardware
+    python -m accdistill_jax.benchmark gpu        # all of a GPU in minutes, part by part
     python -m accdistill_jax.benchmark tradeoff   # accuracy at equal time of students trained with less work
 
 Things that are compared are measured within one run, in turn (`contest.py`): each in a process of its own, prepared and warm,

@@ -1,4 +1,4 @@
-"""`python -m accdistill_jax.benchmark {step,input,startup,embed,plan,tradeoff} ...`: see --help."""
+"""`python -m accdistill_jax.benchmark {step,input,startup,embed,plan,gpu,tradeoff} ...`: see --help."""
 
 import argparse
 import contextlib
@@ -19,6 +19,7 @@ COMMANDS = {
     "startup": "from command to first step; memory by batch size",
     "embed": "inference, probes and retrieval on many embeddings",
     "plan": "hours for a corpus on given hardware, and what binds",
+    "gpu": "all that is worth knowing of a GPU in eight minutes, the most valuable first; continues where it was cut off",
     "tradeoff": "what doing less work for the same student costs in accuracy, at equal time",
 }
 

@@ -222,23 +222,37 @@ def serve(prepare: Callable[[dict[str, Any]], tuple[dict[str, Any], Callable[[in
         prepare: gives facts (JSON) and a function that does the work so many times and waits until it is done; both are
             warm. Raises Skipped when it cannot take part here.
     """
-    replies = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # libraries print to standard output
-    order = json.loads(sys.stdin.readline())
+    receive, reply = replies_to_parent()
+    order = receive()
     if order["cores"]:
         os.sched_setaffinity(0, order["cores"])  # before a library counts them
     try:
         facts, run = prepare(order)
     except Skipped as reason:
-        print(json.dumps({"skipped": str(reason)}), file=replies)
+        reply({"skipped": str(reason)})
         return
-    print(json.dumps(facts), file=replies)
-    for line in sys.stdin:
+    reply(facts)
+    while (count := receive()) is not None:
         start = time.perf_counter()
-        run(int(line))
+        run(count)
         elapsed = time.perf_counter() - start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(json.dumps({"seconds": elapsed, "peak_bytes": peak}), file=replies)
+        reply({"seconds": elapsed, "peak_bytes": peak})
+
+
+def replies_to_parent() -> tuple[Callable[[], Any], Callable[[Any], None]]:
+    """The worker's ends of the line to its parent: JSON values in (None at the end), JSON values out.
+
+    Standard output is taken away from libraries, which would print into it: it goes to standard error.
+    """
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+
+    def receive() -> Any:
+        line = sys.stdin.readline()
+        return json.loads(line) if line else None
+
+    return receive, lambda value: print(json.dumps(value), file=replies)
 
 
 class Spread(NamedTuple):

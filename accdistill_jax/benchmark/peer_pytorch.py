@@ -9,6 +9,8 @@ import math
 import re
 from typing import Any
 
+import numpy as np
+
 from accdistill_jax import host_memory
 from accdistill_jax.benchmark.contest import Skipped, serve
 
@@ -136,110 +138,146 @@ def decayed(name: str, parameter: "nn.Parameter") -> bool:
 def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     """The contender: `order` has config, share (where `training.py` left weights and batch), compile (a mode or None), accelerator,
     and keep_freed (whether the C library keeps freed memory)."""
-    if torch is None:
-        raise Skipped("PyTorch is not installed: pip install 'accdistill_jax[bench]'")
-    import numpy as np
-
-    from accdistill_jax.array_files import flatten, nest
-    from accdistill_jax.benchmark.training import FOLLOWED
-    from accdistill_jax.models.ops import sinusoidal_positions
-
-    config = order["config"]
-    check_supported(config)
-    if order["accelerator"]:
-        if not torch.cuda.is_available():
-            raise Skipped("this PyTorch does not see the accelerator")
-        if torch.cuda.device_count() > 1:
-            raise Skipped(f"it is written for one device and there are {torch.cuda.device_count()}: set CUDA_VISIBLE_DEVICES=0")
-        torch.set_float32_matmul_precision("high")  # TF32, as JAX multiplies float32 on such a device
-    elif order["keep_freed"]:
+    device = choose_device(order)
+    if device.type == "cpu" and order["keep_freed"]:
         host_memory.keep_freed()  # the allocator that ours has, for the same reason
-    device = torch.device("cuda" if order["accelerator"] else "cpu")
-    with np.load(f"{order['share']}/start.npz") as file:
-        start = nest({name: file[name] for name in file.files})
+    from accdistill_jax.array_files import flatten
+    from accdistill_jax.benchmark.training import FOLLOWED
+
+    start = load_start(order["share"])
     before = {name: value.copy() for name, value in flatten(start["params"]).items()}  # layers share the arrays, and train them
-    held = {name: torch.as_tensor(value) for name, value in start["batch"].items() if name != "position"}
-    if device.type == "cuda":
-        held = {name: value.pin_memory() for name, value in held.items()}
-
-    def encoder(weights: dict[str, Any], section: dict[str, Any], samples: int) -> "nn.Module":
-        sizes = section["transformer"]
-        codes = sinusoidal_positions(samples // sizes["patch"], sizes["width"])
-        return build(weights, {**sizes, "codes": codes}).to(device)
-
-    samples = held["ppg"].shape[1]
-    student = encoder(start["params"]["encoder"], config["student"]["encoder"], samples)
-    teacher = encoder(start["frozen"]["params"], config["teacher"]["encoder"], samples).requires_grad_(False)
-    head, teacher_head = (build_head(start["params"][name]).to(device) for name in ("head", "teacher_head"))
-    mean, std = (torch.as_tensor(start["frozen"][name], device=device) for name in ("mean", "std"))
-    named = [(f"{i}.{n}", p) for i, m in enumerate((student, head, teacher_head)) for n, p in m.named_parameters()]
-    settings = config["student"]["train"]
-    half = config["runtime"]["compute_dtype"] == "bfloat16"
-    if half:  # autocast keeps the cast weights of trained layers only, and would cast a frozen one's in every step
-        for layer in teacher.modules():
-            if isinstance(layer, nn.Linear):
-                layer.to(torch.bfloat16)
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for n, p in named if decayed(n, p)], "weight_decay": settings["weight_decay"]},
-            {"params": [p for n, p in named if not decayed(n, p)], "weight_decay": 0.0},
-        ],
-        lr=0.0,
-        betas=(settings["b1"], settings["b2"]),
-        eps=1e-8,
-        fused=True,
-    )
-    share, temperature = config["student"]["teacher_to_student_weight"], config["student"]["temperature"]
-
-    def loss_of(batch: dict[str, Any]) -> "torch.Tensor":
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            with torch.no_grad():
-                target = (teacher(present(batch, "ppg")) - mean) / std
-            s, t = head(student(present(batch, "accel"))), teacher_head(target)
-        logits = t @ s.T / temperature
-        labels = torch.arange(len(s), device=device)
-        return share * F.cross_entropy(logits, labels) + (1.0 - share) * F.cross_entropy(logits.T, labels)
-
-    if order["compile"]:
-        loss_of = torch.compile(loss_of, mode=order["compile"])
-    warmup, peak, step = float(settings["warmup"].split()[0]), settings["learning_rate"], 0
-
-    def run(steps: int) -> dict[str, float]:
-        nonlocal step
-        pending = None
-        for _ in range(steps):
-            batch = {name: value.to(device, non_blocking=True) for name, value in held.items()}
-            optimizer.zero_grad(set_to_none=True)
-            loss = loss_of(batch)
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_([p for _, p in named], settings["clip_norm"], foreach=True)
-            for group in optimizer.param_groups:
-                group["lr"] = peak * min(1.0, step / warmup)
-            optimizer.step()
-            step += 1
-            ahead = Fetched(loss, norm)
-            if pending is not None:
-                found = pending.values()
-            pending = ahead
-        found = pending.values()
-        if not math.isfinite(found[0]):
-            raise FloatingPointError("the loss is not finite: what was measured is not training")
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return {"loss": found[0], "gradient_norm": found[1]}
-
-    followed = [run(1) for _ in range(order["follow_steps"])]
+    peer = Peer(start, order["config"], device=device, mode=order["compile"])
+    batch = on_host(start["batch"], device)
+    followed = [peer.run(batch, 1) for _ in range(order["follow_steps"])]
     with np.load(f"{order['share']}/{FOLLOWED}") as file:
         ours = dict(file)
-    now = trained({"encoder": student, "head": head, "teacher_head": teacher_head})
     facts = {
         "versions": {"torch": torch.__version__},
         "threads": torch.get_num_threads(),
         "first_steps": followed,
-        "parameter_difference": parameter_difference(before, ours, now) if followed else 0.0,
+        "parameter_difference": parameter_difference(before, ours, peer.parameters()) if followed else 0.0,
         "device_peak_bytes": torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
     }
-    return facts, run
+    return facts, lambda steps: peer.run(batch, steps)
+
+
+def choose_device(order: dict[str, Any]) -> "torch.device":
+    """The device of an order's `accelerator`.
+
+    Raises:
+        Skipped: no PyTorch, no such device, several of them, or a config that is not written here.
+    """
+    if torch is None:
+        raise Skipped("PyTorch is not installed: pip install 'accdistill_jax[bench]'")
+    check_supported(order["config"])
+    if not order["accelerator"]:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise Skipped("this PyTorch does not see the accelerator")
+    if torch.cuda.device_count() > 1:
+        raise Skipped(f"it is written for one device and there are {torch.cuda.device_count()}: set CUDA_VISIBLE_DEVICES=0")
+    torch.set_float32_matmul_precision("high")  # TF32, as JAX multiplies float32 on such a device
+    return torch.device("cuda")
+
+
+def load_start(share: str) -> dict[str, Any]:
+    """The weights and the batch that ours left: {"params", "frozen", "batch"}, numpy arrays."""
+    from accdistill_jax.array_files import nest
+
+    with np.load(f"{share}/start.npz") as file:
+        return nest({name: file[name] for name in file.files})
+
+
+def on_host(batch: dict[str, Any], device: "torch.device", *, times: int = 1) -> "dict[str, torch.Tensor]":
+    """A batch (its segments again and again, `times` in all) as a loader leaves it: pinned where a GPU reads it."""
+    held = {name: torch.as_tensor(np.concatenate([value] * times)) for name, value in batch.items() if name != "position"}
+    return {name: value.pin_memory() for name, value in held.items()} if device.type == "cuda" else held
+
+
+class Peer:
+    """The training of a student beside a frozen teacher.
+
+    Args:
+        start: see `load_start`.
+        config: plain values.
+        device: where it runs.
+        mode: of torch.compile, for fixed shapes; None is eager.
+    """
+
+    def __init__(self, start: dict[str, Any], config: dict[str, Any], *, device: "torch.device", mode: str | None):
+        from accdistill_jax.models.ops import sinusoidal_positions
+
+        self._device, self._settings, self._step = device, config["student"]["train"], 0
+        samples = start["batch"]["ppg"].shape[1]
+
+        def encoder(weights: dict[str, Any], section: dict[str, Any]) -> "nn.Module":
+            sizes = section["transformer"]
+            codes = sinusoidal_positions(samples // sizes["patch"], sizes["width"])
+            return build(weights, {**sizes, "codes": codes}).to(device)
+
+        student = encoder(start["params"]["encoder"], config["student"]["encoder"])
+        teacher = encoder(start["frozen"]["params"], config["teacher"]["encoder"]).requires_grad_(False)
+        head, teacher_head = (build_head(start["params"][name]).to(device) for name in ("head", "teacher_head"))
+        mean, std = (torch.as_tensor(start["frozen"][name], device=device) for name in ("mean", "std"))
+        self._modules = {"encoder": student, "head": head, "teacher_head": teacher_head}
+        named = [(f"{i}.{n}", p) for i, m in enumerate(self._modules.values()) for n, p in m.named_parameters()]
+        self._trained = [p for _, p in named]
+        half = config["runtime"]["compute_dtype"] == "bfloat16"
+        if half:  # autocast keeps the cast weights of trained layers only, and would cast a frozen one's in every step
+            for layer in teacher.modules():
+                if isinstance(layer, nn.Linear):
+                    layer.to(torch.bfloat16)
+        self._optimizer = torch.optim.AdamW(
+            [
+                {"params": [p for n, p in named if decayed(n, p)], "weight_decay": self._settings["weight_decay"]},
+                {"params": [p for n, p in named if not decayed(n, p)], "weight_decay": 0.0},
+            ],
+            lr=0.0,
+            betas=(self._settings["b1"], self._settings["b2"]),
+            eps=1e-8,
+            fused=True,
+        )
+        weight, temperature = config["student"]["teacher_to_student_weight"], config["student"]["temperature"]
+
+        def loss_of(batch: dict[str, Any]) -> "torch.Tensor":
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                with torch.no_grad():
+                    target = (teacher(present(batch, "ppg")) - mean) / std
+                s, t = head(student(present(batch, "accel"))), teacher_head(target)
+            logits = t @ s.T / temperature
+            labels = torch.arange(len(s), device=device)
+            return weight * F.cross_entropy(logits, labels) + (1.0 - weight) * F.cross_entropy(logits.T, labels)
+
+        self._loss_of = torch.compile(loss_of, mode=mode, dynamic=False) if mode else loss_of
+
+    def run(self, held: "dict[str, torch.Tensor]", steps: int) -> dict[str, float]:
+        """Trains so many steps on one batch of the host, metrics fetched one step later; returns the last step's."""
+        warmup, peak = float(self._settings["warmup"].split()[0]), self._settings["learning_rate"]
+        pending = None
+        for _ in range(steps):
+            batch = {name: value.to(self._device, non_blocking=True) for name, value in held.items()}
+            self._optimizer.zero_grad(set_to_none=True)
+            loss = self._loss_of(batch)
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(self._trained, self._settings["clip_norm"], foreach=True)
+            for group in self._optimizer.param_groups:
+                group["lr"] = peak * min(1.0, self._step / warmup)
+            self._optimizer.step()
+            self._step += 1
+            ahead = Fetched(loss, norm)
+            if pending is not None:
+                values = pending.values()
+            pending = ahead
+        values = pending.values()
+        if not math.isfinite(values[0]):
+            raise FloatingPointError("the loss is not finite: what was measured is not training")
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+        return {"loss": values[0], "gradient_norm": values[1]}
+
+    def parameters(self) -> dict[str, Any]:
+        """Trained parameters by the names of ours, see `trained`."""
+        return trained(self._modules)
 
 
 class Fetched:

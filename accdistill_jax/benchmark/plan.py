@@ -64,6 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--check", action="store_true",
         help=f"also measure steps on this machine and put it through the same plan; exit status 1 where one is off by over {100 * TOLERATED:g} %%",
     )  # fmt: skip
+    parser.add_argument(
+        "--check-cases", choices=("all", "small"), default="all", help="steps that --check measures: all, or the default's models only"
+    )
     parser.set_defaults(rounds=5)
 
 
@@ -108,7 +111,7 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
     record["segments"] = {work.stage: budget.segments_of(work, minutes=arguments.minutes) for work in works}
     record["segment_bytes"] = {work.stage: work.segment_bytes for work in works}
     if arguments.check:
-        record["machine"], record["check"] = check(CASES, arguments, say)
+        record["machine"], record["check"] = check(tuple(case for case in CASES if arguments.check_cases == "all" or case.config == SMALL), arguments, say)
         predicted = [one for one in record["check"] if not one["calibrates"]]
         far = [one for one in predicted if abs(one["off"]) > TOLERATED]
         if far:

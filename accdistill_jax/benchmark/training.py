@@ -82,13 +82,18 @@ def made_up_batch(work: Work, rows: int, *, first: int = 0) -> dict[str, np.ndar
 
 def made_up_teacher(shapes: Any) -> Any:
     """Parameters of a teacher that was not trained, with statistics that change nothing; {} for {}."""
-    rng = np.random.default_rng(1)
-    frozen = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: (0.05 * rng.normal(size=leaf.shape) + ("scale" in str(path[-1]))).astype(leaf.dtype), shapes
-    )
+    frozen = made_up_params(shapes, seed=1)
     if frozen:
         frozen["mean"], frozen["std"] = np.zeros_like(frozen["mean"]), np.ones_like(frozen["std"])
     return frozen
+
+
+def made_up_params(shapes: Any, *, seed: int) -> Any:
+    """Small random numbers for every parameter, scales of norms about 1: nothing has to be compiled for them."""
+    rng = np.random.default_rng(seed)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: (0.05 * rng.normal(size=leaf.shape) + ("scale" in str(path[-1]))).astype(leaf.dtype), shapes
+    )
 
 
 def attention_form(config: Any) -> str:

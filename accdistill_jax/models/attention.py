@@ -1,7 +1,9 @@
 """Self-attention of a minute's tokens, in the form that each backend runs best, and the positions it may know of."""
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -93,6 +95,9 @@ def chosen(tokens: int, dim: int, dtype: jnp.dtype, *, relative: bool) -> tuple[
     Returns:
         `BLOCKS`, `CUDNN` or `TEXTBOOK`, and a reason, "" where there is nothing to explain.
     """
+    form = _FORCED.get()
+    if form is not None:
+        return form, "as asked for"
     if on_cpu():
         return BLOCKS, ""
     if platform() != "gpu":
@@ -101,6 +106,28 @@ def chosen(tokens: int, dim: int, dtype: jnp.dtype, *, relative: bool) -> tuple[
         return TEXTBOOK, "cuDNN's knows no positions here"
     reason = _cudnn_refusal(tokens, dim, jnp.dtype(dtype))
     return (TEXTBOOK, reason) if reason else (CUDNN, "")
+
+
+_FORCED: contextvars.ContextVar[str | None] = contextvars.ContextVar("form", default=None)
+
+
+@contextlib.contextmanager
+def forced(form: str) -> Iterator[None]:
+    """Has everything that is traced inside use one form of attention, so that forms can be compared on one device.
+
+    Args:
+        form: `BLOCKS`, `CUDNN` or `TEXTBOOK`.
+
+    Raises:
+        ValueError: no such form.
+    """
+    if form not in (BLOCKS, CUDNN, TEXTBOOK):
+        raise ValueError(f"no form of attention {form!r}: {BLOCKS!r}, {CUDNN!r} or {TEXTBOOK!r}")
+    token = _FORCED.set(form)
+    try:
+        yield
+    finally:
+        _FORCED.reset(token)
 
 
 def _where(qkv: jax.Array, heads: int, relative: bool, where: Places | None) -> Places | None:
