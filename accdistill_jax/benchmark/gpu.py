@@ -62,7 +62,7 @@ class Sizes(NamedTuple):
 
 
 FULL = Sizes((256, 1024, 4096), (1024,), 1024, 8192, (128, 1024), 5, 0.5, {}, 300, 400, 512)
-TINY_MODEL = {"patch": 240, "width": 16, "depth": 2, "heads": 4, "mlp": 32}
+TINY_MODEL = {"patch": 240, "width": 16, "depth": 1, "heads": 4, "mlp": 32}
 TINY = Sizes((4, 8), (), 4, 16, (4,), 2, 0.02, TINY_MODEL, 4, 12, 16)
 FORMS: dict[str, dict[str, Any]] = {
     "as it is": {},
@@ -100,8 +100,8 @@ class Context(NamedTuple):
     say: Callable[[str], None]
 
     def plain(self, settings: Mapping[str, Any], *, config: str | None = None, augmented: bool = False) -> dict[str, Any]:
-        """A config of plain values with settings by flat key; the main one unless another is named."""
-        shrink = {
+        """A config of plain values with settings by flat key; the main one, in the rehearsal's sizes, unless another is named."""
+        shrink = {} if config else {
             f"{who}.encoder.transformer.{key}": value
             for who in ("teacher", "student")
             for key, value in self.sizes.shrink.items()
@@ -381,6 +381,7 @@ def _training(context: Context) -> dict[str, Any]:
             settings |= {
                 f"{stage}.train.duration": f"{sizes.steps} steps", f"{stage}.train.batch_size": sizes.training_batch,
                 f"{stage}.train.log_every": "1 steps", f"{stage}.train.validation_batches": 1,
+                f"{stage}.train.warmup": f"{sizes.steps // 6 or 1} steps",
             }  # fmt: skip
             settings |= {f"{stage}.encoder.transformer.{key}": value for key, value in sizes.shrink.items()}
         words = [f"--config.{key}={value}" for key, value in settings.items()]
@@ -418,7 +419,8 @@ def _command(context: Context, *words: str) -> dict[str, Any]:
         raise UserError(f"`benchmark {' '.join(words)}` ended with {ended.returncode}: {lines[-1] if lines else 'it said nothing'}")
     record = json.loads(path.read_text())
     path.unlink()
-    return record | {"text": ended.stdout}
+    missed = record.pop("failed", "")  # an aim of that command: its figures are there all the same
+    return record | {"text": ended.stdout + (f"\n{missed}\n" if missed else "")}
 
 
 def _input(context: Context) -> dict[str, Any]:
