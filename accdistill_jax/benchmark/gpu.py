@@ -171,12 +171,13 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
             lambda: arguments.limit_s - (time.monotonic() - begun),
             say,
         )
-        for name in arguments.only:
+        wanted = [name for name in PARTS if name in arguments.only]
+        for name in wanted:
             if "failed" in record["parts"].get(name, {"failed": ""}):
                 _measure_part(name, context, record)
                 write_atomically(path, json.dumps(record, indent=1) + "\n")
                 write_atomically(arguments.out / "report.md", report(record))
-    left = [name for name in arguments.only if "failed" in record["parts"].get(name, {"failed": ""})]
+    left = [name for name in wanted if "failed" in record["parts"].get(name, {"failed": ""})]
     if left:
         record["failed"] = f"not measured: {', '.join(left)}; the same command goes on with them"
     return record
@@ -405,7 +406,7 @@ def _curve(folder: Path, stage: str) -> dict[str, list[float]]:
     )}  # fmt: skip
     return {
         "loss": [row["loss"] for row in rows["metrics"] if row["kind"] == "train"],
-        "segments_per_s": [row["segments_per_s"] for row in rows["timing"] if "segments_per_s" in row],
+        "segments_per_s": [row["segments_per_s"] for row in rows["timing"] if isinstance(row.get("segments_per_s"), float)],
     }
 
 
