@@ -8,7 +8,7 @@ a folder. Files are named relative to the description. Every key but those marke
                                    #    conditions: {beta_blocker: false}}
     device: My Watch 2             # default "unknown"
     start: 2024-05-01T10:00:00Z    # ISO 8601 (UTC unless it says otherwise) or unix seconds; default: the first
-                                   #   absolute time stamp, or 0
+                                   #   absolute time stamp of a stream, or 0
     streams:                       # required: ppg and accel
       ppg:
         file: ppg.csv              # required
@@ -26,7 +26,8 @@ a folder. Files are named relative to the description. Every key but those marke
         gravity: included          # acceleration: included (default) or removed (linear acceleration)
         range: [0, 4095]           # the sensor's range, in the file's numbers: samples there are clipped
         polarity: systole_down     # PPG: systole_up, systole_down or unknown (default: the data decide)
-        delimiter: ";"             # CSV; default ","
+        delimiter: ";"             # CSV; default ",", or ";" where the decimal sign is a comma
+        decimal: ","               # CSV; the decimal sign, default "."
         skip_rows: 2               # CSV: lines before the header or the first sample
       accel: {file: acc.parquet, columns: [x, y, z], time: t, unit: mg}
     beats:                         # beat intervals; each time is that of the beat that ends the interval
@@ -34,26 +35,20 @@ a folder. Files are named relative to the description. Every key but those marke
     heart_rate:                    # or reference heart rate over windows; time is each window's start
       {file: hr.csv, time: t, hr: bpm, duration_s: 8}
 
-Empty cells and NaN are missing samples. `beats` and `heart_rate` also take time_unit, time_origin, clock_offset_s, delimiter and
-skip_rows. Numbers that cannot be are refused with the unit that would fit: |a| at rest must be about 1 g, most beat intervals those of a
-heart. Reference heart rates outside 30 to 240 bpm, jumps that no heart makes and values held for over five minutes are unknown.
-A key that is not listed here, or is given twice, is an error. Names
-(participant, device, files, columns) keep the text that is written, 007 and 1.10 too; numbers are decimal.
+Empty cells and NaN are missing samples; in a file of one column, so are empty lines. `beats` and `heart_rate` also take
+time_unit, time_origin, clock_offset_s, delimiter, decimal and skip_rows. Numbers that cannot be are refused with the unit that
+would fit: |a| at rest must be about 1 g, most beat intervals those of a heart. Reference heart rates outside 30 to 240 bpm, jumps
+that no heart makes and values held for over five minutes are unknown. A key that is not listed here, or is given twice, is an
+error. Names (participant, device, files, columns) keep the text that is written, 007 and 1.10 too; numbers are decimal.
 """
 
-import dataclasses
-import difflib
 import functools
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-import pyarrow
-import pyarrow.compute
-import pyarrow.csv
-import pyarrow.parquet
 
 from accdistill_jax.data.recording import (
     POLARITIES,
@@ -66,20 +61,20 @@ from accdistill_jax.data.recording import (
     named,
 )
 from accdistill_jax.data.recordings._description import check_keys, choice, mapping, moment, number, read
+from accdistill_jax.data.recordings._times import KEYS as TABLE_KEYS
+from accdistill_jax.data.recordings._times import PER_SECOND, Times
 from accdistill_jax.data.reference_rate import cleaned
-from accdistill_jax.data.tree import Tree, recording_ids, regular_file, sibling
+from accdistill_jax.data.tree import Tree, recording_ids, sibling
 from accdistill_jax.errors import UserError
 
 _SIDECAR = re.compile(r"(?:(?P<name>.+)\.)?recording\.(?:ya?ml|json)", re.IGNORECASE)
-_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _G_PER_UNIT = {"g": 1.0, "mg": 1e-3, "m/s2": 1 / 9.80665}
-_TABLE_KEYS = ("file", "time", "time_unit", "time_origin", "clock_offset_s", "delimiter", "skip_rows")
 _KEYS = {
     "recording": ("participant", "device", "start", "streams", "beats", "heart_rate"),
     "participant": ("id", "age_years", "height_m", "weight_kg", "sex", "conditions"),
-    "stream": (*_TABLE_KEYS, "columns", "rate_hz", "start", "unit", "counts_per_g", "zero", "gravity", "range", "polarity"),
-    "beats": (*_TABLE_KEYS, "interval", "interval_unit"),
-    "heart_rate": (*_TABLE_KEYS, "hr", "duration_s"),
+    "stream": (*TABLE_KEYS, "columns", "rate_hz", "start", "unit", "counts_per_g", "zero", "gravity", "range", "polarity"),
+    "beats": (*TABLE_KEYS, "interval", "interval_unit"),
+    "heart_rate": (*TABLE_KEYS, "hr", "duration_s"),
 }
 
 
@@ -133,9 +128,13 @@ def load(path: Path, recording_id: str) -> Recording:
         for name in ("beats", "heart_rate"):
             if description.get(name) is not None:
                 tables[name] = mapping(description, name, _KEYS[name])
-    times = {name: _Times.read(path.parent, table, path, name, start) for name, table in tables.items()}
+    times = {name: Times.read(path.parent, table, path, name) for name, table in tables.items()}
     if start is None:
-        start = min((t.first_unix_s for t in times.values() if t.first_unix_s is not None), default=0.0)
+        firsts = {name: t.first_unix_s for name, t in times.items() if t.first_unix_s is not None}
+        of_streams = [first for name, first in firsts.items() if name.startswith("streams.")]
+        if firsts and not of_streams:
+            raise UserError(f"{path}: {' and '.join(firsts)} count from a date, but no stream says when it began; give start")
+        start = min(of_streams, default=0.0)
     loaded = {name: _stream(name, tables[f"streams.{name}"], times[f"streams.{name}"], start, path) for name in streams}
     beats = heart_rate = None
     if "beats" in tables:
@@ -162,135 +161,7 @@ def _participant(description: Mapping) -> Participant:
     return Participant(str(known_id), sex=who.get("sex"), conditions=dict(conditions), **known)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Times:
-    """The file of one table and the times of its rows.
-
-    Attributes:
-      file: the data file.
-      column: reads another column as float64 [rows], NaN where empty.
-      seconds: [rows] seconds after `origin_unix_s`, or after the recording's start where that is None; None without time column.
-      origin_unix_s: what the seconds count from (with rate_hz: the first sample's time, if given).
-      offset_s: the clock offset, to be added.
-    """
-
-    file: Path
-    column: Callable[[object], np.ndarray]
-    seconds: np.ndarray | None
-    origin_unix_s: float | None
-    offset_s: float
-
-    @classmethod
-    def read(cls, folder: Path, table: Mapping, sidecar: Path, where: str, start: float | None) -> "_Times":
-        with named(sidecar):
-            if not isinstance(table.get("file"), str):
-                raise UserError(f"{where}.file is missing")
-            file = regular_file(sibling(folder / table["file"]))
-            offset = number(table, "clock_offset_s", where, 0.0)
-            unit = _PER_SECOND[choice(table, "time_unit", where, _PER_SECOND, "s")]
-            skip = number(table, "skip_rows", where, 0.0)
-            if skip < 0 or skip != int(skip):
-                raise UserError(f"{where}.skip_rows must be a number of lines, got {table['skip_rows']!r}")
-            if not isinstance(table.get("delimiter", ","), str) or len(table.get("delimiter", ",")) != 1:
-                raise UserError(f"{where}.delimiter must be one character, got {table['delimiter']!r}")
-            origin = table.get("time_origin", "start")
-            origin = {"start": None, "unix": 0.0}[origin] if origin in ("start", "unix") else moment(
-                origin, f"{where}.time_origin")
-            by_rate = table.get("rate_hz") is not None
-            if by_rate == (table.get("time") is not None):
-                raise UserError(f"{where} needs either rate_hz or time" if where.startswith("streams") else f"{where}.time is missing")
-            if by_rate:
-                origin = None if table.get("start") is None else moment(table["start"], f"{where}.start")
-        with named(file):
-            column = _open_table(file, table)
-            if by_rate:
-                return cls(file, column, None, origin, offset)
-            stamps = column(table["time"], exact=True)
-            if not len(stamps):
-                raise UserError("holds no rows")
-            if np.issubdtype(stamps.dtype, np.datetime64):
-                stamps, unit, origin = stamps.astype("datetime64[ns]").astype(np.int64), 10**9, 0.0
-            if origin == 0.0:  # long unix stamps: subtract while they are exact
-                reference = float(start) if start is not None else math.floor(stamps[0] / unit)
-                stamps, origin = stamps - np.asarray(round(reference * unit), stamps.dtype), reference
-            bad = np.flatnonzero(~np.isfinite(stamps))
-            if bad.size:
-                raise UserError(f"column {table['time']!r}: the time stamp of row {bad[0] + 1} is missing")
-            return cls(file, column, stamps / unit, origin, offset)
-
-    @property
-    def first_unix_s(self) -> float | None:
-        if self.origin_unix_s is None:
-            return None
-        return self.origin_unix_s + self.offset_s + (self.seconds[0] if self.seconds is not None else 0.0)
-
-    def after(self, start_unix_s: float) -> np.ndarray | float:
-        """Seconds after the recording's start, clock offset included."""
-        shift = self.offset_s + (self.origin_unix_s - start_unix_s if self.origin_unix_s is not None else 0.0)
-        return shift if self.seconds is None else self.seconds + shift
-
-
-def _open_table(file: Path, table: Mapping) -> Callable[..., np.ndarray]:
-    """A function that reads one column of a CSV or Parquet file by its name or number."""
-    columns = table.get("columns")
-    wanted = [*(columns if isinstance(columns, list) else []), *(table.get(k) for k in ("time", "interval", "hr"))]
-    numbered = any(isinstance(name, int) for name in wanted)
-    skip = int(table.get("skip_rows", 0))
-    try:
-        if file.suffix.lower() in (".parquet", ".pq"):
-            content = pyarrow.parquet.read_table(file)
-        else:
-            content = pyarrow.csv.read_csv(
-                file,
-                read_options=pyarrow.csv.ReadOptions(skip_rows=skip, autogenerate_column_names=numbered),
-                parse_options=pyarrow.csv.ParseOptions(delimiter=table.get("delimiter", ",")),
-                convert_options=pyarrow.csv.ConvertOptions(null_values=["", "NaN", "nan", "NA", "null"]))
-        if not numbered:
-            content = content.rename_columns([name.strip() for name in content.column_names])
-    except FileNotFoundError:
-        raise UserError("no such file") from None
-    except (OSError, ValueError, pyarrow.ArrowException) as error:
-        raise UserError(f"cannot be read: {' '.join(str(error).split())}") from error
-    first_line = skip + (1 if numbered else 2)
-
-    def column(name: object, *, exact: bool = False) -> np.ndarray:
-        if isinstance(name, int):
-            if not 0 <= name < content.num_columns:
-                raise UserError(f"there is no column {name}: the file has {content.num_columns}, counted from 0")
-            values = content.column(name)
-        else:
-            if name not in content.column_names:
-                near = difflib.get_close_matches(str(name), content.column_names, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(content.column_names)}"
-                raise UserError(f"there is no column {name!r}; {hint}")
-            values = content.column(name)
-        kind = values.type
-        if exact and pyarrow.types.is_timestamp(kind):
-            return values.to_numpy()
-        if pyarrow.types.is_null(kind):
-            return np.full(len(values), np.nan)
-        if not (pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind)):
-            row = next((i for i, cell in enumerate(values) if not _is_number(cell.as_py())), 0)
-            raise UserError(f"column {name!r}, line {row + first_line}: not a number ({values[row].as_py()!r})")
-        if exact and pyarrow.types.is_integer(kind) and not values.null_count:
-            return values.to_numpy().astype(np.int64)
-        numbers = values.cast(pyarrow.float64(), safe=False).to_numpy()
-        infinite = np.flatnonzero(np.isinf(numbers))
-        if infinite.size:
-            raise UserError(f"column {name!r}, line {infinite[0] + first_line}: not a finite number")
-        return numbers
-
-    return column
-
-
-def _is_number(cell: object) -> bool:
-    try:
-        return cell is None or math.isfinite(float(cell)) or True
-    except (TypeError, ValueError):
-        return False
-
-
-def _stream(name: str, table: Mapping, times: _Times, start: float, sidecar: Path) -> Stream:
+def _stream(name: str, table: Mapping, times: Times, start: float, sidecar: Path) -> Stream:
     where = f"streams.{name}"
     with named(sidecar):
         columns = table.get("columns")
@@ -318,7 +189,7 @@ def _stream(name: str, table: Mapping, times: _Times, start: float, sidecar: Pat
             limits = tuple((number({"range": limit}, "range", where, math.nan) - zero) * scale for limit in limits)
         rate = number(table, "rate_hz", where)
     with named(times.file):
-        values = (np.stack([times.column(column) for column in columns], axis=1) - zero) * scale
+        values = (np.stack([times.table.numbers(column) for column in columns], axis=1) - zero) * scale
         moment = times.after(start)
         return Stream(
             name, values, tuple(str(column) for column in columns), unit,
@@ -337,21 +208,21 @@ def _zero(table: Mapping, where: str, *, axes: int) -> float | np.ndarray:
     return np.array([number({"zero": value}, "zero", where, math.nan) for value in zero])
 
 
-def _beats(table: Mapping, times: _Times, start: float, sidecar: Path) -> Beats:
+def _beats(table: Mapping, times: Times, start: float, sidecar: Path) -> Beats:
     with named(sidecar):
-        unit = choice(table, "interval_unit", "beats", _PER_SECOND, "s")
+        unit = choice(table, "interval_unit", "beats", PER_SECOND, "s")
         if table.get("interval") is None:
             raise UserError("beats.interval is missing: the column of beat intervals")
     with named(times.file):
-        interval = times.column(table["interval"]) / _PER_SECOND[unit]
+        interval = times.table.numbers(table["interval"]) / PER_SECOND[unit]
         known = np.isfinite(interval)
         return Beats(times.after(start)[known], interval[known], file_unit=unit)
 
 
-def _heart_rate(table: Mapping, times: _Times, start: float, sidecar: Path) -> HeartRateWindows:
+def _heart_rate(table: Mapping, times: Times, start: float, sidecar: Path) -> HeartRateWindows:
     with named(sidecar):
         duration = number(table, "duration_s", "heart_rate")
         if table.get("hr") is None or duration is None:
             raise UserError("heart_rate needs hr (the column of beats per minute) and duration_s (length of a window)")
     with named(times.file):
-        return cleaned(times.after(start), duration, times.column(table["hr"]))
+        return cleaned(times.after(start), duration, times.table.numbers(table["hr"]))

@@ -1,0 +1,303 @@
+"""One CSV or Parquet file: its columns as numbers or time stamps, every problem named by line and cell."""
+
+import csv
+import dataclasses
+import datetime
+import difflib
+import io
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+
+from accdistill_jax.data.recording import STARTS_UNIX_S
+from accdistill_jax.data.recordings._decimal_comma import split_numbers
+from accdistill_jax.errors import UserError
+
+_MISSING = ("", "nan", "-nan", "+nan", "na", "n/a", "#n/a", "null", "none", "nan(ind)", "-nan(ind)", "1.#qnan", "-1.#ind")
+_NULLS = sorted({form(text) for text in _MISSING for form in (str, str.upper, str.title)} | {"NaN", "-NaN", "+NaN"})
+_PROBED_ROWS = 5000
+_COMMA = "if the decimal sign is a comma, say decimal: ',' and the delimiter"
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How a text file is written.
+
+    Attributes:
+      delimiter: between cells.
+      decimal: the decimal sign.
+      skip_rows: lines before the header or the first row.
+      every_row_counts: whether a row's time is known by its number alone, so that no row may be passed over.
+    """
+
+    delimiter: str = ","
+    decimal: str = "."
+    skip_rows: int = 0
+    every_row_counts: bool = False
+
+
+class Table:
+    """The wanted columns of a file. An empty line in a file of one column is a missing sample.
+
+    Args:
+      file: .parquet or .pq, or else text, possibly compressed (.gz, .bz2, .zst).
+      wanted: columns of numbers, by name, or by number from 0 in a file without header.
+      stamp: the column of time stamps, if there is one.
+      layout: of a text file.
+
+    Raises:
+      UserError: without the file's name: it cannot be read; a row has too few or too many cells; a column is not there, or
+        its name is there twice; an empty line where every row counts; cells split at a decimal comma.
+    """
+
+    def __init__(self, file: Path, wanted: Sequence[object], stamp: object, layout: Layout):
+        self._file, self._layout = file, layout
+        self._parquet = file.suffix.lower() in (".parquet", ".pq")
+        names = [*wanted, *([] if stamp is None else [stamp])]
+        try:
+            self._columns = self._read_parquet(names) if self._parquet else self._read_text(names, stamp)
+        except FileNotFoundError:
+            raise UserError("no such file") from None
+        except (OSError, ValueError, csv.Error, pyarrow.ArrowException) as error:
+            raise UserError(f"cannot be read: {' '.join(str(error).split())}") from error
+
+    def numbers(self, name: object) -> np.ndarray:
+        """A column as float64 [rows], NaN where a cell is empty.
+
+        Raises:
+          UserError: a cell that is not a finite number; names its line.
+        """
+        values = self._columns[name]
+        if pyarrow.types.is_null(values.type):
+            return np.full(len(values), np.nan)
+        if _is_text(values.type):
+            values = self._parsed(name, "a number")
+        if not _is_numeric(values.type):
+            raise UserError(self._wrong(name, "a number"))
+        numbers = values.cast(pyarrow.float64(), safe=False).to_numpy()
+        infinite = np.flatnonzero(np.isinf(numbers))
+        if infinite.size:
+            raise UserError(f"{self.place(name, infinite[0])}: not a finite number")
+        return numbers
+
+    def stamps(self, name: object) -> np.ndarray:
+        """A column of time stamps [rows]: int64 or float64 as they are written, or datetime64[ns] (UTC) from dates.
+
+        Raises:
+          UserError: a cell that is missing, is neither a number nor a date, lies beyond the years 1970 to 2200, or carries
+            a time zone where others do not; names its line.
+        """
+        values = self._columns[name]
+        if _is_text(values.type):
+            values = self._dates(name) if self._holds_dates(values) else self._parsed(name, "a number or an ISO 8601 date")
+        if pyarrow.types.is_date(values.type):
+            values = values.cast(pyarrow.timestamp("s"))
+        missing = np.flatnonzero(values.is_null(nan_is_null=pyarrow.types.is_floating(values.type)).to_numpy())
+        if missing.size:
+            raise UserError(f"{self.place(name, missing[0])}: the time stamp is missing")
+        if pyarrow.types.is_timestamp(values.type):
+            seconds = values.cast(pyarrow.timestamp("s", values.type.tz), safe=False).cast(pyarrow.int64()).to_numpy()
+            beyond = np.flatnonzero((seconds < 0) | (seconds > STARTS_UNIX_S[1]))
+            if beyond.size:
+                raise UserError(f"{self.place(name, beyond[0])}: not within the years 1970 to 2200 ({_shown(values[beyond[0]])})")
+            return values.cast(pyarrow.timestamp("ns", values.type.tz)).to_numpy().astype("datetime64[ns]")
+        if not _is_numeric(values.type):
+            raise UserError(self._wrong(name, "a number or an ISO 8601 date"))
+        if pyarrow.types.is_integer(values.type) and values.type != pyarrow.uint64():
+            return values.cast(pyarrow.int64()).to_numpy()
+        return self.numbers(name)
+
+    def place(self, name: object, row: int) -> str:
+        """Where a cell lies, for messages: its column, and its line in the file (row, from 1, of a Parquet file)."""
+        if self._parquet:
+            return f"column {name!r}, row {row + 1}"
+        counted = (line for line, cells in self._records() if cells or self._keeps_empty)
+        return f"column {name!r}, line {next(itertools.islice(counted, int(row), None), '?')}"
+
+    def _read_parquet(self, names: Sequence[object]) -> dict[object, pyarrow.ChunkedArray]:
+        content = pyarrow.parquet.read_table(self._file)
+        places = _places(names, content.column_names)
+        chosen = {name: content.column(place) for name, place in places.items()}
+        return {name: v.cast(v.type.value_type) if pyarrow.types.is_dictionary(v.type) else v for name, v in chosen.items()}
+
+    def _read_text(self, names: Sequence[object], stamp: object) -> dict[object, pyarrow.ChunkedArray]:
+        numbered = any(isinstance(name, int) for name in names)
+        self._data_line = self._layout.skip_rows + 1
+        line, first = next(((line, cells) for line, cells in self._records() if cells), (0, []))
+        if not first:
+            raise UserError("cannot be read: it is empty")
+        if any("\ufffd" in cell for cell in first):
+            raise UserError(f"cannot be read: line {line}: the utf-8 codec cannot decode {first[0][:20]!r}; save it as UTF-8")
+        self._width = len(first)
+        if not numbered:
+            self._data_line = line + 1
+        elif self._width > 1:  # in a single column, empty lines before the first number are missing samples too
+            self._data_line = line
+        self._keeps_empty = self._layout.every_row_counts or self._width == 1
+        places = _places(names, [str(i) for i in range(self._width)] if numbered else first)
+        if numbered:
+            self._check_delimiter(set(places.values()))
+        keep = [str(place) for place in dict.fromkeys(places.values())]
+        usual = {str(place): pyarrow.float64() for name, place in places.items() if name != stamp}
+        try:
+            content = self._parse(keep, usual)
+        except pyarrow.ArrowInvalid:
+            self._check_width()
+            content = self._parse(keep, dict.fromkeys(keep, pyarrow.string()))
+        content = self._without_empty_lines(content)
+        return {name: content.column(str(place)) for name, place in places.items()}
+
+    def _parse(self, keep: list[str], types: Mapping[str, pyarrow.DataType]) -> pyarrow.Table:
+        return pyarrow.csv.read_csv(
+            self._file,
+            read_options=pyarrow.csv.ReadOptions(skip_rows=self._data_line - 1, column_names=[str(i) for i in range(self._width)]),
+            parse_options=pyarrow.csv.ParseOptions(delimiter=self._layout.delimiter, ignore_empty_lines=not self._keeps_empty),
+            convert_options=pyarrow.csv.ConvertOptions(null_values=_NULLS, strings_can_be_null=True, include_columns=keep,
+                                                       column_types=types, decimal_point=self._layout.decimal))
+
+    def _records(self) -> Iterator[tuple[int, list[str]]]:
+        """Line (from 1) and cells of each row from the first on that holds data; no cells where a line is empty."""
+        skipped = self._data_line - 1
+        with pyarrow.input_stream(str(self._file), compression="detect") as stream:
+            lines = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
+            reader = csv.reader(itertools.islice(lines, skipped, None), delimiter=self._layout.delimiter)
+            before = skipped
+            for cells in reader:
+                yield before + 1, cells
+                before = skipped + reader.line_num
+
+    def _without_empty_lines(self, content: pyarrow.Table) -> pyarrow.Table:
+        if not self._keeps_empty:
+            return content
+        empty = np.logical_and.reduce([column.is_null().to_numpy() for column in content.columns])
+        if self._width == 1:
+            if len(empty) >= 8 and (np.flatnonzero(empty) % 2 == 1).all() and empty[1::2].mean() > 0.9:
+                raise UserError("every second line is empty; is it written with two line ends? Remove the empty lines")
+            return content
+        if not empty.any():
+            return content
+        rows, empty_line = 0, None
+        for line, cells in self._records():
+            if not cells:
+                empty_line = empty_line or line
+            elif empty_line is not None:
+                raise UserError(f"line {empty_line} is empty: write its cells empty where a sample is missing, or remove the line")
+            else:
+                rows += 1
+        return content.slice(0, rows)
+
+    def _check_width(self) -> None:
+        for line, cells in self._records():
+            if cells and len(cells) != self._width:
+                hint = f"; {_COMMA}" if len(cells) == 2 * self._width and self._layout.delimiter == "," else ""
+                raise UserError(f"cannot be read: line {line}: Expected {self._width} columns, got {len(cells)} "
+                                f"({self._layout.delimiter.join(cells)[:60]!r}){hint}")
+
+    def _check_delimiter(self, used: set[int]) -> None:
+        """Without a header, cells that were split at the wrong sign show only in the columns that nobody asked for."""
+        if len(used) == self._width or self._layout.delimiter != ",":
+            return
+        rows = list(itertools.islice(((line, cells) for line, cells in self._records() if cells), _PROBED_ROWS))
+        for line, cells in rows:
+            if any(re.fullmatch(r"\s*[-+]?\d*\s*[;\t]\s*[-+]?\d*\s*", cell) for cell in cells):
+                raise UserError(f"line {line}: holds the delimiter ';' or tab beside ',' ({','.join(cells)[:60]!r}); {_COMMA}")
+        split = split_numbers([cells for _, cells in rows])
+        if split is not None:
+            column, row = split
+            raise UserError(f"line {rows[row][0]}: column {column + 1} looks like the decimals of column {column} "
+                            f"({','.join(rows[row][1][column : column + 2])!r}); {_COMMA}")
+
+    def _parsed(self, name: object, kind: str) -> pyarrow.ChunkedArray:
+        """A column of text as int64, where all cells are whole, or float64."""
+        text = pc.utf8_trim_whitespace(self._columns[name].cast(pyarrow.string()))
+        missing = pc.is_in(pc.utf8_lower(text), value_set=pyarrow.array(_MISSING))
+        text = pc.if_else(missing, pyarrow.scalar(None, pyarrow.string()), text)
+        sign = re.escape(self._layout.decimal)
+        good = pc.match_substring_regex(text, rf"^[-+]?(\d+({sign}\d*)?|{sign}\d+)([eE][-+]?\d+)?$").fill_null(True)
+        if not pc.all(good).as_py():
+            raise UserError(self._wrong(name, kind, int(np.flatnonzero(~good.to_numpy())[0])))
+        text = pc.replace_substring(pc.replace_substring_regex(text, r"^\+", ""), self._layout.decimal, ".")
+        try:
+            return text.cast(pyarrow.int64())
+        except pyarrow.ArrowInvalid:
+            return text.cast(pyarrow.float64())
+
+    def _wrong(self, name: object, kind: str, row: int | None = None) -> str:
+        values = self._columns[name]
+        if row is None:
+            row = next((i for i, cell in enumerate(values) if cell.is_valid), 0)
+        cell = values[row]
+        comma = self._layout.decimal != "," and re.fullmatch(r"\s*[-+]?\d+,\d+\s*", str(cell.as_py()))
+        return f"{self.place(name, row)}: not {kind} ({_shown(cell)})" + (f"; {_COMMA}" if comma else "")
+
+    def _holds_dates(self, values: pyarrow.ChunkedArray) -> bool:
+        cells = (str(cell.as_py()).strip() for cell in values if cell.is_valid)
+        first = next((cell for cell in cells if cell.lower() not in _MISSING), "")
+        return _date(first) is not None and not first.isdecimal()
+
+    def _dates(self, name: object) -> pyarrow.ChunkedArray:
+        epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+        microseconds, zoned = [], None
+        for row, cell in enumerate(self._columns[name].to_pylist()):
+            if cell is None or cell.strip().lower() in _MISSING:
+                microseconds.append(None)
+                continue
+            date = _date(cell)
+            if date is None:
+                raise UserError(self._wrong(name, "an ISO 8601 date", row))
+            if zoned not in (None, date.tzinfo is not None):
+                raise UserError(f"{self.place(name, row)}: {cell!r} has {'a' if date.tzinfo else 'no'} time zone, "
+                                "unlike the time stamps before it")
+            zoned = date.tzinfo is not None
+            microseconds.append((date if zoned else date.replace(tzinfo=datetime.UTC)) - epoch)
+        values = [None if m is None else m // datetime.timedelta(microseconds=1) for m in microseconds]
+        return pyarrow.chunked_array([pyarrow.array(values, pyarrow.int64()).cast(pyarrow.timestamp("us"))])
+
+
+def _places(names: Sequence[object], header: Sequence[str]) -> dict[object, int]:
+    """The place of each name or number among the columns."""
+    header, places = [cell.strip() for cell in header], {}
+    for name in names:
+        if not isinstance(name, int | str) or isinstance(name, bool):
+            raise UserError(f"there is no column {name!r}; there are {', '.join(header)}")
+        if isinstance(name, int):
+            if not 0 <= name < len(header):
+                raise UserError(f"there is no column {name}: the file has {len(header)}, counted from 0")
+            places[name] = name
+        elif header.count(name) > 1:
+            at = [place + 1 for place, cell in enumerate(header) if cell == name]
+            raise UserError(f"the column name {name!r} is there {len(at)} times (columns {', '.join(map(str, at))}); rename all but one")
+        elif name not in header:
+            near = difflib.get_close_matches(str(name), header, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(header)}"
+            raise UserError(f"there is no column {name!r}; {hint}")
+        else:
+            places[name] = header.index(name)
+    return places
+
+
+def _date(text: str) -> datetime.datetime | None:
+    try:
+        return datetime.datetime.fromisoformat(text.strip())
+    except ValueError:
+        return None
+
+
+def _is_text(kind: pyarrow.DataType) -> bool:
+    return pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)
+
+
+def _is_numeric(kind: pyarrow.DataType) -> bool:
+    return pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind) or pyarrow.types.is_decimal(kind)
+
+
+def _shown(cell: pyarrow.Scalar) -> str:
+    text = repr(cell.as_py()) if not pyarrow.types.is_timestamp(cell.type) else str(cell.cast(pyarrow.timestamp("s"), safe=False))
+    return text[:60]

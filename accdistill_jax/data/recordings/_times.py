@@ -1,0 +1,126 @@
+"""When the rows of a table were measured: its file, its column of time stamps, what they count from."""
+
+import dataclasses
+import datetime
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from accdistill_jax.data.recording import named
+from accdistill_jax.data.recordings._description import choice, moment, number
+from accdistill_jax.data.recordings._table import Layout, Table
+from accdistill_jax.data.tree import regular_file, sibling
+from accdistill_jax.errors import UserError
+
+KEYS = ("file", "time", "time_unit", "time_origin", "clock_offset_s", "delimiter", "decimal", "skip_rows")
+PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_LONGEST_DAYS = 366
+
+
+@dataclasses.dataclass(frozen=True)
+class Times:
+    """The file of one table and the times of its rows.
+
+    Attributes:
+      file: the data file.
+      table: its columns.
+      column: name or number of the column of time stamps, if there is one.
+      seconds: [rows] seconds after `origin_unix_s`, or after the recording's start where that is None; None without time column.
+      origin_unix_s: what the seconds count from (with rate_hz: the first sample's time, if given).
+      offset_s: the clock offset, to be added.
+    """
+
+    file: Path
+    table: Table
+    column: object
+    seconds: np.ndarray | None
+    origin_unix_s: float | None
+    offset_s: float
+
+    @classmethod
+    def read(cls, folder: Path, entry: Mapping, sidecar: Path, where: str) -> "Times":
+        """Opens the file of one entry of a description.
+
+        Args:
+          folder: that `file` is relative to.
+          entry: a stream, the beats or the heart rates.
+          sidecar: the description's path, for messages.
+          where: the entry's place in the description.
+
+        Raises:
+          UserError: a bad key, an unreadable file, a time stamp that is missing or absurd; names file, line and cell.
+        """
+        with named(sidecar):
+            if not isinstance(entry.get("file"), str):
+                raise UserError(f"{where}.file is missing")
+            file = regular_file(sibling(folder / entry["file"]))
+            offset = number(entry, "clock_offset_s", where, 0.0)
+            per_second = PER_SECOND[choice(entry, "time_unit", where, PER_SECOND, "s")]
+            origin = entry.get("time_origin", "start")
+            origin = {"start": None, "unix": 0.0}[origin] if origin in ("start", "unix") else moment(origin, f"{where}.time_origin")
+            by_rate = entry.get("rate_hz") is not None
+            if by_rate == (entry.get("time") is not None):
+                raise UserError(f"{where} needs either rate_hz or time" if where.startswith("streams") else f"{where}.time is missing")
+            if by_rate:
+                origin = None if entry.get("start") is None else moment(entry["start"], f"{where}.start")
+            layout = _layout(entry, where, by_rate)
+        with named(file):
+            table = Table(file, _columns(entry), None if by_rate else entry["time"], layout)
+            if by_rate:
+                return cls(file, table, None, None, origin, offset)
+            stamps = table.stamps(entry["time"])
+            if not len(stamps):
+                raise UserError("holds no rows")
+            if np.issubdtype(stamps.dtype, np.datetime64):
+                stamps, per_second, origin = stamps.astype(np.int64), 10**9, 0.0
+            if origin == 0.0:  # unix stamps are long: subtract whole seconds while they are exact
+                origin = float(math.floor(stamps[0] / per_second))
+                stamps = stamps - np.asarray(int(origin) * per_second, stamps.dtype)
+            return cls(file, table, entry["time"], stamps / per_second, origin, offset)
+
+    @property
+    def first_unix_s(self) -> float | None:
+        """Unix seconds of the first row; None where it is known only after the recording's start."""
+        if self.origin_unix_s is None:
+            return None
+        return self.origin_unix_s + self.offset_s + (self.seconds[0] if self.seconds is not None else 0.0)
+
+    def after(self, start_unix_s: float) -> np.ndarray | float:
+        """Seconds after the recording's start, clock offset included: [rows], or of the first row where there is no time column.
+
+        Raises:
+          UserError: time stamps that fall back, or lie more than a year away from the recording's start.
+        """
+        if self.seconds is not None:
+            falling = np.flatnonzero(np.diff(self.seconds) < 0)
+            if falling.size:
+                raise UserError(f"{self.table.place(self.column, falling[0] + 1)}: the time stamps fall back by "
+                                f"{self.seconds[falling[0]] - self.seconds[falling[0] + 1]:g} s; sort the rows by time")
+        shift = self.offset_s + (self.origin_unix_s - start_unix_s if self.origin_unix_s is not None else 0.0)
+        after = shift if self.seconds is None else self.seconds + shift
+        for days in (np.atleast_1d(after)[[0, -1]] / 86_400):
+            if abs(days) > _LONGEST_DAYS:
+                begin = datetime.datetime.fromtimestamp(start_unix_s, datetime.UTC).strftime("%Y-%m-%d")
+                hint = "if its stamps are unix times, say time_origin: unix" if self.origin_unix_s is None else (
+                    "check start, time_unit and time_origin")
+                raise UserError(f"its times lie {abs(days) / 365.25:.4g} years {'after' if days > 0 else 'before'} the "
+                                f"recording's start ({begin}); {hint}")
+        return after
+
+
+def _layout(entry: Mapping, where: str, by_rate: bool) -> Layout:
+    skip = number(entry, "skip_rows", where, 0.0)
+    if skip < 0 or skip != int(skip):
+        raise UserError(f"{where}.skip_rows must be a number of lines, got {entry['skip_rows']!r}")
+    decimal = choice(entry, "decimal", where, (".", ","), ".")
+    delimiter = entry.get("delimiter", ";" if decimal == "," else ",")
+    if not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter == decimal:
+        raise UserError(f"{where}.delimiter must be one character, other than the decimal sign, got {delimiter!r}")
+    return Layout(delimiter, decimal, int(skip), by_rate)
+
+
+def _columns(entry: Mapping) -> list[object]:
+    columns = entry.get("columns")
+    return [*(columns if isinstance(columns, list) else []), *(entry[key] for key in ("interval", "hr") if entry.get(key) is not None)]
