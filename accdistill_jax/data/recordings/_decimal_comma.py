@@ -11,8 +11,8 @@ _SMOOTHER = 0.5
 def split_numbers(rows: Sequence[Sequence[str]]) -> tuple[int, int] | None:
     """Looks for a pair of neighbouring columns (0 and 1, 2 and 3 ...) that is one number with a decimal comma.
 
-    That is sure where every second column holds digits only and, in some pair, those begin with a zero (05 is no whole number that
-    anybody writes), or make the column before them smoother when they are put behind its decimal sign.
+    That is sure where every second column holds digits only and, in some pair, those begin with a zero or follow a -0 (05 and -0 are
+    no whole numbers that anybody writes), or make the column before them smoother when they are put behind its decimal sign.
 
     Args:
       rows: cells of rows of equal, even length; missing cells are empty.
@@ -27,8 +27,8 @@ def split_numbers(rows: Sequence[Sequence[str]]) -> tuple[int, int] | None:
         pairs = [(number, row[column].strip(), row[column + 1]) for number, row in rows]
         if not all(re.fullmatch(r"[-+]?\d+", whole) for _, whole, _ in pairs):
             continue
-        for number, _, decimals in pairs:
-            if len(decimals) > 1 and decimals[0] == "0":
+        for number, whole, decimals in pairs:
+            if whole.startswith("-0") or (len(decimals) > 1 and decimals[0] == "0"):
                 return column, number
         if len(pairs) >= 100:
             whole = _roughness([float(whole) for _, whole, _ in pairs])
