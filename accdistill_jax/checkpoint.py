@@ -1,8 +1,11 @@
 """Checkpoints through Orbax: what is saved, how damage is noticed, and how parameters leave a run.
 
 A checkpoint of step s is the folder `<directory>/<s>/` that Orbax writes, and `<directory>/<s>.json`, written last and
-atomically: a folder without that file is half-written and never used. The JSON holds the caller's metadata and a hash
-of each file in the folder, so that damage is noticed on restore, whatever byte of it changed, and the file named.
+atomically: a folder without that file is never used. The JSON holds the caller's metadata and a hash of each file in the
+folder, so that damage is noticed on restore, whatever byte of it changed, and the file named.
+
+While a checkpoint is written or removed, `<directory>/.<s>.unfinished.tmp` stands beside it: by it a half-written folder is
+told from one that a user put there. Only the former is ever removed.
 
 A restore depends neither on the devices that saved nor on those that read: it returns numpy arrays and the caller places
 them.
@@ -14,7 +17,9 @@ import json
 import logging
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -33,12 +38,19 @@ from accdistill_jax.array_files import (
     sealed,
     unflatten,
 )
+from accdistill_jax.data.sole_use import sole_use
 from accdistill_jax.errors import UserError
-from accdistill_jax.files import write_atomically
+from accdistill_jax.files import free_name, is_leftover, remove_matching, write_atomically
 
 _log = logging.getLogger(__name__)
 _EXPORT_JSON = "export.json"
 _EXPORT_ARRAYS = "params"
+_UNFINISHED = re.compile(r"\.(\d+)\.unfinished\.tmp")
+_BY_ORBAX = re.compile(r"\d+\.orbax-checkpoint-tmp(-\d+)?")
+_FILE_OF_ORBAX = re.compile(
+    r"_METADATA|_CHECKPOINT_METADATA|_sharding|commit_success\.txt|array_metadatas/process_\d+"
+    r"|(ocdbt\.process_\d+/)?(manifest\.ocdbt|d/[0-9a-f]+)(\.__lock)?"
+)
 
 
 class Restored(NamedTuple):
@@ -56,7 +68,7 @@ class Restored(NamedTuple):
 class Checkpointer:
     """Saves the state of a training asynchronously and restores it bit for bit.
 
-    One process of a run has one.
+    One process of a run has one. Saving takes the sole use of the folder until `close`; reading does not need it.
     """
 
     def __init__(
@@ -67,7 +79,8 @@ class Checkpointer:
         best_metric_mode: Literal["min", "max"] = "min",
         on_saved: Callable[[], None] = lambda: None,
     ):
-        """Opens (or makes) the folder of one training's checkpoints and removes what interrupted saves left in it.
+        """Opens (or makes) the folder of one training's checkpoints, and removes what interrupted saves left in it unless another
+        process is saving there.
 
         Args:
           directory: local path or object-store address.
@@ -88,9 +101,11 @@ class Checkpointer:
         self._pending: concurrent.futures.Future | None = None
         self._orbax = None
         self._verified: tuple[int, dict[str, np.ndarray]] | None = None
+        self._held: contextlib.ExitStack | None = None
         with reporting(self._directory):
             self._directory.mkdir(parents=True, exist_ok=True)
-            self._remove_partial()
+        with contextlib.suppress(UserError):  # then it reads, and `save` says why it cannot save
+            self._hold()
 
     def save(
         self, step: int, state: Any, *, metric: float | None = None, meta: Mapping | None = None
@@ -107,10 +122,11 @@ class Checkpointer:
           meta: JSON-able metadata (data position, config hash, teacher fingerprint).
 
         Raises:
-          UserError: this save or the one before failed, for example for lack of space; names the directory. Earlier
-            checkpoints are intact.
+          UserError: this save or the one before failed, for example for lack of space, or another process is saving there;
+            names the directory. Earlier checkpoints are intact.
         """
         self.wait()
+        self._hold()
         host = flatten(state)  # Orbax copies numpy arrays before its save returns
         self._verified = None
         record = {
@@ -125,7 +141,7 @@ class Checkpointer:
         if self._orbax is None:
             self._orbax = orbax_checkpointer(ocp.AsyncCheckpointer)
         with reporting(self._directory):
-            self._sidecar(step).unlink(missing_ok=True)
+            self._make_room(step)
             self._orbax.save(self._folder(step), args=ocp.args.PyTreeSave(nest(host)), force=True)
         self._pending = self._thread.submit(self._finish, step, record)
 
@@ -207,6 +223,9 @@ class Checkpointer:
             self._thread.shutdown()
             if self._orbax is not None:
                 self._orbax.close()
+            if self._held is not None:
+                self._held.close()
+                self._held = None
 
     def __enter__(self) -> "Checkpointer":
         return self
@@ -220,6 +239,50 @@ class Checkpointer:
     def _sidecar(self, step: int) -> epath.Path:
         return self._directory / f"{step}.json"
 
+    def _unfinished(self, step: int) -> epath.Path:
+        return self._directory / f".{step}.unfinished.tmp"
+
+    @property
+    def _is_local(self) -> bool:
+        return "://" not in os.fspath(self._directory)
+
+    def _hold(self) -> None:
+        """Takes the sole use of the folder, once."""
+        if self._held is not None:
+            return
+        with contextlib.ExitStack() as stack:
+            if self._is_local:
+                stack.enter_context(sole_use(self._directory, refusal=self._refusal, patience_s=0.0, machines=False))
+            with reporting(self._directory):
+                self._remove_partial()
+            self._held = stack.pop_all()
+
+    def _refusal(self, holder: str) -> str:
+        return f"{self._directory}: another process saves its checkpoints there ({holder}); wait for it, or save elsewhere"
+
+    def _make_room(self, step: int) -> None:
+        """Removes a checkpoint of this step; sets aside what else has its name."""
+        self._unfinished(step).touch()
+        if self._sidecar(step).exists():
+            self._remove(step)
+            self._unfinished(step).touch()
+        if self._is_local:
+            _set_aside(Path(self._folder(step)))
+
+    def _remove(self, step: int) -> None:
+        """Removes a checkpoint; of what a user put into its folder nothing."""
+        try:
+            names = self._record(step)["files"].keys()
+        except Damaged:
+            names = None
+        self._unfinished(step).touch()
+        self._sidecar(step).unlink(missing_ok=True)
+        if names is None or not self._is_local:
+            self._folder(step).rmtree(missing_ok=True)
+        else:
+            remove_matching(self._folder(step), names.__contains__)
+        self._unfinished(step).unlink(missing_ok=True)
+
     def _finish(self, step: int, record: dict) -> None:
         try:
             self._orbax.wait_until_finished()
@@ -228,6 +291,7 @@ class Checkpointer:
             raise
         record["files"] = file_hashes(self._folder(step))
         write_atomically(self._sidecar(step), json.dumps(sealed(record)))
+        self._unfinished(step).unlink(missing_ok=True)
         self._remove_old(step)
         self._on_saved()
 
@@ -253,16 +317,29 @@ class Checkpointer:
         steps = sorted(step for step in self._steps() if step <= newest)
         kept = set(steps[-self._keep_last :]) | {self._best(steps)}
         for step in set(steps) - kept:
-            self._sidecar(step).unlink(missing_ok=True)
-            self._folder(step).rmtree(missing_ok=True)
+            with contextlib.suppress(Damaged):  # what has no record of ours may be a user's
+                self._record(step)
+                self._remove(step)
 
     def _remove_partial(self) -> None:
-        complete = {str(step) for step in self._steps()}
-        for path in self._directory.iterdir():
-            if path.is_dir() and path.name.split(".")[0].isdigit() and path.name not in complete:
+        for path in list(self._directory.iterdir()):
+            if _BY_ORBAX.fullmatch(path.name):
                 path.rmtree(missing_ok=True)
-            elif path.name.endswith(".tmp"):
+            elif is_leftover(path.name):
                 path.unlink(missing_ok=True)
+            elif found := _UNFINISHED.fullmatch(path.name):
+                step = int(found[1])
+                if not self._sidecar(step).exists():
+                    self._folder(step).rmtree(missing_ok=True)
+                path.unlink(missing_ok=True)
+
+
+def _set_aside(folder: Path) -> None:
+    """Gives the name of a folder free that is not this program's."""
+    if os.path.lexists(folder):
+        kept = free_name(folder.with_name(f"{folder.name}.kept"))
+        folder.rename(kept)
+        _log.warning("%s has something in it that no run has saved: it is %s now", folder, kept)
 
 
 def save_params(path: str | os.PathLike, params: Any, meta: Mapping) -> str:
@@ -292,6 +369,8 @@ def save_params(path: str | os.PathLike, params: Any, meta: Mapping) -> str:
     with reporting(path), orbax_checkpointer(ocp.Checkpointer) as orbax:
         path.mkdir(parents=True, exist_ok=True)
         (path / _EXPORT_JSON).unlink(missing_ok=True)
+        if "://" not in os.fspath(path) and not remove_matching(path / _EXPORT_ARRAYS, _FILE_OF_ORBAX.fullmatch):
+            _set_aside(Path(path / _EXPORT_ARRAYS))
         orbax.save(path / _EXPORT_ARRAYS, args=ocp.args.PyTreeSave(nest(host)), force=True)
         record["files"] = file_hashes(path / _EXPORT_ARRAYS)
         write_atomically(path / _EXPORT_JSON, json.dumps(sealed(record), indent=1))

@@ -10,6 +10,7 @@ from typing import Any
 
 from accdistill_jax import config as configs
 from accdistill_jax.errors import UserError
+from accdistill_jax.user_paths import expanded
 
 OVERRIDE = re.compile(r"--config\.([^=]+)=(.*)", re.DOTALL)
 
@@ -43,7 +44,7 @@ def load_config(argument: str, overrides: Sequence[str]) -> Any:
     Raises:
         UserError: no such file, preset or key, or a value that the config refuses.
     """
-    path, _, preset = argument.partition(":")
+    path, _, preset = expanded(argument).partition(":")
     if not Path(path).is_file():
         raise UserError(f"no config file {path}; give --config=configs/distill.py:paper")
     spec = importlib.util.spec_from_file_location("config", path)

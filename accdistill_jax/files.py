@@ -1,10 +1,13 @@
 """Files that are either whole or absent: local paths and object-store addresses alike. Reading with a bound."""
 
+import contextlib
 import errno
+import itertools
 import os
 import re
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -39,11 +42,45 @@ def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
         raise
 
 
+def is_leftover(name: str) -> bool:
+    """Whether a file has the name of what `write_atomically` leaves where it is killed."""
+    return _LEFTOVER.fullmatch(name) is not None
+
+
 def remove_leftovers(folder: Path) -> None:
     """Removes what `write_atomically` has left below a local folder where it was killed; nobody may be writing there now."""
     for path in Path(folder).rglob(".*.tmp"):
-        if _LEFTOVER.fullmatch(path.name):
+        if is_leftover(path.name):
             path.unlink(missing_ok=True)
+
+
+def remove_matching(folder: str | os.PathLike, is_ours: Callable[[str], bool]) -> bool:
+    """Removes this program's files below a local folder, and each folder that is empty then; what a user put there stays.
+
+    Args:
+        folder: need not exist.
+        is_ours: told a file's path relative to `folder`, parts separated by "/".
+
+    Returns:
+        Whether the folder is gone.
+    """
+    emptied = {os.fspath(folder)}
+    for path, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            if is_ours(os.path.relpath(os.path.join(path, name), folder).replace(os.sep, "/")):
+                os.unlink(os.path.join(path, name))
+                emptied.add(path)
+        if path in emptied:
+            with contextlib.suppress(OSError):  # with something in it
+                os.rmdir(path)
+                emptied.add(os.path.dirname(path))
+    return not os.path.lexists(folder)
+
+
+def free_name(path: Path) -> Path:
+    """`path`, or with the lowest number behind it that makes it the name of nothing: kept, kept-2, kept-3."""
+    names = itertools.chain([path.name], (f"{path.name}-{number}" for number in itertools.count(2)))
+    return next(other for name in names if not os.path.lexists(other := path.with_name(name)))
 
 
 def open_regular(path: str | os.PathLike) -> BinaryIO:

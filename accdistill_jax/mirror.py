@@ -25,7 +25,7 @@ A plain tree of files from an address:
 """
 
 import contextlib
-import fcntl
+import glob
 import hashlib
 import os
 import re
@@ -37,9 +37,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from accdistill_jax.data.folder import LocalFolder
+from accdistill_jax.data.sole_use import sole_use
 from accdistill_jax.errors import CommandParser, UserError, refuse_password
 from accdistill_jax.mirror_files import Content, Journal, Known, hash_files, is_marker, local_files, pinned
 from accdistill_jax.mirror_store import Conflict, CopyStore, Manifest, Patience
+from accdistill_jax.user_paths import cache_folder, path_argument
 
 _FETCH_ATTEMPTS = 5
 
@@ -57,11 +59,14 @@ def is_address(workdir: str) -> bool:
 
 
 def staging_folder(url: str) -> Path:
-    """The local folder in which the run at an address works on this machine, below the user's cache folder."""
+    """The local folder in which the run at an address works on this machine, below the user's cache folder.
+
+    Raises:
+        UserError: the user has none.
+    """
     url = url.rstrip("/")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     readable = re.sub(r"[^A-Za-z0-9.]+", "-", url.partition("://")[2]).strip("-.")[-60:]
-    return cache / "accdistill_jax" / "runs" / f"{readable}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
+    return cache_folder() / "runs" / f"{readable}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
 
 
 class Mirror:
@@ -176,16 +181,10 @@ class Mirror:
         self.close()
 
     def _claim(self) -> None:
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            lock = self._held.enter_context(open(self._folder / ".mirror.lock", "ab"))
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"another process of this machine runs {self._store.url} (in {self._folder}); stop it or wait for it"
-            ) from error
-        except OSError as error:
-            raise UserError(f"{self._folder}: cannot be used ({error.strerror or error})") from error
+        def refusal(holder: str) -> str:
+            return f"another process of this machine runs {self._store.url} in {self._folder} ({holder}); stop it or wait for it"
+
+        self._held.enter_context(sole_use(self._folder, refusal=refusal))
 
     def _pull(self) -> None:
         self._patience.renew()
@@ -366,16 +365,20 @@ def fetch_tree(url: str, folder: str | os.PathLike) -> int:
     folder = Path(folder)
     if folder.exists():
         raise UserError(f"{folder} exists already; name a folder to make")
-    partial = folder.with_name(folder.name + ".partial")
     store, found = _open(url)
+    for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.*.fetching"):  # of a process that was killed
+        with contextlib.suppress(UserError), sole_use(leftover, refusal=str, patience_s=0.0, machines=False):
+            shutil.rmtree(leftover, ignore_errors=True)
+    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.fetching")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        if not store.download(found, found.files, LocalFolder(partial)):
-            raise UserError(f"{url}: a run has replaced the copy meanwhile; run the same command again")
+        with sole_use(partial, refusal=str, machines=False):
+            if not store.download(found, found.files, LocalFolder(partial)):
+                raise UserError(f"{url}: a run has replaced the copy meanwhile; run the same command again")
         partial.rename(folder)
     except OSError as error:
-        raise UserError(f"{partial}: cannot be written ({error.strerror or error})") from error
+        raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return len(found.files)
 
 
@@ -396,7 +399,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     pull = commands.add_parser("pull", help="fetch the files of the last complete copy as a plain tree")
     pull.add_argument("address", help="as given to --workdir: gs://..., s3://...")
-    pull.add_argument("folder", help="folder to make")
+    pull.add_argument("folder", type=path_argument, help="folder to make")
     ls = commands.add_parser("ls", help="list the files of the last complete copy: bytes and name")
     ls.add_argument("address", help="as given to --workdir: gs://..., s3://...")
     arguments = parser.parse_args(argv)

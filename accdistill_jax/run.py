@@ -26,6 +26,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from accdistill_jax import config as configs
 from accdistill_jax import distributed
 from accdistill_jax.checkpoint import load_params
+from accdistill_jax.data.sole_use import sole_use
 from accdistill_jax.data.store import Store
 from accdistill_jax.errors import UserError
 from accdistill_jax.files import remove_leftovers, write_atomically
@@ -35,6 +36,7 @@ from accdistill_jax.parallel import Parallel
 from accdistill_jax.peers import Peers
 from accdistill_jax.stages import embedding, pretraining, student
 from accdistill_jax.stages.context import Copies, Run, open_store
+from accdistill_jax.user_paths import cache_folder, expanded
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +57,7 @@ def run(config, workdir: str, *, peers: Peers | None = None) -> None:
     peers = peers or Peers.alone()
     say = functools.partial(print, flush=True) if peers.first else lambda line: None
     with Interruption(at_once=True) as interruption, contextlib.ExitStack() as stack:
-        use_compilation_cache(config.runtime.compilation_cache)
+        use_compilation_cache(config.runtime.compilation_cache, say=say)
         peers.agree(distributed.facts(config))
         parallel = Parallel(config.runtime.mapping)
         with peers.waiting("the meeting of all devices"):
@@ -64,10 +66,12 @@ def run(config, workdir: str, *, peers: Peers | None = None) -> None:
         check_device_counts(config, parallel)
         named = tuple(open_store(path, key="data.stores", data=config.data) for path in config.data.stores)
         check_named(config, peers)
-        folder, copies = Path(workdir).absolute(), Copies()
+        folder, copies = Path(expanded(workdir)).absolute(), Copies()
         if is_address(os.fspath(workdir)):
             folder = staging_folder(workdir)
             copies = connect_copies(stack, workdir, folder, peers, say)
+        else:
+            peers.from_first("work directory", lambda: stack.enter_context(alone_in(folder)))
 
         def claim() -> None:
             configs.claim(config, folder)
@@ -96,7 +100,7 @@ def check_named(config, peers: Peers) -> None:
     """
     stages = set(config.stages)
     if config.teacher.path and ("teacher" in stages or stages & {"student", "evaluation"} and student.needs_teacher(config)):
-        peers.from_first("config.teacher.path", lambda: load_params(Path(config.teacher.path)) and None)
+        peers.from_first("config.teacher.path", lambda: load_params(Path(expanded(config.teacher.path))) and None)
     if stages & {"evaluation", "report"}:
         for path in config.data.unseen_stores:
             open_store(path, key="data.unseen_stores", data=config.data)
@@ -128,6 +132,14 @@ def run_stages(this: Run, clock: "StageClock", interruption: Interruption) -> No
             this.copies.later()
 
 
+def alone_in(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Context in which no other run works in a work directory; raises UserError where one does."""
+    return sole_use(
+        folder,
+        refusal=lambda holder: f"{folder} is in use by another run ({holder}); wait for it, stop it, or give another --workdir",
+    )
+
+
 def connect_copies(
     stack: contextlib.ExitStack, address: str, folder: Path, peers: Peers, say: Callable[[str], None]
 ) -> Copies:
@@ -155,14 +167,15 @@ KEPT_FROM_S = 0.5  # programs that take less to compile are not kept
 _ENABLED_BY_JAX = jax.config.jax_enable_compilation_cache
 
 
-def use_compilation_cache(choice: str) -> None:
-    """Keeps compiled programs in a folder, so that a second start does not compile again.
+def use_compilation_cache(choice: str, *, say: Callable[[str], None] = _log.warning) -> None:
+    """Keeps compiled programs in a folder, so that a second start does not compile again; without a user's own folder it keeps none.
 
     An entry that cannot be read (torn by a kill: JAX does not write them atomically) is compiled anew with a warning.
 
     Args:
         choice: the folder; "" is the one that JAX is set to already (JAX_COMPILATION_CACHE_DIR), else one of the user's;
             "off" is none, until a later call in the process chooses otherwise.
+        say: told in a line why none are kept, where the user has no folder that can be written.
 
     Raises:
         UserError: a folder that was asked for cannot be made.
@@ -173,17 +186,19 @@ def use_compilation_cache(choice: str) -> None:
     jax.config.update("jax_enable_compilation_cache", choice != "off" and (bool(choice) or _ENABLED_BY_JAX))
     if choice and choice != "off":
         if not is_address(choice):
+            choice = os.path.abspath(expanded(choice))
             try:
-                Path(choice).expanduser().mkdir(parents=True, exist_ok=True)
+                Path(choice).mkdir(parents=True, exist_ok=True)
             except OSError as problem:
                 raise UserError(
                     f"config.runtime.compilation_cache: cannot make {choice}: {problem.strerror or problem}"
                 ) from problem
-            choice = os.path.abspath(os.path.expanduser(choice))
         jax.config.update("jax_compilation_cache_dir", choice)
     elif not choice and before[0] is None:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(folder / "accdistill_jax" / "xla"))
+        try:
+            jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+        except UserError as error:
+            say(f"compiled programs are not kept: {error}, or give --config.runtime.compilation_cache=FOLDER")
     if before != (jax.config.jax_compilation_cache_dir, jax.config.jax_enable_compilation_cache):
         compilation_cache.reset_cache()  # else what was compiled before has settled it
 

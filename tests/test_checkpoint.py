@@ -158,8 +158,17 @@ def test_all_damaged_is_refused_and_saving_again_mends_it(tmp_path):
 
 
 def test_half_written_checkpoint_is_never_taken(tmp_path):
-    save_two(tmp_path)
-    (tmp_path / "2.json").unlink()  # killed between the arrays and the record
+    program = textwrap.dedent("""
+        import os, signal, sys, numpy as np
+        from accdistill_jax import checkpoint
+        with checkpoint.Checkpointer(sys.argv[1]) as checkpointer:
+            checkpointer.save(1, {"a": np.zeros(3)})
+            checkpointer.wait()
+            checkpoint.write_atomically = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+            checkpointer.save(2, {"a": np.zeros(3)})
+    """)
+    assert subprocess.run([sys.executable, "-c", program, tmp_path], timeout=120).returncode == -9
+    assert (tmp_path / "2").is_dir()  # killed between the arrays and the record
     (tmp_path / "3.orbax-checkpoint-tmp").mkdir()  # killed while the arrays were written
     (tmp_path / "3.orbax-checkpoint-tmp" / "part").write_text("x")
     with Checkpointer(tmp_path) as checkpointer:

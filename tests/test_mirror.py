@@ -61,7 +61,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.relative_to(folder).parts[0].startswith(".mirror")
+        if path.is_file() and not path.relative_to(folder).parts[0].startswith((".mirror", ".in-use"))
     }
 
 
@@ -136,7 +136,7 @@ def two_states(tmp_path_factory) -> tuple[Path, Path]:
 def become(folder: Path, wanted: Path) -> None:
     """Makes a work directory what another one is, the mirror's own files left."""
     for path in list(folder.iterdir()) if folder.exists() else []:
-        if not path.name.startswith(".mirror"):
+        if not path.name.startswith((".mirror", ".in-use")):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     shutil.copytree(wanted, folder, dirs_exist_ok=True)
 
@@ -414,7 +414,7 @@ def test_an_emptied_or_older_address_is_refused(url, opened, tmp_path):
     open_folder(url).write("mirror.json", older)
     with pytest.raises(Conflict, match="older copy"):
         opened(url, tmp_path / "one")
-    open_folder(url).remove_all()
+    assert open_folder(url).remove_ours(lambda name: True)
     with pytest.raises(Conflict, match=r"is empty.*\.mirror\.json"):
         opened(url, tmp_path / "one")
     (tmp_path / "one" / ".mirror.json").unlink()

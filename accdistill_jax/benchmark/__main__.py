@@ -12,6 +12,8 @@ from typing import Any
 
 from accdistill_jax.config_arguments import parse_overridable
 from accdistill_jax.errors import ExitStatus, UserError
+from accdistill_jax.files import write_atomically
+from accdistill_jax.user_paths import path_argument
 
 COMMANDS = {
     "step": "a training step on this machine's devices, against PyTorch where it is installed",
@@ -37,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
         print(command.report(record), end="")
         print(f"\n{machine_line(record['environment'])}")
         if arguments.json is not None:
-            arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+            write_atomically(arguments.json, json.dumps(record, indent=1) + "\n")
         if "failed" in record:
             print(f"error: {record['failed']}", file=sys.stderr)
             return 1
@@ -55,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
 def build_parser(chosen: str | None) -> argparse.ArgumentParser:
     """The command line; only the chosen command's module is imported, and with it its arguments known."""
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--json", type=Path, metavar="FILE", help="also write all numbers to FILE")
+    common.add_argument("--json", type=path_argument, metavar="FILE", help="also write all numbers to FILE")
     common.add_argument("--rounds", type=positive, default=7, metavar="N", help="measurements of each (default 7)")
     parser = argparse.ArgumentParser(
         prog="python -m accdistill_jax.benchmark",

@@ -18,7 +18,9 @@ from accdistill_jax.benchmark import contest
 from accdistill_jax.benchmark.contest import Contender
 from accdistill_jax.benchmark.tradeoff_report import TARGETS, Variant, draw, named_variant, report
 from accdistill_jax.config_arguments import add_config, load_config
+from accdistill_jax.data.sole_use import sole_use
 from accdistill_jax.errors import UserError
+from accdistill_jax.user_paths import path_argument
 
 __all__ = ["Plan", "Variant", "add_arguments", "draw", "measure", "read_student", "report"]
 
@@ -30,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments besides those of every benchmark."""
     add_config(parser, "configs/distill.py")
     parser.add_argument(
-        "--folder", type=Path, default=Path("runs/tradeoff"), metavar="DIR",
+        "--folder", type=path_argument, default=Path("runs/tradeoff"), metavar="DIR",
         help="for teacher, students, results and figure; the same command continues there (default runs/tradeoff)",
     )  # fmt: skip
     parser.add_argument(
@@ -60,6 +62,12 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
     if arguments.seeds < 1:
         raise UserError(f"--seeds {arguments.seeds}: at least 1 is needed")
     base, folder = load_config(arguments.config, arguments.overrides), arguments.folder
+    busy = "{} is in use by another process ({}); wait for it, or give another --folder"
+    with sole_use(folder, refusal=lambda holder: busy.format(folder, holder)):
+        return _measure(arguments, base, folder, say)
+
+
+def _measure(arguments: argparse.Namespace, base: Any, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
     plan = Plan(folder, base)
     store, teacher = _teacher(base, folder)
     plan.measure_steps(arguments.variants, rounds=arguments.rounds, say=say)

@@ -11,15 +11,18 @@ import os
 import re
 import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import tensorstore as ts
 
 from accdistill_jax.errors import UserError, refuse_password
-from accdistill_jax.files import open_regular
+from accdistill_jax.files import open_regular, remove_matching
+from accdistill_jax.user_paths import expanded
 
 _URL_SCHEMES = ("gs://", "s3://", "memory://")
 _TEMPORARY = ".writing-"
+_LEFTOVER = re.compile(r".+\.writing-\d+-\d+")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _DETAILS = re.compile(r" \[[\w -]+='.*| \[source locations=.*")  # what TensorStore appends to its messages
 _counter = itertools.count()
@@ -82,7 +85,7 @@ class LocalFolder:
     is_local = True
 
     def __init__(self, path: str | os.PathLike):
-        self.path = str(Path(path).expanduser().absolute())
+        self.path = str(Path(expanded(path)).absolute())
 
     def __truediv__(self, name: str) -> "LocalFolder":
         return LocalFolder(os.path.join(self.path, name))
@@ -185,15 +188,18 @@ class LocalFolder:
         """Removes one blob, if it exists."""
         Path(self.where(name)).unlink(missing_ok=True)
 
-    def remove_all(self) -> None:
-        """Removes the folder with everything in it, if it exists."""
-        shutil.rmtree(self.path, ignore_errors=True)
+    def remove_ours(self, is_ours: Callable[[str], bool]) -> bool:
+        """Removes the blobs with names of ours, and the folders that are empty then; returns whether nothing is left."""
+        try:
+            return remove_matching(self.path, is_ours)
+        except OSError as error:
+            raise UserError(f"{error.filename or self.path}: cannot be removed ({error.strerror})") from error
 
     def remove_leftovers(self) -> None:
         """Removes half-written temporary files of processes that were killed."""
         for folder, _, names in os.walk(self.path):
             for name in names:
-                if _TEMPORARY in name:
+                if _LEFTOVER.fullmatch(name):
                     Path(folder, name).unlink(missing_ok=True)
 
     def free_bytes(self) -> int | None:
@@ -270,9 +276,12 @@ class RemoteFolder:
         """Removes one object, if it exists."""
         self._call(name, lambda kv: kv.delete_range(ts.KvStore.KeyRange(name, name + "\0")))
 
-    def remove_all(self) -> None:
-        """Removes every object below this URL."""
-        self._call("", lambda kv: kv.delete_range(ts.KvStore.KeyRange()))
+    def remove_ours(self, is_ours: Callable[[str], bool]) -> bool:
+        """Removes the objects with names of ours; returns whether nothing is left."""
+        names = self.names()
+        for name in filter(is_ours, names):
+            self.remove(name)
+        return all(map(is_ours, names))
 
     def remove_leftovers(self) -> None:
         """Nothing to do: an object store has no half-written objects."""

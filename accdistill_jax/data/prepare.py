@@ -17,6 +17,7 @@ from accdistill_jax.data.split import SplitRule
 from accdistill_jax.data.store import Store
 from accdistill_jax.errors import CommandParser, UserError
 from accdistill_jax.text import print_error, tolerate_narrow_streams
+from accdistill_jax.user_paths import expanded
 
 _PREPROCESS = dataclass_fields(PreprocessSettings)
 _PREPROCESS_SYNTHETIC = [field for field in _PREPROCESS if field.name != "ppg_channels"]  # a number, there
@@ -34,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     for name in recordings.names():
         own = commands.add_parser(name, help=recordings.summary(name), description=recordings.reader(name).__doc__,
                                   formatter_class=argparse.RawDescriptionHelpFormatter)
-        own.add_argument("root", nargs="+", help="folder or file with recordings; several may be given")
+        own.add_argument("root", nargs="+", type=expanded, help="folder or file with recordings; several may be given")
         _add_output_flags(own)
         own.add_argument("--skip-bad", action="store_true",
                          help="leave out recordings that cannot be read (they are listed), instead of stopping")
@@ -47,21 +48,21 @@ def build_parser() -> argparse.ArgumentParser:
     add_flags(own.add_argument_group("population"), _SYNTHETIC)
     add_flags(own.add_argument_group("preprocessing"), _PREPROCESS_SYNTHETIC)
     own = commands.add_parser("verify", help="check every file of a store against its checksum")
-    own.add_argument("store", help="folder or URL")
+    own.add_argument("store", type=expanded, help="folder or URL")
     own = commands.add_parser("show", help="say what is in a store")
-    own.add_argument("store", help="folder or URL")
-    own.add_argument("--plot", metavar="PNG", help="also draw a few segments into this file")
+    own.add_argument("store", type=expanded, help="folder or URL")
+    own.add_argument("--plot", type=expanded, metavar="PNG", help="also draw a few segments into this file")
     own.add_argument("--segments", type=int, default=4, help="how many to draw (default: 4)")
     return parser
 
 
 def _add_output_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", required=True, metavar="STORE", help="folder or URL of the store to make")
+    parser.add_argument("--out", required=True, type=expanded, metavar="STORE", help="folder or URL of the store to make")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     parser.add_argument("--overwrite", action="store_true", help="replace the store that is there")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     group = parser.add_argument_group("split")
-    group.add_argument("--split-file", metavar="FILE",
+    group.add_argument("--split-file", type=expanded, metavar="FILE",
                        help="CSV (participant,split) or JSON (participant: split); split is train, validation or test")
     group.add_argument("--split-seed", type=int, default=0, metavar="SEED",
                        help="of the hash that splits participants without a file (default: 0); choose another, or other "

@@ -7,15 +7,15 @@ the manifest is written last). The bytes of a store depend on its units and thei
 """
 
 import contextlib
-import errno
-import fcntl
 import functools
 import json
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import metadata
+from pathlib import Path
 
 from accdistill_jax import __version__
 from accdistill_jax.checked_npz import DamagedNpz
@@ -34,13 +34,21 @@ from accdistill_jax.data.manifest import (
     read_manifest,
 )
 from accdistill_jax.data.shards import ArrayFiles, ArrayLayout
+from accdistill_jax.data.sole_use import sole_use
 from accdistill_jax.data.split import SplitRule
 from accdistill_jax.data.store import Store
+from accdistill_jax.data.store_removal import (
+    REQUEST,
+    discard_staging,
+    is_staged_file,
+    is_store_file,
+    refuse_other_content,
+)
 from accdistill_jax.data.store_units import Unit, decode_unit, encode_unit, same_unit, unit_file
 from accdistill_jax.errors import UserError
+from accdistill_jax.files import free_name
 
-_REQUEST = "request.json"
-_LOCK = "lock"
+_log = logging.getLogger(__name__)
 _STORE = "store"
 
 
@@ -80,10 +88,12 @@ class StoreWriter:
         self._request = make_request(settings, source=source, source_settings=source_settings)
         if not overwrite and read_manifest(path) is not None:
             raise UserError(f"{self.path}: a complete store is already there; choose another folder or overwrite it")
-        self._claim_staging()
+        refuse_other_content(self._target)
+        with self.exclusive():
+            pass
 
     def _claim_staging(self) -> None:
-        content = self._staging.read(_REQUEST)
+        content = self._staging.read(REQUEST)
         if content is not None:
             try:
                 staged = json.loads(content)
@@ -97,29 +107,32 @@ class StoreWriter:
                     f"({difference(staged, self._request)}); repeat its command to continue it, "
                     "or discard it with --overwrite or by deleting that folder"
                 )
-            with self.exclusive():
-                self._staging.remove_all()
-        self._staging.write(_REQUEST, _to_json(self._request))
+            self._staging.remove_ours(is_staged_file)
+        self._staging.write(REQUEST, _to_json(self._request))
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Keeps other processes from preparing the same local store at the same time.
+        """Keeps other processes from preparing the same local store at the same time; says what is prepared there.
 
         Raises:
-            UserError: another process does.
+            UserError: another process does, or units of other settings are staged.
         """
         if not self._staging.is_local:
+            self._claim_staging()
             yield
             return
-        with open(self._staging.where(_LOCK), "wb") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EACCES):
-                    raise
-                raise UserError(f"{self.path}: another process is preparing this store; wait for it") from error
-            self._staging.remove_leftovers()
-            yield
+
+        def refusal(holder: str) -> str:
+            return f"{self.path}: another process is preparing this store ({holder}); wait for it"
+
+        try:
+            with sole_use(self._staging.path, refusal=refusal):
+                self._claim_staging()
+                self._staging.remove_leftovers()
+                yield
+        finally:
+            with contextlib.suppress(OSError):  # with something in it
+                os.rmdir(self._staging.path)
 
     def has(self, unit_id: str) -> bool:
         """Whether a unit is staged already."""
@@ -170,7 +183,7 @@ class StoreWriter:
             total = counts["total"]["kept"]
             if not total:
                 self._check_whole(order)
-                self._staging.remove_all()
+                self._staging.remove_ours(is_staged_file)
                 reasons = ", ".join(f"{reason} {count}" for reason, count in counts["total"]["rejected"].items() if count)
                 raise UserError(f"{self.path}: no segment was kept of {counts['total']['examined']} examined "
                                 f"(rejected: {reasons or 'none'}); loosen the thresholds or add recordings")
@@ -181,7 +194,7 @@ class StoreWriter:
                 [about["participant"] for about in abouts], split=assigned, devices=store_tables.devices_of(segments))
 
         out = (self._staging / _STORE) if self._target.is_local else self._target
-        out.remove_all()
+        out.remove_ours(is_store_file)
         needed, free = 2 * total * self._samples * sum(map(len, channels.values())), out.free_bytes()
         if free is not None and free < needed:
             raise UserError(no_space_message(out.path, needed - free))
@@ -219,7 +232,7 @@ class StoreWriter:
         out.write(MANIFEST, _to_json(manifest))
         if self._target.is_local:
             self._move_into_place(out)
-        self._staging.remove_all()
+        self._staging.remove_ours(is_staged_file)
         return Store.open(self.path)
 
     def _load(self, unit_id: str, *, signals: bool) -> Unit:
@@ -259,11 +272,12 @@ class StoreWriter:
     def _move_into_place(self, out) -> None:
         """Renames the finished folder; an older store is moved aside first and removed afterwards."""
         aside = open_folder(self.path + ".replaced")
+        if os.path.lexists(aside.path) and not aside.remove_ours(is_store_file):
+            aside = open_folder(free_name(Path(aside.path)))
         try:
             if os.path.isdir(self.path) and os.listdir(self.path):
                 if not self._overwrite:
                     raise UserError(f"{self.path}: the folder is not empty; choose another one")
-                aside.remove_all()
                 os.rename(self.path, aside.path)
             elif os.path.exists(self.path):
                 os.rmdir(self.path)
@@ -272,7 +286,8 @@ class StoreWriter:
         except OSError as error:
             raise UserError(f"{self.path}: the finished store cannot be moved there ({error.strerror}); "
                             f"it lies in {out.path}") from error
-        aside.remove_all()
+        if os.path.lexists(aside.path) and not aside.remove_ours(is_store_file):
+            _log.warning("%s: what was no part of the store that was replaced is in %s now", self.path, aside.path)
 
 
 def make_request(settings, *, source: str, source_settings: Mapping | None = None) -> dict:
@@ -308,7 +323,7 @@ def existing_store(
         known = {own["unit"] for own in manifest["prepared"]} | manifest["skipped"].keys()
         added, gone = sorted(set(units) - known), sorted(known - set(units))
         if not added and not gone:
-            open_folder(partial_path(path)).remove_all()
+            discard_staging(path)
             return store
         reason = "was prepared from other recordings (" + ", ".join(
             f"{what}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"

@@ -18,7 +18,7 @@ from accdistill_jax.metrics import format_seconds
 from accdistill_jax.reproduce import check
 from accdistill_jax.reproduce.command_line import Wanted, parse
 from accdistill_jax.reproduce.devices import keep_to_cpu, worker_environments
-from accdistill_jax.reproduce.jobs import Outcome, finished_seconds, job_folder, run_jobs
+from accdistill_jax.reproduce.jobs import Outcome, alone_in, finished_seconds, job_folder, run_jobs
 
 WORK = "accdistill_jax.reproduce.work:do"
 MOVED, RUNS_FAILED = 3, 4  # exit statuses besides those of every command
@@ -77,6 +77,18 @@ def reproduce(wanted: Wanted, reference: Mapping[str, Any] | None, interruption:
     if wanted.list_only:
         print(listing(plan, wanted))
         return ExitStatus.FINISHED
+    with alone_in(wanted.out, named=wanted.out):
+        return _run_and_report(plan, wanted, reference, interruption, settings, environments)
+
+
+def _run_and_report(
+    plan: Any,
+    wanted: Wanted,
+    reference: Mapping[str, Any] | None,
+    interruption: Interruption,
+    settings: Mapping[str, Any],
+    environments: Sequence[Mapping[str, str]],
+) -> int:
     outcomes = run_jobs(plan.jobs, wanted.out, work=WORK, workers=len(environments), environments=environments, say=say)
 
     from accdistill_jax.reproduce import measure

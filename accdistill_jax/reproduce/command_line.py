@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from accdistill_jax.config import nearest
 from accdistill_jax.config_arguments import OVERRIDE, parse_overridable
 from accdistill_jax.errors import UserError
+from accdistill_jax.user_paths import expanded, path_argument
 
 SYNTHETIC = "synthetic"
 PRESETS = {
@@ -73,18 +74,18 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--data", nargs="+", metavar="STORE",
+        "--data", nargs="+", type=expanded, metavar="STORE",
         help=f"{SYNTHETIC}, or prepared stores to train and evaluate on (default {SYNTHETIC})",
     )  # fmt: skip
-    parser.add_argument("--unseen", nargs="+", metavar="STORE", help="stores of other devices that are evaluated on alone")
+    parser.add_argument("--unseen", nargs="+", type=expanded, metavar="STORE", help="stores of other devices that are evaluated on alone")
     presets = "; ".join(f"{name}: {text}" for name, text in PRESETS.items())
     parser.add_argument("--preset", choices=PRESETS, help=f"{presets} (default cpu)")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="experiments, as --list names them; * and ? stand for others")
     parser.add_argument("--seeds", type=_positive, metavar="N", help="training seeds of each run (default: the preset's)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for everything (default runs/reproduce-PRESET)")
+    parser.add_argument("--out", type=path_argument, metavar="DIR", help="folder for everything (default runs/reproduce-PRESET)")
     parser.add_argument("--list", action="store_true", help="print experiments and runs with their expected durations; run nothing")
     parser.add_argument(
-        "--check", type=Path, metavar="REPORT.json",
+        "--check", type=path_argument, metavar="REPORT.json",
         help="do what made that report again and compare; what is not given here is taken from it (default folder "
         "runs/reproduce-PRESET-check)",
     )  # fmt: skip

@@ -182,9 +182,8 @@ def write_report(folder: Path, report: Report) -> Path:
     shown = report._replace(runs=plain["runs"], settings=plain["settings"])
     try:
         (folder / PICTURES).mkdir(parents=True, exist_ok=True)
-        for path in (folder / PICTURES).glob("*.png"):
-            if path.stem not in pictures:
-                path.unlink()
+        for name in _former_pictures(folder) - pictures.keys():
+            (folder / PICTURES / f"{name}.png").unlink(missing_ok=True)
         for name, content in pictures.items():
             write_atomically(folder / PICTURES / f"{name}.png", content)
         write_atomically(folder / "report.json", json.dumps(plain, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
@@ -193,6 +192,15 @@ def write_report(folder: Path, report: Report) -> Path:
     except OSError as problem:
         raise UserError(f"cannot write the report into {folder}: {problem.strerror or problem}") from problem
     return folder / "report.html"
+
+
+def _former_pictures(folder: Path) -> set[str]:
+    """Names of the pictures of the report that stands in the folder; other files there are not ours."""
+    try:
+        sections = json.loads((folder / "report.json").read_text())["sections"]
+        return {name for one in sections for p in one["pictures"] if _ID.fullmatch(name := p["name"])}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return set()
 
 
 def check(report: Report) -> None:

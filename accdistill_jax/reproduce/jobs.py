@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, TextIO
 
-from accdistill_jax.data.locking import file_lock
+from accdistill_jax.data.sole_use import sole_use
 from accdistill_jax.errors import UserError
 from accdistill_jax.interrupt import Interruption
 from accdistill_jax.metrics import format_seconds
@@ -91,7 +91,7 @@ def run_jobs(
         raise ValueError(f"{workers} workers with {len(environments)} environments")
     schedule = Schedule(jobs)
     folder = Path(folder).absolute()
-    with Interruption() as interruption, file_lock(folder / ".lock", waiting=lambda: _refuse(folder)):
+    with Interruption() as interruption, alone_in(folder / "runs", named=folder):
         runner = _Runner(schedule, folder, interruption, JobsLine(stream))
         try:
             runner.run([Worker(work, environment) for environment in environments], say)
@@ -100,8 +100,11 @@ def run_jobs(
     return {job.name: runner.outcomes[job.name] for job in jobs}
 
 
-def _refuse(folder: Path) -> None:
-    raise UserError(f"{folder} is in use by another process; wait for it, or give another --out")
+def alone_in(folder: Path, *, named: Path) -> contextlib.AbstractContextManager[None]:
+    """Context in which no other process works in a folder; raises UserError, which names `named`, where one does."""
+    return sole_use(
+        folder, refusal=lambda holder: f"{named} is in use by another process ({holder}); wait for it, or give another --out"
+    )
 
 
 class _Runner:

@@ -9,6 +9,8 @@ from typing import Any
 
 from accdistill_jax.config_arguments import add_config, load_config, parse_overridable
 from accdistill_jax.errors import ExitStatus, UserError
+from accdistill_jax.files import write_atomically
+from accdistill_jax.user_paths import path_argument
 
 MFU_HELP = (
     "assumed shares of the bf16 peak at which matrix products run, a column each (default 0.1,0.2,0.4: the last is what tuned "
@@ -34,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """The command line; `arguments.run(arguments)` does what was asked."""
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--json", type=Path, metavar="FILE", help="also write all numbers to FILE")
+    common.add_argument("--json", type=path_argument, metavar="FILE", help="also write all numbers to FILE")
     parser = argparse.ArgumentParser(
         prog="python -m accdistill_jax.scaling",
         description="How training scales on given hardware, as Markdown. Settings of the config: --config.KEY=VALUE.",
@@ -160,7 +162,7 @@ def _listed(shares: Sequence[float]) -> str:
 def _write(path: Path | None, record: dict[str, Any]) -> None:
     if path is not None:
         try:
-            path.write_text(json.dumps(record, indent=1) + "\n")
+            write_atomically(path, json.dumps(record, indent=1) + "\n")
         except OSError as problem:
             raise UserError(f"cannot write {path}: {problem.strerror or problem}") from problem
 

@@ -17,6 +17,7 @@ from accdistill_jax.errors import UserError
 from accdistill_jax.inputs import InputSettings
 from accdistill_jax.parallel import Parallel
 from accdistill_jax.peers import Peers
+from accdistill_jax.user_paths import expanded
 
 
 class Copies(NamedTuple):
@@ -142,7 +143,7 @@ def open_store(path: str, *, key: str, data: Any) -> Store:
     Raises:
         UserError: no folder there, naming the key and the nearest one, or what `Store.open` raises.
     """
-    folder = os.path.abspath(os.path.expanduser(path))
+    folder = os.path.abspath(expanded(path))
     if "://" not in path and not os.path.exists(folder) and not os.path.exists(folder + ".partial"):
         parent, name = os.path.split(folder)
         near = nearest(name, sorted(os.listdir(parent))) if os.path.isdir(parent) else None

@@ -18,6 +18,7 @@ from accdistill_jax.objectives import Objective, contrastive, masked_autoencodin
 from accdistill_jax.stages.context import Run, choose_rows, plain
 from accdistill_jax.stages.sources import Source, paired_source
 from accdistill_jax.stages.training import refuse_other, train_stage
+from accdistill_jax.user_paths import expanded
 
 STATISTICS_SEGMENTS = 2000
 
@@ -115,7 +116,7 @@ def pretraining_source(run: Run, config: Any, modality: str) -> Source:
 
 def export_path(run: Run) -> Path:
     """Where this run's teacher is, whether trained here or elsewhere."""
-    return Path(run.config.teacher.path or run.workdir / "teacher" / "export")
+    return Path(expanded(run.config.teacher.path)) if run.config.teacher.path else run.workdir / "teacher" / "export"
 
 
 def augmentations(section: Any) -> dict[str, Augmentation]:

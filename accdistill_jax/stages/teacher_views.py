@@ -39,7 +39,7 @@ from accdistill_jax.data.locking import file_lock
 from accdistill_jax.data.pipeline import chosen_rows
 from accdistill_jax.data.store import Store, signal_crc
 from accdistill_jax.errors import UserError
-from accdistill_jax.files import write_atomically
+from accdistill_jax.files import remove_leftovers, write_atomically
 from accdistill_jax.metrics import ProgressLine
 from accdistill_jax.objectives import TEACHER, present, standard_embedding
 from accdistill_jax.stages.context import Run, plain
@@ -176,8 +176,7 @@ def is_complete(folder: Path, plan: Plan) -> bool:
 
 def _make(run: Run, teacher: Teacher, plan: Plan, folder: Path) -> None:
     """Computes the parts that some process does not have, and writes those that this one does not have."""
-    for leftover in folder.glob(".*.tmp"):  # of a process that was killed; no other one is writing here now
-        leftover.unlink(missing_ok=True)
+    remove_leftovers(folder)  # of a process that was killed; no other one is writing here now
     own = {part for part in range(plan.parts) if not part_is_whole(folder, plan, part)}
     missing = sorted(set().union(*run.peers.gather("missing teacher views", sorted(own))))
     run.say(

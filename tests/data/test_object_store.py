@@ -104,7 +104,7 @@ def test_server_goes_away_while_reading(server):
 
 @needs_moto
 def test_bucket_that_does_not_exist(server):
-    with pytest.raises(UserError, match=r"^s3://nobody/s.partial/request.json: .*NoSuchBucket.* not exist\); check the address"):
+    with pytest.raises(UserError, match=r"^s3://nobody/s/: .*NoSuchBucket.* not exist\); check the address"):
         synthetic.write_store("s3://nobody/s", POPULATION)
     with pytest.raises(UserError, match="^s3://nobody/s"):
         Store.open("s3://nobody/s")

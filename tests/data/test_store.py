@@ -288,8 +288,13 @@ def test_complete_store_is_recognised_or_refused(make_store, settings, make_batc
 def test_a_folder_with_other_things_is_not_replaced(make_batch, settings, tmp_path):
     (tmp_path / "s").mkdir()
     (tmp_path / "s/thesis.txt").write_text("precious")
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match="the folder is not empty"):
+            StoreWriter(tmp_path / "s", settings=settings, source="x", overwrite=overwrite)
+    (tmp_path / "s/thesis.txt").rename(tmp_path / "thesis.txt")
     writer = StoreWriter(tmp_path / "s", settings=settings, source="x")
     writer.add("a", make_batch("a", 2))
+    (tmp_path / "thesis.txt").rename(tmp_path / "s/thesis.txt")
     with pytest.raises(UserError, match="the folder is not empty"):
         writer.commit(["a"])
     assert (tmp_path / "s/thesis.txt").read_text() == "precious"

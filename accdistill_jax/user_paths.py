@@ -1,0 +1,55 @@
+"""Paths as users give them, and the folder for what a user's commands keep between runs."""
+
+import os
+from pathlib import Path
+
+from accdistill_jax.errors import UserError
+
+
+def expanded(path: str | os.PathLike) -> str:
+    """A path with `~` and `~user` in its beginning replaced, as a shell does it, and without `file://`; addresses as they are.
+
+    A shell leaves the `~` of `--workdir=~/runs` alone, since it stands behind an equals sign.
+
+    Raises:
+        UserError: there is no such user, or no home folder.
+    """
+    text = os.fspath(path).removeprefix("file://")
+    if not text.startswith("~"):
+        return text
+    full = os.path.expanduser(text)
+    if not full.startswith("~"):
+        return full
+    user = text[1:].split("/")[0]
+    why = f"there is no user {user} on this machine" if user else _NO_HOME
+    raise UserError(f"{text}: {why}; give the whole path, or ./{text} for a file whose name begins so")
+
+
+def path_argument(text: str) -> Path:
+    """`expanded` as the type of a command's argument."""
+    return Path(expanded(text))
+
+
+_NO_HOME = "there is no home folder here (HOME is not set, and the system knows none)"
+
+
+def cache_folder() -> Path:
+    """`$XDG_CACHE_HOME/accdistill_jax`, `~/.cache/accdistill_jax` where that variable is not an absolute path; made where missing.
+
+    Raises:
+        UserError: there is no home folder, or nothing can be written there.
+    """
+    root, advice = os.environ.get("XDG_CACHE_HOME", ""), "set XDG_CACHE_HOME to a folder that can be written"
+    if not os.path.isabs(root):
+        home = os.path.expanduser("~")
+        if not os.path.isabs(home):
+            raise UserError(f"{_NO_HOME}; {advice}")
+        root = os.path.join(home, ".cache")
+    folder = Path(root) / "accdistill_jax"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(0, "Permission denied")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror or error}); {advice}") from error
+    return folder
