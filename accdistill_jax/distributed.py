@@ -14,6 +14,7 @@ from jax._src import distributed as runtime  # its key-value store has no public
 
 import accdistill_jax
 from accdistill_jax import config as configs
+from accdistill_jax.early_stop import IGNORED, SIGNALS
 from accdistill_jax.errors import ExitStatus, PeersMissing, UserError
 from accdistill_jax.peers import Peers
 from accdistill_jax.watchdog import end_process
@@ -76,7 +77,7 @@ def start(
     # Python's own handlers do not run inside the runtime's call; there is nothing to save yet
     former = {}
     if threading.current_thread() is threading.main_thread():
-        former = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
+        former = {number: signal.signal(number, signal.SIG_IGN if number in IGNORED else signal.SIG_DFL) for number in SIGNALS}
     try:
         # a silent process is noticed by the control plane, which says which one; the runtime's own notice is the fallback
         jax.distributed.initialize(

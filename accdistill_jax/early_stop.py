@@ -1,23 +1,31 @@
-"""Ctrl-C and SIGTERM while a command still imports what it needs: seconds in which nothing has begun."""
+"""Ctrl-C, SIGTERM and SIGHUP while a command still imports what it needs: seconds in which nothing has begun."""
 
 import os
 import signal
-import sys
+
+from accdistill_jax import streams
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# nohup, and a shell that starts a job in the background, have signals ignored: those are not for this process
+IGNORED = frozenset(number for number in SIGNALS if signal.getsignal(number) == signal.SIG_IGN)
 
 
 def install() -> None:
-    """Lets both signals end the process with one line and the documented status."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
+    """Lets each signal that was not ignored end the process with one line and the documented status; secures the streams."""
+    streams.secure(product="files")
+    for number in SIGNALS:
+        if number not in IGNORED:
+            signal.signal(number, _stop)
 
 
 def uninstall() -> None:
     """The interpreter's own handling again, which whoever handles signals next finds and restores."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in SIGNALS:
+        if number not in IGNORED:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def _stop(number: int, frame: object) -> None:
-    os.write(2, f"stopped by {signal.Signals(number).name}; nothing was begun. The same command continues from there.\n".encode())
-    sys.stdout.flush()
+    streams.tell(f"stopped by {signal.Signals(number).name}; nothing was begun. The same command continues from there.")
+    streams.flush()
     os._exit(128 + number)

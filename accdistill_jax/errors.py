@@ -41,12 +41,14 @@ class PeersMissing(Exception):
 class ExitStatus(enum.IntEnum):
     """How a process ended; the launchers in launch/ decide by it whether to start the run again.
 
-    RELAUNCH, TERMINATED and a death by a signal mean "start again"; the others do not.
+    RELAUNCH, TERMINATED and a death by a signal mean "start again"; the others do not. What stopped by a signal ends with 128 and the
+    signal's number.
     """
 
     FINISHED = 0
     USER_ERROR = 2  # something to put right first
     RELAUNCH = 75  # another process was lost or hung; the last checkpoint is kept
+    HUNG_UP = 129  # SIGHUP: the terminal was closed; what was done is saved
     INTERRUPTED = 130  # Ctrl-C; what was done is saved
     TERMINATED = 143  # SIGTERM or a maintenance notice; what was done is saved
 

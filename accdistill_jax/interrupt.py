@@ -1,4 +1,8 @@
-"""Ctrl-C, SIGTERM and notices of maintenance: stop in order, having kept what is done; a second signal stops at once."""
+"""Ctrl-C, SIGTERM, SIGHUP and notices of maintenance: stop in order, having kept what is done; a second signal stops at once.
+
+A signal that was ignored when the process began stays ignored, as for every well-behaved command: nohup asks for SIGHUP to be
+ignored, a shell that starts a job in the background for SIGINT.
+"""
 
 import contextlib
 import os
@@ -8,6 +12,9 @@ import threading
 import time
 from collections.abc import Iterator
 from typing import ClassVar
+
+from accdistill_jax import streams
+from accdistill_jax.early_stop import IGNORED, SIGNALS
 
 # A signal that several senders pass on (terminal, launcher, service manager) comes more than once within moments.
 SAME_SIGNAL_S = 0.3
@@ -27,7 +34,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interruption:
-    """Context in which SIGINT and SIGTERM stop the work inside in order instead of ending the process.
+    """Context in which SIGINT, SIGTERM and SIGHUP stop the work inside in order instead of ending the process.
 
     The second signal restores the system's behaviour and is delivered again, so that it ends the process at once.
     Outside the main thread, where signals cannot be caught, nothing is changed.
@@ -40,7 +47,7 @@ class Interruption:
         signal_number: the signal that has come, or that a request stands for; None as long as there is none.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    SIGNALS = SIGNALS
     _active: ClassVar[list["Interruption"]] = []
 
     def __init__(self, *, at_once: bool = False):
@@ -76,6 +83,8 @@ class Interruption:
     def _handle(self, number, frame) -> None:
         if self._asked_by_request:
             self._asked_by_request = False
+        elif number in IGNORED:
+            return
         else:
             now = time.monotonic()
             if self._received_at is not None:
@@ -89,7 +98,7 @@ class Interruption:
             self.signal_number = number
             # Not print: the signal may have come in the middle of one.
             if not self._at_once:
-                os.write(2, b"\nstopping after this step; the same signal again stops at once\n")
+                streams.tell("\nstopping after this step; the same signal again stops at once")
         if self._at_once and self._holds:
             self._held_back = True
         elif self._at_once:

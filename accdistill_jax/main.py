@@ -8,8 +8,9 @@ Examples:
 The same command again continues an interrupted run, on any number of devices and processes. Several processes: on Cloud
 TPU and in SLURM steps they find each other; elsewhere each is given --coordinator=HOST:PORT --num_processes=N
 --process_id=K (launch/README.md). Exit status: 0 finished; 2 something the user can put right, told in one line; 75 another
-process was lost or hung, start all again; 130 stopped by Ctrl-C, 143 by SIGTERM or a notice of maintenance, what is done
-being kept. --verbosity=0 shows what the libraries log.
+process was lost or hung, start all again; 129 stopped by SIGHUP (the terminal was closed), 130 by Ctrl-C, 143 by SIGTERM or a
+notice of maintenance, what is done being kept. A signal that is ignored when the command begins (nohup, a shell's background
+jobs) stays ignored. --verbosity=0 shows what the libraries log.
 """
 
 from accdistill_jax import early_stop  # isort: skip
@@ -17,7 +18,6 @@ from accdistill_jax import early_stop  # isort: skip
 if __name__ == "__main__":
     early_stop.install()
 
-import contextlib
 import importlib.util
 import os
 import re
@@ -32,9 +32,10 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from accdistill_jax import config as configs
-from accdistill_jax import interrupt
+from accdistill_jax import interrupt, streams
 from accdistill_jax.errors import ExitStatus, PeersMissing, UserError, without_passwords
 from accdistill_jax.interrupt import Interrupted, Interruption
+from accdistill_jax.user_paths import expanded
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file with an optional preset, FILE.py[:PRESET]."
@@ -92,7 +93,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _on_notice(notice: str) -> None:
-    os.write(2, f"\n{notice}\n".encode())
+    streams.tell(f"\n{notice}")
     interrupt.request(signal.SIGTERM)
 
 
@@ -122,9 +123,7 @@ def _end(error: BaseException, peers) -> NoReturn:
 def _leave(status: int) -> NoReturn:
     """Ends this process without the libraries' own way out: it waits for processes that do not come, and what a stop left
     computing in the background crashes when the interpreter takes down what it uses."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):
-            stream.flush()
+    streams.flush()
     os._exit(status)
 
 
@@ -175,8 +174,9 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     if any(argument in _HELP for argument in argv[1:]):
         app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)
     try:
+        argv = _with_whole_config_path(argv)
         _check_config(argv)
-        rest = flags.FLAGS(list(argv))
+        rest = flags.FLAGS(argv)
         if rest[1:]:
             raise UserError(f"unexpected argument {rest[1]!r}; settings are given as --config.KEY=VALUE")
         _quieten()
@@ -215,6 +215,18 @@ def _config_argument(argv: Sequence[str]) -> str:
     raise UserError(
         "no config given; add --config=configs/distill.py (its presets: --config=configs/distill.py:smoke)"
     )
+
+
+def _with_whole_config_path(argv: Sequence[str]) -> list[str]:
+    """The command line with the `~` of --config replaced: ml_collections opens the file as it is given."""
+    changed = list(argv)
+    for position, word in enumerate(changed):
+        for prefix in ("--config=", "-config="):
+            if word.startswith(prefix):
+                changed[position] = prefix + expanded(word.removeprefix(prefix))
+        if word in ("--config", "-config") and position + 1 < len(changed):
+            changed[position + 1] = expanded(changed[position + 1])
+    return changed
 
 
 def _split(argument: str) -> tuple[str, str]:
