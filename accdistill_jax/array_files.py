@@ -7,6 +7,7 @@ devices of the process that saved matter to the one that reads.
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,7 +16,9 @@ import numpy as np
 from etils import epath
 
 from accdistill_jax.errors import UserError
+from accdistill_jax.files import open_regular, read_regular, record_checksum
 
+_BLOCK_BYTES = 1 << 20
 _NO_SPACE_WORDS = ("no space left", "resource_exhausted", "disk quota", "file too large", "enospc")
 
 
@@ -115,16 +118,6 @@ def unflatten(flat: Mapping[str, np.ndarray], template: Any, *, where: str) -> A
     return jax.tree_util.tree_unflatten(structure, leaves)
 
 
-def sealed(record: Mapping) -> dict:
-    """A record with a checksum over everything else in it."""
-    return {**record, "checksum": _checksum(record)}
-
-
-def _checksum(record: Mapping) -> str:
-    plain = json.loads(json.dumps({key: value for key, value in record.items() if key != "checksum"}))
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
-
-
 def read_json(path: epath.Path) -> dict:
     """The `sealed` record that was written last beside the arrays.
 
@@ -132,12 +125,12 @@ def read_json(path: epath.Path) -> dict:
       Damaged: missing, cut short, changed, or not such a record.
     """
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(_read(path))
         if not {"meta", "leaves", "files", "checksum"} <= record.keys():
             raise ValueError("keys are missing")
-        if record["checksum"] != _checksum(record):
+        if record["checksum"] != record_checksum(record):
             raise ValueError("it was changed after it was written")
-    except (OSError, ValueError, AttributeError, RecursionError) as problem:
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as problem:
         raise Damaged(f"{path.name} cannot be read ({_first_line(problem)})") from problem
     return record
 
@@ -174,15 +167,41 @@ def file_hashes(folder: epath.Path, prefix: str = "") -> dict[str, str]:
         if path.is_dir():
             hashes |= file_hashes(path, f"{prefix}{path.name}/")
         else:
-            hashes[prefix + path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+            hashes[prefix + path.name] = _hash(path)
     return hashes
 
 
 def _check_files(folder: epath.Path, expected: Mapping[str, str]) -> None:
-    found = file_hashes(folder) if folder.is_dir() else {}
     for name, content_hash in expected.items():
-        if found.get(name) != content_hash:
-            raise Damaged(f"file {name} is {'not what was saved' if name in found else 'missing'}")
+        if not isinstance(name, str) or not set(name.split("/")).isdisjoint(("", ".", "..")):
+            raise Damaged(f"{name!r} is no name of a file in it")
+        try:
+            found = _hash(folder / name)
+        except (FileNotFoundError, NotADirectoryError) as problem:
+            raise Damaged(f"file {name} is missing") from problem
+        except OSError as problem:
+            raise Damaged(f"file {name} cannot be read ({problem.strerror or problem})") from problem
+        if found != content_hash:
+            raise Damaged(f"file {name} is not what was saved")
+
+
+def _is_local(path: epath.Path) -> bool:
+    return "://" not in os.fspath(path)
+
+
+def _read(path: epath.Path) -> bytes:
+    """A record: of a local file never more than it can be."""
+    return read_regular(path) if _is_local(path) else path.read_bytes()
+
+
+def _hash(path: epath.Path) -> str:
+    if not _is_local(path):
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    with open_regular(path) as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _first_line(problem: BaseException) -> str:

@@ -35,12 +35,11 @@ from accdistill_jax.array_files import (
     read_arrays,
     read_json,
     reporting,
-    sealed,
     unflatten,
 )
 from accdistill_jax.data.sole_use import sole_use
 from accdistill_jax.errors import UserError
-from accdistill_jax.files import free_name, is_leftover, remove_matching, write_atomically
+from accdistill_jax.files import free_name, is_leftover, remove_matching, sealed, write_atomically
 
 _log = logging.getLogger(__name__)
 _EXPORT_JSON = "export.json"

@@ -28,7 +28,7 @@ from accdistill_jax.config_rules import (
     required_keys,
 )
 from accdistill_jax.errors import UserError, refuse_password
-from accdistill_jax.files import write_atomically
+from accdistill_jax.files import read_regular, write_atomically
 
 _DUMP_NAME = "config.json"
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -379,7 +379,7 @@ def load(path: str | os.PathLike) -> ml_collections.FrozenConfigDict:
 
 def _read(path: Path) -> dict:
     try:
-        config = json.loads(path.read_text())["config"]
+        config = json.loads(read_regular(path))["config"]
         if not isinstance(config, dict):
             raise ValueError("no mapping under the key 'config'")
         return config

@@ -2,12 +2,14 @@
 
 import contextlib
 import errno
+import hashlib
 import itertools
+import json
 import os
 import re
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -109,3 +111,25 @@ def read_regular(path: str | os.PathLike, *, limit_bytes: int = RECORD_BYTES) ->
         if os.fstat(file.fileno()).st_size > limit_bytes:
             raise OSError(errno.EFBIG, f"more than {limit_bytes} bytes", os.fspath(path))
         return file.read()
+
+
+def sealed(record: Mapping) -> dict:
+    """A JSON-able record with a checksum over everything else in it."""
+    return {**record, "checksum": record_checksum(record)}
+
+
+def record_checksum(record: Mapping) -> str:
+    """What the checksum of a record must be."""
+    plain = json.loads(json.dumps({key: value for key, value in record.items() if key != "checksum"}))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def unsealed(record: Mapping) -> dict:
+    """A record without its checksum; one of an earlier version has none.
+
+    Raises:
+      ValueError: it was changed after it was written.
+    """
+    if record.get("checksum", "") not in ("", record_checksum(record)):
+        raise ValueError("it was changed after it was written")
+    return {key: value for key, value in record.items() if key != "checksum"}

@@ -2,7 +2,8 @@
 
 `<workdir>/metrics/<stage>.jsonl` holds records `{"step": 100, "kind": "train", "loss": 0.61, ...}`: a pure function
 of config and data, so the file of an interrupted and continued run equals the uninterrupted one's byte for byte.
-Wall-clock quantities (seconds, segments_per_s, input_wait_fraction) stand in `<stage>.timing.jsonl` beside it.
+Wall-clock quantities (seconds, segments_per_s, input_wait_fraction) stand in `<stage>.timing.jsonl` beside it. When the stage
+has ended well, `<stage>.sha256` holds the checksums of all that it recorded.
 """
 
 import contextlib
@@ -18,6 +19,8 @@ from typing import Any, NamedTuple, TextIO
 
 from accdistill_jax.errors import UserError
 from accdistill_jax.event_file import EventFile
+from accdistill_jax.files import read_regular
+from accdistill_jax.metrics_sums import add_values, sums_path, write_sums
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +59,7 @@ class MetricsWriter:
         self._kept: dict[str, tuple[Path, str]] = {}
         if not enabled:
             return
-        self._folder = Path(workdir) / "metrics"
+        self._folder, self._workdir, self._stage = Path(workdir) / "metrics", workdir, stage
         self._board_folder = Path(workdir) / "tensorboard" / stage if tensorboard else None
         self._first_step = resume_step + 1
         with self._reporting():
@@ -90,16 +93,15 @@ class MetricsWriter:
             with self._reporting():
                 self._files[file].write(_to_line(step, kind, values))
                 self._files[file].flush()
-                for name, value in values.items():
-                    if self._board is not None and math.isfinite(value):
-                        folder = kind if file == "metrics" else f"{kind}_timing"
-                        self._board.add(f"{folder}/{name}", value, step)
+                if self._board is not None:
+                    add_values(self._board, file, kind, values, step)
 
     def _begin(self) -> None:
         """Cuts and opens the files, once."""
         if not self._kept:
             return
         with self._reporting():
+            sums_path(self._workdir, self._stage).unlink(missing_ok=True)
             for kind, (path, text) in self._kept.items():
                 _cut(path, text)
                 self._files[kind] = path.open("a", encoding="utf-8")
@@ -124,11 +126,15 @@ class MetricsWriter:
         return self
 
     def __exit__(self, kind: type | None, *exception: object) -> None:
+        enabled = bool(self._files or self._kept)
         try:
             if kind is None:
                 self._begin()
         finally:
             self.close()
+        if kind is None and enabled:
+            with self._reporting():
+                write_sums(self._workdir, self._stage)
 
     @contextlib.contextmanager
     def _reporting(self) -> Iterator[None]:
@@ -163,9 +169,11 @@ def _to_line(step: int, kind: str, values: Mapping[str, float]) -> str:
 
 
 def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    lines = (
-        path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if path.exists() else []
-    )
+    try:
+        text = read_regular(path).decode(errors="replace") if path.exists() else ""
+    except OSError as problem:
+        raise UserError(f"{path} cannot be read ({problem.strerror or problem}); restore or delete it") from problem
+    lines = text.splitlines(keepends=True)
     for number, line in enumerate(lines, 1):
         try:
             if not line.endswith("\n"):
@@ -173,7 +181,7 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             record = json.loads(line)
             head = {"step": int(record.pop("step")), "kind": str(record.pop("kind"))}
             parsed = head | {name: float(value) for name, value in record.items()}
-        except (ValueError, KeyError, AttributeError, TypeError) as problem:
+        except (ValueError, KeyError, AttributeError, TypeError, OverflowError, RecursionError) as problem:
             if number < len(lines):
                 raise UserError(
                     f"{path} line {number} is unreadable ({problem}); delete the line or the file"

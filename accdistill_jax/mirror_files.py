@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from accdistill_jax.errors import UserError
-from accdistill_jax.files import write_atomically
+from accdistill_jax.files import read_regular, sealed, unsealed, write_atomically
 
 # Small files that say that others are complete: written after those, removed before them.
-_MARKER = re.compile(r"\d+\.json|export\.json|made_from|manifest.*\.json")
+_MARKER = re.compile(r"\d+\.json|export\.json|made_from|[a-z]+\.sha256|manifest.*\.json")
 _UNFINISHED = (".tmp", ".lock")
 _UNFINISHED_PARTS = (".writing-", "orbax-checkpoint-tmp")
 _PINS = ".mirror"
@@ -74,7 +74,7 @@ class Journal:
             UserError: the disk is full or the folder gone.
         """
         try:
-            write_atomically(folder / self.NAME, json.dumps(dataclasses.asdict(self)))
+            write_atomically(folder / self.NAME, json.dumps(sealed(dataclasses.asdict(self))))
         except OSError as error:
             raise UserError(f"{folder / self.NAME}: cannot be written ({error.strerror or error})") from error
 
@@ -87,7 +87,7 @@ class Journal:
         """
         path = folder / cls.NAME
         try:
-            record = json.loads(path.read_text())
+            record = unsealed(json.loads(read_regular(path)))
             journal = cls(**record)
             journal.base = {name: Content(*content) for name, content in journal.base.items()}
             journal.known = {
@@ -100,7 +100,7 @@ class Journal:
             return journal
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
             raise UserError(
                 f"{path} cannot be read ({error}); delete the folder to go on from the address"
             ) from error

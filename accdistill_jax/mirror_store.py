@@ -14,6 +14,7 @@ import tensorstore as ts
 
 from accdistill_jax.data.folder import LocalFolder, context, first_line, open_folder, result
 from accdistill_jax.errors import UserError
+from accdistill_jax.files import sealed, unsealed
 from accdistill_jax.mirror_files import Content, is_marker
 
 MANIFEST = "mirror.json"
@@ -106,7 +107,7 @@ class CopyStore:
             UserError: the store refuses.
         """
         about = {"format": _FORMAT, "host": platform.node(), "time": time.strftime("%FT%TZ", time.gmtime())}
-        data = json.dumps(about | own._asdict()).encode()
+        data = json.dumps(sealed(about | own._asdict())).encode()
         new = self._patience(lambda: write_if_unchanged(self._folder, MANIFEST, data, version))
         if new is not None:
             return new
@@ -214,15 +215,15 @@ def _call(folder: Any, name: str, operation: Callable[[ts.KvStore], ts.Future]) 
 
 def _parse(data: bytes, *, where: str) -> Manifest:
     try:
-        record = json.loads(data)
+        record = unsealed(json.loads(data))
         if record["format"] != _FORMAT:
             raise ValueError(f"format {record['format']}, this version reads {_FORMAT}")
         files = {name: Content(*content) for name, content in record["files"].items()}
         for name in files:
-            if name.startswith("/") or ".." in name.split("/"):
+            if "\0" in name or not set(name.split("/")).isdisjoint(("", ".", "..")):
                 raise ValueError(f"file name {name!r}")
         return Manifest(str(record["run"]), int(record["generation"]), str(record["push"]), files)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise Conflict(f"{where} is no list of a run's files ({error!r}); use another address") from error
 
 

@@ -29,7 +29,7 @@ from accdistill_jax.checkpoint import load_params
 from accdistill_jax.data.sole_use import sole_use
 from accdistill_jax.data.store import Store
 from accdistill_jax.errors import UserError
-from accdistill_jax.files import remove_leftovers, write_atomically
+from accdistill_jax.files import read_regular, remove_leftovers, write_atomically
 from accdistill_jax.interrupt import Interrupted, Interruption
 from accdistill_jax.mirror import Mirror, is_address, staging_folder
 from accdistill_jax.parallel import Parallel
@@ -243,7 +243,7 @@ class StageClock:
         if not enabled or not self._path.exists():
             return
         try:
-            found = {name: float(seconds) for name, seconds in json.loads(self._path.read_text()).items()}
+            found = {name: float(seconds) for name, seconds in json.loads(read_regular(self._path)).items()}
             if not all(math.isfinite(seconds) and seconds >= 0 for seconds in found.values()):
                 raise ValueError("no durations")
             self.seconds = found

@@ -7,6 +7,8 @@ import sys
 import unicodedata
 
 _JOINERS = "\u200c\u200d"  # shape the letters of several scripts; they move and hide nothing
+_MARKUP = re.compile(r"[\\\\`*_\[\]~!]|^[#+-]")
+_LINKED = re.compile(r"(https?|ftp)://", re.IGNORECASE)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -40,6 +42,12 @@ def for_plot(text: object) -> str:
     shown = "".join(c if ord(c) in drawable else _escaped(c) for c in one_line(text))
     # A leading "_" would leave a line out of its legend.
     return (" " if shown.startswith("_") else "") + shown.replace("$", r"\$")
+
+
+def literal(text: object) -> str:
+    """A text in Markdown that is shown as it is, also within a table: no markup, HTML, link or end of a cell."""
+    shown = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "&#124;")
+    return _LINKED.sub(r"\1&#58;//", _MARKUP.sub(r"\\\g<0>", shown)).replace("www.", "www&#46;")
 
 
 def print_error(error: object) -> None:

@@ -1,6 +1,7 @@
 """The whole suite runs on four fake CPU devices, with rank promotion forbidden and warnings as errors."""
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -97,3 +98,32 @@ def smoke_config(smoke_store):
         return config
 
     return make
+
+
+@pytest.fixture(scope="session")
+def finished(smoke_store, tmp_path_factory) -> Path:
+    """Work directory of a finished run of the smoke preset on `smoke_store`; not to be changed, see `copy`."""
+    from accdistill_jax.run import run
+    from configs import distill
+
+    workdir = tmp_path_factory.mktemp("finished")
+    config = distill.get_config("smoke").unlock()
+    config.data.stores = (str(smoke_store),)
+    run(config.lock(), workdir)
+    return workdir
+
+
+@pytest.fixture
+def copy(finished, tmp_path) -> Path:
+    """A copy of that work directory."""
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    """Makes training fail."""
+
+    def refuse(*arguments, **options):
+        raise AssertionError("a finished stage was trained again")
+
+    monkeypatch.setattr("accdistill_jax.stages.training.train", refuse)

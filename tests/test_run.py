@@ -21,7 +21,6 @@ from accdistill_jax.interrupt import Interrupted
 from accdistill_jax.metrics import read_metrics
 from accdistill_jax.mirror import staging_folder
 from accdistill_jax.run import StageClock, run
-from configs import distill
 
 LABELS = ("hr_bpm", "sdnn_ms", "rmssd_ms", "resp_bpm")
 TRAINED = ("teacher", "student")
@@ -52,29 +51,6 @@ def report(workdir: Path) -> dict:
 
 def times(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
-
-
-@pytest.fixture(scope="module")
-def finished(smoke_store, tmp_path_factory) -> Path:
-    """Work directory of a finished run on `smoke_store`; not to be changed, see `copy`."""
-    workdir = tmp_path_factory.mktemp("finished")
-    config = distill.get_config("smoke").unlock()
-    config.data.stores = (str(smoke_store),)
-    run(config.lock(), workdir)
-    return workdir
-
-
-@pytest.fixture
-def copy(finished, tmp_path) -> Path:
-    return Path(shutil.copytree(finished, tmp_path / "copy"))
-
-
-@pytest.fixture
-def no_training(monkeypatch):
-    def refuse(*arguments, **options):
-        raise AssertionError("a finished stage was trained again")
-
-    monkeypatch.setattr("accdistill_jax.stages.training.train", refuse)
 
 
 def test_a_finished_run_holds_a_report_of_finite_numbers(finished, smoke_store):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from accdistill_jax.errors import UserError
+from accdistill_jax.files import read_regular
 
 SPLITS = ("train", "validation", "test")
 
@@ -45,7 +46,7 @@ class SplitRule:
         """
         path = Path(path)
         try:
-            text = path.read_text(encoding="utf-8-sig")
+            text = read_regular(path).decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: the split file cannot be read ({error})") from error
         pairs = _json_pairs(path, text) if path.suffix.lower() == ".json" else _csv_pairs(path, text)
@@ -115,6 +116,8 @@ def _json_pairs(path: Path, text: str):
         pairs = json.loads(text, object_pairs_hook=list)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not valid JSON (line {error.lineno}: {error.msg})") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
         raise UserError(f"{path}: a JSON object participant -> split is needed")
     for participant, split in pairs:

@@ -97,7 +97,7 @@ class StoreWriter:
         if content is not None:
             try:
                 staged = json.loads(content)
-            except ValueError:
+            except (ValueError, RecursionError):
                 staged = None
             if staged == self._request:
                 return

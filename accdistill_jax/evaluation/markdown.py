@@ -9,6 +9,7 @@ from accdistill_jax.evaluation.bootstrap import Estimate
 from accdistill_jax.evaluation.evaluate import TARGETS, Evaluation, to_json
 from accdistill_jax.evaluation.style import capital, display
 from accdistill_jax.evaluation.verdict import Verdict, number, with_interval
+from accdistill_jax.text import lines, literal
 
 OUTCOMES = {"better": "better", "worse": "worse", "same": "no difference shown", "unknown": "no interval"}
 TITLES = {
@@ -224,9 +225,7 @@ def _what_ran(evaluation: Evaluation, run_info: Mapping) -> list[str]:
             value = {stage: _duration(s) for stage, s in value.items()}
         elif key == "parameters" and isinstance(value, Mapping):
             value = {n: f"{c:,}".replace(",", " ") for n, c in value.items()}
-        elif key == "command":
-            value = f"`{value}`"
-        rows.append([labels.get(key, key.replace("_", " ").capitalize()), _inline(value)])
+        rows.append([labels.get(key, literal(key.replace("_", " ")).capitalize()), _inline(value)])
     splits = [
         f"{name} {s.segments:,} segments of {s.participants} participants".replace(",", " ")
         for name, s in evaluation.splits.items()
@@ -235,23 +234,25 @@ def _what_ran(evaluation: Evaluation, run_info: Mapping) -> list[str]:
     rows.append(["Evaluation took", _duration(evaluation.seconds)])
     parts = [_table(("", ""), rows)]
     if run_info.get("config"):
-        dump = json.dumps(to_json(run_info["config"]), indent=1, ensure_ascii=False)
+        dump = lines(json.dumps(to_json(run_info["config"]), indent=1, ensure_ascii=False))
+        dump = dump.replace("<", "\\u003c").replace(">", "\\u003e")  # the same JSON
         parts.append(f"<details><summary>Configuration</summary>\n\n```json\n{dump}\n```\n\n</details>")
     return parts
 
 
 def _inline(value) -> str:
+    """What a run or store says, as text: literal, whatever characters are in it."""
     if isinstance(value, Mapping):
         return "<br>".join(
-            f"{k}: {_inline(v) if not isinstance(v, Mapping) else _flat(v)}" for k, v in value.items()
+            f"{literal(k)}: {_inline(v) if not isinstance(v, Mapping) else _flat(v)}" for k, v in value.items()
         )
     if isinstance(value, float):
         return f"{value:.4g}"
-    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return ", ".join(map(literal, value)) if isinstance(value, (list, tuple)) else literal(value)
 
 
 def _flat(value: Mapping) -> str:
-    return ", ".join(f"{k} {_inline(v)}" for k, v in value.items())
+    return ", ".join(f"{literal(k)} {_inline(v)}" for k, v in value.items())
 
 
 def _duration(seconds: float) -> str:

@@ -1,23 +1,22 @@
 """Embeddings of stored segments by the run's encoders, kept in `embeddings/`."""
 
 import hashlib
-import io
 import json
 import sys
-import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from accdistill_jax.checked_npz import DamagedNpz, encode_npz, read_npz, verify_npz
 from accdistill_jax.data.store import Store
 from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.embed import embed
 from accdistill_jax.evaluation.evaluate import SPLITS, STUDENT, TEACHER, UNTRAINED, SplitEmbeddings
 from accdistill_jax.evaluation.retrieval import ACCEL_TO_PPG, PPG_TO_ACCEL, normalise
 from accdistill_jax.evaluation.search import paired_ranks
-from accdistill_jax.files import write_atomically
+from accdistill_jax.files import open_regular, write_atomically
 from accdistill_jax.inputs import prepare
 from accdistill_jax.metrics import ProgressLine
 from accdistill_jax.parallel import Parallel
@@ -197,7 +196,10 @@ def embeddings(
     """
     path = run.workdir / "embeddings" / f"{name}.npz"
     key = hash_of([encoders.key, [store.fingerprint for store in stores]])
-    arrays = _load(path, key) if run.peers.first else None
+    arrays = None
+    if run.peers.first:
+        counts = {split: sum(map(len, own)) for split, own in rows.items()}
+        arrays = _load(path, key, encoders=[encoder.name for encoder in encoders.all], counts=counts, say=run.say)
     if not run.peers.share(f"embeddings {name}", arrays is not None):
         arrays = _compute(run, encoders, name, stores, rows)
         if run.peers.first:
@@ -227,21 +229,52 @@ def embeddings(
 
 
 def _save(path: Path, key: str, arrays: dict[str, np.ndarray]) -> None:
-    content = io.BytesIO()
-    np.savez(content, key=key, **arrays)
     try:
         path.parent.mkdir(exist_ok=True)
-        write_atomically(path, content.getvalue())
+        write_atomically(path, encode_npz({"key": np.array(key), **arrays}))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _load(path: Path, key: str) -> dict[str, np.ndarray] | None:
+def _load(
+    path: Path, key: str, *, encoders: Sequence[str], counts: Mapping[str, int], say: Callable[[str], None]
+) -> dict[str, np.ndarray] | None:
+    """The arrays of a file that `_save` wrote, or None where they are to be computed: it is absent, of another key, or damaged.
+
+    Args:
+        path: the file.
+        key: that it must have.
+        encoders: whose embeddings it must hold.
+        counts: split -> segments of it.
+        say: told of damage.
+    """
     try:
-        with path.open("rb") as file, np.load(file) as saved:
-            return {name: saved[name] for name in saved.files if name != "key"} if str(saved["key"]) == key else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None  # not there, or not whole: computed again
+        with open_regular(path) as file:
+            verify_npz(file)
+            arrays = read_npz(file)
+        if str(arrays.pop("key", None)) != key:
+            return None
+        _check(arrays, encoders, counts)
+    except FileNotFoundError:
+        return None
+    except (OSError, DamagedNpz) as error:
+        say(f"evaluation: {path} is damaged ({error.strerror if isinstance(error, OSError) else error}): embedded again")
+        return None
+    return arrays
+
+
+def _check(arrays: Mapping[str, np.ndarray], encoders: Sequence[str], counts: Mapping[str, int]) -> None:
+    """Raises DamagedNpz unless these are the arrays of these encoders and splits."""
+    expected = {f"{encoder}/{split}": count for encoder in encoders for split, count in counts.items()}
+    if missing := [name for name in expected if f"{name}/embedding" not in arrays]:
+        raise DamagedNpz(f"{missing[0]}/embedding is missing")
+    for name, values in arrays.items():
+        encoder_split, _, what = name.partition("/rank/")
+        owner, _, what = (encoder_split, "", "rank") if what else name.rpartition("/")
+        whole = what == "rank" and values.dtype.kind == "i" and values.ndim == 1
+        whole |= what in ("embedding", "projection") and values.dtype.kind == "f" and values.ndim == 2
+        if not whole or expected.get(owner) != len(values):
+            raise DamagedNpz(f"{name} is {values.dtype.name} {values.shape}")
 
 
 def _compute(run, encoders: Encoders, name: str, stores, rows) -> dict[str, np.ndarray]:

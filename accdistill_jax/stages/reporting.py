@@ -10,9 +10,10 @@ from accdistill_jax import config as configs
 from accdistill_jax.data.store import Store
 from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.evaluate import SPLITS, STUDENT, TEACHER, evaluate
+from accdistill_jax.evaluation.finished import is_finished, mark_finished, unmark
 from accdistill_jax.evaluation.report import write_report
-from accdistill_jax.files import write_atomically
 from accdistill_jax.metrics import read_metrics
+from accdistill_jax.metrics_sums import check_records, spoilt_files
 from accdistill_jax.models.build import parameter_count
 from accdistill_jax.stages.context import Run, plain
 from accdistill_jax.stages.embedding import (
@@ -42,8 +43,7 @@ def report_stage(run: Run, *, durations_s: dict[str, float]) -> None:
 
 
 def _write_reports(run: Run, encoders: Encoders, main: dict, unseen: dict, durations_s: dict[str, float]) -> None:
-    curves = {name: read_metrics(run.workdir / "metrics" / f"{name}.jsonl") for name in ("teacher", "student")}
-    curves = {name: records for name, records in curves.items() if records}
+    curves = {name: records for name in ("teacher", "student") if (records := _curve(run, name))}
     info = _run_info(run, encoders, durations_s)
     made_from = [encoders.key, curves, plain(run.config.evaluation), info["versions"]]
 
@@ -61,6 +61,22 @@ def _write_reports(run: Run, encoders: Encoders, main: dict, unseen: dict, durat
             run.say(line)
 
 
+def _curve(run: Run, stage: str) -> list[dict]:
+    """The metrics of a stage; none where they are not what the stage has written. Says what is wrong with its records."""
+    folder = run.workdir / "metrics"
+
+    def read() -> dict[str, list]:
+        return {"metrics": read_metrics(folder / f"{stage}.jsonl"), "timing": read_metrics(folder / f"{stage}.timing.jsonl")}
+
+    spoilt = spoilt_files(run.workdir, stage)
+    try:
+        for line in check_records(run.workdir, stage, spoilt, read=read):
+            run.say(line)
+    except OSError as error:
+        raise UserError(f"cannot write {run.workdir / 'tensorboard'}: {error.strerror or error}") from error
+    return [] if folder / f"{stage}.jsonl" in spoilt else read_metrics(folder / f"{stage}.jsonl")
+
+
 def summary(folder: Path) -> list[str]:
     """The head of a written report in a few lines for the console."""
     words = json.loads((folder / "report.json").read_text())["verdict"]
@@ -71,21 +87,20 @@ def summary(folder: Path) -> list[str]:
 
 
 def _report(run: Run, folder: Path, embedded, info: dict, curves: dict, examples: Callable, key: str) -> None:
-    """Writes one report unless the one there was made from the same (`report/made_from`, written last, holds the key)."""
+    """Writes one report unless the one there was made from the same and is whole."""
     c = run.config.evaluation
-    mark = folder / "report" / "made_from"
-    if mark.exists() and mark.read_text() == key and (folder / "report.md").exists():
+    finished, damage = is_finished(folder, key)
+    if finished:
         run.say(f"report: {folder / 'report.md'} is finished before")
         return
+    if damage:
+        run.say(f"report: {damage}: the report is made again")
     evaluation = evaluate(
         embedded, pool_sizes=(*c.pool_sizes, "all"), bootstrap_draws=c.bootstrap_draws, seed=run.config.seed
     )
-    mark.unlink(missing_ok=True)
+    unmark(folder)
     write_report(folder, evaluation, run_info=info, curves=curves, examples=examples(), seed=run.config.seed)
-    try:
-        write_atomically(mark, key)
-    except OSError as error:
-        raise UserError(f"cannot write {mark}: {error.strerror or error}") from error
+    mark_finished(folder, key)
     if folder != run.workdir:
         run.say(f"report: {folder / 'report.md'}")
 

@@ -32,14 +32,14 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from accdistill_jax.array_files import Damaged, read_json, sealed
+from accdistill_jax.array_files import Damaged, read_json
 from accdistill_jax.augment import Augmentation
 from accdistill_jax.data.folder import no_space_message, open_folder
 from accdistill_jax.data.locking import file_lock
 from accdistill_jax.data.pipeline import chosen_rows
 from accdistill_jax.data.store import Store, signal_crc
 from accdistill_jax.errors import UserError
-from accdistill_jax.files import remove_leftovers, write_atomically
+from accdistill_jax.files import open_regular, read_regular, remove_leftovers, sealed, write_atomically
 from accdistill_jax.metrics import ProgressLine
 from accdistill_jax.objectives import TEACHER, present, standard_embedding
 from accdistill_jax.stages.context import Run, plain
@@ -306,7 +306,7 @@ def _checksums(plan: Plan, rows: np.ndarray, views: np.ndarray, records: np.ndar
 def part_is_whole(folder: Path, plan: Plan, part: int) -> bool:
     """Whether a part is there and all its records are what was written."""
     try:
-        content = (folder / part_name(part)).read_bytes()
+        content = read_regular(folder / part_name(part), limit_bytes=plan.part_bytes(part))
     except OSError:
         return False
     if len(content) != plan.part_bytes(part):
@@ -355,7 +355,7 @@ class Views:
 
     def _read_part(self, part: int, into: np.ndarray, at: list[int], offsets: list[int]) -> None:
         try:
-            with open(self._folder / part_name(part), "rb", buffering=0) as file:
+            with open_regular(self._folder / part_name(part)) as file:
                 for place, offset in zip(at, offsets, strict=True):
                     if os.preadv(file.fileno(), [into[place]], offset) != into.shape[1]:
                         raise self._error(part, "too short")

@@ -151,7 +151,7 @@ def _wrong_going_on(case: Case, folder: Path, before: dict[str, Content], outcom
         return f"went on, and {case.falls_back} is not what it was"
     run, stage = Path(case.falls_back).parts[:2]
     own = tuple(f"{run}/{name}" for name in (
-        *_RENEWED, stage, f"metrics/{stage}.jsonl", f"metrics/{stage}.timing.jsonl", f"tensorboard/{stage}"))  # fmt: skip
+        *_RENEWED, stage, f"metrics/{stage}.jsonl", f"metrics/{stage}.timing.jsonl", f"metrics/{stage}.sha256", f"tensorboard/{stage}"))  # fmt: skip
     after = contents(folder)
     for name in sorted(before | after):
         if before.get(name) != after.get(name) and not _below(name, own):

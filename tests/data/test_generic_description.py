@@ -1,10 +1,12 @@
 """Descriptions of recordings: names keep their text, numbers are decimal, nothing is read as something else."""
 
 import json
+import os
+import time
 
 import pytest
 
-from accdistill_jax.data.recordings import _description, find
+from accdistill_jax.data.recordings import _description, find, generic
 from accdistill_jax.errors import UserError
 
 NAMES = ["007", "010", "012", "8", "12_3", "1.10", "1e3", "0x1F", "0o17", "yes", "no", "on", "1:30", "2024-05-01", ".5", "+5", "'null'"]
@@ -86,3 +88,40 @@ def test_aliases_merges_and_a_byte_order_mark(tmp_path):
     assert streams == {"ppg": {"file": "010", "rate_hz": 50, "unit": "g"}, "accel": {"file": "010", "rate_hz": 50}}
     with pytest.raises(UserError, match="must be a mapping"):
         read(tmp_path, "&a [*a]\n")
+
+
+def bomb(levels: int = 9, width: int = 9) -> str:
+    lines = ["a0: &a0 [x, x, x]"]
+    lines += [f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * width)}]" for level in range(1, levels + 1)]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        bomb() + "participant: *a9\nstreams: {}\n", bomb() + "participant: p\nstreams: *a9\n",
+        "a: &a {x: 1}\n" + "".join(f"b{n}: &b{n} {{<<: [{', '.join([f'*b{n - 1}' if n else '*a'] * 20)}]}}\n" for n in range(8)) + "streams: *b7\n",
+        "participant: &p [*p]\nstreams: *p\n", "streams: " + "[" * 100_000, "a: " * 1000 + "\n", "participant: p\n" + "x" * 300_000,
+        "participant: {id: p, age_years: " + "9" * 5000 + "}\nstreams: {}\n", "participant: p\0q\nstreams: {}\n", "&a" * 50_000,
+    ],
+    ids=["lists as participant", "lists as streams", "merges", "itself", "deep", "deep keys", "long", "digits", "NUL", "anchors"],
+)  # fmt: skip
+def test_a_description_that_is_a_bomb_is_one_line(tmp_path, text):
+    path = tmp_path / "recording.yaml"
+    path.write_text(text)
+    began = time.monotonic()
+    with pytest.raises(UserError) as caught:
+        generic.load(path, "r")
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 10_000
+    assert time.monotonic() - began < 20
+
+
+def test_a_description_that_never_ends_is_named(tmp_path):
+    path = tmp_path / "recording.yaml"
+    path.symlink_to("/dev/zero")
+    with pytest.raises(UserError, match="recording.yaml: .*not a regular file"):
+        generic.load(path, "r")
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="recording.yaml: .*not a regular file"):
+        generic.load(path, "r")

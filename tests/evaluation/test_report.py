@@ -1,5 +1,6 @@
 """The report renders whatever is missing, and says so."""
 
+import html
 import json
 import re
 
@@ -11,6 +12,7 @@ from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation import maps, plots
 from accdistill_jax.evaluation.evaluate import evaluate
 from accdistill_jax.evaluation.report import write_report
+from accdistill_jax.text import literal, one_line
 
 FAST = {"bootstrap_draws": 5, "interval_draws": 200}
 RUN = {
@@ -205,3 +207,31 @@ def test_map_neighbours_know_heart_rate_where_the_encoder_does(make_encoders):
     any_two = float(re.search(r"any two by ([\d.]+)", titles[0]).group(1))
     assert apart[0] < 0.75 * any_two
     assert apart[2] > 0.75 * any_two
+
+
+FOREIGN = [
+    "a|b", "<script>alert(1)</script>", "[x](javascript:alert(1))", "![x](http://host/x.png)", "**bold** _it_ `code`", "<!-- ", "</details>",
+    "line\nbreak", "\x1b[31mred", "turn\u202earound", "```", "| a | b |", "http://host/x", "&lt;b&gt;", "\\|", "$x$", "# heading", "</td>",
+]  # fmt: skip
+
+
+def test_texts_of_stores_are_shown_as_they_are(tmp_path, make_encoders):
+    """Names of stores, sources, reasons, settings: no markup, HTML, link, end of a cell or command of a terminal."""
+    data = {f"/data/{text}": {"source": text, "counts": {"total": {"rejected": {text: 1}}}, "texts": [text, text]} for text in FOREIGN}
+    info = {"data": data, "config": {"data": {"stores": FOREIGN}}, "command": "".join(FOREIGN), "more": {text: text for text in FOREIGN}}
+    text, content = _check(write_report(tmp_path, evaluate(make_encoders(), **FAST), run_info=info), ALL - {"curves", "examples"})
+    assert list(content["run"]["data"]) == list(data), "JSON has them unchanged"
+    table, rest = text.split("## What ran")[1].split("<details>", 1)
+    for shown in (table.replace("<br>", ""), rest):
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f\u202e]", shown)
+    assert not re.search(r"<|>|https?:|(?<!\\)[\[\]*`]", table.replace("<br>", "")), "what marks up is escaped"
+    fences = re.findall(r"^```", rest, re.M)
+    assert len(fences) == 2
+    assert markdown_text(literal("a_b*c")) == "a_b*c"
+    for foreign in FOREIGN:
+        assert markdown_text(literal(foreign)) == one_line(foreign)
+
+
+def markdown_text(text: str) -> str:
+    """What Markdown without markup shows of a text: escapes and entities resolved."""
+    return html.unescape(re.sub(r"\\([!-/:-@\[-`{-~])", lambda found: f"&#{ord(found[1])};", text))

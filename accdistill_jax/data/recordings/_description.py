@@ -16,9 +16,12 @@ import yaml
 
 from accdistill_jax.data.recording import named
 from accdistill_jax.errors import UserError
+from accdistill_jax.files import read_regular
 
 _TEXT_KEYS = ("participant", "id", "sex", "device", "file", "unit", "interval_unit", "time_unit", "polarity", "delimiter", "decimal")
 _COLUMN_KEYS = ("columns", "time", "interval", "hr")  # text, or a number from 0
+_MOST_BYTES = 2**18  # of a description
+_MOST_VALUES = 10_000  # in it
 _TAG = "tag:yaml.org,2002:"
 _TEXT = _TAG + "str"
 _NULL = _TAG + "null"
@@ -30,6 +33,8 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers = {}
 
     def construct_document(self, node: yaml.Node) -> object:
+        if _expanded(node, {}) > _MOST_VALUES:
+            raise UserError(f"its aliases stand for more than {_MOST_VALUES} values")
         _keep_names(node, set())
         return super().construct_document(node)
 
@@ -44,6 +49,16 @@ for _tag, _pattern, _first in (
                   r"(?:[ \t]*(?:Z|[-+][0-9]{1,2}(?::?[0-9]{2})?))?)?", "0123456789"),
 ):
     _Loader.add_implicit_resolver(_TAG + _tag, re.compile(f"^(?:{_pattern})$"), list(_first))
+
+
+def _expanded(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """Number of values in a node where each alias is written out, but for one that stands in itself."""
+    if id(node) not in sizes:
+        sizes[id(node)] = 1
+        inner = node.value if isinstance(node, yaml.CollectionNode) else ()
+        parts = [part for pair in inner for part in pair] if isinstance(node, yaml.MappingNode) else inner
+        sizes[id(node)] = 1 + sum(_expanded(part, sizes) for part in parts)
+    return sizes[id(node)]
 
 
 def _keep_names(node: yaml.Node, seen: set[int]) -> None:
@@ -91,7 +106,7 @@ def read(path: Path) -> Mapping:
     """
     with named(path):
         try:
-            text = path.read_text(encoding="utf-8-sig")
+            text = read_regular(path, limit_bytes=_MOST_BYTES).decode("utf-8-sig")
             content = json.loads(text, object_pairs_hook=_distinct) if path.suffix.lower() == ".json" else yaml.load(text, _Loader)  # a SafeLoader
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise UserError(f"cannot be read: {' '.join(str(error).split())}") from error

@@ -1,0 +1,81 @@
+"""Whether a written report is whole: `report/made_from` says what it was made from, and the checksum of each of its files."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+from accdistill_jax.errors import UserError
+from accdistill_jax.files import read_regular, write_atomically
+
+_MARK = "report/made_from"
+_TEXTS = ("report.md", "report.json")
+_NAME = re.compile(r"report\.(?:md|json)|report/[a-z_]+\.png")
+
+
+def mark_finished(folder: Path, key: str) -> None:
+    """Writes the mark of a report that is complete.
+
+    Args:
+        folder: of the report.
+        key: hash of what it was made from.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    mark = folder / _MARK
+    try:
+        pictures = json.loads(read_regular(folder / "report.json"))["pictures"].values()
+        files = {name: _digest(folder / name) for name in (*_TEXTS, *pictures)}
+        write_atomically(mark, json.dumps({"key": key, "files": files}, indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {mark}: {error.strerror or error}") from error
+
+
+def unmark(folder: Path) -> None:
+    """Removes the mark, before a report is written."""
+    (folder / _MARK).unlink(missing_ok=True)
+
+
+def is_finished(folder: Path, key: str) -> tuple[bool, str]:
+    """Whether the report made from what `key` stands for is there and whole, and if not by damage, what is wrong, in words.
+
+    One that an earlier version marked, without checksums, is whole where its files are there and report.json can be read.
+    """
+    mark = folder / _MARK
+    try:
+        text = read_regular(mark).decode()
+        if text == key:
+            return _earlier_is_whole(folder)
+        record = json.loads(text)
+        files = record["files"]
+        if record["key"] != key:
+            return False, ""
+        if not set(_TEXTS) <= files.keys() or not all(map(_NAME.fullmatch, files)):
+            raise ValueError("names are missing")
+    except FileNotFoundError:
+        return False, ""
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return False, f"{mark} cannot be read"
+    for name, digest in files.items():
+        try:
+            if _digest(folder / name) != digest:
+                return False, f"{folder / name} was changed after it was written"
+        except FileNotFoundError:
+            return False, f"{folder / name} is missing"
+        except OSError as error:
+            return False, f"{folder / name} cannot be read ({error.strerror or error})"
+    return True, ""
+
+
+def _earlier_is_whole(folder: Path) -> tuple[bool, str]:
+    try:
+        pictures = json.loads(read_regular(folder / "report.json"))["pictures"].values()
+        missing = [name for name in ("report.md", *pictures) if not (folder / name).is_file()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return False, f"{folder / 'report.json'} cannot be read"
+    return not missing, f"{folder / missing[0]} is missing" if missing else ""
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(read_regular(path)).hexdigest()
