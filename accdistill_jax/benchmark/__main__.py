@@ -1,4 +1,4 @@
-"""`python -m accdistill_jax.benchmark {step,input,startup,embed,plan,gpu,tradeoff} ...`: see --help."""
+"""`python -m accdistill_jax.benchmark {step,input,startup,embed,compile,plan,gpu,tradeoff} ...`: see --help."""
 
 import argparse
 import contextlib
@@ -20,6 +20,7 @@ COMMANDS = {
     "input": "reading, generating and preparing segments",
     "startup": "from command to first step; memory by batch size",
     "embed": "inference, probes and retrieval on many embeddings",
+    "compile": "a training step compiled for TPU slices: what its compiler estimates, without a TPU",
     "plan": "hours for a corpus on given hardware, and what binds",
     "gpu": "all that is worth knowing of a GPU in eight minutes, the most valuable first; continues where it was cut off",
     "tradeoff": "what doing less work for the same student costs in accuracy, at equal time",

@@ -15,7 +15,7 @@ TWO_NODES_S, DOUBLING_S = 46e-6, (63e-6 - 46e-6) / 4  # a small all-reduce over 
 ASSUMED = "assumed"
 
 SOURCES = {
-    "tpu": "Google, TPU v5e, v5p, v6e: https://docs.cloud.google.com/tpu/docs/v5e (v5p, v6e): bf16 peak, HBM, ICI bandwidth "
+    "tpu": "Google, TPU v4, v5e, v5p, v6e: https://docs.cloud.google.com/tpu/docs/v5e (v4, v5p, v6e): bf16 peak, HBM, ICI bandwidth "
     "per chip (both directions; half of it is one direction), slice shapes",
     "ici": "Austin et al., How To Scale Your Model: https://jax-ml.github.io/scaling-book/sharding and /tpus: about 1 us per "
     "hop; rings only on axes of 16 (v5e, v6e) or in whole 4x4x4 cubes (v5p), else a line at half the bandwidth; an all_gather "
@@ -80,6 +80,34 @@ class Hardware(NamedTuple):
         return math.prod(level.size for level in self.levels)
 
 
+class Chip(NamedTuple):
+    """A TPU chip.
+
+    Attributes:
+        peak_flops: bf16, per second.
+        memory_bytes, memory_bandwidth: of its own memory.
+        link: bytes/s of one link to a neighbour in one direction.
+        host_chips: chips that one host feeds.
+        cycle_flops: what its matrix units do in a cycle, bf16: 2 for each multiplier (128 x 128 of them in a unit, v6e 256 x 256),
+            units per chip as peak and clock require; a test holds the compiler's own estimate of a large product against it.
+    """
+
+    peak_flops: float
+    memory_bytes: float
+    memory_bandwidth: float
+    link: float
+    host_chips: int
+    cycle_flops: int
+
+
+TPU_CHIPS = {
+    "v4": Chip(275e12, 32 * 2**30, 1200 * GB, 50 * GB, 4, 2 * 8 * 128**2),
+    "v5e": Chip(197e12, 16 * GB, 800 * GB, 50 * GB, 8, 2 * 4 * 128**2),
+    "v5p": Chip(459e12, 95 * 2**30, 2765 * GB, 100 * GB, 4, 2 * 8 * 128**2),
+    "v6e": Chip(918e12, 32 * GB, 1600 * GB, 100 * GB, 8, 2 * 4 * 256**2),
+}
+
+
 def torus(axes: tuple[int, ...], *, link: float, rings: bool) -> Level:
     """A slice of chips connected along each axis to their neighbours.
 
@@ -94,15 +122,14 @@ def torus(axes: tuple[int, ...], *, link: float, rings: bool) -> Level:
 
 
 def tpu(name: str, axes: tuple[int, ...], *, rings: bool) -> Hardware:
-    """A slice of TPU `name` ("v5e", "v5p", "v6e")."""
-    peak, memory, bandwidth, link, host = {
-        "v5e": (197e12, 16 * GB, 800 * GB, 50 * GB, 8),
-        "v5p": (459e12, 95 * 2**30, 2765 * GB, 100 * GB, 4),
-        "v6e": (918e12, 32 * GB, 1600 * GB, 100 * GB, 8),
-    }[name]
+    """A slice of TPU `name`, a key of `TPU_CHIPS`."""
+    chip = TPU_CHIPS[name]
     chips = math.prod(axes)
     label = f"TPU {name}, {chips} chips ({'x'.join(map(str, axes))})"
-    return Hardware(label, peak, memory, bandwidth, (torus(axes, link=link, rings=rings),), host, ("tpu", "ici"))
+    levels = (torus(axes, link=chip.link, rings=rings),)
+    return Hardware(
+        label, chip.peak_flops, chip.memory_bytes, chip.memory_bandwidth, levels, chip.host_chips, ("tpu", "ici")
+    )
 
 
 def gpu(name: str, nodes: int) -> Hardware:

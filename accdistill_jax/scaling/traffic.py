@@ -15,8 +15,11 @@ FLOAT = 4  # bytes: gradients, projections and embeddings cross in float32
 _DTYPES = {"f32": 4, "f16": 2, "bf16": 2, "f64": 8, "s32": 4, "u32": 4, "s8": 1, "u8": 1, "pred": 1, "s64": 8, "u64": 8}
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 _INSTRUCTION = re.compile(
-    rf" = (?P<result>.*?) (?P<kind>{'|'.join(KINDS)})\(.*?replica_groups=(?:\{{\{{(?P<first>[\d,]*)\}}|\[\d+,(?P<size>\d+)\])"
+    rf" = (?P<result>.*?) (?P<kind>{'|'.join(KINDS)})(?P<start>-start)?\(.*?replica_groups=(?:\{{\{{(?P<first>[\d,]*)\}}|\[\d+,(?P<size>\d+)\])"
 )
+
+# a collective that a TPU's compiler cuts into steps and hides in later operations: each step is written as the whole of it
+_CHAIN = re.compile(r'\bchain_id="(\d+)"')
 
 
 class Collective(NamedTuple):
@@ -86,17 +89,25 @@ def total(collectives: list[Collective], devices: int) -> dict[str, float]:
 
 
 def counted(hlo: str) -> list[Collective]:
-    """The collectives of an optimised program, each instruction once.
+    """The collectives of an optimised program, each once, however many steps it is cut into.
 
     Args:
         hlo: `compiled.as_text()` of a program without collectives in loops.
     """
-    found = []
+    found, chains = [], set()
     for line in hlo.splitlines():
         match = _INSTRUCTION.search(line)
         if match is None:
             continue
-        size = sum(_array_bytes(dtype, shape) for dtype, shape in _ARRAY.findall(match["result"]))
+        arrays = _ARRAY.findall(match["result"])
+        if chain := _CHAIN.search(line):
+            step = (chain[1], match["kind"], *arrays)
+            if step in chains:
+                continue
+            chains.add(step)
+        if match["start"] and match["kind"] == "all-gather":
+            arrays = arrays[len(arrays) // 2 :]  # what is gathered stands before what comes of it
+        size = sum(_array_bytes(dtype, shape) for dtype, shape in arrays)
         if match["kind"] == "reduce-scatter":
             size *= int(match["size"]) if match["size"] else len(match["first"].split(","))
         found.append(Collective("", match["kind"], size))
