@@ -2,6 +2,7 @@
 
 import functools
 import os
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +15,10 @@ from accdistill_jax.data.store import Store
 from accdistill_jax.data.store_writer import StoreWriter, existing_store
 from accdistill_jax.data.workers import check_workers, run_all
 from accdistill_jax.errors import UserError
-from accdistill_jax.text import readable
+from accdistill_jax.text import one_line, readable
+
+_TOO_LARGE = "does not fit into memory; split it, or prepare with fewer --workers"
+_LONGEST = 300
 
 
 def find_recordings(reader: str, roots: Sequence[str | os.PathLike], **options) -> recordings.Found:
@@ -50,6 +54,7 @@ def prepare(
     overwrite: bool = False,
     progress: bool = False,
     not_read: Mapping[str, str] | None = None,
+    apart: bool = False,
 ) -> Store:
     """Prepares recordings into a store; the same call after an interruption continues.
 
@@ -68,6 +73,8 @@ def prepare(
         overwrite: replace whatever is at `out`.
         progress: show progress bars on stderr.
         not_read: what was left out where the recordings were looked for, and why; kept in the manifest.
+        apart: load recordings in another process even with one worker, so that one whose parser crashes is named like other
+            bad ones.
 
     Raises:
         UserError: bad recordings (all are named, after the others were prepared and kept), a different store at
@@ -88,7 +95,7 @@ def prepare(
         task = bar.add_task("preparing recordings", total=len(sources), completed=len(sources) - len(missing))
         bad: dict[str, str] = {}
         for source, problem in run_all(
-            functools.partial(_stage, writer=writer, settings=settings), missing, workers=workers
+            functools.partial(_stage, writer=writer, settings=settings, skip_bad=skip_bad), missing, workers=workers, apart=apart, died=_died
         ):
             if problem is not None:
                 bad[source.recording_id] = problem
@@ -106,29 +113,50 @@ def prepare(
         )
 
 
-def _stage(source: RecordingSource, *, writer: StoreWriter, settings: PreprocessSettings) -> str | None:
+def _stage(source: RecordingSource, *, writer: StoreWriter, settings: PreprocessSettings, skip_bad: bool) -> str | None:
     """Prepares one recording; returns what is wrong with it, if it is bad."""
     try:
-        batch = preprocess(source.load(), settings)
+        recording = source.load()
     except UserError as error:
         return str(error)
     except MemoryError:
-        return "does not fit into memory; split it, or prepare with fewer --workers"
+        return _TOO_LARGE
+    except Exception as error:  # of a file that its reader did not foresee
+        return f"cannot be read ({_where(error)}); copy it again"
+    try:
+        batch = preprocess(recording, settings)
+    except UserError as error:
+        return str(error)
+    except MemoryError:
+        return _TOO_LARGE
     except Exception as error:
+        if skip_bad:
+            return f"cannot be prepared ({_where(error)})"
         error.add_note(f"while preparing recording {source.recording_id}")
         raise
     writer.add(source.recording_id, batch)
     return None
 
 
+def _died(source: RecordingSource, cause: str) -> str:
+    return f"the process that read it died ({cause}): its files are damaged, or memory is short"
+
+
+def _where(error: Exception) -> str:
+    """An unforeseen error in words, with the line of code that raised it."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    text = str(error)
+    return f"{type(error).__name__}: {text[:_LONGEST]}{' ...' * (len(text) > _LONGEST)}, {os.path.basename(place.filename)} line {place.lineno}"
+
+
 def _bad_message(bad: Mapping[str, str], of: int) -> str:
     advice = "repair or remove what is bad, or leave it out with --skip-bad; the other recordings are done and kept"
     if len(bad) == 1:
         return f"recording {_first(bad)}; {advice}"
-    listed = "".join(f"\n  {name}: {problem}" for name, problem in sorted(bad.items()))
+    listed = "".join(f"\n  {name}: {one_line(problem)}" for name, problem in sorted(bad.items()))
     return f"{len(bad)} of {of} recordings cannot be prepared:{listed}\n{advice}"
 
 
 def _first(bad: Mapping[str, str]) -> str:
     name = min(bad)
-    return f"{name}: {bad[name]}"
+    return f"{name}: {one_line(bad[name])}"

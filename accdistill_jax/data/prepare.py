@@ -104,7 +104,7 @@ def _run(args: argparse.Namespace, console: Console) -> None:
         options = chosen(args, parameter_fields(recordings.options(args.command)))
         sources = find_recordings(args.command, args.root, **options)
         store = prepare(sources, args.out, reader=args.command, options=options, settings=settings,
-                        skip_bad=args.skip_bad, not_read=sources.not_read, **common)
+                        skip_bad=args.skip_bad, not_read=sources.not_read, apart=recordings.can_crash(args.command), **common)
     show.print_summary(store, console)
 
 

@@ -2,7 +2,8 @@
 
 `find(tree, **options) -> list[RecordingSource]` looks for recordings among the files of a `Tree`, claims those that belong to one
 and notes what it leaves out; the first line of the module's docstring is its help on the command line, and the keyword arguments
-of `find` are its options. A new device needs such a file and nothing else.
+of `find` are its options. A new device needs such a file and nothing else. `CAN_CRASH = False` says that no compiled parser, which
+a damaged file can crash, reads the files: such recordings may be loaded in the main process.
 """
 
 import difflib
@@ -53,6 +54,11 @@ def reader(name: str) -> ModuleType:
 def summary(name: str) -> str:
     """First line of a reader's docstring: its help on the command line."""
     return (reader(name).__doc__ or name).strip().splitlines()[0]
+
+
+def can_crash(name: str) -> bool:
+    """Whether loading a damaged recording may end the process."""
+    return getattr(reader(name), "CAN_CRASH", True)
 
 
 def options(name: str) -> dict[str, inspect.Parameter]:
