@@ -12,7 +12,7 @@ from accdistill_jax.data.progress import progress_bar
 from accdistill_jax.data.recording import RecordingSource
 from accdistill_jax.data.split import SplitRule
 from accdistill_jax.data.store import Store
-from accdistill_jax.data.store_writer import StoreWriter, existing_store
+from accdistill_jax.data.store_writer import StoreWriter, UnfitUnit, existing_store
 from accdistill_jax.data.workers import check_workers, run_all
 from accdistill_jax.errors import UserError
 from accdistill_jax.text import one_line, readable
@@ -134,7 +134,12 @@ def _stage(source: RecordingSource, *, writer: StoreWriter, settings: Preprocess
             return f"cannot be prepared ({_where(error)})"
         error.add_note(f"while preparing recording {source.recording_id}")
         raise
-    writer.add(source.recording_id, batch)
+    try:
+        writer.add(source.recording_id, batch)
+    except UnfitUnit as error:
+        return str(error)
+    except MemoryError:
+        return _TOO_LARGE
     return None
 
 

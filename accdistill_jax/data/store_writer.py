@@ -52,6 +52,10 @@ _log = logging.getLogger(__name__)
 _STORE = "store"
 
 
+class UnfitUnit(UserError):
+    """The segments of one unit cannot be stored; others can."""
+
+
 class StoreWriter:
     """Collects units and assembles them into a store. Picklable: workers call `add` on their own copy.
 
@@ -147,9 +151,13 @@ class StoreWriter:
                 float32. It may have no segments.
 
         Raises:
-            UserError: wrong shapes, non-finite samples or a full disk.
+            UnfitUnit: wrong shapes or non-finite samples.
+            UserError: a full disk.
         """
-        content = encode_unit(unit_id, batch, samples=self._samples)
+        try:
+            content = encode_unit(unit_id, batch, samples=self._samples)
+        except UserError as error:
+            raise UnfitUnit(str(error)) from error
         # Not worth waiting for the disk: a unit damaged by a power failure is noticed by its checksum and redone.
         self._units.write(unit_file(unit_id), content, durable=False)
 

@@ -33,6 +33,27 @@ def test_a_killed_process_is_reported():
         list(run_all(signal.raise_signal, [signal.SIGKILL, signal.SIGKILL], workers=2))
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_process_is_told_with_its_item_and_the_others_go_on(workers):
+    results = dict(run_all(os._exit, [3, 0, 7], workers=workers, apart=True, died=lambda item, cause: f"{item}: {cause}"))
+    assert results == {code: f"{code}: exit status {code}" for code in (0, 3, 7)}
+    killed = list(run_all(signal.raise_signal, [signal.SIGKILL, 0], workers=workers, apart=True, died=lambda item, cause: cause))
+    assert sorted(killed, key=lambda pair: pair[0] == 0) == [(signal.SIGKILL, "SIGKILL: out of memory, or killed"), (0, None)]
+
+
+def unpicklable(_):
+    class Odd(Exception):
+        pass
+
+    raise Odd("cannot travel")
+
+
+def test_an_error_of_another_process_keeps_its_trace():
+    with pytest.raises(RuntimeError, match="Odd: cannot travel") as error:
+        list(run_all(unpicklable, [1], workers=1, apart=True))
+    assert "in unpicklable" in error.value.__notes__[0]
+
+
 def test_processes_have_one_numerical_thread_and_this_one_keeps_its_own(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
