@@ -1,0 +1,273 @@
+"""Every kind of file that the program writes and reads again: how a small whole one is made, and what is taken from it."""
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import numpy as np
+
+from accdistill_jax import config as configs
+from accdistill_jax.checked_npz import DamagedNpz
+from accdistill_jax.checkpoint import Checkpointer, load_params, save_params
+from accdistill_jax.data import shards
+from accdistill_jax.data.folder import LocalFolder
+from accdistill_jax.data.preprocess import PreprocessSettings, SegmentBatch
+from accdistill_jax.data.recording import Participant
+from accdistill_jax.data.store import Store
+from accdistill_jax.data.store_units import decode_unit, encode_unit
+from accdistill_jax.data.store_writer import StoreWriter
+from accdistill_jax.evaluation.finished import is_finished, mark_finished, unmark
+from accdistill_jax.files import read_regular, sealed, write_atomically
+from accdistill_jax.metrics import MetricsWriter, read_metrics
+from accdistill_jax.metrics_sums import spoilt_files, sums_path
+from accdistill_jax.mirror_files import Content, Journal, Known
+from accdistill_jax.mirror_store import _parse
+from accdistill_jax.stages import embedding, teacher_views
+from accdistill_jax.stages.teacher_views import Plan, Views
+from configs import distill
+
+MADE_AGAIN = "made again"  # not taken: the program makes it again
+PEOPLE = {"anna": 5, "ben": 3}
+SAMPLES = 64
+
+
+class Kind(NamedTuple):
+    """A kind of file.
+
+    Attributes:
+      make: makes it in a folder, or replaces another version of it there; as make(folder, version).
+      read: what the program takes from it, hashed, or `MADE_AGAIN`; raises UserError, in one line.
+      share: how often it is damaged, in parts.
+    """
+
+    make: Callable[[Path, int], None]
+    read: Callable[[Path], str]
+    share: int
+
+
+def digest(*values: object) -> str:
+    """Hash of arrays (type, shape and bytes) and JSON-able values, also within dictionaries."""
+    found = hashlib.sha256()
+
+    def add(value: object) -> None:
+        if isinstance(value, dict):
+            for name in sorted(value):
+                found.update(f"{name}\0".encode())
+                add(value[name])
+        elif isinstance(value, np.ndarray) and value.dtype != object:
+            found.update(f"{value.dtype}{value.shape}".encode() + value.tobytes())
+        else:
+            found.update(repr(value.tolist() if isinstance(value, np.ndarray) else value).encode())
+
+    for value in values:
+        add(value)
+    return found.hexdigest()
+
+
+def _batch(participant: str, segments: int, version: int) -> SegmentBatch:
+    rng = np.random.default_rng([version, *participant.encode()])
+    return SegmentBatch(
+        ppg=rng.normal(3, 40, (segments, SAMPLES, 2)).astype(np.float32),
+        accel=rng.normal(0, 0.01, (segments, SAMPLES, 3)).astype(np.float32),
+        columns={
+            "participant": np.full(segments, participant), "recording": np.full(segments, participant), "device": np.full(segments, "bench"),
+            "start_unix_s": 10.0 * np.arange(segments), "hr_bpm": rng.uniform(50, 90, segments).astype(np.float32),
+        },
+        participant=Participant(participant_id=participant), examined=segments + 1, rejected={"motion": 1},
+    )  # fmt: skip
+
+
+def _make_unit(folder: Path, version: int) -> None:
+    LocalFolder(folder).write("unit.npz", encode_unit("anna", _batch("anna", 3, version), samples=SAMPLES))
+
+
+def _read_unit(folder: Path) -> str:
+    try:
+        unit = decode_unit(LocalFolder(folder).open("unit.npz"), signals=True)
+    except DamagedNpz:
+        return MADE_AGAIN
+    return digest(unit.about, unit.columns, unit.arrays)
+
+
+def _make_store(folder: Path, version: int) -> None:
+    shards.SEGMENTS_PER_SHARD = 4
+    settings = PreprocessSettings(segment_s=1.0, hop_s=1.0)
+    writer = StoreWriter(folder / "store", settings=settings, source=f"version {version}", overwrite=True)
+    for name, segments in PEOPLE.items():
+        writer.add(name, _batch(name, segments, version))
+    writer.commit(list(PEOPLE))
+
+
+def _read_store(folder: Path) -> str:
+    store = Store.open(folder / "store")
+    manifest = {key: value for key, value in store.manifest.items() if key not in ("software", "files")}
+    splits = {split: store.indices(split) for split in ("train", "validation", "test")}
+    return digest(store.read(np.arange(store.num_segments)), store.segments, store.participants.to_pydict(), splits, manifest)
+
+
+def _state(version: int) -> dict:
+    """A training's: parameters, and the optimiser's moments and count."""
+    rng = np.random.default_rng(version)
+    params = {"encoder": {"kernel": rng.normal(size=(7, 5)).astype(np.float32), "bias": np.zeros(5, np.float32)}}
+    return {"params": params, "opt_state": {"mu": params, "nu": params, "count": np.int32(version)}, "step": np.int32(version)}
+
+
+class _Warnings(logging.Handler):
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(record.getMessage())
+
+
+def _make_checkpoint(folder: Path, version: int) -> None:
+    with Checkpointer(folder / "checkpoints", keep_last=2) as checkpointer:
+        if not version:
+            checkpointer.save(3, _state(100), meta={"version": 100})
+        checkpointer.save(6 + version, _state(version), metric=0.5, meta={"version": version})
+
+
+def _read_checkpoint(folder: Path) -> str:
+    """The newest whole one; falling back to one before without a warning would be silence."""
+    log, heard = logging.getLogger("accdistill_jax.checkpoint"), _Warnings()
+    log.addHandler(heard)
+    log.propagate = False
+    try:
+        with Checkpointer(folder / "checkpoints", keep_last=2) as checkpointer:
+            step = checkpointer.latest_valid_step()
+            found = checkpointer.restore(step, _state(0))
+    finally:
+        log.removeHandler(heard)
+    return MADE_AGAIN if heard.said else digest(step, found.state, found.meta)
+
+
+def _make_export(folder: Path, version: int) -> None:
+    save_params(folder / "export", _state(version)["params"], {"version": version})
+
+
+def _read_export(folder: Path) -> str:
+    found = load_params(folder / "export", _state(0)["params"])
+    return digest(found.state, found.meta)
+
+
+_COUNTS = {"train": 4, "test": 3}
+
+
+def _make_embeddings(folder: Path, version: int) -> None:
+    rng = np.random.default_rng(version)
+    arrays = {f"{encoder}/{split}/embedding": rng.normal(size=(count, 4)).astype(np.float32)
+              for encoder in ("teacher", "student") for split, count in _COUNTS.items()}  # fmt: skip
+    embedding._save(folder / "main.npz", "key", arrays | {"student/test/rank/accel->ppg": rng.permutation(3)})
+
+
+def _read_embeddings(folder: Path) -> str:
+    arrays = embedding._load(folder / "main.npz", "key", encoders=("teacher", "student"), counts=_COUNTS, say=lambda line: None)
+    return MADE_AGAIN if arrays is None else digest(arrays)
+
+
+def _plan(version: int) -> Plan:
+    return Plan(SimpleNamespace(path="store", fingerprint="0"), np.arange(0, 20, 2), 3, 4, 4, {"version": version})
+
+
+def _make_views(folder: Path, version: int) -> None:
+    plan, rng = _plan(0), np.random.default_rng(version)
+    (folder / teacher_views.RECORD).unlink(missing_ok=True)
+    for part in range(plan.parts):
+        count = len(plan.rows[plan.places(part)])
+        content = teacher_views.encode(plan, part, rng.normal(size=(count, 3, 4)).astype(np.float32), np.arange(count, dtype=np.uint32))
+        teacher_views._write(folder / teacher_views.part_name(part), content)
+    files = {teacher_views.part_name(part): plan.part_bytes(part) for part in range(plan.parts)}
+    teacher_views._write(folder / teacher_views.RECORD, json.dumps(sealed({"meta": plan.described, "leaves": [], "files": files})).encode())
+
+
+def _read_views(folder: Path) -> str:
+    plan = _plan(0)
+    if not teacher_views.is_complete(folder, plan):
+        return MADE_AGAIN
+    return digest(*(array for view in range(plan.views) for array in Views(folder, plan).read(plan.rows, np.full(len(plan.rows), view))))
+
+
+def _make_metrics(folder: Path, version: int) -> None:
+    with MetricsWriter(folder, "teacher") as writer:
+        for step in range(1, 6):
+            writer.write(step, "train", {"loss": version + 1 / step, "odd": math.nan}, timing={"seconds": step})
+
+
+def _read_metrics(folder: Path) -> str:
+    if spoilt_files(folder, "teacher") or not sums_path(folder, "teacher").exists():
+        return MADE_AGAIN  # or named; without checksums the stage is not finished, and goes on from its checkpoint
+    return digest(*(read_metrics(folder / f"metrics/teacher{end}") for end in (".jsonl", ".timing.jsonl")))
+
+
+def _make_report(folder: Path, version: int) -> None:
+    (folder / "report").mkdir(exist_ok=True)
+    unmark(folder)
+    write_atomically(folder / "report/map.png", b"\x89PNG" + bytes(500) + bytes([version]))
+    write_atomically(folder / "report.json", json.dumps({"pictures": {"map": "report/map.png"}, "verdict": {"version": version}}))
+    write_atomically(folder / "report.md", f"# Version {version}\n\n| a | b |\n")
+    mark_finished(folder, "key")
+
+
+def _read_report(folder: Path) -> str:
+    whole, _ = is_finished(folder, "key")
+    return digest(*(read_regular(folder / name) for name in ("report.md", "report.json", "report/map.png"))) if whole else MADE_AGAIN
+
+
+def _config(version: int):
+    config = distill.get_config("smoke").unlock()
+    config.evaluation.bootstrap_draws = 10 + version  # free to change
+    return config.lock()
+
+
+def _make_config(folder: Path, version: int) -> None:
+    configs.dump(_config(version), folder)
+
+
+def _read_config(folder: Path) -> str:
+    """Only compared with what the run has."""
+    configs.claim(_config(0), folder)
+    return "the same"
+
+
+def _journal(version: int) -> Journal:
+    files = {f"teacher/{number}.json": Content(number, f"{version}{number}" * 8) for number in range(5)}
+    return Journal("run", version, f"push {version}", base=files, known={name: Known((1, 2, 3), own) for name, own in files.items()})
+
+
+def _make_journal(folder: Path, version: int) -> None:
+    _journal(version).save(folder)
+
+
+def _read_journal(folder: Path) -> str:
+    return digest(repr(Journal.load(folder)))
+
+
+def _make_copy(folder: Path, version: int) -> None:
+    own = _journal(version)
+    about = {"format": 1, "host": "here", "time": "now", "run": own.run, "generation": version, "push": own.push, "files": own.base}
+    write_atomically(folder / "mirror.json", json.dumps(sealed(about)))
+
+
+def _read_copy(folder: Path) -> str:
+    return digest(repr(_parse(LocalFolder(folder).read("mirror.json"), where=str(folder / "mirror.json"))))
+
+
+KINDS = {
+    "staged unit": Kind(_make_unit, _read_unit, 20),
+    "store": Kind(_make_store, _read_store, 20),
+    "checkpoint": Kind(_make_checkpoint, _read_checkpoint, 4),
+    "export": Kind(_make_export, _read_export, 4),
+    "embeddings": Kind(_make_embeddings, _read_embeddings, 10),
+    "teacher views": Kind(_make_views, _read_views, 10),
+    "metrics": Kind(_make_metrics, _read_metrics, 8),
+    "report": Kind(_make_report, _read_report, 8),
+    "config.json": Kind(_make_config, _read_config, 8),
+    "mirror: journal": Kind(_make_journal, _read_journal, 4),
+    "mirror: manifest": Kind(_make_copy, _read_copy, 4),
+}
