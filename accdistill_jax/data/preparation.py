@@ -3,9 +3,10 @@
 import functools
 import os
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from accdistill_jax.data import polarity as polarity_lib
 from accdistill_jax.data import recordings
 from accdistill_jax.data.preprocess import PreprocessSettings, preprocess
 from accdistill_jax.data.progress import progress_bar
@@ -94,12 +95,16 @@ def prepare(
         missing = [source for source in sources if not writer.has(source.recording_id)]
         task = bar.add_task("preparing recordings", total=len(sources), completed=len(sources) - len(missing))
         bad: dict[str, str] = {}
-        for source, problem in run_all(
-            functools.partial(_stage, writer=writer, settings=settings, skip_bad=skip_bad), missing, workers=workers, apart=apart, died=_died
-        ):
+        stage = functools.partial(_stage, writer=writer, settings=settings, skip_bad=skip_bad)
+        run = functools.partial(run_all, workers=workers, apart=apart, died=_died)
+        for source, problem in run(stage, missing):
             if problem is not None:
                 bad[source.recording_id] = problem
             bar.advance(task)
+        good = [source for source in sources if source.recording_id not in bad]
+        for source, problem in _turn_over(good, writer=writer, stage=stage, run=run):
+            if problem is not None:
+                bad[source.recording_id] = problem
         if bad and not skip_bad:
             raise UserError(_bad_message(bad, len(sources)))
         if len(bad) == len(sources):
@@ -113,7 +118,24 @@ def prepare(
         )
 
 
-def _stage(source: RecordingSource, *, writer: StoreWriter, settings: PreprocessSettings, skip_bad: bool) -> str | None:
+def _turn_over(
+    sources: Sequence[RecordingSource], *, writer: StoreWriter, stage: Callable, run: Callable
+) -> Iterator[tuple[RecordingSource, str | None]]:
+    """Prepares anew those recordings whose PPG the pooled votes of their device turn over; yields as `run` does, `run_all`, of `stage`, `_stage`.
+
+    It depends on what is staged alone: after an interruption those that are left are done.
+    """
+    votes = {source.recording_id: vote for source in sources if (vote := writer.vote(source.recording_id)) is not None}
+    decisions = polarity_lib.decide(votes)
+    for wanted in sorted({vote.polarity for vote in decisions.values()}):
+        wrong = [source for source in sources if (vote := votes.get(source.recording_id)) is not None
+                 and decisions[source.recording_id].polarity == wanted != vote.applied]
+        yield from run(functools.partial(stage, polarity=wanted), wrong)
+
+
+def _stage(
+    source: RecordingSource, *, writer: StoreWriter, settings: PreprocessSettings, skip_bad: bool, polarity: str | None = None
+) -> str | None:
     """Prepares one recording; returns what is wrong with it, if it is bad."""
     try:
         recording = source.load()
@@ -124,7 +146,7 @@ def _stage(source: RecordingSource, *, writer: StoreWriter, settings: Preprocess
     except Exception as error:  # of a file that its reader did not foresee
         return f"cannot be read ({_where(error)}); copy it again"
     try:
-        batch = preprocess(recording, settings)
+        batch = preprocess(recording, settings, polarity=polarity)
     except UserError as error:
         return str(error)
     except MemoryError:

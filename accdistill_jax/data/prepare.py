@@ -12,7 +12,7 @@ from accdistill_jax.data import recordings, show, synthetic
 from accdistill_jax.data.field_flags import add_flags, chosen, dataclass_fields, parameter_fields
 from accdistill_jax.data.manifest import verify_checksums
 from accdistill_jax.data.preparation import find_recordings, prepare
-from accdistill_jax.data.preprocess import PreprocessSettings
+from accdistill_jax.data.preprocess import MEASURED_ONLY, PreprocessSettings
 from accdistill_jax.data.split import SplitRule
 from accdistill_jax.data.store import Store
 from accdistill_jax.errors import CommandParser, UserError
@@ -20,7 +20,7 @@ from accdistill_jax.text import print_error, tolerate_narrow_streams
 from accdistill_jax.user_paths import expanded
 
 _PREPROCESS = dataclass_fields(PreprocessSettings)
-_PREPROCESS_SYNTHETIC = [field for field in _PREPROCESS if field.name != "ppg_channels"]  # a number, there
+_PREPROCESS_SYNTHETIC = [field for field in _PREPROCESS if field.name not in ("ppg_channels", *MEASURED_ONLY)]  # channels are a number, there
 _SYNTHETIC = dataclass_fields(synthetic.SyntheticSettings)
 
 

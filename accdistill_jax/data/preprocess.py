@@ -6,7 +6,7 @@ synthetic generator shares, so that made and measured segments pass the same fil
 Every segment that is cut is either kept or rejected for exactly one reason, the first that applies of `REASONS`:
 
 - too_short: the recording's common stretch holds no whole segment (counted as one segment);
-- gap: more than `max_gap_s` seconds of PPG or acceleration are missing;
+- gap: more than `max_gap_s` seconds of PPG or acceleration are missing, or held as by a sensor that dropped out (`dropouts`);
 - flat: all samples of the PPG, or of the acceleration, are the same: a sensor that is off or stuck;
 - clipped: more than `max_clipped_fraction` of the PPG's or the acceleration's samples lie at the end of the sensor's range;
 - motion: `motion_g` above `max_motion_g`;
@@ -22,16 +22,18 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import scipy.signal
 
+from accdistill_jax.data import dropouts
 from accdistill_jax.data import hrv as hrv_lib
+from accdistill_jax.data import polarity as polarity_lib
 from accdistill_jax.data import quality as quality_lib
 from accdistill_jax.data.plausibility import check_units
 from accdistill_jax.data.recording import Beats, Participant, Recording, Stream, named
-from accdistill_jax.data.resample import covered_until, fraction_clipped, is_flat, to_grid
+from accdistill_jax.data.resample import common_grid, fraction_clipped, is_flat, to_grid
 from accdistill_jax.errors import UserError
 
 LABELS = ("hr_bpm", "sdnn_ms", "rmssd_ms", "resp_bpm")
 REASONS = ("too_short", "gap", "flat", "clipped", "motion", "quality")
-MAX_DAYS = 31
+MEASURED_ONLY = ("held_s", "held_coarse_s")
 _MOST = 1e5  # Hz and seconds
 
 
@@ -50,6 +52,8 @@ class PreprocessSettings:
       max_clipped_fraction: most samples at the end of the sensor's range, as a fraction; 1 keeps all.
       max_gap_s: most seconds missing in a segment.
       gap_s: a distance between two time stamps above this is a gap (at least 2.5 usual distances, for slow streams).
+      held_s: all channels of a stream holding their values for longer is a gap; inf lets them.
+      held_coarse_s: the same for an accelerometer with steps above 5 mg, which may hold at rest (E4: up to 26 s).
       min_beat_coverage: least share of a segment covered by clean beat intervals for labels from beats.
       min_window_coverage: least share of a segment covered by reference windows for heart rate from windows.
       ppg_channels: the PPG channels to keep, in this order: their names, or their numbers from 0; without any, all.
@@ -65,6 +69,8 @@ class PreprocessSettings:
     max_clipped_fraction: float = 0.01
     max_gap_s: float = 1.0
     gap_s: float = 0.25
+    held_s: float = 2.0
+    held_coarse_s: float = 30.0
     min_beat_coverage: float = 0.5
     min_window_coverage: float = 0.5
     ppg_channels: tuple[str, ...] = ()
@@ -101,6 +107,8 @@ class PreprocessSettings:
             ("max_clipped_fraction", 0 <= self.max_clipped_fraction <= 1, "must be within 0 to 1"),
             ("max_gap_s", self.max_gap_s >= 0, "must not be negative"),
             ("gap_s", self.gap_s > 0, "must be positive"),
+            ("held_s", self.held_s > 0, "must be positive"),
+            ("held_coarse_s", self.held_coarse_s > 0, "must be positive"),
             ("min_beat_coverage", 0 <= self.min_beat_coverage <= 1, "must be within 0 to 1"),
             ("min_window_coverage", 0 <= self.min_window_coverage <= 1, "must be within 0 to 1"),
         )
@@ -118,9 +126,13 @@ class PreprocessSettings:
         """Samples from one segment's start to the next's."""
         return round(self.hop_s * self.rate_hz)
 
-    def to_json(self) -> dict[str, object]:
-        """Plain JSON values; an infinite threshold becomes the string "inf"."""
-        values = dataclasses.asdict(self)
+    def to_json(self, *, measured: bool = True) -> dict[str, object]:
+        """Plain JSON values; an infinite threshold becomes the string "inf".
+
+        Args:
+          measured: whether for measured recordings; made ones have no use for `MEASURED_ONLY`, which are left out.
+        """
+        values = {key: value for key, value in dataclasses.asdict(self).items() if measured or key not in MEASURED_ONLY}
         values = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
         return {key: "inf" if value == math.inf else value for key, value in values.items()}
 
@@ -159,7 +171,8 @@ class SegmentBatch:
       ppg_channels: their names; without any, they are called ppg0, ppg1 ...
       examined: segments looked at; always kept + sum of rejected.
       rejected: segments turned away by reason, every one of `REASONS`.
-      notes: decisions taken about the recording, e.g. {"ppg_polarity": "systole_down, by the data"}.
+      notes: what was decided or found about the recording: ppg_polarity in words, ppg_votes (`polarity.Vote`), held_s, heart_rate,
+        accel_axes, as JSON values.
     """
 
     ppg: np.ndarray
@@ -168,7 +181,7 @@ class SegmentBatch:
     participant: Participant
     examined: int
     rejected: dict[str, int]
-    notes: dict[str, str] = dataclasses.field(default_factory=dict)
+    notes: dict[str, object] = dataclasses.field(default_factory=dict)
     ppg_channels: tuple[str, ...] = ()
 
 
@@ -283,15 +296,20 @@ def finish_segments(
                         columns=columns, participant=participant, examined=count, rejected=rejected)
 
 
-def preprocess(recording: Recording, settings: PreprocessSettings) -> SegmentBatch:
+def preprocess(recording: Recording, settings: PreprocessSettings, *, polarity: str | None = None) -> SegmentBatch:
     """Aligns, resamples, filters and cuts a recording, then `finish_segments`.
 
     The grid begins at the PPG's first sample within the stretch that both streams cover (so that only the acceleration is ever
     shifted by part of a sample) and ends where the first of them ends. Filters run over interpolated gaps; segments
     with more than `max_gap_s` of them are rejected. What is left over at the end, shorter than a segment, is not a segment.
 
+    Args:
+      recording: with the streams ppg and accel.
+      settings: filter and thresholds.
+      polarity: systole_up or systole_down, of a PPG whose polarity is not declared; without it, its own frames decide.
+
     Raises:
-      UserError: a stream or a channel asked for is missing, the two streams never overlap, one lasts more than `MAX_DAYS`, or
+      UserError: a stream or a channel asked for is missing, the two streams never overlap, one lasts too long, or
         numbers are of no unit that they can be of (`plausibility`); names the recording.
     """
     with named(f"recording {recording.recording_id!r}"):
@@ -299,25 +317,36 @@ def preprocess(recording: Recording, settings: PreprocessSettings) -> SegmentBat
             if name not in recording.streams:
                 raise UserError(f"has no stream {name!r}, only {', '.join(recording.streams) or 'none'}")
         ppg, accel = _chosen_channels(recording.streams["ppg"], settings), recording.streams["accel"]
-        start, count = _common_grid(ppg, accel, settings.rate_hz)
+        start, count = common_grid(ppg, accel, settings.rate_hz)
         notes = check_units(recording)
         if recording.heart_rate is not None and recording.heart_rate.note:
             notes["heart_rate"] = recording.heart_rate.note
         on_grid = functools.partial(to_grid, start_s=start, count=count, rate_hz=settings.rate_hz, gap_s=settings.gap_s)
         segments = (count - settings.samples) // settings.hop_samples + 1 if count >= settings.samples else 0
         first = np.arange(segments) * settings.hop_samples
+        start_s = start + first / settings.rate_hz
+        flat = is_flat(ppg, start_s, settings.segment_s) | is_flat(accel, start_s, settings.segment_s)
         if segments:
-            wave, ppg_missing = on_grid(ppg)
-            motion, accel_missing = on_grid(accel)
+            held = {stream.name: dropouts.held_samples(stream, held_s=settings.held_s, held_coarse_s=settings.held_coarse_s)
+                    for stream in (ppg, accel)}
+            wave, ppg_missing = on_grid(dropouts.without(ppg, held["ppg"]))
+            motion, accel_missing = on_grid(dropouts.without(accel, held["accel"]))
             wave = bandpass(wave - np.median(wave, axis=0), axis=0, settings=settings)
-            wave, notes["ppg_polarity"] = _upright(wave, ppg.polarity, settings)
             missing = ppg_missing | accel_missing
+            vote = _vote(wave, motion, missing, recording, settings, polarity)
+            wave = -wave if vote.applied == "systole_down" else wave
+            notes |= {"ppg_polarity": polarity_lib.described(vote), "ppg_votes": dataclasses.asdict(vote)}
+            notes |= _held_note((ppg, accel), held)
             index = first[:, None] + np.arange(settings.samples)
-            wave, motion, gap_s = wave[index], motion[index], missing[index].sum(1) / settings.rate_hz
+            gap_s = missing[index].sum(1) / settings.rate_hz
+            if flat.any():  # a sensor that is off for the whole segment is flat, and not full of dropouts
+                dropped = np.any([dropouts.mask_on_grid(stream, held[stream.name], start_s=start, count=count,
+                                                        rate_hz=settings.rate_hz) for stream in (ppg, accel)], axis=0)
+                gap_s = np.where(flat, (missing & ~dropped)[index].sum(1) / settings.rate_hz, gap_s)
+            wave, motion = wave[index], motion[index]
         else:
             wave = np.zeros((0, settings.samples, len(ppg.channels)), np.float32)
             motion, gap_s = np.zeros((0, settings.samples, 3), np.float32), np.zeros(0)
-        start_s = start + first / settings.rate_hz
         batch = finish_segments(
             wave, motion, settings=settings, participant=recording.participant, device=recording.device,
             recording_id=recording.recording_id, start_unix_s=recording.start_unix_s + start_s,
@@ -325,7 +354,7 @@ def preprocess(recording: Recording, settings: PreprocessSettings) -> SegmentBat
             window_hr_bpm=hrv_lib.window_heart_rate(
                 recording.heart_rate, start_s, settings.segment_s, min_coverage=settings.min_window_coverage),
             gap_s=gap_s,
-            flat=is_flat(ppg, start_s, settings.segment_s) | is_flat(accel, start_s, settings.segment_s),
+            flat=flat,
             ppg_clipped=fraction_clipped(ppg, start_s, settings.segment_s),
             accel_clipped=fraction_clipped(accel, start_s, settings.segment_s),
         )
@@ -351,28 +380,14 @@ def _chosen_channels(ppg: Stream, settings: PreprocessSettings) -> Stream:
                                channels=tuple(ppg.channels[number] for number in chosen))
 
 
-def _common_grid(ppg: Stream, accel: Stream, rate_hz: float) -> tuple[float, int]:
-    """First time (seconds after the recording's start) and number of samples of the stretch that both cover."""
-    ends = {stream.name: covered_until(stream) for stream in (ppg, accel)}
-    for stream in (ppg, accel):
-        days = (ends[stream.name] - stream.start_s) / 86_400
-        if days > MAX_DAYS:
-            raise UserError(f"stream {stream.name!r} lasts {days:.0f} days, more than {MAX_DAYS}: correct its time stamps or "
-                            "rate, or split the recording")
-    start, end = max(ppg.start_s, accel.start_s), min(ends.values())
-    if end <= start:
-        raise UserError(
-            f"PPG ({ppg.start_s:.1f} to {ends['ppg']:.1f} s) and acceleration ({accel.start_s:.1f} to {ends['accel']:.1f} s) "
-            "never overlap: check their start times and clock offsets")
-    start = ppg.start_s + math.ceil((start - ppg.start_s) * rate_hz - 1e-6) / rate_hz
-    return start, max(math.floor((end - start) * rate_hz + 1e-6), 0)
+def _vote(wave: np.ndarray, motion: np.ndarray, missing: np.ndarray, recording: Recording, settings: PreprocessSettings,
+          polarity: str | None) -> polarity_lib.Vote:
+    frames, up = polarity_lib.count_votes(wave, motion, missing, rate_hz=settings.rate_hz, band_high_hz=settings.ppg_band_hz[1])
+    declared = recording.streams["ppg"].polarity
+    applied = polarity_lib.first_choice(declared, frames, up)
+    return polarity_lib.Vote(recording.device, declared, applied if declared != "unknown" else polarity or applied, frames, up)
 
 
-def _upright(ppg: np.ndarray, polarity: str, settings: PreprocessSettings) -> tuple[np.ndarray, str]:
-    """Turns a band-passed PPG [T, C] systole up; also says what was decided."""
-    if polarity != "unknown":
-        return (-ppg if polarity == "systole_down" else ppg), f"{polarity}, as declared"
-    skewness = quality_lib.upstroke_skewness(
-        ppg, rate_hz=settings.rate_hz, band_high_hz=settings.ppg_band_hz[1])
-    found = "systole_down" if skewness < 0 else "systole_up"
-    return (-ppg if skewness < 0 else ppg), f"{found}, by the data (skewness of the slope {skewness:+.2f})"
+def _held_note(streams: Sequence[Stream], held: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    lost = {stream.name: round(dropouts.seconds(stream, held[stream.name]), 3) for stream in streams if held[stream.name].any()}
+    return {"held_s": lost} if lost else {}

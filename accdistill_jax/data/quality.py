@@ -118,26 +118,3 @@ def ppg_quality(ppg: np.ndarray, *, rate_hz: float, band_high_hz: float) -> np.n
     for at in range(0, len(rows), 64):  # small enough to stay in the processor's cache
         quality[at : at + 64] = frame_quality(rows[at : at + 64], rate_hz=rate_hz, band_high_hz=band_high_hz).mean(1)
     return quality.reshape(count, channels).max(1)
-
-
-def upstroke_skewness(ppg: np.ndarray, *, rate_hz: float, band_high_hz: float) -> float:
-    """Skewness of a recording's PPG slope, positive if the systole points up.
-
-    The systolic upstroke is shorter and steeper than the decay after it, so that the slope of an upright pulse has a long
-    positive tail. The median over frames of 8 s, the better half by quality, of the mean over channels.
-
-    Args:
-      ppg: [T, C] float32, band-passed, at `rate_hz`.
-    """
-    length = round(FRAME_S * rate_hz)
-    usable = len(ppg) // length * length
-    if not usable:
-        return 0.0
-    frames = ppg[:usable].reshape(-1, length, ppg.shape[1]).astype(np.float64)
-    slope = np.diff(frames, axis=1)
-    slope -= slope.mean(1, keepdims=True)
-    spread = np.sqrt((slope**2).mean(1))
-    skewness = ((slope**3).mean(1) / np.maximum(spread, 1e-30) ** 3).mean(-1)
-    rows = np.moveaxis(frames, 2, 1).reshape(-1, length).astype(np.float32)
-    clean = frame_quality(rows, rate_hz=rate_hz, band_high_hz=band_high_hz).mean(1).reshape(len(frames), -1).max(1)
-    return float(np.median(skewness[clean >= np.median(clean)]))

@@ -1,6 +1,7 @@
 """Puts a stream onto a regular grid: proper anti-aliasing, sub-sample alignment, and a mask of what was missing."""
 
 import fractions
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ import scipy.signal
 from accdistill_jax.data.recording import Stream
 from accdistill_jax.errors import UserError
 
+MAX_DAYS = 31
 MAX_DENOMINATOR = 1000
 MAX_DRIFT_SAMPLES = 0.1
 DELAY_HALF_TAPS = 24
@@ -29,6 +31,27 @@ def covered_until(stream: Stream) -> float:
     """End of the stretch that a stream covers: one sample after its last, seconds after the recording's start."""
     period = 1 / stream.rate_hz if stream.rate_hz is not None else _usual_distance(stream)
     return stream.end_s + period
+
+
+def common_grid(ppg: Stream, accel: Stream, rate_hz: float) -> tuple[float, int]:
+    """First time (seconds after the recording's start) and number of samples of the stretch that both cover.
+
+    Raises:
+      UserError: they never overlap, or one lasts more than `MAX_DAYS`.
+    """
+    ends = {stream.name: covered_until(stream) for stream in (ppg, accel)}
+    for stream in (ppg, accel):
+        days = (ends[stream.name] - stream.start_s) / 86_400
+        if days > MAX_DAYS:
+            raise UserError(f"stream {stream.name!r} lasts {days:.0f} days, more than {MAX_DAYS}: correct its time stamps or "
+                            "rate, or split the recording")
+    start, end = max(ppg.start_s, accel.start_s), min(ends.values())
+    if end <= start:
+        raise UserError(
+            f"PPG ({ppg.start_s:.1f} to {ends['ppg']:.1f} s) and acceleration ({accel.start_s:.1f} to {ends['accel']:.1f} s) "
+            "never overlap: check their start times and clock offsets")
+    start = ppg.start_s + math.ceil((start - ppg.start_s) * rate_hz - 1e-6) / rate_hz
+    return start, max(math.floor((end - start) * rate_hz + 1e-6), 0)
 
 
 def to_grid(stream: Stream, *, start_s: float, count: int, rate_hz: float, gap_s: float) -> OnGrid:

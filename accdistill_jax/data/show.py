@@ -10,6 +10,7 @@ from rich.text import Text
 
 from accdistill_jax.data.manifest import MANIFEST, SIGNALS
 from accdistill_jax.data.quantise import dequantise
+from accdistill_jax.data.remarks import remarks
 from accdistill_jax.data.split import SPLITS
 from accdistill_jax.data.store import Store
 from accdistill_jax.errors import UserError
@@ -75,6 +76,8 @@ def print_summary(store: Store, console: Console) -> None:
         print_line(line, console)
     console.print(labels_table(store))
     console.print(counts_table(store))
+    for line in remarks(manifest):
+        print_line(line, console)
     for name, reason in manifest["skipped"].items():
         print_line(f"left out: recording {name}: {reason}", console)
     print_not_read(manifest.get("not_read") or {}, console)

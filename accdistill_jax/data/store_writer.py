@@ -33,6 +33,8 @@ from accdistill_jax.data.manifest import (
     partial_path,
     read_manifest,
 )
+from accdistill_jax.data.polarity import Vote, vote_of
+from accdistill_jax.data.remarks import why_rejected
 from accdistill_jax.data.shards import ArrayFiles, ArrayLayout
 from accdistill_jax.data.sole_use import sole_use
 from accdistill_jax.data.split import SplitRule
@@ -142,6 +144,14 @@ class StoreWriter:
         """Whether a unit is staged already."""
         return bool(self._units.sizes([unit_file(unit_id)]))
 
+    def vote(self, unit_id: str) -> Vote | None:
+        """What a staged recording says about its PPG's polarity; None if it was too short to say anything.
+
+        Raises:
+            UserError: the unit is missing or damaged.
+        """
+        return vote_of(self._load(unit_id, signals=False).about["notes"])
+
     def add(self, unit_id: str, batch) -> None:
         """Quantises and stages the segments of a unit, atomically.
 
@@ -194,7 +204,8 @@ class StoreWriter:
                 self._staging.remove_ours(is_staged_file)
                 reasons = ", ".join(f"{reason} {count}" for reason, count in counts["total"]["rejected"].items() if count)
                 raise UserError(f"{self.path}: no segment was kept of {counts['total']['examined']} examined "
-                                f"(rejected: {reasons or 'none'}); loosen the thresholds or add recordings")
+                                f"(rejected: {reasons or 'none'}); loosen the thresholds or add recordings: "
+                                f"{why_rejected(counts['total']['rejected'], self._request['preprocess'])}")
             channels = _common_channels(abouts)
             assigned = self.split.assign(about["participant"]["participant_id"] for about in abouts)
             segments = store_tables.segment_table([unit.columns for unit in units])
@@ -300,7 +311,7 @@ class StoreWriter:
 
 def make_request(settings, *, source: str, source_settings: Mapping | None = None) -> dict:
     """What decides the content of units: compared to tell whether staged units or a store can be used."""
-    request = {"format_version": FORMAT_VERSION, "source": source, "source_settings": dict(source_settings or {}), "preprocess": settings.to_json()}
+    request = {"format_version": FORMAT_VERSION, "source": source, "source_settings": dict(source_settings or {}), "preprocess": settings.to_json(measured=source != "synthetic")}
     return json.loads(_to_json(request))
 
 

@@ -232,7 +232,7 @@ def test_what_the_user_can_fix_is_one_line(sessions, tmp_path, capsys, arguments
 
 
 def test_a_bug_keeps_its_traceback_and_names_the_recording(sessions, tmp_path, monkeypatch):
-    def broken(recording, settings):
+    def broken(recording, settings, **_):
         raise ZeroDivisionError
 
     monkeypatch.setattr(preparation, "preprocess", broken)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from accdistill_jax.data.quality import motion_g, ppg_quality, upstroke_skewness
+from accdistill_jax.data.quality import motion_g, ppg_quality
 
 T = np.arange(3840) / 64
 
@@ -79,10 +79,3 @@ def test_other_rates_give_the_same_quality():
     fine = np.repeat(wave, 2, axis=1)  # 128 Hz
     assert ppg_quality(fine, rate_hz=128.0, band_high_hz=8.0)[0] == pytest.approx(
         ppg_quality(wave, rate_hz=64.0, band_high_hz=8.0)[0], abs=0.05)
-
-
-def test_slope_skewness_tells_the_polarity():
-    rng = np.random.default_rng(3)
-    up = pulse(66, rng, 0.05)
-    assert upstroke_skewness(up, rate_hz=64.0, band_high_hz=8.0) > 0.2
-    assert upstroke_skewness(-up, rate_hz=64.0, band_high_hz=8.0) < -0.2
