@@ -35,6 +35,7 @@ from accdistill_jax import config as configs
 from accdistill_jax import interrupt, streams
 from accdistill_jax.errors import ExitStatus, PeersMissing, UserError, without_passwords
 from accdistill_jax.interrupt import Interrupted, Interruption
+from accdistill_jax.text import print_error, several_lines
 from accdistill_jax.user_paths import expanded
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -104,7 +105,7 @@ def _end(error: BaseException, peers) -> NoReturn:
     if not several:
         if status is None:
             raise error
-        print(line, file=sys.stderr)
+        print(several_lines(line), file=sys.stderr)
         _leave(status)
     if status is None or status == ExitStatus.RELAUNCH:
         try:
@@ -114,7 +115,7 @@ def _end(error: BaseException, peers) -> NoReturn:
     if status is None:
         traceback.print_exception(error)
         status = 1
-    print(line, file=sys.stderr, flush=True)
+    print(several_lines(line), file=sys.stderr, flush=True)
     peers.leave(status, line.removeprefix("error: "))
     peers.outlast(_OUTLAST_S)
     _leave(status)
@@ -278,7 +279,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def _fail(error: object) -> int:
-    print(f"error: {without_passwords(str(error))}", file=sys.stderr)
+    print_error(without_passwords(str(error)))
     return 2
 
 

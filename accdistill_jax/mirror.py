@@ -41,6 +41,7 @@ from accdistill_jax.data.sole_use import sole_use
 from accdistill_jax.errors import CommandParser, UserError, refuse_password
 from accdistill_jax.mirror_files import Content, Journal, Known, hash_files, is_marker, local_files, pinned
 from accdistill_jax.mirror_store import Conflict, CopyStore, Manifest, Patience
+from accdistill_jax.text import one_line, print_error
 from accdistill_jax.user_paths import cache_folder, path_argument
 
 _FETCH_ATTEMPTS = 5
@@ -408,9 +409,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{fetch_tree(arguments.address, arguments.folder)} files in {arguments.folder}")
         else:
             for name, content in sorted(_open(arguments.address)[1].files.items()):
-                print(f"{content.size:>12} {name}")
+                print(f"{content.size:>12} {one_line(name)}")
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 2
     except KeyboardInterrupt:
         return 130

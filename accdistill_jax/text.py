@@ -31,7 +31,7 @@ def one_line(text: object) -> str:
     return "".join(map(_visible, str(text)))
 
 
-def lines(text: object) -> str:
+def several_lines(text: object) -> str:
     """The same for a text of several lines."""
     return "\n".join(map(one_line, str(text).split("\n")))
 
@@ -52,7 +52,7 @@ def literal(text: object) -> str:
 
 def print_error(error: object) -> None:
     """Prints what a command ends with on stderr, in terms that no terminal, locale or closed stream can trip over."""
-    print(f"error: {lines(error)}", file=sys.stderr)
+    print(f"error: {several_lines(error)}", file=sys.stderr)
 
 
 def tolerate_narrow_streams() -> None:

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from accdistill_jax.errors import UserError
+from accdistill_jax.text import readable
 
 Polarity = Literal["systole_up", "systole_down", "unknown"]
 POLARITIES = ("systole_up", "systole_down", "unknown")
@@ -34,6 +35,12 @@ def named(name: object) -> Iterator[None]:
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise UserError(message)
+
+
+def _name(what: str, text: str) -> str:
+    """A name as stores keep it: the same text wherever it was written."""
+    _require("\0" not in text, f"{what} {text!r}: a name cannot hold the character NUL")
+    return readable(text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +85,7 @@ class Stream:
         with np.errstate(over="ignore"):  # what does not fit is infinite, which is an error below
             values = np.asarray(self.values, dtype=np.float32)
         object.__setattr__(self, "values", values)
-        object.__setattr__(self, "channels", tuple(self.channels))
+        object.__setattr__(self, "channels", tuple(_name("channel", channel) for channel in self.channels))
         require(values.ndim == 2, f"values must be [samples, channels], got shape {values.shape}")
         require(len(values) > 0, "holds no sample")
         require(values.shape[1] == len(self.channels),
@@ -197,6 +204,8 @@ class Participant:
     conditions: Mapping[str, bool] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "participant_id", _name("participant", self.participant_id))
+        object.__setattr__(self, "conditions", {_name("condition", key): value for key, value in self.conditions.items()})
         _require(bool(self.participant_id), "participant: the id is empty")
         name = f"participant {self.participant_id!r}"
         for key, low, high in (("age_years", 0, 130), ("height_m", 0.3, 2.8), ("weight_kg", 1, 700)):
@@ -239,6 +248,7 @@ class Recording:
 
     def __post_init__(self) -> None:
         name = f"recording {self.recording_id!r}"
+        object.__setattr__(self, "device", _name("device", self.device))
         _require(bool(self.recording_id), "recording: the id is empty")
         low, high = STARTS_UNIX_S
         _require(low <= self.start_unix_s <= high,
@@ -252,7 +262,7 @@ class RecordingSource:
     """A recording that can be loaded, in another process if need be.
 
     Attributes:
-      recording_id: as the loaded recording's; letters, digits, ".", "_" and "-" only, fit for a file name.
+      recording_id: as the loaded recording's; letters and digits of any script, ".", "_" and "-" only.
       participant_id: as the loaded recording's participant.
       load: picklable; reads the recording. Raises UserError naming the file.
       copies: further places that hold the very same recording and were passed over.
@@ -262,3 +272,6 @@ class RecordingSource:
     participant_id: str
     load: Callable[[], Recording]
     copies: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "participant_id", _name("participant", self.participant_id))

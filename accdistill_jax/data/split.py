@@ -11,6 +11,7 @@ from pathlib import Path
 
 from accdistill_jax.errors import UserError
 from accdistill_jax.files import read_regular
+from accdistill_jax.text import readable
 
 SPLITS = ("train", "validation", "test")
 
@@ -52,6 +53,7 @@ class SplitRule:
         pairs = _json_pairs(path, text) if path.suffix.lower() == ".json" else _csv_pairs(path, text)
         assignment: dict[str, str] = {}
         for place, participant, split in pairs:
+            participant = readable(participant)
             if split not in SPLITS:
                 raise UserError(f"{path}: {place}: split {split!r} is not one of {', '.join(SPLITS)}")
             if participant in assignment:

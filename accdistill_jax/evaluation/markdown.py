@@ -9,7 +9,7 @@ from accdistill_jax.evaluation.bootstrap import Estimate
 from accdistill_jax.evaluation.evaluate import TARGETS, Evaluation, to_json
 from accdistill_jax.evaluation.style import capital, display
 from accdistill_jax.evaluation.verdict import Verdict, number, with_interval
-from accdistill_jax.text import lines, literal
+from accdistill_jax.text import literal, several_lines
 
 OUTCOMES = {"better": "better", "worse": "worse", "same": "no difference shown", "unknown": "no interval"}
 TITLES = {
@@ -234,7 +234,7 @@ def _what_ran(evaluation: Evaluation, run_info: Mapping) -> list[str]:
     rows.append(["Evaluation took", _duration(evaluation.seconds)])
     parts = [_table(("", ""), rows)]
     if run_info.get("config"):
-        dump = lines(json.dumps(to_json(run_info["config"]), indent=1, ensure_ascii=False))
+        dump = several_lines(json.dumps(to_json(run_info["config"]), indent=1, ensure_ascii=False))
         dump = dump.replace("<", "\\u003c").replace(">", "\\u003e")  # the same JSON
         parts.append(f"<details><summary>Configuration</summary>\n\n```json\n{dump}\n```\n\n</details>")
     return parts

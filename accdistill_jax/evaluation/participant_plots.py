@@ -13,6 +13,7 @@ from accdistill_jax.evaluation.participant_scores import ParticipantTarget
 from accdistill_jax.evaluation.participant_targets import YES_NO
 from accdistill_jax.evaluation.participants import ParticipantEvaluation
 from accdistill_jax.evaluation.style import COLOURS, GREY, PURPLE, RED, SKY, capital, display, panels, styled
+from accdistill_jax.text import for_plot
 
 _MORE_COLOURS = (PURPLE, SKY, RED, "#000000", GREY)
 _MARKERS = "osD^vP*X"
@@ -67,7 +68,7 @@ def auc_forest(
     lows = [t.scores[name].auc.low for t in shown for name in drawn if t.scores[name].auc.has_interval]
     axis.set_xlim(max(0.0, min([0.45, *lows]) - 0.02), 1.01)
     axis.set_ylim(len(shown) - 0.5, -0.5)
-    axis.set_yticks(rows, [f"{capital(t.label)} ({t.test_yes}/{t.test_participants})" for t in shown], fontsize=8.5)
+    axis.set_yticks(rows, [f"{for_plot(capital(t.label))} ({t.test_yes}/{t.test_participants})" for t in shown], fontsize=8.5)
     axis.tick_params(axis="y", length=0)
     axis.grid(axis="y", visible=False)
     axis.set_xlabel("ROC AUC on test participants, 95 % interval (chance 0.5); in brackets: yes / people")

@@ -19,6 +19,7 @@ from accdistill_jax.reproduce import check
 from accdistill_jax.reproduce.command_line import Wanted, parse
 from accdistill_jax.reproduce.devices import keep_to_cpu, worker_environments
 from accdistill_jax.reproduce.jobs import Outcome, alone_in, finished_seconds, job_folder, run_jobs
+from accdistill_jax.text import print_error, several_lines
 
 WORK = "accdistill_jax.reproduce.work:do"
 MOVED, RUNS_FAILED = 3, 4  # exit statuses besides those of every command
@@ -39,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
         print(stop, file=sys.stderr)
         return 128 + stop.signal_number
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return ExitStatus.USER_ERROR
 
 
@@ -114,7 +115,7 @@ def _run_and_report(
         say(f"\nCompared with {wanted.check}:\n{check.table(compared)}")
         status = MOVED if any(one.why for one in compared) else status
     for name, problem in report.broken.items():
-        print(f"not measured: {name}: {problem}", file=sys.stderr)
+        print(f"not measured: {name}: {several_lines(problem)}", file=sys.stderr)
     return RUNS_FAILED if failed or report.broken else status
 
 
@@ -144,7 +145,7 @@ def _tell_failures(outcomes: Mapping[str, Outcome]) -> int:
     failed = {name: one for name, one in outcomes.items() if one.status == "failed"}
     skipped = sum(one.status == "skipped" for one in outcomes.values())
     for name, one in failed.items():
-        print(f"failed: {name}: {one.reason} ({one.folder})", file=sys.stderr)
+        print(f"failed: {name}: {several_lines(one.reason)} ({one.folder})", file=sys.stderr)
     if skipped:
         print(f"{skipped} more runs were left out, which need one of these", file=sys.stderr)
     return len(failed) + skipped

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, TextIO
 
 from accdistill_jax.metrics import format_seconds
+from accdistill_jax.text import several_lines
 
 
 class State(NamedTuple):
@@ -62,9 +63,9 @@ class JobsLine:
         ended = state.finished + state.failed
         if self._bar is None:
             left = "" if ended == state.total else f"; {_left(state)}"
-            print(f"[{ended}/{state.total}] {name}: {result}{left}", file=self._stream, flush=True)
+            print(f"[{ended}/{state.total}] {name}: {several_lines(result)}{left}", file=self._stream, flush=True)
         elif failed:
-            self._bar.console.print(f"{name}: {result}", markup=False, highlight=False)
+            self._bar.console.print(f"{name}: {several_lines(result)}", markup=False, highlight=False)
 
 
 def note(state: State) -> str:
