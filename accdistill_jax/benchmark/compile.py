@@ -82,6 +82,7 @@ def compile_for(work: Any, where: Any, *, batch: int) -> dict[str, Any]:
     expected = work.collectives(devices=chips, global_batch=batch * chips, metrics=metrics)
     found["memory"] = memory(compiled.memory_analysis())
     found["logical"] = work.state_bytes(devices=chips, sharded=work.sharded) | {"batch": batch * work.segment_bytes}
+    found["kept_bytes"] = work.activation_bytes(batch=batch)
     found["counted_flops"] = compiled.cost_analysis()["flops"]
     return found | {"compiles": True} | of_text(compiled.as_text(), expected if chips > 1 else [], batch=batch, flops=found["flops"])
 
@@ -113,9 +114,7 @@ def of_text(text: str, expected: list[Any], *, batch: int, flops: float) -> dict
         cycles = sum(one.cycles for one in operations)
         first = operations[0]
         dearest.append({"source": source, "cycles": cycles, "operations": len(operations), "first": first.name, "result": first.result})
-    sides: dict[str, int] = {}
-    for pair, _ in parsed.products:
-        sides[" x ".join(pair)] = sides.get(" x ".join(pair), 0) + 1
+    exact = [one.source for one in parsed.products if one.exact]
     return {
         "cycles": parsed.cycles,
         "cycles_per_segment": parsed.cycles / batch,
@@ -124,7 +123,8 @@ def of_text(text: str, expected: list[Any], *, batch: int, flops: float) -> dict
         "dearest": dearest,
         "collectives": [one._asdict() for one in traffic.counted(text)],
         "expected_collectives": [one._asdict() for one in expected],
-        "products": sides,
+        "products": len(parsed.products),
+        "exact_products": {source: exact.count(source) for source in dict.fromkeys(exact)},
         "transfers": parsed.transfers,
         "unestimated": parsed.unestimated,
         "unknown_loops": parsed.unknown_loops,
@@ -175,6 +175,7 @@ def details(one: Mapping[str, Any]) -> str:
 
     kinds = [[name, f"{size / 2**20:.1f}"] for name, size in one["memory"].items()]
     kinds += [[f"of which, before padding: {name}", f"{size / 2**20:.1f}"] for name, size in one["logical"].items() if name != "gradients"]
+    kinds.append(["by formula: kept for the backward pass, before the compiler fuses", f"{one['kept_bytes'] / 2**20:.1f}"])
     kinds.append(["of the chip", f"{one['memory_bytes'] / 2**20:.0f}"])
     out = [table(("memory per chip", "MiB"), kinds)]
     counted, expected = ([Collective(**each) for each in one[name]] for name in ("collectives", "expected_collectives"))
@@ -187,8 +188,9 @@ def details(one: Mapping[str, Any]) -> str:
     ]  # fmt: skip
     header = ("source line", "K cycles", "share", "operations", "the dearest of them")
     out.append(f"\nDearest of {one['cycles'] / 1e3:,.0f} K cycles:\n\n".replace(",", " ") + table(header, rows))
-    products = ", ".join(f"{count} of {sides}" for sides, count in sorted(one["products"].items(), key=lambda item: -item[1]))
-    out.append(f"\nMatrix products, by the dtypes of their sides: {products or 'none'}. ")
+    exact = ", ".join(f"{count} at {source}" for source, count in one["exact_products"].items())
+    out.append(f"\nMatrix products: {one['products']}, multiplied in bfloat16 (as JAX does on TPU, in float32 configs too) but for ")
+    out.append(f"those kept in float32: {exact or 'none'}. ")
     out.append(f"Operations of all kinds: {one['counted_flops'] / 1e9:.4g} GFLOP as the compiler counts. ")
     out.append(f"Transfers between host and chip within the step: {len(one['transfers'])}.\n")
     if one["unknown_loops"]:

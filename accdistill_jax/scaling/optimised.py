@@ -15,6 +15,7 @@ _CALLED = re.compile(r"\b(?:calls|body|to_apply)=%([\w.\-]+)|branch_computations
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _SCOPE = re.compile(r'op_name="([^"]*)"')
 _FRAME = re.compile(r"stack_frame_id=(\d+)")
+_EXACT = re.compile(r"operand_precision=\{[^}]*high")
 _TABLES = ("FileNames", "FunctionNames", "FileLocations", "StackFrames")
 _TRANSFERS = ("infeed", "outfeed", "send", "recv")
 _HOST_MEMORY = re.compile(r"S\(5\)")
@@ -58,20 +59,35 @@ class Operation(NamedTuple):
     moves: bool
 
 
+class MatrixProduct(NamedTuple):
+    """A matrix product or convolution.
+
+    Attributes:
+        sides: dtypes of its two sides. The compiler widens bfloat16 where it does arithmetic in the same fusion; the matrix unit
+            gets bfloat16 all the same unless `exact`.
+        exact: whether float32 is kept, for which a TPU multiplies several times.
+        source: as of an `Operation`.
+    """
+
+    sides: tuple[str, ...]
+    exact: bool
+    source: str
+
+
 class Parsed(NamedTuple):
     """What the text tells.
 
     Attributes:
         operations: those with an estimate.
         unestimated: how many instructions of the main program have none, by opcode; only what does work.
-        products: dtypes of the two sides of each matrix product, such as ("bf16", "bf16"), with the product's source.
+        products: each matrix product.
         transfers: instructions that move data between host and device.
         unknown_loops: loops whose number of turns the text does not tell; they are counted once.
     """
 
     operations: list[Operation]
     unestimated: dict[str, int]
-    products: list[tuple[tuple[str, ...], str]]
+    products: list[MatrixProduct]
     transfers: list[str]
     unknown_loops: int
 
@@ -130,7 +146,7 @@ def parse(text: str) -> Parsed:
         for one in lines:
             if one.opcode in MATRIX:
                 sides = tuple(types.get(name, "?").split("[")[0] for name in one.operands)
-                products.append((sides, sources.of(one, ())))
+                products.append(MatrixProduct(sides, bool(_EXACT.search(one.line)), sources.of(one, ())))
     every = [one for lines in computations.values() for one in lines]
     transfers = [one.name for one in every if one.opcode.startswith(_TRANSFERS) or _HOST_MEMORY.search(one.result)]
     return Parsed(operations, unestimated, products, transfers, len(loops))

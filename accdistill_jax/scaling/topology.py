@@ -102,7 +102,8 @@ def _placed(spec: Any, shapes: Any, parallel: Parallel, *, flat: bool = False) -
         size = (-(-shape.size // count) * count,) if flat and part == SPLIT else shape.shape
         if parallel.mapping == "pmap":
             size = size if part == WHOLE else (size[0] // count, *size[1:])
-            return jax.ShapeDtypeStruct((parallel.num_local, *size), shape.dtype)
+            # pmap takes the process that compiles for the only one, and all devices for its own
+            return jax.ShapeDtypeStruct((count, *size), shape.dtype)
         return jax.ShapeDtypeStruct(size, shape.dtype, sharding=NamedSharding(parallel.mesh, part))
 
     if isinstance(spec, PartitionSpec):

@@ -93,8 +93,10 @@ def test_operations_are_found_by_the_line_of_this_package():
     assert without.operations[0].source == "block_0/norm/add"
 
 
-def test_matrix_products_are_known_by_the_dtypes_of_both_sides():
-    assert optimised.parse(TEXT).products == [(("f32", "bf16"), "models/attention.py:77")]
+def test_matrix_products_are_known_by_their_sides_and_whether_they_keep_float32():
+    assert optimised.parse(TEXT).products == [(("f32", "bf16"), False, "models/attention.py:77")]
+    kept = optimised.parse(TEXT.replace("dim_labels=bf_io->bf,", "dim_labels=bf_io->bf, operand_precision={highest,highest},"))
+    assert kept.products[0].exact
 
 
 @pytest.mark.parametrize("opcode", ["infeed", "recv-done", "send"])
@@ -126,7 +128,7 @@ def record():
     sizes = {name: 2**20 for name in ("state, frozen teacher and batch", "temporary arrays")}
     one = {
         "topology": "v5e:2x2", "chips": 4, "memory_bytes": 16e9, "cycle_flops": 131072, "clock_hz": 1.5e9, "flops": 6e6,
-        "counted_flops": 7e6, "memory": sizes, "logical": {"parameters": 2**19, "gradients": 2**19}, "compiles": True,
+        "counted_flops": 7e6, "kept_bytes": 2**20, "memory": sizes, "logical": {"parameters": 2**19, "gradients": 2**19}, "compiles": True,
     }  # fmt: skip
     refused = {name: one[name] for name in ("chips", "memory_bytes", "cycle_flops", "clock_hz", "flops")}
     refused |= {"topology": "v6e:2x2", "compiles": False, "reason": "RESOURCE_EXHAUSTED: 40G of 31G hbm"}
@@ -141,7 +143,7 @@ def test_the_table_says_what_it_is_and_the_share_of_the_peak(record):
     assert "| v5e:2x2 | yes | 0.006 | 3.0 | 1.0 K | 131 K | 0.8% | 16.7% | 0.004 | 2 MiB, 0.0% |" in text
     assert "| v6e:2x2 | no | 0.006 |" in text and "RESOURCE_EXHAUSTED: 40G of 31G hbm" in text
     assert "| models/attention.py:77 | 5.7 | 95.0% | 2 | `fusion.13` f32[8,4] |" in text
-    assert "| all-gather | 1 | 48 | 96 |" in text and "1 of f32 x bf16" in text
+    assert "| all-gather | 1 | 48 | 96 |" in text and "Matrix products: 1, " in text and "kept in float32: none" in text
 
 
 def test_memory_counts_what_is_donated_once():
