@@ -12,6 +12,7 @@ STAGES = ("data", "teacher", "student", "evaluation", "report")
 TEACHER_OBJECTIVES = ("masked", "contrastive")
 STUDENT_OBJECTIVES = ("distillation", "masked", "contrastive", "supervised", "joint")
 LABELS = ("hr_bpm", "sdnn_ms", "rmssd_ms", "resp_bpm")
+SAME_NAMES = ("same person", "different people")
 DURATION_UNITS = ("steps", "examples", "epochs")
 _LONGEST = 1e15
 
@@ -121,6 +122,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     ("stages", _each(_literal(*STAGES), at_least=1)),
     ("data.stores", _each(_text(empty=False))),
     ("data.unseen_stores", _each(_text(empty=False))),
+    ("data.same_names", _literal(*SAME_NAMES)),
     ("data.weights", _each(_ABOVE_ZERO)),
     ("data.participant_cap", _integer()),
     ("data.read_concurrency", _integer(1, 4096)),
@@ -249,6 +251,7 @@ def required_keys(flat: Mapping[str, Any]) -> Iterator[str]:
 FREE_KEYS = (
     "stages",
     "data.unseen_stores",
+    "data.same_names",
     "data.read_concurrency",
     "data.cache_mb",
     "data.synthetic.workers",

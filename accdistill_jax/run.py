@@ -26,6 +26,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from accdistill_jax import config as configs
 from accdistill_jax import distributed
 from accdistill_jax.checkpoint import load_params
+from accdistill_jax.data.separation import check_separation
 from accdistill_jax.data.sole_use import sole_use
 from accdistill_jax.data.store import Store
 from accdistill_jax.errors import UserError
@@ -66,6 +67,7 @@ def run(config, workdir: str, *, peers: Peers | None = None) -> None:
         check_device_counts(config, parallel)
         named = tuple(open_store(path, key="data.stores", data=config.data) for path in config.data.stores)
         check_named(config, peers)
+        separation = check_people(config, named, peers, say) if named else {}
         folder, copies = Path(expanded(workdir)).absolute(), Copies()
         if is_address(os.fspath(workdir)):
             folder = staging_folder(workdir)
@@ -83,7 +85,8 @@ def run(config, workdir: str, *, peers: Peers | None = None) -> None:
         try:
             with clock.stage("data"), peers.waiting("the data stage"):  # one of a machine makes it for all there
                 stores = named or synthetic_stores(config, folder, say, progress=peers.first)
-            this = Run(config, folder, stores, parallel, peers, say, copies)
+                separation = separation or check_people(config, stores, peers, say)
+            this = Run(config, folder, stores, parallel, peers, say, copies, separation)
             peers.agree({"store fingerprint": this.data_fingerprint})
             run_stages(this, clock, interruption)
         except Interrupted:
@@ -104,6 +107,25 @@ def check_named(config, peers: Peers) -> None:
     if stages & {"evaluation", "report"}:
         for path in config.data.unseen_stores:
             open_store(path, key="data.unseen_stores", data=config.data)
+
+
+def check_people(config, stores: tuple[Store, ...], peers: Peers, say: Callable[[str], None]) -> dict:
+    """What came of comparing the stores, those of config.data.unseen_stores among them where the stages need them.
+
+    Raises:
+        UserError: somebody or a segment is on two sides, or an unseen store does not fit.
+    """
+
+    def compare() -> dict:
+        began, paths = time.monotonic(), config.data.unseen_stores if set(config.stages) & {"evaluation", "report"} else ()
+        unseen = embedding.open_unseen(config, stores, paths)
+        found = check_separation(stores, list(unseen.values()), same_names=config.data.same_names, say=say)
+        took_s = time.monotonic() - began
+        say(f"data: {found['segments']} segments of {found['people']} people compared, {found['result']} ({took_s:.1f} s)")
+        return found
+
+    with peers.waiting("the comparison of the stores"):
+        return peers.from_first("people of the stores", compare)
 
 
 def run_stages(this: Run, clock: "StageClock", interruption: Interruption) -> None:

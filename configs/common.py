@@ -22,6 +22,9 @@ def data():
             stores=(),  # paths or URLs of prepared stores; empty: synthetic
             weights=(),  # share of each store in a batch; empty: by size
             unseen_stores=(),  # stores that serve only as further tests, all of their participants
+            # whose a name is that several stores have: "same person", who must then be on the same side (training, validation,
+            # test) everywhere, or "different people"
+            same_names="same person",
             participant_cap=0,  # segments per participant at most in training; 0: no cap
             # of stores in an object store: requests at once; a segment takes two, each a round trip, so that at 20 ms a
             # concurrency of 128 is at most 3200 segments/s (`python -m accdistill_jax.benchmark input --object-store`)

@@ -1,6 +1,7 @@
 """Recordings in, a store out: loads, preprocesses and stages each recording, then commits."""
 
 import functools
+import itertools
 import os
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,6 +9,8 @@ from pathlib import Path
 
 from accdistill_jax.data import polarity as polarity_lib
 from accdistill_jax.data import recordings
+from accdistill_jax.data.content import signal_hash
+from accdistill_jax.data.manifest import SIGNALS
 from accdistill_jax.data.preprocess import PreprocessSettings, preprocess
 from accdistill_jax.data.progress import progress_bar
 from accdistill_jax.data.recording import RecordingSource
@@ -26,7 +29,7 @@ def find_recordings(reader: str, roots: Sequence[str | os.PathLike], **options) 
     """Recordings below all roots, sorted by id, and what is not read there.
 
     Raises:
-        UserError: a root without recordings, or two roots with a recording of the same id.
+        UserError: a root without recordings, two roots with a recording of the same id, or a root inside another.
     """
     found: dict[str, tuple[RecordingSource, object]] = {}
     not_read: dict[str, str] = {}
@@ -39,7 +42,16 @@ def find_recordings(reader: str, roots: Sequence[str | os.PathLike], **options) 
                 raise UserError(f"recording {source.recording_id!r} is both below {found[source.recording_id][1]} "
                                 f"and below {root}; rename one, or give one root only")
             found[source.recording_id] = (source, root)
+    _refuse_nested(roots)
     return recordings.Found([source for source, _ in found.values()], not_read=not_read)
+
+
+def _refuse_nested(roots: Sequence[str | os.PathLike]) -> None:
+    """A folder is read with all that is in it, so that a root inside another would be read twice."""
+    real = [Path(root).resolve() for root in roots]
+    for inner, outer in itertools.permutations(range(len(real)), 2):
+        if real[inner].is_relative_to(real[outer]):
+            raise UserError(f"{roots[inner]} lies in {roots[outer]}, so that its recordings would be read twice; give one of them only")
 
 
 def prepare(
@@ -78,8 +90,8 @@ def prepare(
             bad ones.
 
     Raises:
-        UserError: bad recordings (all are named, after the others were prepared and kept), a different store at
-            `out`, a full disk.
+        UserError: bad recordings (all are named, after the others were prepared and kept), recordings that hold the same
+            signal, a different store at `out`, a full disk.
     """
     check_workers(workers)
     split = split or SplitRule()
@@ -157,7 +169,8 @@ def _stage(
         error.add_note(f"while preparing recording {source.recording_id}")
         raise
     try:
-        writer.add(source.recording_id, batch)
+        signals = {name: signal_hash(recording.streams[name].values) for name in SIGNALS}
+        writer.add(source.recording_id, batch, signals=signals)
     except UnfitUnit as error:
         return str(error)
     except MemoryError:

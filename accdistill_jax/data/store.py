@@ -8,6 +8,7 @@ A folder or object-store URL with
     segments.parquet             one row per segment: participant, recording, start, labels, quality, and crc32: the
                                  checksum of the segment's PPG row and then its acceleration row, as stored
     participants.parquet         one row per participant: split, attributes, conditions
+    content.hashes               what segments hold, to know them again elsewhere (content.py); read from the arrays where missing
     manifest.json                format version, rates, units, channels, settings, counts, split, checksums;
                                  written last: a folder without it is not a store
 """

@@ -3,15 +3,18 @@
 import dataclasses
 import json
 import re
+from collections.abc import Mapping
 
 import numpy as np
 
 from accdistill_jax.checked_npz import DamagedNpz, encode_npz, npz_names, read_npz, verify_npz
+from accdistill_jax.data.content import content_hashes
 from accdistill_jax.data.manifest import SIGNALS, checksum
 from accdistill_jax.data.quantise import quantise
 from accdistill_jax.data.store import CRC, segment_crc
 from accdistill_jax.errors import UserError
 
+_CONTENT = "content"
 _ABOUT = ("unit", "channels", "participant", "columns", "segments", "examined", "rejected", "notes")
 
 
@@ -23,11 +26,13 @@ class Unit:
         about: unit, channels, participant, segments, examined, rejected, notes.
         columns: the unit's columns of the segment table, each [segments]; with the checksums of the segments.
         arrays: ppg, accel int16 [segments, samples, channels] and their scales and offsets, as far as loaded.
+        content: [segments, 2] uint64, the hashes of the segments' signals (content.py).
     """
 
     about: dict
     columns: dict[str, np.ndarray]
     arrays: dict[str, np.ndarray]
+    content: np.ndarray
 
 
 def unit_file(unit_id: str) -> str:
@@ -36,13 +41,14 @@ def unit_file(unit_id: str) -> str:
     return f"{readable}-{checksum(unit_id.encode())[:12]}.npz"
 
 
-def encode_unit(unit_id: str, batch, *, samples: int) -> bytes:
+def encode_unit(unit_id: str, batch, *, samples: int, signals: Mapping[str, int] | None = None) -> bytes:
     """Quantises a unit's segments.
 
     Args:
         unit_id: unique name of the unit.
         batch: `SegmentBatch`; ppg [segments, samples, channels] and accel [segments, samples, 3] in g, float32.
         samples: per segment.
+        signals: hashes of the recording's own signals by name (`content.signal_hash`), by which it is known again.
 
     Returns:
         Content of the unit's file: an npz with a checksum of the whole file (see `checked_npz`).
@@ -70,6 +76,7 @@ def encode_unit(unit_id: str, batch, *, samples: int) -> bytes:
             raise ValueError(f"{unit_id}: column {name} is {column.shape} for {segments} segments")
         arrays[f"column_{name}"] = column.astype(str) if column.dtype.kind in "OU" else column
     arrays[f"column_{CRC}"] = np.fromiter(map(segment_crc, arrays["ppg"], arrays["accel"]), np.uint32, segments)
+    arrays[_CONTENT] = content_hashes(arrays["ppg"], arrays["accel"])
     rejected = {reason: int(count) for reason, count in batch.rejected.items()}
     if int(batch.examined) != segments + sum(rejected.values()):
         raise ValueError(f"{unit_id}: {batch.examined} segments examined, but {segments} kept and "
@@ -79,7 +86,7 @@ def encode_unit(unit_id: str, batch, *, samples: int) -> bytes:
     about = {
         "unit": unit_id, "channels": channels, "participant": participant, "columns": [*batch.columns, CRC],
         "segments": segments, "examined": int(batch.examined), "rejected": rejected,
-        "notes": dict(batch.notes),
+        "notes": dict(batch.notes), "signals": dict(signals or {}),
     }
     return encode_npz(arrays | {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)})
 
@@ -103,13 +110,19 @@ def decode_unit(file, *, signals: bool) -> Unit:
             file.seek(0)
             columns = [f"column_{name}" for name in about["columns"]]
             expected = [f"{signal}{part}" for signal in SIGNALS for part in ("", "_scale", "_offset")]
-            if names != {"about", *columns, *expected}:
+            if names - {_CONTENT} != {"about", *columns, *expected}:
                 raise DamagedNpz("arrays are missing or superfluous")
-            found = read_npz(file, [*columns, *(expected if signals else ())])
+            hashed = _CONTENT in names  # an earlier version staged none
+            found = read_npz(file, [*columns, *([_CONTENT] if hashed else []), *(expected if signals or not hashed else ())])
         except OSError as error:
             raise DamagedNpz(error.strerror or str(error)) from error
-    unit = Unit(about, {name: found.pop(f"column_{name}") for name in about["columns"]}, found)
+    content = found.pop(_CONTENT, np.zeros((about["segments"], len(SIGNALS)), np.uint64))
+    unit = Unit(about, {name: found.pop(f"column_{name}") for name in about["columns"]}, found, content)
     _check_shapes(unit)
+    if not hashed:
+        unit.content = content_hashes(found["ppg"], found["accel"])
+    if not signals:
+        unit.arrays = {}
     if signals and not sealed:
         own = unit.arrays
         if not np.array_equal(np.fromiter(map(segment_crc, own["ppg"], own["accel"]), np.uint32), unit.columns[CRC]):
@@ -119,7 +132,7 @@ def decode_unit(file, *, signals: bool) -> Unit:
 
 def same_unit(one: Unit, other: Unit) -> bool:
     """Whether two readings of a unit say the same about it."""
-    return one.about == other.about and all(
+    return one.about == other.about and np.array_equal(one.content, other.content) and all(
         np.array_equal(column, other.columns[name], equal_nan=column.dtype.kind == "f") for name, column in one.columns.items())
 
 
@@ -128,6 +141,10 @@ def _parse_about(content: np.ndarray) -> dict:
         about = json.loads(content.tobytes())
         if not set(_ABOUT) <= about.keys() or CRC not in about["columns"] or not set(SIGNALS) <= about["channels"].keys():
             raise ValueError("keys are missing")
+        if not all(type(value) is int and 0 <= value < 2**64 for value in about.get("signals", {}).values()):
+            raise ValueError("a hash is no number")
+        if type(about["segments"]) is not int or about["segments"] < 0:
+            raise ValueError("segments are no number")
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise DamagedNpz(f"what is about it cannot be read ({error})") from error
     return about
@@ -135,6 +152,8 @@ def _parse_about(content: np.ndarray) -> dict:
 
 def _check_shapes(unit: Unit) -> None:
     segments, samples = unit.about["segments"], None
+    if unit.content.shape != (segments, len(SIGNALS)) or unit.content.dtype != np.uint64:
+        raise DamagedNpz(f"the hashes are {unit.content.dtype.name} {unit.content.shape} for {segments} segments")
     for name, column in unit.columns.items():
         if column.shape != (segments,) or (name == CRC and column.dtype != np.uint32):
             raise DamagedNpz(f"column {name} is {column.dtype.name} {column.shape} for {segments} segments")

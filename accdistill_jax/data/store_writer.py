@@ -17,9 +17,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
+
 from accdistill_jax import __version__
 from accdistill_jax.checked_npz import DamagedNpz
 from accdistill_jax.data import store_tables
+from accdistill_jax.data.content import CONTENT, encode_hashes
 from accdistill_jax.data.folder import no_space_message, open_folder
 from accdistill_jax.data.manifest import (
     FORMAT,
@@ -35,6 +38,7 @@ from accdistill_jax.data.manifest import (
 )
 from accdistill_jax.data.polarity import Vote, vote_of
 from accdistill_jax.data.remarks import why_rejected
+from accdistill_jax.data.repeated import refuse_repeated
 from accdistill_jax.data.shards import ArrayFiles, ArrayLayout
 from accdistill_jax.data.sole_use import sole_use
 from accdistill_jax.data.split import SplitRule
@@ -152,20 +156,21 @@ class StoreWriter:
         """
         return vote_of(self._load(unit_id, signals=False).about["notes"])
 
-    def add(self, unit_id: str, batch) -> None:
+    def add(self, unit_id: str, batch, *, signals: Mapping[str, int] | None = None) -> None:
         """Quantises and stages the segments of a unit, atomically.
 
         Args:
             unit_id: unique name of the unit.
             batch: `SegmentBatch`; ppg [segments, samples, channels] and accel [segments, samples, 3] in g,
                 float32. It may have no segments.
+            signals: hashes of the recording's own signals by name, by which `commit` knows it again under another name.
 
         Raises:
             UnfitUnit: wrong shapes or non-finite samples.
             UserError: a full disk.
         """
         try:
-            content = encode_unit(unit_id, batch, samples=self._samples)
+            content = encode_unit(unit_id, batch, samples=self._samples, signals=signals)
         except UserError as error:
             raise UnfitUnit(str(error)) from error
         # Not worth waiting for the disk: a unit damaged by a power failure is noticed by its checksum and redone.
@@ -184,8 +189,8 @@ class StoreWriter:
             progress: called with (segments written, segments in all).
 
         Raises:
-            UserError: a unit is missing or damaged, nothing was kept, channels disagree, the split file does
-                not fit, or the disk is full. Staged units are kept (unless no segment is).
+            UserError: a unit is missing or damaged, two hold the same signal, nothing was kept, channels disagree, the split
+                file does not fit, or the disk is full. Staged units are kept (unless no segment is).
         """
         order = list(order)
         if len(set(order)) != len(order):
@@ -211,6 +216,7 @@ class StoreWriter:
             segments = store_tables.segment_table([unit.columns for unit in units])
             participants = store_tables.participant_table(
                 [about["participant"] for about in abouts], split=assigned, devices=store_tables.devices_of(segments))
+            refuse_repeated(units)
 
         out = (self._staging / _STORE) if self._target.is_local else self._target
         out.remove_ours(is_store_file)
@@ -248,6 +254,8 @@ class StoreWriter:
         if not_read:
             manifest["not_read"] = dict(not_read)
         manifest["fingerprint"] = fingerprint(manifest)
+        hashes = np.concatenate([unit.content for unit in units])
+        out.write(CONTENT, encode_hashes(hashes, fingerprint=manifest["fingerprint"]))
         out.write(MANIFEST, _to_json(manifest))
         if self._target.is_local:
             self._move_into_place(out)

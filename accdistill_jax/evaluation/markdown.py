@@ -42,8 +42,9 @@ def markdown(
         words.summary,
         _table(("Question", "Answer on unseen participants"), words.answers),
     ]
-    if words.cautions:
-        parts.append("Keep in mind:\n" + "\n".join(f"- {c}" for c in words.cautions))
+    cautions = [*words.cautions, *map(literal, run_info.get("separation", {}).get("warnings", ()))]
+    if cautions:
+        parts.append("Keep in mind:\n" + "\n".join(f"- {c}" for c in cautions))
     parts += picture("heart_rate")
     parts += [f"## {TITLES['probe_errors']}", *picture("probe_errors"), *_probe_sections(evaluation)]
     parts += _retrieval_section(evaluation, picture("retrieval"))
@@ -215,7 +216,7 @@ def _health_table(evaluation: Evaluation) -> str:
 
 def _what_ran(evaluation: Evaluation, run_info: Mapping) -> list[str]:
     labels = {"command": "Command", "commit": "Git commit", "hardware": "Hardware", "durations_s": "Time"}
-    labels |= {"parameters": "Parameters", "data": "Data", "versions": "Versions"}
+    labels |= {"parameters": "Parameters", "data": "Data", "separation": "On two sides", "versions": "Versions"}
     rows = []
     for key in [*labels, *(k for k in run_info if k not in labels and k != "config")]:
         value = run_info.get(key)
@@ -248,7 +249,7 @@ def _inline(value) -> str:
         )
     if isinstance(value, float):
         return f"{value:.4g}"
-    return ", ".join(map(literal, value)) if isinstance(value, (list, tuple)) else literal(value)
+    return (", ".join(map(literal, value)) or "none") if isinstance(value, (list, tuple)) else literal(value)
 
 
 def _flat(value: Mapping) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -37,8 +38,8 @@ def write_report(
       workdir: local folder or object-store address; created if missing.
       evaluation: result of `evaluate`.
       run_info: what ran, all parts optional: "config" (dict), "versions" (dict), "hardware" (str or dict), "durations_s"
-        (stage -> seconds), "data" (dict), "commit" (str), "parameters" (encoder -> count), "command" (str); further
-        entries are shown as they are.
+        (stage -> seconds), "data" (dict), "separation" (of people and segments, see data/separation.py; its warnings are among
+        the cautions), "commit" (str), "parameters" (encoder -> count), "command" (str); further entries are shown as they are.
       curves: stage ("teacher", "student") -> records of its metrics file (`metrics.read_metrics`).
       examples: see `plots.example_segments`; None without.
       seed: seed of the map's sample and layout.
@@ -51,6 +52,7 @@ def write_report(
     """
     workdir = epath.Path(workdir)
     words = verdict(evaluation)
+    warnings = run_info.get("separation", {}).get("warnings", ())
     figures = {
         "heart_rate": plots.predicted_heart_rate(
             evaluation.targets["hr_bpm"],
@@ -65,7 +67,7 @@ def write_report(
     figures = {name: figure for name, figure in figures.items() if figure is not None}
     record = {
         "format_version": FORMAT_VERSION,
-        "verdict": words,
+        "verdict": dataclasses.replace(words, cautions=[*words.cautions, *warnings]),
         "evaluation": evaluation,
         "run": run_info,
         "pictures": {name: f"{PICTURES}/{name}.png" for name in figures},

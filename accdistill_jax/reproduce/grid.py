@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 from accdistill_jax import config as configs
 from accdistill_jax.config import nearest
 from accdistill_jax.config_arguments import load_config
+from accdistill_jax.data.physiology import participant_id
+from accdistill_jax.data.separation import Group, check_groups
+from accdistill_jax.data.split import SplitRule
 from accdistill_jax.data.store import Store
 from accdistill_jax.data.synthetic import GENERATOR_VERSION
 from accdistill_jax.data.waveforms import RATE_HZ, SAMPLES
@@ -175,7 +178,7 @@ def plan(
         overrides: "--config.KEY=VALUE" each.
 
     Raises:
-        UserError: no such experiment, preset or key, or a store that cannot be opened.
+        UserError: no such experiment, preset or key, a store that cannot be opened, or somebody on two sides.
     """
     base, usual = (load_config(f"{presets.__file__}:{preset}", given) for given in (overrides, ()))
     if base.data.stores or base.data.unseen_stores:
@@ -185,6 +188,7 @@ def plan(
     opened = [Store.open(path) for path in (*stores, *unseen)]
     alike = Signals.of(opened[0]) if stores else generated_signals(base)
     unseen_by_name(opened[len(stores) :], opened[: len(stores)], alike=alike, key="--unseen")
+    check_stores(base, opened[: len(stores)], opened[len(stores) :])
     fingerprints = [store.fingerprint for store in opened]
     data: list[Any] = fingerprints[: len(stores)]
     if not stores:
@@ -213,6 +217,21 @@ def plan(
     }
     experiments = [one._replace(runs=maker.jobs_of(one.variants, elsewhere=one.needs_unseen)) for one in experiments]
     return Plan(list(maker.jobs.values()), experiments, settings, {n: known[n] for n in maker.variants}, base, count)
+
+
+def check_stores(base: Any, stores: Sequence[Store], unseen: Sequence[Store]) -> dict[str, Any]:
+    """What came of comparing people and segments of the stores, and of the people to be generated where there are none.
+
+    Raises:
+        UserError: somebody or a segment is on two sides.
+    """
+    groups = [Group.of_store(store, unseen=False, say=print) for store in stores]
+    if not stores:
+        c = base.data.synthetic
+        splits = SplitRule().assign(participant_id(c.seed, number) for number in range(c.participants))
+        groups = [Group.of_people("the synthetic data", splits)]
+    groups += [Group.of_store(store, unseen=True, say=print) for store in unseen]
+    return check_groups(groups, same_names=base.data.same_names, say=print)
 
 
 def generated_signals(base: Any) -> Signals:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from accdistill_jax.data.separation import SAME_PERSON, check_separation
 from accdistill_jax.errors import UserError
 from accdistill_jax.reproduce.bench import DONE, Bench, Part
 from accdistill_jax.reproduce.document import Report, Section, Table
@@ -105,6 +106,7 @@ def data_part(bench: Bench) -> Part:
         "Every split holds other people. Encoders learn from training people, choices (strength of a probe, which step of a "
         "supervised training is kept) are made on validation people, and every number is of test people.",
     ]
+    text.append(_compared(bench))
     if bench.synthetic:
         text.append(
             "The recordings are synthetic (`accdistill_jax/data/physiology.py`, `waveforms.py`): amplitudes and rates follow the "
@@ -122,6 +124,17 @@ def data_part(bench: Bench) -> Part:
         tuple(rows),
     )
     return Part(Section("data", "The data", tuple(text), (table,), always=True))
+
+
+def _compared(bench: Bench) -> str:
+    """That nobody is on two sides, and how that is known."""
+    unseen = list(bench.opened.unseen.values())
+    found = check_separation(bench.opened.stores, unseen, same_names=bench.plan.base.data.same_names)
+    stores = "; ".join(f"{name}: {size}" for name, size in found["stores"].items())
+    warned = " ".join(f"**Warning**: {line}." for line in found["warnings"])
+    return (f"Before anything was trained, the stores were compared ({stores}): {found['compared']}. Equal names in different stores "
+            f"count as {'one person' if found['equal names'] == SAME_PERSON else found['equal names']}; unseen stores count as test. "
+            f"Result: {found['result']}. {warned}").rstrip()  # fmt: skip
 
 
 def _summary(plan: Plan, outcomes: Mapping[str, Outcome], claims) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +46,7 @@ class Run:
         peers: the processes. Process 0 alone reads and writes the work directory.
         say: prints one line of progress (on process 0).
         copies: of the work directory (made by process 0).
+        separation: what came of comparing the stores' people and segments (data/separation.py).
     """
 
     config: Any
@@ -55,6 +56,7 @@ class Run:
     peers: Peers
     say: Callable[[str], None]
     copies: Copies = Copies()
+    separation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def data_fingerprint(self) -> str:

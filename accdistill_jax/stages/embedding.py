@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -132,9 +132,17 @@ def unseen_stores(run: Run) -> dict[str, Store]:
     Raises:
         UserError: one that does not fit the training stores, or two of one name.
     """
-    data = run.config.data
-    opened = [open_store(path, key="data.unseen_stores", data=data) for path in data.unseen_stores]
-    return unseen_by_name(opened, run.stores, alike=Signals.of(run.stores[0]), key="config.data.unseen_stores")
+    return open_unseen(run.config, run.stores, run.config.data.unseen_stores)
+
+
+def open_unseen(config: Any, stores: Sequence[Store], paths: Sequence[str]) -> dict[str, Store]:
+    """Stores at paths of `config.data.unseen_stores` by folder name.
+
+    Raises:
+        UserError: as `unseen_stores`.
+    """
+    opened = [open_store(path, key="data.unseen_stores", data=config.data) for path in paths]
+    return unseen_by_name(opened, stores, alike=Signals.of(stores[0]), key="config.data.unseen_stores")
 
 
 class Signals(NamedTuple):

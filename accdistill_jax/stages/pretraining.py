@@ -32,6 +32,7 @@ class Teacher(NamedTuple):
         inputs: how the PPG is presented to it.
         fingerprint: content hash of everything in the export.
         autoencoder: the masked autoencoder it comes from and its parameters, or None.
+        data: content hashes of the stores it was trained on, joined as in `Run.data_fingerprint`.
     """
 
     encoder: nn.Module
@@ -39,6 +40,7 @@ class Teacher(NamedTuple):
     inputs: InputSettings
     fingerprint: str
     autoencoder: tuple[MaskedAutoencoder, Any] | None
+    data: str
 
 
 def run_stage(run: Run) -> None:
@@ -158,6 +160,7 @@ def load_teacher(run: Run) -> Teacher:
         InputSettings(**meta["signal"]["inputs"]),
         meta["fingerprint"],
         autoencoder,
+        meta["fingerprints"]["data"],
     )
 
 

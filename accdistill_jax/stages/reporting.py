@@ -46,6 +46,7 @@ def _write_reports(run: Run, encoders: Encoders, main: dict, unseen: dict, durat
     curves = {name: records for name in ("teacher", "student") if (records := _curve(run, name))}
     info = _run_info(run, encoders, durations_s)
     made_from = [encoders.key, curves, plain(run.config.evaluation), info["versions"]]
+    made_from.append([info["separation"].get(key) for key in ("equal names", "result", "warnings")])
 
     def examples(stores: Sequence[Store], split: str | None) -> Callable[[], dict | None]:
         return lambda: _examples(run, encoders.teacher, stores, split=split)
@@ -137,6 +138,17 @@ def _data_info(stores: Sequence[Store]) -> dict:
     }
 
 
+def _separation(run: Run, encoders: Encoders) -> dict:
+    """What came of comparing the stores; of a teacher from elsewhere the export does not tell whom it has learned from."""
+    found = {**run.separation, "warnings": run.separation.get("warnings", [])}
+    if encoders.teacher is not None and run.config.teacher.path and encoders.teacher.data != run.data_fingerprint:
+        found["warnings"] = [*found["warnings"], (
+            f"the teacher ({run.config.teacher.path}) was trained on other stores than these, and its people were not compared: "
+            "none of them may be a test person here"
+        )]  # fmt: skip
+    return found
+
+
 def _run_info(run: Run, encoders: Encoders, durations_s: dict[str, float]) -> dict:
     environment = configs.environment()
     parameters, fingerprints = {}, {}
@@ -153,6 +165,7 @@ def _run_info(run: Run, encoders: Encoders, durations_s: dict[str, float]) -> di
         "commit": environment["git_commit"],
         "durations_s": durations_s,
         "data": _data_info(run.stores),
+        "separation": _separation(run, encoders),
         "parameters": parameters,
         "fingerprints": fingerprints,
     }

@@ -107,6 +107,8 @@ def test_the_data_section_and_experiments_are_measured_and_a_missing_one_says_so
     plan, outcomes = done
     part = data_part(Bench(plan, outcomes))
     assert [row[0] for row in part.section.tables[0].rows] == ["train", "validation", "test", f"unseen-{smoke_store.name}"]
+    compared = next(line for line in part.section.text if "the stores were compared" in line)
+    assert f"{smoke_store}: " in compared and "Result: nobody and no segment is on two sides" in compared
     for experiment in plan.experiments:
         found = measured(Bench(plan, outcomes), experiment)
         assert found.section.id == experiment.id
