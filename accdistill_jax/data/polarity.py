@@ -70,10 +70,13 @@ class Decision(NamedTuple):
     basis: str
 
 
-def vote_of(notes: Mapping[str, object]) -> Vote | None:
-    """The vote in the notes of a recording; None where there is none."""
-    vote = notes.get("ppg_votes")
-    return Vote(**vote) if isinstance(vote, dict) and vote.keys() == {field.name for field in dataclasses.fields(Vote)} else None
+def vote_of(notes: object) -> Vote | None:
+    """The vote in the notes of a recording; None where there is none, as in stores of other origin."""
+    vote = notes.get("ppg_votes") if isinstance(notes, Mapping) else None
+    kinds = {"device": str, "declared": str, "applied": str, "frames": int, "up": int}
+    if not isinstance(vote, Mapping) or vote.keys() != kinds.keys() or any(type(vote[key]) is not kind for key, kind in kinds.items()):
+        return None
+    return Vote(**vote)
 
 
 def clear(frames: float, up: float) -> str | None:

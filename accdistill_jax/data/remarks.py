@@ -40,17 +40,17 @@ def remarks(manifest: Mapping) -> list[str]:
     Args:
       manifest: of a store.
     """
-    notes = {own["unit"]: own.get("notes") or {} for own in manifest["prepared"]}
+    notes = {own["unit"]: own["notes"] for own in manifest["prepared"] if isinstance(own.get("notes"), Mapping)}
     votes = {name: vote for name, own in notes.items() if (vote := polarity.vote_of(own)) is not None}
     lines = polarity.summary(votes, most=MOST)
-    held = {signal: {name: own["held_s"][signal] for name, own in notes.items() if signal in own.get("held_s", ())}
-            for signal in ("ppg", "accel")}
-    for signal, seconds in held.items():
+    for signal in ("ppg", "accel"):
+        held = {name: own["held_s"] for name, own in notes.items() if isinstance(own.get("held_s"), Mapping)}
+        seconds = {name: lost[signal] for name, lost in held.items() if isinstance(lost.get(signal), int | float)}
         if seconds:
             lines.append(f"held values taken for gaps: {sum(seconds.values()):.0f} s of {signal} in {polarity.counted(len(seconds))}, most "
                          f"({max(seconds.values()):.0f} s) in {max(seconds, key=seconds.get)}")
     for key, what in (("heart_rate", "reference heart rate"), ("accel_axes", "acceleration")):
-        odd = {name: own[key] for name, own in notes.items() if key in own}
+        odd = {name: own[key] for name, own in notes.items() if isinstance(own.get(key), str)}
         lines += [f"recording {name}: {what}: {text}" for name, text in list(odd.items())[:MOST]]
         if len(odd) > MOST:
             lines.append(f"{len(odd) - MOST} more recordings: {what}: see the notes in the store's manifest")

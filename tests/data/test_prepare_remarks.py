@@ -11,7 +11,7 @@ from accdistill_jax.data import preparation
 from accdistill_jax.data.preparation import find_recordings, prepare
 from accdistill_jax.data.prepare import main
 from accdistill_jax.data.preprocess import PreprocessSettings
-from accdistill_jax.data.remarks import why_rejected
+from accdistill_jax.data.remarks import remarks, why_rejected
 from accdistill_jax.data.show import print_summary
 from accdistill_jax.data.store import Store
 
@@ -148,3 +148,11 @@ def test_a_heart_rate_that_was_cleaned_is_in_the_summary(tmp_path):
     np.testing.assert_allclose(store.segments["hr_bpm"], 72.3, atol=0.3)
     assert "recording a: reference heart rate: 6 of 60 windows are unknown: 6 outside 30 to 240 bpm" in shown(store)
     assert Store.open(store.path).fingerprint == store.fingerprint
+
+
+@pytest.mark.parametrize("notes", [None, [], "text", {"ppg_votes": 1}, {"ppg_votes": {"device": "w"}}, {"held_s": 5},
+                                   {"held_s": {"ppg": "long"}}, {"heart_rate": 3, "accel_axes": None},
+                                   {"ppg_votes": {"device": "w", "declared": "unknown", "applied": "up", "frames": "1", "up": 0}}])
+def test_notes_of_other_origin_say_nothing(notes):
+    manifest = {"prepared": [{"unit": "a", "notes": notes}], "preprocess": {}, "counts": {"total": {"examined": 1, "kept": 1}}}
+    assert remarks(manifest) == []
