@@ -26,6 +26,7 @@ from accdistill_jax.data import dropouts
 from accdistill_jax.data import hrv as hrv_lib
 from accdistill_jax.data import polarity as polarity_lib
 from accdistill_jax.data import quality as quality_lib
+from accdistill_jax.data.packets import spread_packets
 from accdistill_jax.data.plausibility import check_units
 from accdistill_jax.data.recording import Beats, Participant, Recording, Stream, named
 from accdistill_jax.data.resample import common_grid, fraction_clipped, is_flat, to_grid
@@ -171,8 +172,9 @@ class SegmentBatch:
       ppg_channels: their names; without any, they are called ppg0, ppg1 ...
       examined: segments looked at; always kept + sum of rejected.
       rejected: segments turned away by reason, every one of `REASONS`.
+      mended_stamps: by stream, how many samples were given another time stamp, averaged or dropped because they shared one.
       notes: what was decided or found about the recording: ppg_polarity in words, ppg_votes (`polarity.Vote`), held_s, heart_rate,
-        accel_axes, as JSON values.
+        accel_axes, ppg_stamps and accel_stamps (`packets.Spread`), as JSON values.
     """
 
     ppg: np.ndarray
@@ -182,6 +184,7 @@ class SegmentBatch:
     examined: int
     rejected: dict[str, int]
     notes: dict[str, object] = dataclasses.field(default_factory=dict)
+    mended_stamps: dict[str, int] = dataclasses.field(default_factory=dict)
     ppg_channels: tuple[str, ...] = ()
 
 
@@ -309,16 +312,19 @@ def preprocess(recording: Recording, settings: PreprocessSettings, *, polarity: 
       polarity: systole_up or systole_down, of a PPG whose polarity is not declared; without it, its own frames decide.
 
     Raises:
-      UserError: a stream or a channel asked for is missing, the two streams never overlap, one lasts too long, or
-        numbers are of no unit that they can be of (`plausibility`); names the recording.
+      UserError: a stream or a channel asked for is missing, the two streams never overlap, one lasts too long, samples share
+        time stamps and their own are not certain (`packets`), or numbers are of no unit that they can be of (`plausibility`);
+        names the recording.
     """
     with named(f"recording {recording.recording_id!r}"):
         for name in ("ppg", "accel"):
             if name not in recording.streams:
                 raise UserError(f"has no stream {name!r}, only {', '.join(recording.streams) or 'none'}")
+        spread = {name: spread_packets(recording.streams[name]) for name in ("ppg", "accel")}
+        recording = dataclasses.replace(recording, streams={**recording.streams, **{name: s.stream for name, s in spread.items()}})
         ppg, accel = _chosen_channels(recording.streams["ppg"], settings), recording.streams["accel"]
         start, count = common_grid(ppg, accel, settings.rate_hz)
-        notes = check_units(recording)
+        notes = check_units(recording) | {f"{name}_stamps": s.note for name, s in spread.items() if s.note}
         if recording.heart_rate is not None and recording.heart_rate.note:
             notes["heart_rate"] = recording.heart_rate.note
         on_grid = functools.partial(to_grid, start_s=start, count=count, rate_hz=settings.rate_hz, gap_s=settings.gap_s)
@@ -353,12 +359,12 @@ def preprocess(recording: Recording, settings: PreprocessSettings, *, polarity: 
             beats=hrv_lib.beats_of_segments(recording.beats, start_s, settings.segment_s),
             window_hr_bpm=hrv_lib.window_heart_rate(
                 recording.heart_rate, start_s, settings.segment_s, min_coverage=settings.min_window_coverage),
-            gap_s=gap_s,
-            flat=flat,
+            gap_s=gap_s, flat=flat,
             ppg_clipped=fraction_clipped(ppg, start_s, settings.segment_s),
             accel_clipped=fraction_clipped(accel, start_s, settings.segment_s),
         )
     batch.notes.update(notes)
+    batch.mended_stamps = {name: s.mended for name, s in spread.items() if s.mended}
     batch.ppg_channels = ppg.channels
     if not segments:
         batch.examined, batch.rejected["too_short"] = 1, 1

@@ -16,6 +16,7 @@ from accdistill_jax.errors import UserError
 from accdistill_jax.text import readable
 
 Polarity = Literal["systole_up", "systole_down", "unknown"]
+PacketStamp = Literal["first", "last"]
 POLARITIES = ("systole_up", "systole_down", "unknown")
 RATES_HZ = (1.0, 100_000.0)
 HEART_RATES_BPM = (10.0, 400.0)
@@ -60,6 +61,7 @@ class Stream:
       polarity: for PPG, which way the systole points; None for other streams.
       gravity: for acceleration, whether it is part of the values.
       scale: `unit` per number of the file, for messages about wrong units.
+      packet_stamp: of which sample of a packet a time stamp is that several samples share.
 
     Raises:
       UserError: naming the stream, for shapes that disagree, a rate that is not positive (for "ppg" and "accel": not within
@@ -77,6 +79,7 @@ class Stream:
     polarity: Polarity | None = None
     gravity: Literal["included", "removed"] = "included"
     scale: float = 1.0
+    packet_stamp: PacketStamp = "first"
 
     def __post_init__(self) -> None:
         def require(condition: bool, message: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.interpolate
 import scipy.signal
 
-from accdistill_jax.data.recording import Stream
+from accdistill_jax.data.recording import RATES_HZ, Stream
 from accdistill_jax.errors import UserError
 
 MAX_DAYS = 31
@@ -18,6 +18,8 @@ DELAY_HALF_TAPS = 24
 LOWPASS_HALF_TAPS = 32
 LOWPASS_BETA = 9.0
 LOWPASS_CUTOFF = 0.91
+FINE_POINTS = 2**22
+MOST_FINE_PER_KNOT = 1000
 
 
 class OnGrid(NamedTuple):
@@ -154,21 +156,36 @@ def _from_stamps(stream: Stream, start_s: float, count: int, rate_hz: float, gap
     empty = (np.diff(knots) > max(gap_s, 2.5 * usual)) | (np.diff(lost_before[first]) > 0)
 
     multiple = max(int(np.ceil(1 / usual / rate_hz - 0.01)), 1)
-    grid = start_s + np.arange(count * multiple) / (rate_hz * multiple)
-    inside = np.clip(grid, knots[0], knots[-1])
-    if len(knots) > 3:
-        fine = scipy.interpolate.make_interp_spline(knots, values, k=3, axis=0)(inside)
-    else:
-        fine = _linear(inside, knots, values)
-    right = np.searchsorted(knots, grid, side="left")
-    missing = (grid < knots[0] - usual) | (grid > knots[-1] + usual)
-    between = (right > 0) & (right < len(knots))
-    between[between] = (grid[between] < knots[right[between]]) & empty[right[between] - 1]
-    missing |= between
-    fine[missing] = _linear(inside[missing], knots, values)  # a spline swings out where it has nothing to hold on to
-    if multiple > 1:
+    if 1 / usual > RATES_HZ[1] or count * multiple > MOST_FINE_PER_KNOT * (len(knots) + MOST_FINE_PER_KNOT):
+        raise UserError(f"stream {stream.name!r}: most of its time stamps are {usual:.3g} s apart, far less than its {len(knots)} samples in "
+                        f"{count / rate_hz:.0f} s: give it rate_hz and start in place of time stamps, or each sample a stamp of its own")
+    spline = scipy.interpolate.make_interp_spline(knots, values, k=3, axis=0) if len(knots) > 3 else None
+
+    def block(first: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+        """Values and mask of the grid's points `first` to `end`, before the filter, at the multiple of its rate."""
+        grid = start_s + np.arange(first * multiple, end * multiple) / (rate_hz * multiple)
+        inside = np.clip(grid, knots[0], knots[-1])
+        fine = spline(inside) if spline is not None else _linear(inside, knots, values)
+        right = np.searchsorted(knots, grid, side="left")
+        missing = (grid < knots[0] - usual) | (grid > knots[-1] + usual)
+        between = (right > 0) & (right < len(knots))
+        between[between] = (grid[between] < knots[right[between]]) & empty[right[between] - 1]
+        missing |= between
+        fine[missing] = _linear(inside[missing], knots, values)  # a spline swings out where it has nothing to hold on to
+        return fine, missing
+
+    if multiple == 1:
+        fine, missing = block(0, count)
+        return OnGrid(fine.astype(np.float32), missing)
+    on_grid, lost = [], []
+    for first in range(0, count, max(FINE_POINTS // multiple, 1)):  # in blocks: the memory does not grow with the rate
+        end = min(first + max(FINE_POINTS // multiple, 1), count)
+        low, high = max(first - LOWPASS_HALF_TAPS - 1, 0), min(end + LOWPASS_HALF_TAPS + 1, count)
+        fine, missing = block(low, high)
         fine = scipy.signal.resample_poly(fine, 1, multiple, axis=0, padtype="line", window=lowpass(1, multiple))
-    return OnGrid(fine.astype(np.float32), missing[::multiple])
+        on_grid.append(fine[first - low : end - low].astype(np.float32))
+        lost.append(missing[::multiple][first - low : end - low])
+    return OnGrid(np.concatenate(on_grid), np.concatenate(lost))
 
 
 def _linear(at: np.ndarray, knots: np.ndarray, values: np.ndarray) -> np.ndarray:

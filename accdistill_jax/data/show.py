@@ -1,7 +1,7 @@
 """What is in a store: tables for the terminal, and a picture of a few segments."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from rich.console import Console
@@ -18,6 +18,7 @@ from accdistill_jax.text import for_plot, one_line
 
 _MOST_PARTICIPANTS = 40
 _MOST_NOT_READ = 10
+_MOST_MENDED = 8
 _LABELS = ("hr_bpm", "sdnn_ms", "rmssd_ms", "resp_bpm", "motion_g", "ppg_quality")
 
 
@@ -78,6 +79,7 @@ def print_summary(store: Store, console: Console) -> None:
     console.print(counts_table(store))
     for line in remarks(manifest):
         print_line(line, console)
+    print_mended_stamps(manifest.get("prepared") or [], console)
     for name, reason in manifest["skipped"].items():
         print_line(f"left out: recording {name}: {reason}", console)
     print_not_read(manifest.get("not_read") or {}, console)
@@ -85,6 +87,17 @@ def print_summary(store: Store, console: Console) -> None:
     if empty:
         print_line(f"warning: split {' and '.join(empty)} is empty; with few participants, prepare with "
                    "--split-fractions, another --split-seed or a --split-file", console)
+
+
+def print_mended_stamps(prepared: Sequence[Mapping], console: Console, *, most: int = _MOST_MENDED) -> None:
+    """Streams whose time stamps were mended, and how: at most `most`, and how many more."""
+    mended = [(about["unit"], name, count, (about.get("notes") or {}).get(f"{name}_stamps", f"{count} samples"))
+              for about in prepared for name, count in (about.get("mended_stamps") or {}).items()]
+    for unit, name, _, note in mended[:most]:
+        print_line(f"time stamps mended: recording {unit}, {name}: {note}", console)
+    if len(mended) > most:
+        count = sum(count for _, _, count, _ in mended[most:])
+        print_line(f"time stamps mended: {count} samples of {len(mended) - most} more streams; the store's {MANIFEST} names them all", console)
 
 
 def print_not_read(not_read: Mapping[str, str], console: Console, *, most: int = _MOST_NOT_READ) -> None:

@@ -41,7 +41,9 @@ def _are_counts(value) -> bool:
 
 
 def _is_prepared(value) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("unit"), str) and _is_count(value.get("segments", 0))
+    return (isinstance(value, dict) and isinstance(value.get("unit"), str) and _is_count(value.get("segments", 0))
+            and _is_dict(value.get("notes", {})) and _is_dict(value.get("mended_stamps", {}))
+            and all(map(_is_count, value.get("mended_stamps", {}).values())))
 
 
 def _are_files(value) -> bool:

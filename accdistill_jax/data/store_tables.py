@@ -81,15 +81,18 @@ def participant_table(
 
 
 def counts(units: Sequence[Mapping]) -> dict:
-    """Segments examined, kept and rejected by reason: in total and per participant."""
+    """Segments examined, kept and rejected by reason, and samples of each stream whose time stamps were mended, where there are any:
+    in total and per participant."""
     total, per_participant = _empty(), defaultdict(_empty)
     for about in units:
         for into in (total, per_participant[about["participant"]["participant_id"]]):
             into["examined"] += about["examined"]
             into["kept"] += about["segments"]
             into["rejected"].update(about["rejected"])
+            if about.get("mended_stamps"):
+                into.setdefault("mended_stamps", Counter()).update(about["mended_stamps"])
     def plain(own):
-        return own | {"rejected": dict(sorted(own["rejected"].items()))}
+        return {key: dict(sorted(value.items())) if isinstance(value, Counter) else value for key, value in own.items()}
     return {"total": plain(total),
             "participants": {name: plain(own) for name, own in sorted(per_participant.items())}}
 

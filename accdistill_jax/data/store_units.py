@@ -23,7 +23,7 @@ class Unit:
     """A staged unit.
 
     Attributes:
-        about: unit, channels, participant, segments, examined, rejected, notes.
+        about: unit, channels, participant, segments, examined, rejected, notes; mended_stamps by stream, where there are any.
         columns: the unit's columns of the segment table, each [segments]; with the checksums of the segments.
         arrays: ppg, accel int16 [segments, samples, channels] and their scales and offsets, as far as loaded.
         content: [segments, 2] uint64, the hashes of the segments' signals (content.py).
@@ -88,6 +88,8 @@ def encode_unit(unit_id: str, batch, *, samples: int, signals: Mapping[str, int]
         "segments": segments, "examined": int(batch.examined), "rejected": rejected,
         "notes": dict(batch.notes), "signals": dict(signals or {}),
     }
+    if batch.mended_stamps:
+        about["mended_stamps"] = {name: int(count) for name, count in batch.mended_stamps.items()}
     return encode_npz(arrays | {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)})
 
 

@@ -247,8 +247,8 @@ class StoreWriter:
             "rate_hz": float(self.settings.rate_hz), "segment_s": float(self.settings.segment_s),
             "channels": channels, "units": store_tables.UNITS, **self._request,
             "split": self.split.to_json(), "counts": counts,
-            "prepared": [{key: about[key] for key in ("unit", "segments", "examined", "rejected", "notes")}
-                         for about in abouts],
+            "prepared": [{key: about[key] for key in ("unit", "segments", "examined", "rejected", "notes", "mended_stamps")
+                          if key in about} for about in abouts],
             "skipped": dict(skipped or {}), "files": dict(sorted(files.items())), "software": _software(),
         }
         if not_read:

@@ -8,6 +8,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from accdistill_jax.data import prepare
+from accdistill_jax.data.packets import spread_packets
 from accdistill_jax.data.preprocess import PreprocessSettings, preprocess
 from accdistill_jax.data.recordings import find
 from accdistill_jax.errors import UserError
@@ -43,6 +45,7 @@ def write(path, columns):
 
 def make(folder, stamps, suffix="csv", start=START, beats=None, **keys):
     """A recording whose streams have the time stamps `stamps[name]`, or the constant rate where there are none."""
+    folder.mkdir(exist_ok=True)
     content = {"participant": "p", "streams": {}} | ({} if start is None else {"start": start})
     for name in ("ppg", "accel"):
         entry = {"file": f"{name}.{suffix}", "columns": columns_of(name)}
@@ -212,3 +215,32 @@ def test_a_recording_begins_with_its_streams(tmp_path):
     assert recording.start_unix_s == START and recording.beats.time_s[0] == pytest.approx(-5)
     with pytest.raises(UserError, match="recording.json: beats count from a date, but no stream says when it began; give start"):
         load(make(tmp_path, {}, start=None, beats=beats, time_origin="unix"))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_stamps_as_coarse_as_float32_made_them(tmp_path, suffix):
+    # Seconds since a boot 30 days ago: float32 holds them to a quarter of a second, rounded to the nearest.
+    since = 30 * 86_400 + TIME
+    stamps = since.astype(np.float32)
+    stamps = stamps.tolist() if suffix == "csv" else stamps
+    recording = load(make(tmp_path, {"accel": stamps}, suffix, start=START, time_origin=START - 30 * 86_400))
+    spread, mended, _ = spread_packets(recording.streams["accel"])
+    assert mended > 3400
+    np.testing.assert_allclose(spread.time_s, TIME, atol=1.05 / RATE_HZ)
+    with pytest.raises(UserError, match="stream 'accel': .* not certain .in packets of more than 2.5 s"):
+        spread_packets(load(make(tmp_path, {"accel": (START + TIME).astype(np.float32)}, "parquet", time_origin="unix")).streams["accel"])
+
+
+@pytest.mark.parametrize("packet_stamp", ["first", "last", None])
+def test_the_summary_says_how_many_stamps_were_mended(tmp_path, capsys, packet_stamp):
+    number = np.arange(len(TIME)) // 10
+    stamps = (10 * number + (9 if packet_stamp == "last" else 0)) / RATE_HZ
+    folder = make(tmp_path / "in", {"accel": stamps}, **({"packet_stamp": packet_stamp} if packet_stamp else {}))
+    arguments = ["generic", str(folder), "--out", str(tmp_path / "out"), "--workers", "1", "--quiet", "--min-ppg-quality", "0"]
+    assert prepare.main([*arguments, "--split-fractions", "1", "0", "0"]) == 0
+    said = (f"time stamps mended: recording in, accel: 3500 samples in packets of 10 spread at 50 Hz, each packet's stamp taken as its "
+            f"{packet_stamp or 'first'} sample's")
+    assert said in capsys.readouterr().out
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["counts"]["total"]["mended_stamps"] == manifest["prepared"][0]["mended_stamps"] == {"accel": 3500}
+    np.testing.assert_allclose(spread_packets(load(folder).streams["accel"]).stream.time_s, TIME, atol=1e-3)

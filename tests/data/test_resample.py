@@ -160,3 +160,24 @@ def test_fraction_clipped_counts_own_samples():
     stamped = Stream("s", values, ("a", "b"), "g", time_s=0.5 + np.arange(1000) / 100, range=(-2.0, 2.0))
     np.testing.assert_allclose(fraction_clipped(stamped, np.array([0.5, 1.5, 5.5]), 1.0), [0, 0.6, 0])
     assert fraction_clipped(constant(32.0), np.zeros(1), 1.0)[0] == 0
+
+
+def test_blocks_give_what_one_pass_gives(monkeypatch):
+    rng = np.random.default_rng(0)
+    time = np.sort(np.arange(40 * 200) / 200 + rng.uniform(-0.002, 0.002, 40 * 200))
+    time = np.delete(time, slice(3000, 3300))
+    stream = Stream("s", np.stack([sine(1.3, time, 1.0), sine(9.0, time)], 1), ("a", "b"), "a.u.", time_s=time)
+    whole = grid(stream)
+    monkeypatch.setattr("accdistill_jax.data.resample.FINE_POINTS", 4 * 100)
+    blocks = grid(stream)
+    np.testing.assert_allclose(blocks.values[INNER], whole.values[INNER], atol=1e-6)
+    np.testing.assert_array_equal(blocks.missing, whole.missing)
+    assert whole.missing.any()
+
+
+@pytest.mark.parametrize("inside", [1e-6, 1e-4])
+def test_bursts_far_denser_than_the_stream_are_refused(inside):
+    number = np.arange(25 * 13)
+    time = (number // 25) * 3.0 + (number % 25) * inside
+    with pytest.raises(UserError, match="time stamps are .* s apart, far less than its 325 samples in 3600 s: give it rate_hz"):
+        grid(Stream("s", sine(0.1, time)[:, None], ("a",), "a.u.", time_s=time), count=64 * 3600)

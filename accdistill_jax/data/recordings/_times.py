@@ -75,6 +75,8 @@ class Times:
                 raise UserError("holds no rows")
             if np.issubdtype(stamps.dtype, np.datetime64):
                 stamps, per_second, origin = stamps.astype(np.int64), 10**9, 0.0
+            if np.issubdtype(stamps.dtype, np.floating):
+                stamps = stamps - _rounded_up(stamps)
             if origin == 0.0:  # unix stamps are long: subtract whole seconds while they are exact
                 origin = float(math.floor(stamps[0] / per_second))
                 stamps = stamps - np.asarray(int(origin) * per_second, stamps.dtype)
@@ -108,6 +110,16 @@ class Times:
                 raise UserError(f"its times lie {abs(days) / 365.25:.4g} years {'after' if days > 0 else 'before'} the "
                                 f"recording's start ({begin}); {hint}")
         return after
+
+
+def _rounded_up(stamps: np.ndarray) -> float:
+    """How much later than its first moment a step of float32 is: half a step, where stamps are as coarse as float32 made them."""
+    single = stamps.astype(np.float32)
+    distance = np.diff(stamps)
+    if not (single == stamps).all() or not (distance > 0).any() or (distance == 0).mean() < 0.5:
+        return 0.0
+    step = float(np.spacing(np.abs(single).max()))
+    return step / 2 if distance[distance > 0].min() in (step, step / 2) else 0.0
 
 
 def _layout(entry: Mapping, where: str, by_rate: bool) -> Layout:

@@ -18,6 +18,7 @@ a folder. Files are named relative to the description. Every key but those marke
         time: timestamp            # ... or a column of time stamps (numbers, or dates as ISO 8601),
         time_unit: ms              #     in s (default), ms, us or ns,
         time_origin: start         #     counted from: start (default, the recording's), unix, or a date
+        packet_stamp: first        # where samples come in packets of one stamp: whether it is the first (default) or the last's
         clock_offset_s: 0.35       # added to the stream's times, to bring sensors with different clocks together
         unit: a.u.                 # acceleration: g (default), mg, m/s2 or counts
         counts_per_g: 64           # with unit: counts
@@ -36,10 +37,12 @@ a folder. Files are named relative to the description. Every key but those marke
       {file: hr.csv, time: t, hr: bpm, duration_s: 8}
 
 Empty cells and NaN are missing samples; in a file of one column, so are empty lines. `beats` and `heart_rate` also take
-time_unit, time_origin, clock_offset_s, delimiter, decimal and skip_rows. Numbers that cannot be are refused with the unit that
-would fit: |a| at rest must be about 1 g, most beat intervals those of a heart. Reference heart rates outside 30 to 240 bpm, jumps
-that no heart makes and values held for over five minutes are unknown. A key that is not listed here, or is given twice, is an
-error. Names (participant, device, files, columns) keep the text that is written, 007 and 1.10 too; numbers are decimal.
+time_unit, time_origin, clock_offset_s, delimiter, decimal and skip_rows. Samples that share a time stamp, as packets and clocks of
+whole seconds give them, are spread at the stream's own rate where that is certain (the summary says so), and refused where it is
+not. Numbers that cannot be are refused with the unit that would fit: |a| at rest must be about 1 g, most beat intervals those of a
+heart. Reference heart rates outside 30 to 240 bpm, jumps that no heart makes and values held for over five minutes are unknown. A
+key that is not listed here, or is given twice, is an error. Names (participant, device, files, columns) keep the text that is
+written, 007 and 1.10 too; numbers are decimal.
 """
 
 import functools
@@ -72,7 +75,7 @@ _G_PER_UNIT = {"g": 1.0, "mg": 1e-3, "m/s2": 1 / 9.80665}
 _KEYS = {
     "recording": ("participant", "device", "start", "streams", "beats", "heart_rate"),
     "participant": ("id", "age_years", "height_m", "weight_kg", "sex", "conditions"),
-    "stream": (*TABLE_KEYS, "columns", "rate_hz", "start", "unit", "counts_per_g", "zero", "gravity", "range", "polarity"),
+    "stream": (*TABLE_KEYS, "columns", "rate_hz", "start", "packet_stamp", "unit", "counts_per_g", "zero", "gravity", "range", "polarity"),
     "beats": (*TABLE_KEYS, "interval", "interval_unit"),
     "heart_rate": (*TABLE_KEYS, "hr", "duration_s"),
 }
@@ -188,6 +191,7 @@ def _stream(name: str, table: Mapping, times: Times, start: float, sidecar: Path
                 raise UserError(f"{where}.range must be [lowest, highest], got {limits!r}")
             limits = tuple((number({"range": limit}, "range", where, math.nan) - zero) * scale for limit in limits)
         rate = number(table, "rate_hz", where)
+        packet_stamp = choice(table, "packet_stamp", where, ("first", "last"), "first")
     with named(times.file):
         values = (np.stack([times.table.numbers(column) for column in columns], axis=1) - zero) * scale
         moment = times.after(start)
@@ -195,7 +199,7 @@ def _stream(name: str, table: Mapping, times: Times, start: float, sidecar: Path
             name, values, tuple(str(column) for column in columns), unit,
             start_s=0.0 if times.seconds is not None else float(moment), rate_hz=rate,
             time_s=moment if times.seconds is not None else None, range=limits, polarity=polarity,
-            gravity=gravity, scale=scale)
+            gravity=gravity, scale=scale, packet_stamp=packet_stamp)
 
 
 def _zero(table: Mapping, where: str, *, axes: int) -> float | np.ndarray:
