@@ -202,6 +202,8 @@ def change(path, value):
         (change("streams.ppg.rate_hz", "fast"), r"streams.ppg.rate_hz must be a number"),
         (change("streams.ppg.rate_hz", None), r"streams.ppg needs either rate_hz or time"),
         (change("streams.ppg.time", "t"), r"streams.ppg needs either rate_hz or time"),
+        (change("streams.ppg.packet_stamp", "last"), r"streams.ppg.packet_stamp goes with time, not with rate_hz"),
+        (change("streams.ppg.decimal", ";"), r"streams.ppg.decimal must be one of ., ,, got ';'"),
         (change("streams.ppg.polarity", "up"), r"streams.ppg.polarity must be one of systole_up"),
         (change("streams.ppg.range", 5), r"streams.ppg.range must be \[lowest, highest\]"),
         (change("streams.ppg.range", ["a", 5]), r"streams.ppg.range must be a number, got 'a'"),

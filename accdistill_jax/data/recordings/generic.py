@@ -192,6 +192,8 @@ def _stream(name: str, table: Mapping, times: Times, start: float, sidecar: Path
             limits = tuple((number({"range": limit}, "range", where, math.nan) - zero) * scale for limit in limits)
         rate = number(table, "rate_hz", where)
         packet_stamp = choice(table, "packet_stamp", where, ("first", "last"), "first")
+        if rate is not None and "packet_stamp" in table:
+            raise UserError(f"{where}.packet_stamp goes with time, not with rate_hz")
     with named(times.file):
         values = (np.stack([times.table.numbers(column) for column in columns], axis=1) - zero) * scale
         moment = times.after(start)
