@@ -18,7 +18,6 @@ from etils import epath
 from accdistill_jax.errors import UserError
 from accdistill_jax.files import open_regular, read_regular, record_checksum
 
-_BLOCK_BYTES = 1 << 20
 _NO_SPACE_WORDS = ("no space left", "resource_exhausted", "disk quota", "file too large", "enospc")
 
 
@@ -197,11 +196,8 @@ def _read(path: epath.Path) -> bytes:
 def _hash(path: epath.Path) -> str:
     if not _is_local(path):
         return hashlib.sha256(path.read_bytes()).hexdigest()
-    digest = hashlib.sha256()
     with open_regular(path) as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _first_line(problem: BaseException) -> str:

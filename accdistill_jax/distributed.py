@@ -4,6 +4,7 @@ On Cloud TPU, in a SLURM step and under Open MPI, JAX finds out by itself which 
 line says so. On CPU the collectives are gloo's.
 """
 
+import functools
 import importlib.metadata
 import signal
 import threading
@@ -14,6 +15,7 @@ from jax._src import distributed as runtime  # its key-value store has no public
 
 import accdistill_jax
 from accdistill_jax import config as configs
+from accdistill_jax.abort_line import AbortLine
 from accdistill_jax.early_stop import IGNORED, SIGNALS
 from accdistill_jax.errors import ExitStatus, PeersMissing, UserError
 from accdistill_jax.peers import Peers
@@ -71,7 +73,8 @@ def start(
         f"{num_processes or ''} are started with the same --coordinator, each with its own --process_id, and that its port is reachable".replace("  ", " ")
     )
     # in place of the runtime's own end of patience, an abort with pages of log
-    late = threading.Timer(START_TIMEOUT_S, end_process, (ExitStatus.RELAUNCH, line))
+    aborts = AbortLine(functools.partial(_second_process, process_id))
+    late = threading.Timer(START_TIMEOUT_S, lambda: (aborts.show(), end_process(ExitStatus.RELAUNCH, line)))
     late.daemon = True
     late.start()
     # Python's own handlers do not run inside the runtime's call; there is nothing to save yet
@@ -80,12 +83,13 @@ def start(
         former = {number: signal.signal(number, signal.SIG_IGN if number in IGNORED else signal.SIG_DFL) for number in SIGNALS}
     try:
         # a silent process is noticed by the control plane, which says which one; the runtime's own notice is the fallback
-        jax.distributed.initialize(
-            **{"coordinator_address" if name == "coordinator" else name: value for name, value in given.items()},
-            cluster_detection_method=None if missing else "deactivate",
-            initialization_timeout=2 * START_TIMEOUT_S,
-            heartbeat_timeout_seconds=int(_RUNTIME_SILENCE_FACTOR * silence_s),
-        )
+        with aborts:
+            jax.distributed.initialize(
+                **{"coordinator_address" if name == "coordinator" else name: value for name, value in given.items()},
+                cluster_detection_method=None if missing else "deactivate",
+                initialization_timeout=2 * START_TIMEOUT_S,
+                heartbeat_timeout_seconds=int(_RUNTIME_SILENCE_FACTOR * silence_s),
+            )
     except ValueError as error:
         if missing and "coordinator_address" in str(error):
             return Peers.alone()  # no cluster found: an ordinary machine
@@ -130,6 +134,14 @@ def facts(config: Any) -> dict[str, Any]:
         "kind of devices": jax.local_devices()[0].device_kind,
         "number of local devices": jax.local_device_count(),
     }
+
+
+def _second_process(process_id: int | None, said: str) -> tuple[int, str] | None:
+    """What the runtime aborts for where another process with this one's number comes to the meeting."""
+    if "ALREADY_EXISTS" not in said or "incarnation" not in said:
+        return None
+    number = "this one's number" if process_id is None else f"--process_id={process_id}"
+    return ExitStatus.USER_ERROR, f"error: another process was started with {number}; give each its own and start all again"
 
 
 def _check(coordinator: str, num_processes: int, process_id: int) -> None:

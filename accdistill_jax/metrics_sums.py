@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from accdistill_jax.event_file import EventFile
-from accdistill_jax.files import read_regular, write_atomically
+from accdistill_jax.files import open_regular, read_regular, write_atomically
 
 _LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
-_EVENT_BYTES = 2**40
 
 
 def sums_path(workdir: str | os.PathLike, stage: str) -> Path:
@@ -116,4 +115,5 @@ def _board(workdir: str | os.PathLike, stage: str) -> Path:
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha256(read_regular(path, limit_bytes=_EVENT_BYTES)).hexdigest()
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

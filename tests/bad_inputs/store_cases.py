@@ -14,6 +14,7 @@ from accdistill_jax.data.manifest import checksum, fingerprint
 from accdistill_jax.data.store import Store
 from tests.bad_inputs.bases import BATCH, SMOKE, Bases
 from tests.bad_inputs.case import MAIN, PREPARE, Case
+from tests.bad_inputs.hostile_stores import hostile_stores
 from tests.bad_inputs.mutations import (
     Spoil,
     byte_damage,
@@ -36,7 +37,7 @@ _TYPED = ("num_segments", "samples", "rate_hz", "segment_s", "channels", "units"
 def cases(rng: random.Random, bases: Bases) -> Iterator[Case]:
     """Each kind of damage in turn, without end."""
     kinds = [_small_file, _shard_data, _shard_index, _manifest_value, _resigned_manifest, _whole_file, _shard_data, _small_file,
-             _tables, _versions]  # fmt: skip
+             _tables, _versions, _hostile]  # fmt: skip
     seen = set()
     for kind in itertools.cycle(kinds):
         case = kind(rng, bases)
@@ -161,6 +162,12 @@ def _tables(rng: random.Random, bases: Bases) -> Case:
         _write_manifest(store, manifest)
 
     return _case(bases, rng, f"{name} {how} {column}", damage, name)
+
+
+def _hostile(rng: random.Random, bases: Bases) -> Case:
+    """A store that somebody made by hand to do harm."""
+    name, spoil = rng.choice([own for own in hostile_stores() if "sparse" not in own.name])  # the judge reads all files
+    return _case(bases, rng, f"hostile {name} ({rng.randrange(1000)})", spoil, meet=rng.choice([("train", MAIN, _TRAIN), ("verify", PREPARE, _VERIFY)]))
 
 
 def _versions(rng: random.Random, bases: Bases) -> Case:

@@ -1,0 +1,74 @@
+"""One line in place of the pages of log and stacks with which a library aborts the process for a known reason."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import Self
+
+
+class AbortLine:
+    """Context that holds back standard error, and reads it where a library calls abort().
+
+    What was held back is shown when the context is left, and at once where the reason is none that is known.
+
+    Args:
+        known: told what the library has written; returns the exit status and the line for the user, or None for the abort as
+            it is.
+    """
+
+    def __init__(self, known: Callable[[str], tuple[int, str] | None]):
+        self._known = known
+        self._held = None
+
+    def __enter__(self) -> Self:
+        try:
+            self._shown = os.dup(2)
+        except OSError:  # closed: nobody is told anything
+            return self
+        try:
+            self._held = tempfile.TemporaryFile()
+        except OSError:  # no room for it: shown as it comes
+            os.close(self._shown)
+            return self
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
+        os.dup2(self._held.fileno(), 2)
+        # Python's own handlers run between instructions of its code, and there are none after an abort
+        self._libc = ctypes.CDLL(None)
+        self._libc.signal.restype, self._libc.signal.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
+        self._handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(self._aborted)
+        self._before = self._libc.signal(signal.SIGABRT, ctypes.cast(self._handler, ctypes.c_void_p))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.show()
+
+    def show(self) -> None:
+        """Gives standard error back, with what was held back; for a thread that ends the process too."""
+        held, self._held = self._held, None
+        if held is None:
+            return
+        self._libc.signal(signal.SIGABRT, self._before)
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
+        os.dup2(self._shown, 2)
+        held.seek(0)
+        with contextlib.suppress(OSError):
+            os.write(2, held.read())
+        os.close(self._shown)
+        held.close()
+
+    def _aborted(self, number: int) -> None:
+        self._held.seek(0)
+        found = self._known(self._held.read().decode(errors="replace"))
+        if found is None:
+            self.show()
+            return  # abort() then ends the process itself
+        status, line = found
+        with contextlib.suppress(OSError):
+            os.write(self._shown, f"{line}\n".encode(errors="backslashreplace"))
+        os._exit(status)
