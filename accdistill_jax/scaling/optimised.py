@@ -12,6 +12,8 @@ _COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?P<root>ROOT )?%(?P<name>[\w.\-]+) = (?P<result>\(.*?\)|\S+) (?P<opcode>[\w\-]+)\((?P<operands>[^)]*)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _CALLED = re.compile(r"\b(?:calls|body|to_apply)=%([\w.\-]+)|branch_computations=\{([^}]*)\}")
+_CONDITION = re.compile(r"\bcondition=%([\w.\-]+)")
+_LIMIT = re.compile(r" = s32\[\]\S* constant\((\d+)\)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _SCOPE = re.compile(r'op_name="([^"]*)"')
 _FRAME = re.compile(r"stack_frame_id=(\d+)")
@@ -124,11 +126,11 @@ def parse(text: str) -> Parsed:
     def walk(name: str, times: int) -> None:
         for one in computations[name]:
             if one.opcode in ("while", "conditional", "call"):
-                turns = _TRIPS.search(one.line) if one.opcode == "while" else None
-                if one.opcode == "while" and turns is None:
+                turns = _turns(one, computations) if one.opcode == "while" else 1
+                if turns is None:
                     loops.append(one.name)
                 for called in _called(one.line):
-                    walk(called, times * (int(turns[1]) if turns else 1))
+                    walk(called, times * (turns or 1))
                 continue
             cycles = one.cycles
             if cycles is not None:
@@ -174,6 +176,17 @@ def _computations(text: str) -> tuple[dict[str, list[Instruction]], str | None]:
             operands = tuple(re.findall(r"%([\w.\-]+)", match["operands"]))
             current.append(Instruction(match["name"], match["result"], match["opcode"], operands, line, bool(match["root"])))
     return found, entry
+
+
+def _turns(loop: Instruction, computations: Mapping[str, list[Instruction]]) -> int | None:
+    """How often a loop runs: as its line says, else the number that its counter is compared with, which JAX's scans start at 0."""
+    if told := _TRIPS.search(loop.line):
+        return int(told[1])
+    named = _CONDITION.search(loop.line)
+    lines = computations.get(named[1], []) if named else []
+    ends = {one.name: int(found[1]) for one in lines if (found := _LIMIT.search(one.line))}
+    root = next((one for one in lines if one.root and one.opcode == "compare" and "direction=LT" in one.line), None)
+    return next((ends[name] for name in root.operands if name in ends), None) if root else None
 
 
 def _called(line: str) -> list[str]:

@@ -10,7 +10,8 @@ import pytest
 from accdistill_jax.benchmark import __main__ as command
 from accdistill_jax.benchmark import compile as compiling
 from accdistill_jax.errors import ExitStatus, UserError
-from accdistill_jax.scaling import optimised, topology, traffic
+from accdistill_jax.scaling import optimised, program, topology, traffic
+from configs import distill
 
 # as libtpu 0.0.42 writes it, cut short
 TEXT = """HloModule jit_step, is_scheduled=true
@@ -75,6 +76,17 @@ def test_cycles_are_those_of_the_main_program_and_loops_count_their_turns():
     assert [(one.name, one.cycles) for one in parsed.operations] == [("fusion.13", 5000), ("copy_bitcast_fusion.14", 700), ("copy.5", 300)]
     assert parsed.cycles == 6000 and parsed.moving == 1000 and parsed.unknown_loops == 0
     assert parsed.unestimated == {"sort": 1} and parsed.transfers == []
+
+
+def test_turns_are_read_from_the_loop_s_condition_where_its_line_does_not_tell():
+    told = TEXT.replace('"known_trip_count":{"n":"3"},', "")
+    condition = """  %t.1 = (s32[], f32[8,4]) parameter(0)
+  %constant.2 = s32[]{:T(128)} constant(5)
+  %get-tuple-element.3 = s32[]{:T(128)} get-tuple-element(%t.1), index=0
+  ROOT %lt.4 = pred[]{:T(512)} compare(%get-tuple-element.3, %constant.2), direction=LT
+"""
+    parsed = optimised.parse(told.replace("  %t.1 = (s32[], f32[8,4]) parameter(0)\n", condition))
+    assert parsed.cycles == 5700 + 5 * 100 and parsed.unknown_loops == 0
 
 
 def test_a_loop_of_unknown_turns_is_counted_once_and_told():
@@ -144,6 +156,21 @@ def test_the_table_says_what_it_is_and_the_share_of_the_peak(record):
     assert "| v6e:2x2 | no | 0.006 |" in text and "RESOURCE_EXHAUSTED: 40G of 31G hbm" in text
     assert "| models/attention.py:77 | 5.7 | 95.0% | 2 | `fusion.13` f32[8,4] |" in text
     assert "| all-gather | 1 | 48 | 96 |" in text and "Matrix products: 1, " in text and "kept in float32: none" in text
+
+
+@pytest.mark.parametrize("mapping, state", [("pmap", "sharded"), ("pmap", "replicated"), ("shard_map", "sharded")])
+def test_a_step_is_lowered_for_all_devices_of_a_slice(mapping, state):
+    config = distill.get_config("smoke")
+    for specs in config.student.augment.values():
+        for spec in specs.values():
+            spec.probability = 0.0  # nothing of it depends on the devices
+    config.runtime.update(mapping=mapping, optimizer_state=state)
+    work, where = program.describe(config, "student"), topology.Slice("these", "v5e", jax.devices()[:4])
+    lowered, metrics = topology.lower(work, where, batch=4)
+    text = lowered.as_text()
+    assert "num_partitions = 4" in text and "dense<[[0, 1, 2, 3]]>" in text
+    assert metrics == len(lowered.out_info[1]) and "loss" in lowered.out_info[1]
+    assert ("reduce_scatter" in text) and (state == "replicated" or "stablehlo.all_gather" in text)
 
 
 def test_memory_counts_what_is_donated_once():
