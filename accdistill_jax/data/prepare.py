@@ -95,6 +95,7 @@ def _run(args: argparse.Namespace, console: Console) -> None:
         return
     common = {"split": _split(args), "workers": args.workers, "overwrite": args.overwrite,
               "progress": not args.quiet}
+    not_read: dict[str, str] = {}
     if args.command == "synthetic":
         population = synthetic.SyntheticSettings(**chosen(args, _SYNTHETIC))
         settings = PreprocessSettings(**chosen(args, _PREPROCESS_SYNTHETIC))
@@ -103,9 +104,12 @@ def _run(args: argparse.Namespace, console: Console) -> None:
         settings = PreprocessSettings(**chosen(args, _PREPROCESS))
         options = chosen(args, parameter_fields(recordings.options(args.command)))
         sources = find_recordings(args.command, args.root, **options)
+        not_read = sources.not_read
         store = prepare(sources, args.out, reader=args.command, options=options, settings=settings,
-                        skip_bad=args.skip_bad, not_read=sources.not_read, apart=recordings.can_crash(args.command), **common)
+                        skip_bad=args.skip_bad, not_read=not_read, apart=recordings.can_crash(args.command), **common)
     show.print_summary(store, console)
+    known = store.manifest.get("not_read") or {}  # a store that was there already may not know what is new
+    show.print_not_read({path: reason for path, reason in not_read.items() if path not in known}, console)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -17,6 +17,7 @@ from accdistill_jax.interrupt import hold
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _ENDING_S = 10.0
+_ASKED_TO_END = ("SIGTERM", "SIGINT", "SIGHUP")  # as a whole job is; its items are not to blame
 _START, _NOTHING = object(), object()  # what a worker does that has no item
 
 
@@ -38,10 +39,10 @@ def run_all(
         workers: processes; 1 works in this process, in order.
         apart: work in another process even with one worker or item: a crash of `function` then does not end this process.
         died: gives the result of an item whose process died, from the item and the cause in words; another process goes on
-            with the other items. None: that is an error.
+            with the other items. None: that is an error, as is a process that was asked to end.
 
     Raises:
-        UserError: fewer than one worker, or a worker process died (with `died`: while it started).
+        UserError: fewer than one worker, or a worker process died (with `died`: while it started, or because it was asked to).
     """
     check_workers(workers)
     if (workers == 1 or len(items) <= 1) and not apart:
@@ -60,7 +61,7 @@ def run_all(
                     item, (result, cause) = worker.item, worker.answer()
                     if cause:
                         pool.remove(worker)
-                        if died is None or item is _START:
+                        if died is None or item is _START or cause in _ASKED_TO_END:
                             raise UserError(f"a worker process died ({cause}); what is done so far is kept: "
                                             "run the same command again, with fewer --workers if memory is short")
                         result = died(item, cause)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import scipy.io
 
@@ -17,6 +18,7 @@ from accdistill_jax.data.folder import LocalFolder
 from accdistill_jax.data.preparation import prepare
 from accdistill_jax.data.preprocess import PreprocessSettings
 from accdistill_jax.data.recording import Participant, Recording, RecordingSource, Stream
+from accdistill_jax.data.recordings import _table, troika
 from accdistill_jax.data.store import Store
 from accdistill_jax.errors import UserError
 
@@ -129,6 +131,21 @@ def test_a_matlab_file_that_crashes_its_parser(tmp_path, repository, changes):
     done = command(repository, "troika", root, "--out", tmp_path / "s", "--workers", 1, "--skip-bad")
     assert (done.returncode, done.stderr) == (0, "")
     assert list(Store.open(tmp_path / "s").manifest["skipped"]) == ["TEST_S02_T01"]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_more_numbers_than_any_recording_holds_are_refused_before_they_are_unpacked(tmp_path, monkeypatch, packed):
+    monkeypatch.setattr(troika, "MOST_NUMBERS", 5 * 1000)
+    scipy.io.savemat(tmp_path / "TEST_S01_T01.mat", {"sig": np.zeros((5, 1001))}, do_compression=packed)
+    with pytest.raises(UserError, match=r"TEST_S01_T01.mat: 'sig' of shape \(5, 1001\) is more than the 5000 numbers"):
+        recordings.find("troika", tmp_path)[0].load()
+    monkeypatch.setattr(_table, "MOST_ROWS", 1000)
+    generic(tmp_path / "r", "p01")
+    pyarrow.parquet.write_table(pyarrow.table({name: np.zeros(1001) for name in "pxyz"}), tmp_path / "r/a.parquet")
+    description = tmp_path / "r/recording.json"
+    description.write_text(description.read_text().replace("a.csv", "a.parquet"))
+    with pytest.raises(UserError, match="a.parquet: has 1001 rows; up to 1000 are read"):
+        recordings.find("generic", tmp_path)[0].load()
 
 
 def test_readers_that_can_crash_are_known():

@@ -1,12 +1,18 @@
 """What lies below a root: links, hidden and trash folders, odd files and names are read, or named with the reason."""
 
+import io
 import json
 import os
 import socket
 
+import numpy as np
 import pytest
+import scipy.io
+from rich.console import Console
 
+from accdistill_jax.data.prepare import main
 from accdistill_jax.data.recordings import find
+from accdistill_jax.data.show import print_not_read
 from accdistill_jax.data.tree import Tree, recording_ids, regular_file, same_name
 from accdistill_jax.errors import UserError
 
@@ -196,3 +202,27 @@ def test_names_that_differ_in_case_only():
     assert same_name("a", ["b"]) is None
     with pytest.raises(UserError, match="BVP.csv may be any of Bvp.csv, bvp.csv"):
         same_name("BVP.csv", ["bvp.csv", "Bvp.csv"])
+
+
+def test_what_is_not_read_is_told_again_by_a_store_that_was_there_already(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    scipy.io.savemat(tmp_path / "TEST_S01_T01.mat", {"sig": rng.normal(size=(5, 125 * 61))})
+    (tmp_path / "old.mat").symlink_to("nowhere")
+    arguments = ["troika", str(tmp_path), "--out", str(tmp_path.parent / f"{tmp_path.name}-s"), "--quiet", "--workers", "1",
+                 "--max-motion-g", "inf", "--min-ppg-quality", "0"]
+    for extra in ((), (".git", "more.mat")):
+        for name in extra:
+            (tmp_path / name).mkdir()
+        assert main(arguments) == 0
+        out = capsys.readouterr().out
+        assert out.count("not read: old.mat: a link to nowhere, which does not exist") == 1
+        assert out.count("not read: True_S01_T01.mat: no such file: TEST_S01_T01.mat is read without heart rates") == 1
+        for name, reason in zip(extra, ("a hidden folder; rename it to have it read", "an empty folder"), strict=False):
+            assert out.count(f"not read: {name}: {reason}") == 1
+
+
+def test_many_files_not_read_for_one_reason_are_counted(tmp_path):
+    console = Console(width=80, record=True, file=io.StringIO())
+    print_not_read({f"._{number}": "why" for number in range(25)} | {"other": "because"}, console)
+    lines = console.export_text().splitlines()
+    assert len(lines) == 12 and lines[-2].startswith("not read: 15 more (why)") and lines[-1] == "not read: other: because"

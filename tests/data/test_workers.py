@@ -41,6 +41,11 @@ def test_a_killed_process_is_told_with_its_item_and_the_others_go_on(workers):
     assert sorted(killed, key=lambda pair: pair[0] == 0) == [(signal.SIGKILL, "SIGKILL: out of memory, or killed"), (0, None)]
 
 
+def test_a_process_that_was_asked_to_end_is_not_blamed_on_its_item():
+    with pytest.raises(UserError, match=r"a worker process died \(SIGTERM\)"):
+        list(run_all(signal.raise_signal, [signal.SIGTERM], workers=1, apart=True, died=lambda item, cause: cause))
+
+
 def unpicklable(_):
     class Odd(Exception):
         pass

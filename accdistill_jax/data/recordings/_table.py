@@ -24,6 +24,7 @@ _MISSING = ("", "nan", "-nan", "+nan", "na", "n/a", "#n/a", "null", "none", "nan
 _NULLS = sorted({form(text) for text in _MISSING for form in (str, str.upper, str.title)} | {"NaN", "-NaN", "+NaN"})
 _PROBED_ROWS = 5000
 _COMMA = "if the decimal sign is a comma, say decimal: ',' and the delimiter"
+MOST_ROWS = 200_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +123,9 @@ class Table:
         return f"column {name!r}, line {next(itertools.islice(counted, int(row), None), '?')}"
 
     def _read_parquet(self, names: Sequence[object]) -> dict[object, pyarrow.ChunkedArray]:
+        rows = pyarrow.parquet.read_metadata(self._file).num_rows  # few bytes may stand for any number of equal rows
+        if rows > MOST_ROWS:
+            raise UserError(f"has {rows} rows; up to {MOST_ROWS} are read: split the recording")
         content = pyarrow.parquet.read_table(self._file)
         places = _places(names, content.column_names)
         chosen = {name: content.column(place) for name, place in places.items()}

@@ -10,6 +10,7 @@ Source: Zhang, Pi and Liu, "TROIKA", IEEE TBME 62(2):522-531, 2015; Zhang, "JOSS
 """
 
 import functools
+import math
 import re
 import zlib
 from pathlib import Path
@@ -32,6 +33,7 @@ DEVICE = "TROIKA wristband"
 RATE_HZ = 125.0
 PPG_RANGE = (-1023.0, 1023.0)
 ACCEL_RANGE_G = (-3.98, 3.98)
+MOST_NUMBERS = 50_000_000  # the longest recording holds 250 000
 WINDOW_S = 8.0
 WINDOW_STEP_S = 2.0
 # What scipy raises for files that are cut off or are something else.
@@ -87,7 +89,10 @@ def load(path: Path, truth: Path, participant_id: str) -> Recording:
 
 def _variable(path: Path, name: str) -> np.ndarray:
     try:
-        content = scipy.io.loadmat(regular_file(path), variable_names=[name])
+        shapes = {held: shape for held, shape, _ in scipy.io.whosmat(regular_file(path))}
+        if math.prod(shapes.get(name, ())) > MOST_NUMBERS:
+            raise UserError(f"{path}: {name!r} of shape {shapes[name]} is more than the {MOST_NUMBERS} numbers that are read")
+        content = scipy.io.loadmat(path, variable_names=[name])
     except _UNREADABLE as error:
         raise UserError(f"{path}: cannot be read as a MATLAB v5 file ({error}); copy it again") from error
     if name not in content:
