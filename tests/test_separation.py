@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from accdistill_jax import config as configs
-from accdistill_jax.data.content import CONTENT
+from accdistill_jax.data.manifest import CONTENT
 from accdistill_jax.data.preprocess import PreprocessSettings
 from accdistill_jax.data.recording import Participant
 from accdistill_jax.data.split import SplitRule

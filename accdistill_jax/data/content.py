@@ -14,10 +14,10 @@ from collections.abc import Callable
 import numpy as np
 
 from accdistill_jax.data.folder import LocalFolder, RemoteFolder, open_folder
+from accdistill_jax.data.manifest import CONTENT
 from accdistill_jax.data.store import Store
 from accdistill_jax.errors import UserError
 
-CONTENT = "content.hashes"
 LEAST_TURNS = 64
 _TURN = 2  # steps of int16: a straight line turns by at most as much, where it is rounded
 _BLOCK = 256  # segments read at once

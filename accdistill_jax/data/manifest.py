@@ -13,6 +13,7 @@ FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 SEGMENTS = "segments.parquet"
 PARTICIPANTS = "participants.parquet"
+CONTENT = "content.hashes"
 _BLOCK_BYTES = 1 << 20
 
 

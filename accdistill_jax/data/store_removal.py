@@ -5,14 +5,14 @@ import os
 import re
 
 from accdistill_jax.data.folder import LocalFolder, RemoteFolder, open_folder
-from accdistill_jax.data.manifest import MANIFEST, PARTICIPANTS, SEGMENTS, partial_path
+from accdistill_jax.data.manifest import CONTENT, MANIFEST, PARTICIPANTS, SEGMENTS, partial_path
 from accdistill_jax.data.sole_use import sole_use
 from accdistill_jax.errors import UserError
 from accdistill_jax.files import is_leftover
 
 REQUEST = "request.json"
 _STORE_FILE = re.compile(
-    rf"zarr\.json|{re.escape(MANIFEST)}|{re.escape(SEGMENTS)}|{re.escape(PARTICIPANTS)}"
+    rf"zarr\.json|{re.escape(MANIFEST)}|{re.escape(SEGMENTS)}|{re.escape(PARTICIPANTS)}|{re.escape(CONTENT)}"
     r"|(ppg|accel)(_scale|_offset)?/(zarr\.json|c(/\d+)+)"
     r"|teacher_views/[0-9a-f]{16}(\.lock|/(part-\d+|views\.json))"
 )

@@ -22,9 +22,10 @@ import numpy as np
 from accdistill_jax import __version__
 from accdistill_jax.checked_npz import DamagedNpz
 from accdistill_jax.data import store_tables
-from accdistill_jax.data.content import CONTENT, encode_hashes
+from accdistill_jax.data.content import encode_hashes
 from accdistill_jax.data.folder import no_space_message, open_folder
 from accdistill_jax.data.manifest import (
+    CONTENT,
     FORMAT,
     FORMAT_VERSION,
     MANIFEST,

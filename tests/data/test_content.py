@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from accdistill_jax.data import content
-from accdistill_jax.data.content import CONTENT, content_hashes, equal_rows, signal_hash, store_hashes
+from accdistill_jax.data.content import content_hashes, equal_rows, signal_hash, store_hashes
+from accdistill_jax.data.manifest import CONTENT
 from accdistill_jax.data.store import Store
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from accdistill_jax.data.content import CONTENT
+from accdistill_jax.data.manifest import CONTENT
 from accdistill_jax.data.prepare import main
 from accdistill_jax.data.store import Store
 from accdistill_jax.data.store_writer import StoreWriter
