@@ -11,7 +11,9 @@ with the unit that would fit.
 - Acceleration declared to be without gravity cannot be checked in this way; it is refused where it shows gravity after all.
 - Axes: two that are the same (or opposite) in every sample are refused. One that never changes is refused where the
   others turn by more than `TURN_G`, and only noted where they do not: a coarse sensor on a table does that.
-- Beat intervals: their median must be `INTERVAL_S`, and they must not add up to more than the time in which they lie.
+- Beat intervals: their median must be `INTERVAL_S`, they must not add up to more than the time in which they lie, and their times
+  must not be hundreds of times further apart than they last.
+- Beats, or windows of heart rate, of which none lies within the recording, are noted.
 - Reference heart rates: most must lie within what `reference_rate` takes for a heart's.
 """
 
@@ -28,6 +30,7 @@ LEAST_CALM_S = 10
 TURN_G = 0.5
 INTERVAL_S = (0.25, 3.0)
 MOST_COVERAGE = 1.25
+MOST_APART = 300.0
 LEAST_BEATS = 20
 _PER_G = {"g": 1.0, "m/s2": 9.80665, "mg": 1000.0}
 _USUAL_COUNTS = (64, 256, 512, 1024, 2048, 4096, 8192, 16384)
@@ -38,7 +41,7 @@ def check_units(recording: Recording) -> dict[str, str]:
     """Refuses what cannot be, by the rules of the module.
 
     Returns:
-      Notes on what is odd but can be: {"accel_axes": "axis y is 0 in every sample"}; mostly empty.
+      Notes on what is odd but can be, in words: accel_axes, references; mostly empty.
 
     Raises:
       UserError: naming the stream, the number that cannot be and the unit that would fit.
@@ -50,7 +53,20 @@ def check_units(recording: Recording) -> dict[str, str]:
         notes |= _check_axes(accel)
     if recording.beats is not None and len(recording.beats.interval_s):
         _check_intervals(recording.beats, generic=recording.source == "generic")
-    return notes
+    return notes | _references_outside(recording)
+
+
+def _references_outside(recording: Recording) -> dict[str, str]:
+    if not recording.streams:
+        return {}
+    start, end = max(s.start_s for s in recording.streams.values()), min(s.end_s for s in recording.streams.values())
+    known = {"beats": recording.beats.time_s if recording.beats is not None else np.zeros(0)}
+    if recording.heart_rate is not None:
+        known["windows of heart rate"] = recording.heart_rate.start_s[np.isfinite(recording.heart_rate.hr_bpm)]
+    outside = [f"none of {len(time)} {what} lies within the recording's {start:.0f} to {end:.0f} s (they lie at {time.min():.0f} to "
+               f"{time.max():.0f} s): do their clocks or units differ?"
+               for what, time in known.items() if len(time) and not ((time >= start) & (time <= end)).any()]
+    return {"references": "; ".join(outside)} if outside else {}
 
 
 def resting_g(accel: Stream) -> tuple[float, int]:
@@ -159,3 +175,7 @@ def _check_intervals(beats: Beats, *, generic: bool) -> None:
     if len(beats.time_s) >= LEAST_BEATS and total > MOST_COVERAGE * span:
         raise UserError(f"beats: {len(beats.time_s)} intervals add up to {total:.4g} s, but lie within {span:.4g} s: "
                         "the time's or the interval's unit is wrong, or beats are listed twice")
+    apart = np.diff(beats.time_s) / beats.interval_s[1:]
+    if len(beats.time_s) >= LEAST_BEATS and np.median(apart) > MOST_APART and (apart < 1.5).mean() < 0.05:
+        raise UserError(f"beats: their times are {np.median(apart):.4g} times as far apart as their intervals are long: "
+                        + ("is the time_unit ms?" if generic else "is the unit of the times another?"))

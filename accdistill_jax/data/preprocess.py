@@ -174,7 +174,7 @@ class SegmentBatch:
       rejected: segments turned away by reason, every one of `REASONS`.
       mended_stamps: by stream, how many samples were given another time stamp, averaged or dropped because they shared one.
       notes: what was decided or found about the recording: ppg_polarity in words, ppg_votes (`polarity.Vote`), held_s, heart_rate,
-        accel_axes, ppg_stamps and accel_stamps (`packets.Spread`), as JSON values.
+        accel_axes, references, ppg_stamps and accel_stamps (`packets.Spread`), as JSON values.
     """
 
     ppg: np.ndarray

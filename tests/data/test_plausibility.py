@@ -1,5 +1,6 @@
 """Units that cannot be: each wrong reading of right numbers is refused with the unit that fits, and right ones never are."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from accdistill_jax.data.plausibility import check_units, resting_g
 from accdistill_jax.data.recording import Beats, Participant, Recording, Stream
 from accdistill_jax.data.recordings import find
+from accdistill_jax.data.reference_rate import cleaned
 from accdistill_jax.data.resample import fraction_clipped
 from accdistill_jax.errors import UserError
 
@@ -173,7 +175,7 @@ def test_intervals_of_hearts_pass(bpm):
 
 def test_a_long_gap_between_beats_is_no_wrong_unit():
     interval = np.full(100, 0.8)
-    interval[::10] = 300.0
+    interval[5::10] = 300.0
     assert check_units(recording(worn(), beats=Beats(np.cumsum(interval), interval))) == {}
 
 
@@ -181,6 +183,22 @@ def test_beats_that_do_not_fit_into_their_time_are_refused():
     interval = np.full(100, 0.8)
     with pytest.raises(UserError, match="100 intervals add up to 80 s, but lie within 40.*listed twice"):
         check_units(recording(worn(), beats=Beats(np.cumsum(interval) / 2, interval)))
+
+
+def test_times_of_beats_in_another_unit_are_refused():
+    interval = np.full(100, 0.8)
+    with pytest.raises(UserError, match="beats: their times are 1000 times as far apart as their intervals are long: is the time_unit ms"):
+        check_units(recording(worn(), beats=Beats(np.cumsum(interval) * 1000, interval)))
+
+
+def test_references_outside_the_recording_are_noted():
+    interval = np.full(100, 0.8)
+    notes = check_units(recording(worn(), beats=Beats(7200 + np.cumsum(interval), interval)))
+    assert notes == {"references": "none of 100 beats lies within the recording's 0 to 120 s (they lie at 7201 to 7280 s): "
+                                   "do their clocks or units differ?"}
+    windows = cleaned(np.arange(-900.0, -800.0, 2), 8.0, np.full(50, 70.0) + np.arange(50) / 10)
+    of = dataclasses.replace(recording(worn()), heart_rate=windows)
+    assert "none of 50 windows of heart rate lies within" in check_units(of)["references"]
 
 
 # --- the zero of a converter, in a description ---------------------------------------------------------------------
