@@ -25,6 +25,7 @@ COMMANDS = {
     "gpu": "all that is worth knowing of a GPU in eight minutes, the most valuable first; continues where it was cut off",
     "tradeoff": "what doing less work for the same student costs in accuracy, at equal time",
 }
+NOTHING_MEASURED = ("compile",)  # and so nothing to repeat
 
 
 def main(argv: Sequence[str]) -> int:
@@ -59,7 +60,8 @@ def build_parser(chosen: str | None) -> argparse.ArgumentParser:
     """The command line; only the chosen command's module is imported, and with it its arguments known."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", type=path_argument, metavar="FILE", help="also write all numbers to FILE")
-    common.add_argument("--rounds", type=positive, default=7, metavar="N", help="measurements of each (default 7)")
+    repeated = argparse.ArgumentParser(add_help=False)
+    repeated.add_argument("--rounds", type=positive, default=7, metavar="N", help="measurements of each (default 7)")
     parser = argparse.ArgumentParser(
         prog="python -m accdistill_jax.benchmark",
         description="Measures on this machine, as Markdown: medians (quartiles). Run it while nothing else runs. "
@@ -67,7 +69,7 @@ def build_parser(chosen: str | None) -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="{" + ",".join(COMMANDS) + "}")
     for name, text in COMMANDS.items():
-        own = commands.add_parser(name, parents=[common], help=text, description=text)
+        own = commands.add_parser(name, parents=[common] if name in NOTHING_MEASURED else [common, repeated], help=text, description=text)
         if name == chosen:
             _module(name).add_arguments(own)
     return parser

@@ -194,3 +194,5 @@ def test_a_missing_compiler_is_one_line(monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("error: libtpu, which holds the TPU's compiler, is not installed: pip install")
     assert command.main(["compile", "--batch", "3", "--config.student.train.micro_batches=2"]) == ExitStatus.USER_ERROR
     assert "a multiple of the 2 micro-batches" in capsys.readouterr().err
+    assert command.main(["compile", "--rounds", "3"]) == ExitStatus.USER_ERROR  # nothing is measured
+    assert "unknown argument '--rounds'" in capsys.readouterr().err

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from accdistill_jax.scaling import hardware
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(1500),
@@ -49,6 +51,30 @@ def check(one: dict) -> None:
     assert one["transfers"] == [] and one["unknown_loops"] == 0
     assert set(source.split(":")[0] for source in one["exact_products"]) <= {"augment.py"}
     assert 0 < one["flops_per_cycle"] < one["cycle_flops"]
+
+
+PRODUCT = """
+import sys
+import jax
+import jax.numpy as jnp
+from jax.sharding import SingleDeviceSharding
+from accdistill_jax.scaling import optimised, topology
+
+jax.config.update("jax_platforms", "cpu")
+where = topology.describe_slice(sys.argv[1])
+square = jax.ShapeDtypeStruct((4096, 4096), jnp.bfloat16, sharding=SingleDeviceSharding(where.devices[0]))
+print(len(where.devices), optimised.parse(jax.jit(jnp.matmul).lower(square, square).compile().as_text()).cycles)
+"""
+
+
+@pytest.mark.parametrize("name, chips", [("v4:2x2x1", 4), ("v5e:1x1", 1), ("v5p:2x2x2", 8), ("v6e:2x2", 4)])
+def test_a_large_product_takes_the_cycles_of_a_chip_s_matrix_units(name, chips):
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("JAX_", "XLA_"))}
+    done = subprocess.run([sys.executable, "-c", PRODUCT, name], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    devices, cycles = map(int, done.stdout.split())
+    assert devices == chips
+    assert 0.8 < 2 * 4096**3 / cycles / hardware.TPU_CHIPS[name.split(":")[0]].cycle_flops <= 1
 
 
 def test_the_paper_step_for_one_chip_copies_little_and_sends_nothing(tmp_path):
