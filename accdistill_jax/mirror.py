@@ -24,6 +24,11 @@ A plain tree of files from an address:
     python -m accdistill_jax.mirror ls gs://bucket/run
 """
 
+from accdistill_jax import streams  # isort: skip
+
+if __name__ == "__main__":
+    streams.secure(product="output")
+
 import contextlib
 import glob
 import hashlib
@@ -36,12 +41,13 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from accdistill_jax.command import run_command
 from accdistill_jax.data.folder import LocalFolder
 from accdistill_jax.data.sole_use import sole_use
 from accdistill_jax.errors import CommandParser, UserError, refuse_password
 from accdistill_jax.mirror_files import Content, Journal, Known, hash_files, is_marker, local_files, pinned
 from accdistill_jax.mirror_store import Conflict, CopyStore, Manifest, Patience
-from accdistill_jax.text import one_line, print_error
+from accdistill_jax.text import one_line
 from accdistill_jax.user_paths import cache_folder, path_argument
 
 _FETCH_ATTEMPTS = 5
@@ -403,19 +409,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     pull.add_argument("folder", type=path_argument, help="folder to make")
     ls = commands.add_parser("ls", help="list the files of the last complete copy: bytes and name")
     ls.add_argument("address", help="as given to --workdir: gs://..., s3://...")
-    arguments = parser.parse_args(argv)
-    try:
+
+    def work() -> None:
+        arguments = parser.parse_args(argv)
         if arguments.command == "pull":
             print(f"{fetch_tree(arguments.address, arguments.folder)} files in {arguments.folder}")
         else:
             for name, content in sorted(_open(arguments.address)[1].files.items()):
                 print(f"{content.size:>12} {one_line(name)}")
-    except UserError as error:
-        print_error(error)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+
+    return run_command(work)
 
 
 if __name__ == "__main__":

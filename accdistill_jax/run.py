@@ -29,6 +29,7 @@ from accdistill_jax.checkpoint import load_params
 from accdistill_jax.data.separation import check_separation
 from accdistill_jax.data.sole_use import sole_use
 from accdistill_jax.data.store import Store
+from accdistill_jax.device_access import take_devices
 from accdistill_jax.errors import UserError
 from accdistill_jax.files import read_regular, remove_leftovers, write_atomically
 from accdistill_jax.interrupt import Interrupted, Interruption
@@ -59,6 +60,7 @@ def run(config, workdir: str, *, peers: Peers | None = None) -> None:
     say = functools.partial(print, flush=True) if peers.first else lambda line: None
     with Interruption(at_once=True) as interruption, contextlib.ExitStack() as stack:
         use_compilation_cache(config.runtime.compilation_cache, say=say)
+        take_devices()
         peers.agree(distributed.facts(config))
         parallel = Parallel(config.runtime.mapping)
         with peers.waiting("the meeting of all devices"):

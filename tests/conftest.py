@@ -2,10 +2,16 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
 import pytest
+
+# A shell's background job and nohup have signals ignored, and so would have every process that a test starts.
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, usual)
 
 DEVICES = 4
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -21,6 +27,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 os.environ["MPLBACKEND"] = "agg"
 
 import jax  # noqa: E402
+
+from tests import left_behind  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -55,6 +63,15 @@ def in_share(items, share: str) -> list:
         raise pytest.UsageError(f"ACCDISTILL_SLOW_SHARE={share}: not K/N with K from 0 to N - 1")
     files = sorted({item.path for item in items})
     return [item for item in items if files.index(item.path) % turns == turn]
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left_behind(request):
+    """Ends the processes that a test has started, and theirs, when it is over: one that fails does not come to its own end of them."""
+    mark = os.environ[left_behind.MARK] = f"{os.getpid()} {request.node.nodeid}"
+    yield
+    del os.environ[left_behind.MARK]
+    left_behind.end(mark)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from accdistill_jax.interrupt import Interrupted, Interruption, hold, request
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_is_remembered_and_raised_when_asked(number):
     with Interruption() as interruption:
         interruption.raise_if_requested("nothing")
@@ -146,11 +146,45 @@ def test_a_request_from_another_thread_stops_like_a_signal_and_is_none(at_once):
             os.kill(os.getpid(), signal.SIGTERM)  # the signal that the request announced; would end the process if counted
 
 
+@pytest.mark.parametrize("ignored", ["INT", "HUP"])
+@pytest.mark.parametrize("begun", [False, True])
+def test_what_is_ignored_when_the_process_begins_stays_ignored(repository, ignored, begun):
+    """As in a shell's background job, or under nohup."""
+    program = """
+        import os, signal, sys, threading
+        from accdistill_jax import early_stop, interrupt
+        number = signal.Signals["SIG" + sys.argv[1]]
+        early_stop.install()
+        if sys.argv[2] == "False":
+            os.kill(os.getpid(), number)
+            print("goes on", flush=True)
+            os.kill(os.getpid(), signal.SIGTERM)
+        early_stop.uninstall()
+        os.kill(os.getpid(), number)
+        try:
+            with interrupt.Interruption(at_once=True) as interruption:
+                os.kill(os.getpid(), number)
+                print("goes on", interruption.requested, flush=True)
+                thread = threading.Thread(target=interrupt.request, args=(number,))
+                thread.start()
+                thread.join()
+                signal.pause()
+        except interrupt.Interrupted as stop:
+            print("asked to stop by", stop.signal_number.name)
+        os.kill(os.getpid(), number)
+    """
+    done = subprocess.run(
+        ["bash", "-c", f"trap '' {ignored}; exec \"$@\"", "-", sys.executable, "-c", textwrap.dedent(program), ignored, str(begun)],
+        cwd=repository, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == ((0, f"goes on False\nasked to stop by SIG{ignored}\n") if begun else (143, "goes on\n"))
+
+
 def test_a_request_with_nothing_running_is_ignored():
     request(signal.SIGTERM)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_during_the_imports_ends_in_one_line(repository, tmp_path, number):
     """A second or more goes by before the command can handle anything itself."""
     (tmp_path / "ml_collections.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")

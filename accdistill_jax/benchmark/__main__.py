@@ -1,5 +1,10 @@
 """`python -m accdistill_jax.benchmark {step,input,startup,embed,compile,plan,gpu,tradeoff} ...`: see --help."""
 
+from accdistill_jax import streams  # isort: skip
+
+if __name__ == "__main__":
+    streams.secure(product="output")
+
 import argparse
 import contextlib
 import importlib
@@ -10,7 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from accdistill_jax.command import run_command
 from accdistill_jax.config_arguments import parse_overridable
+from accdistill_jax.device_access import check_named_platforms
 from accdistill_jax.errors import ExitStatus, UserError
 from accdistill_jax.files import write_atomically
 from accdistill_jax.user_paths import path_argument
@@ -30,12 +37,17 @@ NOTHING_MEASURED = ("compile",)  # and so nothing to repeat
 
 def main(argv: Sequence[str]) -> int:
     """Parses the command line and runs it; returns the exit status."""
+    return run_command(lambda: _measure(argv))
+
+
+def _measure(argv: Sequence[str]) -> int:
     try:
         chosen = next((word for word in argv if word in COMMANDS), None)
         arguments, rest = parse_overridable(build_parser(chosen), argv)
         arguments.overrides = rest
         command = _module(arguments.command)
         check_writable(arguments.json)
+        check_named_platforms()
         record = {"command": arguments.command, **command.measure(arguments, say)}
         record["environment"] = _environment()
         print(command.report(record), end="")
@@ -45,14 +57,8 @@ def main(argv: Sequence[str]) -> int:
         if "failed" in record:
             print(f"error: {record['failed']}", file=sys.stderr)
             return 1
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return ExitStatus.USER_ERROR
     except OSError as problem:
-        print(f"error: {problem.filename or 'cannot write'}: {problem.strerror or problem}", file=sys.stderr)
-        return ExitStatus.USER_ERROR
-    except KeyboardInterrupt:
-        return ExitStatus.INTERRUPTED
+        raise UserError(f"{problem.filename or 'cannot write'}: {problem.strerror or problem}") from problem
     return ExitStatus.FINISHED
 
 

@@ -1,13 +1,18 @@
 """Command line of data preparation: recordings or a generator in, a store out; checks and shows stores."""
 
+from accdistill_jax import streams  # isort: skip
+
+if __name__ == "__main__":
+    streams.secure(product="files")
+
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Sequence
 
 from rich.console import Console
 
+from accdistill_jax.command import run_command
 from accdistill_jax.data import recordings, show, synthetic
 from accdistill_jax.data.field_flags import add_flags, chosen, dataclass_fields, parameter_fields
 from accdistill_jax.data.manifest import verify_checksums
@@ -16,7 +21,7 @@ from accdistill_jax.data.preprocess import MEASURED_ONLY, PreprocessSettings
 from accdistill_jax.data.split import SplitRule
 from accdistill_jax.data.store import Store
 from accdistill_jax.errors import CommandParser, UserError
-from accdistill_jax.text import print_error, tolerate_narrow_streams
+from accdistill_jax.text import tolerate_narrow_streams
 from accdistill_jax.user_paths import expanded
 
 _PREPROCESS = dataclass_fields(PreprocessSettings)
@@ -113,26 +118,14 @@ def _run(args: argparse.Namespace, console: Console) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit status: 0, 2 for what the user can fix, 130 when interrupted."""
+    """Runs a command; returns the exit status: 0, 2 for what the user can fix, 128 and a signal's number when interrupted."""
     tolerate_narrow_streams()
-    args = build_parser().parse_args(argv)
-    console = Console() if sys.stdout.isatty() else Console(width=140)
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        _run(args, console)
-    except UserError as error:
-        print_error(error)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to continue", file=sys.stderr)
-        return 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    return 0
 
+    def work() -> None:
+        args = build_parser().parse_args(argv)
+        _run(args, Console() if sys.stdout.isatty() else Console(width=140))
 
-def _interrupt(signum, frame):
-    raise KeyboardInterrupt
+    return run_command(work, when_stopped="interrupted; run the same command again to continue")
 
 
 if __name__ == "__main__":

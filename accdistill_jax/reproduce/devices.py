@@ -1,14 +1,10 @@
 """The worker processes that this machine's devices are worth, and what each is told of them."""
 
-import json
 import os
-import subprocess
-import sys
 
+from accdistill_jax.device_access import local_devices
 from accdistill_jax.errors import UserError
 
-_ASK = "import jax, json; d = jax.local_devices(); print(); print(json.dumps([d[0].platform, len(d)]))"
-_PATIENCE_S = 300.0
 CORES = "ACCDISTILL_WORKER_CORES"  # numbers with commas
 
 
@@ -55,22 +51,6 @@ def _shared_out(workers: int) -> list[list[int]]:
     share, rest = divmod(len(cores), workers)  # the first ones get one more
     starts = [k * share + min(k, rest) for k in range(workers + 1)]
     return [cores[a:b] for a, b in zip(starts, starts[1:], strict=False)]
-
-
-def local_devices() -> tuple[str, int]:
-    """(platform, number) of the devices that JAX finds: asked in a process of its own, since the answer takes hold of them.
-
-    Raises:
-        UserError: JAX finds none; with the last line of what it says.
-    """
-    if os.environ.get("JAX_PLATFORMS") == "cpu":
-        return "cpu", 1
-    asked = subprocess.run([sys.executable, "-c", _ASK], capture_output=True, text=True, timeout=_PATIENCE_S)
-    if asked.returncode:
-        lines = [line.strip() for line in asked.stderr.splitlines() if line.strip()]
-        raise UserError(f"JAX cannot use this machine's devices: {lines[-1] if lines else 'it said nothing'}")
-    platform, count = json.loads(asked.stdout.splitlines()[-1])
-    return platform, count
 
 
 def keep_to_cpu(environments: list[dict[str, str]]) -> list[dict[str, str]]:

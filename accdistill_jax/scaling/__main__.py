@@ -1,5 +1,10 @@
 """`python -m accdistill_jax.scaling [--config=configs/distill.py:paper] [--batch-per-device 32,128] ...`: see --help."""
 
+from accdistill_jax import streams  # isort: skip
+
+if __name__ == "__main__":
+    streams.secure(product="output")
+
 import argparse
 import json
 import sys
@@ -7,8 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from accdistill_jax.command import run_command
 from accdistill_jax.config_arguments import add_config, load_config, parse_overridable
-from accdistill_jax.errors import ExitStatus, UserError
+from accdistill_jax.device_access import check_named_platforms
+from accdistill_jax.errors import UserError
 from accdistill_jax.files import write_atomically
 from accdistill_jax.user_paths import path_argument
 
@@ -21,16 +28,14 @@ MFU_HELP = (
 
 def main(argv: Sequence[str]) -> int:
     """Parses the command line and runs it; returns the exit status."""
-    try:
+
+    def work() -> None:
         arguments, rest = parse_overridable(build_parser(), argv)
         arguments.loaded = load_config(arguments.config, rest)
+        check_named_platforms()
         arguments.run(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return ExitStatus.USER_ERROR
-    except KeyboardInterrupt:
-        return ExitStatus.INTERRUPTED
-    return ExitStatus.FINISHED
+
+    return run_command(work)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -90,7 +90,7 @@ def test_interrupted_preparation_continues(sessions, prepared, tmp_path, reposit
     if how == signal.SIGKILL:
         assert process.returncode == -signal.SIGKILL
     else:
-        assert process.returncode == 130 and "run the same command again to continue" in errors
+        assert process.returncode == 128 + how and "run the same command again to continue" in errors
         assert "Traceback" not in errors
     done = {path: path.stat().st_mtime_ns for path in staged.glob("*.npz")}
     assert 0 < len(done) < 8

@@ -116,3 +116,14 @@ def test_a_process_that_is_stopped_and_leaves_at_once_leaves_nothing_behind(tmp_
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)  # workers that live on keep the pipe open
     assert (process.returncode, errors) == (143, "")
+
+
+def test_workers_need_no_shared_memory(monkeypatch):
+    """/dev/shm may be full, or not there."""
+    import multiprocessing.synchronize
+
+    def refuse(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(multiprocessing.synchronize.SemLock, "__init__", refuse)
+    assert sorted(run_all(abs, [-1, -2, -3], workers=2)) == [(-3, 3), (-2, 2), (-1, 1)]

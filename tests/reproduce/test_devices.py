@@ -7,6 +7,7 @@ import types
 
 import pytest
 
+from accdistill_jax import device_access
 from accdistill_jax.errors import UserError
 from accdistill_jax.reproduce import devices
 
@@ -73,7 +74,7 @@ def test_devices_are_asked_for_in_another_process(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "tpu")
     answer = types.SimpleNamespace(returncode=0, stdout='a library says hello\n\n["gpu", 8]\n', stderr="")
     monkeypatch.setattr(subprocess, "run", lambda *arguments, **options: answer)
-    assert devices.local_devices() == ("gpu", 8)
+    assert device_access.local_devices() == ("gpu", 8)
     answer.returncode, answer.stderr = 1, "Traceback\nRuntimeError: no TPU\n"
     with pytest.raises(UserError, match="JAX cannot use this machine's devices: RuntimeError: no TPU"):
-        devices.local_devices()
+        device_access.local_devices()
