@@ -41,7 +41,7 @@ class PeersMissing(Exception):
 class ExitStatus(enum.IntEnum):
     """How a process ended; the launchers in launch/ decide by it whether to start the run again.
 
-    RELAUNCH, TERMINATED and a death by a signal mean "start again"; the others do not. What stopped by a signal ends with 128 and the
+    RELAUNCH, HUNG_UP, TERMINATED and a death by a signal mean "start again"; the others do not. What stopped by a signal ends with 128 and the
     signal's number.
     """
 

@@ -70,7 +70,8 @@ def build_parser() -> argparse.ArgumentParser:
         "The same command again continues, and does not repeat what is finished. Settings of the config of all runs: "
         "--config.KEY=VALUE.",
         epilog="Exit status: 0 all is done; 2 something to put right, told in one line; 3 --check found that something moved; "
-        "4 some runs or experiments failed, which the report names; 130 stopped by Ctrl-C and 143 by SIGTERM, what is done being kept.",
+        "4 some runs or experiments failed, which the report names; 129 stopped by SIGHUP, 130 by Ctrl-C, 143 by SIGTERM, what is done "
+        "being kept.",
         allow_abbrev=False,
     )
     parser.add_argument(
