@@ -128,7 +128,7 @@ def test_the_table_of_statuses_is_the_programs():
     rows = {int(row): rest for row, rest in re.findall(r"^\| (\d+) \| (.*) \|$", table, re.MULTILINE)}
     assert set(rows) == {1, *map(int, ExitStatus)}
     again = {status for status, rest in rows.items() if "start again" in rest}
-    assert again == {ExitStatus.RELAUNCH, ExitStatus.TERMINATED}
+    assert again == {ExitStatus.RELAUNCH, ExitStatus.HUNG_UP, ExitStatus.TERMINATED}
 
 
 def test_what_could_not_be_tried_is_marked():
