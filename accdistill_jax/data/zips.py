@@ -10,7 +10,7 @@ from typing import IO
 
 from accdistill_jax.errors import UserError
 
-_MOST_ZIP_BYTES = 2 * 2**30
+_MOST_ZIP_BYTES = 2**30
 _PACKED_PIECE_BYTES = 4096  # what so little unpacks to fits into memory, whatever the compression
 _PIECE_BYTES = 2**20
 
@@ -40,7 +40,7 @@ def inner_zip(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> zipfile.ZipF
     """A zip within a zip, in memory.
 
     Raises:
-        UserError: it is larger than 2 GB.
+        UserError: it is larger than 1 GB.
     """
     return zipfile.ZipFile(io.BytesIO(unpacked(archive, member, most=_MOST_ZIP_BYTES)))
 

@@ -1,6 +1,7 @@
 """One bad recording, however bad, is named and the others are prepared: unforeseen errors, crashes, endless files."""
 
 import functools
+import gzip
 import io
 import json
 import os
@@ -131,6 +132,23 @@ def test_a_matlab_file_that_crashes_its_parser(tmp_path, repository, changes):
     done = command(repository, "troika", root, "--out", tmp_path / "s", "--workers", 1, "--skip-bad")
     assert (done.returncode, done.stderr) == (0, "")
     assert list(Store.open(tmp_path / "s").manifest["skipped"]) == ["TEST_S02_T01"]
+
+
+def test_data_in_a_folder_whose_name_is_no_utf8_are_read(tmp_path):
+    folder = tmp_path / os.fsdecode(b"Ren\xe9")
+    generic(folder, "p01")
+    rows = (folder / "a.csv").read_text()
+    (folder / "b.csv.gz").write_bytes(gzip.compress(rows.encode()))
+    table = np.loadtxt(rows.splitlines(), delimiter=",", skiprows=1)
+    pyarrow.parquet.write_table(pyarrow.table(dict(zip("pxyz", table.T, strict=True))), tmp_path / "c.parquet")
+    (tmp_path / "c.parquet").rename(folder / "c.parquet")
+    description = folder / "recording.json"
+    text = description.read_text()
+    for name in ("a.csv", "b.csv.gz", "c.parquet"):
+        description.write_text(text.replace("a.csv", name))
+        (source,) = recordings.find("generic", tmp_path)
+        assert source.recording_id == "Ren-xe9"
+        np.testing.assert_allclose(source.load().streams["accel"].values, table[:, 1:], rtol=1e-6)
 
 
 @pytest.mark.parametrize("packed", [False, True])

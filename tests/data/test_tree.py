@@ -156,6 +156,12 @@ def test_folders_without_a_recording_are_named(root):
     }
 
 
+def test_a_description_that_cannot_be_read_hides_no_other_reason(root):
+    (recording(root / "p02") / "recording.json").write_text("{")
+    found = find("generic", root)
+    assert ids(found) == ["p01", "p02"] and found.not_read == {}
+
+
 def test_data_in_a_folder_of_its_own_belong_to_the_description_that_names_them(root):
     folder = recording(root / "p02")
     (folder / "data").mkdir()

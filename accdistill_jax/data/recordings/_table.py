@@ -1,5 +1,6 @@
 """One CSV or Parquet file: its columns as numbers or time stamps, every problem named by line and cell."""
 
+import contextlib
 import csv
 import dataclasses
 import datetime
@@ -24,6 +25,7 @@ _MISSING = ("", "nan", "-nan", "+nan", "na", "n/a", "#n/a", "null", "none", "nan
 _NULLS = sorted({form(text) for text in _MISSING for form in (str, str.upper, str.title)} | {"NaN", "-NaN", "+NaN"})
 _PROBED_ROWS = 5000
 _COMMA = "if the decimal sign is a comma, say decimal: ',' and the delimiter"
+_COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
 MOST_ROWS = 200_000_000
 
 
@@ -123,10 +125,12 @@ class Table:
         return f"column {name!r}, line {next(itertools.islice(counted, int(row), None), '?')}"
 
     def _read_parquet(self, names: Sequence[object]) -> dict[object, pyarrow.ChunkedArray]:
-        rows = pyarrow.parquet.read_metadata(self._file).num_rows  # few bytes may stand for any number of equal rows
+        with self._file.open("rb") as file:
+            rows = pyarrow.parquet.read_metadata(file).num_rows  # few bytes may stand for any number of equal rows
         if rows > MOST_ROWS:
             raise UserError(f"has {rows} rows; up to {MOST_ROWS} are read: split the recording")
-        content = pyarrow.parquet.read_table(self._file)
+        with self._file.open("rb") as file:
+            content = pyarrow.parquet.read_table(file)
         places = _places(names, content.column_names)
         chosen = {name: content.column(place) for name, place in places.items()}
         return {name: v.cast(v.type.value_type) if pyarrow.types.is_dictionary(v.type) else v for name, v in chosen.items()}
@@ -159,17 +163,25 @@ class Table:
         return {name: content.column(str(place)) for name, place in places.items()}
 
     def _parse(self, keep: list[str], types: Mapping[str, pyarrow.DataType]) -> pyarrow.Table:
-        return pyarrow.csv.read_csv(
-            self._file,
-            read_options=pyarrow.csv.ReadOptions(skip_rows=self._data_line - 1, column_names=[str(i) for i in range(self._width)]),
-            parse_options=pyarrow.csv.ParseOptions(delimiter=self._layout.delimiter, ignore_empty_lines=not self._keeps_empty),
-            convert_options=pyarrow.csv.ConvertOptions(null_values=_NULLS, strings_can_be_null=True, include_columns=keep,
-                                                       column_types=types, decimal_point=self._layout.decimal))
+        with self._stream() as stream:
+            return pyarrow.csv.read_csv(
+                stream,
+                read_options=pyarrow.csv.ReadOptions(skip_rows=self._data_line - 1, column_names=[str(i) for i in range(self._width)]),
+                parse_options=pyarrow.csv.ParseOptions(delimiter=self._layout.delimiter, ignore_empty_lines=not self._keeps_empty),
+                convert_options=pyarrow.csv.ConvertOptions(null_values=_NULLS, strings_can_be_null=True, include_columns=keep,
+                                                           column_types=types, decimal_point=self._layout.decimal))
+
+    @contextlib.contextmanager
+    def _stream(self) -> Iterator[pyarrow.NativeFile]:
+        """The text, unpacked. The file is opened here, as pyarrow opens none whose path is not UTF-8."""
+        compression = _COMPRESSIONS.get(self._file.suffix.lower())
+        with self._file.open("rb") as file, pyarrow.input_stream(file, compression=compression) as stream:
+            yield stream
 
     def _records(self) -> Iterator[tuple[int, list[str]]]:
         """Line (from 1) and cells of each row from the first on that holds data; no cells where a line is empty."""
         skipped = self._data_line - 1
-        with pyarrow.input_stream(str(self._file), compression="detect") as stream:
+        with self._stream() as stream:
             lines = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
             reader = csv.reader(itertools.islice(lines, skipped, None), delimiter=self._layout.delimiter)
             before = skipped

@@ -85,7 +85,7 @@ def find(tree: Tree) -> list[RecordingSource]:
     """Finds descriptions at any depth, or the root itself if it is one; what they say is checked on loading."""
     descriptions = [(path, match) for path in tree.files if (match := _SIDECAR.fullmatch(path.name))]
     ids = recording_ids(_place(tree.root, path, match["name"]) for path, match in descriptions)
-    sources = []
+    sources, folders = [], tree.folders()
     for (path, _), recording_id in zip(descriptions, ids, strict=True):
         tree.claim(path)
         participant_id = recording_id
@@ -93,8 +93,8 @@ def find(tree: Tree) -> list[RecordingSource]:
             description = read(path)
             tree.claim(*(sibling(path.parent / file) for file in _files(description)))
             participant_id = _participant(description).participant_id
-        except Exception:  # loading says what is wrong
-            pass
+        except Exception:  # loading says what is wrong, and names the data
+            tree.claim(*folders[path.parent])
         sources.append(RecordingSource(recording_id, participant_id, functools.partial(load, path, recording_id)))
     tree.expect(".csv", ".tsv", ".parquet", ".pq", reason="no description (recording.yaml) names this file")
     return sources
