@@ -51,6 +51,23 @@ def test_the_blocked_form_has_value_and_gradient_of_the_textbook(draw, textbook,
     np.testing.assert_allclose(back(d_out)[0], wanted_back(d_out)[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("where", PLACES.values(), ids=PLACES)
+def test_an_accelerator_s_slices_are_the_same_queries_keys_and_values(draw, monkeypatch, where, dtype):
+    qkv = jnp.asarray(draw(0, B, P, 3 * HEADS * DIM), dtype)
+
+    def heads(qkv):
+        own = attention._where(qkv, HEADS, where.get("relative", False), where.get("where"))
+        return attention._heads(qkv, own, HEADS)[:3]
+
+    wanted, wanted_back = jax.vjp(heads, qkv)
+    monkeypatch.setattr(attention, "on_cpu", lambda: False)
+    found, back = jax.vjp(heads, qkv)
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(*(each(wanted)[0] for each in (back, wanted_back)))
+
+
 def test_large_logits_do_not_overflow(draw):
     qkv = jnp.asarray(draw(0, B, P, 3 * HEADS * DIM)) * 100.0
     value, back = jax.vjp(lambda a: attention.attention(a, heads=HEADS), qkv)
