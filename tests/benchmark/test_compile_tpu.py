@@ -92,7 +92,9 @@ def test_the_paper_step_for_sixteen_chips_by_pmap_gathers_twice(tmp_path):
     check(one)
     counted, expected = sent(one, "collectives"), sent(one, "expected_collectives")
     assert sum(each["kind"] == "all-gather" for each in one["collectives"]) == 2
-    assert abs(counted["all-reduce"] - expected["all-reduce"]) <= METRICS_BYTES
+    # what is to be scattered and is small, as the projections' gradients of a few segments, is summed whole
+    reduced, wanted = (each["all-reduce"] + each.get("reduce-scatter", 0) for each in (counted, expected))
+    assert abs(reduced - wanted) <= METRICS_BYTES
     assert counted["all-gather"] in (expected["all-gather"], expected["all-gather"] // 2)  # projections may travel as bfloat16
 
 
