@@ -4,6 +4,7 @@ On Cloud TPU, in a SLURM step and under Open MPI, JAX finds out by itself which 
 line says so. On CPU the collectives are gloo's.
 """
 
+import contextlib
 import functools
 import importlib.metadata
 import signal
@@ -83,7 +84,7 @@ def start(
         former = {number: signal.signal(number, signal.SIG_IGN if number in IGNORED else signal.SIG_DFL) for number in SIGNALS}
     try:
         # a silent process is noticed by the control plane, which says which one; the runtime's own notice is the fallback
-        with aborts:
+        with contextlib.nullcontext() if missing else aborts:  # a cluster gives no number twice
             jax.distributed.initialize(
                 **{"coordinator_address" if name == "coordinator" else name: value for name, value in given.items()},
                 cluster_detection_method=None if missing else "deactivate",
