@@ -39,8 +39,12 @@ def common_grid(ppg: Stream, accel: Stream, rate_hz: float) -> tuple[float, int]
     """First time (seconds after the recording's start) and number of samples of the stretch that both cover.
 
     Raises:
-      UserError: they never overlap, or one lasts more than `MAX_DAYS`.
+      UserError: they never overlap, one lasts more than `MAX_DAYS`, or its time stamps are those of a rate beyond `RATES_HZ`.
     """
+    for stream in (ppg, accel):
+        if stream.rate_hz is None and not RATES_HZ[0] <= 1.001 / _usual_distance(stream) <= 1.002 * RATES_HZ[1]:
+            raise UserError(f"stream {stream.name!r}: its samples usually come {_usual_distance(stream):.4g} s apart, which is not a rate "
+                            f"within {RATES_HZ[0]:g} to {RATES_HZ[1]:g} Hz: check time_unit (s, ms, us or ns)")
     ends = {stream.name: covered_until(stream) for stream in (ppg, accel)}
     for stream in (ppg, accel):
         days = (ends[stream.name] - stream.start_s) / 86_400

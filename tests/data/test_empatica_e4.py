@@ -175,6 +175,11 @@ def break_line(files, name, line, text):
         (lambda f: f | {"BVP.csv": f"{START}\n64\n" + "nan\n" * 9}, r"S01/BVP.csv: stream 'ppg': .*only NaN"),
         (lambda f: {k: v for k, v in f.items() if k != "ACC.csv"}, r"S01: has no ACC.csv"),
         (lambda f: break_line(f, "IBI.csv", 2, "1.5"), r"S01/IBI.csv: line 2: expected 2 columns, got 1"),
+        (lambda f: break_line(f, "IBI.csv", 3, "nan,0.8"), r"S01/IBI.csv: line 3: the beat has no time"),
+        (lambda f: break_line(f, "IBI.csv", 1, f"{START + 200_000}.0, IBI"), r"IBI.csv: line 1: the beats begin 2.315 days away"),
+        (lambda f: break_line(f, "BVP.csv", 20, ""), r"S01/BVP.csv: line 20: not a number \(''\)"),
+        (lambda f: break_line(f, "BVP.csv", 20, "1_0"), r"S01/BVP.csv: line 20: not a number \('1_0'\)"),
+        (lambda f: break_line(f, "BVP.csv", 20, "500,19"), r"S01/BVP.csv: line 20: expected 1 column, got 2"),
         (lambda f: break_line(f, "IBI.csv", 2, "1.5,-1"), r"S01/IBI.csv: beats: an interval is not positive"),
     ],
 )

@@ -186,6 +186,14 @@ def test_beats_by_unix_time_without_origin_are_told(tmp_path):
         load(make(tmp_path, {}, beats=START + np.arange(80) * 0.8))
 
 
+@pytest.mark.parametrize("name", ["ppg", "accel"])
+def test_stamps_of_a_wrong_unit_are_told_by_their_rate(tmp_path, name):
+    # Milliseconds, said to be seconds: one sample in 20 s would be drawn out to a smooth line.
+    recording = load(make(tmp_path, {name: 1000 * TIME}))
+    with pytest.raises(UserError, match=f"stream '{name}': its samples usually come 20 s apart, .*check time_unit"):
+        preprocess(recording, PreprocessSettings())
+
+
 def test_years_that_cannot_be(tmp_path):
     for year in (1, 1969, 2300):
         stamps = [datetime.datetime(year, 1, 1) + datetime.timedelta(seconds=float(t)) for t in TIME]

@@ -54,6 +54,7 @@ ACCEL_RANGE_G = (-128 / COUNTS_PER_G, 127 / COUNTS_PER_G)
 RATE_HZ = {"BVP.csv": 64.0, "ACC.csv": 32.0}
 CHANNELS = {"BVP.csv": 1, "ACC.csv": 3}
 ZIP_DEPTH = 4
+MOST_APART_S = 86_400.0
 _FILES = (*RATE_HZ, "IBI.csv")
 _NO_SESSION = "holds neither BVP.csv nor ACC.csv"
 # The longest session that the device's memory holds, 60 h, makes a BVP.csv of 110 MB.
@@ -308,7 +309,13 @@ def _parse_beats(content: bytes | None, start_unix_s: float) -> Beats | None:
     start = _numbers(lines[0].split(",")[0], 1, 1)[0]
     if not np.isfinite(start) or start <= 0:
         raise UserError(f"line 1: the start time must be unix seconds, got {lines[0]!r}")
+    if abs(start - start_unix_s) > MOST_APART_S:
+        raise UserError(f"line 1: the beats begin {abs(start - start_unix_s) / 86_400:.4g} days away from BVP.csv and ACC.csv; "
+                        "is this the file of another session? Remove it or put the right one there")
     table = _table(lines, 1, 2, repeated_header=lines[0])
+    if not np.isfinite(table[:, 0]).all():
+        line = next(i for i, line in enumerate(lines[1:], 2) if line != lines[0] and not np.isfinite(float(line.split(",")[0])))
+        raise UserError(f"line {line}: the beat has no time; repair or remove the line")
     table = np.unique(table[np.isfinite(table).all(1)], axis=0)
     return Beats(table[:, 0] + (start - start_unix_s), table[:, 1]) if len(table) else None
 
@@ -335,6 +342,8 @@ def _numbers(line: str, number: int, columns: int) -> np.ndarray:
     if len(cells) != columns:
         raise UserError(f"line {number}: expected {columns} column{'s' * (columns > 1)}, got {len(cells)} ({line[:60]!r})")
     try:
+        if "_" in line:  # Python reads 1_000 as 1000
+            raise ValueError
         return np.array([float(cell) for cell in cells])
     except ValueError:
         raise UserError(f"line {number}: not a number ({line[:60]!r})") from None
