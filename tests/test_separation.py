@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,9 @@ from accdistill_jax.data.store_writer import StoreWriter
 from accdistill_jax.data.synthetic import SyntheticSettings, generate_batch, write_store
 from accdistill_jax.errors import UserError
 from accdistill_jax.reproduce import grid
+from accdistill_jax.reproduce.measure_people import people_table
 from accdistill_jax.run import run
+from accdistill_jax.stages.embedding import segment_columns
 from accdistill_jax.text import literal
 
 POPULATION = SyntheticSettings(participants=12, segments_per_participant=8, seed=0, ppg_channels=2)  # of smoke_store
@@ -117,3 +120,19 @@ def test_reproduce_refuses_before_its_first_run(smoke_store, renamed, tmp_path):
         grid.plan("smoke", unseen=(generated.path,))
     assert grid.plan("smoke", unseen=(generated.path,), overrides=('--config.data.same_names="different people"',)).jobs
     assert grid.plan("smoke", unseen=(str(smoke_store),)).jobs
+
+
+def test_a_person_of_two_stores_is_one_participant_of_the_evaluation(smoke_store, tmp_path):
+    later = dataclasses.replace(POPULATION, segments_per_participant=3)
+    split = SplitRule(fractions=(0.5, 0.25, 0.25))  # as in smoke_store
+    stores = (Store.open(smoke_store), write_store(tmp_path / "other", later, split=split))
+    rows = [store.indices("test") for store in stores]
+    for same_names, people in (("same person", 1), ("different people", 2)):
+        columns = segment_columns(stores, rows, same_names=same_names)
+        single = len(np.unique(stores[0].segments["participant"][rows[0]]))
+        assert len(np.unique(columns["participant"])) == people * single and len(columns["hr_bpm"]) == sum(map(len, rows))
+        opened = types.SimpleNamespace(stores=stores)
+        base = types.SimpleNamespace(data=types.SimpleNamespace(same_names=same_names))
+        table = people_table(types.SimpleNamespace(opened=opened, plan=types.SimpleNamespace(base=base)))
+        assert table.num_rows == people * 12 and set(columns["participant"]) <= set(table["participant"].to_pylist())
+        assert table.column_names == stores[0].participants.column_names and table["age_years"].null_count == 0

@@ -69,6 +69,22 @@ class Group(NamedTuple):
         return f"{_count(len(self.person), 'segments', 'segment')} of {_count(self.people, 'people', 'person')}"
 
 
+def names_among(stores: Sequence[Store], *, same_names: str) -> list[dict[str, str]]:
+    """Of each store, what its people are called among those of all: "K/NAME" with the number K of the first store that has them.
+
+    A single store's people keep their names.
+    """
+    tables = [store.participants["participant"].to_pylist() for store in stores]
+    if len(stores) == 1:
+        return [{name: name for name in tables[0]}]
+    first: dict[str, int] = {}
+    for number, names in enumerate(tables):
+        for name in names:
+            first.setdefault(name, number)
+    same = same_names == SAME_PERSON
+    return [{name: f"{first[name] if same else number}/{name}" for name in names} for number, names in enumerate(tables)]
+
+
 def check_separation(
     stores: Sequence[Store], unseen: Sequence[Store], *, same_names: str, say: Callable[[str], None] = lambda line: None
 ) -> dict[str, Any]:

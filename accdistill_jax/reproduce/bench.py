@@ -147,7 +147,7 @@ class Bench:
     def columns(self, split: str) -> Columns:
         """Columns of all segments of a split ("train": of all training segments), or of "unseen-<store>"."""
         stores, rows = self.opened.everything()[split]
-        found = segment_columns(stores, rows)
+        found = segment_columns(stores, rows, same_names=self.plan.base.data.same_names)
         labels = {name: found[name] for name in LABELS}
         return Columns(found["participant"], labels, found["motion_g"], found["ppg_quality"])
 

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from accdistill_jax.data.health_targets import CONTROL, HEALTH_TARGETS
+from accdistill_jax.data.separation import names_among
 from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.ceilings import drawn_ceilings, store_truth
 from accdistill_jax.evaluation.evaluate import TEACHER
@@ -52,15 +53,17 @@ def participants(bench: Bench, experiment: Experiment) -> Part:
 
 
 def people_table(bench: Bench) -> pa.Table:
-    """What is known about the people of the stores that were trained on, named as in `Bench.columns`."""
+    """What is known about the people of the stores that were trained on, named as in `Bench.columns`, each in one row."""
     stores = bench.opened.stores
     if len(stores) == 1:
         return stores[0].participants
-    parts = []
-    for k, store in enumerate(stores):
-        names = pa.array([f"{k}/{name}" for name in store.participants["participant"].to_pylist()])
-        parts.append(store.participants.set_column(store.participants.column_names.index("participant"), "participant", names))
-    return pa.concat_tables(parts, promote_options="permissive")
+    merged: dict[str, dict] = {}
+    for store, names in zip(stores, names_among(stores, same_names=bench.plan.base.data.same_names), strict=True):
+        for row in store.participants.to_pylist():
+            known = merged.setdefault(names[row["participant"]], {})
+            known |= {key: value for key, value in row.items() if known.get(key) is None}
+    schema = pa.unify_schemas([store.participants.schema for store in stores], promote_options="permissive")
+    return pa.Table.from_pylist([row | {"participant": name} for name, row in merged.items()], schema=schema)
 
 
 def ask(

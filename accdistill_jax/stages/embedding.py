@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from accdistill_jax.checked_npz import DamagedNpz, encode_npz, read_npz, verify_npz
+from accdistill_jax.data.separation import names_among
 from accdistill_jax.data.store import Store
 from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.embed import embed
@@ -214,7 +215,7 @@ def embeddings(
             _save(path, key, arrays)
     if not run.peers.first:
         return None
-    columns = {split: segment_columns(stores, own) for split, own in rows.items()}
+    columns = {split: segment_columns(stores, own, same_names=run.config.data.same_names) for split, own in rows.items()}
     return {
         encoder.name: {
             split: SplitEmbeddings(
@@ -353,14 +354,16 @@ def _empty(arrays: dict[str, np.ndarray], encoder: str, split: str) -> dict[str,
     }
 
 
-def segment_columns(stores: Sequence[Store], rows: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """Columns of the segment tables; participants of several stores are kept apart by the store's number."""
+def segment_columns(stores: Sequence[Store], rows: Sequence[np.ndarray], *, same_names: str) -> dict[str, np.ndarray]:
+    """Columns of the segment tables; participants are named as `names_among` says, so that intervals count each person once."""
 
     def joined(name: str) -> np.ndarray:
-        parts = [store.segments[name][own] for store, own in zip(stores, rows, strict=True)]
-        if name == "participant" and len(stores) > 1:
-            parts = [np.array([f"{number}/{person}" for person in part], dtype=str) for number, part in enumerate(parts)]
-        return np.concatenate(parts)
+        return np.concatenate([store.segments[name][own] for store, own in zip(stores, rows, strict=True)])
 
+    among = names_among(stores, same_names=same_names)
+    people = [
+        np.array([names[person] for person in store.segments["participant"][own]], dtype=str)
+        for store, own, names in zip(stores, rows, among, strict=True)
+    ]
     numbers = {name: joined(name).astype(np.float32) for name in (*LABELS, "motion_g", "ppg_quality")}
-    return {"participant": joined("participant"), **numbers}
+    return {"participant": np.concatenate(people), **numbers}

@@ -5,14 +5,13 @@ import time
 import numpy as np
 import pytest
 
-from accdistill_jax.data.separation import Group, check_groups, check_separation
+from accdistill_jax.data.separation import Group, check_groups, check_separation, names_among
 from accdistill_jax.data.split import SPLITS, SplitRule
 from accdistill_jax.data.store import Store
 from accdistill_jax.data.store_writer import StoreWriter
 from accdistill_jax.errors import UserError
 
 SIDES = {"anna": "train", "ben": "validation", "cleo": "test", "dora": "train"}
-MANY = {name: 3 for name in SIDES}
 
 
 @pytest.fixture
@@ -138,6 +137,14 @@ def test_flat_content_is_nobodys(make_batch, settings, tmp_path):
         writer.add("unit", batch)
         stores.append(writer.commit(["unit"]))
     assert not check_separation(stores, (), same_names="same person")["warnings"]
+
+
+def test_people_of_several_stores_are_named_once_each(first, store_of):
+    second = store_of("second", {"anna": ("train", "new"), "zoe": ("train", "zoe")})
+    assert names_among((first,), same_names="same person") == [{name: name for name in SIDES}]
+    own = {name: f"0/{name}" for name in SIDES}
+    assert names_among((first, second), same_names="same person") == [own, {"anna": "0/anna", "zoe": "1/zoe"}]
+    assert names_among((first, second), same_names="different people") == [own, {"anna": "1/anna", "zoe": "1/zoe"}]
 
 
 def test_people_to_be_generated_are_compared_by_name(first):

@@ -75,7 +75,8 @@ class MadeUpBench(Bench):
             for where in ([[], list(self.unseen)] if self.unseen else [[]]) for name in noise for k in range(seeds)
         ]  # fmt: skip
         evaluation = SimpleNamespace(bootstrap_draws=20, train_segments=10**6)
-        self.plan = SimpleNamespace(variants={name: known[name] for name in noise}, jobs=jobs, base=SimpleNamespace(evaluation=evaluation))
+        data = SimpleNamespace(same_names="different people")
+        self.plan = SimpleNamespace(variants={name: known[name] for name in noise}, jobs=jobs, base=SimpleNamespace(evaluation=evaluation, data=data))
         status = {job.name: "failed" if job.name in failed else "finished" for job in jobs}
         self.outcomes = {name: Outcome(one, 1.0, "", None) for name, one in status.items()}
         self.opened = SimpleNamespace(
