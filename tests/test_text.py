@@ -9,6 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from accdistill_jax import text
+from accdistill_jax.data.prepare import main
 from accdistill_jax.data.preprocess import PreprocessSettings, SegmentBatch
 from accdistill_jax.data.recording import Participant, RecordingSource, Stream
 from accdistill_jax.data.split import SplitRule
@@ -102,6 +103,13 @@ def test_show_prints_every_name_whatever_the_encoding(store, repository, encodin
         assert f"left out: recording {shown}: {shown}" in out and f"not read: {shown}: {shown}" in out
         assert f" {shown} " in out  # in the table
     assert (tmp_path / "[p] $x$.png").exists()
+
+
+def test_a_store_whose_path_is_no_utf8_is_refused_before_anything_is_made(tmp_path, capsys):
+    out = tmp_path / os.fsdecode(b"Ren\xe9")
+    assert main(["synthetic", "--out", str(out), "--participants", "1", "--segments-per-participant", "1", "--quiet"]) == 2
+    error = capsys.readouterr().err
+    assert "Ren\\xe9: this path is no UTF-8 text" in error and error.count("\n") == 1 and not os.listdir(tmp_path)
 
 
 def test_errors_in_a_c_locale(repository, tmp_path):

@@ -18,6 +18,7 @@ import tensorstore as ts
 
 from accdistill_jax.errors import UserError, refuse_password
 from accdistill_jax.files import open_regular, remove_matching
+from accdistill_jax.text import readable
 from accdistill_jax.user_paths import expanded
 
 _URL_SCHEMES = ("gs://", "s3://", "memory://")
@@ -86,6 +87,11 @@ class LocalFolder:
 
     def __init__(self, path: str | os.PathLike):
         self.path = str(Path(expanded(path)).absolute())
+        try:
+            self.path.encode()
+        except UnicodeEncodeError:  # TensorStore opens no such path
+            raise UserError(f"{readable(self.path)}: this path is no UTF-8 text; choose another folder (or set PYTHONUTF8=1, where "
+                            "the system's encoding is another one)") from None
 
     def __truediv__(self, name: str) -> "LocalFolder":
         return LocalFolder(os.path.join(self.path, name))
