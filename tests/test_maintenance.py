@@ -250,5 +250,5 @@ def test_stop_is_quick_and_may_come_from_the_callback(server):
     begin = time.monotonic()
     with MaintenanceWatch(pytest.fail):
         pass
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < WAIT_S  # a request that is not broken off waits for a minute
     assert not watch_threads()

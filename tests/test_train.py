@@ -208,7 +208,7 @@ def test_nothing_but_the_next_dispatch_waits_for_a_running_step(tmp_path):
             begun[len(self.donated)].set()
 
     def wait(step):
-        waited.append(step + 1 == len(begun) or begun[step + 1].wait(timeout=5.0))
+        waited.append(step + 1 == len(begun) or begun[step + 1].wait(timeout=60.0))
         return np.float32(0.0)
 
     def slow_inputs(frozen, batch, keys, *, training):

@@ -294,7 +294,7 @@ def test_a_second_signal_and_a_kill_end_all_at_once(tmp_path):
     until(lambda: select_output(parent))
     time.sleep(0.4)
     parent.process.send_signal(signal.SIGINT)
-    assert parent.process.wait(timeout=10) == -signal.SIGINT
+    assert parent.process.wait(timeout=120) == -signal.SIGINT
     os.kill(worker, signal.SIGCONT)
     until(lambda: is_gone(worker))
     parent.process.stdout.close()
