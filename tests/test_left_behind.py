@@ -30,9 +30,10 @@ def ends(monkeypatch):
 def test_processes_of_a_failing_test_and_theirs_are_ended(tmp_path, repository):
     (tmp_path / "test_fails.py").write_text(FAILS)
     (tmp_path / "conftest.py").write_text(CONFTEST)
+    path = os.pathsep.join([str(repository), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-s", "--rootdir", tmp_path, tmp_path],
-        cwd=repository, env=os.environ | {"PYTHONPATH": str(repository)}, capture_output=True, text=True, timeout=120,
+        cwd=repository, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 1 and "ENDED 3" in done.stdout, done.stdout
     assert not left_behind.marked("inner")
