@@ -191,7 +191,7 @@ def test_a_signal_during_the_imports_ends_in_one_line(repository, tmp_path, numb
     process = subprocess.Popen(
         [sys.executable, "-m", "accdistill_jax.main", "--config=configs/distill.py"],
         cwd=repository,
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
