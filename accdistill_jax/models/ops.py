@@ -227,7 +227,36 @@ def mlp(x: jax.Array, w_in: jax.Array, b_in: jax.Array, w_out: jax.Array, b_out:
     rows = x.reshape(-1, x.shape[-1])
     if on_cpu():
         return _blocked_mlp(rows, w_in, b_in, w_out, b_out).reshape(x.shape)
-    return (jnp.matmul(gelu(jnp.matmul(rows, w_in) + b_in[None]), w_out) + b_out[None]).reshape(x.shape)
+    return _kept_mlp(rows, w_in, b_in, w_out, b_out).reshape(x.shape)
+
+
+@jax.custom_vjp
+def _kept_mlp(x: jax.Array, w_in: jax.Array, b_in: jax.Array, w_out: jax.Array, b_out: jax.Array) -> jax.Array:
+    """The form for accelerators, whose matrix products are fast against their memory.
+
+    Kept for the backward pass are the hidden layer before and after GELU, in its own dtype; a derived backward pass would keep
+    several parts of GELU's formula. The hidden layer's gradient is computed once, where the compiler would compute it again for
+    the sum that is the bias's gradient.
+    """
+    return _kept_mlp_forward(x, w_in, b_in, w_out, b_out)[0]
+
+
+def _kept_mlp_forward(x, w_in, b_in, w_out, b_out):
+    hidden = jnp.matmul(x, w_in) + b_in[None]
+    active = gelu(hidden)
+    return jnp.matmul(active, w_out) + b_out[None], (x, w_in, w_out, hidden, active)
+
+
+def _kept_mlp_backward(saved, d_out):
+    x, w_in, w_out, hidden, active = saved
+    _, slope = _gelu_and_slope(hidden.astype(jnp.float32))
+    d_hidden = (jnp.matmul(d_out, w_out.T) * slope).astype(x.dtype)
+    d_hidden = jax.lax.optimization_barrier(d_hidden)
+    d_b_in, d_b_out = (jnp.sum(a, axis=0, dtype=jnp.float32).astype(a.dtype) for a in (d_hidden, d_out))
+    return jnp.matmul(d_hidden, w_in.T), jnp.matmul(x.T, d_hidden), d_b_in, jnp.matmul(active.T, d_out), d_b_out
+
+
+_kept_mlp.defvjp(_kept_mlp_forward, _kept_mlp_backward)
 
 
 @jax.custom_vjp

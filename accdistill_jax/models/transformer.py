@@ -88,6 +88,7 @@ class TransformerEncoder(nn.Module):
         output: embedding size; 0 keeps `width` without a further layer.
         dtype: compute dtype; parameters, norms and softmax stay float32.
         rematerialise: keep nothing of a block for the backward pass but its input, and compute it again there.
+        residual: dtype of the tokens between blocks, to which each block adds; statistics of norms are float32 whatever it is.
     """
 
     patch: int
@@ -100,6 +101,7 @@ class TransformerEncoder(nn.Module):
     output: int = 0
     dtype: jnp.dtype = jnp.float32
     rematerialise: bool = False
+    residual: jnp.dtype = jnp.float32
 
     def setup(self):
         self.levels = [
@@ -134,6 +136,7 @@ class TransformerEncoder(nn.Module):
         h = self.token(self.refined(patches.astype(self.dtype))).astype(jnp.float32)
         if "sinusoidal" in self.positions:
             h = h + (codes[None] if kept is None else jnp.take(codes, kept, axis=0))
+        h = h.astype(self.residual)
         for block in self.blocks:
             h = block(h, where)
         return self.norm(h).astype(jnp.float32)
