@@ -167,6 +167,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     ("*.encoder.architecture", _literal("transformer", "efficientnet")),
     ("*.encoder.transformer.tokenizer", _each(_row("samples", "width"))),
     ("*.encoder.transformer.positions", _literal("sinusoidal", "relative", "sinusoidal+relative")),
+    ("*.encoder.transformer.residual", _literal("float32", "compute")),
     ("*.encoder.transformer.output", _integer(0, 65_536)),
     ("*.encoder.transformer.depth", _integer(1, 1024)),
     ("*.encoder.transformer.*", _SIZE),
@@ -213,7 +214,7 @@ _NAMES = {
     "contrastive": ("positives", "temperature", "koleo_weight", "momentum", "head.hidden", "head.output"),
     "autoencoder": ("drop_fraction", "patch", "decoder_width", "decoder_depth", "decoder_heads"),
     "head": ("hidden", "output"),
-    "transformer": ("patch", "width", "depth", "heads", "mlp", "tokenizer", "positions", "output"),
+    "transformer": ("patch", "width", "depth", "heads", "mlp", "tokenizer", "positions", "residual", "output"),
     "efficientnet": ("stem", "stages", "head", "output"),
     "augment": ("cut_out", "magnitude_warp", "gaussian_noise", "channel_permute", "time_warp"),
     "augmentation": ("probability", "strength", "knots"),
@@ -276,6 +277,8 @@ LATER_KEYS = {
     "student.contrastive_weight": 1.0,
     "student.regression_weight": 0.0,
     "student.regression": "cosine",
+    "teacher.encoder.transformer.residual": "float32",
+    "student.encoder.transformer.residual": "float32",
 } | {f"inputs.{name}.{key}": value for name in ("ppg", "accel") for key, value in (("rate_share", 1.0), ("step", 0.0), ("axes", 0))}
 
 # Sections that decide the result only where a key has a certain value.

@@ -60,10 +60,11 @@ def encoder_paper(architecture):
                 patch=20,  # samples of a token
                 width=256,
                 depth=8,
-                heads=8,
+                heads=4,  # our choice, the paper does not say: heads of 64 instead of 32 are 1.13 times as fast on an H200
                 mlp=1024,
                 tokenizer=(),  # levels (samples, width) inside a patch; (): linear
                 positions="sinusoidal",  # or "relative", or "sinusoidal+relative"
+                residual="compute",  # dtype of the tokens between blocks: "float32", or that of runtime.compute_dtype
                 output=0,  # embedding size; 0: width
             ),
             efficientnet=dict(
@@ -98,6 +99,7 @@ def encoder_small(architecture):
                 mlp=192,
                 tokenizer=(),
                 positions="sinusoidal+relative",
+                residual="float32",
                 output=0,
             ),
             efficientnet=dict(

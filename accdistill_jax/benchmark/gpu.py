@@ -68,10 +68,12 @@ FORMS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "augmented": {"augmented": True},
     "attention as in textbooks": {"attention": "as in textbooks"},
-    "heads of twice the size": {"halved_heads": True},
+    "heads of half the size": {"heads_factor": 2},
     "float32": {"config": {"runtime.compute_dtype": "float32"}},
-    "no Triton products": {"options": {"xla_gpu_enable_triton_gemm": False}},
-    "products by cuBLASLt": {"options": {"xla_gpu_enable_cublaslt": True}},
+    "tokens between blocks in float32": {
+        "config": {f"{who}.encoder.transformer.residual": "float32" for who in ("teacher", "student")}
+    },
+    "products by Triton where it finds them faster": {"options": {"xla_gpu_enable_triton_gemm": True}},
     "no command buffers": {"options": {"xla_gpu_enable_command_buffer": ""}},
     "blocks rematerialised": {"config": {"runtime.rematerialise": "blocks"}},
     "half of the tokens dropped": {"config": {"student.drop_fraction": 0.5}},
@@ -143,6 +145,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=tuple(PARTS), metavar="PART", help=f"which parts ({names})")
     parser.add_argument("--again", nargs="+", choices=PARTS, default=(), metavar="PART", help="parts to measure anew")
     parser.add_argument("--limit-s", type=float, default=480.0, metavar="S", help="seconds at most (default 480)")
+    parser.add_argument(
+        "--batches", nargs="+", type=int, metavar="N",
+        help=f"of the contest, segments, multiples of the first (default {' '.join(map(str, FULL.batches))})",
+    )  # fmt: skip
     parser.add_argument("--tiny", action="store_true", help="rehearse everything in small, on any device")
 
 
@@ -162,11 +168,16 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
         raise UserError(f"{path} is of {record['config']}{' --tiny' * record['tiny']}: choose another --out")
     for name in arguments.again:
         record["parts"].pop(name, None)
+    sizes = TINY if arguments.tiny else FULL
+    if arguments.batches:
+        if any(batch < 1 or batch % arguments.batches[0] for batch in arguments.batches):
+            raise UserError(f"--batches {' '.join(map(str, arguments.batches))}: all must be multiples of the first")
+        sizes = sizes._replace(batches=tuple(arguments.batches))
     with tempfile.TemporaryDirectory() as folder:
         context = Context(
             arguments.config,
             tuple(arguments.overrides),
-            TINY if arguments.tiny else FULL,
+            sizes,
             Path(folder),
             lambda: arguments.limit_s - (time.monotonic() - begun),
             say,
@@ -185,7 +196,7 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
 
 def _measure_part(name: str, context: Context, record: dict[str, Any]) -> None:
     part, begun = PARTS[name], time.monotonic()
-    if context.sizes is FULL and context.remaining() < part.needs_s:
+    if not context.sizes.shrink and context.remaining() < part.needs_s:
         context.say(f"{name}: needs about {part.needs_s:.0f} s, {max(context.remaining(), 0):.0f} s are left")
         return
     context.say(f"{name}: {part.text}")
@@ -254,7 +265,7 @@ def take_turns(entries: list[Entry], sizes: Sizes, context: Context) -> dict[str
             return None
         return answer["seconds"] / count
 
-    for entry in entries:
+    for entry in reversed(entries):  # the largest first, so that its memory is in one piece
         ask(entry, 1)
         if "failed" not in results[entry.name] and (second := ask(entry, 2)) is not None:
             counts[entry.name] = max(2, round(sizes.round_s / second))
@@ -330,8 +341,8 @@ def _variants(context: Context) -> dict[str, Any]:
     heads = context.plain({})["student"]["encoder"]["transformer"]["heads"]
     for name, form in FORMS.items():
         settings = dict(form.get("config", {}))
-        if form.get("halved_heads"):
-            settings |= {f"{who}.encoder.transformer.heads": max(heads // 2, 1) for who in ("teacher", "student")}
+        if "heads_factor" in form:
+            settings |= {f"{who}.encoder.transformer.heads": heads * form["heads_factor"] for who in ("teacher", "student")}
         try:
             plain = context.plain(settings, augmented=form.get("augmented", False))
         except UserError as problem:  # a key that this version does not have
@@ -369,34 +380,70 @@ def _alone(context: Context, orders: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _training(context: Context) -> dict[str, Any]:
-    """Trains teacher and student from a generated store by the command itself, in bfloat16 and the same in float32."""
-    sizes, losses = context.sizes, {}
-    data = ()
-    for dtype in ("bfloat16", "float32"):
-        workdir = context.folder / f"training-{dtype}"
-        settings = {
-            "runtime.compute_dtype": dtype, "stages": ("data", "teacher", "student"), "data.synthetic.participants": sizes.participants,
-            "data.synthetic.workers": os.cpu_count() or 1, "data.stores": data, "evaluation.batch_size": sizes.training_batch,
-        }  # fmt: skip
-        for stage in ("teacher", "student"):
-            settings |= {
-                f"{stage}.train.duration": f"{sizes.steps} steps", f"{stage}.train.batch_size": sizes.training_batch,
-                f"{stage}.train.log_every": "1 steps", f"{stage}.train.validation_batches": 1,
-                f"{stage}.train.warmup": f"{sizes.steps // 6 or 1} steps",
-            }  # fmt: skip
-            settings |= {f"{stage}.encoder.transformer.{key}": value for key, value in sizes.shrink.items()}
-        words = [f"--config.{key}={value}" for key, value in settings.items()]
-        command = [sys.executable, "-m", "accdistill_jax.main", f"--config={context.config}", f"--workdir={workdir}", *words]
-        begun = time.monotonic()
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=max(context.remaining(), 1.0))
-        if ended.returncode:
-            lines = [line for line in ended.stderr.splitlines() if line.strip()]
-            raise UserError(f"training in {dtype} ended with {ended.returncode}: {lines[-1] if lines else 'it said nothing'}")
-        losses[dtype] = {"seconds": time.monotonic() - begun}
-        for stage in ("teacher", "student"):
-            losses[dtype][stage] = _curve(workdir / "metrics", stage)
-        data = data or (str(workdir / "data" / "synthetic"),)
-    return {"steps": sizes.steps, "batch": sizes.training_batch, "curves": losses}
+    """Trains teacher and student from a generated store by the command itself: bfloat16, and float32 at the same time beside it."""
+    sizes = context.sizes
+    data = context.folder / "data"
+    words = {
+        "data.synthetic.participants": sizes.participants,
+        "data.synthetic.workers": os.cpu_count() or 1,
+        "evaluation.batch_size": sizes.training_batch,
+    }
+    for stage in ("teacher", "student"):
+        words |= {
+            f"{stage}.train.duration": f"{sizes.steps} steps",
+            f"{stage}.train.warmup": f"{sizes.steps // 6 or 1} steps",
+            f"{stage}.train.batch_size": sizes.training_batch,
+            f"{stage}.train.log_every": "1 steps",
+            f"{stage}.train.validation_batches": 1,
+        }
+        words |= {f"{stage}.encoder.transformer.{key}": value for key, value in sizes.shrink.items()}
+    begun = time.monotonic()
+    _wait(_main(context, data, words | {"stages": ("data",)}), "the data", context)
+    made_s, curves = time.monotonic() - begun, {}
+    words |= {"stages": ("data", "teacher", "student"), "data.stores": (str(data / "data" / "synthetic"),)}
+    running = {
+        dtype: _main(context, context.folder / dtype, words | {"runtime.compute_dtype": dtype}) for dtype in ("bfloat16", "float32")
+    }
+    try:
+        for dtype, process in running.items():
+            _wait(process, f"training in {dtype}", context)
+            curves[dtype] = {
+                "seconds": time.monotonic() - begun - made_s,
+                **{stage: _curve(context.folder / dtype / "metrics", stage) for stage in ("teacher", "student")},
+            }
+    finally:
+        for process in running.values():
+            process.kill()
+            process.communicate()
+    return {"steps": sizes.steps, "batch": sizes.training_batch, "data_s": made_s, "curves": curves}
+
+
+def _main(context: Context, workdir: Path, settings: Mapping[str, Any]) -> subprocess.Popen:
+    """Starts the training command; several of them share a device's memory."""
+    words = [f"--config.{key}={value}" for key, value in settings.items()]
+    command = [sys.executable, "-m", "accdistill_jax.main", f"--config={context.config}", f"--workdir={workdir}", *words]
+    environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def _wait(process: subprocess.Popen, name: str, context: Context) -> None:
+    """Waits for a command to end.
+
+    Raises:
+        UserError: it failed, or the time is up.
+    """
+    try:
+        _, errors = process.communicate(timeout=max(context.remaining(), 1.0))
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise UserError(f"{name}: the time was up") from None
+    if process.returncode:
+        raise UserError(f"{name} ended with {process.returncode}: {_last_line(errors)}")
+
+
+def _last_line(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"
 
 
 def _curve(folder: Path, stage: str) -> dict[str, list[float]]:
@@ -406,7 +453,10 @@ def _curve(folder: Path, stage: str) -> dict[str, list[float]]:
     )}  # fmt: skip
     return {
         "loss": [row["loss"] for row in rows["metrics"] if row["kind"] == "train"],
-        "segments_per_s": [row["segments_per_s"] for row in rows["timing"] if isinstance(row.get("segments_per_s"), float)],
+        **{
+            name: [row[name] for row in rows["timing"] if isinstance(row.get(name), float)]
+            for name in ("segments_per_s", "input_wait_fraction")
+        },
     }
 
 
@@ -416,8 +466,7 @@ def _command(context: Context, *words: str) -> dict[str, Any]:
     command = [sys.executable, "-m", MODULE, *words, f"--json={path}"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=max(context.remaining(), 1.0))
     if not path.exists():
-        lines = [line for line in ended.stderr.splitlines() if line.strip()]
-        raise UserError(f"`benchmark {' '.join(words)}` ended with {ended.returncode}: {lines[-1] if lines else 'it said nothing'}")
+        raise UserError(f"`benchmark {' '.join(words)}` ended with {ended.returncode}: {_last_line(ended.stderr)}")
     record = json.loads(path.read_text())
     path.unlink()
     missed = record.pop("failed", "")  # an aim of that command: its figures are there all the same
@@ -426,13 +475,13 @@ def _command(context: Context, *words: str) -> dict[str, Any]:
 
 def _input(context: Context) -> dict[str, Any]:
     """Segments from the local disk into host memory."""
-    words = ["--participants=16", "--segments=16", "--batch=16", "--round-s=0.02"] if context.sizes is TINY else []
+    words = ["--participants=16", "--segments=16", "--batch=16", "--round-s=0.02"] if context.sizes.shrink else []
     return _command(context, "input", "--only", "reading", f"--rounds={min(context.sizes.rounds, 3)}", *words)
 
 
 def _plan(context: Context) -> dict[str, Any]:
     """Predictions of this device's steps against measurements."""
-    words = ["--check-cases=small"] if context.sizes is TINY else []
+    words = ["--check-cases=small"] if context.sizes.shrink else []
     return _command(context, "plan", "--check", f"--rounds={min(context.sizes.rounds, 3)}", *words)
 
 
@@ -441,7 +490,7 @@ PARTS = {
     "contest": Part(_contest, 150, "the step against PyTorch, by batch size; the dearest operations"),
     "variants": Part(_variants, 150, "attention, head sizes, rematerialisation, compiler flags, one at a time"),
     "small": Part(_small, 60, "the default's small models"),
-    "training": Part(_training, 180, "300 steps of teacher and student, bfloat16 against float32"),
+    "training": Part(_training, 110, "300 steps of teacher and student, bfloat16 against float32"),
     "input": Part(_input, 60, "segments from the local disk"),
     "plan": Part(_plan, 180, "`plan --check`"),
 }

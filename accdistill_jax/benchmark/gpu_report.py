@@ -124,12 +124,22 @@ def _training(part: Mapping[str, Any], peak: float | None) -> str:
     rows = []
     for dtype, curves in part["curves"].items():
         for stage in ("teacher", "student"):
-            loss, speed = curves[stage]["loss"], curves[stage]["segments_per_s"]
+            loss = curves[stage]["loss"]
             places = sorted({0, len(loss) // 4, len(loss) // 2, len(loss) - 1})
             course = ", ".join(f"{loss[place]:.3f}" for place in places)
-            rows.append([f"{stage}, {dtype}", course, f"{spread(speed).median:.0f}" if speed else "", f"{curves['seconds']:.0f}"])
-    header = (f"{part['steps']} steps of {part['batch']} segments", "loss at start, quarter, half, end", "segments/s", "s, all stages")
-    return table(header, rows)
+            speed, waited = (
+                f"{spread(values).median:.3g}" if values else "" for values in (curves[stage][name] for name in TIMINGS)
+            )
+            rows.append([f"{stage}, {dtype}", course, speed, waited])
+    header = (f"{part['steps']} steps of {part['batch']} segments", "loss at start, quarter, half, end", "segments/s", "share waited for input")
+    seconds = ", ".join(f"{dtype} {curves['seconds']:.0f} s" for dtype, curves in part["curves"].items())
+    return table(header, rows) + (
+        f"\nBoth ran at the same time on this device, so that each would be faster alone; with start and compilation {seconds}, "
+        f"making the data before {part['data_s']:.0f} s.\n"
+    )
+
+
+TIMINGS = ("segments_per_s", "input_wait_fraction")
 
 
 def _text(part: Mapping[str, Any], peak: float | None) -> str:

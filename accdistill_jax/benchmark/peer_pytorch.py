@@ -70,6 +70,8 @@ def build(weights: dict[str, Any], settings: dict[str, Any]) -> "nn.Module":
         def forward(self, x):
             B, T, C = x.shape
             h = self.token(x.view(B, T // settings["patch"], -1)) + self.codes
+            if torch.is_autocast_enabled(x.device.type) and settings.get("residual") == "compute":
+                h = h.to(torch.bfloat16)
             for block in self.blocks:
                 h = block(h)
             pooled = self.norm(h).mean(dim=1)

@@ -3,7 +3,7 @@
 import contextlib
 import contextvars
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -58,7 +58,29 @@ def places(positions: jax.Array | np.ndarray, *, count: int, dim: int) -> Places
     return Places(positions, *(jnp.take(jnp.asarray(table), positions, axis=0)[:, None] for table in tables))
 
 
-def attention(qkv: jax.Array, *, heads: int, relative: bool = False, where: Places | None = None) -> jax.Array:
+def three_products(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Queries, keys and values as products of their own, for GPUs: cuDNN wants each in one piece, and slices of one product's
+    result would be copied.
+
+    Args:
+        x: [batch, tokens, width].
+        kernel, bias: [width, 3 * width] and [3 * width], of the dtype of `x`.
+
+    Returns:
+        [batch, tokens, width] each.
+    """
+    width, rows = x.shape[-1], x.reshape(-1, x.shape[-1])
+    columns = (slice(i * width, (i + 1) * width) for i in range(3))
+    return tuple((jnp.matmul(rows, kernel[:, part]) + bias[None, part]).reshape(x.shape) for part in columns)
+
+
+def attention(
+    qkv: jax.Array | tuple[jax.Array, jax.Array, jax.Array],
+    *,
+    heads: int,
+    relative: bool = False,
+    where: Places | None = None,
+) -> jax.Array:
     """Softmax self-attention; logits and softmax in float32.
 
     On CPU, memory is what it waits for: the backward pass works through a few segments at a time and computes their softmax
@@ -67,7 +89,8 @@ def attention(qkv: jax.Array, *, heads: int, relative: bool = False, where: Plac
     Elsewhere the compiler has it as it stands in textbooks.
 
     Args:
-        qkv: [batch, tokens, 3 * width]: queries, keys and values, each of them all heads in a row.
+        qkv: [batch, tokens, 3 * width]: queries, keys and values, each of them all heads in a row; elsewhere than on CPU also
+            as three arrays [batch, tokens, width].
         heads: number of heads.
         relative: whether positions act as a rotary code of queries and keys and as a penalty on distance.
         where: the tokens' places, [batch, ...]; None is one after another, of which the compiler then knows all codes.
@@ -75,12 +98,14 @@ def attention(qkv: jax.Array, *, heads: int, relative: bool = False, where: Plac
     Returns:
         [batch, tokens, width], dtype of `qkv`.
     """
-    form, _ = chosen(qkv.shape[1], qkv.shape[-1] // (3 * heads), qkv.dtype, relative=relative)
+    first = qkv[0] if isinstance(qkv, tuple) else qkv
+    dim = first.shape[-1] // heads if isinstance(qkv, tuple) else first.shape[-1] // (3 * heads)
+    form, _ = chosen(first.shape[1], dim, first.dtype, relative=relative)
     if form == BLOCKS:
         return _blocked(heads, relative, qkv, where)
     if form == CUDNN:
         return _cudnn(qkv, heads)
-    q, k, v, bias = _heads(qkv, _where(qkv, heads, relative, where), heads)
+    q, k, v, bias = _heads(qkv, _where(first.shape[1], dim, relative, where), heads)
     return _joined(jnp.matmul(jax.nn.softmax(_logits(q, k, bias), axis=-1).astype(v.dtype), v))
 
 
@@ -130,18 +155,23 @@ def forced(form: str) -> Iterator[None]:
         _FORCED.reset(token)
 
 
-def _where(qkv: jax.Array, heads: int, relative: bool, where: Places | None) -> Places | None:
+def _where(count: int, dim: int, relative: bool, where: Places | None) -> Places | None:
     """Places that matter, None where none do; one after another they are constants."""
     if not relative:
         return None
-    count, dim = qkv.shape[1], qkv.shape[2] // (3 * heads)
     return places(np.arange(count, dtype=np.int32)[None], count=count, dim=dim) if where is None else where
 
 
-def _heads(qkv: jax.Array, where: Places | None, heads: int) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
+def _count_and_dim(qkv: jax.Array, heads: int) -> tuple[int, int]:
+    return qkv.shape[1], qkv.shape[2] // (3 * heads)
+
+
+def _heads(
+    qkv: jax.Array | tuple[jax.Array, ...], where: Places | None, heads: int
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
     """Queries (scaled), keys and values, [batch, heads, tokens, dim], and what is added to the logits, or None."""
-    B, P, _ = qkv.shape
     if on_cpu():
+        B, P, _ = qkv.shape
         q, k, v = qkv.reshape(B, P, 3, heads, -1).transpose(2, 0, 3, 1, 4)
     else:
         q, k, v = (_split(a, heads) for a in _thirds(qkv))
@@ -152,12 +182,14 @@ def _heads(qkv: jax.Array, where: Places | None, heads: int) -> tuple[jax.Array,
     return q * q.shape[-1] ** -0.5, k, v, bias
 
 
-def _thirds(qkv: jax.Array) -> list[jax.Array]:
-    """Queries, keys and values, [batch, tokens, width] each, as slices of the last axis.
+def _thirds(qkv: jax.Array | tuple[jax.Array, ...]) -> Sequence[jax.Array]:
+    """Queries, keys and values, [batch, tokens, width] each, as slices of the last axis where they are not apart already.
 
     An accelerator's compiler reads slices in place, where it would copy an array of five axes into another layout and back: on
     TPU, by the compiler's estimate, a sixth of the paper-sized step.
     """
+    if isinstance(qkv, tuple):
+        return qkv
     width = qkv.shape[-1] // 3
     return [qkv[..., i * width : (i + 1) * width] for i in range(3)]
 
@@ -184,7 +216,7 @@ def _blocked(heads: int, relative: bool, qkv: jax.Array, where: Places | None) -
 
 
 def _blocked_forward(heads, relative, qkv, where):
-    q, k, v, bias = _heads(qkv, _where(qkv, heads, relative, where), heads)
+    q, k, v, bias = _heads(qkv, _where(*_count_and_dim(qkv, heads), relative, where), heads)
     logits = _logits(q, k, bias)
     largest = jnp.max(logits, axis=-1, keepdims=True)
     weights = jnp.exp(logits - largest)
@@ -199,7 +231,7 @@ def _blocked_backward(heads, relative, saved, d_out):
 
     def block(some):
         qkv, out, normaliser, d_out, where = some
-        where = _where(qkv, heads, relative, where)
+        where = _where(*_count_and_dim(qkv, heads), relative, where)
         q, k, v, bias = _heads(qkv, where, heads)
         g = _split(d_out, heads)
         # the derivative of a softmax leaves out what all of its weights share
@@ -225,10 +257,9 @@ def _blocked_backward(heads, relative, saved, d_out):
 _blocked.defvjp(_blocked_forward, _blocked_backward)
 
 
-def _cudnn(qkv: jax.Array, heads: int) -> jax.Array:
-    B, P, _ = qkv.shape
-    q, k, v = (a.reshape(B, P, heads, -1) for a in _thirds(qkv))
-    return jax.nn.dot_product_attention(q, k, v, implementation="cudnn").reshape(B, P, -1)
+def _cudnn(qkv: jax.Array | tuple[jax.Array, ...], heads: int) -> jax.Array:
+    q, k, v = (a.reshape(*a.shape[:2], heads, -1) for a in _thirds(qkv))
+    return jax.nn.dot_product_attention(q, k, v, implementation="cudnn").reshape(*q.shape[:2], -1)
 
 
 @functools.cache

@@ -42,6 +42,7 @@ def build_encoder(config: Any, *, dtype: jnp.dtype, rematerialise: str = "none")
             output=c.output,
             dtype=dtype,
             rematerialise=again,
+            residual=dtype if c.get("residual") == "compute" else jnp.float32,  # exports of earlier versions have no such key
         )
     c = config.efficientnet
     return EfficientNetEncoder(

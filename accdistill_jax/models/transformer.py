@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from accdistill_jax.models import ops
-from accdistill_jax.models.attention import Places, attention, places
+from accdistill_jax.models.attention import Places, attention, places, three_products
 
 POSITIONS = ("sinusoidal", "relative", "sinusoidal+relative")
 
@@ -33,7 +33,10 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, where: Places | None = None) -> jax.Array:
         D = x.shape[-1]
-        qkv = nn.Dense(3 * D, dtype=self.dtype, dot_general=ops.dot_rows, name="qkv")(x)
+        if ops.platform() == "gpu":
+            qkv = three_products(x.astype(self.dtype), *Weights(3 * D, self.dtype, name="qkv")(D))
+        else:
+            qkv = nn.Dense(3 * D, dtype=self.dtype, dot_general=ops.dot_rows, name="qkv")(x)
         out = attention(qkv, heads=self.heads, relative=self.relative, where=where)
         return nn.Dense(D, dtype=self.dtype, dot_general=ops.dot_rows, name="out")(out)
 
