@@ -82,9 +82,9 @@ class Parallel:
         mapped = jax.shard_map(
             step, mesh=self.mesh, in_specs=(state, WHOLE, SPLIT), out_specs=(state, WHOLE), check_vma=False
         )
-        return jax.jit(mapped, donate_argnums=donated, compiler_options=self._compiler_options())
+        return jax.jit(mapped, donate_argnums=donated, compiler_options=self.compiler_options())
 
-    def _compiler_options(self) -> dict[str, Any] | None:
+    def compiler_options(self) -> dict[str, Any] | None:
         """Options of the compiler for these devices, but those that the user gives in XLA_FLAGS; `pmap` takes none."""
         options = COMPILER_OPTIONS.get(self.devices[0].platform, {})
         return {name: value for name, value in options.items() if name not in os.environ.get("XLA_FLAGS", "")} or None

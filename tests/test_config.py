@@ -170,7 +170,7 @@ def test_other_config_is_refused_and_its_keys_named(tmp_path):
     assert configs.config_hash(other) != configs.config_hash(make())
 
 
-OTHERWISE = {"objective": "contrastive", "contrastive_weight": 0.5, "regression": "mse", "rate_share": 0.5}
+OTHERWISE = {"objective": "contrastive", "contrastive_weight": 0.5, "regression": "mse", "rate_share": 0.5, "residual": "compute"}
 
 
 @pytest.mark.parametrize("key", config_rules.LATER_KEYS)

@@ -68,3 +68,19 @@ def test_fewer_devices_can_be_chosen(parallel):
     )
     np.testing.assert_array_equal(two.gather(out), [1, 2, 3, 4])
     assert set(out.devices()) == set(jax.devices()[1:3])
+
+
+class Gpu:
+    """A device as far as the choice of the compiler's options looks at it."""
+
+    platform, process_index, id = "gpu", 0, 0
+
+
+def test_the_compiler_has_options_on_gpus_alone_and_the_user_s_flags_win(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    assert Parallel().compiler_options() is None
+    parallel = Parallel()
+    parallel.devices = [Gpu()]
+    assert parallel.compiler_options() == {"xla_gpu_enable_triton_gemm": False}
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_triton_gemm=true")
+    assert parallel.compiler_options() is None

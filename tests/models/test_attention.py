@@ -57,7 +57,7 @@ def test_an_accelerator_s_slices_are_the_same_queries_keys_and_values(draw, monk
     qkv = jnp.asarray(draw(0, B, P, 3 * HEADS * DIM), dtype)
 
     def heads(qkv):
-        own = attention._where(qkv, HEADS, where.get("relative", False), where.get("where"))
+        own = attention._where(P, DIM, where.get("relative", False), where.get("where"))
         return attention._heads(qkv, own, HEADS)[:3]
 
     wanted, wanted_back = jax.vjp(heads, qkv)
@@ -66,6 +66,28 @@ def test_an_accelerator_s_slices_are_the_same_queries_keys_and_values(draw, monk
     for a, b in zip(found, wanted, strict=True):
         np.testing.assert_array_equal(a, b)
     np.testing.assert_array_equal(*(each(wanted)[0] for each in (back, wanted_back)))
+
+
+@pytest.mark.parametrize("where", PLACES.values(), ids=PLACES)
+def test_three_products_are_the_thirds_of_one(draw, textbook, where):
+    x, kernel, bias = jnp.asarray(draw(0, B, P, HEADS * DIM)), jnp.asarray(draw(1, HEADS * DIM, 3 * HEADS * DIM)), jnp.asarray(draw(2, 24))
+
+    def apart(x, kernel, bias):
+        return textbook(attention.three_products(x, kernel, bias), **where)
+
+    value, back = jax.vjp(apart, x, kernel, bias)
+    wanted, wanted_back = jax.vjp(lambda x, kernel, bias: textbook(x @ kernel + bias[None, None], **where), x, kernel, bias)
+    d_out = jnp.asarray(draw(3, B, P, HEADS * DIM))
+    for ours, exact in zip((value, *back(d_out)), (wanted, *wanted_back(d_out)), strict=True):
+        assert np.linalg.norm(ours - exact) < 1e-5 * np.linalg.norm(exact)
+
+
+def test_a_form_can_be_forced_while_something_is_traced():
+    with attention.forced(attention.TEXTBOOK):
+        assert attention.chosen(192, 32, jnp.bfloat16, relative=False) == (attention.TEXTBOOK, "as asked for")
+    assert attention.chosen(192, 32, jnp.bfloat16, relative=False)[0] == attention.BLOCKS
+    with pytest.raises(ValueError, match="no form of attention 'flash'"), attention.forced("flash"):
+        pass
 
 
 def test_large_logits_do_not_overflow(draw):

@@ -202,3 +202,14 @@ def test_half_precision_keeps_parameters_and_result_in_float32(draw, scattered):
     half, full = (applied(m, params, x) for m in (model, encoder()))
     assert half.dtype == jnp.float32
     assert 0 < np.abs(half - full).max() < 0.2
+
+
+def test_tokens_between_blocks_in_bfloat16(draw, scattered):
+    """The embedding is that of float32 to bfloat16's precision, and what a block hands on is half as large."""
+    x = jnp.asarray(draw(0, 2, PATCH * TOKENS, 2))
+    params = scattered(encoder(), x)
+    exact, half = applied(encoder(), params, x), applied(encoder(residual=jnp.bfloat16), params, x)
+    assert half.dtype == np.float32
+    assert 1e-5 < np.linalg.norm(half - exact) / np.linalg.norm(exact) < 0.02
+    program = jax.make_jaxpr(lambda p: encoder(residual=jnp.bfloat16).apply({"params": p}, x))(params)
+    assert f"bf16[2,{TOKENS},{WIDTH}]" in str(program)
