@@ -25,6 +25,7 @@ from accdistill_jax.benchmark.step import FOLLOW_STEPS, FOLLOWED_WITH, accelerat
 from accdistill_jax.config_arguments import add_config, load_config
 from accdistill_jax.errors import UserError
 from accdistill_jax.files import write_atomically
+from accdistill_jax.user_paths import path_argument
 
 __all__ = ["PARTS", "add_arguments", "measure", "report"]
 
@@ -138,7 +139,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments besides those of every benchmark."""
     add_config(parser, "configs/distill.py:paper")
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR",
+        "--out", type=path_argument, required=True, metavar="DIR",
         help=f"for {RESULTS} and report.md; the same command goes on there with the parts that are missing",
     )  # fmt: skip
     names = "; ".join(f"{name}: {part.text}" for name, part in PARTS.items())
