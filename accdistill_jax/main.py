@@ -13,7 +13,7 @@ notice of maintenance, what is done being kept. A signal that is ignored when th
 jobs) stays ignored. --verbosity=0 shows what the libraries log.
 """
 
-from accdistill_jax import early_stop  # isort: skip
+from accdistill_jax.runtime import early_stop  # isort: skip
 
 if __name__ == "__main__":
     early_stop.install()
@@ -31,10 +31,10 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from accdistill_jax import config as configs
-from accdistill_jax import interrupt, streams
+from accdistill_jax.config import validate as configs
 from accdistill_jax.errors import ExitStatus, PeersMissing, UserError, without_passwords
-from accdistill_jax.interrupt import Interrupted, Interruption
+from accdistill_jax.runtime import interrupt, streams
+from accdistill_jax.runtime.interrupt import Interrupted, Interruption
 from accdistill_jax.text import print_error, several_lines
 from accdistill_jax.user_paths import expanded
 
@@ -69,9 +69,9 @@ def main(argv: Sequence[str]) -> int:
         early_stop.uninstall()
         with Interruption(at_once=True):
             # after the checks: jax takes seconds to import
-            from accdistill_jax import distributed, host_memory
-            from accdistill_jax.maintenance import MaintenanceWatch
             from accdistill_jax.run import run
+            from accdistill_jax.runtime import distributed, host_memory
+            from accdistill_jax.runtime.maintenance import MaintenanceWatch
 
             host_memory.keep_freed()
             peers = distributed.start(
@@ -194,7 +194,7 @@ def _quieten() -> None:
     if flags.FLAGS["verbosity"].using_default_value:
         flags.FLAGS.verbosity = -1
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own log: errors
-        # Orbax logs its failures with pages of traceback and raises them too; checkpoint.py says them in a line.
+        # Orbax logs its failures with pages of traceback and raises them too; storage/checkpoint.py says them in a line.
         handler = logging.get_absl_handler().python_handler
         handler.addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
         # TensorStore's threads that still write when a save has failed print that its event loop is gone.

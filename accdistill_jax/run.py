@@ -23,21 +23,21 @@ from pathlib import Path
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from accdistill_jax import config as configs
-from accdistill_jax import distributed
-from accdistill_jax.checkpoint import load_params
-from accdistill_jax.data.separation import check_separation
-from accdistill_jax.data.sole_use import sole_use
-from accdistill_jax.data.store import Store
-from accdistill_jax.device_access import take_devices
+from accdistill_jax.config import validate as configs
+from accdistill_jax.data.store.separation import check_separation
+from accdistill_jax.data.store.store import Store
 from accdistill_jax.errors import UserError
 from accdistill_jax.files import read_regular, remove_leftovers, write_atomically
-from accdistill_jax.interrupt import Interrupted, Interruption
-from accdistill_jax.mirror import Mirror, is_address, staging_folder
-from accdistill_jax.parallel import Parallel
-from accdistill_jax.peers import Peers
-from accdistill_jax.stages import embedding, pretraining, student
+from accdistill_jax.runtime import distributed
+from accdistill_jax.runtime.device_access import take_devices
+from accdistill_jax.runtime.interrupt import Interrupted, Interruption
+from accdistill_jax.runtime.parallel import Parallel
+from accdistill_jax.runtime.peers.peers import Peers
+from accdistill_jax.stages import embedding, student, teacher
 from accdistill_jax.stages.context import Copies, Run, open_store
+from accdistill_jax.storage.checkpoint import load_params
+from accdistill_jax.storage.mirror import Mirror, is_address, staging_folder
+from accdistill_jax.storage.sole_use import sole_use
 from accdistill_jax.user_paths import cache_folder, expanded
 
 _log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def run(config, workdir: str, *, peers: Peers | None = None) -> None:
     Args:
         config: a validated config, see configs/distill.py.
         workdir: local folder, made where missing, or an object-store address (gs://, s3://), of which a local folder is
-            then the copy that is worked in (see mirror.py). Process 0 alone keeps results in it.
+            then the copy that is worked in (see storage/mirror.py). Process 0 alone keeps results in it.
         peers: the processes of the run, which all call this together; None is one process.
 
     Raises:
@@ -140,7 +140,7 @@ def run_stages(this: Run, clock: "StageClock", interruption: Interruption) -> No
         reporting.report_stage(this, durations_s=clock.seconds)
 
     stages = {
-        "teacher": lambda: pretraining.run_stage(this),
+        "teacher": lambda: teacher.run_stage(this),
         "student": lambda: student.run_stage(this),
         "evaluation": lambda: embedding.embed_stage(this),
         "report": report,
@@ -245,7 +245,7 @@ def synthetic_stores(config, workdir: Path, say: Callable[[str], None], *, progr
             return (Store.open(path),)
         except UserError as error:
             raise UserError(f'config.data.stores is empty and config.stages leaves "data" out: {error}') from error
-    from accdistill_jax.data.synthetic import SyntheticSettings, shared_store
+    from accdistill_jax.data.synthetic.synthetic import SyntheticSettings, shared_store
 
     c = config.data.synthetic
     settings = SyntheticSettings(

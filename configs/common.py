@@ -39,7 +39,7 @@ def data():
 
 
 def augmentations():
-    """Probabilities: arXiv 2312.05409. Strengths (see augment.py for their meaning): our choice."""
+    """Probabilities: arXiv 2312.05409. Strengths (see inputs/augment.py for their meaning): our choice."""
     return ConfigDict(
         dict(
             cut_out=dict(probability=0.4, strength=0.1, knots=4),
@@ -139,7 +139,7 @@ def contrastive(*, hidden, output):
 
 
 def inputs(bands="full", limit=0.0):
-    """How a modality is presented to its encoder; see accdistill_jax/inputs.py."""
+    """How a modality is presented to its encoder; see accdistill_jax/inputs/prepare.py."""
     return ConfigDict(
         dict(
             bands=bands,

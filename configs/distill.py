@@ -27,7 +27,7 @@ def get_config(preset="default"):
             stages=("data", "teacher", "student", "evaluation", "report"),
             data=common.data(),
             inputs=dict(
-                # see accdistill_jax/inputs.py
+                # see accdistill_jax/inputs/prepare.py
                 ppg=common.inputs(),
                 accel=common.inputs() if paper else common.inputs("low+high", limit=4.0),
             ),

@@ -34,10 +34,10 @@ from pathlib import Path
 
 import numpy as np
 
-from accdistill_jax.array_files import flatten
-from accdistill_jax.checkpoint import Checkpointer, load_params
-from accdistill_jax.config import source_hash
+from accdistill_jax.config.validate import source_hash
 from accdistill_jax.errors import ExitStatus
+from accdistill_jax.storage.arrays import flatten
+from accdistill_jax.storage.checkpoint import Checkpointer, load_params
 from tests.test_resume import STAGES, finished, result
 
 REPOSITORY = Path(__file__).resolve().parents[1]

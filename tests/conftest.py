@@ -92,8 +92,8 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def smoke_store(tmp_path_factory) -> Path:
     """A synthetic store of 96 minutes of 12 participants with two PPG channels; not to be changed."""
-    from accdistill_jax.data.split import SplitRule
-    from accdistill_jax.data.synthetic import SyntheticSettings, write_store
+    from accdistill_jax.data.store.split import SplitRule
+    from accdistill_jax.data.synthetic.synthetic import SyntheticSettings, write_store
 
     path = tmp_path_factory.mktemp("stores") / "smoke"
     population = SyntheticSettings(participants=12, segments_per_participant=8, seed=0, ppg_channels=2)
@@ -104,7 +104,7 @@ def smoke_store(tmp_path_factory) -> Path:
 @pytest.fixture
 def smoke_config(smoke_store):
     """smoke_config(**{"dotted.key": value}) -> the smoke preset on `smoke_store`, validated and locked."""
-    from accdistill_jax import config as configs
+    from accdistill_jax.config import validate as configs
     from configs import distill
 
     def make(**changes):
@@ -143,4 +143,4 @@ def no_training(monkeypatch):
     def refuse(*arguments, **options):
         raise AssertionError("a finished stage was trained again")
 
-    monkeypatch.setattr("accdistill_jax.stages.training.train", refuse)
+    monkeypatch.setattr("accdistill_jax.stages.fit.train", refuse)

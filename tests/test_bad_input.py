@@ -1,6 +1,6 @@
 """What goes wrong in a run as a whole: one clear line that names the culprit, and nothing half-written taken for whole.
 
-Broken recordings and stores by themselves: tests/data. Wrong keys and values of a config: tests/test_config.py.
+Broken recordings and stores by themselves: tests/data. Wrong keys and values of a config: tests/config/test_validate.py.
 """
 
 import json
@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from accdistill_jax.checkpoint import Checkpointer, load_params
-from accdistill_jax.data.manifest import fingerprint
-from accdistill_jax.data.split import SplitRule
-from accdistill_jax.data.store import Store
-from accdistill_jax.data.synthetic import SyntheticSettings, unit_id, write_store
+from accdistill_jax.data.store.manifest import fingerprint
+from accdistill_jax.data.store.split import SplitRule
+from accdistill_jax.data.store.store import Store
+from accdistill_jax.data.synthetic.synthetic import SyntheticSettings, unit_id, write_store
 from accdistill_jax.errors import UserError
 from accdistill_jax.run import run
+from accdistill_jax.storage.checkpoint import Checkpointer, load_params
 
 SMOKE = "--config=configs/distill.py:smoke"
 
@@ -201,7 +201,7 @@ def test_damaged_newest_checkpoint_is_named_and_the_one_before_used(copy, smoke_
 def test_stopped_after_the_last_step_before_the_export(copy, smoke_config, monkeypatch):
     expected = load_params(copy / "teacher/export").meta["fingerprint"]
     shutil.rmtree(copy / "teacher/export")
-    monkeypatch.setattr("accdistill_jax.train.make_step", lambda *a, **k: lambda *b: pytest.fail("a step was taken"))
+    monkeypatch.setattr("accdistill_jax.training.loop.make_step", lambda *a, **k: lambda *b: pytest.fail("a step was taken"))
     run(smoke_config(stages=("teacher",)), copy)
     assert load_params(copy / "teacher/export").meta["fingerprint"] == expected
 

@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
-from accdistill_jax import config as configs
-from accdistill_jax.data.folder import open_folder
+from accdistill_jax.config import validate as configs
 from accdistill_jax.errors import UserError, refuse_password, without_passwords
-from accdistill_jax.mirror import is_address
+from accdistill_jax.storage.folder import open_folder
+from accdistill_jax.storage.mirror import is_address
 from configs import distill
 
 ADDRESSES = [
@@ -62,8 +62,8 @@ ADDRESS = "s3://user:s3cret@bucket/x"
         ("accdistill_jax.data.prepare", ["show", "x", ADDRESS]),
         ("accdistill_jax.data.prepare", ["synthetic", "--out", ADDRESS, "--quiet"]),
         ("accdistill_jax.data.prepare", ["synthetic", "--out", "x", "--workers", ADDRESS]),
-        ("accdistill_jax.mirror", ["ls", ADDRESS]),
-        ("accdistill_jax.mirror", ["ls", "x", ADDRESS]),
+        ("accdistill_jax.storage.mirror", ["ls", ADDRESS]),
+        ("accdistill_jax.storage.mirror", ["ls", "x", ADDRESS]),
     ],
 )
 def test_no_command_prints_or_keeps_a_password(repository, tmp_path, module, arguments):

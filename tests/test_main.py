@@ -74,7 +74,7 @@ STAND_IN = textwrap.dedent("""
     from absl import app
     import accdistill_jax.main as main
     from accdistill_jax.errors import UserError
-    from accdistill_jax.interrupt import Interrupted
+    from accdistill_jax.runtime.interrupt import Interrupted
     assert "jax" not in sys.modules
 
     def run(config, workdir, *, peers):

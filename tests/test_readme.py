@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import yaml
 
-from accdistill_jax import config as configs
-from accdistill_jax.data import prepare, recordings
-from accdistill_jax.reproduce.experiments import EXPERIMENTS
+from accdistill_jax.config import validate as configs
+from accdistill_jax.data import recordings
+from accdistill_jax.data.prepare import __main__ as prepare
+from accdistill_jax.reproduce.plan.experiments import EXPERIMENTS
 from configs import distill, pretrain, reproduce
 
 REPOSITORY = Path(__file__).parents[1]
@@ -33,7 +34,8 @@ COMMANDS = [
 ]
 PARSE = """
 import sys
-from accdistill_jax import config, main
+from accdistill_jax import main
+from accdistill_jax.config import validate as config
 main.parse_flags(sys.argv)
 config.validate(main._CONFIG.value)
 """
@@ -71,7 +73,7 @@ def test_launches_parse(arguments):
 
 @pytest.mark.parametrize("arguments", commands("python", "-m", "accdistill_jax.reproduce"), ids=" ".join)
 def test_reproductions_parse(arguments):
-    from accdistill_jax.reproduce.command_line import parse
+    from accdistill_jax.reproduce.plan.command_line import parse
 
     reference = {"preset": "cpu", "data": ["synthetic"], "unseen": [], "only": [], "seeds": 3, "overrides": []}
     wanted = parse(arguments, reference=reference)

@@ -6,8 +6,8 @@ import jax
 import pytest
 
 from accdistill_jax.data.pipeline import Pipeline
-from accdistill_jax.parallel import Parallel
 from accdistill_jax.run import run
+from accdistill_jax.runtime.parallel import Parallel
 
 TRAIN = {"duration": "6 steps", "warmup": "1 steps", "validate_every": "100 steps", "checkpoint_every": "100 steps"}
 

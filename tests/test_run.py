@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from accdistill_jax import train
-from accdistill_jax.checkpoint import Checkpointer, load_params
-from accdistill_jax.data.store import Store
-from accdistill_jax.data.synthetic import SyntheticSettings, write_store
+from accdistill_jax.data.store.store import Store
+from accdistill_jax.data.synthetic.synthetic import SyntheticSettings, write_store
 from accdistill_jax.errors import UserError
-from accdistill_jax.interrupt import Interrupted
-from accdistill_jax.metrics import read_metrics
-from accdistill_jax.mirror import staging_folder
 from accdistill_jax.run import StageClock, run
+from accdistill_jax.runtime.interrupt import Interrupted
+from accdistill_jax.storage.checkpoint import Checkpointer, load_params
+from accdistill_jax.storage.mirror import staging_folder
+from accdistill_jax.training import loop
+from accdistill_jax.training.metrics import read_metrics
 
 LABELS = ("hr_bpm", "sdnn_ms", "rmssd_ms", "resp_bpm")
 TRAINED = ("teacher", "student")
@@ -258,7 +258,7 @@ def test_another_store_under_the_same_path_is_refused(smoke_config, smoke_store,
     path = tmp_path / "store"
     shutil.copytree(smoke_store, path)
     with monkeypatch.context() as allowed:
-        allowed.setattr("accdistill_jax.stages.training.train", train.train)
+        allowed.setattr("accdistill_jax.stages.fit.train", loop.train)
         run(smoke_config(**{"data.stores": (str(path),), "stages": ("teacher",)}), tmp_path / "run")
     shutil.rmtree(path)
     write_store(path, SyntheticSettings(participants=12, segments_per_participant=4, seed=5, ppg_channels=2))

@@ -8,15 +8,15 @@ import sys
 import pytest
 
 from accdistill_jax.benchmark.__main__ import main as benchmark
-from accdistill_jax.data.manifest import partial_path, read_manifest
-from accdistill_jax.data.preprocess import PreprocessSettings
-from accdistill_jax.data.sole_use import sole_use
-from accdistill_jax.data.store_removal import REQUEST
-from accdistill_jax.data.store_writer import StoreWriter, existing_store
-from accdistill_jax.data.synthetic import SyntheticSettings, write_store
+from accdistill_jax.data.preprocessing.preprocess import PreprocessSettings
+from accdistill_jax.data.store.manifest import partial_path, read_manifest
+from accdistill_jax.data.store.removal import REQUEST
+from accdistill_jax.data.store.writer import StoreWriter, existing_store
+from accdistill_jax.data.synthetic.synthetic import SyntheticSettings, write_store
 from accdistill_jax.errors import UserError
 from accdistill_jax.reproduce.__main__ import main as reproduce
 from accdistill_jax.run import run
+from accdistill_jax.storage.sole_use import sole_use
 
 HOLDER = rf"process {os.getpid()} on \S+, since \d\d\d\d-\d\d-\d\d \d\d:\d\d:\d\d"
 POPULATION = SyntheticSettings(participants=2, segments_per_participant=2)

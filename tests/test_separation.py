@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from accdistill_jax import config as configs
-from accdistill_jax.data.manifest import CONTENT
-from accdistill_jax.data.preprocess import PreprocessSettings
+from accdistill_jax.config import validate as configs
+from accdistill_jax.data.preprocessing.preprocess import PreprocessSettings
 from accdistill_jax.data.recording import Participant
-from accdistill_jax.data.split import SplitRule
-from accdistill_jax.data.store import Store
-from accdistill_jax.data.store_writer import StoreWriter
-from accdistill_jax.data.synthetic import SyntheticSettings, generate_batch, write_store
+from accdistill_jax.data.store.manifest import CONTENT
+from accdistill_jax.data.store.split import SplitRule
+from accdistill_jax.data.store.store import Store
+from accdistill_jax.data.store.writer import StoreWriter
+from accdistill_jax.data.synthetic.synthetic import SyntheticSettings, generate_batch, write_store
 from accdistill_jax.errors import UserError
-from accdistill_jax.reproduce import grid
-from accdistill_jax.reproduce.measure_people import people_table
+from accdistill_jax.reproduce.measure.people import people_table
+from accdistill_jax.reproduce.plan import grid
 from accdistill_jax.run import run
 from accdistill_jax.stages.embedding import segment_columns
 from accdistill_jax.text import literal
@@ -48,7 +48,7 @@ def no_training(monkeypatch):
     def refuse(*arguments, **options):
         raise AssertionError("something was trained")
 
-    monkeypatch.setattr("accdistill_jax.stages.training.train", refuse)
+    monkeypatch.setattr("accdistill_jax.stages.fit.train", refuse)
 
 
 def refusal(config, workdir) -> str:

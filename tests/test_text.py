@@ -9,11 +9,11 @@ import pytest
 from matplotlib.figure import Figure
 
 from accdistill_jax import text
-from accdistill_jax.data.prepare import main
-from accdistill_jax.data.preprocess import PreprocessSettings, SegmentBatch
+from accdistill_jax.data.prepare.__main__ import main
+from accdistill_jax.data.preprocessing.preprocess import PreprocessSettings, SegmentBatch
 from accdistill_jax.data.recording import Participant, RecordingSource, Stream
-from accdistill_jax.data.split import SplitRule
-from accdistill_jax.data.store_writer import StoreWriter
+from accdistill_jax.data.store.split import SplitRule
+from accdistill_jax.data.store.writer import StoreWriter
 from accdistill_jax.errors import UserError
 
 NAMES = ["[/a]", "[bold red]x[/bold red]", "$a$b$", "$\\frac{", "_hidden", "太郎", "می‌خواهم", "a\x1b[2Jb", "a\nb", "a\rb", "\u202eevil", "<b>&", "`|*_"]

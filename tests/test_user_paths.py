@@ -10,14 +10,14 @@ import pytest
 
 from accdistill_jax import main as main_module
 from accdistill_jax.benchmark.__main__ import build_parser as benchmark
-from accdistill_jax.config_arguments import load_config
-from accdistill_jax.data.folder import open_folder
-from accdistill_jax.data.prepare import build_parser as prepare
+from accdistill_jax.benchmark.commands.scaling import build_parser as scaling
+from accdistill_jax.config.load import load_config
+from accdistill_jax.data.prepare.__main__ import build_parser as prepare
 from accdistill_jax.errors import UserError
-from accdistill_jax.mirror import staging_folder
-from accdistill_jax.reproduce.command_line import parse as reproduce
+from accdistill_jax.reproduce.plan.command_line import parse as reproduce
 from accdistill_jax.run import run
-from accdistill_jax.scaling.__main__ import build_parser as scaling
+from accdistill_jax.storage.folder import open_folder
+from accdistill_jax.storage.mirror import staging_folder
 from accdistill_jax.user_paths import cache_folder, expanded
 
 
@@ -123,7 +123,7 @@ def test_a_run_without_a_home_goes_on(homeless, smoke_config, tmp_path, capsys):
 
 
 def test_devices_that_are_not_there_are_told_in_a_line(repository):
-    program = "from accdistill_jax.device_access import take_devices\ntake_devices()"
+    program = "from accdistill_jax.runtime.device_access import take_devices\ntake_devices()"
     for name in ("cuda", "nonsense"):
         done = subprocess.run(
             [sys.executable, "-c", program], cwd=repository, env=os.environ | {"JAX_PLATFORMS": name},
@@ -133,7 +133,7 @@ def test_devices_that_are_not_there_are_told_in_a_line(repository):
         assert f"JAX_PLATFORMS={name} asks for them: name others, as JAX_PLATFORMS=cpu, or unset it" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["benchmark step", "scaling", "reproduce --preset=smoke"])
+@pytest.mark.parametrize("command", ["benchmark step", "benchmark.commands.scaling", "reproduce --preset=smoke"])
 @pytest.mark.slow
 def test_every_command_tells_it(repository, tmp_path, command):
     name, *rest = command.split()

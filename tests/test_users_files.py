@@ -8,14 +8,14 @@ import textwrap
 import numpy as np
 import pytest
 
-from accdistill_jax.checkpoint import Checkpointer, load_params, save_params
-from accdistill_jax.data.folder import open_folder
-from accdistill_jax.data.store import Store
-from accdistill_jax.data.store_removal import is_staged_file, is_store_file
-from accdistill_jax.data.synthetic import SyntheticSettings, write_store
+from accdistill_jax.data.store.removal import is_staged_file, is_store_file
+from accdistill_jax.data.store.store import Store
+from accdistill_jax.data.synthetic.synthetic import SyntheticSettings, write_store
 from accdistill_jax.errors import UserError
 from accdistill_jax.files import free_name, remove_matching
-from accdistill_jax.mirror import Mirror, fetch_tree
+from accdistill_jax.storage.checkpoint import Checkpointer, load_params, save_params
+from accdistill_jax.storage.folder import open_folder
+from accdistill_jax.storage.mirror import Mirror, fetch_tree
 
 STATE = {"a": np.arange(5.0)}
 FEW = SyntheticSettings(participants=2, segments_per_participant=2)
@@ -83,7 +83,7 @@ def test_the_save_of_another_process_is_not_touched(repository, tmp_path):
     """As a second start would find it; that one can read, and is refused when it saves."""
     program = textwrap.dedent("""
         import os, sys, numpy as np
-        from accdistill_jax import checkpoint
+        from accdistill_jax.storage import checkpoint
         write = checkpoint.write_atomically
         def late(*arguments):
             print("arrays", flush=True)
@@ -164,7 +164,7 @@ def test_overwriting_a_store_at_an_address_leaves_other_objects():
 
 def test_every_file_of_a_store_and_of_its_staging_folder_is_known(tmp_path, monkeypatch):
     """Else replacing one would leave it behind."""
-    monkeypatch.setattr("accdistill_jax.data.store_writer.StoreWriter._move_into_place", lambda *_: 1 / 0)
+    monkeypatch.setattr("accdistill_jax.data.store.writer.StoreWriter._move_into_place", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_store(tmp_path / "s", FEW)
     names = open_folder(tmp_path / "s.partial").names()

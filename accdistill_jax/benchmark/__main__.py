@@ -1,6 +1,6 @@
 """`python -m accdistill_jax.benchmark {step,input,startup,embed,compile,plan,gpu,tradeoff} ...`: see --help."""
 
-from accdistill_jax import streams  # isort: skip
+from accdistill_jax.runtime import streams  # isort: skip
 
 if __name__ == "__main__":
     streams.secure(product="output")
@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from accdistill_jax.command import run_command
-from accdistill_jax.config_arguments import parse_overridable
-from accdistill_jax.device_access import check_named_platforms
+from accdistill_jax.config.load import parse_overridable
 from accdistill_jax.errors import ExitStatus, UserError
 from accdistill_jax.files import write_atomically
+from accdistill_jax.runtime.command import run_command
+from accdistill_jax.runtime.device_access import check_named_platforms
 from accdistill_jax.user_paths import path_argument
 
 COMMANDS = {
@@ -100,11 +100,11 @@ def say(line: str) -> None:
 
 
 def _module(command: str) -> Any:
-    return importlib.import_module(f"accdistill_jax.benchmark.{command}")
+    return importlib.import_module(f"accdistill_jax.benchmark.commands.{command}")
 
 
 def _environment() -> dict[str, Any]:
-    from accdistill_jax import config as configs
+    from accdistill_jax.config import validate as configs
 
     return configs.environment() | {"processor": _processor()}
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 import grain
 import numpy as np
 
-from accdistill_jax.data.manifest import SIGNALS
-from accdistill_jax.data.store import Store
+from accdistill_jax.data.store.manifest import SIGNALS
+from accdistill_jax.data.store.store import Store
 from accdistill_jax.errors import UserError
 
 # reader(number of the store, rows [b] int64, step, places in the global batch [b] int32) -> {name: [b, ...]}

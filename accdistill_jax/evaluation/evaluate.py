@@ -11,8 +11,9 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from accdistill_jax.errors import UserError
-from accdistill_jax.evaluation import probes, retrieval
-from accdistill_jax.evaluation.health import Health, alignment, health
+from accdistill_jax.evaluation.embedding_health import Health, alignment, health
+from accdistill_jax.evaluation.probing import probes
+from accdistill_jax.evaluation.retrieval import retrieval
 
 TEACHER, STUDENT, UNTRAINED = "teacher", "student", "untrained"
 SPLITS = ("train", "validation", "test")

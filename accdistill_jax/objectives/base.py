@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from accdistill_jax import losses
-from accdistill_jax.augment import Augmentation, augment
-from accdistill_jax.inputs import InputSettings, prepare, row_by_row
+from accdistill_jax.inputs.augment import Augmentation, augment
+from accdistill_jax.inputs.prepare import InputSettings, prepare, row_by_row
+from accdistill_jax.objectives import losses
 
 STREAM_MASK = 0
 STREAMS = {"ppg": 1, "accel": 2}

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax
 
-from accdistill_jax import losses
-from accdistill_jax.augment import Augmentation
-from accdistill_jax.inputs import InputSettings, prepare
+from accdistill_jax.inputs.augment import Augmentation
+from accdistill_jax.inputs.prepare import InputSettings, prepare
+from accdistill_jax.objectives import losses
 from accdistill_jax.objectives.base import STREAM_SECOND, TARGET, Objective, embedding_health, present, stream
 
 SECOND = "second_"  # prefix of a batch's names: another segment of the same participant

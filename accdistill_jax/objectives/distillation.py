@@ -7,10 +7,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from accdistill_jax import losses
-from accdistill_jax.augment import Augmentation
-from accdistill_jax.inputs import InputSettings, prepare
+from accdistill_jax.inputs.augment import Augmentation
+from accdistill_jax.inputs.prepare import InputSettings, prepare
 from accdistill_jax.models.autoencoder import kept_count, random_order
+from accdistill_jax.objectives import losses
 from accdistill_jax.objectives.base import STREAM_TOKENS, Objective, embedding_health, present, stream
 
 TEACHER = "teacher"  # of a batch: the teacher's embedding, standardised, where it was computed before

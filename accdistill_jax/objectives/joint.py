@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax
 
-from accdistill_jax import losses
-from accdistill_jax.augment import Augmentation
-from accdistill_jax.inputs import InputSettings, prepare
+from accdistill_jax.inputs.augment import Augmentation
+from accdistill_jax.inputs.prepare import InputSettings, prepare
+from accdistill_jax.objectives import losses
 from accdistill_jax.objectives.base import Objective, embedding_health, present
 
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 import jax.numpy as jnp
 
-from accdistill_jax import losses
-from accdistill_jax.augment import Augmentation
-from accdistill_jax.inputs import InputSettings, prepare
+from accdistill_jax.inputs.augment import Augmentation
+from accdistill_jax.inputs.prepare import InputSettings, prepare
 from accdistill_jax.models.autoencoder import MaskedAutoencoder, dropped_patches, random_order
+from accdistill_jax.objectives import losses
 from accdistill_jax.objectives.base import STREAM_MASK, Objective, embedding_health, present, stream
 
 

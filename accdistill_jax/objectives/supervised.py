@@ -6,9 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from accdistill_jax import losses
-from accdistill_jax.augment import Augmentation
-from accdistill_jax.inputs import InputSettings, prepare
+from accdistill_jax.inputs.augment import Augmentation
+from accdistill_jax.inputs.prepare import InputSettings, prepare
+from accdistill_jax.objectives import losses
 from accdistill_jax.objectives.base import Objective, embedding_health, present
 
 LABEL = "label"  # of a batch: [b] float32, in the target's unit, all known

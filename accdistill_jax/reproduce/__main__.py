@@ -1,6 +1,6 @@
 """`python -m accdistill_jax.reproduce [--preset=smoke|cpu|full] ...`: see --help."""
 
-from accdistill_jax import early_stop  # isort: skip
+from accdistill_jax.runtime import early_stop  # isort: skip
 
 if __name__ == "__main__":
     early_stop.install()
@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from accdistill_jax.errors import ExitStatus, UserError
-from accdistill_jax.interrupt import Interrupted, Interruption
-from accdistill_jax.metrics import format_seconds
-from accdistill_jax.reproduce import check
-from accdistill_jax.reproduce.command_line import Wanted, parse
-from accdistill_jax.reproduce.devices import keep_to_cpu, worker_environments
-from accdistill_jax.reproduce.jobs import Outcome, alone_in, finished_seconds, job_folder, run_jobs
+from accdistill_jax.reproduce.jobs.devices import keep_to_cpu, worker_environments
+from accdistill_jax.reproduce.jobs.jobs import Outcome, alone_in, finished_seconds, job_folder, run_jobs
+from accdistill_jax.reproduce.plan.command_line import Wanted, parse
+from accdistill_jax.reproduce.report import check
+from accdistill_jax.runtime.interrupt import Interrupted, Interruption
 from accdistill_jax.text import print_error, several_lines
+from accdistill_jax.training.metrics import format_seconds
 
-WORK = "accdistill_jax.reproduce.work:do"
+WORK = "accdistill_jax.reproduce.jobs.work:do"
 MOVED, RUNS_FAILED = 3, 4  # exit statuses besides those of every command
 
 
@@ -60,7 +60,7 @@ def reproduce(wanted: Wanted, reference: Mapping[str, Any] | None, interruption:
     # they import jax, which takes seconds, after the command line is known to be right
     if importlib.util.find_spec("configs") is None:
         raise UserError(f"there is no folder configs in {Path.cwd()}; run this in the root of the repository, which has it")
-    from accdistill_jax.reproduce import grid
+    from accdistill_jax.reproduce.plan import grid
 
     plan = grid.plan(
         wanted.preset,
@@ -92,8 +92,8 @@ def _run_and_report(
 ) -> int:
     outcomes = run_jobs(plan.jobs, wanted.out, work=WORK, workers=len(environments), environments=environments, say=say)
 
-    from accdistill_jax.reproduce import measure
-    from accdistill_jax.reproduce.document import to_dict, write_report
+    from accdistill_jax.reproduce.measure import measure
+    from accdistill_jax.reproduce.report.document import to_dict, write_report
 
     def step(line: str) -> None:
         # once more where the signal's exception was lost: Python ignores those in finalisers
@@ -121,8 +121,8 @@ def _run_and_report(
 
 def _refuse_what_is_there(jobs: Sequence[Any], wanted: Wanted) -> None:
     """Raises UserError where a check would compare a report with itself, or with what another version of the code made."""
-    from accdistill_jax.config import source_hash
-    from accdistill_jax.reproduce.work import FACTS
+    from accdistill_jax.config.validate import source_hash
+    from accdistill_jax.reproduce.jobs.work import FACTS
 
     if wanted.check.resolve().parent == wanted.out.resolve():
         raise UserError(f"--out {wanted.out} holds the report that is checked, and its runs; give another folder")

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from accdistill_jax.array_files import flatten, nest
-from accdistill_jax.checkpoint import Restored, load_params, save_params
-from accdistill_jax.config import nearest
-from accdistill_jax.data.store import RemoteReading, Store
+from accdistill_jax.config.validate import nearest
+from accdistill_jax.data.store.store import RemoteReading, Store
 from accdistill_jax.errors import UserError
-from accdistill_jax.inputs import InputSettings
-from accdistill_jax.parallel import Parallel
-from accdistill_jax.peers import Peers
+from accdistill_jax.inputs.prepare import InputSettings
+from accdistill_jax.runtime.parallel import Parallel
+from accdistill_jax.runtime.peers.peers import Peers
+from accdistill_jax.storage.arrays import flatten, nest
+from accdistill_jax.storage.checkpoint import Restored, load_params, save_params
 from accdistill_jax.user_paths import expanded
 
 
@@ -46,7 +46,7 @@ class Run:
         peers: the processes. Process 0 alone reads and writes the work directory.
         say: prints one line of progress (on process 0).
         copies: of the work directory (made by process 0).
-        separation: what came of comparing the stores' people and segments (data/separation.py).
+        separation: what came of comparing the stores' people and segments (data/store/separation.py).
     """
 
     config: Any

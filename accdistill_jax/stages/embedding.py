@@ -9,23 +9,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from accdistill_jax.checked_npz import DamagedNpz, encode_npz, read_npz, verify_npz
-from accdistill_jax.data.separation import names_among
-from accdistill_jax.data.store import Store
+from accdistill_jax.data.store.separation import names_among
+from accdistill_jax.data.store.store import Store
 from accdistill_jax.errors import UserError
-from accdistill_jax.evaluation.embed import embed
 from accdistill_jax.evaluation.evaluate import SPLITS, STUDENT, TEACHER, UNTRAINED, SplitEmbeddings
-from accdistill_jax.evaluation.retrieval import ACCEL_TO_PPG, PPG_TO_ACCEL, normalise
-from accdistill_jax.evaluation.search import paired_ranks
+from accdistill_jax.evaluation.retrieval.retrieval import ACCEL_TO_PPG, PPG_TO_ACCEL, normalise
+from accdistill_jax.evaluation.retrieval.search import paired_ranks
 from accdistill_jax.files import open_regular, write_atomically
-from accdistill_jax.inputs import prepare
-from accdistill_jax.metrics import ProgressLine
-from accdistill_jax.parallel import Parallel
-from accdistill_jax.stages import pretraining
+from accdistill_jax.inputs.prepare import prepare
+from accdistill_jax.runtime.parallel import Parallel
 from accdistill_jax.stages import student as student_stage
+from accdistill_jax.stages import teacher as pretraining
 from accdistill_jax.stages.context import Run, choose_rows, open_store
-from accdistill_jax.stages.pretraining import Teacher, load_teacher
+from accdistill_jax.stages.map_segments import embed
 from accdistill_jax.stages.student import Student, load_student, needs_teacher
+from accdistill_jax.stages.teacher import Teacher, load_teacher
+from accdistill_jax.storage.checked_npz import DamagedNpz, encode_npz, read_npz, verify_npz
+from accdistill_jax.training.metrics import ProgressLine
 
 LABELS = ("hr_bpm", "sdnn_ms", "rmssd_ms", "resp_bpm")
 

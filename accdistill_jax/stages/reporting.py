@@ -6,14 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from accdistill_jax import config as configs
-from accdistill_jax.data.store import Store
+from accdistill_jax.config import validate as configs
+from accdistill_jax.data.store.store import Store
 from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.evaluate import SPLITS, STUDENT, TEACHER, evaluate
-from accdistill_jax.evaluation.finished import is_finished, mark_finished, unmark
-from accdistill_jax.evaluation.report import write_report
-from accdistill_jax.metrics import read_metrics
-from accdistill_jax.metrics_sums import check_records, spoilt_files
+from accdistill_jax.evaluation.report.finished import is_finished, mark_finished, unmark
+from accdistill_jax.evaluation.report.report import write_report
 from accdistill_jax.models.build import parameter_count
 from accdistill_jax.stages.context import Run, plain
 from accdistill_jax.stages.embedding import (
@@ -25,7 +23,9 @@ from accdistill_jax.stages.embedding import (
     main_rows,
     unseen_stores,
 )
-from accdistill_jax.stages.pretraining import Teacher, reconstruction
+from accdistill_jax.stages.teacher import Teacher, reconstruction
+from accdistill_jax.training.metrics import read_metrics
+from accdistill_jax.training.metrics_sums import check_records, spoilt_files
 
 
 def report_stage(run: Run, *, durations_s: dict[str, float]) -> None:

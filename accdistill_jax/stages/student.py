@@ -10,21 +10,21 @@ import ml_collections
 import numpy as np
 
 from accdistill_jax.errors import UserError
-from accdistill_jax.inputs import InputSettings, prepare
+from accdistill_jax.inputs.prepare import InputSettings, prepare
 from accdistill_jax.models.build import build_encoder, build_head, compute_dtype
 from accdistill_jax.models.heads import LinearHead
 from accdistill_jax.objectives import Objective, distillation, joint_training, supervised
 from accdistill_jax.stages.context import Run, plain
-from accdistill_jax.stages.pretraining import (
+from accdistill_jax.stages.fit import refuse_other, train_stage
+from accdistill_jax.stages.sources import Source, labelled_source
+from accdistill_jax.stages.teacher import (
     Teacher,
     augmentations,
     load_teacher,
     pretraining_objective,
     pretraining_source,
 )
-from accdistill_jax.stages.sources import Source, labelled_source
 from accdistill_jax.stages.teacher_views import prepare_views
-from accdistill_jax.stages.training import refuse_other, train_stage
 
 
 class Student(NamedTuple):

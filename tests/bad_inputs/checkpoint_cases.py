@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from accdistill_jax.data.store import Store
+from accdistill_jax.data.store.store import Store
 from tests.bad_inputs.bases import SMOKE, Bases, run_arguments
 from tests.bad_inputs.case import MAIN, Case
 from tests.bad_inputs.mutations import GARBAGE, Spoil, byte_damage, json_damage, spoil_file

@@ -5,7 +5,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from accdistill_jax import config as configs
+from accdistill_jax.config import validate as configs
 from configs import distill
 from tests.bad_inputs.bases import SMOKE, Bases, run_arguments
 from tests.bad_inputs.case import MAIN, OUT, PREPARE, Case

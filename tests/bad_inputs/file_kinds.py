@@ -11,24 +11,24 @@ from typing import NamedTuple
 
 import numpy as np
 
-from accdistill_jax import config as configs
-from accdistill_jax.checked_npz import DamagedNpz
-from accdistill_jax.checkpoint import Checkpointer, load_params, save_params
-from accdistill_jax.data import shards
-from accdistill_jax.data.folder import LocalFolder
-from accdistill_jax.data.preprocess import PreprocessSettings, SegmentBatch
+from accdistill_jax.config import validate as configs
+from accdistill_jax.data.preprocessing.preprocess import PreprocessSettings, SegmentBatch
 from accdistill_jax.data.recording import Participant
-from accdistill_jax.data.store import Store
-from accdistill_jax.data.store_units import decode_unit, encode_unit
-from accdistill_jax.data.store_writer import StoreWriter
-from accdistill_jax.evaluation.finished import is_finished, mark_finished, unmark
+from accdistill_jax.data.store import shards
+from accdistill_jax.data.store.store import Store
+from accdistill_jax.data.store.units import decode_unit, encode_unit
+from accdistill_jax.data.store.writer import StoreWriter
+from accdistill_jax.evaluation.report.finished import is_finished, mark_finished, unmark
 from accdistill_jax.files import read_regular, sealed, write_atomically
-from accdistill_jax.metrics import MetricsWriter, read_metrics
-from accdistill_jax.metrics_sums import spoilt_files, sums_path
-from accdistill_jax.mirror_files import Content, Journal, Known
-from accdistill_jax.mirror_store import _parse
 from accdistill_jax.stages import embedding, teacher_views
 from accdistill_jax.stages.teacher_views import Plan, Views
+from accdistill_jax.storage.checked_npz import DamagedNpz
+from accdistill_jax.storage.checkpoint import Checkpointer, load_params, save_params
+from accdistill_jax.storage.folder import LocalFolder
+from accdistill_jax.storage.mirror_files import Content, Journal, Known
+from accdistill_jax.storage.mirror_store import _parse
+from accdistill_jax.training.metrics import MetricsWriter, read_metrics
+from accdistill_jax.training.metrics_sums import spoilt_files, sums_path
 from configs import distill
 
 MADE_AGAIN = "made again"  # not taken: the program makes it again
@@ -135,7 +135,7 @@ def _make_checkpoint(folder: Path, version: int) -> None:
 
 def _read_checkpoint(folder: Path) -> str:
     """The newest whole one; falling back to one before without a warning would be silence."""
-    log, heard = logging.getLogger("accdistill_jax.checkpoint"), _Warnings()
+    log, heard = logging.getLogger("accdistill_jax.storage.checkpoint"), _Warnings()
     log.addHandler(heard)
     log.propagate = False
     try:

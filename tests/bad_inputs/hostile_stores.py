@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from accdistill_jax.data.manifest import checksum, fingerprint
+from accdistill_jax.data.store.manifest import checksum, fingerprint
 
 
 class Hostile(NamedTuple):

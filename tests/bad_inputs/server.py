@@ -15,7 +15,7 @@ import sys
 _IMPORTS = (
     "grain", "matplotlib.pyplot", "optax", "orbax.checkpoint", "pyarrow.csv", "pyarrow.parquet", "rich.console", "scipy.io",
     "scipy.signal", "sklearn.linear_model", "tensorboardX", "tensorstore", "yaml",
-    "accdistill_jax.run", "accdistill_jax.data.preparation", "accdistill_jax.data.show", "accdistill_jax.data.synthetic",
+    "accdistill_jax.run", "accdistill_jax.data.prepare.preparation", "accdistill_jax.data.prepare.show", "accdistill_jax.data.synthetic.synthetic",
 )  # fmt: skip
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from accdistill_jax.data.manifest import checksum, fingerprint
-from accdistill_jax.data.store import Store
+from accdistill_jax.data.store.manifest import checksum, fingerprint
+from accdistill_jax.data.store.store import Store
 from tests.bad_inputs.bases import BATCH, SMOKE, Bases
 from tests.bad_inputs.case import MAIN, PREPARE, Case
 from tests.bad_inputs.hostile_stores import hostile_stores

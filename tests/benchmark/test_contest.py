@@ -136,7 +136,7 @@ def test_every_command_has_help(chosen, capsys):
 
 def test_json_is_written(tmp_path, monkeypatch, capsys):
     from accdistill_jax.benchmark import __main__ as command
-    from accdistill_jax.benchmark import step
+    from accdistill_jax.benchmark.commands import step
 
     monkeypatch.setattr(step, "measure", lambda arguments, say: {"rounds": arguments.rounds})
     monkeypatch.setattr(step, "report", lambda record: f"measured {record['rounds']} times\n")

@@ -11,11 +11,12 @@ import os
 
 import pytest
 
-from accdistill_jax.benchmark import contest, step
-from accdistill_jax.benchmark import input as reading
+from accdistill_jax.benchmark import contest
 from accdistill_jax.benchmark.__main__ import build_parser, say
+from accdistill_jax.benchmark.commands import input as reading
+from accdistill_jax.benchmark.commands import step
 from accdistill_jax.benchmark.contest import Measured
-from accdistill_jax.config_arguments import parse_overridable
+from accdistill_jax.config.load import parse_overridable
 
 pytestmark = [
     pytest.mark.long,

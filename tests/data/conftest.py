@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from accdistill_jax.data import shards
-from accdistill_jax.data.manifest import fingerprint
-from accdistill_jax.data.preprocess import PreprocessSettings, SegmentBatch
+from accdistill_jax.data.preprocessing.preprocess import PreprocessSettings, SegmentBatch
 from accdistill_jax.data.recording import Participant
-from accdistill_jax.data.store import Store
-from accdistill_jax.data.store_writer import StoreWriter
+from accdistill_jax.data.store import shards
+from accdistill_jax.data.store.manifest import fingerprint
+from accdistill_jax.data.store.store import Store
+from accdistill_jax.data.store.writer import StoreWriter
 
 
 def _batch(participant: str, segments: int, *, seed: int = 0, channels: int = 2, samples: int = 640, **facts):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from accdistill_jax.data.pipeline import Pipeline
-from accdistill_jax.data.preprocess import PreprocessSettings
-from accdistill_jax.data.split import SplitRule
+from accdistill_jax.data.preprocessing.preprocess import PreprocessSettings
+from accdistill_jax.data.store.split import SplitRule
 from accdistill_jax.errors import UserError
 
 ALL_TRAIN = SplitRule(fractions=(1, 0, 0))

@@ -15,13 +15,13 @@ import pytest
 import scipy.io
 
 from accdistill_jax.data import recordings
-from accdistill_jax.data.folder import LocalFolder
-from accdistill_jax.data.preparation import prepare
-from accdistill_jax.data.preprocess import PreprocessSettings
+from accdistill_jax.data.prepare.preparation import prepare
+from accdistill_jax.data.preprocessing.preprocess import PreprocessSettings
 from accdistill_jax.data.recording import Participant, Recording, RecordingSource, Stream
 from accdistill_jax.data.recordings import _table, troika
-from accdistill_jax.data.store import Store
+from accdistill_jax.data.store.store import Store
 from accdistill_jax.errors import UserError
+from accdistill_jax.storage.folder import LocalFolder
 
 SETTINGS = PreprocessSettings(segment_s=10.0, hop_s=10.0, max_motion_g=np.inf, min_ppg_quality=0.0, max_clipped_fraction=1.0)
 SECONDS = 25

@@ -10,9 +10,9 @@ import pytest
 import scipy.io
 from rich.console import Console
 
-from accdistill_jax.data.prepare import main
+from accdistill_jax.data.prepare.__main__ import main
+from accdistill_jax.data.prepare.show import print_not_read
 from accdistill_jax.data.recordings import find
-from accdistill_jax.data.show import print_not_read
 from accdistill_jax.data.tree import Tree, recording_ids, regular_file, same_name
 from accdistill_jax.errors import UserError
 

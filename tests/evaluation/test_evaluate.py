@@ -8,7 +8,7 @@ import pytest
 
 from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.evaluate import SplitEmbeddings, evaluate, to_json
-from accdistill_jax.evaluation.verdict import number, verdict
+from accdistill_jax.evaluation.report.verdict import number, verdict
 
 FAST = {"bootstrap_draws": 5, "interval_draws": 200}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from accdistill_jax.models import attention, ops
-from accdistill_jax.parallel import AXIS, Parallel
+from accdistill_jax.runtime.parallel import AXIS, Parallel
 
 B, P, HEADS, DIM = 6, 5, 2, 4
 OWN_ROWS = np.stack([np.random.default_rng(i).permutation(9)[:P] for i in range(B)]).astype(np.int32)

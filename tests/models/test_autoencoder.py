@@ -3,10 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from accdistill_jax.losses import masked_reconstruction
 from accdistill_jax.models.autoencoder import MaskedAutoencoder, dropped_patches, random_order
 from accdistill_jax.models.efficientnet import EfficientNetEncoder
 from accdistill_jax.models.transformer import TransformerEncoder
+from accdistill_jax.objectives.losses import masked_reconstruction
 
 PATCH, TOKENS, KEEP = 4, 6, 2
 

@@ -5,9 +5,9 @@ import ml_collections
 import numpy as np
 import pytest
 
+from accdistill_jax.benchmark.model import program
 from accdistill_jax.models import ops
-from accdistill_jax.parallel import Parallel
-from accdistill_jax.scaling import program
+from accdistill_jax.runtime.parallel import Parallel
 from configs import distill
 
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}

@@ -17,11 +17,11 @@ from pathlib import Path
 
 from absl import app
 
-import accdistill_jax.main as main
-from accdistill_jax import distributed
+from accdistill_jax import main
 from accdistill_jax.data.pipeline import Pipeline
+from accdistill_jax.runtime import distributed
+from accdistill_jax.runtime.watchdog import HangWatch
 from accdistill_jax.stages import embedding, reporting
-from accdistill_jax.watchdog import HangWatch
 
 
 def hold() -> None:

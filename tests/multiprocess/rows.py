@@ -13,18 +13,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from accdistill_jax import distributed, losses
-from accdistill_jax.augment import ORDER, Augmentation
 from accdistill_jax.data.pipeline import Pipeline
-from accdistill_jax.data.store import Store
-from accdistill_jax.inputs import InputSettings
+from accdistill_jax.data.store.store import Store
+from accdistill_jax.inputs.augment import ORDER, Augmentation
+from accdistill_jax.inputs.prepare import InputSettings
 from accdistill_jax.models.heads import ProjectionHead
 from accdistill_jax.models.transformer import TransformerEncoder
-from accdistill_jax.objectives import Objective, distillation
-from accdistill_jax.optim import make_optimizer
-from accdistill_jax.optimizer_state import Replicated
-from accdistill_jax.parallel import AXIS, Parallel
-from accdistill_jax.train import LoopSettings, initial_state, make_step
+from accdistill_jax.objectives import Objective, distillation, losses
+from accdistill_jax.runtime import distributed
+from accdistill_jax.runtime.parallel import AXIS, Parallel
+from accdistill_jax.training.loop import LoopSettings, initial_state, make_step
+from accdistill_jax.training.optimizer import make_optimizer
+from accdistill_jax.training.optimizer_state import Replicated
 from configs import common
 
 STRENGTH = {"cut_out": 0.1, "magnitude_warp": 0.1, "gaussian_noise": 0.05, "channel_permute": 1.0, "time_warp": 0.005}

@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from accdistill_jax.data.split import SplitRule
-from accdistill_jax.data.synthetic import SyntheticSettings, write_store
+from accdistill_jax.data.store.split import SplitRule
+from accdistill_jax.data.synthetic.synthetic import SyntheticSettings, write_store
 from tests.multiprocess.conftest import HELD
 from tests.multiprocess.processes import REPOSITORY, Topology
 
@@ -23,7 +23,7 @@ def other_code(tmp_path):
     """A folder with the package, a comment longer."""
     for name in ("accdistill_jax", "configs"):
         shutil.copytree(REPOSITORY / name, tmp_path / "code" / name, ignore=shutil.ignore_patterns("__pycache__"))
-    with (tmp_path / "code/accdistill_jax/losses.py").open("a") as file:
+    with (tmp_path / "code/accdistill_jax/objectives/losses.py").open("a") as file:
         file.write("# another comment\n")
     return tmp_path / "code"
 

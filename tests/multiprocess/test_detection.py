@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from accdistill_jax import distributed
+from accdistill_jax.runtime import distributed
 from tests.multiprocess.processes import Topology
 
 TWO = Topology(2, 1)

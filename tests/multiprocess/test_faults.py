@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from accdistill_jax.checkpoint import Checkpointer
+from accdistill_jax.storage.checkpoint import Checkpointer
 from tests.multiprocess.conftest import HELD, launcher, result
 from tests.multiprocess.processes import Job, Topology
 

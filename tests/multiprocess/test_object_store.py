@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from accdistill_jax.checkpoint import Checkpointer, load_params
-from accdistill_jax.mirror import fetch_tree, staging_folder
+from accdistill_jax.storage.checkpoint import Checkpointer, load_params
+from accdistill_jax.storage.mirror import fetch_tree, staging_folder
 from tests.multiprocess.conftest import HELD
 
 pytestmark = pytest.mark.slow

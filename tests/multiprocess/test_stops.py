@@ -12,7 +12,7 @@ import pytest
 from tests.launch.test_local import DRIVER, LOCAL
 from tests.multiprocess.conftest import HELD, result, trained
 from tests.multiprocess.processes import REPOSITORY, TIMEOUT_S, Topology
-from tests.test_maintenance import MetadataServer
+from tests.runtime.test_maintenance import MetadataServer
 
 pytestmark = pytest.mark.slow
 TWO = Topology(2, 2)

@@ -10,17 +10,17 @@ import types
 
 import pytest
 
-import accdistill_jax.reproduce as package
-from accdistill_jax.interrupt import Interruption
 from accdistill_jax.reproduce import __main__ as command
-from accdistill_jax.reproduce.command_line import parse
+from accdistill_jax.reproduce import measure, plan
+from accdistill_jax.reproduce.plan.command_line import parse
+from accdistill_jax.runtime.interrupt import Interruption
 
 GRID = """
 import fnmatch, os
 from pathlib import Path
 from typing import NamedTuple
 from accdistill_jax.errors import UserError
-from accdistill_jax.reproduce.jobs import Job
+from accdistill_jax.reproduce.jobs.jobs import Job
 
 class ExperimentInfo(NamedTuple):
     id: str
@@ -46,7 +46,7 @@ def plan(preset, *, stores, unseen, only, seeds, overrides):
     return Plan(jobs, experiments, settings)
 
 def report(plan, outcomes, *, say):
-    from accdistill_jax.reproduce.document import Claim, Number, Report, Section
+    from accdistill_jax.reproduce.report.document import Claim, Number, Report, Section
     done = {name: o.folder / "value" for name, o in outcomes.items() if o.status in ("finished", "cached")}
     numbers = {f"{n}/value": Number(float(path.read_text()), None, None, (), "", 0.1, 0.0) for n, path in done.items()}
     runs = [{"name": name, "status": o.status, "seconds": o.seconds, "reason": o.reason} for name, o in outcomes.items()]
@@ -57,7 +57,7 @@ def report(plan, outcomes, *, say):
 """
 WORK = """
 import os, time
-from accdistill_jax.interrupt import Interruption
+from accdistill_jax.runtime.interrupt import Interruption
 
 def do(order, folder, needs):
     if os.environ.get("FAIL") == order["name"]:
@@ -73,10 +73,10 @@ def do(order, folder, needs):
 COMMAND = """
 import sys
 import small_grid
-import accdistill_jax.reproduce as package
-from accdistill_jax.interrupt import Interruption
+import accdistill_jax.reproduce.plan as package
+from accdistill_jax.runtime.interrupt import Interruption
 from accdistill_jax.reproduce import __main__ as command
-package.grid = sys.modules["accdistill_jax.reproduce.grid"] = small_grid
+package.grid = sys.modules["accdistill_jax.reproduce.plan.grid"] = small_grid
 command.WORK = "small_work:do"
 sys.exit(command.main(sys.argv[1:]))
 """
@@ -98,8 +98,8 @@ def run(folder, monkeypatch, capsys):
     """run(arguments..., **environment) -> (status, standard output, standard error), in this process."""
     small_grid = types.ModuleType("small_grid")
     exec(GRID, vars(small_grid))
-    for name in ("grid", "measure"):
-        monkeypatch.setitem(sys.modules, f"accdistill_jax.reproduce.{name}", small_grid)
+    for package, name in ((plan, "grid"), (measure, "measure")):
+        monkeypatch.setitem(sys.modules, f"{package.__name__}.{name}", small_grid)
         monkeypatch.setattr(package, name, small_grid, raising=False)
     monkeypatch.setattr(command, "WORK", "small_work:do")
 
@@ -238,7 +238,7 @@ def test_away_from_the_repository_one_line_says_where_to_go(tmp_path):
 
 def test_a_signal_whose_exception_was_lost_while_measuring_still_stops(run, monkeypatch, tmp_path):
     """Python prints and ignores what is raised in a finaliser or in a callback of the garbage collector."""
-    grid = sys.modules["accdistill_jax.reproduce.grid"]
+    grid = sys.modules["accdistill_jax.reproduce.plan.grid"]
     report = grid.report
 
     def lost(plan, outcomes, *, say):

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from accdistill_jax.reproduce.check import load_report
-from accdistill_jax.reproduce.grid import plan
+from accdistill_jax.reproduce.plan.grid import plan
+from accdistill_jax.reproduce.report.check import load_report
 
 PAGE = "accdistill_jax/reproduce/results/README.md"
 REPORTS = ("cpu", "real", "synthetic-to-real")

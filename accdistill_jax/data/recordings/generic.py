@@ -53,6 +53,7 @@ from pathlib import Path
 
 import numpy as np
 
+from accdistill_jax.data.preprocessing.reference_rate import cleaned
 from accdistill_jax.data.recording import (
     POLARITIES,
     Beats,
@@ -66,7 +67,6 @@ from accdistill_jax.data.recording import (
 from accdistill_jax.data.recordings._description import check_keys, choice, mapping, moment, number, read
 from accdistill_jax.data.recordings._times import KEYS as TABLE_KEYS
 from accdistill_jax.data.recordings._times import PER_SECOND, Times
-from accdistill_jax.data.reference_rate import cleaned
 from accdistill_jax.data.tree import Tree, recording_ids, sibling
 from accdistill_jax.errors import UserError
 

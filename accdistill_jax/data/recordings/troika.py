@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import scipy.io
 
+from accdistill_jax.data.preprocessing.reference_rate import cleaned
 from accdistill_jax.data.recording import (
     Participant,
     Recording,
@@ -25,7 +26,6 @@ from accdistill_jax.data.recording import (
     Stream,
     named,
 )
-from accdistill_jax.data.reference_rate import cleaned
 from accdistill_jax.data.tree import Tree, ending, regular_file, sibling
 from accdistill_jax.errors import UserError
 

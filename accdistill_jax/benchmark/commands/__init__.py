@@ -1,0 +1,1 @@
+"""The commands of `python -m accdistill_jax.benchmark`, one file each."""

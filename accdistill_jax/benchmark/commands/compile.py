@@ -1,0 +1,198 @@
+"""`benchmark compile`: a training step compiled for TPU slices on a machine without one, and what the compiler says of it."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from accdistill_jax.config.load import add_config, load_config
+from accdistill_jax.errors import UserError
+
+DEAREST = 20
+ESTIMATE = (
+    "These are estimates of the compiler, and not a measurement: cycles of its fused operations, one after another. It estimates "
+    "none for collectives and for waiting on memory, so that a chip takes longer. Matrix products count by formula, as for every "
+    "share of a peak here (`python -m accdistill_jax.benchmark.commands.scaling`)."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments besides those of every benchmark."""
+    add_config(parser, "configs/distill.py:paper")
+    parser.add_argument(
+        "--topology", nargs="+", default=["v5e:4x4"], metavar="NAME",
+        help="slices, chips along each axis: v4:2x2x1, v5e:4x4, v5e:16x16, v5p:4x4x4, v6e:2x2, ... (default v5e:4x4)",
+    )  # fmt: skip
+    parser.add_argument("--stage", choices=("student", "teacher"), default="student", help="(default student)")
+    parser.add_argument("--batch", type=int, default=32, metavar="N", help="segments per chip (default 32)")
+
+
+def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
+    """Compiles for each slice and returns a record of plain values; "failed" where one does not compile.
+
+    Raises:
+        UserError: no such slice, no libtpu, or a batch that the micro-batches do not divide.
+    """
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # with libtpu installed JAX would look for a TPU here
+    from accdistill_jax.benchmark.model import program, topology
+    from accdistill_jax.models.ops import tracing_for
+
+    config = load_config(arguments.config, arguments.overrides)
+    pieces = config[arguments.stage].train.micro_batches
+    if arguments.batch < 1 or arguments.batch % pieces:
+        raise UserError(f"--batch {arguments.batch}: segments per chip, a multiple of the {pieces} micro-batches")
+    slices = [topology.describe_slice(name) for name in arguments.topology]
+    with tracing_for("tpu"):
+        work = program.describe(config, arguments.stage)
+    record = {"config": arguments.config, "overrides": arguments.overrides, "stage": arguments.stage, "batch": arguments.batch}
+    record["dtype"] = config.runtime.compute_dtype
+    record["slices"] = []
+    for where in slices:
+        say(f"compiling for {where.name}: a minute or two")
+        record["slices"].append(compile_for(work, where, batch=arguments.batch))
+    refused = [one["topology"] for one in record["slices"] if not one["compiles"]]
+    if refused:
+        record["failed"] = f"does not compile for {', '.join(refused)}"
+    return record
+
+
+def compile_for(work: Any, where: Any, *, batch: int) -> dict[str, Any]:
+    """What the compiler says of a step on a slice, as plain values.
+
+    Args:
+        work: `program.Work`, described under `tracing_for("tpu")`.
+        where: `topology.Slice`.
+        batch: segments per chip.
+    """
+    import jax
+
+    from accdistill_jax.benchmark.model import topology
+    from accdistill_jax.benchmark.model.hardware import TPU_CHIPS
+
+    chips, chip = len(where.devices), TPU_CHIPS[where.generation]
+    found = {"topology": where.name, "chips": chips, "memory_bytes": chip.memory_bytes, "cycle_flops": chip.cycle_flops}
+    found["clock_hz"] = chip.peak_flops / chip.cycle_flops
+    found["flops"] = work.step_flops(batch=batch, global_batch=batch * chips)
+    lowered, metrics = topology.lower(work, where, batch=batch)
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        return found | {"compiles": False, "reason": topology.first_line(error)}
+    expected = work.collectives(devices=chips, global_batch=batch * chips, metrics=metrics)
+    found["memory"] = memory(compiled.memory_analysis())
+    found["logical"] = work.state_bytes(devices=chips, sharded=work.sharded) | {"batch": batch * work.segment_bytes}
+    found["kept_bytes"] = work.activation_bytes(batch=batch)
+    found["counted_flops"] = compiled.cost_analysis()["flops"]
+    return found | {"compiles": True} | of_text(compiled.as_text(), expected if chips > 1 else [], batch=batch, flops=found["flops"])
+
+
+def memory(stats: Any) -> dict[str, int]:
+    """Bytes per chip by kind, of a compiled program's `memory_analysis()`; what is donated counts once."""
+    return {
+        "state, frozen teacher and batch": stats.argument_size_in_bytes,
+        "results that reuse none of it": stats.output_size_in_bytes - stats.alias_size_in_bytes,
+        "temporary arrays": stats.temp_size_in_bytes,
+        "the program": stats.generated_code_size_in_bytes,
+    }
+
+
+def of_text(text: str, expected: list[Any], *, batch: int, flops: float) -> dict[str, Any]:
+    """What an optimised program's text tells.
+
+    Args:
+        text: `compiled.as_text()`.
+        expected: collectives by formula.
+        batch: segments per chip.
+        flops: of matrix products per chip, by formula.
+    """
+    from accdistill_jax.benchmark.model import optimised, traffic
+
+    parsed = optimised.parse(text)
+    dearest = []
+    for source, operations in list(optimised.by_source(parsed.operations).items())[:DEAREST]:
+        cycles = sum(one.cycles for one in operations)
+        first = operations[0]
+        dearest.append({"source": source, "cycles": cycles, "operations": len(operations), "first": first.name, "result": first.result})
+    exact = [one.source for one in parsed.products if one.exact]
+    return {
+        "cycles": parsed.cycles,
+        "cycles_per_segment": parsed.cycles / batch,
+        "flops_per_cycle": flops / parsed.cycles if parsed.cycles else 0.0,
+        "moving_cycles": parsed.moving,
+        "dearest": dearest,
+        "collectives": [one._asdict() for one in traffic.counted(text)],
+        "expected_collectives": [one._asdict() for one in expected],
+        "products": len(parsed.products),
+        "exact_products": {source: exact.count(source) for source in dict.fromkeys(exact)},
+        "transfers": parsed.transfers,
+        "unestimated": parsed.unestimated,
+        "unknown_loops": parsed.unknown_loops,
+    }
+
+
+def report(record: Mapping[str, Any]) -> str:
+    """The record as Markdown."""
+    from accdistill_jax.benchmark.model.tables import table
+
+    title = f"# Compiled for TPU: {' '.join([record['config'], *record['overrides']])}, {record['stage']}\n"
+    rows = [summary_row(one) for one in record["slices"]]
+    header = (
+        "slice", "compiles", "GFLOP a chip", "K cycles a segment", "FLOP a cycle", "of at most", "share of the matrix peak",
+        "copies into other layouts", "ms a step at least", "memory, of the chip's",
+    )  # fmt: skip
+    out = [f"{title}\n{record['batch']} segments per chip, {record['dtype']}. {ESTIMATE}\n\n{table(header, rows)}"]
+    for one in record["slices"]:
+        out.append(f"\n## {one['topology']}, {one['chips']} chip{'s' if one['chips'] > 1 else ''}\n\n")
+        out.append(details(one) if one["compiles"] else f"Does not compile: {one['reason']}\n")
+    return "".join(out)
+
+
+def summary_row(one: Mapping[str, Any]) -> list[str]:
+    """A slice's line of the first table."""
+    flops = f"{one['flops'] / 1e9:.4g}"
+    if not one["compiles"]:
+        return [one["topology"], "no", flops, *[""] * 7]
+    used = sum(one["memory"].values())
+    return [
+        one["topology"],
+        "yes",
+        flops,
+        f"{one['cycles_per_segment'] / 1e3:.1f}",
+        f"{one['flops_per_cycle'] / 1e3:.1f} K",
+        f"{one['cycle_flops'] / 1e3:.0f} K",
+        f"{one['flops_per_cycle'] / one['cycle_flops']:.1%}",
+        f"{one['moving_cycles'] / one['cycles']:.1%}",
+        f"{1e3 * one['cycles'] / one['clock_hz']:.3g}",
+        f"{used / 2**20:.0f} MiB, {used / one['memory_bytes']:.1%}",
+    ]
+
+
+def details(one: Mapping[str, Any]) -> str:
+    """Memory, collectives and the dearest operations of a slice."""
+    from accdistill_jax.benchmark.model.tables import count_table, table
+    from accdistill_jax.benchmark.model.traffic import Collective
+
+    kinds = [[name, f"{size / 2**20:.1f}"] for name, size in one["memory"].items()]
+    kinds += [[f"of which, before padding: {name}", f"{size / 2**20:.1f}"] for name, size in one["logical"].items() if name != "gradients"]
+    kinds.append(["by formula: kept for the backward pass, before the compiler fuses", f"{one['kept_bytes'] / 2**20:.1f}"])
+    kinds.append(["of the chip", f"{one['memory_bytes'] / 2**20:.0f}"])
+    out = [table(("memory per chip", "MiB"), kinds)]
+    counted, expected = ([Collective(**each) for each in one[name]] for name in ("collectives", "expected_collectives"))
+    if one["chips"] > 1:
+        out.append("\n" + count_table(counted, expected, devices=one["chips"]))
+    rows = [
+        [each["source"] or "?", f"{each['cycles'] / 1e3:.1f}", f"{each['cycles'] / one['cycles']:.1%}", f"{each['operations']}",
+         f"`{each['first']}` {each['result'].split('{')[0]}"]
+        for each in one["dearest"]
+    ]  # fmt: skip
+    header = ("source line", "K cycles", "share", "operations", "the dearest of them")
+    out.append(f"\nDearest of {one['cycles'] / 1e3:,.0f} K cycles:\n\n".replace(",", " ") + table(header, rows))
+    exact = ", ".join(f"{count} at {source}" for source, count in one["exact_products"].items())
+    out.append(f"\nMatrix products: {one['products']}, multiplied in bfloat16 (as JAX does on TPU, in float32 configs too) but for ")
+    out.append(f"those kept in float32: {exact or 'none'}. ")
+    out.append(f"Operations of all kinds: {one['counted_flops'] / 1e9:.4g} GFLOP as the compiler counts. ")
+    out.append(f"Transfers between host and chip within the step: {len(one['transfers'])}.\n")
+    if one["unknown_loops"]:
+        out.append(f"\n{one['unknown_loops']} loops whose turns the program does not tell are counted once: cycles are more.\n")
+    return "".join(out)

@@ -1,0 +1,131 @@
+"""`benchmark embed`: embeddings per second, latency on one core, probes and retrieval on many embeddings."""
+
+import argparse
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+from accdistill_jax.benchmark import contest
+from accdistill_jax.benchmark.contest import Contender, Measured, spread
+from accdistill_jax.config.load import add_config, load_config
+
+MODULE = "accdistill_jax.benchmark.contenders"
+LARGE = "configs/distill.py:paper"
+EVALUATIONS = {
+    "probes": "4 linear probes: fit and predict, 17 strengths",
+    "probe target": "one target as the report has it: strength chosen, fit, answers, {draws} bootstrap draws",
+    "retrieval": "ranks, both directions, {queries} queries",
+}
+PARTS = ("throughput", "latency", *EVALUATIONS)
+LONG_S, PATIENCE_S = 20.0, 4 * 3600.0  # an iteration of which one is enough; for one at most
+ONE_CORE = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "JAX_PLATFORMS": "cpu"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments besides those of every benchmark."""
+    add_config(parser, "configs/distill.py")
+    parser.add_argument("--large", default=LARGE, metavar="FILE[:PRESET]", help=f"a second student (default {LARGE})")
+    parser.add_argument("--batches", type=int, nargs="+", default=(1, 8, 32, 128), metavar="N", help="segments (1 8 32 128)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="compute dtype (float32)")
+    parser.add_argument("--embeddings", type=int, default=100_000, metavar="N", help="for probes and retrieval (100000)")
+    parser.add_argument(
+        "--queries", type=int, default=20_000, metavar="N",
+        help="for retrieval, drawn at random and ranked among all embeddings, in both directions (default 20000)",
+    )  # fmt: skip
+    parser.add_argument("--draws", type=int, default=2000, metavar="N", help="of a probe's bootstrap (default 2000)")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="which parts")
+    parser.add_argument("--round-s", type=float, default=1.0, metavar="S", help="seconds of one measurement (default 1)")
+    parser.set_defaults(rounds=5)
+
+
+def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
+    """Measures and returns a record of plain values."""
+    record: dict[str, Any] = {"dtype": arguments.dtype, "rounds": arguments.rounds, "embeddings": arguments.embeddings}
+    students = {}
+    for name, overrides in dict([(arguments.large, []), (arguments.config, arguments.overrides)]).items():
+        config = load_config(name, overrides)
+        with config.unlocked():
+            config.runtime.compute_dtype = arguments.dtype
+        students[name] = json.loads(config.to_json_best_effort())
+    timing = {"rounds": arguments.rounds, "round_s": arguments.round_s, "say": lambda line: None}
+
+    def encoders(batches: tuple[int, ...], **options: Any) -> list[dict[str, Any]]:
+        found = []
+        for name, config in students.items():
+            contenders = [
+                Contender(str(batch), f"{MODULE}.inference", {"config": config, "batch": batch, "latency": bool(options)}, **options)
+                for batch in batches
+            ]  # fmt: skip
+            for batch, one in zip(batches, contest.compete(contenders, **timing).values(), strict=True):
+                found.append({"config": name, "batch": batch} | as_record(one))
+            say(f"{name}: embedded")
+        return found
+
+    if "throughput" in arguments.only:
+        record["throughput"] = encoders(tuple(arguments.batches))
+    if "latency" in arguments.only:
+        record["latency"] = encoders((1,), environment=ONE_CORE, cores=sorted(os.sched_getaffinity(0))[-1:])
+    told = {name: getattr(arguments, name) for name in ("embeddings", "queries", "draws")}
+    record |= told
+    for task in EVALUATIONS:
+        if task in arguments.only:
+            say(f"{task} on {arguments.embeddings} embeddings")
+            contender = Contender(task, f"{MODULE}.searching", told | {"task": task}, patience_s=PATIENCE_S)
+            few = timing | {"rounds": min(3, arguments.rounds), "enough_s": LONG_S}
+            record[task] = as_record(contest.compete([contender], **few)[task])
+    return record
+
+
+def as_record(one: Measured) -> dict[str, Any]:
+    """Plain values."""
+    return {"facts": one.facts, "seconds": one.seconds, "peak_bytes": one.peak_bytes}
+
+
+def report(record: dict[str, Any]) -> str:
+    """The record as Markdown."""
+    from accdistill_jax.benchmark.model.tables import table
+
+    out = [f"# Inference, {record['dtype']}\n"]
+    if "throughput" in record:
+        rows = []
+        for one in record["throughput"]:
+            rate = spread([one["batch"] / seconds for seconds in one["seconds"]])
+            flops = one["facts"]["flops"] * rate.median / 1e9
+            rows.append([one["config"], str(one["batch"]), rate.text(), f"{flops:.0f}", f"{one['peak_bytes'] / 1e9:.2f}"])
+        header = ("student of", "batch", "segments/s", "GFLOP/s", "peak memory, GB")
+        out.append("\n## Embedding, all cores: int16 in, embedding out\n\n" + table(header, rows))
+    if "latency" in record:
+        rows = []
+        for one in record["latency"]:
+            facts = one["facts"]
+            milliseconds = [f"{1e3 * facts['latency_s'][q]:.2f}" for q in ("p50", "p95")]
+            size = [f"{facts['parameters'] / 1e6:.2f}", f"{facts['flops'] / 1e6:.0f}"]
+            rows.append([one["config"], *size, *milliseconds, f"{one['peak_bytes'] / 1e9:.2f}"])
+        header = ("student of", "parameters, millions", "MFLOP", "p50, ms", "p95, ms", "peak memory, GB")
+        out.append("\n## Latency of one segment on one core\n\n" + table(header, rows))
+    rows = []
+    for task, words in EVALUATIONS.items():
+        if task in record:
+            one = record[task]
+            facts = one["facts"]
+            words = words.format(draws=record["draws"], queries=facts.get("queries"))
+            sizes = [facts["input_bytes"], facts["before_bytes"], one["peak_bytes"]]
+            rows.append([words, spread(one["seconds"]).text(), *(f"{size / 1e9:.2f}" for size in sizes)])
+    if rows:
+        header = (f"{record['embeddings']} embeddings", "seconds", "these take, GB", "memory before, GB", "peak memory, GB")
+        out.append("\n## Evaluation\n\n" + table(header, rows) + _extrapolated(record))
+    return "".join(out)
+
+
+def _extrapolated(record: dict[str, Any]) -> str:
+    """What ranking all queries would take, where a sample was ranked."""
+    one, count = record.get("retrieval"), record["embeddings"]
+    if one is None or one["facts"]["queries"] >= count:
+        return ""
+    queries, seconds = one["facts"]["queries"], spread(one["seconds"]).median
+    return (
+        f"\nRetrieval ranked a random sample of {queries} queries among all {count} candidates, in each direction. All {count} queries, "
+        f"whose scores count for both directions at once, would take about {seconds * count / queries / 2 / 60:.0f} minutes "
+        "(extrapolated, not measured).\n"
+    )

@@ -1,0 +1,157 @@
+"""The record of `benchmark gpu` as Markdown."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from accdistill_jax.benchmark.contest import Measured, ratios, spread
+from accdistill_jax.benchmark.model.tables import table
+
+
+def report(record: Mapping[str, Any]) -> str:
+    """All parts that were measured; what was not is named at the end."""
+    parts = record["parts"]
+    lines = [f"# GPU: {record['config']}{', rehearsal: figures mean nothing' if record['tiny'] else ''}\n"]
+    peak = parts.get("machine", {}).get("peak_flops", [None])[0]
+    for name, write in WRITERS.items():
+        part = parts.get(name)
+        if part is None:
+            continue
+        lines.append(f"\n## {name} ({part['date']}, {part['seconds']:.0f} s)\n")
+        lines.append(f"Failed: {part['failed']}\n" if "failed" in part else write(part, peak))
+    return "\n".join(lines)
+
+
+def _machine(part: Mapping[str, Any], peak: float) -> str:
+    low, high = (value / 1e12 for value in part["peak_flops"][1:])
+    return (
+        f"{part['driver'] or 'no nvidia-smi'}; {part['cores']} cores. Matrix peak {peak / 1e12:.0f} TFLOP/s ({low:.0f} to {high:.0f}; "
+        f"{part['peak_shape']}); memory {part['memory_bandwidth'][0] / 1e12:.2f} TB/s, read and written.\n"
+    )
+
+
+def _rows(part: Mapping[str, Any], peak: float | None, *, base: str) -> list[list[str]]:
+    """A row of each variant: speed, ratio to `base`, share of the peak, memory, seconds to compile, cuDNN attentions."""
+    rows, times = [], part["times"]
+    for name, facts in part["facts"].items():
+        seconds = times.get(name, {}).get("seconds")
+        if not seconds:
+            rows.append([name, f"failed: {facts['failed'] or times.get(name, {}).get('failed', '')}", "", "", "", "", ""])
+            continue
+        rate = spread([facts["segments"] / second for second in seconds])
+        reached = facts["flops"] / spread(seconds).median
+        ratio = _ratio(times, base, name) if times.get(base, {}).get("seconds") else ""
+        temporary = facts["temporary_bytes"]
+        rows.append(
+            [
+                name,
+                rate.text(),
+                ratio,
+                "" if peak is None else f"{reached / peak:.1%}",
+                "" if temporary is None else f"{temporary / 1e9:.1f}",
+                f"{facts['compile_s']:.0f}",
+                str(facts["fused_attentions"]),
+            ]
+        )
+    return rows
+
+
+HEADER = ("", "segments/s", "times the first", "of the matrix peak", "temporary memory, GB", "s to compile", "cuDNN attentions")
+
+
+def _ratio(times: Mapping[str, Any], base: str, name: str) -> str:
+    """Speed of a variant against another's, per segment where both have the same batch, round by round."""
+    first, other = (Measured({}, times[which]["seconds"], 0) for which in (base, name))
+    if len(first.seconds) != len(other.seconds):
+        return ""
+    return ratios(first, other).text("{:.2f}")
+
+
+def _contest(part: Mapping[str, Any], peak: float | None) -> str:
+    facts, times, rows = part["facts"], part["times"], []
+    for name, measured in times.items():
+        batch = name.rsplit(", ", 1)[1]
+        ours = f"ours, {batch}"
+        if not measured["seconds"]:
+            rows.append([name, f"failed: {measured.get('failed', '')}", "", "", ""])
+            continue
+        segments, flops = facts[ours]["segments"], facts[ours]["flops"]
+        rate = spread([segments / second for second in measured["seconds"]])
+        reached = flops / spread(measured["seconds"]).median
+        share = "" if peak is None else f"{reached / peak:.1%}"
+        against = "" if name == ours or not times.get(ours, {}).get("seconds") else _ratio(times, name, ours)
+        rows.append([name, rate.text(), against, share, f"{(measured['device_peak_bytes'] or 0) / 1e9:.1f}"])
+    rows += [[name, f"failed: {fact['failed']}", "", "", ""] for name, fact in facts.items() if fact["failed"]]
+    rows += [[name, f"failed: {why}", "", "", ""] for name, why in part["failures"].items()]
+    text = table(("", "segments/s", "ours is faster by", "of the matrix peak", "peak memory of the process so far, GB"), rows)
+    fused = {name: fact.get("fused_attentions") for name, fact in facts.items()}
+    text += f"\ncuDNN attentions in our programs: {fused}.\n"
+    if "skipped" in part["peer"]:
+        text += f"\nPyTorch is left out: {part['peer']['skipped']}.\n"
+    for mode, parity in part["parity"].items():
+        verdict = "the same step" if parity["agrees"] else "**NOT the same step**"
+        text += (
+            f"\nPyTorch {mode} against ours: {verdict}; loss and gradient norm {parity['difference']:.1e}, parameters {parity['parameters']:.1e} "
+            f"of their way (allowed {parity['allowed'][0]:.0e}, {parity['allowed'][1]:.0e}).\n"
+        )
+    for name, kernels in part["kernels"].items():
+        text += f"\n### Dearest operations: {name}\n\n{_kernels(kernels)}"
+    return text
+
+
+def _kernels(kernels: Mapping[str, Any]) -> str:
+    if kernels["failed"]:
+        return f"failed: {kernels['failed']}\n"
+    total = kernels["total_s"] or 1.0
+    rows = [
+        [_short(one["name"]), _short(one["source"]), f"{1e3 * one['seconds']:.2f}", f"{one['seconds'] / total:.1%}", f"{one['calls']:.0f}"]
+        for one in kernels["operations"]
+    ]
+    return table(("", "from", "ms a step", "of all", "calls"), rows) + f"\nAll {kernels['count']} together: {1e3 * total:.1f} ms a step.\n"
+
+
+def _short(text: str) -> str:
+    text = text.replace("|", "/")
+    return text if len(text) <= 70 else f"{text[:34]}..{text[-34:]}"
+
+
+def _variants(part: Mapping[str, Any], peak: float | None) -> str:
+    first = next(iter(part["facts"]))
+    text = table(HEADER, _rows(part, peak, base=first))
+    return text + "".join(f"\n{name}: {why}\n" for name, why in part.get("unknown", {}).items())
+
+
+def _training(part: Mapping[str, Any], peak: float | None) -> str:
+    rows = []
+    for dtype, curves in part["curves"].items():
+        for stage in ("teacher", "student"):
+            loss = curves[stage]["loss"]
+            places = sorted({0, len(loss) // 4, len(loss) // 2, len(loss) - 1})
+            course = ", ".join(f"{loss[place]:.3f}" for place in places)
+            speed, waited = (
+                f"{spread(values).median:.3g}" if values else "" for values in (curves[stage][name] for name in TIMINGS)
+            )
+            rows.append([f"{stage}, {dtype}", course, speed, waited])
+    header = (f"{part['steps']} steps of {part['batch']} segments", "loss at start, quarter, half, end", "segments/s", "share waited for input")
+    seconds = ", ".join(f"{dtype} {curves['seconds']:.0f} s" for dtype, curves in part["curves"].items())
+    return table(header, rows) + (
+        f"\nBoth ran at the same time on this device, so that each would be faster alone; with start and compilation {seconds}, "
+        f"making the data before {part['data_s']:.0f} s.\n"
+    )
+
+
+TIMINGS = ("segments_per_s", "input_wait_fraction")
+
+
+def _text(part: Mapping[str, Any], peak: float | None) -> str:
+    return part["text"]
+
+
+WRITERS = {
+    "machine": _machine,
+    "contest": _contest,
+    "variants": _variants,
+    "small": _variants,
+    "training": _training,
+    "input": _text,
+    "plan": _text,
+}

@@ -1,0 +1,261 @@
+"""`benchmark plan`: hours for a corpus on given hardware, what binds, and how far the prediction is off on this machine."""
+
+import argparse
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from accdistill_jax.benchmark import contest
+from accdistill_jax.benchmark.commands.step import accelerated
+from accdistill_jax.benchmark.contest import Contender, Measured, spread
+from accdistill_jax.config.load import add_config, load_config
+from accdistill_jax.errors import UserError
+
+MODULE = "accdistill_jax.benchmark.contenders"
+CORPUS_MINUTES = 20_000_000  # of PPG and acceleration in arXiv 2312.05409
+SMALL, LARGE = "configs/distill.py", "configs/distill.py:paper"
+
+
+class Case(NamedTuple):
+    """A step that is predicted and measured: preset, stage, segments.
+
+    Attributes:
+        calibrates: whether its step, measured, tells at which share of the peak the products of its config run, as somebody does
+            who plans from one measured step; one for each config, and itself no test of the plan.
+    """
+
+    config: str
+    stage: str
+    batch: int
+    calibrates: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.config}, {self.stage}, {self.batch} segments"
+
+
+CASES = (
+    Case(SMALL, "student", 16),
+    Case(SMALL, "student", 64, calibrates=True),
+    Case(SMALL, "teacher", 64),
+    Case(LARGE, "student", 8),
+    Case(LARGE, "student", 32, calibrates=True),
+    Case(LARGE, "teacher", 8),
+)
+TOLERATED = 0.2  # of a prediction to be off
+HERE = "this machine"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments besides those of every benchmark."""
+    add_config(parser, LARGE)
+    parser.add_argument("--minutes", type=int, default=CORPUS_MINUTES, metavar="N", help="of the corpus (default 20000000)")
+    parser.add_argument("--batch-per-device", type=int, default=128, metavar="N", help="segments (default 128)")
+    parser.add_argument("--mfu", type=float, default=0.4, help="assumed share of the bf16 peak (default 0.4)")
+    parser.add_argument("--slice", metavar="NAME", help='only hardware whose name has this in it, such as "v5e" or "4 x 8 H100"')
+    parser.add_argument(
+        "--host-input", type=float, metavar="GB/S",
+        help="what a host reads and hands over, measured on such a host by `benchmark input`; without it input is not counted",
+    )  # fmt: skip
+    parser.add_argument(
+        "--check", action="store_true",
+        help=f"also measure steps on this machine and put it through the same plan; exit status 1 where one is off by over {100 * TOLERATED:g} %%",
+    )  # fmt: skip
+    parser.add_argument(
+        "--check-cases", choices=("all", "small"), default="all", help="steps that --check measures: all, or the default's models only"
+    )
+    parser.set_defaults(rounds=5)
+
+
+def chosen(name: str | None) -> list[Any]:
+    """The known hardware that `--slice` names; all without it.
+
+    Raises:
+        UserError: none has that in its name.
+    """
+    from accdistill_jax.benchmark.model import hardware
+
+    found = [one for one in hardware.known() if name is None or name.lower() in one.name.lower()]
+    if not found:
+        raise UserError(f"--slice {name!r}: known are {'; '.join(one.name for one in hardware.known())}")
+    return found
+
+
+def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
+    """Computes the plan; with --check also measures.
+
+    Raises:
+        UserError: no such slice, or a measuring process failed.
+    """
+    from accdistill_jax.benchmark.model import budget, program
+
+    machines = chosen(arguments.slice)
+    config = load_config(arguments.config, arguments.overrides)
+    say("counting")
+    works = [program.describe(config, stage) for stage in ("teacher", "student") if stage in config.stages]
+    rate = math.inf if arguments.host_input is None else 1e9 * arguments.host_input
+    settings = {"batch": arguments.batch_per_device, "mfu": arguments.mfu, "host_bytes_per_s": rate}
+    plans = []
+    for one in machines:
+        for work in works:
+            found = budget.plan(work, one, segments=budget.segments_of(work, minutes=arguments.minutes), **settings)
+            wanted = one.host_devices * arguments.batch_per_device * work.segment_bytes / found.step_s[1]
+            plans.append(budget.as_record(found) | {"host_bytes_wanted_per_s": wanted})
+    record = {"config": arguments.config, "minutes": arguments.minutes, **settings, "plans": plans}
+    record["host_bytes_per_s"] = None if arguments.host_input is None else rate  # JSON knows no infinity
+    record["sources"] = sorted({key for machine in machines for key in machine.sources})
+    record["durations"] = {work.stage: work.settings.duration for work in works}
+    record["segments"] = {work.stage: budget.segments_of(work, minutes=arguments.minutes) for work in works}
+    record["segment_bytes"] = {work.stage: work.segment_bytes for work in works}
+    if arguments.check:
+        record["machine"], record["check"] = check(tuple(case for case in CASES if arguments.check_cases == "all" or case.config == SMALL), arguments, say)
+        predicted = [one for one in record["check"] if not one["calibrates"]]
+        far = [one for one in predicted if abs(one["off"]) > TOLERATED]
+        if far:
+            record["failed"] = f"{len(far)} of {len(predicted)} predicted steps are off by more than {TOLERATED:.0%}"
+    return record
+
+
+def check(
+    cases: tuple[Case, ...], arguments: argparse.Namespace, say: Callable[[str], None]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Puts this machine, as measured, through the plan, and measures the steps of `cases`, in float32 (accelerators: bfloat16).
+
+    What is measured of the machine: large matrix products (the peak), one large array read and written (its memory), segments
+    read (its input), and for each config the step of one of its cases. From that follows the share of the peak, the plan's `mfu`,
+    with which the config's other cases are predicted: another stage, another batch.
+
+    Returns:
+        The machine, and a record of each case.
+    """
+    from accdistill_jax.benchmark.model import budget, program
+
+    dtype = "bfloat16" if accelerated() else "float32"
+    machine, rate = measure_machine(arguments, dtype)
+    say(f"{HERE}: {machine.peak_flops / 1e9:.0f} GFLOP/s, memory {machine.memory_bandwidth / 1e9:.1f} GB/s, input {rate / 1e9:.1f} GB/s")
+    found, shares = [], {}
+    for case in sorted(cases, key=lambda one: not one.calibrates):
+        config = load_config(case.config, [])
+        with config.unlocked():
+            config.runtime.compute_dtype = dtype
+        order = {"config": json.loads(config.to_json_best_effort()), "stage": case.stage, "batch": case.batch}
+        contender = Contender("step", f"{MODULE}.training", order | {"share": None, "follow_steps": 1})
+        measured = contest.compete([contender], rounds=arguments.rounds, round_s=1.5)["step"]
+        work = program.describe(config, case.stage)
+        sizes = {"batch": case.batch, "segments": case.batch, "host_bytes_per_s": rate}
+        if case.calibrates:
+            at_peak = budget.plan(work, machine, mfu=1.0, **sizes).seconds
+            on_products = spread(measured.seconds).median - at_peak["device memory"]
+            shares[case.config] = at_peak["matrix products"] / on_products
+        share = shares[case.config]
+        found.append(compared(case, measured, budget.plan(work, machine, mfu=share, **sizes), mfu=share))
+        off = "sets the share of the peak" if case.calibrates else f"{found[-1]['off']:+.0%}"
+        say(f"{case.name}: {found[-1]['measured'][0]:.1f} segments/s, {off}")
+    described = {"peak_flops": machine.peak_flops, "memory_bandwidth": machine.memory_bandwidth, "host_bytes_per_s": rate}
+    return described, found
+
+
+def measure_machine(arguments: argparse.Namespace, dtype: str) -> tuple[Any, float]:
+    """This machine as one of `scaling.hardware`, one device, and the bytes per second that it reads of segments."""
+    from accdistill_jax.benchmark.made_up.made_up_store import write_noise_store
+    from accdistill_jax.benchmark.model.hardware import Hardware
+
+    with tempfile.TemporaryDirectory() as folder:
+        store = write_noise_store(f"{folder}/store", participants=8, segments=64)
+        reading = {
+            "store": store.path, "batch": 64, "steps": 6, "warm_steps": 6, "threads": 2, "prefetch": 8, "once": False,
+            "concurrency": 32, "cache_mb": 0,
+        }  # fmt: skip
+        contenders = (
+            Contender("peak", f"{MODULE}.matrix_peak", {"dtype": dtype}),
+            Contender("memory", f"{MODULE}.memory_speed", {}),
+            Contender("input", f"{MODULE}.reading", reading),
+        )
+        found = contest.compete(contenders, rounds=arguments.rounds, round_s=1.0)
+    segment = sum(one["bytes"] for one in found["input"].facts["bytes_per_segment"].values())
+    sizes = (found["peak"].facts["flops"], found["memory"].facts["bytes"], found["input"].facts["segments"] * segment)
+    peak, memory, rate = (
+        contest.rates(one, per_iteration=size).median for one, size in zip(found.values(), sizes, strict=True)
+    )
+    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Hardware(HERE, peak, installed, memory, (), 1, ()), rate
+
+
+def compared(case: Case, measured: Measured, planned: Any, *, mfu: float) -> dict[str, Any]:
+    """A record of a case; nothing overlaps within a CPU's step, so that the plan's longer time is the prediction."""
+    step = spread(measured.seconds)
+    return {
+        **case._asdict(),
+        "measured": list(contest.rates(measured, per_iteration=case.batch)),
+        "predicted": case.batch / planned.step_s[0],
+        "off": step.median / planned.step_s[0] - 1.0,
+        "seconds": planned.seconds,
+        "mfu": mfu,
+    }
+
+
+def report(record: dict[str, Any]) -> str:
+    """The record as Markdown."""
+    from accdistill_jax.benchmark.model import budget
+    from accdistill_jax.benchmark.model.tables import source_list, table
+
+    rows = []
+    for one in record["plans"]:
+        slow, fast = one["hours"]
+        shown = [one["hardware"], one["stage"], f"{one['batch'] * one['devices']}", f"{slow:.3g} to {fast:.3g}", one["binds"]]
+        shown += [f"{1e3 * one['seconds'][name]:.3g}" for name in budget.RESOURCES]
+        shown.append(f"{one['host_bytes_wanted_per_s'] / 1e9:.2g}")
+        rows.append([*shown, "yes" if one["fits"] else "no"])
+    header = ["hardware", "stage", "global batch", "hours, without to with overlap", "binds"]
+    header += [f"{name}, ms a step" for name in budget.RESOURCES]
+    corpus = f"{record['minutes']:,} minutes".replace(",", " ")
+    header.append("input a host needs, GB/s")
+    reads = "what a host reads is not counted (--host-input)"
+    if record["host_bytes_per_s"] is not None:
+        reads = f"a host reads {record['host_bytes_per_s'] / 1e9:g} GB/s"
+    out = [f"# Plan: {record['config']} on {corpus}\n\n", table((*header, "fits"), rows)]
+    durations = "; ".join(f"{stage} {text}" for stage, text in record["durations"].items())
+    out.append(
+        f"\n{durations}; {record['batch']} segments per device. Matrix products at {record['mfu']:.0%} of the bf16 peak (assumed); "
+        f"{reads}. Bytes of device memory: what the backward pass keeps, "
+        f"{budget.PASSES_OVER_ACTIVATIONS} times over, before the compiler fuses.\n"
+    )
+    if "check" in record:
+        out.append("\n## Predicted and measured here\n\n" + _check_table(record))
+    return "".join(out) + "\nSources:\n\n" + source_list(record["sources"])
+
+
+def _check_table(record: dict[str, Any]) -> str:
+    from accdistill_jax.benchmark.model import budget
+    from accdistill_jax.benchmark.model.tables import table
+
+    rows = []
+    for one in record["check"]:
+        measured = contest.Spread(*one["measured"])
+        rows.append(
+            [
+                f"{one['config']}, {one['stage']}, batch {one['batch']}",
+                measured.text(),
+                f"{one['predicted']:.3g}",
+                "sets the share" if one["calibrates"] else f"{one['off']:+.0%}" + (" (beyond)" if abs(one["off"]) > TOLERATED else ""),
+                f"{one['mfu']:.0%}",
+                *(f"{1e3 * one['seconds'][name]:.3g}" for name in budget.RESOURCES if name != "interconnect"),
+            ]
+        )
+    header = ("step", "segments/s", "predicted", "off by", "share of the peak")
+    header += tuple(f"{name}, ms" for name in budget.RESOURCES if name != "interconnect")
+    here = record["machine"]
+    text = table(header, rows) + (
+        f"\nThe same plan with this machine as the hardware: {here['peak_flops'] / 1e9:.0f} GFLOP/s (large products), memory "
+        f"{here['memory_bandwidth'] / 1e9:.1f} GB/s, input {here['host_bytes_per_s'] / 1e9:.1f} GB/s, all measured in this run. The measured "
+        "step of one case of each config sets the share of the peak for the others of it. Off by: predicted over measured; more than "
+        f"{TOLERATED:.0%} is beyond what a plan may be.\n"
+    )
+    large = {one["stage"]: one for one in record["check"] if one["config"] == record["config"]}
+    if set(record["segments"]) <= set(large):
+        hours = {stage: count / large[stage]["measured"][0] / 3600 for stage, count in record["segments"].items()}
+        text += "\nThis machine would need " + " and ".join(f"{h:,.0f} hours ({stage})" for stage, h in hours.items()) + ".\n"
+    return text

@@ -1,0 +1,258 @@
+"""`benchmark step`: a training step of ours against PyTorch's, against the matrix peak, and what masking saves."""
+
+import argparse
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from accdistill_jax.benchmark import contest
+from accdistill_jax.benchmark.contest import Contender, Measured, spread
+from accdistill_jax.config.load import add_config, load_config
+from accdistill_jax.errors import UserError
+
+OURS, EAGER, COMPILED = "accdistill_jax", "PyTorch eager", "PyTorch compiled"
+AS_INSTALLED = "PyTorch eager, allocator as it comes"  # the others keep freed memory as ours does, which costs a line to ask for
+PEAK, PRODUCTS = "large matrix products alone", "the step's matrix products alone"
+PER_CORE = "accdistill_jax, each core a device"  # JAX_NUM_CPU_DEVICES: the batch is split over cores, not each operation
+AS_TRAINED, MASKED, UNMASKED = "accdistill_jax, augmented", "masked autoencoding", "encoder on all tokens"
+TF32 = "float32 multiplied as TF32"  # on accelerators, by both
+PARITY = {"float32": 1e-4, TF32: 3e-3, "bfloat16": 3e-2}  # of loss and gradient norm, relative; TF32 keeps 11 bits, bfloat16 8
+PARAMETER_PARITY = {"float32": 2e-3, TF32: 0.05, "bfloat16": 0.3}  # mean distance of trained parameters, relative to how far they came
+FOLLOW_STEPS, COMPARED_STEPS = 6, 3  # steps before the parameters are compared; those whose loss and gradient norm are
+# so that the optimiser is seen in these few steps; what a step costs does not depend on it
+FOLLOWED_WITH = {"warmup": "1 steps", "learning_rate": 1e-3, "weight_decay": 0.1}
+COMPILING_S = 3600.0  # max-autotune tries many kernels
+LEAST_STEPS = 3  # of a measurement; training is one step after another, and the first after a pause is slower
+MODULE = "accdistill_jax.benchmark.contenders"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments besides those of every benchmark."""
+    add_config(parser, "configs/distill.py:paper")
+    parser.add_argument("--batch", type=int, default=32, metavar="N", help="segments per device (default 32)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="compute dtype (default float32)")
+    parser.add_argument(
+        "--compile-mode", nargs="+", default=("default",), metavar="MODE",
+        help='of torch.compile, one or several: "default", "max-autotune", ...; "none" leaves it out (default "default")',
+    )  # fmt: skip
+    parser.add_argument("--only", nargs="+", choices=("distil", "mae"), default=("distil", "mae"), help="which steps")
+    parser.add_argument("--round-s", type=float, default=4.0, metavar="S", help="seconds of one measurement (default 4)")
+
+
+def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
+    """Measures and returns a record of plain values.
+
+    Raises:
+        UserError: PyTorch's step does not compute the same as ours, or a process failed.
+    """
+    config = load_config(arguments.config, arguments.overrides)
+    with config.unlocked():
+        config.runtime.compute_dtype = arguments.dtype
+    record = {"config": arguments.config, "batch": arguments.batch, "dtype": arguments.dtype, "rounds": arguments.rounds}
+    timing = {"rounds": arguments.rounds, "round_s": arguments.round_s, "least": LEAST_STEPS, "say": say}
+    plain = without_augmentation(config)
+    if "distil" in arguments.only:
+        with tempfile.TemporaryDirectory() as share:
+            found = contest.compete(distil_contenders(config, plain, arguments, share), **timing)
+        single = arguments.dtype == "float32" and accelerated()
+        record["parity"] = check_parity(found, TF32 if single else arguments.dtype)
+        record["distillation"] = {name: as_record(one) for name, one in found.items()}
+    if "mae" in arguments.only:
+        orders = {MASKED: False, UNMASKED: True}
+        contenders = [
+            Contender(name, f"{MODULE}.masking", {"config": plain, "batch": arguments.batch, "all_tokens": every})
+            for name, every in orders.items()
+        ]
+        record["masking"] = {name: as_record(one) for name, one in contest.compete(contenders, **timing).items()}
+    return record
+
+
+def distil_contenders(config: Any, plain: dict, arguments: argparse.Namespace, share: str) -> list[Contender]:
+    """Ours (first: it leaves its weights for the peer), PyTorch's, ours as trained, the matrix peak, the step's products.
+
+    On a CPU of several cores also ours with each core as a device.
+    """
+    plain = json.loads(json.dumps(plain))
+    plain["student"]["train"] |= FOLLOWED_WITH
+    order = {"config": plain, "stage": "student", "batch": arguments.batch, "follow_steps": FOLLOW_STEPS}
+    peer = order | {"share": share, "accelerator": accelerated(), "keep_freed": True}
+    trained = order | {"config": json.loads(config.to_json_best_effort()), "share": None}
+    cores = 0 if peer["accelerator"] else cores_as_devices(arguments.batch)
+    peer_module = f"{MODULE}.peer_pytorch"
+    modes = [mode for mode in arguments.compile_mode if mode != "none"]
+    return [
+        Contender(OURS, f"{MODULE}.training", order | {"share": share}),
+        *([per_core(order, cores)] if cores else []),
+        Contender(EAGER, peer_module, peer | {"compile": None}),
+        *([] if peer["accelerator"] else [Contender(AS_INSTALLED, peer_module, peer | {"compile": None, "keep_freed": False})]),
+        *(Contender(compiled_name(mode), peer_module, peer | {"compile": mode}, patience_s=COMPILING_S) for mode in modes),
+        Contender(AS_TRAINED, f"{MODULE}.training", trained),
+        Contender(PEAK, f"{MODULE}.matrix_peak", {"dtype": arguments.dtype}),
+        Contender(PRODUCTS, f"{MODULE}.products", order),
+    ]
+
+
+def cores_as_devices(batch: int) -> int:
+    """As how many devices the cores can share a batch, all of them and alike; 0: there is one core, or JAX was told of devices."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    told = "JAX_NUM_CPU_DEVICES" in os.environ or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    return 0 if told or cores == 1 or batch % cores else cores
+
+
+def per_core(order: Mapping[str, Any], cores: int) -> Contender:
+    """The same step of the same global batch, split over the cores."""
+    own = {"batch": order["batch"] // cores, "share": None}
+    return Contender(PER_CORE, f"{MODULE}.training", {**order, **own}, environment={"JAX_NUM_CPU_DEVICES": str(cores)})
+
+
+def compiled_name(mode: str) -> str:
+    """Name of PyTorch's contender compiled in a mode."""
+    return COMPILED if mode == "default" else f"{COMPILED}, {mode}"
+
+
+def without_augmentation(config: Any) -> dict:
+    """The config as plain values, with every augmentation off: random numbers differ between libraries."""
+    plain = json.loads(config.to_json_best_effort())
+    for own in plain["student"]["augment"].values():
+        for augmentation in own.values():
+            augmentation["probability"] = 0.0
+    return plain
+
+
+def accelerated() -> bool:
+    """Whether JAX's default device is an accelerator; asked in a process of its own, which leaves the device again."""
+    import subprocess
+    import sys
+
+    found = subprocess.run(
+        [sys.executable, "-c", "import jax; print(jax.default_backend())"], capture_output=True, text=True, check=True
+    )
+    return found.stdout.strip() != "cpu"
+
+
+def check_parity(found: Mapping[str, Measured], dtype: str) -> dict[str, float]:
+    """Largest relative difference of loss and gradient norm of the first steps to ours, by contender.
+
+    Also compares the parameters after `FOLLOW_STEPS`, and with them the optimisers.
+
+    Raises:
+        UserError: one computes something else.
+    """
+    ours, largest = found[OURS].facts["first_steps"][:COMPARED_STEPS], {}
+    for name in found:
+        if name != PER_CORE and name not in pytorch(found):
+            continue
+        theirs = found[name].facts.get("first_steps", [])[:COMPARED_STEPS]
+        if not theirs:
+            continue
+        differences = [
+            abs(b[what] - a[what]) / abs(a[what]) for a, b in zip(ours, theirs, strict=True) for what in a
+        ]
+        largest[name] = max(differences)
+        if largest[name] > PARITY[dtype]:
+            raise UserError(
+                f"{name} does not compute the same step: loss or gradient norm differ by {largest[name]:.1e} "
+                f"(allowed {PARITY[dtype]:.0e}); ours {ours}, its {theirs}"
+            )
+        apart = found[name].facts.get("parameter_difference", 0.0)
+        if apart > PARAMETER_PARITY[dtype]:
+            raise UserError(
+                f"{name} does not train the same: after {FOLLOW_STEPS} steps its parameters are {apart:.1e} of their way apart from "
+                f"ours (allowed {PARAMETER_PARITY[dtype]:.0e})"
+            )
+    return largest
+
+
+def pytorch(found: Mapping[str, Any]) -> list[str]:
+    """The contenders that are PyTorch's."""
+    return [name for name in found if name.startswith((EAGER, COMPILED))]
+
+
+def as_record(one: Measured) -> dict[str, Any]:
+    """Plain values."""
+    return {"facts": one.facts, "seconds": one.seconds, "peak_bytes": one.peak_bytes}
+
+
+def report(record: dict[str, Any]) -> str:
+    """The record as Markdown."""
+    out = [f"# Training step: {record['config']}, {record['batch']} segments per device, {record['dtype']}\n"]
+    if "distillation" in record:
+        out.append("\n## Distillation\n\n" + _distillation(record))
+    if "masking" in record:
+        out.append("\n## Masked autoencoding\n\n" + _masking(record))
+    return "".join(out)
+
+
+def _measured(records: Mapping[str, dict]) -> dict[str, Measured]:
+    return {name: Measured(**one) for name, one in records.items()}
+
+
+def _distillation(record: dict[str, Any]) -> str:
+    from accdistill_jax.benchmark.model.tables import table
+
+    found = _measured(record["distillation"])
+    ours = found[OURS]
+    segments = record["batch"] * ours.facts["devices"]
+    flops = ours.facts["flops_per_segment"] * segments
+    peak = spread([found[PEAK].facts["flops"] / seconds for seconds in found[PEAK].seconds])
+    rows = []
+    for name, one in found.items():
+        if name in (PEAK, PRODUCTS):
+            continue
+        if not one.seconds:
+            rows.append([name, f"left out: {one.facts['skipped']}", *[""] * 6])
+            continue
+        rate = contest.rates(one, per_iteration=flops)
+        rows.append(
+            [
+                name,
+                contest.rates(one, per_iteration=segments).text(),
+                "1" if one is ours else contest.ratios(one, ours).text("{:.2f}"),
+                f"{rate.median / 1e9:.0f}",
+                f"{rate.median / (peak.median * ours.facts['devices']):.0%}",
+                f"{(one.facts.get('device_peak_bytes') or one.peak_bytes) / 1e9:.1f}",
+                f"{record['parity'][name]:.0e}" if name in record["parity"] else "",
+                f"{one.facts['parameter_difference']:.0e}" if "parameter_difference" in one.facts else "",
+            ]
+        )
+    header = (
+        "", "segments/s", "ours is faster by", "GFLOP/s of the model", "of the matrix peak", "peak memory, GB", "difference",
+        "of parameters",
+    )  # fmt: skip
+    measured = [name for name in pytorch(found) if found[name].seconds]
+    against = ""
+    if measured:
+        fastest = min(measured, key=lambda name: spread(found[name].seconds).median)
+        times = {name: contest.ratios(found[fastest], found[name]).text("{:.2f}") for name in (OURS, PER_CORE) if name in found}
+        split = f"; {times[PER_CORE]} with each core a device (JAX_NUM_CPU_DEVICES)" if PER_CORE in times else ""
+        against = f"\n**{times[OURS]} times as fast as the faster PyTorch here ({fastest}){split}.**\n"
+    alone = flops / ours.facts["devices"] / spread(found[PRODUCTS].seconds).median / peak.median
+    bound = (
+        f" What binds: the step's own matrix products, each alone in its shape, take {contest.ratios(ours, found[PRODUCTS]).median ** -1:.0%} "
+        f"of the step's time and reach {alone:.0%} of the peak; the rest is memory: normalisation, softmax, GELU, copies, update. "
+        f"Attention: {ours.facts['attention']}."
+    )
+    return table(header, rows) + against + (
+        f"\n{flops / segments / 1e9:.2f} GFLOP per segment (counted matrix products, forward and backward). Matrix peak in the "
+        f"same run: {peak.scaled(1e-9).text('{:.0f}')} GFLOP/s ({found[PEAK].facts['shape']}).{bound} Difference: largest relative "
+        f"difference of loss and gradient norm to ours over the first {COMPARED_STEPS} steps; of parameters: mean distance after "
+        f"{FOLLOW_STEPS} steps at a learning rate of {FOLLOWED_WITH['learning_rate']:g} with decay, relative to how far they came. "
+        "Peak memory is the device's where it tells, else the process's.\n"
+    )
+
+
+def _masking(record: dict[str, Any]) -> str:
+    from accdistill_jax.benchmark.model.tables import table
+
+    found = _measured(record["masking"])
+    rows = [
+        [name, contest.rates(one, per_iteration=record["batch"] * one.facts["devices"]).text(), f"{one.peak_bytes / 1e9:.1f}"]
+        for name, one in found.items()
+    ]
+    gain = contest.ratios(found[UNMASKED], found[MASKED]).text("{:.2f}")
+    kept, tokens = found[MASKED].facts["kept"], found[MASKED].facts["tokens"]
+    return table(("", "segments/s", "peak memory, GB"), rows) + (
+        f"\nThe encoder runs on {kept} of {tokens} tokens, the decoder on all: {gain} times as fast.\n"
+    )

@@ -1,0 +1,189 @@
+"""Weak scaling on the cores of this machine: the real training step, a fixed batch per device, one core per device.
+
+Workers are processes of their own, pinned to their cores, with the step compiled and warm; they wait without work while
+others are measured. Every repeat goes through all arrangements in turn, so that a drift of the machine meets them alike:
+
+- one device alone, on each core by itself; the mean over the cores is what 100 % means;
+- n devices at once that know nothing of each other: what the machine's caches, memory and clocks leave of n cores;
+- one process with n devices on n cores;
+- n processes with one device each, connected by gloo over loopback.
+
+Each device computes with one thread, so that the lone device cannot use the other cores.
+"""
+
+import json
+import os
+import socket
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from accdistill_jax.benchmark.contest import Worker
+from accdistill_jax.errors import UserError
+
+WARM_STEPS = 3
+
+
+def run(
+    config_name: str,
+    config: Any,
+    *,
+    stage: str,
+    devices: Sequence[int],
+    processes: Sequence[int],
+    batch: int,
+    steps: int,
+    repeats: int,
+) -> dict[str, Any]:
+    """Measures all arrangements.
+
+    Args:
+        config_name, config: what is trained, and its name for the report.
+        stage: "student" or "teacher".
+        devices: how many in one process, each an arrangement.
+        processes: how many of one device, each an arrangement.
+        batch: segments per device.
+        steps: per repeat.
+        repeats: of every arrangement.
+
+    Returns:
+        The settings, and per arrangement its devices and its segments per second in every repeat.
+
+    Raises:
+        UserError: more devices than cores, or a process that failed.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    most = max(*devices, *processes)
+    if most > len(cores):
+        raise UserError(f"{most} devices need {most} cores, one each; this machine offers {len(cores)}")
+    order = {"config": json.loads(config.to_json_best_effort()), "stage": stage, "batch": batch}
+    workers: list[Worker] = []
+
+    def start(*, cores: Sequence[int], devices: int, cluster: dict | None = None) -> Worker:
+        """A process that runs the training step on so many devices, one of several of a `cluster` if that is given."""
+        flags = f"--xla_cpu_multi_thread_eigen=false --xla_force_host_platform_device_count={devices}"
+        environment = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+        worker = Worker(__name__, order | {"cluster": cluster}, environment=environment, cores=cores)
+        workers.append(worker)
+        return worker
+
+    try:
+        single = [start(cores=[core], devices=1) for core in cores[:most]]
+        arrangements: dict[str, tuple[int, list[list[Worker]]]] = {"1 device alone": (1, [[one] for one in single])}
+        for count in sorted({*devices, *processes} - {1}):
+            arrangements[f"{count} unconnected"] = (count, [single[:count]])
+            if count in devices:
+                joined = start(cores=cores[:count], devices=count)
+                arrangements[f"1 process, {count} devices"] = (count, [[joined]])
+            if count in processes:
+                address = f"127.0.0.1:{_free_port()}"
+                joined = [
+                    start(cores=[cores[rank]], devices=1, cluster={"address": address, "processes": count, "rank": rank})
+                    for rank in range(count)
+                ]
+                arrangements[f"{count} processes, 1 device each"] = (count, [joined])
+        for worker in workers:
+            worker.answer()
+        rates: dict[str, list[float]] = {name: [] for name in arrangements}
+        for repeat in range(repeats):
+            names = list(arrangements)
+            for name in names[repeat % len(names) :] + names[: repeat % len(names)]:
+                count, groups = arrangements[name]
+                segments = batch * count * steps  # of a group of workers
+                found = [_measure(group, segments=segments // len(group), steps=steps) for group in groups]
+                rates[name].append(statistics.mean(found))
+        for worker in workers:
+            worker.finish()
+    finally:
+        for worker in workers:
+            worker.close(patience_s=10.0 if sys.exception() is None else 0.0)
+    return {
+        "config": config_name,
+        "stage": stage,
+        "batch_per_device": batch,
+        "steps": steps,
+        "repeats": repeats,
+        "arrangements": [
+            {"name": name, "devices": arrangements[name][0], "segments_per_s": found} for name, found in rates.items()
+        ],
+    }
+
+
+def _measure(group: list[Worker], *, segments: int, steps: int) -> float:
+    """Segments per second of workers at once, each of which works through `segments` in `steps`."""
+    for worker in group:
+        worker.send(str(steps))
+    return sum(segments / float(worker.answer()) for worker in group)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def report(result: dict[str, Any]) -> str:
+    """The result as Markdown."""
+    from accdistill_jax.benchmark.model.tables import table
+
+    rates = {one["name"]: one["segments_per_s"] for one in result["arrangements"]}
+    alone = rates["1 device alone"]
+    rows = []
+    for one in result["arrangements"]:
+        name, count = one["name"], one["devices"]
+        unconnected = rates.get(f"{count} unconnected", alone)
+        efficiency = [rate / (count * base) for rate, base in zip(rates[name], alone, strict=True)]
+        against = [rate / base for rate, base in zip(rates[name], unconnected, strict=True)]
+        rows.append([name, _spread(rates[name], "{:.1f}"), _spread(efficiency, "{:.1%}"), _spread(against, "{:.1%}")])
+    title = (
+        f"{result['config']}, {result['stage']}: {result['batch_per_device']} segments per device, {result['steps']} steps, "
+        f"{result['repeats']} repeats in turn; median (smallest to largest)\n\n"
+    )
+    return title + table(("arrangement", "segments/s", "efficiency", "against as many unconnected"), rows)
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    median, low, high = (form.format(f(values)) for f in (statistics.median, min, max))
+    return f"{median} ({low} to {high})"
+
+
+def serve() -> None:
+    """A worker: reads its order and then numbers of steps from standard input, answers with seconds."""
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # gloo prints to standard output
+    order = json.loads(sys.stdin.readline())
+    os.sched_setaffinity(0, order["cores"])  # before jax counts the cores
+    import jax
+    import ml_collections
+
+    cluster = order["cluster"]
+    if cluster:
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(
+            cluster["address"], cluster["processes"], cluster["rank"], cluster_detection_method="deactivate"
+        )
+    from accdistill_jax.benchmark.contenders.training import Training
+    from accdistill_jax.benchmark.model import program
+    from accdistill_jax.runtime.parallel import Parallel
+
+    config = ml_collections.FrozenConfigDict(order["config"])
+    training = Training(
+        program.describe(config, order["stage"]),
+        batch=order["batch"],
+        parallel=Parallel(config.runtime.mapping),
+        several=cluster is not None,
+    )
+    training.run(WARM_STEPS)
+    print("ready", file=replies)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        training.run(int(line))
+        print(time.perf_counter() - start, file=replies)
+    if cluster:
+        jax.distributed.shutdown()
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,40 @@
+"""A contender: generates or prepares minutes into a store, by the project's own code."""
+
+from pathlib import Path
+from typing import Any
+
+from accdistill_jax.benchmark.made_up import raw_recordings
+from accdistill_jax.data.prepare.preparation import prepare as prepare_store
+from accdistill_jax.data.preprocessing.preprocess import PreprocessSettings
+from accdistill_jax.data.synthetic.synthetic import SyntheticSettings, write_store
+
+
+def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """`order` has out (a folder of its own), workers, and either population (participants, minutes of each) or files."""
+    out, workers = Path(order["out"]), order["workers"]
+    if "files" in order:
+        sources = [raw_recordings.source(Path(file)) for file in order["files"]]
+
+        def make() -> Any:
+            return prepare_store(
+                sources, out, reader="benchmark", settings=PreprocessSettings(), workers=workers, overwrite=True
+            )
+    else:
+        participants, minutes = order["population"]
+        settings = SyntheticSettings(participants=participants, segments_per_participant=minutes)
+
+        def make() -> Any:
+            return write_store(out, settings, workers=workers, overwrite=True)
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            make()
+
+    counts = make().manifest["counts"]["total"]
+    return {"minutes": counts["examined"], "kept": counts["kept"]}, run
+
+
+if __name__ == "__main__":
+    from accdistill_jax.benchmark.contest import serve
+
+    serve(prepare)

@@ -1,0 +1,30 @@
+"""A contender: a few training steps, for the memory that they take."""
+
+import resource
+from typing import Any
+
+import jax
+import ml_collections
+
+from accdistill_jax.benchmark.contenders.training import Training
+from accdistill_jax.benchmark.model import program
+from accdistill_jax.runtime import host_memory
+from accdistill_jax.runtime.parallel import Parallel
+
+
+def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """`order` has config, stage, batch (per device)."""
+    host_memory.keep_freed()  # as the command does
+    config = ml_collections.FrozenConfigDict(order["config"])
+    work = program.describe(config, order["stage"])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    training = Training(work, batch=order["batch"], parallel=Parallel(config.runtime.mapping))
+    training.run(3)
+    used = jax.local_devices()[0].memory_stats() or {}  # CPUs keep none
+    return {"before_bytes": before, "device_peak_bytes": used.get("peak_bytes_in_use")}, training.run
+
+
+if __name__ == "__main__":
+    from accdistill_jax.benchmark.contest import serve
+
+    serve(prepare)

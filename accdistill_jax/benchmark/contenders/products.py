@@ -1,0 +1,37 @@
+"""A contender: the matrix products of a training step alone, each as a program of its own, as often as the step has it."""
+
+from typing import Any
+
+import jax
+import ml_collections
+
+from accdistill_jax.benchmark.contenders.training import Training
+from accdistill_jax.benchmark.model import operations, program
+from accdistill_jax.runtime import host_memory
+from accdistill_jax.runtime.parallel import Parallel
+
+
+def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """`order` has config, stage, batch (per device). One iteration is the products of one step of one device."""
+    host_memory.keep_freed()  # as the command does
+    config = ml_collections.FrozenConfigDict(order["config"])
+    work, parallel = program.describe(config, order["stage"]), Parallel(config.runtime.mapping, devices=jax.devices()[:1])
+    training = Training(work, batch=order["batch"], parallel=parallel)
+    counted = operations.count(training.traced())
+    programs = [(*product.compiled(), times) for product, times in counted.products]
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            for compiled, operands, times in programs:
+                for _ in range(times):
+                    result = compiled(*operands)
+                result.block_until_ready()
+
+    run(1)
+    return {"elements": counted.elements, "products": sum(times for _, times in counted.products)}, run
+
+
+if __name__ == "__main__":
+    from accdistill_jax.benchmark.contest import serve
+
+    serve(prepare)

@@ -1,0 +1,55 @@
+"""A contender: batches of a store into host memory, by the pipeline that training uses."""
+
+from typing import Any
+
+import numpy as np
+
+from accdistill_jax.data.pipeline import Pipeline
+from accdistill_jax.data.store.manifest import SIGNALS
+from accdistill_jax.data.store.store import RemoteReading, Store
+
+SEED = 0
+
+
+def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """`order` has store (folder or URL), batch, steps (batches of an iteration), warm_steps (read before), threads, prefetch, and
+
+    - once: every iteration opens the store anew, so that every segment in it is read, and its checksum compared, for the
+      first time, for as long as steps stay within an epoch;
+    - concurrency, cache_mb: see `RemoteReading`.
+    """
+
+    def open_pipeline() -> Pipeline:
+        store = Store.open(order["store"], remote=RemoteReading(order["concurrency"], order["cache_mb"]))
+        return Pipeline([store], split="train", batch_size=order["batch"], seed=SEED)
+
+    pipeline, step, steps = open_pipeline(), 0, order["steps"]
+
+    def read(pipeline: Pipeline, first: int, count: int) -> None:
+        for _ in pipeline.iterate(first, count, threads=order["threads"], prefetch=order["prefetch"]):
+            pass
+
+    def run(count: int) -> None:
+        nonlocal step
+        if order["once"]:
+            for _ in range(count):
+                read(open_pipeline(), 0, steps)
+        else:
+            read(pipeline, step, count * steps)
+            step += count * steps
+
+    read(pipeline, 0, order["warm_steps"])
+    facts = {"segments": order["batch"] * steps, "bytes_per_segment": bytes_by_name(pipeline.batch(0))}
+    return facts, run
+
+
+def bytes_by_name(batch: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """What a segment is made of on its way to the device: bytes and type of each array."""
+    found = {name: {"bytes": values.nbytes / len(values), "dtype": values.dtype.name} for name, values in batch.items()}
+    return {name: found[name] for name in sorted(found, key=lambda name: name not in SIGNALS)}
+
+
+if __name__ == "__main__":
+    from accdistill_jax.benchmark.contest import serve
+
+    serve(prepare)

@@ -1,0 +1,1 @@
+"""Made-up stores, recordings and an object store for measurements."""

@@ -1,0 +1,116 @@
+"""The training step compiled for a described TPU slice, on a machine that has none: by libtpu, with shapes in place of arrays."""
+
+import importlib.util
+import os
+import re
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from accdistill_jax.benchmark.model import program
+from accdistill_jax.benchmark.model.hardware import TPU_CHIPS
+from accdistill_jax.errors import UserError
+from accdistill_jax.models.ops import tracing_for
+from accdistill_jax.runtime.parallel import SPLIT, WHOLE, Parallel
+from accdistill_jax.training.loop import TrainState, initial_state
+
+_NAME = re.compile(rf"({'|'.join(TPU_CHIPS)}):(\d+(?:x\d+){{1,2}})")
+# libtpu looks for the TPU of the machine that it runs on, and complains at length where there is none
+_QUIET = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no TPU is taken, so that others may use it, or compile too
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "TPU_STDERR_LOG_LEVEL": "3",
+}
+
+
+class Slice(NamedTuple):
+    """A TPU slice: its name ("v5e:4x4"), the generation of its chips, and its devices, one a chip."""
+
+    name: str
+    generation: str
+    devices: list[Any]
+
+
+def describe_slice(name: str) -> Slice:
+    """The slice of a name: generation, ":", chips along each axis.
+
+    Raises:
+        UserError: no such slice, or no libtpu here.
+    """
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise UserError(
+            f"--topology {name!r} names no TPU slice: write one of {', '.join(TPU_CHIPS)}, a colon and the chips along each axis, "
+            "such as v5e:4x4 or v5p:4x4x4"
+        )
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(
+            "libtpu, which holds the TPU's compiler, is not installed: pip install 'accdistill_jax[tpu]' (the extra `tpu`; in an "
+            "environment of its own, it needs no TPU)"
+        )
+    for key, value in _QUIET.items():
+        os.environ.setdefault(key, value)
+    from jax.experimental import topologies
+
+    generation, axes = match[1], [int(size) for size in match[2].split("x")]
+    options: dict[str, Any] = {"chip_config_name": "megacore"} if generation == "v4" else {}
+    if max(axes) == 1:
+        options["chips_per_host_bounds"] = [1, 1, 1]
+    try:
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices
+    except jax.errors.JaxRuntimeError as error:
+        raise UserError(f"--topology {name!r}: {first_line(error)}") from error
+    return Slice(name, generation, list(devices))
+
+
+def lower(work: program.Work, where: Slice, *, batch: int) -> tuple[Any, int]:
+    """The training step lowered for a slice, and the number of its metrics.
+
+    Args:
+        work: the stage, described under `tracing_for("tpu")`.
+        where: the slice.
+        batch: segments per chip.
+    """
+    parallel = Parallel(work.config.runtime.mapping, devices=where.devices)
+    with tracing_for("tpu"):
+        built = program.build(work, parallel)
+        shapes = jax.eval_shape(lambda params: initial_state(params, built.layout, built.loop), work.params)
+        parts = TrainState(WHOLE, WHOLE, built.layout.spec, WHOLE)
+        state = TrainState(*(_placed(spec, each, parallel, flat=True) for spec, each in zip(parts, shapes, strict=True)))
+        rows = _placed(SPLIT, work.batch_shapes(batch * parallel.num_devices), parallel)
+        lowered = built.step.lower(state, _placed(WHOLE, work.frozen, parallel), rows)
+    return lowered, len(lowered.out_info[1])
+
+
+def _placed(spec: Any, shapes: Any, parallel: Parallel, *, flat: bool = False) -> Any:
+    """Shapes as they lie on the devices.
+
+    Args:
+        spec: `WHOLE`, `SPLIT` or a tree of them.
+        shapes: of whole arrays.
+        parallel: maps the step.
+        flat: what is split is laid flat and padded first, as the optimiser's state is.
+    """
+    count = parallel.num_devices
+
+    def of(part: Any, shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        size = (-(-shape.size // count) * count,) if flat and part == SPLIT else shape.shape
+        if parallel.mapping == "pmap":
+            size = size if part == WHOLE else (size[0] // count, *size[1:])
+            # pmap takes the process that compiles for the only one, and all devices for its own
+            return jax.ShapeDtypeStruct((count, *size), shape.dtype)
+        return jax.ShapeDtypeStruct(size, shape.dtype, sharding=NamedSharding(parallel.mesh, part))
+
+    if isinstance(spec, PartitionSpec):
+        return jax.tree.map(lambda shape: of(spec, shape), shapes)
+    return jax.tree.map(of, spec, shapes, is_leaf=lambda leaf: isinstance(leaf, PartitionSpec))
+
+
+def first_line(error: Exception) -> str:
+    """An error's text up to the first line's end."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

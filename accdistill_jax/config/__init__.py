@@ -1,0 +1,1 @@
+"""A run's configuration: its rules, its record and its command line."""

@@ -1,0 +1,164 @@
+"""What is in a store: tables for the terminal, and a picture of a few segments."""
+
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from accdistill_jax.data.preprocessing.quantise import dequantise
+from accdistill_jax.data.store.manifest import MANIFEST, SIGNALS
+from accdistill_jax.data.store.remarks import remarks
+from accdistill_jax.data.store.split import SPLITS
+from accdistill_jax.data.store.store import Store
+from accdistill_jax.errors import UserError
+from accdistill_jax.text import for_plot, one_line
+
+_MOST_PARTICIPANTS = 40
+_MOST_NOT_READ = 10
+_MOST_MENDED = 8
+_LABELS = ("hr_bpm", "sdnn_ms", "rmssd_ms", "resp_bpm", "motion_g", "ppg_quality")
+
+
+def counts_table(store: Store, *, most: int = _MOST_PARTICIPANTS) -> Table:
+    """Minutes examined, kept and rejected by reason: one row per participant (at most `most`), and the total."""
+    counts = store.manifest["counts"]
+    minutes = store.manifest["segment_s"] / 60
+    reasons = [reason for reason, count in counts["total"]["rejected"].items() if count]
+    table = Table(title="Minutes", title_justify="left")
+    table.add_column("participant")
+    for name in ("examined", "kept", *(f"rejected: {reason}" for reason in reasons)):
+        table.add_column(Text(one_line(name)), justify="right")
+
+    def add(name: str, own: dict, **style) -> None:
+        values = [own["examined"], own["kept"], *(own["rejected"].get(reason, 0) for reason in reasons)]
+        table.add_row(Text(one_line(name)), *(f"{value * minutes:g}" for value in values), **style)
+
+    participants = counts["participants"]
+    for name in list(participants)[:most]:
+        add(name, participants[name])
+    if len(participants) > most:
+        table.add_row(f"... {len(participants) - most} more", *[""] * (2 + len(reasons)))
+    table.add_section()
+    add(f"all {len(participants)}", counts["total"], style="bold")
+    return table
+
+
+def labels_table(store: Store) -> Table:
+    """Participants and segments of each split, and how the labels are spread in it."""
+    table = Table(title="Splits; labels as median (5th to 95th percentile), share of segments known",
+                  title_justify="left")
+    table.add_column("")
+    rows = {split: store.indices(split) for split in SPLITS}
+    people = store.participants["split"].to_pylist()
+    for split in SPLITS:
+        table.add_column(split, justify="right")
+    table.add_row("participants", *(str(people.count(split)) for split in SPLITS))
+    table.add_row("segments", *(str(len(rows[split])) for split in SPLITS))
+    for label in _LABELS:
+        if label in store.segments:
+            table.add_row(label, *(_spread(store.segments[label][rows[split]]) for split in SPLITS))
+    return table
+
+
+def print_summary(store: Store, console: Console) -> None:
+    """Everything about a store that fits on a screen or two."""
+    manifest = store.manifest
+    size = sum(entry["bytes"] for entry in manifest["files"].values())
+    channels = "; ".join(f"{name}: {', '.join(store.channels[name])} ({manifest['units'][name]})" for name in SIGNALS)
+    print_line(store.path, console, style="bold")
+    for line in (
+        f"source {manifest['source']}, format version {manifest['format_version']}, fingerprint {store.fingerprint}",
+        f"{store.num_segments} segments of {manifest['segment_s']:g} s at {store.rate_hz:g} Hz, {size / 1e6:.1f} MB",
+        channels,
+    ):
+        print_line(line, console)
+    console.print(labels_table(store))
+    console.print(counts_table(store))
+    for line in remarks(manifest):
+        print_line(line, console)
+    print_mended_stamps(manifest.get("prepared") or [], console)
+    for name, reason in manifest["skipped"].items():
+        print_line(f"left out: recording {name}: {reason}", console)
+    print_not_read(manifest.get("not_read") or {}, console)
+    empty = [split for split in SPLITS if not len(store.indices(split))]
+    if empty:
+        print_line(f"warning: split {' and '.join(empty)} is empty; with few participants, prepare with "
+                   "--split-fractions, another --split-seed or a --split-file", console)
+
+
+def print_mended_stamps(prepared: Sequence[Mapping], console: Console, *, most: int = _MOST_MENDED) -> None:
+    """Streams whose time stamps were mended, and how: at most `most`, and how many more."""
+    mended = [(about["unit"], name, count, (about.get("notes") or {}).get(f"{name}_stamps", f"{count} samples"))
+              for about in prepared for name, count in (about.get("mended_stamps") or {}).items()]
+    for unit, name, _, note in mended[:most]:
+        print_line(f"time stamps mended: recording {unit}, {name}: {note}", console)
+    if len(mended) > most:
+        count = sum(count for _, _, count, _ in mended[most:])
+        print_line(f"time stamps mended: {count} samples of {len(mended) - most} more streams; the store's {MANIFEST} names them all", console)
+
+
+def print_not_read(not_read: Mapping[str, str], console: Console, *, most: int = _MOST_NOT_READ) -> None:
+    """Files and folders that were not read, at most `most` for each reason."""
+    by_reason: dict[str, list[str]] = {}
+    for path, reason in not_read.items():
+        by_reason.setdefault(reason, []).append(path)
+    for reason, paths in by_reason.items():
+        for path in paths[:most]:
+            print_line(f"not read: {path}: {reason}", console)
+        if len(paths) > most:
+            print_line(f"not read: {len(paths) - most} more ({reason}); the store's {MANIFEST} names them all", console)
+
+
+def print_line(line: object, console: Console, *, style: str = "") -> None:
+    """Prints a text on one line of its own, as it is: no markup, no commands to the terminal, no wrapping."""
+    console.print(Text(one_line(line), style=style), soft_wrap=True, highlight=False)
+
+
+def plot_segments(store: Store, path: str | os.PathLike, *, count: int = 4) -> None:
+    """Draws `count` segments, spread evenly over the store, as a PNG: PPG left, acceleration right.
+
+    Raises:
+        UserError: the picture cannot be written.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    rows = np.unique(np.linspace(0, store.num_segments - 1, count).round().astype(int))
+    batch = store.read(rows)
+    time_s = np.arange(store.samples) / store.rate_hz
+    figure, axes = plt.subplots(len(rows), 2, figsize=(13, 2.3 * len(rows)), squeeze=False, layout="constrained",
+                                sharex=True)
+    for number, row in enumerate(rows):
+        for axis, name in zip(axes[number], SIGNALS, strict=True):
+            values = dequantise(batch[name][number], batch[f"{name}_scale"][number], batch[f"{name}_offset"][number])
+            if name == "accel":
+                values = 1000 * (values - values.mean(axis=0))
+            for channel, label in enumerate(store.channels[name]):
+                axis.plot(time_s, values[:, channel], linewidth=0.6, label=for_plot(label))
+            axis.margins(x=0)
+            axis.set_ylabel("acceleration - mean (mg)" if name == "accel" else f"PPG ({for_plot(store.manifest['units'][name])})")
+        hr = store.segments["hr_bpm"][row]
+        axes[number, 0].set_title(f"segment {row}, participant {for_plot(store.segments['participant'][row])}, "
+                                  f"heart rate {'unknown' if np.isnan(hr) else f'{hr:.0f} bpm'}", loc="left", fontsize=9)
+        axes[number, 1].legend(loc="upper right", fontsize=7, ncols=3)
+    for axis in axes[-1]:
+        axis.set_xlabel("time (s)")
+    try:
+        figure.savefig(path, dpi=110)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: the picture cannot be written ({error})") from error
+    finally:
+        plt.close(figure)
+
+
+def _spread(values: np.ndarray) -> str:
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return "unknown"
+    low, middle, high = np.percentile(known, (5, 50, 95))
+    return f"{middle:.3g} ({low:.3g} to {high:.3g}), {len(known) / len(values):.0%}"

@@ -1,0 +1,1 @@
+"""From a recording in physical units to segments of one rate, with their labels and quality."""

@@ -1,0 +1,1 @@
+"""The store of segments on disk: format, writing, reading, splits."""

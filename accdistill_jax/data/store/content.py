@@ -1,0 +1,140 @@
+"""Hashes of what segments hold, by which the same minute is known again under any name.
+
+Each signal has a hash of its own, so that a minute is also known beside another sensor's signal. They are kept beside the
+arrays of a store, in a file that is no part of its fingerprint: a store without it (an older one, a copy of the files that the
+manifest names) is read once, and gets it.
+
+    content.hashes     SHA-256 of the store's fingerprint and of what follows; then [segments, 2] uint64, little endian: PPG,
+                       acceleration
+"""
+
+import hashlib
+from collections.abc import Callable
+
+import numpy as np
+
+from accdistill_jax.data.store.manifest import CONTENT
+from accdistill_jax.data.store.store import Store
+from accdistill_jax.errors import UserError
+from accdistill_jax.storage.folder import LocalFolder, RemoteFolder, open_folder
+
+LEAST_TURNS = 64
+_TURN = 2  # steps of int16: a straight line turns by at most as much, where it is rounded
+_BLOCK = 256  # segments read at once
+_LOOK = 1024  # samples looked at in one go
+_DIGEST_BYTES = 32
+
+
+def signal_hash(signal: np.ndarray) -> int:
+    """Hash of one signal of a segment or of a recording.
+
+    Args:
+        signal: [samples, channels] int16 or float32.
+
+    Returns:
+        A number from 1 to 2**64 - 1; 0 for a signal that says too little to be known again (constant, or straight lines with
+        fewer than `LEAST_TURNS` turns), which honest recordings have in common.
+    """
+    if not _says_enough(signal):
+        return 0
+    content = np.ascontiguousarray(signal, signal.dtype.newbyteorder("<"))
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") or 1
+
+
+def content_hashes(ppg: np.ndarray, accel: np.ndarray) -> np.ndarray:
+    """Hashes of stored segments.
+
+    Args:
+        ppg: [segments, samples, channels] int16.
+        accel: [segments, samples, 3] int16.
+
+    Returns:
+        [segments, 2] uint64: `signal_hash` of the PPG and of the acceleration.
+    """
+    pairs = [(signal_hash(a), signal_hash(b)) for a, b in zip(ppg, accel, strict=True)]
+    return np.array(pairs, np.uint64).reshape(len(ppg), 2)
+
+
+def encode_hashes(hashes: np.ndarray, *, fingerprint: str) -> bytes:
+    """Content of a store's file of hashes [segments, 2]."""
+    content = hashes.astype("<u8").tobytes()
+    return _digest(fingerprint, content) + content
+
+
+def store_hashes(store: Store, *, say: Callable[[str], None]) -> np.ndarray:
+    """`content_hashes` of all segments of a store.
+
+    A store without them is read once, and gets them where it can be written to.
+
+    Args:
+        store: any store.
+        say: told a line before a store is read.
+
+    Returns:
+        [segments, 2] uint64.
+
+    Raises:
+        UserError: a shard cannot be read.
+    """
+    folder = open_folder(store.path)
+    kept = _kept_hashes(folder, store)
+    if kept is not None:
+        return kept
+    say(f"data: reading {store.path} once, to know its {store.num_segments} segments again elsewhere")
+    hashes = np.empty((store.num_segments, 2), np.uint64)
+    for start in range(0, store.num_segments, _BLOCK):
+        rows = np.arange(start, min(start + _BLOCK, store.num_segments))
+        batch = store.read(rows)
+        hashes[rows] = content_hashes(batch["ppg"], batch["accel"])
+    try:
+        folder.write(CONTENT, encode_hashes(hashes, fingerprint=store.fingerprint))
+    except UserError as error:
+        say(f"data: read again at every start, since it cannot be kept: {error}")
+    return hashes
+
+
+def equal_rows(hashes: np.ndarray) -> np.ndarray:
+    """Rows of equal content.
+
+    Args:
+        hashes: [rows] uint64; 0 equals nothing.
+
+    Returns:
+        [n, 2] int64: of each hash the first row, beside every later one.
+    """
+    rows = np.flatnonzero(hashes)
+    order = rows[np.argsort(hashes[rows], kind="stable")]
+    ordered = hashes[order]
+    new = np.ones(len(order), bool)
+    new[1:] = ordered[1:] != ordered[:-1]
+    first = order[np.flatnonzero(new)][np.cumsum(new) - 1]
+    return np.stack([first, order], axis=1)[~new]
+
+
+def _kept_hashes(folder: LocalFolder | RemoteFolder, store: Store) -> np.ndarray | None:
+    """The hashes of a store's file, None where there is none or it is not whole."""
+    size = _DIGEST_BYTES + 16 * store.num_segments
+    try:
+        if folder.is_local and folder.sizes([CONTENT]).get(CONTENT) != size:  # whatever lies there is not read then
+            return None
+        content = folder.read(CONTENT)
+    except UserError:
+        return None
+    if content is None or len(content) != size or _digest(store.fingerprint, content[_DIGEST_BYTES:]) != content[:_DIGEST_BYTES]:
+        return None
+    return np.frombuffer(content[_DIGEST_BYTES:], "<u8").reshape(-1, 2).astype(np.uint64)
+
+
+def _says_enough(signal: np.ndarray) -> bool:
+    """Whether a signal turns at least `LEAST_TURNS` times."""
+    wide, least, turns = (np.int32, _TURN, 0) if signal.dtype.kind == "i" else (np.float64, 0, 0)
+    for start in range(0, len(signal), _LOOK):
+        bends = np.diff(signal[start : start + _LOOK + 2].astype(wide), 2, axis=0)
+        turns += np.count_nonzero(np.abs(bends) > least)
+        if turns >= LEAST_TURNS:
+            return True
+    return False
+
+
+def _digest(fingerprint: str, content: bytes) -> bytes:
+    return hashlib.sha256(fingerprint.encode() + content).digest()

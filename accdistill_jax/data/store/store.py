@@ -1,0 +1,316 @@
+"""The segment store: what training reads.
+
+A folder or object-store URL with
+
+    ppg/, accel/                 Zarr v3 [segments, samples, channels] int16, sharded, an inner chunk per segment
+    ppg_scale/, ppg_offset/      Zarr v3 [segments, channels] float32: signal = offset + scale * int16, in the
+    accel_scale/, accel_offset/  manifest's units (accel in g)
+    segments.parquet             one row per segment: participant, recording, start, labels, quality, and crc32: the
+                                 checksum of the segment's PPG row and then its acceleration row, as stored
+    participants.parquet         one row per participant: split, attributes, conditions
+    content.hashes               what segments hold, to know them again elsewhere (content.py); read from the arrays where missing
+    manifest.json                format version, rates, units, channels, settings, counts, split, checksums;
+                                 written last: a folder without it is not a store
+"""
+
+import os
+import zlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import tensorstore as ts
+
+from accdistill_jax.data.store.checks import check_array, column, plain, read_table
+from accdistill_jax.data.store.local_shards import LocalShards, ShardError
+from accdistill_jax.data.store.manifest import (
+    MANIFEST,
+    PARTICIPANTS,
+    SEGMENTS,
+    SIGNALS,
+    check_sizes,
+    checksum,
+    folder_is_partial,
+    is_shard,
+    read_checked,
+    read_manifest,
+    verify_checksums,
+)
+from accdistill_jax.data.store.split import SPLITS
+from accdistill_jax.errors import UserError
+from accdistill_jax.storage.folder import context, first_line, open_folder, result
+
+CRC = "crc32"
+
+
+class RemoteReading(NamedTuple):
+    """How stores in an object store are read; stores with equal settings share their limits in a process.
+
+    Attributes:
+        concurrency: requests at once.
+        cache_mb: MB of memory for what was read: the shards' indices (16 kB for 1024 segments of a signal) and the segments
+            read last. 0: nothing is kept, and every batch fetches the indices of its shards again.
+    """
+
+    concurrency: int = 128
+    cache_mb: int = 256
+
+
+_REMOTE = RemoteReading()
+
+
+class Store:
+    """A complete store, open for reading. Thread safe.
+
+    The content of everything but the signals is checked when it is opened, that of a segment when this process reads it
+    for the first time.
+
+    Attributes:
+        path: folder or URL.
+        manifest: content of manifest.json.
+        num_segments: rows of every array and of the segment table.
+        rate_hz: sampling rate of both signals.
+        samples: samples per segment.
+        channels: {"ppg": names, "accel": names}.
+        fingerprint: hex hash of everything that defines the data.
+        segments: columns of the segment table, each [num_segments].
+        participants: table with one row per participant.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        manifest: dict,
+        *,
+        segments: dict[str, np.ndarray],
+        participants: pa.Table,
+        remote: RemoteReading = _REMOTE,
+    ):
+        self._folder = open_folder(path)
+        self._context = context()
+        if not self._folder.is_local:
+            self._context = context(remote.cache_mb * 10**6, remote.concurrency)
+        self.path = self._folder.path
+        self.manifest = manifest
+        self.num_segments: int = manifest["num_segments"]
+        self.rate_hz: float = manifest["rate_hz"]
+        self.samples: int = manifest["samples"]
+        self.channels = {name: tuple(manifest["channels"][name]) for name in SIGNALS}
+        self.fingerprint: str = manifest["fingerprint"]
+        self.segments = segments
+        self.participants = participants
+        self._arrays = {name: self._open_array(name) for name in SIGNALS}
+        # A byte each rather than a bit: threads set them without a lock.
+        self._checked = np.zeros(self.num_segments, bool)
+        self._checked_accel = np.zeros(self.num_segments, bool)
+        self._small = {name: self._result(self._open_array(name).read(), name)
+                       for signal in SIGNALS for name in (f"{signal}_scale", f"{signal}_offset")}
+        self._local = {name: self._open_local(name) for name in SIGNALS} if self._folder.is_local else None
+
+    @classmethod
+    def open(
+        cls, path: str | os.PathLike, *, verify: bool = False, remote: RemoteReading = _REMOTE
+    ) -> "Store":
+        """Opens a store after checks: format version, presence and sizes of all files, agreement of tables and arrays,
+        and the content of all files but the signals' shards.
+
+        Args:
+            path: local folder or URL.
+            verify: also read the shards and compare their checksums.
+            remote: how it is read where it lies in an object store; without effect on a local one.
+
+        Raises:
+            UserError: no store there, a half-written or damaged one, or one of another format version.
+        """
+        folder = open_folder(path)
+        manifest = read_manifest(path)
+        if manifest is None:
+            if folder_is_partial(path):
+                raise UserError(f"{folder.path}: the preparation of this store was interrupted; "
+                                "run the same prepare command again to complete it")
+            raise UserError(f"{folder.path}: not a store (no {MANIFEST} there); make one with "
+                            "python -m accdistill_jax.data.prepare")
+        check_sizes(folder, manifest)
+        if verify:
+            verify_checksums(folder.path)
+        contents = {name: read_checked(folder, manifest, name) for name in manifest["files"] if not is_shard(name)}
+        _check_arrays(folder, contents, manifest)
+        segments = _read_table(folder, contents, SEGMENTS, columns=("participant", CRC), most_rows=manifest["num_segments"])
+        if segments.num_rows != manifest["num_segments"]:
+            raise UserError(f"{folder.where(SEGMENTS)}: {segments.num_rows} rows, but the manifest counts "
+                            f"{manifest['num_segments']} segments; the store is damaged, prepare it again")
+        participants = _read_table(folder, contents, PARTICIPANTS, columns=("participant", "split"),
+                                   most_rows=len(manifest["prepared"]))
+        columns = {name: column(segments, name) for name in segments.column_names}
+        unknown = set(columns["participant"]) - set(participants["participant"].to_pylist())
+        if unknown:
+            raise UserError(f"{folder.where(PARTICIPANTS)}: no row for participant {sorted(unknown)[0]}; "
+                            "the store is damaged, prepare it again")
+        named = participants["participant"].to_pylist()
+        odd = sorted({split for split in participants["split"].to_pylist() if split not in SPLITS}, key=str)
+        if odd or len(set(named)) < len(named) or columns[CRC].dtype.kind not in "ui":
+            what = f"split {odd[0]!r} is not one of {', '.join(SPLITS)}" if odd else "a participant stands there twice"
+            raise UserError(f"{folder.where(PARTICIPANTS)}: {what}; the store is damaged, prepare it again")
+        return cls(folder.path, manifest, segments=columns, participants=participants, remote=remote)
+
+    def indices(self, split: str) -> np.ndarray:
+        """Sorted rows of a split's segments, int64; split is "train", "validation" or "test".
+
+        Raises:
+            UserError: unknown split.
+        """
+        if split not in SPLITS:
+            raise UserError(f"split {split!r} is not one of {', '.join(SPLITS)}")
+        names = self.participants["participant"].to_pylist()
+        chosen = {name for name, own in zip(names, self.participants["split"].to_pylist(), strict=True)
+                  if own == split}
+        unique, inverse = np.unique(self.segments["participant"], return_inverse=True)
+        return np.flatnonzero(np.array([name in chosen for name in unique], bool)[inverse])
+
+    def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Gathers segments in the order asked for; repeats are allowed.
+
+        Args:
+            indices: [batch] integer rows.
+
+        Returns:
+            ppg [batch, samples, channels] int16, ppg_scale and ppg_offset [batch, channels] float32,
+            and the same for accel; signal = offset + scale * int16.
+
+        Raises:
+            IndexError: a row outside the store.
+            UserError: a shard is missing, unreadable or does not hold what was written, naming it and the segment.
+        """
+        indices = np.asarray(indices, np.int64)
+        batch = self._gather(indices, SIGNALS)
+        new = np.flatnonzero(~self._checked[indices])
+        self._check_content(indices, new, lambda place: segment_crc(*(batch[name][place] for name in SIGNALS)))
+        self._checked[indices[new]] = True
+        return batch
+
+    def read_accel(self, indices: np.ndarray, *, ppg_crc: np.ndarray) -> dict[str, np.ndarray]:
+        """As `read`, the acceleration alone: no byte of the PPG is read.
+
+        Args:
+            indices: [batch] integer rows.
+            ppg_crc: [batch] uint32, `signal_crc` of each row's PPG as it was read before; the checksum of a segment is of
+                both signals.
+
+        Returns:
+            accel [batch, samples, 3] int16, accel_scale and accel_offset [batch, 3] float32.
+
+        Raises:
+            IndexError, UserError: as `read`.
+        """
+        indices = np.asarray(indices, np.int64)
+        batch = self._gather(indices, ("accel",))
+        new = np.flatnonzero(~(self._checked[indices] | self._checked_accel[indices]))
+        self._check_content(indices, new, lambda place: signal_crc(batch["accel"][place], int(ppg_crc[place])))
+        self._checked_accel[indices[new]] = True
+        return batch
+
+    def _gather(self, indices: np.ndarray, signals: Sequence[str]) -> dict[str, np.ndarray]:
+        """Rows of some signals and of their scales and offsets, unchecked."""
+        if indices.size and not (0 <= indices.min() and indices.max() < self.num_segments):
+            raise IndexError(f"{self.path}: rows must lie in [0, {self.num_segments}), "
+                             f"got {indices.min()} to {indices.max()}")
+        batch = {name: array[indices] for name, array in self._small.items() if name.partition("_")[0] in signals}
+        if self._local is not None:
+            for name in signals:
+                try:
+                    batch[name] = self._local[name].read(indices)
+                except ShardError as error:
+                    raise self._read_error(str(error)) from error
+        else:
+            pending = {name: self._arrays[name][indices].read() for name in signals}
+            for name, future in pending.items():
+                batch[name] = self._result(future, name)
+        return batch
+
+    def _check_content(self, indices: np.ndarray, new: np.ndarray, crc: Callable[[int], int]) -> None:
+        """Compares segments that are read for the first time with their checksums.
+
+        Args:
+            indices: [batch] rows.
+            new: places in them that were not checked before.
+            crc: the CRC of what was read at a place.
+        """
+        rows, first = np.unique(indices[new], return_index=True)
+        for row, place in zip(rows.tolist(), new[first].tolist(), strict=True):
+            if crc(place) != self.segments[CRC][row]:
+                raise self._read_error(f"{self._damaged_shards(row)}: segment {row} is not what was written there")
+
+    def _damaged_shards(self, row: int) -> str:
+        """The shards of a segment that do not have the manifest's checksum, or all of them if all have it."""
+        names = [f"{name}/c/{row // array.chunk_layout.write_chunk.shape[0]}/0/0"
+                 for name, array in self._arrays.items()]
+        damaged = [name for name in names
+                   if checksum(self._folder.read(name) or b"") != self.manifest["files"][name]["sha256"]]
+        return " and ".join(self._folder.where(name) for name in damaged or names)
+
+    def _open_array(self, name: str) -> ts.TensorStore:
+        where = self._folder / name
+        return self._result(
+            ts.open(
+                {"driver": "zarr3", "kvstore": where.kvstore(), "fill_missing_data_reads": False,
+                 "recheck_cached_data": False},
+                context=self._context, read=True,
+            ),
+            name,
+        )
+
+    def _open_local(self, name: str) -> LocalShards:
+        array = self._arrays[name]
+        return LocalShards(self._folder.where(name), tuple(array.shape),
+                           rows_per_shard=array.chunk_layout.write_chunk.shape[0])
+
+    def _result(self, future: ts.Future, name: str):
+        try:
+            return result(future)
+        except Exception as error:  # TensorStore has many
+            raise self._read_error(f"{self._folder.where(name)}: {first_line(error)}") from error
+
+    def _read_error(self, what: str) -> UserError:
+        return UserError(f"{what}: cannot be read; check with: python -m accdistill_jax.data.prepare verify {self.path}")
+
+
+def segment_crc(ppg: np.ndarray, accel: np.ndarray) -> int:
+    """CRC-32 of a segment.
+
+    Args:
+        ppg: [samples, channels] int16, contiguous.
+        accel: [samples, 3] int16, contiguous.
+
+    Returns:
+        The CRC of the bytes of both as they are stored (little endian), one behind the other.
+    """
+    return signal_crc(accel, signal_crc(ppg))
+
+
+def signal_crc(signal: np.ndarray, before: int = 0) -> int:
+    """CRC-32 of one signal [samples, channels] int16, contiguous, as it is stored, going on from that of what is before it."""
+    return zlib.crc32(signal.astype("<i2", copy=False), before)
+
+
+def _check_arrays(folder, contents: dict[str, bytes], manifest: dict) -> None:
+    """Compares what the arrays' own files say of them with the manifest, before anything is allocated for them."""
+    for signal in SIGNALS:
+        channels = len(manifest["channels"][signal])
+        for name in (signal, f"{signal}_scale", f"{signal}_offset"):
+            small = name != signal
+            shape = (manifest["num_segments"], *(() if small else (manifest["samples"],)), channels)
+            sizes = [entry["bytes"] for file, entry in manifest["files"].items() if file.startswith(f"{name}/c/")]
+            try:
+                check_array(contents[f"{name}/zarr.json"], shape=shape, dtype="float32" if small else "int16", file_bytes=max(sizes))
+            except ValueError as error:
+                raise UserError(f"{folder.where(name)}: {error}; the store is damaged, prepare it again") from error
+
+
+def _read_table(folder, contents: dict[str, bytes], name: str, *, columns: tuple[str, ...], most_rows: int) -> pa.Table:
+    try:
+        table = read_table(contents[name], most_rows=most_rows, whole=columns)
+        return plain(table) if name == PARTICIPANTS else table
+    except ValueError as error:
+        raise UserError(f"{folder.where(name)}: not a readable table of a store ({first_line(error)}); prepare the store "
+                        "again") from error

@@ -1,0 +1,428 @@
+"""Writes a store, unit by unit, so that an interrupted preparation continues where it stopped.
+
+A unit is what is prepared at once: a recording, or a synthetic participant. Its quantised segments are
+staged as one file in `<store>.partial/units/`. `commit` streams the staged units, in a given order, into
+`<store>.partial/store/` and renames that folder to its final name (in an object store, which has no rename,
+the manifest is written last). The bytes of a store depend on its units and their order alone.
+"""
+
+import contextlib
+import functools
+import json
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from accdistill_jax import __version__
+from accdistill_jax.data.preprocessing.polarity import Vote, vote_of
+from accdistill_jax.data.store import tables
+from accdistill_jax.data.store.content import encode_hashes
+from accdistill_jax.data.store.manifest import (
+    CONTENT,
+    FORMAT,
+    FORMAT_VERSION,
+    MANIFEST,
+    PARTICIPANTS,
+    SEGMENTS,
+    SIGNALS,
+    checksum,
+    fingerprint,
+    partial_path,
+    read_manifest,
+)
+from accdistill_jax.data.store.remarks import why_rejected
+from accdistill_jax.data.store.removal import (
+    REQUEST,
+    discard_staging,
+    is_staged_file,
+    is_store_file,
+    refuse_other_content,
+)
+from accdistill_jax.data.store.repeated import refuse_repeated
+from accdistill_jax.data.store.shards import ArrayFiles, ArrayLayout
+from accdistill_jax.data.store.split import SplitRule
+from accdistill_jax.data.store.store import Store
+from accdistill_jax.data.store.units import Unit, decode_unit, encode_unit, same_unit, unit_file
+from accdistill_jax.errors import UserError
+from accdistill_jax.files import free_name
+from accdistill_jax.storage.checked_npz import DamagedNpz
+from accdistill_jax.storage.folder import no_space_message, open_folder
+from accdistill_jax.storage.sole_use import sole_use
+
+_log = logging.getLogger(__name__)
+_STORE = "store"
+
+
+class UnfitUnit(UserError):
+    """The segments of one unit cannot be stored; others can."""
+
+
+class StoreWriter:
+    """Collects units and assembles them into a store. Picklable: workers call `add` on their own copy.
+
+    Args:
+        path: local folder or URL of the store to be.
+        settings: `PreprocessSettings`.
+        source: name of the source of the recordings, kept in the manifest.
+        source_settings: JSON-able options of the source; units staged with others are not used.
+        split: how participants are split.
+        overwrite: replace a complete store at `path`, and discard staged units of other settings.
+
+    Raises:
+        UserError: a store is already complete at `path`, or units of other settings are staged.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        *,
+        settings,
+        source: str,
+        source_settings: Mapping | None = None,
+        split: SplitRule | None = None,
+        overwrite: bool = False,
+    ):
+        self._target = open_folder(path)
+        self._staging = open_folder(partial_path(path))
+        self._units = self._staging / "units"
+        self.path = self._target.path
+        self.split = split or SplitRule()
+        self.settings = settings
+        self._samples = round(settings.rate_hz * settings.segment_s)
+        self._overwrite = overwrite
+        self._request = make_request(settings, source=source, source_settings=source_settings)
+        if not overwrite and read_manifest(path) is not None:
+            raise UserError(f"{self.path}: a complete store is already there; choose another folder or overwrite it")
+        refuse_other_content(self._target)
+        with self.exclusive():
+            pass
+
+    def _claim_staging(self) -> None:
+        content = self._staging.read(REQUEST)
+        if content is not None:
+            try:
+                staged = json.loads(content)
+            except (ValueError, RecursionError):
+                staged = None
+            if staged == self._request:
+                return
+            if not self._overwrite:
+                raise UserError(
+                    f"{self._staging.path}: an interrupted preparation with other settings is kept there "
+                    f"({difference(staged, self._request)}); repeat its command to continue it, "
+                    "or discard it with --overwrite or by deleting that folder"
+                )
+            self._staging.remove_ours(is_staged_file)
+        self._staging.write(REQUEST, _to_json(self._request))
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keeps other processes from preparing the same local store at the same time; says what is prepared there.
+
+        Raises:
+            UserError: another process does, or units of other settings are staged.
+        """
+        if not self._staging.is_local:
+            self._claim_staging()
+            yield
+            return
+
+        def refusal(holder: str) -> str:
+            return f"{self.path}: another process is preparing this store ({holder}); wait for it"
+
+        try:
+            with sole_use(self._staging.path, refusal=refusal):
+                self._claim_staging()
+                self._staging.remove_leftovers()
+                yield
+        finally:
+            with contextlib.suppress(OSError):  # with something in it
+                os.rmdir(self._staging.path)
+
+    def has(self, unit_id: str) -> bool:
+        """Whether a unit is staged already."""
+        return bool(self._units.sizes([unit_file(unit_id)]))
+
+    def vote(self, unit_id: str) -> Vote | None:
+        """What a staged recording says about its PPG's polarity; None if it was too short to say anything.
+
+        Raises:
+            UserError: the unit is missing or damaged.
+        """
+        return vote_of(self._load(unit_id, signals=False).about["notes"])
+
+    def add(self, unit_id: str, batch, *, signals: Mapping[str, int] | None = None) -> None:
+        """Quantises and stages the segments of a unit, atomically.
+
+        Args:
+            unit_id: unique name of the unit.
+            batch: `SegmentBatch`; ppg [segments, samples, channels] and accel [segments, samples, 3] in g,
+                float32. It may have no segments.
+            signals: hashes of the recording's own signals by name, by which `commit` knows it again under another name.
+
+        Raises:
+            UnfitUnit: wrong shapes or non-finite samples.
+            UserError: a full disk.
+        """
+        try:
+            content = encode_unit(unit_id, batch, samples=self._samples, signals=signals)
+        except UserError as error:
+            raise UnfitUnit(str(error)) from error
+        # Not worth waiting for the disk: a unit damaged by a power failure is noticed by its checksum and redone.
+        self._units.write(unit_file(unit_id), content, durable=False)
+
+    def commit(self, order: Sequence[str], *, skipped: Mapping[str, str] | None = None,
+               not_read: Mapping[str, str] | None = None, progress=None) -> Store:
+        """Assembles the staged units into the complete store and removes the staging folder.
+
+        Needs the space of the finished store once more beside the staged units.
+
+        Args:
+            order: unit ids, in the order their segments shall have.
+            skipped: unit id -> reason, of units that are left out; kept in the manifest.
+            not_read: path -> reason, of files and folders that belong to no unit; kept in the manifest where there are any.
+            progress: called with (segments written, segments in all).
+
+        Raises:
+            UserError: a unit is missing or damaged, two hold the same signal, nothing was kept, channels disagree, the split
+                file does not fit, or the disk is full. Staged units are kept (unless no segment is).
+        """
+        order = list(order)
+        if len(set(order)) != len(order):
+            raise ValueError(f"{self.path}: unit ids must be unique")
+        absent = [unit_id for unit_id in order if not self.has(unit_id)]
+        if absent:
+            raise UserError(f"{self.path}: {len(absent)} of {len(order)} units are not prepared yet, "
+                            f"the first is {absent[0]}")
+        with self._damage_first(order):
+            units = [self._load(unit_id, signals=False) for unit_id in order]
+            abouts = [unit.about for unit in units]
+            counts = tables.counts(abouts)
+            total = counts["total"]["kept"]
+            if not total:
+                self._check_whole(order)
+                self._staging.remove_ours(is_staged_file)
+                reasons = ", ".join(f"{reason} {count}" for reason, count in counts["total"]["rejected"].items() if count)
+                raise UserError(f"{self.path}: no segment was kept of {counts['total']['examined']} examined "
+                                f"(rejected: {reasons or 'none'}); loosen the thresholds or add recordings: "
+                                f"{why_rejected(counts['total']['rejected'], self._request['preprocess'])}")
+            channels = _common_channels(abouts)
+            assigned = self.split.assign(about["participant"]["participant_id"] for about in abouts)
+            segments = tables.segment_table([unit.columns for unit in units])
+            participants = tables.participant_table(
+                [about["participant"] for about in abouts], split=assigned, devices=tables.devices_of(segments))
+            refuse_repeated(units)
+
+        out = (self._staging / _STORE) if self._target.is_local else self._target
+        out.remove_ours(is_store_file)
+        needed, free = 2 * total * self._samples * sum(map(len, channels.values())), out.free_bytes()
+        if free is not None and free < needed:
+            raise UserError(no_space_message(out.path, needed - free))
+        files: dict[str, dict] = {}
+
+        def put(name: str, content: bytes) -> None:
+            out.write(name, content)
+            files[name] = {"bytes": len(content), "sha256": checksum(content)}
+
+        put("zarr.json", _to_json({"zarr_format": 3, "node_type": "group", "attributes": {}}))
+        put(SEGMENTS, tables.to_parquet(segments))
+        put(PARTICIPANTS, tables.to_parquet(participants))
+        with ArrayFiles(_layouts(total, self._samples, channels), put) as arrays:
+            done = 0
+            for before, unit in zip(units, _one_ahead(functools.partial(self._load, signals=True), order), strict=True):
+                if not same_unit(before, unit):
+                    raise self._damaged(before.about["unit"])
+                for name, rows in unit.arrays.items():
+                    arrays.push(name, rows)
+                done += unit.about["segments"]
+                if progress is not None:
+                    progress(done, total)
+        manifest = {
+            "format": FORMAT, "num_segments": total, "samples": self._samples,
+            "rate_hz": float(self.settings.rate_hz), "segment_s": float(self.settings.segment_s),
+            "channels": channels, "units": tables.UNITS, **self._request,
+            "split": self.split.to_json(), "counts": counts,
+            "prepared": [{key: about[key] for key in ("unit", "segments", "examined", "rejected", "notes", "mended_stamps")
+                          if key in about} for about in abouts],
+            "skipped": dict(skipped or {}), "files": dict(sorted(files.items())), "software": _software(),
+        }
+        if not_read:
+            manifest["not_read"] = dict(not_read)
+        manifest["fingerprint"] = fingerprint(manifest)
+        hashes = np.concatenate([unit.content for unit in units])
+        out.write(CONTENT, encode_hashes(hashes, fingerprint=manifest["fingerprint"]))
+        out.write(MANIFEST, _to_json(manifest))
+        if self._target.is_local:
+            self._move_into_place(out)
+        self._staging.remove_ours(is_staged_file)
+        return Store.open(self.path)
+
+    def _load(self, unit_id: str, *, signals: bool) -> Unit:
+        name = unit_file(unit_id)
+        file = self._units.open(name)
+        if file is None:
+            raise UserError(f"{self._units.where(name)}: the staged unit {unit_id} is missing; run again")
+        try:
+            unit = decode_unit(file, signals=signals)
+        except DamagedNpz as error:
+            raise self._damaged(unit_id) from error
+        if unit.about["unit"] != unit_id:
+            raise self._damaged(unit_id)
+        return unit
+
+    def _damaged(self, unit_id: str) -> UserError:
+        """Removes a damaged unit; returns what to say."""
+        name = unit_file(unit_id)
+        self._units.remove(name)
+        return UserError(f"{self._units.where(name)}: the staged unit {unit_id} was damaged and is removed; "
+                         "run the same command again to prepare it anew")
+
+    @contextlib.contextmanager
+    def _damage_first(self, order: Sequence[str]) -> Iterator[None]:
+        """Context in which what is wrong with the units is told as the damage of one, where that is the reason."""
+        try:
+            yield
+        except UserError:
+            self._check_whole(order)
+            raise
+
+    def _check_whole(self, order: Sequence[str]) -> None:
+        for unit_id in order:
+            if self.has(unit_id):
+                self._load(unit_id, signals=True)
+
+    def _move_into_place(self, out) -> None:
+        """Renames the finished folder; an older store is moved aside first and removed afterwards."""
+        aside = open_folder(self.path + ".replaced")
+        if os.path.lexists(aside.path) and not aside.remove_ours(is_store_file):
+            aside = open_folder(free_name(Path(aside.path)))
+        try:
+            if os.path.isdir(self.path) and os.listdir(self.path):
+                if not self._overwrite:
+                    raise UserError(f"{self.path}: the folder is not empty; choose another one")
+                os.rename(self.path, aside.path)
+            elif os.path.exists(self.path):
+                os.rmdir(self.path)
+            os.rename(out.path, self.path)
+            sync_folder(os.path.dirname(self.path))
+        except OSError as error:
+            raise UserError(f"{self.path}: the finished store cannot be moved there ({error.strerror}); "
+                            f"it lies in {out.path}") from error
+        if os.path.lexists(aside.path) and not aside.remove_ours(is_store_file):
+            _log.warning("%s: what was no part of the store that was replaced is in %s now", self.path, aside.path)
+
+
+def make_request(settings, *, source: str, source_settings: Mapping | None = None) -> dict:
+    """What decides the content of units: compared to tell whether staged units or a store can be used."""
+    request = {"format_version": FORMAT_VERSION, "source": source, "source_settings": dict(source_settings or {}), "preprocess": settings.to_json(measured=source != "synthetic")}
+    return json.loads(_to_json(request))
+
+
+def existing_store(
+    path: str | os.PathLike,
+    *,
+    settings,
+    source: str,
+    units: Sequence[str],
+    source_settings: Mapping | None = None,
+    split: SplitRule | None = None,
+) -> Store | None:
+    """The complete store at `path`, if there is one and it is the one that these arguments would make.
+
+    Raises:
+        UserError: a store of other settings, units or split is there, naming the difference.
+    """
+    manifest = read_manifest(path)
+    if manifest is None:
+        return None
+    wanted = make_request(settings, source=source, source_settings=source_settings)
+    wanted["split"] = json.loads(_to_json((split or SplitRule()).to_json()))
+    there = {key: manifest[key] for key in wanted}
+    store = Store.open(path)
+    if there != wanted:
+        reason = f"was prepared with other settings ({difference(there, wanted)})"
+    else:
+        known = {own["unit"] for own in manifest["prepared"]} | manifest["skipped"].keys()
+        added, gone = sorted(set(units) - known), sorted(known - set(units))
+        if not added and not gone:
+            discard_staging(path)
+            return store
+        reason = "was prepared from other recordings (" + ", ".join(
+            f"{what}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
+            for what, names in (("new", added), ("gone", gone)) if names) + ")"
+    raise UserError(f"{store.path}: the store there {reason}; choose another folder, or remove this one "
+                    "(prepare: --overwrite)")
+
+
+def difference(old: dict | None, new: dict, *, prefix: str = "") -> str:
+    """The settings that differ, in words."""
+    if not isinstance(old, dict):
+        return "unreadable request"
+    differing = []
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if a == b:
+            continue
+        if isinstance(a, dict) and isinstance(b, dict):
+            differing.append(difference(a, b, prefix=f"{prefix}{key}."))
+        else:
+            differing.append(f"{prefix}{key}: {a} there, {b} now")
+    return ", ".join(differing)
+
+
+def sync_folder(path: str) -> None:
+    """Makes a rename inside a local folder durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _one_ahead(function: Callable, items: Sequence) -> Iterator:
+    """Results of the function for each item, the next being computed while one is used."""
+    with ThreadPoolExecutor(1) as pool:
+        coming: deque[Future] = deque()
+        for item in items:
+            coming.append(pool.submit(function, item))
+            if len(coming) == 2:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
+
+
+def _layouts(total: int, samples: int, channels: Mapping[str, Sequence[str]]) -> dict[str, ArrayLayout]:
+    layouts = {}
+    for name in SIGNALS:
+        unit, count = tables.UNITS[name], len(channels[name])
+        layouts[name] = ArrayLayout.signal((total, samples, count), unit=unit)
+        for part in ("scale", "offset"):
+            layouts[f"{name}_{part}"] = ArrayLayout.small((total, count), unit=unit)
+    return layouts
+
+
+def _common_channels(abouts: Sequence[dict]) -> dict[str, list[str]]:
+    first = abouts[0]
+    for about in abouts[1:]:
+        for name in SIGNALS:
+            a, b = first["channels"][name], about["channels"][name]
+            if a != b:
+                raise UserError(f"{name} channels differ: {first['unit']} has {', '.join(a)}, {about['unit']} has "
+                                f"{', '.join(b)}; prepare them as separate stores, or choose what they have in common "
+                                "with --ppg-channels")
+    return first["channels"]
+
+
+def _software() -> dict[str, str]:
+    return {"accdistill_jax": __version__} | {
+        name: metadata.version(name) for name in ("numpy", "scipy", "tensorstore", "pyarrow")}
+
+
+def _to_json(value) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()

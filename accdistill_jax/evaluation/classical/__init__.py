@@ -1,0 +1,1 @@
+"""Heart rate by classical signal processing, the baseline without learning."""

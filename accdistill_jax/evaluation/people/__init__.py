@@ -1,0 +1,1 @@
+"""Evaluation per participant: health targets read from embeddings."""

@@ -1,0 +1,93 @@
+"""How a report's figures look: names, colours and sizes shared by all of them.
+
+Colours are Okabe and Ito's, which colour-blind readers can tell apart; a name keeps its colour in every figure.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import matplotlib
+import numpy as np
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from accdistill_jax.evaluation.evaluate import STUDENT, TEACHER, UNTRAINED
+from accdistill_jax.evaluation.probing.probes import MEAN, MEDIAN
+
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#7F7F7F",
+)  # fmt: skip
+COLOURS = {TEACHER: BLUE, STUDENT: ORANGE, UNTRAINED: GREEN, MEAN: GREY, MEDIAN: GREY}
+NAMES = {
+    TEACHER: "PPG teacher",
+    STUDENT: "accelerometer student",
+    UNTRAINED: "untrained encoder",
+    MEAN: "mean predictor",
+    MEDIAN: "median predictor",
+}
+TICKS = {
+    TEACHER: "PPG\nteacher",
+    STUDENT: "accel.\nstudent",
+    UNTRAINED: "untrained\nencoder",
+    MEAN: "mean\npredictor",
+}
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+    "figure.dpi": 110,
+    "savefig.dpi": 110,
+}
+
+
+def styled(function):
+    """Draws under this module's style and leaves the caller's alone."""
+
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        with matplotlib.rc_context(STYLE):
+            return function(*args, **kwargs)
+
+    return wrapper
+
+
+def display(name: str) -> str:
+    """The name a reader sees for an encoder."""
+    return NAMES.get(name, name)
+
+
+def panels(
+    count: int, *, width: float, height: float, layout: str = "constrained"
+) -> tuple[Figure, np.ndarray]:
+    """A row of panels, each `width` x `height` inches."""
+    figure = Figure(figsize=(max(width * count, 4.8), height), layout=layout)
+    return figure, np.atleast_1d(figure.subplots(1, count))
+
+
+def capital(text: str) -> str:
+    """The text with a capital first letter."""
+    return text[:1].upper() + text[1:]
+
+
+def segments_bar(figure: Figure, axes, meshes) -> None:
+    """One logarithmic scale of counts for hexagons [meshes] of several panels, with its bar; nothing without any."""
+    if not meshes:
+        return
+    norm = LogNorm(1, max(2.0, *(mesh.get_array().max() for mesh in meshes)))
+    for mesh in meshes:
+        mesh.set_norm(norm)
+    bar = figure.colorbar(meshes[0], ax=list(axes), fraction=0.03, pad=0.01, shrink=0.8)
+    bar.outline.set_visible(False)
+    bar.set_label("segments")
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    bar.ax.yaxis.set_minor_formatter(FuncFormatter(lambda v, _: ""))

@@ -1,0 +1,1 @@
+"""Retrieval: the PPG of the same minute found by acceleration."""

@@ -1,0 +1,1 @@
+"""From stored samples to the array an encoder reads, on the device."""

@@ -1,0 +1,1 @@
+"""Training runs as jobs of worker processes."""

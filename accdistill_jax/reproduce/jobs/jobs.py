@@ -1,0 +1,252 @@
+"""Runs a graph of named jobs in worker processes; what is finished is not done again.
+
+    <folder>/runs/<name>-<key>/   what the work function leaves, and
+        finished.json             last and atomically: the job is done
+        log.txt, error.txt        what it printed; the traceback of its last failure
+"""
+
+import contextlib
+import json
+import selectors
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, TextIO
+
+from accdistill_jax.errors import UserError
+from accdistill_jax.reproduce.jobs.pool import Worker
+from accdistill_jax.reproduce.jobs.progress import JobsLine, State
+from accdistill_jax.reproduce.jobs.schedule import Job, Schedule
+from accdistill_jax.reproduce.jobs.worker import FINISHED
+from accdistill_jax.runtime.interrupt import Interruption
+from accdistill_jax.storage.sole_use import sole_use
+from accdistill_jax.training.metrics import format_seconds
+
+__all__ = ["Job", "Outcome", "finished_seconds", "job_folder", "run_jobs"]
+
+_TICK_S = 1.0  # between updates of the live line
+_DOUBT = 0.1  # share of all jobs that is taken to go as expected
+
+
+class Outcome(NamedTuple):
+    """What became of a job.
+
+    Attributes:
+        status: "cached" was finished by an earlier start; "skipped" needs one that failed.
+        seconds: it took in the start that finished it, or until it failed; 0 where it did not begin.
+        reason: of failed and skipped ones, one line.
+        folder: of the job.
+    """
+
+    status: Literal["finished", "cached", "failed", "skipped"]
+    seconds: float
+    reason: str
+    folder: Path
+
+
+def job_folder(folder: Path, job: Job) -> Path:
+    """Where a job's files are."""
+    return folder / "runs" / f"{job.name}-{job.key[:12]}"
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    folder: Path,
+    *,
+    work: str,
+    workers: int = 1,
+    environments: Sequence[Mapping[str, str]] | None = None,
+    say: Callable[[str], None],
+    stream: TextIO | None = None,
+) -> dict[str, Outcome]:
+    """Does all jobs that are not finished, each after what it needs, and waits.
+
+    A job that raises, or whose process dies, fails; what needs it is skipped, and the rest go on.
+
+    Args:
+        jobs: see `Job`.
+        folder: for all of them; made where missing.
+        work: "package.module:function", called as function(order, folder, needs) in a worker process, with needs the
+            folders of the job's needs by name. Stopped, it keeps what it has and raises `Interrupted`; called again with
+            the same folder, it goes on from there.
+        workers: processes, each of which does one job after another.
+        environments: variables of each worker, besides those of this process.
+        say: told what there is to do, a line each.
+        stream: of the live line; standard error by default.
+
+    Returns:
+        By name, in the order of `jobs`.
+
+    Raises:
+        UserError: the folder cannot be used, or another process works in it.
+        Interrupted: on Ctrl-C or SIGTERM, which the jobs under way are asked to follow and waited for; a second signal
+            ends this process and its workers at once.
+        ValueError: see `Schedule`; or not as many environments as workers.
+    """
+    environments = [{}] * workers if environments is None else environments
+    if workers < 1 or len(environments) != workers:
+        raise ValueError(f"{workers} workers with {len(environments)} environments")
+    schedule = Schedule(jobs)
+    folder = Path(folder).absolute()
+    with Interruption() as interruption, alone_in(folder / "runs", named=folder):
+        runner = _Runner(schedule, folder, interruption, JobsLine(stream))
+        try:
+            runner.run([Worker(work, environment) for environment in environments], say)
+        except OSError as problem:
+            raise UserError(f"{problem.filename or folder}: {problem.strerror or problem}") from problem
+    return {job.name: runner.outcomes[job.name] for job in jobs}
+
+
+def alone_in(folder: Path, *, named: Path) -> contextlib.AbstractContextManager[None]:
+    """Context in which no other process works in a folder; raises UserError, which names `named`, where one does."""
+    return sole_use(
+        folder, refusal=lambda holder: f"{named} is in use by another process ({holder}); wait for it, or give another --out"
+    )
+
+
+class _Runner:
+    """One call of `run_jobs`."""
+
+    def __init__(self, schedule: Schedule, folder: Path, interruption: Interruption, line: JobsLine):
+        self._schedule, self._interruption, self._line = schedule, interruption, line
+        self._folders = {name: job_folder(folder, job) for name, job in schedule.jobs.items()}
+        self.outcomes: dict[str, Outcome] = {}
+        self._took_s = self._expected_s = 0.0  # of the jobs finished in this start
+
+    def run(self, workers: Sequence[Worker], say: Callable[[str], None]) -> None:
+        for name, job in self._schedule.jobs.items():
+            seconds = finished_seconds(self._folders[name], job)
+            if seconds is not None:
+                self.outcomes[name] = Outcome("cached", seconds, "", self._folders[name])
+        total, cached = len(self._schedule.jobs), len(self.outcomes)
+        if cached == total:
+            say(f"all {total} runs are finished already")
+            return
+        before = f", {cached} of them finished before" if cached else ""
+        say(f"{total} runs{before}; about {format_seconds(self._left_s({}, len(workers)))}")
+        try:
+            with self._line, selectors.DefaultSelector() as selector, _wakeup(selector):
+                self._loop(workers, selector)
+        finally:
+            for worker in workers:
+                worker.close()
+        if self._interruption.requested:
+            count = f"{len(self._names('finished', 'cached'))} of {total} runs are finished"
+            self._interruption.raise_if_requested(f"what is done is kept, {count}")
+
+    def _loop(self, workers: Sequence[Worker], selector: selectors.BaseSelector) -> None:
+        asked = False
+        while True:
+            if self._interruption.requested:
+                if not asked:
+                    for worker in filter(lambda worker: worker.job, workers):
+                        worker.stop(self._interruption.signal_number)
+                asked = True
+            else:
+                self._begin_what_can(workers)
+            busy = [worker for worker in workers if worker.job is not None]
+            if not busy:
+                return
+            self._line.update(self._state(workers))
+            registered = [worker.fileno() for worker in busy]
+            for descriptor in registered:
+                selector.register(descriptor, selectors.EVENT_READ)
+            for key, _ in selector.select(_TICK_S):
+                if key.data is not None:
+                    key.data()
+            for descriptor in registered:
+                selector.unregister(descriptor)
+            for worker in busy:
+                self._take_reply(worker, workers)
+
+    def _begin_what_can(self, workers: Sequence[Worker]) -> None:
+        for worker in workers:
+            if worker.job is None:
+                job = self._schedule.next(self._waiting(workers), self._names("finished", "cached"))
+                if job is None:
+                    return
+                needs = {need: self._folders[need] for need in job.needs}
+                worker.begin(job, self._folders[job.name], needs, now=time.monotonic())
+
+    def _take_reply(self, worker: Worker, workers: Sequence[Worker]) -> None:
+        job, elapsed = worker.job, time.monotonic() - worker.began
+        reply = worker.reply()
+        if reply is None:
+            return
+        seconds, folder = reply.get("seconds", elapsed), self._folders[job.name]
+        if reply["status"] == "finished":
+            self._took_s += seconds
+            self._expected_s += job.cost_s
+            self.outcomes[job.name] = Outcome("finished", seconds, "", folder)
+            self._line.job_ended(self._state(workers), job.name, f"finished in {format_seconds(seconds)}", failed=False)
+        elif not self._interruption.requested:
+            self.outcomes[job.name] = Outcome("failed", seconds, reply["reason"], folder)
+            for name in self._schedule.dependents(job.name):
+                if name not in self.outcomes:
+                    reason = f"needs {job.name}, which failed"
+                    self.outcomes[name] = Outcome("skipped", 0.0, reason, self._folders[name])
+            self._line.job_ended(self._state(workers), job.name, f"failed: {reply['reason']}", failed=True)
+
+    def _state(self, workers: Sequence[Worker]) -> State:
+        now = time.monotonic()
+        running = {worker.job.name: now - worker.began for worker in workers if worker.job is not None}
+        return State(
+            len(self._names("finished", "cached")),
+            len(self._names("failed", "skipped")),
+            len(self._schedule.jobs),
+            running,
+            self._left_s(running, len(workers)),
+            self._interruption.requested,
+        )
+
+    def _left_s(self, running: Mapping[str, float], workers: int) -> float:
+        waiting = [name for name in self._schedule.jobs if name not in self.outcomes and name not in running]
+        little_s = _DOUBT * sum(job.cost_s for job in self._schedule.jobs.values())  # until enough is done to judge by
+        scale = (self._took_s + little_s) / (self._expected_s + little_s) if little_s else 1.0
+        return self._schedule.left_s(waiting, running, workers=workers, scale=scale)
+
+    def _waiting(self, workers: Sequence[Worker]) -> list[str]:
+        running = {worker.job.name for worker in workers if worker.job is not None}
+        return [name for name in self._schedule.jobs if name not in self.outcomes and name not in running]
+
+    def _names(self, *statuses: str) -> list[str]:
+        return [name for name, outcome in self.outcomes.items() if outcome.status in statuses]
+
+
+def finished_seconds(folder: Path, job: Job) -> float | None:
+    """What a finished job took; None where it is not finished.
+
+    Raises:
+        UserError: the folder is another job's.
+    """
+    try:
+        record = json.loads((folder / FINISHED).read_text())
+        key, seconds = record["key"], float(record["seconds"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as problem:
+        raise UserError(f"{folder / FINISHED} is unreadable ({problem}); delete it to do this run again") from problem
+    if key != job.key:
+        raise UserError(f"{folder} holds another run's result (key {key}, not {job.key}); delete it or give another --out")
+    return seconds
+
+
+@contextlib.contextmanager
+def _wakeup(selector: selectors.BaseSelector) -> Iterator[None]:
+    """Lets a signal end the selector's wait: it would go on for the rest of its time after the handler."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        selector.register(ours, selectors.EVENT_READ, lambda: ours.recv(1 << 10))
+        former = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(former)

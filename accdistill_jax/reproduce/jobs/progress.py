@@ -1,0 +1,96 @@
+"""What a user sees while jobs run: one live line on a terminal, a line for each finished job elsewhere."""
+
+import sys
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TextIO
+
+from accdistill_jax.text import several_lines
+from accdistill_jax.training.metrics import format_seconds
+
+
+class State(NamedTuple):
+    """Where a set of jobs stands.
+
+    Attributes:
+        finished: jobs with a result, this start's and earlier ones'.
+        failed: jobs that failed or were left out because of one that did.
+        total: all jobs.
+        running: by name, seconds since the begin of the jobs under way.
+        left_s: expected seconds until all is done.
+        stopping: whether a signal has come, so that no other job is begun.
+    """
+
+    finished: int
+    failed: int
+    total: int
+    running: Mapping[str, float]
+    left_s: float
+    stopping: bool = False
+
+
+class JobsLine:
+    """The live line; a context manager.
+
+    Args:
+        stream: where to; standard error by default.
+    """
+
+    def __init__(self, stream: TextIO | None = None):
+        self._stream = stream or sys.stderr
+        self._bar, self._task = None, None
+
+    def __enter__(self) -> "JobsLine":
+        if self._stream.isatty():
+            self._bar = _make_bar(self._stream)
+            self._task = self._bar.add_task("", total=None, count="", note="")
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def update(self, state: State) -> None:
+        """Shows the state; nothing off a terminal."""
+        if self._bar is not None:
+            count = f"{state.finished}/{state.total}"
+            done = state.finished + state.failed
+            self._bar.update(self._task, completed=done, total=state.total, count=count, note=note(state))
+
+    def job_ended(self, state: State, name: str, result: str, *, failed: bool) -> None:
+        """Tells that a job has ended: everything off a terminal, failures on one too."""
+        ended = state.finished + state.failed
+        if self._bar is None:
+            left = "" if ended == state.total else f"; {_left(state)}"
+            print(f"[{ended}/{state.total}] {name}: {several_lines(result)}{left}", file=self._stream, flush=True)
+        elif failed:
+            self._bar.console.print(f"{name}: {several_lines(result)}", markup=False, highlight=False)
+
+
+def note(state: State) -> str:
+    """What follows the count: failures, what runs, the time left."""
+    parts = [f"{state.failed} failed"] if state.failed else []
+    parts.append(_left(state))
+    parts += [f"{name} {format_seconds(seconds)}" for name, seconds in state.running.items()]
+    return " · ".join(parts)
+
+
+def _left(state: State) -> str:
+    return "stopping" if state.stopping else f"about {format_seconds(state.left_s)} left"
+
+
+def _make_bar(stream: TextIO) -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+    from rich.table import Column
+
+    whole = Column(no_wrap=True, overflow="ellipsis", ratio=1)
+    return Progress(
+        BarColumn(bar_width=16),
+        TextColumn("{task.fields[count]}", markup=False, table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[note]}", markup=False, table_column=whole),
+        console=Console(file=stream),
+        expand=True,
+        refresh_per_second=4,
+    )

@@ -1,0 +1,1 @@
+"""Measurements on the trained encoders, one section of the report each."""

@@ -1,0 +1,139 @@
+"""Errors of probes over training seeds, with intervals over test participants, and ratios of two encoders' errors.
+
+Every prediction of a target is judged on the same draws of participants. Over training seeds the error of each draw is averaged
+first; an interval is that of the average, and a ratio is the quotient of two averages over the seeds that both encoders have.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from accdistill_jax.evaluation.bootstrap import Estimate
+from accdistill_jax.evaluation.probing.scoring import Measures, Scorer, mean_measures
+from accdistill_jax.reproduce.measure.results import over_seeds
+
+DRAWS = 2000
+_MAE, _R, _R_WITHIN = 0, 2, 3  # places in `scoring.Measures`
+
+
+class Score(NamedTuple):
+    """A number over training seeds.
+
+    Attributes:
+        estimate: its mean over them, with the 95 % interval over test participants.
+        seeds: its value by training seed.
+    """
+
+    estimate: Estimate
+    seeds: tuple[float, ...]
+
+    @property
+    def value(self) -> float:
+        """The mean over seeds."""
+        return self.estimate.value
+
+    @property
+    def std(self) -> float:
+        """Standard deviation over seeds; 0 for one."""
+        return over_seeds(self.seeds)[1]
+
+    @property
+    def below_1(self) -> bool:
+        """Whether the whole interval is."""
+        return self.estimate.has_interval and self.estimate.high < 1
+
+    @property
+    def above_1(self) -> bool:
+        """Whether the whole interval is."""
+        return self.estimate.has_interval and self.estimate.low > 1
+
+
+class Truth(NamedTuple):
+    """Labels [N] of a target's labelled test segments, and the people [N] they are of."""
+
+    label: np.ndarray
+    participant: np.ndarray
+
+
+class Scores:
+    """Predictions on one test split by target, fraction of labels, encoder and training seed, and what they are worth.
+
+    Args:
+        truth: by target.
+        draws: of participants behind each interval.
+    """
+
+    def __init__(self, truth: Mapping[str, Truth], *, draws: int = DRAWS):
+        self.truth = dict(truth)
+        self._scorers = {target: Scorer(*own, draws=draws, seed=0) for target, own in truth.items()}
+        self._measured: dict[tuple[str, float, str], dict[int, Measures]] = {}
+        self._predicted: dict[tuple[str, float, str, int], np.ndarray] = {}
+
+    def add(self, target: str, fraction: float, name: str, seed: int, prediction: np.ndarray) -> None:
+        """Takes up a prediction [N] of the labelled test segments, in the target's unit; the first one of a name and seed stays."""
+        own = self._measured.setdefault((target, fraction, name), {})
+        if seed not in own:
+            own[seed] = self._scorers[target].measure(np.asarray(prediction, np.float64))
+            self._predicted[target, fraction, name, seed] = prediction
+
+    def seeds(self, target: str, fraction: float, name: str) -> list[int]:
+        """The training seeds of which there is a prediction."""
+        return sorted(self._measured.get((target, fraction, name), ()))
+
+    def prediction(self, target: str, fraction: float, name: str, seed: int) -> np.ndarray:
+        """As it was added."""
+        return self._predicted[target, fraction, name, seed]
+
+    def estimates(self, target: str, fraction: float, name: str, seed: int) -> list[Estimate]:
+        """MAE, RMSE, r, r within participants and R2 of one seed."""
+        return self._scorers[target].estimates(self._measured[target, fraction, name][seed])
+
+    def error(self, target: str, fraction: float, name: str, *, seeds: Iterable[int] | None = None) -> Score | None:
+        """Mean absolute error over these of its seeds (None: all); None where there are none."""
+        return self._score(target, fraction, name, _MAE, seeds)
+
+    def correlation(self, target: str, fraction: float, name: str, *, within: bool = False) -> Score | None:
+        """Pearson correlation, or that after participants' means are removed; None where it is undefined."""
+        return self._score(target, fraction, name, _R_WITHIN if within else _R, None)
+
+    def ratio(
+        self, target: str, fraction: float, name: str, reference: str, *, seeds: Iterable[int] | None = None
+    ) -> Score | None:
+        """Mean absolute error divided by that of `reference`, on the same test participants; None where no seed has both."""
+        return self._paired(target, fraction, name, reference, seeds, ratio=True)
+
+    def difference(
+        self, target: str, fraction: float, name: str, reference: str, *, seeds: Iterable[int] | None = None
+    ) -> Score | None:
+        """Mean absolute error less that of `reference`, in the target's unit, in the same pairs."""
+        return self._paired(target, fraction, name, reference, seeds, ratio=False)
+
+    def _paired(
+        self, target: str, fraction: float, name: str, reference: str, seeds: Iterable[int] | None, *, ratio: bool
+    ) -> Score | None:
+        both = [self._measured.get((target, fraction, one), {}) for one in (name, reference)]
+        common = _common(both, seeds)
+        if not common:
+            return None
+        a, b = ([own[seed] for seed in common] for own in both)
+        how = np.divide if ratio else np.subtract
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values = tuple(float(how(x.value[_MAE], y.value[_MAE])) for x, y in zip(a, b, strict=True))
+        compared = self._scorers[target].compare("a", "b", {"a": mean_measures(a), "b": mean_measures(b)})
+        found = compared.ratio if ratio else compared.difference
+        return None if found.value is None else Score(found, values)
+
+    def _score(self, target: str, fraction: float, name: str, place: int, seeds: Iterable[int] | None) -> Score | None:
+        own = self._measured.get((target, fraction, name), {})
+        chosen = _common([own], seeds)
+        if not chosen:
+            return None
+        found = self._scorers[target].estimates(mean_measures([own[seed] for seed in chosen]))[place]
+        values = tuple(float(own[seed].value[place]) for seed in chosen)
+        return None if found.value is None else Score(found, values)
+
+
+def _common(several: Sequence[Mapping[int, Measures]], seeds: Iterable[int] | None) -> list[int]:
+    shared = set.intersection(*map(set, several))
+    return sorted(shared if seeds is None else shared & set(seeds))

@@ -1,0 +1,163 @@
+"""What the finished jobs left, as the measuring modules read it."""
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from accdistill_jax.data.store.store import Store
+from accdistill_jax.evaluation.evaluate import SplitEmbeddings
+from accdistill_jax.reproduce.jobs.jobs import Job, Outcome
+from accdistill_jax.reproduce.jobs.work import EMBEDDINGS, FACTS, Opened
+from accdistill_jax.reproduce.plan.grid import DATA, Plan, unseen_job
+from accdistill_jax.reproduce.plan.variants import Variant
+from accdistill_jax.reproduce.report.document import Claim, Number, Section
+from accdistill_jax.stages.embedding import LABELS, segment_columns
+
+DONE = ("finished", "cached")
+
+
+class Part(NamedTuple):
+    """What one experiment adds to the report; names of numbers begin with the section's id and a slash."""
+
+    section: Section
+    numbers: dict[str, Number] = {}
+    claims: tuple[Claim, ...] = ()
+
+
+class Columns(NamedTuple):
+    """Columns of a split's segments, in the order of its embeddings.
+
+    Attributes:
+        participant: [N] str.
+        labels: column -> [N] float32, NaN where unknown.
+        motion_g, ppg_quality: [N] float32.
+    """
+
+    participant: np.ndarray
+    labels: dict[str, np.ndarray]
+    motion_g: np.ndarray
+    ppg_quality: np.ndarray
+
+
+class Bench:
+    """The embeddings of all encoders of a plan that are there, on the same segments.
+
+    Args:
+        plan: what was to be run.
+        outcomes: what became of each job.
+
+    Attributes:
+        plan, outcomes: as given.
+        opened: the stores.
+        synthetic: whether the data is the generator's.
+    """
+
+    def __init__(self, plan: Plan, outcomes: Mapping[str, Outcome]):
+        self.plan, self.outcomes = plan, outcomes
+        self.synthetic = any(job.name == DATA for job in plan.jobs)
+        stores = [str(outcomes[DATA].folder / "store")] if self.synthetic else plan.settings["data"]
+        unseen = {Path(path).name: Store.open(path) for path in plan.settings["unseen"]}
+        self.opened = Opened(tuple(map(Store.open, stores)), unseen)
+
+    @property
+    def preset(self) -> str:
+        return self.plan.settings["preset"]
+
+    def variant(self, name: str) -> Variant:
+        """How an encoder was made."""
+        return self.plan.variants[name]
+
+    def jobs(self, name: str, *, elsewhere: bool = False) -> list[Job]:
+        """A variant's jobs, one a seed; or those that embed unseen stores with its encoders."""
+        jobs = [job for job in self.plan.jobs if job.order.get("variant") == name]
+        return [job for job in jobs if bool(job.order.get("unseen")) == elsewhere]
+
+    def seeds(self, name: str, *, elsewhere: bool = False) -> list[int]:
+        """The seeds with which a variant's job is done, and with `elsewhere` that on unseen stores too; [] where it failed or was
+        not asked for."""
+        if name not in self.plan.variants:
+            return []
+        done = [job.order["seed"] for job in self.jobs(name, elsewhere=elsewhere) if self.outcomes[job.name].status in DONE]
+        return done if not elsewhere else [seed for seed in self.seeds(name) if seed in done]
+
+    def folder(self, name: str, seed: int) -> Path:
+        """What a variant's job left."""
+        return self.outcomes[f"{name}-s{seed}"].folder
+
+    def facts(self, name: str, seed: int) -> dict[str, Any]:
+        """See `work.facts_of`."""
+        return json.loads((self.folder(name, seed) / FACTS).read_text())
+
+    @functools.lru_cache(maxsize=8)  # noqa: B019
+    def arrays(self, name: str, seed: int) -> dict[str, np.ndarray]:
+        """Everything a variant's jobs embedded: `<split>/<what>`, see reproduce/jobs/work.py."""
+        folders = [self.folder(name, seed)]
+        if seed in self.seeds(name, elsewhere=True):
+            folders.append(self.outcomes[unseen_job(f"{name}-s{seed}")].folder)
+        found = {}
+        for folder in folders:
+            with np.load(folder / EMBEDDINGS) as saved:
+                found |= {key: saved[key] for key in saved.files}
+        return found
+
+    def splits(self, name: str, seed: int, *, some: bool = False, unseen: str = "") -> dict[str, SplitEmbeddings]:
+        """An encoder's embeddings with the labels of the segments, by split "train", "validation" and "test".
+
+        Args:
+            name, seed: of the encoder.
+            some: of the training split only those segments that every encoder has embedded.
+            unseen: a store by whose segments the test split is replaced.
+
+        Returns:
+            Splits without segments have no rows. `projection` is the student's; see `pair` for the teacher's.
+        """
+        arrays = self.arrays(name, seed)
+        width = arrays["test/embedding"].shape[1]
+        found = {}
+        for split in ("train", "validation", "test"):
+            source = f"unseen-{unseen}" if unseen and split == "test" else split
+            embedding = arrays.get(f"{source}/embedding", np.zeros((0, width), np.float32))
+            projection, columns = arrays.get(f"{source}/projection"), self.columns(source)
+            if split == "train":
+                keep = self._keep(arrays["train_rows"], some)
+                embedding, projection = embedding[keep], None if projection is None else projection[keep]
+                columns = _take(columns, arrays["train_rows"][keep])
+            found[split] = SplitEmbeddings(
+                embedding, projection, columns.participant, columns.labels, columns.motion_g, columns.ppg_quality
+            )
+        return found
+
+    def _keep(self, places: np.ndarray, some: bool) -> np.ndarray:
+        if not some:
+            return np.arange(len(places))
+        wanted = self.opened.train_places(self.plan.base.evaluation.train_segments)
+        return np.flatnonzero(np.isin(places, wanted))
+
+    def pair(self, name: str, seed: int, *, split: str = "test") -> tuple[np.ndarray, np.ndarray] | None:
+        """What retrieval compares: the encoder's and its teacher's projections, [N, P] each; None where it has none."""
+        arrays = self.arrays(name, seed)
+        found = [arrays.get(f"{split}/{what}") for what in ("projection", "teacher_projection")]
+        return None if any(one is None for one in found) else (found[0], found[1])
+
+    @functools.lru_cache(maxsize=16)  # noqa: B019
+    def columns(self, split: str) -> Columns:
+        """Columns of all segments of a split ("train": of all training segments), or of "unseen-<store>"."""
+        stores, rows = self.opened.everything()[split]
+        found = segment_columns(stores, rows, same_names=self.plan.base.data.same_names)
+        labels = {name: found[name] for name in LABELS}
+        return Columns(found["participant"], labels, found["motion_g"], found["ppg_quality"])
+
+
+def _take(columns: Columns, rows: np.ndarray) -> Columns:
+    labels = {name: values[rows] for name, values in columns.labels.items()}
+    return Columns(columns.participant[rows], labels, columns.motion_g[rows], columns.ppg_quality[rows])
+
+
+def over_seeds(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation (of the sample; 0 for one) of a number over training seeds."""
+    values = np.asarray(values, np.float64)
+    return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else 0.0

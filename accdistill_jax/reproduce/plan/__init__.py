@@ -1,0 +1,1 @@
+"""The grid of experiments, and the command line that chooses from it."""

@@ -1,0 +1,420 @@
+"""The grid of experiments as jobs: which runs there are, what each changes, and what it needs."""
+
+import fnmatch
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from accdistill_jax.config import validate as configs
+from accdistill_jax.config.load import load_config
+from accdistill_jax.config.validate import nearest
+from accdistill_jax.data.store.separation import Group, check_groups
+from accdistill_jax.data.store.split import SplitRule
+from accdistill_jax.data.store.store import Store
+from accdistill_jax.data.synthetic.physiology import participant_id
+from accdistill_jax.data.synthetic.synthetic import GENERATOR_VERSION
+from accdistill_jax.data.synthetic.waveforms import RATE_HZ, SAMPLES
+from accdistill_jax.errors import UserError
+from accdistill_jax.reproduce.jobs.jobs import Job
+from accdistill_jax.reproduce.plan import variants
+from accdistill_jax.reproduce.plan.experiments import EXPERIMENTS, Experiment
+from accdistill_jax.reproduce.plan.variants import Variant
+from accdistill_jax.stages.context import plain
+from accdistill_jax.stages.embedding import Signals, unseen_by_name
+from configs import reproduce as presets
+
+DATA = "data"
+LOOKS = 10  # of supervised training at its validation loss
+DEARER = {"efficientnet": 6.0, "joint": 2.0}  # steps than those of the others, roughly; seen on CPUs
+FORMAT = 1  # of what a job leaves; raised when the same order gives other numbers
+
+
+class Scale(NamedTuple):
+    """What a preset costs.
+
+    Attributes:
+        seeds: of training, for variants that have several.
+        short_share: part of the student's duration that short variants get.
+        views: embeddings that the frozen teacher gives of each training segment beforehand, for all students that it augments
+            alike; for short variants, which come by less often, a part of them; 0: it runs in every step.
+        supervised: duration of supervised training by share of the labels; "" is the student's. It keeps the best of `LOOKS` steps.
+        validation_batches: by how many batches of validation minutes that is judged, where there are so many.
+        best: changes of the best student.
+        best_share: its duration over the student's, such that it takes the student's time.
+        long: changes of the student that has more time.
+        long_share: its duration over the student's.
+        small: changes that make the student five times smaller than the teacher.
+        sizes: the same by variant.
+        seconds: rough cost of generating the data, of a teacher, of a student of the base's duration and of an embedding.
+        leave_out: variants, with wildcards, that take the same paths through the program as others.
+    """
+
+    seeds: int
+    short_share: float
+    views: int
+    supervised: dict[float, str]
+    validation_batches: int
+    best: dict[str, Any]
+    best_share: float
+    long: dict[str, Any]
+    long_share: float
+    small: dict[str, Any]
+    sizes: dict[str, dict[str, Any]]
+    seconds: dict[str, float]
+    leave_out: tuple[str, ...] = ()
+
+
+def size(width: int, depth: int, *, heads: int = 4, ratio: float = 2, tokenizer=None) -> dict[str, Any]:
+    """Changes of the student's Transformer."""
+    of = "student.encoder.transformer"
+    found = {f"{of}.width": width, f"{of}.depth": depth, f"{of}.heads": heads, f"{of}.mlp": round(ratio * width)}
+    return found | ({f"{of}.tokenizer": tokenizer} if tokenizer else {})
+
+
+_CPU_SIZES = {
+    "size-20th": size(20, 2, heads=2, tokenizer=((8, 12), (32, 20))),
+    "size-5th": size(40, 3, ratio=1.5, tokenizer=((8, 20), (32, 36))),
+    "size-half": {},
+    "size-equal": size(80, 4, tokenizer=((8, 40), (32, 80))),
+}
+_PAPER_SIZES = {
+    "size-20th": size(64, 6, ratio=4) | {"student.encoder.transformer.output": 256},
+    "size-5th": size(128, 6, ratio=4) | {"student.encoder.transformer.output": 256},
+    "size-half": size(256, 4, ratio=4),
+    "size-equal": {},
+}
+# what is ours in the students that go beyond the paper; chosen on validation people
+_BEYOND = {"inputs.accel.bands": "low+high+envelope", "student.regression_weight": 1.0}
+SCALES = {
+    "smoke": Scale(
+        seeds=1,
+        short_share=0.5,
+        views=0,
+        supervised=dict.fromkeys(variants.FRACTIONS, "2 steps"),
+        validation_batches=1,
+        best=_BEYOND | {"teacher.cached_views": 2, "student.train.ema_decay": 0.9},
+        best_share=1.0,
+        long={},
+        long_share=1.0,
+        small=size(16, 1, heads=2),
+        sizes={name: size(8 * k, 1, heads=2) for k, name in enumerate(_CPU_SIZES, 1)},
+        seconds={"data": 1, "teacher": 3, "student": 3, "embed": 1},
+        leave_out=(
+            "student-long", "supervised-[sr]*", "supervised-hr-0.01", "supervised-hr-0.1", "lambda-*", "temperature-*",
+            "regression-mse", "only-*", "without-[gcm]*", "augment-n*", "from-teacher-contrastive", "trained-25hz-*",
+            "teacher-efficientnet", "from-teacher-efficientnet", "teacher-contrastive-segment",
+            "from-teacher-contrastive-segment", "size-*h", "size-e*", "applied-[258o]*", "trained-[68o]*", "trained-50hz",
+        ),
+    ),
+    "cpu": Scale(
+        seeds=3,
+        short_share=0.4,
+        views=4,
+        supervised={0.001: "150 steps", 0.01: "150 steps", 0.1: "300 steps", 1.0: ""},
+        validation_batches=64,
+        best=_BEYOND | {"student.train.ema_decay": 0.99, "student.drop_fraction": 0.5},
+        best_share=1.64,
+        long=_BEYOND | {"student.train.ema_decay": 0.99},
+        long_share=6.0,
+        small=_CPU_SIZES["size-5th"],
+        sizes=_CPU_SIZES,
+        seconds={"data": 60, "teacher": 100, "student": 220, "embed": 25},
+    ),
+    "full": Scale(
+        seeds=3,
+        short_share=0.25,
+        views=0,
+        supervised={0.001: "500 steps", 0.01: "1000 steps", 0.1: "5000 steps", 1.0: ""},
+        validation_batches=32,
+        best=_BEYOND | {"student.train.ema_decay": 0.999, "student.drop_fraction": 0.5, "teacher.cached_views": 4},
+        best_share=2.0,
+        long=_BEYOND | {"student.train.ema_decay": 0.999},
+        long_share=5.0,
+        small=_PAPER_SIZES["size-5th"],
+        sizes=_PAPER_SIZES,
+        seconds={"data": 3000, "teacher": 8000, "student": 14_000, "embed": 300},
+    ),
+}  # fmt: skip
+
+
+class Plan(NamedTuple):
+    """What a preset runs on some data.
+
+    Attributes:
+        jobs: the runs.
+        experiments: what the report tells, in order.
+        settings: preset, data, seeds and base config as plain values.
+        variants: by name.
+        base: the config from which all start.
+        seeds: of training.
+    """
+
+    jobs: list[Job]
+    experiments: list[Experiment]
+    settings: dict[str, Any]
+    variants: dict[str, Variant]
+    base: Any
+    seeds: int
+
+
+def plan(
+    preset: str,
+    *,
+    stores: tuple[str, ...] = (),
+    unseen: tuple[str, ...] = (),
+    only: tuple[str, ...] = (),
+    seeds: int | None = None,
+    overrides: Sequence[str] = (),
+) -> Plan:
+    """The jobs of a preset.
+
+    Args:
+        preset: "smoke", "cpu" or "full".
+        stores: prepared stores; () is synthetic data.
+        unseen: stores that no encoder is trained on.
+        only: ids of experiments, with wildcards; () is all.
+        seeds: how many; None is the preset's.
+        overrides: "--config.KEY=VALUE" each.
+
+    Raises:
+        UserError: no such experiment, preset or key, a store that cannot be opened, or somebody on two sides.
+    """
+    base, usual = (load_config(f"{presets.__file__}:{preset}", given) for given in (overrides, ()))
+    if base.data.stores or base.data.unseen_stores:
+        raise UserError("--config.data.stores is set by --data, and --config.data.unseen_stores by --unseen")
+    scale = SCALES[preset]
+    count = scale.seeds if seeds is None else seeds
+    opened = [Store.open(path) for path in (*stores, *unseen)]
+    alike = Signals.of(opened[0]) if stores else generated_signals(base)
+    unseen_by_name(opened[len(stores) :], opened[: len(stores)], alike=alike, key="--unseen")
+    check_stores(base, opened[: len(stores)], opened[len(stores) :])
+    fingerprints = [store.fingerprint for store in opened]
+    data: list[Any] = fingerprints[: len(stores)]
+    if not stores:
+        population = {key: value for key, value in plain(base.data.synthetic).items() if key != "workers"}
+        data.append({"generator": GENERATOR_VERSION} | population)
+    experiments = choose(only, synthetic=not stores, unseen=bool(unseen))
+    known = {variant.name: variant for variant in all_variants(scale)}
+    left = {name for name in known if any(fnmatch.fnmatchcase(name, one) for one in scale.leave_out)}
+    experiments = [one._replace(variants=tuple(name for name in one.variants if name not in left)) for one in experiments]
+    wanted = dict.fromkeys(name for experiment in experiments for name in experiment.variants)
+    maker = _Maker(base, scale, count, known, stores=stores, data=data, usual=usual)
+    for name in wanted:
+        maker.add(known[name])
+    for name in dict.fromkeys(name for experiment in experiments if experiment.needs_unseen for name in experiment.variants):
+        maker.add_elsewhere(known[name], unseen, fingerprints[len(stores) :])
+    settings = {
+        "preset": preset,
+        "data": list(stores) or ["synthetic"],
+        "unseen": list(unseen),
+        "data_fingerprints": fingerprints or None,
+        "generator_version": None if stores else GENERATOR_VERSION,
+        "only": list(only),
+        "overrides": list(overrides),
+        "seeds": count,
+        "config": plain(base),
+    }
+    experiments = [one._replace(runs=maker.jobs_of(one.variants, elsewhere=one.needs_unseen)) for one in experiments]
+    return Plan(list(maker.jobs.values()), experiments, settings, {n: known[n] for n in maker.variants}, base, count)
+
+
+def check_stores(base: Any, stores: Sequence[Store], unseen: Sequence[Store]) -> dict[str, Any]:
+    """What came of comparing people and segments of the stores, and of the people to be generated where there are none.
+
+    Raises:
+        UserError: somebody or a segment is on two sides.
+    """
+    groups = [Group.of_store(store, unseen=False, say=print) for store in stores]
+    if not stores:
+        c = base.data.synthetic
+        splits = SplitRule().assign(participant_id(c.seed, number) for number in range(c.participants))
+        groups = [Group.of_people("the synthetic data", splits)]
+    groups += [Group.of_store(store, unseen=True, say=print) for store in unseen]
+    return check_groups(groups, same_names=base.data.same_names, say=print)
+
+
+def generated_signals(base: Any) -> Signals:
+    """Those of the synthetic data that a config asks for."""
+    channels = base.data.synthetic.ppg_channels
+    return Signals("the synthetic data (--config.data.synthetic.ppg_channels)", RATE_HZ, SAMPLES, channels)
+
+
+def choose(only: Sequence[str], *, synthetic: bool, unseen: bool) -> list[Experiment]:
+    """The experiments that are asked for and can be done on such data.
+
+    Raises:
+        UserError: a name that none has.
+    """
+    possible = [one for one in EXPERIMENTS if (synthetic or not one.synthetic_only) and (unseen or not one.needs_unseen)]
+    for name in only:
+        if not any(fnmatch.fnmatchcase(one.id, name) for one in EXPERIMENTS):
+            near = nearest(name, [one.id for one in EXPERIMENTS])
+            hint = f"; did you mean {near}?" if near else ""
+            raise UserError(f"--only {name}: there is no such experiment{hint} (--list names them)")
+        if not any(fnmatch.fnmatchcase(one.id, name) for one in possible):
+            raise UserError(f"--only {name}: needs {'--unseen STORE' if not unseen else 'synthetic data'}")
+    return [one for one in possible if not only or any(fnmatch.fnmatchcase(one.id, name) for name in only)]
+
+
+def all_variants(scale: Scale) -> Iterator[Variant]:
+    """Every variant, with what depends on the preset filled in."""
+    groups = (
+        variants.TEACHERS, variants.MAIN, variants.SUPERVISED, (variants.REFERENCE,), variants.OBJECTIVES,
+        variants.AUGMENTED, variants.TAUGHT, variants.LESSER, variants.SIZES,
+    )  # fmt: skip
+    own = {"student-best": scale.best, "student-long": scale.long, "student-small": scale.small, **scale.sizes}
+    for group in groups:
+        for variant in group:
+            yield variant._replace(changes=variant.changes | own.get(variant.name, {}))
+
+
+class _Maker:
+    """Turns variants into jobs, what they need first."""
+
+    def __init__(self, base, scale: Scale, seeds: int, known: dict[str, Variant], *, stores, data, usual):
+        self.jobs: dict[str, Job] = {}
+        self.variants: dict[str, None] = {}
+        self._base, self._scale, self._seeds, self._known = base, scale, seeds, known
+        self._usual = usual  # without overrides: what the scale's seconds are of
+        self._stores = list(stores)
+        self._data_key = _hash({"format": FORMAT, "data": data})
+        if not stores:
+            order = {"kind": DATA, "synthetic": plain(base.data.synthetic)}
+            self.jobs[DATA] = Job(DATA, self._data_key, order, (), scale.seconds["data"])
+
+    def add(self, variant: Variant) -> None:
+        """Adds a variant's jobs, one a seed, and those of what it needs."""
+        if variant.name in self.variants:
+            return
+        for name in (variant.teacher, variant.of):
+            if name:
+                self.add(self._known[name])
+        self.variants[variant.name] = None
+        for seed in range(self._seeds if variant.seeds == "all" else 1):
+            self._add(variant, seed)
+
+    def _add(self, variant: Variant, seed: int) -> None:
+        config = self.config(variant, seed)
+        needs = tuple(self.job_of(name, seed) for name in (variant.teacher, variant.of) if name)
+        data = (DATA,) if DATA in self.jobs else ()
+        order = {
+            "kind": variant.kind,
+            "variant": variant.name,
+            "seed": seed,
+            "config": json.loads(config.to_json_best_effort()),
+            "teacher": self.job_of(variant.teacher, seed) if variant.teacher else "",
+            "compared": self.job_of(variant.teacher, seed) if variant.teacher else "",
+            "of": self.job_of(variant.of, seed) if variant.of else "",
+            "rows": variant.rows,
+            "stores": self._stores,
+            "unseen": [],
+        }
+        decisive = {
+            "format": FORMAT,
+            "kind": variant.kind,
+            "rows": variant.rows,
+            "config": configs.config_hash(_decisive(config, variant.kind)),
+            "evaluation": [config.evaluation.train_segments, config.evaluation.batch_size],
+            "needs": [self.jobs[name].key for name in needs],
+            "data": self._data_key,
+        }
+        name = f"{variant.name}-s{seed}"
+        self.jobs[name] = Job(name, _hash(decisive), order, (*data, *needs), self._cost(variant, config))
+
+    def add_elsewhere(self, variant: Variant, unseen: Sequence[str], fingerprints: Sequence[str]) -> None:
+        """Adds what embeds unseen stores with a variant's encoders, and with the teachers that these are compared with.
+
+        Jobs of their own: a store more to look at trains nothing anew.
+        """
+        if variant.teacher:
+            self.add_elsewhere(self._known[variant.teacher], unseen, fingerprints)
+        for own in self.jobs_of((variant.name,)):
+            job, name = self.jobs[own], unseen_job(own)
+            teacher = job.order["teacher"]
+            needs = (own, teacher, unseen_job(teacher)) if teacher else (own,)
+            order = job.order | {"of": own, "compared": unseen_job(teacher) if teacher else "", "unseen": list(unseen)}
+            decisive = {"format": FORMAT, "unseen": list(fingerprints), "needs": [self.jobs[need].key for need in needs]}
+            data = (DATA,) if DATA in self.jobs else ()
+            self.jobs[name] = Job(name, _hash(decisive), order, (*data, *needs), self._scale.seconds["embed"])
+
+    def jobs_of(self, names: Sequence[str], *, elsewhere: bool = False) -> tuple[str, ...]:
+        """The jobs of some variants, all seeds; with those that embed unseen stores or without."""
+        orders = {name: job.order for name, job in self.jobs.items() if name != DATA}
+        return tuple(job for job, order in orders.items() if order["variant"] in names and (elsewhere or not order["unseen"]))
+
+    def job_of(self, name: str, seed: int) -> str:
+        """The job of a variant that another one with that seed builds on."""
+        return f"{name}-s{seed if self._known[name].seeds == 'all' else 0}"
+
+    def config(self, variant: Variant, seed: int) -> Any:
+        """The validated config of a variant's run."""
+        config = self._base.copy_and_resolve_references()
+        changes = {"seed": seed}
+        if variant.kind == "teacher":
+            changes["stages"] = ("teacher",)
+        else:
+            changes["stages"] = ("student",)
+            if variant.changes.get("student.objective", "distillation") == "distillation":
+                changes["teacher.cached_views"] = round(self._scale.views * (self._scale.short_share if variant.short else 1.0))
+            share = self._share(variant)
+            if share != 1.0:
+                changes["student.train.duration"] = _share(config.student.train.duration, share)
+            if variant.changes.get("student.objective") == "supervised":
+                fraction = variant.changes["student.supervised.label_fraction"]
+                duration = self._scale.supervised[fraction] or config.student.train.duration
+                changes |= {
+                    "student.train.duration": duration,
+                    "student.train.validate_every": _share(duration, 1 / LOOKS),
+                    "student.train.validation_batches": self._scale.validation_batches,
+                    "student.supervised.subset": seed,
+                }
+        with config.unlocked(), config.ignore_type():
+            config.update_from_flattened_dict(changes | variant.changes)
+        configs.validate(config)
+        return config
+
+    def _share(self, variant: Variant) -> float:
+        """Its duration over the student's."""
+        own = {"student-best": self._scale.best_share, "student-long": self._scale.long_share}
+        return self._scale.short_share if variant.short else own.get(variant.name, 1.0)
+
+    def _cost(self, variant: Variant, config: Any) -> float:
+        seconds = self._scale.seconds
+        embedding = seconds["embed"] * {"all": 3.0, "some": 1.0, "none": 0.3}[variant.rows]
+        if variant.kind not in ("teacher", "student"):
+            return embedding
+        (own, unit), *others = (
+            configs.parse_duration(one[variant.kind].train.duration) for one in (config, self._usual, self._base)
+        )
+        usual = next((amount for amount, other in others if other == unit), own)
+        trained = config[variant.kind]
+        dearer = DEARER.get(trained.encoder.architecture, 1.0) * DEARER.get(trained.objective, 1.0)
+        return embedding + seconds[variant.kind] * dearer * own / usual
+
+
+def unseen_job(job: str) -> str:
+    """Name of the job that embeds unseen stores with a job's encoder."""
+    return f"{job}-unseen"
+
+
+def _decisive(config: Any, kind: str) -> dict[str, Any]:
+    """What of a config decides a job's result, besides what the job builds on."""
+    kept = plain(config)
+    if kind == "teacher":
+        del kept["student"], kept["inputs"]["accel"], kept["teacher"]["cached_views"]
+    else:
+        joint = config.student.objective == "joint"
+        needed = ("cached_views", "encoder") if joint else ("cached_views",)
+        kept["teacher"] = {name: kept["teacher"][name] for name in needed}
+    return kept
+
+
+def _share(duration: str, share: float) -> str:
+    amount, unit = configs.parse_duration(duration)
+    shorter = amount * share
+    return f"{max(1, round(shorter)) if unit != 'epochs' else round(shorter, 3)} {unit}"
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

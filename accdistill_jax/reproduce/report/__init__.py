@@ -1,0 +1,1 @@
+"""The report of all experiments: document, pictures and check."""

@@ -1,0 +1,1 @@
+"""The processes of one run: connection, agreement and detection of lost ones."""

@@ -1,0 +1,249 @@
+"""What the processes of a run say to each other besides array data: a control plane over TCP.
+
+It serves three ends. The processes agree (`gather` and what is built on it). They learn at once when one of them is
+killed, stops or hangs, instead of waiting for it in a collective. And the one at fault is named, in one line.
+
+Process 0 runs the hub (`peer_hub`); a control thread in every process holds its connection to it (`peer_client`).
+"""
+
+import contextlib
+import json
+import secrets
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from accdistill_jax.errors import ExitStatus, UserError
+from accdistill_jax.runtime.peers.agreement import disagreement
+from accdistill_jax.runtime.peers.client import GRACE_S, Client, Judge
+from accdistill_jax.runtime.peers.hub import MESSAGE_LIMIT, Hub
+from accdistill_jax.runtime.peers.wire import Exchange, Wire, listen, reach
+from accdistill_jax.runtime.watchdog import HangWatch, end_process
+
+JSON = Any  # None, bool, int, float, str, and lists and dicts of such
+_ADDRESS_KEY = "peers"
+
+
+class Peers:
+    """The processes of a run, seen from one of them; made by `alone` or `connect`.
+
+    `gather`, `share`, `from_first`, `barrier` and `agree` wait until every process has called them. They are for the
+    main thread, in the same order everywhere. They raise Interrupted when another process was stopped by a signal and
+    takes no part any more, and RuntimeError for a mistake in the program, such as another order. How long they wait is
+    limited, see `waiting`.
+
+    When a process is lost (its connection closes before `leave`, or it is silent), the control thread of every other
+    one says so on standard error and ends its process with `ExitStatus.RELAUNCH`.
+
+    Attributes:
+        rank: of this process, in [0, count).
+        count: number of processes.
+    """
+
+    def __init__(self, *, rank: int, count: int):
+        self.rank, self.count = rank, count
+        self._client: Client | None = None
+        self._hub: Hub | None = None
+        self._watch: HangWatch | None = None
+        self._hang_s = 0.0
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    @classmethod
+    def alone(cls) -> "Peers":
+        """The only process of a run: nobody to wait for; `progress` watches all the same."""
+        return cls(rank=0, count=1)
+
+    @classmethod
+    def connect(
+        cls,
+        *,
+        rank: int,
+        count: int,
+        exchange: Exchange,
+        host: str,
+        silence_s: float,
+        hang_s: float = 600.0,
+        start_timeout_s: float = 300.0,
+    ) -> "Peers":
+        """Connects this process with the others; returns when all are connected.
+
+        Args:
+            rank, count: as the attributes.
+            exchange: through which process 0 tells the others where it listens.
+            host: name or address of process 0's machine, as the others reach it.
+            silence_s: a process that is silent for so many seconds is lost.
+            hang_s: ten times so long, in seconds, may a process wait for the others; see `waiting`.
+            start_timeout_s: a process that has not connected by then is lost.
+
+        Raises:
+            UserError: process 0 cannot be reached.
+        """
+        if count == 1:
+            return cls.alone()
+        peers = cls(rank=rank, count=count)
+        peers._hang_s = hang_s
+        if peers.first:
+            token, listener = secrets.token_hex(16), listen(host)
+            connection, other_end = socket.socketpair()
+            timeouts = {"silence_s": silence_s, "start_timeout_s": start_timeout_s}
+            peers._hub = Hub(listener, other_end, count=count, token=token, **timeouts)
+            peers._hub.start()
+            exchange.set(_ADDRESS_KEY, f"{host}:{listener.getsockname()[1]} {token}")
+        else:
+            connection, token = reach(exchange, _ADDRESS_KEY, rank=rank, timeout_s=start_timeout_s)
+        peers._client = Client(
+            Wire(connection, limit=count * MESSAGE_LIMIT),
+            rank=rank,
+            token=token,
+            silence_s=silence_s,
+            watch=lambda: peers._watch,
+        )
+        peers._client.join_others()
+        return peers
+
+    def gather(self, name: str, value: JSON) -> list[JSON]:
+        """Every process's value, in order of rank.
+
+        Args:
+            name: says what is gathered; the same on all processes. Names may repeat.
+            value: at most 64 MiB of JSON.
+        """
+        return self._gather(name, value)
+
+    def share(self, name: str, value: JSON) -> JSON:
+        """The value of process 0."""
+        return self.gather(name, value if self.first else None)[0]
+
+    def from_first(self, name: str, fn: Callable[[], JSON]) -> JSON:
+        """What `fn` returns on process 0; on the others it is not called.
+
+        Raises:
+            UserError: on every process, if `fn` raises it; of another exception the others learn by `leave`.
+        """
+        told = None
+        if self.first:
+            try:
+                told = {"value": fn()}
+            except UserError as error:
+                told = {"error": str(error)}
+        return self._gather(name, told, judge=lambda values: values[0].get("error"))[0]["value"]
+
+    def barrier(self, name: str) -> None:
+        """Waits for all processes."""
+        self.gather(name, None)
+
+    def agree(self, facts: Mapping[str, JSON]) -> None:
+        """Makes sure that all processes hold the same facts.
+
+        Args:
+            facts: by name; the name ends up in the message.
+
+        Raises:
+            UserError: on every process; names the first fact that differs, the processes and both values.
+        """
+        self._gather("agree", dict(facts), judge=disagreement)
+
+    def _gather(self, name: str, value: JSON, *, judge: Judge | None = None) -> list[JSON]:
+        """As `gather`; the line that `judge` makes of the values, if any, is raised as UserError on every process."""
+        text = json.dumps(value)
+        if len(text) > MESSAGE_LIMIT:
+            raise ValueError(f"{name}: {len(text)} bytes of JSON, more than {MESSAGE_LIMIT}")
+        if self._client:
+            with self.waiting(f"the wait for all processes ({name!r})"):
+                values, verdict = self._client.gather(name, value, judge)
+        else:
+            values = [json.loads(text)]
+            verdict = judge(values) if judge else None
+        if verdict:
+            raise UserError(verdict)
+        return values
+
+    @contextlib.contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Context of work in which this process may wait for others, outside of `progress`.
+
+        Where it takes more than ten times `hang_s`, every process writes the stacks of its threads and ends with
+        `ExitStatus.RELAUNCH`. A process alone waits for nobody.
+
+        Args:
+            what: for the message: "the pool search".
+        """
+        if not self._client:
+            yield
+            return
+        with HangWatch(
+            what, within_s=self._hang_s, hung=self._hung, slack_elsewhere=lambda: False, in_steps=False
+        ):
+            yield
+
+    @contextlib.contextmanager
+    def progress(self, what: str, *, within_s: float) -> Iterator[HangWatch]:
+        """Context inside which `beat(step)` must come every `within_s` seconds; see `watchdog.HangWatch`.
+
+        Otherwise every process writes the stacks of its threads and ends with `ExitStatus.RELAUNCH`.
+        """
+        client = self._client
+        self._watch = HangWatch(
+            what,
+            within_s=within_s,
+            hung=self._hung,
+            slack_elsewhere=lambda: client is not None and client.slack_elsewhere,
+        )
+        with self._watch:
+            yield self._watch
+
+    def _hung(self, where: str) -> None:
+        who = "all processes" if self.count > 1 else "the run"
+        reason = f"{where}; the last checkpoint is kept: start {who} again to continue"
+        if self._client:
+            self._client.leave_hung(reason)
+        end_process(ExitStatus.RELAUNCH, f"error: process {self.rank} stopped: {reason}", stacks=True)
+
+    def set_stop_handler(self, fn: Callable[[str, int], None], *, grace_s: float = GRACE_S) -> None:
+        """Sets what happens when another process was stopped by a signal; without it this one ends at once.
+
+        Args:
+            fn: called in the control thread as fn(reason, status); it must return at once.
+            grace_s: unless this process has called `leave` so many seconds later, it ends with that status.
+        """
+        if self._client:
+            self._client.set_stop_handler(fn, grace_s)
+
+    def explain(self, error: BaseException, wait_s: float = 5.0) -> None:
+        """Called with a failure of the runtime: waits for the news that another process caused it.
+
+        When one was lost, this does not return: the process is ended. Otherwise it returns after `wait_s` seconds.
+
+        Raises:
+            Interrupted: another process was stopped by a signal.
+        """
+        if self._client:
+            self._client.explain(error, wait_s)
+
+    def leave(self, status: int, reason: str) -> None:
+        """Tells the others that this process is about to end; to be followed by `close`.
+
+        Args:
+            status: the exit status. The others stop with it (in order after 130 and 143), but go on after 0.
+            reason: one line.
+        """
+        if self._client:
+            self._client.leave(status, reason)
+
+    def outlast(self, within_s: float) -> None:
+        """On process 0 waits until the others have ended, so many seconds at most; to be called after `leave`.
+
+        What the others' runtime depends on lives in process 0: they would be torn down in the middle of their own way out.
+        """
+        if self._hub:
+            self._hub.alone.wait(within_s)
+
+    def close(self) -> None:
+        """Closes the connections; without `leave` before, the others count this process as lost."""
+        if self._client:
+            self._client.close()
+        if self._hub:
+            self._hub.join(2.0)

@@ -1,0 +1,193 @@
+"""The teacher: pretrained here by masked autoencoding or contrast, or taken from elsewhere."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import ml_collections
+import numpy as np
+
+from accdistill_jax.errors import UserError
+from accdistill_jax.inputs.augment import Augmentation
+from accdistill_jax.inputs.prepare import InputSettings, prepare
+from accdistill_jax.models.autoencoder import MaskedAutoencoder
+from accdistill_jax.models.build import build_autoencoder, build_encoder, build_head, compute_dtype
+from accdistill_jax.objectives import Objective, contrastive, masked_autoencoding
+from accdistill_jax.stages.context import Run, choose_rows, plain
+from accdistill_jax.stages.fit import refuse_other, train_stage
+from accdistill_jax.stages.map_segments import embed
+from accdistill_jax.stages.sources import Source, paired_source
+from accdistill_jax.user_paths import expanded
+
+STATISTICS_SEGMENTS = 2000
+
+
+class Teacher(NamedTuple):
+    """A frozen PPG encoder.
+
+    Attributes:
+        encoder: module, [batch, time, C] -> [batch, D].
+        frozen: {"params", "mean" [D], "std" [D]}: parameters, and statistics of the embedding over training segments.
+        inputs: how the PPG is presented to it.
+        fingerprint: content hash of everything in the export.
+        autoencoder: the masked autoencoder it comes from and its parameters, or None.
+        data: content hashes of the stores it was trained on, joined as in `Run.data_fingerprint`.
+    """
+
+    encoder: nn.Module
+    frozen: dict[str, Any]
+    inputs: InputSettings
+    fingerprint: str
+    autoencoder: tuple[MaskedAutoencoder, Any] | None
+    data: str
+
+
+def run_stage(run: Run) -> None:
+    """Pretrains the teacher unless it is there already or `config.teacher.path` names one."""
+    if run.config.teacher.path:
+        teacher = load_teacher(run)
+        run.say(f"teacher: {run.config.teacher.path}, fingerprint {teacher.fingerprint[:12]}")
+        return
+    if run.exists(export_path(run) / "export.json"):
+        load_teacher(run)
+        run.say("teacher: finished before")
+        return
+    config = run.config.teacher
+    dtype = compute_dtype(run.config.runtime.compute_dtype)
+    encoder = build_encoder(config.encoder, dtype=dtype, rematerialise=run.config.runtime.rematerialise)
+    objective = pretraining_objective(run, config, encoder, "ppg", augmentations(config.augment))
+    params = train_stage(
+        run,
+        "teacher",
+        objective,
+        frozen={},
+        fingerprints={"data": run.data_fingerprint},
+        source=pretraining_source(run, config, "ppg"),
+    )
+    mean, std = embedding_statistics(run, encoder, params["encoder"])
+    meta = {
+        "kind": "teacher",
+        "objective": config.objective,
+        "encoder": plain(config.encoder),
+        "autoencoder": plain(config.autoencoder),
+        "signal": run.signal_meta("ppg"),
+        "fingerprints": {"data": run.data_fingerprint},
+    }
+    exported = {"params": params["encoder"], "mean": mean, "std": std}
+    if "decoder" in params:
+        exported["decoder"] = params["decoder"]
+    run.save_params(export_path(run), exported, meta)
+
+
+def pretraining_objective(
+    run: Run, config: Any, encoder: nn.Module, modality: str, specs: dict[str, Augmentation]
+) -> Objective:
+    """Masked autoencoding or contrastive pretraining of one modality.
+
+    Args:
+        run: the run's context.
+        config: section "teacher" or "student": objective, autoencoder, contrastive.
+        encoder: what is pretrained.
+        modality: "ppg" or "accel".
+        specs: augmentations.
+    """
+    if config.objective == "masked":
+        dtype = compute_dtype(run.config.runtime.compute_dtype)
+        model = build_autoencoder(encoder, config.autoencoder, samples=run.samples, dtype=dtype)
+        return masked_autoencoding(model, modality=modality, inputs=run.inputs(modality), augmentations=specs)
+    c = config.contrastive
+    return contrastive(
+        encoder,
+        build_head(c.head),
+        modality=modality,
+        inputs=run.inputs(modality),
+        augmentations=specs,
+        positives=c.positives,
+        temperature=c.temperature,
+        koleo_weight=c.koleo_weight,
+        momentum=c.momentum,
+    )
+
+
+def pretraining_source(run: Run, config: Any, modality: str) -> Source:
+    """How the batches of that pretraining are read."""
+    pairs = config.objective == "contrastive" and config.contrastive.positives == "participant"
+    return paired_source(run, modality) if pairs else Source()
+
+
+def export_path(run: Run) -> Path:
+    """Where this run's teacher is, whether trained here or elsewhere."""
+    return Path(expanded(run.config.teacher.path)) if run.config.teacher.path else run.workdir / "teacher" / "export"
+
+
+def augmentations(section: Any) -> dict[str, Augmentation]:
+    """The augmentations of a config section, those with probability 0 left out."""
+    return {name: Augmentation(**spec) for name, spec in section.items() if spec.probability > 0}
+
+
+def load_teacher(run: Run) -> Teacher:
+    """The teacher of this run, built as its export says.
+
+    Raises:
+        UserError: missing or damaged, of another modality, rate, length or channel count than the data, not the one that
+            `config.teacher.fingerprint` asks for, or trained in this work directory on other data.
+    """
+    path = export_path(run)
+    params, meta = run.load_params(path)
+    if meta.get("kind") != "teacher":
+        raise UserError(f"{path} holds no teacher (kind {meta.get('kind')!r}); point config.teacher.path at a teacher/export")
+    signal = run.signal_meta("ppg")
+    for key in ("modality", "rate_hz", "samples", "channels"):
+        if meta["signal"][key] != signal[key]:
+            raise UserError(f"the teacher in {path} reads {key} = {meta['signal'][key]}, the data has {signal[key]}")
+    wanted = run.config.teacher.fingerprint
+    if wanted and not meta["fingerprint"].startswith(wanted):
+        raise UserError(f"the teacher in {path} has fingerprint {meta['fingerprint']}, config.teacher.fingerprint asks for {wanted}")
+    if not run.config.teacher.path:
+        refuse_other(meta["fingerprints"], {"data": run.data_fingerprint}, where=str(path))
+    dtype = compute_dtype(run.config.runtime.compute_dtype)
+    encoder = build_encoder(ml_collections.ConfigDict(meta["encoder"]), dtype=dtype)
+    autoencoder = None
+    if "decoder" in params:
+        model = build_autoencoder(
+            encoder, ml_collections.ConfigDict(meta["autoencoder"]), samples=run.samples, dtype=dtype
+        )
+        autoencoder = (model, {"encoder": params["params"], "decoder": params["decoder"]})
+    return Teacher(
+        encoder,
+        {key: params[key] for key in ("params", "mean", "std")},
+        InputSettings(**meta["signal"]["inputs"]),
+        meta["fingerprint"],
+        autoencoder,
+        meta["fingerprints"]["data"],
+    )
+
+
+def embedding_statistics(run: Run, encoder: nn.Module, params: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation per dimension of the embedding over training segments, [D] float32 each."""
+    inputs = run.inputs("ppg")
+
+    def apply(params, batch):
+        return {"z": encoder.apply({"params": params}, prepare(batch, "ppg", inputs))}
+
+    rows = choose_rows(run.stores, "train", STATISTICS_SEGMENTS, seed=run.config.seed)
+    z = embed(apply, params, run.stores, rows, batch_size=run.config.evaluation.batch_size, parallel=run.parallel)["z"]
+    return z.mean(axis=0), z.std(axis=0) + 1e-6
+
+
+def reconstruction(teacher: Teacher, batch: dict[str, np.ndarray], *, seed: int) -> dict[str, np.ndarray]:
+    """What the autoencoder makes of segments with a part of their patches dropped.
+
+    Args:
+        teacher: with its autoencoder.
+        batch: as `Store.read` gives it.
+        seed: of the mask.
+
+    Returns:
+        ppg [K, time, C], reconstruction [K, time, C] float32 (normalised), dropped [K, tokens] bool.
+    """
+    model, params = teacher.autoencoder
+    x = prepare(batch, "ppg", teacher.inputs)
+    keys = jax.random.split(jax.random.key(seed), x.shape[0])
+    return jax.device_get(model.apply({"params": params}, x, keys, method="reconstruct"))

@@ -1,0 +1,1 @@
+"""Files and folders that outlive a run: arrays, checkpoints, exports and their copies."""

@@ -1,0 +1,406 @@
+"""Checkpoints through Orbax: what is saved, how damage is noticed, and how parameters leave a run.
+
+A checkpoint of step s is the folder `<directory>/<s>/` that Orbax writes, and `<directory>/<s>.json`, written last and
+atomically: a folder without that file is never used. The JSON holds the caller's metadata and a hash of each file in the
+folder, so that damage is noticed on restore, whatever byte of it changed, and the file named.
+
+While a checkpoint is written or removed, `<directory>/.<s>.unfinished.tmp` stands beside it: by it a half-written folder is
+told from one that a user put there. Only the former is ever removed.
+
+A restore depends neither on the devices that saved nor on those that read: it returns numpy arrays and the caller places
+them.
+"""
+
+import concurrent.futures
+import contextlib
+import json
+import logging
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from accdistill_jax.errors import UserError
+from accdistill_jax.files import free_name, is_leftover, remove_matching, sealed, write_atomically
+from accdistill_jax.storage.arrays import (
+    Damaged,
+    file_hashes,
+    fingerprint,
+    flatten,
+    nest,
+    orbax_checkpointer,
+    read_arrays,
+    read_json,
+    reporting,
+    unflatten,
+)
+from accdistill_jax.storage.sole_use import sole_use
+
+_log = logging.getLogger(__name__)
+_EXPORT_JSON = "export.json"
+_EXPORT_ARRAYS = "params"
+_UNFINISHED = re.compile(r"\.(\d+)\.unfinished\.tmp")
+_BY_ORBAX = re.compile(r"\d+\.orbax-checkpoint-tmp(-\d+)?")
+_FILE_OF_ORBAX = re.compile(
+    r"_METADATA|_CHECKPOINT_METADATA|_sharding|commit_success\.txt|array_metadatas/process_\d+"
+    r"|(ocdbt\.process_\d+/)?(manifest\.ocdbt|d/[0-9a-f]+)(\.__lock)?"
+)
+
+
+class Restored(NamedTuple):
+    """What a checkpoint holds.
+
+    Attributes:
+      state: pytree of numpy arrays (of the template's structure where one was given).
+      meta: the metadata that was saved with it.
+    """
+
+    state: Any
+    meta: dict
+
+
+class Checkpointer:
+    """Saves the state of a training asynchronously and restores it bit for bit.
+
+    One process of a run has one. Saving takes the sole use of the folder until `close`; reading does not need it.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        *,
+        keep_last: int = 2,
+        best_metric_mode: Literal["min", "max"] = "min",
+        on_saved: Callable[[], None] = lambda: None,
+    ):
+        """Opens (or makes) the folder of one training's checkpoints, and removes what interrupted saves left in it unless another
+        process is saving there.
+
+        Args:
+          directory: local path or object-store address.
+          keep_last: how many of the newest checkpoints stay; the best one by metric stays as well.
+          best_metric_mode: whether a smaller or a larger metric is better.
+          on_saved: called in the background when a checkpoint is complete; what it raises the next `wait` raises.
+
+        Raises:
+          UserError: the folder cannot be made.
+        """
+        if keep_last < 1 or best_metric_mode not in ("min", "max"):
+            raise ValueError(f"keep_last {keep_last} or best_metric_mode {best_metric_mode!r} out of range")
+        self._directory = epath.Path(directory)
+        self._keep_last = keep_last
+        self._mode = best_metric_mode
+        self._on_saved = on_saved
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: concurrent.futures.Future | None = None
+        self._orbax = None
+        self._verified: tuple[int, dict[str, np.ndarray]] | None = None
+        self._held: contextlib.ExitStack | None = None
+        with reporting(self._directory):
+            self._directory.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(UserError):  # then it reads, and `save` says why it cannot save
+            self._hold()
+
+    def save(
+        self, step: int, state: Any, *, metric: float | None = None, meta: Mapping | None = None
+    ) -> None:
+        """Starts saving; returns once the state is copied, so that the caller may donate its buffers.
+
+        A save still under way is waited for first. The write itself, the hashes and the removal of older
+        checkpoints happen in the background.
+
+        Args:
+          step: number of finished steps; an existing checkpoint of this step is replaced.
+          state: pytree of arrays, replicated where they live on several devices.
+          metric: what "best" is judged by; None or not finite: never the best.
+          meta: JSON-able metadata (data position, config hash, teacher fingerprint).
+
+        Raises:
+          UserError: this save or the one before failed, for example for lack of space, or another process is saving there;
+            names the directory. Earlier checkpoints are intact.
+        """
+        self.wait()
+        self._hold()
+        host = flatten(state)  # Orbax copies numpy arrays before its save returns
+        self._verified = None
+        record = {
+            "step": int(step),
+            "metric": float(metric) if metric is not None and math.isfinite(metric) else None,
+            "meta": dict(meta or {}),
+            "leaves": {name: [leaf.dtype.name, list(leaf.shape)] for name, leaf in host.items()},
+        }
+        json.dumps(record)  # metadata that is no JSON fails here, not in the background
+        import orbax.checkpoint as ocp
+
+        if self._orbax is None:
+            self._orbax = orbax_checkpointer(ocp.AsyncCheckpointer)
+        with reporting(self._directory):
+            self._make_room(step)
+            self._orbax.save(self._folder(step), args=ocp.args.PyTreeSave(nest(host)), force=True)
+        self._pending = self._thread.submit(self._finish, step, record)
+
+    def latest_valid_step(self) -> int | None:
+        """Finds the newest checkpoint whose content is whole; names each damaged one in a warning.
+
+        Returns:
+          Its step, or None where there is none at all.
+
+        Raises:
+          UserError: there are checkpoints, and every one of them is damaged: to train anew is the user's decision.
+        """
+        self.wait()
+        steps = sorted(self._steps(), reverse=True)
+        for step in steps:
+            try:
+                self._verified = (step, self._read(step))
+                return step
+            except Damaged as damage:
+                _log.warning("checkpoint %s is damaged and not used: %s", self._folder(step), damage)
+        if steps:
+            raise UserError(
+                f"every checkpoint in {self._directory} is damaged (steps {', '.join(map(str, steps))}): restore one from a "
+                "copy, or delete that folder to train anew"
+            )
+        return None
+
+    def best_step(self) -> int | None:
+        """Step of the checkpoint with the best metric among those present, or None where none has a metric."""
+        self.wait()
+        return self._best(self._steps())
+
+    def restore(self, step: int, template: Any) -> Restored:
+        """Reads a checkpoint.
+
+        Args:
+          step: a step that `latest_valid_step` or `best_step` returned.
+          template: pytree of arrays or shape structs with the structure, shapes and dtypes to expect.
+
+        Returns:
+          The state in the template's structure, as numpy arrays of the bits that were saved, and its metadata.
+
+        Raises:
+          UserError: the checkpoint is missing or damaged, or a parameter differs from the template; names it.
+        """
+        self.wait()
+        try:
+            if self._verified is None or self._verified[0] != step:
+                self._verified = (step, self._read(step))
+            meta = self._record(step)["meta"]
+        except Damaged as damage:
+            raise UserError(
+                f"checkpoint {self._folder(step)} is damaged: {damage}; delete it to go on"
+            ) from damage
+        state = unflatten(self._verified[1], template, where=str(self._folder(step)))
+        self._verified = None
+        return Restored(state, meta)
+
+    def wait(self) -> None:
+        """Waits for the save under way.
+
+        Raises:
+          UserError: it failed.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            with reporting(self._directory):
+                pending.result()
+
+    def close(self) -> None:
+        """Waits for the save under way and frees the threads.
+
+        Raises:
+          UserError: that save failed.
+        """
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+            if self._orbax is not None:
+                self._orbax.close()
+            if self._held is not None:
+                self._held.close()
+                self._held = None
+
+    def __enter__(self) -> "Checkpointer":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _folder(self, step: int) -> epath.Path:
+        return self._directory / str(step)
+
+    def _sidecar(self, step: int) -> epath.Path:
+        return self._directory / f"{step}.json"
+
+    def _unfinished(self, step: int) -> epath.Path:
+        return self._directory / f".{step}.unfinished.tmp"
+
+    @property
+    def _is_local(self) -> bool:
+        return "://" not in os.fspath(self._directory)
+
+    def _hold(self) -> None:
+        """Takes the sole use of the folder, once."""
+        if self._held is not None:
+            return
+        with contextlib.ExitStack() as stack:
+            if self._is_local:
+                stack.enter_context(sole_use(self._directory, refusal=self._refusal, patience_s=0.0, machines=False))
+            with reporting(self._directory):
+                self._remove_partial()
+            self._held = stack.pop_all()
+
+    def _refusal(self, holder: str) -> str:
+        return f"{self._directory}: another process saves its checkpoints there ({holder}); wait for it, or save elsewhere"
+
+    def _make_room(self, step: int) -> None:
+        """Removes a checkpoint of this step; sets aside what else has its name."""
+        self._unfinished(step).touch()
+        if self._sidecar(step).exists():
+            self._remove(step)
+            self._unfinished(step).touch()
+        if self._is_local:
+            _set_aside(Path(self._folder(step)))
+
+    def _remove(self, step: int) -> None:
+        """Removes a checkpoint; of what a user put into its folder nothing."""
+        try:
+            names = self._record(step)["files"].keys()
+        except Damaged:
+            names = None
+        self._unfinished(step).touch()
+        self._sidecar(step).unlink(missing_ok=True)
+        if names is None or not self._is_local:
+            self._folder(step).rmtree(missing_ok=True)
+        else:
+            remove_matching(self._folder(step), names.__contains__)
+        self._unfinished(step).unlink(missing_ok=True)
+
+    def _finish(self, step: int, record: dict) -> None:
+        try:
+            self._orbax.wait_until_finished()
+        except BaseException:
+            self._remove_partial()
+            raise
+        record["files"] = file_hashes(self._folder(step))
+        write_atomically(self._sidecar(step), json.dumps(sealed(record)))
+        self._unfinished(step).unlink(missing_ok=True)
+        self._remove_old(step)
+        self._on_saved()
+
+    def _steps(self) -> list[int]:
+        return [int(path.stem) for path in self._directory.glob("*.json") if path.stem.isdigit()]
+
+    def _record(self, step: int) -> dict:
+        return read_json(self._sidecar(step))
+
+    def _read(self, step: int) -> dict[str, np.ndarray]:
+        return read_arrays(self._folder(step), self._record(step))
+
+    def _best(self, steps: Iterable[int]) -> int | None:
+        metrics = {}
+        for step in steps:
+            with contextlib.suppress(Damaged):
+                metrics[step] = self._record(step)["metric"]
+        sign = 1 if self._mode == "min" else -1
+        ranked = [(sign * metric, step) for step, metric in metrics.items() if metric is not None]
+        return min(ranked)[1] if ranked else None
+
+    def _remove_old(self, newest: int) -> None:
+        steps = sorted(step for step in self._steps() if step <= newest)
+        kept = set(steps[-self._keep_last :]) | {self._best(steps)}
+        for step in set(steps) - kept:
+            with contextlib.suppress(Damaged):  # what has no record of ours may be a user's
+                self._record(step)
+                self._remove(step)
+
+    def _remove_partial(self) -> None:
+        for path in list(self._directory.iterdir()):
+            if _BY_ORBAX.fullmatch(path.name):
+                path.rmtree(missing_ok=True)
+            elif is_leftover(path.name):
+                path.unlink(missing_ok=True)
+            elif found := _UNFINISHED.fullmatch(path.name):
+                step = int(found[1])
+                if not self._sidecar(step).exists():
+                    self._folder(step).rmtree(missing_ok=True)
+                path.unlink(missing_ok=True)
+
+
+def _set_aside(folder: Path) -> None:
+    """Gives the name of a folder free that is not this program's."""
+    if os.path.lexists(folder):
+        kept = free_name(folder.with_name(f"{folder.name}.kept"))
+        folder.rename(kept)
+        _log.warning("%s has something in it that no run has saved: it is %s now", folder, kept)
+
+
+def save_params(path: str | os.PathLike, params: Any, meta: Mapping) -> str:
+    """Writes finished parameters with what is needed to rebuild their model.
+
+    Args:
+      path: folder to make (or replace): `params/` holds the arrays, `export.json`, written last, the metadata and the
+        fingerprint. Without `export.json` the folder is no export.
+      params: pytree of arrays.
+      meta: JSON-able metadata (architecture config, what it was trained on).
+
+    Returns:
+      The fingerprint of the parameters.
+
+    Raises:
+      UserError: the folder cannot be written; names it.
+    """
+    import orbax.checkpoint as ocp
+
+    path = epath.Path(path)
+    host = flatten(params)
+    record = {
+        "meta": dict(meta),
+        "leaves": {name: [leaf.dtype.name, list(leaf.shape)] for name, leaf in host.items()},
+        "fingerprint": fingerprint(host),
+    }
+    with reporting(path), orbax_checkpointer(ocp.Checkpointer) as orbax:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / _EXPORT_JSON).unlink(missing_ok=True)
+        if "://" not in os.fspath(path) and not remove_matching(path / _EXPORT_ARRAYS, _FILE_OF_ORBAX.fullmatch):
+            _set_aside(Path(path / _EXPORT_ARRAYS))
+        orbax.save(path / _EXPORT_ARRAYS, args=ocp.args.PyTreeSave(nest(host)), force=True)
+        record["files"] = file_hashes(path / _EXPORT_ARRAYS)
+        write_atomically(path / _EXPORT_JSON, json.dumps(sealed(record), indent=1))
+    return record["fingerprint"]
+
+
+def load_params(path: str | os.PathLike, template: Any = None) -> Restored:
+    """Reads parameters that `save_params` wrote.
+
+    Args:
+      path: the folder.
+      template: pytree of arrays or shape structs to check against and to take the structure from; None: nested
+        dictionaries as saved.
+
+    Returns:
+      The parameters (numpy) and the metadata, with "fingerprint" added.
+
+    Raises:
+      UserError: no export there, damaged, or a parameter differs from the template; names the first one.
+    """
+    path = epath.Path(path)
+    if not (path / _EXPORT_JSON).exists():
+        raise UserError(f"no exported parameters in {path} (no {_EXPORT_JSON} there)")
+    try:
+        record = read_json(path / _EXPORT_JSON)
+        flat = read_arrays(path / _EXPORT_ARRAYS, record)
+        if fingerprint(flat) != record.get("fingerprint"):
+            raise Damaged("the content does not have the fingerprint it was saved with")
+    except Damaged as damage:
+        raise UserError(
+            f"exported parameters in {path} are damaged: {damage}; train or copy them again"
+        ) from damage
+    params = nest(flat) if template is None else unflatten(flat, template, where=str(path))
+    return Restored(params, record["meta"] | {"fingerprint": record["fingerprint"]})

@@ -1,0 +1,433 @@
+"""A work directory at an object-store address: the run works in a local folder, process 0 copies it there and back.
+
+What lies at the address (gs://bucket/run):
+
+    objects/<SHA-256 of the content>   every file of the run, by content; written once, never changed
+    mirror.json                        the manifest: which object is which file, of which run, the number of the copy
+
+A copy uploads the objects that are new and then replaces the manifest, by a conditional write. So whoever reads sees the
+files of one complete copy, wherever a copy was cut off. A checkpoint's `<step>.json` never comes without its arrays: the
+local files of a copy are pinned by hard links at a moment when every file that declares others complete stands. Objects
+that neither this manifest nor the one before names are then removed, so that a reader that has just fetched the manifest
+finds what it names.
+
+In the local folder `.mirror.json` says which copy the folder was last equal to. By it `Mirror.pull` finds out where the
+run is further:
+
+    the folder as it was then, the address further    the folder is made equal to the address
+    the folder changed since, the address not         nothing is fetched: the next copy catches up
+    both changed, or they are two different runs      UserError: a person decides
+
+A plain tree of files from an address:
+
+    python -m accdistill_jax.storage.mirror pull gs://bucket/run folder
+    python -m accdistill_jax.storage.mirror ls gs://bucket/run
+"""
+
+from accdistill_jax.runtime import streams  # isort: skip
+
+if __name__ == "__main__":
+    streams.secure(product="output")
+
+import contextlib
+import glob
+import hashlib
+import os
+import re
+import shutil
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from accdistill_jax.errors import CommandParser, UserError, refuse_password
+from accdistill_jax.runtime.command import run_command
+from accdistill_jax.storage.folder import LocalFolder
+from accdistill_jax.storage.mirror_files import (
+    Content,
+    Journal,
+    Known,
+    hash_files,
+    is_marker,
+    local_files,
+    pinned,
+)
+from accdistill_jax.storage.mirror_store import Conflict, CopyStore, Manifest, Patience
+from accdistill_jax.storage.sole_use import sole_use
+from accdistill_jax.text import one_line
+from accdistill_jax.user_paths import cache_folder, path_argument
+
+_FETCH_ATTEMPTS = 5
+
+
+def is_address(workdir: str) -> bool:
+    """Whether a work directory is an object-store address.
+
+    Raises:
+        UserError: it is one that cannot be written, or holds a password.
+    """
+    refuse_password(workdir)
+    if workdir.startswith(("http://", "https://")):
+        raise UserError(f"--workdir={workdir} cannot be written to; use gs://..., s3://... or a local folder")
+    return "://" in workdir and not workdir.startswith("file://")
+
+
+def staging_folder(url: str) -> Path:
+    """The local folder in which the run at an address works on this machine, below the user's cache folder.
+
+    Raises:
+        UserError: the user has none.
+    """
+    url = url.rstrip("/")
+    readable = re.sub(r"[^A-Za-z0-9.]+", "-", url.partition("://")[2]).strip("-.")[-60:]
+    return cache_folder() / "runs" / f"{readable}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
+
+
+class Mirror:
+    """Keeps an object-store address equal to a local folder; `pull` first, then `push` as often as wanted.
+
+    A context: leaving it waits for the copy in the background. One process of a run has one.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        folder: str | os.PathLike,
+        *,
+        exclude: Sequence[str] = ("data",),
+        say: Callable[[str], None] = print,
+        patience_s: float = 60.0,
+    ):
+        """Touches nothing yet.
+
+        Args:
+            url: address, gs://bucket/path or s3://bucket/path.
+            folder: local folder.
+            exclude: folders directly below it that are not copied, because any machine can make them again.
+            say: prints one line.
+            patience_s: how long a copy goes on trying while the object store refuses everything, in seconds.
+        """
+        self._patience = Patience(patience_s)
+        self._store = CopyStore(url, self._patience)
+        self._folder, self._exclude, self._say = Path(folder), tuple(exclude), say
+        self._journal: Journal | None = None
+        self._version = b""  # of the manifest that this process has read or written
+        self._held = contextlib.ExitStack()
+        self._lock = threading.Lock()
+        self._wanted = False
+        self._thread: threading.Thread | None = None
+        self._broken: Exception | None = None
+
+    def pull(self) -> None:
+        """Makes the local folder equal to the last complete copy where that is further; see the module's table.
+
+        A pull that was cut off is finished by the next one; until then `.mirror.json` says that the folder is no run.
+
+        Raises:
+            Conflict: folder and address hold different runs, or both have moved on.
+            UserError: the object store refuses, the disk is full, or another process of this machine works in the
+                folder.
+        """
+        try:
+            self._claim()
+            self._pull()
+        except BaseException:
+            self._held.close()
+            raise
+
+    def push(self) -> None:
+        """Copies what has changed, after the copy in the background. On return everything is at the address.
+
+        Raises:
+            Conflict: another run has written there since.
+            UserError: the object store refuses; the local files are whole, and the next push copies them.
+        """
+        with self._lock:
+            self._wanted = False
+        self._patience.end()  # a background copy that waits for better times gives way
+        self._join()
+        self._patience.renew()
+        try:
+            self._push()
+        except Conflict:
+            raise
+        except UserError as error:
+            raise UserError(
+                f"what the run wrote is complete in {self._folder} but could not be copied to {self._store.url}: {error}; "
+                "the same command copies it again"
+            ) from error
+
+    def push_later(self) -> None:
+        """Copies in the background. While one copy is under way, any number of calls ask for one more after it.
+
+        A copy that fails is told in one line and tried again by the next call.
+
+        Raises:
+            Conflict: of a copy before; no further one can succeed.
+        """
+        self._raise_broken()
+        with self._lock:
+            self._wanted = True
+            if self._thread is None:
+                self._patience.renew()
+                self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
+                self._thread.start()
+
+    def wait(self) -> None:
+        """Waits for the copies in the background.
+
+        Raises:
+            Conflict: of one of them.
+        """
+        self._join()
+        self._raise_broken()
+
+    def close(self) -> None:
+        """Waits for the copies in the background, though not for a store that refuses, and gives the folder free."""
+        self._patience.end()
+        self._join()
+        self._held.close()
+
+    def __enter__(self) -> "Mirror":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _claim(self) -> None:
+        def refusal(holder: str) -> str:
+            return f"another process of this machine runs {self._store.url} in {self._folder} ({holder}); stop it or wait for it"
+
+        self._held.enter_context(sole_use(self._folder, refusal=refusal))
+
+    def _pull(self) -> None:
+        self._patience.renew()
+        found, self._version = self._store.read()
+        journal = Journal.load(self._folder)
+        if journal and found and journal.pending and journal.pending["push"] == found.push:
+            journal.settle()  # that copy was complete; this machine was stopped before it noted so
+        local = self._local(journal.known if journal else {})
+        if self._is_ahead(found, journal, {name: known.content for name, known in local.items()}):
+            self._fetch(found, journal or Journal(run=found.run), local)
+            return
+        self._journal = journal or Journal(run=uuid.uuid4().hex)
+        self._journal.known = local
+        if found:
+            self._journal.generation, self._journal.push = found.generation, found.push
+            self._journal.base = found.files
+        self._journal.save(self._folder)
+
+    def _local(self, known: Mapping[str, Known]) -> dict[str, Known]:
+        return hash_files(self._folder, local_files(self._folder, self._exclude), known)
+
+    def _is_ahead(
+        self, found: Manifest | None, journal: Journal | None, files: Mapping[str, Content]
+    ) -> bool:
+        """Whether the address is further than the local `files`; see the module's table."""
+        synced = journal is not None and (journal.generation > 0 or journal.pulling)
+        if found is None:
+            if synced:
+                raise Conflict(
+                    f"{self._store.url} is empty, but {self._folder} holds a run that was copied there; delete that "
+                    f"folder to begin anew, or {self._folder / Journal.NAME} to copy the run there again"
+                )
+            return False
+        if not synced:
+            if files and files != found.files:
+                raise self._parted("they hold different runs")
+            return True
+        if journal.run != found.run:
+            raise self._parted("they hold different runs")
+        if journal.pulling:
+            return True
+        if found.push == journal.push:
+            # Files that are only missing were lost here; a run that goes on leaves new ones too.
+            return files != journal.base and files.items() <= journal.base.items()
+        if files == found.files:
+            return False
+        if found.generation <= journal.generation:
+            raise self._parted("the address was set back to an older copy")
+        if files != journal.base:
+            raise self._parted("the run went on elsewhere, and the folder has work that was never copied")
+        return True
+
+    def _parted(self, how: str) -> Conflict:
+        return Conflict(
+            f"{self._store.url} and {self._folder} do not fit together: {how}. Delete that folder to go on from the "
+            f"address, or go on from the folder with --workdir={self._folder}"
+        )
+
+    def _fetch(self, found: Manifest, journal: Journal, local: Mapping[str, Known]) -> None:
+        """Makes the folder equal to a copy."""
+        for _ in range(_FETCH_ATTEMPTS):
+            journal.run, journal.pulling, journal.pending = found.run, True, None
+            journal.save(self._folder)
+            wanted = [
+                name for name, c in found.files.items() if name not in local or local[name].content != c
+            ]
+            if wanted:
+                megabytes = sum(found.files[name].size for name in wanted) / 1e6
+                self._say(
+                    f"{self._store.url}: fetching {len(wanted)} files ({megabytes:.1f} MB) into {self._folder}"
+                )
+            stale = [name for name, own in local.items() if found.files.get(name) != own.content]
+            self._remove(sorted(stale, key=is_marker, reverse=True))
+            if self._store.download(found, wanted, LocalFolder(self._folder)):
+                break
+            found, self._version = self._replaced(found)
+            local = self._local(journal.known)
+        else:
+            raise Conflict(f"another run writes at {self._store.url}, faster than it can be fetched; stop it")
+        self._journal = Journal(
+            found.run, found.generation, found.push, base=found.files, known=self._local(journal.known)
+        )
+        self._journal.save(self._folder)
+
+    def _replaced(self, before: Manifest) -> tuple[Manifest, bytes]:
+        """The copy that has replaced the one whose objects are gone."""
+        found, version = self._store.read()
+        if found is None or found.push == before.push or found.run != before.run:
+            raise UserError(
+                f"{self._store.url} is damaged: objects are missing; restore it from a copy of the bucket"
+            )
+        return found, version
+
+    def _remove(self, names: Sequence[str]) -> None:
+        for name in names:
+            (self._folder / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a folder with something in it
+                for parent in (self._folder / name).relative_to(self._folder).parents:
+                    if parent.name:
+                        os.rmdir(self._folder / parent)
+
+    def _push(self) -> None:
+        journal = self._journal
+        if journal is None:
+            raise RuntimeError("pull comes before push")
+        there = set(journal.base.values())
+        copied = {name: known for name, known in journal.known.items() if known.content in there}
+        try:
+            with pinned(self._folder, self._exclude, copied) as (kept, links):
+                read = self._store.upload({name: link for name, (link, _) in links.items()}, journal.base)
+                journal.known = kept | {
+                    name: Known(links[name][1], content) for name, content in read.items()
+                }
+        except OSError as error:
+            raise UserError(f"{self._folder}: cannot be read ({error.strerror or error})") from error
+        files = {name: known.content for name, known in journal.known.items()}
+        if files != journal.base or not journal.generation:
+            own = Manifest(journal.run, journal.generation + 1, uuid.uuid4().hex, files)
+            needed = {content.sha256 for content in (*journal.base.values(), *files.values())}
+            journal.pending = own._asdict()
+            journal.save(self._folder)
+            try:
+                self._version = self._store.commit(own, self._version)
+            except Conflict as error:
+                raise Conflict(
+                    f"{error}; to go on from this run's own state: --workdir={self._folder}"
+                ) from error
+            journal.settle()
+            self._collect(needed)
+        journal.save(self._folder)
+
+    def _collect(self, needed: set[str]) -> None:
+        try:
+            self._store.collect(needed)
+        except UserError as error:
+            self._say(f"warning: objects that no copy needs stay until the next one: {error}")
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._wanted or self._broken:
+                    self._thread = None
+                    return
+                self._wanted = False
+            try:
+                self._push()
+            except Conflict as error:
+                self._broken = error
+            except UserError as error:
+                self._say(f"warning: not copied to {self._store.url}, the next copy catches up: {error}")
+            except Exception as error:  # a fault of this program: raised in the caller's thread
+                self._broken = error
+
+    def _join(self) -> None:
+        with self._lock:
+            thread = self._thread
+        if thread is not None:
+            thread.join()
+
+    def _raise_broken(self) -> None:
+        if self._broken is not None:
+            raise self._broken
+
+
+def fetch_tree(url: str, folder: str | os.PathLike) -> int:
+    """Fetches the last complete copy at an address as plain files.
+
+    Args:
+        url: the address.
+        folder: local folder to make; appears whole or not at all.
+
+    Returns:
+        How many files it has.
+
+    Raises:
+        UserError: nothing there, the folder exists, the disk is full, or the store refuses.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise UserError(f"{folder} exists already; name a folder to make")
+    store, found = _open(url)
+    for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.*.fetching"):  # of a process that was killed
+        with contextlib.suppress(UserError), sole_use(leftover, refusal=str, patience_s=0.0, machines=False):
+            shutil.rmtree(leftover, ignore_errors=True)
+    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.fetching")
+    try:
+        with sole_use(partial, refusal=str, machines=False):
+            if not store.download(found, found.files, LocalFolder(partial)):
+                raise UserError(f"{url}: a run has replaced the copy meanwhile; run the same command again")
+        partial.rename(folder)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return len(found.files)
+
+
+def _open(url: str) -> tuple[CopyStore, Manifest]:
+    store = CopyStore(url, Patience(0.0))
+    found, _ = store.read()
+    if found is None:
+        raise UserError(f"{url} holds no run")
+    return store, found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = CommandParser(
+        prog="python -m accdistill_jax.storage.mirror",
+        description="Reads a work directory that lies in an object store.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    pull = commands.add_parser("pull", help="fetch the files of the last complete copy as a plain tree")
+    pull.add_argument("address", help="as given to --workdir: gs://..., s3://...")
+    pull.add_argument("folder", type=path_argument, help="folder to make")
+    ls = commands.add_parser("ls", help="list the files of the last complete copy: bytes and name")
+    ls.add_argument("address", help="as given to --workdir: gs://..., s3://...")
+
+    def work() -> None:
+        arguments = parser.parse_args(argv)
+        if arguments.command == "pull":
+            print(f"{fetch_tree(arguments.address, arguments.folder)} files in {arguments.folder}")
+        else:
+            for name, content in sorted(_open(arguments.address)[1].files.items()):
+                print(f"{content.size:>12} {one_line(name)}")
+
+    return run_command(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

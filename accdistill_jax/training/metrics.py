@@ -1,0 +1,379 @@
+"""What a run writes while it trains: JSON lines, TensorBoard, throughput, the progress line.
+
+`<workdir>/metrics/<stage>.jsonl` holds records `{"step": 100, "kind": "train", "loss": 0.61, ...}`: a pure function
+of config and data, so the file of an interrupted and continued run equals the uninterrupted one's byte for byte.
+Wall-clock quantities (seconds, segments_per_s, input_wait_fraction) stand in `<stage>.timing.jsonl` beside it. When the stage
+has ended well, `<stage>.sha256` holds the checksums of all that it recorded.
+"""
+
+import contextlib
+import json
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+from accdistill_jax.errors import UserError
+from accdistill_jax.files import read_regular
+from accdistill_jax.training.event_file import EventFile
+from accdistill_jax.training.metrics_sums import add_values, sums_path, write_sums
+
+_log = logging.getLogger(__name__)
+
+
+class MetricsWriter:
+    """Writes the metrics of one stage; one per run, on process 0."""
+
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        stage: str,
+        *,
+        resume_step: int = 0,
+        enabled: bool = True,
+        tensorboard: bool = True,
+    ):
+        """Reads the stage's files; what the continued run will write again is cut away when its first record comes.
+
+        A run that is refused before leaves them as they are.
+
+        Args:
+          workdir: work directory of the run; files go to its `metrics/` and `tensorboard/`.
+          stage: name of the stage.
+          resume_step: finished steps of the checkpoint that is continued from: records of later steps, and a torn
+            last line, are removed. 0: the stage starts anew and all records go. Records of a step must therefore be
+            written before the checkpoint of that step.
+          enabled: False makes every method do nothing (processes other than 0).
+          tensorboard: whether to write TensorBoard events too.
+
+        Raises:
+          UserError: the files cannot be written, or a line other than the last is unreadable; names the folder, or file
+            and line. An unreadable last line is named in a warning and left out.
+        """
+        self._files: dict[str, TextIO] = {}
+        self._board = None
+        self._kept: dict[str, tuple[Path, str]] = {}
+        if not enabled:
+            return
+        self._folder, self._workdir, self._stage = Path(workdir) / "metrics", workdir, stage
+        self._board_folder = Path(workdir) / "tensorboard" / stage if tensorboard else None
+        self._first_step = resume_step + 1
+        with self._reporting():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for kind, path in (
+                ("metrics", self._folder / f"{stage}.jsonl"),
+                ("timing", self._folder / f"{stage}.timing.jsonl"),
+            ):
+                path.open("a").close()
+                self._kept[kind] = path, _kept_text(path, resume_step)
+
+    def write(
+        self, step: int, kind: str, scalars: Mapping[str, Any], *, timing: Mapping[str, Any] | None = None
+    ) -> None:
+        """Appends one record.
+
+        Args:
+          step: finished steps that the values belong to.
+          kind: what they were computed on, for example "train" or "validation".
+          scalars: values convertible to float, reproducible ones only.
+          timing: wall-clock quantities of the same moment.
+
+        Raises:
+          UserError: the disk is full or the folder gone; names the folder.
+        """
+        self._begin()
+        for file, values in (("metrics", scalars), ("timing", timing)):
+            if file not in self._files or not values:
+                continue
+            values = {name: float(value) for name, value in values.items()}
+            with self._reporting():
+                self._files[file].write(_to_line(step, kind, values))
+                self._files[file].flush()
+                if self._board is not None:
+                    add_values(self._board, file, kind, values, step)
+
+    def _begin(self) -> None:
+        """Cuts and opens the files, once."""
+        if not self._kept:
+            return
+        with self._reporting():
+            sums_path(self._workdir, self._stage).unlink(missing_ok=True)
+            for kind, (path, text) in self._kept.items():
+                _cut(path, text)
+                self._files[kind] = path.open("a", encoding="utf-8")
+            if self._board_folder is not None:
+                self._board = EventFile(self._board_folder, first_step=self._first_step)
+        self._kept = {}
+
+    def flush(self) -> None:
+        """Hands everything to the operating system; the JSON lines already are after each `write`."""
+        if self._board is not None:
+            with self._reporting():
+                self._board.flush()
+
+    def close(self) -> None:
+        """Closes the files."""
+        for file in (*self._files.values(), *([self._board] if self._board is not None else [])):
+            with contextlib.suppress(OSError):  # told by the write that failed; closing only tries it again
+                file.close()
+        self._files, self._board = {}, None
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(self, kind: type | None, *exception: object) -> None:
+        enabled = bool(self._files or self._kept)
+        try:
+            if kind is None:
+                self._begin()
+        finally:
+            self.close()
+        if kind is None and enabled:
+            with self._reporting():
+                write_sums(self._workdir, self._stage)
+
+    @contextlib.contextmanager
+    def _reporting(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as problem:
+            raise UserError(
+                f"cannot write metrics in {self._folder}: {problem.strerror or problem}"
+            ) from problem
+
+
+def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """Reads a metrics or timing file.
+
+    Args:
+      path: a `.jsonl` file of a `MetricsWriter`; missing reads as empty.
+
+    Returns:
+      The records in order: "step" an int, "kind" a text, all else floats (also not finite ones). An unreadable last line,
+      as a kill leaves it, is named in a warning and left out.
+
+    Raises:
+      UserError: a line other than the last is unreadable; names file and line.
+    """
+    return [record for _, record in _records(Path(path))]
+
+
+def _to_line(step: int, kind: str, values: Mapping[str, float]) -> str:
+    # JSON has no NaN or infinity: those are written as text, which float() reads.
+    plain = {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
+    return json.dumps({"step": int(step), "kind": kind} | plain) + "\n"
+
+
+def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        text = read_regular(path).decode(errors="replace") if path.exists() else ""
+    except OSError as problem:
+        raise UserError(f"{path} cannot be read ({problem.strerror or problem}); restore or delete it") from problem
+    lines = text.splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
+        try:
+            if not line.endswith("\n"):
+                raise ValueError("no line end")
+            record = json.loads(line)
+            head = {"step": int(record.pop("step")), "kind": str(record.pop("kind"))}
+            parsed = head | {name: float(value) for name, value in record.items()}
+        except (ValueError, KeyError, AttributeError, TypeError, OverflowError, RecursionError) as problem:
+            if number < len(lines):
+                raise UserError(
+                    f"{path} line {number} is unreadable ({problem}); delete the line or the file"
+                ) from problem
+            _log.warning("%s: line %d, the last, is unreadable (%s) and left out", path, number, problem)
+            return
+        yield line, parsed
+
+
+def _kept_text(path: Path, resume_step: int) -> str:
+    """The lines of a file that a run which continues after `resume_step` steps does not write again."""
+    return "".join(line for line, record in _records(path) if record["step"] <= resume_step) if resume_step else ""
+
+
+def _cut(path: Path, text: str) -> None:
+    if path.exists() and path.read_text(encoding="utf-8", errors="replace") != text:
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+
+
+class Rates(NamedTuple):
+    """Speed over a stretch of steps.
+
+    Attributes:
+      seconds: its length.
+      segments_per_s: segments trained on per second; NaN where no step has ended in it.
+      input_wait_fraction: share of the time in which the loop waited for a batch, 0 to 1; NaN likewise.
+    """
+
+    seconds: float
+    segments_per_s: float
+    input_wait_fraction: float
+
+
+class Throughput:
+    """Segments per second and share of time spent waiting for input, without the first step, which compiles."""
+
+    def __init__(self, segments_per_step: int, *, clock: Callable[[], float] = time.monotonic):
+        """Starts before the first step.
+
+        Args:
+          segments_per_step: global batch size.
+          clock: seconds, monotonic.
+        """
+        self._segments = segments_per_step
+        self._clock = clock
+        self._started = False
+        self._total = _Span(clock())
+        self._window = _Span(clock())
+
+    def input_waited(self, seconds: float) -> None:
+        """To be called with the time that taking a batch took."""
+        self._total.waited += seconds
+        self._window.waited += seconds
+
+    def step_done(self) -> None:
+        """To be called once per step, when its metrics are on the host."""
+        if self._started:
+            self._total.steps += 1
+            self._window.steps += 1
+        else:
+            self._started = True
+            self._total = _Span(self._clock())
+            self._window = _Span(self._clock())
+
+    @property
+    def segments_per_s(self) -> float:
+        """Rate since the first step ended; NaN before the second has."""
+        return self.total().segments_per_s
+
+    def total(self) -> Rates:
+        """Rates since the first step ended."""
+        return self._rates(self._total)
+
+    def snapshot(self) -> dict[str, float]:
+        """Rates since the last snapshot, by field name, for `MetricsWriter.write(timing=...)`."""
+        rates = self._rates(self._window)
+        self._window = _Span(self._clock())
+        return rates._asdict()
+
+    def _rates(self, span: "_Span") -> Rates:
+        seconds = self._clock() - span.begin
+        if not span.steps or seconds <= 0:
+            return Rates(seconds, math.nan, math.nan)
+        return Rates(seconds, span.steps * self._segments / seconds, min(1.0, span.waited / seconds))
+
+
+class _Span:
+    """A stretch of time with what happened in it."""
+
+    def __init__(self, begin: float):
+        self.begin, self.steps, self.waited = begin, 0, 0.0
+
+
+class ProgressLine:
+    """One live line: stage, step of total, loss, segments/s, time left; plain lines at intervals off a terminal."""
+
+    def __init__(
+        self,
+        stage: str,
+        total_steps: int,
+        *,
+        start_step: int = 0,
+        enabled: bool = True,
+        stream: TextIO | None = None,
+        every_s: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        """Shows the line.
+
+        Args:
+          stage: name at the line's start.
+          total_steps: steps of the whole stage.
+          start_step: steps finished before (a continued run).
+          enabled: False shows nothing (processes other than 0).
+          stream: where to; standard error by default.
+          every_s: seconds between plain lines.
+          clock: seconds, monotonic.
+        """
+        self._stage, self._total, self._start, self._every_s = stage, total_steps, start_step, every_s
+        self._stream, self._clock, self._enabled = stream or sys.stderr, clock, enabled
+        self._begin = self._rated_from = clock()
+        self._rated_step = start_step
+        self._last_plain = -math.inf
+        self._bar = None
+        if enabled and self._stream.isatty():
+            self._bar, self._task = self._make_bar()
+
+    def update(self, step: int, *, loss: float | None = None, segments_per_s: float | None = None) -> None:
+        """Shows the state after `step` steps; cheap enough for every logged step."""
+        if not self._enabled:
+            return
+        now = self._clock()
+        if step > self._start and self._rated_step == self._start:
+            self._rated_from, self._rated_step = now, step  # the time left leaves compilation out
+        note = self._note(loss, segments_per_s)
+        left = self._left(step, now)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, note=note, left=left)
+        elif now - self._last_plain >= self._every_s or step >= self._total:
+            self._last_plain = now
+            print(f"{self._stage}  step {step}/{self._total}{note}  {left}", file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Leaves the line as it stands."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def __enter__(self) -> "ProgressLine":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _left(self, step: int, now: float) -> str:
+        if step >= self._total:
+            return f"done in {format_seconds(now - self._begin)}"
+        done = step - self._rated_step
+        if done <= 0:
+            return "time left unknown"
+        return f"{format_seconds((self._total - step) * (now - self._rated_from) / done)} left"
+
+    @staticmethod
+    def _note(loss: float | None, segments_per_s: float | None) -> str:
+        note = "" if loss is None else f"  loss {float(loss):.4g}"
+        if segments_per_s is not None and math.isfinite(segments_per_s):
+            note += f"  {segments_per_s:.0f} segments/s"
+        return note
+
+    def _make_bar(self) -> tuple[Any, Any]:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}  {task.fields[left]}"),
+            console=Console(file=self._stream),
+        )
+        task = bar.add_task(self._stage, total=self._total, completed=self._start, note="", left="")
+        bar.start()
+        return bar, task
+
+
+def format_seconds(seconds: float) -> str:
+    """Short text of a duration: "42 s", "3 min 05 s", "2 h 10 min"."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

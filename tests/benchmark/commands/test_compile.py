@@ -1,0 +1,198 @@
+"""What is read from a program that a TPU's compiler optimised, its table, and the command line; no libtpu is needed."""
+
+import importlib.util
+import json
+import types
+
+import jax
+import pytest
+
+from accdistill_jax.benchmark import __main__ as command
+from accdistill_jax.benchmark.commands import compile as compiling
+from accdistill_jax.benchmark.model import optimised, program, topology, traffic
+from accdistill_jax.errors import ExitStatus, UserError
+from configs import distill
+
+# as libtpu 0.0.42 writes it, cut short
+TEXT = """HloModule jit_step, is_scheduled=true
+
+FileNames
+1 "/home/someone/accdistill_jax/train.py"
+2 "/usr/lib/flax/linen/normalization.py"
+3 "/home/someone/accdistill_jax/models/attention.py"
+
+FunctionNames
+1 "make_step.<locals>.step"
+
+FileLocations
+1 {file_name_id=1 function_name_id=1 line=125 end_line=125 column=28 end_column=28}
+2 {file_name_id=2 function_name_id=1 line=30 end_line=30 column=1 end_column=1}
+3 {file_name_id=3 function_name_id=1 line=77 end_line=77 column=1 end_column=1}
+
+StackFrames
+1 {file_location_id=1 parent_frame_id=1}
+2 {file_location_id=2 parent_frame_id=2}
+3 {file_location_id=3 parent_frame_id=2}
+
+%fused (p.1: f32[8,4], p.2: bf16[4,4]) -> f32[8,4] {
+  %p.1 = f32[8,4]{1,0:T(8,128)S(1)} parameter(0)
+  %p.2 = bf16[4,4]{1,0} parameter(1)
+  ROOT %convolution.3 = f32[8,4]{1,0:T(8,128)} convolution(%p.1, %p.2), window={size=1}, dim_labels=bf_io->bf, metadata={op_name="jit(step)/dot_general" stack_frame_id=3}
+}
+
+%body (t: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
+  %t = (s32[]{:T(128)}, f32[8,4]{1,0}) parameter(0)
+  %copy.5 = f32[8,4]{0,1:T(8,128)} copy(%t), metadata={op_name="jit(step)/while/transpose" stack_frame_id=2}, backend_config={"window_config":{"estimated_cycles":"100"}}
+}
+
+%cond (t.1: (s32[], f32[8,4])) -> pred[] {
+  %t.1 = (s32[], f32[8,4]) parameter(0)
+}
+
+%async_collective_fusion.7 (p.8: bf16[2,4]) -> bf16[8,4] {
+  %p.8 = bf16[2,4]{1,0} parameter(0)
+  ROOT %all-gather.9 = bf16[8,4]{1,0:T(8,128)(2,1)S(1)} all-gather(%p.8), channel_id=1, replica_groups={{0,1,2,3}}, dimensions={0}, frontend_attributes={chain_id="0"}, metadata={op_name="jit(step)/all_gather"}
+}
+
+%async_collective_fusion.10 (p.11: bf16[2,4]) -> bf16[8,4] {
+  %p.11 = bf16[2,4]{1,0} parameter(0)
+  ROOT %all-gather.12 = bf16[8,4]{1,0:T(8,128)(2,1)} all-gather(%p.11), channel_id=1, replica_groups={{0,1,2,3}}, dimensions={0}, frontend_attributes={chain_id="0"}, metadata={op_name="jit(step)/all_gather"}
+}
+
+ENTRY %main (a: f32[8,4], b: bf16[4,4]) -> f32[8,4] {
+  %a = f32[8,4]{1,0} parameter(0)
+  %b = bf16[4,4]{1,0} parameter(1)
+  %fusion.13 = f32[8,4]{1,0} fusion(%a, %b), kind=kOutput, calls=%fused, metadata={op_name="jit(step)/jvp(Encoder)/block_0/norm/add"}, backend_config={"window_config":{"estimated_cycles":"5000"}}
+  %copy_bitcast_fusion.14 = f32[8,4]{0,1} fusion(%fusion.13), kind=kLoop, calls=%fused, metadata={op_name="jit(step)/transpose" stack_frame_id=3}, backend_config={"window_config":{"estimated_cycles":"700"}}
+  %while.15 = (s32[]{:T(128)}, f32[8,4]{1,0}) while(%copy_bitcast_fusion.14), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"3"},"known_init_step":{"init":"0","step":"1"}}
+  %sort.16 = f32[8,4]{1,0} sort(%a), dimensions={1}
+  ROOT %scalar.17 = f32[8,4]{1,0} get-tuple-element(%while.15), index=1
+}
+"""
+
+
+def test_cycles_are_those_of_the_main_program_and_loops_count_their_turns():
+    parsed = optimised.parse(TEXT)
+    assert [(one.name, one.cycles) for one in parsed.operations] == [("fusion.13", 5000), ("copy_bitcast_fusion.14", 700), ("copy.5", 300)]
+    assert parsed.cycles == 6000 and parsed.moving == 1000 and parsed.unknown_loops == 0
+    assert parsed.unestimated == {"sort": 1} and parsed.transfers == []
+
+
+def test_turns_are_read_from_the_loop_s_condition_where_its_line_does_not_tell():
+    told = TEXT.replace('"known_trip_count":{"n":"3"},', "")
+    condition = """  %t.1 = (s32[], f32[8,4]) parameter(0)
+  %constant.2 = s32[]{:T(128)} constant(5)
+  %get-tuple-element.3 = s32[]{:T(128)} get-tuple-element(%t.1), index=0
+  ROOT %lt.4 = pred[]{:T(512)} compare(%get-tuple-element.3, %constant.2), direction=LT
+"""
+    parsed = optimised.parse(told.replace("  %t.1 = (s32[], f32[8,4]) parameter(0)\n", condition))
+    assert parsed.cycles == 5700 + 5 * 100 and parsed.unknown_loops == 0
+
+
+def test_a_loop_of_unknown_turns_is_counted_once_and_told():
+    parsed = optimised.parse(TEXT.replace('"known_trip_count":{"n":"3"},', ""))
+    assert parsed.cycles == 5800 and parsed.unknown_loops == 1
+
+
+def test_operations_are_found_by_the_line_of_this_package():
+    """The innermost frame of the package; of a fusion without a frame, its matrix product's; else the scope."""
+    groups = optimised.by_source(optimised.parse(TEXT).operations)
+    assert {source: [one.name for one in operations] for source, operations in groups.items()} == {
+        "models/attention.py:77": ["fusion.13", "copy_bitcast_fusion.14"],
+        "train.py:125": ["copy.5"],
+    }
+    without = optimised.parse(TEXT.replace("stack_frame_id=3", "").replace("stack_frame_id=2", ""))
+    assert without.operations[0].source == "block_0/norm/add"
+
+
+def test_matrix_products_are_known_by_their_sides_and_whether_they_keep_float32():
+    assert optimised.parse(TEXT).products == [(("f32", "bf16"), False, "models/attention.py:77")]
+    kept = optimised.parse(TEXT.replace("dim_labels=bf_io->bf,", "dim_labels=bf_io->bf, operand_precision={highest,highest},"))
+    assert kept.products[0].exact
+
+
+@pytest.mark.parametrize("opcode", ["infeed", "recv-done", "send"])
+def test_transfers_with_the_host_are_found(opcode):
+    assert optimised.parse(TEXT.replace(" sort(", f" {opcode}(")).transfers == ["sort.16"]
+    assert optimised.parse(TEXT.replace("%sort.16 = f32[8,4]{1,0}", "%sort.16 = f32[8,4]{1,0:S(5)}")).transfers == ["sort.16"]
+
+
+def test_another_text_is_refused():
+    with pytest.raises(ValueError, match="no main computation"):
+        optimised.parse("module @jit_step")
+
+
+def test_a_collective_that_is_cut_into_steps_counts_once():
+    assert [(one.kind, one.array_bytes) for one in traffic.counted(TEXT)] == [("all-gather", 64)]
+    apart = TEXT.replace('chain_id="0"', 'chain_id="1"', 1)
+    assert [one.array_bytes for one in traffic.counted(apart)] == [64, 64]
+
+
+def test_of_a_gather_that_is_started_what_comes_of_it_counts():
+    line = "  %s = (bf16[2,4]{1,0}, bf16[8,4]{1,0}) all-gather-start(%p), channel_id=1, replica_groups={{0,1,2,3}}, dimensions={0}"
+    assert traffic.counted(line) == [traffic.Collective("", "all-gather", 64)]
+
+
+@pytest.fixture
+def record():
+    expected = [traffic.Collective("projections", "all-gather", 128)]
+    of_text = compiling.of_text(TEXT, expected, batch=2, flops=6e6)
+    sizes = {name: 2**20 for name in ("state, frozen teacher and batch", "temporary arrays")}
+    one = {
+        "topology": "v5e:2x2", "chips": 4, "memory_bytes": 16e9, "cycle_flops": 131072, "clock_hz": 1.5e9, "flops": 6e6,
+        "counted_flops": 7e6, "kept_bytes": 2**20, "memory": sizes, "logical": {"parameters": 2**19, "gradients": 2**19}, "compiles": True,
+    }  # fmt: skip
+    refused = {name: one[name] for name in ("chips", "memory_bytes", "cycle_flops", "clock_hz", "flops")}
+    refused |= {"topology": "v6e:2x2", "compiles": False, "reason": "RESOURCE_EXHAUSTED: 40G of 31G hbm"}
+    settings = {"config": "configs/distill.py:paper", "overrides": ["--config.seed=3"], "stage": "student", "batch": 2, "dtype": "bfloat16"}
+    return settings | {"slices": [one | of_text, refused]}
+
+
+def test_the_table_says_what_it_is_and_the_share_of_the_peak(record):
+    text = compiling.report(json.loads(json.dumps(record)))
+    assert "estimates of the compiler, and not a measurement" in text and "--config.seed=3" in text
+    # 6 MFLOP in 6000 cycles are 1000 a cycle, of 131 072; 1000 cycles of 6000 are copies
+    assert "| v5e:2x2 | yes | 0.006 | 3.0 | 1.0 K | 131 K | 0.8% | 16.7% | 0.004 | 2 MiB, 0.0% |" in text
+    assert "| v6e:2x2 | no | 0.006 |" in text and "RESOURCE_EXHAUSTED: 40G of 31G hbm" in text
+    assert "| models/attention.py:77 | 5.7 | 95.0% | 2 | `fusion.13` f32[8,4] |" in text
+    assert "| all-gather | 1 | 48 | 96 |" in text and "Matrix products: 1, " in text and "kept in float32: none" in text
+
+
+@pytest.mark.parametrize("mapping, state", [("pmap", "sharded"), ("pmap", "replicated"), ("shard_map", "sharded")])
+def test_a_step_is_lowered_for_all_devices_of_a_slice(mapping, state):
+    config = distill.get_config("smoke")
+    for specs in config.student.augment.values():
+        for spec in specs.values():
+            spec.probability = 0.0  # nothing of it depends on the devices
+    config.runtime.update(mapping=mapping, optimizer_state=state)
+    work, where = program.describe(config, "student"), topology.Slice("these", "v5e", jax.devices()[:4])
+    lowered, metrics = topology.lower(work, where, batch=4)
+    text = lowered.as_text()
+    assert "num_partitions = 4" in text and "dense<[[0, 1, 2, 3]]>" in text
+    assert metrics == len(lowered.out_info[1]) and "loss" in lowered.out_info[1]
+    assert ("reduce_scatter" in text) and (state == "replicated" or "stablehlo.all_gather" in text)
+
+
+def test_memory_counts_what_is_donated_once():
+    stats = types.SimpleNamespace(
+        argument_size_in_bytes=100, output_size_in_bytes=90, alias_size_in_bytes=80, temp_size_in_bytes=7, generated_code_size_in_bytes=5
+    )
+    assert list(compiling.memory(stats).values()) == [100, 10, 7, 5]
+
+
+@pytest.mark.parametrize("name", ["v3:2x2", "v5e", "v5e:4", "v5e:axb", "", "v5e:2x2x2x2"])
+def test_a_slice_that_is_none_is_refused(name):
+    with pytest.raises(UserError, match="names no TPU slice: write one of v4, v5e, v5p, v6e"):
+        topology.describe_slice(name)
+
+
+def test_a_missing_compiler_is_one_line(monkeypatch, capsys):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "libtpu" else real(name, *rest))
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)  # other tests go on with their devices
+    assert command.main(["compile", "--topology", "v5e:2x2"]) == ExitStatus.USER_ERROR
+    assert capsys.readouterr().err.startswith("error: libtpu, which holds the TPU's compiler, is not installed: pip install")
+    assert command.main(["compile", "--batch", "3", "--config.student.train.micro_batches=2"]) == ExitStatus.USER_ERROR
+    assert "a multiple of the 2 micro-batches" in capsys.readouterr().err
+    assert command.main(["compile", "--rounds", "3"]) == ExitStatus.USER_ERROR  # nothing is measured
+    assert "unknown argument '--rounds'" in capsys.readouterr().err

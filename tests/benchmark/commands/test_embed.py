@@ -1,0 +1,45 @@
+"""Inference and evaluation are measured by real processes."""
+
+import json
+
+import numpy as np
+import pytest
+
+from accdistill_jax.benchmark import __main__ as command
+from accdistill_jax.benchmark.commands import embed
+from accdistill_jax.benchmark.contenders import searching
+from accdistill_jax.evaluation.probing.probes import RidgePath
+from accdistill_jax.evaluation.retrieval import retrieval
+
+
+@pytest.mark.long
+def test_every_part_is_measured(tmp_path, capsys):
+    path, smoke = tmp_path / "embed.json", "configs/distill.py:smoke"
+    arguments = ["embed", f"--config={smoke}", f"--large={smoke}", "--batches", "4", "--embeddings=2000", "--rounds=1"]
+    assert command.main([*arguments, "--round-s=0.01", "--queries=500", "--draws=10", f"--json={path}"]) == 0
+    record, text = json.loads(path.read_text()), capsys.readouterr().out
+    assert [one["batch"] for one in record["throughput"]] == [4]
+    (latency,) = record["latency"]
+    assert 0 < latency["facts"]["latency_s"]["p50"] <= latency["facts"]["latency_s"]["p95"]
+    for task in embed.EVALUATIONS:
+        assert record[task]["seconds"][0] > 0 and record[task]["peak_bytes"] >= record[task]["facts"]["before_bytes"]
+    assert "2000 embeddings" in text and "sample of 500 queries among all 2000" in text
+
+
+def test_predictions_in_blocks_are_those_at_once():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(50, 3)), rng.normal(size=50)
+    whole, parts = (RidgePath(x, y, (0.1, 1.0), block=block).predict(x) for block in (64, 7))
+    np.testing.assert_allclose(whole, parts, rtol=1e-10)
+
+
+def test_ranks_of_a_sample_are_those_among_all(monkeypatch):
+    rng = np.random.default_rng(0)
+    query = retrieval.normalise(rng.normal(size=(90, 6)).astype(np.float32))
+    gallery = retrieval.normalise((query + 0.5 * rng.normal(size=(90, 6))).astype(np.float32))
+    rows = np.array([0, 7, 33, 34, 89])
+    monkeypatch.setattr(searching, "QUERIES_AT_ONCE", 4)
+    monkeypatch.setattr(searching, "CANDIDATES_AT_ONCE", 32)
+    for found, wanted in zip(searching.sampled_ranks(query, gallery, rows), retrieval.paired_ranks(query, gallery), strict=True):
+        np.testing.assert_array_equal(found, wanted[rows])
+    assert (wanted > 1).any()

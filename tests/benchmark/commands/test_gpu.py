@@ -1,0 +1,143 @@
+"""The GPU's measurements: rehearsed in small; parts that continue, fail alone and are refused where they would mean nothing."""
+
+import json
+import types
+from pathlib import Path
+
+import pytest
+
+from accdistill_jax.benchmark import __main__ as command
+from accdistill_jax.benchmark.commands import gpu, gpu_parity, gpu_report, step
+from accdistill_jax.benchmark.contenders import variants
+from accdistill_jax.errors import UserError
+
+
+def start(out, *words):
+    return command.main(["gpu", f"--out={out}", *words])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("parts", [("machine", "contest"), ("small", "training")])
+def test_the_rehearsal_goes_through_a_part_end_to_end(tmp_path, capsys, monkeypatch, parts):
+    monkeypatch.delenv("XLA_FLAGS")  # the suite's own, of many devices
+    assert start(tmp_path, "--tiny", "--only", *parts) == 0, capsys.readouterr().err
+    record = json.loads((tmp_path / gpu.RESULTS).read_text())
+    text = (tmp_path / "report.md").read_text()
+    assert set(record["parts"]) == set(parts) and "figures mean nothing" in text
+    if "contest" in parts:
+        contest = record["parts"]["contest"]
+        assert all(len(one["seconds"]) == gpu.TINY.rounds for one in contest["times"].values())
+        assert contest["kernels"]["ours, 4"]["operations"] and "Dearest operations: ours, 4" in text
+        assert all(parity["agrees"] for parity in contest["parity"].values())
+    else:
+        curves = record["parts"]["training"]["curves"]
+        assert {len(curves[dtype][stage]["loss"]) for dtype in curves for stage in ("teacher", "student")} == {gpu.TINY.steps}
+        assert set(record["parts"]["small"]["times"]) == {"student, 4", "teacher, 4"}
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    """Parts that take no time, and what is done of them."""
+    done, broken = [], set()
+
+    def part(name):
+        def measure(context):
+            done.append(name)
+            if name in broken:
+                raise UserError("the process ended")
+            return {"text": f"{name} is measured"}
+
+        return gpu.Part(measure, 100.0, name)
+
+    monkeypatch.setattr(gpu, "PARTS", {name: part(name) for name in ("input", "plan")})
+    return types.SimpleNamespace(done=done, broken=broken)
+
+
+def test_a_part_that_fails_costs_no_other_and_is_what_the_same_command_measures_again(tmp_path, parts, capsys):
+    parts.broken.add("input")
+    assert start(tmp_path, "--tiny") == 1 and parts.done == ["input", "plan"]
+    captured = capsys.readouterr()
+    assert "not measured: input" in captured.err and "Failed: UserError: the process ended" in captured.out
+    parts.broken.clear()
+    assert start(tmp_path, "--tiny") == 0 and parts.done == ["input", "plan", "input"]
+    assert start(tmp_path, "--tiny", "--again", "plan") == 0 and parts.done[3:] == ["plan"]
+    assert "input is measured" in (tmp_path / "report.md").read_text()
+
+
+def test_a_folder_of_another_kind_of_run_is_refused(tmp_path, parts, capsys):
+    assert start(tmp_path, "--tiny") == 0
+    assert start(tmp_path, "--tiny", "--config=configs/distill.py") == 2
+    assert "is of configs/distill.py:paper --tiny: choose another --out" in capsys.readouterr().err
+
+
+def test_without_a_gpu_only_the_rehearsal_runs(tmp_path, parts, capsys):
+    assert start(tmp_path) == 2 and not parts.done
+    assert "JAX sees no GPU here; --tiny rehearses" in capsys.readouterr().err
+
+
+def test_a_part_is_not_begun_that_the_limit_would_cut_off(tmp_path, parts, capsys, monkeypatch):
+    monkeypatch.setattr(gpu, "accelerated", lambda: True)
+    assert start(tmp_path, "--limit-s=50") == 1 and not parts.done
+    assert "input: needs about 100 s, 50 s are left" in capsys.readouterr().err
+
+
+def test_batches_that_are_no_multiples_are_refused(tmp_path, parts, capsys):
+    assert start(tmp_path, "--tiny", "--batches", "4", "6") == 2
+    assert "--batches 4 6: all must be multiples of the first" in capsys.readouterr().err
+
+
+def test_every_form_is_a_config_that_this_version_knows():
+    """A form with a misspelt key would only be told as unknown, on the GPU."""
+    context = gpu.Context("configs/distill.py:paper", (), gpu.TINY, Path(), lambda: 1.0, print)
+    for form in gpu.FORMS.values():
+        context.plain(form.get("config", {}))
+        assert set(form) <= {"config", "options", "attention", "augmented", "large", "heads_factor"}
+
+
+def test_operations_are_named_by_the_program_s_metadata():
+    text = """
+  %fusion.7 = bf16[8]{0} fusion(%a), kind=kLoop, metadata={op_name="jit(step)/jvp(Encoder)/block_0/mul" source_line=3}
+  ROOT %dot.2 = f32[4]{0} dot(%b, %c), metadata={op_name="jit(step)/shard_map/head/dot_general"}
+  %copy = f32[4]{0} copy(%b)
+"""
+    assert variants.operation_names(text) == {"fusion.7": "jvp(Encoder)/block_0/mul", "dot.2": "head/dot_general"}
+
+
+def measured(*seconds):
+    return {"seconds": list(seconds), "device_peak_bytes": 2e9}
+
+
+FACTS = {"segments": 100, "flops": 1e12, "compile_s": 3.0, "temporary_bytes": 1e9, "fused_attentions": 8, "failed": ""}
+
+
+def test_the_report_compares_round_by_round_and_names_what_failed():
+    part = {
+        "date": "2026-01-01", "seconds": 9.0, "facts": {"ours, 100": FACTS, "ours, 200": {"failed": "no memory"}},
+        "times": {"ours, 100": measured(0.1, 0.2, 0.1), "PyTorch eager, 100": measured(0.2, 0.4, 0.2)},
+        "kernels": {"ours, 100": {"failed": "", "total_s": 0.1, "count": 1, "operations": [
+            {"name": "gemm|x", "source": "block_0", "seconds": 0.05, "calls": 2.0}]}},
+        "parity": {"eager": {"difference": 1.0, "parameters": 0.1, "allowed": [0.03, 0.3], "agrees": False}},
+        "peer": {}, "failures": {},
+    }  # fmt: skip
+    machine = {"date": "2026-01-01", "seconds": 1.0, "driver": "card", "cores": 16, "peak_flops": [2e13, 1e13, 3e13]}
+    machine |= {"peak_shape": "8 x 8", "memory_bandwidth": [4e12, 4e12, 4e12]}
+    record = {"config": "c", "tiny": False, "parts": {"contest": part, "machine": machine}}
+    text = gpu_report.report(record)
+    assert "| PyTorch eager, 100 | 500 (375 to 500) | 2.00 (2.00 to 2.00) | 25.0% |" in text
+    assert "| ours, 100 | 1e+03 (750 to 1e+03) |  | 50.0% |" in text and "ours, 200 | failed: no memory" in text
+    assert "**NOT the same step**" in text and "| gemm/x | block_0 | 50.00 | 50.0% | 2 |" in text
+
+
+def test_a_peer_that_computes_something_else_is_seen(tmp_path, monkeypatch):
+    import numpy as np
+
+    monkeypatch.setattr(gpu_parity, "accelerated", lambda: False)
+    weights = {"encoder/a": np.zeros(4, np.float32)}
+    np.savez(tmp_path / "start.npz", **{f"params/{name}": value for name, value in weights.items()})
+    np.savez(tmp_path / "followed.npz", **{name: value + 1 for name, value in weights.items()})
+    np.savez(tmp_path / "peer-eager.npz", **{name: value + 1.0005 for name, value in weights.items()})
+    np.savez(tmp_path / "peer-default.npz", **{name: value - 1 for name, value in weights.items()})
+    steps = [{"loss": 1.0, "gradient_norm": 2.0}] * step.COMPARED_STEPS
+    modes = {mode: {"failed": "", "first_steps": steps} for mode in ("eager", "default")}
+    compared = gpu_parity.compare(str(tmp_path), {"first_steps": steps}, modes, dtype="float32")
+    assert compared["eager"]["agrees"] and not compared["default"]["agrees"] and compared["default"]["difference"] == 0

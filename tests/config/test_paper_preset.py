@@ -1,0 +1,46 @@
+"""configs/distill.py:paper runs: its models, objectives and optimiser as they are, two steps of small batches."""
+
+import math
+
+import jax
+import pytest
+
+from accdistill_jax.config import validate as configs
+from accdistill_jax.models.build import parameter_count
+from accdistill_jax.run import run
+from accdistill_jax.storage.checkpoint import load_params
+from accdistill_jax.training.metrics import read_metrics
+from configs import distill
+
+STEPS, BATCH = 2, 4
+TRAINED_PARAMETERS = 7_122_944  # of the student with both heads, as launch/README.md counts them
+
+
+def paper(store, **changes):
+    config = distill.get_config("paper").unlock()
+    config.stages = ("data", "teacher", "student")
+    config.data.stores = (str(store),)
+    for stage in (config.teacher, config.student):
+        stage.train.update(batch_size=BATCH, duration=f"{STEPS} steps", warmup="1 steps", validate_every=f"{STEPS} steps",
+                           validation_batches=0, checkpoint_every=f"{STEPS} steps", log_every="1 steps")  # fmt: skip
+    config.update_from_flattened_dict(changes)
+    configs.validate(config.lock())
+    return config
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float32", marks=pytest.mark.long)])
+def test_teacher_and_student_train(smoke_store, tmp_path, dtype):
+    run(paper(smoke_store, **{"runtime.compute_dtype": dtype}), tmp_path)
+    for stage in ("teacher", "student"):
+        records = read_metrics(tmp_path / "metrics" / f"{stage}.jsonl")
+        assert [(one["step"], one["kind"]) for one in records] == [(step, "train") for step in range(1, STEPS + 1)]
+        assert all(math.isfinite(value) for one in records for name, value in one.items() if name != "kind")
+        assert all(one["gradient_norm"] > 0 for one in records)
+        params = load_params(tmp_path / stage / "export").state
+        assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"float32"}
+    assert parameter_count(params) == TRAINED_PARAMETERS
+
+
+def test_the_preset_computes_in_bfloat16_unless_asked():
+    assert distill.get_config("paper").runtime.compute_dtype == "bfloat16"

@@ -1,0 +1,321 @@
+"""A graph of jobs in worker processes: caching, failures, deaths, signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from io import StringIO
+
+import pytest
+
+from accdistill_jax.errors import UserError
+from accdistill_jax.reproduce.jobs.jobs import Job, job_folder, run_jobs
+from accdistill_jax.reproduce.jobs.schedule import Schedule
+
+WORK = """
+import json, os, signal, sys, time
+from pathlib import Path
+from accdistill_jax.errors import UserError
+from accdistill_jax.runtime.interrupt import Interruption
+
+def do(order, folder, needs):
+    with (folder.parent.parent / "begun").open("a") as file:
+        file.write(f"{folder.name} {os.getpid()}\\n")
+    print("noise of a library")
+    if "raise" in order:
+        raise {"user": UserError, "bug": KeyError}[order["raise"]](order["text"])
+    if "exit" in order:
+        sys.exit(order["exit"])
+    if "die" in order:
+        os.kill(os.getpid(), order["die"])
+    if "leave" in order:
+        os._exit(order["leave"])
+    steps = folder / "steps"
+    taken = int(steps.read_text()) if steps.exists() else 0
+    with Interruption() as interruption:  # as training does
+        while taken < order.get("steps", 0):
+            time.sleep(0.02)
+            taken += 1
+            if interruption.requested or order.get("saves"):
+                steps.write_text(str(taken))
+            interruption.raise_if_requested(f"step {taken} is saved")
+    time.sleep(order.get("sleep", 0))
+    (folder / "result.json").write_text(json.dumps({
+        "needs": {name: str(path) for name, path in needs.items()},
+        "variable": os.environ.get("JOB_VARIABLE"),
+        "steps": taken,
+    }))
+"""
+
+
+def job(name, *needs, cost_s=1.0, key=None, **order):
+    return Job(name, key or f"{name:0>16}".replace("-", "0"), order, needs, cost_s)
+
+
+@pytest.fixture(autouse=True)
+def work(tmp_path, monkeypatch, repository):
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    (folder / "stand_in.py").write_text(WORK)
+    monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{repository}")
+
+
+@pytest.fixture
+def start(tmp_path):
+    """start(jobs, ...) -> (outcomes, what was said, what the live line showed)."""
+
+    def start(*jobs, folder=tmp_path / "out", **arguments):
+        said, stream = [], StringIO()
+        found = run_jobs(jobs, folder, work="stand_in:do", say=said.append, stream=stream, **arguments)
+        return found, said, stream.getvalue().splitlines()
+
+    return start
+
+
+def result(outcome):
+    return json.loads((outcome.folder / "result.json").read_text())
+
+
+def begun(folder):
+    """(name, process) of the jobs in the order in which they began."""
+    lines = (folder / "begun").read_text().splitlines()
+    return [(line.split()[0].rpartition("-")[0], int(line.split()[1])) for line in lines]
+
+
+def test_jobs_follow_their_needs_and_are_done_once(start, tmp_path):
+    jobs = [job("student", "teacher"), job("teacher")]
+    first, said, shown = start(*jobs)
+    assert [*first] == ["student", "teacher"] and {o.status for o in first.values()} == {"finished"}
+    assert result(first["student"])["needs"] == {"teacher": str(first["teacher"].folder)}
+    assert first["teacher"].folder == job_folder(tmp_path / "out", jobs[1])
+    assert said == ["2 runs; about 2 s"]
+    assert [line.split(":")[0] for line in shown] == ["[1/2] teacher", "[2/2] student"]
+    log = (first["student"].folder / "log.txt").read_text()
+    assert log.startswith("--- student, begun ") and log.endswith("noise of a library\n")
+    assert len({process for _, process in begun(tmp_path / "out")}) == 1  # one process for both
+
+    again, said, shown = start(*jobs)
+    assert {o.status for o in again.values()} == {"cached"} and shown == []
+    assert said == ["all 2 runs are finished already"]
+    assert {name: o.seconds for name, o in again.items()} == {name: o.seconds for name, o in first.items()}
+
+    changed = start(jobs[0]._replace(key="f" * 16), jobs[1])[0]
+    assert {name: o.status for name, o in changed.items()} == {"student": "finished", "teacher": "cached"}
+
+
+def test_what_fails_is_told_in_a_line_and_the_rest_go_on(start, tmp_path):
+    text = "no store x;\ndo something"
+    jobs = [
+        job("user", cost_s=9, **{"raise": "user", "text": text}),
+        job("bug", cost_s=8, **{"raise": "bug", "text": "gone"}),
+        job("exits", cost_s=7, exit=3),
+        job("below", "user"),
+        job("far-below", "fine", "below"),
+        job("fine"),
+    ]
+    found, _, shown = start(*jobs)
+    assert {name: o.status for name, o in found.items()} == {
+        "user": "failed", "bug": "failed", "exits": "failed", "below": "skipped", "far-below": "skipped", "fine": "finished",
+    }  # fmt: skip
+    assert found["user"].reason == "no store x;" and found["bug"].reason == "KeyError: 'gone'"
+    assert found["exits"].reason == "SystemExit: 3"
+    assert found["below"].reason == found["far-below"].reason == "needs user, which failed"
+    assert "UserError" in (found["user"].folder / "error.txt").read_text()
+    assert shown[0].startswith("[3/6] user: failed: no store x;")
+    assert len({process for _, process in begun(tmp_path / "out")}) == 4  # a failure leaves nothing to the next job
+
+    healed = [jobs[0]._replace(order={}), *jobs[3:]]
+    again = start(*healed)[0]
+    assert {name: o.status for name, o in again.items()} == {
+        "user": "finished", "below": "finished", "far-below": "finished", "fine": "cached",
+    }  # fmt: skip
+    assert not (again["user"].folder / "error.txt").exists()
+
+
+def test_a_process_that_dies_fails_its_job_and_is_replaced(start):
+    found, _, _ = start(
+        job("killed", cost_s=9, die=signal.SIGKILL), job("crashed", cost_s=8, leave=7), job("fine"), job("below", "killed")
+    )
+    assert found["killed"].reason == "its process died of SIGKILL (killed, or out of memory); see log.txt"
+    assert found["crashed"].reason == "its process ended with status 7; see log.txt"
+    assert found["fine"].status == "finished" and found["below"].status == "skipped"
+
+
+def test_a_stray_signal_to_one_process_fails_its_job_alone(start):
+    found, _, _ = start(job("hit", cost_s=9, die=signal.SIGTERM), job("fine"))
+    assert found["hit"].status == "failed" and found["hit"].reason.startswith("stopped by SIGTERM")
+    assert found["fine"].status == "finished"
+
+
+def test_a_work_function_that_is_not_there(tmp_path):
+    found = run_jobs([job("a")], tmp_path, work="stand_in:nothing", say=lambda line: None, stream=StringIO())
+    assert "AttributeError" in found["a"].reason and "nothing" in found["a"].reason
+
+
+def test_workers_have_their_own_environments_and_work_at_the_same_time(start):
+    jobs = [job("a", sleep=0.6), job("b", sleep=0.6), job("c", "a", "b")]
+    found, _, _ = start(*jobs, workers=2, environments=[{"JOB_VARIABLE": "x"}, {"JOB_VARIABLE": "y"}])
+    assert {result(found["a"])["variable"], result(found["b"])["variable"]} == {"x", "y"}
+    assert found["c"].status == "finished"
+
+
+def test_the_longest_path_goes_first(start, tmp_path):
+    start(job("short", cost_s=2), job("teacher", cost_s=1), job("student", "teacher", cost_s=5), job("long", cost_s=4))
+    assert [name for name, _ in begun(tmp_path / "out")] == ["teacher", "student", "long", "short"]
+
+
+def test_time_left():
+    schedule = Schedule([job("a", cost_s=10), job("b", "a", cost_s=20), job("c", cost_s=6)])
+    assert schedule.path_s == {"a": 30, "b": 20, "c": 6}
+    assert schedule.left_s(["a", "b", "c"], {}, workers=1) == 36
+    assert schedule.left_s(["a", "b", "c"], {}, workers=2) == 30  # the longest path
+    assert schedule.left_s(["b", "c"], {"a": 4}, workers=2, scale=2) == 56
+    assert schedule.left_s(["c"], {"b": 99}, workers=1) == 6
+    assert schedule.left_s([], {}, workers=1) == 0
+
+
+@pytest.mark.parametrize(
+    ("jobs", "message"),
+    [
+        ([job("a", "b")], "job 'a' needs 'b', which is no job"),
+        ([job("a", "b"), job("b", "c"), job("c", "b")], "needs in a circle: b -> c -> b|needs in a circle: c -> b -> c"),
+        ([job("a"), job("a")], "two jobs are named 'a'"),
+        ([job("a/b")], "makes no folder's name"),
+        ([job("a", key="ab")], "makes no folder's name"),
+    ],
+)
+def test_a_wrong_graph_is_a_mistake_of_the_program(start, jobs, message):
+    with pytest.raises(ValueError, match=message):
+        start(*jobs)
+
+
+def test_another_jobs_result_and_an_unreadable_one_are_refused(start, tmp_path):
+    one = job("a", key="a" * 16)
+    path = start(one)[0]["a"].folder / "finished.json"
+    with pytest.raises(UserError, match="another run's result"):
+        start(one._replace(key="a" * 12 + "bbbb"))
+    path.write_text("{")
+    with pytest.raises(UserError, match=r"finished.json is unreadable .*; delete it"):
+        start(one)
+
+
+def test_a_folder_that_cannot_be_used(start, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file"):
+        start(job("a"), folder=tmp_path / "file")
+
+
+PARENT = """
+import sys
+from accdistill_jax.runtime.interrupt import Interrupted
+from accdistill_jax.reproduce.jobs.jobs import Job, run_jobs
+jobs = [Job("teacher", "0" * 16, {"steps": 5, "saves": True}), Job("student", "1" * 16, {"steps": %d, "saves": True}, ("teacher",))]
+try:
+    found = run_jobs(jobs, sys.argv[1], work="stand_in:do", say=lambda line: print(line, flush=True))
+except Interrupted as stop:
+    print(stop, flush=True)
+    sys.exit(128 + stop.signal_number)
+print({name: outcome.status for name, outcome in found.items()})
+"""
+
+
+class Parent:
+    """A process that runs two jobs, as the command does, in a session of its own."""
+
+    def __init__(self, folder, steps):
+        self.folder = folder
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(PARENT % steps), str(folder)],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+
+    @property
+    def steps(self):
+        path = self.folder / "runs" / "student-111111111111" / "steps"
+        return int(path.read_text() or 0) if path.exists() else 0
+
+    def when_training(self):
+        until(lambda: self.steps >= 3)
+        return begun(self.folder)[-1][1]
+
+    def end(self):
+        text, _ = self.process.communicate(timeout=60)
+        return self.process.returncode, text
+
+
+def until(condition, timeout_s=120.0):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def is_gone(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    with open(f"/proc/{process}/stat") as file:  # killed, but nobody has taken its status
+        return file.read().rpartition(")")[2].split()[0] == "Z"
+
+
+@pytest.mark.parametrize(
+    ("number", "to_all"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGTERM, True)]
+)  # fmt: skip
+def test_a_signal_stops_in_order_and_the_same_command_continues(tmp_path, number, to_all):
+    """Ctrl-C reaches the terminal's foreground processes; a job scheduler's SIGTERM each process of the job."""
+    parent = Parent(tmp_path / "out", steps=100000)
+    worker = parent.when_training()
+    if to_all and number == signal.SIGTERM:
+        os.kill(worker, number)
+    (os.killpg if to_all else os.kill)(parent.process.pid, number)
+    status, text = parent.end()
+    assert status == 128 + number
+    assert "Traceback" not in text
+    assert text.splitlines()[-1] == (
+        f"stopped by {number.name}; what is done is kept, 1 of 2 runs are finished. The same command continues from there."
+    )
+    assert is_gone(worker)
+    saved = parent.steps
+    status, text = Parent(tmp_path / "out", steps=saved + 1).end()
+    assert status == 0 and text.splitlines()[-1] == "{'teacher': 'cached', 'student': 'finished'}"
+    found = json.loads((tmp_path / "out" / "runs" / "student-111111111111" / "result.json").read_text())
+    assert found["steps"] == saved + 1  # it went on from where it was
+
+
+def test_a_second_signal_and_a_kill_end_all_at_once(tmp_path):
+    parent = Parent(tmp_path / "out", steps=100000)
+    worker = parent.when_training()
+    os.kill(worker, signal.SIGSTOP)  # it cannot answer
+    parent.process.send_signal(signal.SIGINT)
+    until(lambda: select_output(parent))
+    time.sleep(0.4)
+    parent.process.send_signal(signal.SIGINT)
+    assert parent.process.wait(timeout=120) == -signal.SIGINT
+    os.kill(worker, signal.SIGCONT)
+    until(lambda: is_gone(worker))
+    parent.process.stdout.close()
+
+    parent = Parent(tmp_path / "out", steps=100000)
+    worker = parent.when_training()
+    parent.process.kill()
+    parent.process.communicate()
+    until(lambda: is_gone(worker))
+    saved = parent.steps
+    assert Parent(tmp_path / "out", steps=saved + 1).end()[0] == 0
+
+
+def select_output(parent):
+    return "stopping after this step" in parent.process.stdout.readline()
+
+
+def test_two_at_a_time_in_one_folder_are_refused(start, tmp_path):
+    parent = Parent(tmp_path / "out", steps=100000)
+    parent.when_training()
+    with pytest.raises(UserError, match="is in use by another process"):
+        start(job("a"))
+    parent.process.send_signal(signal.SIGTERM)
+    parent.end()

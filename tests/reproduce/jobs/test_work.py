@@ -1,0 +1,148 @@
+"""Single jobs of the smoke preset, done for real."""
+
+import json
+
+import numpy as np
+import pytest
+
+from accdistill_jax.data.store.store import Store
+from accdistill_jax.reproduce.jobs import work
+from accdistill_jax.reproduce.jobs.jobs import Outcome, job_folder
+from accdistill_jax.reproduce.measure import measure, retrieval
+from accdistill_jax.reproduce.measure.measure import data_part, measured
+from accdistill_jax.reproduce.measure.results import Bench
+from accdistill_jax.reproduce.plan import grid
+
+ONLY = ("failures", "sensors", "unseen")
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, smoke_store):
+    """The plan of a few experiments with its jobs done in this process."""
+    out = tmp_path_factory.mktemp("reproduce")
+    plan = grid.plan("smoke", only=ONLY, unseen=(str(smoke_store),))
+    outcomes = {}
+    for job in plan.jobs:  # in the order in which they need each other
+        folder = job_folder(out, job)
+        folder.mkdir(parents=True)
+        work.do(job.order, folder, {name: outcomes[name].folder for name in job.needs})
+        outcomes[job.name] = Outcome("finished", 1.0, "", folder)
+    return plan, outcomes
+
+
+@pytest.mark.slow
+def test_what_a_job_leaves_is_what_the_bench_reads(done):
+    plan, outcomes = done
+    bench = Bench(plan, outcomes)
+    columns = bench.columns("test")
+    splits = bench.splits("student", 0)
+    assert len(splits["test"]) == len(columns.participant) > 0
+    assert np.isfinite(splits["test"].embedding).all()
+    people = {split: set(own.participant) for split, own in splits.items()}
+    assert not people["train"] & people["test"] and not people["validation"] & people["test"]
+    student, teacher = bench.pair("student", 0)
+    assert student.shape == teacher.shape
+    np.testing.assert_allclose(np.linalg.norm(teacher, axis=1), 1, rtol=1e-4)
+    facts = bench.facts("student", 0)
+    assert facts["parameters"] > 1000 and facts["multiply_accumulates"] > 1000 and facts["steps"] == 2
+    assert facts["environment"]["source_hash"]
+
+
+@pytest.mark.slow
+def test_an_unseen_store_is_embedded_by_the_encoders_that_are_there(done, smoke_store):
+    plan, outcomes = done
+    bench, store = Bench(plan, outcomes), Store.open(str(smoke_store))
+    for name in ("teacher-mae", "student", "untrained", "classical"):
+        splits = bench.splits(name, 0, unseen=smoke_store.name)
+        assert len(splits["test"]) == store.num_segments and np.isfinite(splits["test"].embedding).all()
+        np.testing.assert_array_equal(splits["train"].embedding, bench.splits(name, 0)["train"].embedding)
+    student, teacher = bench.pair("student", 0, split=f"unseen-{smoke_store.name}")
+    assert student.shape == teacher.shape and np.abs(student - teacher).max() > 1e-3
+    assert not (outcomes["student-s0-unseen"].folder / "student").exists()  # nothing was trained
+    lost = outcomes | {"student-s0-unseen": outcomes["student-s0-unseen"]._replace(status="failed")}
+    assert Bench(plan, lost).seeds("student") == [0] and not Bench(plan, lost).seeds("student", elsewhere=True)
+
+
+@pytest.mark.slow
+def test_a_job_embeds_as_the_stores_of_its_own(done, tmp_path):
+    """The synthetic store as if it were an unseen one: the same segments have the same embeddings and projections."""
+    plan, outcomes = done
+    store = Store.open(str(outcomes["data"].folder / "store"))
+    orders, needs = {job.name: job.order for job in plan.jobs}, {name: one.folder for name, one in outcomes.items()}
+    for name in ("teacher-mae-s0-unseen", "student-s0-unseen"):
+        (tmp_path / name).mkdir()
+        work.do(orders[name] | {"unseen": [store.path]}, tmp_path / name, needs)
+        needs |= {name: tmp_path / name}
+    with np.load(tmp_path / "student-s0-unseen" / work.EMBEDDINGS) as saved:
+        again = {name: saved[f"unseen-store/{name}"][store.indices("test")] for name in ("embedding", "projection", "teacher_projection")}
+    for name, values in again.items():
+        np.testing.assert_allclose(values, Bench(plan, outcomes).arrays("student", 0)[f"test/{name}"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_an_encoder_evaluated_twice_gives_the_same_numbers_to_the_bit(done, tmp_path):
+    plan, outcomes = done
+    for name in ("student-s0", "applied-64th-g-s0"):
+        job = next(job for job in plan.jobs if job.name == name)
+        again = tmp_path / name
+        again.mkdir()
+        for kept in ("student", "config.json", "metrics"):
+            if (outcomes[name].folder / kept).exists():
+                (again / kept).symlink_to(outcomes[name].folder / kept)
+        work.do(job.order, again, {need: outcomes[need].folder for need in job.needs})
+        with np.load(outcomes[name].folder / work.EMBEDDINGS) as one, np.load(again / work.EMBEDDINGS) as two:
+            assert set(one.files) == set(two.files)
+            for key in one.files:
+                np.testing.assert_array_equal(one[key], two[key], err_msg=key)
+
+
+@pytest.mark.slow
+def test_a_lesser_sensor_gives_the_student_something_else_to_read(done):
+    bench = Bench(*done)
+    full = bench.splits("student", 0)["test"].embedding
+    coarse = bench.splits("applied-64th-g", 0)["test"].embedding
+    assert full.shape == coarse.shape and np.abs(full - coarse).max() > 1e-4
+
+
+@pytest.mark.slow
+def test_the_data_section_and_experiments_are_measured_and_a_missing_one_says_so(done, smoke_store):
+    plan, outcomes = done
+    part = data_part(Bench(plan, outcomes))
+    assert [row[0] for row in part.section.tables[0].rows] == ["train", "validation", "test", f"unseen-{smoke_store.name}"]
+    compared = next(line for line in part.section.text if "the stores were compared" in line)
+    assert f"{smoke_store}: " in compared and "Result: nobody and no segment is on two sides" in compared
+    for experiment in plan.experiments:
+        found = measured(Bench(plan, outcomes), experiment)
+        assert found.section.id == experiment.id
+        assert all(name.startswith(f"{experiment.id}/") for name in found.numbers)
+    failed = {name: one if name == "data" else one._replace(status="failed") for name, one in outcomes.items()}
+    found = measured(Bench(plan, failed), plan.experiments[0])
+    assert "Not measured" in found.section.text[0] and not found.numbers
+    assert part.section.always and "none of the claims" in measure._summary(plan, outcomes, ())[0]
+    json.dumps(plan.settings)
+
+
+@pytest.mark.slow
+def test_a_mistake_in_one_experiment_leaves_the_others(done, monkeypatch, capsys):
+    plan, outcomes = done
+    monkeypatch.setattr(retrieval, "failures", lambda bench, experiment: 1 / 0)
+    found = measure.report(plan, outcomes, say=lambda line: None)
+    assert found.broken == {"failures": "ZeroDivisionError: division by zero"} and "Traceback" in capsys.readouterr().err
+    text = {section.id: section.text for section in found.sections}
+    assert "by a mistake in the program: ZeroDivisionError" in text["failures"][0]
+    assert any(name.startswith("sensors/") for name in found.numbers)
+
+
+@pytest.mark.slow
+def test_a_participant_on_two_sides_is_refused(done, monkeypatch):
+    bench = Bench(*done)
+    columns = bench.columns
+    stranger = columns("train").participant[:1]
+
+    def mixed(split):
+        own = columns(split)
+        return own._replace(participant=np.concatenate([stranger, own.participant[1:]])) if split == "test" else own
+
+    monkeypatch.setattr(bench, "columns", mixed)
+    with pytest.raises(Exception, match="is in the splits train and test"):
+        data_part(bench)

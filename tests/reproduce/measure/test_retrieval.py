@@ -1,0 +1,132 @@
+"""Retrieval, its failures and the health of embeddings, measured on encoders of known content."""
+
+import math
+
+import numpy as np
+import pytest
+
+from accdistill_jax.evaluation.bootstrap import Estimate
+from accdistill_jax.evaluation.retrieval.retrieval import ACCEL_TO_PPG, retrieve, top1_by_pool_size
+from accdistill_jax.reproduce.measure.retrieval import failures, health, retrieval
+from accdistill_jax.reproduce.measure.search import (
+    explain,
+    failures_of,
+    find,
+    first_places,
+    mean_rank,
+    top1_difference,
+)
+from accdistill_jax.reproduce.measure.tolerance import LEAST_SHARE
+from accdistill_jax.reproduce.report.document import Report, check
+from tests.reproduce.measure.made_up_bench import MadeUpBench, experiment
+
+TEACHER = "teacher-mae"
+
+
+def sound(part, name):
+    """Whether a report takes the part, and its numbers are of its section."""
+    check(Report("", (), part.claims, (part.section,), part.numbers, [], {}))
+    assert part.section.id == name and all(number.startswith(f"{name}/") for number in part.numbers)
+    assert all(math.isfinite(n.absolute) and math.isfinite(n.relative) for n in part.numbers.values())
+    return part
+
+
+@pytest.mark.parametrize(("noise", "holds"), [(0.0, "yes"), (0.12, "partly"), (2.0, "no")])
+def test_claim_is_judged_in_a_pool_of_1000(noise, holds):
+    bench = MadeUpBench({TEACHER: 0.0, "student": noise, "student-best": 0.0}, seeds=2, people=(4, 4, 110))
+    part = sound(retrieval(bench, experiment("retrieval", TEACHER, "student", "student-best")), "retrieval")
+    (claim,) = part.claims
+    top1 = part.numbers["retrieval/student/accel-ppg/1000/top-1"]
+    assert claim.holds == holds, top1
+    assert "pool of 1 000" in claim.measured and claim.why
+    if noise == 0.0:
+        assert top1.value == 1.0 and part.numbers["retrieval/student/accel-ppg/1000/mean-rank"].value == 1.0
+        assert "None of 1 100 queries fails" in claim.why
+    assert len(top1.seeds) == 2 and top1.absolute >= LEAST_SHARE and top1.relative == 0
+    assert any("pools of 10 000 cannot be drawn" in note for note in part.section.notes)
+    assert part.section.pictures
+
+
+def test_guessing_encoder_is_at_chance_in_every_pool():
+    bench = MadeUpBench({TEACHER: 0.0, "student": 1e6}, people=(4, 4, 60))
+    part = sound(retrieval(bench, experiment("retrieval", "student")), "retrieval")
+    assert part.numbers["retrieval/student/accel-ppg/all/top-1"].value < 0.01
+    assert part.numbers["retrieval/student/accel-ppg/100/mean-rank"].value == pytest.approx(50.5, rel=0.1)
+    assert part.numbers["retrieval/student/accel-ppg/one-person/top-1"].value == pytest.approx(0.1, abs=0.05)
+    (claim,) = part.claims
+    assert claim.holds == "not measured" and "fewer than 1 000" in claim.why
+
+
+def test_expected_mean_rank_is_that_of_drawn_pools():
+    bench = MadeUpBench({"student": 0.5}, people=(4, 4, 40))
+    own = find(bench, "student", [0])
+    accel, ppg = bench.pair("student", 0)
+    drawn, _ = retrieve(accel, ppg, bench.columns("test").participant, pool_sizes=(50,), draws=300)
+    assert mean_rank(own.first_ranks[ACCEL_TO_PPG], 50) == pytest.approx(drawn[0].mean_rank.mean, rel=0.03)
+
+
+def test_encoders_are_compared_in_pairs_on_the_same_queries():
+    bench = MadeUpBench({TEACHER: 0.0, "student": 0.5, "student-best": 0.35}, seeds=2, people=(4, 4, 60))
+    part = sound(retrieval(bench, experiment("retrieval", "student", "student-best")), "retrieval")
+    (table,) = [one for one in part.section.tables if "in pairs" in one.caption]
+    ((_, seeds, accel, ppg),) = table.rows
+    assert seeds == "0 and 1" and accel.startswith("+") and ppg.startswith("+")
+    people = bench.columns("test").participant
+    ours, theirs = (find(bench, name, [0]).first_ranks[ACCEL_TO_PPG] for name in ("student-best", "student"))
+    first, other = first_places(ours, 100), first_places(theirs, 100)
+    assert first.mean() == pytest.approx(top1_by_pool_size(ours, np.array([100]))[0])
+    gap = top1_difference(first, other, people)
+    assert gap.value == pytest.approx(first.mean() - other.mean()) and 0 < gap.low < gap.value < gap.high
+    assert top1_difference(first, first, people) == Estimate(0.0, 0.0, 0.0)
+
+
+def test_missing_and_diverged_encoders_are_told():
+    bench = MadeUpBench({TEACHER: 0.0, "student": 0.0, "joint": np.nan, "student-best": 0.1}, seeds=2,
+                        failed=("student-s0", "student-s1", "student-best-s0"))  # fmt: skip
+    part = sound(retrieval(bench, experiment("retrieval", TEACHER, "student", "student-best", "joint")), "retrieval")
+    notes = " ".join(part.section.notes)
+    assert "student-s0 and student-s1" in notes and "joint, seed 0 and 1, is left out" in notes
+    assert part.claims[0].holds == "not measured" and "no result" in part.claims[0].why
+    assert len(part.numbers["retrieval/student-best/accel-ppg/all/top-1"].seeds) == 1
+    nothing = sound(retrieval(bench, experiment("retrieval", "student")), "retrieval")
+    assert not nothing.numbers and not nothing.section.tables and "Nothing was retrieved" in nothing.section.text[0]
+
+
+def test_failures_name_the_motion_that_hides_the_heart():
+    moving = lambda minutes: minutes.columns.motion_g > np.quantile(minutes.columns.motion_g, 0.7)
+    bench = MadeUpBench({TEACHER: 0.0, "student": 0.02}, seeds=2, hides={"student": moving}, people=(4, 4, 60))
+    part = sound(failures(bench, experiment("failures", TEACHER, "student")), "failures")
+    assert part.numbers["failures/student/failed"].value == pytest.approx(0.3, abs=0.03)
+    assert part.numbers["failures/student/auc-motion"].value > 0.95
+    assert "Failures have more motion" in part.section.text[0]
+    assert part.section.pictures and len(part.section.tables) == 3
+
+
+def test_failures_name_near_ties_of_the_heart_rate():
+    """A student that sees the heart rate alone is beaten by minutes of the same rate."""
+    bench = MadeUpBench({"student": 0.0}, people=(4, 4, 60))
+    rate = bench.columns("test").labels["hr_bpm"]
+    for what, noise in (("projection", 0.03), ("teacher_projection", 0.0)):
+        angle = (rate - 70) / 40 + noise * np.random.default_rng(0).standard_normal(len(rate))
+        bench.arrays("student", 0)[f"test/{what}"] = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    found = failures_of(bench, "student", 0)
+    assert found.near.value > 0.7 and found.near.value > 3 * found.chance_near
+    assert "heart rate within 2 bpm" in " ".join(explain(found))
+
+
+def test_health_sees_a_ppg_side_that_drifts_away():
+    noise = {TEACHER: 0.0, "student": 0.1, "joint": 0.1, "accel-mae": 50.0}
+    names = list(noise)
+    part = sound(health(MadeUpBench(noise, seeds=2, constant=("joint",)), experiment("health", *names)), "health")
+    said = " ".join(part.section.text)
+    assert "separates minutes less than the frozen one" in said and "constant output" in said
+    cka = {name: part.numbers[f"health/{name}/cka"].value for name in names[1:]}
+    assert cka["student"] > 0.9 and abs(cka["accel-mae"]) < 0.1
+    assert part.numbers["health/joint/ppg-side/variance-share"].value < 1e-6
+    fine = health(MadeUpBench(noise, seeds=2), experiment("health", *names))
+    assert "separates minutes as well as the frozen one" in " ".join(fine.section.text) and "No encoder" in " ".join(fine.section.text)
+
+
+def test_health_without_a_teacher_has_no_similarity():
+    part = sound(health(MadeUpBench({TEACHER: 0.0, "student": 0.1}, failed=(f"{TEACHER}-s0",)), experiment("health", TEACHER, "student")), "health")
+    assert "health/student/cka" not in part.numbers and "health/student/effective-rank" in part.numbers

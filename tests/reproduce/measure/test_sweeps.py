@@ -1,0 +1,138 @@
+"""Sweeps of variants beside their reference, from made-up embeddings whose knowledge is known."""
+
+import numpy as np
+import pytest
+
+from accdistill_jax.data.store.store import Store
+from accdistill_jax.evaluation.bootstrap import Estimate
+from accdistill_jax.evaluation.retrieval.retrieval import normalise, paired_ranks, top1_by_pool_size
+from accdistill_jax.reproduce.measure import sweeps
+from accdistill_jax.reproduce.measure.probe_scores import Score
+from accdistill_jax.reproduce.measure.probe_sweep import judge, reach_of, retrieval, sweep
+from accdistill_jax.reproduce.plan.variants import AUGMENTED, LESSER, OBJECTIVES, REFERENCE, SIZES, TAUGHT
+from accdistill_jax.reproduce.report.document import Report, write_report
+from tests.reproduce.measure.fake_bench import TEACHER, UNKNOWING, FakeBench
+
+
+def measured(name, **options):
+    bench = FakeBench(name, **options)
+    return getattr(sweeps, name)(bench, bench.plan.experiments[0])
+
+
+def written(part, folder):
+    write_report(folder, Report("t", (), part.claims, (part.section,), part.numbers, [], {}))
+
+
+def cells(part, title, table=0):
+    found = part.section.tables[table]
+    return next(dict(zip(found.columns, row, strict=True)) for row in found.rows if row[0] == title)
+
+
+def test_variants_are_told_apart_from_the_reference_beyond_its_noise(tmp_path):
+    noise = {"regression-mse": UNKNOWING, "temperature-0.02": 0.1, "lambda-0": 0.5}
+    part = measured("objectives", noise=noise)
+    ratio = {v.name: part.numbers[f"objectives/{v.name}/hr_bpm/ratio"].value for v in OBJECTIVES}
+    assert ratio["regression-mse"] > 1.3 and ratio["temperature-0.02"] < 0.7 and ratio["lambda-0"] == pytest.approx(1, abs=0.15)
+    verdicts = {row[0]: row[5] for row in part.section.tables[0].rows}
+    assert verdicts["regression, squared error"] == "higher" and verdicts["temperature 0.02"] == "lower"
+    assert verdicts["distilled student, short"] == ""
+    assert "HR error higher: regression, squared error" in part.section.text[1]
+    (claim,) = part.claims
+    assert claim.holds == "yes" and claim.paper.startswith("not in the paper")
+    assert "standard deviation of" in part.section.notes[-1]
+    written(part, tmp_path)
+
+
+def test_the_claim_on_regression_follows_the_numbers():
+    (claim,) = measured("objectives", noise={"regression-mse": 0.1, REFERENCE.name: 1.5}, seeds=1).claims
+    assert claim.holds == "no"
+    (claim,) = measured("objectives", failed=["regression-mse"], seeds=1).claims
+    assert claim.holds == "not measured"
+
+
+def test_small_differences_and_single_seeds_are_not_distinguishable():
+    clear, wide = (Score(Estimate(1.1, low, 1.15), (1.1,)) for low in (1.05, 0.95))
+    assert judge(clear, 0.09) == "higher" and judge(clear, 0.11) == "not distinguishable"
+    assert judge(clear, None) == "higher" and judge(wide, None) == "not distinguishable"
+    assert judge(Score(Estimate(0.5, 0.4, 0.6), (0.5,)), 0.1) == "lower"
+    assert judge(Score(Estimate(0.5), (0.5,)), None) == "not distinguishable"  # no interval
+    assert judge(None, 0.1) == ""
+    bench = FakeBench("augmentations", seeds=1)
+    found = sweep(bench, bench.plan.experiments[0])
+    assert not found.noise and "noise of a seed is not known" in found.notes[-1]
+    assert set(found.rows) == {REFERENCE.name, *(v.name for v in AUGMENTED)}
+
+
+def test_retrieval_in_a_pool_is_that_of_the_closed_form():
+    rng = np.random.default_rng(0)
+    ppg = rng.standard_normal((300, 8))
+    accel = ppg + 0.9 * rng.standard_normal(ppg.shape)
+    people = np.repeat([f"p{k}" for k in range(30)], 10)
+    ranks, _ = paired_ranks(normalise(accel), normalise(ppg))
+    for pool in (2, 50, 300):
+        found = retrieval(accel, ppg, people, pool=pool)
+        assert found.top1.value == pytest.approx(top1_by_pool_size(ranks, np.array([pool]))[0])
+        assert found.top1.low < found.top1.value < found.top1.high
+        assert found.mean_rank == pytest.approx(1 + (ranks.mean() - 1) * (pool - 1) / 299)
+    assert retrieval(accel, ppg, people).pool == 300
+    same = retrieval(ppg, ppg, people)
+    assert (same.top1.value, same.mean_rank) == (1.0, 1.0)
+
+
+def test_teachers_are_shown_beside_their_students(tmp_path):
+    part = measured("teachers", noise={"teacher-contrastive": 0.05, "accel-mae": UNKNOWING}, seeds=1)
+    (claim,) = part.claims
+    assert claim.holds == "yes"
+    own = cells(part, "PPG, contrastive, positives of one participant")["HR error, bpm"]
+    student = cells(part, "from PPG, contrastive, positives of one participant", table=1)
+    assert student["its teacher's HR error, bpm"] == own
+    blind = {v.name: UNKNOWING for v in TAUGHT if "efficientnet" in v.name} | {"accel-mae": UNKNOWING}
+    (claim,) = measured("teachers", noise=blind, seeds=1).claims
+    assert claim.holds == "partly" and "whose teacher itself errs by" in claim.why and "masked autoencoding" in claim.measured
+    (claim,) = measured("teachers", noise={"accel-mae": UNKNOWING}, failed=["student-efficientnet"], seeds=1).claims
+    assert claim.holds == "partly"
+    written(part, tmp_path)
+
+
+def test_the_noise_of_few_seeds_is_known_badly():
+    assert reach_of(0.01, 3) == pytest.approx(0.01 * 4.303 * 2**0.5, rel=1e-3)  # Student's with 2 degrees of freedom
+    assert reach_of(0.01, 2) > reach_of(0.01, 3) > reach_of(0.01, 1000) == pytest.approx(0.01 * 1.96 * 2**0.5, rel=1e-2)
+
+
+def test_all_encoders_are_timed_in_turns(smoke_store, monkeypatch):
+    bench = FakeBench("sizes", seeds=1, preset="smoke")
+    bench.opened.stores = (Store.open(str(smoke_store)),)
+    monkeypatch.setattr(sweeps, "REPEATS", 3)
+    found = sweeps.latencies(bench, ["teacher-mae", "student"])
+    assert list(found) == ["teacher-mae", "student"] and all(len(own) == 3 and (own > 0).all() for own in found.values())
+
+
+def test_sizes_stand_beside_parameters_and_latency(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweeps, "latencies", lambda bench, names: {name: np.array([0.8, 1.0, 1.4]) for name in names})
+    part = measured("sizes", failed=["accel-mae"], seeds=1)
+    row = cells(part, SIZES[0].title)
+    assert row["parameters"] == "9 000" and row["latency, ms"] == "1.00 [0.90, 1.20]"
+    assert cells(part, "PPG, masked autoencoding")["teacher / it"] == "1.0x"
+    assert not any("latency" in name for name in part.numbers)
+    assert part.section.pictures[0].name == "sizes"
+    written(part, tmp_path)
+
+
+def test_lesser_sensors_are_compared_with_the_student_of_their_duration(tmp_path):
+    noise = {v.name: 1.2 for v in LESSER if "64th-g" in v.name}
+    part = measured("sensors", noise=noise, failed=["trained-8bit", "applied-8bit"], seeds=1)
+    assert part.numbers["sensors/applied-64th-g/hr_bpm/ratio"].value > 1.2
+    assert part.numbers["sensors/applied-50hz/hr_bpm/ratio"].value == pytest.approx(1, abs=0.2)
+    assert part.numbers["sensors/trained-64th-g/top1"].value < part.numbers["sensors/trained-50hz/top1"].value
+    assert f"sensors/{TEACHER}/hr_bpm/ratio" not in part.numbers
+    text = " ".join(part.section.text)
+    assert "15.6 mg" in text and "4.5 mg" in text and "times the HR error of the full sensor (higher)" in text
+    written(part, tmp_path)
+
+
+def test_what_is_missing_is_named(tmp_path):
+    bench = FakeBench("objectives", failed=[REFERENCE.name], seeds=1)
+    part = sweeps.objectives(bench, bench.plan.experiments[0])
+    assert not any("ratio" in name for name in part.numbers) and part.numbers
+    assert REFERENCE.name in " ".join(part.section.notes)
+    written(part, tmp_path)

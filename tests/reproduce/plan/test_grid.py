@@ -1,0 +1,182 @@
+"""The grid: which runs there are, what they build on, and what makes a run another one."""
+
+import shutil
+
+import pytest
+
+from accdistill_jax.config.validate import duration_steps
+from accdistill_jax.errors import UserError
+from accdistill_jax.models.build import build_encoder, compute_dtype, parameter_count
+from accdistill_jax.reproduce.jobs.schedule import Schedule
+from accdistill_jax.reproduce.plan import grid, variants
+from accdistill_jax.reproduce.plan.experiments import EXPERIMENTS
+
+
+@pytest.fixture(scope="module")
+def cpu():
+    return grid.plan("cpu")
+
+
+def jobs(plan):
+    return {job.name: job for job in plan.jobs}
+
+
+@pytest.mark.parametrize("preset", grid.SCALES)
+def test_every_preset_is_a_graph_of_valid_runs(preset):
+    plan = grid.plan(preset)
+    Schedule(plan.jobs)
+    known = {variant.name for variant in grid.all_variants(grid.SCALES[preset])}
+    assert {name for one in EXPERIMENTS for name in one.variants} <= known
+    assert all(one.runs for one in plan.experiments)
+    for job in plan.jobs:
+        if job.name != grid.DATA and job.order["teacher"]:
+            assert job.order["teacher"] in job.needs
+    assert sum(job.cost_s for job in plan.jobs) > 0
+
+
+def test_the_cpu_preset_holds_what_is_promised(cpu):
+    names = set(jobs(cpu))
+    for main in ("teacher-mae", "student", "student-best", "student-small", "no-augmentation", "joint", "accel-mae",
+                 "accel-contrastive", "accel-contrastive-segment", "untrained"):  # fmt: skip
+        assert {f"{main}-s{seed}" for seed in range(3)} <= names
+    assert sum(name.startswith("supervised-") for name in names) == 3 * 4 * 3
+    assert sum(job.cost_s for job in cpu.jobs) < 6 * 3600
+    population = cpu.settings["config"]["data"]["synthetic"]
+    assert population["seed"] == 1 and population["participants"] >= 1000
+
+
+def test_stores_that_nothing_is_trained_on_are_others_of_other_names(smoke_store, tmp_path):
+    copy = shutil.copytree(smoke_store, tmp_path / smoke_store.name)
+    with pytest.raises(UserError, match="--unseen: .* is one of the stores trained on"):
+        grid.plan("smoke", stores=(str(smoke_store),), unseen=(str(copy),))
+    with pytest.raises(UserError, match=f"--unseen names two stores called '{smoke_store.name}'"):
+        grid.plan("smoke", unseen=(str(smoke_store), str(copy)))
+    with pytest.raises(UserError, match="--unseen: .* has PPG channels 2, the synthetic data .*ppg_channels.* has 1"):
+        grid.plan("smoke", unseen=(str(smoke_store),), overrides=("--config.data.synthetic.ppg_channels=1",))
+
+
+def test_a_store_to_transfer_to_trains_nothing_anew(smoke_store, tmp_path):
+    copy = shutil.copytree(smoke_store, tmp_path / "other")
+    alone = jobs(grid.plan("smoke", only=("failures",)))
+    first, both = (
+        jobs(grid.plan("smoke", only=("failures", "unseen"), unseen=unseen))
+        for unseen in ((str(smoke_store),), (str(smoke_store), str(copy)))
+    )
+    assert {name: first[name].key for name in alone} == {name: job.key for name, job in alone.items()}
+    own = {name for name in first if name.endswith("-unseen")}
+    trained = set(first) - own - {grid.DATA}
+    assert own == {f"{name}-unseen" for name in trained}
+    for name, job in first.items():
+        assert (job.key == both[name].key) == (name not in own)
+    assert set(first["student-s0-unseen"].needs) == {"data", "student-s0", "teacher-mae-s0", "teacher-mae-s0-unseen"}
+    assert set(first["accel-mae-s0-unseen"].needs) == {"data", "accel-mae-s0"}
+
+
+def test_only_the_experiment_on_them_waits_for_unseen_stores(smoke_store):
+    plan = grid.plan("smoke", only=("failures", "unseen"), unseen=(str(smoke_store),))
+    runs = {experiment.id: experiment.runs for experiment in plan.experiments}
+    assert set(runs["failures"]) == {"teacher-mae-s0", "student-s0"}
+    assert {"student-s0", "student-s0-unseen", "classical-s0-unseen"} <= set(runs["unseen"])
+
+
+def test_a_student_builds_on_the_teacher_of_its_seed_and_a_variant_on_the_first(cpu):
+    found = jobs(cpu)
+    assert found["student-s2"].order["teacher"] == "teacher-mae-s2"
+    assert found["from-teacher-contrastive-s0"].order["teacher"] == "teacher-contrastive-s0"
+    assert found["applied-25hz-s0"].needs[-1] == "student-s0"
+    assert not found["accel-mae-s1"].order["teacher"]
+
+
+def test_equal_training_is_equal(cpu):
+    duration = lambda name: jobs(cpu)[name].order["config"]["student"]["train"]["duration"]
+    whole = {duration(f"{name}-s0") for name in ("student", "joint", "accel-mae", "accel-contrastive", "no-augmentation", "student-small")}
+    short = {duration(f"{variant.name}-s0") for variant in (variants.REFERENCE, *variants.OBJECTIVES, *variants.AUGMENTED)}
+    assert len(whole) == 1 and len(short) == 1 and whole != short
+
+
+@pytest.mark.parametrize("preset", ["cpu", "full"])
+@pytest.mark.parametrize("segments", [1000, 1_600_000])
+def test_supervised_training_can_stop_early_and_is_as_long_as_the_student_with_all_labels(preset, segments):
+    plan = grid.plan(preset, only=("label-fractions",))
+
+    def steps(train, key, share=1.0):
+        return duration_steps(train[key], batch_size=train["batch_size"], num_segments=max(1, round(share * segments)))
+
+    for variant in variants.SUPERVISED:
+        train = jobs(plan)[f"{variant.name}-s0"].order["config"]["student"]["train"]
+        share = variant.changes["student.supervised.label_fraction"]
+        if train["duration"].endswith("epochs") and segments < 1_000_000:
+            continue  # so long is no supervised training of a small store, nor a student
+        total = steps(train, "duration", share)
+        assert steps(train, "warmup", share) < total
+        assert train["keep"] == "best" and grid.LOOKS <= total / steps(train, "validate_every", share) < grid.LOOKS + 1
+    whole, student = (jobs(plan)[f"{name}-s0"].order["config"]["student"]["train"] for name in ("supervised-hr-1", "student"))
+    assert whole["duration"] == student["duration"]
+
+
+@pytest.mark.parametrize(
+    "name,low,high", [("size-20th", 12, 25), ("size-5th", 4.5, 6.5), ("size-half", 1.6, 2.4), ("size-equal", 0.8, 1.2)]
+)
+@pytest.mark.parametrize("preset", ["cpu", "full"])
+def test_sizes_are_what_they_are_called(preset, name, low, high):
+    import jax
+    import jax.numpy as jnp
+    import ml_collections
+
+    plan = grid.plan(preset, only=("sizes",))
+    config = ml_collections.ConfigDict(jobs(plan)[f"{name}-s0"].order["config"])
+
+    def count(section, channels):
+        module = build_encoder(section, dtype=compute_dtype("float32"))
+        return parameter_count(jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 3840, channels)))))
+
+    bands = 1 + config.inputs.accel.bands.count("+")
+    ratio = count(config.teacher.encoder, 2) / count(config.student.encoder, 3 * bands)
+    assert low <= ratio <= high
+
+
+def test_a_run_is_another_one_when_what_decides_it_changes_and_only_then(cpu):
+    keys = lambda *overrides: {job.name: job.key for job in grid.plan("cpu", only=("retrieval",), overrides=overrides).jobs}
+    before = keys()
+    assert keys("--config.runtime.reader_threads=3") == before
+    assert keys("--config.data.synthetic.workers=1") == before
+    student = keys("--config.student.temperature=0.5")
+    assert student["teacher-mae-s0"] == before["teacher-mae-s0"] and student["student-s0"] != before["student-s0"]
+    teacher = keys("--config.teacher.train.learning_rate=0.1")
+    assert teacher["teacher-mae-s0"] != before["teacher-mae-s0"] and teacher["student-s0"] != before["student-s0"]
+    data = keys("--config.data.synthetic.seed=5")
+    assert not set(data.values()) & set(before.values())
+    assert len(set(before.values())) == len(before)
+
+
+def test_expected_durations_follow_what_is_asked_for(cpu):
+    """A shorter student was expected to take as long as the preset's own."""
+    shorter = jobs(grid.plan("cpu", overrides=["--config.student.train.duration=300 steps"]))
+    embedding = 3 * grid.SCALES["cpu"].seconds["embed"]
+    for name in ("student-s0", "accel-mae-s1", "joint-s0", "student-best-s2"):
+        usual = jobs(cpu)[name].cost_s
+        assert shorter[name].cost_s - embedding == pytest.approx(0.3 * (usual - embedding), rel=0.01)
+    other_unit = jobs(grid.plan("cpu", overrides=["--config.student.train.duration=2 epochs"]))
+    assert other_unit["student-s0"].cost_s == jobs(cpu)["student-s0"].cost_s
+
+
+def test_only_some_experiments_need_only_some_runs():
+    plan = grid.plan("cpu", only=("fail*",), seeds=1)
+    assert [one.id for one in plan.experiments] == ["failures"]
+    assert set(jobs(plan)) == {"data", "teacher-mae-s0", "student-s0"}
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        ({"only": ("retreival",)}, "did you mean retrieval"),
+        ({"only": ("unseen",)}, "needs --unseen STORE"),
+        ({"overrides": ("--config.student.temprature=1",)}, "did you mean config.student.temperature"),
+        ({"overrides": ("--config.data.stores=('a',)",)}, "set by --data"),
+        ({"stores": ("no/such/store",)}, "no/such/store"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_planned_is_told_in_one_line(arguments, message):
+    with pytest.raises(UserError, match=message) as caught:
+        grid.plan("smoke", **arguments)
+    assert "\n" not in str(caught.value)

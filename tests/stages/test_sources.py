@@ -1,0 +1,87 @@
+"""Pairs of one participant, and labels of a share of the segments."""
+
+import numpy as np
+import pytest
+
+from accdistill_jax.data.pipeline import Pipeline
+from accdistill_jax.data.store.store import Store
+from accdistill_jax.errors import UserError
+from accdistill_jax.objectives import LABEL, SECOND
+from accdistill_jax.runtime.parallel import Parallel
+from accdistill_jax.runtime.peers.peers import Peers
+from accdistill_jax.stages.context import Run
+from accdistill_jax.stages.sources import labelled_rows, labelled_source, paired_source
+
+
+@pytest.fixture
+def run(smoke_config, smoke_store, tmp_path):
+    return Run(smoke_config(), tmp_path, (Store.open(smoke_store),), Parallel(), Peers.alone(), print)
+
+
+def owner(run, signals):
+    """Participant of each segment, found by its content."""
+    store = run.stores[0]
+    everything = store.read(np.arange(store.num_segments))["ppg"]
+    found = {row.tobytes(): number for number, row in enumerate(everything)}
+    rows = np.array([found[np.ascontiguousarray(one).tobytes()] for one in signals])
+    return rows, store.segments["participant"][rows]
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_the_second_segment_is_another_one_of_the_same_participant(run, split):
+    source = paired_source(run, "ppg")
+    pipeline = Pipeline(run.stores, split=split, batch_size=16, seed=0, reader=source.reader(split))
+    seen = set()
+    for step in range(4):
+        batch = pipeline.batch(step)
+        assert not any(name.startswith("accel") for name in batch)
+        rows, people = owner(run, batch["ppg"])
+        others, same = owner(run, batch[f"{SECOND}ppg"])
+        assert (people == same).all() and (rows != others).all()
+        assert set(others) <= set(run.stores[0].indices(split))
+        seen |= set(zip(rows.tolist(), others.tolist(), strict=True))
+    assert len(seen) > 40  # not always the same partner
+
+
+def test_pairs_do_not_depend_on_the_number_of_hosts(run):
+    source = paired_source(run, "accel")
+    make = lambda host, hosts: Pipeline(
+        run.stores, split="train", batch_size=16, seed=0, reader=source.reader("train"), host=host, hosts=hosts
+    )
+    whole = make(0, 1).batch(3)
+    parts = [make(host, 2).batch(3) for host in range(2)]
+    for name, values in whole.items():
+        np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), values)
+
+
+def test_a_share_of_the_labels_keeps_participants_together_and_grows(run):
+    store = run.stores[0]
+    of = lambda fraction: labelled_rows(run.stores, "train", target="hr_bpm", fraction=fraction, subset=1)[0]
+    half, whole = of(0.5), of(1.0)
+    assert set(half) < set(whole) <= set(store.indices("train"))
+    assert set(of(0.3)) <= set(half)
+    assert np.isfinite(store.segments["hr_bpm"][whole]).all()
+    people, counts = np.unique(store.segments["participant"][half], return_counts=True)
+    everybody, total = np.unique(store.segments["participant"][whole], return_counts=True)
+    complete = [count == dict(zip(everybody, total, strict=True))[name] for name, count in zip(people, counts, strict=True)]
+    assert complete.count(False) <= 1 and len(half) == round(0.5 * len(whole))
+
+
+def test_labelled_batches_have_their_segments_labels_and_no_ppg(run):
+    source, statistics = labelled_source(run, target="sdnn_ms", fraction=0.5, subset=0)
+    rows = source.rows("train")
+    labels = run.stores[0].segments["sdnn_ms"][rows[0]]
+    np.testing.assert_allclose(statistics["label_mean"], labels.mean(), rtol=1e-5)
+    np.testing.assert_allclose(statistics["label_std"], labels.std(), rtol=1e-5)
+    pipeline = Pipeline(run.stores, split="train", batch_size=8, seed=0, reader=source.reader("train"), rows=rows)
+    assert pipeline.num_segments == len(rows[0])
+    batch = pipeline.batch(0)
+    _, chosen = pipeline.global_indices(0)
+    np.testing.assert_array_equal(batch[LABEL], run.stores[0].segments["sdnn_ms"][chosen].astype(np.float32))
+    assert {name for name in batch} == {"accel", "accel_scale", "accel_offset", LABEL, "position"}
+
+
+def test_a_label_that_nobody_has_is_an_error(run, monkeypatch):
+    monkeypatch.setitem(run.stores[0].segments, "sdnn_ms", np.full(run.stores[0].num_segments, np.nan, np.float32))
+    with pytest.raises(UserError, match="config.student.supervised.target = 'sdnn_ms': no training segment"):
+        labelled_source(run, target="sdnn_ms", fraction=1.0, subset=0)
