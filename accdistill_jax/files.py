@@ -15,6 +15,8 @@ from typing import BinaryIO
 
 from etils import epath
 
+from accdistill_jax.errors import UserError, refuse_password
+
 RECORD_BYTES = 256 * 2**20  # no record that is read whole (JSON, metrics) comes near it
 _LEFTOVER = re.compile(r"\..*\.\d+-\d+\.tmp")
 
@@ -133,3 +135,15 @@ def unsealed(record: Mapping) -> dict:
     if record.get("checksum", "") not in ("", record_checksum(record)):
         raise ValueError("it was changed after it was written")
     return {key: value for key, value in record.items() if key != "checksum"}
+
+
+def is_address(workdir: str) -> bool:
+    """Whether a work directory is an object-store address.
+
+    Raises:
+        UserError: it is one that cannot be written, or holds a password.
+    """
+    refuse_password(workdir)
+    if workdir.startswith(("http://", "https://")):
+        raise UserError(f"--workdir={workdir} cannot be written to; use gs://..., s3://... or a local folder")
+    return "://" in workdir and not workdir.startswith("file://")

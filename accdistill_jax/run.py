@@ -12,33 +12,32 @@ interrupted one continues.
 
 import contextlib
 import functools
-import json
 import logging
-import math
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
-from jax.experimental.compilation_cache import compilation_cache
-
-from accdistill_jax.config import validate as configs
+from accdistill_jax.config import record
+from accdistill_jax.data.store.opening import open_store
 from accdistill_jax.data.store.separation import check_separation
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.errors import UserError
-from accdistill_jax.files import read_regular, remove_leftovers, write_atomically
+from accdistill_jax.files import is_address, remove_leftovers
 from accdistill_jax.runtime import distributed
+from accdistill_jax.runtime.compilation_cache import use_compilation_cache
 from accdistill_jax.runtime.device_access import take_devices
 from accdistill_jax.runtime.interrupt import Interrupted, Interruption
 from accdistill_jax.runtime.parallel import Parallel
 from accdistill_jax.runtime.peers.peers import Peers
-from accdistill_jax.stages import embedding, student, teacher
-from accdistill_jax.stages.context import Copies, Run, open_store
-from accdistill_jax.storage.checkpoint import load_params
-from accdistill_jax.storage.mirror import Mirror, is_address, staging_folder
+from accdistill_jax.stages import build_objective, embedding, student, teacher
+from accdistill_jax.stages.clock import StageClock
+from accdistill_jax.stages.context import Run
+from accdistill_jax.storage.copies import Copies, connect_copies
+from accdistill_jax.storage.export import load_params
+from accdistill_jax.storage.mirror import staging_folder
 from accdistill_jax.storage.sole_use import sole_use
-from accdistill_jax.user_paths import cache_folder, expanded
+from accdistill_jax.user_paths import expanded
 
 _log = logging.getLogger(__name__)
 
@@ -78,7 +77,7 @@ def run(config, workdir: str, *, peers: Peers | None = None) -> None:
             peers.from_first("work directory", lambda: stack.enter_context(alone_in(folder)))
 
         def claim() -> None:
-            configs.claim(config, folder)
+            record.claim(config, folder)
             remove_leftovers(folder)
             copies.now()
 
@@ -94,7 +93,7 @@ def run(config, workdir: str, *, peers: Peers | None = None) -> None:
         except Interrupted:
             copies.stopping()
             raise
-        peers.from_first("copies", lambda: configs.dump(config, folder) and copies.now())
+        peers.from_first("copies", lambda: record.dump(config, folder) and copies.now())
         peers.barrier("finished")
 
 
@@ -104,7 +103,7 @@ def check_named(config, peers: Peers) -> None:
     Whether they fit the data is found when there is data.
     """
     stages = set(config.stages)
-    if config.teacher.path and ("teacher" in stages or stages & {"student", "evaluation"} and student.needs_teacher(config)):
+    if config.teacher.path and ("teacher" in stages or stages & {"student", "evaluation"} and build_objective.needs_teacher(config)):
         peers.from_first("config.teacher.path", lambda: load_params(Path(expanded(config.teacher.path))) and None)
     if stages & {"evaluation", "report"}:
         for path in config.data.unseen_stores:
@@ -164,69 +163,6 @@ def alone_in(folder: Path) -> contextlib.AbstractContextManager[None]:
     )
 
 
-def connect_copies(
-    stack: contextlib.ExitStack, address: str, folder: Path, peers: Peers, say: Callable[[str], None]
-) -> Copies:
-    """Makes `folder` what `address` holds, on process 0, and says how it gets back there."""
-    made: list[Copies] = []
-    mirror = None
-
-    def fetch() -> None:
-        nonlocal mirror
-        mirror = stack.enter_context(Mirror(address, folder, say=say))
-        mirror.pull()
-        made.append(Copies(mirror.push_later, mirror.push, stopping))
-
-    def stopping() -> None:
-        try:
-            mirror.push()
-        except UserError as error:  # what stopped the run stays the reason; a later start copies
-            say(f"warning: {error}")
-
-    peers.from_first("fetch", fetch)
-    return made[0] if made else Copies()
-
-
-KEPT_FROM_S = 0.5  # programs that take less to compile are not kept
-_ENABLED_BY_JAX = jax.config.jax_enable_compilation_cache
-
-
-def use_compilation_cache(choice: str, *, say: Callable[[str], None] = _log.warning) -> None:
-    """Keeps compiled programs in a folder, so that a second start does not compile again; without a user's own folder it keeps none.
-
-    An entry that cannot be read (torn by a kill: JAX does not write them atomically) is compiled anew with a warning.
-
-    Args:
-        choice: the folder; "" is the one that JAX is set to already (JAX_COMPILATION_CACHE_DIR), else one of the user's;
-            "off" is none, until a later call in the process chooses otherwise.
-        say: told in a line why none are kept, where the user has no folder that can be written.
-
-    Raises:
-        UserError: a folder that was asked for cannot be made.
-    """
-    before = jax.config.jax_compilation_cache_dir, jax.config.jax_enable_compilation_cache
-    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", KEPT_FROM_S)
-    jax.config.update("jax_enable_compilation_cache", choice != "off" and (bool(choice) or _ENABLED_BY_JAX))
-    if choice and choice != "off":
-        if not is_address(choice):
-            choice = os.path.abspath(expanded(choice))
-            try:
-                Path(choice).mkdir(parents=True, exist_ok=True)
-            except OSError as problem:
-                raise UserError(
-                    f"config.runtime.compilation_cache: cannot make {choice}: {problem.strerror or problem}"
-                ) from problem
-        jax.config.update("jax_compilation_cache_dir", choice)
-    elif not choice and before[0] is None:
-        try:
-            jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
-        except UserError as error:
-            say(f"compiled programs are not kept: {error}, or give --config.runtime.compilation_cache=FOLDER")
-    if before != (jax.config.jax_compilation_cache_dir, jax.config.jax_enable_compilation_cache):
-        compilation_cache.reset_cache()  # else what was compiled before has settled it
-
-
 def check_device_counts(config, parallel: Parallel) -> None:
     for key in ("teacher.train", "student.train"):
         block, name = key.split(".")
@@ -256,47 +192,3 @@ def synthetic_stores(config, workdir: Path, say: Callable[[str], None], *, progr
     )
     say(f"data: {c.participants * c.segments_per_participant} synthetic minutes in {path}")
     return (shared_store(path, settings, workers=c.workers, progress=progress, say=say),)
-
-
-class StageClock:
-    """Seconds spent in each stage over all starts of a run, kept in `<workdir>/stages.json`."""
-
-    def __init__(self, workdir: Path, *, enabled: bool = True):
-        self._path, self._enabled = workdir / "stages.json", enabled
-        self.seconds: dict[str, float] = {}
-        if not enabled or not self._path.exists():
-            return
-        try:
-            found = {name: float(seconds) for name, seconds in json.loads(read_regular(self._path)).items()}
-            if not all(math.isfinite(seconds) and seconds >= 0 for seconds in found.values()):
-                raise ValueError("no durations")
-            self.seconds = found
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as problem:  # not worth stopping for
-            _log.warning("%s is unreadable (%s): the stages' seconds are counted anew", self._path, problem)
-
-    def stage(self, name: str) -> "_Timed":
-        """Context that adds its time to the stage's."""
-        return _Timed(self, name)
-
-    def add(self, name: str, seconds: float) -> None:
-        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
-        if self._enabled:
-            try:
-                write_atomically(self._path, json.dumps(self.seconds))
-            except OSError as error:
-                raise UserError(f"cannot write {self._path}: {error.strerror or error}") from error
-
-
-class _Timed:
-    def __init__(self, clock: StageClock, name: str):
-        self._clock, self._name = clock, name
-
-    def __enter__(self) -> None:
-        self._begin = time.monotonic()
-
-    def __exit__(self, kind, value, traceback) -> None:
-        try:
-            self._clock.add(self._name, time.monotonic() - self._begin)
-        except UserError:
-            if kind is None:  # what stopped the stage is what the user must read
-                raise

@@ -34,10 +34,11 @@ from pathlib import Path
 
 import numpy as np
 
-from accdistill_jax.config.validate import source_hash
+from accdistill_jax.config.record import source_hash
 from accdistill_jax.errors import ExitStatus
 from accdistill_jax.storage.arrays import flatten
-from accdistill_jax.storage.checkpoint import Checkpointer, load_params
+from accdistill_jax.storage.checkpoint import Checkpointer
+from accdistill_jax.storage.export import load_params
 from tests.test_resume import STAGES, finished, result
 
 REPOSITORY = Path(__file__).resolve().parents[1]

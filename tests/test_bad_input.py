@@ -20,7 +20,8 @@ from accdistill_jax.data.store.store import Store
 from accdistill_jax.data.synthetic.synthetic import SyntheticSettings, unit_id, write_store
 from accdistill_jax.errors import UserError
 from accdistill_jax.run import run
-from accdistill_jax.storage.checkpoint import Checkpointer, load_params
+from accdistill_jax.storage.checkpoint import Checkpointer
+from accdistill_jax.storage.export import load_params
 
 SMOKE = "--config=configs/distill.py:smoke"
 

@@ -7,8 +7,8 @@ import pytest
 
 from accdistill_jax.config import validate as configs
 from accdistill_jax.errors import UserError, refuse_password, without_passwords
+from accdistill_jax.files import is_address
 from accdistill_jax.storage.folder import open_folder
-from accdistill_jax.storage.mirror import is_address
 from configs import distill
 
 ADDRESSES = [

@@ -6,7 +6,7 @@ import textwrap
 
 import pytest
 
-from accdistill_jax.main import default_workdir
+from accdistill_jax.config.load import default_workdir
 
 SMOKE = "--config=configs/distill.py:smoke"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from accdistill_jax.storage.checkpoint import load_params
+from accdistill_jax.storage.export import load_params
 
 STEPS = 12
 STAGES = ("data", "teacher", "student", "evaluation", "report")

@@ -15,9 +15,11 @@ import pytest
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.data.synthetic.synthetic import SyntheticSettings, write_store
 from accdistill_jax.errors import UserError
-from accdistill_jax.run import StageClock, run
+from accdistill_jax.run import run
 from accdistill_jax.runtime.interrupt import Interrupted
-from accdistill_jax.storage.checkpoint import Checkpointer, load_params
+from accdistill_jax.stages.clock import StageClock
+from accdistill_jax.storage.checkpoint import Checkpointer
+from accdistill_jax.storage.export import load_params
 from accdistill_jax.storage.mirror import staging_folder
 from accdistill_jax.training import loop
 from accdistill_jax.training.metrics import read_metrics

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from accdistill_jax.config import validate as configs
+from accdistill_jax.config import record
 from accdistill_jax.data.preprocessing.preprocess import PreprocessSettings
 from accdistill_jax.data.recording import Participant
 from accdistill_jax.data.store.manifest import CONTENT
+from accdistill_jax.data.store.opening import segment_columns
 from accdistill_jax.data.store.split import SplitRule
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.data.store.writer import StoreWriter
@@ -20,7 +21,6 @@ from accdistill_jax.errors import UserError
 from accdistill_jax.reproduce.measure.people import people_table
 from accdistill_jax.reproduce.plan import grid
 from accdistill_jax.run import run
-from accdistill_jax.stages.embedding import segment_columns
 from accdistill_jax.text import literal
 
 POPULATION = SyntheticSettings(participants=12, segments_per_participant=8, seed=0, ppg_channels=2)  # of smoke_store
@@ -108,7 +108,7 @@ def test_the_key_is_one_of_two(smoke_config, value):
 
 
 def test_the_key_changes_no_result(smoke_config):
-    told = [configs.config_hash(smoke_config(**{"data.same_names": value})) for value in ("same person", "different people")]
+    told = [record.config_hash(smoke_config(**{"data.same_names": value})) for value in ("same person", "different people")]
     assert told[0] == told[1]
 
 

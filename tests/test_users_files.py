@@ -13,7 +13,8 @@ from accdistill_jax.data.store.store import Store
 from accdistill_jax.data.synthetic.synthetic import SyntheticSettings, write_store
 from accdistill_jax.errors import UserError
 from accdistill_jax.files import free_name, remove_matching
-from accdistill_jax.storage.checkpoint import Checkpointer, load_params, save_params
+from accdistill_jax.storage.checkpoint import Checkpointer
+from accdistill_jax.storage.export import load_params, save_params
 from accdistill_jax.storage.folder import open_folder
 from accdistill_jax.storage.mirror import Mirror, fetch_tree
 

@@ -104,9 +104,9 @@ def _module(command: str) -> Any:
 
 
 def _environment() -> dict[str, Any]:
-    from accdistill_jax.config import validate as configs
+    from accdistill_jax.config import record as config_record
 
-    return configs.environment() | {"processor": _processor()}
+    return config_record.environment() | {"processor": _processor()}
 
 
 def _processor() -> str:

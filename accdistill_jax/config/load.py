@@ -1,17 +1,20 @@
-"""`--config=FILE[:PRESET] --config.KEY=VALUE` for commands that use argparse; main.py reads them with absl, as a trainer does."""
+"""`--config=FILE[:PRESET] --config.KEY=VALUE`: read for commands that use argparse, checked for main.py, which uses absl."""
 
 import argparse
 import ast
 import importlib.util
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from ml_collections import ConfigDict
 
 from accdistill_jax.config import validate as configs
 from accdistill_jax.errors import UserError
 from accdistill_jax.user_paths import expanded
 
+_FLAG = re.compile(r"--?config\.([^=]*)(=.*)?", re.DOTALL)
 OVERRIDE = re.compile(r"--config\.([^=]+)=(.*)", re.DOTALL)
 
 
@@ -69,3 +72,71 @@ def load_config(argument: str, overrides: Sequence[str]) -> Any:
             config.update_from_flattened_dict({found[1]: value})
     configs.validate(config)
     return config
+
+
+def default_workdir(argument: str) -> str:
+    """The work directory of a config argument: "configs/distill.py:smoke" -> "runs/distill-smoke"."""
+    path, preset = _split(argument)
+    return str(Path("runs") / (Path(path).stem + (f"-{preset}" if preset else "")))
+
+
+def config_argument(argv: Sequence[str]) -> str:
+    """The value of --config on a command line; UserError without one."""
+    for position, argument in enumerate(argv):
+        if argument in ("--config", "-config") and position + 1 < len(argv):
+            return argv[position + 1]
+        if argument.startswith(("--config=", "-config=")):
+            return argument.partition("=")[2]
+    raise UserError(
+        "no config given; add --config=configs/distill.py (its presets: --config=configs/distill.py:smoke)"
+    )
+
+
+def _split(argument: str) -> tuple[str, str]:
+    path, _, preset = argument.partition(":")
+    return path, preset
+
+
+def check_config(argv: Sequence[str]) -> None:
+    """Finds by itself what the flag library would report in many lines: the file, the preset, the keys."""
+    argument = config_argument(argv)
+    path = Path(_split(argument)[0])
+    if not path.is_file():
+        known = sorted(map(str, (path.parent if path.parent.is_dir() else Path("configs")).glob("*.py")))
+        near = configs.nearest(str(path), known)
+        raise UserError(f"no config file {path}" + (f"; did you mean {near}?" if near else ""))
+    known_keys = configs.flatten(_get_config(argument, path))
+    for text in argv[1:]:
+        override = _FLAG.fullmatch(text)
+        if override and override[1] not in known_keys:
+            raise configs.unknown_key(override[1], known_keys)
+
+
+def _get_config(argument: str, path: Path) -> Mapping:
+    preset = _split(argument)[1]
+    try:
+        spec = importlib.util.spec_from_file_location("config", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        config = module.get_config(preset) if preset else module.get_config()
+        if not isinstance(config, ConfigDict):
+            raise TypeError(f"get_config must return an ml_collections.ConfigDict, not {type(config).__name__}")
+        return config
+    except (Exception, SystemExit) as error:
+        # A config is Python code of the user's: anything can go wrong in it.
+        raise UserError(f"config {argument}: {last_line(error)}") from error
+
+
+def wrong_value(error: Exception) -> str | None:
+    """The rule that a flag's value broke, from the flag library's error; None for other errors."""
+    found = re.match(r"flag --config\.([^=]+)=(.*?): ", str(error), re.DOTALL)
+    rule = configs.find_rule(found[1]) if found else None
+    return f"config.{found[1]} = {found[2]!r} must be {rule.wanted}" if rule else None
+
+
+def last_line(error: BaseException) -> str:
+    """The last line of an error's text, without the name of its kind."""
+    lines = [
+        line.strip() for line in str(error.args[0] if error.args else error).splitlines() if line.strip()
+    ]
+    return re.sub(r"^\w+(Error|Exception): ", "", lines[-1]) if lines else type(error).__name__

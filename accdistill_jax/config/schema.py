@@ -2,10 +2,10 @@
 
 import fnmatch
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from accdistill_jax.config.duration import parse_duration
 from accdistill_jax.errors import UserError
 
 STAGES = ("data", "teacher", "student", "evaluation", "report")
@@ -13,28 +13,6 @@ TEACHER_OBJECTIVES = ("masked", "contrastive")
 STUDENT_OBJECTIVES = ("distillation", "masked", "contrastive", "supervised", "joint")
 LABELS = ("hr_bpm", "sdnn_ms", "rmssd_ms", "resp_bpm")
 SAME_NAMES = ("same person", "different people")
-DURATION_UNITS = ("steps", "examples", "epochs")
-_LONGEST = 1e15
-
-
-class Duration(NamedTuple):
-    """A parsed duration: `amount` of `unit`, one of `DURATION_UNITS`."""
-
-    amount: float
-    unit: str
-
-
-def parse_duration(text: str) -> Duration:
-    """Reads "600 steps", "80000 examples" or "3 epochs".
-
-    Raises:
-      UserError: it is none.
-    """
-    match = re.fullmatch(r"\s*(\d[\d_]*(?:\.\d+)?)\s+([a-z]+)\s*", str(text))
-    unit = match and next((known for known in DURATION_UNITS if match[2] in (known, known[:-1])), None)
-    if not unit or float(match[1].replace("_", "")) > _LONGEST:
-        raise UserError(f"{text!r} is no duration; write a number and steps, examples or epochs: '600 steps'")
-    return Duration(float(match[1].replace("_", "")), unit)
 
 
 class Rule(NamedTuple):

@@ -7,7 +7,7 @@ segment's augmentation does not depend on how the batch is laid out over devices
 
 import functools
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -136,3 +136,8 @@ def augment(keys: jax.Array, x: jax.Array, specs: Mapping[str, Augmentation], *,
 
     # one segment takes only the branches that happen; of several, all are computed and then chosen from
     return one(keys[0], x[0])[None] if len(x) == 1 else jax.vmap(one)(keys, x)
+
+
+def augmentations(section: Any) -> dict[str, Augmentation]:
+    """The augmentations of a config section, those with probability 0 left out."""
+    return {name: Augmentation(**spec) for name, spec in section.items() if spec.probability > 0}

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from accdistill_jax.models.ops import on_cpu
+from accdistill_jax.runtime.platform import on_cpu
 
 
 class InputSettings(NamedTuple):

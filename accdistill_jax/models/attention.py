@@ -11,15 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from accdistill_jax.models.ops import (
-    block_size,
-    in_blocks,
-    on_cpu,
-    platform,
-    product,
-    product_float32,
-    transposed,
-)
+from accdistill_jax.models.ops import block_size, in_blocks, product, product_float32, transposed
+from accdistill_jax.runtime.platform import on_cpu, platform
 
 LOGITS_BYTES = 8 << 20  # of logits worked on at a time: in a cache at least in part, and so many that threads seldom wait for each other
 FEW_TOKENS = 96  # up to which products of a head are so small that a transposed left side is better copied

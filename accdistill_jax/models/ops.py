@@ -1,41 +1,15 @@
 """Numerical building blocks whose best form depends on the backend; with attention.py the only place where that is chosen."""
 
-import contextlib
-import contextvars
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from accdistill_jax.runtime.platform import on_cpu
+
 HIDDEN_BYTES = 4 << 20  # of a hidden layer worked on at a time: in a cache still, and so much that threads seldom wait for each other
-
-
-_PLATFORM: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
-
-
-def platform() -> str:
-    """What is traced now is for: "cpu", "gpu" or "tpu"; the default backend unless `tracing_for` says otherwise."""
-    return _PLATFORM.get() or jax.default_backend()
-
-
-@contextlib.contextmanager
-def tracing_for(name: str) -> Iterator[None]:
-    """What is traced inside is for that platform, whatever devices are at hand: to look at other platforms' programs.
-
-    A function that was jitted and traced before keeps the choice it was traced with.
-    """
-    token = _PLATFORM.set(name)
-    try:
-        yield
-    finally:
-        _PLATFORM.reset(token)
-
-
-def on_cpu() -> bool:
-    """Whether what is traced now is for the CPU, where memory decides and not arithmetic."""
-    return platform() == "cpu"
 
 
 def product(a: jax.Array, b: jax.Array) -> jax.Array:

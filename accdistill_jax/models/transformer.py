@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from accdistill_jax.models import ops
 from accdistill_jax.models.attention import Places, attention, places, three_products
+from accdistill_jax.runtime import platform
 
 POSITIONS = ("sinusoidal", "relative", "sinusoidal+relative")
 
@@ -33,7 +34,7 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, where: Places | None = None) -> jax.Array:
         D = x.shape[-1]
-        if ops.platform() == "gpu":
+        if platform.platform() == "gpu":
             qkv = three_products(x.astype(self.dtype), *Weights(3 * D, self.dtype, name="qkv")(D))
         else:
             qkv = nn.Dense(3 * D, dtype=self.dtype, dot_general=ops.dot_rows, name="qkv")(x)

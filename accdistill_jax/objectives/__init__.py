@@ -1,17 +1,6 @@
 """Ways of training, one file each; what they have in common is in `base`."""
 
-from accdistill_jax.objectives.base import (
-    STREAM_MASK,
-    STREAM_SECOND,
-    STREAM_TOKENS,
-    STREAMS,
-    TARGET,
-    Objective,
-    band_groups,
-    embedding_health,
-    present,
-    stream,
-)
+from accdistill_jax.objectives.base import TARGET, Objective, embedding_health
 from accdistill_jax.objectives.contrastive import SECOND, contrastive
 from accdistill_jax.objectives.distillation import TEACHER, distillation, standard_embedding
 from accdistill_jax.objectives.joint import joint_training
@@ -21,21 +10,14 @@ from accdistill_jax.objectives.supervised import LABEL, supervised
 __all__ = [
     "LABEL",
     "SECOND",
-    "STREAMS",
-    "STREAM_MASK",
-    "STREAM_SECOND",
-    "STREAM_TOKENS",
     "TARGET",
     "TEACHER",
     "Objective",
-    "band_groups",
     "contrastive",
     "distillation",
     "embedding_health",
     "joint_training",
     "masked_autoencoding",
-    "present",
     "standard_embedding",
-    "stream",
     "supervised",
 ]

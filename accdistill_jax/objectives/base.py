@@ -17,14 +17,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from accdistill_jax.inputs.augment import Augmentation, augment
-from accdistill_jax.inputs.prepare import InputSettings, prepare, row_by_row
 from accdistill_jax.objectives import losses
 
-STREAM_MASK = 0
-STREAMS = {"ppg": 1, "accel": 2}
-STREAM_TOKENS = 3
-STREAM_SECOND = 5  # of the second view of a segment; 4 are the views that a teacher embeds once (stages/teacher_views.py)
 TARGET = "target"  # of frozen: the average of the parameters, where an objective has a momentum branch
 
 
@@ -54,36 +48,6 @@ class Objective(NamedTuple):
         """The same without augmentation, for validation."""
         rows = self.rows(params, self.inputs(frozen, batch, keys, training=False))
         return self.reduce(rows, axis_name, training=False)
-
-
-def stream(keys: jax.Array, number: int) -> jax.Array:
-    """Independent keys for one use of randomness: [batch] keys -> [batch] keys."""
-    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
-
-
-def band_groups(settings: InputSettings) -> int:
-    """Groups of channels that the input consists of, one a band, each with the sensor's channels in their order."""
-    return 1 + settings.bands.count("+")
-
-
-def present(
-    batch: Mapping[str, jax.Array],
-    keys: jax.Array,
-    modality: str,
-    settings: InputSettings,
-    augmentations: Mapping[str, Augmentation],
-    *,
-    training: bool,
-) -> jax.Array:
-    """A modality as its encoder gets it, augmented in training: [b, time, C] float32, alike for any split of the batch."""
-    own = {name: value for name, value in batch.items() if name.split("_")[0] == modality}
-
-    def of(rows):
-        keys, own = rows
-        x = prepare(own, modality, settings)
-        return augment(keys, x, augmentations, groups=band_groups(settings)) if training else x
-
-    return row_by_row(of, (stream(keys, STREAMS[modality]), own))
 
 
 def embedding_health(z: jax.Array, axis_name: str | None, *, spectrum: bool) -> dict[str, jax.Array]:

@@ -7,8 +7,9 @@ import jax
 
 from accdistill_jax.inputs.augment import Augmentation
 from accdistill_jax.inputs.prepare import InputSettings, prepare
+from accdistill_jax.inputs.present import STREAM_SECOND, present, stream
 from accdistill_jax.objectives import losses
-from accdistill_jax.objectives.base import STREAM_SECOND, TARGET, Objective, embedding_health, present, stream
+from accdistill_jax.objectives.base import TARGET, Objective, embedding_health
 
 SECOND = "second_"  # prefix of a batch's names: another segment of the same participant
 POSITIVES = ("participant", "segment")

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 
 from accdistill_jax.inputs.augment import Augmentation
 from accdistill_jax.inputs.prepare import InputSettings, prepare
+from accdistill_jax.inputs.present import STREAM_TOKENS, present, stream
 from accdistill_jax.models.autoencoder import kept_count, random_order
 from accdistill_jax.objectives import losses
-from accdistill_jax.objectives.base import STREAM_TOKENS, Objective, embedding_health, present, stream
+from accdistill_jax.objectives.base import Objective, embedding_health
 
 TEACHER = "teacher"  # of a batch: the teacher's embedding, standardised, where it was computed before
 REGRESSIONS = ("mse", "cosine")

@@ -7,8 +7,9 @@ import jax
 
 from accdistill_jax.inputs.augment import Augmentation
 from accdistill_jax.inputs.prepare import InputSettings, prepare
+from accdistill_jax.inputs.present import present
 from accdistill_jax.objectives import losses
-from accdistill_jax.objectives.base import Objective, embedding_health, present
+from accdistill_jax.objectives.base import Objective, embedding_health
 
 
 def joint_training(

@@ -6,9 +6,10 @@ import jax.numpy as jnp
 
 from accdistill_jax.inputs.augment import Augmentation
 from accdistill_jax.inputs.prepare import InputSettings, prepare
+from accdistill_jax.inputs.present import STREAM_MASK, present, stream
 from accdistill_jax.models.autoencoder import MaskedAutoencoder, dropped_patches, random_order
 from accdistill_jax.objectives import losses
-from accdistill_jax.objectives.base import STREAM_MASK, Objective, embedding_health, present, stream
+from accdistill_jax.objectives.base import Objective, embedding_health
 
 
 def masked_autoencoding(

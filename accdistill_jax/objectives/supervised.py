@@ -8,8 +8,9 @@ import jax.numpy as jnp
 
 from accdistill_jax.inputs.augment import Augmentation
 from accdistill_jax.inputs.prepare import InputSettings, prepare
+from accdistill_jax.inputs.present import present
 from accdistill_jax.objectives import losses
-from accdistill_jax.objectives.base import Objective, embedding_health, present
+from accdistill_jax.objectives.base import Objective, embedding_health
 
 LABEL = "label"  # of a batch: [b] float32, in the target's unit, all known
 

@@ -18,8 +18,8 @@ from accdistill_jax.reproduce.jobs.jobs import Outcome, alone_in, finished_secon
 from accdistill_jax.reproduce.plan.command_line import Wanted, parse
 from accdistill_jax.reproduce.report import check
 from accdistill_jax.runtime.interrupt import Interrupted, Interruption
+from accdistill_jax.runtime.progress import format_seconds
 from accdistill_jax.text import print_error, several_lines
-from accdistill_jax.training.metrics import format_seconds
 
 WORK = "accdistill_jax.reproduce.jobs.work:do"
 MOVED, RUNS_FAILED = 3, 4  # exit statuses besides those of every command
@@ -93,7 +93,7 @@ def _run_and_report(
     outcomes = run_jobs(plan.jobs, wanted.out, work=WORK, workers=len(environments), environments=environments, say=say)
 
     from accdistill_jax.reproduce.measure import measure
-    from accdistill_jax.reproduce.report.document import to_dict, write_report
+    from accdistill_jax.reproduce.report.write import to_dict, write_report
 
     def step(line: str) -> None:
         # once more where the signal's exception was lost: Python ignores those in finalisers
@@ -121,7 +121,7 @@ def _run_and_report(
 
 def _refuse_what_is_there(jobs: Sequence[Any], wanted: Wanted) -> None:
     """Raises UserError where a check would compare a report with itself, or with what another version of the code made."""
-    from accdistill_jax.config.validate import source_hash
+    from accdistill_jax.config.record import source_hash
     from accdistill_jax.reproduce.jobs.work import FACTS
 
     if wanted.check.resolve().parent == wanted.out.resolve():

@@ -15,7 +15,7 @@ import jax
 from jax._src import distributed as runtime  # its key-value store has no public name; orbax uses it likewise
 
 import accdistill_jax
-from accdistill_jax.config import validate as configs
+from accdistill_jax.config import record
 from accdistill_jax.errors import ExitStatus, PeersMissing, UserError
 from accdistill_jax.runtime.abort_line import AbortLine
 from accdistill_jax.runtime.early_stop import IGNORED, SIGNALS
@@ -128,9 +128,9 @@ def stop() -> None:
 def facts(config: Any) -> dict[str, Any]:
     """What must be the same on every process before a run begins, by the name a user reads."""
     return {
-        **{f"config.{key}": value for key, value in configs.flatten_json(config).items() if key not in _OWN_KEYS},
+        **{f"config.{key}": value for key, value in record.flatten_json(config).items() if key not in _OWN_KEYS},
         "version of accdistill_jax": accdistill_jax.__version__,
-        "source code": configs.source_hash(),
+        "source code": record.source_hash(),
         "version of jax": importlib.metadata.version("jax"),
         "kind of devices": jax.local_devices()[0].device_kind,
         "number of local devices": jax.local_device_count(),

@@ -2,36 +2,19 @@
 
 import dataclasses
 import math
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from accdistill_jax.config.validate import nearest
-from accdistill_jax.data.store.store import RemoteReading, Store
-from accdistill_jax.errors import UserError
+from accdistill_jax.data.store.store import Store
 from accdistill_jax.inputs.prepare import InputSettings
 from accdistill_jax.runtime.parallel import Parallel
 from accdistill_jax.runtime.peers.peers import Peers
 from accdistill_jax.storage.arrays import flatten, nest
-from accdistill_jax.storage.checkpoint import Restored, load_params, save_params
-from accdistill_jax.user_paths import expanded
-
-
-class Copies(NamedTuple):
-    """How what is in the work directory gets to the address that it is a copy of; nothing happens where it is none.
-
-    Attributes:
-        later: starts copying in the background.
-        now: copies, and returns when that is done.
-        stopping: the same, but where it fails it only warns.
-    """
-
-    later: Callable[[], None] = lambda: None
-    now: Callable[[], None] = lambda: None
-    stopping: Callable[[], None] = lambda: None
+from accdistill_jax.storage.copies import Copies
+from accdistill_jax.storage.export import Restored, load_params, save_params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +51,7 @@ class Run:
         return self.peers.from_first(f"exists {path.name}", path.exists)
 
     def load_params(self, path: Path) -> Restored:
-        """`checkpoint.load_params` by process 0, for all processes.
+        """`export.load_params` by process 0, for all processes.
 
         Raises:
             UserError: on every process.
@@ -76,7 +59,7 @@ class Run:
         return self.restore_from_first(f"load {path.name}", lambda: load_params(path))
 
     def save_params(self, path: Path, params: Any, meta: dict) -> None:
-        """`checkpoint.save_params` by process 0; returns everywhere when the export is complete.
+        """`export.save_params` by process 0; returns everywhere when the export is complete.
 
         Raises:
             UserError: on every process.
@@ -137,40 +120,3 @@ class Run:
             "channels": len(store.channels[modality]),
             "inputs": self.inputs(modality)._asdict(),
         }
-
-
-def open_store(path: str, *, key: str, data: Any) -> Store:
-    """Opens the store that a config key names, to be read as the config's section `data` says.
-
-    Raises:
-        UserError: no folder there, naming the key and the nearest one, or what `Store.open` raises.
-    """
-    folder = os.path.abspath(expanded(path))
-    if "://" not in path and not os.path.exists(folder) and not os.path.exists(folder + ".partial"):
-        parent, name = os.path.split(folder)
-        near = nearest(name, sorted(os.listdir(parent))) if os.path.isdir(parent) else None
-        hint = f"; did you mean {os.path.join(os.path.dirname(path), near)}?" if near else ""
-        raise UserError(f"config.{key}: there is no folder {path}{hint}")
-    return Store.open(path, remote=RemoteReading(concurrency=data.read_concurrency, cache_mb=data.cache_mb))
-
-
-def plain(section: Any) -> Any:
-    """A config section as nested dictionaries and lists for JSON."""
-    if hasattr(section, "items"):
-        return {key: plain(value) for key, value in section.items()}
-    return [plain(value) for value in section] if isinstance(section, (tuple, list)) else section
-
-
-def choose_rows(stores: tuple[Store, ...], split: str, limit: int | None, *, seed: int) -> list[np.ndarray]:
-    """Per store, sorted rows of a split; at most `limit` over all stores, chosen by the seed (None: all)."""
-    rows = [store.indices(split) for store in stores]
-    total = sum(map(len, rows))
-    if limit is None or total <= limit:
-        return rows
-    chosen = np.sort(np.random.default_rng([17, seed]).choice(total, limit, replace=False))
-    ends = np.cumsum([len(own) for own in rows])
-    starts = ends - [len(own) for own in rows]
-    return [
-        own[chosen[(chosen >= start) & (chosen < end)] - start]
-        for own, start, end in zip(rows, starts, ends, strict=True)
-    ]

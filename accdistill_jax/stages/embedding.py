@@ -9,8 +9,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from accdistill_jax.data.store.separation import names_among
+from accdistill_jax.data.store.opening import (
+    LABELS,
+    Signals,
+    choose_rows,
+    has_test_segments,
+    open_store,
+    segment_columns,
+    unseen_by_name,
+)
 from accdistill_jax.data.store.store import Store
+from accdistill_jax.encoder import Student, Teacher
 from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.evaluate import SPLITS, STUDENT, TEACHER, UNTRAINED, SplitEmbeddings
 from accdistill_jax.evaluation.retrieval.retrieval import ACCEL_TO_PPG, PPG_TO_ACCEL, normalise
@@ -18,16 +27,15 @@ from accdistill_jax.evaluation.retrieval.search import paired_ranks
 from accdistill_jax.files import open_regular, write_atomically
 from accdistill_jax.inputs.prepare import prepare
 from accdistill_jax.runtime.parallel import Parallel
+from accdistill_jax.runtime.progress import ProgressLine
 from accdistill_jax.stages import student as student_stage
-from accdistill_jax.stages import teacher as pretraining
-from accdistill_jax.stages.context import Run, choose_rows, open_store
+from accdistill_jax.stages import teacher as teacher_stage
+from accdistill_jax.stages.build_objective import needs_teacher
+from accdistill_jax.stages.context import Run
 from accdistill_jax.stages.map_segments import embed
-from accdistill_jax.stages.student import Student, load_student, needs_teacher
-from accdistill_jax.stages.teacher import Teacher, load_teacher
+from accdistill_jax.stages.student import load_student
+from accdistill_jax.stages.teacher import load_teacher
 from accdistill_jax.storage.checked_npz import DamagedNpz, encode_npz, read_npz, verify_npz
-from accdistill_jax.training.metrics import ProgressLine
-
-LABELS = ("hr_bpm", "sdnn_ms", "rmssd_ms", "resp_bpm")
 
 
 class Encoder(NamedTuple):
@@ -79,7 +87,7 @@ def load_encoders(run: Run) -> Encoders:
 
 def has_teacher(run: Run) -> bool:
     """Whether the run has a frozen teacher, though its student may not learn from it."""
-    return "teacher" in run.config.stages or run.exists(pretraining.export_path(run) / "export.json")
+    return "teacher" in run.config.stages or run.exists(teacher_stage.export_path(run) / "export.json")
 
 
 def teacher_encoder(teacher: Teacher, student: Student | None) -> Encoder:
@@ -123,10 +131,6 @@ def check_stores(run: Run) -> None:
         )
 
 
-def has_test_segments(stores: Sequence[Store]) -> bool:
-    return any(len(store.indices("test")) for store in stores)
-
-
 def unseen_stores(run: Run) -> dict[str, Store]:
     """The stores of `config.data.unseen_stores` by folder name.
 
@@ -144,51 +148,6 @@ def open_unseen(config: Any, stores: Sequence[Store], paths: Sequence[str]) -> d
     """
     opened = [open_store(path, key="data.unseen_stores", data=config.data) for path in paths]
     return unseen_by_name(opened, stores, alike=Signals.of(stores[0]), key="config.data.unseen_stores")
-
-
-class Signals(NamedTuple):
-    """What segments that one encoder reads must have in common; `whose` they are is for messages."""
-
-    whose: str
-    rate_hz: float
-    samples: int
-    ppg_channels: int
-
-    @classmethod
-    def of(cls, store: Store) -> "Signals":
-        """Those of a store."""
-        return cls(store.path, store.rate_hz, store.samples, len(store.channels["ppg"]))
-
-
-_SIGNALS = ("rate", "samples per segment", "PPG channels")  # in words
-
-
-def unseen_by_name(
-    unseen: Sequence[Store], stores: Sequence[Store], *, alike: Signals, key: str
-) -> dict[str, Store]:
-    """Stores that nothing is trained on by folder name.
-
-    Args:
-        unseen: these.
-        stores: those that are trained on; none where they are not made yet.
-        alike: the segments that are trained on.
-        key: what named the unseen ones, for messages.
-
-    Raises:
-        UserError: one that does not fit the training stores or is one of them, or two of one name.
-    """
-    found: dict[str, Store] = {}
-    for store in unseen:
-        path, name = store.path, Path(store.path.rstrip("/")).name
-        if name in found:
-            raise UserError(f"{key} names two stores called {name!r}; rename one folder")
-        found[name] = store
-        if store.fingerprint in {own.fingerprint for own in stores}:
-            raise UserError(f"{key}: {path} is one of the stores trained on")
-        for what, own, other in zip(_SIGNALS, alike[1:], Signals.of(store)[1:], strict=True):
-            if own != other:
-                raise UserError(f"{key}: {path} has {what} {other}, {alike.whose} has {own}")
-    return found
 
 
 def main_rows(run: Run) -> dict[str, list[np.ndarray]]:
@@ -352,18 +311,3 @@ def _empty(arrays: dict[str, np.ndarray], encoder: str, split: str) -> dict[str,
         for key, value in arrays.items()
         if key.startswith(first)
     }
-
-
-def segment_columns(stores: Sequence[Store], rows: Sequence[np.ndarray], *, same_names: str) -> dict[str, np.ndarray]:
-    """Columns of the segment tables; participants are named as `names_among` says, so that intervals count each person once."""
-
-    def joined(name: str) -> np.ndarray:
-        return np.concatenate([store.segments[name][own] for store, own in zip(stores, rows, strict=True)])
-
-    among = names_among(stores, same_names=same_names)
-    people = [
-        np.array([names[person] for person in store.segments["participant"][own]], dtype=str)
-        for store, own, names in zip(stores, rows, among, strict=True)
-    ]
-    numbers = {name: joined(name).astype(np.float32) for name in (*LABELS, "motion_g", "ppg_quality")}
-    return {"participant": np.concatenate(people), **numbers}

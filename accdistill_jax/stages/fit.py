@@ -7,21 +7,23 @@ import jax
 import numpy as np
 from optax import Schedule
 
-from accdistill_jax.config import validate as configs
-from accdistill_jax.config.validate import duration_steps
+from accdistill_jax.config import record
+from accdistill_jax.config.duration import duration_steps
 from accdistill_jax.data.pipeline import Pipeline
-from accdistill_jax.errors import UserError
 from accdistill_jax.objectives import Objective
 from accdistill_jax.runtime.interrupt import Interruption
 from accdistill_jax.runtime.parallel import AXIS
+from accdistill_jax.runtime.progress import ProgressLine
 from accdistill_jax.stages.context import Run
 from accdistill_jax.stages.sources import Source
 from accdistill_jax.storage.arrays import flatten, unflatten
-from accdistill_jax.storage.checkpoint import Checkpointer, Restored
-from accdistill_jax.training.loop import LoopSettings, TrainState, initial_state, kept_params, train
-from accdistill_jax.training.metrics import MetricsWriter, ProgressLine
+from accdistill_jax.storage.checkpoint import Checkpointer
+from accdistill_jax.storage.export import Restored, refuse_other
+from accdistill_jax.training.loop import train
+from accdistill_jax.training.metrics import MetricsWriter
 from accdistill_jax.training.optimizer import decay_mask, make_optimizer
 from accdistill_jax.training.optimizer_state import Replicated, Sharded
+from accdistill_jax.training.step import LoopSettings, TrainState, initial_state, kept_params
 
 
 def train_stage(
@@ -82,7 +84,7 @@ def train_stage(
     layout, schedule = make_layout(run, settings, params, loop, num_segments=pipeline.num_segments)
     state = initial_state(params, layout, loop, momentum=objective.momentum)
     validation = validation_batches(run, name, source)
-    meta = {"fingerprints": fingerprints, "config_hash": configs.config_hash(config)}
+    meta = {"fingerprints": fingerprints, "config_hash": record.config_hash(config)}
     with contextlib.ExitStack() as stack:
         checkpointer = None
         if run.peers.first:
@@ -189,13 +191,3 @@ def validation_batches(run: Run, name: str, source: Source) -> list[dict[str, np
     )
     distinct = max(1, pipeline.num_segments // settings.batch_size)
     return [pipeline.batch(k) for k in range(min(settings.validation_batches, distinct))]
-
-
-def refuse_other(saved: dict[str, str], now: dict[str, str], *, where: str) -> None:
-    """Raises UserError when something was made with other data or another teacher than this run has."""
-    differing = [key for key in now if saved.get(key) != now[key]]
-    if differing:
-        raise UserError(
-            f"{where} was made with another {' and '.join(differing)} than this run has; choose another --workdir, or "
-            "delete that folder to train anew"
-        )

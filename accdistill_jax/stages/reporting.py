@@ -6,24 +6,26 @@ from pathlib import Path
 
 import numpy as np
 
-from accdistill_jax.config import validate as configs
+from accdistill_jax.config import record
+from accdistill_jax.config.record import plain
+from accdistill_jax.data.store.opening import has_test_segments
 from accdistill_jax.data.store.store import Store
+from accdistill_jax.encoder import Teacher
 from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.evaluate import SPLITS, STUDENT, TEACHER, evaluate
 from accdistill_jax.evaluation.report.finished import is_finished, mark_finished, unmark
 from accdistill_jax.evaluation.report.report import write_report
 from accdistill_jax.models.build import parameter_count
-from accdistill_jax.stages.context import Run, plain
+from accdistill_jax.stages.context import Run
 from accdistill_jax.stages.embedding import (
     Encoders,
     embeddings,
-    has_test_segments,
     hash_of,
     load_encoders,
     main_rows,
     unseen_stores,
 )
-from accdistill_jax.stages.teacher import Teacher, reconstruction
+from accdistill_jax.stages.teacher import reconstruction
 from accdistill_jax.training.metrics import read_metrics
 from accdistill_jax.training.metrics_sums import check_records, spoilt_files
 
@@ -150,7 +152,7 @@ def _separation(run: Run, encoders: Encoders) -> dict:
 
 
 def _run_info(run: Run, encoders: Encoders, durations_s: dict[str, float]) -> dict:
-    environment = configs.environment()
+    environment = record.environment()
     parameters, fingerprints = {}, {}
     if encoders.teacher is not None:
         parameters[TEACHER] = parameter_count(encoders.teacher.frozen["params"])

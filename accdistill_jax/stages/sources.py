@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from accdistill_jax.data.pipeline import Reader
+from accdistill_jax.data.store.labels import labelled_subset
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.errors import UserError
-from accdistill_jax.evaluation.probing.label_fractions import labelled_subset
 from accdistill_jax.objectives import LABEL, SECOND
 from accdistill_jax.stages.context import Run
 

@@ -1,46 +1,28 @@
 """The teacher: pretrained here by masked autoencoding or contrast, or taken from elsewhere."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import ml_collections
 import numpy as np
 
+from accdistill_jax.config.record import plain
+from accdistill_jax.data.store.opening import choose_rows
+from accdistill_jax.encoder import Teacher
 from accdistill_jax.errors import UserError
-from accdistill_jax.inputs.augment import Augmentation
+from accdistill_jax.inputs.augment import augmentations
 from accdistill_jax.inputs.prepare import InputSettings, prepare
-from accdistill_jax.models.autoencoder import MaskedAutoencoder
-from accdistill_jax.models.build import build_autoencoder, build_encoder, build_head, compute_dtype
-from accdistill_jax.objectives import Objective, contrastive, masked_autoencoding
-from accdistill_jax.stages.context import Run, choose_rows, plain
-from accdistill_jax.stages.fit import refuse_other, train_stage
+from accdistill_jax.models.build import build_autoencoder, build_encoder, compute_dtype
+from accdistill_jax.stages.build_objective import pretraining_objective, pretraining_source
+from accdistill_jax.stages.context import Run
+from accdistill_jax.stages.fit import train_stage
 from accdistill_jax.stages.map_segments import embed
-from accdistill_jax.stages.sources import Source, paired_source
+from accdistill_jax.storage.export import refuse_other
 from accdistill_jax.user_paths import expanded
 
 STATISTICS_SEGMENTS = 2000
-
-
-class Teacher(NamedTuple):
-    """A frozen PPG encoder.
-
-    Attributes:
-        encoder: module, [batch, time, C] -> [batch, D].
-        frozen: {"params", "mean" [D], "std" [D]}: parameters, and statistics of the embedding over training segments.
-        inputs: how the PPG is presented to it.
-        fingerprint: content hash of everything in the export.
-        autoencoder: the masked autoencoder it comes from and its parameters, or None.
-        data: content hashes of the stores it was trained on, joined as in `Run.data_fingerprint`.
-    """
-
-    encoder: nn.Module
-    frozen: dict[str, Any]
-    inputs: InputSettings
-    fingerprint: str
-    autoencoder: tuple[MaskedAutoencoder, Any] | None
-    data: str
 
 
 def run_stage(run: Run) -> None:
@@ -80,50 +62,9 @@ def run_stage(run: Run) -> None:
     run.save_params(export_path(run), exported, meta)
 
 
-def pretraining_objective(
-    run: Run, config: Any, encoder: nn.Module, modality: str, specs: dict[str, Augmentation]
-) -> Objective:
-    """Masked autoencoding or contrastive pretraining of one modality.
-
-    Args:
-        run: the run's context.
-        config: section "teacher" or "student": objective, autoencoder, contrastive.
-        encoder: what is pretrained.
-        modality: "ppg" or "accel".
-        specs: augmentations.
-    """
-    if config.objective == "masked":
-        dtype = compute_dtype(run.config.runtime.compute_dtype)
-        model = build_autoencoder(encoder, config.autoencoder, samples=run.samples, dtype=dtype)
-        return masked_autoencoding(model, modality=modality, inputs=run.inputs(modality), augmentations=specs)
-    c = config.contrastive
-    return contrastive(
-        encoder,
-        build_head(c.head),
-        modality=modality,
-        inputs=run.inputs(modality),
-        augmentations=specs,
-        positives=c.positives,
-        temperature=c.temperature,
-        koleo_weight=c.koleo_weight,
-        momentum=c.momentum,
-    )
-
-
-def pretraining_source(run: Run, config: Any, modality: str) -> Source:
-    """How the batches of that pretraining are read."""
-    pairs = config.objective == "contrastive" and config.contrastive.positives == "participant"
-    return paired_source(run, modality) if pairs else Source()
-
-
 def export_path(run: Run) -> Path:
     """Where this run's teacher is, whether trained here or elsewhere."""
     return Path(expanded(run.config.teacher.path)) if run.config.teacher.path else run.workdir / "teacher" / "export"
-
-
-def augmentations(section: Any) -> dict[str, Augmentation]:
-    """The augmentations of a config section, those with probability 0 left out."""
-    return {name: Augmentation(**spec) for name, spec in section.items() if spec.probability > 0}
 
 
 def load_teacher(run: Run) -> Teacher:

@@ -32,18 +32,20 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from accdistill_jax.config.record import plain
 from accdistill_jax.data.pipeline import chosen_rows
 from accdistill_jax.data.store.store import Store, signal_crc
+from accdistill_jax.encoder import Teacher
 from accdistill_jax.errors import UserError
 from accdistill_jax.files import open_regular, read_regular, remove_leftovers, sealed, write_atomically
-from accdistill_jax.inputs.augment import Augmentation
-from accdistill_jax.objectives import TEACHER, present, standard_embedding
-from accdistill_jax.stages.context import Run, plain
-from accdistill_jax.stages.teacher import Teacher, augmentations
+from accdistill_jax.inputs.augment import Augmentation, augmentations
+from accdistill_jax.inputs.present import present
+from accdistill_jax.objectives import TEACHER, standard_embedding
+from accdistill_jax.runtime.progress import ProgressLine
+from accdistill_jax.stages.context import Run
 from accdistill_jax.storage.arrays import Damaged, read_json
 from accdistill_jax.storage.folder import no_space_message, open_folder
 from accdistill_jax.storage.locking import file_lock
-from accdistill_jax.training.metrics import ProgressLine
 
 FORMAT = 1
 RECORD = "views.json"

@@ -1,4 +1,4 @@
-"""Checkpoints through Orbax: what is saved, how damage is noticed, and how parameters leave a run.
+"""Checkpoints through Orbax: what is saved, how damage is noticed, and how it is restored.
 
 A checkpoint of step s is the folder `<directory>/<s>/` that Orbax writes, and `<directory>/<s>.json`, written last and
 atomically: a folder without that file is never used. The JSON holds the caller's metadata and a hash of each file in the
@@ -20,17 +20,16 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from etils import epath
 
 from accdistill_jax.errors import UserError
-from accdistill_jax.files import free_name, is_leftover, remove_matching, sealed, write_atomically
+from accdistill_jax.files import is_leftover, remove_matching, sealed, write_atomically
 from accdistill_jax.storage.arrays import (
     Damaged,
     file_hashes,
-    fingerprint,
     flatten,
     nest,
     orbax_checkpointer,
@@ -39,29 +38,12 @@ from accdistill_jax.storage.arrays import (
     reporting,
     unflatten,
 )
+from accdistill_jax.storage.export import Restored, set_aside
 from accdistill_jax.storage.sole_use import sole_use
 
 _log = logging.getLogger(__name__)
-_EXPORT_JSON = "export.json"
-_EXPORT_ARRAYS = "params"
 _UNFINISHED = re.compile(r"\.(\d+)\.unfinished\.tmp")
 _BY_ORBAX = re.compile(r"\d+\.orbax-checkpoint-tmp(-\d+)?")
-_FILE_OF_ORBAX = re.compile(
-    r"_METADATA|_CHECKPOINT_METADATA|_sharding|commit_success\.txt|array_metadatas/process_\d+"
-    r"|(ocdbt\.process_\d+/)?(manifest\.ocdbt|d/[0-9a-f]+)(\.__lock)?"
-)
-
-
-class Restored(NamedTuple):
-    """What a checkpoint holds.
-
-    Attributes:
-      state: pytree of numpy arrays (of the template's structure where one was given).
-      meta: the metadata that was saved with it.
-    """
-
-    state: Any
-    meta: dict
 
 
 class Checkpointer:
@@ -266,7 +248,7 @@ class Checkpointer:
             self._remove(step)
             self._unfinished(step).touch()
         if self._is_local:
-            _set_aside(Path(self._folder(step)))
+            set_aside(Path(self._folder(step)))
 
     def _remove(self, step: int) -> None:
         """Removes a checkpoint; of what a user put into its folder nothing."""
@@ -331,76 +313,3 @@ class Checkpointer:
                 if not self._sidecar(step).exists():
                     self._folder(step).rmtree(missing_ok=True)
                 path.unlink(missing_ok=True)
-
-
-def _set_aside(folder: Path) -> None:
-    """Gives the name of a folder free that is not this program's."""
-    if os.path.lexists(folder):
-        kept = free_name(folder.with_name(f"{folder.name}.kept"))
-        folder.rename(kept)
-        _log.warning("%s has something in it that no run has saved: it is %s now", folder, kept)
-
-
-def save_params(path: str | os.PathLike, params: Any, meta: Mapping) -> str:
-    """Writes finished parameters with what is needed to rebuild their model.
-
-    Args:
-      path: folder to make (or replace): `params/` holds the arrays, `export.json`, written last, the metadata and the
-        fingerprint. Without `export.json` the folder is no export.
-      params: pytree of arrays.
-      meta: JSON-able metadata (architecture config, what it was trained on).
-
-    Returns:
-      The fingerprint of the parameters.
-
-    Raises:
-      UserError: the folder cannot be written; names it.
-    """
-    import orbax.checkpoint as ocp
-
-    path = epath.Path(path)
-    host = flatten(params)
-    record = {
-        "meta": dict(meta),
-        "leaves": {name: [leaf.dtype.name, list(leaf.shape)] for name, leaf in host.items()},
-        "fingerprint": fingerprint(host),
-    }
-    with reporting(path), orbax_checkpointer(ocp.Checkpointer) as orbax:
-        path.mkdir(parents=True, exist_ok=True)
-        (path / _EXPORT_JSON).unlink(missing_ok=True)
-        if "://" not in os.fspath(path) and not remove_matching(path / _EXPORT_ARRAYS, _FILE_OF_ORBAX.fullmatch):
-            _set_aside(Path(path / _EXPORT_ARRAYS))
-        orbax.save(path / _EXPORT_ARRAYS, args=ocp.args.PyTreeSave(nest(host)), force=True)
-        record["files"] = file_hashes(path / _EXPORT_ARRAYS)
-        write_atomically(path / _EXPORT_JSON, json.dumps(sealed(record), indent=1))
-    return record["fingerprint"]
-
-
-def load_params(path: str | os.PathLike, template: Any = None) -> Restored:
-    """Reads parameters that `save_params` wrote.
-
-    Args:
-      path: the folder.
-      template: pytree of arrays or shape structs to check against and to take the structure from; None: nested
-        dictionaries as saved.
-
-    Returns:
-      The parameters (numpy) and the metadata, with "fingerprint" added.
-
-    Raises:
-      UserError: no export there, damaged, or a parameter differs from the template; names the first one.
-    """
-    path = epath.Path(path)
-    if not (path / _EXPORT_JSON).exists():
-        raise UserError(f"no exported parameters in {path} (no {_EXPORT_JSON} there)")
-    try:
-        record = read_json(path / _EXPORT_JSON)
-        flat = read_arrays(path / _EXPORT_ARRAYS, record)
-        if fingerprint(flat) != record.get("fingerprint"):
-            raise Damaged("the content does not have the fingerprint it was saved with")
-    except Damaged as damage:
-        raise UserError(
-            f"exported parameters in {path} are damaged: {damage}; train or copy them again"
-        ) from damage
-    params = nest(flat) if template is None else unflatten(flat, template, where=str(path))
-    return Restored(params, record["meta"] | {"fingerprint": record["fingerprint"]})

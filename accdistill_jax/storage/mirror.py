@@ -41,7 +41,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from accdistill_jax.errors import CommandParser, UserError, refuse_password
+from accdistill_jax.errors import CommandParser, UserError
 from accdistill_jax.runtime.command import run_command
 from accdistill_jax.storage.folder import LocalFolder
 from accdistill_jax.storage.mirror_files import (
@@ -59,18 +59,6 @@ from accdistill_jax.text import one_line
 from accdistill_jax.user_paths import cache_folder, path_argument
 
 _FETCH_ATTEMPTS = 5
-
-
-def is_address(workdir: str) -> bool:
-    """Whether a work directory is an object-store address.
-
-    Raises:
-        UserError: it is one that cannot be written, or holds a password.
-    """
-    refuse_password(workdir)
-    if workdir.startswith(("http://", "https://")):
-        raise UserError(f"--workdir={workdir} cannot be written to; use gs://..., s3://... or a local folder")
-    return "://" in workdir and not workdir.startswith("file://")
 
 
 def staging_folder(url: str) -> Path:

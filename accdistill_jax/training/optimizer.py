@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from accdistill_jax.config.validate import duration_steps
+from accdistill_jax.config.duration import duration_steps
 from accdistill_jax.errors import UserError
 
 # A parameter whose path contains one of these words is not decayed, whatever its number of axes.
@@ -118,7 +118,7 @@ def make_optimizer(
 
     Args:
       train_config: the stage's `train` block with batch_size, learning_rate, warmup (a duration, see
-        `config.duration_steps`), final_learning_rate_fraction, weight_decay, b1, b2, clip_norm (0: no clipping).
+        `duration.duration_steps`), final_learning_rate_fraction, weight_decay, b1, b2, clip_norm (0: no clipping).
       total_steps: number of updates of the whole stage.
       num_segments: distinct segments of one epoch; needed only where the warm-up is given in epochs.
       decayed: which leaves decay: a tree of bools, or a function of the parameters.

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from accdistill_jax.config import validate as configs
+from accdistill_jax.config import record as config_record
 from accdistill_jax.data.preprocessing.preprocess import PreprocessSettings, SegmentBatch
 from accdistill_jax.data.recording import Participant
 from accdistill_jax.data.store import shards
@@ -23,7 +23,8 @@ from accdistill_jax.files import read_regular, sealed, write_atomically
 from accdistill_jax.stages import embedding, teacher_views
 from accdistill_jax.stages.teacher_views import Plan, Views
 from accdistill_jax.storage.checked_npz import DamagedNpz
-from accdistill_jax.storage.checkpoint import Checkpointer, load_params, save_params
+from accdistill_jax.storage.checkpoint import Checkpointer
+from accdistill_jax.storage.export import load_params, save_params
 from accdistill_jax.storage.folder import LocalFolder
 from accdistill_jax.storage.mirror_files import Content, Journal, Known
 from accdistill_jax.storage.mirror_store import _parse
@@ -226,12 +227,12 @@ def _config(version: int):
 
 
 def _make_config(folder: Path, version: int) -> None:
-    configs.dump(_config(version), folder)
+    config_record.dump(_config(version), folder)
 
 
 def _read_config(folder: Path) -> str:
     """Only compared with what the run has."""
-    configs.claim(_config(0), folder)
+    config_record.claim(_config(0), folder)
     return "the same"
 
 

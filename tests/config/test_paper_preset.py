@@ -8,7 +8,7 @@ import pytest
 from accdistill_jax.config import validate as configs
 from accdistill_jax.models.build import parameter_count
 from accdistill_jax.run import run
-from accdistill_jax.storage.checkpoint import load_params
+from accdistill_jax.storage.export import load_params
 from accdistill_jax.training.metrics import read_metrics
 from configs import distill
 

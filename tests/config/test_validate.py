@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accdistill_jax.config import schema
+from accdistill_jax.config import duration, schema
+from accdistill_jax.config import record as config_record
 from accdistill_jax.config import validate as configs
 from accdistill_jax.errors import UserError
 
@@ -45,7 +46,7 @@ def test_every_preset_is_valid(name, preset):
 @pytest.mark.parametrize(("name", "preset"), PRESETS)
 def test_every_key_has_a_rule(name, preset):
     missing = [key for key in configs.flatten(make(name, preset)) if schema.find_rule(key) is None]
-    assert not missing, f"give these keys a rule in config_rules.py: {missing}"
+    assert not missing, f"give these keys a rule in config/schema.py: {missing}"
 
 
 def test_every_rule_has_a_key():
@@ -111,32 +112,32 @@ def test_message_names_key_and_nearest_valid(key, value, message):
     ],
 )
 def test_duration(text, steps):
-    assert configs.duration_steps(text, batch_size=32, num_segments=3200) == steps
+    assert duration.duration_steps(text, batch_size=32, num_segments=3200) == steps
 
 
 @given(st.integers(1, 1000), st.integers(1, 4096), st.integers(1, 10**6))
 def test_duration_in_epochs_is_the_same_in_examples(epochs, batch_size, num_segments):
     sizes = dict(batch_size=batch_size, num_segments=num_segments)
-    steps = configs.duration_steps(f"{epochs} epochs", **sizes)
-    assert steps == configs.duration_steps(f"{epochs * num_segments} examples", **sizes)
+    steps = duration.duration_steps(f"{epochs} epochs", **sizes)
+    assert steps == duration.duration_steps(f"{epochs * num_segments} examples", **sizes)
     assert (steps - 1) * batch_size < epochs * num_segments <= steps * batch_size
 
 
 @pytest.mark.parametrize("text", ["", "600", "six steps", "-1 steps", "3 hours", "1e3 steps"])
 def test_no_duration(text):
     with pytest.raises(UserError, match="duration"):
-        configs.duration_steps(text, batch_size=32, num_segments=10)
+        duration.duration_steps(text, batch_size=32, num_segments=10)
 
 
 def test_epochs_need_data():
     with pytest.raises(UserError, match="epochs"):
-        configs.duration_steps("3 epochs", batch_size=32, num_segments=None)
+        duration.duration_steps("3 epochs", batch_size=32, num_segments=None)
 
 
 def test_dump_and_load(tmp_path):
     config = make()
-    path = configs.dump(config, tmp_path / "run")
-    assert configs.load(tmp_path / "run").to_dict() == configs.load(path).to_dict() == config.to_dict()
+    path = config_record.dump(config, tmp_path / "run")
+    assert config_record.load(tmp_path / "run").to_dict() == config_record.load(path).to_dict() == config.to_dict()
     environment = json.loads(path.read_text())["environment"]
     assert environment["versions"].keys() >= {
         "accdistill_jax",
@@ -150,24 +151,24 @@ def test_dump_and_load(tmp_path):
 
 
 def test_same_config_continues_and_free_keys_may_change(tmp_path):
-    configs.dump(make(), tmp_path)
-    configs.dump(make(), tmp_path)
+    config_record.dump(make(), tmp_path)
+    config_record.dump(make(), tmp_path)
     other = changed("runtime.mapping", "pmap")
-    configs.dump(other, tmp_path)
-    assert configs.load(tmp_path).runtime.mapping == "pmap"
-    assert configs.config_hash(other) == configs.config_hash(make())
+    config_record.dump(other, tmp_path)
+    assert config_record.load(tmp_path).runtime.mapping == "pmap"
+    assert config_record.config_hash(other) == config_record.config_hash(make())
 
 
 def test_other_config_is_refused_and_its_keys_named(tmp_path):
-    path = configs.dump(make(), tmp_path)
+    path = config_record.dump(make(), tmp_path)
     before = path.read_bytes()
     other = changed("student.temperature", 0.5)
     with pytest.raises(
         UserError, match=r"another config: student.temperature \(was [0-9.]+, now 0.5\)"
     ) as caught:
-        configs.dump(other, tmp_path)
+        config_record.dump(other, tmp_path)
     assert str(tmp_path) in str(caught.value) and path.read_bytes() == before
-    assert configs.config_hash(other) != configs.config_hash(make())
+    assert config_record.config_hash(other) != config_record.config_hash(make())
 
 
 OTHERWISE = {"objective": "contrastive", "contrastive_weight": 0.5, "regression": "mse", "rate_share": 0.5, "residual": "compute"}
@@ -175,16 +176,16 @@ OTHERWISE = {"objective": "contrastive", "contrastive_weight": 0.5, "regression"
 
 @pytest.mark.parametrize("key", schema.LATER_KEYS)
 def test_a_run_begun_before_a_key_was_there_goes_on_unless_it_is_set(tmp_path, key):
-    path = configs.dump(make(), tmp_path)
+    path = config_record.dump(make(), tmp_path)
     record = json.loads(path.read_text())
     *sections, name = key.split(".")
     section = functools.reduce(dict.__getitem__, sections, record["config"])
     assert section.pop(name) == schema.LATER_KEYS[key]
     path.write_text(json.dumps(record))
-    assert configs.config_hash(configs.load(path)) == configs.config_hash(make())
-    configs.dump(make(), tmp_path)
+    assert config_record.config_hash(config_record.load(path)) == config_record.config_hash(make())
+    config_record.dump(make(), tmp_path)
     with pytest.raises(UserError, match=f"another config: {key} "):
-        configs.dump(changed(key, OTHERWISE.get(key.rsplit(".", 1)[-1], 1)), tmp_path)
+        config_record.dump(changed(key, OTHERWISE.get(key.rsplit(".", 1)[-1], 1)), tmp_path)
 
 
 def test_what_has_no_tokens_drops_none():
@@ -205,21 +206,21 @@ def test_several_views_need_an_augmentation():
 
 
 def test_a_claimed_folder_is_compared_and_left_as_it_is(tmp_path):
-    configs.claim(make(), tmp_path)
+    config_record.claim(make(), tmp_path)
     path = tmp_path / "config.json"
     path.write_text(path.read_text() + " ")
     before = path.read_bytes()
-    configs.claim(make(), tmp_path)
+    config_record.claim(make(), tmp_path)
     assert path.read_bytes() == before
     with pytest.raises(UserError, match="belongs to a run with another config"):
-        configs.claim(changed("seed", 5), tmp_path)
+        config_record.claim(changed("seed", 5), tmp_path)
     assert path.read_bytes() == before
 
 
 def test_unreadable_dump_is_named(tmp_path):
-    path = configs.dump(make(), tmp_path)
+    path = config_record.dump(make(), tmp_path)
     path.write_text(path.read_text()[:40])
-    for action in (lambda: configs.load(tmp_path), lambda: configs.dump(make(), tmp_path)):
+    for action in (lambda: config_record.load(tmp_path), lambda: config_record.dump(make(), tmp_path)):
         with pytest.raises(UserError, match="config.json cannot be read"):
             action()
 
@@ -227,7 +228,7 @@ def test_unreadable_dump_is_named(tmp_path):
 def test_workdir_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write .*file/run/config\.json"):
-        configs.dump(make(), tmp_path / "file" / "run")
+        config_record.dump(make(), tmp_path / "file" / "run")
 
 
 def test_configs_import_no_jax():
@@ -259,18 +260,18 @@ def test_a_config_without_a_student_needs_none_of_its_keys():
 
 def test_more_steps_than_can_be_counted_are_refused():
     with pytest.raises(UserError, match=r"'2147483648 steps' is 2147483648 steps"):
-        configs.duration_steps("2147483648 steps", batch_size=1, num_segments=None)
+        duration.duration_steps("2147483648 steps", batch_size=1, num_segments=None)
 
 
 def test_settings_of_an_objective_that_is_not_used_do_not_bind(tmp_path):
-    configs.dump(make(), tmp_path)
+    config_record.dump(make(), tmp_path)
     other = changed("student.supervised.label_fraction", 0.5)
-    assert configs.config_hash(other) == configs.config_hash(make())
-    configs.dump(other, tmp_path)
+    assert config_record.config_hash(other) == config_record.config_hash(make())
+    config_record.dump(other, tmp_path)
     supervised = changed("student.objective", "supervised").unlock()
-    before = configs.config_hash(supervised)
+    before = config_record.config_hash(supervised)
     supervised.student.supervised.label_fraction = 0.5
-    assert configs.config_hash(supervised) != before
+    assert config_record.config_hash(supervised) != before
 
 
 @pytest.mark.parametrize(

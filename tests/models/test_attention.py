@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from accdistill_jax.models import attention, ops
+from accdistill_jax.models import attention
+from accdistill_jax.runtime import platform as runtime_platform
 from accdistill_jax.runtime.parallel import AXIS, Parallel
 
 B, P, HEADS, DIM = 6, 5, 2, 4
@@ -108,7 +109,7 @@ def test_bfloat16_in_and_out_with_the_softmax_in_float32(draw, textbook):
 
 def test_the_form_of_a_platform_and_why_it_is_not_a_faster_one():
     def chosen(platform, dtype=jnp.bfloat16, tokens=192, relative=False):
-        with ops.tracing_for(platform):
+        with runtime_platform.tracing_for(platform):
             return attention.chosen(tokens, 32, dtype, relative=relative)
 
     assert chosen("cpu") == (attention.BLOCKS, "") and chosen("tpu") == (attention.TEXTBOOK, "")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from accdistill_jax.benchmark.model import program
-from accdistill_jax.models import ops
+from accdistill_jax.runtime import platform as runtime_platform
 from accdistill_jax.runtime.parallel import Parallel
 from configs import distill
 
@@ -22,7 +22,7 @@ def lowered(platform: str) -> str:
     parallel = Parallel(devices=jax.devices()[:1])
     built = program.build(work, parallel)
     state = built.start(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), work.params), parallel)
-    with ops.tracing_for(platform):
+    with runtime_platform.tracing_for(platform):
         traced = built.step.trace(state, work.frozen, work.batch_shapes(2))
         return traced.lower(lowering_platforms=(PLATFORMS[platform],)).as_text()
 

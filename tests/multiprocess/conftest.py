@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from accdistill_jax.storage.checkpoint import load_params
+from accdistill_jax.storage.export import load_params
 from tests.multiprocess.processes import Job, Topology
 
 HELD = ("-m", "tests.multiprocess.held")

@@ -22,9 +22,9 @@ from accdistill_jax.models.transformer import TransformerEncoder
 from accdistill_jax.objectives import Objective, distillation, losses
 from accdistill_jax.runtime import distributed
 from accdistill_jax.runtime.parallel import AXIS, Parallel
-from accdistill_jax.training.loop import LoopSettings, initial_state, make_step
 from accdistill_jax.training.optimizer import make_optimizer
 from accdistill_jax.training.optimizer_state import Replicated
+from accdistill_jax.training.step import LoopSettings, initial_state, make_step
 from configs import common
 
 STRENGTH = {"cut_out": 0.1, "magnitude_warp": 0.1, "gaussian_noise": 0.05, "channel_permute": 1.0, "time_warp": 0.005}

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from accdistill_jax.storage.checkpoint import Checkpointer, load_params
+from accdistill_jax.storage.checkpoint import Checkpointer
+from accdistill_jax.storage.export import load_params
 from accdistill_jax.storage.mirror import fetch_tree, staging_folder
 from tests.multiprocess.conftest import HELD
 

@@ -6,22 +6,15 @@ import pytest
 
 from accdistill_jax.inputs.augment import ORDER, Augmentation
 from accdistill_jax.inputs.prepare import InputSettings, prepare
+from accdistill_jax.inputs.present import STREAM_MASK, present, stream
 from accdistill_jax.models.autoencoder import MaskedAutoencoder, dropped_patches, random_order
 from accdistill_jax.models.heads import ProjectionHead
 from accdistill_jax.models.transformer import TransformerEncoder
-from accdistill_jax.objectives import (
-    STREAM_MASK,
-    TEACHER,
-    distillation,
-    losses,
-    masked_autoencoding,
-    present,
-    stream,
-)
+from accdistill_jax.objectives import TEACHER, distillation, losses, masked_autoencoding
 from accdistill_jax.runtime.parallel import Parallel
-from accdistill_jax.training.loop import LoopSettings, batch_keys, initial_state, make_step, make_validation
 from accdistill_jax.training.optimizer import Optimizer
 from accdistill_jax.training.optimizer_state import Replicated
+from accdistill_jax.training.step import LoopSettings, batch_keys, initial_state, make_step, make_validation
 
 BATCH, LENGTH = 8, 32
 SETTINGS = LoopSettings(

@@ -20,7 +20,9 @@ from accdistill_jax.objectives import (
     supervised,
 )
 from accdistill_jax.runtime.parallel import Parallel
-from accdistill_jax.training.loop import (
+from accdistill_jax.training.optimizer import Optimizer
+from accdistill_jax.training.optimizer_state import Replicated
+from accdistill_jax.training.step import (
     LoopSettings,
     batch_keys,
     initial_state,
@@ -28,8 +30,6 @@ from accdistill_jax.training.loop import (
     make_step,
     make_validation,
 )
-from accdistill_jax.training.optimizer import Optimizer
-from accdistill_jax.training.optimizer_state import Replicated
 
 BATCH, LENGTH, WIDTH = 8, 32, 8
 SETTINGS = LoopSettings(total_steps=4, validate_every=4, checkpoint_every=4, log_every=1, ema_decay=0.0, seed=3)

@@ -6,7 +6,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from accdistill_jax.errors import UserError
-from accdistill_jax.run import use_compilation_cache
+from accdistill_jax.runtime.compilation_cache import use_compilation_cache
 
 NAMES = (
     "jax_compilation_cache_dir",

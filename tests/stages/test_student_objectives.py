@@ -7,7 +7,7 @@ import pytest
 
 from accdistill_jax.run import run
 from accdistill_jax.storage.arrays import flatten
-from accdistill_jax.storage.checkpoint import load_params
+from accdistill_jax.storage.export import load_params
 
 WITHOUT_TEACHER = {"stages": ("data", "student", "evaluation", "report")}
 CASES = {

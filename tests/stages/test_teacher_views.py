@@ -14,7 +14,7 @@ from accdistill_jax.run import run
 from accdistill_jax.runtime.interrupt import Interrupted
 from accdistill_jax.stages import teacher_views
 from accdistill_jax.stages.teacher_views import RECORD, Views, choose_views, plan_views
-from accdistill_jax.storage.checkpoint import load_params
+from accdistill_jax.storage.export import load_params
 from accdistill_jax.training.metrics import read_metrics
 
 NO_AUGMENTATION = {
@@ -136,8 +136,9 @@ def test_views_are_what_the_teacher_makes_of_augmented_segments(kept):
     """Against the teacher's own module on one segment at a time."""
     import jax
 
-    from accdistill_jax.objectives import present, standard_embedding
-    from accdistill_jax.stages.teacher import augmentations
+    from accdistill_jax.inputs.augment import augmentations
+    from accdistill_jax.inputs.present import present
+    from accdistill_jax.objectives import standard_embedding
 
     this, teacher, plan = kept
     views = Views(Path(plan.store.path) / "teacher_views" / plan.key, plan)

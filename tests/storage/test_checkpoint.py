@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 
 from accdistill_jax.errors import UserError
 from accdistill_jax.storage import checkpoint
-from accdistill_jax.storage.checkpoint import Checkpointer, fingerprint, load_params, save_params
+from accdistill_jax.storage.arrays import fingerprint
+from accdistill_jax.storage.checkpoint import Checkpointer
+from accdistill_jax.storage.export import load_params, save_params
 
 
 class State(NamedTuple):

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 
 from accdistill_jax.errors import UserError
+from accdistill_jax.files import is_address
 from accdistill_jax.storage import folder as folders
 from accdistill_jax.storage import mirror, mirror_files, mirror_store
-from accdistill_jax.storage.checkpoint import Checkpointer, load_params, save_params
+from accdistill_jax.storage.checkpoint import Checkpointer
+from accdistill_jax.storage.export import load_params, save_params
 from accdistill_jax.storage.folder import LocalFolder, RemoteFolder, open_folder
-from accdistill_jax.storage.mirror import Mirror, fetch_tree, is_address, staging_folder
+from accdistill_jax.storage.mirror import Mirror, fetch_tree, staging_folder
 from accdistill_jax.storage.mirror_store import Conflict
 
 WAIT_S = 20.0

@@ -18,11 +18,13 @@ from accdistill_jax.objectives.losses import info_nce
 from accdistill_jax.runtime.interrupt import Interrupted, Interruption
 from accdistill_jax.runtime.parallel import Parallel
 from accdistill_jax.runtime.peers.peers import Peers
+from accdistill_jax.runtime.progress import ProgressLine
 from accdistill_jax.storage.checkpoint import Checkpointer
-from accdistill_jax.training.loop import LoopSettings, batch_keys, initial_state, kept_params, train
-from accdistill_jax.training.metrics import MetricsWriter, ProgressLine, read_metrics
+from accdistill_jax.training.loop import train
+from accdistill_jax.training.metrics import MetricsWriter, read_metrics
 from accdistill_jax.training.optimizer import Optimizer
 from accdistill_jax.training.optimizer_state import Replicated
+from accdistill_jax.training.step import LoopSettings, batch_keys, initial_state, kept_params
 
 BATCH = 8
 TEACHER = {"w": np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)}

@@ -9,13 +9,9 @@ import numpy as np
 import pytest
 
 from accdistill_jax.errors import UserError
-from accdistill_jax.training.metrics import (
-    MetricsWriter,
-    ProgressLine,
-    Throughput,
-    format_seconds,
-    read_metrics,
-)
+from accdistill_jax.runtime.progress import ProgressLine, format_seconds
+from accdistill_jax.training.metrics import MetricsWriter, read_metrics
+from accdistill_jax.training.throughput import Throughput
 
 
 class Clock:

@@ -36,7 +36,7 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
 
     jax.config.update("jax_platforms", "cpu")  # with libtpu installed JAX would look for a TPU here
     from accdistill_jax.benchmark.model import program, topology
-    from accdistill_jax.models.ops import tracing_for
+    from accdistill_jax.runtime.platform import tracing_for
 
     config = load_config(arguments.config, arguments.overrides)
     pieces = config[arguments.stage].train.micro_batches

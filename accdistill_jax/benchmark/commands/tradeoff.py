@@ -148,10 +148,10 @@ class Plan:
     """
 
     def __init__(self, folder: Path, base: Any):
-        from accdistill_jax.config import validate as configs
+        from accdistill_jax.config import record as config_record
 
         self._path, self._base = folder / "plan.json", base
-        self._config = configs.config_hash(base)
+        self._config = config_record.config_hash(base)
         self.step_s: dict[str, float] = {}
         self.views_s: dict[str, float] = {}
         if self._path.exists():
@@ -259,11 +259,11 @@ def read_student(config: Any, workdir: Path, path: str) -> dict[str, Any]:
     """
     import numpy as np
 
+    from accdistill_jax.data.store.opening import choose_rows
     from accdistill_jax.data.store.store import Store
     from accdistill_jax.evaluation.evaluate import STUDENT, TEACHER
     from accdistill_jax.evaluation.probing.probes import MEAN, ProbeSplit, probe_target
     from accdistill_jax.evaluation.retrieval.retrieval import normalise, paired_ranks, top1_by_pool_size
-    from accdistill_jax.stages.context import choose_rows
 
     store = Store.open(path)
     with np.load(workdir / "embeddings" / "main.npz") as saved:

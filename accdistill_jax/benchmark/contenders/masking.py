@@ -10,6 +10,7 @@ from accdistill_jax.benchmark.contenders.training import Training
 from accdistill_jax.benchmark.contest import Skipped
 from accdistill_jax.benchmark.model import program
 from accdistill_jax.data.synthetic.waveforms import SAMPLES
+from accdistill_jax.inputs.augment import augmentations
 from accdistill_jax.inputs.prepare import InputSettings
 from accdistill_jax.models.autoencoder import MaskedAutoencoder
 from accdistill_jax.models.build import build_autoencoder, build_encoder, compute_dtype
@@ -17,7 +18,6 @@ from accdistill_jax.models.transformer import TransformerEncoder
 from accdistill_jax.objectives import masked_autoencoding
 from accdistill_jax.runtime import host_memory
 from accdistill_jax.runtime.parallel import Parallel
-from accdistill_jax.stages.teacher import augmentations
 
 
 class OnAllTokens(TransformerEncoder):

@@ -14,7 +14,7 @@ from accdistill_jax.models.build import compute_dtype
 from accdistill_jax.runtime import host_memory
 from accdistill_jax.runtime.parallel import Parallel
 from accdistill_jax.storage.arrays import flatten
-from accdistill_jax.training.loop import TrainState
+from accdistill_jax.training.step import TrainState
 
 FOLLOWED = "followed.npz"  # the parameters after the steps that a peer follows
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from accdistill_jax.benchmark.model.hardware import Hardware
 from accdistill_jax.benchmark.model.model import estimate
 from accdistill_jax.benchmark.model.program import Work
-from accdistill_jax.config.validate import duration_steps
+from accdistill_jax.config.duration import duration_steps
 from accdistill_jax.models.build import parameter_count
 
 # What is kept for the backward pass is written and read once each, and so are gradients of the same size.

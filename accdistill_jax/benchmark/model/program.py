@@ -11,14 +11,15 @@ from accdistill_jax import objectives
 from accdistill_jax.benchmark.model import flops, traffic
 from accdistill_jax.data.synthetic.waveforms import SAMPLES
 from accdistill_jax.errors import UserError
+from accdistill_jax.inputs import present
+from accdistill_jax.inputs.augment import augmentations
 from accdistill_jax.inputs.prepare import InputSettings
 from accdistill_jax.models.build import build_autoencoder, build_encoder, build_head, compute_dtype
 from accdistill_jax.objectives import Objective
 from accdistill_jax.runtime.parallel import AXIS, WHOLE, Parallel
-from accdistill_jax.stages.teacher import augmentations
-from accdistill_jax.training.loop import LoopSettings, TrainState, initial_state, make_step
 from accdistill_jax.training.optimizer import decay_mask, make_optimizer
 from accdistill_jax.training.optimizer_state import Replicated, Sharded
+from accdistill_jax.training.step import LoopSettings, TrainState, initial_state, make_step
 
 ACCEL_CHANNELS = 3
 STAGES = ("student", "teacher")
@@ -126,7 +127,7 @@ def describe(config: Any, stage: str) -> Work:
     dtype = compute_dtype(config.runtime.compute_dtype)
     inputs = {name: InputSettings(**config.inputs[name]) for name in ("ppg", "accel")}
     channels = {
-        name: _channels(config)[name] * objectives.band_groups(inputs[name]) for name in ("ppg", "accel")
+        name: _channels(config)[name] * present.band_groups(inputs[name]) for name in ("ppg", "accel")
     }
     options = {"dtype": dtype, "rematerialise": config.runtime.rematerialise}
     teacher = build_encoder(config.teacher.encoder, **(options if stage == "teacher" else {"dtype": dtype}))

@@ -11,9 +11,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from accdistill_jax.benchmark.model import program
 from accdistill_jax.benchmark.model.hardware import TPU_CHIPS
 from accdistill_jax.errors import UserError
-from accdistill_jax.models.ops import tracing_for
 from accdistill_jax.runtime.parallel import SPLIT, WHOLE, Parallel
-from accdistill_jax.training.loop import TrainState, initial_state
+from accdistill_jax.runtime.platform import tracing_for
+from accdistill_jax.training.step import TrainState, initial_state
 
 _NAME = re.compile(rf"({'|'.join(TPU_CHIPS)}):(\d+(?:x\d+){{1,2}})")
 # libtpu looks for the TPU of the machine that it runs on, and complains at length where there is none

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from accdistill_jax.data.store.labels import MIN_SEGMENTS, labelled_subset
 from accdistill_jax.evaluation.bootstrap import Estimate
 from accdistill_jax.evaluation.probing.probes import (
     FEW_PARTICIPANTS,
@@ -25,24 +26,6 @@ from accdistill_jax.evaluation.probing.scoring import Difference, Scorer, mean_m
 
 FRACTIONS = (0.001, 0.01, 0.1, 1.0)
 REPEATS = {0.001: 5, 0.01: 5, 0.1: 3}
-MIN_SEGMENTS = 10
-
-
-@dataclasses.dataclass(frozen=True)
-class Subset:
-    """Some labelled segments of a split, participants kept together.
-
-    Attributes:
-      rows: [K] int64, sorted rows of the split.
-      participants: people they are of.
-      labelled: labelled segments in the whole split.
-      raised: whether the fraction was below the minimum, which was taken instead.
-    """
-
-    rows: np.ndarray
-    participants: int
-    labelled: int
-    raised: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,36 +96,6 @@ class FractionResult:
             if (d.encoder, d.reference) == (encoder, reference):
                 return d
         return None
-
-
-def labelled_subset(
-    participant: np.ndarray, known: np.ndarray, fraction: float, seed, *, minimum: int = MIN_SEGMENTS
-) -> Subset:
-    """Segments that make up a fraction of a split's labels: whole participants in a random order, the last one cut off.
-
-    With one seed a smaller fraction is part of a larger one, and people come in the same order whatever target is known.
-
-    Args:
-      participant: [N] str.
-      known: [N] bool, whether the label is known.
-      fraction: of the known ones, above 0 and at most 1.
-      seed: int or sequence of ints; of the order of people, and of the last one's segments.
-      minimum: segments taken at least, where there are as many.
-
-    Raises:
-      ValueError: a fraction out of range.
-    """
-    if not 0 < fraction <= 1:
-        raise ValueError(f"the fraction of labels must be above 0 and at most 1, got {fraction}")
-    people, code = np.unique(np.asarray(participant).astype(str), return_inverse=True)
-    rng = np.random.default_rng(seed)
-    place, within = rng.permutation(len(people)), rng.permutation(len(code))
-    order = np.lexsort((within, place[code]))
-    order = order[np.asarray(known, bool)[order]]
-    wanted = round(fraction * len(order))
-    rows = np.sort(order[: max(wanted, minimum)])
-    raised = wanted < min(minimum, len(order))
-    return Subset(rows, len(np.unique(code[rows])), len(order), raised)
 
 
 def probe_fractions(

@@ -22,8 +22,8 @@ from accdistill_jax.reproduce.jobs.progress import JobsLine, State
 from accdistill_jax.reproduce.jobs.schedule import Job, Schedule
 from accdistill_jax.reproduce.jobs.worker import FINISHED
 from accdistill_jax.runtime.interrupt import Interruption
+from accdistill_jax.runtime.progress import format_seconds
 from accdistill_jax.storage.sole_use import sole_use
-from accdistill_jax.training.metrics import format_seconds
 
 __all__ = ["Job", "Outcome", "finished_seconds", "job_folder", "run_jobs"]
 

@@ -4,8 +4,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TextIO
 
+from accdistill_jax.runtime.progress import format_seconds
 from accdistill_jax.text import several_lines
-from accdistill_jax.training.metrics import format_seconds
 
 
 class State(NamedTuple):

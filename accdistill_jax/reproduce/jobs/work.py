@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
+from accdistill_jax.config import record as config_record
 from accdistill_jax.config import validate as configs
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.files import write_atomically
@@ -50,7 +51,7 @@ def do(order: Mapping[str, Any], folder: Path, needs: Mapping[str, Path]) -> Non
             arrays, facts = classical(opened, elsewhere=bool(order["unseen"])), {}
         else:
             arrays, facts = learned(order, folder, needs, opened)
-        _save(folder, arrays, facts | {"environment": configs.environment()})
+        _save(folder, arrays, facts | {"environment": config_record.environment()})
 
 
 class Opened(NamedTuple):
@@ -117,7 +118,8 @@ def learned(order: Mapping[str, Any], folder: Path, needs: Mapping[str, Path], o
     """Trains (unless the kind says otherwise) and embeds: arrays and facts as the module's docstring says."""
     import jax
 
-    from accdistill_jax.run import run, use_compilation_cache
+    from accdistill_jax.run import run
+    from accdistill_jax.runtime.compilation_cache import use_compilation_cache
     from accdistill_jax.runtime.parallel import Parallel
     from accdistill_jax.runtime.peers.peers import Peers
     from accdistill_jax.stages.context import Run
@@ -216,8 +218,8 @@ def encoder_of(order: Mapping[str, Any], this: Any) -> Encoder:
 
 def embed_all(this: Any, rows: Mapping[str, tuple], encoder: Encoder) -> dict[str, np.ndarray]:
     """`<split>/<what>` of all rows, progress on standard error; splits without segments are left out."""
+    from accdistill_jax.runtime.progress import ProgressLine
     from accdistill_jax.stages.map_segments import embed
-    from accdistill_jax.training.metrics import ProgressLine
 
     total = sum(len(own) for _, parts in rows.values() for own in parts)
     done, arrays = 0, {}

@@ -31,7 +31,7 @@ from accdistill_jax.reproduce.plan.experiments import Experiment
 from accdistill_jax.reproduce.plan.grid import LOOKS
 from accdistill_jax.reproduce.report.document import Number, Picture, Section, Table
 from accdistill_jax.reproduce.report.probe_figures import by_fraction
-from accdistill_jax.training.metrics import format_seconds
+from accdistill_jax.runtime.progress import format_seconds
 
 CLASSICAL, RIDGE, BOOSTING = "classical", "classical-ridge", "classical-boosting"
 STUDENT = "student"

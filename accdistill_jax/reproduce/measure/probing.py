@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from accdistill_jax.data.store.labels import MIN_SEGMENTS, Subset, labelled_subset
 from accdistill_jax.evaluation.evaluate import SPLITS, SplitEmbeddings
-from accdistill_jax.evaluation.probing.label_fractions import MIN_SEGMENTS, Subset, labelled_subset
 from accdistill_jax.evaluation.probing.probes import (
     FEW_PARTICIPANTS,
     MEAN,

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from accdistill_jax.data.store.opening import LABELS, segment_columns
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.evaluation.evaluate import SplitEmbeddings
 from accdistill_jax.reproduce.jobs.jobs import Job, Outcome
@@ -15,7 +16,6 @@ from accdistill_jax.reproduce.jobs.work import EMBEDDINGS, FACTS, Opened
 from accdistill_jax.reproduce.plan.grid import DATA, Plan, unseen_job
 from accdistill_jax.reproduce.plan.variants import Variant
 from accdistill_jax.reproduce.report.document import Claim, Number, Section
-from accdistill_jax.stages.embedding import LABELS, segment_columns
 
 DONE = ("finished", "cached")
 

@@ -6,9 +6,12 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from accdistill_jax.config import record
 from accdistill_jax.config import validate as configs
 from accdistill_jax.config.load import load_config
+from accdistill_jax.config.record import plain
 from accdistill_jax.config.validate import nearest
+from accdistill_jax.data.store.opening import Signals, unseen_by_name
 from accdistill_jax.data.store.separation import Group, check_groups
 from accdistill_jax.data.store.split import SplitRule
 from accdistill_jax.data.store.store import Store
@@ -20,8 +23,6 @@ from accdistill_jax.reproduce.jobs.jobs import Job
 from accdistill_jax.reproduce.plan import variants
 from accdistill_jax.reproduce.plan.experiments import EXPERIMENTS, Experiment
 from accdistill_jax.reproduce.plan.variants import Variant
-from accdistill_jax.stages.context import plain
-from accdistill_jax.stages.embedding import Signals, unseen_by_name
 from configs import reproduce as presets
 
 DATA = "data"
@@ -314,7 +315,7 @@ class _Maker:
             "format": FORMAT,
             "kind": variant.kind,
             "rows": variant.rows,
-            "config": configs.config_hash(_decisive(config, variant.kind)),
+            "config": record.config_hash(_decisive(config, variant.kind)),
             "evaluation": [config.evaluation.train_segments, config.evaluation.batch_size],
             "needs": [self.jobs[name].key for name in needs],
             "data": self._data_key,

@@ -24,7 +24,7 @@ from accdistill_jax.reproduce.report.document import (
 )
 from accdistill_jax.reproduce.report.document_style import CSS
 from accdistill_jax.reproduce.report.inline import to_html, to_plain
-from accdistill_jax.training.metrics import format_seconds
+from accdistill_jax.runtime.progress import format_seconds
 
 WORDS = {"yes": "holds", "no": "does not hold", "partly": "holds in part", "not measured": "not measured"}
 _MARKS = {"yes": "✓", "no": "✗", "partly": "◐", "not measured": "–"}

@@ -12,7 +12,7 @@ from accdistill_jax.reproduce.report.document import (
     unfinished,
 )
 from accdistill_jax.reproduce.report.inline import to_markdown, to_plain
-from accdistill_jax.training.metrics import format_seconds
+from accdistill_jax.runtime.progress import format_seconds
 
 WORDS = {"yes": "**holds**", "no": "**does not hold**", "partly": "**holds in part**", "not measured": "not measured"}
 

@@ -3,7 +3,7 @@
 It serves three ends. The processes agree (`gather` and what is built on it). They learn at once when one of them is
 killed, stops or hangs, instead of waiting for it in a collective. And the one at fault is named, in one line.
 
-Process 0 runs the hub (`peer_hub`); a control thread in every process holds its connection to it (`peer_client`).
+Process 0 runs the hub (`hub`); a control thread in every process holds its connection to it (`client`).
 """
 
 import contextlib

@@ -18,6 +18,7 @@ from accdistill_jax.models.autoencoder import MaskedAutoencoder
 from accdistill_jax.models.efficientnet import EfficientNetEncoder, Stage
 from accdistill_jax.models.heads import ProjectionHead
 from accdistill_jax.models.transformer import TransformerEncoder
+from accdistill_jax.runtime import platform
 from accdistill_jax.runtime.parallel import Parallel
 from configs import distill
 
@@ -54,7 +55,7 @@ def traced_flops(jaxpr) -> int:
 def forward_flops(module, *arguments) -> int:
     """Per segment, of a module applied to `arguments` with batches of 3."""
     variables = jax.eval_shape(module.init, jax.random.key(0), *arguments)
-    with ops.tracing_for("tpu"):  # of the model, not of how the CPU goes about it
+    with platform.tracing_for("tpu"):  # of the model, not of how the CPU goes about it
         traced = jax.make_jaxpr(lambda v: module.apply(v, *[jnp.zeros(a.shape, a.dtype) for a in arguments]))(variables)
     return traced_flops(traced.jaxpr) / 3
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from accdistill_jax.benchmark.made_up.object_store import BUCKET, serve_folder
+from accdistill_jax.data.store import opening
 from accdistill_jax.data.store.store import RemoteReading, Store
 from accdistill_jax.stages import context
 from configs import common
@@ -50,5 +51,5 @@ def test_the_config_sets_both(monkeypatch, tmp_path):
     data = common.data()
     assert RemoteReading() == RemoteReading(data.read_concurrency, data.cache_mb), "the defaults are those of the config"
     data.update(read_concurrency=5, cache_mb=6)
-    context.open_store(str(tmp_path), key="data.stores", data=data)
+    opening.open_store(str(tmp_path), key="data.stores", data=data)
     assert asked == [RemoteReading(concurrency=5, cache_mb=6)]

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from accdistill_jax.evaluation.probing.label_fractions import labelled_subset, probe_fractions
+from accdistill_jax.data.store.labels import labelled_subset
+from accdistill_jax.evaluation.probing.label_fractions import probe_fractions
 from accdistill_jax.evaluation.probing.probes import MEAN, STRENGTHS, ProbeSplit, RidgePath, probe_target
 
 SMALL = {"strengths": (1e-3, 1e-1, 10.0), "draws": 300}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from accdistill_jax.evaluation.probing.label_fractions import labelled_subset
+from accdistill_jax.data.store.labels import labelled_subset
 from accdistill_jax.reproduce.measure import label_fractions
 from accdistill_jax.reproduce.measure.label_claims import label_claims
 from accdistill_jax.reproduce.measure.label_fractions import BOOSTING, OWN_TITLES, RIDGE, SUPERVISED
@@ -12,7 +12,8 @@ from accdistill_jax.reproduce.measure.probing import Probing
 from accdistill_jax.reproduce.measure.tolerance import LEAST, SIGMAS
 from accdistill_jax.reproduce.plan.experiments import LEARNED_BASELINES
 from accdistill_jax.reproduce.plan.variants import FRACTIONS, TARGETS, supervised
-from accdistill_jax.reproduce.report.document import Report, to_dict, write_report
+from accdistill_jax.reproduce.report.document import Report
+from accdistill_jax.reproduce.report.write import to_dict, write_report
 from tests.reproduce.measure.fake_bench import SCALES, TEACHER, UNKNOWING, FakeBench
 
 FULL = "label-fractions/{}/1/{}/mae"

@@ -8,7 +8,8 @@ from accdistill_jax.data.synthetic.health_targets import CONTROL, KINDS
 from accdistill_jax.data.synthetic.physiology import participant_id
 from accdistill_jax.data.synthetic.synthetic import GENERATOR_VERSION
 from accdistill_jax.reproduce.measure.people import _control_words, ask, participants
-from accdistill_jax.reproduce.report.document import Report, check
+from accdistill_jax.reproduce.report.document import Report
+from accdistill_jax.reproduce.report.write import check
 from tests.reproduce.measure.made_up_bench import MadeUpBench, Store, experiment
 
 TEACHER = "teacher-mae"

@@ -17,7 +17,8 @@ from accdistill_jax.reproduce.measure.search import (
     top1_difference,
 )
 from accdistill_jax.reproduce.measure.tolerance import LEAST_SHARE
-from accdistill_jax.reproduce.report.document import Report, check
+from accdistill_jax.reproduce.report.document import Report
+from accdistill_jax.reproduce.report.write import check
 from tests.reproduce.measure.made_up_bench import MadeUpBench, experiment
 
 TEACHER = "teacher-mae"

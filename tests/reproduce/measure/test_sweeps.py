@@ -10,7 +10,8 @@ from accdistill_jax.reproduce.measure import sweeps
 from accdistill_jax.reproduce.measure.probe_scores import Score
 from accdistill_jax.reproduce.measure.probe_sweep import judge, reach_of, retrieval, sweep
 from accdistill_jax.reproduce.plan.variants import AUGMENTED, LESSER, OBJECTIVES, REFERENCE, SIZES, TAUGHT
-from accdistill_jax.reproduce.report.document import Report, write_report
+from accdistill_jax.reproduce.report.document import Report
+from accdistill_jax.reproduce.report.write import write_report
 from tests.reproduce.measure.fake_bench import TEACHER, UNKNOWING, FakeBench
 
 

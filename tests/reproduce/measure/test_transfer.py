@@ -6,7 +6,8 @@ import pytest
 from accdistill_jax.evaluation.probing.few_people import few_people
 from accdistill_jax.evaluation.probing.probes import ProbeSplit
 from accdistill_jax.reproduce.measure.transfer import transfer, unseen
-from accdistill_jax.reproduce.report.document import Report, check
+from accdistill_jax.reproduce.report.document import Report
+from accdistill_jax.reproduce.report.write import check
 from tests.reproduce.measure.made_up_bench import MadeUpBench, Minutes, experiment
 
 TEACHER = "teacher-mae"

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from accdistill_jax.config.validate import duration_steps
+from accdistill_jax.config.duration import duration_steps
 from accdistill_jax.errors import UserError
 from accdistill_jax.models.build import build_encoder, compute_dtype, parameter_count
 from accdistill_jax.reproduce.jobs.schedule import Schedule

@@ -20,10 +20,10 @@ from accdistill_jax.reproduce.report.document import (
     Section,
     Table,
     flat_settings,
-    write_report,
 )
 from accdistill_jax.reproduce.report.document_style import CSS
 from accdistill_jax.reproduce.report.inline import to_html, to_markdown, to_plain
+from accdistill_jax.reproduce.report.write import write_report
 
 NASTY = "<script>alert('1')</script> & \"quoted\" | bar"
 VOID = {"meta", "img", "br", "hr", "link", "input"}

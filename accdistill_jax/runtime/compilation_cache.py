@@ -1,0 +1,53 @@
+"""JAX's cache of compiled programs."""
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+
+from accdistill_jax.errors import UserError
+from accdistill_jax.files import is_address
+from accdistill_jax.user_paths import cache_folder, expanded
+
+_log = logging.getLogger(__name__)
+KEPT_FROM_S = 0.5  # programs that take less to compile are not kept
+_ENABLED_BY_JAX = jax.config.jax_enable_compilation_cache
+
+
+def use_compilation_cache(choice: str, *, say: Callable[[str], None] = _log.warning) -> None:
+    """Keeps compiled programs in a folder, so that a second start does not compile again; without a user's own folder it keeps none.
+
+    An entry that cannot be read (torn by a kill: JAX does not write them atomically) is compiled anew with a warning.
+
+    Args:
+        choice: the folder; "" is the one that JAX is set to already (JAX_COMPILATION_CACHE_DIR), else one of the user's;
+            "off" is none, until a later call in the process chooses otherwise.
+        say: told in a line why none are kept, where the user has no folder that can be written.
+
+    Raises:
+        UserError: a folder that was asked for cannot be made.
+    """
+    before = jax.config.jax_compilation_cache_dir, jax.config.jax_enable_compilation_cache
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", KEPT_FROM_S)
+    jax.config.update("jax_enable_compilation_cache", choice != "off" and (bool(choice) or _ENABLED_BY_JAX))
+    if choice and choice != "off":
+        if not is_address(choice):
+            choice = os.path.abspath(expanded(choice))
+            try:
+                Path(choice).mkdir(parents=True, exist_ok=True)
+            except OSError as problem:
+                raise UserError(
+                    f"config.runtime.compilation_cache: cannot make {choice}: {problem.strerror or problem}"
+                ) from problem
+        jax.config.update("jax_compilation_cache_dir", choice)
+    elif not choice and before[0] is None:
+        try:
+            jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+        except UserError as error:
+            say(f"compiled programs are not kept: {error}, or give --config.runtime.compilation_cache=FOLDER")
+    if before != (jax.config.jax_compilation_cache_dir, jax.config.jax_enable_compilation_cache):
+        compilation_cache.reset_cache()  # else what was compiled before has settled it

@@ -1,0 +1,93 @@
+"""The end of a process: its last line, its exit status, and what the libraries print on the way out."""
+
+import os
+import signal
+import sys
+import traceback
+from typing import NoReturn
+
+from absl import flags, logging
+
+from accdistill_jax.errors import ExitStatus, PeersMissing, UserError
+from accdistill_jax.runtime import streams
+from accdistill_jax.runtime.interrupt import Interrupted
+from accdistill_jax.text import several_lines
+
+_OUTLAST_S = 20.0  # for the others to notice a stop where they are: in a compilation, say
+
+
+def end(error: BaseException, peers) -> NoReturn:
+    """Says what ended the run, to the user and to the run's other processes, and ends the process with its exit status."""
+    several = peers is not None and peers.count > 1
+    status, line = _outcome(error, several=several)
+    if not several:
+        if status is None:
+            raise error
+        print(several_lines(line), file=sys.stderr)
+        _leave(status)
+    if status is None or status == ExitStatus.RELAUNCH:
+        try:
+            peers.explain(error)  # ends this process where the loss of another one is the cause
+        except Interrupted as stop:
+            status, line = _outcome(stop, several=True)
+    if status is None:
+        traceback.print_exception(error)
+        status = 1
+    print(several_lines(line), file=sys.stderr, flush=True)
+    peers.leave(status, line.removeprefix("error: "))
+    peers.outlast(_OUTLAST_S)
+    _leave(status)
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends this process without the libraries' own way out: it waits for processes that do not come, and what a stop left
+    computing in the background crashes when the interpreter takes down what it uses."""
+    streams.flush()
+    os._exit(status)
+
+
+def _outcome(error: BaseException, *, several: bool) -> tuple[int | None, str]:
+    """Exit status, None for what deserves its traceback, and the line that says why."""
+    if isinstance(error, Interrupted):
+        return 128 + error.signal_number, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + signal.SIGINT, "stopped by SIGINT"
+    if isinstance(error, PeersMissing):
+        return ExitStatus.RELAUNCH, f"error: {error}"
+    if isinstance(error, UserError):
+        return ExitStatus.USER_ERROR, f"error: {error}"
+    text = _first_line(error)
+    if "RESOURCE_EXHAUSTED" in text:
+        return ExitStatus.USER_ERROR, (
+            f"error: a device ran out of memory ({text[:200]}); raise train.micro_batches (same result in less memory), lower "
+            "batch_size or use more devices. The last checkpoint is kept."
+        )
+    jax = sys.modules.get("jax")
+    if several and jax is not None and isinstance(error, jax.errors.JaxRuntimeError):
+        return ExitStatus.RELAUNCH, (
+            f"error: the accelerator's runtime failed ({text[:300]}). The last checkpoint is kept: the same command "
+            "continues from there."
+        )
+    return None, f"error: {type(error).__name__}: {text}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def quieten() -> None:
+    """Leaves the libraries' warnings and errors; --verbosity asks for more. absl would set INFO after this."""
+    if flags.FLAGS["verbosity"].using_default_value:
+        flags.FLAGS.verbosity = -1
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own log: errors
+        # Orbax logs its failures with pages of traceback and raises them too; storage/checkpoint.py says them in a line.
+        handler = logging.get_absl_handler().python_handler
+        handler.addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
+        # TensorStore's threads that still write when a save has failed print that its event loop is gone.
+        shown, unraisable = sys.excepthook, sys.unraisablehook
+        sys.excepthook = lambda kind, value, trace: _is_of_failed_save(value) or shown(kind, value, trace)
+        sys.unraisablehook = lambda found: _is_of_failed_save(found.exc_value) or unraisable(found)
+
+
+def _is_of_failed_save(error: BaseException | None) -> bool:
+    return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"

@@ -1,0 +1,47 @@
+"""Copies of a work directory at an object-store address."""
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from accdistill_jax.errors import UserError
+from accdistill_jax.runtime.peers.peers import Peers
+from accdistill_jax.storage.mirror import Mirror
+
+
+class Copies(NamedTuple):
+    """How what is in the work directory gets to the address that it is a copy of; nothing happens where it is none.
+
+    Attributes:
+        later: starts copying in the background.
+        now: copies, and returns when that is done.
+        stopping: the same, but where it fails it only warns.
+    """
+
+    later: Callable[[], None] = lambda: None
+    now: Callable[[], None] = lambda: None
+    stopping: Callable[[], None] = lambda: None
+
+
+def connect_copies(
+    stack: contextlib.ExitStack, address: str, folder: Path, peers: Peers, say: Callable[[str], None]
+) -> Copies:
+    """Makes `folder` what `address` holds, on process 0, and says how it gets back there."""
+    made: list[Copies] = []
+    mirror = None
+
+    def fetch() -> None:
+        nonlocal mirror
+        mirror = stack.enter_context(Mirror(address, folder, say=say))
+        mirror.pull()
+        made.append(Copies(mirror.push_later, mirror.push, stopping))
+
+    def stopping() -> None:
+        try:
+            mirror.push()
+        except UserError as error:  # what stopped the run stays the reason; a later start copies
+            say(f"warning: {error}")
+
+    peers.from_first("fetch", fetch)
+    return made[0] if made else Copies()

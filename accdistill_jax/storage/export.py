@@ -1,0 +1,129 @@
+"""Exports: finished parameters with what is needed to rebuild their model."""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from accdistill_jax.errors import UserError
+from accdistill_jax.files import free_name, remove_matching, sealed, write_atomically
+from accdistill_jax.storage.arrays import (
+    Damaged,
+    file_hashes,
+    fingerprint,
+    flatten,
+    nest,
+    orbax_checkpointer,
+    read_arrays,
+    read_json,
+    reporting,
+    unflatten,
+)
+
+_log = logging.getLogger(__name__)
+_EXPORT_JSON = "export.json"
+_EXPORT_ARRAYS = "params"
+_FILE_OF_ORBAX = re.compile(
+    r"_METADATA|_CHECKPOINT_METADATA|_sharding|commit_success\.txt|array_metadatas/process_\d+"
+    r"|(ocdbt\.process_\d+/)?(manifest\.ocdbt|d/[0-9a-f]+)(\.__lock)?"
+)
+
+
+class Restored(NamedTuple):
+    """What a checkpoint holds.
+
+    Attributes:
+      state: pytree of numpy arrays (of the template's structure where one was given).
+      meta: the metadata that was saved with it.
+    """
+
+    state: Any
+    meta: dict
+
+
+def set_aside(folder: Path) -> None:
+    """Gives the name of a folder free that is not this program's."""
+    if os.path.lexists(folder):
+        kept = free_name(folder.with_name(f"{folder.name}.kept"))
+        folder.rename(kept)
+        _log.warning("%s has something in it that no run has saved: it is %s now", folder, kept)
+
+
+def save_params(path: str | os.PathLike, params: Any, meta: Mapping) -> str:
+    """Writes finished parameters with what is needed to rebuild their model.
+
+    Args:
+      path: folder to make (or replace): `params/` holds the arrays, `export.json`, written last, the metadata and the
+        fingerprint. Without `export.json` the folder is no export.
+      params: pytree of arrays.
+      meta: JSON-able metadata (architecture config, what it was trained on).
+
+    Returns:
+      The fingerprint of the parameters.
+
+    Raises:
+      UserError: the folder cannot be written; names it.
+    """
+    import orbax.checkpoint as ocp
+
+    path = epath.Path(path)
+    host = flatten(params)
+    record = {
+        "meta": dict(meta),
+        "leaves": {name: [leaf.dtype.name, list(leaf.shape)] for name, leaf in host.items()},
+        "fingerprint": fingerprint(host),
+    }
+    with reporting(path), orbax_checkpointer(ocp.Checkpointer) as orbax:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / _EXPORT_JSON).unlink(missing_ok=True)
+        if "://" not in os.fspath(path) and not remove_matching(path / _EXPORT_ARRAYS, _FILE_OF_ORBAX.fullmatch):
+            set_aside(Path(path / _EXPORT_ARRAYS))
+        orbax.save(path / _EXPORT_ARRAYS, args=ocp.args.PyTreeSave(nest(host)), force=True)
+        record["files"] = file_hashes(path / _EXPORT_ARRAYS)
+        write_atomically(path / _EXPORT_JSON, json.dumps(sealed(record), indent=1))
+    return record["fingerprint"]
+
+
+def load_params(path: str | os.PathLike, template: Any = None) -> Restored:
+    """Reads parameters that `save_params` wrote.
+
+    Args:
+      path: the folder.
+      template: pytree of arrays or shape structs to check against and to take the structure from; None: nested
+        dictionaries as saved.
+
+    Returns:
+      The parameters (numpy) and the metadata, with "fingerprint" added.
+
+    Raises:
+      UserError: no export there, damaged, or a parameter differs from the template; names the first one.
+    """
+    path = epath.Path(path)
+    if not (path / _EXPORT_JSON).exists():
+        raise UserError(f"no exported parameters in {path} (no {_EXPORT_JSON} there)")
+    try:
+        record = read_json(path / _EXPORT_JSON)
+        flat = read_arrays(path / _EXPORT_ARRAYS, record)
+        if fingerprint(flat) != record.get("fingerprint"):
+            raise Damaged("the content does not have the fingerprint it was saved with")
+    except Damaged as damage:
+        raise UserError(
+            f"exported parameters in {path} are damaged: {damage}; train or copy them again"
+        ) from damage
+    params = nest(flat) if template is None else unflatten(flat, template, where=str(path))
+    return Restored(params, record["meta"] | {"fingerprint": record["fingerprint"]})
+
+
+def refuse_other(saved: dict[str, str], now: dict[str, str], *, where: str) -> None:
+    """Raises UserError when something was made with other data or another teacher than this run has."""
+    differing = [key for key in now if saved.get(key) != now[key]]
+    if differing:
+        raise UserError(
+            f"{where} was made with another {' and '.join(differing)} than this run has; choose another --workdir, or "
+            "delete that folder to train anew"
+        )

@@ -1,0 +1,80 @@
+"""Speed of a training."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Rates(NamedTuple):
+    """Speed over a stretch of steps.
+
+    Attributes:
+      seconds: its length.
+      segments_per_s: segments trained on per second; NaN where no step has ended in it.
+      input_wait_fraction: share of the time in which the loop waited for a batch, 0 to 1; NaN likewise.
+    """
+
+    seconds: float
+    segments_per_s: float
+    input_wait_fraction: float
+
+
+class Throughput:
+    """Segments per second and share of time spent waiting for input, without the first step, which compiles."""
+
+    def __init__(self, segments_per_step: int, *, clock: Callable[[], float] = time.monotonic):
+        """Starts before the first step.
+
+        Args:
+          segments_per_step: global batch size.
+          clock: seconds, monotonic.
+        """
+        self._segments = segments_per_step
+        self._clock = clock
+        self._started = False
+        self._total = _Span(clock())
+        self._window = _Span(clock())
+
+    def input_waited(self, seconds: float) -> None:
+        """To be called with the time that taking a batch took."""
+        self._total.waited += seconds
+        self._window.waited += seconds
+
+    def step_done(self) -> None:
+        """To be called once per step, when its metrics are on the host."""
+        if self._started:
+            self._total.steps += 1
+            self._window.steps += 1
+        else:
+            self._started = True
+            self._total = _Span(self._clock())
+            self._window = _Span(self._clock())
+
+    @property
+    def segments_per_s(self) -> float:
+        """Rate since the first step ended; NaN before the second has."""
+        return self.total().segments_per_s
+
+    def total(self) -> Rates:
+        """Rates since the first step ended."""
+        return self._rates(self._total)
+
+    def snapshot(self) -> dict[str, float]:
+        """Rates since the last snapshot, by field name, for `MetricsWriter.write(timing=...)`."""
+        rates = self._rates(self._window)
+        self._window = _Span(self._clock())
+        return rates._asdict()
+
+    def _rates(self, span: "_Span") -> Rates:
+        seconds = self._clock() - span.begin
+        if not span.steps or seconds <= 0:
+            return Rates(seconds, math.nan, math.nan)
+        return Rates(seconds, span.steps * self._segments / seconds, min(1.0, span.waited / seconds))
+
+
+class _Span:
+    """A stretch of time with what happened in it."""
+
+    def __init__(self, begin: float):
+        self.begin, self.steps, self.waited = begin, 0, 0.0
