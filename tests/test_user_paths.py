@@ -10,7 +10,6 @@ import pytest
 
 from accdistill_jax import main as main_module
 from accdistill_jax.benchmark.__main__ import build_parser as benchmark
-from accdistill_jax.benchmark.commands.scaling import build_parser as scaling
 from accdistill_jax.config.load import load_config
 from accdistill_jax.data.prepare.__main__ import build_parser as prepare
 from accdistill_jax.errors import UserError
@@ -97,7 +96,7 @@ def test_every_path_of_every_command(home, repository, monkeypatch):
     assert (given.out, given.check) == (home / "d", home / "e.json")
     assert benchmark("tradeoff").parse_args(["tradeoff", "--json=~/a.json"]).json == home / "a.json"
     assert benchmark("tradeoff").parse_args(["tradeoff", "--folder=~/a"]).folder == home / "a"
-    assert scaling().parse_args(["--json=~/a.json"]).json == home / "a.json"
+    assert benchmark("scaling").parse_args(["scaling", "--json=~/a.json"]).json == home / "a.json"
     (home / "mine.py").write_text(Path("configs/distill.py").read_text())
     assert load_config("~/mine.py:smoke", []).seed == load_config("configs/distill.py:smoke", []).seed
     words = main_module._with_whole_config_path(["main", "--config=~/mine.py:smoke", "--config.seed=3", "-config", "~/x.py"])
@@ -133,7 +132,7 @@ def test_devices_that_are_not_there_are_told_in_a_line(repository):
         assert f"JAX_PLATFORMS={name} asks for them: name others, as JAX_PLATFORMS=cpu, or unset it" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["benchmark step", "benchmark.commands.scaling", "reproduce --preset=smoke"])
+@pytest.mark.parametrize("command", ["benchmark step", "benchmark scaling", "reproduce --preset=smoke"])
 @pytest.mark.slow
 def test_every_command_tells_it(repository, tmp_path, command):
     name, *rest = command.split()

@@ -1,4 +1,4 @@
-"""`python -m accdistill_jax.benchmark {step,input,startup,embed,compile,plan,gpu,tradeoff} ...`: see --help."""
+"""`python -m accdistill_jax.benchmark {step,input,startup,embed,compile,plan,gpu,tradeoff,scaling,weak-scaling} ...`: see --help."""
 
 from accdistill_jax.runtime import streams  # isort: skip
 
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from accdistill_jax.benchmark.arguments import positive
 from accdistill_jax.config.load import parse_overridable
 from accdistill_jax.errors import ExitStatus, UserError
 from accdistill_jax.files import write_atomically
@@ -31,8 +32,10 @@ COMMANDS = {
     "plan": "hours for a corpus on given hardware, and what binds",
     "gpu": "all that is worth knowing of a GPU in eight minutes, the most valuable first; continues where it was cut off",
     "tradeoff": "what doing less work for the same student costs in accuracy, at equal time",
+    "scaling": "a model of training on slices and GPU nodes: time, efficiency, memory",
+    "weak-scaling": "training on this machine's cores, a fixed batch per device",
 }
-WITHOUT_ROUNDS = ("compile", "gpu")  # nothing is measured, or as often as fits the time limit
+WITHOUT_ROUNDS = ("compile", "gpu", "scaling")  # nothing is measured, or as often as fits the time limit
 
 
 def main(argv: Sequence[str]) -> int:
@@ -81,13 +84,6 @@ def build_parser(chosen: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def positive(text: str) -> int:
-    """A whole number from 1 on, for argparse."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
-    return int(text)
-
-
 def check_writable(path: Path | None) -> None:
     """Raises UserError before the work when its result could not be written."""
     if path is not None and not path.resolve().parent.is_dir():
@@ -100,7 +96,7 @@ def say(line: str) -> None:
 
 
 def _module(command: str) -> Any:
-    return importlib.import_module(f"accdistill_jax.benchmark.commands.{command}")
+    return importlib.import_module(f"accdistill_jax.benchmark.commands.{command.replace('-', '_')}")
 
 
 def _environment() -> dict[str, Any]:

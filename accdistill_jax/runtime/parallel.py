@@ -2,7 +2,7 @@
 
 One mesh of all devices of all processes, one axis, `AXIS`. Parameters are replicated, batches split along their first axis:
 data parallelism, which is enough as long as parameters, gradients and the optimiser's moments fit one device (up to some
-hundred million parameters on 16 GB; `python -m accdistill_jax.benchmark.commands.scaling` computes it). What may be split besides is the
+hundred million parameters on 16 GB; `python -m accdistill_jax.benchmark scaling` computes it). What may be split besides is the
 optimiser's state, see training/optimizer.py. The per-device step may use collectives over `AXIS`. `shard_map` is the default; `pmap`
 gives the same numbers for code that expects it.
 

@@ -11,7 +11,7 @@ DEAREST = 20
 ESTIMATE = (
     "These are estimates of the compiler, and not a measurement: cycles of its fused operations, one after another. It estimates "
     "none for collectives and for waiting on memory, so that a chip takes longer. Matrix products count by formula, as for every "
-    "share of a peak here (`python -m accdistill_jax.benchmark.commands.scaling`)."
+    "share of a peak here (`python -m accdistill_jax.benchmark scaling`)."
 )
 
 

@@ -1,23 +1,12 @@
-"""`python -m accdistill_jax.benchmark.commands.scaling [--config=configs/distill.py:paper] [--batch-per-device 32,128] ...`: see --help."""
-
-from accdistill_jax.runtime import streams  # isort: skip
-
-if __name__ == "__main__":
-    streams.secure(product="output")
+"""`benchmark scaling`: a model of how training scales on given hardware, counted and cited."""
 
 import argparse
-import json
-import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from accdistill_jax.config.load import add_config, load_config, parse_overridable
+from accdistill_jax.benchmark.arguments import integers
+from accdistill_jax.config.load import add_config, load_config
 from accdistill_jax.errors import UserError
-from accdistill_jax.files import write_atomically
-from accdistill_jax.runtime.command import run_command
-from accdistill_jax.runtime.device_access import check_named_platforms
-from accdistill_jax.user_paths import path_argument
 
 MFU_HELP = (
     "assumed shares of the bf16 peak at which matrix products run, a column each (default 0.1,0.2,0.4: the last is what tuned "
@@ -26,58 +15,15 @@ MFU_HELP = (
 )
 
 
-def main(argv: Sequence[str]) -> int:
-    """Parses the command line and runs it; returns the exit status."""
-
-    def work() -> None:
-        arguments, rest = parse_overridable(build_parser(), argv)
-        arguments.loaded = load_config(arguments.config, rest)
-        check_named_platforms()
-        arguments.run(arguments)
-
-    return run_command(work)
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The command line; `arguments.run(arguments)` does what was asked."""
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--json", type=path_argument, metavar="FILE", help="also write all numbers to FILE")
-    parser = argparse.ArgumentParser(
-        prog="python -m accdistill_jax.benchmark.commands.scaling",
-        description="How training scales on given hardware, as Markdown. Settings of the config: --config.KEY=VALUE.",
-        parents=[common],
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments besides those of every benchmark."""
     add_config(parser, "configs/distill.py:paper")
-    parser.add_argument("--batch-per-device", type=_integers, default=[128], metavar="N,...", help="segments (default 128)")
+    parser.add_argument("--batch-per-device", type=integers, default=[128], metavar="N,...", help="segments (default 128)")
     parser.add_argument("--mfu", type=_shares, default=[0.1, 0.2, 0.4], metavar="S,...", help=MFU_HELP)
     parser.add_argument(
         "--count-devices", type=int, default=4, metavar="D",
         help="compile the real step for D CPU devices and count its collectives (default 4)",
     )  # fmt: skip
-    parser.set_defaults(run=run_model)
-    commands = parser.add_subparsers(metavar="measure")
-    measure = commands.add_parser("measure", parents=[common], help="weak scaling on this machine's cores")
-    add_config(measure, "configs/distill.py:smoke")
-    measure.add_argument("--stage", choices=("student", "teacher"), default="student", help="(default student)")
-    measure.add_argument("--devices", type=_integers, default=[1, 2], metavar="N,...",
-                         help="devices in one process, one core each (default 1,2)")  # fmt: skip
-    measure.add_argument("--processes", type=_integers, default=[1, 2], metavar="N,...",
-                         help="processes of one device, pinned to a core each (default 1,2)")  # fmt: skip
-    measure.add_argument("--batch-per-device", type=_integer, default=16, metavar="N", help="segments (default 16)")
-    measure.add_argument("--steps", type=_integer, default=20, help="per repeat (default 20)")
-    measure.add_argument("--repeats", type=_integer, default=5, help="of every arrangement, in turn (default 5)")
-    measure.set_defaults(run=run_measurement)
-    return parser
-
-
-def _integer(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
-    return int(text)
-
-
-def _integers(text: str) -> list[int]:
-    return [_integer(part) for part in text.split(",")]
 
 
 def _shares(text: str) -> list[float]:
@@ -87,18 +33,18 @@ def _shares(text: str) -> list[float]:
     return shares
 
 
-def run_model(arguments: argparse.Namespace) -> None:
-    """Prints the model's tables."""
-    import jax  # seconds, and not needed for an error on the command line
-
+def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
+    """Computes the model; returns its numbers, and its tables as Markdown."""
+    config = load_config(arguments.config, arguments.overrides)
     if arguments.count_devices < 2:
         raise UserError("--count-devices must be at least 2: one device sends nothing")
+    import jax  # seconds, and not needed for an error on the command line
+
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", arguments.count_devices)
     from accdistill_jax.benchmark.model import hardware, model, program, tables
     from accdistill_jax.runtime.parallel import Parallel
 
-    config = arguments.loaded
     works = [program.describe(config, stage) for stage in program.STAGES if stage in config.stages]
     machines = hardware.known()
     parallel = Parallel(devices=jax.devices())
@@ -124,26 +70,12 @@ def run_model(arguments: argparse.Namespace) -> None:
     out.append("\nUp to how many trained parameters the state fills half of the memory:\n\n")
     out.append(tables.limit_table((16e9, 32e9, 80e9, 95e9), devices=16))
     out.append(_legend(arguments) + tables.source_list(key for machine in machines for key in machine.sources))
-    print("".join(out), end="")
-    _write(arguments.json, record)
+    return record | {"markdown": "".join(out)}
 
 
-def run_measurement(arguments: argparse.Namespace) -> None:
-    """Measures and prints the result."""
-    from accdistill_jax.benchmark.commands import weak_scaling as measure
-
-    result = measure.run(
-        arguments.config,
-        arguments.loaded,
-        stage=arguments.stage,
-        devices=arguments.devices,
-        processes=arguments.processes,
-        batch=arguments.batch_per_device,
-        steps=arguments.steps,
-        repeats=arguments.repeats,
-    )
-    print(measure.report(result), end="")
-    _write(arguments.json, result)
+def report(record: dict[str, Any]) -> str:
+    """The tables as Markdown."""
+    return record["markdown"]
 
 
 def _legend(arguments: argparse.Namespace) -> str:
@@ -162,15 +94,3 @@ def _legend(arguments: argparse.Namespace) -> str:
 
 def _listed(shares: Sequence[float]) -> str:
     return ", ".join(f"{share:.0%}" for share in shares)
-
-
-def _write(path: Path | None, record: dict[str, Any]) -> None:
-    if path is not None:
-        try:
-            write_atomically(path, json.dumps(record, indent=1) + "\n")
-        except OSError as problem:
-            raise UserError(f"cannot write {path}: {problem.strerror or problem}") from problem
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

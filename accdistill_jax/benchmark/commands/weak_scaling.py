@@ -1,7 +1,7 @@
-"""Weak scaling on the cores of this machine: the real training step, a fixed batch per device, one core per device.
+"""`benchmark weak-scaling`: on the cores of this machine, the real training step, a fixed batch per device, one core per device.
 
 Workers are processes of their own, pinned to their cores, with the step compiled and warm; they wait without work while
-others are measured. Every repeat goes through all arrangements in turn, so that a drift of the machine meets them alike:
+others are measured. Every round goes through all arrangements in turn, so that a drift of the machine meets them alike:
 
 - one device alone, on each core by itself; the mean over the cores is what 100 % means;
 - n devices at once that know nothing of each other: what the machine's caches, memory and clocks leave of n cores;
@@ -11,19 +11,49 @@ others are measured. Every repeat goes through all arrangements in turn, so that
 Each device computes with one thread, so that the lone device cannot use the other cores.
 """
 
+import argparse
 import json
 import os
 import socket
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from accdistill_jax.benchmark.arguments import integers, positive
 from accdistill_jax.benchmark.contest import Worker
+from accdistill_jax.config.load import add_config, load_config
 from accdistill_jax.errors import UserError
 
 WARM_STEPS = 3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments besides those of every benchmark."""
+    add_config(parser, "configs/distill.py:smoke")
+    parser.add_argument("--stage", choices=("student", "teacher"), default="student", help="(default student)")
+    parser.add_argument("--devices", type=integers, default=[1, 2], metavar="N,...",
+                        help="devices in one process, one core each (default 1,2)")  # fmt: skip
+    parser.add_argument("--processes", type=integers, default=[1, 2], metavar="N,...",
+                        help="processes of one device, pinned to a core each (default 1,2)")  # fmt: skip
+    parser.add_argument("--batch-per-device", type=positive, default=16, metavar="N", help="segments (default 16)")
+    parser.add_argument("--steps", type=positive, default=20, help="per round (default 20)")
+    parser.set_defaults(rounds=5)
+
+
+def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
+    """Measures and returns a record of plain values."""
+    return run(
+        arguments.config,
+        load_config(arguments.config, arguments.overrides),
+        stage=arguments.stage,
+        devices=arguments.devices,
+        processes=arguments.processes,
+        batch=arguments.batch_per_device,
+        steps=arguments.steps,
+        rounds=arguments.rounds,
+    )
 
 
 def run(
@@ -35,7 +65,7 @@ def run(
     processes: Sequence[int],
     batch: int,
     steps: int,
-    repeats: int,
+    rounds: int,
 ) -> dict[str, Any]:
     """Measures all arrangements.
 
@@ -45,11 +75,11 @@ def run(
         devices: how many in one process, each an arrangement.
         processes: how many of one device, each an arrangement.
         batch: segments per device.
-        steps: per repeat.
-        repeats: of every arrangement.
+        steps: per round.
+        rounds: of every arrangement.
 
     Returns:
-        The settings, and per arrangement its devices and its segments per second in every repeat.
+        The settings, and per arrangement its devices and its segments per second in every round.
 
     Raises:
         UserError: more devices than cores, or a process that failed.
@@ -87,9 +117,9 @@ def run(
         for worker in workers:
             worker.answer()
         rates: dict[str, list[float]] = {name: [] for name in arrangements}
-        for repeat in range(repeats):
+        for number in range(rounds):
             names = list(arrangements)
-            for name in names[repeat % len(names) :] + names[: repeat % len(names)]:
+            for name in names[number % len(names) :] + names[: number % len(names)]:
                 count, groups = arrangements[name]
                 segments = batch * count * steps  # of a group of workers
                 found = [_measure(group, segments=segments // len(group), steps=steps) for group in groups]
@@ -104,7 +134,7 @@ def run(
         "stage": stage,
         "batch_per_device": batch,
         "steps": steps,
-        "repeats": repeats,
+        "rounds": rounds,
         "arrangements": [
             {"name": name, "devices": arrangements[name][0], "segments_per_s": found} for name, found in rates.items()
         ],
@@ -139,7 +169,7 @@ def report(result: dict[str, Any]) -> str:
         rows.append([name, _spread(rates[name], "{:.1f}"), _spread(efficiency, "{:.1%}"), _spread(against, "{:.1%}")])
     title = (
         f"{result['config']}, {result['stage']}: {result['batch_per_device']} segments per device, {result['steps']} steps, "
-        f"{result['repeats']} repeats in turn; median (smallest to largest)\n\n"
+        f"{result['rounds']} rounds in turn; median (smallest to largest)\n\n"
     )
     return title + table(("arrangement", "segments/s", "efficiency", "against as many unconnected"), rows)
 

@@ -249,24 +249,24 @@ def test_settings_on_the_command_line_reach_the_config(repository):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--config=configs/distill.py:papper"], "no preset 'papper'"),
-        (["--config=configs/distil.py"], "no config file configs/distil.py"),
-        (["--config.student.temprature=0.1"], "did you mean config.student.temperature?"),
-        (["--count-devices=1"], "--count-devices must be at least 2"),
-        (["measure", "--devices=4096"], "4096 devices need 4096 cores"),
-        (["--nonsense"], "unknown argument '--nonsense'"),
+        (["scaling", "--config=configs/distill.py:papper"], "no preset 'papper'"),
+        (["scaling", "--config=configs/distil.py"], "no config file configs/distil.py"),
+        (["scaling", "--config.student.temprature=0.1"], "did you mean config.student.temperature?"),
+        (["scaling", "--count-devices=1"], "--count-devices must be at least 2"),
+        (["weak-scaling", "--devices=4096"], "4096 devices need 4096 cores"),
+        (["scaling", "--nonsense"], "unknown argument '--nonsense'"),
     ],
 )
 def test_what_the_user_can_put_right_is_said_in_one_line(repository, arguments, message):
-    done = run_scaling(repository, *arguments)
+    done = run_benchmark(repository, *arguments)
     assert done.returncode == ExitStatus.USER_ERROR
     assert message in done.stderr and done.stderr.count("\n") == 1
 
 
 @pytest.mark.slow
 def test_command_prints_tables_and_writes_all_numbers(repository, tmp_path):
-    done = run_scaling(
-        repository, "--config=configs/distill.py:smoke", "--batch-per-device=4,8", "--count-devices=2",
+    done = run_benchmark(
+        repository, "scaling", "--config=configs/distill.py:smoke", "--batch-per-device=4,8", "--count-devices=2",
         f"--json={tmp_path / 'numbers.json'}",
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
@@ -280,8 +280,8 @@ def test_command_prints_tables_and_writes_all_numbers(repository, tmp_path):
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
 @pytest.mark.long
 def test_measurement_runs_every_arrangement(repository, tmp_path):
-    done = run_scaling(
-        repository, "measure", "--stage=teacher", "--batch-per-device=2", "--steps=2", "--repeats=2",
+    done = run_benchmark(
+        repository, "weak-scaling", "--stage=teacher", "--batch-per-device=2", "--steps=2", "--rounds=2",
         f"--json={tmp_path / 'm.json'}",
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
@@ -295,10 +295,10 @@ def test_measurement_runs_every_arrangement(repository, tmp_path):
     assert all(len(one["segments_per_s"]) == 2 and min(one["segments_per_s"]) > 0 for one in measured)
 
 
-def run_scaling(repository, *arguments):
+def run_benchmark(repository, *arguments):
     environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
     return subprocess.run(
-        [sys.executable, "-m", "accdistill_jax.benchmark.commands.scaling", *arguments],
+        [sys.executable, "-m", "accdistill_jax.benchmark", *arguments],
         cwd=repository, env=environment, capture_output=True, text=True, timeout=500,
     )  # fmt: skip
 
