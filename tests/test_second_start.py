@@ -11,7 +11,8 @@ from accdistill_jax.benchmark.__main__ import main as benchmark
 from accdistill_jax.data.preprocessing.preprocess import PreprocessSettings
 from accdistill_jax.data.store.manifest import partial_path, read_manifest
 from accdistill_jax.data.store.removal import REQUEST
-from accdistill_jax.data.store.writer import StoreWriter, existing_store
+from accdistill_jax.data.store.request import existing_store
+from accdistill_jax.data.store.writer import StoreWriter
 from accdistill_jax.data.synthetic.synthetic import SyntheticSettings, write_store
 from accdistill_jax.errors import UserError
 from accdistill_jax.reproduce.__main__ import main as reproduce

@@ -16,7 +16,8 @@ from accdistill_jax.files import free_name, remove_matching
 from accdistill_jax.storage.checkpoint import Checkpointer
 from accdistill_jax.storage.export import load_params, save_params
 from accdistill_jax.storage.folder import open_folder
-from accdistill_jax.storage.mirror import Mirror, fetch_tree
+from accdistill_jax.storage.mirror import Mirror
+from accdistill_jax.storage.mirror_tree import fetch_tree
 
 STATE = {"a": np.arange(5.0)}
 FEW = SyntheticSettings(participants=2, segments_per_participant=2)

@@ -30,11 +30,9 @@ if __name__ == "__main__":
     streams.secure(product="output")
 
 import contextlib
-import glob
 import hashlib
 import os
 import re
-import shutil
 import sys
 import threading
 import uuid
@@ -54,6 +52,7 @@ from accdistill_jax.storage.mirror_files import (
     pinned,
 )
 from accdistill_jax.storage.mirror_store import Conflict, CopyStore, Manifest, Patience
+from accdistill_jax.storage.mirror_tree import fetch_tree, open_copy
 from accdistill_jax.storage.sole_use import sole_use
 from accdistill_jax.text import one_line
 from accdistill_jax.user_paths import cache_folder, path_argument
@@ -352,47 +351,6 @@ class Mirror:
             raise self._broken
 
 
-def fetch_tree(url: str, folder: str | os.PathLike) -> int:
-    """Fetches the last complete copy at an address as plain files.
-
-    Args:
-        url: the address.
-        folder: local folder to make; appears whole or not at all.
-
-    Returns:
-        How many files it has.
-
-    Raises:
-        UserError: nothing there, the folder exists, the disk is full, or the store refuses.
-    """
-    folder = Path(folder)
-    if folder.exists():
-        raise UserError(f"{folder} exists already; name a folder to make")
-    store, found = _open(url)
-    for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.*.fetching"):  # of a process that was killed
-        with contextlib.suppress(UserError), sole_use(leftover, refusal=str, patience_s=0.0, machines=False):
-            shutil.rmtree(leftover, ignore_errors=True)
-    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.fetching")
-    try:
-        with sole_use(partial, refusal=str, machines=False):
-            if not store.download(found, found.files, LocalFolder(partial)):
-                raise UserError(f"{url}: a run has replaced the copy meanwhile; run the same command again")
-        partial.rename(folder)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return len(found.files)
-
-
-def _open(url: str) -> tuple[CopyStore, Manifest]:
-    store = CopyStore(url, Patience(0.0))
-    found, _ = store.read()
-    if found is None:
-        raise UserError(f"{url} holds no run")
-    return store, found
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = CommandParser(
@@ -411,7 +369,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.command == "pull":
             print(f"{fetch_tree(arguments.address, arguments.folder)} files in {arguments.folder}")
         else:
-            for name, content in sorted(_open(arguments.address)[1].files.items()):
+            for name, content in sorted(open_copy(arguments.address)[1].files.items()):
                 print(f"{content.size:>12} {one_line(name)}")
 
     return run_command(work)

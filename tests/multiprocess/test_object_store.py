@@ -7,7 +7,8 @@ import pytest
 
 from accdistill_jax.storage.checkpoint import Checkpointer
 from accdistill_jax.storage.export import load_params
-from accdistill_jax.storage.mirror import fetch_tree, staging_folder
+from accdistill_jax.storage.mirror import staging_folder
+from accdistill_jax.storage.mirror_tree import fetch_tree
 from tests.multiprocess.conftest import HELD
 
 pytestmark = pytest.mark.slow

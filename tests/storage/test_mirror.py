@@ -18,8 +18,9 @@ from accdistill_jax.storage import mirror, mirror_files, mirror_store
 from accdistill_jax.storage.checkpoint import Checkpointer
 from accdistill_jax.storage.export import load_params, save_params
 from accdistill_jax.storage.folder import LocalFolder, RemoteFolder, open_folder
-from accdistill_jax.storage.mirror import Mirror, fetch_tree, staging_folder
+from accdistill_jax.storage.mirror import Mirror, staging_folder
 from accdistill_jax.storage.mirror_store import Conflict
+from accdistill_jax.storage.mirror_tree import fetch_tree
 
 WAIT_S = 20.0
 _number = itertools.count()

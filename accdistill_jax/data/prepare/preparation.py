@@ -14,9 +14,10 @@ from accdistill_jax.data.preprocessing.preprocess import PreprocessSettings, pre
 from accdistill_jax.data.recording import RecordingSource
 from accdistill_jax.data.store.content import signal_hash
 from accdistill_jax.data.store.manifest import SIGNALS
+from accdistill_jax.data.store.request import existing_store
 from accdistill_jax.data.store.split import SplitRule
 from accdistill_jax.data.store.store import Store
-from accdistill_jax.data.store.writer import StoreWriter, UnfitUnit, existing_store
+from accdistill_jax.data.store.writer import StoreWriter, UnfitUnit
 from accdistill_jax.errors import UserError
 from accdistill_jax.runtime.progress import progress_bar
 from accdistill_jax.text import one_line, readable

@@ -26,7 +26,6 @@ from accdistill_jax.data.store.content import encode_hashes
 from accdistill_jax.data.store.manifest import (
     CONTENT,
     FORMAT,
-    FORMAT_VERSION,
     MANIFEST,
     PARTICIPANTS,
     SEGMENTS,
@@ -39,12 +38,12 @@ from accdistill_jax.data.store.manifest import (
 from accdistill_jax.data.store.remarks import why_rejected
 from accdistill_jax.data.store.removal import (
     REQUEST,
-    discard_staging,
     is_staged_file,
     is_store_file,
     refuse_other_content,
 )
 from accdistill_jax.data.store.repeated import refuse_repeated
+from accdistill_jax.data.store.request import difference, make_request, to_json
 from accdistill_jax.data.store.shards import ArrayFiles, ArrayLayout
 from accdistill_jax.data.store.split import SplitRule
 from accdistill_jax.data.store.store import Store
@@ -119,7 +118,7 @@ class StoreWriter:
                     "or discard it with --overwrite or by deleting that folder"
                 )
             self._staging.remove_ours(is_staged_file)
-        self._staging.write(REQUEST, _to_json(self._request))
+        self._staging.write(REQUEST, to_json(self._request))
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -230,7 +229,7 @@ class StoreWriter:
             out.write(name, content)
             files[name] = {"bytes": len(content), "sha256": checksum(content)}
 
-        put("zarr.json", _to_json({"zarr_format": 3, "node_type": "group", "attributes": {}}))
+        put("zarr.json", to_json({"zarr_format": 3, "node_type": "group", "attributes": {}}))
         put(SEGMENTS, tables.to_parquet(segments))
         put(PARTICIPANTS, tables.to_parquet(participants))
         with ArrayFiles(_layouts(total, self._samples, channels), put) as arrays:
@@ -257,7 +256,7 @@ class StoreWriter:
         manifest["fingerprint"] = fingerprint(manifest)
         hashes = np.concatenate([unit.content for unit in units])
         out.write(CONTENT, encode_hashes(hashes, fingerprint=manifest["fingerprint"]))
-        out.write(MANIFEST, _to_json(manifest))
+        out.write(MANIFEST, to_json(manifest))
         if self._target.is_local:
             self._move_into_place(out)
         self._staging.remove_ours(is_staged_file)
@@ -318,64 +317,6 @@ class StoreWriter:
             _log.warning("%s: what was no part of the store that was replaced is in %s now", self.path, aside.path)
 
 
-def make_request(settings, *, source: str, source_settings: Mapping | None = None) -> dict:
-    """What decides the content of units: compared to tell whether staged units or a store can be used."""
-    request = {"format_version": FORMAT_VERSION, "source": source, "source_settings": dict(source_settings or {}), "preprocess": settings.to_json(measured=source != "synthetic")}
-    return json.loads(_to_json(request))
-
-
-def existing_store(
-    path: str | os.PathLike,
-    *,
-    settings,
-    source: str,
-    units: Sequence[str],
-    source_settings: Mapping | None = None,
-    split: SplitRule | None = None,
-) -> Store | None:
-    """The complete store at `path`, if there is one and it is the one that these arguments would make.
-
-    Raises:
-        UserError: a store of other settings, units or split is there, naming the difference.
-    """
-    manifest = read_manifest(path)
-    if manifest is None:
-        return None
-    wanted = make_request(settings, source=source, source_settings=source_settings)
-    wanted["split"] = json.loads(_to_json((split or SplitRule()).to_json()))
-    there = {key: manifest[key] for key in wanted}
-    store = Store.open(path)
-    if there != wanted:
-        reason = f"was prepared with other settings ({difference(there, wanted)})"
-    else:
-        known = {own["unit"] for own in manifest["prepared"]} | manifest["skipped"].keys()
-        added, gone = sorted(set(units) - known), sorted(known - set(units))
-        if not added and not gone:
-            discard_staging(path)
-            return store
-        reason = "was prepared from other recordings (" + ", ".join(
-            f"{what}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
-            for what, names in (("new", added), ("gone", gone)) if names) + ")"
-    raise UserError(f"{store.path}: the store there {reason}; choose another folder, or remove this one "
-                    "(prepare: --overwrite)")
-
-
-def difference(old: dict | None, new: dict, *, prefix: str = "") -> str:
-    """The settings that differ, in words."""
-    if not isinstance(old, dict):
-        return "unreadable request"
-    differing = []
-    for key in sorted(old.keys() | new.keys()):
-        a, b = old.get(key), new.get(key)
-        if a == b:
-            continue
-        if isinstance(a, dict) and isinstance(b, dict):
-            differing.append(difference(a, b, prefix=f"{prefix}{key}."))
-        else:
-            differing.append(f"{prefix}{key}: {a} there, {b} now")
-    return ", ".join(differing)
-
-
 def sync_folder(path: str) -> None:
     """Makes a rename inside a local folder durable."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -422,7 +363,3 @@ def _common_channels(abouts: Sequence[dict]) -> dict[str, list[str]]:
 def _software() -> dict[str, str]:
     return {"accdistill_jax": __version__} | {
         name: metadata.version(name) for name in ("numpy", "scipy", "tensorstore", "pyarrow")}
-
-
-def _to_json(value) -> bytes:
-    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()

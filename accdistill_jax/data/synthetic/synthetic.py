@@ -20,9 +20,10 @@ from accdistill_jax.data.preprocessing.preprocess import (
     finish_segments,
 )
 from accdistill_jax.data.recording import Beats, Participant
+from accdistill_jax.data.store.request import existing_store
 from accdistill_jax.data.store.split import SplitRule
 from accdistill_jax.data.store.store import Store
-from accdistill_jax.data.store.writer import StoreWriter, existing_store
+from accdistill_jax.data.store.writer import StoreWriter
 from accdistill_jax.data.synthetic import physiology, waveforms
 from accdistill_jax.data.synthetic.health_targets import draw_answers
 from accdistill_jax.data.synthetic.physiology import Physiology, sample_participant

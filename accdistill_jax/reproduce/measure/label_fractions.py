@@ -28,7 +28,7 @@ from accdistill_jax.reproduce.measure.wording import (
 )
 from accdistill_jax.reproduce.plan import variants as v
 from accdistill_jax.reproduce.plan.experiments import Experiment
-from accdistill_jax.reproduce.plan.grid import LOOKS
+from accdistill_jax.reproduce.plan.scales import LOOKS
 from accdistill_jax.reproduce.report.document import Number, Picture, Section, Table
 from accdistill_jax.reproduce.report.probe_figures import by_fraction
 from accdistill_jax.runtime.progress import format_seconds

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from accdistill_jax.benchmark import __main__ as command
-from accdistill_jax.benchmark.commands import gpu, gpu_parity, gpu_report, step
+from accdistill_jax.benchmark.commands import gpu, gpu_parity, gpu_report, gpu_steps, step
 from accdistill_jax.benchmark.contenders import variants
 from accdistill_jax.errors import UserError
 
@@ -89,7 +89,7 @@ def test_batches_that_are_no_multiples_are_refused(tmp_path, parts, capsys):
 def test_every_form_is_a_config_that_this_version_knows():
     """A form with a misspelt key would only be told as unknown, on the GPU."""
     context = gpu.Context("configs/distill.py:paper", (), gpu.TINY, Path(), lambda: 1.0, print)
-    for form in gpu.FORMS.values():
+    for form in gpu_steps.FORMS.values():
         context.plain(form.get("config", {}))
         assert set(form) <= {"config", "options", "attention", "augmented", "large", "heads_factor"}
 

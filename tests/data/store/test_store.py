@@ -12,9 +12,10 @@ import pytest
 import tensorstore as ts
 
 from accdistill_jax.data.preprocessing.quantise import quantise
+from accdistill_jax.data.store.request import existing_store
 from accdistill_jax.data.store.split import SplitRule
 from accdistill_jax.data.store.store import Store
-from accdistill_jax.data.store.writer import StoreWriter, existing_store
+from accdistill_jax.data.store.writer import StoreWriter
 from accdistill_jax.errors import UserError
 from accdistill_jax.storage import folder
 

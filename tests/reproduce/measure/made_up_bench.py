@@ -8,7 +8,7 @@ import pyarrow as pa
 from accdistill_jax.reproduce.jobs.jobs import Job, Outcome
 from accdistill_jax.reproduce.measure.results import Bench, Columns
 from accdistill_jax.reproduce.plan.experiments import EXPERIMENTS
-from accdistill_jax.reproduce.plan.grid import SCALES, all_variants
+from accdistill_jax.reproduce.plan.scales import SCALES, all_variants
 
 STATES, WIDTH, HEAD = 6, 16, 12
 

@@ -1,0 +1,203 @@
+"""`benchmark gpu`: the parts that measure training steps, and the machine's ceilings that they are held against."""
+
+import contextlib
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from accdistill_jax.benchmark import contest
+from accdistill_jax.benchmark.commands.gpu_context import CONTENDERS, Context, Sizes
+from accdistill_jax.benchmark.commands.gpu_parity import compare
+from accdistill_jax.benchmark.commands.step import FOLLOW_STEPS, accelerated
+from accdistill_jax.benchmark.contest import Contender, Worker
+from accdistill_jax.errors import UserError
+
+SMALL = "configs/distill.py"
+PROFILED_STEPS, DEAREST = 3, 10
+FORMS: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "augmented": {"augmented": True},
+    "attention as in textbooks": {"attention": "as in textbooks"},
+    "heads of half the size": {"heads_factor": 2},
+    "float32": {"config": {"runtime.compute_dtype": "float32"}},
+    "tokens between blocks in float32": {
+        "config": {f"{who}.encoder.transformer.residual": "float32" for who in ("teacher", "student")}
+    },
+    "products by Triton where it finds them faster": {"options": {"xla_gpu_enable_triton_gemm": True}},
+    "no command buffers": {"options": {"xla_gpu_enable_command_buffer": ""}},
+    "blocks rematerialised": {"config": {"runtime.rematerialise": "blocks"}},
+    "half of the tokens dropped": {"config": {"student.drop_fraction": 0.5}},
+    "teacher's views cached": {"config": {"teacher.cached_views": 2}},
+    "large batch, blocks rematerialised": {"large": True, "config": {"runtime.rematerialise": "blocks"}},
+    "large batch in 8 micro-batches": {"large": True, "config": {"student.train.micro_batches": 8}},
+}
+
+
+def measure_machine(context: Context) -> dict[str, Any]:
+    """Large matrix products in bfloat16 and one large array read and written: the two ceilings."""
+    contenders = [
+        Contender("peak", f"{CONTENDERS}.matrix_peak", {"dtype": "bfloat16"}),
+        Contender("memory", f"{CONTENDERS}.memory_speed", {}),
+    ]
+    measured = contest.compete(contenders, rounds=context.sizes.rounds, round_s=context.sizes.round_s)
+    driver = ""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+        driver = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+    return {
+        "driver": driver,
+        "cores": os.cpu_count(),
+        "peak_flops": contest.rates(measured["peak"], per_iteration=measured["peak"].facts["flops"]),
+        "peak_shape": measured["peak"].facts["shape"],
+        "memory_bandwidth": contest.rates(measured["memory"], per_iteration=measured["memory"].facts["bytes"]),
+    }
+
+
+def variant_order(plain: Mapping[str, Any], *, name: str, batch: int, stage: str = "student", **form: Any) -> dict[str, Any]:
+    """A variant as `benchmark/contenders/variants.py` is told of it."""
+    return {
+        "name": name, "config": plain, "stage": stage, "batch": batch,
+        "compiler_options": form.get("options", {}), "attention": form.get("attention", ""),
+    }  # fmt: skip
+
+
+class Entry(NamedTuple):
+    """What is measured: number `number` of a process."""
+
+    name: str
+    worker: Worker
+    number: int
+
+
+def take_turns(entries: list[Entry], sizes: Sizes, context: Context) -> dict[str, dict[str, Any]]:
+    """Measures entries in turn; every round goes through all of them, beginning with another each time.
+
+    Returns:
+        By name: "seconds" of a step, one a round, "device_peak_bytes" of its process so far, or "failed".
+    """
+    results: dict[str, dict[str, Any]] = {entry.name: {"seconds": []} for entry in entries}
+    counts: dict[str, int] = {}
+
+    def ask(entry: Entry, count: int) -> float | None:
+        entry.worker.send(json.dumps({"measure": entry.number, "count": count}))
+        answer = json.loads(entry.worker.answer())
+        results[entry.name] |= {"device_peak_bytes": answer["device_peak_bytes"]}
+        if answer["failed"]:
+            results[entry.name]["failed"] = answer["failed"]
+            context.say(f"{entry.name}: {answer['failed']}")
+            return None
+        return answer["seconds"] / count
+
+    for entry in reversed(entries):  # the largest first, so that its memory is in one piece
+        ask(entry, 1)
+        if "failed" not in results[entry.name] and (second := ask(entry, 2)) is not None:
+            counts[entry.name] = max(2, round(sizes.round_s / second))
+    for number in range(sizes.rounds):
+        turn = number % max(len(entries), 1)
+        for entry in entries[turn:] + entries[:turn]:
+            if "failed" not in results[entry.name]:
+                seconds = ask(entry, counts[entry.name])
+                if seconds is not None:
+                    results[entry.name]["seconds"].append(seconds)
+    return results
+
+
+def _dearest(entry: Entry) -> dict[str, Any]:
+    """The dearest operations of an entry's step, and the sum of all."""
+    entry.worker.send(json.dumps({"profile": entry.number, "count": PROFILED_STEPS}))
+    answer = json.loads(entry.worker.answer())
+    operations = answer["operations"]
+    total = sum(operation["seconds"] for operation in operations)
+    return {"failed": answer["failed"], "total_s": total, "operations": operations[:DEAREST], "count": len(operations)}
+
+
+def measure_contest(context: Context) -> dict[str, Any]:
+    """The distillation step by batch size, ours and PyTorch's, same weights and batch; and what either spends its time on."""
+    sizes, plain = context.sizes, context.plain({})
+    first = sizes.batches[0]
+    wanted = [(None, batch) for batch in sizes.batches] + [("default", batch) for batch in sizes.compiled]
+    with tempfile.TemporaryDirectory(dir=context.folder) as share, contextlib.ExitStack() as stack:
+        ours_order = {
+            "variants": [variant_order(plain, name=f"ours, {batch}", batch=batch) for batch in sizes.batches],
+            "share": share, "follow_steps": FOLLOW_STEPS, "threads": len(sizes.batches),
+        }  # fmt: skip
+        peer_order = {
+            "share": share, "config": plain, "accelerator": accelerated(), "follow_steps": FOLLOW_STEPS,
+            "entries": [{"mode": mode, "times": batch // first} for mode, batch in wanted],
+        }  # fmt: skip
+        ours = context.worker("variants", ours_order)
+        stack.callback(ours.close, patience_s=5.0)
+        device = json.loads(ours.answer())
+        context.say("PyTorch prepares, while ours is traced")
+        peer = context.worker("peer_variants", peer_order)
+        stack.callback(peer.close, patience_s=5.0)
+        told = json.loads(peer.answer())
+        context.say("ours is compiled")
+        ours.send(json.dumps({"compile": True}))
+        facts = json.loads(ours.answer())
+        entries = [Entry(name, ours, number) for number, name in enumerate(facts) if not facts[name]["failed"]]
+        if "skipped" not in told:
+            names = [f"PyTorch {'compiled' if mode else 'eager'}, {batch}" for mode, batch in wanted]
+            failures = dict(zip(names, told["failed"], strict=True))
+            entries += [Entry(name, peer, number) for number, name in enumerate(names) if not failures[name]]
+        else:
+            failures = {}
+        times = take_turns(entries, sizes, context)
+        profiled = f"{sizes.variant_batch}" if sizes.variant_batch in sizes.batches else f"{first}"
+        kernels = {
+            entry.name: _dearest(entry)
+            for entry in entries
+            if entry.name.endswith(f", {profiled}") and "failed" not in times[entry.name]
+        }
+        parity = {} if "skipped" in told else compare(share, facts[f"ours, {first}"], told["modes"], dtype=plain["runtime"]["compute_dtype"])
+    return {
+        "device": device, "facts": facts, "times": times, "kernels": kernels, "parity": parity,
+        "peer": told, "failures": {name: why for name, why in failures.items() if why},
+    }  # fmt: skip
+
+
+def measure_variants(context: Context) -> dict[str, Any]:
+    """Forms of the step, one thing changed at a time."""
+    sizes, orders, unknown = context.sizes, [], {}
+    heads = context.plain({})["student"]["encoder"]["transformer"]["heads"]
+    for name, form in FORMS.items():
+        settings = dict(form.get("config", {}))
+        if "heads_factor" in form:
+            settings |= {f"{who}.encoder.transformer.heads": heads * form["heads_factor"] for who in ("teacher", "student")}
+        try:
+            plain = context.plain(settings, augmented=form.get("augmented", False))
+        except UserError as problem:  # a key that this version does not have
+            unknown[name] = str(problem)
+            continue
+        batch = sizes.large_batch if form.get("large") else sizes.variant_batch
+        orders.append(variant_order(plain, name=name, batch=batch, **{key: form[key] for key in ("options", "attention") if key in form}))
+    return _alone(context, orders) | {"unknown": unknown}
+
+
+def measure_small(context: Context) -> dict[str, Any]:
+    """The default's models, both stages."""
+    plain = context.plain({"runtime.compute_dtype": "bfloat16"}, config=SMALL)
+    orders = [
+        variant_order(plain, name=f"{stage}, {batch}", stage=stage, batch=batch)
+        for stage in ("student", "teacher")
+        for batch in context.sizes.small_batches
+    ]
+    return _alone(context, orders)
+
+
+def _alone(context: Context, orders: list[dict[str, Any]]) -> dict[str, Any]:
+    """Compiles and measures variants in one process."""
+    order = {"variants": orders, "share": None, "follow_steps": 0, "threads": min(len(orders), os.cpu_count() or 1)}
+    worker = context.worker("variants", order)
+    try:
+        worker.answer()
+        worker.send(json.dumps({"compile": True}))
+        facts = json.loads(worker.answer())
+        context.say("compiled")
+        entries = [Entry(name, worker, number) for number, name in enumerate(facts) if not facts[name]["failed"]]
+        return {"facts": facts, "times": take_turns(entries, context.sizes, context)}
+    finally:
+        worker.close(patience_s=5.0)

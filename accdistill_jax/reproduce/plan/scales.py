@@ -1,0 +1,129 @@
+"""Scales: how much each preset of the experiments runs, and what it costs."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from accdistill_jax.reproduce.plan import variants
+from accdistill_jax.reproduce.plan.variants import Variant
+
+LOOKS = 10  # of supervised training at its validation loss
+
+
+class Scale(NamedTuple):
+    """What a preset costs.
+
+    Attributes:
+        seeds: of training, for variants that have several.
+        short_share: part of the student's duration that short variants get.
+        views: embeddings that the frozen teacher gives of each training segment beforehand, for all students that it augments
+            alike; for short variants, which come by less often, a part of them; 0: it runs in every step.
+        supervised: duration of supervised training by share of the labels; "" is the student's. It keeps the best of `LOOKS` steps.
+        validation_batches: by how many batches of validation minutes that is judged, where there are so many.
+        best: changes of the best student.
+        best_share: its duration over the student's, such that it takes the student's time.
+        long: changes of the student that has more time.
+        long_share: its duration over the student's.
+        small: changes that make the student five times smaller than the teacher.
+        sizes: the same by variant.
+        seconds: rough cost of generating the data, of a teacher, of a student of the base's duration and of an embedding.
+        leave_out: variants, with wildcards, that take the same paths through the program as others.
+    """
+
+    seeds: int
+    short_share: float
+    views: int
+    supervised: dict[float, str]
+    validation_batches: int
+    best: dict[str, Any]
+    best_share: float
+    long: dict[str, Any]
+    long_share: float
+    small: dict[str, Any]
+    sizes: dict[str, dict[str, Any]]
+    seconds: dict[str, float]
+    leave_out: tuple[str, ...] = ()
+
+
+def size(width: int, depth: int, *, heads: int = 4, ratio: float = 2, tokenizer=None) -> dict[str, Any]:
+    """Changes of the student's Transformer."""
+    of = "student.encoder.transformer"
+    found = {f"{of}.width": width, f"{of}.depth": depth, f"{of}.heads": heads, f"{of}.mlp": round(ratio * width)}
+    return found | ({f"{of}.tokenizer": tokenizer} if tokenizer else {})
+
+
+_CPU_SIZES = {
+    "size-20th": size(20, 2, heads=2, tokenizer=((8, 12), (32, 20))),
+    "size-5th": size(40, 3, ratio=1.5, tokenizer=((8, 20), (32, 36))),
+    "size-half": {},
+    "size-equal": size(80, 4, tokenizer=((8, 40), (32, 80))),
+}
+_PAPER_SIZES = {
+    "size-20th": size(64, 6, ratio=4) | {"student.encoder.transformer.output": 256},
+    "size-5th": size(128, 6, ratio=4) | {"student.encoder.transformer.output": 256},
+    "size-half": size(256, 4, ratio=4),
+    "size-equal": {},
+}
+# what is ours in the students that go beyond the paper; chosen on validation people
+_BEYOND = {"inputs.accel.bands": "low+high+envelope", "student.regression_weight": 1.0}
+SCALES = {
+    "smoke": Scale(
+        seeds=1,
+        short_share=0.5,
+        views=0,
+        supervised=dict.fromkeys(variants.FRACTIONS, "2 steps"),
+        validation_batches=1,
+        best=_BEYOND | {"teacher.cached_views": 2, "student.train.ema_decay": 0.9},
+        best_share=1.0,
+        long={},
+        long_share=1.0,
+        small=size(16, 1, heads=2),
+        sizes={name: size(8 * k, 1, heads=2) for k, name in enumerate(_CPU_SIZES, 1)},
+        seconds={"data": 1, "teacher": 3, "student": 3, "embed": 1},
+        leave_out=(
+            "student-long", "supervised-[sr]*", "supervised-hr-0.01", "supervised-hr-0.1", "lambda-*", "temperature-*",
+            "regression-mse", "only-*", "without-[gcm]*", "augment-n*", "from-teacher-contrastive", "trained-25hz-*",
+            "teacher-efficientnet", "from-teacher-efficientnet", "teacher-contrastive-segment",
+            "from-teacher-contrastive-segment", "size-*h", "size-e*", "applied-[258o]*", "trained-[68o]*", "trained-50hz",
+        ),
+    ),
+    "cpu": Scale(
+        seeds=3,
+        short_share=0.4,
+        views=4,
+        supervised={0.001: "150 steps", 0.01: "150 steps", 0.1: "300 steps", 1.0: ""},
+        validation_batches=64,
+        best=_BEYOND | {"student.train.ema_decay": 0.99, "student.drop_fraction": 0.5},
+        best_share=1.64,
+        long=_BEYOND | {"student.train.ema_decay": 0.99},
+        long_share=6.0,
+        small=_CPU_SIZES["size-5th"],
+        sizes=_CPU_SIZES,
+        seconds={"data": 60, "teacher": 100, "student": 220, "embed": 25},
+    ),
+    "full": Scale(
+        seeds=3,
+        short_share=0.25,
+        views=0,
+        supervised={0.001: "500 steps", 0.01: "1000 steps", 0.1: "5000 steps", 1.0: ""},
+        validation_batches=32,
+        best=_BEYOND | {"student.train.ema_decay": 0.999, "student.drop_fraction": 0.5, "teacher.cached_views": 4},
+        best_share=2.0,
+        long=_BEYOND | {"student.train.ema_decay": 0.999},
+        long_share=5.0,
+        small=_PAPER_SIZES["size-5th"],
+        sizes=_PAPER_SIZES,
+        seconds={"data": 3000, "teacher": 8000, "student": 14_000, "embed": 300},
+    ),
+}  # fmt: skip
+
+
+def all_variants(scale: Scale) -> Iterator[Variant]:
+    """Every variant, with what depends on the preset filled in."""
+    groups = (
+        variants.TEACHERS, variants.MAIN, variants.SUPERVISED, (variants.REFERENCE,), variants.OBJECTIVES,
+        variants.AUGMENTED, variants.TAUGHT, variants.LESSER, variants.SIZES,
+    )  # fmt: skip
+    own = {"student-best": scale.best, "student-long": scale.long, "student-small": scale.small, **scale.sizes}
+    for group in groups:
+        for variant in group:
+            yield variant._replace(changes=variant.changes | own.get(variant.name, {}))

@@ -1,0 +1,59 @@
+"""Reads the last complete copy at an object-store address, without a run: its manifest, and its files as a plain tree."""
+
+import contextlib
+import glob
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+from accdistill_jax.errors import UserError
+from accdistill_jax.storage.folder import LocalFolder
+from accdistill_jax.storage.mirror_store import CopyStore, Manifest, Patience
+from accdistill_jax.storage.sole_use import sole_use
+
+
+def fetch_tree(url: str, folder: str | os.PathLike) -> int:
+    """Fetches the last complete copy at an address as plain files.
+
+    Args:
+        url: the address.
+        folder: local folder to make; appears whole or not at all.
+
+    Returns:
+        How many files it has.
+
+    Raises:
+        UserError: nothing there, the folder exists, the disk is full, or the store refuses.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise UserError(f"{folder} exists already; name a folder to make")
+    store, manifest = open_copy(url)
+    for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.*.fetching"):  # of a process that was killed
+        with contextlib.suppress(UserError), sole_use(leftover, refusal=str, patience_s=0.0, machines=False):
+            shutil.rmtree(leftover, ignore_errors=True)
+    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.fetching")
+    try:
+        with sole_use(partial, refusal=str, machines=False):
+            if not store.download(manifest, manifest.files, LocalFolder(partial)):
+                raise UserError(f"{url}: a run has replaced the copy meanwhile; run the same command again")
+        partial.rename(folder)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return len(manifest.files)
+
+
+def open_copy(url: str) -> tuple[CopyStore, Manifest]:
+    """The store at an address and the manifest of its last complete copy.
+
+    Raises:
+        UserError: no run is there, or the store refuses.
+    """
+    store = CopyStore(url, Patience(0.0))
+    manifest, _ = store.read()
+    if manifest is None:
+        raise UserError(f"{url} holds no run")
+    return store, manifest
