@@ -14,201 +14,27 @@ Exit status: 0 if all of this held; 1 if not, each violation told in a line; the
 """
 
 import argparse
-import collections
 import dataclasses
-import hashlib
 import json
 import os
 import random
 import re
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-import uuid
-from collections.abc import Callable
 from pathlib import Path
-
-import numpy as np
 
 from accdistill_jax.config.record import source_hash
 from accdistill_jax.errors import ExitStatus
-from accdistill_jax.storage.arrays import flatten
-from accdistill_jax.storage.checkpoint import Checkpointer
-from accdistill_jax.storage.export import load_params
-from tests.test_resume import STAGES, finished, result
+from tests.chaos_processes import LAUNCHER, STEPS, UNITS, Job, load, send
+from tests.chaos_verdict import Tally, broken_checkpoints, check_end, check_statuses, compare
+from tests.test_resume import STAGES, finished
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-STEPS = 32
-UNITS = 12
-OVERRIDES = (
-    f"--config.data.synthetic.participants={UNITS}",
-    "--config.data.synthetic.segments_per_participant=6",
-    f"--config.teacher.train.duration={STEPS} steps",
-    f"--config.student.train.duration={STEPS} steps",
-    "--config.teacher.train.checkpoint_every=3 steps",
-    "--config.student.train.checkpoint_every=4 steps",
-    "--config.teacher.train.validate_every=5 steps",
-    "--config.student.train.validate_every=5 steps",
-    "--config.student.train.keep=best",
-    "--config.student.train.ema_decay=0.9",
-    "--config.teacher.train.batch_size=8",
-    "--config.student.train.batch_size=8",
-)
 TOPOLOGIES = ((1, 1), (1, 2), (2, 1), (2, 2), (1, 4))  # processes, devices of each
-TOLERANCE = 1e-5  # of parameters after a change of topology: max |a - b| / max |b| in each array
-ORPHAN_S = 10.0  # for the processes that a killed one had started
 UNDISTURBED_S = 1500.0
-LAUNCHER = -1  # stands for launch/local where processes are numbered
-MARKER = "ACCDISTILL_CHAOS"
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGSTOP)
-STOPS = {signal.SIGTERM: ExitStatus.TERMINATED, signal.SIGINT: ExitStatus.INTERRUPTED}  # in order, and with which status
-
-
-@dataclasses.dataclass
-class Tally:
-    """What has been seen so far."""
-
-    violations: list[str] = dataclasses.field(default_factory=list)
-    kills: collections.Counter = dataclasses.field(default_factory=collections.Counter)  # by (signal, stage)
-    slowest_s: dict[str, float] = dataclasses.field(default_factory=dict)  # by signal
-    lost_unprovoked: int = 0  # starts that ended without a kill and had not finished
-    relaunch_unprovoked: int = 0  # those of them all of whose processes ended with 75
-    completed: int = 0
-    largest_difference: float = 0.0
-
-    def violate(self, text: str) -> None:
-        self.violations.append(text)
-        print(f"VIOLATION: {text}", flush=True)
-
-    def summary(self) -> str:
-        names = sorted({name for name, _ in self.kills})
-        table = [f"{'signal':22}" + "".join(f"{stage:>12}" for stage in STAGES) + f"{'all':>8}{'slowest end':>14}"]
-        for name in names:
-            counts = [self.kills[name, stage] for stage in STAGES]
-            cells = "".join(f"{count:12}" for count in counts)
-            table.append(f"{name:22}{cells}{sum(counts):8}{self.slowest_s[name]:12.1f} s")
-        total = [sum(self.kills[name, stage] for name in names) for stage in STAGES]
-        table.append(f"{'all':22}" + "".join(f"{count:12}" for count in total) + f"{sum(total):8}")
-        return "\n".join(table)
-
-
-class Job:
-    """The processes of one start of the command, marked by an environment variable.
-
-    Args:
-        workdir: of the run; logs go beside it.
-        processes, devices: how many processes, and devices of each.
-        peer_timeout_s: config.runtime.peer_timeout_s.
-        launched: start them by launch/local instead of one by one.
-        number: of this start, for the names of the logs.
-        cache: folder of compiled programs.
-    """
-
-    def __init__(
-        self, workdir: Path, *, processes: int, devices: int, peer_timeout_s: float, launched: bool, number: int, cache: Path
-    ):
-        self.count, self.launched = processes, launched
-        self.mark = uuid.uuid4().hex
-        command = [
-            "--config=configs/distill.py:smoke", f"--workdir={workdir}", *OVERRIDES,
-            f"--config.runtime.peer_timeout_s={peer_timeout_s}",
-        ]  # fmt: skip
-        environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
-        environment |= {MARKER: self.mark, "PYTHONUNBUFFERED": "1", "JAX_COMPILATION_CACHE_DIR": str(cache)}
-        environment |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "MPLBACKEND": "agg"}
-        environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-        main = [sys.executable, "-m", "accdistill_jax.main", *command]
-        if launched:
-            options = ["--processes", str(processes), "--devices", str(devices), "--retries", "0"]
-            commands = [[sys.executable, "launch/local", *options, "--", *command]]
-        elif processes == 1:
-            commands = [main]
-        else:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                address = f"127.0.0.1:{probe.getsockname()[1]}"
-            environment["JAX_COORDINATOR_BIND_ADDRESS"] = address
-            together = [f"--coordinator={address}", f"--num_processes={processes}"]
-            commands = [[*main, *together, f"--process_id={k}"] for k in range(processes)]
-        self.logs = [workdir.with_name(f"{workdir.name}.{number:03}.{k}.log") for k in range(len(commands))]
-        self.children, self.ended_at = [], {}
-        for line, path in zip(commands, self.logs, strict=True):
-            with path.open("w") as log:
-                self.children.append(
-                    subprocess.Popen(
-                        line, cwd=REPOSITORY, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                        start_new_session=True,
-                    )
-                )  # fmt: skip
-
-    def poll(self) -> bool:
-        """Whether one of the started processes is still there; notes when each has ended."""
-        for k, child in enumerate(self.children):
-            if k not in self.ended_at and child.poll() is not None:
-                self.ended_at[k] = time.monotonic()
-        return len(self.ended_at) < len(self.children)
-
-    def wait(self, within_s: float, over: Callable[[], bool] = lambda: False) -> bool:
-        """Waits until all have ended or `over` holds; False where that took longer than `within_s`."""
-        end = time.monotonic() + within_s
-        while self.poll() and not over():
-            if time.monotonic() > end:
-                return False
-            time.sleep(0.02)
-        return True
-
-    def pid(self, target: int) -> int | None:
-        """Process id of a process of the run, or of the launcher; None where it has ended."""
-        if not self.launched or target == LAUNCHER:
-            child = self.children[max(target, 0)]
-            return child.pid if child.poll() is None else None
-        found = [pid for pid, command in marked(self.mark).items() if f"--process_id={target}" in command]
-        return min(found, default=None)
-
-    @property
-    def statuses(self) -> list[int | None]:
-        return [child.returncode for child in self.children]
-
-    @property
-    def log(self) -> str:
-        """What process 0 has written; with the launcher, what all have."""
-        return self.logs[0].read_text(errors="replace")
-
-    def kill(self) -> None:
-        for pid in marked(self.mark):
-            send(pid, signal.SIGKILL)
-        for child in self.children:
-            child.wait()
-
-
-def marked(mark: str) -> dict[int, list[str]]:
-    """Process id -> command line of the processes whose environment holds the mark."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"{MARKER}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
-                found[int(folder.name)] = (folder / "cmdline").read_text().split("\0")
-        except OSError:
-            continue  # gone meanwhile, or another user's
-    return found
-
-
-def send(pid: int, number: int) -> bool:
-    """Sends a signal; False where nobody is there any more."""
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def load() -> float:
-    """How many times slower than alone this machine may be now."""
-    return max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,48 +84,6 @@ def stage_now(workdir: Path) -> tuple[str, str]:
     return stage, f"{stage} step {position(workdir, stage)}" if stage in ("teacher", "student") else stage
 
 
-def broken_checkpoints(workdir: Path) -> list[str]:
-    """What is wrong with the checkpoints of a run that nobody works on, in words; works on a copy."""
-    wrong = []
-    for folder in sorted(workdir.glob("*/checkpoints")):
-        name = f"{workdir.name}/{folder.parent.name}"
-        whole = []
-        for sidecar in folder.glob("*.json"):
-            files = json.loads(sidecar.read_text())["files"]
-            for file, expected in files.items():
-                path = folder / sidecar.stem / file
-                if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != expected:
-                    wrong.append(f"{name}: checkpoint {sidecar.stem} is not whole ({file})")
-                    break
-            else:
-                whole.append(int(sidecar.stem))
-        with tempfile.TemporaryDirectory() as scratch:
-            copy = Path(scratch) / "checkpoints"
-            shutil.copytree(folder, copy)
-            with Checkpointer(copy) as checkpointer:
-                step = checkpointer.latest_valid_step()
-            left = {path.name for path in copy.iterdir()}
-        if step != max(whole, default=None):
-            wrong.append(f"{name}: step {step} is taken for the newest checkpoint, {max(whole, default=None)} is")
-        if strangers := left - {text for kept in whole for text in (str(kept), f"{kept}.json")}:
-            wrong.append(f"{name}: {', '.join(sorted(strangers))} stays beside the checkpoints")
-    return wrong
-
-
-def check_end(job: Job, tally: Tally, what: str) -> None:
-    """Notes what is not as it should be after all processes of a start have ended."""
-    for path in job.logs:
-        for words in ("Traceback", "Exception ignored", "Segmentation fault", "Fatal Python error"):
-            if words in path.read_text(errors="replace"):
-                tally.violate(f"{what}: {path.name} holds {words!r}")
-    end = time.monotonic() + ORPHAN_S * load()
-    while (left := marked(job.mark)) and time.monotonic() < end:
-        time.sleep(0.1)
-    if left:
-        tally.violate(f"{what}: left running: {left}")
-        job.kill()
-
-
 class Chaos:
     """One test: a reference and disturbed runs until enough kills have hit.
 
@@ -337,7 +121,7 @@ class Chaos:
             run += 1
             workdir = self.folder / f"run{run}"
             if self.finish_disturbed(workdir, run, own):
-                self.compare(workdir, reference)
+                compare(workdir, reference, self.tally, change_topology=self.options.change_topology)
 
     def leave_alone(self, workdir: Path, topology: tuple[int, int]) -> None:
         """Makes the reference."""
@@ -436,40 +220,12 @@ class Chaos:
             f"  ended: {ended}  load {load():.1f}",
             flush=True,
         )
-        self.check_statuses(job, number, target, name)
+        check_statuses(job, self.tally, self.starts, number=number, target=target, name=name)
         return True
-
-    def check_statuses(self, job: Job, number: signal.Signals, target: int, name: str) -> None:
-        for k, status in enumerate(job.statuses):
-            allowed = {ExitStatus.FINISHED, STOPS.get(number, ExitStatus.RELAUNCH)}
-            if number not in STOPS and target == (LAUNCHER if job.launched else k):
-                allowed = {ExitStatus.RELAUNCH} if name.endswith("SIGCONT") else {-signal.SIGKILL}
-            if status not in allowed:
-                self.tally.violate(f"start {self.starts}: {name}: {job.logs[k].name} ended with status {status}")
 
     def limit_s(self) -> float:
         """How long the processes may take to end."""
         return (self.options.peer_timeout + 10.0) * load()
-
-    def compare(self, workdir: Path, reference: Path) -> None:
-        """Compares a finished run with the reference."""
-        self.tally.completed += 1
-        for stage in ("teacher", "student"):
-            found, expected = (flatten(load_params(path / stage / "export").state) for path in (workdir, reference))
-            for name in expected:
-                scale = np.max(np.abs(expected[name]))
-                difference = float(np.max(np.abs(found[name] - expected[name])) / (scale or 1.0))
-                self.tally.largest_difference = max(self.tally.largest_difference, difference)
-                if difference > (TOLERANCE if self.options.change_topology else 0.0):
-                    self.tally.violate(f"{workdir.name}: {stage} {name} differs by {difference:.2g} of {scale:.2g}")
-        if not self.options.change_topology:
-            found, expected = result(workdir), result(reference)
-            for name in expected:
-                if found[name] != expected[name]:
-                    self.tally.violate(f"{workdir.name}: {name} is not the reference's")
-        if left := sorted(str(path.relative_to(workdir)) for path in workdir.rglob("*tmp*")):
-            self.tally.violate(f"{workdir.name}: temporaries are left in it: {', '.join(left)}")
-        print(f"{workdir.name} finished", flush=True)
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

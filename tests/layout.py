@@ -1,4 +1,4 @@
-"""The package's import graph: `python -m tests.layout` prints its rooms, its arrows and what breaks the order of imports.
+"""The package's import graph: `python -m tests.layout` prints its rooms, its arrows, what breaks the order of imports and long files.
 
 A room is a folder of the package, or a file in its root. An arrow is an import from one room to another, those inside
 functions among them.
@@ -9,7 +9,8 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parents[1] / "accdistill_jax"
+TESTS = Path(__file__).resolve().parent
+PACKAGE = TESTS.parent / "accdistill_jax"
 
 # Lowest first; a room imports its own rank and lower ones.
 ORDER = (
@@ -28,6 +29,7 @@ ORDER = (
 )
 RANKS = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 MOST_ROOT_MODULES = 10
+MOST_LINES = 400  # of a Python file, tests too
 
 
 def modules(package: Path = PACKAGE) -> dict[str, Path]:
@@ -116,6 +118,12 @@ def root_modules(package: Path = PACKAGE) -> list[str]:
     return sorted(path.name for path in package.glob("*.py"))
 
 
+def long_files(*folders: Path) -> list[str]:
+    """Python files below the folders that have more than `MOST_LINES` lines, as "path: lines", the longest first."""
+    lines = {path: len(path.read_text().splitlines()) for folder in folders for path in folder.rglob("*.py")}
+    return [f"{path}: {lines[path]}" for path in sorted(lines, key=lambda path: (-lines[path], path)) if lines[path] > MOST_LINES]
+
+
 def main() -> None:
     """Prints the graph."""
     graph = imports()
@@ -126,6 +134,8 @@ def main() -> None:
                 print(f"{name:<11} -> {', '.join(sorted(rooms[name], key=lambda other: (RANKS[other], other))) or 'nothing'}")
     print(f"\n{len(graph)} modules, {len(rooms)} rooms, {sum(map(len, rooms.values()))} arrows between rooms")
     print(f"modules in the root: {len(root_modules())} ({', '.join(root_modules())})")
+    too_long = long_files(PACKAGE, TESTS)
+    print(f"files of more than {MOST_LINES} lines: " + ("none" if not too_long else "".join(f"\n  {line}" for line in too_long)))
     bad = [*upward(graph), *(" <-> ".join(group) for group in itertools.chain(circles(graph), circles(rooms)))]
     print("imports upwards and circles: " + ("none" if not bad else "".join(f"\n  {line}" for line in bad)))
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests import chaos
+from tests import chaos_verdict
 
 KILLS = int(os.environ.get("ACCDISTILL_CHAOS_KILLS", "2"))
 SEED = os.environ.get("ACCDISTILL_CHAOS_SEED", "0")
@@ -32,20 +32,20 @@ def test_killed_runs_end_as_the_undisturbed_one(repository, option):
 
 
 @pytest.fixture
-def idle(tmp_path):
-    """The script before it has started anything."""
-    return chaos.Chaos(chaos.parse([]), tmp_path)
+def tally():
+    """Nothing has been seen yet."""
+    return chaos_verdict.Tally()
 
 
-def test_temporaries_that_a_finished_run_has_are_a_violation(idle, tmp_path, monkeypatch):
-    monkeypatch.setattr(chaos, "load_params", lambda path: SimpleNamespace(state={}))
-    monkeypatch.setattr(chaos, "result", lambda workdir: {})
+def test_temporaries_that_a_finished_run_has_are_a_violation(tally, tmp_path, monkeypatch):
+    monkeypatch.setattr(chaos_verdict, "load_params", lambda path: SimpleNamespace(state={}))
+    monkeypatch.setattr(chaos_verdict, "result", lambda workdir: {})
     (tmp_path / "run1/metrics").mkdir(parents=True)
-    idle.compare(tmp_path / "run1", tmp_path / "reference")
-    assert not idle.tally.violations
+    chaos_verdict.compare(tmp_path / "run1", tmp_path / "reference", tally, change_topology=False)
+    assert not tally.violations
     (tmp_path / "run1/metrics/.teacher.jsonl.1-2.tmp").touch()
-    idle.compare(tmp_path / "run1", tmp_path / "reference")
-    assert idle.tally.violations == ["run1: temporaries are left in it: metrics/.teacher.jsonl.1-2.tmp"]
+    chaos_verdict.compare(tmp_path / "run1", tmp_path / "reference", tally, change_topology=False)
+    assert tally.violations == ["run1: temporaries are left in it: metrics/.teacher.jsonl.1-2.tmp"]
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_temporaries_that_a_finished_run_has_are_a_violation(idle, tmp_path, mon
         (signal.SIGSTOP, "SIGSTOP then SIGCONT", [75, 75], 0),
     ],
 )
-def test_each_signal_has_its_statuses(idle, tmp_path, number, name, statuses, violations):
+def test_each_signal_has_its_statuses(tally, tmp_path, number, name, statuses, violations):
     job = SimpleNamespace(statuses=statuses, launched=False, logs=[tmp_path / "0", tmp_path / "1"])
-    idle.check_statuses(job, number, 0, name)
-    assert len(idle.tally.violations) == violations
+    chaos_verdict.check_statuses(job, tally, 1, number=number, target=0, name=name)
+    assert len(tally.violations) == violations

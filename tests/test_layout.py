@@ -1,4 +1,4 @@
-"""The order of imports in the package, and the printed graph."""
+"""The order of imports in the package, the length of files, and the printed graph."""
 
 import textwrap
 
@@ -20,6 +20,18 @@ def test_no_circle():
 
 def test_few_modules_in_the_root():
     assert len(layout.root_modules()) <= layout.MOST_ROOT_MODULES
+
+
+def test_no_file_of_the_package_or_the_tests_is_long():
+    assert layout.long_files(layout.PACKAGE, layout.TESTS) == []
+
+
+def test_a_long_file_is_named_with_its_lines(tmp_path):
+    for name, lines in (("short", 400), ("inner/long", 401), ("longer", 500)):
+        path = tmp_path / f"{name}.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("x = 1\n" * lines)
+    assert layout.long_files(tmp_path) == [f"{tmp_path}/longer.py: 500", f"{tmp_path}/inner/long.py: 401"]
 
 
 def test_faults_are_found(tmp_path):
@@ -54,3 +66,4 @@ def test_the_graph_is_printed(capsys):
     layout.main()
     printed = capsys.readouterr().out
     assert "models      -> errors" in printed and "imports upwards and circles: none" in printed
+    assert "files of more than 400 lines: none" in printed
