@@ -1,4 +1,4 @@
-"""`python -m accdistill_jax.benchmark {step,input,startup,embed,compile,plan,gpu,tradeoff,scaling,weak-scaling} ...`: see --help."""
+"""`python -m accdistill_jax.benchmark COMMAND ...` measures on this machine; --help lists the commands."""
 
 from accdistill_jax.runtime import streams  # isort: skip
 
@@ -13,7 +13,7 @@ import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from accdistill_jax.benchmark.arguments import positive
 from accdistill_jax.config.load import parse_overridable
@@ -23,19 +23,31 @@ from accdistill_jax.runtime.command import run_command
 from accdistill_jax.runtime.device_access import check_named_platforms
 from accdistill_jax.user_paths import path_argument
 
+
+class Command(NamedTuple):
+    """A command.
+
+    Attributes:
+        text: for --help.
+        rounds: takes --rounds; without, nothing is measured, or as often as fits a time limit.
+    """
+
+    text: str
+    rounds: bool = True
+
+
 COMMANDS = {
-    "step": "a training step on this machine's devices, against PyTorch where it is installed",
-    "input": "reading, generating and preparing segments",
-    "startup": "from command to first step; memory by batch size",
-    "embed": "inference, probes and retrieval on many embeddings",
-    "compile": "a training step compiled for TPU slices: what its compiler estimates, without a TPU",
-    "plan": "hours for a corpus on given hardware, and what binds",
-    "gpu": "all that is worth knowing of a GPU in eight minutes, the most valuable first; continues where it was cut off",
-    "tradeoff": "what doing less work for the same student costs in accuracy, at equal time",
-    "scaling": "a model of training on slices and GPU nodes: time, efficiency, memory",
-    "weak-scaling": "training on this machine's cores, a fixed batch per device",
+    "step": Command("a training step on this machine's devices, against PyTorch where it is installed"),
+    "input": Command("reading, generating and preparing segments"),
+    "startup": Command("from command to first step; memory by batch size"),
+    "embed": Command("inference, probes and retrieval on many embeddings"),
+    "compile": Command("a training step compiled for TPU slices: what its compiler estimates, without a TPU", rounds=False),
+    "plan": Command("hours for a corpus on given hardware, and what binds"),
+    "gpu": Command("all that is worth knowing of a GPU in eight minutes, the most valuable first; continues where it was cut off", rounds=False),
+    "tradeoff": Command("what doing less work for the same student costs in accuracy, at equal time"),
+    "scaling": Command("a model of training on slices and GPU nodes: time, efficiency, memory", rounds=False),
+    "weak-scaling": Command("training on this machine's cores, a fixed batch per device"),
 }
-WITHOUT_ROUNDS = ("compile", "gpu", "scaling")  # nothing is measured, or as often as fits the time limit
 
 
 def main(argv: Sequence[str]) -> int:
@@ -77,10 +89,10 @@ def build_parser(chosen: str | None) -> argparse.ArgumentParser:
         "Settings of the config: --config.KEY=VALUE.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="{" + ",".join(COMMANDS) + "}")
-    for name, text in COMMANDS.items():
-        own = commands.add_parser(name, parents=[common] if name in WITHOUT_ROUNDS else [common, repeated], help=text, description=text)
+    for name, (text, rounds) in COMMANDS.items():
+        command = commands.add_parser(name, parents=[common, repeated] if rounds else [common], help=text, description=text)
         if name == chosen:
-            _module(name).add_arguments(own)
+            _module(name).add_arguments(command)
     return parser
 
 

@@ -1,12 +1,14 @@
 """Contenders in turn, each in a process of its own: what is measured, what is said when one fails."""
 
+import importlib
 import json
+import pkgutil
 import subprocess
 import sys
 
 import pytest
 
-from accdistill_jax.benchmark import contest
+from accdistill_jax.benchmark import commands, contest
 from accdistill_jax.benchmark.__main__ import COMMANDS, build_parser
 from accdistill_jax.benchmark.contest import Contender, Measured
 from accdistill_jax.errors import UserError
@@ -125,6 +127,12 @@ def test_command_line(repository):
     ]:
         done = run(*arguments)
         assert done.returncode != 0 and words in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_every_command_s_module_is_in_the_table():
+    modules = [importlib.import_module(f"{commands.__name__}.{module.name}") for module in pkgutil.iter_modules(commands.__path__)]
+    names = {module.__name__.rpartition(".")[2].replace("_", "-") for module in modules if hasattr(module, "add_arguments")}
+    assert names == set(COMMANDS)
 
 
 @pytest.mark.parametrize("chosen", COMMANDS)
