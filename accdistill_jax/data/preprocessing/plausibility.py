@@ -14,6 +14,8 @@ with the unit that would fit.
 - Beat intervals: their median must be `INTERVAL_S`, they must not add up to more than the time in which they lie, and their times
   must not be hundreds of times further apart than they last.
 - Beats, or windows of heart rate, of which none lies within the recording, are noted.
+- PPG and acceleration that cover different times, by `MOST_ALONE_S` and `MOST_ALONE` of the longer, are noted: of one device, a wrong
+  rate does that.
 - Reference heart rates: most must lie within what `reference_rate` takes for a heart's.
 """
 
@@ -32,6 +34,8 @@ INTERVAL_S = (0.25, 3.0)
 MOST_COVERAGE = 1.25
 MOST_APART = 300.0
 LEAST_BEATS = 20
+MOST_ALONE_S = 10.0
+MOST_ALONE = 0.02
 _PER_G = {"g": 1.0, "m/s2": 9.80665, "mg": 1000.0}
 _USUAL_COUNTS = (64, 256, 512, 1024, 2048, 4096, 8192, 16384)
 _PER_SECOND = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
@@ -41,7 +45,7 @@ def check_units(recording: Recording) -> dict[str, str]:
     """Refuses what cannot be, by the rules of the module.
 
     Returns:
-      Notes on what is odd but can be, in words: accel_axes, references; mostly empty.
+      Notes on what is odd but can be, in words: accel_axes, references, coverage; mostly empty.
 
     Raises:
       UserError: naming the stream, the number that cannot be and the unit that would fit.
@@ -53,7 +57,32 @@ def check_units(recording: Recording) -> dict[str, str]:
         notes |= _check_axes(accel)
     if recording.beats is not None and len(recording.beats.interval_s):
         _check_intervals(recording.beats, generic=recording.source == "generic")
-    return notes | _references_outside(recording)
+    return notes | _references_outside(recording) | _covered_alone(recording)
+
+
+def unlabelled(recording: Recording, hr_bpm: np.ndarray) -> dict[str, str]:
+    """A note (references) where references were given and no kept segment has a heart rate of them.
+
+    Args:
+      recording: the whole.
+      hr_bpm: [N] of its kept segments, NaN unknown.
+    """
+    given = [what for what, known in (("beats", recording.beats), ("windows of heart rate", recording.heart_rate)) if known is not None]
+    if not given or not len(hr_bpm) or np.isfinite(hr_bpm).any():
+        return {}
+    return {"references": f"none of its kept segments ({len(hr_bpm)}) has a heart rate: the {' and '.join(given)} cover too little of them"}
+
+
+def _covered_alone(recording: Recording) -> dict[str, str]:
+    if not {"ppg", "accel"} <= recording.streams.keys():
+        return {}
+    spans = [(recording.streams[name].start_s, recording.streams[name].end_s) for name in ("ppg", "accel")]
+    (ppg_start, ppg_end), (start, end) = spans
+    alone = abs(ppg_start - start) + abs(ppg_end - end)
+    if alone <= max(MOST_ALONE_S, MOST_ALONE * max(last - first for first, last in spans)):
+        return {}
+    return {"coverage": f"PPG covers {ppg_start:.0f} to {ppg_end:.0f} s and acceleration {start:.0f} to {end:.0f} s: only what both cover is "
+                        "used; if they began and ended together, a rate or a clock is wrong"}
 
 
 def _references_outside(recording: Recording) -> dict[str, str]:

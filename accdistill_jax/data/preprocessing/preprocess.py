@@ -27,7 +27,7 @@ from accdistill_jax.data.preprocessing import hrv as hrv_lib
 from accdistill_jax.data.preprocessing import polarity as polarity_lib
 from accdistill_jax.data.preprocessing import quality as quality_lib
 from accdistill_jax.data.preprocessing.packets import spread_packets
-from accdistill_jax.data.preprocessing.plausibility import check_units
+from accdistill_jax.data.preprocessing.plausibility import check_units, unlabelled
 from accdistill_jax.data.preprocessing.resample import common_grid, fraction_clipped, is_flat, to_grid
 from accdistill_jax.data.recording import Beats, Participant, Recording, Stream, named
 from accdistill_jax.errors import UserError
@@ -174,7 +174,7 @@ class SegmentBatch:
       rejected: segments turned away by reason, every one of `REASONS`.
       mended_stamps: by stream, how many samples were given another time stamp, averaged or dropped because they shared one.
       notes: what was decided or found about the recording: ppg_polarity in words, ppg_votes (`polarity.Vote`), held_s, heart_rate,
-        accel_axes, references, ppg_stamps and accel_stamps (`packets.Spread`), as JSON values.
+        accel_axes, references, coverage, ppg_stamps and accel_stamps (`packets.Spread`), as JSON values.
     """
 
     ppg: np.ndarray
@@ -363,7 +363,7 @@ def preprocess(recording: Recording, settings: PreprocessSettings, *, polarity: 
             ppg_clipped=fraction_clipped(ppg, start_s, settings.segment_s),
             accel_clipped=fraction_clipped(accel, start_s, settings.segment_s),
         )
-    batch.notes.update(notes)
+    batch.notes.update(unlabelled(recording, batch.columns["hr_bpm"]) | notes)
     batch.mended_stamps = {name: s.mended for name, s in spread.items() if s.mended}
     batch.ppg_channels = ppg.channels
     if not segments:

@@ -156,9 +156,27 @@ def choice(values: Mapping, key: str, where: str, allowed: object, default: str)
     return value
 
 
+def utc_offset_s(value: object) -> float | None:
+    """Seconds that a date's clock is ahead of UTC; None where it says nothing about it, or is no date."""
+    if isinstance(value, str):
+        try:
+            value = datetime.datetime.fromisoformat(value)
+        except ValueError:
+            return None
+    offset = value.utcoffset() if isinstance(value, datetime.datetime) else None
+    return None if offset is None else offset.total_seconds()
+
+
 def moment(value: object, where: str) -> float:
-    """Unix seconds of an ISO 8601 date (UTC unless it carries an offset) or of a number."""
+    """Unix seconds of an ISO 8601 date (UTC unless it carries an offset) or of a number.
+
+    Raises:
+      UserError: it is neither, or a whole number that is a date without its hyphens.
+    """
     if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, int) and re.fullmatch(r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])", str(value)):
+            text = str(value)
+            raise UserError(f"{where} is {text}, which is a day of 1970 as unix seconds; write a date as {text[:4]}-{text[4:6]}-{text[6:]}")
         return number({"": value}, "", where)
     if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
         value = value.isoformat()

@@ -49,6 +49,11 @@ class Layout:
 class Table:
     """The wanted columns of a file. An empty line in a file of one column is a missing sample.
 
+    Attributes:
+      utc_offset_s: of the dates among its time stamps, of the first if they differ; None where there are none or they carry no
+        time zone (`no_zone`).
+      no_zone: whether the time stamps are dates without a time zone.
+
     Args:
       file: .parquet or .pq, or else text, possibly compressed (.gz, .bz2, .zst).
       wanted: columns of numbers, by name, or by number from 0 in a file without header.
@@ -62,6 +67,7 @@ class Table:
 
     def __init__(self, file: Path, wanted: Sequence[object], stamp: object, layout: Layout):
         self._file, self._layout = file, layout
+        self.utc_offset_s, self.no_zone = None, False
         self._parquet = file.suffix.lower() in (".parquet", ".pq")
         names = [*wanted, *([] if stamp is None else [stamp])]
         try:
@@ -94,10 +100,12 @@ class Table:
         """A column of time stamps [rows]: int64 or float64 as they are written, or datetime64[ns] (UTC) from dates.
 
         Raises:
-          UserError: a cell that is missing, is neither a number nor a date, lies beyond the years 1970 to 2200, or carries
+          UserError: there is no row; a cell that is missing, is neither a number nor a date, lies beyond the years 1970 to 2200, or carries
             a time zone where others do not; names its line.
         """
         values = self._columns[name]
+        if not len(values):
+            raise UserError("holds no rows")
         if _is_text(values.type):
             values = self._dates(name) if self._holds_dates(values) else self._parsed(name, "a number or an ISO 8601 date")
         if pyarrow.types.is_date(values.type):
@@ -106,6 +114,9 @@ class Table:
         if missing.size:
             raise UserError(f"{self.place(name, missing[0])}: the time stamp is missing")
         if pyarrow.types.is_timestamp(values.type):
+            first = self._first_date(name)
+            self.no_zone = first.tzinfo is None
+            self.utc_offset_s = None if self.no_zone else first.utcoffset().total_seconds()
             seconds = values.cast(pyarrow.timestamp("s", values.type.tz), safe=False).cast(pyarrow.int64()).to_numpy()
             beyond = np.flatnonzero((seconds < 0) | (seconds > STARTS_UNIX_S[1]))
             if beyond.size:
@@ -150,6 +161,7 @@ class Table:
             self._data_line = line
         self._keeps_empty = self._layout.every_row_counts or self._width == 1
         places = _places(names, [str(i) for i in range(self._width)] if numbered else first)
+        self._place_of = places
         if numbered:
             self._check_delimiter(set(places.values()))
         keep = [str(place) for place in dict.fromkeys(places.values())]
@@ -194,7 +206,7 @@ class Table:
             return content
         empty = np.logical_and.reduce([column.is_null().to_numpy() for column in content.columns])
         if self._width == 1:
-            if len(empty) >= 8 and (np.flatnonzero(empty) % 2 == 1).all() and empty[1::2].mean() > 0.9:
+            if len(empty) >= 8 and any(empty[odd::2].mean() > 0.9 and not empty[1 - odd :: 2].any() for odd in (0, 1)):
                 raise UserError("every second line is empty; is it written with two line ends? Remove the empty lines")
             return content
         if not empty.any():
@@ -252,6 +264,14 @@ class Table:
         cell = values[row]
         comma = self._layout.decimal != "," and re.fullmatch(r"\s*[-+]?\d+,\d+\s*", str(cell.as_py()))
         return f"{self.place(name, row)}: not {kind} ({_shown(cell)})" + (f"; {_COMMA}" if comma else "")
+
+    def _first_date(self, name: object) -> datetime.datetime:
+        """The first date of a column, as it is written: pyarrow gives all but text in UTC."""
+        if self._parquet:
+            cell = self._columns[name][0]
+            kind = pyarrow.timestamp("s", getattr(cell.type, "tz", None))
+            return cell.cast(kind, safe=False).as_py()
+        return _date(next(cells for _, cells in self._records() if cells)[self._place_of[name]])
 
     def _holds_dates(self, values: pyarrow.ChunkedArray) -> bool:
         cells = (str(cell.as_py()).strip() for cell in values if cell.is_valid)

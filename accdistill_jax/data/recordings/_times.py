@@ -17,6 +17,9 @@ from accdistill_jax.errors import UserError
 KEYS = ("file", "time", "time_unit", "time_origin", "clock_offset_s", "delimiter", "decimal", "skip_rows")
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _LONGEST_DAYS = 366
+_HOUR_S = 3600.0
+_DENSE_S = 2.0  # usual distance of stamps of which a jump by an hour is no chance
+_CLOCK_SET = "was the clock set, for summer or winter time? Give stamps with a time zone, or split the recording there"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +74,6 @@ class Times:
             if by_rate:
                 return cls(file, table, None, None, origin, offset)
             stamps = table.stamps(entry["time"])
-            if not len(stamps):
-                raise UserError("holds no rows")
             if np.issubdtype(stamps.dtype, np.datetime64):
                 stamps, per_second, origin = stamps.astype(np.int64), 10**9, 0.0
             if np.issubdtype(stamps.dtype, np.floating):
@@ -93,13 +94,16 @@ class Times:
         """Seconds after the recording's start, clock offset included: [rows], or of the first row where there is no time column.
 
         Raises:
-          UserError: time stamps that fall back, or lie more than a year away from the recording's start.
+          UserError: time stamps that fall back, jump by the hour that clocks are set in spring, or lie more than a year away from the recording's start.
         """
         if self.seconds is not None:
             falling = np.flatnonzero(np.diff(self.seconds) < 0)
             if falling.size:
-                raise UserError(f"{self.table.place(self.column, falling[0] + 1)}: the time stamps fall back by "
-                                f"{self.seconds[falling[0]] - self.seconds[falling[0] + 1]:g} s; sort the rows by time")
+                back = self.seconds[falling[0]] - self.seconds[falling[0] + 1]
+                clock_set = self.table.no_zone and abs(back - _HOUR_S) < _DENSE_S
+                raise UserError(f"{self.table.place(self.column, falling[0] + 1)}: the time stamps fall back by {back:g} s; "
+                                + (_CLOCK_SET if clock_set else "sort the rows by time"))
+            self._check_summer_time()
         shift = self.offset_s + (self.origin_unix_s - start_unix_s if self.origin_unix_s is not None else 0.0)
         after = shift if self.seconds is None else self.seconds + shift
         for days in (np.atleast_1d(after)[[0, -1]] / 86_400):
@@ -110,6 +114,16 @@ class Times:
                 raise UserError(f"its times lie {abs(days) / 365.25:.4g} years {'after' if days > 0 else 'before'} the "
                                 f"recording's start ({begin}); {hint}")
         return after
+
+
+    def _check_summer_time(self) -> None:
+        """Raises UserError where dates without a time zone jump by an hour: the clock was set, or the device paused for just so long."""
+        distance = np.diff(self.seconds)
+        if not self.table.no_zone or not len(distance) or np.median(distance) > _DENSE_S:
+            return
+        jump = np.flatnonzero(np.abs(distance - _HOUR_S) <= 3 * np.median(distance) + 1e-3)
+        if jump.size:
+            raise UserError(f"{self.table.place(self.column, jump[0] + 1)}: the time stamps jump by {distance[jump[0]]:g} s; {_CLOCK_SET}")
 
 
 def _rounded_up(stamps: np.ndarray) -> float:

@@ -40,7 +40,8 @@ Empty cells and NaN are missing samples; in a file of one column, so are empty l
 time_unit, time_origin, clock_offset_s, delimiter, decimal and skip_rows. Samples that share a time stamp, as packets and clocks of
 whole seconds give them, are spread at the stream's own rate where that is certain (the summary says so), and refused where it is
 not. Numbers that cannot be are refused with the unit that would fit: |a| at rest must be about 1 g, most beat intervals those of a
-heart. Reference heart rates outside 30 to 240 bpm, jumps that no heart makes and values held for over five minutes are unknown. A
+heart. Dates without a time zone are refused where dates beside them tell that they are not in UTC, and where they jump by an hour, as
+clocks that are set do. Reference heart rates outside 30 to 240 bpm, jumps that no heart makes and values held for over five minutes are unknown. A
 key that is not listed here, or is given twice, is an error. Names (participant, device, files, columns) keep the text that is
 written, 007 and 1.10 too; numbers are decimal.
 """
@@ -64,7 +65,15 @@ from accdistill_jax.data.recording import (
     Stream,
     named,
 )
-from accdistill_jax.data.recordings._description import check_keys, choice, mapping, moment, number, read
+from accdistill_jax.data.recordings._description import (
+    check_keys,
+    choice,
+    mapping,
+    moment,
+    number,
+    read,
+    utc_offset_s,
+)
 from accdistill_jax.data.recordings._times import KEYS as TABLE_KEYS
 from accdistill_jax.data.recordings._times import PER_SECOND, Times
 from accdistill_jax.data.tree import Tree, recording_ids, sibling
@@ -72,6 +81,9 @@ from accdistill_jax.errors import UserError
 
 _SIDECAR = re.compile(r"(?:(?P<name>.+)\.)?recording\.(?:ya?ml|json)", re.IGNORECASE)
 _G_PER_UNIT = {"g": 1.0, "mg": 1e-3, "m/s2": 1 / 9.80665}
+_SAME_BEGIN_S = 900.0  # offsets from UTC are no closer to each other
+_MOST_OVERLAP = 500  # windows of heart rate at one moment
+_LOST = 0.02  # of the usual step from one sample to the next
 _KEYS = {
     "recording": ("participant", "device", "start", "streams", "beats", "heart_rate"),
     "participant": ("id", "age_years", "height_m", "weight_kg", "sex", "conditions"),
@@ -131,7 +143,9 @@ def load(path: Path, recording_id: str) -> Recording:
         for name in ("beats", "heart_rate"):
             if description.get(name) is not None:
                 tables[name] = mapping(description, name, _KEYS[name])
+        _refuse_shared_columns(tables)
     times = {name: Times.read(path.parent, table, path, name) for name, table in tables.items()}
+    _refuse_local_times(times, start, utc_offset_s(description.get("start")))
     if start is None:
         firsts = {name: t.first_unix_s for name, t in times.items() if t.first_unix_s is not None}
         of_streams = [first for name, first in firsts.items() if name.startswith("streams.")]
@@ -146,6 +160,35 @@ def load(path: Path, recording_id: str) -> Recording:
         heart_rate = _heart_rate(tables["heart_rate"], times["heart_rate"], start, path)
     return Recording(recording_id, participant, str(description.get("device") or "unknown"), "generic", start, loaded,
                      beats, heart_rate)
+
+
+def _refuse_shared_columns(tables: Mapping[str, Mapping]) -> None:
+    """Raises UserError for a column that is there twice in a stream, or is both PPG and acceleration."""
+    taken: dict[tuple[str, str], str] = {}
+    for where in ("streams.ppg", "streams.accel"):
+        columns = tables[where].get("columns")
+        for column in columns if isinstance(columns, list) else ():
+            key = (str(tables[where].get("file")), str(column))
+            if key in taken:
+                raise UserError(f"{where}.columns: the column {column!r} of {key[0]} is in {taken[key]}.columns already; each is one signal's")
+            taken[key] = where
+
+
+def _refuse_local_times(times: Mapping[str, Times], start: float | None, start_offset_s: float | None) -> None:
+    """Raises UserError for dates without a time zone that are not in UTC, as the dates beside them tell.
+
+    That is so where others carry an offset from UTC, and by just this offset these begin later than the recording.
+    """
+    offsets = {offset for offset in (start_offset_s, *(t.table.utc_offset_s for t in times.values())) if offset}
+    begins = [t.first_unix_s for t in times.values() if t.table.utc_offset_s is not None]
+    begin = start if start is not None else min(begins, default=None)
+    for t in times.values():
+        if not t.table.no_zone or begin is None:
+            continue
+        later = t.first_unix_s - begin
+        if any(abs(later - offset) < _SAME_BEGIN_S < abs(later) for offset in offsets):
+            raise UserError(f"{t.file}: its dates carry no time zone, and as UTC they begin {abs(later) / 3600:.3g} h "
+                            f"{'after' if later > 0 else 'before'} the recording's, whose dates carry one; write them with their zone, too")
 
 
 def _participant(description: Mapping) -> Participant:
@@ -196,12 +239,27 @@ def _stream(name: str, table: Mapping, times: Times, start: float, sidecar: Path
             raise UserError(f"{where}.packet_stamp goes with time, not with rate_hz")
     with named(times.file):
         values = (np.stack([times.table.numbers(column) for column in columns], axis=1) - zero) * scale
+        level = _level(values) if name == "ppg" else 0.0
+        values, limits = values - level, limits and tuple(limit - level for limit in limits)
         moment = times.after(start)
         return Stream(
             name, values, tuple(str(column) for column in columns), unit,
             start_s=0.0 if times.seconds is not None else float(moment), rate_hz=rate,
             time_s=moment if times.seconds is not None else None, range=limits, polarity=polarity,
             gravity=gravity, scale=scale, packet_stamp=packet_stamp)
+
+
+def _level(values: np.ndarray) -> float | np.ndarray:
+    """[channels] to take off a PPG far from 0 of which float32 would lose the pulse, or 0 where it loses nothing.
+
+    Args:
+      values: [samples, channels] float64.
+    """
+    known = values[np.isfinite(values).all(1)]
+    if len(known) < 2 or np.abs(known).max() >= np.finfo(np.float32).max:
+        return 0.0
+    lost = np.median(np.abs(known - known.astype(np.float32)), axis=0)
+    return np.median(known, axis=0) if (lost > _LOST * np.percentile(np.abs(np.diff(known, axis=0)), 75, axis=0)).any() else 0.0
 
 
 def _zero(table: Mapping, where: str, *, axes: int) -> float | np.ndarray:
@@ -231,4 +289,8 @@ def _heart_rate(table: Mapping, times: Times, start: float, sidecar: Path) -> He
         if table.get("hr") is None or duration is None:
             raise UserError("heart_rate needs hr (the column of beats per minute) and duration_s (length of a window)")
     with named(times.file):
-        return cleaned(times.after(start), duration, times.table.numbers(table["hr"]))
+        after = times.after(start)
+        apart = float(np.median(np.diff(after))) if len(after) > 1 else 0.0
+        if apart > 0 and duration > _MOST_OVERLAP * apart:
+            raise UserError(f"windows of duration_s: {duration:g} begin every {apart:.3g} s; duration_s is in seconds")
+        return cleaned(after, duration, times.table.numbers(table["hr"]))

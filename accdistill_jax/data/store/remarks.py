@@ -49,7 +49,7 @@ def remarks(manifest: Mapping) -> list[str]:
         if seconds:
             lines.append(f"held values taken for gaps: {sum(seconds.values()):.0f} s of {signal} in {polarity.counted(len(seconds))}, most "
                          f"({max(seconds.values()):.0f} s) in {max(seconds, key=seconds.get)}")
-    for key, what in (("heart_rate", "reference heart rate"), ("accel_axes", "acceleration"), ("references", "labels")):
+    for key, what in (("heart_rate", "reference heart rate"), ("accel_axes", "acceleration"), ("references", "labels"), ("coverage", "signals")):
         odd = {name: own[key] for name, own in notes.items() if isinstance(own.get(key), str)}
         lines += [f"recording {name}: {what}: {text}" for name, text in list(odd.items())[:MOST]]
         if len(odd) > MOST:

@@ -70,6 +70,15 @@ def test_a_recording_that_cannot_tell_is_turned_with_its_device(tmp_path):
         np.testing.assert_array_equal(ppg_of(store)[key], ppg_of(declared)[key])
 
 
+def test_references_that_label_nothing_are_told(tmp_path):
+    put(tmp_path / "in", "a", heart_rate={"file": "hr.csv", "time": "t", "hr": "bpm", "duration_s": 0.001})
+    np.savetxt(tmp_path / "in" / "a" / "hr.csv", np.column_stack([np.arange(120), 70 + np.arange(120) % 7]), fmt="%d", delimiter=",",
+               header="t,bpm", comments="")
+    store = made(find_recordings("generic", [tmp_path / "in"]), tmp_path / "store")
+    assert ("recording a: labels: none of its kept segments (2) has a heart rate: the windows of heart rate cover too little of them"
+            in remarks(store.manifest))
+
+
 @pytest.mark.slow
 def test_workers_and_interruptions_change_nothing(tmp_path, monkeypatch):
     sources = group(tmp_path / "in")

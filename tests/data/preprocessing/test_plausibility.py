@@ -201,6 +201,15 @@ def test_references_outside_the_recording_are_noted():
     assert "none of 50 windows of heart rate lies within" in check_units(of)["references"]
 
 
+@pytest.mark.parametrize(("rate", "noted"), [(RATE, False), (RATE * 1.01, False), (RATE / 2, True), (RATE * 2, True)])
+def test_signals_that_cover_different_times_are_noted(rate, noted):
+    ppg = Stream("ppg", np.arange(SECONDS * RATE)[:, None], ("green",), "a.u.", rate_hz=rate)
+    plain = recording(worn())
+    notes = check_units(dataclasses.replace(plain, streams={**plain.streams, "ppg": ppg}))
+    assert ("coverage" in notes) == noted
+    assert not noted or notes["coverage"].startswith(f"PPG covers 0 to {SECONDS * RATE / rate:.0f} s and acceleration 0 to 120 s: only what both")
+
+
 # --- the zero of a converter, in a description ---------------------------------------------------------------------
 
 def described(folder, numbers, **accel):

@@ -218,6 +218,9 @@ def change(path, value):
         (change("beats", {"file": "acc.csv", "time": "x", "interval": "y", "interval_unit": []}), r"beats.interval_unit must be one of"),
         (change("streams.accel.time_unit", []), r"streams.accel.time_unit must be one of s, ms, us, ns, got \[\]"),
         (change("streams.ppg.rate_hz", 1e12), r"ppg.csv: stream 'ppg': sampling rate must be within 1 to 100000 Hz, got 1e\+12"),
+        (change("start", 20240501), r"start is 20240501, which is a day of 1970 as unix seconds; write a date as 2024-05-01"),
+        (change("streams.ppg.columns", ["green", "green"]), r"column 'green' of ppg.csv is in streams.ppg.columns already"),
+        (change("streams.ppg", {"file": "acc.csv", "columns": ["z"], "rate_hz": 50}), r"column 'z' of acc.csv is in streams.ppg.columns already"),
         (change("start", 1_714_557_600_000), r"start time 1.71456e\+12 must be unix seconds .*milliseconds"),
     ],
 )
@@ -252,6 +255,28 @@ def test_bad_file_is_named_with_its_line(tmp_path, file, text, message):
     (source,) = find("generic", tmp_path)
     with pytest.raises(UserError, match=message):
         source.load()
+
+
+def test_windows_that_last_longer_than_they_can_are_told(tmp_path):
+    content = description() | {"heart_rate": {"file": "hr.csv", "time": "t", "hr": "bpm", "duration_s": 8000}}
+    make(tmp_path, content)
+    write_csv(tmp_path / "hr.csv", {"t": range(0, 120, 2), "bpm": range(60, 120)})
+    with pytest.raises(UserError, match="hr.csv: windows of duration_s: 8000 begin every 2 s; duration_s is in seconds"):
+        load_one(tmp_path)
+
+
+@pytest.mark.parametrize("level", [0, 1e7, 3e9])
+def test_a_pulse_on_a_large_number_is_kept(tmp_path, level):
+    # float32 holds 3e9 in steps of 256.
+    content = description()
+    content["streams"]["ppg"] |= {"range": [level - 50, level + 10]}
+    make(tmp_path, content)
+    wave = -20 * pulse(np.arange(50 * SECONDS) / 50)
+    write_csv(tmp_path / "ppg.csv", {"green": [f"{value:.3f}" for value in level + wave], "red": 0 * wave})
+    stream = load_one(tmp_path).streams["ppg"]
+    np.testing.assert_allclose(stream.values[:, 0] - stream.values[:, 0].mean(), wave - wave.mean(), atol=2e-3)
+    low, high = np.ravel(stream.range)
+    assert (stream.values[0, 0] - low, high - low) == pytest.approx((50 + wave[0], 60), abs=2e-3)
 
 
 def test_the_documented_example_names_every_key():

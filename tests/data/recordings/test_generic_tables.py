@@ -49,6 +49,8 @@ def test_empty_lines_where_every_row_counts(tmp_path):
         np.testing.assert_array_equal(table(tmp_path, text, ["a"], every_row_counts=True).numbers("a"), [1, np.nan, 3])
     assert table(tmp_path, "t,a\n1,2\n\n3,4\n", ["a"], "t").numbers("a").tolist() == [2, 4]  # each row has its time
     with pytest.raises(UserError, match="every second line is empty; is it written with two line ends"):
+        table(tmp_path, "green\n" + "".join(f"\n{value}\n" for value in range(9)), ["green"], every_row_counts=True)
+    with pytest.raises(UserError, match="every second line is empty; is it written with two line ends"):
         table(tmp_path, "\n\n".join(map(str, range(20))), [0], every_row_counts=True)
 
 

@@ -162,6 +162,31 @@ def test_zones_that_some_stamps_lack(tmp_path, row, usual, odd, message):
         load(make(tmp_path, {"accel": stamps}))
 
 
+@pytest.mark.parametrize("start", ["2024-05-01T12:00:00+02:00", None])
+def test_local_times_without_a_zone_are_not_taken_for_utc(tmp_path, start):
+    # 12:00 on a wall that is two hours ahead of UTC: read as UTC, PPG and acceleration would be two hours apart.
+    with pytest.raises(UserError, match=r"ppg.csv: its dates carry no time zone, and as UTC they begin 2 h after the recording's"):
+        load(make(tmp_path, {"ppg": iso(2), "accel": iso(2, "+02:00")}, start=start))
+    with pytest.raises(UserError, match=r"ppg.csv: its dates carry no time zone, .* begin 3.5 h before the recording's"):
+        load(make(tmp_path, {"ppg": iso(-3.5), "accel": iso(-3.5, "-03:30")}, start="2024-05-01T10:00:00Z"))
+    load(make(tmp_path, {"ppg": iso(2), "accel": iso(2)}, start="2024-05-01T10:00:00Z"))  # nothing tells of another clock
+
+
+@pytest.mark.parametrize("set_h", [1, -1])
+def test_a_clock_that_is_set_while_it_records_is_told(tmp_path, set_h):
+    stamps = iso()[:1700] + iso(set_h)[1700:]
+    with pytest.raises(UserError, match=r"accel.csv: column 't', line 1702: .* by 3(600|599).* was the clock set"):
+        load(make(tmp_path, {"accel": stamps}))
+    paused = iso(0, "Z")[:1700] + iso(1, "Z")[1700:]
+    assert load(make(tmp_path, {"accel": paused})).streams["accel"].end_s == pytest.approx(3669.98)  # its moments are known
+
+
+@pytest.mark.parametrize("unit", ["s", "ms"])
+def test_a_table_of_beats_without_a_row_is_named(tmp_path, unit):
+    with pytest.raises(UserError, match="beats.csv: holds no rows"):
+        load(make(tmp_path, {}, beats=[], time_unit=unit))
+
+
 @pytest.mark.parametrize("written", ["10:00:00", "01.05.2024 10:00", "5/1/2024 10:00", "noon", "2024-13-01T00:00:00"])
 @pytest.mark.parametrize("row", [0, 1700])
 def test_stamps_that_are_no_dates(tmp_path, written, row):
