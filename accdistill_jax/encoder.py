@@ -61,7 +61,7 @@ class Student(NamedTuple):
         return jax.device_get(jax.jit(self.encoder.init)(jax.random.key(20), x)["params"])
 
     def represent(self, params: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """What the student makes of a batch of the pipeline's form.
+        """Outputs of the student for a batch of the pipeline.
 
         Returns:
             embedding [b, D]; projection [b, P] of unit norm, where it was trained with a PPG encoder; prediction [b], in the
@@ -79,7 +79,7 @@ class Student(NamedTuple):
         return found
 
     def project_teacher(self, params: Mapping[str, Any], standard: jax.Array) -> jax.Array | None:
-        """What the frozen teacher's standardised embedding [b, D] is compared as: [b, P] of unit norm, or None."""
+        """Projects the frozen teacher's standardised embedding [b, D] for comparison with the student: [b, P] of unit norm, or None."""
         if self.objective != "distillation":
             return None
         return unit(standard) if self.head is None else self.head.apply({"params": params["teacher_head"]}, standard)

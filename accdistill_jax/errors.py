@@ -1,4 +1,4 @@
-"""What an entry point ends with: exceptions that are told in one line, and the exit statuses."""
+"""Exceptions that are printed as one line, and the exit statuses of commands."""
 
 import argparse
 import enum
@@ -39,7 +39,7 @@ class PeersMissing(Exception):
 
 
 class ExitStatus(enum.IntEnum):
-    """How a process ended; the launchers in launch/ decide by it whether to start the run again.
+    """Exit status of a process; the launchers in launch/ decide by it whether to start the run again.
 
     RELAUNCH, HUNG_UP, TERMINATED and a death by a signal mean "start again"; the others do not. What stopped by a signal ends with 128 and the
     signal's number.

@@ -47,7 +47,7 @@ def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
 
 
 def is_leftover(name: str) -> bool:
-    """Whether a file has the name of what `write_atomically` leaves where it is killed."""
+    """True if a file has the name of what `write_atomically` leaves where it is killed."""
     return _LEFTOVER.fullmatch(name) is not None
 
 
@@ -121,7 +121,7 @@ def sealed(record: Mapping) -> dict:
 
 
 def record_checksum(record: Mapping) -> str:
-    """What the checksum of a record must be."""
+    """Checksum of a record."""
     plain = json.loads(json.dumps({key: value for key, value in record.items() if key != "checksum"}))
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
@@ -138,7 +138,7 @@ def unsealed(record: Mapping) -> dict:
 
 
 def is_address(workdir: str) -> bool:
-    """Whether a work directory is an object-store address.
+    """True if a work directory is an object-store address.
 
     Raises:
         UserError: it is one that cannot be written, or holds a password.

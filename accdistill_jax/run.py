@@ -111,7 +111,7 @@ def check_named(config, peers: Peers) -> None:
 
 
 def check_people(config, stores: tuple[Store, ...], peers: Peers, say: Callable[[str], None]) -> dict:
-    """What came of comparing the stores, those of config.data.unseen_stores among them where the stages need them.
+    """Result of comparing the stores, those of config.data.unseen_stores among them where the stages need them.
 
     Raises:
         UserError: somebody or a segment is on two sides, or an unseen store does not fit.

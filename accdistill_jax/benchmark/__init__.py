@@ -1,4 +1,4 @@
-"""How fast it is, against whom, and what binds.
+"""Measurements of speed, comparisons with other programs, and the limits that bind.
 
     python -m accdistill_jax.benchmark step       # a training step, against PyTorch where it is installed
     python -m accdistill_jax.benchmark input      # reading, generating and preparing segments

@@ -127,7 +127,7 @@ def _processor() -> str:
 
 
 def machine_line(environment: dict[str, Any]) -> str:
-    """What the numbers were made on, in one line."""
+    """The machine and versions that the numbers were measured with, in one line."""
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
     device = environment["device_kind"]
     devices = "" if device == "cpu" else f"{environment['device_count']} x {device}, "

@@ -126,7 +126,7 @@ class Contender(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What was found of a contender.
+    """Measurements of a contender.
 
     Attributes:
         facts: what it said of itself when it was ready; with "skipped" (a reason) nothing was measured.
@@ -286,5 +286,5 @@ def rates(measured: Measured, *, per_iteration: float) -> Spread:
 
 
 def ratios(base: Measured, other: Measured) -> Spread:
-    """How many times as fast as `base` another one is, round by round."""
+    """Speed relative to `base`, round by round."""
     return spread([b / o for b, o in zip(base.seconds, other.seconds, strict=True)])

@@ -19,7 +19,7 @@ OVERRIDE = re.compile(r"--config\.([^=]+)=(.*)", re.DOTALL)
 
 
 def parse_overridable(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """What the parser knows, and the overrides of the config among what it does not.
+    """Parses the arguments that the parser knows; of the others, returns the overrides of the config.
 
     They are taken out first: argparse has words with a space, as `--config.student.train.duration=300 steps`, for values of the option
     before them.

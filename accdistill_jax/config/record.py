@@ -45,7 +45,7 @@ def _binding(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """What the numbers were made with: versions, Python, machine, devices, git commit (None outside a checkout) and
+    """Provenance of the numbers: versions, Python, machine, devices, git commit (None outside a checkout) and
     source."""
     import jax
 

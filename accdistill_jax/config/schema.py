@@ -1,4 +1,4 @@
-"""What each config value must be: one table, from dotted key patterns to rules."""
+"""Rules of the config's values: one table, from dotted key patterns to rules."""
 
 import fnmatch
 import math
@@ -16,7 +16,7 @@ SAME_NAMES = ("same person", "different people")
 
 
 class Rule(NamedTuple):
-    """What a config value must be.
+    """Rule that a config value must meet.
 
     Attributes:
       accepts: says whether a value is allowed.
@@ -268,7 +268,7 @@ ONLY_WITH = {
 
 
 def matches(key: str, pattern: str) -> bool:
-    """Whether a dotted key fits a pattern."""
+    """True if a dotted key fits a pattern."""
     return fnmatch.fnmatchcase(key, pattern)
 
 

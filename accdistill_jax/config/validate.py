@@ -113,7 +113,7 @@ def _validate_together(flat: Mapping[str, Any]) -> None:
 
 
 def _validate_savings(flat: Mapping[str, Any]) -> None:
-    """What the student's stage leaves out must be there to be left out."""
+    """Checks the settings that save work in the student's stage: there must be something to leave out."""
     if "student" not in flat.get("stages", ()):
         return
     if flat["student.drop_fraction"] and flat["student.encoder.architecture"] != "transformer":
@@ -135,7 +135,7 @@ def _validate_savings(flat: Mapping[str, Any]) -> None:
 
 
 def _validate_objectives(flat: Mapping[str, Any]) -> None:
-    """What an objective does not go together with."""
+    """Checks for settings that an objective cannot be combined with."""
     for block in ("teacher", "student"):
         if flat.get(f"{block}.objective") == "contrastive" and flat[f"{block}.train.ema_decay"]:
             raise UserError(

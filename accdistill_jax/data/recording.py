@@ -1,4 +1,4 @@
-"""What a reader hands on: one recording of one participant, in physical units and at its own rates.
+"""Result of a reader: one recording of one participant, in physical units and at its own rates.
 
 Every time in a `Recording` is in seconds after `Recording.start_unix_s`; clock offsets between sensors are already
 part of a stream's `start_s` (or `time_s`), so that equal times mean equal moments.

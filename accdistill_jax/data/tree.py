@@ -94,7 +94,7 @@ class Tree:
             self.leave_out(folder, f"holds no recording of this kind ({counted(endings)})")
 
     def endings(self) -> str:
-        """How many files there are of each ending, for messages."""
+        """Number of files of each ending, for messages."""
         return counted(Counter(ending(file.name) for file in self.files))
 
     def _walk(self) -> None:
@@ -234,7 +234,7 @@ def _fit(name: str) -> str:
 
 
 def _stands_for_link(file: Path) -> bool:
-    """Whether a file holds nothing but the path of something that exists, as git, zip and copying leave links on some systems."""
+    """True if a file holds nothing but the path of something that exists, as git, zip and copying leave links on some systems."""
     try:
         with file.open("rb") as content:
             target = os.fsdecode(content.read(_LONGEST_PATH + 1)).removesuffix("\n")

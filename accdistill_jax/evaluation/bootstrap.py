@@ -24,7 +24,7 @@ class Estimate:
 
     @property
     def has_interval(self) -> bool:
-        """Whether both ends are known."""
+        """True if both ends are known."""
         return self.low is not None and self.high is not None
 
 
@@ -51,7 +51,7 @@ class ParticipantBootstrap:
 
     @property
     def counts(self) -> np.ndarray:
-        """How often each draw holds each participant, in the order of `np.unique`: [draws, participants] float64."""
+        """Counts of each participant in each draw, in the order of `np.unique`: [draws, participants] float64."""
         return self._counts
 
     def sums(self, columns: np.ndarray) -> np.ndarray:

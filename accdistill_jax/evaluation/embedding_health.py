@@ -14,7 +14,7 @@ COLLAPSED_RANK = 2.0
 
 @dataclasses.dataclass(frozen=True)
 class Health:
-    """How an encoder uses its embedding space, over a split's segments.
+    """Measures of how an encoder uses its embedding space, over a split's segments.
 
     Attributes:
       width: dimensions of the embedding.
@@ -53,7 +53,7 @@ class Similarity(NamedTuple):
 
 
 def linear_cka(first: np.ndarray, second: np.ndarray, *, block: int = 16384) -> Similarity:
-    """How alike two encoders arrange the same segments, whatever the directions of their dimensions.
+    """Similarity of two encoders' arrangements of the same segments, whatever the directions of their dimensions.
 
     Computed from the [D1, D2] products of the features, not from N x N kernels.
 

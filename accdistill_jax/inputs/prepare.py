@@ -10,7 +10,7 @@ from accdistill_jax.runtime.platform import on_cpu
 
 
 class InputSettings(NamedTuple):
-    """How one modality is presented to its encoder.
+    """Settings that decide how one modality is presented to its encoder.
 
     Attributes:
         bands: "full" is the signal as it is (the paper's presumable input); "high" only what is faster than about
@@ -79,7 +79,7 @@ def normalise(x: jax.Array, *, scale: str) -> jax.Array:
 
 
 def lesser_sensor(x: jax.Array, settings: InputSettings) -> jax.Array:
-    """What a slower, coarser sensor or one of fewer axes would have recorded, at the store's rate.
+    """Signal of a simulated sensor that is slower, coarser or has fewer axes, at the store's rate.
 
     A lower rate is an ideal low-pass at its Nyquist frequency on the segment and its mirror image (which has no jump at
     the ends): the band-limited interpolation of the slower sensor's samples. Rounding comes after it, at the store's rate.

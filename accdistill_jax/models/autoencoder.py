@@ -16,7 +16,7 @@ def random_order(keys: jax.Array, count: int) -> jax.Array:
 
 
 def kept_count(tokens: int, drop_fraction: float) -> int:
-    """How many of a segment's tokens are seen when a share is dropped: at least one, and not all."""
+    """Number of a segment's tokens that are kept when a share is dropped: at least one, and not all."""
     return min(max(1, round(tokens * (1.0 - drop_fraction))), tokens - 1)
 
 

@@ -23,7 +23,7 @@ TARGET = "target"  # of frozen: the average of the parameters, where an objectiv
 
 
 class Objective(NamedTuple):
-    """What the training loop needs to know of a way of training; see the module's docstring.
+    """Functions that the training loop calls; see the module's docstring.
 
     Attributes:
         init: `init(key, batch) -> params` for a batch of the pipeline's form.

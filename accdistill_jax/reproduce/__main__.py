@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def say(line: str) -> None:
-    """What is done, on standard output."""
+    """Prints progress on standard output."""
     print(line, flush=True)
 
 

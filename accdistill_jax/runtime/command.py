@@ -1,4 +1,4 @@
-"""What every command has in common besides its work: signals, what a failure means as an exit status, output that is lost."""
+"""Runs a command: handles signals, turns failures into exit statuses, and reports lost output."""
 
 import signal
 import sys

@@ -1,4 +1,4 @@
-"""Whether JAX can use the devices of this machine, told in a line where it cannot."""
+"""Checks that JAX can use the devices of this machine; a one-line error where it cannot."""
 
 import json
 import os

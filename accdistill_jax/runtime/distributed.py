@@ -126,7 +126,7 @@ def stop() -> None:
 
 
 def facts(config: Any) -> dict[str, Any]:
-    """What must be the same on every process before a run begins, by the name a user reads."""
+    """Values that must be the same on every process before a run begins, by the name that a user reads."""
     return {
         **{f"config.{key}": value for key, value in record.flatten_json(config).items() if key not in _OWN_KEYS},
         "version of accdistill_jax": accdistill_jax.__version__,
@@ -138,7 +138,7 @@ def facts(config: Any) -> dict[str, Any]:
 
 
 def _second_process(process_id: int | None, said: str) -> tuple[int, str] | None:
-    """What the runtime aborts for where another process with this one's number comes to the meeting."""
+    """Exit status and message if the runtime aborted because another process has this one's number; else None."""
     if "ALREADY_EXISTS" not in said or "incarnation" not in said:
         return None
     number = "this one's number" if process_id is None else f"--process_id={process_id}"

@@ -1,4 +1,4 @@
-"""What the C library does with memory that is freed."""
+"""Makes the C library keep freed memory for reuse."""
 
 import ctypes
 import importlib.util
@@ -27,7 +27,7 @@ def keep_freed() -> bool:
 
 
 def computes_on_cpu() -> bool:
-    """Whether JAX has no other platform, found without starting it."""
+    """True if JAX has no other platform, found without starting it."""
     if os.environ.get("JAX_PLATFORMS"):
         return os.environ["JAX_PLATFORMS"] == "cpu"
     return not any(importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu"))

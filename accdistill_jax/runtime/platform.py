@@ -10,13 +10,13 @@ _PLATFORM: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform
 
 
 def platform() -> str:
-    """What is traced now is for: "cpu", "gpu" or "tpu"; the default backend unless `tracing_for` says otherwise."""
+    """Platform that programs are traced for now, "cpu", "gpu" or "tpu": the default backend unless `tracing_for` names another."""
     return _PLATFORM.get() or jax.default_backend()
 
 
 @contextlib.contextmanager
 def tracing_for(name: str) -> Iterator[None]:
-    """What is traced inside is for that platform, whatever devices are at hand: to look at other platforms' programs.
+    """Context that traces programs for a platform, whatever devices are at hand: to look at other platforms' programs.
 
     A function that was jitted and traced before keeps the choice it was traced with.
     """
@@ -28,5 +28,5 @@ def tracing_for(name: str) -> Iterator[None]:
 
 
 def on_cpu() -> bool:
-    """Whether what is traced now is for the CPU, where memory decides and not arithmetic."""
+    """True if what is traced now is for the CPU, where memory decides and not arithmetic."""
     return platform() == "cpu"

@@ -87,7 +87,7 @@ class HangWatch:
 
     @property
     def slack(self) -> bool:
-        """Whether time counts a tenth in this process now."""
+        """True while this process gets ten times the deadline: before its first beat and in a pause."""
         return not self._over.is_set() and (self._beats == 0 or self._pauses > 0)
 
     def beat(self, step: int) -> None:

@@ -53,13 +53,13 @@ def pretraining_objective(
 
 
 def pretraining_source(run: Run, config: Any, modality: str) -> Source:
-    """How the batches of that pretraining are read."""
+    """Source of the batches of that pretraining."""
     pairs = config.objective == "contrastive" and config.contrastive.positives == "participant"
     return paired_source(run, modality) if pairs else Source()
 
 
 def needs_teacher(config: Any) -> bool:
-    """Whether the student of a config learns from a frozen teacher."""
+    """True if the student of a config learns from a frozen teacher."""
     return config.student.objective == "distillation"
 
 

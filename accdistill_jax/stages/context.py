@@ -1,4 +1,4 @@
-"""What every stage of a run is given."""
+"""Arguments that every stage of a run gets."""
 
 import dataclasses
 import math
@@ -47,7 +47,7 @@ class Run:
         return "+".join(store.fingerprint for store in self.stores)
 
     def exists(self, path: Path) -> bool:
-        """Whether a file of the work directory is there, as process 0 sees it."""
+        """True if a file of the work directory is there, as process 0 sees it."""
         return self.peers.from_first(f"exists {path.name}", path.exists)
 
     def load_params(self, path: Path) -> Restored:
@@ -107,11 +107,11 @@ class Run:
         return self.stores[0].samples
 
     def inputs(self, modality: str) -> InputSettings:
-        """How `modality` ("ppg" or "accel") is presented to its encoder."""
+        """Input settings of `modality` ("ppg" or "accel")."""
         return InputSettings(**self.config.inputs[modality])
 
     def signal_meta(self, modality: str) -> dict:
-        """What an exported encoder says of the signal it reads: modality, rate, samples, channels, input settings."""
+        """Description of the signal that an exported encoder reads: modality, rate, samples, channels, input settings."""
         store = self.stores[0]
         return {
             "modality": modality,

@@ -86,7 +86,7 @@ def load_encoders(run: Run) -> Encoders:
 
 
 def has_teacher(run: Run) -> bool:
-    """Whether the run has a frozen teacher, though its student may not learn from it."""
+    """True if the run has a frozen teacher, though its student may not learn from it."""
     return "teacher" in run.config.stages or run.exists(teacher_stage.export_path(run) / "export.json")
 
 

@@ -1,4 +1,4 @@
-"""What every training stage does around the loop: data, optimiser, checkpoints, resume, result."""
+"""Runs a training stage around the loop: data, optimiser, checkpoints, resume, result."""
 
 import contextlib
 from typing import Any

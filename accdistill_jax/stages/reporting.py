@@ -128,7 +128,7 @@ def _examples(run: Run, teacher: Teacher | None, stores: Sequence[Store], *, spl
 
 
 def _data_info(stores: Sequence[Store]) -> dict:
-    """What a store holds, for the report."""
+    """Source, counts and fingerprint of each store, for the report."""
     return {
         store.path: {
             "source": store.manifest.get("source"),
@@ -141,7 +141,7 @@ def _data_info(stores: Sequence[Store]) -> dict:
 
 
 def _separation(run: Run, encoders: Encoders) -> dict:
-    """What came of comparing the stores; of a teacher from elsewhere the export does not tell whom it has learned from."""
+    """Result of comparing the stores, with a warning if a teacher from elsewhere may have learned from the test people."""
     found = {**run.separation, "warnings": run.separation.get("warnings", [])}
     if encoders.teacher is not None and run.config.teacher.path and encoders.teacher.data != run.data_fingerprint:
         found["warnings"] = [*found["warnings"], (

@@ -1,4 +1,4 @@
-"""What a training reads besides segments in order: pairs of one participant, and labels."""
+"""Readers of training batches besides segments in order: pairs of one participant, and labels."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -16,7 +16,7 @@ _PARTNER = 41
 
 
 class Source(NamedTuple):
-    """How a training's batches are read.
+    """Source of a training's batches.
 
     Attributes:
         reader: of a split's batches by the split's name; None (for a split or for all) is both signals of each segment.

@@ -118,7 +118,7 @@ def embedding_statistics(run: Run, encoder: nn.Module, params: Any) -> tuple[np.
 
 
 def reconstruction(teacher: Teacher, batch: dict[str, np.ndarray], *, seed: int) -> dict[str, np.ndarray]:
-    """What the autoencoder makes of segments with a part of their patches dropped.
+    """Reconstructions by the autoencoder of segments with a part of their patches dropped.
 
     Args:
         teacher: with its autoencoder.

@@ -107,7 +107,7 @@ def part_name(part: int) -> str:
 
 
 def plan_views(run: Run, teacher: Teacher, store: Store) -> Plan:
-    """What is to be computed for one of the run's stores."""
+    """Plan of the views to compute for one of the run's stores."""
     config = run.config
     rows = chosen_rows(store, "train", cap=config.data.participant_cap or None, seed=config.seed)
     described = {
@@ -166,7 +166,7 @@ def _alone(run: Run, folder: Path) -> contextlib.AbstractContextManager:
 
 
 def is_complete(folder: Path, plan: Plan) -> bool:
-    """Whether all parts are there; their content is verified when they are read."""
+    """True if all parts are there; their content is verified when they are read."""
     try:
         record = read_json(epath.Path(folder) / RECORD)
         if record["meta"] != plan.described:
@@ -299,14 +299,14 @@ def _places(plan: Plan, part: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _checksums(plan: Plan, rows: np.ndarray, views: np.ndarray, records: np.ndarray) -> np.ndarray:
-    """What the checksums of records [n] must be, [n] uint32; rows and views [n] say whose they are."""
+    """Expected checksums [n] uint32 of records [n]; rows and views [n] say whose they are."""
     content = records.view(np.uint8).reshape(len(records), plan.record.itemsize)[:, : plan.record.fields["crc"][1]]
     places = (rows * plan.views + views) & 0xFFFFFFFF  # a record at another one's place is no less wrong
     return np.array([zlib.crc32(*pair) for pair in zip(content, places.tolist(), strict=True)], np.uint32)
 
 
 def part_is_whole(folder: Path, plan: Plan, part: int) -> bool:
-    """Whether a part is there and all its records are what was written."""
+    """True if a part is there and all its records are what was written."""
     try:
         content = read_regular(folder / part_name(part), limit_bytes=plan.part_bytes(part))
     except OSError:
@@ -372,7 +372,7 @@ class Views:
 
 
 class TeacherViews:
-    """How training batches are read when the teacher has run before: a `Reader` of `data.pipeline`.
+    """Reads training batches with the teacher's stored views: a `Reader` of `data.pipeline`.
 
     Args:
         views: of each store, in order.

@@ -11,7 +11,7 @@ from accdistill_jax.storage.mirror import Mirror
 
 
 class Copies(NamedTuple):
-    """How what is in the work directory gets to the address that it is a copy of; nothing happens where it is none.
+    """Uploads the work directory to its address; no-op for local runs.
 
     Attributes:
         later: starts copying in the background.

@@ -35,7 +35,7 @@ _FILE_OF_ORBAX = re.compile(
 
 
 class Restored(NamedTuple):
-    """What a checkpoint holds.
+    """Content of a checkpoint.
 
     Attributes:
       state: pytree of numpy arrays (of the template's structure where one was given).

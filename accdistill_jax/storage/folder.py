@@ -312,7 +312,7 @@ def result(future: ts.Future, *, extra_s: float = 0.0):
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, without the source locations and details that libraries append."""
+    """Message of an error, without the source locations and details that libraries append."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return _DETAILS.sub("", lines[0]) if lines else type(error).__name__
 

@@ -211,7 +211,7 @@ class Mirror:
     def _is_ahead(
         self, found: Manifest | None, journal: Journal | None, files: Mapping[str, Content]
     ) -> bool:
-        """Whether the address is further than the local `files`; see the module's table."""
+        """True if the address is further than the local `files`; see the module's table."""
         synced = journal is not None and (journal.generation > 0 or journal.pulling)
         if found is None:
             if synced:

@@ -25,7 +25,7 @@ _BLOCK_BYTES = 1 << 20
 
 
 class Content(NamedTuple):
-    """What is in a file: bytes, and their SHA-256 in hexadecimal."""
+    """Content of a file: its size in bytes, and its SHA-256 in hexadecimal."""
 
     size: int
     sha256: str
@@ -40,7 +40,7 @@ class Known(NamedTuple):
 
 @dataclasses.dataclass
 class Journal:
-    """What `.mirror.json` in the local folder says.
+    """Content of `.mirror.json` in the local folder.
 
     Attributes:
         run: identifies the run.
@@ -107,7 +107,7 @@ class Journal:
 
 
 def is_marker(name: str) -> bool:
-    """Whether a file says that others are complete, like a checkpoint's `<step>.json`."""
+    """True if a file says that others are complete, like a checkpoint's `<step>.json`."""
     return _MARKER.fullmatch(name.rpartition("/")[2]) is not None
 
 
@@ -147,7 +147,7 @@ def hash_files(
 
 
 def content(path: Path) -> Content:
-    """What is in a file.
+    """Reads and hashes the content of a file.
 
     Raises:
         UserError: it cannot be read.

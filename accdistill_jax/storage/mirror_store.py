@@ -82,7 +82,7 @@ class Patience:
 
 
 class CopyStore:
-    """What lies at an address; every call tries again with the patience given."""
+    """Manifest and objects at an address; every call retries until the patience is over."""
 
     def __init__(self, url: str, patience: Patience):
         self.url = url.rstrip("/")

@@ -31,7 +31,7 @@ _NO_FLOCK = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 
 
 class Entry(NamedTuple):
-    """What a lock file says.
+    """Content of a lock file.
 
     Attributes:
         host: of the holder.
@@ -122,7 +122,7 @@ def _flock(descriptor: int) -> bool:
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether the open file still has its name: a holder that ends removes it."""
+    """True if the open file still has its name: a holder that ends removes it."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:
@@ -190,7 +190,7 @@ def _read(descriptor: int) -> Entry | None:
 
 
 def _read_anew(path: Path) -> Entry | None:
-    """What the lock file says by a fresh look: a network file system answers an open file from memory."""
+    """Content of the lock file, opened anew: a network file system answers an open file from memory."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:

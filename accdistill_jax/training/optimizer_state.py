@@ -18,7 +18,7 @@ LAYOUTS = ("replicated", "sharded")
 
 
 class Updated(NamedTuple):
-    """What an update returns: parameters, the optimiser's state, the norm [] of the averaged gradient."""
+    """Result of an update: parameters, the optimiser's state, the norm [] of the averaged gradient."""
 
     params: Any
     opt_state: Any

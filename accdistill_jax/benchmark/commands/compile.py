@@ -58,7 +58,7 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
 
 
 def compile_for(work: Any, where: Any, *, batch: int) -> dict[str, Any]:
-    """What the compiler says of a step on a slice, as plain values.
+    """The compiler's estimates of a step on a slice, as plain values.
 
     Args:
         work: `program.Work`, described under `tracing_for("tpu")`.
@@ -98,7 +98,7 @@ def memory(stats: Any) -> dict[str, int]:
 
 
 def of_text(text: str, expected: list[Any], *, batch: int, flops: float) -> dict[str, Any]:
-    """What an optimised program's text tells.
+    """Facts read from an optimised program's text.
 
     Args:
         text: `compiled.as_text()`.

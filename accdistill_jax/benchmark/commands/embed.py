@@ -119,7 +119,7 @@ def report(record: dict[str, Any]) -> str:
 
 
 def _extrapolated(record: dict[str, Any]) -> str:
-    """What ranking all queries would take, where a sample was ranked."""
+    """Estimated time of ranking all queries, where a sample was ranked."""
     one, count = record.get("retrieval"), record["embeddings"]
     if one is None or one["facts"]["queries"] >= count:
         return ""

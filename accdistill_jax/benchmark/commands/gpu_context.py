@@ -13,7 +13,7 @@ CONTENDERS = "accdistill_jax.benchmark.contenders"
 
 
 class Sizes(NamedTuple):
-    """How much is measured.
+    """Amounts of the measurements.
 
     Attributes:
         batches: segments per device of the contest; the first is the one whose steps are compared with PyTorch's.
@@ -45,7 +45,7 @@ TINY = Sizes((4, 8), (), 4, 16, (4,), 2, 0.02, TINY_MODEL, 4, 12, 16)
 
 
 class Context(NamedTuple):
-    """What every part is given.
+    """Arguments that every part gets.
 
     Attributes:
         config: plain `--config` argument, and the overrides.

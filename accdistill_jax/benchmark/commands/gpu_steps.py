@@ -65,7 +65,7 @@ def variant_order(plain: Mapping[str, Any], *, name: str, batch: int, stage: str
 
 
 class Entry(NamedTuple):
-    """What is measured: number `number` of a process."""
+    """An entry of the measurements: number `number` of a process."""
 
     name: str
     worker: Worker

@@ -106,7 +106,7 @@ def noise_store(arguments: argparse.Namespace, folder: Path, say: Callable[[str]
 
 
 def reading_order(arguments: argparse.Namespace, store: str) -> dict[str, Any]:
-    """What every reading contender is told, with the defaults of what may differ; an iteration is about an epoch."""
+    """Order for every reading contender, with defaults for the settings that may differ; an iteration is about an epoch."""
     steps = training_segments(arguments) // arguments.batch
     return {
         "store": store, "batch": arguments.batch, "steps": steps, "warm_steps": steps, "threads": 2, "prefetch": 8, "once": False,
@@ -212,7 +212,7 @@ def report(record: dict[str, Any]) -> str:
 
 
 def by_unit(part: dict[str, dict]) -> dict[str, Measured]:
-    """What was measured, its seconds per segment or minute, so that contenders whose iterations differ in size compare."""
+    """Measurements in seconds per segment or minute, so that contenders whose iterations differ in size compare."""
     found = {}
     for name, plain in part.items():
         one = Measured(**plain)
@@ -250,7 +250,7 @@ def _reading(part: dict[str, dict], record: dict[str, Any]) -> str:
 
 
 def rates_of(found: dict[str, Measured], base: str | None, name: str) -> str:
-    """How many times as fast as `base`; "" without one."""
+    """Speed relative to `base`; "" without one."""
     return contest.ratios(found[base], found[name]).text("{:.2f}") if base else ""
 
 

@@ -122,7 +122,7 @@ def without_augmentation(config: Any) -> dict:
 
 
 def accelerated() -> bool:
-    """Whether JAX's default device is an accelerator; asked in a process of its own, which leaves the device again."""
+    """True if JAX's default device is an accelerator; asked in a process of its own, which leaves the device again."""
     import subprocess
     import sys
 

@@ -136,7 +136,7 @@ def _of(variant: Variant, store: str, teacher: str) -> dict[str, Any]:
 
 
 class Plan:
-    """What was measured before the students: kept in the folder, so that a continued trade-off goes on with the same steps.
+    """Measurements made before the students: kept in the folder, so that a continued trade-off goes on with the same steps.
 
     Args:
         folder: of the trade-off.
@@ -189,7 +189,7 @@ class Plan:
         self._save()
 
     def measure_views(self, variants: Iterable[Variant], store: str, teacher: str) -> None:
-        """How long the teacher takes to embed as many views as variants ask for; they are kept and used afterwards."""
+        """Measures how long the teacher takes to embed as many views as variants ask for; the views are kept and used afterwards."""
         for views in sorted({variant.views for variant in variants if variant.views} - set(map(int, self.views_s))):
             one = {"stages": ("student",), "student.train.duration": "1 steps", "student.train.warmup": "0 steps"}
             config = changed(self._base, _of(Variant(0.0, views), store, teacher) | one)
@@ -203,7 +203,7 @@ class Plan:
 
 
 def views_seconds(store: str, views: int, *, seed: int) -> float:
-    """What the views beside a store say of the time they took; of those made last."""
+    """Time that the views beside a store took, as noted with those made last."""
     from accdistill_jax.stages.teacher_views import RECORD
 
     found = []

@@ -1,4 +1,4 @@
-"""What `benchmark tradeoff` found, as a table and a figure."""
+"""Report of `benchmark tradeoff`: a table and a figure."""
 
 import argparse
 import contextlib

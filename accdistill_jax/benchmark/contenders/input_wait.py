@@ -1,4 +1,4 @@
-"""How long the training loop waits for its input: the real command on a store, by its own account."""
+"""Measures how long the training loop waits for its input: the real command on a store, by its own account."""
 
 import subprocess
 import sys

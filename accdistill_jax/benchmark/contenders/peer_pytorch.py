@@ -133,7 +133,7 @@ def present(batch: dict[str, Any], modality: str) -> "torch.Tensor":
 
 
 def decayed(name: str, parameter: "nn.Parameter") -> bool:
-    """Whether weight decay applies; as `optim.decay_mask`, by shape and by name."""
+    """True if weight decay applies; as `optim.decay_mask`, by shape and by name."""
     return parameter.ndim >= 2 and not any(word in name for word in UNDECAYED_WORDS)
 
 

@@ -44,7 +44,7 @@ def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
 
 
 def bytes_by_name(batch: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-    """What a segment is made of on its way to the device: bytes and type of each array."""
+    """Bytes and type of each array of a segment on its way to the device."""
     found = {name: {"bytes": values.nbytes / len(values), "dtype": values.dtype.name} for name, values in batch.items()}
     return {name: found[name] for name in sorted(found, key=lambda name: name not in SIGNALS)}
 

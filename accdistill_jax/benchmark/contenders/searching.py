@@ -113,7 +113,7 @@ def _probes(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
 
 
 def _probe_target(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-    """What the report's numbers of one target take: fit, choice of strength, answers, errors with bootstrap intervals."""
+    """Measures the time of the report's numbers of one target: fit, choice of strength, answers, errors with bootstrap intervals."""
     from accdistill_jax.evaluation.probing.probes import ProbeSplit, probe_target
 
     count = order["embeddings"]

@@ -97,7 +97,7 @@ def made_up_params(shapes: Any, *, seed: int) -> Any:
 
 
 def attention_form(config: Any) -> str:
-    """How the student's attention is computed here, and why not faster; "" for an encoder without."""
+    """The way that the student's attention is computed here, and why not faster; "" for an encoder without."""
     if config.student.encoder.architecture != "transformer":
         return ""
     sizes = config.student.encoder.transformer

@@ -1,4 +1,4 @@
-"""How training scales: counted, cited and measured.
+"""A model of how training scales: counted, cited and measured.
 
     python -m accdistill_jax.benchmark scaling --config=configs/distill.py:paper          # a model for slices and GPU nodes
     python -m accdistill_jax.benchmark weak-scaling --devices 1,2 --processes 2           # what this machine does

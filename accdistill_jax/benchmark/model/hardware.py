@@ -147,7 +147,7 @@ def gpu(name: str, nodes: int) -> Hardware:
 
 
 def known() -> tuple[Hardware, ...]:
-    """What the tables show."""
+    """Hardware that the tables show."""
     return (
         tpu("v5e", (4, 4), rings=False),
         tpu("v5e", (16, 16), rings=True),

@@ -47,7 +47,7 @@ class Estimate(NamedTuple):
 
     @property
     def fits(self) -> bool:
-        """Whether state and activations fit the device."""
+        """True if state and activations fit the device."""
         return self.activation_bytes + self.state_bytes <= self.hardware.memory_bytes
 
 

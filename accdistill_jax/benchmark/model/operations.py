@@ -1,4 +1,4 @@
-"""What a traced program computes: its matrix products by shape, and the elements of everything else."""
+"""Counts the work of a traced program: its matrix products by shape, and the elements of everything else."""
 
 import math
 from collections.abc import Callable
@@ -39,7 +39,7 @@ class Product(NamedTuple):
 
 
 class Operations(NamedTuple):
-    """What was counted.
+    """Counted operations.
 
     Attributes:
         products: of distinct shapes, and how often each is computed.

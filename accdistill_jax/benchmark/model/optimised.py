@@ -44,7 +44,7 @@ class Instruction(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """What runs as one piece, and is estimated as such.
+    """An operation that runs as one piece, and is estimated as such.
 
     Attributes:
         name, opcode, result: as in the program.
@@ -77,7 +77,7 @@ class MatrixProduct(NamedTuple):
 
 
 class Parsed(NamedTuple):
-    """What the text tells.
+    """Result of reading a program's text.
 
     Attributes:
         operations: those with an estimate.
@@ -179,7 +179,7 @@ def _computations(text: str) -> tuple[dict[str, list[Instruction]], str | None]:
 
 
 def _turns(loop: Instruction, computations: Mapping[str, list[Instruction]]) -> int | None:
-    """How often a loop runs: as its line says, else the number that its counter is compared with, which JAX's scans start at 0."""
+    """Number of a loop's iterations: as its line says, else the number that its counter is compared with, which JAX's scans start at 0."""
     if told := _TRIPS.search(loop.line):
         return int(told[1])
     named = _CONDITION.search(loop.line)

@@ -59,7 +59,7 @@ class Work(NamedTuple):
 
     @property
     def sharded(self) -> bool:
-        """Whether each device updates a part of the parameters only."""
+        """True if each device updates a part of the parameters only."""
         return self.config.runtime.optimizer_state == "sharded"
 
     @property
@@ -79,7 +79,7 @@ class Work(NamedTuple):
         return batch * per_segment + flops.TRAINED * logits
 
     def collectives(self, *, devices: int, global_batch: int, metrics: int = 8) -> list[traffic.Collective]:
-        """What a training step sends, by formula."""
+        """Collectives of a training step, by formula."""
         arrays = jax.tree.leaves(self.params)
         parts = devices if self.sharded else 1  # parts of a sharded array are padded to the same size
         return traffic.expected(

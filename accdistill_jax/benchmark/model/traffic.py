@@ -1,4 +1,4 @@
-"""What a step sends over the interconnect: by formula, and as counted in the compiled program.
+"""Bytes that a step sends over the interconnect: by formula, and as counted in the compiled program.
 
 Bytes are those that a device sends, which are as many as it receives, when the collective is done over a ring:
 (D - 1) / D of the whole array for an all_gather or a reduce_scatter, twice that for an all-reduce.

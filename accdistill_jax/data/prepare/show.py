@@ -1,4 +1,4 @@
-"""What is in a store: tables for the terminal, and a picture of a few segments."""
+"""Shows the content of a store: tables for the terminal, and a picture of a few segments."""
 
 import os
 from collections.abc import Mapping, Sequence

@@ -129,7 +129,7 @@ def _without_repeats(time: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, 
 
 
 def _is_twice(packet: np.ndarray) -> bool:
-    """Whether the second half repeats the first, and the values are not all the same."""
+    """True if the second half repeats the first, and the values are not all the same."""
     half = len(packet) // 2
     return len(packet) % 2 == 0 and np.array_equal(packet[:half], packet[half:], equal_nan=True) and bool((packet != packet[0]).any())
 
@@ -269,7 +269,7 @@ def _losses(late: np.ndarray, tolerance: float) -> np.ndarray:
 
 
 def _level(late: np.ndarray, tolerance: float, spread: float, clock: bool) -> np.ndarray:
-    """How late the samples of each packet are, evened out: the latest where a clock cuts off what is less than its step.
+    """Smoothed delay of the samples of each packet: the latest where a clock cuts off what is less than its step.
 
     Along a straight line where the stamps do not contradict it by more than their jitter.
     """

@@ -38,7 +38,7 @@ _LOOKED_AT = 2000
 
 @dataclasses.dataclass(frozen=True)
 class Vote:
-    """What a recording says about its polarity: of `frames` calm and clean frames, `up` have their systole up.
+    """Vote of a recording on its polarity: of `frames` calm and clean frames, `up` have their systole up.
 
     Attributes:
       device: that wore the sensor, as in the recording.
@@ -59,7 +59,7 @@ class Vote:
 
     @property
     def dissents(self) -> bool:
-        """Whether the recording clearly disagrees with what was applied."""
+        """True if the recording clearly disagrees with what was applied."""
         return self.frames >= DISSENT_FRAMES and self.own not in (None, self.applied)
 
 
@@ -117,7 +117,7 @@ def count_votes(ppg: np.ndarray, accel: np.ndarray, missing: np.ndarray, *, rate
 
 
 def first_choice(declared: str, frames: int, up: int) -> str:
-    """What is applied before the other recordings are known: what is declared, else the majority, else systole up."""
+    """Polarity that is applied before the other recordings are known: the declared one, else the majority's, else systole up."""
     if declared != "unknown":
         return declared
     return "systole_down" if up < frames - up else "systole_up"

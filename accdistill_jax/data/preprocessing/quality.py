@@ -1,4 +1,4 @@
-"""How still a segment is and how clean its pulse: two numbers that selection goes by.
+"""Two numbers that segments are selected by: how still a segment is, and how clean its pulse.
 
 `motion_g` is the short-term spread of the acceleration vector. `ppg_quality` asks, in frames of 8 s: how much of the power lies on one
 pulse rate and its harmonics (spectral concentration), and how alike one beat is to the next (correlation of the wave with itself

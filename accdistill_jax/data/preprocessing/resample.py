@@ -217,7 +217,7 @@ def fraction_clipped(stream: Stream, start_s: np.ndarray, duration_s: float) -> 
 
 
 def is_flat(stream: Stream, start_s: np.ndarray, duration_s: float) -> np.ndarray:
-    """Whether, in each stretch, a stream's own samples are all the same: a sensor that is off or held.
+    """True for each stretch in which all of a stream's samples are the same: a sensor that is off or held.
 
     Args:
       stream, start_s, duration_s: as for `fraction_clipped`.

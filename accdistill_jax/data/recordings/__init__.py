@@ -57,7 +57,7 @@ def summary(name: str) -> str:
 
 
 def can_crash(name: str) -> bool:
-    """Whether loading a damaged recording may end the process."""
+    """True if loading a damaged recording may end the process."""
     return getattr(reader(name), "CAN_CRASH", True)
 
 

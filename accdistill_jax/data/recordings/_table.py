@@ -31,7 +31,7 @@ MOST_ROWS = 200_000_000
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How a text file is written.
+    """Format of a text file.
 
     Attributes:
       delimiter: between cells.

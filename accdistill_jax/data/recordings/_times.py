@@ -127,7 +127,7 @@ class Times:
 
 
 def _rounded_up(stamps: np.ndarray) -> float:
-    """How much later than its first moment a step of float32 is: half a step, where stamps are as coarse as float32 made them."""
+    """Offset of a float32 time stamp from the first moment that rounds to it: half a step, where stamps are as coarse as float32 made them."""
     single = stamps.astype(np.float32)
     distance = np.diff(stamps)
     if not (single == stamps).all() or not (distance > 0).any() or (distance == 0).mean() < 0.5:

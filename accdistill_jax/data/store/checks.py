@@ -1,4 +1,4 @@
-"""What every store keeps to, whoever made it: read before anything that its files say is believed or allocated.
+"""Checks of a store's files, whoever made it; they come before anything in the files is believed or allocated.
 
 A fingerprint and checksums tell damage, not intent: a manifest can be made by hand around any content. So names stay inside the
 folder, counts are counts, and no array or table can be larger than the files that hold it.

@@ -126,7 +126,7 @@ def _kept_hashes(folder: LocalFolder | RemoteFolder, store: Store) -> np.ndarray
 
 
 def _says_enough(signal: np.ndarray) -> bool:
-    """Whether a signal turns at least `LEAST_TURNS` times."""
+    """True if a signal turns at least `LEAST_TURNS` times."""
     wide, least, turns = (np.int32, _TURN, 0) if signal.dtype.kind == "i" else (np.float64, 0, 0)
     for start in range(0, len(signal), _LOOK):
         bends = np.diff(signal[start : start + _LOOK + 2].astype(wide), 2, axis=0)

@@ -73,7 +73,7 @@ def partial_path(path: str | os.PathLike) -> str:
 
 
 def folder_is_partial(path: str | os.PathLike) -> bool:
-    """Whether an unfinished preparation of this store exists."""
+    """True if an unfinished preparation of this store exists."""
     return bool(open_folder(partial_path(path)).names())
 
 
@@ -128,7 +128,7 @@ def _content(folder: LocalFolder | RemoteFolder, name: str) -> tuple[int, str] |
 
 
 def is_shard(name: str) -> bool:
-    """Whether a file holds segments: all others are small, and checked when a store is opened."""
+    """True if a file holds segments: all others are small, and checked when a store is opened."""
     return name.startswith(tuple(f"{signal}/c/" for signal in SIGNALS))
 
 

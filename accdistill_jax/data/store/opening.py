@@ -52,7 +52,7 @@ def has_test_segments(stores: Sequence[Store]) -> bool:
 
 
 class Signals(NamedTuple):
-    """What segments that one encoder reads must have in common; `whose` they are is for messages."""
+    """Properties that all segments of one encoder must share; `whose` they are is for messages."""
 
     whose: str
     rate_hz: float

@@ -1,4 +1,4 @@
-"""What a store's summary says about its recordings: what was decided, what is odd, and why most minutes were rejected."""
+"""Remarks of a store's summary on its recordings: decisions, oddities, and why most minutes were rejected."""
 
 from collections.abc import Mapping
 

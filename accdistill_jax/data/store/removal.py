@@ -1,4 +1,4 @@
-"""What may be removed of a store and of its staging folder: what this program has put there."""
+"""Removes stores and staging folders: only files that this program has put there."""
 
 import contextlib
 import os
@@ -21,13 +21,13 @@ _WRITING = re.compile(r"\.writing-\d+-\d+")
 
 
 def is_store_file(name: str) -> bool:
-    """Whether a file of a store, by its path in it, is one that this program writes."""
+    """True if a file of a store, by its path in it, is one that this program writes."""
     name = _WRITING.sub("", name)
     return _STORE_FILE.fullmatch(name) is not None or name.startswith("teacher_views/") and is_leftover(os.path.basename(name))
 
 
 def is_staged_file(name: str) -> bool:
-    """Whether a file of a staging folder, by its path in it, is one that this program writes."""
+    """True if a file of a staging folder, by its path in it, is one that this program writes."""
     name = _WRITING.sub("", name)
     return _STAGED_FILE.fullmatch(name) is not None or name.startswith("store/") and is_store_file(name.removeprefix("store/"))
 

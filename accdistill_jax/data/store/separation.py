@@ -63,7 +63,7 @@ class Group(NamedTuple):
         return cls(name, list(splits), np.arange(len(splits)), side)
 
     def in_words(self) -> str:
-        """How much of it was compared."""
+        """The amount of it that was compared, in words."""
         if self.hashes is None:
             return f"names of {len(self.people)} people"
         return f"{_count(len(self.person), 'segments', 'segment')} of {_count(self.people, 'people', 'person')}"
@@ -171,7 +171,7 @@ class _Rows(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """What two sides, or one side of two stores, have in common.
+    """People and segments that two sides, or one side of two stores, have in common.
 
     Attributes:
         first, second: (store, split) each.
@@ -288,6 +288,6 @@ def _starts(group: Group, names: Sequence[str]) -> list[np.ndarray]:
 
 
 def _overlap(a: np.ndarray, b: np.ndarray, *, a_lasts: float, b_lasts: float) -> bool:
-    """Whether one of the segments that start at `a` and one of those that start at `b` have time in common; both are sorted."""
+    """True if one of the segments that start at `a` and one of those that start at `b` have time in common; both are sorted."""
     after = np.searchsorted(a, b - a_lasts, side="right")
     return bool((np.searchsorted(a, b + b_lasts, side="left") > after).any())

@@ -45,7 +45,7 @@ CRC = "crc32"
 
 
 class RemoteReading(NamedTuple):
-    """How stores in an object store are read; stores with equal settings share their limits in a process.
+    """Settings for reading stores in an object store; stores with equal settings share their limits in a process.
 
     Attributes:
         concurrency: requests at once.

@@ -133,7 +133,7 @@ def decode_unit(file, *, signals: bool) -> Unit:
 
 
 def same_unit(one: Unit, other: Unit) -> bool:
-    """Whether two readings of a unit say the same about it."""
+    """True if two readings of a unit say the same about it."""
     return one.about == other.about and np.array_equal(one.content, other.content) and all(
         np.array_equal(column, other.columns[name], equal_nan=column.dtype.kind == "f") for name, column in one.columns.items())
 

@@ -145,11 +145,11 @@ class StoreWriter:
                 os.rmdir(self._staging.path)
 
     def has(self, unit_id: str) -> bool:
-        """Whether a unit is staged already."""
+        """True if a unit is staged already."""
         return bool(self._units.sizes([unit_file(unit_id)]))
 
     def vote(self, unit_id: str) -> Vote | None:
-        """What a staged recording says about its PPG's polarity; None if it was too short to say anything.
+        """Vote of a staged recording on its PPG's polarity; None if it was too short for one.
 
         Raises:
             UserError: the unit is missing or damaged.

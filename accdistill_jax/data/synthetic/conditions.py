@@ -30,7 +30,7 @@ Has = Mapping[str, bool | np.ndarray]
 
 
 class Causes(NamedTuple):
-    """What makes conditions likely in a person; numbers, or arrays of one shape."""
+    """Risk factors of conditions in a person; numbers, or arrays of one shape."""
 
     age: Number  # years
     bmi: Number

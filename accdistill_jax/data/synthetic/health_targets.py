@@ -108,7 +108,7 @@ KINDS: dict[str, Kind] = {
 
 
 def features(person: Physiology) -> dict[str, float]:
-    """What answers depend on, centred and scaled to about unit spread in the population; conditions are 0 or 1."""
+    """Factors that answers depend on, centred and scaled to about unit spread in the population; conditions are 0 or 1."""
     return {
         "age": (person.age_years - 50.0) / 15.0,
         "male": float(person.sex == "male"),

@@ -87,7 +87,7 @@ class Physiology:
 
 
 class MinuteState(NamedTuple):
-    """What one minute is like, apart from its random signals."""
+    """Properties of one minute, apart from its random signals."""
 
     activity: Activity
     hour: float  # local time of day

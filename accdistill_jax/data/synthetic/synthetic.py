@@ -48,7 +48,7 @@ DEVICE = "synthetic"
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticSettings:
-    """What to generate.
+    """Settings of the data to generate.
 
     Attributes:
         participants: how many.

@@ -1,4 +1,4 @@
-"""What a watch records in one synthetic minute: photoplethysmogram and acceleration at 64 Hz.
+"""Signals that a watch records in one synthetic minute: photoplethysmogram and acceleration at 64 Hz.
 
 Everything that repeats with the heart beat is an impulse train times a spectrum, everything stationary is
 Gaussian noise shaped in the frequency domain, so that one inverse FFT per channel yields both; what is slow

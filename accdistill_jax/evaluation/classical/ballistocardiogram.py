@@ -36,7 +36,7 @@ _REACH_S = 0.08
 
 
 class PulseRate(NamedTuple):
-    """What the envelopes of B segments say about the heart rate.
+    """Features of the heart rate from the envelopes of B segments.
 
     rate_bpm: [B] float32, the best guess; the mean over the minute.
     score: [B], autocorrelation at one and two periods less that at a half and one and a half: -4 to 4.

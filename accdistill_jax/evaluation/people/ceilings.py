@@ -1,4 +1,4 @@
-"""How well the yes/no targets of synthetic participants can be predicted at all.
+"""Upper bounds for predicting the yes/no targets of synthetic participants.
 
 A ceiling is the ROC AUC of `health_oracle`'s knowable probability: that of an answer given everything the signals are
 made of, and age, sex and size. Ranking people by it is the best ranking there is, so no predictor exceeds it in

@@ -1,4 +1,4 @@
-"""What is asked about a store's participants, and whether enough of them answer."""
+"""Targets of a store's participants, and checks that enough participants have a value."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CONDITION = "condition_"
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What is asked about each person.
+    """A target: a question about each person.
 
     Attributes:
       name: "age_years", "age_over_50", "sex", "bmi", "bmi_over_30", or a condition's name.
@@ -39,7 +39,7 @@ class Target:
 
 
 def participant_targets(participants: pa.Table) -> list[Target]:
-    """What a store's participant table asks about people.
+    """Targets in a store's participant table.
 
     Args:
       participants: `Store.participants`: participant, age_years, sex, height_m, weight_kg, maybe bmi, and condition_<name>
@@ -110,7 +110,7 @@ def about(target: Target, values: Mapping[str, np.ndarray], ceiling: float | Non
 
 
 def enough_to_choose(target: Target, values: np.ndarray) -> bool:
-    """Whether the strength can be chosen on validation participants with these values, [P] float, NaN where unknown."""
+    """True if the strength can be chosen on validation participants with these values, [P] float, NaN where unknown."""
     known = values[np.isfinite(values)]
     if target.kind == YES_NO and min(known.sum(), (1 - known).sum()) < MIN_EACH:
         return False

@@ -1,4 +1,4 @@
-"""What a person's mean embedding tells about the person: age, sex, body mass index, and every yes/no answer.
+"""Predicts properties of a person from the person's mean embedding: age, sex, body mass index, and every yes/no answer.
 
 Ridge regression on standardised mean embeddings, for numbers and, on labels of -1 and 1, for yes/no targets. This is the
 protocol of arXiv 2312.05409. Ridge rather than logistic regression because there are often more dimensions than people,
@@ -48,7 +48,7 @@ class _Rows(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class ParticipantEvaluation:
-    """What mean embeddings tell about test participants.
+    """Predictions for test participants from mean embeddings.
 
     Attributes:
       encoders: names, in the order given.
@@ -228,7 +228,7 @@ def _probe_group(
 
 
 def _regressed(target: Target, values: np.ndarray) -> np.ndarray:
-    """What ridge regression fits: numbers as they are, no and yes as -1 and 1."""
+    """Values that ridge regression fits: numbers as they are, no and yes as -1 and 1."""
     return values if target.kind == NUMBER else 2.0 * values - 1.0
 
 

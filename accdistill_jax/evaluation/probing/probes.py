@@ -239,7 +239,7 @@ def too_few(
 
 
 def choice_made_on(train: ProbeSplit, validation: ProbeSplit) -> str:
-    """What `choose` looks at, in words."""
+    """The data that `choose` looks at, in words."""
     if len(validation.target) >= MIN_VALIDATION_SEGMENTS:
         k = validation.num_participants
         return f"{k} validation participant{'' if k == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""Whether a written report is whole: `report/made_from` says what it was made from, and the checksum of each of its files."""
+"""Checks that a written report is whole: `report/made_from` holds its key, and the checksum of each of its files."""
 
 import hashlib
 import json
@@ -38,7 +38,7 @@ def unmark(folder: Path) -> None:
 
 
 def is_finished(folder: Path, key: str) -> tuple[bool, str]:
-    """Whether the report made from what `key` stands for is there and whole, and if not by damage, what is wrong, in words.
+    """True if the report of `key` is there and whole; and, where it is damaged, the damage in words.
 
     One that an earlier version marked, without checksums, is whole where its files are there and report.json can be read.
     """

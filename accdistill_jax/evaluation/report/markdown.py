@@ -242,7 +242,7 @@ def _what_ran(evaluation: Evaluation, run_info: Mapping) -> list[str]:
 
 
 def _inline(value) -> str:
-    """What a run or store says, as text: literal, whatever characters are in it."""
+    """Escapes text of a run or store, so that Markdown shows it literally, whatever characters are in it."""
     if isinstance(value, Mapping):
         return "<br>".join(
             f"{literal(k)}: {_inline(v) if not isinstance(v, Mapping) else _flat(v)}" for k, v in value.items()

@@ -1,4 +1,4 @@
-"""How a report's figures look: names, colours and sizes shared by all of them.
+"""Style of a report's figures: names, colours and sizes shared by all of them.
 
 Colours are Okabe and Ito's, which colour-blind readers can tell apart; a name keeps its colour in every figure.
 """

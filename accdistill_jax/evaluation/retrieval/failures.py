@@ -1,4 +1,4 @@
-"""What the failures of retrieval are: movement, poor signals, or minutes that look alike because the heart beats at the same rate?
+"""Causes of retrieval's failures: movement, poor signals, or minutes that look alike because the heart beats at the same rate.
 
 A query fails where its right candidate is not the first (rank above 1, ties against it, as in `retrieval`). Its winner is the wrong
 candidate with the highest score.

@@ -102,7 +102,7 @@ def normalise(vectors: np.ndarray) -> np.ndarray:
 
 
 def thresholds(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-    """What a wrong candidate must score to come before the right one: float32 [N], from rows [N, P] of right pairs."""
+    """Score above which a wrong candidate comes before the right one: float32 [N], from rows [N, P] of right pairs."""
     return np.einsum("np,np->n", query, gallery) - np.float32(TIE)
 
 

@@ -32,7 +32,7 @@ _DOUBT = 0.1  # share of all jobs that is taken to go as expected
 
 
 class Outcome(NamedTuple):
-    """What became of a job.
+    """Outcome of a job.
 
     Attributes:
         status: "cached" was finished by an earlier start; "skipped" needs one that failed.
@@ -217,7 +217,7 @@ class _Runner:
 
 
 def finished_seconds(folder: Path, job: Job) -> float | None:
-    """What a finished job took; None where it is not finished.
+    """Time that a finished job took; None where it is not finished.
 
     Raises:
         UserError: the folder is another job's.

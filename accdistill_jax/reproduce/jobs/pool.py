@@ -54,11 +54,11 @@ class Worker:
         self._send({"stop": number})
 
     def fileno(self) -> int:
-        """What becomes readable when there is a reply; -1 without a process."""
+        """File descriptor that becomes readable when there is a reply; -1 without a process."""
         return self._replies
 
     def reply(self) -> dict[str, Any] | None:
-        """What became of the job, None while it goes on; takes the job off this worker. Does not block.
+        """Outcome of the job, None while it goes on; takes the job off this worker. Does not block.
 
         A process that died is replied for: "status" is "died" and "reason" says of what.
         """

@@ -1,4 +1,4 @@
-"""What a user sees while jobs run: one live line on a terminal, a line for each finished job elsewhere."""
+"""Shows progress while jobs run: one live line on a terminal, a line for each finished job elsewhere."""
 
 import sys
 from collections.abc import Mapping
@@ -69,7 +69,7 @@ class JobsLine:
 
 
 def note(state: State) -> str:
-    """What follows the count: failures, what runs, the time left."""
+    """Text after the count: failures, running jobs, the time left."""
     parts = [f"{state.failed} failed"] if state.failed else []
     parts.append(_left(state))
     parts += [f"{name} {format_seconds(seconds)}" for name, seconds in state.running.items()]

@@ -1,4 +1,4 @@
-"""What has to be done before what: checks a graph of jobs and says which one comes next."""
+"""Orders jobs by their dependencies: checks the graph and says which job comes next."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""What one job does: generates the data, or trains an encoder (in the one loop, by run.py) and embeds all segments with it.
+"""Does one job: generates the data, or trains an encoder (in the one loop, by run.py) and embeds all segments with it.
 
 A job leaves in its folder what a run leaves, and
 
@@ -151,7 +151,7 @@ def learned(order: Mapping[str, Any], folder: Path, needs: Mapping[str, Path], o
 
 
 class Encoder(NamedTuple):
-    """What a job embeds with.
+    """Encoders that a job embeds with.
 
     Attributes:
         module: the encoder, [batch, time, C] -> [batch, D].
@@ -241,7 +241,7 @@ def embed_all(this: Any, rows: Mapping[str, tuple], encoder: Encoder) -> dict[st
 
 
 def _teacher_projections(path: Path, encoder: Encoder) -> dict[str, np.ndarray]:
-    """What retrieval compares the student's projections with: of every split but training."""
+    """Projections that retrieval compares the student's with: of every split but training."""
     with np.load(path) as saved:
         return {
             f"{name.removesuffix('/embedding')}/teacher_projection": encoder.project_teacher(saved[name])

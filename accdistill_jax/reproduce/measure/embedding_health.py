@@ -1,4 +1,4 @@
-"""How encoders use their embedding spaces, how alike they are to the teacher, and whether a PPG side that learns along drifts away."""
+"""Use of encoders' embedding spaces, their similarity to the teacher, and the drift of a PPG side that learns along."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -150,7 +150,7 @@ def _words(bench: Bench, seen: Mapping[str, Sequence[Seen]]) -> list[str]:
 
 
 def _drift(seen: Mapping[str, Sequence[Seen]]) -> str:
-    """Whether the PPG side of joint training has drifted to a trivial solution."""
+    """Says in words whether the PPG side of joint training has drifted to a trivial solution."""
     rank, share = ({name: over_seeds([getattr(one.ppg, what) for one in seen[name]])[0] for name in (JOINT, STUDENT)}
                    for what in ("effective_rank_centred", "variance_share"))  # fmt: skip
     said = (f"Joint training: the projections of its PPG side have an effective rank of {decimal(rank[JOINT], 1)} and a variance share of "

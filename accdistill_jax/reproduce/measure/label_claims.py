@@ -1,4 +1,4 @@
-"""What the paper claims of the student's probes beside what was measured."""
+"""The paper's claims on the student's probes beside the measured results."""
 
 from collections.abc import Mapping
 

@@ -74,7 +74,7 @@ def label_fractions(bench: Bench, experiment: Experiment) -> Part:
 
 
 def _validation(bench: Bench) -> str:
-    """How many validation minutes judge a step of supervised training."""
+    """Number of validation minutes that judge a step of supervised training."""
     orders = [job.order["config"]["student"] for job in bench.plan.jobs if job.order.get("variant", "").startswith(SUPERVISED)]
     most = [own["train"]["validation_batches"] * own["train"]["batch_size"] for own in orders]
     return f"at most {count(max(most))}" if most else "none here"
@@ -172,7 +172,7 @@ def _label_counts(labels: dict[tuple[str, float], Labels]) -> Table:
 
 
 def _training(bench: Bench, names: Sequence[str], titles: Mapping[str, str]) -> Table:
-    """What each encoder took: steps, minutes presented, time."""
+    """Cost of each encoder: steps, minutes presented, time."""
     rows = []
     for name in names:
         seeds = bench.seeds(name)

@@ -90,7 +90,7 @@ def measured(bench: Bench, experiment: Experiment) -> Part:
 
 
 def data_part(bench: Bench) -> Part:
-    """What the numbers rest on: people and minutes by split, who is in which, and what the labels are like."""
+    """Data behind the numbers: people and minutes by split, who is in which, and the distribution of the labels."""
     columns = {split: bench.columns(split) for split in bench.opened.everything()}
     people = {split: set(map(str, own.participant)) for split, own in columns.items()}
     trained_on = [split for split in people if not split.startswith("unseen-")]
@@ -127,7 +127,7 @@ def data_part(bench: Bench) -> Part:
 
 
 def _compared(bench: Bench) -> str:
-    """That nobody is on two sides, and how that is known."""
+    """States that nobody is on two sides, and how that is known."""
     unseen = list(bench.opened.unseen.values())
     found = check_separation(bench.opened.stores, unseen, same_names=bench.plan.base.data.same_names)
     stores = "; ".join(f"{name}: {size}" for name, size in found["stores"].items())

@@ -53,7 +53,7 @@ def participants(bench: Bench, experiment: Experiment) -> Part:
 
 
 def people_table(bench: Bench) -> pa.Table:
-    """What is known about the people of the stores that were trained on, named as in `Bench.columns`, each in one row."""
+    """Known properties of the people of the stores that were trained on, named as in `Bench.columns`, each in one row."""
     stores = bench.opened.stores
     if len(stores) == 1:
         return stores[0].participants

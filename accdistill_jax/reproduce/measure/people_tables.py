@@ -1,4 +1,4 @@
-"""What was read about people from their mean embeddings, and the tables that show it."""
+"""Predictions about people from their mean embeddings, and the tables that show them."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -41,7 +41,7 @@ class Asked(NamedTuple):
 
 
 def kind_of(target: str) -> str:
-    """What a yes/no target is about; stores of recordings have conditions only."""
+    """Kind of a yes/no target; stores of recordings have conditions only."""
     return DEMOGRAPHIC if target in ("age_over_50", "sex", "bmi_over_30") else KINDS.get(target, "condition")
 
 

@@ -1,4 +1,4 @@
-"""What the paper claims of probes, judged by the measured ratios of errors.
+"""The paper's claims on probes, judged by the measured ratios of errors.
 
 A claim is judged by the value of a ratio; whether its interval over test participants excludes 1 is counted beside it.
 """
@@ -61,7 +61,7 @@ def lower_everywhere(
     least: float = 0.0,
     beside: Sequence[Against] = (),
 ) -> Claim:
-    """Whether an encoder's error is lower by a share `least` than each baseline's in every cell; others `beside` it are only told."""
+    """Judges whether an encoder's error is lower by a share `least` than each baseline's in every cell; others `beside` it are only told."""
     if not one.cells:
         return unmeasured(claim, paper, f"there is no pair of {one.title} and a baseline")
     reached = [cell for cell in one.cells if _reaches(cell, least)]
@@ -134,7 +134,7 @@ def _where(cell: Cell, titles: Mapping[str, str]) -> str:
 def increase(
     ratio: Score | None, *, paper_increase: float, claim: str, paper: str, of: str, noise: float | None = None, why: str = ""
 ) -> Claim:
-    """Whether an error grows as the paper says.
+    """Judges whether an error grows as the paper says.
 
     See the rule below.
 
@@ -160,7 +160,7 @@ def increase(
 
 
 def collapse(scores: Scores, name: str, targets: Sequence[str], *, few: float, claim: str, paper: str) -> Claim:
-    """Whether an encoder is no better than the mean of the same labels with few of them, where it is better with all."""
+    """Judges whether an encoder is no better than the mean of the same labels with few of them, where it is better with all."""
     ratios = {t: (scores.ratio(t, few, name, MEAN), scores.ratio(t, 1.0, name, MEAN)) for t in targets}
     known = {t: both for t, both in ratios.items() if None not in both}
     if not known:

@@ -40,12 +40,12 @@ class Score(NamedTuple):
 
     @property
     def below_1(self) -> bool:
-        """Whether the whole interval is."""
+        """True if the whole interval is below 1."""
         return self.estimate.has_interval and self.estimate.high < 1
 
     @property
     def above_1(self) -> bool:
-        """Whether the whole interval is."""
+        """True if the whole interval is above 1."""
         return self.estimate.has_interval and self.estimate.low > 1
 
 

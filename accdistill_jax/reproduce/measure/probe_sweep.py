@@ -145,7 +145,7 @@ def reference_of(bench: Bench, name: str, experiment: Experiment) -> str:
 
 
 def reach_of(noise: float, seeds: int) -> float:
-    """How far the errors of two seeds come apart, but for 5 % of such pairs.
+    """Distance that the errors of two seeds stay within, but for 5 % of such pairs.
 
     Args:
         noise: standard deviation over so many seeds (at least 2), as a share of the error. Few seeds tell it badly, so that
@@ -155,7 +155,7 @@ def reach_of(noise: float, seeds: int) -> float:
 
 
 def judge(ratio: Score | None, reach: float | None) -> str:
-    """Whether a ratio of errors of one seed each tells two variants apart.
+    """Says in words whether a ratio of errors of one seed each tells two variants apart.
 
     Args:
         ratio: with its interval over participants.
@@ -169,7 +169,7 @@ def judge(ratio: Score | None, reach: float | None) -> str:
 
 
 def retrieval(accel: np.ndarray, ppg: np.ndarray, participant: np.ndarray, *, pool: int = POOL) -> Retrieval:
-    """What retrieval in random pools comes to, exactly, from the ranks among all N segments.
+    """Exact expectation of retrieval in random pools, from the ranks among all N segments.
 
     Args:
         accel: [N, P] float, projections; row i of the same segment as row i of `ppg`.
@@ -241,7 +241,7 @@ def sweep_numbers(section: str, found: Sweep) -> dict[str, Number]:
 
 
 def method(found: Sweep) -> str:
-    """How a sweep's numbers came about, in words."""
+    """Method behind a sweep's numbers, in words."""
     constant = found.scores.error(HR, 1.0, MEAN, seeds=[FIRST]) if HR in found.scores.truth else None
     text = (
         "Linear probes on those training minutes that every encoder has embedded, with all their labels; the first training seed of "

@@ -26,7 +26,7 @@ CONSTANTS = (MEAN, MEDIAN)
 
 
 class Labels(NamedTuple):
-    """How many labels the probes of a target had at a fraction: segments, and the people they are of."""
+    """Number of labels that the probes of a target had at a fraction: segments, and the people they are of."""
 
     segments: int
     participants: int
@@ -119,7 +119,7 @@ class Probing:
             self.scores.add(target, fraction, name, seed, np.asarray(prediction)[self._known[target]])
 
     def repeat(self, name: str, seed: int, other: int, fraction: float) -> None:
-        """What was predicted with one seed also counts for another one, where nothing depends on the seed."""
+        """Reuses the predictions of one seed for another, where nothing depends on the seed."""
         for target in self.targets:
             if seed in self.scores.seeds(target, fraction, name):
                 self.scores.add(target, fraction, name, other, self.scores.prediction(target, fraction, name, seed))
@@ -170,7 +170,7 @@ class Probing:
 
 
 def ppg_side(bench: Bench, name: str, seed: int) -> dict[str, SplitEmbeddings] | None:
-    """What an encoder's projections are compared with in retrieval, in place of its embeddings; None where it has none.
+    """Projections that an encoder's are compared with in retrieval, in place of its embeddings; None where it has none.
 
     Projections of a frozen teacher are not kept for training segments, so validation participants take their place, and there
     is none left for validation: a probe's strength is cross-validated over them.

@@ -1,4 +1,4 @@
-"""What the finished jobs left, as the measuring modules read it."""
+"""Results of the finished jobs, as the measuring modules read them."""
 
 import functools
 import json
@@ -21,7 +21,7 @@ DONE = ("finished", "cached")
 
 
 class Part(NamedTuple):
-    """What one experiment adds to the report; names of numbers begin with the section's id and a slash."""
+    """Part of the report that one experiment adds; names of numbers begin with the section's id and a slash."""
 
     section: Section
     numbers: dict[str, Number] = {}
@@ -68,7 +68,7 @@ class Bench:
         return self.plan.settings["preset"]
 
     def variant(self, name: str) -> Variant:
-        """How an encoder was made."""
+        """The variant of this name: how an encoder was made."""
         return self.plan.variants[name]
 
     def jobs(self, name: str, *, elsewhere: bool = False) -> list[Job]:
@@ -85,7 +85,7 @@ class Bench:
         return done if not elsewhere else [seed for seed in self.seeds(name) if seed in done]
 
     def folder(self, name: str, seed: int) -> Path:
-        """What a variant's job left."""
+        """Folder with the result of a variant's job."""
         return self.outcomes[f"{name}-s{seed}"].folder
 
     def facts(self, name: str, seed: int) -> dict[str, Any]:
@@ -138,7 +138,7 @@ class Bench:
         return np.flatnonzero(np.isin(places, wanted))
 
     def pair(self, name: str, seed: int, *, split: str = "test") -> tuple[np.ndarray, np.ndarray] | None:
-        """What retrieval compares: the encoder's and its teacher's projections, [N, P] each; None where it has none."""
+        """Pairs for retrieval: the encoder's and its teacher's projections, [N, P] each; None where it has none."""
         arrays = self.arrays(name, seed)
         found = [arrays.get(f"{split}/{what}") for what in ("projection", "teacher_projection")]
         return None if any(one is None for one in found) else (found[0], found[1])

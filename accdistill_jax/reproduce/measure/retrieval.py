@@ -202,7 +202,7 @@ def _claim(bench: Bench, found: dict[str, Found]) -> Claim:
 
 
 def failures(bench: Bench, experiment: Experiment) -> Part:
-    """What retrieval among all test minutes fails on: motion, quality, minutes that look alike."""
+    """Causes of failure of retrieval among all test minutes: motion, quality, minutes that look alike."""
     seeds, notes = wording.there(bench, experiment.variants)
     name = next((one for one, own in seeds.items() if bench.pair(one, own[0]) is not None), None)
     if name is None or len(bench.columns("test").participant) < 2:

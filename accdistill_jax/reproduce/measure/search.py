@@ -116,7 +116,7 @@ def mean_rank(ranks: np.ndarray, size: int) -> float:
 
 
 def failures_of(bench: Bench, name: str, seed: int, way: str = ACCEL_TO_PPG) -> Failures:
-    """What one encoder's retrieval among all test minutes fails on."""
+    """Causes of failure of one encoder's retrieval among all test minutes."""
     columns = bench.columns("test")
     query, gallery = bench.pair(name, seed) if way == ACCEL_TO_PPG else bench.pair(name, seed)[::-1]
     with threadpool_limits(1 if len(query) < _MANY else None):
@@ -127,7 +127,7 @@ def failures_of(bench: Bench, name: str, seed: int, way: str = ACCEL_TO_PPG) -> 
 
 
 def explain(found: Failures) -> list[str]:
-    """What the failures are, in sentences."""
+    """The failures in sentences."""
     if not found.failures:
         return [f"None of {count(found.queries)} queries fails among all minutes."]
     said = [f"Among all {count(found.queries)} minutes {percent(found.rate.value)} of queries fail."]

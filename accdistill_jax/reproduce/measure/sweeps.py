@@ -136,7 +136,7 @@ def sensors(bench: Bench, experiment: Experiment) -> Part:
 
 
 def _bits(bench: Bench, name: str) -> float:
-    """What a sensor's signal takes, bits a second; the full one has 16 bits, steps span ±8 g."""
+    """Data rate of a sensor's signal in bits a second; the full one has 16 bits, steps span ±8 g."""
     own = bench.variant(name).changes
     step, axes = own.get("inputs.accel.step", 0.0), own.get("inputs.accel.axes", 0) or 3
     return bench.opened.stores[0].rate_hz * own.get("inputs.accel.rate_share", 1.0) * axes * (math.log2(RANGE_G / step) if step else 16)
@@ -207,7 +207,7 @@ def _ratios(rows: Sequence[Row]) -> str:
 
 
 def _regression(bench: Bench, found: Sweep) -> Claim:
-    """Whether squared error in place of contrast does worse."""
+    """Judges the claim that squared error in place of contrast does worse."""
     claim, row = "Contrast beats regression (squared error) onto the teacher's embedding", found.rows.get("regression-mse")
     reference = found.rows.get(SHORT_ONE)
     if row is None or reference is None or row.ratio is None:
@@ -227,7 +227,7 @@ def _regression(bench: Bench, found: Sweep) -> Claim:
 
 
 def _generality(bench: Bench, experiment: Experiment, found: Sweep, students: Sequence[str]) -> Claim:
-    """Whether each teacher and architecture gives a student that reads HR better than what it is measured by."""
+    """Judges the claim that each teacher and architecture gives a student that reads HR better than its baseline."""
     claim = "Distillation works with MAE and contrastive teachers, Transformer and EfficientNet encoders"
     baseline = "accel-mae" if "accel-mae" in experiment.variants else MEAN
     title = found.rows[baseline].title if baseline in found.rows else "the mean of the labels"
@@ -297,7 +297,7 @@ def _quartiles(values: np.ndarray) -> str:
 
 
 def _quantised(found: Sweep) -> str:
-    """What steps of 1/64 g did here, in words."""
+    """Effect of steps of 1/64 g here, in words."""
     parts = []
     for name, words in (("applied-64th-g", "applied to such a signal, the full sensor's student"), ("trained-64th-g", "a student trained on it")):
         row = found.rows.get(name)

@@ -21,7 +21,7 @@ _FREEDOM = 4  # degrees of it, from which on a pooled spread counts as known
 
 
 def allowed(std: float, seeds: int) -> float:
-    """How far two means over so many training seeds may lie apart, each seed with this standard deviation."""
+    """Tolerated distance of two means over so many training seeds, each seed with this standard deviation."""
     return SIGMAS * math.sqrt(2 / seeds) * std
 
 

@@ -19,7 +19,7 @@ PRESETS = {
 
 
 class Wanted(NamedTuple):
-    """What is to be done.
+    """Parsed command line.
 
     Attributes:
         preset: one of `PRESETS`.

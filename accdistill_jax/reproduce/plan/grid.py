@@ -31,7 +31,7 @@ FORMAT = 1  # of what a job leaves; raised when the same order gives other numbe
 
 
 class Plan(NamedTuple):
-    """What a preset runs on some data.
+    """Jobs and experiments of a preset on some data.
 
     Attributes:
         jobs: the runs.
@@ -112,7 +112,7 @@ def plan(
 
 
 def check_stores(base: Any, stores: Sequence[Store], unseen: Sequence[Store]) -> dict[str, Any]:
-    """What came of comparing people and segments of the stores, and of the people to be generated where there are none.
+    """Compares people and segments of the stores, or the people to be generated where there are none, and returns the result.
 
     Raises:
         UserError: somebody or a segment is on two sides.
@@ -279,7 +279,7 @@ def unseen_job(job: str) -> str:
 
 
 def _decisive(config: Any, kind: str) -> dict[str, Any]:
-    """What of a config decides a job's result, besides what the job builds on."""
+    """The part of a config that decides a job's result, besides the jobs that it builds on."""
     kept = plain(config)
     if kind == "teacher":
         del kept["student"], kept["inputs"]["accel"], kept["teacher"]["cached_views"]

@@ -10,7 +10,7 @@ LOOKS = 10  # of supervised training at its validation loss
 
 
 class Scale(NamedTuple):
-    """What a preset costs.
+    """Sizes and costs of a preset.
 
     Attributes:
         seeds: of training, for variants that have several.

@@ -1,4 +1,4 @@
-"""Whether two reports say the same: `reproduce --check` compares a new one with the one it was given."""
+"""Compares two reports: `reproduce --check` checks a new one against the one it was given."""
 
 import fnmatch
 import json
@@ -82,7 +82,7 @@ def _check_parts(report: Mapping[str, Any], path: str | os.PathLike) -> None:
 
 
 def compare(reference: Mapping[str, Any], found: Mapping[str, Any], *, only: Sequence[str] = ()) -> list[Moved]:
-    """What has moved: the numbers and claims of two reports that do not agree within the reference's tolerance.
+    """Differences: the numbers and claims of two reports that do not agree within the reference's tolerance.
 
     Args:
         reference: content of a report.json.

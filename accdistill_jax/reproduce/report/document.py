@@ -43,7 +43,7 @@ class Section(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """What the paper says beside what was measured.
+    """A statement of the paper beside the measured result.
 
     Attributes:
         claim, paper: what is claimed, and in which numbers.

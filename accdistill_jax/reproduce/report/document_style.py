@@ -1,4 +1,4 @@
-"""How report.html looks: light and dark, on any width and on paper."""
+"""Style of report.html: light and dark, on any width and on paper."""
 
 CSS = """
 :root { --text: #1c2230; --soft: #566072; --page: #ffffff; --card: #f5f7fa; --line: #d9dee6; --link: #0b5cad;

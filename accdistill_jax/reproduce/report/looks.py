@@ -1,4 +1,4 @@
-"""How an encoder is drawn, the same in every figure that tells encoders apart by colour."""
+"""Colours, markers and lines of encoders, the same in every figure that tells encoders apart by colour."""
 
 from typing import NamedTuple
 

@@ -148,7 +148,7 @@ class Hub:
             self._selector.close()
 
     def _turn(self, now: float) -> None:
-        """What time brings about: beats, silence, a process that never came."""
+        """Acts on the time that has passed: sends beats, notices silence and processes that never came."""
         slack = any(self._slack.values())
         for rank, wire in list(self._wires.items()):
             wire.put({"kind": "beat", "slack": slack})

@@ -1,4 +1,4 @@
-"""What the processes of a run say to each other besides array data: a control plane over TCP.
+"""The control plane between the processes of a run, over TCP: everything but array data.
 
 It serves three ends. The processes agree (`gather` and what is built on it). They learn at once when one of them is
 killed, stops or hangs, instead of waiting for it in a collective. And the one at fault is named, in one line.
@@ -118,7 +118,7 @@ class Peers:
         return self.gather(name, value if self.first else None)[0]
 
     def from_first(self, name: str, fn: Callable[[], JSON]) -> JSON:
-        """What `fn` returns on process 0; on the others it is not called.
+        """The result of `fn` on process 0, given to all; on the others it is not called.
 
         Raises:
             UserError: on every process, if `fn` raises it; of another exception the others learn by `leave`.
