@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from etils import epath
 from accdistill_jax.errors import UserError
 from accdistill_jax.files import open_regular, read_regular, record_checksum
 
+_AWKWARD = re.compile("[*?[\\\\\ud800-\udfff]")
 _NO_SPACE_WORDS = ("no space left", "resource_exhausted", "disk quota", "file too large", "enospc")
 
 
@@ -66,6 +68,31 @@ def orbax_checkpointer(kind: Any) -> Any:
         use_ocdbt=True, use_zarr3=True, use_compression=False, multiprocessing_options=alone
     )
     return kind(handler, multiprocessing_options=alone)
+
+
+@contextlib.contextmanager
+def orbax_path(folder: epath.Path) -> Iterator[epath.Path]:
+    """Context with the path by which Orbax is told of a folder that is there.
+
+    It is absolute, since Orbax refuses others, and another one where Orbax would mistake the folder's own. Orbax takes brackets and wildcards in a path for a pattern, and then saves no array without an error; TensorStore takes a
+    backslash for a slash, and no bytes but UTF-8. An open descriptor names such a folder in plain characters.
+
+    Raises:
+      UserError: it needs another path, and this system has none.
+    """
+    if _is_local(folder):
+        folder = epath.Path(os.path.abspath(folder))
+    if not _is_local(folder) or not _AWKWARD.search(os.fspath(folder)):
+        yield folder
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        plain = epath.Path(f"/proc/self/fd/{descriptor}")
+        if not plain.is_dir():
+            raise UserError(f"{folder}: parameters cannot be saved below a folder with *, ?, [, \\ or bytes that are no UTF-8 in its path")
+        yield plain
+    finally:
+        os.close(descriptor)
 
 
 def flatten(tree: Any) -> dict[str, np.ndarray]:
@@ -152,8 +179,10 @@ def read_arrays(folder: epath.Path, record: Mapping) -> dict[str, np.ndarray]:
         restore_args=nest({name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names})
     )
     try:
-        with orbax_checkpointer(ocp.Checkpointer) as orbax:
-            return flatten(orbax.restore(folder, args=arguments))
+        with orbax_path(folder) as path, orbax_checkpointer(ocp.Checkpointer) as orbax:
+            return flatten(orbax.restore(path, args=arguments))
+    except UserError:
+        raise
     except Exception as problem:
         # Orbax and TensorStore report unreadable files with many exception types.
         raise Damaged(f"cannot be read ({_first_line(problem)})") from problem

@@ -33,6 +33,7 @@ from accdistill_jax.storage.arrays import (
     flatten,
     nest,
     orbax_checkpointer,
+    orbax_path,
     read_arrays,
     read_json,
     reporting,
@@ -81,6 +82,7 @@ class Checkpointer:
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: concurrent.futures.Future | None = None
         self._orbax = None
+        self._orbax_path, self._orbax_directory = contextlib.ExitStack(), self._directory
         self._verified: tuple[int, dict[str, np.ndarray]] | None = None
         self._held: contextlib.ExitStack | None = None
         with reporting(self._directory):
@@ -119,11 +121,12 @@ class Checkpointer:
         json.dumps(record)  # metadata that is no JSON fails here, not in the background
         import orbax.checkpoint as ocp
 
-        if self._orbax is None:
-            self._orbax = orbax_checkpointer(ocp.AsyncCheckpointer)
         with reporting(self._directory):
+            if self._orbax is None:
+                self._orbax = orbax_checkpointer(ocp.AsyncCheckpointer)
+                self._orbax_directory = self._orbax_path.enter_context(orbax_path(self._directory))
             self._make_room(step)
-            self._orbax.save(self._folder(step), args=ocp.args.PyTreeSave(nest(host)), force=True)
+            self._orbax.save(self._orbax_directory / str(step), args=ocp.args.PyTreeSave(nest(host)), force=True)
         self._pending = self._thread.submit(self._finish, step, record)
 
     def latest_valid_step(self) -> int | None:
@@ -204,6 +207,7 @@ class Checkpointer:
             self._thread.shutdown()
             if self._orbax is not None:
                 self._orbax.close()
+            self._orbax_path.close()
             if self._held is not None:
                 self._held.close()
                 self._held = None
@@ -277,7 +281,7 @@ class Checkpointer:
         self._on_saved()
 
     def _steps(self) -> list[int]:
-        return [int(path.stem) for path in self._directory.glob("*.json") if path.stem.isdigit()]
+        return [int(path.stem) for path in self._directory.iterdir() if path.suffix == ".json" and path.stem.isdigit()]
 
     def _record(self, step: int) -> dict:
         return read_json(self._sidecar(step))

@@ -19,6 +19,7 @@ from accdistill_jax.storage.arrays import (
     flatten,
     nest,
     orbax_checkpointer,
+    orbax_path,
     read_arrays,
     read_json,
     reporting,
@@ -83,7 +84,8 @@ def save_params(path: str | os.PathLike, params: Any, meta: Mapping) -> str:
         (path / _EXPORT_JSON).unlink(missing_ok=True)
         if "://" not in os.fspath(path) and not remove_matching(path / _EXPORT_ARRAYS, _FILE_OF_ORBAX.fullmatch):
             set_aside(Path(path / _EXPORT_ARRAYS))
-        orbax.save(path / _EXPORT_ARRAYS, args=ocp.args.PyTreeSave(nest(host)), force=True)
+        with orbax_path(path) as folder:
+            orbax.save(folder / _EXPORT_ARRAYS, args=ocp.args.PyTreeSave(nest(host)), force=True)
         record["files"] = file_hashes(path / _EXPORT_ARRAYS)
         write_atomically(path / _EXPORT_JSON, json.dumps(sealed(record), indent=1))
     return record["fingerprint"]

@@ -1,4 +1,5 @@
 import logging
+import os
 import subprocess
 import sys
 import textwrap
@@ -49,6 +50,41 @@ def assert_same_bits(left, right):
 
 def steps_on_disk(folder):
     return sorted(int(path.stem) for path in Path(folder).glob("*.json"))
+
+
+@pytest.mark.parametrize("name", ["[x]", "a*b?", "a\\b", os.fsdecode(b"Ren\xe9")])
+def test_folders_whose_names_orbax_would_mistake(tmp_path, name):
+    """It saved no array and said nothing, or wrote into another folder."""
+    state, folder = make_state(), tmp_path / name / "checkpoints"
+    with Checkpointer(folder) as saver:
+        saver.save(1, state)
+    with Checkpointer(folder) as reader:
+        assert reader.latest_valid_step() == 1
+        assert_same_bits(reader.restore(1, state).state, state)
+    save_params(tmp_path / name / "export", state.params, {})
+    assert_same_bits(load_params(tmp_path / name / "export", state.params).state, state.params)
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_checkpoints_of_a_sibling_are_not_taken_for_these(tmp_path):
+    for name in ("ab", "a*"):
+        (tmp_path / name).mkdir()
+    with Checkpointer(tmp_path / "ab") as other:
+        other.save(9, make_state(), metric=0.1)
+    with Checkpointer(tmp_path / "a*") as reader:
+        assert reader.best_step() is None and reader.latest_valid_step() is None
+
+
+@pytest.mark.parametrize("name", ["plain", "[x]"])
+def test_relative_folders(tmp_path, monkeypatch, name):
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    state = make_state()
+    save_params("export", state.params, {})
+    assert_same_bits(load_params("export", state.params).state, state.params)
+    with Checkpointer("checkpoints") as saver:
+        saver.save(1, state)
+        assert_same_bits(saver.restore(1, state).state, state)
 
 
 @pytest.mark.parametrize("ema", [True, False])

@@ -10,6 +10,7 @@ from accdistill_jax.files import read_regular, write_atomically
 
 _MARK = "report/made_from"
 _TEXTS = ("report.md", "report.json")
+_EARLIER_KEY = re.compile(r"[0-9a-f]{16}")  # earlier versions wrote it alone
 _NAME = re.compile(r"report\.(?:md|json)|report/[a-z_]+\.png")
 
 
@@ -47,6 +48,8 @@ def is_finished(folder: Path, key: str) -> tuple[bool, str]:
         text = read_regular(mark).decode()
         if text == key:
             return _earlier_is_whole(folder)
+        if _EARLIER_KEY.fullmatch(text):
+            return False, ""
         record = json.loads(text)
         files = record["files"]
         if record["key"] != key:

@@ -130,6 +130,9 @@ def test_a_mark_that_cannot_be_read(report, mark):
 def test_a_report_of_an_earlier_version(report):
     (report / "report/made_from").write_text("key")
     assert is_finished(report, "key") == (True, "")
+    (report / "report/made_from").write_text("86f6249094435ee0")
+    assert is_finished(report, "0" * 16) == (False, ""), "made from something else, and not damaged"
+    (report / "report/made_from").write_text("key")
     (report / "report/map.png").unlink()
     assert is_finished(report, "key") == (False, f"{report}/report/map.png is missing")
     (report / "report.json").write_text("{")
