@@ -58,7 +58,7 @@ class Moment:
         return cls(stage, 0, rng.uniform(0, seconds))
 
     def reached(self, workdir: Path, log: str) -> bool:
-        """Whether the start that writes `log` has come so far; what earlier ones have left does not count."""
+        """True if the start that writes `log` has come so far; what earlier ones have left does not count."""
         if self.stage == "data":
             units = len(list((workdir / "data" / "synthetic.partial" / "units").glob("*.npz")))
             return "data: " in log and (units >= self.after or finished(workdir, "data"))
@@ -107,11 +107,11 @@ class Chaos:
 
     def run(self) -> None:
         """Makes the reference and disturbs runs; what comes out is in `tally`."""
-        own = (self.options.processes, self.options.devices)
+        topology = (self.options.processes, self.options.devices)
         reference = self.options.reference or self.folder / "reference"
         made_by = reference.with_name(f"{reference.name}.source")  # other code may round otherwise
         if not finished(reference, STAGES[-1]):
-            self.leave_alone(reference, own)
+            self.leave_alone(reference, topology)
             made_by.write_text(source_hash())
         elif made_by.read_text() != source_hash():
             sys.exit(f"{reference} was made by another version of the source code; delete it")
@@ -120,7 +120,7 @@ class Chaos:
         while self.killed < self.options.kills and not self.tally.violations:
             run += 1
             workdir = self.folder / f"run{run}"
-            if self.finish_disturbed(workdir, run, own):
+            if self.finish_disturbed(workdir, run, topology):
                 compare(workdir, reference, self.tally, change_topology=self.options.change_topology)
 
     def leave_alone(self, workdir: Path, topology: tuple[int, int]) -> None:
@@ -136,12 +136,12 @@ class Chaos:
         check_end(job, self.tally, "undisturbed run")
         print(f"undisturbed run: {time.monotonic() - began:.0f} s, load {load():.1f}", flush=True)
 
-    def finish_disturbed(self, workdir: Path, run: int, own: tuple[int, int]) -> bool:
+    def finish_disturbed(self, workdir: Path, run: int, usual: tuple[int, int]) -> bool:
         """Starts and disturbs a run until it is finished; False where it is not to be."""
         unprovoked, before = 0, len(self.tally.violations)
         plan = sorted(self.rng.choices(STAGES, k=self.options.kills_per_run), key=STAGES.index)
         while len(self.tally.violations) == before:
-            topology = self.rng.choice(TOPOLOGIES) if self.options.change_topology else own
+            topology = self.rng.choice(TOPOLOGIES) if self.options.change_topology else usual
             plan = [stage for stage in plan if not finished(workdir, stage)]
             left_alone = not plan or self.killed == self.options.kills
             moment = None if left_alone else Moment.draw(plan[0], self.durations_s, self.rng)
@@ -168,8 +168,8 @@ class Chaos:
 
     def disturb(self, job: Job, workdir: Path, run: int, topology: tuple[int, int], moment: Moment | None) -> bool:
         """Waits for the moment and kills; whether the kill has hit a live run. Returns when all processes have ended."""
-        there = (lambda: moment.reached(workdir, job.log)) if moment else lambda: False
-        if not job.wait(UNDISTURBED_S, there):
+        moment_is_there = (lambda: moment.reached(workdir, job.log)) if moment else lambda: False
+        if not job.wait(UNDISTURBED_S, moment_is_there):
             self.tally.violate(f"start {self.starts} has not ended within {UNDISTURBED_S:.0f} s")
             return False
         if moment is None or not job.poll() or job.wait(moment.delay_s):
@@ -224,7 +224,7 @@ class Chaos:
         return True
 
     def limit_s(self) -> float:
-        """How long the processes may take to end."""
+        """Seconds that the processes may take to end."""
         return (self.options.peer_timeout + 10.0) * load()
 
 

@@ -81,7 +81,7 @@ class Job:
                 )  # fmt: skip
 
     def poll(self) -> bool:
-        """Whether one of the started processes is still there; notes when each has ended."""
+        """True if one of the started processes is still there; notes when each has ended."""
         for k, child in enumerate(self.children):
             if k not in self.ended_at and child.poll() is not None:
                 self.ended_at[k] = time.monotonic()
@@ -101,8 +101,8 @@ class Job:
         if not self.launched or target == LAUNCHER:
             child = self.children[max(target, 0)]
             return child.pid if child.poll() is None else None
-        found = [pid for pid, command in marked(self.mark).items() if f"--process_id={target}" in command]
-        return min(found, default=None)
+        pids = [pid for pid, command in marked(self.mark).items() if f"--process_id={target}" in command]
+        return min(pids, default=None)
 
     @property
     def statuses(self) -> list[int | None]:
@@ -110,7 +110,7 @@ class Job:
 
     @property
     def log(self) -> str:
-        """What process 0 has written; with the launcher, what all have."""
+        """Output of process 0; with the launcher, of all processes."""
         return self.logs[0].read_text(errors="replace")
 
     def kill(self) -> None:
@@ -122,14 +122,14 @@ class Job:
 
 def marked(mark: str) -> dict[int, list[str]]:
     """Process id -> command line of the processes whose environment holds the mark."""
-    found = {}
+    commands = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if f"{MARKER}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
-                found[int(folder.name)] = (folder / "cmdline").read_text().split("\0")
+                commands[int(folder.name)] = (folder / "cmdline").read_text().split("\0")
         except OSError:
             continue  # gone meanwhile, or another user's
-    return found
+    return commands
 
 
 def send(pid: int, number: int) -> bool:
@@ -142,5 +142,5 @@ def send(pid: int, number: int) -> bool:
 
 
 def load() -> float:
-    """How many times slower than alone this machine may be now."""
+    """Factor by which this machine may be slower now than without other load."""
     return max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))

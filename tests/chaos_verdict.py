@@ -26,7 +26,7 @@ STOPS = {signal.SIGTERM: ExitStatus.TERMINATED, signal.SIGINT: ExitStatus.INTERR
 
 @dataclasses.dataclass
 class Tally:
-    """What has been seen so far."""
+    """Counts and violations so far."""
 
     violations: list[str] = dataclasses.field(default_factory=list)
     kills: collections.Counter = dataclasses.field(default_factory=collections.Counter)  # by (signal, stage)
@@ -53,7 +53,7 @@ class Tally:
 
 
 def broken_checkpoints(workdir: Path) -> list[str]:
-    """What is wrong with the checkpoints of a run that nobody works on, in words; works on a copy."""
+    """Faults of the checkpoints of a run that nobody works on, in words; works on a copy."""
     wrong = []
     for folder in sorted(workdir.glob("*/checkpoints")):
         name = f"{workdir.name}/{folder.parent.name}"

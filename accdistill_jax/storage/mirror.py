@@ -190,30 +190,30 @@ class Mirror:
 
     def _pull(self) -> None:
         self._patience.renew()
-        found, self._version = self._store.read()
+        copy, self._version = self._store.read()
         journal = Journal.load(self._folder)
-        if journal and found and journal.pending and journal.pending["push"] == found.push:
+        if journal and copy and journal.pending and journal.pending["push"] == copy.push:
             journal.settle()  # that copy was complete; this machine was stopped before it noted so
         local = self._local(journal.known if journal else {})
-        if self._is_ahead(found, journal, {name: known.content for name, known in local.items()}):
-            self._fetch(found, journal or Journal(run=found.run), local)
+        if self._is_ahead(copy, journal, {name: known.content for name, known in local.items()}):
+            self._fetch(copy, journal or Journal(run=copy.run), local)
             return
         self._journal = journal or Journal(run=uuid.uuid4().hex)
         self._journal.known = local
-        if found:
-            self._journal.generation, self._journal.push = found.generation, found.push
-            self._journal.base = found.files
+        if copy:
+            self._journal.generation, self._journal.push = copy.generation, copy.push
+            self._journal.base = copy.files
         self._journal.save(self._folder)
 
     def _local(self, known: Mapping[str, Known]) -> dict[str, Known]:
         return hash_files(self._folder, local_files(self._folder, self._exclude), known)
 
     def _is_ahead(
-        self, found: Manifest | None, journal: Journal | None, files: Mapping[str, Content]
+        self, copy: Manifest | None, journal: Journal | None, files: Mapping[str, Content]
     ) -> bool:
         """True if the address is further than the local `files`; see the module's table."""
         synced = journal is not None and (journal.generation > 0 or journal.pulling)
-        if found is None:
+        if copy is None:
             if synced:
                 raise Conflict(
                     f"{self._store.url} is empty, but {self._folder} holds a run that was copied there; delete that "
@@ -221,19 +221,19 @@ class Mirror:
                 )
             return False
         if not synced:
-            if files and files != found.files:
+            if files and files != copy.files:
                 raise self._parted("they hold different runs")
             return True
-        if journal.run != found.run:
+        if journal.run != copy.run:
             raise self._parted("they hold different runs")
         if journal.pulling:
             return True
-        if found.push == journal.push:
+        if copy.push == journal.push:
             # Files that are only missing were lost here; a run that goes on leaves new ones too.
             return files != journal.base and files.items() <= journal.base.items()
-        if files == found.files:
+        if files == copy.files:
             return False
-        if found.generation <= journal.generation:
+        if copy.generation <= journal.generation:
             raise self._parted("the address was set back to an older copy")
         if files != journal.base:
             raise self._parted("the run went on elsewhere, and the folder has work that was never copied")
@@ -245,40 +245,40 @@ class Mirror:
             f"address, or go on from the folder with --workdir={self._folder}"
         )
 
-    def _fetch(self, found: Manifest, journal: Journal, local: Mapping[str, Known]) -> None:
+    def _fetch(self, copy: Manifest, journal: Journal, local: Mapping[str, Known]) -> None:
         """Makes the folder equal to a copy."""
         for _ in range(_FETCH_ATTEMPTS):
-            journal.run, journal.pulling, journal.pending = found.run, True, None
+            journal.run, journal.pulling, journal.pending = copy.run, True, None
             journal.save(self._folder)
             wanted = [
-                name for name, c in found.files.items() if name not in local or local[name].content != c
+                name for name, c in copy.files.items() if name not in local or local[name].content != c
             ]
             if wanted:
-                megabytes = sum(found.files[name].size for name in wanted) / 1e6
+                megabytes = sum(copy.files[name].size for name in wanted) / 1e6
                 self._say(
                     f"{self._store.url}: fetching {len(wanted)} files ({megabytes:.1f} MB) into {self._folder}"
                 )
-            stale = [name for name, own in local.items() if found.files.get(name) != own.content]
+            stale = [name for name, known in local.items() if copy.files.get(name) != known.content]
             self._remove(sorted(stale, key=is_marker, reverse=True))
-            if self._store.download(found, wanted, LocalFolder(self._folder)):
+            if self._store.download(copy, wanted, LocalFolder(self._folder)):
                 break
-            found, self._version = self._replaced(found)
+            copy, self._version = self._replaced(copy)
             local = self._local(journal.known)
         else:
             raise Conflict(f"another run writes at {self._store.url}, faster than it can be fetched; stop it")
         self._journal = Journal(
-            found.run, found.generation, found.push, base=found.files, known=self._local(journal.known)
+            copy.run, copy.generation, copy.push, base=copy.files, known=self._local(journal.known)
         )
         self._journal.save(self._folder)
 
     def _replaced(self, before: Manifest) -> tuple[Manifest, bytes]:
         """The copy that has replaced the one whose objects are gone."""
-        found, version = self._store.read()
-        if found is None or found.push == before.push or found.run != before.run:
+        copy, version = self._store.read()
+        if copy is None or copy.push == before.push or copy.run != before.run:
             raise UserError(
                 f"{self._store.url} is damaged: objects are missing; restore it from a copy of the bucket"
             )
-        return found, version
+        return copy, version
 
     def _remove(self, names: Sequence[str]) -> None:
         for name in names:
@@ -292,8 +292,8 @@ class Mirror:
         journal = self._journal
         if journal is None:
             raise RuntimeError("pull comes before push")
-        there = set(journal.base.values())
-        copied = {name: known for name, known in journal.known.items() if known.content in there}
+        uploaded = set(journal.base.values())
+        copied = {name: known for name, known in journal.known.items() if known.content in uploaded}
         try:
             with pinned(self._folder, self._exclude, copied) as (kept, links):
                 read = self._store.upload({name: link for name, (link, _) in links.items()}, journal.base)
@@ -304,12 +304,12 @@ class Mirror:
             raise UserError(f"{self._folder}: cannot be read ({error.strerror or error})") from error
         files = {name: known.content for name, known in journal.known.items()}
         if files != journal.base or not journal.generation:
-            own = Manifest(journal.run, journal.generation + 1, uuid.uuid4().hex, files)
+            manifest = Manifest(journal.run, journal.generation + 1, uuid.uuid4().hex, files)
             needed = {content.sha256 for content in (*journal.base.values(), *files.values())}
-            journal.pending = own._asdict()
+            journal.pending = manifest._asdict()
             journal.save(self._folder)
             try:
-                self._version = self._store.commit(own, self._version)
+                self._version = self._store.commit(manifest, self._version)
             except Conflict as error:
                 raise Conflict(
                     f"{error}; to go on from this run's own state: --workdir={self._folder}"

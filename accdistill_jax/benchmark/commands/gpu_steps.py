@@ -134,14 +134,14 @@ def measure_contest(context: Context) -> dict[str, Any]:
         context.say("PyTorch prepares, while ours is traced")
         peer = context.worker("peer_variants", peer_order)
         stack.callback(peer.close, patience_s=5.0)
-        told = json.loads(peer.answer())
+        peer_facts = json.loads(peer.answer())
         context.say("ours is compiled")
         ours.send(json.dumps({"compile": True}))
         facts = json.loads(ours.answer())
         entries = [Entry(name, ours, number) for number, name in enumerate(facts) if not facts[name]["failed"]]
-        if "skipped" not in told:
+        if "skipped" not in peer_facts:
             names = [f"PyTorch {'compiled' if mode else 'eager'}, {batch}" for mode, batch in wanted]
-            failures = dict(zip(names, told["failed"], strict=True))
+            failures = dict(zip(names, peer_facts["failed"], strict=True))
             entries += [Entry(name, peer, number) for number, name in enumerate(names) if not failures[name]]
         else:
             failures = {}
@@ -152,10 +152,10 @@ def measure_contest(context: Context) -> dict[str, Any]:
             for entry in entries
             if entry.name.endswith(f", {profiled}") and "failed" not in times[entry.name]
         }
-        parity = {} if "skipped" in told else compare(share, facts[f"ours, {first}"], told["modes"], dtype=plain["runtime"]["compute_dtype"])
+        parity = {} if "skipped" in peer_facts else compare(share, facts[f"ours, {first}"], peer_facts["modes"], dtype=plain["runtime"]["compute_dtype"])
     return {
         "device": device, "facts": facts, "times": times, "kernels": kernels, "parity": parity,
-        "peer": told, "failures": {name: why for name, why in failures.items() if why},
+        "peer": peer_facts, "failures": {name: why for name, why in failures.items() if why},
     }  # fmt: skip
 
 

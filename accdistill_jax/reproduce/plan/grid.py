@@ -88,8 +88,10 @@ def plan(
         data.append({"generator": GENERATOR_VERSION} | population)
     experiments = choose(only, synthetic=not stores, unseen=bool(unseen))
     known = {variant.name: variant for variant in all_variants(scale)}
-    left = {name for name in known if any(fnmatch.fnmatchcase(name, one) for one in scale.leave_out)}
-    experiments = [one._replace(variants=tuple(name for name in one.variants if name not in left)) for one in experiments]
+    left = {name for name in known if any(fnmatch.fnmatchcase(name, pattern) for pattern in scale.leave_out)}
+    experiments = [
+        experiment._replace(variants=tuple(name for name in experiment.variants if name not in left)) for experiment in experiments
+    ]
     wanted = dict.fromkeys(name for experiment in experiments for name in experiment.variants)
     maker = _Maker(base, scale, count, known, stores=stores, data=data, usual=usual)
     for name in wanted:
@@ -107,7 +109,9 @@ def plan(
         "seeds": count,
         "config": plain(base),
     }
-    experiments = [one._replace(runs=maker.jobs_of(one.variants, elsewhere=one.needs_unseen)) for one in experiments]
+    experiments = [
+        experiment._replace(runs=maker.jobs_of(experiment.variants, elsewhere=experiment.needs_unseen)) for experiment in experiments
+    ]
     return Plan(list(maker.jobs.values()), experiments, settings, {n: known[n] for n in maker.variants}, base, count)
 
 
@@ -138,15 +142,19 @@ def choose(only: Sequence[str], *, synthetic: bool, unseen: bool) -> list[Experi
     Raises:
         UserError: a name that none has.
     """
-    possible = [one for one in EXPERIMENTS if (synthetic or not one.synthetic_only) and (unseen or not one.needs_unseen)]
+    possible = [
+        experiment
+        for experiment in EXPERIMENTS
+        if (synthetic or not experiment.synthetic_only) and (unseen or not experiment.needs_unseen)
+    ]
     for name in only:
-        if not any(fnmatch.fnmatchcase(one.id, name) for one in EXPERIMENTS):
-            near = nearest(name, [one.id for one in EXPERIMENTS])
+        if not any(fnmatch.fnmatchcase(experiment.id, name) for experiment in EXPERIMENTS):
+            near = nearest(name, [experiment.id for experiment in EXPERIMENTS])
             hint = f"; did you mean {near}?" if near else ""
             raise UserError(f"--only {name}: there is no such experiment{hint} (--list names them)")
-        if not any(fnmatch.fnmatchcase(one.id, name) for one in possible):
+        if not any(fnmatch.fnmatchcase(experiment.id, name) for experiment in possible):
             raise UserError(f"--only {name}: needs {'--unseen STORE' if not unseen else 'synthetic data'}")
-    return [one for one in possible if not only or any(fnmatch.fnmatchcase(one.id, name) for name in only)]
+    return [experiment for experiment in possible if not only or any(fnmatch.fnmatchcase(experiment.id, name) for name in only)]
 
 
 class _Maker:
@@ -209,11 +217,11 @@ class _Maker:
         """
         if variant.teacher:
             self.add_elsewhere(self._known[variant.teacher], unseen, fingerprints)
-        for own in self.jobs_of((variant.name,)):
-            job, name = self.jobs[own], unseen_job(own)
+        for trained in self.jobs_of((variant.name,)):
+            job, name = self.jobs[trained], unseen_job(trained)
             teacher = job.order["teacher"]
-            needs = (own, teacher, unseen_job(teacher)) if teacher else (own,)
-            order = job.order | {"of": own, "compared": unseen_job(teacher) if teacher else "", "unseen": list(unseen)}
+            needs = (trained, teacher, unseen_job(teacher)) if teacher else (trained,)
+            order = job.order | {"of": trained, "compared": unseen_job(teacher) if teacher else "", "unseen": list(unseen)}
             decisive = {"format": FORMAT, "unseen": list(fingerprints), "needs": [self.jobs[need].key for need in needs]}
             data = (DATA,) if DATA in self.jobs else ()
             self.jobs[name] = Job(name, _hash(decisive), order, (*data, *needs), self._scale.seconds["embed"])
@@ -256,21 +264,21 @@ class _Maker:
 
     def _share(self, variant: Variant) -> float:
         """Its duration over the student's."""
-        own = {"student-best": self._scale.best_share, "student-long": self._scale.long_share}
-        return self._scale.short_share if variant.short else own.get(variant.name, 1.0)
+        shares = {"student-best": self._scale.best_share, "student-long": self._scale.long_share}
+        return self._scale.short_share if variant.short else shares.get(variant.name, 1.0)
 
     def _cost(self, variant: Variant, config: Any) -> float:
         seconds = self._scale.seconds
         embedding = seconds["embed"] * {"all": 3.0, "some": 1.0, "none": 0.3}[variant.rows]
         if variant.kind not in ("teacher", "student"):
             return embedding
-        (own, unit), *others = (
-            configs.parse_duration(one[variant.kind].train.duration) for one in (config, self._usual, self._base)
+        (amount, unit), *others = (
+            configs.parse_duration(run[variant.kind].train.duration) for run in (config, self._usual, self._base)
         )
-        usual = next((amount for amount, other in others if other == unit), own)
+        usual = next((other for other, other_unit in others if other_unit == unit), amount)
         trained = config[variant.kind]
         dearer = DEARER.get(trained.encoder.architecture, 1.0) * DEARER.get(trained.objective, 1.0)
-        return embedding + seconds[variant.kind] * dearer * own / usual
+        return embedding + seconds[variant.kind] * dearer * amount / usual
 
 
 def unseen_job(job: str) -> str:

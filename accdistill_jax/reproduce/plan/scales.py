@@ -47,8 +47,8 @@ class Scale(NamedTuple):
 def size(width: int, depth: int, *, heads: int = 4, ratio: float = 2, tokenizer=None) -> dict[str, Any]:
     """Changes of the student's Transformer."""
     of = "student.encoder.transformer"
-    found = {f"{of}.width": width, f"{of}.depth": depth, f"{of}.heads": heads, f"{of}.mlp": round(ratio * width)}
-    return found | ({f"{of}.tokenizer": tokenizer} if tokenizer else {})
+    changes = {f"{of}.width": width, f"{of}.depth": depth, f"{of}.heads": heads, f"{of}.mlp": round(ratio * width)}
+    return changes | ({f"{of}.tokenizer": tokenizer} if tokenizer else {})
 
 
 _CPU_SIZES = {
@@ -123,7 +123,7 @@ def all_variants(scale: Scale) -> Iterator[Variant]:
         variants.TEACHERS, variants.MAIN, variants.SUPERVISED, (variants.REFERENCE,), variants.OBJECTIVES,
         variants.AUGMENTED, variants.TAUGHT, variants.LESSER, variants.SIZES,
     )  # fmt: skip
-    own = {"student-best": scale.best, "student-long": scale.long, "student-small": scale.small, **scale.sizes}
+    of_the_scale = {"student-best": scale.best, "student-long": scale.long, "student-small": scale.small, **scale.sizes}
     for group in groups:
         for variant in group:
-            yield variant._replace(changes=variant.changes | own.get(variant.name, {}))
+            yield variant._replace(changes=variant.changes | of_the_scale.get(variant.name, {}))

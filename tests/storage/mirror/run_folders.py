@@ -19,7 +19,7 @@ def write(folder: Path, **files: str) -> None:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """What the run wrote: everything but the mirror's own files."""
+    """Files that the run wrote: everything but the mirror's own files."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
