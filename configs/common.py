@@ -139,7 +139,7 @@ def contrastive(*, hidden, output):
 
 
 def inputs(bands="full", limit=0.0):
-    """How a modality is presented to its encoder; see accdistill_jax/inputs/prepare.py."""
+    """Input settings of a modality; see accdistill_jax/inputs/prepare.py."""
     return ConfigDict(
         dict(
             bands=bands,

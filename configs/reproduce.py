@@ -1,4 +1,4 @@
-"""What the experiments of `python -m accdistill_jax.reproduce` have in common; each changes some keys (reproduce/plan/grid.py).
+"""Base config of the experiments of `python -m accdistill_jax.reproduce`; each changes some keys (reproduce/plan/grid.py).
 
     python -m accdistill_jax.reproduce --preset=smoke     # two minutes: drives every path, learns nothing
     python -m accdistill_jax.reproduce --preset=cpu       # overnight at most, 2 cores, synthetic data, three seeds
