@@ -36,7 +36,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="python -m accdistill_jax.data.prepare",
         description="Prepares stores of 60 s segments for training, checks them and shows what is in them.",
-        epilog="An interrupted preparation continues when the same command is run again.",
+        epilog="An interrupted preparation continues when the same command is run again; what was prepared is kept, also where "
+               "recordings have changed since (--overwrite prepares them again).",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in recordings.names():
@@ -113,7 +114,8 @@ def _run(args: argparse.Namespace, console: Console) -> None:
         sources = find_recordings(args.command, args.root, **options)
         not_read = sources.not_read
         store = prepare(sources, args.out, reader=args.command, options=options, settings=settings,
-                        skip_bad=args.skip_bad, not_read=not_read, apart=recordings.can_crash(args.command), **common)
+                        skip_bad=args.skip_bad, not_read=not_read, apart=recordings.can_crash(args.command),
+                        say=lambda line: show.print_line(line, console), **common)
     show.print_summary(store, console)
     known = store.manifest.get("not_read") or {}  # a store that was there already may not know what is new
     show.print_not_read({path: reason for path, reason in not_read.items() if path not in known}, console)

@@ -23,6 +23,7 @@ from accdistill_jax.runtime.progress import progress_bar
 from accdistill_jax.text import one_line, readable
 
 _TOO_LARGE = "does not fit into memory; split it, or prepare with fewer --workers"
+_CHANGED = "if recordings have changed since, prepare with --overwrite"
 _LONGEST = 300
 
 
@@ -69,6 +70,7 @@ def prepare(
     progress: bool = False,
     not_read: Mapping[str, str] | None = None,
     apart: bool = False,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Store:
     """Prepares recordings into a store; the same call after an interruption continues.
 
@@ -89,6 +91,7 @@ def prepare(
         not_read: what was left out where the recordings were looked for, and why; kept in the manifest.
         apart: load recordings in another process even with one worker, so that one whose parser crashes is named like other
             bad ones.
+        say: told in a line what was prepared earlier and is kept, since nobody looks whether recordings have changed since.
 
     Raises:
         UserError: bad recordings (all are named, after the others were prepared and kept), recordings that hold the same
@@ -101,12 +104,16 @@ def prepare(
     if not overwrite:
         store = existing_store(out, units=order, **request)
         if store is not None:
+            say(f"{store.path} was complete already and is left as it is; {_CHANGED}")
             return store
     split.assign(source.participant_id for source in sources)
     writer = StoreWriter(out, overwrite=overwrite, **request)
     with writer.exclusive(), progress_bar(progress) as bar:
         missing = [source for source in sources if not writer.has(source.recording_id)]
-        task = bar.add_task("preparing recordings", total=len(sources), completed=len(sources) - len(missing))
+        kept = len(sources) - len(missing)
+        if kept:
+            say(f"{kept} of {len(sources)} recordings were prepared by an earlier start and are kept; {_CHANGED}")
+        task = bar.add_task("preparing recordings", total=len(sources), completed=kept)
         bad: dict[str, str] = {}
         stage = functools.partial(_stage, writer=writer, settings=settings, skip_bad=skip_bad)
         run = functools.partial(run_all, workers=workers, apart=apart, died=_died)

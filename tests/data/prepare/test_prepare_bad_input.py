@@ -116,8 +116,9 @@ def many_with_two_bad(root: Path) -> None:
 
 def other_channels(root: Path) -> None:
     time_s = np.arange(64 * SECONDS) / 64
-    wave, motion = np.sin(2 * np.pi * 1.2 * time_s), np.random.default_rng(0).normal((0, 0, 1), 0.01, (len(time_s), 3))
+    wave, rng = np.sin(2 * np.pi * 1.2 * time_s), np.random.default_rng(0)
     for name, columns in {"anna": ["green"], "ben": ["green", "red"]}.items():
+        motion = rng.normal((0, 0, 1), 0.01, (len(time_s), 3))  # no two people move alike
         table = np.column_stack([*[wave] * len(columns), motion])
         text = ",".join([*columns, "x", "y", "z"]) + "\n" + "".join(",".join(map(str, row)) + "\n" for row in table)
         description = {"participant": name, "streams": {

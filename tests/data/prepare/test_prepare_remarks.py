@@ -79,6 +79,23 @@ def test_references_that_label_nothing_are_told(tmp_path):
             in remarks(store.manifest))
 
 
+def test_what_an_earlier_start_prepared_is_told(tmp_path, capsys):
+    for name in ("a", "b"):
+        put(tmp_path / "in", name)
+    spoilt = tmp_path / "in" / "b" / "data.csv"
+    whole = spoilt.read_text()
+    command = ["generic", str(tmp_path / "in"), "--out", str(tmp_path / "store"), "--workers", "1", "--quiet", "--split-fractions", "1", "0", "0"]
+    spoilt.write_text("green\n")
+    assert main(command) == 2 and "earlier start" not in capsys.readouterr().out
+    spoilt.write_text(whole)
+    advice = "if recordings have changed since, prepare with --overwrite"
+    assert main(command) == 0
+    assert f"1 of 2 recordings were prepared by an earlier start and are kept; {advice}" in capsys.readouterr().out
+    assert main(command) == 0
+    assert f"store was complete already and is left as it is; {advice}" in capsys.readouterr().out.replace("\n", "")
+    assert main([*command, "--overwrite"]) == 0 and "earlier start" not in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_workers_and_interruptions_change_nothing(tmp_path, monkeypatch):
     sources = group(tmp_path / "in")
