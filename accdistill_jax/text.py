@@ -55,13 +55,6 @@ def print_error(error: object) -> None:
     print(f"error: {several_lines(error)}", file=sys.stderr)
 
 
-def tolerate_narrow_streams() -> None:
-    """Lets stdout and stderr of any encoding take any text: what an encoding lacks is shown as backslash escapes."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-
-
 def _visible(c: str) -> str:
     if c.isprintable() or c in _JOINERS:
         return c

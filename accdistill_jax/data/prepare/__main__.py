@@ -23,7 +23,6 @@ from accdistill_jax.data.store.store import Store
 from accdistill_jax.data.synthetic import synthetic
 from accdistill_jax.errors import CommandParser, UserError
 from accdistill_jax.runtime.command import run_command
-from accdistill_jax.text import tolerate_narrow_streams
 from accdistill_jax.user_paths import expanded
 
 _PREPROCESS = dataclass_fields(PreprocessSettings)
@@ -123,7 +122,6 @@ def _run(args: argparse.Namespace, console: Console) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status: 0, 2 for what the user can fix, 128 and a signal's number when interrupted."""
-    tolerate_narrow_streams()
 
     def work() -> None:
         args = build_parser().parse_args(argv)
