@@ -1,5 +1,7 @@
 """The paper-size student's step lowered for platforms that are not at hand: what is done for the CPU alone stays there."""
 
+import functools
+
 import jax
 import ml_collections
 import numpy as np
@@ -13,6 +15,7 @@ from configs import distill
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 
 
+@functools.cache  # some seconds each
 def lowered(platform: str) -> str:
     """StableHLO of the student's training step, two segments."""
     config = distill.get_config("paper")
