@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from accdistill_jax.models import ops
+from accdistill_jax.runtime.platform import tracing_for
 
 
 def same_padding(length, taps, stride):
@@ -152,26 +153,27 @@ def test_mlp_is_two_dense_layers_with_gelu(draw, monkeypatch, shape, hidden_byte
     np.testing.assert_allclose(value.reshape(-1, 6), wanted, rtol=1e-5, atol=1e-5)
     for a, b in zip(back(d_out), wanted_back(d_out.reshape(-1, 6)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-    monkeypatch.setattr(ops, "on_cpu", lambda: False)
-    elsewhere, elsewhere_back = jax.vjp(ops.mlp, *arguments)
-    np.testing.assert_allclose(elsewhere, value, rtol=1e-5, atol=1e-5)
-    for a, b in zip(elsewhere_back(d_out), wanted_back(d_out.reshape(-1, 6)), strict=True):
-        np.testing.assert_allclose(a.reshape(b.shape), b, rtol=1e-4, atol=1e-5)
+    for name in ("gpu", "tpu"):
+        with tracing_for(name):
+            elsewhere, elsewhere_back = jax.vjp(ops.mlp, *arguments)
+        np.testing.assert_allclose(elsewhere, value, rtol=1e-5, atol=1e-5)
+        for a, b in zip(elsewhere_back(d_out), wanted_back(d_out.reshape(-1, 6)), strict=True):
+            np.testing.assert_allclose(a.reshape(b.shape), b, rtol=1e-4, atol=1e-5)
 
 
-def test_mlp_for_accelerators_keeps_the_hidden_layer_before_and_after_gelu_and_no_more(draw, monkeypatch):
-    monkeypatch.setattr(ops, "on_cpu", lambda: False)
+def test_mlp_for_gpus_keeps_the_hidden_layer_before_and_after_gelu_and_no_more(draw):
     arguments = [jnp.asarray(a, jnp.bfloat16) for a in (draw(0, 64, 6), draw(1, 6, 40), draw(2, 40), draw(3, 40, 6), draw(4, 6))]
-    kept = jax.eval_shape(lambda *a: jax.vjp(ops.mlp, *a)[1], *arguments)
+    with tracing_for("gpu"):
+        kept = jax.eval_shape(lambda *a: jax.vjp(ops.mlp, *a)[1], *arguments)
     hidden = [leaf for leaf in jax.tree.leaves(kept) if leaf.shape == (64, 40)]
     assert len(hidden) == 2 and {leaf.dtype for leaf in hidden} == {jnp.dtype(jnp.bfloat16)}
 
 
-def test_mlp_for_accelerators_in_bfloat16(draw, monkeypatch):
-    monkeypatch.setattr(ops, "on_cpu", lambda: False)
+def test_mlp_for_gpus_in_bfloat16(draw):
     exact = [jnp.asarray(a) for a in (draw(0, 256, 6), draw(1, 6, 10), draw(2, 10), draw(3, 10, 6), draw(4, 6))]
     half = [a.astype(jnp.bfloat16) for a in exact]
-    (value, back), (wanted, wanted_back) = (jax.vjp(ops.mlp, *a) for a in (half, exact))
+    with tracing_for("gpu"):
+        (value, back), (wanted, wanted_back) = (jax.vjp(ops.mlp, *a) for a in (half, exact))
     d_out = jnp.asarray(draw(5, 256, 6), jnp.bfloat16)
     for a, b in zip((value, *back(d_out)), (wanted, *wanted_back(d_out.astype(jnp.float32))), strict=True):
         assert a.dtype == jnp.bfloat16 and np.linalg.norm(a.astype(jnp.float32) - b) < 0.02 * np.linalg.norm(b)
