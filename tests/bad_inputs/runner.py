@@ -31,13 +31,10 @@ class Result(NamedTuple):
 
 
 class _Server:
-    """A tests.bad_inputs.server, started when it is first needed."""
+    """A tests.bad_inputs.server, started at once: one that a test starts is ended with that test, before others use it."""
 
     def __init__(self):
-        self._process: subprocess.Popen | None = None
-
-    def _start(self) -> subprocess.Popen:
-        return subprocess.Popen(
+        self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.bad_inputs.server"], cwd=REPOSITORY, env=_environment(), text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
@@ -45,7 +42,6 @@ class _Server:
     def run(self, module: str, arguments: Sequence[str], out: Path, error: Path) -> int | None:
         request = {"module": module, "arguments": arguments, "out": str(out), "error": str(error),
                    "memory_bytes": MEMORY_BYTES}  # fmt: skip
-        self._process = self._process or self._start()
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         child = json.loads(self._process.stdout.readline())["pid"]
@@ -62,8 +58,6 @@ class _Server:
         return None if killed.is_set() else status
 
     def close(self) -> None:
-        if self._process is None:
-            return
         self._process.stdin.close()
         self._process.wait()
         self._process.stdout.close()
@@ -125,10 +119,12 @@ class Runner:
 
     def __init__(self, jobs: int = 1):
         self._pool = concurrent.futures.ThreadPoolExecutor(jobs)
-        self._servers = [_Server() for _ in range(jobs)]
-        self._free = list(self._servers)
+        self._jobs = jobs
+        self._servers: list[_Server] = []
 
     def __enter__(self) -> "Runner":
+        self._servers = [_Server() for _ in range(self._jobs)]
+        self._free = list(self._servers)
         return self
 
     def __exit__(self, *exception: object) -> None:
