@@ -124,7 +124,8 @@ def result(workdir: Path) -> dict:
     """All that must be equal, without times and places."""
     found = json.loads((workdir / "report.json").read_text())
     del found["run"]["durations_s"], found["evaluation"]["seconds"]
-    found["run"]["data"] = list(found["run"]["data"].values())
+    run = found["run"]
+    run["data"], run["separation"]["stores"] = list(run["data"].values()), list(run["separation"]["stores"].values())
     kept = {"report": found}
     for stage in ("teacher", "student"):
         kept[stage] = load_params(workdir / stage / "export").meta["fingerprint"]
