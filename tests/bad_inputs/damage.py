@@ -62,7 +62,7 @@ def damage(folder: Path, rng: random.Random) -> str:
 
 
 def outcome(kind: Kind, folder: Path, expected: dict[str, str]) -> tuple[str, str]:
-    """What the program makes of a folder: one of `OUTCOMES`, and the words to it; `expected` are the right readings and their names."""
+    """Reads a folder as the program does and returns the outcome: one of `OUTCOMES`, and the words to it; `expected` are the right readings and their names."""
     before, began = _peak_mb(), time.monotonic()
     signal.alarm(LIMIT_S)
     try:
@@ -90,7 +90,7 @@ def _peak_mb() -> float:
 
 
 def in_child(work: Callable[[], Iterator[dict]], scratch: Path) -> list[dict]:
-    """What `work` yields in a fork; its death is the last of it. This process imports only, so that it can be forked."""
+    """Yields the results of `work` in a fork; its death is the last of it. This process imports only, so that it can be forked."""
     out = scratch / "said"
     out.write_text("")
     child = os.fork()
@@ -214,7 +214,7 @@ def run(counts: dict[str, int], kill_counts: dict[str, int], *, seed: int) -> tu
 
 
 def shares(count: int, kind: str | None) -> dict[str, int]:
-    """How many of `count` each kind has, one at least."""
+    """Shares `count` out over the kinds, at least one each."""
     chosen = {name: own.share for name, own in KINDS.items() if kind in (None, name)}
     return {name: max(1, round(count * share / sum(chosen.values()))) for name, share in chosen.items()} if count else {}
 

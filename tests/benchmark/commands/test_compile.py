@@ -1,4 +1,4 @@
-"""What is read from a program that a TPU's compiler optimised, its table, and the command line; no libtpu is needed."""
+"""Reading a program that a TPU's compiler optimised, its table, and the command line; no libtpu is needed."""
 
 import importlib.util
 import json

@@ -44,7 +44,7 @@ def sent(one: dict, name: str) -> dict[str, int]:
 
 
 def check(one: dict) -> None:
-    """What holds of every program."""
+    """Checks that every program must pass."""
     # all temporary arrays are hardly more than what is kept for the backward pass before the compiler fuses
     assert one["memory"]["temporary arrays"] <= one["kept_bytes"] + 2 * sum(one["logical"].values()) + PADDING
     assert sum(one["memory"].values()) < one["memory_bytes"]
