@@ -6,7 +6,9 @@ import sys
 evaluation = json.load(open(sys.argv[1], encoding="utf-8"))["evaluation"]
 heart_rate = evaluation["targets"]["hr_bpm"]
 error = {name: probe["mae"]["value"] for name, probe in heart_rate["probes"].items()}
-beaten = {d["reference"] for d in heart_rate["differences"] if d["encoder"] == "student" and d["difference"]["high"] < 0}
+beaten = {
+    d["reference"] for d in heart_rate["differences"] if d["encoder"] == "student" and d["difference"]["high"] < 0
+}
 found = [r for r in evaluation["retrieval"] if r["encoder"] == "student" and r["pool_size"] == 1000]
 shown = {name: round(value, 2) for name, value in error.items()}
 print("heart-rate error (bpm):", shown, "| top-1 of 1000:", [round(r["top1"]["value"], 3) for r in found])

@@ -72,7 +72,9 @@ class Student(NamedTuple):
         if self.head is not None:
             found["projection"] = self.head.apply({"params": params["head"]}, z)
         elif "regression_head" in params:
-            found["projection"] = unit(_linear(params["regression_head"]).apply({"params": params["regression_head"]}, z))
+            found["projection"] = unit(
+                _linear(params["regression_head"]).apply({"params": params["regression_head"]}, z)
+            )
         elif "label_head" in params:
             standard = LinearHead(1).apply({"params": params["label_head"]}, z)[:, 0]
             found["prediction"] = params["label_mean"] + params["label_std"] * standard

@@ -25,11 +25,11 @@ def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
     """Writes a small file so that a reader sees the old content or the new one, never a part.
 
     Args:
-      path: local path or object-store address; its folder must exist.
-      content: text (UTF-8) or bytes.
+        path: local path or object-store address; its folder must exist.
+        content: text (UTF-8) or bytes.
 
     Raises:
-      OSError: the file system refused, for example because it is full; nothing is left behind.
+        OSError: the file system refused, for example because it is full; nothing is left behind.
     """
     path = epath.Path(path)
     temporary = path.parent / f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp"
@@ -91,7 +91,7 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
     """Opens a local file for reading, never anything that has no end or lets one wait, such as /dev/zero or a FIFO.
 
     Raises:
-      OSError: as `open`; also where it is no regular file, or the name cannot be one.
+        OSError: as `open`; also where it is no regular file, or the name cannot be one.
     """
     try:
         file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # a FIFO would wait
@@ -107,7 +107,7 @@ def read_regular(path: str | os.PathLike, *, limit_bytes: int = RECORD_BYTES) ->
     """The content of a local file.
 
     Raises:
-      OSError: as `open_regular`; also where it has more bytes than the limit.
+        OSError: as `open_regular`; also where it has more bytes than the limit.
     """
     with open_regular(path) as file:
         if os.fstat(file.fileno()).st_size > limit_bytes:
@@ -130,7 +130,7 @@ def unsealed(record: Mapping) -> dict:
     """A record without its checksum; one of an earlier version has none.
 
     Raises:
-      ValueError: it was changed after it was written.
+        ValueError: it was changed after it was written.
     """
     if record.get("checksum", "") not in ("", record_checksum(record)):
         raise ValueError("it was changed after it was written")

@@ -34,9 +34,7 @@ from accdistill_jax.runtime.interrupt import Interruption
 from accdistill_jax.text import print_error
 from accdistill_jax.user_paths import expanded
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file with an optional preset, FILE.py[:PRESET]."
-)
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file with an optional preset, FILE.py[:PRESET].")
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
@@ -47,7 +45,10 @@ _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0,
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the run.", lower_bound=1)
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0.", lower_bound=0)
 _DISTRIBUTED = flags.DEFINE_enum(
-    "distributed", "auto", ["auto", "off"], "auto: join the other processes of a TPU slice or SLURM step; off: run alone."
+    "distributed",
+    "auto",
+    ["auto", "off"],
+    "auto: join the other processes of a TPU slice or SLURM step; off: run alone.",
 )
 _HELP = ("--help", "-help", "--helpshort", "-h", "-?", "--helpfull")
 
@@ -96,10 +97,10 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     """Parses the command line; ends the process with one line and status 2 where it is wrong, with 0 after --help.
 
     Args:
-      argv: as in sys.argv.
+        argv: as in sys.argv.
 
     Returns:
-      What is no flag: the program's name alone.
+        What is no flag: the program's name alone.
     """
     if any(argument in _HELP for argument in argv[1:]):
         app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)

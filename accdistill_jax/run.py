@@ -103,7 +103,9 @@ def check_named(config, peers: Peers) -> None:
     Whether they fit the data is found when there is data.
     """
     stages = set(config.stages)
-    if config.teacher.path and ("teacher" in stages or stages & {"student", "evaluation"} and build_objective.needs_teacher(config)):
+    if config.teacher.path and (
+        "teacher" in stages or stages & {"student", "evaluation"} and build_objective.needs_teacher(config)
+    ):
         peers.from_first("config.teacher.path", lambda: load_params(Path(expanded(config.teacher.path))) and None)
     if stages & {"evaluation", "report"}:
         for path in config.data.unseen_stores:
@@ -118,11 +120,16 @@ def check_people(config, stores: tuple[Store, ...], peers: Peers, say: Callable[
     """
 
     def compare() -> dict:
-        began, paths = time.monotonic(), config.data.unseen_stores if set(config.stages) & {"evaluation", "report"} else ()
+        began, paths = (
+            time.monotonic(),
+            config.data.unseen_stores if set(config.stages) & {"evaluation", "report"} else (),
+        )
         unseen = embedding.open_unseen(config, stores, paths)
         found = check_separation(stores, list(unseen.values()), same_names=config.data.same_names, say=say)
         took_s = time.monotonic() - began
-        say(f"data: {found['segments']} segments of {found['people']} people compared, {found['result']} ({took_s:.1f} s)")
+        say(
+            f"data: {found['segments']} segments of {found['people']} people compared, {found['result']} ({took_s:.1f} s)"
+        )
         return found
 
     with peers.waiting("the comparison of the stores"):
@@ -159,7 +166,9 @@ def alone_in(folder: Path) -> contextlib.AbstractContextManager[None]:
     """Context in which no other run works in a work directory; raises UserError where one does."""
     return sole_use(
         folder,
-        refusal=lambda holder: f"{folder} is in use by another run ({holder}); wait for it, stop it, or give another --workdir",
+        refusal=lambda holder: (
+            f"{folder} is in use by another run ({holder}); wait for it, stop it, or give another --workdir"
+        ),
     )
 
 
@@ -168,9 +177,7 @@ def check_device_counts(config, parallel: Parallel) -> None:
         block, name = key.split(".")
         if block in config.stages and block in config:
             settings = config[block][name]
-            parallel.check_batch(
-                settings.batch_size, key=f"{key}.batch_size", micro_batches=settings.micro_batches
-            )
+            parallel.check_batch(settings.batch_size, key=f"{key}.batch_size", micro_batches=settings.micro_batches)
 
 
 def synthetic_stores(config, workdir: Path, say: Callable[[str], None], *, progress: bool) -> tuple[Store, ...]:

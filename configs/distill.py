@@ -39,9 +39,7 @@ def get_config(preset="default"):
                 cached_views=0,
                 objective="masked",  # autoencoding, or "contrastive"
                 encoder=common.encoder_paper("transformer"),
-                autoencoder=common.autoencoder(
-                    drop_fraction=0.8, decoder_width=128, decoder_depth=2, decoder_heads=4
-                ),
+                autoencoder=common.autoencoder(drop_fraction=0.8, decoder_width=128, decoder_depth=2, decoder_heads=4),
                 contrastive=common.contrastive(hidden=1024, output=128),
                 augment=common.no_augmentations(),
                 train=common.train(duration="100 epochs", batch_size=1024, learning_rate=1e-3),
@@ -60,9 +58,7 @@ def get_config(preset="default"):
                 contrastive_weight=1.0,
                 regression_weight=0.0,
                 regression="cosine",  # or "mse"
-                autoencoder=common.autoencoder(
-                    drop_fraction=0.8, decoder_width=128, decoder_depth=2, decoder_heads=4
-                ),
+                autoencoder=common.autoencoder(drop_fraction=0.8, decoder_width=128, decoder_depth=2, decoder_heads=4),
                 contrastive=common.contrastive(hidden=1024, output=128),
                 supervised=dict(
                     target="hr_bpm",  # or "sdnn_ms", "rmssd_ms", "resp_bpm"
@@ -73,7 +69,9 @@ def get_config(preset="default"):
             ),
             evaluation=dict(
                 batch_size=250,
-                train_segments=6000 if not paper else 100_000,  # at most this many training segments for fitting the probes
+                train_segments=6000
+                if not paper
+                else 100_000,  # at most this many training segments for fitting the probes
                 pool_sizes=(100, 1000),  # besides all test segments
                 bootstrap_draws=100,
                 examples=4,  # segments shown in the report

@@ -1,8 +1,8 @@
 """Base config of the experiments of `python -m accdistill_jax.reproduce`; each changes some keys (reproduce/plan/grid.py).
 
-    python -m accdistill_jax.reproduce --preset=smoke     # two minutes: drives every path, learns nothing
-    python -m accdistill_jax.reproduce --preset=cpu       # overnight at most, 2 cores, synthetic data, three seeds
-    python -m accdistill_jax.reproduce --preset=full --data STORE   # sizes of the paper, for accelerators
+python -m accdistill_jax.reproduce --preset=smoke     # two minutes: drives every path, learns nothing
+python -m accdistill_jax.reproduce --preset=cpu       # overnight at most, 2 cores, synthetic data, three seeds
+python -m accdistill_jax.reproduce --preset=full --data STORE   # sizes of the paper, for accelerators
 """
 
 from configs import distill
@@ -19,7 +19,9 @@ def get_config(preset="cpu"):
     if preset == "smoke":
         config.data.synthetic.update(participants=24, segments_per_participant=8)
         for stage in (config.teacher, config.student):
-            stage.train.update(duration="2 steps", warmup="0 steps", validate_every="2 steps", checkpoint_every="2 steps")
+            stage.train.update(
+                duration="2 steps", warmup="0 steps", validate_every="2 steps", checkpoint_every="2 steps"
+            )
     if preset == "cpu":
         # more people than the main job's default, because targets of people are read too
         config.data.synthetic.update(participants=1200, segments_per_participant=36)

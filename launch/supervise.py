@@ -37,13 +37,13 @@ def supervise(
     """Runs the processes to their end.
 
     Args:
-      processes: what to start.
-      grace_s: seconds that the others have, in s, once one has ended badly; then they are killed.
-      signals: what arrives here is passed on; a second one kills.
-      say: tells the user what the launcher itself does.
+        processes: what to start.
+        grace_s: seconds that the others have, in s, once one has ended badly; then they are killed.
+        signals: what arrives here is passed on; a second one kills.
+        say: tells the user what the launcher itself does.
 
     Returns:
-      Per process its exit status, negative for the signal that it died by.
+        Per process its exit status, negative for the signal that it died by.
     """
     output = Output(prefixed=len(processes) > 1)
     children: list[subprocess.Popen] = []
@@ -71,9 +71,7 @@ def supervise(
             if deadline is not None and time.monotonic() > deadline and not killed:
                 killed = True
                 for child in _running(children, statuses):
-                    say(
-                        f"[{children.index(child)}] did not end within {grace_s:g} s of another's failure: killed"
-                    )
+                    say(f"[{children.index(child)}] did not end within {grace_s:g} s of another's failure: killed")
                     _kill(child)
     finally:
         for child in _running(children, statuses):

@@ -101,9 +101,14 @@ class Chaos:
     def start(self, workdir: Path, topology: tuple[int, int]) -> Job:
         self.starts += 1
         return Job(
-            workdir, processes=topology[0], devices=topology[1], peer_timeout_s=self.options.peer_timeout,
-            launched=self.options.through_launcher, number=self.starts, cache=self.cache,
-        )  # fmt: skip
+            workdir,
+            processes=topology[0],
+            devices=topology[1],
+            peer_timeout_s=self.options.peer_timeout,
+            launched=self.options.through_launcher,
+            number=self.starts,
+            cache=self.cache,
+        )
 
     def run(self) -> None:
         """Makes the reference and disturbs runs; what comes out is in `tally`."""
@@ -163,7 +168,9 @@ class Chaos:
                 self.tally.relaunch_unprovoked += set(job.statuses) == {ExitStatus.RELAUNCH}
                 print(f"start {self.starts} ended with {job.statuses} without a kill, load {load():.1f}", flush=True)
                 if set(job.statuses) != {ExitStatus.RELAUNCH} or load() < 2 or unprovoked > 3:
-                    self.tally.violate(f"start {self.starts} ended with {job.statuses} without a kill; see {job.logs[0]}")
+                    self.tally.violate(
+                        f"start {self.starts} ended with {job.statuses} without a kill; see {job.logs[0]}"
+                    )
         return False
 
     def disturb(self, job: Job, workdir: Path, run: int, topology: tuple[int, int], moment: Moment | None) -> bool:
@@ -243,7 +250,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--change-topology", action="store_true", help="start on other processes and devices each time")
     add("--through-launcher", action="store_true", help="start by launch/local, and kill it too")
     add("--keep", type=Path, metavar="FOLDER", help="empty or new folder for the runs, kept afterwards")
-    add("--reference", type=Path, metavar="FOLDER", help="work directory of the undisturbed run; made where not finished")
+    add(
+        "--reference",
+        type=Path,
+        metavar="FOLDER",
+        help="work directory of the undisturbed run; made where not finished",
+    )
     options = parser.parse_args(argv)
     if options.kills < 1 or options.kills_per_run < 1 or options.processes < 1 or options.devices < 1:
         parser.error("--kills, --kills-per-run, --processes and --devices must be at least 1")

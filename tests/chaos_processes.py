@@ -44,14 +44,24 @@ class Job:
     """
 
     def __init__(
-        self, workdir: Path, *, processes: int, devices: int, peer_timeout_s: float, launched: bool, number: int, cache: Path
+        self,
+        workdir: Path,
+        *,
+        processes: int,
+        devices: int,
+        peer_timeout_s: float,
+        launched: bool,
+        number: int,
+        cache: Path,
     ):
         self.count, self.launched = processes, launched
         self.mark = uuid.uuid4().hex
         command = [
-            "--config=configs/distill.py:smoke", f"--workdir={workdir}", *OVERRIDES,
+            "--config=configs/distill.py:smoke",
+            f"--workdir={workdir}",
+            *OVERRIDES,
             f"--config.runtime.peer_timeout_s={peer_timeout_s}",
-        ]  # fmt: skip
+        ]
         environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
         environment |= {MARKER: self.mark, "PYTHONUNBUFFERED": "1", "JAX_COMPILATION_CACHE_DIR": str(cache)}
         environment |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "MPLBACKEND": "agg"}
@@ -75,10 +85,15 @@ class Job:
             with path.open("w") as log:
                 self.children.append(
                     subprocess.Popen(
-                        line, cwd=REPOSITORY, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                        line,
+                        cwd=REPOSITORY,
+                        env=environment,
+                        stdout=log,
+                        stderr=log,
+                        stdin=subprocess.DEVNULL,
                         start_new_session=True,
                     )
-                )  # fmt: skip
+                )
 
     def poll(self) -> bool:
         """True if one of the started processes is still there; notes when each has ended."""

@@ -21,7 +21,10 @@ from tests.test_resume import STAGES, result
 
 TOLERANCE = 1e-5  # of parameters after a change of topology: max |a - b| / max |b| in each array
 ORPHAN_S = 10.0  # for the processes that a killed one had started
-STOPS = {signal.SIGTERM: ExitStatus.TERMINATED, signal.SIGINT: ExitStatus.INTERRUPTED}  # in order, and with which status
+STOPS = {
+    signal.SIGTERM: ExitStatus.TERMINATED,
+    signal.SIGINT: ExitStatus.INTERRUPTED,
+}  # in order, and with which status
 
 
 @dataclasses.dataclass

@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 # A shell's background job and nohup have signals ignored, and so would have every process that a test starts.
-for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL), (signal.SIGHUP, signal.SIG_DFL)):
+for number, usual in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGTERM, signal.SIG_DFL),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, usual)
 
@@ -36,9 +40,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 def pytest_sessionstart(session):
     """A suite on one device would prove nothing about collectives."""
     if jax.device_count() != DEVICES:
-        raise pytest.UsageError(
-            f"{jax.device_count()} devices instead of {DEVICES}: jax was imported before conftest"
-        )
+        raise pytest.UsageError(f"{jax.device_count()} devices instead of {DEVICES}: jax was imported before conftest")
 
 
 def pytest_collection_modifyitems(config, items):

@@ -121,7 +121,11 @@ def root_modules(package: Path = PACKAGE) -> list[str]:
 def long_files(*folders: Path) -> list[str]:
     """Python files below the folders that have more than `MOST_LINES` lines, as "path: lines", the longest first."""
     lines = {path: len(path.read_text().splitlines()) for folder in folders for path in folder.rglob("*.py")}
-    return [f"{path}: {lines[path]}" for path in sorted(lines, key=lambda path: (-lines[path], path)) if lines[path] > MOST_LINES]
+    return [
+        f"{path}: {lines[path]}"
+        for path in sorted(lines, key=lambda path: (-lines[path], path))
+        if lines[path] > MOST_LINES
+    ]
 
 
 def main() -> None:
@@ -131,11 +135,16 @@ def main() -> None:
     for rank in ORDER:
         for name in rank:
             if name in rooms:
-                print(f"{name:<11} -> {', '.join(sorted(rooms[name], key=lambda other: (RANKS[other], other))) or 'nothing'}")
+                print(
+                    f"{name:<11} -> {', '.join(sorted(rooms[name], key=lambda other: (RANKS[other], other))) or 'nothing'}"
+                )
     print(f"\n{len(graph)} modules, {len(rooms)} rooms, {sum(map(len, rooms.values()))} arrows between rooms")
     print(f"modules in the root: {len(root_modules())} ({', '.join(root_modules())})")
     too_long = long_files(PACKAGE, TESTS)
-    print(f"files of more than {MOST_LINES} lines: " + ("none" if not too_long else "".join(f"\n  {line}" for line in too_long)))
+    print(
+        f"files of more than {MOST_LINES} lines: "
+        + ("none" if not too_long else "".join(f"\n  {line}" for line in too_long))
+    )
     bad = [*upward(graph), *(" <-> ".join(group) for group in itertools.chain(circles(graph), circles(rooms)))]
     print("imports upwards and circles: " + ("none" if not bad else "".join(f"\n  {line}" for line in bad)))
 

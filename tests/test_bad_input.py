@@ -108,11 +108,24 @@ def test_the_line_and_status_of_a_bad_store_on_the_command_line(repository, smok
     (newer / "manifest.json").write_text(json.dumps(manifest | {"fingerprint": fingerprint(manifest)}))
     (tmp_path / "empty").mkdir()
     for value, message in (
-        (str(newer), f"{newer}/manifest.json: the store has format version 3, this program reads version 2; update accdistill_jax"),
+        (
+            str(newer),
+            f"{newer}/manifest.json: the store has format version 3, this program reads version 2; update accdistill_jax",
+        ),
         (f"('{tmp_path}/empty',)", f"{tmp_path}/empty: not a store (no manifest.json there)"),
-        (f"('{tmp_path}/newr',)", f"config.data.stores: there is no folder {tmp_path}/newr; did you mean {tmp_path}/newer?"),
+        (
+            f"('{tmp_path}/newr',)",
+            f"config.data.stores: there is no folder {tmp_path}/newr; did you mean {tmp_path}/newer?",
+        ),
     ):
-        command = [sys.executable, "-m", "accdistill_jax.main", SMOKE, f"--workdir={tmp_path}/run", f"--config.data.stores={value}"]
+        command = [
+            sys.executable,
+            "-m",
+            "accdistill_jax.main",
+            SMOKE,
+            f"--workdir={tmp_path}/run",
+            f"--config.data.stores={value}",
+        ]
         done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=120)
         assert done.returncode == 2, done.stderr
         assert done.stderr.startswith("error: ") and message in done.stderr and done.stderr.count("\n") == 1
@@ -172,8 +185,12 @@ def test_full_disk_during_training_and_then_room(repository, copy, smoke_store, 
     def start(limit: int):
         return subprocess.run(
             [sys.executable, "-c", LIMITED, *arguments, str(limit)],
-            cwd=repository, env=environment, capture_output=True, text=True, timeout=200,
-        )  # fmt: skip
+            cwd=repository,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
 
     done = start(limit)
     assert done.returncode == 2, done.stderr
@@ -202,7 +219,9 @@ def test_damaged_newest_checkpoint_is_named_and_the_one_before_used(copy, smoke_
 def test_stopped_after_the_last_step_before_the_export(copy, smoke_config, monkeypatch):
     expected = load_params(copy / "teacher/export").meta["fingerprint"]
     shutil.rmtree(copy / "teacher/export")
-    monkeypatch.setattr("accdistill_jax.training.loop.make_step", lambda *a, **k: lambda *b: pytest.fail("a step was taken"))
+    monkeypatch.setattr(
+        "accdistill_jax.training.loop.make_step", lambda *a, **k: lambda *b: pytest.fail("a step was taken")
+    )
     run(smoke_config(stages=("teacher",)), copy)
     assert load_params(copy / "teacher/export").meta["fingerprint"] == expected
 

@@ -37,13 +37,18 @@ def test_every_bad_input_ends_in_one_clear_line(bases, two_at_a_time, tmp_path, 
     cases = generate(COUNT, seed=SEED, bases=bases)[category]
     results = list(two_at_a_time.run(cases, tmp_path, bases=bases.store.parent))
     assert len(results) == len(cases) >= COUNT * CATEGORIES[category][0] // 330
-    failed = [f"{result.case.name}: {result.wrong}: {result.outcome.error[-500:]}" for result in results if result.wrong]
+    failed = [
+        f"{result.case.name}: {result.wrong}: {result.outcome.error[-500:]}" for result in results if result.wrong
+    ]
     assert not failed, "\n".join([f"{len(failed)} of {len(cases)}, seed {SEED}", *failed])
 
 
 @pytest.mark.slow
 def test_a_seed_always_gives_the_same_distinct_cases(bases):
-    names = {seed: {key: [case.name for case in own] for key, own in generate(330, seed=seed, bases=bases).items()} for seed in (0, 1)}
+    names = {
+        seed: {key: [case.name for case in own] for key, own in generate(330, seed=seed, bases=bases).items()}
+        for seed in (0, 1)
+    }
     assert names[0] == {key: [case.name for case in own] for key, own in generate(330, seed=0, bases=bases).items()}
     for category, (share, _) in CATEGORIES.items():
         assert len(set(names[0][category])) == share
@@ -77,7 +82,9 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
-def judge(folder: Path, *, status: int | None = 2, error: str = GOOD, after=lambda: None, case: Case = CASE) -> str | None:
+def judge(
+    folder: Path, *, status: int | None = 2, error: str = GOOD, after=lambda: None, case: Case = CASE
+) -> str | None:
     before = contents(folder)
     after()
     return wrong(case, folder, before, Outcome(status, "", error))
@@ -87,19 +94,28 @@ def test_what_is_right(folder):
     assert judge(folder) is None
     assert judge(folder, error="warning: slow\n" + GOOD) is None
     assert judge(folder, error="usage: prepare\nprepare: " + GOOD) is None
-    assert judge(folder, error="error: 2 of 3 recordings cannot be prepared:\n  a: in.csv: line 3\n  b: x\nrepair them\n") is None
+    assert (
+        judge(folder, error="error: 2 of 3 recordings cannot be prepared:\n  a: in.csv: line 3\n  b: x\nrepair them\n")
+        is None
+    )
     assert judge(folder, after=lambda: (folder / "out" / "new").write_text("")) is None
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"status": None}, "does not end"), ({"status": 0}, "silently accepted"), ({"status": 1}, "exit status 1"),
-        ({"status": -9}, "exit status -9"), ({"error": "Traceback (most recent call last):\n" + GOOD}, "traceback"),
-        ({"error": ""}, "0 lines of error"), ({"error": GOOD + GOOD}, "2 lines of error"), ({"error": GOOD + "more\n"}, "more text behind"),
-        ({"error": "error: in.csv: wrong\n"}, "does not name 'line 3'"), ({"error": "error: line 3\n"}, "does not name '/.*in.csv' or 'in.csv:'"),
+        ({"status": None}, "does not end"),
+        ({"status": 0}, "silently accepted"),
+        ({"status": 1}, "exit status 1"),
+        ({"status": -9}, "exit status -9"),
+        ({"error": "Traceback (most recent call last):\n" + GOOD}, "traceback"),
+        ({"error": ""}, "0 lines of error"),
+        ({"error": GOOD + GOOD}, "2 lines of error"),
+        ({"error": GOOD + "more\n"}, "more text behind"),
+        ({"error": "error: in.csv: wrong\n"}, "does not name 'line 3'"),
+        ({"error": "error: line 3\n"}, "does not name '/.*in.csv' or 'in.csv:'"),
     ],
-)  # fmt: skip
+)
 def test_outcomes_that_are_wrong(folder, changes, message):
     assert re.search(message, judge(folder, **changes))
 
@@ -108,16 +124,26 @@ def test_damage_that_is_wrong(folder):
     assert judge(folder, after=lambda: (folder / "in.csv").write_text("2")) == "in.csv was changed"
     assert judge(folder, after=lambda: (folder / "more").write_text("")) == "more was made"
     assert judge(folder, after=lambda: (folder / "out" / "before").unlink()) == "out/before was removed"
-    assert judge(folder, after=lambda: (folder / "out" / "manifest.json").write_text("")) == "out/manifest.json looks like a result"
+    assert (
+        judge(folder, after=lambda: (folder / "out" / "manifest.json").write_text(""))
+        == "out/manifest.json looks like a result"
+    )
     assert judge(folder, after=lambda: (folder / "out2").write_text("")) == "out2 was made"
 
 
 RUN = Case("a case", MAIN, (), ("in.csv",), falls_back="run/teacher/export/export.json", expected="abc")
 FILES = {
-    "run/config.json": "{}", "run/stages.json": '{"data": 1.5}', "run/metrics/teacher.jsonl": "1\n2\n", "run/metrics/student.jsonl": "3\n",
-    "run/tensorboard/teacher/events": "4", "run/teacher/export/export.json": '{"fingerprint": "abc"}', "run/teacher/checkpoints/6.json": "{}",
-    "run/student/export/export.json": "{}", "run/report.md": "5", "other/file": "6",
-}  # fmt: skip
+    "run/config.json": "{}",
+    "run/stages.json": '{"data": 1.5}',
+    "run/metrics/teacher.jsonl": "1\n2\n",
+    "run/metrics/student.jsonl": "3\n",
+    "run/tensorboard/teacher/events": "4",
+    "run/teacher/export/export.json": '{"fingerprint": "abc"}',
+    "run/teacher/checkpoints/6.json": "{}",
+    "run/student/export/export.json": "{}",
+    "run/report.md": "5",
+    "other/file": "6",
+}
 
 
 @pytest.fixture
@@ -131,15 +157,24 @@ def run_folder(tmp_path) -> Path:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("run/metrics/teacher.jsonl", "1\n2\n3\n", None), ("run/metrics/teacher.jsonl", "1\n", "was changed"),
-        ("run/metrics/teacher.jsonl", "1\n3\n3\n", "was changed"), ("run/metrics/teacher.jsonl", None, "was removed"),
-        ("run/tensorboard/teacher/events", "45", None), ("run/tensorboard/teacher/events", "", "was changed"),
-        ("run/tensorboard/teacher/more", "4", None), ("run/config.json", '{"a": 1}', "was changed"), ("run/config.json", None, "was removed"),
-        ("run/stages.json", '{"data": 2.5, "teacher": 1}', None), ("run/stages.json", '{"teacher": 1}', "was changed"),
-        ("run/stages.json", "[]", "was changed"), ("run/teacher/checkpoints/6.json", "", "was changed"), ("run/report.md", "55", "was changed"),
-        ("other/file", "66", "was changed"), ("run/teacher/export/new", "", None),
+        ("run/metrics/teacher.jsonl", "1\n2\n3\n", None),
+        ("run/metrics/teacher.jsonl", "1\n", "was changed"),
+        ("run/metrics/teacher.jsonl", "1\n3\n3\n", "was changed"),
+        ("run/metrics/teacher.jsonl", None, "was removed"),
+        ("run/tensorboard/teacher/events", "45", None),
+        ("run/tensorboard/teacher/events", "", "was changed"),
+        ("run/tensorboard/teacher/more", "4", None),
+        ("run/config.json", '{"a": 1}', "was changed"),
+        ("run/config.json", None, "was removed"),
+        ("run/stages.json", '{"data": 2.5, "teacher": 1}', None),
+        ("run/stages.json", '{"teacher": 1}', "was changed"),
+        ("run/stages.json", "[]", "was changed"),
+        ("run/teacher/checkpoints/6.json", "", "was changed"),
+        ("run/report.md", "55", "was changed"),
+        ("other/file", "66", "was changed"),
+        ("run/teacher/export/new", "", None),
     ],
-)  # fmt: skip
+)
 def test_a_refused_run_may_only_append_to_its_records(run_folder, name, text, message):
     path = run_folder / name
     change = (lambda: path.unlink()) if text is None else (lambda: path.write_text(text))
@@ -150,13 +185,20 @@ def test_a_refused_run_may_only_append_to_its_records(run_folder, name, text, me
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("run/config.json", '{"a": 1}', None), ("run/stages.json", "{}", None), ("run/metrics/teacher.jsonl", "1\n", None),
-        ("run/tensorboard/teacher/more", "4", None), ("run/teacher/checkpoints/6.json", None, None),
-        ("run/metrics/student.jsonl", "3\n3\n", "was changed"), ("run/student/export/export.json", "", "was changed"),
-        ("run/report.md", None, "was removed"), ("run/new", "", "was made"), ("other/file", None, "was removed"), ("other/file", "7", "was changed"),
+        ("run/config.json", '{"a": 1}', None),
+        ("run/stages.json", "{}", None),
+        ("run/metrics/teacher.jsonl", "1\n", None),
+        ("run/tensorboard/teacher/more", "4", None),
+        ("run/teacher/checkpoints/6.json", None, None),
+        ("run/metrics/student.jsonl", "3\n3\n", "was changed"),
+        ("run/student/export/export.json", "", "was changed"),
+        ("run/report.md", None, "was removed"),
+        ("run/new", "", "was made"),
+        ("other/file", None, "was removed"),
+        ("other/file", "7", "was changed"),
         ("run/teacher2", "", "was made"),
     ],
-)  # fmt: skip
+)
 def test_a_run_that_goes_on_changes_its_stage_only(run_folder, name, text, message):
     path = run_folder / name
     change = (lambda: path.unlink()) if text is None else (lambda: path.write_text(text))

@@ -20,7 +20,9 @@ SEED = os.environ.get("ACCDISTILL_CHAOS_SEED", "0")
 
 @pytest.mark.long
 @pytest.mark.timeout(600 + 240 * KILLS)
-@pytest.mark.parametrize("option", [(), ("--change-topology",), ("--through-launcher",)], ids=("same", "changed", "launched"))
+@pytest.mark.parametrize(
+    "option", [(), ("--change-topology",), ("--through-launcher",)], ids=("same", "changed", "launched")
+)
 def test_killed_runs_end_as_the_undisturbed_one(repository, option):
     if option and "ACCDISTILL_CHAOS_KILLS" not in os.environ:
         pytest.skip("takes minutes: set ACCDISTILL_CHAOS_KILLS")

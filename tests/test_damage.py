@@ -26,7 +26,17 @@ SEED = os.environ.get("ACCDISTILL_DAMAGE_SEED", "0")
 @pytest.mark.slow
 @pytest.mark.timeout(120 + 2 * int(COUNT))
 def test_damage_is_noticed_or_harmless_in_every_kind_of_file(repository):
-    command = [sys.executable, "-m", "tests.bad_inputs.damage", "--count", COUNT, "--kills", str(int(COUNT) // 5), "--seed", SEED]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.bad_inputs.damage",
+        "--count",
+        COUNT,
+        "--kills",
+        str(int(COUNT) // 5),
+        "--seed",
+        SEED,
+    ]
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     for name in KINDS:
@@ -80,8 +90,12 @@ def test_the_same_seed_damages_alike_and_always_something(tmp_path):
         for number in range(60):
             folder = Path(shutil.copytree(whole, tmp_path / f"{seed}-{number}-{len(said)}"))
             own.append(damage.damage(folder, rng))
-            changed = [path for path in damage.files(whole)
-                       if not (folder / path.relative_to(whole)).is_file() or (folder / path.relative_to(whole)).read_bytes() != path.read_bytes()]
+            changed = [
+                path
+                for path in damage.files(whole)
+                if not (folder / path.relative_to(whole)).is_file()
+                or (folder / path.relative_to(whole)).read_bytes() != path.read_bytes()
+            ]
             assert len(changed) == 1
         said.append(own)
     assert said[0] == said[1] != said[2]

@@ -12,10 +12,26 @@ from accdistill_jax.storage.folder import open_folder
 from configs import distill
 
 ADDRESSES = [
-    "s3://user:s3cret@bucket/store", "gs://user:s3cret@bucket", "http://user:s3cret@host:80/x", "https://u:s3cret@host", "s3://:s3cret@bucket",
-    "s3://user:s3cret/with@slash@bucket/x", "file://user:s3cret@host/x", "memory://u:s3cret@x", "s3://key-s3cret@bucket/x",
-]  # fmt: skip
-HARMLESS = ["s3://bucket/a@b", "gs://bucket/a:b@c", "/local/a:b@c", "http://host:80/x", "s3://bucket", "a@b:c", "file:///home/me@work", "mem://"]
+    "s3://user:s3cret@bucket/store",
+    "gs://user:s3cret@bucket",
+    "http://user:s3cret@host:80/x",
+    "https://u:s3cret@host",
+    "s3://:s3cret@bucket",
+    "s3://user:s3cret/with@slash@bucket/x",
+    "file://user:s3cret@host/x",
+    "memory://u:s3cret@x",
+    "s3://key-s3cret@bucket/x",
+]
+HARMLESS = [
+    "s3://bucket/a@b",
+    "gs://bucket/a:b@c",
+    "/local/a:b@c",
+    "http://host:80/x",
+    "s3://bucket",
+    "a@b:c",
+    "file:///home/me@work",
+    "mem://",
+]
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
@@ -69,7 +85,9 @@ ADDRESS = "s3://user:s3cret@bucket/x"
 def test_no_command_prints_or_keeps_a_password(repository, tmp_path, module, arguments):
     if not any("workdir" in argument for argument in arguments) and module.endswith("main"):
         arguments = [*arguments, f"--workdir={tmp_path}/run"]
-    done = subprocess.run([sys.executable, "-m", module, *arguments], cwd=repository, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments], cwd=repository, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 2 and "error: " in done.stderr and "Traceback" not in done.stderr
     assert "s3cret" not in done.stdout + done.stderr
     assert not any("s3cret" in path.read_text() for path in tmp_path.rglob("*") if path.is_file())

@@ -8,9 +8,7 @@ import pytest
 from accdistill_jax.files import remove_leftovers, write_atomically
 
 
-@pytest.mark.parametrize(
-    ("content", "read"), [("größer\n", b"gr\xc3\xb6\xc3\x9fer\n"), (b"\x00\xff", b"\x00\xff")]
-)
+@pytest.mark.parametrize(("content", "read"), [("größer\n", b"gr\xc3\xb6\xc3\x9fer\n"), (b"\x00\xff", b"\x00\xff")])
 def test_content_arrives_and_replaces(tmp_path, content, read):
     path = tmp_path / "a.json"
     path.write_text("old and longer than the new content")

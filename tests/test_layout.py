@@ -6,7 +6,9 @@ from tests import layout
 
 
 def test_every_room_has_its_rank():
-    assert set(layout.rooms_graph(layout.imports())) <= set(layout.RANKS), "give the new room its rank in tests/layout.py"
+    assert set(layout.rooms_graph(layout.imports())) <= set(layout.RANKS), (
+        "give the new room its rank in tests/layout.py"
+    )
 
 
 def test_nothing_imports_upwards():

@@ -33,8 +33,12 @@ def test_processes_of_a_failing_test_and_theirs_are_ended(tmp_path, repository):
     path = os.pathsep.join([str(repository), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-s", "--rootdir", tmp_path, tmp_path],
-        cwd=repository, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        cwd=repository,
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 1 and "ENDED 3" in done.stdout, done.stdout
     assert not left_behind.marked("inner")
 

@@ -63,9 +63,7 @@ def test_config_with_a_mistake_in_it_is_named(command, tmp_path):
 
 def test_help(command):
     done = command("--help")
-    assert (
-        done.returncode == 0 and "--config" in done.stdout and "--workdir" in done.stdout and not done.stderr
-    )
+    assert done.returncode == 0 and "--config" in done.stdout and "--workdir" in done.stdout and not done.stderr
 
 
 # Runs the command line with a stand-in for run.py, which has tests of its own.
@@ -111,7 +109,9 @@ def test_hand_over_and_exit_status(command, tmp_path, body, status, stdout, stde
     assert found == (status, stdout.format(workdir=tmp_path), stderr)
 
 
-@pytest.mark.parametrize("body", ["raise ZeroDivisionError", "import jax; raise jax.errors.JaxRuntimeError('INTERNAL')"])
+@pytest.mark.parametrize(
+    "body", ["raise ZeroDivisionError", "import jax; raise jax.errors.JaxRuntimeError('INTERNAL')"]
+)
 def test_a_bug_keeps_its_traceback(command, body):
     done = command(SMOKE, program=("-c", STAND_IN.format(body=body)))
     assert done.returncode == 1 and "Traceback" in done.stderr and body.split()[-1].split("(")[0] in done.stderr
@@ -122,7 +122,10 @@ def test_a_bug_keeps_its_traceback(command, body):
     [
         (["--coordinator=localhost:1"], "belong together; missing: --num_processes"),
         (["--coordinator=localhost", "--num_processes=2", "--process_id=0"], "must be HOST:PORT"),
-        (["--coordinator=localhost:1", "--num_processes=2", "--process_id=2"], "--process_id=2 must be between 0 and 1"),
+        (
+            ["--coordinator=localhost:1", "--num_processes=2", "--process_id=2"],
+            "--process_id=2 must be between 0 and 1",
+        ),
         (["--distributed=off", "--process_id=0"], "exclude each other"),
     ],
 )

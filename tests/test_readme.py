@@ -48,8 +48,16 @@ def commands(*start: str) -> list[list[str]]:
 
 
 def test_every_command_is_of_a_kind_that_is_checked_here():
-    known = (("python", "-m", "accdistill_jax.main"), ("python", "-m", "accdistill_jax.data.prepare"),
-             ("python", "-m", "pytest"), ("pip", "install"), ("launch/local",), ("python", "-m", "accdistill_jax.reproduce"), ("python3", "-m", "venv"), (".", ".venv/bin/activate"))  # fmt: skip
+    known = (
+        ("python", "-m", "accdistill_jax.main"),
+        ("python", "-m", "accdistill_jax.data.prepare"),
+        ("python", "-m", "pytest"),
+        ("pip", "install"),
+        ("launch/local",),
+        ("python", "-m", "accdistill_jax.reproduce"),
+        ("python3", "-m", "venv"),
+        (".", ".venv/bin/activate"),
+    )
     split = [tuple(shlex.split(command, comments=True)) for command in COMMANDS]
     assert [words for words in split if not any(words[: len(start)] == start for start in known)] == []
     for start in known[:6]:

@@ -15,9 +15,12 @@ TRAIN = {"duration": "6 steps", "warmup": "1 steps", "validate_every": "100 step
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer_state", "changes"),
-    [("replicated", {}), ("sharded", {"teacher.cached_views": 2, "student.train.ema_decay": 0.9})], ids=["plain", "sharded, cached views"],
-)  # fmt: skip
-def test_every_step_runs_the_first_ones_program_on_donated_state(smoke_config, tmp_path, monkeypatch, caplog, optimizer_state, changes):
+    [("replicated", {}), ("sharded", {"teacher.cached_views": 2, "student.train.ema_decay": 0.9})],
+    ids=["plain", "sharded, cached views"],
+)
+def test_every_step_runs_the_first_ones_program_on_donated_state(
+    smoke_config, tmp_path, monkeypatch, caplog, optimizer_state, changes
+):
     counts, deleted = [], []
     iterate, mapped = Pipeline.iterate, Parallel.map
 
@@ -39,7 +42,11 @@ def test_every_step_runs_the_first_ones_program_on_donated_state(smoke_config, t
         return call
 
     train = {f"{stage}.train.{key}": value for stage in ("teacher", "student") for key, value in TRAIN.items()}
-    own = {"stages": ("teacher", "student"), "runtime.optimizer_state": optimizer_state, "runtime.compilation_cache": "off"}
+    own = {
+        "stages": ("teacher", "student"),
+        "runtime.optimizer_state": optimizer_state,
+        "runtime.compilation_cache": "off",
+    }
     config = smoke_config(**train, **own, **changes)
     monkeypatch.setattr(Pipeline, "iterate", counting)
     monkeypatch.setattr(Parallel, "map", recording)

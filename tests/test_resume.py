@@ -44,9 +44,13 @@ class Process:
 
     def __init__(self, repository: Path, workdir: Path):
         command = [
-            sys.executable, "-m", "accdistill_jax.main", "--config=configs/distill.py:smoke", f"--workdir={workdir}",
+            sys.executable,
+            "-m",
+            "accdistill_jax.main",
+            "--config=configs/distill.py:smoke",
+            f"--workdir={workdir}",
             *OVERRIDES,
-        ]  # fmt: skip
+        ]
         self.log = workdir.with_suffix(".log")
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
@@ -87,8 +91,13 @@ def reached(workdir: Path, stage: str, rng: random.Random):
 
 def finished(workdir: Path, stage: str) -> bool:
     """Whether a stage is beyond interrupting."""
-    marks = ("data/synthetic/manifest.json", "teacher/export/export.json", "student/export/export.json",
-             "embeddings/main.npz", "report/made_from")  # fmt: skip
+    marks = (
+        "data/synthetic/manifest.json",
+        "teacher/export/export.json",
+        "student/export/export.json",
+        "embeddings/main.npz",
+        "report/made_from",
+    )
     return (workdir / dict(zip(STAGES, marks, strict=True))[stage]).exists()
 
 

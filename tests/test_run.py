@@ -95,7 +95,9 @@ def test_running_again_trains_nothing_and_changes_nothing(copy, smoke_config, no
         assert line in said
 
 
-@pytest.mark.parametrize("content", ["", "[1]", '{"data": "x"}', '{"data": NaN}', '{"data": -1}', '{"data": null}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "content", ["", "[1]", '{"data": "x"}', '{"data": NaN}', '{"data": -1}', '{"data": null}', "[" * 100_000]
+)
 def test_unreadable_seconds_are_named_in_a_warning_and_counted_anew(tmp_path, caplog, content):
     path = tmp_path / "stages.json"
     path.write_text(content)
@@ -144,7 +146,9 @@ def test_a_wrong_teacher_is_refused(finished, smoke_config, tmp_path):
         return str(caught.value)
 
     own = fingerprints(finished)["teacher"]
-    assert f"has fingerprint {own}, config.teacher.fingerprint asks for 0123" in attempt(**{"teacher.fingerprint": "0123"})
+    assert f"has fingerprint {own}, config.teacher.fingerprint asks for 0123" in attempt(
+        **{"teacher.fingerprint": "0123"}
+    )
     student = str(finished / "student" / "export")
     assert f"{student} holds no teacher (kind 'student')" in attempt(**{"teacher.path": student})
     assert f"no exported parameters in {finished}" in attempt(**{"teacher.path": str(finished)})
@@ -170,7 +174,11 @@ def test_as_many_checkpoints_are_kept_as_asked_for(smoke_config, tmp_path):
     """Also where a run was begun by a version without the key."""
 
     def go_on(**changes):
-        keys = {"teacher.train.checkpoint_every": "1 steps", "teacher.train.validate_every": "100 steps", "stages": ("teacher",)}
+        keys = {
+            "teacher.train.checkpoint_every": "1 steps",
+            "teacher.train.validate_every": "100 steps",
+            "stages": ("teacher",),
+        }
         run(smoke_config(**keys, **changes), tmp_path / "run")
         folder = tmp_path / "run/teacher/checkpoints"
         return sorted(int(path.stem) for path in folder.glob("*.json"))
@@ -241,7 +249,10 @@ def test_unseen_stores_that_do_not_fit_are_told_before_training(smoke_config, sm
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
-    [("data.unseen_stores", ("no/such/store",), "config.data.unseen_stores: there is no folder"), ("teacher.path", "README.md", "no exported parameters in README.md")],
+    [
+        ("data.unseen_stores", ("no/such/store",), "config.data.unseen_stores: there is no folder"),
+        ("teacher.path", "README.md", "no exported parameters in README.md"),
+    ],
 )
 def test_what_is_named_and_not_there_is_told_before_data_is_made(smoke_config, tmp_path, key, value, message):
     with pytest.raises(UserError, match=message):
@@ -297,7 +308,13 @@ def test_a_report_that_was_not_finished_is_written_again(copy, smoke_config, no_
 @pytest.mark.slow
 def test_the_command_from_nothing_to_a_report(repository, tmp_path):
     """Synthetic data and all, as a user starts it; quiet but for its own lines."""
-    command = [sys.executable, "-m", "accdistill_jax.main", "--config=configs/distill.py:smoke", f"--workdir={tmp_path}/run"]
+    command = [
+        sys.executable,
+        "-m",
+        "accdistill_jax.main",
+        "--config=configs/distill.py:smoke",
+        f"--workdir={tmp_path}/run",
+    ]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=400, env=environment)
     assert done.returncode == 0, done.stderr

@@ -34,13 +34,22 @@ def held(folder):
 
 
 def test_a_second_run_in_a_work_directory(smoke_config, tmp_path):
-    with held(tmp_path), pytest.raises(UserError, match=rf"^{tmp_path} is in use by another run \({HOLDER}\); wait for it, stop it, or"):
+    with (
+        held(tmp_path),
+        pytest.raises(UserError, match=rf"^{tmp_path} is in use by another run \({HOLDER}\); wait for it, stop it, or"),
+    ):
         run(smoke_config(), str(tmp_path))
 
 
 @pytest.mark.slow
 def test_a_second_command_in_a_work_directory(repository, tmp_path):
-    command = [sys.executable, "-m", "accdistill_jax.main", "--config=configs/distill.py:smoke", f"--workdir={tmp_path}"]
+    command = [
+        sys.executable,
+        "-m",
+        "accdistill_jax.main",
+        "--config=configs/distill.py:smoke",
+        f"--workdir={tmp_path}",
+    ]
     with held(tmp_path):
         done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout) == (2, "")
@@ -59,7 +68,9 @@ def test_a_second_reproduction(capsys, monkeypatch, repository, tmp_path):
     monkeypatch.syspath_prepend(str(repository))
     with held(tmp_path):
         assert reproduce(["--preset=smoke", f"--out={tmp_path}"]) == 2
-        assert capsys.readouterr().err.startswith(f"error: {tmp_path} is in use by another process (process {os.getpid()} on ")
+        assert capsys.readouterr().err.startswith(
+            f"error: {tmp_path} is in use by another process (process {os.getpid()} on "
+        )
         assert reproduce(["--preset=smoke", f"--out={tmp_path}", "--list"]) == 0
 
 

@@ -37,8 +37,12 @@ def renamed(tmp_path_factory, smoke_store) -> Path:
         batch = generate_batch(POPULATION, int(name.rpartition("-")[2]), settings)
         other = generate_batch(dataclasses.replace(POPULATION, seed=5, segments_per_participant=30), number, settings)
         columns = batch.columns | {"participant": np.full(len(batch.ppg), f"zoe{number}")}
-        writer.add(f"zoe{number}", dataclasses.replace(
-            batch, ppg=other.ppg[: len(batch.ppg)], columns=columns, participant=Participant(f"zoe{number}")))
+        writer.add(
+            f"zoe{number}",
+            dataclasses.replace(
+                batch, ppg=other.ppg[: len(batch.ppg)], columns=columns, participant=Participant(f"zoe{number}")
+            ),
+        )
     writer.commit([f"zoe{number}" for number in range(len(people))])
     return path
 
@@ -59,9 +63,15 @@ def refusal(config, workdir) -> str:
 
 
 def test_a_run_on_segments_of_two_sides_is_refused_at_once(smoke_config, smoke_store, renamed, tmp_path, no_training):
-    for keys in ({"data.unseen_stores": (str(renamed),)}, {"data.unseen_stores": (str(renamed),), "data.same_names": "different people"}):
+    for keys in (
+        {"data.unseen_stores": (str(renamed),)},
+        {"data.unseen_stores": (str(renamed),), "data.same_names": "different people"},
+    ):
         text = refusal(smoke_config(**keys), tmp_path / "run")
-        assert f"the same segments (equal PPG or acceleration) in train of {smoke_store} and test of {renamed}: synthetic-0-0000" in text
+        assert (
+            f"the same segments (equal PPG or acceleration) in train of {smoke_store} and test of {renamed}: synthetic-0-0000"
+            in text
+        )
         assert " = zoe0, synthetic-0-" in text and "(2 people, " in text and "drop the duplicates" in text
 
 
@@ -91,7 +101,9 @@ def test_the_report_says_what_was_compared_and_what_counts_twice(smoke_config, s
     assert f"data: {total} segments of 14 people compared, nobody and no segment is on two sides" in said
     assert f"data: reading {smoke_store} once" in said and "warning: 1" in said and "counted twice" in said
     text, found = (tmp_path / "run/report.md").read_text(), json.loads((tmp_path / "run/report.json").read_text())
-    assert found["run"]["separation"]["segments"] == total and list(found["run"]["separation"]["stores"]) == list(stores)
+    assert found["run"]["separation"]["segments"] == total and list(found["run"]["separation"]["stores"]) == list(
+        stores
+    )
     (warning,) = found["run"]["separation"]["warnings"]
     assert warning in found["verdict"]["cautions"] and f"\n- {literal(warning)}\n" in text
     assert "| On two sides | compared: names of people, and the content of every segment" in text
@@ -108,15 +120,21 @@ def test_the_key_is_one_of_two(smoke_config, value):
 
 
 def test_the_key_changes_no_result(smoke_config):
-    told = [record.config_hash(smoke_config(**{"data.same_names": value})) for value in ("same person", "different people")]
+    told = [
+        record.config_hash(smoke_config(**{"data.same_names": value})) for value in ("same person", "different people")
+    ]
     assert told[0] == told[1]
 
 
 def test_reproduce_refuses_before_its_first_run(smoke_store, renamed, tmp_path):
     with pytest.raises(UserError, match="in train of .*smoke and test of .*renamed: synthetic-0-.* = zoe0"):
         grid.plan("smoke", stores=(str(smoke_store),), unseen=(str(renamed),))
-    generated = write_store(tmp_path / "generated", SyntheticSettings(participants=12, segments_per_participant=2, seed=1))
-    with pytest.raises(UserError, match="the same people in train of the synthetic data and test of .*generated: synthetic-1-"):
+    generated = write_store(
+        tmp_path / "generated", SyntheticSettings(participants=12, segments_per_participant=2, seed=1)
+    )
+    with pytest.raises(
+        UserError, match="the same people in train of the synthetic data and test of .*generated: synthetic-1-"
+    ):
         grid.plan("smoke", unseen=(generated.path,))
     assert grid.plan("smoke", unseen=(generated.path,), overrides=('--config.data.same_names="different people"',)).jobs
     assert grid.plan("smoke", unseen=(str(smoke_store),)).jobs
@@ -130,7 +148,9 @@ def test_a_person_of_two_stores_is_one_participant_of_the_evaluation(smoke_store
     for same_names, people in (("same person", 1), ("different people", 2)):
         columns = segment_columns(stores, rows, same_names=same_names)
         single = len(np.unique(stores[0].segments["participant"][rows[0]]))
-        assert len(np.unique(columns["participant"])) == people * single and len(columns["hr_bpm"]) == sum(map(len, rows))
+        assert len(np.unique(columns["participant"])) == people * single and len(columns["hr_bpm"]) == sum(
+            map(len, rows)
+        )
         opened = types.SimpleNamespace(stores=stores)
         base = types.SimpleNamespace(data=types.SimpleNamespace(same_names=same_names))
         table = people_table(types.SimpleNamespace(opened=opened, plan=types.SimpleNamespace(base=base)))

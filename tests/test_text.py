@@ -16,18 +16,45 @@ from accdistill_jax.data.store.split import SplitRule
 from accdistill_jax.data.store.writer import StoreWriter
 from accdistill_jax.errors import UserError
 
-NAMES = ["[/a]", "[bold red]x[/bold red]", "$a$b$", "$\\frac{", "_hidden", "太郎", "می‌خواهم", "a\x1b[2Jb", "a\nb", "a\rb", "\u202eevil", "<b>&", "`|*_"]
+NAMES = [
+    "[/a]",
+    "[bold red]x[/bold red]",
+    "$a$b$",
+    "$\\frac{",
+    "_hidden",
+    "太郎",
+    "می‌خواهم",
+    "a\x1b[2Jb",
+    "a\nb",
+    "a\rb",
+    "\u202eevil",
+    "<b>&",
+    "`|*_",
+]
 
 
 @pytest.mark.parametrize(
     ("name", "shown"),
-    [("[/a]", "[/a]"), ("太郎", "太郎"), ("a b\u00a0c\u3000d", "a b\u00a0c\u3000d"), ("\x1b[31m", "\\x1b[31m"), ("a\nb\r\t", "a\\nb\\r\\t"),
-     ("\u202ea", "\\u202ea"), ("\x9b1m", "\\x9b1m"), ("a\u2028b", "a\\u2028b"), ("Ren\udce9", "Ren\\xe9"), ("می\u200cخ", "می\u200cخ")])
+    [
+        ("[/a]", "[/a]"),
+        ("太郎", "太郎"),
+        ("a b\u00a0c\u3000d", "a b\u00a0c\u3000d"),
+        ("\x1b[31m", "\\x1b[31m"),
+        ("a\nb\r\t", "a\\nb\\r\\t"),
+        ("\u202ea", "\\u202ea"),
+        ("\x9b1m", "\\x9b1m"),
+        ("a\u2028b", "a\\u2028b"),
+        ("Ren\udce9", "Ren\\xe9"),
+        ("می\u200cخ", "می\u200cخ"),
+    ],
+)
 def test_one_line(name, shown):
     assert text.one_line(name) == shown
 
 
-@pytest.mark.parametrize("name", ["Zoe\u0308", "Zo\u00eb", os.fsdecode("Zo\u00eb".encode()), os.fsdecode("Zoe\u0308".encode())])
+@pytest.mark.parametrize(
+    "name", ["Zoe\u0308", "Zo\u00eb", os.fsdecode("Zo\u00eb".encode()), os.fsdecode("Zoe\u0308".encode())]
+)
 def test_readable_is_the_same_for_every_form(name):
     assert text.readable(name) == "Zo\u00eb"
 
@@ -61,7 +88,9 @@ def test_names_are_one_text_in_every_place(tmp_path):
     assert len({RecordingSource("r", form, list).participant_id for form in forms}) == 1
     (tmp_path / "split.csv").write_text(f"participant,split\n{forms[0]},test\n", encoding="utf-8")
     assert SplitRule.from_file(tmp_path / "split.csv").assign([forms[1]]) == {forms[1]: "test"}
-    (tmp_path / "split.csv").write_text("participant,split\n" + "".join(f"{form},test\n" for form in forms), encoding="utf-8")
+    (tmp_path / "split.csv").write_text(
+        "participant,split\n" + "".join(f"{form},test\n" for form in forms), encoding="utf-8"
+    )
     with pytest.raises(UserError, match="named twice"):
         SplitRule.from_file(tmp_path / "split.csv")
 
@@ -80,21 +109,42 @@ def store(tmp_path_factory):
     writer = StoreWriter(path, settings=PreprocessSettings(segment_s=10.0, hop_s=10.0), source="bench")
     rng = np.random.default_rng(0)
     for number, name in enumerate(NAMES):
-        writer.add(f"r{number}", SegmentBatch(
-            ppg=rng.normal(0, 1, (2, 640, 2)).astype(np.float32), accel=rng.normal(0, 1, (2, 640, 3)).astype(np.float32),
-            ppg_channels=("_$g$", "[/b]"), participant=Participant(name, conditions={name: True}), examined=2, rejected={},
-            columns={"participant": np.full(2, name), "recording": np.full(2, f"r{number}"), "device": np.full(2, name),
-                     "start_unix_s": np.zeros(2), "hr_bpm": np.full(2, 60, np.float32)}))
-    writer.commit([f"r{number}" for number in range(len(NAMES))], skipped={name: name for name in NAMES},
-                  not_read={name: name for name in NAMES})
+        writer.add(
+            f"r{number}",
+            SegmentBatch(
+                ppg=rng.normal(0, 1, (2, 640, 2)).astype(np.float32),
+                accel=rng.normal(0, 1, (2, 640, 3)).astype(np.float32),
+                ppg_channels=("_$g$", "[/b]"),
+                participant=Participant(name, conditions={name: True}),
+                examined=2,
+                rejected={},
+                columns={
+                    "participant": np.full(2, name),
+                    "recording": np.full(2, f"r{number}"),
+                    "device": np.full(2, name),
+                    "start_unix_s": np.zeros(2),
+                    "hr_bpm": np.full(2, 60, np.float32),
+                },
+            ),
+        )
+    writer.commit(
+        [f"r{number}" for number in range(len(NAMES))],
+        skipped={name: name for name in NAMES},
+        not_read={name: name for name in NAMES},
+    )
     return path
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1", "cp1252"])
 def test_show_prints_every_name_whatever_the_encoding(store, repository, encoding, tmp_path):
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
-    done = subprocess.run([sys.executable, "-m", "accdistill_jax.data.prepare", "show", store, "--plot", tmp_path / "[p] $x$.png"],
-                          cwd=repository, env=environment, capture_output=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-m", "accdistill_jax.data.prepare", "show", store, "--plot", tmp_path / "[p] $x$.png"],
+        cwd=repository,
+        env=environment,
+        capture_output=True,
+        timeout=120,
+    )
     assert (done.returncode, done.stderr) == (0, b"")
     out = done.stdout.decode(encoding)
     assert "\x1b" not in out and "\r" not in out and "\u202e" not in out
@@ -107,7 +157,9 @@ def test_show_prints_every_name_whatever_the_encoding(store, repository, encodin
 
 def test_a_store_whose_path_is_no_utf8_is_refused_before_anything_is_made(tmp_path, capsys):
     out = tmp_path / os.fsdecode(b"Ren\xe9")
-    assert main(["synthetic", "--out", str(out), "--participants", "1", "--segments-per-participant", "1", "--quiet"]) == 2
+    assert (
+        main(["synthetic", "--out", str(out), "--participants", "1", "--segments-per-participant", "1", "--quiet"]) == 2
+    )
     error = capsys.readouterr().err
     assert "Ren\\xe9: this path is no UTF-8 text" in error and error.count("\n") == 1 and not os.listdir(tmp_path)
 
@@ -116,7 +168,12 @@ def test_errors_in_a_c_locale(repository, tmp_path):
     root = os.fsencode(tmp_path) + "/太\x1b[2J".encode() + b"\xe9"
     os.mkdir(root)
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    done = subprocess.run([sys.executable, "-m", "accdistill_jax.data.prepare", "generic", root, "--out", tmp_path / "s", "--quiet"],
-                          cwd=repository, env=environment, capture_output=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-m", "accdistill_jax.data.prepare", "generic", root, "--out", tmp_path / "s", "--quiet"],
+        cwd=repository,
+        env=environment,
+        capture_output=True,
+        timeout=120,
+    )
     assert done.returncode == 2 and done.stderr.startswith(b"error: ") and done.stderr.count(b"\n") == 1
     assert b"\x1b" not in done.stderr and b"Traceback" not in done.stderr

@@ -48,7 +48,9 @@ def test_a_home_and_anothers(home):
 
 
 def test_a_user_that_is_none_is_named():
-    with pytest.raises(UserError, match="^~nobody-here/x: there is no user nobody-here on this machine; give the whole path, or ./~no"):
+    with pytest.raises(
+        UserError, match="^~nobody-here/x: there is no user nobody-here on this machine; give the whole path, or ./~no"
+    ):
         expanded("~nobody-here/x")
 
 
@@ -99,7 +101,9 @@ def test_every_path_of_every_command(home, repository, monkeypatch):
     assert benchmark("scaling").parse_args(["scaling", "--json=~/a.json"]).json == home / "a.json"
     (home / "mine.py").write_text(Path("configs/distill.py").read_text())
     assert load_config("~/mine.py:smoke", []).seed == load_config("configs/distill.py:smoke", []).seed
-    words = main_module._with_whole_config_path(["main", "--config=~/mine.py:smoke", "--config.seed=3", "-config", "~/x.py"])
+    words = main_module._with_whole_config_path(
+        ["main", "--config=~/mine.py:smoke", "--config.seed=3", "-config", "~/x.py"]
+    )
     assert words == ["main", f"--config={home}/mine.py:smoke", "--config.seed=3", "-config", f"{home}/x.py"]
 
 
@@ -125,10 +129,16 @@ def test_devices_that_are_not_there_are_told_in_a_line(repository):
     program = "from accdistill_jax.runtime.device_access import take_devices\ntake_devices()"
     for name in ("cuda", "nonsense"):
         done = subprocess.run(
-            [sys.executable, "-c", program], cwd=repository, env=os.environ | {"JAX_PLATFORMS": name},
-            capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
-        assert done.stderr.splitlines()[-1].startswith("accdistill_jax.errors.UserError: JAX cannot use this machine's devices: ")
+            [sys.executable, "-c", program],
+            cwd=repository,
+            env=os.environ | {"JAX_PLATFORMS": name},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.stderr.splitlines()[-1].startswith(
+            "accdistill_jax.errors.UserError: JAX cannot use this machine's devices: "
+        )
         assert f"JAX_PLATFORMS={name} asks for them: name others, as JAX_PLATFORMS=cpu, or unset it" in done.stderr
 
 
@@ -138,7 +148,11 @@ def test_every_command_tells_it(repository, tmp_path, command):
     name, *rest = command.split()
     rest += [f"--out={tmp_path / 'out'}"] if name == "reproduce" else []
     done = subprocess.run(
-        [sys.executable, "-m", f"accdistill_jax.{name}", *rest], cwd=repository, env=os.environ | {"JAX_PLATFORMS": "nonsense"},
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+        [sys.executable, "-m", f"accdistill_jax.{name}", *rest],
+        cwd=repository,
+        env=os.environ | {"JAX_PLATFORMS": "nonsense"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "JAX_PLATFORMS=nonsense" in done.stderr

@@ -45,9 +45,17 @@ def save(folder, *steps, **options):
 
 def test_copies_beside_checkpoints_stay(tmp_path):
     names = put(
-        tmp_path, "40.bak/x", "2024.05.01-good/x", "40/from-a-copy", "backup-40/x", "notes.tmp", ".mine.tmp", "7.tmp/x", "30/d/0a",
+        tmp_path,
+        "40.bak/x",
+        "2024.05.01-good/x",
+        "40/from-a-copy",
+        "backup-40/x",
+        "notes.tmp",
+        ".mine.tmp",
+        "7.tmp/x",
+        "30/d/0a",
         "41.orbax-checkpoint-tmp-copy/x",
-    )  # fmt: skip
+    )
     save(tmp_path, 10, 20, 50, keep_last=1)
     assert_kept(tmp_path, names)
     with Checkpointer(tmp_path) as checkpointer:
@@ -61,7 +69,10 @@ def test_a_folder_in_the_place_of_a_checkpoint_to_be_is_set_aside_in_a_line(tmp_
         save(tmp_path, 40)
     assert (tmp_path / "40.kept-2" / "from-a-copy").read_text() == "precious 40/from-a-copy"
     assert_kept(tmp_path, ["40.kept/older"])
-    assert f"{tmp_path / '40'} has something in it that no run has saved: it is {tmp_path / '40.kept-2'} now" in caplog.text
+    assert (
+        f"{tmp_path / '40'} has something in it that no run has saved: it is {tmp_path / '40.kept-2'} now"
+        in caplog.text
+    )
     with Checkpointer(tmp_path) as checkpointer:
         assert checkpointer.restore(40, STATE).state["a"].tolist() == STATE["a"].tolist()
 
@@ -96,7 +107,11 @@ def test_the_save_of_another_process_is_not_touched(repository, tmp_path):
             first.save(10, {"a": np.arange(5.0)})
     """)
     first = subprocess.Popen(
-        [sys.executable, "-c", program, tmp_path], cwd=repository, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", program, tmp_path],
+        cwd=repository,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
     try:
         assert first.stdout.readline() == "arrays\n"
@@ -105,10 +120,15 @@ def test_the_save_of_another_process_is_not_touched(repository, tmp_path):
         with Checkpointer(tmp_path) as second:
             assert sorted(path.name for path in tmp_path.iterdir()) == before
             assert second.latest_valid_step() is None
-            with pytest.raises(UserError, match=f"another process saves its checkpoints there .process {first.pid} on "):
+            with pytest.raises(
+                UserError, match=f"another process saves its checkpoints there .process {first.pid} on "
+            ):
                 second.save(10, STATE)
             first.communicate("go\n", timeout=60)
-            assert second.latest_valid_step() == 10 and second.restore(10, STATE).state["a"].tolist() == STATE["a"].tolist()
+            assert (
+                second.latest_valid_step() == 10
+                and second.restore(10, STATE).state["a"].tolist() == STATE["a"].tolist()
+            )
             second.save(20, STATE)
     finally:
         first.kill()

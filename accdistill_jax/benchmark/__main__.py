@@ -41,9 +41,14 @@ COMMANDS = {
     "input": Command("reading, generating and preparing segments"),
     "startup": Command("from command to first step; memory by batch size"),
     "embed": Command("inference, probes and retrieval on many embeddings"),
-    "compile": Command("a training step compiled for TPU slices: what its compiler estimates, without a TPU", rounds=False),
+    "compile": Command(
+        "a training step compiled for TPU slices: what its compiler estimates, without a TPU", rounds=False
+    ),
     "plan": Command("hours for a corpus on given hardware, and what binds"),
-    "gpu": Command("all that is worth knowing of a GPU in eight minutes, the most valuable first; continues where it was cut off", rounds=False),
+    "gpu": Command(
+        "all that is worth knowing of a GPU in eight minutes, the most valuable first; continues where it was cut off",
+        rounds=False,
+    ),
     "tradeoff": Command("what doing less work for the same student costs in accuracy, at equal time"),
     "scaling": Command("a model of training on slices and GPU nodes: time, efficiency, memory", rounds=False),
     "weak-scaling": Command("training on this machine's cores, a fixed batch per device"),
@@ -90,7 +95,9 @@ def build_parser(chosen: str | None) -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="{" + ",".join(COMMANDS) + "}")
     for name, (text, rounds) in COMMANDS.items():
-        command = commands.add_parser(name, parents=[common, repeated] if rounds else [common], help=text, description=text)
+        command = commands.add_parser(
+            name, parents=[common, repeated] if rounds else [common], help=text, description=text
+        )
         if name == chosen:
             _module(name).add_arguments(command)
     return parser

@@ -21,7 +21,7 @@ def parse_duration(text: str) -> Duration:
     """Reads "600 steps", "80000 examples" or "3 epochs".
 
     Raises:
-      UserError: it is none.
+        UserError: it is none.
     """
     match = re.fullmatch(r"\s*(\d[\d_]*(?:\.\d+)?)\s+([a-z]+)\s*", str(text))
     unit = match and next((known for known in DURATION_UNITS if match[2] in (known, known[:-1])), None)
@@ -34,22 +34,20 @@ def duration_steps(text: str, *, batch_size: int, num_segments: int | None) -> i
     """Turns a duration into optimiser steps.
 
     Args:
-      text: "600 steps", "80000 examples" (segments seen) or "3 epochs" (fractions allowed).
-      batch_size: segments of a global batch.
-      num_segments: distinct segments of an epoch; may be None where the unit is not epochs.
+        text: "600 steps", "80000 examples" (segments seen) or "3 epochs" (fractions allowed).
+        batch_size: segments of a global batch.
+        num_segments: distinct segments of an epoch; may be None where the unit is not epochs.
 
     Returns:
-      The number of steps, rounded up; 0 only for a duration of zero.
+        The number of steps, rounded up; 0 only for a duration of zero.
 
     Raises:
-      UserError: the text is no duration, or epochs were asked for without data.
+        UserError: the text is no duration, or epochs were asked for without data.
     """
     amount, unit = parse_duration(text)
     if unit == "epochs":
         if not num_segments:
-            raise UserError(
-                f"duration {text!r} counts epochs, but the number of segments is not known here; use steps"
-            )
+            raise UserError(f"duration {text!r} counts epochs, but the number of segments is not known here; use steps")
         amount *= num_segments
     steps = math.ceil(amount if unit == "steps" else amount / batch_size)
     if steps >= 2**31:

@@ -87,9 +87,7 @@ def config_argument(argv: Sequence[str]) -> str:
             return argv[position + 1]
         if argument.startswith(("--config=", "-config=")):
             return argument.partition("=")[2]
-    raise UserError(
-        "no config given; add --config=configs/distill.py (its presets: --config=configs/distill.py:smoke)"
-    )
+    raise UserError("no config given; add --config=configs/distill.py (its presets: --config=configs/distill.py:smoke)")
 
 
 def _split(argument: str) -> tuple[str, str]:
@@ -136,7 +134,5 @@ def wrong_value(error: Exception) -> str | None:
 
 def last_line(error: BaseException) -> str:
     """The last line of an error's text, without the name of its kind."""
-    lines = [
-        line.strip() for line in str(error.args[0] if error.args else error).splitlines() if line.strip()
-    ]
+    lines = [line.strip() for line in str(error.args[0] if error.args else error).splitlines() if line.strip()]
     return re.sub(r"^\w+(Error|Exception): ", "", lines[-1]) if lines else type(error).__name__

@@ -46,7 +46,8 @@ def _binding(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def environment() -> dict[str, Any]:
     """Provenance of the numbers: versions, Python, machine, devices, git commit (None outside a checkout) and
-    source."""
+    source.
+    """
     import jax
 
     devices = jax.devices()
@@ -101,11 +102,11 @@ def claim(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None
     A start that is refused later so leaves the copy of what was done there; `dump` renews it at the end.
 
     Args:
-      config: a validated config.
-      workdir: made where missing.
+        config: a validated config.
+        workdir: made where missing.
 
     Raises:
-      UserError: as `dump`.
+        UserError: as `dump`.
     """
     path = Path(workdir) / _DUMP_NAME
     if path.exists():
@@ -118,14 +119,14 @@ def dump(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Path:
     """Writes `<workdir>/config.json`: the config and the environment; refuses to continue another run.
 
     Args:
-      config: a validated config.
-      workdir: made where missing.
+        config: a validated config.
+        workdir: made where missing.
 
     Returns:
-      The path of the file.
+        The path of the file.
 
     Raises:
-      UserError: the folder belongs to a run whose config differs in a key that decides the result; names the keys.
+        UserError: the folder belongs to a run whose config differs in a key that decides the result; names the keys.
     """
     workdir = Path(workdir)
     path = workdir / _DUMP_NAME
@@ -170,13 +171,13 @@ def load(path: str | os.PathLike) -> ml_collections.FrozenConfigDict:
     """Reads a config that `dump` wrote.
 
     Args:
-      path: the file, or the work directory that holds it.
+        path: the file, or the work directory that holds it.
 
     Returns:
-      The config; sequences come back as tuples.
+        The config; sequences come back as tuples.
 
     Raises:
-      UserError: missing or unreadable; names the file.
+        UserError: missing or unreadable; names the file.
     """
     path = Path(path)
     return ml_collections.FrozenConfigDict(_read(path / _DUMP_NAME if path.is_dir() else path))
@@ -189,9 +190,7 @@ def _read(path: Path) -> dict:
             raise ValueError("no mapping under the key 'config'")
         return config
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as problem:
-        raise UserError(
-            f"{path} cannot be read as a run's config ({problem}); restore or delete it"
-        ) from problem
+        raise UserError(f"{path} cannot be read as a run's config ({problem}); restore or delete it") from problem
 
 
 def plain(section: Any) -> Any:

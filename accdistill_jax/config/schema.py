@@ -19,9 +19,9 @@ class Rule(NamedTuple):
     """Rule that a config value must meet.
 
     Attributes:
-      accepts: says whether a value is allowed.
-      wanted: words for the message, for example "a whole number of at least 1".
-      literals: the allowed values where they are a list, for the nearest valid one.
+        accepts: says whether a value is allowed.
+        wanted: words for the message, for example "a whole number of at least 1".
+        literals: the allowed values where they are a list, for the nearest valid one.
     """
 
     accepts: Callable[[Any], bool]
@@ -50,9 +50,7 @@ def _number(minimum: float = 0.0, maximum: float = math.inf) -> Rule:
 
 
 def _literal(*values: str) -> Rule:
-    return Rule(
-        lambda value: isinstance(value, str) and value in values, "one of " + ", ".join(values), values
-    )
+    return Rule(lambda value: isinstance(value, str) and value in values, "one of " + ", ".join(values), values)
 
 
 def _text(*, empty: bool = True) -> Rule:
@@ -74,9 +72,7 @@ def _row(*names: str) -> Rule:
     whole = _integer(1, 65_536)
 
     def accepts(value: Any) -> bool:
-        return (
-            isinstance(value, (tuple, list)) and len(value) == len(names) and all(map(whole.accepts, value))
-        )
+        return isinstance(value, (tuple, list)) and len(value) == len(names) and all(map(whole.accepts, value))
 
     return Rule(accepts, f"a tuple ({', '.join(names)}) of positive whole numbers")
 
@@ -140,7 +136,10 @@ RULES: tuple[tuple[str, Rule], ...] = (
     ("student.regression_weight", _number()),
     ("student.regression", _literal("cosine", "mse")),
     ("student.supervised.target", _literal(*LABELS)),
-    ("student.supervised.label_fraction", Rule(lambda v: _number(0, 1).accepts(v) and v > 0, "a number above 0 and at most 1")),
+    (
+        "student.supervised.label_fraction",
+        Rule(lambda v: _number(0, 1).accepts(v) and v > 0, "a number above 0 and at most 1"),
+    ),
     ("student.supervised.subset", _integer()),
     ("*.encoder.architecture", _literal("transformer", "efficientnet")),
     ("*.encoder.transformer.tokenizer", _each(_row("samples", "width"))),
@@ -257,7 +256,11 @@ LATER_KEYS = {
     "student.regression": "cosine",
     "teacher.encoder.transformer.residual": "float32",
     "student.encoder.transformer.residual": "float32",
-} | {f"inputs.{name}.{key}": value for name in ("ppg", "accel") for key, value in (("rate_share", 1.0), ("step", 0.0), ("axes", 0))}
+} | {
+    f"inputs.{name}.{key}": value
+    for name in ("ppg", "accel")
+    for key, value in (("rate_share", 1.0), ("step", 0.0), ("axes", 0))
+}
 
 # Sections that decide the result only where a key has a certain value.
 ONLY_WITH = {

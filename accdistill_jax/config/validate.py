@@ -35,10 +35,10 @@ def validate(config: ml_collections.ConfigDict) -> None:
     """Checks every key of a config once, before anything runs.
 
     Args:
-      config: the config as the command line left it.
+        config: the config as the command line left it.
 
     Raises:
-      UserError: one line that names the first key at fault, what it must be and the nearest valid key or value.
+        UserError: one line that names the first key at fault, what it must be and the nearest valid key or value.
     """
     flat = flatten(config)
     for key, value in flat.items():
@@ -52,11 +52,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
                 [pattern for pattern, _ in RULES if "*" not in pattern] + [k for k in flat if find_rule(k)],
             )
         if not rule.accepts(value):
-            odd = (
-                next((item for item in value if item not in rule.literals), value)
-                if _is_listing(value)
-                else value
-            )
+            odd = next((item for item in value if item not in rule.literals), value) if _is_listing(value) else value
             near = nearest(str(odd), map(str, rule.literals))
             hint = f"; did you mean {near}?" if near else ""
             raise UserError(f"config.{key} = {value!r} must be {rule.wanted}{hint}")
@@ -107,9 +103,7 @@ def _validate_together(flat: Mapping[str, Any]) -> None:
     for block in {key.rsplit(".", 1)[0] for key in flat if key.endswith(".transformer.heads")}:
         width, heads = flat[f"{block}.width"], flat[f"{block}.heads"]
         if width % heads:
-            raise UserError(
-                f"config.{block}.width = {width} must be a multiple of config.{block}.heads = {heads}"
-            )
+            raise UserError(f"config.{block}.width = {width} must be a multiple of config.{block}.heads = {heads}")
 
 
 def _validate_savings(flat: Mapping[str, Any]) -> None:
@@ -124,9 +118,7 @@ def _validate_savings(flat: Mapping[str, Any]) -> None:
         )
     if flat.get("student.objective", "distillation") != "distillation":
         return
-    augmented = any(
-        flat[key] for key in flat if matches(key, "student.augment.ppg.*.probability")
-    )
+    augmented = any(flat[key] for key in flat if matches(key, "student.augment.ppg.*.probability"))
     if flat["teacher.cached_views"] > 1 and not augmented:
         raise UserError(
             f"config.teacher.cached_views = {flat['teacher.cached_views']}: without an augmentation in "
@@ -167,8 +159,5 @@ def nearest(text: str, known: Iterable[str]) -> str | None:
     found = difflib.get_close_matches(text, known, n=1, cutoff=0.5)
     if not found:
         last = {name.rsplit(".", 1)[-1]: name for name in reversed(known)}
-        found = [
-            last[name]
-            for name in difflib.get_close_matches(text.rsplit(".", 1)[-1], list(last), n=1, cutoff=0.6)
-        ]
+        found = [last[name] for name in difflib.get_close_matches(text.rsplit(".", 1)[-1], list(last), n=1, cutoff=0.6)]
     return found[0] if found else None

@@ -79,8 +79,9 @@ class Pipeline:
         ]
         for store, own in zip(self.stores, rows, strict=True):
             if not len(own) and not some:
-                raise UserError(f"{store.path}: split {split!r} has no segment; use another split rule or more "
-                                "participants")
+                raise UserError(
+                    f"{store.path}: split {split!r} has no segment; use another split rule or more participants"
+                )
         self.num_segments = sum(map(len, rows))
         ids = [np.full(len(own), number, np.int32) for number, own in enumerate(rows)]
         if weights is None:
@@ -172,9 +173,7 @@ class Pipeline:
         return rng.permutation(len(self._pools[pool][1]))
 
 
-def chosen_rows(
-    store: Store, split: str, *, cap: int | None, seed: int, among: np.ndarray | None = None
-) -> np.ndarray:
+def chosen_rows(store: Store, split: str, *, cap: int | None, seed: int, among: np.ndarray | None = None) -> np.ndarray:
     """Sorted rows of a split (or those of it that are given, sorted), at most `cap` of each participant."""
     rows = store.indices(split) if among is None else among
     if cap is None or not len(rows):
@@ -225,10 +224,14 @@ def _check(stores: Sequence[Store], *, batch_size, weights, cap, host, hosts) ->
     first = stores[0]
     for other in stores[1:]:
         if other.rate_hz != first.rate_hz or other.samples != first.samples:
-            raise UserError(f"stores do not fit together: {first.path} has {first.samples} samples at "
-                            f"{first.rate_hz:g} Hz, {other.path} {other.samples} at {other.rate_hz:g} Hz")
+            raise UserError(
+                f"stores do not fit together: {first.path} has {first.samples} samples at "
+                f"{first.rate_hz:g} Hz, {other.path} {other.samples} at {other.rate_hz:g} Hz"
+            )
         for name in SIGNALS:
             a, b = first.channels[name], other.channels[name]
             if len(a) != len(b):
-                raise UserError(f"stores do not fit together: {first.path} has {len(a)} {name} channels "
-                                f"({', '.join(a)}), {other.path} has {len(b)} ({', '.join(b)})")
+                raise UserError(
+                    f"stores do not fit together: {first.path} has {len(a)} {name} channels "
+                    f"({', '.join(a)}), {other.path} has {len(b)} ({', '.join(b)})"
+                )

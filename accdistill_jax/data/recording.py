@@ -49,23 +49,23 @@ class Stream:
     """Samples of one sensor.
 
     Attributes:
-      name: "ppg", "accel" or any other name (other streams are carried, not used).
-      values: [samples, channels] float32, in `unit`. NaN marks a missing sample.
-      channels: a name for each channel, e.g. ("x", "y", "z").
-      unit: "g" for acceleration, "a.u." for PPG.
-      start_s: time of the first sample, seconds after the recording's start, clock offset included.
-      rate_hz: samples per second of a stream with constant rate; None where `time_s` is given.
-      time_s: [samples] float64, seconds after the recording's start, not decreasing; None for a constant rate.
-      range: lowest and highest value the sensor can give, in `unit`, each a number or one per channel; samples there count
-        as clipped.
-      polarity: for PPG, which way the systole points; None for other streams.
-      gravity: for acceleration, whether it is part of the values.
-      scale: `unit` per number of the file, for messages about wrong units.
-      packet_stamp: of which sample of a packet a time stamp is that several samples share.
+        name: "ppg", "accel" or any other name (other streams are carried, not used).
+        values: [samples, channels] float32, in `unit`. NaN marks a missing sample.
+        channels: a name for each channel, e.g. ("x", "y", "z").
+        unit: "g" for acceleration, "a.u." for PPG.
+        start_s: time of the first sample, seconds after the recording's start, clock offset included.
+        rate_hz: samples per second of a stream with constant rate; None where `time_s` is given.
+        time_s: [samples] float64, seconds after the recording's start, not decreasing; None for a constant rate.
+        range: lowest and highest value the sensor can give, in `unit`, each a number or one per channel; samples there count
+            as clipped.
+        polarity: for PPG, which way the systole points; None for other streams.
+        gravity: for acceleration, whether it is part of the values.
+        scale: `unit` per number of the file, for messages about wrong units.
+        packet_stamp: of which sample of a packet a time stamp is that several samples share.
 
     Raises:
-      UserError: naming the stream, for shapes that disagree, a rate that is not positive (for "ppg" and "accel": not within
-        `RATES_HZ`), NaN or falling time stamps.
+        UserError: naming the stream, for shapes that disagree, a rate that is not positive (for "ppg" and "accel": not within
+            `RATES_HZ`), NaN or falling time stamps.
     """
 
     name: str
@@ -91,15 +91,20 @@ class Stream:
         object.__setattr__(self, "channels", tuple(_name("channel", channel) for channel in self.channels))
         require(values.ndim == 2, f"values must be [samples, channels], got shape {values.shape}")
         require(len(values) > 0, "holds no sample")
-        require(values.shape[1] == len(self.channels),
-                f"{values.shape[1]} columns of values for {len(self.channels)} channels {self.channels}")
+        require(
+            values.shape[1] == len(self.channels),
+            f"{values.shape[1]} columns of values for {len(self.channels)} channels {self.channels}",
+        )
         require(not np.isinf(values).any(), "holds infinite values")
         require((self.rate_hz is None) != (self.time_s is None), "needs either rate_hz or time_s, not both")
         if self.rate_hz is not None:
-            require(math.isfinite(self.rate_hz) and self.rate_hz > 0,
-                    f"sampling rate must be positive, got {self.rate_hz}")
-            require(self.name not in ("accel", "ppg") or RATES_HZ[0] <= self.rate_hz <= RATES_HZ[1],
-                    f"sampling rate must be within {RATES_HZ[0]:g} to {RATES_HZ[1]:g} Hz, got {self.rate_hz:g}")
+            require(
+                math.isfinite(self.rate_hz) and self.rate_hz > 0, f"sampling rate must be positive, got {self.rate_hz}"
+            )
+            require(
+                self.name not in ("accel", "ppg") or RATES_HZ[0] <= self.rate_hz <= RATES_HZ[1],
+                f"sampling rate must be within {RATES_HZ[0]:g} to {RATES_HZ[1]:g} Hz, got {self.rate_hz:g}",
+            )
             require(math.isfinite(self.start_s), f"start time must be finite, got {self.start_s}")
         else:
             time = np.asarray(self.time_s, dtype=np.float64)
@@ -108,21 +113,29 @@ class Stream:
             bad = np.flatnonzero(~np.isfinite(time))
             require(bad.size == 0, f"time stamp of sample {bad[0] if bad.size else 0} is not a number")
             falling = np.flatnonzero(np.diff(time) < 0)
-            require(falling.size == 0,
-                    f"time stamps fall back after sample {falling[0] if falling.size else 0}: sort the samples by time")
+            require(
+                falling.size == 0,
+                f"time stamps fall back after sample {falling[0] if falling.size else 0}: sort the samples by time",
+            )
             object.__setattr__(self, "start_s", float(time[0]))
-        require(self.polarity is None or self.polarity in POLARITIES,
-                f"polarity {self.polarity!r} is none of {', '.join(POLARITIES)}")
+        require(
+            self.polarity is None or self.polarity in POLARITIES,
+            f"polarity {self.polarity!r} is none of {', '.join(POLARITIES)}",
+        )
         if self.range is not None:
             low, high = (np.asarray(bound, np.float64) for bound in self.range)
-            require(low.shape in ((), (values.shape[1],)) and low.shape == high.shape and bool((low < high).all()),
-                    f"range {self.range} must be (lowest, highest)")
+            require(
+                low.shape in ((), (values.shape[1],)) and low.shape == high.shape and bool((low < high).all()),
+                f"range {self.range} must be (lowest, highest)",
+            )
             object.__setattr__(self, "range", tuple(tuple(b.tolist()) if b.ndim else float(b) for b in (low, high)))
         if self.name in ("accel", "ppg"):
             require(not np.isnan(values).all(), "holds no number, only NaN")
         if self.name == "accel":
-            require(len(self.channels) == 3 and self.unit == "g",
-                    f"needs 3 channels in g, got {len(self.channels)} in {self.unit!r}")
+            require(
+                len(self.channels) == 3 and self.unit == "g",
+                f"needs 3 channels in g, got {len(self.channels)} in {self.unit!r}",
+            )
         if self.name == "ppg" and self.polarity is None:
             object.__setattr__(self, "polarity", "unknown")
 
@@ -139,9 +152,9 @@ class Beats:
     """Beat intervals, in order of time.
 
     Attributes:
-      time_s: [n] float64, the beat that ends the interval, seconds after the start of the recording.
-      interval_s: [n] float64, duration of the interval in seconds.
-      file_unit: unit of the intervals in the file (s, ms, us or ns), for messages about wrong units.
+        time_s: [n] float64, the beat that ends the interval, seconds after the start of the recording.
+        interval_s: [n] float64, duration of the interval in seconds.
+        file_unit: unit of the intervals in the file (s, ms, us or ns), for messages about wrong units.
     """
 
     time_s: np.ndarray
@@ -152,9 +165,12 @@ class Beats:
         time, interval = (np.asarray(x, dtype=np.float64) for x in (self.time_s, self.interval_s))
         object.__setattr__(self, "time_s", time)
         object.__setattr__(self, "interval_s", interval)
-        _require(time.ndim == 1 and time.shape == interval.shape,
-                 f"beats: {time.shape} times for {interval.shape} intervals")
-        _require(bool(np.isfinite(time).all() and np.isfinite(interval).all()), "beats: a time or interval is not a number")
+        _require(
+            time.ndim == 1 and time.shape == interval.shape, f"beats: {time.shape} times for {interval.shape} intervals"
+        )
+        _require(
+            bool(np.isfinite(time).all() and np.isfinite(interval).all()), "beats: a time or interval is not a number"
+        )
         _require(bool((np.diff(time) >= 0).all()), "beats: times fall back; sort the beats by time")
         _require(bool((interval > 0).all()), "beats: an interval is not positive")
 
@@ -164,11 +180,11 @@ class HeartRateWindows:
     """Reference heart rate over windows of equal duration.
 
     Attributes:
-      start_s: [n] float64, start of each window, seconds after the start of the recording.
-      duration_s: length of a window in seconds.
-      hr_bpm: [n] float64, beats per minute, within `HEART_RATES_BPM`; NaN where unknown. Readers make it with
-        `reference_rate.cleaned`.
-      note: what cleaning removed; empty if nothing.
+        start_s: [n] float64, start of each window, seconds after the start of the recording.
+        duration_s: length of a window in seconds.
+        hr_bpm: [n] float64, beats per minute, within `HEART_RATES_BPM`; NaN where unknown. Readers make it with
+            `reference_rate.cleaned`.
+        note: what cleaning removed; empty if nothing.
     """
 
     start_s: np.ndarray
@@ -180,14 +196,20 @@ class HeartRateWindows:
         start, hr = (np.asarray(x, dtype=np.float64) for x in (self.start_s, self.hr_bpm))
         object.__setattr__(self, "start_s", start)
         object.__setattr__(self, "hr_bpm", hr)
-        _require(start.ndim == 1 and start.shape == hr.shape,
-                 f"heart rate: {start.shape} windows for {hr.shape} values")
+        _require(
+            start.ndim == 1 and start.shape == hr.shape, f"heart rate: {start.shape} windows for {hr.shape} values"
+        )
         _require(bool(np.isfinite(start).all()), "heart rate: a window's start is not a number")
-        _require(0 < self.duration_s < math.inf, f"heart rate: windows must last longer than 0 s, got {self.duration_s}")
+        _require(
+            0 < self.duration_s < math.inf, f"heart rate: windows must last longer than 0 s, got {self.duration_s}"
+        )
         low, high = HEART_RATES_BPM
         odd = np.flatnonzero(~np.isnan(hr) & ~((hr >= low) & (hr <= high)))
-        _require(odd.size == 0, f"heart rate: window {odd[0] if odd.size else 0} has {hr[odd[0]] if odd.size else 0:g} beats per "
-                                f"minute, which is not within {low:g} to {high:g}; leave it empty (NaN) where it is unknown")
+        _require(
+            odd.size == 0,
+            f"heart rate: window {odd[0] if odd.size else 0} has {hr[odd[0]] if odd.size else 0:g} beats per "
+            f"minute, which is not within {low:g} to {high:g}; leave it empty (NaN) where it is unknown",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,8 +217,8 @@ class Participant:
     """Who wore the device; what is not known is None.
 
     Attributes:
-      participant_id: the same for every recording of one person (data is split by it).
-      conditions: yes/no conditions, medications and answers, e.g. {"beta_blocker": True}.
+        participant_id: the same for every recording of one person (data is split by it).
+        conditions: yes/no conditions, medications and answers, e.g. {"beta_blocker": True}.
     """
 
     participant_id: str
@@ -208,7 +230,9 @@ class Participant:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "participant_id", _name("participant", self.participant_id))
-        object.__setattr__(self, "conditions", {_name("condition", key): value for key, value in self.conditions.items()})
+        object.__setattr__(
+            self, "conditions", {_name("condition", key): value for key, value in self.conditions.items()}
+        )
         _require(bool(self.participant_id), "participant: the id is empty")
         name = f"participant {self.participant_id!r}"
         for key, low, high in (("age_years", 0, 130), ("height_m", 0.3, 2.8), ("weight_kg", 1, 700)):
@@ -216,7 +240,9 @@ class Participant:
             _require(value is None or low <= value <= high, f"{name}: {key} = {value} is not within {low} to {high}")
         _require(self.sex in (None, "female", "male"), f"{name}: sex {self.sex!r} is neither 'female' nor 'male'")
         for key, value in self.conditions.items():
-            _require(isinstance(value, bool | np.bool_), f"{name}: condition {key!r} must be true or false, got {value!r}")
+            _require(
+                isinstance(value, bool | np.bool_), f"{name}: condition {key!r} must be true or false, got {value!r}"
+            )
 
     @property
     def bmi(self) -> float | None:
@@ -231,13 +257,13 @@ class Recording:
     """One stretch of one participant wearing one device.
 
     Attributes:
-      recording_id: unique within its source.
-      device: e.g. "Empatica E4".
-      source: the reader it came from, e.g. "empatica_e4".
-      start_unix_s: seconds since 1970 UTC, within `STARTS_UNIX_S`; 0 where unknown.
-      streams: by name; preprocessing needs "ppg" and "accel".
-      beats: beat intervals, where known.
-      heart_rate: reference heart rate, where known.
+        recording_id: unique within its source.
+        device: e.g. "Empatica E4".
+        source: the reader it came from, e.g. "empatica_e4".
+        start_unix_s: seconds since 1970 UTC, within `STARTS_UNIX_S`; 0 where unknown.
+        streams: by name; preprocessing needs "ppg" and "accel".
+        beats: beat intervals, where known.
+        heart_rate: reference heart rate, where known.
     """
 
     recording_id: str
@@ -254,8 +280,10 @@ class Recording:
         object.__setattr__(self, "device", _name("device", self.device))
         _require(bool(self.recording_id), "recording: the id is empty")
         low, high = STARTS_UNIX_S
-        _require(low <= self.start_unix_s <= high,
-                 f"{name}: start time {self.start_unix_s:g} must be unix seconds from 1970 to 2200 (are these milliseconds?)")
+        _require(
+            low <= self.start_unix_s <= high,
+            f"{name}: start time {self.start_unix_s:g} must be unix seconds from 1970 to 2200 (are these milliseconds?)",
+        )
         for key, stream in self.streams.items():
             _require(key == stream.name, f"{name}: stream {stream.name!r} is filed under {key!r}")
 
@@ -265,10 +293,10 @@ class RecordingSource:
     """A recording that can be loaded, in another process if need be.
 
     Attributes:
-      recording_id: as the loaded recording's; letters and digits of any script, ".", "_" and "-" only.
-      participant_id: as the loaded recording's participant.
-      load: picklable; reads the recording. Raises UserError naming the file.
-      copies: further places that hold the very same recording and were passed over.
+        recording_id: as the loaded recording's; letters and digits of any script, ".", "_" and "-" only.
+        participant_id: as the loaded recording's participant.
+        load: picklable; reads the recording. Raises UserError naming the file.
+        copies: further places that hold the very same recording and were passed over.
     """
 
     recording_id: str

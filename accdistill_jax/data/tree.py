@@ -11,8 +11,26 @@ from pathlib import Path
 from accdistill_jax.errors import UserError
 from accdistill_jax.text import readable
 
-_TRASH = ("$recycle.bin", "recycler", "recycled", "lost+found", "system volume information", "found.000", "#recycle", "@eadir")
-_OF_DESKTOPS = (".ds_store", "thumbs.db", "desktop.ini", ".localized", ".directory", ".gitignore", ".gitattributes", ".gitkeep")
+_TRASH = (
+    "$recycle.bin",
+    "recycler",
+    "recycled",
+    "lost+found",
+    "system volume information",
+    "found.000",
+    "#recycle",
+    "@eadir",
+)
+_OF_DESKTOPS = (
+    ".ds_store",
+    "thumbs.db",
+    "desktop.ini",
+    ".localized",
+    ".directory",
+    ".gitignore",
+    ".gitattributes",
+    ".gitkeep",
+)
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 _LONGEST_PATH = 4096
 _SPECIAL = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
@@ -80,7 +98,14 @@ class Tree:
             living.update(Path(file).parents)
         dead: dict[Path, Counter] = {}
         for file in self.files:
-            lost = next((folder for folder in reversed(file.parents) if folder.is_relative_to(self.root) and folder not in living), None)
+            lost = next(
+                (
+                    folder
+                    for folder in reversed(file.parents)
+                    if folder.is_relative_to(self.root) and folder not in living
+                ),
+                None,
+            )
             kind = ending(file.name)
             if lost is not None:
                 dead.setdefault(lost, Counter())[kind] += 1
@@ -89,7 +114,9 @@ class Tree:
             elif str(file) not in self._claimed and kind in _ARCHIVES:
                 self.leave_out(file, "an archive that is not looked into; unpack it")
             elif not kind and _stands_for_link(file):
-                self.leave_out(file, "a text file with another path in it: what a link becomes where links cannot be stored")
+                self.leave_out(
+                    file, "a text file with another path in it: what a link becomes where links cannot be stored"
+                )
         for folder, endings in dead.items():
             self.leave_out(folder, f"holds no recording of this kind ({counted(endings)})")
 
@@ -211,8 +238,10 @@ def recording_ids(places: Iterable[Iterable[str]]) -> list[str]:
     places = [tuple(place) for place in places]
     ids = [_fit("__".join(map(readable, place))) for place in places]
     often = Counter(ids)
-    return [name if often[name] == 1 else f"{name}-{hashlib.sha256(repr(place).encode()).hexdigest()[:8]}"
-            for name, place in zip(ids, places, strict=True)]
+    return [
+        name if often[name] == 1 else f"{name}-{hashlib.sha256(repr(place).encode()).hexdigest()[:8]}"
+        for name, place in zip(ids, places, strict=True)
+    ]
 
 
 def ending(name: str) -> str:

@@ -23,7 +23,9 @@ def damage_named(place: object) -> Iterator[None]:
     except (UserError, MemoryError):
         raise
     except Exception as error:
-        raise UserError(f"{place}: the zip is damaged or cut off ({str(error) or type(error).__name__}); copy it again") from error
+        raise UserError(
+            f"{place}: the zip is damaged or cut off ({str(error) or type(error).__name__}); copy it again"
+        ) from error
 
 
 def members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:

@@ -13,9 +13,9 @@ class Estimate:
     """A number with its 95 % interval; `low` and `high` are None where no interval can be given.
 
     Attributes:
-      value: the number on all test segments, None where it is undefined (the correlation of a constant).
-      low: lower end of the interval.
-      high: upper end of the interval.
+        value: the number on all test segments, None where it is undefined (the correlation of a constant).
+        low: lower end of the interval.
+        high: upper end of the interval.
     """
 
     value: float | None
@@ -36,9 +36,9 @@ class ParticipantBootstrap:
     with K - 1 degrees of freedom. Source: Hesterberg, "What Teachers Should Know About the Bootstrap", 2015.
 
     Args:
-      participant: [segments] str, the person behind each segment.
-      draws: number of resamples.
-      seed: int or sequence of ints for `numpy.random.default_rng`.
+        participant: [segments] str, the person behind each segment.
+        draws: number of resamples.
+        seed: int or sequence of ints for `numpy.random.default_rng`.
     """
 
     def __init__(self, participant: np.ndarray, *, draws: int = 2000, seed=0):

@@ -17,14 +17,14 @@ class Health:
     """Measures of how an encoder uses its embedding space, over a split's segments.
 
     Attributes:
-      width: dimensions of the embedding.
-      effective_rank: smooth effective rank (RankMe) of the embeddings as they are.
-      effective_rank_centred: the same after their mean is removed, which a large common offset cannot hide in.
-      std: mean over dimensions of the standard deviation over segments.
-      variance_share: variance over segments divided by mean squared norm; 0 for a constant output.
-      dead_dimensions: dimensions that do not vary.
-      uniformity: log mean Gaussian potential of the projections (lower is more spread), None without projections.
-      alarm: what is wrong in plain words, or "".
+        width: dimensions of the embedding.
+        effective_rank: smooth effective rank (RankMe) of the embeddings as they are.
+        effective_rank_centred: the same after their mean is removed, which a large common offset cannot hide in.
+        std: mean over dimensions of the standard deviation over segments.
+        variance_share: variance over segments divided by mean squared norm; 0 for a constant output.
+        dead_dimensions: dimensions that do not vary.
+        uniformity: log mean Gaussian potential of the projections (lower is more spread), None without projections.
+        alarm: what is wrong in plain words, or "".
     """
 
     width: int
@@ -58,12 +58,12 @@ def linear_cka(first: np.ndarray, second: np.ndarray, *, block: int = 16384) -> 
     Computed from the [D1, D2] products of the features, not from N x N kernels.
 
     Args:
-      first: [N, D1] float.
-      second: [N, D2] float, row i of the same segment.
-      block: rows at a time in float64.
+        first: [N, D1] float.
+        second: [N, D2] float, row i of the same segment.
+        block: rows at a time in float64.
 
     Raises:
-      ValueError: different numbers of rows, or fewer than two.
+        ValueError: different numbers of rows, or fewer than two.
 
     Source: Kornblith et al., "Similarity of Neural Network Representations Revisited", 2019, equation 4 on; debiased: the
     estimate of Song et al., "Feature Selection via Dependence Maximization", 2012, equation 5, as in Nguyen et al., "Do
@@ -71,9 +71,7 @@ def linear_cka(first: np.ndarray, second: np.ndarray, *, block: int = 16384) -> 
     """
     n = len(first)
     if len(second) != n or n < 2:
-        raise ValueError(
-            f"CKA needs two embeddings of the same segments, two at least, got {n} and {len(second)} rows"
-        )
+        raise ValueError(f"CKA needs two embeddings of the same segments, two at least, got {n} and {len(second)} rows")
     means = [np.mean(x, axis=0, dtype=np.float64) for x in (first, second)]
     # Only ratios matter; at unit size nothing under- or overflows. What varies by rounding alone is constant.
     sizes = []
@@ -111,11 +109,11 @@ def effective_rank(embedding: np.ndarray, *, centred: bool = False) -> float:
     """Smooth effective rank: exp of the entropy of the normalised singular values.
 
     Args:
-      embedding: [N, D] float.
-      centred: remove the mean embedding first.
+        embedding: [N, D] float.
+        centred: remove the mean embedding first.
 
     Returns:
-      Between 1 (all segments on a line) and min(N, D); 0 if all entries are zero.
+        Between 1 (all segments on a line) and min(N, D); 0 if all entries are zero.
 
     Source: Garrido et al., "RankMe", 2023, equation 1; Roy and Vetterli, "The effective rank", 2007.
     """
@@ -159,9 +157,9 @@ def health(embedding: np.ndarray, projection: np.ndarray | None = None, *, seed:
     """Summary of one encoder on one split; more than `MAX_ROWS` segments are sampled.
 
     Args:
-      embedding: [N, D] float.
-      projection: [N, P] float unit vectors, or None.
-      seed: seed of the sample.
+        embedding: [N, D] float.
+        projection: [N, P] float unit vectors, or None.
+        seed: seed of the sample.
     """
     n = len(embedding)
     rows = np.arange(n)

@@ -31,16 +31,16 @@ class SplitEmbeddings:
     """One encoder's output on one split; row i is the same segment for every encoder.
 
     Attributes:
-      embedding: [N, D] float32, encoder output before the head: what probes read.
-      projection: [N, P] float32, head output, L2-normalised: what retrieval compares; None without a head.
-      participant: [N] str.
-      labels: column -> [N] float32, NaN where unknown; "hr_bpm", "sdnn_ms", "rmssd_ms", maybe "resp_bpm".
-      motion_g: [N] float32 motion level in g, or None.
-      ppg_quality: [N] float32 quality index of the PPG, or None.
-      ranks: direction -> [N] int64 ranks in the pool of all N segments, where they are known already; else {}.
+        embedding: [N, D] float32, encoder output before the head: what probes read.
+        projection: [N, P] float32, head output, L2-normalised: what retrieval compares; None without a head.
+        participant: [N] str.
+        labels: column -> [N] float32, NaN where unknown; "hr_bpm", "sdnn_ms", "rmssd_ms", maybe "resp_bpm".
+        motion_g: [N] float32 motion level in g, or None.
+        ppg_quality: [N] float32 quality index of the PPG, or None.
+        ranks: direction -> [N] int64 ranks in the pool of all N segments, where they are known already; else {}.
 
     Raises:
-      ValueError: arrays of different lengths.
+        ValueError: arrays of different lengths.
     """
 
     embedding: np.ndarray
@@ -74,9 +74,9 @@ class SplitSummary:
     """Size of a split.
 
     Attributes:
-      segments: number of segments.
-      participants: number of people.
-      labelled: target -> segments with a known label.
+        segments: number of segments.
+        participants: number of people.
+        labelled: target -> segments with a known label.
     """
 
     segments: int
@@ -89,19 +89,19 @@ class Evaluation:
     """All numbers of a report.
 
     Attributes:
-      encoders: names, in the order given.
-      main: the encoder the report is about: "student", or "teacher" where only pretraining ran.
-      splits: split -> its size.
-      targets: target -> probes, comparisons, or the reason why there are none.
-      retrieval: accelerometer encoder x direction x pool size.
-      within: retrieval among the minutes of one person.
-      retrieval_reason: why there is no retrieval, or "".
-      health: encoder -> health of its test embeddings.
-      alignment: mean squared distance of the main encoder's and the teacher's projections, None without.
-      ranks: direction -> [N] rank of each test segment in the pool of all (not in the JSON).
-      test: encoder -> test embeddings (not in the JSON).
-      settings: seed, draws, strengths.
-      seconds: time it took.
+        encoders: names, in the order given.
+        main: the encoder the report is about: "student", or "teacher" where only pretraining ran.
+        splits: split -> its size.
+        targets: target -> probes, comparisons, or the reason why there are none.
+        retrieval: accelerometer encoder x direction x pool size.
+        within: retrieval among the minutes of one person.
+        retrieval_reason: why there is no retrieval, or "".
+        health: encoder -> health of its test embeddings.
+        alignment: mean squared distance of the main encoder's and the teacher's projections, None without.
+        ranks: direction -> [N] rank of each test segment in the pool of all (not in the JSON).
+        test: encoder -> test embeddings (not in the JSON).
+        settings: seed, draws, strengths.
+        seconds: time it took.
     """
 
     encoders: list[str]
@@ -122,9 +122,7 @@ class Evaluation:
         """Plain dictionaries and lists; numbers that are not finite become None."""
         return to_json(self)
 
-    def find_retrieval(
-        self, *, direction: str = retrieval.ACCEL_TO_PPG, pool: int = 1000, encoder: str | None = None
-    ):
+    def find_retrieval(self, *, direction: str = retrieval.ACCEL_TO_PPG, pool: int = 1000, encoder: str | None = None):
         """The result whose pool is closest to `pool`, or None."""
         encoder = encoder or self.main
         found = [r for r in self.retrieval if (r.direction, r.encoder) == (direction, encoder)]
@@ -143,21 +141,21 @@ def evaluate(
     """Retrieval, probes and embedding health on the test participants.
 
     Args:
-      encoders: name -> split -> embeddings, for the splits "train", "validation" and "test". "teacher" reads PPG, every
-        other encoder acceleration; "untrained" has the shape of the student. Without "student" the report is about
-        the teacher (only pretraining ran). The same rows for every encoder.
-      pool_sizes: candidates per retrieval query; "all" means all test segments.
-      bootstrap_draws: draws of the retrieval pool.
-      ridge_strengths: candidates for the probes, penalty per segment on standardised features.
-      interval_draws: draws of participants behind each 95 % interval.
-      seed: seed of everything drawn.
+        encoders: name -> split -> embeddings, for the splits "train", "validation" and "test". "teacher" reads PPG, every
+            other encoder acceleration; "untrained" has the shape of the student. Without "student" the report is about
+            the teacher (only pretraining ran). The same rows for every encoder.
+        pool_sizes: candidates per retrieval query; "all" means all test segments.
+        bootstrap_draws: draws of the retrieval pool.
+        ridge_strengths: candidates for the probes, penalty per segment on standardised features.
+        interval_draws: draws of participants behind each 95 % interval.
+        seed: seed of everything drawn.
 
     Returns:
-      The numbers and the test embeddings behind them.
+        The numbers and the test embeddings behind them.
 
     Raises:
-      UserError: embeddings that are not finite, or no test segments.
-      ValueError: encoders whose rows are not the same segments.
+        UserError: embeddings that are not finite, or no test segments.
+        ValueError: encoders whose rows are not the same segments.
     """
     started = time.perf_counter()
     _check(encoders)
@@ -167,9 +165,7 @@ def evaluate(
     return dataclasses.replace(result, seconds=time.perf_counter() - started)
 
 
-def _evaluate(
-    encoders: Encoders, pool_sizes, bootstrap_draws: int, strengths, interval_draws: int, seed: int
-):
+def _evaluate(encoders: Encoders, pool_sizes, bootstrap_draws: int, strengths, interval_draws: int, seed: int):
     main = STUDENT if STUDENT in encoders else next(iter(encoders))
     first = next(iter(encoders.values()))
     results, within, reason, ranks = _retrieval(encoders, main, pool_sizes, bootstrap_draws, seed)
@@ -225,9 +221,7 @@ def _check(encoders: Encoders) -> None:
         for split in SPLITS:
             e = splits[split]
             if not np.array_equal(np.asarray(e.participant), np.asarray(reference[split].participant)):
-                raise ValueError(
-                    f"encoder {name}, split {split}: rows are not the same segments as the others'"
-                )
+                raise ValueError(f"encoder {name}, split {split}: rows are not the same segments as the others'")
             for what, array in (("embeddings", e.embedding), ("projections", e.projection)):
                 if array is None:
                     continue
@@ -283,14 +277,10 @@ def _retrieval(encoders: Encoders, main: str, pool_sizes, draws: int, seed: int)
     return results, within, "", ranks
 
 
-def _targets(
-    encoders: Encoders, main: str, strengths, draws: int, seed: int
-) -> dict[str, probes.TargetResult]:
+def _targets(encoders: Encoders, main: str, strengths, draws: int, seed: int) -> dict[str, probes.TargetResult]:
     references = [probes.MEAN, probes.MEDIAN, *(n for n in encoders if n != main)]
     comparisons = [(main, r) for r in references]
-    comparisons += [
-        (TEACHER, r) for r in (probes.MEAN, probes.MEDIAN) if main != TEACHER and TEACHER in encoders
-    ]
+    comparisons += [(TEACHER, r) for r in (probes.MEAN, probes.MEDIAN) if main != TEACHER and TEACHER in encoders]
     first = next(iter(encoders.values()))
     results = {}
     for target in TARGETS:

@@ -90,7 +90,9 @@ def time_warp(key: jax.Array, x: jax.Array, spec: Augmentation, groups: int) -> 
     source = (elapsed - elapsed[0]) / (elapsed[-1] - elapsed[0]) * (length - 1.0)
     left = jnp.clip(source.astype(jnp.int32), 0, length - 2)
     weight = (source - left)[:, None]
-    pairs = jnp.concatenate([x, jnp.roll(x, -1, axis=0)], axis=1)[left]  # one gather of neighbours: gathers are slow on CPU
+    pairs = jnp.concatenate([x, jnp.roll(x, -1, axis=0)], axis=1)[
+        left
+    ]  # one gather of neighbours: gathers are slow on CPU
     return pairs[:, : x.shape[1]] * (1.0 - weight) + pairs[:, x.shape[1] :] * weight
 
 

@@ -10,7 +10,9 @@ from accdistill_jax.inputs.prepare import InputSettings, prepare, row_by_row
 STREAM_MASK = 0
 STREAMS = {"ppg": 1, "accel": 2}
 STREAM_TOKENS = 3
-STREAM_SECOND = 5  # of the second view of a segment; 4 are the views that a teacher embeds once (stages/teacher_views.py)
+STREAM_SECOND = (
+    5  # of the second view of a segment; 4 are the views that a teacher embeds once (stages/teacher_views.py)
+)
 
 
 def stream(keys: jax.Array, number: int) -> jax.Array:

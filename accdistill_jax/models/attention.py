@@ -14,7 +14,9 @@ import numpy as np
 from accdistill_jax.models.ops import block_size, in_blocks, product, product_float32, transposed
 from accdistill_jax.runtime.platform import on_cpu, platform
 
-LOGITS_BYTES = 8 << 20  # of logits worked on at a time: in a cache at least in part, and so many that threads seldom wait for each other
+LOGITS_BYTES = (
+    8 << 20
+)  # of logits worked on at a time: in a cache at least in part, and so many that threads seldom wait for each other
 FEW_TOKENS = 96  # up to which products of a head are so small that a transposed left side is better copied
 ROTARY_LONGEST = 50.0  # wavelength of a rotary code over 2 pi, in tokens; the shortest is 1
 BLOCKS, CUDNN, TEXTBOOK = "a few segments at a time", "cuDNN, fused", "as in textbooks"

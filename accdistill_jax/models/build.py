@@ -16,7 +16,7 @@ ARCHITECTURES = ("transformer", "efficientnet")
 
 
 def compute_dtype(name: str) -> jnp.dtype:
-    """"float32" or "bfloat16" as a dtype."""
+    """ "float32" or "bfloat16" as a dtype."""
     return jnp.dtype(name)
 
 
@@ -42,7 +42,9 @@ def build_encoder(config: Any, *, dtype: jnp.dtype, rematerialise: str = "none")
             output=c.output,
             dtype=dtype,
             rematerialise=again,
-            residual=dtype if c.get("residual") == "compute" else jnp.float32,  # exports of earlier versions have no such key
+            residual=dtype
+            if c.get("residual") == "compute"
+            else jnp.float32,  # exports of earlier versions have no such key
         )
     c = config.efficientnet
     return EfficientNetEncoder(
@@ -70,7 +72,9 @@ def build_autoencoder(encoder: nn.Module, config: Any, *, samples: int, dtype: j
     """
     patch = encoder.patch if isinstance(encoder, TransformerEncoder) else config.patch
     if samples % patch:
-        raise UserError(f"segments of {samples} samples are no whole number of patches of {patch}: change the patch size")
+        raise UserError(
+            f"segments of {samples} samples are no whole number of patches of {patch}: change the patch size"
+        )
     return MaskedAutoencoder(
         encoder=encoder,
         patch=patch,

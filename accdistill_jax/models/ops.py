@@ -9,7 +9,9 @@ import numpy as np
 
 from accdistill_jax.runtime.platform import on_cpu, platform
 
-HIDDEN_BYTES = 4 << 20  # of a hidden layer worked on at a time: in a cache still, and so much that threads seldom wait for each other
+HIDDEN_BYTES = (
+    4 << 20
+)  # of a hidden layer worked on at a time: in a cache still, and so much that threads seldom wait for each other
 
 
 def product(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -267,7 +269,9 @@ def _blocked_mlp_backward(saved, d_out):
 
     shapes = (tuple(sorted(w_in.shape)), w_in.shape[1:], tuple(sorted(w_out.shape)), w_out.shape[1:])
     zeros = tuple(jnp.zeros(shape, jnp.float32) for shape in shapes)
-    total, d_x = jax.lax.scan(block, zeros, jax.tree.map(lambda a: a.reshape(-1, size, a.shape[-1]), (x, hidden, d_out)))
+    total, d_x = jax.lax.scan(
+        block, zeros, jax.tree.map(lambda a: a.reshape(-1, size, a.shape[-1]), (x, hidden, d_out))
+    )
     d_in, d_b_in, d_out, d_b_out = total
     d_in, d_out = (a if a.shape == w.shape else a.T for a, w in ((d_in, w_in), (d_out, w_out)))
     return d_x.reshape(x.shape), *(a.astype(x.dtype) for a in (d_in, d_b_in, d_out, d_b_out))

@@ -108,13 +108,12 @@ class TransformerEncoder(nn.Module):
     residual: jnp.dtype = jnp.float32
 
     def setup(self):
-        self.levels = [
-            Weights(width, self.dtype, name=f"tokenizer_{i}") for i, (_, width) in enumerate(self.tokenizer)
-        ]
+        self.levels = [Weights(width, self.dtype, name=f"tokenizer_{i}") for i, (_, width) in enumerate(self.tokenizer)]
         self.token = nn.Dense(self.width, dtype=self.dtype, dot_general=ops.dot_rows)
         block = nn.remat(Block) if self.rematerialise else Block
         self.blocks = [
-            block(self.heads, self.mlp, self.dtype, "relative" in self.positions, name=f"block_{i}") for i in range(self.depth)
+            block(self.heads, self.mlp, self.dtype, "relative" in self.positions, name=f"block_{i}")
+            for i in range(self.depth)
         ]
         self.norm = nn.LayerNorm()
         if self.output:
@@ -156,7 +155,9 @@ class TransformerEncoder(nn.Module):
         for (samples, larger), layer in zip(itertools.pairwise(sizes), self.levels, strict=True):
             together, rest = divmod(larger, samples)  # of this level's stretches make one of the next level's
             if rest:
-                raise ValueError(f"a tokenizer's stretches of {samples} samples do not divide the next ones of {larger}")
+                raise ValueError(
+                    f"a tokenizer's stretches of {samples} samples do not divide the next ones of {larger}"
+                )
             rows = h.reshape(-1, h.size * samples // (B * P * self.patch))
             kernel, bias = layer(rows.shape[1])
             h = ops.dot_rows(rows, kernel, (((1,), (0,)), ((), ()))).reshape(-1, together * bias.size)

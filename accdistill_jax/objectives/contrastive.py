@@ -77,7 +77,11 @@ def contrastive(
         if koleo_weight:
             metrics["koleo"] = losses.koleo(rows["query"], axis_name=axis_name)
             value = nce + koleo_weight * metrics["koleo"]
-        return value, {"loss": value, **metrics, **embedding_health(rows["embedding"], axis_name, spectrum=not training)}
+        return value, {
+            "loss": value,
+            **metrics,
+            **embedding_health(rows["embedding"], axis_name, spectrum=not training),
+        }
 
     def init(key, batch):
         keys = jax.random.split(key)

@@ -29,7 +29,6 @@ def masked_autoencoding(
 
     Source: arXiv 2412.11276 (masked autoencoder as the PPG teacher); He et al. 2022.
     """
-
     patch, keep = model.patch, model.keep
 
     def masked(frozen, batch, keys, *, training):

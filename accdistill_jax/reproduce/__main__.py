@@ -59,7 +59,9 @@ def reproduce(wanted: Wanted, reference: Mapping[str, Any] | None, interruption:
     environments = [{}] if wanted.list_only else keep_to_cpu(worker_environments(wanted.workers))
     # they import jax, which takes seconds, after the command line is known to be right
     if importlib.util.find_spec("configs") is None:
-        raise UserError(f"there is no folder configs in {Path.cwd()}; run this in the root of the repository, which has it")
+        raise UserError(
+            f"there is no folder configs in {Path.cwd()}; run this in the root of the repository, which has it"
+        )
     from accdistill_jax.reproduce.plan import grid
 
     plan = grid.plan(
@@ -164,7 +166,10 @@ def listing(plan: Any, wanted: Wanted) -> str:
         text = format_seconds(job.cost_s) if took_s is None else f"finished in {format_seconds(took_s)}"
         lines.append(f"  {job.name:{width}}  {text}" + (f", after {', '.join(job.needs)}" if job.needs else ""))
     total_s = sum(job.cost_s for job in plan.jobs)
-    lines += ["", f"together {format_seconds(total_s)}, of which {format_seconds(left_s)} are left to do in {wanted.out}"]
+    lines += [
+        "",
+        f"together {format_seconds(total_s)}, of which {format_seconds(left_s)} are left to do in {wanted.out}",
+    ]
     return "\n".join(lines)
 
 

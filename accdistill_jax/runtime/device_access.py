@@ -48,7 +48,9 @@ def take_devices() -> None:
 
 
 def _no_devices(reason: str) -> str:
-    reason = {"AssertionError": "JAX is not installed for them"}.get(reason, reason)  # its words for a plugin that is missing
+    reason = {"AssertionError": "JAX is not installed for them"}.get(
+        reason, reason
+    )  # its words for a plugin that is missing
     named = os.environ.get("JAX_PLATFORMS")
     advice = f"; JAX_PLATFORMS={named} asks for them: name others, as JAX_PLATFORMS=cpu, or unset it" if named else ""
     return f"JAX cannot use this machine's devices: {reason}{advice}"

@@ -71,7 +71,9 @@ def start(
     where = coordinator or "the address that JAX has detected"
     line = (
         f"error: the processes did not come together at {where} within {START_TIMEOUT_S} s; check that all "
-        f"{num_processes or ''} are started with the same --coordinator, each with its own --process_id, and that its port is reachable".replace("  ", " ")
+        f"{num_processes or ''} are started with the same --coordinator, each with its own --process_id, and that its port is reachable".replace(
+            "  ", " "
+        )
     )
     # in place of the runtime's own end of patience, an abort with pages of log
     aborts = AbortLine(functools.partial(_second_process, process_id))
@@ -81,7 +83,9 @@ def start(
     # Python's own handlers do not run inside the runtime's call; there is nothing to save yet
     former = {}
     if threading.current_thread() is threading.main_thread():
-        former = {number: signal.signal(number, signal.SIG_IGN if number in IGNORED else signal.SIG_DFL) for number in SIGNALS}
+        former = {
+            number: signal.signal(number, signal.SIG_IGN if number in IGNORED else signal.SIG_DFL) for number in SIGNALS
+        }
     try:
         # a silent process is noticed by the control plane, which says which one; the runtime's own notice is the fallback
         with contextlib.nullcontext() if missing else aborts:  # a cluster gives no number twice
@@ -142,7 +146,10 @@ def _second_process(process_id: int | None, said: str) -> tuple[int, str] | None
     if "ALREADY_EXISTS" not in said or "incarnation" not in said:
         return None
     number = "this one's number" if process_id is None else f"--process_id={process_id}"
-    return ExitStatus.USER_ERROR, f"error: another process was started with {number}; give each its own and start all again"
+    return (
+        ExitStatus.USER_ERROR,
+        f"error: another process was started with {number}; give each its own and start all again",
+    )
 
 
 def _check(coordinator: str, num_processes: int, process_id: int) -> None:
@@ -150,7 +157,9 @@ def _check(coordinator: str, num_processes: int, process_id: int) -> None:
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise UserError(f"--coordinator={coordinator} must be HOST:PORT, for example 10.0.0.2:8476")
     if not 0 <= process_id < num_processes:
-        raise UserError(f"--process_id={process_id} must be between 0 and {num_processes - 1} (--num_processes={num_processes})")
+        raise UserError(
+            f"--process_id={process_id} must be between 0 and {num_processes - 1} (--num_processes={num_processes})"
+        )
 
 
 class _KeyValueStore:

@@ -41,7 +41,8 @@ def end(error: BaseException, peers) -> NoReturn:
 
 def _leave(status: int) -> NoReturn:
     """Ends this process without the libraries' own way out: it waits for processes that do not come, and what a stop left
-    computing in the background crashes when the interpreter takes down what it uses."""
+    computing in the background crashes when the interpreter takes down what it uses.
+    """
     streams.flush()
     os._exit(status)
 

@@ -118,11 +118,14 @@ class Interruption:
 
     def _lost(self, unraisable) -> None:
         """Has the signal delivered again whose exception Python would print and forget: in finalisers, and in callbacks of weak
-        references and of the garbage collector."""
+        references and of the garbage collector.
+        """
         if not isinstance(unraisable.exc_value, Interrupted):
             return self._former_hook(unraisable)
         self._asked_by_request = True
-        self._again = threading.Timer(_AGAIN_S, os.kill, (os.getpid(), self.signal_number))  # not in here, where it is lost too
+        self._again = threading.Timer(
+            _AGAIN_S, os.kill, (os.getpid(), self.signal_number)
+        )  # not in here, where it is lost too
         self._again.start()
 
     def request(self, number: int) -> None:

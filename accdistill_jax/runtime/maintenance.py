@@ -60,8 +60,7 @@ class MaintenanceWatch:
         self._told = False
         self._sockets: set[socket.socket] = set()
         self._threads = [
-            threading.Thread(target=self._run, args=(key,), name=f"maintenance-{key}", daemon=True)
-            for key in _NOTICES
+            threading.Thread(target=self._run, args=(key,), name=f"maintenance-{key}", daemon=True) for key in _NOTICES
         ]
 
     def __enter__(self) -> "MaintenanceWatch":
@@ -118,9 +117,7 @@ class MaintenanceWatch:
         """Value and etag of a key: at once without an etag, else when it is another one or after `_WAIT_S`."""
         query = ""
         if etag is not None:
-            query = "?" + urllib.parse.urlencode(
-                {"wait_for_change": "true", "timeout_sec": _WAIT_S, "last_etag": etag}
-            )
+            query = "?" + urllib.parse.urlencode({"wait_for_change": "true", "timeout_sec": _WAIT_S, "last_etag": etag})
             timeout_s = _WAIT_S + _SLACK_S
         # Not urllib.request: a proxy of the environment must not be asked.
         connection = http.client.HTTPConnection(self._host, timeout=min(timeout_s, 5.0))
@@ -135,10 +132,7 @@ class MaintenanceWatch:
             try:
                 connection.request("GET", f"/computeMetadata/v1/{path}{query}", headers=_FLAVOR)
                 response = connection.getresponse()
-                if (
-                    response.status != 200
-                    or response.headers.get("Metadata-Flavor") != _FLAVOR["Metadata-Flavor"]
-                ):
+                if response.status != 200 or response.headers.get("Metadata-Flavor") != _FLAVOR["Metadata-Flavor"]:
                     raise ValueError("not an answer of the metadata server")
                 return response.read(1000).decode("ascii").strip(), response.headers.get("ETag")
             finally:

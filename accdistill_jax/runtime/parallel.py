@@ -43,7 +43,9 @@ class Parallel:
     def __init__(self, mapping: str = "shard_map", *, devices=None):
         self.mapping = mapping
         found = devices if devices is not None else jax.devices()
-        self.devices = sorted(found, key=lambda device: (device.process_index, device.id)) if devices is None else list(found)
+        self.devices = (
+            sorted(found, key=lambda device: (device.process_index, device.id)) if devices is None else list(found)
+        )
         processes = sorted({device.process_index for device in self.devices})
         self.num_devices = len(self.devices)
         self.num_local = sum(d.process_index == jax.process_index() for d in self.devices)
@@ -93,9 +95,7 @@ class Parallel:
         """Maps `fn(params, batch) -> rows` over the devices; the result's rows are split like the batch's."""
         if self.mapping == "pmap":
             return jax.pmap(fn, AXIS, devices=self.devices)
-        return jax.jit(
-            jax.shard_map(fn, mesh=self.mesh, in_specs=(WHOLE, SPLIT), out_specs=SPLIT, check_vma=False)
-        )
+        return jax.jit(jax.shard_map(fn, mesh=self.mesh, in_specs=(WHOLE, SPLIT), out_specs=SPLIT, check_vma=False))
 
     def replicate(self, tree: Any) -> Any:
         """Copies host arrays, the same on every process, to every device."""

@@ -21,8 +21,14 @@ def progress_bar(show: bool) -> Progress:
     """A bar with the time left on stderr; nothing is shown where that is no terminal."""
     console = Console(stderr=True)
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
-        TimeRemainingColumn(), console=console, disable=not (show and console.is_terminal),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not (show and console.is_terminal),
     )
 
 
@@ -43,13 +49,13 @@ class ProgressLine:
         """Shows the line.
 
         Args:
-          stage: name at the line's start.
-          total_steps: steps of the whole stage.
-          start_step: steps finished before (a continued run).
-          enabled: False shows nothing (processes other than 0).
-          stream: where to; standard error by default.
-          every_s: seconds between plain lines.
-          clock: seconds, monotonic.
+            stage: name at the line's start.
+            total_steps: steps of the whole stage.
+            start_step: steps finished before (a continued run).
+            enabled: False shows nothing (processes other than 0).
+            stream: where to; standard error by default.
+            every_s: seconds between plain lines.
+            clock: seconds, monotonic.
         """
         self._stage, self._total, self._start, self._every_s = stage, total_steps, start_step, every_s
         self._stream, self._clock, self._enabled = stream or sys.stderr, clock, enabled

@@ -158,7 +158,7 @@ def main_rows(run: Run) -> dict[str, list[np.ndarray]]:
 def embeddings(
     run: Run, encoders: Encoders, name: str, stores: Sequence[Store], rows: dict[str, list[np.ndarray]]
 ) -> dict[str, dict[str, SplitEmbeddings]] | None:
-    """encoder -> split -> embeddings; read from `embeddings/` where they are there already for the same encoders.
+    """Encoder -> split -> embeddings; read from `embeddings/` where they are there already for the same encoders.
 
     All processes take part in computing them; process 0 keeps them, the others get None.
     """
@@ -174,7 +174,9 @@ def embeddings(
             _save(path, key, arrays)
     if not run.peers.first:
         return None
-    columns = {split: segment_columns(stores, own, same_names=run.config.data.same_names) for split, own in rows.items()}
+    columns = {
+        split: segment_columns(stores, own, same_names=run.config.data.same_names) for split, own in rows.items()
+    }
     return {
         encoder.name: {
             split: SplitEmbeddings(
@@ -226,7 +228,9 @@ def _load(
     except FileNotFoundError:
         return None
     except (OSError, DamagedNpz) as error:
-        say(f"evaluation: {path} is damaged ({error.strerror if isinstance(error, OSError) else error}): embedded again")
+        say(
+            f"evaluation: {path} is damaged ({error.strerror if isinstance(error, OSError) else error}): embedded again"
+        )
         return None
     return arrays
 

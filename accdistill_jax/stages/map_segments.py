@@ -42,9 +42,7 @@ def embed(
     for store, own in zip(stores, rows, strict=True):
         for start in range(0, len(own), size):
             chosen = own[start : start + size]
-            padded = np.concatenate(
-                [chosen, np.repeat(chosen[-1:], size - len(chosen))]
-            )  # one shape, one compilation
+            padded = np.concatenate([chosen, np.repeat(chosen[-1:], size - len(chosen))])  # one shape, one compilation
             own_part = np.split(padded, parallel.num_processes)[parallel.process]
             for name, values in mapped(placed, parallel.place(store.read(own_part))).items():
                 results.setdefault(name, []).append(parallel.gather(values)[: len(chosen)])

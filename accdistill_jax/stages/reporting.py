@@ -69,7 +69,10 @@ def _curve(run: Run, stage: str) -> list[dict]:
     folder = run.workdir / "metrics"
 
     def read() -> dict[str, list]:
-        return {"metrics": read_metrics(folder / f"{stage}.jsonl"), "timing": read_metrics(folder / f"{stage}.timing.jsonl")}
+        return {
+            "metrics": read_metrics(folder / f"{stage}.jsonl"),
+            "timing": read_metrics(folder / f"{stage}.timing.jsonl"),
+        }
 
     spoilt = spoilt_files(run.workdir, stage)
     try:
@@ -144,10 +147,13 @@ def _separation(run: Run, encoders: Encoders) -> dict:
     """Result of comparing the stores, with a warning if a teacher from elsewhere may have learned from the test people."""
     found = {**run.separation, "warnings": run.separation.get("warnings", [])}
     if encoders.teacher is not None and run.config.teacher.path and encoders.teacher.data != run.data_fingerprint:
-        found["warnings"] = [*found["warnings"], (
-            f"the teacher ({run.config.teacher.path}) was trained on other stores than these, and its people were not compared: "
-            "none of them may be a test person here"
-        )]  # fmt: skip
+        found["warnings"] = [
+            *found["warnings"],
+            (
+                f"the teacher ({run.config.teacher.path}) was trained on other stores than these, and its people were not compared: "
+                "none of them may be a test person here"
+            ),
+        ]
     return found
 
 

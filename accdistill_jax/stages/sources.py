@@ -88,7 +88,9 @@ def labelled_source(run: Run, *, target: str, fraction: float, subset: int) -> t
     """
     train = labelled_rows(run.stores, "train", target=target, fraction=fraction, subset=subset)
     if not sum(map(len, train)):
-        raise UserError(f"config.student.supervised.target = {target!r}: no training segment of config.data.stores has it")
+        raise UserError(
+            f"config.student.supervised.target = {target!r}: no training segment of config.data.stores has it"
+        )
 
     def rows(split: str) -> list[np.ndarray]:
         return train if split == "train" else labelled_rows(run.stores, split, target=target)
@@ -100,9 +102,9 @@ def labelled_source(run: Run, *, target: str, fraction: float, subset: int) -> t
 
         return read
 
-    labels = np.concatenate(
-        [store.segments[target][own] for store, own in zip(run.stores, train, strict=True)]
-    ).astype(np.float64)
+    labels = np.concatenate([store.segments[target][own] for store, own in zip(run.stores, train, strict=True)]).astype(
+        np.float64
+    )
     std = labels.std()
     statistics = {"label_mean": np.float32(labels.mean()), "label_std": np.float32(std if std > 0 else 1.0)}
     return Source(reader, rows), statistics

@@ -77,14 +77,18 @@ def load_teacher(run: Run) -> Teacher:
     path = export_path(run)
     params, meta = run.load_params(path)
     if meta.get("kind") != "teacher":
-        raise UserError(f"{path} holds no teacher (kind {meta.get('kind')!r}); point config.teacher.path at a teacher/export")
+        raise UserError(
+            f"{path} holds no teacher (kind {meta.get('kind')!r}); point config.teacher.path at a teacher/export"
+        )
     signal = run.signal_meta("ppg")
     for key in ("modality", "rate_hz", "samples", "channels"):
         if meta["signal"][key] != signal[key]:
             raise UserError(f"the teacher in {path} reads {key} = {meta['signal'][key]}, the data has {signal[key]}")
     wanted = run.config.teacher.fingerprint
     if wanted and not meta["fingerprint"].startswith(wanted):
-        raise UserError(f"the teacher in {path} has fingerprint {meta['fingerprint']}, config.teacher.fingerprint asks for {wanted}")
+        raise UserError(
+            f"the teacher in {path} has fingerprint {meta['fingerprint']}, config.teacher.fingerprint asks for {wanted}"
+        )
     if not run.config.teacher.path:
         refuse_other(meta["fingerprints"], {"data": run.data_fingerprint}, where=str(path))
     dtype = compute_dtype(run.config.runtime.compute_dtype)

@@ -183,7 +183,8 @@ def _make(run: Run, teacher: Teacher, plan: Plan, folder: Path) -> None:
     missing = sorted(set().union(*run.peers.gather("missing teacher views", sorted(own))))
     run.say(
         f"student: the teacher embeds {plan.views} views of {len(plan.rows)} segments once, {plan.total_bytes / 1e6:.0f} MB in "
-        f"{folder}" + (f"; {plan.parts - len(missing)} of {plan.parts} parts are there" if len(missing) < plan.parts else "")
+        f"{folder}"
+        + (f"; {plan.parts - len(missing)} of {plan.parts} parts are there" if len(missing) < plan.parts else "")
     )
     begin = time.monotonic()
     total = sum(plan.places(part).stop - plan.places(part).start for part in missing)
@@ -392,5 +393,7 @@ class TeacherViews:
 
 def choose_views(views: int, *, seed: int, step: int, position: np.ndarray) -> np.ndarray:
     """Which view a step takes of the segments at places in the global batch: [b] int32 -> [b] int64, below `views`."""
-    drawn = np.random.default_rng([_CHOICE, seed, step]).random(int(position.max()) + 1)  # the first n are the same for any n
+    drawn = np.random.default_rng([_CHOICE, seed, step]).random(
+        int(position.max()) + 1
+    )  # the first n are the same for any n
     return (drawn[position] * views).astype(np.int64)

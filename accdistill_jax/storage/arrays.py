@@ -36,11 +36,11 @@ def fingerprint(params: Any) -> str:
     """Content hash of a pytree of arrays.
 
     Args:
-      params: pytree of jax or numpy arrays, on any devices.
+        params: pytree of jax or numpy arrays, on any devices.
 
     Returns:
-      64 hexadecimal digits: SHA-256 over path, dtype, shape and bytes of each leaf in the order of the paths. Equal for
-      equal content whatever the container types (dictionary, frozen dictionary, named tuple) and device layout.
+        64 hexadecimal digits: SHA-256 over path, dtype, shape and bytes of each leaf in the order of the paths. Equal for
+        equal content whatever the container types (dictionary, frozen dictionary, named tuple) and device layout.
     """
     digest = hashlib.sha256()
     for name, leaf in sorted(flatten(params).items()):
@@ -53,7 +53,7 @@ def orbax_checkpointer(kind: Any) -> Any:
     """An Orbax checkpointer for what is saved here, of one process: others of the run take no part.
 
     Args:
-      kind: `orbax.checkpoint.Checkpointer` or `AsyncCheckpointer`.
+        kind: `orbax.checkpoint.Checkpointer` or `AsyncCheckpointer`.
     """
     import orbax.checkpoint as ocp
 
@@ -78,7 +78,7 @@ def orbax_path(folder: epath.Path) -> Iterator[epath.Path]:
     backslash for a slash, and no bytes but UTF-8. An open descriptor names such a folder in plain characters.
 
     Raises:
-      UserError: it needs another path, and this system has none.
+        UserError: it needs another path, and this system has none.
     """
     if _is_local(folder):
         folder = epath.Path(os.path.abspath(folder))
@@ -89,7 +89,9 @@ def orbax_path(folder: epath.Path) -> Iterator[epath.Path]:
     try:
         plain = epath.Path(f"/proc/self/fd/{descriptor}")
         if not plain.is_dir():
-            raise UserError(f"{folder}: parameters cannot be saved below a folder with *, ?, [, \\ or bytes that are no UTF-8 in its path")
+            raise UserError(
+                f"{folder}: parameters cannot be saved below a folder with *, ?, [, \\ or bytes that are no UTF-8 in its path"
+            )
         yield plain
     finally:
         os.close(descriptor)
@@ -116,21 +118,19 @@ def unflatten(flat: Mapping[str, np.ndarray], template: Any, *, where: str) -> A
     """Puts named arrays into the structure of a template.
 
     Args:
-      flat: arrays by path name.
-      template: pytree of arrays or shape structs.
-      where: where the arrays come from, for messages.
+        flat: arrays by path name.
+        template: pytree of arrays or shape structs.
+        where: where the arrays come from, for messages.
 
     Raises:
-      UserError: a leaf is missing, superfluous, or of another shape or dtype; names the first one.
+        UserError: a leaf is missing, superfluous, or of another shape or dtype; names the first one.
     """
     paths, structure = jax.tree_util.tree_flatten_with_path(template)
     leaves = []
     for path, expected in paths:
         name = path_name(path)
         if name not in flat:
-            raise UserError(
-                f"{where} holds no {name}; it was saved by another model or optimiser configuration"
-            )
+            raise UserError(f"{where} holds no {name}; it was saved by another model or optimiser configuration")
         found, dtype = flat[name], np.dtype(getattr(expected, "dtype", type(expected)))
         if found.shape != np.shape(expected) or found.dtype != dtype:
             raise UserError(
@@ -148,7 +148,7 @@ def read_json(path: epath.Path) -> dict:
     """The `sealed` record that was written last beside the arrays.
 
     Raises:
-      Damaged: missing, cut short, changed, or not such a record.
+        Damaged: missing, cut short, changed, or not such a record.
     """
     try:
         record = json.loads(_read(path))
@@ -165,11 +165,11 @@ def read_arrays(folder: epath.Path, record: Mapping) -> dict[str, np.ndarray]:
     """Arrays by path name from a folder that Orbax wrote.
 
     Args:
-      folder: the folder.
-      record: holds "leaves" (names to expect) and "files" (as from `file_hashes`).
+        folder: the folder.
+        record: holds "leaves" (names to expect) and "files" (as from `file_hashes`).
 
     Raises:
-      Damaged: a file is missing or changed (named), or Orbax cannot read the folder.
+        Damaged: a file is missing or changed (named), or Orbax cannot read the folder.
     """
     import orbax.checkpoint as ocp
 

@@ -65,13 +65,13 @@ class Checkpointer:
         process is saving there.
 
         Args:
-          directory: local path or object-store address.
-          keep_last: how many of the newest checkpoints stay; the best one by metric stays as well.
-          best_metric_mode: whether a smaller or a larger metric is better.
-          on_saved: called in the background when a checkpoint is complete; what it raises the next `wait` raises.
+            directory: local path or object-store address.
+            keep_last: how many of the newest checkpoints stay; the best one by metric stays as well.
+            best_metric_mode: whether a smaller or a larger metric is better.
+            on_saved: called in the background when a checkpoint is complete; what it raises the next `wait` raises.
 
         Raises:
-          UserError: the folder cannot be made.
+            UserError: the folder cannot be made.
         """
         if keep_last < 1 or best_metric_mode not in ("min", "max"):
             raise ValueError(f"keep_last {keep_last} or best_metric_mode {best_metric_mode!r} out of range")
@@ -90,23 +90,21 @@ class Checkpointer:
         with contextlib.suppress(UserError):  # then it reads, and `save` says why it cannot save
             self._hold()
 
-    def save(
-        self, step: int, state: Any, *, metric: float | None = None, meta: Mapping | None = None
-    ) -> None:
+    def save(self, step: int, state: Any, *, metric: float | None = None, meta: Mapping | None = None) -> None:
         """Starts saving; returns once the state is copied, so that the caller may donate its buffers.
 
         A save still under way is waited for first. The write itself, the hashes and the removal of older
         checkpoints happen in the background.
 
         Args:
-          step: number of finished steps; an existing checkpoint of this step is replaced.
-          state: pytree of arrays, replicated where they live on several devices.
-          metric: what "best" is judged by; None or not finite: never the best.
-          meta: JSON-able metadata (data position, config hash, teacher fingerprint).
+            step: number of finished steps; an existing checkpoint of this step is replaced.
+            state: pytree of arrays, replicated where they live on several devices.
+            metric: what "best" is judged by; None or not finite: never the best.
+            meta: JSON-able metadata (data position, config hash, teacher fingerprint).
 
         Raises:
-          UserError: this save or the one before failed, for example for lack of space, or another process is saving there;
-            names the directory. Earlier checkpoints are intact.
+            UserError: this save or the one before failed, for example for lack of space, or another process is saving there;
+                names the directory. Earlier checkpoints are intact.
         """
         self.wait()
         self._hold()
@@ -133,10 +131,10 @@ class Checkpointer:
         """Finds the newest checkpoint whose content is whole; names each damaged one in a warning.
 
         Returns:
-          Its step, or None where there is none at all.
+            Its step, or None where there is none at all.
 
         Raises:
-          UserError: there are checkpoints, and every one of them is damaged: to train anew is the user's decision.
+            UserError: there are checkpoints, and every one of them is damaged: to train anew is the user's decision.
         """
         self.wait()
         steps = sorted(self._steps(), reverse=True)
@@ -162,14 +160,14 @@ class Checkpointer:
         """Reads a checkpoint.
 
         Args:
-          step: a step that `latest_valid_step` or `best_step` returned.
-          template: pytree of arrays or shape structs with the structure, shapes and dtypes to expect.
+            step: a step that `latest_valid_step` or `best_step` returned.
+            template: pytree of arrays or shape structs with the structure, shapes and dtypes to expect.
 
         Returns:
-          The state in the template's structure, as numpy arrays of the bits that were saved, and its metadata.
+            The state in the template's structure, as numpy arrays of the bits that were saved, and its metadata.
 
         Raises:
-          UserError: the checkpoint is missing or damaged, or a parameter differs from the template; names it.
+            UserError: the checkpoint is missing or damaged, or a parameter differs from the template; names it.
         """
         self.wait()
         try:
@@ -177,9 +175,7 @@ class Checkpointer:
                 self._verified = (step, self._read(step))
             meta = self._record(step)["meta"]
         except Damaged as damage:
-            raise UserError(
-                f"checkpoint {self._folder(step)} is damaged: {damage}; delete it to go on"
-            ) from damage
+            raise UserError(f"checkpoint {self._folder(step)} is damaged: {damage}; delete it to go on") from damage
         state = unflatten(self._verified[1], template, where=str(self._folder(step)))
         self._verified = None
         return Restored(state, meta)
@@ -188,7 +184,7 @@ class Checkpointer:
         """Waits for the save under way.
 
         Raises:
-          UserError: it failed.
+            UserError: it failed.
         """
         pending, self._pending = self._pending, None
         if pending is not None:
@@ -199,7 +195,7 @@ class Checkpointer:
         """Waits for the save under way and frees the threads.
 
         Raises:
-          UserError: that save failed.
+            UserError: that save failed.
         """
         try:
             self.wait()
@@ -243,7 +239,9 @@ class Checkpointer:
             self._held = stack.pop_all()
 
     def _refusal(self, holder: str) -> str:
-        return f"{self._directory}: another process saves its checkpoints there ({holder}); wait for it, or save elsewhere"
+        return (
+            f"{self._directory}: another process saves its checkpoints there ({holder}); wait for it, or save elsewhere"
+        )
 
     def _make_room(self, step: int) -> None:
         """Removes a checkpoint of this step; sets aside what else has its name."""

@@ -39,8 +39,8 @@ class Restored(NamedTuple):
     """Content of a checkpoint.
 
     Attributes:
-      state: pytree of numpy arrays (of the template's structure where one was given).
-      meta: the metadata that was saved with it.
+        state: pytree of numpy arrays (of the template's structure where one was given).
+        meta: the metadata that was saved with it.
     """
 
     state: Any
@@ -59,16 +59,16 @@ def save_params(path: str | os.PathLike, params: Any, meta: Mapping) -> str:
     """Writes finished parameters with what is needed to rebuild their model.
 
     Args:
-      path: folder to make (or replace): `params/` holds the arrays, `export.json`, written last, the metadata and the
-        fingerprint. Without `export.json` the folder is no export.
-      params: pytree of arrays.
-      meta: JSON-able metadata (architecture config, what it was trained on).
+        path: folder to make (or replace): `params/` holds the arrays, `export.json`, written last, the metadata and the
+            fingerprint. Without `export.json` the folder is no export.
+        params: pytree of arrays.
+        meta: JSON-able metadata (architecture config, what it was trained on).
 
     Returns:
-      The fingerprint of the parameters.
+        The fingerprint of the parameters.
 
     Raises:
-      UserError: the folder cannot be written; names it.
+        UserError: the folder cannot be written; names it.
     """
     import orbax.checkpoint as ocp
 
@@ -95,15 +95,15 @@ def load_params(path: str | os.PathLike, template: Any = None) -> Restored:
     """Reads parameters that `save_params` wrote.
 
     Args:
-      path: the folder.
-      template: pytree of arrays or shape structs to check against and to take the structure from; None: nested
-        dictionaries as saved.
+        path: the folder.
+        template: pytree of arrays or shape structs to check against and to take the structure from; None: nested
+            dictionaries as saved.
 
     Returns:
-      The parameters (numpy) and the metadata, with "fingerprint" added.
+        The parameters (numpy) and the metadata, with "fingerprint" added.
 
     Raises:
-      UserError: no export there, damaged, or a parameter differs from the template; names the first one.
+        UserError: no export there, damaged, or a parameter differs from the template; names the first one.
     """
     path = epath.Path(path)
     if not (path / _EXPORT_JSON).exists():
@@ -114,9 +114,7 @@ def load_params(path: str | os.PathLike, template: Any = None) -> Restored:
         if fingerprint(flat) != record.get("fingerprint"):
             raise Damaged("the content does not have the fingerprint it was saved with")
     except Damaged as damage:
-        raise UserError(
-            f"exported parameters in {path} are damaged: {damage}; train or copy them again"
-        ) from damage
+        raise UserError(f"exported parameters in {path} are damaged: {damage}; train or copy them again") from damage
     params = nest(flat) if template is None else unflatten(flat, template, where=str(path))
     return Restored(params, record["meta"] | {"fingerprint": record["fingerprint"]})
 

@@ -73,8 +73,10 @@ def open_folder(path: str | os.PathLike) -> "LocalFolder | RemoteFolder":
         return RemoteFolder(text)
     if text.startswith(("http://", "https://")):
         address = text.partition("?")[0]  # what follows may sign the request
-        raise UserError(f"{address}: a store cannot be read over http; use gs://..., s3://... (AWS_ENDPOINT_URL names another "
-                        "service than AWS) or a local copy")
+        raise UserError(
+            f"{address}: a store cannot be read over http; use gs://..., s3://... (AWS_ENDPOINT_URL names another "
+            "service than AWS) or a local copy"
+        )
     if "://" in text:
         raise UserError(f"{text}: unknown URL scheme; use a local path or one of {', '.join(_URL_SCHEMES)}")
     return LocalFolder(text)
@@ -90,8 +92,10 @@ class LocalFolder:
         try:
             self.path.encode()
         except UnicodeEncodeError:  # TensorStore opens no such path
-            raise UserError(f"{readable(self.path)}: this path is no UTF-8 text; choose another folder (or set PYTHONUTF8=1, where "
-                            "the system's encoding is another one)") from None
+            raise UserError(
+                f"{readable(self.path)}: this path is no UTF-8 text; choose another folder (or set PYTHONUTF8=1, where "
+                "the system's encoding is another one)"
+            ) from None
 
     def __truediv__(self, name: str) -> "LocalFolder":
         return LocalFolder(os.path.join(self.path, name))
@@ -117,7 +121,9 @@ class LocalFolder:
             try:
                 size = os.fstat(file.fileno()).st_size
                 if limit_bytes is not None and size > limit_bytes:
-                    raise UserError(f"{self.where(name)}: {size} bytes instead of {limit_bytes} at most; the file is damaged")
+                    raise UserError(
+                        f"{self.where(name)}: {size} bytes instead of {limit_bytes} at most; the file is damaged"
+                    )
                 return file.read()
             except OSError as error:
                 raise self._unreadable(name, error) from error
@@ -249,8 +255,10 @@ class RemoteFolder:
         try:
             return result(function(result(ts.KvStore.open(self.kvstore(), context=context()))), extra_s=extra_s)
         except Exception as error:
-            raise UserError(f"{self.where(what)}: the object store cannot be used ({first_line(error)}); check the "
-                            "address, the credentials and the network") from error
+            raise UserError(
+                f"{self.where(what)}: the object store cannot be used ({first_line(error)}); check the "
+                "address, the credentials and the network"
+            ) from error
 
     def read(self, name: str, *, limit_bytes: int | None = None) -> bytes | None:
         """Content of an object, or None if it does not exist; the limit is that of a local folder."""

@@ -208,9 +208,7 @@ class Mirror:
     def _local(self, known: Mapping[str, Known]) -> dict[str, Known]:
         return hash_files(self._folder, local_files(self._folder, self._exclude), known)
 
-    def _is_ahead(
-        self, copy: Manifest | None, journal: Journal | None, files: Mapping[str, Content]
-    ) -> bool:
+    def _is_ahead(self, copy: Manifest | None, journal: Journal | None, files: Mapping[str, Content]) -> bool:
         """True if the address is further than the local `files`; see the module's table."""
         synced = journal is not None and (journal.generation > 0 or journal.pulling)
         if copy is None:
@@ -250,14 +248,10 @@ class Mirror:
         for _ in range(_FETCH_ATTEMPTS):
             journal.run, journal.pulling, journal.pending = copy.run, True, None
             journal.save(self._folder)
-            wanted = [
-                name for name, c in copy.files.items() if name not in local or local[name].content != c
-            ]
+            wanted = [name for name, c in copy.files.items() if name not in local or local[name].content != c]
             if wanted:
                 megabytes = sum(copy.files[name].size for name in wanted) / 1e6
-                self._say(
-                    f"{self._store.url}: fetching {len(wanted)} files ({megabytes:.1f} MB) into {self._folder}"
-                )
+                self._say(f"{self._store.url}: fetching {len(wanted)} files ({megabytes:.1f} MB) into {self._folder}")
             stale = [name for name, known in local.items() if copy.files.get(name) != known.content]
             self._remove(sorted(stale, key=is_marker, reverse=True))
             if self._store.download(copy, wanted, LocalFolder(self._folder)):
@@ -266,18 +260,14 @@ class Mirror:
             local = self._local(journal.known)
         else:
             raise Conflict(f"another run writes at {self._store.url}, faster than it can be fetched; stop it")
-        self._journal = Journal(
-            copy.run, copy.generation, copy.push, base=copy.files, known=self._local(journal.known)
-        )
+        self._journal = Journal(copy.run, copy.generation, copy.push, base=copy.files, known=self._local(journal.known))
         self._journal.save(self._folder)
 
     def _replaced(self, before: Manifest) -> tuple[Manifest, bytes]:
         """The copy that has replaced the one whose objects are gone."""
         copy, version = self._store.read()
         if copy is None or copy.push == before.push or copy.run != before.run:
-            raise UserError(
-                f"{self._store.url} is damaged: objects are missing; restore it from a copy of the bucket"
-            )
+            raise UserError(f"{self._store.url} is damaged: objects are missing; restore it from a copy of the bucket")
         return copy, version
 
     def _remove(self, names: Sequence[str]) -> None:
@@ -297,9 +287,7 @@ class Mirror:
         try:
             with pinned(self._folder, self._exclude, copied) as (kept, links):
                 read = self._store.upload({name: link for name, (link, _) in links.items()}, journal.base)
-                journal.known = kept | {
-                    name: Known(links[name][1], content) for name, content in read.items()
-                }
+                journal.known = kept | {name: Known(links[name][1], content) for name, content in read.items()}
         except OSError as error:
             raise UserError(f"{self._folder}: cannot be read ({error.strerror or error})") from error
         files = {name: known.content for name, known in journal.known.items()}
@@ -311,9 +299,7 @@ class Mirror:
             try:
                 self._version = self._store.commit(manifest, self._version)
             except Conflict as error:
-                raise Conflict(
-                    f"{error}; to go on from this run's own state: --workdir={self._folder}"
-                ) from error
+                raise Conflict(f"{error}; to go on from this run's own state: --workdir={self._folder}") from error
             journal.settle()
             self._collect(needed)
         journal.save(self._folder)

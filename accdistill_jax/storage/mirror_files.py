@@ -91,8 +91,7 @@ class Journal:
             journal = cls(**record)
             journal.base = {name: Content(*content) for name, content in journal.base.items()}
             journal.known = {
-                name: Known(tuple(state), Content(*content))
-                for name, (state, content) in journal.known.items()
+                name: Known(tuple(state), Content(*content)) for name, (state, content) in journal.known.items()
             }
             if journal.pending:
                 files = {name: Content(*content) for name, content in journal.pending["files"].items()}
@@ -101,9 +100,7 @@ class Journal:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-            raise UserError(
-                f"{path} cannot be read ({error}); delete the folder to go on from the address"
-            ) from error
+            raise UserError(f"{path} cannot be read ({error}); delete the folder to go on from the address") from error
 
 
 def is_marker(name: str) -> bool:
@@ -134,14 +131,10 @@ def local_files(folder: Path, exclude: Sequence[str]) -> dict[str, tuple[int, in
     return found
 
 
-def hash_files(
-    folder: Path, found: Mapping[str, tuple[int, int, int]], known: Mapping[str, Known]
-) -> dict[str, Known]:
+def hash_files(folder: Path, found: Mapping[str, tuple[int, int, int]], known: Mapping[str, Known]) -> dict[str, Known]:
     """The content of files by name, computed where the state differs from what is known."""
     return {
-        name: known[name]
-        if name in known and known[name].state == state
-        else Known(state, content(folder / name))
+        name: known[name] if name in known and known[name].state == state else Known(state, content(folder / name))
         for name, state in found.items()
     }
 
@@ -185,12 +178,8 @@ def pinned(
             shutil.rmtree(pins, ignore_errors=True)
             pins.mkdir()
             found = local_files(folder, exclude)
-            kept = {
-                name: known[name] for name, s in found.items() if name in known and known[name].state == s
-            }
-            links = {
-                name: (pins / str(number), found[name]) for number, name in enumerate(set(found) - set(kept))
-            }
+            kept = {name: known[name] for name, s in found.items() if name in known and known[name].state == s}
+            links = {name: (pins / str(number), found[name]) for number, name in enumerate(set(found) - set(kept))}
             with contextlib.suppress(FileNotFoundError):
                 for name, (link, _) in links.items():
                     _pin(folder / name, link)

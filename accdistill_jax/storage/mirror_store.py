@@ -163,16 +163,13 @@ class CopyStore:
             if data is None:
                 return False
             if hashlib.sha256(data).hexdigest() != found.files[name].sha256:
-                raise UserError(
-                    f"{self._folder.where(key)} ({name}) is damaged; restore it from a copy of the bucket"
-                )
+                raise UserError(f"{self._folder.where(key)} ({name}) is damaged; restore it from a copy of the bucket")
             target.write(name, data)
             return True
 
         names = list(names)
         return all(
-            all(_in_parallel(download, [name for name in names if is_marker(name) == last]))
-            for last in (False, True)
+            all(_in_parallel(download, [name for name in names if is_marker(name) == last])) for last in (False, True)
         )
 
     def collect(self, kept: set[str]) -> None:

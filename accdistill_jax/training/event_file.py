@@ -9,7 +9,8 @@ from pathlib import Path
 
 class EventFile:
     """A TensorBoard event file, written in the caller: the library's own writer thread dies of a full disk unheard,
-    and the training would wait for it for ever."""
+    and the training would wait for it for ever.
+    """
 
     def __init__(self, folder: Path, *, first_step: int):
         with _hidden("torch"):  # where it is installed the library imports it, for seconds, and makes no use of it here

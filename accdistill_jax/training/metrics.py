@@ -40,17 +40,17 @@ class MetricsWriter:
         A run that is refused before leaves them as they are.
 
         Args:
-          workdir: work directory of the run; files go to its `metrics/` and `tensorboard/`.
-          stage: name of the stage.
-          resume_step: finished steps of the checkpoint that is continued from: records of later steps, and a torn
-            last line, are removed. 0: the stage starts anew and all records go. Records of a step must therefore be
-            written before the checkpoint of that step.
-          enabled: False makes every method do nothing (processes other than 0).
-          tensorboard: whether to write TensorBoard events too.
+            workdir: work directory of the run; files go to its `metrics/` and `tensorboard/`.
+            stage: name of the stage.
+            resume_step: finished steps of the checkpoint that is continued from: records of later steps, and a torn
+                last line, are removed. 0: the stage starts anew and all records go. Records of a step must therefore be
+                written before the checkpoint of that step.
+            enabled: False makes every method do nothing (processes other than 0).
+            tensorboard: whether to write TensorBoard events too.
 
         Raises:
-          UserError: the files cannot be written, or a line other than the last is unreadable; names the folder, or file
-            and line. An unreadable last line is named in a warning and left out.
+            UserError: the files cannot be written, or a line other than the last is unreadable; names the folder, or file
+                and line. An unreadable last line is named in a warning and left out.
         """
         self._files: dict[str, TextIO] = {}
         self._board = None
@@ -75,13 +75,13 @@ class MetricsWriter:
         """Appends one record.
 
         Args:
-          step: finished steps that the values belong to.
-          kind: what they were computed on, for example "train" or "validation".
-          scalars: values convertible to float, reproducible ones only.
-          timing: wall-clock quantities of the same moment.
+            step: finished steps that the values belong to.
+            kind: what they were computed on, for example "train" or "validation".
+            scalars: values convertible to float, reproducible ones only.
+            timing: wall-clock quantities of the same moment.
 
         Raises:
-          UserError: the disk is full or the folder gone; names the folder.
+            UserError: the disk is full or the folder gone; names the folder.
         """
         self._begin()
         for file, values in (("metrics", scalars), ("timing", timing)):
@@ -139,23 +139,21 @@ class MetricsWriter:
         try:
             yield
         except OSError as problem:
-            raise UserError(
-                f"cannot write metrics in {self._folder}: {problem.strerror or problem}"
-            ) from problem
+            raise UserError(f"cannot write metrics in {self._folder}: {problem.strerror or problem}") from problem
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
     """Reads a metrics or timing file.
 
     Args:
-      path: a `.jsonl` file of a `MetricsWriter`; missing reads as empty.
+        path: a `.jsonl` file of a `MetricsWriter`; missing reads as empty.
 
     Returns:
-      The records in order: "step" an int, "kind" a text, all else floats (also not finite ones). An unreadable last line,
-      as a kill leaves it, is named in a warning and left out.
+        The records in order: "step" an int, "kind" a text, all else floats (also not finite ones). An unreadable last line,
+        as a kill leaves it, is named in a warning and left out.
 
     Raises:
-      UserError: a line other than the last is unreadable; names file and line.
+        UserError: a line other than the last is unreadable; names file and line.
     """
     return [record for _, record in _records(Path(path))]
 

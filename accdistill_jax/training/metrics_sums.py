@@ -26,7 +26,7 @@ def write_sums(workdir: str | os.PathLike, stage: str) -> None:
     """Writes the checksums of a stage's files as they are now.
 
     Raises:
-      OSError: they cannot be read, or the folder not written.
+        OSError: they cannot be read, or the folder not written.
     """
     path = sums_path(workdir, stage)
     found = [path.with_name(f"{stage}{ending}") for ending in (".jsonl", ".timing.jsonl")]
@@ -69,13 +69,13 @@ def check_records(
     """Says in a line each what is wrong with a finished stage's records, and makes TensorBoard's files again from the others.
 
     Args:
-      workdir: of the run.
-      stage: "teacher" or "student".
-      spoilt: as from `spoilt_files`.
-      read: gives the records of the stage's "metrics" and "timing" files.
+        workdir: of the run.
+        stage: "teacher" or "student".
+        spoilt: as from `spoilt_files`.
+        read: gives the records of the stage's "metrics" and "timing" files.
 
     Raises:
-      OSError: TensorBoard's files cannot be written.
+        OSError: TensorBoard's files cannot be written.
     """
     board = _board(workdir, stage)
     lost = [file for file in spoilt if file.parent == board]

@@ -27,8 +27,8 @@ class Optimizer(NamedTuple):
     """An optimiser and the learning rate it uses.
 
     Attributes:
-      transform: the gradient transformation; `init(params)` and `update(grads, state, params)`.
-      schedule: learning rate as a function of the step (0 for the first update).
+        transform: the gradient transformation; `init(params)` and `update(grads, state, params)`.
+        schedule: learning rate as a function of the step (0 for the first update).
     """
 
     transform: optax.GradientTransformation
@@ -39,11 +39,11 @@ def decay_mask(params: Any) -> Any:
     """Says which parameters weight decay applies to: matrices and kernels only.
 
     Args:
-      params: pytree of arrays.
+        params: pytree of arrays.
 
     Returns:
-      A pytree of the same structure with True for decayed leaves: those with two or more axes whose path names
-      no bias, normalisation, position or mask token (`UNDECAYED_WORDS`).
+        A pytree of the same structure with True for decayed leaves: those with two or more axes whose path names
+        no bias, normalisation, position or mask token (`UNDECAYED_WORDS`).
     """
 
     def decayed(path: tuple, leaf: Any) -> bool:
@@ -59,16 +59,16 @@ def make_schedule(
     """Linear warm-up from zero to `learning_rate`, then half a cosine to a floor that is held afterwards.
 
     Args:
-      learning_rate: the peak, reached at step `warmup_steps`.
-      warmup_steps: number of warm-up steps; less than `total_steps`.
-      total_steps: step at which the floor is reached.
-      final_learning_rate_fraction: floor as a fraction of the peak.
+        learning_rate: the peak, reached at step `warmup_steps`.
+        warmup_steps: number of warm-up steps; less than `total_steps`.
+        total_steps: step at which the floor is reached.
+        final_learning_rate_fraction: floor as a fraction of the peak.
 
     Returns:
-      A function from the step (int or int array) to the learning rate (float32).
+        A function from the step (int or int array) to the learning rate (float32).
 
     Raises:
-      UserError: the warm-up takes the whole run or more.
+        UserError: the warm-up takes the whole run or more.
     """
     if not 0 <= warmup_steps < total_steps:
         raise UserError(
@@ -87,8 +87,8 @@ def clip_by_global_norm(max_norm: float, *, axis_name: str | None = None) -> opt
     """Scales gradients down to `max_norm` where their joint norm is larger.
 
     Args:
-      max_norm: above 0.
-      axis_name: mapped axis over which the gradients are split, each device holding a part; None: they are whole.
+        max_norm: above 0.
+        axis_name: mapped axis over which the gradients are split, each device holding a part; None: they are whole.
     """
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
@@ -117,18 +117,18 @@ def make_optimizer(
     """Builds the optimiser of one training stage.
 
     Args:
-      train_config: the stage's `train` block with batch_size, learning_rate, warmup (a duration, see
-        `duration.duration_steps`), final_learning_rate_fraction, weight_decay, b1, b2, clip_norm (0: no clipping).
-      total_steps: number of updates of the whole stage.
-      num_segments: distinct segments of one epoch; needed only where the warm-up is given in epochs.
-      decayed: which leaves decay: a tree of bools, or a function of the parameters.
-      axis_name: mapped axis over which gradients and moments are split; None: every device holds them whole.
+        train_config: the stage's `train` block with batch_size, learning_rate, warmup (a duration, see
+            `duration.duration_steps`), final_learning_rate_fraction, weight_decay, b1, b2, clip_norm (0: no clipping).
+        total_steps: number of updates of the whole stage.
+        num_segments: distinct segments of one epoch; needed only where the warm-up is given in epochs.
+        decayed: which leaves decay: a tree of bools, or a function of the parameters.
+        axis_name: mapped axis over which gradients and moments are split; None: every device holds them whole.
 
     Returns:
-      The transformation and its schedule. Moments have the dtype of the parameters (float32).
+        The transformation and its schedule. Moments have the dtype of the parameters (float32).
 
     Raises:
-      UserError: the warm-up does not fit into the training.
+        UserError: the warm-up does not fit into the training.
 
     Source: Loshchilov and Hutter, "Decoupled weight decay regularization", 2019.
     """

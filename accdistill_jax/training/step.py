@@ -100,9 +100,7 @@ def make_step(objective: Objective, layout: Replicated | Sharded, settings: Loop
         stop = batch.pop("stop", None)
         keys = batch_keys(settings.seed, state.step, batch["position"])
         frozen = frozen | {TARGET: state.ema} if objective.momentum else frozen
-        gradient, metrics = loss_gradient(
-            objective, state.params, frozen, batch, keys, pieces=settings.micro_batches
-        )
+        gradient, metrics = loss_gradient(objective, state.params, frozen, batch, keys, pieces=settings.micro_batches)
         metrics = jax.lax.pmean(metrics, AXIS)
         params, opt_state, gradient_norm = layout.update(gradient, state.opt_state, state.params)
         ema = state.ema

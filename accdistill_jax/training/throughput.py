@@ -10,9 +10,9 @@ class Rates(NamedTuple):
     """Speed over a stretch of steps.
 
     Attributes:
-      seconds: its length.
-      segments_per_s: segments trained on per second; NaN where no step has ended in it.
-      input_wait_fraction: share of the time in which the loop waited for a batch, 0 to 1; NaN likewise.
+        seconds: its length.
+        segments_per_s: segments trained on per second; NaN where no step has ended in it.
+        input_wait_fraction: share of the time in which the loop waited for a batch, 0 to 1; NaN likewise.
     """
 
     seconds: float
@@ -27,8 +27,8 @@ class Throughput:
         """Starts before the first step.
 
         Args:
-          segments_per_step: global batch size.
-          clock: seconds, monotonic.
+            segments_per_step: global batch size.
+            clock: seconds, monotonic.
         """
         self._segments = segments_per_step
         self._clock = clock

@@ -42,8 +42,11 @@ def main() -> int:
             elif result.outcome.status == 0:
                 counts[name]["went on"] += 1
             if result.wrong or args.show:
-                print(f"    {result.case.name}: status {result.outcome.status}: " + " / ".join(result.outcome.error.strip().splitlines()[-3:])[:600],
-                      flush=True)  # fmt: skip
+                print(
+                    f"    {result.case.name}: status {result.outcome.status}: "
+                    + " / ".join(result.outcome.error.strip().splitlines()[-3:])[:600],
+                    flush=True,
+                )
     print(f"\n{'category':12} {'cases':>6} {'refused':>8} {'went on':>8} {'failures':>9}")
     for name, own in counts.items():
         refused = own["cases"] - own["failures"] - own["went on"]

@@ -24,9 +24,9 @@ class Bases(NamedTuple):
     """Folders of whole inputs.
 
     Attributes:
-      store, other_store: two synthetic stores, equal in everything but the people.
-      run: a finished run on `store`, trained and exported.
-      e4, troika, generic: a recording each.
+        store, other_store: two synthetic stores, equal in everything but the people.
+        run: a finished run on `store`, trained and exported.
+        e4, troika, generic: a recording each.
     """
 
     store: Path
@@ -44,9 +44,27 @@ def make_bases(root: Path) -> Bases:
         return bases
     root.mkdir(parents=True, exist_ok=True)
     for path, first in ((bases.store, 0), (bases.other_store, 12)):
-        run_program(PREPARE, ["synthetic", "--out", str(path), "--participants", "12", "--segments-per-participant", "8",
-                              "--first-participant", str(first), "--split-fractions", "0.5", "0.25", "0.25", "--workers",
-                              "1", "--quiet"])  # fmt: skip
+        run_program(
+            PREPARE,
+            [
+                "synthetic",
+                "--out",
+                str(path),
+                "--participants",
+                "12",
+                "--segments-per-participant",
+                "8",
+                "--first-participant",
+                str(first),
+                "--split-fractions",
+                "0.5",
+                "0.25",
+                "0.25",
+                "--workers",
+                "1",
+                "--quiet",
+            ],
+        )
     run_program(MAIN, [*run_arguments(bases, bases.run), "--config.stages=('teacher','student')"])
     write_e4(bases.e4 / "S01")
     write_troika(bases.troika)
@@ -74,7 +92,9 @@ def write_e4(folder: Path) -> None:
     beats = np.arange(1, SECONDS) / 1.2
     (folder / "BVP.csv").write_text(f"{START}.00\n64.000000\n" + "".join(f"{value:.2f}\n" for value in bvp))
     (folder / "ACC.csv").write_text(
-        f"{', '.join([f'{START}.00'] * 3)}\n32.000000, 32.000000, 32.000000\n" + "".join(f"{x},{y},{z}\n" for x, y, z in accel))
+        f"{', '.join([f'{START}.00'] * 3)}\n32.000000, 32.000000, 32.000000\n"
+        + "".join(f"{x},{y},{z}\n" for x, y, z in accel)
+    )
     (folder / "IBI.csv").write_text(f"{START}.00, IBI\n" + "".join(f"{time:.3f},0.833\n" for time in beats))
 
 
@@ -91,19 +111,41 @@ def write_troika(folder: Path) -> None:
 def generic_description() -> dict:
     """The description of `write_generic`'s recording; names every key."""
     return {
-        "participant": {"id": "p01", "age_years": 34, "height_m": 1.8, "weight_kg": 75, "sex": "female",
-                        "conditions": {"beta_blocker": False}},
+        "participant": {
+            "id": "p01",
+            "age_years": 34,
+            "height_m": 1.8,
+            "weight_kg": 75,
+            "sex": "female",
+            "conditions": {"beta_blocker": False},
+        },
         "device": "Watch",
         "start": "2024-05-01T10:00:00Z",
         "streams": {
-            "ppg": {"file": "ppg.csv", "columns": ["green"], "rate_hz": 50, "unit": "a.u.", "range": [-9, 9],
-                    "polarity": "systole_up", "clock_offset_s": 0.25, "delimiter": ",", "skip_rows": 0},
-            "accel": {"file": "acc.parquet", "columns": ["x", "y", "z"], "time": "t", "time_unit": "ms",
-                      "time_origin": "start", "unit": "counts", "counts_per_g": 1000},
+            "ppg": {
+                "file": "ppg.csv",
+                "columns": ["green"],
+                "rate_hz": 50,
+                "unit": "a.u.",
+                "range": [-9, 9],
+                "polarity": "systole_up",
+                "clock_offset_s": 0.25,
+                "delimiter": ",",
+                "skip_rows": 0,
+            },
+            "accel": {
+                "file": "acc.parquet",
+                "columns": ["x", "y", "z"],
+                "time": "t",
+                "time_unit": "ms",
+                "time_origin": "start",
+                "unit": "counts",
+                "counts_per_g": 1000,
+            },
         },
         "beats": {"file": "beats.csv", "time": "t", "interval": "ibi", "interval_unit": "ms"},
         "heart_rate": {"file": "hr.csv", "time": "t", "hr": "bpm", "duration_s": 8},
-    }  # fmt: skip
+    }
 
 
 def write_generic(folder: Path) -> None:

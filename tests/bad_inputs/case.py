@@ -27,17 +27,17 @@ class Case:
     """A bad input.
 
     Attributes:
-      name: what was done, unique within a category and seed.
-      module: the program that meets it, `MAIN` or `PREPARE`.
-      arguments: its command line; {} stands for the case's own folder.
-      named: what the message must name: of each item, one of the texts (separated by "|"); {} as above.
-      build: makes the bad input in the case's own folder, which exists and is empty.
-      outputs: files or folders in the folder that the program may make; of those that are there, a program that refuses may
-        only append to metrics and TensorBoard's files and add to the seconds of stages.json.
-      falls_back: the program may go on (with an older checkpoint), after a warning that names what is damaged; the
-        text is the export.json, RUN/STAGE/export/export.json in the folder, that it must then write, with the fingerprint
-        `expected`. What it may change then is that stage's and the run's own records.
-      expected: that fingerprint.
+        name: what was done, unique within a category and seed.
+        module: the program that meets it, `MAIN` or `PREPARE`.
+        arguments: its command line; {} stands for the case's own folder.
+        named: what the message must name: of each item, one of the texts (separated by "|"); {} as above.
+        build: makes the bad input in the case's own folder, which exists and is empty.
+        outputs: files or folders in the folder that the program may make; of those that are there, a program that refuses may
+            only append to metrics and TensorBoard's files and add to the seconds of stages.json.
+        falls_back: the program may go on (with an older checkpoint), after a warning that names what is damaged; the
+            text is the export.json, RUN/STAGE/export/export.json in the folder, that it must then write, with the fingerprint
+            `expected`. What it may change then is that stage's and the run's own records.
+        expected: that fingerprint.
     """
 
     name: str
@@ -74,7 +74,11 @@ def command(case: Case, folder: Path) -> list[str]:
 
 def contents(folder: Path) -> dict[str, Content]:
     """Content of each file below a folder, by relative path."""
-    return {path.relative_to(folder).as_posix(): _content(path.read_bytes()) for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): _content(path.read_bytes())
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def _content(data: bytes) -> Content:
@@ -85,10 +89,10 @@ def wrong(case: Case, folder: Path, before: dict[str, Content], outcome: Outcome
     """What is wrong with an outcome, in words; None where all is as it must be.
 
     Args:
-      case: the case.
-      folder: its folder, after the program.
-      before: `contents(folder)` before the program.
-      outcome: of the program.
+        case: the case.
+        folder: its folder, after the program.
+        before: `contents(folder)` before the program.
+        outcome: of the program.
     """
     if outcome.status is None:
         return "does not end"
@@ -150,12 +154,23 @@ def _wrong_going_on(case: Case, folder: Path, before: dict[str, Content], outcom
     if not result.is_file() or json.loads(result.read_text())["fingerprint"] != case.expected:
         return f"went on, and {case.falls_back} is not what it was"
     run, stage = Path(case.falls_back).parts[:2]
-    own = tuple(f"{run}/{name}" for name in (
-        *_RENEWED, stage, f"metrics/{stage}.jsonl", f"metrics/{stage}.timing.jsonl", f"metrics/{stage}.sha256", f"tensorboard/{stage}"))  # fmt: skip
+    own = tuple(
+        f"{run}/{name}"
+        for name in (
+            *_RENEWED,
+            stage,
+            f"metrics/{stage}.jsonl",
+            f"metrics/{stage}.timing.jsonl",
+            f"metrics/{stage}.sha256",
+            f"tensorboard/{stage}",
+        )
+    )
     after = contents(folder)
     for name in sorted(before | after):
         if before.get(name) != after.get(name) and not _below(name, own):
-            return f"went on, and {name} was {'made' if name not in before else 'changed' if name in after else 'removed'}"
+            return (
+                f"went on, and {name} was {'made' if name not in before else 'changed' if name in after else 'removed'}"
+            )
     return None
 
 

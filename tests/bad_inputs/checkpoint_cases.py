@@ -18,8 +18,20 @@ _FIRST, _LAST = 3, 6
 
 def cases(rng: random.Random, bases: Bases) -> Iterator[Case]:
     """Each kind of damage in turn, without end."""
-    kinds = [_export_file, _export_record, _newest, _config_copy, _export_file, _export_record, _all_checkpoints, _newest_record,
-             _foreign_export, _foreign_checkpoint, _run_record, _unreadable_store]  # fmt: skip
+    kinds = [
+        _export_file,
+        _export_record,
+        _newest,
+        _config_copy,
+        _export_file,
+        _export_record,
+        _all_checkpoints,
+        _newest_record,
+        _foreign_export,
+        _foreign_checkpoint,
+        _run_record,
+        _unreadable_store,
+    ]
     seen = set()
     for kind in itertools.cycle(kinds):
         case = kind(rng, bases)
@@ -53,11 +65,19 @@ def _record_damage(rng: random.Random, path: Path) -> tuple[str, Spoil | None]:
     if rng.random() < 0.7:
         return json_damage(rng, path.read_bytes())
     at = rng.random()
-    return rng.choice([("emptied", lambda content: b""), ("garbage", lambda content: GARBAGE), ("a list", lambda content: b"[]"),
-                       (f"cut at {at:.3f}", lambda content: content[: int(at * (len(content) - 2))])])  # fmt: skip
+    return rng.choice(
+        [
+            ("emptied", lambda content: b""),
+            ("garbage", lambda content: GARBAGE),
+            ("a list", lambda content: b"[]"),
+            (f"cut at {at:.3f}", lambda content: content[: int(at * (len(content) - 2))]),
+        ]
+    )
 
 
-def _of_export(bases: Bases, rng: random.Random, stage: str, name: str, how: str, spoil: Spoil | None, *named: str) -> Case:
+def _of_export(
+    bases: Bases, rng: random.Random, stage: str, name: str, how: str, spoil: Spoil | None, *named: str
+) -> Case:
     """Met by the run itself, or as the teacher of another run."""
     elsewhere = stage == "teacher" and rng.random() < 0.5
 
@@ -69,8 +89,16 @@ def _of_export(bases: Bases, rng: random.Random, stage: str, name: str, how: str
 
     if elsewhere:
         arguments = (*_arguments(bases, "student"), "--config.teacher.path={}/before/teacher/export")
-        return Case(f"teacher/export/{name} {how}; as another run's teacher", MAIN, arguments, ("{}/before/teacher/export", *named), build)
-    return Case(f"{stage}/export/{name} {how}", MAIN, _arguments(bases, stage), (f"{{}}/run/{stage}/export", *named), build)
+        return Case(
+            f"teacher/export/{name} {how}; as another run's teacher",
+            MAIN,
+            arguments,
+            ("{}/before/teacher/export", *named),
+            build,
+        )
+    return Case(
+        f"{stage}/export/{name} {how}", MAIN, _arguments(bases, stage), (f"{{}}/run/{stage}/export", *named), build
+    )
 
 
 def _export_file(rng: random.Random, bases: Bases) -> Case:
@@ -98,7 +126,9 @@ def _foreign_export(rng: random.Random, bases: Bases) -> Case:
         shutil.rmtree(own) if own.is_dir() else own.unlink()
         shutil.copytree(theirs, own) if theirs.is_dir() else shutil.copy(theirs, own)
 
-    return Case(f"{stage}/export: {what} of the {other}", MAIN, _arguments(bases, stage), (f"{{}}/run/{stage}/export",), build)
+    return Case(
+        f"{stage}/export: {what} of the {other}", MAIN, _arguments(bases, stage), (f"{{}}/run/{stage}/export",), build
+    )
 
 
 def _going_on(bases: Bases, stage: str, name: str, damage, *named: str) -> Case:
@@ -108,25 +138,41 @@ def _going_on(bases: Bases, stage: str, name: str, damage, *named: str) -> Case:
     def build(folder: Path) -> None:
         damage(_copy(bases, folder, without=stage) / stage / "checkpoints")
 
-    return Case(name, MAIN, _arguments(bases, stage), named, build, falls_back=f"run/{stage}/export/export.json",
-                expected=export["fingerprint"])  # fmt: skip
+    return Case(
+        name,
+        MAIN,
+        _arguments(bases, stage),
+        named,
+        build,
+        falls_back=f"run/{stage}/export/export.json",
+        expected=export["fingerprint"],
+    )
 
 
 def _newest(rng: random.Random, bases: Bases) -> Case:
     stage = rng.choice(STAGES)
     name = rng.choice(_files(bases.run / stage / "checkpoints" / str(_LAST)))
     how, spoil = _any_damage(rng)
-    return _going_on(bases, stage, f"{stage} checkpoint {_LAST}: {name} {how}",
-                     lambda checkpoints: spoil_file(checkpoints / str(_LAST) / name, spoil),
-                     f"{{}}/run/{stage}/checkpoints/{_LAST}", name)  # fmt: skip
+    return _going_on(
+        bases,
+        stage,
+        f"{stage} checkpoint {_LAST}: {name} {how}",
+        lambda checkpoints: spoil_file(checkpoints / str(_LAST) / name, spoil),
+        f"{{}}/run/{stage}/checkpoints/{_LAST}",
+        name,
+    )
 
 
 def _newest_record(rng: random.Random, bases: Bases) -> Case:
     stage = rng.choice(STAGES)
     how, spoil = _record_damage(rng, bases.run / stage / "checkpoints" / f"{_LAST}.json")
-    return _going_on(bases, stage, f"{stage} checkpoint {_LAST}.json: {how}",
-                     lambda checkpoints: spoil_file(checkpoints / f"{_LAST}.json", spoil),
-                     f"{{}}/run/{stage}/checkpoints/{_LAST}|{{}}/run/{stage}: checkpoint of step {_LAST}")  # fmt: skip
+    return _going_on(
+        bases,
+        stage,
+        f"{stage} checkpoint {_LAST}.json: {how}",
+        lambda checkpoints: spoil_file(checkpoints / f"{_LAST}.json", spoil),
+        f"{{}}/run/{stage}/checkpoints/{_LAST}|{{}}/run/{stage}: checkpoint of step {_LAST}",
+    )
 
 
 def _all_checkpoints(rng: random.Random, bases: Bases) -> Case:
@@ -137,15 +183,23 @@ def _all_checkpoints(rng: random.Random, bases: Bases) -> Case:
         checkpoints = _copy(bases, folder, without=stage) / stage / "checkpoints"
         for step in (_FIRST, _LAST):
             if which == "arrays":
-                largest = max((path for path in (checkpoints / str(step)).rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+                largest = max(
+                    (path for path in (checkpoints / str(step)).rglob("*") if path.is_file()),
+                    key=lambda path: path.stat().st_size,
+                )
                 largest.write_bytes(largest.read_bytes()[:100])
             elif which == "records":
                 (checkpoints / f"{step}.json").write_bytes(GARBAGE)
             else:
                 shutil.rmtree(checkpoints / str(step))
 
-    return Case(f"{stage}: all checkpoints damaged ({which}, {rng.randrange(100)})", MAIN, _arguments(bases, stage),
-                (f"{{}}/run/{stage}/checkpoints",), build)  # fmt: skip
+    return Case(
+        f"{stage}: all checkpoints damaged ({which}, {rng.randrange(100)})",
+        MAIN,
+        _arguments(bases, stage),
+        (f"{{}}/run/{stage}/checkpoints",),
+        build,
+    )
 
 
 def _foreign_checkpoint(rng: random.Random, bases: Bases) -> Case:
@@ -156,7 +210,13 @@ def _foreign_checkpoint(rng: random.Random, bases: Bases) -> Case:
         shutil.rmtree(run / stage / "checkpoints")
         shutil.copytree(bases.run / other / "checkpoints", run / stage / "checkpoints")
 
-    return Case(f"{stage}: checkpoints of the {other} ({rng.randrange(100)})", MAIN, _arguments(bases, stage), (f"{{}}/run/{stage}",), build)
+    return Case(
+        f"{stage}: checkpoints of the {other} ({rng.randrange(100)})",
+        MAIN,
+        _arguments(bases, stage),
+        (f"{{}}/run/{stage}",),
+        build,
+    )
 
 
 def _config_copy(rng: random.Random, bases: Bases) -> Case:
@@ -164,14 +224,26 @@ def _config_copy(rng: random.Random, bases: Bases) -> Case:
     path = bases.run / "config.json"
     if rng.random() < 0.5:
         at = rng.random()
-        how, spoil = rng.choice([("emptied", lambda content: b""), ("garbage", lambda content: GARBAGE), ("[]", lambda content: b"[]"),
-                                 ("{}", lambda content: b"{}"), ("no mapping", lambda content: b'{"config": 5}'),
-                                 ("nested deep", lambda content: b"[" * 200_000),
-                                 (f"cut at {at:.3f}", lambda content: content[: int(at * (len(content) - 2))])])  # fmt: skip
+        how, spoil = rng.choice(
+            [
+                ("emptied", lambda content: b""),
+                ("garbage", lambda content: GARBAGE),
+                ("[]", lambda content: b"[]"),
+                ("{}", lambda content: b"{}"),
+                ("no mapping", lambda content: b'{"config": 5}'),
+                ("nested deep", lambda content: b"[" * 200_000),
+                (f"cut at {at:.3f}", lambda content: content[: int(at * (len(content) - 2))]),
+            ]
+        )
     else:
         binding = ("seed", "data", "inputs", "teacher", "student")
-        how, spoil = json_damage(rng, path.read_bytes(), only=lambda own: own[0] == "config" and own[1] in binding and own[2:3] not in (
-            ("unseen_stores",), ("synthetic",)))  # fmt: skip
+        how, spoil = json_damage(
+            rng,
+            path.read_bytes(),
+            only=lambda own: (
+                own[0] == "config" and own[1] in binding and own[2:3] not in (("unseen_stores",), ("synthetic",))
+            ),
+        )
 
     def build(folder: Path) -> None:
         spoil_file(_copy(bases, folder) / "config.json", spoil)
@@ -183,8 +255,15 @@ def _run_record(rng: random.Random, bases: Bases) -> Case:
     """Seconds and metrics of a run: not worth stopping for, but worth a warning."""
     stage, number = rng.choice(STAGES), rng.randrange(1000)
     name = rng.choice(("stages.json", f"metrics/{stage}.jsonl"))
-    how, content = rng.choice([("garbage", GARBAGE), ("a list", b"[1]\n"), ("words", b'{"data": "x", "teacher": null, "student": []}\n'),
-                               ("cut", b'{"data": '), ("a number", b"5\n")])  # fmt: skip
+    how, content = rng.choice(
+        [
+            ("garbage", GARBAGE),
+            ("a list", b"[1]\n"),
+            ("words", b'{"data": "x", "teacher": null, "student": []}\n'),
+            ("cut", b'{"data": '),
+            ("a number", b"5\n"),
+        ]
+    )
 
     def damage(checkpoints: Path) -> None:
         (checkpoints.parents[1] / name).write_bytes(content)
@@ -213,5 +292,10 @@ def _unreadable_store(rng: random.Random, bases: Bases) -> Case:
             data[segment * row_bytes + number] ^= 1
         shard.write_bytes(data)
 
-    return Case(f"{stage}: goes on, and every segment is damaged in byte {number}", MAIN,
-                (SMOKE, "--workdir={}/run", "--config.data.stores=('{}/store',)", f"--config.stages=('{stage}',)"), ("{}/store",), build)  # fmt: skip
+    return Case(
+        f"{stage}: goes on, and every segment is damaged in byte {number}",
+        MAIN,
+        (SMOKE, "--workdir={}/run", "--config.data.stores=('{}/store',)", f"--config.stages=('{stage}',)"),
+        ("{}/store",),
+        build,
+    )

@@ -45,7 +45,9 @@ def files(folder: Path) -> list[Path]:
 
 def damage(folder: Path, rng: random.Random) -> str:
     """Damages one file below a folder; returns what was done, in words."""
-    path = rng.choice([path for path in files(folder) if path.stat().st_size and path.suffix != ".lock" and path.name != "lock"])
+    path = rng.choice(
+        [path for path in files(folder) if path.stat().st_size and path.suffix != ".lock" and path.name != "lock"]
+    )
     if rng.random() < 0.04:
         how = rng.choice(list(_OBJECTS))
         path.unlink()
@@ -67,7 +69,9 @@ def outcome(kind: Kind, folder: Path, expected: dict[str, str]) -> tuple[str, st
     signal.alarm(LIMIT_S)
     try:
         found = kind.read(folder)
-        name, words = ("made again", "") if found == MADE_AGAIN else (expected.get(found, "WRONG"), "read as something else")
+        name, words = (
+            ("made again", "") if found == MADE_AGAIN else (expected.get(found, "WRONG"), "read as something else")
+        )
     except UserError as error:
         name, words = "refused" if "\n" not in str(error) else "WRONG", str(error)
     except _Hung:
@@ -110,7 +114,13 @@ def in_child(work: Callable[[], Iterator[dict]], scratch: Path) -> list[dict]:
     _, status = os.waitpid(child, 0)
     said = [json.loads(line) for line in out.read_text().splitlines()]
     if status:
-        said.append({"name": "WRONG", "words": f"its process died with {os.waitstatus_to_exitcode(status)}", "what": "after the last case"})
+        said.append(
+            {
+                "name": "WRONG",
+                "words": f"its process died with {os.waitstatus_to_exitcode(status)}",
+                "what": "after the last case",
+            }
+        )
     return said
 
 
@@ -179,7 +189,9 @@ def _write_and_die(write: Callable[[], None], folder: Path, *, number: int, afte
 
     def count(event: str, arguments: tuple) -> None:
         nonlocal left
-        if event in ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate") and str(folder) in str(arguments[0]):
+        if event in ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate") and str(folder) in str(
+            arguments[0]
+        ):
             left -= 1
             if not left:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -195,7 +207,9 @@ def _write_and_die(write: Callable[[], None], folder: Path, *, number: int, afte
     os._exit(0)
 
 
-def run(counts: dict[str, int], kill_counts: dict[str, int], *, seed: int) -> tuple[dict[str, collections.Counter], list[str]]:
+def run(
+    counts: dict[str, int], kill_counts: dict[str, int], *, seed: int
+) -> tuple[dict[str, collections.Counter], list[str]]:
     """Outcomes by kind, and a line for each that is wrong."""
     table, wrong = {}, []
     with tempfile.TemporaryDirectory(prefix="damage-") as scratch:
@@ -205,7 +219,9 @@ def run(counts: dict[str, int], kill_counts: dict[str, int], *, seed: int) -> tu
             if killed:
                 said = [line for lines in kills(name, count, seed=seed, scratch=own) for line in lines]
             else:
-                said = in_child(lambda name=name, count=count, own=own: damages(name, count, seed=seed, scratch=own), own)
+                said = in_child(
+                    lambda name=name, count=count, own=own: damages(name, count, seed=seed, scratch=own), own
+                )
             label = f"{name}, killed" if killed else name
             table[label] = collections.Counter(line["name"] for line in said)
             wrong += [f"{label}: {line['what']}: {line['words']}" for line in said if line["name"] not in OUTCOMES[:-1]]
@@ -216,13 +232,18 @@ def run(counts: dict[str, int], kill_counts: dict[str, int], *, seed: int) -> tu
 def shares(count: int, kind: str | None) -> dict[str, int]:
     """Shares `count` out over the kinds, at least one each."""
     chosen = {name: own.share for name, own in KINDS.items() if kind in (None, name)}
-    return {name: max(1, round(count * share / sum(chosen.values()))) for name, share in chosen.items()} if count else {}
+    return (
+        {name: max(1, round(count * share / sum(chosen.values()))) for name, share in chosen.items()} if count else {}
+    )
 
 
 def main() -> int:
     """Runs the command; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bad_inputs.damage", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bad_inputs.damage",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--count", type=int, default=1000, help="damaged files in all (1000)")
     parser.add_argument("--kills", type=int, default=100, help="killed writers in all (100)")
     parser.add_argument("--seed", type=int, default=0)

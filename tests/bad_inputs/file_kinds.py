@@ -41,9 +41,9 @@ class Kind(NamedTuple):
     """A kind of file.
 
     Attributes:
-      make: makes it in a folder, or replaces another version of it there; as make(folder, version).
-      read: what the program takes from it, hashed, or `MADE_AGAIN`; raises UserError, in one line.
-      share: how often it is damaged, in parts.
+        make: makes it in a folder, or replaces another version of it there; as make(folder, version).
+        read: what the program takes from it, hashed, or `MADE_AGAIN`; raises UserError, in one line.
+        share: how often it is damaged, in parts.
     """
 
     make: Callable[[Path, int], None]
@@ -76,11 +76,16 @@ def _batch(participant: str, segments: int, version: int) -> SegmentBatch:
         ppg=rng.normal(3, 40, (segments, SAMPLES, 2)).astype(np.float32),
         accel=rng.normal(0, 0.01, (segments, SAMPLES, 3)).astype(np.float32),
         columns={
-            "participant": np.full(segments, participant), "recording": np.full(segments, participant), "device": np.full(segments, "bench"),
-            "start_unix_s": 10.0 * np.arange(segments), "hr_bpm": rng.uniform(50, 90, segments).astype(np.float32),
+            "participant": np.full(segments, participant),
+            "recording": np.full(segments, participant),
+            "device": np.full(segments, "bench"),
+            "start_unix_s": 10.0 * np.arange(segments),
+            "hr_bpm": rng.uniform(50, 90, segments).astype(np.float32),
         },
-        participant=Participant(participant_id=participant), examined=segments + 1, rejected={"motion": 1},
-    )  # fmt: skip
+        participant=Participant(participant_id=participant),
+        examined=segments + 1,
+        rejected={"motion": 1},
+    )
 
 
 def _make_unit(folder: Path, version: int) -> None:
@@ -108,14 +113,20 @@ def _read_store(folder: Path) -> str:
     store = Store.open(folder / "store")
     manifest = {key: value for key, value in store.manifest.items() if key not in ("software", "files")}
     splits = {split: store.indices(split) for split in ("train", "validation", "test")}
-    return digest(store.read(np.arange(store.num_segments)), store.segments, store.participants.to_pydict(), splits, manifest)
+    return digest(
+        store.read(np.arange(store.num_segments)), store.segments, store.participants.to_pydict(), splits, manifest
+    )
 
 
 def _state(version: int) -> dict:
     """A training's: parameters, and the optimiser's moments and count."""
     rng = np.random.default_rng(version)
     params = {"encoder": {"kernel": rng.normal(size=(7, 5)).astype(np.float32), "bias": np.zeros(5, np.float32)}}
-    return {"params": params, "opt_state": {"mu": params, "nu": params, "count": np.int32(version)}, "step": np.int32(version)}
+    return {
+        "params": params,
+        "opt_state": {"mu": params, "nu": params, "count": np.int32(version)},
+        "step": np.int32(version),
+    }
 
 
 class _Warnings(logging.Handler):
@@ -162,13 +173,18 @@ _COUNTS = {"train": 4, "test": 3}
 
 def _make_embeddings(folder: Path, version: int) -> None:
     rng = np.random.default_rng(version)
-    arrays = {f"{encoder}/{split}/embedding": rng.normal(size=(count, 4)).astype(np.float32)
-              for encoder in ("teacher", "student") for split, count in _COUNTS.items()}  # fmt: skip
+    arrays = {
+        f"{encoder}/{split}/embedding": rng.normal(size=(count, 4)).astype(np.float32)
+        for encoder in ("teacher", "student")
+        for split, count in _COUNTS.items()
+    }
     embedding._save(folder / "main.npz", "key", arrays | {"student/test/rank/accel->ppg": rng.permutation(3)})
 
 
 def _read_embeddings(folder: Path) -> str:
-    arrays = embedding._load(folder / "main.npz", "key", encoders=("teacher", "student"), counts=_COUNTS, say=lambda line: None)
+    arrays = embedding._load(
+        folder / "main.npz", "key", encoders=("teacher", "student"), counts=_COUNTS, say=lambda line: None
+    )
     return MADE_AGAIN if arrays is None else digest(arrays)
 
 
@@ -181,17 +197,28 @@ def _make_views(folder: Path, version: int) -> None:
     (folder / teacher_views.RECORD).unlink(missing_ok=True)
     for part in range(plan.parts):
         count = len(plan.rows[plan.places(part)])
-        content = teacher_views.encode(plan, part, rng.normal(size=(count, 3, 4)).astype(np.float32), np.arange(count, dtype=np.uint32))
+        content = teacher_views.encode(
+            plan, part, rng.normal(size=(count, 3, 4)).astype(np.float32), np.arange(count, dtype=np.uint32)
+        )
         teacher_views._write(folder / teacher_views.part_name(part), content)
     files = {teacher_views.part_name(part): plan.part_bytes(part) for part in range(plan.parts)}
-    teacher_views._write(folder / teacher_views.RECORD, json.dumps(sealed({"meta": plan.described, "leaves": [], "files": files})).encode())
+    teacher_views._write(
+        folder / teacher_views.RECORD,
+        json.dumps(sealed({"meta": plan.described, "leaves": [], "files": files})).encode(),
+    )
 
 
 def _read_views(folder: Path) -> str:
     plan = _plan(0)
     if not teacher_views.is_complete(folder, plan):
         return MADE_AGAIN
-    return digest(*(array for view in range(plan.views) for array in Views(folder, plan).read(plan.rows, np.full(len(plan.rows), view))))
+    return digest(
+        *(
+            array
+            for view in range(plan.views)
+            for array in Views(folder, plan).read(plan.rows, np.full(len(plan.rows), view))
+        )
+    )
 
 
 def _make_metrics(folder: Path, version: int) -> None:
@@ -210,14 +237,20 @@ def _make_report(folder: Path, version: int) -> None:
     (folder / "report").mkdir(exist_ok=True)
     unmark(folder)
     write_atomically(folder / "report/map.png", b"\x89PNG" + bytes(500) + bytes([version]))
-    write_atomically(folder / "report.json", json.dumps({"pictures": {"map": "report/map.png"}, "verdict": {"version": version}}))
+    write_atomically(
+        folder / "report.json", json.dumps({"pictures": {"map": "report/map.png"}, "verdict": {"version": version}})
+    )
     write_atomically(folder / "report.md", f"# Version {version}\n\n| a | b |\n")
     mark_finished(folder, "key")
 
 
 def _read_report(folder: Path) -> str:
     whole, _ = is_finished(folder, "key")
-    return digest(*(read_regular(folder / name) for name in ("report.md", "report.json", "report/map.png"))) if whole else MADE_AGAIN
+    return (
+        digest(*(read_regular(folder / name) for name in ("report.md", "report.json", "report/map.png")))
+        if whole
+        else MADE_AGAIN
+    )
 
 
 def _config(version: int):
@@ -238,7 +271,13 @@ def _read_config(folder: Path) -> str:
 
 def _journal(version: int) -> Journal:
     files = {f"teacher/{number}.json": Content(number, f"{version}{number}" * 8) for number in range(5)}
-    return Journal("run", version, f"push {version}", base=files, known={name: Known((1, 2, 3), own) for name, own in files.items()})
+    return Journal(
+        "run",
+        version,
+        f"push {version}",
+        base=files,
+        known={name: Known((1, 2, 3), own) for name, own in files.items()},
+    )
 
 
 def _make_journal(folder: Path, version: int) -> None:
@@ -251,7 +290,15 @@ def _read_journal(folder: Path) -> str:
 
 def _make_copy(folder: Path, version: int) -> None:
     own = _journal(version)
-    about = {"format": 1, "host": "here", "time": "now", "run": own.run, "generation": version, "push": own.push, "files": own.base}
+    about = {
+        "format": 1,
+        "host": "here",
+        "time": "now",
+        "run": own.run,
+        "generation": version,
+        "push": own.push,
+        "files": own.base,
+    }
     write_atomically(folder / "mirror.json", json.dumps(sealed(about)))
 
 

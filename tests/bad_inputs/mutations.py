@@ -90,7 +90,9 @@ def other_type(value: Any) -> Any:
     return {"value": value} if not isinstance(value, dict) else [list(value)]
 
 
-def json_damage(rng: random.Random, content: bytes, *, only: Callable[[tuple], bool] = lambda path: True) -> tuple[str, Spoil]:
+def json_damage(
+    rng: random.Random, content: bytes, *, only: Callable[[tuple], bool] = lambda path: True
+) -> tuple[str, Spoil]:
     """A random change of a JSON file that stays JSON: a value, a type or a missing key."""
     data = json.loads(content)
     path = rng.choice([own for own in leaves(data) if own and only(own)])

@@ -55,37 +55,57 @@ def _e4(rng: random.Random, bases: Bases) -> Case:
     edits: dict[str, Callable[[list[str]], list[str]]] = {}
     if file != "IBI.csv":
         start, rate = rng.choice(_STARTS), rng.choice(_RATES)
-        edits |= {f"start {start!r}": lambda lines: [", ".join([start] * columns), *lines[1:]],
-                  f"rate {rate!r}": lambda lines: [lines[0], ", ".join([rate] * columns), *lines[2:]],
-                  "header lines exchanged": lambda lines: [lines[1], lines[0], *lines[2:]],
-                  "without headers": lambda lines: lines[2:],
-                  "without samples": lambda lines: lines[:2],
-                  "one header line": lambda lines: lines[:1],
-                  "a day later": lambda lines: [", ".join(["1594249654.00"] * columns), *lines[1:]]}  # fmt: skip
+        edits |= {
+            f"start {start!r}": lambda lines: [", ".join([start] * columns), *lines[1:]],
+            f"rate {rate!r}": lambda lines: [lines[0], ", ".join([rate] * columns), *lines[2:]],
+            "header lines exchanged": lambda lines: [lines[1], lines[0], *lines[2:]],
+            "without headers": lambda lines: lines[2:],
+            "without samples": lambda lines: lines[:2],
+            "one header line": lambda lines: lines[:1],
+            "a day later": lambda lines: [", ".join(["1594249654.00"] * columns), *lines[1:]],
+        }
     else:
         start = rng.choice(("abc", "-5", "0", "nan", "1e400", ""))
-        edits |= {f"start {start!r}": lambda lines: [f"{start}, IBI", *lines[1:]],
-                  "negative interval": lambda lines: [*lines[:9], lines[9].replace("0.833", "-0.833"), *lines[10:]]}  # fmt: skip
+        edits |= {
+            f"start {start!r}": lambda lines: [f"{start}, IBI", *lines[1:]],
+            "negative interval": lambda lines: [*lines[:9], lines[9].replace("0.833", "-0.833"), *lines[10:]],
+        }
         row = rng.randrange(2, 100)
     cell = rng.choice(_CELLS)
     if not (file == "BVP.csv" and cell == "1,2,3,4") or columns == 1:
         edits[f"cell {cell!r} in line {row + 1}"] = lambda lines: [
-            *lines[:row], ",".join([cell, *lines[row].split(",")[1:]]), *lines[row + 1 :]]  # fmt: skip
-    edits |= {f"line {row + 1} with a column more": lambda lines: [*lines[:row], lines[row] + ",5", *lines[row + 1 :]],
-              f"blank line {row + 1}": lambda lines: [*lines[:row], "", *lines[row:]],
-              "semicolons": lambda lines: [line.replace(",", ";") + ";" for line in lines]}  # fmt: skip
+            *lines[:row],
+            ",".join([cell, *lines[row].split(",")[1:]]),
+            *lines[row + 1 :],
+        ]
+    edits |= {
+        f"line {row + 1} with a column more": lambda lines: [*lines[:row], lines[row] + ",5", *lines[row + 1 :]],
+        f"blank line {row + 1}": lambda lines: [*lines[:row], "", *lines[row:]],
+        "semicolons": lambda lines: [line.replace(",", ";") + ";" for line in lines],
+    }
     if columns > 1:
-        edits |= {f"line {row + 1} with a column less": lambda lines: [*lines[:row], lines[row].rpartition(",")[0], *lines[row + 1 :]],
-                  "a column less": lambda lines: [line.rpartition(",")[0] for line in lines]}  # fmt: skip
+        edits |= {
+            f"line {row + 1} with a column less": lambda lines: [
+                *lines[:row],
+                lines[row].rpartition(",")[0],
+                *lines[row + 1 :],
+            ],
+            "a column less": lambda lines: [line.rpartition(",")[0] for line in lines],
+        }
     if file == "ACC.csv":
         edits["counts beyond the sensor"] = lambda lines: [*lines[:row], "1000000,0,0", *lines[row + 1 :]]
     if file == "BVP.csv":
         edits["nothing but NaN"] = lambda lines: [*lines[:2], *["NaN"] * (len(lines) - 2)]
     wholes: dict[str, Callable[[bytes], bytes | None]] = {
-        "emptied": lambda content: b"", "garbage": lambda content: GARBAGE, "removed": lambda content: None,
-        "garbage in the middle": lambda content: content[:5000] + GARBAGE + content[5000:] if len(content) > 6000 else content[:900] + GARBAGE,
-        "utf-16": lambda content: content.decode().encode("utf-16"), "html": lambda content: b"<html><body>404</body></html>\n",
-    }  # fmt: skip
+        "emptied": lambda content: b"",
+        "garbage": lambda content: GARBAGE,
+        "removed": lambda content: None,
+        "garbage in the middle": lambda content: (
+            content[:5000] + GARBAGE + content[5000:] if len(content) > 6000 else content[:900] + GARBAGE
+        ),
+        "utf-16": lambda content: content.decode().encode("utf-16"),
+        "html": lambda content: b"<html><body>404</body></html>\n",
+    }
     if file == "IBI.csv":  # it may be missing or empty
         del wholes["emptied"], wholes["removed"]
     how = rng.choice([*edits, *wholes])
@@ -105,7 +125,16 @@ def _e4(rng: random.Random, bases: Bases) -> Case:
 def _e4_zip(rng: random.Random, bases: Bases) -> Case:
     """A zip cut off, or damaged in what it holds."""
     at, member = rng.random(), rng.choice(("BVP.csv", "ACC.csv"))
-    how = rng.choice((f"cut at {at:.3f}", f"{member} damaged at {at:.3f}", "empty", f"without {member}", "a zip of a cut zip", "no zip"))
+    how = rng.choice(
+        (
+            f"cut at {at:.3f}",
+            f"{member} damaged at {at:.3f}",
+            "empty",
+            f"without {member}",
+            "a zip of a cut zip",
+            "no zip",
+        )
+    )
 
     def damage(root: Path) -> None:
         files = {path.name: path.read_bytes() for path in (root / "S01").iterdir()}
@@ -142,30 +171,48 @@ def _troika(rng: random.Random, bases: Bases) -> Case:
     at = rng.random()
     signal = scipy.io.loadmat(bases.troika / file)[variable]
     arrays = {
-        "text": "abc", "complex numbers": signal + 1j, "a cell": np.array([1, "a"], dtype=object), "a struct": {"x": 1},
-        "infinite": np.where(np.arange(signal.shape[1]) == 0, np.inf, signal), "all NaN": np.full_like(signal, np.nan),
-        "empty": signal[:, :0] if variable == "sig" else signal[:0], "huge": np.full_like(signal, 1e300),
-    }  # fmt: skip
+        "text": "abc",
+        "complex numbers": signal + 1j,
+        "a cell": np.array([1, "a"], dtype=object),
+        "a struct": {"x": 1},
+        "infinite": np.where(np.arange(signal.shape[1]) == 0, np.inf, signal),
+        "all NaN": np.full_like(signal, np.nan),
+        "empty": signal[:, :0] if variable == "sig" else signal[:0],
+        "huge": np.full_like(signal, 1e300),
+    }
     if variable == "sig":
-        arrays |= {"transposed": signal.T, "4 rows": signal[:4], "7 rows": np.vstack([signal, signal[:1]]),
-                   "three axes": signal[..., None], "one sample": signal[:, :1]}  # fmt: skip
+        arrays |= {
+            "transposed": signal.T,
+            "4 rows": signal[:4],
+            "7 rows": np.vstack([signal, signal[:1]]),
+            "three axes": signal[..., None],
+            "one sample": signal[:, :1],
+        }
     else:
         arrays |= {"negative": -signal, "zero": 0 * signal, "absurd": 1e6 * signal}
         del arrays["all NaN"], arrays["empty"]  # unknown everywhere, or nowhere known, is no fault
     contents: dict[str, Callable[[bytes], bytes]] = {
         f"cut at {at:.3f}": lambda content: content[: int(at * len(content))],
         f"damaged at {at:.3f}": lambda content: flip(content, (140 + at * (len(content) - 150)) / len(content), 32),
-        "emptied": lambda content: b"", "garbage": lambda content: GARBAGE, "text": lambda content: b"1,2,3\n" * 99,
+        "emptied": lambda content: b"",
+        "garbage": lambda content: GARBAGE,
+        "text": lambda content: b"1,2,3\n" * 99,
         "a newer MATLAB's": lambda content: b"MATLAB 7.3 MAT-file" + b" " * 105 + b"\x00\x02IM" + bytes(512),
         "without its variable": lambda content: _mat({"other": signal}),
-    }  # fmt: skip
+    }
     how = rng.choice([*(f"{variable} {name}" for name in arrays), *contents])
 
     def damage(root: Path) -> None:
         path = root / file
-        path.write_bytes(contents[how](path.read_bytes()) if how in contents else _mat({variable: arrays[how.removeprefix(f"{variable} ")]}))
+        path.write_bytes(
+            contents[how](path.read_bytes())
+            if how in contents
+            else _mat({variable: arrays[how.removeprefix(f"{variable} ")]})
+        )
 
-    return _case("troika", bases.troika, f"{file} {how}", damage, "{}/out|DATA_03_TYPE02" if how == "sig one sample" else file)
+    return _case(
+        "troika", bases.troika, f"{file} {how}", damage, "{}/out|DATA_03_TYPE02" if how == "sig one sample" else file
+    )
 
 
 def _mat(content: dict) -> bytes:
@@ -178,41 +225,105 @@ _NOT_A_NUMBER = ("abc", None, [], {}, True, float("nan"), float("inf"), "1")
 _NOT_POSITIVE = (0, -1, *_NOT_A_NUMBER)
 # path in the description, values that are wrong there
 _WRONG: dict[tuple[str, ...], tuple] = {
-    ("participant",): (None, "", [], {}, {"age_years": 3}, True, 1.5), ("participant", "id"): ("", None, [], {}, False),
-    ("participant", "age_years"): ("old", -3, 1e9, [], float("nan"), True), ("participant", "height_m"): (180, 0, -1, "tall", {}),
-    ("participant", "weight_kg"): (0, -75, 1e300, "75 kg"), ("participant", "sex"): ("x", 5, [], True),
-    ("participant", "conditions"): ([1], "none", 5, {"beta_blocker": "no"}, {"beta_blocker": 1}, {"beta_blocker": None}),
-    ("start",): ("yesterday", float("nan"), 1e300, [], {}, True, "2024-13-01", "9999-12-31", 1714557600000, -1e12, HUGE,
-                 "0001-01-01T00:00:00+14:00"),
-    ("streams",): (None, [], "ppg", 5, {}), ("streams", "ppg"): (None, [], "ppg.csv", {}), ("streams", "accel"): (None, [1], {}),
+    ("participant",): (None, "", [], {}, {"age_years": 3}, True, 1.5),
+    ("participant", "id"): ("", None, [], {}, False),
+    ("participant", "age_years"): ("old", -3, 1e9, [], float("nan"), True),
+    ("participant", "height_m"): (180, 0, -1, "tall", {}),
+    ("participant", "weight_kg"): (0, -75, 1e300, "75 kg"),
+    ("participant", "sex"): ("x", 5, [], True),
+    ("participant", "conditions"): (
+        [1],
+        "none",
+        5,
+        {"beta_blocker": "no"},
+        {"beta_blocker": 1},
+        {"beta_blocker": None},
+    ),
+    ("start",): (
+        "yesterday",
+        float("nan"),
+        1e300,
+        [],
+        {},
+        True,
+        "2024-13-01",
+        "9999-12-31",
+        1714557600000,
+        -1e12,
+        HUGE,
+        "0001-01-01T00:00:00+14:00",
+    ),
+    ("streams",): (None, [], "ppg", 5, {}),
+    ("streams", "ppg"): (None, [], "ppg.csv", {}),
+    ("streams", "accel"): (None, [1], {}),
     ("streams", "ppg", "file"): (None, 5, "", "none.csv", ".", [], "acc.parquet", "recording.json"),
-    ("streams", "ppg", "columns"): (None, [], "green", ["red"], [7], [-1], [None], [[]], [True], {}, ["green", "green"], [HUGE], [0.5]),
-    ("streams", "ppg", "rate_hz"): (*_NOT_POSITIVE[:2], 1e-9, 1e300, 1e12, 5e-324, *(own for own in _NOT_A_NUMBER if own is not None)),
+    ("streams", "ppg", "columns"): (
+        None,
+        [],
+        "green",
+        ["red"],
+        [7],
+        [-1],
+        [None],
+        [[]],
+        [True],
+        {},
+        ["green", "green"],
+        [HUGE],
+        [0.5],
+    ),
+    ("streams", "ppg", "rate_hz"): (
+        *_NOT_POSITIVE[:2],
+        1e-9,
+        1e300,
+        1e12,
+        5e-324,
+        *(own for own in _NOT_A_NUMBER if own is not None),
+    ),
     ("streams", "ppg", "range"): (5, [1], [9, -9], ["a", "b"], [1, 2, 3], "0-4095", [0, 0], [float("nan"), 1]),
     ("streams", "ppg", "polarity"): ("up", 5, [], None, {}),
     ("streams", "ppg", "clock_offset_s"): ("x", [], 1e300, float("inf"), float("nan"), 1e9, True),
-    ("streams", "ppg", "delimiter"): ("", ";;", 5, [], None), ("streams", "ppg", "skip_rows"): (-1, 1.5, "two", [], 10**9, HUGE, True),
-    ("streams", "accel", "time"): ("stamp", 17, -1, [], {}, True), ("streams", "accel", "time_unit"): ("h", 5, [], {}, "S"),
-    ("streams", "accel", "time_origin"): ("midnight", [], float("nan"), {}, 1e300), ("streams", "accel", "unit"): ("G", 5, [], "furlong", "g"),
-    ("streams", "accel", "counts_per_g"): (*_NOT_POSITIVE,), ("streams", "accel", "columns"): (["x", "y"], ["x", "y", "w"], ["x"]),
-    ("streams", "accel", "rate_hz"): (50, 0), ("beats",): ([], "beats.csv", 5, {}), ("beats", "interval"): (None, "rr", 9, []),
-    ("beats", "interval_unit"): ("min", 5, [], {}), ("beats", "time"): (None, "when", []), ("heart_rate",): ([], "hr.csv", 5, {}),
-    ("heart_rate", "duration_s"): (*_NOT_POSITIVE, 1e300), ("heart_rate", "hr"): (None, "pulse", 9, []),
+    ("streams", "ppg", "delimiter"): ("", ";;", 5, [], None),
+    ("streams", "ppg", "skip_rows"): (-1, 1.5, "two", [], 10**9, HUGE, True),
+    ("streams", "accel", "time"): ("stamp", 17, -1, [], {}, True),
+    ("streams", "accel", "time_unit"): ("h", 5, [], {}, "S"),
+    ("streams", "accel", "time_origin"): ("midnight", [], float("nan"), {}, 1e300),
+    ("streams", "accel", "unit"): ("G", 5, [], "furlong", "g"),
+    ("streams", "accel", "counts_per_g"): (*_NOT_POSITIVE,),
+    ("streams", "accel", "columns"): (["x", "y"], ["x", "y", "w"], ["x"]),
+    ("streams", "accel", "rate_hz"): (50, 0),
+    ("beats",): ([], "beats.csv", 5, {}),
+    ("beats", "interval"): (None, "rr", 9, []),
+    ("beats", "interval_unit"): ("min", 5, [], {}),
+    ("beats", "time"): (None, "when", []),
+    ("heart_rate",): ([], "hr.csv", 5, {}),
+    ("heart_rate", "duration_s"): (*_NOT_POSITIVE, 1e300),
+    ("heart_rate", "hr"): (None, "pulse", 9, []),
     ("heart_rate", "file"): (None, "none.csv", [], 5),
-}  # fmt: skip
+}
 
 
 def _generic_value(rng: random.Random, bases: Bases) -> Case:
     description = generic_description()
     if rng.random() < 0.15:
-        path = rng.choice([own for own in leaves(description) if own[-1] not in ("x", "y", "z", "beta_blocker", 0, 1, 2)])
+        path = rng.choice(
+            [own for own in leaves(description) if own[-1] not in ("x", "y", "z", "beta_blocker", 0, 1, 2)]
+        )
         wrong = path[-1][:-1] + "_x"
         changed = _renamed(description, path, wrong)
-        return _case("generic", bases.generic, f"unknown key {'.'.join(path[:-1])}.{wrong}", functools.partial(_describe, changed), wrong)
+        return _case(
+            "generic",
+            bases.generic,
+            f"unknown key {'.'.join(path[:-1])}.{wrong}",
+            functools.partial(_describe, changed),
+            wrong,
+        )
     path = rng.choice(list(_WRONG))
     value = rng.choice(_WRONG[path])
     changed = _with(description, path, value)
-    return _case("generic", bases.generic, f"{'.'.join(path)} = {value!r}", functools.partial(_describe, changed), "day1")
+    return _case(
+        "generic", bases.generic, f"{'.'.join(path)} = {value!r}", functools.partial(_describe, changed), "day1"
+    )
 
 
 def _with(description: dict, path: tuple, value: object) -> dict:
@@ -231,29 +342,52 @@ def _describe(description: dict, root: Path) -> None:
 
 
 def _generic_file(rng: random.Random, bases: Bases) -> Case:
-    file = rng.choice(("recording.json", "recording.yaml", "ppg.csv", "ppg.csv", "acc.parquet", "acc.parquet", "beats.csv", "hr.csv"))
+    file = rng.choice(
+        ("recording.json", "recording.yaml", "ppg.csv", "ppg.csv", "acc.parquet", "acc.parquet", "beats.csv", "hr.csv")
+    )
     at = rng.random()
     whole: dict[str, Callable[[bytes], bytes | None]] = {
-        "emptied": lambda content: b"", "garbage": lambda content: GARBAGE, "utf-16": lambda content: content.decode().encode("utf-16")}
+        "emptied": lambda content: b"",
+        "garbage": lambda content: GARBAGE,
+        "utf-16": lambda content: content.decode().encode("utf-16"),
+    }
     if file == "acc.parquet":
-        whole = {"emptied": lambda content: b"", "garbage": lambda content: GARBAGE, "removed": lambda content: None,
-                 f"cut at {at:.3f}": lambda content: content[: int(at * len(content))],
-                 "no footer": lambda content: content[:-8] + bytes(8)}  # fmt: skip
+        whole = {
+            "emptied": lambda content: b"",
+            "garbage": lambda content: GARBAGE,
+            "removed": lambda content: None,
+            f"cut at {at:.3f}": lambda content: content[: int(at * len(content))],
+            "no footer": lambda content: content[:-8] + bytes(8),
+        }
         for name, change in _TABLES.items():
             whole[name] = functools.partial(_table, change)
     elif file == "recording.yaml":
         whole = {name: lambda content, text=text: text.encode("latin-1") for name, text in _YAML.items()}
     elif file == "recording.json":
-        whole |= {f"cut at {at:.3f}": lambda content: content[: int(at * (len(content) - 1))], "a list": lambda content: b"[]",
-                  "nested deep": lambda content: b"[" * 200_000, "a number": lambda content: b"5"}  # fmt: skip
+        whole |= {
+            f"cut at {at:.3f}": lambda content: content[: int(at * (len(content) - 1))],
+            "a list": lambda content: b"[]",
+            "nested deep": lambda content: b"[" * 200_000,
+            "a number": lambda content: b"5",
+        }
     else:
         row, cell = rng.randrange(2, 60), rng.choice(("abc", "1e400", "inf", "1,2,3,4", "\x00", "1;2"))
-        whole |= {"removed": lambda content: None, "a folder": lambda content: b"folder", "header only": lambda content: content.splitlines(True)[0],
-                  f"cell {cell!r} in line {row}": lambda content: _cell(content, row, cell)}  # fmt: skip
+        whole |= {
+            "removed": lambda content: None,
+            "a folder": lambda content: b"folder",
+            "header only": lambda content: content.splitlines(True)[0],
+            f"cell {cell!r} in line {row}": lambda content: _cell(content, row, cell),
+        }
         if file == "beats.csv":
-            whole |= {"negative interval": lambda content: content.replace(b",833", b",-833"), "times that fall": _reversed}
+            whole |= {
+                "negative interval": lambda content: content.replace(b",833", b",-833"),
+                "times that fall": _reversed,
+            }
         if file == "hr.csv":
-            whole |= {"negative heart rate": lambda content: content.replace(b",72", b",-72"), "heart rate of 7200": lambda content: content.replace(b",72", b",7200")}
+            whole |= {
+                "negative heart rate": lambda content: content.replace(b",72", b",-72"),
+                "heart rate of 7200": lambda content: content.replace(b",72", b",7200"),
+            }
     how = rng.choice(list(whole))
 
     def damage(root: Path) -> None:
@@ -300,7 +434,9 @@ _TABLES: dict[str, Callable[[pa.Table], pa.Table]] = {
     "x of lists": lambda table: _column(table, "x", [[1.0]] * len(table)),
     "x infinite": lambda table: _column(table, "x", np.full(len(table), np.inf)),
     "x beyond float32": lambda table: _column(table, "x", np.full(len(table), 1e300)),
-    "nothing but NaN": lambda table: functools.reduce(lambda own, name: _column(own, name, np.full(len(own), np.nan)), "xyz", table),
+    "nothing but NaN": lambda table: functools.reduce(
+        lambda own, name: _column(own, name, np.full(len(own), np.nan)), "xyz", table
+    ),
     "times that fall": lambda table: _column(table, "t", table["t"].to_numpy()[::-1]),
     "times all equal": lambda table: _column(table, "t", np.zeros(len(table))),
     "times of text": lambda table: _column(table, "t", ["10:00"] * len(table)),
@@ -309,8 +445,16 @@ _TABLES: dict[str, Callable[[pa.Table], pa.Table]] = {
     "times infinite": lambda table: _column(table, "t", np.append(table["t"].to_numpy()[:-1], np.inf)),
 }
 _YAML = {
-    "not closed": "participant: {id: p01\nstreams: [", "tabs": "participant:\n\t- x\n", "a python object": "!!python/object/apply:os.system ['true']",
-    "two documents": "participant: a\n---\nparticipant: b\n", "a word": "recording", "empty": "", "numbers for keys": "1: 2\n3: 4\n",
-    "an unknown anchor": "participant: *who\n", "binary": "\x00\x01\x02", "an alias of itself": "&a [*a]\n",
-    "nested deep": "[" * 20_000, "a date out of range": "participant: a\nstart: 2024-99-99T00:00:00Z\nstreams: {}\n",
-}  # fmt: skip
+    "not closed": "participant: {id: p01\nstreams: [",
+    "tabs": "participant:\n\t- x\n",
+    "a python object": "!!python/object/apply:os.system ['true']",
+    "two documents": "participant: a\n---\nparticipant: b\n",
+    "a word": "recording",
+    "empty": "",
+    "numbers for keys": "1: 2\n3: 4\n",
+    "an unknown anchor": "participant: *who\n",
+    "binary": "\x00\x01\x02",
+    "an alias of itself": "&a [*a]\n",
+    "nested deep": "[" * 20_000,
+    "a date out of range": "participant: a\nstart: 2024-99-99T00:00:00Z\nstreams: {}\n",
+}

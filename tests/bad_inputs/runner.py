@@ -35,13 +35,23 @@ class _Server:
 
     def __init__(self):
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.bad_inputs.server"], cwd=REPOSITORY, env=_environment(), text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            [sys.executable, "-m", "tests.bad_inputs.server"],
+            cwd=REPOSITORY,
+            env=_environment(),
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
 
     def run(self, module: str, arguments: Sequence[str], out: Path, error: Path) -> int | None:
-        request = {"module": module, "arguments": arguments, "out": str(out), "error": str(error),
-                   "memory_bytes": MEMORY_BYTES}  # fmt: skip
+        request = {
+            "module": module,
+            "arguments": arguments,
+            "out": str(out),
+            "error": str(error),
+            "memory_bytes": MEMORY_BYTES,
+        }
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         child = json.loads(self._process.stdout.readline())["pid"]
@@ -86,9 +96,14 @@ def _kill_group(process: int) -> None:
 def _run_alone(module: str, arguments: Sequence[str], out: Path, error: Path) -> int | None:
     with out.open("w") as out_file, error.open("w") as error_file:
         process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments], cwd=REPOSITORY, env=_environment(), stdin=subprocess.DEVNULL,
-            stdout=out_file, stderr=error_file, start_new_session=True,
-        )  # fmt: skip
+            [sys.executable, "-m", module, *arguments],
+            cwd=REPOSITORY,
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=out_file,
+            stderr=error_file,
+            start_new_session=True,
+        )
         try:
             return process.wait(TIME_LIMIT_S)
         except subprocess.TimeoutExpired:
@@ -102,10 +117,16 @@ def run_program(module: str, arguments: Sequence[str]) -> None:
     """Runs a program that must end well.
 
     Raises:
-      RuntimeError: it does not; with what it printed.
+        RuntimeError: it does not; with what it printed.
     """
-    done = subprocess.run([sys.executable, "-m", module, *arguments], cwd=REPOSITORY, env=_environment(),
-                          capture_output=True, text=True, timeout=600)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=REPOSITORY,
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     if done.returncode:
         raise RuntimeError(f"{module} {' '.join(arguments)}: exit status {done.returncode}\n{done.stderr}")
 
@@ -114,7 +135,7 @@ class Runner:
     """Runs cases, several at a time; a context manager that ends what it started.
 
     Args:
-      jobs: programs at a time.
+        jobs: programs at a time.
     """
 
     def __init__(self, jobs: int = 1):
@@ -136,12 +157,12 @@ class Runner:
         """Runs cases and yields their results in the order of completion.
 
         Args:
-          cases: what to run.
-          scratch: folder for what they make; each case's own folder is removed when it is judged.
-          bases: folder that no case may change.
+            cases: what to run.
+            scratch: folder for what they make; each case's own folder is removed when it is judged.
+            bases: folder that no case may change.
 
         Raises:
-          AssertionError: a case has changed something in `bases`.
+            AssertionError: a case has changed something in `bases`.
         """
         before = contents(bases)
 

@@ -13,10 +13,24 @@ import signal
 import sys
 
 _IMPORTS = (
-    "grain", "matplotlib.pyplot", "optax", "orbax.checkpoint", "pyarrow.csv", "pyarrow.parquet", "rich.console", "scipy.io",
-    "scipy.signal", "sklearn.linear_model", "tensorboardX", "tensorstore", "yaml",
-    "accdistill_jax.run", "accdistill_jax.data.prepare.preparation", "accdistill_jax.data.prepare.show", "accdistill_jax.data.synthetic.synthetic",
-)  # fmt: skip
+    "grain",
+    "matplotlib.pyplot",
+    "optax",
+    "orbax.checkpoint",
+    "pyarrow.csv",
+    "pyarrow.parquet",
+    "rich.console",
+    "scipy.io",
+    "scipy.signal",
+    "sklearn.linear_model",
+    "tensorboardX",
+    "tensorstore",
+    "yaml",
+    "accdistill_jax.run",
+    "accdistill_jax.data.prepare.preparation",
+    "accdistill_jax.data.prepare.show",
+    "accdistill_jax.data.synthetic.synthetic",
+)
 
 
 def main() -> None:

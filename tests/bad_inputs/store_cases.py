@@ -26,18 +26,48 @@ from tests.bad_inputs.mutations import (
     spoil_file,
 )
 
-_TRAIN = (SMOKE, "--workdir={}/run", "--config.data.stores=('{}/store',)", "--config.stages=('teacher',)",
-          f"--config.teacher.train.batch_size={BATCH}")  # fmt: skip
+_TRAIN = (
+    SMOKE,
+    "--workdir={}/run",
+    "--config.data.stores=('{}/store',)",
+    "--config.stages=('teacher',)",
+    f"--config.teacher.train.batch_size={BATCH}",
+)
 _VERIFY, _SHOW = ("verify", "{}/store"), ("show", "{}/store")
 # Keys that reading relies on; a manifest that was written anew around a wrong value of another key is another store.
-_TYPED = ("num_segments", "samples", "rate_hz", "segment_s", "channels", "units", "counts", "split", "preprocess", "source_settings",
-          "skipped", "source", "prepared", "files")  # fmt: skip
+_TYPED = (
+    "num_segments",
+    "samples",
+    "rate_hz",
+    "segment_s",
+    "channels",
+    "units",
+    "counts",
+    "split",
+    "preprocess",
+    "source_settings",
+    "skipped",
+    "source",
+    "prepared",
+    "files",
+)
 
 
 def cases(rng: random.Random, bases: Bases) -> Iterator[Case]:
     """Each kind of damage in turn, without end."""
-    kinds = [_small_file, _shard_data, _shard_index, _manifest_value, _resigned_manifest, _whole_file, _shard_data, _small_file,
-             _tables, _versions, _hostile]  # fmt: skip
+    kinds = [
+        _small_file,
+        _shard_data,
+        _shard_index,
+        _manifest_value,
+        _resigned_manifest,
+        _whole_file,
+        _shard_data,
+        _small_file,
+        _tables,
+        _versions,
+        _hostile,
+    ]
     seen = set()
     for kind in itertools.cycle(kinds):
         case = kind(rng, bases)
@@ -82,16 +112,27 @@ def _shard_data(rng: random.Random, bases: Bases) -> Case:
     segment = int(rng.choice(store.indices("train").tolist()))
     at, bit = segment * row_bytes + rng.randrange(row_bytes), 1 << rng.randrange(8)
     size = (bases.store / signal / "c/0/0/0").stat().st_size
-    return _file_case(bases, rng, f"{signal}/c/0/0/0", f"bit {bit} of byte {at} flipped", lambda content: flip(content, (at + 0.5) / size, bit),
-                      meet=rng.choice([("train", MAIN, _TRAIN)] * 3 + [("verify", PREPARE, _VERIFY)]))  # fmt: skip
+    return _file_case(
+        bases,
+        rng,
+        f"{signal}/c/0/0/0",
+        f"bit {bit} of byte {at} flipped",
+        lambda content: flip(content, (at + 0.5) / size, bit),
+        meet=rng.choice([("train", MAIN, _TRAIN)] * 3 + [("verify", PREPARE, _VERIFY)]),
+    )
 
 
 def _shard_index(rng: random.Random, bases: Bases) -> Case:
     signal, behind = rng.choice(("ppg", "accel")), rng.randrange(16 * 1024 + 4)
     size = (bases.store / signal / "c/0/0/0").stat().st_size
-    return _file_case(bases, rng, f"{signal}/c/0/0/0", f"index flipped {behind} bytes before the end",
-                      lambda content: flip(content, (size - 1 - behind + 0.5) / size),
-                      meet=rng.choice([("train", MAIN, _TRAIN), ("verify", PREPARE, _VERIFY)]))  # fmt: skip
+    return _file_case(
+        bases,
+        rng,
+        f"{signal}/c/0/0/0",
+        f"index flipped {behind} bytes before the end",
+        lambda content: flip(content, (size - 1 - behind + 0.5) / size),
+        meet=rng.choice([("train", MAIN, _TRAIN), ("verify", PREPARE, _VERIFY)]),
+    )
 
 
 def _manifest_value(rng: random.Random, bases: Bases) -> Case:
@@ -113,13 +154,22 @@ def _resigned_manifest(rng: random.Random, bases: Bases) -> Case:
     manifest = json.loads((bases.store / "manifest.json").read_text())
     changes = [((key,), change) for key in _TYPED for change in (None, other_type)]
     changes += [(("num_segments",), lambda value, more=more: value + more) for more in (-1, 1, 10**12)]
-    changes += [(("samples",), lambda value: 2 * value), (("channels", "ppg"), lambda value: value[:1]), (("samples",), lambda value: -value),
-                (("rate_hz",), lambda value: -value), (("channels", "accel"), lambda value: [1, 2, 3])]  # fmt: skip
+    changes += [
+        (("samples",), lambda value: 2 * value),
+        (("channels", "ppg"), lambda value: value[:1]),
+        (("samples",), lambda value: -value),
+        (("rate_hz",), lambda value: -value),
+        (("channels", "accel"), lambda value: [1, 2, 3]),
+    ]
     changes += [(path, other_type) for path in leaves(manifest["files"], ("files",))]
     path, change = rng.choice(changes)
     number = rng.randrange(1000)
-    return _case(bases, rng, f"manifest.json signed again with another {'.'.join(path)} ({number})",
-                 lambda store: _write_manifest(store, change_at(manifest, path, change)))  # fmt: skip
+    return _case(
+        bases,
+        rng,
+        f"manifest.json signed again with another {'.'.join(path)} ({number})",
+        lambda store: _write_manifest(store, change_at(manifest, path, change)),
+    )
 
 
 def _whole_file(rng: random.Random, bases: Bases) -> Case:
@@ -144,8 +194,14 @@ def _whole_file(rng: random.Random, bases: Bases) -> Case:
 
 def _tables(rng: random.Random, bases: Bases) -> Case:
     """A table of wrong content under a manifest that claims it."""
-    name, column = rng.choice([("segments.parquet", "crc32"), ("segments.parquet", "participant"), ("participants.parquet", "split"),
-                               ("participants.parquet", "participant")])  # fmt: skip
+    name, column = rng.choice(
+        [
+            ("segments.parquet", "crc32"),
+            ("segments.parquet", "participant"),
+            ("participants.parquet", "split"),
+            ("participants.parquet", "participant"),
+        ]
+    )
     how = rng.choice(("without the column", "with a row less", "of text"))
 
     def damage(store: Path) -> None:
@@ -167,12 +223,24 @@ def _tables(rng: random.Random, bases: Bases) -> Case:
 def _hostile(rng: random.Random, bases: Bases) -> Case:
     """A store that somebody made by hand to do harm."""
     name, spoil = rng.choice([own for own in hostile_stores() if "sparse" not in own.name])  # the judge reads all files
-    return _case(bases, rng, f"hostile {name} ({rng.randrange(1000)})", spoil, meet=rng.choice([("train", MAIN, _TRAIN), ("verify", PREPARE, _VERIFY)]))
+    return _case(
+        bases,
+        rng,
+        f"hostile {name} ({rng.randrange(1000)})",
+        spoil,
+        meet=rng.choice([("train", MAIN, _TRAIN), ("verify", PREPARE, _VERIFY)]),
+    )
 
 
 def _versions(rng: random.Random, bases: Bases) -> Case:
     version = rng.choice([1, 0, -1, 3, 10**30, 2.0, "2", None, True, [2], np.nan])
     manifest = json.loads((bases.store / "manifest.json").read_text())
     what = rng.choice(["format_version", "format"])
-    value = version if what == "format_version" else rng.choice(["", 5, None, "accdistill_jax", ["accdistill_jax segment store"]])
-    return _case(bases, rng, f"{what} {value!r}", lambda store: _write_manifest(store, manifest | {what: value}), "manifest.json")
+    value = (
+        version
+        if what == "format_version"
+        else rng.choice(["", 5, None, "accdistill_jax", ["accdistill_jax segment store"]])
+    )
+    return _case(
+        bases, rng, f"{what} {value!r}", lambda store: _write_manifest(store, manifest | {what: value}), "manifest.json"
+    )

@@ -59,7 +59,16 @@ def contender(tmp_path, monkeypatch):
 def test_all_are_measured_in_every_round_beginning_with_another(contender, tmp_path):
     found = contest.compete([contender("a", 2**-5), contender("b", 2**-7)], rounds=3, round_s=2**-4)
     lines = (tmp_path / "log").read_text().splitlines()
-    assert [line.split()[0] for line in lines] == ["a", "b", "a", "b", "b", "a", "a", "b"]  # the first of each: how often
+    assert [line.split()[0] for line in lines] == [
+        "a",
+        "b",
+        "a",
+        "b",
+        "b",
+        "a",
+        "a",
+        "b",
+    ]  # the first of each: how often
     counts = {name: {int(line.split()[1]) for line in lines[2:] if line[0] == name} for name in "ab"}
     assert counts["a"] == {2} and counts["b"] == {8}
     assert all(len(one.seconds) == 3 and one.peak_bytes > 1e6 for one in found.values())
@@ -130,8 +139,13 @@ def test_command_line(repository):
 
 
 def test_every_command_s_module_is_in_the_table():
-    modules = [importlib.import_module(f"{commands.__name__}.{module.name}") for module in pkgutil.iter_modules(commands.__path__)]
-    names = {module.__name__.rpartition(".")[2].replace("_", "-") for module in modules if hasattr(module, "add_arguments")}
+    modules = [
+        importlib.import_module(f"{commands.__name__}.{module.name}")
+        for module in pkgutil.iter_modules(commands.__path__)
+    ]
+    names = {
+        module.__name__.rpartition(".")[2].replace("_", "-") for module in modules if hasattr(module, "add_arguments")
+    }
     assert names == set(COMMANDS)
 
 

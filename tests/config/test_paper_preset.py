@@ -21,8 +21,15 @@ def paper(store, **changes):
     config.stages = ("data", "teacher", "student")
     config.data.stores = (str(store),)
     for stage in (config.teacher, config.student):
-        stage.train.update(batch_size=BATCH, duration=f"{STEPS} steps", warmup="1 steps", validate_every=f"{STEPS} steps",
-                           validation_batches=0, checkpoint_every=f"{STEPS} steps", log_every="1 steps")  # fmt: skip
+        stage.train.update(
+            batch_size=BATCH,
+            duration=f"{STEPS} steps",
+            warmup="1 steps",
+            validate_every=f"{STEPS} steps",
+            validation_batches=0,
+            checkpoint_every=f"{STEPS} steps",
+            log_every="1 steps",
+        )
     config.update_from_flattened_dict(changes)
     configs.validate(config.lock())
     return config

@@ -83,7 +83,11 @@ def test_every_free_key_exists(pattern):
         ("stages", ("data", "data"), "each at most once"),
         ("stages", (), "a tuple of at least 1"),
         ("data.synthetic.participants", 10**9, "at most 1000000"),
-        ("student.encoder.transformer.tokenizer", ((7, 32),), "must divide those of the next, and the last config.student"),
+        (
+            "student.encoder.transformer.tokenizer",
+            ((7, 32),),
+            "must divide those of the next, and the last config.student",
+        ),
         ("data.weights", (1.0, 2.0), "config.data.weights has 2 items and config.data.stores 0"),
         ("student.augment.ppg.cut_out.probability", 1.5, "at most 1"),
         ("teacher.encoder.transformer.heads", 3, "must be a multiple of config.teacher.encoder.transformer.heads"),
@@ -91,7 +95,7 @@ def test_every_free_key_exists(pattern):
         ("student.train.lerning_rate", 1.0, "did you mean config.student.train.learning_rate?"),
         ("sead", 1, "unknown key config.sead; did you mean config.seed?"),
     ],
-)  # fmt: skip
+)
 def test_message_names_key_and_nearest_valid(key, value, message):
     with pytest.raises(UserError) as caught:
         configs.validate(changed(key, value))
@@ -163,15 +167,19 @@ def test_other_config_is_refused_and_its_keys_named(tmp_path):
     path = config_record.dump(make(), tmp_path)
     before = path.read_bytes()
     other = changed("student.temperature", 0.5)
-    with pytest.raises(
-        UserError, match=r"another config: student.temperature \(was [0-9.]+, now 0.5\)"
-    ) as caught:
+    with pytest.raises(UserError, match=r"another config: student.temperature \(was [0-9.]+, now 0.5\)") as caught:
         config_record.dump(other, tmp_path)
     assert str(tmp_path) in str(caught.value) and path.read_bytes() == before
     assert config_record.config_hash(other) != config_record.config_hash(make())
 
 
-OTHERWISE = {"objective": "contrastive", "contrastive_weight": 0.5, "regression": "mse", "rate_share": 0.5, "residual": "compute"}
+OTHERWISE = {
+    "objective": "contrastive",
+    "contrastive_weight": 0.5,
+    "regression": "mse",
+    "rate_share": 0.5,
+    "residual": "compute",
+}
 
 
 @pytest.mark.parametrize("key", schema.LATER_KEYS)
@@ -238,7 +246,16 @@ def test_configs_import_no_jax():
 
 
 @pytest.mark.parametrize(
-    "key", ["seed", "student", "inputs.accel", "teacher.train.keep", "student.augment.ppg", "runtime", "teacher.encoder.transformer"]
+    "key",
+    [
+        "seed",
+        "student",
+        "inputs.accel",
+        "teacher.train.keep",
+        "student.augment.ppg",
+        "runtime",
+        "teacher.encoder.transformer",
+    ],
 )
 def test_what_is_missing_is_named(key):
     config = make().unlock()
@@ -278,14 +295,23 @@ def test_settings_of_an_objective_that_is_not_used_do_not_bind(tmp_path):
     "changes,message",
     [
         ({"student.contrastive_weight": 0.0}, "are both 0: nothing would be learned"),
-        ({"student.objective": "masked", "student.drop_fraction": 0.5}, "student.drop_fraction = 0.5 is for distillation alone"),
-        ({"student.objective": "joint", "teacher.cached_views": 2}, "teacher.cached_views = 2 is for distillation alone"),
-        ({"teacher.objective": "contrastive", "teacher.train.ema_decay": 0.9}, "teacher.train.ema_decay = 0.9: the contrastive"),
+        (
+            {"student.objective": "masked", "student.drop_fraction": 0.5},
+            "student.drop_fraction = 0.5 is for distillation alone",
+        ),
+        (
+            {"student.objective": "joint", "teacher.cached_views": 2},
+            "teacher.cached_views = 2 is for distillation alone",
+        ),
+        (
+            {"teacher.objective": "contrastive", "teacher.train.ema_decay": 0.9},
+            "teacher.train.ema_decay = 0.9: the contrastive",
+        ),
         ({"student.objective": "distilation"}, "did you mean distillation"),
         ({"student.supervised.label_fraction": 0.0}, "a number above 0 and at most 1"),
         ({"inputs.accel.rate_share": 1.5}, "a number of at least 0.01 and at most 1"),
     ],
-)  # fmt: skip
+)
 def test_objectives_that_do_not_go_with_other_keys_are_refused(changes, message):
     config = make().unlock()
     with config.ignore_type():

@@ -48,8 +48,9 @@ def settings() -> PreprocessSettings:
 def make_store(tmp_path, settings):
     """make_store(name, {participant: segments}, **options) -> Store, one unit per participant."""
 
-    def make(name: str, people: dict[str, int], *, path=None, channels: int = 2, seed: int = 0, split=None,
-             settings=settings) -> Store:
+    def make(
+        name: str, people: dict[str, int], *, path=None, channels: int = 2, seed: int = 0, split=None, settings=settings
+    ) -> Store:
         writer = StoreWriter(path or tmp_path / name, settings=settings, source="bench", split=split)
         samples = round(settings.rate_hz * settings.segment_s)
         for participant, segments in people.items():

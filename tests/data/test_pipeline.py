@@ -15,8 +15,10 @@ ALL_TRAIN = SplitRule(fractions=(1, 0, 0))
 
 @pytest.fixture
 def stores(make_store):
-    return [make_store("first", {"a": 20, "b": 7, "c": 10}, split=ALL_TRAIN),
-            make_store("second", {"d": 5, "e": 8}, seed=1, split=ALL_TRAIN)]
+    return [
+        make_store("first", {"a": 20, "b": 7, "c": 10}, split=ALL_TRAIN),
+        make_store("second", {"d": 5, "e": 8}, seed=1, split=ALL_TRAIN),
+    ]
 
 
 def pipeline(stores, **options):
@@ -25,8 +27,9 @@ def pipeline(stores, **options):
 
 def rows(pipe, steps):
     """(store, row) pairs of the global batches at these steps."""
-    return [pair for step in steps for pair in zip(*(values.tolist() for values in pipe.global_indices(step)),
-                                                   strict=True)]
+    return [
+        pair for step in steps for pair in zip(*(values.tolist() for values in pipe.global_indices(step)), strict=True)
+    ]
 
 
 def assert_equal(a, b):
@@ -56,9 +59,14 @@ def test_batch_holds_what_the_indices_say(stores):
         for name, values in one.items():
             np.testing.assert_array_equal(batch[name][position], values[0])
     assert {name: (values.shape, values.dtype.name) for name, values in batch.items()} == {
-        "ppg": ((8, 640, 2), "int16"), "ppg_scale": ((8, 2), "float32"), "ppg_offset": ((8, 2), "float32"),
-        "accel": ((8, 640, 3), "int16"), "accel_scale": ((8, 3), "float32"), "accel_offset": ((8, 3), "float32"),
-        "position": ((8,), "int32")}
+        "ppg": ((8, 640, 2), "int16"),
+        "ppg_scale": ((8, 2), "float32"),
+        "ppg_offset": ((8, 2), "float32"),
+        "accel": ((8, 640, 3), "int16"),
+        "accel_scale": ((8, 3), "float32"),
+        "accel_offset": ((8, 3), "float32"),
+        "position": ((8,), "int32"),
+    }
 
 
 @pytest.mark.parametrize(("threads", "prefetch"), [(0, 0), (2, 4), (3, 1)])
@@ -147,8 +155,9 @@ def test_stores_that_do_not_fit_are_both_named(make_store, stores):
     one_channel = make_store("mono", {"a": 3}, channels=1, split=ALL_TRAIN)
     with pytest.raises(UserError, match=r"first has 2 ppg channels \(ppg0, ppg1\), .*mono has 1 \(ppg0\)"):
         pipeline([stores[0], one_channel])
-    slow = make_store("slow", {"a": 3}, split=ALL_TRAIN,
-                      settings=PreprocessSettings(rate_hz=32.0, segment_s=10.0, hop_s=10.0))
+    slow = make_store(
+        "slow", {"a": 3}, split=ALL_TRAIN, settings=PreprocessSettings(rate_hz=32.0, segment_s=10.0, hop_s=10.0)
+    )
     with pytest.raises(UserError, match="first has 640 samples at 64 Hz, .*slow 320 at 32 Hz"):
         pipeline([stores[0], slow])
 

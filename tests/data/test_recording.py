@@ -56,7 +56,10 @@ def test_stream_takes_start_and_end_from_its_stamps():
         (lambda: Beats(np.array([1.0, 2.0]), np.array([1.0, 0.0])), "not positive"),
         (lambda: HeartRateWindows(np.zeros(2), 8.0, np.zeros(3)), "2,.* windows for"),
         (lambda: HeartRateWindows(np.zeros(2), 0.0, np.full(2, 60.0)), "longer than 0 s"),
-        (lambda: HeartRateWindows(np.zeros(3), 8.0, np.array([np.nan, 60, 0])), "window 2 has 0 beats .* leave it empty"),
+        (
+            lambda: HeartRateWindows(np.zeros(3), 8.0, np.array([np.nan, 60, 0])),
+            "window 2 has 0 beats .* leave it empty",
+        ),
         (lambda: HeartRateWindows(np.zeros(1), 8.0, np.array([7200.0])), "window 0 has 7200 beats .* within 10 to 400"),
         (lambda: HeartRateWindows(np.zeros(1), float("inf"), np.array([72.0])), "windows must last"),
         (lambda: Participant(""), "id is empty"),
@@ -64,9 +67,16 @@ def test_stream_takes_start_and_end_from_its_stamps():
         (lambda: Participant("p", sex="F"), "sex 'F'"),
         (lambda: Participant("p", conditions={"diabetes": "no"}), "condition 'diabetes'"),
         (lambda: Recording("r", Participant("p"), "d", "s", float("nan"), {}), "recording 'r': start time"),
-        (lambda: Recording("r", Participant("p"), "d", "s", 1.6e12, {}), "recording 'r': start time 1.6e.12 .*milliseconds"),
-        (lambda: Recording("r", Participant("p"), "d", "s", 0.0,
-                           {"ecg": Stream("ppg", VALUES, ("a",), "a.u.", rate_hz=1.0)}), "'ppg' is filed under 'ecg'"),
+        (
+            lambda: Recording("r", Participant("p"), "d", "s", 1.6e12, {}),
+            "recording 'r': start time 1.6e.12 .*milliseconds",
+        ),
+        (
+            lambda: Recording(
+                "r", Participant("p"), "d", "s", 0.0, {"ecg": Stream("ppg", VALUES, ("a",), "a.u.", rate_hz=1.0)}
+            ),
+            "'ppg' is filed under 'ecg'",
+        ),
     ],
 )
 def test_bad_recording_parts_are_refused(make, message):

@@ -23,7 +23,9 @@ from accdistill_jax.data.store.store import Store
 from accdistill_jax.errors import UserError
 from accdistill_jax.storage.folder import LocalFolder
 
-SETTINGS = PreprocessSettings(segment_s=10.0, hop_s=10.0, max_motion_g=np.inf, min_ppg_quality=0.0, max_clipped_fraction=1.0)
+SETTINGS = PreprocessSettings(
+    segment_s=10.0, hop_s=10.0, max_motion_g=np.inf, min_ppg_quality=0.0, max_clipped_fraction=1.0
+)
 SECONDS = 25
 # Bytes of the tag of a MATLAB v5 file whose change makes scipy read where there is no memory.
 CRASHES = {"SIGSEGV": {176: 150}, "SIGBUS or SIGSEGV": {177: 114, 190: 87}}
@@ -37,8 +39,10 @@ def signals(seed, rate_hz=64):
 
 def good(name, seed):
     ppg, accel = signals(seed)
-    streams = {"ppg": Stream("ppg", ppg[:, None], ("green",), "a.u.", rate_hz=64.0),
-               "accel": Stream("accel", accel, ("x", "y", "z"), "g", rate_hz=64.0)}
+    streams = {
+        "ppg": Stream("ppg", ppg[:, None], ("green",), "a.u.", rate_hz=64.0),
+        "accel": Stream("accel", accel, ("x", "y", "z"), "g", rate_hz=64.0),
+    }
     return Recording(name, Participant(name), "bench", "bench", 0.0, streams)
 
 
@@ -49,9 +53,15 @@ def fail(kind, name):
         recording = good(name, 0)
         recording.streams["accel"].values[:] = 3e38  # finite, and not so once filtered
         return recording
-    raise {"memory": MemoryError(), "overflow": OverflowError("int too large"), "key": KeyError("sig"),
-           "assertion": AssertionError(), "unicode": UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"),
-           "escape": ValueError("\x1b[2J\nnext"), "long": ValueError("1" * 5000)}[kind]
+    raise {
+        "memory": MemoryError(),
+        "overflow": OverflowError("int too large"),
+        "key": KeyError("sig"),
+        "assertion": AssertionError(),
+        "unicode": UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"),
+        "escape": ValueError("\x1b[2J\nnext"),
+        "long": ValueError("1" * 5000),
+    }[kind]
 
 
 def sources(*bad):
@@ -64,13 +74,20 @@ def prepared(out, *bad, **options):
     return prepare(sources(*bad), out, reader="bench", settings=SETTINGS, **options)
 
 
-@pytest.mark.parametrize("kind", ["recursion", "memory", "overflow", "key", "assertion", "unicode", "escape", "long", "huge"])
+@pytest.mark.parametrize(
+    "kind", ["recursion", "memory", "overflow", "key", "assertion", "unicode", "escape", "long", "huge"]
+)
 def test_every_exception_of_one_recording_is_told_in_one_line(tmp_path, kind):
     bad = ("bad", functools.partial(fail, kind, "bad"))
     with pytest.raises(UserError) as error:
         prepared(tmp_path / "s", bad)
     message = str(error.value)
-    assert message.startswith("recording bad: ") and message.count("\n") == 0 and "\x1b" not in message and len(message) < 700
+    assert (
+        message.startswith("recording bad: ")
+        and message.count("\n") == 0
+        and "\x1b" not in message
+        and len(message) < 700
+    )
     store = prepared(tmp_path / "s", bad, skip_bad=True)
     assert list(store.manifest["skipped"]) == ["bad"] and store.participants["participant"].to_pylist() == ["a", "z"]
 
@@ -86,8 +103,11 @@ def test_a_parser_that_crashes_is_named_also_with_one_worker(tmp_path):
 
 @pytest.mark.slow
 def test_several_crashes_in_two_workers_are_all_named(tmp_path):
-    causes = {"SIGSEGV": functools.partial(signal.raise_signal, signal.SIGSEGV), "exit status 3": functools.partial(os._exit, 3),
-              "SIGKILL: out of memory": functools.partial(signal.raise_signal, signal.SIGKILL)}
+    causes = {
+        "SIGSEGV": functools.partial(signal.raise_signal, signal.SIGSEGV),
+        "exit status 3": functools.partial(os._exit, 3),
+        "SIGKILL: out of memory": functools.partial(signal.raise_signal, signal.SIGKILL),
+    }
     store = prepared(tmp_path / "s", *causes.items(), workers=2, skip_bad=True)
     assert store.participants["participant"].to_pylist() == ["a", "z"] and len(store.manifest["skipped"]) == 3
     for cause in causes:
@@ -117,9 +137,25 @@ def mat(changes=None):
 
 
 def command(repository, *arguments):
-    loose = ["--max-motion-g", "inf", "--min-ppg-quality", "0", "--max-clipped-fraction", "1", "--segment-s", "10", "--hop-s", "10"]
-    return subprocess.run([sys.executable, "-m", "accdistill_jax.data.prepare", *map(str, arguments), *loose, "--quiet"],
-                          cwd=repository, capture_output=True, text=True, timeout=120)
+    loose = [
+        "--max-motion-g",
+        "inf",
+        "--min-ppg-quality",
+        "0",
+        "--max-clipped-fraction",
+        "1",
+        "--segment-s",
+        "10",
+        "--hop-s",
+        "10",
+    ]
+    return subprocess.run(
+        [sys.executable, "-m", "accdistill_jax.data.prepare", *map(str, arguments), *loose, "--quiet"],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 @pytest.mark.slow
@@ -173,7 +209,9 @@ def test_readers_that_can_crash_are_known():
 def generic(folder, name, **changes):
     folder.mkdir(parents=True)
     ppg, accel = signals(len(name))
-    (folder / "a.csv").write_text("p,x,y,z\n" + "".join(f"{p},{x},{y},{z}\n" for p, (x, y, z) in zip(ppg, accel, strict=True)))
+    (folder / "a.csv").write_text(
+        "p,x,y,z\n" + "".join(f"{p},{x},{y},{z}\n" for p, (x, y, z) in zip(ppg, accel, strict=True))
+    )
     table = {"file": "a.csv", "rate_hz": 64}
     streams = {"ppg": table | {"columns": ["p"]}, "accel": table | {"columns": ["x", "y", "z"]}}
     (folder / "recording.json").write_text(json.dumps({"participant": name, "streams": streams} | changes))

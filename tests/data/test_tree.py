@@ -71,8 +71,11 @@ def test_two_links_to_one_folder_and_loops_elsewhere_are_read_once(root, tmp_pat
         (root / name).symlink_to(tmp_path / target)
     found = find("generic", root)
     assert ids(found) == ["a__p02", "p01"]
-    assert found.not_read == {"b/back": "the same folder as ., which is read", "b/deep": "the same folder as a, which is read",
-                              "c": "the same folder as b, which is read"}
+    assert found.not_read == {
+        "b/back": "the same folder as ., which is read",
+        "b/deep": "the same folder as a, which is read",
+        "c": "the same folder as b, which is read",
+    }
 
 
 def test_what_a_link_becomes_where_links_cannot_be_stored_is_named(root, tmp_path):
@@ -120,7 +123,10 @@ def test_special_files_are_named_and_never_opened(root, monkeypatch):
         server.bind("s.csv")
     (root / "null.csv").symlink_to("/dev/zero")
     assert find("generic", root).not_read == {
-        "p01/b.csv": "a named pipe, not a file", "s.csv": "a socket, not a file", "null.csv": "a device, not a file"}
+        "p01/b.csv": "a named pipe, not a file",
+        "s.csv": "a socket, not a file",
+        "null.csv": "a device, not a file",
+    }
     for path in (root / "p01/b.csv", root / "null.csv", root):
         with pytest.raises(UserError, match="not a file"):
             regular_file(path)
@@ -214,8 +220,19 @@ def test_what_is_not_read_is_told_again_by_a_store_that_was_there_already(tmp_pa
     rng = np.random.default_rng(0)
     scipy.io.savemat(tmp_path / "TEST_S01_T01.mat", {"sig": rng.normal(size=(5, 125 * 61))})
     (tmp_path / "old.mat").symlink_to("nowhere")
-    arguments = ["troika", str(tmp_path), "--out", str(tmp_path.parent / f"{tmp_path.name}-s"), "--quiet", "--workers", "1",
-                 "--max-motion-g", "inf", "--min-ppg-quality", "0"]
+    arguments = [
+        "troika",
+        str(tmp_path),
+        "--out",
+        str(tmp_path.parent / f"{tmp_path.name}-s"),
+        "--quiet",
+        "--workers",
+        "1",
+        "--max-motion-g",
+        "inf",
+        "--min-ppg-quality",
+        "0",
+    ]
     for extra in ((), (".git", "more.mat")):
         for name in extra:
             (tmp_path / name).mkdir()
@@ -231,4 +248,6 @@ def test_many_files_not_read_for_one_reason_are_counted(tmp_path):
     console = Console(width=80, record=True, file=io.StringIO())
     print_not_read({f"._{number}": "why" for number in range(25)} | {"other": "because"}, console)
     lines = console.export_text().splitlines()
-    assert len(lines) == 12 and lines[-2].startswith("not read: 15 more (why)") and lines[-1] == "not read: other: because"
+    assert (
+        len(lines) == 12 and lines[-2].startswith("not read: 15 more (why)") and lines[-1] == "not read: other: because"
+    )

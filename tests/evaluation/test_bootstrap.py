@@ -32,8 +32,7 @@ def test_resampling_equals_an_explicit_loop_over_people():
     per_person = {"a": (2.0, 2), "b": (1.0, 1), "c": (12.0, 3)}
     counts = np.random.default_rng(3).multinomial(3, [1 / 3] * 3, size=50)
     expected = [
-        [sum(c * per_person[p][k] for c, p in zip(count, "abc", strict=True)) for k in (0, 1)]
-        for count in counts
+        [sum(c * per_person[p][k] for c, p in zip(count, "abc", strict=True)) for k in (0, 1)] for count in counts
     ]
     np.testing.assert_allclose(totals, expected)
 

@@ -21,9 +21,7 @@ def test_effective_rank_of_known_spectra():
 def test_a_common_offset_hides_in_the_plain_rank_but_not_in_the_centred_one():
     x = np.random.default_rng(0).standard_normal((500, 16))
     assert effective_rank(x + 1000.0) < 1.2
-    assert effective_rank(x + 1000.0, centred=True) == pytest.approx(
-        effective_rank(x, centred=True), rel=1e-6
-    )
+    assert effective_rank(x + 1000.0, centred=True) == pytest.approx(effective_rank(x, centred=True), rel=1e-6)
 
 
 def test_constant_and_collapsed_outputs_raise_an_alarm():

@@ -113,5 +113,12 @@ def test_bad_input_is_named(make_encoders):
 
 def test_numbers_are_written_as_people_write_them():
     assert [number(v) for v in (0.123, 9.996, 12.34, 99.96, 1234.5, -3.456, -0.001, None)] == [
-        "0.12", "10.0", "12.3", "100", "1234", "−3.46", "0.00", "–",
-    ]  # fmt: skip
+        "0.12",
+        "10.0",
+        "12.3",
+        "100",
+        "1234",
+        "−3.46",
+        "0.00",
+        "–",
+    ]

@@ -19,9 +19,7 @@ def ramp(batch, channels=1):
 
 def run(x, name, *, probability=1.0, strength=0.2, knots=4, groups=1, seed=0):
     specs = {name: Augmentation(probability, strength, knots)}
-    return np.asarray(
-        jax.jit(lambda k, x: augment(k, x, specs, groups=groups))(keys_of(len(x), seed), jnp.asarray(x))
-    )
+    return np.asarray(jax.jit(lambda k, x: augment(k, x, specs, groups=groups))(keys_of(len(x), seed), jnp.asarray(x)))
 
 
 def everything(probability=0.5):
@@ -137,9 +135,7 @@ def test_curve_weights_interpolate_between_knots():
 
 
 def test_each_segment_gets_its_own_draw():
-    x = jnp.broadcast_to(
-        jnp.asarray(np.random.default_rng(1).normal(size=(1, 64, 4)), jnp.float32), (40, 64, 4)
-    )
+    x = jnp.broadcast_to(jnp.asarray(np.random.default_rng(1).normal(size=(1, 64, 4)), jnp.float32), (40, 64, 4))
     for name in ORDER:
         y = run(x, name)
         assert len(np.unique(y.reshape(40, -1), axis=0)) > (

@@ -30,9 +30,9 @@ def signal(seed=0, batch=3, seconds=10, channels=2):
     rng = np.random.default_rng(seed)
     t = np.arange(RATE * seconds)[None, :, None] / RATE
     pace, turn = rng.uniform(0.1, 6, (2, batch, 1, channels))
-    return (
-        1.0 + np.sin(2 * np.pi * pace * t + turn) + 0.3 * rng.normal(size=(batch, len(t[0]), channels))
-    ).astype(np.float32)
+    return (1.0 + np.sin(2 * np.pi * pace * t + turn) + 0.3 * rng.normal(size=(batch, len(t[0]), channels))).astype(
+        np.float32
+    )
 
 
 def test_dequantise_gives_the_physical_values_back_to_half_a_step():
@@ -70,9 +70,7 @@ def test_scales_agree_on_gaussian_noise_and_robust_moves_less_with_a_burst():
 def test_moving_mean_is_the_mean_of_the_window_with_repeated_edges(length, width):
     x = np.random.default_rng(0).normal(size=(2, length, 3)).astype(np.float32)
     index = np.clip(np.arange(length)[:, None] + np.arange(width) - width // 2, 0, length - 1)
-    np.testing.assert_allclose(
-        moving_mean(jnp.asarray(x), width), x[:, index].mean(axis=2), rtol=1e-4, atol=1e-6
-    )
+    np.testing.assert_allclose(moving_mean(jnp.asarray(x), width), x[:, index].mean(axis=2), rtol=1e-4, atol=1e-6)
 
 
 def test_bands_add_up_to_the_signal(monkeypatch):
@@ -89,20 +87,13 @@ def test_bands_add_up_to_the_signal(monkeypatch):
 def test_bands_part_a_change_of_posture_from_a_heartbeat():
     t = np.arange(RATE * 20)[None, :, None] / RATE
     slow, fast = np.sin(2 * np.pi * 0.2 * t), 0.003 * np.sin(2 * np.pi * 6 * t)
-    z = np.asarray(
-        prepare(stored((slow + fast).astype(np.float32)), "accel", InputSettings(bands="low+high"))
-    )
+    z = np.asarray(prepare(stored((slow + fast).astype(np.float32)), "accel", InputSettings(bands="low+high")))
     inside = slice(RATE, -RATE)
     match = lambda a, b: np.corrcoef(a[0, inside, 0], b[0, inside, 0])[0, 1]
     assert match(z[..., :1], slow) > 0.99
-    aligned = lambda z: (
-        z - np.convolve(z, np.ones(64) / 64, "same")
-    )  # what is left of the slow part is smooth
+    aligned = lambda z: z - np.convolve(z, np.ones(64) / 64, "same")  # what is left of the slow part is smooth
     assert abs(np.corrcoef(aligned(z[0, :, 1])[inside], fast[0, inside, 0])[0, 1]) > 0.9
-    assert (
-        match(np.asarray(prepare(stored((slow + fast).astype(np.float32)), "accel", InputSettings())), fast)
-        < 0.1
-    )
+    assert match(np.asarray(prepare(stored((slow + fast).astype(np.float32)), "accel", InputSettings())), fast) < 0.1
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -127,9 +118,7 @@ def test_constant_channels_become_zero_and_nothing_is_ever_nan(bands, limit, sca
 def test_limit_bends_large_values_only():
     x = signal(batch=1)
     x[0, 5, 0] = 60.0
-    plain, bent = (
-        np.asarray(prepare(stored(x), "accel", InputSettings(limit=limit))) for limit in (0.0, 5.0)
-    )
+    plain, bent = (np.asarray(prepare(stored(x), "accel", InputSettings(limit=limit))) for limit in (0.0, 5.0))
     np.testing.assert_allclose(bent, plain / np.sqrt(1 + (plain / 5) ** 2), rtol=1e-4, atol=1e-5)
     assert plain.max() > 5 > bent.max()
 

@@ -32,7 +32,7 @@ def test_a_slower_sensor_keeps_what_is_below_its_nyquist_frequency():
 
 
 def test_a_slower_sensor_agrees_with_sampling_and_band_limited_interpolation():
-    """scipy's resampling to 32 Hz and back, away from the ends."""
+    """Scipy's resampling to 32 Hz and back, away from the ends."""
     from scipy.signal import resample
 
     rng = np.random.default_rng(0)

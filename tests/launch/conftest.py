@@ -80,9 +80,7 @@ class Desk:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("TPU_POD_", "GKE_"))}
         return {**kept, "STAND_IN": str(self.folder), "PATH": f"{self._bin}{os.pathsep}{kept['PATH']}"}
 
-    def run(
-        self, *command: str, cwd: Path | None = None, environment: dict[str, str] | None = None
-    ) -> Result:
+    def run(self, *command: str, cwd: Path | None = None, environment: dict[str, str] | None = None) -> Result:
         """Runs a launcher, by its name in launch/, to its end."""
         done = subprocess.run(
             [str(LAUNCH / command[0]), *command[1:]],

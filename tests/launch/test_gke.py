@@ -130,9 +130,7 @@ def test_manifest_has_documented_fields_only(desk, options):
     manifest = rendered(desk, *options)
     check(manifest, JOBSET)
     check_names(manifest)
-    validate = pytest.importorskip(
-        "kubernetes_validate", reason="kubernetes-validate is not installed"
-    ).validate
+    validate = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed").validate
     job = manifest["spec"]["replicatedJobs"][0]["template"]
     validate({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "x"}, **job}, "1.30", strict=True)
 
@@ -143,7 +141,10 @@ def test_manifest_has_documented_fields_only(desk, options):
         (lambda jobset: jobset["spec"]["failurePolicy"].update(maxRestart=1), "maxRestart is no field"),
         (lambda jobset: jobset["spec"]["failurePolicy"].update(maxRestarts="20"), "maxRestarts = '20'"),
         (lambda jobset: jobset["spec"]["failurePolicy"]["rules"][0].pop("action"), r"rules\[\].action is missing"),
-        (lambda jobset: jobset["spec"]["failurePolicy"]["rules"][0].update(name="not-by-restart"), "rules.*name = 'not-by-restart'"),
+        (
+            lambda jobset: jobset["spec"]["failurePolicy"]["rules"][0].update(name="not-by-restart"),
+            "rules.*name = 'not-by-restart'",
+        ),
         (lambda jobset: jobset["metadata"].pop("name"), "metadata.name is missing"),
         (lambda jobset: jobset["metadata"].update(name="Mine"), "name = 'Mine'"),
         (lambda jobset: jobset["spec"].pop("replicatedJobs"), "replicatedJobs is missing"),
@@ -152,7 +153,7 @@ def test_manifest_has_documented_fields_only(desk, options):
         (lambda jobset: pod(jobset).pop("restartPolicy"), "restartPolicy is missing"),
         (lambda jobset: pod(jobset).pop("containers"), "containers is missing"),
     ],
-)  # fmt: skip
+)
 def test_the_checker_itself_finds_what_is_wrong(desk, change, message):
     manifest = copy.deepcopy(rendered(desk, *TPU))
     change(manifest)
@@ -172,9 +173,7 @@ def test_a_tpu_slice_has_a_process_per_host_and_no_flags(desk):
     manifest = rendered(desk, *TPU, "--slices=2")
     job = manifest["spec"]["replicatedJobs"][0]
     assert job["replicas"] == 2
-    assert (
-        job["template"]["spec"]["completions"] == job["template"]["spec"]["parallelism"] == 4
-    )  # 16 chips, 4 each
+    assert job["template"]["spec"]["completions"] == job["template"]["spec"]["parallelism"] == 4  # 16 chips, 4 each
     assert job["template"]["spec"]["completionMode"] == "Indexed"
     container = pod(manifest)["containers"][0]
     assert container["args"] == RUN[1:]
@@ -252,9 +251,7 @@ def test_apply_makes_the_call_and_sends_the_manifest_that_dry_run_prints(desk):
     assert printed.out == f"# {shlex.join(call)}\n{applied.stdins[0]}"
 
 
-@pytest.mark.parametrize(
-    "command", [["status"], ["logs"], ["logs", "-f", "--slice=1", "--worker=2"], ["delete"]]
-)
+@pytest.mark.parametrize("command", [["status"], ["logs"], ["logs", "-f", "--slice=1", "--worker=2"], ["delete"]])
 def test_dry_run_prints_the_calls(desk, command):
     printed = desk.run("gke", *command, "--dry-run", "--name=mine")
     made = desk.run("gke", *command, "--name=mine")

@@ -24,9 +24,7 @@ VARIABLES = {
     "TPU_POD_ACCELERATOR_TYPE": "v5litepod-16",
 }
 BLOCKS = re.findall(r"^ *```bash\n(.*?)^ *```$", TEXT, re.DOTALL | re.MULTILINE)
-LINES = [
-    part.strip() for block in BLOCKS for line in block.splitlines() for part in line.split(" #")[0].split(";")
-]
+LINES = [part.strip() for block in BLOCKS for line in block.splitlines() for part in line.split(" #")[0].split(";")]
 LINES += re.findall(r"`((?:launch/\w+|gcloud) [^`]+)`", TEXT)
 
 
@@ -102,7 +100,9 @@ def test_what_is_created_is_deleted_again(title):
 
 
 def test_the_image_is_built_pushed_and_run_from_the_registry_that_is_made():
-    ((made, location),) = re.findall(r"gcloud artifacts repositories create (\S+) --repository-format=docker --location=(\S+)", CLOUD)
+    ((made, location),) = re.findall(
+        r"gcloud artifacts repositories create (\S+) --repository-format=docker --location=(\S+)", CLOUD
+    )
     images = re.findall(r"(\S+-docker\.pkg\.dev/\S+)", CLOUD)
     of = {extra: f"{location}-docker.pkg.dev/$PROJECT/{made}/run:{extra}" for extra in ("tpu", "cuda")}
     assert sorted(images) == sorted(3 * list(of.values()))  # built, pushed, run
@@ -116,10 +116,14 @@ def test_node_pools_fit_the_jobs_that_are_shown():
     pools = {words[words.index("create") + 1]: words for words in commands("gcloud container node-pools create")}
     jobs = commands("launch/gke apply")
     slice_, gpus = pools["slice-0"], pools["gpus"]
-    assert "--tpu-topology=4x4" in slice_ and any("4x4" in job and "--spot" in job for job in jobs) and "--spot" in slice_
+    assert (
+        "--tpu-topology=4x4" in slice_ and any("4x4" in job and "--spot" in job for job in jobs) and "--spot" in slice_
+    )
     (job,) = [job for job in jobs if "--gpu-type" in job]
     values = {flag: job[job.index(flag) + 1] for flag in ("--gpu-type", "--nodes", "--gpus-per-node")}
-    assert f"--accelerator=type={values['--gpu-type']},count={values['--gpus-per-node']},gpu-driver-version=latest" in gpus
+    assert (
+        f"--accelerator=type={values['--gpu-type']},count={values['--gpus-per-node']},gpu-driver-version=latest" in gpus
+    )
     assert f"--num-nodes={values['--nodes']}" in gpus and ("--spot" in gpus) == ("--spot" in job)
 
 

@@ -178,13 +178,9 @@ def test_a_single_process_is_left_alone(script):
     assert done.stdout == "['--config=c'] 3\n"
 
 
-@pytest.mark.parametrize(
-    "number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 143)]
-)
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 143)])
 def test_a_signal_is_passed_on_once_and_nothing_starts_again(script, number, status):
-    path = script(
-        "caught = until_signalled(); time.sleep(0.2); assert len(caught) == 1; sys.exit(128 + caught[0])"
-    )
+    path = script("caught = until_signalled(); time.sleep(0.2); assert len(caught) == 1; sys.exit(128 + caught[0])")
     launcher, _ = started(path, "--retries=3")
     launcher.send_signal(number)
     _, error = launcher.communicate(timeout=TIMEOUT_S)

@@ -15,9 +15,7 @@ COMMANDS = ["local", "tpu_pod", "gke", "slurm"]
 
 
 def run(*command: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        command, capture_output=True, text=True, cwd=ROOT, stdin=subprocess.DEVNULL, timeout=60
-    )
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, stdin=subprocess.DEVNULL, timeout=60)
 
 
 @pytest.mark.parametrize("name", SHELL)

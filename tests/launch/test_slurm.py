@@ -100,9 +100,7 @@ def test_the_batch_script_is_clean(desk, tmp_path):
 def run_job(desk, ends: str, *, restarts: int = 0, state: str = "RUNNING", options: tuple[str, ...] = ()):
     """Runs the batch script with processes that end so; returns its status, its output and SLURM's calls."""
     main = desk.folder / "main.py"
-    main.write_text(
-        f"#!{sys.executable}\nimport os, signal, sys, time\nk = int(os.environ['SLURM_PROCID'])\n{ends}\n"
-    )
+    main.write_text(f"#!{sys.executable}\nimport os, signal, sys, time\nk = int(os.environ['SLURM_PROCID'])\n{ends}\n")
     main.chmod(0o755)
     (desk.folder / "bin" / "srun").write_text(f"#!{sys.executable}\n{SRUN}")
     desk.answer("squeue", {"out": f"{state}\n"})

@@ -63,9 +63,7 @@ def set_up(desk, workers):
             code / "launch" / "requirements-tpu.lock",
             code / "pyproject.toml",
         ]
-        summed = subprocess.run(
-            "cat {} {} {} | sha256sum".format(*locks), shell=True, capture_output=True, text=True
-        )
+        summed = subprocess.run("cat {} {} {} | sha256sum".format(*locks), shell=True, capture_output=True, text=True)
         (folder / "accdistill" / "venv" / "installed").write_text(summed.stdout)
 
 

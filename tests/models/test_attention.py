@@ -71,13 +71,19 @@ def test_an_accelerator_s_slices_are_the_same_queries_keys_and_values(draw, monk
 
 @pytest.mark.parametrize("where", PLACES.values(), ids=PLACES)
 def test_three_products_are_the_thirds_of_one(draw, textbook, where):
-    x, kernel, bias = jnp.asarray(draw(0, B, P, HEADS * DIM)), jnp.asarray(draw(1, HEADS * DIM, 3 * HEADS * DIM)), jnp.asarray(draw(2, 24))
+    x, kernel, bias = (
+        jnp.asarray(draw(0, B, P, HEADS * DIM)),
+        jnp.asarray(draw(1, HEADS * DIM, 3 * HEADS * DIM)),
+        jnp.asarray(draw(2, 24)),
+    )
 
     def apart(x, kernel, bias):
         return textbook(attention.three_products(x, kernel, bias), **where)
 
     value, back = jax.vjp(apart, x, kernel, bias)
-    wanted, wanted_back = jax.vjp(lambda x, kernel, bias: textbook(x @ kernel + bias[None, None], **where), x, kernel, bias)
+    wanted, wanted_back = jax.vjp(
+        lambda x, kernel, bias: textbook(x @ kernel + bias[None, None], **where), x, kernel, bias
+    )
     d_out = jnp.asarray(draw(3, B, P, HEADS * DIM))
     for ours, exact in zip((value, *back(d_out)), (wanted, *wanted_back(d_out)), strict=True):
         assert np.linalg.norm(ours - exact) < 1e-5 * np.linalg.norm(exact)
@@ -114,8 +120,11 @@ def test_the_form_of_a_platform_and_why_it_is_not_a_faster_one():
 
     assert chosen("cpu") == (attention.BLOCKS, "") and chosen("tpu") == (attention.TEXTBOOK, "")
     for reason, how in [
-        ("no GPU here", {}), ("no float32", {"dtype": jnp.float32}), ("even number", {"tokens": 191}), ("no positions", {"relative": True})
-    ]:  # fmt: skip
+        ("no GPU here", {}),
+        ("no float32", {"dtype": jnp.float32}),
+        ("even number", {"tokens": 191}),
+        ("no positions", {"relative": True}),
+    ]:
         form, why = chosen("gpu", **how)
         assert form == attention.TEXTBOOK and reason in why
 
@@ -131,7 +140,9 @@ def test_what_compiles_is_found_out_in_the_middle_of_a_trace():
         return a + jax.lax.axis_index(AXIS)
 
     parallel = Parallel()
-    jax.block_until_ready(parallel.map_rows(lambda params, batch: step(batch))({}, parallel.place(np.zeros(8, np.float32))))
+    jax.block_until_ready(
+        parallel.map_rows(lambda params, batch: step(batch))({}, parallel.place(np.zeros(8, np.float32)))
+    )
     assert found == [["", "", "RuntimeError: no such library"]]
 
 
@@ -141,7 +152,9 @@ def test_rotate_keeps_lengths_and_makes_products_depend_on_distance_alone(draw):
 
     def products(positions):
         where, looked_up = (attention.places(kind(positions), count=60, dim=8) for kind in (np.asarray, jnp.asarray))
-        assert all(np.array_equal(a, b) for a, b in zip(where, looked_up, strict=True)) and isinstance(where.cos, np.ndarray)
+        assert all(np.array_equal(a, b) for a, b in zip(where, looked_up, strict=True)) and isinstance(
+            where.cos, np.ndarray
+        )
         a, b = (attention.rotate(jnp.asarray(z), where.cos, where.sin) for z in (q, k))
         return np.asarray(a @ b.swapaxes(-1, -2)), a
 

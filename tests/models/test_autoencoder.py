@@ -28,9 +28,7 @@ def test_random_order_is_an_even_permutation_per_key():
     order = np.asarray(jax.jit(lambda k: random_order(k, 5))(keys))
     assert order.dtype == np.int32
     np.testing.assert_array_equal(np.sort(order, axis=1), np.tile(np.arange(5), (2000, 1)))
-    shares = np.stack(
-        [np.mean(order == token, axis=0) for token in range(5)]
-    )  # of each place, for each token
+    shares = np.stack([np.mean(order == token, axis=0) for token in range(5)])  # of each place, for each token
     assert np.all(np.abs(shares - 0.2) < 5 * np.sqrt(0.2 * 0.8 / 2000))
     np.testing.assert_array_equal(order[7:8], random_order(keys[7:8], 5))
 

@@ -13,9 +13,7 @@ def shapes(module, *inputs):
 
 
 def autoencoder_config(**changes):
-    return ConfigDict(
-        dict(patch=20, drop_fraction=0.8, decoder_width=8, decoder_depth=1, decoder_heads=2) | changes
-    )
+    return ConfigDict(dict(patch=20, drop_fraction=0.8, decoder_width=8, decoder_depth=1, decoder_heads=2) | changes)
 
 
 @pytest.mark.parametrize("architecture,millions", [("transformer", 6.3), ("efficientnet", 3.3)])

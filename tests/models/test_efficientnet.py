@@ -86,9 +86,7 @@ def test_strides_and_depth_shape_the_features(draw, scattered):
         )
 
     (features, embedding), seen = run(params, x)
-    shapes = {
-        name: out["__call__"][0].shape for name, out in seen["intermediates"].items() if "__call__" in out
-    }
+    shapes = {name: out["__call__"][0].shape for name, out in seen["intermediates"].items() if "__call__" in out}
     assert shapes == {
         "stem": (2, 15, 4),
         "stage_0_block_0": (2, 8, 6),

@@ -90,25 +90,36 @@ def test_dot_rows_is_a_dense_layers_product_and_nothing_else(draw):
 @pytest.mark.parametrize(("inputs", "outputs"), [(5, 9), (9, 5), (7, 7)])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 2e-2)])
 def test_a_dense_products_gradients_whichever_side_is_wider(draw, inputs, outputs, dtype, tolerance):
-    x, kernel, dy = (jnp.asarray(draw(k, *shape), dtype) for k, shape in enumerate([(2, 3, inputs), (inputs, outputs), (2, 3, outputs)]))
+    x, kernel, dy = (
+        jnp.asarray(draw(k, *shape), dtype)
+        for k, shape in enumerate([(2, 3, inputs), (inputs, outputs), (2, 3, outputs)])
+    )
     y, back = jax.vjp(jax.jit(lambda x, w: ops.dot_rows(x, w, (((2,), (0,)), ((), ())))), x, kernel)
     d_x, d_kernel = back(dy)
     wide = [np.asarray(a.astype(jnp.float32), np.float64) for a in (x, kernel, dy)]
     for found, wanted in (
-        (y, wide[0] @ wide[1]), (d_x, wide[2] @ wide[1].T), (d_kernel, np.einsum("abc,abd->cd", wide[0], wide[2])),
-    ):  # fmt: skip
+        (y, wide[0] @ wide[1]),
+        (d_x, wide[2] @ wide[1].T),
+        (d_kernel, np.einsum("abc,abd->cd", wide[0], wide[2])),
+    ):
         assert found.dtype == dtype
-        np.testing.assert_allclose(found.astype(jnp.float32), wanted, rtol=tolerance, atol=tolerance * np.abs(wanted).max())
+        np.testing.assert_allclose(
+            found.astype(jnp.float32), wanted, rtol=tolerance, atol=tolerance * np.abs(wanted).max()
+        )
     rows = [a.reshape(-1, a.shape[-1]) for a in (x, dy)]
     assert ops.summed_products(*rows).shape == tuple(sorted((inputs, outputs)))
-    np.testing.assert_allclose(ops.kernel_gradient(*rows).astype(dtype).astype(jnp.float32), d_kernel.astype(jnp.float32), rtol=1e-6)
+    np.testing.assert_allclose(
+        ops.kernel_gradient(*rows).astype(dtype).astype(jnp.float32), d_kernel.astype(jnp.float32), rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_a_transposed_side_and_a_repeated_row_are_just_that(draw, dtype):
     a, row = jnp.asarray(draw(0, 2, 3, 5), dtype), jnp.asarray(draw(1, 4), dtype)
     for copied in (False, True):
-        assert np.array_equal(jax.jit(lambda a, c=copied: ops.transposed(a, copied=c))(a), np.asarray(a).swapaxes(-1, -2))
+        assert np.array_equal(
+            jax.jit(lambda a, c=copied: ops.transposed(a, copied=c))(a), np.asarray(a).swapaxes(-1, -2)
+        )
     found, back = jax.vjp(lambda row: ops.repeated(row, 3), row)
     assert np.array_equal(found, np.tile(np.asarray(row), 3)) and found.dtype == dtype
     np.testing.assert_allclose(back(jnp.ones_like(found))[0].astype(jnp.float32), np.full(4, 3.0))
@@ -118,9 +129,7 @@ def test_gelu_is_the_tanh_form_with_its_gradient():
     x = np.linspace(-4, 4, 33, dtype=np.float32)
     u = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
     np.testing.assert_allclose(ops.gelu(x), 0.5 * x * (1 + np.tanh(u)), rtol=1e-4, atol=1e-6)
-    slope = 0.5 * (1 + np.tanh(u)) + 0.5 * x * (1 - np.tanh(u) ** 2) * np.sqrt(2 / np.pi) * (
-        1 + 3 * 0.044715 * x**2
-    )
+    slope = 0.5 * (1 + np.tanh(u)) + 0.5 * x * (1 - np.tanh(u) ** 2) * np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * x**2)
     np.testing.assert_allclose(jax.grad(lambda x: jnp.sum(ops.gelu(x)))(x), slope, rtol=1e-4, atol=1e-5)
 
 
@@ -128,9 +137,7 @@ def test_gelu_is_the_tanh_form_with_its_gradient():
 def test_sinusoidal_positions_are_distinct_and_shift_by_rotation(width):
     codes = ops.sinusoidal_positions(50, width)
     assert codes.shape == (50, width) and codes.dtype == np.float32
-    np.testing.assert_allclose(
-        codes[0], [0] * (width // 2) + [1] * (width // 2) + [0] * (width % 2), atol=1e-7
-    )
+    np.testing.assert_allclose(codes[0], [0] * (width // 2) + [1] * (width // 2) + [0] * (width % 2), atol=1e-7)
     apart = np.linalg.norm(codes[:, None] - codes[None], axis=-1)
     assert apart[~np.eye(50, dtype=bool)].min() > 0.01
     # the product of two codes depends on the tokens' distance alone
@@ -138,7 +145,9 @@ def test_sinusoidal_positions_are_distinct_and_shift_by_rotation(width):
     np.testing.assert_allclose(np.diag(products, 5), products[0, 5], rtol=1e-4)
 
 
-@pytest.mark.parametrize("shape, hidden_bytes", [((3, 4, 6), 1 << 20), ((3, 4, 6), 4 * 10 * 5), ((1, 7, 6), 4 * 10 * 3)])
+@pytest.mark.parametrize(
+    "shape, hidden_bytes", [((3, 4, 6), 1 << 20), ((3, 4, 6), 4 * 10 * 5), ((1, 7, 6), 4 * 10 * 3)]
+)
 def test_mlp_is_two_dense_layers_with_gelu(draw, monkeypatch, shape, hidden_bytes):
     """Value and gradient, all rows at once and by blocks, and rows that no block divides."""
     monkeypatch.setattr(ops, "HIDDEN_BYTES", hidden_bytes)
@@ -162,7 +171,9 @@ def test_mlp_is_two_dense_layers_with_gelu(draw, monkeypatch, shape, hidden_byte
 
 
 def test_mlp_for_gpus_keeps_the_hidden_layer_before_and_after_gelu_and_no_more(draw):
-    arguments = [jnp.asarray(a, jnp.bfloat16) for a in (draw(0, 64, 6), draw(1, 6, 40), draw(2, 40), draw(3, 40, 6), draw(4, 6))]
+    arguments = [
+        jnp.asarray(a, jnp.bfloat16) for a in (draw(0, 64, 6), draw(1, 6, 40), draw(2, 40), draw(3, 40, 6), draw(4, 6))
+    ]
     with tracing_for("gpu"):
         kept = jax.eval_shape(lambda *a: jax.vjp(ops.mlp, *a)[1], *arguments)
     hidden = [leaf for leaf in jax.tree.leaves(kept) if leaf.shape == (64, 40)]
@@ -185,7 +196,9 @@ def test_mlp_in_bfloat16_adds_its_gradient_up_in_float32(draw, monkeypatch):
     half = [a.astype(jnp.bfloat16) for a in exact]
     found, wanted = (jax.vjp(ops.mlp, *a)[1](jnp.ones((256, 6), a[0].dtype)) for a in (half, exact))
     assert {a.dtype for a in found} == {jnp.dtype(jnp.bfloat16)}
-    np.testing.assert_array_equal(found[-1].astype(jnp.float32), 256.0)  # ones added one by one would stop at 256 - 0, at 8 bits
+    np.testing.assert_array_equal(
+        found[-1].astype(jnp.float32), 256.0
+    )  # ones added one by one would stop at 256 - 0, at 8 bits
     for a, b in zip(found, wanted, strict=True):
         assert np.linalg.norm(a.astype(jnp.float32) - b) < 0.02 * np.linalg.norm(b)
 

@@ -35,14 +35,21 @@ def test_loops_and_barriers_for_the_cpu_do_not_appear_elsewhere(platform):
     text = lowered(platform)
     # augmentation's barriers, on [time, channels] of each segment, are for every platform
     barriers = [line for line in text.splitlines() if "optimization_barrier" in line and "3840" not in line]
-    hidden = [line for line in barriers if line.endswith("tensor<384x1024xbf16>")]  # a GPU's gradient of the hidden layer, once a block
-    assert not _loops(text) and len(hidden) == len(barriers) == {"gpu": 2, "tpu": 0}[platform], (_loops(text)[:3], barriers[:3])
+    hidden = [
+        line for line in barriers if line.endswith("tensor<384x1024xbf16>")
+    ]  # a GPU's gradient of the hidden layer, once a block
+    assert not _loops(text) and len(hidden) == len(barriers) == {"gpu": 2, "tpu": 0}[platform], (
+        _loops(text)[:3],
+        barriers[:3],
+    )
     # queries, keys and values are slices of the last axis: an array of five axes would be copied into other layouts
     assert "192x3x4x64x" not in text and "192x256x" in text
 
 
 def test_queries_keys_and_values_are_products_of_their_own_on_gpus_alone():
-    products = {platform: lowered(platform).count("tensor<256x768xbf16>) -> tensor<384x768xbf16>") for platform in PLATFORMS}
+    products = {
+        platform: lowered(platform).count("tensor<256x768xbf16>) -> tensor<384x768xbf16>") for platform in PLATFORMS
+    }
     assert products["gpu"] == 0 and products["tpu"] >= 4, products
 
 

@@ -10,9 +10,7 @@ WIDTH, HEADS, MLP, PATCH, TOKENS = 12, 3, 20, 4, 6
 
 
 def applied(module, params, *arguments, method=None):
-    return np.asarray(
-        jax.jit(lambda p, *a: module.apply({"params": p}, *a, method=method))(params, *arguments)
-    )
+    return np.asarray(jax.jit(lambda p, *a: module.apply({"params": p}, *a, method=method))(params, *arguments))
 
 
 def encoder(**changes):

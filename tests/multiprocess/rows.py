@@ -46,7 +46,12 @@ def bits_of_rows(rows: jax.Array) -> jax.Array:
     """
     bits = jax.lax.bitcast_convert_type(rows.reshape(rows.shape[0], -1), jnp.uint32)
     place = jnp.arange(bits.shape[1], dtype=jnp.uint32)[None]
-    sums = jnp.stack([jnp.sum(bits * (2 * place + 1), axis=1), jnp.sum((bits ^ (bits >> 13)) * (place * jnp.uint32(0x9E3779B1) | 1), axis=1)])
+    sums = jnp.stack(
+        [
+            jnp.sum(bits * (2 * place + 1), axis=1),
+            jnp.sum((bits ^ (bits >> 13)) * (place * jnp.uint32(0x9E3779B1) | 1), axis=1),
+        ]
+    )
     pieces = jnp.concatenate([sums & 0xFFFF, sums >> 16]).T
     return jax.lax.stop_gradient(pieces.astype(jnp.float32))
 
@@ -135,8 +140,16 @@ def contrast(parallel: Parallel, *, batch_size: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    for name, kind in {"store": str, "mapping": str, "out": str, "coordinator": str, "num_processes": int,
-                       "process_id": int, "steps": int, "batch_size": int}.items():  # fmt: skip
+    for name, kind in {
+        "store": str,
+        "mapping": str,
+        "out": str,
+        "coordinator": str,
+        "num_processes": int,
+        "process_id": int,
+        "steps": int,
+        "batch_size": int,
+    }.items():
         parser.add_argument(f"--{name}", type=kind)
     args = parser.parse_args()
     peers = distributed.start(

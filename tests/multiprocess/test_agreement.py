@@ -37,7 +37,9 @@ def refused(job) -> str:
 
 def test_another_config(launch, settings, tmp_path):
     job = launch(2, 1, settings(tmp_path / "run"), own={1: ["--config.student.temperature=0.5"]})
-    assert refused(job).startswith("error: process 1 has another config.student.temperature (0.5) than process 0 (0.07)")
+    assert refused(job).startswith(
+        "error: process 1 has another config.student.temperature (0.5) than process 0 (0.07)"
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -72,9 +74,15 @@ def test_a_process_that_never_comes(launch, settings, tmp_path, rank):
     """Only process `rank` of two is started (the other one is stopped before it does anything)."""
     never = {1 - rank: ["--help"]}
     job = launch(
-        *Topology(2, 1), settings(tmp_path / "run"), own=never, program=HELD, environment={rank: {"START_TIMEOUT_S": "4"}}
+        *Topology(2, 1),
+        settings(tmp_path / "run"),
+        own=never,
+        program=HELD,
+        environment={rank: {"START_TIMEOUT_S": "4"}},
     )
     assert job.wait([rank]) == [75], job.logs()
     line = job.line(rank)
-    assert line.startswith("error: the processes did not come together at 127.0.0.1:") and " within 4" in line, job.logs()
+    assert line.startswith("error: the processes did not come together at 127.0.0.1:") and " within 4" in line, (
+        job.logs()
+    )
     assert job.stderr(rank).count("\n") == 1, job.logs()

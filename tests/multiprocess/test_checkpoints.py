@@ -24,7 +24,10 @@ def stop(training_held, tmp_path):
         job.until(lambda: "stopping after this step" in job.stderr(rank), "the signal is noticed")
         place.release()
         assert set(job.wait()) == {143}, job.logs()
-        saved = {re.fullmatch(r"stopped by SIGTERM; step (\d+) is saved. .*", job.line(r))[1] for r in range(topology.processes)}
+        saved = {
+            re.fullmatch(r"stopped by SIGTERM; step (\d+) is saved. .*", job.line(r))[1]
+            for r in range(topology.processes)
+        }
         assert len(saved) == 1, job.logs()
         newest = max(int(path.stem) for path in (workdir / "teacher/checkpoints").glob("*.json"))
         assert {str(newest)} == saved and step - 1 <= newest <= step + 2, job.logs()

@@ -42,7 +42,12 @@ def free_job() -> int:
 def test_a_slurm_step(launch, settings, tmp_path):
     job = free_job()
     environment = {rank: slurm(rank, job) for rank in range(2)}
-    started = launch(*TWO, settings(tmp_path / "run", **{"teacher.train.duration": "4 steps"}), introduced=False, environment=environment)
+    started = launch(
+        *TWO,
+        settings(tmp_path / "run", **{"teacher.train.duration": "4 steps"}),
+        introduced=False,
+        environment=environment,
+    )
     started.finish()
     environment = json.loads((tmp_path / "run/config.json").read_text())["environment"]
     assert (environment["process_count"], environment["device_count"]) == (2, 2)

@@ -25,7 +25,13 @@ def rows_of(launch, smoke_store, tmp_path):
 
     def run(topology: Topology, mapping: str, *, batch_size: int):
         out = tmp_path / f"{topology}-{mapping}-{batch_size}"
-        arguments = [f"--store={smoke_store}", f"--mapping={mapping}", f"--out={out}", f"--steps={STEPS}", f"--batch_size={batch_size}"]
+        arguments = [
+            f"--store={smoke_store}",
+            f"--mapping={mapping}",
+            f"--out={out}",
+            f"--steps={STEPS}",
+            f"--batch_size={batch_size}",
+        ]
         launch(*topology, arguments, program=ROWS_PROGRAM).finish()
         found = [json.loads(out.with_name(f"{out.name}.{rank}").read_text()) for rank in range(topology.processes)]
         assert all(one["devices"] == topology.processes * topology.devices for one in found)
@@ -44,7 +50,12 @@ def test_batches_and_augmented_inputs_are_the_same_bits_everywhere(rows_of):
     assert distinct > 0.9 * 8 * STEPS, "rows come again after an epoch, but not their augmentation"
     cases = [(Topology(2, 2), "shard_map"), (ONE_EACH, "shard_map")]
     if ALL:
-        cases += [(Topology(1, 4), "shard_map"), (Topology(4, 1), "shard_map"), (Topology(1, 4), "pmap"), (Topology(2, 2), "pmap")]
+        cases += [
+            (Topology(1, 4), "shard_map"),
+            (Topology(4, 1), "shard_map"),
+            (Topology(1, 4), "pmap"),
+            (Topology(2, 2), "pmap"),
+        ]
     different = {}
     for topology, mapping in cases:
         found, _ = rows_of(topology, mapping, batch_size=8)

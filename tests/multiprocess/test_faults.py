@@ -37,7 +37,9 @@ def test_shards_unreadable_on_one_process(training_held, smoke_store, tmp_path):
                 shard.write_bytes(shard.read_bytes()[:100])
     place.release()
     assert job.wait() == [2, 2], job.logs()
-    assert job.line(1).startswith(f"error: {copy}/") and "process 1" in job.line(0) and str(copy) in job.line(0), job.logs()
+    assert job.line(1).startswith(f"error: {copy}/") and "process 1" in job.line(0) and str(copy) in job.line(0), (
+        job.logs()
+    )
     assert last_checkpoint(tmp_path / "run") == 4
 
 
@@ -109,7 +111,9 @@ def test_process_0_hangs_in_the_report(launch, settings, hold, embedded, tmp_pat
     environment = {0: hold().before_report(), 1: {"SLACK": "1"}}
     arguments = settings(workdir, stages=EVERYTHING, **SHORT, **limit)
     job = launch(2, 1, arguments, program=HELD, environment=environment)
-    assert hung(job, WAIT_S).startswith("error: process 1 stopped: hung in the wait for all processes ('report'): "), job.logs()
+    assert hung(job, WAIT_S).startswith("error: process 1 stopped: hung in the wait for all processes ('report'): "), (
+        job.logs()
+    )
     assert "in hold" in job.stderr(0) and not (workdir / "report.json").exists()
 
 
@@ -117,7 +121,10 @@ def test_a_process_hangs_in_the_pool_search(launch, settings, hold, embedded, tm
     """The other one waits for it in a collective of the devices."""
     workdir = shutil.copytree(embedded, tmp_path / "run")
     (workdir / "embeddings/main.npz").unlink()
-    environment = {0: {"SLACK": "1"}, 1: hold().before_search()}  # both wait from the same moment on: one is to notice first
+    environment = {
+        0: {"SLACK": "1"},
+        1: hold().before_search(),
+    }  # both wait from the same moment on: one is to notice first
     arguments = settings(workdir, stages=EVERYTHING, **SHORT, **{"runtime.hang_timeout_s": WAIT_S})
     job = launch(2, 1, arguments, program=HELD, environment=environment)
     assert hung(job, WAIT_S).startswith("error: process 0 stopped: hung in the pool search: "), job.logs()

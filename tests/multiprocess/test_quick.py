@@ -15,7 +15,9 @@ def test_two_processes_go_all_the_way(launch, settings, smoke_store, tmp_path):
         "teacher.cached_views": 2,
         "data.stores": None,
     }
-    job = launch(2, 1, settings(workdir, **keys), own={rank: [f"--config.data.stores=('{stores[rank]}',)"] for rank in range(2)})
+    job = launch(
+        2, 1, settings(workdir, **keys), own={rank: [f"--config.data.stores=('{stores[rank]}',)"] for rank in range(2)}
+    )
     job.finish()
     kept = [{path.name: path.read_bytes() for path in store.glob("teacher_views/*/part-*")} for store in stores]
     assert kept[0] and kept[0] == kept[1]

@@ -47,9 +47,7 @@ def test_info_nce_agrees_with_pytorch():
 
 def test_info_nce_of_indistinct_keys_is_chance_and_of_its_own_direction_lower():
     query = unit_rows(4)
-    np.testing.assert_allclose(
-        info_nce(query, query[:1].repeat(8, axis=0), temperature=0.1), np.log(8), rtol=1e-6
-    )
+    np.testing.assert_allclose(info_nce(query, query[:1].repeat(8, axis=0), temperature=0.1), np.log(8), rtol=1e-6)
     assert info_nce(query, query, temperature=0.04) < 0.5 < info_nce(query, query[::-1], temperature=0.04)
 
 

@@ -17,9 +17,7 @@ from accdistill_jax.training.optimizer_state import Replicated
 from accdistill_jax.training.step import LoopSettings, batch_keys, initial_state, make_step, make_validation
 
 BATCH, LENGTH = 8, 32
-SETTINGS = LoopSettings(
-    total_steps=4, validate_every=4, checkpoint_every=4, log_every=1, ema_decay=0.0, seed=3
-)
+SETTINGS = LoopSettings(total_steps=4, validate_every=4, checkpoint_every=4, log_every=1, ema_decay=0.0, seed=3)
 SPECS = {"cut_out": Augmentation(0.5, 0.25)}
 HEAD = ProjectionHead(hidden=8, output=4)
 
@@ -95,9 +93,7 @@ def test_distillation_is_both_directions_of_info_nce_on_standardised_embeddings(
     forth, back = cross_entropy(t @ s.T / 0.1), cross_entropy(s @ t.T / 0.1)
     np.testing.assert_allclose(value, 0.7 * forth + 0.3 * back, rtol=1e-4)
     assert abs(forth - back) > 1e-3
-    np.testing.assert_allclose(
-        [metrics["teacher_to_student"], metrics["student_to_teacher"]], [forth, back], rtol=1e-4
-    )
+    np.testing.assert_allclose([metrics["teacher_to_student"], metrics["student_to_teacher"]], [forth, back], rtol=1e-4)
 
 
 def test_a_frozen_teacher_gets_no_gradient_and_the_student_does(frozen, student):
@@ -288,7 +284,9 @@ def test_tokens_are_dropped_in_training_only_and_anew_every_step(frozen):
 @pytest.mark.parametrize("devices,micro_batches", [(4, 1), (1, 4), (2, 2)])
 def test_the_same_tokens_are_dropped_for_any_split_of_the_batch(devices, micro_batches, frozen, dropped_once):
     objective, params, one = dropped_once
-    several = steps_of(objective, Parallel(devices=jax.devices()[:devices]), params, frozen, micro_batches=micro_batches)
+    several = steps_of(
+        objective, Parallel(devices=jax.devices()[:devices]), params, frozen, micro_batches=micro_batches
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), one, several)
 
 
@@ -306,7 +304,9 @@ def dropped_once(frozen):
 def test_a_batch_with_the_teachers_embedding_needs_neither_teacher_nor_ppg(frozen, student):
     objective, batch = distilling(specs={}), make_batch()
     embedding = jax.jit(lambda: objective.inputs(frozen, batch, keys_of(), training=True)["teacher"])()
-    lean = {name: value for name, value in batch.items() if not name.startswith("ppg")} | {TEACHER: np.asarray(embedding)}
+    lean = {name: value for name, value in batch.items() if not name.startswith("ppg")} | {
+        TEACHER: np.asarray(embedding)
+    }
     with_teacher = jax.jit(lambda p: objective.loss(p, frozen, batch, keys_of(), None)[0])(student)
     without = jax.jit(lambda p: objective.loss(p, {}, lean, keys_of(), None)[0])(student)
     np.testing.assert_allclose(without, with_teacher, rtol=1e-6)

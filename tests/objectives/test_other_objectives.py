@@ -58,24 +58,48 @@ def keys_of(step=0):
 
 def contrasting(*, positives="participant", momentum=0.9, specs=None, koleo_weight=0.1):
     return contrastive(
-        encoder(), HEAD, modality="ppg", inputs=InputSettings(), augmentations=specs or {}, positives=positives,
-        temperature=0.1, koleo_weight=koleo_weight, momentum=momentum,
-    )  # fmt: skip
+        encoder(),
+        HEAD,
+        modality="ppg",
+        inputs=InputSettings(),
+        augmentations=specs or {},
+        positives=positives,
+        temperature=0.1,
+        koleo_weight=koleo_weight,
+        momentum=momentum,
+    )
 
 
 def jointly():
     return joint_training(
-        encoder(), encoder(), HEAD, HEAD, student_inputs=InputSettings(), teacher_inputs=InputSettings(),
-        augmentations={"accel": {}, "ppg": {}}, temperature=0.1, teacher_to_student_weight=0.7,
-    )  # fmt: skip
+        encoder(),
+        encoder(),
+        HEAD,
+        HEAD,
+        student_inputs=InputSettings(),
+        teacher_inputs=InputSettings(),
+        augmentations={"accel": {}, "ppg": {}},
+        temperature=0.1,
+        teacher_to_student_weight=0.7,
+    )
 
 
 def regressing(*, contrast=0.0, weight=1.0, kind="mse"):
     return distillation(
-        encoder(), encoder(), HEAD, HEAD, student_inputs=InputSettings(), teacher_inputs=InputSettings(),
-        augmentations={"accel": {}, "ppg": {}}, temperature=0.1, teacher_to_student_weight=0.5, contrastive_weight=contrast,
-        regression_weight=weight, regression=kind, regression_head=LinearHead(WIDTH),
-    )  # fmt: skip
+        encoder(),
+        encoder(),
+        HEAD,
+        HEAD,
+        student_inputs=InputSettings(),
+        teacher_inputs=InputSettings(),
+        augmentations={"accel": {}, "ppg": {}},
+        temperature=0.1,
+        teacher_to_student_weight=0.5,
+        contrastive_weight=contrast,
+        regression_weight=weight,
+        regression=kind,
+        regression_head=LinearHead(WIDTH),
+    )
 
 
 def labelling():
@@ -165,7 +189,9 @@ def steps_of(objective, parallel, params, fixed, *, micro_batches=1):
     batch = parallel.place(make_batch())
     for _ in range(2):
         state, metrics = step(state, parallel.replicate(fixed), batch)
-    _, validation = parallel.map(make_validation(objective, 3))(parallel.replicate(params), parallel.replicate(fixed), batch)
+    _, validation = parallel.map(make_validation(objective, 3))(
+        parallel.replicate(params), parallel.replicate(fixed), batch
+    )
     return parallel.fetch((state.params, state.ema, metrics, validation))
 
 
@@ -198,7 +224,10 @@ def test_the_momentum_average_is_kept_as_it_should_and_does_not_leave_the_stage(
     state = parallel.replicate(initial_state(params, layout, SETTINGS, momentum=objective.momentum))
     after = parallel.fetch(step(state, {}, parallel.place(make_batch()))[0])
     jax.tree.map(
-        lambda e, old, new: np.testing.assert_allclose(e, 0.9 * old + 0.1 * new, atol=1e-6), after.ema, params, after.params
+        lambda e, old, new: np.testing.assert_allclose(e, 0.9 * old + 0.1 * new, atol=1e-6),
+        after.ema,
+        params,
+        after.params,
     )
     assert kept_params(after, SETTINGS) is after.params
     assert kept_params(after, SETTINGS._replace(ema_decay=0.9)) is after.ema
@@ -234,7 +263,9 @@ def test_regression_is_the_distance_to_the_teachers_standardised_embedding(kind,
     def both(p):
         z = encoder().apply({"params": p["encoder"]}, prepare(batch, "accel", InputSettings()))
         t = encoder().apply({"params": teacher["params"]}, prepare(batch, "ppg", InputSettings()))
-        return LinearHead(WIDTH).apply({"params": p["regression_head"]}, z), (t - teacher["mean"][None]) / teacher["std"][None]
+        return LinearHead(WIDTH).apply({"params": p["regression_head"]}, z), (t - teacher["mean"][None]) / teacher[
+            "std"
+        ][None]
 
     p, t = (np.asarray(a, np.float64) for a in both(params))
     cosine = (p * t).sum(axis=1) / np.linalg.norm(p, axis=1) / np.linalg.norm(t, axis=1)
@@ -266,7 +297,9 @@ def test_supervision_is_huber_on_the_standardised_label_and_tells_its_error_in_t
     size = np.abs(error)
     value, metrics = jax.jit(lambda p: objective.loss(p, STATISTICS, batch, keys_of(), None))(params)
     np.testing.assert_allclose(value, np.mean(np.where(size <= 1, error**2 / 2, size - 0.5)), rtol=1e-4)
-    np.testing.assert_allclose(metrics["mean_absolute_error"], np.mean(np.abs(70 + 8 * standard - batch["label"])), rtol=1e-4)
+    np.testing.assert_allclose(
+        metrics["mean_absolute_error"], np.mean(np.abs(70 + 8 * standard - batch["label"])), rtol=1e-4
+    )
     assert (size > 1).any() and (size < 1).any()
 
 

@@ -127,9 +127,14 @@ def test_run_list_check_and_move(run, tmp_path):
     assert {path.name for path in folder.iterdir()} >= {"report.html", "report.md", "report.json", "runs"}
     settings = json.loads((folder / "report.json").read_text())["settings"]
     assert settings == {
-        "preset": "smoke", "data": ["synthetic"], "unseen": [], "only": ["prob*", "retrieval"], "overrides": [], "seeds": 2,
+        "preset": "smoke",
+        "data": ["synthetic"],
+        "unseen": [],
+        "only": ["prob*", "retrieval"],
+        "overrides": [],
+        "seeds": 2,
         "generator_version": 1,
-    }  # fmt: skip
+    }
 
     reference = str(folder / "report.json")
     status, out, _ = run("--check", reference, VALUE="2.1")  # preset, experiments and seeds are the report's
@@ -187,8 +192,11 @@ def test_failed_runs_are_named_and_the_report_is_written(run, tmp_path):
 def test_a_signal_ends_in_one_line_and_the_same_command_continues(run, tmp_path, number):
     process = subprocess.Popen(
         [sys.executable, "command.py", "--preset=smoke", "--only=probes"],
-        env=os.environ | {"SLEEP": "60"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        env=os.environ | {"SLEEP": "60"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     while not [*tmp_path.glob("runs/*/runs/*/began")] and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(number)
@@ -222,7 +230,10 @@ def test_what_is_wrong_is_told_in_one_line(run, arguments, message):
 def test_the_real_command_refuses_and_helps(repository):
     for arguments, status in ((["--nonsense"], 2), (["--help"], 0)):
         done = subprocess.run(
-            [sys.executable, "-m", "accdistill_jax.reproduce", *arguments], cwd=repository, capture_output=True, text=True
+            [sys.executable, "-m", "accdistill_jax.reproduce", *arguments],
+            cwd=repository,
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == status and done.stderr.count("\n") == status // 2
     assert "--check REPORT.json" in done.stdout and "six hours" in " ".join(done.stdout.split())
@@ -230,10 +241,17 @@ def test_the_real_command_refuses_and_helps(repository):
 
 def test_away_from_the_repository_one_line_says_where_to_go(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    program = "import sys; from accdistill_jax.reproduce.__main__ import main; sys.exit(main(['--preset=smoke', '--list']))"
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    program = (
+        "import sys; from accdistill_jax.reproduce.__main__ import main; sys.exit(main(['--preset=smoke', '--list']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 2
-    assert done.stderr == f"error: there is no folder configs in {tmp_path}; run this in the root of the repository, which has it\n"
+    assert (
+        done.stderr
+        == f"error: there is no folder configs in {tmp_path}; run this in the root of the repository, which has it\n"
+    )
 
 
 def test_a_signal_whose_exception_was_lost_while_measuring_still_stops(run, monkeypatch, tmp_path):

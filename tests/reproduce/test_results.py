@@ -27,7 +27,9 @@ def test_the_kept_runs_of_the_cpu_preset_are_those_that_it_has_today(repository)
     settings = report["settings"]
     today = plan("cpu", seeds=settings["seeds"])
     kept, now = {run["name"]: run["key"] for run in report["runs"]}, {job.name: job.key for job in today.jobs}
-    assert kept == now, "the preset's runs are others than those of the kept results: make these anew (some hours on two cores)"
+    assert kept == now, (
+        "the preset's runs are others than those of the kept results: make these anew (some hours on two cores)"
+    )
 
 
 def test_the_page_of_results_leads_to_what_there_is(repository):

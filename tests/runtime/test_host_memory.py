@@ -28,7 +28,11 @@ print(told, faults() - before)
 def test_memory_that_was_freed_is_not_faulted_in_again():
     def last_turn(how: str) -> tuple[str, int]:
         said = subprocess.run(
-            [sys.executable, "-c", PROGRAM, how], env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, check=True
+            [sys.executable, "-c", PROGRAM, how],
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.split()
         return said[0], int(said[1])
 
@@ -41,7 +45,10 @@ def test_memory_that_was_freed_is_not_faulted_in_again():
     assert kept < handed_back  # fewer where the kernel gives huge pages
 
 
-@pytest.mark.parametrize(("platforms", "plugin", "expected"), [("cpu", True, True), ("cuda", False, False), ("", True, False), ("", False, True)])
+@pytest.mark.parametrize(
+    ("platforms", "plugin", "expected"),
+    [("cpu", True, True), ("cuda", False, False), ("", True, False), ("", False, True)],
+)
 def test_what_jax_will_compute_on_is_found_without_starting_it(monkeypatch, platforms, plugin, expected):
     monkeypatch.setenv("JAX_PLATFORMS", platforms)
     spec = importlib.machinery.ModuleSpec("jax_plugins", None)

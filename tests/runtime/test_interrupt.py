@@ -143,7 +143,9 @@ def test_a_request_from_another_thread_stops_like_a_signal_and_is_none(at_once):
             ask()
         assert inner.signal_number == signal.SIGTERM and not outer.requested
         if not at_once:
-            os.kill(os.getpid(), signal.SIGTERM)  # the signal that the request announced; would end the process if counted
+            os.kill(
+                os.getpid(), signal.SIGTERM
+            )  # the signal that the request announced; would end the process if counted
 
 
 @pytest.mark.parametrize("ignored", ["INT", "HUP"])
@@ -174,10 +176,25 @@ def test_what_is_ignored_when_the_process_begins_stays_ignored(repository, ignor
         os.kill(os.getpid(), number)
     """
     done = subprocess.run(
-        ["bash", "-c", f"trap '' {ignored}; exec \"$@\"", "-", sys.executable, "-c", textwrap.dedent(program), ignored, str(begun)],
-        cwd=repository, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert (done.returncode, done.stdout) == ((0, f"goes on False\nasked to stop by SIG{ignored}\n") if begun else (143, "goes on\n"))
+        [
+            "bash",
+            "-c",
+            f"trap '' {ignored}; exec \"$@\"",
+            "-",
+            sys.executable,
+            "-c",
+            textwrap.dedent(program),
+            ignored,
+            str(begun),
+        ],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout) == (
+        (0, f"goes on False\nasked to stop by SIG{ignored}\n") if begun else (143, "goes on\n")
+    )
 
 
 def test_a_request_with_nothing_running_is_ignored():
@@ -191,7 +208,8 @@ def test_a_signal_during_the_imports_ends_in_one_line(repository, tmp_path, numb
     process = subprocess.Popen(
         [sys.executable, "-m", "accdistill_jax.main", "--config=configs/distill.py"],
         cwd=repository,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])},
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

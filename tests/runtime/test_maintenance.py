@@ -76,10 +76,7 @@ class MetadataServer:
         """Returns once each key is asked for with the etag of its present value."""
 
         def waited_for(key):
-            return any(
-                asked == key and options.get("last_etag") == self._etag(key)
-                for asked, options, _ in self.asked
-            )
+            return any(asked == key and options.get("last_etag") == self._etag(key) for asked, options, _ in self.asked)
 
         with self._changed:
             assert self._changed.wait_for(lambda: all(waited_for(f"instance/{key}") for key in keys), WAIT_S)
@@ -177,9 +174,7 @@ def test_garbage_and_errors_are_survived(server, garbage):
     with MaintenanceWatch(notices.put):
         server.wait_until_waited_for("maintenance-event")
         server.wait_for_requests(server.set("maintenance-event", garbage) + 1)
-        server.wait_for_requests(
-            server.set("maintenance-event", "TERMINATE_ON_HOST_MAINTENANCE", status=503) + 3
-        )
+        server.wait_for_requests(server.set("maintenance-event", "TERMINATE_ON_HOST_MAINTENANCE", status=503) + 3)
         assert notices.empty()
         server.set("maintenance-event", "TERMINATE_ON_HOST_MAINTENANCE")
         assert notices.get(timeout=WAIT_S)

@@ -24,10 +24,7 @@ def test_replicate_and_fetch_are_inverse_bit_for_bit(parallel):
     back = parallel.fetch(placed)
     assert jax.tree.structure(back) == jax.tree.structure(tree)
     for got, wanted in zip(jax.tree.leaves(back), jax.tree.leaves(tree), strict=True):
-        assert (
-            isinstance(np.asarray(got), np.ndarray)
-            and np.asarray(got).tobytes() == np.asarray(wanted).tobytes()
-        )
+        assert isinstance(np.asarray(got), np.ndarray) and np.asarray(got).tobytes() == np.asarray(wanted).tobytes()
 
 
 def test_rows_are_split_in_order_and_come_back_in_order(parallel):
@@ -63,9 +60,7 @@ def test_step_sees_its_own_rows_and_collectives_reach_all_devices(parallel, dona
 def test_fewer_devices_can_be_chosen(parallel):
     two = Parallel(parallel.mapping, devices=jax.devices()[1:3])
     assert (parallel.num_devices, two.num_devices, two.num_local) == (4, 2, 2)
-    out = two.map_rows(lambda p, batch: batch["x"] + p)(
-        two.replicate(np.int32(1)), two.place({"x": np.arange(4)})
-    )
+    out = two.map_rows(lambda p, batch: batch["x"] + p)(two.replicate(np.int32(1)), two.place({"x": np.arange(4)}))
     np.testing.assert_array_equal(two.gather(out), [1, 2, 3, 4])
     assert set(out.devices()) == set(jax.devices()[1:3])
 

@@ -14,8 +14,12 @@ def run(repository, body, redirect="", *, product="files", environment=None, hea
     program = PRELUDE + f"streams.secure(product={product!r})\n" + textwrap.dedent(body)
     return subprocess.run(
         ["bash", "-c", f'"$0" -c "$1" {redirect}; {head or "exit $?"}', sys.executable, program],
-        cwd=repository, capture_output=True, text=True, timeout=120, env=os.environ | (environment or {}),
-    )  # fmt: skip
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | (environment or {}),
+    )
 
 
 @pytest.mark.parametrize("redirect", [">&-", "2>&-", "<&-", ">&- 2>&-", "<&- >&- 2>&-"])
@@ -58,7 +62,9 @@ def test_the_work_goes_on_when_nobody_reads(repository, tmp_path):
 
 
 def test_a_full_disk_behind_standard_error_stops_nothing(repository):
-    done = run(repository, "print('error', file=sys.stderr, flush=True)\nstreams.tell('told')\nprint('out')", "2>/dev/full")
+    done = run(
+        repository, "print('error', file=sys.stderr, flush=True)\nstreams.tell('told')\nprint('out')", "2>/dev/full"
+    )
     assert (done.returncode, done.stdout) == (0, "out\n")
 
 
@@ -74,11 +80,18 @@ def test_a_signal_is_followed_where_standard_error_is_full(repository, signal):
     assert run(repository, body, "2>/dev/full").stdout == "True\n"
 
 
-@pytest.mark.parametrize(("redirect", "status", "words"), [
-    (">/dev/full", 2, "error: standard output cannot be written (No space left on device); what was to be printed is lost\n"),
-    ("| head -1", 141, ""),
-    (">&-", 0, ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("redirect", "status", "words"),
+    [
+        (
+            ">/dev/full",
+            2,
+            "error: standard output cannot be written (No space left on device); what was to be printed is lost\n",
+        ),
+        ("| head -1", 141, ""),
+        (">&-", 0, ""),
+    ],
+)
 def test_output_that_was_asked_for_and_is_lost_is_no_success(repository, redirect, status, words):
     body = """
         from accdistill_jax.runtime.command import run_command
@@ -88,9 +101,13 @@ def test_output_that_was_asked_for_and_is_lost_is_no_success(repository, redirec
     assert (done.returncode, done.stderr) == (status, words)
 
 
-@pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1:strict"}, {"LC_ALL": "C"}])
+@pytest.mark.parametrize(
+    "environment", [{"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1:strict"}, {"LC_ALL": "C"}]
+)
 def test_letters_that_a_terminal_lacks_are_escaped(repository, environment):
-    done = run(repository, "print('b\\u0142\\u0105d')\nprint('b\\u0142\\u0105d', file=sys.stderr)", environment=environment)
+    done = run(
+        repository, "print('b\\u0142\\u0105d')\nprint('b\\u0142\\u0105d', file=sys.stderr)", environment=environment
+    )
     assert done.returncode == 0 and done.stdout == done.stderr
     assert done.stdout in ("b\\u0142\\u0105d\n", "błąd\n")
 

@@ -63,7 +63,9 @@ def test_a_share_of_the_labels_keeps_participants_together_and_grows(run):
     assert np.isfinite(store.segments["hr_bpm"][whole]).all()
     people, counts = np.unique(store.segments["participant"][half], return_counts=True)
     everybody, total = np.unique(store.segments["participant"][whole], return_counts=True)
-    complete = [count == dict(zip(everybody, total, strict=True))[name] for name, count in zip(people, counts, strict=True)]
+    complete = [
+        count == dict(zip(everybody, total, strict=True))[name] for name, count in zip(people, counts, strict=True)
+    ]
     assert complete.count(False) <= 1 and len(half) == round(0.5 * len(whole))
 
 

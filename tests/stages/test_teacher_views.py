@@ -102,7 +102,9 @@ def test_a_stopped_run_goes_on_to_the_same_bits(student, tmp_path, own_store, mo
     assert times == [os.stat(folder / name).st_mtime_ns for name in written], "what is there is not computed again"
     assert content == {path.name: path.read_bytes() for path in folder.glob("part-*")}
     assert again == straight and len(losses(again, "train")) == 6 and np.isfinite(losses(again, "train")).all()
-    exports = [load_params(tmp_path / name / "student" / "export").meta["fingerprint"] for name in ("straight", "stopped")]
+    exports = [
+        load_params(tmp_path / name / "student" / "export").meta["fingerprint"] for name in ("straight", "stopped")
+    ]
     assert exports[0] == exports[1]
     shutil.rmtree(own_store / "teacher_views")
 
@@ -154,7 +156,9 @@ def test_views_are_what_the_teacher_makes_of_augmented_segments(kept):
 
     @jax.jit
     def embed(keys, batch):
-        return standard_embedding(teacher.encoder, teacher.frozen, present(batch, keys, "ppg", teacher.inputs, specs, training=True))
+        return standard_embedding(
+            teacher.encoder, teacher.frozen, present(batch, keys, "ppg", teacher.inputs, specs, training=True)
+        )
 
     np.testing.assert_allclose(found[:, 2], embed(keys, batch), rtol=1e-4, atol=1e-4)
     assert len(np.unique(found[..., 0])) > 3, "views of a segment differ"
@@ -220,7 +224,13 @@ def test_the_key_tells_apart_what_gives_other_embeddings(kept):
     ):
         before = section[name]
         section[name] = value
-        keys.add(plan_views(type(this)(config, *(getattr(this, f) for f in ("workdir", "stores", "parallel", "peers", "say"))), teacher, plan.store).key)
+        keys.add(
+            plan_views(
+                type(this)(config, *(getattr(this, f) for f in ("workdir", "stores", "parallel", "peers", "say"))),
+                teacher,
+                plan.store,
+            ).key
+        )
         section[name] = before
     keys.add(plan_views(this, teacher._replace(fingerprint="0" * 64), plan.store).key)
     keys.add(plan_views(this, teacher._replace(inputs=teacher.inputs._replace(limit=4.0)), plan.store).key)

@@ -188,7 +188,9 @@ def test_all_damaged_is_refused_and_saving_again_mends_it(tmp_path):
     for path in files_of(tmp_path, "*/**/d/*"):
         path.unlink()
     with Checkpointer(tmp_path) as checkpointer:
-        with pytest.raises(UserError, match=rf"every checkpoint in {tmp_path} is damaged \(steps 2, 1\): .* to train anew"):
+        with pytest.raises(
+            UserError, match=rf"every checkpoint in {tmp_path} is damaged \(steps 2, 1\): .* to train anew"
+        ):
             checkpointer.latest_valid_step()
         checkpointer.save(2, make_state(9))
         assert checkpointer.latest_valid_step() == 2
@@ -215,7 +217,7 @@ def test_half_written_checkpoint_is_never_taken(tmp_path):
 
 
 def test_killed_while_saving_keeps_a_whole_checkpoint(tmp_path):
-    """kill -9 at a random moment of a series of saves."""
+    """Kill -9 at a random moment of a series of saves."""
     program = textwrap.dedent("""
         import sys, numpy as np
         from accdistill_jax.storage.checkpoint import Checkpointer
@@ -275,13 +277,9 @@ def test_full_disk_while_saving_names_the_folder_and_keeps_the_last(tmp_path):
         print(checkpointer.latest_valid_step())
         checkpointer.close()
     """)
-    done = subprocess.run(
-        [sys.executable, "-c", program, tmp_path], capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, timeout=120)
     message, latest, after = done.stdout.splitlines()
-    assert str(tmp_path) in message and "no space left" in message and (latest, after) == ("1", "3"), (
-        done.stderr
-    )
+    assert str(tmp_path) in message and "no space left" in message and (latest, after) == ("1", "3"), done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "1.json", "3", "3.json"]
 
 

@@ -31,7 +31,9 @@ def refusal(holder):
 
 @pytest.fixture
 def holder(repository, tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], cwd=repository, text=True, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, tmp_path], cwd=repository, text=True, stdout=subprocess.PIPE
+    )
     assert process.stdout.readline() == "held\n"
     yield process
     process.kill()
@@ -39,7 +41,9 @@ def holder(repository, tmp_path):
 
 
 def test_the_second_is_told_who_the_first_is(holder, tmp_path):
-    said = rf"^in use by process {holder.pid} on {module.socket.gethostname()}, since \d\d\d\d-\d\d-\d\d \d\d:\d\d:\d\d$"
+    said = (
+        rf"^in use by process {holder.pid} on {module.socket.gethostname()}, since \d\d\d\d-\d\d-\d\d \d\d:\d\d:\d\d$"
+    )
     with pytest.raises(UserError, match=said), sole_use(tmp_path, refusal=refusal, patience_s=0.1):
         pytest.fail("two at once")
     assert (tmp_path / LOCK).exists()
@@ -111,7 +115,10 @@ def entry(tmp_path, **changes):
 @pytest.mark.usefixtures("without_locks")
 def test_without_locks_a_holder_that_lives_is_noticed(tmp_path):
     with sole_use(tmp_path, refusal=refusal):
-        with pytest.raises(UserError, match=f"in use by process {os.getpid()} on "), sole_use(tmp_path, refusal=refusal):
+        with (
+            pytest.raises(UserError, match=f"in use by process {os.getpid()} on "),
+            sole_use(tmp_path, refusal=refusal),
+        ):
             pytest.fail("two at once")
     assert not (tmp_path / LOCK).exists()
     with sole_use(tmp_path, refusal=refusal):
@@ -149,7 +156,10 @@ def test_a_holder_on_another_machine_whom_the_lock_does_not_tell(tmp_path):
     thread = threading.Thread(target=live)
     thread.start()
     try:
-        with pytest.raises(UserError, match="in use by process 7 on elsewhere, since 2024"), sole_use(tmp_path, refusal=refusal):
+        with (
+            pytest.raises(UserError, match="in use by process 7 on elsewhere, since 2024"),
+            sole_use(tmp_path, refusal=refusal),
+        ):
             pytest.fail("two at once")
     finally:
         ended.set()
@@ -162,7 +172,10 @@ def test_a_full_disk_does_not_keep_anybody_out(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "pwrite", full)
     with sole_use(tmp_path, refusal=refusal):
-        with pytest.raises(UserError, match="which has not said which one"), sole_use(tmp_path, refusal=refusal, patience_s=0.0):
+        with (
+            pytest.raises(UserError, match="which has not said which one"),
+            sole_use(tmp_path, refusal=refusal, patience_s=0.0),
+        ):
             pytest.fail("two at once")
 
 

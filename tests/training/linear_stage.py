@@ -26,9 +26,7 @@ BATCH = 8
 TEACHER = {"w": np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)}
 
 
-SETTINGS = LoopSettings(
-    total_steps=6, validate_every=2, checkpoint_every=3, log_every=1, ema_decay=0.0, seed=4
-)
+SETTINGS = LoopSettings(total_steps=6, validate_every=2, checkpoint_every=3, log_every=1, ema_decay=0.0, seed=4)
 
 
 def unit(h):
@@ -70,9 +68,18 @@ CONSTANT = optax.constant_schedule(1e-2)
 
 
 def run(
-    folder, *, settings=SETTINGS, parallel=None, batches=None, keep_last=10, interruption=None, objective=OBJECTIVE,
-    validation=(1000, 1001), within=None, schedule=CONSTANT,
-):  # fmt: skip
+    folder,
+    *,
+    settings=SETTINGS,
+    parallel=None,
+    batches=None,
+    keep_last=10,
+    interruption=None,
+    objective=OBJECTIVE,
+    validation=(1000, 1001),
+    within=None,
+    schedule=CONSTANT,
+):
     """One stage as `stages.training` runs it: from the last good checkpoint of `folder`, if any; the loop in `within`."""
     optimizer = Optimizer(optax.adamw(1e-2), schedule)
     layout = Replicated(optimizer)

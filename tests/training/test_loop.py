@@ -85,9 +85,13 @@ def test_nothing_but_the_next_dispatch_waits_for_a_running_step(tmp_path):
         return inputs(frozen, {**batch, "accel": batch["accel"] + late}, keys, training=training)
 
     run(
-        tmp_path, settings=of_steps_alone(4), objective=OBJECTIVE._replace(inputs=slow_inputs), validation=(),
-        parallel=Dispatched(), batches=(batch_at(step) | {"number": np.full(BATCH, step, np.int32)} for step in range(4)),
-    )  # fmt: skip
+        tmp_path,
+        settings=of_steps_alone(4),
+        objective=OBJECTIVE._replace(inputs=slow_inputs),
+        validation=(),
+        parallel=Dispatched(),
+        batches=(batch_at(step) | {"number": np.full(BATCH, step, np.int32)} for step in range(4)),
+    )
     assert waited and all(waited)
 
 
@@ -222,8 +226,7 @@ def test_checkpoints_carry_the_validation_of_their_own_step_and_the_best_is_kept
     measured = {r["step"]: r["loss"] for r in metrics_of(tmp_path) if r["kind"] == "validation"}
     with Checkpointer(tmp_path / "checkpoints", keep_last=10) as checkpointer:
         saved = {
-            s: json.loads((tmp_path / "checkpoints" / f"{s}.json").read_text())["metric"]
-            for s in steps_saved(tmp_path)
+            s: json.loads((tmp_path / "checkpoints" / f"{s}.json").read_text())["metric"] for s in steps_saved(tmp_path)
         }
         assert saved == {2: measured[2], 3: None, 4: measured[4], 6: measured[6]}
         assert checkpointer.best_step() == min(measured, key=measured.get)

@@ -36,9 +36,7 @@ def test_continued_file_equals_the_uninterrupted_one(tmp_path):
     write(tmp_path / "whole", range(1, 9))
     write(tmp_path / "parts", range(1, 7))  # reached step 6, but the last checkpoint is of step 4
     write(tmp_path / "parts", range(5, 9), resume_step=4)
-    whole, parts = (
-        (tmp_path / name / "metrics" / "teacher.jsonl").read_bytes() for name in ("whole", "parts")
-    )
+    whole, parts = ((tmp_path / name / "metrics" / "teacher.jsonl").read_bytes() for name in ("whole", "parts"))
     assert whole == parts
     assert len(read_metrics(tmp_path / "parts" / "metrics" / "teacher.timing.jsonl")) == 8
 
@@ -152,8 +150,11 @@ def test_full_disk_is_one_error_and_no_waiting(tmp_path, board, limit):
     """Files that cannot grow: first TensorBoard's (it holds more bytes a step), then the JSON lines."""
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, tmp_path, board, str(limit)],
-        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"cannot write metrics in {tmp_path}/metrics: File too large"
 
@@ -185,9 +186,7 @@ def test_throughput_leaves_the_first_step_out():
     assert throughput.snapshot()["segments_per_s"] == pytest.approx(64.0)
     clock.now += 2.0
     throughput.step_done()
-    assert throughput.snapshot() == pytest.approx(
-        {"seconds": 2.0, "segments_per_s": 16.0, "input_wait_fraction": 0.0}
-    )
+    assert throughput.snapshot() == pytest.approx({"seconds": 2.0, "segments_per_s": 16.0, "input_wait_fraction": 0.0})
     assert throughput.segments_per_s == pytest.approx(5 * 32 / 4.0)
 
 
@@ -221,8 +220,12 @@ def test_terminal_gets_one_live_line():
 
 def test_format_seconds():
     assert [format_seconds(s) for s in (0.4, 59.4, 65, 3600, 7805)] == [
-        "0 s", "59 s", "1 min 05 s", "1 h 00 min", "2 h 10 min"
-    ]  # fmt: skip
+        "0 s",
+        "59 s",
+        "1 min 05 s",
+        "1 h 00 min",
+        "2 h 10 min",
+    ]
 
 
 def test_tensorboards_library_does_not_bring_pytorch_along(tmp_path):

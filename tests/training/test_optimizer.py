@@ -20,18 +20,14 @@ TRAIN = dict(
 
 
 def test_schedule_warms_up_linearly_then_follows_a_cosine_to_its_floor():
-    schedule = make_schedule(
-        learning_rate=2.0, warmup_steps=10, total_steps=110, final_learning_rate_fraction=0.25
-    )
+    schedule = make_schedule(learning_rate=2.0, warmup_steps=10, total_steps=110, final_learning_rate_fraction=0.25)
     np.testing.assert_allclose([schedule(s) for s in (0, 5, 10)], [0.0, 1.0, 2.0], rtol=1e-6)
     middle = 0.5 + 0.5 * (2.0 - 0.5)
     np.testing.assert_allclose([schedule(s) for s in (60, 110, 500)], [middle, 0.5, 0.5], rtol=1e-5)
 
 
 def test_schedule_without_warm_up_starts_at_the_peak():
-    schedule = make_schedule(
-        learning_rate=2.0, warmup_steps=0, total_steps=10, final_learning_rate_fraction=0.0
-    )
+    schedule = make_schedule(learning_rate=2.0, warmup_steps=0, total_steps=10, final_learning_rate_fraction=0.0)
     assert float(schedule(0)) == 2.0
 
 
@@ -59,9 +55,7 @@ def test_update_equals_adamw_written_out():
     """Clipped gradients, bias-corrected moments and decoupled decay, in numpy, for several steps."""
     rng = np.random.default_rng(0)
     params = {"kernel": rng.normal(size=(3, 2)).astype("f4"), "bias": rng.normal(size=2).astype("f4")}
-    gradients = [
-        {name: rng.normal(size=value.shape).astype("f4") for name, value in params.items()} for _ in range(6)
-    ]
+    gradients = [{name: rng.normal(size=value.shape).astype("f4") for name, value in params.items()} for _ in range(6)]
     optimizer = make_optimizer(TRAIN, total_steps=20)
     ours, state = dict(params), optimizer.transform.init(params)
     for gradient in gradients:
@@ -78,9 +72,7 @@ def test_update_equals_adamw_written_out():
             g = gradient[name] * min(1.0, TRAIN["clip_norm"] / norm)
             mu[name] = 0.9 * mu[name] + 0.1 * g
             nu[name] = 0.95 * nu[name] + 0.05 * g**2
-            move = (mu[name] / (1 - 0.9 ** (step + 1))) / (
-                np.sqrt(nu[name] / (1 - 0.95 ** (step + 1))) + 1e-8
-            )
+            move = (mu[name] / (1 - 0.9 ** (step + 1))) / (np.sqrt(nu[name] / (1 - 0.95 ** (step + 1))) + 1e-8)
             decay = 0.3 * expected[name] if name == "kernel" else 0.0
             expected[name] = expected[name] - rate * (move + decay)
     for name in params:

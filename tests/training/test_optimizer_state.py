@@ -8,9 +8,15 @@ from accdistill_jax.training.optimizer import decay_mask, make_optimizer
 from accdistill_jax.training.optimizer_state import Replicated, Sharded
 
 TRAIN = dict(
-    batch_size=4, learning_rate=1e-2, warmup="0 steps", final_learning_rate_fraction=0.1, weight_decay=0.3, b1=0.9, b2=0.95,
+    batch_size=4,
+    learning_rate=1e-2,
+    warmup="0 steps",
+    final_learning_rate_fraction=0.1,
+    weight_decay=0.3,
+    b1=0.9,
+    b2=0.95,
     clip_norm=0.5,
-)  # fmt: skip
+)
 
 
 def parameters():

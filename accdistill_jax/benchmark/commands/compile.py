@@ -19,9 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments besides those of every benchmark."""
     add_config(parser, "configs/distill.py:paper")
     parser.add_argument(
-        "--topology", nargs="+", default=["v5e:4x4"], metavar="NAME",
+        "--topology",
+        nargs="+",
+        default=["v5e:4x4"],
+        metavar="NAME",
         help="slices, chips along each axis: v4:2x2x1, v5e:4x4, v5e:16x16, v5p:4x4x4, v6e:2x2, ... (default v5e:4x4)",
-    )  # fmt: skip
+    )
     parser.add_argument("--stage", choices=("student", "teacher"), default="student", help="(default student)")
     parser.add_argument("--batch", type=int, default=32, metavar="N", help="segments per chip (default 32)")
 
@@ -45,7 +48,12 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
     slices = [topology.describe_slice(name) for name in arguments.topology]
     with tracing_for("tpu"):
         work = program.describe(config, arguments.stage)
-    record = {"config": arguments.config, "overrides": arguments.overrides, "stage": arguments.stage, "batch": arguments.batch}
+    record = {
+        "config": arguments.config,
+        "overrides": arguments.overrides,
+        "stage": arguments.stage,
+        "batch": arguments.batch,
+    }
     record["dtype"] = config.runtime.compute_dtype
     record["slices"] = []
     for where in slices:
@@ -84,7 +92,11 @@ def compile_for(work: Any, where: Any, *, batch: int) -> dict[str, Any]:
     found["logical"] = work.state_bytes(devices=chips, sharded=work.sharded) | {"batch": batch * work.segment_bytes}
     found["kept_bytes"] = work.activation_bytes(batch=batch)
     found["counted_flops"] = compiled.cost_analysis()["flops"]
-    return found | {"compiles": True} | of_text(compiled.as_text(), expected if chips > 1 else [], batch=batch, flops=found["flops"])
+    return (
+        found
+        | {"compiles": True}
+        | of_text(compiled.as_text(), expected if chips > 1 else [], batch=batch, flops=found["flops"])
+    )
 
 
 def memory(stats: Any) -> dict[str, int]:
@@ -113,7 +125,15 @@ def of_text(text: str, expected: list[Any], *, batch: int, flops: float) -> dict
     for source, operations in list(optimised.by_source(parsed.operations).items())[:DEAREST]:
         cycles = sum(one.cycles for one in operations)
         first = operations[0]
-        dearest.append({"source": source, "cycles": cycles, "operations": len(operations), "first": first.name, "result": first.result})
+        dearest.append(
+            {
+                "source": source,
+                "cycles": cycles,
+                "operations": len(operations),
+                "first": first.name,
+                "result": first.result,
+            }
+        )
     exact = [one.source for one in parsed.products if one.exact]
     return {
         "cycles": parsed.cycles,
@@ -138,9 +158,17 @@ def report(record: Mapping[str, Any]) -> str:
     title = f"# Compiled for TPU: {' '.join([record['config'], *record['overrides']])}, {record['stage']}\n"
     rows = [summary_row(one) for one in record["slices"]]
     header = (
-        "slice", "compiles", "GFLOP a chip", "K cycles a segment", "FLOP a cycle", "of at most", "share of the matrix peak",
-        "copies into other layouts", "ms a step at least", "memory, of the chip's",
-    )  # fmt: skip
+        "slice",
+        "compiles",
+        "GFLOP a chip",
+        "K cycles a segment",
+        "FLOP a cycle",
+        "of at most",
+        "share of the matrix peak",
+        "copies into other layouts",
+        "ms a step at least",
+        "memory, of the chip's",
+    )
     out = [f"{title}\n{record['batch']} segments per chip, {record['dtype']}. {ESTIMATE}\n\n{table(header, rows)}"]
     for one in record["slices"]:
         out.append(f"\n## {one['topology']}, {one['chips']} chip{'s' if one['chips'] > 1 else ''}\n\n")
@@ -174,25 +202,40 @@ def details(one: Mapping[str, Any]) -> str:
     from accdistill_jax.benchmark.model.traffic import Collective
 
     kinds = [[name, f"{size / 2**20:.1f}"] for name, size in one["memory"].items()]
-    kinds += [[f"of which, before padding: {name}", f"{size / 2**20:.1f}"] for name, size in one["logical"].items() if name != "gradients"]
-    kinds.append(["by formula: kept for the backward pass, before the compiler fuses", f"{one['kept_bytes'] / 2**20:.1f}"])
+    kinds += [
+        [f"of which, before padding: {name}", f"{size / 2**20:.1f}"]
+        for name, size in one["logical"].items()
+        if name != "gradients"
+    ]
+    kinds.append(
+        ["by formula: kept for the backward pass, before the compiler fuses", f"{one['kept_bytes'] / 2**20:.1f}"]
+    )
     kinds.append(["of the chip", f"{one['memory_bytes'] / 2**20:.0f}"])
     out = [table(("memory per chip", "MiB"), kinds)]
     counted, expected = ([Collective(**each) for each in one[name]] for name in ("collectives", "expected_collectives"))
     if one["chips"] > 1:
         out.append("\n" + count_table(counted, expected, devices=one["chips"]))
     rows = [
-        [each["source"] or "?", f"{each['cycles'] / 1e3:.1f}", f"{each['cycles'] / one['cycles']:.1%}", f"{each['operations']}",
-         f"`{each['first']}` {each['result'].split('{')[0]}"]
+        [
+            each["source"] or "?",
+            f"{each['cycles'] / 1e3:.1f}",
+            f"{each['cycles'] / one['cycles']:.1%}",
+            f"{each['operations']}",
+            f"`{each['first']}` {each['result'].split('{')[0]}",
+        ]
         for each in one["dearest"]
-    ]  # fmt: skip
+    ]
     header = ("source line", "K cycles", "share", "operations", "the dearest of them")
     out.append(f"\nDearest of {one['cycles'] / 1e3:,.0f} K cycles:\n\n".replace(",", " ") + table(header, rows))
     exact = ", ".join(f"{count} at {source}" for source, count in one["exact_products"].items())
-    out.append(f"\nMatrix products: {one['products']}, multiplied in bfloat16 (as JAX does on TPU, in float32 configs too) but for ")
+    out.append(
+        f"\nMatrix products: {one['products']}, multiplied in bfloat16 (as JAX does on TPU, in float32 configs too) but for "
+    )
     out.append(f"those kept in float32: {exact or 'none'}. ")
     out.append(f"Operations of all kinds: {one['counted_flops'] / 1e9:.4g} GFLOP as the compiler counts. ")
     out.append(f"Transfers between host and chip within the step: {len(one['transfers'])}.\n")
     if one["unknown_loops"]:
-        out.append(f"\n{one['unknown_loops']} loops whose turns the program does not tell are counted once: cycles are more.\n")
+        out.append(
+            f"\n{one['unknown_loops']} loops whose turns the program does not tell are counted once: cycles are more.\n"
+        )
     return "".join(out)

@@ -26,16 +26,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments besides those of every benchmark."""
     add_config(parser, "configs/distill.py")
     parser.add_argument("--large", default=LARGE, metavar="FILE[:PRESET]", help=f"a second student (default {LARGE})")
-    parser.add_argument("--batches", type=int, nargs="+", default=(1, 8, 32, 128), metavar="N", help="segments (1 8 32 128)")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="compute dtype (float32)")
-    parser.add_argument("--embeddings", type=int, default=100_000, metavar="N", help="for probes and retrieval (100000)")
     parser.add_argument(
-        "--queries", type=int, default=20_000, metavar="N",
+        "--batches", type=int, nargs="+", default=(1, 8, 32, 128), metavar="N", help="segments (1 8 32 128)"
+    )
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="compute dtype (float32)")
+    parser.add_argument(
+        "--embeddings", type=int, default=100_000, metavar="N", help="for probes and retrieval (100000)"
+    )
+    parser.add_argument(
+        "--queries",
+        type=int,
+        default=20_000,
+        metavar="N",
         help="for retrieval, drawn at random and ranked among all embeddings, in both directions (default 20000)",
-    )  # fmt: skip
+    )
     parser.add_argument("--draws", type=int, default=2000, metavar="N", help="of a probe's bootstrap (default 2000)")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="which parts")
-    parser.add_argument("--round-s", type=float, default=1.0, metavar="S", help="seconds of one measurement (default 1)")
+    parser.add_argument(
+        "--round-s", type=float, default=1.0, metavar="S", help="seconds of one measurement (default 1)"
+    )
     parser.set_defaults(rounds=5)
 
 
@@ -54,9 +63,14 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
         found = []
         for name, config in students.items():
             contenders = [
-                Contender(str(batch), f"{MODULE}.inference", {"config": config, "batch": batch, "latency": bool(options)}, **options)
+                Contender(
+                    str(batch),
+                    f"{MODULE}.inference",
+                    {"config": config, "batch": batch, "latency": bool(options)},
+                    **options,
+                )
                 for batch in batches
-            ]  # fmt: skip
+            ]
             for batch, one in zip(batches, contest.compete(contenders, **timing).values(), strict=True):
                 found.append({"config": name, "batch": batch} | as_record(one))
             say(f"{name}: embedded")
@@ -92,7 +106,9 @@ def report(record: dict[str, Any]) -> str:
         for one in record["throughput"]:
             rate = spread([one["batch"] / seconds for seconds in one["seconds"]])
             flops = one["facts"]["flops"] * rate.median / 1e9
-            rows.append([one["config"], str(one["batch"]), rate.text(), f"{flops:.0f}", f"{one['peak_bytes'] / 1e9:.2f}"])
+            rows.append(
+                [one["config"], str(one["batch"]), rate.text(), f"{flops:.0f}", f"{one['peak_bytes'] / 1e9:.2f}"]
+            )
         header = ("student of", "batch", "segments/s", "GFLOP/s", "peak memory, GB")
         out.append("\n## Embedding, all cores: int16 in, embedding out\n\n" + table(header, rows))
     if "latency" in record:
@@ -113,7 +129,13 @@ def report(record: dict[str, Any]) -> str:
             sizes = [facts["input_bytes"], facts["before_bytes"], one["peak_bytes"]]
             rows.append([words, spread(one["seconds"]).text(), *(f"{size / 1e9:.2f}" for size in sizes)])
     if rows:
-        header = (f"{record['embeddings']} embeddings", "seconds", "these take, GB", "memory before, GB", "peak memory, GB")
+        header = (
+            f"{record['embeddings']} embeddings",
+            "seconds",
+            "these take, GB",
+            "memory before, GB",
+            "peak memory, GB",
+        )
         out.append("\n## Evaluation\n\n" + table(header, rows) + _extrapolated(record))
     return "".join(out)
 

@@ -46,17 +46,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments besides those of every benchmark."""
     add_config(parser, "configs/distill.py:paper")
     parser.add_argument(
-        "--out", type=path_argument, required=True, metavar="DIR",
+        "--out",
+        type=path_argument,
+        required=True,
+        metavar="DIR",
         help=f"for {RESULTS} and report.md; the same command goes on there with the parts that are missing",
-    )  # fmt: skip
+    )
     names = "; ".join(f"{name}: {part.text}" for name, part in PARTS.items())
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=tuple(PARTS), metavar="PART", help=f"which parts ({names})")
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, default=tuple(PARTS), metavar="PART", help=f"which parts ({names})"
+    )
     parser.add_argument("--again", nargs="+", choices=PARTS, default=(), metavar="PART", help="parts to measure anew")
     parser.add_argument("--limit-s", type=float, default=480.0, metavar="S", help="seconds at most (default 480)")
     parser.add_argument(
-        "--batches", nargs="+", type=int, metavar="N",
+        "--batches",
+        nargs="+",
+        type=int,
+        metavar="N",
         help=f"of the contest, segments, multiples of the first (default {' '.join(map(str, FULL.batches))})",
-    )  # fmt: skip
+    )
     parser.add_argument("--tiny", action="store_true", help="rehearse everything in small, on any device")
 
 
@@ -71,7 +79,11 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
         raise UserError("JAX sees no GPU here; --tiny rehearses the measurements on any device")
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / RESULTS
-    record = json.loads(path.read_text()) if path.exists() else {"tiny": arguments.tiny, "config": arguments.config, "parts": {}}
+    record = (
+        json.loads(path.read_text())
+        if path.exists()
+        else {"tiny": arguments.tiny, "config": arguments.config, "parts": {}}
+    )
     if record["tiny"] != arguments.tiny or record["config"] != arguments.config:
         raise UserError(f"{path} is of {record['config']}{' --tiny' * record['tiny']}: choose another --out")
     for name in arguments.again:
@@ -121,7 +133,9 @@ def _measure_part(name: str, context: Context, record: dict[str, Any]) -> None:
 PARTS = {
     "machine": Part(gpu_steps.measure_machine, 20, "versions, the bfloat16 peak, memory"),
     "contest": Part(gpu_steps.measure_contest, 150, "the step against PyTorch, by batch size; the dearest operations"),
-    "variants": Part(gpu_steps.measure_variants, 150, "attention, head sizes, rematerialisation, compiler flags, one at a time"),
+    "variants": Part(
+        gpu_steps.measure_variants, 150, "attention, head sizes, rematerialisation, compiler flags, one at a time"
+    ),
     "small": Part(gpu_steps.measure_small, 60, "the default's small models"),
     "training": Part(gpu_commands.measure_training, 110, "300 steps of teacher and student, bfloat16 against float32"),
     "input": Part(gpu_commands.measure_input, 60, "segments from the local disk"),

@@ -36,7 +36,8 @@ def measure_training(context: Context) -> dict[str, Any]:
     made_s, curves = time.monotonic() - begun, {}
     words |= {"stages": ("data", "teacher", "student"), "data.stores": (str(data / "data" / "synthetic"),)}
     running = {
-        dtype: _main(context, context.folder / dtype, words | {"runtime.compute_dtype": dtype}) for dtype in ("bfloat16", "float32")
+        dtype: _main(context, context.folder / dtype, words | {"runtime.compute_dtype": dtype})
+        for dtype in ("bfloat16", "float32")
     }
     try:
         for dtype, process in running.items():
@@ -55,7 +56,14 @@ def measure_training(context: Context) -> dict[str, Any]:
 def _main(context: Context, workdir: Path, settings: Mapping[str, Any]) -> subprocess.Popen:
     """Starts the training command; several of them share a device's memory."""
     words = [f"--config.{key}={value}" for key, value in settings.items()]
-    command = [sys.executable, "-m", "accdistill_jax.main", f"--config={context.config}", f"--workdir={workdir}", *words]
+    command = [
+        sys.executable,
+        "-m",
+        "accdistill_jax.main",
+        f"--config={context.config}",
+        f"--workdir={workdir}",
+        *words,
+    ]
     environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
 
@@ -82,9 +90,13 @@ def _last_line(text: str) -> str:
 
 def _curve(folder: Path, stage: str) -> dict[str, list[float]]:
     """Training loss by step, and segments per second where they were noted, from a stage's metrics."""
-    rows = {kind: [json.loads(line) for line in path.read_text().splitlines()] for kind, path in (
-        ("metrics", folder / f"{stage}.jsonl"), ("timing", folder / f"{stage}.timing.jsonl"),
-    )}  # fmt: skip
+    rows = {
+        kind: [json.loads(line) for line in path.read_text().splitlines()]
+        for kind, path in (
+            ("metrics", folder / f"{stage}.jsonl"),
+            ("timing", folder / f"{stage}.timing.jsonl"),
+        )
+    }
     return {
         "loss": [row["loss"] for row in rows["metrics"] if row["kind"] == "train"],
         **{

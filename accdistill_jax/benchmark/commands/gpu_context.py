@@ -62,13 +62,19 @@ class Context(NamedTuple):
     remaining: Callable[[], float]
     say: Callable[[str], None]
 
-    def plain(self, settings: Mapping[str, Any], *, config: str | None = None, augmented: bool = False) -> dict[str, Any]:
+    def plain(
+        self, settings: Mapping[str, Any], *, config: str | None = None, augmented: bool = False
+    ) -> dict[str, Any]:
         """A config of plain values with settings by flat key; the main one, in the rehearsal's sizes, unless another is named."""
-        shrink = {} if config else {
-            f"{who}.encoder.transformer.{key}": value
-            for who in ("teacher", "student")
-            for key, value in self.sizes.shrink.items()
-        }
+        shrink = (
+            {}
+            if config
+            else {
+                f"{who}.encoder.transformer.{key}": value
+                for who in ("teacher", "student")
+                for key, value in self.sizes.shrink.items()
+            }
+        )
         overrides = self.overrides if config is None else ()
         words = [f"--config.{key}={value!r}" for key, value in (shrink | dict(settings)).items()]
         loaded = load_config(config or self.config, [*overrides, *words])

@@ -25,7 +25,11 @@ def compare(share: str, ours: Mapping[str, Any], modes: Mapping[str, Any], *, dt
         way, what is "allowed" of both, and whether it "agrees".
     """
     kind = TF32 if dtype == "float32" and accelerated() else dtype
-    start = {name.removeprefix("params/"): value for name, value in _arrays(f"{share}/start.npz").items() if name.startswith("params/")}
+    start = {
+        name.removeprefix("params/"): value
+        for name, value in _arrays(f"{share}/start.npz").items()
+        if name.startswith("params/")
+    }
     trained = _arrays(f"{share}/{FOLLOWED}")
     compared = {}
     for mode, facts in modes.items():

@@ -35,7 +35,9 @@ def _rows(part: Mapping[str, Any], peak: float | None, *, base: str) -> list[lis
     for name, facts in part["facts"].items():
         seconds = times.get(name, {}).get("seconds")
         if not seconds:
-            rows.append([name, f"failed: {facts['failed'] or times.get(name, {}).get('failed', '')}", "", "", "", "", ""])
+            rows.append(
+                [name, f"failed: {facts['failed'] or times.get(name, {}).get('failed', '')}", "", "", "", "", ""]
+            )
             continue
         rate = spread([facts["segments"] / second for second in seconds])
         reached = facts["flops"] / spread(seconds).median
@@ -55,7 +57,15 @@ def _rows(part: Mapping[str, Any], peak: float | None, *, base: str) -> list[lis
     return rows
 
 
-HEADER = ("", "segments/s", "times the first", "of the matrix peak", "temporary memory, GB", "s to compile", "cuDNN attentions")
+HEADER = (
+    "",
+    "segments/s",
+    "times the first",
+    "of the matrix peak",
+    "temporary memory, GB",
+    "s to compile",
+    "cuDNN attentions",
+)
 
 
 def _ratio(times: Mapping[str, Any], base: str, name: str) -> str:
@@ -82,7 +92,9 @@ def _contest(part: Mapping[str, Any], peak: float | None) -> str:
         rows.append([name, rate.text(), against, share, f"{(measured['device_peak_bytes'] or 0) / 1e9:.1f}"])
     rows += [[name, f"failed: {fact['failed']}", "", "", ""] for name, fact in facts.items() if fact["failed"]]
     rows += [[name, f"failed: {why}", "", "", ""] for name, why in part["failures"].items()]
-    text = table(("", "segments/s", "ours is faster by", "of the matrix peak", "peak memory of the process so far, GB"), rows)
+    text = table(
+        ("", "segments/s", "ours is faster by", "of the matrix peak", "peak memory of the process so far, GB"), rows
+    )
     fused = {name: fact.get("fused_attentions") for name, fact in facts.items()}
     text += f"\ncuDNN attentions in our programs: {fused}.\n"
     if "skipped" in part["peer"]:
@@ -103,10 +115,19 @@ def _kernels(kernels: Mapping[str, Any]) -> str:
         return f"failed: {kernels['failed']}\n"
     total = kernels["total_s"] or 1.0
     rows = [
-        [_short(one["name"]), _short(one["source"]), f"{1e3 * one['seconds']:.2f}", f"{one['seconds'] / total:.1%}", f"{one['calls']:.0f}"]
+        [
+            _short(one["name"]),
+            _short(one["source"]),
+            f"{1e3 * one['seconds']:.2f}",
+            f"{one['seconds'] / total:.1%}",
+            f"{one['calls']:.0f}",
+        ]
         for one in kernels["operations"]
     ]
-    return table(("", "from", "ms a step", "of all", "calls"), rows) + f"\nAll {kernels['count']} together: {1e3 * total:.1f} ms a step.\n"
+    return (
+        table(("", "from", "ms a step", "of all", "calls"), rows)
+        + f"\nAll {kernels['count']} together: {1e3 * total:.1f} ms a step.\n"
+    )
 
 
 def _short(text: str) -> str:
@@ -131,7 +152,12 @@ def _training(part: Mapping[str, Any], peak: float | None) -> str:
                 f"{spread(values).median:.3g}" if values else "" for values in (curves[stage][name] for name in TIMINGS)
             )
             rows.append([f"{stage}, {dtype}", course, speed, waited])
-    header = (f"{part['steps']} steps of {part['batch']} segments", "loss at start, quarter, half, end", "segments/s", "share waited for input")
+    header = (
+        f"{part['steps']} steps of {part['batch']} segments",
+        "loss at start, quarter, half, end",
+        "segments/s",
+        "share waited for input",
+    )
     seconds = ", ".join(f"{dtype} {curves['seconds']:.0f} s" for dtype, curves in part["curves"].items())
     return table(header, rows) + (
         f"\nBoth ran at the same time on this device, so that each would be faster alone; with start and compilation {seconds}, "

@@ -56,12 +56,18 @@ def measure_machine(context: Context) -> dict[str, Any]:
     }
 
 
-def variant_order(plain: Mapping[str, Any], *, name: str, batch: int, stage: str = "student", **form: Any) -> dict[str, Any]:
+def variant_order(
+    plain: Mapping[str, Any], *, name: str, batch: int, stage: str = "student", **form: Any
+) -> dict[str, Any]:
     """A variant as `benchmark/contenders/variants.py` is told of it."""
     return {
-        "name": name, "config": plain, "stage": stage, "batch": batch,
-        "compiler_options": form.get("options", {}), "attention": form.get("attention", ""),
-    }  # fmt: skip
+        "name": name,
+        "config": plain,
+        "stage": stage,
+        "batch": batch,
+        "compiler_options": form.get("options", {}),
+        "attention": form.get("attention", ""),
+    }
 
 
 class Entry(NamedTuple):
@@ -122,12 +128,17 @@ def measure_contest(context: Context) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=context.folder) as share, contextlib.ExitStack() as stack:
         ours_order = {
             "variants": [variant_order(plain, name=f"ours, {batch}", batch=batch) for batch in sizes.batches],
-            "share": share, "follow_steps": FOLLOW_STEPS, "threads": len(sizes.batches),
-        }  # fmt: skip
+            "share": share,
+            "follow_steps": FOLLOW_STEPS,
+            "threads": len(sizes.batches),
+        }
         peer_order = {
-            "share": share, "config": plain, "accelerator": accelerated(), "follow_steps": FOLLOW_STEPS,
+            "share": share,
+            "config": plain,
+            "accelerator": accelerated(),
+            "follow_steps": FOLLOW_STEPS,
             "entries": [{"mode": mode, "times": batch // first} for mode, batch in wanted],
-        }  # fmt: skip
+        }
         ours = context.worker("variants", ours_order)
         stack.callback(ours.close, patience_s=5.0)
         device = json.loads(ours.answer())
@@ -152,11 +163,20 @@ def measure_contest(context: Context) -> dict[str, Any]:
             for entry in entries
             if entry.name.endswith(f", {profiled}") and "failed" not in times[entry.name]
         }
-        parity = {} if "skipped" in peer_facts else compare(share, facts[f"ours, {first}"], peer_facts["modes"], dtype=plain["runtime"]["compute_dtype"])
+        parity = (
+            {}
+            if "skipped" in peer_facts
+            else compare(share, facts[f"ours, {first}"], peer_facts["modes"], dtype=plain["runtime"]["compute_dtype"])
+        )
     return {
-        "device": device, "facts": facts, "times": times, "kernels": kernels, "parity": parity,
-        "peer": peer_facts, "failures": {name: why for name, why in failures.items() if why},
-    }  # fmt: skip
+        "device": device,
+        "facts": facts,
+        "times": times,
+        "kernels": kernels,
+        "parity": parity,
+        "peer": peer_facts,
+        "failures": {name: why for name, why in failures.items() if why},
+    }
 
 
 def measure_variants(context: Context) -> dict[str, Any]:
@@ -166,14 +186,20 @@ def measure_variants(context: Context) -> dict[str, Any]:
     for name, form in FORMS.items():
         settings = dict(form.get("config", {}))
         if "heads_factor" in form:
-            settings |= {f"{who}.encoder.transformer.heads": heads * form["heads_factor"] for who in ("teacher", "student")}
+            settings |= {
+                f"{who}.encoder.transformer.heads": heads * form["heads_factor"] for who in ("teacher", "student")
+            }
         try:
             plain = context.plain(settings, augmented=form.get("augmented", False))
         except UserError as problem:  # a key that this version does not have
             unknown[name] = str(problem)
             continue
         batch = sizes.large_batch if form.get("large") else sizes.variant_batch
-        orders.append(variant_order(plain, name=name, batch=batch, **{key: form[key] for key in ("options", "attention") if key in form}))
+        orders.append(
+            variant_order(
+                plain, name=name, batch=batch, **{key: form[key] for key in ("options", "attention") if key in form}
+            )
+        )
     return _alone(context, orders) | {"unknown": unknown}
 
 

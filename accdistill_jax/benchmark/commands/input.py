@@ -18,7 +18,10 @@ MEMORY = "copied from memory by numpy"
 # the steps whose waiting is measured: as configured, and the fastest there is, which asks for most
 WAITS = {
     "as configured": (),
-    "half of the tokens, teacher's views cached": ("--config.student.drop_fraction=0.5", "--config.teacher.cached_views=2"),
+    "half of the tokens, teacher's views cached": (
+        "--config.student.drop_fraction=0.5",
+        "--config.teacher.cached_views=2",
+    ),
 }
 CONCURRENCIES = (1, 8, 32, 128)
 LARGE_CACHE_MB, SMALL_CACHE_MB, NO_CACHE_MB = 256, 1, 0
@@ -29,18 +32,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser, "configs/distill.py:smoke")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="what to measure (default: all)")
     parser.add_argument(
-        "--object-store", action="store_true", help="measure instead the reading from a local S3 service with added latency"
+        "--object-store",
+        action="store_true",
+        help="measure instead the reading from a local S3 service with added latency",
     )
     number = {"type": int, "metavar": "N"}
-    parser.add_argument("--participants", default=64, help="of the noise store; three in four train (default 64)", **number)
+    parser.add_argument(
+        "--participants", default=64, help="of the noise store; three in four train (default 64)", **number
+    )
     parser.add_argument("--segments", default=128, help="of each of them (default 128)", **number)
     parser.add_argument("--segment-s", type=float, default=60.0, metavar="S", help="of the noise store (default 60)")
     parser.add_argument("--batch", default=256, help="segments of a batch that is read (default 256)", **number)
-    parser.add_argument("--wait-steps", default=100, help="of one measurement of the input wait (default 100)", **number)
+    parser.add_argument(
+        "--wait-steps", default=100, help="of one measurement of the input wait (default 100)", **number
+    )
     parser.add_argument("--people", default=16, help="participants, and recordings, made (default 16)", **number)
     parser.add_argument("--minutes", default=240, help="of each of them (default 240)", **number)
     parser.add_argument("--latency-ms", type=float, default=20.0, metavar="MS", help="of the object store (default 20)")
-    parser.add_argument("--round-s", type=float, default=1.0, metavar="S", help="seconds of one measurement (default 1)")
+    parser.add_argument(
+        "--round-s", type=float, default=1.0, metavar="S", help="seconds of one measurement (default 1)"
+    )
 
 
 def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
@@ -53,8 +64,21 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
     if arguments.object_store:
         arguments.participants, arguments.batch = min(arguments.participants, 8), min(arguments.batch, 64)
     if arguments.batch > training_segments(arguments):
-        raise UserError("the noise store is smaller than a batch: raise --participants (from 8 on) or --segments, or lower --batch")
-    told = ("config", "rounds", "participants", "segments", "segment_s", "batch", "wait_steps", "people", "minutes", "latency_ms")
+        raise UserError(
+            "the noise store is smaller than a batch: raise --participants (from 8 on) or --segments, or lower --batch"
+        )
+    told = (
+        "config",
+        "rounds",
+        "participants",
+        "segments",
+        "segment_s",
+        "batch",
+        "wait_steps",
+        "people",
+        "minutes",
+        "latency_ms",
+    )
     record: dict[str, Any] = {name: getattr(arguments, name) for name in told}
     with tempfile.TemporaryDirectory() as folder:
         if arguments.object_store:
@@ -109,9 +133,16 @@ def reading_order(arguments: argparse.Namespace, store: str) -> dict[str, Any]:
     """Order for every reading contender, with defaults for the settings that may differ; an iteration is about an epoch."""
     steps = training_segments(arguments) // arguments.batch
     return {
-        "store": store, "batch": arguments.batch, "steps": steps, "warm_steps": steps, "threads": 2, "prefetch": 8, "once": False,
-        "concurrency": 32, "cache_mb": LARGE_CACHE_MB,
-    }  # fmt: skip
+        "store": store,
+        "batch": arguments.batch,
+        "steps": steps,
+        "warm_steps": steps,
+        "threads": 2,
+        "prefetch": 8,
+        "once": False,
+        "concurrency": 32,
+        "cache_mb": LARGE_CACHE_MB,
+    }
 
 
 def training_segments(arguments: argparse.Namespace) -> int:
@@ -156,12 +187,15 @@ def measure_making(
     out.mkdir()
     contenders = [
         *(
-            Contender(f"accdistill_jax, {count} worker{'s' * (count > 1)}", f"{MODULE}.making",
-                      order | {"out": str(out / str(count)), "workers": count})
+            Contender(
+                f"accdistill_jax, {count} worker{'s' * (count > 1)}",
+                f"{MODULE}.making",
+                order | {"out": str(out / str(count)), "workers": count},
+            )
             for count in (1, 2)
         ),
         Contender("the obvious scipy loop", f"{MODULE}.making_scipy", order | {"out": str(out / "loop")}),
-    ]  # fmt: skip
+    ]
     found = contest.compete(contenders, rounds=arguments.rounds, round_s=arguments.round_s, say=say)
     return {name: one._asdict() for name, one in found.items()}
 
@@ -169,10 +203,17 @@ def measure_making(
 def local_service(address: str) -> dict[str, str]:
     """Variables by which S3 is the service at an address, whatever server and account the user has set."""
     endpoints = dict.fromkeys(("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"), address)
-    return endpoints | {"AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none", "AWS_SESSION_TOKEN": "", "AWS_PROFILE": ""}
+    return endpoints | {
+        "AWS_ACCESS_KEY_ID": "none",
+        "AWS_SECRET_ACCESS_KEY": "none",
+        "AWS_SESSION_TOKEN": "",
+        "AWS_PROFILE": "",
+    }
 
 
-def measure_object_store(arguments: argparse.Namespace, folder: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
+def measure_object_store(
+    arguments: argparse.Namespace, folder: Path, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
     """Reading through a local S3 service, by concurrency and cache."""
     from accdistill_jax.benchmark.made_up.object_store import BUCKET, serve_folder
 
@@ -237,7 +278,9 @@ def _reading(part: dict[str, dict], record: dict[str, Any]) -> str:
             continue
         gain = contest.ratios(found[best], one).text("{:.2f}") if best and name != best else ""
         rate = rates[name]
-        rows.append([name, rate.text("{:.0f}"), f"{rate.median * total / 1e9:.2f}", gain, f"{one.peak_bytes / 1e9:.2f}"])
+        rows.append(
+            [name, rate.text("{:.0f}"), f"{rate.median * total / 1e9:.2f}", gain, f"{one.peak_bytes / 1e9:.2f}"]
+        )
     header = ("", "segments/s", "GB/s", f"times as fast as {best}", "peak memory, GB")
     first, warm = (rates_of(found, best, name) for name in (f"{ours(2)}, first reading", ours(2)))
     gains = f" Times as fast as {best}: {first} with every checksum compared, {warm} reading on." if best else ""

@@ -52,20 +52,30 @@ HERE = "this machine"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments besides those of every benchmark."""
     add_config(parser, LARGE)
-    parser.add_argument("--minutes", type=int, default=CORPUS_MINUTES, metavar="N", help="of the corpus (default 20000000)")
+    parser.add_argument(
+        "--minutes", type=int, default=CORPUS_MINUTES, metavar="N", help="of the corpus (default 20000000)"
+    )
     parser.add_argument("--batch-per-device", type=int, default=128, metavar="N", help="segments (default 128)")
     parser.add_argument("--mfu", type=float, default=0.4, help="assumed share of the bf16 peak (default 0.4)")
-    parser.add_argument("--slice", metavar="NAME", help='only hardware whose name has this in it, such as "v5e" or "4 x 8 H100"')
     parser.add_argument(
-        "--host-input", type=float, metavar="GB/S",
+        "--slice", metavar="NAME", help='only hardware whose name has this in it, such as "v5e" or "4 x 8 H100"'
+    )
+    parser.add_argument(
+        "--host-input",
+        type=float,
+        metavar="GB/S",
         help="what a host reads and hands over, measured on such a host by `benchmark input`; without it input is not counted",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--check", action="store_true",
+        "--check",
+        action="store_true",
         help=f"also measure steps on this machine and put it through the same plan; exit status 1 where one is off by over {100 * TOLERATED:g} %%",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--check-cases", choices=("all", "small"), default="all", help="steps that --check measures: all, or the default's models only"
+        "--check-cases",
+        choices=("all", "small"),
+        default="all",
+        help="steps that --check measures: all, or the default's models only",
     )
     parser.set_defaults(rounds=5)
 
@@ -111,7 +121,9 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
     record["segments"] = {work.stage: budget.segments_of(work, minutes=arguments.minutes) for work in works}
     record["segment_bytes"] = {work.stage: work.segment_bytes for work in works}
     if arguments.check:
-        record["machine"], record["check"] = check(tuple(case for case in CASES if arguments.check_cases == "all" or case.config == SMALL), arguments, say)
+        record["machine"], record["check"] = check(
+            tuple(case for case in CASES if arguments.check_cases == "all" or case.config == SMALL), arguments, say
+        )
         predicted = [one for one in record["check"] if not one["calibrates"]]
         far = [one for one in predicted if abs(one["off"]) > TOLERATED]
         if far:
@@ -135,7 +147,9 @@ def check(
 
     dtype = "bfloat16" if accelerated() else "float32"
     machine, rate = measure_machine(arguments, dtype)
-    say(f"{HERE}: {machine.peak_flops / 1e9:.0f} GFLOP/s, memory {machine.memory_bandwidth / 1e9:.1f} GB/s, input {rate / 1e9:.1f} GB/s")
+    say(
+        f"{HERE}: {machine.peak_flops / 1e9:.0f} GFLOP/s, memory {machine.memory_bandwidth / 1e9:.1f} GB/s, input {rate / 1e9:.1f} GB/s"
+    )
     found, shares = [], {}
     for case in sorted(cases, key=lambda one: not one.calibrates):
         config = load_config(case.config, [])
@@ -154,7 +168,11 @@ def check(
         found.append(compared(case, measured, budget.plan(work, machine, mfu=share, **sizes), mfu=share))
         off = "sets the share of the peak" if case.calibrates else f"{found[-1]['off']:+.0%}"
         say(f"{case.name}: {found[-1]['measured'][0]:.1f} segments/s, {off}")
-    described = {"peak_flops": machine.peak_flops, "memory_bandwidth": machine.memory_bandwidth, "host_bytes_per_s": rate}
+    described = {
+        "peak_flops": machine.peak_flops,
+        "memory_bandwidth": machine.memory_bandwidth,
+        "host_bytes_per_s": rate,
+    }
     return described, found
 
 
@@ -166,9 +184,16 @@ def measure_machine(arguments: argparse.Namespace, dtype: str) -> tuple[Any, flo
     with tempfile.TemporaryDirectory() as folder:
         store = write_noise_store(f"{folder}/store", participants=8, segments=64)
         reading = {
-            "store": store.path, "batch": 64, "steps": 6, "warm_steps": 6, "threads": 2, "prefetch": 8, "once": False,
-            "concurrency": 32, "cache_mb": 0,
-        }  # fmt: skip
+            "store": store.path,
+            "batch": 64,
+            "steps": 6,
+            "warm_steps": 6,
+            "threads": 2,
+            "prefetch": 8,
+            "once": False,
+            "concurrency": 32,
+            "cache_mb": 0,
+        }
         contenders = (
             Contender("peak", f"{MODULE}.matrix_peak", {"dtype": dtype}),
             Contender("memory", f"{MODULE}.memory_speed", {}),
@@ -205,7 +230,13 @@ def report(record: dict[str, Any]) -> str:
     rows = []
     for one in record["plans"]:
         slow, fast = one["hours"]
-        shown = [one["hardware"], one["stage"], f"{one['batch'] * one['devices']}", f"{slow:.3g} to {fast:.3g}", one["binds"]]
+        shown = [
+            one["hardware"],
+            one["stage"],
+            f"{one['batch'] * one['devices']}",
+            f"{slow:.3g} to {fast:.3g}",
+            one["binds"],
+        ]
         shown += [f"{1e3 * one['seconds'][name]:.3g}" for name in budget.RESOURCES]
         shown.append(f"{one['host_bytes_wanted_per_s'] / 1e9:.2g}")
         rows.append([*shown, "yes" if one["fits"] else "no"])
@@ -240,7 +271,9 @@ def _check_table(record: dict[str, Any]) -> str:
                 f"{one['config']}, {one['stage']}, batch {one['batch']}",
                 measured.text(),
                 f"{one['predicted']:.3g}",
-                "sets the share" if one["calibrates"] else f"{one['off']:+.0%}" + (" (beyond)" if abs(one["off"]) > TOLERATED else ""),
+                "sets the share"
+                if one["calibrates"]
+                else f"{one['off']:+.0%}" + (" (beyond)" if abs(one["off"]) > TOLERATED else ""),
                 f"{one['mfu']:.0%}",
                 *(f"{1e3 * one['seconds'][name]:.3g}" for name in budget.RESOURCES if name != "interconnect"),
             ]
@@ -257,5 +290,9 @@ def _check_table(record: dict[str, Any]) -> str:
     large = {one["stage"]: one for one in record["check"] if one["config"] == record["config"]}
     if set(record["segments"]) <= set(large):
         hours = {stage: count / large[stage]["measured"][0] / 3600 for stage, count in record["segments"].items()}
-        text += "\nThis machine would need " + " and ".join(f"{h:,.0f} hours ({stage})" for stage, h in hours.items()) + ".\n"
+        text += (
+            "\nThis machine would need "
+            + " and ".join(f"{h:,.0f} hours ({stage})" for stage, h in hours.items())
+            + ".\n"
+        )
     return text

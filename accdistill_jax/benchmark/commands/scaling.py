@@ -18,12 +18,17 @@ MFU_HELP = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments besides those of every benchmark."""
     add_config(parser, "configs/distill.py:paper")
-    parser.add_argument("--batch-per-device", type=integers, default=[128], metavar="N,...", help="segments (default 128)")
+    parser.add_argument(
+        "--batch-per-device", type=integers, default=[128], metavar="N,...", help="segments (default 128)"
+    )
     parser.add_argument("--mfu", type=_shares, default=[0.1, 0.2, 0.4], metavar="S,...", help=MFU_HELP)
     parser.add_argument(
-        "--count-devices", type=int, default=4, metavar="D",
+        "--count-devices",
+        type=int,
+        default=4,
+        metavar="D",
         help="compile the real step for D CPU devices and count its collectives (default 4)",
-    )  # fmt: skip
+    )
 
 
 def _shares(text: str) -> list[float]:
@@ -53,7 +58,9 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
     for work in works:
         out.append(f"\n## {work.stage}\n")
         for batch in arguments.batch_per_device:
-            rows = [[model.estimate(work, machine, batch=batch, mfu=mfu) for mfu in arguments.mfu] for machine in machines]
+            rows = [
+                [model.estimate(work, machine, batch=batch, mfu=mfu) for mfu in arguments.mfu] for machine in machines
+            ]
             record["estimates"] += [model.as_record(one) for row in rows for one in row]
             out.append(f"\n{batch} segments per device:\n\n{tables.time_table(rows)}")
             full = [row[0].hardware.name for row in rows if not row[0].fits]

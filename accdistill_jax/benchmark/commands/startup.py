@@ -29,9 +29,13 @@ _TRACED = re.compile(r"Finished (?:tracing|jaxpr to MLIR) .* in ([\d.]+) sec")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments besides those of every benchmark."""
     add_config(parser, "configs/distill.py")
-    parser.add_argument("--batches", type=int, nargs="+", default=(16, 64), metavar="N", help="segments, for memory (16 64)")
+    parser.add_argument(
+        "--batches", type=int, nargs="+", default=(16, 64), metavar="N", help="segments, for memory (16 64)"
+    )
     parser.add_argument("--micro-batches", type=int, default=4, metavar="N", help="pieces, for memory (default 4)")
-    parser.add_argument("--stage", choices=("student", "teacher"), default="student", help="for memory (default student)")
+    parser.add_argument(
+        "--stage", choices=("student", "teacher"), default="student", help="for memory (default student)"
+    )
     parser.add_argument("--only", nargs="+", choices=("time", "memory"), default=("time", "memory"), help="which parts")
     parser.set_defaults(rounds=3)
 
@@ -67,10 +71,12 @@ def starts(arguments: argparse.Namespace, scratch: Path, say: Callable[[str], No
         for kind in (COLD, WARM):
             own = scratch / f"run-{number}-{kind.split()[0]}"
             settings = [
-                f"--config={arguments.config}", *arguments.overrides, f"--workdir={own}",
+                f"--config={arguments.config}",
+                *arguments.overrides,
+                f"--workdir={own}",
                 f"--config.data.stores=('{made}/data/synthetic',)",
                 "--config.teacher.train.log_every=1 steps",
-            ]  # fmt: skip
+            ]
             found.append({"kind": kind} | start_once([*command, *settings], own, cache=cache))
             say(f"{kind}: {found[-1]['first_step_s']:.1f} s")
     return found

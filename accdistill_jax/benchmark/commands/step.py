@@ -13,13 +13,25 @@ from accdistill_jax.config.load import add_config, load_config
 from accdistill_jax.errors import UserError
 
 OURS, EAGER, COMPILED = "accdistill_jax", "PyTorch eager", "PyTorch compiled"
-AS_INSTALLED = "PyTorch eager, allocator as it comes"  # the others keep freed memory as ours does, which costs a line to ask for
+AS_INSTALLED = (
+    "PyTorch eager, allocator as it comes"  # the others keep freed memory as ours does, which costs a line to ask for
+)
 PEAK, PRODUCTS = "large matrix products alone", "the step's matrix products alone"
-PER_CORE = "accdistill_jax, each core a device"  # JAX_NUM_CPU_DEVICES: the batch is split over cores, not each operation
+PER_CORE = (
+    "accdistill_jax, each core a device"  # JAX_NUM_CPU_DEVICES: the batch is split over cores, not each operation
+)
 AS_TRAINED, MASKED, UNMASKED = "accdistill_jax, augmented", "masked autoencoding", "encoder on all tokens"
 TF32 = "float32 multiplied as TF32"  # on accelerators, by both
-PARITY = {"float32": 1e-4, TF32: 3e-3, "bfloat16": 3e-2}  # of loss and gradient norm, relative; TF32 keeps 11 bits, bfloat16 8
-PARAMETER_PARITY = {"float32": 2e-3, TF32: 0.05, "bfloat16": 0.3}  # mean distance of trained parameters, relative to how far they came
+PARITY = {
+    "float32": 1e-4,
+    TF32: 3e-3,
+    "bfloat16": 3e-2,
+}  # of loss and gradient norm, relative; TF32 keeps 11 bits, bfloat16 8
+PARAMETER_PARITY = {
+    "float32": 2e-3,
+    TF32: 0.05,
+    "bfloat16": 0.3,
+}  # mean distance of trained parameters, relative to how far they came
 FOLLOW_STEPS, COMPARED_STEPS = 6, 3  # steps before the parameters are compared; those whose loss and gradient norm are
 # so that the optimiser is seen in these few steps; what a step costs does not depend on it
 FOLLOWED_WITH = {"warmup": "1 steps", "learning_rate": 1e-3, "weight_decay": 0.1}
@@ -32,13 +44,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments besides those of every benchmark."""
     add_config(parser, "configs/distill.py:paper")
     parser.add_argument("--batch", type=int, default=32, metavar="N", help="segments per device (default 32)")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="compute dtype (default float32)")
     parser.add_argument(
-        "--compile-mode", nargs="+", default=("default",), metavar="MODE",
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="compute dtype (default float32)"
+    )
+    parser.add_argument(
+        "--compile-mode",
+        nargs="+",
+        default=("default",),
+        metavar="MODE",
         help='of torch.compile, one or several: "default", "max-autotune", ...; "none" leaves it out (default "default")',
-    )  # fmt: skip
+    )
     parser.add_argument("--only", nargs="+", choices=("distil", "mae"), default=("distil", "mae"), help="which steps")
-    parser.add_argument("--round-s", type=float, default=4.0, metavar="S", help="seconds of one measurement (default 4)")
+    parser.add_argument(
+        "--round-s", type=float, default=4.0, metavar="S", help="seconds of one measurement (default 4)"
+    )
 
 
 def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
@@ -50,7 +69,12 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
     config = load_config(arguments.config, arguments.overrides)
     with config.unlocked():
         config.runtime.compute_dtype = arguments.dtype
-    record = {"config": arguments.config, "batch": arguments.batch, "dtype": arguments.dtype, "rounds": arguments.rounds}
+    record = {
+        "config": arguments.config,
+        "batch": arguments.batch,
+        "dtype": arguments.dtype,
+        "rounds": arguments.rounds,
+    }
     timing = {"rounds": arguments.rounds, "round_s": arguments.round_s, "least": LEAST_STEPS, "say": say}
     plain = without_augmentation(config)
     if "distil" in arguments.only:
@@ -86,8 +110,15 @@ def distil_contenders(config: Any, plain: dict, arguments: argparse.Namespace, s
         Contender(OURS, f"{MODULE}.training", order | {"share": share}),
         *([per_core(order, cores)] if cores else []),
         Contender(EAGER, peer_module, peer | {"compile": None}),
-        *([] if peer["accelerator"] else [Contender(AS_INSTALLED, peer_module, peer | {"compile": None, "keep_freed": False})]),
-        *(Contender(compiled_name(mode), peer_module, peer | {"compile": mode}, patience_s=COMPILING_S) for mode in modes),
+        *(
+            []
+            if peer["accelerator"]
+            else [Contender(AS_INSTALLED, peer_module, peer | {"compile": None, "keep_freed": False})]
+        ),
+        *(
+            Contender(compiled_name(mode), peer_module, peer | {"compile": mode}, patience_s=COMPILING_S)
+            for mode in modes
+        ),
         Contender(AS_TRAINED, f"{MODULE}.training", trained),
         Contender(PEAK, f"{MODULE}.matrix_peak", {"dtype": arguments.dtype}),
         Contender(PRODUCTS, f"{MODULE}.products", order),
@@ -97,7 +128,9 @@ def distil_contenders(config: Any, plain: dict, arguments: argparse.Namespace, s
 def cores_as_devices(batch: int) -> int:
     """As how many devices the cores can share a batch, all of them and alike; 0: there is one core, or JAX was told of devices."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    told = "JAX_NUM_CPU_DEVICES" in os.environ or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    told = "JAX_NUM_CPU_DEVICES" in os.environ or "xla_force_host_platform_device_count" in os.environ.get(
+        "XLA_FLAGS", ""
+    )
     return 0 if told or cores == 1 or batch % cores else cores
 
 
@@ -147,9 +180,7 @@ def check_parity(found: Mapping[str, Measured], dtype: str) -> dict[str, float]:
         theirs = found[name].facts.get("first_steps", [])[:COMPARED_STEPS]
         if not theirs:
             continue
-        differences = [
-            abs(b[what] - a[what]) / abs(a[what]) for a, b in zip(ours, theirs, strict=True) for what in a
-        ]
+        differences = [abs(b[what] - a[what]) / abs(a[what]) for a, b in zip(ours, theirs, strict=True) for what in a]
         largest[name] = max(differences)
         if largest[name] > PARITY[dtype]:
             raise UserError(
@@ -218,14 +249,24 @@ def _distillation(record: dict[str, Any]) -> str:
             ]
         )
     header = (
-        "", "segments/s", "ours is faster by", "GFLOP/s of the model", "of the matrix peak", "peak memory, GB", "difference",
+        "",
+        "segments/s",
+        "ours is faster by",
+        "GFLOP/s of the model",
+        "of the matrix peak",
+        "peak memory, GB",
+        "difference",
         "of parameters",
-    )  # fmt: skip
+    )
     measured = [name for name in pytorch(found) if found[name].seconds]
     against = ""
     if measured:
         fastest = min(measured, key=lambda name: spread(found[name].seconds).median)
-        times = {name: contest.ratios(found[fastest], found[name]).text("{:.2f}") for name in (OURS, PER_CORE) if name in found}
+        times = {
+            name: contest.ratios(found[fastest], found[name]).text("{:.2f}")
+            for name in (OURS, PER_CORE)
+            if name in found
+        }
         split = f"; {times[PER_CORE]} with each core a device (JAX_NUM_CPU_DEVICES)" if PER_CORE in times else ""
         against = f"\n**{times[OURS]} times as fast as the faster PyTorch here ({fastest}){split}.**\n"
     alone = flops / ours.facts["devices"] / spread(found[PRODUCTS].seconds).median / peak.median
@@ -234,12 +275,16 @@ def _distillation(record: dict[str, Any]) -> str:
         f"of the step's time and reach {alone:.0%} of the peak; the rest is memory: normalisation, softmax, GELU, copies, update. "
         f"Attention: {ours.facts['attention']}."
     )
-    return table(header, rows) + against + (
-        f"\n{flops / segments / 1e9:.2f} GFLOP per segment (counted matrix products, forward and backward). Matrix peak in the "
-        f"same run: {peak.scaled(1e-9).text('{:.0f}')} GFLOP/s ({found[PEAK].facts['shape']}).{bound} Difference: largest relative "
-        f"difference of loss and gradient norm to ours over the first {COMPARED_STEPS} steps; of parameters: mean distance after "
-        f"{FOLLOW_STEPS} steps at a learning rate of {FOLLOWED_WITH['learning_rate']:g} with decay, relative to how far they came. "
-        "Peak memory is the device's where it tells, else the process's.\n"
+    return (
+        table(header, rows)
+        + against
+        + (
+            f"\n{flops / segments / 1e9:.2f} GFLOP per segment (counted matrix products, forward and backward). Matrix peak in the "
+            f"same run: {peak.scaled(1e-9).text('{:.0f}')} GFLOP/s ({found[PEAK].facts['shape']}).{bound} Difference: largest relative "
+            f"difference of loss and gradient norm to ours over the first {COMPARED_STEPS} steps; of parameters: mean distance after "
+            f"{FOLLOW_STEPS} steps at a learning rate of {FOLLOWED_WITH['learning_rate']:g} with decay, relative to how far they came. "
+            "Peak memory is the device's where it tells, else the process's.\n"
+        )
     )
 
 
@@ -248,7 +293,11 @@ def _masking(record: dict[str, Any]) -> str:
 
     found = _measured(record["masking"])
     rows = [
-        [name, contest.rates(one, per_iteration=record["batch"] * one.facts["devices"]).text(), f"{one.peak_bytes / 1e9:.1f}"]
+        [
+            name,
+            contest.rates(one, per_iteration=record["batch"] * one.facts["devices"]).text(),
+            f"{one.peak_bytes / 1e9:.1f}",
+        ]
         for name, one in found.items()
     ]
     gain = contest.ratios(found[UNMASKED], found[MASKED]).text("{:.2f}")

@@ -32,18 +32,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments besides those of every benchmark."""
     add_config(parser, "configs/distill.py")
     parser.add_argument(
-        "--folder", type=path_argument, default=Path("runs/tradeoff"), metavar="DIR",
+        "--folder",
+        type=path_argument,
+        default=Path("runs/tradeoff"),
+        metavar="DIR",
         help="for teacher, students, results and figure; the same command continues there (default runs/tradeoff)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--budget-s", type=_seconds, nargs="+", default=(150.0,), metavar="S", help="training time of a student (default 150)"
     )
     parser.add_argument(
-        "--variants", type=named_variant, nargs="+", metavar="DROP/VIEWS",
+        "--budget-s",
+        type=_seconds,
+        nargs="+",
+        default=(150.0,),
+        metavar="S",
+        help="training time of a student (default 150)",
+    )
+    parser.add_argument(
+        "--variants",
+        type=named_variant,
+        nargs="+",
+        metavar="DROP/VIEWS",
         default=tuple(Variant(drop, views) for views in VIEWS for drop in DROPS),
         help="share of tokens dropped / views cached, the first is compared with (default 0/0 0.25/0 ... 0.75/2)",
-    )  # fmt: skip
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="students of each variant and budget (default 3)")
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=3, metavar="N", help="students of each variant and budget (default 3)"
+    )
 
 
 def _seconds(text: str) -> float:
@@ -81,7 +94,9 @@ def _measure(arguments: argparse.Namespace, base: Any, folder: Path, say: Callab
                     left_out.append([variant.name, budget_s])
                     continue
                 say(f"{variant.name}, {budget_s:g} s, seed {seed}: {steps} steps")
-                results.append(_student(base, folder, store, teacher, variant, budget_s=budget_s, seed=seed, steps=steps))
+                results.append(
+                    _student(base, folder, store, teacher, variant, budget_s=budget_s, seed=seed, steps=steps)
+                )
     record = {
         "config": arguments.config,
         "overrides": list(arguments.overrides),
@@ -178,10 +193,13 @@ class Plan:
         missing = [variant for variant in variants if variant.name not in self.step_s]
         contenders = []
         for variant in missing:
-            config = changed(
-                self._base, {"teacher.cached_views": variant.views, "student.drop_fraction": variant.drop}
-            )
-            order = {"config": json.loads(config.to_json_best_effort()), "stage": "student", "share": None, "follow_steps": 2}
+            config = changed(self._base, {"teacher.cached_views": variant.views, "student.drop_fraction": variant.drop})
+            order = {
+                "config": json.loads(config.to_json_best_effort()),
+                "stage": "student",
+                "share": None,
+                "follow_steps": 2,
+            }
             order["batch"] = config.student.train.batch_size // devices
             contenders.append(Contender(variant.name, "accdistill_jax.benchmark.contenders.training", order))
         for name, found in contest.compete(contenders, rounds=rounds, say=say).items():
@@ -277,10 +295,15 @@ def read_student(config: Any, workdir: Path, path: str) -> dict[str, Any]:
     def probe_split(target: str, split: str, limit: int | None) -> ProbeSplit:
         (rows,) = choose_rows((store,), split, limit, seed=config.seed)
         features = {who: arrays[who, split, "embedding"] for who in (STUDENT, TEACHER)}
-        return ProbeSplit(features, store.segments[target][rows].astype(np.float64), store.segments["participant"][rows])
+        return ProbeSplit(
+            features, store.segments[target][rows].astype(np.float64), store.segments["participant"][rows]
+        )
 
     def errors(target: str) -> dict[str, float]:
-        train, validation = probe_split(target, "train", config.evaluation.train_segments), probe_split(target, "validation", None)
+        train, validation = (
+            probe_split(target, "train", config.evaluation.train_segments),
+            probe_split(target, "validation", None),
+        )
         nobody = ProbeSplit({who: x[:0] for who, x in train.features.items()}, train.target[:0], train.participant[:0])
         probed = probe_target(target, train=train, validation=nobody, test=validation, draws=2, seed=config.seed)
         if probed.reason:

@@ -91,7 +91,8 @@ def report(record: dict[str, Any]) -> str:
 
     rows = [
         [
-            f"{one.variant.drop:.0%} dropped, " + (f"{one.variant.views} views once" if one.variant.views else "teacher in every step"),
+            f"{one.variant.drop:.0%} dropped, "
+            + (f"{one.variant.views} views once" if one.variant.views else "teacher in every step"),
             f"{one.budget_s:g}",
             f"{1e3 * record['step_s'][one.variant.name]:.0f}",
             f"{record['step_s'][record['first']] / record['step_s'][one.variant.name]:.2f}",
@@ -107,9 +108,18 @@ def report(record: dict[str, Any]) -> str:
     ]
     seeds, some = len({one["seed"] for one in record["results"]}), record["results"][:1]
     header = (
-        "student", "budget, s", "step, ms", "times as fast", "steps", "of the budget for views, s", "taken, s", "off the others' time by up to",
-        "heart-rate error, bpm", "SDNN error, ms", f"found among {record['pool']}",
-    )  # fmt: skip
+        "student",
+        "budget, s",
+        "step, ms",
+        "times as fast",
+        "steps",
+        "of the budget for views, s",
+        "taken, s",
+        "off the others' time by up to",
+        "heart-rate error, bpm",
+        "SDNN error, ms",
+        f"found among {record['pool']}",
+    )
     out = [f"# Accuracy at equal time: {record['config']}\n\n", table(header, rows)]
     if some:
         heart, variability = (some[0][name] for name in TARGETS)
@@ -162,7 +172,10 @@ def draw(record: Mapping[str, Any]) -> Any:
                 axis.errorbar(
                     [one.wall_s[0] for one in own],
                     middle,
-                    yerr=[[m - a for m, a in zip(middle, low, strict=True)], [b - m for m, b in zip(middle, high, strict=True)]],
+                    yerr=[
+                        [m - a for m, a in zip(middle, low, strict=True)],
+                        [b - m for m, b in zip(middle, high, strict=True)],
+                    ],
                     color=colours[drops.index(variant.drop) % len(colours)],
                     marker="s" if variant.views else "o",
                     linestyle="--" if variant.views else "-",

@@ -33,10 +33,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments besides those of every benchmark."""
     add_config(parser, "configs/distill.py:smoke")
     parser.add_argument("--stage", choices=("student", "teacher"), default="student", help="(default student)")
-    parser.add_argument("--devices", type=integers, default=[1, 2], metavar="N,...",
-                        help="devices in one process, one core each (default 1,2)")  # fmt: skip
-    parser.add_argument("--processes", type=integers, default=[1, 2], metavar="N,...",
-                        help="processes of one device, pinned to a core each (default 1,2)")  # fmt: skip
+    parser.add_argument(
+        "--devices",
+        type=integers,
+        default=[1, 2],
+        metavar="N,...",
+        help="devices in one process, one core each (default 1,2)",
+    )
+    parser.add_argument(
+        "--processes",
+        type=integers,
+        default=[1, 2],
+        metavar="N,...",
+        help="processes of one device, pinned to a core each (default 1,2)",
+    )
     parser.add_argument("--batch-per-device", type=positive, default=16, metavar="N", help="segments (default 16)")
     parser.add_argument("--steps", type=positive, default=20, help="per round (default 20)")
     parser.set_defaults(rounds=5)
@@ -110,7 +120,9 @@ def run(
             if count in processes:
                 address = f"127.0.0.1:{_free_port()}"
                 joined = [
-                    start(cores=[cores[rank]], devices=1, cluster={"address": address, "processes": count, "rank": rank})
+                    start(
+                        cores=[cores[rank]], devices=1, cluster={"address": address, "processes": count, "rank": rank}
+                    )
                     for rank in range(count)
                 ]
                 arrangements[f"{count} processes, 1 device each"] = (count, [joined])

@@ -25,12 +25,16 @@ def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     encoder = build_encoder(config.student.encoder, dtype=compute_dtype(config.runtime.compute_dtype))
     rng, rows = np.random.default_rng(0), order["batch"]
     batch = {
-        name: (1000 * rng.normal(size=shape.shape)).astype(shape.dtype) if shape.dtype == np.int16 else np.ones(shape.shape, shape.dtype)
+        name: (1000 * rng.normal(size=shape.shape)).astype(shape.dtype)
+        if shape.dtype == np.int16
+        else np.ones(shape.shape, shape.dtype)
         for name, shape in program.batch_shapes(config, rows).items()
         if name.startswith("accel")
-    }  # fmt: skip
+    }
     x = jax.eval_shape(lambda b: prepare_inputs(b, "accel", settings), batch)
-    params = jax.jit(lambda key: encoder.init(key, np.zeros((1, *x.shape[1:]), np.float32))["params"])(jax.random.key(0))
+    params = jax.jit(lambda key: encoder.init(key, np.zeros((1, *x.shape[1:]), np.float32))["params"])(
+        jax.random.key(0)
+    )
     params = parallel.replicate(jax.device_get(params))
     apply = parallel.map_rows(lambda params, b: encoder.apply({"params": params}, prepare_inputs(b, "accel", settings)))
 

@@ -12,7 +12,9 @@ from accdistill_jax.training.metrics import read_metrics
 TEACHER_STEPS = 2
 
 
-def train(config: str, overrides: Sequence[str], *, store: Path, workdir: Path, windows: int, steps: int) -> dict[str, Any]:
+def train(
+    config: str, overrides: Sequence[str], *, store: Path, workdir: Path, windows: int, steps: int
+) -> dict[str, Any]:
     """Trains a student for `windows` times `steps` steps, after a teacher of two steps.
 
     Args:
@@ -32,10 +34,15 @@ def train(config: str, overrides: Sequence[str], *, store: Path, workdir: Path, 
     total = (windows + 1) * steps
     own = {"stages": ("data", "teacher", "student"), "data.stores": (str(store),)}
     for stage, duration in (("teacher", TEACHER_STEPS), ("student", total)):
-        own |= {f"{stage}.train.{name}": f"{duration} steps" for name in ("duration", "validate_every", "checkpoint_every")}
+        own |= {
+            f"{stage}.train.{name}": f"{duration} steps" for name in ("duration", "validate_every", "checkpoint_every")
+        }
         own[f"{stage}.train.warmup"] = "1 steps"
     own["student.train.log_every"] = f"{steps} steps"
-    settings = [f"--config.{key}={value!r}" if isinstance(value, tuple) else f"--config.{key}={value}" for key, value in own.items()]
+    settings = [
+        f"--config.{key}={value!r}" if isinstance(value, tuple) else f"--config.{key}={value}"
+        for key, value in own.items()
+    ]
     command = [sys.executable, "-m", "accdistill_jax.main", f"--config={config}", f"--workdir={workdir}"]
     done = subprocess.run([*command, *overrides, *settings], capture_output=True, text=True)
     if done.returncode:

@@ -61,7 +61,11 @@ def finish_minute(ppg: np.ndarray, accel: np.ndarray) -> dict[str, Any]:
     for name, values in (("ppg", ppg), ("accel", accel)):
         low, high = values.min(axis=0), values.max(axis=0)
         offset, scale = (low + high) / 2, np.maximum((high - low) / 2 / 32767, 1e-20)
-        made |= {name: np.rint((values - offset) / scale).astype(np.int16), f"{name}_scale": scale, f"{name}_offset": offset}
+        made |= {
+            name: np.rint((values - offset) / scale).astype(np.int16),
+            f"{name}_scale": scale,
+            f"{name}_offset": offset,
+        }
     return made
 
 

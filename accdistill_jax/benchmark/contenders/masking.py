@@ -51,7 +51,11 @@ def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
 
 def on_all_tokens(model: MaskedAutoencoder) -> MaskedAutoencoder:
     """The same autoencoder, its encoder run on every token."""
-    fields = {name: getattr(model.encoder, name) for name in model.encoder.__dataclass_fields__ if name not in ("parent", "name")}
+    fields = {
+        name: getattr(model.encoder, name)
+        for name in model.encoder.__dataclass_fields__
+        if name not in ("parent", "name")
+    }
     return model.clone(encoder=OnAllTokens(**fields))
 
 

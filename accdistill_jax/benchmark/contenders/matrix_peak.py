@@ -14,7 +14,9 @@ def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     """`order` has dtype. One iteration is a chain of products of square matrices, each of the last one's result."""
     host_memory.keep_freed()  # as the command does
     size = SIZES.get(jax.default_backend(), SIZES["default"])
-    a, b = (jax.random.normal(key, (size, size), order["dtype"]) * size**-0.5 for key in jax.random.split(jax.random.key(0)))
+    a, b = (
+        jax.random.normal(key, (size, size), order["dtype"]) * size**-0.5 for key in jax.random.split(jax.random.key(0))
+    )
     products = 8
 
     @jax.jit

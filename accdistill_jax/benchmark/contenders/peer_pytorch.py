@@ -139,7 +139,8 @@ def decayed(name: str, parameter: "nn.Parameter") -> bool:
 
 def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     """The contender: `order` has config, share (where `training.py` left weights and batch), compile (a mode or None), accelerator,
-    and keep_freed (whether the C library keeps freed memory)."""
+    and keep_freed (whether the C library keeps freed memory).
+    """
     device = choose_device(order)
     if device.type == "cpu" and order["keep_freed"]:
         host_memory.keep_freed()  # the allocator that ours has, for the same reason
@@ -147,7 +148,9 @@ def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     from accdistill_jax.storage.arrays import flatten
 
     start = load_start(order["share"])
-    before = {name: value.copy() for name, value in flatten(start["params"]).items()}  # layers share the arrays, and train them
+    before = {
+        name: value.copy() for name, value in flatten(start["params"]).items()
+    }  # layers share the arrays, and train them
     peer = Peer(start, order["config"], device=device, mode=order["compile"])
     batch = on_host(start["batch"], device)
     followed = [peer.run(batch, 1) for _ in range(order["follow_steps"])]
@@ -177,7 +180,9 @@ def choose_device(order: dict[str, Any]) -> "torch.device":
     if not torch.cuda.is_available():
         raise Skipped("this PyTorch does not see the accelerator")
     if torch.cuda.device_count() > 1:
-        raise Skipped(f"it is written for one device and there are {torch.cuda.device_count()}: set CUDA_VISIBLE_DEVICES=0")
+        raise Skipped(
+            f"it is written for one device and there are {torch.cuda.device_count()}: set CUDA_VISIBLE_DEVICES=0"
+        )
     torch.set_float32_matmul_precision("high")  # TF32, as JAX multiplies float32 on such a device
     return torch.device("cuda")
 
@@ -192,7 +197,9 @@ def load_start(share: str) -> dict[str, Any]:
 
 def on_host(batch: dict[str, Any], device: "torch.device", *, times: int = 1) -> "dict[str, torch.Tensor]":
     """A batch (its segments again and again, `times` in all) as a loader leaves it: pinned where a GPU reads it."""
-    held = {name: torch.as_tensor(np.concatenate([value] * times)) for name, value in batch.items() if name != "position"}
+    held = {
+        name: torch.as_tensor(np.concatenate([value] * times)) for name, value in batch.items() if name != "position"
+    }
     return {name: value.pin_memory() for name, value in held.items()} if device.type == "cuda" else held
 
 
@@ -311,7 +318,9 @@ def check_supported(config: dict[str, Any]) -> None:
         encoder = config[who]["encoder"]
         sizes = encoder["transformer"]
         if encoder["architecture"] != "transformer" or sizes["positions"] != "sinusoidal" or sizes["tokenizer"]:
-            raise Skipped(f"the PyTorch peer has no {who} but a Transformer on linear patches with sinusoidal positions")
+            raise Skipped(
+                f"the PyTorch peer has no {who} but a Transformer on linear patches with sinusoidal positions"
+            )
     if config["student"]["drop_fraction"]:
         raise Skipped("the PyTorch peer drops no tokens")
     if config["teacher"]["cached_views"]:

@@ -1,8 +1,8 @@
 """A measuring process for PyTorch's step in several sizes, eager and compiled: the peer of `variants.py`, asked in the same way.
 
-    order                      -> first steps of each mode, and which entries failed and why; or {"skipped": why}
-    {"measure": N, "count": K} -> seconds of K steps of entry number N, or why it failed
-    {"profile": N, "count": K} -> its kernels by the time that the device spent on them
+order                      -> first steps of each mode, and which entries failed and why; or {"skipped": why}
+{"measure": N, "count": K} -> seconds of K steps of entry number N, or why it failed
+{"profile": N, "count": K} -> its kernels by the time that the device spent on them
 """
 
 import time

@@ -15,7 +15,10 @@ def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     """`order` has config, stage, batch (per device). One iteration is the products of one step of one device."""
     host_memory.keep_freed()  # as the command does
     config = ml_collections.FrozenConfigDict(order["config"])
-    work, parallel = program.describe(config, order["stage"]), Parallel(config.runtime.mapping, devices=jax.devices()[:1])
+    work, parallel = (
+        program.describe(config, order["stage"]),
+        Parallel(config.runtime.mapping, devices=jax.devices()[:1]),
+    )
     training = Training(work, batch=order["batch"], parallel=parallel)
     counted = operations.count(training.traced())
     programs = [(*product.compiled(), times) for product, times in counted.products]

@@ -75,7 +75,9 @@ def made_up_batch(work: Work, rows: int, *, first: int = 0) -> dict[str, np.ndar
     for name, shape in work.batch_shapes(rows).items():
         rng = np.random.default_rng([first, len(name)])
         noise = shape.dtype == np.int16
-        batch[name] = (rng.normal(size=shape.shape) * 3000).astype(np.int16) if noise else np.ones(shape.shape, shape.dtype)
+        batch[name] = (
+            (rng.normal(size=shape.shape) * 3000).astype(np.int16) if noise else np.ones(shape.shape, shape.dtype)
+        )
     batch["position"] = np.arange(first, first + rows, dtype=np.int32)
     return batch
 

@@ -172,7 +172,12 @@ def profile(variant: Variant, steps: int) -> list[Operation]:
             total[1] += 1
     sources = operation_names(variant.text())
     found = [
-        Operation(name, sources.get(operation) or sources.get(re.sub(r"_(\d+)$", r".\1", name), ""), total[0] / steps, total[1] / steps)
+        Operation(
+            name,
+            sources.get(operation) or sources.get(re.sub(r"_(\d+)$", r".\1", name), ""),
+            total[0] / steps,
+            total[1] / steps,
+        )
         for (name, operation), total in totals.items()
     ]
     return sorted(found, key=lambda operation: -operation.seconds)

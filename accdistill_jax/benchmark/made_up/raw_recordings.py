@@ -1,5 +1,6 @@
 """Raw recordings to prepare, made on the spot, as a watch such as the Empatica E4 gives them: one PPG channel at 64 Hz, acceleration at
-32 Hz in steps of 1/64 g, both from the same moment on, an arrays' file each."""
+32 Hz in steps of 1/64 g, both from the same moment on, an arrays' file each.
+"""
 
 import functools
 from pathlib import Path

@@ -53,9 +53,7 @@ def segments_of(work: Work, *, minutes: int) -> float:
     return settings.batch_size * duration_steps(settings.duration, batch_size=settings.batch_size, num_segments=minutes)
 
 
-def plan(
-    work: Work, hardware: Hardware, *, batch: int, mfu: float, segments: float, host_bytes_per_s: float
-) -> Budget:
+def plan(work: Work, hardware: Hardware, *, batch: int, mfu: float, segments: float, host_bytes_per_s: float) -> Budget:
     """Time of a stage by its resources.
 
     Args:

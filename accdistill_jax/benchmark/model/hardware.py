@@ -11,7 +11,10 @@ TPU_HOP_S = 1e-6
 TPU_REACHED = 0.74
 NVLINK, NVLINK_LATENCY_S = 450 * GB, 20e-6
 NODE_NETWORK = 400 * GB  # of a node of 8 GPUs
-TWO_NODES_S, DOUBLING_S = 46e-6, (63e-6 - 46e-6) / 4  # a small all-reduce over 2 nodes; more for each further doubling, up to 32
+TWO_NODES_S, DOUBLING_S = (
+    46e-6,
+    (63e-6 - 46e-6) / 4,
+)  # a small all-reduce over 2 nodes; more for each further doubling, up to 32
 ASSUMED = "assumed"
 
 SOURCES = {

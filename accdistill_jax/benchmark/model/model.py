@@ -73,8 +73,7 @@ def estimate(work: Work, hardware: Hardware, *, batch: int, mfu: float) -> Estim
     devices = hardware.devices
     flops = work.step_flops(batch=batch, global_batch=batch * devices)
     compute_s, alone_s = (
-        count / (mfu * hardware.peak_flops)
-        for count in (flops, work.step_flops(batch=batch, global_batch=batch))
+        count / (mfu * hardware.peak_flops) for count in (flops, work.step_flops(batch=batch, global_batch=batch))
     )
     collectives = work.collectives(devices=devices, global_batch=batch * devices)
     slow_s, fast_s = (sum(times) for times in zip(*(collective_seconds(c, hardware) for c in collectives), strict=True))

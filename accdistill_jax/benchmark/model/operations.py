@@ -14,9 +14,17 @@ COSTLY = ("exp", "exp2", "tanh", "log", "log1p", "logistic", "erf", "sin", "cos"
 COSTLY_WEIGHT = 8.0
 # no arithmetic: views, or copies that the compiler mostly joins with what follows
 MOVING = (
-    "reshape", "broadcast_in_dim", "squeeze", "transpose", "convert_element_type", "copy", "slice", "iota",
-    "optimization_barrier", "stop_gradient",
-)  # fmt: skip
+    "reshape",
+    "broadcast_in_dim",
+    "squeeze",
+    "transpose",
+    "convert_element_type",
+    "copy",
+    "slice",
+    "iota",
+    "optimization_barrier",
+    "stop_gradient",
+)
 
 
 class Product(NamedTuple):

@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 _COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) \(.*\{$")
-_INSTRUCTION = re.compile(r"^\s+(?P<root>ROOT )?%(?P<name>[\w.\-]+) = (?P<result>\(.*?\)|\S+) (?P<opcode>[\w\-]+)\((?P<operands>[^)]*)")
+_INSTRUCTION = re.compile(
+    r"^\s+(?P<root>ROOT )?%(?P<name>[\w.\-]+) = (?P<result>\(.*?\)|\S+) (?P<opcode>[\w\-]+)\((?P<operands>[^)]*)"
+)
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _CALLED = re.compile(r"\b(?:calls|body|to_apply)=%([\w.\-]+)|branch_computations=\{([^}]*)\}")
 _CONDITION = re.compile(r"\bcondition=%([\w.\-]+)")
@@ -106,9 +108,21 @@ class Parsed(NamedTuple):
 
 # no work of their own, or work that runs beside others
 _FREE = (
-    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota", "copy-start", "copy-done", "slice-start",
-    "slice-done", "after-all", "partition-id", "replica-id", "opt-barrier",
-)  # fmt: skip
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "iota",
+    "copy-start",
+    "copy-done",
+    "slice-start",
+    "slice-done",
+    "after-all",
+    "partition-id",
+    "replica-id",
+    "opt-barrier",
+)
 
 
 def parse(text: str) -> Parsed:
@@ -174,7 +188,9 @@ def _computations(text: str) -> tuple[dict[str, list[Instruction]], str | None]:
             current = None
         elif current is not None and (match := _INSTRUCTION.match(line)):
             operands = tuple(re.findall(r"%([\w.\-]+)", match["operands"]))
-            current.append(Instruction(match["name"], match["result"], match["opcode"], operands, line, bool(match["root"])))
+            current.append(
+                Instruction(match["name"], match["result"], match["opcode"], operands, line, bool(match["root"]))
+            )
     return found, entry
 
 
@@ -220,7 +236,9 @@ class Sources:
             name = self._files.get(place.get("file_name_id", 0), "")
             if PACKAGE in name:
                 return f"{name.rsplit(PACKAGE, 1)[1]}:{place['line']}"
-            number = self._frames[number].get("parent_frame_id", 0) - 1  # the table counts parents from 1, and 1 is none
+            number = (
+                self._frames[number].get("parent_frame_id", 0) - 1
+            )  # the table counts parents from 1, and 1 is none
         return ""
 
     def of(self, one: Instruction, inner: list[Instruction] | tuple) -> str:

@@ -126,9 +126,7 @@ def describe(config: Any, stage: str) -> Work:
         )
     dtype = compute_dtype(config.runtime.compute_dtype)
     inputs = {name: InputSettings(**config.inputs[name]) for name in ("ppg", "accel")}
-    channels = {
-        name: _channels(config)[name] * present.band_groups(inputs[name]) for name in ("ppg", "accel")
-    }
+    channels = {name: _channels(config)[name] * present.band_groups(inputs[name]) for name in ("ppg", "accel")}
     options = {"dtype": dtype, "rematerialise": config.runtime.rematerialise}
     teacher = build_encoder(config.teacher.encoder, **(options if stage == "teacher" else {"dtype": dtype}))
     if stage == "teacher":
@@ -167,7 +165,9 @@ def describe(config: Any, stage: str) -> Work:
         projection = head.output
     batches = [batch_shapes(config, segments, embedding=cached) for segments in (1, 3)]
     kept = [tree_bytes(_kept(objective, params, frozen, batch)) for batch in batches]
-    return Work(config, stage, objective, params, frozen, *counts, projection, embedding, cached, (kept[1] - kept[0]) / 2)
+    return Work(
+        config, stage, objective, params, frozen, *counts, projection, embedding, cached, (kept[1] - kept[0]) / 2
+    )
 
 
 def _kept(objective: Objective, params: Any, frozen: Any, batch: dict[str, jax.ShapeDtypeStruct]) -> Any:
@@ -269,4 +269,3 @@ def count(work: Work, parallel: Parallel) -> tuple[list[traffic.Collective], lis
     metrics = len(lowered.out_info[1])
     expected = work.collectives(devices=parallel.num_devices, global_batch=batch, metrics=metrics)
     return traffic.counted(lowered.compile().as_text()), expected
-

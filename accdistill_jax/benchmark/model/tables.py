@@ -67,13 +67,20 @@ def memory_table(works: Sequence[Work], batches: Sequence[int], *, devices: int)
     rows.append([f"sum with moments split over {devices} devices", *(f"{size / MB:.1f}" for size in sharded)])
     for batch in batches:
         kept = [work.activation_bytes(batch=batch) / MB for work in works]
-        rows.append([f"kept for the backward pass, {batch} segments", *(f"{size:,.0f}".replace(",", " ") for size in kept)])
+        rows.append(
+            [f"kept for the backward pass, {batch} segments", *(f"{size:,.0f}".replace(",", " ") for size in kept)]
+        )
     return table(header, rows)
 
 
 def limit_table(memories: Sequence[float], *, devices: int) -> str:
     """Up to how many trained parameters replication is enough."""
-    header = ("memory of a device", "replicated", f"moments split over {devices}", "replicated, with a frozen teacher as large")
+    header = (
+        "memory of a device",
+        "replicated",
+        f"moments split over {devices}",
+        "replicated, with a frozen teacher as large",
+    )
     rows = []
     for memory in memories:
         limits = (

@@ -81,7 +81,9 @@ def lower(work: program.Work, where: Slice, *, batch: int) -> tuple[Any, int]:
         built = program.build(work, parallel)
         shapes = jax.eval_shape(lambda params: initial_state(params, built.layout, built.loop), work.params)
         parts = TrainState(WHOLE, WHOLE, built.layout.spec, WHOLE)
-        state = TrainState(*(_placed(spec, each, parallel, flat=True) for spec, each in zip(parts, shapes, strict=True)))
+        state = TrainState(
+            *(_placed(spec, each, parallel, flat=True) for spec, each in zip(parts, shapes, strict=True))
+        )
         rows = _placed(SPLIT, work.batch_shapes(batch * parallel.num_devices), parallel)
         lowered = built.step.lower(state, _placed(WHOLE, work.frozen, parallel), rows)
     return lowered, len(lowered.out_info[1])

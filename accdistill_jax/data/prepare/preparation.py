@@ -41,8 +41,10 @@ def find_recordings(reader: str, roots: Sequence[str | os.PathLike], **options) 
             not_read[path if len(roots) == 1 else os.path.join(readable(os.fspath(root)), path)] = reason
         for source in below:
             if source.recording_id in found:
-                raise UserError(f"recording {source.recording_id!r} is both below {found[source.recording_id][1]} "
-                                f"and below {root}; rename one, or give one root only")
+                raise UserError(
+                    f"recording {source.recording_id!r} is both below {found[source.recording_id][1]} "
+                    f"and below {root}; rename one, or give one root only"
+                )
             found[source.recording_id] = (source, root)
     _refuse_nested(roots)
     return recordings.Found([source for source, _ in found.values()], not_read=not_read)
@@ -53,7 +55,9 @@ def _refuse_nested(roots: Sequence[str | os.PathLike]) -> None:
     real = [Path(root).resolve() for root in roots]
     for inner, outer in itertools.permutations(range(len(real)), 2):
         if real[inner].is_relative_to(real[outer]):
-            raise UserError(f"{roots[inner]} lies in {roots[outer]}, so that its recordings would be read twice; give one of them only")
+            raise UserError(
+                f"{roots[inner]} lies in {roots[outer]}, so that its recordings would be read twice; give one of them only"
+            )
 
 
 def prepare(
@@ -148,13 +152,22 @@ def _turn_over(
     votes = {source.recording_id: vote for source in sources if (vote := writer.vote(source.recording_id)) is not None}
     decisions = polarity_lib.decide(votes)
     for wanted in sorted({vote.polarity for vote in decisions.values()}):
-        wrong = [source for source in sources if (vote := votes.get(source.recording_id)) is not None
-                 and decisions[source.recording_id].polarity == wanted != vote.applied]
+        wrong = [
+            source
+            for source in sources
+            if (vote := votes.get(source.recording_id)) is not None
+            and decisions[source.recording_id].polarity == wanted != vote.applied
+        ]
         yield from run(functools.partial(stage, polarity=wanted), wrong)
 
 
 def _stage(
-    source: RecordingSource, *, writer: StoreWriter, settings: PreprocessSettings, skip_bad: bool, polarity: str | None = None
+    source: RecordingSource,
+    *,
+    writer: StoreWriter,
+    settings: PreprocessSettings,
+    skip_bad: bool,
+    polarity: str | None = None,
 ) -> str | None:
     """Prepares one recording; returns what is wrong with it, if it is bad."""
     try:

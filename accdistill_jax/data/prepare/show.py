@@ -48,8 +48,9 @@ def counts_table(store: Store, *, most: int = _MOST_PARTICIPANTS) -> Table:
 
 def labels_table(store: Store) -> Table:
     """Participants and segments of each split, and how the labels are spread in it."""
-    table = Table(title="Splits; labels as median (5th to 95th percentile), share of segments known",
-                  title_justify="left")
+    table = Table(
+        title="Splits; labels as median (5th to 95th percentile), share of segments known", title_justify="left"
+    )
     table.add_column("")
     rows = {split: store.indices(split) for split in SPLITS}
     people = store.participants["split"].to_pylist()
@@ -85,19 +86,28 @@ def print_summary(store: Store, console: Console) -> None:
     print_not_read(manifest.get("not_read") or {}, console)
     empty = [split for split in SPLITS if not len(store.indices(split))]
     if empty:
-        print_line(f"warning: split {' and '.join(empty)} is empty; with few participants, prepare with "
-                   "--split-fractions, another --split-seed or a --split-file", console)
+        print_line(
+            f"warning: split {' and '.join(empty)} is empty; with few participants, prepare with "
+            "--split-fractions, another --split-seed or a --split-file",
+            console,
+        )
 
 
 def print_mended_stamps(prepared: Sequence[Mapping], console: Console, *, most: int = _MOST_MENDED) -> None:
     """Streams whose time stamps were mended, and how: at most `most`, and how many more."""
-    mended = [(about["unit"], name, count, (about.get("notes") or {}).get(f"{name}_stamps", f"{count} samples"))
-              for about in prepared for name, count in (about.get("mended_stamps") or {}).items()]
+    mended = [
+        (about["unit"], name, count, (about.get("notes") or {}).get(f"{name}_stamps", f"{count} samples"))
+        for about in prepared
+        for name, count in (about.get("mended_stamps") or {}).items()
+    ]
     for unit, name, _, note in mended[:most]:
         print_line(f"time stamps mended: recording {unit}, {name}: {note}", console)
     if len(mended) > most:
         count = sum(count for _, _, count, _ in mended[most:])
-        print_line(f"time stamps mended: {count} samples of {len(mended) - most} more streams; the store's {MANIFEST} names them all", console)
+        print_line(
+            f"time stamps mended: {count} samples of {len(mended) - most} more streams; the store's {MANIFEST} names them all",
+            console,
+        )
 
 
 def print_not_read(not_read: Mapping[str, str], console: Console, *, most: int = _MOST_NOT_READ) -> None:
@@ -131,8 +141,9 @@ def plot_segments(store: Store, path: str | os.PathLike, *, count: int = 4) -> N
     rows = np.unique(np.linspace(0, store.num_segments - 1, count).round().astype(int))
     batch = store.read(rows)
     time_s = np.arange(store.samples) / store.rate_hz
-    figure, axes = plt.subplots(len(rows), 2, figsize=(13, 2.3 * len(rows)), squeeze=False, layout="constrained",
-                                sharex=True)
+    figure, axes = plt.subplots(
+        len(rows), 2, figsize=(13, 2.3 * len(rows)), squeeze=False, layout="constrained", sharex=True
+    )
     for number, row in enumerate(rows):
         for axis, name in zip(axes[number], SIGNALS, strict=True):
             values = dequantise(batch[name][number], batch[f"{name}_scale"][number], batch[f"{name}_offset"][number])
@@ -141,10 +152,16 @@ def plot_segments(store: Store, path: str | os.PathLike, *, count: int = 4) -> N
             for channel, label in enumerate(store.channels[name]):
                 axis.plot(time_s, values[:, channel], linewidth=0.6, label=for_plot(label))
             axis.margins(x=0)
-            axis.set_ylabel("acceleration - mean (mg)" if name == "accel" else f"PPG ({for_plot(store.manifest['units'][name])})")
+            axis.set_ylabel(
+                "acceleration - mean (mg)" if name == "accel" else f"PPG ({for_plot(store.manifest['units'][name])})"
+            )
         hr = store.segments["hr_bpm"][row]
-        axes[number, 0].set_title(f"segment {row}, participant {for_plot(store.segments['participant'][row])}, "
-                                  f"heart rate {'unknown' if np.isnan(hr) else f'{hr:.0f} bpm'}", loc="left", fontsize=9)
+        axes[number, 0].set_title(
+            f"segment {row}, participant {for_plot(store.segments['participant'][row])}, "
+            f"heart rate {'unknown' if np.isnan(hr) else f'{hr:.0f} bpm'}",
+            loc="left",
+            fontsize=9,
+        )
         axes[number, 1].legend(loc="upper right", fontsize=7, ncols=3)
     for axis in axes[-1]:
         axis.set_xlabel("time (s)")

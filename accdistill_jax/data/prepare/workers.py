@@ -62,8 +62,10 @@ def run_all(
                     if cause:
                         pool.remove(worker)
                         if died is None or item is _START or cause in _ASKED_TO_END:
-                            raise UserError(f"a worker process died ({cause}); what is done so far is kept: "
-                                            "run the same command again, with fewer --workers if memory is short")
+                            raise UserError(
+                                f"a worker process died ({cause}); what is done so far is kept: "
+                                "run the same command again, with fewer --workers if memory is short"
+                            )
                         result = died(item, cause)
                     elif waiting and worker.give(waiting[-1]):
                         waiting.pop()

@@ -22,19 +22,21 @@ def held_samples(stream: Stream, *, held_s: float, held_coarse_s: float) -> np.n
     """Which samples repeat the one before them within a held stretch; the first of a stretch is none of them.
 
     Args:
-      stream: PPG or acceleration.
-      held_s: longest time in seconds that all channels may hold their values.
-      held_coarse_s: the same for an accelerometer of steps above `COARSE_STEP_G`.
+        stream: PPG or acceleration.
+        held_s: longest time in seconds that all channels may hold their values.
+        held_coarse_s: the same for an accelerometer of steps above `COARSE_STEP_G`.
 
     Returns:
-      [samples] bool.
+        [samples] bool.
     """
     values = stream.values
     held = np.zeros(len(values), bool)
     same = (np.diff(values, axis=0) == 0).all(1)
     edges = np.diff(np.concatenate([[0], same.astype(np.int8), [0]]))
     first, last = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
-    duration = (last - first) / stream.rate_hz if stream.rate_hz is not None else stream.time_s[last] - stream.time_s[first]
+    duration = (
+        (last - first) / stream.rate_hz if stream.rate_hz is not None else stream.time_s[last] - stream.time_s[first]
+    )
     limit = np.full(len(first), held_s)
     if stream.name == "accel" and _is_coarse(values):
         off = (values[first] == 0).all(1) & (stream.gravity == "included")
@@ -56,7 +58,11 @@ def _is_coarse(values: np.ndarray) -> bool:
 
 def without(stream: Stream, held: np.ndarray) -> Stream:
     """The stream with NaN in place of held samples."""
-    return dataclasses.replace(stream, values=np.where(held[:, None], np.float32(np.nan), stream.values)) if held.any() else stream
+    return (
+        dataclasses.replace(stream, values=np.where(held[:, None], np.float32(np.nan), stream.values))
+        if held.any()
+        else stream
+    )
 
 
 def mask_on_grid(stream: Stream, mask: np.ndarray, *, start_s: float, count: int, rate_hz: float) -> np.ndarray:

@@ -44,10 +44,10 @@ def normal_intervals(interval_s: np.ndarray) -> np.ndarray:
     """Which intervals are normal: within the physiological range and close to the local median.
 
     Args:
-      interval_s: [N, beats] float, seconds, each row in order of time, rows filled up with NaN at their end.
+        interval_s: [N, beats] float, seconds, each row in order of time, rows filled up with NaN at their end.
 
     Returns:
-      [N, beats] bool; False for NaN.
+        [N, beats] bool; False for NaN.
     """
     low, high = INTERVAL_RANGE_S
     with np.errstate(invalid="ignore"):
@@ -67,10 +67,10 @@ def hrv(beats: Sequence[Beats | None], *, segment_s: float, min_coverage: float,
     """Heart rate, SDNN and RMSSD of N segments by the rule above.
 
     Args:
-      beats: one entry per segment; `time_s` in seconds after the segment's start. None: no beats known.
-      segment_s: duration of a segment in seconds.
-      min_coverage: least coverage (0..1) by NN intervals for which labels are given.
-      min_pairs: least number of successive NN pairs for RMSSD.
+        beats: one entry per segment; `time_s` in seconds after the segment's start. None: no beats known.
+        segment_s: duration of a segment in seconds.
+        min_coverage: least coverage (0..1) by NN intervals for which labels are given.
+        min_pairs: least number of successive NN pairs for RMSSD.
 
     Source: see the module.
     """
@@ -101,7 +101,9 @@ def hrv(beats: Sequence[Beats | None], *, segment_s: float, min_coverage: float,
     variance = np.where(normal, (interval - mean[:, None]) ** 2, 0.0).sum(1) / np.maximum(n - 1, 1)
 
     with np.errstate(invalid="ignore"):
-        successive = normal[:, 1:] & normal[:, :-1] & (np.abs(time[:, 1:] - interval[:, 1:] - time[:, :-1]) <= ADJACENT_S)
+        successive = (
+            normal[:, 1:] & normal[:, :-1] & (np.abs(time[:, 1:] - interval[:, 1:] - time[:, :-1]) <= ADJACENT_S)
+        )
     pairs = successive.sum(1)
     squares = np.where(successive, np.diff(interval, axis=1) ** 2, 0.0).sum(1)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -117,16 +119,18 @@ def beats_of_segments(beats: Beats | None, start_s: np.ndarray, segment_s: float
     """Cuts the beats of a recording into those of its segments, times made relative to each segment's start.
 
     Args:
-      beats: times in seconds after the recording's start.
-      start_s: [N] start of each segment, seconds after the recording's start.
-      segment_s: duration of a segment in seconds.
+        beats: times in seconds after the recording's start.
+        start_s: [N] start of each segment, seconds after the recording's start.
+        segment_s: duration of a segment in seconds.
     """
     if beats is None:
         return [None] * len(start_s)
     first = np.searchsorted(beats.time_s, start_s, side="left")
     last = np.searchsorted(beats.time_s, np.asarray(start_s) + segment_s, side="right")
-    return [Beats(beats.time_s[i:j] - start, beats.interval_s[i:j])
-            for i, j, start in zip(first, last, start_s, strict=True)]
+    return [
+        Beats(beats.time_s[i:j] - start, beats.interval_s[i:j])
+        for i, j, start in zip(first, last, start_s, strict=True)
+    ]
 
 
 def window_heart_rate(
@@ -135,13 +139,13 @@ def window_heart_rate(
     """Mean reference heart rate of each segment, from the windows that lie at least half inside it.
 
     Args:
-      windows: reference windows, seconds after the recording's start.
-      start_s: [N] start of each segment, seconds after the recording's start.
-      segment_s: duration of a segment in seconds.
-      min_coverage: least share of the segment (0..1) that those windows together must cover.
+        windows: reference windows, seconds after the recording's start.
+        start_s: [N] start of each segment, seconds after the recording's start.
+        segment_s: duration of a segment in seconds.
+        min_coverage: least share of the segment (0..1) that those windows together must cover.
 
     Returns:
-      [N] float32 bpm, NaN where unknown.
+        [N] float32 bpm, NaN where unknown.
     """
     result = np.full(len(start_s), np.nan, np.float32)
     if windows is None:

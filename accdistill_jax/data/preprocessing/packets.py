@@ -30,7 +30,9 @@ _WINDOW = 61  # packets over which stamps are evened out
 _CONTRADICTS = 6.0  # standard errors
 _NEAR = 8  # packets that show whether a loss is one
 _MOST_UNCERTAIN = 0.1
-_SHARPEST_S = 0.005  # standard error of a packet's time that is certain enough: a tone of 3 Hz keeps its phase to 0.1 rad
+_SHARPEST_S = (
+    0.005  # standard error of a packet's time that is certain enough: a tone of 3 Hz keeps its phase to 0.1 rad
+)
 _ADVICE = "give the stream rate_hz and start in place of time stamps, or each sample a stamp of its own"
 
 
@@ -46,13 +48,13 @@ def spread_packets(stream: Stream) -> Spread:
     """Gives the samples of packets their times.
 
     Args:
-      stream: with time stamps, or it is passed on as it is.
+        stream: with time stamps, or it is passed on as it is.
 
     Returns:
-      The stream with rising time stamps; with those it had where no more than `RARE` samples share one.
+        The stream with rising time stamps; with those it had where no more than `RARE` samples share one.
 
     Raises:
-      UserError: many samples share a stamp, and it is not certain when they were measured; says why.
+        UserError: many samples share a stamp, and it is not certain when they were measured; says why.
     """
     if stream.time_s is None or len(stream.time_s) < 2 * FEWEST_PACKETS:
         return Spread(stream, 0, "")
@@ -66,7 +68,9 @@ def spread_packets(stream: Stream) -> Spread:
         if shared > RARE * len(time):
             raise UserError(_refusal(stream, shared, f"in packets of more than {LONGEST_PACKET_S:g} s, or in no order"))
         if shared:
-            note = "; ".join(filter(None, [note, f"{shared} samples with the stamp of the one before averaged with it"]))
+            note = "; ".join(
+                filter(None, [note, f"{shared} samples with the stamp of the one before averaged with it"])
+            )
         return Spread(stream, dropped + shared, note)
     try:
         if stream.packet_stamp == "last":  # the same, seen backwards in time
@@ -78,7 +82,9 @@ def spread_packets(stream: Stream) -> Spread:
     except _NotCertain as error:
         usual = np.median(np.diff(first))
         if usual == 1:  # most samples have a time of their own; to average the others harms little
-            note = "; ".join(filter(None, [note, f"{len(time) - len(first)} samples close to the one before averaged with it"]))
+            note = "; ".join(
+                filter(None, [note, f"{len(time) - len(first)} samples close to the one before averaged with it"])
+            )
             return Spread(stream, dropped + len(time) - len(first), note)
         raise UserError(_refusal(stream, len(time) - len(first), str(error))) from None
     values = stream.values.copy()
@@ -88,11 +94,16 @@ def spread_packets(stream: Stream) -> Spread:
     sizes = np.diff(np.append(first, len(time)))
     mended = int(sizes[sizes > 1].sum())
     low, high = np.percentile(sizes, (5, 95))
-    said = [note, f"{mended} samples in packets of {low:.0f}{f' to {high:.0f}' if high > low else ''} spread at {rate_hz:.4g} Hz, "
-                  f"each packet's stamp taken as its {stream.packet_stamp} sample's"]
+    said = [
+        note,
+        f"{mended} samples in packets of {low:.0f}{f' to {high:.0f}' if high > low else ''} spread at {rate_hz:.4g} Hz, "
+        f"each packet's stamp taken as its {stream.packet_stamp} sample's",
+    ]
     if uncertain.any():
         said.append(f"{int(uncertain.sum())} samples of packets that are not full marked missing")
-    return Spread(dataclasses.replace(stream, time_s=times, values=values), dropped + mended, "; ".join(filter(None, said)))
+    return Spread(
+        dataclasses.replace(stream, time_s=times, values=values), dropped + mended, "; ".join(filter(None, said))
+    )
 
 
 class _NotCertain(Exception):
@@ -100,8 +111,10 @@ class _NotCertain(Exception):
 
 
 def _refusal(stream: Stream, shared: int, reason: str) -> str:
-    return (f"stream {stream.name!r}: {shared} of {len(stream.time_s)} samples carry the time stamp of another or one close to it, "
-            f"and when they were measured is not certain ({reason}); {_ADVICE}")
+    return (
+        f"stream {stream.name!r}: {shared} of {len(stream.time_s)} samples carry the time stamp of another or one close to it, "
+        f"and when they were measured is not certain ({reason}); {_ADVICE}"
+    )
 
 
 def _without_repeats(time: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
@@ -131,7 +144,11 @@ def _without_repeats(time: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, 
 def _is_twice(packet: np.ndarray) -> bool:
     """True if the second half repeats the first, and the values are not all the same."""
     half = len(packet) // 2
-    return len(packet) % 2 == 0 and np.array_equal(packet[:half], packet[half:], equal_nan=True) and bool((packet != packet[0]).any())
+    return (
+        len(packet) % 2 == 0
+        and np.array_equal(packet[:half], packet[half:], equal_nan=True)
+        and bool((packet != packet[0]).any())
+    )
 
 
 def _packets(time: np.ndarray) -> np.ndarray | None:
@@ -166,7 +183,9 @@ def _times_of(time: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarr
         raise _NotCertain(f"there are only {len(first)} packets")
     cycle, usual = np.diff(stamp), float(np.median(size))
     step = float(np.median(cycle))
-    clock = bool((np.abs(cycle / step - np.round(cycle / step)) < max(1e-3, 2 * _SAME_S / step)).mean() > 0.95)  # whole steps
+    clock = bool(
+        (np.abs(cycle / step - np.round(cycle / step)) < max(1e-3, 2 * _SAME_S / step)).mean() > 0.95
+    )  # whole steps
     rate = _rate(stamp, size, clock)
     # One sample lost shows where all packets hold as many; a clock's whole steps may hold one more or less.
     even = bool((size == usual).mean() > 0.8 and size.max() == usual and step < 0.5)
@@ -175,7 +194,11 @@ def _times_of(time: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarr
         if not RATES_HZ[0] <= rate <= RATES_HZ[1]:
             raise _NotCertain(f"their rate would be {rate:.3g} Hz")
         late = stamp - first / rate  # constant, but for jitter, losses and drift
-        spread = 0.0 if clock else 1.4826 * float(np.median(np.abs(late - scipy.ndimage.median_filter(late, 9, mode="nearest"))))
+        spread = (
+            0.0
+            if clock
+            else 1.4826 * float(np.median(np.abs(late - scipy.ndimage.median_filter(late, 9, mode="nearest"))))
+        )
         limit = max(1.5, 0.6 * usual) / rate
         if 5 * spread > limit:
             raise _NotCertain(f"their stamps jitter by {spread:.3g} s, and packets last {usual / rate:.3g} s")
@@ -190,7 +213,9 @@ def _times_of(time: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
     base, unsure, outliers = np.empty(len(size)), 0, 0
     for low, high in zip(begin, np.append(begin[1:], len(size)), strict=True):
-        held_back = int(clock and high - low > 1 and size[low] < usual - sharp)  # its stamp is that of a sample that is not there
+        held_back = int(
+            clock and high - low > 1 and size[low] < usual - sharp
+        )  # its stamp is that of a sample that is not there
         own = late[low + held_back : high]
         level = _level(own, tolerance, spread, clock)
         outliers += int((np.abs(own - level) > tolerance).sum())
@@ -213,7 +238,11 @@ def _stretches(
     """First packets of the stretches without loss; and [packets] which packets lost samples inside."""
     begin = np.flatnonzero(np.append(True, _losses(late, tolerance)))
     if clock:  # a stretch begins within a step of the clock: its first samples are not there, the others are in time
-        joins = partial[begin] & (np.diff(np.append(begin, len(late))) == 1) & (np.append(cycle, np.inf)[begin] < 1.5 * usual_s)
+        joins = (
+            partial[begin]
+            & (np.diff(np.append(begin, len(late))) == 1)
+            & (np.append(cycle, np.inf)[begin] < 1.5 * usual_s)
+        )
         begin = np.setdiff1d(begin, begin[joins] + 1)
     last = np.append(begin[1:], len(late)) - 1
     inside = np.zeros(len(late), bool)

@@ -45,10 +45,10 @@ def check_units(recording: Recording) -> dict[str, str]:
     """Refuses what cannot be, by the rules of the module.
 
     Returns:
-      Notes on what is odd but can be, in words: accel_axes, references, coverage; mostly empty.
+        Notes on what is odd but can be, in words: accel_axes, references, coverage; mostly empty.
 
     Raises:
-      UserError: naming the stream, the number that cannot be and the unit that would fit.
+        UserError: naming the stream, the number that cannot be and the unit that would fit.
     """
     notes = {}
     if "accel" in recording.streams:
@@ -64,13 +64,19 @@ def unlabelled(recording: Recording, hr_bpm: np.ndarray) -> dict[str, str]:
     """A note (references) where references were given and no kept segment has a heart rate of them.
 
     Args:
-      recording: the whole.
-      hr_bpm: [N] of its kept segments, NaN unknown.
+        recording: the whole.
+        hr_bpm: [N] of its kept segments, NaN unknown.
     """
-    given = [what for what, known in (("beats", recording.beats), ("windows of heart rate", recording.heart_rate)) if known is not None]
+    given = [
+        what
+        for what, known in (("beats", recording.beats), ("windows of heart rate", recording.heart_rate))
+        if known is not None
+    ]
     if not given or not len(hr_bpm) or np.isfinite(hr_bpm).any():
         return {}
-    return {"references": f"none of its kept segments ({len(hr_bpm)}) has a heart rate: the {' and '.join(given)} cover too little of them"}
+    return {
+        "references": f"none of its kept segments ({len(hr_bpm)}) has a heart rate: the {' and '.join(given)} cover too little of them"
+    }
 
 
 def _covered_alone(recording: Recording) -> dict[str, str]:
@@ -81,8 +87,10 @@ def _covered_alone(recording: Recording) -> dict[str, str]:
     alone = abs(ppg_start - start) + abs(ppg_end - end)
     if alone <= max(MOST_ALONE_S, MOST_ALONE * max(last - first for first, last in spans)):
         return {}
-    return {"coverage": f"PPG covers {ppg_start:.0f} to {ppg_end:.0f} s and acceleration {start:.0f} to {end:.0f} s: only what both cover is "
-                        "used; if they began and ended together, a rate or a clock is wrong"}
+    return {
+        "coverage": f"PPG covers {ppg_start:.0f} to {ppg_end:.0f} s and acceleration {start:.0f} to {end:.0f} s: only what both cover is "
+        "used; if they began and ended together, a rate or a clock is wrong"
+    }
 
 
 def _references_outside(recording: Recording) -> dict[str, str]:
@@ -92,9 +100,12 @@ def _references_outside(recording: Recording) -> dict[str, str]:
     known = {"beats": recording.beats.time_s if recording.beats is not None else np.zeros(0)}
     if recording.heart_rate is not None:
         known["windows of heart rate"] = recording.heart_rate.start_s[np.isfinite(recording.heart_rate.hr_bpm)]
-    outside = [f"none of {len(time)} {what} lies within the recording's {start:.0f} to {end:.0f} s (they lie at {time.min():.0f} to "
-               f"{time.max():.0f} s): do their clocks or units differ?"
-               for what, time in known.items() if len(time) and not ((time >= start) & (time <= end)).any()]
+    outside = [
+        f"none of {len(time)} {what} lies within the recording's {start:.0f} to {end:.0f} s (they lie at {time.min():.0f} to "
+        f"{time.max():.0f} s): do their clocks or units differ?"
+        for what, time in known.items()
+        if len(time) and not ((time >= start) & (time <= end)).any()
+    ]
     return {"references": "; ".join(outside)} if outside else {}
 
 
@@ -102,10 +113,10 @@ def resting_g(accel: Stream) -> tuple[float, int]:
     """Median length of the acceleration vector at rest, and the number of calm seconds that it is of.
 
     Args:
-      accel: values [samples, 3] in g.
+        accel: values [samples, 3] in g.
 
     Returns:
-      With fewer than `LEAST_CALM_S` calm seconds: the median length over all samples, and 0. NaN without a sample.
+        With fewer than `LEAST_CALM_S` calm seconds: the median length over all samples, and 0. NaN without a sample.
     """
     values = accel.values[np.isfinite(accel.values).all(1) & accel.values.any(1)].astype(np.float64)
     if not len(values):
@@ -134,8 +145,10 @@ def _check_gravity(accel: Stream, *, generic: bool) -> None:
     shown = f"|a| {'at rest' if calm else 'at the median, with hardly a calm second,'} is {length:.3g} g"
     if accel.gravity == "removed":
         if calm and low <= length <= high:
-            raise UserError(f"stream 'accel': {shown}, so it holds gravity, though it is declared to be removed; "
-                            "leave out gravity: removed")
+            raise UserError(
+                f"stream 'accel': {shown}, so it holds gravity, though it is declared to be removed; "
+                "leave out gravity: removed"
+            )
         return
     if low <= length <= high:
         return
@@ -174,13 +187,17 @@ def _check_axes(accel: Stream) -> dict[str, str]:
     for a, b in ((0, 1), (0, 2), (1, 2)):
         for sign, how in ((1, "the same"), (-1, "opposite")):
             if moves[a] > 0 and np.array_equal(values[:, a], sign * values[:, b]):
-                raise UserError(f"stream 'accel': axes {accel.channels[a]} and {accel.channels[b]} are {how} in every sample; "
-                                "name three different columns")
+                raise UserError(
+                    f"stream 'accel': axes {accel.channels[a]} and {accel.channels[b]} are {how} in every sample; "
+                    "name three different columns"
+                )
     for axis in np.flatnonzero(moves == 0):
         name = f"axis {accel.channels[axis]} is {values[0, axis]:.3g} g in every sample"
         if moves.max() > TURN_G:
-            raise UserError(f"stream 'accel': {name}, while others change by {moves.max():.2g} g: a wrong column, or a "
-                            "broken axis; name the right one, or leave this recording out")
+            raise UserError(
+                f"stream 'accel': {name}, while others change by {moves.max():.2g} g: a wrong column, or a "
+                "broken axis; name the right one, or leave this recording out"
+            )
         if moves.max() > 0:
             return {"accel_axes": f"{name}: a wrong column, or a broken axis?"}
     return {}
@@ -197,14 +214,20 @@ def _check_intervals(beats: Beats, *, generic: bool) -> None:
             advice = "are these heart rates (beats per minute)?"
         else:
             advice = "no unit of time fits: is it the right column?"
-        raise UserError(f"beats: the median interval is {usual:.4g} s, and a heart's are 0.3 to 2 s; "
-                        f"the file's numbers are {number:.4g}: {advice}")
+        raise UserError(
+            f"beats: the median interval is {usual:.4g} s, and a heart's are 0.3 to 2 s; "
+            f"the file's numbers are {number:.4g}: {advice}"
+        )
     span = beats.time_s[-1] - beats.time_s[0] + beats.interval_s[0]
     total = float(beats.interval_s.sum())
     if len(beats.time_s) >= LEAST_BEATS and total > MOST_COVERAGE * span:
-        raise UserError(f"beats: {len(beats.time_s)} intervals add up to {total:.4g} s, but lie within {span:.4g} s: "
-                        "the time's or the interval's unit is wrong, or beats are listed twice")
+        raise UserError(
+            f"beats: {len(beats.time_s)} intervals add up to {total:.4g} s, but lie within {span:.4g} s: "
+            "the time's or the interval's unit is wrong, or beats are listed twice"
+        )
     apart = np.diff(beats.time_s) / beats.interval_s[1:]
     if len(beats.time_s) >= LEAST_BEATS and np.median(apart) > MOST_APART and (apart < 1.5).mean() < 0.05:
-        raise UserError(f"beats: their times are {np.median(apart):.4g} times as far apart as their intervals are long: "
-                        + ("is the time_unit ms?" if generic else "is the unit of the times another?"))
+        raise UserError(
+            f"beats: their times are {np.median(apart):.4g} times as far apart as their intervals are long: "
+            + ("is the time_unit ms?" if generic else "is the unit of the times another?")
+        )

@@ -41,9 +41,9 @@ class Vote:
     """Vote of a recording on its polarity: of `frames` calm and clean frames, `up` have their systole up.
 
     Attributes:
-      device: that wore the sensor, as in the recording.
-      declared: systole_up, systole_down or unknown.
-      applied: systole_up, or systole_down where the stored PPG was turned over.
+        device: that wore the sensor, as in the recording.
+        declared: systole_up, systole_down or unknown.
+        applied: systole_up, or systole_down where the stored PPG was turned over.
     """
 
     device: str
@@ -74,7 +74,11 @@ def vote_of(notes: object) -> Vote | None:
     """The vote in the notes of a recording; None where there is none, as in stores of other origin."""
     vote = notes.get("ppg_votes") if isinstance(notes, Mapping) else None
     kinds = {"device": str, "declared": str, "applied": str, "frames": int, "up": int}
-    if not isinstance(vote, Mapping) or vote.keys() != kinds.keys() or any(type(vote[key]) is not kind for key, kind in kinds.items()):
+    if (
+        not isinstance(vote, Mapping)
+        or vote.keys() != kinds.keys()
+        or any(type(vote[key]) is not kind for key, kind in kinds.items())
+    ):
         return None
     return Vote(**vote)
 
@@ -86,15 +90,17 @@ def clear(frames: float, up: float) -> str | None:
     return "systole_up" if up >= CLEAR * frames else "systole_down" if up <= (1 - CLEAR) * frames else None
 
 
-def count_votes(ppg: np.ndarray, accel: np.ndarray, missing: np.ndarray, *, rate_hz: float, band_high_hz: float) -> tuple[int, int]:
+def count_votes(
+    ppg: np.ndarray, accel: np.ndarray, missing: np.ndarray, *, rate_hz: float, band_high_hz: float
+) -> tuple[int, int]:
     """Calm and clean frames of a recording, and how many of them have their systole up.
 
     Args:
-      ppg: [T, C] float32, band-passed.
-      accel: [T, 3] float32, in g.
-      missing: [T] bool, made up samples of either.
-      rate_hz: of all three.
-      band_high_hz: upper edge of the band-pass.
+        ppg: [T, C] float32, band-passed.
+        accel: [T, 3] float32, in g.
+        missing: [T] bool, made up samples of either.
+        rate_hz: of all three.
+        band_high_hz: upper edge of the band-pass.
     """
     length = round(FRAME_S * rate_hz)
     count = len(ppg) // length
@@ -107,8 +113,12 @@ def count_votes(ppg: np.ndarray, accel: np.ndarray, missing: np.ndarray, *, rate
         return 0, 0
     frames = np.moveaxis(ppg[: count * length].reshape(count, length, -1)[calm], 2, 1)
     rows = np.ascontiguousarray(frames, np.float32).reshape(-1, length)
-    quality = np.concatenate([frame_quality(rows[at : at + 64], rate_hz=rate_hz, band_high_hz=band_high_hz).mean(1)
-                              for at in range(0, len(rows), 64)]).reshape(frames.shape[:2])
+    quality = np.concatenate(
+        [
+            frame_quality(rows[at : at + 64], rate_hz=rate_hz, band_high_hz=band_high_hz).mean(1)
+            for at in range(0, len(rows), 64)
+        ]
+    ).reshape(frames.shape[:2])
     best = quality.argmax(1)
     slope = np.diff(np.take_along_axis(frames, best[:, None, None], 1)[:, 0].astype(np.float64), axis=1)
     slope -= slope.mean(1, keepdims=True)
@@ -137,7 +147,7 @@ def decide(votes: Mapping[str, Vote]) -> dict[str, Decision]:
     """The polarity of every recording, by the rules of the module, whatever is applied so far.
 
     Args:
-      votes: recording -> vote.
+        votes: recording -> vote.
     """
     devices = defaultdict(list)
     for vote in votes.values():
@@ -162,8 +172,10 @@ def _pool(votes: list[Vote]) -> str | None:
     if declared:
         return declared.pop() if len(declared) == 1 else None
     weights = [min(vote.frames, MOST_FRAMES) / max(vote.frames, 1) for vote in votes]
-    return clear(sum(w * vote.frames for w, vote in zip(weights, votes, strict=True)),
-                 sum(w * vote.up for w, vote in zip(weights, votes, strict=True)))
+    return clear(
+        sum(w * vote.frames for w, vote in zip(weights, votes, strict=True)),
+        sum(w * vote.up for w, vote in zip(weights, votes, strict=True)),
+    )
 
 
 def summary(votes: Mapping[str, Vote], *, most: int = 10) -> list[str]:
@@ -178,18 +190,32 @@ def summary(votes: Mapping[str, Vote], *, most: int = 10) -> list[str]:
             declared = sum(vote.declared != "unknown" for vote in chosen.values())
             tell = [vote.own for vote in chosen.values() if vote.own]
             frames, up = (sum(getattr(vote, key) for vote in chosen.values()) for key in ("frames", "up"))
-            basis = "as declared" if declared == len(chosen) else f"{declared} as declared" if declared else "by the data"
-            agree = (f"{tell.count(polarity)} of the {len(tell)} with a clear pulse agree ({up} of {frames} calm, clean frames are up)"
-                     if tell else f"none has enough calm, clean frames to tell ({up} of {frames} are up)")
+            basis = (
+                "as declared" if declared == len(chosen) else f"{declared} as declared" if declared else "by the data"
+            )
+            agree = (
+                f"{tell.count(polarity)} of the {len(tell)} with a clear pulse agree ({up} of {frames} calm, clean frames are up)"
+                if tell
+                else f"none has enough calm, clean frames to tell ({up} of {frames} are up)"
+            )
             lines.append(f"PPG polarity, {device}: {polarity} in {counted(len(chosen))}, {basis}; {agree}")
-    odd = [f"recording {name}: its pulse points the other way than {vote.applied}, {_why(decisions[name])} "
-           f"({vote.up} of {vote.frames} frames are up): declare its polarity, or leave it out"
-           for name, vote in sorted(votes.items()) if vote.dissents]
-    odd += [f"recording {name}: its PPG's polarity is uncertain ({vote.up} of {vote.frames} calm, clean frames are up): taken to be "
-            f"{vote.applied}; declare it" for name, vote in sorted(votes.items()) if decisions[name].basis == "uncertain"]
+    odd = [
+        f"recording {name}: its pulse points the other way than {vote.applied}, {_why(decisions[name])} "
+        f"({vote.up} of {vote.frames} frames are up): declare its polarity, or leave it out"
+        for name, vote in sorted(votes.items())
+        if vote.dissents
+    ]
+    odd += [
+        f"recording {name}: its PPG's polarity is uncertain ({vote.up} of {vote.frames} calm, clean frames are up): taken to be "
+        f"{vote.applied}; declare it"
+        for name, vote in sorted(votes.items())
+        if decisions[name].basis == "uncertain"
+    ]
     lines += [f"warning: {line}" for line in odd[:most]]
     if len(odd) > most:
-        lines.append(f"warning: {len(odd) - most} more recordings disagree about the PPG's polarity, or leave it uncertain")
+        lines.append(
+            f"warning: {len(odd) - most} more recordings disagree about the PPG's polarity, or leave it uncertain"
+        )
     return lines
 
 

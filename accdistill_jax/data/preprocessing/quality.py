@@ -30,12 +30,12 @@ def motion_g(accel: np.ndarray, *, rate_hz: float) -> np.ndarray:
     direction does; one turn of the wrist counts in the window in which it happens.
 
     Args:
-      accel: [N, T, 3] float, in g; what is left after the last whole window is not looked at (a segment shorter than
-        a window is one window).
-      rate_hz: samples per second.
+        accel: [N, T, 3] float, in g; what is left after the last whole window is not looked at (a segment shorter than
+            a window is one window).
+        rate_hz: samples per second.
 
     Returns:
-      [N] float32, in g.
+        [N] float32, in g.
     """
     count, samples, axes = accel.shape
     length = min(round(MOTION_WINDOW_S * rate_hz), samples)
@@ -75,12 +75,12 @@ def frame_quality(ppg: np.ndarray, *, rate_hz: float, band_high_hz: float) -> np
     """Quality of frames of 8 s, stepping by 4 s.
 
     Args:
-      ppg: [M, T] float32, band-passed, at `rate_hz`.
-      rate_hz: samples per second.
-      band_high_hz: upper edge of the band-pass; power above it is not looked at.
+        ppg: [M, T] float32, band-passed, at `rate_hz`.
+        rate_hz: samples per second.
+        band_high_hz: upper edge of the band-pass; power above it is not looked at.
 
     Returns:
-      [M, frames] float32 within 0..1: concentration times self-similarity.
+        [M, frames] float32 within 0..1: concentration times self-similarity.
     """
     factor = max(int(rate_hz / (4 * band_high_hz)), 1)  # nothing is left above the band, so every other sample will do
     ppg, rate_hz = ppg[:, ::factor], rate_hz / factor
@@ -105,12 +105,12 @@ def ppg_quality(ppg: np.ndarray, *, rate_hz: float, band_high_hz: float) -> np.n
     """Quality of each segment's best channel: the mean over its frames of 8 s.
 
     Args:
-      ppg: [N, T, C] float32, band-passed.
-      rate_hz: samples per second.
-      band_high_hz: upper edge of the band-pass.
+        ppg: [N, T, C] float32, band-passed.
+        rate_hz: samples per second.
+        band_high_hz: upper edge of the band-pass.
 
     Returns:
-      [N] float32 within 0..1; 0 for a flat signal.
+        [N] float32 within 0..1; 0 for a flat signal.
     """
     count, samples, channels = ppg.shape
     rows = np.ascontiguousarray(np.moveaxis(ppg, 2, 1), dtype=np.float32).reshape(count * channels, samples)

@@ -38,7 +38,11 @@ class Removed:
     held: int = 0
 
     def __str__(self) -> str:
-        rules = {"outside 30 to 240 bpm": self.range, "jumps that no heart makes": self.jump, "held for minutes": self.held}
+        rules = {
+            "outside 30 to 240 bpm": self.range,
+            "jumps that no heart makes": self.jump,
+            "held for minutes": self.held,
+        }
         parts = ", ".join(f"{count} {rule}" for rule, count in rules.items() if count)
         return f"{self.range + self.jump + self.held} of {self.known} windows are unknown: {parts}"
 
@@ -47,12 +51,12 @@ def cleaned(start_s: np.ndarray, duration_s: float, hr_bpm: np.ndarray) -> Heart
     """Reference windows by the rules of the module; `HeartRateWindows.note` tells how many were removed, if any.
 
     Args:
-      start_s: [n] float64, start of each window, seconds after the recording's start, in any order.
-      duration_s: length of a window in seconds.
-      hr_bpm: [n] float64, beats per minute; NaN where unknown.
+        start_s: [n] float64, start of each window, seconds after the recording's start, in any order.
+        duration_s: length of a window in seconds.
+        hr_bpm: [n] float64, beats per minute; NaN where unknown.
 
     Raises:
-      UserError: most values lie outside 30 to 240 bpm (another unit, another column), or as `HeartRateWindows`.
+        UserError: most values lie outside 30 to 240 bpm (another unit, another column), or as `HeartRateWindows`.
     """
     start, hr = np.asarray(start_s, np.float64), np.array(hr_bpm, np.float64)
     windows = HeartRateWindows(start, duration_s, np.full(hr.shape, np.nan))  # checks shapes and times
@@ -61,9 +65,11 @@ def cleaned(start_s: np.ndarray, duration_s: float, hr_bpm: np.ndarray) -> Heart
     beyond = ~np.isnan(hr) & ~((hr >= low) & (hr <= high))
     number = int((~np.isnan(hr)).sum())
     if beyond.sum() > number / 2:
-        raise UserError(f"heart rate: {beyond.sum()} of {number} windows lie outside {low:g} to {high:g} beats per minute, "
-                        f"as the first, {hr[beyond][0]:g}{_guess(float(np.median(hr[beyond])))}; "
-                        "give beats per minute, and nothing (NaN) where it is unknown")
+        raise UserError(
+            f"heart rate: {beyond.sum()} of {number} windows lie outside {low:g} to {high:g} beats per minute, "
+            f"as the first, {hr[beyond][0]:g}{_guess(float(np.median(hr[beyond])))}; "
+            "give beats per minute, and nothing (NaN) where it is unknown"
+        )
     hr[beyond] = np.nan
     order = np.argsort(start, kind="stable")
     order = order[np.isfinite(hr[order])]
@@ -96,10 +102,12 @@ def _longest_chain(start: np.ndarray, hr: np.ndarray) -> np.ndarray:
     if ((step <= allowed) | (gap > FREE_AFTER_S)).all():
         return np.ones(count, bool)
     length, before = np.ones(count, np.int64), np.full(count, -1)
-    near = np.searchsorted(start, start - FREE_AFTER_S, side="left")  # the first window that is not longer ago than that
+    near = np.searchsorted(
+        start, start - FREE_AFTER_S, side="left"
+    )  # the first window that is not longer ago than that
     best_end = np.zeros(count, np.int64)  # of the chains that end at or before each window, the end of the longest
     for i in range(1, count):
-        candidates = near[i] + np.flatnonzero(_follows(hr[near[i]:i], start[near[i]:i], hr[i], start[i]))
+        candidates = near[i] + np.flatnonzero(_follows(hr[near[i] : i], start[near[i] : i], hr[i], start[i]))
         if near[i] > 0:
             candidates = np.append(candidates, best_end[near[i] - 1])
         if len(candidates):

@@ -39,23 +39,28 @@ def common_grid(ppg: Stream, accel: Stream, rate_hz: float) -> tuple[float, int]
     """First time (seconds after the recording's start) and number of samples of the stretch that both cover.
 
     Raises:
-      UserError: they never overlap, one lasts more than `MAX_DAYS`, or its time stamps are those of a rate beyond `RATES_HZ`.
+        UserError: they never overlap, one lasts more than `MAX_DAYS`, or its time stamps are those of a rate beyond `RATES_HZ`.
     """
     for stream in (ppg, accel):
         if stream.rate_hz is None and not RATES_HZ[0] <= 1.001 / _usual_distance(stream) <= 1.002 * RATES_HZ[1]:
-            raise UserError(f"stream {stream.name!r}: its samples usually come {_usual_distance(stream):.4g} s apart, which is not a rate "
-                            f"within {RATES_HZ[0]:g} to {RATES_HZ[1]:g} Hz: check time_unit (s, ms, us or ns)")
+            raise UserError(
+                f"stream {stream.name!r}: its samples usually come {_usual_distance(stream):.4g} s apart, which is not a rate "
+                f"within {RATES_HZ[0]:g} to {RATES_HZ[1]:g} Hz: check time_unit (s, ms, us or ns)"
+            )
     ends = {stream.name: covered_until(stream) for stream in (ppg, accel)}
     for stream in (ppg, accel):
         days = (ends[stream.name] - stream.start_s) / 86_400
         if days > MAX_DAYS:
-            raise UserError(f"stream {stream.name!r} lasts {days:.0f} days, more than {MAX_DAYS}: correct its time stamps or "
-                            "rate, or split the recording")
+            raise UserError(
+                f"stream {stream.name!r} lasts {days:.0f} days, more than {MAX_DAYS}: correct its time stamps or "
+                "rate, or split the recording"
+            )
     start, end = max(ppg.start_s, accel.start_s), min(ends.values())
     if end <= start:
         raise UserError(
             f"PPG ({ppg.start_s:.1f} to {ends['ppg']:.1f} s) and acceleration ({accel.start_s:.1f} to {ends['accel']:.1f} s) "
-            "never overlap: check their start times and clock offsets")
+            "never overlap: check their start times and clock offsets"
+        )
     start = ppg.start_s + math.ceil((start - ppg.start_s) * rate_hz - 1e-6) / rate_hz
     return start, max(math.floor((end - start) * rate_hz + 1e-6), 0)
 
@@ -70,12 +75,12 @@ def to_grid(stream: Stream, *, start_s: float, count: int, rate_hz: float, gap_s
     the stream, and from there by the polyphase filter.
 
     Args:
-      stream: covers the grid; NaN marks missing samples, which are interpolated and marked in `missing`.
-      start_s: the grid's first time, seconds after the recording's start.
-      count: number of grid points.
-      rate_hz: rate of the grid.
-      gap_s: distance between irregular stamps above which the stretch in between is missing; no less than
-        2.5 usual distances.
+        stream: covers the grid; NaN marks missing samples, which are interpolated and marked in `missing`.
+        start_s: the grid's first time, seconds after the recording's start.
+        count: number of grid points.
+        rate_hz: rate of the grid.
+        gap_s: distance between irregular stamps above which the stretch in between is missing; no less than
+            2.5 usual distances.
     """
     if stream.rate_hz is not None:
         ratio = fractions.Fraction(rate_hz / stream.rate_hz).limit_denominator(MAX_DENOMINATOR)
@@ -92,7 +97,9 @@ def lowpass(up: int, down: int) -> np.ndarray:
     frequency, as strong as a heartbeat at the wrist. This one stops at -90 dB.
     """
     slower = max(up, down)
-    return scipy.signal.firwin(2 * LOWPASS_HALF_TAPS * slower + 1, LOWPASS_CUTOFF / slower, window=("kaiser", LOWPASS_BETA))
+    return scipy.signal.firwin(
+        2 * LOWPASS_HALF_TAPS * slower + 1, LOWPASS_CUTOFF / slower, window=("kaiser", LOWPASS_BETA)
+    )
 
 
 def _from_constant_rate(
@@ -102,8 +109,13 @@ def _from_constant_rate(
     values = _interpolate_over(stream.values, bad)
     if ratio != 1:
         values = scipy.signal.resample_poly(
-            values, ratio.numerator, ratio.denominator, axis=0, padtype="line",
-            window=lowpass(ratio.numerator, ratio.denominator))
+            values,
+            ratio.numerator,
+            ratio.denominator,
+            axis=0,
+            padtype="line",
+            window=lowpass(ratio.numerator, ratio.denominator),
+        )
     values = _advance(values, (start_s - stream.start_s) * rate_hz, count)
     nearest = np.round((start_s - stream.start_s + np.arange(count) / rate_hz) * stream.rate_hz).astype(np.int64)
     return OnGrid(values.astype(np.float32), bad[np.clip(nearest, 0, len(bad) - 1)])
@@ -119,7 +131,7 @@ def _interpolate_over(values: np.ndarray, bad: np.ndarray) -> np.ndarray:
 
 
 def _advance(values: np.ndarray, shift: float, count: int) -> np.ndarray:
-    """values at shift + 0, 1, .. count - 1 samples; beyond the ends the last value is held."""
+    """Values at shift + 0, 1, .. count - 1 samples; beyond the ends the last value is held."""
     whole = int(np.floor(shift + 1e-3))
     fraction = shift - whole
     half = DELAY_HALF_TAPS
@@ -161,8 +173,10 @@ def _from_stamps(stream: Stream, start_s: float, count: int, rate_hz: float, gap
 
     multiple = max(int(np.ceil(1 / usual / rate_hz - 0.01)), 1)
     if 1 / usual > RATES_HZ[1] or count * multiple > MOST_FINE_PER_KNOT * (len(knots) + MOST_FINE_PER_KNOT):
-        raise UserError(f"stream {stream.name!r}: most of its time stamps are {usual:.3g} s apart, far less than its {len(knots)} samples in "
-                        f"{count / rate_hz:.0f} s: give it rate_hz and start in place of time stamps, or each sample a stamp of its own")
+        raise UserError(
+            f"stream {stream.name!r}: most of its time stamps are {usual:.3g} s apart, far less than its {len(knots)} samples in "
+            f"{count / rate_hz:.0f} s: give it rate_hz and start in place of time stamps, or each sample a stamp of its own"
+        )
     spline = scipy.interpolate.make_interp_spline(knots, values, k=3, axis=0) if len(knots) > 3 else None
 
     def block(first: int, end: int) -> tuple[np.ndarray, np.ndarray]:
@@ -175,7 +189,9 @@ def _from_stamps(stream: Stream, start_s: float, count: int, rate_hz: float, gap
         between = (right > 0) & (right < len(knots))
         between[between] = (grid[between] < knots[right[between]]) & empty[right[between] - 1]
         missing |= between
-        fine[missing] = _linear(inside[missing], knots, values)  # a spline swings out where it has nothing to hold on to
+        fine[missing] = _linear(
+            inside[missing], knots, values
+        )  # a spline swings out where it has nothing to hold on to
         return fine, missing
 
     if multiple == 1:
@@ -200,12 +216,12 @@ def fraction_clipped(stream: Stream, start_s: np.ndarray, duration_s: float) -> 
     """Fraction of a stream's own samples, in each stretch, of which any channel lies at an end of the sensor's range.
 
     Args:
-      stream: with `range`, or all fractions are 0.
-      start_s: [N] start of each stretch, seconds after the recording's start.
-      duration_s: length of each stretch.
+        stream: with `range`, or all fractions are 0.
+        start_s: [N] start of each stretch, seconds after the recording's start.
+        duration_s: length of each stretch.
 
     Returns:
-      [N] float32 within 0..1.
+        [N] float32 within 0..1.
     """
     if stream.range is None:
         return np.zeros(len(start_s), np.float32)
@@ -220,10 +236,10 @@ def is_flat(stream: Stream, start_s: np.ndarray, duration_s: float) -> np.ndarra
     """True for each stretch in which all of a stream's samples are the same: a sensor that is off or held.
 
     Args:
-      stream, start_s, duration_s: as for `fraction_clipped`.
+        stream, start_s, duration_s: as for `fraction_clipped`.
 
     Returns:
-      [N] bool.
+        [N] bool.
     """
     moves = (np.diff(stream.values, axis=0) != 0).any(1)
     total = np.concatenate([[0, 0], np.cumsum(moves)])  # total[i]: moves from sample 0 up to sample i - 1

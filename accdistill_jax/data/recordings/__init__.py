@@ -25,7 +25,7 @@ class Found(list[RecordingSource]):
     """Recordings, sorted by id.
 
     Attributes:
-      not_read: files and folders that are not read although they may have been meant to, and why.
+        not_read: files and folders that are not read although they may have been meant to, and why.
     """
 
     def __init__(self, sources: Iterable[RecordingSource] = (), *, not_read: Mapping[str, str] | None = None):
@@ -42,7 +42,7 @@ def reader(name: str) -> ModuleType:
     """The module of a reader.
 
     Raises:
-      UserError: no reader of that name; names the nearest.
+        UserError: no reader of that name; names the nearest.
     """
     if name not in names():
         near = difflib.get_close_matches(name, names(), n=1)
@@ -71,7 +71,7 @@ def find(name: str, root: str | Path, **chosen: object) -> Found:
     """Finds the recordings of reader `name` under `root`; nothing is loaded yet.
 
     Raises:
-      UserError: an unknown reader or option, a root that does not exist or holds no recording.
+        UserError: an unknown reader or option, a root that does not exist or holds no recording.
     """
     known = options(name)
     for key in chosen:
@@ -84,9 +84,13 @@ def find(name: str, root: str | Path, **chosen: object) -> Found:
     tree.leave_out_the_rest()
     found = Found(sources, not_read=tree.not_read)
     if not found:
-        left_out = "".join(f"; not read: {path} ({reason})" for path, reason in list(tree.not_read.items())[:_MOST_NAMED])
-        raise UserError(f"{root}: no recording of kind {name!r} found ({summary(name)}); there are {tree.endings()}{left_out}"
-                        f"{' ...' if len(tree.not_read) > _MOST_NAMED else ''}")
+        left_out = "".join(
+            f"; not read: {path} ({reason})" for path, reason in list(tree.not_read.items())[:_MOST_NAMED]
+        )
+        raise UserError(
+            f"{root}: no recording of kind {name!r} found ({summary(name)}); there are {tree.endings()}{left_out}"
+            f"{' ...' if len(tree.not_read) > _MOST_NAMED else ''}"
+        )
     seen: set[str] = set()
     for source in found:
         if source.recording_id in seen:

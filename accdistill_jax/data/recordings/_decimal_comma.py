@@ -15,10 +15,10 @@ def split_numbers(rows: Sequence[Sequence[str]]) -> tuple[int, int] | None:
     no whole numbers that anybody writes), or make the column before them smoother when they are put behind its decimal sign.
 
     Args:
-      rows: cells of rows of equal, even length; missing cells are empty.
+        rows: cells of rows of equal, even length; missing cells are empty.
 
     Returns:
-      Column and row where it shows, or None.
+        Column and row where it shows, or None.
     """
     rows = [(number, row) for number, row in enumerate(rows) if len(row) == len(rows[0]) and all(row)]
     if not rows or len(rows[0][1]) % 2 or not all(cell.isdecimal() for _, row in rows for cell in row[1::2]):

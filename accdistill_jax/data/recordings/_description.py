@@ -18,7 +18,19 @@ from accdistill_jax.data.recording import named
 from accdistill_jax.errors import UserError
 from accdistill_jax.files import read_regular
 
-_TEXT_KEYS = ("participant", "id", "sex", "device", "file", "unit", "interval_unit", "time_unit", "polarity", "delimiter", "decimal")
+_TEXT_KEYS = (
+    "participant",
+    "id",
+    "sex",
+    "device",
+    "file",
+    "unit",
+    "interval_unit",
+    "time_unit",
+    "polarity",
+    "delimiter",
+    "decimal",
+)
 _COLUMN_KEYS = ("columns", "time", "interval", "hr")  # text, or a number from 0
 _MOST_BYTES = 2**18  # of a description
 _MOST_VALUES = 10_000  # in it
@@ -42,11 +54,19 @@ class _Loader(yaml.SafeLoader):
 for _tag, _pattern, _first in (
     ("bool", r"yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF", "yYnNtTfFoO"),
     ("int", r"[-+]?(?:0|[1-9][0-9]*(?:_[0-9]+)*)", "-+0123456789"),
-    ("float", r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", "-+.0123456789"),
+    (
+        "float",
+        r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
     ("merge", r"<<", "<"),
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("timestamp", r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:(?:[Tt]|[ \t]+)[0-9]{1,2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]*)?"
-                  r"(?:[ \t]*(?:Z|[-+][0-9]{1,2}(?::?[0-9]{2})?))?)?", "0123456789"),
+    (
+        "timestamp",
+        r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:(?:[Tt]|[ \t]+)[0-9]{1,2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]*)?"
+        r"(?:[ \t]*(?:Z|[-+][0-9]{1,2}(?::?[0-9]{2})?))?)?",
+        "0123456789",
+    ),
 ):
     _Loader.add_implicit_resolver(_TAG + _tag, re.compile(f"^(?:{_pattern})$"), list(_first))
 
@@ -102,12 +122,16 @@ def read(path: Path) -> Mapping:
     """The content of a description, a mapping whose keys are text.
 
     Raises:
-      UserError: naming the file: it cannot be read, is no mapping, or gives a key twice.
+        UserError: naming the file: it cannot be read, is no mapping, or gives a key twice.
     """
     with named(path):
         try:
             text = read_regular(path, limit_bytes=_MOST_BYTES).decode("utf-8-sig")
-            content = json.loads(text, object_pairs_hook=_distinct) if path.suffix.lower() == ".json" else yaml.load(text, _Loader)  # a SafeLoader
+            content = (
+                json.loads(text, object_pairs_hook=_distinct)
+                if path.suffix.lower() == ".json"
+                else yaml.load(text, _Loader)
+            )  # a SafeLoader
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise UserError(f"cannot be read: {' '.join(str(error).split())}") from error
         if not isinstance(content, Mapping):
@@ -171,12 +195,14 @@ def moment(value: object, where: str) -> float:
     """Unix seconds of an ISO 8601 date (UTC unless it carries an offset) or of a number.
 
     Raises:
-      UserError: it is neither, or a whole number that is a date without its hyphens.
+        UserError: it is neither, or a whole number that is a date without its hyphens.
     """
     if isinstance(value, int | float) and not isinstance(value, bool):
         if isinstance(value, int) and re.fullmatch(r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])", str(value)):
             text = str(value)
-            raise UserError(f"{where} is {text}, which is a day of 1970 as unix seconds; write a date as {text[:4]}-{text[4:6]}-{text[6:]}")
+            raise UserError(
+                f"{where} is {text}, which is a day of 1970 as unix seconds; write a date as {text[:4]}-{text[4:6]}-{text[6:]}"
+            )
         return number({"": value}, "", where)
     if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
         value = value.isoformat()

@@ -21,7 +21,21 @@ from accdistill_jax.data.recording import STARTS_UNIX_S
 from accdistill_jax.data.recordings._decimal_comma import split_numbers
 from accdistill_jax.errors import UserError
 
-_MISSING = ("", "nan", "-nan", "+nan", "na", "n/a", "#n/a", "null", "none", "nan(ind)", "-nan(ind)", "1.#qnan", "-1.#ind")
+_MISSING = (
+    "",
+    "nan",
+    "-nan",
+    "+nan",
+    "na",
+    "n/a",
+    "#n/a",
+    "null",
+    "none",
+    "nan(ind)",
+    "-nan(ind)",
+    "1.#qnan",
+    "-1.#ind",
+)
 _NULLS = sorted({form(text) for text in _MISSING for form in (str, str.upper, str.title)} | {"NaN", "-NaN", "+NaN"})
 _PROBED_ROWS = 5000
 _COMMA = "if the decimal sign is a comma, say decimal: ',' and the delimiter"
@@ -34,10 +48,10 @@ class Layout:
     """Format of a text file.
 
     Attributes:
-      delimiter: between cells.
-      decimal: the decimal sign.
-      skip_rows: lines before the header or the first row.
-      every_row_counts: whether a row's time is known by its number alone, so that no row may be passed over.
+        delimiter: between cells.
+        decimal: the decimal sign.
+        skip_rows: lines before the header or the first row.
+        every_row_counts: whether a row's time is known by its number alone, so that no row may be passed over.
     """
 
     delimiter: str = ","
@@ -50,19 +64,19 @@ class Table:
     """The wanted columns of a file. An empty line in a file of one column is a missing sample.
 
     Attributes:
-      utc_offset_s: of the dates among its time stamps, of the first if they differ; None where there are none or they carry no
-        time zone (`no_zone`).
-      no_zone: whether the time stamps are dates without a time zone.
+        utc_offset_s: of the dates among its time stamps, of the first if they differ; None where there are none or they carry no
+            time zone (`no_zone`).
+        no_zone: whether the time stamps are dates without a time zone.
 
     Args:
-      file: .parquet or .pq, or else text, possibly compressed (.gz, .bz2, .zst).
-      wanted: columns of numbers, by name, or by number from 0 in a file without header.
-      stamp: the column of time stamps, if there is one.
-      layout: of a text file.
+        file: .parquet or .pq, or else text, possibly compressed (.gz, .bz2, .zst).
+        wanted: columns of numbers, by name, or by number from 0 in a file without header.
+        stamp: the column of time stamps, if there is one.
+        layout: of a text file.
 
     Raises:
-      UserError: without the file's name: it cannot be read; a row has too few or too many cells; a column is not there, or
-        its name is there twice; an empty line where every row counts; cells split at a decimal comma.
+        UserError: without the file's name: it cannot be read; a row has too few or too many cells; a column is not there, or
+            its name is there twice; an empty line where every row counts; cells split at a decimal comma.
     """
 
     def __init__(self, file: Path, wanted: Sequence[object], stamp: object, layout: Layout):
@@ -81,7 +95,7 @@ class Table:
         """A column as float64 [rows], NaN where a cell is empty.
 
         Raises:
-          UserError: a cell that is not a finite number; names its line.
+            UserError: a cell that is not a finite number; names its line.
         """
         values = self._columns[name]
         if pyarrow.types.is_null(values.type):
@@ -100,14 +114,16 @@ class Table:
         """A column of time stamps [rows]: int64 or float64 as they are written, or datetime64[ns] (UTC) from dates.
 
         Raises:
-          UserError: there is no row; a cell that is missing, is neither a number nor a date, lies beyond the years 1970 to 2200, or carries
-            a time zone where others do not; names its line.
+            UserError: there is no row; a cell that is missing, is neither a number nor a date, lies beyond the years 1970 to 2200, or carries
+                a time zone where others do not; names its line.
         """
         values = self._columns[name]
         if not len(values):
             raise UserError("holds no rows")
         if _is_text(values.type):
-            values = self._dates(name) if self._holds_dates(values) else self._parsed(name, "a number or an ISO 8601 date")
+            values = (
+                self._dates(name) if self._holds_dates(values) else self._parsed(name, "a number or an ISO 8601 date")
+            )
         if pyarrow.types.is_date(values.type):
             values = values.cast(pyarrow.timestamp("s"))
         missing = np.flatnonzero(values.is_null(nan_is_null=pyarrow.types.is_floating(values.type)).to_numpy())
@@ -120,7 +136,9 @@ class Table:
             seconds = values.cast(pyarrow.timestamp("s", values.type.tz), safe=False).cast(pyarrow.int64()).to_numpy()
             beyond = np.flatnonzero((seconds < 0) | (seconds > STARTS_UNIX_S[1]))
             if beyond.size:
-                raise UserError(f"{self.place(name, beyond[0])}: not within the years 1970 to 2200 ({_shown(values[beyond[0]])})")
+                raise UserError(
+                    f"{self.place(name, beyond[0])}: not within the years 1970 to 2200 ({_shown(values[beyond[0]])})"
+                )
             return values.cast(pyarrow.timestamp("ns", values.type.tz)).to_numpy().astype("datetime64[ns]")
         if not _is_numeric(values.type):
             raise UserError(self._wrong(name, "a number or an ISO 8601 date"))
@@ -144,7 +162,9 @@ class Table:
             content = pyarrow.parquet.read_table(file)
         places = _places(names, content.column_names)
         chosen = {name: content.column(place) for name, place in places.items()}
-        return {name: v.cast(v.type.value_type) if pyarrow.types.is_dictionary(v.type) else v for name, v in chosen.items()}
+        return {
+            name: v.cast(v.type.value_type) if pyarrow.types.is_dictionary(v.type) else v for name, v in chosen.items()
+        }
 
     def _read_text(self, names: Sequence[object], stamp: object) -> dict[object, pyarrow.ChunkedArray]:
         numbered = any(isinstance(name, int) for name in names)
@@ -153,7 +173,9 @@ class Table:
         if not first:
             raise UserError("cannot be read: it is empty")
         if any("\ufffd" in cell for cell in first):
-            raise UserError(f"cannot be read: line {line}: the utf-8 codec cannot decode {first[0][:20]!r}; save it as UTF-8")
+            raise UserError(
+                f"cannot be read: line {line}: the utf-8 codec cannot decode {first[0][:20]!r}; save it as UTF-8"
+            )
         self._width = len(first)
         if not numbered:
             self._data_line = line + 1
@@ -178,10 +200,20 @@ class Table:
         with self._stream() as stream:
             return pyarrow.csv.read_csv(
                 stream,
-                read_options=pyarrow.csv.ReadOptions(skip_rows=self._data_line - 1, column_names=[str(i) for i in range(self._width)]),
-                parse_options=pyarrow.csv.ParseOptions(delimiter=self._layout.delimiter, ignore_empty_lines=not self._keeps_empty),
-                convert_options=pyarrow.csv.ConvertOptions(null_values=_NULLS, strings_can_be_null=True, include_columns=keep,
-                                                           column_types=types, decimal_point=self._layout.decimal))
+                read_options=pyarrow.csv.ReadOptions(
+                    skip_rows=self._data_line - 1, column_names=[str(i) for i in range(self._width)]
+                ),
+                parse_options=pyarrow.csv.ParseOptions(
+                    delimiter=self._layout.delimiter, ignore_empty_lines=not self._keeps_empty
+                ),
+                convert_options=pyarrow.csv.ConvertOptions(
+                    null_values=_NULLS,
+                    strings_can_be_null=True,
+                    include_columns=keep,
+                    column_types=types,
+                    decimal_point=self._layout.decimal,
+                ),
+            )
 
     @contextlib.contextmanager
     def _stream(self) -> Iterator[pyarrow.NativeFile]:
@@ -216,7 +248,9 @@ class Table:
             if not cells:
                 empty_line = empty_line or line
             elif empty_line is not None:
-                raise UserError(f"line {empty_line} is empty: write its cells empty where a sample is missing, or remove the line")
+                raise UserError(
+                    f"line {empty_line} is empty: write its cells empty where a sample is missing, or remove the line"
+                )
             else:
                 rows += 1
         return content.slice(0, rows)
@@ -225,8 +259,10 @@ class Table:
         for line, cells in self._records():
             if cells and len(cells) != self._width:
                 hint = f"; {_COMMA}" if len(cells) == 2 * self._width and self._layout.delimiter == "," else ""
-                raise UserError(f"cannot be read: line {line}: Expected {self._width} columns, got {len(cells)} "
-                                f"({self._layout.delimiter.join(cells)[:60]!r}){hint}")
+                raise UserError(
+                    f"cannot be read: line {line}: Expected {self._width} columns, got {len(cells)} "
+                    f"({self._layout.delimiter.join(cells)[:60]!r}){hint}"
+                )
 
     def _check_delimiter(self, used: set[int]) -> None:
         """Without a header, cells that were split at the wrong sign show only in the columns that nobody asked for."""
@@ -235,12 +271,16 @@ class Table:
         rows = list(itertools.islice(((line, cells) for line, cells in self._records() if cells), _PROBED_ROWS))
         for line, cells in rows:
             if any(re.fullmatch(r"\s*[-+]?\d*\s*[;\t]\s*[-+]?\d*\s*", cell) for cell in cells):
-                raise UserError(f"line {line}: holds the delimiter ';' or tab beside ',' ({','.join(cells)[:60]!r}); {_COMMA}")
+                raise UserError(
+                    f"line {line}: holds the delimiter ';' or tab beside ',' ({','.join(cells)[:60]!r}); {_COMMA}"
+                )
         split = split_numbers([cells for _, cells in rows])
         if split is not None:
             column, row = split
-            raise UserError(f"line {rows[row][0]}: column {column + 1} looks like the decimals of column {column} "
-                            f"({','.join(rows[row][1][column : column + 2])!r}); {_COMMA}")
+            raise UserError(
+                f"line {rows[row][0]}: column {column + 1} looks like the decimals of column {column} "
+                f"({','.join(rows[row][1][column : column + 2])!r}); {_COMMA}"
+            )
 
     def _parsed(self, name: object, kind: str) -> pyarrow.ChunkedArray:
         """A column of text as int64, where all cells are whole, or float64."""
@@ -289,8 +329,10 @@ class Table:
             if date is None:
                 raise UserError(self._wrong(name, "an ISO 8601 date", row))
             if zoned not in (None, date.tzinfo is not None):
-                raise UserError(f"{self.place(name, row)}: {cell!r} has {'a' if date.tzinfo else 'no'} time zone, "
-                                "unlike the time stamps before it")
+                raise UserError(
+                    f"{self.place(name, row)}: {cell!r} has {'a' if date.tzinfo else 'no'} time zone, "
+                    "unlike the time stamps before it"
+                )
             zoned = date.tzinfo is not None
             microseconds.append((date if zoned else date.replace(tzinfo=datetime.UTC)) - epoch)
         values = [None if m is None else m // datetime.timedelta(microseconds=1) for m in microseconds]
@@ -309,7 +351,9 @@ def _places(names: Sequence[object], header: Sequence[str]) -> dict[object, int]
             places[name] = name
         elif header.count(name) > 1:
             at = [place + 1 for place, cell in enumerate(header) if cell == name]
-            raise UserError(f"the column name {name!r} is there {len(at)} times (columns {', '.join(map(str, at))}); rename all but one")
+            raise UserError(
+                f"the column name {name!r} is there {len(at)} times (columns {', '.join(map(str, at))}); rename all but one"
+            )
         elif name not in header:
             near = difflib.get_close_matches(str(name), header, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(header)}"
@@ -335,5 +379,9 @@ def _is_numeric(kind: pyarrow.DataType) -> bool:
 
 
 def _shown(cell: pyarrow.Scalar) -> str:
-    text = repr(cell.as_py()) if not pyarrow.types.is_timestamp(cell.type) else str(cell.cast(pyarrow.timestamp("s"), safe=False))
+    text = (
+        repr(cell.as_py())
+        if not pyarrow.types.is_timestamp(cell.type)
+        else str(cell.cast(pyarrow.timestamp("s"), safe=False))
+    )
     return text[:60]

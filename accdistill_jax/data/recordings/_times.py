@@ -27,12 +27,12 @@ class Times:
     """The file of one table and the times of its rows.
 
     Attributes:
-      file: the data file.
-      table: its columns.
-      column: name or number of the column of time stamps, if there is one.
-      seconds: [rows] seconds after `origin_unix_s`, or after the recording's start where that is None; None without time column.
-      origin_unix_s: what the seconds count from (with rate_hz: the first sample's time, if given).
-      offset_s: the clock offset, to be added.
+        file: the data file.
+        table: its columns.
+        column: name or number of the column of time stamps, if there is one.
+        seconds: [rows] seconds after `origin_unix_s`, or after the recording's start where that is None; None without time column.
+        origin_unix_s: what the seconds count from (with rate_hz: the first sample's time, if given).
+        offset_s: the clock offset, to be added.
     """
 
     file: Path
@@ -47,13 +47,13 @@ class Times:
         """Opens the file of one entry of a description.
 
         Args:
-          folder: that `file` is relative to.
-          entry: a stream, the beats or the heart rates.
-          sidecar: the description's path, for messages.
-          where: the entry's place in the description.
+            folder: that `file` is relative to.
+            entry: a stream, the beats or the heart rates.
+            sidecar: the description's path, for messages.
+            where: the entry's place in the description.
 
         Raises:
-          UserError: a bad key, an unreadable file, a time stamp that is missing or absurd; names file, line and cell.
+            UserError: a bad key, an unreadable file, a time stamp that is missing or absurd; names file, line and cell.
         """
         with named(sidecar):
             if not isinstance(entry.get("file"), str):
@@ -62,10 +62,18 @@ class Times:
             offset = number(entry, "clock_offset_s", where, 0.0)
             per_second = PER_SECOND[choice(entry, "time_unit", where, PER_SECOND, "s")]
             origin = entry.get("time_origin", "start")
-            origin = {"start": None, "unix": 0.0}[origin] if origin in ("start", "unix") else moment(origin, f"{where}.time_origin")
+            origin = (
+                {"start": None, "unix": 0.0}[origin]
+                if origin in ("start", "unix")
+                else moment(origin, f"{where}.time_origin")
+            )
             by_rate = entry.get("rate_hz") is not None
             if by_rate == (entry.get("time") is not None):
-                raise UserError(f"{where} needs either rate_hz or time" if where.startswith("streams") else f"{where}.time is missing")
+                raise UserError(
+                    f"{where} needs either rate_hz or time"
+                    if where.startswith("streams")
+                    else f"{where}.time is missing"
+                )
             if by_rate:
                 origin = None if entry.get("start") is None else moment(entry["start"], f"{where}.start")
             layout = _layout(entry, where, by_rate)
@@ -94,27 +102,33 @@ class Times:
         """Seconds after the recording's start, clock offset included: [rows], or of the first row where there is no time column.
 
         Raises:
-          UserError: time stamps that fall back, jump by the hour that clocks are set in spring, or lie more than a year away from the recording's start.
+            UserError: time stamps that fall back, jump by the hour that clocks are set in spring, or lie more than a year away from the recording's start.
         """
         if self.seconds is not None:
             falling = np.flatnonzero(np.diff(self.seconds) < 0)
             if falling.size:
                 back = self.seconds[falling[0]] - self.seconds[falling[0] + 1]
                 clock_set = self.table.no_zone and abs(back - _HOUR_S) < _DENSE_S
-                raise UserError(f"{self.table.place(self.column, falling[0] + 1)}: the time stamps fall back by {back:g} s; "
-                                + (_CLOCK_SET if clock_set else "sort the rows by time"))
+                raise UserError(
+                    f"{self.table.place(self.column, falling[0] + 1)}: the time stamps fall back by {back:g} s; "
+                    + (_CLOCK_SET if clock_set else "sort the rows by time")
+                )
             self._check_summer_time()
         shift = self.offset_s + (self.origin_unix_s - start_unix_s if self.origin_unix_s is not None else 0.0)
         after = shift if self.seconds is None else self.seconds + shift
-        for days in (np.atleast_1d(after)[[0, -1]] / 86_400):
+        for days in np.atleast_1d(after)[[0, -1]] / 86_400:
             if abs(days) > _LONGEST_DAYS:
                 begin = datetime.datetime.fromtimestamp(start_unix_s, datetime.UTC).strftime("%Y-%m-%d")
-                hint = "if its stamps are unix times, say time_origin: unix" if self.origin_unix_s is None else (
-                    "check start, time_unit and time_origin")
-                raise UserError(f"its times lie {abs(days) / 365.25:.4g} years {'after' if days > 0 else 'before'} the "
-                                f"recording's start ({begin}); {hint}")
+                hint = (
+                    "if its stamps are unix times, say time_origin: unix"
+                    if self.origin_unix_s is None
+                    else ("check start, time_unit and time_origin")
+                )
+                raise UserError(
+                    f"its times lie {abs(days) / 365.25:.4g} years {'after' if days > 0 else 'before'} the "
+                    f"recording's start ({begin}); {hint}"
+                )
         return after
-
 
     def _check_summer_time(self) -> None:
         """Raises UserError where dates without a time zone jump by an hour: the clock was set, or the device paused for just so long."""
@@ -123,7 +137,9 @@ class Times:
             return
         jump = np.flatnonzero(np.abs(distance - _HOUR_S) <= 3 * np.median(distance) + 1e-3)
         if jump.size:
-            raise UserError(f"{self.table.place(self.column, jump[0] + 1)}: the time stamps jump by {distance[jump[0]]:g} s; {_CLOCK_SET}")
+            raise UserError(
+                f"{self.table.place(self.column, jump[0] + 1)}: the time stamps jump by {distance[jump[0]]:g} s; {_CLOCK_SET}"
+            )
 
 
 def _rounded_up(stamps: np.ndarray) -> float:
@@ -149,4 +165,7 @@ def _layout(entry: Mapping, where: str, by_rate: bool) -> Layout:
 
 def _columns(entry: Mapping) -> list[object]:
     columns = entry.get("columns")
-    return [*(columns if isinstance(columns, list) else []), *(entry[key] for key in ("interval", "hr") if entry.get(key) is not None)]
+    return [
+        *(columns if isinstance(columns, list) else []),
+        *(entry[key] for key in ("interval", "hr") if entry.get(key) is not None),
+    ]

@@ -83,7 +83,9 @@ class _Place:
             return zips.read_file(file, most=_MOST_BYTES)
         with zips.damage_named(self), _open(self.path, self.zips) as archive:
             members = zips.members(archive)
-            found = same_name(name, [member.removeprefix(self.folder) for member in members if member.startswith(self.folder)])
+            found = same_name(
+                name, [member.removeprefix(self.folder) for member in members if member.startswith(self.folder)]
+            )
             return None if found is None else zips.unpacked(archive, members[self.folder + found], most=_MOST_BYTES)
 
 
@@ -105,7 +107,7 @@ def find(
     A zip that cannot be opened is listed as a recording of its own; loading it raises the error.
 
     Raises:
-      UserError: an unknown `participant_from`; one session under two participants.
+        UserError: an unknown `participant_from`; one session under two participants.
     """
     rules = ("auto", "name", "prefix", "parent")
     if participant_from not in rules:
@@ -120,11 +122,13 @@ def find(
             if first.participant_id != participant:
                 raise UserError(
                     f"{place}: holds the same session as recording {first.recording_id!r}, but participant would be "
-                    f"{participant!r} here and {first.participant_id!r} there; remove one copy or choose another participant_from")
+                    f"{participant!r} here and {first.participant_id!r} there; remove one copy or choose another participant_from"
+                )
             found[identity] = dataclasses.replace(first, copies=(*first.copies, str(place)))
             continue
         found[identity] = RecordingSource(
-            recording_id, participant, functools.partial(load, place, recording_id, participant))
+            recording_id, participant, functools.partial(load, place, recording_id, participant)
+        )
     return list(found.values())
 
 
@@ -161,7 +165,9 @@ def _identity_on_disk(folder: Path, names: list[str]) -> object:
         return str(folder)
 
 
-def _sessions_in_zip(tree: Tree, archive: zipfile.ZipFile, path: Path, outer: tuple[str, ...]) -> Iterator[tuple[_Place, object]]:
+def _sessions_in_zip(
+    tree: Tree, archive: zipfile.ZipFile, path: Path, outer: tuple[str, ...]
+) -> Iterator[tuple[_Place, object]]:
     here = _Place(path, outer)
     members = {}
     for name in zips.repeated(archive):
@@ -175,7 +181,9 @@ def _sessions_in_zip(tree: Tree, archive: zipfile.ZipFile, path: Path, outer: tu
                 break
         else:
             members[name] = info
-    sessions = sorted({str(PurePosixPath(name).parent) for name in members if _canonical(PurePosixPath(name).name) in RATE_HZ})
+    sessions = sorted(
+        {str(PurePosixPath(name).parent) for name in members if _canonical(PurePosixPath(name).name) in RATE_HZ}
+    )
     for folder in sessions:
         prefix = "" if folder == "." else folder + "/"
         place = _Place(path, outer, prefix)
@@ -247,8 +255,8 @@ def load(place: _Place, recording_id: str, participant_id: str) -> Recording:
     """Reads one session.
 
     Raises:
-      UserError: naming the file, and the line where there is one, for a missing or damaged file, a bad header, a column
-        too few, a cell that is not a number, or no samples.
+        UserError: naming the file, and the line where there is one, for a missing or damaged file, a bad header, a column
+            too few, a cell that is not a number, or no samples.
     """
     starts, streams = {}, {}
     for file, name in (("BVP.csv", "ppg"), ("ACC.csv", "accel")):
@@ -287,7 +295,9 @@ def _parse(content: bytes, file: str) -> tuple[float, np.ndarray]:
     if not np.isfinite(start).all() or start[0] <= 0 or (start != start[0]).any():
         raise UserError(f"line 1: the start time must be unix seconds, got {lines[0]!r}")
     if (rate != RATE_HZ[file]).any():
-        raise UserError(f"line 2: the sample rate must be {RATE_HZ[file]:g} Hz, as every E4 writes it, got {lines[1]!r}")
+        raise UserError(
+            f"line 2: the sample rate must be {RATE_HZ[file]:g} Hz, as every E4 writes it, got {lines[1]!r}"
+        )
     samples = _table(lines, 2, columns)
     if not len(samples):
         raise UserError("holds no sample after its two header lines: the session is empty")
@@ -298,7 +308,9 @@ def _check_counts(samples: np.ndarray) -> None:
     low, high = (limit * COUNTS_PER_G for limit in ACCEL_RANGE_G)
     beyond = np.flatnonzero(((samples < low) | (samples > high)).any(1))
     if beyond.size:
-        raise UserError(f"line {beyond[0] + 3}: beyond the sensor's {low:g} to {high:g} counts ({samples[beyond[0]].tolist()})")
+        raise UserError(
+            f"line {beyond[0] + 3}: beyond the sensor's {low:g} to {high:g} counts ({samples[beyond[0]].tolist()})"
+        )
 
 
 def _parse_beats(content: bytes | None, start_unix_s: float) -> Beats | None:
@@ -310,11 +322,15 @@ def _parse_beats(content: bytes | None, start_unix_s: float) -> Beats | None:
     if not np.isfinite(start) or start <= 0:
         raise UserError(f"line 1: the start time must be unix seconds, got {lines[0]!r}")
     if abs(start - start_unix_s) > MOST_APART_S:
-        raise UserError(f"line 1: the beats begin {abs(start - start_unix_s) / 86_400:.4g} days away from BVP.csv and ACC.csv; "
-                        "is this the file of another session? Remove it or put the right one there")
+        raise UserError(
+            f"line 1: the beats begin {abs(start - start_unix_s) / 86_400:.4g} days away from BVP.csv and ACC.csv; "
+            "is this the file of another session? Remove it or put the right one there"
+        )
     table = _table(lines, 1, 2, repeated_header=lines[0])
     if not np.isfinite(table[:, 0]).all():
-        line = next(i for i, line in enumerate(lines[1:], 2) if line != lines[0] and not np.isfinite(float(line.split(",")[0])))
+        line = next(
+            i for i, line in enumerate(lines[1:], 2) if line != lines[0] and not np.isfinite(float(line.split(",")[0]))
+        )
         raise UserError(f"line {line}: the beat has no time; repair or remove the line")
     table = np.unique(table[np.isfinite(table).all(1)], axis=0)
     return Beats(table[:, 0] + (start - start_unix_s), table[:, 1]) if len(table) else None
@@ -340,7 +356,9 @@ def _table(lines: list[str], skip: int, columns: int, *, repeated_header: str | 
 def _numbers(line: str, number: int, columns: int) -> np.ndarray:
     cells = line.split(",")
     if len(cells) != columns:
-        raise UserError(f"line {number}: expected {columns} column{'s' * (columns > 1)}, got {len(cells)} ({line[:60]!r})")
+        raise UserError(
+            f"line {number}: expected {columns} column{'s' * (columns > 1)}, got {len(cells)} ({line[:60]!r})"
+        )
     try:
         if "_" in line:  # Python reads 1_000 as 1000
             raise ValueError

@@ -87,7 +87,19 @@ _LOST = 0.02  # of the usual step from one sample to the next
 _KEYS = {
     "recording": ("participant", "device", "start", "streams", "beats", "heart_rate"),
     "participant": ("id", "age_years", "height_m", "weight_kg", "sex", "conditions"),
-    "stream": (*TABLE_KEYS, "columns", "rate_hz", "start", "packet_stamp", "unit", "counts_per_g", "zero", "gravity", "range", "polarity"),
+    "stream": (
+        *TABLE_KEYS,
+        "columns",
+        "rate_hz",
+        "start",
+        "packet_stamp",
+        "unit",
+        "counts_per_g",
+        "zero",
+        "gravity",
+        "range",
+        "polarity",
+    ),
     "beats": (*TABLE_KEYS, "interval", "interval_unit"),
     "heart_rate": (*TABLE_KEYS, "hr", "duration_s"),
 }
@@ -120,7 +132,11 @@ def _place(root: Path, path: Path, name: str | None) -> list[str]:
 def _files(description: Mapping) -> Iterator[str]:
     """The data files that a description names."""
     streams = description.get("streams")
-    tables = [*(streams.values() if isinstance(streams, Mapping) else ()), description.get("beats"), description.get("heart_rate")]
+    tables = [
+        *(streams.values() if isinstance(streams, Mapping) else ()),
+        description.get("beats"),
+        description.get("heart_rate"),
+    ]
     return (table["file"] for table in tables if isinstance(table, Mapping) and isinstance(table.get("file"), str))
 
 
@@ -128,7 +144,7 @@ def load(path: Path, recording_id: str) -> Recording:
     """Reads the recording that `path` describes.
 
     Raises:
-      UserError: naming the description or the data file, and the key, column or line at fault.
+        UserError: naming the description or the data file, and the key, column or line at fault.
     """
     description = read(path)
     with named(path):
@@ -150,7 +166,9 @@ def load(path: Path, recording_id: str) -> Recording:
         firsts = {name: t.first_unix_s for name, t in times.items() if t.first_unix_s is not None}
         of_streams = [first for name, first in firsts.items() if name.startswith("streams.")]
         if firsts and not of_streams:
-            raise UserError(f"{path}: {' and '.join(firsts)} count from a date, but no stream says when it began; give start")
+            raise UserError(
+                f"{path}: {' and '.join(firsts)} count from a date, but no stream says when it began; give start"
+            )
         start = min(of_streams, default=0.0)
     loaded = {name: _stream(name, tables[f"streams.{name}"], times[f"streams.{name}"], start, path) for name in streams}
     beats = heart_rate = None
@@ -158,8 +176,16 @@ def load(path: Path, recording_id: str) -> Recording:
         beats = _beats(tables["beats"], times["beats"], start, path)
     if "heart_rate" in tables:
         heart_rate = _heart_rate(tables["heart_rate"], times["heart_rate"], start, path)
-    return Recording(recording_id, participant, str(description.get("device") or "unknown"), "generic", start, loaded,
-                     beats, heart_rate)
+    return Recording(
+        recording_id,
+        participant,
+        str(description.get("device") or "unknown"),
+        "generic",
+        start,
+        loaded,
+        beats,
+        heart_rate,
+    )
 
 
 def _refuse_shared_columns(tables: Mapping[str, Mapping]) -> None:
@@ -170,7 +196,9 @@ def _refuse_shared_columns(tables: Mapping[str, Mapping]) -> None:
         for column in columns if isinstance(columns, list) else ():
             key = (str(tables[where].get("file")), str(column))
             if key in taken:
-                raise UserError(f"{where}.columns: the column {column!r} of {key[0]} is in {taken[key]}.columns already; each is one signal's")
+                raise UserError(
+                    f"{where}.columns: the column {column!r} of {key[0]} is in {taken[key]}.columns already; each is one signal's"
+                )
             taken[key] = where
 
 
@@ -187,16 +215,20 @@ def _refuse_local_times(times: Mapping[str, Times], start: float | None, start_o
             continue
         later = t.first_unix_s - begin
         if any(abs(later - offset) < _SAME_BEGIN_S < abs(later) for offset in offsets):
-            raise UserError(f"{t.file}: its dates carry no time zone, and as UTC they begin {abs(later) / 3600:.3g} h "
-                            f"{'after' if later > 0 else 'before'} the recording's, whose dates carry one; write them with their zone, too")
+            raise UserError(
+                f"{t.file}: its dates carry no time zone, and as UTC they begin {abs(later) / 3600:.3g} h "
+                f"{'after' if later > 0 else 'before'} the recording's, whose dates carry one; write them with their zone, too"
+            )
 
 
 def _participant(description: Mapping) -> Participant:
     who = description.get("participant")
     known_id = who.get("id") if isinstance(who, Mapping) else who
     if not isinstance(known_id, str | int) or isinstance(known_id, bool) or not str(known_id):
-        raise UserError(f"participant must be an id or a mapping with the key 'id', got {who!r}; "
-                        "put the id between quotes if it is a name")
+        raise UserError(
+            f"participant must be an id or a mapping with the key 'id', got {who!r}; "
+            "put the id between quotes if it is a name"
+        )
     if not isinstance(who, Mapping):
         return Participant(str(who))
     check_keys(who, _KEYS["participant"], "participant")
@@ -243,23 +275,36 @@ def _stream(name: str, table: Mapping, times: Times, start: float, sidecar: Path
         values, limits = values - level, limits and tuple(limit - level for limit in limits)
         moment = times.after(start)
         return Stream(
-            name, values, tuple(str(column) for column in columns), unit,
-            start_s=0.0 if times.seconds is not None else float(moment), rate_hz=rate,
-            time_s=moment if times.seconds is not None else None, range=limits, polarity=polarity,
-            gravity=gravity, scale=scale, packet_stamp=packet_stamp)
+            name,
+            values,
+            tuple(str(column) for column in columns),
+            unit,
+            start_s=0.0 if times.seconds is not None else float(moment),
+            rate_hz=rate,
+            time_s=moment if times.seconds is not None else None,
+            range=limits,
+            polarity=polarity,
+            gravity=gravity,
+            scale=scale,
+            packet_stamp=packet_stamp,
+        )
 
 
 def _level(values: np.ndarray) -> float | np.ndarray:
     """[channels] to take off a PPG far from 0 of which float32 would lose the pulse, or 0 where it loses nothing.
 
     Args:
-      values: [samples, channels] float64.
+        values: [samples, channels] float64.
     """
     known = values[np.isfinite(values).all(1)]
     if len(known) < 2 or np.abs(known).max() >= np.finfo(np.float32).max:
         return 0.0
     lost = np.median(np.abs(known - known.astype(np.float32)), axis=0)
-    return np.median(known, axis=0) if (lost > _LOST * np.percentile(np.abs(np.diff(known, axis=0)), 75, axis=0)).any() else 0.0
+    return (
+        np.median(known, axis=0)
+        if (lost > _LOST * np.percentile(np.abs(np.diff(known, axis=0)), 75, axis=0)).any()
+        else 0.0
+    )
 
 
 def _zero(table: Mapping, where: str, *, axes: int) -> float | np.ndarray:

@@ -37,7 +37,15 @@ MOST_NUMBERS = 50_000_000  # the longest recording holds 250 000
 WINDOW_S = 8.0
 WINDOW_STEP_S = 2.0
 # What scipy raises for files that are cut off or are something else.
-_UNREADABLE = (ValueError, TypeError, LookupError, OSError, NotImplementedError, zlib.error, scipy.io.matlab.MatReadError)
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    LookupError,
+    OSError,
+    NotImplementedError,
+    zlib.error,
+    scipy.io.matlab.MatReadError,
+)
 _TRAINING = re.compile(r"DATA_(\d+)_TYPE\d+", re.IGNORECASE)
 _TEST = re.compile(r"TEST_(S\d+)_T\d+", re.IGNORECASE)
 
@@ -46,19 +54,26 @@ def find(tree: Tree) -> list[RecordingSource]:
     """Finds `DATA_*_TYPE*.mat` and `TEST_S*_T*.mat` at any depth, or the root itself if it is such a file."""
     sources = []
     for path in tree.files:
-        training, test = (pattern.fullmatch(path.stem) if ending(path.name) == ".mat" else None for pattern in (_TRAINING, _TEST))
+        training, test = (
+            pattern.fullmatch(path.stem) if ending(path.name) == ".mat" else None for pattern in (_TRAINING, _TEST)
+        )
         if not (training or test):
             continue
         if training:
             participant, truth = f"train-{training[1]}", path.with_name(path.stem + "_BPMtrace.mat")
         else:
-            participant, truth = f"test-{test[1].upper()}", path.with_name(re.sub("^TEST_", "True_", path.name, flags=re.IGNORECASE))
+            participant, truth = (
+                f"test-{test[1].upper()}",
+                path.with_name(re.sub("^TEST_", "True_", path.name, flags=re.IGNORECASE)),
+            )
         truth = sibling(truth)
         tree.claim(path, truth)
         if not truth.exists():
             tree.leave_out(truth, f"no such file: {path.name} is read without heart rates")
         sources.append(RecordingSource(path.stem, participant, functools.partial(load, path, truth, participant)))
-    tree.expect(".mat", reason="its name is none of DATA_xx_TYPEyy.mat and TEST_Sxx_Tyy.mat, or it lies beside no such file")
+    tree.expect(
+        ".mat", reason="its name is none of DATA_xx_TYPEyy.mat and TEST_Sxx_Tyy.mat, or it lies beside no such file"
+    )
     return sources
 
 
@@ -66,15 +81,19 @@ def load(path: Path, truth: Path, participant_id: str) -> Recording:
     """Reads one recording; without its file of heart rates, `heart_rate` is None.
 
     Raises:
-      UserError: naming the file, if it cannot be read or does not hold what it should.
+        UserError: naming the file, if it cannot be read or does not hold what it should.
     """
     signal = _variable(path, "sig")
     if signal.ndim != 2 or signal.shape[0] not in (5, 6) or not signal.shape[1]:
-        raise UserError(f"{path}: 'sig' must have 6 rows (ECG, 2 PPG, 3 acceleration) or 5 (no ECG), got shape {signal.shape}")
+        raise UserError(
+            f"{path}: 'sig' must have 6 rows (ECG, 2 PPG, 3 acceleration) or 5 (no ECG), got shape {signal.shape}"
+        )
     ecg, ppg, accel = signal[:-5], signal[-5:-3], signal[-3:]
     with named(path):
         streams = {
-            "ppg": Stream("ppg", ppg.T, ("ppg1", "ppg2"), "a.u.", rate_hz=RATE_HZ, range=PPG_RANGE, polarity="systole_up"),
+            "ppg": Stream(
+                "ppg", ppg.T, ("ppg1", "ppg2"), "a.u.", rate_hz=RATE_HZ, range=PPG_RANGE, polarity="systole_up"
+            ),
             "accel": Stream("accel", accel.T, ("x", "y", "z"), "g", rate_hz=RATE_HZ, range=ACCEL_RANGE_G),
         }
         if len(ecg):
@@ -91,7 +110,9 @@ def _variable(path: Path, name: str) -> np.ndarray:
     try:
         shapes = {held: shape for held, shape, _ in scipy.io.whosmat(regular_file(path))}
         if math.prod(shapes.get(name, ())) > MOST_NUMBERS:
-            raise UserError(f"{path}: {name!r} of shape {shapes[name]} is more than the {MOST_NUMBERS} numbers that are read")
+            raise UserError(
+                f"{path}: {name!r} of shape {shapes[name]} is more than the {MOST_NUMBERS} numbers that are read"
+            )
         content = scipy.io.loadmat(path, variable_names=[name])
     except _UNREADABLE as error:
         raise UserError(f"{path}: cannot be read as a MATLAB v5 file ({error}); copy it again") from error

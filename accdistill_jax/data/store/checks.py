@@ -19,7 +19,9 @@ _LARGEST = 2**48  # of any count
 _FASTEST_HZ = 1e6
 _LONGEST_TEXT = 4096  # characters of a text in a table
 _ARRAYS = tuple(f"{signal}{part}" for signal in SIGNALS for part in ("", "_scale", "_offset"))
-_FILE = re.compile(rf"zarr\.json|(?:segments|participants)\.parquet|(?:{'|'.join(_ARRAYS)})/(?:zarr\.json|c(?:/[0-9]{{1,12}}){{2,3}})")
+_FILE = re.compile(
+    rf"zarr\.json|(?:segments|participants)\.parquet|(?:{'|'.join(_ARRAYS)})/(?:zarr\.json|c(?:/[0-9]{{1,12}}){{2,3}})"
+)
 _NEEDED = ("segments.parquet", "participants.parquet", *(f"{name}/zarr.json" for name in _ARRAYS))
 
 
@@ -36,19 +38,35 @@ def _is_amount(value) -> bool:
 
 
 def _are_counts(value) -> bool:
-    return (isinstance(value, dict) and all(_is_count(value.get(key)) for key in ("examined", "kept"))
-            and isinstance(value.get("rejected"), dict) and all(map(_is_count, value["rejected"].values())))
+    return (
+        isinstance(value, dict)
+        and all(_is_count(value.get(key)) for key in ("examined", "kept"))
+        and isinstance(value.get("rejected"), dict)
+        and all(map(_is_count, value["rejected"].values()))
+    )
 
 
 def _is_prepared(value) -> bool:
-    return (isinstance(value, dict) and isinstance(value.get("unit"), str) and _is_count(value.get("segments", 0))
-            and _is_dict(value.get("notes", {})) and _is_dict(value.get("mended_stamps", {}))
-            and all(map(_is_count, value.get("mended_stamps", {}).values())))
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("unit"), str)
+        and _is_count(value.get("segments", 0))
+        and _is_dict(value.get("notes", {}))
+        and _is_dict(value.get("mended_stamps", {}))
+        and all(map(_is_count, value.get("mended_stamps", {}).values()))
+    )
 
 
 def _are_files(value) -> bool:
-    return (isinstance(value, dict) and all(map(_FILE.fullmatch, value)) and all(name in value for name in _NEEDED)
-            and all(isinstance(own, dict) and _is_count(own.get("bytes")) and isinstance(own.get("sha256"), str) for own in value.values()))
+    return (
+        isinstance(value, dict)
+        and all(map(_FILE.fullmatch, value))
+        and all(name in value for name in _NEEDED)
+        and all(
+            isinstance(own, dict) and _is_count(own.get("bytes")) and isinstance(own.get("sha256"), str)
+            for own in value.values()
+        )
+    )
 
 
 def _are_names(value) -> bool:
@@ -65,12 +83,22 @@ def _are_texts(value) -> bool:
 
 # By key of the manifest.
 _KEYS = {
-    "num_segments": _is_positive, "samples": _is_positive, "rate_hz": _is_amount, "segment_s": _is_amount,
+    "num_segments": _is_positive,
+    "samples": _is_positive,
+    "rate_hz": _is_amount,
+    "segment_s": _is_amount,
     "channels": lambda value: _is_dict(value) and all(_are_names(value.get(name)) for name in SIGNALS),
     "units": lambda value: _are_texts(value) and all(name in value for name in SIGNALS),
-    "counts": lambda value: _is_dict(value) and _are_counts(value.get("total")) and _is_dict(value.get("participants"))
-    and all(map(_are_counts, value["participants"].values())),
-    "split": _is_dict, "preprocess": _is_dict, "source_settings": _is_dict, "skipped": _are_texts,
+    "counts": lambda value: (
+        _is_dict(value)
+        and _are_counts(value.get("total"))
+        and _is_dict(value.get("participants"))
+        and all(map(_are_counts, value["participants"].values()))
+    ),
+    "split": _is_dict,
+    "preprocess": _is_dict,
+    "source_settings": _is_dict,
+    "skipped": _are_texts,
     "source": lambda value: isinstance(value, str),
     "prepared": lambda value: isinstance(value, list) and all(map(_is_prepared, value)),
     "files": _are_files,
@@ -109,7 +137,9 @@ def check_array(content: bytes, *, shape: tuple[int, ...], dtype: str, file_byte
     try:
         found = json.loads(content)
         if found["data_type"] != dtype or found["shape"] != list(shape):
-            raise ValueError(f"the array is {found['data_type']} {tuple(found['shape'])}, but the manifest says {shape}")
+            raise ValueError(
+                f"the array is {found['data_type']} {tuple(found['shape'])}, but the manifest says {shape}"
+            )
         rows, *inner = found["chunk_grid"]["configuration"]["chunk_shape"]
         whole = _is_positive(rows) and inner == list(shape[1:])
         codecs = found["codecs"]
@@ -150,7 +180,9 @@ def read_table(content: bytes, *, most_rows: int, whole: Sequence[str]) -> pa.Ta
             if pa.types.is_nested(field.type):
                 raise ValueError(f"column {field.name} is of type {field.type}")
         # texts as dictionaries: a row costs its number then, however long the text is
-        texts = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
+        texts = [
+            field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
+        ]
         table = pq.read_table(pa.BufferReader(content), read_dictionary=texts, use_threads=False)
         for name in table.column_names:
             _check_column(name, table[name], may_be_null=name not in whole)
@@ -184,7 +216,12 @@ def column(table: pa.Table, name: str) -> np.ndarray:
 
 def plain(table: pa.Table) -> pa.Table:
     """Such a table with its texts as texts, for a small one; ValueError where they are too many."""
-    schema = pa.schema([field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field for field in table.schema])
+    schema = pa.schema(
+        [
+            field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
+            for field in table.schema
+        ]
+    )
     try:
         return table.cast(schema)
     except (pa.ArrowException, MemoryError) as error:

@@ -120,7 +120,11 @@ def _kept_hashes(folder: LocalFolder | RemoteFolder, store: Store) -> np.ndarray
         content = folder.read(CONTENT)
     except UserError:
         return None
-    if content is None or len(content) != size or _digest(store.fingerprint, content[_DIGEST_BYTES:]) != content[:_DIGEST_BYTES]:
+    if (
+        content is None
+        or len(content) != size
+        or _digest(store.fingerprint, content[_DIGEST_BYTES:]) != content[:_DIGEST_BYTES]
+    ):
         return None
     return np.frombuffer(content[_DIGEST_BYTES:], "<u8").reshape(-1, 2).astype(np.uint64)
 

@@ -14,10 +14,10 @@ class Subset:
     """Some labelled segments of a split, participants kept together.
 
     Attributes:
-      rows: [K] int64, sorted rows of the split.
-      participants: people they are of.
-      labelled: labelled segments in the whole split.
-      raised: whether the fraction was below the minimum, which was taken instead.
+        rows: [K] int64, sorted rows of the split.
+        participants: people they are of.
+        labelled: labelled segments in the whole split.
+        raised: whether the fraction was below the minimum, which was taken instead.
     """
 
     rows: np.ndarray
@@ -34,14 +34,14 @@ def labelled_subset(
     With one seed a smaller fraction is part of a larger one, and people come in the same order whatever target is known.
 
     Args:
-      participant: [N] str.
-      known: [N] bool, whether the label is known.
-      fraction: of the known ones, above 0 and at most 1.
-      seed: int or sequence of ints; of the order of people, and of the last one's segments.
-      minimum: segments taken at least, where there are as many.
+        participant: [N] str.
+        known: [N] bool, whether the label is known.
+        fraction: of the known ones, above 0 and at most 1.
+        seed: int or sequence of ints; of the order of people, and of the last one's segments.
+        minimum: segments taken at least, where there are as many.
 
     Raises:
-      ValueError: a fraction out of range.
+        ValueError: a fraction out of range.
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"the fraction of labels must be above 0 and at most 1, got {fraction}")

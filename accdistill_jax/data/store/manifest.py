@@ -33,26 +33,36 @@ def read_manifest(path: str | os.PathLike) -> dict | None:
         version = manifest["format_version"]
         named = manifest["format"] == FORMAT
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{where}: not a readable store manifest ({first_line(error)}); prepare the store again") from error
+        raise UserError(
+            f"{where}: not a readable store manifest ({first_line(error)}); prepare the store again"
+        ) from error
     if not named or type(version) is not int:
         raise UserError(f"{where}: not the manifest of a {FORMAT}")
     if version > FORMAT_VERSION:
-        raise UserError(f"{where}: the store has format version {version}, this program reads version "
-                        f"{FORMAT_VERSION}; update accdistill_jax")
+        raise UserError(
+            f"{where}: the store has format version {version}, this program reads version "
+            f"{FORMAT_VERSION}; update accdistill_jax"
+        )
     if version < FORMAT_VERSION:
-        raise UserError(f"{where}: the store has format version {version}, this program reads version "
-                        f"{FORMAT_VERSION}; prepare it again with --overwrite, or delete that folder if a run made it "
-                        "(the run makes it again)")
+        raise UserError(
+            f"{where}: the store has format version {version}, this program reads version "
+            f"{FORMAT_VERSION}; prepare it again with --overwrite, or delete that folder if a run made it "
+            "(the run makes it again)"
+        )
     if manifest.get("fingerprint") != fingerprint(manifest):
-        raise UserError(f"{where}: the manifest was changed after it was written "
-                        "(its fingerprint does not match); prepare the store again")
+        raise UserError(
+            f"{where}: the manifest was changed after it was written "
+            "(its fingerprint does not match); prepare the store again"
+        )
     key = malformed_key(manifest)  # one whose fingerprint fits can still be of other software, or made by hand
     if key:
         raise UserError(f"{where}: key {key!r} is missing or malformed; prepare the store again")
     array = missing_room(manifest)
     if array:
-        raise UserError(f"{where}: {manifest['num_segments']} segments of {manifest['samples']} samples do not fit into the "
-                        f"files of {array}; prepare the store again")
+        raise UserError(
+            f"{where}: {manifest['num_segments']} segments of {manifest['samples']} samples do not fit into the "
+            f"files of {array}; prepare the store again"
+        )
     return manifest
 
 
@@ -140,8 +150,10 @@ def check_sizes(folder: LocalFolder | RemoteFolder, manifest: dict) -> None:
         if name not in found:
             raise UserError(f"{folder.where(name)}: this file of the store is missing; restore it or prepare again")
         if found[name] is not None and found[name] != size:
-            raise UserError(f"{folder.where(name)}: {found[name]} bytes instead of {size}, the file is damaged; "
-                            "restore it or prepare again")
+            raise UserError(
+                f"{folder.where(name)}: {found[name]} bytes instead of {size}, the file is damaged; "
+                "restore it or prepare again"
+            )
 
 
 def read_checked(folder: LocalFolder | RemoteFolder, manifest: dict, name: str) -> bytes:

@@ -65,9 +65,7 @@ class Signals(NamedTuple):
         return cls(store.path, store.rate_hz, store.samples, len(store.channels["ppg"]))
 
 
-def unseen_by_name(
-    unseen: Sequence[Store], stores: Sequence[Store], *, alike: Signals, key: str
-) -> dict[str, Store]:
+def unseen_by_name(unseen: Sequence[Store], stores: Sequence[Store], *, alike: Signals, key: str) -> dict[str, Store]:
     """Stores that nothing is trained on by folder name.
 
     Args:

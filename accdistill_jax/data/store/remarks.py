@@ -21,8 +21,8 @@ def why_rejected(rejected: Mapping[str, int], preprocess: Mapping[str, object]) 
     """The reasons that reject most, at least a fifth each, and the flags to look at; empty without any rejection.
 
     Args:
-      rejected: segments by reason.
-      preprocess: `PreprocessSettings.to_json`.
+        rejected: segments by reason.
+        preprocess: `PreprocessSettings.to_json`.
     """
     total, parts = sum(rejected.values()), []
     for reason, count in sorted(rejected.items(), key=lambda item: -item[1]):
@@ -38,7 +38,7 @@ def remarks(manifest: Mapping) -> list[str]:
     """Lines for the summary, most important last.
 
     Args:
-      manifest: of a store.
+        manifest: of a store.
     """
     notes = {own["unit"]: own["notes"] for own in manifest["prepared"] if isinstance(own.get("notes"), Mapping)}
     votes = {name: vote for name, own in notes.items() if (vote := polarity.vote_of(own)) is not None}
@@ -47,15 +47,24 @@ def remarks(manifest: Mapping) -> list[str]:
         held = {name: own["held_s"] for name, own in notes.items() if isinstance(own.get("held_s"), Mapping)}
         seconds = {name: lost[signal] for name, lost in held.items() if isinstance(lost.get(signal), int | float)}
         if seconds:
-            lines.append(f"held values taken for gaps: {sum(seconds.values()):.0f} s of {signal} in {polarity.counted(len(seconds))}, most "
-                         f"({max(seconds.values()):.0f} s) in {max(seconds, key=seconds.get)}")
-    for key, what in (("heart_rate", "reference heart rate"), ("accel_axes", "acceleration"), ("references", "labels"), ("coverage", "signals")):
+            lines.append(
+                f"held values taken for gaps: {sum(seconds.values()):.0f} s of {signal} in {polarity.counted(len(seconds))}, most "
+                f"({max(seconds.values()):.0f} s) in {max(seconds, key=seconds.get)}"
+            )
+    for key, what in (
+        ("heart_rate", "reference heart rate"),
+        ("accel_axes", "acceleration"),
+        ("references", "labels"),
+        ("coverage", "signals"),
+    ):
         odd = {name: own[key] for name, own in notes.items() if isinstance(own.get(key), str)}
         lines += [f"recording {name}: {what}: {text}" for name, text in list(odd.items())[:MOST]]
         if len(odd) > MOST:
             lines.append(f"{len(odd) - MOST} more recordings: {what}: see the notes in the store's manifest")
     total = manifest["counts"]["total"]
     if total["kept"] < LEAST_KEPT * total["examined"]:
-        lines.append(f"warning: only {total['kept']} of {total['examined']} segments were kept; rejected: "
-                     f"{why_rejected(total['rejected'], manifest['preprocess'])}")
+        lines.append(
+            f"warning: only {total['kept']} of {total['examined']} segments were kept; rejected: "
+            f"{why_rejected(total['rejected'], manifest['preprocess'])}"
+        )
     return lines

@@ -23,13 +23,21 @@ _WRITING = re.compile(r"\.writing-\d+-\d+")
 def is_store_file(name: str) -> bool:
     """True if a file of a store, by its path in it, is one that this program writes."""
     name = _WRITING.sub("", name)
-    return _STORE_FILE.fullmatch(name) is not None or name.startswith("teacher_views/") and is_leftover(os.path.basename(name))
+    return (
+        _STORE_FILE.fullmatch(name) is not None
+        or name.startswith("teacher_views/")
+        and is_leftover(os.path.basename(name))
+    )
 
 
 def is_staged_file(name: str) -> bool:
     """True if a file of a staging folder, by its path in it, is one that this program writes."""
     name = _WRITING.sub("", name)
-    return _STAGED_FILE.fullmatch(name) is not None or name.startswith("store/") and is_store_file(name.removeprefix("store/"))
+    return (
+        _STAGED_FILE.fullmatch(name) is not None
+        or name.startswith("store/")
+        and is_store_file(name.removeprefix("store/"))
+    )
 
 
 def refuse_other_content(target: LocalFolder | RemoteFolder) -> None:
@@ -38,7 +46,9 @@ def refuse_other_content(target: LocalFolder | RemoteFolder) -> None:
         return
     strange = [name for name in target.names() if not is_store_file(name)]
     if strange:
-        raise UserError(f"{target.path}: the folder is not empty, and what is in it is no store ({strange[0]}); choose another one")
+        raise UserError(
+            f"{target.path}: the folder is not empty, and what is in it is no store ({strange[0]}); choose another one"
+        )
 
 
 def discard_staging(path: str | os.PathLike) -> None:

@@ -41,7 +41,11 @@ def refuse_repeated(units: Sequence[Unit]) -> None:
 
 def _in_words(units: Sequence[Unit], first: int, second: int, segments: int) -> str:
     (a, anna), (b, ben) = ((unit.about["unit"], _participant(unit)) for unit in (units[first], units[second]))
-    who = f"{a} and {b}, both of participant {anna}," if anna == ben else f"{a} (participant {anna}) and {b} (participant {ben})"
+    who = (
+        f"{a} and {b}, both of participant {anna},"
+        if anna == ben
+        else f"{a} (participant {anna}) and {b} (participant {ben})"
+    )
     what = {0: "hold the same signal", 1: "share a segment"}.get(segments, f"share {segments} segments")
     return f"{who} {what}"
 

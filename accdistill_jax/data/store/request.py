@@ -13,7 +13,12 @@ from accdistill_jax.errors import UserError
 
 def make_request(settings, *, source: str, source_settings: Mapping | None = None) -> dict:
     """Everything that decides the content of units, as plain JSON values; staged units and stores of an equal request can be used."""
-    request = {"format_version": FORMAT_VERSION, "source": source, "source_settings": dict(source_settings or {}), "preprocess": settings.to_json(measured=source != "synthetic")}
+    request = {
+        "format_version": FORMAT_VERSION,
+        "source": source,
+        "source_settings": dict(source_settings or {}),
+        "preprocess": settings.to_json(measured=source != "synthetic"),
+    }
     return json.loads(to_json(request))
 
 
@@ -46,11 +51,18 @@ def existing_store(
         if not added and not gone:
             discard_staging(path)
             return store
-        reason = "was prepared from other recordings (" + ", ".join(
-            f"{what}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
-            for what, names in (("new", added), ("gone", gone)) if names) + ")"
-    raise UserError(f"{store.path}: the store there {reason}; choose another folder, or remove this one "
-                    "(prepare: --overwrite)")
+        reason = (
+            "was prepared from other recordings ("
+            + ", ".join(
+                f"{what}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
+                for what, names in (("new", added), ("gone", gone))
+                if names
+            )
+            + ")"
+        )
+    raise UserError(
+        f"{store.path}: the store there {reason}; choose another folder, or remove this one (prepare: --overwrite)"
+    )
 
 
 def difference(old: dict | None, new: dict, *, prefix: str = "") -> str:

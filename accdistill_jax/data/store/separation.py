@@ -82,7 +82,9 @@ def names_among(stores: Sequence[Store], *, same_names: str) -> list[dict[str, s
         for name in names:
             first.setdefault(name, number)
     same = same_names == SAME_PERSON
-    return [{name: f"{first[name] if same else number}/{name}" for name in names} for number, names in enumerate(tables)]
+    return [
+        {name: f"{first[name] if same else number}/{name}" for name in names} for number, names in enumerate(tables)
+    ]
 
 
 def check_separation(
@@ -166,7 +168,9 @@ class _Rows(NamedTuple):
             np.repeat(np.arange(len(groups), dtype=np.int32), sizes),
             np.concatenate(parts),
             np.concatenate([group.side for group in groups]),
-            np.concatenate([zero if group.hashes is None else group.hashes for group, zero in zip(groups, unknown, strict=True)]),
+            np.concatenate(
+                [zero if group.hashes is None else group.hashes for group, zero in zip(groups, unknown, strict=True)]
+            ),
         )
 
 
@@ -210,8 +214,17 @@ def _equal_content(rows: _Rows) -> tuple[list[_Found], list[_Found]]:
     pairs = np.unique(pairs, axis=0)
     found: tuple[dict, dict] = {}, {}
     first, second = pairs.T
-    described = np.stack([rows.side[first], rows.group[first], rows.side[second], rows.group[second],
-                          rows.person[first], rows.person[second]], axis=1)  # fmt: skip
+    described = np.stack(
+        [
+            rows.side[first],
+            rows.group[first],
+            rows.side[second],
+            rows.group[second],
+            rows.person[first],
+            rows.person[second],
+        ],
+        axis=1,
+    )
     kinds, place = np.unique(described, axis=0, return_inverse=True)
     segments = np.bincount(np.unique(np.stack([place, second], axis=1), axis=0)[:, 0], minlength=len(kinds))
     for (*key, one, other), count in zip(kinds.tolist(), segments.tolist(), strict=True):
@@ -233,7 +246,9 @@ def _refusal(people: Sequence[_Found], leaks: Sequence[_Found], *, several: bool
     for what, found in (("the same people", people), ("the same segments (equal PPG or acceleration)", leaks)):
         for one in found[:_SHOWN]:
             segments = f", {_count(one.segments, 'segments', 'segment')}" if one.segments else ""
-            lines.append(f"  {what} in {_sides(one)}: {_names(one.people)} ({_count(one.people, 'people', 'person')}{segments})")
+            lines.append(
+                f"  {what} in {_sides(one)}: {_names(one.people)} ({_count(one.people, 'people', 'person')}{segments})"
+            )
         if len(found) > _SHOWN:
             lines.append(f"  {what} in {len(found) - _SHOWN} more pairs of sides")
     ways = "either drop the duplicates from one of them, or keep a person's side the same everywhere (prepare with one --split-file)"
@@ -244,7 +259,11 @@ def _refusal(people: Sequence[_Found], leaks: Sequence[_Found], *, several: bool
 
 def _sides(one: _Found) -> str:
     (store, split), (other, other_split) = one.first, one.second
-    return f"{split} and {other_split} of {store}" if store == other else f"{split} of {store} and {other_split} of {other}"
+    return (
+        f"{split} and {other_split} of {store}"
+        if store == other
+        else f"{split} of {store} and {other_split} of {other}"
+    )
 
 
 def _names(people: Sequence[str]) -> str:
@@ -258,8 +277,10 @@ def _count(of: Sequence | int, many: str, single: str) -> str:
 
 def _double_in_words(first: tuple[str, str], second: tuple[str, str], people: list[str], segments: int) -> str:
     where = f"{first[0]} twice" if first[0] == second[0] else f"both {first[0]} and {second[0]}"
-    return (f"{_count(segments, 'segments are', 'segment is')} in {where}, in {first[1]} each time, and counted twice "
-            f"(equal PPG or acceleration; {_names(people)}): drop one of the copies")
+    return (
+        f"{_count(segments, 'segments are', 'segment is')} in {where}, in {first[1]} each time, and counted twice "
+        f"(equal PPG or acceleration; {_names(people)}): drop one of the copies"
+    )
 
 
 def _overlapping_names(groups: Sequence[Group], same_names: str, doubles: Sequence[_Found]) -> Iterator[str]:
@@ -273,8 +294,10 @@ def _overlapping_names(groups: Sequence[Group], same_names: str, doubles: Sequen
         people = [name for name, a, b in starts if _overlap(a, b, a_lasts=first.segment_s, b_lasts=second.segment_s)]
         if people:
             why = "are they different people?" if same_names == DIFFERENT_PEOPLE else "minutes may count twice"
-            yield (f"{_names(people)} ({_count(people, 'names', 'name')}) in {first.name} and {second.name}: recorded at the same "
-                   f"time in both; {why}")  # fmt: skip
+            yield (
+                f"{_names(people)} ({_count(people, 'names', 'name')}) in {first.name} and {second.name}: recorded at the same "
+                f"time in both; {why}"
+            )
 
 
 def _starts(group: Group, names: Sequence[str]) -> list[np.ndarray]:

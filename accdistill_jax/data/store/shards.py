@@ -64,13 +64,26 @@ class ArrayLayout:
         inner = self.shape[1:]
         codecs = [_BYTES]
         if self.sharded:
-            codecs = [{"name": "sharding_indexed", "configuration": {
-                "chunk_shape": [1, *inner], "codecs": [_BYTES], "index_codecs": _INDEX_CODECS,
-                "index_location": "end"}}]
-        return {"shape": list(self.shape), "data_type": self.dtype, "fill_value": 0, "codecs": codecs,
-                "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [self.rows_per_file, *inner]}},
-                "dimension_names": ["segment", "sample", "channel"] if len(inner) == 2 else ["segment", "channel"],
-                "attributes": {"unit": self.unit}}
+            codecs = [
+                {
+                    "name": "sharding_indexed",
+                    "configuration": {
+                        "chunk_shape": [1, *inner],
+                        "codecs": [_BYTES],
+                        "index_codecs": _INDEX_CODECS,
+                        "index_location": "end",
+                    },
+                }
+            ]
+        return {
+            "shape": list(self.shape),
+            "data_type": self.dtype,
+            "fill_value": 0,
+            "codecs": codecs,
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [self.rows_per_file, *inner]}},
+            "dimension_names": ["segment", "sample", "channel"] if len(inner) == 2 else ["segment", "channel"],
+            "attributes": {"unit": self.unit},
+        }
 
 
 def encode_metadata(layout: ArrayLayout) -> bytes:
@@ -85,9 +98,15 @@ def encode_index(rows: int, *, rows_per_file: int, row_bytes: int) -> bytes:
     index = np.full((rows_per_file, 2), _NO_CHUNK, np.uint64)
     index[:rows, 0] = np.arange(rows) * row_bytes
     index[:rows, 1] = row_bytes
-    files, array = _in_memory({
-        "shape": list(index.shape), "data_type": "uint64", "fill_value": 0, "codecs": _INDEX_CODECS,
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(index.shape)}}})
+    files, array = _in_memory(
+        {
+            "shape": list(index.shape),
+            "data_type": "uint64",
+            "fill_value": 0,
+            "codecs": _INDEX_CODECS,
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(index.shape)}},
+        }
+    )
     array.write(index).result()
     return files.read("c/0/0").result().value
 
@@ -97,7 +116,8 @@ def _in_memory(metadata: dict):
     kvstore = {"driver": "memory", "path": "array/"}
     array = ts.open(
         {"driver": "zarr3", "kvstore": kvstore, "metadata": metadata, "store_data_equal_to_fill_value": True},
-        context=context, create=True,
+        context=context,
+        create=True,
     ).result()
     return ts.KvStore.open(kvstore, context=context).result(), array
 

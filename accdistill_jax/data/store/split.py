@@ -76,8 +76,9 @@ class SplitRule:
             if missing:
                 raise UserError(f"split file: no split for participant {_list(missing)}; add them")
             if unknown:
-                raise UserError(f"split file: unknown participant {_list(unknown)}; "
-                                f"the recordings have {_list(participants)}")
+                raise UserError(
+                    f"split file: unknown participant {_list(unknown)}; the recordings have {_list(participants)}"
+                )
             return {name: self.assignment[name] for name in participants}
         return {name: self._by_hash(name) for name in participants}
 
@@ -92,8 +93,12 @@ class SplitRule:
     def to_json(self) -> dict:
         """JSON-able description for the manifest."""
         assignment = None if self.assignment is None else dict(sorted(self.assignment.items()))
-        return {"rule": "sha256(seed/participant)" if assignment is None else "file",
-                "seed": self.seed, "fractions": list(self.fractions), "assignment": assignment}
+        return {
+            "rule": "sha256(seed/participant)" if assignment is None else "file",
+            "seed": self.seed,
+            "fractions": list(self.fractions),
+            "assignment": assignment,
+        }
 
 
 def empty_splits(assigned: Mapping[str, str]) -> list[str]:

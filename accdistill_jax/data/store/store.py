@@ -104,14 +104,15 @@ class Store:
         # A byte each rather than a bit: threads set them without a lock.
         self._checked = np.zeros(self.num_segments, bool)
         self._checked_accel = np.zeros(self.num_segments, bool)
-        self._small = {name: self._result(self._open_array(name).read(), name)
-                       for signal in SIGNALS for name in (f"{signal}_scale", f"{signal}_offset")}
+        self._small = {
+            name: self._result(self._open_array(name).read(), name)
+            for signal in SIGNALS
+            for name in (f"{signal}_scale", f"{signal}_offset")
+        }
         self._local = {name: self._open_local(name) for name in SIGNALS} if self._folder.is_local else None
 
     @classmethod
-    def open(
-        cls, path: str | os.PathLike, *, verify: bool = False, remote: RemoteReading = _REMOTE
-    ) -> "Store":
+    def open(cls, path: str | os.PathLike, *, verify: bool = False, remote: RemoteReading = _REMOTE) -> "Store":
         """Opens a store after checks: format version, presence and sizes of all files, agreement of tables and arrays,
         and the content of all files but the signals' shards.
 
@@ -127,26 +128,36 @@ class Store:
         manifest = read_manifest(path)
         if manifest is None:
             if folder_is_partial(path):
-                raise UserError(f"{folder.path}: the preparation of this store was interrupted; "
-                                "run the same prepare command again to complete it")
-            raise UserError(f"{folder.path}: not a store (no {MANIFEST} there); make one with "
-                            "python -m accdistill_jax.data.prepare")
+                raise UserError(
+                    f"{folder.path}: the preparation of this store was interrupted; "
+                    "run the same prepare command again to complete it"
+                )
+            raise UserError(
+                f"{folder.path}: not a store (no {MANIFEST} there); make one with python -m accdistill_jax.data.prepare"
+            )
         check_sizes(folder, manifest)
         if verify:
             verify_checksums(folder.path)
         contents = {name: read_checked(folder, manifest, name) for name in manifest["files"] if not is_shard(name)}
         _check_arrays(folder, contents, manifest)
-        segments = _read_table(folder, contents, SEGMENTS, columns=("participant", CRC), most_rows=manifest["num_segments"])
+        segments = _read_table(
+            folder, contents, SEGMENTS, columns=("participant", CRC), most_rows=manifest["num_segments"]
+        )
         if segments.num_rows != manifest["num_segments"]:
-            raise UserError(f"{folder.where(SEGMENTS)}: {segments.num_rows} rows, but the manifest counts "
-                            f"{manifest['num_segments']} segments; the store is damaged, prepare it again")
-        participants = _read_table(folder, contents, PARTICIPANTS, columns=("participant", "split"),
-                                   most_rows=len(manifest["prepared"]))
+            raise UserError(
+                f"{folder.where(SEGMENTS)}: {segments.num_rows} rows, but the manifest counts "
+                f"{manifest['num_segments']} segments; the store is damaged, prepare it again"
+            )
+        participants = _read_table(
+            folder, contents, PARTICIPANTS, columns=("participant", "split"), most_rows=len(manifest["prepared"])
+        )
         columns = {name: column(segments, name) for name in segments.column_names}
         unknown = set(columns["participant"]) - set(participants["participant"].to_pylist())
         if unknown:
-            raise UserError(f"{folder.where(PARTICIPANTS)}: no row for participant {sorted(unknown)[0]}; "
-                            "the store is damaged, prepare it again")
+            raise UserError(
+                f"{folder.where(PARTICIPANTS)}: no row for participant {sorted(unknown)[0]}; "
+                "the store is damaged, prepare it again"
+            )
         named = participants["participant"].to_pylist()
         odd = sorted({split for split in participants["split"].to_pylist() if split not in SPLITS}, key=str)
         if odd or len(set(named)) < len(named) or columns[CRC].dtype.kind not in "ui":
@@ -163,8 +174,7 @@ class Store:
         if split not in SPLITS:
             raise UserError(f"split {split!r} is not one of {', '.join(SPLITS)}")
         names = self.participants["participant"].to_pylist()
-        chosen = {name for name, own in zip(names, self.participants["split"].to_pylist(), strict=True)
-                  if own == split}
+        chosen = {name for name, own in zip(names, self.participants["split"].to_pylist(), strict=True) if own == split}
         unique, inverse = np.unique(self.segments["participant"], return_inverse=True)
         return np.flatnonzero(np.array([name in chosen for name in unique], bool)[inverse])
 
@@ -213,8 +223,9 @@ class Store:
     def _gather(self, indices: np.ndarray, signals: Sequence[str]) -> dict[str, np.ndarray]:
         """Rows of some signals and of their scales and offsets, unchecked."""
         if indices.size and not (0 <= indices.min() and indices.max() < self.num_segments):
-            raise IndexError(f"{self.path}: rows must lie in [0, {self.num_segments}), "
-                             f"got {indices.min()} to {indices.max()}")
+            raise IndexError(
+                f"{self.path}: rows must lie in [0, {self.num_segments}), got {indices.min()} to {indices.max()}"
+            )
         batch = {name: array[indices] for name, array in self._small.items() if name.partition("_")[0] in signals}
         if self._local is not None:
             for name in signals:
@@ -243,27 +254,35 @@ class Store:
 
     def _damaged_shards(self, row: int) -> str:
         """The shards of a segment that do not have the manifest's checksum, or all of them if all have it."""
-        names = [f"{name}/c/{row // array.chunk_layout.write_chunk.shape[0]}/0/0"
-                 for name, array in self._arrays.items()]
-        damaged = [name for name in names
-                   if checksum(self._folder.read(name) or b"") != self.manifest["files"][name]["sha256"]]
+        names = [
+            f"{name}/c/{row // array.chunk_layout.write_chunk.shape[0]}/0/0" for name, array in self._arrays.items()
+        ]
+        damaged = [
+            name for name in names if checksum(self._folder.read(name) or b"") != self.manifest["files"][name]["sha256"]
+        ]
         return " and ".join(self._folder.where(name) for name in damaged or names)
 
     def _open_array(self, name: str) -> ts.TensorStore:
         where = self._folder / name
         return self._result(
             ts.open(
-                {"driver": "zarr3", "kvstore": where.kvstore(), "fill_missing_data_reads": False,
-                 "recheck_cached_data": False},
-                context=self._context, read=True,
+                {
+                    "driver": "zarr3",
+                    "kvstore": where.kvstore(),
+                    "fill_missing_data_reads": False,
+                    "recheck_cached_data": False,
+                },
+                context=self._context,
+                read=True,
             ),
             name,
         )
 
     def _open_local(self, name: str) -> LocalShards:
         array = self._arrays[name]
-        return LocalShards(self._folder.where(name), tuple(array.shape),
-                           rows_per_shard=array.chunk_layout.write_chunk.shape[0])
+        return LocalShards(
+            self._folder.where(name), tuple(array.shape), rows_per_shard=array.chunk_layout.write_chunk.shape[0]
+        )
 
     def _result(self, future: ts.Future, name: str):
         try:
@@ -272,7 +291,9 @@ class Store:
             raise self._read_error(f"{self._folder.where(name)}: {first_line(error)}") from error
 
     def _read_error(self, what: str) -> UserError:
-        return UserError(f"{what}: cannot be read; check with: python -m accdistill_jax.data.prepare verify {self.path}")
+        return UserError(
+            f"{what}: cannot be read; check with: python -m accdistill_jax.data.prepare verify {self.path}"
+        )
 
 
 def segment_crc(ppg: np.ndarray, accel: np.ndarray) -> int:
@@ -302,7 +323,12 @@ def _check_arrays(folder, contents: dict[str, bytes], manifest: dict) -> None:
             shape = (manifest["num_segments"], *(() if small else (manifest["samples"],)), channels)
             sizes = [entry["bytes"] for file, entry in manifest["files"].items() if file.startswith(f"{name}/c/")]
             try:
-                check_array(contents[f"{name}/zarr.json"], shape=shape, dtype="float32" if small else "int16", file_bytes=max(sizes))
+                check_array(
+                    contents[f"{name}/zarr.json"],
+                    shape=shape,
+                    dtype="float32" if small else "int16",
+                    file_bytes=max(sizes),
+                )
             except ValueError as error:
                 raise UserError(f"{folder.where(name)}: {error}; the store is damaged, prepare it again") from error
 
@@ -312,5 +338,6 @@ def _read_table(folder, contents: dict[str, bytes], name: str, *, columns: tuple
         table = read_table(contents[name], most_rows=most_rows, whole=columns)
         return plain(table) if name == PARTICIPANTS else table
     except ValueError as error:
-        raise UserError(f"{folder.where(name)}: not a readable table of a store ({first_line(error)}); prepare the store "
-                        "again") from error
+        raise UserError(
+            f"{folder.where(name)}: not a readable table of a store ({first_line(error)}); prepare the store again"
+        ) from error

@@ -69,9 +69,11 @@ def participant_table(
                 raise UserError(f"participant {name}: {key} is {known[key]} in one recording and {value} in another")
     names = sorted(merged)
     conditions = sorted({key for facts in merged.values() for key in facts if key.startswith("condition_")})
-    table = {"participant": pa.array(names, pa.string()),
-             "split": pa.array([split[name] for name in names], pa.string()),
-             "device": pa.array([devices.get(name, "") for name in names], pa.string())}
+    table = {
+        "participant": pa.array(names, pa.string()),
+        "split": pa.array([split[name] for name in names], pa.string()),
+        "device": pa.array([devices.get(name, "") for name in names], pa.string()),
+    }
     for key, kind in _ATTRIBUTES.items():
         table[key] = pa.array([merged[name].get(key) for name in names], kind)
     table["bmi"] = pa.array([_bmi(merged[name]) for name in names], pa.float32())
@@ -82,7 +84,8 @@ def participant_table(
 
 def counts(units: Sequence[Mapping]) -> dict:
     """Segments examined, kept and rejected by reason, and samples of each stream whose time stamps were mended, where there are any:
-    in total and per participant."""
+    in total and per participant.
+    """
     total, per_participant = _empty(), defaultdict(_empty)
     for about in units:
         for into in (total, per_participant[about["participant"]["participant_id"]]):
@@ -91,10 +94,11 @@ def counts(units: Sequence[Mapping]) -> dict:
             into["rejected"].update(about["rejected"])
             if about.get("mended_stamps"):
                 into.setdefault("mended_stamps", Counter()).update(about["mended_stamps"])
+
     def plain(own):
         return {key: dict(sorted(value.items())) if isinstance(value, Counter) else value for key, value in own.items()}
-    return {"total": plain(total),
-            "participants": {name: plain(own) for name, own in sorted(per_participant.items())}}
+
+    return {"total": plain(total), "participants": {name: plain(own) for name, own in sorted(per_participant.items())}}
 
 
 def to_parquet(table: pa.Table) -> bytes:

@@ -65,8 +65,9 @@ def encode_unit(unit_id: str, batch, *, samples: int, signals: Mapping[str, int]
         values = np.asarray(getattr(batch, name))
         expected = (segments, samples, len(channels[name]))
         if values.shape != expected:
-            raise UserError(f"{unit_id}: {name} is {values.shape}, expected {expected} "
-                            f"(channels {', '.join(channels[name])})")
+            raise UserError(
+                f"{unit_id}: {name} is {values.shape}, expected {expected} (channels {', '.join(channels[name])})"
+            )
         quantised = quantise(values, name=f"{unit_id}: {name}")
         arrays[name] = quantised.values
         arrays[f"{name}_scale"], arrays[f"{name}_offset"] = quantised.scale, quantised.offset
@@ -79,14 +80,21 @@ def encode_unit(unit_id: str, batch, *, samples: int, signals: Mapping[str, int]
     arrays[_CONTENT] = content_hashes(arrays["ppg"], arrays["accel"])
     rejected = {reason: int(count) for reason, count in batch.rejected.items()}
     if int(batch.examined) != segments + sum(rejected.values()):
-        raise ValueError(f"{unit_id}: {batch.examined} segments examined, but {segments} kept and "
-                         f"{sum(rejected.values())} rejected")
+        raise ValueError(
+            f"{unit_id}: {batch.examined} segments examined, but {segments} kept and {sum(rejected.values())} rejected"
+        )
     participant = dataclasses.asdict(batch.participant)
     participant["conditions"] = {key: bool(value) for key, value in participant["conditions"].items()}
     about = {
-        "unit": unit_id, "channels": channels, "participant": participant, "columns": [*batch.columns, CRC],
-        "segments": segments, "examined": int(batch.examined), "rejected": rejected,
-        "notes": dict(batch.notes), "signals": dict(signals or {}),
+        "unit": unit_id,
+        "channels": channels,
+        "participant": participant,
+        "columns": [*batch.columns, CRC],
+        "segments": segments,
+        "examined": int(batch.examined),
+        "rejected": rejected,
+        "notes": dict(batch.notes),
+        "signals": dict(signals or {}),
     }
     if batch.mended_stamps:
         about["mended_stamps"] = {name: int(count) for name, count in batch.mended_stamps.items()}
@@ -115,7 +123,9 @@ def decode_unit(file, *, signals: bool) -> Unit:
             if names - {_CONTENT} != {"about", *columns, *expected}:
                 raise DamagedNpz("arrays are missing or superfluous")
             hashed = _CONTENT in names  # an earlier version staged none
-            found = read_npz(file, [*columns, *([_CONTENT] if hashed else []), *(expected if signals or not hashed else ())])
+            found = read_npz(
+                file, [*columns, *([_CONTENT] if hashed else []), *(expected if signals or not hashed else ())]
+            )
         except OSError as error:
             raise DamagedNpz(error.strerror or str(error)) from error
     content = found.pop(_CONTENT, np.zeros((about["segments"], len(SIGNALS)), np.uint64))
@@ -134,14 +144,24 @@ def decode_unit(file, *, signals: bool) -> Unit:
 
 def same_unit(one: Unit, other: Unit) -> bool:
     """True if two readings of a unit say the same about it."""
-    return one.about == other.about and np.array_equal(one.content, other.content) and all(
-        np.array_equal(column, other.columns[name], equal_nan=column.dtype.kind == "f") for name, column in one.columns.items())
+    return (
+        one.about == other.about
+        and np.array_equal(one.content, other.content)
+        and all(
+            np.array_equal(column, other.columns[name], equal_nan=column.dtype.kind == "f")
+            for name, column in one.columns.items()
+        )
+    )
 
 
 def _parse_about(content: np.ndarray) -> dict:
     try:
         about = json.loads(content.tobytes())
-        if not set(_ABOUT) <= about.keys() or CRC not in about["columns"] or not set(SIGNALS) <= about["channels"].keys():
+        if (
+            not set(_ABOUT) <= about.keys()
+            or CRC not in about["columns"]
+            or not set(SIGNALS) <= about["channels"].keys()
+        ):
             raise ValueError("keys are missing")
         if not all(type(value) is int and 0 <= value < 2**64 for value in about.get("signals", {}).values()):
             raise ValueError("a hash is no number")

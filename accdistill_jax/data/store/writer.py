@@ -176,8 +176,14 @@ class StoreWriter:
         # Not worth waiting for the disk: a unit damaged by a power failure is noticed by its checksum and redone.
         self._units.write(unit_file(unit_id), content, durable=False)
 
-    def commit(self, order: Sequence[str], *, skipped: Mapping[str, str] | None = None,
-               not_read: Mapping[str, str] | None = None, progress=None) -> Store:
+    def commit(
+        self,
+        order: Sequence[str],
+        *,
+        skipped: Mapping[str, str] | None = None,
+        not_read: Mapping[str, str] | None = None,
+        progress=None,
+    ) -> Store:
         """Assembles the staged units into the complete store and removes the staging folder.
 
         Needs the space of the finished store once more beside the staged units.
@@ -197,8 +203,9 @@ class StoreWriter:
             raise ValueError(f"{self.path}: unit ids must be unique")
         absent = [unit_id for unit_id in order if not self.has(unit_id)]
         if absent:
-            raise UserError(f"{self.path}: {len(absent)} of {len(order)} units are not prepared yet, "
-                            f"the first is {absent[0]}")
+            raise UserError(
+                f"{self.path}: {len(absent)} of {len(order)} units are not prepared yet, the first is {absent[0]}"
+            )
         with self._damage_first(order):
             units = [self._load(unit_id, signals=False) for unit_id in order]
             abouts = [unit.about for unit in units]
@@ -207,15 +214,20 @@ class StoreWriter:
             if not total:
                 self._check_whole(order)
                 self._staging.remove_ours(is_staged_file)
-                reasons = ", ".join(f"{reason} {count}" for reason, count in counts["total"]["rejected"].items() if count)
-                raise UserError(f"{self.path}: no segment was kept of {counts['total']['examined']} examined "
-                                f"(rejected: {reasons or 'none'}); loosen the thresholds or add recordings: "
-                                f"{why_rejected(counts['total']['rejected'], self._request['preprocess'])}")
+                reasons = ", ".join(
+                    f"{reason} {count}" for reason, count in counts["total"]["rejected"].items() if count
+                )
+                raise UserError(
+                    f"{self.path}: no segment was kept of {counts['total']['examined']} examined "
+                    f"(rejected: {reasons or 'none'}); loosen the thresholds or add recordings: "
+                    f"{why_rejected(counts['total']['rejected'], self._request['preprocess'])}"
+                )
             channels = _common_channels(abouts)
             assigned = self.split.assign(about["participant"]["participant_id"] for about in abouts)
             segments = tables.segment_table([unit.columns for unit in units])
             participants = tables.participant_table(
-                [about["participant"] for about in abouts], split=assigned, devices=tables.devices_of(segments))
+                [about["participant"] for about in abouts], split=assigned, devices=tables.devices_of(segments)
+            )
             refuse_repeated(units)
 
         out = (self._staging / _STORE) if self._target.is_local else self._target
@@ -243,13 +255,27 @@ class StoreWriter:
                 if progress is not None:
                     progress(done, total)
         manifest = {
-            "format": FORMAT, "num_segments": total, "samples": self._samples,
-            "rate_hz": float(self.settings.rate_hz), "segment_s": float(self.settings.segment_s),
-            "channels": channels, "units": tables.UNITS, **self._request,
-            "split": self.split.to_json(), "counts": counts,
-            "prepared": [{key: about[key] for key in ("unit", "segments", "examined", "rejected", "notes", "mended_stamps")
-                          if key in about} for about in abouts],
-            "skipped": dict(skipped or {}), "files": dict(sorted(files.items())), "software": _software(),
+            "format": FORMAT,
+            "num_segments": total,
+            "samples": self._samples,
+            "rate_hz": float(self.settings.rate_hz),
+            "segment_s": float(self.settings.segment_s),
+            "channels": channels,
+            "units": tables.UNITS,
+            **self._request,
+            "split": self.split.to_json(),
+            "counts": counts,
+            "prepared": [
+                {
+                    key: about[key]
+                    for key in ("unit", "segments", "examined", "rejected", "notes", "mended_stamps")
+                    if key in about
+                }
+                for about in abouts
+            ],
+            "skipped": dict(skipped or {}),
+            "files": dict(sorted(files.items())),
+            "software": _software(),
         }
         if not_read:
             manifest["not_read"] = dict(not_read)
@@ -279,8 +305,10 @@ class StoreWriter:
         """Removes a damaged unit; returns what to say."""
         name = unit_file(unit_id)
         self._units.remove(name)
-        return UserError(f"{self._units.where(name)}: the staged unit {unit_id} was damaged and is removed; "
-                         "run the same command again to prepare it anew")
+        return UserError(
+            f"{self._units.where(name)}: the staged unit {unit_id} was damaged and is removed; "
+            "run the same command again to prepare it anew"
+        )
 
     @contextlib.contextmanager
     def _damage_first(self, order: Sequence[str]) -> Iterator[None]:
@@ -311,8 +339,9 @@ class StoreWriter:
             os.rename(out.path, self.path)
             sync_folder(os.path.dirname(self.path))
         except OSError as error:
-            raise UserError(f"{self.path}: the finished store cannot be moved there ({error.strerror}); "
-                            f"it lies in {out.path}") from error
+            raise UserError(
+                f"{self.path}: the finished store cannot be moved there ({error.strerror}); it lies in {out.path}"
+            ) from error
         if os.path.lexists(aside.path) and not aside.remove_ours(is_store_file):
             _log.warning("%s: what was no part of the store that was replaced is in %s now", self.path, aside.path)
 
@@ -354,12 +383,15 @@ def _common_channels(abouts: Sequence[dict]) -> dict[str, list[str]]:
         for name in SIGNALS:
             a, b = first["channels"][name], about["channels"][name]
             if a != b:
-                raise UserError(f"{name} channels differ: {first['unit']} has {', '.join(a)}, {about['unit']} has "
-                                f"{', '.join(b)}; prepare them as separate stores, or choose what they have in common "
-                                "with --ppg-channels")
+                raise UserError(
+                    f"{name} channels differ: {first['unit']} has {', '.join(a)}, {about['unit']} has "
+                    f"{', '.join(b)}; prepare them as separate stores, or choose what they have in common "
+                    "with --ppg-channels"
+                )
     return first["channels"]
 
 
 def _software() -> dict[str, str]:
     return {"accdistill_jax": __version__} | {
-        name: metadata.version(name) for name in ("numpy", "scipy", "tensorstore", "pyarrow")}
+        name: metadata.version(name) for name in ("numpy", "scipy", "tensorstore", "pyarrow")
+    }

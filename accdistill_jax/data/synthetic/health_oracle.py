@@ -76,7 +76,9 @@ def _array(people: Sequence[Physiology], name: str) -> np.ndarray:
 def _causes(people: Sequence[Physiology], stiffness: np.ndarray, vagal: np.ndarray) -> Causes:
     male = np.array([person.sex == "male" for person in people], np.float64)
     shape = (-1, *(1,) * (np.ndim(stiffness) - 1))
-    return Causes(*(x.reshape(shape) for x in (_array(people, "age_years"), _array(people, "bmi"), male)), stiffness, vagal)
+    return Causes(
+        *(x.reshape(shape) for x in (_array(people, "age_years"), _array(people, "bmi"), male)), stiffness, vagal
+    )
 
 
 def _drawn_with(people: Sequence[Physiology]) -> np.ndarray:
@@ -136,8 +138,13 @@ def _log_likelihood(people: Sequence[Physiology], has: dict[str, bool]) -> np.nd
     spread = np.array([spread for _, _, spread, _, _ in MODULATIONS.values()])
     precision = np.linalg.inv(DEPTH_NOISE**2 + np.diag(spread**2))
     known = RATE_DEPTH * (rest - 68.0) + np.log(modulation_depth(1.0, has))
-    left = np.stack([np.log(_array(people, name) / size) - per_year * (age - 40.0) - known
-                     for name, (size, per_year, *_) in MODULATIONS.items()], axis=1)
+    left = np.stack(
+        [
+            np.log(_array(people, name) / size) - per_year * (age - 40.0) - known
+            for name, (size, per_year, *_) in MODULATIONS.items()
+        ],
+        axis=1,
+    )
     left = left[:, None, :] - VAGAL_DEPTH * _VAGAL[:, None]
     total -= 0.5 * np.einsum("nqi,ij,nqj->nq", left, precision, left)
     chance = (np.log(_array(people, "perfusion")) - log_perfusion(0.0, has)) / PERFUSION_NOISE

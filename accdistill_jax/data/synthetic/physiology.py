@@ -153,9 +153,7 @@ def _draw_conditions(u: np.ndarray, causes: Causes) -> dict[str, bool]:
     return has
 
 
-def sample_participant(
-    seed: int, index: int, *, conditions: Mapping[str, bool] | None = None
-) -> Physiology:
+def sample_participant(seed: int, index: int, *, conditions: Mapping[str, bool] | None = None) -> Physiology:
     """Draw participant `index` of the population `seed`.
 
     Args:

@@ -193,8 +193,7 @@ def generate_batch(
         recording_id=person.participant_id,
         start_unix_s=raw.start_unix_s,
         beats=[
-            Beats(time_s=times, interval_s=lengths)
-            for times, lengths in zip(raw.beats, raw.intervals, strict=True)
+            Beats(time_s=times, interval_s=lengths) for times, lengths in zip(raw.beats, raw.intervals, strict=True)
         ],
         resp_bpm=raw.resp_bpm,
     )
@@ -208,7 +207,9 @@ def check_preprocess_settings(settings: PreprocessSettings) -> None:
             f"segment_s=60 (got {settings.rate_hz:g} and {settings.segment_s:g})"
         )
     if settings.ppg_channels:
-        raise UserError("synthetic recordings: their number of PPG channels is a setting of the population, not of preprocessing")
+        raise UserError(
+            "synthetic recordings: their number of PPG channels is a setting of the population, not of preprocessing"
+        )
 
 
 def unit_id(settings: SyntheticSettings, participant_index: int) -> str:
@@ -265,9 +266,7 @@ def write_store(
         for _ in run_all(functools.partial(_add, writer, settings, preprocess_settings), missing, workers=workers):
             bar.advance(task, settings.segments_per_participant)
         task = bar.add_task("writing the store", total=None)
-        return writer.commit(
-            order, progress=lambda done, total: bar.update(task, completed=done, total=total)
-        )
+        return writer.commit(order, progress=lambda done, total: bar.update(task, completed=done, total=total))
 
 
 def shared_store(

@@ -71,12 +71,17 @@ def _impulses(times_s: np.ndarray, weights: np.ndarray) -> np.ndarray:
     position, weights = position[keep], weights[keep]
     whole = position.astype(np.int64)
     d = position - whole
-    taps = np.stack((
-        -d * (d - 1.0) * (d - 2.0) / 6.0,
-        (d + 1.0) * (d - 1.0) * (d - 2.0) / 2.0,
-        -(d + 1.0) * d * (d - 2.0) / 2.0,
-        (d + 1.0) * d * (d - 1.0) / 6.0,
-    )) * weights
+    taps = (
+        np.stack(
+            (
+                -d * (d - 1.0) * (d - 2.0) / 6.0,
+                (d + 1.0) * (d - 1.0) * (d - 2.0) / 2.0,
+                -(d + 1.0) * d * (d - 2.0) / 2.0,
+                (d + 1.0) * d * (d - 1.0) / 6.0,
+            )
+        )
+        * weights
+    )
     train = np.bincount((whole + _TAPS).ravel(), taps.ravel(), minlength=_FFT)
     return fft.rfft(train.astype(np.float32))
 
@@ -140,9 +145,7 @@ def ballistocardiogram_template(person: Physiology, *, stiffness: float, phase: 
         x = np.maximum(t - np.float32(start), 0.0) / np.float32(person.bcg_decay_s)
         return x * np.exp(1.0 - x) * np.sin(omega * (t - np.float32(start)) + phase)
 
-    wave = person.bcg_direction.astype(np.float32)[:, None] * (
-        burst(0.0) + np.float32(person.bcg_echo) * burst(0.30)
-    )
+    wave = person.bcg_direction.astype(np.float32)[:, None] * (burst(0.0) + np.float32(person.bcg_echo) * burst(0.30))
     return wave / np.sqrt(np.max(np.sum(wave**2, axis=0)))
 
 
@@ -290,9 +293,7 @@ def render_minute(
     accel = _digitise(accel + _upsample(slow_accel))
 
     # Photoplethysmogram.
-    templates = pulse_template(
-        person, vascular_tone=state.vascular_tone, hr_bpm=state.hr_bpm, channels=ppg_channels
-    )
+    templates = pulse_template(person, vascular_tone=state.vascular_tone, hr_bpm=state.hr_bpm, channels=ppg_channels)
     volume = rhythm.strength * (1.0 + 0.08 * beat_breath)
     delay = person.pulse_delay_s - 0.008 * state.vascular_tone + 0.004 * beat_breath
     beats = _impulses(rhythm.beats_s + delay, person.perfusion * math.exp(0.3 * z[19]) * volume)

@@ -72,26 +72,22 @@ def spectrum(accel: np.ndarray) -> np.ndarray:
     return scipy.fft.rfft(moved, axis=-1)
 
 
-def envelope(
-    transform: np.ndarray, band_hz: tuple[float, float], *, samples: int, rate_hz: float
-) -> np.ndarray:
+def envelope(transform: np.ndarray, band_hz: tuple[float, float], *, samples: int, rate_hz: float) -> np.ndarray:
     """Length of the vector of the three axes' analytic signals in a band.
 
     Args:
-      transform: [B, 3, samples // 2 + 1], as `spectrum` gives it.
-      band_hz: lower and upper edge, where half the amplitude passes.
-      samples: T of the segment.
-      rate_hz: samples per second.
+        transform: [B, 3, samples // 2 + 1], as `spectrum` gives it.
+        band_hz: lower and upper edge, where half the amplitude passes.
+        samples: T of the segment.
+        rate_hz: samples per second.
 
     Returns:
-      [B, T / rate_hz * ENVELOPE_HZ] float32, in the unit of the acceleration, at `ENVELOPE_HZ`.
+        [B, T / rate_hz * ENVELOPE_HZ] float32, in the unit of the acceleration, at `ENVELOPE_HZ`.
     """
     passed = _band(samples, rate_hz, *band_hz)
     bins = np.flatnonzero(passed)
     length = round(samples / rate_hz * ENVELOPE_HZ)
-    shifted = np.zeros(
-        (*transform.shape[:2], length), np.complex64
-    )  # the shift in frequency leaves the length alone
+    shifted = np.zeros((*transform.shape[:2], length), np.complex64)  # the shift in frequency leaves the length alone
     shifted[..., : len(bins)] = transform[..., bins] * passed[bins]
     analytic = scipy.fft.ifft(shifted, axis=-1)
     power = (analytic.real**2 + analytic.imag**2).sum(axis=1)
@@ -114,7 +110,7 @@ def pulse_rate(curves: np.ndarray) -> PulseRate:
     the lag, and that of twice the rate by what is missing at one of its lags. The winner moves to the centre of the nearest spectral peak.
 
     Args:
-      curves: [B, bands, n] float32, at `ENVELOPE_HZ`.
+        curves: [B, bands, n] float32, at `ENVELOPE_HZ`.
     """
     plan = _plan(curves.shape[2])
     power = np.abs(scipy.fft.rfft(curves * plan.window, plan.points, axis=-1)[..., plan.used]) ** 2
@@ -158,11 +154,11 @@ def envelope_beats(curve: np.ndarray, rate_bpm: np.ndarray) -> list[np.ndarray]:
     """Times of the envelope's peaks, about one per period.
 
     Args:
-      curve: [B, n] float32, an evened envelope at `ENVELOPE_HZ`.
-      rate_bpm: [B] heart rate.
+        curve: [B, n] float32, an evened envelope at `ENVELOPE_HZ`.
+        rate_bpm: [B] heart rate.
 
     Returns:
-      B arrays of times in seconds after the segment's start, between samples.
+        B arrays of times in seconds after the segment's start, between samples.
     """
     smooth = gaussian_filter1d(curve, 0.06 * ENVELOPE_HZ, axis=1)
     beats = []
@@ -179,14 +175,14 @@ def template_beats(
     """Beats moved to where the mean wave around all of them fits best, each by 0.08 s at most.
 
     Args:
-      transform: [B, 3, samples // 2 + 1], as `spectrum` gives it.
-      beats: B arrays of times in seconds.
-      samples: T of the segment.
-      rate_hz: samples per second.
-      rounds: how often the template is made anew from the moved beats.
+        transform: [B, 3, samples // 2 + 1], as `spectrum` gives it.
+        beats: B arrays of times in seconds.
+        samples: T of the segment.
+        rate_hz: samples per second.
+        rounds: how often the template is made anew from the moved beats.
 
     Returns:
-      B arrays of times, of the same sizes and in order.
+        B arrays of times, of the same sizes and in order.
     """
     filtered = transform * _band(samples, rate_hz, BANDS_HZ[0][0], BANDS_HZ[-1][1])
     offset = np.arange(samples) / rate_hz
@@ -201,9 +197,7 @@ def template_beats(
             row[np.clip(np.round(times * rate_hz).astype(int), 0, samples - 1)] = 1.0
         at_beats = np.conj(scipy.fft.rfft(train, axis=-1))[:, None]
         template = scipy.fft.irfft(filtered * at_beats, samples, axis=-1) * inside.astype(np.float32)
-        fit = scipy.fft.irfft(
-            (filtered * np.conj(scipy.fft.rfft(template, axis=-1))).sum(axis=1), samples, axis=-1
-        )
+        fit = scipy.fft.irfft((filtered * np.conj(scipy.fft.rfft(template, axis=-1))).sum(axis=1), samples, axis=-1)
         moved = []
         for row, times in zip(fit, beats, strict=True):
             centre = np.clip(np.round(times * rate_hz).astype(int), reach + 1, samples - reach - 2)
@@ -258,6 +252,4 @@ def _centre(power: np.ndarray, frequency_bpm: np.ndarray, rate_bpm: np.ndarray) 
 def _vertex(before: np.ndarray, at: np.ndarray, after: np.ndarray) -> np.ndarray:
     """Where the parabola through three neighbouring samples has its top, -0.5 to 0.5 samples from the middle one."""
     bend = before - 2 * at + after
-    return np.where(
-        bend < 0, np.clip(0.5 * (before - after) / np.where(bend < 0, bend, -1.0), -0.5, 0.5), 0.0
-    )
+    return np.where(bend < 0, np.clip(0.5 * (before - after) / np.where(bend < 0, bend, -1.0), -0.5, 0.5), 0.0)

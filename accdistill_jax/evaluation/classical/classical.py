@@ -18,9 +18,18 @@ from accdistill_jax.data.recording import Beats
 from accdistill_jax.evaluation.classical import ballistocardiogram as bcg
 
 POWER_BANDS_HZ = (
-    (0.1, 0.5), (0.5, 1.0), (1.0, 2.0), (2.0, 4.0), (4.0, 6.0), (6.0, 8.0), (8.0, 10.0), (10.0, 12.0), (12.0, 16.0), (16.0, 24.0),
+    (0.1, 0.5),
+    (0.5, 1.0),
+    (1.0, 2.0),
+    (2.0, 4.0),
+    (4.0, 6.0),
+    (6.0, 8.0),
+    (8.0, 10.0),
+    (10.0, 12.0),
+    (12.0, 16.0),
+    (16.0, 24.0),
     (24.0, 32.0),
-)  # fmt: skip
+)
 RESPIRATION_HZ = (0.1, 0.6)
 _BCG_HZ = (bcg.BANDS_HZ[0][0], bcg.BANDS_HZ[-1][1])
 _BAND_NAMES = tuple(f"{low:g}_{high:g}_hz" for low, high in bcg.BANDS_HZ)
@@ -28,41 +37,65 @@ _INTERVALS = ("count", "coverage", "hr_bpm", "sdnn_ms", "rmssd_ms", "spread_ms",
 
 FEATURES = (
     # Posture: mean of each axis in g, and the angle between the directions of the first and last sixth of the minute.
-    "mean_x_g", "mean_y_g", "mean_z_g", "turn_deg",
+    "mean_x_g",
+    "mean_y_g",
+    "mean_z_g",
+    "turn_deg",
     # log10 of power in g^2, sum over the axes.
     *(f"log_power_{low:g}_{high:g}_hz" for low, high in POWER_BANDS_HZ),
     # log10 of the jerk vector's length in g/s, and of `data.quality.motion_g`.
-    "log_jerk_rms", "log_jerk_median", "log_motion",
+    "log_jerk_rms",
+    "log_jerk_median",
+    "log_motion",
     # The spectrum at 4 to 12 Hz: highest peak, its share of power (+-0.5 Hz), centroid, standard deviation; power by axis.
-    "bcg_peak_hz", "bcg_peak_share", "bcg_centroid_hz", "bcg_width_hz", "bcg_share_x", "bcg_share_y", "bcg_share_z",
+    "bcg_peak_hz",
+    "bcg_peak_share",
+    "bcg_centroid_hz",
+    "bcg_width_hz",
+    "bcg_share_x",
+    "bcg_share_y",
+    "bcg_share_z",
     # The envelope at 4 to 12 Hz: log10 of its median in g, standard deviation / mean, kurtosis (log10 of 1 + fourth moment ratio).
-    "log_envelope", "envelope_variation", "log_envelope_kurtosis",
+    "log_envelope",
+    "envelope_variation",
+    "log_envelope_kurtosis",
     # `ballistocardiogram.PulseRate`, and its spectral peak and weight in each band.
-    "rate_bpm", "rate_score", "rate_margin", "spectral_bpm", "spectral_share", "acf_bpm", "acf_height", "acf_width_s",
-    "acf_half_height", "acf_double_height",
-    *(f"spectral_bpm_{name}" for name in _BAND_NAMES), *(f"periodicity_{name}" for name in _BAND_NAMES),
+    "rate_bpm",
+    "rate_score",
+    "rate_margin",
+    "spectral_bpm",
+    "spectral_share",
+    "acf_bpm",
+    "acf_height",
+    "acf_width_s",
+    "acf_half_height",
+    "acf_double_height",
+    *(f"spectral_bpm_{name}" for name in _BAND_NAMES),
+    *(f"periodicity_{name}" for name in _BAND_NAMES),
     # Beats: number, share of the minute in normal intervals, rate, SDNN, RMSSD (the rule of `data.hrv`; 0 where it has too few
     # intervals), interquartile range of the intervals / 1.349, median absolute change from one to the next. First as the
     # envelope's peaks, then as placed by the template.
-    *(f"envelope_{name}" for name in _INTERVALS), *(f"template_{name}" for name in _INTERVALS),
+    *(f"envelope_{name}" for name in _INTERVALS),
+    *(f"template_{name}" for name in _INTERVALS),
     # Tilt by breathing: highest peak at 0.1 to 0.6 Hz in breaths/min, its share of that band's power (+-0.03 Hz).
-    "respiration_bpm", "respiration_share",
-)  # fmt: skip
+    "respiration_bpm",
+    "respiration_share",
+)
 
 
 def classical_features(accel: np.ndarray, *, rate_hz: float = 64.0, block: int = 64) -> np.ndarray:
     """Features of segments of acceleration; a row depends on its segment alone.
 
     Args:
-      accel: [B, T, 3] float32, in g, at `rate_hz`; 20 s at least.
-      rate_hz: samples per second, above 26.
-      block: segments at a time; a size that stays in the processor's cache.
+        accel: [B, T, 3] float32, in g, at `rate_hz`; 20 s at least.
+        rate_hz: samples per second, above 26.
+        block: segments at a time; a size that stays in the processor's cache.
 
     Returns:
-      [B, len(FEATURES)] float32, finite whatever finite segment comes.
+        [B, len(FEATURES)] float32, finite whatever finite segment comes.
 
     Raises:
-      ValueError: another shape, or too short or too slow a signal.
+        ValueError: another shape, or too short or too slow a signal.
     """
     accel = np.asarray(accel)
     if accel.ndim != 3 or accel.shape[2] != 3 or accel.shape[1] < 20 * rate_hz or rate_hz <= 26:
@@ -88,9 +121,19 @@ def _block(accel: np.ndarray, rate_hz: float) -> np.ndarray:
     curves = np.stack([bcg.evened(curve) for curve in envelopes], axis=1)
     rate = bcg.pulse_rate(curves)
     columns += [
-        rate.rate_bpm, rate.score, rate.margin, rate.peak_bpm, rate.peak_share, rate.acf_bpm, rate.acf_height,
-        rate.acf_width_s, rate.half_height, rate.double_height, *rate.band_bpm.T, *rate.band_weight.T,
-    ]  # fmt: skip
+        rate.rate_bpm,
+        rate.score,
+        rate.margin,
+        rate.peak_bpm,
+        rate.peak_share,
+        rate.acf_bpm,
+        rate.acf_height,
+        rate.acf_width_s,
+        rate.half_height,
+        rate.double_height,
+        *rate.band_bpm.T,
+        *rate.band_weight.T,
+    ]
     share = rate.band_weight**2 / np.maximum((rate.band_weight**2).sum(axis=1, keepdims=True), 1e-9)
     beats = bcg.envelope_beats(np.einsum("bk,bkn->bn", share, curves), rate.rate_bpm)
     columns += _intervals(beats, samples / rate_hz)
@@ -111,10 +154,7 @@ def _posture(accel: np.ndarray) -> list[np.ndarray]:
 def _powers(power: np.ndarray, frequency: np.ndarray) -> list[np.ndarray]:
     total = power.sum(axis=1)
     floor = bcg.FLOOR_G**2
-    return [
-        _log(total[:, (frequency >= low) & (frequency < high)].sum(axis=1), floor)
-        for low, high in POWER_BANDS_HZ
-    ]
+    return [_log(total[:, (frequency >= low) & (frequency < high)].sum(axis=1), floor) for low, high in POWER_BANDS_HZ]
 
 
 def _jerk(accel: np.ndarray, rate_hz: float) -> list[np.ndarray]:
@@ -174,9 +214,7 @@ def _respiration(accel: np.ndarray, rate_hz: float) -> list[np.ndarray]:
     slow = accel[:, : length * step].reshape(len(accel), length, step, 3).mean(axis=2)
     slow = slow - slow.mean(axis=1, keepdims=True)
     points = scipy.fft.next_fast_len(4 * length, real=True)
-    spectrum = (
-        np.abs(scipy.fft.rfft(slow * np.hanning(length)[:, None].astype(np.float32), points, axis=1)) ** 2
-    )
+    spectrum = np.abs(scipy.fft.rfft(slow * np.hanning(length)[:, None].astype(np.float32), points, axis=1)) ** 2
     frequency = np.arange(points // 2 + 1) * (rate_hz / step / points)
     inside = (frequency >= RESPIRATION_HZ[0]) & (frequency <= RESPIRATION_HZ[1])
     power, frequency = spectrum[:, inside].sum(axis=2), frequency[inside]

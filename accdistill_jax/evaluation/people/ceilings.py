@@ -48,12 +48,12 @@ def store_truth(manifest: Mapping, participants: Iterable[str]) -> Truth:
     """Truth about participants of a synthetic store.
 
     Args:
-      manifest: the store's.
-      participants: names as in the store, for example those of its test split.
+        manifest: the store's.
+        participants: names as in the store, for example those of its test split.
 
     Raises:
-      UserError: a store of other recordings, or of another version of the generator, or a participant of another
-        population.
+        UserError: a store of other recordings, or of another version of the generator, or a participant of another
+            population.
     """
     if manifest["source"] != "synthetic":
         raise UserError(f"the store's recordings are {manifest['source']}: only synthetic ones have known ceilings")

@@ -22,12 +22,12 @@ class YesNoScore:
     """One encoder on one yes/no target, on the test participants.
 
     Attributes:
-      encoder: its name.
-      strength: ridge strength, penalty per participant on standardised features.
-      auc: area under the ROC curve.
-      partial_auc: its part at up to 10 % false positives, standardised (McClish): 0.5 at chance, 1 at best.
-      score: [P] float64, higher for yes (not in the JSON).
-      note: a doubt about the strength, or "".
+        encoder: its name.
+        strength: ridge strength, penalty per participant on standardised features.
+        auc: area under the ROC curve.
+        partial_auc: its part at up to 10 % false positives, standardised (McClish): 0.5 at chance, 1 at best.
+        score: [P] float64, higher for yes (not in the JSON).
+        note: a doubt about the strength, or "".
     """
 
     encoder: str
@@ -43,12 +43,12 @@ class NumberScore:
     """One encoder (or constant) on one number, on the test participants.
 
     Attributes:
-      encoder: its name; "mean" and "median" are constants of the train participants.
-      strength: as for `YesNoScore`; None for constants.
-      mae: mean absolute error, in the target's unit.
-      r: Pearson correlation.
-      prediction: [P] float64 (not in the JSON).
-      note: a doubt about the strength, or "".
+        encoder: its name; "mean" and "median" are constants of the train participants.
+        strength: as for `YesNoScore`; None for constants.
+        mae: mean absolute error, in the target's unit.
+        r: Pearson correlation.
+        prediction: [P] float64 (not in the JSON).
+        note: a doubt about the strength, or "".
     """
 
     encoder: str
@@ -84,18 +84,18 @@ class ParticipantTarget:
     """All encoders on one target.
 
     Attributes:
-      target: its name.
-      label: what a reader sees.
-      kind: "number" or "yes_no".
-      reason: why there are no scores, or "".
-      train_participants, test_participants: those of whom it is known.
-      train_yes, test_yes: those of them who say yes; None for a number.
-      ceiling: highest AUC that anything can reach, where it is known.
-      strength_chosen_on: what the strength was chosen on.
-      scores: encoder -> its score; for a number the constants too.
-      differences: of the main encoder to every other one.
-      truth: [P] float64 of the test participants of whom it is known (not in the JSON).
-      notes: what a reader must know about these numbers.
+        target: its name.
+        label: what a reader sees.
+        kind: "number" or "yes_no".
+        reason: why there are no scores, or "".
+        train_participants, test_participants: those of whom it is known.
+        train_yes, test_yes: those of them who say yes; None for a number.
+        ceiling: highest AUC that anything can reach, where it is known.
+        strength_chosen_on: what the strength was chosen on.
+        scores: encoder -> its score; for a number the constants too.
+        differences: of the main encoder to every other one.
+        truth: [P] float64 of the test participants of whom it is known (not in the JSON).
+        notes: what a reader must know about these numbers.
     """
 
     target: str
@@ -124,9 +124,9 @@ class MeanAuc:
     """AUC averaged over the yes/no targets that are known of every test participant.
 
     Attributes:
-      targets: those.
-      auc: encoder -> its mean.
-      differences: of the main encoder to every other one.
+        targets: those.
+        auc: encoder -> its mean.
+        differences: of the main encoder to every other one.
     """
 
     targets: list[str]
@@ -143,7 +143,12 @@ class ParticipantScorer:
         self._areas: dict[str, dict[str, tuple[float, np.ndarray]]] = {}  # target -> encoder -> AUC and its draws
 
     def score(
-        self, target: Target, about: dict, predictions: Mapping[str, tuple], values: Mapping[str, np.ndarray], fitted: np.ndarray
+        self,
+        target: Target,
+        about: dict,
+        predictions: Mapping[str, tuple],
+        values: Mapping[str, np.ndarray],
+        fitted: np.ndarray,
     ) -> ParticipantTarget:
         """Result of a target from encoder -> (strength, [P] prediction, note)."""
         known = np.isfinite(values["test"])
@@ -162,8 +167,11 @@ class ParticipantScorer:
             scores[encoder] = kind(encoder, strength, *estimates, prediction, note)
         if target.kind == YES_NO and known.all():
             self._areas[target.name] = {encoder: m[AUC] for encoder, m in measured.items()}
-        differences = [d for name in next(iter(measured.values())) for d in self._differences(
-            name, {encoder: m[name] for encoder, m in measured.items()}, bootstrap)]  # fmt: skip
+        differences = [
+            d
+            for name in next(iter(measured.values()))
+            for d in self._differences(name, {encoder: m[name] for encoder, m in measured.items()}, bootstrap)
+        ]
         return ParticipantTarget(**about, scores=scores, differences=differences, truth=truth)
 
     def mean_auc(self) -> MeanAuc | None:
@@ -189,11 +197,16 @@ class ParticipantScorer:
         self, measure: str, measured: Mapping[str, tuple[float, np.ndarray]], bootstrap: ParticipantBootstrap
     ) -> list[PairedDifference]:
         value, drawn = measured[self._main]
-        return [PairedDifference(self._main, encoder, measure, bootstrap.estimate(value - v, drawn - d))
-                for encoder, (v, d) in measured.items() if encoder != self._main]  # fmt: skip
+        return [
+            PairedDifference(self._main, encoder, measure, bootstrap.estimate(value - v, drawn - d))
+            for encoder, (v, d) in measured.items()
+            if encoder != self._main
+        ]
 
 
-def _areas(score: np.ndarray, truth: np.ndarray, bootstrap: ParticipantBootstrap) -> dict[str, tuple[float, np.ndarray]]:
+def _areas(
+    score: np.ndarray, truth: np.ndarray, bootstrap: ParticipantBootstrap
+) -> dict[str, tuple[float, np.ndarray]]:
     """Measure -> its value and its draws; a draw of one class has NaN, which `estimate` leaves out."""
     weight = np.concatenate([np.ones((1, len(truth))), bootstrap.counts])
     auc, partial = roc_areas(score, weight * truth, weight * (1.0 - truth))
@@ -204,7 +217,11 @@ def _errors(
     prediction: np.ndarray, truth: np.ndarray, bootstrap: ParticipantBootstrap
 ) -> dict[str, tuple[float, np.ndarray]]:
     weight = np.concatenate([np.ones((1, len(truth))), bootstrap.counts]) / len(truth)
-    p = np.zeros_like(prediction) if np.ptp(prediction) <= 1e-9 * (np.abs(prediction).max() + 1) else prediction - prediction.mean()
+    p = (
+        np.zeros_like(prediction)
+        if np.ptp(prediction) <= 1e-9 * (np.abs(prediction).max() + 1)
+        else prediction - prediction.mean()
+    )
     t = truth - truth.mean()
     mp, mt, pp, tt, pt = (weight @ column for column in (p, t, p * p, t * t, p * t))
     variance = np.maximum(pp - mp**2, 0.0) * np.maximum(tt - mt**2, 0.0)

@@ -22,10 +22,10 @@ class Target:
     """A target: a question about each person.
 
     Attributes:
-      name: "age_years", "age_over_50", "sex", "bmi", "bmi_over_30", or a condition's name.
-      label: what a reader sees.
-      kind: "number" or "yes_no".
-      value: participant -> number, or 1 for yes and 0 for no; those of whom it is unknown are left out.
+        name: "age_years", "age_over_50", "sex", "bmi", "bmi_over_30", or a condition's name.
+        label: what a reader sees.
+        kind: "number" or "yes_no".
+        value: participant -> number, or 1 for yes and 0 for no; those of whom it is unknown are left out.
     """
 
     name: str
@@ -42,11 +42,11 @@ def participant_targets(participants: pa.Table) -> list[Target]:
     """Targets in a store's participant table.
 
     Args:
-      participants: `Store.participants`: participant, age_years, sex, height_m, weight_kg, maybe bmi, and condition_<name>
-        columns; null or NaN where unknown, and a column may be missing.
+        participants: `Store.participants`: participant, age_years, sex, height_m, weight_kg, maybe bmi, and condition_<name>
+            columns; null or NaN where unknown, and a column may be missing.
 
     Returns:
-      Age, age over 50, sex, BMI, BMI over 30, and every condition in the table's order; known or not.
+        Age, age over 50, sex, BMI, BMI over 30, and every condition in the table's order; known or not.
     """
     names = participants["participant"].to_pylist()
 
@@ -57,8 +57,10 @@ def participant_targets(participants: pa.Table) -> list[Target]:
         return {n: float(change(v)) for n, v in zip(names, values, strict=True) if v is not None and v == v}
 
     sizes = zip(column("weight_kg"), column("height_m"), strict=True)
-    bmi = [b if b is not None else (w / h**2 if w is not None and h is not None else None)
-           for b, (w, h) in zip(column("bmi"), sizes, strict=True)]
+    bmi = [
+        b if b is not None else (w / h**2 if w is not None and h is not None else None)
+        for b, (w, h) in zip(column("bmi"), sizes, strict=True)
+    ]
     targets = [
         Target("age_years", "age (years)", NUMBER, known(column("age_years"))),
         Target("age_over_50", "age > 50", YES_NO, known(column("age_years"), lambda v: v > 50)),
@@ -77,14 +79,23 @@ def about(target: Target, values: Mapping[str, np.ndarray], ceiling: float | Non
     """Counts of a target, the reason why it cannot be scored, and notes: fields of `ParticipantTarget`.
 
     Args:
-      target: it.
-      values: split -> [P] float, NaN where unknown, for "train" and "test".
-      ceiling: highest AUC that can be reached, where it is known.
+        target: it.
+        values: split -> [P] float, NaN where unknown, for "train" and "test".
+        ceiling: highest AUC that can be reached, where it is known.
     """
     known = {split: v[np.isfinite(v)] for split, v in values.items()}
-    found = {"target": target.name, "label": target.label, "kind": target.kind, "ceiling": ceiling, "reason": "",
-             "train_participants": len(known["train"]), "test_participants": len(known["test"]),
-             "train_yes": None, "test_yes": None, "notes": []}  # fmt: skip
+    found = {
+        "target": target.name,
+        "label": target.label,
+        "kind": target.kind,
+        "ceiling": ceiling,
+        "reason": "",
+        "train_participants": len(known["train"]),
+        "test_participants": len(known["test"]),
+        "train_yes": None,
+        "test_yes": None,
+        "notes": [],
+    }
     needs = {"train": MIN_TRAIN, "test": MIN_TEST}
     if not any(len(known[split]) for split in needs):
         return found | {"reason": "unknown of every train and test participant"}
@@ -100,8 +111,9 @@ def about(target: Target, values: Mapping[str, np.ndarray], ceiling: float | Non
         if min(yes, no) < MIN_EACH and not found["reason"]:
             found["reason"] = f"{yes} yes and {no} no among {split} participants, needs {MIN_EACH} of each"
         elif min(yes, no) < FEW_EACH and split == "test":
-            found["notes"].append(f"only {min(yes, no)} test participants say {'yes' if yes < no else 'no'}: "
-                                  "the intervals are rough")
+            found["notes"].append(
+                f"only {min(yes, no)} test participants say {'yes' if yes < no else 'no'}: the intervals are rough"
+            )
     if found["reason"]:
         found["notes"].clear()
     if target.kind == NUMBER and len(known["test"]) < FEW_PEOPLE:

@@ -51,12 +51,12 @@ class ParticipantEvaluation:
     """Predictions for test participants from mean embeddings.
 
     Attributes:
-      encoders: names, in the order given.
-      main: the encoder that is compared with the others.
-      participants: split -> number of people.
-      targets: name -> result.
-      mean_auc: over yes/no targets; None without any.
-      settings: seed, draws, strengths.
+        encoders: names, in the order given.
+        main: the encoder that is compared with the others.
+        participants: split -> number of people.
+        targets: name -> result.
+        mean_auc: over yes/no targets; None without any.
+        settings: seed, draws, strengths.
     """
 
     encoders: list[str]
@@ -80,21 +80,21 @@ def evaluate_participants(
     """Probes every encoder's mean embedding for everything the table knows about people.
 
     Args:
-      encoders: name -> split -> `Embedded` (or `evaluate.SplitEmbeddings`) for "train", "validation" and "test"; the same
-        rows for every encoder.
-      participants: as in `participant_targets`.
-      main: encoder to compare with every other one; None: "student", or the first one without it.
-      ceilings: target -> highest AUC that can be reached, for example `ceilings.expected_ceilings`.
-      strengths: candidates, penalty per participant on standardised features.
-      draws: bootstrap draws of test participants.
-      seed: seed of the draws and folds.
+        encoders: name -> split -> `Embedded` (or `evaluate.SplitEmbeddings`) for "train", "validation" and "test"; the same
+            rows for every encoder.
+        participants: as in `participant_targets`.
+        main: encoder to compare with every other one; None: "student", or the first one without it.
+        ceilings: target -> highest AUC that can be reached, for example `ceilings.expected_ceilings`.
+        strengths: candidates, penalty per participant on standardised features.
+        draws: bootstrap draws of test participants.
+        seed: seed of the draws and folds.
 
     Returns:
-      The numbers; a target with too few people comes back with its reason.
+        The numbers; a target with too few people comes back with its reason.
 
     Raises:
-      UserError: embeddings that are not finite, or a person in two splits.
-      ValueError: no encoder, an unknown `main`, encoders whose rows differ, or a person who is not in the table.
+        UserError: embeddings that are not finite, or a person in two splits.
+        ValueError: no encoder, an unknown `main`, encoders whose rows differ, or a person who is not in the table.
     """
     main = main or (STUDENT if STUDENT in encoders else next(iter(encoders), None))
     if main not in encoders:
@@ -124,13 +124,13 @@ def ridge_paths(
     Minimises mean((y - x w - b)^2) + strength * |w|^2 over standardised features. Features that do not vary get weight 0.
 
     Args:
-      features: [N, D] float, of those who are fitted.
-      targets: [N, K] float.
-      strengths: [S] positive numbers.
-      *others: [M, D] float, for whom predictions are made.
+        features: [N, D] float, of those who are fitted.
+        targets: [N, K] float.
+        strengths: [S] positive numbers.
+        *others: [M, D] float, for whom predictions are made.
 
     Returns:
-      [M, S, K] float64 for each of `others`.
+        [M, S, K] float64 for each of `others`.
     """
     x, y = np.asarray(features, np.float64), np.asarray(targets, np.float64)
     mean, offset = x.mean(axis=0), y.mean(axis=0)
@@ -146,7 +146,7 @@ def ridge_paths(
 def _mean_embeddings(
     encoders: Mapping[str, Mapping[str, _Rows]], known: set[str]
 ) -> tuple[dict[str, list[str]], dict[str, dict[str, np.ndarray]]]:
-    """split -> people, and encoder -> split -> [people, D] float64."""
+    """Split -> people, and encoder -> split -> [people, D] float64."""
     people: dict[str, list[str]] = {}
     means: dict[str, dict[str, np.ndarray]] = {name: {} for name in encoders}
     reference = next(iter(encoders.values()))
@@ -166,8 +166,10 @@ def _mean_embeddings(
             x = np.asarray(splits[split].embedding)
             bad = np.count_nonzero(~np.isfinite(x).all(axis=1))
             if bad:
-                raise UserError(f"encoder {encoder}, split {split}: {bad} of {len(x)} embeddings are not finite; "
-                                "the parameters have diverged, train again with a lower learning rate")
+                raise UserError(
+                    f"encoder {encoder}, split {split}: {bad} of {len(x)} embeddings are not finite; "
+                    "the parameters have diverged, train again with a lower learning rate"
+                )
             order = np.argsort(code, kind="stable")
             starts = np.searchsorted(code[order], np.arange(len(names)))
             sums = np.add.reduceat(x[order], starts, dtype=np.float64) if len(names) else np.empty(x.shape)
@@ -215,8 +217,10 @@ def _probe_group(
             index = _choose(target, predicted, truth)
             strongest = len(strengths) > 1 and index == len(strengths) - 1
             scores[target.name][encoder] = (
-                strengths[index], on_test[:, index, k], "the strongest penalty was chosen" if strongest else ""
-            )  # fmt: skip
+                strengths[index],
+                on_test[:, index, k],
+                "the strongest penalty was chosen" if strongest else "",
+            )
     for k, target in enumerate(group):
         count = int(np.isfinite(values[target.name]["validation"]).sum())
         chosen_on = f"{count} validation participants"

@@ -18,16 +18,16 @@ def roc_areas(
     """ROC AUC and standardised partial AUC; equal scores count half.
 
     Args:
-      score: [N] float, higher for "yes".
-      positive: [M, N] float, weight of each row as a positive: its label for plain areas, label times how often it was
-        drawn for a bootstrap, its probability for expected areas.
-      negative: [M, N] float, its weight as a negative.
-      max_false_positives: the partial area reaches up to this false positive rate.
-      block: weightings at a time.
+        score: [N] float, higher for "yes".
+        positive: [M, N] float, weight of each row as a positive: its label for plain areas, label times how often it was
+            drawn for a bootstrap, its probability for expected areas.
+        negative: [M, N] float, its weight as a negative.
+        max_false_positives: the partial area reaches up to this false positive rate.
+        block: weightings at a time.
 
     Returns:
-      (auc [M], partial [M]) float64; NaN where a class is empty. The partial area is McClish's standardised one: 0.5
-      at chance, 1 at best.
+        (auc [M], partial [M]) float64; NaN where a class is empty. The partial area is McClish's standardised one: 0.5
+        at chance, 1 at best.
 
     Source: McClish 1989, Med Decis Making 9; the same as `sklearn.metrics.roc_auc_score` with `max_fpr`.
     """

@@ -16,15 +16,15 @@ class Agreement:
     """Differences prediction - truth of one encoder on one target, in the target's unit.
 
     Attributes:
-      segments, participants: what they are of.
-      bias: mean difference over the segments.
-      low, high: limits of agreement, bias -+ 1.96 standard deviations of a difference on a new participant.
-      sd: that standard deviation, of both components together.
-      sd_within: within a participant.
-      sd_between: of the participants' mean differences beyond what `sd_within` explains; None with one participant, or with
-        one segment of each, where the two cannot be told apart.
-      slope: of the difference on the mean of prediction and truth. A probe that shrinks towards the mean has a negative
-        one: it is too high for low values and too low for high ones.
+        segments, participants: what they are of.
+        bias: mean difference over the segments.
+        low, high: limits of agreement, bias -+ 1.96 standard deviations of a difference on a new participant.
+        sd: that standard deviation, of both components together.
+        sd_within: within a participant.
+        sd_between: of the participants' mean differences beyond what `sd_within` explains; None with one participant, or with
+            one segment of each, where the two cannot be told apart.
+        slope: of the difference on the mean of prediction and truth. A probe that shrinks towards the mean has a negative
+            one: it is too high for low values and too low for high ones.
     """
 
     segments: int
@@ -49,14 +49,14 @@ def bland_altman(
     by bootstrap over participants.
 
     Args:
-      truth: [N] float; rows where it or the prediction is not finite are left out.
-      prediction: [N] float.
-      participant: [N] str.
-      draws: bootstrap draws.
-      seed: seed of the draws.
+        truth: [N] float; rows where it or the prediction is not finite are left out.
+        prediction: [N] float.
+        participant: [N] str.
+        draws: bootstrap draws.
+        seed: seed of the draws.
 
     Raises:
-      ValueError: fewer than two finite rows, or arrays of different lengths.
+        ValueError: fewer than two finite rows, or arrays of different lengths.
 
     Source: Bland and Altman, "Agreement between methods of measurement with multiple observations per individual", Journal
     of Biopharmaceutical Statistics 17:571-582, 2007, the method for a true value that varies.

@@ -15,22 +15,20 @@ ITERATIONS, LEARNING_RATE, LEAVES = 200, 0.06, 15
 FEW_SEGMENTS = 10000
 
 
-def gradient_boosting(
-    features: str, train: ProbeSplit, validation: ProbeSplit, test: ProbeSplit, seed: int
-) -> Fitted:
+def gradient_boosting(features: str, train: ProbeSplit, validation: ProbeSplit, test: ProbeSplit, seed: int) -> Fitted:
     """A `probes.Regressor`: trees for the loss that does better on validation participants.
 
     Squared and absolute error are tried with all else fixed, and the mean absolute error on `validation` decides (cross-validated
     as the ridge's strength where it has too few labels). A leaf holds at least 20 segments, or a tenth of few segments.
 
     Args:
-      features: name of the features to read.
-      train, validation: labelled splits.
-      test: whose features are predicted; its labels are not looked at.
-      seed: of the trees and folds.
+        features: name of the features to read.
+        train, validation: labelled splits.
+        test: whose features are predicted; its labels are not looked at.
+        seed: of the trees and folds.
 
     Returns:
-      Predictions, and in the note the loss that was chosen.
+        Predictions, and in the note the loss that was chosen.
 
     Source: Friedman, "Greedy function approximation: a gradient boosting machine", Annals of Statistics 29, 2001; histograms
     as in Ke et al., "LightGBM", 2017 (scikit-learn's HistGradientBoostingRegressor).

@@ -19,11 +19,11 @@ class FewPeople:
     """One encoder (or constant) after labels of a few people, over several choices of these people.
 
     Attributes:
-      encoder: its name.
-      people: whose labels were used, in each choice.
-      mae: mean absolute error, over all choices, with its interval over test participants.
-      mae_std: standard deviation over the choices; None with one.
-      ratio: its MAE divided by that of the mean of the same labels.
+        encoder: its name.
+        people: whose labels were used, in each choice.
+        mae: mean absolute error, over all choices, with its interval over test participants.
+        mae_std: standard deviation over the choices; None with one.
+        ratio: its MAE divided by that of the mean of the same labels.
     """
 
     encoder: str
@@ -48,15 +48,15 @@ def few_people(
     The strength is cross-validated over these people, over the minutes of one; no other label is looked at.
 
     Args:
-      labelled: those whose labels may be used.
-      test: those who are tested; people whose labels are used are left out of it, so it may be the same split.
-      people: participants whose labels are used.
-      repeats: choices of them; with one seed, choice number k of fewer people is part of that of more.
-      strengths, draws: as in `probes.probe_target`.
-      seed: of the choices and draws.
+        labelled: those whose labels may be used.
+        test: those who are tested; people whose labels are used are left out of it, so it may be the same split.
+        people: participants whose labels are used.
+        repeats: choices of them; with one seed, choice number k of fewer people is part of that of more.
+        strengths, draws: as in `probes.probe_target`.
+        seed: of the choices and draws.
 
     Returns:
-      encoder -> its numbers, the constants "mean" and "median" of the labels included; empty where there are too few people.
+        encoder -> its numbers, the constants "mean" and "median" of the labels included; empty where there are too few people.
     """
     labelled, test = labelled.labelled(), test.labelled()
     names, segments = np.unique(np.asarray(labelled.participant).astype(str), return_counts=True)
@@ -86,7 +86,8 @@ def few_people(
     for k, name in enumerate(columns):
         with np.errstate(divide="ignore", invalid="ignore"):
             estimates = [
-                bootstrap.estimate(np.divide(total[k], total[below]), drawn[:, k] / drawn[:, below]) for below in (-1, mean)
+                bootstrap.estimate(np.divide(total[k], total[below]), drawn[:, k] / drawn[:, below])
+                for below in (-1, mean)
             ]
         std = float(np.std(mae[name], ddof=1)) if repeats > 1 else None
         result[name] = FewPeople(name, people, estimates[0], std, estimates[1])
@@ -94,4 +95,6 @@ def few_people(
 
 
 def _rows(split: ProbeSplit, rows: np.ndarray) -> ProbeSplit:
-    return ProbeSplit({name: x[rows] for name, x in split.features.items()}, split.target[rows], split.participant[rows])
+    return ProbeSplit(
+        {name: x[rows] for name, x in split.features.items()}, split.target[rows], split.participant[rows]
+    )

@@ -33,13 +33,13 @@ class FractionProbe:
     """One encoder (or constant) on one target at one fraction: means over the subsets.
 
     Attributes:
-      encoder: its name.
-      mae, rmse, r, r_within, r2: as in `scoring.Probe`; the interval is over test participants. A correlation that is undefined
-        on one subset (a constant prediction) counts as 0.
-      mae_std: standard deviation of the MAE over the subsets, None with one subset.
-      mae_by_subset: MAE of each.
-      strengths: ridge strength of each, None for other regressors and constants.
-      notes: doubts and choices, with the number of subsets they are about.
+        encoder: its name.
+        mae, rmse, r, r_within, r2: as in `scoring.Probe`; the interval is over test participants. A correlation that is undefined
+            on one subset (a constant prediction) counts as 0.
+        mae_std: standard deviation of the MAE over the subsets, None with one subset.
+        mae_by_subset: MAE of each.
+        strengths: ridge strength of each, None for other regressors and constants.
+        notes: doubts and choices, with the number of subsets they are about.
     """
 
     encoder: str
@@ -59,19 +59,19 @@ class FractionResult:
     """All probes of one target at one fraction of the labels.
 
     Attributes:
-      target: column name.
-      fraction: of the labelled train segments, 0 to 1.
-      reason: why it is not available, or "".
-      repeats: subsets drawn.
-      train_segments, train_participants: of each subset.
-      train_labelled: labelled segments in the whole train split.
-      validation_segments: of each cut-down validation split.
-      raised: whether the fraction was below the minimum of train segments, which was taken instead.
-      strength_chosen_on: what the strength was chosen on, for each subset.
-      test_segments, test_participants: labelled ones.
-      probes: encoder name -> its numbers, the constants included.
-      differences: main encoder against each other one, by the mean MAE over subsets.
-      notes: what a reader must know about these numbers.
+        target: column name.
+        fraction: of the labelled train segments, 0 to 1.
+        reason: why it is not available, or "".
+        repeats: subsets drawn.
+        train_segments, train_participants: of each subset.
+        train_labelled: labelled segments in the whole train split.
+        validation_segments: of each cut-down validation split.
+        raised: whether the fraction was below the minimum of train segments, which was taken instead.
+        strength_chosen_on: what the strength was chosen on, for each subset.
+        test_segments, test_participants: labelled ones.
+        probes: encoder name -> its numbers, the constants included.
+        differences: main encoder against each other one, by the mean MAE over subsets.
+        notes: what a reader must know about these numbers.
     """
 
     target: str
@@ -120,41 +120,60 @@ def probe_fractions(
     where they are of one participant.
 
     Args:
-      target: column name, for the results.
-      train, validation, test: whole splits; unlabelled rows are left out.
-      main: encoder that is compared with every other one.
-      fractions: of the labels, above 0 and at most 1.
-      repeats: fraction -> subsets to average over; 1 for fractions that are not named, and for all of the labels.
-      minimum: train segments of a subset at least.
-      strengths, draws, others: as in `probes.probe_target`.
-      seed: of the subsets, draws and folds.
+        target: column name, for the results.
+        train, validation, test: whole splits; unlabelled rows are left out.
+        main: encoder that is compared with every other one.
+        fractions: of the labels, above 0 and at most 1.
+        repeats: fraction -> subsets to average over; 1 for fractions that are not named, and for all of the labels.
+        minimum: train segments of a subset at least.
+        strengths, draws, others: as in `probes.probe_target`.
+        seed: of the subsets, draws and folds.
 
     Returns:
-      A result per fraction, in their order.
+        A result per fraction, in their order.
     """
     train, validation, test = train.labelled(), validation.labelled(), test.labelled()
     scorer = Scorer(test.target, test.participant, draws=draws, seed=seed) if len(test.target) else None
     options = {"strengths": strengths, "seed": seed, "others": others}
     return [
         _probe_fraction(
-            target, fraction, 1 if fraction == 1 else repeats.get(fraction, 1), train, validation, test, main, minimum,
-            scorer, options,
+            target,
+            fraction,
+            1 if fraction == 1 else repeats.get(fraction, 1),
+            train,
+            validation,
+            test,
+            main,
+            minimum,
+            scorer,
+            options,
         )
         for fraction in fractions
-    ]  # fmt: skip
+    ]
 
 
 def _probe_fraction(
-    target: str, fraction: float, repeats: int, train: ProbeSplit, validation: ProbeSplit, test: ProbeSplit, main: str,
-    minimum: int, scorer: Scorer | None, options: dict,
-) -> FractionResult:  # fmt: skip
+    target: str,
+    fraction: float,
+    repeats: int,
+    train: ProbeSplit,
+    validation: ProbeSplit,
+    test: ProbeSplit,
+    main: str,
+    minimum: int,
+    scorer: Scorer | None,
+    options: dict,
+) -> FractionResult:
     subsets, fitted, chosen_on, validation_segments = [], [], [], []
     seed = options["seed"]
     counts = {"test_segments": len(test.target), "test_participants": test.num_participants}
     reason = too_few(
-        train_segments=len(train.target), train_participants=train.num_participants, **counts,
-        min_train_segments=minimum, min_train_participants=1,
-    )  # fmt: skip
+        train_segments=len(train.target),
+        train_participants=train.num_participants,
+        **counts,
+        min_train_segments=minimum,
+        min_train_participants=1,
+    )
     for repeat in range(0 if reason else repeats):
         # Without the fraction in the seed, so that subset number k of a smaller fraction is part of that of a larger one.
         subset = labelled_subset(
@@ -213,9 +232,7 @@ def _notes(result: FractionResult, minimum: int) -> list[str]:
     for how in dict.fromkeys(result.strength_chosen_on):
         if how.startswith("cross-validation"):
             count = result.strength_chosen_on.count(how)
-            notes.append(
-                f"too few validation labels: strength by {how} ({count} of {result.repeats} subsets)"
-            )
+            notes.append(f"too few validation labels: strength by {how} ({count} of {result.repeats} subsets)")
     if result.test_participants < FEW_PARTICIPANTS:
         notes.append(f"only {result.test_participants} test participants: the intervals are rough")
     return notes

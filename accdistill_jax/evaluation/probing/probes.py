@@ -29,9 +29,9 @@ class ProbeSplit:
     """One split as a probe sees it.
 
     Attributes:
-      features: encoder name -> [N, D] float, the same rows for all encoders.
-      target: [N] float, NaN where unknown.
-      participant: [N] str.
+        features: encoder name -> [N, D] float, the same rows for all encoders.
+        target: [N] float, NaN where unknown.
+        participant: [N] str.
     """
 
     features: Mapping[str, np.ndarray]
@@ -57,15 +57,15 @@ class TargetResult:
     """All probes of one target.
 
     Attributes:
-      target: column name, for example "hr_bpm".
-      reason: why it is not available, or "".
-      train_segments, train_participants, test_segments, test_participants: labelled ones.
-      strength_chosen_on: what the strength was chosen on.
-      probes: encoder name -> Probe, the constants included.
-      differences: pairs compared.
-      truth: [N] float64, labels of the labelled test segments (not in the JSON).
-      participant: [N] str, of the same (not in the JSON).
-      notes: what a reader must know about these numbers.
+        target: column name, for example "hr_bpm".
+        reason: why it is not available, or "".
+        train_segments, train_participants, test_segments, test_participants: labelled ones.
+        strength_chosen_on: what the strength was chosen on.
+        probes: encoder name -> Probe, the constants included.
+        differences: pairs compared.
+        truth: [N] float64, labels of the labelled test segments (not in the JSON).
+        participant: [N] str, of the same (not in the JSON).
+        notes: what a reader must know about these numbers.
     """
 
     target: str
@@ -124,18 +124,18 @@ def probe_target(
     """Probes every encoder for one target; a target with too few labels comes back with a reason instead.
 
     Args:
-      target: column name, for the result.
-      train: fits the probes.
-      validation: chooses the strength; with fewer labels there than `MIN_VALIDATION_SEGMENTS` it is cross-validated over
-        train participants, or over segments where there is one train participant only.
-      test: gives the numbers.
-      comparisons: (encoder, reference) pairs; "mean" and "median" name the constants.
-      strengths: candidates, penalty per segment.
-      draws: bootstrap draws over participants.
-      seed: seed of the draws and folds.
-      others: further probes beside the ridge of each encoder: name -> (name of the features, regressor).
-      min_train_segments: labelled train segments that are needed.
-      min_train_participants: people that they must be of.
+        target: column name, for the result.
+        train: fits the probes.
+        validation: chooses the strength; with fewer labels there than `MIN_VALIDATION_SEGMENTS` it is cross-validated over
+            train participants, or over segments where there is one train participant only.
+        test: gives the numbers.
+        comparisons: (encoder, reference) pairs; "mean" and "median" name the constants.
+        strengths: candidates, penalty per segment.
+        draws: bootstrap draws over participants.
+        seed: seed of the draws and folds.
+        others: further probes beside the ridge of each encoder: name -> (name of the features, regressor).
+        min_train_segments: labelled train segments that are needed.
+        min_train_participants: people that they must be of.
     """
     train, validation, test = train.labelled(), validation.labelled(), test.labelled()
     counts = {
@@ -144,9 +144,7 @@ def probe_target(
         "test_segments": len(test.target),
         "test_participants": test.num_participants,
     }
-    reason = too_few(
-        **counts, min_train_segments=min_train_segments, min_train_participants=min_train_participants
-    )
+    reason = too_few(**counts, min_train_segments=min_train_segments, min_train_participants=min_train_participants)
     if reason:
         return TargetResult(target, reason, **counts)
 
@@ -261,11 +259,11 @@ def choose(
     """Index of the candidate with the lowest mean absolute error; the last of equals.
 
     Args:
-      features: name of the features.
-      predict: [N, D] -> [N, candidates], fitted on the whole of `train`.
-      fit: (features [N, D], target [N]) -> such a function, for cross-validation where validation labels are too few.
-      train, validation: labelled splits.
-      seed: seed of the folds.
+        features: name of the features.
+        predict: [N, D] -> [N, candidates], fitted on the whole of `train`.
+        fit: (features [N, D], target [N]) -> such a function, for cross-validation where validation labels are too few.
+        train, validation: labelled splits.
+        seed: seed of the folds.
     """
     if len(validation.target) >= MIN_VALIDATION_SEGMENTS:
         error = np.abs(predict(validation.features[features]) - validation.target[:, None]).mean(axis=0)

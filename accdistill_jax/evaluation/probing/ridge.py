@@ -14,15 +14,13 @@ class RidgePath:
     sklearn.linear_model.Ridge(alpha=strength * N) after a StandardScaler. Features that do not vary get weight 0.
 
     Args:
-      features: [N, D] float; sums are float64, in blocks.
-      target: [N] float.
-      strengths: positive numbers, [S].
-      block: rows at a time.
+        features: [N, D] float; sums are float64, in blocks.
+        target: [N] float.
+        strengths: positive numbers, [S].
+        block: rows at a time.
     """
 
-    def __init__(
-        self, features: np.ndarray, target: np.ndarray, strengths: Sequence[float], *, block: int = 16384
-    ):
+    def __init__(self, features: np.ndarray, target: np.ndarray, strengths: Sequence[float], *, block: int = 16384):
         n, width = features.shape
         target = np.asarray(target, np.float64)
         self.strengths, self._block = tuple(float(s) for s in strengths), block
@@ -40,9 +38,7 @@ class RidgePath:
         gram *= self._scale[:, None] * self._scale[None, :] / n
         eigenvalue, basis = np.linalg.eigh(gram)
         rotated = basis.T @ (cross * self._scale / n)
-        shrunk = rotated[:, None] / (
-            np.maximum(eigenvalue, 0.0)[:, None] + np.asarray(self.strengths)[None, :]
-        )
+        shrunk = rotated[:, None] / (np.maximum(eigenvalue, 0.0)[:, None] + np.asarray(self.strengths)[None, :])
         self.weights = basis @ shrunk  # [D, S], on standardised features
 
     def predict(self, features: np.ndarray, index: int | None = None) -> np.ndarray:

@@ -16,14 +16,14 @@ class Probe:
     """One encoder (or constant) on one target, on the test participants.
 
     Attributes:
-      encoder: its name; "mean" and "median" are the constants.
-      strength: ridge strength, penalty per segment on standardised features; None for constants.
-      mae, rmse: mean absolute and root mean squared error, in the target's unit.
-      r: Pearson correlation over all test segments.
-      r_within: the same after each participant's mean is removed from truth and prediction: minute-to-minute changes.
-      r2: 1 - squared error / variance around the test mean.
-      prediction: [N] float64, in the target's unit (not in the JSON).
-      note: a doubt about the strength, or "".
+        encoder: its name; "mean" and "median" are the constants.
+        strength: ridge strength, penalty per segment on standardised features; None for constants.
+        mae, rmse: mean absolute and root mean squared error, in the target's unit.
+        r: Pearson correlation over all test segments.
+        r_within: the same after each participant's mean is removed from truth and prediction: minute-to-minute changes.
+        r2: 1 - squared error / variance around the test mean.
+        prediction: [N] float64, in the target's unit (not in the JSON).
+        note: a doubt about the strength, or "".
     """
 
     encoder: str
@@ -42,8 +42,8 @@ class Difference:
     """MAE of `encoder` minus MAE of `reference` on the same test segments, drawn in pairs.
 
     Attributes:
-      difference: in the target's unit; negative where `encoder` is better.
-      ratio: MAE of `encoder` divided by that of `reference`.
+        difference: in the target's unit; negative where `encoder` is better.
+        ratio: MAE of `encoder` divided by that of `reference`.
     """
 
     encoder: str
@@ -87,10 +87,10 @@ class Scorer:
     """Scores predictions on one test split.
 
     Args:
-      truth: [N] float, labels of the test segments.
-      participant: [N] str.
-      draws: draws of participants behind each interval.
-      seed: seed of the draws; scorers of one split and seed draw the same people.
+        truth: [N] float, labels of the test segments.
+        participant: [N] str.
+        draws: draws of participants behind each interval.
+        seed: seed of the draws; scorers of one split and seed draw the same people.
     """
 
     def __init__(self, truth: np.ndarray, participant: np.ndarray, *, draws: int, seed: int):
@@ -131,9 +131,7 @@ def _metrics(sums: np.ndarray) -> tuple[np.ndarray, ...]:
     vyy, vpp, vyp = syy - sy * sy / n, spp - sp * sp / n, syp - sy * sp / n
 
     def ratio(numerator, denominator):
-        return np.where(
-            denominator > 1e-9, numerator / np.where(denominator > 1e-9, denominator, 1.0), np.nan
-        )
+        return np.where(denominator > 1e-9, numerator / np.where(denominator > 1e-9, denominator, 1.0), np.nan)
 
     r = ratio(vyp, np.sqrt(np.maximum(vyy, 0) * np.maximum(vpp, 0)))
     r_within = ratio(wyp, np.sqrt(np.maximum(wyy, 0) * np.maximum(wpp, 0)))

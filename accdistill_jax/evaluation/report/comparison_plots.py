@@ -42,9 +42,9 @@ def bland_altman_panels(
     """Difference against mean of prediction and truth, one panel per encoder, with bias and limits of agreement.
 
     Args:
-      result: probes with their predictions.
-      agreements: encoder -> `agreement.bland_altman` of its prediction.
-      encoders: those to show, in order; others than `result` and `agreements` know are left out.
+        result: probes with their predictions.
+        agreements: encoder -> `agreement.bland_altman` of its prediction.
+        encoders: those to show, in order; others than `result` and `agreements` know are left out.
     """
     shown = [n for n in encoders if n in result.probes and n in agreements]
     if result.truth is None or not shown:
@@ -65,9 +65,7 @@ def bland_altman_panels(
             options = {"gridsize": 45, "extent": (*x, *y), "mincnt": 1, "cmap": "cividis", "lw": 0.1}
             meshes.append(axis.hexbin(means[name], differences[name], **options))
         else:
-            axis.scatter(
-                means[name], differences[name], s=14, alpha=0.6, color=COLOURS.get(name, PURPLE), lw=0
-            )
+            axis.scatter(means[name], differences[name], s=14, alpha=0.6, color=COLOURS.get(name, PURPLE), lw=0)
         for estimate, style, words in (
             (agreement.high, "--", "+1.96 SD"),
             (agreement.bias, "-", "bias"),
@@ -88,9 +86,7 @@ def bland_altman_panels(
                 color="#222222",
                 bbox={"facecolor": "white", "alpha": 0.7, "lw": 0, "pad": 0.5},
             )
-        axis.set(
-            xlim=x, ylim=y, xlabel=f"mean of predicted and true {label} ({unit.strip()})".replace(" ()", "")
-        )
+        axis.set(xlim=x, ylim=y, xlabel=f"mean of predicted and true {label} ({unit.strip()})".replace(" ()", ""))
         axis.set_title(
             f"{capital(display(name))}\n95 % limits "
             f"{_signed(agreement.low.value)} to {_signed(agreement.high.value)}{unit}",
@@ -135,9 +131,7 @@ def _draw_hazards(axis, quantity: str, hazards: Sequence[Hazard], failures: Fail
     axis.yaxis.set_major_formatter(FuncFormatter(_percent))
     axis.grid(axis="x", visible=False)
     first, last = (100 * hazards[k].share.value for k in (0, -1))
-    axis.set_title(
-        f"{capital(short)}: {first:.3g} % fail where lowest,\n{last:.3g} % where highest", fontsize=10
-    )
+    axis.set_title(f"{capital(short)}: {first:.3g} % fail where lowest,\n{last:.3g} % where highest", fontsize=10)
 
 
 def _winner_bars(failures: Failures) -> list[tuple[str, Estimate, float]]:
@@ -151,9 +145,7 @@ def _winner_bars(failures: Failures) -> list[tuple[str, Estimate, float]]:
 
 def _draw_winners(axis, bars: Sequence[tuple[str, Estimate, float]], failures: Failures) -> None:
     for k, (_, estimate, chance) in enumerate(bars):
-        axis.bar(
-            k - 0.2, estimate.value, width=0.38, color=BLUE, label="winner of a failure" if k == 0 else None
-        )
+        axis.bar(k - 0.2, estimate.value, width=0.38, color=BLUE, label="winner of a failure" if k == 0 else None)
         if estimate.has_interval:
             axis.plot([k - 0.2] * 2, [estimate.low, estimate.high], color="#222222", lw=1.5)
         axis.bar(k + 0.2, chance, width=0.38, color=GREY, label="any wrong minute" if k == 0 else None)

@@ -22,16 +22,14 @@ TITLES = {
 }
 
 
-def markdown(
-    evaluation: Evaluation, words: Verdict, *, run_info: Mapping, pictures: Mapping[str, str]
-) -> str:
+def markdown(evaluation: Evaluation, words: Verdict, *, run_info: Mapping, pictures: Mapping[str, str]) -> str:
     """The text of report.md.
 
     Args:
-      evaluation: the numbers.
-      words: the same in words.
-      run_info: as for `write_report`.
-      pictures: name -> path relative to the report, of those that exist.
+        evaluation: the numbers.
+        words: the same in words.
+        run_info: as for `write_report`.
+        pictures: name -> path relative to the report, of those that exist.
     """
 
     def picture(name: str) -> list[str]:
@@ -63,10 +61,7 @@ def markdown(
 def _probe_sections(evaluation: Evaluation) -> list[str]:
     available = {t: r for t, r in evaluation.targets.items() if not r.reason}
     if not available:
-        return [
-            "No target has enough labels: "
-            + "; ".join(f"{t}: {r.reason}" for t, r in evaluation.targets.items())
-        ]
+        return ["No target has enough labels: " + "; ".join(f"{t}: {r.reason}" for t, r in evaluation.targets.items())]
     heads = [f"{TARGETS.get(t, (t, ''))[0]} ({TARGETS.get(t, ('', ''))[1]})" for t in available]
     names = list(next(iter(available.values())).probes)
     rows = [[display(n), *(_interval(r.probes[n].mae) for r in available.values())] for n in names]

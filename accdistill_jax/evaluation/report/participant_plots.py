@@ -41,14 +41,14 @@ def auc_forest(
     """AUC of each encoder on each yes/no target with 95 % intervals over participants, and the ceiling where known.
 
     Args:
-      result: from `evaluate_participants`.
-      encoders: which to show, the first one on top; all where None. More than six crowd the rows.
-      names: what they are called, where not as `style.display` has it.
-      colours: of some of them.
+        result: from `evaluate_participants`.
+        encoders: which to show, the first one on top; all where None. More than six crowd the rows.
+        names: what they are called, where not as `style.display` has it.
+        colours: of some of them.
 
     Returns:
-      One row per target, the easiest on top: by its ceiling, where none is known by the teacher's AUC (without one, the
-      first encoder's). None without a scored target.
+        One row per target, the easiest on top: by its ceiling, where none is known by the teacher's AUC (without one, the
+        first encoder's). None without a scored target.
     """
     shown = [t for t in result.targets.values() if t.kind == YES_NO and not t.reason]
     drawn = [name for name in (encoders or result.encoders) if name in result.encoders]
@@ -73,12 +73,24 @@ def auc_forest(
             if auc.has_interval:
                 axis.plot([auc.low, auc.high], [place, place], color=colour, lw=1.3, alpha=0.75, zorder=3)
         values = [math.nan if auc.value is None else auc.value for auc in areas]
-        axis.plot(values, y, ls="", marker=_MARKERS[k % len(_MARKERS)], ms=4.5, color=colour, mec="white", mew=0.4,
-                  zorder=4, label=_label(result, name, (names or {}).get(name) or display(name)))  # fmt: skip
+        axis.plot(
+            values,
+            y,
+            ls="",
+            marker=_MARKERS[k % len(_MARKERS)],
+            ms=4.5,
+            color=colour,
+            mec="white",
+            mew=0.4,
+            zorder=4,
+            label=_label(result, name, (names or {}).get(name) or display(name)),
+        )
     lows = [t.scores[name].auc.low for t in shown for name in drawn if t.scores[name].auc.has_interval]
     axis.set_xlim(max(0.0, min([0.45, *lows]) - 0.02), 1.01)
     axis.set_ylim(len(shown) - 0.5, -0.5)
-    axis.set_yticks(rows, [f"{for_plot(capital(t.label))} ({t.test_yes}/{t.test_participants})" for t in shown], fontsize=8.5)
+    axis.set_yticks(
+        rows, [f"{for_plot(capital(t.label))} ({t.test_yes}/{t.test_participants})" for t in shown], fontsize=8.5
+    )
     axis.tick_params(axis="y", length=0)
     axis.grid(axis="y", visible=False)
     axis.set_xlabel("ROC AUC on test participants, 95 % interval (chance 0.5); in brackets: yes / people")

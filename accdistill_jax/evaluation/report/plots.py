@@ -40,12 +40,12 @@ def curve(records: Sequence[Mapping], kind: str, *, key: str = "loss") -> tuple[
     """Steps and values of one metric in the records of a stage's metrics file.
 
     Args:
-      records: one dictionary per line, {"step": 100, "kind": "train", "loss": 0.61, ...}.
-      kind: "train" or "validation".
-      key: name of the metric; records without it, or where it is not finite, are left out.
+        records: one dictionary per line, {"step": 100, "kind": "train", "loss": 0.61, ...}.
+        kind: "train" or "validation".
+        key: name of the metric; records without it, or where it is not finite, are left out.
 
     Returns:
-      (steps [K], values [K]), sorted by step.
+        (steps [K], values [K]), sorted by step.
     """
     found = {r["step"]: r[key] for r in records if r["kind"] == kind and np.isfinite(r.get(key, np.nan))}
     steps = np.array(sorted(found), np.int64)
@@ -130,9 +130,7 @@ def probe_errors(targets: Mapping[str, TargetResult], encoder: str) -> Figure | 
             if mae.has_interval:
                 axis.plot([x, x], [mae.low, mae.high], color="#222222", lw=1.5)
                 top = max(mae.high, top)
-            axis.annotate(
-                f"{mae.value:.1f}", (x, top), (0, 3), textcoords="offset points", ha="center", fontsize=9
-            )
+            axis.annotate(f"{mae.value:.1f}", (x, top), (0, 3), textcoords="offset points", ha="center", fontsize=9)
             tops.append(top)
         label, unit = TARGETS.get(target, (target, ""))
         change = 100 * (result.probes[encoder].mae.value / max(result.probes[MEAN].mae.value, 1e-12) - 1)
@@ -149,9 +147,7 @@ def probe_errors(targets: Mapping[str, TargetResult], encoder: str) -> Figure | 
 
 
 @styled
-def retrieval_ranks(
-    ranks: Mapping[str, np.ndarray], results: Sequence[RetrievalResult], encoder: str
-) -> Figure | None:
+def retrieval_ranks(ranks: Mapping[str, np.ndarray], results: Sequence[RetrievalResult], encoder: str) -> Figure | None:
     """Rank of the right segment (log axis, with the expectation of guessing), and first places by pool size."""
     if not ranks:
         return None
@@ -200,9 +196,9 @@ def example_segments(examples: Mapping, *, count: int = 3) -> Figure | None:
     """PPG with the teacher's reconstruction of the dropped patches, and the acceleration of the same seconds.
 
     Args:
-      examples: "ppg" [K, T, C]; optional "reconstruction" [K, T, C], "dropped" [K, P] bool, "accel" [K, T, 3] in g,
-        "hr_bpm" [K], "rate_hz" (64).
-      count: examples shown at most.
+        examples: "ppg" [K, T, C]; optional "reconstruction" [K, T, C], "dropped" [K, P] bool, "accel" [K, T, 3] in g,
+            "hr_bpm" [K], "rate_hz" (64).
+        count: examples shown at most.
     """
     ppg = np.asarray(examples["ppg"], np.float64)
     if not len(ppg):
@@ -225,9 +221,7 @@ def example_segments(examples: Mapping, *, count: int = 3) -> Figure | None:
         if reconstruction is not None and dropped is not None:
             hidden = np.repeat(np.asarray(dropped[i], bool), length // len(dropped[i]))
             rebuilt = np.asarray(reconstruction[i], np.float64)
-            axis.plot(
-                time, np.where(hidden, rebuilt[:, 0], np.nan)[window], color=RED, lw=1.6, label="reconstruction"
-            )  # fmt: skip
+            axis.plot(time, np.where(hidden, rebuilt[:, 0], np.nan)[window], color=RED, lw=1.6, label="reconstruction")
             for start, stop in _runs(hidden[window]):
                 axis.axvspan(start / rate, stop / rate, color=SKY, alpha=0.25, lw=0)
             error, power = ((rebuilt - ppg[i]) ** 2)[hidden].mean(), max(ppg[i][hidden].var(), 1e-12)

@@ -35,20 +35,20 @@ def write_report(
     The Markdown comes last, so that it never shows pictures or numbers of another run.
 
     Args:
-      workdir: local folder or object-store address; created if missing.
-      evaluation: result of `evaluate`.
-      run_info: what ran, all parts optional: "config" (dict), "versions" (dict), "hardware" (str or dict), "durations_s"
-        (stage -> seconds), "data" (dict), "separation" (of people and segments, see data/store/separation.py; its warnings are among
-        the cautions), "commit" (str), "parameters" (encoder -> count), "command" (str); further entries are shown as they are.
-      curves: stage ("teacher", "student") -> records of its metrics file (`metrics.read_metrics`).
-      examples: see `plots.example_segments`; None without.
-      seed: seed of the map's sample and layout.
+        workdir: local folder or object-store address; created if missing.
+        evaluation: result of `evaluate`.
+        run_info: what ran, all parts optional: "config" (dict), "versions" (dict), "hardware" (str or dict), "durations_s"
+            (stage -> seconds), "data" (dict), "separation" (of people and segments, see data/store/separation.py; its warnings are among
+            the cautions), "commit" (str), "parameters" (encoder -> count), "command" (str); further entries are shown as they are.
+        curves: stage ("teacher", "student") -> records of its metrics file (`metrics.read_metrics`).
+        examples: see `plots.example_segments`; None without.
+        seed: seed of the map's sample and layout.
 
     Returns:
-      Path of report.md.
+        Path of report.md.
 
     Raises:
-      UserError: the folder cannot be written.
+        UserError: the folder cannot be written.
     """
     workdir = epath.Path(workdir)
     words = verdict(evaluation)

@@ -17,8 +17,14 @@ from accdistill_jax.evaluation.evaluate import STUDENT, TEACHER, UNTRAINED
 from accdistill_jax.evaluation.probing.probes import MEAN, MEDIAN
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#7F7F7F",
-)  # fmt: skip
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#7F7F7F",
+)
 COLOURS = {TEACHER: BLUE, STUDENT: ORANGE, UNTRAINED: GREEN, MEAN: GREY, MEDIAN: GREY}
 NAMES = {
     TEACHER: "PPG teacher",
@@ -66,9 +72,7 @@ def display(name: str) -> str:
     return NAMES.get(name, name)
 
 
-def panels(
-    count: int, *, width: float, height: float, layout: str = "constrained"
-) -> tuple[Figure, np.ndarray]:
+def panels(count: int, *, width: float, height: float, layout: str = "constrained") -> tuple[Figure, np.ndarray]:
     """A row of panels, each `width` x `height` inches."""
     figure = Figure(figsize=(max(width * count, 4.8), height), layout=layout)
     return figure, np.atleast_1d(figure.subplots(1, count))

@@ -18,10 +18,10 @@ class Verdict:
     """Words of the report's head.
 
     Attributes:
-      headline: one sentence.
-      summary: the paragraph below it.
-      answers: (question, answer) rows.
-      cautions: what limits the result; empty when nothing does.
+        headline: one sentence.
+        summary: the paragraph below it.
+        answers: (question, answer) rows.
+        cautions: what limits the result; empty when nothing does.
     """
 
     headline: str
@@ -33,9 +33,7 @@ class Verdict:
 def verdict(evaluation: Evaluation) -> Verdict:
     """Puts an evaluation into words."""
     main = evaluation.main
-    who = (
-        "The student" if main == STUDENT else "The PPG teacher" if main == TEACHER else f"The encoder {main}"
-    )
+    who = "The student" if main == STUDENT else "The PPG teacher" if main == TEACHER else f"The encoder {main}"
     heart_rate = evaluation.targets["hr_bpm"]
     return Verdict(
         headline=_headline(who, main, heart_rate),
@@ -128,11 +126,7 @@ def _found(evaluation: Evaluation) -> str:
         f"{number(result.chance_rank)} for guessing)"
     )
     if result.top1.has_interval and result.top1.low <= chance:
-        return (
-            f"{text}: not distinguishable from chance."
-            if result.top1.high >= chance
-            else f"{text}: below chance."
-        )
+        return f"{text}: not distinguishable from chance." if result.top1.high >= chance else f"{text}: below chance."
     return f"{text}."
 
 
@@ -174,9 +168,7 @@ def _answers(evaluation: Evaluation, main: str) -> list[tuple[str, str]]:
         rows += _retrieval_answers(evaluation)
     teacher = evaluation.targets["hr_bpm"].probes.get(TEACHER)
     if main != TEACHER and teacher is not None:
-        rows.append(
-            ("How well does its teacher read heart rate from PPG?", with_interval(teacher.mae, "bpm"))
-        )
+        rows.append(("How well does its teacher read heart rate from PPG?", with_interval(teacher.mae, "bpm")))
     return rows
 
 

@@ -23,11 +23,11 @@ class Contrast:
     """A quantity of the queries, failures against successes, over queries where it is known.
 
     Attributes:
-      quantity: its column, for example "motion_g".
-      failures, successes: how many of each have a known value.
-      median_failed, median_succeeded: None without any.
-      difference: mean of the failures less mean of the successes, in the quantity's unit, with its interval over participants.
-      auc: probability that a failure has a higher value than a success (ties half), 0.5 where the quantity says nothing.
+        quantity: its column, for example "motion_g".
+        failures, successes: how many of each have a known value.
+        median_failed, median_succeeded: None without any.
+        difference: mean of the failures less mean of the successes, in the quantity's unit, with its interval over participants.
+        auc: probability that a failure has a higher value than a success (ties half), 0.5 where the quantity says nothing.
     """
 
     quantity: str
@@ -44,10 +44,10 @@ class Hazard:
     """Share of failures among queries whose quantity lies in a range.
 
     Attributes:
-      low, high: the range, both ends included in the outermost bins, else [low, high).
-      median: of the quantity within it.
-      queries, failures: in the range.
-      share: failures / queries, with its interval over participants.
+        low, high: the range, both ends included in the outermost bins, else [low, high).
+        median: of the quantity within it.
+        queries, failures: in the range.
+        share: failures / queries, with its interval over participants.
     """
 
     low: float
@@ -63,22 +63,22 @@ class Failures:
     """Failures of retrieval in one direction, in the pool of all segments.
 
     Attributes:
-      encoder: name of the accelerometer encoder.
-      direction: "accel->ppg" or "ppg->accel".
-      queries: number of queries, which is the size of the pool.
-      failures: queries that fail.
-      rate: their share, with its interval over participants.
-      same_participant: share of the failures whose winner is a minute of the query's own participant; None without failures.
-      chance_same_participant: the same for a wrong candidate picked at random, for the same queries.
-      near_failures: failures for which the heart rate of the right and of the winning minute are known.
-      near: share of those whose winner's heart rate is within `near_bpm` of the right one.
-      chance_near: the same for a random wrong candidate with a known heart rate, for the same queries.
-      near_bpm: what counts as near.
-      winner_difference_bpm: median absolute difference of the two heart rates; None where none is known.
-      contrasts: quantity -> failures against successes; quantities without any known value are left out.
-      hazards: quantity -> share of failures by quantiles of it, from low to high values.
-      notes: what a reader must know.
-      rank, winner: [N] int64, rank of the right candidate and row of the best wrong one (not in the JSON).
+        encoder: name of the accelerometer encoder.
+        direction: "accel->ppg" or "ppg->accel".
+        queries: number of queries, which is the size of the pool.
+        failures: queries that fail.
+        rate: their share, with its interval over participants.
+        same_participant: share of the failures whose winner is a minute of the query's own participant; None without failures.
+        chance_same_participant: the same for a wrong candidate picked at random, for the same queries.
+        near_failures: failures for which the heart rate of the right and of the winning minute are known.
+        near: share of those whose winner's heart rate is within `near_bpm` of the right one.
+        chance_near: the same for a random wrong candidate with a known heart rate, for the same queries.
+        near_bpm: what counts as near.
+        winner_difference_bpm: median absolute difference of the two heart rates; None where none is known.
+        contrasts: quantity -> failures against successes; quantities without any known value are left out.
+        hazards: quantity -> share of failures by quantiles of it, from low to high values.
+        notes: what a reader must know.
+        rank, winner: [N] int64, rank of the right candidate and row of the best wrong one (not in the JSON).
     """
 
     encoder: str
@@ -104,12 +104,12 @@ def best_wrong(query: np.ndarray, gallery: np.ndarray, *, block: int = 2048) -> 
     """Rank of the right candidate and the best wrong one of each query; memory is one block of scores.
 
     Args:
-      query: [N, P] float32, L2-normalised.
-      gallery: [N, P] float32, L2-normalised; row i is right for row i of `query`.
-      block: rows and columns per block.
+        query: [N, P] float32, L2-normalised.
+        gallery: [N, P] float32, L2-normalised; row i is right for row i of `query`.
+        block: rows and columns per block.
 
     Returns:
-      ranks as `retrieval.paired_ranks` counts them, and rows of the highest wrong score (the first of equals): int64 [N].
+        ranks as `retrieval.paired_ranks` counts them, and rows of the highest wrong score (the first of equals): int64 [N].
     """
     n = len(query)
     threshold = thresholds(query, gallery)
@@ -149,29 +149,27 @@ def retrieval_failures(
     """Describes the failures of retrieval among all segments of a split.
 
     Args:
-      query: [N, P] float, projections of one signal.
-      gallery: [N, P] float, projections of the other signal of the same segments, row by row.
-      participant: [N] str.
-      hr_bpm, motion_g, ppg_quality: [N] float of the segments, NaN where unknown, or None.
-      encoder: name of the accelerometer encoder, for the result.
-      direction: what the query is, for the result.
-      near_bpm: how near two heart rates are to count as near-ties.
-      bins: quantile bins of the hazard; fewer where values repeat.
-      block: rows and columns of scores at a time.
-      draws: bootstrap draws over participants.
-      seed: seed of the draws.
+        query: [N, P] float, projections of one signal.
+        gallery: [N, P] float, projections of the other signal of the same segments, row by row.
+        participant: [N] str.
+        hr_bpm, motion_g, ppg_quality: [N] float of the segments, NaN where unknown, or None.
+        encoder: name of the accelerometer encoder, for the result.
+        direction: what the query is, for the result.
+        near_bpm: how near two heart rates are to count as near-ties.
+        bins: quantile bins of the hazard; fewer where values repeat.
+        block: rows and columns of scores at a time.
+        draws: bootstrap draws over participants.
+        seed: seed of the draws.
 
     Raises:
-      ValueError: fewer than two segments, or arrays of different lengths.
+        ValueError: fewer than two segments, or arrays of different lengths.
     """
     n = len(query)
     known = {HEART_RATE: hr_bpm, MOTION: motion_g, QUALITY: ppg_quality}
     quantities = {k: np.asarray(v, np.float64) for k, v in known.items() if v is not None}
     if query.shape != gallery.shape or any(len(v) != n for v in (participant, *quantities.values())):
         lengths = ", ".join(f"{k} {len(v)}" for k, v in quantities.items())
-        raise ValueError(
-            f"failures need rows that belong together, got {query.shape}, {gallery.shape}, {lengths}"
-        )
+        raise ValueError(f"failures need rows that belong together, got {query.shape}, {gallery.shape}, {lengths}")
     if n < 2:
         raise ValueError(f"retrieval needs at least two segments, got {n}")
     rank, winner = best_wrong(normalise(query), normalise(gallery), block=block)
@@ -263,7 +261,5 @@ def _hazards(values: np.ndarray, failed: np.ndarray, people: ParticipantBootstra
         counts = np.stack([inside & failed, inside], axis=1)
         bounds = float(edges[k]), float(edges[min(k + 1, len(edges) - 1)])
         median = float(np.median(values[inside]))
-        hazards.append(
-            Hazard(*bounds, median, int(inside.sum()), int(counts[:, 0].sum()), share(people, counts))
-        )
+        hazards.append(Hazard(*bounds, median, int(inside.sum()), int(counts[:, 0].sum()), share(people, counts)))
     return hazards

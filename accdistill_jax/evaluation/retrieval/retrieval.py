@@ -34,19 +34,19 @@ class RetrievalResult:
     """Retrieval in one direction with one pool size.
 
     Attributes:
-      encoder: name of the accelerometer encoder.
-      direction: "accel->ppg" or "ppg->accel" (query -> candidates).
-      pool_size: candidates per query, the right one included.
-      pool_asked: the size asked for, None for all test segments.
-      queries: queries per draw.
-      draws: number of draws.
-      top: {1, 3, 5} -> share of queries whose right candidate is among the first k, over the draws.
-      mean_rank: over the draws.
-      median_rank: over the draws.
-      top1: share of first places with its 95 % interval over participants.
-      chance_top: {1, 3, 5} -> the same share for guessing.
-      chance_rank: mean and median rank for guessing.
-      note: what differs from what was asked for, or "".
+        encoder: name of the accelerometer encoder.
+        direction: "accel->ppg" or "ppg->accel" (query -> candidates).
+        pool_size: candidates per query, the right one included.
+        pool_asked: the size asked for, None for all test segments.
+        queries: queries per draw.
+        draws: number of draws.
+        top: {1, 3, 5} -> share of queries whose right candidate is among the first k, over the draws.
+        mean_rank: over the draws.
+        median_rank: over the draws.
+        top1: share of first places with its 95 % interval over participants.
+        chance_top: {1, 3, 5} -> the same share for guessing.
+        chance_rank: mean and median rank for guessing.
+        note: what differs from what was asked for, or "".
     """
 
     encoder: str
@@ -74,14 +74,14 @@ class WithinResult:
     """The hard case: all candidates are minutes of the same person.
 
     Attributes:
-      encoder: name of the accelerometer encoder.
-      direction: "accel->ppg" or "ppg->accel".
-      participants: participants with at least two test segments.
-      queries: their segments.
-      mean_pool_size: mean number of candidates per query.
-      top1: share of first places with its 95 % interval over participants.
-      chance_top1: the same for guessing.
-      relative_rank: mean of (rank - 1) / (pool - 1), 0 best, 0.5 guessing.
+        encoder: name of the accelerometer encoder.
+        direction: "accel->ppg" or "ppg->accel".
+        participants: participants with at least two test segments.
+        queries: their segments.
+        mean_pool_size: mean number of candidates per query.
+        top1: share of first places with its 95 % interval over participants.
+        chance_top1: the same for guessing.
+        relative_rank: mean of (rank - 1) / (pool - 1), 0 best, 0.5 guessing.
     """
 
     encoder: str
@@ -106,21 +106,19 @@ def thresholds(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
     return np.einsum("np,np->n", query, gallery) - np.float32(TIE)
 
 
-def paired_ranks(
-    query: np.ndarray, gallery: np.ndarray, *, block: int = 4096
-) -> tuple[np.ndarray, np.ndarray]:
+def paired_ranks(query: np.ndarray, gallery: np.ndarray, *, block: int = 4096) -> tuple[np.ndarray, np.ndarray]:
     """Ranks of row i of the gallery for row i of the query, and the other way round.
 
     The similarity matrix is computed in blocks of `block` x `block`, each used for both directions, so that memory
     does not grow with N squared.
 
     Args:
-      query: [N, P] float32, L2-normalised.
-      gallery: [N, P] float32, L2-normalised; row i belongs to row i of `query`.
-      block: rows and columns per block.
+        query: [N, P] float32, L2-normalised.
+        gallery: [N, P] float32, L2-normalised; row i belongs to row i of `query`.
+        block: rows and columns per block.
 
     Returns:
-      (query -> gallery, gallery -> query): int64 [N] each, 1 is best, N is worst, ties pessimistic.
+        (query -> gallery, gallery -> query): int64 [N] each, 1 is best, N is worst, ties pessimistic.
     """
     n = len(query)
     threshold = thresholds(query, gallery)
@@ -144,11 +142,11 @@ def top1_by_pool_size(ranks: np.ndarray, pool_sizes: np.ndarray) -> np.ndarray:
     probability C(N - r, M - 1) / C(N - 1, M - 1).
 
     Args:
-      ranks: int [N], ranks in the pool of all N.
-      pool_sizes: int [K], each between 1 and N.
+        ranks: int [N], ranks in the pool of all N.
+        pool_sizes: int [K], each between 1 and N.
 
     Returns:
-      float64 [K].
+        float64 [K].
     """
     n = len(ranks)
     ranks = np.asarray(ranks, np.float64)[:, None]
@@ -180,26 +178,24 @@ def retrieve(
     beyond the test set uses all segments and says so; sizes that come to the same pool are reported once.
 
     Args:
-      accel: [N, P] float, projections of the acceleration.
-      ppg: [N, P] float, projections of the PPG of the same segments.
-      participant: [N] str.
-      encoder: name of the accelerometer encoder, for the results.
-      pool_sizes: numbers, or "all".
-      draws: bootstrap draws per pool size.
-      seed: seed of the draws.
-      full_ranks: the ranks in the pool of all segments where they are known (see search.py for large pools):
-        {"accel->ppg", "ppg->accel"} -> int64 [N]; None computes them here.
+        accel: [N, P] float, projections of the acceleration.
+        ppg: [N, P] float, projections of the PPG of the same segments.
+        participant: [N] str.
+        encoder: name of the accelerometer encoder, for the results.
+        pool_sizes: numbers, or "all".
+        draws: bootstrap draws per pool size.
+        seed: seed of the draws.
+        full_ranks: the ranks in the pool of all segments where they are known (see search.py for large pools):
+            {"accel->ppg", "ppg->accel"} -> int64 [N]; None computes them here.
 
     Returns:
-      The results, and the ranks in the pool of all segments: {"accel->ppg", "ppg->accel"} -> int64 [N].
+        The results, and the ranks in the pool of all segments: {"accel->ppg", "ppg->accel"} -> int64 [N].
 
     Raises:
-      ValueError: fewer than two segments, shapes that do not match, or `full_ranks` of other segments.
+        ValueError: fewer than two segments, shapes that do not match, or `full_ranks` of other segments.
     """
     if accel.shape != ppg.shape or len(accel) != len(participant):
-        raise ValueError(
-            f"retrieval needs paired projections, got {accel.shape}, {ppg.shape}, {len(participant)}"
-        )
+        raise ValueError(f"retrieval needs paired projections, got {accel.shape}, {ppg.shape}, {len(participant)}")
     n = len(accel)
     if n < 2:
         raise ValueError(f"retrieval needs at least two test segments, got {n}")
@@ -263,14 +259,14 @@ def retrieve_within_participants(
     """Retrieval where every candidate is a minute of the query's own participant.
 
     Args:
-      accel: [N, P] float, projections of the acceleration.
-      ppg: [N, P] float, projections of the PPG of the same segments.
-      participant: [N] str; participants with a single segment are left out.
-      encoder: name of the accelerometer encoder, for the results.
-      seed: seed of the bootstrap over participants.
+        accel: [N, P] float, projections of the acceleration.
+        ppg: [N, P] float, projections of the PPG of the same segments.
+        participant: [N] str; participants with a single segment are left out.
+        encoder: name of the accelerometer encoder, for the results.
+        seed: seed of the bootstrap over participants.
 
     Returns:
-      One result per direction, or none where no participant has two segments.
+        One result per direction, or none where no participant has two segments.
     """
     accel, ppg = normalise(accel), normalise(ppg)
     participant = np.asarray(participant).astype(str)

@@ -1,8 +1,8 @@
 """Runs a graph of named jobs in worker processes; what is finished is not done again.
 
-    <folder>/runs/<name>-<key>/   what the work function leaves, and
-        finished.json             last and atomically: the job is done
-        log.txt, error.txt        what it printed; the traceback of its last failure
+<folder>/runs/<name>-<key>/   what the work function leaves, and
+    finished.json             last and atomically: the job is done
+    log.txt, error.txt        what it printed; the traceback of its last failure
 """
 
 import contextlib
@@ -103,7 +103,8 @@ def run_jobs(
 def alone_in(folder: Path, *, named: Path) -> contextlib.AbstractContextManager[None]:
     """Context in which no other process works in a folder; raises UserError, which names `named`, where one does."""
     return sole_use(
-        folder, refusal=lambda holder: f"{named} is in use by another process ({holder}); wait for it, or give another --out"
+        folder,
+        refusal=lambda holder: f"{named} is in use by another process ({holder}); wait for it, or give another --out",
     )
 
 
@@ -230,7 +231,9 @@ def finished_seconds(folder: Path, job: Job) -> float | None:
     except (ValueError, KeyError, TypeError) as problem:
         raise UserError(f"{folder / FINISHED} is unreadable ({problem}); delete it to do this run again") from problem
     if key != job.key:
-        raise UserError(f"{folder} holds another run's result (key {key}, not {job.key}); delete it or give another --out")
+        raise UserError(
+            f"{folder} holds another run's result (key {key}, not {job.key}); delete it or give another --out"
+        )
     return seconds
 
 

@@ -52,7 +52,9 @@ class Schedule:
 
     def next(self, waiting: Collection[str], finished: Collection[str]) -> Job | None:
         """The job of `waiting` to begin now, all of whose needs are in `finished`; None while there is none."""
-        able = [self.jobs[name] for name in self.jobs if name in waiting and set(self.jobs[name].needs) <= set(finished)]
+        able = [
+            self.jobs[name] for name in self.jobs if name in waiting and set(self.jobs[name].needs) <= set(finished)
+        ]
         return max(able, key=lambda job: self.path_s[job.name], default=None)
 
     def dependents(self, name: str) -> list[str]:
@@ -62,7 +64,9 @@ class Schedule:
             found += [far for far in self._dependents[near] if far not in found]
         return found
 
-    def left_s(self, waiting: Collection[str], running: Mapping[str, float], *, workers: int, scale: float = 1.0) -> float:
+    def left_s(
+        self, waiting: Collection[str], running: Mapping[str, float], *, workers: int, scale: float = 1.0
+    ) -> float:
         """Expected seconds until all is done.
 
         Args:
@@ -73,7 +77,9 @@ class Schedule:
         """
         rest = {name: max(0.0, scale * self.jobs[name].cost_s - elapsed) for name, elapsed in running.items()}
         rest |= {name: scale * self.jobs[name].cost_s for name in waiting}
-        behind = {name: scale * (self.path_s[name] - self.jobs[name].cost_s) if name in running else 0.0 for name in rest}
+        behind = {
+            name: scale * (self.path_s[name] - self.jobs[name].cost_s) if name in running else 0.0 for name in rest
+        }
         longest = max((rest[name] + behind[name] for name in running), default=0.0)
         longest = max([longest, *(scale * self.path_s[name] for name in waiting)])
         return max(longest, sum(rest.values()) / workers)

@@ -197,7 +197,9 @@ def encoder_of(order: Mapping[str, Any], this: Any) -> Encoder:
             return {"embedding": module.apply({"params": params}, prepare(batch, "accel", inputs))}
 
         x = prepare(this.stores[0].read(np.zeros(1, np.int64)), "accel", inputs)
-        params = jax.device_get(jax.jit(module.init)(jax.random.fold_in(jax.random.key(20), order["seed"]), x)["params"])
+        params = jax.device_get(
+            jax.jit(module.init)(jax.random.fold_in(jax.random.key(20), order["seed"]), x)["params"]
+        )
         return Encoder(module, "accel", inputs, params, of_accel, params)
     teacher = load_teacher(this) if order["teacher"] else None
     student = load_student(this, teacher)._replace(inputs=inputs)
@@ -233,9 +235,14 @@ def embed_all(this: Any, rows: Mapping[str, tuple], encoder: Encoder) -> dict[st
         for split, (stores, parts) in rows.items():
             if sum(map(len, parts)):
                 found = embed(
-                    encoder.represent, encoder.all_params, stores, parts,
-                    batch_size=this.config.evaluation.batch_size, parallel=this.parallel, on_batch=advance,
-                )  # fmt: skip
+                    encoder.represent,
+                    encoder.all_params,
+                    stores,
+                    parts,
+                    batch_size=this.config.evaluation.batch_size,
+                    parallel=this.parallel,
+                    on_batch=advance,
+                )
                 arrays |= {f"{split}/{name}": values for name, values in found.items()}
     return arrays
 

@@ -107,7 +107,10 @@ def do(work: str, message: Mapping[str, Any], orders: Orders) -> dict[str, Any]:
     interruption = Interruption(at_once=True)
     try:
         open_log(folder, message["name"])
-        with interruption, file_lock(folder / ".lock", waiting=lambda: print("waiting for the process before", flush=True)):
+        with (
+            interruption,
+            file_lock(folder / ".lock", waiting=lambda: print("waiting for the process before", flush=True)),
+        ):
             if orders.stop is not None:
                 interruption.raise_for(orders.stop, "nothing was begun")
             (folder / ERROR).unlink(missing_ok=True)

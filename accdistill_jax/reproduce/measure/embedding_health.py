@@ -57,7 +57,9 @@ def health(bench: Bench, experiment: Experiment) -> Part:
         "of paired unit vectors, 0 the same, 2 unrelated. CKA is debiased: about 0 for unrelated embeddings, 1 for the same up to "
         "rotation and scale. None of these says that an embedding knows something: an untrained encoder can look healthy."
     )
-    section = Section(experiment.id, experiment.title, tuple(text), tuple(t for t in tables if t.rows), shown, tuple(notes))
+    section = Section(
+        experiment.id, experiment.title, tuple(text), tuple(t for t in tables if t.rows), shown, tuple(notes)
+    )
     return Part(section, numbers)
 
 
@@ -100,8 +102,17 @@ def _embedding_table(bench: Bench, seen: Mapping[str, Sequence[Seen]]) -> Table:
         )
         for name, own in seen.items()
     ]
-    columns = ("encoder", "width", "effective rank", "with its mean", "variance share", "dead dimensions", "uniformity of projections",
-               "CKA with the teacher", "alarm")  # fmt: skip
+    columns = (
+        "encoder",
+        "width",
+        "effective rank",
+        "with its mean",
+        "variance share",
+        "dead dimensions",
+        "uniformity of projections",
+        "CKA with the teacher",
+        "alarm",
+    )
     return Table("Embeddings of test minutes (± over training seeds)", columns, tuple(rows))
 
 
@@ -110,13 +121,28 @@ def _ppg_table(bench: Bench, seen: Mapping[str, Sequence[Seen]]) -> Table:
     for name, own in seen.items():
         ppg = [one.ppg for one in own if one.ppg is not None]
         if ppg:
-            rows.append((
-                bench.variant(name).title, "trained along" if _learns_along(bench, name) else "frozen",
-                str(ppg[0].width), spread([one.effective_rank_centred for one in ppg], 1),
-                spread_share([one.variance_share for one in ppg]), spread(_known([one.uniformity for one in ppg])),
-                spread(_known([one.alignment for one in own])), _alarms(ppg),
-            ))  # fmt: skip
-    columns = ("encoder", "PPG encoder", "width", "effective rank", "variance share", "uniformity", "alignment", "alarm")
+            rows.append(
+                (
+                    bench.variant(name).title,
+                    "trained along" if _learns_along(bench, name) else "frozen",
+                    str(ppg[0].width),
+                    spread([one.effective_rank_centred for one in ppg], 1),
+                    spread_share([one.variance_share for one in ppg]),
+                    spread(_known([one.uniformity for one in ppg])),
+                    spread(_known([one.alignment for one in own])),
+                    _alarms(ppg),
+                )
+            )
+    columns = (
+        "encoder",
+        "PPG encoder",
+        "width",
+        "effective rank",
+        "variance share",
+        "uniformity",
+        "alignment",
+        "alarm",
+    )
     return Table("The PPG side: the projections that acceleration is compared with", columns, tuple(rows))
 
 
@@ -134,16 +160,24 @@ def _words(bench: Bench, seen: Mapping[str, Sequence[Seen]]) -> list[str]:
     said = []
     rank = {name: over_seeds([one.own.effective_rank_centred for one in own])[0] for name, own in seen.items()}
     most, least = max(rank, key=rank.get), min(rank, key=rank.get)
-    said.append(f"Effective rank runs from {decimal(rank[least], 1)} ({bench.variant(least).title}) to {decimal(rank[most], 1)} "
-                f"({bench.variant(most).title}).")  # fmt: skip
+    said.append(
+        f"Effective rank runs from {decimal(rank[least], 1)} ({bench.variant(least).title}) to {decimal(rank[most], 1)} "
+        f"({bench.variant(most).title})."
+    )
     like = {name: over_seeds(_similar(own))[0] for name, own in seen.items() if _similar(own)}
     if like:
         order = sorted(like, key=like.get, reverse=True)
         told = wording.listed([f"{bench.variant(name).title} {decimal(like[name])}" for name in order])
         said.append(f"Most like the teacher (CKA): {told}.")
-    alarmed = [f"{bench.variant(n).title}: {_alarms(found)}" for n, own in seen.items()
-               for found in [[one.own for one in own] + [one.ppg for one in own if one.ppg is not None]] if _alarms(found) != "none"]  # fmt: skip
-    said.append("Alarms: " + "; ".join(alarmed) + "." if alarmed else "No encoder gives a constant or collapsed output.")
+    alarmed = [
+        f"{bench.variant(n).title}: {_alarms(found)}"
+        for n, own in seen.items()
+        for found in [[one.own for one in own] + [one.ppg for one in own if one.ppg is not None]]
+        if _alarms(found) != "none"
+    ]
+    said.append(
+        "Alarms: " + "; ".join(alarmed) + "." if alarmed else "No encoder gives a constant or collapsed output."
+    )
     if all(name in seen and seen[name][0].ppg is not None for name in (STUDENT, JOINT)):
         said.append(_drift(seen))
     return said
@@ -151,11 +185,15 @@ def _words(bench: Bench, seen: Mapping[str, Sequence[Seen]]) -> list[str]:
 
 def _drift(seen: Mapping[str, Sequence[Seen]]) -> str:
     """Says in words whether the PPG side of joint training has drifted to a trivial solution."""
-    rank, share = ({name: over_seeds([getattr(one.ppg, what) for one in seen[name]])[0] for name in (JOINT, STUDENT)}
-                   for what in ("effective_rank_centred", "variance_share"))  # fmt: skip
-    said = (f"Joint training: the projections of its PPG side have an effective rank of {decimal(rank[JOINT], 1)} and a variance share of "
-            f"{percent(share[JOINT])}; those of the frozen teacher, as the student sees them, {decimal(rank[STUDENT], 1)} and "
-            f"{percent(share[STUDENT])}. ")  # fmt: skip
+    rank, share = (
+        {name: over_seeds([getattr(one.ppg, what) for one in seen[name]])[0] for name in (JOINT, STUDENT)}
+        for what in ("effective_rank_centred", "variance_share")
+    )
+    said = (
+        f"Joint training: the projections of its PPG side have an effective rank of {decimal(rank[JOINT], 1)} and a variance share of "
+        f"{percent(share[JOINT])}; those of the frozen teacher, as the student sees them, {decimal(rank[STUDENT], 1)} and "
+        f"{percent(share[STUDENT])}. "
+    )
     less = any(of[JOINT] < DRIFTED * of[STUDENT] for of in (rank, share))
     said += "By spread it separates minutes " + ("less than" if less else "as well as")
     return said + " the frozen one; the claim that it drifts is judged by what a probe still reads from it."
@@ -166,7 +204,9 @@ def _picture(bench: Bench, seen: Mapping[str, Sequence[Seen]]) -> Picture:
     measures = {
         "Effective rank of embeddings": {n: [one.own.effective_rank_centred for one in own] for n, own in seen.items()},
         "CKA with the teacher": {n: _similar(own) for n, own in seen.items()},
-        "Effective rank of the PPG side": {n: [o.ppg.effective_rank_centred for o in own if o.ppg] for n, own in seen.items()},
+        "Effective rank of the PPG side": {
+            n: [o.ppg.effective_rank_centred for o in own if o.ppg] for n, own in seen.items()
+        },
     }
     drawn = {what: {n: over_seeds(values) for n, values in own.items() if values} for what, own in measures.items()}
     figure = pictures.bars({what: own for what, own in drawn.items() if own}, titles)
@@ -185,5 +225,7 @@ def _numbers(prefix: str, own: Sequence[Seen]) -> dict[str, Number]:
         "ppg-side/variance-share": _known([one.ppg and one.ppg.variance_share for one in own]),
     }
     return {
-        f"{prefix}/{name}": wording.number(values, share=not name.endswith("effective-rank")) for name, values in found.items() if values
+        f"{prefix}/{name}": wording.number(values, share=not name.endswith("effective-rank"))
+        for name, values in found.items()
+        if values
     }

@@ -28,39 +28,62 @@ def label_claims(bench: Bench, probing: Probing, titles: Mapping[str, str]) -> t
     """
     scores, targets = probing.scores, [target for target in v.TARGETS if target in probing.targets]
     # a target that nobody knows lacks everywhere; a fraction that takes the same labels as a smaller one says nothing more
-    options = {"baselines": BASELINES, "fractions": {t: probing.distinct(t) if t in targets else v.FRACTIONS for t in v.TARGETS}}
+    options = {
+        "baselines": BASELINES,
+        "fractions": {t: probing.distinct(t) if t in targets else v.FRACTIONS for t in v.TARGETS},
+    }
     student = against(scores, "student", "the distilled student", **options)
     small = against(scores, "student-small", "the smaller student", **options)
-    beside = [against(scores, name, titles[name], **options) for name in ("student-best", "student-long") if name in titles]
+    beside = [
+        against(scores, name, titles[name], **options) for name in ("student-best", "student-long") if name in titles
+    ]
     plain = scores.ratio(_HR, 1.0, "no-augmentation", "student") if targets else None
     joint = scores.ratio(_HR, 1.0, "joint", "student") if targets else None
     smaller = lower_everywhere(
-        small, scores, titles,
+        small,
+        scores,
+        titles,
         claim="A student with 5x fewer parameters than its teacher still beats the accelerometer-only baselines",
         paper="5x fewer parameters, still better than the unimodal baselines",
-    )  # fmt: skip
+    )
     return (
         lower_everywhere(
-            student, scores, titles, least=LEAST, beside=beside,
+            student,
+            scores,
+            titles,
+            least=LEAST,
+            beside=beside,
             claim="The student's HR, SDNN and RMSSD errors are at least 23 % to 49 % lower than those of each learned baseline that "
             "has the accelerometer only, at every share of labels from 0.1 % to 100 %",
             paper="at least 23 % to 49 % lower",
         ),
         collapse(
-            scores, SUPERVISED, targets, few=v.FRACTIONS[0],
-            claim="Supervised accelerometer encoders collapse at 0.1 % of the labels", paper="collapse at 0.1 %",
+            scores,
+            SUPERVISED,
+            targets,
+            few=v.FRACTIONS[0],
+            claim="Supervised accelerometer encoders collapse at 0.1 % of the labels",
+            paper="collapse at 0.1 %",
         ),
         increase(
-            plain, paper_increase=0.45, claim="Distillation without augmentation has a higher HR error", paper="+45 %",
-            of="HR error without augmentation over that with it", noise=plain and plain.std,
+            plain,
+            paper_increase=0.45,
+            claim="Distillation without augmentation has a higher HR error",
+            paper="+45 %",
+            of="HR error without augmentation over that with it",
+            noise=plain and plain.std,
         ),
         increase(
-            joint, paper_increase=0.95, claim="Training both encoders jointly has a much higher accelerometer HR error",
-            paper="more than 95 % worse", of="HR error of the joint encoder over the student's", noise=joint and joint.std,
+            joint,
+            paper_increase=0.95,
+            claim="Training both encoders jointly has a much higher accelerometer HR error",
+            paper="more than 95 % worse",
+            of="HR error of the joint encoder over the student's",
+            noise=joint and joint.std,
         ),
         _drift(bench),
         smaller if smaller.holds == "not measured" else smaller._replace(measured=f"{_sizes(bench)}{smaller.measured}"),
-    )  # fmt: skip
+    )
 
 
 def _drift(bench: Bench) -> Claim:
@@ -73,7 +96,9 @@ def _drift(bench: Bench) -> Claim:
         for seed, side in sides.items():
             probing.features(name, seed, side)
         if sides:
-            ranks[name] = over_seeds([effective_rank(side["test"].embedding, centred=True) for side in sides.values()])[0]
+            ranks[name] = over_seeds([effective_rank(side["test"].embedding, centred=True) for side in sides.values()])[
+                0
+            ]
     ratio = probing.scores.ratio(_HR, 1.0, "joint", "student") if probing.targets else None
     why = ""
     if len(ranks) == 2:
@@ -82,12 +107,15 @@ def _drift(bench: Bench) -> Claim:
             f"{decimal(ranks['student'], 1)} with the frozen teacher."
         )
     return increase(
-        ratio, paper_increase=0.95, claim="In joint training the PPG side drifts to trivial solutions",
+        ratio,
+        paper_increase=0.95,
+        claim="In joint training the PPG side drifts to trivial solutions",
         paper="drifts to trivial solutions; no number, judged here as the accelerometer's error is",
         of="HR error read from the joint encoder's PPG projections over that read from the frozen teacher's (both probes fitted on "
         "validation participants)",
-        noise=ratio and ratio.std, why=why,
-    )  # fmt: skip
+        noise=ratio and ratio.std,
+        why=why,
+    )
 
 
 def _sizes(bench: Bench) -> str:

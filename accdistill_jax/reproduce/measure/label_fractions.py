@@ -52,7 +52,11 @@ def label_fractions(bench: Bench, experiment: Experiment) -> Part:
         claims = label_claims(bench, probing, titles)
     tables = [_errors(scores, target, names, titles) for target in probing.targets]
     if STUDENT in names:
-        tables += [_against_student(scores, target, names, titles, by=by) for by in ("ratio", "difference") for target in probing.targets]
+        tables += [
+            _against_student(scores, target, names, titles, by=by)
+            for by in ("ratio", "difference")
+            for target in probing.targets
+        ]
     tables += [_label_counts(probing.labels), _training(bench, names, titles)]
     caption = (
         "Mean absolute error by share of the labels (both axes logarithmic): means over training seeds, bars are their standard "
@@ -68,14 +72,18 @@ def label_fractions(bench: Bench, experiment: Experiment) -> Part:
         f"all encoders alike. Supervised training keeps the best of {LOOKS} steps, judged by labelled validation minutes too: by "
         f"{_validation(bench)}.",
     )
-    pictures = (Picture("label-fractions", caption, by_fraction(scores, titles, v.FRACTIONS)),) if probing.targets else ()
+    pictures = (
+        (Picture("label-fractions", caption, by_fraction(scores, titles, v.FRACTIONS)),) if probing.targets else ()
+    )
     section = Section(experiment.id, experiment.title, text, tuple(tables), pictures, (*notes, *probing.notes))
     return Part(section, _numbers(experiment.id, scores, names), claims)
 
 
 def _validation(bench: Bench) -> str:
     """Number of validation minutes that judge a step of supervised training."""
-    orders = [job.order["config"]["student"] for job in bench.plan.jobs if job.order.get("variant", "").startswith(SUPERVISED)]
+    orders = [
+        job.order["config"]["student"] for job in bench.plan.jobs if job.order.get("variant", "").startswith(SUPERVISED)
+    ]
     most = [own["train"]["validation_batches"] * own["train"]["batch_size"] for own in orders]
     return f"at most {count(max(most))}" if most else "none here"
 
@@ -164,11 +172,20 @@ def _against_student(scores: Scores, target: str, names: list[str], titles: dict
 def _label_counts(labels: dict[tuple[str, float], Labels]) -> Table:
     targets = dict.fromkeys(target for target, _ in labels)
     rows = [
-        (WORDS[t][0], *(f"{count(own.segments)} of {own.participants}" if (own := labels.get((t, f))) else NONE for f in v.FRACTIONS))
+        (
+            WORDS[t][0],
+            *(
+                f"{count(own.segments)} of {own.participants}" if (own := labels.get((t, f))) else NONE
+                for f in v.FRACTIONS
+            ),
+        )
         for t in targets
     ]
-    return Table("Labelled training minutes, and the participants they are of (first seed)",
-                 ("target", *(f"{100 * f:g} %" for f in v.FRACTIONS)), tuple(rows))  # fmt: skip
+    return Table(
+        "Labelled training minutes, and the participants they are of (first seed)",
+        ("target", *(f"{100 * f:g} %" for f in v.FRACTIONS)),
+        tuple(rows),
+    )
 
 
 def _training(bench: Bench, names: Sequence[str], titles: Mapping[str, str]) -> Table:
@@ -179,13 +196,23 @@ def _training(bench: Bench, names: Sequence[str], titles: Mapping[str, str]) -> 
         own = bench.facts(name, seeds[0]) if seeds else {}
         if own.get("steps"):
             times = [bench.facts(name, seed).get("train_s", 0.0) for seed in seeds]
-            rows.append((
-                titles[name], count(own["parameters"]), count(own["steps"]), count(own["batch_size"]),
-                count(own["steps"] * own["batch_size"]), format_seconds(sum(times) / len(times)),
-            ))  # fmt: skip
+            rows.append(
+                (
+                    titles[name],
+                    count(own["parameters"]),
+                    count(own["steps"]),
+                    count(own["batch_size"]),
+                    count(own["steps"] * own["batch_size"]),
+                    format_seconds(sum(times) / len(times)),
+                )
+            )
     columns = ("encoder", "parameters", "steps", "batch", "minutes presented", "time in the loop")
-    return Table("What training took: time is the mean over training seeds, as it ran, with another run beside it where there were "
-                 "several workers, and without compiling", columns, tuple(rows))  # fmt: skip
+    return Table(
+        "What training took: time is the mean over training seeds, as it ran, with another run beside it where there were "
+        "several workers, and without compiling",
+        columns,
+        tuple(rows),
+    )
 
 
 def _numbers(section: str, scores: Scores, names: list[str]) -> dict[str, Number]:
@@ -215,7 +242,11 @@ def agreement(bench: Bench, experiment: Experiment) -> Part:
         for name, seeds in found.items():
             probing.encoder(name, seeds)
         for target in probing.targets:
-            own = {name: _agreements(probing.scores, target, name) for name in found if probing.scores.seeds(target, 1.0, name)}
+            own = {
+                name: _agreements(probing.scores, target, name)
+                for name in found
+                if probing.scores.seeds(target, 1.0, name)
+            }
             tables.append(_agreement_table(target, own, titles))
             pictures += _agreement_picture(probing.scores, target, own, titles)
             for name, several in own.items():
@@ -226,7 +257,10 @@ def agreement(bench: Bench, experiment: Experiment) -> Part:
         "participants (Bland and Altman 2007, repeated measurements, true value varying). Means over training seeds; the ends of "
         "an interval are means of the seeds' ends. A negative slope means that the probe shrinks towards the mean.",
     )
-    return Part(Section(experiment.id, experiment.title, text, tuple(tables), tuple(pictures), (*notes, *probing.notes)), numbers)
+    return Part(
+        Section(experiment.id, experiment.title, text, tuple(tables), tuple(pictures), (*notes, *probing.notes)),
+        numbers,
+    )
 
 
 def _agreements(scores: Scores, target: str, name: str) -> dict[int, Agreement]:
@@ -241,7 +275,10 @@ def _agreement_table(target: str, own: dict[str, dict[int, Agreement]], titles: 
     label, unit = WORDS[target]
     rows = []
     for name, several in own.items():
-        cells = [_mean_estimate([getattr(one, what) for one in several.values()]) for what in ("bias", "low", "high", "slope")]
+        cells = [
+            _mean_estimate([getattr(one, what) for one in several.values()])
+            for what in ("bias", "low", "high", "slope")
+        ]
         parts = [[getattr(one, what) for one in several.values()] for what in ("sd_within", "sd_between")]
         parts = [decimal(float(np.mean(values))) if None not in values else NONE for values in parts]
         rows.append((titles[name], *map(ranged, cells[:3]), *parts, ranged(cells[3])))
@@ -257,11 +294,16 @@ def _mean_estimate(estimates: list[Estimate]) -> Estimate:
     return Estimate(*(None if None in values else float(np.mean(values)) for values in ends))
 
 
-def _agreement_picture(scores: Scores, target: str, own: dict[str, dict[int, Agreement]], titles: dict[str, str]) -> list[Picture]:
+def _agreement_picture(
+    scores: Scores, target: str, own: dict[str, dict[int, Agreement]], titles: dict[str, str]
+) -> list[Picture]:
     first = {name: min(several) for name, several in own.items()}
     probes = {
         titles[name]: Probe(
-            titles[name], None, *scores.estimates(target, 1.0, name, seed), prediction=scores.prediction(target, 1.0, name, seed)
+            titles[name],
+            None,
+            *scores.estimates(target, 1.0, name, seed),
+            prediction=scores.prediction(target, 1.0, name, seed),
         )
         for name, seed in first.items()
     }

@@ -96,7 +96,9 @@ def data_part(bench: Bench) -> Part:
     trained_on = [split for split in people if not split.startswith("unseen-")]
     for one, other in ((a, b) for k, a in enumerate(trained_on) for b in trained_on[k + 1 :]):
         if shared := people[one] & people[other]:
-            raise UserError(f"participant {sorted(shared)[0]} is in the splits {one} and {other}: prepare the store again")
+            raise UserError(
+                f"participant {sorted(shared)[0]} is in the splits {one} and {other}: prepare the store again"
+            )
     rows = []
     for split, own in columns.items():
         known = {name: values[np.isfinite(values)] for name, values in own.labels.items()}
@@ -132,9 +134,11 @@ def _compared(bench: Bench) -> str:
     found = check_separation(bench.opened.stores, unseen, same_names=bench.plan.base.data.same_names)
     stores = "; ".join(f"{name}: {size}" for name, size in found["stores"].items())
     warned = " ".join(f"**Warning**: {line}." for line in found["warnings"])
-    return (f"Before anything was trained, the stores were compared ({stores}): {found['compared']}. Equal names in different stores "
-            f"count as {'one person' if found['equal names'] == SAME_PERSON else found['equal names']}; unseen stores count as test. "
-            f"Result: {found['result']}. {warned}").rstrip()  # fmt: skip
+    return (
+        f"Before anything was trained, the stores were compared ({stores}): {found['compared']}. Equal names in different stores "
+        f"count as {'one person' if found['equal names'] == SAME_PERSON else found['equal names']}; unseen stores count as test. "
+        f"Result: {found['result']}. {warned}"
+    ).rstrip()
 
 
 def _summary(plan: Plan, outcomes: Mapping[str, Outcome], claims) -> tuple[str, ...]:

@@ -34,13 +34,22 @@ def participants(bench: Bench, experiment: Experiment) -> Part:
     """Age, sex, body mass index and all yes/no targets by mean embeddings, all encoders side by side, with ceilings."""
     seeds, notes = wording.there(bench, experiment.variants)
     if not seeds:
-        return Part(Section(experiment.id, experiment.title, ("Not measured: no encoder has a result.",), notes=tuple(notes)))
+        return Part(
+            Section(experiment.id, experiment.title, ("Not measured: no encoder has a result.",), notes=tuple(notes))
+        )
     main = STUDENT if STUDENT in seeds else next(iter(seeds))
     table = people_table(bench)
     ceilings, problem = _ceilings(bench)
     notes += [problem] if problem else []
     by_seed = [
-        ask(bench, {name: own[k] for name, own in seeds.items() if len(own) > k}, table, ceilings=ceilings, main=main, draws=draws)
+        ask(
+            bench,
+            {name: own[k] for name, own in seeds.items() if len(own) > k},
+            table,
+            ceilings=ceilings,
+            main=main,
+            draws=draws,
+        )
         for k, draws in zip(range(len(seeds[main])), [_DRAWS] + [_NO_DRAWS] * len(seeds[main]), strict=False)
     ]
     first = by_seed[0]
@@ -48,7 +57,9 @@ def participants(bench: Bench, experiment: Experiment) -> Part:
     notes += _unscored(first)
     text = _words(first, by_seed, titles, main)
     parts = tables(first, by_seed, titles, main)
-    section = Section(experiment.id, experiment.title, tuple(text), parts, _forests(first, list(seeds), titles), tuple(notes))
+    section = Section(
+        experiment.id, experiment.title, tuple(text), parts, _forests(first, list(seeds), titles), tuple(notes)
+    )
     return Part(section, _numbers(experiment.id, by_seed, seeds), (_claim(first, by_seed, titles),))
 
 
@@ -67,9 +78,14 @@ def people_table(bench: Bench) -> pa.Table:
 
 
 def ask(
-    bench: Bench, seeds: Mapping[str, int], table: pa.Table, *, main: str, ceilings: Mapping[str, float | None] | None = None,
+    bench: Bench,
+    seeds: Mapping[str, int],
+    table: pa.Table,
+    *,
+    main: str,
+    ceilings: Mapping[str, float | None] | None = None,
     draws: int = _DRAWS,
-) -> Asked:  # fmt: skip
+) -> Asked:
     """Probes encoders, each with one training seed, on the training people that all of them have embedded."""
     some = len({len(bench.arrays(name, seed)["train_rows"]) for name, seed in seeds.items()}) > 1
     encoders = {shown(name): bench.splits(name, seed, some=some) for name, seed in seeds.items()}
@@ -101,7 +117,9 @@ def _unscored(first: Asked) -> list[str]:
             why.setdefault(one.reason, []).append(one.label)
     notes = [f"Not scored ({reason}): {listed(labels)}." for reason, labels in why.items()]
     rough = sum(bool(one.notes) for one in every.values() if not one.reason)
-    notes += [f"Of {rough} targets fewer than 10 test people say yes, or no: their intervals are rough."] if rough else []
+    notes += (
+        [f"Of {rough} targets fewer than 10 test people say yes, or no: their intervals are rough."] if rough else []
+    )
     return notes
 
 
@@ -114,16 +132,34 @@ def _words(first: Asked, by_seed: Sequence[Asked], titles: Mapping[str, str], ma
     ]
     if not scored:
         return text
-    means = {name: [auc for one in by_seed if shown(name) in one.questions.encoders and (auc := one.mean_auc(shown(name))) is not None] for name in titles}
-    told = [f"{titles[name]} {spread(values, 3)}" for name, values in sorted(means.items(), key=lambda item: -over_seeds(item[1])[0])]
+    means = {
+        name: [
+            auc
+            for one in by_seed
+            if shown(name) in one.questions.encoders and (auc := one.mean_auc(shown(name))) is not None
+        ]
+        for name in titles
+    }
+    told = [
+        f"{titles[name]} {spread(values, 3)}"
+        for name, values in sorted(means.items(), key=lambda item: -over_seeds(item[1])[0])
+    ]
     ceilings = [one.ceiling for one in scored.values() if one.ceiling is not None]
-    text.append(f"Mean AUC over these targets (± over training seeds): {listed(told)}"
-                + (f"; the mean ceiling of the {len(ceilings)} that have one, which age and size raise that no sensor sees, is {np.mean(ceilings):.3f}." if ceilings else "."))  # fmt: skip
+    text.append(
+        f"Mean AUC over these targets (± over training seeds): {listed(told)}"
+        + (
+            f"; the mean ceiling of the {len(ceilings)} that have one, which age and size raise that no sensor sees, is {np.mean(ceilings):.3f}."
+            if ceilings
+            else "."
+        )
+    )
     own = {name: one.scores[shown(main)].auc for name, one in scored.items()}
     above = [name for name, auc in own.items() if auc.has_interval and auc.low > 0.5]
     best = sorted(scored, key=lambda name: -(own[name].value or 0.0))[:3]
-    text.append(f"{capital(titles[main])}: the interval lies above chance for {len(above)} of {len(own)} targets; read best are "
-                f"{listed([f'{scored[name].label} ({decimal(own[name].value)})' for name in best])}.")  # fmt: skip
+    text.append(
+        f"{capital(titles[main])}: the interval lies above chance for {len(above)} of {len(own)} targets; read best are "
+        f"{listed([f'{scored[name].label} ({decimal(own[name].value)})' for name in best])}."
+    )
     return text + _control_words(first, titles)
 
 
@@ -138,13 +174,21 @@ def _control_words(first: Asked, titles: Mapping[str, str]) -> list[str]:
     expected = 0.05 * len(judged)
     # encoders read the same people, so one odd control may stand out for all of them at once
     fine = out <= max(2 * expected, len(titles))
-    said = "they are at chance, as they must be" if fine else "**more than chance explains: something leaks, do not trust this section**"
-    return [f"{len(controls)} controls, which nothing in a signal or person decides: of {len(judged)} intervals {out} leave out 0.5 "
-            f"(expected: {expected:.1f}); {said}. Their mean AUC is {np.mean([auc.value for auc in judged]):.3f}."]  # fmt: skip
+    said = (
+        "they are at chance, as they must be"
+        if fine
+        else "**more than chance explains: something leaks, do not trust this section**"
+    )
+    return [
+        f"{len(controls)} controls, which nothing in a signal or person decides: of {len(judged)} intervals {out} leave out 0.5 "
+        f"(expected: {expected:.1f}); {said}. Their mean AUC is {np.mean([auc.value for auc in judged]):.3f}."
+    ]
 
 
 def _forests(first: Asked, names: Sequence[str], titles: Mapping[str, str]) -> tuple[Picture, ...]:
-    whole = dataclasses.replace(first.questions, targets=first.questions.targets | (first.controls.targets if first.controls else {}))
+    whole = dataclasses.replace(
+        first.questions, targets=first.questions.targets | (first.controls.targets if first.controls else {})
+    )
     groups = [list(names[:PER_FIGURE])]
     if rest := list(names[PER_FIGURE:]):
         groups.append([*([STUDENT] if STUDENT in names else []), *rest][:PER_FIGURE])
@@ -178,13 +222,19 @@ def _numbers(prefix: str, by_seed: Sequence[Asked], seeds: Mapping[str, Sequence
             for measure in ("mae", "r") if one.kind == NUMBER else ("auc", "partial_auc"):
                 values = [getattr(every.questions.targets[target].scores[shown(name)], measure) for every in own]
                 numbers[f"{prefix}/{name}/{target}/{measure}"] = wording.number(
-                    [v.value for v in values], estimate=values[0], unit=unit if measure == "mae" else "", share=measure != "mae"
+                    [v.value for v in values],
+                    estimate=values[0],
+                    unit=unit if measure == "mae" else "",
+                    share=measure != "mae",
                 )
     return numbers
 
 
 def _claim(first: Asked, by_seed: Sequence[Asked], titles: Mapping[str, str]) -> Claim:
-    claim, paper = "Breadth: health targets by linear probe of people's mean embeddings", "46 health targets by linear probe"
+    claim, paper = (
+        "Breadth: health targets by linear probe of people's mean embeddings",
+        "46 health targets by linear probe",
+    )
     mean = first.questions.mean_auc
     if mean is None or STUDENT not in titles:
         why = "the student has no result" if STUDENT not in titles else "no yes/no target is known of every test person"
@@ -199,7 +249,9 @@ def _claim(first: Asked, by_seed: Sequence[Asked], titles: Mapping[str, str]) ->
     measured = f"mean AUC over {count} yes/no targets: student {ranged(own, 3)} (over seeds {spread(values, 3)}){teacher}{others}"
     chance = own.has_interval and own.low > 0.5
     complete = bool(against) and len(better) == len(against) and count >= AIM
-    why = [f"The student is better than {len(better)} of {len(against)} learned acceleration encoders by the paired interval"]
+    why = [
+        f"The student is better than {len(better)} of {len(against)} learned acceleration encoders by the paired interval"
+    ]
     why += [f"{titles[name]}: {wording.signed(d.difference, 3)}" for name, d in against.items()]
     why += [] if count >= AIM else [f"only {count} targets have enough people"]
     why += [] if chance else ["its interval does not lie above chance"]
@@ -207,4 +259,12 @@ def _claim(first: Asked, by_seed: Sequence[Asked], titles: Mapping[str, str]) ->
         f"holds where the student's mean AUC (first training seed) lies above chance by its interval over at least {AIM} targets, and is "
         "better than each learned acceleration encoder's by the paired interval; in part where only the former is so."
     )
-    return Claim(claim, paper, "P", measured, "yes" if chance and complete else "partly" if chance else "no", "; ".join(why) + ".", rule)
+    return Claim(
+        claim,
+        paper,
+        "P",
+        measured,
+        "yes" if chance and complete else "partly" if chance else "no",
+        "; ".join(why) + ".",
+        rule,
+    )

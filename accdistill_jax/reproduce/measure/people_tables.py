@@ -36,7 +36,9 @@ class Asked(NamedTuple):
 
     def mean_auc(self, encoder: str, kind: str | None = None) -> float | None:
         """Over the scored targets of a kind, or of every kind but controls."""
-        names = [name for name in self.scored() if (kind_of(name) != CONTROL if kind is None else kind_of(name) == kind)]
+        names = [
+            name for name in self.scored() if (kind_of(name) != CONTROL if kind is None else kind_of(name) == kind)
+        ]
         return float(np.mean([self.scored()[name].scores[encoder].auc.value for name in names])) if names else None
 
 
@@ -64,13 +66,20 @@ def tables(first: Asked, by_seed: Sequence[Asked], titles: Mapping[str, str], ma
         _means(first, by_seed, titles, keys, main),
         _numbers(first, titles, keys),
         _targets(first, titles, keys, "auc", "ROC AUC by target, first training seed (0.5 at chance)"),
-        _targets(first, titles, keys, "partial_auc",
-                 "Partial AUC up to 10 % false positives, standardised (0.5 at chance, 1 at best)"),
-    )  # fmt: skip
+        _targets(
+            first,
+            titles,
+            keys,
+            "partial_auc",
+            "Partial AUC up to 10 % false positives, standardised (0.5 at chance, 1 at best)",
+        ),
+    )
     return tuple(table for table in found if table.rows)
 
 
-def _means(first: Asked, by_seed: Sequence[Asked], titles: Mapping[str, str], keys: Mapping[str, str], main: str) -> Table:
+def _means(
+    first: Asked, by_seed: Sequence[Asked], titles: Mapping[str, str], keys: Mapping[str, str], main: str
+) -> Table:
     kinds = list(dict.fromkeys(kind_of(name) for name in first.scored()))
     mean, rows = first.questions.mean_auc, []
     differences = {} if mean is None else {d.reference: d for d in mean.differences}
@@ -78,17 +87,38 @@ def _means(first: Asked, by_seed: Sequence[Asked], titles: Mapping[str, str], ke
         key = keys[name]
         own = [value for one in by_seed if key in one.questions.encoders and (value := one.mean_auc(key)) is not None]
         compared = differences.get(key)
-        rows.append((
-            title, NONE if mean is None else ranged(mean.auc[key], 3), spread(own, 3),
-            f"{signed(compared.difference, 3)}: {compared.outcome}" if compared else NONE,
-            *(decimal(first.mean_auc(key, kind), 3) for kind in kinds),
-        ))  # fmt: skip
-    ceilings = {kind: [one.ceiling for name, one in first.scored().items() if kind_of(name) == kind and one.ceiling] for kind in kinds}
+        rows.append(
+            (
+                title,
+                NONE if mean is None else ranged(mean.auc[key], 3),
+                spread(own, 3),
+                f"{signed(compared.difference, 3)}: {compared.outcome}" if compared else NONE,
+                *(decimal(first.mean_auc(key, kind), 3) for kind in kinds),
+            )
+        )
+    ceilings = {
+        kind: [one.ceiling for name, one in first.scored().items() if kind_of(name) == kind and one.ceiling]
+        for kind in kinds
+    }
     if any(ceilings.values()):
         every = [value for kind, own in ceilings.items() if kind != CONTROL for value in own]
         cells = [decimal(sum(own) / len(own), 3) if own else NONE for own in ceilings.values()]
-        rows.append(("ceiling, of the targets that have one", decimal(sum(every) / len(every), 3) if every else NONE, NONE, NONE, *cells))
-    columns = ("encoder", "mean AUC", "over training seeds", f"{titles[main]} minus it", *(f"{kind}s" for kind in kinds))
+        rows.append(
+            (
+                "ceiling, of the targets that have one",
+                decimal(sum(every) / len(every), 3) if every else NONE,
+                NONE,
+                NONE,
+                *cells,
+            )
+        )
+    columns = (
+        "encoder",
+        "mean AUC",
+        "over training seeds",
+        f"{titles[main]} minus it",
+        *(f"{kind}s" for kind in kinds),
+    )
     return Table("Mean ROC AUC over all yes/no targets but controls, and by kind", columns, tuple(rows))
 
 
@@ -96,9 +126,14 @@ def _numbers(first: Asked, titles: Mapping[str, str], keys: Mapping[str, str]) -
     rows = []
     for one in first.questions.targets.values():
         if one.kind == NUMBER and not one.reason:
-            rows += [(one.label, titles[name], ranged(one.scores[key].mae), ranged(one.scores[key].r)) for name, key in keys.items()]
+            rows += [
+                (one.label, titles[name], ranged(one.scores[key].mae), ranged(one.scores[key].r))
+                for name, key in keys.items()
+            ]
             rows.append((one.label, "mean of training people", ranged(one.scores[MEAN].mae), NONE))
-    return Table("Numbers: mean absolute error and correlation", ("target", "encoder", "error", "correlation"), tuple(rows))
+    return Table(
+        "Numbers: mean absolute error and correlation", ("target", "encoder", "error", "correlation"), tuple(rows)
+    )
 
 
 def _targets(first: Asked, titles: Mapping[str, str], keys: Mapping[str, str], measure: str, caption: str) -> Table:

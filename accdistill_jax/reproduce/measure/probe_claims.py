@@ -98,10 +98,14 @@ def _why(one: Against, reached: Sequence[Cell], scores: Scores, titles: Mapping[
         ratios = sorted(one.cells, key=lambda cell: cell.ratio.value)
         middle = np.median([cell.ratio.value for cell in ratios])
         return f"Half of the ratios are below {decimal(middle)}; the lowest is {decimal(ratios[0].ratio.value)} ({_where(ratios[0], titles)})."
-    parts = ("throughout",) if len(missed) == len(one.cells) else (
-        _counted(missed, one.cells, lambda c: f"with {_share(c.fraction)}"),
-        _counted(missed, one.cells, lambda c: SHORT[c.target]),
-        _counted(missed, one.cells, lambda c: titles[c.baseline]),
+    parts = (
+        ("throughout",)
+        if len(missed) == len(one.cells)
+        else (
+            _counted(missed, one.cells, lambda c: f"with {_share(c.fraction)}"),
+            _counted(missed, one.cells, lambda c: SHORT[c.target]),
+            _counted(missed, one.cells, lambda c: titles[c.baseline]),
+        )
     )
     text = "Missed " + "; ".join(parts) + "."
     if blind := [cell for cell in missed if _blind(scores, cell, one.name)]:
@@ -132,7 +136,14 @@ def _where(cell: Cell, titles: Mapping[str, str]) -> str:
 
 
 def increase(
-    ratio: Score | None, *, paper_increase: float, claim: str, paper: str, of: str, noise: float | None = None, why: str = ""
+    ratio: Score | None,
+    *,
+    paper_increase: float,
+    claim: str,
+    paper: str,
+    of: str,
+    noise: float | None = None,
+    why: str = "",
 ) -> Claim:
     """Judges whether an error grows as the paper says.
 
@@ -150,13 +161,23 @@ def increase(
         return unmeasured(claim, paper, f"{of} was not measured")
     enough = ratio.value >= 1 + paper_increase / 2
     holds = "yes" if enough and ratio.above_1 else "partly" if enough or ratio.above_1 else "no"
-    interval = "above 1" if ratio.above_1 else "below 1" if ratio.below_1 else "not off 1" if ratio.estimate.has_interval else "unknown"
+    interval = (
+        "above 1"
+        if ratio.above_1
+        else "below 1"
+        if ratio.below_1
+        else "not off 1"
+        if ratio.estimate.has_interval
+        else "unknown"
+    )
     reason = f"The error changes by {100 * (ratio.value - 1):+.0f} %, where half of the paper's is {50 * paper_increase:+.3g} %; the interval is {interval}."
     if noise:
         reason += f" Over training seeds the ratio has a standard deviation of {decimal(noise)}."
     measured = f"{of}: ratio {ranged(ratio.estimate)}, {100 * (ratio.value - 1):+.0f} %"
     rule = "holds where it grows by half of the paper's share at least and its interval lies above 1, in part where one of the two is so."
-    return Claim(claim, paper, "P", measured.replace("-", "−"), holds, f"{reason.replace('-', '−')} {why}".strip(), rule)
+    return Claim(
+        claim, paper, "P", measured.replace("-", "−"), holds, f"{reason.replace('-', '−')} {why}".strip(), rule
+    )
 
 
 def collapse(scores: Scores, name: str, targets: Sequence[str], *, few: float, claim: str, paper: str) -> Claim:

@@ -127,14 +127,18 @@ def sweep(bench: Bench, experiment: Experiment) -> Sweep:
             reference = reference_of(bench, name, experiment)
             ratio = scores.ratio(HR, 1.0, name, reference, seeds=[FIRST]) if reference and HR in errors else None
             verdict = judge(ratio, reach.get(reference))
-            rows[name] = Row(name, bench.variant(name).title, errors, reference, ratio, verdict, retrieved[name].get(FIRST))
+            rows[name] = Row(
+                name, bench.variant(name).title, errors, reference, ratio, verdict, retrieved[name].get(FIRST)
+            )
     return Sweep(
-        rows, scores, noise,
+        rows,
+        scores,
+        noise,
         {name: over_seeds([one.top1.value for one in own])[1] for name, own in seen.items()},
         {name: _share_of_mean([one.mean_rank for one in own]) for name, own in seen.items()},
         reach,
         (*notes, *probing.notes, *_noise_notes(noise, reach, rows)),
-    )  # fmt: skip
+    )
 
 
 def reference_of(bench: Bench, name: str, experiment: Experiment) -> str:
@@ -227,14 +231,18 @@ def sweep_numbers(section: str, found: Sweep) -> dict[str, Number]:
         own = found.noise.get(row.reference or name, noise)
         for target, score in row.errors.items():
             std = own[target] * score.value if target in own else None
-            numbers[f"{section}/{name}/{target}/mae"] = number(score.seeds, unit=WORDS[target][1], estimate=score.estimate, std=std)
+            numbers[f"{section}/{name}/{target}/mae"] = number(
+                score.seeds, unit=WORDS[target][1], estimate=score.estimate, std=std
+            )
         if row.ratio is not None:
             std = math.sqrt(2) * own[HR] * row.ratio.value if HR in own else None  # both of its errors move
             numbers[f"{section}/{name}/{HR}/ratio"] = number(row.ratio.seeds, estimate=row.ratio.estimate, std=std)
         if row.retrieval is not None:
             retrieved, base = row.retrieval, row.reference or name
             std = found.top1_noise.get(base)
-            numbers[f"{section}/{name}/top1"] = number([retrieved.top1.value], estimate=retrieved.top1, share=True, std=std)
+            numbers[f"{section}/{name}/top1"] = number(
+                [retrieved.top1.value], estimate=retrieved.top1, share=True, std=std
+            )
             std = found.rank_noise[base] * retrieved.mean_rank if base in found.rank_noise else None
             numbers[f"{section}/{name}/mean_rank"] = number([retrieved.mean_rank], std=std)
     return numbers
@@ -259,7 +267,11 @@ def method(found: Sweep) -> str:
 
 def _noise(scores: Scores, name: str) -> dict[str, float]:
     errors = {target: scores.error(target, 1.0, name) for target in scores.truth}
-    return {target: score.std / score.value for target, score in errors.items() if score is not None and len(score.seeds) > 1}
+    return {
+        target: score.std / score.value
+        for target, score in errors.items()
+        if score is not None and len(score.seeds) > 1
+    }
 
 
 def _share_of_mean(values: Sequence[float]) -> float:
@@ -267,7 +279,9 @@ def _share_of_mean(values: Sequence[float]) -> float:
     return std / mean
 
 
-def _noise_notes(noise: Mapping[str, Mapping[str, float]], reach: Mapping[str, float], rows: Mapping[str, Row]) -> list[str]:
+def _noise_notes(
+    noise: Mapping[str, Mapping[str, float]], reach: Mapping[str, float], rows: Mapping[str, Row]
+) -> list[str]:
     notes = []
     for reference in dict.fromkeys(row.reference for row in rows.values() if row.reference):
         own = noise.get(reference, {}).get(HR)

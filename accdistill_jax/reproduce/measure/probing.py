@@ -51,13 +51,18 @@ class Probing:
         notes: what a reader must know, each once.
     """
 
-    def __init__(self, bench: Bench, *, targets: Sequence[str], fractions: Sequence[float] = (1.0,), some: bool = False):
+    def __init__(
+        self, bench: Bench, *, targets: Sequence[str], fractions: Sequence[float] = (1.0,), some: bool = False
+    ):
         self._bench, self._fractions, self._some = bench, tuple(fractions), some
         test = bench.columns("test")
         self._known = {target: np.isfinite(test.labels[target]) for target in targets}
         self.targets = tuple(target for target in targets if self._known[target].any())
         self.scores = Scores(
-            {t: Truth(test.labels[t][self._known[t]].astype(np.float64), test.participant[self._known[t]]) for t in self.targets}
+            {
+                t: Truth(test.labels[t][self._known[t]].astype(np.float64), test.participant[self._known[t]])
+                for t in self.targets
+            }
         )
         self.labels: dict[tuple[str, float], Labels] = {}
         self._notes: dict[str, None] = {}
@@ -104,7 +109,10 @@ class Probing:
         """
         self._check_rows(name, splits["train"].participant)
         for target in self.targets if targets is None else [t for t in targets if t in self.targets]:
-            whole = {s: ProbeSplit({name: splits[s].embedding}, splits[s].labels[target], splits[s].participant) for s in SPLITS}
+            whole = {
+                s: ProbeSplit({name: splits[s].embedding}, splits[s].labels[target], splits[s].participant)
+                for s in SPLITS
+            }
             validation, test = whole["validation"].labelled(), whole["test"].labelled()
             for fraction in self._fractions if fractions is None else fractions:
                 train = self._train(target, fraction, seed, whole["train"])
@@ -128,8 +136,10 @@ class Probing:
         """The fractions that take other labels of a target than a smaller fraction, with the first seed that was probed."""
         kept: list[float] = []
         for fraction in self._fractions:
-            rows, before = ([own.rows for (t, f, _), own in self._subsets.items() if (t, f) == (target, one)][:1]
-                            for one in (fraction, kept[-1] if kept else None))  # fmt: skip
+            rows, before = (
+                [own.rows for (t, f, _), own in self._subsets.items() if (t, f) == (target, one)][:1]
+                for one in (fraction, kept[-1] if kept else None)
+            )
             if not (rows and before and np.array_equal(rows[0], before[0])):
                 kept.append(fraction)
         return kept
@@ -150,20 +160,30 @@ class Probing:
         self.labels.setdefault((target, fraction), Labels(len(subset.rows), subset.participants))
         truth = self.scores.truth[target]
         reason = too_few(
-            train_segments=len(subset.rows), train_participants=subset.participants, test_segments=len(truth.label),
-            test_participants=len(np.unique(truth.participant)), min_train_segments=MIN_SEGMENTS, min_train_participants=1,
-        )  # fmt: skip
+            train_segments=len(subset.rows),
+            train_participants=subset.participants,
+            test_segments=len(truth.label),
+            test_participants=len(np.unique(truth.participant)),
+            min_train_segments=MIN_SEGMENTS,
+            min_train_participants=1,
+        )
         if reason:
             self.note(f"{target} at {percent(fraction)} of labels: {reason}")
             return None
         if subset.raised:
-            self.note(f"{percent(fraction)} of {subset.labelled} labels of {target} are fewer than {MIN_SEGMENTS}: {MIN_SEGMENTS} were used")
+            self.note(
+                f"{percent(fraction)} of {subset.labelled} labels of {target} are fewer than {MIN_SEGMENTS}: {MIN_SEGMENTS} were used"
+            )
         features = {one: x[subset.rows] for one, x in train.features.items()}
         return ProbeSplit(features, train.target[subset.rows], train.participant[subset.rows])
 
-    def _fit(self, name: str, seed: int, target: str, fraction: float, splits, others: Mapping[str, Regressor]) -> dict[str, np.ndarray]:
+    def _fit(
+        self, name: str, seed: int, target: str, fraction: float, splits, others: Mapping[str, Regressor]
+    ) -> dict[str, np.ndarray]:
         if len(splits[1].target) < MIN_VALIDATION_SEGMENTS:
-            self.note(f"{len(splits[1].target)} validation labels of {target} are too few: strength by cross-validation on train labels")
+            self.note(
+                f"{len(splits[1].target)} validation labels of {target} are too few: strength by cross-validation on train labels"
+            )
         regressors = {one: (name, regressor) for one, regressor in others.items()}
         fitted = fit_probes(*splits, seed=seed, others=regressors)
         return {one: own.prediction for one, own in fitted.items()}

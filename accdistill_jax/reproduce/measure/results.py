@@ -78,10 +78,13 @@ class Bench:
 
     def seeds(self, name: str, *, elsewhere: bool = False) -> list[int]:
         """The seeds with which a variant's job is done, and with `elsewhere` that on unseen stores too; [] where it failed or was
-        not asked for."""
+        not asked for.
+        """
         if name not in self.plan.variants:
             return []
-        done = [job.order["seed"] for job in self.jobs(name, elsewhere=elsewhere) if self.outcomes[job.name].status in DONE]
+        done = [
+            job.order["seed"] for job in self.jobs(name, elsewhere=elsewhere) if self.outcomes[job.name].status in DONE
+        ]
         return done if not elsewhere else [seed for seed in self.seeds(name) if seed in done]
 
     def folder(self, name: str, seed: int) -> Path:

@@ -62,14 +62,18 @@ def retrieval(bench: Bench, experiment: Experiment) -> Part:
         text = _words(bench, found)
         beyond = [count(size) for size in POOLS if size != "all" and size > total]
         if beyond:
-            notes.append(f"The test split has {count(total)} minutes of {people} people: pools of {wording.listed(beyond)} cannot be drawn from it.")
+            notes.append(
+                f"The test split has {count(total)} minutes of {people} people: pools of {wording.listed(beyond)} cannot be drawn from it."
+            )
         notes += _protocol(bench)
         shown = (_picture(bench, found),)
         for name, own in found.items():
             numbers |= _numbers(f"{experiment.id}/{name}", own)
     else:
         text = ["Nothing was retrieved: no encoder has both projections, or there are fewer than two test minutes."]
-    section = Section(experiment.id, experiment.title, tuple(text), tuple(t for t in tables if t.rows), shown, tuple(notes))
+    section = Section(
+        experiment.id, experiment.title, tuple(text), tuple(t for t in tables if t.rows), shown, tuple(notes)
+    )
     return Part(section, numbers, (_claim(bench, found),))
 
 
@@ -80,24 +84,60 @@ def _pools_table(bench: Bench, found: dict[str, Found], way: str) -> Table:
             top1, mean = own.over_seeds(way, one.pool_size)
             all_of = " (all)" if one.pool_size == len(own.first_ranks[way]) else ""
             drawn = [f"{percent(one.top[k].mean)} ± {100 * one.top[k].std:.2g}" for k in (1, 3, 5)]
-            rows.append((
-                bench.variant(name).title, count(one.pool_size) + all_of, *drawn, ranged_share(one.top1),
-                *(f"{decimal(rank.mean)} ± {decimal(rank.std)}" for rank in (one.mean_rank, one.median_rank)),
-                spread_share(top1), spread(mean), f"{percent(one.chance_top[1])}, rank {decimal(one.chance_rank, 1)}",
-            ))  # fmt: skip
-    columns = ("encoder", "candidates", "top-1", "top-3", "top-5", "top-1, interval over people", "mean rank", "median rank",
-               "top-1 over seeds", "mean rank over seeds", "guessing: top-1, mean rank")  # fmt: skip
+            rows.append(
+                (
+                    bench.variant(name).title,
+                    count(one.pool_size) + all_of,
+                    *drawn,
+                    ranged_share(one.top1),
+                    *(f"{decimal(rank.mean)} ± {decimal(rank.std)}" for rank in (one.mean_rank, one.median_rank)),
+                    spread_share(top1),
+                    spread(mean),
+                    f"{percent(one.chance_top[1])}, rank {decimal(one.chance_rank, 1)}",
+                )
+            )
+    columns = (
+        "encoder",
+        "candidates",
+        "top-1",
+        "top-3",
+        "top-5",
+        "top-1, interval over people",
+        "mean rank",
+        "median rank",
+        "top-1 over seeds",
+        "mean rank over seeds",
+        "guessing: top-1, mean rank",
+    )
     return Table(f"{WAYS[way]} (± over draws of the pool, first training seed)", columns, tuple(rows))
 
 
 def _within_table(bench: Bench, found: dict[str, Found]) -> Table:
     rows = [
-        (bench.variant(name).title, WAYS[one.direction], count(one.queries), decimal(one.mean_pool_size, 1),
-         ranged_share(one.top1), percent(one.chance_top1), ranged(one.relative_rank, 3))
-        for name, own in found.items() for one in next(iter(own.within.values()))
-    ]  # fmt: skip
-    columns = ("encoder", "direction", "queries", "candidates", "top-1", "guessing", "relative rank (0 best, 0.5 guessing)")
-    return Table("The hard case: all candidates are minutes of the same person (first training seed)", columns, tuple(rows))
+        (
+            bench.variant(name).title,
+            WAYS[one.direction],
+            count(one.queries),
+            decimal(one.mean_pool_size, 1),
+            ranged_share(one.top1),
+            percent(one.chance_top1),
+            ranged(one.relative_rank, 3),
+        )
+        for name, own in found.items()
+        for one in next(iter(own.within.values()))
+    ]
+    columns = (
+        "encoder",
+        "direction",
+        "queries",
+        "candidates",
+        "top-1",
+        "guessing",
+        "relative rank (0 best, 0.5 guessing)",
+    )
+    return Table(
+        "The hard case: all candidates are minutes of the same person (first training seed)", columns, tuple(rows)
+    )
 
 
 def _pairs_table(bench: Bench, found: dict[str, Found]) -> Table:
@@ -110,13 +150,20 @@ def _pairs_table(bench: Bench, found: dict[str, Found]) -> Table:
             continue
         cells = []
         for way in WAYS:
-            ours, theirs = (np.mean([first_places(one.ranks[seed][way], size) for seed in seeds], 0) for one in (own, found[STUDENT]))
+            ours, theirs = (
+                np.mean([first_places(one.ranks[seed][way], size) for seed in seeds], 0)
+                for one in (own, found[STUDENT])
+            )
             gap = top1_difference(ours, theirs, people)
             cells.append(signed(points(gap), 1))
         rows.append((bench.variant(name).title, wording.listed([str(seed) for seed in seeds]), *cells))
     columns = ("encoder", "training seeds", *(f"{words}, points" for words in WAYS.values()))
-    return Table(f"Top-1 among {count(size)} less that of the {bench.variant(STUDENT).title if size else ''}, in pairs on the same queries "
-                 "[95 % interval over test participants]", columns, tuple(rows))  # fmt: skip
+    return Table(
+        f"Top-1 among {count(size)} less that of the {bench.variant(STUDENT).title if size else ''}, in pairs on the same queries "
+        "[95 % interval over test participants]",
+        columns,
+        tuple(rows),
+    )
 
 
 def _claim_size(own: Found) -> int:
@@ -130,13 +177,17 @@ def _words(bench: Bench, found: dict[str, Found]) -> list[str]:
         size = _claim_size(own)
         one = own.result(ACCEL_TO_PPG, size)
         top1, mean = own.over_seeds(ACCEL_TO_PPG, size)
-        said = (f"**{bench.variant(name).title}**: among {count(size)} minutes of unseen people the PPG of the same minute comes "
-                f"first in {spread_share(top1)} of queries, its mean rank is {spread(mean)} ")  # fmt: skip
+        said = (
+            f"**{bench.variant(name).title}**: among {count(size)} minutes of unseen people the PPG of the same minute comes "
+            f"first in {spread_share(top1)} of queries, its mean rank is {spread(mean)} "
+        )
         said += f"(guessing: {percent(one.chance_top[1])}, {decimal(one.chance_rank, 1)})"
         within = own.within_one(ACCEL_TO_PPG)
         if within:
-            said += (f"; among the {decimal(within[0].mean_pool_size, 0)} minutes of one person in "
-                     f"{spread_share([one.top1.value for one in within])} (guessing {percent(within[0].chance_top1)})")  # fmt: skip
+            said += (
+                f"; among the {decimal(within[0].mean_pool_size, 0)} minutes of one person in "
+                f"{spread_share([one.top1.value for one in within])} (guessing {percent(within[0].chance_top1)})"
+            )
         paragraphs.append(said + ".")
     return paragraphs
 
@@ -154,9 +205,14 @@ def _protocol(bench: Bench) -> list[str]:
 def _picture(bench: Bench, found: dict[str, Found]) -> Picture:
     first = {name: own.first_ranks[ACCEL_TO_PPG] for name, own in found.items()}
     titles = {name: bench.variant(name).title for name in found}
-    drawn = {name: [(r.pool_size, r.top[1].mean) for r in own.results if r.direction == ACCEL_TO_PPG] for name, own in found.items()}
-    caption = ("Acceleration finds PPG: share of first places by the number of candidates (lines: exactly from the ranks among all; "
-               "marks: drawn pools) and ranks among all test minutes, first training seed.")  # fmt: skip
+    drawn = {
+        name: [(r.pool_size, r.top[1].mean) for r in own.results if r.direction == ACCEL_TO_PPG]
+        for name, own in found.items()
+    }
+    caption = (
+        "Acceleration finds PPG: share of first places by the number of candidates (lines: exactly from the ranks among all; "
+        "marks: drawn pools) and ranks among all test minutes, first training seed."
+    )
     return Picture("retrieval-pools", caption, pictures.pools(first, titles, drawn))
 
 
@@ -182,12 +238,18 @@ def _claim(bench: Bench, found: dict[str, Found]) -> Claim:
     paper = "top-1 99.2 %, mean rank 1.02 (pool size not stated), std over 100 bootstrap draws"
     one = found[STUDENT].result(ACCEL_TO_PPG, CLAIMED_POOL) if STUDENT in found else None
     if one is None:
-        why = "the student has no result" if STUDENT not in found else f"the test split has fewer than {count(CLAIMED_POOL)} minutes"
+        why = (
+            "the student has no result"
+            if STUDENT not in found
+            else f"the test split has fewer than {count(CLAIMED_POOL)} minutes"
+        )
         return Claim(claim, paper, "P", "", "not measured", f"Not judged: {why}.")
     top1, mean = found[STUDENT].over_seeds(ACCEL_TO_PPG, CLAIMED_POOL)
     value = over_seeds(top1)[0]
-    measured = (f"top-1 {spread_share(top1)}, mean rank {spread(mean)} in a pool of {count(CLAIMED_POOL)} "
-                f"(std over {one.draws} draws {100 * one.top[1].std:.2g} %)")  # fmt: skip
+    measured = (
+        f"top-1 {spread_share(top1)}, mean rank {spread(mean)} in a pool of {count(CLAIMED_POOL)} "
+        f"(std over {one.draws} draws {100 * one.top[1].std:.2g} %)"
+    )
     for name in BETTER:
         if name in found:
             own = found[name].over_seeds(ACCEL_TO_PPG, CLAIMED_POOL)
@@ -213,7 +275,9 @@ def failures(bench: Bench, experiment: Experiment) -> Part:
     first = by_seed[0]
     text = [f"{capital(bench.variant(name).title)}, acceleration finds PPG. {' '.join(explain(first))}"]
     if len(by_seed) > 1:
-        text.append(f"Over {len(by_seed)} training seeds {spread_share([one.rate.value for one in by_seed])} of queries fail.")
+        text.append(
+            f"Over {len(by_seed)} training seeds {spread_share([one.rate.value for one in by_seed])} of queries fail."
+        )
     text.append("AUC: probability that a failure has more of it than a success, 0.5 where it says nothing.")
     figure = retrieval_failures_figure(first)
     caption = "Share of queries that fail by motion, PPG quality and heart rate (fifths of the minutes), and what wins instead."
@@ -228,26 +292,51 @@ def _failure_tables(both: Mapping[str, Failures]) -> tuple[Table, ...]:
     for way, found in both.items():
         for quantity, one in found.contrasts.items():
             words, _, _, scale, unit = QUANTITIES[quantity]
-            medians = [decimal(v * scale) if v is not None else wording.NONE for v in (one.median_failed, one.median_succeeded)]
-            contrasts.append((f"{words} ({unit})", WAYS[way], *medians, ranged(scaled(one.difference, scale)), decimal(one.auc)))
-        winners.append((
-            WAYS[way], f"{count(found.failures)} of {count(found.queries)}", ranged_share(found.rate),
-            ranged_share(found.same_participant), percent(found.chance_same_participant), ranged_share(found.near),
-            percent(found.chance_near), decimal(found.winner_difference_bpm, 1),
-        ))  # fmt: skip
+            medians = [
+                decimal(v * scale) if v is not None else wording.NONE for v in (one.median_failed, one.median_succeeded)
+            ]
+            contrasts.append(
+                (f"{words} ({unit})", WAYS[way], *medians, ranged(scaled(one.difference, scale)), decimal(one.auc))
+            )
+        winners.append(
+            (
+                WAYS[way],
+                f"{count(found.failures)} of {count(found.queries)}",
+                ranged_share(found.rate),
+                ranged_share(found.same_participant),
+                percent(found.chance_same_participant),
+                ranged_share(found.near),
+                percent(found.chance_near),
+                decimal(found.winner_difference_bpm, 1),
+            )
+        )
     for quantity, own in both[ACCEL_TO_PPG].hazards.items():
         words, _, _, scale, unit = QUANTITIES[quantity]
         for one in own:
             between = f"{decimal(one.low * scale)} to {decimal(one.high * scale)} {unit}"
             bins.append((f"{words}, {between}", count(one.queries), count(one.failures), ranged_share(one.share)))
     tables = (
-        Table("What wins instead of the right minute",
-              ("direction", "failures", "of queries", "winner of the same person", "any wrong minute", f"winner within {both[ACCEL_TO_PPG].near_bpm:g} bpm",
-               "any wrong minute", "median difference of heart rates, bpm"), tuple(winners)),
-        Table("Failures against successes", ("quantity", "direction", "median of failures", "of successes",
-              "difference of means", "AUC"), tuple(contrasts)),
+        Table(
+            "What wins instead of the right minute",
+            (
+                "direction",
+                "failures",
+                "of queries",
+                "winner of the same person",
+                "any wrong minute",
+                f"winner within {both[ACCEL_TO_PPG].near_bpm:g} bpm",
+                "any wrong minute",
+                "median difference of heart rates, bpm",
+            ),
+            tuple(winners),
+        ),
+        Table(
+            "Failures against successes",
+            ("quantity", "direction", "median of failures", "of successes", "difference of means", "AUC"),
+            tuple(contrasts),
+        ),
         Table("Acceleration finds PPG: failures by range", ("range", "queries", "failures", "share"), tuple(bins)),
-    )  # fmt: skip
+    )
     return tuple(table for table in tables if table.rows)
 
 
@@ -260,5 +349,7 @@ def _failure_numbers(prefix: str, by_seed: Sequence[Failures]) -> dict[str, Numb
         numbers[f"{prefix}/winner-{what.replace('_', '-')}"] = wording.number(values, estimate=found[0], share=True)
     for quantity in first.contrasts:
         values = [one.contrasts[quantity].auc for one in by_seed]
-        numbers[f"{prefix}/auc-{QUANTITIES[quantity][0].lower().replace(' ', '-')}"] = wording.number(values, share=True)
+        numbers[f"{prefix}/auc-{QUANTITIES[quantity][0].lower().replace(' ', '-')}"] = wording.number(
+            values, share=True
+        )
     return numbers

@@ -121,9 +121,15 @@ def failures_of(bench: Bench, name: str, seed: int, way: str = ACCEL_TO_PPG) -> 
     query, gallery = bench.pair(name, seed) if way == ACCEL_TO_PPG else bench.pair(name, seed)[::-1]
     with threadpool_limits(1 if len(query) < _MANY else None):
         return retrieval_failures(
-            query, gallery, columns.participant, hr_bpm=columns.labels[HEART_RATE], motion_g=columns.motion_g,
-            ppg_quality=columns.ppg_quality, encoder=name, direction=way,
-        )  # fmt: skip
+            query,
+            gallery,
+            columns.participant,
+            hr_bpm=columns.labels[HEART_RATE],
+            motion_g=columns.motion_g,
+            ppg_quality=columns.ppg_quality,
+            encoder=name,
+            direction=way,
+        )
 
 
 def explain(found: Failures) -> list[str]:
@@ -133,9 +139,13 @@ def explain(found: Failures) -> list[str]:
     said = [f"Among all {count(found.queries)} minutes {percent(found.rate.value)} of queries fail."]
     winners = []
     if found.same_participant is not None:
-        winners.append(f"of the same person in {percent(found.same_participant.value)} (any wrong minute: {percent(found.chance_same_participant)})")
+        winners.append(
+            f"of the same person in {percent(found.same_participant.value)} (any wrong minute: {percent(found.chance_same_participant)})"
+        )
     if found.near is not None:
-        winners.append(f"of a heart rate within {found.near_bpm:g} bpm in {percent(found.near.value)} (any: {percent(found.chance_near)})")
+        winners.append(
+            f"of a heart rate within {found.near_bpm:g} bpm in {percent(found.near.value)} (any: {percent(found.chance_near)})"
+        )
     if winners:
         said.append(f"The minute that wins instead is {listed(winners)}.")
     silent = []
@@ -148,7 +158,11 @@ def explain(found: Failures) -> list[str]:
             silent.append(words)
             continue
         medians = f"{decimal(one.median_failed * scale, 2)} against {decimal(one.median_succeeded * scale, 2)} {unit}"
-        said.append(f"Failures have {more if one.difference.value > 0 else less} (median {medians}, AUC {decimal(one.auc)}).")
+        said.append(
+            f"Failures have {more if one.difference.value > 0 else less} (median {medians}, AUC {decimal(one.auc)})."
+        )
     if silent:
-        said.append(f"By {listed(silent)} failures do not differ from successes as far as the interval over people tells.")
+        said.append(
+            f"By {listed(silent)} failures do not differ from successes as far as the interval over people tells."
+        )
     return said

@@ -64,13 +64,22 @@ def teachers(bench: Bench, experiment: Experiment) -> Part:
     students = [name for name in found.rows if name not in own]
     taught_by = {name: found.rows.get(bench.variant(name).teacher) for name in students}
     more = {
-        "its teacher's HR error, bpm": {n: ranged(t.errors[HR].estimate) for n, t in taught_by.items() if t and HR in t.errors}
+        "its teacher's HR error, bpm": {
+            n: ranged(t.errors[HR].estimate) for n, t in taught_by.items() if t and HR in t.errors
+        }
     }
     tables = [
         sweep_table(found, f"The teachers themselves, from the PPG. {CAPTION}", own, compared=False),
-        sweep_table(found, f"Their students, from acceleration, and (trained for the full duration) a baseline without a teacher. {CAPTION}", students, more=more),
+        sweep_table(
+            found,
+            f"Their students, from acceleration, and (trained for the full duration) a baseline without a teacher. {CAPTION}",
+            students,
+            more=more,
+        ),
     ]
-    return _part(experiment, found, tables=tables, shown=students, claims=(_generality(bench, experiment, found, students),))
+    return _part(
+        experiment, found, tables=tables, shown=students, claims=(_generality(bench, experiment, found, students),)
+    )
 
 
 def sizes(bench: Bench, experiment: Experiment) -> Part:
@@ -85,7 +94,9 @@ def sizes(bench: Bench, experiment: Experiment) -> Part:
         "multiply-accumulates per minute": {n: count(own["multiply_accumulates"]) for n, own in facts.items() if own},
         "latency, ms": {name: _quartiles(own) for name, own in latencies(bench, list(found.rows)).items()},
     }
-    errors = {t: {name: row.errors[t] for name, row in found.rows.items() if t in row.errors} for t in found.scores.truth}
+    errors = {
+        t: {name: row.errors[t] for name, row in found.rows.items() if t in row.errors} for t in found.scores.truth
+    }
     titles = {name: row.title for name, row in found.rows.items()}
     lines = [name for name in (v.MAE_TEACHER, "accel-mae") if name in found.rows]
     figure = by_parameters(errors, parameters, titles, lines) if parameters and errors else None
@@ -139,7 +150,12 @@ def _bits(bench: Bench, name: str) -> float:
     """Data rate of a sensor's signal in bits a second; the full one has 16 bits, steps span ±8 g."""
     own = bench.variant(name).changes
     step, axes = own.get("inputs.accel.step", 0.0), own.get("inputs.accel.axes", 0) or 3
-    return bench.opened.stores[0].rate_hz * own.get("inputs.accel.rate_share", 1.0) * axes * (math.log2(RANGE_G / step) if step else 16)
+    return (
+        bench.opened.stores[0].rate_hz
+        * own.get("inputs.accel.rate_share", 1.0)
+        * axes
+        * (math.log2(RANGE_G / step) if step else 16)
+    )
 
 
 def _part(
@@ -193,28 +209,42 @@ def _panels(found: Sweep, series: Mapping[str, Sequence[str]], targets: Sequence
 
 def _extremes(found: Sweep) -> str:
     """Which variants stand out from the reference."""
-    groups = {word: [row for row in found.rows.values() if row.verdict == word] for word in ("lower", "higher", "not distinguishable")}
+    groups = {
+        word: [row for row in found.rows.values() if row.verdict == word]
+        for word in ("lower", "higher", "not distinguishable")
+    }
     if not any(groups.values()):
         return ""
-    parts = [f"HR error {word}: {_ratios(rows)}." for word, rows in groups.items() if rows and word != "not distinguishable"]
+    parts = [
+        f"HR error {word}: {_ratios(rows)}." for word, rows in groups.items() if rows and word != "not distinguishable"
+    ]
     if same := groups["not distinguishable"]:
         parts.append(f"Not distinguishable from the reference: {listed([row.title for row in same])}.")
     return " ".join(parts)
 
 
 def _ratios(rows: Sequence[Row]) -> str:
-    return listed([f"{row.title} ({decimal(row.ratio.value)})" for row in sorted(rows, key=lambda row: row.ratio.value)])
+    return listed(
+        [f"{row.title} ({decimal(row.ratio.value)})" for row in sorted(rows, key=lambda row: row.ratio.value)]
+    )
 
 
 def _regression(bench: Bench, found: Sweep) -> Claim:
     """Judges the claim that squared error in place of contrast does worse."""
-    claim, row = "Contrast beats regression (squared error) onto the teacher's embedding", found.rows.get("regression-mse")
+    claim, row = (
+        "Contrast beats regression (squared error) onto the teacher's embedding",
+        found.rows.get("regression-mse"),
+    )
     reference = found.rows.get(SHORT_ONE)
     if row is None or reference is None or row.ratio is None:
         return unmeasured(claim, NOT_IN_THE_PAPER, "regression with squared error, or its reference, has no result")
     measured = f"HR error of regression over that of contrast {ranged(row.ratio.estimate)}, {row.verdict}"
     better = [row.verdict == "higher"]
-    why = f"Regression's HR error is {row.verdict} than contrast's." if row.verdict != "not distinguishable" else "The HR errors are not distinguishable."
+    why = (
+        f"Regression's HR error is {row.verdict} than contrast's."
+        if row.verdict != "not distinguishable"
+        else "The HR errors are not distinguishable."
+    )
     if row.retrieval and reference.retrieval:
         theirs, ours = row.retrieval.top1, reference.retrieval.top1
         measured += f"; top-1 of {found.pool} {ranged_share(theirs)} against {ranged_share(ours)}"
@@ -254,7 +284,11 @@ def _kind(bench: Bench, name: str) -> str:
 
 def _with_teacher(bench: Bench, found: Sweep, name: str) -> str:
     teacher = found.rows.get(bench.variant(name).teacher)
-    own = f", whose teacher itself errs by {decimal(teacher.errors[HR].value)} bpm" if teacher and HR in teacher.errors else ""
+    own = (
+        f", whose teacher itself errs by {decimal(teacher.errors[HR].value)} bpm"
+        if teacher and HR in teacher.errors
+        else ""
+    )
     return found.rows[name].title + own
 
 
@@ -299,9 +333,14 @@ def _quartiles(values: np.ndarray) -> str:
 def _quantised(found: Sweep) -> str:
     """Effect of steps of 1/64 g here, in words."""
     parts = []
-    for name, words in (("applied-64th-g", "applied to such a signal, the full sensor's student"), ("trained-64th-g", "a student trained on it")):
+    for name, words in (
+        ("applied-64th-g", "applied to such a signal, the full sensor's student"),
+        ("trained-64th-g", "a student trained on it"),
+    ):
         row = found.rows.get(name)
         if row and row.ratio:
             top = f" and finds {ranged_share(row.retrieval.top1)} of the minutes first" if row.retrieval else ""
-            parts.append(f"{words} has {decimal(row.ratio.value)} times the HR error of the full sensor ({row.verdict}){top}")
+            parts.append(
+                f"{words} has {decimal(row.ratio.value)} times the HR error of the full sensor ({row.verdict}){top}"
+            )
     return f"Here, with steps of 1/64 g: {'; '.join(parts)}." if parts else ""

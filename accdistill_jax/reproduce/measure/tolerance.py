@@ -15,7 +15,10 @@ import numpy as np
 from accdistill_jax.reproduce.report.document import Number
 
 SIGMAS = 4.0
-LEAST, LEAST_SHARE = 0.02, 0.01  # relative, and of shares and areas under curves absolute, where the spread over seeds is known
+LEAST, LEAST_SHARE = (
+    0.02,
+    0.01,
+)  # relative, and of shares and areas under curves absolute, where the spread over seeds is known
 ALONE, ALONE_SHARE = 0.15, 0.06  # where it is not
 _FREEDOM = 4  # degrees of it, from which on a pooled spread counts as known
 

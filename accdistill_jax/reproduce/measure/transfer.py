@@ -41,10 +41,13 @@ STUDENT = "student"
 ZERO, ALL = "0", "all"
 SENSOR_PEOPLE, STORE_PEOPLE = (2, 5, 10), (1, 2, 5)
 REPEATS = 20  # choices of the labelled people
-E4, E4_NOTE = "Empatica E4", (
-    "An Empatica E4 quantises acceleration at 1/64 g (15.6 mg), coarser than a ballistocardiogram at the wrist (some mg): what is read "
-    "from it at rest comes from larger movements, posture and breathing rather than from single beats."
-)  # fmt: skip
+E4, E4_NOTE = (
+    "Empatica E4",
+    (
+        "An Empatica E4 quantises acceleration at 1/64 g (15.6 mg), coarser than a ballistocardiogram at the wrist (some mg): what is read "
+        "from it at rest comes from larger movements, posture and breathing rather than from single beats."
+    ),
+)
 CARRIED = 1.1  # of the error with all labels: below it a probe has carried over
 BEYOND = 99  # percentile of the training rates above which a rate counts as beyond them
 
@@ -101,9 +104,15 @@ def transfer(bench: Bench, experiment: Experiment) -> Part:
         "device's noise, place or strap.",
     ]
     section = Section(
-        experiment.id, experiment.title, tuple(text), (_table("Mean absolute error by number of labelled people of the sensor", found, titles, columns),) if found else (),
-        _pictures(experiment.id, "Error of the student on another sensor", found, titles, columns), tuple(notes),
-    )  # fmt: skip
+        experiment.id,
+        experiment.title,
+        tuple(text),
+        (_table("Mean absolute error by number of labelled people of the sensor", found, titles, columns),)
+        if found
+        else (),
+        _pictures(experiment.id, "Error of the student on another sensor", found, titles, columns),
+        tuple(notes),
+    )
     return Part(section, _numbers(experiment.id, found))
 
 
@@ -150,9 +159,14 @@ def _store(bench: Bench, prefix: str, store: str, seeds: Mapping[str, Sequence[i
         retrieved, first_numbers = _retrieval(bench, prefix, store, seeds)
     for target, own in found.items():
         if missing := [column for column in columns if column not in own[MEAN].errors]:
-            notes.append(f"{store}, {WORDS[target][0]}: too few people with labels to fit on {wording.listed(missing)} of them.")
-    tables = [_table(f"{store}: mean absolute error by number of labelled people of the store", found, titles, columns),
-              _against(store, tests, titles), retrieved]  # fmt: skip
+            notes.append(
+                f"{store}, {WORDS[target][0]}: too few people with labels to fit on {wording.listed(missing)} of them."
+            )
+    tables = [
+        _table(f"{store}: mean absolute error by number of labelled people of the store", found, titles, columns),
+        _against(store, tests, titles),
+        retrieved,
+    ]
     text = [_store_words(store, target, found[target], tests[target], titles) for target in found]
     text = text or [f"{store}: no target has enough labels."]
     shown = _pictures(f"unseen-{_slug(store)}", f"Errors in {store}", found, titles, columns)
@@ -162,11 +176,15 @@ def _store(bench: Bench, prefix: str, store: str, seeds: Mapping[str, Sequence[i
 
 def _split(own: Mapping[str, Mapping[str, SplitEmbeddings]], split: str, target: str) -> ProbeSplit:
     first = next(iter(own.values()))[split]
-    return ProbeSplit({name: splits[split].embedding for name, splits in own.items()}, first.labels[target], first.participant)
+    return ProbeSplit(
+        {name: splits[split].embedding for name, splits in own.items()}, first.labels[target], first.participant
+    )
 
 
 def _errors(result: TargetResult, column: str) -> dict[str, Measured]:
-    return {name: Measured({column: probe.mae}, {}) for name, probe in result.probes.items() if probe.strength is not None}
+    return {
+        name: Measured({column: probe.mae}, {}) for name, probe in result.probes.items() if probe.strength is not None
+    }
 
 
 def _add_few(found: dict[str, Measured], labelled: ProbeSplit, test: ProbeSplit, counts: Sequence[int]) -> None:
@@ -179,7 +197,9 @@ def _add_few(found: dict[str, Measured], labelled: ProbeSplit, test: ProbeSplit,
 
 def _sensor_title(bench: Bench, name: str) -> str:
     variant = bench.variant(name)
-    return f"student of the full sensor, {variant.title.split(':')[0]}" if variant.of else f"{variant.title}, full sensor"
+    return (
+        f"student of the full sensor, {variant.title.split(':')[0]}" if variant.of else f"{variant.title}, full sensor"
+    )
 
 
 def _table(caption: str, found: Found, titles: Mapping[str, str], columns: Sequence[str]) -> Table:
@@ -192,20 +212,33 @@ def _table(caption: str, found: Found, titles: Mapping[str, str], columns: Seque
                 cell = ranged(one.errors.get(column))
                 cells.append(cell + (f" ± {decimal(one.std[column])}" if column in one.std else ""))
             rows.append((f"{words} ({unit}), {titles[name]}", *cells))
-    heads = tuple("all people" if c == ALL else "no people" if c == ZERO else f"{c} {'person' if c == '1' else 'people'}" for c in columns)
-    return Table(f"{caption} [95 % interval over test people] ± over the choice of people", ("target, encoder", *heads), tuple(rows))
+    heads = tuple(
+        "all people" if c == ALL else "no people" if c == ZERO else f"{c} {'person' if c == '1' else 'people'}"
+        for c in columns
+    )
+    return Table(
+        f"{caption} [95 % interval over test people] ± over the choice of people",
+        ("target, encoder", *heads),
+        tuple(rows),
+    )
 
 
-def _pictures(name: str, caption: str, found: Found, titles: Mapping[str, str], columns: Sequence[str]) -> tuple[Picture, ...]:
+def _pictures(
+    name: str, caption: str, found: Found, titles: Mapping[str, str], columns: Sequence[str]
+) -> tuple[Picture, ...]:
     if not found:
         return ()
-    lines = {target: [pictures.Line(n, titles[n], one.errors) for n, one in own.items()] for target, own in found.items()}
+    lines = {
+        target: [pictures.Line(n, titles[n], one.errors) for n, one in own.items()] for target, own in found.items()
+    }
     label = "people with labels (0: probe from training)"
     caption += " by number of labelled people the probe was fitted on; bars: 95 % intervals over test people."
     return (Picture(f"{name}-people", caption, pictures.by_people(lines, columns, label)),)
 
 
-def _numbers(prefix: str, found: Found, by_seed: Mapping[tuple[str, str], Sequence[float]] | None = None) -> dict[str, Number]:
+def _numbers(
+    prefix: str, found: Found, by_seed: Mapping[tuple[str, str], Sequence[float]] | None = None
+) -> dict[str, Number]:
     numbers = {}
     for target, own in found.items():
         for name, one in own.items():
@@ -220,7 +253,9 @@ def _numbers(prefix: str, found: Found, by_seed: Mapping[tuple[str, str], Sequen
 def _transfer_words(target: str, own: Mapping[str, Measured], sensors: Sequence[str], titles: Mapping[str, str]) -> str:
     words, unit = WORDS[target]
     full, mean = own[STUDENT].errors[ALL].value, own[MEAN].errors[ALL].value
-    said = [f"**{words}**: on the full sensor the student errs by {decimal(full)} {unit} (mean of the labels {decimal(mean)})."]
+    said = [
+        f"**{words}**: on the full sensor the student errs by {decimal(full)} {unit} (mean of the labels {decimal(mean)})."
+    ]
     for name in sensors:
         errors = own[name].errors
         few = max((c for c in errors if c not in (ZERO, ALL)), key=int, default=None)
@@ -228,16 +263,22 @@ def _transfer_words(target: str, own: Mapping[str, Measured], sensors: Sequence[
         zero = errors[ZERO].value
         carried = zero < CARRIED * errors[ALL].value
         verdict = "it does not carry over" if zero >= mean else f"it carries over{'' if carried else ' in part'}"
-        said.append(f"{capital(titles[name])}: with the probe as it is {decimal(zero)}{also}, on all {decimal(errors[ALL].value)}; {verdict}.")
+        said.append(
+            f"{capital(titles[name])}: with the probe as it is {decimal(zero)}{also}, on all {decimal(errors[ALL].value)}; {verdict}."
+        )
     return " ".join(said)
 
 
-def _store_words(store: str, target: str, own: Mapping[str, Measured], result: TargetResult, titles: Mapping[str, str]) -> str:
+def _store_words(
+    store: str, target: str, own: Mapping[str, Measured], result: TargetResult, titles: Mapping[str, str]
+) -> str:
     words, unit = WORDS[target]
     zero = {name: one.errors[ZERO].value for name, one in own.items()}
     best = min((name for name in zero if name != MEAN), key=zero.get)
-    said = (f"**{store}, {words}**: with probes from the training stores {titles[best]} errs least, {decimal(zero[best])} {unit}; "
-            f"the mean of the training labels {decimal(zero[MEAN])}.")  # fmt: skip
+    said = (
+        f"**{store}, {words}**: with probes from the training stores {titles[best]} errs least, {decimal(zero[best])} {unit}; "
+        f"the mean of the training labels {decimal(zero[MEAN])}."
+    )
     against = result.difference(STUDENT, MEAN)
     if against:
         said += f" The student ({decimal(zero[STUDENT])}) is {_OUTCOMES[against.outcome]} that mean."
@@ -247,21 +288,42 @@ def _store_words(store: str, target: str, own: Mapping[str, Measured], result: T
         after = {name: one.errors[most].value for name, one in own.items() if most in one.errors}
         best = min((name for name in after if name != MEAN), key=after.get)
         student = f"the student to {decimal(after[STUDENT])}, " if STUDENT in after and best != STUDENT else ""
-        said += (f" With labels of {most} {'person' if most == '1' else 'people'} of the store {titles[best]} comes to {decimal(after[best])}, "
-                 f"{student}the mean of the same labels to {decimal(after[MEAN])}.")  # fmt: skip
+        said += (
+            f" With labels of {most} {'person' if most == '1' else 'people'} of the store {titles[best]} comes to {decimal(after[best])}, "
+            f"{student}the mean of the same labels to {decimal(after[MEAN])}."
+        )
     return said
 
 
-_OUTCOMES = {"better": "better than", "worse": "worse than", "same": "not distinguishable from", "unknown": "not comparable with"}
+_OUTCOMES = {
+    "better": "better than",
+    "worse": "worse than",
+    "same": "not distinguishable from",
+    "unknown": "not comparable with",
+}
 
 
 def _against(store: str, tests: Mapping[str, TargetResult], titles: Mapping[str, str]) -> Table:
-    rows = [(f"{WORDS[target][0]} ({WORDS[target][1]}), {titles[d.reference]}", signed(d.difference), ranged(d.ratio), d.outcome)
-            for target, result in tests.items() for d in result.differences]  # fmt: skip
-    return Table(f"{store}: the student's error less that of another, probes from the training stores", ("target, encoder", "difference", "ratio", "student is"), tuple(rows))
+    rows = [
+        (
+            f"{WORDS[target][0]} ({WORDS[target][1]}), {titles[d.reference]}",
+            signed(d.difference),
+            ranged(d.ratio),
+            d.outcome,
+        )
+        for target, result in tests.items()
+        for d in result.differences
+    ]
+    return Table(
+        f"{store}: the student's error less that of another, probes from the training stores",
+        ("target, encoder", "difference", "ratio", "student is"),
+        tuple(rows),
+    )
 
 
-def _retrieval(bench: Bench, prefix: str, store: str, seeds: Mapping[str, Sequence[int]]) -> tuple[Table, dict[str, Number]]:
+def _retrieval(
+    bench: Bench, prefix: str, store: str, seeds: Mapping[str, Sequence[int]]
+) -> tuple[Table, dict[str, Number]]:
     split, rows, numbers = f"unseen-{store}", [], {}
     total = len(bench.columns(split).participant)
     for name, own in seeds.items():
@@ -273,8 +335,16 @@ def _retrieval(bench: Bench, prefix: str, store: str, seeds: Mapping[str, Sequen
             top1, _ = found.over_seeds(ACCEL_TO_PPG, one.pool_size)
             size = "all" if one.pool_size == total else one.pool_size
             numbers[f"{prefix}/{name}/retrieval/{size}/top-1"] = wording.number(top1, estimate=one.top1, share=True)
-            rows.append((bench.variant(name).title, count(one.pool_size), ranged_share(one.top1), spread_share(top1),
-                         decimal(one.mean_rank.mean, 1), f"{percent(one.chance_top[1])}, rank {decimal(one.chance_rank, 1)}"))  # fmt: skip
+            rows.append(
+                (
+                    bench.variant(name).title,
+                    count(one.pool_size),
+                    ranged_share(one.top1),
+                    spread_share(top1),
+                    decimal(one.mean_rank.mean, 1),
+                    f"{percent(one.chance_top[1])}, rank {decimal(one.chance_rank, 1)}",
+                )
+            )
     columns = ("encoder", "candidates", "top-1", "over seeds", "mean rank", "guessing")
     return Table(f"{store}: {WAYS[ACCEL_TO_PPG][0].lower()}{WAYS[ACCEL_TO_PPG][1:]}", columns, tuple(rows)), numbers
 
@@ -282,15 +352,23 @@ def _retrieval(bench: Bench, prefix: str, store: str, seeds: Mapping[str, Sequen
 def _store_notes(bench: Bench, store: str) -> list[str]:
     columns, notes = bench.columns(f"unseen-{store}"), []
     people = len(np.unique(columns.participant))
-    devices = {str(d) for own in (*bench.opened.stores, bench.opened.unseen[store]) for d in np.unique(own.segments["device"].astype(str))}
+    devices = {
+        str(d)
+        for own in (*bench.opened.stores, bench.opened.unseen[store])
+        for d in np.unique(own.segments["device"].astype(str))
+    }
     if E4 in devices:
         notes.append(E4_NOTE)
-    ours, theirs = (own[np.isfinite(own)] for own in (bench.columns("train").labels["hr_bpm"], columns.labels["hr_bpm"]))
+    ours, theirs = (
+        own[np.isfinite(own)] for own in (bench.columns("train").labels["hr_bpm"], columns.labels["hr_bpm"])
+    )
     if len(ours) and len(theirs):
         highest = float(np.percentile(ours, BEYOND))
-        notes.append(f"{store}: heart rates of {theirs.mean():.0f} ± {theirs.std():.0f} bpm (training {ours.mean():.0f} ± {ours.std():.0f}); "
-                     f"{percent(float(np.mean(theirs > highest)))} of its minutes lie above {highest:.0f} bpm, the {BEYOND}th percentile "
-                     "of training: a linear probe has to extrapolate there.")  # fmt: skip
+        notes.append(
+            f"{store}: heart rates of {theirs.mean():.0f} ± {theirs.std():.0f} bpm (training {ours.mean():.0f} ± {ours.std():.0f}); "
+            f"{percent(float(np.mean(theirs > highest)))} of its minutes lie above {highest:.0f} bpm, the {BEYOND}th percentile "
+            "of training: a linear probe has to extrapolate there."
+        )
     if people < FEW_PARTICIPANTS:
         notes.append(f"{store} has {people} people: the intervals are rough.")
     notes.append(

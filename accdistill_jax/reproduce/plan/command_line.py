@@ -75,23 +75,46 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--data", nargs="+", type=expanded, metavar="STORE",
+        "--data",
+        nargs="+",
+        type=expanded,
+        metavar="STORE",
         help=f"{SYNTHETIC}, or prepared stores to train and evaluate on (default {SYNTHETIC})",
-    )  # fmt: skip
-    parser.add_argument("--unseen", nargs="+", type=expanded, metavar="STORE", help="stores of other devices that are evaluated on alone")
+    )
+    parser.add_argument(
+        "--unseen",
+        nargs="+",
+        type=expanded,
+        metavar="STORE",
+        help="stores of other devices that are evaluated on alone",
+    )
     presets = "; ".join(f"{name}: {text}" for name, text in PRESETS.items())
     parser.add_argument("--preset", choices=PRESETS, help=f"{presets} (default cpu)")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="experiments, as --list names them; * and ? stand for others")
-    parser.add_argument("--seeds", type=_positive, metavar="N", help="training seeds of each run (default: the preset's)")
-    parser.add_argument("--out", type=path_argument, metavar="DIR", help="folder for everything (default runs/reproduce-PRESET)")
-    parser.add_argument("--list", action="store_true", help="print experiments and runs with their expected durations; run nothing")
     parser.add_argument(
-        "--check", type=path_argument, metavar="REPORT.json",
+        "--only", nargs="+", metavar="NAME", help="experiments, as --list names them; * and ? stand for others"
+    )
+    parser.add_argument(
+        "--seeds", type=_positive, metavar="N", help="training seeds of each run (default: the preset's)"
+    )
+    parser.add_argument(
+        "--out", type=path_argument, metavar="DIR", help="folder for everything (default runs/reproduce-PRESET)"
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="print experiments and runs with their expected durations; run nothing"
+    )
+    parser.add_argument(
+        "--check",
+        type=path_argument,
+        metavar="REPORT.json",
         help="do what made that report again and compare; what is not given here is taken from it (default folder "
         "runs/reproduce-PRESET-check)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--workers", type=_workers, default="auto", metavar="auto|N", help="runs at a time (default: one for each GPU; one on a CPU)"
+        "--workers",
+        type=_workers,
+        default="auto",
+        metavar="auto|N",
+        help="runs at a time (default: one for each GPU; one on a CPU)",
     )
     return parser
 
@@ -128,7 +151,9 @@ def parse(argv: Sequence[str], *, reference: Mapping[str, Any] | None = None) ->
         raise UserError(f"--data {' '.join(data)}: {SYNTHETIC} is not combined with stores")
     preset = given.preset or taken.get("preset", "cpu")
     if preset not in PRESETS:
-        raise UserError(f"{given.check} was made with preset {preset!r}; this version of the package has {', '.join(PRESETS)}")
+        raise UserError(
+            f"{given.check} was made with preset {preset!r}; this version of the package has {', '.join(PRESETS)}"
+        )
     return Wanted(
         preset=preset,
         stores=() if data == (SYNTHETIC,) else data,

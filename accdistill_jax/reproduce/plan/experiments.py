@@ -35,31 +35,72 @@ LEARNED_BASELINES = ("accel-mae", "accel-contrastive", "accel-contrastive-segmen
 PROBED = (v.MAE_TEACHER, *_names(v.MAIN))
 
 EXPERIMENTS = (
-    Experiment("label-fractions", "Heart rate and its variability by share of labels", (*PROBED, *_names(v.SUPERVISED)),
-               "label_fractions:label_fractions"),
-    Experiment("agreement", "Agreement with the reference", (v.MAE_TEACHER, "student", "accel-mae", "classical"),
-               "label_fractions:agreement"),
-    Experiment("retrieval", "Does acceleration find the PPG of the same minute?",
-               (v.MAE_TEACHER, "student", "student-best", "student-long", "student-small", "no-augmentation", "joint"),
-               "retrieval:retrieval"),
+    Experiment(
+        "label-fractions",
+        "Heart rate and its variability by share of labels",
+        (*PROBED, *_names(v.SUPERVISED)),
+        "label_fractions:label_fractions",
+    ),
+    Experiment(
+        "agreement",
+        "Agreement with the reference",
+        (v.MAE_TEACHER, "student", "accel-mae", "classical"),
+        "label_fractions:agreement",
+    ),
+    Experiment(
+        "retrieval",
+        "Does acceleration find the PPG of the same minute?",
+        (v.MAE_TEACHER, "student", "student-best", "student-long", "student-small", "no-augmentation", "joint"),
+        "retrieval:retrieval",
+    ),
     Experiment("failures", "What retrieval fails on", (v.MAE_TEACHER, "student"), "retrieval:failures"),
-    Experiment("participants", "Health targets of people",
-               (v.MAE_TEACHER, "student", "student-best", "accel-mae", "accel-contrastive", "untrained", "classical"),
-               "people:participants"),
-    Experiment("health", "Health of the embeddings",
-               (v.MAE_TEACHER, "student", "student-best", "joint", *LEARNED_BASELINES, "untrained"), "embedding_health:health"),
-    Experiment("objectives", "Contrast, regression, temperature, lambda", (v.REFERENCE.name, *_names(v.OBJECTIVES)),
-               "sweeps:objectives"),
-    Experiment("augmentations", "One augmentation at a time", (v.REFERENCE.name, *_names(v.AUGMENTED)),
-               "sweeps:augmentations"),
-    Experiment("teachers", "Other teachers, other students", (*_names(v.TEACHERS), v.REFERENCE.name, *_names(v.TAUGHT), "accel-mae"),
-               "sweeps:teachers"),
-    Experiment("sizes", "Smaller students", (v.MAE_TEACHER, "student", "student-small", "accel-mae", v.REFERENCE.name, *_names(v.SIZES)),
-               "sweeps:sizes"),
-    Experiment("sensors", "Lesser sensors", (v.MAE_TEACHER, "student", v.REFERENCE.name, *_names(v.LESSER)), "sweeps:sensors"),
-    Experiment("transfer", "From one sensor to another", ("student", "accel-mae", "applied-64th-g", "applied-25hz-64th-g"),
-               "transfer:transfer"),
-    Experiment("unseen", "Stores that nothing was trained on",
-               (v.MAE_TEACHER, "student", "accel-mae", "accel-contrastive", "untrained", "classical"),
-               "transfer:unseen", needs_unseen=True),
-)  # fmt: skip
+    Experiment(
+        "participants",
+        "Health targets of people",
+        (v.MAE_TEACHER, "student", "student-best", "accel-mae", "accel-contrastive", "untrained", "classical"),
+        "people:participants",
+    ),
+    Experiment(
+        "health",
+        "Health of the embeddings",
+        (v.MAE_TEACHER, "student", "student-best", "joint", *LEARNED_BASELINES, "untrained"),
+        "embedding_health:health",
+    ),
+    Experiment(
+        "objectives",
+        "Contrast, regression, temperature, lambda",
+        (v.REFERENCE.name, *_names(v.OBJECTIVES)),
+        "sweeps:objectives",
+    ),
+    Experiment(
+        "augmentations", "One augmentation at a time", (v.REFERENCE.name, *_names(v.AUGMENTED)), "sweeps:augmentations"
+    ),
+    Experiment(
+        "teachers",
+        "Other teachers, other students",
+        (*_names(v.TEACHERS), v.REFERENCE.name, *_names(v.TAUGHT), "accel-mae"),
+        "sweeps:teachers",
+    ),
+    Experiment(
+        "sizes",
+        "Smaller students",
+        (v.MAE_TEACHER, "student", "student-small", "accel-mae", v.REFERENCE.name, *_names(v.SIZES)),
+        "sweeps:sizes",
+    ),
+    Experiment(
+        "sensors", "Lesser sensors", (v.MAE_TEACHER, "student", v.REFERENCE.name, *_names(v.LESSER)), "sweeps:sensors"
+    ),
+    Experiment(
+        "transfer",
+        "From one sensor to another",
+        ("student", "accel-mae", "applied-64th-g", "applied-25hz-64th-g"),
+        "transfer:transfer",
+    ),
+    Experiment(
+        "unseen",
+        "Stores that nothing was trained on",
+        (v.MAE_TEACHER, "student", "accel-mae", "accel-contrastive", "untrained", "classical"),
+        "transfer:unseen",
+        needs_unseen=True,
+    ),
+)

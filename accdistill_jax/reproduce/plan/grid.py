@@ -90,13 +90,16 @@ def plan(
     known = {variant.name: variant for variant in all_variants(scale)}
     left = {name for name in known if any(fnmatch.fnmatchcase(name, pattern) for pattern in scale.leave_out)}
     experiments = [
-        experiment._replace(variants=tuple(name for name in experiment.variants if name not in left)) for experiment in experiments
+        experiment._replace(variants=tuple(name for name in experiment.variants if name not in left))
+        for experiment in experiments
     ]
     wanted = dict.fromkeys(name for experiment in experiments for name in experiment.variants)
     maker = _Maker(base, scale, count, known, stores=stores, data=data, usual=usual)
     for name in wanted:
         maker.add(known[name])
-    for name in dict.fromkeys(name for experiment in experiments if experiment.needs_unseen for name in experiment.variants):
+    for name in dict.fromkeys(
+        name for experiment in experiments if experiment.needs_unseen for name in experiment.variants
+    ):
         maker.add_elsewhere(known[name], unseen, fingerprints[len(stores) :])
     settings = {
         "preset": preset,
@@ -110,7 +113,8 @@ def plan(
         "config": plain(base),
     }
     experiments = [
-        experiment._replace(runs=maker.jobs_of(experiment.variants, elsewhere=experiment.needs_unseen)) for experiment in experiments
+        experiment._replace(runs=maker.jobs_of(experiment.variants, elsewhere=experiment.needs_unseen))
+        for experiment in experiments
     ]
     return Plan(list(maker.jobs.values()), experiments, settings, {n: known[n] for n in maker.variants}, base, count)
 
@@ -154,7 +158,11 @@ def choose(only: Sequence[str], *, synthetic: bool, unseen: bool) -> list[Experi
             raise UserError(f"--only {name}: there is no such experiment{hint} (--list names them)")
         if not any(fnmatch.fnmatchcase(experiment.id, name) for experiment in possible):
             raise UserError(f"--only {name}: needs {'--unseen STORE' if not unseen else 'synthetic data'}")
-    return [experiment for experiment in possible if not only or any(fnmatch.fnmatchcase(experiment.id, name) for name in only)]
+    return [
+        experiment
+        for experiment in possible
+        if not only or any(fnmatch.fnmatchcase(experiment.id, name) for name in only)
+    ]
 
 
 class _Maker:
@@ -221,15 +229,25 @@ class _Maker:
             job, name = self.jobs[trained], unseen_job(trained)
             teacher = job.order["teacher"]
             needs = (trained, teacher, unseen_job(teacher)) if teacher else (trained,)
-            order = job.order | {"of": trained, "compared": unseen_job(teacher) if teacher else "", "unseen": list(unseen)}
-            decisive = {"format": FORMAT, "unseen": list(fingerprints), "needs": [self.jobs[need].key for need in needs]}
+            order = job.order | {
+                "of": trained,
+                "compared": unseen_job(teacher) if teacher else "",
+                "unseen": list(unseen),
+            }
+            decisive = {
+                "format": FORMAT,
+                "unseen": list(fingerprints),
+                "needs": [self.jobs[need].key for need in needs],
+            }
             data = (DATA,) if DATA in self.jobs else ()
             self.jobs[name] = Job(name, _hash(decisive), order, (*data, *needs), self._scale.seconds["embed"])
 
     def jobs_of(self, names: Sequence[str], *, elsewhere: bool = False) -> tuple[str, ...]:
         """The jobs of some variants, all seeds; with those that embed unseen stores or without."""
         orders = {name: job.order for name, job in self.jobs.items() if name != DATA}
-        return tuple(job for job, order in orders.items() if order["variant"] in names and (elsewhere or not order["unseen"]))
+        return tuple(
+            job for job, order in orders.items() if order["variant"] in names and (elsewhere or not order["unseen"])
+        )
 
     def job_of(self, name: str, seed: int) -> str:
         """The job of a variant that another one with that seed builds on."""
@@ -244,7 +262,9 @@ class _Maker:
         else:
             changes["stages"] = ("student",)
             if variant.changes.get("student.objective", "distillation") == "distillation":
-                changes["teacher.cached_views"] = round(self._scale.views * (self._scale.short_share if variant.short else 1.0))
+                changes["teacher.cached_views"] = round(
+                    self._scale.views * (self._scale.short_share if variant.short else 1.0)
+                )
             share = self._share(variant)
             if share != 1.0:
                 changes["student.train.duration"] = _share(config.student.train.duration, share)

@@ -80,10 +80,27 @@ SCALES = {
         sizes={name: size(8 * k, 1, heads=2) for k, name in enumerate(_CPU_SIZES, 1)},
         seconds={"data": 1, "teacher": 3, "student": 3, "embed": 1},
         leave_out=(
-            "student-long", "supervised-[sr]*", "supervised-hr-0.01", "supervised-hr-0.1", "lambda-*", "temperature-*",
-            "regression-mse", "only-*", "without-[gcm]*", "augment-n*", "from-teacher-contrastive", "trained-25hz-*",
-            "teacher-efficientnet", "from-teacher-efficientnet", "teacher-contrastive-segment",
-            "from-teacher-contrastive-segment", "size-*h", "size-e*", "applied-[258o]*", "trained-[68o]*", "trained-50hz",
+            "student-long",
+            "supervised-[sr]*",
+            "supervised-hr-0.01",
+            "supervised-hr-0.1",
+            "lambda-*",
+            "temperature-*",
+            "regression-mse",
+            "only-*",
+            "without-[gcm]*",
+            "augment-n*",
+            "from-teacher-contrastive",
+            "trained-25hz-*",
+            "teacher-efficientnet",
+            "from-teacher-efficientnet",
+            "teacher-contrastive-segment",
+            "from-teacher-contrastive-segment",
+            "size-*h",
+            "size-e*",
+            "applied-[258o]*",
+            "trained-[68o]*",
+            "trained-50hz",
         ),
     ),
     "cpu": Scale(
@@ -114,15 +131,22 @@ SCALES = {
         sizes=_PAPER_SIZES,
         seconds={"data": 3000, "teacher": 8000, "student": 14_000, "embed": 300},
     ),
-}  # fmt: skip
+}
 
 
 def all_variants(scale: Scale) -> Iterator[Variant]:
     """Every variant, with what depends on the preset filled in."""
     groups = (
-        variants.TEACHERS, variants.MAIN, variants.SUPERVISED, (variants.REFERENCE,), variants.OBJECTIVES,
-        variants.AUGMENTED, variants.TAUGHT, variants.LESSER, variants.SIZES,
-    )  # fmt: skip
+        variants.TEACHERS,
+        variants.MAIN,
+        variants.SUPERVISED,
+        (variants.REFERENCE,),
+        variants.OBJECTIVES,
+        variants.AUGMENTED,
+        variants.TAUGHT,
+        variants.LESSER,
+        variants.SIZES,
+    )
     of_the_scale = {"student-best": scale.best, "student-long": scale.long, "student-small": scale.small, **scale.sizes}
     for group in groups:
         for variant in group:

@@ -60,31 +60,61 @@ BASELINE = {"teacher": "", "seeds": "all", "rows": "all"}
 
 TEACHERS = (
     Variant(MAE_TEACHER, "PPG, masked autoencoding", "teacher", seeds="all", rows="all", teacher=""),
-    Variant("teacher-contrastive", "PPG, contrastive, positives of one participant", "teacher",
-            {"teacher.objective": "contrastive"}, teacher=""),
-    Variant("teacher-contrastive-segment", "PPG, contrastive, positives of one segment", "teacher",
-            {"teacher.objective": "contrastive", "teacher.contrastive.positives": "segment"}, teacher=""),
-    Variant("teacher-efficientnet", "PPG EfficientNet, masked autoencoding", "teacher",
-            {"teacher.encoder.architecture": "efficientnet"}, teacher=""),
-    Variant("teacher-efficientnet-contrastive", "PPG EfficientNet, contrastive", "teacher",
-            {"teacher.encoder.architecture": "efficientnet", "teacher.objective": "contrastive"}, teacher=""),
-)  # fmt: skip
+    Variant(
+        "teacher-contrastive",
+        "PPG, contrastive, positives of one participant",
+        "teacher",
+        {"teacher.objective": "contrastive"},
+        teacher="",
+    ),
+    Variant(
+        "teacher-contrastive-segment",
+        "PPG, contrastive, positives of one segment",
+        "teacher",
+        {"teacher.objective": "contrastive", "teacher.contrastive.positives": "segment"},
+        teacher="",
+    ),
+    Variant(
+        "teacher-efficientnet",
+        "PPG EfficientNet, masked autoencoding",
+        "teacher",
+        {"teacher.encoder.architecture": "efficientnet"},
+        teacher="",
+    ),
+    Variant(
+        "teacher-efficientnet-contrastive",
+        "PPG EfficientNet, contrastive",
+        "teacher",
+        {"teacher.encoder.architecture": "efficientnet", "teacher.objective": "contrastive"},
+        teacher="",
+    ),
+)
 
 MAIN = (
     Variant("student", "distilled student", seeds="all", rows="all"),
     Variant("student-best", "best student at equal training time", seeds="all", rows="all"),
     Variant("student-long", "student with more bands, regression and time", rows="all"),
     Variant("student-small", "distilled student, 5x smaller", seeds="all", rows="all"),
-    Variant("no-augmentation", "distilled without augmentation", changes=without_augmentation(), seeds="all", rows="all"),
+    Variant(
+        "no-augmentation", "distilled without augmentation", changes=without_augmentation(), seeds="all", rows="all"
+    ),
     Variant("joint", "both encoders trained jointly", changes={"student.objective": "joint"}, **BASELINE),
     Variant("accel-mae", "acceleration, masked autoencoding", changes={"student.objective": "masked"}, **BASELINE),
-    Variant("accel-contrastive", "acceleration, contrastive, positives of one participant",
-            changes={"student.objective": "contrastive"}, **BASELINE),
-    Variant("accel-contrastive-segment", "acceleration, contrastive, positives of one segment",
-            changes={"student.objective": "contrastive", "student.contrastive.positives": "segment"}, **BASELINE),
+    Variant(
+        "accel-contrastive",
+        "acceleration, contrastive, positives of one participant",
+        changes={"student.objective": "contrastive"},
+        **BASELINE,
+    ),
+    Variant(
+        "accel-contrastive-segment",
+        "acceleration, contrastive, positives of one segment",
+        changes={"student.objective": "contrastive", "student.contrastive.positives": "segment"},
+        **BASELINE,
+    ),
     Variant("untrained", "untrained encoder", "untrained", **BASELINE),
     Variant("classical", "hand-made features", "classical", teacher="", rows="all"),
-)  # fmt: skip
+)
 
 
 def supervised(target: str, fraction: float) -> Variant:
@@ -110,27 +140,59 @@ SUPERVISED = tuple(supervised(target, fraction) for target in TARGETS for fracti
 # compared with `student-short`, of equal duration
 REFERENCE = Variant("student-short", "distilled student, short", short=True, seeds="all")
 OBJECTIVES = (
-    Variant("lambda-0", "student to teacher only (lambda 0)", changes={"student.teacher_to_student_weight": 0.0}, short=True),
-    Variant("lambda-1", "teacher to student only (lambda 1)", changes={"student.teacher_to_student_weight": 1.0}, short=True),
+    Variant(
+        "lambda-0", "student to teacher only (lambda 0)", changes={"student.teacher_to_student_weight": 0.0}, short=True
+    ),
+    Variant(
+        "lambda-1", "teacher to student only (lambda 1)", changes={"student.teacher_to_student_weight": 1.0}, short=True
+    ),
     Variant("temperature-0.02", "temperature 0.02", changes={"student.temperature": 0.02}, short=True),
     Variant("temperature-0.04", "temperature 0.04", changes={"student.temperature": 0.04}, short=True),
     Variant("temperature-0.2", "temperature 0.2", changes={"student.temperature": 0.2}, short=True),
-    Variant("regression-mse", "regression, squared error", short=True, changes={
-        "student.contrastive_weight": 0.0, "student.regression_weight": 1.0, "student.regression": "mse"}),
-    Variant("regression-cosine", "regression, cosine", short=True, changes={
-        "student.contrastive_weight": 0.0, "student.regression_weight": 1.0}),
-    Variant("contrast-and-regression", "contrast and cosine regression", short=True, changes={"student.regression_weight": 2.0}),
-)  # fmt: skip
+    Variant(
+        "regression-mse",
+        "regression, squared error",
+        short=True,
+        changes={"student.contrastive_weight": 0.0, "student.regression_weight": 1.0, "student.regression": "mse"},
+    ),
+    Variant(
+        "regression-cosine",
+        "regression, cosine",
+        short=True,
+        changes={"student.contrastive_weight": 0.0, "student.regression_weight": 1.0},
+    ),
+    Variant(
+        "contrast-and-regression",
+        "contrast and cosine regression",
+        short=True,
+        changes={"student.regression_weight": 2.0},
+    ),
+)
 AUGMENTED = (
     Variant("augment-none", "no augmentation", changes=without_augmentation(), short=True),
     Variant("augment-not-teacher", "acceleration augmented, PPG not", changes=without_augmentation("ppg"), short=True),
-    *(Variant(f"only-{a.replace('_', '-')}", f"only {a.replace('_', ' ')}", changes=only_augmentation(a), short=True) for a in AUGMENTATIONS),
-    *(Variant(f"without-{a.replace('_', '-')}", f"without {a.replace('_', ' ')}", changes=leave_out_augmentation(a), short=True)
-      for a in AUGMENTATIONS),
-)  # fmt: skip
+    *(
+        Variant(f"only-{a.replace('_', '-')}", f"only {a.replace('_', ' ')}", changes=only_augmentation(a), short=True)
+        for a in AUGMENTATIONS
+    ),
+    *(
+        Variant(
+            f"without-{a.replace('_', '-')}",
+            f"without {a.replace('_', ' ')}",
+            changes=leave_out_augmentation(a),
+            short=True,
+        )
+        for a in AUGMENTATIONS
+    ),
+)
 TAUGHT = (
     *(Variant(f"from-{t.name}", f"from {t.title}", teacher=t.name, short=True) for t in TEACHERS[1:]),
-    Variant("student-efficientnet", "EfficientNet student", changes={"student.encoder.architecture": "efficientnet"}, short=True),
+    Variant(
+        "student-efficientnet",
+        "EfficientNet student",
+        changes={"student.encoder.architecture": "efficientnet"},
+        short=True,
+    ),
 )
 SENSORS = {
     "50hz": ("50 Hz", {"inputs.accel.rate_share": 50 / 64}),

@@ -152,7 +152,9 @@ def _claims(before: Sequence[Mapping], now: Sequence[Mapping], moved: Collection
                 note = "holds differently, by a threshold between two numbers that agree"
             else:
                 why = "holds differently"
-        pairs.append(Moved(claim, old["holds"], new["holds"], None, math.inf if why else 1.0 if note else 0.0, why, note))
+        pairs.append(
+            Moved(claim, old["holds"], new["holds"], None, math.inf if why else 1.0 if note else 0.0, why, note)
+        )
     return pairs
 
 
@@ -172,11 +174,15 @@ def table(found: Sequence[Moved], *, shown: int = _SHOWN) -> str:
         for one in found[: max(shown, min(moved, 5 * shown))]
     ]
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     rest = len(found) - len(rows) + 1
     lines += [f"... and {rest} more" + (", all closer" if moved < len(rows) else "")] if rest else []
-    count = f"{moved} of {len(found)} numbers and claims moved" if moved else f"all {len(found)} numbers and claims agree"
+    count = (
+        f"{moved} of {len(found)} numbers and claims moved" if moved else f"all {len(found)} numbers and claims agree"
+    )
     return "\n".join([*lines, "", f"{count} (largest differences first)."])
 
 

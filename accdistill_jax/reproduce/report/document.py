@@ -118,7 +118,9 @@ TRUST = {
 
 def unfinished(report: Report) -> list[dict]:
     """The runs without a result: those that failed before those that were left out because of them."""
-    return sorted((run for run in report.runs if run["status"] in UNFINISHED), key=lambda run: UNFINISHED.index(run["status"]))
+    return sorted(
+        (run for run in report.runs if run["status"] in UNFINISHED), key=lambda run: UNFINISHED.index(run["status"])
+    )
 
 
 def flat_settings(settings: Any, prefix: str = "") -> list[tuple[str, str]]:

@@ -70,7 +70,9 @@ def _tally(claims: Sequence[Claim]) -> str:
     counts = {word: sum(claim.holds == word for claim in claims) for word in HOLDS}
     words = {word: WORDS[word].replace("holds", "hold").replace("does", "do") for word in HOLDS}
     parts = [
-        f"<li>{_badge(word, f'{count} {(WORDS if count == 1 else words)[word]}')}</li>" for word, count in counts.items() if count
+        f"<li>{_badge(word, f'{count} {(WORDS if count == 1 else words)[word]}')}</li>"
+        for word, count in counts.items()
+        if count
     ]
     return f'<ul class="tally" aria-label="Claims">{"".join(parts)}</ul>' if parts else ""
 
@@ -96,9 +98,17 @@ def _claims(claims: Sequence[Claim]) -> Iterator[str]:
     heads = ("Claim", "The paper says", "Measured here", "Holds?", "Why")
     yield '<section aria-labelledby="claims"><h2 id="claims">Claims</h2>'
     yield '<div class="scroll"><table class="claims" role="table"><caption class="hidden">The paper\'s claims beside what was measured</caption>'
-    yield "<thead><tr role=\"row\">" + "".join(f'<th scope="col" role="columnheader">{head}</th>' for head in heads) + "</tr></thead><tbody>"
+    yield (
+        '<thead><tr role="row">'
+        + "".join(f'<th scope="col" role="columnheader">{head}</th>' for head in heads)
+        + "</tr></thead><tbody>"
+    )
     for claim in claims:
-        trust = f' <abbr title="{html.escape(_trust(claim.trust))}">{html.escape(claim.trust)}</abbr>' if claim.trust else ""
+        trust = (
+            f' <abbr title="{html.escape(_trust(claim.trust))}">{html.escape(claim.trust)}</abbr>'
+            if claim.trust
+            else ""
+        )
         cells = (
             to_html(claim.paper) + trust,
             to_html(claim.measured) or "–",
@@ -106,7 +116,9 @@ def _claims(claims: Sequence[Claim]) -> Iterator[str]:
             to_html(claim.why),
         )
         yield f'<tr role="row"><th scope="row" role="rowheader">{to_html(claim.claim)}</th>'
-        yield "".join(f'<td role="cell" data-head="{head}">{cell}</td>' for head, cell in zip(heads[1:], cells, strict=True))
+        yield "".join(
+            f'<td role="cell" data-head="{head}">{cell}</td>' for head, cell in zip(heads[1:], cells, strict=True)
+        )
         yield "</tr>"
     yield "</tbody></table></div>"
     if rules := [f"<li>{to_html(claim.claim)}: {to_html(claim.rule)}</li>" for claim in claims if claim.rule]:
@@ -129,7 +141,9 @@ def _unfinished(report: Report) -> Iterator[str]:
     words = dict(zip(UNFINISHED, ("failed", "left out"), strict=True))
     rows = [(f"`{run['name']}`", words[run["status"]], str(run["reason"])) for run in missing]
     yield '<section aria-labelledby="unfinished"><h2 id="unfinished">Runs without a result</h2>'
-    yield from _table(Table("Runs that failed, or need one that did", ("Run", "Status", "Why"), tuple(rows)), hidden=True)
+    yield from _table(
+        Table("Runs that failed, or need one that did", ("Run", "Status", "Why"), tuple(rows)), hidden=True
+    )
     yield "</section>"
 
 
@@ -170,12 +184,14 @@ def _figure(picture: Picture, content: bytes) -> Iterator[str]:
 
 
 def _table(table: Table, *, hidden: bool = False) -> Iterator[str]:
-    caption = f'<caption{" class=hidden" if hidden else ""}><span>{to_html(table.caption)}</span></caption>'
+    caption = f"<caption{' class=hidden' if hidden else ''}><span>{to_html(table.caption)}</span></caption>"
     numeric = [all(_NUMERIC.fullmatch(to_plain(row[k])) for row in table.rows) for k in range(len(table.columns))]
     kind = [' class="number"' if flag and k else "" for k, flag in enumerate(numeric)]
     # to be scrolled by keyboard, it must take the focus
     yield f'<div class="scroll" role="region" tabindex="0" aria-label="{html.escape(to_plain(table.caption))}"><table>{caption}'
-    yield "<thead><tr>" + "".join(f'<th scope="col"{c}>{to_html(h)}</th>' for h, c in zip(table.columns, kind, strict=True))
+    yield "<thead><tr>" + "".join(
+        f'<th scope="col"{c}>{to_html(h)}</th>' for h, c in zip(table.columns, kind, strict=True)
+    )
     yield "</tr></thead><tbody>"
     for row in table.rows:
         cells = [f"<td{c}>{to_html(cell)}</td>" for cell, c in zip(row[1:], kind[1:], strict=True)]

@@ -35,7 +35,11 @@ def _parts(report: Report) -> Iterator[str]:
             yield f"{RULES}:"
             yield "\n".join(rules)
         known = [letter for letter in TRUST if any(letter in claim.trust for claim in report.claims)]
-        yield "Trust in what the paper is said to say: " + "; ".join(f"**{letter}** {TRUST[letter]}" for letter in known) + "."
+        yield (
+            "Trust in what the paper is said to say: "
+            + "; ".join(f"**{letter}** {TRUST[letter]}" for letter in known)
+            + "."
+        )
     if missing := unfinished(report):
         yield "## Runs without a result"
         yield _table(("Run", "", "Why"), [(f"`{run['name']}`", run["status"], run["reason"]) for run in missing])

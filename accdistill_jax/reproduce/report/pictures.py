@@ -55,7 +55,12 @@ def pools(
     left.plot(sizes, 1 / sizes, color=GREY, lw=1.5, ls="--", label="guessing")
     right.plot(edges[1:] - 1, (edges[1:] - 1) / n, color=GREY, lw=1.5, ls="--")
     left.set(xscale="log", ylim=(0, 1.03), xlabel="candidates in the pool", ylabel="right minute first (top-1)")
-    right.set(xscale="log", ylim=(0, 1.03), xlabel=f"rank of the right minute among {n:,}".replace(",", " "), ylabel="queries with that rank or a better one")
+    right.set(
+        xscale="log",
+        ylim=(0, 1.03),
+        xlabel=f"rank of the right minute among {n:,}".replace(",", " "),
+        ylabel="queries with that rank or a better one",
+    )
     left.set_title("First places by size of the pool")
     right.set_title("Ranks among all")
     for axis in (left, right):
@@ -79,10 +84,17 @@ def bars(measures: Mapping[str, Mapping[str, tuple[float, float]]], titles: Mapp
     for axis, (measure, values) in zip(axes, measures.items(), strict=True):
         for name, (mean, std) in values.items():
             axis.barh(place[name], mean, xerr=std or None, height=0.7, color=look(name).colour, ecolor="#222222")
-            axis.annotate(f" {mean:.2g}" if abs(mean) < 1 else f" {mean:.1f}", (max(mean + std, 0.0), place[name]),
-                          va="center", fontsize=9)  # fmt: skip
+            axis.annotate(
+                f" {mean:.2g}" if abs(mean) < 1 else f" {mean:.1f}",
+                (max(mean + std, 0.0), place[name]),
+                va="center",
+                fontsize=9,
+            )
         ends = [mean + std for mean, std in values.values()]
-        axis.set(ylim=(len(titles) - 0.5, -0.5), xlim=(min([0.0, *(m for m, _ in values.values())]), 1.2 * max([*ends, 0.05])))
+        axis.set(
+            ylim=(len(titles) - 0.5, -0.5),
+            xlim=(min([0.0, *(m for m, _ in values.values())]), 1.2 * max([*ends, 0.05])),
+        )
         axis.set_yticks(list(place.values()), titles.values() if axis is axes[0] else [""] * len(place), fontsize=9)
         axis.grid(axis="y", visible=False)
         axis.set_title(measure, fontsize=10)
@@ -102,7 +114,11 @@ def by_people(lines: Mapping[str, Sequence[Line]], columns: Sequence[str], label
     shown: dict[str, Line2D] = {}
     for axis, (target, own) in zip(axes, lines.items(), strict=True):
         for k, line in enumerate(own):
-            known = [(x, line.errors[c]) for x, c in enumerate(columns) if c in line.errors and line.errors[c].value is not None]
+            known = [
+                (x, line.errors[c])
+                for x, c in enumerate(columns)
+                if c in line.errors and line.errors[c].value is not None
+            ]
             if not known:
                 continue
             known_x = np.array([x for x, _ in known]) + 0.06 * (k - (len(own) - 1) / 2)

@@ -15,9 +15,18 @@ from accdistill_jax.reproduce.measure.wording import count
 from accdistill_jax.reproduce.report.looks import look
 
 DRAWN = (
-    "teacher-mae", "mean", "student", "student-best", "student-long", "student-small", "accel-mae", "accel-contrastive",
-    "accel-contrastive-segment", "supervised", "classical-boosting",
-)  # fmt: skip
+    "teacher-mae",
+    "mean",
+    "student",
+    "student-best",
+    "student-long",
+    "student-small",
+    "accel-mae",
+    "accel-contrastive",
+    "accel-contrastive-segment",
+    "supervised",
+    "classical-boosting",
+)
 _SERIES = ((ORANGE, "o"), (BLUE, "D"))
 
 
@@ -60,7 +69,15 @@ def by_fraction(scores: Scores, titles: Mapping[str, str], fractions: Sequence[f
             x = np.array(list(found)) * 1.04 ** (place - len(names) / 2)
             y, e = ([getattr(score, what) for score in found.values()] for what in ("value", "std"))
             handles[titles[name]] = axis.errorbar(
-                x, y, yerr=[np.minimum(e, 0.9 * np.array(y)), e], color=colour, marker=marker, ls=line, lw=1.6, ms=5, capsize=2
+                x,
+                y,
+                yerr=[np.minimum(e, 0.9 * np.array(y)), e],
+                color=colour,
+                marker=marker,
+                ls=line,
+                lw=1.6,
+                ms=5,
+                capsize=2,
             )
         words, unit = TARGETS[target]
         axis.set(xscale="log", yscale="log", title=capital(words), ylabel=f"mean absolute error ({unit})")
@@ -106,7 +123,9 @@ def dots(rows: Sequence[str], shown: Sequence[Panel], *, reference: int | None =
         axis.set_yticks(range(len(rows)), rows if axis is axes[0] else [""] * len(rows))
         axis.grid(axis="x", visible=True)
         if panel.share:
-            ends = [e.high if e.has_interval else e.value for own in panel.series.values() for e in own if e is not None]
+            ends = [
+                e.high if e.has_interval else e.value for own in panel.series.values() for e in own if e is not None
+            ]
             axis.set_xlim(-0.03 * max([*ends, 0.01]), 1.05 * max([*ends, 0.01]))
             axis.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:g} %"))
     if len(handles) > 1:
@@ -116,7 +135,10 @@ def dots(rows: Sequence[str], shown: Sequence[Panel], *, reference: int | None =
 
 @styled
 def by_parameters(
-    scores: Mapping[str, Mapping[str, Score]], parameters: Mapping[str, int], titles: Mapping[str, str], lines: Sequence[str]
+    scores: Mapping[str, Mapping[str, Score]],
+    parameters: Mapping[str, int],
+    titles: Mapping[str, str],
+    lines: Sequence[str],
 ) -> Figure:
     """Error against the number of parameters, a panel for each target; circles are the sizes of the sweep, diamonds others.
 
@@ -135,9 +157,17 @@ def by_parameters(
                 handles[titles[name]] = axis.axhline(score.value, color=colour, lw=1.5, ls="--")
             elif name in parameters:
                 if score.estimate.has_interval:
-                    axis.plot([parameters[name]] * 2, [score.estimate.low, score.estimate.high], color=colour, lw=1.8, alpha=0.6)
+                    axis.plot(
+                        [parameters[name]] * 2,
+                        [score.estimate.low, score.estimate.high],
+                        color=colour,
+                        lw=1.8,
+                        alpha=0.6,
+                    )
                 marker = "o" if name.startswith("size") else "D"
-                (handles[titles[name]],) = axis.plot(parameters[name], score.value, marker=marker, color=colour, ms=7, ls="")
+                (handles[titles[name]],) = axis.plot(
+                    parameters[name], score.value, marker=marker, color=colour, ms=7, ls=""
+                )
         words, unit = TARGETS[target]
         axis.set(xscale="log", xlabel="parameters", ylabel=f"mean absolute error ({unit})", title=capital(words))
         axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

@@ -66,7 +66,9 @@ def write_report(folder: Path, report: Report) -> Path:
             (folder / PICTURES / f"{name}.png").unlink(missing_ok=True)
         for name, content in pictures.items():
             write_atomically(folder / PICTURES / f"{name}.png", content)
-        write_atomically(folder / "report.json", json.dumps(plain, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+        write_atomically(
+            folder / "report.json", json.dumps(plain, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+        )
         write_atomically(folder / "report.html", html_page(shown, pictures))
         write_atomically(folder / "report.md", markdown(shown))
     except OSError as problem:

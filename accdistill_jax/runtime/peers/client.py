@@ -158,9 +158,7 @@ class Client:
             ready = [key.data for key, _ in selector.select(max(0.0, next_beat - time.monotonic()))]
             last, now = now, time.monotonic()
             if now - last > self._silence_s and not self._leaving:
-                late = (
-                    f"error: process {self._rank} did not run for {now - last:.0f} s, the others gave it up"
-                )
+                late = f"error: process {self._rank} did not run for {now - last:.0f} s, the others gave it up"
                 self._end(ExitStatus.RELAUNCH, f"{late}; {_CONTINUE}")
             with contextlib.suppress(BlockingIOError):
                 self._awoken.recv(4096)

@@ -263,7 +263,9 @@ class Hub:
 
     def _refuse_second(self, wire: Wire, rank: int) -> None:
         """Tells it and, since another process can then not come, all others."""
-        reason = f"two processes were started as process {rank}; give each its own number (--process_id) and start all again"
+        reason = (
+            f"two processes were started as process {rank}; give each its own number (--process_id) and start all again"
+        )
         wire.put({"kind": "refused", "reason": reason})
         wire.flush()
         self._wires[rank].put({"kind": "refused", "reason": reason})

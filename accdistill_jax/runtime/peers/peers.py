@@ -174,9 +174,7 @@ class Peers:
         if not self._client:
             yield
             return
-        with HangWatch(
-            what, within_s=self._hang_s, hung=self._hung, slack_elsewhere=lambda: False, in_steps=False
-        ):
+        with HangWatch(what, within_s=self._hang_s, hung=self._hung, slack_elsewhere=lambda: False, in_steps=False):
             yield
 
     @contextlib.contextmanager

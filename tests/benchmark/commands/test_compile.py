@@ -73,7 +73,11 @@ ENTRY %main (a: f32[8,4], b: bf16[4,4]) -> f32[8,4] {
 
 def test_cycles_are_those_of_the_main_program_and_loops_count_their_turns():
     parsed = optimised.parse(TEXT)
-    assert [(one.name, one.cycles) for one in parsed.operations] == [("fusion.13", 5000), ("copy_bitcast_fusion.14", 700), ("copy.5", 300)]
+    assert [(one.name, one.cycles) for one in parsed.operations] == [
+        ("fusion.13", 5000),
+        ("copy_bitcast_fusion.14", 700),
+        ("copy.5", 300),
+    ]
     assert parsed.cycles == 6000 and parsed.moving == 1000 and parsed.unknown_loops == 0
     assert parsed.unestimated == {"sort": 1} and parsed.transfers == []
 
@@ -107,14 +111,18 @@ def test_operations_are_found_by_the_line_of_this_package():
 
 def test_matrix_products_are_known_by_their_sides_and_whether_they_keep_float32():
     assert optimised.parse(TEXT).products == [(("f32", "bf16"), False, "models/attention.py:77")]
-    kept = optimised.parse(TEXT.replace("dim_labels=bf_io->bf,", "dim_labels=bf_io->bf, operand_precision={highest,highest},"))
+    kept = optimised.parse(
+        TEXT.replace("dim_labels=bf_io->bf,", "dim_labels=bf_io->bf, operand_precision={highest,highest},")
+    )
     assert kept.products[0].exact
 
 
 @pytest.mark.parametrize("opcode", ["infeed", "recv-done", "send"])
 def test_transfers_with_the_host_are_found(opcode):
     assert optimised.parse(TEXT.replace(" sort(", f" {opcode}(")).transfers == ["sort.16"]
-    assert optimised.parse(TEXT.replace("%sort.16 = f32[8,4]{1,0}", "%sort.16 = f32[8,4]{1,0:S(5)}")).transfers == ["sort.16"]
+    assert optimised.parse(TEXT.replace("%sort.16 = f32[8,4]{1,0}", "%sort.16 = f32[8,4]{1,0:S(5)}")).transfers == [
+        "sort.16"
+    ]
 
 
 def test_another_text_is_refused():
@@ -139,12 +147,27 @@ def record():
     of_text = compiling.of_text(TEXT, expected, batch=2, flops=6e6)
     sizes = {name: 2**20 for name in ("state, frozen teacher and batch", "temporary arrays")}
     one = {
-        "topology": "v5e:2x2", "chips": 4, "memory_bytes": 16e9, "cycle_flops": 131072, "clock_hz": 1.5e9, "flops": 6e6,
-        "counted_flops": 7e6, "kept_bytes": 2**20, "memory": sizes, "logical": {"parameters": 2**19, "gradients": 2**19}, "compiles": True,
-    }  # fmt: skip
+        "topology": "v5e:2x2",
+        "chips": 4,
+        "memory_bytes": 16e9,
+        "cycle_flops": 131072,
+        "clock_hz": 1.5e9,
+        "flops": 6e6,
+        "counted_flops": 7e6,
+        "kept_bytes": 2**20,
+        "memory": sizes,
+        "logical": {"parameters": 2**19, "gradients": 2**19},
+        "compiles": True,
+    }
     refused = {name: one[name] for name in ("chips", "memory_bytes", "cycle_flops", "clock_hz", "flops")}
     refused |= {"topology": "v6e:2x2", "compiles": False, "reason": "RESOURCE_EXHAUSTED: 40G of 31G hbm"}
-    settings = {"config": "configs/distill.py:paper", "overrides": ["--config.seed=3"], "stage": "student", "batch": 2, "dtype": "bfloat16"}
+    settings = {
+        "config": "configs/distill.py:paper",
+        "overrides": ["--config.seed=3"],
+        "stage": "student",
+        "batch": 2,
+        "dtype": "bfloat16",
+    }
     return settings | {"slices": [one | of_text, refused]}
 
 
@@ -175,7 +198,11 @@ def test_a_step_is_lowered_for_all_devices_of_a_slice(mapping, state):
 
 def test_memory_counts_what_is_donated_once():
     stats = types.SimpleNamespace(
-        argument_size_in_bytes=100, output_size_in_bytes=90, alias_size_in_bytes=80, temp_size_in_bytes=7, generated_code_size_in_bytes=5
+        argument_size_in_bytes=100,
+        output_size_in_bytes=90,
+        alias_size_in_bytes=80,
+        temp_size_in_bytes=7,
+        generated_code_size_in_bytes=5,
     )
     assert list(compiling.memory(stats).values()) == [100, 10, 7, 5]
 
@@ -188,10 +215,14 @@ def test_a_slice_that_is_none_is_refused(name):
 
 def test_a_missing_compiler_is_one_line(monkeypatch, capsys):
     real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "libtpu" else real(name, *rest))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "libtpu" else real(name, *rest)
+    )
     monkeypatch.setattr(jax.config, "update", lambda *_: None)  # other tests go on with their devices
     assert command.main(["compile", "--topology", "v5e:2x2"]) == ExitStatus.USER_ERROR
-    assert capsys.readouterr().err.startswith("error: libtpu, which holds the TPU's compiler, is not installed: pip install")
+    assert capsys.readouterr().err.startswith(
+        "error: libtpu, which holds the TPU's compiler, is not installed: pip install"
+    )
     assert command.main(["compile", "--batch", "3", "--config.student.train.micro_batches=2"]) == ExitStatus.USER_ERROR
     assert "a multiple of the 2 micro-batches" in capsys.readouterr().err
     assert command.main(["compile", "--rounds", "3"]) == ExitStatus.USER_ERROR  # nothing is measured

@@ -87,22 +87,35 @@ def test_the_paper_step_for_one_chip_copies_little_and_sends_nothing(tmp_path):
 
 def test_the_paper_step_for_sixteen_chips_by_pmap_gathers_twice(tmp_path):
     one = compiled(
-        tmp_path, "paper", "v5e:4x4", "--batch=8", "--config.runtime.mapping=pmap", "--config.runtime.rematerialise=blocks"
-    )  # fmt: skip
+        tmp_path,
+        "paper",
+        "v5e:4x4",
+        "--batch=8",
+        "--config.runtime.mapping=pmap",
+        "--config.runtime.rematerialise=blocks",
+    )
     check(one)
     counted, expected = sent(one, "collectives"), sent(one, "expected_collectives")
     assert sum(each["kind"] == "all-gather" for each in one["collectives"]) == 2
     # what is to be scattered and is small, as the projections' gradients of a few segments, is summed whole
     reduced, wanted = (each["all-reduce"] + each.get("reduce-scatter", 0) for each in (counted, expected))
     assert abs(reduced - wanted) <= METRICS_BYTES
-    assert counted["all-gather"] in (expected["all-gather"], expected["all-gather"] // 2)  # projections may travel as bfloat16
+    assert counted["all-gather"] in (
+        expected["all-gather"],
+        expected["all-gather"] // 2,
+    )  # projections may travel as bfloat16
 
 
 def test_the_small_step_for_sixteen_chips_in_pieces_with_a_sharded_optimiser(tmp_path):
     one = compiled(
-        tmp_path, "default", "v5e:4x4", "--batch=8", "--config.runtime.optimizer_state=sharded",
-        "--config.student.train.micro_batches=2", "--config.student.drop_fraction=0.5",
-    )  # fmt: skip
+        tmp_path,
+        "default",
+        "v5e:4x4",
+        "--batch=8",
+        "--config.runtime.optimizer_state=sharded",
+        "--config.student.train.micro_batches=2",
+        "--config.student.drop_fraction=0.5",
+    )
     check(one)
     counted, expected = sent(one, "collectives"), sent(one, "expected_collectives")
     # of arrays so small the compiler sums gradients whole in one exchange, and gathers a few by a sum as well

@@ -40,6 +40,8 @@ def test_ranks_of_a_sample_are_those_among_all(monkeypatch):
     rows = np.array([0, 7, 33, 34, 89])
     monkeypatch.setattr(searching, "QUERIES_AT_ONCE", 4)
     monkeypatch.setattr(searching, "CANDIDATES_AT_ONCE", 32)
-    for found, wanted in zip(searching.sampled_ranks(query, gallery, rows), retrieval.paired_ranks(query, gallery), strict=True):
+    for found, wanted in zip(
+        searching.sampled_ranks(query, gallery, rows), retrieval.paired_ranks(query, gallery), strict=True
+    ):
         np.testing.assert_array_equal(found, wanted[rows])
     assert (wanted > 1).any()

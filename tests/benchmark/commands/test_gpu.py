@@ -31,7 +31,9 @@ def test_the_rehearsal_goes_through_a_part_end_to_end(tmp_path, capsys, monkeypa
         assert all(parity["agrees"] for parity in contest["parity"].values())
     else:
         curves = record["parts"]["training"]["curves"]
-        assert {len(curves[dtype][stage]["loss"]) for dtype in curves for stage in ("teacher", "student")} == {gpu.TINY.steps}
+        assert {len(curves[dtype][stage]["loss"]) for dtype in curves for stage in ("teacher", "student")} == {
+            gpu.TINY.steps
+        }
         assert set(record["parts"]["small"]["times"]) == {"student, 4", "teacher, 4"}
 
 
@@ -112,13 +114,22 @@ FACTS = {"segments": 100, "flops": 1e12, "compile_s": 3.0, "temporary_bytes": 1e
 
 def test_the_report_compares_round_by_round_and_names_what_failed():
     part = {
-        "date": "2026-01-01", "seconds": 9.0, "facts": {"ours, 100": FACTS, "ours, 200": {"failed": "no memory"}},
+        "date": "2026-01-01",
+        "seconds": 9.0,
+        "facts": {"ours, 100": FACTS, "ours, 200": {"failed": "no memory"}},
         "times": {"ours, 100": measured(0.1, 0.2, 0.1), "PyTorch eager, 100": measured(0.2, 0.4, 0.2)},
-        "kernels": {"ours, 100": {"failed": "", "total_s": 0.1, "count": 1, "operations": [
-            {"name": "gemm|x", "source": "block_0", "seconds": 0.05, "calls": 2.0}]}},
+        "kernels": {
+            "ours, 100": {
+                "failed": "",
+                "total_s": 0.1,
+                "count": 1,
+                "operations": [{"name": "gemm|x", "source": "block_0", "seconds": 0.05, "calls": 2.0}],
+            }
+        },
         "parity": {"eager": {"difference": 1.0, "parameters": 0.1, "allowed": [0.03, 0.3], "agrees": False}},
-        "peer": {}, "failures": {},
-    }  # fmt: skip
+        "peer": {},
+        "failures": {},
+    }
     machine = {"date": "2026-01-01", "seconds": 1.0, "driver": "card", "cores": 16, "peak_flops": [2e13, 1e13, 3e13]}
     machine |= {"peak_shape": "8 x 8", "memory_bandwidth": [4e12, 4e12, 4e12]}
     record = {"config": "c", "tiny": False, "parts": {"contest": part, "machine": machine}}

@@ -19,7 +19,16 @@ from accdistill_jax.data.store.store import RemoteReading, Store
 from accdistill_jax.errors import UserError
 
 TINY = ("--rounds=1", "--round-s=0.01", "--participants=8", "--segments=8", "--segment-s=10", "--batch=16")
-ORDER = {"batch": 8, "steps": 2, "warm_steps": 1, "threads": 1, "prefetch": 2, "once": False, "concurrency": 8, "cache_mb": 1}
+ORDER = {
+    "batch": 8,
+    "steps": 2,
+    "warm_steps": 1,
+    "threads": 1,
+    "prefetch": 2,
+    "once": False,
+    "concurrency": 8,
+    "cache_mb": 1,
+}
 HAS_ARRAYRECORD = importlib.util.find_spec("array_record") is not None
 
 
@@ -40,7 +49,10 @@ def test_reading(tmp_path, capsys):
     found, text = record["reading"], capsys.readouterr().out
     assert all(len(one["seconds"]) == 1 for name, one in found.items() if HAS_ARRAYRECORD or "ArrayRecord" not in name)
     arrays = found[benchmark.ours(1)]["facts"]["bytes_per_segment"]
-    assert arrays["ppg"] == {"bytes": 2 * 4 * 640, "dtype": "int16"} and arrays["accel"] == {"bytes": 2 * 3 * 640, "dtype": "int16"}
+    assert arrays["ppg"] == {"bytes": 2 * 4 * 640, "dtype": "int16"} and arrays["accel"] == {
+        "bytes": 2 * 3 * 640,
+        "dtype": "int16",
+    }
     assert f"bytes per segment: {sum(one['bytes'] for one in arrays.values()):.0f}" in text
     assert "GB/s" in text and ("Times as fast as" in text) == HAS_ARRAYRECORD
 
@@ -66,7 +78,12 @@ def test_making(tmp_path, capsys):
 @pytest.mark.long
 def test_object_store(tmp_path, capsys):
     record = measure(tmp_path, "--object-store", "--latency-ms=1")
-    assert {(row["concurrency"], row["cache_mb"]) for row in record["object_store"]} >= {(1, 1), (128, 1), (32, 0), (32, 256)}
+    assert {(row["concurrency"], row["cache_mb"]) for row in record["object_store"]} >= {
+        (1, 1),
+        (128, 1),
+        (32, 0),
+        (32, 256),
+    }
     assert "data.read_concurrency" in capsys.readouterr().out
 
 
@@ -129,7 +146,9 @@ def test_the_loop_prepares_the_same_signals(tmp_path):
         a, b = (dequantise(own[name], own[f"{name}_scale"], own[f"{name}_offset"])[:, 640:-640] for own in (ours, loop))
         assert loop[name].dtype == np.int16
         for minute in range(3):
-            assert np.corrcoef(a[minute, :, 0], b[minute, :, 0])[0, 1] > 0.97  # the loop's band-pass is another filter of the same band
+            assert (
+                np.corrcoef(a[minute, :, 0], b[minute, :, 0])[0, 1] > 0.97
+            )  # the loop's band-pass is another filter of the same band
 
 
 def test_the_loop_generates_minutes_with_a_pulse():

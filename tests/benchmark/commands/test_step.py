@@ -49,7 +49,12 @@ def test_the_peer_computes_the_same_step(tmp_path, capsys, monkeypatch):
         assert 0 < found[step.EAGER]["facts"]["parameter_difference"] < 2e-3
     else:
         assert "PyTorch is not installed" in text
-    assert "of the matrix peak" in text and "What binds" in text and "Attention: a few segments at a time" in text and "GFLOP per segment" in text
+    assert (
+        "of the matrix peak" in text
+        and "What binds" in text
+        and "Attention: a few segments at a time" in text
+        and "GFLOP per segment" in text
+    )
 
 
 @pytest.mark.parametrize(
@@ -79,7 +84,9 @@ def test_masking(tmp_path, capsys):
 
 def test_a_peer_that_computes_something_else_is_refused():
     def measured(loss):
-        return Measured({"first_steps": [{"loss": 1.0, "gradient_norm": 2.0}, {"loss": loss, "gradient_norm": 2.0}]}, [1.0], 0)
+        return Measured(
+            {"first_steps": [{"loss": 1.0, "gradient_norm": 2.0}, {"loss": loss, "gradient_norm": 2.0}]}, [1.0], 0
+        )
 
     left_out = Measured({"skipped": "none here"}, [], 0)
     found = {step.OURS: measured(0.5), step.EAGER: measured(0.50004), step.COMPILED: left_out}
@@ -120,8 +127,13 @@ def test_cores_are_devices_where_they_share_the_batch(monkeypatch, cores, batch,
 def test_a_peer_that_trains_otherwise_is_refused(apart, refused):
     steps = [{"loss": 1.0, "gradient_norm": 2.0}] * step.FOLLOW_STEPS
     ours = Measured({"first_steps": steps}, [1.0], 0)
-    found = {step.OURS: ours, step.compiled_name("max-autotune"): ours._replace(facts=ours.facts | {"parameter_difference": apart})}
-    with pytest.raises(UserError, match="max-autotune does not train the same") if refused else contextlib.nullcontext():
+    found = {
+        step.OURS: ours,
+        step.compiled_name("max-autotune"): ours._replace(facts=ours.facts | {"parameter_difference": apart}),
+    }
+    with (
+        pytest.raises(UserError, match="max-autotune does not train the same") if refused else contextlib.nullcontext()
+    ):
         step.check_parity(found, "float32")
 
 
@@ -137,9 +149,14 @@ def test_encoder_on_all_tokens_is_the_same_model_on_hidden_patches():
     encoder = TransformerEncoder(patch=20, width=16, depth=1, heads=2, mlp=24)
     model = MaskedAutoencoder(encoder, patch=20, keep=3, decoder_width=8, decoder_depth=1, decoder_heads=2)
     every = masking.on_all_tokens(model)
-    x, order = jax.random.normal(jax.random.key(0), (2, 240, 1)), random_order(jax.random.split(jax.random.key(1), 2), 12)
+    x, order = (
+        jax.random.normal(jax.random.key(0), (2, 240, 1)),
+        random_order(jax.random.split(jax.random.key(1), 2), 12),
+    )
     params = model.init(jax.random.key(2), x, order)
     prediction, _ = every.apply(params, x, order)
     assert prediction.shape == model.apply(params, x, order)[0].shape
     changed = x.reshape(2, 12, 20, 1).at[np.arange(2)[:, None], order[:, 3:]].set(5.0).reshape(x.shape)
-    np.testing.assert_allclose(every.apply(params, changed, order)[0], prediction, rtol=1e-6)  # what is dropped is not seen
+    np.testing.assert_allclose(
+        every.apply(params, changed, order)[0], prediction, rtol=1e-6
+    )  # what is dropped is not seen

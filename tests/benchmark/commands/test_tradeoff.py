@@ -19,10 +19,17 @@ from configs import distill
 
 def result(name: str, *, seed: int, budget_s: float = 10.0, mae: float = 5.0, views_s: float = 0.0) -> dict:
     return {
-        "variant": name, "budget_s": budget_s, "seed": seed, "steps": 100, "train_s": budget_s - views_s, "views_s": views_s,
-        "hr_mae": {"student": mae, "teacher": 1.0, "mean": 9.0}, "sdnn_mae": {"student": 15.0, "teacher": 11.0, "mean": 18.0},
-        "top1": 0.3, "validation_segments": 200,
-    }  # fmt: skip
+        "variant": name,
+        "budget_s": budget_s,
+        "seed": seed,
+        "steps": 100,
+        "train_s": budget_s - views_s,
+        "views_s": views_s,
+        "hr_mae": {"student": mae, "teacher": 1.0, "mean": 9.0},
+        "sdnn_mae": {"student": 15.0, "teacher": 11.0, "mean": 18.0},
+        "top1": 0.3,
+        "validation_segments": 200,
+    }
 
 
 @pytest.fixture
@@ -30,17 +37,42 @@ def record(tmp_path) -> dict:
     results = [result("0/0", seed=seed, mae=5.0 + seed) for seed in range(3)]
     results += [result("0.5/2", seed=seed, mae=4.0, views_s=3.0) for seed in range(3)]
     return {
-        "config": "configs/distill.py", "overrides": [], "pool": 100, "first": "0/0", "step_s": {"0/0": 0.1, "0.5/2": 0.04},
-        "views_s": {"2": 3.0}, "results": results, "left_out": [["0.5/4", 10.0]], "figure": str(tmp_path / "figure.png"),
-    }  # fmt: skip
+        "config": "configs/distill.py",
+        "overrides": [],
+        "pool": 100,
+        "first": "0/0",
+        "step_s": {"0/0": 0.1, "0.5/2": 0.04},
+        "views_s": {"2": 3.0},
+        "results": results,
+        "left_out": [["0.5/4", 10.0]],
+        "figure": str(tmp_path / "figure.png"),
+    }
 
 
 def test_the_table_says_medians_over_seeds_and_what_is_left_out(record):
     text = tradeoff.report(json.loads(json.dumps(record)))
-    rows = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in text.splitlines() if "|" in line}
-    assert rows["0% dropped, teacher in every step"] == ["10", "100", "1.00", "100", "0", "10", "0%", "6.00 (5.00 to 7.00)", "15.0 (15.0 to 15.0)", "0.300 (0.300 to 0.300)"]
+    rows = {
+        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]]
+        for line in text.splitlines()
+        if "|" in line
+    }
+    assert rows["0% dropped, teacher in every step"] == [
+        "10",
+        "100",
+        "1.00",
+        "100",
+        "0",
+        "10",
+        "0%",
+        "6.00 (5.00 to 7.00)",
+        "15.0 (15.0 to 15.0)",
+        "0.300 (0.300 to 0.300)",
+    ]
     assert rows["50% dropped, 2 views once"][:6] == ["10", "40", "2.50", "100", "3", "10"]
-    assert "of the teacher 1.00 bpm and 11.0 ms, of the mean 9.00 bpm and 18.0 ms" in text and "0.5/4 is left out at 10 s" in text
+    assert (
+        "of the teacher 1.00 bpm and 11.0 ms, of the mean 9.00 bpm and 18.0 ms" in text
+        and "0.5/4 is left out at 10 s" in text
+    )
 
 
 def test_times_that_are_not_equal_are_told(record):
@@ -92,9 +124,18 @@ def test_students_are_trained_once_and_read_on_validation_participants(smoke_sto
     compete = lambda contenders, **how: {one.name: Measured({}, [0.25], 1) for one in contenders}
     monkeypatch.setattr(contest, "compete", compete)
     arguments = [
-        "tradeoff", f"--folder={tmp_path / 'found'}", "--budget-s", "1.5", "--variants", "0/0", "0.5/2", "--seeds=1",
-        "--config=configs/distill.py:smoke", f"--config.data.stores=('{store}',)", f"--json={tmp_path / 'found.json'}",
-    ]  # fmt: skip
+        "tradeoff",
+        f"--folder={tmp_path / 'found'}",
+        "--budget-s",
+        "1.5",
+        "--variants",
+        "0/0",
+        "0.5/2",
+        "--seeds=1",
+        "--config=configs/distill.py:smoke",
+        f"--config.data.stores=('{store}',)",
+        f"--json={tmp_path / 'found.json'}",
+    ]
     monkeypatch.setattr(Plan, "steps", lambda plan, variant, budget_s: 6)  # views of a loaded machine may take longer
     assert command.main(arguments) == 0, capsys.readouterr().err
     record = json.loads((tmp_path / "found.json").read_text())
@@ -103,7 +144,10 @@ def test_students_are_trained_once_and_read_on_validation_participants(smoke_sto
     assert plain["views_s"] == 0 < lean["views_s"] and set(record["views_s"]) == {"2"}
     opened = Store.open(store)
     assert plain["validation_segments"] == len(opened.indices("validation"))
-    assert all(np.isfinite(one["hr_mae"]["student"] + one["sdnn_mae"]["student"]) and 0 <= one["top1"] <= 1 for one in record["results"])
+    assert all(
+        np.isfinite(one["hr_mae"]["student"] + one["sdnn_mae"]["student"]) and 0 <= one["top1"] <= 1
+        for one in record["results"]
+    )
     assert plain["hr_mae"]["teacher"] == lean["hr_mae"]["teacher"]
     assert Path(record["figure"]).read_bytes().startswith(b"\x89PNG")
 

@@ -78,8 +78,12 @@ def test_flops_of_encoders_and_head_are_those_of_the_traced_modules():
 def test_flops_of_an_autoencoder_are_those_of_the_traced_module(encoder):
     autoencoder = MaskedAutoencoder(
         encoder.clone(output=0) if encoder is TRANSFORMER else encoder,
-        patch=20, keep=5, decoder_width=8, decoder_depth=2, decoder_heads=2,
-    )  # fmt: skip
+        patch=20,
+        keep=5,
+        decoder_width=8,
+        decoder_depth=2,
+        decoder_heads=2,
+    )
     order = jax.ShapeDtypeStruct((3, SAMPLES // 20), jnp.int32)
     counted = flops.autoencoder_flops(autoencoder, samples=SAMPLES, channels=CHANNELS)
     assert counted == forward_flops(autoencoder, signal(), order)
@@ -100,7 +104,7 @@ def test_matrix_products_are_nearly_all_that_xla_counts_of_the_paper_sized_encod
 def small_config(**changes):
     config = distill.get_config("smoke")
     for stage in ("teacher", "student"):
-        for specs in (config[stage].augment.values() if stage == "student" else [config[stage].augment]):
+        for specs in config[stage].augment.values() if stage == "student" else [config[stage].augment]:
             for spec in specs.values():
                 spec.probability = 0.0  # compiles in half the time; has no collective
     config.update_from_flattened_dict(changes)
@@ -266,9 +270,13 @@ def test_what_the_user_can_put_right_is_said_in_one_line(repository, arguments, 
 @pytest.mark.slow
 def test_command_prints_tables_and_writes_all_numbers(repository, tmp_path):
     done = run_benchmark(
-        repository, "scaling", "--config=configs/distill.py:smoke", "--batch-per-device=4,8", "--count-devices=2",
+        repository,
+        "scaling",
+        "--config=configs/distill.py:smoke",
+        "--batch-per-device=4,8",
+        "--count-devices=2",
         f"--json={tmp_path / 'numbers.json'}",
-    )  # fmt: skip
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert "TPU v5e, 256 chips" in done.stdout and "4 x 8 H100 SXM" in done.stdout
     numbers = json.loads((tmp_path / "numbers.json").read_text())
@@ -281,9 +289,14 @@ def test_command_prints_tables_and_writes_all_numbers(repository, tmp_path):
 @pytest.mark.long
 def test_measurement_runs_every_arrangement(repository, tmp_path):
     done = run_benchmark(
-        repository, "weak-scaling", "--stage=teacher", "--batch-per-device=2", "--steps=2", "--rounds=2",
+        repository,
+        "weak-scaling",
+        "--stage=teacher",
+        "--batch-per-device=2",
+        "--steps=2",
+        "--rounds=2",
         f"--json={tmp_path / 'm.json'}",
-    )  # fmt: skip
+    )
     assert (done.returncode, done.stderr) == (0, "")
     measured = json.loads((tmp_path / "m.json").read_text())["arrangements"]
     assert [(one["name"], one["devices"]) for one in measured] == [
@@ -299,14 +312,22 @@ def run_benchmark(repository, *arguments):
     environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
     return subprocess.run(
         [sys.executable, "-m", "accdistill_jax.benchmark", *arguments],
-        cwd=repository, env=environment, capture_output=True, text=True, timeout=500,
-    )  # fmt: skip
+        cwd=repository,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
 
 
 @pytest.mark.parametrize(
     "changes,stage,message",
     [
-        ({"teacher.objective": "contrastive"}, "teacher", "teacher.objective = 'contrastive': only the work of 'masked'"),
+        (
+            {"teacher.objective": "contrastive"},
+            "teacher",
+            "teacher.objective = 'contrastive': only the work of 'masked'",
+        ),
         ({"student.objective": "joint"}, "student", "student.objective = 'joint': only the work of 'distillation'"),
         ({"student.regression_weight": 1.0}, "student", "set config.student.regression_weight to 0.0"),
     ],

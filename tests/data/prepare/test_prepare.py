@@ -16,8 +16,18 @@ from accdistill_jax.data.prepare.__main__ import build_parser, main
 from accdistill_jax.data.store.split import SplitRule
 from accdistill_jax.data.store.store import Store
 
-LOOSE = ["--max-motion-g", "inf", "--min-ppg-quality", "0", "--max-clipped-fraction", "1", "--segment-s", "10",
-         "--hop-s", "10"]
+LOOSE = [
+    "--max-motion-g",
+    "inf",
+    "--min-ppg-quality",
+    "0",
+    "--max-clipped-fraction",
+    "1",
+    "--segment-s",
+    "10",
+    "--hop-s",
+    "10",
+]
 
 
 def write_session(folder: Path, *, seconds: int = 65, seed: int = 0) -> None:
@@ -28,8 +38,10 @@ def write_session(folder: Path, *, seconds: int = 65, seed: int = 0) -> None:
     bvp = 50 * np.sin(2 * np.pi * 1.2 * time_s) + rng.normal(0, 2, len(time_s))
     accel = np.round(rng.normal([5, 10, 63], 2, (32 * seconds, 3))).astype(int)
     (folder / "BVP.csv").write_text("1594149654.00\n64.000000\n" + "".join(f"{value:.2f}\n" for value in bvp))
-    (folder / "ACC.csv").write_text("1594149654.00, 1594149654.00, 1594149654.00\n32.000000, 32.000000, 32.000000\n"
-                                    + "".join(f"{x},{y},{z}\n" for x, y, z in accel))
+    (folder / "ACC.csv").write_text(
+        "1594149654.00, 1594149654.00, 1594149654.00\n32.000000, 32.000000, 32.000000\n"
+        + "".join(f"{x},{y},{z}\n" for x, y, z in accel)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -74,11 +86,16 @@ def test_two_workers_give_the_same_bytes(sessions, prepared, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("how", "workers"), [(signal.SIGKILL, 1), (signal.SIGKILL, 2), (signal.SIGINT, 2), (signal.SIGTERM, 1)])
+    ("how", "workers"), [(signal.SIGKILL, 1), (signal.SIGKILL, 2), (signal.SIGINT, 2), (signal.SIGTERM, 1)]
+)
 def test_interrupted_preparation_continues(sessions, prepared, tmp_path, repository, how, workers):
     out = tmp_path / "store"
-    command = [sys.executable, "-m", "accdistill_jax.data.prepare",
-               *prepare_arguments(sessions, out, "--workers", workers)]
+    command = [
+        sys.executable,
+        "-m",
+        "accdistill_jax.data.prepare",
+        *prepare_arguments(sessions, out, "--workers", workers),
+    ]
     process = subprocess.Popen(command, cwd=repository, stderr=subprocess.PIPE, text=True)
     staged = tmp_path / "store.partial/units"
     while not (staged.exists() and any(name.endswith(".npz") for name in os.listdir(staged))):
@@ -200,8 +217,21 @@ def test_chosen_ppg_channels(tmp_path, capsys):
     assert run(*loose, "--out", tmp_path / "third", "--ppg-channels", "ppg1,green") == 2
     error = capsys.readouterr().err
     assert "recording 'TEST_S01_T01': has no PPG channel 'green'; its channels are ppg1, ppg2" in error
-    assert run("synthetic", "--out", tmp_path / "s", "--quiet", "--participants", 1, "--segments-per-participant", 1,
-               "--ppg-channels", "1") == 0  # the same flag, a number there
+    assert (
+        run(
+            "synthetic",
+            "--out",
+            tmp_path / "s",
+            "--quiet",
+            "--participants",
+            1,
+            "--segments-per-participant",
+            1,
+            "--ppg-channels",
+            "1",
+        )
+        == 0
+    )  # the same flag, a number there
 
 
 def test_nothing_kept_can_be_repeated_with_other_thresholds(sessions, tmp_path, capsys):
@@ -267,8 +297,18 @@ def test_verify_names_the_damaged_shard(sessions, tmp_path, capsys):
 
 
 def test_synthetic_command(tmp_path, capsys):
-    arguments = ["synthetic", "--out", tmp_path / "store", "--participants", 2, "--segments-per-participant", 3,
-                 "--ppg-channels", 1, "--quiet"]
+    arguments = [
+        "synthetic",
+        "--out",
+        tmp_path / "store",
+        "--participants",
+        2,
+        "--segments-per-participant",
+        3,
+        "--ppg-channels",
+        1,
+        "--quiet",
+    ]
     assert run(*arguments) == 0
     store = Store.open(tmp_path / "store", verify=True)
     assert store.manifest["source"] == "synthetic" and store.samples == 3840 and len(store.channels["ppg"]) == 1

@@ -18,8 +18,20 @@ from accdistill_jax.data.store.store import Store
 
 pytestmark = pytest.mark.slow  # together: about 25 s of one core, most of it starting up
 SECONDS = 25
-LOOSE = ["--max-motion-g", "inf", "--min-ppg-quality", "0", "--max-clipped-fraction", "1", "--segment-s", "10",
-         "--hop-s", "10", "--workers", "1"]
+LOOSE = [
+    "--max-motion-g",
+    "inf",
+    "--min-ppg-quality",
+    "0",
+    "--max-clipped-fraction",
+    "1",
+    "--segment-s",
+    "10",
+    "--hop-s",
+    "10",
+    "--workers",
+    "1",
+]
 
 
 def session(seed: int = 0) -> dict[str, str]:
@@ -28,9 +40,11 @@ def session(seed: int = 0) -> dict[str, str]:
     start = 1_600_000_000 + 1000 * seed
     bvp = 50 * np.sin(2 * np.pi * 1.2 * np.arange(64 * SECONDS) / 64) + rng.normal(0, 2, 64 * SECONDS)
     accel = rng.normal([5, 10, 63], 2, (32 * SECONDS, 3)).round().astype(int)
-    return {"BVP.csv": f"{start}.00\n64.000000\n" + "".join(f"{value:.2f}\n" for value in bvp),
-            "ACC.csv": f"{', '.join([f'{start}.00'] * 3)}\n32.000000, 32.000000, 32.000000\n"
-                       + "".join(f"{x},{y},{z}\n" for x, y, z in accel)}
+    return {
+        "BVP.csv": f"{start}.00\n64.000000\n" + "".join(f"{value:.2f}\n" for value in bvp),
+        "ACC.csv": f"{', '.join([f'{start}.00'] * 3)}\n32.000000, 32.000000, 32.000000\n"
+        + "".join(f"{x},{y},{z}\n" for x, y, z in accel),
+    }
 
 
 def zipped(files: dict[str, str | bytes]) -> bytes:
@@ -121,9 +135,13 @@ def other_channels(root: Path) -> None:
         motion = rng.normal((0, 0, 1), 0.01, (len(time_s), 3))  # no two people move alike
         table = np.column_stack([*[wave] * len(columns), motion])
         text = ",".join([*columns, "x", "y", "z"]) + "\n" + "".join(",".join(map(str, row)) + "\n" for row in table)
-        description = {"participant": name, "streams": {
-            "ppg": {"file": "data.csv", "columns": columns, "rate_hz": 64},
-            "accel": {"file": "data.csv", "columns": ["x", "y", "z"], "rate_hz": 64}}}
+        description = {
+            "participant": name,
+            "streams": {
+                "ppg": {"file": "data.csv", "columns": columns, "rate_hz": 64},
+                "accel": {"file": "data.csv", "columns": ["x", "y", "z"], "rate_hz": 64},
+            },
+        }
         put(root / name, {"data.csv": text, "recording.json": json.dumps(description)})
 
 
@@ -140,9 +158,22 @@ class Result(NamedTuple):
     store: Path
 
 
-CASES = {function.__name__: Case(function) for function in (
-    truncated_zip, missing_column, wrong_rate, nan_samples, nothing_but_nan, empty_session, empty_zip, zip_of_zips,
-    zip_of_zips_one_cut, many_with_one_bad, many_with_two_bad)}
+CASES = {
+    function.__name__: Case(function)
+    for function in (
+        truncated_zip,
+        missing_column,
+        wrong_rate,
+        nan_samples,
+        nothing_but_nan,
+        empty_session,
+        empty_zip,
+        zip_of_zips,
+        zip_of_zips_one_cut,
+        many_with_one_bad,
+        many_with_two_bad,
+    )
+}
 CASES |= {
     "skip_bad": Case(many_with_two_bad, ("--skip-bad",)),
     "other_channels": Case(other_channels, reader="generic"),
@@ -157,15 +188,22 @@ def prepare(tmp_path, repository) -> Callable[[str], Result]:
     def run(name: str) -> Result:
         case = CASES[name]
         case.make(tmp_path / "recordings")
-        done = command(repository, case.reader, tmp_path / "recordings", "--out", tmp_path / "store", *LOOSE, *case.options)
+        done = command(
+            repository, case.reader, tmp_path / "recordings", "--out", tmp_path / "store", *LOOSE, *case.options
+        )
         return Result(done.returncode, done.stdout, done.stderr, tmp_path / "store")
 
     return run
 
 
 def command(repository: Path, *arguments) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "accdistill_jax.data.prepare", *map(str, arguments)], cwd=repository,
-                          capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-m", "accdistill_jax.data.prepare", *map(str, arguments)],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 @pytest.mark.parametrize(

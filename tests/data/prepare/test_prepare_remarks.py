@@ -32,10 +32,16 @@ def put(root, name, *, shake=0.003, seed=0, polarity="unknown", spoil=None, **ke
         spoil(ppg, accel)
     folder = root / name
     folder.mkdir(parents=True)
-    np.savetxt(folder / "data.csv", np.column_stack([ppg, accel]), fmt="%.5f", delimiter=",", header="green,x,y,z", comments="")
-    streams = {"ppg": {"file": "data.csv", "columns": ["green"], "rate_hz": RATE, "polarity": polarity},
-               "accel": {"file": "data.csv", "columns": ["x", "y", "z"], "rate_hz": RATE}}
-    (folder / "recording.json").write_text(json.dumps({"participant": name, "device": "watch", "streams": streams} | keys))
+    np.savetxt(
+        folder / "data.csv", np.column_stack([ppg, accel]), fmt="%.5f", delimiter=",", header="green,x,y,z", comments=""
+    )
+    streams = {
+        "ppg": {"file": "data.csv", "columns": ["green"], "rate_hz": RATE, "polarity": polarity},
+        "accel": {"file": "data.csv", "columns": ["x", "y", "z"], "rate_hz": RATE},
+    }
+    (folder / "recording.json").write_text(
+        json.dumps({"participant": name, "device": "watch", "streams": streams} | keys)
+    )
 
 
 def group(root, polarity="unknown"):
@@ -55,14 +61,19 @@ def ppg_of(store):
 
 
 def contents(store):
-    return {name: entry["sha256"] for name, entry in store.manifest["files"].items()} | {"fingerprint": store.fingerprint}
+    return {name: entry["sha256"] for name, entry in store.manifest["files"].items()} | {
+        "fingerprint": store.fingerprint
+    }
 
 
 def test_a_recording_that_cannot_tell_is_turned_with_its_device(tmp_path):
     store = made(group(tmp_path / "in"), tmp_path / "store")
     notes = {own["unit"]: own["notes"] for own in store.manifest["prepared"]}
     assert notes["a"]["ppg_polarity"] == "systole_down, by the data (0 of 16 calm, clean frames are up)"
-    assert notes["moved"]["ppg_polarity"] == "systole_down, as its device's other recordings (no calm, clean frame of its own)"
+    assert (
+        notes["moved"]["ppg_polarity"]
+        == "systole_down, as its device's other recordings (no calm, clean frame of its own)"
+    )
     assert {name: own["ppg_votes"]["applied"] for name, own in notes.items()} == dict.fromkeys(notes, "systole_down")
     assert notes["moved"]["ppg_votes"]["frames"] == 0
     declared = made(group(tmp_path / "declared", "systole_down"), tmp_path / "right")
@@ -72,11 +83,19 @@ def test_a_recording_that_cannot_tell_is_turned_with_its_device(tmp_path):
 
 def test_references_that_label_nothing_are_told(tmp_path):
     put(tmp_path / "in", "a", heart_rate={"file": "hr.csv", "time": "t", "hr": "bpm", "duration_s": 0.001})
-    np.savetxt(tmp_path / "in" / "a" / "hr.csv", np.column_stack([np.arange(120), 70 + np.arange(120) % 7]), fmt="%d", delimiter=",",
-               header="t,bpm", comments="")
+    np.savetxt(
+        tmp_path / "in" / "a" / "hr.csv",
+        np.column_stack([np.arange(120), 70 + np.arange(120) % 7]),
+        fmt="%d",
+        delimiter=",",
+        header="t,bpm",
+        comments="",
+    )
     store = made(find_recordings("generic", [tmp_path / "in"]), tmp_path / "store")
-    assert ("recording a: labels: none of its kept segments (2) has a heart rate: the windows of heart rate cover too little of them"
-            in remarks(store.manifest))
+    assert (
+        "recording a: labels: none of its kept segments (2) has a heart rate: the windows of heart rate cover too little of them"
+        in remarks(store.manifest)
+    )
 
 
 def test_what_an_earlier_start_prepared_is_told(tmp_path, capsys):
@@ -84,7 +103,19 @@ def test_what_an_earlier_start_prepared_is_told(tmp_path, capsys):
         put(tmp_path / "in", name)
     spoilt = tmp_path / "in" / "b" / "data.csv"
     whole = spoilt.read_text()
-    command = ["generic", str(tmp_path / "in"), "--out", str(tmp_path / "store"), "--workers", "1", "--quiet", "--split-fractions", "1", "0", "0"]
+    command = [
+        "generic",
+        str(tmp_path / "in"),
+        "--out",
+        str(tmp_path / "store"),
+        "--workers",
+        "1",
+        "--quiet",
+        "--split-fractions",
+        "1",
+        "0",
+        "0",
+    ]
     spoilt.write_text("green\n")
     assert main(command) == 2 and "earlier start" not in capsys.readouterr().out
     spoilt.write_text(whole)
@@ -144,8 +175,10 @@ def test_the_summary_says_why_most_minutes_are_rejected(tmp_path, capsys):
     for name in ("d", "e", "f", "g"):
         put(tmp_path / "in", name, spoil=shaken)
     assert main(["generic", str(tmp_path / "in"), "--out", str(tmp_path / "store"), "--workers", "1", "--quiet"]) == 0
-    assert ("warning: only 6 of 16 segments were kept; rejected: 10 for motion (the wrist moves: --max-motion-g is 0.1)"
-            in capsys.readouterr().out)
+    assert (
+        "warning: only 6 of 16 segments were kept; rejected: 10 for motion (the wrist moves: --max-motion-g is 0.1)"
+        in capsys.readouterr().out
+    )
     assert "only" not in shown(made(find_recordings("generic", [tmp_path / "in"]), tmp_path / "kept"))
 
 
@@ -156,11 +189,22 @@ def test_a_store_of_nothing_says_why_too(tmp_path, capsys):
     assert "2 for motion (the wrist moves: --max-motion-g is 0.1)" in error
 
 
-@pytest.mark.parametrize(("rejected", "parts", "absent"), [
-    ({"quality": 500, "gap": 72, "motion": 0}, ["500 for quality (no clean pulse: --min-ppg-quality is 0.4)"], "gap"),
-    ({"gap": 5, "flat": 5, "clipped": 5}, ["5 for gap", "--max-gap-s is 1.0", "5 for flat", "5 for clipped"], "motion"),
-    ({"too_short": 3}, ["3 for too_short (recordings shorter than a segment: --segment-s is 60.0)"], "gap"),
-])
+@pytest.mark.parametrize(
+    ("rejected", "parts", "absent"),
+    [
+        (
+            {"quality": 500, "gap": 72, "motion": 0},
+            ["500 for quality (no clean pulse: --min-ppg-quality is 0.4)"],
+            "gap",
+        ),
+        (
+            {"gap": 5, "flat": 5, "clipped": 5},
+            ["5 for gap", "--max-gap-s is 1.0", "5 for flat", "5 for clipped"],
+            "motion",
+        ),
+        ({"too_short": 3}, ["3 for too_short (recordings shorter than a segment: --segment-s is 60.0)"], "gap"),
+    ],
+)
 def test_reasons_name_their_flags(rejected, parts, absent):
     text = why_rejected(rejected, PreprocessSettings().to_json())
     assert all(part in text for part in parts) and absent not in text
@@ -176,9 +220,24 @@ def test_a_heart_rate_that_was_cleaned_is_in_the_summary(tmp_path):
     assert Store.open(store.path).fingerprint == store.fingerprint
 
 
-@pytest.mark.parametrize("notes", [None, [], "text", {"ppg_votes": 1}, {"ppg_votes": {"device": "w"}}, {"held_s": 5},
-                                   {"held_s": {"ppg": "long"}}, {"heart_rate": 3, "accel_axes": None},
-                                   {"ppg_votes": {"device": "w", "declared": "unknown", "applied": "up", "frames": "1", "up": 0}}])
+@pytest.mark.parametrize(
+    "notes",
+    [
+        None,
+        [],
+        "text",
+        {"ppg_votes": 1},
+        {"ppg_votes": {"device": "w"}},
+        {"held_s": 5},
+        {"held_s": {"ppg": "long"}},
+        {"heart_rate": 3, "accel_axes": None},
+        {"ppg_votes": {"device": "w", "declared": "unknown", "applied": "up", "frames": "1", "up": 0}},
+    ],
+)
 def test_notes_of_other_origin_say_nothing(notes):
-    manifest = {"prepared": [{"unit": "a", "notes": notes}], "preprocess": {}, "counts": {"total": {"examined": 1, "kept": 1}}}
+    manifest = {
+        "prepared": [{"unit": "a", "notes": notes}],
+        "preprocess": {},
+        "counts": {"total": {"examined": 1, "kept": 1}},
+    }
     assert remarks(manifest) == []

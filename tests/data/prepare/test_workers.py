@@ -35,10 +35,17 @@ def test_a_killed_process_is_reported():
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_killed_process_is_told_with_its_item_and_the_others_go_on(workers):
-    results = dict(run_all(os._exit, [3, 0, 7], workers=workers, apart=True, died=lambda item, cause: f"{item}: {cause}"))
+    results = dict(
+        run_all(os._exit, [3, 0, 7], workers=workers, apart=True, died=lambda item, cause: f"{item}: {cause}")
+    )
     assert results == {code: f"{code}: exit status {code}" for code in (0, 3, 7)}
-    killed = list(run_all(signal.raise_signal, [signal.SIGKILL, 0], workers=workers, apart=True, died=lambda item, cause: cause))
-    assert sorted(killed, key=lambda pair: pair[0] == 0) == [(signal.SIGKILL, "SIGKILL: out of memory, or killed"), (0, None)]
+    killed = list(
+        run_all(signal.raise_signal, [signal.SIGKILL, 0], workers=workers, apart=True, died=lambda item, cause: cause)
+    )
+    assert sorted(killed, key=lambda pair: pair[0] == 0) == [
+        (signal.SIGKILL, "SIGKILL: out of memory, or killed"),
+        (0, None),
+    ]
 
 
 def test_a_process_that_was_asked_to_end_is_not_blamed_on_its_item():

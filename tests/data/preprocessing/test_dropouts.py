@@ -47,7 +47,9 @@ def test_a_dropout_is_found_to_the_sample(make, value):
     held = held_samples(stream, **LIMITS)
     assert np.flatnonzero(held).tolist() == list(range(641, 801))  # the first sample of the stretch may be a true one
     assert seconds(stream, held) == 5.0
-    assert np.isnan(without(stream, held).values[641:801]).all() and not np.isnan(without(stream, held).values[:641]).any()
+    assert (
+        np.isnan(without(stream, held).values[641:801]).all() and not np.isnan(without(stream, held).values[:641]).any()
+    )
 
 
 def test_a_coarse_accelerometer_may_rest_within_a_count():

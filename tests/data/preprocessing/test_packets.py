@@ -160,8 +160,12 @@ def test_rows_written_twice_are_dropped():
     blocks = np.split(row, np.flatnonzero(np.diff(number)) + 1)
     some = np.concatenate([np.tile(block, 2) if k % 9 == 4 else block for k, block in enumerate(blocks)])
     overlap = np.sort(np.concatenate([row, row[(time > 50) & (time < 80)]]))
-    for rows, stamps in ((some, first), (np.concatenate([np.tile(block, 2) for block in blocks]), first),
-                         (np.repeat(row, 2), time), (overlap, time)):
+    for rows, stamps in (
+        (some, first),
+        (np.concatenate([np.tile(block, 2) for block in blocks]), first),
+        (np.repeat(row, 2), time),
+        (overlap, time),
+    ):
         stream, mended, note = spread_packets(accel(time, stamps, rows=rows))
         assert f"{len(rows) - len(time)} rows that repeat others dropped" in note and mended >= len(rows) - len(time)
         np.testing.assert_allclose(stream.time_s, time, atol=1e-3)
@@ -184,8 +188,14 @@ def test_streams_whose_samples_have_their_own_stamps_are_passed_on(rate):
     time = clock(rate)
     jittered = np.sort(time + rng.uniform(-0.6, 0.6, len(time)) / rate)
     for stamps, kept in (
-        (time, time >= 0), (np.floor(time * 1000) / 1000, time >= 0), (jittered, time >= 0), (time, time % 60 < 50), (time, time % 5 < 0.5),
-        (time, time % 1.5 < 0.3), (time, rng.random(len(time)) < 0.97), (time, rng.random(len(time)) < 0.5),
+        (time, time >= 0),
+        (np.floor(time * 1000) / 1000, time >= 0),
+        (jittered, time >= 0),
+        (time, time % 60 < 50),
+        (time, time % 5 < 0.5),
+        (time, time % 1.5 < 0.3),
+        (time, rng.random(len(time)) < 0.97),
+        (time, rng.random(len(time)) < 0.5),
     ):
         stream = accel(time, stamps, rows=kept)
         spread = spread_packets(stream)
@@ -200,26 +210,48 @@ def test_few_shared_stamps_are_averaged_and_counted():
     stamps[[100, 900, 2000]] = stamps[[99, 899, 1999]]
     stream = accel(time, stamps)
     spread = spread_packets(stream)
-    assert spread.stream is stream and spread.mended == 3 and spread.note.startswith("3 samples with the stamp of the one before averaged")
+    assert (
+        spread.stream is stream
+        and spread.mended == 3
+        and spread.note.startswith("3 samples with the stamp of the one before averaged")
+    )
 
 
 TIME = clock(32)
 NUMBER, FIRST = packets(TIME, 8)
 REFUSED = {
     "whole minutes": (np.floor(TIME / 60) * 60, "in packets of more than 2.5 s"),
-    "float32 unix seconds": ((1_714_557_600 + TIME).astype(np.float32).astype(np.float64) - 1_714_557_600, "in packets of more than 2.5 s"),
+    "float32 unix seconds": (
+        (1_714_557_600 + TIME).astype(np.float32).astype(np.float64) - 1_714_557_600,
+        "in packets of more than 2.5 s",
+    ),
     "all equal": (0 * TIME, "in packets of more than 2.5 s"),
-    "much jitter": (np.maximum.accumulate(FIRST + np.random.default_rng(0).normal(0, 0.1, NUMBER[-1] + 1)[NUMBER]), "jitter|come in time|rate"),
-    "long packets with jitter": (np.repeat(np.arange(75) * 2.0 + np.random.default_rng(0).normal(0, 0.1, 75), 64), "jitter by 0"),
-    "a clock set back": (np.maximum.accumulate(FIRST - 0.5 * (FIRST > 70)), "more samples than the rate allows|come in time"),
-    "no order": (np.repeat(np.cumsum(np.random.default_rng(0).exponential(0.25, len(TIME) // 8)), 8), "jitter|come in time|rate"),
-}  # fmt: skip
+    "much jitter": (
+        np.maximum.accumulate(FIRST + np.random.default_rng(0).normal(0, 0.1, NUMBER[-1] + 1)[NUMBER]),
+        "jitter|come in time|rate",
+    ),
+    "long packets with jitter": (
+        np.repeat(np.arange(75) * 2.0 + np.random.default_rng(0).normal(0, 0.1, 75), 64),
+        "jitter by 0",
+    ),
+    "a clock set back": (
+        np.maximum.accumulate(FIRST - 0.5 * (FIRST > 70)),
+        "more samples than the rate allows|come in time",
+    ),
+    "no order": (
+        np.repeat(np.cumsum(np.random.default_rng(0).exponential(0.25, len(TIME) // 8)), 8),
+        "jitter|come in time|rate",
+    ),
+}
 
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_is_not_certain_is_refused(kind):
     stamps, reason = REFUSED[kind]
-    with pytest.raises(UserError, match=rf"stream 'accel': \d+ of 4800 samples carry the time stamp of another.*({reason}).*; give the stream rate_hz"):
+    with pytest.raises(
+        UserError,
+        match=rf"stream 'accel': \d+ of 4800 samples carry the time stamp of another.*({reason}).*; give the stream rate_hz",
+    ):
         spread_packets(accel(TIME, stamps))
 
 

@@ -41,9 +41,15 @@ def recording(accel, *, scale=1.0, source="generic", beats=None, **more):
 
 
 # Name of the unit, numbers per g, what the description must say instead.
-WRITTEN = {"m/s2": (9.80665, "unit: m/s2"), "mg": (1000, "unit: mg"), "counts of 64": (64, "counts_per_g: 64"),
-           "counts of 256": (256, "counts_per_g: 256"), "counts of 2048": (2048, "counts_per_g: 2048"),
-           "counts of 8192": (8192, "counts_per_g: 8192"), "counts of 333": (333, "counts_per_g: 333")}
+WRITTEN = {
+    "m/s2": (9.80665, "unit: m/s2"),
+    "mg": (1000, "unit: mg"),
+    "counts of 64": (64, "counts_per_g: 64"),
+    "counts of 256": (256, "counts_per_g: 256"),
+    "counts of 2048": (2048, "counts_per_g: 2048"),
+    "counts of 8192": (8192, "counts_per_g: 8192"),
+    "counts of 333": (333, "counts_per_g: 333"),
+}
 
 
 @pytest.mark.parametrize("motion", [worn, running])
@@ -107,12 +113,16 @@ def test_irregular_stamps_are_checked_too():
 
 # --- gravity ------------------------------------------------------------------------------------------------------
 
+
 def linear(seed=0):
     return 0.02 * np.random.default_rng(seed).standard_normal((round(SECONDS * RATE), 3))
 
 
 def test_removed_gravity_is_recognised_and_may_be_declared():
-    with pytest.raises(UserError, match="at the median, with hardly a calm second, is 0.03.* g.*if gravity was removed from it, gravity: removed"):
+    with pytest.raises(
+        UserError,
+        match="at the median, with hardly a calm second, is 0.03.* g.*if gravity was removed from it, gravity: removed",
+    ):
         check_units(recording(linear()))
     assert check_units(recording(linear(), gravity="removed")) == {}
 
@@ -123,6 +133,7 @@ def test_gravity_that_is_there_cannot_be_declared_to_be_removed():
 
 
 # --- axes ---------------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize(("sign", "how"), [(1, "the same"), (-1, "opposite")])
 def test_one_column_as_two_axes_is_refused(sign, how):
@@ -140,10 +151,13 @@ def test_an_axis_that_never_changes_is_refused_where_the_others_turn_and_noted_w
         check_units(recording(accel / np.median(np.linalg.norm(accel, axis=1))))
     still = np.random.default_rng(0).normal((0, 0, 1), 0.005, (4000, 3))
     still[:, 1] = 0.0
-    assert check_units(recording(still)) == {"accel_axes": "axis y is 0 g in every sample: a wrong column, or a broken axis?"}
+    assert check_units(recording(still)) == {
+        "accel_axes": "axis y is 0 g in every sample: a wrong column, or a broken axis?"
+    }
 
 
 # --- beat intervals -----------------------------------------------------------------------------------------------
+
 
 def beats(interval_s, unit="s"):
     interval = np.full(100, interval_s)
@@ -187,15 +201,20 @@ def test_beats_that_do_not_fit_into_their_time_are_refused():
 
 def test_times_of_beats_in_another_unit_are_refused():
     interval = np.full(100, 0.8)
-    with pytest.raises(UserError, match="beats: their times are 1000 times as far apart as their intervals are long: is the time_unit ms"):
+    with pytest.raises(
+        UserError,
+        match="beats: their times are 1000 times as far apart as their intervals are long: is the time_unit ms",
+    ):
         check_units(recording(worn(), beats=Beats(np.cumsum(interval) * 1000, interval)))
 
 
 def test_references_outside_the_recording_are_noted():
     interval = np.full(100, 0.8)
     notes = check_units(recording(worn(), beats=Beats(7200 + np.cumsum(interval), interval)))
-    assert notes == {"references": "none of 100 beats lies within the recording's 0 to 120 s (they lie at 7201 to 7280 s): "
-                                   "do their clocks or units differ?"}
+    assert notes == {
+        "references": "none of 100 beats lies within the recording's 0 to 120 s (they lie at 7201 to 7280 s): "
+        "do their clocks or units differ?"
+    }
     windows = cleaned(np.arange(-900.0, -800.0, 2), 8.0, np.full(50, 70.0) + np.arange(50) / 10)
     of = dataclasses.replace(recording(worn()), heart_rate=windows)
     assert "none of 50 windows of heart rate lies within" in check_units(of)["references"]
@@ -207,17 +226,23 @@ def test_signals_that_cover_different_times_are_noted(rate, noted):
     plain = recording(worn())
     notes = check_units(dataclasses.replace(plain, streams={**plain.streams, "ppg": ppg}))
     assert ("coverage" in notes) == noted
-    assert not noted or notes["coverage"].startswith(f"PPG covers 0 to {SECONDS * RATE / rate:.0f} s and acceleration 0 to 120 s: only what both")
+    assert not noted or notes["coverage"].startswith(
+        f"PPG covers 0 to {SECONDS * RATE / rate:.0f} s and acceleration 0 to 120 s: only what both"
+    )
 
 
 # --- the zero of a converter, in a description ---------------------------------------------------------------------
+
 
 def described(folder, numbers, **accel):
     np.savetxt(folder / "acc.csv", numbers, fmt="%d", delimiter=",", header="x,y,z", comments="")
     time = np.arange(round(SECONDS * RATE)) / RATE
     np.savetxt(folder / "ppg.csv", 100 * np.sin(2 * np.pi * 1.2 * time), fmt="%.3f", header="green", comments="")
     stream = {"file": "acc.csv", "columns": ["x", "y", "z"], "rate_hz": RATE, "unit": "counts"} | accel
-    text = {"participant": "p", "streams": {"ppg": {"file": "ppg.csv", "columns": ["green"], "rate_hz": RATE}, "accel": stream}}
+    text = {
+        "participant": "p",
+        "streams": {"ppg": {"file": "ppg.csv", "columns": ["green"], "rate_hz": RATE}, "accel": stream},
+    }
     (folder / "recording.json").write_text(json.dumps(text))
     (source,) = find("generic", folder)
     return source.load()
@@ -238,8 +263,13 @@ def test_a_zero_of_each_axis(tmp_path):
     accel = described(tmp_path, numbers, counts_per_g=100, zero=zero.tolist(), range=[0, 1023]).streams["accel"]
     np.testing.assert_allclose(accel.values, (numbers - zero) / 100, rtol=1e-5)
     assert accel.range[0] == pytest.approx((-5.0, -5.2, -5.12))
-    end = described(tmp_path, np.where(np.arange(len(numbers))[:, None] < 32, [0, 520, 512], numbers), counts_per_g=100,
-                    zero=zero.tolist(), range=[0, 1023]).streams["accel"]
+    end = described(
+        tmp_path,
+        np.where(np.arange(len(numbers))[:, None] < 32, [0, 520, 512], numbers),
+        counts_per_g=100,
+        zero=zero.tolist(),
+        range=[0, 1023],
+    ).streams["accel"]
     np.testing.assert_allclose(fraction_clipped(end, np.array([0.0, 60.0]), 60.0), [1 / 60, 0], rtol=1e-5)
 
 
@@ -249,7 +279,10 @@ def test_a_zero_of_each_axis(tmp_path):
         ({"unit": "g", "zero": 512}, "zero goes with unit: counts"),
         ({"counts_per_g": 100, "zero": [1, 2]}, "zero must be one number or 3, one per axis"),
         ({"counts_per_g": 100, "zero": "middle"}, "zero must be a number"),
-        ({"counts_per_g": 100, "zero": [1, 2, None]}, "zero must be one number or 3, one per axis|zero must be a number"),
+        (
+            {"counts_per_g": 100, "zero": [1, 2, None]},
+            "zero must be one number or 3, one per axis|zero must be a number",
+        ),
         ({"counts_per_g": 100, "gravity": "gone"}, "gravity must be one of included, removed"),
     ],
 )

@@ -34,8 +34,13 @@ def accel(count, sd=0.003):
 
 
 def votes(ppg, motion=None, missing=None):
-    return count_votes(ppg, accel(len(ppg)) if motion is None else motion,
-                       np.zeros(len(ppg), bool) if missing is None else missing, rate_hz=RATE, band_high_hz=8.0)
+    return count_votes(
+        ppg,
+        accel(len(ppg)) if motion is None else motion,
+        np.zeros(len(ppg), bool) if missing is None else missing,
+        rate_hz=RATE,
+        band_high_hz=8.0,
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -84,13 +89,22 @@ def test_a_clear_dissenter_follows_and_is_reported():
     recordings = {f"r{i}": vote(90, 1) for i in range(9)} | {"odd": vote(60, 60, applied="systole_down")}
     assert decide(recordings)["odd"] == ("systole_down", "device")
     lines = summary(recordings)
-    assert "PPG polarity, watch: systole_down in 10 recordings, by the data; 9 of the 10 with a clear pulse agree" in lines[0]
-    assert lines[1].startswith("warning: recording odd: its pulse points the other way than systole_down, as its device's recordings")
+    assert (
+        "PPG polarity, watch: systole_down in 10 recordings, by the data; 9 of the 10 with a clear pulse agree"
+        in lines[0]
+    )
+    assert lines[1].startswith(
+        "warning: recording odd: its pulse points the other way than systole_down, as its device's recordings"
+    )
 
 
 def test_an_unnamed_device_may_be_many():
-    recordings = {"a": vote(90, 1, device="unknown"), "b": vote(90, 2, device="unknown"), "c": vote(20, 20, device="unknown"),
-                  "d": vote(3, 2, device="unknown")}
+    recordings = {
+        "a": vote(90, 1, device="unknown"),
+        "b": vote(90, 2, device="unknown"),
+        "c": vote(20, 20, device="unknown"),
+        "d": vote(3, 2, device="unknown"),
+    }
     decisions = decide(recordings)
     assert decisions["c"] == ("systole_up", "recording") and decisions["d"] == ("systole_down", "device")
 
@@ -104,20 +118,34 @@ def test_devices_do_not_vote_for_each_other():
 def test_what_is_declared_stands_and_leads_the_others():
     recordings = {"a": vote(50, 50, declared="systole_down"), "b": vote(50, 50)}
     assert decide(recordings) == {"a": ("systole_down", "declared"), "b": ("systole_down", "device")}
-    against = [line for line in summary(recordings | {"b": vote(50, 50, applied="systole_down")}) if line.startswith("warning")]
-    assert len(against) == 2 and "recording a: its pulse points the other way than systole_down, as declared" in against[0]
+    against = [
+        line for line in summary(recordings | {"b": vote(50, 50, applied="systole_down")}) if line.startswith("warning")
+    ]
+    assert (
+        len(against) == 2 and "recording a: its pulse points the other way than systole_down, as declared" in against[0]
+    )
 
 
 def test_declarations_that_contradict_each_other_lead_nobody():
-    recordings = {"a": vote(50, 50, declared="systole_up"), "b": vote(50, 0, declared="systole_down"), "c": vote(50, 1), "d": vote(2, 2)}
+    recordings = {
+        "a": vote(50, 50, declared="systole_up"),
+        "b": vote(50, 0, declared="systole_down"),
+        "c": vote(50, 1),
+        "d": vote(2, 2),
+    }
     decisions = decide(recordings)
     assert decisions["c"] == ("systole_down", "recording") and decisions["d"] == ("systole_up", "uncertain")
 
 
 def test_what_nobody_can_know_is_said_to_be_uncertain():
     lines = summary({"a": vote(3, 1), "b": vote(0, 0)})
-    assert [line.split(":")[1].strip() for line in lines if line.startswith("warning")] == ["recording a", "recording b"]
-    assert "polarity is uncertain (1 of 3 calm, clean frames are up): taken to be systole_down; declare it" in " ".join(lines)
+    assert [line.split(":")[1].strip() for line in lines if line.startswith("warning")] == [
+        "recording a",
+        "recording b",
+    ]
+    assert "polarity is uncertain (1 of 3 calm, clean frames are up): taken to be systole_down; declare it" in " ".join(
+        lines
+    )
 
 
 def test_one_long_recording_does_not_outvote_many():

@@ -34,8 +34,15 @@ def recording(seconds=200.0, ppg_rate=64.0, accel_rate=32.0, ppg_start=0.0, acce
     accel_time = accel_start + np.arange(round(seconds * accel_rate)) / accel_rate
     accel = np.stack([0.02 * pulse(accel_time), 0 * accel_time, 1 + 0 * accel_time], 1)
     streams = {
-        "ppg": Stream("ppg", 100 * pulse(ppg_time)[:, None], ("a",), "a.u.", start_s=ppg_start, rate_hz=ppg_rate,
-                      polarity="systole_up"),
+        "ppg": Stream(
+            "ppg",
+            100 * pulse(ppg_time)[:, None],
+            ("a",),
+            "a.u.",
+            start_s=ppg_start,
+            rate_hz=ppg_rate,
+            polarity="systole_up",
+        ),
         "accel": Stream("accel", accel, ("x", "y", "z"), "g", start_s=accel_start, rate_hz=accel_rate),
     }
     beats = Beats(np.arange(1, 240) * 60 / 72, np.full(239, 60 / 72))
@@ -56,6 +63,7 @@ def lag_s(batch, row=0):
 
 # --- filter -------------------------------------------------------------------------------------------------------
 
+
 def test_bandpass_is_scipys_zero_phase_butterworth_on_any_axis():
     x = np.random.default_rng(0).normal(size=(3, 3840, 2)).astype(np.float32)
     sos = scipy.signal.butter(4, (0.5, 8.0), btype="bandpass", fs=64.0, output="sos")
@@ -63,11 +71,14 @@ def test_bandpass_is_scipys_zero_phase_butterworth_on_any_axis():
     result = bandpass(x, axis=1, settings=PreprocessSettings())
     assert result.dtype == np.float32
     np.testing.assert_allclose(result, expected, atol=1e-5)
-    np.testing.assert_allclose(bandpass(x.transpose(0, 2, 1), axis=-1, settings=PreprocessSettings()),
-                               expected.transpose(0, 2, 1), atol=1e-5)
+    np.testing.assert_allclose(
+        bandpass(x.transpose(0, 2, 1), axis=-1, settings=PreprocessSettings()), expected.transpose(0, 2, 1), atol=1e-5
+    )
 
 
-@pytest.mark.parametrize(("hz", "gain"), [(0.1, 0.0), (0.5, 0.5), (1.0, 1.0), (3.0, 1.0), (5.0, 1.0), (8.0, 0.5), (20.0, 0.0)])
+@pytest.mark.parametrize(
+    ("hz", "gain"), [(0.1, 0.0), (0.5, 0.5), (1.0, 1.0), (3.0, 1.0), (5.0, 1.0), (8.0, 0.5), (20.0, 0.0)]
+)
 def test_bandpass_keeps_what_is_inside_in_phase(hz, gain):
     # Twice Butterworth's half power at the edges is half the amplitude.
     wave = np.sin(2 * np.pi * hz * np.arange(3840) / 64)[:, None]
@@ -76,6 +87,7 @@ def test_bandpass_keeps_what_is_inside_in_phase(hz, gain):
 
 
 # --- alignment ----------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("ppg_rate", [64.0, 125.0, 55.0])
 @pytest.mark.parametrize("accel_start", [-3.0, 0.0, 0.0123, 7.37])
@@ -103,7 +115,9 @@ def test_irregular_stamps_are_aligned_too():
 
 
 def test_streams_that_never_overlap_are_an_error():
-    with pytest.raises(UserError, match=r"recording 'r1': PPG \(0.0 to 200.0 s\) and acceleration \(500.0 to 700.0 s\)"):
+    with pytest.raises(
+        UserError, match=r"recording 'r1': PPG \(0.0 to 200.0 s\) and acceleration \(500.0 to 700.0 s\)"
+    ):
         preprocess(recording(accel_start=500.0), KEEP_ALL)
 
 
@@ -113,6 +127,7 @@ def test_a_missing_stream_is_an_error():
 
 
 # --- segments and labels ------------------------------------------------------------------------------------------
+
 
 def test_units_shapes_and_labels_of_a_clean_recording():
     batch = preprocess(recording(), PreprocessSettings())
@@ -163,6 +178,7 @@ def test_polarity_is_put_right_and_noted(declared):
 
 # --- selection ----------------------------------------------------------------------------------------------------
 
+
 def faulty(seconds=420.0):
     """Seven minutes, the first six each with a fault; the fourth with two, of which the earlier reason must count."""
     of = recording(seconds=seconds)
@@ -194,12 +210,20 @@ def test_relaxed_thresholds_keep_all_but_the_flat():
 @pytest.mark.parametrize("seed", range(5))
 def test_counts_add_up_whatever_the_thresholds(seed):
     rng = np.random.default_rng(seed)
-    settings = PreprocessSettings(hop_s=float(rng.integers(10, 61)), max_motion_g=rng.uniform(0, 0.7), max_gap_s=rng.uniform(0, 4),
-                                  min_ppg_quality=rng.uniform(0, 1), max_clipped_fraction=rng.uniform(0, 0.3))
+    settings = PreprocessSettings(
+        hop_s=float(rng.integers(10, 61)),
+        max_motion_g=rng.uniform(0, 0.7),
+        max_gap_s=rng.uniform(0, 4),
+        min_ppg_quality=rng.uniform(0, 1),
+        max_clipped_fraction=rng.uniform(0, 0.3),
+    )
     batch = preprocess(faulty(), settings)
     assert batch.examined == (420 - 60) // settings.hop_s + 1
-    assert batch.examined == len(batch.ppg) + sum(batch.rejected.values()) == len(batch.columns["hr_bpm"]) + sum(
-        batch.rejected.values())
+    assert (
+        batch.examined
+        == len(batch.ppg) + sum(batch.rejected.values())
+        == len(batch.columns["hr_bpm"]) + sum(batch.rejected.values())
+    )
 
 
 def test_a_recording_shorter_than_a_segment_is_one_rejection():
@@ -214,7 +238,13 @@ def test_a_flat_ppg_is_rejected():
 
 
 def test_finish_segments_refuses_wrong_shapes():
-    arguments = {"settings": KEEP_ALL, "participant": WHO, "device": "d", "recording_id": "r", "start_unix_s": np.zeros(2)}
+    arguments = {
+        "settings": KEEP_ALL,
+        "participant": WHO,
+        "device": "d",
+        "recording_id": "r",
+        "start_unix_s": np.zeros(2),
+    }
     with pytest.raises(ValueError, match="are not"):
         finish_segments(np.zeros((2, 100, 1)), np.zeros((2, 100, 3)), **arguments)
     with pytest.raises(ValueError, match="one value per segment"):
@@ -222,6 +252,7 @@ def test_finish_segments_refuses_wrong_shapes():
 
 
 # --- settings -----------------------------------------------------------------------------------------------------
+
 
 def test_settings_survive_json_and_pickle():
     for settings in (PreprocessSettings(), KEEP_ALL, PreprocessSettings(segment_s=30, hop_s=15, ppg_band_hz=(0.4, 12))):
@@ -256,19 +287,25 @@ def test_bad_settings_are_named(values, message):
 
 # --- channels -----------------------------------------------------------------------------------------------------
 
+
 def three_channels():
     """Channels of a clean pulse, noise that is clipped, and an upside-down pulse."""
     one = recording()
     wave = one.streams["ppg"].values[:, 0]
     noise = np.clip(np.random.default_rng(0).normal(0, 150, len(wave)), -150, 150)
-    return replace_stream(one, "ppg", values=np.stack([wave, noise, -wave], 1), channels=("green", "red", "1"),
-                          range=(-150.0, 150.0))
+    return replace_stream(
+        one, "ppg", values=np.stack([wave, noise, -wave], 1), channels=("green", "red", "1"), range=(-150.0, 150.0)
+    )
 
 
 @pytest.mark.parametrize(
     ("asked", "names", "columns"),
-    [((), ("green", "red", "1"), [0, 1, 2]), (("red",), ("red",), [1]), ((2, 0), ("1", "green"), [2, 0]),
-     (("1", "green"), ("1", "green"), [2, 0])],  # the name "1" counts before the number 1
+    [
+        ((), ("green", "red", "1"), [0, 1, 2]),
+        (("red",), ("red",), [1]),
+        ((2, 0), ("1", "green"), [2, 0]),
+        (("1", "green"), ("1", "green"), [2, 0]),
+    ],  # the name "1" counts before the number 1
 )
 def test_chosen_channels(asked, names, columns):
     everything = preprocess(three_channels(), KEEP_ALL)
@@ -278,15 +315,18 @@ def test_chosen_channels(asked, names, columns):
 
 
 def test_quality_and_clipping_are_of_the_chosen_channels():
-    green, red = (preprocess(three_channels(), dataclasses.replace(KEEP_ALL, ppg_channels=(name,)))
-                  for name in ("green", "red"))
+    green, red = (
+        preprocess(three_channels(), dataclasses.replace(KEEP_ALL, ppg_channels=(name,))) for name in ("green", "red")
+    )
     assert red.columns["ppg_clipped"].min() > 0.2 and green.columns["ppg_clipped"].max() == 0
     assert green.columns["ppg_quality"].min() > 0.8 > 0.3 > red.columns["ppg_quality"].max()
 
 
 @pytest.mark.parametrize("asked", ["blue", "3", "-1"])
 def test_unknown_channel_names_recording_and_channels(asked):
-    with pytest.raises(UserError, match=f"recording 'r1': has no PPG channel '{asked}'; its channels are green, red, 1"):
+    with pytest.raises(
+        UserError, match=f"recording 'r1': has no PPG channel '{asked}'; its channels are green, red, 1"
+    ):
         preprocess(three_channels(), dataclasses.replace(KEEP_ALL, ppg_channels=(asked,)))
 
 
@@ -305,8 +345,10 @@ def test_channel_settings_survive_json():
 def test_a_stream_that_lasts_for_months_is_refused():
     """One wrong time stamp must not ask for all the memory there is."""
     time_s = np.append(np.arange(99.0), 5e6)
-    streams = {"ppg": Stream("ppg", np.ones((100, 1)), ("a",), "a.u.", time_s=time_s),
-               "accel": Stream("accel", np.ones((100, 3)), tuple("xyz"), "g", rate_hz=1.0)}
+    streams = {
+        "ppg": Stream("ppg", np.ones((100, 1)), ("a",), "a.u.", time_s=time_s),
+        "accel": Stream("accel", np.ones((100, 3)), tuple("xyz"), "g", rate_hz=1.0),
+    }
     recording = Recording("r", Participant("p"), "d", "s", 0.0, streams)
     with pytest.raises(UserError, match="recording 'r': stream 'ppg' lasts 58 days, more than 31: correct"):
         preprocess(recording, PreprocessSettings())

@@ -78,4 +78,5 @@ def test_other_rates_give_the_same_quality():
     wave = pulse(72, rng, 0.5)[None]
     fine = np.repeat(wave, 2, axis=1)  # 128 Hz
     assert ppg_quality(fine, rate_hz=128.0, band_high_hz=8.0)[0] == pytest.approx(
-        ppg_quality(wave, rate_hz=64.0, band_high_hz=8.0)[0], abs=0.05)
+        ppg_quality(wave, rate_hz=64.0, band_high_hz=8.0)[0], abs=0.05
+    )

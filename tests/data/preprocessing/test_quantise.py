@@ -15,8 +15,9 @@ from accdistill_jax.errors import UserError
 def test_round_trip_error_is_at_most_half_a_step(seed, level, spread, samples):
     signal = (np.random.default_rng(seed).normal(level, spread, (3, samples, 2))).astype(np.float32)
     quantised = quantise(signal, name="x")
-    back = dequantise(quantised.values.astype(np.float64), quantised.scale.astype(np.float64),
-                      quantised.offset.astype(np.float64))
+    back = dequantise(
+        quantised.values.astype(np.float64), quantised.scale.astype(np.float64), quantised.offset.astype(np.float64)
+    )
     step = quantised.scale[:, None, :].astype(np.float64)
     rounding = 4 * np.finfo(np.float32).eps * (np.abs(signal).max() + 1e-30)
     assert (np.abs(back - signal) <= step / 2 * 1.01 + rounding).all()

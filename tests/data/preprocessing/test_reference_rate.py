@@ -79,8 +79,10 @@ def test_a_number_that_is_held_is_unknown():
     assert np.isfinite(cleaned(start, 8.0, np.round(hr)).hr_bpm).all()
 
 
-@pytest.mark.parametrize(("hr", "guess"), [(1.2, "beats per second"), (833.0, "beat intervals in ms"), (5.0, "give beats"),
-                                           (7200.0, "give beats")])
+@pytest.mark.parametrize(
+    ("hr", "guess"),
+    [(1.2, "beats per second"), (833.0, "beat intervals in ms"), (5.0, "give beats"), (7200.0, "give beats")],
+)
 def test_another_unit_is_refused(hr, guess):
     with pytest.raises(UserError, match=f"heart rate: 10 of 10 windows lie outside 30 to 240 .*{guess}"):
         cleaned(np.arange(10) * 2.0, 8.0, np.full(10, hr))
@@ -102,11 +104,18 @@ def test_a_day_of_seconds_takes_no_time():
 def test_labels_are_made_of_cleaned_windows_and_the_note_is_kept():
     time = np.arange(64 * 130) / 64
     accel = np.random.default_rng(0).normal((0, 0, 1), 0.005, (len(time), 3))
-    streams = {"ppg": Stream("ppg", np.sin(2 * np.pi * 1.2 * time)[:, None], ("a",), "a.u.", rate_hz=64.0, polarity="systole_up"),
-               "accel": Stream("accel", accel, ("x", "y", "z"), "g", rate_hz=64.0)}
+    streams = {
+        "ppg": Stream(
+            "ppg", np.sin(2 * np.pi * 1.2 * time)[:, None], ("a",), "a.u.", rate_hz=64.0, polarity="systole_up"
+        ),
+        "accel": Stream("accel", accel, ("x", "y", "z"), "g", rate_hz=64.0),
+    }
     hr = np.full(62, 72.0) + np.arange(62) * 0.01
     hr[::6] = 255.0
     windows = cleaned(np.arange(62) * 2.0, 8.0, hr)
-    batch = preprocess(Recording("r", Participant("p"), "d", "s", 0.0, streams, heart_rate=windows), PreprocessSettings(min_ppg_quality=0))
+    batch = preprocess(
+        Recording("r", Participant("p"), "d", "s", 0.0, streams, heart_rate=windows),
+        PreprocessSettings(min_ppg_quality=0),
+    )
     np.testing.assert_allclose(batch.columns["hr_bpm"], 72.3, atol=0.4)
     assert batch.notes["heart_rate"] == "11 of 62 windows are unknown: 11 outside 30 to 240 bpm"

@@ -179,5 +179,7 @@ def test_blocks_give_what_one_pass_gives(monkeypatch):
 def test_bursts_far_denser_than_the_stream_are_refused(inside):
     number = np.arange(25 * 13)
     time = (number // 25) * 3.0 + (number % 25) * inside
-    with pytest.raises(UserError, match="time stamps are .* s apart, far less than its 325 samples in 3600 s: give it rate_hz"):
+    with pytest.raises(
+        UserError, match="time stamps are .* s apart, far less than its 325 samples in 3600 s: give it rate_hz"
+    ):
         grid(Stream("s", sine(0.1, time)[:, None], ("a",), "a.u.", time_s=time), count=64 * 3600)

@@ -20,7 +20,9 @@ def session(start=1_600_000_000):
     bvp, acc = rng.normal(size=256).round(2), rng.integers(-128, 128, (128, 3))
     return {
         "BVP.csv": f"{start}.00\n64.000000\n" + "".join(f"{x}\n" for x in bvp),
-        "ACC.csv": ", ".join([f"{start}.00"] * 3) + "\n32.0, 32.0, 32.0\n" + "".join(",".join(map(str, row)) + "\n" for row in acc),
+        "ACC.csv": ", ".join([f"{start}.00"] * 3)
+        + "\n32.0, 32.0, 32.0\n"
+        + "".join(",".join(map(str, row)) + "\n" for row in acc),
         "IBI.csv": f"{start}.000000, IBI\n1.500000,0.800000\n",
     }
 
@@ -82,9 +84,18 @@ def test_members_with_paths_of_other_systems(tmp_path, prefix):
 
 
 def test_what_is_not_read_in_zips_is_named(tmp_path):
-    (tmp_path / "S01.zip").write_bytes(zipped(
-        session() | {"__MACOSX/._BVP.csv": "x", "._ACC.csv": "x", ".Trash/S09/BVP.csv": "x", ".git/HEAD": "x",
-                     "notes.zip": zipped({"notes.txt": "x"})}))
+    (tmp_path / "S01.zip").write_bytes(
+        zipped(
+            session()
+            | {
+                "__MACOSX/._BVP.csv": "x",
+                "._ACC.csv": "x",
+                ".Trash/S09/BVP.csv": "x",
+                ".git/HEAD": "x",
+                "notes.zip": zipped({"notes.txt": "x"}),
+            }
+        )
+    )
     (tmp_path / "docs.zip").write_bytes(zipped({"a.txt": "x", "b.txt": "x", "protocol.pdf": "x"}))
     (tmp_path / "empty.zip").write_bytes(zipped({}))
     deep = zipped(session(1_600_000_100))
@@ -98,8 +109,11 @@ def test_what_is_not_read_in_zips_is_named(tmp_path):
     assert reasons == {
         "S01.zip/__MACOSX": "what macOS keeps beside the files themselves",
         "S01.zip/._ACC.csv": "what macOS keeps beside the files themselves",
-        "S01.zip/.Trash": "deleted files or a system's own folder", "S01.zip/.git": "a hidden folder",
-        "S01.zip/notes.zip": f"{nothing} (1 .txt)", "docs.zip": f"{nothing} (2 .txt, 1 .pdf)", "empty.zip": f"{nothing} (no file)",
+        "S01.zip/.Trash": "deleted files or a system's own folder",
+        "S01.zip/.git": "a hidden folder",
+        "S01.zip/notes.zip": f"{nothing} (1 .txt)",
+        "docs.zip": f"{nothing} (2 .txt, 1 .pdf)",
+        "empty.zip": f"{nothing} (no file)",
         "deep.zip/S02.zip/S02.zip/S02.zip/S02.zip/S02.zip": "a zip within 5 zips",
     }
 
@@ -121,8 +135,10 @@ def test_parts_of_sessions_are_named_or_tell_what_they_lack(tmp_path):
     (tmp_path / "S04_BVP.csv").write_text(session()["BVP.csv"])
     found = find("empatica_e4", tmp_path)
     assert [source.recording_id for source in found] == ["S01", "S03"]
-    assert found.not_read == {"S02": "holds no recording of this kind (2 .csv)",
-                              "S04_BVP.csv": "no file of a session: there is neither BVP.csv nor ACC.csv beside it"}
+    assert found.not_read == {
+        "S02": "holds no recording of this kind (2 .csv)",
+        "S04_BVP.csv": "no file of a session: there is neither BVP.csv nor ACC.csv beside it",
+    }
     with pytest.raises(UserError, match="S03: has no BVP.csv"):
         found[1].load()
 

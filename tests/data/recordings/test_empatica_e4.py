@@ -22,8 +22,9 @@ def session(seconds=4, start=START, bvp_start=None):
     acc[0] = (-64, 0, 127)
     return {
         "BVP.csv": f"{bvp_start or start}.00\n64.000000\n" + "".join(f"{x}\n" for x in bvp),
-        "ACC.csv": ", ".join([f"{start}.000000"] * 3) + "\n32.000000, 32.000000, 32.000000\n"
-                   + "".join(",".join(map(str, row)) + "\n" for row in acc),
+        "ACC.csv": ", ".join([f"{start}.000000"] * 3)
+        + "\n32.000000, 32.000000, 32.000000\n"
+        + "".join(",".join(map(str, row)) + "\n" for row in acc),
         "IBI.csv": f"{start}.000000, IBI\n1.500000,0.800000\n2.250000,0.750000\n",
         "tags.csv": "",
     }
@@ -51,7 +52,11 @@ def load_one(root, **options):
 def test_units_times_and_labels(tmp_path):
     write_folder(tmp_path / "S01", session(bvp_start=START + 2))
     recording = load_one(tmp_path)
-    assert (recording.participant.participant_id, recording.device, recording.start_unix_s) == ("S01", "Empatica E4", START)
+    assert (recording.participant.participant_id, recording.device, recording.start_unix_s) == (
+        "S01",
+        "Empatica E4",
+        START,
+    )
     ppg, accel = recording.streams["ppg"], recording.streams["accel"]
     assert (ppg.start_s, ppg.rate_hz, ppg.polarity, ppg.values.shape) == (2.0, 64.0, "systole_up", (256, 1))
     assert (accel.start_s, accel.rate_hz, accel.unit, accel.range) == (0.0, 32.0, "g", (-2.0, 127 / 64))
@@ -66,11 +71,18 @@ def test_every_layout_reads_the_same(tmp_path):
     for kind in ("zip", "nested", "folder_in_zip"):
         (tmp_path / kind).mkdir()
     (tmp_path / "zip" / "S01.zip").write_bytes(zipped(files))
-    (tmp_path / "nested" / "all.zip").write_bytes(zipped({"S01.zip": zipped(files), "S02.zip": zipped(session(start=START + 9))}))
+    (tmp_path / "nested" / "all.zip").write_bytes(
+        zipped({"S01.zip": zipped(files), "S02.zip": zipped(session(start=START + 9))})
+    )
     (tmp_path / "folder_in_zip" / "all.zip").write_bytes(zipped(files, "study/S01/"))
     expected = load_one(tmp_path / "plain")
-    roots = [tmp_path / "plain" / "S01", tmp_path / "zip", tmp_path / "zip" / "S01.zip", tmp_path / "nested",
-             tmp_path / "folder_in_zip"]
+    roots = [
+        tmp_path / "plain" / "S01",
+        tmp_path / "zip",
+        tmp_path / "zip" / "S01.zip",
+        tmp_path / "nested",
+        tmp_path / "folder_in_zip",
+    ]
     for root in roots:
         source = find("empatica_e4", root)[0]
         recording = pickle.loads(pickle.dumps(source)).load()
@@ -160,10 +172,18 @@ def break_line(files, name, line, text):
     ("broken", "message"),
     [
         (lambda f: break_line(f, "ACC.csv", 5, "1,2"), r"S01/ACC.csv: line 5: expected 3 columns, got 2"),
-        (lambda f: {k: "\n".join(line.rsplit(",", 1)[0] for line in v.splitlines()) if k == "ACC.csv" else v
-                    for k, v in f.items()}, r"S01/ACC.csv: line 1: expected 3 columns, got 2"),
+        (
+            lambda f: {
+                k: "\n".join(line.rsplit(",", 1)[0] for line in v.splitlines()) if k == "ACC.csv" else v
+                for k, v in f.items()
+            },
+            r"S01/ACC.csv: line 1: expected 3 columns, got 2",
+        ),
         (lambda f: break_line(f, "BVP.csv", 7, "0.5x"), r"S01/BVP.csv: line 7: not a number \('0.5x'\)"),
-        (lambda f: break_line(f, "ACC.csv", 5, "3,-129,3"), r"S01/ACC.csv: line 5: beyond the sensor's -128 to 127 counts"),
+        (
+            lambda f: break_line(f, "ACC.csv", 5, "3,-129,3"),
+            r"S01/ACC.csv: line 5: beyond the sensor's -128 to 127 counts",
+        ),
         (lambda f: break_line(f, "BVP.csv", 7, ""), r"S01/BVP.csv: line 7: not a number"),
         (lambda f: break_line(f, "BVP.csv", 7, "inf"), r"S01/BVP.csv: stream 'ppg': holds infinite values"),
         (lambda f: break_line(f, "BVP.csv", 2, "32"), r"S01/BVP.csv: line 2: the sample rate must be 64 Hz.*got '32'"),
@@ -176,7 +196,10 @@ def break_line(files, name, line, text):
         (lambda f: {k: v for k, v in f.items() if k != "ACC.csv"}, r"S01: has no ACC.csv"),
         (lambda f: break_line(f, "IBI.csv", 2, "1.5"), r"S01/IBI.csv: line 2: expected 2 columns, got 1"),
         (lambda f: break_line(f, "IBI.csv", 3, "nan,0.8"), r"S01/IBI.csv: line 3: the beat has no time"),
-        (lambda f: break_line(f, "IBI.csv", 1, f"{START + 200_000}.0, IBI"), r"IBI.csv: line 1: the beats begin 2.315 days away"),
+        (
+            lambda f: break_line(f, "IBI.csv", 1, f"{START + 200_000}.0, IBI"),
+            r"IBI.csv: line 1: the beats begin 2.315 days away",
+        ),
         (lambda f: break_line(f, "BVP.csv", 20, ""), r"S01/BVP.csv: line 20: not a number \(''\)"),
         (lambda f: break_line(f, "BVP.csv", 20, "1_0"), r"S01/BVP.csv: line 20: not a number \('1_0'\)"),
         (lambda f: break_line(f, "BVP.csv", 20, "500,19"), r"S01/BVP.csv: line 20: expected 1 column, got 2"),

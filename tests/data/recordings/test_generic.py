@@ -34,7 +34,13 @@ def description():
         "device": "My Watch",
         "start": "2024-05-01T10:00:00Z",
         "streams": {
-            "ppg": {"file": "ppg.csv", "columns": ["green"], "rate_hz": 50, "polarity": "systole_down", "range": [-5, 5]},
+            "ppg": {
+                "file": "ppg.csv",
+                "columns": ["green"],
+                "rate_hz": 50,
+                "polarity": "systole_down",
+                "range": [-5, 5],
+            },
             "accel": {"file": "acc.csv", "columns": ["x", "y", "z"], "rate_hz": 50, "unit": "mg"},
         },
     }
@@ -72,7 +78,14 @@ def test_minimal_description(tmp_path, suffix):
 
 
 def test_participant_attributes(tmp_path):
-    who = {"id": "p02", "age_years": 34, "height_m": 1.8, "weight_kg": 81, "sex": "female", "conditions": {"beta_blocker": True}}
+    who = {
+        "id": "p02",
+        "age_years": 34,
+        "height_m": 1.8,
+        "weight_kg": 81,
+        "sex": "female",
+        "conditions": {"beta_blocker": True},
+    }
     participant = load_one(make(tmp_path, description() | {"participant": who})).participant
     assert (participant.age_years, participant.sex, participant.conditions) == (34, "female", {"beta_blocker": True})
     assert participant.bmi == pytest.approx(25.0)
@@ -83,7 +96,11 @@ def test_many_recordings_in_one_folder_and_in_many(tmp_path):
     make(tmp_path / "a", description() | {"participant": "p02"}, name="second.recording")
     make(tmp_path / "b" / "c", description())
     sources = find("generic", tmp_path)
-    assert [(s.recording_id, s.participant_id) for s in sources] == [("a__first", "p01"), ("a__second", "p02"), ("b__c", "p01")]
+    assert [(s.recording_id, s.participant_id) for s in sources] == [
+        ("a__first", "p01"),
+        ("a__second", "p02"),
+        ("b__c", "p01"),
+    ]
     assert find("generic", tmp_path / "a" / "second.recording.yaml")[0].recording_id == "second"
 
 
@@ -137,7 +154,9 @@ def test_parquet_units_numbered_columns_delimiter_and_gaps(tmp_path):
     rows = [f"{i};{i * 0.5};{'' if i == 3 else i}" for i in range(100)]
     (tmp_path / "ppg.txt").write_text("made by\na watch\n" + "\n".join(rows))
     counts = np.arange(300, dtype=np.int16).reshape(100, 3) - 128
-    pyarrow.parquet.write_table(pyarrow.table({"x": counts[:, 0], "y": counts[:, 1], "z": counts[:, 2]}), tmp_path / "acc.parquet")
+    pyarrow.parquet.write_table(
+        pyarrow.table({"x": counts[:, 0], "y": counts[:, 1], "z": counts[:, 2]}), tmp_path / "acc.parquet"
+    )
     streams = load_one(tmp_path).streams
     assert streams["ppg"].values.shape == (100, 2) and streams["ppg"].values[4].tolist() == [2.0, 4.0]
     assert np.flatnonzero(np.isnan(streams["ppg"].values[:, 1])).tolist() == [3]
@@ -154,7 +173,14 @@ def test_metres_per_second_squared(tmp_path):
 
 def test_beats_and_heart_rate(tmp_path):
     content = description() | {
-        "beats": {"file": "b.csv", "time": "t", "time_unit": "ms", "interval": "ibi", "interval_unit": "ms", "clock_offset_s": 1},
+        "beats": {
+            "file": "b.csv",
+            "time": "t",
+            "time_unit": "ms",
+            "interval": "ibi",
+            "interval_unit": "ms",
+            "clock_offset_s": 1,
+        },
         "heart_rate": {"file": "hr.csv", "time": "t", "time_origin": "unix", "hr": "bpm", "duration_s": 8},
     }
     make(tmp_path, content)
@@ -215,12 +241,27 @@ def change(path, value):
         (change("streams.accel.columns", ["x", "y"]), r"acc.csv: stream 'accel': needs 3 channels"),
         (change("heart_rate", {"file": "acc.csv", "time": "x", "hr": "y"}), r"heart_rate needs hr .* and duration_s"),
         (change("beats", {"file": "acc.csv", "interval": "y"}), r"beats.time is missing"),
-        (change("beats", {"file": "acc.csv", "time": "x", "interval": "y", "interval_unit": []}), r"beats.interval_unit must be one of"),
+        (
+            change("beats", {"file": "acc.csv", "time": "x", "interval": "y", "interval_unit": []}),
+            r"beats.interval_unit must be one of",
+        ),
         (change("streams.accel.time_unit", []), r"streams.accel.time_unit must be one of s, ms, us, ns, got \[\]"),
-        (change("streams.ppg.rate_hz", 1e12), r"ppg.csv: stream 'ppg': sampling rate must be within 1 to 100000 Hz, got 1e\+12"),
-        (change("start", 20240501), r"start is 20240501, which is a day of 1970 as unix seconds; write a date as 2024-05-01"),
-        (change("streams.ppg.columns", ["green", "green"]), r"column 'green' of ppg.csv is in streams.ppg.columns already"),
-        (change("streams.ppg", {"file": "acc.csv", "columns": ["z"], "rate_hz": 50}), r"column 'z' of acc.csv is in streams.ppg.columns already"),
+        (
+            change("streams.ppg.rate_hz", 1e12),
+            r"ppg.csv: stream 'ppg': sampling rate must be within 1 to 100000 Hz, got 1e\+12",
+        ),
+        (
+            change("start", 20240501),
+            r"start is 20240501, which is a day of 1970 as unix seconds; write a date as 2024-05-01",
+        ),
+        (
+            change("streams.ppg.columns", ["green", "green"]),
+            r"column 'green' of ppg.csv is in streams.ppg.columns already",
+        ),
+        (
+            change("streams.ppg", {"file": "acc.csv", "columns": ["z"], "rate_hz": 50}),
+            r"column 'z' of acc.csv is in streams.ppg.columns already",
+        ),
         (change("start", 1_714_557_600_000), r"start time 1.71456e\+12 must be unix seconds .*milliseconds"),
     ],
 )
@@ -261,7 +302,9 @@ def test_windows_that_last_longer_than_they_can_are_told(tmp_path):
     content = description() | {"heart_rate": {"file": "hr.csv", "time": "t", "hr": "bpm", "duration_s": 8000}}
     make(tmp_path, content)
     write_csv(tmp_path / "hr.csv", {"t": range(0, 120, 2), "bpm": range(60, 120)})
-    with pytest.raises(UserError, match="hr.csv: windows of duration_s: 8000 begin every 2 s; duration_s is in seconds"):
+    with pytest.raises(
+        UserError, match="hr.csv: windows of duration_s: 8000 begin every 2 s; duration_s is in seconds"
+    ):
         load_one(tmp_path)
 
 
@@ -295,9 +338,15 @@ def test_polar_text_export(tmp_path, shared_data):
     content = {
         "participant": "polar",
         "streams": {
-            "ppg": clock | {"file": str(folder / "Polar_Sense_PPG.txt"), "skip_rows": 1, "time": 1, "columns": [2, 3, 4]},
-            "accel": clock | {"file": str(folder / "Polar_Sense_ACC.txt"), "time": "sensor timestamp [ns]",
-                              "columns": ["X [mg]", "Y [mg]", "Z [mg]"], "unit": "mg"},
+            "ppg": clock
+            | {"file": str(folder / "Polar_Sense_PPG.txt"), "skip_rows": 1, "time": 1, "columns": [2, 3, 4]},
+            "accel": clock
+            | {
+                "file": str(folder / "Polar_Sense_ACC.txt"),
+                "time": "sensor timestamp [ns]",
+                "columns": ["X [mg]", "Y [mg]", "Z [mg]"],
+                "unit": "mg",
+            },
         },
     }
     (tmp_path / "recording.json").write_text(json.dumps(content))

@@ -9,7 +9,25 @@ import pytest
 from accdistill_jax.data.recordings import _description, find, generic
 from accdistill_jax.errors import UserError
 
-NAMES = ["007", "010", "012", "8", "12_3", "1.10", "1e3", "0x1F", "0o17", "yes", "no", "on", "1:30", "2024-05-01", ".5", "+5", "'null'"]
+NAMES = [
+    "007",
+    "010",
+    "012",
+    "8",
+    "12_3",
+    "1.10",
+    "1e3",
+    "0x1F",
+    "0o17",
+    "yes",
+    "no",
+    "on",
+    "1:30",
+    "2024-05-01",
+    ".5",
+    "+5",
+    "'null'",
+]
 
 
 def read(folder, text, suffix="yaml"):
@@ -20,10 +38,15 @@ def read(folder, text, suffix="yaml"):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_names_keep_their_text(tmp_path, name):
-    content = read(tmp_path, f"participant: {name}\ndevice: {name}\nstreams: {{ppg: {{file: {name}, columns: [x, {name}]}}}}\n"
-                             f"beats: {{time: {name}}}\nwho: {{id: {name}, conditions: {{{name}: true}}}}\n")
+    content = read(
+        tmp_path,
+        f"participant: {name}\ndevice: {name}\nstreams: {{ppg: {{file: {name}, columns: [x, {name}]}}}}\n"
+        f"beats: {{time: {name}}}\nwho: {{id: {name}, conditions: {{{name}: true}}}}\n",
+    )
     text = name.strip("'")
-    assert content["participant"] == content["device"] == content["streams"]["ppg"]["file"] == content["who"]["id"] == text
+    assert (
+        content["participant"] == content["device"] == content["streams"]["ppg"]["file"] == content["who"]["id"] == text
+    )
     assert list(content["who"]["conditions"]) == [text]
     column = 8 if name == "8" else text  # columns are names or numbers from 0
     assert content["beats"]["time"] == content["streams"]["ppg"]["columns"][1] == column
@@ -38,8 +61,20 @@ def test_people_whose_names_look_like_numbers_stay_apart(tmp_path):
 
 @pytest.mark.parametrize(
     ("written", "value"),
-    [("64", 64), ("-5", -5), ("1.5", 1.5), ("1e3", 1000.0), (".5", 0.5), ("1_000", 1000), ("yes", True), ("false", False),
-     ("064", "064"), ("0x10", "0x10"), ("1:30", "1:30"), ("0o10", "0o10")],
+    [
+        ("64", 64),
+        ("-5", -5),
+        ("1.5", 1.5),
+        ("1e3", 1000.0),
+        (".5", 0.5),
+        ("1_000", 1000),
+        ("yes", True),
+        ("false", False),
+        ("064", "064"),
+        ("0x10", "0x10"),
+        ("1:30", "1:30"),
+        ("0o10", "0o10"),
+    ],
 )
 def test_numbers_are_decimal(tmp_path, written, value):
     got = read(tmp_path, f"rate_hz: {written}")["rate_hz"]
@@ -73,11 +108,17 @@ def test_a_json_id_that_is_a_fraction_is_an_error(tmp_path):
 
 @pytest.mark.parametrize(
     ("suffix", "text"),
-    [("yaml", "participant: a\nparticipant: b\n"), ("yaml", "participant: a\nstreams:\n  ppg: {}\n  ppg: {}\n"),
-     ("json", '{"participant": "a", "participant": "b"}'), ("json", '{"streams": {"ppg": 1, "ppg": 2}}')],
+    [
+        ("yaml", "participant: a\nparticipant: b\n"),
+        ("yaml", "participant: a\nstreams:\n  ppg: {}\n  ppg: {}\n"),
+        ("json", '{"participant": "a", "participant": "b"}'),
+        ("json", '{"streams": {"ppg": 1, "ppg": 2}}'),
+    ],
 )
 def test_a_key_given_twice_is_an_error(tmp_path, suffix, text):
-    with pytest.raises(UserError, match=f"recording.{suffix}: (line [24]: )?the key '(participant|ppg)' is there twice"):
+    with pytest.raises(
+        UserError, match=f"recording.{suffix}: (line [24]: )?the key '(participant|ppg)' is there twice"
+    ):
         read(tmp_path, text, suffix)
 
 
@@ -99,13 +140,32 @@ def bomb(levels: int = 9, width: int = 9) -> str:
 @pytest.mark.parametrize(
     "text",
     [
-        bomb() + "participant: *a9\nstreams: {}\n", bomb() + "participant: p\nstreams: *a9\n",
-        "a: &a {x: 1}\n" + "".join(f"b{n}: &b{n} {{<<: [{', '.join([f'*b{n - 1}' if n else '*a'] * 20)}]}}\n" for n in range(8)) + "streams: *b7\n",
-        "participant: &p [*p]\nstreams: *p\n", "streams: " + "[" * 100_000, "a: " * 1000 + "\n", "participant: p\n" + "x" * 300_000,
-        "participant: {id: p, age_years: " + "9" * 5000 + "}\nstreams: {}\n", "participant: p\0q\nstreams: {}\n", "&a" * 50_000,
+        bomb() + "participant: *a9\nstreams: {}\n",
+        bomb() + "participant: p\nstreams: *a9\n",
+        "a: &a {x: 1}\n"
+        + "".join(f"b{n}: &b{n} {{<<: [{', '.join([f'*b{n - 1}' if n else '*a'] * 20)}]}}\n" for n in range(8))
+        + "streams: *b7\n",
+        "participant: &p [*p]\nstreams: *p\n",
+        "streams: " + "[" * 100_000,
+        "a: " * 1000 + "\n",
+        "participant: p\n" + "x" * 300_000,
+        "participant: {id: p, age_years: " + "9" * 5000 + "}\nstreams: {}\n",
+        "participant: p\0q\nstreams: {}\n",
+        "&a" * 50_000,
     ],
-    ids=["lists as participant", "lists as streams", "merges", "itself", "deep", "deep keys", "long", "digits", "NUL", "anchors"],
-)  # fmt: skip
+    ids=[
+        "lists as participant",
+        "lists as streams",
+        "merges",
+        "itself",
+        "deep",
+        "deep keys",
+        "long",
+        "digits",
+        "NUL",
+        "anchors",
+    ],
+)
 def test_a_description_that_is_a_bomb_is_one_line(tmp_path, text):
     path = tmp_path / "recording.yaml"
     path.write_text(text)

@@ -20,7 +20,9 @@ def table(folder, content, wanted, stamp=None, name="t.csv", **layout):
     return Table(path, wanted, stamp, Layout(**layout))
 
 
-@pytest.mark.parametrize("cell", ["", "nan", "NaN", "-nan", "+nan", "NAN", "NA", "n/a", "null", "None", '""', " ", "-nan(ind)", "#N/A"])
+@pytest.mark.parametrize(
+    "cell", ["", "nan", "NaN", "-nan", "+nan", "NAN", "NA", "n/a", "null", "None", '""', " ", "-nan(ind)", "#N/A"]
+)
 @pytest.mark.parametrize("row", [0, 2, 4])
 def test_missing_cells(tmp_path, cell, row):
     cells = ["1", "2.5", "-3", "+4", " 5 "]
@@ -45,7 +47,10 @@ def test_an_empty_line_in_a_file_of_one_column_is_a_missing_sample(tmp_path, end
 def test_empty_lines_where_every_row_counts(tmp_path):
     with pytest.raises(UserError, match="line 3 is empty: write its cells empty"):
         table(tmp_path, "a,b\n1,2\n\n3,4\n", ["a"], every_row_counts=True)
-    for text in ("a,b\n1,2\n,\n3,4\n\n\n", "\n\na,b\n1,2\n,\n3,4\n"):  # cells written empty; empty lines before and after the rows
+    for text in (
+        "a,b\n1,2\n,\n3,4\n\n\n",
+        "\n\na,b\n1,2\n,\n3,4\n",
+    ):  # cells written empty; empty lines before and after the rows
         np.testing.assert_array_equal(table(tmp_path, text, ["a"], every_row_counts=True).numbers("a"), [1, np.nan, 3])
     assert table(tmp_path, "t,a\n1,2\n\n3,4\n", ["a"], "t").numbers("a").tolist() == [2, 4]  # each row has its time
     with pytest.raises(UserError, match="every second line is empty; is it written with two line ends"):
@@ -72,8 +77,19 @@ def decorated(kind, rows):
     }[kind]
 
 
-DRESSES = ["plain", "crlf", "byte order mark", "preamble", "preamble with mark and crlf", "empty lines before", "quoted", "spaces",
-           "gz", "bz2", "semicolons"]  # fmt: skip
+DRESSES = [
+    "plain",
+    "crlf",
+    "byte order mark",
+    "preamble",
+    "preamble with mark and crlf",
+    "empty lines before",
+    "quoted",
+    "spaces",
+    "gz",
+    "bz2",
+    "semicolons",
+]
 
 
 @pytest.mark.parametrize("kind", DRESSES)
@@ -132,9 +148,19 @@ def test_decimal_comma_as_declared(tmp_path):
 @pytest.mark.parametrize(
     ("text", "wanted", "options", "message"),
     [
-        ("green\n500,19\n500,2\n", ["green"], {}, r"line 2: Expected 1 columns, got 2 \('500,19'\); if the decimal sign is a comma"),
+        (
+            "green\n500,19\n500,2\n",
+            ["green"],
+            {},
+            r"line 2: Expected 1 columns, got 2 \('500,19'\); if the decimal sign is a comma",
+        ),
         ("x,y,z\n0,5,0,3,1,0\n", ["x"], {}, r"line 2: Expected 3 columns, got 6 .*; if the decimal sign is a comma"),
-        ("x;y\n1;500,19\n", ["y"], {"delimiter": ";"}, r"column 'y', line 2: not a number \('500,19'\); if the decimal sign is a comma"),
+        (
+            "x;y\n1;500,19\n",
+            ["y"],
+            {"delimiter": ";"},
+            r"column 'y', line 2: not a number \('500,19'\); if the decimal sign is a comma",
+        ),
         ("0,5;0,3\n0,6;0,2\n", [0], {}, r"line 1: holds the delimiter ';' or tab .*'0,5;0,3'"),
     ],
 )
@@ -158,7 +184,14 @@ def test_numbers_split_at_their_decimal_commas_are_noticed(tmp_path, digits, col
 def test_tables_of_whole_numbers_are_no_decimal_commas():
     rng = np.random.default_rng(0)
     wave = np.round(500 + 30 * np.sin(np.arange(2000) / 8)).astype(int)
-    for second in (np.arange(2000) + 1, rng.integers(0, 10, 2000), rng.integers(0, 65536, 2000), np.full(2000, 7), wave, wave // 7):
+    for second in (
+        np.arange(2000) + 1,
+        rng.integers(0, 10, 2000),
+        rng.integers(0, 65536, 2000),
+        np.full(2000, 7),
+        wave,
+        wave // 7,
+    ):
         assert split_numbers([[str(a), str(b)] for a, b in zip(wave, second, strict=True)]) is None
     assert split_numbers([["1", "-5"], ["2", "05"]]) is None  # a negative number is no decimals
     assert split_numbers([["500", "19"], ["", ""], ["500", "05"]]) == (0, 2)
@@ -167,16 +200,23 @@ def test_tables_of_whole_numbers_are_no_decimal_commas():
 
 def test_parquet_rows_and_types(tmp_path):
     path = tmp_path / "t.parquet"
-    columns = {"half": pyarrow.array([0.5, None, 2], pyarrow.float32()),
-               "big": pyarrow.array([1_714_557_600_000_000_001, 2, 3], pyarrow.int64()),
-               "text": pyarrow.array(["1", " 2 ", "x"]), "number text": pyarrow.array(["1.5", None, "-nan"]).dictionary_encode(),
-               "yes": pyarrow.array([True, False, True]), "decimal": pyarrow.array([1, 2, 3]).cast(pyarrow.decimal128(21, 2))}
+    columns = {
+        "half": pyarrow.array([0.5, None, 2], pyarrow.float32()),
+        "big": pyarrow.array([1_714_557_600_000_000_001, 2, 3], pyarrow.int64()),
+        "text": pyarrow.array(["1", " 2 ", "x"]),
+        "number text": pyarrow.array(["1.5", None, "-nan"]).dictionary_encode(),
+        "yes": pyarrow.array([True, False, True]),
+        "decimal": pyarrow.array([1, 2, 3]).cast(pyarrow.decimal128(21, 2)),
+    }
     pyarrow.parquet.write_table(pyarrow.table(columns), path)
     read = Table(path, list(columns), None, Layout())
     np.testing.assert_array_equal(read.numbers("half"), [0.5, np.nan, 2])
     np.testing.assert_array_equal(read.numbers("number text"), [1.5, np.nan, np.nan])
     assert read.stamps("big")[0] == 1_714_557_600_000_000_001
     assert read.numbers("decimal").tolist() == [1, 2, 3]
-    for name, message in (("text", r"column 'text', row 3: not a number \('x'\)"), ("yes", r"column 'yes', row 1: not a number \(True\)")):
+    for name, message in (
+        ("text", r"column 'text', row 3: not a number \('x'\)"),
+        ("yes", r"column 'yes', row 1: not a number \(True\)"),
+    ):
         with pytest.raises(UserError, match=message):
             read.numbers(name)

@@ -84,11 +84,16 @@ def test_fractional_start_with_unix_stamps(tmp_path, kind, unit, fraction, suffi
     per = PER_SECOND[unit]
     exact = [round((fraction + t) * 10**9) + START * 10**9 for t in TIME]  # whole nanoseconds
     if kind == "iso":
-        stamps = [datetime.datetime.fromtimestamp(START, datetime.UTC) + datetime.timedelta(microseconds=ns // 1000 - START * 10**6)
-                  for ns in exact]
+        stamps = [
+            datetime.datetime.fromtimestamp(START, datetime.UTC)
+            + datetime.timedelta(microseconds=ns // 1000 - START * 10**6)
+            for ns in exact
+        ]
         stamps = [stamp.isoformat() for stamp in stamps] if suffix == "csv" else stamps
     elif kind == "whole":
-        stamps = [ns * per // 10**9 for ns in exact] if unit != "s" else [f"{ns // 10**9}.{ns % 10**9:09d}" for ns in exact]
+        stamps = (
+            [ns * per // 10**9 for ns in exact] if unit != "s" else [f"{ns // 10**9}.{ns % 10**9:09d}" for ns in exact]
+        )
         stamps = np.array(stamps, np.float64 if suffix == "parquet" and unit == "s" else None)
     else:
         stamps = np.array([ns * per / 10**9 for ns in exact])
@@ -154,7 +159,9 @@ def test_time_zones(tmp_path):
 
 
 @pytest.mark.parametrize("row", [1, 2000])
-@pytest.mark.parametrize(("usual", "odd", "message"), [("Z", "", "has no time zone"), ("", "+02:00", "has a time zone")])
+@pytest.mark.parametrize(
+    ("usual", "odd", "message"), [("Z", "", "has no time zone"), ("", "+02:00", "has a time zone")]
+)
 def test_zones_that_some_stamps_lack(tmp_path, row, usual, odd, message):
     stamps = iso(0, usual)
     stamps[row] = iso(0, odd)[row]
@@ -165,11 +172,17 @@ def test_zones_that_some_stamps_lack(tmp_path, row, usual, odd, message):
 @pytest.mark.parametrize("start", ["2024-05-01T12:00:00+02:00", None])
 def test_local_times_without_a_zone_are_not_taken_for_utc(tmp_path, start):
     # 12:00 on a wall that is two hours ahead of UTC: read as UTC, PPG and acceleration would be two hours apart.
-    with pytest.raises(UserError, match=r"ppg.csv: its dates carry no time zone, and as UTC they begin 2 h after the recording's"):
+    with pytest.raises(
+        UserError, match=r"ppg.csv: its dates carry no time zone, and as UTC they begin 2 h after the recording's"
+    ):
         load(make(tmp_path, {"ppg": iso(2), "accel": iso(2, "+02:00")}, start=start))
-    with pytest.raises(UserError, match=r"ppg.csv: its dates carry no time zone, .* begin 3.5 h before the recording's"):
+    with pytest.raises(
+        UserError, match=r"ppg.csv: its dates carry no time zone, .* begin 3.5 h before the recording's"
+    ):
         load(make(tmp_path, {"ppg": iso(-3.5), "accel": iso(-3.5, "-03:30")}, start="2024-05-01T10:00:00Z"))
-    load(make(tmp_path, {"ppg": iso(2), "accel": iso(2)}, start="2024-05-01T10:00:00Z"))  # nothing tells of another clock
+    load(
+        make(tmp_path, {"ppg": iso(2), "accel": iso(2)}, start="2024-05-01T10:00:00Z")
+    )  # nothing tells of another clock
 
 
 @pytest.mark.parametrize("set_h", [1, -1])
@@ -178,7 +191,9 @@ def test_a_clock_that_is_set_while_it_records_is_told(tmp_path, set_h):
     with pytest.raises(UserError, match=r"accel.csv: column 't', line 1702: .* by 3(600|599).* was the clock set"):
         load(make(tmp_path, {"accel": stamps}))
     paused = iso(0, "Z")[:1700] + iso(1, "Z")[1700:]
-    assert load(make(tmp_path, {"accel": paused})).streams["accel"].end_s == pytest.approx(3669.98)  # its moments are known
+    assert load(make(tmp_path, {"accel": paused})).streams["accel"].end_s == pytest.approx(
+        3669.98
+    )  # its moments are known
 
 
 @pytest.mark.parametrize("unit", ["s", "ms"])
@@ -202,7 +217,9 @@ def test_stamps_that_are_no_dates(tmp_path, written, row):
 def test_unix_stamps_without_origin_are_told(tmp_path, start, tables, unit):
     stamps = START * PER_SECOND[unit] + np.round(TIME * 1000) * PER_SECOND[unit] / 1000
     folder = make(tmp_path, dict.fromkeys(tables, stamps), start=start, time_unit=unit)
-    with pytest.raises(UserError, match="its times lie 54.33 years after the recording's start .*say time_origin: unix"):
+    with pytest.raises(
+        UserError, match="its times lie 54.33 years after the recording's start .*say time_origin: unix"
+    ):
         load(folder)
 
 
@@ -227,15 +244,21 @@ def test_years_that_cannot_be(tmp_path):
             load(folder)
         with pytest.raises(UserError, match="line 2: not within the years 1970 to 2200|not .* an ISO 8601 date"):
             load(make(tmp_path, {"accel": [stamp.isoformat() for stamp in stamps]}))
-    with pytest.raises(UserError, match="times lie .* years after the recording's start .*check start, time_unit and time_origin"):
-        load(make(tmp_path, {"accel": START * 1000 + 1000 * TIME}, time_origin="unix"))  # milliseconds, said to be seconds
+    with pytest.raises(
+        UserError, match="times lie .* years after the recording's start .*check start, time_unit and time_origin"
+    ):
+        load(
+            make(tmp_path, {"accel": START * 1000 + 1000 * TIME}, time_origin="unix")
+        )  # milliseconds, said to be seconds
 
 
 @pytest.mark.parametrize("kind", ["seconds", "iso"])
 def test_stamps_that_fall_back_are_named_by_line(tmp_path, kind):
     stamps = iso() if kind == "iso" else [f"{t:.2f}" for t in TIME]
     stamps[1000], stamps[1001] = stamps[1001], stamps[1000]
-    with pytest.raises(UserError, match="accel.csv: column 't', line 1003: the time stamps fall back by 0.02 s; sort the rows"):
+    with pytest.raises(
+        UserError, match="accel.csv: column 't', line 1003: the time stamps fall back by 0.02 s; sort the rows"
+    ):
         load(make(tmp_path, {"accel": stamps}))
     with pytest.raises(UserError, match="beats.csv: column 't', line 4: the time stamps fall back by 1 s"):
         load(make(tmp_path, {}, beats=[1, 3, 2, 4]))
@@ -246,7 +269,9 @@ def test_a_recording_begins_with_its_streams(tmp_path):
     beats = START - 5 + 0.8 * np.arange(80)
     recording = load(make(tmp_path, {"accel": START + TIME}, start=None, beats=beats, time_origin="unix"))
     assert recording.start_unix_s == START and recording.beats.time_s[0] == pytest.approx(-5)
-    with pytest.raises(UserError, match="recording.json: beats count from a date, but no stream says when it began; give start"):
+    with pytest.raises(
+        UserError, match="recording.json: beats count from a date, but no stream says when it began; give start"
+    ):
         load(make(tmp_path, {}, start=None, beats=beats, time_origin="unix"))
 
 
@@ -261,7 +286,11 @@ def test_stamps_as_coarse_as_float32_made_them(tmp_path, suffix):
     assert mended > 3400
     np.testing.assert_allclose(spread.time_s, TIME, atol=1.05 / RATE_HZ)
     with pytest.raises(UserError, match="stream 'accel': .* not certain .in packets of more than 2.5 s"):
-        spread_packets(load(make(tmp_path, {"accel": (START + TIME).astype(np.float32)}, "parquet", time_origin="unix")).streams["accel"])
+        spread_packets(
+            load(make(tmp_path, {"accel": (START + TIME).astype(np.float32)}, "parquet", time_origin="unix")).streams[
+                "accel"
+            ]
+        )
 
 
 @pytest.mark.parametrize("packet_stamp", ["first", "last", None])
@@ -269,10 +298,22 @@ def test_the_summary_says_how_many_stamps_were_mended(tmp_path, capsys, packet_s
     number = np.arange(len(TIME)) // 10
     stamps = (10 * number + (9 if packet_stamp == "last" else 0)) / RATE_HZ
     folder = make(tmp_path / "in", {"accel": stamps}, **({"packet_stamp": packet_stamp} if packet_stamp else {}))
-    arguments = ["generic", str(folder), "--out", str(tmp_path / "out"), "--workers", "1", "--quiet", "--min-ppg-quality", "0"]
+    arguments = [
+        "generic",
+        str(folder),
+        "--out",
+        str(tmp_path / "out"),
+        "--workers",
+        "1",
+        "--quiet",
+        "--min-ppg-quality",
+        "0",
+    ]
     assert prepare.main([*arguments, "--split-fractions", "1", "0", "0"]) == 0
-    said = (f"time stamps mended: recording in, accel: 3500 samples in packets of 10 spread at 50 Hz, each packet's stamp taken as its "
-            f"{packet_stamp or 'first'} sample's")
+    said = (
+        f"time stamps mended: recording in, accel: 3500 samples in packets of 10 spread at 50 Hz, each packet's stamp taken as its "
+        f"{packet_stamp or 'first'} sample's"
+    )
     assert said in capsys.readouterr().out
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["counts"]["total"]["mended_stamps"] == manifest["prepared"][0]["mended_stamps"] == {"accel": 3500}

@@ -33,10 +33,12 @@ def test_what_says_too_little_has_no_hash():
     """Constant, all zero, a step, a ramp, a few counts of a coarse sensor at rest: minutes of anybody can be equal in them."""
     time = np.arange(3840)
     quiet = {
-        "zero": np.zeros(3840), "constant": np.full(3840, 7), "step": np.where(time < 900, -32767, 32767),
+        "zero": np.zeros(3840),
+        "constant": np.full(3840, 7),
+        "step": np.where(time < 900, -32767, 32767),
         "ramp": np.round(np.linspace(-32767, 32767, 3840)),
         "few counts": np.where(np.isin(time // 2, (400, 900, 1500)), 32767, -32767),
-    }  # fmt: skip
+    }
     for name, values in quiet.items():
         assert signal_hash(np.repeat(values[:, None], 3, axis=1).astype(np.int16)) == 0, name
         assert signal_hash(values[:, None].astype(np.float32) if name != "ramp" else values[:1, None]) == 0, name
@@ -83,7 +85,11 @@ def test_damaged_hashes_are_computed_again(make_store, people, damage):
     if damage == "of another store":
         changed = Path(os.path.join(make_store("other", people, seed=1).path, CONTENT)).read_bytes()
     else:
-        changed = {"flip": kept[:-5] + bytes([kept[-5] ^ 4]) + kept[-4:], "cut": kept[:-16], "longer": kept + kept[-16:]}.get(damage)
+        changed = {
+            "flip": kept[:-5] + bytes([kept[-5] ^ 4]) + kept[-4:],
+            "cut": kept[:-16],
+            "longer": kept + kept[-16:],
+        }.get(damage)
     os.unlink(path)
     if changed is None:
         os.symlink("/dev/zero", path)

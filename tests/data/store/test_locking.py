@@ -47,8 +47,15 @@ def start(repository):
     running = []
 
     def run(program: str, path: Path) -> subprocess.Popen:
-        running.append(subprocess.Popen([sys.executable, "-c", program, str(path)], cwd=repository, text=True,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        running.append(
+            subprocess.Popen(
+                [sys.executable, "-c", program, str(path)],
+                cwd=repository,
+                text=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+        )
         return running[-1]
 
     yield run
@@ -107,14 +114,18 @@ def test_what_is_there_is_opened_without_the_lock(tmp_path):
 def test_another_population_there_is_refused(tmp_path):
     synthetic.write_store(tmp_path / "s", POPULATION)
     with pytest.raises(UserError, match="participants: 4 there, 5 now"):
-        synthetic.shared_store(tmp_path / "s", synthetic.SyntheticSettings(participants=5, segments_per_participant=3), say=print)
+        synthetic.shared_store(
+            tmp_path / "s", synthetic.SyntheticSettings(participants=5, segments_per_participant=3), say=print
+        )
     assert Store.open(tmp_path / "s").num_segments
 
 
 def test_a_store_of_an_older_version_says_what_to_do(tmp_path, edit_manifest):
     synthetic.write_store(tmp_path / "s", POPULATION)
     edit_manifest(tmp_path / "s", format_version=1)
-    with pytest.raises(UserError, match="format version 1.*delete that folder if a run made it .the run makes it again"):
+    with pytest.raises(
+        UserError, match="format version 1.*delete that folder if a run made it .the run makes it again"
+    ):
         synthetic.shared_store(tmp_path / "s", POPULATION, say=print)
 
 
@@ -122,7 +133,9 @@ def test_units_staged_by_an_older_version_are_not_used(tmp_path):
     staged = tmp_path / "s.partial"
     staged.mkdir()
     (staged / "request.json").write_text('{"source": "synthetic"}')
-    with pytest.raises(UserError, match=r"other settings is kept there .*format_version: None there, 2 now.* deleting that folder"):
+    with pytest.raises(
+        UserError, match=r"other settings is kept there .*format_version: None there, 2 now.* deleting that folder"
+    ):
         synthetic.shared_store(tmp_path / "s", POPULATION, say=print)
 
 

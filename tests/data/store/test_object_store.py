@@ -99,7 +99,10 @@ def test_server_goes_away_while_reading(server):
     store.read(np.arange(2))
     server.kill()
     server.wait()
-    with pytest.raises(UserError, match="^s3://bucket/s/ppg: .*Could not connect to server: cannot be read; .*prepare verify s3://bucket/s$"):
+    with pytest.raises(
+        UserError,
+        match="^s3://bucket/s/ppg: .*Could not connect to server: cannot be read; .*prepare verify s3://bucket/s$",
+    ):
         store.read(np.array([5]))
 
 
@@ -144,7 +147,9 @@ def test_refused(refusing, capsys, command):
     arguments = [command, "--out", "s3://bucket/s"] if command == "synthetic" else [command, "s3://bucket/s"]
     assert main(arguments) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: s3://bucket/s/manifest.json: the object store cannot be used")
+    assert len(lines) == 1 and lines[0].startswith(
+        "error: s3://bucket/s/manifest.json: the object store cannot be used"
+    )
     assert "PERMISSION_DENIED" in lines[0] and "[" not in lines[0]
 
 
@@ -157,7 +162,9 @@ def test_unreachable(monkeypatch, capsys, url):
     assert main(["verify", url]) == 2
     assert time.monotonic() - begin < 20
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith(f"error: {url}/manifest.json: the object store cannot be used"), lines
+    assert len(lines) == 1 and lines[0].startswith(f"error: {url}/manifest.json: the object store cannot be used"), (
+        lines
+    )
 
 
 def test_no_answer(silent, capsys):

@@ -49,7 +49,9 @@ def test_the_config_sets_both(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(context.Store, "open", lambda path, remote: asked.append(remote))
     data = common.data()
-    assert RemoteReading() == RemoteReading(data.read_concurrency, data.cache_mb), "the defaults are those of the config"
+    assert RemoteReading() == RemoteReading(data.read_concurrency, data.cache_mb), (
+        "the defaults are those of the config"
+    )
     data.update(read_concurrency=5, cache_mb=6)
     opening.open_store(str(tmp_path), key="data.stores", data=data)
     assert asked == [RemoteReading(concurrency=5, cache_mb=6)]

@@ -15,8 +15,23 @@ from accdistill_jax.data.store.store import Store
 from accdistill_jax.data.store.writer import StoreWriter
 from accdistill_jax.errors import UserError
 
-LOOSE = ["--max-motion-g", "inf", "--min-ppg-quality", "0", "--max-clipped-fraction", "1", "--segment-s", "10", "--hop-s", "10",
-         "--quiet", "--split-fractions", "1", "0", "0"]  # fmt: skip
+LOOSE = [
+    "--max-motion-g",
+    "inf",
+    "--min-ppg-quality",
+    "0",
+    "--max-clipped-fraction",
+    "1",
+    "--segment-s",
+    "10",
+    "--hop-s",
+    "10",
+    "--quiet",
+    "--split-fractions",
+    "1",
+    "0",
+    "0",
+]
 
 
 def signals(seconds: int, rate: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -30,8 +45,10 @@ def write_e4(folder: Path, *, seed: int, accel_seed: int | None = None, start: i
     ppg, _ = signals(35, 64, seed)
     _, accel = signals(35, 32, seed if accel_seed is None else accel_seed)
     (folder / "BVP.csv").write_text(f"{start}.00\n64.000000\n" + "".join(f"{value:.2f}\n" for value in ppg))
-    (folder / "ACC.csv").write_text(f"{start}.00, {start}.00, {start}.00\n32.000000, 32.000000, 32.000000\n"
-                                    + "".join(f"{x:g},{y:g},{z:g}\n" for x, y, z in accel))
+    (folder / "ACC.csv").write_text(
+        f"{start}.00, {start}.00, {start}.00\n32.000000, 32.000000, 32.000000\n"
+        + "".join(f"{x:g},{y:g},{z:g}\n" for x, y, z in accel)
+    )
 
 
 def write_generic(folder: Path, *, participant: str, seed: int, skip_s: int = 0, ppg_seed: int | None = None) -> None:
@@ -43,7 +60,8 @@ def write_generic(folder: Path, *, participant: str, seed: int, skip_s: int = 0,
     np.savetxt(folder / "acc.csv", accel[64 * skip_s :], header="x,y,z", comments="", fmt="%g", delimiter=",")
     (folder / "recording.yaml").write_text(
         f"participant: {participant}\nstreams:\n  ppg: {{file: ppg.csv, columns: [g], rate_hz: 64, polarity: systole_up}}\n"
-        "  accel: {file: acc.csv, columns: [x, y, z], rate_hz: 64, unit: counts, counts_per_g: 64}\n")
+        "  accel: {file: acc.csv, columns: [x, y, z], rate_hz: 64, unit: counts, counts_per_g: 64}\n"
+    )
 
 
 def run(reader: str, *roots: Path, out: Path, more: tuple[str, ...] = ("--workers", "1")) -> int:
@@ -56,9 +74,18 @@ def anna(tmp_path) -> Path:
     return tmp_path / "in1"
 
 
-@pytest.mark.parametrize(("how", "workers"), [
-    ("copy", "2"), ("copy", "1"), ("symlink", "1"), ("hard link", "1"), ("other start", "1"), ("zip", "1"), ("renamed session", "1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("how", "workers"),
+    [
+        ("copy", "2"),
+        ("copy", "1"),
+        ("symlink", "1"),
+        ("hard link", "1"),
+        ("other start", "1"),
+        ("zip", "1"),
+        ("renamed session", "1"),
+    ],
+)
 def test_a_session_of_two_people_is_refused(anna, tmp_path, capsys, how, workers):
     session, other = anna / "anna/1594149654_A00D2A", tmp_path / "in2/zoe/1594149654_A00D2A"
     other.parent.mkdir(parents=True)
@@ -78,7 +105,9 @@ def test_a_session_of_two_people_is_refused(anna, tmp_path, capsys, how, workers
     assert "given twice" in error and "remove the other copy" in error and not (tmp_path / "store").exists()
     staged = {path: path.stat().st_mtime_ns for path in (tmp_path / "store.partial/units").iterdir()}
     assert len(staged) == 2
-    assert run("empatica_e4", anna, tmp_path / "in2", out=tmp_path / "store") == 2  # units staged before are compared as well
+    assert (
+        run("empatica_e4", anna, tmp_path / "in2", out=tmp_path / "store") == 2
+    )  # units staged before are compared as well
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "store.partial/units").iterdir()} == staged
     assert run("empatica_e4", tmp_path / "in2", out=tmp_path / "store") == 0
     assert Store.open(tmp_path / "store").participants["participant"].to_pylist() == ["zoe"]
@@ -121,10 +150,17 @@ def test_one_participant_twice_and_many_pairs(tmp_path, capsys):
     assert "copy00 and copy01, both of participant anna, share 4 segments" in error and "and 2 more pairs" in error
 
 
-@pytest.mark.parametrize(("roots", "message"), [
-    (("in", "in/siteA"), r"siteA lies in .*in, so that"), (("in/siteA", "in"), "siteA lies in"), (("in", "in"), "both below"),
-    (("in", "in/../in/siteB"), "siteB lies in"), (("in", "link"), "both below"), (("in", "link/siteA"), "siteA lies in"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("roots", "message"),
+    [
+        (("in", "in/siteA"), r"siteA lies in .*in, so that"),
+        (("in/siteA", "in"), "siteA lies in"),
+        (("in", "in"), "both below"),
+        (("in", "in/../in/siteB"), "siteB lies in"),
+        (("in", "link"), "both below"),
+        (("in", "link/siteA"), "siteA lies in"),
+    ],
+)
 def test_a_root_inside_another_is_refused(tmp_path, capsys, roots, message):
     write_generic(tmp_path / "in/siteA/p1", participant="p1", seed=0)
     write_generic(tmp_path / "in/siteB/p2", participant="p2", seed=1)

@@ -53,12 +53,20 @@ def refused(stores, unseen=(), *, same_names="same person") -> str:
 def test_honest_stores_pass_and_are_counted(first, store_of):
     second = store_of("second", {"eve": ("train", "eve"), "finn": ("test", "finn")})
     unseen = store_of("unseen", {"gina": ("train", "gina")})
-    for stores, others in (((first,), ()), ((first, second), ()), ((first, second), (unseen,)), ((first,), (unseen, second))):
+    for stores, others in (
+        ((first,), ()),
+        ((first, second), ()),
+        ((first, second), (unseen,)),
+        ((first,), (unseen, second)),
+    ):
         said = []
         found = check_separation(stores, others, same_names="same person", say=said.append)
         assert not said and found["warnings"] == [] and "nobody and no segment" in found["result"]
     assert found["segments"] == 21 and found["people"] == 7 and found["equal names"] == "same person"
-    assert found["stores"][first.path] == "12 segments of 4 people" and found["stores"][unseen.path] == "3 segments of 1 person"
+    assert (
+        found["stores"][first.path] == "12 segments of 4 people"
+        and found["stores"][unseen.path] == "3 segments of 1 person"
+    )
 
 
 @pytest.mark.parametrize("as_unseen", [False, True])
@@ -67,12 +75,18 @@ def test_a_person_on_two_sides_is_refused_with_names_counts_and_ways_out(first, 
     text = refused((first,), (second,)) if as_unseen else refused((first, second))
     assert f"the same people in train of {first.path} and test of {second.path}: anna (1 person, 6 segments)" in text
     assert "cleo" not in text and "segments (equal" not in text
-    for way in ("drop the duplicates", "keep a person's side the same everywhere", '--config.data.same_names="different people"'):
+    for way in (
+        "drop the duplicates",
+        "keep a person's side the same everywhere",
+        '--config.data.same_names="different people"',
+    ):
         assert way in text
 
 
 def test_equal_names_are_different_people_where_the_user_says_so(first, store_of):
-    second = store_of("second", {person: (other(side), f"new {person}") for person, side in SIDES.items()}, start_unix_s=2e9)
+    second = store_of(
+        "second", {person: (other(side), f"new {person}") for person, side in SIDES.items()}, start_unix_s=2e9
+    )
     assert refused((first, second)).count("person") > 2
     found = check_separation((first, second), (), same_names="different people")
     assert found["people"] == 8 and found["equal names"] == "different people" and not found["warnings"]
@@ -87,7 +101,10 @@ def test_equal_names_recorded_at_once_are_warned_of(first, store_of):
         assert bool(found["warnings"]) == warned, start
         if warned:
             assert "anna (1 name) in" in found["warnings"][0] and "are they different people?" in found["warnings"][0]
-    undated = [store_of(f"undated {k}", {"anna": (side, f"a {k}")}, start_unix_s=0.0) for k, side in enumerate(("train", "test"))]
+    undated = [
+        store_of(f"undated {k}", {"anna": (side, f"a {k}")}, start_unix_s=0.0)
+        for k, side in enumerate(("train", "test"))
+    ]
     assert not check_separation(undated, (), same_names="different people")["warnings"]
 
 
@@ -104,9 +121,14 @@ def test_a_segment_on_two_sides_is_refused_under_any_name(first, store_of, share
 
 
 def test_within_one_store_too(store_of):
-    store = store_of("s", {"anna": ("train", ("x", "anna")), "zoe": ("test", ("x", "zoe")), "ben": ("validation", "ben")})
+    store = store_of(
+        "s", {"anna": ("train", ("x", "anna")), "zoe": ("test", ("x", "zoe")), "ben": ("validation", "ben")}
+    )
     text = refused((store,))
-    assert f"the same segments (equal PPG or acceleration) in train and test of {store.path}: anna = zoe (1 person, 3 segments)" in text
+    assert (
+        f"the same segments (equal PPG or acceleration) in train and test of {store.path}: anna = zoe (1 person, 3 segments)"
+        in text
+    )
 
 
 def test_a_segment_twice_on_one_side_is_a_warning(first, store_of):
@@ -150,7 +172,9 @@ def test_people_of_several_stores_are_named_once_each(first, store_of):
 def test_people_to_be_generated_are_compared_by_name(first):
     planned = Group.of_people("the synthetic data", {"synthetic-0-000001": "train", "anna": "train"})
     unseen = Group.of_store(first, unseen=True, say=print)
-    with pytest.raises(UserError, match=r"train of the synthetic data and test of .*first: anna \(1 person, 3 segments\)"):
+    with pytest.raises(
+        UserError, match=r"train of the synthetic data and test of .*first: anna \(1 person, 3 segments\)"
+    ):
         check_groups([planned, unseen], same_names="same person")
     found = check_groups([planned, unseen], same_names="different people")
     assert found["stores"]["the synthetic data"] == "names of 2 people" and found["segments"] == 12

@@ -33,8 +33,14 @@ def written(layout: ArrayLayout, portions: list[int]) -> dict[str, bytes]:
 
 def by_tensorstore(layout: ArrayLayout, folder) -> dict[str, bytes]:
     array = ts.open(
-        {"driver": "zarr3", "kvstore": f"file://{folder}/x/", "metadata": layout.metadata(),
-         "store_data_equal_to_fill_value": True}, create=True).result()
+        {
+            "driver": "zarr3",
+            "kvstore": f"file://{folder}/x/",
+            "metadata": layout.metadata(),
+            "store_data_equal_to_fill_value": True,
+        },
+        create=True,
+    ).result()
     array.write(rows_of(layout)).result()
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

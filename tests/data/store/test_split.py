@@ -86,7 +86,9 @@ def test_file_must_name_exactly_the_participants():
         rule.assign(["a"])
 
 
-@pytest.mark.parametrize("fractions", [(float("nan"), 0.5, 0.5), (0.5, float("nan"), 0.5), (float("inf"), 0, 0), (1.5, -0.5, 0)])
+@pytest.mark.parametrize(
+    "fractions", [(float("nan"), 0.5, 0.5), (0.5, float("nan"), 0.5), (float("inf"), 0, 0), (1.5, -0.5, 0)]
+)
 def test_fractions_that_are_none(fractions):
     with pytest.raises(UserError, match="three shares >= 0 that add up to 1"):
         SplitRule(fractions=fractions)

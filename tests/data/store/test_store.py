@@ -46,7 +46,8 @@ def test_read_gives_what_was_added_in_any_order(make_store, make_batch, small_sh
         assert batch[name].dtype == np.int16 and batch[f"{name}_scale"].dtype == np.float32
     assert store.segments["participant"].tolist() == ["anna"] * 11 + ["cleo"] * 9 + ["dora"] * 4
     np.testing.assert_array_equal(
-        store.segments["hr_bpm"], np.concatenate([make_batch(*own).columns["hr_bpm"] for own in people.items()]))
+        store.segments["hr_bpm"], np.concatenate([make_batch(*own).columns["hr_bpm"] for own in people.items()])
+    )
     assert Store.open(store.path, verify=True).fingerprint == store.fingerprint
 
 
@@ -108,8 +109,18 @@ def test_an_all_zero_segment_is_stored_not_missing(make_batch, settings, tmp_pat
 
 def test_participants_table_and_counts(settings, make_batch, tmp_path):
     writer = StoreWriter(tmp_path / "s", settings=settings, source="x", split=SplitRule(seed=5))
-    writer.add("r1", make_batch("a", 2, age_years=40.0, height_m=2.0, weight_kg=80.0, sex="female",
-                                conditions={"beta_blocker": np.bool_(True)}))
+    writer.add(
+        "r1",
+        make_batch(
+            "a",
+            2,
+            age_years=40.0,
+            height_m=2.0,
+            weight_kg=80.0,
+            sex="female",
+            conditions={"beta_blocker": np.bool_(True)},
+        ),
+    )
     writer.add("r2", make_batch("a", 1, age_years=40.0))
     writer.add("r3", make_batch("b", 0, conditions={"smoker": False}))
     store = writer.commit(["r1", "r2", "r3"])
@@ -205,7 +216,9 @@ def test_staged_units_are_not_a_store(make_batch, settings, tmp_path):
 
 
 @pytest.mark.parametrize("after", [1, 5, 12, 19])
-def test_commit_interrupted_at_any_file_continues(make_batch, settings, tmp_path, small_shards, monkeypatch, after, people):
+def test_commit_interrupted_at_any_file_continues(
+    make_batch, settings, tmp_path, small_shards, monkeypatch, after, people
+):
     def stage(path):
         writer = StoreWriter(path, settings=settings, source="x")
         for person, count in people.items():

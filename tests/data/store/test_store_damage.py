@@ -17,7 +17,9 @@ from accdistill_jax.errors import UserError
 from accdistill_jax.storage import folder
 
 
-@pytest.mark.parametrize(("version", "advice"), [(3, "update accdistill_jax"), (1, "prepare it again with --overwrite")])
+@pytest.mark.parametrize(
+    ("version", "advice"), [(3, "update accdistill_jax"), (1, "prepare it again with --overwrite")]
+)
 def test_other_format_versions(whole, edit_manifest, version, advice):
     edit_manifest(whole, format_version=version)
     with pytest.raises(UserError, match=f"format version {version}, this program reads version 2; {advice}"):
@@ -26,8 +28,18 @@ def test_other_format_versions(whole, edit_manifest, version, advice):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("num_segments", "24"), ("num_segments", 0), ("samples", 640.0), ("rate_hz", None), ("rate_hz", float("inf")),
-     ("channels", {"ppg": "green"}), ("files", {"ppg/zarr.json": 3}), ("counts", []), ("prepared", ["anna"])])
+    [
+        ("num_segments", "24"),
+        ("num_segments", 0),
+        ("samples", 640.0),
+        ("rate_hz", None),
+        ("rate_hz", float("inf")),
+        ("channels", {"ppg": "green"}),
+        ("files", {"ppg/zarr.json": 3}),
+        ("counts", []),
+        ("prepared", ["anna"]),
+    ],
+)
 def test_manifest_of_other_types_is_refused_by_key(whole, edit_manifest, key, value):
     edit_manifest(whole, **{key: value})
     with pytest.raises(UserError, match=f"manifest.json: key '{key}' is missing or malformed"):
@@ -43,9 +55,12 @@ def test_deeply_nested_manifest(whole):
 def test_unreadable_or_foreign_manifest(whole):
     file = Path(whole) / "manifest.json"
     text = file.read_text()
-    for content, message in (("{", "not a readable store manifest"), ("{}", "not a readable store manifest"),
-                             (text.replace("segment store", "sofa"), "not the manifest of"),
-                             (text.replace('"motion": 8', '"motion": 7'), "changed after it was written")):
+    for content, message in (
+        ("{", "not a readable store manifest"),
+        ("{}", "not a readable store manifest"),
+        (text.replace("segment store", "sofa"), "not the manifest of"),
+        (text.replace('"motion": 8', '"motion": 7'), "changed after it was written"),
+    ):
         file.write_text(content)
         with pytest.raises(UserError, match=message) as caught:
             Store.open(whole)
@@ -82,8 +97,16 @@ def flip(file: Path, at: int) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["zarr.json", "ppg/zarr.json", "accel_offset/zarr.json", "segments.parquet", "participants.parquet", "ppg_scale/c/0/0",
-     "accel_offset/c/0/0"])
+    [
+        "zarr.json",
+        "ppg/zarr.json",
+        "accel_offset/zarr.json",
+        "segments.parquet",
+        "participants.parquet",
+        "ppg_scale/c/0/0",
+        "accel_offset/c/0/0",
+    ],
+)
 @pytest.mark.parametrize("at", [0.0, 0.3, 0.999])
 def test_flipped_byte_of_a_small_file_is_named_when_opened(whole, name, at):
     file = Path(whole) / name
@@ -107,8 +130,11 @@ def test_flipped_byte_of_a_segment_is_named_when_it_is_read(whole, signal, chann
     store = Store.open(whole)
     assert store.read(np.array([9, 11, 0]))[signal].shape == (3, 640, channels)
     for rows in ([10], [9, 11, 10, 10, 2]):
-        with pytest.raises(UserError, match=f"{whole}/{signal}/c/1/0/0: segment 10 is not what was written there.*"
-                                            f"python -m accdistill_jax.data.prepare verify {whole}") as caught:
+        with pytest.raises(
+            UserError,
+            match=f"{whole}/{signal}/c/1/0/0: segment 10 is not what was written there.*"
+            f"python -m accdistill_jax.data.prepare verify {whole}",
+        ) as caught:
             store.read(np.array(rows))
         assert str(caught.value).count("/c/") == 1, "the other signal's shard is whole"
 
@@ -196,7 +222,9 @@ def test_table_rows_must_agree(whole, edit_manifest):
 
 def test_channels_must_agree(whole, edit_manifest):
     edit_manifest(whole, channels={"ppg": ["green"], "accel": ["x", "y", "z"]})
-    with pytest.raises(UserError, match=r"ppg: the array is int16 \(24, 640, 2\), but the manifest says \(24, 640, 1\)"):
+    with pytest.raises(
+        UserError, match=r"ppg: the array is int16 \(24, 640, 2\), but the manifest says \(24, 640, 1\)"
+    ):
         Store.open(whole)
 
 
@@ -207,7 +235,9 @@ def test_unknown_scheme_and_moved_store(whole, tmp_path):
     assert Store.open(f"file://{tmp_path}/moved").num_segments == 24
 
 
-@pytest.mark.parametrize(("table", "column"), [("segments", "crc32"), ("segments", "participant"), ("participants", "split")])
+@pytest.mark.parametrize(
+    ("table", "column"), [("segments", "crc32"), ("segments", "participant"), ("participants", "split")]
+)
 def test_table_without_a_column(whole, edit_manifest, table, column):
     file = Path(whole) / f"{table}.parquet"
     file.write_bytes(tables.to_parquet(pq.read_table(file).drop_columns([column])))

@@ -47,7 +47,9 @@ for line in sys.stdin:
 
 @pytest.fixture
 def opener(repository):
-    process = subprocess.Popen([sys.executable, "-c", OPENER], cwd=repository, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", OPENER], cwd=repository, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     yield process
     process.kill()
     process.communicate()
@@ -68,7 +70,9 @@ def test_hostile_stores_end_in_one_line(whole, tmp_path, opener):
         spoil(store)
         found = meet(opener, store)
         outcome = found["outcome"]
-        right = outcome.startswith("error: ") and "\n" not in outcome and len(outcome) < 2000 and str(tmp_path) in outcome
+        right = (
+            outcome.startswith("error: ") and "\n" not in outcome and len(outcome) < 2000 and str(tmp_path) in outcome
+        )
         if not right or found["mb"] > MOST_MB or found["seconds"] > MOST_S:
             wrong.append(f"{name}: {outcome[:300]} ({found['mb']:.0f} MB, {found['seconds']:.1f} s)")
         shutil.rmtree(store)

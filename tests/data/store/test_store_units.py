@@ -44,7 +44,8 @@ def directory(content: bytes) -> int:
 def test_what_was_written_is_read(content, make_batch, form):
     unit, batch = read(form(content)), make_batch("anna", 2)
     assert unit.about["segments"] == 2 and set(unit.arrays) == {
-        f"{signal}{part}" for signal in ("ppg", "accel") for part in ("", "_scale", "_offset")}
+        f"{signal}{part}" for signal in ("ppg", "accel") for part in ("", "_scale", "_offset")
+    }
     signal = unit.arrays["ppg_offset"][:, None] + unit.arrays["ppg_scale"][:, None] * unit.arrays["ppg"]
     np.testing.assert_allclose(signal, batch.ppg, atol=0.01)
 
@@ -76,9 +77,13 @@ def test_a_cut_is_noticed(content, left):
 def test_a_unit_without_one_of_its_arrays_is_damaged(content):
     with np.load(io.BytesIO(content)) as whole:
         arrays = {name: whole[name] for name in whole.files}
-    for changed in ({name: value for name, value in arrays.items() if name != "accel_scale"},
-                    arrays | {"accel_scale": arrays["accel_scale"][:1]}, arrays | {"ppg": arrays["ppg"].astype(np.int32)},
-                    arrays | {"more": arrays["ppg"]}, arrays | {"column_crc32": arrays["column_crc32"][::-1]}):
+    for changed in (
+        {name: value for name, value in arrays.items() if name != "accel_scale"},
+        arrays | {"accel_scale": arrays["accel_scale"][:1]},
+        arrays | {"ppg": arrays["ppg"].astype(np.int32)},
+        arrays | {"more": arrays["ppg"]},
+        arrays | {"column_crc32": arrays["column_crc32"][::-1]},
+    ):
         buffer = io.BytesIO()
         np.savez(buffer, **changed)
         with pytest.raises(DamagedNpz):

@@ -37,8 +37,11 @@ def traits():
 def test_there_are_enough_targets_of_every_kind(truth):
     assert len(NAMES) == len(set(NAMES)) == len(KINDS) >= 40
     assert {kind: list(KINDS.values()).count(kind) for kind in set(KINDS.values())}.keys() == {
-        "condition", "medication", "lifestyle", "control"
-    }  # fmt: skip
+        "condition",
+        "medication",
+        "lifestyle",
+        "control",
+    }
     for name, share in zip(NAMES, truth.answers.mean(axis=0), strict=True):
         assert 0.05 <= share <= 0.62, (name, share)
     known = health_targets.features(physiology.sample_participant(0, 0))
@@ -116,7 +119,9 @@ def test_probabilities_are_calibrated(truth):
 def test_ceilings_run_from_certainty_to_chance(truth):
     expected, drawn = ceilings.expected_ceilings(truth), ceilings.drawn_ceilings(truth)
     for column, name in enumerate(NAMES):
-        assert drawn[name] == pytest.approx(roc_auc_score(truth.answers[:, column], truth.knowable[:, column]), abs=1e-9)
+        assert drawn[name] == pytest.approx(
+            roc_auc_score(truth.answers[:, column], truth.knowable[:, column]), abs=1e-9
+        )
         yes = truth.answers[:, column].sum()
         assert abs(drawn[name] - expected[name]) < 4 * 0.5 / math.sqrt(yes), name
         if KINDS[name] == CONTROL:
@@ -129,7 +134,9 @@ def test_ceilings_run_from_certainty_to_chance(truth):
     assert ((values < 0.7).sum() >= 5) and ((values > 0.9).sum() >= 5) and ((values > 0.7) & (values < 0.9)).sum() >= 15
 
 
-@pytest.mark.parametrize("name", ["hypertension", "diabetes", "smoker", "endurance_training", "vasodilator", "metformin"])
+@pytest.mark.parametrize(
+    "name", ["hypertension", "diabetes", "smoker", "endurance_training", "vasodilator", "metformin"]
+)
 def test_no_predictor_from_the_traits_exceeds_the_ceiling(truth, traits, name):
     """Fitted on one half, scored on the other, by what the signals are made of."""
     column = NAMES.index(name)

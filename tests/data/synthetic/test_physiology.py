@@ -96,9 +96,7 @@ def test_beats_without_modulation_keep_the_rate():
 def test_each_modulation_has_its_size_and_its_frequency(name):
     person = _plain(physiology.sample_participant(3, 0), **{name: 40.0})
     spread, peaks, expected = [], [], []
-    for state, rhythm in _rhythms(
-        person, 40, hr_bpm=62.0, respiration_bpm=15.0, depth=1.0, activity="resting"
-    ):
+    for state, rhythm in _rhythms(person, 40, hr_bpm=62.0, respiration_bpm=15.0, depth=1.0, activity="resting"):
         intervals = _intervals(rhythm)
         spread.append(intervals.std())
         times = rhythm.beats_s[(rhythm.beats_s >= 0) & (rhythm.beats_s <= 60)][1:]
@@ -114,9 +112,7 @@ def test_ectopic_beats_come_early_and_are_followed_by_a_pause():
     person = physiology.sample_participant(3, 0)
     with_them = _plain(person, conditions={**dict.fromkeys(person.conditions, False), "ectopic_beats": True})
     found = 0
-    for (_, plain), (_, ectopic) in zip(
-        _rhythms(_plain(person), 60), _rhythms(with_them, 60), strict=True
-    ):
+    for (_, plain), (_, ectopic) in zip(_rhythms(_plain(person), 60), _rhythms(with_them, 60), strict=True):
         moved = np.flatnonzero(plain.beats_s != ectopic.beats_s)
         found += len(moved)
         for beat in moved:

@@ -10,7 +10,11 @@ from scipy import signal
 from accdistill_jax.data.synthetic import physiology, waveforms
 
 QUIET = {
-    "tremor_mg": 1e-6, "noise_g": 1e-9, "respiration_tilt_mg": 0.0, "restlessness": 0.0, "bcg_echo": 0.2,
+    "tremor_mg": 1e-6,
+    "noise_g": 1e-9,
+    "respiration_tilt_mg": 0.0,
+    "restlessness": 0.0,
+    "bcg_echo": 0.2,
 }
 
 
@@ -64,9 +68,7 @@ def test_ballistocardiogram_has_its_resonance_direction_and_size():
     power = np.abs(np.fft.rfft(wave, 4096)) ** 2
     assert np.fft.rfftfreq(4096, 1 / 64)[power.sum(0).argmax()] == pytest.approx(6.6, abs=0.4)
     direction = np.abs(wave).max(1)
-    np.testing.assert_allclose(
-        direction / np.linalg.norm(direction), np.abs(person.bcg_direction), rtol=1e-4
-    )
+    np.testing.assert_allclose(direction / np.linalg.norm(direction), np.abs(person.bcg_direction), rtol=1e-4)
 
 
 def test_recorded_beats_carry_the_participants_ballistocardiogram():

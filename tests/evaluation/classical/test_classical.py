@@ -128,9 +128,7 @@ def test_envelope_equals_scipys():
     accel, _ = _beating(np.full(100, 0.8))
     found = bcg.envelope(bcg.spectrum(accel[None]), (4.0, 12.0), samples=3840, rate_hz=RATE)[0]
     sos = signal.butter(8, (4.0, 12.0), "bandpass", fs=RATE, output="sos")
-    reference = np.linalg.norm(
-        np.abs(signal.hilbert(signal.sosfiltfilt(sos, accel, axis=0), axis=0)), axis=1
-    )[::2]
+    reference = np.linalg.norm(np.abs(signal.hilbert(signal.sosfiltfilt(sos, accel, axis=0), axis=0)), axis=1)[::2]
     inner = slice(64, -64)
     assert np.corrcoef(found[inner], reference[inner])[0, 1] > 0.99
     np.testing.assert_allclose(found[inner].mean(), reference[inner].mean(), rtol=0.02)
@@ -203,9 +201,7 @@ def test_a_row_depends_on_its_segment_alone(synthetic, features):
     np.testing.assert_array_equal(classical_features(accel), features)
     single = np.concatenate([classical_features(accel[i : i + 1]) for i in (0, 17, 40)])
     np.testing.assert_allclose(single, features[[0, 17, 40]], rtol=2e-3, atol=2e-3)
-    np.testing.assert_allclose(
-        classical_features(accel[::-1], block=13)[::-1], features, rtol=2e-3, atol=2e-3
-    )
+    np.testing.assert_allclose(classical_features(accel[::-1], block=13)[::-1], features, rtol=2e-3, atol=2e-3)
 
 
 def test_other_rates_and_lengths_and_wrong_shapes(synthetic):
@@ -260,9 +256,15 @@ def test_boosting_is_scikit_learns_with_the_loss_that_validation_prefers(short, 
     errors, predictions = [], []
     for loss in boosting.LOSSES:
         model = HistGradientBoostingRegressor(
-            loss=loss, max_iter=60, learning_rate=boosting.LEARNING_RATE, max_leaf_nodes=boosting.LEAVES,
-            min_samples_leaf=20, l2_regularization=1.0, early_stopping=False, random_state=3,
-        ).fit(train.features["classical"], train.target)  # fmt: skip
+            loss=loss,
+            max_iter=60,
+            learning_rate=boosting.LEARNING_RATE,
+            max_leaf_nodes=boosting.LEAVES,
+            min_samples_leaf=20,
+            l2_regularization=1.0,
+            early_stopping=False,
+            random_state=3,
+        ).fit(train.features["classical"], train.target)
         errors.append(np.abs(model.predict(validation.features["classical"]) - validation.target).mean())
         predictions.append(model.predict(test.features["classical"]))
     best = int(np.argmin(errors))
@@ -283,7 +285,14 @@ def test_boosting_with_ten_segments_of_one_person(short):
     )
     none = dataclasses.replace(splits["validation"], target=np.full(100, np.nan))
     result = probe_target(
-        "hr_bpm", train=few, validation=none, test=splits["test"], others=OTHERS, min_train_segments=10, min_train_participants=1, draws=100
-    )  # fmt: skip
+        "hr_bpm",
+        train=few,
+        validation=none,
+        test=splits["test"],
+        others=OTHERS,
+        min_train_segments=10,
+        min_train_participants=1,
+        draws=100,
+    )
     assert result.strength_chosen_on == "cross-validation over segments of one train participant"
     assert np.isfinite(result.probes["classical, boosting"].prediction).all()

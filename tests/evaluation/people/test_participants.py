@@ -135,7 +135,9 @@ def test_numbers_equal_scikit_learn_and_numpy(result, encoders, table):
     means = {}
     for split in ("train", "test"):  # the fit again, person by person
         e = encoders["student"][split]
-        means[split] = np.stack([e.embedding[e.participant == name].mean(axis=0, dtype=np.float64) for name in _names(split)])
+        means[split] = np.stack(
+            [e.embedding[e.participant == name].mean(axis=0, dtype=np.float64) for name in _names(split)]
+        )
     scaler = StandardScaler().fit(means["train"])
     y = np.array([_truth(table, "age_years")[name] for name in _names("train")])
     model = Ridge(alpha=age.strength * len(y), solver="svd").fit(scaler.transform(means["train"]), y)
@@ -184,10 +186,18 @@ def test_intervals_and_differences_are_of_the_same_draws_of_people(result):
 
 def test_too_few_answers_are_named(result, encoders, table):
     assert result.targets["rare"].reason == "1 yes and 159 no among train participants, needs 5 of each"
-    assert result.targets["rare"].scores == {} and (result.targets["rare"].train_yes, result.targets["rare"].test_yes) == (1, 1)
+    assert result.targets["rare"].scores == {} and (
+        result.targets["rare"].train_yes,
+        result.targets["rare"].test_yes,
+    ) == (1, 1)
     names = table["participant"].to_pylist()
-    bare = pa.table({"participant": names, "age_years": pa.nulls(len(names), pa.float32()),
-                     "sex": pa.nulls(len(names), pa.string())})  # fmt: skip
+    bare = pa.table(
+        {
+            "participant": names,
+            "age_years": pa.nulls(len(names), pa.float32()),
+            "sex": pa.nulls(len(names), pa.string()),
+        }
+    )
     nothing = evaluate_participants(encoders, bare, draws=50)
     assert {t.reason for t in nothing.targets.values()} == {"unknown of every train and test participant"}
     assert len(nothing.targets) == 5 and nothing.mean_auc is None and auc_forest(nothing) is None
@@ -213,10 +223,14 @@ def test_unknown_answers_are_left_out(encoders, table):
     assert result.mean_auc.targets == ["sex", "bmi_over_30", "shuffled"]
     # Who is unknown has no say: the same as if the person were not there.
     keep = {split: np.isin(encoders["student"][split].participant, list(known)) for split in SPLITS}
-    without = {name: {s: Embedded(e.embedding[keep[s]], e.participant[keep[s]]) for s, e in splits.items()}
-               for name, splits in encoders.items()}  # fmt: skip
+    without = {
+        name: {s: Embedded(e.embedding[keep[s]], e.participant[keep[s]]) for s, e in splits.items()}
+        for name, splits in encoders.items()
+    }
     again = evaluate_participants(without, changed, draws=100).targets["smoker"]
-    np.testing.assert_allclose(again.scores["student"].score, result.targets["smoker"].scores["student"].score, rtol=1e-9)
+    np.testing.assert_allclose(
+        again.scores["student"].score, result.targets["smoker"].scores["student"].score, rtol=1e-9
+    )
 
 
 def test_strength_is_cross_validated_without_enough_validation_participants(encoders, table):
@@ -312,6 +326,8 @@ def test_the_figure_shows_every_scored_target(result, tmp_path):
     smoker = result.targets["smoker"]
     assert any(row == f"Smoker ({smoker.test_yes}/80)" for row in rows)
     assert len(auc_forest(result, encoders=["student"]).axes[0].get_lines()) < len(axis.get_lines())
-    called = auc_forest(result, encoders=["student"], names={"student": "the small one"}, colours={"student": "#123456"})
+    called = auc_forest(
+        result, encoders=["student"], names={"student": "the small one"}, colours={"student": "#123456"}
+    )
     assert any(text.get_text().startswith("the small one (mean") for text in called.legends[0].get_texts())
     assert "#123456" in [line.get_color() for line in called.axes[0].get_lines()]

@@ -103,8 +103,7 @@ def test_panels_show_the_limits_of_each_encoder(per_person):
         splits[split] = ProbeSplit({"student": state}, 70 + 9 * state[:, 0] + state[:, 1] ** 2, participant)
     result = probe_target("hr_bpm", **splits, draws=200)
     found = {
-        n: bland_altman(result.truth, p.prediction, result.participant, draws=200)
-        for n, p in result.probes.items()
+        n: bland_altman(result.truth, p.prediction, result.participant, draws=200) for n, p in result.probes.items()
     }
     figure = bland_altman_panels(result, found, ["student", MEAN, "absent"])
     assert isinstance(figure, Figure)

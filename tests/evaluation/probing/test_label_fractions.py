@@ -97,9 +97,7 @@ def test_all_labels_give_the_numbers_of_the_plain_probe():
         for k in ("mae", "rmse", "r", "r_within", "r2"):
             for end in ("value", "low", "high"):
                 expected = getattr(getattr(probe, k), end)
-                assert getattr(getattr(found, k), end) == (
-                    expected if expected is None else pytest.approx(expected)
-                )
+                assert getattr(getattr(found, k), end) == (expected if expected is None else pytest.approx(expected))
         assert found.strengths == [probe.strength]
         assert found.mae_std is None
     ours, theirs = (r.difference("student", "baseline").ratio for r in (whole, plain))
@@ -109,9 +107,7 @@ def test_all_labels_give_the_numbers_of_the_plain_probe():
 def test_a_fraction_is_fitted_and_chosen_on_its_subset_alone():
     splits = _splits()
     train, validation, test = splits.values()
-    result = probe_fractions(
-        "hr_bpm", **splits, main="student", fractions=(0.1,), repeats={0.1: 2}, seed=5, **SMALL
-    )[0]
+    result = probe_fractions("hr_bpm", **splits, main="student", fractions=(0.1,), repeats={0.1: 2}, seed=5, **SMALL)[0]
     errors = []
     for repeat in range(2):
         rows = labelled_subset(train.participant, np.ones(800, bool), 0.1, [5, 41, repeat]).rows
@@ -157,8 +153,7 @@ def test_unlabelled_rows_and_test_labels_choose_nothing():
     splits["train"] = dataclasses.replace(splits["train"], target=hidden)
     flipped = dict(splits, test=dataclasses.replace(splits["test"], target=140 - splits["test"].target))
     one, two = (
-        probe_fractions("hr_bpm", **s, main="student", fractions=(0.05, 1.0), **SMALL)
-        for s in (splits, flipped)
+        probe_fractions("hr_bpm", **s, main="student", fractions=(0.05, 1.0), **SMALL) for s in (splits, flipped)
     )
     assert one[1].train_labelled == 760 and one[1].train_participants == [19]
     assert [r.probes["student"].strengths for r in one] == [r.probes["student"].strengths for r in two]

@@ -72,9 +72,7 @@ def test_strength_is_the_best_on_validation_participants():
     splits = _splits(per_person=3)
     chosen = probe_target("hr_bpm", **splits).probes["untrained"]
     path = RidgePath(splits["train"].features["untrained"], splits["train"].target, STRENGTHS)
-    errors = np.abs(
-        path.predict(splits["validation"].features["untrained"]).T - splits["validation"].target
-    ).mean(1)
+    errors = np.abs(path.predict(splits["validation"].features["untrained"]).T - splits["validation"].target).mean(1)
     assert chosen.strength == STRENGTHS[int(np.argmin(errors))]
 
 
@@ -182,9 +180,7 @@ def test_unlabelled_rows_change_nothing():
     padded = {}
     for name, s in splits.items():
         features = {n: np.concatenate([x, np.full((5, 5), 1e3)]) for n, x in s.features.items()}
-        padded[name] = ProbeSplit(
-            features, np.r_[s.target, np.full(5, np.nan)], np.r_[s.participant, ["z"] * 5]
-        )
+        padded[name] = ProbeSplit(features, np.r_[s.target, np.full(5, np.nan)], np.r_[s.participant, ["z"] * 5])
     one, two = probe_target("hr_bpm", **splits), probe_target("hr_bpm", **padded)
     assert one.probes["student"].mae == two.probes["student"].mae
     assert two.test_segments == 360

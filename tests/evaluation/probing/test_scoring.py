@@ -7,9 +7,7 @@ from accdistill_jax.evaluation.probing.scoring import Measures, Scorer, mean_mea
 
 
 def test_means_over_predictions():
-    one = Measures(
-        np.array([2.0, np.nan, np.nan]), np.array([[1.0, 3.0], [np.nan, np.nan], [np.nan, np.nan]])
-    )
+    one = Measures(np.array([2.0, np.nan, np.nan]), np.array([[1.0, 3.0], [np.nan, np.nan], [np.nan, np.nan]]))
     two = Measures(np.array([4.0, 0.5, np.nan]), np.array([[3.0, 5.0], [0.4, 0.6], [np.nan, np.nan]]))
     mean = mean_measures([one, two])
     np.testing.assert_array_equal(mean.value, [3.0, 0.25, np.nan])
@@ -27,10 +25,5 @@ def test_comparisons_are_paired():
     # People differ in how hard they are, but not in how much harder one encoder finds them.
     assert (found.ratio.value, found.ratio.low, found.ratio.high) == pytest.approx((2, 2, 2))
     assert found.difference.value == pytest.approx(np.abs(error).mean())
-    assert (
-        found.difference.low
-        < 0.9 * found.difference.value
-        < 1.1 * found.difference.value
-        < found.difference.high
-    )
+    assert found.difference.low < 0.9 * found.difference.value < 1.1 * found.difference.value < found.difference.high
     assert (found.outcome, scorer.compare("good", "twice", measured).outcome) == ("worse", "better")

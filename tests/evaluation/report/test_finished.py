@@ -71,7 +71,10 @@ def test_a_changed_line_of_metrics_is_named_and_no_curve(copy, smoke_config, no_
     path.write_text("".join(lines))
     for _ in range(2):
         run(smoke_config(), copy)
-        assert f"warning: {path} was changed after it was written; restore it from a copy, or delete" in capsys.readouterr().out
+        assert (
+            f"warning: {path} was changed after it was written; restore it from a copy, or delete"
+            in capsys.readouterr().out
+        )
     assert path.read_text() == "".join(lines)
     sums_path(copy, "student").unlink()
     run(smoke_config(), copy)
@@ -120,8 +123,19 @@ def test_a_report_is_whole_or_says_what_is_not(report, name):
     assert is_finished(report, "key") == (False, "")
 
 
-@pytest.mark.parametrize("mark", ["", "x" * 16, "[" * 100_000, "{}", '{"key": "key", "files": []}', '{"key": "key", "files": {}}', "\0",
-                                  '{"key": "key", "files": {"report.md": "0", "report.json": "0", "../secret": "0"}}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "mark",
+    [
+        "",
+        "x" * 16,
+        "[" * 100_000,
+        "{}",
+        '{"key": "key", "files": []}',
+        '{"key": "key", "files": {}}',
+        "\0",
+        '{"key": "key", "files": {"report.md": "0", "report.json": "0", "../secret": "0"}}',
+    ],
+)
 def test_a_mark_that_cannot_be_read(report, mark):
     (report / "report/made_from").write_text(mark)
     assert is_finished(report, "key") == (False, f"{report}/report/made_from cannot be read")
@@ -151,7 +165,10 @@ def recorded(tmp_path) -> Path:
 
 
 def read(workdir: Path) -> dict:
-    return {name: read_metrics(workdir / f"metrics/teacher{end}") for name, end in (("metrics", ".jsonl"), ("timing", ".timing.jsonl"))}
+    return {
+        name: read_metrics(workdir / f"metrics/teacher{end}")
+        for name, end in (("metrics", ".jsonl"), ("timing", ".timing.jsonl"))
+    }
 
 
 def said(workdir: Path) -> list[str]:
@@ -167,8 +184,10 @@ def test_whole_records_say_nothing(recorded):
 def test_a_spoilt_record_is_named(recorded, name):
     for spoil, what in ((lambda path: flip(path, 9), "was changed after it was written"), (Path.unlink, "is missing")):
         spoil(recorded / name)
-        assert said(recorded) == [f"warning: {recorded / name} {what}; restore it from a copy, or delete "
-                                  f"{recorded}/metrics/teacher.sha256 to take it as it is"]  # fmt: skip
+        assert said(recorded) == [
+            f"warning: {recorded / name} {what}; restore it from a copy, or delete "
+            f"{recorded}/metrics/teacher.sha256 to take it as it is"
+        ]
     shutil.rmtree(recorded / "tensorboard")
     assert "there are no whole records to make it again from" in said(recorded)[1]
 
@@ -225,9 +244,15 @@ COUNTS = {"train": 3, "test": 2}
 @pytest.fixture
 def embedded() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
-    arrays = {f"{encoder}/{split}/embedding": rng.normal(size=(count, 4)).astype(np.float32)
-              for encoder in ("teacher", "student") for split, count in COUNTS.items()}  # fmt: skip
-    return arrays | {"student/test/projection": np.ones((2, 5), np.float32), "student/test/rank/accel->ppg": np.arange(2)}
+    arrays = {
+        f"{encoder}/{split}/embedding": rng.normal(size=(count, 4)).astype(np.float32)
+        for encoder in ("teacher", "student")
+        for split, count in COUNTS.items()
+    }
+    return arrays | {
+        "student/test/projection": np.ones((2, 5), np.float32),
+        "student/test/rank/accel->ppg": np.arange(2),
+    }
 
 
 def load(path: Path, key: str = "key") -> tuple[dict | None, list[str]]:
@@ -242,19 +267,37 @@ def test_embeddings_are_read_or_named_as_damaged(tmp_path, embedded):
     embedding._save(path, "key", embedded)
     content = path.read_bytes()
     found, lines = load(path)
-    assert lines == [] and all(np.array_equal(found[name], value) for name, value in embedded.items()) and found.keys() == embedded.keys()
+    assert (
+        lines == []
+        and all(np.array_equal(found[name], value) for name, value in embedded.items())
+        and found.keys() == embedded.keys()
+    )
     assert load(path, "other") == (None, [])
-    for spoilt in (b"", content[:-10], content[:-73], content[:1000], b"garbage" * 100, bytes(5000), zlib.compress(content), b"\x93NUMPY" + content,
-                   content[:500] + bytes([content[500] ^ 1]) + content[501:]):  # fmt: skip
+    for spoilt in (
+        b"",
+        content[:-10],
+        content[:-73],
+        content[:1000],
+        b"garbage" * 100,
+        bytes(5000),
+        zlib.compress(content),
+        b"\x93NUMPY" + content,
+        content[:500] + bytes([content[500] ^ 1]) + content[501:],
+    ):
         path.write_bytes(spoilt)
         found, [line] = load(path)
-        assert found is None and line.startswith(f"evaluation: {path} is damaged (") and line.endswith("): embedded again")
+        assert (
+            found is None and line.startswith(f"evaluation: {path} is damaged (") and line.endswith("): embedded again")
+        )
     path.unlink()
     path.mkdir()
     assert load(path)[0] is None and "is damaged" in load(path)[1][0]
 
 
-@pytest.mark.parametrize("change", ["student/train/embedding", "teacher/test/embedding", "student/test/rank/accel->ppg", "student/test/projection"])
+@pytest.mark.parametrize(
+    "change",
+    ["student/train/embedding", "teacher/test/embedding", "student/test/rank/accel->ppg", "student/test/projection"],
+)
 def test_embeddings_of_another_shape_are_not_taken(tmp_path, embedded, change):
     """Also in a file without a checksum, as earlier versions wrote."""
     path = tmp_path / "main.npz"

@@ -158,9 +158,7 @@ def test_a_constant_student_is_called_that(tmp_path, make_encoders):
     for split in encoders["student"].values():
         split.embedding[:] = 1.0
         split.projection[:] = 8**-0.5
-    text, _ = _check(
-        write_report(tmp_path, evaluate(encoders, **FAST), run_info={}), ALL - {"curves", "examples"}
-    )
+    text, _ = _check(write_report(tmp_path, evaluate(encoders, **FAST), run_info={}), ALL - {"curves", "examples"})
     assert "student: constant output" in text
     assert "does not read heart rate" in text
 
@@ -210,16 +208,42 @@ def test_map_neighbours_know_heart_rate_where_the_encoder_does(make_encoders):
 
 
 FOREIGN = [
-    "a|b", "<script>alert(1)</script>", "[x](javascript:alert(1))", "![x](http://host/x.png)", "**bold** _it_ `code`", "<!-- ", "</details>",
-    "line\nbreak", "\x1b[31mred", "turn\u202earound", "```", "| a | b |", "http://host/x", "&lt;b&gt;", "\\|", "$x$", "# heading", "</td>",
-]  # fmt: skip
+    "a|b",
+    "<script>alert(1)</script>",
+    "[x](javascript:alert(1))",
+    "![x](http://host/x.png)",
+    "**bold** _it_ `code`",
+    "<!-- ",
+    "</details>",
+    "line\nbreak",
+    "\x1b[31mred",
+    "turn\u202earound",
+    "```",
+    "| a | b |",
+    "http://host/x",
+    "&lt;b&gt;",
+    "\\|",
+    "$x$",
+    "# heading",
+    "</td>",
+]
 
 
 def test_texts_of_stores_are_shown_as_they_are(tmp_path, make_encoders):
     """Names of stores, sources, reasons, settings: no markup, HTML, link, end of a cell or command of a terminal."""
-    data = {f"/data/{text}": {"source": text, "counts": {"total": {"rejected": {text: 1}}}, "texts": [text, text]} for text in FOREIGN}
-    info = {"data": data, "config": {"data": {"stores": FOREIGN}}, "command": "".join(FOREIGN), "more": {text: text for text in FOREIGN}}
-    text, content = _check(write_report(tmp_path, evaluate(make_encoders(), **FAST), run_info=info), ALL - {"curves", "examples"})
+    data = {
+        f"/data/{text}": {"source": text, "counts": {"total": {"rejected": {text: 1}}}, "texts": [text, text]}
+        for text in FOREIGN
+    }
+    info = {
+        "data": data,
+        "config": {"data": {"stores": FOREIGN}},
+        "command": "".join(FOREIGN),
+        "more": {text: text for text in FOREIGN},
+    }
+    text, content = _check(
+        write_report(tmp_path, evaluate(make_encoders(), **FAST), run_info=info), ALL - {"curves", "examples"}
+    )
     assert list(content["run"]["data"]) == list(data), "JSON has them unchanged"
     table, rest = text.split("## What ran")[1].split("<details>", 1)
     for shown in (table.replace("<br>", ""), rest):

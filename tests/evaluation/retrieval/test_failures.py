@@ -66,9 +66,7 @@ def test_numbers_equal_a_look_at_every_pair():
     assert (contrast.failures, contrast.successes) == ((failed & ok).sum(), (~failed & ok).sum())
     assert contrast.auc == pytest.approx(roc_auc_score(failed[ok], motion[ok]))
     assert contrast.median_failed == pytest.approx(np.median(motion[failed & ok]))
-    assert contrast.difference.value == pytest.approx(
-        motion[failed & ok].mean() - motion[~failed & ok].mean()
-    )
+    assert contrast.difference.value == pytest.approx(motion[failed & ok].mean() - motion[~failed & ok].mean())
     hazards = found.hazards["motion_g"]
     assert len(hazards) == 5 and sum(h.queries for h in hazards) == ok.sum()
     assert sum(h.failures for h in hazards) == (failed & ok).sum()

@@ -99,10 +99,7 @@ def test_small_test_sets_use_all_segments_and_say_so():
 
 def test_draws_depend_on_the_seed_alone():
     accel, ppg = _noisy_pair(150)
-    run = [
-        retrieve(accel, ppg, np.arange(150), pool_sizes=(50,), draws=4, seed=s)[0][0].top[1]
-        for s in (0, 0, 1)
-    ]
+    run = [retrieve(accel, ppg, np.arange(150), pool_sizes=(50,), draws=4, seed=s)[0][0].top[1] for s in (0, 0, 1)]
     assert run[0] == run[1] != run[2]
     assert run[0].std > 0
 

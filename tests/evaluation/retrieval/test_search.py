@@ -50,9 +50,7 @@ INPUTS = (_random, _tied, _constant, _some_zero)
 def test_ranks_are_those_of_one_machine(devices, block):
     for make in INPUTS:
         query, gallery = make(np.random.default_rng(3))
-        found = search.paired_ranks(
-            query, gallery, parallel=_over(devices), valid=np.ones(ROWS, bool), block=block
-        )
+        found = search.paired_ranks(query, gallery, parallel=_over(devices), valid=np.ones(ROWS, bool), block=block)
         for ranks, expected in zip(found, retrieval.paired_ranks(query, gallery), strict=True):
             assert ranks.dtype == np.int64
             np.testing.assert_array_equal(ranks, expected, err_msg=make.__name__)

@@ -74,9 +74,14 @@ def test_a_job_embeds_as_the_stores_of_its_own(done, tmp_path):
         work.do(orders[name] | {"unseen": [store.path]}, tmp_path / name, needs)
         needs |= {name: tmp_path / name}
     with np.load(tmp_path / "student-s0-unseen" / work.EMBEDDINGS) as saved:
-        again = {name: saved[f"unseen-store/{name}"][store.indices("test")] for name in ("embedding", "projection", "teacher_projection")}
+        again = {
+            name: saved[f"unseen-store/{name}"][store.indices("test")]
+            for name in ("embedding", "projection", "teacher_projection")
+        }
     for name, values in again.items():
-        np.testing.assert_allclose(values, Bench(plan, outcomes).arrays("student", 0)[f"test/{name}"], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            values, Bench(plan, outcomes).arrays("student", 0)[f"test/{name}"], rtol=1e-4, atol=1e-5
+        )
 
 
 @pytest.mark.slow
@@ -108,7 +113,12 @@ def test_a_lesser_sensor_gives_the_student_something_else_to_read(done):
 def test_the_data_section_and_experiments_are_measured_and_a_missing_one_says_so(done, smoke_store):
     plan, outcomes = done
     part = data_part(Bench(plan, outcomes))
-    assert [row[0] for row in part.section.tables[0].rows] == ["train", "validation", "test", f"unseen-{smoke_store.name}"]
+    assert [row[0] for row in part.section.tables[0].rows] == [
+        "train",
+        "validation",
+        "test",
+        f"unseen-{smoke_store.name}",
+    ]
     compared = next(line for line in part.section.text if "the stores were compared" in line)
     assert f"{smoke_store}: " in compared and "Result: nobody and no segment is on two sides" in compared
     for experiment in plan.experiments:
@@ -127,7 +137,9 @@ def test_a_mistake_in_one_experiment_leaves_the_others(done, monkeypatch, capsys
     plan, outcomes = done
     monkeypatch.setattr(retrieval, "failures", lambda bench, experiment: 1 / 0)
     found = measure.report(plan, outcomes, say=lambda line: None)
-    assert found.broken == {"failures": "ZeroDivisionError: division by zero"} and "Traceback" in capsys.readouterr().err
+    assert (
+        found.broken == {"failures": "ZeroDivisionError: division by zero"} and "Traceback" in capsys.readouterr().err
+    )
     text = {section.id: section.text for section in found.sections}
     assert "by a mistake in the program: ZeroDivisionError" in text["failures"][0]
     assert any(name.startswith("sensors/") for name in found.numbers)

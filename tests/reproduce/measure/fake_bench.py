@@ -13,7 +13,12 @@ from accdistill_jax.reproduce.plan import grid
 from accdistill_jax.reproduce.plan.variants import FRACTIONS, MAE_TEACHER, TARGETS, supervised
 
 SPLITS = ("train", "validation", "test")
-SCALES = {"hr_bpm": (70.0, 9.0, 5.0), "sdnn_ms": (50.0, 14.0, 6.0), "rmssd_ms": (42.0, 13.0, 6.0), "resp_bpm": (15.0, 2.0, 1.0)}
+SCALES = {
+    "hr_bpm": (70.0, 9.0, 5.0),
+    "sdnn_ms": (50.0, 14.0, 6.0),
+    "rmssd_ms": (42.0, 13.0, 6.0),
+    "resp_bpm": (15.0, 2.0, 1.0),
+}
 UNKNOWING = 30.0  # noise beside which the signal vanishes
 
 
@@ -56,10 +61,14 @@ class FakeBench(Bench):
         for split, count in zip(SPLITS, people, strict=True):
             own = np.repeat(np.arange(count), minutes)
             labels = {
-                name: (mean + between * rng.standard_normal(count)[own] + within * rng.standard_normal(len(own))).astype(np.float32)
+                name: (
+                    mean + between * rng.standard_normal(count)[own] + within * rng.standard_normal(len(own))
+                ).astype(np.float32)
                 for name, (mean, between, within) in SCALES.items()
             }
-            self._signal[split] = np.stack([(v - SCALES[k][0]) / np.hypot(*SCALES[k][1:]) for k, v in labels.items()], axis=1)
+            self._signal[split] = np.stack(
+                [(v - SCALES[k][0]) / np.hypot(*SCALES[k][1:]) for k, v in labels.items()], axis=1
+            )
             if shuffled:
                 labels = {name: rng.permutation(values) for name, values in labels.items()}
             names = np.array([f"{split}-{k:04d}" for k in own])
@@ -71,7 +80,13 @@ class FakeBench(Bench):
         return self._columns[split]
 
     def facts(self, name, seed):
-        return {"parameters": 1000 * len(name), "multiply_accumulates": 10**6, "steps": 10, "batch_size": 4, "train_s": 90.0}
+        return {
+            "parameters": 1000 * len(name),
+            "multiply_accumulates": 10**6,
+            "steps": 10,
+            "batch_size": 4,
+            "train_s": 90.0,
+        }
 
     def arrays(self, name, seed):
         variant = self.variant(name)

@@ -37,7 +37,11 @@ class Minutes:
         of = np.repeat(np.stack([*self.people.values()]), each, axis=0)
         self.state = of + 0.6 * rng.standard_normal((len(of), STATES))
         self.state[:, 0] += shift
-        labels = {"hr_bpm": 70 + 10 * self.state[:, 0], "sdnn_ms": 50 + 12 * self.state[:, 1], "rmssd_ms": 40 + 9 * self.state[:, 2]}
+        labels = {
+            "hr_bpm": 70 + 10 * self.state[:, 0],
+            "sdnn_ms": 50 + 12 * self.state[:, 1],
+            "rmssd_ms": 40 + 9 * self.state[:, 2],
+        }
         labels["resp_bpm"] = np.full(len(of), np.nan)
         labels = {name: values.astype(np.float32) for name, values in labels.items()}
         motion = np.exp(rng.standard_normal(len(of)) * 0.5 - 4.0).astype(np.float32)
@@ -61,28 +65,49 @@ class MadeUpBench(Bench):
     """
 
     def __init__(
-        self, noise, *, seeds=1, people=(30, 10, 30), each=10, hides=None, turned=(), constant=(), unseen=None, failed=(),
-        table=None, names=None, manifest=None,
-    ):  # fmt: skip
+        self,
+        noise,
+        *,
+        seeds=1,
+        people=(30, 10, 30),
+        each=10,
+        hides=None,
+        turned=(),
+        constant=(),
+        unseen=None,
+        failed=(),
+        table=None,
+        names=None,
+        manifest=None,
+    ):
         rng = np.random.default_rng(0)
         splits = ("train", "validation", "test")
-        self.minutes = {s: Minutes(rng, s, n, each, names=names and names[s]) for s, n in zip(splits, people, strict=True)}
+        self.minutes = {
+            s: Minutes(rng, s, n, each, names=names and names[s]) for s, n in zip(splits, people, strict=True)
+        }
         self.unseen = unseen or {}
         self.minutes |= {f"unseen-{name}": own for name, own in self.unseen.items()}
         known = {one.name: one for one in all_variants(SCALES["cpu"])}
         jobs = [
             Job(f"{name}-s{k}{'-unseen' * bool(where)}", "", {"variant": name, "seed": k, "unseen": where}, (), 1.0)
-            for where in ([[], list(self.unseen)] if self.unseen else [[]]) for name in noise for k in range(seeds)
-        ]  # fmt: skip
+            for where in ([[], list(self.unseen)] if self.unseen else [[]])
+            for name in noise
+            for k in range(seeds)
+        ]
         evaluation = SimpleNamespace(bootstrap_draws=20, train_segments=10**6)
         data = SimpleNamespace(same_names="different people")
-        self.plan = SimpleNamespace(variants={name: known[name] for name in noise}, jobs=jobs, base=SimpleNamespace(evaluation=evaluation, data=data))
+        self.plan = SimpleNamespace(
+            variants={name: known[name] for name in noise},
+            jobs=jobs,
+            base=SimpleNamespace(evaluation=evaluation, data=data),
+        )
         status = {job.name: "failed" if job.name in failed else "finished" for job in jobs}
         self.outcomes = {name: Outcome(one, 1.0, "", None) for name, one in status.items()}
         self.opened = SimpleNamespace(
-            stores=(Store(table, manifest=manifest),), unseen={name: Store(device="Empatica E4") for name in self.unseen},
+            stores=(Store(table, manifest=manifest),),
+            unseen={name: Store(device="Empatica E4") for name in self.unseen},
             train_places=lambda limit: np.arange(len(self.minutes["train"].state)),
-        )  # fmt: skip
+        )
         self.synthetic = manifest is not None
         mixing, head = rng.standard_normal((STATES, WIDTH)), rng.standard_normal((STATES, HEAD))
         self._arrays = {}
@@ -99,7 +124,9 @@ class MadeUpBench(Bench):
                     if known[name].kind != "teacher" and (known[name].teacher or name == "joint"):
                         arrays[f"{split}/projection"] = (seen @ head).astype(np.float32)
                         ppg = minutes.state @ head
-                        arrays[f"{split}/teacher_projection"] = (1.0 + 1e-4 * ppg if name in constant else ppg).astype(np.float32)
+                        arrays[f"{split}/teacher_projection"] = (1.0 + 1e-4 * ppg if name in constant else ppg).astype(
+                            np.float32
+                        )
                 self._arrays[name, k] = arrays
 
     def arrays(self, name, seed):

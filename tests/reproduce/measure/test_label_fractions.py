@@ -59,10 +59,14 @@ def test_numbers_have_intervals_seeds_and_tolerances(good):
     found = part.numbers["label-fractions/hr_bpm/1/student/mae"]
     assert found.low < found.value < found.high
     assert len(found.seeds) == 2 and np.mean(found.seeds) == pytest.approx(found.value)
-    assert found.relative == LEAST and found.absolute == pytest.approx(SIGMAS * np.std(found.seeds, ddof=1))  # of two means of two
+    assert found.relative == LEAST and found.absolute == pytest.approx(
+        SIGMAS * np.std(found.seeds, ddof=1)
+    )  # of two means of two
     ratio = part.numbers["label-fractions/hr_bpm/1/accel-mae/student-over-this"]
     errors = [part.numbers[f"label-fractions/hr_bpm/1/{name}/mae"].value for name in ("student", "accel-mae")]
-    assert ratio.high < 0.77 and ratio.value == pytest.approx(errors[0] / errors[1])  # the quotient of what the table shows
+    assert ratio.high < 0.77 and ratio.value == pytest.approx(
+        errors[0] / errors[1]
+    )  # the quotient of what the table shows
     assert {name.split("/")[2] for name in part.numbers} == {f"{f:g}" for f in FRACTIONS}
 
 
@@ -109,7 +113,9 @@ def test_a_claim_on_three_targets_is_partly_true_where_one_has_no_labels():
     class HeartRateAlone(FakeBench):
         def columns(self, split):
             found = super().columns(split)
-            return found._replace(labels={k: v if k == "hr_bpm" else np.full_like(v, np.nan) for k, v in found.labels.items()})
+            return found._replace(
+                labels={k: v if k == "hr_bpm" else np.full_like(v, np.nan) for k, v in found.labels.items()}
+            )
 
     bench = HeartRateAlone("label-fractions", seeds=1, noise={"student": 0.05} | dict.fromkeys(LEARNED_BASELINES, 3.0))
     part = label_fractions.label_fractions(bench, bench.plan.experiments[0])
@@ -123,7 +129,9 @@ def test_joint_ppg_projections_are_compared_with_the_frozen_ones():
             if name == "joint":
                 for split in ("validation", "test"):
                     signal = found[f"{split}/teacher_projection"]
-                    found[f"{split}/teacher_projection"] = np.random.default_rng(3).standard_normal(signal.shape).astype(np.float32)
+                    found[f"{split}/teacher_projection"] = (
+                        np.random.default_rng(3).standard_normal(signal.shape).astype(np.float32)
+                    )
             return found
 
     for kind, expected in ((FakeBench, "no"), (Trivial, "yes")):
@@ -157,12 +165,16 @@ def test_runs_that_failed_are_left_out_and_named(tmp_path):
     _, part = measured(failed=failed, seeds=1)
     assert holds(part) == ["not measured"] * 5 + [part.claims[5].holds]
     assert "18 more could not be made" in part.claims[5].measured and part.claims[5].holds != "yes"
-    assert any("student-s0" in note for note in part.section.notes) and any("accel-mae-s0" in note for note in part.section.notes)
+    assert any("student-s0" in note for note in part.section.notes) and any(
+        "accel-mae-s0" in note for note in part.section.notes
+    )
     written(part, tmp_path)
 
 
 def test_hand_made_features_are_probed_twice_with_the_labels_of_each_seed():
-    bench = FakeBench("label-fractions", failed=["joint"], seeds=2, people=(20, 8, 10), minutes=8, noise={"classical": 0.1})
+    bench = FakeBench(
+        "label-fractions", failed=["joint"], seeds=2, people=(20, 8, 10), minutes=8, noise={"classical": 0.1}
+    )
     probing = Probing(bench, targets=("hr_bpm",), fractions=FRACTIONS)
     label_fractions.classical(bench, probing, "classical", 0)
     for name in (RIDGE, BOOSTING):

@@ -21,14 +21,22 @@ QUESTIONS = [name for name in NAMES if name not in CONTROLS][:8]
 def table(bench, *, controls=True, leak=False):
     """Answers that depend on the people's states, and controls that depend on nothing."""
     rng = np.random.default_rng(3)
-    people = {name: state for split in ("train", "validation", "test") for name, state in bench.minutes[split].people.items()}
+    people = {
+        name: state for split in ("train", "validation", "test") for name, state in bench.minutes[split].people.items()
+    }
     state = np.stack([*people.values()])
     noisy = lambda k: state[:, k] + 0.3 * rng.standard_normal(len(state))
-    columns = {"participant": list(people), "age_years": 50 + 12 * noisy(0), "bmi": 30 + 4 * noisy(1),
-               "sex": np.where(noisy(2) > 0, "male", "female").tolist()}  # fmt: skip
+    columns = {
+        "participant": list(people),
+        "age_years": 50 + 12 * noisy(0),
+        "bmi": 30 + 4 * noisy(1),
+        "sex": np.where(noisy(2) > 0, "male", "female").tolist(),
+    }
     columns |= {f"condition_{name}": noisy(k % 6) > 0.2 for k, name in enumerate(QUESTIONS)}
     if controls:
-        columns |= {f"condition_{name}": (state[:, 3] > 0) if leak else rng.random(len(state)) < 0.4 for name in CONTROLS}
+        columns |= {
+            f"condition_{name}": (state[:, 3] > 0) if leak else rng.random(len(state)) < 0.4 for name in CONTROLS
+        }
     return pa.table(columns)
 
 
@@ -46,7 +54,10 @@ def test_students_beat_baselines_and_controls_are_at_chance():
     assert auc[TEACHER].value > 0.9 and auc["student"].value > 0.85 and abs(auc["untrained"].value - 0.5) < 0.1
     assert auc["student"].value > auc["accel-mae"].value + 0.1
     assert len(auc["student"].seeds) == 2 and auc["student"].low < auc["student"].value < auc["student"].high
-    assert part.numbers["participants/student/age_years/mae"].value < part.numbers["participants/untrained/age_years/mae"].value
+    assert (
+        part.numbers["participants/student/age_years/mae"].value
+        < part.numbers["participants/untrained/age_years/mae"].value
+    )
     (claim,) = part.claims
     assert claim.holds == "partly" and "better than 2 of 2" in claim.why and "only 11 targets" in claim.why
     assert any("3 controls" in text and "they are at chance" in text for text in part.section.text)
@@ -83,7 +94,9 @@ def test_people_of_several_stores_keep_apart():
     for minutes in bench.minutes.values():
         names = np.array([f"1/{name}" for name in minutes.participant], object)
         minutes.columns = minutes.columns._replace(participant=names)
-    other = whole.drop_columns(["bmi", "condition_hypertension"])  # another store knows less, of people of the same names
+    other = whole.drop_columns(
+        ["bmi", "condition_hypertension"]
+    )  # another store knows less, of people of the same names
     bench.opened.stores = (Store(other.set_column(1, "age_years", pa.array(np.zeros(len(whole))))), Store(whole))
     part = participants(bench, experiment("participants", "student"))
     assert part.numbers["participants/student/age_years/mae"].value < 8  # those of the first store would be 0
@@ -99,19 +112,27 @@ def test_ceilings_of_synthetic_people():
     truth = sample_truth(seed, range(start))
     manifest = {"source": "synthetic", "source_settings": {"generator": GENERATOR_VERSION, "seed": seed}}
     bench = MadeUpBench({"student": 0.1}, people=counts, each=2, names=names, manifest=manifest)
-    people = pa.table({"participant": sum(names.values(), [])} | {f"condition_{n}": truth.answers[:, k] for k, n in enumerate(NAMES)})
+    people = pa.table(
+        {"participant": sum(names.values(), [])} | {f"condition_{n}": truth.answers[:, k] for k, n in enumerate(NAMES)}
+    )
     bench.opened.stores = (Store(people, manifest=manifest),)
     part = participants(bench, experiment("participants", "student"))
     (areas,) = (one for one in part.section.tables if one.caption.startswith("ROC AUC by target"))
     ceilings = [float(row[areas.columns.index("ceiling")]) for row in areas.rows if row[1] != "control"]
     assert 0.65 < np.mean(ceilings) < 1.0  # drawn ones: of 60 people a hard target's may lie below chance
-    assert abs(part.numbers["participants/student/mean-auc"].value - 0.5) < 0.1  # made-up embeddings know nothing of them
+    assert (
+        abs(part.numbers["participants/student/mean-auc"].value - 0.5) < 0.1
+    )  # made-up embeddings know nothing of them
     bench.opened.stores = (Store(people, manifest=dict(manifest, source_settings={"generator": -1, "seed": seed})),)
-    assert any("No ceilings" in note for note in participants(bench, experiment("participants", "student")).section.notes)
+    assert any(
+        "No ceilings" in note for note in participants(bench, experiment("participants", "student")).section.notes
+    )
 
 
 def test_numbers_are_the_same_when_measured_again():
-    first, again = (participants(made({"student": 0.3}), experiment("participants", "student")).numbers for _ in range(2))
+    first, again = (
+        participants(made({"student": 0.3}), experiment("participants", "student")).numbers for _ in range(2)
+    )
     assert first == again and first
 
 

@@ -82,8 +82,11 @@ def test_encoders_are_compared_in_pairs_on_the_same_queries():
 
 
 def test_missing_and_diverged_encoders_are_told():
-    bench = MadeUpBench({TEACHER: 0.0, "student": 0.0, "joint": np.nan, "student-best": 0.1}, seeds=2,
-                        failed=("student-s0", "student-s1", "student-best-s0"))  # fmt: skip
+    bench = MadeUpBench(
+        {TEACHER: 0.0, "student": 0.0, "joint": np.nan, "student-best": 0.1},
+        seeds=2,
+        failed=("student-s0", "student-s1", "student-best-s0"),
+    )
     part = sound(retrieval(bench, experiment("retrieval", TEACHER, "student", "student-best", "joint")), "retrieval")
     notes = " ".join(part.section.notes)
     assert "student-s0 and student-s1" in notes and "joint, seed 0 and 1, is left out" in notes
@@ -125,9 +128,17 @@ def test_health_sees_a_ppg_side_that_drifts_away():
     assert cka["student"] > 0.9 and abs(cka["accel-mae"]) < 0.1
     assert part.numbers["health/joint/ppg-side/variance-share"].value < 1e-6
     fine = health(MadeUpBench(noise, seeds=2), experiment("health", *names))
-    assert "separates minutes as well as the frozen one" in " ".join(fine.section.text) and "No encoder" in " ".join(fine.section.text)
+    assert "separates minutes as well as the frozen one" in " ".join(fine.section.text) and "No encoder" in " ".join(
+        fine.section.text
+    )
 
 
 def test_health_without_a_teacher_has_no_similarity():
-    part = sound(health(MadeUpBench({TEACHER: 0.0, "student": 0.1}, failed=(f"{TEACHER}-s0",)), experiment("health", TEACHER, "student")), "health")
+    part = sound(
+        health(
+            MadeUpBench({TEACHER: 0.0, "student": 0.1}, failed=(f"{TEACHER}-s0",)),
+            experiment("health", TEACHER, "student"),
+        ),
+        "health",
+    )
     assert "health/student/cka" not in part.numbers and "health/student/effective-rank" in part.numbers

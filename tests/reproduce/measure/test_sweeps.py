@@ -33,7 +33,11 @@ def test_variants_are_told_apart_from_the_reference_beyond_its_noise(tmp_path):
     noise = {"regression-mse": UNKNOWING, "temperature-0.02": 0.1, "lambda-0": 0.5}
     part = measured("objectives", noise=noise)
     ratio = {v.name: part.numbers[f"objectives/{v.name}/hr_bpm/ratio"].value for v in OBJECTIVES}
-    assert ratio["regression-mse"] > 1.3 and ratio["temperature-0.02"] < 0.7 and ratio["lambda-0"] == pytest.approx(1, abs=0.15)
+    assert (
+        ratio["regression-mse"] > 1.3
+        and ratio["temperature-0.02"] < 0.7
+        and ratio["lambda-0"] == pytest.approx(1, abs=0.15)
+    )
     verdicts = {row[0]: row[5] for row in part.section.tables[0].rows}
     assert verdicts["regression, squared error"] == "higher" and verdicts["temperature 0.02"] == "lower"
     assert verdicts["distilled student, short"] == ""
@@ -89,7 +93,11 @@ def test_teachers_are_shown_beside_their_students(tmp_path):
     assert student["its teacher's HR error, bpm"] == own
     blind = {v.name: UNKNOWING for v in TAUGHT if "efficientnet" in v.name} | {"accel-mae": UNKNOWING}
     (claim,) = measured("teachers", noise=blind, seeds=1).claims
-    assert claim.holds == "partly" and "whose teacher itself errs by" in claim.why and "masked autoencoding" in claim.measured
+    assert (
+        claim.holds == "partly"
+        and "whose teacher itself errs by" in claim.why
+        and "masked autoencoding" in claim.measured
+    )
     (claim,) = measured("teachers", noise={"accel-mae": UNKNOWING}, failed=["student-efficientnet"], seeds=1).claims
     assert claim.holds == "partly"
     written(part, tmp_path)
@@ -105,7 +113,9 @@ def test_all_encoders_are_timed_in_turns(smoke_store, monkeypatch):
     bench.opened.stores = (Store.open(str(smoke_store)),)
     monkeypatch.setattr(sweeps, "REPEATS", 3)
     found = sweeps.latencies(bench, ["teacher-mae", "student"])
-    assert list(found) == ["teacher-mae", "student"] and all(len(own) == 3 and (own > 0).all() for own in found.values())
+    assert list(found) == ["teacher-mae", "student"] and all(
+        len(own) == 3 and (own > 0).all() for own in found.values()
+    )
 
 
 def test_sizes_stand_beside_parameters_and_latency(tmp_path, monkeypatch):

@@ -33,7 +33,10 @@ def test_training_again_is_no_alarm_and_a_change_is_one():
     alarms, changes = 0, 0
     for trial in range(60):
         first, again = (grid(np.random.default_rng([trial, k])) for k in (0, 1))
-        reports = [{"settings": {}, "claims": [], "numbers": {n: one._asdict() for n, one in own.items()}} for own in (first, again)]
+        reports = [
+            {"settings": {}, "claims": [], "numbers": {n: one._asdict() for n, one in own.items()}}
+            for own in (first, again)
+        ]
         alarms += len(compare(*reports))
         for one in reports[1]["numbers"].values():
             one["value"] *= 1.4  # what a mistake in the code does
@@ -64,4 +67,9 @@ def test_shares_differ_by_points():
 def test_a_number_that_could_not_be_measured_stays_so():
     lost = number([None, 1.0])
     assert lost.value is None
-    assert pooled({"s/a/mae": lost, "s/b/mae": number([1.0, 1.1]), "s/c/mae": number([1.0, 1.2, 0.9, 1.1])}, {"a", "b", "c"})["s/a/mae"] == lost
+    assert (
+        pooled(
+            {"s/a/mae": lost, "s/b/mae": number([1.0, 1.1]), "s/c/mae": number([1.0, 1.2, 0.9, 1.1])}, {"a", "b", "c"}
+        )["s/a/mae"]
+        == lost
+    )

@@ -36,8 +36,18 @@ def test_every_preset_is_a_graph_of_valid_runs(preset):
 
 def test_the_cpu_preset_holds_what_is_promised(cpu):
     names = set(jobs(cpu))
-    for main in ("teacher-mae", "student", "student-best", "student-small", "no-augmentation", "joint", "accel-mae",
-                 "accel-contrastive", "accel-contrastive-segment", "untrained"):  # fmt: skip
+    for main in (
+        "teacher-mae",
+        "student",
+        "student-best",
+        "student-small",
+        "no-augmentation",
+        "joint",
+        "accel-mae",
+        "accel-contrastive",
+        "accel-contrastive-segment",
+        "untrained",
+    ):
         assert {f"{main}-s{seed}" for seed in range(3)} <= names
     assert sum(name.startswith("supervised-") for name in names) == 3 * 4 * 3
     assert sum(job.cost_s for job in cpu.jobs) < 6 * 3600
@@ -89,8 +99,13 @@ def test_a_student_builds_on_the_teacher_of_its_seed_and_a_variant_on_the_first(
 
 def test_equal_training_is_equal(cpu):
     duration = lambda name: jobs(cpu)[name].order["config"]["student"]["train"]["duration"]
-    whole = {duration(f"{name}-s0") for name in ("student", "joint", "accel-mae", "accel-contrastive", "no-augmentation", "student-small")}
-    short = {duration(f"{variant.name}-s0") for variant in (variants.REFERENCE, *variants.OBJECTIVES, *variants.AUGMENTED)}
+    whole = {
+        duration(f"{name}-s0")
+        for name in ("student", "joint", "accel-mae", "accel-contrastive", "no-augmentation", "student-small")
+    }
+    short = {
+        duration(f"{variant.name}-s0") for variant in (variants.REFERENCE, *variants.OBJECTIVES, *variants.AUGMENTED)
+    }
     assert len(whole) == 1 and len(short) == 1 and whole != short
 
 
@@ -110,7 +125,9 @@ def test_supervised_training_can_stop_early_and_is_as_long_as_the_student_with_a
         total = steps(train, "duration", share)
         assert steps(train, "warmup", share) < total
         assert train["keep"] == "best" and grid.LOOKS <= total / steps(train, "validate_every", share) < grid.LOOKS + 1
-    whole, student = (jobs(plan)[f"{name}-s0"].order["config"]["student"]["train"] for name in ("supervised-hr-1", "student"))
+    whole, student = (
+        jobs(plan)[f"{name}-s0"].order["config"]["student"]["train"] for name in ("supervised-hr-1", "student")
+    )
     assert whole["duration"] == student["duration"]
 
 
@@ -136,7 +153,9 @@ def test_sizes_are_what_they_are_called(preset, name, low, high):
 
 
 def test_a_run_is_another_one_when_what_decides_it_changes_and_only_then(cpu):
-    keys = lambda *overrides: {job.name: job.key for job in grid.plan("cpu", only=("retrieval",), overrides=overrides).jobs}
+    keys = lambda *overrides: {
+        job.name: job.key for job in grid.plan("cpu", only=("retrieval",), overrides=overrides).jobs
+    }
     before = keys()
     assert keys("--config.runtime.reader_threads=3") == before
     assert keys("--config.data.synthetic.workers=1") == before
@@ -175,7 +194,7 @@ def test_only_some_experiments_need_only_some_runs():
         ({"overrides": ("--config.data.stores=('a',)",)}, "set by --data"),
         ({"stores": ("no/such/store",)}, "no/such/store"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_planned_is_told_in_one_line(arguments, message):
     with pytest.raises(UserError, match=message) as caught:
         grid.plan("smoke", **arguments)

@@ -11,7 +11,15 @@ from accdistill_jax.reproduce.report import check
 
 
 def number(value, relative=0.1, absolute=0.0):
-    return {"value": value, "low": None, "high": None, "seeds": [], "unit": "", "relative": relative, "absolute": absolute}
+    return {
+        "value": value,
+        "low": None,
+        "high": None,
+        "seeds": [],
+        "unit": "",
+        "relative": relative,
+        "absolute": absolute,
+    }
 
 
 @pytest.fixture
@@ -26,7 +34,13 @@ def reference():
             "retrieval/none": number(None),
         },
         "claims": [{"claim": "augmentation helps", "holds": "yes"}, {"claim": "joint is worse", "holds": "partly"}],
-        "settings": {"preset": "cpu", "data": ["synthetic"], "seeds": 3, "generator_version": 2, "versions": {"jax": "0.10"}},
+        "settings": {
+            "preset": "cpu",
+            "data": ["synthetic"],
+            "seeds": 3,
+            "generator_version": 2,
+            "versions": {"jax": "0.10"},
+        },
         "runs": [],
     }
 
@@ -42,7 +56,9 @@ def names(moved):
 
 def test_a_report_agrees_with_itself(reference):
     assert check.compare(reference, reference) == []
-    assert check.table(check.deviations(reference, reference)).endswith("all 6 numbers and claims agree (largest differences first).")
+    assert check.table(check.deviations(reference, reference)).endswith(
+        "all 6 numbers and claims agree (largest differences first)."
+    )
 
 
 def test_tolerances_are_the_references(reference, found):
@@ -92,13 +108,18 @@ def test_a_claim_that_turns_at_the_edge_of_its_rule_is_told_and_no_alarm(referen
     assert check.compare(reference, found) == []
     assert "by a threshold between two numbers that agree" in check.table(check.deviations(reference, found))
     found["numbers"]["retrieval/top1"]["value"] = 0.8
-    assert names(check.compare(reference, found)) == {"retrieval/top1": "moved", "augmentation helps": "holds differently"}
+    assert names(check.compare(reference, found)) == {
+        "retrieval/top1": "moved",
+        "augmentation helps": "holds differently",
+    }
     found["numbers"]["retrieval/top1"]["value"] = 0.9
     found["claims"][0]["holds"] = "not measured"
     assert names(check.compare(reference, found)) == {"augmentation helps": "holds differently"}
 
 
-@pytest.mark.parametrize(("key", "value"), [("preset", "smoke"), ("seeds", 1), ("generator_version", 3), ("data_fingerprints", "x")])
+@pytest.mark.parametrize(
+    ("key", "value"), [("preset", "smoke"), ("seeds", 1), ("generator_version", 3), ("data_fingerprints", "x")]
+)
 def test_reports_that_were_made_otherwise_are_not_compared(reference, found, key, value):
     found["settings"][key] = value
     with pytest.raises(UserError, match=f"the reports cannot be compared: {key} .* there, {value} here"):

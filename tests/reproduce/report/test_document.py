@@ -65,7 +65,9 @@ def figure():
 
 @pytest.fixture
 def report():
-    table = Table("Errors", ("Encoder", "MAE", "Words"), (("student", "1.5 [1.2, 3.4]", NASTY), ("`ridge`", "−0.2", "b")))
+    table = Table(
+        "Errors", ("Encoder", "MAE", "Words"), (("student", "1.5 [1.2, 3.4]", NASTY), ("`ridge`", "−0.2", "b"))
+    )
     return Report(
         title=f"Title {NASTY}",
         summary=(f"**Bold** `code` [page](https://arxiv.org/abs/2412.11276) {NASTY}",),
@@ -122,9 +124,17 @@ def test_the_page_serves_readers_who_do_not_see_it(report, tmp_path):
 
 def test_what_is_read_first(report, tmp_path):
     text = Page(write_report(tmp_path, report).read_text()).text
-    places = [text.index(words) for words in ("1 of 3 runs failed, 1 more", "Claims", "Runs without a result", "Experiments")]
+    places = [
+        text.index(words) for words in ("1 of 3 runs failed, 1 more", "Claims", "Runs without a result", "Experiments")
+    ]
     assert places == sorted(places)
-    for words in ("✗ does not hold", "✓ holds", "◐ holds in part", "– not measured", "assumed here, not known from the paper"):
+    for words in (
+        "✗ does not hold",
+        "✓ holds",
+        "◐ holds in part",
+        "– not measured",
+        "assumed here, not known from the paper",
+    ):
         assert words in text
     assert text.index("Experiments") < text.index("--only probes") < text.index("Settings and versions")
     assert "config.x.y" in text and "[1, 2]" in text
@@ -145,8 +155,14 @@ def test_report_json_holds_everything_but_the_figures(report, tmp_path):
     found = check.load_report(tmp_path / "report.json")
     assert found["format_version"] == check.FORMAT_VERSION
     assert found["numbers"]["probes/hr_mae"] == {
-        "value": 1.5, "low": 1.0, "high": 2.0, "seeds": [1.4, None], "unit": "bpm", "relative": 0.05, "absolute": 0.01,
-    }  # fmt: skip
+        "value": 1.5,
+        "low": 1.0,
+        "high": 2.0,
+        "seeds": [1.4, None],
+        "unit": "bpm",
+        "relative": 0.05,
+        "absolute": 0.01,
+    }
     assert found["numbers"]["probes/none"]["value"] is None and found["settings"]["bad"] is None
     assert found["claims"][0]["holds"] == "no" and found["runs"][2]["reason"] == NASTY
     assert found["sections"][0]["tables"][0]["rows"][0] == ["student", "1.5 [1.2, 3.4]", NASTY]

@@ -64,7 +64,9 @@ Peers.connect = lambda **options: connect(**options | {"hang_s": 0.2})
 """
 
 
-@pytest.mark.parametrize("work", ['peers.from_first("report", stuck)', 'peers.gather("rows", rank) if rank else stuck()'])
+@pytest.mark.parametrize(
+    "work", ['peers.from_first("report", stuck)', 'peers.gather("rows", rank) if rank else stuck()']
+)
 def test_a_wait_for_a_process_that_hangs_has_a_limit(processes, work):
     """Process 0 is not watched itself here; the others find out that they wait too long, and its stacks are written too."""
     for rank, (status, _, error) in enumerate(run(processes, 3, work, before=SHORT_WAITS)):

@@ -53,9 +53,7 @@ def test_a_stopped_process_ends_the_others_after_the_silence_and_then_itself(pro
             *stacks, line = error.splitlines()
             assert f"error: process {victim} was lost (silent for " in line
             assert "s: stopped or its machine is gone) at step 41; this process stops." in line
-            assert any("Current thread" in stack for stack in stacks) and any(
-                "stuck" in stack for stack in stacks
-            )
+            assert any("Current thread" in stack for stack in stacks) and any("stuck" in stack for stack in stacks)
     begin = time.monotonic()
     processes.all[victim].send_signal(signal.SIGCONT)
     status, _, error = ended(processes.all[victim], NOTICED_S, begin)
@@ -92,9 +90,7 @@ stuck()
             assert status == 1 and error.endswith("ValueError: a mistake\n")
         else:
             assert status == ExitStatus.RELAUNCH
-            assert error.startswith(
-                f"error: process {failing} was lost (its connection closed: killed or crashed); "
-            )
+            assert error.startswith(f"error: process {failing} was lost (its connection closed: killed or crashed); ")
 
 
 def test_one_that_never_connects_is_lost(processes):
@@ -109,9 +105,7 @@ def test_one_that_never_connects_is_lost(processes):
     assert [status for status, *_ in results] == [75, 75, 3]
     for _, out, error in results[:2]:
         assert out == ""
-        assert error.startswith(
-            "error: process 2 was lost (it did not connect within 4 s); this process stops."
-        )
+        assert error.startswith("error: process 2 was lost (it did not connect within 4 s); this process stops.")
 
 
 def test_an_address_out_of_reach_is_named():
@@ -121,9 +115,7 @@ def test_an_address_out_of_reach_is_named():
 
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    with pytest.raises(
-        UserError, match=f"process 1 cannot reach process 0 at {address} within 0.3 s .*refused"
-    ):
+    with pytest.raises(UserError, match=f"process 1 cannot reach process 0 at {address} within 0.3 s .*refused"):
         Peers.connect(rank=1, count=2, exchange=Exchange(), host="", silence_s=1.0, start_timeout_s=0.3)
 
 

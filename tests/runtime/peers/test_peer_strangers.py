@@ -82,12 +82,39 @@ def heard(connection: socket.socket, kind: str) -> dict:
 
 
 MALFORMED = [
-    b"\n", b"null\n", b"[]\n", b"{}\n", b"5\n", b'"hello"\n', b"\xff\xfe\n", b"\0\0\0\n", b"GET / HTTP/1.1\r\n\r\n", b"{" * 3000 + b"\n",
-    b"9" * 4000 + b"\n", b'{"kind": "hello", "rank": ' + b"9" * 3900 + b"}\n", hello([1]), hello({"1": 1}), hello(None), hello(True), hello(1.0),
-    hello("1"), hello(-1), hello(2), hello(10**30), hello(1, token=None), hello(1, token=["right"]), hello(1, token="\ud800"), hello(1, token=""),
-    hello(1, token={}), b'{"kind": ["hello"], "rank": 1, "token": "right"}\n', b'{"kind": {}, "rank": 1, "token": "right"}\n',
-    b'{"kind": "beat", "slack": true}\n', b'{"kind": "hello", "rank": NaN, "token": "right"}\n', hello(1, token="wrong") + hello(1), b"x" * 5000,
-]  # fmt: skip
+    b"\n",
+    b"null\n",
+    b"[]\n",
+    b"{}\n",
+    b"5\n",
+    b'"hello"\n',
+    b"\xff\xfe\n",
+    b"\0\0\0\n",
+    b"GET / HTTP/1.1\r\n\r\n",
+    b"{" * 3000 + b"\n",
+    b"9" * 4000 + b"\n",
+    b'{"kind": "hello", "rank": ' + b"9" * 3900 + b"}\n",
+    hello([1]),
+    hello({"1": 1}),
+    hello(None),
+    hello(True),
+    hello(1.0),
+    hello("1"),
+    hello(-1),
+    hello(2),
+    hello(10**30),
+    hello(1, token=None),
+    hello(1, token=["right"]),
+    hello(1, token="\ud800"),
+    hello(1, token=""),
+    hello(1, token={}),
+    b'{"kind": ["hello"], "rank": 1, "token": "right"}\n',
+    b'{"kind": {}, "rank": 1, "token": "right"}\n',
+    b'{"kind": "beat", "slack": true}\n',
+    b'{"kind": "hello", "rank": NaN, "token": "right"}\n',
+    hello(1, token="wrong") + hello(1),
+    b"x" * 5000,
+]
 
 
 @pytest.mark.parametrize("line", MALFORMED, ids=range(len(MALFORMED)))
@@ -124,7 +151,9 @@ def test_few_strangers_are_kept_and_not_for_long(meet, monkeypatch):
     idle = [meeting.connect() for _ in range(6)]
     assert closed(idle[0]) and closed(idle[1])
     drop = time.monotonic() + WAIT_S
-    while time.monotonic() < drop and any(open_end(connection) for connection in idle):  # not by saying something now and then either
+    while time.monotonic() < drop and any(
+        open_end(connection) for connection in idle
+    ):  # not by saying something now and then either
         for connection in idle:
             meeting.say(connection, b" ")
         meeting.say(meeting.first, b'{"kind": "beat", "slack": false}\n')
@@ -157,9 +186,18 @@ def test_a_number_given_twice_is_told_to_both_and_to_the_others(meet):
 
 @pytest.mark.parametrize(
     "line",
-    [b"{}", b'{"kind": "gather"}', b'{"kind": "gather", "number": [], "name": "x", "value": 1}', b'{"kind": "leave", "status": "x"}',
-     b'{"kind": "seen"}', b'{"kind": "beat"}', b'{"kind": ["beat"]}', hello(1)[:-1], b"[" * 100_000],
-)  # fmt: skip
+    [
+        b"{}",
+        b'{"kind": "gather"}',
+        b'{"kind": "gather", "number": [], "name": "x", "value": 1}',
+        b'{"kind": "leave", "status": "x"}',
+        b'{"kind": "seen"}',
+        b'{"kind": "beat"}',
+        b'{"kind": ["beat"]}',
+        hello(1)[:-1],
+        b"[" * 100_000,
+    ],
+)
 def test_a_known_process_that_says_nonsense_is_lost_in_one_line(meet, line):
     meeting = meet(3)
     broken, other = meeting.connect(hello(1)), meeting.connect(hello(2))
@@ -167,7 +205,10 @@ def test_a_known_process_that_says_nonsense_is_lost_in_one_line(meet, line):
     meeting.say(broken, line + b"\n")
     news = heard(other, "news")
     assert (news["rank"], news["left"], news["status"]) == (1, False, ExitStatus.RELAUNCH)
-    assert news["text"] in ("its connection sent what no process of this program says", "its connection closed: killed or crashed")
+    assert news["text"] in (
+        "its connection sent what no process of this program says",
+        "its connection closed: killed or crashed",
+    )
     meeting.say(other, json.dumps({"kind": "seen", "id": news["id"]}).encode() + b"\n")
     assert heard(meeting.first, "news")["rank"] == 1
 
@@ -177,7 +218,9 @@ def test_no_more_is_taken_in_than_the_limit(limit):
     """Neither a line without an end nor one that has it."""
     for line in (b" " * 10 * limit, b'"' + b"x" * 2 * limit + b'"\n', b" " * limit + b"{}\n"):
         here, there = socket.socketpair()
-        sender = threading.Thread(target=lambda line=line, there=there: contextlib.suppress(OSError) and there.sendall(line), daemon=True)
+        sender = threading.Thread(
+            target=lambda line=line, there=there: contextlib.suppress(OSError) and there.sendall(line), daemon=True
+        )
         sender.start()
         wire = Wire(here, limit=limit)
         with pytest.raises(ConnectionError):

@@ -73,9 +73,7 @@ def test_disagreement():
     assert disagreement([{"a": 1, "b": None}] * 3) is None
     same = "x" * 100
     line = disagreement([{"a": 1, "b": same + "1"}, {"a": 1, "b": same + "2", "c": True}])
-    assert line.startswith(
-        "process 1 has another b (..xxxxxxxx2) than process 0 (..xxxxxxxx1); they also differ in c;"
-    )
+    assert line.startswith("process 1 has another b (..xxxxxxxx2) than process 0 (..xxxxxxxx1); they also differ in c;")
     assert disagreement([{"a": 1}, {}]).startswith("process 1 has another a (missing) than process 0 (1);")
     assert disagreement([{"a": 1}, {"a": "1"}]) is not None
     four = disagreement([{"a": 1}, {"a": 2}, {"a": 1}, {"a": 3}])

@@ -23,10 +23,7 @@ stuck()
     for rank, (found, _, error) in enumerate(run(processes, 3, body)):
         assert found == (status if rank == leaver else expected)
         if rank != leaver:
-            assert (
-                error
-                == f"error: process {leaver} stopped: record 7 of store /data is damaged; make it anew\n"
-            )
+            assert error == f"error: process {leaver} stopped: record 7 of store /data is damaged; make it anew\n"
 
 
 @pytest.mark.parametrize("leaver", [0, 1])
@@ -60,9 +57,7 @@ def test_a_stopped_one_stops_the_others_at_once_without_handler(processes, leave
     body = STOPPED.format(leaver=leaver, status=status) + 'peers.barrier("handlers are set")\nstuck()\n'
     for rank, (found, _, error) in enumerate(run(processes, 3, body)):
         assert found == status
-        assert error == (
-            "" if rank == leaver else f"process {leaver} stopped: stopped by SIGTERM; step 7 is saved\n"
-        )
+        assert error == ("" if rank == leaver else f"process {leaver} stopped: stopped by SIGTERM; step 7 is saved\n")
 
 
 def test_nothing_follows_the_line_with_which_a_process_ends(repository):
@@ -80,7 +75,9 @@ for _ in range(4):
     threading.Thread(target=chatter, daemon=True).start()
 end_process(75, "the last line")
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=repository, capture_output=True, text=True, timeout=ALARM_S)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=repository, capture_output=True, text=True, timeout=ALARM_S
+    )
     assert done.returncode == 75
     assert done.stderr.endswith("noise\nthe last line\n")
 

@@ -73,9 +73,7 @@ def test_objects_that_no_copy_needs_are_removed(url, opened, two_states, tmp_pat
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_killed_at_any_write_a_reader_sees_the_state_before_or_after(
-    opened, store, two_states, tmp_path, moment
-):
+def test_killed_at_any_write_a_reader_sees_the_state_before_or_after(opened, store, two_states, tmp_path, moment):
     first, second = copied(two_states[0]), copied(two_states[1])
     seen = []
     for number in itertools.count():

@@ -118,10 +118,7 @@ def test_two_first_copies_at_one_address(url, opened, tmp_path):
 def test_addresses_and_their_folders(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert (
-        is_address("gs://b/run")
-        and is_address("s3://b")
-        and not is_address("runs/x")
-        and not is_address("file:///x")
+        is_address("gs://b/run") and is_address("s3://b") and not is_address("runs/x") and not is_address("file:///x")
     )
     with pytest.raises(UserError, match="cannot be written"):
         is_address("https://example.org/run")
