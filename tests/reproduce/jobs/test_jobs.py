@@ -40,7 +40,9 @@ def do(order, folder, needs):
             time.sleep(0.02)
             taken += 1
             if interruption.requested or order.get("saves"):
-                steps.write_text(str(taken))
+                part = steps.with_name("steps.part")
+                part.write_text(str(taken))  # whole or not at all: a kill may come at any moment
+                part.replace(steps)
             interruption.raise_if_requested(f"step {taken} is saved")
     time.sleep(order.get("sleep", 0))
     (folder / "result.json").write_text(json.dumps({
@@ -118,8 +120,13 @@ def test_what_fails_is_told_in_a_line_and_the_rest_go_on(start, tmp_path):
     ]
     found, _, shown = start(*jobs)
     assert {name: o.status for name, o in found.items()} == {
-        "user": "failed", "bug": "failed", "exits": "failed", "below": "skipped", "far-below": "skipped", "fine": "finished",
-    }  # fmt: skip
+        "user": "failed",
+        "bug": "failed",
+        "exits": "failed",
+        "below": "skipped",
+        "far-below": "skipped",
+        "fine": "finished",
+    }
     assert found["user"].reason == "no store x;" and found["bug"].reason == "KeyError: 'gone'"
     assert found["exits"].reason == "SystemExit: 3"
     assert found["below"].reason == found["far-below"].reason == "needs user, which failed"
@@ -130,14 +137,20 @@ def test_what_fails_is_told_in_a_line_and_the_rest_go_on(start, tmp_path):
     healed = [jobs[0]._replace(order={}), *jobs[3:]]
     again = start(*healed)[0]
     assert {name: o.status for name, o in again.items()} == {
-        "user": "finished", "below": "finished", "far-below": "finished", "fine": "cached",
-    }  # fmt: skip
+        "user": "finished",
+        "below": "finished",
+        "far-below": "finished",
+        "fine": "cached",
+    }
     assert not (again["user"].folder / "error.txt").exists()
 
 
 def test_a_process_that_dies_fails_its_job_and_is_replaced(start):
     found, _, _ = start(
-        job("killed", cost_s=9, die=signal.SIGKILL), job("crashed", cost_s=8, leave=7), job("fine"), job("below", "killed")
+        job("killed", cost_s=9, die=signal.SIGKILL),
+        job("crashed", cost_s=8, leave=7),
+        job("fine"),
+        job("below", "killed"),
     )
     assert found["killed"].reason == "its process died of SIGKILL (killed, or out of memory); see log.txt"
     assert found["crashed"].reason == "its process ended with status 7; see log.txt"
@@ -181,7 +194,10 @@ def test_time_left():
     ("jobs", "message"),
     [
         ([job("a", "b")], "job 'a' needs 'b', which is no job"),
-        ([job("a", "b"), job("b", "c"), job("c", "b")], "needs in a circle: b -> c -> b|needs in a circle: c -> b -> c"),
+        (
+            [job("a", "b"), job("b", "c"), job("c", "b")],
+            "needs in a circle: b -> c -> b|needs in a circle: c -> b -> c",
+        ),
         ([job("a"), job("a")], "two jobs are named 'a'"),
         ([job("a/b")], "makes no folder's name"),
         ([job("a", key="ab")], "makes no folder's name"),
@@ -227,10 +243,14 @@ class Parent:
 
     def __init__(self, folder, steps):
         self.folder = folder
+        self.jobs_before = len(begun(folder)) if (folder / "begun").exists() else 0
         self.process = subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(PARENT % steps), str(folder)],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        )  # fmt: skip
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
 
     @property
     def steps(self):
@@ -238,8 +258,11 @@ class Parent:
         return int(path.read_text() or 0) if path.exists() else 0
 
     def when_training(self):
-        until(lambda: self.steps >= 3)
-        return begun(self.folder)[-1][1]
+        """Waits until a worker that this parent started trains; returns the worker's process id."""
+        until(lambda: self.steps >= 3 and len(begun(self.folder)) > self.jobs_before)
+        name, worker = begun(self.folder)[-1]
+        assert name == "student"
+        return worker
 
     def end(self):
         text, _ = self.process.communicate(timeout=60)
@@ -262,9 +285,7 @@ def is_gone(process):
         return file.read().rpartition(")")[2].split()[0] == "Z"
 
 
-@pytest.mark.parametrize(
-    ("number", "to_all"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGTERM, True)]
-)  # fmt: skip
+@pytest.mark.parametrize(("number", "to_all"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGTERM, True)])
 def test_a_signal_stops_in_order_and_the_same_command_continues(tmp_path, number, to_all):
     """Ctrl-C reaches the terminal's foreground processes; a job scheduler's SIGTERM each process of the job."""
     parent = Parent(tmp_path / "out", steps=100000)
