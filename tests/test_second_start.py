@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from accdistill_jax.benchmark.__main__ import main as benchmark
-from accdistill_jax.data.preprocessing.preprocess import PreprocessSettings
+from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.store.manifest import partial_path, read_manifest
 from accdistill_jax.data.store.removal import REQUEST
 from accdistill_jax.data.store.request import existing_store

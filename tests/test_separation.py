@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from accdistill_jax.config import record
-from accdistill_jax.data.preprocessing.preprocess import PreprocessSettings
+from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.recording import Participant
 from accdistill_jax.data.store.manifest import CONTENT
 from accdistill_jax.data.store.opening import segment_columns

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from accdistill_jax import text
 from accdistill_jax.data.prepare.__main__ import main
-from accdistill_jax.data.preprocessing.preprocess import PreprocessSettings, SegmentBatch
+from accdistill_jax.data.preprocessing.segments import SegmentBatch
+from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.recording import Participant, RecordingSource, Stream
 from accdistill_jax.data.store.split import SplitRule
 from accdistill_jax.data.store.writer import StoreWriter

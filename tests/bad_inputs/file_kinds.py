@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from accdistill_jax.config import record as config_record
-from accdistill_jax.data.preprocessing.preprocess import PreprocessSettings, SegmentBatch
+from accdistill_jax.data.preprocessing.segments import SegmentBatch
+from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.recording import Participant
 from accdistill_jax.data.store import shards
 from accdistill_jax.data.store.store import Store

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from accdistill_jax.data.preprocessing.preprocess import PreprocessSettings, SegmentBatch
+from accdistill_jax.data.preprocessing.segments import SegmentBatch
+from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.recording import Participant
 from accdistill_jax.data.store import shards
 from accdistill_jax.data.store.manifest import fingerprint

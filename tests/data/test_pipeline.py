@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from accdistill_jax.data.pipeline import Pipeline
-from accdistill_jax.data.preprocessing.preprocess import PreprocessSettings
+from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.store.split import SplitRule
 from accdistill_jax.errors import UserError
 

@@ -16,7 +16,7 @@ import scipy.io
 
 from accdistill_jax.data import recordings
 from accdistill_jax.data.prepare.preparation import prepare
-from accdistill_jax.data.preprocessing.preprocess import PreprocessSettings
+from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.recording import Participant, Recording, RecordingSource, Stream
 from accdistill_jax.data.recordings import _table, troika
 from accdistill_jax.data.store.store import Store

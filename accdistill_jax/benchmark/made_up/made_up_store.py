@@ -4,7 +4,8 @@ import os
 
 import numpy as np
 
-from accdistill_jax.data.preprocessing.preprocess import PreprocessSettings, SegmentBatch
+from accdistill_jax.data.preprocessing.segments import SegmentBatch
+from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.recording import Participant
 from accdistill_jax.data.store.split import SplitRule
 from accdistill_jax.data.store.store import Store

@@ -16,7 +16,7 @@ from accdistill_jax.data import recordings
 from accdistill_jax.data.prepare import show
 from accdistill_jax.data.prepare.field_flags import add_flags, chosen, dataclass_fields, parameter_fields
 from accdistill_jax.data.prepare.preparation import find_recordings, prepare
-from accdistill_jax.data.preprocessing.preprocess import MEASURED_ONLY, PreprocessSettings
+from accdistill_jax.data.preprocessing.settings import MEASURED_ONLY, PreprocessSettings
 from accdistill_jax.data.store.manifest import verify_checksums
 from accdistill_jax.data.store.split import SplitRule
 from accdistill_jax.data.store.store import Store

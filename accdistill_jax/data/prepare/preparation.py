@@ -10,7 +10,8 @@ from pathlib import Path
 from accdistill_jax.data import recordings
 from accdistill_jax.data.prepare.workers import check_workers, run_all
 from accdistill_jax.data.preprocessing import polarity as polarity_lib
-from accdistill_jax.data.preprocessing.preprocess import PreprocessSettings, preprocess
+from accdistill_jax.data.preprocessing.preprocess import preprocess
+from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.recording import RecordingSource
 from accdistill_jax.data.store.content import signal_hash
 from accdistill_jax.data.store.manifest import SIGNALS

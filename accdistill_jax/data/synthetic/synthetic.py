@@ -13,12 +13,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from accdistill_jax.data.prepare.workers import check_workers, run_all
-from accdistill_jax.data.preprocessing.preprocess import (
-    PreprocessSettings,
-    SegmentBatch,
-    bandpass,
-    finish_segments,
-)
+from accdistill_jax.data.preprocessing.segments import SegmentBatch, bandpass, finish_segments
+from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.recording import Beats, Participant
 from accdistill_jax.data.store.request import existing_store
 from accdistill_jax.data.store.split import SplitRule

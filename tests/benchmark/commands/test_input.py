@@ -13,8 +13,8 @@ from accdistill_jax.benchmark.made_up import raw_recordings
 from accdistill_jax.benchmark.made_up.made_up_store import write_noise_store
 from accdistill_jax.benchmark.made_up.object_store import BUCKET, serve_folder
 from accdistill_jax.data.prepare.preparation import prepare
-from accdistill_jax.data.preprocessing.preprocess import PreprocessSettings
 from accdistill_jax.data.preprocessing.quantise import dequantise
+from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.store.store import RemoteReading, Store
 from accdistill_jax.errors import UserError
 

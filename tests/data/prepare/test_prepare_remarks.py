@@ -11,7 +11,7 @@ from accdistill_jax.data.prepare import preparation
 from accdistill_jax.data.prepare.__main__ import main
 from accdistill_jax.data.prepare.preparation import find_recordings, prepare
 from accdistill_jax.data.prepare.show import print_summary
-from accdistill_jax.data.preprocessing.preprocess import PreprocessSettings
+from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.store.remarks import remarks, why_rejected
 from accdistill_jax.data.store.store import Store
 

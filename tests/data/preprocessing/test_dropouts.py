@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from accdistill_jax.data.preprocessing.dropouts import held_samples, seconds, without
-from accdistill_jax.data.preprocessing.preprocess import PreprocessSettings, preprocess
+from accdistill_jax.data.preprocessing.preprocess import preprocess
+from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.recording import Participant, Recording, Stream
 
 RATE = 32.0

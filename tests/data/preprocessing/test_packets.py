@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from accdistill_jax.data.preprocessing.packets import spread_packets
-from accdistill_jax.data.preprocessing.preprocess import PreprocessSettings, preprocess
+from accdistill_jax.data.preprocessing.preprocess import preprocess
 from accdistill_jax.data.preprocessing.resample import to_grid
+from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.recording import Participant, Recording, Stream
 from accdistill_jax.errors import UserError
 

@@ -9,13 +9,9 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from accdistill_jax.data.preprocessing.preprocess import (
-    REASONS,
-    PreprocessSettings,
-    bandpass,
-    finish_segments,
-    preprocess,
-)
+from accdistill_jax.data.preprocessing.preprocess import preprocess
+from accdistill_jax.data.preprocessing.segments import REASONS, bandpass, finish_segments
+from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.recording import Beats, HeartRateWindows, Participant, Recording, Stream
 from accdistill_jax.errors import UserError
 

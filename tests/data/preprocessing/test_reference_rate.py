@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from accdistill_jax.data.preprocessing.preprocess import PreprocessSettings, preprocess
+from accdistill_jax.data.preprocessing.preprocess import preprocess
 from accdistill_jax.data.preprocessing.reference_rate import cleaned
+from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.recording import Participant, Recording, Stream
 from accdistill_jax.errors import UserError
 

@@ -7,7 +7,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from accdistill_jax.data.preprocessing.preprocess import PreprocessSettings, preprocess
+from accdistill_jax.data.preprocessing.preprocess import preprocess
+from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.recordings import find
 from accdistill_jax.errors import UserError
 

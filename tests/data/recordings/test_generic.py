@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from accdistill_jax.data import recordings
-from accdistill_jax.data.preprocessing.preprocess import PreprocessSettings, preprocess
+from accdistill_jax.data.preprocessing.preprocess import preprocess
+from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.recordings import find
 from accdistill_jax.errors import UserError
 

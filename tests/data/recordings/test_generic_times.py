@@ -10,7 +10,8 @@ import pytest
 
 from accdistill_jax.data.prepare import __main__ as prepare
 from accdistill_jax.data.preprocessing.packets import spread_packets
-from accdistill_jax.data.preprocessing.preprocess import PreprocessSettings, preprocess
+from accdistill_jax.data.preprocessing.preprocess import preprocess
+from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.recordings import find
 from accdistill_jax.errors import UserError
 

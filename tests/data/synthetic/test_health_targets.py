@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
-from accdistill_jax.data.preprocessing.preprocess import PreprocessSettings
+from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.synthetic import health_oracle, health_targets, physiology, synthetic
 from accdistill_jax.data.synthetic.conditions import ACT_ON_MINUTES, CONDITIONS
 from accdistill_jax.data.synthetic.health_oracle import NAMES

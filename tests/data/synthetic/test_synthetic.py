@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import signal
 
-from accdistill_jax.data.preprocessing.preprocess import PreprocessSettings
+from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.store.writer import StoreWriter
 from accdistill_jax.data.synthetic import synthetic, waveforms
 from accdistill_jax.data.synthetic.health_targets import HEALTH_TARGETS

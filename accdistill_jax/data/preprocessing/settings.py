@@ -1,0 +1,139 @@
+"""Settings of preprocessing: their defaults, ranges and units."""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping
+
+from accdistill_jax.errors import UserError
+
+MEASURED_ONLY = ("held_s", "held_coarse_s")
+_MOST = 1e5  # Hz and seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class PreprocessSettings:
+    """Settings of preprocessing. The cut-offs and thresholds are choices of this project, not the paper's.
+
+    Attributes:
+        rate_hz: rate of the segments, both streams.
+        segment_s: duration of a segment.
+        hop_s: distance between the starts of two segments; less than `segment_s` makes them overlap.
+        ppg_band_hz: edges of the PPG's band-pass (Butterworth, run forwards and backwards: zero phase, half amplitude there).
+        ppg_filter_order: order of the Butterworth prototype (its effect doubles by running twice).
+        max_motion_g: most motion (see quality.motion_g); inf keeps all.
+        min_ppg_quality: least PPG quality (see quality.ppg_quality); 0 keeps all.
+        max_clipped_fraction: most samples at the end of the sensor's range, as a fraction; 1 keeps all.
+        max_gap_s: most seconds missing in a segment.
+        gap_s: a distance between two time stamps above this is a gap (at least 2.5 usual distances, for slow streams).
+        held_s: all channels of a stream holding their values for longer is a gap; inf lets them.
+        held_coarse_s: the same for an accelerometer with steps above 5 mg, which may hold at rest (E4: up to 26 s).
+        min_beat_coverage: least share of a segment covered by clean beat intervals for labels from beats.
+        min_window_coverage: least share of a segment covered by reference windows for heart rate from windows.
+        ppg_channels: the PPG channels to keep, in this order: their names, or their numbers from 0; without any, all.
+    """
+
+    rate_hz: float = 64.0
+    segment_s: float = 60.0
+    hop_s: float = 60.0
+    ppg_band_hz: tuple[float, float] = (0.5, 8.0)
+    ppg_filter_order: int = 4
+    max_motion_g: float = 0.1
+    min_ppg_quality: float = 0.4
+    max_clipped_fraction: float = 0.01
+    max_gap_s: float = 1.0
+    gap_s: float = 0.25
+    held_s: float = 2.0
+    held_coarse_s: float = 30.0
+    min_beat_coverage: float = 0.5
+    min_window_coverage: float = 0.5
+    ppg_channels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        low, high = (float(edge) for edge in self.ppg_band_hz)
+        object.__setattr__(self, "ppg_band_hz", (low, high))
+        if not isinstance(self.ppg_channels, list | tuple):
+            raise UserError(
+                f"preprocessing: ppg_channels must be a list of names or numbers, got {self.ppg_channels!r}"
+            )
+        object.__setattr__(self, "ppg_channels", tuple(map(str, self.ppg_channels)))
+        if len(set(self.ppg_channels)) < len(self.ppg_channels) or "" in self.ppg_channels:
+            raise UserError(f"preprocessing: ppg_channels must name each channel once, got {list(self.ppg_channels)}")
+        for field in dataclasses.fields(self):
+            if field.name == "ppg_channels":
+                continue
+            value = getattr(self, field.name)
+            values = value if isinstance(value, tuple) else (value,)
+            if any(not isinstance(v, int | float) or isinstance(v, bool) or math.isnan(v) for v in values):
+                raise UserError(f"preprocessing: {field.name} must be a number, got {value!r}")
+        for name in ("rate_hz", "segment_s", "hop_s"):
+            if abs(getattr(self, name)) > _MOST:
+                raise UserError(f"preprocessing: {name} must be at most {_MOST:g}, got {getattr(self, name)}")
+        checks = (
+            ("rate_hz", self.rate_hz > 0, "must be positive"),
+            ("segment_s", self.segment_s > 0, "must be positive"),
+            (
+                "segment_s",
+                abs(self.segment_s * self.rate_hz - self.samples) < 1e-6,
+                "times rate_hz must be a whole number of samples",
+            ),
+            (
+                "hop_s",
+                self.hop_s > 0 and abs(self.hop_s * self.rate_hz - self.hop_samples) < 1e-6,
+                "must be positive and, times rate_hz, a whole number of samples",
+            ),
+            ("ppg_band_hz", 0 < low < high < self.rate_hz / 2, "must be (low, high) with 0 < low < high < rate_hz / 2"),
+            ("ppg_filter_order", self.ppg_filter_order in range(1, 11), "must be a whole number from 1 to 10"),
+            ("max_motion_g", self.max_motion_g >= 0, "must not be negative"),
+            ("min_ppg_quality", 0 <= self.min_ppg_quality <= 1, "must be within 0 to 1"),
+            ("max_clipped_fraction", 0 <= self.max_clipped_fraction <= 1, "must be within 0 to 1"),
+            ("max_gap_s", self.max_gap_s >= 0, "must not be negative"),
+            ("gap_s", self.gap_s > 0, "must be positive"),
+            ("held_s", self.held_s > 0, "must be positive"),
+            ("held_coarse_s", self.held_coarse_s > 0, "must be positive"),
+            ("min_beat_coverage", 0 <= self.min_beat_coverage <= 1, "must be within 0 to 1"),
+            ("min_window_coverage", 0 <= self.min_window_coverage <= 1, "must be within 0 to 1"),
+        )
+        for name, good, rule in checks:
+            if not good:
+                raise UserError(f"preprocessing: {name} {rule}, got {getattr(self, name)}")
+
+    @property
+    def samples(self) -> int:
+        """Samples in a segment."""
+        return round(self.segment_s * self.rate_hz)
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples from one segment's start to the next's."""
+        return round(self.hop_s * self.rate_hz)
+
+    def to_json(self, *, measured: bool = True) -> dict[str, object]:
+        """Plain JSON values; an infinite threshold becomes the string "inf".
+
+        Args:
+            measured: whether for measured recordings; made ones have no use for `MEASURED_ONLY`, which are left out.
+        """
+        values = {key: value for key, value in dataclasses.asdict(self).items() if measured or key not in MEASURED_ONLY}
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+        return {key: "inf" if value == math.inf else value for key, value in values.items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, object]) -> "PreprocessSettings":
+        """The inverse of `to_json`; keys left out take their defaults.
+
+        Raises:
+            UserError: an unknown key (names the nearest) or a bad value.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for key in values:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+                raise UserError(f"preprocessing: no setting is called {key!r}; did you mean {near!r}?")
+        values = {key: math.inf if value == "inf" else value for key, value in values.items()}
+        if "ppg_band_hz" in values:
+            band = values["ppg_band_hz"]
+            if not isinstance(band, list | tuple) or len(band) != 2:
+                raise UserError(f"preprocessing: ppg_band_hz must be two numbers, got {band!r}")
+            values["ppg_band_hz"] = tuple(band)
+        return cls(**values)
