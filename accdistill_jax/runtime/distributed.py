@@ -22,7 +22,6 @@ from accdistill_jax.runtime.early_stop import IGNORED, SIGNALS
 from accdistill_jax.runtime.peers.peers import Peers
 from accdistill_jax.runtime.watchdog import end_process
 
-MODES = ("auto", "off")
 START_TIMEOUT_S = 300
 # Where a store lies may differ from machine to machine; that it is the same one, its fingerprint says.
 _OWN_KEYS = ("data.stores", "data.unseen_stores")

@@ -14,8 +14,6 @@ import optax
 from accdistill_jax.runtime.parallel import AXIS, SPLIT, WHOLE, Parallel
 from accdistill_jax.training.optimizer import Optimizer, global_norm
 
-LAYOUTS = ("replicated", "sharded")
-
 
 class Updated(NamedTuple):
     """Result of an update: parameters, the optimiser's state, the norm [] of the averaged gradient."""

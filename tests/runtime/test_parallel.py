@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from accdistill_jax.errors import UserError
-from accdistill_jax.runtime.parallel import AXIS, MAPPINGS, Parallel
+from accdistill_jax.runtime.parallel import AXIS, Parallel
 
 
-@pytest.fixture(params=MAPPINGS)
+@pytest.fixture(params=["shard_map", "pmap"])
 def parallel(request):
     return Parallel(request.param)
 

@@ -1,9 +1,7 @@
 """Settings of preprocessing: their defaults, ranges and units."""
 
 import dataclasses
-import difflib
 import math
-from collections.abc import Mapping
 
 from accdistill_jax.errors import UserError
 
@@ -117,23 +115,3 @@ class PreprocessSettings:
         values = {key: value for key, value in dataclasses.asdict(self).items() if measured or key not in MEASURED_ONLY}
         values = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
         return {key: "inf" if value == math.inf else value for key, value in values.items()}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, object]) -> "PreprocessSettings":
-        """The inverse of `to_json`; keys left out take their defaults.
-
-        Raises:
-            UserError: an unknown key (names the nearest) or a bad value.
-        """
-        known = [field.name for field in dataclasses.fields(cls)]
-        for key in values:
-            if key not in known:
-                near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-                raise UserError(f"preprocessing: no setting is called {key!r}; did you mean {near!r}?")
-        values = {key: math.inf if value == "inf" else value for key, value in values.items()}
-        if "ppg_band_hz" in values:
-            band = values["ppg_band_hz"]
-            if not isinstance(band, list | tuple) or len(band) != 2:
-                raise UserError(f"preprocessing: ppg_band_hz must be two numbers, got {band!r}")
-            values["ppg_band_hz"] = tuple(band)
-        return cls(**values)

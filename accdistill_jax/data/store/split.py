@@ -22,7 +22,7 @@ class SplitRule:
 
     By default `hash(seed, participant)` is mapped to [0, 1) and compared with the running sum of
     `fractions`, so a participant keeps its split when others are added. The fractions are therefore
-    met on average: with few participants a split can stay empty (see `empty_splits`).
+    met on average: with few participants a split can stay empty.
 
     Attributes:
         seed: of the hash.
@@ -99,11 +99,6 @@ class SplitRule:
             "fractions": list(self.fractions),
             "assignment": assignment,
         }
-
-
-def empty_splits(assigned: Mapping[str, str]) -> list[str]:
-    """Splits without any participant."""
-    return [split for split in SPLITS if split not in set(assigned.values())]
 
 
 def _csv_pairs(path: Path, text: str):

@@ -8,9 +8,7 @@ sees a noisy part of the traits and not the person's age, sees less.
 
 from __future__ import annotations
 
-import functools
 import math
-import types
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -20,8 +18,6 @@ from accdistill_jax.data.synthetic.health_oracle import NAMES, Truth, sample_tru
 from accdistill_jax.data.synthetic.synthetic import GENERATOR_VERSION
 from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.people.roc import roc_areas
-
-_POPULATION_SEED = 0x5EED  # any: a population of its own
 
 
 def drawn_ceilings(truth: Truth) -> dict[str, float | None]:
@@ -36,12 +32,6 @@ def expected_ceilings(truth: Truth) -> dict[str, float | None]:
     acts on the beats (`conditions.ACT_ON_MINUTES`) has 1: it is open to whoever reads enough minutes well enough.
     """
     return _areas(truth.knowable, truth.knowable, 1.0 - truth.knowable)
-
-
-@functools.cache
-def population_ceilings(participants: int = 20_000) -> Mapping[str, float | None]:
-    """`expected_ceilings` of the population all synthetic stores are drawn from; about ten seconds, once a process."""
-    return types.MappingProxyType(expected_ceilings(sample_truth(_POPULATION_SEED, range(participants))))
 
 
 def store_truth(manifest: Mapping, participants: Iterable[str]) -> Truth:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from accdistill_jax.data.store.split import SPLITS, SplitRule, empty_splits
+from accdistill_jax.data.store.split import SPLITS, SplitRule
 from accdistill_jax.errors import UserError
 
 MANY = [f"person-{number}" for number in range(5000)]
@@ -32,10 +32,6 @@ def test_fractions_can_be_all_test():
     assert set(SplitRule(fractions=(0, 0, 1)).assign(MANY[:100]).values()) == {"test"}
     with pytest.raises(UserError, match="add up to 1"):
         SplitRule(fractions=(0.8, 0.1, 0.2))
-
-
-def test_empty_splits_are_named():
-    assert empty_splits({"a": "train", "b": "train"}) == ["validation", "test"]
 
 
 @pytest.mark.parametrize("kind", ["csv", "json"])

@@ -173,8 +173,3 @@ def test_ceilings_of_a_store_come_from_its_manifest(tmp_path, truth):
     old = store.manifest | {"source_settings": store.manifest["source_settings"] | {"generator": 2}}
     with pytest.raises(UserError, match="version 2 of the generator"):
         ceilings.store_truth(old, names)
-
-
-def test_population_ceilings_are_sampled_once():
-    first = ceilings.population_ceilings(500)
-    assert ceilings.population_ceilings(500) is first and set(first) == set(NAMES)
