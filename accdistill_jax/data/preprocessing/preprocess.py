@@ -12,7 +12,14 @@ from accdistill_jax.data.preprocessing import polarity as polarity_lib
 from accdistill_jax.data.preprocessing.packets import spread_packets
 from accdistill_jax.data.preprocessing.plausibility import check_units, unlabelled
 from accdistill_jax.data.preprocessing.resample import common_grid, fraction_clipped, is_flat, to_grid
-from accdistill_jax.data.preprocessing.segments import SegmentBatch, bandpass, finish_segments
+from accdistill_jax.data.preprocessing.segments import (
+    Faults,
+    Origin,
+    References,
+    SegmentBatch,
+    bandpass,
+    finish_segments,
+)
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.recording import Recording, Stream, named
 from accdistill_jax.errors import UserError
@@ -87,18 +94,21 @@ def preprocess(recording: Recording, settings: PreprocessSettings, *, polarity: 
             wave,
             motion,
             settings=settings,
-            participant=recording.participant,
-            device=recording.device,
-            recording_id=recording.recording_id,
-            start_unix_s=recording.start_unix_s + start_s,
-            beats=hrv_lib.beats_of_segments(recording.beats, start_s, settings.segment_s),
-            window_hr_bpm=hrv_lib.window_heart_rate(
-                recording.heart_rate, start_s, settings.segment_s, min_coverage=settings.min_window_coverage
+            origin=Origin(
+                recording.participant, recording.device, recording.recording_id, recording.start_unix_s + start_s
             ),
-            gap_s=gap_s,
-            flat=flat,
-            ppg_clipped=fraction_clipped(ppg, start_s, settings.segment_s),
-            accel_clipped=fraction_clipped(accel, start_s, settings.segment_s),
+            references=References(
+                beats=hrv_lib.beats_of_segments(recording.beats, start_s, settings.segment_s),
+                window_hr_bpm=hrv_lib.window_heart_rate(
+                    recording.heart_rate, start_s, settings.segment_s, min_coverage=settings.min_window_coverage
+                ),
+            ),
+            faults=Faults(
+                gap_s=gap_s,
+                flat=flat,
+                ppg_clipped=fraction_clipped(ppg, start_s, settings.segment_s),
+                accel_clipped=fraction_clipped(accel, start_s, settings.segment_s),
+            ),
         )
     batch.notes.update(unlabelled(recording, batch.columns["hr_bpm"]) | notes)
     batch.mended_stamps = {name: s.mended for name, s in spread.items() if s.mended}

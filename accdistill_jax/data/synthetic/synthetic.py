@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from accdistill_jax.data.prepare.workers import check_workers, run_all
-from accdistill_jax.data.preprocessing.segments import SegmentBatch, bandpass, finish_segments
+from accdistill_jax.data.preprocessing.segments import Origin, References, SegmentBatch, bandpass, finish_segments
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.recording import Beats, Participant
 from accdistill_jax.data.store.request import existing_store
@@ -177,21 +177,25 @@ def generate_batch(
         bandpass(raw.ppg, axis=1, settings=preprocess_settings),
         raw.accel,
         settings=preprocess_settings,
-        participant=Participant(
-            participant_id=person.participant_id,
-            age_years=person.age_years,
-            sex=person.sex,
-            height_m=person.height_m,
-            weight_kg=person.weight_kg,
-            conditions=person.conditions | draw_answers(settings.seed, participant_index, person),
+        origin=Origin(
+            participant=Participant(
+                participant_id=person.participant_id,
+                age_years=person.age_years,
+                sex=person.sex,
+                height_m=person.height_m,
+                weight_kg=person.weight_kg,
+                conditions=person.conditions | draw_answers(settings.seed, participant_index, person),
+            ),
+            device=DEVICE,
+            recording_id=person.participant_id,
+            start_unix_s=raw.start_unix_s,
         ),
-        device=DEVICE,
-        recording_id=person.participant_id,
-        start_unix_s=raw.start_unix_s,
-        beats=[
-            Beats(time_s=times, interval_s=lengths) for times, lengths in zip(raw.beats, raw.intervals, strict=True)
-        ],
-        resp_bpm=raw.resp_bpm,
+        references=References(
+            beats=[
+                Beats(time_s=times, interval_s=lengths) for times, lengths in zip(raw.beats, raw.intervals, strict=True)
+            ],
+            resp_bpm=raw.resp_bpm,
+        ),
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 import scipy.signal
 
 from accdistill_jax.data.preprocessing.preprocess import preprocess
-from accdistill_jax.data.preprocessing.segments import REASONS, bandpass, finish_segments
+from accdistill_jax.data.preprocessing.segments import REASONS, Faults, Origin, References, bandpass, finish_segments
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.recording import Beats, HeartRateWindows, Participant, Recording, Stream
 from accdistill_jax.errors import UserError
@@ -234,17 +234,13 @@ def test_a_flat_ppg_is_rejected():
 
 
 def test_finish_segments_refuses_wrong_shapes():
-    arguments = {
-        "settings": KEEP_ALL,
-        "participant": WHO,
-        "device": "d",
-        "recording_id": "r",
-        "start_unix_s": np.zeros(2),
-    }
+    origin = Origin(WHO, "watch", "r1", np.zeros(2))
     with pytest.raises(ValueError, match="are not"):
-        finish_segments(np.zeros((2, 100, 1)), np.zeros((2, 100, 3)), **arguments)
-    with pytest.raises(ValueError, match="one value per segment"):
-        finish_segments(np.zeros((2, 3840, 1)), np.zeros((2, 3840, 3)), gap_s=np.zeros(3), **arguments)
+        finish_segments(np.zeros((2, 100, 1)), np.zeros((2, 100, 3)), settings=KEEP_ALL, origin=origin)
+    ppg, accel, three_values = np.zeros((2, 3840, 1)), np.zeros((2, 3840, 3)), np.zeros(3)
+    for wrong in ({"faults": Faults(gap_s=three_values)}, {"references": References(resp_bpm=three_values)}):
+        with pytest.raises(ValueError, match="one value per segment"):
+            finish_segments(ppg, accel, settings=KEEP_ALL, origin=origin, **wrong)
 
 
 # --- settings -----------------------------------------------------------------------------------------------------
