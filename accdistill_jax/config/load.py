@@ -11,6 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from accdistill_jax.config import validate as configs
+from accdistill_jax.config.nearest import nearest
 from accdistill_jax.errors import UserError
 from accdistill_jax.user_paths import expanded
 
@@ -101,7 +102,7 @@ def check_config(argv: Sequence[str]) -> None:
     path = Path(_split(argument)[0])
     if not path.is_file():
         known = sorted(map(str, (path.parent if path.parent.is_dir() else Path("configs")).glob("*.py")))
-        near = configs.nearest(str(path), known)
+        near = nearest(str(path), known)
         raise UserError(f"no config file {path}" + (f"; did you mean {near}?" if near else ""))
     known_keys = configs.flatten(_get_config(argument, path))
     for text in argv[1:]:

@@ -1,12 +1,22 @@
 """Rules of the config's values: one table, from dotted key patterns to rules."""
 
 import fnmatch
-import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from accdistill_jax.config.duration import parse_duration
-from accdistill_jax.errors import UserError
+from accdistill_jax.config.fields import (
+    Rule,
+    above_zero,
+    below_one,
+    duration,
+    each,
+    integer,
+    literal,
+    number,
+    row,
+    size,
+    text,
+)
 
 STAGES = ("data", "teacher", "student", "evaluation", "report")
 TEACHER_OBJECTIVES = ("masked", "contrastive")
@@ -15,174 +25,99 @@ LABELS = ("hr_bpm", "sdnn_ms", "rmssd_ms", "resp_bpm")
 SAME_NAMES = ("same person", "different people")
 
 
-class Rule(NamedTuple):
-    """Rule that a config value must meet.
-
-    Attributes:
-        accepts: says whether a value is allowed.
-        wanted: words for the message, for example "a whole number of at least 1".
-        literals: the allowed values where they are a list, for the nearest valid one.
-    """
-
-    accepts: Callable[[Any], bool]
-    wanted: str
-    literals: tuple = ()
-
-
-def _integer(minimum: int = 0, maximum: int = 2**31 - 1) -> Rule:
-    def accepts(value: Any) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= maximum
-
-    return Rule(
-        accepts, f"a whole number of at least {minimum}" + (f" and at most {maximum}" if maximum < 2**31 - 1 else "")
-    )
-
-
-def _number(minimum: float = 0.0, maximum: float = math.inf) -> Rule:
-    def accepts(value: Any) -> bool:
-        real = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        return real and minimum <= value <= maximum
-
-    return Rule(
-        accepts,
-        f"a number of at least {minimum:g}" + (f" and at most {maximum:g}" if maximum < math.inf else ""),
-    )
-
-
-def _literal(*values: str) -> Rule:
-    return Rule(lambda value: isinstance(value, str) and value in values, "one of " + ", ".join(values), values)
-
-
-def _text(*, empty: bool = True) -> Rule:
-    return Rule(
-        lambda value: isinstance(value, str) and (empty or bool(value)),
-        "a text" + ("" if empty else ", not empty"),
-    )
-
-
-def _each(item: Rule, *, at_least: int = 0) -> Rule:
-    def accepts(value: Any) -> bool:
-        return isinstance(value, (tuple, list)) and len(value) >= at_least and all(map(item.accepts, value))
-
-    some = f" of at least {at_least}" if at_least else ""
-    return Rule(accepts, f"a tuple{some}, each item {item.wanted}", item.literals)
-
-
-def _row(*names: str) -> Rule:
-    whole = _integer(1, 65_536)
-
-    def accepts(value: Any) -> bool:
-        return isinstance(value, (tuple, list)) and len(value) == len(names) and all(map(whole.accepts, value))
-
-    return Rule(accepts, f"a tuple ({', '.join(names)}) of positive whole numbers")
-
-
-def _is_duration(value: Any) -> bool:
-    try:
-        return isinstance(value, str) and parse_duration(value).amount >= 0
-    except UserError:
-        return False
-
-
-_DURATION = Rule(_is_duration, "a duration such as '600 steps', '80000 examples' or '3 epochs'")
-_ABOVE_ZERO = Rule(lambda value: _number().accepts(value) and value > 0, "a number above 0")
-_BELOW_ONE = _number(0, 0.999999)
-
-_SIZE = _integer(1, 65_536)  # a width, a length in samples, a number of heads
-
 # The first pattern that matches a key is its rule; `*` stands for anything, dots included.
 RULES: tuple[tuple[str, Rule], ...] = (
-    ("seed", _integer()),
-    ("stages", _each(_literal(*STAGES), at_least=1)),
-    ("data.stores", _each(_text(empty=False))),
-    ("data.unseen_stores", _each(_text(empty=False))),
-    ("data.same_names", _literal(*SAME_NAMES)),
-    ("data.weights", _each(_ABOVE_ZERO)),
-    ("data.participant_cap", _integer()),
-    ("data.read_concurrency", _integer(1, 4096)),
-    ("data.cache_mb", _integer(0, 1_048_576)),
-    ("data.synthetic.participants", _integer(1, 1_000_000)),
-    ("data.synthetic.segments_per_participant", _integer(1, 10_000)),
-    ("data.synthetic.seed", _integer()),
-    ("data.synthetic.ppg_channels", _integer(1, 64)),
-    ("data.synthetic.workers", _integer(1, 1024)),
-    ("inputs.*.bands", _literal("full", "high", "low+high", "low+high+envelope")),
-    ("inputs.*.scale", _literal("std", "robust")),
-    ("inputs.*.limit", _number()),
-    ("inputs.*.rate_share", _number(0.01, 1)),
-    ("inputs.*.step", _number()),
-    ("inputs.*.axes", _integer(0, 64)),
-    ("*.augment.*probability", _number(0, 1)),
-    ("*.augment.*cut_out.strength", _number(0, 1)),
-    ("*.augment.*strength", _number()),
-    ("*.augment.*knots", _integer(2, 1024)),
-    ("teacher.path", _text()),
-    ("teacher.fingerprint", _text()),
-    ("teacher.cached_views", _integer(0, 1024)),
-    ("teacher.objective", _literal(*TEACHER_OBJECTIVES)),
-    ("student.objective", _literal(*STUDENT_OBJECTIVES)),
-    ("*.autoencoder.drop_fraction", _number(0.01, 0.99)),
-    ("*.autoencoder.*", _SIZE),
-    ("*.contrastive.positives", _literal("participant", "segment")),
-    ("*.contrastive.temperature", _ABOVE_ZERO),
-    ("*.contrastive.koleo_weight", _number()),
-    ("*.contrastive.momentum", _BELOW_ONE),
-    ("*.contrastive.head.*", _SIZE),
-    ("student.head.*", _SIZE),
-    ("student.drop_fraction", _number(0, 0.95)),
-    ("student.temperature", _ABOVE_ZERO),
-    ("student.teacher_to_student_weight", _number(0, 1)),
-    ("student.contrastive_weight", _number()),
-    ("student.regression_weight", _number()),
-    ("student.regression", _literal("cosine", "mse")),
-    ("student.supervised.target", _literal(*LABELS)),
+    ("seed", integer()),
+    ("stages", each(literal(*STAGES), at_least=1)),
+    ("data.stores", each(text(empty=False))),
+    ("data.unseen_stores", each(text(empty=False))),
+    ("data.same_names", literal(*SAME_NAMES)),
+    ("data.weights", each(above_zero())),
+    ("data.participant_cap", integer()),
+    ("data.read_concurrency", integer(1, 4096)),
+    ("data.cache_mb", integer(0, 1_048_576)),
+    ("data.synthetic.participants", integer(1, 1_000_000)),
+    ("data.synthetic.segments_per_participant", integer(1, 10_000)),
+    ("data.synthetic.seed", integer()),
+    ("data.synthetic.ppg_channels", integer(1, 64)),
+    ("data.synthetic.workers", integer(1, 1024)),
+    ("inputs.*.bands", literal("full", "high", "low+high", "low+high+envelope")),
+    ("inputs.*.scale", literal("std", "robust")),
+    ("inputs.*.limit", number()),
+    ("inputs.*.rate_share", number(0.01, 1)),
+    ("inputs.*.step", number()),
+    ("inputs.*.axes", integer(0, 64)),
+    ("*.augment.*probability", number(0, 1)),
+    ("*.augment.*cut_out.strength", number(0, 1)),
+    ("*.augment.*strength", number()),
+    ("*.augment.*knots", integer(2, 1024)),
+    ("teacher.path", text()),
+    ("teacher.fingerprint", text()),
+    ("teacher.cached_views", integer(0, 1024)),
+    ("teacher.objective", literal(*TEACHER_OBJECTIVES)),
+    ("student.objective", literal(*STUDENT_OBJECTIVES)),
+    ("*.autoencoder.drop_fraction", number(0.01, 0.99)),
+    ("*.autoencoder.*", size()),
+    ("*.contrastive.positives", literal("participant", "segment")),
+    ("*.contrastive.temperature", above_zero()),
+    ("*.contrastive.koleo_weight", number()),
+    ("*.contrastive.momentum", below_one()),
+    ("*.contrastive.head.*", size()),
+    ("student.head.*", size()),
+    ("student.drop_fraction", number(0, 0.95)),
+    ("student.temperature", above_zero()),
+    ("student.teacher_to_student_weight", number(0, 1)),
+    ("student.contrastive_weight", number()),
+    ("student.regression_weight", number()),
+    ("student.regression", literal("cosine", "mse")),
+    ("student.supervised.target", literal(*LABELS)),
     (
         "student.supervised.label_fraction",
-        Rule(lambda v: _number(0, 1).accepts(v) and v > 0, "a number above 0 and at most 1"),
+        Rule(lambda v: number(0, 1).accepts(v) and v > 0, "a number above 0 and at most 1"),
     ),
-    ("student.supervised.subset", _integer()),
-    ("*.encoder.architecture", _literal("transformer", "efficientnet")),
-    ("*.encoder.transformer.tokenizer", _each(_row("samples", "width"))),
-    ("*.encoder.transformer.positions", _literal("sinusoidal", "relative", "sinusoidal+relative")),
-    ("*.encoder.transformer.residual", _literal("float32", "compute")),
-    ("*.encoder.transformer.output", _integer(0, 65_536)),
-    ("*.encoder.transformer.depth", _integer(1, 1024)),
-    ("*.encoder.transformer.*", _SIZE),
-    ("*.encoder.efficientnet.stem", _row("width", "kernel", "stride")),
+    ("student.supervised.subset", integer()),
+    ("*.encoder.architecture", literal("transformer", "efficientnet")),
+    ("*.encoder.transformer.tokenizer", each(row("samples", "width"))),
+    ("*.encoder.transformer.positions", literal("sinusoidal", "relative", "sinusoidal+relative")),
+    ("*.encoder.transformer.residual", literal("float32", "compute")),
+    ("*.encoder.transformer.output", integer(0, 65_536)),
+    ("*.encoder.transformer.depth", integer(1, 1024)),
+    ("*.encoder.transformer.*", size()),
+    ("*.encoder.efficientnet.stem", row("width", "kernel", "stride")),
     (
         "*.encoder.efficientnet.stages",
-        _each(_row("width", "depth", "stride", "kernel", "expansion"), at_least=1),
+        each(row("width", "depth", "stride", "kernel", "expansion"), at_least=1),
     ),
-    ("*.encoder.efficientnet.*", _SIZE),
-    ("*.train.duration", _DURATION),
-    ("*.train.warmup", _DURATION),
-    ("*.train.*_every", _DURATION),
-    ("*.train.batch_size", _integer(2)),
-    ("*.train.micro_batches", _integer(1)),
-    ("*.train.validation_batches", _integer()),
-    ("*.train.learning_rate", _ABOVE_ZERO),
-    ("*.train.final_learning_rate_fraction", _number(0, 1)),
-    ("*.train.weight_decay", _number()),
-    ("*.train.b1", _BELOW_ONE),
-    ("*.train.b2", _BELOW_ONE),
-    ("*.train.clip_norm", _number()),
-    ("*.train.ema_decay", _BELOW_ONE),
-    ("*.train.checkpoints_kept", _integer(1)),
-    ("*.train.keep", _literal("last", "best")),
-    ("evaluation.pool_sizes", _each(_integer(2))),
-    ("evaluation.batch_size", _integer(1)),
-    ("evaluation.train_segments", _integer(10)),
-    ("evaluation.bootstrap_draws", _integer(2)),
-    ("evaluation.examples", _integer()),
-    ("runtime.mapping", _literal("shard_map", "pmap")),
-    ("runtime.optimizer_state", _literal("replicated", "sharded")),
-    ("runtime.peer_timeout_s", _number(1)),
-    ("runtime.hang_timeout_s", _number(1)),
-    ("runtime.compute_dtype", _literal("float32", "bfloat16")),
-    ("runtime.reader_threads", _integer(1, 1024)),
-    ("runtime.prefetch_batches", _integer(1, 65_536)),
-    ("runtime.rematerialise", _literal("none", "blocks")),
-    ("runtime.compilation_cache", _text()),
+    ("*.encoder.efficientnet.*", size()),
+    ("*.train.duration", duration()),
+    ("*.train.warmup", duration()),
+    ("*.train.*_every", duration()),
+    ("*.train.batch_size", integer(2)),
+    ("*.train.micro_batches", integer(1)),
+    ("*.train.validation_batches", integer()),
+    ("*.train.learning_rate", above_zero()),
+    ("*.train.final_learning_rate_fraction", number(0, 1)),
+    ("*.train.weight_decay", number()),
+    ("*.train.b1", below_one()),
+    ("*.train.b2", below_one()),
+    ("*.train.clip_norm", number()),
+    ("*.train.ema_decay", below_one()),
+    ("*.train.checkpoints_kept", integer(1)),
+    ("*.train.keep", literal("last", "best")),
+    ("evaluation.pool_sizes", each(integer(2))),
+    ("evaluation.batch_size", integer(1)),
+    ("evaluation.train_segments", integer(10)),
+    ("evaluation.bootstrap_draws", integer(2)),
+    ("evaluation.examples", integer()),
+    ("runtime.mapping", literal("shard_map", "pmap")),
+    ("runtime.optimizer_state", literal("replicated", "sharded")),
+    ("runtime.peer_timeout_s", number(1)),
+    ("runtime.hang_timeout_s", number(1)),
+    ("runtime.compute_dtype", literal("float32", "bfloat16")),
+    ("runtime.reader_threads", integer(1, 1024)),
+    ("runtime.prefetch_batches", integer(1, 65_536)),
+    ("runtime.rematerialise", literal("none", "blocks")),
+    ("runtime.compilation_cache", text()),
 )
 
 # Names below a section whose rules above are for any name.

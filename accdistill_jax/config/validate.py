@@ -1,6 +1,5 @@
 """The one validation of a config."""
 
-import difflib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import ml_collections
 
 from accdistill_jax.config.duration import parse_duration
+from accdistill_jax.config.nearest import nearest
 from accdistill_jax.config.schema import (
     RULES,
     STAGES,
@@ -152,12 +152,3 @@ def unknown_key(key: str, known: Iterable[str]) -> UserError:
     """The error for a key that no config has, with the nearest of the known ones."""
     near = nearest(key, known)
     return UserError(f"unknown key config.{key}" + (f"; did you mean config.{near}?" if near else ""))
-
-
-def nearest(text: str, known: Iterable[str]) -> str | None:
-    known = list(dict.fromkeys(known))
-    found = difflib.get_close_matches(text, known, n=1, cutoff=0.5)
-    if not found:
-        last = {name.rsplit(".", 1)[-1]: name for name in reversed(known)}
-        found = [last[name] for name in difflib.get_close_matches(text.rsplit(".", 1)[-1], list(last), n=1, cutoff=0.6)]
-    return found[0] if found else None

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from accdistill_jax.config.validate import nearest
+from accdistill_jax.config.nearest import nearest
 from accdistill_jax.data.store.separation import names_among
 from accdistill_jax.data.store.store import RemoteReading, Store
 from accdistill_jax.errors import UserError

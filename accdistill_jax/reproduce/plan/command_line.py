@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from accdistill_jax.config.load import OVERRIDE, parse_overridable
-from accdistill_jax.config.validate import nearest
+from accdistill_jax.config.nearest import nearest
 from accdistill_jax.errors import UserError
 from accdistill_jax.user_paths import expanded, path_argument
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from accdistill_jax.config import record
 from accdistill_jax.config import validate as configs
 from accdistill_jax.config.load import load_config
+from accdistill_jax.config.nearest import nearest
 from accdistill_jax.config.record import plain
-from accdistill_jax.config.validate import nearest
 from accdistill_jax.data.store.opening import Signals, unseen_by_name
 from accdistill_jax.data.store.separation import Group, check_groups
 from accdistill_jax.data.store.split import SplitRule
