@@ -26,15 +26,23 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from accdistill_jax.config import validate as configs
-from accdistill_jax.config.load import check_config, config_argument, default_workdir, last_line, wrong_value
+from accdistill_jax.config.load import (
+    check_config,
+    config_argument,
+    config_file,
+    default_workdir,
+    last_line,
+    wrong_value,
+)
 from accdistill_jax.errors import ExitStatus, UserError, without_passwords
 from accdistill_jax.runtime import interrupt, streams
 from accdistill_jax.runtime.ending import end, quieten
 from accdistill_jax.runtime.interrupt import Interruption
 from accdistill_jax.text import print_error
-from accdistill_jax.user_paths import expanded
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file with an optional preset, FILE.py[:PRESET].")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config with an optional preset: distill[:PRESET], pretrain[:PRESET] or FILE.py[:PRESET]."
+)
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
@@ -105,9 +113,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     if any(argument in _HELP for argument in argv[1:]):
         app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)
     try:
-        argv = _with_whole_config_path(argv)
         check_config(argv)
-        rest = flags.FLAGS(argv)
+        rest = flags.FLAGS(_with_config_file(argv))
         if rest[1:]:
             raise UserError(f"unexpected argument {rest[1]!r}; settings are given as --config.KEY=VALUE")
         quieten()
@@ -119,15 +126,20 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         sys.exit(_fail(wrong_value(error) or last_line(error)))
 
 
-def _with_whole_config_path(argv: Sequence[str]) -> list[str]:
-    """The command line with the `~` of --config replaced: ml_collections opens the file as it is given."""
+def _with_config_file(argv: Sequence[str]) -> list[str]:
+    """The command line with the argument of --config as "FILE.py[:PRESET]": ml_collections opens the file as it is given."""
+
+    def whole(argument: str) -> str:
+        path, preset = config_file(argument)
+        return f"{path}:{preset}" if preset else str(path)
+
     changed = list(argv)
     for position, word in enumerate(changed):
         for prefix in ("--config=", "-config="):
             if word.startswith(prefix):
-                changed[position] = prefix + expanded(word.removeprefix(prefix))
+                changed[position] = prefix + whole(word.removeprefix(prefix))
         if word in ("--config", "-config") and position + 1 < len(changed):
-            changed[position + 1] = expanded(changed[position + 1])
+            changed[position + 1] = whole(changed[position + 1])
     return changed
 
 

@@ -10,13 +10,13 @@ Expected results and the hardware they were measured on: README.md.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from accdistill_jax.configs import common
 
 PRESETS = ("default", "hour", "paper", "smoke")
 
 
 def get_config(preset="default"):
-    """The config of a preset; `--config=configs/distill.py:PRESET`."""
+    """The config of a preset; `--config=distill:PRESET`."""
     if preset not in PRESETS:
         raise ValueError(f"configs/distill.py has no preset {preset!r}; it has: {', '.join(PRESETS)}")
     paper = preset == "paper"

@@ -6,7 +6,7 @@
 The teacher is in <workdir>/teacher/export; a distillation takes it by --config.teacher.path=<that folder>.
 """
 
-from configs import distill
+from accdistill_jax.configs import distill
 
 PRESETS = distill.PRESETS
 

@@ -5,7 +5,7 @@ python -m accdistill_jax.reproduce --preset=cpu       # overnight at most, 2 cor
 python -m accdistill_jax.reproduce --preset=full --data STORE   # sizes of the paper, for accelerators
 """
 
-from configs import distill
+from accdistill_jax.configs import distill
 
 PRESETS = ("smoke", "cpu", "full")
 

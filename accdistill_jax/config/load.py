@@ -1,4 +1,4 @@
-"""`--config=FILE[:PRESET] --config.KEY=VALUE`: read for commands that use argparse, checked for main.py, which uses absl."""
+"""`--config=NAME|FILE.py[:PRESET] --config.KEY=VALUE`: read for commands that use argparse, checked for main.py, which uses absl."""
 
 import argparse
 import ast
@@ -10,6 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+import accdistill_jax
 from accdistill_jax.config import validate as configs
 from accdistill_jax.config.nearest import nearest
 from accdistill_jax.errors import UserError
@@ -17,6 +18,8 @@ from accdistill_jax.user_paths import expanded
 
 _FLAG = re.compile(r"--?config\.([^=]*)(=.*)?", re.DOTALL)
 OVERRIDE = re.compile(r"--config\.([^=]+)=(.*)", re.DOTALL)
+_NAME = re.compile(r"\w+")  # of a shipped config; a file has a suffix
+_SHIPPED = Path(accdistill_jax.__file__).parent / "configs"
 
 
 def parse_overridable(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -35,22 +38,20 @@ def parse_overridable(parser: argparse.ArgumentParser, argv: Sequence[str]) -> t
 
 def add_config(parser: argparse.ArgumentParser, default: str) -> None:
     """Adds --config; overrides of it are for `parse_overridable`."""
-    parser.add_argument("--config", default=default, metavar="FILE[:PRESET]", help=f"(default {default})")
+    parser.add_argument("--config", default=default, metavar="CONFIG[:PRESET]", help=f"(default {default})")
 
 
 def load_config(argument: str, overrides: Sequence[str]) -> Any:
     """A validated config.
 
     Args:
-        argument: "FILE.py[:PRESET]".
+        argument: "NAME[:PRESET]" or "FILE.py[:PRESET]".
         overrides: "--config.KEY=VALUE" each.
 
     Raises:
         UserError: no such file, preset or key, or a value that the config refuses.
     """
-    path, _, preset = expanded(argument).partition(":")
-    if not Path(path).is_file():
-        raise UserError(f"no config file {path}; give --config=configs/distill.py:paper")
+    path, preset = config_file(argument)
     spec = importlib.util.spec_from_file_location("config", path)
     module = importlib.util.module_from_spec(spec)
     try:
@@ -76,7 +77,7 @@ def load_config(argument: str, overrides: Sequence[str]) -> Any:
 
 
 def default_workdir(argument: str) -> str:
-    """The work directory of a config argument: "configs/distill.py:smoke" -> "runs/distill-smoke"."""
+    """The work directory of a config argument: "distill:smoke" or "configs/distill.py:smoke" -> "runs/distill-smoke"."""
     path, preset = _split(argument)
     return str(Path("runs") / (Path(path).stem + (f"-{preset}" if preset else "")))
 
@@ -88,7 +89,43 @@ def config_argument(argv: Sequence[str]) -> str:
             return argv[position + 1]
         if argument.startswith(("--config=", "-config=")):
             return argument.partition("=")[2]
-    raise UserError("no config given; add --config=configs/distill.py (its presets: --config=configs/distill.py:smoke)")
+    raise UserError("no config given; add --config=distill (a preset of it: --config=distill:smoke)")
+
+
+def config_file(argument: str) -> tuple[Path, str]:
+    """File and preset of a config argument.
+
+    Args:
+        argument: "NAME[:PRESET]" of a config that the package ships, or "FILE.py[:PRESET]"; "~" is expanded.
+
+    Returns:
+        The file and the preset, "" for none.
+
+    Raises:
+        UserError: no such file or shipped config; names the nearest one.
+    """
+    name, preset = _split(expanded(argument))
+    if _NAME.fullmatch(name):
+        shipped = shipped_configs()
+        if name in shipped:
+            return shipped[name], preset
+        near = nearest(name, sorted(shipped))
+        hint = f"did you mean {near}?" if near else f"there are {', '.join(shipped)}"
+        raise UserError(f"no config {name} comes with the package; {hint} (a file: --config=FILE.py)")
+    path = Path(name)
+    if not path.is_file():
+        known = sorted(map(str, (path.parent if path.parent.is_dir() else Path("configs")).glob("*.py")))
+        near = nearest(str(path), known)
+        raise UserError(
+            f"no config file {path}" + (f"; did you mean {near}?" if near else "; shipped: --config=distill")
+        )
+    return path, preset
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Name -> file of the configs that come with the package."""
+    files = sorted(_SHIPPED.glob("*.py"))
+    return {path.stem: path for path in files if "\ndef get_config(" in path.read_text(encoding="utf-8")}
 
 
 def _split(argument: str) -> tuple[str, str]:
@@ -99,20 +136,15 @@ def _split(argument: str) -> tuple[str, str]:
 def check_config(argv: Sequence[str]) -> None:
     """Finds by itself what the flag library would report in many lines: the file, the preset, the keys."""
     argument = config_argument(argv)
-    path = Path(_split(argument)[0])
-    if not path.is_file():
-        known = sorted(map(str, (path.parent if path.parent.is_dir() else Path("configs")).glob("*.py")))
-        near = nearest(str(path), known)
-        raise UserError(f"no config file {path}" + (f"; did you mean {near}?" if near else ""))
-    known_keys = configs.flatten(_get_config(argument, path))
+    path, preset = config_file(argument)
+    known_keys = configs.flatten(_get_config(argument, path, preset))
     for text in argv[1:]:
         override = _FLAG.fullmatch(text)
         if override and override[1] not in known_keys:
             raise configs.unknown_key(override[1], known_keys)
 
 
-def _get_config(argument: str, path: Path) -> Mapping:
-    preset = _split(argument)[1]
+def _get_config(argument: str, path: Path, preset: str) -> Mapping:
     try:
         spec = importlib.util.spec_from_file_location("config", path)
         module = importlib.util.module_from_spec(spec)

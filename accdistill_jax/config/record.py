@@ -66,10 +66,15 @@ def environment() -> dict[str, Any]:
 
 
 def source_hash() -> str:
-    """Hash of the package's source files: 16 hexadecimal digits."""
+    """Hash of the package's source files: 16 hexadecimal digits.
+
+    Shipped configs are no part of it: the settings of a run are recorded by themselves.
+    """
     folder = Path(accdistill_jax.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
+        if folder / "configs" in path.parents:
+            continue
         digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 

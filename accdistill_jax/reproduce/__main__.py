@@ -5,11 +5,9 @@ from accdistill_jax.runtime import early_stop  # isort: skip
 if __name__ == "__main__":
     early_stop.install()
 
-import importlib.util
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from accdistill_jax.errors import ExitStatus, UserError
@@ -58,10 +56,6 @@ def reproduce(wanted: Wanted, reference: Mapping[str, Any] | None, interruption:
     """
     environments = [{}] if wanted.list_only else keep_to_cpu(worker_environments(wanted.workers))
     # they import jax, which takes seconds, after the command line is known to be right
-    if importlib.util.find_spec("configs") is None:
-        raise UserError(
-            f"there is no folder configs in {Path.cwd()}; run this in the root of the repository, which has it"
-        )
     from accdistill_jax.reproduce.plan import grid
 
     plan = grid.plan(

@@ -11,7 +11,7 @@ from accdistill_jax.benchmark.contest import Contender, Measured, spread
 from accdistill_jax.config.load import add_config, load_config
 
 MODULE = "accdistill_jax.benchmark.contenders"
-LARGE = "configs/distill.py:paper"
+LARGE = "distill:paper"
 EVALUATIONS = {
     "probes": "4 linear probes: fit and predict, 17 strengths",
     "probe target": "one target as the report has it: strength chosen, fit, answers, {draws} bootstrap draws",
@@ -24,8 +24,8 @@ ONE_CORE = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "JAX_PLATFORMS": 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments besides those of every benchmark."""
-    add_config(parser, "configs/distill.py")
-    parser.add_argument("--large", default=LARGE, metavar="FILE[:PRESET]", help=f"a second student (default {LARGE})")
+    add_config(parser, "distill")
+    parser.add_argument("--large", default=LARGE, metavar="CONFIG[:PRESET]", help=f"a second student (default {LARGE})")
     parser.add_argument(
         "--batches", type=int, nargs="+", default=(1, 8, 32, 128), metavar="N", help="segments (1 8 32 128)"
     )

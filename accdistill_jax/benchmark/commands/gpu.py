@@ -44,7 +44,7 @@ class Part(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments besides those of every benchmark."""
-    add_config(parser, "configs/distill.py:paper")
+    add_config(parser, "distill:paper")
     parser.add_argument(
         "--out",
         type=path_argument,

@@ -15,7 +15,7 @@ from accdistill_jax.benchmark.commands.step import FOLLOW_STEPS, accelerated
 from accdistill_jax.benchmark.contest import Contender, Worker
 from accdistill_jax.errors import UserError
 
-SMALL = "configs/distill.py"
+SMALL = "distill"
 PROFILED_STEPS, DEAREST = 3, 10
 FORMS: dict[str, dict[str, Any]] = {
     "as it is": {},

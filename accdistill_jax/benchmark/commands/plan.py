@@ -16,7 +16,7 @@ from accdistill_jax.errors import UserError
 
 MODULE = "accdistill_jax.benchmark.contenders"
 CORPUS_MINUTES = 20_000_000  # of PPG and acceleration in arXiv 2312.05409
-SMALL, LARGE = "configs/distill.py", "configs/distill.py:paper"
+SMALL, LARGE = "distill", "distill:paper"
 
 
 class Case(NamedTuple):

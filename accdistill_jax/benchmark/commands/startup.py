@@ -28,7 +28,7 @@ _TRACED = re.compile(r"Finished (?:tracing|jaxpr to MLIR) .* in ([\d.]+) sec")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments besides those of every benchmark."""
-    add_config(parser, "configs/distill.py")
+    add_config(parser, "distill")
     parser.add_argument(
         "--batches", type=int, nargs="+", default=(16, 64), metavar="N", help="segments, for memory (16 64)"
     )
@@ -61,7 +61,7 @@ def starts(arguments: argparse.Namespace, scratch: Path, say: Callable[[str], No
     """Starts the command again and again as a user would: in a new user's cache folder, then with what that start left there."""
     made = scratch / "made"
     command = [sys.executable, "-m", "accdistill_jax.main"]
-    small = ["--config=configs/distill.py:smoke", f"--workdir={made}", "--config.stages=('data',)"]
+    small = ["--config=distill:smoke", f"--workdir={made}", "--config.stages=('data',)"]
     done = subprocess.run([*command, *small], capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"the data for the starts could not be made: {done.stderr.strip().splitlines()[-1:]}")

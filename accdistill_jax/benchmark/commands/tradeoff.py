@@ -30,7 +30,7 @@ POOL = 100  # candidates among which the right minute is sought
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments besides those of every benchmark."""
-    add_config(parser, "configs/distill.py")
+    add_config(parser, "distill")
     parser.add_argument(
         "--folder",
         type=path_argument,

@@ -31,7 +31,7 @@ WARM_STEPS = 3
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments besides those of every benchmark."""
-    add_config(parser, "configs/distill.py:smoke")
+    add_config(parser, "distill:smoke")
     parser.add_argument("--stage", choices=("student", "teacher"), default="student", help="(default student)")
     parser.add_argument(
         "--devices",

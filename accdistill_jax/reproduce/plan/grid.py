@@ -11,6 +11,7 @@ from accdistill_jax.config import validate as configs
 from accdistill_jax.config.load import load_config
 from accdistill_jax.config.nearest import nearest
 from accdistill_jax.config.record import plain
+from accdistill_jax.configs import reproduce as presets
 from accdistill_jax.data.store.opening import Signals, unseen_by_name
 from accdistill_jax.data.store.separation import Group, check_groups
 from accdistill_jax.data.store.split import SplitRule
@@ -23,7 +24,6 @@ from accdistill_jax.reproduce.jobs.jobs import Job
 from accdistill_jax.reproduce.plan.experiments import EXPERIMENTS, Experiment
 from accdistill_jax.reproduce.plan.scales import LOOKS, SCALES, Scale, all_variants
 from accdistill_jax.reproduce.plan.variants import Variant
-from configs import reproduce as presets
 
 DATA = "data"
 DEARER = {"efficientnet": 6.0, "joint": 2.0}  # steps than those of the others, roughly; seen on CPUs

@@ -69,7 +69,7 @@ def test_a_part_that_fails_costs_no_other_and_is_what_the_same_command_measures_
 def test_a_folder_of_another_kind_of_run_is_refused(tmp_path, parts, capsys):
     assert start(tmp_path, "--tiny") == 0
     assert start(tmp_path, "--tiny", "--config=configs/distill.py") == 2
-    assert "is of configs/distill.py:paper --tiny: choose another --out" in capsys.readouterr().err
+    assert "is of distill:paper --tiny: choose another --out" in capsys.readouterr().err
 
 
 def test_without_a_gpu_only_the_rehearsal_runs(tmp_path, parts, capsys):
