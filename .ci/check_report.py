@@ -1,4 +1,4 @@
-"""Checks the main job's report against its floors: python .ci/check_report.py report.json"""
+"""Checks the main job's report against its floors: python .ci/check_report.py report.json."""
 
 import json
 import sys

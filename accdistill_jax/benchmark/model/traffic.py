@@ -14,8 +14,10 @@ FLOAT = 4  # bytes: gradients, projections and embeddings cross in float32
 
 _DTYPES = {"f32": 4, "f16": 2, "bf16": 2, "f64": 8, "s32": 4, "u32": 4, "s8": 1, "u8": 1, "pred": 1, "s64": 8, "u64": 8}
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
+# The groups of devices, as the compiler writes them: a list, a shape, or (JAX 0.12 and later) axes of a named mesh.
+_GROUPS = r"(?:\{\{(?P<listed>[\d,]*)\}|\[\d+,(?P<shaped>\d+)\]|mesh\[(?P<mesh>[^\]]*)\](?:, device_ids=\S+)? \{(?P<axes>[^}]*)\})"
 _INSTRUCTION = re.compile(
-    rf" = (?P<result>.*?) (?P<kind>{'|'.join(KINDS)})(?P<start>-start)?\(.*?replica_groups=(?:\{{\{{(?P<first>[\d,]*)\}}|\[\d+,(?P<size>\d+)\])"
+    rf" = (?P<result>.*?) (?P<kind>{'|'.join(KINDS)})(?P<start>-start)?\(.*?replica_groups={_GROUPS}"
 )
 
 # a collective that a TPU's compiler cuts into steps and hides in later operations: each step is written as the whole of it
@@ -109,9 +111,19 @@ def counted(hlo: str) -> list[Collective]:
             arrays = arrays[len(arrays) // 2 :]  # what is gathered stands before what comes of it
         size = sum(_array_bytes(dtype, shape) for dtype, shape in arrays)
         if match["kind"] == "reduce-scatter":
-            size *= int(match["size"]) if match["size"] else len(match["first"].split(","))
+            size *= _group_size(match)
         found.append(Collective("", match["kind"], size))
     return found
+
+
+def _group_size(instruction: re.Match) -> int:
+    """Number of devices that one exchange of a collective joins."""
+    if instruction["shaped"]:
+        return int(instruction["shaped"])
+    if instruction["mesh"] is None:
+        return len(instruction["listed"].split(","))
+    sizes = dict(re.findall(r"'([^']+)'=(\d+)", instruction["mesh"]))
+    return math.prod(int(sizes[axis]) for axis in re.findall(r"'([^']+)'", instruction["axes"]))
 
 
 def _array_bytes(dtype: str, shape: str) -> int:

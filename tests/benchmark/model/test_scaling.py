@@ -140,6 +140,17 @@ def test_collectives_are_read_from_a_program_text():
     assert found == [("all-reduce", 4 * 512 + 2 * 8 + 4), ("reduce-scatter", 8 * 4 * 64), ("all-gather", 4 * 192)]
 
 
+def test_groups_written_as_axes_of_a_mesh_are_read():
+    """JAX 0.12 and later write them so."""
+    text = """
+      %a = f32[16]{0} all-reduce(%x), channel_id=1, replica_groups=mesh['d'=4] {'d'}, use_global_device_ids=true, to_apply=%add
+      %b = f32[4,16]{1,0} reduce-scatter(%g), channel_id=1, replica_groups=mesh['host'=2,'d'=4] {'host','d'}, dimensions={0}
+      %c = f32[4,16]{1,0} reduce-scatter(%g), channel_id=1, replica_groups=mesh['host'=2,'d'=4] {'d'}, dimensions={0}
+    """
+    found = [(one.kind, one.array_bytes) for one in traffic.counted(text)]
+    assert found == [("all-reduce", 64), ("reduce-scatter", 8 * 256), ("reduce-scatter", 4 * 256)]
+
+
 def test_an_all_reduce_sends_twice_what_a_gather_does_and_one_device_nothing():
     sent = {kind: traffic.Collective("", kind, 1000).sent(4) for kind in ("all-reduce", "all-gather")}
     assert sent == {"all-reduce": 1500.0, "all-gather": 750.0}
