@@ -61,7 +61,7 @@ def get_config(preset="default"):
                 autoencoder=common.autoencoder(drop_fraction=0.8, decoder_width=128, decoder_depth=2, decoder_heads=4),
                 contrastive=common.contrastive(hidden=1024, output=128),
                 supervised=dict(
-                    target="hr_bpm",  # or "sdnn_ms", "rmssd_ms", "resp_bpm"
+                    target="hr_bpm",  # a label of accdistill_jax/labels.py
                     label_fraction=1.0,  # of the labelled training segments, participants kept together
                     subset=0,  # seed of the choice
                 ),

@@ -15,6 +15,7 @@ import pytest
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.data.synthetic.synthetic import SyntheticSettings, write_store
 from accdistill_jax.errors import UserError
+from accdistill_jax.labels import expected_labels
 from accdistill_jax.run import run
 from accdistill_jax.runtime.interrupt import Interrupted
 from accdistill_jax.stages.clock import StageClock
@@ -24,7 +25,6 @@ from accdistill_jax.storage.mirror import staging_folder
 from accdistill_jax.training import loop
 from accdistill_jax.training.metrics import read_metrics
 
-LABELS = ("hr_bpm", "sdnn_ms", "rmssd_ms", "resp_bpm")
 TRAINED = ("teacher", "student")
 
 
@@ -59,7 +59,7 @@ def test_a_finished_run_holds_a_report_of_finite_numbers(finished, smoke_store):
     found = report(finished)
     evaluation = found["evaluation"]
     assert set(evaluation["encoders"]) == {"teacher", "student", "untrained"}
-    for label in LABELS[:3]:
+    for label in expected_labels():
         probes = evaluation["targets"][label]["probes"]
         assert {"teacher", "student", "untrained", "mean"} <= probes.keys()
         for probe in probes.values():

@@ -17,11 +17,11 @@ from accdistill_jax.config.fields import (
     size,
     text,
 )
+from accdistill_jax.labels import LABELS
 
 STAGES = ("data", "teacher", "student", "evaluation", "report")
 TEACHER_OBJECTIVES = ("masked", "contrastive")
 STUDENT_OBJECTIVES = ("distillation", "masked", "contrastive", "supervised", "joint")
-LABELS = ("hr_bpm", "sdnn_ms", "rmssd_ms", "resp_bpm")
 SAME_NAMES = ("same person", "different people")
 
 

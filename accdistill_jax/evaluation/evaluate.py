@@ -14,16 +14,10 @@ from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.embedding_health import Health, alignment, health
 from accdistill_jax.evaluation.probing import probes
 from accdistill_jax.evaluation.retrieval import retrieval
+from accdistill_jax.labels import LABELS
 
 TEACHER, STUDENT, UNTRAINED = "teacher", "student", "untrained"
 SPLITS = ("train", "validation", "test")
-TARGETS = {
-    "hr_bpm": ("heart rate", "bpm"),
-    "sdnn_ms": ("SDNN", "ms"),
-    "rmssd_ms": ("RMSSD", "ms"),
-    "resp_bpm": ("respiration rate", "breaths/min"),
-}
-REQUIRED_TARGETS = ("hr_bpm", "sdnn_ms", "rmssd_ms")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +28,7 @@ class SplitEmbeddings:
         embedding: [N, D] float32, encoder output before the head: what probes read.
         projection: [N, P] float32, head output, L2-normalised: what retrieval compares; None without a head.
         participant: [N] str.
-        labels: column -> [N] float32, NaN where unknown; "hr_bpm", "sdnn_ms", "rmssd_ms", maybe "resp_bpm".
+        labels: column -> [N] float32, NaN where unknown; some or all of `LABELS`.
         motion_g: [N] float32 motion level in g, or None.
         ppg_quality: [N] float32 quality index of the PPG, or None.
         ranks: direction -> [N] int64 ranks in the pool of all N segments, where they are known already; else {}.
@@ -283,8 +277,8 @@ def _targets(encoders: Encoders, main: str, strengths, draws: int, seed: int) ->
     comparisons += [(TEACHER, r) for r in (probes.MEAN, probes.MEDIAN) if main != TEACHER and TEACHER in encoders]
     first = next(iter(encoders.values()))
     results = {}
-    for target in TARGETS:
-        if target not in REQUIRED_TARGETS and not np.isfinite(first["test"].labels.get(target, np.nan)).any():
+    for target, label in LABELS.items():
+        if not label.expected and not np.isfinite(first["test"].labels.get(target, np.nan)).any():
             continue
         split = {}
         for s in SPLITS:

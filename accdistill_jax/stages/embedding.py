@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from accdistill_jax.data.store.opening import (
-    LABELS,
     Signals,
     choose_rows,
     has_test_segments,
@@ -26,6 +25,7 @@ from accdistill_jax.evaluation.retrieval.retrieval import ACCEL_TO_PPG, PPG_TO_A
 from accdistill_jax.evaluation.retrieval.search import paired_ranks
 from accdistill_jax.files import open_regular, write_atomically
 from accdistill_jax.inputs.prepare import prepare
+from accdistill_jax.labels import LABELS
 from accdistill_jax.runtime.parallel import Parallel
 from accdistill_jax.runtime.progress import ProgressLine
 from accdistill_jax.stages import student as student_stage

@@ -15,6 +15,7 @@ from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.evaluate import SPLITS, STUDENT, TEACHER, evaluate
 from accdistill_jax.evaluation.report.finished import is_finished, mark_finished, unmark
 from accdistill_jax.evaluation.report.report import write_report
+from accdistill_jax.labels import HEART_RATE
 from accdistill_jax.models.build import parameter_count
 from accdistill_jax.stages.context import Run
 from accdistill_jax.stages.embedding import (
@@ -125,7 +126,7 @@ def _examples(run: Run, teacher: Teacher | None, stores: Sequence[Store], *, spl
         batch = store.read(np.array([row]))
         accel = batch["accel"] * batch["accel_scale"][:, None] + batch["accel_offset"][:, None]
         parts.append({**reconstruction(teacher, batch, seed=run.config.seed + len(parts)), "accel": accel})
-        labels.append({"hr_bpm": store.segments["hr_bpm"][row], "participant": store.segments["participant"][row]})
+        labels.append({HEART_RATE: store.segments[HEART_RATE][row], "participant": store.segments["participant"][row]})
     stacked = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return {**stacked, **{name: np.array([label[name] for label in labels]) for name in labels[0]}}
 

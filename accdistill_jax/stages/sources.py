@@ -7,6 +7,7 @@ import numpy as np
 
 from accdistill_jax.data.pipeline import Reader
 from accdistill_jax.data.store.labels import labelled_subset
+from accdistill_jax.data.store.opening import label_values
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.errors import UserError
 from accdistill_jax.objectives import LABEL, SECOND
@@ -98,13 +99,13 @@ def labelled_source(run: Run, *, target: str, fraction: float, subset: int) -> t
     def reader(split: str) -> Reader:
         def read(number: int, rows: np.ndarray, step: int, position: np.ndarray) -> dict[str, np.ndarray]:
             store = run.stores[number]
-            return _only(store.read(rows), "accel") | {LABEL: store.segments[target][rows].astype(np.float32)}
+            return _only(store.read(rows), "accel") | {LABEL: label_values(store, target)[rows].astype(np.float32)}
 
         return read
 
-    labels = np.concatenate([store.segments[target][own] for store, own in zip(run.stores, train, strict=True)]).astype(
-        np.float64
-    )
+    labels = np.concatenate(
+        [label_values(store, target)[own] for store, own in zip(run.stores, train, strict=True)]
+    ).astype(np.float64)
     std = labels.std()
     statistics = {"label_mean": np.float32(labels.mean()), "label_std": np.float32(std if std > 0 else 1.0)}
     return Source(reader, rows), statistics
@@ -116,7 +117,7 @@ def labelled_rows(
     """Per store, sorted rows of a split whose label is known: a share of them over all stores, participants kept together."""
     all_rows = [store.indices(split) for store in stores]
     pairs = list(zip(stores, all_rows, strict=True))
-    known = np.concatenate([np.isfinite(store.segments[target][own].astype(np.float64)) for store, own in pairs])
+    known = np.concatenate([np.isfinite(label_values(store, target)[own].astype(np.float64)) for store, own in pairs])
     if fraction < 1.0:
         names = [store.segments["participant"][own] for store, own in pairs]
         names = np.concatenate([np.array([f"{k}/{name}" for name in own], dtype=str) for k, own in enumerate(names)])

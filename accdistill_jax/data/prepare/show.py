@@ -10,16 +10,17 @@ from rich.text import Text
 
 from accdistill_jax.data.preprocessing.quantise import dequantise
 from accdistill_jax.data.store.manifest import MANIFEST, SIGNALS
+from accdistill_jax.data.store.opening import QUALITIES
 from accdistill_jax.data.store.remarks import remarks
 from accdistill_jax.data.store.split import SPLITS
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.errors import UserError
+from accdistill_jax.labels import HEART_RATE, LABELS
 from accdistill_jax.text import for_plot, one_line
 
 _MOST_PARTICIPANTS = 40
 _MOST_NOT_READ = 10
 _MOST_MENDED = 8
-_LABELS = ("hr_bpm", "sdnn_ms", "rmssd_ms", "resp_bpm", "motion_g", "ppg_quality")
 
 
 def counts_table(store: Store, *, most: int = _MOST_PARTICIPANTS) -> Table:
@@ -58,7 +59,7 @@ def labels_table(store: Store) -> Table:
         table.add_column(split, justify="right")
     table.add_row("participants", *(str(people.count(split)) for split in SPLITS))
     table.add_row("segments", *(str(len(rows[split])) for split in SPLITS))
-    for label in _LABELS:
+    for label in (*LABELS, *QUALITIES):
         if label in store.segments:
             table.add_row(label, *(_spread(store.segments[label][rows[split]]) for split in SPLITS))
     return table
@@ -155,7 +156,7 @@ def plot_segments(store: Store, path: str | os.PathLike, *, count: int = 4) -> N
             axis.set_ylabel(
                 "acceleration - mean (mg)" if name == "accel" else f"PPG ({for_plot(store.manifest['units'][name])})"
             )
-        hr = store.segments["hr_bpm"][row]
+        hr = store.segments[HEART_RATE][row]
         axes[number, 0].set_title(
             f"segment {row}, participant {for_plot(store.segments['participant'][row])}, "
             f"heart rate {'unknown' if np.isnan(hr) else f'{hr:.0f} bpm'}",

@@ -23,6 +23,7 @@ from accdistill_jax.data.preprocessing.segments import (
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.recording import Recording, Stream, named
 from accdistill_jax.errors import UserError
+from accdistill_jax.labels import HEART_RATE
 
 
 def preprocess(recording: Recording, settings: PreprocessSettings, *, polarity: str | None = None) -> SegmentBatch:
@@ -110,7 +111,7 @@ def preprocess(recording: Recording, settings: PreprocessSettings, *, polarity: 
                 accel_clipped=fraction_clipped(accel, start_s, settings.segment_s),
             ),
         )
-    batch.notes.update(unlabelled(recording, batch.columns["hr_bpm"]) | notes)
+    batch.notes.update(unlabelled(recording, batch.columns[HEART_RATE]) | notes)
     batch.mended_stamps = {name: s.mended for name, s in spread.items() if s.mended}
     batch.ppg_channels = ppg.channels
     if not segments:

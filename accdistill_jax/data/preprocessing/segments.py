@@ -16,7 +16,7 @@ Every segment is either kept, or rejected for exactly one reason: the first of `
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import scipy.signal
@@ -25,8 +25,8 @@ from accdistill_jax.data.preprocessing import hrv as hrv_lib
 from accdistill_jax.data.preprocessing import quality as quality_lib
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.recording import Beats, Participant
+from accdistill_jax.labels import HEART_RATE, LABELS
 
-LABELS = ("hr_bpm", "sdnn_ms", "rmssd_ms", "resp_bpm")
 REASONS = ("too_short", "gap", "flat", "clipped", "motion", "quality")
 
 
@@ -54,12 +54,12 @@ class References:
     Attributes:
         beats: N lists of beat intervals, times in seconds after the segment's start.
         window_hr_bpm: [N] heart rate of a reference device, used where the beats give none; NaN where unknown.
-        resp_bpm: [N] respiration rate in breaths per minute; NaN where unknown.
+        labels: name in `LABELS` -> [N] values measured by the source, for example resp_bpm; NaN where unknown.
     """
 
     beats: Sequence[Beats | None] | None = None
     window_hr_bpm: np.ndarray | None = None
-    resp_bpm: np.ndarray | None = None
+    labels: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ class SegmentBatch:
         ppg: [N, T, C] float32, band-passed, systole up, in the unit of the recording.
         accel: [N, T, 3] float32, in g.
         columns: one value per kept segment: participant, recording, device, hr_source ("beats", "windows" or "") as
-            str; start_unix_s as float64; hr_bpm, sdnn_ms, rmssd_ms, resp_bpm (NaN where unknown), beat_coverage, motion_g,
+            str; start_unix_s as float64; `LABELS` (NaN where unknown), beat_coverage, motion_g,
             ppg_quality, ppg_clipped, accel_clipped (fractions) and gap_s as float32.
         participant: who wore the device.
         examined: number of segments examined: the kept ones plus the sum of `rejected`.
@@ -130,6 +130,23 @@ def bandpass(ppg: np.ndarray, *, axis: int, settings: PreprocessSettings) -> np.
     return scipy.signal.sosfiltfilt(sos, ppg, axis=axis, padlen=padding).astype(np.float32)
 
 
+def measured_labels(from_beats: hrv_lib.Hrv, window_hr_bpm: np.ndarray) -> dict[str, np.ndarray]:
+    """Labels that follow from heart beats or from a reference heart rate.
+
+    Args:
+        from_beats: of N segments.
+        window_hr_bpm: [N] heart rate of a reference device, used where the beats give none; NaN where unknown.
+
+    Returns:
+        Name in `LABELS` -> [N] float32; NaN where unknown.
+    """
+    return {
+        HEART_RATE: np.where(np.isfinite(from_beats.hr_bpm), from_beats.hr_bpm, window_hr_bpm),
+        "sdnn_ms": from_beats.sdnn_ms,
+        "rmssd_ms": from_beats.rmssd_ms,
+    }
+
+
 def finish_segments(
     ppg: np.ndarray,
     accel: np.ndarray,
@@ -166,25 +183,22 @@ def finish_segments(
             raise ValueError(f"expected one value per segment, got shape {values.shape} for {count} segments")
         return values.astype(np.float32)
 
-    labels = hrv_lib.hrv(
+    from_beats = hrv_lib.hrv(
         references.beats if references.beats is not None else [None] * count,
         segment_s=settings.segment_s,
         min_coverage=settings.min_beat_coverage,
     )
     by_window = per_segment(references.window_hr_bpm, math.nan)
-    from_beats = np.isfinite(labels.hr_bpm)
-    hr_source = np.where(from_beats, "beats", np.where(np.isfinite(by_window), "windows", ""))
+    hr_source = np.where(np.isfinite(from_beats.hr_bpm), "beats", np.where(np.isfinite(by_window), "windows", ""))
+    known = measured_labels(from_beats, by_window) | dict(references.labels)
     columns = {
         "participant": np.full(count, origin.participant.participant_id),
         "recording": np.full(count, origin.recording_id),
         "device": np.full(count, origin.device),
         "start_unix_s": np.asarray(origin.start_unix_s, dtype=np.float64),
-        "hr_bpm": np.where(from_beats, labels.hr_bpm, by_window),
-        "sdnn_ms": labels.sdnn_ms,
-        "rmssd_ms": labels.rmssd_ms,
-        "resp_bpm": per_segment(references.resp_bpm, math.nan),
+        **{name: per_segment(known.get(name), math.nan) for name in LABELS},
         "hr_source": hr_source,
-        "beat_coverage": labels.coverage,
+        "beat_coverage": from_beats.coverage,
         "motion_g": quality_lib.motion_g(accel, rate_hz=settings.rate_hz),
         "ppg_quality": quality_lib.ppg_quality(ppg, rate_hz=settings.rate_hz, band_high_hz=settings.ppg_band_hz[1]),
         "ppg_clipped": per_segment(faults.ppg_clipped, 0.0),

@@ -11,9 +11,10 @@ from accdistill_jax.config.nearest import nearest
 from accdistill_jax.data.store.separation import names_among
 from accdistill_jax.data.store.store import RemoteReading, Store
 from accdistill_jax.errors import UserError
+from accdistill_jax.labels import LABELS
 from accdistill_jax.user_paths import expanded
 
-LABELS = ("hr_bpm", "sdnn_ms", "rmssd_ms", "resp_bpm")
+QUALITIES = ("motion_g", "ppg_quality")  # columns that describe the recording, not the wearer
 _SIGNALS = ("rate", "samples per segment", "PPG channels")  # in words
 
 
@@ -91,16 +92,22 @@ def unseen_by_name(unseen: Sequence[Store], stores: Sequence[Store], *, alike: S
     return found
 
 
+def label_values(store: Store, name: str) -> np.ndarray:
+    """A column of a store: [N] float, NaN where unknown; all NaN in a store prepared before the label was added."""
+    values = store.segments.get(name)
+    return np.full(store.num_segments, np.nan, np.float32) if values is None else values
+
+
 def segment_columns(stores: Sequence[Store], rows: Sequence[np.ndarray], *, same_names: str) -> dict[str, np.ndarray]:
     """Columns of the segment tables; participants are named as `names_among` says, so that intervals count each person once."""
 
     def joined(name: str) -> np.ndarray:
-        return np.concatenate([store.segments[name][own] for store, own in zip(stores, rows, strict=True)])
+        return np.concatenate([label_values(store, name)[own] for store, own in zip(stores, rows, strict=True)])
 
     among = names_among(stores, same_names=same_names)
     people = [
         np.array([names[person] for person in store.segments["participant"][own]], dtype=str)
         for store, own, names in zip(stores, rows, among, strict=True)
     ]
-    numbers = {name: joined(name).astype(np.float32) for name in (*LABELS, "motion_g", "ppg_quality")}
+    numbers = {name: joined(name).astype(np.float32) for name in (*LABELS, *QUALITIES)}
     return {"participant": np.concatenate(people), **numbers}

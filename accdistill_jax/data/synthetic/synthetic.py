@@ -194,7 +194,7 @@ def generate_batch(
             beats=[
                 Beats(time_s=times, interval_s=lengths) for times, lengths in zip(raw.beats, raw.intervals, strict=True)
             ],
-            resp_bpm=raw.resp_bpm,
+            labels={"resp_bpm": raw.resp_bpm},
         ),
     )
 

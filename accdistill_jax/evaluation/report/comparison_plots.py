@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from accdistill_jax.evaluation.bootstrap import Estimate
-from accdistill_jax.evaluation.evaluate import TARGETS
 from accdistill_jax.evaluation.probing.agreement import Agreement
 from accdistill_jax.evaluation.probing.probes import TargetResult
 from accdistill_jax.evaluation.report.style import (
@@ -25,7 +24,8 @@ from accdistill_jax.evaluation.report.style import (
     segments_bar,
     styled,
 )
-from accdistill_jax.evaluation.retrieval.failures import HEART_RATE, MOTION, QUALITY, Failures, Hazard
+from accdistill_jax.evaluation.retrieval.failures import MOTION, QUALITY, Failures, Hazard
+from accdistill_jax.labels import HEART_RATE, LABELS
 
 _MANY = 400
 _QUANTITIES = {
@@ -49,8 +49,8 @@ def bland_altman_panels(
     shown = [n for n in encoders if n in result.probes and n in agreements]
     if result.truth is None or not shown:
         return None
-    label, unit = TARGETS.get(result.target, (result.target, ""))
-    unit = f" {unit}" if unit else ""
+    label, unit, *_ = LABELS[result.target]
+    unit = f" {unit}"
     truth = result.truth
     means = {n: (result.probes[n].prediction + truth) / 2 for n in shown}
     differences = {n: result.probes[n].prediction - truth for n in shown}

@@ -9,6 +9,7 @@ from threadpoolctl import threadpool_limits
 
 from accdistill_jax.evaluation.evaluate import Evaluation
 from accdistill_jax.evaluation.report.style import GREY, capital, display, panels, styled
+from accdistill_jax.labels import HEART_RATE
 
 MAP_POINTS = 700
 ITERATIONS = 400
@@ -19,7 +20,7 @@ COMPONENTS = 30
 def embedding_map(evaluation: Evaluation, *, seed: int = 0) -> Figure | None:
     """t-SNE of standardised embeddings reduced to 30 principal components, coloured by heart rate."""
     first = next(iter(evaluation.test.values()))
-    rate = np.asarray(first.labels.get("hr_bpm", np.full(len(first), np.nan)), np.float64)
+    rate = np.asarray(first.labels.get(HEART_RATE, np.full(len(first), np.nan)), np.float64)
     if len(rate) < 10:
         return None
     rows = np.arange(len(rate))

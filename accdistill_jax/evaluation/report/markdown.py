@@ -6,9 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 
 from accdistill_jax.evaluation.bootstrap import Estimate
-from accdistill_jax.evaluation.evaluate import TARGETS, Evaluation, to_json
+from accdistill_jax.evaluation.evaluate import Evaluation, to_json
 from accdistill_jax.evaluation.report.style import capital, display
 from accdistill_jax.evaluation.report.verdict import Verdict, number, with_interval
+from accdistill_jax.labels import LABELS
 from accdistill_jax.text import literal, several_lines
 
 OUTCOMES = {"better": "better", "worse": "worse", "same": "no difference shown", "unknown": "no interval"}
@@ -62,7 +63,7 @@ def _probe_sections(evaluation: Evaluation) -> list[str]:
     available = {t: r for t, r in evaluation.targets.items() if not r.reason}
     if not available:
         return ["No target has enough labels: " + "; ".join(f"{t}: {r.reason}" for t, r in evaluation.targets.items())]
-    heads = [f"{TARGETS.get(t, (t, ''))[0]} ({TARGETS.get(t, ('', ''))[1]})" for t in available]
+    heads = [f"{LABELS[t].words} ({LABELS[t].unit})" for t in available]
     names = list(next(iter(available.values())).probes)
     rows = [[display(n), *(_interval(r.probes[n].mae) for r in available.values())] for n in names]
     parts = [
@@ -72,11 +73,11 @@ def _probe_sections(evaluation: Evaluation) -> list[str]:
         + ".",
         _table(("", *heads), rows),
     ]
-    missing = [(TARGETS.get(t, (t,))[0], r.reason) for t, r in evaluation.targets.items() if r.reason]
+    missing = [(LABELS[t].words, r.reason) for t, r in evaluation.targets.items() if r.reason]
     if missing:
         parts.append(_table(("Not available", "Why"), missing))
     for target, result in available.items():
-        label, unit = TARGETS.get(target, (target, ""))
+        label, unit, *_ = LABELS[target]
         rows = [
             [
                 display(n),

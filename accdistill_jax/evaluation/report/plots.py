@@ -8,7 +8,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from accdistill_jax.evaluation.evaluate import TARGETS
 from accdistill_jax.evaluation.probing.probes import MEAN, MEDIAN, TargetResult
 from accdistill_jax.evaluation.report.style import (
     BLUE,
@@ -32,6 +31,7 @@ from accdistill_jax.evaluation.retrieval.retrieval import (
     RetrievalResult,
     top1_by_pool_size,
 )
+from accdistill_jax.labels import HEART_RATE, LABELS
 
 EXAMPLE_SECONDS = 15.0
 
@@ -132,7 +132,7 @@ def probe_errors(targets: Mapping[str, TargetResult], encoder: str) -> Figure | 
                 top = max(mae.high, top)
             axis.annotate(f"{mae.value:.1f}", (x, top), (0, 3), textcoords="offset points", ha="center", fontsize=9)
             tops.append(top)
-        label, unit = TARGETS.get(target, (target, ""))
+        label, unit, *_ = LABELS[target]
         change = 100 * (result.probes[encoder].mae.value / max(result.probes[MEAN].mae.value, 1e-12) - 1)
         short = display(encoder).split()[-1]
         axis.set_title(
@@ -215,7 +215,7 @@ def example_segments(examples: Mapping, *, count: int = 3) -> Figure | None:
         axis = axes[rows * i]
         axis.plot(time, ppg[i, window, 0], color="#555555", lw=1.1, label="PPG")
         title = f"Segment {i + 1}"
-        heart_rate = examples.get("hr_bpm")
+        heart_rate = examples.get(HEART_RATE)
         if heart_rate is not None and np.isfinite(heart_rate[i]):
             title += f", {heart_rate[i]:.0f} bpm"
         if reconstruction is not None and dropped is not None:

@@ -16,6 +16,7 @@ from accdistill_jax.evaluation.report import maps, plots
 from accdistill_jax.evaluation.report.markdown import TITLES, markdown
 from accdistill_jax.evaluation.report.verdict import verdict
 from accdistill_jax.files import write_atomically
+from accdistill_jax.labels import HEART_RATE
 
 FORMAT_VERSION = 1
 PICTURES = "report"
@@ -55,7 +56,7 @@ def write_report(
     warnings = run_info.get("separation", {}).get("warnings", ())
     figures = {
         "heart_rate": plots.predicted_heart_rate(
-            evaluation.targets["hr_bpm"],
+            evaluation.targets[HEART_RATE],
             [n for n in (TEACHER, STUDENT, UNTRAINED) if n in evaluation.encoders],
         ),
         "probe_errors": plots.probe_errors(evaluation.targets, evaluation.main),

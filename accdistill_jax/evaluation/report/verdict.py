@@ -6,8 +6,9 @@ import dataclasses
 import math
 
 from accdistill_jax.evaluation.bootstrap import Estimate
-from accdistill_jax.evaluation.evaluate import STUDENT, TARGETS, TEACHER, UNTRAINED, Evaluation
+from accdistill_jax.evaluation.evaluate import STUDENT, TEACHER, UNTRAINED, Evaluation
 from accdistill_jax.evaluation.probing.probes import MEAN, MEDIAN, TargetResult
+from accdistill_jax.labels import HEART_RATE, LABELS
 
 MODALITY = {TEACHER: "PPG", STUDENT: "acceleration"}
 _WORST_FIRST = ("worse", "same", "unknown", "better")
@@ -34,7 +35,7 @@ def verdict(evaluation: Evaluation) -> Verdict:
     """Puts an evaluation into words."""
     main = evaluation.main
     who = "The student" if main == STUDENT else "The PPG teacher" if main == TEACHER else f"The encoder {main}"
-    heart_rate = evaluation.targets["hr_bpm"]
+    heart_rate = evaluation.targets[HEART_RATE]
     return Verdict(
         headline=_headline(who, main, heart_rate),
         summary=" ".join(s for s in (_read_out(who, main, heart_rate), _found(evaluation)) if s),
@@ -134,7 +135,7 @@ def _answers(evaluation: Evaluation, main: str) -> list[tuple[str, str]]:
     name = "student" if main == STUDENT else "teacher" if main == TEACHER else main
     rows = []
     for target, result in evaluation.targets.items():
-        label, unit = TARGETS.get(target, (target, ""))
+        label, unit, *_ = LABELS[target]
         question = f"Does the {name} read {label}?"
         if result.reason:
             rows.append((question, f"not available: {result.reason}"))
@@ -150,7 +151,7 @@ def _answers(evaluation: Evaluation, main: str) -> list[tuple[str, str]]:
         answer = f"{word[outcome]}: error {with_interval(result.probes[main].mae, unit)}, {constant} predictor {number(result.probes[constant].mae.value, unit)}"
         rows.append((question, answer))
         untrained = result.difference(main, UNTRAINED)
-        if target == "hr_bpm" and untrained is not None:
+        if target == HEART_RATE and untrained is not None:
             word = {
                 "better": "**yes**",
                 "same": "**no**, the interval includes zero",
@@ -166,7 +167,7 @@ def _answers(evaluation: Evaluation, main: str) -> list[tuple[str, str]]:
             )
     if main == STUDENT:
         rows += _retrieval_answers(evaluation)
-    teacher = evaluation.targets["hr_bpm"].probes.get(TEACHER)
+    teacher = evaluation.targets[HEART_RATE].probes.get(TEACHER)
     if main != TEACHER and teacher is not None:
         rows.append(("How well does its teacher read heart rate from PPG?", with_interval(teacher.mae, "bpm")))
     return rows
@@ -203,7 +204,7 @@ def _cautions(evaluation: Evaluation) -> list[str]:
     cautions = [f"{name}: {h.alarm}" for name, h in evaluation.health.items() if h.alarm]
     notes: dict[str, list[str]] = {}
     for target, result in evaluation.targets.items():
-        label = TARGETS.get(target, (target, ""))[0]
+        label = LABELS[target].words
         if result.reason:
             notes.setdefault(f"not available: {result.reason}", []).append(label)
         for note in result.notes:

@@ -12,8 +12,9 @@ import numpy as np
 
 from accdistill_jax.evaluation.bootstrap import Estimate, ParticipantBootstrap
 from accdistill_jax.evaluation.retrieval.retrieval import ACCEL_TO_PPG, normalise, share, thresholds
+from accdistill_jax.labels import HEART_RATE
 
-HEART_RATE, MOTION, QUALITY = "hr_bpm", "motion_g", "ppg_quality"
+MOTION, QUALITY = "motion_g", "ppg_quality"
 NEAR_BPM = 2.0
 BINS = 5
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from accdistill_jax.evaluation.embedding_health import effective_rank
+from accdistill_jax.labels import HEART_RATE
 from accdistill_jax.reproduce.measure.probe_claims import LEAST, against, collapse, increase, lower_everywhere
 from accdistill_jax.reproduce.measure.probing import Probing, ppg_side
 from accdistill_jax.reproduce.measure.results import Bench, over_seeds
@@ -15,7 +16,6 @@ from accdistill_jax.reproduce.report.document import Claim
 
 SUPERVISED = "supervised"
 BASELINES = (*LEARNED_BASELINES, SUPERVISED)
-_HR = "hr_bpm"
 
 
 def label_claims(bench: Bench, probing: Probing, titles: Mapping[str, str]) -> tuple[Claim, ...]:
@@ -37,8 +37,8 @@ def label_claims(bench: Bench, probing: Probing, titles: Mapping[str, str]) -> t
     beside = [
         against(scores, name, titles[name], **options) for name in ("student-best", "student-long") if name in titles
     ]
-    plain = scores.ratio(_HR, 1.0, "no-augmentation", "student") if targets else None
-    joint = scores.ratio(_HR, 1.0, "joint", "student") if targets else None
+    plain = scores.ratio(HEART_RATE, 1.0, "no-augmentation", "student") if targets else None
+    joint = scores.ratio(HEART_RATE, 1.0, "joint", "student") if targets else None
     smaller = lower_everywhere(
         small,
         scores,
@@ -89,7 +89,7 @@ def label_claims(bench: Bench, probing: Probing, titles: Mapping[str, str]) -> t
 def _drift(bench: Bench) -> Claim:
     """The PPG projections of the joint encoder against those of the frozen teacher, by what a probe reads from them."""
     found, _ = there(bench, ("joint", "student"))
-    probing = Probing(bench, targets=(_HR,))
+    probing = Probing(bench, targets=(HEART_RATE,))
     ranks = {}
     for name, seeds in found.items():
         sides = {seed: side for seed in seeds if (side := ppg_side(bench, name, seed)) is not None}
@@ -99,7 +99,7 @@ def _drift(bench: Bench) -> Claim:
             ranks[name] = over_seeds([effective_rank(side["test"].embedding, centred=True) for side in sides.values()])[
                 0
             ]
-    ratio = probing.scores.ratio(_HR, 1.0, "joint", "student") if probing.targets else None
+    ratio = probing.scores.ratio(HEART_RATE, 1.0, "joint", "student") if probing.targets else None
     why = ""
     if len(ranks) == 2:
         why = (

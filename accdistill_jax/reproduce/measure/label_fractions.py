@@ -6,16 +6,16 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from accdistill_jax.evaluation.bootstrap import Estimate
-from accdistill_jax.evaluation.evaluate import TARGETS as WORDS
 from accdistill_jax.evaluation.probing.agreement import Agreement, bland_altman
 from accdistill_jax.evaluation.probing.boosting import gradient_boosting
 from accdistill_jax.evaluation.probing.probes import Probe, TargetResult
 from accdistill_jax.evaluation.report.comparison_plots import bland_altman_panels
 from accdistill_jax.evaluation.report.style import capital
+from accdistill_jax.labels import LABELS
 from accdistill_jax.reproduce.measure.label_claims import SUPERVISED, label_claims
 from accdistill_jax.reproduce.measure.probe_scores import Score, Scores
 from accdistill_jax.reproduce.measure.probing import CONSTANTS, Labels, Probing
-from accdistill_jax.reproduce.measure.results import LABELS, Bench, Part
+from accdistill_jax.reproduce.measure.results import Bench, Part
 from accdistill_jax.reproduce.measure.wording import (
     NONE,
     count,
@@ -129,7 +129,7 @@ def _there(scores: Scores, target: str, fraction: float, names: list[str]) -> li
 
 
 def _errors(scores: Scores, target: str, names: list[str], titles: dict[str, str]) -> Table:
-    label, unit = WORDS[target]
+    label, unit, *_ = LABELS[target]
     rows = []
     for name in names:
         errors = [scores.error(target, fraction, name) for fraction in v.FRACTIONS]
@@ -153,7 +153,7 @@ def _cell(score: Score | None) -> str:
 
 def _against_student(scores: Scores, target: str, names: list[str], titles: dict[str, str], *, by: str) -> Table:
     """The student's errors compared in pairs with each other encoder's, by their "ratio" or "difference"."""
-    label, unit = WORDS[target]
+    label, unit, *_ = LABELS[target]
     compare, show = {"ratio": (scores.ratio, ranged), "difference": (scores.difference, signed)}[by]
     rows = []
     for name in names:
@@ -173,7 +173,7 @@ def _label_counts(labels: dict[tuple[str, float], Labels]) -> Table:
     targets = dict.fromkeys(target for target, _ in labels)
     rows = [
         (
-            WORDS[t][0],
+            LABELS[t].words,
             *(
                 f"{count(own.segments)} of {own.participants}" if (own := labels.get((t, f))) else NONE
                 for f in v.FRACTIONS
@@ -218,7 +218,7 @@ def _training(bench: Bench, names: Sequence[str], titles: Mapping[str, str]) -> 
 def _numbers(section: str, scores: Scores, names: list[str]) -> dict[str, Number]:
     found = {}
     for target in scores.truth:
-        unit = WORDS[target][1]
+        unit = LABELS[target].unit
         for fraction in v.FRACTIONS:
             for name in _there(scores, target, fraction, names):
                 base = f"{section}/{target}/{fraction:g}/{name}"
@@ -250,7 +250,7 @@ def agreement(bench: Bench, experiment: Experiment) -> Part:
             tables.append(_agreement_table(target, own, titles))
             pictures += _agreement_picture(probing.scores, target, own, titles)
             for name, several in own.items():
-                numbers |= _agreement_numbers(f"{experiment.id}/{target}/{name}", several, WORDS[target][1])
+                numbers |= _agreement_numbers(f"{experiment.id}/{target}/{name}", several, LABELS[target].unit)
     text = (
         "Bland-Altman analysis of the linear probes on all labels, prediction minus reference, test participants. The limits hold 95 % "
         "of the differences of one minute of a new participant: they count the spread within a participant and that between "
@@ -272,7 +272,7 @@ def _agreements(scores: Scores, target: str, name: str) -> dict[int, Agreement]:
 
 
 def _agreement_table(target: str, own: dict[str, dict[int, Agreement]], titles: dict[str, str]) -> Table:
-    label, unit = WORDS[target]
+    label, unit, *_ = LABELS[target]
     rows = []
     for name, several in own.items():
         cells = [
@@ -314,7 +314,7 @@ def _agreement_picture(
     )
     figure = bland_altman_panels(result, {titles[name]: own[name][seed] for name, seed in first.items()}, list(probes))
     caption = (
-        f"{capital(WORDS[target][0])}: difference of prediction and reference against their mean, of the first training seed; lines are "
+        f"{capital(LABELS[target].words)}: difference of prediction and reference against their mean, of the first training seed; lines are "
         "the bias and the limits of agreement, bands their 95 % intervals over participants."
     )
     return [] if figure is None else [Picture(f"agreement-{target.split('_')[0]}", caption, figure)]

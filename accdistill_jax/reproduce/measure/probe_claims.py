@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 
 from accdistill_jax.evaluation.probing.probes import MEAN
+from accdistill_jax.labels import LABELS
 from accdistill_jax.reproduce.measure.probe_scores import Score, Scores
 from accdistill_jax.reproduce.measure.wording import NONE, decimal, listed, percent, ranged
 from accdistill_jax.reproduce.report.document import Claim
 
-SHORT = {"hr_bpm": "HR", "sdnn_ms": "SDNN", "rmssd_ms": "RMSSD", "resp_bpm": "respiration rate"}
 LEAST, AIM = 0.23, 0.49  # how much lower the student's error is in the paper, at least and at most
 
 
@@ -103,7 +103,7 @@ def _why(one: Against, reached: Sequence[Cell], scores: Scores, titles: Mapping[
         if len(missed) == len(one.cells)
         else (
             _counted(missed, one.cells, lambda c: f"with {_share(c.fraction)}"),
-            _counted(missed, one.cells, lambda c: SHORT[c.target]),
+            _counted(missed, one.cells, lambda c: LABELS[c.target].short),
             _counted(missed, one.cells, lambda c: titles[c.baseline]),
         )
     )
@@ -132,7 +132,7 @@ def _share(fraction: float) -> str:
 
 
 def _where(cell: Cell, titles: Mapping[str, str]) -> str:
-    return f"{SHORT[cell.target]}, {_share(cell.fraction)}, against {titles[cell.baseline]}"
+    return f"{LABELS[cell.target].short}, {_share(cell.fraction)}, against {titles[cell.baseline]}"
 
 
 def increase(
@@ -190,11 +190,11 @@ def collapse(scores: Scores, name: str, targets: Sequence[str], *, few: float, c
     never = [t for t, (_, whole) in known.items() if not whole.below_1]
     holds = "yes" if len(lost) == len(known) == len(targets) else "partly" if lost else "no"
     measured = "error over that of the mean of the same labels, with few and with all: " + "; ".join(
-        f"{SHORT[t]} {ranged(less.estimate)}, {ranged(whole.estimate)}" for t, (less, whole) in known.items()
+        f"{LABELS[t].short} {ranged(less.estimate)}, {ranged(whole.estimate)}" for t, (less, whole) in known.items()
     )
     constant = {t: scores.error(t, few, name).value / scores.error(t, 1.0, MEAN).value for t in known}
     measured += ". Its error with few labels over that of the mean of all labels: " + ", ".join(
-        f"{SHORT[t]} {decimal(value)}" for t, value in constant.items()
+        f"{LABELS[t].short} {decimal(value)}" for t, value in constant.items()
     )
     still = [t for t in known if t not in lost and t not in never]
     reasons = [
@@ -215,4 +215,4 @@ def unmeasured(claim: str, paper: str, why: str, *, trust: str = "P") -> Claim:
 
 
 def _names(targets: Sequence[str]) -> str:
-    return listed([SHORT[target] for target in targets])
+    return listed([LABELS[target].short for target in targets])

@@ -13,10 +13,9 @@ from scipy.stats import t as student_t
 from threadpoolctl import threadpool_limits
 
 from accdistill_jax.evaluation.bootstrap import Estimate, ParticipantBootstrap
-from accdistill_jax.evaluation.evaluate import TARGETS as WORDS
 from accdistill_jax.evaluation.probing.probes import MEAN
 from accdistill_jax.evaluation.retrieval.retrieval import normalise, paired_ranks, share
-from accdistill_jax.reproduce.measure.probe_claims import SHORT
+from accdistill_jax.labels import HEART_RATE, LABELS
 from accdistill_jax.reproduce.measure.probe_scores import DRAWS, Score, Scores
 from accdistill_jax.reproduce.measure.probing import Probing
 from accdistill_jax.reproduce.measure.results import Bench, over_seeds
@@ -35,7 +34,7 @@ from accdistill_jax.reproduce.plan.experiments import Experiment
 from accdistill_jax.reproduce.report.document import Number, Table
 
 FIRST, POOL = 0, 1000
-HR, FULL, SHORT_ONE = "hr_bpm", "student", v.REFERENCE.name
+HR, FULL, SHORT_ONE = HEART_RATE, "student", v.REFERENCE.name
 
 
 class Retrieval(NamedTuple):
@@ -209,7 +208,7 @@ def sweep_table(
     """
     rows = [found.rows[name] for name in (found.rows if names is None else names) if name in found.rows]
     more, targets = more or {}, list(found.scores.truth)
-    columns = ["encoder", *more, *(f"{SHORT[t]} error, {WORDS[t][1]}" for t in targets)]
+    columns = ["encoder", *more, *(f"{LABELS[t].short} error, {LABELS[t].unit}" for t in targets)]
     columns += ["HR error over the reference's", "HR error is", "top-1", "mean rank"] if compared else []
     cells = []
     for row in rows:
@@ -232,7 +231,7 @@ def sweep_numbers(section: str, found: Sweep) -> dict[str, Number]:
         for target, score in row.errors.items():
             std = own[target] * score.value if target in own else None
             numbers[f"{section}/{name}/{target}/mae"] = number(
-                score.seeds, unit=WORDS[target][1], estimate=score.estimate, std=std
+                score.seeds, unit=LABELS[target].unit, estimate=score.estimate, std=std
             )
         if row.ratio is not None:
             std = math.sqrt(2) * own[HR] * row.ratio.value if HR in own else None  # both of its errors move

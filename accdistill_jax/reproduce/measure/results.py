@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from accdistill_jax.data.store.opening import LABELS, segment_columns
+from accdistill_jax.data.store.opening import segment_columns
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.evaluation.evaluate import SplitEmbeddings
+from accdistill_jax.labels import LABELS
 from accdistill_jax.reproduce.jobs.jobs import Job, Outcome
 from accdistill_jax.reproduce.jobs.work import EMBEDDINGS, FACTS, Opened
 from accdistill_jax.reproduce.plan.grid import DATA, Plan, unseen_job

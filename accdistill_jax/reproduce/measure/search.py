@@ -9,7 +9,6 @@ from threadpoolctl import threadpool_limits
 
 from accdistill_jax.evaluation.bootstrap import Estimate, ParticipantBootstrap
 from accdistill_jax.evaluation.retrieval.failures import (
-    HEART_RATE,
     MOTION,
     QUALITY,
     Failures,
@@ -27,6 +26,7 @@ from accdistill_jax.evaluation.retrieval.retrieval import (
     share,
     top1_by_pool_size,
 )
+from accdistill_jax.labels import HEART_RATE
 from accdistill_jax.reproduce.measure.probe_scores import DRAWS
 from accdistill_jax.reproduce.measure.results import Bench
 from accdistill_jax.reproduce.measure.wording import count, decimal, listed, percent

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from accdistill_jax.evaluation.evaluate import TARGETS as WORDS
 from accdistill_jax.evaluation.probing.probes import MEAN
-from accdistill_jax.reproduce.measure.probe_claims import SHORT, unmeasured
+from accdistill_jax.labels import LABELS
+from accdistill_jax.reproduce.measure.probe_claims import unmeasured
 from accdistill_jax.reproduce.measure.probe_sweep import (
     FIRST,
     FULL,
@@ -197,7 +197,10 @@ def _panels(found: Sweep, series: Mapping[str, Sequence[str]], targets: Sequence
         return lambda row: row.errors[target].estimate if target in row.errors else None
 
     shown = [
-        Panel(f"{SHORT[t]} error ({WORDS[t][1]})", {key: estimates(names, error(t)) for key, names in series.items()})
+        Panel(
+            f"{LABELS[t].short} error ({LABELS[t].unit})",
+            {key: estimates(names, error(t)) for key, names in series.items()},
+        )
         for t in targets
         if t in found.scores.truth
     ]

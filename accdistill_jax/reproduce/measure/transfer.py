@@ -9,7 +9,6 @@ from threadpoolctl import threadpool_limits
 
 from accdistill_jax.evaluation.bootstrap import Estimate
 from accdistill_jax.evaluation.evaluate import SPLITS, SplitEmbeddings
-from accdistill_jax.evaluation.evaluate import TARGETS as WORDS
 from accdistill_jax.evaluation.probing.few_people import few_people
 from accdistill_jax.evaluation.probing.probes import (
     FEW_PARTICIPANTS,
@@ -20,6 +19,7 @@ from accdistill_jax.evaluation.probing.probes import (
 )
 from accdistill_jax.evaluation.report.style import capital
 from accdistill_jax.evaluation.retrieval.retrieval import ACCEL_TO_PPG
+from accdistill_jax.labels import HEART_RATE, LABELS
 from accdistill_jax.reproduce.measure import wording
 from accdistill_jax.reproduce.measure.results import Bench, Part
 from accdistill_jax.reproduce.measure.search import WAYS, find
@@ -86,7 +86,7 @@ def transfer(bench: Bench, experiment: Experiment) -> Part:
             whole = {split: _split(own, split, target) for split in SPLITS}
             refitted = probe_target(target, **whole)
             if refitted.reason:
-                notes.append(f"{WORDS[target][0]}: {refitted.reason}.")
+                notes.append(f"{LABELS[target].words}: {refitted.reason}.")
                 continue
             as_it_is = probe_target(target, **{split: _split(moved, split, target) for split in SPLITS})
             found[target] = _errors(refitted, ALL) | {MEAN: Measured({ALL: refitted.probes[MEAN].mae}, {})}
@@ -148,7 +148,7 @@ def _store(bench: Bench, prefix: str, store: str, seeds: Mapping[str, Sequence[i
                 pairs = [(STUDENT, name) for name in (*own, MEAN) if name != STUDENT] if first else []
                 result = probe_target(target, **whole, comparisons=pairs, draws=2000 if first else 2)
                 if result.reason:
-                    notes.append(f"{store}, {WORDS[target][0]}: {result.reason}.")
+                    notes.append(f"{store}, {LABELS[target].words}: {result.reason}.")
                     break
                 for name, probe in result.probes.items():
                     by_seed.setdefault((target, name), []).append(probe.mae.value)
@@ -160,7 +160,7 @@ def _store(bench: Bench, prefix: str, store: str, seeds: Mapping[str, Sequence[i
     for target, own in found.items():
         if missing := [column for column in columns if column not in own[MEAN].errors]:
             notes.append(
-                f"{store}, {WORDS[target][0]}: too few people with labels to fit on {wording.listed(missing)} of them."
+                f"{store}, {LABELS[target].words}: too few people with labels to fit on {wording.listed(missing)} of them."
             )
     tables = [
         _table(f"{store}: mean absolute error by number of labelled people of the store", found, titles, columns),
@@ -205,7 +205,7 @@ def _sensor_title(bench: Bench, name: str) -> str:
 def _table(caption: str, found: Found, titles: Mapping[str, str], columns: Sequence[str]) -> Table:
     rows = []
     for target, own in found.items():
-        words, unit = WORDS[target]
+        words, unit, *_ = LABELS[target]
         for name, one in own.items():
             cells = []
             for column in columns:
@@ -245,13 +245,13 @@ def _numbers(
             for column, estimate in one.errors.items():
                 values = (by_seed or {}).get((target, name), []) if column == ZERO else []
                 numbers[f"{prefix}/{name}/{target}/{column}"] = wording.number(
-                    values or [estimate.value], estimate=estimate, unit=WORDS[target][1]
+                    values or [estimate.value], estimate=estimate, unit=LABELS[target].unit
                 )
     return numbers
 
 
 def _transfer_words(target: str, own: Mapping[str, Measured], sensors: Sequence[str], titles: Mapping[str, str]) -> str:
-    words, unit = WORDS[target]
+    words, unit, *_ = LABELS[target]
     full, mean = own[STUDENT].errors[ALL].value, own[MEAN].errors[ALL].value
     said = [
         f"**{words}**: on the full sensor the student errs by {decimal(full)} {unit} (mean of the labels {decimal(mean)})."
@@ -272,7 +272,7 @@ def _transfer_words(target: str, own: Mapping[str, Measured], sensors: Sequence[
 def _store_words(
     store: str, target: str, own: Mapping[str, Measured], result: TargetResult, titles: Mapping[str, str]
 ) -> str:
-    words, unit = WORDS[target]
+    words, unit, *_ = LABELS[target]
     zero = {name: one.errors[ZERO].value for name, one in own.items()}
     best = min((name for name in zero if name != MEAN), key=zero.get)
     said = (
@@ -306,7 +306,7 @@ _OUTCOMES = {
 def _against(store: str, tests: Mapping[str, TargetResult], titles: Mapping[str, str]) -> Table:
     rows = [
         (
-            f"{WORDS[target][0]} ({WORDS[target][1]}), {titles[d.reference]}",
+            f"{LABELS[target].words} ({LABELS[target].unit}), {titles[d.reference]}",
             signed(d.difference),
             ranged(d.ratio),
             d.outcome,
@@ -360,7 +360,7 @@ def _store_notes(bench: Bench, store: str) -> list[str]:
     if E4 in devices:
         notes.append(E4_NOTE)
     ours, theirs = (
-        own[np.isfinite(own)] for own in (bench.columns("train").labels["hr_bpm"], columns.labels["hr_bpm"])
+        own[np.isfinite(own)] for own in (bench.columns("train").labels[HEART_RATE], columns.labels[HEART_RATE])
     )
     if len(ours) and len(theirs):
         highest = float(np.percentile(ours, BEYOND))

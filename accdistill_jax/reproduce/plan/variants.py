@@ -3,8 +3,10 @@
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from accdistill_jax.labels import expected_labels
+
 AUGMENTATIONS = ("cut_out", "magnitude_warp", "gaussian_noise", "channel_permute", "time_warp")
-TARGETS = ("hr_bpm", "sdnn_ms", "rmssd_ms")
+TARGETS = expected_labels()
 FRACTIONS = (0.001, 0.01, 0.1, 1.0)
 MAE_TEACHER = "teacher-mae"
 

@@ -9,9 +9,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from accdistill_jax.evaluation.bootstrap import Estimate
-from accdistill_jax.evaluation.evaluate import TARGETS
 from accdistill_jax.evaluation.report.style import GREY, capital, panels, styled
 from accdistill_jax.evaluation.retrieval.retrieval import top1_by_pool_size
+from accdistill_jax.labels import LABELS
 from accdistill_jax.reproduce.report.looks import look
 
 
@@ -131,7 +131,7 @@ def by_people(lines: Mapping[str, Sequence[Line]], columns: Sequence[str], label
             for x, (_, estimate) in zip(known_x, known, strict=True):
                 if estimate.has_interval:
                     axis.plot([x, x], [estimate.low, estimate.high], color=colour, lw=1.2, alpha=0.7)
-        words, unit = TARGETS.get(target, (target, ""))
+        words, unit, *_ = LABELS[target]
         axis.set_xticks(range(len(columns)), columns)
         axis.set(xlabel=label, ylim=(0, None), xlim=(-0.4, len(columns) - 0.6))
         axis.set_ylabel(f"mean absolute error ({unit})")

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from accdistill_jax.evaluation.bootstrap import Estimate
-from accdistill_jax.evaluation.evaluate import TARGETS
 from accdistill_jax.evaluation.report.style import BLUE, GREY, ORANGE, capital, panels, styled
+from accdistill_jax.labels import LABELS
 from accdistill_jax.reproduce.measure.probe_scores import Score, Scores
 from accdistill_jax.reproduce.measure.wording import count
 from accdistill_jax.reproduce.report.looks import look
@@ -79,7 +79,7 @@ def by_fraction(scores: Scores, titles: Mapping[str, str], fractions: Sequence[f
                 ms=5,
                 capsize=2,
             )
-        words, unit = TARGETS[target]
+        words, unit, *_ = LABELS[target]
         axis.set(xscale="log", yscale="log", title=capital(words), ylabel=f"mean absolute error ({unit})")
         axis.set_xticks(fractions, [f"{100 * f:g} %" for f in fractions])
         axis.xaxis.set_minor_formatter(NullFormatter())
@@ -168,7 +168,7 @@ def by_parameters(
                 (handles[titles[name]],) = axis.plot(
                     parameters[name], score.value, marker=marker, color=colour, ms=7, ls=""
                 )
-        words, unit = TARGETS[target]
+        words, unit, *_ = LABELS[target]
         axis.set(xscale="log", xlabel="parameters", ylabel=f"mean absolute error ({unit})", title=capital(words))
         axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda v, _: count(round(v))))

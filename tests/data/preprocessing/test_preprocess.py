@@ -238,7 +238,10 @@ def test_finish_segments_refuses_wrong_shapes():
     with pytest.raises(ValueError, match="are not"):
         finish_segments(np.zeros((2, 100, 1)), np.zeros((2, 100, 3)), settings=KEEP_ALL, origin=origin)
     ppg, accel, three_values = np.zeros((2, 3840, 1)), np.zeros((2, 3840, 3)), np.zeros(3)
-    for wrong in ({"faults": Faults(gap_s=three_values)}, {"references": References(resp_bpm=three_values)}):
+    for wrong in (
+        {"faults": Faults(gap_s=three_values)},
+        {"references": References(labels={"resp_bpm": three_values})},
+    ):
         with pytest.raises(ValueError, match="one value per segment"):
             finish_segments(ppg, accel, settings=KEEP_ALL, origin=origin, **wrong)
 
