@@ -96,8 +96,8 @@ def test_named_puts_the_file_in_front():
 
 def test_registry_lists_readers_with_help_and_options():
     assert {"empatica_e4", "generic", "troika"} <= set(recordings.names())
-    assert all(recordings.summary(name) for name in recordings.names())
-    assert recordings.options("empatica_e4")["participant_from"].default == "auto"
+    assert all(recordings.reader(name).summary for name in recordings.names())
+    assert recordings.reader("empatica_e4").options["participant_from"].default == "auto"
 
 
 def test_registry_names_the_nearest(tmp_path):

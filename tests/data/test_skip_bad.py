@@ -15,7 +15,7 @@ import pytest
 import scipy.io
 
 from accdistill_jax.data import recordings
-from accdistill_jax.data.prepare.preparation import prepare
+from accdistill_jax.data.prepare.preparation import PreparationSettings, prepare
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.recording import Participant, Recording, RecordingSource, Stream
 from accdistill_jax.data.recordings import _table, troika
@@ -70,8 +70,9 @@ def sources(*bad):
     return [RecordingSource(name, name, load) for name, load in loads.items()]
 
 
-def prepared(out, *bad, **options):
-    return prepare(sources(*bad), out, reader="bench", settings=SETTINGS, **options)
+def prepared(out, *bad, workers=1, skip_bad=False, can_crash=False):
+    found = recordings.Found(sources(*bad), reader="bench", can_crash=can_crash)
+    return prepare(found, out, settings=SETTINGS, preparation=PreparationSettings(workers=workers, skip_bad=skip_bad))
 
 
 @pytest.mark.parametrize(
@@ -95,9 +96,9 @@ def test_every_exception_of_one_recording_is_told_in_one_line(tmp_path, kind):
 def test_a_parser_that_crashes_is_named_also_with_one_worker(tmp_path):
     bad = ("bad", functools.partial(signal.raise_signal, signal.SIGBUS))
     with pytest.raises(UserError, match=r"^recording bad: the process that read it died \(SIGBUS\)") as error:
-        prepared(tmp_path / "s", bad, apart=True)
+        prepared(tmp_path / "s", bad, can_crash=True)
     assert "--skip-bad" in str(error.value) and "\n" not in str(error.value)
-    store = prepared(tmp_path / "s", bad, apart=True, skip_bad=True)
+    store = prepared(tmp_path / "s", bad, can_crash=True, skip_bad=True)
     assert "SIGBUS" in store.manifest["skipped"]["bad"] and store.participants["participant"].to_pylist() == ["a", "z"]
 
 
@@ -203,7 +204,7 @@ def test_more_numbers_than_any_recording_holds_are_refused_before_they_are_unpac
 
 
 def test_readers_that_can_crash_are_known():
-    assert [name for name in recordings.names() if not recordings.can_crash(name)] == ["empatica_e4"]
+    assert [name for name in recordings.names() if not recordings.reader(name).can_crash] == ["empatica_e4"]
 
 
 def generic(folder, name, **changes):

@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from accdistill_jax.benchmark.made_up import raw_recordings
+from accdistill_jax.data import recordings
+from accdistill_jax.data.prepare.preparation import PreparationSettings
 from accdistill_jax.data.prepare.preparation import prepare as prepare_store
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.synthetic.synthetic import SyntheticSettings, write_store
@@ -13,12 +15,11 @@ def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     """`order` has out (a folder of its own), workers, and either population (participants, minutes of each) or files."""
     out, workers = Path(order["out"]), order["workers"]
     if "files" in order:
-        sources = [raw_recordings.source(Path(file)) for file in order["files"]]
+        found = recordings.Found([raw_recordings.source(Path(file)) for file in order["files"]], reader="benchmark")
+        preparation = PreparationSettings(workers=workers, overwrite=True, quiet=True)
 
         def make() -> Any:
-            return prepare_store(
-                sources, out, reader="benchmark", settings=PreprocessSettings(), workers=workers, overwrite=True
-            )
+            return prepare_store(found, out, settings=PreprocessSettings(), preparation=preparation)
     else:
         participants, minutes = order["population"]
         settings = SyntheticSettings(participants=participants, segments_per_participant=minutes)

@@ -1,4 +1,4 @@
-"""Command line of data preparation: recordings or a generator in, a store out; checks and shows stores."""
+"""Command line of data preparation: makes stores from recordings or a generator, checks stores and shows them."""
 
 from accdistill_jax.runtime import streams  # isort: skip
 
@@ -6,7 +6,6 @@ if __name__ == "__main__":
     streams.secure(product="files")
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
@@ -14,8 +13,8 @@ from rich.console import Console
 
 from accdistill_jax.data import recordings
 from accdistill_jax.data.prepare import show
-from accdistill_jax.data.prepare.field_flags import add_flags, chosen, dataclass_fields, parameter_fields
-from accdistill_jax.data.prepare.preparation import find_recordings, prepare
+from accdistill_jax.data.prepare.field_flags import Field, add_flags, chosen, dataclass_fields, function_fields
+from accdistill_jax.data.prepare.preparation import PreparationSettings, find_recordings, prepare
 from accdistill_jax.data.preprocessing.settings import MEASURED_ONLY, PreprocessSettings
 from accdistill_jax.data.store.manifest import verify_checksums
 from accdistill_jax.data.store.split import SplitRule
@@ -26,59 +25,56 @@ from accdistill_jax.runtime.command import run_command
 from accdistill_jax.user_paths import expanded
 
 _PREPROCESS = dataclass_fields(PreprocessSettings)
-_PREPROCESS_SYNTHETIC = [
-    field for field in _PREPROCESS if field.name not in ("ppg_channels", *MEASURED_ONLY)
-]  # channels are a number, there
+# The synthetic generator takes the number of PPG channels in place of their names.
+_PREPROCESS_SYNTHETIC = [field for field in _PREPROCESS if field.name not in ("ppg_channels", *MEASURED_ONLY)]
+_PREPARATION = dataclass_fields(PreparationSettings)
+_PREPARATION_SYNTHETIC = [field for field in _PREPARATION if field.name != "skip_bad"]
 _SYNTHETIC = dataclass_fields(synthetic.SyntheticSettings)
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser, with one sub-command for each reader of recordings."""
+    """Builds the parser, with one sub-command for each reader of recordings."""
     parser = CommandParser(
         prog="python -m accdistill_jax.data.prepare",
-        description="Prepares stores of 60 s segments for training, checks them and shows what is in them.",
-        epilog="An interrupted preparation continues when the same command is run again; what was prepared is kept, also where "
-        "recordings have changed since (--overwrite prepares them again).",
+        description="Prepares stores of 60 s segments for training, checks stores and shows their content.",
+        epilog="To continue an interrupted preparation, run the same command again. Recordings that are already prepared are kept, "
+        "even if their files have changed since; --overwrite prepares them again.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in recordings.names():
-        own = commands.add_parser(
+        reader = recordings.reader(name)
+        command = commands.add_parser(
             name,
-            help=recordings.summary(name),
-            description=recordings.reader(name).__doc__,
+            help=reader.summary,
+            description=reader.description,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        own.add_argument("root", nargs="+", type=expanded, help="folder or file with recordings; several may be given")
-        _add_output_flags(own)
-        own.add_argument(
-            "--skip-bad",
-            action="store_true",
-            help="leave out recordings that cannot be read (they are listed), instead of stopping",
+        command.add_argument(
+            "root", nargs="+", type=expanded, help="folder or file with recordings; several may be given"
         )
-        options = parameter_fields(recordings.options(name))
+        _add_output_flags(command, _PREPARATION)
+        options = function_fields(reader.find)
         if options:
-            add_flags(own.add_argument_group("reading"), options)
-        add_flags(own.add_argument_group("preprocessing"), _PREPROCESS)
-    own = commands.add_parser("synthetic", help="synthetic recordings of a generated population")
-    _add_output_flags(own)
-    add_flags(own.add_argument_group("population"), _SYNTHETIC)
-    add_flags(own.add_argument_group("preprocessing"), _PREPROCESS_SYNTHETIC)
-    own = commands.add_parser("verify", help="check every file of a store against its checksum")
-    own.add_argument("store", type=expanded, help="folder or URL")
-    own = commands.add_parser("show", help="say what is in a store")
-    own.add_argument("store", type=expanded, help="folder or URL")
-    own.add_argument("--plot", type=expanded, metavar="PNG", help="also draw a few segments into this file")
-    own.add_argument("--segments", type=int, default=4, help="how many to draw (default: 4)")
+            add_flags(command.add_argument_group("reading"), options)
+        add_flags(command.add_argument_group("preprocessing"), _PREPROCESS)
+    command = commands.add_parser("synthetic", help="synthetic recordings of a generated population")
+    _add_output_flags(command, _PREPARATION_SYNTHETIC)
+    add_flags(command.add_argument_group("population"), _SYNTHETIC)
+    add_flags(command.add_argument_group("preprocessing"), _PREPROCESS_SYNTHETIC)
+    command = commands.add_parser("verify", help="check every file of a store against its checksum")
+    command.add_argument("store", type=expanded, help="folder or URL")
+    command = commands.add_parser("show", help="print the content of a store: splits, labels, counts")
+    command.add_argument("store", type=expanded, help="folder or URL")
+    command.add_argument("--plot", type=expanded, metavar="PNG", help="also draw a few segments into this file")
+    command.add_argument("--segments", type=int, default=4, help="number of segments to draw (default: 4)")
     return parser
 
 
-def _add_output_flags(parser: argparse.ArgumentParser) -> None:
+def _add_output_flags(parser: argparse.ArgumentParser, preparation: list[Field]) -> None:
     parser.add_argument(
         "--out", required=True, type=expanded, metavar="STORE", help="folder or URL of the store to make"
     )
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the store that is there")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    add_flags(parser, preparation)
     group = parser.add_argument_group("split")
     group.add_argument(
         "--split-file",
@@ -91,8 +87,8 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="SEED",
-        help="of the hash that splits participants without a file (default: 0); choose another, or other "
-        "fractions, where few participants leave a split too small",
+        help="without a file, a hash with this seed splits the participants (default: 0); choose another seed, or other "
+        "fractions, if few participants leave a split too small",
     )
     group.add_argument(
         "--split-fractions",
@@ -100,7 +96,7 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
         nargs=3,
         default=SplitRule.fractions,
         metavar=("TRAIN", "VALIDATION", "TEST"),
-        help="of that hash (default: 0.8 0.1 0.1)",
+        help="fractions of participants, without a file (default: 0.8 0.1 0.1)",
     )
 
 
@@ -110,59 +106,69 @@ def _split(args: argparse.Namespace) -> SplitRule:
     return SplitRule(seed=args.split_seed, fractions=tuple(args.split_fractions))
 
 
-def _run(args: argparse.Namespace, console: Console) -> None:
-    if args.command == "verify":
-        size = verify_checksums(args.store)
-        store = Store.open(args.store)
-        show.print_line(
-            f"{store.path}: whole; {len(store.manifest['files'])} files, {size / 1e6:.1f} MB, "
-            f"fingerprint {store.fingerprint}",
-            console,
-        )
-        return
-    if args.command == "show":
-        if args.segments < 1:
-            raise UserError(f"--segments {args.segments}: at least 1 is needed")
-        store = Store.open(args.store)
-        show.print_summary(store, console)
-        if args.plot:
-            show.plot_segments(store, args.plot, count=args.segments)
-            show.print_line(f"picture: {args.plot}", console)
-        return
-    common = {"split": _split(args), "workers": args.workers, "overwrite": args.overwrite, "progress": not args.quiet}
-    not_read: dict[str, str] = {}
-    if args.command == "synthetic":
-        population = synthetic.SyntheticSettings(**chosen(args, _SYNTHETIC))
-        settings = PreprocessSettings(**chosen(args, _PREPROCESS_SYNTHETIC))
-        store = synthetic.write_store(args.out, population, settings, **common)
-    else:
-        settings = PreprocessSettings(**chosen(args, _PREPROCESS))
-        options = chosen(args, parameter_fields(recordings.options(args.command)))
-        sources = find_recordings(args.command, args.root, **options)
-        not_read = sources.not_read
-        store = prepare(
-            sources,
-            args.out,
-            reader=args.command,
-            options=options,
-            settings=settings,
-            skip_bad=args.skip_bad,
-            not_read=not_read,
-            apart=recordings.can_crash(args.command),
-            say=lambda line: show.print_line(line, console),
-            **common,
-        )
+def _verify(args: argparse.Namespace, console: Console) -> None:
+    size = verify_checksums(args.store)
+    store = Store.open(args.store)
+    show.print_line(
+        f"{store.path}: whole; {len(store.manifest['files'])} files, {size / 1e6:.1f} MB, fingerprint {store.fingerprint}",
+        console,
+    )
+
+
+def _show(args: argparse.Namespace, console: Console) -> None:
+    if args.segments < 1:
+        raise UserError(f"--segments {args.segments}: must be at least 1")
+    store = Store.open(args.store)
     show.print_summary(store, console)
-    known = store.manifest.get("not_read") or {}  # a store that was there already may not know what is new
-    show.print_not_read({path: reason for path, reason in not_read.items() if path not in known}, console)
+    if args.plot:
+        show.plot_segments(store, args.plot, count=args.segments)
+        show.print_line(f"picture: {args.plot}", console)
+
+
+def _prepare_synthetic(args: argparse.Namespace, console: Console) -> None:
+    preparation = PreparationSettings(**chosen(args, _PREPARATION_SYNTHETIC))
+    store = synthetic.write_store(
+        args.out,
+        synthetic.SyntheticSettings(**chosen(args, _SYNTHETIC)),
+        PreprocessSettings(**chosen(args, _PREPROCESS_SYNTHETIC)),
+        split=_split(args),
+        workers=preparation.workers,
+        overwrite=preparation.overwrite,
+        progress=not preparation.quiet,
+    )
+    show.print_summary(store, console)
+
+
+def _prepare_recordings(args: argparse.Namespace, console: Console) -> None:
+    split = _split(args)
+    preparation = PreparationSettings(**chosen(args, _PREPARATION))
+    settings = PreprocessSettings(**chosen(args, _PREPROCESS))
+    options = chosen(args, function_fields(recordings.reader(args.command).find))
+    found = find_recordings(args.command, args.root, **options)
+    store = prepare(
+        found,
+        args.out,
+        settings=settings,
+        split=split,
+        preparation=preparation,
+        report=lambda line: show.print_line(line, console),
+    )
+    show.print_summary(store, console)
+    known = store.manifest.get("not_read") or {}  # a store of an earlier start does not name files that are new
+    show.print_not_read({path: reason for path, reason in found.not_read.items() if path not in known}, console)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit status: 0, 2 for what the user can fix, 128 and a signal's number when interrupted."""
+    """Runs a command.
+
+    Returns:
+        The exit status: 0; 2 for an error that the user can fix; 128 plus the signal's number if a signal stopped it.
+    """
 
     def work() -> None:
         args = build_parser().parse_args(argv)
-        _run(args, Console() if sys.stdout.isatty() else Console(width=140))
+        commands = {"verify": _verify, "show": _show, "synthetic": _prepare_synthetic}
+        commands.get(args.command, _prepare_recordings)(args, Console() if sys.stdout.isatty() else Console(width=140))
 
     return run_command(work, when_stopped="interrupted; run the same command again to continue")
 

@@ -1,4 +1,4 @@
-"""Command-line flags made from the fields of a dataclass or the parameters of a function."""
+"""Command-line flags made from the fields of a dataclass or the keyword arguments of a function."""
 
 import argparse
 import dataclasses
@@ -6,12 +6,12 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 
 class Field(NamedTuple):
-    """name, default and type of a setting, and a line of help."""
+    """Name, default and type of a setting, and its help text."""
 
     name: str
     default: Any
@@ -20,23 +20,32 @@ class Field(NamedTuple):
 
 
 def dataclass_fields(cls: type) -> list[Field]:
-    """The settings of a dataclass; help comes from the "Attributes:" of its docstring."""
-    hints, helps = typing.get_type_hints(cls), _attribute_help(cls)
-    return [Field(f.name, f.default, hints[f.name], helps.get(f.name, "")) for f in dataclasses.fields(cls)]
+    """The fields of a dataclass; the help comes from the "Attributes:" section of its docstring."""
+    hints, helps = typing.get_type_hints(cls), _documented(cls, "Attributes")
+    return [Field(f.name, _default(f), hints[f.name], helps.get(f.name, "")) for f in dataclasses.fields(cls)]
 
 
-def parameter_fields(parameters: Mapping[str, inspect.Parameter]) -> list[Field]:
-    """The settings of a function, from its keyword parameters with defaults."""
-    return [Field(p.name, p.default, p.annotation, "") for p in parameters.values()]
+def function_fields(function: Callable) -> list[Field]:
+    """The keyword-only arguments of a function; the help comes from the "Args:" section of its docstring."""
+    hints, helps = typing.get_type_hints(function), _documented(function, "Args")
+    parameters = inspect.signature(function).parameters.values()
+    return [
+        Field(p.name, p.default, hints.get(p.name, str), helps.get(p.name, ""))
+        for p in parameters
+        if p.kind is p.KEYWORD_ONLY
+    ]
 
 
 def add_flags(parser: argparse._ArgumentGroup | argparse.ArgumentParser, fields: list[Field]) -> None:
     """Adds --the-name for every field `the_name`."""
     for field in fields:
         flag = "--" + field.name.replace("_", "-")
-        text = (field.help + " " if field.help else "") + f"(default: {_shown(field.default)})"
-        options: dict[str, Any] = {"default": field.default, "help": text.replace("%", "%%"), "dest": field.name}
         kind = _without_none(field.kind)
+        if kind is bool and field.default is False:
+            parser.add_argument(flag, action="store_true", help=_escaped(field.help))
+            continue
+        text = (field.help + " " if field.help else "") + f"(default: {_shown(field.default)})"
+        options: dict[str, Any] = {"default": field.default, "help": _escaped(text), "dest": field.name}
         origin = typing.get_origin(kind)
         if origin is typing.Literal:
             options["choices"] = typing.get_args(kind)
@@ -53,14 +62,22 @@ def add_flags(parser: argparse._ArgumentGroup | argparse.ArgumentParser, fields:
 
 
 def chosen(args: argparse.Namespace, fields: list[Field]) -> dict[str, Any]:
-    """The values of the fields, by name, as keyword arguments."""
+    """The values of the fields on the command line, as keyword arguments."""
     values = {field.name: getattr(args, field.name) for field in fields}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
+def _default(field: dataclasses.Field) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%%")
+
+
 def _without_none(kind: Any) -> Any:
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        return next(one for one in typing.get_args(kind) if one is not type(None))
+        return next(member for member in typing.get_args(kind) if member is not type(None))
     return kind
 
 
@@ -72,9 +89,11 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(","))
 
 
-def _attribute_help(cls: type) -> dict[str, str]:
-    _, _, attributes = inspect.getdoc(cls).partition("Attributes:\n")
-    found: dict[str, str] = {}
-    for name, text in re.findall(r"^ {2,4}(\w+): (.*(?:\n {5,}.*)*)", attributes, flags=re.MULTILINE):
-        found[name] = " ".join(text.split())
-    return found
+def _documented(item: type | Callable, section: str) -> dict[str, str]:
+    """Name -> text of the entries in a section of a docstring."""
+    _, _, after = (inspect.getdoc(item) or "").partition(f"{section}:\n")
+    entries = re.split(r"\n\n(?=\S)", after)[0]
+    return {
+        name: " ".join(text.split())
+        for name, text in re.findall(r"^ {2,4}(\w+): (.*(?:\n {5,}.*)*)", entries, flags=re.MULTILINE)
+    }

@@ -1,5 +1,6 @@
-"""Recordings in, a store out: loads, preprocesses and stages each recording, then commits."""
+"""From recordings to a store: loads, preprocesses and stages each recording, then commits the store."""
 
+import dataclasses
 import functools
 import itertools
 import os
@@ -23,21 +24,50 @@ from accdistill_jax.errors import UserError
 from accdistill_jax.runtime.progress import progress_bar
 from accdistill_jax.text import one_line, readable
 
-_TOO_LARGE = "does not fit into memory; split it, or prepare with fewer --workers"
+_TOO_LARGE = "the recording does not fit into memory; split it, or prepare with fewer --workers"
 _CHANGED = "if recordings have changed since, prepare with --overwrite"
-_LONGEST = 300
+_LONGEST = 300  # characters of an unforeseen error
+
+
+def _cores() -> int:
+    return os.cpu_count() or 1
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparationSettings:
+    """Settings of a preparation. They are flags of the command line, too.
+
+    Attributes:
+        workers: number of worker processes; the bytes of the store do not depend on it.
+        overwrite: replace the store that exists at the target.
+        skip_bad: leave out recordings that cannot be read (the summary lists them) instead of stopping.
+        quiet: print no progress bars.
+
+    Raises:
+        UserError: fewer than one worker.
+    """
+
+    workers: int = dataclasses.field(default_factory=_cores)
+    overwrite: bool = False
+    skip_bad: bool = False
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        check_workers(self.workers)
 
 
 def find_recordings(reader: str, roots: Sequence[str | os.PathLike], **options) -> recordings.Found:
-    """Recordings below all roots, sorted by id, and what is not read there.
+    """Finds the recordings below all roots.
 
     Raises:
-        UserError: a root without recordings, two roots with a recording of the same id, or a root inside another.
+        UserError: a root holds no recording, two roots hold a recording of the same id, or a root lies inside another one.
     """
     found: dict[str, tuple[RecordingSource, object]] = {}
     not_read: dict[str, str] = {}
+    can_crash = False
     for root in roots:
         below = recordings.find(reader, Path(root), **options)
+        can_crash = below.can_crash
         for path, reason in below.not_read.items():
             not_read[path if len(roots) == 1 else os.path.join(readable(os.fspath(root)), path)] = reason
         for source in below:
@@ -48,97 +78,88 @@ def find_recordings(reader: str, roots: Sequence[str | os.PathLike], **options) 
                 )
             found[source.recording_id] = (source, root)
     _refuse_nested(roots)
-    return recordings.Found([source for source, _ in found.values()], not_read=not_read)
+    return recordings.Found(
+        [source for source, _ in found.values()],
+        reader=reader,
+        options=options,
+        not_read=not_read,
+        can_crash=can_crash,
+    )
 
 
 def _refuse_nested(roots: Sequence[str | os.PathLike]) -> None:
-    """A folder is read with all that is in it, so that a root inside another would be read twice."""
+    """Raises UserError for a root inside another one: its recordings would be read twice."""
     real = [Path(root).resolve() for root in roots]
     for inner, outer in itertools.permutations(range(len(real)), 2):
         if real[inner].is_relative_to(real[outer]):
             raise UserError(
-                f"{roots[inner]} lies in {roots[outer]}, so that its recordings would be read twice; give one of them only"
+                f"{roots[inner]} lies inside {roots[outer]}, so its recordings would be read twice; give only one of the two"
             )
 
 
 def prepare(
-    sources: Sequence[RecordingSource],
+    found: recordings.Found,
     out: str | os.PathLike,
     *,
-    reader: str,
     settings: PreprocessSettings,
-    options: Mapping | None = None,
     split: SplitRule | None = None,
-    workers: int = 1,
-    skip_bad: bool = False,
-    overwrite: bool = False,
-    progress: bool = False,
-    not_read: Mapping[str, str] | None = None,
-    apart: bool = False,
-    say: Callable[[str], None] = lambda line: None,
+    preparation: PreparationSettings | None = None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> Store:
     """Prepares recordings into a store; the same call after an interruption continues.
 
-    The bytes of the store depend neither on `workers` nor on interruptions. If the store of exactly these
-    arguments is complete already, it is opened and nothing else is done.
+    The bytes of the store depend neither on the number of workers nor on interruptions. If the store of exactly these
+    recordings and settings is already complete, it is opened and nothing else is done.
 
     Args:
-        sources: recordings, of unique ids.
+        found: the recordings, of unique ids, with the name and the options of their reader.
         out: local folder or URL of the store.
-        reader: name of the reader they come from.
         settings: of preprocessing.
-        options: the reader's options, kept in the manifest.
         split: how participants are split.
-        workers: processes.
-        skip_bad: leave out recordings that cannot be read, instead of stopping; the manifest names them.
-        overwrite: replace whatever is at `out`.
-        progress: show progress bars on stderr.
-        not_read: what was left out where the recordings were looked for, and why; kept in the manifest.
-        apart: load recordings in another process even with one worker, so that one whose parser crashes is named like other
-            bad ones.
-        say: told in a line what was prepared earlier and is kept, since nobody looks whether recordings have changed since.
+        preparation: workers, overwriting, bad recordings and progress bars.
+        report: receives a line about recordings that an earlier start prepared; they are kept without a check for changes.
 
     Raises:
         UserError: bad recordings (all are named, after the others were prepared and kept), recordings that hold the same
-            signal, a different store at `out`, a full disk.
+            signal, a different store at `out`, or a full disk.
     """
-    check_workers(workers)
-    split = split or SplitRule()
-    order = [source.recording_id for source in sources]
-    request = {"settings": settings, "source": reader, "source_settings": dict(options or {}), "split": split}
-    if not overwrite:
+    preparation, split = preparation or PreparationSettings(), split or SplitRule()
+    order = [source.recording_id for source in found]
+    request = {"settings": settings, "source": found.reader, "source_settings": found.options, "split": split}
+    if not preparation.overwrite:
         store = existing_store(out, units=order, **request)
         if store is not None:
-            say(f"{store.path} was complete already and is left as it is; {_CHANGED}")
+            report(f"{store.path} was already complete and is left as it is; {_CHANGED}")
             return store
-    split.assign(source.participant_id for source in sources)
-    writer = StoreWriter(out, overwrite=overwrite, **request)
-    with writer.exclusive(), progress_bar(progress) as bar:
-        missing = [source for source in sources if not writer.has(source.recording_id)]
-        kept = len(sources) - len(missing)
+    split.assign(source.participant_id for source in found)
+    writer = StoreWriter(out, overwrite=preparation.overwrite, **request)
+    with writer.exclusive(), progress_bar(not preparation.quiet) as bar:
+        missing = [source for source in found if not writer.has(source.recording_id)]
+        kept = len(found) - len(missing)
         if kept:
-            say(f"{kept} of {len(sources)} recordings were prepared by an earlier start and are kept; {_CHANGED}")
-        task = bar.add_task("preparing recordings", total=len(sources), completed=kept)
+            report(f"{kept} of {len(found)} recordings were prepared by an earlier start and are kept; {_CHANGED}")
+        task = bar.add_task("preparing recordings", total=len(found), completed=kept)
         bad: dict[str, str] = {}
-        stage = functools.partial(_stage, writer=writer, settings=settings, skip_bad=skip_bad)
-        run = functools.partial(run_all, workers=workers, apart=apart, died=_died)
+        stage = functools.partial(_stage, writer=writer, settings=settings, skip_bad=preparation.skip_bad)
+        # A reader whose parser can crash runs in another process, even with one worker: this one survives and names the file.
+        run = functools.partial(run_all, workers=preparation.workers, apart=found.can_crash, died=_died)
         for source, problem in run(stage, missing):
             if problem is not None:
                 bad[source.recording_id] = problem
             bar.advance(task)
-        good = [source for source in sources if source.recording_id not in bad]
+        good = [source for source in found if source.recording_id not in bad]
         for source, problem in _turn_over(good, writer=writer, stage=stage, run=run):
             if problem is not None:
                 bad[source.recording_id] = problem
-        if bad and not skip_bad:
-            raise UserError(_bad_message(bad, len(sources)))
-        if len(bad) == len(sources):
-            raise UserError(f"none of the {len(sources)} recordings can be prepared; the first: {_first(bad)}")
+        if bad and not preparation.skip_bad:
+            raise UserError(_bad_message(bad, len(found)))
+        if len(bad) == len(found):
+            raise UserError(f"none of the {len(found)} recordings can be prepared; the first: {_first(bad)}")
         task = bar.add_task("writing the store", total=None)
         return writer.commit(
             [name for name in order if name not in bad],
             skipped=dict(sorted(bad.items())),
-            not_read=not_read,
+            not_read=found.not_read,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
 
@@ -146,9 +167,9 @@ def prepare(
 def _turn_over(
     sources: Sequence[RecordingSource], *, writer: StoreWriter, stage: Callable, run: Callable
 ) -> Iterator[tuple[RecordingSource, str | None]]:
-    """Prepares anew those recordings whose PPG the pooled votes of their device turn over; yields as `run` does, `run_all`, of `stage`, `_stage`.
+    """Prepares again the recordings whose PPG polarity the pooled votes of their device change; yields as `run_all` does.
 
-    It depends on what is staged alone: after an interruption those that are left are done.
+    The choice depends only on the staged recordings, so a preparation that was interrupted here continues with the rest.
     """
     votes = {source.recording_id: vote for source in sources if (vote := writer.vote(source.recording_id)) is not None}
     decisions = polarity_lib.decide(votes)
@@ -170,14 +191,14 @@ def _stage(
     skip_bad: bool,
     polarity: str | None = None,
 ) -> str | None:
-    """Prepares one recording; returns what is wrong with it, if it is bad."""
+    """Prepares one recording; returns the problem of a bad recording, else None."""
     try:
         recording = source.load()
     except UserError as error:
         return str(error)
     except MemoryError:
         return _TOO_LARGE
-    except Exception as error:  # of a file that its reader did not foresee
+    except Exception as error:  # a fault in the file that its reader does not foresee
         return f"cannot be read ({_where(error)}); copy it again"
     try:
         batch = preprocess(recording, settings, polarity=polarity)
@@ -201,20 +222,21 @@ def _stage(
 
 
 def _died(source: RecordingSource, cause: str) -> str:
-    return f"the process that read it died ({cause}): its files are damaged, or memory is short"
+    return f"the process that read it died ({cause}): its files are damaged, or there is too little memory"
 
 
 def _where(error: Exception) -> str:
-    """An unforeseen error in words, with the line of code that raised it."""
+    """Text of an unforeseen error, with the line of code that raised it."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     text = str(error)
     return f"{type(error).__name__}: {text[:_LONGEST]}{' ...' * (len(text) > _LONGEST)}, {os.path.basename(place.filename)} line {place.lineno}"
 
 
 def _bad_message(bad: Mapping[str, str], of: int) -> str:
-    advice = "repair or remove what is bad, or leave it out with --skip-bad; the other recordings are done and kept"
+    advice = "repair or remove it, or leave it out with --skip-bad; the other recordings are prepared and kept"
     if len(bad) == 1:
         return f"recording {_first(bad)}; {advice}"
+    advice = "repair or remove them, or leave them out with --skip-bad; the other recordings are prepared and kept"
     listed = "".join(f"\n  {name}: {one_line(problem)}" for name, problem in sorted(bad.items()))
     return f"{len(bad)} of {of} recordings cannot be prepared:{listed}\n{advice}"
 

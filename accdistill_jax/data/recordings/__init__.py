@@ -1,18 +1,25 @@
-"""Readers of recordings: each device or dataset is one module here with one public function `find`.
+"""Readers of recordings: each device or dataset is one module of this package. To add a device, add such a module.
 
-`find(tree, **options) -> list[RecordingSource]` looks for recordings among the files of a `Tree`, claims those that belong to one
-and notes what it leaves out; the first line of the module's docstring is its help on the command line, and the keyword arguments
-of `find` are its options. A new device needs such a file and nothing else. `CAN_CRASH = False` says that no compiled parser, which
-a damaged file can crash, reads the files: such recordings may be loaded in the main process.
+A reader module holds:
+
+- a docstring: its first line is the help of the sub-command, and the whole text is the sub-command's description;
+- `find(tree, *, option=default, ...) -> list[RecordingSource]`: finds the recordings among the files of a `Tree`, claims the files
+  that it reads, and notes what it leaves out. Each keyword argument becomes a flag of the command line: its name, annotation
+  and default, with the help from the "Args:" section of the docstring;
+- optionally `CAN_CRASH = False`: no compiled parser reads the files, so a damaged file cannot crash the process, and recordings
+  may be loaded in the main process.
+
+A module whose name begins with "_" is a helper of readers.
 """
 
+import dataclasses
 import difflib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType
 
 from accdistill_jax.data.recording import RecordingSource
 from accdistill_jax.data.tree import Tree
@@ -21,74 +28,105 @@ from accdistill_jax.errors import UserError
 _MOST_NAMED = 5
 
 
-class Found(list[RecordingSource]):
-    """Recordings, sorted by id.
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """A reader module, checked.
 
     Attributes:
-        not_read: files and folders that are not read although they may have been meant to, and why.
+        name: name of the module, of the sub-command, and of `Recording.source`.
+        description: docstring of the module.
+        find: the module's function `find`.
+        can_crash: True if loading a damaged recording may end the process.
     """
 
-    def __init__(self, sources: Iterable[RecordingSource] = (), *, not_read: Mapping[str, str] | None = None):
+    name: str
+    description: str
+    find: Callable[..., list[RecordingSource]]
+    can_crash: bool = True
+
+    @property
+    def summary(self) -> str:
+        """First line of the description: the help on the command line."""
+        return self.description.strip().splitlines()[0]
+
+    @property
+    def options(self) -> dict[str, inspect.Parameter]:
+        """The keyword arguments of `find`."""
+        parameters = inspect.signature(self.find).parameters.values()
+        return {parameter.name: parameter for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+
+
+class Found(list[RecordingSource]):
+    """Recordings found by one reader, sorted by id.
+
+    Attributes:
+        reader: name of the reader.
+        options: the reader's options.
+        not_read: files and folders that were left out, with the reason.
+        can_crash: True if loading a damaged recording may end the process.
+    """
+
+    def __init__(
+        self,
+        sources: Iterable[RecordingSource] = (),
+        *,
+        reader: str,
+        options: Mapping[str, object] = MappingProxyType({}),
+        not_read: Mapping[str, str] = MappingProxyType({}),
+        can_crash: bool = False,
+    ):
         super().__init__(sorted(sources, key=lambda source: source.recording_id))
-        self.not_read = dict(not_read or {})
+        self.reader = reader
+        self.options = dict(options)
+        self.not_read = dict(not_read)
+        self.can_crash = can_crash
 
 
 def names() -> list[str]:
-    """Names of all readers, sorted; a module whose name begins with "_" is a helper."""
+    """Names of all readers, sorted."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
-def reader(name: str) -> ModuleType:
-    """The module of a reader.
+def reader(name: str) -> Reader:
+    """The reader with this name.
 
     Raises:
-        UserError: no reader of that name; names the nearest.
+        UserError: there is no such reader (the message suggests the closest name), or its module lacks a docstring or `find`.
     """
     if name not in names():
         near = difflib.get_close_matches(name, names(), n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names())}"
         raise UserError(f"no reader of recordings is called {name!r}; {hint}")
-    return importlib.import_module(f"{__name__}.{name}")
+    module = importlib.import_module(f"{__name__}.{name}")
+    find_function = getattr(module, "find", None)
+    if not (module.__doc__ or "").strip() or not callable(find_function):
+        raise UserError(f"{module.__file__}: a reader needs a docstring and a function find(tree, *, options)")
+    return Reader(name, module.__doc__ or "", find_function, can_crash=getattr(module, "CAN_CRASH", True))
 
 
-def summary(name: str) -> str:
-    """First line of a reader's docstring: its help on the command line."""
-    return (reader(name).__doc__ or name).strip().splitlines()[0]
-
-
-def can_crash(name: str) -> bool:
-    """True if loading a damaged recording may end the process."""
-    return getattr(reader(name), "CAN_CRASH", True)
-
-
-def options(name: str) -> dict[str, inspect.Parameter]:
-    """The options of a reader: the keyword arguments of its `find`, with their defaults and annotations."""
-    parameters = list(inspect.signature(reader(name).find).parameters.values())[1:]
-    return {parameter.name: parameter for parameter in parameters}
-
-
-def find(name: str, root: str | Path, **chosen: object) -> Found:
-    """Finds the recordings of reader `name` under `root`; nothing is loaded yet.
+def find(name: str, root: str | Path, **options: object) -> Found:
+    """Finds the recordings of reader `name` below `root`, without loading them.
 
     Raises:
-        UserError: an unknown reader or option, a root that does not exist or holds no recording.
+        UserError: an unknown reader or option, or a root that does not exist or holds no recording.
     """
-    known = options(name)
-    for key in chosen:
+    chosen_reader = reader(name)
+    known = chosen_reader.options
+    for key in options:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known) or 'none'}"
             raise UserError(f"reader {name!r} has no option {key!r}; {hint}")
     tree = Tree(root)
-    sources = reader(name).find(tree, **chosen)
+    sources = chosen_reader.find(tree, **options)
     tree.leave_out_the_rest()
-    found = Found(sources, not_read=tree.not_read)
+    found = Found(sources, reader=name, options=options, not_read=tree.not_read, can_crash=chosen_reader.can_crash)
     if not found:
         left_out = "".join(
             f"; not read: {path} ({reason})" for path, reason in list(tree.not_read.items())[:_MOST_NAMED]
         )
         raise UserError(
-            f"{root}: no recording of kind {name!r} found ({summary(name)}); there are {tree.endings()}{left_out}"
+            f"{root}: no recording of kind {name!r} found ({chosen_reader.summary}); the folder holds {tree.endings()}{left_out}"
             f"{' ...' if len(tree.not_read) > _MOST_NAMED else ''}"
         )
     seen: set[str] = set()

@@ -104,10 +104,15 @@ def find(
 ) -> list[RecordingSource]:
     """Finds E4 sessions: a session's folder, a zip, or a folder with any number of both at any depth.
 
-    A zip that cannot be opened is listed as a recording of its own; loading it raises the error.
+    A zip that cannot be opened is listed as a recording; loading it raises the error.
+
+    Args:
+        tree: the files to search.
+        participant_from: where the participant's id comes from: the session's name, the part of the name before the last
+            "_", or the folder or zip around the session; auto decides by the form of the name.
 
     Raises:
-        UserError: an unknown `participant_from`; one session under two participants.
+        UserError: an unknown `participant_from`, or copies of one session that belong to two participants.
     """
     rules = ("auto", "name", "prefix", "parent")
     if participant_from not in rules:

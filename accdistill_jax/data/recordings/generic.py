@@ -84,7 +84,7 @@ _G_PER_UNIT = {"g": 1.0, "mg": 1e-3, "m/s2": 1 / 9.80665}
 _SAME_BEGIN_S = 900.0  # offsets from UTC are no closer to each other
 _MOST_OVERLAP = 500  # windows of heart rate at one moment
 _LOST = 0.02  # of the usual step from one sample to the next
-_KEYS = {
+KEYS = {
     "recording": ("participant", "device", "start", "streams", "beats", "heart_rate"),
     "participant": ("id", "age_years", "height_m", "weight_kg", "sex", "conditions"),
     "stream": (
@@ -148,17 +148,17 @@ def load(path: Path, recording_id: str) -> Recording:
     """
     description = read(path)
     with named(path):
-        check_keys(description, _KEYS["recording"], "")
+        check_keys(description, KEYS["recording"], "")
         participant = _participant(description)
         streams = mapping(description, "streams")
         for name in ("ppg", "accel"):
             if name not in streams:
                 raise UserError(f"streams: {name!r} is missing; there are {', '.join(map(str, streams)) or 'none'}")
         start = None if description.get("start") is None else moment(description["start"], "start")
-        tables = {f"streams.{name}": mapping(streams, name, _KEYS["stream"], f"streams.{name}") for name in streams}
+        tables = {f"streams.{name}": mapping(streams, name, KEYS["stream"], f"streams.{name}") for name in streams}
         for name in ("beats", "heart_rate"):
             if description.get(name) is not None:
-                tables[name] = mapping(description, name, _KEYS[name])
+                tables[name] = mapping(description, name, KEYS[name])
         _refuse_shared_columns(tables)
     times = {name: Times.read(path.parent, table, path, name) for name, table in tables.items()}
     _refuse_local_times(times, start, utc_offset_s(description.get("start")))
@@ -231,7 +231,7 @@ def _participant(description: Mapping) -> Participant:
         )
     if not isinstance(who, Mapping):
         return Participant(str(who))
-    check_keys(who, _KEYS["participant"], "participant")
+    check_keys(who, KEYS["participant"], "participant")
     known = {key: number(who, key, "participant") for key in ("age_years", "height_m", "weight_kg")}
     conditions = who.get("conditions") or {}
     if not isinstance(conditions, Mapping):

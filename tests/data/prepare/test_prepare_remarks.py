@@ -9,7 +9,7 @@ from rich.console import Console
 
 from accdistill_jax.data.prepare import preparation
 from accdistill_jax.data.prepare.__main__ import main
-from accdistill_jax.data.prepare.preparation import find_recordings, prepare
+from accdistill_jax.data.prepare.preparation import PreparationSettings, find_recordings, prepare
 from accdistill_jax.data.prepare.show import print_summary
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.store.remarks import remarks, why_rejected
@@ -52,8 +52,8 @@ def group(root, polarity="unknown"):
     return find_recordings("generic", [root])
 
 
-def made(sources, out, **keys):
-    return prepare(sources, out, reader="generic", settings=ALL, **keys)
+def made(found, out, *, workers=1):
+    return prepare(found, out, settings=ALL, preparation=PreparationSettings(workers=workers, quiet=True))
 
 
 def ppg_of(store):
@@ -123,7 +123,7 @@ def test_what_an_earlier_start_prepared_is_told(tmp_path, capsys):
     assert main(command) == 0
     assert f"1 of 2 recordings were prepared by an earlier start and are kept; {advice}" in capsys.readouterr().out
     assert main(command) == 0
-    assert f"store was complete already and is left as it is; {advice}" in capsys.readouterr().out.replace("\n", "")
+    assert f"store was already complete and is left as it is; {advice}" in capsys.readouterr().out.replace("\n", "")
     assert main([*command, "--overwrite"]) == 0 and "earlier start" not in capsys.readouterr().out
 
 

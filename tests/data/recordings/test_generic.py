@@ -8,10 +8,9 @@ import pyarrow.parquet
 import pytest
 import yaml
 
-from accdistill_jax.data import recordings
 from accdistill_jax.data.preprocessing.preprocess import preprocess
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
-from accdistill_jax.data.recordings import find
+from accdistill_jax.data.recordings import find, generic
 from accdistill_jax.errors import UserError
 
 START = 1_714_557_600  # 2024-05-01T10:00:00Z
@@ -324,11 +323,10 @@ def test_a_pulse_on_a_large_number_is_kept(tmp_path, level):
 
 
 def test_the_documented_example_names_every_key():
-    text = recordings.reader("generic").__doc__
+    text = generic.__doc__
     example = yaml.safe_load(text[text.index("    participant:") : text.index("Empty cells")])
     documented = set(example) | set(example["streams"]["ppg"]) | set(example["beats"]) | set(example["heart_rate"])
-    module = recordings.reader("generic")
-    assert documented >= {key for kind, keys in module._KEYS.items() if kind != "participant" for key in keys}
+    assert documented >= {key for kind, keys in generic.KEYS.items() if kind != "participant" for key in keys}
 
 
 def test_polar_text_export(tmp_path, shared_data):
