@@ -1,12 +1,9 @@
 """Measures contenders in turn, each in a process of its own that waits without work while others are measured."""
 
-import contextlib
-import json
+import functools
 import os
 import resource
-import selectors
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -14,12 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from accdistill_jax.errors import UserError
+from accdistill_jax.runtime.child import Child, ChildDied, ChildError, Parent, work_for_parent
 
 PATIENCE_S = 900.0  # for a worker's answer, compilation included
 
 
 class Worker:
-    """A process `python -m module` that answers lines with lines; its first line is an order, as JSON."""
+    """A measuring process: it runs `module`, answers its order, and then each message."""
 
     def __init__(
         self,
@@ -34,7 +32,7 @@ class Worker:
 
         Args:
             module: what runs.
-            order: handed over first.
+            order: the first message.
             environment: variables besides those of this process.
             cores: it may run on, which it sets itself by the order; empty: all of this process's.
             patience_s: how long `answer` waits.
@@ -43,42 +41,32 @@ class Worker:
         shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
         environment = shared | {"JAX_TRACEBACK_FILTERING": "off"} | dict(environment or {})
         self._errors, self._patience_s = tempfile.TemporaryFile("w+"), patience_s
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", module],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            bufsize=1,
-            env=environment,
-        )
-        self.send(json.dumps({**order, "cores": list(cores)}))
+        self._child = Child(module, environment=environment, output=self._errors)
+        self.send({**order, "cores": list(cores)})
 
-    def send(self, line: str) -> None:
-        """Hands over one line without waiting."""
-        try:
-            self._process.stdin.write(line + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            raise self._failure("ended") from None
+    def send(self, message: Any) -> None:
+        """Hands over one message (a JSON value) without waiting."""
+        if not self._child.send(message):
+            raise self._failure("ended")
 
-    def answer(self) -> str:
-        """The next line, waiting as long as was said.
+    def answer(self) -> Any:
+        """The answer to a message; waits at most `patience_s`.
 
         Raises:
-            UserError: none came; with the last line of what the worker said.
+            UserError: the process failed, ended or did not answer; with the last line of what it said.
         """
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
-            if not selector.select(self._patience_s):
-                raise self._failure(f"did not answer within {self._patience_s:.0f} s")
-        line = self._process.stdout.readline()
-        if not line:
-            raise self._failure("ended")
-        return line.strip()
+        try:
+            return self._child.receive(self._patience_s)
+        except TimeoutError:
+            raise self._failure(f"did not answer within {self._patience_s:.0f} s") from None
+        except ChildDied as death:
+            raise self._failure(f"ended ({death})") from None
+        except ChildError as error:
+            self.close(patience_s=1.0)
+            raise UserError(f"a measuring process failed: {error}") from None
 
     def _failure(self, what: str) -> UserError:
-        self._end(patience_s=1.0)
+        self._child.close(patience_s=1.0)
         self._errors.seek(0)
         lines = [line.strip() for line in self._errors if line.strip()]
         self.close(patience_s=0.0)
@@ -86,23 +74,12 @@ class Worker:
 
     def finish(self) -> None:
         """Tells it that nothing more is to be measured."""
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
+        self._child.finish()
 
     def close(self, *, patience_s: float) -> None:
         """Waits for it to end, and ends it when it does not; may be called again."""
-        self._end(patience_s=patience_s)
-        self._process.stdout.close()
+        self._child.close(patience_s=patience_s)
         self._errors.close()
-
-    def _end(self, *, patience_s: float) -> None:
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        try:
-            self._process.wait(timeout=patience_s)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
 
 
 class Contender(NamedTuple):
@@ -175,8 +152,8 @@ def compete(
     counts: dict[str, int] = {}
 
     def measure(name: str, count: int) -> float:
-        workers[name].send(str(count))
-        answer = json.loads(workers[name].answer())
+        workers[name].send(count)
+        answer = workers[name].answer()
         peaks[name] = answer["peak_bytes"]
         return answer["seconds"] / count
 
@@ -191,7 +168,7 @@ def compete(
                 cores=contender.cores,
                 patience_s=contender.patience_s,
             )
-            facts[name] = json.loads(workers[name].answer())
+            facts[name] = workers[name].answer()
             if "skipped" in facts[name]:
                 say(f"{name} is left out: {facts[name]['skipped']}")
                 workers.pop(name).close(patience_s=10.0)
@@ -216,43 +193,33 @@ def compete(
 
 
 def serve(prepare: Callable[[dict[str, Any]], tuple[dict[str, Any], Callable[[int], None]]]) -> None:
-    """The worker's side: prepares what the order on standard input says, then measures as often as it is asked.
+    """The worker's side: prepares as its order says, then measures as often as it is asked.
 
     Args:
         prepare: gives facts (JSON) and a function that does the work so many times and waits until it is done; both are
             warm. Raises Skipped when it cannot take part here.
     """
-    receive, reply = replies_to_parent()
-    order = receive()
+    work_for_parent(functools.partial(_measure_for, prepare=prepare))
+
+
+def _measure_for(
+    parent: Parent, prepare: Callable[[dict[str, Any]], tuple[dict[str, Any], Callable[[int], None]]]
+) -> None:
+    order = parent.receive()
     if order["cores"]:
         os.sched_setaffinity(0, order["cores"])  # before a library counts them
     try:
         facts, run = prepare(order)
     except Skipped as reason:
-        reply({"skipped": str(reason)})
+        parent.reply({"skipped": str(reason)})
         return
-    reply(facts)
-    while (count := receive()) is not None:
+    parent.reply(facts)
+    while (count := parent.receive()) is not None:
         start = time.perf_counter()
         run(count)
         elapsed = time.perf_counter() - start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        reply({"seconds": elapsed, "peak_bytes": peak})
-
-
-def replies_to_parent() -> tuple[Callable[[], Any], Callable[[Any], None]]:
-    """The worker's ends of the line to its parent: JSON values in (None at the end), JSON values out.
-
-    Standard output is taken away from libraries, which would print into it: it goes to standard error.
-    """
-    replies = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-
-    def receive() -> Any:
-        line = sys.stdin.readline()
-        return json.loads(line) if line else None
-
-    return receive, lambda value: print(json.dumps(value), file=replies)
+        parent.reply({"seconds": elapsed, "peak_bytes": peak})
 
 
 class Spread(NamedTuple):

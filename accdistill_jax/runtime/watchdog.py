@@ -2,12 +2,13 @@
 
 import contextlib
 import faulthandler
-import multiprocessing
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+
+from accdistill_jax.runtime import child
 
 _ENDING = threading.Lock()  # taken by the first thread that ends the process, for ever
 _TELL_S = 5.0  # for the last line and the flush: a pipe that nobody reads must not keep a process alive
@@ -35,8 +36,7 @@ def end_process(status: int, line: str, *, stacks: bool = False) -> None:
 
     _ENDING.acquire()
     try:
-        for child in multiprocessing.active_children():
-            child.kill()  # workers that an orderly exit would have ended
+        child.kill_all()  # an orderly exit would have ended them
         # in a thread of its own, since another may hold a stream's lock while it waits for a full pipe
         teller = threading.Thread(target=tell, daemon=True)
         teller.start()

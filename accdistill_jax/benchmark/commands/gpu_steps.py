@@ -1,7 +1,6 @@
 """`benchmark gpu`: the parts that measure training steps, and the machine's ceilings that they are held against."""
 
 import contextlib
-import json
 import os
 import subprocess
 import tempfile
@@ -88,8 +87,8 @@ def take_turns(entries: list[Entry], sizes: Sizes, context: Context) -> dict[str
     counts: dict[str, int] = {}
 
     def ask(entry: Entry, count: int) -> float | None:
-        entry.worker.send(json.dumps({"measure": entry.number, "count": count}))
-        answer = json.loads(entry.worker.answer())
+        entry.worker.send({"measure": entry.number, "count": count})
+        answer = entry.worker.answer()
         results[entry.name] |= {"device_peak_bytes": answer["device_peak_bytes"]}
         if answer["failed"]:
             results[entry.name]["failed"] = answer["failed"]
@@ -113,8 +112,8 @@ def take_turns(entries: list[Entry], sizes: Sizes, context: Context) -> dict[str
 
 def _dearest(entry: Entry) -> dict[str, Any]:
     """The dearest operations of an entry's step, and the sum of all."""
-    entry.worker.send(json.dumps({"profile": entry.number, "count": PROFILED_STEPS}))
-    answer = json.loads(entry.worker.answer())
+    entry.worker.send({"profile": entry.number, "count": PROFILED_STEPS})
+    answer = entry.worker.answer()
     operations = answer["operations"]
     total = sum(operation["seconds"] for operation in operations)
     return {"failed": answer["failed"], "total_s": total, "operations": operations[:DEAREST], "count": len(operations)}
@@ -141,14 +140,14 @@ def measure_contest(context: Context) -> dict[str, Any]:
         }
         ours = context.worker("variants", ours_order)
         stack.callback(ours.close, patience_s=5.0)
-        device = json.loads(ours.answer())
+        device = ours.answer()
         context.say("PyTorch prepares, while ours is traced")
         peer = context.worker("peer_variants", peer_order)
         stack.callback(peer.close, patience_s=5.0)
-        peer_facts = json.loads(peer.answer())
+        peer_facts = peer.answer()
         context.say("ours is compiled")
-        ours.send(json.dumps({"compile": True}))
-        facts = json.loads(ours.answer())
+        ours.send({"compile": True})
+        facts = ours.answer()
         entries = [Entry(name, ours, number) for number, name in enumerate(facts) if not facts[name]["failed"]]
         if "skipped" not in peer_facts:
             names = [f"PyTorch {'compiled' if mode else 'eager'}, {batch}" for mode, batch in wanted]
@@ -220,8 +219,8 @@ def _alone(context: Context, orders: list[dict[str, Any]]) -> dict[str, Any]:
     worker = context.worker("variants", order)
     try:
         worker.answer()
-        worker.send(json.dumps({"compile": True}))
-        facts = json.loads(worker.answer())
+        worker.send({"compile": True})
+        facts = worker.answer()
         context.say("compiled")
         entries = [Entry(name, worker, number) for number, name in enumerate(facts) if not facts[name]["failed"]]
         return {"facts": facts, "times": take_turns(entries, context.sizes, context)}

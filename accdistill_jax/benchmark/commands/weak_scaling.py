@@ -25,6 +25,7 @@ from accdistill_jax.benchmark.arguments import integers, positive
 from accdistill_jax.benchmark.contest import Worker
 from accdistill_jax.config.load import add_config, load_config
 from accdistill_jax.errors import UserError
+from accdistill_jax.runtime.child import Parent, work_for_parent
 
 WARM_STEPS = 3
 
@@ -156,8 +157,8 @@ def run(
 def _measure(group: list[Worker], *, segments: int, steps: int) -> float:
     """Segments per second of workers at once, each of which works through `segments` in `steps`."""
     for worker in group:
-        worker.send(str(steps))
-    return sum(segments / float(worker.answer()) for worker in group)
+        worker.send(steps)
+    return sum(segments / worker.answer() for worker in group)
 
 
 def _free_port() -> int:
@@ -191,11 +192,9 @@ def _spread(values: Sequence[float], form: str) -> str:
     return f"{median} ({low} to {high})"
 
 
-def serve() -> None:
-    """A worker: reads its order and then numbers of steps from standard input, answers with seconds."""
-    replies = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # gloo prints to standard output
-    order = json.loads(sys.stdin.readline())
+def serve(parent: Parent) -> None:
+    """A worker: receives its order and then numbers of steps, answers with seconds."""
+    order = parent.receive()
     os.sched_setaffinity(0, order["cores"])  # before jax counts the cores
     import jax
     import ml_collections
@@ -218,14 +217,14 @@ def serve() -> None:
         several=cluster is not None,
     )
     training.run(WARM_STEPS)
-    print("ready", file=replies)
-    for line in sys.stdin:
+    parent.reply("ready")
+    while (steps := parent.receive()) is not None:
         start = time.perf_counter()
-        training.run(int(line))
-        print(time.perf_counter() - start, file=replies)
+        training.run(steps)
+        parent.reply(time.perf_counter() - start)
     if cluster:
         jax.distributed.shutdown()
 
 
 if __name__ == "__main__":
-    serve()
+    work_for_parent(serve)

@@ -13,7 +13,8 @@ import numpy as np
 from accdistill_jax.benchmark.contenders import peer_pytorch
 from accdistill_jax.benchmark.contenders.peer_pytorch import Peer, load_start, on_host, torch
 from accdistill_jax.benchmark.contenders.variants import attempted
-from accdistill_jax.benchmark.contest import Skipped, replies_to_parent
+from accdistill_jax.benchmark.contest import Skipped
+from accdistill_jax.runtime.child import Parent, work_for_parent
 
 
 class Entry:
@@ -96,9 +97,9 @@ def _follow(peer: Peer, batch: Any, steps: int) -> list[dict[str, float]]:
     return [peer.run(batch, 1) for _ in range(steps)]
 
 
-def main() -> None:
-    """Answers the parent's lines until there are no more."""
-    receive, reply = replies_to_parent()
+def main(parent: Parent) -> None:
+    """Answers the parent's messages until there are no more."""
+    receive, reply = parent.receive, parent.reply
     order = receive()
     try:
         device = peer_pytorch.choose_device(order)
@@ -121,4 +122,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    work_for_parent(main)

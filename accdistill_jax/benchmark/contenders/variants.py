@@ -29,10 +29,10 @@ from accdistill_jax.benchmark.contenders.training import (
     made_up_params,
     made_up_teacher,
 )
-from accdistill_jax.benchmark.contest import replies_to_parent
 from accdistill_jax.benchmark.model import program
 from accdistill_jax.models import attention
 from accdistill_jax.runtime import host_memory
+from accdistill_jax.runtime.child import Parent, work_for_parent
 from accdistill_jax.runtime.parallel import Parallel
 from accdistill_jax.storage.arrays import flatten
 
@@ -203,9 +203,9 @@ def operation_names(text: str) -> dict[str, str]:
     return {name: re.sub(r"jit\(\w+\)/|shard_map/|rematted_computation/", "", source) for name, source in found}
 
 
-def main() -> None:
-    """Answers the parent's lines until there are no more."""
-    receive, reply = replies_to_parent()
+def main(parent: Parent) -> None:
+    """Answers the parent's messages until there are no more."""
+    receive, reply = parent.receive, parent.reply
     order = receive()
     host_memory.keep_freed()
     variants = [Variant(one) for one in order["variants"]]
@@ -246,4 +246,4 @@ def device_memory() -> int | None:
 
 
 if __name__ == "__main__":
-    main()
+    work_for_parent(main)

@@ -1,8 +1,7 @@
-"""A process that does one job after another: `python -m accdistill_jax.reproduce.jobs.worker MODULE:FUNCTION FD`.
+"""A process that does one job after another for its parent (`runtime/child.py`).
 
-Orders are JSON lines on standard input: {"name", "key", "order", "folder", "needs"} is a job, {"stop": SIGNAL} asks the one
-under way to stop as that signal would. The end of input means that the parent is gone: so is this process, at once. One
-JSON line for each job goes to the file descriptor FD; what the job prints goes to its log.txt.
+A message is a job: {"work": "package.module:function", "name", "key", "order", "folder", "needs"}. The answer is its outcome. The
+job's output goes to its log.txt.
 """
 
 from accdistill_jax.reproduce.jobs.devices import keep_to_cores  # isort: skip
@@ -14,19 +13,17 @@ import faulthandler
 import importlib
 import json
 import os
-import queue
-import signal
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from accdistill_jax.errors import UserError
 from accdistill_jax.files import write_atomically
 from accdistill_jax.runtime import interrupt
+from accdistill_jax.runtime.child import Parent, work_for_parent
 from accdistill_jax.runtime.interrupt import Interruption
 from accdistill_jax.storage.locking import file_lock
 
@@ -34,67 +31,22 @@ FINISHED, ERROR, LOG = "finished.json", "error.txt", "log.txt"
 _REASON_CHARACTERS = 500
 
 
-class Orders:
-    """Standard input, read in a thread of its own: a stop, or the parent's end, is noticed during a job too.
-
-    Attributes:
-        stop: signal that a stop stands for, None as long as none is asked for.
-    """
-
-    def __init__(self):
-        self.stop: int | None = None
-        self._jobs: queue.SimpleQueue[dict | None] = queue.SimpleQueue()
-        self._busy = threading.Event()
-        self._input = os.fdopen(os.dup(0))
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # else what a job starts could read the orders
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def next(self) -> dict | None:
-        """The next job; None when there will be none."""
-        return self._jobs.get()
-
-    def done(self) -> None:
-        """To be called after each job."""
-        self._busy.clear()
-
-    def _read(self) -> None:
-        for line in self._input:
-            message = json.loads(line)
-            if "stop" in message:
-                self.stop = message["stop"]
-                interrupt.request(self.stop)
-            else:
-                self._busy.set()
-                self._jobs.put(message)
-        if self._busy.is_set():
-            os._exit(1)
-        self._jobs.put(None)
-
-
-def main(argv: Sequence[str]) -> None:
+def main(parent: Parent) -> None:
     """Does jobs until there are no more."""
-    work, descriptor = argv
-    os.set_inheritable(int(descriptor), False)
-    replies = os.fdopen(int(descriptor), "w", buffering=1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # between jobs; the parent decides what a Ctrl-C means
     faulthandler.enable()
     sys.stdout.reconfigure(line_buffering=True)
-    orders = Orders()
-    while (message := orders.next()) is not None:
-        answer = do(work, message, orders)
-        orders.done()  # before the parent can send another
-        print(json.dumps(answer), file=replies)
+    while (message := parent.receive()) is not None:
+        parent.reply(do(message, parent))
     sys.stdout.flush()
     os._exit(0)  # libraries' threads need not be waited for: all jobs are done
 
 
-def do(work: str, message: Mapping[str, Any], orders: Orders) -> dict[str, Any]:
+def do(message: Mapping[str, Any], parent: Parent) -> dict[str, Any]:
     """Does one job.
 
     Args:
-        work: "package.module:function", called with the order, the job's folder and the folders of its needs by name.
-        message: the job.
-        orders: asked whether to stop.
+        message: the job; its work function is called with the order, the job's folder and the folders of its needs by name.
+        parent: asked whether to stop.
 
     Returns:
         "status" ("finished", "failed", "interrupted"), "seconds" and "reason", one line.
@@ -111,15 +63,15 @@ def do(work: str, message: Mapping[str, Any], orders: Orders) -> dict[str, Any]:
             interruption,
             file_lock(folder / ".lock", waiting=lambda: print("waiting for the process before", flush=True)),
         ):
-            if orders.stop is not None:
-                interruption.raise_for(orders.stop, "nothing was begun")
+            if parent.stop is not None:
+                interruption.raise_for(parent.stop, "nothing was begun")
             (folder / ERROR).unlink(missing_ok=True)
             needs = {name: Path(path) for name, path in message["needs"].items()}
-            _resolve(work)(message["order"], folder, needs)
+            _resolve(message["work"])(message["order"], folder, needs)
         record = {"name": message["name"], "key": message["key"], "seconds": time.monotonic() - begin}
         write_atomically(folder / FINISHED, json.dumps(record) + "\n")
     except BaseException as error:
-        if orders.stop is not None or interruption.requested:
+        if parent.stop is not None or interruption.requested:
             print(_one_line(error), flush=True)
             return reply("interrupted", _one_line(error))
         trace = traceback.format_exc()
@@ -157,4 +109,4 @@ def _one_line(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    work_for_parent(main)

@@ -152,8 +152,8 @@ def test_a_process_that_dies_fails_its_job_and_is_replaced(start):
         job("fine"),
         job("below", "killed"),
     )
-    assert found["killed"].reason == "its process died of SIGKILL (killed, or out of memory); see log.txt"
-    assert found["crashed"].reason == "its process ended with status 7; see log.txt"
+    assert found["killed"].reason == "its process died (SIGKILL: out of memory, or killed); see log.txt"
+    assert found["crashed"].reason == "its process died (exit status 7); see log.txt"
     assert found["fine"].status == "finished" and found["below"].status == "skipped"
 
 
