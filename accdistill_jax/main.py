@@ -1,16 +1,22 @@
-"""Runs a config: `python -m accdistill_jax.main --config=configs/distill.py[:preset] [--workdir=DIR] [--config.KEY=VALUE]`.
+"""Trains a teacher and a student as a config says: data, teacher, student, evaluation, report.
+
+Usage: python -m accdistill_jax.main --config=CONFIG[:PRESET] [--workdir=DIR] [--config.KEY=VALUE ...]
+
+CONFIG is a shipped config (distill, pretrain) or a file (configs/distill.py).
 
 Examples:
-  python -m accdistill_jax.main --config=configs/distill.py
+  python -m accdistill_jax.main --config=distill
   python -m accdistill_jax.main --config=configs/distill.py:smoke --workdir=/tmp/smoke
-  python -m accdistill_jax.main --config=configs/distill.py --config.student.train.duration="2000 steps"
+  python -m accdistill_jax.main --config=distill --config.student.train.duration="2000 steps"
 
-The same command again continues an interrupted run, on any number of devices and processes. Several processes: on Cloud
-TPU and in SLURM steps they find each other; elsewhere each is given --coordinator=HOST:PORT --num_processes=N
---process_id=K (launch/README.md). Exit status: 0 finished; 2 something the user can put right, told in one line; 75 another
-process was lost or hung, start all again; 129 stopped by SIGHUP (the terminal was closed), 130 by Ctrl-C, 143 by SIGTERM or a
-notice of maintenance, what is done being kept. A signal that is ignored when the command begins (nohup, a shell's background
-jobs) stays ignored. --verbosity=0 shows what the libraries log.
+The same command again continues an interrupted run, on any number of devices and processes. The processes of a run find
+each other on Cloud TPU and in SLURM steps; elsewhere, give each one --coordinator=HOST:PORT --num_processes=N
+--process_id=K (launch/README.md).
+
+Exit status: 0 finished; 2 the user can fix it, the message says how; 75 another process was lost or hung, start all
+processes again; 129 stopped by SIGHUP (the terminal was closed); 130 stopped by Ctrl-C; 143 stopped by SIGTERM or a notice
+of maintenance. A stopped run keeps its finished work. A signal that is ignored when the command begins (nohup, a shell's
+background jobs) stays ignored. --verbosity=0 shows the logs of the libraries.
 """
 
 from accdistill_jax.runtime import early_stop  # isort: skip
@@ -21,6 +27,7 @@ if __name__ == "__main__":
 import signal
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -58,7 +65,20 @@ _DISTRIBUTED = flags.DEFINE_enum(
     ["auto", "off"],
     "auto: join the other processes of a TPU slice or SLURM step; off: run alone.",
 )
+_PROG = "python -m accdistill_jax.main"
 _HELP = ("--help", "-help", "--helpshort", "-h", "-?", "--helpfull")
+
+
+def start(argv: Sequence[str], *, prog: str = _PROG) -> NoReturn:
+    """Runs the command line and ends the process.
+
+    Args:
+        argv: without the program's name.
+        prog: the command's name in its help.
+    """
+    sys.argv = [prog, *argv]  # the flag library reads the overrides of the config from there
+    app.run(main, argv=sys.argv, flags_parser=parse_flags)
+    raise AssertionError("app.run returned")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -102,16 +122,19 @@ def _on_notice(notice: str) -> None:
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
-    """Parses the command line; ends the process with one line and status 2 where it is wrong, with 0 after --help.
+    """Parses the command line; ends the process with one line and status 2 if it is wrong, with 0 after --help.
 
     Args:
         argv: as in sys.argv.
 
     Returns:
-        What is no flag: the program's name alone.
+        The program's name alone: every other word must be a flag.
     """
     if any(argument in _HELP for argument in argv[1:]):
-        app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)
+        module = flags.FLAGS.find_module_defining_flag("workdir")
+        print((__doc__ or "").replace(_PROG, argv[0]))
+        print(f"flags:\n{flags.FLAGS.module_help(module)}", end="")
+        sys.exit(0)
     try:
         check_config(argv)
         rest = flags.FLAGS(_with_config_file(argv))
@@ -127,7 +150,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def _with_config_file(argv: Sequence[str]) -> list[str]:
-    """The command line with the argument of --config as "FILE.py[:PRESET]": ml_collections opens the file as it is given."""
+    """The command line with the argument of --config as "FILE.py[:PRESET]", which ml_collections opens."""
 
     def whole(argument: str) -> str:
         path, preset = config_file(argument)
@@ -149,4 +172,4 @@ def _fail(error: object) -> int:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    start(sys.argv[1:])

@@ -55,15 +55,18 @@ COMMANDS = {
 }
 
 
-def main(argv: Sequence[str]) -> int:
-    """Parses the command line and runs it; returns the exit status."""
-    return run_command(lambda: _measure(argv))
+PROG = "python -m accdistill_jax.benchmark"
 
 
-def _measure(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str], *, prog: str = PROG) -> int:
+    """Runs the command line; `prog` is the command's name in messages. Returns the exit status."""
+    return run_command(lambda: _measure(argv, prog))
+
+
+def _measure(argv: Sequence[str], prog: str) -> int:
     try:
         chosen = next((word for word in argv if word in COMMANDS), None)
-        arguments, rest = parse_overridable(build_parser(chosen), argv)
+        arguments, rest = parse_overridable(build_parser(chosen, prog), argv)
         arguments.overrides = rest
         command = _module(arguments.command)
         check_writable(arguments.json)
@@ -82,14 +85,14 @@ def _measure(argv: Sequence[str]) -> int:
     return ExitStatus.FINISHED
 
 
-def build_parser(chosen: str | None) -> argparse.ArgumentParser:
+def build_parser(chosen: str | None, prog: str = PROG) -> argparse.ArgumentParser:
     """The command line; only the chosen command's module is imported, and with it its arguments known."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", type=path_argument, metavar="FILE", help="also write all numbers to FILE")
     repeated = argparse.ArgumentParser(add_help=False)
     repeated.add_argument("--rounds", type=positive, default=7, metavar="N", help="measurements of each (default 7)")
     parser = argparse.ArgumentParser(
-        prog="python -m accdistill_jax.benchmark",
+        prog=prog,
         description="Measures on this machine, as Markdown: medians (quartiles). Run it while nothing else runs. "
         "Settings of the config: --config.KEY=VALUE.",
     )

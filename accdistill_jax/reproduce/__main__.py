@@ -13,7 +13,7 @@ from typing import Any
 from accdistill_jax.errors import ExitStatus, UserError
 from accdistill_jax.reproduce.jobs.devices import keep_to_cpu, worker_environments
 from accdistill_jax.reproduce.jobs.jobs import Outcome, alone_in, finished_seconds, job_folder, run_jobs
-from accdistill_jax.reproduce.plan.command_line import Wanted, parse
+from accdistill_jax.reproduce.plan.command_line import PROG, Wanted, parse
 from accdistill_jax.reproduce.report import check
 from accdistill_jax.runtime.interrupt import Interrupted, Interruption
 from accdistill_jax.runtime.progress import format_seconds
@@ -23,14 +23,14 @@ WORK = "accdistill_jax.reproduce.jobs.work:do"
 MOVED, RUNS_FAILED = 3, 4  # exit statuses besides those of every command
 
 
-def main(argv: Sequence[str]) -> int:
-    """Does what the command line says; returns the exit status."""
+def main(argv: Sequence[str], *, prog: str = PROG) -> int:
+    """Runs the command line; `prog` is the command's name in messages. Returns the exit status."""
     try:
-        wanted = parse(argv)
+        wanted = parse(argv, prog=prog)
         reference = None
         if wanted.check is not None:
             reference = check.load_report(wanted.check)
-            wanted = parse(argv, reference=reference["settings"])
+            wanted = parse(argv, reference=reference["settings"], prog=prog)
         early_stop.uninstall()
         with Interruption(at_once=True) as interruption:
             return reproduce(wanted, reference, interruption)

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 
 from accdistill_jax.errors import ExitStatus, UserError
-from accdistill_jax.runtime import streams
+from accdistill_jax.runtime import early_stop, streams
 from accdistill_jax.runtime.interrupt import Interrupted, Interruption
 from accdistill_jax.text import print_error
 
@@ -21,6 +21,7 @@ def run_command(work: Callable[[], int | None], *, when_stopped: str | None = No
         The exit status: what `work` returned; USER_ERROR for a UserError, told in one line; 128 and the signal's number where one
         stopped it, SIGPIPE's where standard output is what was asked for and its reader has gone.
     """
+    early_stop.uninstall()
     try:
         with Interruption(at_once=True):
             status = work()

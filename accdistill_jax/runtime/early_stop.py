@@ -2,6 +2,7 @@
 
 import os
 import signal
+from typing import Literal
 
 from accdistill_jax.runtime import streams
 
@@ -10,18 +11,22 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 IGNORED = frozenset(number for number in SIGNALS if signal.getsignal(number) == signal.SIG_IGN)
 
 
-def install() -> None:
-    """Lets each signal that was not ignored end the process with one line and the documented status; secures the streams."""
-    streams.secure(product="files")
+def install(*, product: Literal["files", "output"] = "files") -> None:
+    """Lets each signal that was not ignored end the process with one line and the documented status; secures the streams.
+
+    Args:
+        product: of the command, see `streams.secure`.
+    """
+    streams.secure(product=product)
     for number in SIGNALS:
         if number not in IGNORED:
             signal.signal(number, _stop)
 
 
 def uninstall() -> None:
-    """The interpreter's own handling again, which whoever handles signals next finds and restores."""
+    """Restores the interpreter's handling of each signal that `install` took over; without effect where it did not run."""
     for number in SIGNALS:
-        if number not in IGNORED:
+        if signal.getsignal(number) is _stop:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 

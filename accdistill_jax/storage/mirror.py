@@ -337,10 +337,10 @@ class Mirror:
             raise self._broken
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+def main(argv: Sequence[str] | None = None, *, prog: str = "python -m accdistill_jax.storage.mirror") -> int:
+    """Runs the command line; `prog` is the command's name in messages. Returns the exit status."""
     parser = CommandParser(
-        prog="python -m accdistill_jax.storage.mirror",
+        prog=prog,
         description="Reads a work directory that lies in an object store.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

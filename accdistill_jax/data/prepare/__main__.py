@@ -32,10 +32,13 @@ _PREPARATION_SYNTHETIC = [field for field in _PREPARATION if field.name != "skip
 _SYNTHETIC = dataclass_fields(synthetic.SyntheticSettings)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Builds the parser, with one sub-command for each reader of recordings."""
+PROG = "python -m accdistill_jax.data.prepare"
+
+
+def build_parser(prog: str = PROG) -> argparse.ArgumentParser:
+    """Builds the parser, with one sub-command for each reader of recordings; `prog` is the command's name in messages."""
     parser = CommandParser(
-        prog="python -m accdistill_jax.data.prepare",
+        prog=prog,
         description="Prepares stores of 60 s segments for training, checks stores and shows their content.",
         epilog="To continue an interrupted preparation, run the same command again. Recordings that are already prepared are kept, "
         "even if their files have changed since; --overwrite prepares them again.",
@@ -158,6 +161,7 @@ def _prepare_recordings(args: argparse.Namespace, console: Console) -> None:
     show.print_not_read({path: reason for path, reason in found.not_read.items() if path not in known}, console)
 
 
+<<<<<<< HEAD
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command.
 
@@ -169,6 +173,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = build_parser().parse_args(argv)
         commands = {"verify": _verify, "show": _show, "synthetic": _prepare_synthetic}
         commands.get(args.command, _prepare_recordings)(args, Console() if sys.stdout.isatty() else Console(width=140))
+=======
+def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
+    """Runs a command; returns the exit status: 0, 2 for what the user can fix, 128 and a signal's number when interrupted."""
+
+    def work() -> None:
+        args = build_parser(prog).parse_args(argv)
+        _run(args, Console() if sys.stdout.isatty() else Console(width=140))
+>>>>>>> 2ef9e20 (One console command: accdistill train, prepare, reproduce, benchmark, mirror; each with its name in help and errors)
 
     return run_command(work, when_stopped="interrupted; run the same command again to continue")
 

@@ -10,6 +10,7 @@ from accdistill_jax.config.nearest import nearest
 from accdistill_jax.errors import UserError
 from accdistill_jax.user_paths import expanded, path_argument
 
+PROG = "python -m accdistill_jax.reproduce"
 SYNTHETIC = "synthetic"
 PRESETS = {
     "smoke": "every code path, about two minutes",
@@ -62,10 +63,10 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see --help")
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(prog: str = PROG) -> argparse.ArgumentParser:
     """The parser; what it does not know must be overrides of the config."""
     parser = Parser(
-        prog="python -m accdistill_jax.reproduce",
+        prog=prog,
         description="Runs every experiment on the paper's claims and writes one report: report.html, report.md and report.json. "
         "The same command again continues, and does not repeat what is finished. Settings of the config of all runs: "
         "--config.KEY=VALUE.",
@@ -129,17 +130,18 @@ def _workers(text: str) -> int | None:
     return None if text == "auto" else _positive(text)
 
 
-def parse(argv: Sequence[str], *, reference: Mapping[str, Any] | None = None) -> Wanted:
+def parse(argv: Sequence[str], *, reference: Mapping[str, Any] | None = None, prog: str = PROG) -> Wanted:
     """Reads the command line.
 
     Args:
         argv: without the program's name.
         reference: settings of the report that --check names; stands in for what is not given.
+        prog: the command's name in its help.
 
     Raises:
         UserError: it is wrong.
     """
-    given, rest = parse_overridable(build_parser(), argv)
+    given, rest = parse_overridable(build_parser(prog), argv)
     for text in rest:
         if not OVERRIDE.fullmatch(text):
             options = ("--data", "--unseen", "--preset", "--only", "--seeds", "--out", "--list", "--check", "--workers")
