@@ -161,8 +161,7 @@ def _prepare_recordings(args: argparse.Namespace, console: Console) -> None:
     show.print_not_read({path: reason for path, reason in found.not_read.items() if path not in known}, console)
 
 
-<<<<<<< HEAD
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
     """Runs a command.
 
     Returns:
@@ -170,17 +169,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
 
     def work() -> None:
-        args = build_parser().parse_args(argv)
+        args = build_parser(prog).parse_args(argv)
         commands = {"verify": _verify, "show": _show, "synthetic": _prepare_synthetic}
         commands.get(args.command, _prepare_recordings)(args, Console() if sys.stdout.isatty() else Console(width=140))
-=======
-def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
-    """Runs a command; returns the exit status: 0, 2 for what the user can fix, 128 and a signal's number when interrupted."""
-
-    def work() -> None:
-        args = build_parser(prog).parse_args(argv)
-        _run(args, Console() if sys.stdout.isatty() else Console(width=140))
->>>>>>> 2ef9e20 (One console command: accdistill train, prepare, reproduce, benchmark, mirror; each with its name in help and errors)
 
     return run_command(work, when_stopped="interrupted; run the same command again to continue")
 
