@@ -14,7 +14,7 @@ REPORTS = ("cpu", "real", "synthetic-to-real")
 @pytest.mark.parametrize("name", REPORTS)
 def test_a_kept_report_is_whole(repository, name):
     folder = repository / "accdistill_jax" / "reproduce" / "results" / name
-    report = load_report(folder / "report.json")
+    report = load_report(folder / "report.json.gz")
     assert not report["broken"] and all(run["status"] in ("finished", "cached") for run in report["runs"])
     text = (folder / "report.md").read_text(encoding="utf-8")
     pictures = re.findall(r"\]\((report/[^)]+)\)", text)
@@ -22,8 +22,16 @@ def test_a_kept_report_is_whole(repository, name):
     assert report["summary"][0] in text
 
 
+@pytest.mark.parametrize("name", REPORTS)
+def test_a_kept_report_is_compressed_without_name_and_time(repository, name):
+    folder = repository / "accdistill_jax" / "reproduce" / "results" / name
+    header = (folder / "report.json.gz").read_bytes()[:8]
+    assert header == b"\x1f\x8b\x08" + bytes(5), "compress it with: gzip --best --no-name report.json"
+    assert not (folder / "report.json").exists()
+
+
 def test_the_kept_runs_of_the_cpu_preset_are_those_that_it_has_today(repository):
-    report = load_report(repository / "accdistill_jax/reproduce/results/cpu/report.json")
+    report = load_report(repository / "accdistill_jax/reproduce/results/cpu/report.json.gz")
     settings = report["settings"]
     today = plan("cpu", seeds=settings["seeds"])
     kept, now = {run["name"]: run["key"] for run in report["runs"]}, {job.name: job.key for job in today.jobs}

@@ -107,7 +107,7 @@ def build_parser(prog: str = PROG) -> argparse.ArgumentParser:
         "--check",
         type=path_argument,
         metavar="REPORT.json",
-        help="do what made that report again and compare; what is not given here is taken from it (default folder "
+        help="do what made that report again and compare (REPORT.json.gz too); what is not given here is taken from it (default folder "
         "runs/reproduce-PRESET-check)",
     )
     parser.add_argument(

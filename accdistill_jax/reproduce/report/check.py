@@ -1,9 +1,11 @@
 """Compares two reports: `reproduce --check` checks a new one against the one it was given."""
 
 import fnmatch
+import gzip
 import json
 import math
 import os
+import zlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +20,7 @@ Fingerprints stand for stores, whose paths may differ; the generator's version f
 the bit on every machine."""
 _PARTS = {"numbers": Mapping, "claims": list, "settings": Mapping, "runs": list}
 _SHOWN = 20
+_GZIP = b"\x1f\x8b"  # first bytes of a compressed file
 _ROUNDING = 1e-9
 
 
@@ -44,13 +47,19 @@ class Moved(NamedTuple):
 
 
 def load_report(path: str | os.PathLike) -> dict[str, Any]:
-    """Reads a report.json.
+    """Reads a report.json, or a report.json.gz compressed by gzip.
+
+    Args:
+        path: the file; if it does not exist, the file with ".gz" added.
 
     Raises:
-        UserError: no such file, no report, or one of another format version.
+        UserError: no such file, no report, a damaged file, or a report of another format version.
     """
     try:
-        report = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = _content(Path(path))
+        report = json.loads(content.decode("utf-8"))
+    except (gzip.BadGzipFile, EOFError, zlib.error) as problem:
+        raise UserError(f"{path} is a damaged gzip file: {problem}") from problem
     except OSError as problem:
         raise UserError(f"cannot read {path}: {problem.strerror or problem}") from problem
     except (ValueError, RecursionError) as problem:
@@ -63,6 +72,13 @@ def load_report(path: str | os.PathLike) -> dict[str, Any]:
         )
     _check_parts(report, path)
     return report
+
+
+def _content(path: Path) -> bytes:
+    """Bytes of a file, or of the compressed file beside its name; decompressed."""
+    packed = Path(f"{path}.gz")
+    content = (packed if packed.exists() and not path.exists() else path).read_bytes()
+    return gzip.decompress(content) if content.startswith(_GZIP) else content
 
 
 def _check_parts(report: Mapping[str, Any], path: str | os.PathLike) -> None:

@@ -1,6 +1,7 @@
 """Comparing two reports: what has moved, what cannot be compared, what is no report."""
 
 import copy
+import gzip
 import json
 import math
 
@@ -151,6 +152,24 @@ def test_what_is_no_report_is_refused(reference, tmp_path, spoil, message):
     assert check.load_report(path) == reference
     path.write_text(spoil(json.dumps(reference)))
     with pytest.raises(UserError, match=message):
+        check.load_report(path)
+
+
+def test_a_compressed_report_is_read_by_either_name(reference, tmp_path):
+    path = tmp_path / "report.json"
+    (tmp_path / "report.json.gz").write_bytes(gzip.compress(json.dumps(reference).encode(), mtime=0))
+    assert check.load_report(path) == check.load_report(tmp_path / "report.json.gz") == reference
+    path.write_text(json.dumps(reference | {"runs": []}))
+    assert check.load_report(path)["runs"] == []  # the plain file counts where both exist
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda b: b[: len(b) // 2], lambda b: b[:30] + b"\xff" * 20 + b[50:], lambda b: b[:5]]
+)
+def test_a_damaged_compressed_report_is_refused(reference, tmp_path, spoil):
+    path = tmp_path / "report.json.gz"
+    path.write_bytes(spoil(gzip.compress(json.dumps(reference).encode(), mtime=0)))
+    with pytest.raises(UserError, match=r"report\.json\.gz is a damaged gzip file"):
         check.load_report(path)
 
 
