@@ -1,119 +1,96 @@
 """Trained encoders: a frozen PPG teacher, an accelerometer student."""
 
+import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-import flax.linen as nn
 import jax
 import ml_collections
 
-from accdistill_jax.inputs.prepare import InputSettings, prepare
+from accdistill_jax.config.registry import OBJECTIVES
+from accdistill_jax.inputs.prepare import InputSettings
 from accdistill_jax.models.autoencoder import MaskedAutoencoder
 from accdistill_jax.models.build import build_encoder, build_head
-from accdistill_jax.models.heads import LinearHead
+from accdistill_jax.objectives.base import Branch, Objective
+from accdistill_jax.objectives.registered import UNNAMED
 
 
-class Teacher(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Teacher:
     """A frozen PPG encoder.
 
     Attributes:
-        encoder: module, [batch, time, C] -> [batch, D].
+        branch: encoder, [batch, time, C] -> [batch, D], and how the PPG is presented to it.
         frozen: {"params", "mean" [D], "std" [D]}: parameters, and statistics of the embedding over training segments.
-        inputs: how the PPG is presented to it.
         fingerprint: content hash of everything in the export.
         autoencoder: the masked autoencoder it comes from and its parameters, or None.
         data: content hashes of the stores it was trained on, joined as in `Run.data_fingerprint`.
     """
 
-    encoder: nn.Module
+    branch: Branch
     frozen: dict[str, Any]
-    inputs: InputSettings
     fingerprint: str
     autoencoder: tuple[MaskedAutoencoder, Any] | None
     data: str
 
 
-class Student(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Student:
     """A trained accelerometer encoder.
 
     Attributes:
-        encoder: module, [batch, time, C] -> [batch, D].
-        params: {"encoder"} and what its objective trained besides: {"head", "teacher_head"}, {"regression_head"},
-            {"teacher"}, {"label_head", "label_mean", "label_std"}.
-        inputs: how the acceleration is presented to it.
+        branch: encoder, [batch, time, C] -> [batch, D], how the acceleration is presented to it, and the projection head of
+            student and teacher alike; without one, retrieval compares otherwise or not at all.
+        params: the export's arrays: "encoder" and what its objective trained besides.
         fingerprint: content hash of the parameters.
-        objective: how it was trained.
-        head: projection head of student and teacher alike, or None where retrieval compares otherwise or not at all.
-        ppg: the PPG encoder that was trained with it and how the PPG is presented to that, or None.
+        objective: the class that trained it.
+        ppg: the PPG encoder that was trained with it, or None.
     """
 
-    encoder: nn.Module
+    branch: Branch
     params: dict[str, Any]
-    inputs: InputSettings
     fingerprint: str
-    objective: str
-    head: nn.Module | None
-    ppg: tuple[nn.Module, InputSettings] | None
+    objective: type[Objective]
+    ppg: Branch | None
 
-    def initial(self, batch: dict) -> Any:
+    def initial(self, batch: Mapping[str, Any]) -> Any:
         """Untrained parameters of the encoder's shape, for comparison; drawn by a fixed key of their own."""
-        x = prepare(batch, "accel", self.inputs)
-        return jax.device_get(jax.jit(self.encoder.init)(jax.random.key(20), x)["params"])
+        x = self.branch.prepare(batch)
+        return jax.device_get(jax.jit(self.branch.encoder.init)(jax.random.key(20), x)["params"])
 
     def represent(self, params: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """Outputs of the student for a batch of the pipeline.
-
-        Returns:
-            embedding [b, D]; projection [b, P] of unit norm, where it was trained with a PPG encoder; prediction [b], in the
-            label's unit, where it was trained on a label.
-        """
-        z = self.encoder.apply({"params": params["encoder"]}, prepare(batch, "accel", self.inputs))
-        found = {"embedding": z}
-        if self.head is not None:
-            found["projection"] = self.head.apply({"params": params["head"]}, z)
-        elif "regression_head" in params:
-            found["projection"] = unit(
-                _linear(params["regression_head"]).apply({"params": params["regression_head"]}, z)
-            )
-        elif "label_head" in params:
-            standard = LinearHead(1).apply({"params": params["label_head"]}, z)[:, 0]
-            found["prediction"] = params["label_mean"] + params["label_std"] * standard
-        return found
+        """Outputs of the student for a batch of the pipeline; see `Objective.represent`."""
+        return self.objective.represent(self.branch, params, batch)
 
     def project_teacher(self, params: Mapping[str, Any], standard: jax.Array) -> jax.Array | None:
-        """Projects the frozen teacher's standardised embedding [b, D] for comparison with the student: [b, P] of unit norm, or None."""
-        if self.objective != "distillation":
-            return None
-        return unit(standard) if self.head is None else self.head.apply({"params": params["teacher_head"]}, standard)
+        """Projects the frozen teacher's standardised embedding [b, D]; see `Objective.project_teacher`."""
+        return self.objective.project_teacher(self.branch, params, standard)
 
     def represent_ppg(self, params: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """As `represent`, of the PPG by the encoder that was trained with the student (`ppg` is not None)."""
-        encoder, inputs = self.ppg
-        z = encoder.apply({"params": params["teacher"]}, prepare(batch, "ppg", inputs))
-        return {"embedding": z, "projection": self.head.apply({"params": params["teacher_head"]}, z)}
-
-
-def unit(z: jax.Array) -> jax.Array:
-    """Rows [b, D] at unit norm."""
-    return z * jax.lax.rsqrt((z * z).sum(axis=-1, keepdims=True) + 1e-12)
-
-
-def _linear(params: Mapping[str, Any]) -> LinearHead:
-    return LinearHead(params["output"]["bias"].shape[-1])
+        if self.ppg is None:
+            raise ValueError("no PPG encoder was trained with this student")
+        return self.objective.represent_ppg(self.ppg, params, batch)
 
 
 def student_of(params: Any, meta: Mapping[str, Any], *, dtype) -> Student:
-    """A student from an export's parameters and metadata."""
-    ppg = None
-    if "ppg_encoder" in meta:
-        inputs = InputSettings(**meta["ppg_signal"]["inputs"])
-        ppg = (build_encoder(ml_collections.ConfigDict(meta["ppg_encoder"]), dtype=dtype), inputs)
+    """A student from an export's parameters and metadata.
+
+    Args:
+        params: the export's arrays.
+        meta: the export's metadata.
+        dtype: compute dtype.
+    """
+    head = build_head(ml_collections.ConfigDict(meta["head"])) if "teacher_head" in params else None
+
+    def branch(modality: str, encoder: Any, signal: Mapping[str, Any]) -> Branch:
+        module = build_encoder(ml_collections.ConfigDict(encoder), dtype=dtype)
+        return Branch(modality, module, InputSettings(**signal["inputs"]), head)
+
     return Student(
-        build_encoder(ml_collections.ConfigDict(meta["encoder"]), dtype=dtype),
+        branch("accel", meta["encoder"], meta["signal"]),
         params,
-        InputSettings(**meta["signal"]["inputs"]),
         meta["fingerprint"],
-        meta.get("objective", "distillation"),
-        build_head(ml_collections.ConfigDict(meta["head"])) if "teacher_head" in params else None,
-        ppg,
+        OBJECTIVES.get(meta.get("objective", UNNAMED)).load(),
+        branch("ppg", meta["ppg_encoder"], meta["ppg_signal"]) if "ppg_encoder" in meta else None,
     )

@@ -88,11 +88,7 @@ class Registry:
         Raises:
             UserError: no such item; names the nearest one.
         """
-        item = self.entry(name).item
-        if not isinstance(item, str):
-            return item
-        module, _, attribute = item.partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        return resolve(self.entry(name).item)
 
     def entry(self, name: str) -> Entry:
         """The registration of a name; raises UserError as `get` does."""
@@ -129,12 +125,20 @@ class Registry:
             raise
 
 
+def resolve(item: Any) -> Any:
+    """An item itself, or the object that the text "module:attribute" names."""
+    if not isinstance(item, str):
+        return item
+    module, _, attribute = item.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
 def _origin(item: Any) -> str:
     """Where an item is defined; a config file that is read twice registers the same item twice."""
     return item if isinstance(item, str) else f"{getattr(item, '__module__', '')}:{getattr(item, '__qualname__', item)}"
 
 
-ENCODERS = Registry("encoder architecture")
-OBJECTIVES = Registry("objective")
-AUGMENTATIONS = Registry("augmentation")
+ENCODERS = Registry("encoder architecture", ("accdistill_jax.models.registered",))
+OBJECTIVES = Registry("objective", ("accdistill_jax.objectives.registered",))
+AUGMENTATIONS = Registry("augmentation", ("accdistill_jax.inputs.registered",))
 OPTIMIZERS = Registry("optimizer")

@@ -1,27 +1,21 @@
 """Augmentations of normalised segments on the device, inside the jitted step.
 
-Each augmentation is an independent yes/no event per segment, applied in a fixed order (the probabilities of the default
-config are those of arXiv 2312.05409; strengths are our choice). All randomness comes from one key per segment, so that a
-segment's augmentation does not depend on how the batch is laid out over devices.
+Each augmentation is an independent yes/no event per segment (the probabilities of the default config are those of arXiv
+2312.05409; strengths are our choice). All randomness comes from one key per segment and the augmentation's stream number, so
+that the augmentation of a segment does not depend on how the batch is laid out over devices.
 """
 
 import functools
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-ORDER = ("cut_out", "magnitude_warp", "gaussian_noise", "channel_permute", "time_warp")
-
-
-class Augmentation(NamedTuple):
-    """One augmentation: `probability` per segment, `strength` as documented at its function, `knots` of its curve."""
-
-    probability: float
-    strength: float
-    knots: int = 4
+from accdistill_jax.config.registry import AUGMENTATIONS
+from accdistill_jax.inputs.registered import Augmentation, RegisteredAugmentation
 
 
 def curve_weights(length: int, knots: int) -> np.ndarray:
@@ -35,7 +29,7 @@ def cheap_normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Noise of zero mean, unit variance and nearly Gaussian shape (four uniform bytes added), float32.
 
     A multiply-xorshift hash of the element's number and the key: an eighth of the work of a cryptographic generator and
-    an inverse error function, which on CPU would cost more than the network. For augmentation, not for statistics.
+    an inverse error function, which on CPU would cost more than the network. Good enough for augmentation only.
     """
     words = jax.random.bits(key, (2,), jnp.uint32)
     count = 1
@@ -52,7 +46,7 @@ def cheap_normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def cut_out(key: jax.Array, x: jax.Array, spec: Augmentation, groups: int) -> jax.Array:
-    """Zeroes one window of all channels; `strength` is its share of the segment."""
+    """Zeroes a window of all channels; `strength` is the window's share of the segment."""
     length = x.shape[0]
     span = round(spec.strength * length)
     start = jax.random.randint(key, (), 0, length - span + 1)
@@ -67,12 +61,12 @@ def magnitude_warp(key: jax.Array, x: jax.Array, spec: Augmentation, groups: int
 
 
 def gaussian_noise(key: jax.Array, x: jax.Array, spec: Augmentation, groups: int) -> jax.Array:
-    """Adds white noise; `strength` is its standard deviation in those of the normalised signal."""
+    """Adds white noise; `strength` is its standard deviation, in standard deviations of the normalised signal."""
     return x + spec.strength * cheap_normal(key, x.shape)
 
 
 def channel_permute(key: jax.Array, x: jax.Array, spec: Augmentation, groups: int) -> jax.Array:
-    """Random order of the channels within each of `groups` equal groups (bands), the same in all; no strength."""
+    """Reorders the channels at random within each of `groups` equal groups (bands), alike in all; has no strength."""
     order = jax.random.permutation(key, x.shape[1] // groups)
     return x.reshape(x.shape[0], groups, -1)[:, :, order].reshape(x.shape)
 
@@ -80,7 +74,7 @@ def channel_permute(key: jax.Array, x: jax.Array, spec: Augmentation, groups: in
 def time_warp(key: jax.Array, x: jax.Array, spec: Augmentation, groups: int) -> jax.Array:
     """Resamples along smoothly displaced, monotone times; the local rate is 1 + `strength` * N(0, 1), ends fixed.
 
-    The normal numbers are limited to +-3, so that time runs forward for strengths below 1/3.
+    The normal numbers are clipped to +-3, so that time runs forward for strengths below 1/3.
     """
     length = x.shape[0]
     values = jnp.clip(jax.random.normal(key, (spec.knots,)), -3.0, 3.0)
@@ -90,56 +84,55 @@ def time_warp(key: jax.Array, x: jax.Array, spec: Augmentation, groups: int) -> 
     source = (elapsed - elapsed[0]) / (elapsed[-1] - elapsed[0]) * (length - 1.0)
     left = jnp.clip(source.astype(jnp.int32), 0, length - 2)
     weight = (source - left)[:, None]
-    pairs = jnp.concatenate([x, jnp.roll(x, -1, axis=0)], axis=1)[
-        left
-    ]  # one gather of neighbours: gathers are slow on CPU
+    pairs = jnp.concatenate([x, jnp.roll(x, -1, axis=0)], axis=1)[left]  # a single gather: gathers are slow on CPU
     return pairs[:, : x.shape[1]] * (1.0 - weight) + pairs[:, x.shape[1] :] * weight
 
 
 def _product(weights: np.ndarray, values: jax.Array) -> jax.Array:
-    """[length, knots] times [knots, ...] in full float32: accelerators would round to fewer digits by themselves."""
+    """[length, knots] times [knots, ...] in full float32; accelerators round to fewer digits by default."""
     return jnp.matmul(weights, values, precision=jax.lax.Precision.HIGHEST)
 
 
-FUNCTIONS = {
-    "cut_out": cut_out,
-    "magnitude_warp": magnitude_warp,
-    "gaussian_noise": gaussian_noise,
-    "channel_permute": channel_permute,
-    "time_warp": time_warp,
-}
+def order() -> tuple[str, ...]:
+    """The names of all registered augmentations in the order in which they are applied."""
+
+    def place(name: str) -> tuple[float, int]:
+        registered: RegisteredAugmentation = AUGMENTATIONS.get(name)
+        return registered.position, registered.stream
+
+    return tuple(sorted(AUGMENTATIONS.names(), key=place))
 
 
 def augment(keys: jax.Array, x: jax.Array, specs: Mapping[str, Augmentation], *, groups: int = 1) -> jax.Array:
-    """Applies each augmentation of `specs` with its probability, in the order of `ORDER`.
+    """Applies each augmentation of `specs` with its probability, in `order()`.
 
     Args:
         keys: [batch] random keys, one per segment.
         x: [batch, time, C] float32, normalised.
-        specs: by name; one that is absent or has probability 0 is not compiled in.
-        groups: bands the channels consist of; permutation happens alike in each.
+        specs: options by name; an augmentation that is absent or has probability 0 is not compiled in.
+        groups: bands among the channels; permutation is the same in each.
 
     Returns:
         [batch, time, C] float32.
     """
+    chex.assert_rank(x, 3)
+    chex.assert_shape(keys, x.shape[:1])
+    chosen = [(AUGMENTATIONS.get(name), specs[name]) for name in order() if name in specs and specs[name].probability]
 
-    def one(key, x):
-        for number, name in enumerate(ORDER):
-            spec = specs.get(name)
-            if spec is None or spec.probability == 0:
-                continue
-            event, draw = jax.random.split(jax.random.fold_in(key, number))
+    def augment_segment(key: jax.Array, x: jax.Array) -> jax.Array:
+        for registered, spec in chosen:
+            event, draw = jax.random.split(jax.random.fold_in(key, registered.stream))
             happens = jax.random.uniform(event) < spec.probability
-            function = functools.partial(FUNCTIONS[name], spec=spec, groups=groups)
+            function = functools.partial(registered.load(), spec=spec, groups=groups)
             x = jax.lax.cond(happens, function, lambda _, x: x, draw, x)
             # the barrier keeps XLA from computing one augmentation again for every sample that the next one reads
             x = jax.lax.optimization_barrier(x)
         return x
 
-    # one segment takes only the branches that happen; of several, all are computed and then chosen from
-    return one(keys[0], x[0])[None] if len(x) == 1 else jax.vmap(one)(keys, x)
+    # a single segment takes only the branches that happen; for several, all branches are computed and then selected
+    return augment_segment(keys[0], x[0])[None] if len(x) == 1 else jax.vmap(augment_segment)(keys, x)
 
 
 def augmentations(section: Any) -> dict[str, Augmentation]:
-    """The augmentations of a config section, those with probability 0 left out."""
-    return {name: Augmentation(**spec) for name, spec in section.items() if spec.probability > 0}
+    """The augmentations of a config section, without those of probability 0."""
+    return {name: AUGMENTATIONS.entry(name).options(**spec) for name, spec in section.items() if spec.probability > 0}

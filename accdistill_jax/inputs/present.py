@@ -1,27 +1,18 @@
-"""A modality as its encoder gets it: prepared, in training augmented, with random keys of its own."""
+"""Presents a modality to its encoder: prepared, and in training augmented."""
 
 from collections.abc import Mapping
 
+import chex
 import jax
 
-from accdistill_jax.inputs.augment import Augmentation, augment
+from accdistill_jax.inputs.augment import augment
 from accdistill_jax.inputs.prepare import InputSettings, prepare, row_by_row
-
-STREAM_MASK = 0
-STREAMS = {"ppg": 1, "accel": 2}
-STREAM_TOKENS = 3
-STREAM_SECOND = (
-    5  # of the second view of a segment; 4 are the views that a teacher embeds once (stages/teacher_views.py)
-)
-
-
-def stream(keys: jax.Array, number: int) -> jax.Array:
-    """Independent keys for one use of randomness: [batch] keys -> [batch] keys."""
-    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+from accdistill_jax.inputs.registered import Augmentation
+from accdistill_jax.inputs.streams import MODALITY_STREAMS, stream
 
 
 def band_groups(settings: InputSettings) -> int:
-    """Groups of channels that the input consists of, one a band, each with the sensor's channels in their order."""
+    """Groups of channels of the input: one for each band, each with the sensor's channels in their order."""
     return 1 + settings.bands.count("+")
 
 
@@ -34,12 +25,28 @@ def present(
     *,
     training: bool,
 ) -> jax.Array:
-    """A modality as its encoder gets it, augmented in training: [b, time, C] float32, alike for any split of the batch."""
-    own = {name: value for name, value in batch.items() if name.split("_")[0] == modality}
+    """The input of a modality's encoder, augmented in training; the same for any split of the batch.
 
-    def of(rows):
-        keys, own = rows
-        x = prepare(own, modality, settings)
+    Args:
+        batch: as from the pipeline; see `prepare.dequantise`.
+        keys: [b] random keys, one per segment.
+        modality: "ppg" or "accel".
+        settings: see `InputSettings`.
+        augmentations: by name; see `augment`.
+        training: False leaves out the augmentations.
+
+    Returns:
+        [b, time, C] float32.
+    """
+    signal = {name: value for name, value in batch.items() if name.split("_")[0] == modality}
+    rows = batch[modality].shape[0]
+    chex.assert_rank(batch[modality], 3)
+    chex.assert_shape([batch[f"{modality}_scale"], batch[f"{modality}_offset"]], (rows, batch[modality].shape[2]))
+    chex.assert_shape(keys, (rows,))
+
+    def present_rows(rows):
+        keys, signal = rows
+        x = prepare(signal, modality, settings)
         return augment(keys, x, augmentations, groups=band_groups(settings)) if training else x
 
-    return row_by_row(of, (stream(keys, STREAMS[modality]), own))
+    return row_by_row(present_rows, (stream(keys, MODALITY_STREAMS[modality]), signal))

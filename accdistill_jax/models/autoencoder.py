@@ -1,13 +1,14 @@
 """Masked autoencoders: the PPG teacher's pretraining models (after He et al. 2022)."""
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from accdistill_jax.models import ops
 from accdistill_jax.models.attention import places
-from accdistill_jax.models.efficientnet import EfficientNetEncoder
-from accdistill_jax.models.transformer import Block, TransformerEncoder, patchify
+from accdistill_jax.models.protocol import Encoder
+from accdistill_jax.models.transformer import Block, block_flops, patchify
 
 
 def random_order(keys: jax.Array, count: int) -> jax.Array:
@@ -16,19 +17,19 @@ def random_order(keys: jax.Array, count: int) -> jax.Array:
 
 
 def kept_count(tokens: int, drop_fraction: float) -> int:
-    """Number of a segment's tokens that are kept when a share is dropped: at least one, and not all."""
+    """Number of a segment's tokens to keep when a share is dropped: at least one, and not all."""
     return min(max(1, round(tokens * (1.0 - drop_fraction))), tokens - 1)
 
 
 class Decoder(nn.Module):
-    """Light Transformer decoder from what the encoder saw to the dropped patches; thrown away after pretraining.
+    """Light Transformer decoder from the encoded tokens to the dropped patches; no export of a student holds it.
 
     Attributes:
         width, depth, heads: its size.
         patch_values: samples times channels of a patch.
-        positions: as the encoder's, see `TransformerEncoder`.
+        positions: the encoder's, see `protocol.Encoder`.
         dtype: compute dtype.
-        rematerialise: as the encoder's.
+        rematerialise: the encoder's.
     """
 
     width: int
@@ -67,18 +68,15 @@ class Decoder(nn.Module):
 class MaskedAutoencoder(nn.Module):
     """Encoder on the kept patches, light decoder, prediction of the dropped patches.
 
-    A Transformer encoder runs on the kept tokens only. An EfficientNet runs on the whole segment with the dropped patches
-    set to zero (their mean), and its features are averaged per kept patch: dense masking, our choice.
-
     Attributes:
         encoder: the encoder that is kept after pretraining; its parameters live under "encoder".
-        patch: samples of a patch; the Transformer's own.
-        keep: patches the encoder sees, a fixed count so that shapes are fixed.
+        patch: samples of a patch; the encoder's own where it has one.
+        keep: number of patches that the encoder sees, fixed so that shapes are fixed.
         decoder_width, decoder_depth, decoder_heads: size of the decoder.
         dtype: compute dtype.
     """
 
-    encoder: TransformerEncoder | EfficientNetEncoder
+    encoder: Encoder
     patch: int
     keep: int
     decoder_width: int
@@ -88,7 +86,7 @@ class MaskedAutoencoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, order: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Predicts what was dropped.
+        """Predicts the dropped patches.
 
         Args:
             x: [batch, time, channels], normalised signal; time a multiple of `patch`.
@@ -96,33 +94,32 @@ class MaskedAutoencoder(nn.Module):
 
         Returns:
             prediction [batch, tokens - keep, patch * channels] float32 of the dropped patches in the order of
-            order[:, keep:], and the pooled embedding [batch, D] of what was seen.
+            order[:, keep:], and the embedding [batch, D] pooled over the kept ones.
         """
-        kept = order[:, : self.keep]
-        if isinstance(self.encoder, TransformerEncoder):
-            seen = self.encoder.tokens(x, kept)
-            embedding = jnp.mean(seen, axis=1)
-            positions = self.encoder.positions
-        else:
-            rows = jnp.arange(x.shape[0])[:, None]
-            patches = patchify(x, self.patch).at[rows, order[:, self.keep :]].set(0.0)
-            seen, embedding = self.encoder.features_and_embedding(patches.reshape(x.shape), segments=order.shape[1])
-            seen = jnp.take_along_axis(seen, kept[:, :, None], axis=1)
-            positions = "relative"
+        chex.assert_shape(order, (x.shape[0], x.shape[1] // self.patch))
+        seen, embedding = self.encoder.encode_kept(x, order[:, : self.keep], patch=self.patch)
         decoder = Decoder(
             self.decoder_width,
             self.decoder_depth,
             self.decoder_heads,
             self.patch * x.shape[-1],
-            positions,
+            self.encoder.positions,
             self.dtype,
             self.encoder.rematerialise,
             name="decoder",
         )
         return decoder(seen, order), embedding
 
+    def flops(self, *, samples: int, channels: int) -> int:
+        """Operations in the matrix products of a forward pass of one segment: encoder and decoder."""
+        patches, width = samples // self.patch, self.decoder_width
+        total = self.encoder.flops(samples=samples, channels=channels, patch=self.patch, kept=self.keep)
+        total += 2 * self.keep * self.encoder.token_width * width
+        total += block_flops(tokens=patches, width=width, mlp=4 * width, depth=self.decoder_depth)
+        return total + 2 * (patches - self.keep) * width * self.patch * channels
+
     def reconstruct(self, x: jax.Array, keys: jax.Array) -> dict[str, jax.Array]:
-        """Segments with a random part of their patches replaced by prediction.
+        """Replaces a random part of each segment's patches by the prediction.
 
         Args:
             x: [batch, time, channels], normalised signal.

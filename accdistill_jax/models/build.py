@@ -1,18 +1,20 @@
-"""From config to modules: the one place where architecture names mean something."""
+"""Builds modules from config sections."""
 
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import ml_collections
 
+from accdistill_jax.config.record import plain
+from accdistill_jax.config.registry import ENCODERS
 from accdistill_jax.errors import UserError
 from accdistill_jax.models.autoencoder import MaskedAutoencoder, kept_count
 from accdistill_jax.models.efficientnet import EfficientNetEncoder, Stage
 from accdistill_jax.models.heads import ProjectionHead
+from accdistill_jax.models.protocol import Encoder
+from accdistill_jax.models.registered import Architecture
 from accdistill_jax.models.transformer import TransformerEncoder
-
-ARCHITECTURES = ("transformer", "efficientnet")
 
 
 def compute_dtype(name: str) -> jnp.dtype:
@@ -20,57 +22,78 @@ def compute_dtype(name: str) -> jnp.dtype:
     return jnp.dtype(name)
 
 
-def build_encoder(config: Any, *, dtype: jnp.dtype, rematerialise: str = "none") -> nn.Module:
+def build_encoder(config: Any, *, dtype: jnp.dtype, rematerialise: str = "none") -> Encoder:
     """Encoder of `config.architecture`, [batch, time, C] -> [batch, D] float32.
 
     Args:
-        config: an `encoder` section: architecture, transformer.*, efficientnet.*.
+        config: an `encoder` section: architecture, and a section of options for each architecture.
         dtype: compute dtype.
-        rematerialise: what the backward pass computes again instead of keeping it: "none" or "blocks".
+        rematerialise: "none", or "blocks": the backward pass recomputes each block.
     """
-    again = rematerialise == "blocks"
-    if config.architecture == "transformer":
-        c = config.transformer
-        return TransformerEncoder(
-            patch=c.patch,
-            width=c.width,
-            depth=c.depth,
-            heads=c.heads,
-            mlp=c.mlp,
-            tokenizer=tuple(tuple(level) for level in c.tokenizer),
-            positions=c.positions,
-            output=c.output,
-            dtype=dtype,
-            rematerialise=again,
-            residual=dtype
-            if c.get("residual") == "compute"
-            else jnp.float32,  # exports of earlier versions have no such key
-        )
-    c = config.efficientnet
-    return EfficientNetEncoder(
-        stem=tuple(c.stem),
-        stages=tuple(Stage(*stage) for stage in c.stages),
-        head=c.head,
-        output=c.output,
+    build = architecture(config).load()
+    return build(config[config.architecture], dtype=dtype, rematerialise=rematerialise == "blocks")
+
+
+def architecture(config: Any) -> Architecture:
+    """The registered architecture of an `encoder` section."""
+    return ENCODERS.get(config.architecture)
+
+
+def encoder_of_tokens(config: Any) -> ml_collections.ConfigDict:
+    """An `encoder` section without the layers that a loss on the tokens leaves untrained.
+
+    A masked autoencoder's decoder reads the tokens; a layer on their mean would stay as initialised. A probe on the mean
+    itself loses nothing.
+    """
+    changed = ml_collections.ConfigDict(plain(config))
+    changed[changed.architecture].update(architecture(config).token_options)
+    return changed
+
+
+def build_transformer(options: Any, *, dtype: jnp.dtype, rematerialise: bool) -> TransformerEncoder:
+    """The Transformer of its options."""
+    return TransformerEncoder(
+        patch=options.patch,
+        width=options.width,
+        depth=options.depth,
+        heads=options.heads,
+        mlp=options.mlp,
+        tokenizer=tuple((samples, width) for samples, width in options.tokenizer),
+        positions=options.positions,
+        output=options.output,
         dtype=dtype,
-        rematerialise=again,
+        rematerialise=rematerialise,
+        # exports of earlier versions have no such key
+        residual=dtype if getattr(options, "residual", "float32") == "compute" else jnp.dtype(jnp.float32),
     )
 
 
-def build_autoencoder(encoder: nn.Module, config: Any, *, samples: int, dtype: jnp.dtype) -> MaskedAutoencoder:
+def build_efficientnet(options: Any, *, dtype: jnp.dtype, rematerialise: bool) -> EfficientNetEncoder:
+    """The EfficientNet of its options."""
+    return EfficientNetEncoder(
+        stem=tuple(options.stem),
+        stages=tuple(Stage(*stage) for stage in options.stages),
+        head=options.head,
+        output=options.output,
+        dtype=dtype,
+        rematerialise=rematerialise,
+    )
+
+
+def build_autoencoder(encoder: Encoder, config: Any, *, samples: int, dtype: jnp.dtype) -> MaskedAutoencoder:
     """Masked autoencoder around an encoder.
 
     Args:
         encoder: the encoder to pretrain.
-        config: an `autoencoder` section: patch (of an EfficientNet; a Transformer has its own), drop_fraction,
-            decoder_width, decoder_depth, decoder_heads.
+        config: an `autoencoder` section: patch (for an encoder without its own), drop_fraction, decoder_width,
+            decoder_depth, decoder_heads.
         samples: of a segment; round(patches * (1 - drop_fraction)) of its patches are kept.
         dtype: compute dtype.
 
     Raises:
-        UserError: the segment is not a whole number of patches.
+        UserError: the segment's samples are not a multiple of the patch.
     """
-    patch = encoder.patch if isinstance(encoder, TransformerEncoder) else config.patch
+    patch = encoder.patch or config.patch
     if samples % patch:
         raise UserError(
             f"segments of {samples} samples are no whole number of patches of {patch}: change the patch size"

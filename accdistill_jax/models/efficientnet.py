@@ -3,15 +3,19 @@
 Normalisation is layer or group normalisation, so that the encoder is a pure function without batch statistics.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from accdistill_jax.models import ops
+from accdistill_jax.models.protocol import Encoded
+from accdistill_jax.models.transformer import patchify
 
 
 class Stage(NamedTuple):
@@ -78,17 +82,28 @@ class EfficientNetEncoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
     rematerialise: bool = False
 
+    # it has no tokens that it could leave out, and a decoder learns from the neighbours of a patch at once
+    patch = None
+    positions = "relative"
+
+    @property
+    def token_width(self) -> int:
+        """Features of a token."""
+        return self.head
+
+    @property
+    def embedding_width(self) -> int:
+        """Features of the pooled embedding."""
+        return self.output
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Embedding of each segment: [batch, time, channels] normalised signal -> [batch, output] float32."""
+        return self.encode(x).embedding
+
     @nn.compact
-    def features_and_embedding(self, x: jax.Array, *, segments: int = 1) -> tuple[jax.Array, jax.Array]:
-        """Features over time and the embedding.
-
-        Args:
-            x: [batch, time, channels], normalised signal.
-            segments: number of equal parts of the time axis to average the features over.
-
-        Returns:
-            features [batch, segments, head] and embedding [batch, output], float32.
-        """
+    def encode(self, x: jax.Array) -> Encoded:
+        """The last feature map [batch, time / strides, head] and the embedding; see `protocol.Encoder`."""
+        chex.assert_rank(x, 3)
         width, kernel, stride = self.stem
         h = nn.Conv(width, (kernel,), strides=(stride,), dtype=self.dtype, name="stem")(x.astype(self.dtype))
         block = nn.remat(MBConv) if self.rematerialise else MBConv
@@ -100,12 +115,34 @@ class EfficientNetEncoder(nn.Module):
         h = nn.LayerNorm(name="norm_head")(h)
         h = nn.Dense(self.head, dtype=self.dtype, dot_general=ops.dot_rows, name="head")(h)
         h = ops.gelu(h).astype(jnp.float32)
-        embedding = nn.Dense(self.output, name="output")(jnp.mean(h, axis=1))
-        return average_parts(h, segments), embedding
+        return Encoded(h, nn.Dense(self.output, name="output")(jnp.mean(h, axis=1)))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Embedding of each segment: [batch, time, channels] normalised signal -> [batch, output] float32."""
-        return self.features_and_embedding(x)[1]
+    def encode_kept(self, x: jax.Array, kept: jax.Array, *, patch: int) -> Encoded:
+        """Dense masking: runs on the whole segment with the other patches at zero, and averages the features per kept patch.
+
+        Zero is the mean of a normalised signal. Our choice; arguments and result as `protocol.Encoder`.
+        """
+        chex.assert_rank([x, kept], [3, 2])
+        patches = patchify(x, patch)
+        seen = jnp.zeros(patches.shape[:2], bool).at[jnp.arange(x.shape[0])[:, None], kept].set(True)
+        encoded = self.encode(jnp.where(seen[:, :, None], patches, 0.0).reshape(x.shape))
+        features = average_parts(encoded.tokens, patches.shape[1])
+        return Encoded(jnp.take_along_axis(features, kept[:, :, None], axis=1), encoded.embedding)
+
+    def flops(self, *, samples: int, channels: int, patch: int = 0, kept: int = 0) -> int:
+        """Operations in the matrix products of a forward pass of one segment; see `protocol.Encoder`."""
+        width, kernel, stride = self.stem
+        length = math.ceil(samples / stride)
+        total = 2 * length * kernel * channels * width
+        for stage in (Stage(*stage) for stage in self.stages):
+            for block in range(stage.depth):
+                inside, squeezed = width * stage.expansion, max(width // 4, 4)
+                total += 2 * length * width * inside + 4 * inside * squeezed
+                length = math.ceil(length / stage.stride) if block == 0 else length
+                total += 2 * length * inside * (stage.kernel + stage.width)
+                width = stage.width
+        total += 2 * length * width * self.head + 2 * self.head * self.output
+        return total + (2 * (samples // patch) * length * self.head if kept else 0)  # features averaged per patch
 
 
 def average_parts(h: jax.Array, parts: int) -> jax.Array:

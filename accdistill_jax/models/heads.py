@@ -23,9 +23,13 @@ class ProjectionHead(nn.Module):
         h = nn.Dense(self.output, name="output")(h)
         return h * jax.lax.rsqrt(jnp.sum(h * h, axis=-1, keepdims=True) + 1e-12)
 
+    def flops(self, *, features: int) -> int:
+        """Operations in the matrix products for one embedding of so many features."""
+        return 2 * self.hidden * (features + self.output)
+
 
 class LinearHead(nn.Module):
-    """A linear map to `output` numbers, float32: what a regression reads from the embedding."""
+    """A linear map to `output` numbers, float32, for regressions on the embedding."""
 
     output: int
 

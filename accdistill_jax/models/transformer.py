@@ -3,15 +3,15 @@
 import itertools
 from collections.abc import Sequence
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from accdistill_jax.models import ops
 from accdistill_jax.models.attention import Places, attention, places, three_products
+from accdistill_jax.models.protocol import Encoded
 from accdistill_jax.runtime import platform
-
-POSITIONS = ("sinusoidal", "relative", "sinusoidal+relative")
 
 
 def patchify(x: jax.Array, patch: int) -> jax.Array:
@@ -124,7 +124,7 @@ class TransformerEncoder(nn.Module):
 
         Args:
             x: [batch, time, channels], normalised signal; time a multiple of `patch`.
-            kept: [batch, K] int32, the tokens to run on; None is all of them. Dropped ones cost nothing.
+            kept: [batch, K] int32, the tokens to run on; None is all of them. The others cost nothing.
 
         Returns:
             [batch, K, width] float32 in the order of `kept`.
@@ -164,7 +164,50 @@ class TransformerEncoder(nn.Module):
             h = ops.gelu(h + ops.repeated(bias, together)[None])
         return h.reshape(B, P, -1)
 
-    def __call__(self, x: jax.Array, kept: jax.Array | None = None) -> jax.Array:
-        """Embedding of each segment: [batch, time, channels] -> [batch, output or width] float32; `kept` as in `tokens`."""
-        pooled = jnp.mean(self.tokens(x, kept), axis=1)
-        return self.projection(pooled) if self.output else pooled
+    @property
+    def token_width(self) -> int:
+        """Features of a token."""
+        return self.width
+
+    @property
+    def embedding_width(self) -> int:
+        """Features of the pooled embedding."""
+        return self.output or self.width
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Embedding of each segment: [batch, time, channels] -> [batch, output or width] float32."""
+        return self.encode(x).embedding
+
+    def encode(self, x: jax.Array) -> Encoded:
+        """All tokens [batch, time / patch, width] and their pooled embedding; see `protocol.Encoder`."""
+        chex.assert_rank(x, 3)
+        return self._pooled(self.tokens(x))
+
+    def encode_kept(self, x: jax.Array, kept: jax.Array, *, patch: int) -> Encoded:
+        """The kept tokens [batch, K, width] and their pooled embedding; see `protocol.Encoder`."""
+        chex.assert_rank([x, kept], [3, 2])
+        if patch != self.patch:
+            raise ValueError(f"patches of {patch} samples, but the encoder's tokens have {self.patch}")
+        return self._pooled(self.tokens(x, kept))
+
+    def _pooled(self, tokens: jax.Array) -> Encoded:
+        mean = jnp.mean(tokens, axis=1)
+        return Encoded(tokens, self.projection(mean) if self.output else mean)
+
+    def flops(self, *, samples: int, channels: int, patch: int = 0, kept: int = 0) -> int:
+        """Operations in the matrix products of a forward pass of one segment; see `protocol.Encoder`."""
+        values, tokenizer = self.patch * channels, 0
+        for span, width in self.tokenizer:
+            tokenizer += 2 * values * width
+            values = self.patch // span * width
+        tokens = kept or samples // self.patch
+        total = tokens * (tokenizer + 2 * values * self.width)
+        total += block_flops(tokens=tokens, width=self.width, mlp=self.mlp, depth=self.depth)
+        return total + 2 * self.width * self.output
+
+
+def block_flops(*, tokens: int, width: int, mlp: int, depth: int) -> int:
+    """Operations in the matrix products of `depth` blocks on one segment's tokens: attention with its four layers, and MLP."""
+    dense = 2 * width * (4 * width + 2 * mlp)
+    attention = 4 * tokens * width
+    return depth * tokens * (dense + attention)

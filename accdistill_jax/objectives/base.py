@@ -1,9 +1,10 @@
-"""Ways of training: what is computed from each segment, and the loss over the global batch.
+"""The protocol of training objectives, and what they share.
 
-An objective has three parts, so that one step can work through a batch in pieces and still see all of it in its loss:
+An objective splits its loss into three parts, so that a step can work through a batch in pieces while the loss still sees the
+whole global batch:
 
-    inputs(frozen, batch, keys, training=...)   what never has a gradient: normalisation, augmentation, the frozen teacher
-    rows(params, inputs)                        what is trained, each segment by itself
+    inputs(frozen, batch, keys, training=...)   without gradient: normalisation, augmentation, the frozen teacher
+    rows(params, inputs)                        with gradient, each segment by itself
     reduce(rows, axis_name, training=...)       (loss, metrics) over the global batch
 
 `params` are differentiated, `frozen` (a teacher) never is; `batch` is this device's part as it comes from the pipeline;
@@ -11,52 +12,273 @@ An objective has three parts, so that one step can work through a batch in piece
 Metrics are scalars, averaged over devices.
 """
 
-from collections.abc import Callable, Mapping
+import abc
+import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from accdistill_jax.inputs.prepare import InputSettings, prepare
+from accdistill_jax.inputs.present import present
+from accdistill_jax.inputs.registered import Augmentation
+from accdistill_jax.models.protocol import Encoder
 from accdistill_jax.objectives import losses
 
-TARGET = "target"  # of frozen: the average of the parameters, where an objective has a momentum branch
+TARGET = "target"  # key of `frozen`: the average of the parameters, for an objective with a momentum branch
+SECOND = "second_"  # prefix of a batch's names: another segment of the same participant
+LABEL = "label"  # key of a batch: [b] float32, in the target's unit, all known
+
+Batch = Mapping[str, jax.Array]
+Metrics = dict[str, jax.Array]
 
 
-class Objective(NamedTuple):
-    """Functions that the training loop calls; see the module's docstring.
+@dataclasses.dataclass(frozen=True)
+class Branch:
+    """The way of one modality through an encoder.
 
     Attributes:
-        init: `init(key, batch) -> params` for a batch of the pipeline's form.
-        inputs: `inputs(frozen, batch, keys, *, training) -> tree of [b, ...]`; augments only in training.
-        rows: `rows(params, inputs) -> tree of [b, ...]`, differentiable.
-        reduce: `reduce(rows, axis_name, *, training) -> (loss [], metrics)`.
-        momentum: decay per step of an average of the parameters that `frozen` then holds as `TARGET`; 0: none.
+        modality: "ppg" or "accel".
+        encoder: see `models.protocol.Encoder`.
+        inputs: how the modality is presented to the encoder.
+        head: on the pooled embedding, or None.
+        augmentations: by name, for training.
     """
 
-    init: Callable[[jax.Array, Mapping[str, jax.Array]], Any]
-    inputs: Callable[..., Any]
-    rows: Callable[[Any, Any], Any]
-    reduce: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
-    momentum: float = 0.0
+    modality: str
+    encoder: Encoder
+    inputs: InputSettings
+    head: nn.Module | None = None
+    augmentations: Mapping[str, Augmentation] = dataclasses.field(default_factory=dict)
 
-    def loss(self, params, frozen, batch, keys, axis_name):
+    def prepare(self, batch: Batch) -> jax.Array:
+        """The encoder's input [b, time, C] float32, not augmented."""
+        return prepare(batch, self.modality, self.inputs)
+
+    def present(self, batch: Batch, keys: jax.Array, *, training: bool) -> jax.Array:
+        """The encoder's input [b, time, C] float32, augmented in training; the same for any split of the batch."""
+        return present(batch, keys, self.modality, self.inputs, self.augmentations, training=training)
+
+    def embed(self, params: Any, x: jax.Array, kept: jax.Array | None = None) -> jax.Array:
+        """The pooled embedding of presented segments.
+
+        Args:
+            params: the encoder's parameters.
+            x: [b, time, C] float32.
+            kept: [b, K] int32, the only tokens to run on, for an encoder that can leave out tokens; None: all.
+
+        Returns:
+            [b, D] float32.
+        """
+        if kept is None:
+            return self.encoder.apply({"params": params}, x)
+        return self.encoder.apply({"params": params}, x, kept, patch=self.encoder.patch, method="encode_kept").embedding
+
+    def project(self, params: Any, embedding: jax.Array) -> jax.Array:
+        """The head's output [b, P] for a pooled embedding [b, D]."""
+        if self.head is None:
+            raise ValueError(f"the {self.modality} branch has no head")
+        return self.head.apply({"params": params}, embedding)
+
+    def init(self, keys: jax.Array, batch: Batch) -> tuple[Any, Any]:
+        """Initial parameters of encoder and head.
+
+        Args:
+            keys: [2] random keys.
+            batch: of the pipeline's form.
+        """
+        embedding, variables = self.encoder.init_with_output(keys[0], self.prepare(batch))
+        if self.head is None:
+            raise ValueError(f"the {self.modality} branch has no head")
+        return variables["params"], self.head.init(keys[1], embedding)["params"]
+
+
+class Parts(NamedTuple):
+    """Parts that a stage hands to an objective's `from_config`.
+
+    Attributes:
+        branch: the encoder that the stage exports.
+        ppg: the PPG encoder that it learns from or is trained with, or None.
+        samples: samples of a segment.
+        dtype: compute dtype.
+    """
+
+    branch: Branch
+    ppg: Branch | None
+    samples: int
+    dtype: jnp.dtype
+
+
+class StepFlops(NamedTuple):
+    """Matrix products of an objective, and the sizes that its collectives depend on.
+
+    Attributes:
+        trained, frozen: operations of a forward pass of one segment, in the parts with and without gradient.
+        projection: width that a contrastive loss compares; 0: no such loss.
+        embedding: width of the embedding whose spread is a metric.
+    """
+
+    trained: int
+    frozen: int
+    projection: int
+    embedding: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Segments:
+    """Batches of segments in the pipeline's order, with both modalities."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """Batches of segments of one modality, each with another segment of its participant under names that begin with `SECOND`."""
+
+    modality: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelled:
+    """Batches of acceleration with a label, under `LABEL`.
+
+    Attributes:
+        target: column of the segment tables.
+        fraction: of the labelled training segments; participants are kept together.
+        subset: seed of the choice.
+    """
+
+    target: str
+    fraction: float
+    subset: int
+
+
+class Objective(abc.ABC):
+    """A way of training an encoder; a frozen dataclass. See the module's docstring."""
+
+    @classmethod
+    @abc.abstractmethod
+    def from_config(cls, section: Any, parts: Parts) -> "Objective":
+        """Builds the objective.
+
+        Args:
+            section: the stage's config section, "teacher" or "student".
+            parts: what the stage provides.
+        """
+
+    @property
+    def momentum(self) -> float:
+        """Decay per step of an average of the parameters that `frozen` then holds as `TARGET`; 0: none."""
+        return 0.0
+
+    @property
+    def batches(self) -> Segments | Pairs | Labelled:
+        """The batches that it trains on."""
+        return Segments()
+
+    @abc.abstractmethod
+    def init(self, key: jax.Array, batch: Batch) -> Any:
+        """Initial parameters for a batch of the pipeline's form; those of the exported encoder are under "encoder"."""
+
+    @abc.abstractmethod
+    def inputs(self, frozen: Any, batch: Batch, keys: jax.Array, *, training: bool) -> dict[str, jax.Array]:
+        """Everything without gradient: a tree of [b, ...] arrays; augments only in training."""
+
+    @abc.abstractmethod
+    def rows(self, params: Any, inputs: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """The differentiable part of each segment: a tree of [b, ...] arrays."""
+
+    @abc.abstractmethod
+    def reduce(
+        self, rows: Mapping[str, jax.Array], axis_name: str | None, *, training: bool
+    ) -> tuple[jax.Array, Metrics]:
+        """The loss [] float32 and the metrics over the global batch."""
+
+    def loss(self, params: Any, frozen: Any, batch: Batch, keys: jax.Array, axis_name: str | None):
         """The training loss of this device's part of the batch: (loss [] float32, metrics)."""
         rows = self.rows(params, self.inputs(frozen, batch, keys, training=True))
         return self.reduce(rows, axis_name, training=True)
 
-    def evaluate(self, params, frozen, batch, keys, axis_name):
+    def evaluate(self, params: Any, frozen: Any, batch: Batch, keys: jax.Array, axis_name: str | None):
         """The same without augmentation, for validation."""
         rows = self.rows(params, self.inputs(frozen, batch, keys, training=False))
         return self.reduce(rows, axis_name, training=False)
 
+    def exported(self, params: Any, frozen: Any) -> dict[str, Any]:
+        """The arrays of a student's export, from the trained parameters and the frozen arrays."""
+        return dict(params)
 
-def embedding_health(z: jax.Array, axis_name: str | None, *, spectrum: bool) -> dict[str, jax.Array]:
+    def flops(self, *, samples: int, channels: Mapping[str, int], cached: bool) -> StepFlops | None:
+        """The work of a step, or None where it is not counted.
+
+        Args:
+            samples: samples of a segment.
+            channels: channels of the encoder's input, by modality.
+            cached: True if the frozen teacher's embedding is read instead of computed.
+        """
+        return None
+
+    @classmethod
+    def represent(cls, branch: Branch, params: Mapping[str, Any], batch: Batch) -> dict[str, jax.Array]:
+        """Everything that evaluation and exports see of a trained encoder.
+
+        Args:
+            branch: as an export describes it: encoder, inputs, and the head of `project` or None.
+            params: the export's arrays.
+            batch: of the pipeline's form.
+
+        Returns:
+            embedding [b, D]; where the objective has them, projection [b, P] of unit norm, which retrieval compares, and
+            prediction [b] in the label's unit.
+        """
+        return {"embedding": branch.embed(params["encoder"], branch.prepare(batch))}
+
+    @classmethod
+    def project_teacher(cls, branch: Branch, params: Mapping[str, Any], standard: jax.Array) -> jax.Array | None:
+        """The frozen teacher's side of retrieval.
+
+        Args:
+            branch, params: as in `represent`.
+            standard: [b, D], the teacher's standardised embedding.
+
+        Returns:
+            [b, P] of unit norm, comparable with the student's projection; None where the student has no frozen teacher.
+        """
+        return None
+
+    @classmethod
+    def represent_ppg(cls, branch: Branch, params: Mapping[str, Any], batch: Batch) -> dict[str, jax.Array]:
+        """As `represent`, of the PPG by the encoder that was trained with the student."""
+        raise ValueError(f"{cls.__name__} trains no PPG encoder")
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossModalContrast:
+    """InfoNCE between the two modalities of a minute, in both directions.
+
+    Attributes:
+        temperature: of both softmaxes.
+        teacher_to_student_weight: lambda of `lambda * L(t->s) + (1 - lambda) * L(s->t)`.
+    """
+
+    temperature: float
+    teacher_to_student_weight: float
+
+    def __call__(self, teacher: jax.Array, student: jax.Array, axis_name: str | None) -> tuple[jax.Array, Metrics]:
+        """The loss [] float32 and the loss of each direction, from two projections [b, P] of unit norm."""
+        t_to_s = losses.info_nce(teacher, student, temperature=self.temperature, axis_name=axis_name)
+        s_to_t = losses.info_nce(student, teacher, temperature=self.temperature, axis_name=axis_name)
+        value = self.teacher_to_student_weight * t_to_s + (1.0 - self.teacher_to_student_weight) * s_to_t
+        return value, {"teacher_to_student": t_to_s, "student_to_teacher": s_to_t}
+
+
+def embedding_health(z: jax.Array, axis_name: str | None, *, spectrum: bool) -> Metrics:
     """Learning-health metrics of embeddings [b, D] over the global batch: spread, and effective rank if asked for."""
     z = jax.lax.stop_gradient(z.astype(jnp.float32))
 
     def mean(rows: jax.Array) -> jax.Array:
-        own = jnp.mean(rows, axis=0)
-        return own if axis_name is None else jax.lax.pmean(own, axis_name)
+        local = jnp.mean(rows, axis=0)
+        return local if axis_name is None else jax.lax.pmean(local, axis_name)
 
     health = {"embedding_std": jnp.mean(jnp.sqrt(mean(jnp.square(z - mean(z)[None]))))}
     if spectrum:  # all rows in one place and an eigendecomposition: not in every training step

@@ -1,44 +1,40 @@
 """Contrastive pretraining of one modality with a momentum branch."""
 
+import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
-import flax.linen as nn
+import chex
 import jax
 
-from accdistill_jax.inputs.augment import Augmentation
-from accdistill_jax.inputs.prepare import InputSettings, prepare
-from accdistill_jax.inputs.present import STREAM_SECOND, present, stream
+from accdistill_jax.inputs import streams
+from accdistill_jax.models.build import build_head
 from accdistill_jax.objectives import losses
-from accdistill_jax.objectives.base import TARGET, Objective, embedding_health
+from accdistill_jax.objectives.base import (
+    SECOND,
+    TARGET,
+    Batch,
+    Branch,
+    Metrics,
+    Objective,
+    Pairs,
+    Parts,
+    Segments,
+    embedding_health,
+)
 
-SECOND = "second_"  # prefix of a batch's names: another segment of the same participant
-POSITIVES = ("participant", "segment")
 
-
-def contrastive(
-    encoder: nn.Module,
-    head: nn.Module,
-    *,
-    modality: str,
-    inputs: InputSettings,
-    augmentations: Mapping[str, Augmentation],
-    positives: str,
-    temperature: float,
-    koleo_weight: float,
-    momentum: float,
-) -> Objective:
+@dataclasses.dataclass(frozen=True)
+class Contrastive(Objective):
     """InfoNCE between two views of one modality, and KoLeo, which spreads the embeddings out.
 
     Trained are params["encoder"] and params["head"]. The first view goes through them; the second through their average
     over the steps before (`frozen[TARGET]`, no gradient), or with a momentum of 0 through the parameters themselves. Views
     are augmented in validation too: without augmentation both views of a segment would be the same.
 
-    Args:
-        encoder: [batch, time, C] -> [batch, D].
-        head: projection head onto the unit sphere.
-        modality: "ppg" or "accel".
-        inputs: see `InputSettings`.
-        augmentations: drawn independently for the two views.
+    Attributes:
+        branch: the encoder that is pretrained, with a projection head onto the unit sphere; its augmentations are drawn
+            independently for the two views.
         positives: "segment": both views are of one segment; "participant": the second is of another segment of the same
             participant, which the batch holds under names that begin with `SECOND`.
         temperature: of the softmax.
@@ -49,43 +45,62 @@ def contrastive(
     combination are our choice.
     """
 
-    def views(frozen, batch, keys, *, training):
-        second, other = stream(keys, STREAM_SECOND), batch
-        if positives == "participant":
+    branch: Branch
+    positives: str
+    temperature: float
+    koleo_weight: float
+    momentum: float = 0.0
+
+    @classmethod
+    def from_config(cls, section: Any, parts: Parts) -> "Contrastive":
+        """See `Objective.from_config`; reads `contrastive`."""
+        options = section.contrastive
+        branch = dataclasses.replace(parts.branch, head=build_head(options.head))
+        return cls(branch, options.positives, options.temperature, options.koleo_weight, options.momentum)
+
+    @property
+    def batches(self) -> Segments | Pairs:
+        """See `Objective.batches`."""
+        return Pairs(self.branch.modality) if self.positives == "participant" else Segments()
+
+    def init(self, key: jax.Array, batch: Batch) -> Any:
+        """See `Objective.init`."""
+        encoder, head = self.branch.init(jax.random.split(key), batch)
+        return {"encoder": encoder, "head": head}
+
+    def inputs(self, frozen: Any, batch: Batch, keys: jax.Array, *, training: bool) -> dict[str, jax.Array]:
+        """See `Objective.inputs`: the first view, and the second one or its projection by the average."""
+        second_keys, other = streams.stream(keys, streams.SECOND_VIEW), batch
+        if self.positives == "participant":
             other = {name.removeprefix(SECOND): value for name, value in batch.items() if name.startswith(SECOND)}
-        found = {"first": present(batch, keys, modality, inputs, augmentations, training=True)}
-        view = present(other, second, modality, inputs, augmentations, training=True)
-        if momentum:
-            found["key"] = jax.lax.stop_gradient(project(frozen[TARGET], view)[1])
-        else:
-            found["second"] = view
-        return found
+        first = self.branch.present(batch, keys, training=True)
+        second = self.branch.present(other, second_keys, training=True)
+        if not self.momentum:
+            return {"first": first, "second": second}
+        return {"first": first, "key": jax.lax.stop_gradient(self._project(frozen[TARGET], second)[1])}
 
-    def project(params, x):
-        z = encoder.apply({"params": params["encoder"]}, x)
-        return z, head.apply({"params": params["head"]}, z)
+    def _project(self, params: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        embedding = self.branch.embed(params["encoder"], x)
+        return embedding, self.branch.project(params["head"], embedding)
 
-    def rows(params, views):
-        embedding, query = project(params, views["first"])
-        key = views["key"] if momentum else project(params, views["second"])[1]
+    def rows(self, params: Any, inputs: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """See `Objective.rows`."""
+        chex.assert_rank(inputs["first"], 3)
+        embedding, query = self._project(params, inputs["first"])
+        key = inputs["key"] if self.momentum else self._project(params, inputs["second"])[1]
         return {"query": query, "key": key, "embedding": embedding}
 
-    def reduce(rows, axis_name, *, training):
-        nce = losses.info_nce(rows["query"], rows["key"], temperature=temperature, axis_name=axis_name)
-        metrics = {"info_nce": nce}
-        value = nce
-        if koleo_weight:
-            metrics["koleo"] = losses.koleo(rows["query"], axis_name=axis_name)
-            value = nce + koleo_weight * metrics["koleo"]
-        return value, {
-            "loss": value,
-            **metrics,
-            **embedding_health(rows["embedding"], axis_name, spectrum=not training),
-        }
-
-    def init(key, batch):
-        keys = jax.random.split(key)
-        z, variables = encoder.init_with_output(keys[0], prepare(batch, modality, inputs))
-        return {"encoder": variables["params"], "head": head.init(keys[1], z)["params"]}
-
-    return Objective(init, views, rows, reduce, momentum)
+    def reduce(
+        self, rows: Mapping[str, jax.Array], axis_name: str | None, *, training: bool
+    ) -> tuple[jax.Array, Metrics]:
+        """See `Objective.reduce`."""
+        query, key = rows["query"], rows["key"]
+        chex.assert_rank([query, rows["embedding"]], 2)
+        chex.assert_equal_shape([query, key])
+        nce = losses.info_nce(query, key, temperature=self.temperature, axis_name=axis_name)
+        metrics, value = {"info_nce": nce}, nce
+        if self.koleo_weight:
+            metrics["koleo"] = losses.koleo(query, axis_name=axis_name)
+            value = nce + self.koleo_weight * metrics["koleo"]
+        health = embedding_health(rows["embedding"], axis_name, spectrum=not training)
+        return value, {"loss": value, **metrics, **health}

@@ -1,129 +1,208 @@
-"""A frozen PPG teacher's knowledge into an accelerometer student: contrast, regression, or both."""
+"""Distillation of a frozen PPG teacher into an accelerometer student: contrast, regression, or both."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
+import chex
 import jax
 import jax.numpy as jnp
 
-from accdistill_jax.inputs.augment import Augmentation
-from accdistill_jax.inputs.prepare import InputSettings, prepare
-from accdistill_jax.inputs.present import STREAM_TOKENS, present, stream
+from accdistill_jax.errors import UserError
+from accdistill_jax.inputs import streams
 from accdistill_jax.models.autoencoder import kept_count, random_order
+from accdistill_jax.models.build import build_head
+from accdistill_jax.models.heads import LinearHead
+from accdistill_jax.models.protocol import Encoder
 from accdistill_jax.objectives import losses
-from accdistill_jax.objectives.base import Objective, embedding_health
+from accdistill_jax.objectives.base import (
+    Batch,
+    Branch,
+    CrossModalContrast,
+    Metrics,
+    Objective,
+    Parts,
+    StepFlops,
+    embedding_health,
+)
 
-TEACHER = "teacher"  # of a batch: the teacher's embedding, standardised, where it was computed before
-REGRESSIONS = ("mse", "cosine")
+TEACHER = "teacher"  # key of a batch: the teacher's standardised embedding, where it was computed before
 
 
-def standard_embedding(teacher: nn.Module, frozen: Any, ppg: jax.Array) -> jax.Array:
+def standard_embedding(teacher: Encoder, frozen: Any, ppg: jax.Array) -> jax.Array:
     """A frozen teacher's embedding of presented PPG [b, time, C], standardised per dimension: [b, D] float32, no gradient."""
     z = teacher.apply({"params": frozen["params"]}, ppg)
     return jax.lax.stop_gradient((z - frozen["mean"][None]) / frozen["std"][None])
 
 
-def distillation(
-    student: nn.Module,
-    teacher: nn.Module,
-    student_head: nn.Module,
-    teacher_head: nn.Module,
-    *,
-    student_inputs: InputSettings,
-    teacher_inputs: InputSettings,
-    augmentations: Mapping[str, Mapping[str, Augmentation]],
-    temperature: float,
-    teacher_to_student_weight: float,
-    drop_fraction: float = 0.0,
-    contrastive_weight: float = 1.0,
-    regression_weight: float = 0.0,
-    regression: str = "cosine",
-    regression_head: nn.Module | None = None,
-) -> Objective:
+@dataclasses.dataclass(frozen=True)
+class DistillationLoss:
+    """The loss of a distillation.
+
+    Attributes:
+        contrast: the contrastive loss.
+        contrastive_weight, regression_weight: weights of the two losses; not both 0.
+        regression: "mse" (mean over dimensions) or "cosine" (1 - cosine).
+    """
+
+    contrast: CrossModalContrast
+    contrastive_weight: float = 1.0
+    regression_weight: float = 0.0
+    regression: str = "cosine"
+
+
+@dataclasses.dataclass(frozen=True)
+class Distillation(Objective):
     """Both directions of InfoNCE between the student's and a frozen teacher's embedding of the same minute.
 
     Trained are params["encoder"] (the student), params["head"] and params["teacher_head"]; `frozen` is the teacher:
     {"params", "mean" [D], "std" [D]}, whose embedding is standardised per dimension before its head. A batch that holds
     that embedding, `TEACHER` [b, D] float32, needs no PPG, and the teacher is not run.
 
-    With a regression weight, a further head predicts the teacher's standardised embedding from the student's
-    (params["regression_head"]); with a contrastive weight of 0 that is all there is, and neither projection head exists.
+    With a regression weight, a linear head predicts the teacher's standardised embedding from the student's
+    (params["regression_head"]); with a contrastive weight of 0 neither projection head exists.
 
-    Args:
-        student, teacher: encoders, [batch, time, C] -> [batch, D].
-        student_head, teacher_head: projection heads onto the unit sphere.
-        student_inputs, teacher_inputs: see `InputSettings`.
-        augmentations: {"accel": specs, "ppg": specs}; drawn independently for the two.
-        temperature: of both softmaxes.
-        teacher_to_student_weight: lambda of `lambda * L(t->s) + (1 - lambda) * L(s->t)`.
-        drop_fraction: share of its tokens that a Transformer student does without in training, drawn anew for every
-            segment and step; 0: none.
-        contrastive_weight, regression_weight: of the two losses; not both 0.
-        regression: "mse" (mean over dimensions) or "cosine" (1 - cosine).
-        regression_head: [batch, D student] -> [batch, D teacher]; needed where there is a regression.
+    Attributes:
+        student, teacher: the branches, with projection heads onto the unit sphere; augmentations are drawn independently.
+        loss_terms: weights and kinds of the losses.
+        drop_fraction: share of its tokens that the student leaves out in training, drawn anew for every segment and step;
+            0: none. Above 0 for encoders with a `patch` only.
 
     Source: arXiv 2412.11276 (cross-modal distillation); Li et al. 2023, "Scaling language-image pre-training via
     masking" (dropping tokens). Regression is not in the paper.
     """
 
-    def views(frozen, batch, keys, *, training):
-        found = {"accel": present(batch, keys, "accel", student_inputs, augmentations["accel"], training=training)}
-        if TEACHER in batch:
-            found["teacher"] = batch[TEACHER]
-        else:
-            ppg = present(batch, keys, "ppg", teacher_inputs, augmentations["ppg"], training=training)
-            found["teacher"] = standard_embedding(teacher, frozen, ppg)
-        if drop_fraction and training:
-            tokens = found["accel"].shape[1] // student.patch
-            order = random_order(stream(keys, STREAM_TOKENS), tokens)
-            found["kept"] = order[:, : kept_count(tokens, drop_fraction)]
-        return found
+    student: Branch
+    teacher: Branch
+    loss_terms: DistillationLoss
+    drop_fraction: float = 0.0
 
-    def rows(params, views):
-        kept = (views["kept"],) if "kept" in views else ()
-        embedding = student.apply({"params": params["encoder"]}, views["accel"], *kept)
-        found = {"embedding": embedding}
-        if contrastive_weight:
-            found["teacher"] = teacher_head.apply({"params": params["teacher_head"]}, views["teacher"])
-            found["student"] = student_head.apply({"params": params["head"]}, embedding)
-        if regression_weight:
-            predicted = regression_head.apply({"params": params["regression_head"]}, embedding)
-            found["regression"] = losses.regression(predicted, views["teacher"], kind=regression)
-        return found
+    @classmethod
+    def from_config(cls, section: Any, parts: Parts) -> "Distillation":
+        """See `Objective.from_config`."""
+        if parts.ppg is None:
+            raise ValueError("distillation needs a frozen teacher")
+        patch = parts.branch.encoder.patch
+        if section.drop_fraction and (patch is None or parts.samples < 2 * patch):
+            raise UserError(
+                f"config.student.drop_fraction = {section.drop_fraction!r}: a segment of {parts.samples} samples has a single "
+                "token, and none can be dropped; set it to 0.0, or choose an encoder with shorter tokens"
+            )
+        head = build_head(section.head)
+        terms = DistillationLoss(
+            CrossModalContrast(section.temperature, section.teacher_to_student_weight),
+            section.contrastive_weight,
+            section.regression_weight,
+            section.regression,
+        )
+        return cls(
+            dataclasses.replace(parts.branch, head=head),
+            dataclasses.replace(parts.ppg, head=head),
+            terms,
+            section.drop_fraction,
+        )
 
-    def reduce(rows, axis_name, *, training):
-        value, metrics = jnp.float32(0), {}
-        if contrastive_weight:
-            t, s = rows["teacher"], rows["student"]
-            t_to_s = losses.info_nce(t, s, temperature=temperature, axis_name=axis_name)
-            s_to_t = losses.info_nce(s, t, temperature=temperature, axis_name=axis_name)
-            both = teacher_to_student_weight * t_to_s + (1.0 - teacher_to_student_weight) * s_to_t
-            value = both if contrastive_weight == 1.0 else contrastive_weight * both
-            metrics |= {"teacher_to_student": t_to_s, "student_to_teacher": s_to_t}
-            metrics["temperature"] = jnp.float32(temperature)
-        if regression_weight:
-            metrics["regression"] = jnp.mean(rows["regression"])
-            value = value + regression_weight * metrics["regression"]
-        metrics["loss"] = value
-        return value, {**metrics, **embedding_health(rows["embedding"], axis_name, spectrum=not training)}
-
-    def init(key, batch):
-        accel = prepare(batch, "accel", student_inputs)
+    def init(self, key: jax.Array, batch: Batch) -> Any:
+        """See `Objective.init`."""
         keys = jax.random.split(key, 3)
-        encoder = student.init(keys[0], accel)["params"]
-        embedding = student.apply({"params": encoder}, accel)
+        embedding, variables = self.student.encoder.init_with_output(keys[0], self.student.prepare(batch))
         if TEACHER in batch:
             width = batch[TEACHER].shape[-1]
         else:
-            ppg = prepare(batch, "ppg", teacher_inputs)
-            width = jax.eval_shape(lambda: teacher.init_with_output(keys[0], ppg)[0]).shape[-1]
-        params = {"encoder": encoder}
-        if contrastive_weight:
-            params["head"] = student_head.init(keys[1], embedding)["params"]
-            params["teacher_head"] = teacher_head.init(keys[2], jnp.zeros((1, width)))["params"]
-        if regression_weight:
-            params["regression_head"] = regression_head.init(jax.random.fold_in(key, 3), embedding)["params"]
+            ppg = self.teacher.prepare(batch)
+            width = jax.eval_shape(lambda: self.teacher.encoder.init_with_output(keys[0], ppg)[0]).shape[-1]
+        params = {"encoder": variables["params"]}
+        if self.loss_terms.contrastive_weight:
+            params["head"] = self.student.head.init(keys[1], embedding)["params"]
+            params["teacher_head"] = self.teacher.head.init(keys[2], jnp.zeros((1, width)))["params"]
+        if self.loss_terms.regression_weight:
+            head_key = jax.random.fold_in(key, 3)
+            params["regression_head"] = LinearHead(width).init(head_key, embedding)["params"]
         return params
 
-    return Objective(init, views, rows, reduce)
+    def inputs(self, frozen: Any, batch: Batch, keys: jax.Array, *, training: bool) -> dict[str, jax.Array]:
+        """See `Objective.inputs`: the acceleration, the teacher's standardised embedding, and the tokens to keep."""
+        views = {"accel": self.student.present(batch, keys, training=training)}
+        if TEACHER in batch:
+            views["teacher"] = batch[TEACHER]
+        else:
+            ppg = self.teacher.present(batch, keys, training=training)
+            views["teacher"] = standard_embedding(self.teacher.encoder, frozen, ppg)
+        if self.drop_fraction and training:
+            tokens = views["accel"].shape[1] // self.student.encoder.patch
+            order = random_order(streams.stream(keys, streams.TOKENS), tokens)
+            views["kept"] = order[:, : kept_count(tokens, self.drop_fraction)]
+        return views
+
+    def flops(self, *, samples: int, channels: Mapping[str, int], cached: bool) -> StepFlops | None:
+        """See `Objective.flops`; a regression is not counted."""
+        if self.loss_terms.regression_weight or not self.loss_terms.contrastive_weight:
+            return None
+        student, teacher = self.student.encoder, self.teacher.encoder
+        kept = {}
+        if self.drop_fraction and student.patch:
+            kept = {"patch": student.patch, "kept": kept_count(samples // student.patch, self.drop_fraction)}
+        trained = student.flops(samples=samples, channels=channels["accel"], **kept)
+        trained += self.student.head.flops(features=student.embedding_width)
+        trained += self.teacher.head.flops(features=teacher.embedding_width)
+        frozen = 0 if cached else teacher.flops(samples=samples, channels=channels["ppg"])
+        return StepFlops(trained, frozen, self.student.head.output, student.embedding_width)
+
+    def rows(self, params: Any, inputs: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """See `Objective.rows`."""
+        chex.assert_rank([inputs["accel"], inputs["teacher"]], [3, 2])
+        chex.assert_equal_shape_prefix([inputs["accel"], inputs["teacher"]], 1)
+        embedding = self.student.embed(params["encoder"], inputs["accel"], inputs.get("kept"))
+        rows = {"embedding": embedding}
+        if self.loss_terms.contrastive_weight:
+            rows["teacher"] = self.teacher.project(params["teacher_head"], inputs["teacher"])
+            rows["student"] = self.student.project(params["head"], embedding)
+        if self.loss_terms.regression_weight:
+            predicted = linear_head(params["regression_head"]).apply({"params": params["regression_head"]}, embedding)
+            rows["regression"] = losses.regression(predicted, inputs["teacher"], kind=self.loss_terms.regression)
+        return rows
+
+    def reduce(
+        self, rows: Mapping[str, jax.Array], axis_name: str | None, *, training: bool
+    ) -> tuple[jax.Array, Metrics]:
+        """See `Objective.reduce`."""
+        terms, value, metrics = self.loss_terms, jnp.float32(0), {}
+        if terms.contrastive_weight:
+            chex.assert_rank(rows["student"], 2)
+            chex.assert_equal_shape([rows["student"], rows["teacher"]])
+            both, metrics = terms.contrast(rows["teacher"], rows["student"], axis_name)
+            value = both if terms.contrastive_weight == 1.0 else terms.contrastive_weight * both
+            metrics["temperature"] = jnp.float32(terms.contrast.temperature)
+        if terms.regression_weight:
+            chex.assert_rank(rows["regression"], 1)
+            metrics["regression"] = jnp.mean(rows["regression"])
+            value = value + terms.regression_weight * metrics["regression"]
+        metrics["loss"] = value
+        return value, {**metrics, **embedding_health(rows["embedding"], axis_name, spectrum=not training)}
+
+    @classmethod
+    def represent(cls, branch: Branch, params: Mapping[str, Any], batch: Batch) -> dict[str, jax.Array]:
+        """See `Objective.represent`: the projection is the head's, or the predicted embedding of the teacher."""
+        represented = super().represent(branch, params, batch)
+        z = represented["embedding"]
+        if branch.head is not None:
+            represented["projection"] = branch.project(params["head"], z)
+        elif "regression_head" in params:
+            head = params["regression_head"]
+            represented["projection"] = unit(linear_head(head).apply({"params": head}, z))
+        return represented
+
+    @classmethod
+    def project_teacher(cls, branch: Branch, params: Mapping[str, Any], standard: jax.Array) -> jax.Array:
+        """See `Objective.project_teacher`."""
+        return unit(standard) if branch.head is None else branch.project(params["teacher_head"], standard)
+
+
+def linear_head(params: Mapping[str, Any]) -> LinearHead:
+    """The linear head that has these parameters."""
+    return LinearHead(params["output"]["bias"].shape[-1])
+
+
+def unit(z: jax.Array) -> jax.Array:
+    """Rows [b, D] at unit norm."""
+    return z * jax.lax.rsqrt((z * z).sum(axis=-1, keepdims=True) + 1e-12)

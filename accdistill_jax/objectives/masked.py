@@ -1,53 +1,76 @@
 """Masked autoencoding of one modality."""
 
+import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
+import chex
+import jax
 import jax.numpy as jnp
 
-from accdistill_jax.inputs.augment import Augmentation
-from accdistill_jax.inputs.prepare import InputSettings, prepare
-from accdistill_jax.inputs.present import STREAM_MASK, present, stream
+from accdistill_jax.inputs import streams
 from accdistill_jax.models.autoencoder import MaskedAutoencoder, dropped_patches, random_order
+from accdistill_jax.models.build import build_autoencoder
 from accdistill_jax.objectives import losses
-from accdistill_jax.objectives.base import Objective, embedding_health
+from accdistill_jax.objectives.base import Batch, Branch, Metrics, Objective, Parts, StepFlops, embedding_health
 
 
-def masked_autoencoding(
-    model: MaskedAutoencoder,
-    *,
-    modality: str,
-    inputs: InputSettings,
-    augmentations: Mapping[str, Augmentation],
-) -> Objective:
+@dataclasses.dataclass(frozen=True)
+class MaskedAutoencoding(Objective):
     """Mean squared error on the dropped patches of one modality.
 
-    Args:
-        model: the autoencoder; what is kept afterwards is params["encoder"].
-        modality: "ppg" or "accel".
-        inputs: see `InputSettings`.
-        augmentations: applied to input and target alike; {} for none.
+    The parameters are the autoencoder's: "encoder" and "decoder".
+
+    Attributes:
+        branch: the encoder that is pretrained; its augmentations apply to input and target alike.
+        model: the autoencoder around that encoder.
 
     Source: arXiv 2412.11276 (masked autoencoder as the PPG teacher); He et al. 2022.
     """
-    patch, keep = model.patch, model.keep
 
-    def masked(frozen, batch, keys, *, training):
-        x = present(batch, keys, modality, inputs, augmentations, training=training)
-        return {"signal": x, "order": random_order(stream(keys, STREAM_MASK), x.shape[1] // patch)}
+    branch: Branch
+    model: MaskedAutoencoder
 
-    def rows(params, masked):
-        x, order = masked["signal"], masked["order"]
-        prediction, embedding = model.apply({"params": params}, x, order)
-        error = losses.masked_reconstruction(prediction, dropped_patches(x, order, patch=patch, keep=keep))
-        return {"error": error, "embedding": embedding}
+    @classmethod
+    def from_config(cls, section: Any, parts: Parts) -> "MaskedAutoencoding":
+        """See `Objective.from_config`; reads `autoencoder`."""
+        encoder = parts.branch.encoder
+        model = build_autoencoder(encoder, section.autoencoder, samples=parts.samples, dtype=parts.dtype)
+        return cls(parts.branch, model)
 
-    def reduce(rows, axis_name, *, training):
+    def init(self, key: jax.Array, batch: Batch) -> Any:
+        """See `Objective.init`."""
+        x = self.branch.prepare(batch)
+        order = jnp.tile(jnp.arange(x.shape[1] // self.model.patch, dtype=jnp.int32), (x.shape[0], 1))
+        return self.model.init(key, x, order)["params"]
+
+    def inputs(self, frozen: Any, batch: Batch, keys: jax.Array, *, training: bool) -> dict[str, jax.Array]:
+        """See `Objective.inputs`: the signal, and the order in which its patches are kept and dropped."""
+        x = self.branch.present(batch, keys, training=training)
+        order = random_order(streams.stream(keys, streams.MASK), x.shape[1] // self.model.patch)
+        return {"signal": x, "order": order}
+
+    def rows(self, params: Any, inputs: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """See `Objective.rows`."""
+        x, order = inputs["signal"], inputs["order"]
+        chex.assert_rank([x, order], [3, 2])
+        prediction, embedding = self.model.apply({"params": params}, x, order)
+        target = dropped_patches(x, order, patch=self.model.patch, keep=self.model.keep)
+        return {"error": losses.masked_reconstruction(prediction, target), "embedding": embedding}
+
+    def reduce(
+        self, rows: Mapping[str, jax.Array], axis_name: str | None, *, training: bool
+    ) -> tuple[jax.Array, Metrics]:
+        """See `Objective.reduce`."""
+        chex.assert_rank([rows["error"], rows["embedding"]], [1, 2])
         value = jnp.mean(rows["error"])
         return value, {"loss": value, **embedding_health(rows["embedding"], axis_name, spectrum=not training)}
 
-    def init(key, batch):
-        x = prepare(batch, modality, inputs)
-        order = jnp.tile(jnp.arange(x.shape[1] // patch, dtype=jnp.int32), (x.shape[0], 1))
-        return model.init(key, x, order)["params"]
+    def flops(self, *, samples: int, channels: Mapping[str, int], cached: bool) -> StepFlops:
+        """See `Objective.flops`."""
+        trained = self.model.flops(samples=samples, channels=channels[self.branch.modality])
+        return StepFlops(trained, 0, 0, self.branch.encoder.embedding_width)
 
-    return Objective(init, masked, rows, reduce)
+    def exported(self, params: Any, frozen: Any) -> dict[str, Any]:
+        """See `Objective.exported`; the decoder is of no use to a student."""
+        return {name: value for name, value in params.items() if name != "decoder"}

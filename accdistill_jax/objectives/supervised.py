@@ -1,61 +1,94 @@
 """An encoder trained on a label: the supervised baseline."""
 
+import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
-import flax.linen as nn
+import chex
 import jax
 import jax.numpy as jnp
 
-from accdistill_jax.inputs.augment import Augmentation
-from accdistill_jax.inputs.prepare import InputSettings, prepare
-from accdistill_jax.inputs.present import present
+from accdistill_jax.models.heads import LinearHead
 from accdistill_jax.objectives import losses
-from accdistill_jax.objectives.base import Objective, embedding_health
+from accdistill_jax.objectives.base import (
+    LABEL,
+    Batch,
+    Branch,
+    Labelled,
+    Metrics,
+    Objective,
+    Parts,
+    embedding_health,
+)
 
-LABEL = "label"  # of a batch: [b] float32, in the target's unit, all known
 
-
-def supervised(
-    encoder: nn.Module,
-    head: nn.Module,
-    *,
-    inputs: InputSettings,
-    augmentations: Mapping[str, Augmentation],
-) -> Objective:
+@dataclasses.dataclass(frozen=True)
+class Supervised(Objective):
     """Regression of one label of the segment from its acceleration.
 
     Trained are params["encoder"] and params["label_head"]; `frozen` is {"label_mean" [], "label_std" []}, with which the
-    label is standardised. The loss is Huber's (1 standard deviation), so that a wrong label does not lead.
+    label is standardised. The loss is Huber's (1 standard deviation), which limits the weight of wrong labels.
 
-    Args:
-        encoder: [batch, time, C] -> [batch, D].
-        head: [batch, D] -> [batch, 1].
-        inputs: see `InputSettings`.
-        augmentations: of the acceleration; {} for none.
+    Attributes:
+        branch: the encoder, with a head [batch, D] -> [batch, 1].
+        labels: the labelled batches to train on.
 
     Source: the supervised baseline of arXiv 2412.11276; its loss is our choice.
     """
 
-    def views(frozen, batch, keys, *, training):
+    branch: Branch
+    labels: Labelled
+
+    @classmethod
+    def from_config(cls, section: Any, parts: Parts) -> "Supervised":
+        """See `Objective.from_config`; reads `supervised`."""
+        options = section.supervised
+        branch = dataclasses.replace(parts.branch, head=LinearHead(1))
+        return cls(branch, Labelled(options.target, options.label_fraction, options.subset))
+
+    @property
+    def batches(self) -> Labelled:
+        """See `Objective.batches`."""
+        return self.labels
+
+    def init(self, key: jax.Array, batch: Batch) -> Any:
+        """See `Objective.init`."""
+        encoder, head = self.branch.init(jax.random.split(key), batch)
+        return {"encoder": encoder, "label_head": head}
+
+    def inputs(self, frozen: Any, batch: Batch, keys: jax.Array, *, training: bool) -> dict[str, jax.Array]:
+        """See `Objective.inputs`: the acceleration, the standardised label and its unit."""
+        chex.assert_rank(batch[LABEL], 1)
         return {
-            "accel": present(batch, keys, "accel", inputs, augmentations, training=training),
+            "accel": self.branch.present(batch, keys, training=training),
             "target": (batch[LABEL] - frozen["label_mean"]) / frozen["label_std"],
             "unit": jnp.broadcast_to(frozen["label_std"], batch[LABEL].shape),
         }
 
-    def rows(params, views):
-        z = encoder.apply({"params": params["encoder"]}, views["accel"])
-        error = head.apply({"params": params["label_head"]}, z)[:, 0] - views["target"]
-        return {"loss": losses.huber(error), "absolute": jnp.abs(error) * views["unit"], "embedding": z}
+    def rows(self, params: Any, inputs: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """See `Objective.rows`."""
+        chex.assert_rank([inputs["accel"], inputs["target"]], [3, 1])
+        z = self.branch.embed(params["encoder"], inputs["accel"])
+        error = self.branch.project(params["label_head"], z)[:, 0] - inputs["target"]
+        return {"loss": losses.huber(error), "absolute": jnp.abs(error) * inputs["unit"], "embedding": z}
 
-    def reduce(rows, axis_name, *, training):
+    def reduce(
+        self, rows: Mapping[str, jax.Array], axis_name: str | None, *, training: bool
+    ) -> tuple[jax.Array, Metrics]:
+        """See `Objective.reduce`."""
+        chex.assert_rank([rows["loss"], rows["absolute"]], 1)
         value = jnp.mean(rows["loss"])
         metrics = {"loss": value, "mean_absolute_error": jnp.mean(rows["absolute"])}
         return value, {**metrics, **embedding_health(rows["embedding"], axis_name, spectrum=not training)}
 
-    def init(key, batch):
-        keys = jax.random.split(key)
-        z, variables = encoder.init_with_output(keys[0], prepare(batch, "accel", inputs))
-        return {"encoder": variables["params"], "label_head": head.init(keys[1], z)["params"]}
+    def exported(self, params: Any, frozen: Any) -> dict[str, Any]:
+        """See `Objective.exported`; with the statistics that give a prediction its unit."""
+        return {**params, **frozen}
 
-    return Objective(init, views, rows, reduce)
+    @classmethod
+    def represent(cls, branch: Branch, params: Mapping[str, Any], batch: Batch) -> dict[str, jax.Array]:
+        """See `Objective.represent`: with the predicted label."""
+        represented = super().represent(branch, params, batch)
+        head = {"params": params["label_head"]}
+        standard = LinearHead(1).apply(head, represented["embedding"])[:, 0]
+        return represented | {"prediction": params["label_mean"] + params["label_std"] * standard}

@@ -24,13 +24,13 @@ from accdistill_jax.evaluation.evaluate import SPLITS, STUDENT, TEACHER, UNTRAIN
 from accdistill_jax.evaluation.retrieval.retrieval import ACCEL_TO_PPG, PPG_TO_ACCEL, normalise
 from accdistill_jax.evaluation.retrieval.search import paired_ranks
 from accdistill_jax.files import open_regular, write_atomically
-from accdistill_jax.inputs.prepare import prepare
 from accdistill_jax.labels import LABELS
+from accdistill_jax.objectives.registered import PPG
 from accdistill_jax.runtime.parallel import Parallel
 from accdistill_jax.runtime.progress import ProgressLine
 from accdistill_jax.stages import student as student_stage
 from accdistill_jax.stages import teacher as teacher_stage
-from accdistill_jax.stages.build_objective import needs_teacher
+from accdistill_jax.stages.build_objective import needs_teacher, objective_of
 from accdistill_jax.stages.context import Run
 from accdistill_jax.stages.map_segments import embed
 from accdistill_jax.stages.student import load_student
@@ -61,28 +61,29 @@ def load_encoders(run: Run) -> Encoders:
     Where student and PPG encoder were trained together, that encoder stands in the teacher's place.
     """
     has_student = "student" in run.config.stages or (student_stage.export_path(run) / "export.json").exists()
-    own_ppg = has_student and run.config.student.objective == "joint"
+    trains_ppg = has_student and objective_of(run.config.student).ppg is PPG.TRAINED
     teacher = None
-    if not has_student or needs_teacher(run.config) or (not own_ppg and has_teacher(run)):
+    if not has_student or needs_teacher(run.config) or (not trains_ppg and has_teacher(run)):
         teacher = load_teacher(run)
     student = load_student(run, teacher) if has_student else None
-    found = []
+    encoders = []
     if teacher is not None:
-        found.append(teacher_encoder(teacher, student))
-    elif own_ppg:
-        found.append(Encoder(TEACHER, student.represent_ppg, student.params))
+        encoders.append(teacher_encoder(teacher, student))
+    elif student is not None and student.ppg is not None:
+        encoders.append(Encoder(TEACHER, student.represent_ppg, student.params))
     if student is not None:
+        branch = student.branch
 
         def embed_untrained(params, batch):
-            return {"embedding": student.encoder.apply({"params": params}, prepare(batch, "accel", student.inputs))}
+            return {"embedding": branch.embed(params, branch.prepare(batch))}
 
-        one = run.stores[0].read(np.zeros(1, np.int64))
-        found.append(Encoder(STUDENT, student.represent, student.params))
-        found.append(Encoder(UNTRAINED, embed_untrained, student.initial(one)))
+        segment = run.stores[0].read(np.zeros(1, np.int64))
+        encoders.append(Encoder(STUDENT, student.represent, student.params))
+        encoders.append(Encoder(UNTRAINED, embed_untrained, student.initial(segment)))
     c = run.config.evaluation
     described = [run.data_fingerprint, teacher.fingerprint if teacher else "", student.fingerprint if student else ""]
     described += [c.train_segments, run.config.seed, str(run.config.runtime.compute_dtype)]
-    return Encoders(teacher, student, found, hash_of(described))
+    return Encoders(teacher, student, encoders, hash_of(described))
 
 
 def has_teacher(run: Run) -> bool:
@@ -91,10 +92,10 @@ def has_teacher(run: Run) -> bool:
 
 
 def teacher_encoder(teacher: Teacher, student: Student | None) -> Encoder:
-    """The frozen teacher, with what its embedding is compared as by the student that learned from it."""
+    """The frozen teacher, with the projection that the student's retrieval compares with, if there is one."""
 
     def embed_ppg(params, batch):
-        z = teacher.encoder.apply({"params": params["teacher"]["params"]}, prepare(batch, "ppg", teacher.inputs))
+        z = teacher.branch.embed(params["teacher"]["params"], teacher.branch.prepare(batch))
         out = {"embedding": z}
         standard = (z - params["teacher"]["mean"][None]) / params["teacher"]["std"][None]
         projection = student and student.project_teacher(params["student"], standard)

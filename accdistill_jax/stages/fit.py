@@ -10,7 +10,7 @@ from optax import Schedule
 from accdistill_jax.config import record
 from accdistill_jax.config.duration import duration_steps
 from accdistill_jax.data.pipeline import Pipeline
-from accdistill_jax.objectives import Objective
+from accdistill_jax.objectives.base import Objective
 from accdistill_jax.runtime.interrupt import Interruption
 from accdistill_jax.runtime.parallel import AXIS
 from accdistill_jax.runtime.progress import ProgressLine

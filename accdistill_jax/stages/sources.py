@@ -10,7 +10,7 @@ from accdistill_jax.data.store.labels import labelled_subset
 from accdistill_jax.data.store.opening import label_values
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.errors import UserError
-from accdistill_jax.objectives import LABEL, SECOND
+from accdistill_jax.objectives.base import LABEL, SECOND, Labelled, Pairs, Segments
 from accdistill_jax.stages.context import Run
 
 _PARTNER = 41
@@ -26,6 +26,17 @@ class Source(NamedTuple):
 
     reader: Callable[[str], Reader | None] | None = None
     rows: Callable[[str], list[np.ndarray]] | None = None
+
+
+def source_of(run: Run, batches: Segments | Pairs | Labelled) -> tuple[Source, dict[str, np.ndarray]]:
+    """The source of an objective's batches, and the frozen arrays that come with it: the statistics of labels, or nothing."""
+    match batches:
+        case Pairs(modality):
+            return paired_source(run, modality), {}
+        case Labelled(target, fraction, subset):
+            return labelled_source(run, target=target, fraction=fraction, subset=subset)
+        case _:
+            return Source(), {}
 
 
 def paired_source(run: Run, modality: str) -> Source:

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import ml_collections
 import numpy as np
@@ -12,13 +11,14 @@ from accdistill_jax.config.record import plain
 from accdistill_jax.data.store.opening import choose_rows
 from accdistill_jax.encoder import Teacher
 from accdistill_jax.errors import UserError
-from accdistill_jax.inputs.augment import augmentations
-from accdistill_jax.inputs.prepare import InputSettings, prepare
+from accdistill_jax.inputs.prepare import InputSettings
 from accdistill_jax.models.build import build_autoencoder, build_encoder, compute_dtype
-from accdistill_jax.stages.build_objective import pretraining_objective, pretraining_source
+from accdistill_jax.objectives.base import Branch
+from accdistill_jax.stages.build_objective import build_objective, trained_encoder
 from accdistill_jax.stages.context import Run
 from accdistill_jax.stages.fit import train_stage
 from accdistill_jax.stages.map_segments import embed
+from accdistill_jax.stages.sources import source_of
 from accdistill_jax.storage.export import refuse_other
 from accdistill_jax.user_paths import expanded
 
@@ -36,25 +36,19 @@ def run_stage(run: Run) -> None:
         run.say("teacher: finished before")
         return
     config = run.config.teacher
-    dtype = compute_dtype(run.config.runtime.compute_dtype)
-    encoder = build_encoder(config.encoder, dtype=dtype, rematerialise=run.config.runtime.rematerialise)
-    objective = pretraining_objective(run, config, encoder, "ppg", augmentations(config.augment))
-    params = train_stage(
-        run,
-        "teacher",
-        objective,
-        frozen={},
-        fingerprints={"data": run.data_fingerprint},
-        source=pretraining_source(run, config, "ppg"),
-    )
-    mean, std = embedding_statistics(run, encoder, params["encoder"])
+    objective = build_objective(run.config, "teacher", samples=run.samples)
+    source, frozen = source_of(run, objective.batches)
+    fingerprints = {"data": run.data_fingerprint}
+    params = train_stage(run, "teacher", objective, frozen=frozen, fingerprints=fingerprints, source=source)
+    encoder = build_encoder(trained_encoder(config), dtype=compute_dtype(run.config.runtime.compute_dtype))
+    mean, std = embedding_statistics(run, Branch("ppg", encoder, run.inputs("ppg")), params["encoder"])
     meta = {
         "kind": "teacher",
         "objective": config.objective,
-        "encoder": plain(config.encoder),
+        "encoder": plain(trained_encoder(config)),
         "autoencoder": plain(config.autoencoder),
         "signal": run.signal_meta("ppg"),
-        "fingerprints": {"data": run.data_fingerprint},
+        "fingerprints": fingerprints,
     }
     exported = {"params": params["encoder"], "mean": mean, "std": std}
     if "decoder" in params:
@@ -63,7 +57,7 @@ def run_stage(run: Run) -> None:
 
 
 def export_path(run: Run) -> Path:
-    """Where this run's teacher is, whether trained here or elsewhere."""
+    """Folder of this run's teacher, trained here or elsewhere."""
     return Path(expanded(run.config.teacher.path)) if run.config.teacher.path else run.workdir / "teacher" / "export"
 
 
@@ -71,8 +65,8 @@ def load_teacher(run: Run) -> Teacher:
     """The teacher of this run, built as its export says.
 
     Raises:
-        UserError: missing or damaged, of another modality, rate, length or channel count than the data, not the one that
-            `config.teacher.fingerprint` asks for, or trained in this work directory on other data.
+        UserError: missing or damaged; modality, rate, length or channel count differ from the data's; the fingerprint is not
+            `config.teacher.fingerprint`; or it was trained in this work directory on other data.
     """
     path = export_path(run)
     params, meta = run.load_params(path)
@@ -100,21 +94,19 @@ def load_teacher(run: Run) -> Teacher:
         )
         autoencoder = (model, {"encoder": params["params"], "decoder": params["decoder"]})
     return Teacher(
-        encoder,
+        Branch("ppg", encoder, InputSettings(**meta["signal"]["inputs"])),
         {key: params[key] for key in ("params", "mean", "std")},
-        InputSettings(**meta["signal"]["inputs"]),
         meta["fingerprint"],
         autoencoder,
         meta["fingerprints"]["data"],
     )
 
 
-def embedding_statistics(run: Run, encoder: nn.Module, params: Any) -> tuple[np.ndarray, np.ndarray]:
+def embedding_statistics(run: Run, branch: Branch, params: Any) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation per dimension of the embedding over training segments, [D] float32 each."""
-    inputs = run.inputs("ppg")
 
     def apply(params, batch):
-        return {"z": encoder.apply({"params": params}, prepare(batch, "ppg", inputs))}
+        return {"z": branch.embed(params, branch.prepare(batch))}
 
     rows = choose_rows(run.stores, "train", STATISTICS_SEGMENTS, seed=run.config.seed)
     z = embed(apply, params, run.stores, rows, batch_size=run.config.evaluation.batch_size, parallel=run.parallel)["z"]
@@ -125,14 +117,16 @@ def reconstruction(teacher: Teacher, batch: dict[str, np.ndarray], *, seed: int)
     """Reconstructions by the autoencoder of segments with a part of their patches dropped.
 
     Args:
-        teacher: with its autoencoder.
-        batch: as `Store.read` gives it.
-        seed: of the mask.
+        teacher: a teacher with an autoencoder.
+        batch: from `Store.read`.
+        seed: seed of the mask.
 
     Returns:
         ppg [K, time, C], reconstruction [K, time, C] float32 (normalised), dropped [K, tokens] bool.
     """
+    if teacher.autoencoder is None:
+        raise ValueError("the teacher has no autoencoder")
     model, params = teacher.autoencoder
-    x = prepare(batch, "ppg", teacher.inputs)
+    x = teacher.branch.prepare(batch)
     keys = jax.random.split(jax.random.key(seed), x.shape[0])
     return jax.device_get(model.apply({"params": params}, x, keys, method="reconstruct"))

@@ -23,7 +23,7 @@ import numpy as np
 import optax
 
 from accdistill_jax.errors import UserError
-from accdistill_jax.objectives import Objective
+from accdistill_jax.objectives.base import Objective
 from accdistill_jax.runtime.interrupt import Interruption
 from accdistill_jax.runtime.parallel import WHOLE, Parallel
 from accdistill_jax.runtime.peers.peers import Peers

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from accdistill_jax.objectives import TARGET, Objective
+from accdistill_jax.objectives.base import TARGET, Objective
 from accdistill_jax.runtime.parallel import AXIS
 from accdistill_jax.training.optimizer_state import Replicated, Sharded
 

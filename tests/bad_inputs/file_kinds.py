@@ -21,8 +21,8 @@ from accdistill_jax.data.store.units import decode_unit, encode_unit
 from accdistill_jax.data.store.writer import StoreWriter
 from accdistill_jax.evaluation.report.finished import is_finished, mark_finished, unmark
 from accdistill_jax.files import read_regular, sealed, write_atomically
-from accdistill_jax.stages import embedding, teacher_views
-from accdistill_jax.stages.teacher_views import Plan, Views
+from accdistill_jax.stages import embedding, view_files
+from accdistill_jax.stages.view_files import Plan, Views
 from accdistill_jax.storage.checked_npz import DamagedNpz
 from accdistill_jax.storage.checkpoint import Checkpointer
 from accdistill_jax.storage.export import load_params, save_params
@@ -195,23 +195,19 @@ def _plan(version: int) -> Plan:
 
 def _make_views(folder: Path, version: int) -> None:
     plan, rng = _plan(0), np.random.default_rng(version)
-    (folder / teacher_views.RECORD).unlink(missing_ok=True)
+    (folder / view_files.RECORD).unlink(missing_ok=True)
     for part in range(plan.parts):
         count = len(plan.rows[plan.places(part)])
-        content = teacher_views.encode(
+        content = view_files.encode(
             plan, part, rng.normal(size=(count, 3, 4)).astype(np.float32), np.arange(count, dtype=np.uint32)
         )
-        teacher_views._write(folder / teacher_views.part_name(part), content)
-    files = {teacher_views.part_name(part): plan.part_bytes(part) for part in range(plan.parts)}
-    teacher_views._write(
-        folder / teacher_views.RECORD,
-        json.dumps(sealed({"meta": plan.described, "leaves": [], "files": files})).encode(),
-    )
+        view_files.write_file(folder / view_files.part_name(part), content)
+    view_files.write_record(folder, plan, seconds=0.0)
 
 
 def _read_views(folder: Path) -> str:
     plan = _plan(0)
-    if not teacher_views.is_complete(folder, plan):
+    if not view_files.is_complete(folder, plan):
         return MADE_AGAIN
     return digest(
         *(

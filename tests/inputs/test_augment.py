@@ -3,10 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from accdistill_jax.inputs.augment import ORDER, Augmentation, augment, cheap_normal, curve_weights
+from accdistill_jax.inputs.augment import augment, cheap_normal, curve_weights, order
+from accdistill_jax.inputs.registered import Augmentation
 from accdistill_jax.runtime.parallel import Parallel
 
 LENGTH = 200
+NAMES = order()
 
 
 def keys_of(count, seed=0):
@@ -23,10 +25,10 @@ def run(x, name, *, probability=1.0, strength=0.2, knots=4, groups=1, seed=0):
 
 
 def everything(probability=0.5):
-    return {name: Augmentation(probability, 0.1, 5) for name in ORDER}
+    return {name: Augmentation(probability, 0.1, 5) for name in NAMES}
 
 
-@pytest.mark.parametrize("name", ORDER)
+@pytest.mark.parametrize("name", NAMES)
 def test_probability_is_that_of_an_independent_event_per_segment(name):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 16, 4)), jnp.float32)
     x = jnp.broadcast_to(x, (1000, 16, 4))
@@ -136,7 +138,7 @@ def test_curve_weights_interpolate_between_knots():
 
 def test_each_segment_gets_its_own_draw():
     x = jnp.broadcast_to(jnp.asarray(np.random.default_rng(1).normal(size=(1, 64, 4)), jnp.float32), (40, 64, 4))
-    for name in ORDER:
+    for name in NAMES:
         y = run(x, name)
         assert len(np.unique(y.reshape(40, -1), axis=0)) > (
             30 if name in ("magnitude_warp", "gaussian_noise", "time_warp") else 12
@@ -160,7 +162,7 @@ def test_one_segment_alone_is_augmented_like_in_a_batch_but_only_by_what_happens
     alone = np.concatenate([apply(keys[row : row + 1], x[row : row + 1]) for row in range(12)])
     np.testing.assert_allclose(alone, apply(keys, x), rtol=1e-5, atol=1e-6)
     # a branch for each augmentation, not a choice between two results that are both computed
-    assert str(jax.make_jaxpr(lambda k, x: augment(k, x, everything()))(keys[:1], x[:1])).count(" cond[") == len(ORDER)
+    assert str(jax.make_jaxpr(lambda k, x: augment(k, x, everything()))(keys[:1], x[:1])).count(" cond[") == len(NAMES)
 
 
 @pytest.mark.parametrize("mapping", ["shard_map", "pmap"])

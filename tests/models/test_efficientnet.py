@@ -80,12 +80,11 @@ def test_strides_and_depth_shape_the_features(draw, scattered):
         return model.apply(
             {"params": params},
             x,
-            segments=4,
-            method="features_and_embedding",
+            method="encode",
             capture_intermediates=lambda module, _: isinstance(module, MBConv | nn.Conv),
         )
 
-    (features, embedding), seen = run(params, x)
+    encoded, seen = run(params, x)
     shapes = {name: out["__call__"][0].shape for name, out in seen["intermediates"].items() if "__call__" in out}
     assert shapes == {
         "stem": (2, 15, 4),
@@ -93,10 +92,13 @@ def test_strides_and_depth_shape_the_features(draw, scattered):
         "stage_1_block_0": (2, 8, 8),
         "stage_1_block_1": (2, 8, 8),
     }
-    assert features.shape == (2, 4, 10)
+    assert encoded.tokens.shape == (2, 8, 10)
     output = params["output"]
     np.testing.assert_allclose(
-        embedding, np.asarray(features).mean(axis=1) @ output["kernel"] + output["bias"], rtol=1e-4, atol=1e-5
+        encoded.embedding,
+        np.asarray(encoded.tokens).mean(axis=1) @ output["kernel"] + output["bias"],
+        rtol=1e-4,
+        atol=1e-5,
     )
 
 

@@ -15,11 +15,14 @@ import numpy as np
 
 from accdistill_jax.data.pipeline import Pipeline
 from accdistill_jax.data.store.store import Store
-from accdistill_jax.inputs.augment import ORDER, Augmentation
+from accdistill_jax.inputs.augment import order
 from accdistill_jax.inputs.prepare import InputSettings
+from accdistill_jax.inputs.registered import Augmentation
 from accdistill_jax.models.heads import ProjectionHead
 from accdistill_jax.models.transformer import TransformerEncoder
-from accdistill_jax.objectives import Objective, distillation, losses
+from accdistill_jax.objectives import losses
+from accdistill_jax.objectives.base import Branch, CrossModalContrast
+from accdistill_jax.objectives.distillation import Distillation, DistillationLoss
 from accdistill_jax.runtime import distributed
 from accdistill_jax.runtime.parallel import AXIS, Parallel
 from accdistill_jax.training.optimizer import make_optimizer
@@ -28,7 +31,7 @@ from accdistill_jax.training.step import LoopSettings, initial_state, make_step
 from configs import common
 
 STRENGTH = {"cut_out": 0.1, "magnitude_warp": 0.1, "gaussian_noise": 0.05, "channel_permute": 1.0, "time_warp": 0.005}
-AUGMENTATIONS = {name: Augmentation(0.5, STRENGTH[name], 6) for name in ORDER}
+AUGMENTATIONS = {name: Augmentation(0.5, STRENGTH[name], 6) for name in order()}
 SEED, TEMPERATURE = 3, 0.1
 
 
@@ -56,32 +59,31 @@ def bits_of_rows(rows: jax.Array) -> jax.Array:
     return jax.lax.stop_gradient(pieces.astype(jnp.float32))
 
 
-def objective() -> Objective:
-    """The distillation's, with a teacher that hands its input on; its metrics tell the bits of what it trains on."""
-    head = ProjectionHead(hidden=4, output=4)
-    own = distillation(
-        TransformerEncoder(patch=128, width=8, depth=1, heads=1, mlp=8),
-        SimpleNamespace(
-            apply=lambda variables, x: x.reshape(x.shape[0], -1),
-            init_with_output=lambda key, x: (x.reshape(x.shape[0], -1), {}),
-        ),
-        head,
-        head,
-        student_inputs=InputSettings(bands="low+high", limit=4.0),
-        teacher_inputs=InputSettings(),
-        augmentations={"accel": AUGMENTATIONS, "ppg": AUGMENTATIONS},
-        temperature=TEMPERATURE,
-        teacher_to_student_weight=0.5,
-    )
+class WithBits(Distillation):
+    """The distillation whose metrics tell the bits of what it trains on."""
 
-    def rows(params, inputs):
-        return own.rows(params, inputs) | {"bits": {name: bits_of_rows(inputs[name]) for name in ("accel", "teacher")}}
+    def rows(self, params, inputs):
+        rows = super().rows(params, inputs)
+        return rows | {"bits": {name: bits_of_rows(inputs[name]) for name in ("accel", "teacher")}}
 
-    def reduce(rows, axis_name, *, training):
-        loss, metrics = own.reduce(rows, axis_name, training=training)
+    def reduce(self, rows, axis_name, *, training):
+        loss, metrics = super().reduce(rows, axis_name, training=training)
         return loss, metrics | jax.lax.all_gather(rows["bits"], axis_name, tiled=True)
 
-    return own._replace(rows=rows, reduce=reduce)
+
+def objective() -> WithBits:
+    """The distillation of a teacher that hands its input on."""
+    head = ProjectionHead(hidden=4, output=4)
+    student = TransformerEncoder(patch=128, width=8, depth=1, heads=1, mlp=8)
+    teacher = SimpleNamespace(
+        apply=lambda variables, x: x.reshape(x.shape[0], -1),
+        init_with_output=lambda key, x: (x.reshape(x.shape[0], -1), {}),
+    )
+    return WithBits(
+        Branch("accel", student, InputSettings(bands="low+high", limit=4.0), head, AUGMENTATIONS),
+        Branch("ppg", teacher, InputSettings(), head, AUGMENTATIONS),
+        DistillationLoss(CrossModalContrast(TEMPERATURE, 0.5)),
+    )
 
 
 def row_hashes(store: str, parallel: Parallel, peers, *, batch_size: int, steps: int) -> list[dict[str, list[str]]]:

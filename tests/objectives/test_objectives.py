@@ -4,13 +4,19 @@ import numpy as np
 import optax
 import pytest
 
-from accdistill_jax.inputs.augment import ORDER, Augmentation
+from accdistill_jax.inputs import streams
+from accdistill_jax.inputs.augment import order as names
 from accdistill_jax.inputs.prepare import InputSettings, prepare
-from accdistill_jax.inputs.present import STREAM_MASK, present, stream
+from accdistill_jax.inputs.present import present
+from accdistill_jax.inputs.registered import Augmentation
+from accdistill_jax.inputs.streams import stream
 from accdistill_jax.models.autoencoder import MaskedAutoencoder, dropped_patches, random_order
 from accdistill_jax.models.heads import ProjectionHead
 from accdistill_jax.models.transformer import TransformerEncoder
-from accdistill_jax.objectives import TEACHER, distillation, losses, masked_autoencoding
+from accdistill_jax.objectives import losses
+from accdistill_jax.objectives.base import Branch, CrossModalContrast
+from accdistill_jax.objectives.distillation import TEACHER, Distillation, DistillationLoss
+from accdistill_jax.objectives.masked import MaskedAutoencoding
 from accdistill_jax.runtime.parallel import Parallel
 from accdistill_jax.training.optimizer import Optimizer
 from accdistill_jax.training.optimizer_state import Replicated
@@ -38,22 +44,16 @@ def encoder():
 
 
 def distilling(*, weight=0.7, specs=SPECS):
-    return distillation(
-        encoder(),
-        encoder(),
-        HEAD,
-        HEAD,
-        student_inputs=InputSettings(bands="low+high", limit=4.0),
-        teacher_inputs=InputSettings(),
-        augmentations={"accel": specs, "ppg": specs},
-        temperature=0.1,
-        teacher_to_student_weight=weight,
+    return Distillation(
+        Branch("accel", encoder(), InputSettings(bands="low+high", limit=4.0), HEAD, specs),
+        Branch("ppg", encoder(), InputSettings(), HEAD, specs),
+        DistillationLoss(CrossModalContrast(0.1, weight)),
     )
 
 
 def reconstructing(specs=SPECS):
     model = MaskedAutoencoder(encoder(), patch=8, keep=2, decoder_width=8, decoder_depth=0, decoder_heads=2)
-    return masked_autoencoding(model, modality="ppg", inputs=InputSettings(), augmentations=specs), model
+    return MaskedAutoencoding(Branch("ppg", model.encoder, InputSettings(), augmentations=specs), model), model
 
 
 def make_frozen():
@@ -119,7 +119,7 @@ def test_masked_autoencoding_is_the_error_on_the_dropped_patches():
     @jax.jit
     def both(params):
         x = prepare(batch, "ppg", InputSettings())
-        order = random_order(stream(keys_of(), STREAM_MASK), 4)
+        order = random_order(stream(keys_of(), streams.MASK), 4)
         prediction, _ = model.apply({"params": params}, x, order)
         return (
             objective.evaluate(params, {}, batch, keys_of(), None),
@@ -183,7 +183,7 @@ def test_a_step_in_micro_batches_is_that_of_the_whole_batch(devices, micro_batch
 @pytest.mark.parametrize("layout", [("shard_map", 2), ("shard_map", 4), ("pmap", 4)], ids=str)
 def test_augmented_inputs_do_not_depend_on_the_devices_to_the_last_bit(layout):
     """All augmentations at once, half of the time each, on segments of full length."""
-    specs = {name: Augmentation(0.5, 0.1) for name in ORDER}
+    specs = {name: Augmentation(0.5, 0.1) for name in names()}
     batch, rng = {"position": np.arange(BATCH, dtype=np.int32)}, np.random.default_rng(0)
     for modality, channels in (("ppg", 2), ("accel", 3)):
         batch[modality] = rng.integers(-20000, 20000, (BATCH, 3840, channels)).astype(np.int16)
@@ -208,7 +208,7 @@ def test_micro_batches_take_less_memory():
     """Four pieces keep less than half of what one keeps for the backward pass of a deep encoder."""
     deep = TransformerEncoder(patch=8, width=32, depth=4, heads=2, mlp=128)
     model = MaskedAutoencoder(deep, patch=8, keep=4, decoder_width=8, decoder_depth=0, decoder_heads=2)
-    objective = masked_autoencoding(model, modality="ppg", inputs=InputSettings(), augmentations={})
+    objective = MaskedAutoencoding(Branch("ppg", deep, InputSettings()), model)
     rows = 64
     batch = {name: np.repeat(value, rows // BATCH, axis=0) for name, value in make_batch().items()}
     params = jax.eval_shape(objective.init, jax.random.key(0), batch)
@@ -235,16 +235,10 @@ def test_objectives_have_pure_losses():
 
 def dropping(fraction=0.5, *, relative=False):
     student = TransformerEncoder(patch=8, width=8, depth=int(relative), heads=2, mlp=8, positions="sinusoidal+relative")
-    return distillation(
-        student,
-        encoder(),
-        HEAD,
-        HEAD,
-        student_inputs=InputSettings(),
-        teacher_inputs=InputSettings(),
-        augmentations={"accel": {}, "ppg": {}},
-        temperature=0.1,
-        teacher_to_student_weight=0.5,
+    return Distillation(
+        Branch("accel", student, InputSettings(), HEAD),
+        Branch("ppg", encoder(), InputSettings(), HEAD),
+        DistillationLoss(CrossModalContrast(0.1, 0.5)),
         drop_fraction=fraction,
     )
 

@@ -6,19 +6,16 @@ import numpy as np
 import optax
 import pytest
 
-from accdistill_jax.inputs.augment import Augmentation
 from accdistill_jax.inputs.prepare import InputSettings, prepare
+from accdistill_jax.inputs.registered import Augmentation
 from accdistill_jax.models.heads import LinearHead, ProjectionHead
 from accdistill_jax.models.transformer import TransformerEncoder
-from accdistill_jax.objectives import (
-    SECOND,
-    TARGET,
-    contrastive,
-    distillation,
-    joint_training,
-    losses,
-    supervised,
-)
+from accdistill_jax.objectives import losses
+from accdistill_jax.objectives.base import SECOND, TARGET, Branch, CrossModalContrast, Labelled
+from accdistill_jax.objectives.contrastive import Contrastive
+from accdistill_jax.objectives.distillation import Distillation, DistillationLoss
+from accdistill_jax.objectives.joint import JointTraining
+from accdistill_jax.objectives.supervised import Supervised
 from accdistill_jax.runtime.parallel import Parallel
 from accdistill_jax.training.optimizer import Optimizer
 from accdistill_jax.training.optimizer_state import Replicated
@@ -52,58 +49,32 @@ def encoder():
     return TransformerEncoder(patch=8, width=WIDTH, depth=0, heads=2, mlp=8)
 
 
+def bare(modality):
+    """A branch without augmentations."""
+    return Branch(modality, encoder(), InputSettings(), HEAD)
+
+
 def keys_of(step=0):
     return batch_keys(3, jnp.int32(step), np.arange(BATCH, dtype=np.int32))
 
 
 def contrasting(*, positives="participant", momentum=0.9, specs=None, koleo_weight=0.1):
-    return contrastive(
-        encoder(),
-        HEAD,
-        modality="ppg",
-        inputs=InputSettings(),
-        augmentations=specs or {},
-        positives=positives,
-        temperature=0.1,
-        koleo_weight=koleo_weight,
-        momentum=momentum,
-    )
+    branch = Branch("ppg", encoder(), InputSettings(), HEAD, specs or {})
+    return Contrastive(branch, positives, 0.1, koleo_weight, momentum)
 
 
 def jointly():
-    return joint_training(
-        encoder(),
-        encoder(),
-        HEAD,
-        HEAD,
-        student_inputs=InputSettings(),
-        teacher_inputs=InputSettings(),
-        augmentations={"accel": {}, "ppg": {}},
-        temperature=0.1,
-        teacher_to_student_weight=0.7,
-    )
+    return JointTraining(bare("accel"), bare("ppg"), CrossModalContrast(0.1, 0.7))
 
 
 def regressing(*, contrast=0.0, weight=1.0, kind="mse"):
-    return distillation(
-        encoder(),
-        encoder(),
-        HEAD,
-        HEAD,
-        student_inputs=InputSettings(),
-        teacher_inputs=InputSettings(),
-        augmentations={"accel": {}, "ppg": {}},
-        temperature=0.1,
-        teacher_to_student_weight=0.5,
-        contrastive_weight=contrast,
-        regression_weight=weight,
-        regression=kind,
-        regression_head=LinearHead(WIDTH),
-    )
+    terms = DistillationLoss(CrossModalContrast(0.1, 0.5), contrast, weight, kind)
+    return Distillation(bare("accel"), bare("ppg"), terms)
 
 
 def labelling():
-    return supervised(encoder(), LinearHead(1), inputs=InputSettings(), augmentations={})
+    branch = Branch("accel", encoder(), InputSettings(), LinearHead(1))
+    return Supervised(branch, Labelled("hr_bpm", 1.0, 0))
 
 
 def init(objective, seed=0):

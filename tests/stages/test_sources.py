@@ -6,7 +6,7 @@ import pytest
 from accdistill_jax.data.pipeline import Pipeline
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.errors import UserError
-from accdistill_jax.objectives import LABEL, SECOND
+from accdistill_jax.objectives.base import LABEL, SECOND
 from accdistill_jax.runtime.parallel import Parallel
 from accdistill_jax.runtime.peers.peers import Peers
 from accdistill_jax.stages.context import Run

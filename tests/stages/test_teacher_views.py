@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from accdistill_jax.data.store.store import Store, signal_crc
 from accdistill_jax.errors import UserError
 from accdistill_jax.run import run
 from accdistill_jax.runtime.interrupt import Interrupted
-from accdistill_jax.stages import teacher_views
-from accdistill_jax.stages.teacher_views import RECORD, Views, choose_views, plan_views
+from accdistill_jax.stages import teacher_views, view_files
+from accdistill_jax.stages.teacher_views import choose_views, plan_views
+from accdistill_jax.stages.view_files import RECORD, Views
 from accdistill_jax.storage.export import load_params
 from accdistill_jax.training.metrics import read_metrics
 
@@ -85,7 +87,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(student, tmp_path, own_store, mo
 
     (folder / ".part-00000.1-1.tmp").parent.mkdir(parents=True)
     (folder / ".part-00000.1-1.tmp").write_bytes(b"left by a process that was killed")
-    write, written = teacher_views._write, []
+    write, written = view_files.write_file, []
 
     def stop_at_the_third(path, data):
         if len(written) == 2:
@@ -94,7 +96,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(student, tmp_path, own_store, mo
         write(path, data)
 
     with monkeypatch.context() as patched, pytest.raises(Interrupted):
-        patched.setattr(teacher_views, "_write", stop_at_the_third)
+        patched.setattr(teacher_views, "write_file", stop_at_the_third)
         student(tmp_path / "stopped", **settings)
     assert sorted(path.name for path in folder.iterdir()) == written == ["part-00000", "part-00001"]
     times = [os.stat(folder / name).st_mtime_ns for name in written]
@@ -138,9 +140,10 @@ def test_views_are_what_the_teacher_makes_of_augmented_segments(kept):
     """Against the teacher's own module on one segment at a time."""
     import jax
 
+    from accdistill_jax.inputs import streams
     from accdistill_jax.inputs.augment import augmentations
     from accdistill_jax.inputs.present import present
-    from accdistill_jax.objectives import standard_embedding
+    from accdistill_jax.objectives.distillation import standard_embedding
 
     this, teacher, plan = kept
     views = Views(Path(plan.store.path) / "teacher_views" / plan.key, plan)
@@ -148,8 +151,8 @@ def test_views_are_what_the_teacher_makes_of_augmented_segments(kept):
     found = np.stack([views.read(rows, np.full(3, view))[0] for view in range(3)], axis=1)
     assert found.shape == (3, 3, 32) and found.dtype == np.float32
     specs = augmentations(this.config.student.augment.ppg)
-    key = jax.random.key(this.config.seed)
-    for number in (teacher_views._STREAM, np.uint32(int(plan.store.fingerprint[:8], 16)), 2):
+    key, branch = jax.random.key(this.config.seed), teacher.branch
+    for number in (streams.TEACHER_VIEWS, np.uint32(int(plan.store.fingerprint[:8], 16)), 2):
         key = jax.random.fold_in(key, number)
     batch = plan.store.read(rows)
     keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows.astype(np.int32))
@@ -157,7 +160,7 @@ def test_views_are_what_the_teacher_makes_of_augmented_segments(kept):
     @jax.jit
     def embed(keys, batch):
         return standard_embedding(
-            teacher.encoder, teacher.frozen, present(batch, keys, "ppg", teacher.inputs, specs, training=True)
+            branch.encoder, teacher.frozen, present(batch, keys, "ppg", branch.inputs, specs, training=True)
         )
 
     np.testing.assert_allclose(found[:, 2], embed(keys, batch), rtol=1e-4, atol=1e-4)
@@ -200,16 +203,16 @@ def test_damage_is_put_right_at_the_next_start(kept, copied, damage):
     before = (copied / "part-00000").read_bytes()
     damage(copied / "part-00000", plan.record.itemsize)
     (copied / RECORD).unlink()
-    teacher_views._make(this, teacher, plan, copied)
-    assert (copied / "part-00000").read_bytes() == before and teacher_views.is_complete(copied, plan)
+    teacher_views.make_views(this, teacher, plan, copied)
+    assert (copied / "part-00000").read_bytes() == before and view_files.is_complete(copied, plan)
 
 
 def test_a_record_that_was_changed_counts_as_none(kept, copied):
     _, _, plan = kept
-    assert teacher_views.is_complete(copied, plan)
+    assert view_files.is_complete(copied, plan)
     record = json.loads((copied / RECORD).read_text())
     (copied / RECORD).write_text(json.dumps(record | {"seconds": record["seconds"] + 1}))
-    assert not teacher_views.is_complete(copied, plan)
+    assert not view_files.is_complete(copied, plan)
 
 
 def test_the_key_tells_apart_what_gives_other_embeddings(kept):
@@ -232,8 +235,9 @@ def test_the_key_tells_apart_what_gives_other_embeddings(kept):
             ).key
         )
         section[name] = before
-    keys.add(plan_views(this, teacher._replace(fingerprint="0" * 64), plan.store).key)
-    keys.add(plan_views(this, teacher._replace(inputs=teacher.inputs._replace(limit=4.0)), plan.store).key)
+    keys.add(plan_views(this, replace(teacher, fingerprint="0" * 64), plan.store).key)
+    branch = replace(teacher.branch, inputs=teacher.branch.inputs._replace(limit=4.0))
+    keys.add(plan_views(this, replace(teacher, branch=branch), plan.store).key)
     assert len(keys) == 7
 
 

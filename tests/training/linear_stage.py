@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from accdistill_jax.objectives import Objective
+from accdistill_jax.objectives.base import Objective
 from accdistill_jax.objectives.losses import info_nce
 from accdistill_jax.runtime.interrupt import Interruption
 from accdistill_jax.runtime.parallel import Parallel
@@ -33,22 +33,29 @@ def unit(h):
     return h / jnp.linalg.norm(h, axis=1, keepdims=True)
 
 
-def inputs(frozen, batch, keys, *, training):
-    noise = jax.vmap(lambda key: jax.random.normal(key, (6,)))(keys)
-    return {"accel": batch["accel"] + 0.1 * noise, "teacher": unit(batch["ppg"] @ frozen["w"])}
+class LinearStudent(Objective):
+    """A linear student of a frozen linear teacher, with noise per segment: all that the loop has to carry."""
+
+    @classmethod
+    def from_config(cls, section, parts):
+        return cls()
+
+    def init(self, key, batch):
+        return first_params()
+
+    def inputs(self, frozen, batch, keys, *, training):
+        noise = jax.vmap(lambda key: jax.random.normal(key, (6,)))(keys)
+        return {"accel": batch["accel"] + 0.1 * noise, "teacher": unit(batch["ppg"] @ frozen["w"])}
+
+    def rows(self, params, inputs):
+        return {"student": unit(inputs["accel"] @ params["w"]), "teacher": inputs["teacher"]}
+
+    def reduce(self, rows, axis_name, *, training):
+        value = info_nce(rows["teacher"], rows["student"], temperature=0.3, axis_name=axis_name)
+        return value, {"loss": value}
 
 
-def rows(params, inputs):
-    return {"student": unit(inputs["accel"] @ params["w"]), "teacher": inputs["teacher"]}
-
-
-def reduce(rows, axis_name, *, training):
-    value = info_nce(rows["teacher"], rows["student"], temperature=0.3, axis_name=axis_name)
-    return value, {"loss": value}
-
-
-# A linear student of a frozen linear teacher, with noise per segment: all that the loop has to carry.
-OBJECTIVE = Objective(lambda key, batch: first_params(), inputs, rows, reduce)
+OBJECTIVE = LinearStudent()
 
 
 def batch_at(step):

@@ -222,7 +222,7 @@ class Plan:
 
 def views_seconds(store: str, views: int, *, seed: int) -> float:
     """Time that the views beside a store took, as noted with those made last."""
-    from accdistill_jax.stages.teacher_views import RECORD
+    from accdistill_jax.stages.view_files import RECORD
 
     found = []
     for path in Path(store).glob(f"teacher_views/*/{RECORD}"):

@@ -7,7 +7,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from accdistill_jax.benchmark.model import flops, program
+from accdistill_jax.benchmark.model import program
 from accdistill_jax.inputs.prepare import InputSettings
 from accdistill_jax.inputs.prepare import prepare as prepare_inputs
 from accdistill_jax.models.build import build_encoder, compute_dtype, parameter_count
@@ -49,7 +49,7 @@ def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     facts = {
         "device": jax.devices()[0].device_kind,
         "parameters": parameter_count(params),
-        "flops": flops.encoder_flops(encoder, samples=x.shape[1], channels=x.shape[2]),
+        "flops": encoder.flops(samples=x.shape[1], channels=x.shape[2]),
         "embedding": once().shape[1],
     }
     if order["latency"]:

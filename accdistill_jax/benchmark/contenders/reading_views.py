@@ -9,7 +9,8 @@ from accdistill_jax.benchmark.contenders.reading import SEED
 from accdistill_jax.data.pipeline import Pipeline
 from accdistill_jax.data.store.store import Store, signal_crc
 from accdistill_jax.stages import teacher_views
-from accdistill_jax.stages.teacher_views import Plan, TeacherViews, Views
+from accdistill_jax.stages.teacher_views import TeacherViews
+from accdistill_jax.stages.view_files import Plan, Views, encode, part_name
 
 WIDTH, VIEWS = 256, 2
 
@@ -25,7 +26,7 @@ def write_views(store: Store, folder: Path) -> Views:
         own = rows[plan.places(part)]
         crc = np.array([signal_crc(ppg) for ppg in store.read(own)["ppg"]], np.uint32)
         embeddings = rng.standard_normal((len(own), VIEWS, WIDTH), np.float32)
-        (folder / teacher_views.part_name(part)).write_bytes(teacher_views.encode(plan, part, embeddings, crc))
+        (folder / part_name(part)).write_bytes(encode(plan, part, embeddings, crc))
     return Views(folder, plan)
 
 

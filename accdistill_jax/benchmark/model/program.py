@@ -7,16 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from accdistill_jax import objectives
 from accdistill_jax.benchmark.model import flops, traffic
 from accdistill_jax.data.synthetic.waveforms import SAMPLES
 from accdistill_jax.errors import UserError
 from accdistill_jax.inputs import present
-from accdistill_jax.inputs.augment import augmentations
 from accdistill_jax.inputs.prepare import InputSettings
-from accdistill_jax.models.build import build_autoencoder, build_encoder, build_head, compute_dtype
-from accdistill_jax.objectives import Objective
+from accdistill_jax.models.build import build_encoder, compute_dtype
+from accdistill_jax.objectives.base import Branch, Objective
+from accdistill_jax.objectives.distillation import TEACHER
 from accdistill_jax.runtime.parallel import AXIS, WHOLE, Parallel
+from accdistill_jax.stages.build_objective import build_objective, needs_teacher
 from accdistill_jax.training.optimizer import decay_mask, make_optimizer
 from accdistill_jax.training.optimizer_state import Replicated, Sharded
 from accdistill_jax.training.step import LoopSettings, TrainState, initial_state, make_step
@@ -114,60 +114,28 @@ def describe(config: Any, stage: str) -> Work:
     Raises:
         UserError: the stage is trained by an objective, or with a regression, that is not counted here.
     """
-    counted = {"teacher": "masked", "student": "distillation"}[stage]
-    if config[stage].objective != counted:
-        raise UserError(
-            f"config.{stage}.objective = {config[stage].objective!r}: only the work of {counted!r} is counted; set it to that"
-        )
-    if stage == "student" and (config.student.regression_weight or not config.student.contrastive_weight):
-        raise UserError(
-            "the work of a regression is not counted: set config.student.regression_weight to 0.0 and "
-            "config.student.contrastive_weight to 1.0"
-        )
-    dtype = compute_dtype(config.runtime.compute_dtype)
     inputs = {name: InputSettings(**config.inputs[name]) for name in ("ppg", "accel")}
     channels = {name: _channels(config)[name] * present.band_groups(inputs[name]) for name in ("ppg", "accel")}
-    options = {"dtype": dtype, "rematerialise": config.runtime.rematerialise}
-    teacher = build_encoder(config.teacher.encoder, **(options if stage == "teacher" else {"dtype": dtype}))
-    if stage == "teacher":
-        model = build_autoencoder(teacher, config.teacher.autoencoder, samples=SAMPLES, dtype=dtype)
-        objective = objectives.masked_autoencoding(
-            model, modality="ppg", inputs=inputs["ppg"], augmentations=augmentations(config.teacher.augment)
-        )
-        counts = (flops.autoencoder_flops(model, samples=SAMPLES, channels=channels["ppg"]), 0)
-        params, frozen, embedding, projection = _init(objective, config), {}, _width(teacher, channels["ppg"]), 0
-        cached = 0
-    else:
-        student, head = build_encoder(config.student.encoder, **options), build_head(config.student.head)
-        objective = objectives.distillation(
-            student,
-            teacher,
-            head,
-            head,
-            student_inputs=inputs["accel"],
-            teacher_inputs=inputs["ppg"],
-            augmentations={name: augmentations(config.student.augment[name]) for name in ("accel", "ppg")},
-            temperature=config.student.temperature,
-            teacher_to_student_weight=config.student.teacher_to_student_weight,
-            drop_fraction=config.student.drop_fraction,
-        )
-        embedding, target = _width(student, channels["accel"]), _width(teacher, channels["ppg"])
-        cached = target if config.teacher.cached_views else 0
-        trained = flops.student_flops(
-            student, samples=SAMPLES, channels=channels["accel"], drop_fraction=config.student.drop_fraction
-        )
-        trained += flops.head_flops(head, features=embedding) + flops.head_flops(head, features=target)
-        counts = (trained, 0 if cached else flops.encoder_flops(teacher, samples=SAMPLES, channels=channels["ppg"]))
-        statistic = jax.ShapeDtypeStruct((target,), jnp.float32)
+    frozen, cached, teacher = {}, 0, None
+    if stage == "student" and needs_teacher(config):
+        module = build_encoder(config.teacher.encoder, dtype=compute_dtype(config.runtime.compute_dtype))
+        teacher = Branch("ppg", module, inputs["ppg"])
+        cached = module.embedding_width if config.teacher.cached_views else 0
+        statistic = jax.ShapeDtypeStruct((module.embedding_width,), jnp.float32)
         signal = jax.ShapeDtypeStruct((1, SAMPLES, channels["ppg"]), jnp.float32)
-        teacher_params = jax.eval_shape(teacher.init, jax.random.key(0), signal)["params"]
-        params, frozen = _init(objective, config), {"params": teacher_params, "mean": statistic, "std": statistic}
-        projection = head.output
+        teacher_params = jax.eval_shape(module.init, jax.random.key(0), signal)["params"]
+        frozen = {"params": teacher_params, "mean": statistic, "std": statistic}
+    objective = build_objective(config, stage, samples=SAMPLES, teacher=teacher)
+    counted = objective.flops(samples=SAMPLES, channels=channels, cached=bool(cached))
+    if counted is None:
+        raise UserError(
+            f"config.{stage}.objective = {config[stage].objective!r}: its work is not counted, only that of masked autoencoding "
+            "and of distillation with config.student.regression_weight = 0.0"
+        )
+    params = _init(objective, config)
     batches = [batch_shapes(config, segments, embedding=cached) for segments in (1, 3)]
     kept = [tree_bytes(_kept(objective, params, frozen, batch)) for batch in batches]
-    return Work(
-        config, stage, objective, params, frozen, *counts, projection, embedding, cached, (kept[1] - kept[0]) / 2
-    )
+    return Work(config, stage, objective, params, frozen, *counted, cached, (kept[1] - kept[0]) / 2)
 
 
 def _kept(objective: Objective, params: Any, frozen: Any, batch: dict[str, jax.ShapeDtypeStruct]) -> Any:
@@ -185,7 +153,7 @@ def batch_shapes(config: Any, count: int, *, embedding: int = 0) -> dict[str, ja
     """A batch of `count` segments as the pipeline gives it; with the teacher's embedding of a width in place of the PPG."""
     shapes = {"position": jax.ShapeDtypeStruct((count,), jnp.int32)}
     if embedding:
-        shapes[objectives.TEACHER] = jax.ShapeDtypeStruct((count, embedding), jnp.float32)
+        shapes[TEACHER] = jax.ShapeDtypeStruct((count, embedding), jnp.float32)
     for name, channels in _channels(config).items():
         if embedding and name == "ppg":
             continue
@@ -201,11 +169,6 @@ def _channels(config: Any) -> dict[str, int]:
 
 def _init(objective: Objective, config: Any) -> Any:
     return jax.eval_shape(objective.init, jax.random.key(0), batch_shapes(config, 1))
-
-
-def _width(encoder: Any, channels: int) -> int:
-    signal = jax.ShapeDtypeStruct((1, SAMPLES, channels), jnp.float32)
-    return jax.eval_shape(lambda x: encoder.init_with_output(jax.random.key(0), x)[0], signal).shape[-1]
 
 
 def tree_bytes(tree: Any) -> int:

@@ -9,6 +9,7 @@ A job leaves in its folder what a run leaves, and
     facts.json       parameters, multiply-accumulates, seconds of training, and what it was made with
 """
 
+import dataclasses
 import io
 import json
 from collections.abc import Callable, Mapping
@@ -185,10 +186,10 @@ def encoder_of(order: Mapping[str, Any], this: Any) -> Encoder:
         teacher = load_teacher(this)
 
         def of_ppg(params, batch):
-            return {"embedding": teacher.encoder.apply({"params": params}, prepare(batch, "ppg", teacher.inputs))}
+            return {"embedding": teacher.branch.embed(params, teacher.branch.prepare(batch))}
 
         params = teacher.frozen["params"]
-        return Encoder(teacher.encoder, "ppg", teacher.inputs, params, of_ppg, params)
+        return Encoder(teacher.branch.encoder, "ppg", teacher.branch.inputs, params, of_ppg, params)
     inputs = this.inputs("accel")
     if order["kind"] == "untrained":
         module = build_encoder(this.config.student.encoder, dtype=compute_dtype(this.config.runtime.compute_dtype))
@@ -202,7 +203,8 @@ def encoder_of(order: Mapping[str, Any], this: Any) -> Encoder:
         )
         return Encoder(module, "accel", inputs, params, of_accel, params)
     teacher = load_teacher(this) if order["teacher"] else None
-    student = load_student(this, teacher)._replace(inputs=inputs)
+    student = load_student(this, teacher)
+    student = dataclasses.replace(student, branch=dataclasses.replace(student.branch, inputs=inputs))
 
     def represent(params, batch):
         found = student.represent(params, batch)
@@ -215,7 +217,8 @@ def encoder_of(order: Mapping[str, Any], this: Any) -> Encoder:
         mean, std = teacher.frozen["mean"], teacher.frozen["std"]
         compare = jax.jit(student.project_teacher)
         project = lambda z: jax.device_get(compare(student.params, (z - mean) / std))
-    return Encoder(student.encoder, "accel", inputs, student.params["encoder"], represent, student.params, project)
+    module, params = student.branch.encoder, student.params
+    return Encoder(module, "accel", inputs, params["encoder"], represent, params, project)
 
 
 def embed_all(this: Any, rows: Mapping[str, tuple], encoder: Encoder) -> dict[str, np.ndarray]:
@@ -264,7 +267,6 @@ def facts_of(folder: Path, config: Any, encoder: Encoder, store: Store) -> dict[
         parameters, multiply_accumulates (of a minute's segment, matrix products only), steps, batch_size and train_s (without
         compilation).
     """
-    from accdistill_jax.benchmark.model.flops import encoder_flops
     from accdistill_jax.inputs.prepare import prepare
     from accdistill_jax.models.build import parameter_count
     from accdistill_jax.training.metrics import read_metrics
@@ -273,7 +275,7 @@ def facts_of(folder: Path, config: Any, encoder: Encoder, store: Store) -> dict[
     x = prepare(one, encoder.modality, encoder.inputs)
     facts = {
         "parameters": parameter_count(encoder.params),
-        "multiply_accumulates": encoder_flops(encoder.module, samples=x.shape[1], channels=x.shape[2]) // 2,
+        "multiply_accumulates": encoder.module.flops(samples=x.shape[1], channels=x.shape[2]) // 2,
     }
     stage = "teacher" if encoder.modality == "ppg" else "student"
     timing = read_metrics(folder / "metrics" / f"{stage}.timing.jsonl")

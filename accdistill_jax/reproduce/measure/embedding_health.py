@@ -6,9 +6,11 @@ from typing import NamedTuple
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from accdistill_jax.config.registry import OBJECTIVES
 from accdistill_jax.evaluation import embedding_health as healths
 from accdistill_jax.evaluation.embedding_health import Health, Similarity
 from accdistill_jax.evaluation.retrieval.retrieval import normalise
+from accdistill_jax.objectives.registered import PPG
 from accdistill_jax.reproduce.measure import wording
 from accdistill_jax.reproduce.measure.results import Bench, Part, over_seeds
 from accdistill_jax.reproduce.measure.wording import decimal, percent, spread, spread_share
@@ -147,7 +149,8 @@ def _ppg_table(bench: Bench, seen: Mapping[str, Sequence[Seen]]) -> Table:
 
 
 def _learns_along(bench: Bench, name: str) -> bool:
-    return bench.variant(name).changes.get("student.objective") == JOINT
+    objective = bench.variant(name).changes.get("student.objective")
+    return objective is not None and OBJECTIVES.get(objective).ppg is PPG.TRAINED
 
 
 def _alarms(own: Sequence[Health]) -> str:

@@ -11,6 +11,7 @@ from accdistill_jax.config import validate as configs
 from accdistill_jax.config.load import load_config
 from accdistill_jax.config.nearest import nearest
 from accdistill_jax.config.record import plain
+from accdistill_jax.config.registry import ENCODERS, OBJECTIVES
 from accdistill_jax.configs import reproduce as presets
 from accdistill_jax.data.store.opening import Signals, unseen_by_name
 from accdistill_jax.data.store.separation import Group, check_groups
@@ -20,13 +21,13 @@ from accdistill_jax.data.synthetic.physiology import participant_id
 from accdistill_jax.data.synthetic.synthetic import GENERATOR_VERSION
 from accdistill_jax.data.synthetic.waveforms import RATE_HZ, SAMPLES
 from accdistill_jax.errors import UserError
+from accdistill_jax.objectives.registered import PPG, RegisteredObjective
 from accdistill_jax.reproduce.jobs.jobs import Job
 from accdistill_jax.reproduce.plan.experiments import EXPERIMENTS, Experiment
 from accdistill_jax.reproduce.plan.scales import LOOKS, SCALES, Scale, all_variants
 from accdistill_jax.reproduce.plan.variants import Variant
 
 DATA = "data"
-DEARER = {"efficientnet": 6.0, "joint": 2.0}  # steps than those of the others, roughly; seen on CPUs
 FORMAT = 1  # of what a job leaves; raised when the same order gives other numbers
 
 
@@ -261,14 +262,17 @@ class _Maker:
             changes["stages"] = ("teacher",)
         else:
             changes["stages"] = ("student",)
-            if variant.changes.get("student.objective", "distillation") == "distillation":
+            objective: RegisteredObjective = OBJECTIVES.get(
+                variant.changes.get("student.objective", config.student.objective)
+            )
+            if objective.ppg is PPG.FROZEN:
                 changes["teacher.cached_views"] = round(
                     self._scale.views * (self._scale.short_share if variant.short else 1.0)
                 )
             share = self._share(variant)
             if share != 1.0:
                 changes["student.train.duration"] = _share(config.student.train.duration, share)
-            if variant.changes.get("student.objective") == "supervised":
+            if "student.supervised.label_fraction" in variant.changes:
                 fraction = variant.changes["student.supervised.label_fraction"]
                 duration = self._scale.supervised[fraction] or config.student.train.duration
                 changes |= {
@@ -297,7 +301,8 @@ class _Maker:
         )
         usual = next((other for other, other_unit in others if other_unit == unit), amount)
         trained = config[variant.kind]
-        dearer = DEARER.get(trained.encoder.architecture, 1.0) * DEARER.get(trained.objective, 1.0)
+        dearer = ENCODERS.get(trained.encoder.architecture).relative_step_time
+        dearer *= OBJECTIVES.get(trained.objective).relative_step_time
         return embedding + seconds[variant.kind] * dearer * amount / usual
 
 
@@ -312,8 +317,8 @@ def _decisive(config: Any, kind: str) -> dict[str, Any]:
     if kind == "teacher":
         del kept["student"], kept["inputs"]["accel"], kept["teacher"]["cached_views"]
     else:
-        joint = config.student.objective == "joint"
-        needed = ("cached_views", "encoder") if joint else ("cached_views",)
+        trains_ppg = OBJECTIVES.get(config.student.objective).ppg is PPG.TRAINED
+        needed = ("cached_views", "encoder") if trains_ppg else ("cached_views",)
         kept["teacher"] = {name: kept["teacher"][name] for name in needed}
     return kept
 

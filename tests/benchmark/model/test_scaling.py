@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from accdistill_jax.benchmark.model import flops, hardware, model, program, tables, traffic
+from accdistill_jax.benchmark.model import hardware, model, program, tables, traffic
 from accdistill_jax.config.load import load_config
 from accdistill_jax.errors import ExitStatus, UserError
 from accdistill_jax.models import attention, ops
@@ -65,13 +65,10 @@ def signal(samples=SAMPLES, channels=CHANNELS):
 
 
 def test_flops_of_encoders_and_head_are_those_of_the_traced_modules():
-    assert flops.encoder_flops(TRANSFORMER, samples=SAMPLES, channels=CHANNELS) == forward_flops(TRANSFORMER, signal())
-    # traced besides: the average over all of time, which is not used and costs nothing once compiled
-    unused = 2 * SAMPLES // 4 * EFFICIENTNET.head
-    counted = flops.encoder_flops(EFFICIENTNET, samples=SAMPLES, channels=CHANNELS)
-    assert counted == forward_flops(EFFICIENTNET, signal()) - unused
+    for encoder in (TRANSFORMER, EFFICIENTNET):
+        assert encoder.flops(samples=SAMPLES, channels=CHANNELS) == forward_flops(encoder, signal())
     head = ProjectionHead(hidden=7, output=5)
-    assert flops.head_flops(head, features=9) == forward_flops(head, jax.ShapeDtypeStruct((3, 9), jnp.float32))
+    assert head.flops(features=9) == forward_flops(head, jax.ShapeDtypeStruct((3, 9), jnp.float32))
 
 
 @pytest.mark.parametrize("encoder", [TRANSFORMER, EFFICIENTNET], ids=["transformer", "efficientnet"])
@@ -85,7 +82,7 @@ def test_flops_of_an_autoencoder_are_those_of_the_traced_module(encoder):
         decoder_heads=2,
     )
     order = jax.ShapeDtypeStruct((3, SAMPLES // 20), jnp.int32)
-    counted = flops.autoencoder_flops(autoencoder, samples=SAMPLES, channels=CHANNELS)
+    counted = autoencoder.flops(samples=SAMPLES, channels=CHANNELS)
     assert counted == forward_flops(autoencoder, signal(), order)
 
 
@@ -97,7 +94,7 @@ def test_matrix_products_are_nearly_all_that_xla_counts_of_the_paper_sized_encod
     x = signal(3840, 3)
     params = jax.eval_shape(encoder.init, jax.random.key(0), x)
     counted_by_xla = jax.jit(encoder.apply).lower(params, x).cost_analysis()["flops"]
-    share = 3 * flops.encoder_flops(encoder, samples=3840, channels=3) / counted_by_xla
+    share = 3 * encoder.flops(samples=3840, channels=3) / counted_by_xla
     assert 0.93 < share <= 1.0
 
 
@@ -337,10 +334,10 @@ def run_benchmark(repository, *arguments):
         (
             {"teacher.objective": "contrastive"},
             "teacher",
-            "teacher.objective = 'contrastive': only the work of 'masked'",
+            "teacher.objective = 'contrastive': its work is not counted, only that of masked autoencoding",
         ),
-        ({"student.objective": "joint"}, "student", "student.objective = 'joint': only the work of 'distillation'"),
-        ({"student.regression_weight": 1.0}, "student", "set config.student.regression_weight to 0.0"),
+        ({"student.objective": "joint"}, "student", "student.objective = 'joint': its work is not counted"),
+        ({"student.regression_weight": 1.0}, "student", "distillation with config.student.regression_weight = 0.0"),
     ],
 )
 def test_work_that_is_not_counted_is_refused(changes, stage, message):

@@ -1,0 +1,110 @@
+"""The built-in objectives and the facts about an objective that a config check needs; imports no jax."""
+
+import dataclasses
+import enum
+from collections.abc import Callable
+from typing import Any
+
+from accdistill_jax.config.fields import above_zero, integer, literal, number, setting, size
+from accdistill_jax.config.registry import OBJECTIVES, resolve
+from accdistill_jax.errors import UserError
+from accdistill_jax.labels import LABELS
+
+# The objective of student exports that name none: they were written when there was no other.
+UNNAMED = "distillation"
+
+
+class PPG(enum.Enum):
+    """The PPG encoder beside the one that an objective trains and exports."""
+
+    NONE = "none"
+    FROZEN = "a teacher, frozen"
+    TRAINED = "trained with it"
+
+
+@dataclasses.dataclass(frozen=True)
+class RegisteredObjective:
+    """An objective's registration: the class and the facts that other code asks for; no other code compares names.
+
+    Attributes:
+        implementation: subclass of `objectives.base.Objective`, or "module:attribute".
+        ppg: the PPG encoder beside the trained one. A frozen teacher allows `teacher.cached_views`.
+        reads_tokens: True if the loss reads the encoder's tokens only, so that an output layer would stay untrained: the
+            encoder is then built without.
+        drops_tokens: True if the loss reads `student.drop_fraction`.
+        own_average: True if it keeps an average of the parameters, which excludes `train.ema_decay`.
+        relative_step_time: seconds of a step over those of the default objective's, roughly, on CPU.
+        check: raises UserError for options of the stage's config section that contradict each other; None: none can.
+    """
+
+    implementation: Any
+    ppg: PPG = PPG.NONE
+    reads_tokens: bool = False
+    drops_tokens: bool = False
+    own_average: bool = False
+    relative_step_time: float = 1.0
+    check: Callable[[Any], None] | None = None
+
+    def load(self) -> Any:
+        """The class, imported on first use."""
+        return resolve(self.implementation)
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderOptions:
+    """Options of masked autoencoding."""
+
+    drop_fraction: float = setting(0.8, number(0.01, 0.99), "share of the patches that the encoder does not see")
+    patch: int = setting(20, size(), "length of a patch, for an encoder without tokens of its own", unit="samples")
+    decoder_width: int = setting(128, size(), "features of a token in the decoder")
+    decoder_depth: int = setting(2, size(), "number of the decoder's blocks")
+    decoder_heads: int = setting(4, size(), "attention heads of the decoder")
+
+
+@dataclasses.dataclass(frozen=True)
+class SupervisedOptions:
+    """Options of supervised training."""
+
+    target: str = setting("hr_bpm", literal(*LABELS), "label to learn")
+    label_fraction: float = setting(1.0, above_zero(1), "share of the labelled training segments, by participant")
+    subset: int = setting(0, integer(), "seed of the choice of labelled segments")
+
+
+def _check_distillation(section: Any) -> None:
+    if not (section.contrastive_weight or section.regression_weight):
+        raise UserError(
+            "config.student.contrastive_weight and config.student.regression_weight are both 0: nothing would be learned"
+        )
+
+
+OBJECTIVES.register(
+    "distillation",
+    RegisteredObjective(
+        "accdistill_jax.objectives.distillation:Distillation",
+        ppg=PPG.FROZEN,
+        drops_tokens=True,
+        check=_check_distillation,
+    ),
+    roles=("student",),
+)
+OBJECTIVES.register(
+    "masked",
+    RegisteredObjective("accdistill_jax.objectives.masked:MaskedAutoencoding", reads_tokens=True),
+    options=AutoencoderOptions,
+    section="autoencoder",
+)
+OBJECTIVES.register(
+    "contrastive",
+    RegisteredObjective("accdistill_jax.objectives.contrastive:Contrastive", own_average=True),
+)
+OBJECTIVES.register(
+    "supervised",
+    RegisteredObjective("accdistill_jax.objectives.supervised:Supervised"),
+    options=SupervisedOptions,
+    roles=("student",),
+)
+OBJECTIVES.register(
+    "joint",
+    RegisteredObjective("accdistill_jax.objectives.joint:JointTraining", ppg=PPG.TRAINED, relative_step_time=2.0),
+    roles=("student",),
+)
