@@ -5,8 +5,9 @@ import enum
 from collections.abc import Callable
 from typing import Any
 
-from accdistill_jax.config.fields import above_zero, integer, literal, number, setting, size
+from accdistill_jax.config.fields import above_zero, below_one, integer, literal, number, setting, size
 from accdistill_jax.config.registry import OBJECTIVES, resolve
+from accdistill_jax.config.tree import section
 from accdistill_jax.errors import UserError
 from accdistill_jax.labels import LABELS
 
@@ -62,6 +63,31 @@ class AutoencoderOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class ContrastiveHead:
+    """Sizes of the projection head of contrastive pretraining."""
+
+    hidden: int = setting(1024, size(), "width of the hidden layer")
+    output: int = setting(128, size(), "size of the projection")
+
+
+@dataclasses.dataclass(frozen=True)
+class ContrastiveOptions:
+    """Options of contrastive pretraining; the defaults are the values of arXiv 2312.05409."""
+
+    positives: str = setting(
+        "participant",
+        literal("participant", "segment"),
+        "second view of a segment: another segment of the participant, or the same segment",
+    )
+    temperature: float = setting(0.04, above_zero(), "temperature of the softmax")
+    koleo_weight: float = setting(0.1, number(), "weight of the KoLeo term; 0: none")
+    momentum: float = setting(
+        0.99, below_one(), "decay per step of the average that encodes the second view; 0: the encoder itself"
+    )
+    head: ContrastiveHead = section(ContrastiveHead)
+
+
+@dataclasses.dataclass(frozen=True)
 class SupervisedOptions:
     """Options of supervised training."""
 
@@ -96,6 +122,7 @@ OBJECTIVES.register(
 OBJECTIVES.register(
     "contrastive",
     RegisteredObjective("accdistill_jax.objectives.contrastive:Contrastive", own_average=True),
+    options=ContrastiveOptions,
 )
 OBJECTIVES.register(
     "supervised",
