@@ -21,6 +21,7 @@ from accdistill_jax.runtime.interrupt import Interrupted
 from accdistill_jax.stages.clock import StageClock
 from accdistill_jax.storage.checkpoint import Checkpointer
 from accdistill_jax.storage.export import load_params
+from accdistill_jax.storage.folder import open_folder
 from accdistill_jax.storage.mirror import staging_folder
 from accdistill_jax.training import loop
 from accdistill_jax.training.metrics import read_metrics
@@ -364,6 +365,10 @@ def test_a_run_at_an_address_continues_on_a_new_machine(smoke_config, machines, 
     run(config, address)
     assert "teacher: finished before" in capsys.readouterr().out
     assert fingerprints(staging_folder(address)) == expected
+    remote, local = open_folder(address), staging_folder(address)
+    assert {"config.json", "metrics/teacher.jsonl", "teacher/export/export.json"} < set(remote.names())
+    for name in set(remote.names()) - {"mirror.json"}:
+        assert remote.read(name) == (local / name).read_bytes(), name
 
 
 def test_an_address_that_cannot_be_written_is_told_before_training(smoke_config, machines):

@@ -31,7 +31,7 @@ _counter = itertools.count()
 _RETRIES = {"max_retries": 5, "initial_delay": "1s", "max_delay": "8s"}
 _DEADLINE_S = 120.0
 _STALLED_S = 20
-_SLOWEST_WRITE_BYTES_PER_S = 100_000
+SLOWEST_WRITE_BYTES_PER_S = 100_000
 
 
 @functools.cache
@@ -268,7 +268,7 @@ class RemoteFolder:
 
     def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
         """Writes one object; always durable."""
-        self._call(name, lambda kv: kv.write(name, bytes(data)), extra_s=len(data) / _SLOWEST_WRITE_BYTES_PER_S)
+        self._call(name, lambda kv: kv.write(name, bytes(data)), extra_s=len(data) / SLOWEST_WRITE_BYTES_PER_S)
 
     def open(self, name: str):
         """An object as a seekable binary file, or None if it does not exist."""

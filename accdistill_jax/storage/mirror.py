@@ -1,15 +1,21 @@
 """A work directory at an object-store address: the run works in a local folder, process 0 copies it there and back.
 
-What lies at the address (gs://bucket/run):
+The address (gs://bucket/run) holds the same tree as the folder, so that people and TensorBoard read it in place:
 
-    objects/<SHA-256 of the content>   every file of the run, by content; written once, never changed
-    mirror.json                        the manifest: which object is which file, of which run, the number of the copy
+    metrics/teacher.jsonl, ...   every file of the run, under the name that it has in the folder
+    mirror.json                  the manifest: the size and SHA-256 of each file of the last complete copy
+    .mirror/<SHA-256>            while a copy is under way: files of the last complete copy that it has replaced
 
-A copy uploads the objects that are new and then replaces the manifest, by a conditional write. So whoever reads sees the
-files of one complete copy, wherever a copy was cut off. A checkpoint's `<step>.json` never comes without its arrays: the
-local files of a copy are pinned by hard links at a moment when every file that declares others complete stands. Objects
-that neither this manifest nor the one before names are then removed, so that a reader that has just fetched the manifest
-finds what it names.
+A copy has four steps. Each write is conditional, so that a second process that writes at the address is noticed.
+
+1. The manifest says that a copy is under way; it still lists the files of the last complete copy.
+2. New and changed files are written. The old content of a changed file is kept below `.mirror` before.
+3. The manifest lists the new files. The copy is complete.
+4. Files that the copy does not have, and everything below `.mirror`, are removed.
+
+So a restore gets the files of one complete copy, wherever a copy was cut off: it takes each file from its own name if the content
+is the one that the manifest lists, else from `.mirror`. A checkpoint's `<step>.json` never comes without its arrays: the local
+files of a copy are pinned by hard links at a moment when every marker file is valid.
 
 In the local folder `.mirror.json` says which copy the folder was last equal to. By it `Mirror.pull` finds out where the
 run is further:
@@ -18,7 +24,7 @@ run is further:
     the folder changed since, the address not         nothing is fetched: the next copy catches up
     both changed, or they are two different runs      UserError: a person decides
 
-A plain tree of files from an address:
+The files of the last complete copy, checked (a copy by other tools may be of a moment between two copies):
 
     python -m accdistill_jax.storage.mirror pull gs://bucket/run folder
     python -m accdistill_jax.storage.mirror ls gs://bucket/run
@@ -46,6 +52,7 @@ from accdistill_jax.storage.mirror_files import (
     Content,
     Journal,
     Known,
+    content,
     hash_files,
     is_marker,
     local_files,
@@ -99,7 +106,6 @@ class Mirror:
         self._store = CopyStore(url, self._patience)
         self._folder, self._exclude, self._say = Path(folder), tuple(exclude), say
         self._journal: Journal | None = None
-        self._version = b""  # of the manifest that this process has read or written
         self._held = contextlib.ExitStack()
         self._lock = threading.Lock()
         self._wanted = False
@@ -190,7 +196,12 @@ class Mirror:
 
     def _pull(self) -> None:
         self._patience.renew()
-        copy, self._version = self._store.read()
+        copy = self._store.read()
+        if copy and not copy.is_plain:
+            raise Conflict(
+                f"{self._store.url} holds a run in the format of an earlier version; fetch it with `python -m "
+                f"accdistill_jax.storage.mirror pull {self._store.url} FOLDER` and continue with --workdir=FOLDER"
+            )
         journal = Journal.load(self._folder)
         if journal and copy and journal.pending and journal.pending["push"] == copy.push:
             journal.settle()  # that copy was complete; this machine was stopped before it noted so
@@ -254,21 +265,15 @@ class Mirror:
                 self._say(f"{self._store.url}: fetching {len(wanted)} files ({megabytes:.1f} MB) into {self._folder}")
             stale = [name for name, known in local.items() if copy.files.get(name) != known.content]
             self._remove(sorted(stale, key=is_marker, reverse=True))
-            if self._store.download(copy, wanted, LocalFolder(self._folder)):
+            missing = self._store.download(copy, wanted, LocalFolder(self._folder))
+            if missing is None:
                 break
-            copy, self._version = self._replaced(copy)
+            copy = self._store.read_newer(copy, missing=missing)
             local = self._local(journal.known)
         else:
             raise Conflict(f"another run writes at {self._store.url}, faster than it can be fetched; stop it")
         self._journal = Journal(copy.run, copy.generation, copy.push, base=copy.files, known=self._local(journal.known))
         self._journal.save(self._folder)
-
-    def _replaced(self, before: Manifest) -> tuple[Manifest, bytes]:
-        """The copy that has replaced the one whose objects are gone."""
-        copy, version = self._store.read()
-        if copy is None or copy.push == before.push or copy.run != before.run:
-            raise UserError(f"{self._store.url} is damaged: objects are missing; restore it from a copy of the bucket")
-        return copy, version
 
     def _remove(self, names: Sequence[str]) -> None:
         for name in names:
@@ -282,33 +287,37 @@ class Mirror:
         journal = self._journal
         if journal is None:
             raise RuntimeError("pull comes before push")
-        uploaded = set(journal.base.values())
-        copied = {name: known for name, known in journal.known.items() if known.content in uploaded}
+        copied = {name: known for name, known in journal.known.items() if known.content == journal.base.get(name)}
         try:
             with pinned(self._folder, self._exclude, copied) as (kept, links):
-                read = self._store.upload({name: link for name, (link, _) in links.items()}, journal.base)
-                journal.known = kept | {name: Known(links[name][1], content) for name, content in read.items()}
+                paths = {name: link for name, (link, _) in links.items()}
+                is_new = not journal.generation or kept.keys() | links.keys() != journal.base.keys()
+                if is_new or any(content(path) != journal.base[name] for name, path in paths.items()):
+                    base = Manifest(journal.run, journal.generation, journal.push, journal.base)
+                    self._store.begin(base, paths)
+                    read, is_new = self._store.upload(paths, journal.base), True
+                else:  # only the times of files have changed
+                    read = {name: journal.base[name] for name in paths}
+                journal.known = kept | {name: Known(links[name][1], value) for name, value in read.items()}
+            if is_new:
+                self._commit(journal)
         except OSError as error:
             raise UserError(f"{self._folder}: cannot be read ({error.strerror or error})") from error
-        files = {name: known.content for name, known in journal.known.items()}
-        if files != journal.base or not journal.generation:
-            manifest = Manifest(journal.run, journal.generation + 1, uuid.uuid4().hex, files)
-            needed = {content.sha256 for content in (*journal.base.values(), *files.values())}
-            journal.pending = manifest._asdict()
-            journal.save(self._folder)
-            try:
-                self._version = self._store.commit(manifest, self._version)
-            except Conflict as error:
-                raise Conflict(f"{error}; to go on from this run's own state: --workdir={self._folder}") from error
-            journal.settle()
-            self._collect(needed)
+        except Conflict as error:
+            raise Conflict(f"{error}; to go on from this run's own state: --workdir={self._folder}") from error
         journal.save(self._folder)
 
-    def _collect(self, needed: set[str]) -> None:
+    def _commit(self, journal: Journal) -> None:
+        files = {name: known.content for name, known in journal.known.items()}
+        manifest = Manifest(journal.run, journal.generation + 1, uuid.uuid4().hex, files)
+        journal.pending = {"generation": manifest.generation, "push": manifest.push, "files": files}
+        journal.save(self._folder)
+        self._store.commit(manifest, journal.base)
+        journal.settle()
         try:
-            self._store.collect(needed)
+            self._store.clean()
         except UserError as error:
-            self._say(f"warning: objects that no copy needs stay until the next one: {error}")
+            self._say(f"warning: files that the copy does not need stay until the next one: {error}")
 
     def _work(self) -> None:
         while True:

@@ -20,6 +20,7 @@ _MARKER = re.compile(r"\d+\.json|export\.json|made_from|[a-z]+\.sha256|manifest.
 _UNFINISHED = (".tmp", ".lock")
 _UNFINISHED_PARTS = (".writing-", "orbax-checkpoint-tmp")
 _PINS = ".mirror"
+MANIFEST = "mirror.json"  # at the address; a folder that was fetched by other means has it too
 _PIN_ATTEMPTS = 100
 _BLOCK_BYTES = 1 << 20
 
@@ -48,7 +49,7 @@ class Journal:
         push: identifies that copy.
         base: its files.
         known: files whose content need not be computed again.
-        pending: a copy whose manifest may have been written (`run`, `generation`, `push`, `files`).
+        pending: a copy whose manifest may have been written (`generation`, `push`, `files`).
         pulling: the folder is being made equal to a copy and is no run.
     """
 
@@ -123,7 +124,7 @@ def local_files(folder: Path, exclude: Sequence[str]) -> dict[str, tuple[int, in
         for name in names:
             if name.endswith(_UNFINISHED) or any(part in name for part in _UNFINISHED_PARTS):
                 continue
-            if not prefix and name == Journal.NAME:
+            if not prefix and name in (Journal.NAME, MANIFEST):
                 continue
             with contextlib.suppress(FileNotFoundError):  # removed since the folder was listed
                 if state := _state(os.path.join(path, name)):

@@ -9,8 +9,11 @@ from pathlib import Path
 
 from accdistill_jax.errors import UserError
 from accdistill_jax.storage.folder import LocalFolder
+from accdistill_jax.storage.mirror_files import content
 from accdistill_jax.storage.mirror_store import CopyStore, Manifest, Patience
 from accdistill_jax.storage.sole_use import sole_use
+
+_ATTEMPTS = 5
 
 
 def fetch_tree(url: str, folder: str | os.PathLike) -> int:
@@ -36,14 +39,32 @@ def fetch_tree(url: str, folder: str | os.PathLike) -> int:
     partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.fetching")
     try:
         with sole_use(partial, refusal=str, machines=False):
-            if not store.download(manifest, manifest.files, LocalFolder(partial)):
-                raise UserError(f"{url}: a run has replaced the copy meanwhile; run the same command again")
+            for _ in range(_ATTEMPTS):
+                fetched = _keep(partial, manifest)
+                missing = store.download(manifest, manifest.files.keys() - fetched, LocalFolder(partial))
+                if missing is None:
+                    break
+                manifest = store.read_newer(manifest, missing=missing)
+            else:
+                raise UserError(f"{url}: a run replaces the copy faster than it can be fetched; try again later")
         partial.rename(folder)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return len(manifest.files)
+
+
+def _keep(folder: Path, manifest: Manifest) -> set[str]:
+    """Removes the files that a copy does not have, or has with another content; returns the names of the others."""
+    kept = set()
+    for path in [path for path in folder.rglob("*") if path.is_file()]:
+        name = path.relative_to(folder).as_posix()
+        if name in manifest.files and content(path) == manifest.files[name]:
+            kept.add(name)
+        elif not name.startswith(".in-use"):
+            path.unlink()
+    return kept
 
 
 def open_copy(url: str) -> tuple[CopyStore, Manifest]:
@@ -53,7 +74,7 @@ def open_copy(url: str) -> tuple[CopyStore, Manifest]:
         UserError: no run is there, or the store refuses.
     """
     store = CopyStore(url, Patience(0.0))
-    manifest, _ = store.read()
+    manifest = store.read()
     if manifest is None:
         raise UserError(f"{url} holds no run")
     return store, manifest

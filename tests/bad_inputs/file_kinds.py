@@ -28,7 +28,7 @@ from accdistill_jax.storage.checkpoint import Checkpointer
 from accdistill_jax.storage.export import load_params, save_params
 from accdistill_jax.storage.folder import LocalFolder
 from accdistill_jax.storage.mirror_files import Content, Journal, Known
-from accdistill_jax.storage.mirror_store import _parse
+from accdistill_jax.storage.mirror_store import parse_manifest
 from accdistill_jax.training.metrics import MetricsWriter, read_metrics
 from accdistill_jax.training.metrics_sums import spoilt_files, sums_path
 from configs import distill
@@ -288,19 +288,21 @@ def _read_journal(folder: Path) -> str:
 def _make_copy(folder: Path, version: int) -> None:
     own = _journal(version)
     about = {
-        "format": 1,
+        "format": 2,
         "host": "here",
         "time": "now",
         "run": own.run,
         "generation": version,
         "push": own.push,
         "files": own.base,
+        "stale": [],
+        "writing": "",
     }
     write_atomically(folder / "mirror.json", json.dumps(sealed(about)))
 
 
 def _read_copy(folder: Path) -> str:
-    return digest(repr(_parse(LocalFolder(folder).read("mirror.json"), where=str(folder / "mirror.json"))))
+    return digest(repr(parse_manifest(LocalFolder(folder).read("mirror.json"), where=str(folder / "mirror.json"))))
 
 
 KINDS = {

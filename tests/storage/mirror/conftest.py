@@ -26,8 +26,8 @@ def url() -> str:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch):
-    monkeypatch.setattr(mirror_store, "_FIRST_PAUSE_S", 0.001)
-    monkeypatch.setattr(mirror_store, "_LONGEST_PAUSE_S", 0.01)
+    monkeypatch.setattr(mirror_store, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(mirror_store, "LONGEST_PAUSE_S", 0.01)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import pytest
 
 from accdistill_jax.storage import mirror_store
 from accdistill_jax.storage.mirror_store import Conflict
+from accdistill_jax.storage.mirror_tree import open_copy
 from tests.storage.mirror.run_folders import WAIT_S, refuse, tree, write
 
 
@@ -14,11 +15,12 @@ def test_background_copies_are_one_at_a_time_and_coalesced(url, opened, store, t
     begun, go_on = threading.Event(), threading.Event()
 
     def hold(number, what):
-        begun.set()
-        assert go_on.wait(WAIT_S)
+        if store.calls.count(what) == 2 and "write_if" in what:  # the file is written, the copy not complete
+            begun.set()
+            assert go_on.wait(WAIT_S)
 
     write(tmp_path / "one", a="1")
-    store.before = hold
+    store.after = hold
     one.push_later()
     assert begun.wait(WAIT_S)
     for text in "234":
@@ -26,7 +28,7 @@ def test_background_copies_are_one_at_a_time_and_coalesced(url, opened, store, t
         one.push_later()
     go_on.set()
     one.wait()
-    assert one._journal.generation == 2
+    assert open_copy(url)[1].generation == 2
     opened(url, tmp_path / "two")
     assert tree(tmp_path / "two") == {"a": b"4"}
 
@@ -36,7 +38,7 @@ def test_a_failed_background_copy_warns_and_is_caught_up(url, opened, store, tmp
     one = opened(url, tmp_path / "one", say=lines.append)
     for text in "12":
         write(tmp_path / "one", a=text)
-        store.before = lambda number, what: "folder" in what and refuse()
+        store.before = lambda number, what: "atomically" not in what and refuse()
         one.push_later()
         one.wait()
     assert len(lines) == 2
@@ -49,17 +51,18 @@ def test_a_failed_background_copy_warns_and_is_caught_up(url, opened, store, tmp
     assert tree(tmp_path / "two") == {"a": b"2"}
 
 
-def test_the_final_push_does_not_wait_for_the_patience_of_a_background_copy(url, opened, store, tmp_path):
+def test_the_final_push_does_not_wait_for_the_patience_of_a_background_copy(url, opened, store, tmp_path, monkeypatch):
     one = opened(url, tmp_path / "one", patience_s=1000.0)
     write(tmp_path / "one", a="1")
     refused = threading.Event()
 
     def fail(number, what):
-        if threading.current_thread() is not threading.main_thread() and "folder" in what:
+        if threading.current_thread() is not threading.main_thread() and "atomically" not in what:
             refused.set()
             refuse()
 
-    mirror_store._LONGEST_PAUSE_S = mirror_store._FIRST_PAUSE_S = 1000.0
+    monkeypatch.setattr(mirror_store, "FIRST_PAUSE_S", 1000.0)
+    monkeypatch.setattr(mirror_store, "LONGEST_PAUSE_S", 1000.0)
     store.before = fail
     one.push_later()
     assert refused.wait(WAIT_S)

@@ -54,22 +54,22 @@ def test_unchanged_files_cost_nothing(url, opened, store, two_states, tmp_path):
         file.write("3\n")
     one.push()
     assert [call.rpartition(".")[2] for call in store.calls if "files" not in call] == [
-        "write",
-        "write_if_unchanged",
+        "write_if_unchanged",  # the manifest says that a copy is under way
+        "write",  # the file's old content is kept
+        "write_if_unchanged",  # the file
+        "write_if_unchanged",  # the manifest
+        "remove",  # the old content
     ]
 
 
-def test_objects_that_no_copy_needs_are_removed(url, opened, two_states, tmp_path):
+def test_the_address_holds_the_files_of_the_copy_under_their_names_and_no_others(url, opened, two_states, tmp_path):
     one = opened(url, tmp_path / "one")
-    become(tmp_path / "one", two_states[0])
-    one.push()
-    become(tmp_path / "one", two_states[1])
-    one.push()
-    before = {content.sha256 for content in one._journal.base.values()}
-    write(tmp_path / "one", metrics__student_jsonl="1\n")
-    one.push()
-    now = {content.sha256 for content in one._journal.base.values()}
-    assert {name.partition("/")[2] for name in open_folder(url).names("objects")} == before | now
+    for wanted in (*two_states, two_states[0]):
+        become(tmp_path / "one", wanted)
+        one.push()
+        remote = open_folder(url)
+        objects = {name: remote.read(name) for name in remote.names() if name != "mirror.json"}
+        assert objects == copied(wanted)
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
@@ -95,7 +95,7 @@ def test_killed_at_any_write_a_reader_sees_the_state_before_or_after(opened, sto
             finished = True
         except Killed:
             finished = False
-        mirror_one._held.close()
+        mirror_one.close()
         store.reset()
         fresh = tmp_path / f"fresh{number}"
         opened(url, fresh)
@@ -124,7 +124,7 @@ def test_refused_at_any_write_the_next_push_completes_the_copy(opened, store, tw
         mirror_one.push()
         become(one, two_states[1])
         store.reset()
-        store.before = lambda count, what, number=number: count >= number and "folder" in what and refuse()
+        store.before = lambda count, what, number=number: count >= number and "atomically" not in what and refuse()
         try:
             mirror_one.push()
         except UserError as error:
@@ -162,7 +162,7 @@ def test_a_checkpoint_replaced_during_the_copy_is_never_half_there(url, opened, 
 
         def save(number, what):
             with lock:
-                if "folder.write" in what and (step := next(steps, None)):
+                if "write_if" in what and (step := next(steps, None)):
                     checkpointer.save(step, state(step))
                     checkpointer.wait()
 

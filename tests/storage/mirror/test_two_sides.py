@@ -17,7 +17,7 @@ def test_a_folder_that_is_ahead_is_kept_and_copied(url, opened, store, tmp_path)
     write(tmp_path / "one", a="1")
     one.push()
     write(tmp_path / "one", a="2", b="new")
-    store.before = lambda number, what: "folder" in what and refuse()
+    store.before = lambda number, what: "atomically" not in what and refuse()
     with pytest.raises(UserError, match="could not be copied"):
         one.push()
     one.close()
