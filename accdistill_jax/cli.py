@@ -96,7 +96,7 @@ def help_text() -> str:
         [
             "usage: accdistill COMMAND [ARGUMENTS]",
             "",
-            f"{accdistill_jax.__doc__}",
+            (accdistill_jax.__doc__ or "").partition("\n")[0],
             "",
             "Commands (accdistill COMMAND --help tells their arguments):",
             *lines,

@@ -23,6 +23,7 @@ ORDER = (
     ("training",),
     ("evaluation",),
     ("stages",),
+    ("api",),
     ("run", "main", "cli"),
     ("benchmark",),
     ("reproduce",),
@@ -49,7 +50,11 @@ def imports(package: Path = PACKAGE) -> dict[str, set[str]]:
 
 def _imported(path: Path, files: Mapping[str, Path], importer: str) -> Iterator[str]:
     root = importer.partition(".")[0]
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    skipped = set(_imports_for_types(tree)) if importer == root else set()
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and not node.level:
@@ -63,6 +68,18 @@ def _imported(path: Path, files: Mapping[str, Path], importer: str) -> Iterator[
                 while name not in files:
                     name = name.rpartition(".")[0]
                 yield name
+
+
+def _imports_for_types(tree: ast.Module) -> Iterator[ast.AST]:
+    """What is below `if TYPE_CHECKING:`: the package's root names its public parts to type checkers and imports them lazily."""
+    for statement in tree.body:
+        if (
+            isinstance(statement, ast.If)
+            and isinstance(statement.test, ast.Name)
+            and statement.test.id == "TYPE_CHECKING"
+        ):
+            for inner in statement.body:
+                yield from ast.walk(inner)
 
 
 def room(module: str) -> str:

@@ -64,6 +64,19 @@ def test_faults_are_found(tmp_path):
     assert layout.root_modules(package) == ["__init__.py", "errors.py"]
 
 
+def test_only_the_root_may_name_parts_for_type_checkers_alone(tmp_path):
+    for_types = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import package.{}\n"
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").write_text(for_types.format("data"))
+    (package / "data.py").write_text("import package\n")
+    (package / "errors.py").write_text(for_types.format("data"))
+    graph = layout.imports(package)
+    assert graph == {"package": set(), "package.data": {"package"}, "package.errors": {"package.data"}}
+    (package / "__init__.py").write_text("import package.data\n")
+    assert layout.circles(layout.imports(package)) == [["package", "package.data"]]
+
+
 def test_the_graph_is_printed(capsys):
     layout.main()
     printed = capsys.readouterr().out

@@ -73,6 +73,7 @@ class Store:
         rate_hz: sampling rate of both signals.
         samples: samples per segment.
         channels: {"ppg": names, "accel": names}.
+        units: {"ppg": unit, "accel": "g"}, of signals in physical values.
         fingerprint: hex hash of everything that defines the data.
         segments: columns of the segment table, each [num_segments].
         participants: table with one row per participant.
@@ -97,6 +98,7 @@ class Store:
         self.rate_hz: float = manifest["rate_hz"]
         self.samples: int = manifest["samples"]
         self.channels = {name: tuple(manifest["channels"][name]) for name in SIGNALS}
+        self.units: dict[str, str] = dict(manifest["units"])
         self.fingerprint: str = manifest["fingerprint"]
         self.segments = segments
         self.participants = participants
@@ -198,6 +200,24 @@ class Store:
         self._check_content(indices, new, lambda place: segment_crc(*(batch[name][place] for name in SIGNALS)))
         self._checked[indices[new]] = True
         return batch
+
+    def read_signals(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """As `read`, in physical values.
+
+        Args:
+            indices: [batch] integer rows.
+
+        Returns:
+            ppg [batch, samples, channels] and accel [batch, samples, 3], float32 in `units`, at `rate_hz`.
+
+        Raises:
+            IndexError, UserError: as `read`.
+        """
+        batch = self.read(indices)
+        return {
+            name: batch[name].astype(np.float32) * batch[f"{name}_scale"][:, None] + batch[f"{name}_offset"][:, None]
+            for name in SIGNALS
+        }
 
     def read_accel(self, indices: np.ndarray, *, ppg_crc: np.ndarray) -> dict[str, np.ndarray]:
         """As `read`, the acceleration alone: no byte of the PPG is read.

@@ -1,0 +1,228 @@
+"""Loads a trained encoder from a run, for use in Python."""
+
+import dataclasses
+import functools
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from accdistill_jax.api.finding import find_export, open_address
+from accdistill_jax.errors import UserError
+from accdistill_jax.files import is_address
+from accdistill_jax.inputs.prepare import InputSettings, prepare
+from accdistill_jax.models.build import build_encoder
+from accdistill_jax.storage.export import load_params
+from accdistill_jax.user_paths import expanded
+
+Part = Literal["teacher", "student"]
+_UNITS = {"accel": "g", "ppg": "a.u."}  # as in stores
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainedEncoder:
+    """An encoder with its trained parameters; `load` makes it.
+
+    Attributes:
+        path: folder or address of the export.
+        part: "student" (reads acceleration) or "teacher" (reads PPG).
+        objective: the training objective's name in the config.
+        modality: "accel" or "ppg".
+        rate_hz: sampling rate of the input.
+        samples: samples of an input segment.
+        channels: channels of the input, 3 axes for "accel".
+        unit: unit of the input: "g" with gravity for "accel", "a.u." (arbitrary unit) for "ppg".
+        fingerprint: content hash of the export's parameters.
+        parameters: number of the encoder's parameters.
+        embedding_size: length of an embedding.
+
+    Examples:
+        >>> import accdistill_jax as ad
+        >>> encoder = ad.load("runs/distill")
+        >>> encoder.part, encoder.modality, encoder.rate_hz, encoder.samples, encoder.channels, encoder.unit
+        ('student', 'accel', 64.0, 3840, 3, 'g')
+        >>> ad.load("runs/distill", part="teacher").modality
+        'ppg'
+    """
+
+    path: str
+    part: Part
+    objective: str
+    modality: Literal["accel", "ppg"]
+    rate_hz: float
+    samples: int
+    channels: int
+    unit: str
+    fingerprint: str
+    parameters: int
+    embedding_size: int
+    _module: Any = dataclasses.field(repr=False)
+    _params: Any = dataclasses.field(repr=False)
+    _inputs: InputSettings = dataclasses.field(repr=False)
+
+    def encode(self, segments: Mapping[str, np.ndarray] | np.ndarray, *, batch_size: int = 256) -> np.ndarray:
+        """Embeds segments that are prepared as in a store: resampled, filtered and cut.
+
+        Args:
+            segments: what `Store.read` returns (int16 with scale and offset), or what `Store.read_signals` returns, or one of its
+                arrays: [batch, samples, channels] in `unit`, at `rate_hz`.
+            batch_size: segments computed at once.
+
+        Returns:
+            Embeddings [batch, embedding_size] float32, a row for each segment, in the same order.
+
+        Raises:
+            UserError: the segments do not fit the encoder; names the property, the value and the expected value.
+
+        Examples:
+            >>> import accdistill_jax as ad
+            >>> encoder, store = ad.load("runs/distill"), ad.open_store("store")
+            >>> rows = store.indices("test")[:5]
+            >>> encoder.encode(store.read(rows)).shape == (5, encoder.embedding_size)
+            True
+            >>> encoder.encode(store.read_signals(rows)["accel"]).dtype
+            dtype('float32')
+        """
+        if batch_size < 1:
+            raise UserError(f"batch_size = {batch_size} must be a positive integer")
+        batch = self._batch(segments)
+        count = len(batch[self.modality])
+        size = min(batch_size, count)
+        embeddings = np.empty((count, self.embedding_size), np.float32)
+        for start in range(0, count, max(size, 1)):
+            # the last batch is filled with its last row: a batch of another size would be compiled anew
+            rows = np.minimum(np.arange(start, start + size), count - 1)
+            part = self._apply(self._params, {name: values[rows] for name, values in batch.items()})
+            embeddings[start : start + size] = np.asarray(part)[: count - start]
+        return embeddings
+
+    @functools.cached_property
+    def _apply(self) -> Any:
+        def apply(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
+            return self._module.apply({"params": params}, prepare(batch, self.modality, self._inputs))
+
+        return jax.jit(apply)
+
+    def _batch(self, segments: Mapping[str, np.ndarray] | np.ndarray) -> dict[str, np.ndarray]:
+        """Stored values with scale and offset, of the arrays that the encoder reads."""
+        name = self.modality
+        if isinstance(segments, Mapping):
+            if name not in segments:
+                raise UserError(
+                    f"the {self.part} reads {name}; the segments have {', '.join(map(str, segments)) or 'nothing'}"
+                )
+            values = np.asarray(segments[name])
+            quantised = {f"{name}_scale", f"{name}_offset"} <= set(segments)
+        else:
+            values, quantised = np.asarray(segments), False
+        self._check_shape(values)
+        if quantised:
+            return {
+                key: np.asarray(segments[key])  # pyrefly: ignore [bad-index]
+                for key in (name, f"{name}_scale", f"{name}_offset")
+            }
+        if values.dtype.kind != "f":
+            raise UserError(
+                f"{name} has dtype {values.dtype}; give float values in {self.unit}, or the whole result of Store.read, "
+                "which has their scale and offset"
+            )
+        if not np.isfinite(values).all():
+            segment = int(np.flatnonzero(~np.isfinite(values).all(axis=(1, 2)))[0])
+            raise UserError(f"{name} has NaN or infinite values, first in segment {segment}; leave such segments out")
+        shape = (len(values), self.channels)
+        values = values.astype(np.float32)
+        return {
+            name: values,
+            f"{name}_scale": np.ones(shape, np.float32),
+            f"{name}_offset": np.zeros(shape, np.float32),
+        }
+
+    def _check_shape(self, values: np.ndarray) -> None:
+        wanted = (self.samples, self.channels)
+        if values.ndim != 3 or values.shape[1:] != wanted:
+            raise UserError(
+                f"{self.modality} has shape {list(values.shape)}; the {self.part} reads [batch, {self.samples}, {self.channels}]: "
+                f"{self.samples / self.rate_hz:g} s at {self.rate_hz:g} Hz, {self.channels} channels"
+            )
+
+
+def load(path: str | os.PathLike[str], *, part: Part | None = None) -> TrainedEncoder:
+    """Loads the encoder of a finished run.
+
+    Args:
+        path: a work directory (of `accdistill train`), its `teacher` or `student` folder, an export folder, or the address of
+            one of these in an object store (gs://, s3://).
+        part: the encoder of a work directory to load. None: the student; the teacher, if the run has no student stage.
+
+    Returns:
+        The encoder; it computes in float32 on JAX's default device.
+
+    Raises:
+        UserError: no such folder, no run in it, an unfinished run, or a damaged export; the message says what to do.
+
+    Examples:
+        >>> import accdistill_jax as ad
+        >>> encoder = ad.load("runs/distill")
+        >>> encoder.part
+        'student'
+        >>> encoder.fingerprint == ad.load("runs/distill/student/export").fingerprint
+        True
+        >>> ad.load("runs/distil")
+        Traceback (most recent call last):
+        ...
+        accdistill_jax.errors.UserError: no folder runs/distil; did you mean runs/distill?
+    """
+    if part not in (None, "teacher", "student"):
+        raise UserError(f"part = {part!r} must be 'teacher' or 'student'")
+    text = expanded(path)
+    if not is_address(text):
+        return _from_export(find_export(text, part), part)
+    with tempfile.TemporaryDirectory(prefix="accdistill-") as copy:
+        folder = open_address(text, Path(copy))
+        found = find_export(folder, part, named=text)
+        loaded = _from_export(found, part)
+    inside = Path(found).relative_to(folder).as_posix()
+    return dataclasses.replace(loaded, path=text.rstrip("/") + ("" if inside == "." else f"/{inside}"))
+
+
+def _from_export(export: str, part: Part | None) -> TrainedEncoder:
+    arrays, meta = load_params(export)
+    kind = meta.get("kind")
+    if kind not in ("teacher", "student"):
+        raise UserError(f"{export} holds no encoder (kind {kind!r}); give the export folder of a teacher or student")
+    if part is not None and kind != part:
+        raise UserError(f"{export} holds a {kind}, not a {part}; give the run's work directory or leave out part")
+    signal = meta["signal"]
+    inputs = InputSettings(**signal["inputs"])
+    module = build_encoder(ml_collections.ConfigDict(meta["encoder"]), dtype=jnp.dtype(jnp.float32))
+    params = jax.device_put(arrays["params" if kind == "teacher" else "encoder"])
+
+    def embed(params: Any, signal_of_one: jax.Array, per_channel: jax.Array) -> jax.Array:
+        name = signal["modality"]
+        batch = {name: signal_of_one, f"{name}_scale": per_channel, f"{name}_offset": per_channel}
+        return module.apply({"params": params}, prepare(batch, name, inputs))
+
+    one = jax.ShapeDtypeStruct((1, signal["samples"], signal["channels"]), jnp.float32)
+    embedding = jax.eval_shape(embed, params, one, jax.ShapeDtypeStruct((1, signal["channels"]), jnp.float32))
+    return TrainedEncoder(
+        path=export,
+        part=kind,
+        objective=meta.get("objective", "distillation"),
+        modality=signal["modality"],
+        rate_hz=signal["rate_hz"],
+        samples=signal["samples"],
+        channels=signal["channels"],
+        unit=_UNITS[signal["modality"]],
+        fingerprint=meta["fingerprint"],
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
+        embedding_size=embedding.shape[-1],
+        _module=module,
+        _params=params,
+        _inputs=inputs,
+    )

@@ -1,0 +1,107 @@
+"""Finds the exported encoder in a folder or at an address."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Literal
+
+from accdistill_jax.config.nearest import did_you_mean
+from accdistill_jax.errors import UserError
+from accdistill_jax.storage.folder import LocalFolder, open_folder
+from accdistill_jax.storage.mirror_tree import open_copy
+
+PARTS = ("student", "teacher")
+_EXPORT = "export.json"
+_EXPORTED_FILE = re.compile(r"((teacher|student)/)?(export/)?(export\.json|params/.*)|config\.json")
+
+
+def check_folder(path: str) -> None:
+    """Raises UserError if a local path is no folder; names the nearest folder beside it."""
+    if os.path.isdir(path):
+        return
+    if os.path.exists(path):
+        raise UserError(f"{path} is a file; give the folder")
+    parent, name = os.path.split(path.rstrip("/"))
+    names = sorted(os.listdir(parent or ".")) if os.path.isdir(parent or ".") else []
+    near = did_you_mean(os.path.join(parent, name), [os.path.join(parent, other) for other in names])
+    raise UserError(f"no folder {path}{near}")
+
+
+def find_export(path: str | os.PathLike[str], part: Literal["teacher", "student"] | None, *, named: str = "") -> str:
+    """Path of the export folder in a work directory, a `teacher` or `student` folder, or the folder itself.
+
+    Args:
+        path: local folder.
+        part: the part to find in a work directory; None for the student, or the teacher if the run has no student stage.
+        named: the folder's name in messages; "" for `path`.
+
+    Raises:
+        UserError: no such folder, no run in it, or an unfinished run.
+    """
+    folder, named = Path(path), named or str(path)
+    check_folder(str(folder))
+    for inner in (folder, folder / "export"):
+        if (inner / _EXPORT).is_file():
+            return str(inner)
+    config = _config(folder)
+    finished = [name for name in PARTS if (folder / name / "export" / _EXPORT).is_file()]
+    if config is None and not finished:
+        if (folder / "checkpoints").is_dir():
+            raise UserError(f"{named}: the training is not finished (no export/{_EXPORT}); run the same command again")
+        raise UserError(
+            f"{named} holds no run (no config.json, no {_EXPORT}); give the --workdir of accdistill train, or an export folder"
+        )
+    config = config or {}
+    stages = config.get("stages") or finished
+    wanted = part or ("student" if "student" in stages else "teacher")
+    if wanted in finished:
+        return str(folder / wanted / "export")
+    elsewhere = (config.get("teacher") or {}).get("path")
+    if wanted == "teacher" and elsewhere:
+        raise UserError(f"{named} took its teacher from {elsewhere}; load that folder")
+    if wanted not in stages:
+        raise UserError(f"{named} is a run without a {wanted} (its stages: {', '.join(stages)})")
+    other = f", or load the finished {finished[0]} by part={finished[0]!r}" if finished else ""
+    raise UserError(
+        f"{named}: the run has not finished its {wanted} (no {wanted}/export/{_EXPORT}); run the same command again{other}"
+    )
+
+
+def _config(folder: Path) -> dict | None:
+    """Content of the run's config.json; None if the folder is no work directory."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))["config"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise UserError(f"{folder / 'config.json'} cannot be read ({problem}); copy the run again") from problem
+    if not isinstance(config, dict):
+        raise UserError(f"{folder / 'config.json'} is not the config of a run; copy the run again")
+    return config
+
+
+def open_address(address: str, copy: Path) -> Path:
+    """Fetches the exports at an address.
+
+    Args:
+        address: of a run's work directory, or of a folder in it.
+        copy: empty local folder.
+
+    Returns:
+        The local folder that stands for the address.
+
+    Raises:
+        UserError: no run is there, or the object store refuses.
+    """
+    root, inner = address.rstrip("/"), ""
+    while open_folder(root).read("mirror.json") is None:
+        root, _, last = root.rpartition("/")
+        inner = f"{last}/{inner}" if inner else last
+        if root.endswith(":/") or inner.count("/") > 1:
+            raise UserError(f"{address} holds no run")
+    store, manifest = open_copy(root)
+    names = [name for name in manifest.files if _EXPORTED_FILE.fullmatch(name)]
+    if not store.download(manifest, names, LocalFolder(copy)):
+        raise UserError(f"{address}: the run has replaced its copy meanwhile; load it again")
+    return copy / inner
