@@ -81,10 +81,10 @@ def test_launches_parse(arguments):
 
 @pytest.mark.parametrize("arguments", commands("python", "-m", "accdistill_jax.reproduce"), ids=" ".join)
 def test_reproductions_parse(arguments):
-    from accdistill_jax.reproduce.plan.command_line import parse
+    from accdistill_jax.reproduce.plan.command_line import parse_command_line
 
     reference = {"preset": "cpu", "data": ["synthetic"], "unseen": [], "only": [], "seeds": 3, "overrides": []}
-    wanted = parse(arguments, reference=reference)
+    wanted = parse_command_line(arguments, reference=reference)
     assert wanted.preset in ("smoke", "cpu")
     asked = re.findall(r"--only ([a-z-]+)", re.sub(r"`benchmark [^`]*`", "", TEXT))
     assert asked and set(asked) <= {one.id for one in EXPERIMENTS}

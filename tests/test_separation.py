@@ -128,16 +128,18 @@ def test_the_key_changes_no_result(smoke_config):
 
 def test_reproduce_refuses_before_its_first_run(smoke_store, renamed, tmp_path):
     with pytest.raises(UserError, match="in train of .*smoke and test of .*renamed: synthetic-0-.* = zoe0"):
-        grid.plan("smoke", stores=(str(smoke_store),), unseen=(str(renamed),))
+        grid.plan_grid("smoke", stores=(str(smoke_store),), unseen=(str(renamed),))
     generated = write_store(
         tmp_path / "generated", SyntheticSettings(participants=12, segments_per_participant=2, seed=1)
     )
     with pytest.raises(
         UserError, match="the same people in train of the synthetic data and test of .*generated: synthetic-1-"
     ):
-        grid.plan("smoke", unseen=(generated.path,))
-    assert grid.plan("smoke", unseen=(generated.path,), overrides=('--config.data.same_names="different people"',)).jobs
-    assert grid.plan("smoke", unseen=(str(smoke_store),)).jobs
+        grid.plan_grid("smoke", unseen=(generated.path,))
+    assert grid.plan_grid(
+        "smoke", unseen=(generated.path,), overrides=('--config.data.same_names="different people"',)
+    ).jobs
+    assert grid.plan_grid("smoke", unseen=(str(smoke_store),)).jobs
 
 
 def test_a_person_of_two_stores_is_one_participant_of_the_evaluation(smoke_store, tmp_path):

@@ -12,25 +12,25 @@ from typing import Any
 
 from accdistill_jax.errors import ExitStatus, UserError
 from accdistill_jax.reproduce.jobs.devices import keep_to_cpu, worker_environments
-from accdistill_jax.reproduce.jobs.jobs import Outcome, alone_in, finished_seconds, job_folder, run_jobs
-from accdistill_jax.reproduce.plan.command_line import PROG, Wanted, parse
+from accdistill_jax.reproduce.jobs.jobs import Outcome, exclusive_folder, finished_seconds, job_folder, run_jobs
+from accdistill_jax.reproduce.plan.command_line import PROG, CommandLine, parse_command_line
 from accdistill_jax.reproduce.report import check
 from accdistill_jax.runtime.interrupt import Interrupted, Interruption
 from accdistill_jax.runtime.progress import format_seconds
 from accdistill_jax.text import print_error, several_lines
 
-WORK = "accdistill_jax.reproduce.jobs.work:do"
+WORK = "accdistill_jax.reproduce.jobs.work:do_work"
 MOVED, RUNS_FAILED = 3, 4  # exit statuses besides those of every command
 
 
 def main(argv: Sequence[str], *, prog: str = PROG) -> int:
     """Runs the command line; `prog` is the command's name in messages. Returns the exit status."""
     try:
-        wanted = parse(argv, prog=prog)
+        wanted = parse_command_line(argv, prog=prog)
         reference = None
         if wanted.check is not None:
             reference = check.load_report(wanted.check)
-            wanted = parse(argv, reference=reference["settings"], prog=prog)
+            wanted = parse_command_line(argv, reference=reference["settings"], prog=prog)
         early_stop.uninstall()
         with Interruption(at_once=True) as interruption:
             return reproduce(wanted, reference, interruption)
@@ -42,12 +42,12 @@ def main(argv: Sequence[str], *, prog: str = PROG) -> int:
         return ExitStatus.USER_ERROR
 
 
-def say(line: str) -> None:
+def report_progress(line: str) -> None:
     """Prints progress on standard output."""
     print(line, flush=True)
 
 
-def reproduce(wanted: Wanted, reference: Mapping[str, Any] | None, interruption: Interruption) -> int:
+def reproduce(wanted: CommandLine, reference: Mapping[str, Any] | None, interruption: Interruption) -> int:
     """Plans, runs, writes the report and compares it with `reference`; returns the exit status.
 
     Raises:
@@ -58,7 +58,7 @@ def reproduce(wanted: Wanted, reference: Mapping[str, Any] | None, interruption:
     # they import jax, which takes seconds, after the command line is known to be right
     from accdistill_jax.reproduce.plan import grid
 
-    plan = grid.plan(
+    plan = grid.plan_grid(
         wanted.preset,
         stores=wanted.stores,
         unseen=wanted.unseen,
@@ -74,48 +74,50 @@ def reproduce(wanted: Wanted, reference: Mapping[str, Any] | None, interruption:
     if wanted.list_only:
         print(listing(plan, wanted))
         return ExitStatus.FINISHED
-    with alone_in(wanted.out, named=wanted.out):
+    with exclusive_folder(wanted.out, named=wanted.out):
         return _run_and_report(plan, wanted, reference, interruption, settings, environments)
 
 
 def _run_and_report(
     plan: Any,
-    wanted: Wanted,
+    wanted: CommandLine,
     reference: Mapping[str, Any] | None,
     interruption: Interruption,
     settings: Mapping[str, Any],
     environments: Sequence[Mapping[str, str]],
 ) -> int:
-    outcomes = run_jobs(plan.jobs, wanted.out, work=WORK, workers=len(environments), environments=environments, say=say)
+    outcomes = run_jobs(
+        plan.jobs, wanted.out, work=WORK, workers=len(environments), environments=environments, say=report_progress
+    )
 
     from accdistill_jax.reproduce.measure import measure
-    from accdistill_jax.reproduce.report.write import to_dict, write_report
+    from accdistill_jax.reproduce.report.write import to_dict, write_grid_report
 
     def step(line: str) -> None:
         # once more where the signal's exception was lost: Python ignores those in finalisers
         interruption.raise_if_requested("what is finished is kept")
-        say(line)
+        report_progress(line)
 
-    report = measure.report(plan, outcomes, say=step)
+    report = measure.measure_report(plan, outcomes, say=step)
     interruption.raise_if_requested("what is finished is kept")
     report = report._replace(settings=settings | report.settings)
-    page = write_report(wanted.out, report)
+    page = write_grid_report(wanted.out, report)
     failed = _tell_failures(outcomes)
-    say(f"report: {page}")
+    report_progress(f"report: {page}")
     status = ExitStatus.FINISHED
     if reference is not None:
         cached = sum(one.status == "cached" for one in outcomes.values())
         if cached:
-            say(f"{cached} of {len(outcomes)} runs were finished before this start in {wanted.out}")
+            report_progress(f"{cached} of {len(outcomes)} runs were finished before this start in {wanted.out}")
         compared = check.deviations(reference, to_dict(report), only=wanted.compared)
-        say(f"\nCompared with {wanted.check}:\n{check.table(compared)}")
+        report_progress(f"\nCompared with {wanted.check}:\n{check.comparison_table(compared)}")
         status = MOVED if any(one.why for one in compared) else status
     for name, problem in report.broken.items():
         print(f"not measured: {name}: {several_lines(problem)}", file=sys.stderr)
     return RUNS_FAILED if failed or report.broken else status
 
 
-def _refuse_what_is_there(jobs: Sequence[Any], wanted: Wanted) -> None:
+def _refuse_what_is_there(jobs: Sequence[Any], wanted: CommandLine) -> None:
     """Raises UserError where a check would compare a report with itself, or with what another version of the code made."""
     from accdistill_jax.config.record import source_hash
     from accdistill_jax.reproduce.jobs.work import FACTS
@@ -147,7 +149,7 @@ def _tell_failures(outcomes: Mapping[str, Outcome]) -> int:
     return len(failed) + skipped
 
 
-def listing(plan: Any, wanted: Wanted) -> str:
+def listing(plan: Any, wanted: CommandLine) -> str:
     """The experiments and runs of a plan with their expected durations."""
     width = max((len(name) for name in [*(e.id for e in plan.experiments), *(j.name for j in plan.jobs)]), default=0)
     lines = [f"{len(plan.experiments)} experiments:"]

@@ -13,7 +13,7 @@ import pytest
 
 from accdistill_jax.reproduce import __main__ as command
 from accdistill_jax.reproduce import measure, plan
-from accdistill_jax.reproduce.plan.command_line import parse
+from accdistill_jax.reproduce.plan.command_line import parse_command_line
 from accdistill_jax.runtime.interrupt import Interruption
 
 GRID = """
@@ -28,12 +28,12 @@ class ExperimentInfo(NamedTuple):
     title: str
     runs: tuple
 
-class Plan(NamedTuple):
+class GridPlan(NamedTuple):
     jobs: list
     experiments: list
     settings: dict
 
-def plan(preset, *, stores, unseen, only, seeds, overrides):
+def plan_grid(preset, *, stores, unseen, only, seeds, overrides):
     if any("missing" in store for store in stores):
         raise UserError(f"{stores[0]}: no such store")
     known = ["probes", "retrieval", "augmentation"]
@@ -44,9 +44,9 @@ def plan(preset, *, stores, unseen, only, seeds, overrides):
     cost_s = {"smoke": 1.0, "cpu": 100.0, "full": 1e4}[preset]
     jobs = [Job(one, f"{one:x<12}{preset}{seeds}{overrides}", {"name": one}, (), cost_s) for one in ids]
     settings = {"seeds": seeds or 3, "generator_version": int(os.environ.get("GENERATOR", "1"))}
-    return Plan(jobs, experiments, settings)
+    return GridPlan(jobs, experiments, settings)
 
-def report(plan, outcomes, *, say):
+def measure_report(plan, outcomes, *, say):
     from accdistill_jax.reproduce.report.document import Claim, Number, Report, Section
     done = {name: o.folder / "value" for name, o in outcomes.items() if o.status in ("finished", "cached")}
     numbers = {f"{n}/value": Number(float(path.read_text()), None, None, (), "", 0.1, 0.0) for n, path in done.items()}
@@ -258,7 +258,7 @@ def test_the_plan_is_listed_outside_the_repository(repository, tmp_path):
 def test_a_signal_whose_exception_was_lost_while_measuring_still_stops(run, monkeypatch, tmp_path):
     """Python prints and ignores what is raised in a finaliser or in a callback of the garbage collector."""
     grid = sys.modules["accdistill_jax.reproduce.plan.grid"]
-    report = grid.report
+    report = grid.measure_report
 
     def lost(plan, outcomes, *, say):
         Interruption._active[-1]._at_once = False  # the handler remembers the signal, and no exception comes through
@@ -266,13 +266,13 @@ def test_a_signal_whose_exception_was_lost_while_measuring_still_stops(run, monk
         say("measuring goes on")
         return report(plan, outcomes, say=say)
 
-    monkeypatch.setattr(grid, "report", lost)
+    monkeypatch.setattr(grid, "measure_report", lost)
     status, out, error = run("--preset=smoke", "--only=probes")
     assert status == 143 and "measuring goes on" not in out
     assert error.splitlines()[-1].startswith("stopped by SIGTERM; what is finished is kept")
 
 
 def test_a_setting_with_a_space_is_none_of_the_stores_before_it():
-    wanted = parse(["--data", "a", "b", "--unseen", "c", "--config.student.train.duration=300 steps"])
+    wanted = parse_command_line(["--data", "a", "b", "--unseen", "c", "--config.student.train.duration=300 steps"])
     assert wanted.stores == ("a", "b") and wanted.unseen == ("c",)
     assert wanted.overrides == ("--config.student.train.duration=300 steps",)

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from accdistill_jax.reproduce.plan.grid import plan
+from accdistill_jax.reproduce.plan.grid import plan_grid
 from accdistill_jax.reproduce.report.check import load_report
 
 PAGE = "accdistill_jax/reproduce/results/README.md"
@@ -33,7 +33,7 @@ def test_a_kept_report_is_compressed_without_name_and_time(repository, name):
 def test_the_kept_runs_of_the_cpu_preset_are_those_that_it_has_today(repository):
     report = load_report(repository / "accdistill_jax/reproduce/results/cpu/report.json.gz")
     settings = report["settings"]
-    today = plan("cpu", seeds=settings["seeds"])
+    today = plan_grid("cpu", seeds=settings["seeds"])
     kept, now = {run["name"]: run["key"] for run in report["runs"]}, {job.name: job.key for job in today.jobs}
     assert kept == now, (
         "the preset's runs are others than those of the kept results: make these anew (some hours on two cores)"

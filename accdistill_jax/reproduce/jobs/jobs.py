@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TextIO
 
 from accdistill_jax.errors import UserError
-from accdistill_jax.reproduce.jobs.pool import Worker
-from accdistill_jax.reproduce.jobs.progress import JobsLine, State
+from accdistill_jax.reproduce.jobs.pool import JobWorker
+from accdistill_jax.reproduce.jobs.progress import JobsLine, JobsState
 from accdistill_jax.reproduce.jobs.schedule import Job, Schedule
 from accdistill_jax.reproduce.jobs.worker import FINISHED
 from accdistill_jax.runtime.interrupt import Interruption
@@ -91,16 +91,16 @@ def run_jobs(
         raise ValueError(f"{workers} workers with {len(environments)} environments")
     schedule = Schedule(jobs)
     folder = Path(folder).absolute()
-    with Interruption() as interruption, alone_in(folder / "runs", named=folder):
-        runner = _Runner(schedule, folder, interruption, JobsLine(stream))
+    with Interruption() as interruption, exclusive_folder(folder / "runs", named=folder):
+        runner = _JobsRun(schedule, folder, interruption, JobsLine(stream))
         try:
-            runner.run([Worker(work, environment) for environment in environments], say)
+            runner.run([JobWorker(work, environment) for environment in environments], say)
         except OSError as problem:
             raise UserError(f"{problem.filename or folder}: {problem.strerror or problem}") from problem
     return {job.name: runner.outcomes[job.name] for job in jobs}
 
 
-def alone_in(folder: Path, *, named: Path) -> contextlib.AbstractContextManager[None]:
+def exclusive_folder(folder: Path, *, named: Path) -> contextlib.AbstractContextManager[None]:
     """Context in which no other process works in a folder; raises UserError, which names `named`, where one does."""
     return sole_use(
         folder,
@@ -108,7 +108,7 @@ def alone_in(folder: Path, *, named: Path) -> contextlib.AbstractContextManager[
     )
 
 
-class _Runner:
+class _JobsRun:
     """One call of `run_jobs`."""
 
     def __init__(self, schedule: Schedule, folder: Path, interruption: Interruption, line: JobsLine):
@@ -117,7 +117,7 @@ class _Runner:
         self.outcomes: dict[str, Outcome] = {}
         self._took_s = self._expected_s = 0.0  # of the jobs finished in this start
 
-    def run(self, workers: Sequence[Worker], say: Callable[[str], None]) -> None:
+    def run(self, workers: Sequence[JobWorker], say: Callable[[str], None]) -> None:
         for name, job in self._schedule.jobs.items():
             seconds = finished_seconds(self._folders[name], job)
             if seconds is not None:
@@ -138,7 +138,7 @@ class _Runner:
             count = f"{len(self._names('finished', 'cached'))} of {total} runs are finished"
             self._interruption.raise_if_requested(f"what is done is kept, {count}")
 
-    def _loop(self, workers: Sequence[Worker], selector: selectors.BaseSelector) -> None:
+    def _loop(self, workers: Sequence[JobWorker], selector: selectors.BaseSelector) -> None:
         asked = False
         while True:
             if self._interruption.requested:
@@ -163,7 +163,7 @@ class _Runner:
             for worker in busy:
                 self._take_reply(worker, workers)
 
-    def _begin_what_can(self, workers: Sequence[Worker]) -> None:
+    def _begin_what_can(self, workers: Sequence[JobWorker]) -> None:
         for worker in workers:
             if worker.job is None:
                 job = self._schedule.next(self._waiting(workers), self._names("finished", "cached"))
@@ -172,7 +172,7 @@ class _Runner:
                 needs = {need: self._folders[need] for need in job.needs}
                 worker.begin(job, self._folders[job.name], needs, now=time.monotonic())
 
-    def _take_reply(self, worker: Worker, workers: Sequence[Worker]) -> None:
+    def _take_reply(self, worker: JobWorker, workers: Sequence[JobWorker]) -> None:
         job, elapsed = worker.job, time.monotonic() - worker.began
         reply = worker.reply()
         if reply is None:
@@ -191,10 +191,10 @@ class _Runner:
                     self.outcomes[name] = Outcome("skipped", 0.0, reason, self._folders[name])
             self._line.job_ended(self._state(workers), job.name, f"failed: {reply['reason']}", failed=True)
 
-    def _state(self, workers: Sequence[Worker]) -> State:
+    def _state(self, workers: Sequence[JobWorker]) -> JobsState:
         now = time.monotonic()
         running = {worker.job.name: now - worker.began for worker in workers if worker.job is not None}
-        return State(
+        return JobsState(
             len(self._names("finished", "cached")),
             len(self._names("failed", "skipped")),
             len(self._schedule.jobs),
@@ -209,7 +209,7 @@ class _Runner:
         scale = (self._took_s + little_s) / (self._expected_s + little_s) if little_s else 1.0
         return self._schedule.left_s(waiting, running, workers=workers, scale=scale)
 
-    def _waiting(self, workers: Sequence[Worker]) -> list[str]:
+    def _waiting(self, workers: Sequence[JobWorker]) -> list[str]:
         running = {worker.job.name for worker in workers if worker.job is not None}
         return [name for name in self._schedule.jobs if name not in self.outcomes and name not in running]
 

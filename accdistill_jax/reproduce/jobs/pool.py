@@ -9,7 +9,7 @@ from accdistill_jax.reproduce.jobs.worker import LOG
 from accdistill_jax.runtime.child import Child, ChildDied
 
 
-class Worker:
+class JobWorker:
     """A process that does one job after another; started with its first, and anew after it died.
 
     Args:

@@ -8,7 +8,7 @@ from accdistill_jax.runtime.progress import format_seconds
 from accdistill_jax.text import several_lines
 
 
-class State(NamedTuple):
+class JobsState(NamedTuple):
     """Where a set of jobs stands.
 
     Attributes:
@@ -51,14 +51,14 @@ class JobsLine:
             self._bar.stop()
             self._bar = None
 
-    def update(self, state: State) -> None:
+    def update(self, state: JobsState) -> None:
         """Shows the state; nothing off a terminal."""
         if self._bar is not None:
             count = f"{state.finished}/{state.total}"
             done = state.finished + state.failed
             self._bar.update(self._task, completed=done, total=state.total, count=count, note=note(state))
 
-    def job_ended(self, state: State, name: str, result: str, *, failed: bool) -> None:
+    def job_ended(self, state: JobsState, name: str, result: str, *, failed: bool) -> None:
         """Tells that a job has ended: everything off a terminal, failures on one too."""
         ended = state.finished + state.failed
         if self._bar is None:
@@ -68,7 +68,7 @@ class JobsLine:
             self._bar.console.print(f"{name}: {several_lines(result)}", markup=False, highlight=False)
 
 
-def note(state: State) -> str:
+def note(state: JobsState) -> str:
     """Text after the count: failures, running jobs, the time left."""
     parts = [f"{state.failed} failed"] if state.failed else []
     parts.append(_left(state))
@@ -76,7 +76,7 @@ def note(state: State) -> str:
     return " · ".join(parts)
 
 
-def _left(state: State) -> str:
+def _left(state: JobsState) -> str:
     return "stopping" if state.stopping else f"about {format_seconds(state.left_s)} left"
 
 

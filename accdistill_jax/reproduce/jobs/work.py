@@ -29,7 +29,7 @@ SPLITS = ("train", "validation", "test")
 _SOME, _BLOCK = 51, 256
 
 
-def do(order: Mapping[str, Any], folder: Path, needs: Mapping[str, Path]) -> None:
+def do_work(order: Mapping[str, Any], folder: Path, needs: Mapping[str, Path]) -> None:
     """Does one job of the grid (see reproduce/plan/grid.py); the same call continues one that was stopped.
 
     Args:
@@ -42,20 +42,22 @@ def do(order: Mapping[str, Any], folder: Path, needs: Mapping[str, Path]) -> Non
         Interrupted: stopped by a signal, what is done being kept.
     """
     if order["kind"] == "data":
-        return generate(order, folder)
+        return generate_store(order, folder)
     from accdistill_jax.runtime.interrupt import Interruption
 
     stores = tuple(order["stores"]) or (str(needs["data"] / "store"),)
     with Interruption(at_once=True):
-        opened = Opened(tuple(map(Store.open, stores)), {Path(path).name: Store.open(path) for path in order["unseen"]})
+        opened = OpenedStores(
+            tuple(map(Store.open, stores)), {Path(path).name: Store.open(path) for path in order["unseen"]}
+        )
         if order["kind"] == "classical":
-            arrays, facts = classical(opened, elsewhere=bool(order["unseen"])), {}
+            arrays, facts = embed_classical(opened, elsewhere=bool(order["unseen"])), {}
         else:
             arrays, facts = learned(order, folder, needs, opened)
         _save(folder, arrays, facts | {"environment": config_record.environment()})
 
 
-class Opened(NamedTuple):
+class OpenedStores(NamedTuple):
     """Stores of a job: those trained on, and those that nothing is trained on by name."""
 
     stores: tuple[Store, ...]
@@ -89,7 +91,7 @@ class Opened(NamedTuple):
         return np.sort(np.random.default_rng(_SOME).choice(total, limit, replace=False))
 
 
-def generate(order: Mapping[str, Any], folder: Path) -> None:
+def generate_store(order: Mapping[str, Any], folder: Path) -> None:
     """Writes the synthetic store of a plan."""
     from accdistill_jax.data.synthetic.synthetic import SyntheticSettings, shared_store
 
@@ -98,7 +100,7 @@ def generate(order: Mapping[str, Any], folder: Path) -> None:
     shared_store(folder / "store", SyntheticSettings(**c), workers=workers, say=print)
 
 
-def classical(opened: Opened, *, elsewhere: bool) -> dict[str, np.ndarray]:
+def embed_classical(opened: OpenedStores, *, elsewhere: bool) -> dict[str, np.ndarray]:
     """Hand-made features of all segments, or of those of unseen stores, in place of an embedding."""
     from accdistill_jax.evaluation.classical.classical import classical_features
 
@@ -115,7 +117,9 @@ def classical(opened: Opened, *, elsewhere: bool) -> dict[str, np.ndarray]:
     return arrays
 
 
-def learned(order: Mapping[str, Any], folder: Path, needs: Mapping[str, Path], opened: Opened) -> tuple[dict, dict]:
+def learned(
+    order: Mapping[str, Any], folder: Path, needs: Mapping[str, Path], opened: OpenedStores
+) -> tuple[dict, dict]:
     """Trains (unless the kind says otherwise) and embeds: arrays and facts as the module's docstring says."""
     import jax
 
@@ -151,7 +155,7 @@ def learned(order: Mapping[str, Any], folder: Path, needs: Mapping[str, Path], o
     return arrays, facts
 
 
-class Encoder(NamedTuple):
+class JobEncoder(NamedTuple):
     """Encoders that a job embeds with.
 
     Attributes:
@@ -173,7 +177,7 @@ class Encoder(NamedTuple):
     project_teacher: Callable[[np.ndarray], np.ndarray] | None = None
 
 
-def encoder_of(order: Mapping[str, Any], this: Any) -> Encoder:
+def encoder_of(order: Mapping[str, Any], this: Any) -> JobEncoder:
     """The encoder of a job, trained or not."""
     import jax
 
@@ -189,7 +193,7 @@ def encoder_of(order: Mapping[str, Any], this: Any) -> Encoder:
             return {"embedding": teacher.branch.embed(params, teacher.branch.prepare(batch))}
 
         params = teacher.frozen["params"]
-        return Encoder(teacher.branch.encoder, "ppg", teacher.branch.inputs, params, of_ppg, params)
+        return JobEncoder(teacher.branch.encoder, "ppg", teacher.branch.inputs, params, of_ppg, params)
     inputs = this.inputs("accel")
     if order["kind"] == "untrained":
         module = build_encoder(this.config.student.encoder, dtype=compute_dtype(this.config.runtime.compute_dtype))
@@ -201,7 +205,7 @@ def encoder_of(order: Mapping[str, Any], this: Any) -> Encoder:
         params = jax.device_get(
             jax.jit(module.init)(jax.random.fold_in(jax.random.key(20), order["seed"]), x)["params"]
         )
-        return Encoder(module, "accel", inputs, params, of_accel, params)
+        return JobEncoder(module, "accel", inputs, params, of_accel, params)
     teacher = load_teacher(this) if order["teacher"] else None
     student = load_student(this, teacher)
     student = dataclasses.replace(student, branch=dataclasses.replace(student.branch, inputs=inputs))
@@ -218,10 +222,10 @@ def encoder_of(order: Mapping[str, Any], this: Any) -> Encoder:
         compare = jax.jit(student.project_teacher)
         project = lambda z: jax.device_get(compare(student.params, (z - mean) / std))
     module, params = student.branch.encoder, student.params
-    return Encoder(module, "accel", inputs, params["encoder"], represent, params, project)
+    return JobEncoder(module, "accel", inputs, params["encoder"], represent, params, project)
 
 
-def embed_all(this: Any, rows: Mapping[str, tuple], encoder: Encoder) -> dict[str, np.ndarray]:
+def embed_all(this: Any, rows: Mapping[str, tuple], encoder: JobEncoder) -> dict[str, np.ndarray]:
     """`<split>/<what>` of all rows, progress on standard error; splits without segments are left out."""
     from accdistill_jax.runtime.progress import ProgressLine
     from accdistill_jax.stages.map_segments import embed
@@ -250,7 +254,7 @@ def embed_all(this: Any, rows: Mapping[str, tuple], encoder: Encoder) -> dict[st
     return arrays
 
 
-def _teacher_projections(path: Path, encoder: Encoder) -> dict[str, np.ndarray]:
+def _teacher_projections(path: Path, encoder: JobEncoder) -> dict[str, np.ndarray]:
     """Projections that retrieval compares the student's with: of every split but training."""
     with np.load(path) as saved:
         return {
@@ -260,7 +264,7 @@ def _teacher_projections(path: Path, encoder: Encoder) -> dict[str, np.ndarray]:
         }
 
 
-def facts_of(folder: Path, config: Any, encoder: Encoder, store: Store) -> dict[str, Any]:
+def facts_of(folder: Path, config: Any, encoder: JobEncoder, store: Store) -> dict[str, Any]:
     """Size of an encoder, its work on one segment, and the time that its training took.
 
     Returns:

@@ -31,17 +31,17 @@ FINISHED, ERROR, LOG = "finished.json", "error.txt", "log.txt"
 _REASON_CHARACTERS = 500
 
 
-def main(parent: Parent) -> None:
+def do_jobs(parent: Parent) -> None:
     """Does jobs until there are no more."""
     faulthandler.enable()
     sys.stdout.reconfigure(line_buffering=True)
     while (message := parent.receive()) is not None:
-        parent.reply(do(message, parent))
+        parent.reply(do_job(message, parent))
     sys.stdout.flush()
     os._exit(0)  # libraries' threads need not be waited for: all jobs are done
 
 
-def do(message: Mapping[str, Any], parent: Parent) -> dict[str, Any]:
+def do_job(message: Mapping[str, Any], parent: Parent) -> dict[str, Any]:
     """Does one job.
 
     Args:
@@ -109,4 +109,4 @@ def _one_line(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    work_for_parent(main)
+    work_for_parent(do_jobs)

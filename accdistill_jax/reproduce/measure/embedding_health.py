@@ -12,18 +12,18 @@ from accdistill_jax.evaluation.embedding_health import Health, Similarity
 from accdistill_jax.evaluation.retrieval.retrieval import normalise
 from accdistill_jax.objectives.registered import PPG
 from accdistill_jax.reproduce.measure import wording
-from accdistill_jax.reproduce.measure.results import Bench, Part, over_seeds
-from accdistill_jax.reproduce.measure.wording import decimal, percent, spread, spread_share
+from accdistill_jax.reproduce.measure.results import Bench, ReportPart, over_seeds
+from accdistill_jax.reproduce.measure.wording import decimal, mean_and_std, percent, percent_mean_and_std
 from accdistill_jax.reproduce.plan.experiments import Experiment
 from accdistill_jax.reproduce.plan.variants import MAE_TEACHER
 from accdistill_jax.reproduce.report import pictures
-from accdistill_jax.reproduce.report.document import Number, Picture, Section, Table
+from accdistill_jax.reproduce.report.document import Number, Picture, ReportTable, Section
 
 STUDENT, JOINT = "student", "joint"
 DRIFTED = 0.5  # of the frozen teacher's effective rank or variance share: below it a PPG side tells minutes less apart
 
 
-class Seen(NamedTuple):
+class EncoderHealth(NamedTuple):
     """One encoder with one training seed on the test split.
 
     Attributes:
@@ -39,9 +39,9 @@ class Seen(NamedTuple):
     like_teacher: Similarity | None
 
 
-def health(bench: Bench, experiment: Experiment) -> Part:
+def measure_health(bench: Bench, experiment: Experiment) -> ReportPart:
     """Effective rank, spread, uniformity, alignment and similarity to the teacher of all encoders; alarms for constant outputs."""
-    seeds, notes = wording.there(bench, experiment.variants)
+    seeds, notes = wording.measurable_encoders(bench, experiment.variants)
     if len(bench.columns("test").participant) < 2:
         notes.append("Fewer than two test minutes: embeddings of one minute have no spread.")
         seeds = {}
@@ -62,10 +62,10 @@ def health(bench: Bench, experiment: Experiment) -> Part:
     section = Section(
         experiment.id, experiment.title, tuple(text), tuple(t for t in tables if t.rows), shown, tuple(notes)
     )
-    return Part(section, numbers)
+    return ReportPart(section, numbers)
 
 
-def _look(bench: Bench, seeds: Mapping[str, Sequence[int]], name: str, seed: int) -> Seen:
+def _look(bench: Bench, seeds: Mapping[str, Sequence[int]], name: str, seed: int) -> EncoderHealth:
     arrays = bench.arrays(name, seed)
     embedding, pair = arrays["test/embedding"], bench.pair(name, seed)
     accel, ppg = (None, None) if pair is None else map(normalise, pair)
@@ -73,7 +73,7 @@ def _look(bench: Bench, seeds: Mapping[str, Sequence[int]], name: str, seed: int
     if name != MAE_TEACHER and MAE_TEACHER in seeds:
         teacher = seed if seed in seeds[MAE_TEACHER] else seeds[MAE_TEACHER][0]
         like = healths.linear_cka(bench.arrays(MAE_TEACHER, teacher)["test/embedding"], embedding)
-    return Seen(
+    return EncoderHealth(
         healths.health(embedding, accel),
         None if ppg is None else healths.health(ppg, ppg),
         None if ppg is None else healths.alignment(accel, ppg),
@@ -85,21 +85,21 @@ def _known(values: Sequence[float | None]) -> list[float]:
     return [value for value in values if value is not None and np.isfinite(value)]
 
 
-def _similar(own: Sequence[Seen]) -> list[float]:
+def _similar(own: Sequence[EncoderHealth]) -> list[float]:
     return _known([one.like_teacher.debiased for one in own if one.like_teacher is not None])
 
 
-def _embedding_table(bench: Bench, seen: Mapping[str, Sequence[Seen]]) -> Table:
+def _embedding_table(bench: Bench, seen: Mapping[str, Sequence[EncoderHealth]]) -> ReportTable:
     rows = [
         (
             bench.variant(name).title,
             str(own[0].own.width),
-            spread([one.own.effective_rank_centred for one in own], 1),
-            spread([one.own.effective_rank for one in own], 1),
-            spread_share([one.own.variance_share for one in own]),
+            mean_and_std([one.own.effective_rank_centred for one in own], 1),
+            mean_and_std([one.own.effective_rank for one in own], 1),
+            percent_mean_and_std([one.own.variance_share for one in own]),
             str(max(one.own.dead_dimensions for one in own)),
-            spread(_known([one.own.uniformity for one in own])),
-            spread(_similar(own)),
+            mean_and_std(_known([one.own.uniformity for one in own])),
+            mean_and_std(_similar(own)),
             _alarms([one.own for one in own]),
         )
         for name, own in seen.items()
@@ -115,10 +115,10 @@ def _embedding_table(bench: Bench, seen: Mapping[str, Sequence[Seen]]) -> Table:
         "CKA with the teacher",
         "alarm",
     )
-    return Table("Embeddings of test minutes (± over training seeds)", columns, tuple(rows))
+    return ReportTable("Embeddings of test minutes (± over training seeds)", columns, tuple(rows))
 
 
-def _ppg_table(bench: Bench, seen: Mapping[str, Sequence[Seen]]) -> Table:
+def _ppg_table(bench: Bench, seen: Mapping[str, Sequence[EncoderHealth]]) -> ReportTable:
     rows = []
     for name, own in seen.items():
         ppg = [one.ppg for one in own if one.ppg is not None]
@@ -128,10 +128,10 @@ def _ppg_table(bench: Bench, seen: Mapping[str, Sequence[Seen]]) -> Table:
                     bench.variant(name).title,
                     "trained along" if _learns_along(bench, name) else "frozen",
                     str(ppg[0].width),
-                    spread([one.effective_rank_centred for one in ppg], 1),
-                    spread_share([one.variance_share for one in ppg]),
-                    spread(_known([one.uniformity for one in ppg])),
-                    spread(_known([one.alignment for one in own])),
+                    mean_and_std([one.effective_rank_centred for one in ppg], 1),
+                    percent_mean_and_std([one.variance_share for one in ppg]),
+                    mean_and_std(_known([one.uniformity for one in ppg])),
+                    mean_and_std(_known([one.alignment for one in own])),
                     _alarms(ppg),
                 )
             )
@@ -145,7 +145,7 @@ def _ppg_table(bench: Bench, seen: Mapping[str, Sequence[Seen]]) -> Table:
         "alignment",
         "alarm",
     )
-    return Table("The PPG side: the projections that acceleration is compared with", columns, tuple(rows))
+    return ReportTable("The PPG side: the projections that acceleration is compared with", columns, tuple(rows))
 
 
 def _learns_along(bench: Bench, name: str) -> bool:
@@ -157,7 +157,7 @@ def _alarms(own: Sequence[Health]) -> str:
     return "; ".join(dict.fromkeys(one.alarm for one in own if one.alarm)) or "none"
 
 
-def _words(bench: Bench, seen: Mapping[str, Sequence[Seen]]) -> list[str]:
+def _words(bench: Bench, seen: Mapping[str, Sequence[EncoderHealth]]) -> list[str]:
     if not seen:
         return ["Not measured: no encoder has test embeddings of two minutes."]
     said = []
@@ -186,7 +186,7 @@ def _words(bench: Bench, seen: Mapping[str, Sequence[Seen]]) -> list[str]:
     return said
 
 
-def _drift(seen: Mapping[str, Sequence[Seen]]) -> str:
+def _drift(seen: Mapping[str, Sequence[EncoderHealth]]) -> str:
     """Says in words whether the PPG side of joint training has drifted to a trivial solution."""
     rank, share = (
         {name: over_seeds([getattr(one.ppg, what) for one in seen[name]])[0] for name in (JOINT, STUDENT)}
@@ -202,7 +202,7 @@ def _drift(seen: Mapping[str, Sequence[Seen]]) -> str:
     return said + " the frozen one; the claim that it drifts is judged by what a probe still reads from it."
 
 
-def _picture(bench: Bench, seen: Mapping[str, Sequence[Seen]]) -> Picture:
+def _picture(bench: Bench, seen: Mapping[str, Sequence[EncoderHealth]]) -> Picture:
     titles = {name: bench.variant(name).title for name in seen}
     measures = {
         "Effective rank of embeddings": {n: [one.own.effective_rank_centred for one in own] for n, own in seen.items()},
@@ -217,7 +217,7 @@ def _picture(bench: Bench, seen: Mapping[str, Sequence[Seen]]) -> Picture:
     return Picture("embedding-health", caption, figure)
 
 
-def _numbers(prefix: str, own: Sequence[Seen]) -> dict[str, Number]:
+def _numbers(prefix: str, own: Sequence[EncoderHealth]) -> dict[str, Number]:
     found = {
         "effective-rank": [one.own.effective_rank_centred for one in own],
         "variance-share": [one.own.variance_share for one in own],
@@ -228,7 +228,7 @@ def _numbers(prefix: str, own: Sequence[Seen]) -> dict[str, Number]:
         "ppg-side/variance-share": _known([one.ppg and one.ppg.variance_share for one in own]),
     }
     return {
-        f"{prefix}/{name}": wording.number(values, share=not name.endswith("effective-rank"))
+        f"{prefix}/{name}": wording.report_number(values, share=not name.endswith("effective-rank"))
         for name, values in found.items()
         if values
     }

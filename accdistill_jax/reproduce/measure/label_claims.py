@@ -9,7 +9,7 @@ from accdistill_jax.labels import HEART_RATE
 from accdistill_jax.reproduce.measure.probe_claims import LEAST, against, collapse, increase, lower_everywhere
 from accdistill_jax.reproduce.measure.probing import Probing, ppg_side
 from accdistill_jax.reproduce.measure.results import Bench, over_seeds
-from accdistill_jax.reproduce.measure.wording import count, decimal, there
+from accdistill_jax.reproduce.measure.wording import decimal, measurable_encoders, thousands
 from accdistill_jax.reproduce.plan import variants as v
 from accdistill_jax.reproduce.plan.experiments import LEARNED_BASELINES
 from accdistill_jax.reproduce.report.document import Claim
@@ -88,7 +88,7 @@ def label_claims(bench: Bench, probing: Probing, titles: Mapping[str, str]) -> t
 
 def _drift(bench: Bench) -> Claim:
     """The PPG projections of the joint encoder against those of the frozen teacher, by what a probe reads from them."""
-    found, _ = there(bench, ("joint", "student"))
+    found, _ = measurable_encoders(bench, ("joint", "student"))
     probing = Probing(bench, targets=(HEART_RATE,))
     ranks = {}
     for name, seeds in found.items():
@@ -126,4 +126,4 @@ def _sizes(bench: Bench) -> str:
     small, teacher = (bench.facts(name, own[0]).get("parameters") for name, own in seeds.items())
     if not small or not teacher:
         return ""
-    return f"{count(small)} parameters, {np.round(teacher / small, 1):g}x fewer than the teacher's; "
+    return f"{thousands(small)} parameters, {np.round(teacher / small, 1):g}x fewer than the teacher's; "

@@ -14,22 +14,22 @@ from accdistill_jax.evaluation.report.style import capital
 from accdistill_jax.labels import LABELS
 from accdistill_jax.reproduce.measure.label_claims import SUPERVISED, label_claims
 from accdistill_jax.reproduce.measure.probe_scores import Score, Scores
-from accdistill_jax.reproduce.measure.probing import CONSTANTS, Labels, Probing
-from accdistill_jax.reproduce.measure.results import Bench, Part
+from accdistill_jax.reproduce.measure.probing import CONSTANTS, LabelCounts, Probing
+from accdistill_jax.reproduce.measure.results import Bench, ReportPart
 from accdistill_jax.reproduce.measure.wording import (
     NONE,
-    count,
     decimal,
-    number,
+    mean_and_std,
+    measurable_encoders,
     ranged,
+    report_number,
     signed,
-    spread,
-    there,
+    thousands,
 )
 from accdistill_jax.reproduce.plan import variants as v
 from accdistill_jax.reproduce.plan.experiments import Experiment
-from accdistill_jax.reproduce.plan.scales import LOOKS
-from accdistill_jax.reproduce.report.document import Number, Picture, Section, Table
+from accdistill_jax.reproduce.plan.scales import VALIDATIONS
+from accdistill_jax.reproduce.report.document import Number, Picture, ReportTable, Section
 from accdistill_jax.reproduce.report.probe_figures import by_fraction
 from accdistill_jax.runtime.progress import format_seconds
 
@@ -44,7 +44,7 @@ OWN_TITLES = {
 }
 
 
-def label_fractions(bench: Bench, experiment: Experiment) -> Part:
+def measure_label_fractions(bench: Bench, experiment: Experiment) -> ReportPart:
     """Errors of all encoders by share of the labels, the student's over each other's, and what the paper claims of them."""
     with threadpool_limits(1):  # more threads gain nothing on so little, and cost much on a busy machine
         probing, names, notes = _probe_all(bench, experiment)
@@ -69,14 +69,14 @@ def label_fractions(bench: Bench, experiment: Experiment) -> Part:
         "Seeds are combined within each draw of test participants: the error is averaged over the seeds first, a ratio is the "
         "quotient of two such averages over the seeds that both encoders have, and the interval is that of the average.",
         "The strength of the ridge and the loss of the boosting are chosen on all labelled validation minutes at every fraction, for "
-        f"all encoders alike. Supervised training keeps the best of {LOOKS} steps, judged by labelled validation minutes too: by "
+        f"all encoders alike. Supervised training keeps the best of {VALIDATIONS} steps, judged by labelled validation minutes too: by "
         f"{_validation(bench)}.",
     )
     pictures = (
         (Picture("label-fractions", caption, by_fraction(scores, titles, v.FRACTIONS)),) if probing.targets else ()
     )
     section = Section(experiment.id, experiment.title, text, tuple(tables), pictures, (*notes, *probing.notes))
-    return Part(section, _numbers(experiment.id, scores, names), claims)
+    return ReportPart(section, _numbers(experiment.id, scores, names), claims)
 
 
 def _validation(bench: Bench) -> str:
@@ -85,25 +85,25 @@ def _validation(bench: Bench) -> str:
         job.order["config"]["student"] for job in bench.plan.jobs if job.order.get("variant", "").startswith(SUPERVISED)
     ]
     most = [own["train"]["validation_batches"] * own["train"]["batch_size"] for own in orders]
-    return f"at most {count(max(most))}" if most else "none here"
+    return f"at most {thousands(max(most))}" if most else "none here"
 
 
 def _probe_all(bench: Bench, experiment: Experiment) -> tuple[Probing, list[str], list[str]]:
-    found, notes = there(bench, experiment.variants)
+    found, notes = measurable_encoders(bench, experiment.variants)
     probing = Probing(bench, targets=LABELS, fractions=v.FRACTIONS)
     names = []
     for name, seeds in found.items():
         if bench.variant(name).rows == "none":
             continue
         if bench.variant(name).kind == CLASSICAL:
-            classical(bench, probing, name, seeds[0])
+            probe_classical(bench, probing, name, seeds[0])
             names += [RIDGE, BOOSTING]
         else:
             probing.encoder(name, seeds)
             names.append(name)
     for target in v.TARGETS:
         for fraction in v.FRACTIONS:
-            name = v.supervised(target, fraction).name
+            name = v.supervised_variant(target, fraction).name
             for seed in found.get(name, ()):
                 prediction = bench.arrays(name, seed)["test/prediction"]
                 probing.prediction(SUPERVISED, seed, target, fraction, prediction)
@@ -112,7 +112,7 @@ def _probe_all(bench: Bench, experiment: Experiment) -> tuple[Probing, list[str]
     return probing, [*names, *CONSTANTS], notes
 
 
-def classical(bench: Bench, probing: Probing, name: str, seed: int) -> None:
+def probe_classical(bench: Bench, probing: Probing, name: str, seed: int) -> None:
     """Probes hand-made features with ridge and trees: the same for all training seeds but for the choice of labels."""
     splits = bench.splits(name, seed)
     for label_seed in range(bench.plan.seeds):
@@ -128,7 +128,7 @@ def _there(scores: Scores, target: str, fraction: float, names: list[str]) -> li
     return [name for name in names if scores.seeds(target, fraction, name)]
 
 
-def _errors(scores: Scores, target: str, names: list[str], titles: dict[str, str]) -> Table:
+def _errors(scores: Scores, target: str, names: list[str], titles: dict[str, str]) -> ReportTable:
     label, unit, *_ = LABELS[target]
     rows = []
     for name in names:
@@ -136,7 +136,7 @@ def _errors(scores: Scores, target: str, names: list[str], titles: dict[str, str
         if any(errors):
             r = [scores.correlation(target, 1.0, name, within=within) for within in (False, True)]
             rows.append((titles[name], *map(_cell, errors), *(ranged(one.estimate) if one else NONE for one in r)))
-    return Table(
+    return ReportTable(
         f"{capital(label)}: mean absolute error ({unit}) by share of the labels; correlation (all minutes, and after each "
         "participant's mean is removed) with all labels",
         ("encoder", *(f"{100 * f:g} %" for f in v.FRACTIONS), "r", "r within"),
@@ -148,10 +148,10 @@ def _cell(score: Score | None) -> str:
     if score is None:
         return NONE
     ends = score.estimate
-    return spread(score.seeds) + (f" [{decimal(ends.low)}, {decimal(ends.high)}]" if ends.has_interval else "")
+    return mean_and_std(score.seeds) + (f" [{decimal(ends.low)}, {decimal(ends.high)}]" if ends.has_interval else "")
 
 
-def _against_student(scores: Scores, target: str, names: list[str], titles: dict[str, str], *, by: str) -> Table:
+def _against_student(scores: Scores, target: str, names: list[str], titles: dict[str, str], *, by: str) -> ReportTable:
     """The student's errors compared in pairs with each other encoder's, by their "ratio" or "difference"."""
     label, unit, *_ = LABELS[target]
     compare, show = {"ratio": (scores.ratio, ranged), "difference": (scores.difference, signed)}[by]
@@ -161,7 +161,7 @@ def _against_student(scores: Scores, target: str, names: list[str], titles: dict
         if name != STUDENT and any(found):
             rows.append((titles[name], *(show(one.estimate) if one else NONE for one in found)))
     words = {"ratio": ("divided by", "", 1), "difference": ("less", f" ({unit})", 0)}[by]
-    return Table(
+    return ReportTable(
         f"{capital(label)}: error of the {titles[STUDENT]} {words[0]} that of the encoder in the row{words[1]}, in pairs on the same test "
         f"participants (below {words[2]}: the student is better)",
         ("compared with", *(f"{100 * f:g} %" for f in v.FRACTIONS)),
@@ -169,26 +169,26 @@ def _against_student(scores: Scores, target: str, names: list[str], titles: dict
     )
 
 
-def _label_counts(labels: dict[tuple[str, float], Labels]) -> Table:
+def _label_counts(labels: dict[tuple[str, float], LabelCounts]) -> ReportTable:
     targets = dict.fromkeys(target for target, _ in labels)
     rows = [
         (
             LABELS[t].words,
             *(
-                f"{count(own.segments)} of {own.participants}" if (own := labels.get((t, f))) else NONE
+                f"{thousands(own.segments)} of {own.participants}" if (own := labels.get((t, f))) else NONE
                 for f in v.FRACTIONS
             ),
         )
         for t in targets
     ]
-    return Table(
+    return ReportTable(
         "Labelled training minutes, and the participants they are of (first seed)",
         ("target", *(f"{100 * f:g} %" for f in v.FRACTIONS)),
         tuple(rows),
     )
 
 
-def _training(bench: Bench, names: Sequence[str], titles: Mapping[str, str]) -> Table:
+def _training(bench: Bench, names: Sequence[str], titles: Mapping[str, str]) -> ReportTable:
     """Cost of each encoder: steps, minutes presented, time."""
     rows = []
     for name in names:
@@ -199,15 +199,15 @@ def _training(bench: Bench, names: Sequence[str], titles: Mapping[str, str]) -> 
             rows.append(
                 (
                     titles[name],
-                    count(own["parameters"]),
-                    count(own["steps"]),
-                    count(own["batch_size"]),
-                    count(own["steps"] * own["batch_size"]),
+                    thousands(own["parameters"]),
+                    thousands(own["steps"]),
+                    thousands(own["batch_size"]),
+                    thousands(own["steps"] * own["batch_size"]),
                     format_seconds(sum(times) / len(times)),
                 )
             )
     columns = ("encoder", "parameters", "steps", "batch", "minutes presented", "time in the loop")
-    return Table(
+    return ReportTable(
         "What training took: time is the mean over training seeds, as it ran, with another run beside it where there were "
         "several workers, and without compiling",
         columns,
@@ -223,18 +223,20 @@ def _numbers(section: str, scores: Scores, names: list[str]) -> dict[str, Number
             for name in _there(scores, target, fraction, names):
                 base = f"{section}/{target}/{fraction:g}/{name}"
                 error = scores.error(target, fraction, name)
-                found[f"{base}/mae"] = number(error.seeds, unit=unit, estimate=error.estimate)
+                found[f"{base}/mae"] = report_number(error.seeds, unit=unit, estimate=error.estimate)
                 if fraction == 1.0 and (r := scores.correlation(target, fraction, name)) is not None:
-                    found[f"{base}/r"] = number(r.seeds, estimate=r.estimate, share=True)
+                    found[f"{base}/r"] = report_number(r.seeds, estimate=r.estimate, share=True)
                 ratio = None if name == STUDENT else scores.ratio(target, fraction, STUDENT, name)
                 if ratio is not None:
-                    found[f"{base}/student-over-this"] = number(ratio.seeds, value=ratio.value, estimate=ratio.estimate)
+                    found[f"{base}/student-over-this"] = report_number(
+                        ratio.seeds, value=ratio.value, estimate=ratio.estimate
+                    )
     return found
 
 
-def agreement(bench: Bench, experiment: Experiment) -> Part:
+def measure_agreement(bench: Bench, experiment: Experiment) -> ReportPart:
     """Bias and limits of agreement of probes on all labels, for each encoder of the experiment."""
-    found, notes = there(bench, experiment.variants)
+    found, notes = measurable_encoders(bench, experiment.variants)
     titles = {name: bench.variant(name).title for name in found}
     tables, pictures, numbers = [], [], {}
     with threadpool_limits(1):
@@ -257,7 +259,7 @@ def agreement(bench: Bench, experiment: Experiment) -> Part:
         "participants (Bland and Altman 2007, repeated measurements, true value varying). Means over training seeds; the ends of "
         "an interval are means of the seeds' ends. A negative slope means that the probe shrinks towards the mean.",
     )
-    return Part(
+    return ReportPart(
         Section(experiment.id, experiment.title, text, tuple(tables), tuple(pictures), (*notes, *probing.notes)),
         numbers,
     )
@@ -271,7 +273,7 @@ def _agreements(scores: Scores, target: str, name: str) -> dict[int, Agreement]:
     }
 
 
-def _agreement_table(target: str, own: dict[str, dict[int, Agreement]], titles: dict[str, str]) -> Table:
+def _agreement_table(target: str, own: dict[str, dict[int, Agreement]], titles: dict[str, str]) -> ReportTable:
     label, unit, *_ = LABELS[target]
     rows = []
     for name, several in own.items():
@@ -282,7 +284,7 @@ def _agreement_table(target: str, own: dict[str, dict[int, Agreement]], titles: 
         parts = [[getattr(one, what) for one in several.values()] for what in ("sd_within", "sd_between")]
         parts = [decimal(float(np.mean(values))) if None not in values else NONE for values in parts]
         rows.append((titles[name], *map(ranged, cells[:3]), *parts, ranged(cells[3])))
-    return Table(
+    return ReportTable(
         f"{capital(label)}: bias, 95 % limits of agreement, standard deviation within and between participants ({unit}), slope",
         ("encoder", "bias", "lower limit", "upper limit", "SD within", "SD between", "slope"),
         tuple(rows),
@@ -327,5 +329,5 @@ def _agreement_numbers(base: str, several: dict[int, Agreement], unit: str) -> d
     for what in ("bias", "low", "high", "sd"):
         estimates = [getattr(one, what) for one in several.values()]
         values = [one.value for one in estimates]
-        found[f"{base}/{what}"] = number(values, unit=unit, estimate=_mean_estimate(estimates), scale=scale)
+        found[f"{base}/{what}"] = report_number(values, unit=unit, estimate=_mean_estimate(estimates), scale=scale)
     return found

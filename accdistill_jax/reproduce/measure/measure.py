@@ -13,11 +13,11 @@ from accdistill_jax.errors import UserError
 from accdistill_jax.reproduce.jobs.jobs import Outcome
 from accdistill_jax.reproduce.jobs.work import FACTS
 from accdistill_jax.reproduce.measure.label_fractions import OWN_TITLES
-from accdistill_jax.reproduce.measure.results import DONE, Bench, Part
+from accdistill_jax.reproduce.measure.results import DONE, Bench, ReportPart
 from accdistill_jax.reproduce.measure.tolerance import pooled
 from accdistill_jax.reproduce.plan.experiments import Experiment
-from accdistill_jax.reproduce.plan.grid import DATA, Plan
-from accdistill_jax.reproduce.report.document import Report, Section, Table
+from accdistill_jax.reproduce.plan.grid import DATA, GridPlan
+from accdistill_jax.reproduce.report.document import Report, ReportTable, Section
 
 TITLE = "Does an accelerometer learn what a PPG sensor knows?"
 # how one claim and how several are counted
@@ -29,7 +29,7 @@ COUNTED = {
 }
 
 
-def report(plan: Plan, outcomes: Mapping[str, Outcome], *, say: Callable[[str], None]) -> Report:
+def measure_report(plan: GridPlan, outcomes: Mapping[str, Outcome], *, say: Callable[[str], None]) -> Report:
     """Measures all experiments of a plan.
 
     Args:
@@ -57,7 +57,7 @@ def report(plan: Plan, outcomes: Mapping[str, Outcome], *, say: Callable[[str], 
             traceback.print_exc()
             broken[experiment.id] = f"{type(problem).__name__}: {problem}"
             said = f"Not measured, by a mistake in the program: {broken[experiment.id]}."
-            parts.append(Part(Section(experiment.id, experiment.title, (said,))))
+            parts.append(ReportPart(Section(experiment.id, experiment.title, (said,))))
     claims = tuple(claim._replace(section=part.section.id) for part in parts for claim in part.claims)
     found: dict[str, Any] = {}
     for part in parts:
@@ -75,21 +75,21 @@ def report(plan: Plan, outcomes: Mapping[str, Outcome], *, say: Callable[[str], 
     )
 
 
-def measured(bench: Bench, experiment: Experiment) -> Part:
+def measured(bench: Bench, experiment: Experiment) -> ReportPart:
     """One experiment's part; where measuring fails, one that says why."""
     module, function = experiment.measure.split(":")
     measure = getattr(importlib.import_module(f"accdistill_jax.reproduce.measure.{module}"), function)
     done = {name for name in experiment.variants if bench.seeds(name)}
     if not done:
         reason = "none of its runs has a result; see the failed runs"
-        return Part(Section(experiment.id, experiment.title, (f"Not measured: {reason}.",)))
+        return ReportPart(Section(experiment.id, experiment.title, (f"Not measured: {reason}.",)))
     try:
         return measure(bench, experiment)
     except UserError as error:
-        return Part(Section(experiment.id, experiment.title, (f"Not measured: {error}",)))
+        return ReportPart(Section(experiment.id, experiment.title, (f"Not measured: {error}",)))
 
 
-def data_part(bench: Bench) -> Part:
+def data_part(bench: Bench) -> ReportPart:
     """Data behind the numbers: people and minutes by split, who is in which, and the distribution of the labels."""
     columns = {split: bench.columns(split) for split in bench.opened.everything()}
     people = {split: set(map(str, own.participant)) for split, own in columns.items()}
@@ -120,12 +120,12 @@ def data_part(bench: Bench) -> Part:
             "An Empatica E4 quantises acceleration at 1/64 g (15.6 mg), coarser than a ballistocardiogram at the wrist (some mg): "
             "where the recordings are an E4's, no encoder can be expected to read single heart beats from a resting arm."
         )
-    table = Table(
+    table = ReportTable(
         "People, minutes, and minutes with a known label (mean ± standard deviation)",
         ("split", "people", "minutes", "HR, bpm", "SDNN, ms", "RMSSD, ms", "respiration, /min"),
         tuple(rows),
     )
-    return Part(Section("data", "The data", tuple(text), (table,), always=True))
+    return ReportPart(Section("data", "The data", tuple(text), (table,), always=True))
 
 
 def _compared(bench: Bench) -> str:
@@ -141,7 +141,7 @@ def _compared(bench: Bench) -> str:
     ).rstrip()
 
 
-def _summary(plan: Plan, outcomes: Mapping[str, Outcome], claims) -> tuple[str, ...]:
+def _summary(plan: GridPlan, outcomes: Mapping[str, Outcome], claims) -> tuple[str, ...]:
     counts = {word: sum(claim.holds == word for claim in claims) for word in COUNTED}
     told = ", ".join(f"{count} {COUNTED[word][count > 1]}" for word, count in counts.items() if count)
     claimed = f"Of {len(claims)} claims of the paper (arXiv 2412.11276) and questions it leaves open, {told}."
@@ -162,7 +162,7 @@ def _run(job, outcome: Outcome) -> dict[str, Any]:
     return found | (json.loads(path.read_text()) if outcome.status in DONE and path.exists() else {})
 
 
-def _sources(plan: Plan, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+def _sources(plan: GridPlan, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
     """Versions, hardware and source code that the runs were made with; several where they differ."""
     found: dict[str, list] = {}
     for job in plan.jobs:

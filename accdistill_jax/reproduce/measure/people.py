@@ -16,12 +16,12 @@ from accdistill_jax.evaluation.people.participants import evaluate_participants
 from accdistill_jax.evaluation.report.participant_plots import auc_forest
 from accdistill_jax.evaluation.report.style import capital
 from accdistill_jax.reproduce.measure import wording
-from accdistill_jax.reproduce.measure.people_tables import DEMOGRAPHIC, Asked, kind_of, shown, tables
-from accdistill_jax.reproduce.measure.results import Bench, Part, over_seeds
-from accdistill_jax.reproduce.measure.wording import decimal, listed, ranged, spread
+from accdistill_jax.reproduce.measure.people_tables import DEMOGRAPHIC, PeopleProbes, kind_of, shown, tables
+from accdistill_jax.reproduce.measure.results import Bench, ReportPart, over_seeds
+from accdistill_jax.reproduce.measure.wording import decimal, listed, mean_and_std, ranged
 from accdistill_jax.reproduce.plan.experiments import LEARNED_BASELINES, Experiment
 from accdistill_jax.reproduce.report.document import Claim, Number, Picture, Section
-from accdistill_jax.reproduce.report.looks import look
+from accdistill_jax.reproduce.report.encoder_styles import style_of
 
 STUDENT = "student"
 PER_FIGURE = 5  # encoders in a forest
@@ -30,11 +30,11 @@ _CONTROLS = {f"condition_{target.name}" for target in HEALTH_TARGETS if target.k
 _DRAWS, _NO_DRAWS = 2000, 2
 
 
-def participants(bench: Bench, experiment: Experiment) -> Part:
+def measure_participants(bench: Bench, experiment: Experiment) -> ReportPart:
     """Age, sex, body mass index and all yes/no targets by mean embeddings, all encoders side by side, with ceilings."""
-    seeds, notes = wording.there(bench, experiment.variants)
+    seeds, notes = wording.measurable_encoders(bench, experiment.variants)
     if not seeds:
-        return Part(
+        return ReportPart(
             Section(experiment.id, experiment.title, ("Not measured: no encoder has a result.",), notes=tuple(notes))
         )
     main = STUDENT if STUDENT in seeds else next(iter(seeds))
@@ -60,7 +60,7 @@ def participants(bench: Bench, experiment: Experiment) -> Part:
     section = Section(
         experiment.id, experiment.title, tuple(text), parts, _forests(first, list(seeds), titles), tuple(notes)
     )
-    return Part(section, _numbers(experiment.id, by_seed, seeds), (_claim(first, by_seed, titles),))
+    return ReportPart(section, _numbers(experiment.id, by_seed, seeds), (_claim(first, by_seed, titles),))
 
 
 def people_table(bench: Bench) -> pa.Table:
@@ -85,7 +85,7 @@ def ask(
     main: str,
     ceilings: Mapping[str, float | None] | None = None,
     draws: int = _DRAWS,
-) -> Asked:
+) -> PeopleProbes:
     """Probes encoders, each with one training seed, on the training people that all of them have embedded."""
     some = len({len(bench.arrays(name, seed)["train_rows"]) for name, seed in seeds.items()}) > 1
     encoders = {shown(name): bench.splits(name, seed, some=some) for name, seed in seeds.items()}
@@ -93,10 +93,10 @@ def ask(
     how = {"main": shown(main), "ceilings": ceilings, "draws": draws}
     questions = evaluate_participants(encoders, table.drop_columns(controls), **how)
     if not controls:
-        return Asked(questions, None)
+        return PeopleProbes(questions, None)
     found = evaluate_participants(encoders, table.select(["participant", *controls]), **how)
     kept = {name: one for name, one in found.targets.items() if kind_of(name) == CONTROL}
-    return Asked(questions, dataclasses.replace(found, targets=kept))
+    return PeopleProbes(questions, dataclasses.replace(found, targets=kept))
 
 
 def _ceilings(bench: Bench) -> tuple[dict[str, float | None] | None, str]:
@@ -109,7 +109,7 @@ def _ceilings(bench: Bench) -> tuple[dict[str, float | None] | None, str]:
         return None, f"No ceilings: {error}."
 
 
-def _unscored(first: Asked) -> list[str]:
+def _unscored(first: PeopleProbes) -> list[str]:
     every = first.questions.targets | (first.controls.targets if first.controls else {})
     why: dict[str, list[str]] = {}
     for one in every.values():
@@ -123,7 +123,7 @@ def _unscored(first: Asked) -> list[str]:
     return notes
 
 
-def _words(first: Asked, by_seed: Sequence[Asked], titles: Mapping[str, str], main: str) -> list[str]:
+def _words(first: PeopleProbes, by_seed: Sequence[PeopleProbes], titles: Mapping[str, str], main: str) -> list[str]:
     scored = {name: one for name, one in first.scored().items() if kind_of(name) != CONTROL}
     counts = first.questions.participants
     text = [
@@ -141,7 +141,7 @@ def _words(first: Asked, by_seed: Sequence[Asked], titles: Mapping[str, str], ma
         for name in titles
     }
     told = [
-        f"{titles[name]} {spread(values, 3)}"
+        f"{titles[name]} {mean_and_std(values, 3)}"
         for name, values in sorted(means.items(), key=lambda item: -over_seeds(item[1])[0])
     ]
     ceilings = [one.ceiling for one in scored.values() if one.ceiling is not None]
@@ -163,7 +163,7 @@ def _words(first: Asked, by_seed: Sequence[Asked], titles: Mapping[str, str], ma
     return text + _control_words(first, titles)
 
 
-def _control_words(first: Asked, titles: Mapping[str, str]) -> list[str]:
+def _control_words(first: PeopleProbes, titles: Mapping[str, str]) -> list[str]:
     """Controls must be at chance: whether they are."""
     controls = [one for name, one in first.scored().items() if kind_of(name) == CONTROL]
     areas = [one.scores[shown(name)].auc for one in controls for name in titles]
@@ -185,7 +185,7 @@ def _control_words(first: Asked, titles: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _forests(first: Asked, names: Sequence[str], titles: Mapping[str, str]) -> tuple[Picture, ...]:
+def _forests(first: PeopleProbes, names: Sequence[str], titles: Mapping[str, str]) -> tuple[Picture, ...]:
     whole = dataclasses.replace(
         first.questions, targets=first.questions.targets | (first.controls.targets if first.controls else {})
     )
@@ -198,7 +198,7 @@ def _forests(first: Asked, names: Sequence[str], titles: Mapping[str, str]) -> t
             whole,
             encoders=[shown(name) for name in group],
             names={shown(name): titles[name] for name in group},
-            colours={shown(name): look(name).colour for name in group},
+            colours={shown(name): style_of(name).colour for name in group},
         )
         if figure is not None:
             caption = f"ROC AUC of yes/no targets of people: {listed([titles[name] for name in group])}; black marks are ceilings."
@@ -206,13 +206,13 @@ def _forests(first: Asked, names: Sequence[str], titles: Mapping[str, str]) -> t
     return tuple(drawn)
 
 
-def _numbers(prefix: str, by_seed: Sequence[Asked], seeds: Mapping[str, Sequence[int]]) -> dict[str, Number]:
+def _numbers(prefix: str, by_seed: Sequence[PeopleProbes], seeds: Mapping[str, Sequence[int]]) -> dict[str, Number]:
     first, numbers = by_seed[0], {}
     for name in seeds:
         own = [one for one in by_seed if shown(name) in one.questions.encoders]
         mean = first.questions.mean_auc
         if mean is not None:
-            numbers[f"{prefix}/{name}/mean-auc"] = wording.number(
+            numbers[f"{prefix}/{name}/mean-auc"] = wording.report_number(
                 [one.mean_auc(shown(name)) for one in own], estimate=mean.auc[shown(name)], share=True
             )
         for target, one in first.questions.targets.items():
@@ -221,7 +221,7 @@ def _numbers(prefix: str, by_seed: Sequence[Asked], seeds: Mapping[str, Sequence
             unit = one.label if one.kind == NUMBER else ""
             for measure in ("mae", "r") if one.kind == NUMBER else ("auc", "partial_auc"):
                 values = [getattr(every.questions.targets[target].scores[shown(name)], measure) for every in own]
-                numbers[f"{prefix}/{name}/{target}/{measure}"] = wording.number(
+                numbers[f"{prefix}/{name}/{target}/{measure}"] = wording.report_number(
                     [v.value for v in values],
                     estimate=values[0],
                     unit=unit if measure == "mae" else "",
@@ -230,7 +230,7 @@ def _numbers(prefix: str, by_seed: Sequence[Asked], seeds: Mapping[str, Sequence
     return numbers
 
 
-def _claim(first: Asked, by_seed: Sequence[Asked], titles: Mapping[str, str]) -> Claim:
+def _claim(first: PeopleProbes, by_seed: Sequence[PeopleProbes], titles: Mapping[str, str]) -> Claim:
     claim, paper = (
         "Breadth: health targets by linear probe of people's mean embeddings",
         "46 health targets by linear probe",
@@ -246,7 +246,7 @@ def _claim(first: Asked, by_seed: Sequence[Asked], titles: Mapping[str, str]) ->
     count = len([name for name in first.scored() if kind_of(name) != CONTROL])
     teacher = f", teacher {ranged(mean.auc[TEACHER], 3)}" if TEACHER in mean.auc else ""
     others = "".join(f", {titles[name]} {ranged(mean.auc[name], 3)}" for name in against)
-    measured = f"mean AUC over {count} yes/no targets: student {ranged(own, 3)} (over seeds {spread(values, 3)}){teacher}{others}"
+    measured = f"mean AUC over {count} yes/no targets: student {ranged(own, 3)} (over seeds {mean_and_std(values, 3)}){teacher}{others}"
     chance = own.has_interval and own.low > 0.5
     complete = bool(against) and len(better) == len(against) and count >= AIM
     why = [

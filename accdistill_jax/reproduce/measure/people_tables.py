@@ -11,14 +11,14 @@ from accdistill_jax.evaluation.people.participant_scores import ParticipantTarge
 from accdistill_jax.evaluation.people.participant_targets import NUMBER, YES_NO
 from accdistill_jax.evaluation.people.participants import ParticipantEvaluation
 from accdistill_jax.evaluation.probing.probes import MEAN
-from accdistill_jax.reproduce.measure.wording import NONE, decimal, ranged, signed, spread
+from accdistill_jax.reproduce.measure.wording import NONE, decimal, mean_and_std, ranged, signed
 from accdistill_jax.reproduce.plan.variants import MAE_TEACHER
-from accdistill_jax.reproduce.report.document import Table
+from accdistill_jax.reproduce.report.document import ReportTable
 
 DEMOGRAPHIC = "demographic"
 
 
-class Asked(NamedTuple):
+class PeopleProbes(NamedTuple):
     """Probes of people with one training seed of each encoder.
 
     Attributes:
@@ -52,7 +52,9 @@ def shown(encoder: str) -> str:
     return TEACHER if encoder == MAE_TEACHER else encoder
 
 
-def tables(first: Asked, by_seed: Sequence[Asked], titles: Mapping[str, str], main: str) -> tuple[Table, ...]:
+def tables(
+    first: PeopleProbes, by_seed: Sequence[PeopleProbes], titles: Mapping[str, str], main: str
+) -> tuple[ReportTable, ...]:
     """All tables that have rows.
 
     Args:
@@ -78,8 +80,8 @@ def tables(first: Asked, by_seed: Sequence[Asked], titles: Mapping[str, str], ma
 
 
 def _means(
-    first: Asked, by_seed: Sequence[Asked], titles: Mapping[str, str], keys: Mapping[str, str], main: str
-) -> Table:
+    first: PeopleProbes, by_seed: Sequence[PeopleProbes], titles: Mapping[str, str], keys: Mapping[str, str], main: str
+) -> ReportTable:
     kinds = list(dict.fromkeys(kind_of(name) for name in first.scored()))
     mean, rows = first.questions.mean_auc, []
     differences = {} if mean is None else {d.reference: d for d in mean.differences}
@@ -91,7 +93,7 @@ def _means(
             (
                 title,
                 NONE if mean is None else ranged(mean.auc[key], 3),
-                spread(own, 3),
+                mean_and_std(own, 3),
                 f"{signed(compared.difference, 3)}: {compared.outcome}" if compared else NONE,
                 *(decimal(first.mean_auc(key, kind), 3) for kind in kinds),
             )
@@ -119,10 +121,10 @@ def _means(
         f"{titles[main]} minus it",
         *(f"{kind}s" for kind in kinds),
     )
-    return Table("Mean ROC AUC over all yes/no targets but controls, and by kind", columns, tuple(rows))
+    return ReportTable("Mean ROC AUC over all yes/no targets but controls, and by kind", columns, tuple(rows))
 
 
-def _numbers(first: Asked, titles: Mapping[str, str], keys: Mapping[str, str]) -> Table:
+def _numbers(first: PeopleProbes, titles: Mapping[str, str], keys: Mapping[str, str]) -> ReportTable:
     rows = []
     for one in first.questions.targets.values():
         if one.kind == NUMBER and not one.reason:
@@ -131,12 +133,14 @@ def _numbers(first: Asked, titles: Mapping[str, str], keys: Mapping[str, str]) -
                 for name, key in keys.items()
             ]
             rows.append((one.label, "mean of training people", ranged(one.scores[MEAN].mae), NONE))
-    return Table(
+    return ReportTable(
         "Numbers: mean absolute error and correlation", ("target", "encoder", "error", "correlation"), tuple(rows)
     )
 
 
-def _targets(first: Asked, titles: Mapping[str, str], keys: Mapping[str, str], measure: str, caption: str) -> Table:
+def _targets(
+    first: PeopleProbes, titles: Mapping[str, str], keys: Mapping[str, str], measure: str, caption: str
+) -> ReportTable:
     scored = first.scored()
     ceilings = measure == "auc" and any(one.ceiling for one in scored.values())
     rows = [
@@ -149,4 +153,4 @@ def _targets(first: Asked, titles: Mapping[str, str], keys: Mapping[str, str], m
         for name, one in scored.items()
     ]
     columns = ("target (yes of test people)", "kind", *(["ceiling"] if ceilings else []), *titles.values())
-    return Table(caption, columns, tuple(rows))
+    return ReportTable(caption, columns, tuple(rows))

@@ -17,7 +17,7 @@ from accdistill_jax.reproduce.report.document import Claim
 LEAST, AIM = 0.23, 0.49  # how much lower the student's error is in the paper, at least and at most
 
 
-class Cell(NamedTuple):
+class ErrorRatio(NamedTuple):
     """An encoder's error over a baseline's, of one target at one fraction of the labels."""
 
     target: str
@@ -26,7 +26,7 @@ class Cell(NamedTuple):
     ratio: Score
 
 
-class Against(NamedTuple):
+class BaselineComparison(NamedTuple):
     """An encoder against baselines.
 
     Attributes:
@@ -38,28 +38,28 @@ class Against(NamedTuple):
 
     name: str
     title: str
-    cells: list[Cell]
+    cells: list[ErrorRatio]
     expected: int
 
 
 def against(
     scores: Scores, name: str, title: str, baselines: Sequence[str], *, fractions: Mapping[str, Sequence[float]]
-) -> Against:
+) -> BaselineComparison:
     """Compares one encoder with each baseline at these fractions of the labels of each target."""
     wanted = [(target, fraction, one) for target, own in fractions.items() for fraction in own for one in baselines]
-    found = [Cell(*one, ratio) for one in wanted if (ratio := scores.ratio(*one[:2], name, one[2])) is not None]
-    return Against(name, title, found, len(wanted))
+    found = [ErrorRatio(*one, ratio) for one in wanted if (ratio := scores.ratio(*one[:2], name, one[2])) is not None]
+    return BaselineComparison(name, title, found, len(wanted))
 
 
 def lower_everywhere(
-    one: Against,
+    one: BaselineComparison,
     scores: Scores,
     titles: Mapping[str, str],
     *,
     claim: str,
     paper: str,
     least: float = 0.0,
-    beside: Sequence[Against] = (),
+    beside: Sequence[BaselineComparison] = (),
 ) -> Claim:
     """Judges whether an encoder's error is lower by a share `least` than each baseline's in every cell; others `beside` it are only told."""
     if not one.cells:
@@ -88,11 +88,11 @@ def lower_everywhere(
     return Claim(claim, paper, "P", measured, holds, _why(one, reached, scores, titles), f"{rule}.")
 
 
-def _reaches(cell: Cell, share: float) -> bool:
+def _reaches(cell: ErrorRatio, share: float) -> bool:
     return cell.ratio.value <= 1 - share if share else cell.ratio.value < 1
 
 
-def _why(one: Against, reached: Sequence[Cell], scores: Scores, titles: Mapping[str, str]) -> str:
+def _why(one: BaselineComparison, reached: Sequence[ErrorRatio], scores: Scores, titles: Mapping[str, str]) -> str:
     missed = [cell for cell in one.cells if cell not in reached]
     if not missed:
         ratios = sorted(one.cells, key=lambda cell: cell.ratio.value)
@@ -116,13 +116,13 @@ def _why(one: Against, reached: Sequence[Cell], scores: Scores, titles: Mapping[
     return text
 
 
-def _counted(missed: Sequence[Cell], cells: Sequence[Cell], key: Callable[[Cell], str]) -> str:
+def _counted(missed: Sequence[ErrorRatio], cells: Sequence[ErrorRatio], key: Callable[[ErrorRatio], str]) -> str:
     groups = dict.fromkeys(map(key, cells))
     counts = {group: (sum(key(c) == group for c in missed), sum(key(c) == group for c in cells)) for group in groups}
     return listed([f"{group}: {m} of {n}" for group, (m, n) in counts.items() if m])
 
 
-def _blind(scores: Scores, cell: Cell, name: str) -> bool:
+def _blind(scores: Scores, cell: ErrorRatio, name: str) -> bool:
     ratio = scores.ratio(cell.target, cell.fraction, name, MEAN)
     return ratio is not None and not ratio.below_1
 
@@ -131,7 +131,7 @@ def _share(fraction: float) -> str:
     return f"{percent(fraction)} of the labels"
 
 
-def _where(cell: Cell, titles: Mapping[str, str]) -> str:
+def _where(cell: ErrorRatio, titles: Mapping[str, str]) -> str:
     return f"{LABELS[cell.target].short}, {_share(cell.fraction)}, against {titles[cell.baseline]}"
 
 

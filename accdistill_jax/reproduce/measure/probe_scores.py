@@ -49,7 +49,7 @@ class Score(NamedTuple):
         return self.estimate.has_interval and self.estimate.low > 1
 
 
-class Truth(NamedTuple):
+class TestLabels(NamedTuple):
     """Labels [N] of a target's labelled test segments, and the people [N] they are of."""
 
     label: np.ndarray
@@ -64,7 +64,7 @@ class Scores:
         draws: of participants behind each interval.
     """
 
-    def __init__(self, truth: Mapping[str, Truth], *, draws: int = DRAWS):
+    def __init__(self, truth: Mapping[str, TestLabels], *, draws: int = DRAWS):
         self.truth = dict(truth)
         self._scorers = {target: Scorer(*own, draws=draws, seed=0) for target, own in truth.items()}
         self._measured: dict[tuple[str, float, str], dict[int, Measures]] = {}

@@ -23,15 +23,15 @@ from accdistill_jax.reproduce.measure.search import first_places, mean_rank
 from accdistill_jax.reproduce.measure.wording import (
     NONE,
     decimal,
-    number,
+    measurable_encoders,
     percent,
     ranged,
     ranged_share,
-    there,
+    report_number,
 )
 from accdistill_jax.reproduce.plan import variants as v
 from accdistill_jax.reproduce.plan.experiments import Experiment
-from accdistill_jax.reproduce.report.document import Number, Table
+from accdistill_jax.reproduce.report.document import Number, ReportTable
 
 FIRST, POOL = 0, 1000
 HR, FULL, SHORT_ONE = HEART_RATE, "student", v.REFERENCE.name
@@ -53,7 +53,7 @@ class Retrieval(NamedTuple):
     first: np.ndarray
 
 
-class Row(NamedTuple):
+class SweepRow(NamedTuple):
     """An encoder of a sweep.
 
     Attributes:
@@ -86,7 +86,7 @@ class Sweep(NamedTuple):
         notes: what a reader must know.
     """
 
-    rows: dict[str, Row]
+    rows: dict[str, SweepRow]
     scores: Scores
     noise: dict[str, dict[str, float]]
     top1_noise: dict[str, float]
@@ -102,7 +102,7 @@ class Sweep(NamedTuple):
 
 def sweep(bench: Bench, experiment: Experiment) -> Sweep:
     """Probes and retrieval of all encoders of an experiment."""
-    found, notes = there(bench, experiment.variants)
+    found, notes = measurable_encoders(bench, experiment.variants)
     with threadpool_limits(1):  # more threads gain nothing on so little, and cost much on a busy machine
         probing = Probing(bench, targets=v.TARGETS, some=True)
         references = {name: seeds for name in (FULL, SHORT_ONE) if len(seeds := found.get(name, ())) > 1}
@@ -114,7 +114,9 @@ def sweep(bench: Bench, experiment: Experiment) -> Sweep:
             probing.encoder(name, used)
             pairs = {seed: pair for seed in used if (pair := bench.pair(name, seed)) is not None}
             people = bench.columns("test").participant
-            retrieved[name] = {seed: retrieval(*pair, people) for seed, pair in pairs.items() if len(people) > 1}
+            retrieved[name] = {
+                seed: expected_retrieval(*pair, people) for seed, pair in pairs.items() if len(people) > 1
+            }
     scores = probing.scores
     noise = {name: _noise(scores, name) for name in references}
     reach = {name: reach_of(own[HR], len(references[name])) for name, own in noise.items() if HR in own}
@@ -126,7 +128,7 @@ def sweep(bench: Bench, experiment: Experiment) -> Sweep:
             reference = reference_of(bench, name, experiment)
             ratio = scores.ratio(HR, 1.0, name, reference, seeds=[FIRST]) if reference and HR in errors else None
             verdict = judge(ratio, reach.get(reference))
-            rows[name] = Row(
+            rows[name] = SweepRow(
                 name, bench.variant(name).title, errors, reference, ratio, verdict, retrieved[name].get(FIRST)
             )
     return Sweep(
@@ -171,7 +173,7 @@ def judge(ratio: Score | None, reach: float | None) -> str:
     return "lower" if ratio.value < 1 else "higher"
 
 
-def retrieval(accel: np.ndarray, ppg: np.ndarray, participant: np.ndarray, *, pool: int = POOL) -> Retrieval:
+def expected_retrieval(accel: np.ndarray, ppg: np.ndarray, participant: np.ndarray, *, pool: int = POOL) -> Retrieval:
     """Exact expectation of retrieval in random pools, from the ranks among all N segments.
 
     Args:
@@ -196,7 +198,7 @@ def sweep_table(
     *,
     more: Mapping[str, Mapping[str, str]] | None = None,
     compared: bool = True,
-) -> Table:
+) -> ReportTable:
     """A row for each encoder.
 
     Args:
@@ -219,7 +221,7 @@ def sweep_table(
             found_1, rank = (row.retrieval.top1, row.retrieval.mean_rank) if row.retrieval else (None, None)
             own += [ratio, row.verdict, ranged_share(found_1), decimal(rank, 2)]
         cells.append(tuple(own))
-    return Table(caption, tuple(columns), tuple(cells))
+    return ReportTable(caption, tuple(columns), tuple(cells))
 
 
 def sweep_numbers(section: str, found: Sweep) -> dict[str, Number]:
@@ -230,20 +232,22 @@ def sweep_numbers(section: str, found: Sweep) -> dict[str, Number]:
         own = found.noise.get(row.reference or name, noise)
         for target, score in row.errors.items():
             std = own[target] * score.value if target in own else None
-            numbers[f"{section}/{name}/{target}/mae"] = number(
+            numbers[f"{section}/{name}/{target}/mae"] = report_number(
                 score.seeds, unit=LABELS[target].unit, estimate=score.estimate, std=std
             )
         if row.ratio is not None:
             std = math.sqrt(2) * own[HR] * row.ratio.value if HR in own else None  # both of its errors move
-            numbers[f"{section}/{name}/{HR}/ratio"] = number(row.ratio.seeds, estimate=row.ratio.estimate, std=std)
+            numbers[f"{section}/{name}/{HR}/ratio"] = report_number(
+                row.ratio.seeds, estimate=row.ratio.estimate, std=std
+            )
         if row.retrieval is not None:
             retrieved, base = row.retrieval, row.reference or name
             std = found.top1_noise.get(base)
-            numbers[f"{section}/{name}/top1"] = number(
+            numbers[f"{section}/{name}/top1"] = report_number(
                 [retrieved.top1.value], estimate=retrieved.top1, share=True, std=std
             )
             std = found.rank_noise[base] * retrieved.mean_rank if base in found.rank_noise else None
-            numbers[f"{section}/{name}/mean_rank"] = number([retrieved.mean_rank], std=std)
+            numbers[f"{section}/{name}/mean_rank"] = report_number([retrieved.mean_rank], std=std)
     return numbers
 
 
@@ -279,7 +283,7 @@ def _share_of_mean(values: Sequence[float]) -> float:
 
 
 def _noise_notes(
-    noise: Mapping[str, Mapping[str, float]], reach: Mapping[str, float], rows: Mapping[str, Row]
+    noise: Mapping[str, Mapping[str, float]], reach: Mapping[str, float], rows: Mapping[str, SweepRow]
 ) -> list[str]:
     notes = []
     for reference in dict.fromkeys(row.reference for row in rows.values() if row.reference):

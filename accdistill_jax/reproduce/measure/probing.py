@@ -18,14 +18,14 @@ from accdistill_jax.evaluation.probing.probes import (
     fit_probes,
     too_few,
 )
-from accdistill_jax.reproduce.measure.probe_scores import Scores, Truth
+from accdistill_jax.reproduce.measure.probe_scores import Scores, TestLabels
 from accdistill_jax.reproduce.measure.results import Bench
 from accdistill_jax.reproduce.measure.wording import percent
 
 CONSTANTS = (MEAN, MEDIAN)
 
 
-class Labels(NamedTuple):
+class LabelCounts(NamedTuple):
     """Number of labels that the probes of a target had at a fraction: segments, and the people they are of."""
 
     segments: int
@@ -60,11 +60,11 @@ class Probing:
         self.targets = tuple(target for target in targets if self._known[target].any())
         self.scores = Scores(
             {
-                t: Truth(test.labels[t][self._known[t]].astype(np.float64), test.participant[self._known[t]])
+                t: TestLabels(test.labels[t][self._known[t]].astype(np.float64), test.participant[self._known[t]])
                 for t in self.targets
             }
         )
-        self.labels: dict[tuple[str, float], Labels] = {}
+        self.labels: dict[tuple[str, float], LabelCounts] = {}
         self._notes: dict[str, None] = {}
         self._people: np.ndarray | None = None
         self._subsets: dict[tuple[str, float, int], Subset] = {}
@@ -157,7 +157,7 @@ class Probing:
         if key not in self._subsets:
             self._subsets[key] = labelled_subset(train.participant, known, fraction, seed)
         subset = self._subsets[key]
-        self.labels.setdefault((target, fraction), Labels(len(subset.rows), subset.participants))
+        self.labels.setdefault((target, fraction), LabelCounts(len(subset.rows), subset.participants))
         truth = self.scores.truth[target]
         reason = too_few(
             train_segments=len(subset.rows),

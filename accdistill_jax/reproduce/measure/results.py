@@ -13,15 +13,15 @@ from accdistill_jax.data.store.store import Store
 from accdistill_jax.evaluation.evaluate import SplitEmbeddings
 from accdistill_jax.labels import LABELS
 from accdistill_jax.reproduce.jobs.jobs import Job, Outcome
-from accdistill_jax.reproduce.jobs.work import EMBEDDINGS, FACTS, Opened
-from accdistill_jax.reproduce.plan.grid import DATA, Plan, unseen_job
-from accdistill_jax.reproduce.plan.variants import Variant
+from accdistill_jax.reproduce.jobs.work import EMBEDDINGS, FACTS, OpenedStores
+from accdistill_jax.reproduce.plan.grid import DATA, GridPlan, unseen_job
+from accdistill_jax.reproduce.plan.variants import EncoderVariant
 from accdistill_jax.reproduce.report.document import Claim, Number, Section
 
 DONE = ("finished", "cached")
 
 
-class Part(NamedTuple):
+class ReportPart(NamedTuple):
     """Part of the report that one experiment adds; names of numbers begin with the section's id and a slash."""
 
     section: Section
@@ -57,18 +57,18 @@ class Bench:
         synthetic: whether the data is the generator's.
     """
 
-    def __init__(self, plan: Plan, outcomes: Mapping[str, Outcome]):
+    def __init__(self, plan: GridPlan, outcomes: Mapping[str, Outcome]):
         self.plan, self.outcomes = plan, outcomes
         self.synthetic = any(job.name == DATA for job in plan.jobs)
         stores = [str(outcomes[DATA].folder / "store")] if self.synthetic else plan.settings["data"]
         unseen = {Path(path).name: Store.open(path) for path in plan.settings["unseen"]}
-        self.opened = Opened(tuple(map(Store.open, stores)), unseen)
+        self.opened = OpenedStores(tuple(map(Store.open, stores)), unseen)
 
     @property
     def preset(self) -> str:
         return self.plan.settings["preset"]
 
-    def variant(self, name: str) -> Variant:
+    def variant(self, name: str) -> EncoderVariant:
         """The variant of this name: how an encoder was made."""
         return self.plan.variants[name]
 

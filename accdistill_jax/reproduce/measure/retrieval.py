@@ -9,50 +9,47 @@ from accdistill_jax.evaluation.report.style import capital
 from accdistill_jax.evaluation.retrieval.failures import Failures
 from accdistill_jax.evaluation.retrieval.retrieval import ACCEL_TO_PPG
 from accdistill_jax.reproduce.measure import wording
-from accdistill_jax.reproduce.measure.embedding_health import health
-from accdistill_jax.reproduce.measure.results import Bench, Part, over_seeds
+from accdistill_jax.reproduce.measure.results import Bench, ReportPart, over_seeds
 from accdistill_jax.reproduce.measure.search import (
     POOLS,
     QUANTITIES,
     WAYS,
-    Found,
+    EncoderRetrieval,
     explain,
     failures_of,
-    find,
     first_places,
+    retrieve_pairs,
     top1_difference,
 )
 from accdistill_jax.reproduce.measure.wording import (
-    count,
     decimal,
+    mean_and_std,
     percent,
+    percent_mean_and_std,
     points,
     ranged,
     ranged_share,
     scaled,
     signed,
-    spread,
-    spread_share,
+    thousands,
 )
 from accdistill_jax.reproduce.plan.experiments import Experiment
 from accdistill_jax.reproduce.report import pictures
-from accdistill_jax.reproduce.report.document import Claim, Number, Picture, Section, Table
-
-__all__ = ["failures", "health", "retrieval"]
+from accdistill_jax.reproduce.report.document import Claim, Number, Picture, ReportTable, Section
 
 CLAIMED_POOL, CLAIMED_TOP1, PARTLY_TOP1 = 1000, 0.99, 0.90
 STUDENT, BETTER = "student", ("student-best", "student-long")
 _SHORT = dict(zip(WAYS, ("accel-ppg", "ppg-accel"), strict=True))
 
 
-def retrieval(bench: Bench, experiment: Experiment) -> Part:
+def measure_retrieval(bench: Bench, experiment: Experiment) -> ReportPart:
     """Retrieval both ways in pools of several sizes and within each person; the paper's claim about it is judged."""
-    seeds, notes = wording.there(bench, experiment.variants)
+    seeds, notes = wording.measurable_encoders(bench, experiment.variants)
     found = {}
     for name, own in seeds.items():
         paired = [seed for seed in own if bench.pair(name, seed) is not None]
         if paired and len(bench.columns("test").participant) > 1:
-            found[name] = find(bench, name, paired)
+            found[name] = retrieve_pairs(bench, name, paired)
     text, numbers, shown = [], {}, ()
     tables = [_pools_table(bench, found, way) for way in WAYS]
     if found:
@@ -60,10 +57,10 @@ def retrieval(bench: Bench, experiment: Experiment) -> Part:
         total = len(bench.columns("test").participant)
         people = len(np.unique(bench.columns("test").participant))
         text = _words(bench, found)
-        beyond = [count(size) for size in POOLS if size != "all" and size > total]
+        beyond = [thousands(size) for size in POOLS if size != "all" and size > total]
         if beyond:
             notes.append(
-                f"The test split has {count(total)} minutes of {people} people: pools of {wording.listed(beyond)} cannot be drawn from it."
+                f"The test split has {thousands(total)} minutes of {people} people: pools of {wording.listed(beyond)} cannot be drawn from it."
             )
         notes += _protocol(bench)
         shown = (_picture(bench, found),)
@@ -74,10 +71,10 @@ def retrieval(bench: Bench, experiment: Experiment) -> Part:
     section = Section(
         experiment.id, experiment.title, tuple(text), tuple(t for t in tables if t.rows), shown, tuple(notes)
     )
-    return Part(section, numbers, (_claim(bench, found),))
+    return ReportPart(section, numbers, (_claim(bench, found),))
 
 
-def _pools_table(bench: Bench, found: dict[str, Found], way: str) -> Table:
+def _pools_table(bench: Bench, found: dict[str, EncoderRetrieval], way: str) -> ReportTable:
     rows = []
     for name, own in found.items():
         for one in (r for r in own.results if r.direction == way):
@@ -87,12 +84,12 @@ def _pools_table(bench: Bench, found: dict[str, Found], way: str) -> Table:
             rows.append(
                 (
                     bench.variant(name).title,
-                    count(one.pool_size) + all_of,
+                    thousands(one.pool_size) + all_of,
                     *drawn,
                     ranged_share(one.top1),
                     *(f"{decimal(rank.mean)} ± {decimal(rank.std)}" for rank in (one.mean_rank, one.median_rank)),
-                    spread_share(top1),
-                    spread(mean),
+                    percent_mean_and_std(top1),
+                    mean_and_std(mean),
                     f"{percent(one.chance_top[1])}, rank {decimal(one.chance_rank, 1)}",
                 )
             )
@@ -109,15 +106,15 @@ def _pools_table(bench: Bench, found: dict[str, Found], way: str) -> Table:
         "mean rank over seeds",
         "guessing: top-1, mean rank",
     )
-    return Table(f"{WAYS[way]} (± over draws of the pool, first training seed)", columns, tuple(rows))
+    return ReportTable(f"{WAYS[way]} (± over draws of the pool, first training seed)", columns, tuple(rows))
 
 
-def _within_table(bench: Bench, found: dict[str, Found]) -> Table:
+def _within_table(bench: Bench, found: dict[str, EncoderRetrieval]) -> ReportTable:
     rows = [
         (
             bench.variant(name).title,
             WAYS[one.direction],
-            count(one.queries),
+            thousands(one.queries),
             decimal(one.mean_pool_size, 1),
             ranged_share(one.top1),
             percent(one.chance_top1),
@@ -135,12 +132,12 @@ def _within_table(bench: Bench, found: dict[str, Found]) -> Table:
         "guessing",
         "relative rank (0 best, 0.5 guessing)",
     )
-    return Table(
+    return ReportTable(
         "The hard case: all candidates are minutes of the same person (first training seed)", columns, tuple(rows)
     )
 
 
-def _pairs_table(bench: Bench, found: dict[str, Found]) -> Table:
+def _pairs_table(bench: Bench, found: dict[str, EncoderRetrieval]) -> ReportTable:
     """Every encoder against the student on the same queries."""
     rows, people = [], bench.columns("test").participant
     size = _claim_size(found[STUDENT]) if STUDENT in found else 0
@@ -158,35 +155,35 @@ def _pairs_table(bench: Bench, found: dict[str, Found]) -> Table:
             cells.append(signed(points(gap), 1))
         rows.append((bench.variant(name).title, wording.listed([str(seed) for seed in seeds]), *cells))
     columns = ("encoder", "training seeds", *(f"{words}, points" for words in WAYS.values()))
-    return Table(
-        f"Top-1 among {count(size)} less that of the {bench.variant(STUDENT).title if size else ''}, in pairs on the same queries "
+    return ReportTable(
+        f"Top-1 among {thousands(size)} less that of the {bench.variant(STUDENT).title if size else ''}, in pairs on the same queries "
         "[95 % interval over test participants]",
         columns,
         tuple(rows),
     )
 
 
-def _claim_size(own: Found) -> int:
+def _claim_size(own: EncoderRetrieval) -> int:
     """The pool size nearest to the claimed one."""
     return min((one.pool_size for one in own.results), key=lambda size: abs(np.log(size / CLAIMED_POOL)))
 
 
-def _words(bench: Bench, found: dict[str, Found]) -> list[str]:
+def _words(bench: Bench, found: dict[str, EncoderRetrieval]) -> list[str]:
     paragraphs = []
     for name, own in found.items():
         size = _claim_size(own)
         one = own.result(ACCEL_TO_PPG, size)
         top1, mean = own.over_seeds(ACCEL_TO_PPG, size)
         said = (
-            f"**{bench.variant(name).title}**: among {count(size)} minutes of unseen people the PPG of the same minute comes "
-            f"first in {spread_share(top1)} of queries, its mean rank is {spread(mean)} "
+            f"**{bench.variant(name).title}**: among {thousands(size)} minutes of unseen people the PPG of the same minute comes "
+            f"first in {percent_mean_and_std(top1)} of queries, its mean rank is {mean_and_std(mean)} "
         )
         said += f"(guessing: {percent(one.chance_top[1])}, {decimal(one.chance_rank, 1)})"
         within = own.within_one(ACCEL_TO_PPG)
         if within:
             said += (
                 f"; among the {decimal(within[0].mean_pool_size, 0)} minutes of one person in "
-                f"{spread_share([one.top1.value for one in within])} (guessing {percent(within[0].chance_top1)})"
+                f"{percent_mean_and_std([one.top1.value for one in within])} (guessing {percent(within[0].chance_top1)})"
             )
         paragraphs.append(said + ".")
     return paragraphs
@@ -198,11 +195,11 @@ def _protocol(bench: Bench) -> list[str]:
         f"A smaller pool is {draws} draws of distinct minutes, each of them query and candidate; with the pool of all minutes a draw "
         "resamples the queries. Columns over seeds are exact expectations from the ranks among all. Ties count against an encoder.",
         "The paper states no pool size; without one a top-1 share says little, so the claim is judged in a pool of "
-        f"{count(CLAIMED_POOL)}.",
+        f"{thousands(CLAIMED_POOL)}.",
     ]
 
 
-def _picture(bench: Bench, found: dict[str, Found]) -> Picture:
+def _picture(bench: Bench, found: dict[str, EncoderRetrieval]) -> Picture:
     first = {name: own.first_ranks[ACCEL_TO_PPG] for name, own in found.items()}
     titles = {name: bench.variant(name).title for name in found}
     drawn = {
@@ -216,24 +213,26 @@ def _picture(bench: Bench, found: dict[str, Found]) -> Picture:
     return Picture("retrieval-pools", caption, pictures.pools(first, titles, drawn))
 
 
-def _numbers(prefix: str, own: Found) -> dict[str, Number]:
+def _numbers(prefix: str, own: EncoderRetrieval) -> dict[str, Number]:
     numbers = {}
     for one in own.results:
         top1, mean = own.over_seeds(one.direction, one.pool_size)
         size = "all" if one.pool_size == len(own.first_ranks[one.direction]) else one.pool_size
         name = f"{prefix}/{_SHORT[one.direction]}/{size}"
-        numbers[f"{name}/top-1"] = wording.number(top1, estimate=one.top1, share=True)
-        numbers[f"{name}/mean-rank"] = wording.number(mean)
-        numbers |= {f"{name}/top-{k}": wording.number([one.top[k].mean], share=True) for k in (3, 5)}
-        numbers[f"{name}/median-rank"] = wording.number([one.median_rank.mean])
+        numbers[f"{name}/top-1"] = wording.report_number(top1, estimate=one.top1, share=True)
+        numbers[f"{name}/mean-rank"] = wording.report_number(mean)
+        numbers |= {f"{name}/top-{k}": wording.report_number([one.top[k].mean], share=True) for k in (3, 5)}
+        numbers[f"{name}/median-rank"] = wording.report_number([one.median_rank.mean])
     for way, short in _SHORT.items():
         if within := own.within_one(way):
             top1 = [one.top1.value for one in within]
-            numbers[f"{prefix}/{short}/one-person/top-1"] = wording.number(top1, estimate=within[0].top1, share=True)
+            numbers[f"{prefix}/{short}/one-person/top-1"] = wording.report_number(
+                top1, estimate=within[0].top1, share=True
+            )
     return numbers
 
 
-def _claim(bench: Bench, found: dict[str, Found]) -> Claim:
+def _claim(bench: Bench, found: dict[str, EncoderRetrieval]) -> Claim:
     claim = "The student's acceleration finds the PPG of the same minute"
     paper = "top-1 99.2 %, mean rank 1.02 (pool size not stated), std over 100 bootstrap draws"
     one = found[STUDENT].result(ACCEL_TO_PPG, CLAIMED_POOL) if STUDENT in found else None
@@ -241,42 +240,42 @@ def _claim(bench: Bench, found: dict[str, Found]) -> Claim:
         why = (
             "the student has no result"
             if STUDENT not in found
-            else f"the test split has fewer than {count(CLAIMED_POOL)} minutes"
+            else f"the test split has fewer than {thousands(CLAIMED_POOL)} minutes"
         )
         return Claim(claim, paper, "P", "", "not measured", f"Not judged: {why}.")
     top1, mean = found[STUDENT].over_seeds(ACCEL_TO_PPG, CLAIMED_POOL)
     value = over_seeds(top1)[0]
     measured = (
-        f"top-1 {spread_share(top1)}, mean rank {spread(mean)} in a pool of {count(CLAIMED_POOL)} "
+        f"top-1 {percent_mean_and_std(top1)}, mean rank {mean_and_std(mean)} in a pool of {thousands(CLAIMED_POOL)} "
         f"(std over {one.draws} draws {100 * one.top[1].std:.2g} %)"
     )
     for name in BETTER:
         if name in found:
             own = found[name].over_seeds(ACCEL_TO_PPG, CLAIMED_POOL)
-            measured += f"; {bench.variant(name).title}: {spread_share(own[0])}, {spread(own[1])}"
+            measured += f"; {bench.variant(name).title}: {percent_mean_and_std(own[0])}, {mean_and_std(own[1])}"
     holds = "yes" if value >= CLAIMED_TOP1 else "partly" if value >= PARTLY_TOP1 else "no"
     why = " ".join(explain(failures_of(bench, STUDENT, next(iter(found[STUDENT].ranks)))))
     rule = (
-        f"judged by the student's mean top-1 over seeds in a pool of {count(CLAIMED_POOL)}: holds from {percent(CLAIMED_TOP1)}, in part "
+        f"judged by the student's mean top-1 over seeds in a pool of {thousands(CLAIMED_POOL)}: holds from {percent(CLAIMED_TOP1)}, in part "
         f"from {percent(PARTLY_TOP1)}. The mean rank is shown, and not judged."
     )
     return Claim(claim, paper, "P", measured, holds, why, rule)
 
 
-def failures(bench: Bench, experiment: Experiment) -> Part:
+def measure_failures(bench: Bench, experiment: Experiment) -> ReportPart:
     """Causes of failure of retrieval among all test minutes: motion, quality, minutes that look alike."""
-    seeds, notes = wording.there(bench, experiment.variants)
+    seeds, notes = wording.measurable_encoders(bench, experiment.variants)
     name = next((one for one, own in seeds.items() if bench.pair(one, own[0]) is not None), None)
     if name is None or len(bench.columns("test").participant) < 2:
         text = "Nothing was retrieved: no encoder has both projections, or there are fewer than two test minutes."
-        return Part(Section(experiment.id, experiment.title, (text,), notes=tuple(notes)))
+        return ReportPart(Section(experiment.id, experiment.title, (text,), notes=tuple(notes)))
     by_seed = [failures_of(bench, name, seed) for seed in seeds[name]]
     both = {way: by_seed[0] if way == ACCEL_TO_PPG else failures_of(bench, name, seeds[name][0], way) for way in WAYS}
     first = by_seed[0]
     text = [f"{capital(bench.variant(name).title)}, acceleration finds PPG. {' '.join(explain(first))}"]
     if len(by_seed) > 1:
         text.append(
-            f"Over {len(by_seed)} training seeds {spread_share([one.rate.value for one in by_seed])} of queries fail."
+            f"Over {len(by_seed)} training seeds {percent_mean_and_std([one.rate.value for one in by_seed])} of queries fail."
         )
     text.append("AUC: probability that a failure has more of it than a success, 0.5 where it says nothing.")
     figure = retrieval_failures_figure(first)
@@ -284,10 +283,10 @@ def failures(bench: Bench, experiment: Experiment) -> Part:
     shown = (Picture("retrieval-failures", caption, figure),) if figure else ()
     notes += [f"{WAYS[way]}: {note}." for way, one in both.items() for note in one.notes]
     section = Section(experiment.id, experiment.title, tuple(text), _failure_tables(both), shown, tuple(notes))
-    return Part(section, _failure_numbers(f"{experiment.id}/{name}", by_seed))
+    return ReportPart(section, _failure_numbers(f"{experiment.id}/{name}", by_seed))
 
 
-def _failure_tables(both: Mapping[str, Failures]) -> tuple[Table, ...]:
+def _failure_tables(both: Mapping[str, Failures]) -> tuple[ReportTable, ...]:
     contrasts, winners, bins = [], [], []
     for way, found in both.items():
         for quantity, one in found.contrasts.items():
@@ -301,7 +300,7 @@ def _failure_tables(both: Mapping[str, Failures]) -> tuple[Table, ...]:
         winners.append(
             (
                 WAYS[way],
-                f"{count(found.failures)} of {count(found.queries)}",
+                f"{thousands(found.failures)} of {thousands(found.queries)}",
                 ranged_share(found.rate),
                 ranged_share(found.same_participant),
                 percent(found.chance_same_participant),
@@ -314,9 +313,11 @@ def _failure_tables(both: Mapping[str, Failures]) -> tuple[Table, ...]:
         words, _, _, scale, unit = QUANTITIES[quantity]
         for one in own:
             between = f"{decimal(one.low * scale)} to {decimal(one.high * scale)} {unit}"
-            bins.append((f"{words}, {between}", count(one.queries), count(one.failures), ranged_share(one.share)))
+            bins.append(
+                (f"{words}, {between}", thousands(one.queries), thousands(one.failures), ranged_share(one.share))
+            )
     tables = (
-        Table(
+        ReportTable(
             "What wins instead of the right minute",
             (
                 "direction",
@@ -330,26 +331,32 @@ def _failure_tables(both: Mapping[str, Failures]) -> tuple[Table, ...]:
             ),
             tuple(winners),
         ),
-        Table(
+        ReportTable(
             "Failures against successes",
             ("quantity", "direction", "median of failures", "of successes", "difference of means", "AUC"),
             tuple(contrasts),
         ),
-        Table("Acceleration finds PPG: failures by range", ("range", "queries", "failures", "share"), tuple(bins)),
+        ReportTable(
+            "Acceleration finds PPG: failures by range", ("range", "queries", "failures", "share"), tuple(bins)
+        ),
     )
     return tuple(table for table in tables if table.rows)
 
 
 def _failure_numbers(prefix: str, by_seed: Sequence[Failures]) -> dict[str, Number]:
     first = by_seed[0]
-    numbers = {f"{prefix}/failed": wording.number([one.rate.value for one in by_seed], estimate=first.rate, share=True)}
+    numbers = {
+        f"{prefix}/failed": wording.report_number([one.rate.value for one in by_seed], estimate=first.rate, share=True)
+    }
     for what in ("same_participant", "near"):
         found = [getattr(one, what) for one in by_seed]
         values = [None if one is None else one.value for one in found]
-        numbers[f"{prefix}/winner-{what.replace('_', '-')}"] = wording.number(values, estimate=found[0], share=True)
+        numbers[f"{prefix}/winner-{what.replace('_', '-')}"] = wording.report_number(
+            values, estimate=found[0], share=True
+        )
     for quantity in first.contrasts:
         values = [one.contrasts[quantity].auc for one in by_seed]
-        numbers[f"{prefix}/auc-{QUANTITIES[quantity][0].lower().replace(' ', '-')}"] = wording.number(
+        numbers[f"{prefix}/auc-{QUANTITIES[quantity][0].lower().replace(' ', '-')}"] = wording.report_number(
             values, share=True
         )
     return numbers

@@ -29,7 +29,7 @@ from accdistill_jax.evaluation.retrieval.retrieval import (
 from accdistill_jax.labels import HEART_RATE
 from accdistill_jax.reproduce.measure.probe_scores import DRAWS
 from accdistill_jax.reproduce.measure.results import Bench
-from accdistill_jax.reproduce.measure.wording import count, decimal, listed, percent
+from accdistill_jax.reproduce.measure.wording import decimal, listed, percent, thousands
 
 POOLS = (100, 1000, 10_000, "all")
 WAYS = {ACCEL_TO_PPG: "Acceleration finds PPG", PPG_TO_ACCEL: "PPG finds acceleration"}
@@ -42,7 +42,7 @@ QUANTITIES = {
 _MANY = 10_000  # segments; on fewer, more threads cost more than they save
 
 
-class Found(NamedTuple):
+class EncoderRetrieval(NamedTuple):
     """Retrieval by one encoder: drawn pools with its first seed, retrieval within each person and ranks among all with every one.
 
     Attributes:
@@ -74,7 +74,7 @@ class Found(NamedTuple):
         return next((one for one in self.results if (one.direction, one.pool_size) == (way, size)), None)
 
 
-def find(bench: Bench, name: str, seeds: Sequence[int], *, split: str = "test") -> Found:
+def retrieve_pairs(bench: Bench, name: str, seeds: Sequence[int], *, split: str = "test") -> EncoderRetrieval:
     """Retrieval by one encoder in a split of at least two segments, see `Bench.columns`."""
     participant = bench.columns(split).participant
     with threadpool_limits(1 if len(participant) < _MANY else None):
@@ -88,7 +88,7 @@ def find(bench: Bench, name: str, seeds: Sequence[int], *, split: str = "test") 
         results, _ = retrieve(
             accel, ppg, participant, encoder=name, pool_sizes=POOLS, draws=draws, full_ranks=ranks[seeds[0]]
         )
-        return Found(results, within, ranks)
+        return EncoderRetrieval(results, within, ranks)
 
 
 def first_places(ranks: np.ndarray, size: int) -> np.ndarray:
@@ -135,8 +135,8 @@ def failures_of(bench: Bench, name: str, seed: int, way: str = ACCEL_TO_PPG) -> 
 def explain(found: Failures) -> list[str]:
     """The failures in sentences."""
     if not found.failures:
-        return [f"None of {count(found.queries)} queries fails among all minutes."]
-    said = [f"Among all {count(found.queries)} minutes {percent(found.rate.value)} of queries fail."]
+        return [f"None of {thousands(found.queries)} queries fails among all minutes."]
+    said = [f"Among all {thousands(found.queries)} minutes {percent(found.rate.value)} of queries fail."]
     winners = []
     if found.same_participant is not None:
         winners.append(

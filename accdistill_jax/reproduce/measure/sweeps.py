@@ -15,28 +15,28 @@ from accdistill_jax.reproduce.measure.probe_sweep import (
     FULL,
     HR,
     SHORT_ONE,
-    Row,
     Sweep,
+    SweepRow,
     method,
     sweep,
     sweep_numbers,
     sweep_table,
 )
-from accdistill_jax.reproduce.measure.results import Bench, Part
+from accdistill_jax.reproduce.measure.results import Bench, ReportPart
 from accdistill_jax.reproduce.measure.search import top1_difference
 from accdistill_jax.reproduce.measure.wording import (
-    count,
     decimal,
     listed,
     points,
     ranged,
     ranged_share,
     signed,
+    thousands,
 )
 from accdistill_jax.reproduce.plan import variants as v
 from accdistill_jax.reproduce.plan.experiments import Experiment
-from accdistill_jax.reproduce.report.document import Claim, Picture, Section, Table
-from accdistill_jax.reproduce.report.probe_figures import Panel, by_parameters, dots
+from accdistill_jax.reproduce.report.document import Claim, Picture, ReportTable, Section
+from accdistill_jax.reproduce.report.probe_figures import DotPanel, by_parameters, dots
 
 NOT_IN_THE_PAPER = "not in the paper; asked for by its reviewers"
 E4_STEP_MG = 1000 / 64  # of an Empatica E4
@@ -45,19 +45,19 @@ REPEATS = 51  # of a measurement of latency
 CAPTION = "HR, SDNN and RMSSD: mean absolute error [95 % interval over test participants]"
 
 
-def objectives(bench: Bench, experiment: Experiment) -> Part:
+def measure_objectives(bench: Bench, experiment: Experiment) -> ReportPart:
     """Contrast, regression, temperature and lambda, and whether regression does as well as contrast."""
     found = sweep(bench, experiment)
     return _part(experiment, found, [_extremes(found)], claims=(_regression(bench, found),))
 
 
-def augmentations(bench: Bench, experiment: Experiment) -> Part:
+def measure_augmentations(bench: Bench, experiment: Experiment) -> ReportPart:
     """One augmentation alone, and each left out."""
     found = sweep(bench, experiment)
     return _part(experiment, found, [_extremes(found)])
 
 
-def teachers(bench: Bench, experiment: Experiment) -> Part:
+def measure_teachers(bench: Bench, experiment: Experiment) -> ReportPart:
     """Students of several teachers and architectures, beside what the teachers themselves know."""
     found = sweep(bench, experiment)
     own = [name for name in found.rows if bench.variant(name).kind == "teacher"]
@@ -82,16 +82,18 @@ def teachers(bench: Bench, experiment: Experiment) -> Part:
     )
 
 
-def sizes(bench: Bench, experiment: Experiment) -> Part:
+def measure_sizes(bench: Bench, experiment: Experiment) -> ReportPart:
     """Students of several sizes: error, work and latency by number of parameters."""
     found = sweep(bench, experiment)
     facts = {name: bench.facts(name, FIRST) for name in found.rows}
     parameters = {name: own["parameters"] for name, own in facts.items() if own.get("parameters")}
     whole = parameters.get(v.MAE_TEACHER)
     more = {
-        "parameters": {name: count(own) for name, own in parameters.items()},
+        "parameters": {name: thousands(own) for name, own in parameters.items()},
         "teacher / it": {name: f"{whole / own:.1f}x" for name, own in parameters.items()} if whole else {},
-        "multiply-accumulates per minute": {n: count(own["multiply_accumulates"]) for n, own in facts.items() if own},
+        "multiply-accumulates per minute": {
+            n: thousands(own["multiply_accumulates"]) for n, own in facts.items() if own
+        },
         "latency, ms": {name: _quartiles(own) for name, own in latencies(bench, list(found.rows)).items()},
     }
     errors = {
@@ -113,7 +115,7 @@ def sizes(bench: Bench, experiment: Experiment) -> Part:
     return _part(experiment, found, text, tables=[table], figure=figure, caption=caption)
 
 
-def sensors(bench: Bench, experiment: Experiment) -> Part:
+def measure_sensors(bench: Bench, experiment: Experiment) -> ReportPart:
     """Lesser sensors: a student of the full one applied to their signal, and one that was trained on it."""
     found = sweep(bench, experiment)
     names = [name for name in v.SENSORS if f"applied-{name}" in found.rows or f"trained-{name}" in found.rows]
@@ -141,7 +143,7 @@ def sensors(bench: Bench, experiment: Experiment) -> Part:
         "is stored, sent and computed: bits a second are in the table.",
     ]
     bits = {name: _bits(bench, name) for name in found.rows if bench.variant(name).kind != "teacher"}
-    more = {"bit/s": {name: count(round(own)) for name, own in bits.items()}}
+    more = {"bit/s": {name: thousands(round(own)) for name, own in bits.items()}}
     table = sweep_table(found, f"{experiment.title}. {CAPTION}", more=more)
     return _part(experiment, found, text, tables=[table], figure=figure, caption=caption)
 
@@ -163,12 +165,12 @@ def _part(
     found: Sweep,
     text: Sequence[str] = (),
     *,
-    tables: Sequence[Table] = (),
+    tables: Sequence[ReportTable] = (),
     figure: Figure | None = None,
     caption: str = "",
     shown: Sequence[str] | None = None,
     claims: tuple[Claim, ...] = (),
-) -> Part:
+) -> ReportPart:
     """The parts that all sweeps have: method, table, figure of dots unless another is given, numbers."""
     names = list(found.rows if shown is None else shown)
     if figure is None and names:
@@ -184,10 +186,10 @@ def _part(
     pictures = (Picture(experiment.id, caption, figure),) if figure is not None and found.rows else ()
     text = tuple(one for one in (method(found), *text) if one)
     section = Section(experiment.id, experiment.title, text, tuple(tables), pictures, found.notes)
-    return Part(section, sweep_numbers(experiment.id, found), claims)
+    return ReportPart(section, sweep_numbers(experiment.id, found), claims)
 
 
-def _panels(found: Sweep, series: Mapping[str, Sequence[str]], targets: Sequence[str] = v.TARGETS) -> list[Panel]:
+def _panels(found: Sweep, series: Mapping[str, Sequence[str]], targets: Sequence[str] = v.TARGETS) -> list[DotPanel]:
     """A panel for each target and one for the first places, of rows that may lack an encoder."""
 
     def estimates(names: Sequence[str], of) -> list:
@@ -197,7 +199,7 @@ def _panels(found: Sweep, series: Mapping[str, Sequence[str]], targets: Sequence
         return lambda row: row.errors[target].estimate if target in row.errors else None
 
     shown = [
-        Panel(
+        DotPanel(
             f"{LABELS[t].short} error ({LABELS[t].unit})",
             {key: estimates(names, error(t)) for key, names in series.items()},
         )
@@ -206,7 +208,7 @@ def _panels(found: Sweep, series: Mapping[str, Sequence[str]], targets: Sequence
     ]
     if found.pool:
         first = {k: estimates(names, lambda row: row.retrieval and row.retrieval.top1) for k, names in series.items()}
-        shown.append(Panel(f"top-1 of {found.pool}", first, share=True))
+        shown.append(DotPanel(f"top-1 of {found.pool}", first, share=True))
     return shown
 
 
@@ -226,7 +228,7 @@ def _extremes(found: Sweep) -> str:
     return " ".join(parts)
 
 
-def _ratios(rows: Sequence[Row]) -> str:
+def _ratios(rows: Sequence[SweepRow]) -> str:
     return listed(
         [f"{row.title} ({decimal(row.ratio.value)})" for row in sorted(rows, key=lambda row: row.ratio.value)]
     )

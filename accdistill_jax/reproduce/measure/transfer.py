@@ -21,21 +21,21 @@ from accdistill_jax.evaluation.report.style import capital
 from accdistill_jax.evaluation.retrieval.retrieval import ACCEL_TO_PPG
 from accdistill_jax.labels import HEART_RATE, LABELS
 from accdistill_jax.reproduce.measure import wording
-from accdistill_jax.reproduce.measure.results import Bench, Part
-from accdistill_jax.reproduce.measure.search import WAYS, find
+from accdistill_jax.reproduce.measure.results import Bench, ReportPart
+from accdistill_jax.reproduce.measure.search import WAYS, retrieve_pairs
 from accdistill_jax.reproduce.measure.wording import (
-    count,
     decimal,
     percent,
+    percent_mean_and_std,
     ranged,
     ranged_share,
     signed,
-    spread_share,
+    thousands,
 )
 from accdistill_jax.reproduce.plan.experiments import Experiment
 from accdistill_jax.reproduce.plan.variants import TARGETS
 from accdistill_jax.reproduce.report import pictures
-from accdistill_jax.reproduce.report.document import Number, Picture, Section, Table
+from accdistill_jax.reproduce.report.document import Number, Picture, ReportTable, Section
 
 STUDENT = "student"
 ZERO, ALL = "0", "all"
@@ -52,7 +52,7 @@ CARRIED = 1.1  # of the error with all labels: below it a probe has carried over
 BEYOND = 99  # percentile of the training rates above which a rate counts as beyond them
 
 
-class Measured(NamedTuple):
+class PeopleErrors(NamedTuple):
     """Errors of one encoder or constant on one target.
 
     Attributes:
@@ -64,23 +64,23 @@ class Measured(NamedTuple):
     std: dict[str, float]
 
 
-Found = dict[str, dict[str, Measured]]  # target -> encoder or "mean" -> its errors
+ErrorsByTarget = dict[str, dict[str, PeopleErrors]]  # target -> encoder or "mean" -> its errors
 
 
-def transfer(bench: Bench, experiment: Experiment) -> Part:
+def measure_transfer(bench: Bench, experiment: Experiment) -> ReportPart:
     """The student of the full sensor on lesser ones: with its probe as it is, and fitted anew on some people of these."""
-    seeds, notes = wording.there(bench, experiment.variants)
+    seeds, notes = wording.measurable_encoders(bench, experiment.variants)
     sensors = [name for name in seeds if bench.variant(name).of == STUDENT]
     if STUDENT not in seeds or not sensors:
         text = "Not measured: needs the student and its embeddings of another sensor's signals."
-        return Part(Section(experiment.id, experiment.title, (text,), notes=tuple(notes)))
+        return ReportPart(Section(experiment.id, experiment.title, (text,), notes=tuple(notes)))
     seed = next((one for one in seeds[STUDENT] if all(one in seeds[name] for name in sensors)), None)
     if seed is None:
         text = "Not measured: the student and the other sensors' embeddings have no training seed in common."
-        return Part(Section(experiment.id, experiment.title, (text,), notes=tuple(notes)))
+        return ReportPart(Section(experiment.id, experiment.title, (text,), notes=tuple(notes)))
     own = {name: bench.splits(name, seed if seed in seeds[name] else seeds[name][0], some=True) for name in seeds}
     moved = {name: {**own[STUDENT], "test": own[name]["test"]} for name in sensors}
-    found: Found = {}
+    found: ErrorsByTarget = {}
     with threadpool_limits(1):
         for target in TARGETS:
             whole = {split: _split(own, split, target) for split in SPLITS}
@@ -89,7 +89,7 @@ def transfer(bench: Bench, experiment: Experiment) -> Part:
                 notes.append(f"{LABELS[target].words}: {refitted.reason}.")
                 continue
             as_it_is = probe_target(target, **{split: _split(moved, split, target) for split in SPLITS})
-            found[target] = _errors(refitted, ALL) | {MEAN: Measured({ALL: refitted.probes[MEAN].mae}, {})}
+            found[target] = _errors(refitted, ALL) | {MEAN: PeopleErrors({ALL: refitted.probes[MEAN].mae}, {})}
             for name in sensors:
                 found[target][name].errors[ZERO] = as_it_is.probes[name].mae
             _add_few(found[target], whole["train"], whole["test"], SENSOR_PEOPLE)
@@ -113,12 +113,12 @@ def transfer(bench: Bench, experiment: Experiment) -> Part:
         _pictures(experiment.id, "Error of the student on another sensor", found, titles, columns),
         tuple(notes),
     )
-    return Part(section, _numbers(experiment.id, found))
+    return ReportPart(section, _numbers(experiment.id, found))
 
 
-def unseen(bench: Bench, experiment: Experiment) -> Part:
+def measure_unseen(bench: Bench, experiment: Experiment) -> ReportPart:
     """Every encoder in each store that nothing was trained on: probes of the training stores, and of a few people of the store."""
-    seeds, notes = wording.there(bench, experiment.variants, elsewhere=True)
+    seeds, notes = wording.measurable_encoders(bench, experiment.variants, elsewhere=True)
     text, tables, shown, numbers = [], [], [], {}
     if not bench.opened.unseen or not seeds:
         text.append("Not measured: there is no unseen store, or no encoder has a result.")
@@ -131,10 +131,10 @@ def unseen(bench: Bench, experiment: Experiment) -> Part:
         numbers |= part.numbers
     notes = tuple(dict.fromkeys(notes))  # several stores of one device have some in common
     section = Section(experiment.id, experiment.title, tuple(text), tuple(tables), tuple(shown), notes)
-    return Part(section, numbers)
+    return ReportPart(section, numbers)
 
 
-def _store(bench: Bench, prefix: str, store: str, seeds: Mapping[str, Sequence[int]]) -> Part:
+def _store(bench: Bench, prefix: str, store: str, seeds: Mapping[str, Sequence[int]]) -> ReportPart:
     some = len({len(bench.arrays(name, own[0])["train_rows"]) for name, own in seeds.items()}) > 1
     titles = {name: bench.variant(name).title for name in seeds} | {MEAN: "mean of the labels"}
     columns = (ZERO, *map(str, STORE_PEOPLE))
@@ -154,7 +154,7 @@ def _store(bench: Bench, prefix: str, store: str, seeds: Mapping[str, Sequence[i
                     by_seed.setdefault((target, name), []).append(probe.mae.value)
                 if first:
                     tests[target] = result
-                    found[target] = _errors(result, ZERO) | {MEAN: Measured({ZERO: result.probes[MEAN].mae}, {})}
+                    found[target] = _errors(result, ZERO) | {MEAN: PeopleErrors({ZERO: result.probes[MEAN].mae}, {})}
                     _add_few(found[target], whole["test"], whole["test"], STORE_PEOPLE)
         retrieved, first_numbers = _retrieval(bench, prefix, store, seeds)
     for target, own in found.items():
@@ -171,7 +171,7 @@ def _store(bench: Bench, prefix: str, store: str, seeds: Mapping[str, Sequence[i
     text = text or [f"{store}: no target has enough labels."]
     shown = _pictures(f"unseen-{_slug(store)}", f"Errors in {store}", found, titles, columns)
     section = Section("unseen", store, tuple(text), tuple(t for t in tables if t.rows), shown, tuple(notes))
-    return Part(section, _numbers(prefix, found, by_seed) | first_numbers)
+    return ReportPart(section, _numbers(prefix, found, by_seed) | first_numbers)
 
 
 def _split(own: Mapping[str, Mapping[str, SplitEmbeddings]], split: str, target: str) -> ProbeSplit:
@@ -181,13 +181,15 @@ def _split(own: Mapping[str, Mapping[str, SplitEmbeddings]], split: str, target:
     )
 
 
-def _errors(result: TargetResult, column: str) -> dict[str, Measured]:
+def _errors(result: TargetResult, column: str) -> dict[str, PeopleErrors]:
     return {
-        name: Measured({column: probe.mae}, {}) for name, probe in result.probes.items() if probe.strength is not None
+        name: PeopleErrors({column: probe.mae}, {})
+        for name, probe in result.probes.items()
+        if probe.strength is not None
     }
 
 
-def _add_few(found: dict[str, Measured], labelled: ProbeSplit, test: ProbeSplit, counts: Sequence[int]) -> None:
+def _add_few(found: dict[str, PeopleErrors], labelled: ProbeSplit, test: ProbeSplit, counts: Sequence[int]) -> None:
     for people in counts:
         for name, one in few_people(labelled, test, people=people, repeats=REPEATS).items():
             if name in found:
@@ -202,7 +204,7 @@ def _sensor_title(bench: Bench, name: str) -> str:
     )
 
 
-def _table(caption: str, found: Found, titles: Mapping[str, str], columns: Sequence[str]) -> Table:
+def _table(caption: str, found: ErrorsByTarget, titles: Mapping[str, str], columns: Sequence[str]) -> ReportTable:
     rows = []
     for target, own in found.items():
         words, unit, *_ = LABELS[target]
@@ -216,7 +218,7 @@ def _table(caption: str, found: Found, titles: Mapping[str, str], columns: Seque
         "all people" if c == ALL else "no people" if c == ZERO else f"{c} {'person' if c == '1' else 'people'}"
         for c in columns
     )
-    return Table(
+    return ReportTable(
         f"{caption} [95 % interval over test people] ± over the choice of people",
         ("target, encoder", *heads),
         tuple(rows),
@@ -224,12 +226,13 @@ def _table(caption: str, found: Found, titles: Mapping[str, str], columns: Seque
 
 
 def _pictures(
-    name: str, caption: str, found: Found, titles: Mapping[str, str], columns: Sequence[str]
+    name: str, caption: str, found: ErrorsByTarget, titles: Mapping[str, str], columns: Sequence[str]
 ) -> tuple[Picture, ...]:
     if not found:
         return ()
     lines = {
-        target: [pictures.Line(n, titles[n], one.errors) for n, one in own.items()] for target, own in found.items()
+        target: [pictures.ErrorLine(n, titles[n], one.errors) for n, one in own.items()]
+        for target, own in found.items()
     }
     label = "people with labels (0: probe from training)"
     caption += " by number of labelled people the probe was fitted on; bars: 95 % intervals over test people."
@@ -237,20 +240,22 @@ def _pictures(
 
 
 def _numbers(
-    prefix: str, found: Found, by_seed: Mapping[tuple[str, str], Sequence[float]] | None = None
+    prefix: str, found: ErrorsByTarget, by_seed: Mapping[tuple[str, str], Sequence[float]] | None = None
 ) -> dict[str, Number]:
     numbers = {}
     for target, own in found.items():
         for name, one in own.items():
             for column, estimate in one.errors.items():
                 values = (by_seed or {}).get((target, name), []) if column == ZERO else []
-                numbers[f"{prefix}/{name}/{target}/{column}"] = wording.number(
+                numbers[f"{prefix}/{name}/{target}/{column}"] = wording.report_number(
                     values or [estimate.value], estimate=estimate, unit=LABELS[target].unit
                 )
     return numbers
 
 
-def _transfer_words(target: str, own: Mapping[str, Measured], sensors: Sequence[str], titles: Mapping[str, str]) -> str:
+def _transfer_words(
+    target: str, own: Mapping[str, PeopleErrors], sensors: Sequence[str], titles: Mapping[str, str]
+) -> str:
     words, unit, *_ = LABELS[target]
     full, mean = own[STUDENT].errors[ALL].value, own[MEAN].errors[ALL].value
     said = [
@@ -270,7 +275,7 @@ def _transfer_words(target: str, own: Mapping[str, Measured], sensors: Sequence[
 
 
 def _store_words(
-    store: str, target: str, own: Mapping[str, Measured], result: TargetResult, titles: Mapping[str, str]
+    store: str, target: str, own: Mapping[str, PeopleErrors], result: TargetResult, titles: Mapping[str, str]
 ) -> str:
     words, unit, *_ = LABELS[target]
     zero = {name: one.errors[ZERO].value for name, one in own.items()}
@@ -303,7 +308,7 @@ _OUTCOMES = {
 }
 
 
-def _against(store: str, tests: Mapping[str, TargetResult], titles: Mapping[str, str]) -> Table:
+def _against(store: str, tests: Mapping[str, TargetResult], titles: Mapping[str, str]) -> ReportTable:
     rows = [
         (
             f"{LABELS[target].words} ({LABELS[target].unit}), {titles[d.reference]}",
@@ -314,7 +319,7 @@ def _against(store: str, tests: Mapping[str, TargetResult], titles: Mapping[str,
         for target, result in tests.items()
         for d in result.differences
     ]
-    return Table(
+    return ReportTable(
         f"{store}: the student's error less that of another, probes from the training stores",
         ("target, encoder", "difference", "ratio", "student is"),
         tuple(rows),
@@ -323,30 +328,34 @@ def _against(store: str, tests: Mapping[str, TargetResult], titles: Mapping[str,
 
 def _retrieval(
     bench: Bench, prefix: str, store: str, seeds: Mapping[str, Sequence[int]]
-) -> tuple[Table, dict[str, Number]]:
+) -> tuple[ReportTable, dict[str, Number]]:
     split, rows, numbers = f"unseen-{store}", [], {}
     total = len(bench.columns(split).participant)
     for name, own in seeds.items():
         paired = [seed for seed in own if bench.pair(name, seed, split=split) is not None]
         if not paired or total < 2:
             continue
-        found = find(bench, name, paired, split=split)
+        found = retrieve_pairs(bench, name, paired, split=split)
         for one in (r for r in found.results if r.direction == ACCEL_TO_PPG):
             top1, _ = found.over_seeds(ACCEL_TO_PPG, one.pool_size)
             size = "all" if one.pool_size == total else one.pool_size
-            numbers[f"{prefix}/{name}/retrieval/{size}/top-1"] = wording.number(top1, estimate=one.top1, share=True)
+            numbers[f"{prefix}/{name}/retrieval/{size}/top-1"] = wording.report_number(
+                top1, estimate=one.top1, share=True
+            )
             rows.append(
                 (
                     bench.variant(name).title,
-                    count(one.pool_size),
+                    thousands(one.pool_size),
                     ranged_share(one.top1),
-                    spread_share(top1),
+                    percent_mean_and_std(top1),
                     decimal(one.mean_rank.mean, 1),
                     f"{percent(one.chance_top[1])}, rank {decimal(one.chance_rank, 1)}",
                 )
             )
     columns = ("encoder", "candidates", "top-1", "over seeds", "mean rank", "guessing")
-    return Table(f"{store}: {WAYS[ACCEL_TO_PPG][0].lower()}{WAYS[ACCEL_TO_PPG][1:]}", columns, tuple(rows)), numbers
+    return ReportTable(
+        f"{store}: {WAYS[ACCEL_TO_PPG][0].lower()}{WAYS[ACCEL_TO_PPG][1:]}", columns, tuple(rows)
+    ), numbers
 
 
 def _store_notes(bench: Bench, store: str) -> list[str]:

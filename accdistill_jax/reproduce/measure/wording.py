@@ -12,7 +12,7 @@ from accdistill_jax.reproduce.report.document import Number
 NONE = "–"
 
 
-def count(number: int) -> str:
+def thousands(number: int) -> str:
     """A count with its thousands apart."""
     return f"{number:,}".replace(",", " ")
 
@@ -65,7 +65,7 @@ def ranged_share(estimate: Estimate | None) -> str:
     return percent(estimate.value) + ends
 
 
-def spread(values: Sequence[float], digits: int = 2) -> str:
+def mean_and_std(values: Sequence[float], digits: int = 2) -> str:
     """Mean and standard deviation over training seeds, as "2.31 ± 0.04"; without the latter for one."""
     if not len(values):
         return NONE
@@ -73,7 +73,7 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
     return decimal(mean, digits) + (f" ± {decimal(std, digits)}" if len(values) > 1 else "")
 
 
-def spread_share(values: Sequence[float]) -> str:
+def percent_mean_and_std(values: Sequence[float]) -> str:
     """The same of shares, in per cent."""
     if not len(values):
         return NONE
@@ -86,7 +86,7 @@ def listed(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def number(
+def report_number(
     values: Sequence[float | None],
     *,
     value: float | None = None,
@@ -122,7 +122,9 @@ def number(
     return Number(mean if value is None else value, low, high, tuple(known), unit, relative, absolute)
 
 
-def there(bench: Bench, names: Sequence[str], *, elsewhere: bool = False) -> tuple[dict[str, list[int]], list[str]]:
+def measurable_encoders(
+    bench: Bench, names: Sequence[str], *, elsewhere: bool = False
+) -> tuple[dict[str, list[int]], list[str]]:
     """The encoders that can be measured with their seeds, and notes about the rest: failed runs, embeddings that are not finite.
 
     With `elsewhere` those that can be in unseen stores.

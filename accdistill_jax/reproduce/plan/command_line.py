@@ -19,7 +19,7 @@ PRESETS = {
 }
 
 
-class Wanted(NamedTuple):
+class CommandLine(NamedTuple):
     """Parsed command line.
 
     Attributes:
@@ -63,7 +63,7 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see --help")
 
 
-def build_parser(prog: str = PROG) -> argparse.ArgumentParser:
+def reproduce_parser(prog: str = PROG) -> argparse.ArgumentParser:
     """The parser; what it does not know must be overrides of the config."""
     parser = Parser(
         prog=prog,
@@ -130,7 +130,9 @@ def _workers(text: str) -> int | None:
     return None if text == "auto" else _positive(text)
 
 
-def parse(argv: Sequence[str], *, reference: Mapping[str, Any] | None = None, prog: str = PROG) -> Wanted:
+def parse_command_line(
+    argv: Sequence[str], *, reference: Mapping[str, Any] | None = None, prog: str = PROG
+) -> CommandLine:
     """Reads the command line.
 
     Args:
@@ -141,7 +143,7 @@ def parse(argv: Sequence[str], *, reference: Mapping[str, Any] | None = None, pr
     Raises:
         UserError: it is wrong.
     """
-    given, rest = parse_overridable(build_parser(prog), argv)
+    given, rest = parse_overridable(reproduce_parser(prog), argv)
     for text in rest:
         if not OVERRIDE.fullmatch(text):
             options = ("--data", "--unseen", "--preset", "--only", "--seeds", "--out", "--list", "--check", "--workers")
@@ -156,7 +158,7 @@ def parse(argv: Sequence[str], *, reference: Mapping[str, Any] | None = None, pr
         raise UserError(
             f"{given.check} was made with preset {preset!r}; this version of the package has {', '.join(PRESETS)}"
         )
-    return Wanted(
+    return CommandLine(
         preset=preset,
         stores=() if data == (SYNTHETIC,) else data,
         unseen=tuple(given.unseen or taken.get("unseen", ())),

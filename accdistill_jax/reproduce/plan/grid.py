@@ -24,14 +24,14 @@ from accdistill_jax.errors import UserError
 from accdistill_jax.objectives.registered import PPG, RegisteredObjective
 from accdistill_jax.reproduce.jobs.jobs import Job
 from accdistill_jax.reproduce.plan.experiments import EXPERIMENTS, Experiment
-from accdistill_jax.reproduce.plan.scales import LOOKS, SCALES, Scale, all_variants
-from accdistill_jax.reproduce.plan.variants import Variant
+from accdistill_jax.reproduce.plan.scales import SCALES, VALIDATIONS, Scale, all_variants
+from accdistill_jax.reproduce.plan.variants import EncoderVariant
 
 DATA = "data"
 FORMAT = 1  # of what a job leaves; raised when the same order gives other numbers
 
 
-class Plan(NamedTuple):
+class GridPlan(NamedTuple):
     """Jobs and experiments of a preset on some data.
 
     Attributes:
@@ -46,12 +46,12 @@ class Plan(NamedTuple):
     jobs: list[Job]
     experiments: list[Experiment]
     settings: dict[str, Any]
-    variants: dict[str, Variant]
+    variants: dict[str, EncoderVariant]
     base: Any
     seeds: int
 
 
-def plan(
+def plan_grid(
     preset: str,
     *,
     stores: tuple[str, ...] = (),
@@ -59,7 +59,7 @@ def plan(
     only: tuple[str, ...] = (),
     seeds: int | None = None,
     overrides: Sequence[str] = (),
-) -> Plan:
+) -> GridPlan:
     """The jobs of a preset.
 
     Args:
@@ -81,13 +81,13 @@ def plan(
     opened = [Store.open(path) for path in (*stores, *unseen)]
     alike = Signals.of(opened[0]) if stores else generated_signals(base)
     unseen_by_name(opened[len(stores) :], opened[: len(stores)], alike=alike, key="--unseen")
-    check_stores(base, opened[: len(stores)], opened[len(stores) :])
+    check_store_separation(base, opened[: len(stores)], opened[len(stores) :])
     fingerprints = [store.fingerprint for store in opened]
     data: list[Any] = fingerprints[: len(stores)]
     if not stores:
         population = {key: value for key, value in plain(base.data.synthetic).items() if key != "workers"}
         data.append({"generator": GENERATOR_VERSION} | population)
-    experiments = choose(only, synthetic=not stores, unseen=bool(unseen))
+    experiments = select_experiments(only, synthetic=not stores, unseen=bool(unseen))
     known = {variant.name: variant for variant in all_variants(scale)}
     left = {name for name in known if any(fnmatch.fnmatchcase(name, pattern) for pattern in scale.leave_out)}
     experiments = [
@@ -95,7 +95,7 @@ def plan(
         for experiment in experiments
     ]
     wanted = dict.fromkeys(name for experiment in experiments for name in experiment.variants)
-    maker = _Maker(base, scale, count, known, stores=stores, data=data, usual=usual)
+    maker = _JobBuilder(base, scale, count, known, stores=stores, data=data, usual=usual)
     for name in wanted:
         maker.add(known[name])
     for name in dict.fromkeys(
@@ -117,10 +117,12 @@ def plan(
         experiment._replace(runs=maker.jobs_of(experiment.variants, elsewhere=experiment.needs_unseen))
         for experiment in experiments
     ]
-    return Plan(list(maker.jobs.values()), experiments, settings, {n: known[n] for n in maker.variants}, base, count)
+    return GridPlan(
+        list(maker.jobs.values()), experiments, settings, {n: known[n] for n in maker.variants}, base, count
+    )
 
 
-def check_stores(base: Any, stores: Sequence[Store], unseen: Sequence[Store]) -> dict[str, Any]:
+def check_store_separation(base: Any, stores: Sequence[Store], unseen: Sequence[Store]) -> dict[str, Any]:
     """Compares people and segments of the stores, or the people to be generated where there are none, and returns the result.
 
     Raises:
@@ -141,7 +143,7 @@ def generated_signals(base: Any) -> Signals:
     return Signals("the synthetic data (--config.data.synthetic.ppg_channels)", RATE_HZ, SAMPLES, channels)
 
 
-def choose(only: Sequence[str], *, synthetic: bool, unseen: bool) -> list[Experiment]:
+def select_experiments(only: Sequence[str], *, synthetic: bool, unseen: bool) -> list[Experiment]:
     """The experiments that are asked for and can be done on such data.
 
     Raises:
@@ -166,10 +168,10 @@ def choose(only: Sequence[str], *, synthetic: bool, unseen: bool) -> list[Experi
     ]
 
 
-class _Maker:
+class _JobBuilder:
     """Turns variants into jobs, what they need first."""
 
-    def __init__(self, base, scale: Scale, seeds: int, known: dict[str, Variant], *, stores, data, usual):
+    def __init__(self, base, scale: Scale, seeds: int, known: dict[str, EncoderVariant], *, stores, data, usual):
         self.jobs: dict[str, Job] = {}
         self.variants: dict[str, None] = {}
         self._base, self._scale, self._seeds, self._known = base, scale, seeds, known
@@ -180,7 +182,7 @@ class _Maker:
             order = {"kind": DATA, "synthetic": plain(base.data.synthetic)}
             self.jobs[DATA] = Job(DATA, self._data_key, order, (), scale.seconds["data"])
 
-    def add(self, variant: Variant) -> None:
+    def add(self, variant: EncoderVariant) -> None:
         """Adds a variant's jobs, one a seed, and those of what it needs."""
         if variant.name in self.variants:
             return
@@ -191,7 +193,7 @@ class _Maker:
         for seed in range(self._seeds if variant.seeds == "all" else 1):
             self._add(variant, seed)
 
-    def _add(self, variant: Variant, seed: int) -> None:
+    def _add(self, variant: EncoderVariant, seed: int) -> None:
         config = self.config(variant, seed)
         needs = tuple(self.job_of(name, seed) for name in (variant.teacher, variant.of) if name)
         data = (DATA,) if DATA in self.jobs else ()
@@ -219,7 +221,7 @@ class _Maker:
         name = f"{variant.name}-s{seed}"
         self.jobs[name] = Job(name, _hash(decisive), order, (*data, *needs), self._cost(variant, config))
 
-    def add_elsewhere(self, variant: Variant, unseen: Sequence[str], fingerprints: Sequence[str]) -> None:
+    def add_elsewhere(self, variant: EncoderVariant, unseen: Sequence[str], fingerprints: Sequence[str]) -> None:
         """Adds what embeds unseen stores with a variant's encoders, and with the teachers that these are compared with.
 
         Jobs of their own: a store more to look at trains nothing anew.
@@ -254,7 +256,7 @@ class _Maker:
         """The job of a variant that another one with that seed builds on."""
         return f"{name}-s{seed if self._known[name].seeds == 'all' else 0}"
 
-    def config(self, variant: Variant, seed: int) -> Any:
+    def config(self, variant: EncoderVariant, seed: int) -> Any:
         """The validated config of a variant's run."""
         config = self._base.copy_and_resolve_references()
         changes = {"seed": seed}
@@ -277,7 +279,7 @@ class _Maker:
                 duration = self._scale.supervised[fraction] or config.student.train.duration
                 changes |= {
                     "student.train.duration": duration,
-                    "student.train.validate_every": _share(duration, 1 / LOOKS),
+                    "student.train.validate_every": _share(duration, 1 / VALIDATIONS),
                     "student.train.validation_batches": self._scale.validation_batches,
                     "student.supervised.subset": seed,
                 }
@@ -286,12 +288,12 @@ class _Maker:
         configs.validate(config)
         return config
 
-    def _share(self, variant: Variant) -> float:
+    def _share(self, variant: EncoderVariant) -> float:
         """Its duration over the student's."""
         shares = {"student-best": self._scale.best_share, "student-long": self._scale.long_share}
         return self._scale.short_share if variant.short else shares.get(variant.name, 1.0)
 
-    def _cost(self, variant: Variant, config: Any) -> float:
+    def _cost(self, variant: EncoderVariant, config: Any) -> float:
         seconds = self._scale.seconds
         embedding = seconds["embed"] * {"all": 3.0, "some": 1.0, "none": 0.3}[variant.rows]
         if variant.kind not in ("teacher", "student"):

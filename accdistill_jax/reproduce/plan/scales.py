@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from accdistill_jax.reproduce.plan import variants
-from accdistill_jax.reproduce.plan.variants import Variant
+from accdistill_jax.reproduce.plan.variants import EncoderVariant
 
-LOOKS = 10  # of supervised training at its validation loss
+VALIDATIONS = 10  # of supervised training at its validation loss
 
 
 class Scale(NamedTuple):
@@ -17,7 +17,7 @@ class Scale(NamedTuple):
         short_share: part of the student's duration that short variants get.
         views: embeddings that the frozen teacher gives of each training segment beforehand, for all students that it augments
             alike; for short variants, which come by less often, a part of them; 0: it runs in every step.
-        supervised: duration of supervised training by share of the labels; "" is the student's. It keeps the best of `LOOKS` steps.
+        supervised: duration of supervised training by share of the labels; "" is the student's. It keeps the best of `VALIDATIONS` steps.
         validation_batches: by how many batches of validation minutes that is judged, where there are so many.
         best: changes of the best student.
         best_share: its duration over the student's, such that it takes the student's time.
@@ -44,7 +44,7 @@ class Scale(NamedTuple):
     leave_out: tuple[str, ...] = ()
 
 
-def size(width: int, depth: int, *, heads: int = 4, ratio: float = 2, tokenizer=None) -> dict[str, Any]:
+def student_size(width: int, depth: int, *, heads: int = 4, ratio: float = 2, tokenizer=None) -> dict[str, Any]:
     """Changes of the student's Transformer."""
     of = "student.encoder.transformer"
     changes = {f"{of}.width": width, f"{of}.depth": depth, f"{of}.heads": heads, f"{of}.mlp": round(ratio * width)}
@@ -52,15 +52,15 @@ def size(width: int, depth: int, *, heads: int = 4, ratio: float = 2, tokenizer=
 
 
 _CPU_SIZES = {
-    "size-20th": size(20, 2, heads=2, tokenizer=((8, 12), (32, 20))),
-    "size-5th": size(40, 3, ratio=1.5, tokenizer=((8, 20), (32, 36))),
+    "size-20th": student_size(20, 2, heads=2, tokenizer=((8, 12), (32, 20))),
+    "size-5th": student_size(40, 3, ratio=1.5, tokenizer=((8, 20), (32, 36))),
     "size-half": {},
-    "size-equal": size(80, 4, tokenizer=((8, 40), (32, 80))),
+    "size-equal": student_size(80, 4, tokenizer=((8, 40), (32, 80))),
 }
 _PAPER_SIZES = {
-    "size-20th": size(64, 6, ratio=4) | {"student.encoder.transformer.output": 256},
-    "size-5th": size(128, 6, ratio=4) | {"student.encoder.transformer.output": 256},
-    "size-half": size(256, 4, ratio=4),
+    "size-20th": student_size(64, 6, ratio=4) | {"student.encoder.transformer.output": 256},
+    "size-5th": student_size(128, 6, ratio=4) | {"student.encoder.transformer.output": 256},
+    "size-half": student_size(256, 4, ratio=4),
     "size-equal": {},
 }
 # what is ours in the students that go beyond the paper; chosen on validation people
@@ -76,8 +76,8 @@ SCALES = {
         best_share=1.0,
         long={},
         long_share=1.0,
-        small=size(16, 1, heads=2),
-        sizes={name: size(8 * k, 1, heads=2) for k, name in enumerate(_CPU_SIZES, 1)},
+        small=student_size(16, 1, heads=2),
+        sizes={name: student_size(8 * k, 1, heads=2) for k, name in enumerate(_CPU_SIZES, 1)},
         seconds={"data": 1, "teacher": 3, "student": 3, "embed": 1},
         leave_out=(
             "student-long",
@@ -134,7 +134,7 @@ SCALES = {
 }
 
 
-def all_variants(scale: Scale) -> Iterator[Variant]:
+def all_variants(scale: Scale) -> Iterator[EncoderVariant]:
     """Every variant, with what depends on the preset filled in."""
     groups = (
         variants.TEACHERS,

@@ -11,7 +11,7 @@ FRACTIONS = (0.001, 0.01, 0.1, 1.0)
 MAE_TEACHER = "teacher-mae"
 
 
-class Variant(NamedTuple):
+class EncoderVariant(NamedTuple):
     """An encoder of the grid.
 
     Attributes:
@@ -37,7 +37,7 @@ class Variant(NamedTuple):
     short: bool = False
 
 
-def without_augmentation(modality: str | None = None) -> dict[str, float]:
+def without_augmentations(modality: str | None = None) -> dict[str, float]:
     """Changes that leave out all augmentations of both modalities, or of one."""
     modalities = (modality,) if modality else ("accel", "ppg")
     one_view = {"teacher.cached_views": 1} if "ppg" in modalities else {}  # they are all alike
@@ -61,29 +61,29 @@ def _left_out(names: Iterable[str], modalities: Iterable[str] = ("accel", "ppg")
 BASELINE = {"teacher": "", "seeds": "all", "rows": "all"}
 
 TEACHERS = (
-    Variant(MAE_TEACHER, "PPG, masked autoencoding", "teacher", seeds="all", rows="all", teacher=""),
-    Variant(
+    EncoderVariant(MAE_TEACHER, "PPG, masked autoencoding", "teacher", seeds="all", rows="all", teacher=""),
+    EncoderVariant(
         "teacher-contrastive",
         "PPG, contrastive, positives of one participant",
         "teacher",
         {"teacher.objective": "contrastive"},
         teacher="",
     ),
-    Variant(
+    EncoderVariant(
         "teacher-contrastive-segment",
         "PPG, contrastive, positives of one segment",
         "teacher",
         {"teacher.objective": "contrastive", "teacher.contrastive.positives": "segment"},
         teacher="",
     ),
-    Variant(
+    EncoderVariant(
         "teacher-efficientnet",
         "PPG EfficientNet, masked autoencoding",
         "teacher",
         {"teacher.encoder.architecture": "efficientnet"},
         teacher="",
     ),
-    Variant(
+    EncoderVariant(
         "teacher-efficientnet-contrastive",
         "PPG EfficientNet, contrastive",
         "teacher",
@@ -93,36 +93,38 @@ TEACHERS = (
 )
 
 MAIN = (
-    Variant("student", "distilled student", seeds="all", rows="all"),
-    Variant("student-best", "best student at equal training time", seeds="all", rows="all"),
-    Variant("student-long", "student with more bands, regression and time", rows="all"),
-    Variant("student-small", "distilled student, 5x smaller", seeds="all", rows="all"),
-    Variant(
-        "no-augmentation", "distilled without augmentation", changes=without_augmentation(), seeds="all", rows="all"
+    EncoderVariant("student", "distilled student", seeds="all", rows="all"),
+    EncoderVariant("student-best", "best student at equal training time", seeds="all", rows="all"),
+    EncoderVariant("student-long", "student with more bands, regression and time", rows="all"),
+    EncoderVariant("student-small", "distilled student, 5x smaller", seeds="all", rows="all"),
+    EncoderVariant(
+        "no-augmentation", "distilled without augmentation", changes=without_augmentations(), seeds="all", rows="all"
     ),
-    Variant("joint", "both encoders trained jointly", changes={"student.objective": "joint"}, **BASELINE),
-    Variant("accel-mae", "acceleration, masked autoencoding", changes={"student.objective": "masked"}, **BASELINE),
-    Variant(
+    EncoderVariant("joint", "both encoders trained jointly", changes={"student.objective": "joint"}, **BASELINE),
+    EncoderVariant(
+        "accel-mae", "acceleration, masked autoencoding", changes={"student.objective": "masked"}, **BASELINE
+    ),
+    EncoderVariant(
         "accel-contrastive",
         "acceleration, contrastive, positives of one participant",
         changes={"student.objective": "contrastive"},
         **BASELINE,
     ),
-    Variant(
+    EncoderVariant(
         "accel-contrastive-segment",
         "acceleration, contrastive, positives of one segment",
         changes={"student.objective": "contrastive", "student.contrastive.positives": "segment"},
         **BASELINE,
     ),
-    Variant("untrained", "untrained encoder", "untrained", **BASELINE),
-    Variant("classical", "hand-made features", "classical", teacher="", rows="all"),
+    EncoderVariant("untrained", "untrained encoder", "untrained", **BASELINE),
+    EncoderVariant("classical", "hand-made features", "classical", teacher="", rows="all"),
 )
 
 
-def supervised(target: str, fraction: float) -> Variant:
+def supervised_variant(target: str, fraction: float) -> EncoderVariant:
     """Training on a label of a share of the segments."""
     name = f"supervised-{target.split('_')[0]}-{fraction:g}"
-    return Variant(
+    return EncoderVariant(
         name,
         f"supervised on {target.split('_')[0].upper()}, {fraction:.1%} of labels",
         changes={
@@ -137,33 +139,33 @@ def supervised(target: str, fraction: float) -> Variant:
     )
 
 
-SUPERVISED = tuple(supervised(target, fraction) for target in TARGETS for fraction in FRACTIONS)
+SUPERVISED = tuple(supervised_variant(target, fraction) for target in TARGETS for fraction in FRACTIONS)
 
 # compared with `student-short`, of equal duration
-REFERENCE = Variant("student-short", "distilled student, short", short=True, seeds="all")
+REFERENCE = EncoderVariant("student-short", "distilled student, short", short=True, seeds="all")
 OBJECTIVES = (
-    Variant(
+    EncoderVariant(
         "lambda-0", "student to teacher only (lambda 0)", changes={"student.teacher_to_student_weight": 0.0}, short=True
     ),
-    Variant(
+    EncoderVariant(
         "lambda-1", "teacher to student only (lambda 1)", changes={"student.teacher_to_student_weight": 1.0}, short=True
     ),
-    Variant("temperature-0.02", "temperature 0.02", changes={"student.temperature": 0.02}, short=True),
-    Variant("temperature-0.04", "temperature 0.04", changes={"student.temperature": 0.04}, short=True),
-    Variant("temperature-0.2", "temperature 0.2", changes={"student.temperature": 0.2}, short=True),
-    Variant(
+    EncoderVariant("temperature-0.02", "temperature 0.02", changes={"student.temperature": 0.02}, short=True),
+    EncoderVariant("temperature-0.04", "temperature 0.04", changes={"student.temperature": 0.04}, short=True),
+    EncoderVariant("temperature-0.2", "temperature 0.2", changes={"student.temperature": 0.2}, short=True),
+    EncoderVariant(
         "regression-mse",
         "regression, squared error",
         short=True,
         changes={"student.contrastive_weight": 0.0, "student.regression_weight": 1.0, "student.regression": "mse"},
     ),
-    Variant(
+    EncoderVariant(
         "regression-cosine",
         "regression, cosine",
         short=True,
         changes={"student.contrastive_weight": 0.0, "student.regression_weight": 1.0},
     ),
-    Variant(
+    EncoderVariant(
         "contrast-and-regression",
         "contrast and cosine regression",
         short=True,
@@ -171,14 +173,18 @@ OBJECTIVES = (
     ),
 )
 AUGMENTED = (
-    Variant("augment-none", "no augmentation", changes=without_augmentation(), short=True),
-    Variant("augment-not-teacher", "acceleration augmented, PPG not", changes=without_augmentation("ppg"), short=True),
+    EncoderVariant("augment-none", "no augmentation", changes=without_augmentations(), short=True),
+    EncoderVariant(
+        "augment-not-teacher", "acceleration augmented, PPG not", changes=without_augmentations("ppg"), short=True
+    ),
     *(
-        Variant(f"only-{a.replace('_', '-')}", f"only {a.replace('_', ' ')}", changes=only_augmentation(a), short=True)
+        EncoderVariant(
+            f"only-{a.replace('_', '-')}", f"only {a.replace('_', ' ')}", changes=only_augmentation(a), short=True
+        )
         for a in AUGMENTATIONS
     ),
     *(
-        Variant(
+        EncoderVariant(
             f"without-{a.replace('_', '-')}",
             f"without {a.replace('_', ' ')}",
             changes=leave_out_augmentation(a),
@@ -188,8 +194,8 @@ AUGMENTED = (
     ),
 )
 TAUGHT = (
-    *(Variant(f"from-{t.name}", f"from {t.title}", teacher=t.name, short=True) for t in TEACHERS[1:]),
-    Variant(
+    *(EncoderVariant(f"from-{t.name}", f"from {t.title}", teacher=t.name, short=True) for t in TEACHERS[1:]),
+    EncoderVariant(
         "student-efficientnet",
         "EfficientNet student",
         changes={"student.encoder.architecture": "efficientnet"},
@@ -208,13 +214,13 @@ LESSER = tuple(
     variant
     for name, (title, changes) in SENSORS.items()
     for variant in (
-        Variant(f"applied-{name}", f"{title}: student of the full sensor", "sensor", changes, of="student"),
-        Variant(f"trained-{name}", f"{title}: student trained for it", changes=changes, short=True),
+        EncoderVariant(f"applied-{name}", f"{title}: student of the full sensor", "sensor", changes, of="student"),
+        EncoderVariant(f"trained-{name}", f"{title}: student trained for it", changes=changes, short=True),
     )
 )
 SIZES = (
-    Variant("size-20th", "20x fewer parameters than the teacher", short=True),
-    Variant("size-5th", "5x fewer parameters than the teacher", short=True),
-    Variant("size-half", "2x fewer parameters than the teacher", short=True),
-    Variant("size-equal", "as many parameters as the teacher", short=True),
+    EncoderVariant("size-20th", "20x fewer parameters than the teacher", short=True),
+    EncoderVariant("size-5th", "5x fewer parameters than the teacher", short=True),
+    EncoderVariant("size-half", "2x fewer parameters than the teacher", short=True),
+    EncoderVariant("size-equal", "as many parameters as the teacher", short=True),
 )

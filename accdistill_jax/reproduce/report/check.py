@@ -24,7 +24,7 @@ _GZIP = b"\x1f\x8b"  # first bytes of a compressed file
 _ROUNDING = 1e-9
 
 
-class Moved(NamedTuple):
+class Deviation(NamedTuple):
     """A number or claim beside what it was.
 
     Attributes:
@@ -97,7 +97,9 @@ def _check_parts(report: Mapping[str, Any], path: str | os.PathLike) -> None:
             raise UserError(f"{path}: a claim is incomplete: {claim!r}")
 
 
-def compare(reference: Mapping[str, Any], found: Mapping[str, Any], *, only: Sequence[str] = ()) -> list[Moved]:
+def compare_reports(
+    reference: Mapping[str, Any], found: Mapping[str, Any], *, only: Sequence[str] = ()
+) -> list[Deviation]:
     """Differences: the numbers and claims of two reports that do not agree within the reference's tolerance.
 
     Args:
@@ -115,8 +117,8 @@ def compare(reference: Mapping[str, Any], found: Mapping[str, Any], *, only: Seq
     return [one for one in deviations(reference, found, only=only) if one.why]
 
 
-def deviations(reference: Mapping[str, Any], found: Mapping[str, Any], *, only: Sequence[str] = ()) -> list[Moved]:
-    """All that `compare` compares, the largest share of its tolerance first."""
+def deviations(reference: Mapping[str, Any], found: Mapping[str, Any], *, only: Sequence[str] = ()) -> list[Deviation]:
+    """All that `compare_reports` compares, the largest share of its tolerance first."""
     check_alike(reference["settings"], found["settings"])
     before, now = ({n: v for n, v in r["numbers"].items() if _is_of(n, only)} for r in (reference, found))
     pairs = [_number(name, before.get(name), now.get(name)) for name in before | now]
@@ -137,21 +139,23 @@ def _is_of(name: str, only: Sequence[str]) -> bool:
     return not only or any(fnmatch.fnmatchcase(name.partition("/")[0], pattern) for pattern in only)
 
 
-def _number(name: str, before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> Moved:
+def _number(name: str, before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> Deviation:
     if before is None or now is None:
         there, here = (None if side is None else side["value"] for side in (before, now))
         why = "is new: the reference has no such number" if before is None else "is missing"
-        return Moved(name, there, here, None, math.inf, why)
+        return Deviation(name, there, here, None, math.inf, why)
     there, here = before["value"], now["value"]
     if there is None or here is None:
         why = "" if there is here else "was not measurable" if there is None else "is not measurable any more"
-        return Moved(name, there, here, None, math.inf if why else 0.0, why)
+        return Deviation(name, there, here, None, math.inf if why else 0.0, why)
     allowed, difference = before["absolute"] + before["relative"] * abs(there), abs(here - there)
     share = difference / allowed if allowed else math.inf if difference else 0.0
-    return Moved(name, there, here, allowed, share, "moved" if share > 1 + _ROUNDING else "")
+    return Deviation(name, there, here, allowed, share, "moved" if share > 1 + _ROUNDING else "")
 
 
-def _claims(before: Sequence[Mapping], now: Sequence[Mapping], moved: Collection[str], *, partly: bool) -> list[Moved]:
+def _claims(
+    before: Sequence[Mapping], now: Sequence[Mapping], moved: Collection[str], *, partly: bool
+) -> list[Deviation]:
     """Claims beside what they were. One that turned while all numbers of its section agree lay at the edge of its rule."""
     there, here = ({claim["claim"]: claim for claim in claims} for claims in (before, now))
     pairs = []
@@ -169,12 +173,12 @@ def _claims(before: Sequence[Mapping], now: Sequence[Mapping], moved: Collection
             else:
                 why = "holds differently"
         pairs.append(
-            Moved(claim, old["holds"], new["holds"], None, math.inf if why else 1.0 if note else 0.0, why, note)
+            Deviation(claim, old["holds"], new["holds"], None, math.inf if why else 1.0 if note else 0.0, why, note)
         )
     return pairs
 
 
-def table(found: Sequence[Moved], *, shown: int = _SHOWN) -> str:
+def comparison_table(found: Sequence[Deviation], *, shown: int = _SHOWN) -> str:
     """The first of `deviations` as a Markdown table, and a line that counts them."""
     moved = sum(bool(one.why) for one in found)
     rows = [("", "Reference", "Found", "Allowed", "Of it", "")]

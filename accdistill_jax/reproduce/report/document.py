@@ -14,7 +14,7 @@ RULES = "When a claim counts as holding (our choice, made without a look at test
 UNFINISHED = ("failed", "skipped")  # statuses of runs that have no result
 
 
-class Table(NamedTuple):
+class ReportTable(NamedTuple):
     """Cells are minimal Markdown (see inline.py); the first column names the row."""
 
     caption: str
@@ -36,7 +36,7 @@ class Section(NamedTuple):
     id: str
     title: str
     text: tuple[str, ...] = ()
-    tables: tuple[Table, ...] = ()
+    tables: tuple[ReportTable, ...] = ()
     pictures: tuple[Picture, ...] = ()
     notes: tuple[str, ...] = ()
     always: bool = False

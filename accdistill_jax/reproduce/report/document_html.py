@@ -17,13 +17,13 @@ from accdistill_jax.reproduce.report.document import (
     Number,
     Picture,
     Report,
+    ReportTable,
     Section,
-    Table,
     flat_settings,
     unfinished,
 )
 from accdistill_jax.reproduce.report.document_style import CSS
-from accdistill_jax.reproduce.report.inline import to_html, to_plain
+from accdistill_jax.reproduce.report.inline_markdown import to_html, to_plain
 from accdistill_jax.runtime.progress import format_seconds
 
 WORDS = {"yes": "holds", "no": "does not hold", "partly": "holds in part", "not measured": "not measured"}
@@ -142,7 +142,7 @@ def _unfinished(report: Report) -> Iterator[str]:
     rows = [(f"`{run['name']}`", words[run["status"]], str(run["reason"])) for run in missing]
     yield '<section aria-labelledby="unfinished"><h2 id="unfinished">Runs without a result</h2>'
     yield from _table(
-        Table("Runs that failed, or need one that did", ("Run", "Status", "Why"), tuple(rows)), hidden=True
+        ReportTable("Runs that failed, or need one that did", ("Run", "Status", "Why"), tuple(rows)), hidden=True
     )
     yield "</section>"
 
@@ -183,7 +183,7 @@ def _figure(picture: Picture, content: bytes) -> Iterator[str]:
     yield f"<figcaption>{to_html(picture.caption)}</figcaption></figure>"
 
 
-def _table(table: Table, *, hidden: bool = False) -> Iterator[str]:
+def _table(table: ReportTable, *, hidden: bool = False) -> Iterator[str]:
     caption = f"<caption{' class=hidden' if hidden else ''}><span>{to_html(table.caption)}</span></caption>"
     numeric = [all(_NUMERIC.fullmatch(to_plain(row[k])) for row in table.rows) for k in range(len(table.columns))]
     kind = [' class="number"' if flag and k else "" for k, flag in enumerate(numeric)]
@@ -202,16 +202,18 @@ def _table(table: Table, *, hidden: bool = False) -> Iterator[str]:
 def _details(report: Report) -> Iterator[str]:
     yield '<section aria-labelledby="settings"><h2 id="settings">Settings, versions and all numbers</h2>'
     settings = [(f"`{name}`", _literal(value)) for name, value in flat_settings(report.settings)]
-    yield from _fold(Table("Settings and versions", ("Setting", "Value"), tuple(settings)))
+    yield from _fold(ReportTable("Settings and versions", ("Setting", "Value"), tuple(settings)))
     runs = [(f"`{run['name']}`", run["status"], format_seconds(run["seconds"] or 0)) for run in report.runs]
-    yield from _fold(Table(f"All {len(runs)} runs", ("Run", "Status", "Took, since it last started"), tuple(runs)))
+    yield from _fold(
+        ReportTable(f"All {len(runs)} runs", ("Run", "Status", "Took, since it last started"), tuple(runs))
+    )
     numbers = [_number_row(name, number) for name, number in report.numbers.items()]
     columns = ("Name", "Value", "Interval", "Unit", "By seed", "May move by")
-    yield from _fold(Table(f"All {len(numbers)} numbers, as in report.json", columns, tuple(numbers)))
+    yield from _fold(ReportTable(f"All {len(numbers)} numbers, as in report.json", columns, tuple(numbers)))
     yield "</section>"
 
 
-def _fold(table: Table) -> Iterator[str]:
+def _fold(table: ReportTable) -> Iterator[str]:
     if table.rows:
         yield f"<details><summary>{html.escape(table.caption)}</summary>"
         yield from _table(table, hidden=True)

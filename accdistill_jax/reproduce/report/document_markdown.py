@@ -11,13 +11,13 @@ from accdistill_jax.reproduce.report.document import (
     flat_settings,
     unfinished,
 )
-from accdistill_jax.reproduce.report.inline import to_markdown, to_plain
+from accdistill_jax.reproduce.report.inline_markdown import to_markdown, to_plain
 from accdistill_jax.runtime.progress import format_seconds
 
 WORDS = {"yes": "**holds**", "no": "**does not hold**", "partly": "**holds in part**", "not measured": "not measured"}
 
 
-def markdown(report: Report) -> str:
+def report_markdown(report: Report) -> str:
     """The text of report.md."""
     return "\n\n".join(_parts(report)) + "\n"
 

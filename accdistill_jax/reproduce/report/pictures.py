@@ -12,10 +12,10 @@ from accdistill_jax.evaluation.bootstrap import Estimate
 from accdistill_jax.evaluation.report.style import GREY, capital, panels, styled
 from accdistill_jax.evaluation.retrieval.retrieval import top1_by_pool_size
 from accdistill_jax.labels import LABELS
-from accdistill_jax.reproduce.report.looks import look
+from accdistill_jax.reproduce.report.encoder_styles import style_of
 
 
-class Line(NamedTuple):
+class ErrorLine(NamedTuple):
     """An encoder's errors by number of labelled people.
 
     Attributes:
@@ -45,11 +45,11 @@ def pools(
     sizes = np.unique(np.round(np.geomspace(2, n, 40)).astype(int))
     edges = np.unique(np.round(np.geomspace(1, n + 1, min(n + 1, 22))).astype(int))
     for name, own in ranks.items():
-        how = {"color": look(name).colour, "lw": 1.8}
-        mark = look(name).marker or "."
+        how = {"color": style_of(name).colour, "lw": 1.8}
+        mark = style_of(name).marker or "."
         share = top1_by_pool_size(own, sizes)
         left.plot(sizes, np.where(share > 0, share, np.nan), **how)
-        left.plot(*zip(*measured[name], strict=True), ls="", marker=mark, ms=5, color=look(name).colour)
+        left.plot(*zip(*measured[name], strict=True), ls="", marker=mark, ms=5, color=style_of(name).colour)
         left.plot([], [], marker=mark, label=titles[name], **how)
         right.plot(edges[1:] - 1, np.cumsum(np.histogram(own, edges)[0]) / n, marker=mark, ms=3.5, **how)
     left.plot(sizes, 1 / sizes, color=GREY, lw=1.5, ls="--", label="guessing")
@@ -83,7 +83,7 @@ def bars(measures: Mapping[str, Mapping[str, tuple[float, float]]], titles: Mapp
     place = {name: k for k, name in enumerate(titles)}
     for axis, (measure, values) in zip(axes, measures.items(), strict=True):
         for name, (mean, std) in values.items():
-            axis.barh(place[name], mean, xerr=std or None, height=0.7, color=look(name).colour, ecolor="#222222")
+            axis.barh(place[name], mean, xerr=std or None, height=0.7, color=style_of(name).colour, ecolor="#222222")
             axis.annotate(
                 f" {mean:.2g}" if abs(mean) < 1 else f" {mean:.1f}",
                 (max(mean + std, 0.0), place[name]),
@@ -102,7 +102,7 @@ def bars(measures: Mapping[str, Mapping[str, tuple[float, float]]], titles: Mapp
 
 
 @styled
-def by_people(lines: Mapping[str, Sequence[Line]], columns: Sequence[str], label: str) -> Figure:
+def by_people(lines: Mapping[str, Sequence[ErrorLine]], columns: Sequence[str], label: str) -> Figure:
     """Errors by number of labelled people, a panel for each target, with 95 % intervals over test people.
 
     Args:
@@ -122,7 +122,7 @@ def by_people(lines: Mapping[str, Sequence[Line]], columns: Sequence[str], label
             if not known:
                 continue
             known_x = np.array([x for x, _ in known]) + 0.06 * (k - (len(own) - 1) / 2)
-            colour, marker, style = look(line.name)
+            colour, marker, style = style_of(line.name)
             values, how = np.array([e.value for _, e in known]), {"color": colour, "marker": marker or ".", "ms": 5}
             alone = known[0][0] == 0  # another probe than the others'
             axis.plot(known_x[:alone], values[:alone], ls="", **how)

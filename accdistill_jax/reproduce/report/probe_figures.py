@@ -11,8 +11,8 @@ from accdistill_jax.evaluation.bootstrap import Estimate
 from accdistill_jax.evaluation.report.style import BLUE, GREY, ORANGE, capital, panels, styled
 from accdistill_jax.labels import LABELS
 from accdistill_jax.reproduce.measure.probe_scores import Score, Scores
-from accdistill_jax.reproduce.measure.wording import count
-from accdistill_jax.reproduce.report.looks import look
+from accdistill_jax.reproduce.measure.wording import thousands
+from accdistill_jax.reproduce.report.encoder_styles import style_of
 
 DRAWN = (
     "teacher-mae",
@@ -30,7 +30,7 @@ DRAWN = (
 _SERIES = ((ORANGE, "o"), (BLUE, "D"))
 
 
-class Panel(NamedTuple):
+class DotPanel(NamedTuple):
     """One panel of `dots`.
 
     Attributes:
@@ -65,7 +65,7 @@ def by_fraction(scores: Scores, titles: Mapping[str, str], fractions: Sequence[f
             found = {f: score for f in fractions if (score := scores.error(target, f, name)) is not None}
             if not found:
                 continue
-            colour, marker, line = look(name)
+            colour, marker, line = style_of(name)
             x = np.array(list(found)) * 1.04 ** (place - len(names) / 2)
             y, e = ([getattr(score, what) for score in found.values()] for what in ("value", "std"))
             handles[titles[name]] = axis.errorbar(
@@ -96,7 +96,7 @@ def by_fraction(scores: Scores, titles: Mapping[str, str], fractions: Sequence[f
 
 
 @styled
-def dots(rows: Sequence[str], shown: Sequence[Panel], *, reference: int | None = None) -> Figure:
+def dots(rows: Sequence[str], shown: Sequence[DotPanel], *, reference: int | None = None) -> Figure:
     """A dot and its interval for each row, in panels side by side.
 
     Args:
@@ -152,7 +152,7 @@ def by_parameters(
     handles = {}
     for axis, (target, errors) in zip(axes, scores.items(), strict=True):
         for name, score in errors.items():
-            colour = look(name).colour
+            colour = style_of(name).colour
             if name in lines:
                 handles[titles[name]] = axis.axhline(score.value, color=colour, lw=1.5, ls="--")
             elif name in parameters:
@@ -171,7 +171,7 @@ def by_parameters(
         words, unit, *_ = LABELS[target]
         axis.set(xscale="log", xlabel="parameters", ylabel=f"mean absolute error ({unit})", title=capital(words))
         axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda v, _: count(round(v))))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda v, _: thousands(round(v))))
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.margins(x=0.15)
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2, fontsize=9)

@@ -17,7 +17,7 @@ from accdistill_jax.files import write_atomically
 from accdistill_jax.reproduce.report.check import FORMAT_VERSION, KIND
 from accdistill_jax.reproduce.report.document import DOTS_PER_INCH, HOLDS, PICTURES, Report, Section
 from accdistill_jax.reproduce.report.document_html import html_page
-from accdistill_jax.reproduce.report.document_markdown import markdown
+from accdistill_jax.reproduce.report.document_markdown import report_markdown
 
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
@@ -41,7 +41,7 @@ def to_dict(report: Report) -> dict[str, Any]:
     )
 
 
-def write_report(folder: Path, report: Report) -> Path:
+def write_grid_report(folder: Path, report: Report) -> Path:
     """Writes report/*.png, report.json, report.html and report.md, each atomically and in this order.
 
     Args:
@@ -55,7 +55,7 @@ def write_report(folder: Path, report: Report) -> Path:
         UserError: the folder cannot be written.
         ValueError: the report contradicts itself.
     """
-    check(report)
+    validate_report(report)
     folder = Path(folder)
     pictures = {p.name: png(p.figure) for section in report.sections for p in section.pictures}
     plain = to_dict(report)
@@ -70,7 +70,7 @@ def write_report(folder: Path, report: Report) -> Path:
             folder / "report.json", json.dumps(plain, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
         )
         write_atomically(folder / "report.html", html_page(shown, pictures))
-        write_atomically(folder / "report.md", markdown(shown))
+        write_atomically(folder / "report.md", report_markdown(shown))
     except OSError as problem:
         raise UserError(f"cannot write the report into {folder}: {problem.strerror or problem}") from problem
     return folder / "report.html"
@@ -85,7 +85,7 @@ def _former_pictures(folder: Path) -> set[str]:
         return set()
 
 
-def check(report: Report) -> None:
+def validate_report(report: Report) -> None:
     """Raises ValueError where ids or names occur twice, a row has too few cells, or a claim's result is no known word."""
     _unique("section", [section.id for section in report.sections])
     _unique("picture", [picture.name for section in report.sections for picture in section.pictures])

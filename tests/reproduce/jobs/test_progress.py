@@ -2,9 +2,9 @@
 
 from io import StringIO
 
-from accdistill_jax.reproduce.jobs.progress import JobsLine, State, note
+from accdistill_jax.reproduce.jobs.progress import JobsLine, JobsState, note
 
-STATE = State(finished=3, failed=1, total=9, running={"student-s0": 65.0}, left_s=400.0)
+STATE = JobsState(finished=3, failed=1, total=9, running={"student-s0": 65.0}, left_s=400.0)
 
 
 def test_what_stands_beside_the_count():

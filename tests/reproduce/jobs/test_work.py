@@ -20,12 +20,12 @@ ONLY = ("failures", "sensors", "unseen")
 def done(tmp_path_factory, smoke_store):
     """The plan of a few experiments with its jobs done in this process."""
     out = tmp_path_factory.mktemp("reproduce")
-    plan = grid.plan("smoke", only=ONLY, unseen=(str(smoke_store),))
+    plan = grid.plan_grid("smoke", only=ONLY, unseen=(str(smoke_store),))
     outcomes = {}
     for job in plan.jobs:  # in the order in which they need each other
         folder = job_folder(out, job)
         folder.mkdir(parents=True)
-        work.do(job.order, folder, {name: outcomes[name].folder for name in job.needs})
+        work.do_work(job.order, folder, {name: outcomes[name].folder for name in job.needs})
         outcomes[job.name] = Outcome("finished", 1.0, "", folder)
     return plan, outcomes
 
@@ -71,7 +71,7 @@ def test_a_job_embeds_as_the_stores_of_its_own(done, tmp_path):
     orders, needs = {job.name: job.order for job in plan.jobs}, {name: one.folder for name, one in outcomes.items()}
     for name in ("teacher-mae-s0-unseen", "student-s0-unseen"):
         (tmp_path / name).mkdir()
-        work.do(orders[name] | {"unseen": [store.path]}, tmp_path / name, needs)
+        work.do_work(orders[name] | {"unseen": [store.path]}, tmp_path / name, needs)
         needs |= {name: tmp_path / name}
     with np.load(tmp_path / "student-s0-unseen" / work.EMBEDDINGS) as saved:
         again = {
@@ -94,7 +94,7 @@ def test_an_encoder_evaluated_twice_gives_the_same_numbers_to_the_bit(done, tmp_
         for kept in ("student", "config.json", "metrics"):
             if (outcomes[name].folder / kept).exists():
                 (again / kept).symlink_to(outcomes[name].folder / kept)
-        work.do(job.order, again, {need: outcomes[need].folder for need in job.needs})
+        work.do_work(job.order, again, {need: outcomes[need].folder for need in job.needs})
         with np.load(outcomes[name].folder / work.EMBEDDINGS) as one, np.load(again / work.EMBEDDINGS) as two:
             assert set(one.files) == set(two.files)
             for key in one.files:
@@ -135,8 +135,8 @@ def test_the_data_section_and_experiments_are_measured_and_a_missing_one_says_so
 @pytest.mark.slow
 def test_a_mistake_in_one_experiment_leaves_the_others(done, monkeypatch, capsys):
     plan, outcomes = done
-    monkeypatch.setattr(retrieval, "failures", lambda bench, experiment: 1 / 0)
-    found = measure.report(plan, outcomes, say=lambda line: None)
+    monkeypatch.setattr(retrieval, "measure_failures", lambda bench, experiment: 1 / 0)
+    found = measure.measure_report(plan, outcomes, say=lambda line: None)
     assert (
         found.broken == {"failures": "ZeroDivisionError: division by zero"} and "Traceback" in capsys.readouterr().err
     )

@@ -10,7 +10,7 @@ import numpy as np
 from accdistill_jax.reproduce.jobs.jobs import Outcome
 from accdistill_jax.reproduce.measure.results import Bench, Columns
 from accdistill_jax.reproduce.plan import grid
-from accdistill_jax.reproduce.plan.variants import FRACTIONS, MAE_TEACHER, TARGETS, supervised
+from accdistill_jax.reproduce.plan.variants import FRACTIONS, MAE_TEACHER, TARGETS, supervised_variant
 
 SPLITS = ("train", "validation", "test")
 SCALES = {
@@ -49,7 +49,7 @@ class FakeBench(Bench):
         width: int = 12,
         preset: str = "cpu",
     ):
-        self.plan = grid.plan(preset, only=only, seeds=seeds)
+        self.plan = grid.plan_grid(preset, only=only, seeds=seeds)
         self.synthetic, self.noise, self.predicted = True, dict(noise or {}), dict(predicted or {})
         self.width = width
         self.outcomes = {
@@ -115,7 +115,7 @@ class FakeBench(Bench):
         return {f"{split}/projection": accel.astype(np.float32), f"{split}/teacher_projection": ppg.astype(np.float32)}
 
     def _supervised(self, name, split, rng):
-        target, fraction = next((t, f) for t in TARGETS for f in FRACTIONS if supervised(t, f).name == name)
+        target, fraction = next((t, f) for t in TARGETS for f in FRACTIONS if supervised_variant(t, f).name == name)
         label, noise = self._columns[split].labels[target], self.predicted.get(fraction, 0.6)
         return {f"{split}/prediction": label + noise * label.std() * rng.standard_normal(len(label)).astype(np.float32)}
 

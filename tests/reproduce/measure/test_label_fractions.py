@@ -11,9 +11,9 @@ from accdistill_jax.reproduce.measure.probe_claims import against, lower_everywh
 from accdistill_jax.reproduce.measure.probing import Probing
 from accdistill_jax.reproduce.measure.tolerance import LEAST, SIGMAS
 from accdistill_jax.reproduce.plan.experiments import LEARNED_BASELINES
-from accdistill_jax.reproduce.plan.variants import FRACTIONS, TARGETS, supervised
+from accdistill_jax.reproduce.plan.variants import FRACTIONS, TARGETS, supervised_variant
 from accdistill_jax.reproduce.report.document import Report
-from accdistill_jax.reproduce.report.write import to_dict, write_report
+from accdistill_jax.reproduce.report.write import to_dict, write_grid_report
 from tests.reproduce.measure.fake_bench import SCALES, TEACHER, UNKNOWING, FakeBench
 
 FULL = "label-fractions/{}/1/{}/mae"
@@ -22,12 +22,12 @@ FULL = "label-fractions/{}/1/{}/mae"
 def measured(failed=(), **options):
     """The part of label-fractions without the classical features, whose trees take long."""
     bench = FakeBench("label-fractions", failed=("classical", *failed), **options)
-    return bench, label_fractions.label_fractions(bench, bench.plan.experiments[0])
+    return bench, label_fractions.measure_label_fractions(bench, bench.plan.experiments[0])
 
 
 def written(part, folder):
     report = Report("t", (), part.claims, (part.section,), part.numbers, [], {})
-    write_report(folder, report)
+    write_grid_report(folder, report)
     return to_dict(report)
 
 
@@ -118,7 +118,7 @@ def test_a_claim_on_three_targets_is_partly_true_where_one_has_no_labels():
             )
 
     bench = HeartRateAlone("label-fractions", seeds=1, noise={"student": 0.05} | dict.fromkeys(LEARNED_BASELINES, 3.0))
-    part = label_fractions.label_fractions(bench, bench.plan.experiments[0])
+    part = label_fractions.measure_label_fractions(bench, bench.plan.experiments[0])
     assert part.claims[0].holds == "partly" and "more could not be made" in part.claims[0].measured
 
 
@@ -161,7 +161,7 @@ def test_shuffled_labels_give_chance():
 
 
 def test_runs_that_failed_are_left_out_and_named(tmp_path):
-    failed = ["student", "accel-mae", "joint", *(supervised(t, f).name for t in TARGETS for f in FRACTIONS)]
+    failed = ["student", "accel-mae", "joint", *(supervised_variant(t, f).name for t in TARGETS for f in FRACTIONS)]
     _, part = measured(failed=failed, seeds=1)
     assert holds(part) == ["not measured"] * 5 + [part.claims[5].holds]
     assert "18 more could not be made" in part.claims[5].measured and part.claims[5].holds != "yes"
@@ -176,7 +176,7 @@ def test_hand_made_features_are_probed_twice_with_the_labels_of_each_seed():
         "label-fractions", failed=["joint"], seeds=2, people=(20, 8, 10), minutes=8, noise={"classical": 0.1}
     )
     probing = Probing(bench, targets=("hr_bpm",), fractions=FRACTIONS)
-    label_fractions.classical(bench, probing, "classical", 0)
+    label_fractions.probe_classical(bench, probing, "classical", 0)
     for name in (RIDGE, BOOSTING):
         assert [probing.scores.seeds("hr_bpm", f, name) for f in FRACTIONS] == [[0, 1]] * 4
         first, second = probing.scores.error("hr_bpm", 1.0, name).seeds
@@ -209,7 +209,7 @@ def test_encoders_of_other_rows_are_refused():
 
 def test_agreement_by_encoder(tmp_path):
     bench = FakeBench("agreement", noise={"student": 0.1, "accel-mae": UNKNOWING}, failed=["classical"])
-    part = label_fractions.agreement(bench, bench.plan.experiments[0])
+    part = label_fractions.measure_agreement(bench, bench.plan.experiments[0])
     sd = {name: part.numbers[f"agreement/hr_bpm/{name}/sd"] for name in ("student", "accel-mae")}
     assert sd["student"].value < 0.4 * sd["accel-mae"].value
     bias, low, high = (part.numbers[f"agreement/hr_bpm/student/{what}"] for what in ("bias", "low", "high"))

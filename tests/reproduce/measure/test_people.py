@@ -7,9 +7,9 @@ from accdistill_jax.data.synthetic.health_oracle import NAMES, sample_truth
 from accdistill_jax.data.synthetic.health_targets import CONTROL, KINDS
 from accdistill_jax.data.synthetic.physiology import participant_id
 from accdistill_jax.data.synthetic.synthetic import GENERATOR_VERSION
-from accdistill_jax.reproduce.measure.people import _control_words, ask, participants
+from accdistill_jax.reproduce.measure.people import _control_words, ask, measure_participants
 from accdistill_jax.reproduce.report.document import Report
-from accdistill_jax.reproduce.report.write import check
+from accdistill_jax.reproduce.report.write import validate_report
 from tests.reproduce.measure.made_up_bench import MadeUpBench, Store, experiment
 
 TEACHER = "teacher-mae"
@@ -48,8 +48,8 @@ def made(noise, **how):
 
 def test_students_beat_baselines_and_controls_are_at_chance():
     bench = made(NOISE, seeds=2)
-    part = participants(bench, experiment("participants", *NOISE))
-    check(Report("", (), part.claims, (part.section,), part.numbers, [], {}))
+    part = measure_participants(bench, experiment("participants", *NOISE))
+    validate_report(Report("", (), part.claims, (part.section,), part.numbers, [], {}))
     auc = {name: part.numbers[f"participants/{name}/mean-auc"] for name in NOISE}
     assert auc[TEACHER].value > 0.9 and auc["student"].value > 0.85 and abs(auc["untrained"].value - 0.5) < 0.1
     assert auc["student"].value > auc["accel-mae"].value + 0.1
@@ -74,15 +74,15 @@ def test_controls_that_can_be_read_are_told():
 def test_few_people_and_no_controls():
     bench = MadeUpBench({"student": 0.1}, people=(12, 4, 4))
     bench.opened.stores = (Store(table(bench, controls=False)),)
-    part = participants(bench, experiment("participants", "student", "untrained"))
-    check(Report("", (), part.claims, (part.section,), part.numbers, [], {}))
+    part = measure_participants(bench, experiment("participants", "student", "untrained"))
+    validate_report(Report("", (), part.claims, (part.section,), part.numbers, [], {}))
     assert part.claims[0].holds == "not measured" and not part.numbers and not part.section.tables
     assert any("needs 5 of each" in note for note in part.section.notes)
 
 
 def test_without_the_student_another_one_is_compared():
     bench = made(NOISE, failed=("student-s0",))
-    part = participants(bench, experiment("participants", *NOISE))
+    part = measure_participants(bench, experiment("participants", *NOISE))
     assert part.claims[0].holds == "not measured" and "the student has no result" in part.claims[0].why
     assert part.numbers[f"participants/{TEACHER}/mean-auc"].value > 0.9
     assert any("student-s0" in note for note in part.section.notes)
@@ -98,7 +98,7 @@ def test_people_of_several_stores_keep_apart():
         ["bmi", "condition_hypertension"]
     )  # another store knows less, of people of the same names
     bench.opened.stores = (Store(other.set_column(1, "age_years", pa.array(np.zeros(len(whole))))), Store(whole))
-    part = participants(bench, experiment("participants", "student"))
+    part = measure_participants(bench, experiment("participants", "student"))
     assert part.numbers["participants/student/age_years/mae"].value < 8  # those of the first store would be 0
     assert part.numbers["participants/student/mean-auc"].value > 0.85
 
@@ -116,7 +116,7 @@ def test_ceilings_of_synthetic_people():
         {"participant": sum(names.values(), [])} | {f"condition_{n}": truth.answers[:, k] for k, n in enumerate(NAMES)}
     )
     bench.opened.stores = (Store(people, manifest=manifest),)
-    part = participants(bench, experiment("participants", "student"))
+    part = measure_participants(bench, experiment("participants", "student"))
     (areas,) = (one for one in part.section.tables if one.caption.startswith("ROC AUC by target"))
     ceilings = [float(row[areas.columns.index("ceiling")]) for row in areas.rows if row[1] != "control"]
     assert 0.65 < np.mean(ceilings) < 1.0  # drawn ones: of 60 people a hard target's may lie below chance
@@ -125,13 +125,14 @@ def test_ceilings_of_synthetic_people():
     )  # made-up embeddings know nothing of them
     bench.opened.stores = (Store(people, manifest=dict(manifest, source_settings={"generator": -1, "seed": seed})),)
     assert any(
-        "No ceilings" in note for note in participants(bench, experiment("participants", "student")).section.notes
+        "No ceilings" in note
+        for note in measure_participants(bench, experiment("participants", "student")).section.notes
     )
 
 
 def test_numbers_are_the_same_when_measured_again():
     first, again = (
-        participants(made({"student": 0.3}), experiment("participants", "student")).numbers for _ in range(2)
+        measure_participants(made({"student": 0.3}), experiment("participants", "student")).numbers for _ in range(2)
     )
     assert first == again and first
 
@@ -142,5 +143,5 @@ def test_encoders_with_other_training_rows_are_cut_to_the_common_ones():
     arrays = bench.arrays("accel-mae", 0)
     arrays |= {"train_rows": half, "train/embedding": arrays["train/embedding"][half]}
     bench.opened.train_places = lambda limit: half
-    part = participants(bench, experiment("participants", "student", "accel-mae"))
+    part = measure_participants(bench, experiment("participants", "student", "accel-mae"))
     assert part.numbers["participants/accel-mae/mean-auc"].value > 0.8

@@ -7,18 +7,18 @@ import pytest
 
 from accdistill_jax.evaluation.bootstrap import Estimate
 from accdistill_jax.evaluation.retrieval.retrieval import ACCEL_TO_PPG, retrieve, top1_by_pool_size
-from accdistill_jax.reproduce.measure.retrieval import failures, health, retrieval
+from accdistill_jax.reproduce.measure.retrieval import measure_failures, measure_retrieval
 from accdistill_jax.reproduce.measure.search import (
     explain,
     failures_of,
-    find,
     first_places,
     mean_rank,
+    retrieve_pairs,
     top1_difference,
 )
 from accdistill_jax.reproduce.measure.tolerance import LEAST_SHARE
 from accdistill_jax.reproduce.report.document import Report
-from accdistill_jax.reproduce.report.write import check
+from accdistill_jax.reproduce.report.write import validate_report
 from tests.reproduce.measure.made_up_bench import MadeUpBench, experiment
 
 TEACHER = "teacher-mae"
@@ -26,7 +26,7 @@ TEACHER = "teacher-mae"
 
 def sound(part, name):
     """Whether a report takes the part, and its numbers are of its section."""
-    check(Report("", (), part.claims, (part.section,), part.numbers, [], {}))
+    validate_report(Report("", (), part.claims, (part.section,), part.numbers, [], {}))
     assert part.section.id == name and all(number.startswith(f"{name}/") for number in part.numbers)
     assert all(math.isfinite(n.absolute) and math.isfinite(n.relative) for n in part.numbers.values())
     return part
@@ -35,7 +35,7 @@ def sound(part, name):
 @pytest.mark.parametrize(("noise", "holds"), [(0.0, "yes"), (0.12, "partly"), (2.0, "no")])
 def test_claim_is_judged_in_a_pool_of_1000(noise, holds):
     bench = MadeUpBench({TEACHER: 0.0, "student": noise, "student-best": 0.0}, seeds=2, people=(4, 4, 110))
-    part = sound(retrieval(bench, experiment("retrieval", TEACHER, "student", "student-best")), "retrieval")
+    part = sound(measure_retrieval(bench, experiment("retrieval", TEACHER, "student", "student-best")), "retrieval")
     (claim,) = part.claims
     top1 = part.numbers["retrieval/student/accel-ppg/1000/top-1"]
     assert claim.holds == holds, top1
@@ -50,7 +50,7 @@ def test_claim_is_judged_in_a_pool_of_1000(noise, holds):
 
 def test_guessing_encoder_is_at_chance_in_every_pool():
     bench = MadeUpBench({TEACHER: 0.0, "student": 1e6}, people=(4, 4, 60))
-    part = sound(retrieval(bench, experiment("retrieval", "student")), "retrieval")
+    part = sound(measure_retrieval(bench, experiment("retrieval", "student")), "retrieval")
     assert part.numbers["retrieval/student/accel-ppg/all/top-1"].value < 0.01
     assert part.numbers["retrieval/student/accel-ppg/100/mean-rank"].value == pytest.approx(50.5, rel=0.1)
     assert part.numbers["retrieval/student/accel-ppg/one-person/top-1"].value == pytest.approx(0.1, abs=0.05)
@@ -60,7 +60,7 @@ def test_guessing_encoder_is_at_chance_in_every_pool():
 
 def test_expected_mean_rank_is_that_of_drawn_pools():
     bench = MadeUpBench({"student": 0.5}, people=(4, 4, 40))
-    own = find(bench, "student", [0])
+    own = retrieve_pairs(bench, "student", [0])
     accel, ppg = bench.pair("student", 0)
     drawn, _ = retrieve(accel, ppg, bench.columns("test").participant, pool_sizes=(50,), draws=300)
     assert mean_rank(own.first_ranks[ACCEL_TO_PPG], 50) == pytest.approx(drawn[0].mean_rank.mean, rel=0.03)
@@ -68,12 +68,12 @@ def test_expected_mean_rank_is_that_of_drawn_pools():
 
 def test_encoders_are_compared_in_pairs_on_the_same_queries():
     bench = MadeUpBench({TEACHER: 0.0, "student": 0.5, "student-best": 0.35}, seeds=2, people=(4, 4, 60))
-    part = sound(retrieval(bench, experiment("retrieval", "student", "student-best")), "retrieval")
+    part = sound(measure_retrieval(bench, experiment("retrieval", "student", "student-best")), "retrieval")
     (table,) = [one for one in part.section.tables if "in pairs" in one.caption]
     ((_, seeds, accel, ppg),) = table.rows
     assert seeds == "0 and 1" and accel.startswith("+") and ppg.startswith("+")
     people = bench.columns("test").participant
-    ours, theirs = (find(bench, name, [0]).first_ranks[ACCEL_TO_PPG] for name in ("student-best", "student"))
+    ours, theirs = (retrieve_pairs(bench, name, [0]).first_ranks[ACCEL_TO_PPG] for name in ("student-best", "student"))
     first, other = first_places(ours, 100), first_places(theirs, 100)
     assert first.mean() == pytest.approx(top1_by_pool_size(ours, np.array([100]))[0])
     gap = top1_difference(first, other, people)
@@ -87,19 +87,21 @@ def test_missing_and_diverged_encoders_are_told():
         seeds=2,
         failed=("student-s0", "student-s1", "student-best-s0"),
     )
-    part = sound(retrieval(bench, experiment("retrieval", TEACHER, "student", "student-best", "joint")), "retrieval")
+    part = sound(
+        measure_retrieval(bench, experiment("retrieval", TEACHER, "student", "student-best", "joint")), "retrieval"
+    )
     notes = " ".join(part.section.notes)
     assert "student-s0 and student-s1" in notes and "joint, seed 0 and 1, is left out" in notes
     assert part.claims[0].holds == "not measured" and "no result" in part.claims[0].why
     assert len(part.numbers["retrieval/student-best/accel-ppg/all/top-1"].seeds) == 1
-    nothing = sound(retrieval(bench, experiment("retrieval", "student")), "retrieval")
+    nothing = sound(measure_retrieval(bench, experiment("retrieval", "student")), "retrieval")
     assert not nothing.numbers and not nothing.section.tables and "Nothing was retrieved" in nothing.section.text[0]
 
 
 def test_failures_name_the_motion_that_hides_the_heart():
     moving = lambda minutes: minutes.columns.motion_g > np.quantile(minutes.columns.motion_g, 0.7)
     bench = MadeUpBench({TEACHER: 0.0, "student": 0.02}, seeds=2, hides={"student": moving}, people=(4, 4, 60))
-    part = sound(failures(bench, experiment("failures", TEACHER, "student")), "failures")
+    part = sound(measure_failures(bench, experiment("failures", TEACHER, "student")), "failures")
     assert part.numbers["failures/student/failed"].value == pytest.approx(0.3, abs=0.03)
     assert part.numbers["failures/student/auc-motion"].value > 0.95
     assert "Failures have more motion" in part.section.text[0]
@@ -121,13 +123,15 @@ def test_failures_name_near_ties_of_the_heart_rate():
 def test_health_sees_a_ppg_side_that_drifts_away():
     noise = {TEACHER: 0.0, "student": 0.1, "joint": 0.1, "accel-mae": 50.0}
     names = list(noise)
-    part = sound(health(MadeUpBench(noise, seeds=2, constant=("joint",)), experiment("health", *names)), "health")
+    part = sound(
+        measure_health(MadeUpBench(noise, seeds=2, constant=("joint",)), experiment("health", *names)), "health"
+    )
     said = " ".join(part.section.text)
     assert "separates minutes less than the frozen one" in said and "constant output" in said
     cka = {name: part.numbers[f"health/{name}/cka"].value for name in names[1:]}
     assert cka["student"] > 0.9 and abs(cka["accel-mae"]) < 0.1
     assert part.numbers["health/joint/ppg-side/variance-share"].value < 1e-6
-    fine = health(MadeUpBench(noise, seeds=2), experiment("health", *names))
+    fine = measure_health(MadeUpBench(noise, seeds=2), experiment("health", *names))
     assert "separates minutes as well as the frozen one" in " ".join(fine.section.text) and "No encoder" in " ".join(
         fine.section.text
     )
@@ -135,7 +139,7 @@ def test_health_sees_a_ppg_side_that_drifts_away():
 
 def test_health_without_a_teacher_has_no_similarity():
     part = sound(
-        health(
+        measure_health(
             MadeUpBench({TEACHER: 0.0, "student": 0.1}, failed=(f"{TEACHER}-s0",)),
             experiment("health", TEACHER, "student"),
         ),

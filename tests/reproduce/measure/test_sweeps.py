@@ -8,20 +8,20 @@ from accdistill_jax.evaluation.bootstrap import Estimate
 from accdistill_jax.evaluation.retrieval.retrieval import normalise, paired_ranks, top1_by_pool_size
 from accdistill_jax.reproduce.measure import sweeps
 from accdistill_jax.reproduce.measure.probe_scores import Score
-from accdistill_jax.reproduce.measure.probe_sweep import judge, reach_of, retrieval, sweep
+from accdistill_jax.reproduce.measure.probe_sweep import expected_retrieval, judge, reach_of, sweep
 from accdistill_jax.reproduce.plan.variants import AUGMENTED, LESSER, OBJECTIVES, REFERENCE, SIZES, TAUGHT
 from accdistill_jax.reproduce.report.document import Report
-from accdistill_jax.reproduce.report.write import write_report
+from accdistill_jax.reproduce.report.write import write_grid_report
 from tests.reproduce.measure.fake_bench import TEACHER, UNKNOWING, FakeBench
 
 
 def measured(name, **options):
     bench = FakeBench(name, **options)
-    return getattr(sweeps, name)(bench, bench.plan.experiments[0])
+    return getattr(sweeps, f"measure_{name}")(bench, bench.plan.experiments[0])
 
 
 def written(part, folder):
-    write_report(folder, Report("t", (), part.claims, (part.section,), part.numbers, [], {}))
+    write_grid_report(folder, Report("t", (), part.claims, (part.section,), part.numbers, [], {}))
 
 
 def cells(part, title, table=0):
@@ -75,12 +75,12 @@ def test_retrieval_in_a_pool_is_that_of_the_closed_form():
     people = np.repeat([f"p{k}" for k in range(30)], 10)
     ranks, _ = paired_ranks(normalise(accel), normalise(ppg))
     for pool in (2, 50, 300):
-        found = retrieval(accel, ppg, people, pool=pool)
+        found = expected_retrieval(accel, ppg, people, pool=pool)
         assert found.top1.value == pytest.approx(top1_by_pool_size(ranks, np.array([pool]))[0])
         assert found.top1.low < found.top1.value < found.top1.high
         assert found.mean_rank == pytest.approx(1 + (ranks.mean() - 1) * (pool - 1) / 299)
-    assert retrieval(accel, ppg, people).pool == 300
-    same = retrieval(ppg, ppg, people)
+    assert expected_retrieval(accel, ppg, people).pool == 300
+    same = expected_retrieval(ppg, ppg, people)
     assert (same.top1.value, same.mean_rank) == (1.0, 1.0)
 
 
@@ -143,7 +143,7 @@ def test_lesser_sensors_are_compared_with_the_student_of_their_duration(tmp_path
 
 def test_what_is_missing_is_named(tmp_path):
     bench = FakeBench("objectives", failed=[REFERENCE.name], seeds=1)
-    part = sweeps.objectives(bench, bench.plan.experiments[0])
+    part = sweeps.measure_objectives(bench, bench.plan.experiments[0])
     assert not any("ratio" in name for name in part.numbers) and part.numbers
     assert REFERENCE.name in " ".join(part.section.notes)
     written(part, tmp_path)

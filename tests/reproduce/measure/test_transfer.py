@@ -5,9 +5,9 @@ import pytest
 
 from accdistill_jax.evaluation.probing.few_people import few_people
 from accdistill_jax.evaluation.probing.probes import ProbeSplit
-from accdistill_jax.reproduce.measure.transfer import transfer, unseen
+from accdistill_jax.reproduce.measure.transfer import measure_transfer, measure_unseen
 from accdistill_jax.reproduce.report.document import Report
-from accdistill_jax.reproduce.report.write import check
+from accdistill_jax.reproduce.report.write import validate_report
 from tests.reproduce.measure.made_up_bench import MadeUpBench, Minutes, experiment
 
 TEACHER = "teacher-mae"
@@ -16,7 +16,7 @@ NOISE = dict(zip(SENSORS, (0.1, 2.0, 0.2, 0.1), strict=True))
 
 
 def sound(part):
-    check(Report("", (), part.claims, (part.section,), part.numbers, [], {}))
+    validate_report(Report("", (), part.claims, (part.section,), part.numbers, [], {}))
     return part
 
 
@@ -26,7 +26,7 @@ def value(part, name):
 
 def test_a_sensor_that_carries_over_and_one_that_needs_labels():
     bench = MadeUpBench(NOISE, turned=("applied-25hz-64th-g",))
-    part = sound(transfer(bench, experiment("transfer", *SENSORS)))
+    part = sound(measure_transfer(bench, experiment("transfer", *SENSORS)))
     near, far = "transfer/applied-64th-g/hr_bpm", "transfer/applied-25hz-64th-g/hr_bpm"
     full, mean = value(part, "transfer/student/hr_bpm/all"), value(part, "transfer/mean/hr_bpm/all")
     assert full < value(part, f"{near}/0") < 3 * full < mean
@@ -42,7 +42,7 @@ def test_a_sensor_that_carries_over_and_one_that_needs_labels():
 
 def test_transfer_without_the_sensors_says_so():
     bench = MadeUpBench({"student": 0.1, "applied-64th-g": 0.1}, failed=("applied-64th-g-s0",))
-    part = sound(transfer(bench, experiment("transfer", "student", "applied-64th-g")))
+    part = sound(measure_transfer(bench, experiment("transfer", "student", "applied-64th-g")))
     assert "Not measured" in part.section.text[0] and not part.numbers
     assert "applied-64th-g-s0" in part.section.notes[0]
 
@@ -56,7 +56,7 @@ UNSEEN = {TEACHER: 0.05, "student": 0.3, "accel-mae": 3.0, "untrained": 30.0}
 
 def test_unseen_store_with_and_without_labelled_people():
     bench = MadeUpBench(UNSEEN, seeds=2, unseen={"troika": store(12)})
-    part = sound(unseen(bench, experiment("unseen", *UNSEEN)))
+    part = sound(measure_unseen(bench, experiment("unseen", *UNSEEN)))
     zero = {name: value(part, f"unseen/troika/{name}/hr_bpm/0") for name in (*UNSEEN, "mean")}
     assert zero[TEACHER] < zero["student"] < zero["accel-mae"] < 1.1 * zero["mean"]
     assert value(part, "unseen/troika/student/hr_bpm/5") < value(part, "unseen/troika/mean/hr_bpm/5") / 1.5
@@ -73,7 +73,7 @@ def test_rates_beyond_training_and_few_people_are_told():
     bench = MadeUpBench({"student": 0.3}, unseen={"Run 1": store(4, shift=8.0), "Run 2": store(12)})
     for name in ("sdnn_ms", "rmssd_ms"):
         bench.columns("unseen-Run 1").labels[name][:] = np.nan
-    part = sound(unseen(bench, experiment("unseen", "student", TEACHER)))
+    part = sound(measure_unseen(bench, experiment("unseen", "student", TEACHER)))
     notes = " ".join(part.section.notes)
     assert "100 % of its minutes lie above" in notes and "Run 1 has 4 people" in notes
     assert "Run 1, SDNN: 0 labelled test segments" in notes
@@ -105,5 +105,5 @@ def test_few_people_are_the_same_when_drawn_again():
 
 
 def test_without_a_store_or_encoder_it_says_so():
-    part = sound(unseen(MadeUpBench({"student": 0.1}), experiment("unseen", "student")))
+    part = sound(measure_unseen(MadeUpBench({"student": 0.1}), experiment("unseen", "student")))
     assert "Not measured" in part.section.text[0]

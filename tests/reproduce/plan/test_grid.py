@@ -14,7 +14,7 @@ from accdistill_jax.reproduce.plan.experiments import EXPERIMENTS
 
 @pytest.fixture(scope="module")
 def cpu():
-    return grid.plan("cpu")
+    return grid.plan_grid("cpu")
 
 
 def jobs(plan):
@@ -23,7 +23,7 @@ def jobs(plan):
 
 @pytest.mark.parametrize("preset", grid.SCALES)
 def test_every_preset_is_a_graph_of_valid_runs(preset):
-    plan = grid.plan(preset)
+    plan = grid.plan_grid(preset)
     Schedule(plan.jobs)
     known = {variant.name for variant in grid.all_variants(grid.SCALES[preset])}
     assert {name for one in EXPERIMENTS for name in one.variants} <= known
@@ -58,18 +58,18 @@ def test_the_cpu_preset_holds_what_is_promised(cpu):
 def test_stores_that_nothing_is_trained_on_are_others_of_other_names(smoke_store, tmp_path):
     copy = shutil.copytree(smoke_store, tmp_path / smoke_store.name)
     with pytest.raises(UserError, match="--unseen: .* is one of the stores trained on"):
-        grid.plan("smoke", stores=(str(smoke_store),), unseen=(str(copy),))
+        grid.plan_grid("smoke", stores=(str(smoke_store),), unseen=(str(copy),))
     with pytest.raises(UserError, match=f"--unseen names two stores called '{smoke_store.name}'"):
-        grid.plan("smoke", unseen=(str(smoke_store), str(copy)))
+        grid.plan_grid("smoke", unseen=(str(smoke_store), str(copy)))
     with pytest.raises(UserError, match="--unseen: .* has PPG channels 2, the synthetic data .*ppg_channels.* has 1"):
-        grid.plan("smoke", unseen=(str(smoke_store),), overrides=("--config.data.synthetic.ppg_channels=1",))
+        grid.plan_grid("smoke", unseen=(str(smoke_store),), overrides=("--config.data.synthetic.ppg_channels=1",))
 
 
 def test_a_store_to_transfer_to_trains_nothing_anew(smoke_store, tmp_path):
     copy = shutil.copytree(smoke_store, tmp_path / "other")
-    alone = jobs(grid.plan("smoke", only=("failures",)))
+    alone = jobs(grid.plan_grid("smoke", only=("failures",)))
     first, both = (
-        jobs(grid.plan("smoke", only=("failures", "unseen"), unseen=unseen))
+        jobs(grid.plan_grid("smoke", only=("failures", "unseen"), unseen=unseen))
         for unseen in ((str(smoke_store),), (str(smoke_store), str(copy)))
     )
     assert {name: first[name].key for name in alone} == {name: job.key for name, job in alone.items()}
@@ -83,7 +83,7 @@ def test_a_store_to_transfer_to_trains_nothing_anew(smoke_store, tmp_path):
 
 
 def test_only_the_experiment_on_them_waits_for_unseen_stores(smoke_store):
-    plan = grid.plan("smoke", only=("failures", "unseen"), unseen=(str(smoke_store),))
+    plan = grid.plan_grid("smoke", only=("failures", "unseen"), unseen=(str(smoke_store),))
     runs = {experiment.id: experiment.runs for experiment in plan.experiments}
     assert set(runs["failures"]) == {"teacher-mae-s0", "student-s0"}
     assert {"student-s0", "student-s0-unseen", "classical-s0-unseen"} <= set(runs["unseen"])
@@ -112,7 +112,7 @@ def test_equal_training_is_equal(cpu):
 @pytest.mark.parametrize("preset", ["cpu", "full"])
 @pytest.mark.parametrize("segments", [1000, 1_600_000])
 def test_supervised_training_can_stop_early_and_is_as_long_as_the_student_with_all_labels(preset, segments):
-    plan = grid.plan(preset, only=("label-fractions",))
+    plan = grid.plan_grid(preset, only=("label-fractions",))
 
     def steps(train, key, share=1.0):
         return duration_steps(train[key], batch_size=train["batch_size"], num_segments=max(1, round(share * segments)))
@@ -124,7 +124,10 @@ def test_supervised_training_can_stop_early_and_is_as_long_as_the_student_with_a
             continue  # so long is no supervised training of a small store, nor a student
         total = steps(train, "duration", share)
         assert steps(train, "warmup", share) < total
-        assert train["keep"] == "best" and grid.LOOKS <= total / steps(train, "validate_every", share) < grid.LOOKS + 1
+        assert (
+            train["keep"] == "best"
+            and grid.VALIDATIONS <= total / steps(train, "validate_every", share) < grid.VALIDATIONS + 1
+        )
     whole, student = (
         jobs(plan)[f"{name}-s0"].order["config"]["student"]["train"] for name in ("supervised-hr-1", "student")
     )
@@ -140,7 +143,7 @@ def test_sizes_are_what_they_are_called(preset, name, low, high):
     import jax.numpy as jnp
     import ml_collections
 
-    plan = grid.plan(preset, only=("sizes",))
+    plan = grid.plan_grid(preset, only=("sizes",))
     config = ml_collections.ConfigDict(jobs(plan)[f"{name}-s0"].order["config"])
 
     def count(section, channels):
@@ -154,7 +157,7 @@ def test_sizes_are_what_they_are_called(preset, name, low, high):
 
 def test_a_run_is_another_one_when_what_decides_it_changes_and_only_then(cpu):
     keys = lambda *overrides: {
-        job.name: job.key for job in grid.plan("cpu", only=("retrieval",), overrides=overrides).jobs
+        job.name: job.key for job in grid.plan_grid("cpu", only=("retrieval",), overrides=overrides).jobs
     }
     before = keys()
     assert keys("--config.runtime.reader_threads=3") == before
@@ -170,17 +173,17 @@ def test_a_run_is_another_one_when_what_decides_it_changes_and_only_then(cpu):
 
 def test_expected_durations_follow_what_is_asked_for(cpu):
     """A shorter student was expected to take as long as the preset's own."""
-    shorter = jobs(grid.plan("cpu", overrides=["--config.student.train.duration=300 steps"]))
+    shorter = jobs(grid.plan_grid("cpu", overrides=["--config.student.train.duration=300 steps"]))
     embedding = 3 * grid.SCALES["cpu"].seconds["embed"]
     for name in ("student-s0", "accel-mae-s1", "joint-s0", "student-best-s2"):
         usual = jobs(cpu)[name].cost_s
         assert shorter[name].cost_s - embedding == pytest.approx(0.3 * (usual - embedding), rel=0.01)
-    other_unit = jobs(grid.plan("cpu", overrides=["--config.student.train.duration=2 epochs"]))
+    other_unit = jobs(grid.plan_grid("cpu", overrides=["--config.student.train.duration=2 epochs"]))
     assert other_unit["student-s0"].cost_s == jobs(cpu)["student-s0"].cost_s
 
 
 def test_only_some_experiments_need_only_some_runs():
-    plan = grid.plan("cpu", only=("fail*",), seeds=1)
+    plan = grid.plan_grid("cpu", only=("fail*",), seeds=1)
     assert [one.id for one in plan.experiments] == ["failures"]
     assert set(jobs(plan)) == {"data", "teacher-mae-s0", "student-s0"}
 
@@ -197,5 +200,5 @@ def test_only_some_experiments_need_only_some_runs():
 )
 def test_what_cannot_be_planned_is_told_in_one_line(arguments, message):
     with pytest.raises(UserError, match=message) as caught:
-        grid.plan("smoke", **arguments)
+        grid.plan_grid("smoke", **arguments)
     assert "\n" not in str(caught.value)

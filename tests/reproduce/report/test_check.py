@@ -56,8 +56,8 @@ def names(moved):
 
 
 def test_a_report_agrees_with_itself(reference):
-    assert check.compare(reference, reference) == []
-    assert check.table(check.deviations(reference, reference)).endswith(
+    assert check.compare_reports(reference, reference) == []
+    assert check.comparison_table(check.deviations(reference, reference)).endswith(
         "all 6 numbers and claims agree (largest differences first)."
     )
 
@@ -65,14 +65,14 @@ def test_a_report_agrees_with_itself(reference):
 def test_tolerances_are_the_references(reference, found):
     found["numbers"]["probes/hr"] = number(2.2, relative=0.0)
     found["numbers"]["retrieval/top1"]["value"] = 0.88
-    assert check.compare(reference, found) == []
+    assert check.compare_reports(reference, found) == []
     found["numbers"]["probes/hr"]["value"] = 2.21
     found["numbers"]["probes/exact"]["value"] = math.nextafter(5.0, 6.0)
     found["numbers"]["retrieval/top1"]["value"] = 0.85
-    moved = check.compare(reference, found)
+    moved = check.compare_reports(reference, found)
     assert [one.name for one in moved] == ["probes/exact", "retrieval/top1", "probes/hr"]
     assert moved[1].share == pytest.approx(2.5) and moved[1].allowed == pytest.approx(0.02)
-    text = check.table(check.deviations(reference, found))
+    text = check.comparison_table(check.deviations(reference, found))
     assert "250 %" in text and text.index("retrieval/top1") < text.index("probes/hr") < text.index("retrieval/none")
     assert text.splitlines()[-1].startswith("3 of 6 numbers and claims moved")
 
@@ -84,7 +84,7 @@ def test_numbers_only_in_one_and_claims_that_turned(reference, found):
     found["numbers"]["retrieval/top1"]["value"] = None
     found["claims"][0]["holds"] = "no"
     found["claims"][1]["claim"] = "joint is much worse"
-    assert names(check.compare(reference, found)) == {
+    assert names(check.compare_reports(reference, found)) == {
         "probes/hr": "is missing",
         "probes/more": "is new: the reference has no such number",
         "retrieval/none": "was not measurable",
@@ -98,7 +98,7 @@ def test_numbers_only_in_one_and_claims_that_turned(reference, found):
 def test_a_part_is_compared_with_its_part(reference, found):
     found["numbers"] = {"retrieval/top1": number(0.9)}
     found["claims"] = [{"claim": "augmentation helps", "holds": "not measured"}]
-    assert names(check.compare(reference, found, only=["retr*"])) == {"retrieval/none": "is missing"}
+    assert names(check.compare_reports(reference, found, only=["retr*"])) == {"retrieval/none": "is missing"}
 
 
 def test_a_claim_that_turns_at_the_edge_of_its_rule_is_told_and_no_alarm(reference, found):
@@ -106,16 +106,16 @@ def test_a_claim_that_turns_at_the_edge_of_its_rule_is_told_and_no_alarm(referen
         report["claims"][0]["section"] = "retrieval"
     found["claims"][0]["holds"] = "partly"
     found["numbers"]["retrieval/top1"]["value"] = 0.89  # within what is allowed
-    assert check.compare(reference, found) == []
-    assert "by a threshold between two numbers that agree" in check.table(check.deviations(reference, found))
+    assert check.compare_reports(reference, found) == []
+    assert "by a threshold between two numbers that agree" in check.comparison_table(check.deviations(reference, found))
     found["numbers"]["retrieval/top1"]["value"] = 0.8
-    assert names(check.compare(reference, found)) == {
+    assert names(check.compare_reports(reference, found)) == {
         "retrieval/top1": "moved",
         "augmentation helps": "holds differently",
     }
     found["numbers"]["retrieval/top1"]["value"] = 0.9
     found["claims"][0]["holds"] = "not measured"
-    assert names(check.compare(reference, found)) == {"augmentation helps": "holds differently"}
+    assert names(check.compare_reports(reference, found)) == {"augmentation helps": "holds differently"}
 
 
 @pytest.mark.parametrize(
@@ -124,13 +124,13 @@ def test_a_claim_that_turns_at_the_edge_of_its_rule_is_told_and_no_alarm(referen
 def test_reports_that_were_made_otherwise_are_not_compared(reference, found, key, value):
     found["settings"][key] = value
     with pytest.raises(UserError, match=f"the reports cannot be compared: {key} .* there, {value} here"):
-        check.compare(reference, found)
+        check.compare_reports(reference, found)
 
 
 def test_versions_and_tuples_are_no_hindrance(reference, found):
     reference["settings"]["overrides"] = ["--config.a=1"]
     found["settings"] |= {"overrides": ("--config.a=1",), "versions": {"jax": "0.11"}}
-    assert check.compare(reference, found) == []
+    assert check.compare_reports(reference, found) == []
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,13 @@ from accdistill_jax.reproduce.report.document import (
     Number,
     Picture,
     Report,
+    ReportTable,
     Section,
-    Table,
     flat_settings,
 )
 from accdistill_jax.reproduce.report.document_style import CSS
-from accdistill_jax.reproduce.report.inline import to_html, to_markdown, to_plain
-from accdistill_jax.reproduce.report.write import write_report
+from accdistill_jax.reproduce.report.inline_markdown import to_html, to_markdown, to_plain
+from accdistill_jax.reproduce.report.write import write_grid_report
 
 NASTY = "<script>alert('1')</script> & \"quoted\" | bar"
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -65,7 +65,7 @@ def figure():
 
 @pytest.fixture
 def report():
-    table = Table(
+    table = ReportTable(
         "Errors", ("Encoder", "MAE", "Words"), (("student", "1.5 [1.2, 3.4]", NASTY), ("`ridge`", "−0.2", "b"))
     )
     return Report(
@@ -95,7 +95,7 @@ def report():
 
 
 def test_the_page_is_whole_escaped_and_by_itself(report, tmp_path):
-    path = write_report(tmp_path / "new", report)
+    path = write_grid_report(tmp_path / "new", report)
     text = path.read_text()
     page = Page(text)
     assert not {"script", "link", "iframe", "object", "svg"} & {tag for tag, _ in page.elements}
@@ -112,7 +112,7 @@ def test_the_page_is_whole_escaped_and_by_itself(report, tmp_path):
 
 
 def test_the_page_serves_readers_who_do_not_see_it(report, tmp_path):
-    page = Page(write_report(tmp_path, report).read_text())
+    page = Page(write_grid_report(tmp_path, report).read_text())
     levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
@@ -123,7 +123,7 @@ def test_the_page_serves_readers_who_do_not_see_it(report, tmp_path):
 
 
 def test_what_is_read_first(report, tmp_path):
-    text = Page(write_report(tmp_path, report).read_text()).text
+    text = Page(write_grid_report(tmp_path, report).read_text()).text
     places = [
         text.index(words) for words in ("1 of 3 runs failed, 1 more", "Claims", "Runs without a result", "Experiments")
     ]
@@ -140,18 +140,20 @@ def test_what_is_read_first(report, tmp_path):
     assert "config.x.y" in text and "[1, 2]" in text
     assert "--only augmentation" in text
     always = report._replace(sections=(report.sections[0], report.sections[1]._replace(always=True)))
-    assert "--only augmentation" not in Page(write_report(tmp_path, always).read_text()).text  # it would be refused
+    assert (
+        "--only augmentation" not in Page(write_grid_report(tmp_path, always).read_text()).text
+    )  # it would be refused
 
 
 def test_nothing_failed_nothing_said(report, tmp_path):
     whole = report._replace(runs=report.runs[:1])
-    text = write_report(tmp_path, whole).read_text()
+    text = write_grid_report(tmp_path, whole).read_text()
     assert 'class="alert"' not in text and "Runs without a result" not in text
     assert "Runs without a result" not in (tmp_path / "report.md").read_text()
 
 
 def test_report_json_holds_everything_but_the_figures(report, tmp_path):
-    write_report(tmp_path, report)
+    write_grid_report(tmp_path, report)
     found = check.load_report(tmp_path / "report.json")
     assert found["format_version"] == check.FORMAT_VERSION
     assert found["numbers"]["probes/hr_mae"] == {
@@ -173,7 +175,7 @@ def test_report_json_holds_everything_but_the_figures(report, tmp_path):
 
 
 def test_markdown_has_whole_tables(report, tmp_path):
-    write_report(tmp_path, report)
+    write_grid_report(tmp_path, report)
     text = (tmp_path / "report.md").read_text()
     blocks = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
     assert len(blocks) == 5
@@ -184,15 +186,15 @@ def test_markdown_has_whole_tables(report, tmp_path):
 
 
 def test_a_new_report_leaves_no_old_pictures(report, tmp_path):
-    write_report(tmp_path, report)
-    write_report(tmp_path, report._replace(sections=report.sections[1:]))
+    write_grid_report(tmp_path, report)
+    write_grid_report(tmp_path, report._replace(sections=report.sections[1:]))
     assert not [*(tmp_path / "report").iterdir()]
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
 
 
 def test_the_same_report_is_the_same_bytes(report, tmp_path):
-    write_report(tmp_path / "a", report)
-    write_report(tmp_path / "b", report)
+    write_grid_report(tmp_path / "a", report)
+    write_grid_report(tmp_path / "b", report)
     for name in ("report.html", "report.md", "report.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
@@ -200,19 +202,19 @@ def test_the_same_report_is_the_same_bytes(report, tmp_path):
 def test_reports_that_contradict_themselves_are_mistakes(report, tmp_path):
     double = report._replace(sections=report.sections + report.sections[:1])
     wrong_claim = report._replace(claims=(report.claims[0]._replace(holds="maybe"),))
-    short = report._replace(sections=(Section("a", "A", tables=(Table("t", ("x", "y"), (("1",),)),)),))
+    short = report._replace(sections=(Section("a", "A", tables=(ReportTable("t", ("x", "y"), (("1",),)),)),))
     for wrong, message in ((double, "section 'probes'"), (wrong_claim, "'maybe'"), (short, "has not 2 cells")):
         with pytest.raises(ValueError, match=message):
-            write_report(tmp_path, wrong)
+            write_grid_report(tmp_path, wrong)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write the report into"):
-        write_report(tmp_path / "file", report)
+        write_grid_report(tmp_path / "file", report)
 
 
 def test_an_empty_report(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Page(write_report(tmp_path, Report("Nothing", (), (), (), {}, [], {})).read_text())
+        Page(write_grid_report(tmp_path, Report("Nothing", (), (), (), {}, [], {})).read_text())
     assert flat_settings({"a": {}, "b": {"c": "x", "d": [1]}}) == [("a", "{}"), ("b.c", "x"), ("b.d", "[1]")]
 
 

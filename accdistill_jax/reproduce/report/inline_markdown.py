@@ -10,7 +10,7 @@ _SPECIAL = re.compile(r"[*~$\\]|`|<(?=[a-zA-Z/!?])|&(?=#?\w+;)|(?<!\w)_|_(?!\w)|
 _BLOCK = re.compile(r"^(?=[-+>#])|^\d+(?=[.)]\s)")
 
 
-class Piece(NamedTuple):
+class InlinePiece(NamedTuple):
     """A stretch of text; a bold one or a link may hold others."""
 
     kind: Literal["text", "code", "bold", "link"]
@@ -18,7 +18,7 @@ class Piece(NamedTuple):
     address: str = ""
 
 
-def pieces(text: str) -> list[Piece]:
+def pieces(text: str) -> list[InlinePiece]:
     """Splits a text; what is no complete mark, or a link to anything but a page, a file beside or a heading, is text."""
     found, end = [], 0
     for match in _TOKEN.finditer(text):
@@ -26,16 +26,16 @@ def pieces(text: str) -> list[Piece]:
         if address is not None and not _LINK.fullmatch(address):
             continue
         if match.start() > end:
-            found.append(Piece("text", text[end : match.start()]))
+            found.append(InlinePiece("text", text[end : match.start()]))
         end = match.end()
         if code is not None:
-            found.append(Piece("code", code))
+            found.append(InlinePiece("code", code))
         elif bold is not None:
-            found.append(Piece("bold", bold))
+            found.append(InlinePiece("bold", bold))
         else:
-            found.append(Piece("link", label, address))
+            found.append(InlinePiece("link", label, address))
     if end < len(text):
-        found.append(Piece("text", text[end:]))
+        found.append(InlinePiece("text", text[end:]))
     return found
 
 
