@@ -7,6 +7,7 @@ import pytest
 
 from accdistill_jax.evaluation.bootstrap import Estimate
 from accdistill_jax.evaluation.retrieval.retrieval import ACCEL_TO_PPG, retrieve, top1_by_pool_size
+from accdistill_jax.reproduce.measure.embedding_health import measure_health
 from accdistill_jax.reproduce.measure.retrieval import measure_failures, measure_retrieval
 from accdistill_jax.reproduce.measure.search import (
     explain,
