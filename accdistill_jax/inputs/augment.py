@@ -135,4 +135,5 @@ def augment(keys: jax.Array, x: jax.Array, specs: Mapping[str, Augmentation], *,
 
 def augmentations(section: Any) -> dict[str, Augmentation]:
     """The augmentations of a config section, without those of probability 0."""
-    return {name: AUGMENTATIONS.entry(name).options(**spec) for name, spec in section.items() if spec.probability > 0}
+    chosen = {name: spec for name, spec in section.items() if spec.probability > 0}
+    return {name: (AUGMENTATIONS.entry(name).options or Augmentation)(**spec) for name, spec in chosen.items()}

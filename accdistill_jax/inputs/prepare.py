@@ -1,6 +1,6 @@
 """From stored int16 to an encoder's input, on the device: dequantise, split into bands, normalise."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -42,7 +42,7 @@ ENVELOPE_SAMPLES = 8  # two passes: -6 dB at about 3.5 Hz at 64 Hz
 SMOOTHING_SAMPLES = 16  # two passes of a 16-sample mean: -6 dB at about 1.8 Hz at 64 Hz
 
 
-def dequantise(batch: dict[str, jax.Array], modality: str) -> jax.Array:
+def dequantise(batch: Mapping[str, jax.Array], modality: str) -> jax.Array:
     """Physical values of a stored modality.
 
     Args:
@@ -105,7 +105,7 @@ def lesser_sensor(x: jax.Array, settings: InputSettings) -> jax.Array:
     return x
 
 
-def prepare(batch: dict[str, jax.Array], modality: str, settings: InputSettings) -> jax.Array:
+def prepare(batch: Mapping[str, jax.Array], modality: str, settings: InputSettings) -> jax.Array:
     """The encoder's input of a modality.
 
     Args:

@@ -1,4 +1,4 @@
-"""Self-attention of a minute's tokens, in the form that each backend runs best, and the positions it may know of."""
+"""Self-attention over a segment's tokens: the fastest form for each backend, and position codes."""
 
 import contextlib
 import contextvars
@@ -14,20 +14,19 @@ import numpy as np
 from accdistill_jax.models.ops import block_size, in_blocks, product, product_float32, transposed
 from accdistill_jax.runtime.platform import on_cpu, platform
 
-LOGITS_BYTES = (
-    8 << 20
-)  # of logits worked on at a time: in a cache at least in part, and so many that threads seldom wait for each other
-FEW_TOKENS = 96  # up to which products of a head are so small that a transposed left side is better copied
-ROTARY_LONGEST = 50.0  # wavelength of a rotary code over 2 pi, in tokens; the shortest is 1
+# Bytes of logits in a block: at least partly in a cache, and large enough that threads seldom wait for each other.
+LOGITS_BYTES = 8 << 20
+FEW_TOKENS = 96  # up to this many tokens, copying a transposed left side of a head's product is faster
+ROTARY_LONGEST = 50.0  # longest wavelength of the rotary code over 2 pi, in tokens; the shortest is 1
 BLOCKS, CUDNN, TEXTBOOK = "a few segments at a time", "cuDNN, fused", "as in textbooks"
 
 
 class Places(NamedTuple):
-    """Where tokens are in their segment, for attention that knows it.
+    """Positions of tokens in their segment, for relative attention.
 
     Attributes:
         positions: [batch or 1, tokens] int32.
-        cos, sin: [batch or 1, 1, tokens, dim / 2] float32, of the angles by which `rotate` turns queries and keys.
+        cos, sin: [batch or 1, 1, tokens, dim / 2] float32, cosine and sine of the angles of `rotate`.
     """
 
     positions: jax.Array | np.ndarray
@@ -36,14 +35,14 @@ class Places(NamedTuple):
 
 
 def places(positions: jax.Array | np.ndarray, *, count: int, dim: int) -> Places:
-    """Positions with their rotary codes; constants where the positions are a numpy array.
+    """Positions with their rotary codes; constants if the positions are a numpy array.
 
-    To be made once for all blocks of an encoder: codes are looked up, since the compiler would compute sines anew at each use.
+    Call it once for all blocks of an encoder. Codes are looked up, as the compiler would compute sines again at each use.
 
     Args:
         positions: [batch or 1, tokens] int32, below `count`.
         count: tokens of a whole segment.
-        dim: of a head, even.
+        dim: width of a head, even.
     """
     rate = np.exp(-np.log(ROTARY_LONGEST) * np.arange(dim // 2) / max(dim // 2 - 1, 1))
     angle = np.arange(count)[:, None] * rate[None]
@@ -54,8 +53,9 @@ def places(positions: jax.Array | np.ndarray, *, count: int, dim: int) -> Places
 
 
 def three_products(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Queries, keys and values as products of their own, for GPUs: cuDNN wants each in one piece, and slices of one product's
-    result would be copied.
+    """Queries, keys and values as three products, for GPUs.
+
+    cuDNN needs each of them contiguous; slices of a single product's result would be copied.
 
     Args:
         x: [batch, tokens, width].
@@ -65,8 +65,12 @@ def three_products(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> tuple[ja
         [batch, tokens, width] each.
     """
     width, rows = x.shape[-1], x.reshape(-1, x.shape[-1])
-    columns = (slice(i * width, (i + 1) * width) for i in range(3))
-    return tuple((jnp.matmul(rows, kernel[:, part]) + bias[None, part]).reshape(x.shape) for part in columns)
+
+    def columns(part: int) -> jax.Array:
+        chosen_columns = slice(part * width, (part + 1) * width)
+        return (jnp.matmul(rows, kernel[:, chosen_columns]) + bias[None, chosen_columns]).reshape(x.shape)
+
+    return columns(0), columns(1), columns(2)
 
 
 def attention(
@@ -78,17 +82,17 @@ def attention(
 ) -> jax.Array:
     """Softmax self-attention; logits and softmax in float32.
 
-    On CPU, memory is what it waits for: the backward pass works through a few segments at a time and computes their softmax
-    again, so that nothing of [tokens, tokens] leaves the cache, and the sum of exponentials divides the product, which is
-    smaller than what went into it. On NVIDIA GPUs in bfloat16 it is cuDNN's fused attention, where that can be had.
-    Elsewhere the compiler has it as it stands in textbooks.
+    On CPU, memory bandwidth is the limit: the backward pass works through a few segments at a time and recomputes their
+    softmax, so that no [tokens, tokens] array leaves the cache; the sum of exponentials divides the output product, which is
+    smaller than the weights. On NVIDIA GPUs in bfloat16 it is cuDNN's fused attention, if cuDNN supports the size. Elsewhere
+    the compiler gets the textbook form.
 
     Args:
-        qkv: [batch, tokens, 3 * width]: queries, keys and values, each of them all heads in a row; elsewhere than on CPU also
-            as three arrays [batch, tokens, width].
+        qkv: [batch, tokens, 3 * width]: queries, keys and values, each with all heads in a row; on accelerators also three
+            arrays [batch, tokens, width].
         heads: number of heads.
-        relative: whether positions act as a rotary code of queries and keys and as a penalty on distance.
-        where: the tokens' places, [batch, ...]; None is one after another, of which the compiler then knows all codes.
+        relative: True for position codes: a rotary code of queries and keys, and a penalty on distance.
+        where: positions of the tokens, [batch, ...]; None: all tokens in order, whose codes are then constants.
 
     Returns:
         [batch, tokens, width], dtype of `qkv`.
@@ -105,15 +109,16 @@ def attention(
 
 
 def chosen(tokens: int, dim: int, dtype: jnp.dtype, *, relative: bool) -> tuple[str, str]:
-    """Which form of attention runs on the platform that is traced for, and why not a faster one.
+    """The form of attention for the platform that is traced for, and the reason why it is not a faster one.
 
     Args:
-        tokens, dim: of a segment and of a head.
+        tokens: tokens of a segment.
+        dim: width of a head.
         dtype: compute dtype.
-        relative: whether attention knows of positions.
+        relative: True for position codes.
 
     Returns:
-        `BLOCKS`, `CUDNN` or `TEXTBOOK`, and a reason, "" where there is nothing to explain.
+        `BLOCKS`, `CUDNN` or `TEXTBOOK`, and a reason, "" if there is nothing to explain.
     """
     form = _FORCED.get()
     if form is not None:
@@ -123,7 +128,7 @@ def chosen(tokens: int, dim: int, dtype: jnp.dtype, *, relative: bool) -> tuple[
     if platform() != "gpu":
         return TEXTBOOK, ""
     if relative:
-        return TEXTBOOK, "cuDNN's knows no positions here"
+        return TEXTBOOK, "cuDNN's has no position codes here"
     reason = _cudnn_refusal(tokens, dim, jnp.dtype(dtype))
     return (TEXTBOOK, reason) if reason else (CUDNN, "")
 
@@ -133,7 +138,7 @@ _FORCED: contextvars.ContextVar[str | None] = contextvars.ContextVar("form", def
 
 @contextlib.contextmanager
 def forced(form: str) -> Iterator[None]:
-    """Has everything that is traced inside use one form of attention, so that forms can be compared on one device.
+    """Forces a form of attention for everything that is traced inside, to compare forms on one device.
 
     Args:
         form: `BLOCKS`, `CUDNN` or `TEXTBOOK`.
@@ -151,7 +156,7 @@ def forced(form: str) -> Iterator[None]:
 
 
 def _where(count: int, dim: int, relative: bool, where: Places | None) -> Places | None:
-    """Places that matter, None where none do; one after another they are constants."""
+    """Positions of the tokens, constants for tokens in order; None for attention without position codes."""
     if not relative:
         return None
     return places(np.arange(count, dtype=np.int32)[None], count=count, dim=dim) if where is None else where
@@ -163,9 +168,9 @@ def _count_and_dim(qkv: jax.Array, heads: int) -> tuple[int, int]:
 
 def _heads(
     qkv: jax.Array | tuple[jax.Array, ...], where: Places | None, heads: int
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
-    """Queries (scaled), keys and values, [batch, heads, tokens, dim], and what is added to the logits, or None."""
-    if on_cpu():
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | np.ndarray | None]:
+    """Queries (scaled), keys and values, [batch, heads, tokens, dim], and the bias of the logits, or None."""
+    if on_cpu() and not isinstance(qkv, tuple):
         B, P, _ = qkv.shape
         q, k, v = qkv.reshape(B, P, 3, heads, -1).transpose(2, 0, 3, 1, 4)
     else:
@@ -178,10 +183,10 @@ def _heads(
 
 
 def _thirds(qkv: jax.Array | tuple[jax.Array, ...]) -> Sequence[jax.Array]:
-    """Queries, keys and values, [batch, tokens, width] each, as slices of the last axis where they are not apart already.
+    """Queries, keys and values, [batch, tokens, width] each; slices of the last axis unless they are three arrays already.
 
-    An accelerator's compiler reads slices in place, where it would copy an array of five axes into another layout and back: on
-    TPU, by the compiler's estimate, a sixth of the paper-sized step.
+    An accelerator's compiler reads slices in place. It would copy an array of five axes into another layout and back: on TPU, by
+    the compiler's estimate, a sixth of the paper-sized step.
     """
     if isinstance(qkv, tuple):
         return qkv
@@ -189,7 +194,7 @@ def _thirds(qkv: jax.Array | tuple[jax.Array, ...]) -> Sequence[jax.Array]:
     return [qkv[..., i * width : (i + 1) * width] for i in range(3)]
 
 
-def _logits(q: jax.Array, k: jax.Array, bias: jax.Array | None) -> jax.Array:
+def _logits(q: jax.Array, k: jax.Array, bias: jax.Array | np.ndarray | None) -> jax.Array:
     logits = product_float32(q, transposed(k))
     return logits if bias is None else logits + bias
 
@@ -229,9 +234,9 @@ def _blocked_backward(heads, relative, saved, d_out):
         where = _where(*_count_and_dim(qkv, heads), relative, where)
         q, k, v, bias = _heads(qkv, where, heads)
         g = _split(d_out, heads)
-        # the derivative of a softmax leaves out what all of its weights share
+        # the derivative of a softmax subtracts the part that all of its weights share
         shared = jnp.sum(_split(d_out * out, heads).astype(jnp.float32), axis=-1, keepdims=True)
-        # keys by queries: products of a transposed left side are the slow ones, and so there is one of them, not two
+        # keys by queries: a product with a transposed left side is slow, and this way there is one of them instead of two
         logits = _logits(k, q, None if bias is None else bias.swapaxes(-1, -2))
         weights = jnp.exp(logits - normaliser.swapaxes(-1, -2))
         d_weights = product_float32(v, transposed(g))
@@ -239,8 +244,8 @@ def _blocked_backward(heads, relative, saved, d_out):
         weights, d_logits = jax.lax.optimization_barrier((weights.astype(v.dtype), d_logits))
         d_k, d_v = product(d_logits, q), product(weights, g)
         d_q = product(transposed(k, copied=qkv.shape[1] <= FEW_TOKENS), d_logits).swapaxes(-1, -2) * q.shape[-1] ** -0.5
-        if relative:
-            d_q, d_k = (rotate(a, where.cos, -where.sin) for a in (d_q, d_k))  # the same angles the other way round
+        if where is not None:
+            d_q, d_k = (rotate(a, where.cos, -where.sin) for a in (d_q, d_k))  # the same angles, backwards
         return jnp.concatenate([_joined(a) for a in (d_q, d_k, d_v)], axis=-1)
 
     B, P, _ = qkv.shape
@@ -259,28 +264,28 @@ def _cudnn(qkv: jax.Array | tuple[jax.Array, ...], heads: int) -> jax.Array:
 
 @functools.cache
 def _cudnn_refusal(tokens: int, dim: int, dtype: jnp.dtype) -> str:
-    """Why this GPU's cuDNN has no fused attention of this size, forward and backward: found by compiling it once; "": it has."""
+    """Reason why this GPU's cuDNN has no fused attention of this size, forward and backward; "" if it has. Compiles it once."""
     if dtype not in (jnp.bfloat16, jnp.float16):
         return f"cuDNN's takes no {dtype.name}"
     if tokens % 2 or dim % 8:
         return f"cuDNN's takes an even number of tokens and heads of a multiple of 8, not {tokens} and {dim}"
     if jax.default_backend() != "gpu":
-        return "no GPU here to ask for cuDNN's"
+        return "there is no GPU for cuDNN's"
     shape = jax.ShapeDtypeStruct((1, tokens, 3 * dim), dtype)
     return refusal(jax.grad(lambda a: jnp.sum(_cudnn(a, 1).astype(jnp.float32))), shape)
 
 
 def refusal(fn: Callable[..., Any], *shapes: jax.ShapeDtypeStruct) -> str:
-    """Why this backend does not compile a function, "" if it does; may be asked while another one is traced."""
+    """Reason why this backend does not compile a function, "" if it does; works while another function is traced."""
 
     def attempt() -> str:
         try:
             jax.jit(fn).lower(*shapes).compile()
-        except Exception as error:  # of whatever kind: no library, an old one, a device it was not made for
+        except Exception as error:  # any kind: no library, an old library, an unsupported device
             return f"{type(error).__name__}: {(str(error).strip() or 'no reason').splitlines()[0]}"
         return ""
 
-    with ThreadPoolExecutor(1) as outside:  # a thread of its own knows nothing of the trace, its mesh and its axes
+    with ThreadPoolExecutor(1) as outside:  # another thread is outside the current trace, its mesh and its axes
         return outside.submit(attempt).result()
 
 
@@ -302,7 +307,7 @@ def rotate(x: jax.Array, cos: jax.Array | np.ndarray, sin: jax.Array | np.ndarra
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
 
 
-def distance_bias(positions: jax.Array, heads: int) -> jax.Array:
+def distance_bias(positions: jax.Array | np.ndarray, heads: int) -> jax.Array | np.ndarray:
     """Penalty on attention to far tokens, -slope * |i - j|, with slopes from 1/2 to nearly none over the heads.
 
     Args:

@@ -37,3 +37,7 @@ class LinearHead(nn.Module):
     def __call__(self, z: jax.Array) -> jax.Array:
         """Embedding [batch, D] -> [batch, output] float32."""
         return nn.Dense(self.output, name="output")(z.astype(jnp.float32))
+
+    def flops(self, *, features: int) -> int:
+        """Operations in the matrix product for one embedding of so many features."""
+        return 2 * features * self.output

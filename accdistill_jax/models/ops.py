@@ -1,4 +1,4 @@
-"""Numerical building blocks whose best form depends on the backend; with attention.py the only place where that is chosen."""
+"""Numerical building blocks whose fastest form depends on the backend; only this file and attention.py choose the form."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,30 +9,29 @@ import numpy as np
 
 from accdistill_jax.runtime.platform import on_cpu, platform
 
-HIDDEN_BYTES = (
-    4 << 20
-)  # of a hidden layer worked on at a time: in a cache still, and so much that threads seldom wait for each other
+# Bytes of a hidden layer in a block: it stays in a cache, and is large enough that threads seldom wait for each other.
+HIDDEN_BYTES = 4 << 20
 
 
 def product(a: jax.Array, b: jax.Array) -> jax.Array:
     """`jnp.matmul`, [..., m, k] @ [..., k, n], result of the operands' dtype.
 
-    On CPU bfloat16 products are asked for in float32 and rounded afterwards, which is what accelerators do by themselves: XLA
-    there computes one whose result is bfloat16 only half as fast.
+    On CPU, bfloat16 products are computed in float32 and rounded afterwards, as accelerators do by themselves: XLA on CPU is
+    half as fast for a product whose result is bfloat16.
     """
     return product_float32(a, b).astype(a.dtype) if on_cpu() and a.dtype == jnp.bfloat16 else jnp.matmul(a, b)
 
 
 def product_float32(a: jax.Array, b: jax.Array) -> jax.Array:
-    """The same in float32, whatever the operands are."""
+    """`product` with a float32 result for operands of any dtype."""
     return jnp.matmul(a, b, preferred_element_type=jnp.float32)
 
 
 def depthwise_conv(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
     """Depthwise 1-D convolution ("same" padding at stride 1) along time.
 
-    On CPU a sum of shifted products (XLA's grouped convolution there is a scalar loop, some 30 times slower), elsewhere
-    the grouped convolution. Both give the same numbers up to rounding.
+    On CPU a sum of shifted products (XLA's grouped convolution is a scalar loop on CPU, some 30 times slower), elsewhere the
+    grouped convolution. Both give the same numbers up to rounding.
 
     Args:
         x: [batch, time, channels] float.
@@ -48,14 +47,14 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.A
     padding = (total // 2, total - total // 2)
 
     def shifted(x, kernel):
-        # the stride's phases become channels of their own, so that all shifts are by whole rows
+        # each phase of the stride becomes a set of channels, so that all shifts are by whole rows
         span = -(-taps // stride)
         rows = out_length + span - 1
         padded = jnp.pad(x, ((0, 0), (padding[0], max(rows * stride - length - padding[0], 0)), (0, 0)))
         phases = padded[:, : rows * stride].reshape(batch, rows, stride * channels)
         kernels = jnp.pad(kernel, ((0, span * stride - taps), (0, 0))).reshape(span, stride * channels)
         convolved = _shifted_sum(phases, kernels).reshape(batch, out_length, stride, channels)
-        return sum(convolved[:, :, phase] for phase in range(stride))
+        return sum((convolved[:, :, phase] for phase in range(stride)), start=jnp.zeros((), x.dtype))
 
     def grouped(x, kernel):
         return jax.lax.conv_general_dilated(
@@ -74,9 +73,9 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.A
 def _shifted_sum(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """[batch, time + taps - 1, channels] and [taps, channels] -> [batch, time, channels]; for XLA on CPU.
 
-    The loop over the batch costs nothing and keeps the sum apart: XLA would fuse it with what made `x`, or with what uses
-    the result, and compute that anew for each tap (an optimisation barrier does not stop it). The kernel's gradient, a
-    correlation over all of time, goes through a Fourier transform: as sums of shifted products it takes ten times as long.
+    The loop over the batch costs nothing and isolates the sum: XLA would fuse it with the producer of `x`, or with the
+    consumer of the result, and recompute that for each tap (an optimisation barrier does not stop it). The kernel's gradient,
+    a correlation over all of time, goes through a Fourier transform: sums of shifted products take ten times as long.
     """
     taps = kernel.shape[0]
     length = x.shape[1] - taps + 1
@@ -113,7 +112,7 @@ def dot_rows(
 ) -> jax.Array:
     """A dense layer's product over flattened rows, for `nn.Dense(dot_general=...)`: [..., C] @ [C, D] -> [..., D].
 
-    XLA on CPU computes the kernel's gradient three times as fast from two axes as from three; `summed_products` says more.
+    XLA on CPU computes the kernel's gradient three times as fast from two axes as from three; see `summed_products`.
     """
     if dimension_numbers != (((x.ndim - 1,), (0,)), ((), ())):
         raise ValueError(f"dot_rows multiplies rows by a matrix, not {dimension_numbers}")
@@ -128,9 +127,9 @@ def dot_rows(
 def transposed(a: jax.Array, *, copied: bool = False) -> jax.Array:
     """[..., m, n] -> [..., n, m], as a side of a product.
 
-    On CPU in bfloat16, or where asked to, it is copied: XLA there knows no fast product of a transposed bfloat16 side, left or
-    right, and takes twice as long, and neither of many small ones whose left side is transposed. As the compiler would see
-    through a plain copy, it gets columns that are cut off again behind a barrier.
+    On CPU in bfloat16, or with `copied`, the result is a copy: XLA on CPU takes twice as long for a product with a transposed
+    bfloat16 side, left or right, and for many small products with a transposed left side. The compiler would remove a plain
+    copy, so the copy is padded with columns that are cut off again behind a barrier.
     """
     turned = a.swapaxes(-1, -2)
     if on_cpu() and (copied or a.dtype == jnp.bfloat16):
@@ -140,24 +139,24 @@ def transposed(a: jax.Array, *, copied: bool = False) -> jax.Array:
 
 
 def summed_products(a: jax.Array, b: jax.Array) -> jax.Array:
-    """[n, C] and [n, D] -> the transposed product of the narrower with the wider one, float32: [C, D], or [D, C] where D < C.
+    """[n, C] and [n, D] -> the narrower array, transposed, times the wider one, float32: [C, D], or [D, C] if D < C.
 
-    What a dense kernel's gradient is made of. XLA on CPU takes half as long again where the left side is the wider one.
+    This is a dense kernel's gradient. XLA on CPU takes 1.5 times as long if the left side is the wider one.
     """
     narrow, wide = (a, b) if a.shape[1] <= b.shape[1] else (b, a)
     return product_float32(transposed(narrow), wide)
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
-    """[n, C] and [n, D] -> [C, D] float32."""
-    found = summed_products(x, dy)
-    # the barrier keeps the compiler from turning the product round again
-    return found if x.shape[1] <= dy.shape[1] else jax.lax.optimization_barrier(found).T
+    """Gradient of a dense kernel: inputs [n, C] and output gradients [n, D] -> [C, D] float32."""
+    gradient = summed_products(x, dy)
+    # the barrier keeps the compiler from swapping the product's sides again
+    return gradient if x.shape[1] <= dy.shape[1] else jax.lax.optimization_barrier(gradient).T
 
 
 @jax.custom_vjp
 def _cpu_dot(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`product` whose gradients are such products too: derived ones would multiply bfloat16 in float32, and wide sides first."""
+    """`product` whose gradients are such products too: the derived gradients would be slow for bfloat16 and for wide sides."""
     return product(x, kernel)
 
 
@@ -170,19 +169,19 @@ _cpu_dot.defvjp(lambda x, kernel: (product(x, kernel), (x, kernel)), _cpu_dot_ba
 
 
 def gelu(x: jax.Array, dtype: jnp.dtype | None = None) -> jax.Array:
-    """GELU (tanh form) as another dtype; on CPU kept apart from the matrix product that follows.
+    """GELU (tanh form), cast to `dtype`; on CPU isolated from the matrix product that follows.
 
-    Without the barrier XLA there fuses it into the next product's operand and computes it anew in the backward pass.
+    Without the barrier, XLA on CPU fuses it into the next product's operand and recomputes it in the backward pass.
     """
     y = jax.nn.gelu(x).astype(dtype or x.dtype)
     return jax.lax.optimization_barrier(y) if on_cpu() else y
 
 
 def repeated(row: jax.Array, times: int) -> jax.Array:
-    """[n] -> [times * n], the row again and again.
+    """[n] -> [times * n], the row repeated.
 
-    On CPU by a product with ones in the right places: XLA there turns a plain tile into an index of what uses it, and does not
-    vectorise that (GELU of 128 minutes' first level: 10 ms on one core in place of 1).
+    On CPU it is a product with a tiled identity: XLA on CPU turns a plain tile into an index computation in the consumer, and
+    does not vectorise that (GELU of 128 minutes' first level: 10 ms on one core instead of 1).
     """
     if on_cpu():
         return row @ jnp.asarray(np.tile(np.eye(row.size), (1, times)), row.dtype)
@@ -192,8 +191,8 @@ def repeated(row: jax.Array, times: int) -> jax.Array:
 def mlp(x: jax.Array, w_in: jax.Array, b_in: jax.Array, w_out: jax.Array, b_out: jax.Array) -> jax.Array:
     """Dense, GELU (tanh form), dense: [..., D] -> [..., D].
 
-    On CPU it goes by blocks of rows, forward and backward, so that the hidden layer stays in the cache between its products;
-    what is kept for the backward pass is the hidden layer before GELU.
+    On CPU it works on blocks of rows, forward and backward, so that the hidden layer stays in the cache between its products;
+    the hidden layer before GELU is kept for the backward pass.
 
     Args:
         x: [..., D].
@@ -212,9 +211,8 @@ def mlp(x: jax.Array, w_in: jax.Array, b_in: jax.Array, w_out: jax.Array, b_out:
 def _kept_mlp(x: jax.Array, w_in: jax.Array, b_in: jax.Array, w_out: jax.Array, b_out: jax.Array) -> jax.Array:
     """The form for GPUs. On TPU its barrier costs a tenth of the step, by the compiler's estimate, and saves no memory.
 
-    Kept for the backward pass are the hidden layer before and after GELU, in its own dtype; a derived backward pass would keep
-    several parts of GELU's formula. The hidden layer's gradient is computed once, where the compiler would compute it again for
-    the sum that is the bias's gradient.
+    The backward pass keeps the hidden layer before and after GELU, in its own dtype; a derived one would keep several parts of
+    GELU's formula. The hidden layer's gradient is computed once; the compiler would compute it again for the bias's gradient.
     """
     return _kept_mlp_forward(x, w_in, b_in, w_out, b_out)[0]
 
@@ -244,7 +242,7 @@ def _blocked_mlp(x: jax.Array, w_in: jax.Array, b_in: jax.Array, w_out: jax.Arra
 
 def _blocked_mlp_forward(x, w_in, b_in, w_out, b_out):
     def block(some: jax.Array) -> tuple[jax.Array, jax.Array]:
-        # what lies between products stays float32: bfloat16 would be widened and rounded at each operation
+        # values between the products stay float32: bfloat16 would be widened and rounded at each operation
         hidden = product_float32(some, w_in) + b_in[None].astype(jnp.float32)
         out = product_float32(gelu(hidden, x.dtype), w_out) + b_out[None].astype(jnp.float32)
         return out.astype(x.dtype), hidden.astype(x.dtype)
@@ -264,8 +262,8 @@ def _blocked_mlp_backward(saved, d_out):
         active, slope = jax.lax.optimization_barrier((active.astype(x.dtype), slope))
         d_hidden = jax.lax.optimization_barrier((product_float32(d_out, turned_out) * slope).astype(x.dtype))
         columns = [jnp.sum(a, axis=0, dtype=jnp.float32) for a in (d_hidden, d_out)]
-        own = (summed_products(x, d_hidden), columns[0], summed_products(active, d_out), columns[1])
-        return jax.tree.map(jnp.add, total, own), product(d_hidden, turned_in)
+        of_block = (summed_products(x, d_hidden), columns[0], summed_products(active, d_out), columns[1])
+        return jax.tree.map(jnp.add, total, of_block), product(d_hidden, turned_in)
 
     shapes = (tuple(sorted(w_in.shape)), w_in.shape[1:], tuple(sorted(w_out.shape)), w_out.shape[1:])
     zeros = tuple(jnp.zeros(shape, jnp.float32) for shape in shapes)
@@ -292,9 +290,9 @@ def _gelu_and_slope(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def block_size(count: int, *, bytes_each: int, bytes_at_once: int) -> int:
-    """Rows to work on at a time: the largest divisor of `count` whose rows take no more than so many bytes.
+    """Rows of a block: the largest divisor of `count` whose rows take at most `bytes_at_once`.
 
-    Where only much smaller ones divide it, such as of a prime, all of them at once.
+    All rows if only much smaller numbers divide the count, for example if it is a prime.
     """
     most = min(max(1, bytes_at_once // bytes_each), count)
     size = next(size for size in range(most, 0, -1) if count % size == 0)
@@ -302,7 +300,7 @@ def block_size(count: int, *, bytes_each: int, bytes_at_once: int) -> int:
 
 
 def in_blocks(fn: Callable[[Any], Any], rows: Any, *, size: int) -> Any:
-    """`fn` of a tree of [n, ...] arrays, each row by itself, applied to `size` rows at a time (a divisor of n)."""
+    """Applies `fn`, which maps each row of a tree of [n, ...] arrays by itself, to `size` rows at a time (a divisor of n)."""
     count = len(jax.tree.leaves(rows)[0])
     if size == count:
         return fn(rows)

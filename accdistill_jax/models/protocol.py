@@ -17,7 +17,36 @@ class Encoded(NamedTuple):
     embedding: jax.Array
 
 
-class Encoder(Protocol):
+class Module(Protocol):
+    """The part of `flax.linen.Module` that other code uses; flax's own annotations are wider."""
+
+    def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Initial variables, {"params": ...}."""
+        ...
+
+    def init_with_output(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Output and initial variables."""
+        ...
+
+    def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
+        """Output of `__call__`, or of `method`."""
+        ...
+
+
+class Head(Module, Protocol):
+    """A head on the pooled embedding [batch, D]; a flax module."""
+
+    @property
+    def output(self) -> int:
+        """Features of the output."""
+        ...
+
+    def flops(self, *, features: int) -> int:
+        """Operations in the matrix products for one embedding of so many features."""
+        ...
+
+
+class Encoder(Module, Protocol):
     """An encoder of normalised segments; a flax module.
 
     The methods `encode` and `encode_kept` run inside `apply(variables, ..., method="encode")`. All of them create the same
@@ -86,16 +115,4 @@ class Encoder(Protocol):
             patch: samples of a patch, with `kept`.
             kept: patches that `encode_kept` sees; 0 is a whole segment.
         """
-        ...
-
-    def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Initial variables, {"params": ...}; of `flax.linen.Module`."""
-        ...
-
-    def init_with_output(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Output and initial variables; of `flax.linen.Module`."""
-        ...
-
-    def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
-        """Output of `__call__`, or of `method`; of `flax.linen.Module`."""
         ...

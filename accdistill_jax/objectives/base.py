@@ -17,21 +17,20 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from accdistill_jax.inputs.prepare import InputSettings, prepare
 from accdistill_jax.inputs.present import present
 from accdistill_jax.inputs.registered import Augmentation
-from accdistill_jax.models.protocol import Encoder
+from accdistill_jax.models.protocol import Encoder, Head
 from accdistill_jax.objectives import losses
 
 TARGET = "target"  # key of `frozen`: the average of the parameters, for an objective with a momentum branch
 SECOND = "second_"  # prefix of a batch's names: another segment of the same participant
 LABEL = "label"  # key of a batch: [b] float32, in the target's unit, all known
 
-Batch = Mapping[str, jax.Array]
+Batch = Mapping[str, Any]  # of arrays, on the host or a device
 Metrics = dict[str, jax.Array]
 
 
@@ -50,8 +49,19 @@ class Branch:
     modality: str
     encoder: Encoder
     inputs: InputSettings
-    head: nn.Module | None = None
+    head: Head | None = None
     augmentations: Mapping[str, Augmentation] = dataclasses.field(default_factory=dict)
+
+    @property
+    def required_head(self) -> Head:
+        """The head.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.head is None:
+            raise ValueError(f"the {self.modality} branch has no head")
+        return self.head
 
     def prepare(self, batch: Batch) -> jax.Array:
         """The encoder's input [b, time, C] float32, not augmented."""
@@ -78,9 +88,7 @@ class Branch:
 
     def project(self, params: Any, embedding: jax.Array) -> jax.Array:
         """The head's output [b, P] for a pooled embedding [b, D]."""
-        if self.head is None:
-            raise ValueError(f"the {self.modality} branch has no head")
-        return self.head.apply({"params": params}, embedding)
+        return self.required_head.apply({"params": params}, embedding)
 
     def init(self, keys: jax.Array, batch: Batch) -> tuple[Any, Any]:
         """Initial parameters of encoder and head.
@@ -90,9 +98,7 @@ class Branch:
             batch: of the pipeline's form.
         """
         embedding, variables = self.encoder.init_with_output(keys[0], self.prepare(batch))
-        if self.head is None:
-            raise ValueError(f"the {self.modality} branch has no head")
-        return variables["params"], self.head.init(keys[1], embedding)["params"]
+        return variables["params"], self.required_head.init(keys[1], embedding)["params"]
 
 
 class Parts(NamedTuple):

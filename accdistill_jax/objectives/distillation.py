@@ -13,7 +13,7 @@ from accdistill_jax.inputs import streams
 from accdistill_jax.models.autoencoder import kept_count, random_order
 from accdistill_jax.models.build import build_head
 from accdistill_jax.models.heads import LinearHead
-from accdistill_jax.models.protocol import Encoder
+from accdistill_jax.models.protocol import Encoder, Head
 from accdistill_jax.objectives import losses
 from accdistill_jax.objectives.base import (
     Batch,
@@ -113,8 +113,8 @@ class Distillation(Objective):
             width = jax.eval_shape(lambda: self.teacher.encoder.init_with_output(keys[0], ppg)[0]).shape[-1]
         params = {"encoder": variables["params"]}
         if self.loss_terms.contrastive_weight:
-            params["head"] = self.student.head.init(keys[1], embedding)["params"]
-            params["teacher_head"] = self.teacher.head.init(keys[2], jnp.zeros((1, width)))["params"]
+            params["head"] = self.student.required_head.init(keys[1], embedding)["params"]
+            params["teacher_head"] = self.teacher.required_head.init(keys[2], jnp.zeros((1, width)))["params"]
         if self.loss_terms.regression_weight:
             head_key = jax.random.fold_in(key, 3)
             params["regression_head"] = LinearHead(width).init(head_key, embedding)["params"]
@@ -129,6 +129,8 @@ class Distillation(Objective):
             ppg = self.teacher.present(batch, keys, training=training)
             views["teacher"] = standard_embedding(self.teacher.encoder, frozen, ppg)
         if self.drop_fraction and training:
+            if self.student.encoder.patch is None:
+                raise ValueError("the student's encoder has no tokens to drop")
             tokens = views["accel"].shape[1] // self.student.encoder.patch
             order = random_order(streams.stream(keys, streams.TOKENS), tokens)
             views["kept"] = order[:, : kept_count(tokens, self.drop_fraction)]
@@ -143,10 +145,10 @@ class Distillation(Objective):
         if self.drop_fraction and student.patch:
             kept = {"patch": student.patch, "kept": kept_count(samples // student.patch, self.drop_fraction)}
         trained = student.flops(samples=samples, channels=channels["accel"], **kept)
-        trained += self.student.head.flops(features=student.embedding_width)
-        trained += self.teacher.head.flops(features=teacher.embedding_width)
+        trained += self.student.required_head.flops(features=student.embedding_width)
+        trained += self.teacher.required_head.flops(features=teacher.embedding_width)
         frozen = 0 if cached else teacher.flops(samples=samples, channels=channels["ppg"])
-        return StepFlops(trained, frozen, self.student.head.output, student.embedding_width)
+        return StepFlops(trained, frozen, self.student.required_head.output, student.embedding_width)
 
     def rows(self, params: Any, inputs: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """See `Objective.rows`."""
@@ -158,7 +160,7 @@ class Distillation(Objective):
             rows["teacher"] = self.teacher.project(params["teacher_head"], inputs["teacher"])
             rows["student"] = self.student.project(params["head"], embedding)
         if self.loss_terms.regression_weight:
-            predicted = linear_head(params["regression_head"]).apply({"params": params["regression_head"]}, embedding)
+            predicted = predict(params["regression_head"], embedding)
             rows["regression"] = losses.regression(predicted, inputs["teacher"], kind=self.loss_terms.regression)
         return rows
 
@@ -188,8 +190,7 @@ class Distillation(Objective):
         if branch.head is not None:
             represented["projection"] = branch.project(params["head"], z)
         elif "regression_head" in params:
-            head = params["regression_head"]
-            represented["projection"] = unit(linear_head(head).apply({"params": head}, z))
+            represented["projection"] = unit(predict(params["regression_head"], z))
         return represented
 
     @classmethod
@@ -198,9 +199,10 @@ class Distillation(Objective):
         return unit(standard) if branch.head is None else branch.project(params["teacher_head"], standard)
 
 
-def linear_head(params: Mapping[str, Any]) -> LinearHead:
-    """The linear head that has these parameters."""
-    return LinearHead(params["output"]["bias"].shape[-1])
+def predict(params: Any, embedding: jax.Array) -> jax.Array:
+    """The teacher's standardised embedding [b, D teacher] as a linear head's parameters predict it from [b, D]."""
+    head: Head = LinearHead(params["output"]["bias"].shape[-1])
+    return head.apply({"params": params}, embedding)
 
 
 def unit(z: jax.Array) -> jax.Array:

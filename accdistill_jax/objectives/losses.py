@@ -4,14 +4,14 @@ import jax
 import jax.numpy as jnp
 
 
-def info_nce(query: jax.Array, key: jax.Array, *, temperature, axis_name: str | None = None) -> jax.Array:
-    """Cross-entropy of finding each query's own key among all keys of the global batch.
+def info_nce(query: jax.Array, key: jax.Array, *, temperature: float, axis_name: str | None = None) -> jax.Array:
+    """Cross-entropy of picking each query's key among all keys of the global batch.
 
     Args:
         query: [b, D] float32 of unit norm, this device's rows.
         key: [b, D] float32 of unit norm, row i belongs to query i.
         temperature: softmax temperature.
-        axis_name: mapped axis over whose devices keys are gathered; None is one device.
+        axis_name: mapped axis whose devices share their keys; None: one device.
 
     Returns:
         [] float32, the mean over this device's rows; the mean over devices is the global loss.
@@ -23,8 +23,8 @@ def info_nce(query: jax.Array, key: jax.Array, *, temperature, axis_name: str | 
         first = jax.lax.axis_index(axis_name) * query.shape[0]
         key = jax.lax.all_gather(key, axis_name, axis=0, tiled=True)
     logits = jnp.matmul(query, key.T, preferred_element_type=jnp.float32) / temperature
-    own = first + jnp.arange(query.shape[0])
-    picked = jnp.take_along_axis(logits, own[:, None], axis=1)[:, 0]
+    matching = first + jnp.arange(query.shape[0])
+    picked = jnp.take_along_axis(logits, matching[:, None], axis=1)[:, 0]
     return jnp.mean(jax.nn.logsumexp(logits, axis=1) - picked)
 
 
@@ -36,7 +36,7 @@ def masked_reconstruction(prediction: jax.Array, target: jax.Array) -> jax.Array
 def effective_rank(z: jax.Array) -> jax.Array:
     """Smooth effective rank of embeddings [N, D]: exp of the entropy of the normalised covariance spectrum.
 
-    A cheap stand-in during training for the singular-value form used in the evaluation.
+    Cheaper than the singular-value form of the evaluation, for use during training.
     """
     centred = z - jnp.mean(z, axis=0, keepdims=True)
     spectrum = jnp.maximum(jnp.linalg.eigvalsh(centred.T @ centred), 0.0)
@@ -60,7 +60,7 @@ def regression(prediction: jax.Array, target: jax.Array, *, kind: str) -> jax.Ar
 
 
 def huber(error: jax.Array) -> jax.Array:
-    """Half the square up to 1, straight beyond: elementwise, float32. Source: Huber 1964."""
+    """Half the square up to 1, linear beyond: elementwise, float32. Source: Huber 1964."""
     size = jnp.abs(error.astype(jnp.float32))
     return jnp.where(size <= 1.0, 0.5 * jnp.square(size), size - 0.5)
 
@@ -70,10 +70,10 @@ def koleo(z: jax.Array, *, axis_name: str | None = None) -> jax.Array:
 
     Args:
         z: [b, D] float32 of unit norm, this device's rows.
-        axis_name: mapped axis over whose devices vectors are gathered; None is one device.
+        axis_name: mapped axis whose devices share their vectors; None: one device.
 
     Returns:
-        [] float32, the mean over this device's rows; smaller where vectors are spread out.
+        [] float32, the mean over this device's rows; smaller for vectors that are spread out.
 
     Source: Sablayrolles et al. 2019, "Spreading vectors for similarity search".
     """
@@ -81,9 +81,9 @@ def koleo(z: jax.Array, *, axis_name: str | None = None) -> jax.Array:
     if axis_name is not None:
         first = jax.lax.axis_index(axis_name) * z.shape[0]
         others = jax.lax.all_gather(z, axis_name, axis=0, tiled=True)
-    own = first + jnp.arange(z.shape[0])
+    rows = first + jnp.arange(z.shape[0])
     similarity = jax.lax.stop_gradient(jnp.matmul(z, others.T, preferred_element_type=jnp.float32))
-    similarity = jnp.where(jnp.arange(others.shape[0])[None] == own[:, None], -jnp.inf, similarity)
+    similarity = jnp.where(jnp.arange(others.shape[0])[None] == rows[:, None], -jnp.inf, similarity)
     nearest = jnp.take(others, jnp.argmax(similarity, axis=1), axis=0)
     squared = jnp.sum(jnp.square(z - nearest), axis=1)
     return -jnp.mean(0.5 * jnp.log(squared + 1e-8))

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from accdistill_jax.inputs import streams
 from accdistill_jax.models.autoencoder import MaskedAutoencoder, dropped_patches, random_order
 from accdistill_jax.models.build import build_autoencoder
+from accdistill_jax.models.protocol import Module
 from accdistill_jax.objectives import losses
 from accdistill_jax.objectives.base import Batch, Branch, Metrics, Objective, Parts, StepFlops, embedding_health
 
@@ -42,7 +43,8 @@ class MaskedAutoencoding(Objective):
         """See `Objective.init`."""
         x = self.branch.prepare(batch)
         order = jnp.tile(jnp.arange(x.shape[1] // self.model.patch, dtype=jnp.int32), (x.shape[0], 1))
-        return self.model.init(key, x, order)["params"]
+        model: Module = self.model
+        return model.init(key, x, order)["params"]
 
     def inputs(self, frozen: Any, batch: Batch, keys: jax.Array, *, training: bool) -> dict[str, jax.Array]:
         """See `Objective.inputs`: the signal, and the order in which its patches are kept and dropped."""
@@ -54,7 +56,8 @@ class MaskedAutoencoding(Objective):
         """See `Objective.rows`."""
         x, order = inputs["signal"], inputs["order"]
         chex.assert_rank([x, order], [3, 2])
-        prediction, embedding = self.model.apply({"params": params}, x, order)
+        model: Module = self.model
+        prediction, embedding = model.apply({"params": params}, x, order)
         target = dropped_patches(x, order, patch=self.model.patch, keep=self.model.keep)
         return {"error": losses.masked_reconstruction(prediction, target), "embedding": embedding}
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from accdistill_jax.models.heads import LinearHead
+from accdistill_jax.models.protocol import Head
 from accdistill_jax.objectives import losses
 from accdistill_jax.objectives.base import (
     LABEL,
@@ -89,6 +90,6 @@ class Supervised(Objective):
     def represent(cls, branch: Branch, params: Mapping[str, Any], batch: Batch) -> dict[str, jax.Array]:
         """See `Objective.represent`: with the predicted label."""
         represented = super().represent(branch, params, batch)
-        head = {"params": params["label_head"]}
-        standard = LinearHead(1).apply(head, represented["embedding"])[:, 0]
+        head: Head = LinearHead(1)
+        standard = head.apply({"params": params["label_head"]}, represented["embedding"])[:, 0]
         return represented | {"prediction": params["label_mean"] + params["label_std"] * standard}

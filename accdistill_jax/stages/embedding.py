@@ -157,7 +157,7 @@ def main_rows(run: Run) -> dict[str, list[np.ndarray]]:
 
 
 def embeddings(
-    run: Run, encoders: Encoders, name: str, stores: Sequence[Store], rows: dict[str, list[np.ndarray]]
+    run: Run, encoders: Encoders, name: str, stores: Sequence[Store], rows: Mapping[str, list[np.ndarray]]
 ) -> dict[str, dict[str, SplitEmbeddings]] | None:
     """Encoder -> split -> embeddings; read from `embeddings/` where they are there already for the same encoders.
 
@@ -173,8 +173,18 @@ def embeddings(
         arrays = _compute(run, encoders, name, stores, rows)
         if run.peers.first:
             _save(path, key, arrays)
-    if not run.peers.first:
+    if not run.peers.first or arrays is None:
         return None
+    return _by_encoder(run, encoders, arrays, stores, rows)
+
+
+def _by_encoder(
+    run: Run,
+    encoders: Encoders,
+    arrays: Mapping[str, np.ndarray],
+    stores: Sequence[Store],
+    rows: Mapping[str, list[np.ndarray]],
+) -> dict[str, dict[str, SplitEmbeddings]]:
     columns = {
         split: segment_columns(stores, own, same_names=run.config.data.same_names) for split, own in rows.items()
     }
@@ -281,7 +291,7 @@ def _compute(run, encoders: Encoders, name: str, stores, rows) -> dict[str, np.n
                 )
                 arrays |= {f"{encoder.name}/{split}/{what}": value for what, value in values.items()}
     student, teacher = (arrays.get(f"{encoder}/test/projection") for encoder in (STUDENT, TEACHER))
-    if student is not None and student.shape == teacher.shape and len(student) > 1:
+    if student is not None and teacher is not None and student.shape == teacher.shape and len(student) > 1:
         with run.peers.waiting("the pool search"):
             found = search_pool(student, teacher, run.parallel)
         arrays |= {

@@ -118,7 +118,8 @@ def labelled_source(run: Run, *, target: str, fraction: float, subset: int) -> t
         [label_values(store, target)[own] for store, own in zip(run.stores, train, strict=True)]
     ).astype(np.float64)
     std = labels.std()
-    statistics = {"label_mean": np.float32(labels.mean()), "label_std": np.float32(std if std > 0 else 1.0)}
+    values = {"label_mean": labels.mean(), "label_std": std if std > 0 else 1.0}
+    statistics = {name: np.asarray(value, np.float32) for name, value in values.items()}
     return Source(reader, rows), statistics
 
 

@@ -27,7 +27,7 @@ def run_stage(run: Run) -> None:
         refuse_other(run.load_params(path).meta["fingerprints"], fingerprints, where=str(path))
         run.say("student: finished before")
         return
-    objective = build_objective(run.config, "student", samples=run.samples, teacher=teacher and teacher.branch)
+    objective = build_objective(run.config, "student", samples=run.samples, teacher=teacher.branch if teacher else None)
     source, frozen = source_of(run, objective.batches)
     if teacher is not None:
         frozen = teacher.frozen

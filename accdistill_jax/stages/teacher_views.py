@@ -1,4 +1,4 @@
-"""A teacher that runs once: its embeddings of augmented views of the training segments, kept beside the store.
+"""Cached teacher embeddings: the frozen teacher embeds augmented views of the training segments once, beside the store.
 
 `view_files` is their format. Any row may be in a process's part of a batch, so every process keeps all views beside its own
 store: all devices compute together, each process writes the parts that it does not have yet.
@@ -69,7 +69,7 @@ def plan_views(run: Run, teacher: Teacher, store: Store) -> Plan:
 
 
 def prepare_views(run: Run, teacher: Teacher) -> "TeacherViews":
-    """The views of all of the run's stores, computed where they are not there; all processes call it together.
+    """The views of all stores of the run; computes the missing ones. All processes call it together.
 
     Raises:
         UserError: the disk is full or the folder cannot be written.
@@ -91,7 +91,7 @@ def prepare_views(run: Run, teacher: Teacher) -> "TeacherViews":
 
 
 def views_folder(plan: Plan, workdir: Path) -> Path:
-    """Where views of a store are kept: beside it, or in the work directory where it cannot be written to."""
+    """Folder of the views of a store: beside the store, or in the work directory if the store cannot be written."""
     if open_folder(plan.store.path).is_local:
         beside = Path(plan.store.path) / "teacher_views" / plan.key
         if os.access(plan.store.path, os.W_OK) or is_complete(beside, plan):
@@ -100,7 +100,7 @@ def views_folder(plan: Plan, workdir: Path) -> Path:
 
 
 def _alone(run: Run, folder: Path) -> contextlib.AbstractContextManager:
-    """Context in which no other run of this machine makes the same views."""
+    """Context that keeps other runs on this machine from making the same views."""
     if not run.peers.first:  # process 0 holds the lock for all processes of this run
         return contextlib.nullcontext()
     waiting = functools.partial(run.say, f"student: waiting for another run that computes {folder}")
@@ -108,10 +108,10 @@ def _alone(run: Run, folder: Path) -> contextlib.AbstractContextManager:
 
 
 def make_views(run: Run, teacher: Teacher, plan: Plan, folder: Path) -> None:
-    """Computes the parts that some process does not have, and writes those that this one does not have."""
-    remove_leftovers(folder)  # of a process that was killed; no other one is writing here now
-    own = {part for part in range(plan.parts) if not part_is_whole(folder, plan, part)}
-    missing = sorted(set().union(*run.peers.gather("missing teacher views", sorted(own))))
+    """Computes the parts that some process lacks, and writes the parts that this process lacks."""
+    remove_leftovers(folder)  # of a killed process; no other process writes here now
+    lacking = {part for part in range(plan.parts) if not part_is_whole(folder, plan, part)}
+    missing = sorted(set().union(*run.peers.gather("missing teacher views", sorted(lacking))))
     run.say(
         f"student: the teacher embeds {plan.views} views of {len(plan.rows)} segments once, {plan.total_bytes / 1e6:.0f} MB in "
         f"{folder}"
@@ -134,7 +134,7 @@ def make_views(run: Run, teacher: Teacher, plan: Plan, folder: Path) -> None:
         compute = _computation(run, teacher, plan)
         for part in missing:
             content = encode(plan, part, *compute(plan.rows[plan.places(part)], advance))
-            if part in own:
+            if part in lacking:
                 write_file(folder / part_name(part), content)
     write_record(folder, plan, seconds=time.monotonic() - begin)
 
@@ -149,19 +149,21 @@ def _computation(run: Run, teacher: Teacher, plan: Plan) -> Callable[..., tuple[
     def dispatched(rows: np.ndarray) -> Iterator[tuple[int, Any]]:
         for start in range(0, len(rows), size):
             chosen = rows[start : start + size]
-            padded = np.concatenate([chosen, np.repeat(chosen[-1:], size - len(chosen))])  # one shape, one compilation
-            own = np.split(padded, parallel.num_processes)[parallel.process]
-            batch = plan.store.read(own)
+            padded = np.concatenate(
+                [chosen, np.repeat(chosen[-1:], size - len(chosen))]
+            )  # a single shape compiles once
+            rows_here = np.split(padded, parallel.num_processes)[parallel.process]
+            batch = plan.store.read(rows_here)
             crc = np.array([signal_crc(ppg) for ppg in batch["ppg"]], np.uint32)
             batch = {name: values for name, values in batch.items() if name.startswith("ppg")}
-            yield len(chosen), mapped(placed, parallel.place(batch | {"row": own.astype(np.int32), "crc": crc}))
+            yield len(chosen), mapped(placed, parallel.place(batch | {"row": rows_here.astype(np.int32), "crc": crc}))
 
     def compute(rows: np.ndarray, advance: Callable[[int], None]) -> tuple[np.ndarray, np.ndarray]:
         embeddings, checksums = [], []
-        for count, found in _one_ahead(dispatched(rows)):
-            found = parallel.gather(found)
-            embeddings.append(found["embedding"][:count])
-            checksums.append(found["crc"][:count])
+        for count, placed_result in _one_ahead(dispatched(rows)):
+            result = parallel.gather(placed_result)
+            embeddings.append(result["embedding"][:count])
+            checksums.append(result["crc"][:count])
             advance(count)
         return np.concatenate(embeddings), np.concatenate(checksums)
 
@@ -169,7 +171,7 @@ def _computation(run: Run, teacher: Teacher, plan: Plan) -> Callable[..., tuple[
 
 
 def _one_ahead(items: Iterator) -> Iterator:
-    """The same items, the next one begun before one is handed over: the host reads while the devices compute."""
+    """Yields the same items, but starts the next one before it yields: the host reads while the devices compute."""
     before = None
     for item in items:
         if before is not None:
@@ -184,21 +186,21 @@ def view_embeddings(
 ) -> Callable:
     """apply(frozen, batch) -> {"embedding": [b, views, D], "crc": [b]} of a batch of PPG with "row" [b] and "crc" [b].
 
-    The augmentation of a view is drawn by (seed, store, view, row), whatever else is in the batch.
+    The augmentation of a view is drawn by (seed, store, view, row), independent of the rest of the batch.
     """
     store_number = np.uint32(int(store.fingerprint[:8], 16))
     branch = dataclasses.replace(teacher.branch, augmentations=specs)
 
     def apply(frozen, batch):
-        def one(view: jax.Array) -> jax.Array:
+        def embed_view(view: jax.Array) -> jax.Array:
             key = jax.random.key(seed)
             for number in (streams.TEACHER_VIEWS, store_number, view):
                 key = jax.random.fold_in(key, number)
             keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(batch["row"])
             return standard_embedding(branch.encoder, frozen, branch.present(batch, keys, training=True))
 
-        found = jax.lax.map(one, jnp.arange(views, dtype=jnp.uint32))
-        return {"embedding": jnp.swapaxes(found, 0, 1).astype(jnp.float32), "crc": batch["crc"]}
+        embeddings = jax.lax.map(embed_view, jnp.arange(views, dtype=jnp.uint32))
+        return {"embedding": jnp.swapaxes(embeddings, 0, 1).astype(jnp.float32), "crc": batch["crc"]}
 
     return apply
 
@@ -207,23 +209,23 @@ class TeacherViews:
     """Reads training batches with the teacher's stored views: a `Reader` of `data.pipeline`.
 
     Args:
-        views: of each store, in order.
-        seed: of the choice among a segment's views.
+        views: views of each store, in order.
+        seed: seed of the choice among a segment's views.
     """
 
     def __init__(self, views: Sequence[Views], *, seed: int):
         self._views, self._seed = tuple(views), seed
 
     def __call__(self, number: int, rows: np.ndarray, step: int, position: np.ndarray) -> dict[str, np.ndarray]:
-        """The acceleration of rows, and the teacher's embedding of one of their views, [b, D] float32, as `TEACHER`."""
-        own = self._views[number]
-        chosen = choose_views(own.plan.views, seed=self._seed, step=step, position=position)
-        embedding, ppg_crc = own.read(rows, chosen)
-        return own.plan.store.read_accel(rows, ppg_crc=ppg_crc) | {TEACHER: embedding}
+        """The acceleration of rows, and the teacher's embedding of a view of each, [b, D] float32, under `TEACHER`."""
+        of_store = self._views[number]
+        chosen = choose_views(of_store.plan.views, seed=self._seed, step=step, position=position)
+        embedding, ppg_crc = of_store.read(rows, chosen)
+        return of_store.plan.store.read_accel(rows, ppg_crc=ppg_crc) | {TEACHER: embedding}
 
 
 def choose_views(views: int, *, seed: int, step: int, position: np.ndarray) -> np.ndarray:
-    """Which view a step takes of the segments at places in the global batch: [b] int32 -> [b] int64, below `views`."""
+    """Number of the view of each segment in a step: positions in the global batch [b] int32 -> [b] int64, below `views`."""
     drawn = np.random.default_rng([_CHOICE, seed, step]).random(
         int(position.max()) + 1
     )  # the first n are the same for any n

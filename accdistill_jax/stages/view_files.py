@@ -29,16 +29,17 @@ from accdistill_jax.storage.arrays import Damaged, read_json
 from accdistill_jax.storage.folder import no_space_message
 
 RECORD = "views.json"
+CRC_BYTES = 4  # of a record's checksum, its last field
 
 
 class Plan(NamedTuple):
     """The views of one store.
 
     Attributes:
-        store: whose segments.
-        rows: [n] int64, which of them, ascending.
-        views: of each.
-        width: of an embedding.
+        store: the segments' store.
+        rows: [n] int64, ascending, rows of the segments in the store.
+        views: views of each segment.
+        width: features of an embedding.
         part_rows: segments of a part.
         described: everything that the embeddings depend on.
     """
@@ -57,12 +58,12 @@ class Plan(NamedTuple):
 
     @property
     def record(self) -> np.dtype:
-        """Of one view of one segment, little endian."""
+        """Dtype of a record, which is one view of one segment, little endian."""
         return np.dtype([("embedding", "<f4", (self.width,)), ("ppg_crc", "<u4"), ("crc", "<u4")])
 
     @property
     def total_bytes(self) -> int:
-        """Of all parts."""
+        """Size of all parts together."""
         return len(self.rows) * self.views * self.record.itemsize
 
     @property
@@ -71,7 +72,7 @@ class Plan(NamedTuple):
         return -(-len(self.rows) // self.part_rows)
 
     def places(self, part: int) -> slice:
-        """Which of `rows` a part holds."""
+        """The places in `rows` of the segments that a part holds."""
         return slice(part * self.part_rows, min((part + 1) * self.part_rows, len(self.rows)))
 
     def part_bytes(self, part: int) -> int:
@@ -85,7 +86,7 @@ def part_name(part: int) -> str:
 
 
 def is_complete(folder: Path, plan: Plan) -> bool:
-    """True if all parts are there; their content is verified when they are read."""
+    """True if all parts exist with their sizes; their content is verified when they are read."""
     try:
         record = read_json(epath.Path(folder) / RECORD)
         if record["meta"] != plan.described:
@@ -133,14 +134,14 @@ def _places(plan: Plan, part: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _checksums(plan: Plan, rows: np.ndarray, views: np.ndarray, records: np.ndarray) -> np.ndarray:
-    """Expected checksums [n] uint32 of records [n]; rows and views [n] say whose they are."""
-    content = records.view(np.uint8).reshape(len(records), plan.record.itemsize)[:, : plan.record.fields["crc"][1]]
-    places = (rows * plan.views + views) & 0xFFFFFFFF  # a record at another one's place is no less wrong
+    """Expected checksums [n] uint32 of records [n] that belong to these rows and views, [n] each."""
+    content = records.view(np.uint8).reshape(len(records), plan.record.itemsize)[:, :-CRC_BYTES]
+    places = (rows * plan.views + views) & 0xFFFFFFFF  # a record at another record's place is damage too
     return np.array([zlib.crc32(*pair) for pair in zip(content, places.tolist(), strict=True)], np.uint32)
 
 
 def part_is_whole(folder: Path, plan: Plan, part: int) -> bool:
-    """True if a part is there and all its records are what was written."""
+    """True if a part exists and the checksums of all its records agree."""
     try:
         content = read_regular(folder / part_name(part), limit_bytes=plan.part_bytes(part))
     except OSError:
@@ -155,25 +156,25 @@ class Views:
     """The finished views of one store. Thread safe.
 
     Args:
-        folder: where the parts are.
-        plan: what they are.
+        folder: folder of the parts.
+        plan: their plan.
     """
 
     def __init__(self, folder: Path, plan: Plan):
         self._folder, self.plan = folder, plan
 
     def read(self, rows: np.ndarray, views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """One view each of segments, in the order asked for.
+        """Reads one view of each segment, in the order of `rows`.
 
         Args:
             rows: [batch] int64, rows of the store.
-            views: [batch] integers, which view of each.
+            views: [batch] integers, the number of the view.
 
         Returns:
             embeddings [batch, D] float32, and checksums of the segments' PPG [batch] uint32.
 
         Raises:
-            UserError: a part is missing, unreadable or not what was written, naming it.
+            UserError: a part is missing, unreadable or damaged; names it.
         """
         plan, size = self.plan, self.plan.record.itemsize
         places = np.searchsorted(plan.rows, rows)
@@ -196,7 +197,7 @@ class Views:
                     if os.preadv(file.fileno(), [into[place]], offset) != into.shape[1]:
                         raise self._error(part, "too short")
         except OSError as error:
-            raise self._error(part, error.strerror) from error
+            raise self._error(part, error.strerror or str(error)) from error
 
     def _error(self, part: int, what: str) -> UserError:
         return UserError(

@@ -120,10 +120,10 @@ def test_the_form_of_a_platform_and_why_it_is_not_a_faster_one():
 
     assert chosen("cpu") == (attention.BLOCKS, "") and chosen("tpu") == (attention.TEXTBOOK, "")
     for reason, how in [
-        ("no GPU here", {}),
+        ("there is no GPU", {}),
         ("no float32", {"dtype": jnp.float32}),
         ("even number", {"tokens": 191}),
-        ("no positions", {"relative": True}),
+        ("no position codes", {"relative": True}),
     ]:
         form, why = chosen("gpu", **how)
         assert form == attention.TEXTBOOK and reason in why
