@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: local paths and object-store addresses alike. Reading with a bound."""
+"""Local files that are either whole or absent; reading with a limit; records with a checksum."""
 
 import contextlib
 import errno
@@ -13,8 +13,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from etils import epath
-
 from accdistill_jax.errors import UserError, refuse_password
 
 RECORD_BYTES = 256 * 2**20  # no record that is read whole (JSON, metrics) comes near it
@@ -25,21 +23,20 @@ def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
     """Writes a small file so that a reader sees the old content or the new one, never a part.
 
     Args:
-        path: local path or object-store address; its folder must exist.
+        path: local path; its folder must exist.
         content: text (UTF-8) or bytes.
 
     Raises:
         OSError: the file system refused, for example because it is full; nothing is left behind.
     """
-    path = epath.Path(path)
+    path = Path(path)
     temporary = path.parent / f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp"
     data = content.encode() if isinstance(content, str) else content
     try:
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
-            if hasattr(file, "fileno"):
-                os.fsync(file.fileno())
+            os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

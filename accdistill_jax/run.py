@@ -106,7 +106,7 @@ def check_named(config, peers: Peers) -> None:
     if config.teacher.path and (
         "teacher" in stages or stages & {"student", "evaluation"} and build_objective.needs_teacher(config)
     ):
-        peers.from_first("config.teacher.path", lambda: load_params(Path(expanded(config.teacher.path))) and None)
+        peers.from_first("config.teacher.path", lambda: load_params(expanded(config.teacher.path)) and None)
     if stages & {"evaluation", "report"}:
         for path in config.data.unseen_stores:
             open_store(path, key="data.unseen_stores", data=config.data)

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from etils import epath
 
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.errors import UserError
@@ -88,7 +87,7 @@ def part_name(part: int) -> str:
 def is_complete(folder: Path, plan: Plan) -> bool:
     """True if all parts exist with their sizes; their content is verified when they are read."""
     try:
-        record = read_json(epath.Path(folder) / RECORD)
+        record = read_json(Path(folder) / RECORD)
         if record["meta"] != plan.described:
             return False
         return all((folder / name).stat().st_size == size for name, size in record["files"].items())

@@ -10,11 +10,11 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 
 from accdistill_jax.errors import UserError
 from accdistill_jax.files import open_regular, read_regular, record_checksum
@@ -71,7 +71,7 @@ def orbax_checkpointer(kind: Any) -> Any:
 
 
 @contextlib.contextmanager
-def orbax_path(folder: epath.Path) -> Iterator[epath.Path]:
+def orbax_path(folder: Path) -> Iterator[Path]:
     """Context with the path by which Orbax is told of a folder that is there.
 
     It is absolute, since Orbax refuses others, and another one where Orbax would mistake the folder's own. Orbax takes brackets and wildcards in a path for a pattern, and then saves no array without an error; TensorStore takes a
@@ -80,14 +80,13 @@ def orbax_path(folder: epath.Path) -> Iterator[epath.Path]:
     Raises:
         UserError: it needs another path, and this system has none.
     """
-    if _is_local(folder):
-        folder = epath.Path(os.path.abspath(folder))
-    if not _is_local(folder) or not _AWKWARD.search(os.fspath(folder)):
+    folder = Path(os.path.abspath(folder))
+    if not _AWKWARD.search(os.fspath(folder)):
         yield folder
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        plain = epath.Path(f"/proc/self/fd/{descriptor}")
+        plain = Path(f"/proc/self/fd/{descriptor}")
         if not plain.is_dir():
             raise UserError(
                 f"{folder}: parameters cannot be saved below a folder with *, ?, [, \\ or bytes that are no UTF-8 in its path"
@@ -144,14 +143,14 @@ def unflatten(flat: Mapping[str, np.ndarray], template: Any, *, where: str) -> A
     return jax.tree_util.tree_unflatten(structure, leaves)
 
 
-def read_json(path: epath.Path) -> dict:
+def read_json(path: Path) -> dict:
     """The `sealed` record that was written last beside the arrays.
 
     Raises:
         Damaged: missing, cut short, changed, or not such a record.
     """
     try:
-        record = json.loads(_read(path))
+        record = json.loads(read_regular(path))
         if not {"meta", "leaves", "files", "checksum"} <= record.keys():
             raise ValueError("keys are missing")
         if record["checksum"] != record_checksum(record):
@@ -161,7 +160,7 @@ def read_json(path: epath.Path) -> dict:
     return record
 
 
-def read_arrays(folder: epath.Path, record: Mapping) -> dict[str, np.ndarray]:
+def read_arrays(folder: Path, record: Mapping) -> dict[str, np.ndarray]:
     """Arrays by path name from a folder that Orbax wrote.
 
     Args:
@@ -188,7 +187,7 @@ def read_arrays(folder: epath.Path, record: Mapping) -> dict[str, np.ndarray]:
         raise Damaged(f"cannot be read ({_first_line(problem)})") from problem
 
 
-def file_hashes(folder: epath.Path, prefix: str = "") -> dict[str, str]:
+def file_hashes(folder: Path, prefix: str = "") -> dict[str, str]:
     """SHA-256 of each file in a folder and its sub-folders, by relative path."""
     hashes = {}
     for path in sorted(folder.iterdir()):
@@ -199,7 +198,7 @@ def file_hashes(folder: epath.Path, prefix: str = "") -> dict[str, str]:
     return hashes
 
 
-def _check_files(folder: epath.Path, expected: Mapping[str, str]) -> None:
+def _check_files(folder: Path, expected: Mapping[str, str]) -> None:
     for name, content_hash in expected.items():
         if not isinstance(name, str) or not set(name.split("/")).isdisjoint(("", ".", "..")):
             raise Damaged(f"{name!r} is no name of a file in it")
@@ -213,18 +212,7 @@ def _check_files(folder: epath.Path, expected: Mapping[str, str]) -> None:
             raise Damaged(f"file {name} is not what was saved")
 
 
-def _is_local(path: epath.Path) -> bool:
-    return "://" not in os.fspath(path)
-
-
-def _read(path: epath.Path) -> bytes:
-    """A record: of a local file never more than it can be."""
-    return read_regular(path) if _is_local(path) else path.read_bytes()
-
-
-def _hash(path: epath.Path) -> str:
-    if not _is_local(path):
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+def _hash(path: Path) -> str:
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -235,7 +223,7 @@ def _first_line(problem: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def reporting(directory: epath.Path) -> Iterator[None]:
+def reporting(directory: Path) -> Iterator[None]:
     """Turns failures to write into a UserError that names the directory."""
     try:
         yield

@@ -18,12 +18,12 @@ import logging
 import math
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from etils import epath
 
 from accdistill_jax.errors import UserError
 from accdistill_jax.files import is_leftover, remove_matching, sealed, write_atomically
@@ -65,7 +65,7 @@ class Checkpointer:
         process is saving there.
 
         Args:
-            directory: local path or object-store address.
+            directory: local folder.
             keep_last: how many of the newest checkpoints stay; the best one by metric stays as well.
             best_metric_mode: whether a smaller or a larger metric is better.
             on_saved: called in the background when a checkpoint is complete; what it raises the next `wait` raises.
@@ -75,7 +75,7 @@ class Checkpointer:
         """
         if keep_last < 1 or best_metric_mode not in ("min", "max"):
             raise ValueError(f"keep_last {keep_last} or best_metric_mode {best_metric_mode!r} out of range")
-        self._directory = epath.Path(directory)
+        self._directory = Path(directory)
         self._keep_last = keep_last
         self._mode = best_metric_mode
         self._on_saved = on_saved
@@ -214,26 +214,21 @@ class Checkpointer:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _folder(self, step: int) -> epath.Path:
+    def _folder(self, step: int) -> Path:
         return self._directory / str(step)
 
-    def _sidecar(self, step: int) -> epath.Path:
+    def _sidecar(self, step: int) -> Path:
         return self._directory / f"{step}.json"
 
-    def _unfinished(self, step: int) -> epath.Path:
+    def _unfinished(self, step: int) -> Path:
         return self._directory / f".{step}.unfinished.tmp"
-
-    @property
-    def _is_local(self) -> bool:
-        return "://" not in os.fspath(self._directory)
 
     def _hold(self) -> None:
         """Takes the sole use of the folder, once."""
         if self._held is not None:
             return
         with contextlib.ExitStack() as stack:
-            if self._is_local:
-                stack.enter_context(sole_use(self._directory, refusal=self._refusal, patience_s=0.0, machines=False))
+            stack.enter_context(sole_use(self._directory, refusal=self._refusal, patience_s=0.0, machines=False))
             with reporting(self._directory):
                 self._remove_partial()
             self._held = stack.pop_all()
@@ -249,8 +244,7 @@ class Checkpointer:
         if self._sidecar(step).exists():
             self._remove(step)
             self._unfinished(step).touch()
-        if self._is_local:
-            set_aside(Path(self._folder(step)))
+        set_aside(self._folder(step))
 
     def _remove(self, step: int) -> None:
         """Removes a checkpoint; of what a user put into its folder nothing."""
@@ -260,8 +254,8 @@ class Checkpointer:
             names = None
         self._unfinished(step).touch()
         self._sidecar(step).unlink(missing_ok=True)
-        if names is None or not self._is_local:
-            self._folder(step).rmtree(missing_ok=True)
+        if names is None:
+            _remove_tree(self._folder(step))
         else:
             remove_matching(self._folder(step), names.__contains__)
         self._unfinished(step).unlink(missing_ok=True)
@@ -307,11 +301,16 @@ class Checkpointer:
     def _remove_partial(self) -> None:
         for path in list(self._directory.iterdir()):
             if _BY_ORBAX.fullmatch(path.name):
-                path.rmtree(missing_ok=True)
+                _remove_tree(path)
             elif is_leftover(path.name):
                 path.unlink(missing_ok=True)
             elif found := _UNFINISHED.fullmatch(path.name):
                 step = int(found[1])
                 if not self._sidecar(step).exists():
-                    self._folder(step).rmtree(missing_ok=True)
+                    _remove_tree(self._folder(step))
                 path.unlink(missing_ok=True)
+
+
+def _remove_tree(folder: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(folder)

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from etils import epath
-
 from accdistill_jax.errors import UserError
 from accdistill_jax.files import free_name, remove_matching, sealed, write_atomically
 from accdistill_jax.storage.arrays import (
@@ -72,7 +70,7 @@ def save_params(path: str | os.PathLike, params: Any, meta: Mapping) -> str:
     """
     import orbax.checkpoint as ocp
 
-    path = epath.Path(path)
+    path = Path(path)
     host = flatten(params)
     record = {
         "meta": dict(meta),
@@ -82,8 +80,8 @@ def save_params(path: str | os.PathLike, params: Any, meta: Mapping) -> str:
     with reporting(path), orbax_checkpointer(ocp.Checkpointer) as orbax:
         path.mkdir(parents=True, exist_ok=True)
         (path / _EXPORT_JSON).unlink(missing_ok=True)
-        if "://" not in os.fspath(path) and not remove_matching(path / _EXPORT_ARRAYS, _FILE_OF_ORBAX.fullmatch):
-            set_aside(Path(path / _EXPORT_ARRAYS))
+        if not remove_matching(path / _EXPORT_ARRAYS, lambda name: _FILE_OF_ORBAX.fullmatch(name) is not None):
+            set_aside(path / _EXPORT_ARRAYS)
         with orbax_path(path) as folder:
             orbax.save(folder / _EXPORT_ARRAYS, args=ocp.args.PyTreeSave(nest(host)), force=True)
         record["files"] = file_hashes(path / _EXPORT_ARRAYS)
@@ -105,7 +103,12 @@ def load_params(path: str | os.PathLike, template: Any = None) -> Restored:
     Raises:
         UserError: no export there, damaged, or a parameter differs from the template; names the first one.
     """
-    path = epath.Path(path)
+    if "://" in os.fspath(path):
+        raise UserError(
+            f"{path}: parameters are read from local folders only; fetch the run with `python -m "
+            "accdistill_jax.storage.mirror pull ADDRESS FOLDER` and name the folder below that"
+        )
+    path = Path(path)
     if not (path / _EXPORT_JSON).exists():
         raise UserError(f"no exported parameters in {path} (no {_EXPORT_JSON} there)")
     try:

@@ -7,8 +7,7 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
-
-from etils import epath
+from pathlib import Path
 
 from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.evaluate import STUDENT, TEACHER, UNTRAINED, Evaluation, to_json
@@ -30,13 +29,13 @@ def write_report(
     curves: Mapping[str, Sequence[Mapping]] | None = None,
     examples: Mapping | None = None,
     seed: int = 0,
-) -> epath.Path:
+) -> Path:
     """Writes `report.md`, `report.json` and `report/*.png` into the work directory, each file atomically.
 
     The Markdown comes last, so that it never shows pictures or numbers of another run.
 
     Args:
-        workdir: local folder or object-store address; created if missing.
+        workdir: local folder; created if missing.
         evaluation: result of `evaluate`.
         run_info: what ran, all parts optional: "config" (dict), "versions" (dict), "hardware" (str or dict), "durations_s"
             (stage -> seconds), "data" (dict), "separation" (of people and segments, see data/store/separation.py; its warnings are among
@@ -51,7 +50,7 @@ def write_report(
     Raises:
         UserError: the folder cannot be written.
     """
-    workdir = epath.Path(workdir)
+    workdir = Path(workdir)
     words = verdict(evaluation)
     warnings = run_info.get("separation", {}).get("warnings", ())
     figures = {
