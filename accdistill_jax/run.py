@@ -37,6 +37,7 @@ from accdistill_jax.storage.copies import Copies, connect_copies
 from accdistill_jax.storage.export import load_params
 from accdistill_jax.storage.mirror import staging_folder
 from accdistill_jax.storage.sole_use import sole_use
+from accdistill_jax.training.services import check_installed
 from accdistill_jax.user_paths import expanded
 
 _log = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ def run(config, workdir: str, *, peers: Peers | None = None) -> None:
             parallel.meet()
         # what can be told at once comes first: a work directory is claimed only by a run that can begin
         check_device_counts(config, parallel)
+        check_installed(config.runtime.metrics)
         named = tuple(open_store(path, key="data.stores", data=config.data) for path in config.data.stores)
         check_named(config, peers)
         separation = check_people(config, named, peers, say) if named else {}

@@ -84,6 +84,7 @@ def get_config(preset="default"):
                 prefetch_batches=8,
                 rematerialise="none",  # or "blocks": the backward pass computes each block anew; less memory, more time
                 compilation_cache="",  # folder of compiled programs; empty: JAX_COMPILATION_CACHE_DIR, else a per-user one; or "off"
+                metrics=("tensorboard",),  # besides the JSON lines; also "wandb", "mlflow"
                 peer_timeout_s=60.0,  # a process silent for so long is lost, and the others stop
                 hang_timeout_s=600.0,  # a training step that takes longer is a hang: stacks are dumped, all processes stop; waits: x 10
             ),

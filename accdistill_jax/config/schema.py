@@ -118,6 +118,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     ("runtime.prefetch_batches", integer(1, 65_536)),
     ("runtime.rematerialise", literal("none", "blocks")),
     ("runtime.compilation_cache", text()),
+    ("runtime.metrics", each(literal("tensorboard", "wandb", "mlflow"))),
 )
 
 # Names below a section whose rules above are for any name.
@@ -178,6 +179,7 @@ FREE_KEYS = (
     "runtime.prefetch_batches",
     "runtime.rematerialise",
     "runtime.compilation_cache",
+    "runtime.metrics",
 )
 
 # Keys that came later, and the value by which everything is as it was without them: a run begun before them goes on.

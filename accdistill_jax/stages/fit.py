@@ -1,11 +1,11 @@
-"""Runs a training stage around the loop: data, optimiser, checkpoints, resume, result."""
+"""Runs a training stage: data, optimiser, checkpoints, resume and result, around the loop."""
 
 import contextlib
 from typing import Any
 
+import chex
 import jax
 import numpy as np
-from optax import Schedule
 
 from accdistill_jax.config import record
 from accdistill_jax.config.duration import duration_steps
@@ -19,11 +19,11 @@ from accdistill_jax.stages.sources import Source
 from accdistill_jax.storage.arrays import flatten, unflatten
 from accdistill_jax.storage.checkpoint import Checkpointer
 from accdistill_jax.storage.export import Restored, refuse_other
-from accdistill_jax.training.loop import train
-from accdistill_jax.training.metrics import MetricsWriter
+from accdistill_jax.training.loop import Data, Host, Outputs, Task, train
 from accdistill_jax.training.optimizer import decay_mask, make_optimizer
 from accdistill_jax.training.optimizer_state import Replicated, Sharded
 from accdistill_jax.training.step import LoopSettings, TrainState, initial_state, kept_params
+from accdistill_jax.training.writer import MetricsWriter, Writers, open_writers
 
 
 def train_stage(
@@ -42,11 +42,11 @@ def train_stage(
         name: "teacher" or "student"; also the name of the stage's folder.
         objective: what is minimised.
         frozen: arrays for the objective that are not trained.
-        fingerprints: content hashes the result depends on (data, teacher); a checkpoint made with others is refused.
-        source: how batches are read.
+        fingerprints: content hashes of the data and the teacher; a checkpoint made with others is refused.
+        source: reads the batches.
 
     Returns:
-        The resulting parameters on the host: the last or the best by validation loss, as `keep` says.
+        The resulting parameters on the host: the last, or the best by validation loss, as `keep` says.
 
     Raises:
         UserError: no segments, a checkpoint of other data or another teacher, or a loss that is not finite.
@@ -62,45 +62,34 @@ def train_stage(
         participant_cap=config.data.participant_cap or None,
         host=run.peers.rank,
         hosts=run.peers.count,
-        reader=source.reader and source.reader("train"),
-        rows=source.rows and source.rows("train"),
+        reader=source.reader("train") if source.reader else None,
+        rows=source.rows("train") if source.rows else None,
     )
-
-    def steps(text: str) -> int:
-        return duration_steps(text, batch_size=settings.batch_size, num_segments=pipeline.num_segments)
-
-    loop = LoopSettings(
-        total_steps=steps(settings.duration),
-        validate_every=steps(settings.validate_every),
-        checkpoint_every=steps(settings.checkpoint_every),
-        log_every=steps(settings.log_every),
-        ema_decay=settings.ema_decay,
-        seed=config.seed,
-        micro_batches=settings.micro_batches,
-        hang_timeout_s=config.runtime.hang_timeout_s,
-    )
-    one = {key: value[:1] for key, value in pipeline.batch(0).items()}
-    params = jax.device_get(jax.jit(objective.init)(jax.random.key(config.seed), one))
-    layout, schedule = make_layout(run, settings, params, loop, num_segments=pipeline.num_segments)
+    loop = loop_settings(run, settings, num_segments=pipeline.num_segments)
+    example = {key: value[:1] for key, value in pipeline.batch(0).items()}
+    params = jax.device_get(jax.jit(objective.init)(jax.random.key(config.seed), example))
+    chex.assert_tree_all_finite(params)
+    layout = make_layout(run, settings, params, loop, num_segments=pipeline.num_segments)
     state = initial_state(params, layout, loop, momentum=objective.momentum)
     validation = validation_batches(run, name, source)
-    meta = {"fingerprints": fingerprints, "config_hash": record.config_hash(config)}
+    where = f"{run.workdir / name}"
     with contextlib.ExitStack() as stack:
         checkpointer = None
         if run.peers.first:
             folder = run.workdir / name / "checkpoints"
-            kept = settings.checkpoints_kept
-            checkpointer = stack.enter_context(Checkpointer(folder, keep_last=kept, on_saved=run.copies.later))
-        found = run.peers.from_first(f"{name} checkpoint", lambda: checkpointer.latest_valid_step())
-        if found is not None:
-            state = restore(run, checkpointer, found, state, fingerprints, where=f"{run.workdir / name}")
+            checkpointer = stack.enter_context(
+                Checkpointer(folder, keep_last=settings.checkpoints_kept, on_saved=run.copies.later)
+            )
+        newest = run.peers.from_first(f"{name} checkpoint", lambda: checkpointer and checkpointer.latest_valid_step())
+        if newest is not None:
+            state = restore(run, checkpointer, newest, state, fingerprints, where=where)
         first = int(state.step)
         run.say(
             f"{name}: {loop.total_steps} steps of {settings.batch_size} segments from {pipeline.num_segments}"
             + (f", continuing from step {first}" if first else "")
         )
         with (
-            MetricsWriter(run.workdir, name, resume_step=first, enabled=run.peers.first) as writer,
+            stage_writer(run, name, resume_step=first) as writer,
             ProgressLine(name, loop.total_steps, start_step=first, enabled=run.peers.first) as progress,
             Interruption() as interruption,
         ):
@@ -110,40 +99,54 @@ def train_stage(
                 threads=config.runtime.reader_threads,
                 prefetch=config.runtime.prefetch_batches,
             )
+            meta = {"fingerprints": fingerprints, "config_hash": record.config_hash(config)}
             state = train(
-                objective,
-                state=state,
-                frozen=frozen,
-                layout=layout,
-                schedule=schedule,
-                batches=batches,
-                validation=validation,
-                batch_size=settings.batch_size,
-                settings=loop,
-                parallel=run.parallel,
-                peers=run.peers,
-                checkpointer=checkpointer,
-                writer=writer,
-                progress=progress,
-                interruption=interruption,
-                meta=meta,
-                settle=run.copies.stopping,
+                state,
+                task=Task(objective, frozen, layout, loop),
+                data=Data(batches, validation, settings.batch_size),
+                host=Host(run.parallel, run.peers, interruption, before_stop=run.copies.stopping),
+                outputs=Outputs(writer, progress, checkpointer, meta),
             )
-            # a signal during the last step has found nothing left to stop
+            # a signal during the last step finds nothing left to stop
             interruption.raise_if_requested(f"step {loop.total_steps}, the last, is saved")
         best = None
         if settings.keep == "best":
-            best = run.peers.from_first(f"{name} best step", lambda: checkpointer.best_step())
+            best = run.peers.from_first(f"{name} best step", lambda: checkpointer and checkpointer.best_step())
         if best is not None:
             run.say(f"{name}: keeping the parameters of step {best}, the best by validation loss")
-            state = restore(run, checkpointer, best, state, fingerprints, where=f"{run.workdir / name}")
+            state = restore(run, checkpointer, best, state, fingerprints, where=where)
     return kept_params(state, loop)
 
 
-def make_layout(
-    run: Run, settings: Any, params: Any, loop: LoopSettings, *, num_segments: int
-) -> tuple[Replicated | Sharded, Schedule]:
-    """The optimiser of a stage, laid out over the devices as `config.runtime.optimizer_state` says, and its schedule."""
+def loop_settings(run: Run, settings: Any, *, num_segments: int) -> LoopSettings:
+    """The `train` section of a stage in steps; an epoch has `num_segments` segments."""
+
+    def steps(text: str) -> int:
+        return duration_steps(text, batch_size=settings.batch_size, num_segments=num_segments)
+
+    return LoopSettings(
+        total_steps=steps(settings.duration),
+        validate_every=steps(settings.validate_every),
+        checkpoint_every=steps(settings.checkpoint_every),
+        log_every=steps(settings.log_every),
+        ema_decay=settings.ema_decay,
+        seed=run.config.seed,
+        micro_batches=settings.micro_batches,
+        hang_timeout_s=run.config.runtime.hang_timeout_s,
+    )
+
+
+def stage_writer(run: Run, name: str, *, resume_step: int) -> MetricsWriter:
+    """The writer of a stage's metrics; in processes other than 0 it does nothing."""
+    if not run.peers.first:
+        return Writers([])
+    return open_writers(
+        run.config.runtime.metrics, run.workdir, name, resume_step=resume_step, config=record.flatten_json(run.config)
+    )
+
+
+def make_layout(run: Run, settings: Any, params: Any, loop: LoopSettings, *, num_segments: int) -> Replicated | Sharded:
+    """The optimiser of a stage, laid out over the devices as `config.runtime.optimizer_state` says."""
     sharded = run.config.runtime.optimizer_state == "sharded"
     optimizer = make_optimizer(
         settings,
@@ -152,16 +155,20 @@ def make_layout(
         decayed=decay_mask(params),
         axis_name=AXIS if sharded else None,
     )
-    layout = Sharded(optimizer, params, run.parallel.num_devices) if sharded else Replicated(optimizer)
-    return layout, optimizer.schedule
+    return Sharded(optimizer, params, run.parallel.num_devices) if sharded else Replicated(optimizer)
 
 
 def restore(
     run: Run, checkpointer: Checkpointer | None, step: int, template: TrainState, fingerprints: dict, *, where: str
 ) -> TrainState:
-    """The state of a checkpoint that process 0 has, on every process; refuses one made from other things than these."""
+    """The state of a checkpoint, on every process; process 0 reads it.
+
+    Raises:
+        UserError: the checkpoint is damaged, or was made from other data or another teacher.
+    """
 
     def read() -> Restored:
+        assert checkpointer is not None, "process 0 has it"
         restored = checkpointer.restore(step, template)
         refuse_other(restored.meta["fingerprints"], fingerprints, where=f"{where}: checkpoint of step {step}")
         return restored
@@ -171,7 +178,7 @@ def restore(
 
 
 def validation_batches(run: Run, name: str, source: Source) -> list[dict[str, np.ndarray]]:
-    """This host's part of `validation_batches` fixed global batches of validation participants; [] without any."""
+    """This process's rows of the validation batches: fixed global batches of validation participants; [] for none."""
     settings = run.config[name].train
     if not settings.validation_batches:
         return []
@@ -183,7 +190,7 @@ def validation_batches(run: Run, name: str, source: Source) -> list[dict[str, np
         run.stores,
         split="validation",
         rows=rows,
-        reader=source.reader and source.reader("validation"),
+        reader=source.reader("validation") if source.reader else None,
         batch_size=settings.batch_size,
         seed=run.config.seed,
         host=run.peers.rank,

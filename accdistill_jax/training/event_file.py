@@ -1,49 +1,59 @@
-"""TensorBoard's files."""
+"""TensorBoard event files."""
 
 import contextlib
+import importlib
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 class EventFile:
-    """A TensorBoard event file, written in the caller: the library's own writer thread dies of a full disk unheard,
-    and the training would wait for it for ever.
+    """A TensorBoard event file, written in the calling thread.
+
+    The library's own writer thread dies silently of a full disk, and the training would then wait for it for ever.
     """
 
     def __init__(self, folder: Path, *, first_step: int):
-        with _hidden("torch"):  # where it is installed the library imports it, for seconds, and makes no use of it here
+        with _hidden(
+            "torch"
+        ):  # tensorboardX imports it where it is installed, which takes seconds, and does not need it here
             from tensorboardX.event_file_writer import EventsWriter
-            from tensorboardX.proto.event_pb2 import Event, SessionLog
-            from tensorboardX.proto.summary_pb2 import Summary
 
-        self._event, self._summary = Event, Summary
+            # made when they are imported, so that a type checker does not know them
+            events = importlib.import_module("tensorboardX.proto.event_pb2")
+            self._event = events.Event
+            self._summary = importlib.import_module("tensorboardX.proto.summary_pb2").Summary
         folder.mkdir(parents=True, exist_ok=True)
         self._file = EventsWriter(str(folder / "events"))
-        # TensorBoard hides what an earlier file of the folder says of this step and later ones.
-        start = SessionLog(status=SessionLog.START)
-        self._file.write_event(Event(step=first_step, wall_time=time.time(), session_log=start))
+        # TensorBoard then hides records of this and later steps in earlier files of the folder.
+        start = events.SessionLog(status=events.SessionLog.START)
+        self._file.write_event(events.Event(step=first_step, wall_time=time.time(), session_log=start))
 
     def add(self, tag: str, value: float, step: int) -> None:
+        """Adds one scalar."""
         summary = self._summary(value=[self._summary.Value(tag=tag, simple_value=value)])
         self._file.write_event(self._event(step=step, wall_time=time.time(), summary=summary))
 
     def flush(self) -> None:
+        """Hands everything to the operating system."""
         self._file.flush()
 
     def close(self) -> None:
+        """Closes the file."""
         self._file.close()
 
 
 @contextlib.contextmanager
 def _hidden(package: str) -> Iterator[None]:
-    """Lets what is imported inside not find a package that nothing has imported yet."""
+    """Context in which imports do not find a package, unless it is imported already."""
     if package in sys.modules:
         yield
         return
-    sys.modules[package] = None
+    modules: dict[str, Any] = sys.modules
+    modules[package] = None
     try:
         yield
     finally:
-        del sys.modules[package]
+        del modules[package]

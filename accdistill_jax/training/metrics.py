@@ -1,9 +1,9 @@
-"""Metrics of a training: JSON lines and TensorBoard.
+"""The files that record a training's metrics: JSON lines and TensorBoard events.
 
-`<workdir>/metrics/<stage>.jsonl` holds records `{"step": 100, "kind": "train", "loss": 0.61, ...}`: a pure function
-of config and data, so the file of an interrupted and continued run equals the uninterrupted one's byte for byte.
-Wall-clock quantities (seconds, segments_per_s, input_wait_fraction) stand in `<stage>.timing.jsonl` beside it. When the stage
-has ended well, `<stage>.sha256` holds the checksums of all that it recorded.
+`<workdir>/metrics/<stage>.jsonl` holds records `{"step": 100, "kind": "train", "loss": 0.61, ...}`. They depend on config and
+data alone, so the file of an interrupted and continued run equals that of an uninterrupted run byte for byte. Wall-clock
+quantities (seconds, segments_per_s, input_wait_fraction) are in `<stage>.timing.jsonl` beside it. When the stage has finished,
+`<stage>.sha256` holds the checksums of its files.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TextIO
 
 from accdistill_jax.errors import UserError
@@ -23,40 +24,29 @@ from accdistill_jax.training.metrics_sums import add_values, sums_path, write_su
 _log = logging.getLogger(__name__)
 
 
-class MetricsWriter:
-    """Writes the metrics of one stage; one per run, on process 0."""
+class MetricsFiles:
+    """A `writer.MetricsWriter` of files; one per stage, on process 0."""
 
-    def __init__(
-        self,
-        workdir: str | os.PathLike,
-        stage: str,
-        *,
-        resume_step: int = 0,
-        enabled: bool = True,
-        tensorboard: bool = True,
-    ):
-        """Reads the stage's files; what the continued run will write again is cut away when its first record comes.
+    def __init__(self, workdir: str | os.PathLike, stage: str, *, resume_step: int = 0, tensorboard: bool = True):
+        """Reads the stage's files. The first record cuts away what the continued run writes again.
 
-        A run that is refused before leaves them as they are.
+        A run that stops before its first record therefore leaves the files as they are.
 
         Args:
             workdir: work directory of the run; files go to its `metrics/` and `tensorboard/`.
             stage: name of the stage.
-            resume_step: finished steps of the checkpoint that is continued from: records of later steps, and a torn
-                last line, are removed. 0: the stage starts anew and all records go. Records of a step must therefore be
-                written before the checkpoint of that step.
-            enabled: False makes every method do nothing (processes other than 0).
-            tensorboard: whether to write TensorBoard events too.
+            resume_step: finished steps of the checkpoint that is continued from. Records of later steps are removed, and an
+                incomplete last line. 0: the stage starts anew and all records are removed. Records of a step must therefore
+                be written before the checkpoint of that step.
+            tensorboard: True writes TensorBoard events too.
 
         Raises:
             UserError: the files cannot be written, or a line other than the last is unreadable; names the folder, or file
-                and line. An unreadable last line is named in a warning and left out.
+                and line. An unreadable last line is left out with a warning.
         """
         self._files: dict[str, TextIO] = {}
-        self._board = None
+        self._board: EventFile | None = None
         self._kept: dict[str, tuple[Path, str]] = {}
-        if not enabled:
-            return
         self._folder, self._workdir, self._stage = Path(workdir) / "metrics", workdir, stage
         self._board_folder = Path(workdir) / "tensorboard" / stage if tensorboard else None
         self._first_step = resume_step + 1
@@ -72,20 +62,14 @@ class MetricsWriter:
     def write(
         self, step: int, kind: str, scalars: Mapping[str, Any], *, timing: Mapping[str, Any] | None = None
     ) -> None:
-        """Appends one record.
-
-        Args:
-            step: finished steps that the values belong to.
-            kind: what they were computed on, for example "train" or "validation".
-            scalars: values convertible to float, reproducible ones only.
-            timing: wall-clock quantities of the same moment.
+        """Appends one record; see `writer.MetricsWriter`.
 
         Raises:
-            UserError: the disk is full or the folder gone; names the folder.
+            UserError: the disk is full or the folder is missing; names the folder.
         """
         self._begin()
         for file, values in (("metrics", scalars), ("timing", timing)):
-            if file not in self._files or not values:
+            if not values:
                 continue
             values = {name: float(value) for name, value in values.items()}
             with self._reporting():
@@ -116,21 +100,22 @@ class MetricsWriter:
     def close(self) -> None:
         """Closes the files."""
         for file in (*self._files.values(), *([self._board] if self._board is not None else [])):
-            with contextlib.suppress(OSError):  # told by the write that failed; closing only tries it again
+            with contextlib.suppress(OSError):  # the write that failed was reported; closing tries it again
                 file.close()
         self._files, self._board = {}, None
 
-    def __enter__(self) -> "MetricsWriter":
+    def __enter__(self) -> "MetricsFiles":
         return self
 
-    def __exit__(self, kind: type | None, *exception: object) -> None:
-        enabled = bool(self._files or self._kept)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             if kind is None:
                 self._begin()
         finally:
             self.close()
-        if kind is None and enabled:
+        if kind is None:
             with self._reporting():
                 write_sums(self._workdir, self._stage)
 
@@ -146,11 +131,11 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
     """Reads a metrics or timing file.
 
     Args:
-        path: a `.jsonl` file of a `MetricsWriter`; missing reads as empty.
+        path: a `.jsonl` file of `MetricsFiles`; a missing file reads as empty.
 
     Returns:
-        The records in order: "step" an int, "kind" a text, all else floats (also not finite ones). An unreadable last line,
-        as a kill leaves it, is named in a warning and left out.
+        The records in order: "step" is an int, "kind" a text, all else are floats (some may not be finite). An unreadable
+        last line, as a kill leaves it, is left out with a warning.
 
     Raises:
         UserError: a line other than the last is unreadable; names file and line.
@@ -159,7 +144,7 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def _to_line(step: int, kind: str, values: Mapping[str, float]) -> str:
-    # JSON has no NaN or infinity: those are written as text, which float() reads.
+    # JSON has no NaN or infinity: they are written as text, which float() reads.
     plain = {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
     return json.dumps({"step": int(step), "kind": kind} | plain) + "\n"
 
@@ -188,7 +173,7 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _kept_text(path: Path, resume_step: int) -> str:
-    """The lines of a file that a run which continues after `resume_step` steps does not write again."""
+    """The lines up to `resume_step`; a continued run writes the later ones again."""
     return "".join(line for line, record in _records(path) if record["step"] <= resume_step) if resume_step else ""
 
 

@@ -1,15 +1,17 @@
-"""Checksums of what a finished stage has recorded: `<workdir>/metrics/<stage>.sha256`, in the form of the command sha256sum.
+"""Checksums of a finished stage's records: `<workdir>/metrics/<stage>.sha256`, in the format of the command sha256sum.
 
-It names the stage's metrics, timing and TensorBoard files, and is written when the stage has ended well. So a line that was
-changed later is noticed, and TensorBoard's files, which say nothing that the metrics do not, are made again where they are lost.
+The file names the stage's metrics, timing and TensorBoard files, and is written when the stage has finished. A line that
+changes later is noticed. Lost TensorBoard files, which hold nothing that the metrics do not, are written again.
 """
 
 import hashlib
+import io
 import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import cast
 
 from accdistill_jax.files import open_regular, read_regular, write_atomically
 from accdistill_jax.training.event_file import EventFile
@@ -18,7 +20,7 @@ _LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 
 
 def sums_path(workdir: str | os.PathLike, stage: str) -> Path:
-    """Where the checksums of a stage stand."""
+    """Path of a stage's checksums."""
     return Path(workdir) / "metrics" / f"{stage}.sha256"
 
 
@@ -26,32 +28,32 @@ def write_sums(workdir: str | os.PathLike, stage: str) -> None:
     """Writes the checksums of a stage's files as they are now.
 
     Raises:
-        OSError: they cannot be read, or the folder not written.
+        OSError: a file cannot be read, or the checksums cannot be written.
     """
     path = sums_path(workdir, stage)
-    found = [path.with_name(f"{stage}{ending}") for ending in (".jsonl", ".timing.jsonl")]
-    found += sorted(own for own in _board(workdir, stage).glob("*") if own.is_file())
-    lines = [f"{_digest(own)}  {os.path.relpath(own, path.parent)}\n" for own in found if own.exists()]
+    files = [path.with_name(f"{stage}{ending}") for ending in (".jsonl", ".timing.jsonl")]
+    files += sorted(file for file in _board(workdir, stage).glob("*") if file.is_file())
+    lines = [f"{_digest(file)}  {os.path.relpath(file, path.parent)}\n" for file in files if file.exists()]
     write_atomically(path, "".join(lines))
 
 
 def spoilt_files(workdir: str | os.PathLike, stage: str) -> dict[Path, str]:
-    """The files of a finished stage that are not what was written, and what is wrong with each; none where no checksums are.
+    """Files of a finished stage that differ from their checksums, each with its fault; none without checksums.
 
-    The checksums' own file is among them where it cannot be read.
+    The file of the checksums is among them if it cannot be read.
     """
     path = sums_path(workdir, stage)
     try:
         lines = read_regular(path).decode().splitlines()
-        sums = [_LINE.fullmatch(line) for line in lines]
-        if not all(sums) or not any(own[2] == f"{stage}.jsonl" for own in sums):
+        sums = [entry.groups() for entry in map(_LINE.fullmatch, lines) if entry is not None]
+        if len(sums) < len(lines) or not any(name == f"{stage}.jsonl" for _, name in sums):
             raise ValueError("it is not what was written")
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         return {path: f"cannot be read ({getattr(error, 'strerror', None) or error})"}
     spoilt = {}
-    for digest, name in (own.groups() for own in sums):
+    for digest, name in sums:
         file = Path(os.path.normpath(path.parent / name))
         try:
             if _digest(file) != digest:
@@ -66,13 +68,13 @@ def spoilt_files(workdir: str | os.PathLike, stage: str) -> dict[Path, str]:
 def check_records(
     workdir: str | os.PathLike, stage: str, spoilt: Mapping[Path, str], *, read: Callable[[], Mapping[str, list]]
 ) -> Iterator[str]:
-    """Says in a line each what is wrong with a finished stage's records, and makes TensorBoard's files again from the others.
+    """Yields one line per fault of a finished stage's records; writes lost TensorBoard files again from the others.
 
     Args:
         workdir: of the run.
         stage: "teacher" or "student".
-        spoilt: as from `spoilt_files`.
-        read: gives the records of the stage's "metrics" and "timing" files.
+        spoilt: result of `spoilt_files`.
+        read: returns the records of the stage's "metrics" and "timing" files.
 
     Raises:
         OSError: TensorBoard's files cannot be written.
@@ -94,17 +96,22 @@ def check_records(
     yield f"{stage}: {lost[0]} {spoilt[lost[0]]}: made again from the metrics"
 
 
+def tags(file: str, kind: str, values: Mapping[str, float]) -> dict[str, float]:
+    """Values of one record of a "metrics" or "timing" file by the tag that TensorBoard and services show."""
+    return {f"{kind if file == 'metrics' else f'{kind}_timing'}/{name}": value for name, value in values.items()}
+
+
 def add_values(board: EventFile, file: str, kind: str, values: Mapping[str, float], step: int) -> None:
     """Adds one record of a "metrics" or "timing" file."""
-    for name, value in values.items():
+    for tag, value in tags(file, kind, values).items():
         if math.isfinite(value):
-            board.add(f"{kind if file == 'metrics' else f'{kind}_timing'}/{name}", value, step)
+            board.add(tag, value, step)
 
 
 def _write_board(folder: Path, records: Mapping[str, list]) -> None:
     board = EventFile(folder, first_step=0)
-    for file, own in records.items():
-        for record in own:
+    for file, lines in records.items():
+        for record in lines:
             values = {name: value for name, value in record.items() if name not in ("step", "kind")}
             add_values(board, file, record["kind"], values, record["step"])
     board.close()
@@ -116,4 +123,4 @@ def _board(workdir: str | os.PathLike, stage: str) -> Path:
 
 def _digest(path: Path) -> str:
     with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest()

@@ -1,7 +1,7 @@
-"""Where the optimiser's state lives: whole on every device, or a part of it on each.
+"""Layouts of the optimiser's state: whole on every device, or split over the devices.
 
-Both give the same numbers to rounding, and both hand out and take the state in the same form (arrays of the parameters'
-shapes on the host), so that a checkpoint of one continues with the other, on any number of devices.
+Both give the same numbers up to rounding. Both exchange the state in the same form (arrays of the parameters' shapes, on the
+host), so a checkpoint of one layout continues with the other, on any number of devices.
 """
 
 from typing import Any, NamedTuple
@@ -27,24 +27,25 @@ class Replicated:
     """The optimiser's state whole on every device; gradients are averaged by one all-reduce.
 
     Attributes:
-        spec: how the state is laid out, for `Parallel.map`.
+        schedule: learning rate by step.
+        spec: layout of the state, for `Parallel.map`.
     """
 
     spec = WHOLE
 
     def __init__(self, optimizer: Optimizer):
-        self._transform = optimizer.transform
+        self._transform, self.schedule = optimizer.transform, optimizer.schedule
 
     def init(self, params: Any) -> Any:
         """The state before the first update, on the host."""
         return self._transform.init(params)
 
     def place(self, opt_state: Any, parallel: Parallel) -> Any:
-        """Host state onto the devices."""
+        """Puts a state from the host onto the devices."""
         return parallel.replicate(opt_state)
 
     def fetch(self, opt_state: Any, parallel: Parallel) -> Any:
-        """State on the devices back on the host; all processes must call it together."""
+        """Returns the state to the host; all processes must call it together."""
         return parallel.fetch(opt_state)
 
     def update(self, gradient: Any, opt_state: Any, params: Any) -> Updated:
@@ -69,7 +70,7 @@ class Sharded:
     """
 
     def __init__(self, optimizer: Optimizer, params: Any, num_devices: int):
-        self._transform, self._devices = optimizer.transform, num_devices
+        self._transform, self.schedule, self._devices = optimizer.transform, optimizer.schedule, num_devices
         self._params = jax.tree.map(lambda p: jax.ShapeDtypeStruct(np.shape(p), p.dtype), params)
         shapes = jax.eval_shape(self._transform.init, self._params)
         self.spec = optax.tree.map_params(
@@ -81,7 +82,7 @@ class Sharded:
         return self._transform.init(params)
 
     def place(self, opt_state: Any, parallel: Parallel) -> Any:
-        """Host state onto the devices."""
+        """Puts a state from the host onto the devices."""
         return optax.tree.map_params(
             self._transform,
             lambda leaf: parallel.split(self._flat(np.asarray(leaf), np)),
@@ -90,7 +91,7 @@ class Sharded:
         )
 
     def fetch(self, opt_state: Any, parallel: Parallel) -> Any:
-        """State on the devices back on the host; all processes must call it together."""
+        """Returns the state to the host; all processes must call it together."""
         return optax.tree.map_params(
             self._transform,
             lambda leaf, like: parallel.gather(leaf)[: like.size].reshape(like.shape),

@@ -1,5 +1,6 @@
 """One step of training and of validation, as each device runs it, and the state it changes."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -7,12 +8,19 @@ import jax.numpy as jnp
 import optax
 
 from accdistill_jax.objectives.base import TARGET, Objective
-from accdistill_jax.runtime.parallel import AXIS
+from accdistill_jax.runtime.parallel import AXIS, WHOLE
 from accdistill_jax.training.optimizer_state import Replicated, Sharded
 
 
 class TrainState(NamedTuple):
-    """All that changes in training. step [] int32; ema is None unless an average of the parameters is kept or needed."""
+    """Everything that training changes.
+
+    Attributes:
+        step: [] int32, finished steps.
+        params: trained parameters.
+        opt_state: state of the optimiser.
+        ema: average of the parameters; None unless it is kept or the objective needs it.
+    """
 
     step: jax.Array
     params: Any
@@ -21,10 +29,17 @@ class TrainState(NamedTuple):
 
 
 class LoopSettings(NamedTuple):
-    """Durations in steps; see `configs/common.py: train`.
+    """Settings of the loop, durations in steps.
 
-    micro_batches: pieces in which a device works through its part of the batch.
-    hang_timeout_s: a step that takes longer is taken for a hang (`Peers.progress`).
+    Attributes:
+        total_steps: steps of the whole stage.
+        validate_every: steps between validations.
+        checkpoint_every: steps between checkpoints.
+        log_every: steps between records of metrics.
+        ema_decay: decay per step of the average of the parameters that leaves the stage; 0 for none.
+        seed: seed of all randomness.
+        micro_batches: pieces in which a device works through its part of the batch.
+        hang_timeout_s: a step that takes longer counts as a hang (`Peers.progress`).
     """
 
     total_steps: int
@@ -43,20 +58,23 @@ def batch_keys(seed: int, step: jax.Array, position: jax.Array) -> jax.Array:
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(position)
 
 
-def loss_gradient(objective: Objective, params: Any, frozen: Any, batch: dict, keys: jax.Array, *, pieces: int):
+def loss_gradient(
+    objective: Objective, params: Any, frozen: Any, batch: dict, keys: jax.Array, *, pieces: int
+) -> tuple[Any, dict[str, jax.Array]]:
     """Gradient and metrics of this device's loss, before averaging over devices.
 
-    With `pieces` above 1 only one piece of the rows is in the encoder's backward pass at a time, and still the loss sees
-    the whole global batch: the rows' outputs are computed piece by piece and kept, the loss is differentiated by them, and
-    each piece is then run again to carry its part of that gradient to the parameters. The gradient is that of the unsplit
-    batch, for one forward pass more. Inputs, the frozen teacher's embedding among them, are computed once.
+    With `pieces` above 1, only one piece of the rows is in the encoder's backward pass at a time, and the loss still sees
+    the whole global batch. The rows' outputs are computed piece by piece and kept, the loss is differentiated by them, and
+    each piece then runs again to carry its part of that gradient to the parameters. The gradient is that of the unsplit
+    batch, at the cost of one more forward pass. Inputs, such as the frozen teacher's embedding, are computed once.
 
     Args:
         objective: see `Objective`.
-        params, frozen: see `Objective`.
-        batch: [b, ...] arrays; b a multiple of `pieces`.
+        params: see `Objective`.
+        frozen: see `Objective`.
+        batch: [b, ...] arrays; b is a multiple of `pieces`.
         keys: [b] keys.
-        pieces: how many.
+        pieces: number of micro-batches.
 
     Returns:
         (gradient like params, metrics).
@@ -67,7 +85,7 @@ def loss_gradient(objective: Objective, params: Any, frozen: Any, batch: dict, k
         (_, metrics), gradient = jax.value_and_grad(objective.loss, has_aux=True)(params, frozen, batch, keys, AXIS)
         return gradient, metrics
 
-    def split(tree):
+    def split(tree: Any) -> Any:
         return jax.tree.map(lambda a: a.reshape(pieces, a.shape[0] // pieces, *a.shape[1:]), tree)
 
     def forward(_, piece):
@@ -87,12 +105,12 @@ def loss_gradient(objective: Objective, params: Any, frozen: Any, batch: dict, k
     return gradient, metrics
 
 
-def make_step(objective: Objective, layout: Replicated | Sharded, settings: LoopSettings, schedule: optax.Schedule):
+def make_step(objective: Objective, layout: Replicated | Sharded, settings: LoopSettings) -> Callable:
     """The per-device training step `(state, frozen, batch) -> (state, metrics)` with collectives over `AXIS`.
 
-    The learning rate is among the metrics: computed on its own it would queue behind the running step, and the host wait.
-    A batch may hold "stop" [b] int32: the number of the signal that asked its process to stop, or 0; the largest of all
-    devices comes back as the metric "stop".
+    The learning rate is one of the metrics: a computation of its own would queue behind the running step, and the host would
+    wait. A batch may hold "stop" [b] int32: number of the signal that asked its process to stop, or 0; the largest of all
+    devices is returned as the metric "stop".
     """
 
     def step(state: TrainState, frozen: Any, batch: dict[str, jax.Array]):
@@ -105,12 +123,12 @@ def make_step(objective: Objective, layout: Replicated | Sharded, settings: Loop
         params, opt_state, gradient_norm = layout.update(gradient, state.opt_state, state.params)
         ema = state.ema
         if ema is not None:
-            # a short average at first, so that early parameters do not linger
+            # the average is short at first, so that early parameters do not linger
             decay = objective.momentum or jnp.minimum(settings.ema_decay, (1.0 + state.step) / (10.0 + state.step))
             ema = jax.tree.map(lambda e, p: decay * e + (1.0 - decay) * p, ema, params)
         metrics["gradient_norm"] = gradient_norm
         metrics["parameter_norm"] = optax.tree.norm(params)
-        metrics["learning_rate"] = jnp.asarray(schedule(state.step), jnp.float32)
+        metrics["learning_rate"] = jnp.asarray(layout.schedule(state.step), jnp.float32)
         if stop is not None:
             metrics["stop"] = jax.lax.pmax(jnp.max(stop), AXIS)
         return TrainState(state.step + 1, params, opt_state, ema), metrics
@@ -118,8 +136,8 @@ def make_step(objective: Objective, layout: Replicated | Sharded, settings: Loop
     return step
 
 
-def make_validation(objective: Objective, seed: int):
-    """The per-device validation step `(params, frozen, batch) -> (params, metrics)`; masks are the same every time."""
+def make_validation(objective: Objective, seed: int) -> Callable:
+    """The per-device validation step `(params, frozen, batch) -> (params, metrics)`, with the same masks every time."""
 
     def step(params: Any, frozen: Any, batch: dict[str, jax.Array]):
         keys = batch_keys(seed, jnp.int32(-1), batch["position"])
@@ -128,6 +146,12 @@ def make_validation(objective: Objective, seed: int):
         return params, jax.lax.pmean(metrics, AXIS)
 
     return step
+
+
+def state_spec(layout: Replicated | Sharded) -> TrainState:
+    """How each part of the state lies on the devices, for `Parallel.map`."""
+    whole: Any = WHOLE
+    return TrainState(whole, whole, layout.spec, whole)
 
 
 def initial_state(
@@ -139,5 +163,5 @@ def initial_state(
 
 
 def kept_params(state: TrainState, settings: LoopSettings) -> Any:
-    """The parameters that leave the stage: the average where one is asked for (not that of a momentum branch)."""
+    """The parameters that leave the stage: the average if `ema_decay` asks for it (not that of a momentum branch)."""
     return state.ema if settings.ema_decay else state.params

@@ -11,8 +11,8 @@ class Rates(NamedTuple):
 
     Attributes:
         seconds: its length.
-        segments_per_s: segments trained on per second; NaN where no step has ended in it.
-        input_wait_fraction: share of the time in which the loop waited for a batch, 0 to 1; NaN likewise.
+        segments_per_s: segments trained on per second; NaN if no step ended in the stretch.
+        input_wait_fraction: fraction of the time in which the loop waited for a batch, 0 to 1; NaN likewise.
     """
 
     seconds: float
@@ -21,7 +21,7 @@ class Rates(NamedTuple):
 
 
 class Throughput:
-    """Segments per second and share of time spent waiting for input, without the first step, which compiles."""
+    """Segments per second and fraction of time spent waiting for input, without the first step, which compiles."""
 
     def __init__(self, segments_per_step: int, *, clock: Callable[[], float] = time.monotonic):
         """Starts before the first step.
@@ -37,12 +37,12 @@ class Throughput:
         self._window = _Span(clock())
 
     def input_waited(self, seconds: float) -> None:
-        """To be called with the time that taking a batch took."""
+        """Call it with the time that reading a batch took."""
         self._total.waited += seconds
         self._window.waited += seconds
 
     def step_done(self) -> None:
-        """To be called once per step, when its metrics are on the host."""
+        """Call it once per step, when its metrics are on the host."""
         if self._started:
             self._total.steps += 1
             self._window.steps += 1
@@ -53,11 +53,11 @@ class Throughput:
 
     @property
     def segments_per_s(self) -> float:
-        """Rate since the first step ended; NaN before the second has."""
+        """Rate since the end of the first step; NaN until the second has ended."""
         return self.total().segments_per_s
 
     def total(self) -> Rates:
-        """Rates since the first step ended."""
+        """Rates since the end of the first step."""
         return self._rates(self._total)
 
     def snapshot(self) -> dict[str, float]:
@@ -74,7 +74,7 @@ class Throughput:
 
 
 class _Span:
-    """A stretch of time with what happened in it."""
+    """A stretch of time, its steps and its waiting time."""
 
     def __init__(self, begin: float):
         self.begin, self.steps, self.waited = begin, 0, 0.0

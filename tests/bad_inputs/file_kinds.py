@@ -29,7 +29,7 @@ from accdistill_jax.storage.export import load_params, save_params
 from accdistill_jax.storage.folder import LocalFolder
 from accdistill_jax.storage.mirror_files import Content, Journal, Known
 from accdistill_jax.storage.mirror_store import parse_manifest
-from accdistill_jax.training.metrics import MetricsWriter, read_metrics
+from accdistill_jax.training.metrics import MetricsFiles, read_metrics
 from accdistill_jax.training.metrics_sums import spoilt_files, sums_path
 from configs import distill
 
@@ -219,7 +219,7 @@ def _read_views(folder: Path) -> str:
 
 
 def _make_metrics(folder: Path, version: int) -> None:
-    with MetricsWriter(folder, "teacher") as writer:
+    with MetricsFiles(folder, "teacher") as writer:
         for step in range(1, 6):
             writer.write(step, "train", {"loss": version + 1 / step, "odd": math.nan}, timing={"seconds": step})
 

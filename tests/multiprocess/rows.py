@@ -99,7 +99,7 @@ def row_hashes(store: str, parallel: Parallel, peers, *, batch_size: int, steps:
     optimizer = make_optimizer(settings, total_steps=steps)
     layout = Replicated(optimizer)
     loop = LoopSettings(steps, steps, steps, 1, ema_decay=0.0, seed=SEED)
-    step_fn = parallel.map(make_step(trained, layout, loop, optimizer.schedule), donate=True)
+    step_fn = parallel.map(make_step(trained, layout, loop), donate=True)
     state = parallel.replicate(initial_state(params, layout, loop))
     frozen = parallel.replicate({"params": {}, "mean": np.zeros(1, np.float32), "std": np.ones(1, np.float32)})
     hashes = []

@@ -144,7 +144,7 @@ def steps_of(objective, parallel, params, fixed, *, micro_batches=1):
     """Parameters and metrics after one training step, and validation metrics before it."""
     batch, layout = parallel.place(make_batch()), Replicated(SGD)
     settings = SETTINGS._replace(micro_batches=micro_batches)
-    step = parallel.map(make_step(objective, layout, settings, SGD.schedule))
+    step = parallel.map(make_step(objective, layout, settings))
     state = parallel.replicate(initial_state(params, layout, settings))
     state, metrics = step(state, parallel.replicate(fixed), batch)
     validate = parallel.map(make_validation(objective, 3))
@@ -216,7 +216,7 @@ def test_micro_batches_take_less_memory():
     state = jax.eval_shape(lambda p: initial_state(p, layout, SETTINGS), params)
 
     def bytes_of(pieces):
-        step = parallel.map(make_step(objective, layout, SETTINGS._replace(micro_batches=pieces), SGD.schedule))
+        step = parallel.map(make_step(objective, layout, SETTINGS._replace(micro_batches=pieces)))
         return step.lower(state, {}, batch).compile().memory_analysis().temp_size_in_bytes
 
     assert bytes_of(4) < 0.5 * bytes_of(1)

@@ -155,7 +155,7 @@ def test_koleo_over_devices_sees_all_vectors():
 
 def steps_of(objective, parallel, params, fixed, *, micro_batches=1):
     settings, layout = SETTINGS._replace(micro_batches=micro_batches), Replicated(SGD)
-    step = parallel.map(make_step(objective, layout, settings, SGD.schedule))
+    step = parallel.map(make_step(objective, layout, settings))
     state = parallel.replicate(initial_state(params, layout, settings, momentum=objective.momentum))
     batch = parallel.place(make_batch())
     for _ in range(2):
@@ -191,7 +191,7 @@ def test_the_momentum_average_is_kept_as_it_should_and_does_not_leave_the_stage(
     params = init(objective)
     layout = Replicated(SGD)
     parallel = Parallel(devices=jax.devices()[:1])
-    step = parallel.map(make_step(objective, layout, SETTINGS, SGD.schedule))
+    step = parallel.map(make_step(objective, layout, SETTINGS))
     state = parallel.replicate(initial_state(params, layout, SETTINGS, momentum=objective.momentum))
     after = parallel.fetch(step(state, {}, parallel.place(make_batch()))[0])
     jax.tree.map(
@@ -277,7 +277,7 @@ def test_supervision_is_huber_on_the_standardised_label_and_tells_its_error_in_t
 def test_a_step_contrasts_with_the_average_and_not_with_the_parameters_themselves():
     objective, layout = contrasting(), Replicated(SGD)
     parallel = Parallel(devices=jax.devices()[:1])
-    step = parallel.map(make_step(objective, layout, SETTINGS, SGD.schedule))
+    step = parallel.map(make_step(objective, layout, SETTINGS))
     batch = parallel.place(make_batch())
     first, _ = step(parallel.replicate(initial_state(init(objective), layout, SETTINGS, momentum=0.9)), {}, batch)
     first = parallel.fetch(first)

@@ -16,8 +16,8 @@ from accdistill_jax.runtime.parallel import Parallel
 from accdistill_jax.runtime.peers.peers import Peers
 from accdistill_jax.runtime.progress import ProgressLine
 from accdistill_jax.storage.checkpoint import Checkpointer
-from accdistill_jax.training.loop import train
-from accdistill_jax.training.metrics import MetricsWriter, read_metrics
+from accdistill_jax.training.loop import Data, Host, Outputs, Task, train
+from accdistill_jax.training.metrics import MetricsFiles, read_metrics
 from accdistill_jax.training.optimizer import Optimizer
 from accdistill_jax.training.optimizer_state import Replicated
 from accdistill_jax.training.step import LoopSettings, initial_state
@@ -97,28 +97,18 @@ def run(
             state = checkpointer.restore(found, state).state
         first = int(state.step)
         with (
-            MetricsWriter(folder, "student", resume_step=first, tensorboard=False) as writer,
+            MetricsFiles(folder, "student", resume_step=first, tensorboard=False) as writer,
             ProgressLine("student", settings.total_steps, start_step=first, stream=io.StringIO()) as progress,
             Interruption() as signals,
             within or contextlib.nullcontext(),
         ):
+            batches = batches or (batch_at(step) for step in range(first, settings.total_steps))
             return train(
-                objective,
-                state=state,
-                frozen=TEACHER,
-                layout=layout,
-                schedule=optimizer.schedule,
-                batches=batches or (batch_at(step) for step in range(first, settings.total_steps)),
-                validation=[batch_at(step) for step in validation],
-                batch_size=BATCH,
-                settings=settings,
-                parallel=parallel or Parallel(),
-                peers=Peers.alone(),
-                checkpointer=checkpointer,
-                writer=writer,
-                progress=progress,
-                interruption=interruption or signals,
-                meta={"teacher": "abc"},
+                state,
+                task=Task(objective, TEACHER, layout, settings),
+                data=Data(batches, [batch_at(step) for step in validation], BATCH),
+                host=Host(parallel or Parallel(), Peers.alone(), interruption or signals),
+                outputs=Outputs(writer, progress, checkpointer, {"teacher": "abc"}),
             )
 
 

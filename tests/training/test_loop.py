@@ -24,11 +24,11 @@ from tests.training.linear_stage import (
     OBJECTIVE,
     SETTINGS,
     TEACHER,
+    LinearStudent,
     Recording,
     batch_at,
     batches_then_signal,
     first_params,
-    inputs,
     metrics_of,
     of_steps_alone,
     run,
@@ -53,6 +53,16 @@ def test_nothing_is_compiled_after_the_first_step_but_the_first_validation(tmp_p
     _, *during, end = counts
     assert during[0] > 0
     assert [count - during[0] for count in (*during, end)] == [0, 0, 1, 1, 1, 1]
+
+
+def test_a_step_that_is_traced_again_is_an_error(tmp_path):
+    def changing():
+        for step in range(6):
+            batch = batch_at(step)
+            yield batch if step < 3 else batch | {"accel": batch["accel"].astype(np.float16)}
+
+    with pytest.raises(AssertionError, match="'step' is traced > 1 times"):
+        run(tmp_path, batches=changing(), validation=())
 
 
 def test_the_loop_moves_nothing_that_is_not_said_to_be_moved(tmp_path):
@@ -80,14 +90,15 @@ def test_nothing_but_the_next_dispatch_waits_for_a_running_step(tmp_path):
         waited.append(step + 1 == len(begun) or begun[step + 1].wait(timeout=60.0))
         return np.float32(0.0)
 
-    def slow_inputs(frozen, batch, keys, *, training):
-        late = jax.pure_callback(wait, jax.ShapeDtypeStruct((), jnp.float32), batch["number"][0])
-        return inputs(frozen, {**batch, "accel": batch["accel"] + late}, keys, training=training)
+    class Slow(LinearStudent):
+        def inputs(self, frozen, batch, keys, *, training):
+            late = jax.pure_callback(wait, jax.ShapeDtypeStruct((), jnp.float32), batch["number"][0])
+            return super().inputs(frozen, {**batch, "accel": batch["accel"] + late}, keys, training=training)
 
     run(
         tmp_path,
         settings=of_steps_alone(4),
-        objective=OBJECTIVE._replace(inputs=slow_inputs),
+        objective=Slow(),
         validation=(),
         parallel=Dispatched(),
         batches=(batch_at(step) | {"number": np.full(BATCH, step, np.int32)} for step in range(4)),

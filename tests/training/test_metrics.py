@@ -10,7 +10,7 @@ import pytest
 
 from accdistill_jax.errors import UserError
 from accdistill_jax.runtime.progress import ProgressLine, format_seconds
-from accdistill_jax.training.metrics import MetricsWriter, read_metrics
+from accdistill_jax.training.metrics import MetricsFiles, read_metrics
 from accdistill_jax.training.throughput import Throughput
 
 
@@ -25,7 +25,7 @@ class Clock:
 
 
 def write(workdir, steps, *, resume_step=0):
-    with MetricsWriter(workdir, "teacher", resume_step=resume_step, tensorboard=False) as writer:
+    with MetricsFiles(workdir, "teacher", resume_step=resume_step, tensorboard=False) as writer:
         for step in steps:
             writer.write(step, "train", {"loss": np.float32(1 / step)}, timing={"seconds": 0.5})
             if step % 2 == 0:
@@ -65,12 +65,12 @@ def test_line_cut_exactly_before_its_end_is_torn_too(tmp_path):
 
 
 def test_a_run_that_is_refused_before_its_first_record_cuts_nothing(tmp_path):
-    with MetricsWriter(tmp_path, "teacher") as writer:
+    with MetricsFiles(tmp_path, "teacher") as writer:
         for step in range(1, 7):
             writer.write(step, "train", {"loss": 1 / step}, timing={"seconds": 0.5})
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for resume_step in (0, 4):
-        with pytest.raises(UserError), MetricsWriter(tmp_path, "teacher", resume_step=resume_step):
+        with pytest.raises(UserError), MetricsFiles(tmp_path, "teacher", resume_step=resume_step):
             raise UserError("a batch cannot be read")
         assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
@@ -101,7 +101,7 @@ def test_damaged_line_in_the_middle_is_named(tmp_path):
 
 def test_values_survive_exactly_and_files_are_strict_json(tmp_path):
     values = {"a": 0.1, "b": float(np.float32(1 / 3)), "c": math.inf, "d": math.nan}
-    with MetricsWriter(tmp_path, "student", tensorboard=False) as writer:
+    with MetricsFiles(tmp_path, "student", tensorboard=False) as writer:
         writer.write(3, "train", values)
     path = tmp_path / "metrics" / "student.jsonl"
 
@@ -118,7 +118,7 @@ def test_tensorboard_receives_the_scalars(tmp_path):
     from tensorboardX.proto.event_pb2 import Event
     from tensorboardX.record_writer import masked_crc32c  # noqa: F401  (the writer's own format)
 
-    with MetricsWriter(tmp_path, "teacher") as writer:
+    with MetricsFiles(tmp_path, "teacher") as writer:
         writer.write(7, "train", {"loss": 0.25})
     (path,) = (tmp_path / "tensorboard" / "teacher").iterdir()
     found, data, position = [], path.read_bytes(), 0
@@ -133,9 +133,9 @@ def test_tensorboard_receives_the_scalars(tmp_path):
 LIMITED = """
 import resource, sys
 from accdistill_jax.errors import UserError
-from accdistill_jax.training.metrics import MetricsWriter
+from accdistill_jax.training.metrics import MetricsFiles
 try:
-    with MetricsWriter(sys.argv[1], "teacher", tensorboard=sys.argv[2] == "board") as writer:
+    with MetricsFiles(sys.argv[1], "teacher", tensorboard=sys.argv[2] == "board") as writer:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
         for step in range(1, 10_000):
             writer.write(step, "train", {"loss": 1.0})
@@ -159,16 +159,10 @@ def test_full_disk_is_one_error_and_no_waiting(tmp_path, board, limit):
     assert done.stdout == f"cannot write metrics in {tmp_path}/metrics: File too large"
 
 
-def test_disabled_writer_writes_nothing(tmp_path):
-    with MetricsWriter(tmp_path, "teacher", enabled=False) as writer:
-        writer.write(1, "train", {"loss": 1.0})
-    assert not list(tmp_path.iterdir())
-
-
 def test_unwritable_folder_is_named(tmp_path):
     (tmp_path / "metrics").write_text("a file where the folder should be")
     with pytest.raises(UserError, match="cannot write metrics in .*metrics"):
-        MetricsWriter(tmp_path, "teacher", tensorboard=False)
+        MetricsFiles(tmp_path, "teacher", tensorboard=False)
 
 
 def test_throughput_leaves_the_first_step_out():
@@ -230,8 +224,8 @@ def test_format_seconds():
 
 def test_tensorboards_library_does_not_bring_pytorch_along(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from accdistill_jax.training.metrics import MetricsWriter\n"
-        f"with MetricsWriter({str(tmp_path)!r}, 'teacher') as writer: writer.write(1, 'train', {{'loss': 1.0}})\n"
+        "import sys; from pathlib import Path; from accdistill_jax.training.metrics import MetricsFiles\n"
+        f"with MetricsFiles({str(tmp_path)!r}, 'teacher') as writer: writer.write(1, 'train', {{'loss': 1.0}})\n"
         "print([name for name in sys.modules if name.split('.')[0] == 'torch'])"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -216,7 +216,7 @@ def build(work: Work, parallel: Parallel) -> Program:
     )
     layout = Sharded(optimizer, work.params, parallel.num_devices) if work.sharded else Replicated(optimizer)
     spec = TrainState(WHOLE, WHOLE, layout.spec, WHOLE)
-    step = parallel.map(make_step(work.objective, layout, loop, optimizer.schedule), donate=True, state=spec)
+    step = parallel.map(make_step(work.objective, layout, loop), donate=True, state=spec)
     return Program(step, layout, loop)
 
 

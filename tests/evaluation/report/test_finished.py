@@ -14,7 +14,7 @@ from accdistill_jax.evaluation.report.finished import is_finished, mark_finished
 from accdistill_jax.run import run
 from accdistill_jax.stages import embedding
 from accdistill_jax.storage.checked_npz import encode_npz
-from accdistill_jax.training.metrics import MetricsWriter, read_metrics
+from accdistill_jax.training.metrics import MetricsFiles, read_metrics
 from accdistill_jax.training.metrics_sums import check_records, spoilt_files, sums_path
 
 PNG = b"\x89PNG" + bytes(100)
@@ -158,7 +158,7 @@ def test_a_report_of_an_earlier_version(report):
 
 @pytest.fixture
 def recorded(tmp_path) -> Path:
-    with MetricsWriter(tmp_path, "teacher") as writer:
+    with MetricsFiles(tmp_path, "teacher") as writer:
         for step in (1, 2, 3):
             writer.write(step, "train", {"loss": 1 / step}, timing={"seconds": float(step)})
     return tmp_path
@@ -225,12 +225,12 @@ def scalars(path: Path) -> set:
 
 
 def test_a_stage_that_goes_on_has_no_checksums_until_it_ends(recorded):
-    with pytest.raises(RuntimeError), MetricsWriter(recorded, "teacher", resume_step=2) as writer:
+    with pytest.raises(RuntimeError), MetricsFiles(recorded, "teacher", resume_step=2) as writer:
         assert sums_path(recorded, "teacher").exists()
         writer.write(3, "train", {"loss": 5.0})
         raise RuntimeError
     assert not sums_path(recorded, "teacher").exists()
-    with MetricsWriter(recorded, "teacher", resume_step=2) as writer:
+    with MetricsFiles(recorded, "teacher", resume_step=2) as writer:
         writer.write(3, "train", {"loss": 5.0})
     assert said(recorded) == []
 
