@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import accdistill_jax as ad
+from accdistill_jax.storage.folder import open_folder
 from accdistill_jax.storage.mirror import Mirror
 from tests import layout
 
@@ -119,6 +120,15 @@ def test_a_run_at_an_address_is_loaded(finished, tmp_path):
     assert encoder.fingerprint == ad.load(finished).fingerprint and encoder.path == f"{url}/student/export"
     assert ad.load(f"{url}/teacher/export/").part == "teacher" == ad.load(url, part="teacher").part
     assert refused(ad.load, "memory://api/other") == "memory://api/other holds no run"
+
+
+def test_an_export_at_an_address_is_loaded(finished):
+    url, export = "memory://exports/teacher", finished / "teacher" / "export"
+    folder = open_folder(url)
+    for path in filter(Path.is_file, export.rglob("*")):
+        folder.write(path.relative_to(export).as_posix(), path.read_bytes())
+    encoder = ad.load(url)
+    assert (encoder.part, encoder.path, encoder.fingerprint) == ("teacher", url, ad.load(export).fingerprint)
 
 
 def test_a_missing_folder_is_named_with_the_nearest(folder):

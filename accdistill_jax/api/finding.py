@@ -9,11 +9,12 @@ from typing import Literal
 from accdistill_jax.config.nearest import did_you_mean
 from accdistill_jax.errors import UserError
 from accdistill_jax.storage.folder import LocalFolder, open_folder
-from accdistill_jax.storage.mirror_tree import open_copy
+from accdistill_jax.storage.mirror_files import MANIFEST
+from accdistill_jax.storage.mirror_tree import fetch_files, open_copy
 
 PARTS = ("student", "teacher")
 _EXPORT = "export.json"
-_EXPORTED_FILE = re.compile(r"((teacher|student)/)?(export/)?(export\.json|params/.*)|config\.json")
+_EXPORTED_FILE = re.compile(r"(teacher|student)/export/(export\.json|params/.*)|config\.json")
 
 
 def check_folder(path: str) -> None:
@@ -82,10 +83,10 @@ def _config(folder: Path) -> dict | None:
 
 
 def open_address(address: str, copy: Path) -> Path:
-    """Fetches the exports at an address.
+    """Fetches the exports of a run at an address, or an export folder that lies at an address by itself.
 
     Args:
-        address: of a run's work directory, or of a folder in it.
+        address: of a run's work directory, of a folder in it, or of an export folder.
         copy: empty local folder.
 
     Returns:
@@ -94,14 +95,19 @@ def open_address(address: str, copy: Path) -> Path:
     Raises:
         UserError: no run is there, or the object store refuses.
     """
-    root, inner = address.rstrip("/"), ""
-    while open_folder(root).read("mirror.json") is None:
-        root, _, last = root.rpartition("/")
-        inner = f"{last}/{inner}" if inner else last
-        if root.endswith(":/") or inner.count("/") > 1:
-            raise UserError(f"{address} holds no run")
-    store, manifest = open_copy(root)
-    names = [name for name in manifest.files if _EXPORTED_FILE.fullmatch(name)]
-    if not store.download(manifest, names, LocalFolder(copy)):
-        raise UserError(f"{address}: the run has replaced its copy meanwhile; load it again")
-    return copy / inner
+    parts = address.rstrip("/").split("/")
+    for above in range(min(3, len(parts) - 2)):  # the address is RUN, RUN/teacher or RUN/teacher/export
+        root = "/".join(parts[: len(parts) - above])
+        if open_folder(root).read(MANIFEST) is not None:
+            store, manifest = open_copy(root)
+            fetch_files(store, manifest, copy, lambda name: _EXPORTED_FILE.fullmatch(name) is not None)
+            return copy.joinpath(*parts[len(parts) - above :])
+    export, local = open_folder(address), LocalFolder(copy)
+    if export.read(_EXPORT) is None:
+        raise UserError(f"{address} holds no run")
+    for name in (_EXPORT, *export.names("params/")):
+        data = export.read(name)
+        if data is None:
+            raise UserError(f"{address}: {name} was removed while it was read; load it again")
+        local.write(name, data)
+    return copy

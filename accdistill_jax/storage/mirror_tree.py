@@ -5,6 +5,7 @@ import glob
 import os
 import shutil
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from accdistill_jax.errors import UserError
@@ -39,20 +40,33 @@ def fetch_tree(url: str, folder: str | os.PathLike) -> int:
     partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.fetching")
     try:
         with sole_use(partial, refusal=str, machines=False):
-            for _ in range(_ATTEMPTS):
-                fetched = _keep(partial, manifest)
-                missing = store.download(manifest, manifest.files.keys() - fetched, LocalFolder(partial))
-                if missing is None:
-                    break
-                manifest = store.read_newer(manifest, missing=missing)
-            else:
-                raise UserError(f"{url}: a run replaces the copy faster than it can be fetched; try again later")
+            manifest = fetch_files(store, manifest, partial)
         partial.rename(folder)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return len(manifest.files)
+
+
+def fetch_files(
+    store: CopyStore, manifest: Manifest, folder: Path, wanted: Callable[[str], bool] = lambda name: True
+) -> Manifest:
+    """Fetches the wanted files of one complete copy into a folder that holds nothing else.
+
+    Returns:
+        The manifest of the copy: a run that goes on may have replaced the one given.
+
+    Raises:
+        UserError: a run replaces the copy faster than it can be fetched, or the store refuses.
+    """
+    for _ in range(_ATTEMPTS):
+        names = set(filter(wanted, manifest.files))
+        missing = store.download(manifest, names - _keep(folder, manifest), LocalFolder(folder))
+        if missing is None:
+            return manifest
+        manifest = store.read_newer(manifest, missing=missing)
+    raise UserError(f"{store.url}: a run replaces the copy faster than it can be fetched; try again later")
 
 
 def _keep(folder: Path, manifest: Manifest) -> set[str]:
