@@ -61,8 +61,8 @@ def test_the_import_loads_no_library(repository):
 def test_every_public_name_exists():
     for name in ad.__all__:
         assert getattr(ad, name) is not None
-    with pytest.raises(AttributeError, match="module 'accdistill_jax' has no attribute 'laod'"):
-        _ = ad.laod
+    with pytest.raises(AttributeError, match="module 'accdistill_jax' has no attribute 'loadd'"):
+        _ = ad.loadd
 
 
 @pytest.mark.parametrize("module", EXAMPLES)
@@ -134,7 +134,7 @@ def test_an_export_at_an_address_is_loaded(finished):
 def test_a_missing_folder_is_named_with_the_nearest(folder):
     assert refused(ad.load, "runs/distil") == "no folder runs/distil; did you mean runs/distill?"
     assert refused(ad.load, "run/distill") == "no folder run/distill"
-    assert refused(ad.open_store, "stroe") == "no folder stroe; did you mean store?"
+    assert refused(ad.open_store, "storr") == "no folder storr; did you mean store?"
     assert refused(ad.load, "runs/distill/report.md") == "runs/distill/report.md is a file; give the folder"
 
 

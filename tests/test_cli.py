@@ -62,9 +62,9 @@ def test_help_imports_no_library(repository):
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("trian", "unknown command 'trian'; did you mean accdistill train?"),
+        ("trin", "unknown command 'trin'; did you mean accdistill train?"),
         ("verify", "unknown command 'verify'; did you mean accdistill prepare verify?"),
-        ("shwo", "unknown command 'shwo'; did you mean accdistill prepare show?"),
+        ("shw", "unknown command 'shw'; did you mean accdistill prepare show?"),
         ("0", "unknown command '0' (accdistill --help lists the commands)"),
         ("--config=distill", "unknown command '--config=distill'"),
     ],
