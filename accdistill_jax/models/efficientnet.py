@@ -72,7 +72,7 @@ class EfficientNetEncoder(nn.Module):
         head: width of the last pointwise layer before pooling.
         output: embedding size.
         dtype: compute dtype; parameters and norms stay float32.
-        rematerialise: keep nothing of a block for the backward pass but its input, and compute it again there.
+        rematerialise: True keeps only each block's input for the backward pass, which recomputes the block.
     """
 
     stem: tuple[int, int, int]
@@ -82,7 +82,7 @@ class EfficientNetEncoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
     rematerialise: bool = False
 
-    # it has no tokens that it could leave out, and a decoder learns from the neighbours of a patch at once
+    # convolutions run on the whole segment; relative positions let a decoder learn from a patch's neighbours at once
     patch = None
     positions = "relative"
 
@@ -149,7 +149,7 @@ def average_parts(h: jax.Array, parts: int) -> jax.Array:
     """Averages [batch, time, D] over `parts` equal stretches of time, also where time is no multiple of them.
 
     Returns:
-        [batch, parts, D]; a sample that two stretches share counts in each by its overlap.
+        [batch, parts, D]; a sample on the border of two stretches counts in each by its overlap.
     """
     edges = np.arange(parts + 1) * h.shape[1] / parts
     sample = np.arange(h.shape[1])

@@ -23,8 +23,8 @@ def patchify(x: jax.Array, patch: int) -> jax.Array:
 class Attention(nn.Module):
     """Multi-head self-attention, [batch, tokens, width] -> the same.
 
-    Where it is `relative`, the tokens' places (None: one after another) act as a rotary code of queries and keys and a per-head
-    penalty on distance.
+    If `relative`, the tokens' positions (None: in order) act as a rotary code of queries and keys and as a penalty on distance
+    per head.
     """
 
     heads: int
@@ -43,9 +43,9 @@ class Attention(nn.Module):
 
 
 class Weights(nn.Module):
-    """Kernel [inputs, outputs] and bias [outputs] of a dense layer, named and initialised as those of `nn.Dense`.
+    """Kernel [inputs, outputs] and bias [outputs] of a dense layer, named and initialised as in `nn.Dense`.
 
-    The module stands for the outputs and is called with the number of inputs.
+    The attribute is the number of outputs; the call takes the number of inputs.
     """
 
     outputs: int
@@ -59,7 +59,7 @@ class Weights(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm Transformer block: attention and MLP, each with a residual; `relative` and places as in `Attention`."""
+    """Pre-norm Transformer block: attention and MLP, each with a residual; `relative` and positions as in `Attention`."""
 
     heads: int
     mlp: int
@@ -84,15 +84,15 @@ class TransformerEncoder(nn.Module):
         patch: samples per token (paper preset 20, so 192 tokens a minute).
         width: token width D.
         depth, heads, mlp: blocks, attention heads and MLP width of each.
-        tokenizer: levels (samples, width) inside a patch, finest first: each stretch of so many samples is mapped to so
-            many features (dense, GELU) before the patch is mapped to a token, so that a token can tell where in it the
-            energy sits; () is the linear tokenizer (paper). Our choice.
+        tokenizer: levels (samples, width) inside a patch, finest first. Each level maps every stretch of `samples` to `width`
+            features (dense, GELU) before the patch is mapped to a token, so that a token holds the position of the energy
+            inside it. () is the linear tokenizer (paper). Our choice.
         positions: "sinusoidal" adds fixed codes to the tokens (paper); "relative" gives attention the tokens' distance
             (rotary code and distance penalty; our choice: masked autoencoding then learns from neighbours at once).
         output: embedding size; 0 keeps `width` without a further layer.
         dtype: compute dtype; parameters, norms and softmax stay float32.
-        rematerialise: keep nothing of a block for the backward pass but its input, and compute it again there.
-        residual: dtype of the tokens between blocks, to which each block adds; statistics of norms are float32 whatever it is.
+        rematerialise: True keeps only each block's input for the backward pass, which recomputes the block.
+        residual: dtype of the tokens between blocks, to which each block adds; statistics of norms are always float32.
     """
 
     patch: int
@@ -145,7 +145,7 @@ class TransformerEncoder(nn.Module):
         return self.norm(h).astype(jnp.float32)
 
     def refined(self, patches: jax.Array) -> jax.Array:
-        """The tokenizer's levels: [batch, tokens, values] -> [batch, tokens, features], what a token is made of.
+        """The tokenizer's levels: [batch, tokens, values] -> [batch, tokens, features], the input of the token layer.
 
         Raises:
             ValueError: a level's samples do not divide the next one's, or the patch.
@@ -153,7 +153,7 @@ class TransformerEncoder(nn.Module):
         B, P, _ = patches.shape
         h, sizes = patches, [*(samples for samples, _ in self.tokenizer), self.patch]
         for (samples, larger), layer in zip(itertools.pairwise(sizes), self.levels, strict=True):
-            together, rest = divmod(larger, samples)  # of this level's stretches make one of the next level's
+            together, rest = divmod(larger, samples)  # stretches of this level in a stretch of the next level
             if rest:
                 raise ValueError(
                     f"a tokenizer's stretches of {samples} samples do not divide the next ones of {larger}"

@@ -21,18 +21,23 @@ class StageClock:
         if not enabled or not self._path.exists():
             return
         try:
-            found = {name: float(seconds) for name, seconds in json.loads(read_regular(self._path)).items()}
-            if not all(math.isfinite(seconds) and seconds >= 0 for seconds in found.values()):
+            saved = {name: float(seconds) for name, seconds in json.loads(read_regular(self._path)).items()}
+            if not all(math.isfinite(seconds) and seconds >= 0 for seconds in saved.values()):
                 raise ValueError("no durations")
-            self.seconds = found
+            self.seconds = saved
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as problem:  # not worth stopping for
             _log.warning("%s is unreadable (%s): the stages' seconds are counted anew", self._path, problem)
 
     def stage(self, name: str) -> "_Timed":
-        """Context that adds its time to the stage's."""
+        """Context that adds its duration to a stage's seconds."""
         return _Timed(self, name)
 
     def add(self, name: str, seconds: float) -> None:
+        """Adds seconds to a stage's, and saves all of them.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
         if self._enabled:
             try:
@@ -52,5 +57,5 @@ class _Timed:
         try:
             self._clock.add(self._name, time.monotonic() - self._begin)
         except UserError:
-            if kind is None:  # what stopped the stage is what the user must read
+            if kind is None:  # otherwise the user must read the error that stopped the stage
                 raise

@@ -20,15 +20,15 @@ def embed(
 ) -> dict[str, np.ndarray]:
     """Runs `apply(params, batch) -> {name: [b, D]}` over segments, in order.
 
-    All processes of the run call it together. Each reads its part of every batch only; the results, small beside the
-    signals, are the same on all of them.
+    All processes of the run call it together. Each reads only its part of every batch; the results, which are small compared
+    with the signals, are the same on all processes.
 
     Args:
         apply: per-device function of a batch as the pipeline yields it (without "position").
-        params: host parameters.
-        stores: where the segments lie.
+        params: parameters on the host.
+        stores: stores of the segments.
         rows: per store, [n] int64 rows to embed.
-        batch_size: segments at a time over all devices; rounded up to a multiple of them.
+        batch_size: segments at a time over all devices; rounded up to a multiple of their number.
         parallel: maps the function over the devices.
         on_batch: called with the number of segments done since the last call.
 
@@ -39,12 +39,14 @@ def embed(
     mapped = parallel.map_rows(apply)
     placed = parallel.replicate(params)
     results: dict[str, list[np.ndarray]] = {}
-    for store, own in zip(stores, rows, strict=True):
-        for start in range(0, len(own), size):
-            chosen = own[start : start + size]
-            padded = np.concatenate([chosen, np.repeat(chosen[-1:], size - len(chosen))])  # one shape, one compilation
-            own_part = np.split(padded, parallel.num_processes)[parallel.process]
-            for name, values in mapped(placed, parallel.place(store.read(own_part))).items():
+    for store, store_rows in zip(stores, rows, strict=True):
+        for start in range(0, len(store_rows), size):
+            chosen = store_rows[start : start + size]
+            padded = np.concatenate(
+                [chosen, np.repeat(chosen[-1:], size - len(chosen))]
+            )  # a single shape compiles once
+            rows_here = np.split(padded, parallel.num_processes)[parallel.process]
+            for name, values in mapped(placed, parallel.place(store.read(rows_here))).items():
                 results.setdefault(name, []).append(parallel.gather(values)[: len(chosen)])
             on_batch(len(chosen))
     return {name: np.concatenate(parts) for name, parts in results.items()}

@@ -1,4 +1,4 @@
-"""Readers of training batches besides segments in order: pairs of one participant, and labels."""
+"""Sources of training batches: segments in order, pairs of one participant, labelled segments."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -20,8 +20,9 @@ class Source(NamedTuple):
     """Source of a training's batches.
 
     Attributes:
-        reader: of a split's batches by the split's name; None (for a split or for all) is both signals of each segment.
-        rows: per store, the rows of a split that are used, by the split's name; None is all.
+        reader: function from a split's name to the reader of its batches; None (for a split or for all): both signals of each
+            segment.
+        rows: function from a split's name to the rows to use, per store; None: all rows.
     """
 
     reader: Callable[[str], Reader | None] | None = None
@@ -40,9 +41,9 @@ def source_of(run: Run, batches: Segments | Pairs | Labelled) -> tuple[Source, d
 
 
 def paired_source(run: Run, modality: str) -> Source:
-    """Segments of one modality, each with another one of the same participant (its own where it has no other).
+    """Segments of one modality, each with another segment of its participant, or with itself if there is no other.
 
-    The other one is drawn by (seed, step, place in the global batch). Its names begin with `SECOND`.
+    The other segment is drawn by (seed, step, position in the global batch). Its names in the batch begin with `SECOND`.
     """
 
     def reader(split: str) -> Reader:
@@ -74,22 +75,22 @@ class _Partners:
         self._place[self._order] = np.arange(len(code))
 
     def of(self, rows: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        """For each row another one of its participant; draws [b] in [0, 1) choose it."""
-        own = np.searchsorted(self._rows, rows)
-        start, count, place = self._start[own], self._count[own], self._place[own]
+        """For each row another row of its participant; draws [b] in [0, 1) choose it."""
+        index = np.searchsorted(self._rows, rows)
+        start, count, place = self._start[index], self._count[index], self._place[index]
         step = 1 + np.floor(draws * (count - 1)).astype(np.int64)
         return self._rows[self._order[np.where(count > 1, start + (place - start + step) % count, place)]]
 
 
 def labelled_source(run: Run, *, target: str, fraction: float, subset: int) -> tuple[Source, dict[str, np.ndarray]]:
-    """Acceleration with a label: of a share of the labelled training segments, and of all labelled validation segments.
+    """Acceleration with a label: a share of the labelled training segments, and all labelled validation segments.
 
-    That the validation is not cut down is in the favour of what is trained on it.
+    Validation labels are not subsampled, which favours the supervised baseline.
 
     Args:
         run: the run's context.
         target: column of the segment tables.
-        fraction: of the labelled training segments; participants are kept together.
+        fraction: share of the labelled training segments; participants are kept together.
         subset: seed of the choice.
 
     Returns:
@@ -126,7 +127,7 @@ def labelled_source(run: Run, *, target: str, fraction: float, subset: int) -> t
 def labelled_rows(
     stores: Sequence[Store], split: str, *, target: str, fraction: float = 1.0, subset: int = 0
 ) -> list[np.ndarray]:
-    """Per store, sorted rows of a split whose label is known: a share of them over all stores, participants kept together."""
+    """Per store, sorted rows of a split with a known label, or a share of them over all stores; participants stay together."""
     all_rows = [store.indices(split) for store in stores]
     pairs = list(zip(stores, all_rows, strict=True))
     known = np.concatenate([np.isfinite(label_values(store, target)[own].astype(np.float64)) for store, own in pairs])

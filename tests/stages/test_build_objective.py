@@ -1,0 +1,126 @@
+"""Objectives built from a config by name, and a further one by its registration alone."""
+
+import ast
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from accdistill_jax.config.registry import ENCODERS, OBJECTIVES, Registry
+from accdistill_jax.errors import UserError
+from accdistill_jax.inputs.prepare import InputSettings
+from accdistill_jax.models.build import build_encoder
+from accdistill_jax.objectives.base import Branch, Objective, Parts
+from accdistill_jax.objectives.registered import PPG, RegisteredObjective
+from accdistill_jax.stages import build_objective as stage
+from accdistill_jax.stages.build_objective import build_objective, needs_teacher
+from tests import layout
+
+SAMPLES = 3840
+
+
+def make_batch(rows=2):
+    batch, rng = {"position": np.arange(rows, dtype=np.int32), "label": np.full(rows, 70, np.float32)}, np.random
+    for name, channels in (("ppg", 2), ("accel", 3), ("second_ppg", 2), ("second_accel", 3)):
+        batch[name] = rng.default_rng(channels).integers(-900, 900, (rows, SAMPLES, channels)).astype(np.int16)
+        batch[f"{name}_scale"] = np.full((rows, channels), 1e-3, np.float32)
+        batch[f"{name}_offset"] = np.zeros((rows, channels), np.float32)
+    return batch
+
+
+def teacher_branch(config):
+    return Branch("ppg", build_encoder(config.teacher.encoder, dtype=jnp.dtype("float32")), InputSettings())
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_every_objective_of_a_role_is_built_and_initialises_the_exported_encoder(role, smoke_config):
+    for name in OBJECTIVES.names(role):
+        config = smoke_config(**{f"{role}.objective": name})
+        teacher = teacher_branch(config) if role == "student" and needs_teacher(config) else None
+        objective = build_objective(config, role, samples=SAMPLES, teacher=teacher)
+        assert isinstance(objective, Objective) and isinstance(objective, OBJECTIVES.get(name).load())
+        params = jax.eval_shape(objective.init, jax.random.key(0), make_batch())
+        assert "encoder" in params
+
+
+def test_only_distillation_of_the_built_in_ones_needs_a_teacher(smoke_config):
+    needing = [name for name in OBJECTIVES.names() if OBJECTIVES.get(name).ppg is PPG.FROZEN]
+    assert needing == ["distillation"]
+    with pytest.raises(ValueError, match="needs a teacher"):
+        build_objective(smoke_config(), "student", samples=SAMPLES)
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_a_loss_on_tokens_trains_an_encoder_without_an_output_layer(role, smoke_config):
+    """That layer would have no gradient, and a teacher's export would lack its parameters."""
+    config = smoke_config(**{f"{role}.objective": "masked", f"{role}.encoder.transformer.output": 24})
+    objective = build_objective(config, role, samples=SAMPLES)
+    params = jax.eval_shape(objective.init, jax.random.key(0), make_batch())
+    assert "projection" not in params["encoder"]
+    trained = build_encoder(
+        stage.trained_encoder(config[role] if hasattr(config, "keys") else getattr(config, role)),
+        dtype=jnp.dtype("float32"),
+    )
+    assert trained.embedding_width == 32
+
+
+def test_dropping_the_only_token_of_a_segment_is_refused(smoke_config):
+    config = smoke_config(**{"student.drop_fraction": 0.5})
+    with pytest.raises(UserError, match="student.drop_fraction = 0.5: a segment of 64 samples has a single token"):
+        build_objective(config, "student", samples=64, teacher=teacher_branch(config))
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanSquare(Objective):
+    """A further objective: the mean square of the embedding."""
+
+    branch: Branch
+
+    @classmethod
+    def from_config(cls, section, parts: Parts):
+        return cls(parts.branch)
+
+    def init(self, key, batch):
+        return {"encoder": self.branch.encoder.init(key, self.branch.prepare(batch))["params"]}
+
+    def inputs(self, frozen, batch, keys, *, training):
+        return {"x": self.branch.present(batch, keys, training=training)}
+
+    def rows(self, params, inputs):
+        return {"square": jnp.mean(jnp.square(self.branch.embed(params["encoder"], inputs["x"])), axis=1)}
+
+    def reduce(self, rows, axis_name, *, training):
+        value = jnp.mean(rows["square"])
+        return value, {"loss": value}
+
+
+def test_a_further_objective_needs_its_class_and_its_registration_alone(smoke_config, monkeypatch):
+    registry = Registry("objective")
+    registry.register("masked", OBJECTIVES.get("masked"))
+    registry.register("distillation", RegisteredObjective(MeanSquare))  # under a name that the config accepts
+    monkeypatch.setattr(stage, "OBJECTIVES", registry)
+    config, batch = smoke_config(), make_batch()
+    assert not needs_teacher(config)
+    objective = build_objective(config, "student", samples=SAMPLES)
+    assert isinstance(objective, MeanSquare)
+    params = objective.init(jax.random.key(0), batch)
+    keys = jax.random.split(jax.random.key(1), 2)
+    loss, metrics = jax.jit(lambda p: objective.loss(p, {}, batch, keys, None))(params)
+    assert np.isfinite(loss) and set(metrics) == {"loss"} and objective.exported(params, {}) == params
+    represented = MeanSquare.represent(objective.branch, params, batch)
+    assert {name: value.shape for name, value in represented.items()} == {"embedding": (2, 32)}
+
+
+def test_no_name_of_an_objective_or_architecture_is_compared_in_the_package():
+    """Facts of an objective or encoder come from its registration, so that a further one needs no other file."""
+    names = set(OBJECTIVES.names()) | set(ENCODERS.names())
+    found = []
+    for path in layout.modules().values():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Compare):
+                for part in ast.walk(node):
+                    if isinstance(part, ast.Constant) and part.value in names:
+                        found.append(f"{path}:{node.lineno}: {part.value}")
+    assert not found
