@@ -97,9 +97,9 @@ def test_names_are_one_text_in_every_place(tmp_path):
 
 
 def test_a_name_cannot_hold_nul():
-    with pytest.raises(UserError, match="cannot hold the character NUL"):
+    with pytest.raises(UserError, match="must not contain the character NUL"):
         Participant("p\0")
-    with pytest.raises(UserError, match="cannot hold the character NUL"):
+    with pytest.raises(UserError, match="must not contain the character NUL"):
         Stream("ppg", np.zeros((2, 1)), ("a\0",), "a.u.", rate_hz=64.0)
 
 

@@ -1,4 +1,4 @@
-"""The files below a root, links followed, and what was not read there: nothing is passed over without a line."""
+"""The files below a root folder, with links followed, and a reason for every file that is not read."""
 
 import hashlib
 import os
@@ -37,15 +37,16 @@ _SPECIAL = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCH
 
 
 class Tree:
-    """Files below a root: every folder once, links to folders and files followed, hidden and trash folders left out.
+    """Files below a root. Each folder is read once, links are followed, hidden folders and trash are left out.
 
     Args:
         root: folder, or a single file.
 
     Attributes:
-        root: the same, absolute and without links.
-        files: regular files, sorted by path; below `root` also where a link leads elsewhere.
-        not_read: what was left out, by its path from `root`, and why.
+        root: the absolute path of the root, with links resolved.
+        files: regular files, sorted by path; a linked file keeps the path of the link, below `root`.
+        not_read: path from `root` -> reason, for each file and folder that was left out. Stores keep the reasons: other words
+            would change the fingerprints of stores.
 
     Raises:
         UserError: `root` does not exist or cannot be read.
@@ -72,43 +73,43 @@ class Tree:
         self.files.sort()
 
     def folders(self) -> dict[Path, list[Path]]:
-        """The files by their folder, both sorted."""
+        """The files of each folder; folders and files are sorted."""
         by_folder: dict[Path, list[Path]] = {}
         for file in self.files:
             by_folder.setdefault(file.parent, []).append(file)
         return dict(sorted(by_folder.items()))
 
     def leave_out(self, path: Path | str, reason: str) -> None:
-        """Notes that a path (on disk, or of a member of a zip) is not read."""
+        """Records that a path (on disk, or of a member of a zip) is not read."""
         name = os.path.relpath(path, self.root) if self.root.is_dir() else os.path.basename(path)
         self.not_read.setdefault(readable(name), reason)
 
     def claim(self, *paths: Path) -> None:
-        """Notes that files are read, or that a reader has said what becomes of them."""
+        """Records that the reader reads these files, or that it reports their fate by itself."""
         self._claimed.update(os.path.normpath(path) for path in paths)
 
     def expect(self, *endings: str, reason: str) -> None:
-        """Has every file of these endings that nobody claims noted as not read, for this reason."""
+        """Sets the reason that `leave_out_the_rest` gives for unclaimed files with these endings."""
         self._expected.update(dict.fromkeys(endings, reason))
 
     def leave_out_the_rest(self) -> None:
-        """Notes folders without a claimed file at any depth, and in other folders unclaimed data and archives."""
-        living = {self.root}
+        """Records as not read: folders without a claimed file at any depth; elsewhere, unclaimed data files and archives."""
+        used_folders = {self.root}
         for file in self._claimed:
-            living.update(Path(file).parents)
-        dead: dict[Path, Counter] = {}
+            used_folders.update(Path(file).parents)
+        unused: dict[Path, Counter] = {}
         for file in self.files:
-            lost = next(
+            unused_folder = next(
                 (
                     folder
                     for folder in reversed(file.parents)
-                    if folder.is_relative_to(self.root) and folder not in living
+                    if folder.is_relative_to(self.root) and folder not in used_folders
                 ),
                 None,
             )
             kind = ending(file.name)
-            if lost is not None:
-                dead.setdefault(lost, Counter())[kind] += 1
+            if unused_folder is not None:
+                unused.setdefault(unused_folder, Counter())[kind] += 1
             elif str(file) not in self._claimed and kind in self._expected:
                 self.leave_out(file, self._expected[kind])
             elif str(file) not in self._claimed and kind in _ARCHIVES:
@@ -117,18 +118,18 @@ class Tree:
                 self.leave_out(
                     file, "a text file with another path in it: what a link becomes where links cannot be stored"
                 )
-        for folder, endings in dead.items():
+        for folder, endings in unused.items():
             self.leave_out(folder, f"holds no recording of this kind ({counted(endings)})")
 
     def endings(self) -> str:
-        """Number of files of each ending, for messages."""
+        """The number of files with each ending, as text for messages."""
         return counted(Counter(ending(file.name) for file in self.files))
 
     def _walk(self) -> None:
         seen: dict[tuple[int, int], Path] = {}
         folders, links = [self.root], []
         while folders or links:
-            if not folders:  # a folder met as itself and by a link is read as itself
+            if not folders:  # links come last: a folder that is also linked to is read at its real place
                 links.sort(reverse=True)
                 folders.append(links.pop())
             folder = folders.pop()
@@ -175,7 +176,7 @@ class Tree:
 
 
 def reason_to_leave_out(name: str, *, is_folder: bool) -> str | None:
-    """Why a file or folder of this name, on disk or in a zip, is never a recording; None where it may be one."""
+    """The reason why a file or folder with this name, on disk or in a zip, is never read; None if it may be a recording."""
     if name.lower() in _TRASH or name.lower().startswith(".trash"):
         return "deleted files or a system's own folder"
     if name == "__MACOSX" or name.startswith("._"):
@@ -188,10 +189,10 @@ def reason_to_leave_out(name: str, *, is_folder: bool) -> str | None:
 
 
 def regular_file(path: Path) -> Path:
-    """The path itself, once it is sure that opening it neither waits nor reads without end.
+    """Checks that a path is a regular file, so that reading it neither blocks nor runs forever; returns the path.
 
     Raises:
-        UserError: it is a folder, a named pipe, a socket or a device, or does not exist.
+        UserError: the path is a folder, a named pipe, a socket or a device, or does not exist.
     """
     try:
         mode = path.stat().st_mode
@@ -208,53 +209,53 @@ def regular_file(path: Path) -> Path:
 
 
 def same_name(wanted: str, names: Iterable[str]) -> str | None:
-    """The name among `names` that is `wanted`, else the one that differs in case or in the form of its accents only.
+    """Finds `wanted` among `names`, else the name that differs from it only in case or in the encoding of accents.
 
     Raises:
-        UserError: several differ so, and none is `wanted`.
+        UserError: several names differ in this way, and none equals `wanted`.
     """
     names = list(names)
     if wanted in names:
         return wanted
     alike = [name for name in names if readable(name).casefold() == readable(wanted).casefold()]
     if len(alike) > 1:
-        raise UserError(f"{wanted} may be any of {', '.join(sorted(alike))}; keep one of them")
+        raise UserError(f"{wanted} matches {', '.join(sorted(alike))}; keep only one of them")
     return alike[0] if alike else None
 
 
 def sibling(path: Path) -> Path:
-    """The path itself, or where it does not exist the one file beside it whose name is the same but for case or accents' form."""
+    """The path; if it does not exist, the file beside it whose name differs only in case or in the encoding of accents."""
     if os.path.lexists(path) or not path.parent.is_dir():
         return path
     return path.with_name(same_name(path.name, os.listdir(path.parent)) or path.name)
 
 
 def recording_ids(places: Iterable[Iterable[str]]) -> list[str]:
-    """An id for each recording from the names of the folders around it, outermost first.
+    """Makes an id for each recording from the names of the folders around it, outermost first.
 
-    Letters and digits of any script, ".", "_" and "-" are kept, all else becomes "-", and names are joined by "__". Recordings
-    that would be called the same get a hash of their names appended.
+    Letters and digits of any script, ".", "_" and "-" stay; other characters become "-"; names are joined by "__". Recordings
+    with equal ids get a hash of their names appended.
     """
     places = [tuple(place) for place in places]
     ids = [_fit("__".join(map(readable, place))) for place in places]
-    often = Counter(ids)
+    counts = Counter(ids)
     return [
-        name if often[name] == 1 else f"{name}-{hashlib.sha256(repr(place).encode()).hexdigest()[:8]}"
+        name if counts[name] == 1 else f"{name}-{hashlib.sha256(repr(place).encode()).hexdigest()[:8]}"
         for name, place in zip(ids, places, strict=True)
     ]
 
 
 def ending(name: str) -> str:
-    """The ending of a file's name in lower case, "" where it has none."""
+    """The ending of a file's name in lower case; "" if it has none."""
     return os.path.splitext(name)[1].lower()
 
 
 def counted(endings: Mapping[str, int]) -> str:
-    """Endings and how many files have them, most first: "12 .csv, 1 without ending"."""
-    most = sorted(endings.items(), key=lambda item: (-item[1], not item[0], item[0]))
-    shown = [f"{count} {readable(name) or 'without ending'}" for name, count in most[:6]]
-    if len(most) > 6:
-        shown.append(f"{sum(count for _, count in most[6:])} others")
+    """Text with the number of files for each ending, the most frequent first: "12 .csv, 1 without ending"."""
+    by_count = sorted(endings.items(), key=lambda item: (-item[1], not item[0], item[0]))
+    shown = [f"{count} {readable(name) or 'without ending'}" for name, count in by_count[:6]]
+    if len(by_count) > 6:
+        shown.append(f"{sum(count for _, count in by_count[6:])} others")
     return ", ".join(shown) or "no file"
 
 
@@ -263,7 +264,7 @@ def _fit(name: str) -> str:
 
 
 def _stands_for_link(file: Path) -> bool:
-    """True if a file holds nothing but the path of something that exists, as git, zip and copying leave links on some systems."""
+    """True if a file contains only an existing path: git, zip and copying turn links into such files on some systems."""
     try:
         with file.open("rb") as content:
             target = os.fsdecode(content.read(_LONGEST_PATH + 1)).removesuffix("\n")

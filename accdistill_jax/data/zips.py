@@ -1,4 +1,4 @@
-"""Zips by strangers: damaged, made by other systems, or made to fill the memory."""
+"""Reads untrusted zips: damaged, written by other systems, or made to fill the memory."""
 
 import contextlib
 import io
@@ -11,13 +11,13 @@ from typing import IO
 from accdistill_jax.errors import UserError
 
 _MOST_ZIP_BYTES = 2**30
-_PACKED_PIECE_BYTES = 4096  # what so little unpacks to fits into memory, whatever the compression
+_PACKED_PIECE_BYTES = 4096  # so few packed bytes unpack to a size that fits into memory
 _PIECE_BYTES = 2**20
 
 
 @contextlib.contextmanager
 def damage_named(place: object) -> Iterator[None]:
-    """Turns whatever damage to a zip makes Python's modules raise into a `UserError` that names it."""
+    """Turns any exception from a damaged zip into a `UserError` that names the zip."""
     try:
         yield
     except (UserError, MemoryError):
@@ -29,29 +29,29 @@ def damage_named(place: object) -> Iterator[None]:
 
 
 def members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """The files in a zip by their path, "/" between folders; of several with one path the last, as unpackers leave it."""
+    """Path (with "/") -> member, for the files in a zip; the last one wins if several have the same path."""
     return {name: info for info in archive.infolist() if (name := _path(info))}
 
 
 def repeated(archive: zipfile.ZipFile) -> list[str]:
-    """Paths that stand more than once in a zip."""
+    """Paths that occur more than once in a zip."""
     return [name for name, count in Counter(map(_path, archive.infolist())).items() if name and count > 1]
 
 
 def inner_zip(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> zipfile.ZipFile:
-    """A zip within a zip, in memory.
+    """Opens a zip within a zip, in memory.
 
     Raises:
-        UserError: it is larger than 1 GB.
+        UserError: the inner zip is larger than 1 GB.
     """
     return zipfile.ZipFile(io.BytesIO(unpacked(archive, member, most=_MOST_ZIP_BYTES)))
 
 
 def unpacked(archive: zipfile.ZipFile, member: zipfile.ZipInfo, *, most: int) -> bytes:
-    """The bytes of a member.
+    """The bytes of a member of a zip.
 
     Raises:
-        UserError: there are more than `most`, whatever the zip says.
+        UserError: the member has more than `most` bytes; the size that the zip states is not trusted.
     """
     with archive.open(member) as content:
         return _bounded(content, member.file_size, most=most, piece=_PACKED_PIECE_BYTES, name=_path(member))
@@ -61,7 +61,7 @@ def read_file(path: Path, *, most: int) -> bytes:
     """The bytes of a file on disk.
 
     Raises:
-        UserError: it cannot be read, or there are more than `most`.
+        UserError: the file cannot be read, or has more than `most` bytes.
     """
     try:
         with path.open("rb") as content:
@@ -76,7 +76,9 @@ def _bounded(content: IO[bytes], size: int, *, most: int, piece: int, name: obje
         pieces.append(data)
         length += len(data)
     if max(size, length) > most:
-        raise UserError(f"{name} has {max(size, length) / 2**20:.0f} MB or more; up to {most / 2**20:.0f} MB are read")
+        raise UserError(
+            f"{name} has {max(size, length) / 2**20:.0f} MB or more; at most {most / 2**20:.0f} MB are allowed"
+        )
     return b"".join(pieces)
 
 

@@ -192,14 +192,16 @@ def test_data_in_a_folder_whose_name_is_no_utf8_are_read(tmp_path):
 def test_more_numbers_than_any_recording_holds_are_refused_before_they_are_unpacked(tmp_path, monkeypatch, packed):
     monkeypatch.setattr(troika, "MOST_NUMBERS", 5 * 1000)
     scipy.io.savemat(tmp_path / "TEST_S01_T01.mat", {"sig": np.zeros((5, 1001))}, do_compression=packed)
-    with pytest.raises(UserError, match=r"TEST_S01_T01.mat: 'sig' of shape \(5, 1001\) is more than the 5000 numbers"):
+    with pytest.raises(
+        UserError, match=r"TEST_S01_T01.mat: 'sig' of shape \(5, 1001\) is larger than the 5000 numbers"
+    ):
         recordings.find("troika", tmp_path)[0].load()
     monkeypatch.setattr(_table, "MOST_ROWS", 1000)
     generic(tmp_path / "r", "p01")
     pyarrow.parquet.write_table(pyarrow.table({name: np.zeros(1001) for name in "pxyz"}), tmp_path / "r/a.parquet")
     description = tmp_path / "r/recording.json"
     description.write_text(description.read_text().replace("a.csv", "a.parquet"))
-    with pytest.raises(UserError, match="a.parquet: has 1001 rows; up to 1000 are read"):
+    with pytest.raises(UserError, match="a.parquet: has 1001 rows; at most 1000 are allowed"):
         recordings.find("generic", tmp_path)[0].load()
 
 

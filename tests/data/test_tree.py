@@ -186,7 +186,7 @@ def test_no_recording_at_all_tells_what_there_is(tmp_path):
     (tmp_path / ".hidden").mkdir()
     with pytest.raises(UserError) as error:
         find("generic", tmp_path)
-    assert "there are 2 .csv, 1 .txt, 1 without ending" in str(error.value)
+    assert "the folder holds 2 .csv, 1 .txt, 1 without ending" in str(error.value)
     assert "not read: .hidden (a hidden folder" in str(error.value)
 
 
@@ -212,7 +212,7 @@ def test_names_that_differ_in_case_only():
     assert same_name("BVP.csv", ["bvp.csv", "BVP.csv"]) == "BVP.csv"
     assert same_name("Zoe\u0308", ["Zo\u00eb"]) == "Zo\u00eb"
     assert same_name("a", ["b"]) is None
-    with pytest.raises(UserError, match="BVP.csv may be any of Bvp.csv, bvp.csv"):
+    with pytest.raises(UserError, match="BVP.csv matches Bvp.csv, bvp.csv"):
         same_name("BVP.csv", ["bvp.csv", "Bvp.csv"])
 
 

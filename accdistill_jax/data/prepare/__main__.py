@@ -125,7 +125,7 @@ def _show(args: argparse.Namespace, console: Console) -> None:
     show.print_summary(store, console)
     if args.plot:
         show.plot_segments(store, args.plot, count=args.segments)
-        show.print_line(f"picture: {args.plot}", console)
+        show.print_line(f"plot: {args.plot}", console)
 
 
 def _prepare_synthetic(args: argparse.Namespace, console: Console) -> None:

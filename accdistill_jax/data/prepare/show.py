@@ -1,4 +1,4 @@
-"""Shows the content of a store: tables for the terminal, and a picture of a few segments."""
+"""Shows the content of a store: tables for the terminal, and a plot of a few segments."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ _MOST_MENDED = 8
 
 
 def counts_table(store: Store, *, most: int = _MOST_PARTICIPANTS) -> Table:
-    """Minutes examined, kept and rejected by reason: one row per participant (at most `most`), and the total."""
+    """Minutes examined, kept and rejected by reason: a row per participant (at most `most`), and the total."""
     counts = store.manifest["counts"]
     minutes = store.manifest["segment_s"] / 60
     reasons = [reason for reason, count in counts["total"]["rejected"].items() if count]
@@ -33,8 +33,8 @@ def counts_table(store: Store, *, most: int = _MOST_PARTICIPANTS) -> Table:
     for name in ("examined", "kept", *(f"rejected: {reason}" for reason in reasons)):
         table.add_column(Text(one_line(name)), justify="right")
 
-    def add(name: str, own: dict, **style) -> None:
-        values = [own["examined"], own["kept"], *(own["rejected"].get(reason, 0) for reason in reasons)]
+    def add(name: str, segments: dict, **style) -> None:
+        values = [segments["examined"], segments["kept"], *(segments["rejected"].get(r, 0) for r in reasons)]
         table.add_row(Text(one_line(name)), *(f"{value * minutes:g}" for value in values), **style)
 
     participants = counts["participants"]
@@ -48,9 +48,9 @@ def counts_table(store: Store, *, most: int = _MOST_PARTICIPANTS) -> Table:
 
 
 def labels_table(store: Store) -> Table:
-    """Participants and segments of each split, and how the labels are spread in it."""
+    """Participants, segments and the distribution of each label, by split."""
     table = Table(
-        title="Splits; labels as median (5th to 95th percentile), share of segments known", title_justify="left"
+        title="Splits; labels as median (5th to 95th percentile), share of segments with a label", title_justify="left"
     )
     table.add_column("")
     rows = {split: store.indices(split) for split in SPLITS}
@@ -66,7 +66,7 @@ def labels_table(store: Store) -> Table:
 
 
 def print_summary(store: Store, console: Console) -> None:
-    """Everything about a store that fits on a screen or two."""
+    """Prints a summary of a store."""
     manifest = store.manifest
     size = sum(entry["bytes"] for entry in manifest["files"].values())
     channels = "; ".join(f"{name}: {', '.join(store.channels[name])} ({manifest['units'][name]})" for name in SIGNALS)
@@ -95,7 +95,7 @@ def print_summary(store: Store, console: Console) -> None:
 
 
 def print_mended_stamps(prepared: Sequence[Mapping], console: Console, *, most: int = _MOST_MENDED) -> None:
-    """Streams whose time stamps were mended, and how: at most `most`, and how many more."""
+    """Prints the streams whose time stamps were mended, with the method: at most `most`, and the number of the others."""
     mended = [
         (about["unit"], name, count, (about.get("notes") or {}).get(f"{name}_stamps", f"{count} samples"))
         for about in prepared
@@ -106,13 +106,13 @@ def print_mended_stamps(prepared: Sequence[Mapping], console: Console, *, most: 
     if len(mended) > most:
         count = sum(count for _, _, count, _ in mended[most:])
         print_line(
-            f"time stamps mended: {count} samples of {len(mended) - most} more streams; the store's {MANIFEST} names them all",
+            f"time stamps mended: {count} samples of {len(mended) - most} more streams; the store's {MANIFEST} lists all",
             console,
         )
 
 
 def print_not_read(not_read: Mapping[str, str], console: Console, *, most: int = _MOST_NOT_READ) -> None:
-    """Files and folders that were not read, at most `most` for each reason."""
+    """Prints the files and folders that were not read, at most `most` for each reason."""
     by_reason: dict[str, list[str]] = {}
     for path, reason in not_read.items():
         by_reason.setdefault(reason, []).append(path)
@@ -120,19 +120,19 @@ def print_not_read(not_read: Mapping[str, str], console: Console, *, most: int =
         for path in paths[:most]:
             print_line(f"not read: {path}: {reason}", console)
         if len(paths) > most:
-            print_line(f"not read: {len(paths) - most} more ({reason}); the store's {MANIFEST} names them all", console)
+            print_line(f"not read: {len(paths) - most} more ({reason}); the store's {MANIFEST} lists all", console)
 
 
 def print_line(line: object, console: Console, *, style: str = "") -> None:
-    """Prints a text on one line of its own, as it is: no markup, no commands to the terminal, no wrapping."""
+    """Prints a text as one line, without markup, terminal commands or wrapping."""
     console.print(Text(one_line(line), style=style), soft_wrap=True, highlight=False)
 
 
 def plot_segments(store: Store, path: str | os.PathLike, *, count: int = 4) -> None:
-    """Draws `count` segments, spread evenly over the store, as a PNG: PPG left, acceleration right.
+    """Plots `count` segments, spread evenly over the store, into a PNG file: PPG left, acceleration right.
 
     Raises:
-        UserError: the picture cannot be written.
+        UserError: the file cannot be written.
     """
     import matplotlib
 
@@ -169,7 +169,7 @@ def plot_segments(store: Store, path: str | os.PathLike, *, count: int = 4) -> N
     try:
         figure.savefig(path, dpi=110)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: the picture cannot be written ({error})") from error
+        raise UserError(f"{path}: the plot cannot be written ({error})") from error
     finally:
         plt.close(figure)
 

@@ -1,11 +1,11 @@
-"""Values that a sensor holds for seconds: dropouts, to be treated as missing.
+"""Finds dropouts: values that a sensor holds constant for seconds, which count as missing.
 
-A stretch counts as held if all channels stay exactly the same for longer than a limit. A pulse never does: in 210 recordings
-of real wrists (E4, TROIKA, EmbracePlus, Polar, Verily) the PPG never held for 2 s, not even off the wrist. An accelerometer of fine steps never does
-either, as its noise is no smaller than its step; one of coarse steps (E4: 1/64 g) rests within one count for up to 26 s. So there
-are two limits, and which one holds for an accelerometer, the step between its values decides. All axes exactly zero
-is no rest at all where gravity is included: there the first limit holds for any sensor. Stretches at the end of the
-sensor's range are left to the count of clipped samples.
+Samples count as held if all channels stay exactly the same for longer than a limit. A working PPG sensor never holds its value: in
+210 recordings of real wrists (E4, TROIKA, EmbracePlus, Polar, Verily) the PPG never stayed constant for 2 s, not even off the wrist.
+An accelerometer with fine steps never does either, because its noise is at least as large as a step. An accelerometer with coarse
+steps (E4: 1/64 g) can rest within one count for up to 26 s. So there are two limits, and the step between an accelerometer's values
+decides which one applies. All axes exactly zero cannot be rest if gravity is included: then the first limit applies to any sensor.
+Constant samples at the end of the sensor's range count as clipped, not as held.
 """
 
 import dataclasses
@@ -19,15 +19,15 @@ LEAST_SAMPLES = 10
 
 
 def held_samples(stream: Stream, *, held_s: float, held_coarse_s: float) -> np.ndarray:
-    """Which samples repeat the one before them within a held stretch; the first of a stretch is none of them.
+    """Finds the samples that repeat the sample before them within a held stretch.
 
     Args:
         stream: PPG or acceleration.
         held_s: longest time in seconds that all channels may hold their values.
-        held_coarse_s: the same for an accelerometer of steps above `COARSE_STEP_G`.
+        held_coarse_s: the same for an accelerometer with steps above `COARSE_STEP_G`.
 
     Returns:
-        [samples] bool.
+        [samples] bool; False for the first sample of a stretch.
     """
     values = stream.values
     held = np.zeros(len(values), bool)
@@ -35,7 +35,7 @@ def held_samples(stream: Stream, *, held_s: float, held_coarse_s: float) -> np.n
     edges = np.diff(np.concatenate([[0], same.astype(np.int8), [0]]))
     first, last = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
     duration = (
-        (last - first) / stream.rate_hz if stream.rate_hz is not None else stream.time_s[last] - stream.time_s[first]
+        (last - first) / stream.rate_hz if stream.rate_hz is not None else stream.stamps[last] - stream.stamps[first]
     )
     limit = np.full(len(first), held_s)
     if stream.name == "accel" and _is_coarse(values):
@@ -57,7 +57,7 @@ def _is_coarse(values: np.ndarray) -> bool:
 
 
 def without(stream: Stream, held: np.ndarray) -> Stream:
-    """The stream with NaN in place of held samples."""
+    """The stream, with NaN in place of held samples."""
     return (
         dataclasses.replace(stream, values=np.where(held[:, None], np.float32(np.nan), stream.values))
         if held.any()
@@ -66,17 +66,28 @@ def without(stream: Stream, held: np.ndarray) -> Stream:
 
 
 def mask_on_grid(stream: Stream, mask: np.ndarray, *, start_s: float, count: int, rate_hz: float) -> np.ndarray:
-    """[count] bool: the mask at the sample nearest before or at each moment start_s + k / rate_hz."""
+    """Puts a mask of samples onto a grid.
+
+    Args:
+        stream: the stream of the mask.
+        mask: [samples] bool.
+        start_s: first moment of the grid, in seconds after the recording's start.
+        count: number of moments in the grid.
+        rate_hz: rate of the grid.
+
+    Returns:
+        [count] bool: the mask at the sample nearest to each moment; with time stamps, at the next sample after it.
+    """
     moment = start_s + np.arange(count) / rate_hz
     if stream.rate_hz is not None:
         at = np.round((moment - stream.start_s) * stream.rate_hz).astype(np.int64)
     else:
-        at = np.searchsorted(stream.time_s, moment, side="right")  # a gap of stamps counts with the sample that ends it
+        at = np.searchsorted(stream.stamps, moment, side="right")  # a gap between stamps belongs to the sample after it
     return mask[np.clip(at, 0, len(mask) - 1)]
 
 
 def seconds(stream: Stream, held: np.ndarray) -> float:
-    """Seconds that the held samples stand for."""
+    """Duration of the held samples in seconds."""
     if stream.rate_hz is not None:
         return float(held.sum() / stream.rate_hz)
-    return float(np.diff(stream.time_s, prepend=stream.time_s[0])[held].sum())
+    return float(np.diff(stream.stamps, prepend=stream.stamps[:1])[held].sum())

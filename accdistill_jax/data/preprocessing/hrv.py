@@ -1,17 +1,17 @@
 """Heart rate and its variability from beat intervals, for many segments at once.
 
-The rule, in order, for every segment:
+The rules for every segment, in order:
 
 1. An interval belongs to the segment if it begins and ends inside it.
-2. It is kept as a normal-to-normal (NN) interval if it lasts 0.3 to 2.0 s and deviates at most 20 % from the median of
-   the (up to) 11 intervals around it: the usual guard against ectopic, missed and extra beats.
-3. Coverage is the summed duration of the NN intervals over the segment's duration.
-4. Where coverage reaches `min_coverage`: heart rate is 60 / mean NN, SDNN the sample standard deviation of NN, RMSSD the
-   root mean square of differences between NN intervals that follow one another without a removed or missing beat
-   in between (at least `min_pairs` of them). Elsewhere: NaN.
+2. It counts as a normal-to-normal (NN) interval if it lasts 0.3 to 2.0 s and deviates by at most 20 % from the median of the
+   (up to) 11 intervals around it: the usual guard against ectopic, missed and extra beats.
+3. Coverage is the summed duration of the NN intervals, divided by the segment's duration.
+4. If coverage reaches `min_coverage`: heart rate is 60 / mean NN, SDNN is the sample standard deviation of NN, and RMSSD is the
+   root mean square of the differences between NN intervals that follow each other without a removed or missing beat between
+   them (at least `min_pairs` differences). Otherwise the labels are NaN.
 
 Source: Task Force of the ESC and NASPE, "Heart rate variability: standards of measurement, physiological interpretation
-and clinical use", Circulation 93:1043-1065, 1996 (definitions; the 20 % rule). 30 s suffice for SDNN and 10 s for
+and clinical use", Circulation 93:1043-1065, 1996 (definitions; the 20 % rule). 30 s are enough for SDNN and 10 s for
 RMSSD: Munoz et al., "Validity of (ultra-)short recordings for heart rate variability measurements", PLoS ONE 10(9):
 e0138921, 2015.
 """
@@ -26,13 +26,13 @@ from accdistill_jax.data.recording import Beats, HeartRateWindows
 INTERVAL_RANGE_S = (0.3, 2.0)
 ECTOPIC_DEVIATION = 0.2
 MEDIAN_WIDTH = 11
-# Largest distance between the end of one interval and the beginning of the next of which they still count as successive:
-# far above rounding of time stamps, far below one beat.
+# Intervals count as successive if the next one begins within this time after the end of the one before: far above the rounding of
+# time stamps, far below the duration of a beat.
 ADJACENT_S = 0.1
 
 
 class Hrv(NamedTuple):
-    """Labels of N segments: hr_bpm, sdnn_ms, rmssd_ms [N] float32 (NaN where not known), coverage [N] float32 0..1."""
+    """Labels of N segments: hr_bpm, sdnn_ms, rmssd_ms [N] float32 (NaN where unknown); coverage [N] float32, 0 to 1."""
 
     hr_bpm: np.ndarray
     sdnn_ms: np.ndarray
@@ -41,10 +41,10 @@ class Hrv(NamedTuple):
 
 
 def normal_intervals(interval_s: np.ndarray) -> np.ndarray:
-    """Which intervals are normal: within the physiological range and close to the local median.
+    """Finds the normal intervals: within the physiological range and close to the local median.
 
     Args:
-        interval_s: [N, beats] float, seconds, each row in order of time, rows filled up with NaN at their end.
+        interval_s: [N, beats] float, seconds; each row is in order of time and padded with NaN at its end.
 
     Returns:
         [N, beats] bool; False for NaN.
@@ -64,13 +64,13 @@ def normal_intervals(interval_s: np.ndarray) -> np.ndarray:
 
 
 def hrv(beats: Sequence[Beats | None], *, segment_s: float, min_coverage: float, min_pairs: int = 10) -> Hrv:
-    """Heart rate, SDNN and RMSSD of N segments by the rule above.
+    """Heart rate, SDNN and RMSSD of N segments by the rules of the module.
 
     Args:
-        beats: one entry per segment; `time_s` in seconds after the segment's start. None: no beats known.
+        beats: one entry per segment, with `time_s` in seconds after the segment's start; None if no beats are known.
         segment_s: duration of a segment in seconds.
-        min_coverage: least coverage (0..1) by NN intervals for which labels are given.
-        min_pairs: least number of successive NN pairs for RMSSD.
+        min_coverage: smallest coverage by NN intervals (0 to 1) that gives labels.
+        min_pairs: smallest number of successive NN pairs that gives RMSSD.
 
     Source: see the module.
     """
@@ -116,7 +116,7 @@ def hrv(beats: Sequence[Beats | None], *, segment_s: float, min_coverage: float,
 
 
 def beats_of_segments(beats: Beats | None, start_s: np.ndarray, segment_s: float) -> list[Beats | None]:
-    """Cuts the beats of a recording into those of its segments, times made relative to each segment's start.
+    """Cuts the beats of a recording into segments; times become relative to each segment's start.
 
     Args:
         beats: times in seconds after the recording's start.
@@ -136,13 +136,13 @@ def beats_of_segments(beats: Beats | None, start_s: np.ndarray, segment_s: float
 def window_heart_rate(
     windows: HeartRateWindows | None, start_s: np.ndarray, segment_s: float, *, min_coverage: float
 ) -> np.ndarray:
-    """Mean reference heart rate of each segment, from the windows that lie at least half inside it.
+    """Mean reference heart rate of each segment, over the windows of which at least half lies inside it.
 
     Args:
         windows: reference windows, seconds after the recording's start.
         start_s: [N] start of each segment, seconds after the recording's start.
         segment_s: duration of a segment in seconds.
-        min_coverage: least share of the segment (0..1) that those windows together must cover.
+        min_coverage: smallest fraction of the segment (0 to 1) that those windows must cover together.
 
     Returns:
         [N] float32 bpm, NaN where unknown.

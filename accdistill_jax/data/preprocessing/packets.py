@@ -1,13 +1,14 @@
-"""Samples that share a time stamp: packets are spread at the stream's own rate; what is not certain is refused.
+"""Samples that share a time stamp: spreads packets at the rate of the stream, and refuses streams whose times are uncertain.
 
-Sensors that send samples in packets, and clocks that tell whole seconds, stamp many samples alike (or microseconds apart). Averaging
-them would erase the signal. `spread_packets` gives each sample its own time where the packets leave no doubt:
+Sensors that send samples in packets, and clocks that count whole seconds, give many samples the same time stamp (or stamps that are
+microseconds apart). Averaging these samples would erase the signal. `spread_packets` gives each sample a time of its own if the
+packets determine it:
 
-- the stamp of a packet is the time of its first sample, or of its last where the stream says so;
-- the rate is that of the packets between losses, followed along the recording, so that jitter of single stamps is evened out;
-- lost packets stay gaps; a packet that lost samples inside is marked missing, since nobody knows which they were;
-- a first packet that is not full, of a clock that tells whole steps, holds the last samples of its step;
-- rows that repeat others, stamp and values, are dropped.
+- the stamp of a packet is the time of its first sample, or of its last sample if the stream says so;
+- the rate is estimated from the packets between losses and followed along the recording, which evens out jitter of single stamps;
+- lost packets stay gaps; a packet that lost some samples becomes missing, because it is unknown which samples are lost;
+- an incomplete first packet, with a clock that counts whole steps, holds the last samples of its step;
+- rows that repeat other rows, in stamp and values, are dropped.
 """
 
 import dataclasses
@@ -21,23 +22,22 @@ from accdistill_jax.errors import UserError
 
 LONGEST_PACKET_S = 2.5
 FEWEST_PACKETS = 8
-RARE = 0.02  # of samples that share a stamp: averaged, as they are no packets
+RARE = 0.02  # up to this fraction of samples with a shared stamp are averaged: they are no packets
 _SAME_S = 1.5e-6  # a microsecond, rounded
-_LONGEST_INSIDE_S = 2e-3  # usual distance of stamps inside a packet; a sensor that measures in bursts is slower
+_LONGEST_INSIDE_S = 2e-3  # usual distance of stamps inside a packet; sensors that measure in bursts are slower
 _STEP_RATIO = 4.0  # between the distances inside packets and those between packets
 _MOST_DUTY = 0.5
-_WINDOW = 61  # packets over which stamps are evened out
+_WINDOW = 61  # packets over which stamps are smoothed
 _CONTRADICTS = 6.0  # standard errors
-_NEAR = 8  # packets that show whether a loss is one
+_NEAR = 8  # packets that confirm a loss
 _MOST_UNCERTAIN = 0.1
-_SHARPEST_S = (
-    0.005  # standard error of a packet's time that is certain enough: a tone of 3 Hz keeps its phase to 0.1 rad
-)
-_ADVICE = "give the stream rate_hz and start in place of time stamps, or each sample a stamp of its own"
+# Largest standard error of a packet's time that counts as certain: it keeps the phase of a 3 Hz tone within 0.1 rad.
+_SHARPEST_S = 0.005
+_ADVICE = "give rate_hz and start in place of time stamps, or a different time stamp for each sample"
 
 
 class Spread(NamedTuple):
-    """A stream whose samples have a time each; how many stamps were changed, and what was done in words ("": nothing)."""
+    """The stream with a time for each sample, the number of changed stamps, and a note on the changes ("" if there are none)."""
 
     stream: Stream
     mended: int
@@ -45,16 +45,16 @@ class Spread(NamedTuple):
 
 
 def spread_packets(stream: Stream) -> Spread:
-    """Gives the samples of packets their times.
+    """Gives each sample of a packet its own time.
 
     Args:
-        stream: with time stamps, or it is passed on as it is.
+        stream: a stream with time stamps; a stream with a constant rate is returned unchanged.
 
     Returns:
-        The stream with rising time stamps; with those it had where no more than `RARE` samples share one.
+        The stream with increasing time stamps; the original stamps if at most `RARE` of the samples share one.
 
     Raises:
-        UserError: many samples share a stamp, and it is not certain when they were measured; says why.
+        UserError: many samples share a stamp and their times are uncertain; the message says why.
     """
     if stream.time_s is None or len(stream.time_s) < 2 * FEWEST_PACKETS:
         return Spread(stream, 0, "")
@@ -66,14 +66,14 @@ def spread_packets(stream: Stream) -> Spread:
     first = _packets(time)
     if first is None:
         if shared > RARE * len(time):
-            raise UserError(_refusal(stream, shared, f"in packets of more than {LONGEST_PACKET_S:g} s, or in no order"))
+            raise UserError(_refusal(stream, shared, f"they form no regular packets of at most {LONGEST_PACKET_S:g} s"))
         if shared:
             note = "; ".join(
                 filter(None, [note, f"{shared} samples with the stamp of the one before averaged with it"])
             )
         return Spread(stream, dropped + shared, note)
     try:
-        if stream.packet_stamp == "last":  # the same, seen backwards in time
+        if stream.packet_stamp == "last":  # the same problem, backwards in time
             first = np.append(0, len(time) - first[:0:-1])
             times, uncertain, rate_hz = _times_of(-time[::-1], first)
             times, uncertain = -times[::-1], uncertain[::-1]
@@ -81,7 +81,7 @@ def spread_packets(stream: Stream) -> Spread:
             times, uncertain, rate_hz = _times_of(time, first)
     except _NotCertain as error:
         usual = np.median(np.diff(first))
-        if usual == 1:  # most samples have a time of their own; to average the others harms little
+        if usual == 1:  # most samples have a time of their own, so averaging the others does little harm
             note = "; ".join(
                 filter(None, [note, f"{len(time) - len(first)} samples close to the one before averaged with it"])
             )
@@ -94,15 +94,15 @@ def spread_packets(stream: Stream) -> Spread:
     sizes = np.diff(np.append(first, len(time)))
     mended = int(sizes[sizes > 1].sum())
     low, high = np.percentile(sizes, (5, 95))
-    said = [
+    parts = [
         note,
         f"{mended} samples in packets of {low:.0f}{f' to {high:.0f}' if high > low else ''} spread at {rate_hz:.4g} Hz, "
         f"each packet's stamp taken as its {stream.packet_stamp} sample's",
     ]
     if uncertain.any():
-        said.append(f"{int(uncertain.sum())} samples of packets that are not full marked missing")
+        parts.append(f"{int(uncertain.sum())} samples of packets that are not full marked missing")
     return Spread(
-        dataclasses.replace(stream, time_s=times, values=values), dropped + mended, "; ".join(filter(None, said))
+        dataclasses.replace(stream, time_s=times, values=values), dropped + mended, "; ".join(filter(None, parts))
     )
 
 
@@ -112,37 +112,37 @@ class _NotCertain(Exception):
 
 def _refusal(stream: Stream, shared: int, reason: str) -> str:
     return (
-        f"stream {stream.name!r}: {shared} of {len(stream.time_s)} samples carry the time stamp of another or one close to it, "
-        f"and when they were measured is not certain ({reason}); {_ADVICE}"
+        f"stream {stream.name!r}: {shared} of {len(stream.stamps)} samples have the same time stamp as another sample, or nearly the same, "
+        f"and their true times are uncertain ({reason}); {_ADVICE}"
     )
 
 
 def _without_repeats(time: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """Drops rows that were written twice, and how many: single rows, or whole packets one after the other."""
+    """Drops rows that were written twice (single rows, or whole packets); returns times, values and the number of dropped rows."""
     same = np.diff(time) == 0
     if not same.any():
         return time, values, 0
     equal = ((values[1:] == values[:-1]) | (np.isnan(values[1:]) & np.isnan(values[:-1]))).all(1)
     keep = np.ones(len(time), bool)
     if equal[same].mean() > 0.95 and equal[~same].mean() < 0.5:
-        keep[1:] = ~(same & equal)  # each row twice: packets of a real signal hold different values
+        keep[1:] = ~(same & equal)  # each row twice: packets of a real signal have different values
         return time[keep], values[keep], int((~keep).sum())
     first = np.flatnonzero(np.append(True, ~same))
     size = np.diff(np.append(first, len(time)))
     usual = float(np.median(size))
-    looked_at = np.flatnonzero(size > 3)
-    sample = looked_at[:: max(len(looked_at) // 500, 1)]
+    candidates = np.flatnonzero(size > 3)
+    sample = candidates[:: max(len(candidates) // 500, 1)]
     halves = [_is_twice(values[first[i] : first[i] + size[i]]) for i in sample]
-    if not halves or np.mean(halves) < 0.9:  # repeats are the exception: they stand out by their size too
-        looked_at = looked_at[size[looked_at] > 1.5 * usual]
-    for i in looked_at:
+    if not halves or np.mean(halves) < 0.9:  # if few packets repeat, their size also shows it
+        candidates = candidates[size[candidates] > 1.5 * usual]
+    for i in candidates:
         if _is_twice(values[first[i] : first[i] + size[i]]):
             keep[first[i] + size[i] // 2 : first[i] + size[i]] = False
     return time[keep], values[keep], int((~keep).sum())
 
 
 def _is_twice(packet: np.ndarray) -> bool:
-    """True if the second half repeats the first, and the values are not all the same."""
+    """True if the second half of a packet repeats the first half, and its values are not all equal."""
     half = len(packet) // 2
     return (
         len(packet) % 2 == 0
@@ -152,10 +152,10 @@ def _is_twice(packet: np.ndarray) -> bool:
 
 
 def _packets(time: np.ndarray) -> np.ndarray | None:
-    """Index of the first sample of each packet; None where stamps form none.
+    """Index of the first sample of each packet; None if the stamps form no packets.
 
-    Distances inside packets are short and far shorter than those between packets, and packets last a small part of the time to the
-    next one, so that neither jitter nor a sensor that pauses looks like it.
+    Stamps inside a packet are close together, far closer than packets are to each other, and a packet lasts only a small part of
+    the time to the next packet. So neither jitter nor a sensor that pauses is mistaken for packets.
     """
     distance = np.diff(time)
     usual = np.sort(np.maximum(distance[distance <= LONGEST_PACKET_S], _SAME_S))
@@ -177,7 +177,7 @@ def _packets(time: np.ndarray) -> np.ndarray | None:
 
 
 def _times_of(time: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Times of all samples; which are uncertain; the rate in Hz."""
+    """Times of all samples, a mask of the uncertain ones, and the rate in Hz."""
     stamp, size = time[first], np.diff(np.append(first, len(time)))
     if len(first) < FEWEST_PACKETS:
         raise _NotCertain(f"there are only {len(first)} packets")
@@ -187,13 +187,13 @@ def _times_of(time: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarr
         (np.abs(cycle / step - np.round(cycle / step)) < max(1e-3, 2 * _SAME_S / step)).mean() > 0.95
     )  # whole steps
     rate = _rate(stamp, size, clock)
-    # One sample lost shows where all packets hold as many; a clock's whole steps may hold one more or less.
+    # A single lost sample is visible if all packets have the same size; the steps of a clock can hold one sample more or less.
     even = bool((size == usual).mean() > 0.8 and size.max() == usual and step < 0.5)
     sharp = 0.75 if even or not clock else 1.5
     for _ in range(3):
         if not RATES_HZ[0] <= rate <= RATES_HZ[1]:
             raise _NotCertain(f"their rate would be {rate:.3g} Hz")
-        late = stamp - first / rate  # constant, but for jitter, losses and drift
+        late = stamp - first / rate  # constant, except for jitter, losses and drift
         spread = (
             0.0
             if clock
@@ -209,20 +209,20 @@ def _times_of(time: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarr
             break
     late = stamp - first / rate
     if size[inside].sum() > _MOST_UNCERTAIN * len(time):
-        raise _NotCertain("many packets are not full")
+        raise _NotCertain("many packets are incomplete")
 
     base, unsure, outliers = np.empty(len(size)), 0, 0
     for low, high in zip(begin, np.append(begin[1:], len(size)), strict=True):
         held_back = int(
             clock and high - low > 1 and size[low] < usual - sharp
-        )  # its stamp is that of a sample that is not there
-        own = late[low + held_back : high]
-        level = _level(own, tolerance, spread, clock)
-        outliers += int((np.abs(own - level) > tolerance).sum())
-        unsure += len(own) * (spread > _SHARPEST_S * np.sqrt(min(len(own), 4 * _WINDOW)))
+        )  # its stamp belongs to a sample that is missing
+        stretch = late[low + held_back : high]
+        level = _level(stretch, tolerance, spread, clock)
+        outliers += int((np.abs(stretch - level) > tolerance).sum())
+        unsure += len(stretch) * (spread > _SHARPEST_S * np.sqrt(min(len(stretch), 4 * _WINDOW)))
         base[low:high] = np.append(np.full(held_back, level[0]), level)
     if outliers > 0.05 * len(size):
-        raise _NotCertain(f"{outliers} of {len(size)} packets do not come in time")
+        raise _NotCertain(f"{outliers} of {len(size)} packets come at irregular times")
     if unsure > _MOST_UNCERTAIN * len(size):
         raise _NotCertain(f"their stamps jitter by {spread:.3g} s")
     packet = np.repeat(np.arange(len(size)), size)
@@ -235,9 +235,9 @@ def _times_of(time: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def _stretches(
     late: np.ndarray, partial: np.ndarray, cycle: np.ndarray, tolerance: float, usual_s: float, clock: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """First packets of the stretches without loss; and [packets] which packets lost samples inside."""
+    """First packet of each stretch without loss, and a mask [packets] of the packets that lost samples."""
     begin = np.flatnonzero(np.append(True, _losses(late, tolerance)))
-    if clock:  # a stretch begins within a step of the clock: its first samples are not there, the others are in time
+    if clock:  # a stretch begins within a step of the clock: the first samples are missing, the others are in time
         joins = (
             partial[begin]
             & (np.diff(np.append(begin, len(late))) == 1)
@@ -252,11 +252,11 @@ def _stretches(
 
 
 def _rate(stamp: np.ndarray, size: np.ndarray, clock: bool) -> float:
-    """Samples per second between losses, roughly."""
+    """A first estimate of the samples per second between losses."""
     before, cycle, usual = np.append(0, np.cumsum(size)), np.diff(stamp), float(np.median(size))
     nearest = 1.5 if clock else max(0.25 * usual, 1.5)
     rates = []
-    for reach in (1, 4, 16):  # a wide reach sees through jitter, a short one passes between losses
+    for reach in (1, 4, 16):  # a wide reach averages jitter, a short one fits between losses
         if reach < len(size):
             rates.append(float(np.median((before[reach:-1] - before[: -reach - 1]) / (stamp[reach:] - stamp[:-reach]))))
     rate = max(rates, key=lambda rate: (np.abs(cycle - size[:-1] / rate) < nearest / rate).sum())
@@ -269,7 +269,7 @@ def _rate(stamp: np.ndarray, size: np.ndarray, clock: bool) -> float:
 
 
 def _refined(rate: float, first: np.ndarray, late: np.ndarray, begin: np.ndarray, tolerance: float) -> float:
-    """The rate that leaves no slope within stretches, by least squares."""
+    """The rate for which the delays within stretches have no slope, by least squares."""
     ends = np.append(begin[1:], len(late))
     xy = xx = 0.0
     for low, high in zip(begin, ends, strict=True):
@@ -284,7 +284,7 @@ def _refined(rate: float, first: np.ndarray, late: np.ndarray, begin: np.ndarray
 
 
 def _losses(late: np.ndarray, tolerance: float) -> np.ndarray:
-    """[packets - 1] whether samples are missing between a packet and the next: the stamps stay behind ever after."""
+    """Mask [packets - 1]: samples are lost between a packet and the next, so all later stamps are delayed."""
     jump = np.diff(late)
     lost = np.zeros(len(jump), bool)
     for place in np.flatnonzero(np.abs(jump) > tolerance):
@@ -293,14 +293,14 @@ def _losses(late: np.ndarray, tolerance: float) -> np.ndarray:
         if jump[place] > 0:
             lost[place] = after.min() - max(before, late[place]) > tolerance / 2
         elif after.max() - before < -tolerance:
-            raise _NotCertain("some hold more samples than the rate allows")
+            raise _NotCertain("some packets have more samples than the rate allows")
     return lost
 
 
 def _level(late: np.ndarray, tolerance: float, spread: float, clock: bool) -> np.ndarray:
-    """Smoothed delay of the samples of each packet: the latest where a clock cuts off what is less than its step.
+    """Smoothed delay of each packet: the maximum for a clock, which rounds down to whole steps; else the mean.
 
-    Along a straight line where the stamps do not contradict it by more than their jitter.
+    The delay is constant if the stamps agree with that within their jitter.
     """
     window = min(_WINDOW, len(late))
     if clock:
@@ -316,7 +316,7 @@ def _level(late: np.ndarray, tolerance: float, spread: float, clock: bool) -> np
 
 
 def _interpolated(base: np.ndarray, first: np.ndarray, begin: np.ndarray, count: int, packet: np.ndarray) -> np.ndarray:
-    """`base` of packets at every sample: straight within a stretch, constant after its last packet."""
+    """Interpolates `base` of packets to samples: linear within a stretch, constant after its last packet."""
     stretch = np.searchsorted(begin, np.arange(len(base)), side="right")
     following = np.append(base[1:], base[-1])
     same = np.append(stretch[1:] == stretch[:-1], False)

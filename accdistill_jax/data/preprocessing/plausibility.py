@@ -1,22 +1,22 @@
-"""Units that cannot be: a recording whose numbers are no acceleration in g, no beat intervals, no heart rates.
+"""Checks units: refuses recordings whose numbers cannot be acceleration in g, beat intervals or heart rates.
 
-The sensor of a worn device shows 1 g whenever it rests, and a heart beats 30 to 240 times a minute. What lies far from that was
-read in a wrong unit or from a wrong column, and every label and threshold after it would be wrong in silence. So it is refused,
-with the unit that would fit.
+A worn device at rest measures 1 g, and a heart beats 30 to 240 times a minute. Numbers far from that have a wrong unit or come from
+a wrong column, and all labels and thresholds computed from them would be wrong without a warning. Such a recording is refused, and
+the message suggests a unit that fits.
 
-- Acceleration: the median, over calm seconds, of the length of the second's mean vector must be `REST_G`. A second is calm where
-  the vector varies by less than `CALM` of its own mean, whatever the unit. With fewer than `LEAST_CALM_S` calm seconds (running,
-  noise) nobody knows what rest was; then the median length over all samples must lie in the far wider `MOVING_G`.
-  Samples that are exactly zero on all axes (a sensor that is off) do not count; where no others are, nothing is decided.
-- Acceleration declared to be without gravity cannot be checked in this way; it is refused where it shows gravity after all.
-- Axes: two that are the same (or opposite) in every sample are refused. One that never changes is refused where the
-  others turn by more than `TURN_G`, and only noted where they do not: a coarse sensor on a table does that.
-- Beat intervals: their median must be `INTERVAL_S`, they must not add up to more than the time in which they lie, and their times
-  must not be hundreds of times further apart than they last.
-- Beats, or windows of heart rate, of which none lies within the recording, are noted.
-- PPG and acceleration that cover different times, by `MOST_ALONE_S` and `MOST_ALONE` of the longer, are noted: of one device, a wrong
-  rate does that.
-- Reference heart rates: most must lie within what `reference_rate` takes for a heart's.
+- Acceleration: the length of the mean vector of a second, as the median over calm seconds, must lie within `REST_G`. A second is
+  calm if the vector varies by less than `CALM` of its mean, in any unit. With fewer than `LEAST_CALM_S` calm seconds (running,
+  noise) the length at rest is unknown; then the median length over all samples must lie within the much wider `MOVING_G`.
+  Samples that are exactly zero on all axes (a sensor that is off) do not count; without other samples nothing is checked.
+- Acceleration that is declared to be without gravity is refused only if it contains gravity.
+- Axes: two axes that are equal (or opposite) in every sample are refused. A constant axis is refused if the other axes change by more
+  than `TURN_G`, and noted otherwise, because a coarse sensor on a table can look like that.
+- Beat intervals: their median must lie within `INTERVAL_S`, their sum must not exceed the time they cover, and the distance between
+  beats must not be hundreds of times their intervals.
+- Beats or heart rate windows that all lie outside the recording are noted.
+- PPG and acceleration that cover different times are noted, if the difference exceeds both `MOST_ALONE_S` and `MOST_ALONE` of the
+  longer one: in one device, a wrong rate causes this.
+- Reference heart rates: most values must lie within the range of `reference_rate`.
 """
 
 import numpy as np
@@ -25,7 +25,7 @@ from accdistill_jax.data.recording import Beats, Recording, Stream
 from accdistill_jax.errors import UserError
 
 REST_G = (0.7, 1.4)
-"""Half-way, as factors, to a range setting that is wrong by two; real sensors showed 0.83 (uncalibrated) to 1.02."""
+"""Factors half-way to a range setting that is wrong by two; real sensors showed 0.83 (uncalibrated) to 1.02."""
 MOVING_G = (0.3, 3.0)
 CALM = 0.05
 LEAST_CALM_S = 10
@@ -42,34 +42,36 @@ _PER_SECOND = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 
 
 def check_units(recording: Recording) -> dict[str, str]:
-    """Refuses what cannot be, by the rules of the module.
+    """Refuses impossible numbers, by the rules of the module.
+
+    Stores keep the notes: other words would change the fingerprints of stores.
 
     Returns:
-        Notes on what is odd but can be, in words: accel_axes, references, coverage; mostly empty.
+        Notes on unusual findings, as text under accel_axes, references and coverage; usually empty.
 
     Raises:
-        UserError: naming the stream, the number that cannot be and the unit that would fit.
+        UserError: a number is impossible; the message names the stream, the number, and a unit that fits.
     """
     notes = {}
     if "accel" in recording.streams:
         accel = recording.streams["accel"]
-        _check_gravity(accel, generic=recording.source == "generic")
+        _check_gravity(accel, is_described=recording.is_described)
         notes |= _check_axes(accel)
     if recording.beats is not None and len(recording.beats.interval_s):
-        _check_intervals(recording.beats, generic=recording.source == "generic")
+        _check_intervals(recording.beats, is_described=recording.is_described)
     return notes | _references_outside(recording) | _covered_alone(recording)
 
 
 def unlabelled(recording: Recording, hr_bpm: np.ndarray) -> dict[str, str]:
-    """A note (references) where references were given and no kept segment has a heart rate of them.
+    """A note (references) if the recording has reference heart rates, but no kept segment has a heart rate.
 
     Args:
-        recording: the whole.
-        hr_bpm: [N] of its kept segments, NaN unknown.
+        recording: the whole recording.
+        hr_bpm: [N] heart rates of its kept segments; NaN where unknown.
     """
     given = [
-        what
-        for what, known in (("beats", recording.beats), ("windows of heart rate", recording.heart_rate))
+        kind
+        for kind, known in (("beats", recording.beats), ("windows of heart rate", recording.heart_rate))
         if known is not None
     ]
     if not given or not len(hr_bpm) or np.isfinite(hr_bpm).any():
@@ -101,22 +103,23 @@ def _references_outside(recording: Recording) -> dict[str, str]:
     if recording.heart_rate is not None:
         known["windows of heart rate"] = recording.heart_rate.start_s[np.isfinite(recording.heart_rate.hr_bpm)]
     outside = [
-        f"none of {len(time)} {what} lies within the recording's {start:.0f} to {end:.0f} s (they lie at {time.min():.0f} to "
+        f"none of {len(time)} {kind} lies within the recording's {start:.0f} to {end:.0f} s (they lie at {time.min():.0f} to "
         f"{time.max():.0f} s): do their clocks or units differ?"
-        for what, time in known.items()
+        for kind, time in known.items()
         if len(time) and not ((time >= start) & (time <= end)).any()
     ]
     return {"references": "; ".join(outside)} if outside else {}
 
 
 def resting_g(accel: Stream) -> tuple[float, int]:
-    """Median length of the acceleration vector at rest, and the number of calm seconds that it is of.
+    """Median length of the acceleration vector at rest, and the number of calm seconds.
 
     Args:
-        accel: values [samples, 3] in g.
+        accel: stream with values [samples, 3] in g.
 
     Returns:
-        With fewer than `LEAST_CALM_S` calm seconds: the median length over all samples, and 0. NaN without a sample.
+        The length in g and the number of seconds. With fewer than `LEAST_CALM_S` calm seconds, the median length over all
+        samples and 0; NaN if there are no samples.
     """
     values = accel.values[np.isfinite(accel.values).all(1) & accel.values.any(1)].astype(np.float64)
     if not len(values):
@@ -133,30 +136,30 @@ def resting_g(accel: Stream) -> tuple[float, int]:
 def _rate_hz(stream: Stream) -> float:
     if stream.rate_hz is not None:
         return stream.rate_hz
-    duration = stream.time_s[-1] - stream.time_s[0]
-    return (len(stream.time_s) - 1) / duration if duration > 0 else 1.0
+    duration = stream.stamps[-1] - stream.stamps[0]
+    return (len(stream.stamps) - 1) / duration if duration > 0 else 1.0
 
 
-def _check_gravity(accel: Stream, *, generic: bool) -> None:
+def _check_gravity(accel: Stream, *, is_described: bool) -> None:
     length, calm = resting_g(accel)
     if np.isnan(length):
         return
     low, high = REST_G if calm else MOVING_G
-    shown = f"|a| {'at rest' if calm else 'at the median, with hardly a calm second,'} is {length:.3g} g"
+    measured = f"|a| {'at rest' if calm else '(median; hardly any second is calm)'} is {length:.3g} g"
     if accel.gravity == "removed":
         if calm and low <= length <= high:
             raise UserError(
-                f"stream 'accel': {shown}, so it holds gravity, though it is declared to be removed; "
-                "leave out gravity: removed"
+                f"stream 'accel': {measured}, so gravity is included although it is declared as removed; "
+                "remove the key gravity: removed"
             )
         return
     if low <= length <= high:
         return
-    message = f"stream 'accel': {shown}, and a device at rest shows 1 g"
-    if generic:
+    message = f"stream 'accel': {measured}, but a device at rest measures 1 g"
+    if is_described:
         message += "; " + _unit_that_fits(accel, length, calm=bool(calm))
     else:
-        message += ": these are not the numbers that this device writes; was the file scaled or converted?"
+        message += ": this device does not write such numbers; check whether the file was scaled or converted"
     raise UserError(message)
 
 
@@ -168,14 +171,14 @@ def _unit_that_fits(accel: Stream, length: float, *, calm: bool) -> str:
     advice = [f"unit: {unit}" for unit, count in _PER_G.items() if low <= number / count <= high]
     if not advice or number > 20:
         advice.append(f"unit: counts with counts_per_g: {per_g}")
-    advice = f"the file's numbers are {number:.4g} then: {' or '.join(advice)}?"
+    advice = f"in the file's numbers that is {number:.4g}; use {' or '.join(advice)}"
     if not calm and length < MOVING_G[0]:
-        advice += " Or, if gravity was removed from it, gravity: removed?"
+        advice += ", or gravity: removed if the values do not contain gravity"
     elif length < 0.2:
-        advice += " Or gravity: removed, if it was?"
+        advice += ", or gravity: removed if the values do not contain gravity"
     raw = accel.values / accel.scale
     if number > 20 and np.nanmin(raw) >= 0:
-        advice += " No number is negative: if an unsigned converter wrote them, give its zero:, too"
+        advice += "; no number is negative: if an unsigned converter wrote them, give its zero, too"
     return advice
 
 
@@ -189,45 +192,45 @@ def _check_axes(accel: Stream) -> dict[str, str]:
             if moves[a] > 0 and np.array_equal(values[:, a], sign * values[:, b]):
                 raise UserError(
                     f"stream 'accel': axes {accel.channels[a]} and {accel.channels[b]} are {how} in every sample; "
-                    "name three different columns"
+                    "give three different columns"
                 )
     for axis in np.flatnonzero(moves == 0):
-        name = f"axis {accel.channels[axis]} is {values[0, axis]:.3g} g in every sample"
+        finding = f"axis {accel.channels[axis]} is {values[0, axis]:.3g} g in every sample"
         if moves.max() > TURN_G:
             raise UserError(
-                f"stream 'accel': {name}, while others change by {moves.max():.2g} g: a wrong column, or a "
-                "broken axis; name the right one, or leave this recording out"
+                f"stream 'accel': {finding}, but other axes change by {moves.max():.2g} g: the column is wrong, or the "
+                "axis is broken; give the right column, or leave out this recording"
             )
         if moves.max() > 0:
-            return {"accel_axes": f"{name}: a wrong column, or a broken axis?"}
+            return {"accel_axes": f"{finding}: a wrong column, or a broken axis?"}
     return {}
 
 
-def _check_intervals(beats: Beats, *, generic: bool) -> None:
+def _check_intervals(beats: Beats, *, is_described: bool) -> None:
     usual = float(np.median(beats.interval_s))
     if not INTERVAL_S[0] <= usual <= INTERVAL_S[1]:
         number = usual * _PER_SECOND[beats.file_unit]
         fits = [unit for unit, per_s in _PER_SECOND.items() if 0.3 <= number / per_s <= 2.0]
         if fits:
-            advice = f"interval_unit: {fits[0]}?" if generic else f"are they {fits[0]}?"
+            advice = f"use interval_unit: {fits[0]}" if is_described else f"they may be in {fits[0]}"
         elif 30 <= number <= 240:
-            advice = "are these heart rates (beats per minute)?"
+            advice = "they may be heart rates (beats per minute)"
         else:
-            advice = "no unit of time fits: is it the right column?"
+            advice = "no unit of time fits; check the column"
         raise UserError(
-            f"beats: the median interval is {usual:.4g} s, and a heart's are 0.3 to 2 s; "
-            f"the file's numbers are {number:.4g}: {advice}"
+            f"beats: the median interval is {usual:.4g} s, but the intervals of a heart are 0.3 to 2 s; "
+            f"the file's number is {number:.4g}: {advice}"
         )
     span = beats.time_s[-1] - beats.time_s[0] + beats.interval_s[0]
     total = float(beats.interval_s.sum())
     if len(beats.time_s) >= LEAST_BEATS and total > MOST_COVERAGE * span:
         raise UserError(
-            f"beats: {len(beats.time_s)} intervals add up to {total:.4g} s, but lie within {span:.4g} s: "
-            "the time's or the interval's unit is wrong, or beats are listed twice"
+            f"beats: {len(beats.time_s)} intervals add up to {total:.4g} s, but cover only {span:.4g} s: "
+            "the unit of the times or of the intervals is wrong, or beats occur twice"
         )
     apart = np.diff(beats.time_s) / beats.interval_s[1:]
     if len(beats.time_s) >= LEAST_BEATS and np.median(apart) > MOST_APART and (apart < 1.5).mean() < 0.05:
         raise UserError(
-            f"beats: their times are {np.median(apart):.4g} times as far apart as their intervals are long: "
-            + ("is the time_unit ms?" if generic else "is the unit of the times another?")
+            f"beats: the distance between beats is {np.median(apart):.4g} times their intervals: "
+            + ("use time_unit: ms" if is_described else "the unit of the times is wrong")
         )

@@ -1,19 +1,19 @@
-"""Which way the systole points in a PPG: votes of the calm, clean part of each recording, pooled over a device.
+"""Finds the direction of the systole in a PPG, from votes of the calm, clean frames of each recording, pooled over a device.
 
-The systolic upstroke is shorter and steeper than the decay after it, so that the slope of an upright pulse has a long positive
-tail. Every frame of 8 s that is calm (`CALM_G`), clean (`CLEAN`) and without a gap votes by the sign of its slope's skewness, in
-its best channel. Real wrists vote rightly in 95 to 99 % of such frames (E4, EmbracePlus, Polar) and 87 % (Verily); of 180 recordings
-with at least 8 none voted wrongly, while frames of moving wrists often do.
+The systolic upstroke is shorter and steeper than the decay after it, so the slope of an upright pulse has a long positive tail. Each
+frame of 8 s that is calm (`CALM_G`), clean (`CLEAN`) and without a gap votes by the skewness of its slope, in its best channel. On
+real wrists 95 to 99 % of such frames vote correctly (E4, EmbracePlus, Polar), or 87 % (Verily); of 180 recordings with at least 8
+such frames none voted wrongly. Frames of moving wrists often vote wrongly.
 
-A recording's polarity, where its reader or description does not declare it:
+If neither the reader nor a description declares a recording's polarity, it is:
 
-1. that of its device, if recordings of it are declared, all the same way; or if the pooled votes of its recordings are clear
-   (at least `LEAST_FRAMES`, `CLEAR` of them one way; a recording counts for at most `MOST_FRAMES`). A clear vote of its own comes first
-   where the device is not named ("unknown" may be many);
-2. else by its own clear vote;
-3. else by its own majority, or systole up without a vote: said to be uncertain.
+1. the polarity of its device, if all declarations for the device agree, or if the pooled votes of its recordings are clear (at least
+   `LEAST_FRAMES` frames, `CLEAR` of them in one direction; a recording counts for at most `MOST_FRAMES`). If the device has no name
+   ("unknown" may be several devices), a clear vote of the recording comes first;
+2. else the recording's clear vote;
+3. else the recording's majority, or systole up without votes; this is reported as uncertain.
 
-A recording whose own vote is clear, of at least `DISSENT_FRAMES`, and against what is applied is reported.
+A recording is reported, too, if its vote is clear, has at least `DISSENT_FRAMES` frames, and contradicts the applied polarity.
 """
 
 import dataclasses
@@ -32,18 +32,19 @@ LEAST_FRAMES = 8
 MOST_FRAMES = 100
 DISSENT_FRAMES = 16
 UNNAMED = "unknown"
-_LOOKED_AT = 2000
-"""Calm frames of which the quality is computed, spread over the recording: over four hours of them."""
+_MOST_EXAMINED = 2000  # calm frames of which the quality is computed, spread over the recording (over four hours)
 
 
 @dataclasses.dataclass(frozen=True)
 class Vote:
-    """Vote of a recording on its polarity: of `frames` calm and clean frames, `up` have their systole up.
+    """The vote of a recording on its polarity.
 
     Attributes:
-        device: that wore the sensor, as in the recording.
+        device: name of the device.
         declared: systole_up, systole_down or unknown.
-        applied: systole_up, or systole_down where the stored PPG was turned over.
+        applied: systole_up, or systole_down if the stored PPG was inverted.
+        frames: number of calm and clean frames.
+        up: number of those frames with the systole up.
     """
 
     device: str
@@ -54,24 +55,24 @@ class Vote:
 
     @property
     def own(self) -> str | None:
-        """The clear vote, if it is one."""
+        """The recording's vote, if it is clear; else None."""
         return clear(self.frames, self.up)
 
     @property
     def dissents(self) -> bool:
-        """True if the recording clearly disagrees with what was applied."""
+        """True if the recording clearly contradicts the applied polarity."""
         return self.frames >= DISSENT_FRAMES and self.own not in (None, self.applied)
 
 
 class Decision(NamedTuple):
-    """polarity: systole_up or systole_down; basis: declared, device, recording or uncertain."""
+    """Polarity (systole_up or systole_down) and its basis (declared, device, recording or uncertain)."""
 
     polarity: str
     basis: str
 
 
 def vote_of(notes: object) -> Vote | None:
-    """The vote in the notes of a recording; None where there is none, as in stores of other origin."""
+    """The vote in the notes of a recording; None if there is none, as in stores of other software."""
     vote = notes.get("ppg_votes") if isinstance(notes, Mapping) else None
     kinds = {"device": str, "declared": str, "applied": str, "frames": int, "up": int}
     if (
@@ -84,7 +85,7 @@ def vote_of(notes: object) -> Vote | None:
 
 
 def clear(frames: float, up: float) -> str | None:
-    """systole_up or systole_down where the votes are clear, else None."""
+    """systole_up or systole_down if the votes are clear, else None."""
     if frames < LEAST_FRAMES:
         return None
     return "systole_up" if up >= CLEAR * frames else "systole_down" if up <= (1 - CLEAR) * frames else None
@@ -93,13 +94,13 @@ def clear(frames: float, up: float) -> str | None:
 def count_votes(
     ppg: np.ndarray, accel: np.ndarray, missing: np.ndarray, *, rate_hz: float, band_high_hz: float
 ) -> tuple[int, int]:
-    """Calm and clean frames of a recording, and how many of them have their systole up.
+    """Number of calm and clean frames of a recording, and number of those with the systole up.
 
     Args:
         ppg: [T, C] float32, band-passed.
         accel: [T, 3] float32, in g.
-        missing: [T] bool, made up samples of either.
-        rate_hz: of all three.
+        missing: [T] bool, True where either signal is interpolated.
+        rate_hz: rate of all three arrays.
         band_high_hz: upper edge of the band-pass.
     """
     length = round(FRAME_S * rate_hz)
@@ -108,7 +109,7 @@ def count_votes(
         return 0, 0
     calm = motion_g(accel[: count * length].reshape(count, length, 3), rate_hz=rate_hz) <= CALM_G
     calm = np.flatnonzero(calm & ~missing[: count * length].reshape(count, length).any(1))
-    calm = calm[:: max(-(-len(calm) // _LOOKED_AT), 1)]
+    calm = calm[:: max(-(-len(calm) // _MOST_EXAMINED), 1)]
     if not len(calm):
         return 0, 0
     frames = np.moveaxis(ppg[: count * length].reshape(count, length, -1)[calm], 2, 1)
@@ -127,27 +128,32 @@ def count_votes(
 
 
 def first_choice(declared: str, frames: int, up: int) -> str:
-    """Polarity that is applied before the other recordings are known: the declared one, else the majority's, else systole up."""
+    """Polarity before the other recordings are known: the declared one, else that of the majority, else systole up."""
     if declared != "unknown":
         return declared
     return "systole_down" if up < frames - up else "systole_up"
 
 
 def described(vote: Vote) -> str:
-    """The decision in words, for the notes of a recording; they depend on the recording and on what was applied alone."""
+    """The decision as text, for the notes of a recording; it depends only on the recording and the applied polarity.
+
+    Stores keep this text: other words would change the fingerprints of stores.
+    """
     if vote.declared != "unknown":
         return f"{vote.declared}, as declared"
-    how = f"{vote.up} of {vote.frames} calm, clean frames are up" if vote.frames else "no calm, clean frame of its own"
+    frames = (
+        f"{vote.up} of {vote.frames} calm, clean frames are up" if vote.frames else "no calm, clean frame of its own"
+    )
     if vote.applied == first_choice(vote.declared, vote.frames, vote.up):
-        return f"{vote.applied}, {'by the data' if vote.frames else 'without anything to tell by'} ({how})"
-    return f"{vote.applied}, as its device's other recordings ({how})"
+        return f"{vote.applied}, {'by the data' if vote.frames else 'without anything to tell by'} ({frames})"
+    return f"{vote.applied}, as its device's other recordings ({frames})"
 
 
 def decide(votes: Mapping[str, Vote]) -> dict[str, Decision]:
-    """The polarity of every recording, by the rules of the module, whatever is applied so far.
+    """The polarity of every recording, by the rules of the module; polarities applied so far have no influence.
 
     Args:
-        votes: recording -> vote.
+        votes: recording id -> vote.
     """
     devices = defaultdict(list)
     for vote in votes.values():
@@ -179,50 +185,57 @@ def _pool(votes: list[Vote]) -> str | None:
 
 
 def summary(votes: Mapping[str, Vote], *, most: int = 10) -> list[str]:
-    """Lines that say, for each device, what was applied and by which votes, and name the recordings that disagree or are uncertain."""
-    devices, decisions = defaultdict(dict), decide(votes)
+    """Lines of text: the applied polarity and the votes of each device, and the recordings that disagree or are uncertain."""
+    devices: defaultdict[str, dict[str, Vote]] = defaultdict(dict)
+    decisions = decide(votes)
     for name, vote in votes.items():
         devices[vote.device][name] = vote
     lines = []
-    for device, own in sorted(devices.items()):
-        for polarity in sorted({vote.applied for vote in own.values()}):
-            chosen = {name: vote for name, vote in own.items() if vote.applied == polarity}
+    for device, of_device in sorted(devices.items()):
+        for polarity in sorted({vote.applied for vote in of_device.values()}):
+            chosen = {name: vote for name, vote in of_device.items() if vote.applied == polarity}
             declared = sum(vote.declared != "unknown" for vote in chosen.values())
-            tell = [vote.own for vote in chosen.values() if vote.own]
+            clear_votes = [vote.own for vote in chosen.values() if vote.own]
             frames, up = (sum(getattr(vote, key) for vote in chosen.values()) for key in ("frames", "up"))
             basis = (
-                "as declared" if declared == len(chosen) else f"{declared} as declared" if declared else "by the data"
+                "as declared"
+                if declared == len(chosen)
+                else f"{declared} as declared"
+                if declared
+                else "found in the data"
             )
             agree = (
-                f"{tell.count(polarity)} of the {len(tell)} with a clear pulse agree ({up} of {frames} calm, clean frames are up)"
-                if tell
-                else f"none has enough calm, clean frames to tell ({up} of {frames} are up)"
+                f"{clear_votes.count(polarity)} of the {len(clear_votes)} with a clear vote agree ({up} of {frames} calm, clean frames are up)"
+                if clear_votes
+                else f"none has enough calm, clean frames for a vote ({up} of {frames} are up)"
             )
             lines.append(f"PPG polarity, {device}: {polarity} in {counted(len(chosen))}, {basis}; {agree}")
     odd = [
-        f"recording {name}: its pulse points the other way than {vote.applied}, {_why(decisions[name])} "
+        f"recording {name}: its pulse contradicts {vote.applied}, which was applied {_why(decisions[name])} "
         f"({vote.up} of {vote.frames} frames are up): declare its polarity, or leave it out"
         for name, vote in sorted(votes.items())
         if vote.dissents
     ]
     odd += [
-        f"recording {name}: its PPG's polarity is uncertain ({vote.up} of {vote.frames} calm, clean frames are up): taken to be "
-        f"{vote.applied}; declare it"
+        f"recording {name}: the polarity of its PPG is uncertain ({vote.up} of {vote.frames} calm, clean frames are up); {vote.applied} was "
+        f"applied: declare the polarity"
         for name, vote in sorted(votes.items())
         if decisions[name].basis == "uncertain"
     ]
     lines += [f"warning: {line}" for line in odd[:most]]
     if len(odd) > most:
         lines.append(
-            f"warning: {len(odd) - most} more recordings disagree about the PPG's polarity, or leave it uncertain"
+            f"warning: {len(odd) - most} more recordings have a PPG polarity that is contradicted or uncertain"
         )
     return lines
 
 
 def counted(recordings: int) -> str:
-    """1 recording, 2 recordings."""
+    """The number with its noun: 1 recording, 2 recordings."""
     return f"{recordings} recording{'s' * (recordings != 1)}"
 
 
 def _why(decision: Decision) -> str:
-    return {"declared": "as declared", "device": "as its device's recordings"}.get(decision.basis, "as was applied")
+    return {"declared": "as declared", "device": "as to the other recordings of its device"}.get(
+        decision.basis, "before"
+    )

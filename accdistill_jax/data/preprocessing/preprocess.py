@@ -1,4 +1,4 @@
-"""From a recording to segments: align, resample, filter and cut; `segments` then labels and selects them."""
+"""From a recording to segments: aligns, resamples, filters and cuts it; `segments` then labels and selects the segments."""
 
 import dataclasses
 import functools
@@ -27,26 +27,25 @@ from accdistill_jax.labels import HEART_RATE
 
 
 def preprocess(recording: Recording, settings: PreprocessSettings, *, polarity: str | None = None) -> SegmentBatch:
-    """Aligns, resamples, filters and cuts a recording, then `finish_segments`.
+    """Aligns, resamples, filters and cuts a recording into segments, then labels and selects them with `finish_segments`.
 
-    The grid begins at the PPG's first sample within the stretch that both streams cover (so that only the acceleration is ever
-    shifted by part of a sample) and ends where the first of them ends. Filters run over interpolated gaps; segments
-    with more than `max_gap_s` of them are rejected. What is left over at the end, shorter than a segment, is not a segment.
+    The grid begins at the PPG's first sample within the time that both streams cover, so only the acceleration is shifted by part of
+    a sample; it ends with the stream that ends first. Filters run over interpolated gaps; segments with more than `max_gap_s` of
+    gaps are rejected. A rest at the end that is shorter than a segment is ignored.
 
     Args:
-        recording: with the streams ppg and accel.
+        recording: has the streams ppg and accel.
         settings: filter and thresholds.
-        polarity: systole_up or systole_down, of a PPG whose polarity is not declared; without it, its own frames decide.
+        polarity: systole_up or systole_down, for a PPG whose polarity is not declared; None takes the vote of its frames.
 
     Raises:
-        UserError: a stream or a channel asked for is missing, the two streams never overlap, one lasts too long, samples share
-            time stamps and their own are not certain (`packets`), or numbers are of no unit that they can be of (`plausibility`);
-            names the recording.
+        UserError: a stream or a chosen channel is missing, the streams do not overlap, one lasts too long, samples share time stamps
+            and their times are uncertain (`packets`), or numbers fit no unit (`plausibility`); the message names the recording.
     """
     with named(f"recording {recording.recording_id!r}"):
         for name in ("ppg", "accel"):
             if name not in recording.streams:
-                raise UserError(f"has no stream {name!r}, only {', '.join(recording.streams) or 'none'}")
+                raise UserError(f"has no stream {name!r}; its streams are {', '.join(recording.streams) or 'none'}")
         spread = {name: spread_packets(recording.streams[name]) for name in ("ppg", "accel")}
         recording = dataclasses.replace(
             recording, streams={**recording.streams, **{name: s.stream for name, s in spread.items()}}
@@ -76,7 +75,7 @@ def preprocess(recording: Recording, settings: PreprocessSettings, *, polarity: 
             notes |= _held_note((ppg, accel), held)
             index = first[:, None] + np.arange(settings.samples)
             gap_s = missing[index].sum(1) / settings.rate_hz
-            if flat.any():  # a sensor that is off for the whole segment is flat, and not full of dropouts
+            if flat.any():  # a sensor that is off for a whole segment makes it flat; its constant samples are no gap
                 dropped = np.any(
                     [
                         dropouts.mask_on_grid(
@@ -120,11 +119,11 @@ def preprocess(recording: Recording, settings: PreprocessSettings, *, polarity: 
 
 
 def _chosen_channels(ppg: Stream, settings: PreprocessSettings) -> Stream:
-    """The stream with the channels that the settings name, in their order."""
+    """The stream with the channels of the settings, in their order."""
     if not settings.ppg_channels:
         return ppg
     places = {str(number): number for number in range(len(ppg.channels))}
-    places |= {name: number for number, name in enumerate(ppg.channels)}  # a name counts before a number
+    places |= {name: number for number, name in enumerate(ppg.channels)}  # a name has priority over a number
     for wanted in settings.ppg_channels:
         if wanted not in places:
             raise UserError(
@@ -148,7 +147,7 @@ def _vote(
     frames, up = polarity_lib.count_votes(
         wave, motion, missing, rate_hz=settings.rate_hz, band_high_hz=settings.ppg_band_hz[1]
     )
-    declared = recording.streams["ppg"].polarity
+    declared = recording.streams["ppg"].polarity or "unknown"
     applied = polarity_lib.first_choice(declared, frames, up)
     return polarity_lib.Vote(
         recording.device, declared, applied if declared != "unknown" else polarity or applied, frames, up

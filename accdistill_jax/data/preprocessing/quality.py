@@ -1,10 +1,10 @@
-"""Two numbers that segments are selected by: how still a segment is, and how clean its pulse.
+"""The two numbers that select segments: motion, and quality of the pulse.
 
-`motion_g` is the short-term spread of the acceleration vector. `ppg_quality` asks, in frames of 8 s: how much of the power lies on one
-pulse rate and its harmonics (spectral concentration), and how alike one beat is to the next (correlation of the wave with itself
-one beat earlier, a template match without a template)? Both are 1 for a perfectly periodic pulse; noise and motion spoil both.
+`motion_g` is the short-term spread of the acceleration vector. `ppg_quality` is the product of two numbers in frames of 8 s: the
+fraction of power at one pulse rate and its harmonics (spectral concentration), and the similarity of successive beats (correlation of
+the wave with itself one beat earlier). Both are 1 for a perfectly periodic pulse; noise and motion reduce both.
 
-The two ingredients are those of Elgendi, "Optimal signal quality index for photoplethysmogram signals", Bioengineering
+The two factors are those of Elgendi, "Optimal signal quality index for photoplethysmogram signals", Bioengineering
 3(4):21, 2016, and Orphanidou et al., "Signal-quality indices for the electrocardiogram and photoplethysmogram", IEEE JBHI
 19(3):832-838, 2015; their product, the frames and the best channel are choices made here.
 """
@@ -20,18 +20,18 @@ FRAME_S = 8.0
 PULSE_HZ = (0.6, 3.5)
 HARMONICS = 3
 HALF_WIDTH_HZ = 0.1875
-"""Half width of the band counted around each harmonic: the main lobe of the frame's window and some rate change."""
+"""Half width of the band around each harmonic: the main lobe of the frame's window, and some change of the rate."""
 
 
 def motion_g(accel: np.ndarray, *, rate_hz: float) -> np.ndarray:
     """Motion level: standard deviation of the acceleration vector within windows of 2 s, root mean square over the windows.
 
-    Within a window it is sqrt(var x + var y + var z). Gravity, slow changes of posture and breathing hardly count, movement of any
-    direction does; one turn of the wrist counts in the window in which it happens.
+    The standard deviation of a window is sqrt(var x + var y + var z). Gravity, slow changes of posture and breathing have little
+    effect; movement in any direction counts, and a turn of the wrist counts in its window.
 
     Args:
-        accel: [N, T, 3] float, in g; what is left after the last whole window is not looked at (a segment shorter than
-            a window is one window).
+        accel: [N, T, 3] float, in g; samples after the last whole window are ignored (a segment shorter than a window is one
+            window).
         rate_hz: samples per second.
 
     Returns:
@@ -40,7 +40,7 @@ def motion_g(accel: np.ndarray, *, rate_hz: float) -> np.ndarray:
     count, samples, axes = accel.shape
     length = min(round(MOTION_WINDOW_S * rate_hz), samples)
     windows = accel[:, : samples // length * length].reshape(count, samples // length, length, axes)
-    moved = windows - windows[:, :, :1]  # small numbers: their squares lose nothing in float32
+    moved = windows - windows[:, :, :1]  # squares of small numbers keep their precision in float32
     square = np.einsum("nwtc,nwtc->nw", moved, moved) / length
     mean = np.einsum("nwtc->nwc", moved) / length
     variance = np.maximum(square - (mean**2).sum(-1), 0)
@@ -49,7 +49,7 @@ def motion_g(accel: np.ndarray, *, rate_hz: float) -> np.ndarray:
 
 @functools.lru_cache(maxsize=8)
 def _frame_plan(rate_hz: float, band_high_hz: float):
-    """Candidate pulse rates of a frame, and which frequency bins and lags belong to each."""
+    """Candidate pulse rates of a frame, with the frequency bins and lags of each."""
     length = round(FRAME_S * rate_hz)
     points = scipy.fft.next_fast_len(2 * length, real=True)
     step_hz = rate_hz / points
@@ -77,12 +77,14 @@ def frame_quality(ppg: np.ndarray, *, rate_hz: float, band_high_hz: float) -> np
     Args:
         ppg: [M, T] float32, band-passed, at `rate_hz`.
         rate_hz: samples per second.
-        band_high_hz: upper edge of the band-pass; power above it is not looked at.
+        band_high_hz: upper edge of the band-pass; power above it is ignored.
 
     Returns:
-        [M, frames] float32 within 0..1: concentration times self-similarity.
+        [M, frames] float32, 0 to 1: concentration times self-similarity.
     """
-    factor = max(int(rate_hz / (4 * band_high_hz)), 1)  # nothing is left above the band, so every other sample will do
+    factor = max(
+        int(rate_hz / (4 * band_high_hz)), 1
+    )  # the band-pass left nothing above the band, so fewer samples are enough
     ppg, rate_hz = ppg[:, ::factor], rate_hz / factor
     length, points, top, members, window, window_acf, lags = _frame_plan(rate_hz, band_high_hz)
     if ppg.shape[1] < length:
@@ -102,7 +104,7 @@ def frame_quality(ppg: np.ndarray, *, rate_hz: float, band_high_hz: float) -> np
 
 
 def ppg_quality(ppg: np.ndarray, *, rate_hz: float, band_high_hz: float) -> np.ndarray:
-    """Quality of each segment's best channel: the mean over its frames of 8 s.
+    """Quality of the best channel of each segment: the mean over its frames of 8 s.
 
     Args:
         ppg: [N, T, C] float32, band-passed.
@@ -110,11 +112,11 @@ def ppg_quality(ppg: np.ndarray, *, rate_hz: float, band_high_hz: float) -> np.n
         band_high_hz: upper edge of the band-pass.
 
     Returns:
-        [N] float32 within 0..1; 0 for a flat signal.
+        [N] float32, 0 to 1; 0 for a flat signal.
     """
     count, samples, channels = ppg.shape
     rows = np.ascontiguousarray(np.moveaxis(ppg, 2, 1), dtype=np.float32).reshape(count * channels, samples)
     quality = np.empty(len(rows), np.float32)
-    for at in range(0, len(rows), 64):  # small enough to stay in the processor's cache
+    for at in range(0, len(rows), 64):  # small blocks stay in the processor's cache
         quality[at : at + 64] = frame_quality(rows[at : at + 64], rate_hz=rate_hz, band_high_hz=band_high_hz).mean(1)
     return quality.reshape(count, channels).max(1)

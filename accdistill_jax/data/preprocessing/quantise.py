@@ -13,7 +13,7 @@ _FOLDS = (64, 60, 48, 32, 16, 8, 4, 2, 1)
 
 
 class Quantised(NamedTuple):
-    """values: [segments, samples, channels] int16; scale, offset: [segments, channels] float32, in the signal's unit."""
+    """Values [segments, samples, channels] int16; scale and offset [segments, channels] float32, in the signal's unit."""
 
     values: np.ndarray
     scale: np.ndarray
@@ -23,16 +23,15 @@ class Quantised(NamedTuple):
 def quantise(signal: np.ndarray, *, name: str) -> Quantised:
     """Quantises each segment and channel over its own range.
 
-    offset is the middle of the range, scale is half the range over 32767, so that
-    `offset + scale * values` differs from the signal by at most scale / 2 (and float32 rounding). A constant channel
-    gets values 0 and a tiny positive scale.
+    The offset is the middle of the range, and the scale is half the range divided by 32767. So `offset + scale * values` differs
+    from the signal by at most scale / 2 (and float32 rounding). A constant channel gets values 0 and a tiny positive scale.
 
     Args:
         signal: [segments, samples, channels] float, any unit, finite.
-        name: what the signal is, for messages.
+        name: name of the signal, for messages.
 
     Raises:
-        UserError: a value is NaN or infinite, naming the first segment and channel.
+        UserError: a value is NaN or infinite; the message names the first segment and channel.
     """
     signal = np.ascontiguousarray(signal, dtype=np.float32)
     segments, samples, channels = signal.shape
@@ -43,15 +42,15 @@ def quantise(signal: np.ndarray, *, name: str) -> Quantised:
     for start in range(0, segments, _BLOCK):
         block = slice(start, min(start + _BLOCK, segments))
         count = block.stop - block.start
-        # Reducing long rows first and the short channel axis last keeps the reduction vectorised.
+        # Long rows first and the short channel axis last keep the reduction vectorised.
         rows = signal[block].reshape(count, samples // fold, fold * channels)
         low = rows.min(axis=1).reshape(count, fold, channels).min(axis=1)
         high = rows.max(axis=1).reshape(count, fold, channels).max(axis=1)
         if not (np.isfinite(low).all() and np.isfinite(high).all()):
             segment, channel = np.argwhere(~(np.isfinite(low) & np.isfinite(high)))[0]
             raise UserError(
-                f"{name}: segment {start + segment}, channel {channel} contains a non-finite value; "
-                "segments with gaps must be rejected before they are stored"
+                f"{name}: segment {start + segment}, channel {channel} contains NaN or an infinite value; "
+                "reject segments with gaps before storing them"
             )
         offset[block] = low / 2 + high / 2
         reach = np.maximum(high - offset[block], offset[block] - low)
@@ -67,5 +66,5 @@ def quantise(signal: np.ndarray, *, name: str) -> Quantised:
 
 
 def dequantise(values: np.ndarray, scale: np.ndarray, offset: np.ndarray) -> np.ndarray:
-    """The signal again, [..., samples, channels] float32; scale and offset are [..., channels]."""
+    """Converts back to the signal, [..., samples, channels] float32; scale and offset are [..., channels]."""
     return values * scale[..., None, :] + offset[..., None, :]

@@ -1,15 +1,16 @@
-"""Reference heart rates, cleaned as beat intervals are before a label is made of them.
+"""Cleans reference heart rates before labels are made from them, as `hrv` cleans beat intervals.
 
-A window's heart rate is unknown (NaN), by the first rule that applies:
+A window's heart rate becomes unknown (NaN) by the first rule that applies:
 
-- range: it lies outside 30 to 240 bpm. Devices write 0, 255, 400 or -1 where they know nothing.
-- jump: it is not on the longest chain of windows in which each follows from the one before it. One follows from another that
-  began dt seconds earlier, if they differ by at most 20 % + 2 % x dt, and never more than 60 %, of the smaller; from one more
-  than 60 s earlier it always follows. So of a doubled or halved stretch what is shorter is dropped, and a stretch at a wrong rate that
-  lasts for minutes loses its first minute alone: nobody can tell which of two long stretches is right.
-- held: the very same number in at least 10 windows in a row that begin over more than 300 s: a device that shows its last value.
+- range: it lies outside 30 to 240 bpm. Devices write 0, 255, 400 or -1 for an unknown rate.
+- jump: it is not on the longest chain of windows in which each window follows from the window before it. A window follows from
+  another that began dt seconds earlier if both differ by at most 20 % + 2 % x dt, and at most 60 %, of the smaller value; it always
+  follows from a window more than 60 s earlier. So the shorter part of a doubled or halved stretch is dropped. A wrong rate that
+  lasts for minutes loses only its first minute, because nothing shows which of two long stretches is right.
+- held: exactly the same number in at least 10 successive windows whose starts span more than 300 s: the device repeats its last
+  value.
 
-What was unknown already stays so. The 20 % are those of the rule for beats (`hrv`); the other limits are choices made here.
+Unknown values stay unknown. The 20 % come from the rule for beats (`hrv`); the other limits are choices of this project.
 """
 
 import dataclasses
@@ -30,7 +31,7 @@ HELD_WINDOWS = 10
 
 @dataclasses.dataclass(frozen=True)
 class Removed:
-    """Windows of which cleaning made the heart rate unknown, by rule, of `known` that had one."""
+    """Number of windows whose heart rate cleaning removed, by rule, and of the windows with a `known` rate before."""
 
     known: int = 0
     range: int = 0
@@ -38,6 +39,7 @@ class Removed:
     held: int = 0
 
     def __str__(self) -> str:
+        # Stores keep this text: other words would change their fingerprints.
         rules = {
             "outside 30 to 240 bpm": self.range,
             "jumps that no heart makes": self.jump,
@@ -48,7 +50,7 @@ class Removed:
 
 
 def cleaned(start_s: np.ndarray, duration_s: float, hr_bpm: np.ndarray) -> HeartRateWindows:
-    """Reference windows by the rules of the module; `HeartRateWindows.note` tells how many were removed, if any.
+    """Cleans reference windows by the rules of the module; `HeartRateWindows.note` gives the number of removed values.
 
     Args:
         start_s: [n] float64, start of each window, seconds after the recording's start, in any order.
@@ -56,7 +58,7 @@ def cleaned(start_s: np.ndarray, duration_s: float, hr_bpm: np.ndarray) -> Heart
         hr_bpm: [n] float64, beats per minute; NaN where unknown.
 
     Raises:
-        UserError: most values lie outside 30 to 240 bpm (another unit, another column), or as `HeartRateWindows`.
+        UserError: most values lie outside 30 to 240 bpm (a wrong unit or column), or an error of `HeartRateWindows`.
     """
     start, hr = np.asarray(start_s, np.float64), np.array(hr_bpm, np.float64)
     windows = HeartRateWindows(start, duration_s, np.full(hr.shape, np.nan))  # checks shapes and times
@@ -67,8 +69,8 @@ def cleaned(start_s: np.ndarray, duration_s: float, hr_bpm: np.ndarray) -> Heart
     if beyond.sum() > number / 2:
         raise UserError(
             f"heart rate: {beyond.sum()} of {number} windows lie outside {low:g} to {high:g} beats per minute, "
-            f"as the first, {hr[beyond][0]:g}{_guess(float(np.median(hr[beyond])))}; "
-            "give beats per minute, and nothing (NaN) where it is unknown"
+            f"such as {hr[beyond][0]:g}{_guess(float(np.median(hr[beyond])))}; "
+            "give beats per minute, and an empty cell (NaN) where the rate is unknown"
         )
     hr[beyond] = np.nan
     order = np.argsort(start, kind="stable")
@@ -95,17 +97,15 @@ def _follows(earlier: np.ndarray, earlier_s: np.ndarray, hr: float, start_s: flo
 
 
 def _longest_chain(start: np.ndarray, hr: np.ndarray) -> np.ndarray:
-    """Which windows [n], in order of time and all known, lie on the longest chain; of two equally long ones, the earlier."""
+    """Mask [n] of the windows on the longest chain (the earlier of two equally long chains); windows are sorted and known."""
     count = len(hr)
     step, gap = np.abs(np.diff(hr)), np.diff(start)
     allowed = np.minimum(JUMP + JUMP_PER_S * gap, MOST_JUMP) * np.minimum(hr[:-1], hr[1:])
     if ((step <= allowed) | (gap > FREE_AFTER_S)).all():
         return np.ones(count, bool)
     length, before = np.ones(count, np.int64), np.full(count, -1)
-    near = np.searchsorted(
-        start, start - FREE_AFTER_S, side="left"
-    )  # the first window that is not longer ago than that
-    best_end = np.zeros(count, np.int64)  # of the chains that end at or before each window, the end of the longest
+    near = np.searchsorted(start, start - FREE_AFTER_S, side="left")  # the first window within that time
+    best_end = np.zeros(count, np.int64)  # for each window: the end of the longest chain that ends at or before it
     for i in range(1, count):
         candidates = near[i] + np.flatnonzero(_follows(hr[near[i] : i], start[near[i] : i], hr[i], start[i]))
         if near[i] > 0:

@@ -1,6 +1,7 @@
-"""Puts a stream onto a regular grid: proper anti-aliasing, sub-sample alignment, and a mask of what was missing."""
+"""Resamples a stream to a regular grid, with anti-aliasing, sub-sample alignment and a mask of missing samples."""
 
 import fractions
+import functools
 import math
 from typing import NamedTuple
 
@@ -23,43 +24,43 @@ MOST_FINE_PER_KNOT = 1000
 
 
 class OnGrid(NamedTuple):
-    """values [n, C] float32 without NaN; missing [n] bool, True where the value is made up (interpolated over a gap)."""
+    """Values [n, C] float32 without NaN; missing [n] bool, True where the value is interpolated over a gap."""
 
     values: np.ndarray
     missing: np.ndarray
 
 
 def covered_until(stream: Stream) -> float:
-    """End of the stretch that a stream covers: one sample after its last, seconds after the recording's start."""
+    """End of a stream in seconds after the recording's start: one sample distance after the last sample."""
     period = 1 / stream.rate_hz if stream.rate_hz is not None else _usual_distance(stream)
     return stream.end_s + period
 
 
 def common_grid(ppg: Stream, accel: Stream, rate_hz: float) -> tuple[float, int]:
-    """First time (seconds after the recording's start) and number of samples of the stretch that both cover.
+    """Start (seconds after the recording's start) and number of samples of the time that both streams cover.
 
     Raises:
-        UserError: they never overlap, one lasts more than `MAX_DAYS`, or its time stamps are those of a rate beyond `RATES_HZ`.
+        UserError: the streams do not overlap, one lasts more than `MAX_DAYS`, or the time stamps have a rate outside `RATES_HZ`.
     """
     for stream in (ppg, accel):
         if stream.rate_hz is None and not RATES_HZ[0] <= 1.001 / _usual_distance(stream) <= 1.002 * RATES_HZ[1]:
             raise UserError(
-                f"stream {stream.name!r}: its samples usually come {_usual_distance(stream):.4g} s apart, which is not a rate "
-                f"within {RATES_HZ[0]:g} to {RATES_HZ[1]:g} Hz: check time_unit (s, ms, us or ns)"
+                f"stream {stream.name!r}: its samples are usually {_usual_distance(stream):.4g} s apart, which is no rate of "
+                f"{RATES_HZ[0]:g} to {RATES_HZ[1]:g} Hz: check time_unit (s, ms, us or ns)"
             )
     ends = {stream.name: covered_until(stream) for stream in (ppg, accel)}
     for stream in (ppg, accel):
         days = (ends[stream.name] - stream.start_s) / 86_400
         if days > MAX_DAYS:
             raise UserError(
-                f"stream {stream.name!r} lasts {days:.0f} days, more than {MAX_DAYS}: correct its time stamps or "
+                f"stream {stream.name!r} lasts {days:.0f} days, but at most {MAX_DAYS} are allowed: correct its time stamps or "
                 "rate, or split the recording"
             )
     start, end = max(ppg.start_s, accel.start_s), min(ends.values())
     if end <= start:
         raise UserError(
             f"PPG ({ppg.start_s:.1f} to {ends['ppg']:.1f} s) and acceleration ({accel.start_s:.1f} to {ends['accel']:.1f} s) "
-            "never overlap: check their start times and clock offsets"
+            "do not overlap: check their start times and clock offsets"
         )
     start = ppg.start_s + math.ceil((start - ppg.start_s) * rate_hz - 1e-6) / rate_hz
     return start, max(math.floor((end - start) * rate_hz + 1e-6), 0)
@@ -68,33 +69,32 @@ def common_grid(ppg: Stream, accel: Stream, rate_hz: float) -> tuple[float, int]
 def to_grid(stream: Stream, *, start_s: float, count: int, rate_hz: float, gap_s: float) -> OnGrid:
     """Resamples a stream to `count` samples at start_s + k / rate_hz.
 
-    A constant rate is changed by a polyphase filter (scipy's resample_poly with the taps of `lowpass`, ratio approximated with a denominator of at most
-    1000); what is left of a sample in the distance between the stream's and the grid's start is made up by a windowed-sinc
-    fractional delay. Irregular stamps, and ratios that would drift by more than a tenth of a sample, are interpolated by
-    cubic splines, samples closer than a quarter of the usual distance averaged first; where the stream is faster than the grid, onto a multiple of the grid's rate that is not slower than
-    the stream, and from there by the polyphase filter.
+    A polyphase filter changes a constant rate (scipy's resample_poly with the taps of `lowpass`; the ratio has a denominator of at
+    most 1000), and a windowed-sinc fractional delay shifts by the rest of a sample between the starts of stream and grid. Cubic
+    splines interpolate irregular stamps, and ratios that would drift by more than a tenth of a sample; samples closer than a quarter
+    of the usual distance are averaged before. If the stream is faster than the grid, the splines go to a multiple of the grid's rate
+    that is not slower than the stream, and the polyphase filter from there to the grid.
 
     Args:
         stream: covers the grid; NaN marks missing samples, which are interpolated and marked in `missing`.
-        start_s: the grid's first time, seconds after the recording's start.
+        start_s: first time of the grid, in seconds after the recording's start.
         count: number of grid points.
         rate_hz: rate of the grid.
-        gap_s: distance between irregular stamps above which the stretch in between is missing; no less than
-            2.5 usual distances.
+        gap_s: larger distances between irregular stamps are gaps; the limit is at least 2.5 usual distances.
     """
     if stream.rate_hz is not None:
         ratio = fractions.Fraction(rate_hz / stream.rate_hz).limit_denominator(MAX_DENOMINATOR)
         length = len(stream.values) * rate_hz / stream.rate_hz
         if ratio > 0 and abs(float(ratio) * stream.rate_hz / rate_hz - 1) * length <= MAX_DRIFT_SAMPLES:
-            return _from_constant_rate(stream, ratio, start_s, count, rate_hz)
+            return _from_constant_rate(stream, stream.rate_hz, ratio, start_s=start_s, count=count, rate_hz=rate_hz)
     return _from_stamps(stream, start_s, count, rate_hz, gap_s)
 
 
 def lowpass(up: int, down: int) -> np.ndarray:
-    """Taps of the anti-alias filter for resample_poly: passes up to 0.82 of the lower of the two Nyquist frequencies, stops at it.
+    """Taps of the anti-alias filter for resample_poly: it passes up to 0.82 of the lower Nyquist frequency, and stops at it.
 
-    scipy's own (Kaiser, beta 5) lets images through at -66 dB: gravity alone would add a tone of 0.5 mg at the old Nyquist
-    frequency, as strong as a heartbeat at the wrist. This one stops at -90 dB.
+    scipy's default filter (Kaiser, beta 5) attenuates images by only 66 dB: gravity alone would add a tone of 0.5 mg at the old
+    Nyquist frequency, as strong as a heartbeat at the wrist. This filter attenuates by 90 dB.
     """
     slower = max(up, down)
     return scipy.signal.firwin(
@@ -103,9 +103,9 @@ def lowpass(up: int, down: int) -> np.ndarray:
 
 
 def _from_constant_rate(
-    stream: Stream, ratio: fractions.Fraction, start_s: float, count: int, rate_hz: float
+    stream: Stream, stream_hz: float, ratio: fractions.Fraction, *, start_s: float, count: int, rate_hz: float
 ) -> OnGrid:
-    bad = np.isnan(stream.values).any(1)
+    bad = np.asarray(np.isnan(stream.values).any(1))
     values = _interpolate_over(stream.values, bad)
     if ratio != 1:
         values = scipy.signal.resample_poly(
@@ -117,7 +117,7 @@ def _from_constant_rate(
             window=lowpass(ratio.numerator, ratio.denominator),
         )
     values = _advance(values, (start_s - stream.start_s) * rate_hz, count)
-    nearest = np.round((start_s - stream.start_s + np.arange(count) / rate_hz) * stream.rate_hz).astype(np.int64)
+    nearest = np.round((start_s - stream.start_s + np.arange(count) / rate_hz) * stream_hz).astype(np.int64)
     return OnGrid(values.astype(np.float32), bad[np.clip(nearest, 0, len(bad) - 1)])
 
 
@@ -125,13 +125,13 @@ def _interpolate_over(values: np.ndarray, bad: np.ndarray) -> np.ndarray:
     if not bad.any():
         return values
     if bad.all():
-        raise UserError("no sample has a number in every channel")
+        raise UserError("no sample has a number in every channel; check the columns")
     at = np.arange(len(values))
     return np.stack([np.interp(at, at[~bad], column[~bad]) for column in values.T], axis=1).astype(values.dtype)
 
 
 def _advance(values: np.ndarray, shift: float, count: int) -> np.ndarray:
-    """Values at shift + 0, 1, .. count - 1 samples; beyond the ends the last value is held."""
+    """Values at shift + 0, 1, .. count - 1 samples; beyond the ends the first or last value is repeated."""
     whole = int(np.floor(shift + 1e-3))
     fraction = shift - whole
     half = DELAY_HALF_TAPS
@@ -144,14 +144,17 @@ def _advance(values: np.ndarray, shift: float, count: int) -> np.ndarray:
     taps = np.arange(-half, half + 1)
     weight = np.sinc(taps - fraction) * np.i0(8 * np.sqrt(np.clip(1 - ((taps - fraction) / (half + 1)) ** 2, 0, 1)))
     weight /= weight.sum()
-    return sum(w * padded[begin + k : begin + k + count] for k, w in zip(taps, weight, strict=True))
+    shifted = (w * padded[begin + k : begin + k + count] for k, w in zip(taps, weight, strict=True))
+    return functools.reduce(np.add, shifted, np.zeros(1, padded.dtype))
 
 
 def _usual_distance(stream: Stream) -> float:
-    distance = np.diff(stream.time_s)
+    distance = np.diff(stream.stamps)
     distance = distance[distance > 0]
     if not distance.size:
-        raise UserError(f"stream {stream.name!r}: all samples carry the same time stamp")
+        raise UserError(
+            f"stream {stream.name!r}: all samples have the same time stamp; check the column of time stamps"
+        )
     return float(np.median(distance))
 
 
@@ -160,10 +163,10 @@ def _from_stamps(stream: Stream, start_s: float, count: int, rate_hz: float, gap
         time = stream.start_s + np.arange(len(stream.values)) / stream.rate_hz
         usual = 1 / stream.rate_hz
     else:
-        time, usual = stream.time_s, _usual_distance(stream)
+        time, usual = stream.stamps, _usual_distance(stream)
     good = ~np.isnan(stream.values).any(1)
     if not good.any():
-        raise UserError(f"stream {stream.name!r}: no sample has a number in every channel")
+        raise UserError(f"stream {stream.name!r}: no sample has a number in every channel; check the columns")
     time, values, lost_before = time[good], stream.values[good].astype(np.float64), np.cumsum(~good)[good]
     first = np.flatnonzero(np.diff(time, prepend=-np.inf) >= usual / 4)
     per_knot = np.diff(np.append(first, len(time)))
@@ -174,13 +177,13 @@ def _from_stamps(stream: Stream, start_s: float, count: int, rate_hz: float, gap
     multiple = max(int(np.ceil(1 / usual / rate_hz - 0.01)), 1)
     if 1 / usual > RATES_HZ[1] or count * multiple > MOST_FINE_PER_KNOT * (len(knots) + MOST_FINE_PER_KNOT):
         raise UserError(
-            f"stream {stream.name!r}: most of its time stamps are {usual:.3g} s apart, far less than its {len(knots)} samples in "
-            f"{count / rate_hz:.0f} s: give it rate_hz and start in place of time stamps, or each sample a stamp of its own"
+            f"stream {stream.name!r}: most of its time stamps are {usual:.3g} s apart, far too close for {len(knots)} samples in "
+            f"{count / rate_hz:.0f} s: give rate_hz and start in place of time stamps, or a different time stamp for each sample"
         )
     spline = scipy.interpolate.make_interp_spline(knots, values, k=3, axis=0) if len(knots) > 3 else None
 
     def block(first: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-        """Values and mask of the grid's points `first` to `end`, before the filter, at the multiple of its rate."""
+        """Values and mask of the grid points `first` to `end`, at the multiple of the grid's rate, before the filter."""
         grid = start_s + np.arange(first * multiple, end * multiple) / (rate_hz * multiple)
         inside = np.clip(grid, knots[0], knots[-1])
         fine = spline(inside) if spline is not None else _linear(inside, knots, values)
@@ -189,16 +192,16 @@ def _from_stamps(stream: Stream, start_s: float, count: int, rate_hz: float, gap
         between = (right > 0) & (right < len(knots))
         between[between] = (grid[between] < knots[right[between]]) & empty[right[between] - 1]
         missing |= between
-        fine[missing] = _linear(
-            inside[missing], knots, values
-        )  # a spline swings out where it has nothing to hold on to
+        fine[missing] = _linear(inside[missing], knots, values)  # a spline overshoots in a gap
         return fine, missing
 
     if multiple == 1:
         fine, missing = block(0, count)
         return OnGrid(fine.astype(np.float32), missing)
     on_grid, lost = [], []
-    for first in range(0, count, max(FINE_POINTS // multiple, 1)):  # in blocks: the memory does not grow with the rate
+    for first in range(
+        0, count, max(FINE_POINTS // multiple, 1)
+    ):  # in blocks, so that memory does not grow with the rate
         end = min(first + max(FINE_POINTS // multiple, 1), count)
         low, high = max(first - LOWPASS_HALF_TAPS - 1, 0), min(end + LOWPASS_HALF_TAPS + 1, count)
         fine, missing = block(low, high)
@@ -213,15 +216,15 @@ def _linear(at: np.ndarray, knots: np.ndarray, values: np.ndarray) -> np.ndarray
 
 
 def fraction_clipped(stream: Stream, start_s: np.ndarray, duration_s: float) -> np.ndarray:
-    """Fraction of a stream's own samples, in each stretch, of which any channel lies at an end of the sensor's range.
+    """Fraction of the samples in each stretch that lie at an end of the sensor's range, in any channel.
 
     Args:
-        stream: with `range`, or all fractions are 0.
-        start_s: [N] start of each stretch, seconds after the recording's start.
-        duration_s: length of each stretch.
+        stream: all fractions are 0 if its `range` is None.
+        start_s: [N] start of each stretch, in seconds after the recording's start.
+        duration_s: duration of each stretch in seconds.
 
     Returns:
-        [N] float32 within 0..1.
+        [N] float32, 0 to 1.
     """
     if stream.range is None:
         return np.zeros(len(start_s), np.float32)
@@ -233,16 +236,18 @@ def fraction_clipped(stream: Stream, start_s: np.ndarray, duration_s: float) -> 
 
 
 def is_flat(stream: Stream, start_s: np.ndarray, duration_s: float) -> np.ndarray:
-    """True for each stretch in which all of a stream's samples are the same: a sensor that is off or held.
+    """Finds the stretches in which all samples of a stream are equal: the sensor is off or stuck.
 
     Args:
-        stream, start_s, duration_s: as for `fraction_clipped`.
+        stream: the samples.
+        start_s: [N] start of each stretch, in seconds after the recording's start.
+        duration_s: duration of each stretch in seconds.
 
     Returns:
         [N] bool.
     """
     moves = (np.diff(stream.values, axis=0) != 0).any(1)
-    total = np.concatenate([[0, 0], np.cumsum(moves)])  # total[i]: moves from sample 0 up to sample i - 1
+    total = np.concatenate([[0, 0], np.cumsum(moves)])  # total[i]: number of changes from sample 0 to sample i - 1
     first, last = _index(stream, start_s), _index(stream, start_s + duration_s)
     return total[last] == total[np.minimum(first + 1, len(total) - 1)]
 
@@ -250,6 +255,6 @@ def is_flat(stream: Stream, start_s: np.ndarray, duration_s: float) -> np.ndarra
 def _index(stream: Stream, moment: np.ndarray) -> np.ndarray:
     """Index of the first sample at or after each moment."""
     if stream.rate_hz is None:
-        return np.searchsorted(stream.time_s, moment)
+        return np.searchsorted(stream.stamps, moment)
     index = np.ceil((moment - stream.start_s) * stream.rate_hz - 1e-6)
     return np.clip(index, 0, len(stream.values)).astype(np.int64)

@@ -111,7 +111,7 @@ class SegmentBatch:
 
 @functools.lru_cache(maxsize=8)
 def _filter(rate_hz: float, band_hz: tuple[float, float], order: int) -> np.ndarray:
-    return scipy.signal.butter(order, band_hz, btype="bandpass", fs=rate_hz, output="sos")
+    return np.asarray(scipy.signal.butter(order, band_hz, btype="bandpass", fs=rate_hz, output="sos"))
 
 
 def bandpass(ppg: np.ndarray, *, axis: int, settings: PreprocessSettings) -> np.ndarray:
@@ -127,7 +127,8 @@ def bandpass(ppg: np.ndarray, *, axis: int, settings: PreprocessSettings) -> np.
     """
     sos = _filter(settings.rate_hz, settings.ppg_band_hz, settings.ppg_filter_order)
     padding = min(3 * round(settings.rate_hz / settings.ppg_band_hz[0]), ppg.shape[axis] - 1)
-    return scipy.signal.sosfiltfilt(sos, ppg, axis=axis, padlen=padding).astype(np.float32)
+    filtered: np.ndarray = scipy.signal.sosfiltfilt(sos, ppg, axis=axis, padlen=padding)
+    return filtered.astype(np.float32)
 
 
 def measured_labels(from_beats: hrv_lib.Hrv, window_hr_bpm: np.ndarray) -> dict[str, np.ndarray]:

@@ -6,29 +6,33 @@ import math
 from accdistill_jax.errors import UserError
 
 MEASURED_ONLY = ("held_s", "held_coarse_s")
-_MOST = 1e5  # Hz and seconds
+_MOST = 1e5  # largest rate in Hz, and largest duration in seconds
 
 
 @dataclasses.dataclass(frozen=True)
 class PreprocessSettings:
-    """Settings of preprocessing. The cut-offs and thresholds are choices of this project, not the paper's.
+    """Settings of preprocessing. The cut-offs and thresholds are choices of this project, not of the paper.
 
     Attributes:
-        rate_hz: rate of the segments, both streams.
-        segment_s: duration of a segment.
-        hop_s: distance between the starts of two segments; less than `segment_s` makes them overlap.
-        ppg_band_hz: edges of the PPG's band-pass (Butterworth, run forwards and backwards: zero phase, half amplitude there).
-        ppg_filter_order: order of the Butterworth prototype (its effect doubles by running twice).
-        max_motion_g: most motion (see quality.motion_g); inf keeps all.
-        min_ppg_quality: least PPG quality (see quality.ppg_quality); 0 keeps all.
-        max_clipped_fraction: most samples at the end of the sensor's range, as a fraction; 1 keeps all.
-        max_gap_s: most seconds missing in a segment.
-        gap_s: a distance between two time stamps above this is a gap (at least 2.5 usual distances, for slow streams).
-        held_s: all channels of a stream holding their values for longer is a gap; inf lets them.
-        held_coarse_s: the same for an accelerometer with steps above 5 mg, which may hold at rest (E4: up to 26 s).
-        min_beat_coverage: least share of a segment covered by clean beat intervals for labels from beats.
-        min_window_coverage: least share of a segment covered by reference windows for heart rate from windows.
-        ppg_channels: the PPG channels to keep, in this order: their names, or their numbers from 0; without any, all.
+        rate_hz: rate of both signals of a segment, in Hz.
+        segment_s: duration of a segment, in seconds.
+        hop_s: distance between the starts of two segments, in seconds; they overlap if it is less than `segment_s`.
+        ppg_band_hz: lower and upper edge of the PPG's band-pass, in Hz (Butterworth, run forwards and backwards: zero phase, half
+            the amplitude at the edges).
+        ppg_filter_order: order of the Butterworth filter (running it twice doubles its effect).
+        max_motion_g: largest motion of a kept segment, in g (see quality.motion_g); inf keeps all.
+        min_ppg_quality: smallest PPG quality of a kept segment, 0 to 1 (see quality.ppg_quality); 0 keeps all.
+        max_clipped_fraction: largest fraction of samples at the end of the sensor's range; 1 keeps all.
+        max_gap_s: largest number of missing seconds in a kept segment.
+        gap_s: a larger distance between two time stamps, in seconds, is a gap (at least 2.5 usual distances, for slow streams).
+        held_s: a stream whose channels all stay constant for longer, in seconds, has a gap; inf allows it.
+        held_coarse_s: the same for an accelerometer with steps above 5 mg, which can be constant at rest (E4: up to 26 s).
+        min_beat_coverage: smallest fraction of a segment that clean beat intervals must cover to give labels.
+        min_window_coverage: smallest fraction of a segment that reference windows must cover to give a heart rate.
+        ppg_channels: names of the PPG channels to keep, in this order, or their numbers from 0; all channels if empty.
+
+    Raises:
+        UserError: a value is out of range.
     """
 
     rate_hz: float = 64.0
@@ -103,14 +107,14 @@ class PreprocessSettings:
 
     @property
     def hop_samples(self) -> int:
-        """Samples from one segment's start to the next's."""
+        """Samples from the start of a segment to the start of the next one."""
         return round(self.hop_s * self.rate_hz)
 
     def to_json(self, *, measured: bool = True) -> dict[str, object]:
         """Plain JSON values; an infinite threshold becomes the string "inf".
 
         Args:
-            measured: whether for measured recordings; made ones have no use for `MEASURED_ONLY`, which are left out.
+            measured: False leaves out `MEASURED_ONLY`, the settings without effect on synthetic recordings.
         """
         values = {key: value for key, value in dataclasses.asdict(self).items() if measured or key not in MEASURED_ONLY}
         values = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}

@@ -1,7 +1,7 @@
-"""Descriptions of recordings: YAML or JSON in which names keep the text they are written with.
+"""Reads descriptions of recordings, in YAML or JSON; names keep the text of the file.
 
-YAML reads `010` as 8, `1.10` as 1.1 and `no` as false. Here a participant, a device, a file or a column is the text that
-was written; numbers are decimal, so that `064` where a number belongs is an error and not 52.
+YAML reads `010` as 8, `1.10` as 1.1 and `no` as false. Here the name of a participant, device, file or column stays the text of
+the file. Numbers are decimal: `064` in place of a number is an error, not 52.
 """
 
 import datetime
@@ -9,8 +9,9 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar, overload
 
 import yaml
 
@@ -31,22 +32,23 @@ _TEXT_KEYS = (
     "delimiter",
     "decimal",
 )
-_COLUMN_KEYS = ("columns", "time", "interval", "hr")  # text, or a number from 0
-_MOST_BYTES = 2**18  # of a description
-_MOST_VALUES = 10_000  # in it
+_COLUMN_KEYS = ("columns", "time", "interval", "hr")  # a name, or a column number from 0
+_MOST_BYTES = 2**18  # size of a description
+_MOST_VALUES = 10_000  # values in a description
 _TAG = "tag:yaml.org,2002:"
 _TEXT = _TAG + "str"
 _NULL = _TAG + "null"
+Choice = TypeVar("Choice", bound=str)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 without octal, hexadecimal and sexagesimal numbers; names stay text, a key given twice is an error."""
+    """YAML 1.1 without octal, hexadecimal and sexagesimal numbers; names stay text, and a repeated key is an error."""
 
     yaml_implicit_resolvers = {}
 
     def construct_document(self, node: yaml.Node) -> object:
         if _expanded(node, {}) > _MOST_VALUES:
-            raise UserError(f"its aliases stand for more than {_MOST_VALUES} values")
+            raise UserError(f"its aliases expand to more than {_MOST_VALUES} values; write it without aliases")
         _keep_names(node, set())
         return super().construct_document(node)
 
@@ -72,7 +74,7 @@ for _tag, _pattern, _first in (
 
 
 def _expanded(node: yaml.Node, sizes: dict[int, int]) -> int:
-    """Number of values in a node where each alias is written out, but for one that stands in itself."""
+    """Number of values in a node after aliases are expanded; an alias inside its own node is not expanded."""
     if id(node) not in sizes:
         sizes[id(node)] = 1
         inner = node.value if isinstance(node, yaml.CollectionNode) else ()
@@ -82,8 +84,8 @@ def _expanded(node: yaml.Node, sizes: dict[int, int]) -> int:
 
 
 def _keep_names(node: yaml.Node, seen: set[int]) -> None:
-    """Marks keys and names as text before they become values."""
-    if id(node) in seen:  # an alias, possibly of itself
+    """Marks keys and names as text, before YAML converts them."""
+    if id(node) in seen:  # an alias, possibly inside its own node
         return
     seen.add(id(node))
     if isinstance(node, yaml.SequenceNode):
@@ -94,7 +96,9 @@ def _keep_names(node: yaml.Node, seen: set[int]) -> None:
         for key, value in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != _TAG + "merge":
                 if key.value in keys:
-                    raise UserError(f"line {key.start_mark.line + 1}: the key {key.value!r} is there twice; remove one")
+                    raise UserError(
+                        f"line {key.start_mark.line + 1}: the key {key.value!r} occurs twice; remove one of the two"
+                    )
                 keys.add(key.value)
                 key.tag = _TEXT
                 if key.value in (*_TEXT_KEYS, *_COLUMN_KEYS):
@@ -110,19 +114,21 @@ def _keep_text(node: yaml.Node, *, numbered: bool) -> None:
 
 
 def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """A JSON object; a key given twice is an error."""
+    """A JSON object; a repeated key is an error."""
     values = dict(pairs)
     if len(values) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise UserError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice; remove one")
+        raise UserError(
+            f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice; remove one of the two"
+        )
     return values
 
 
 def read(path: Path) -> Mapping:
-    """The content of a description, a mapping whose keys are text.
+    """Reads a description: a mapping whose keys are text.
 
     Raises:
-        UserError: naming the file: it cannot be read, is no mapping, or gives a key twice.
+        UserError: the file cannot be read, does not hold a mapping, or repeats a key; the message names the file.
     """
     with named(path):
         try:
@@ -135,22 +141,22 @@ def read(path: Path) -> Mapping:
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise UserError(f"cannot be read: {' '.join(str(error).split())}") from error
         if not isinstance(content, Mapping):
-            raise UserError("must be a mapping of keys, beginning with 'participant' and 'streams'")
+            raise UserError("must be a mapping with the keys 'participant' and 'streams'")
     return content
 
 
 def check_keys(values: Mapping, known: Iterable[str], where: str) -> None:
-    """Raises UserError for a key that is not among `known`; names the nearest."""
+    """Raises UserError for a key that is not among `known`; the message suggests the closest name."""
     known = list(known)
     for key in values:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"
             raise UserError(f"unknown key {where + '.' if where else ''}{key}; {hint}")
 
 
 def mapping(values: Mapping, key: str, known: Iterable[str] | None = None, where: str | None = None) -> Mapping:
-    """The mapping at `key`; with `known`, its keys must be among them."""
+    """The mapping at `key`; its keys must be among `known`, if that is given."""
     inner = values.get(key)
     if not isinstance(inner, Mapping):
         raise UserError(f"{where or key} must be a mapping of keys, got {inner!r}")
@@ -159,29 +165,38 @@ def mapping(values: Mapping, key: str, known: Iterable[str] | None = None, where
     return inner
 
 
+@overload
+def number(values: Mapping, key: str, where: str, default: float) -> float: ...
+
+
+@overload
+def number(values: Mapping, key: str, where: str, default: None = None) -> float | None: ...
+
+
 def number(values: Mapping, key: str, where: str, default: float | None = None) -> float | None:
-    """The finite number at `key`, or `default` where there is none."""
-    value = values.get(key)
+    """The finite number at `key`, or `default` if the key is missing."""
+    value, place = values.get(key), f"{where}.{key}" if where else key
     if value is None:
         return default
     try:
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             return float(value)
     except OverflowError:
-        raise UserError(f"{where}.{key} must be a number, got one of more than 300 digits") from None
-    raise UserError(f"{where}.{key} must be a number, got {value!r}")
+        raise UserError(f"{place} must be a number of at most 300 digits") from None
+    raise UserError(f"{place} must be a number, got {value!r}")
 
 
-def choice(values: Mapping, key: str, where: str, allowed: object, default: str) -> str:
-    """The text at `key`, one of `allowed`, or `default` where there is none."""
+def choice(values: Mapping, key: str, where: str, allowed: Collection[Choice], default: str) -> Choice:
+    """The text at `key`, which must be among `allowed`, or `default` if the key is missing."""
     value = values.get(key, default)
-    if not isinstance(value, str) or value not in allowed:
-        raise UserError(f"{where}.{key} must be one of {', '.join(allowed)}, got {value!r}")
-    return value
+    for known in allowed:
+        if value == known:
+            return known
+    raise UserError(f"{where}.{key} must be one of {', '.join(allowed)}, got {value!r}")
 
 
 def utc_offset_s(value: object) -> float | None:
-    """Seconds that a date's clock is ahead of UTC; None where it says nothing about it, or is no date."""
+    """Seconds that a date's clock is ahead of UTC; None for a date without a time zone, and for other values."""
     if isinstance(value, str):
         try:
             value = datetime.datetime.fromisoformat(value)
@@ -192,18 +207,19 @@ def utc_offset_s(value: object) -> float | None:
 
 
 def moment(value: object, where: str) -> float:
-    """Unix seconds of an ISO 8601 date (UTC unless it carries an offset) or of a number.
+    """Unix seconds of an ISO 8601 date (UTC unless it has an offset) or of a number.
 
     Raises:
-        UserError: it is neither, or a whole number that is a date without its hyphens.
+        UserError: the value is neither, or is a whole number that looks like a date without hyphens.
     """
     if isinstance(value, int | float) and not isinstance(value, bool):
         if isinstance(value, int) and re.fullmatch(r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])", str(value)):
             text = str(value)
             raise UserError(
-                f"{where} is {text}, which is a day of 1970 as unix seconds; write a date as {text[:4]}-{text[4:6]}-{text[6:]}"
+                f"{where} is {text}, a day of 1970 if it is unix seconds; write a date as {text[:4]}-{text[4:6]}-{text[6:]}"
             )
-        return number({"": value}, "", where)
+        parent, _, key = where.rpartition(".")
+        return number({key: value}, key, parent, math.nan)
     if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
         value = value.isoformat()
     if isinstance(value, str):

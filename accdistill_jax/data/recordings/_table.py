@@ -1,4 +1,4 @@
-"""One CSV or Parquet file: its columns as numbers or time stamps, every problem named by line and cell."""
+"""Reads a CSV or Parquet file: columns of numbers or time stamps; messages name the line and the cell."""
 
 import contextlib
 import csv
@@ -10,10 +10,11 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
-import pyarrow.compute as pc
+import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 
@@ -37,8 +38,9 @@ _MISSING = (
     "-1.#ind",
 )
 _NULLS = sorted({form(text) for text in _MISSING for form in (str, str.upper, str.title)} | {"NaN", "-NaN", "+NaN"})
+pc: Any = pyarrow.compute  # pyarrow makes its functions at import time, so no type checker knows them
 _PROBED_ROWS = 5000
-_COMMA = "if the decimal sign is a comma, say decimal: ',' and the delimiter"
+_COMMA = "if the decimal sign is a comma, give decimal: ',' and the delimiter"
 _COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
 MOST_ROWS = 200_000_000
 
@@ -48,10 +50,10 @@ class Layout:
     """Format of a text file.
 
     Attributes:
-        delimiter: between cells.
+        delimiter: character between cells.
         decimal: the decimal sign.
-        skip_rows: lines before the header or the first row.
-        every_row_counts: whether a row's time is known by its number alone, so that no row may be passed over.
+        skip_rows: number of lines before the header or the first row.
+        every_row_counts: True if the number of a row gives its time, so that no row may be skipped.
     """
 
     delimiter: str = ","
@@ -61,27 +63,28 @@ class Layout:
 
 
 class Table:
-    """The wanted columns of a file. An empty line in a file of one column is a missing sample.
+    """The wanted columns of a file. In a file with one column, an empty line is a missing sample.
 
     Attributes:
-        utc_offset_s: of the dates among its time stamps, of the first if they differ; None where there are none or they carry no
+        utc_offset_s: offset from UTC of the first date among the time stamps; None if there are no dates, or if they have no
             time zone (`no_zone`).
-        no_zone: whether the time stamps are dates without a time zone.
+        no_zone: True if the time stamps are dates without a time zone.
 
     Args:
-        file: .parquet or .pq, or else text, possibly compressed (.gz, .bz2, .zst).
-        wanted: columns of numbers, by name, or by number from 0 in a file without header.
-        stamp: the column of time stamps, if there is one.
-        layout: of a text file.
+        file: .parquet or .pq; any other file is text, possibly compressed (.gz, .bz2, .zst, .lz4).
+        wanted: columns of numbers, by name, or by number from 0 for a file without a header.
+        stamp: the column of time stamps; None if there is none.
+        layout: format of a text file.
 
     Raises:
-        UserError: without the file's name: it cannot be read; a row has too few or too many cells; a column is not there, or
-            its name is there twice; an empty line where every row counts; cells split at a decimal comma.
+        UserError: the file cannot be read, a row has too few or too many cells, a column is missing or its name occurs twice,
+            a line is empty although every row counts, or cells were split at a decimal comma. The message lacks the file's name.
     """
 
     def __init__(self, file: Path, wanted: Sequence[object], stamp: object, layout: Layout):
         self._file, self._layout = file, layout
-        self.utc_offset_s, self.no_zone = None, False
+        self.utc_offset_s: float | None = None
+        self.no_zone = False
         self._parquet = file.suffix.lower() in (".parquet", ".pq")
         names = [*wanted, *([] if stamp is None else [stamp])]
         try:
@@ -92,10 +95,10 @@ class Table:
             raise UserError(f"cannot be read: {' '.join(str(error).split())}") from error
 
     def numbers(self, name: object) -> np.ndarray:
-        """A column as float64 [rows], NaN where a cell is empty.
+        """A column as float64 [rows]; NaN stands for an empty cell.
 
         Raises:
-            UserError: a cell that is not a finite number; names its line.
+            UserError: a cell is not a finite number; the message names its line.
         """
         values = self._columns[name]
         if pyarrow.types.is_null(values.type):
@@ -111,15 +114,15 @@ class Table:
         return numbers
 
     def stamps(self, name: object) -> np.ndarray:
-        """A column of time stamps [rows]: int64 or float64 as they are written, or datetime64[ns] (UTC) from dates.
+        """A column of time stamps [rows]: int64 or float64 for numbers, datetime64[ns] (UTC) for dates.
 
         Raises:
-            UserError: there is no row; a cell that is missing, is neither a number nor a date, lies beyond the years 1970 to 2200, or carries
-                a time zone where others do not; names its line.
+            UserError: the file has no rows, or a cell is empty, is neither a number nor a date, lies outside the years 1970 to
+                2200, or has a time zone although other cells have none; the message names its line.
         """
         values = self._columns[name]
         if not len(values):
-            raise UserError("holds no rows")
+            raise UserError("has no rows")
         if _is_text(values.type):
             values = (
                 self._dates(name) if self._holds_dates(values) else self._parsed(name, "a number or an ISO 8601 date")
@@ -130,14 +133,14 @@ class Table:
         if missing.size:
             raise UserError(f"{self.place(name, missing[0])}: the time stamp is missing")
         if pyarrow.types.is_timestamp(values.type):
-            first = self._first_date(name)
-            self.no_zone = first.tzinfo is None
-            self.utc_offset_s = None if self.no_zone else first.utcoffset().total_seconds()
+            offset = self._first_date(name).utcoffset()
+            self.no_zone = offset is None
+            self.utc_offset_s = None if offset is None else offset.total_seconds()
             seconds = values.cast(pyarrow.timestamp("s", values.type.tz), safe=False).cast(pyarrow.int64()).to_numpy()
             beyond = np.flatnonzero((seconds < 0) | (seconds > STARTS_UNIX_S[1]))
             if beyond.size:
                 raise UserError(
-                    f"{self.place(name, beyond[0])}: not within the years 1970 to 2200 ({_shown(values[beyond[0]])})"
+                    f"{self.place(name, beyond[0])}: outside the years 1970 to 2200 ({_shown(values[beyond[0]])})"
                 )
             return values.cast(pyarrow.timestamp("ns", values.type.tz)).to_numpy().astype("datetime64[ns]")
         if not _is_numeric(values.type):
@@ -147,7 +150,7 @@ class Table:
         return self.numbers(name)
 
     def place(self, name: object, row: int) -> str:
-        """Where a cell lies, for messages: its column, and its line in the file (row, from 1, of a Parquet file)."""
+        """The place of a cell, for messages: its column, and its line in the file (for Parquet: its row, from 1)."""
         if self._parquet:
             return f"column {name!r}, row {row + 1}"
         counted = (line for line, cells in self._records() if cells or self._keeps_empty)
@@ -155,9 +158,9 @@ class Table:
 
     def _read_parquet(self, names: Sequence[object]) -> dict[object, pyarrow.ChunkedArray]:
         with self._file.open("rb") as file:
-            rows = pyarrow.parquet.read_metadata(file).num_rows  # few bytes may stand for any number of equal rows
+            rows = pyarrow.parquet.read_metadata(file).num_rows  # a few bytes can encode any number of equal rows
         if rows > MOST_ROWS:
-            raise UserError(f"has {rows} rows; up to {MOST_ROWS} are read: split the recording")
+            raise UserError(f"has {rows} rows; at most {MOST_ROWS} are allowed: split the recording")
         with self._file.open("rb") as file:
             content = pyarrow.parquet.read_table(file)
         places = _places(names, content.column_names)
@@ -171,7 +174,7 @@ class Table:
         self._data_line = self._layout.skip_rows + 1
         line, first = next(((line, cells) for line, cells in self._records() if cells), (0, []))
         if not first:
-            raise UserError("cannot be read: it is empty")
+            raise UserError("cannot be read: the file is empty")
         if any("\ufffd" in cell for cell in first):
             raise UserError(
                 f"cannot be read: line {line}: the utf-8 codec cannot decode {first[0][:20]!r}; save it as UTF-8"
@@ -179,7 +182,7 @@ class Table:
         self._width = len(first)
         if not numbered:
             self._data_line = line + 1
-        elif self._width > 1:  # in a single column, empty lines before the first number are missing samples too
+        elif self._width > 1:  # in a file of one column, empty lines before the first number are missing samples
             self._data_line = line
         self._keeps_empty = self._layout.every_row_counts or self._width == 1
         places = _places(names, [str(i) for i in range(self._width)] if numbered else first)
@@ -217,13 +220,13 @@ class Table:
 
     @contextlib.contextmanager
     def _stream(self) -> Iterator[pyarrow.NativeFile]:
-        """The text, unpacked. The file is opened here, as pyarrow opens none whose path is not UTF-8."""
+        """The unpacked text. Python opens the file, because pyarrow cannot open a path that is not UTF-8."""
         compression = _COMPRESSIONS.get(self._file.suffix.lower())
         with self._file.open("rb") as file, pyarrow.input_stream(file, compression=compression) as stream:
             yield stream
 
     def _records(self) -> Iterator[tuple[int, list[str]]]:
-        """Line (from 1) and cells of each row from the first on that holds data; no cells where a line is empty."""
+        """Line (from 1) and cells of each row, from the first data row on; an empty line has no cells."""
         skipped = self._data_line - 1
         with self._stream() as stream:
             lines = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
@@ -239,7 +242,9 @@ class Table:
         empty = np.logical_and.reduce([column.is_null().to_numpy() for column in content.columns])
         if self._width == 1:
             if len(empty) >= 8 and any(empty[odd::2].mean() > 0.9 and not empty[1 - odd :: 2].any() for odd in (0, 1)):
-                raise UserError("every second line is empty; is it written with two line ends? Remove the empty lines")
+                raise UserError(
+                    "every second line is empty: the file may have doubled line ends; remove the empty lines"
+                )
             return content
         if not empty.any():
             return content
@@ -249,7 +254,7 @@ class Table:
                 empty_line = empty_line or line
             elif empty_line is not None:
                 raise UserError(
-                    f"line {empty_line} is empty: write its cells empty where a sample is missing, or remove the line"
+                    f"line {empty_line} is empty: write empty cells for a missing sample, or remove the line"
                 )
             else:
                 rows += 1
@@ -265,14 +270,14 @@ class Table:
                 )
 
     def _check_delimiter(self, used: set[int]) -> None:
-        """Without a header, cells that were split at the wrong sign show only in the columns that nobody asked for."""
+        """Finds cells that were split at the wrong character: without a header, only unused columns reveal them."""
         if len(used) == self._width or self._layout.delimiter != ",":
             return
         rows = list(itertools.islice(((line, cells) for line, cells in self._records() if cells), _PROBED_ROWS))
         for line, cells in rows:
             if any(re.fullmatch(r"\s*[-+]?\d*\s*[;\t]\s*[-+]?\d*\s*", cell) for cell in cells):
                 raise UserError(
-                    f"line {line}: holds the delimiter ';' or tab beside ',' ({','.join(cells)[:60]!r}); {_COMMA}"
+                    f"line {line}: contains the delimiter ';' or a tab besides ',' ({','.join(cells)[:60]!r}); {_COMMA}"
                 )
         split = split_numbers([cells for _, cells in rows])
         if split is not None:
@@ -283,7 +288,7 @@ class Table:
             )
 
     def _parsed(self, name: object, kind: str) -> pyarrow.ChunkedArray:
-        """A column of text as int64, where all cells are whole, or float64."""
+        """A text column as int64 if all cells are whole numbers, else as float64."""
         text = pc.utf8_trim_whitespace(self._columns[name].cast(pyarrow.string()))
         missing = pc.is_in(pc.utf8_lower(text), value_set=pyarrow.array(_MISSING))
         text = pc.if_else(missing, pyarrow.scalar(None, pyarrow.string()), text)
@@ -306,12 +311,14 @@ class Table:
         return f"{self.place(name, row)}: not {kind} ({_shown(cell)})" + (f"; {_COMMA}" if comma else "")
 
     def _first_date(self, name: object) -> datetime.datetime:
-        """The first date of a column, as it is written: pyarrow gives all but text in UTC."""
+        """The first date of a column, with the time zone of the file; pyarrow converts the dates of a column to UTC."""
         if self._parquet:
             cell = self._columns[name][0]
             kind = pyarrow.timestamp("s", getattr(cell.type, "tz", None))
             return cell.cast(kind, safe=False).as_py()
-        return _date(next(cells for _, cells in self._records() if cells)[self._place_of[name]])
+        return datetime.datetime.fromisoformat(
+            next(cells for _, cells in self._records() if cells)[self._place_of[name]].strip()
+        )
 
     def _holds_dates(self, values: pyarrow.ChunkedArray) -> bool:
         cells = (str(cell.as_py()).strip() for cell in values if cell.is_valid)
@@ -331,7 +338,7 @@ class Table:
             if zoned not in (None, date.tzinfo is not None):
                 raise UserError(
                     f"{self.place(name, row)}: {cell!r} has {'a' if date.tzinfo else 'no'} time zone, "
-                    "unlike the time stamps before it"
+                    "unlike the time stamps before it; write all of them alike"
                 )
             zoned = date.tzinfo is not None
             microseconds.append((date if zoned else date.replace(tzinfo=datetime.UTC)) - epoch)
@@ -340,23 +347,23 @@ class Table:
 
 
 def _places(names: Sequence[object], header: Sequence[str]) -> dict[object, int]:
-    """The place of each name or number among the columns."""
+    """Name or number -> position among the columns."""
     header, places = [cell.strip() for cell in header], {}
     for name in names:
         if not isinstance(name, int | str) or isinstance(name, bool):
-            raise UserError(f"there is no column {name!r}; there are {', '.join(header)}")
+            raise UserError(f"there is no column {name!r}; the columns are {', '.join(header)}")
         if isinstance(name, int):
             if not 0 <= name < len(header):
-                raise UserError(f"there is no column {name}: the file has {len(header)}, counted from 0")
+                raise UserError(f"there is no column {name}; the file has {len(header)} columns, numbered from 0")
             places[name] = name
         elif header.count(name) > 1:
             at = [place + 1 for place, cell in enumerate(header) if cell == name]
             raise UserError(
-                f"the column name {name!r} is there {len(at)} times (columns {', '.join(map(str, at))}); rename all but one"
+                f"the column name {name!r} occurs {len(at)} times (columns {', '.join(map(str, at))}); rename all but one"
             )
         elif name not in header:
             near = difflib.get_close_matches(str(name), header, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(header)}"
+            hint = f"did you mean {near[0]!r}?" if near else f"the columns are {', '.join(header)}"
             raise UserError(f"there is no column {name!r}; {hint}")
         else:
             places[name] = header.index(name)

@@ -1,10 +1,11 @@
-"""When the rows of a table were measured: its file, its column of time stamps, what they count from."""
+"""The times of a table's rows: the data file, its column of time stamps, and their origin."""
 
 import dataclasses
 import datetime
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -15,24 +16,27 @@ from accdistill_jax.data.tree import regular_file, sibling
 from accdistill_jax.errors import UserError
 
 KEYS = ("file", "time", "time_unit", "time_origin", "clock_offset_s", "delimiter", "decimal", "skip_rows")
-PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+TimeUnit = Literal["s", "ms", "us", "ns"]
+PER_SECOND: dict[TimeUnit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _LONGEST_DAYS = 366
 _HOUR_S = 3600.0
-_DENSE_S = 2.0  # usual distance of stamps of which a jump by an hour is no chance
-_CLOCK_SET = "was the clock set, for summer or winter time? Give stamps with a time zone, or split the recording there"
+_DENSE_S = 2.0  # with stamps closer than this, a jump by an hour is no coincidence
+_CLOCK_SET = (
+    "did the clock change to summer or winter time? Give time stamps with a time zone, or split the recording there"
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Times:
-    """The file of one table and the times of its rows.
+    """A table and the times of its rows.
 
     Attributes:
         file: the data file.
-        table: its columns.
-        column: name or number of the column of time stamps, if there is one.
-        seconds: [rows] seconds after `origin_unix_s`, or after the recording's start where that is None; None without time column.
-        origin_unix_s: what the seconds count from (with rate_hz: the first sample's time, if given).
-        offset_s: the clock offset, to be added.
+        table: the columns of the file.
+        column: name or number of the column of time stamps; None if there is none.
+        seconds: [rows] seconds after `origin_unix_s`, or after the recording's start if that is None; None without a time column.
+        origin_unix_s: origin of the seconds in unix seconds; with rate_hz, the first sample's time, if given.
+        offset_s: clock offset in seconds, added to the times.
     """
 
     file: Path
@@ -44,20 +48,21 @@ class Times:
 
     @classmethod
     def read(cls, folder: Path, entry: Mapping, sidecar: Path, where: str) -> "Times":
-        """Opens the file of one entry of a description.
+        """Reads the file that an entry of a description names.
 
         Args:
-            folder: that `file` is relative to.
+            folder: folder of the description; `file` is relative to it.
             entry: a stream, the beats or the heart rates.
-            sidecar: the description's path, for messages.
-            where: the entry's place in the description.
+            sidecar: path of the description, for messages.
+            where: place of the entry in the description, for messages.
 
         Raises:
-            UserError: a bad key, an unreadable file, a time stamp that is missing or absurd; names file, line and cell.
+            UserError: a bad key, an unreadable file, or a time stamp that is missing or impossible; the message names file,
+                line and cell.
         """
         with named(sidecar):
             if not isinstance(entry.get("file"), str):
-                raise UserError(f"{where}.file is missing")
+                raise UserError(f"{where}.file is missing: give the name of the data file")
             file = regular_file(sibling(folder / entry["file"]))
             offset = number(entry, "clock_offset_s", where, 0.0)
             per_second = PER_SECOND[choice(entry, "time_unit", where, PER_SECOND, "s")]
@@ -70,9 +75,9 @@ class Times:
             by_rate = entry.get("rate_hz") is not None
             if by_rate == (entry.get("time") is not None):
                 raise UserError(
-                    f"{where} needs either rate_hz or time"
+                    f"{where} needs either rate_hz or time (and not both)"
                     if where.startswith("streams")
-                    else f"{where}.time is missing"
+                    else f"{where}.time is missing: give the column of time stamps"
                 )
             if by_rate:
                 origin = None if entry.get("start") is None else moment(entry["start"], f"{where}.start")
@@ -86,23 +91,27 @@ class Times:
                 stamps, per_second, origin = stamps.astype(np.int64), 10**9, 0.0
             if np.issubdtype(stamps.dtype, np.floating):
                 stamps = stamps - _rounded_up(stamps)
-            if origin == 0.0:  # unix stamps are long: subtract whole seconds while they are exact
+            if origin == 0.0:  # unix stamps have many digits: subtract whole seconds while integers are exact
                 origin = float(math.floor(stamps[0] / per_second))
                 stamps = stamps - np.asarray(int(origin) * per_second, stamps.dtype)
             return cls(file, table, entry["time"], stamps / per_second, origin, offset)
 
     @property
     def first_unix_s(self) -> float | None:
-        """Unix seconds of the first row; None where it is known only after the recording's start."""
+        """Unix seconds of the first row; None if it is known only relative to the recording's start."""
         if self.origin_unix_s is None:
             return None
         return self.origin_unix_s + self.offset_s + (self.seconds[0] if self.seconds is not None else 0.0)
 
-    def after(self, start_unix_s: float) -> np.ndarray | float:
-        """Seconds after the recording's start, clock offset included: [rows], or of the first row where there is no time column.
+    def after(self, start_unix_s: float) -> np.ndarray:
+        """Seconds after the recording's start, clock offset included.
+
+        Returns:
+            [rows] float64; without a time column [1], the first row.
 
         Raises:
-            UserError: time stamps that fall back, jump by the hour that clocks are set in spring, or lie more than a year away from the recording's start.
+            UserError: time stamps that decrease, jump by an hour as clocks do in spring, or lie more than a year away from the
+                recording's start.
         """
         if self.seconds is not None:
             falling = np.flatnonzero(np.diff(self.seconds) < 0)
@@ -110,19 +119,19 @@ class Times:
                 back = self.seconds[falling[0]] - self.seconds[falling[0] + 1]
                 clock_set = self.table.no_zone and abs(back - _HOUR_S) < _DENSE_S
                 raise UserError(
-                    f"{self.table.place(self.column, falling[0] + 1)}: the time stamps fall back by {back:g} s; "
+                    f"{self.table.place(self.column, falling[0] + 1)}: the time stamps go back by {back:g} s; "
                     + (_CLOCK_SET if clock_set else "sort the rows by time")
                 )
-            self._check_summer_time()
+            self._check_summer_time(self.seconds)
         shift = self.offset_s + (self.origin_unix_s - start_unix_s if self.origin_unix_s is not None else 0.0)
-        after = shift if self.seconds is None else self.seconds + shift
-        for days in np.atleast_1d(after)[[0, -1]] / 86_400:
+        after = np.array([shift]) if self.seconds is None else self.seconds + shift
+        for days in after[[0, -1]] / 86_400:
             if abs(days) > _LONGEST_DAYS:
                 begin = datetime.datetime.fromtimestamp(start_unix_s, datetime.UTC).strftime("%Y-%m-%d")
                 hint = (
-                    "if its stamps are unix times, say time_origin: unix"
+                    "if its time stamps are unix times, give time_origin: unix"
                     if self.origin_unix_s is None
-                    else ("check start, time_unit and time_origin")
+                    else "check start, time_unit and time_origin"
                 )
                 raise UserError(
                     f"its times lie {abs(days) / 365.25:.4g} years {'after' if days > 0 else 'before'} the "
@@ -130,9 +139,9 @@ class Times:
                 )
         return after
 
-    def _check_summer_time(self) -> None:
-        """Raises UserError where dates without a time zone jump by an hour: the clock was set, or the device paused for just so long."""
-        distance = np.diff(self.seconds)
+    def _check_summer_time(self, seconds: np.ndarray) -> None:
+        """Raises UserError for dates without a time zone that jump by an hour: the clock was changed, or the device paused."""
+        distance = np.diff(seconds)
         if not self.table.no_zone or not len(distance) or np.median(distance) > _DENSE_S:
             return
         jump = np.flatnonzero(np.abs(distance - _HOUR_S) <= 3 * np.median(distance) + 1e-3)
@@ -143,7 +152,7 @@ class Times:
 
 
 def _rounded_up(stamps: np.ndarray) -> float:
-    """Offset of a float32 time stamp from the first moment that rounds to it: half a step, where stamps are as coarse as float32 made them."""
+    """Offset of float32 time stamps from the first moment that rounds to them: half a step if stamps repeat from rounding, else 0."""
     single = stamps.astype(np.float32)
     distance = np.diff(stamps)
     if not (single == stamps).all() or not (distance > 0).any() or (distance == 0).mean() < 0.5:
@@ -155,11 +164,11 @@ def _rounded_up(stamps: np.ndarray) -> float:
 def _layout(entry: Mapping, where: str, by_rate: bool) -> Layout:
     skip = number(entry, "skip_rows", where, 0.0)
     if skip < 0 or skip != int(skip):
-        raise UserError(f"{where}.skip_rows must be a number of lines, got {entry['skip_rows']!r}")
+        raise UserError(f"{where}.skip_rows must be a whole number of lines, 0 or more, got {entry['skip_rows']!r}")
     decimal = choice(entry, "decimal", where, (".", ","), ".")
     delimiter = entry.get("delimiter", ";" if decimal == "," else ",")
     if not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter == decimal:
-        raise UserError(f"{where}.delimiter must be one character, other than the decimal sign, got {delimiter!r}")
+        raise UserError(f"{where}.delimiter must be one character and differ from the decimal sign, got {delimiter!r}")
     return Layout(delimiter, decimal, int(skip), by_rate)
 
 

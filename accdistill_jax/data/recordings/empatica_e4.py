@@ -1,24 +1,24 @@
 """Empatica E4 export: plain folder, zip, zip of zips, or a folder of many.
 
-A session is a folder (on disk or inside a zip) with `BVP.csv` and `ACC.csv`, as the E4 manager and E4 connect write them: first
-line the start (unix seconds, UTC), second line the rate in Hz, then samples. `IBI.csv` (first line the start; then time of
-a beat in seconds after the start, and the interval that ended with it) is optional; some exports write stretches of it twice,
-header line included, so its beats are sorted and repetitions dropped. BVP (64 Hz, arbitrary
-units, systole up) becomes "ppg"; ACC (32 Hz, 1/64 g per count, +-2 g) becomes "accel" in g. HR.csv is not used: it is smoothed
-and lags by 20 to 30 s; EDA and TEMP are not read.
+A session is a folder (on disk or inside a zip) with `BVP.csv` and `ACC.csv`, as E4 manager and E4 connect write them: the first
+line is the start (unix seconds, UTC), the second line the rate in Hz; samples follow. `IBI.csv` is optional: its first line is the
+start; the other lines hold the time of a beat in seconds after the start, and the interval that ends with the beat. Some exports
+contain parts of IBI.csv twice, so beats are sorted and repetitions dropped. BVP (64 Hz, arbitrary units, systole up) becomes "ppg";
+ACC (32 Hz, 1/64 g per count, +-2 g) becomes "accel" in g. HR.csv is not used, because it is smoothed and lags by 20 to 30 s; EDA
+and TEMP are not read.
 
-Who wore it (`participant_from`): a session's name is that of its folder, or of the zip that holds it.
+The participant (`participant_from`) comes from the session's name, which is the name of its folder or of the zip around it:
 
 - "name": the session's name, e.g. S01 for S01/BVP.csv and S16 for S16.zip.
 - "prefix": the session's name up to its last "_", e.g. 15 for 15_1594149654.zip.
 - "parent": the folder or zip around the session, e.g. anna for anna/1539693155_A00D2A.zip.
-- "auto" (default): "prefix" if the name ends in "_" and a unix time, "parent" if it is a unix time, "_" and a serial number
-  (as the device names its exports), else "name".
+- "auto" (default): "prefix" if the name ends in "_" and a unix time; "parent" if it is a unix time, "_" and a serial number
+  (the device names its exports so); else "name".
 
-File names may be in upper or lower case, and members of a zip may have backslashes in their names.
+File names may be in upper or lower case, and names of members of a zip may contain backslashes.
 
-The same session found twice (equal start, equal sizes of BVP.csv and ACC.csv: a zip beside its unpacked folder) is read once,
-from the first place in alphabetical order; `RecordingSource.copies` names the others.
+If the same session is found twice, such as a zip beside its unpacked folder (equal start, equal sizes of BVP.csv and ACC.csv), the
+first one in alphabetical order is read; `RecordingSource.copies` names the others.
 """
 
 import dataclasses
@@ -48,7 +48,7 @@ from accdistill_jax.errors import UserError
 from accdistill_jax.text import readable
 
 DEVICE = "Empatica E4"
-CAN_CRASH = False  # no compiled parser sees the files
+CAN_CRASH = False  # no compiled parser reads the files
 COUNTS_PER_G = 64.0
 ACCEL_RANGE_G = (-128 / COUNTS_PER_G, 127 / COUNTS_PER_G)
 RATE_HZ = {"BVP.csv": 64.0, "ACC.csv": 32.0}
@@ -57,14 +57,14 @@ ZIP_DEPTH = 4
 MOST_APART_S = 86_400.0
 _FILES = (*RATE_HZ, "IBI.csv")
 _NO_SESSION = "holds neither BVP.csv nor ACC.csv"
-# The longest session that the device's memory holds, 60 h, makes a BVP.csv of 110 MB.
+# BVP.csv of the longest session that fits into the device's memory (60 h) has 110 MB.
 _MOST_BYTES = 512 * 2**20
 _MOST_HEADER_BYTES = 4096
 
 
 @dataclasses.dataclass(frozen=True)
 class _Place:
-    """Where a session's files lie: a path on disk, then zips within zips, then a folder in the innermost."""
+    """The place of a session's files: a path on disk, zips within zips, and a folder in the innermost zip."""
 
     path: Path
     zips: tuple[str, ...] = ()
@@ -74,19 +74,21 @@ class _Place:
         return "/".join(part for part in (str(self.path), *self.zips, self.folder.rstrip("/")) if part)
 
     def read(self, name: str) -> bytes | None:
-        """The bytes of one of the session's files; None where there is none."""
+        """The bytes of a file of the session; None if the file is missing."""
         if self.path.is_dir():
-            found = same_name(name, os.listdir(self.path))
-            if found is None:
+            actual_name = same_name(name, os.listdir(self.path))
+            if actual_name is None:
                 return None
-            file = regular_file(self.path / found)
+            file = regular_file(self.path / actual_name)
             return zips.read_file(file, most=_MOST_BYTES)
         with zips.damage_named(self), _open(self.path, self.zips) as archive:
             members = zips.members(archive)
-            found = same_name(
+            actual_name = same_name(
                 name, [member.removeprefix(self.folder) for member in members if member.startswith(self.folder)]
             )
-            return None if found is None else zips.unpacked(archive, members[self.folder + found], most=_MOST_BYTES)
+            if actual_name is None:
+                return None
+            return zips.unpacked(archive, members[self.folder + actual_name], most=_MOST_BYTES)
 
 
 def _open(path: Path, zips_within: tuple[str, ...]) -> zipfile.ZipFile:
@@ -126,7 +128,7 @@ def find(
             first = found[identity]
             if first.participant_id != participant:
                 raise UserError(
-                    f"{place}: holds the same session as recording {first.recording_id!r}, but participant would be "
+                    f"{place}: contains the same session as recording {first.recording_id!r}, but the participant is "
                     f"{participant!r} here and {first.participant_id!r} there; remove one copy or choose another participant_from"
                 )
             found[identity] = dataclasses.replace(first, copies=(*first.copies, str(place)))
@@ -138,7 +140,7 @@ def find(
 
 
 def _sessions(tree: Tree) -> Iterator[tuple[_Place, object]]:
-    """All sessions with an identity that two copies of one session share."""
+    """All sessions, each with an identity that is equal for copies of the same session."""
     for folder, files in tree.folders().items():
         names = [file.name for file in files]
         if tree.root.is_dir() and any(_canonical(name) in RATE_HZ for name in names):
@@ -150,13 +152,13 @@ def _sessions(tree: Tree) -> Iterator[tuple[_Place, object]]:
                 try:
                     with zipfile.ZipFile(file) as archive:
                         yield from _sessions_in_zip(tree, archive, file, ())
-                except Exception:  # loading says what is wrong
+                except Exception:  # loading reports the error
                     yield _Place(file), str(file)
     tree.expect(".csv", reason="no file of a session: there is neither BVP.csv nor ACC.csv beside it")
 
 
 def _canonical(name: str) -> str:
-    """The name that the E4 gives a file, where `name` differs from it in case only."""
+    """The E4's name of a file, if `name` differs from it only in case; else `name`."""
     return next((known for known in _FILES if known.lower() == name.lower()), name)
 
 
@@ -166,7 +168,7 @@ def _identity_on_disk(folder: Path, names: list[str]) -> object:
         with files[0].open("rb") as lines:
             header = lines.readline(_MOST_HEADER_BYTES)
         return _identity([file.stat().st_size for file in files], header, str(folder))
-    except (OSError, UserError):  # loading says what is wrong
+    except (OSError, UserError):  # loading reports the error
         return str(folder)
 
 
@@ -204,7 +206,7 @@ def _sessions_in_zip(
         try:
             with zips.inner_zip(archive, members[name]) as nested:
                 yield from _sessions_in_zip(tree, nested, path, place.zips)
-        except Exception:  # loading says what is wrong
+        except Exception:  # loading reports the error
             yield place, str(place)
 
 
@@ -215,17 +217,17 @@ def _identity_in_zip(archive: zipfile.ZipFile, members: Mapping[str, zipfile.Zip
         with archive.open(infos[0]) as file:
             header = file.readline(_MOST_HEADER_BYTES)
         return _identity([info.file_size for info in infos], header, str(place))
-    except Exception:  # loading says what is wrong
+    except Exception:  # loading reports the error
         return str(place)
 
 
 def _identity(sizes: list[int], header: bytes, otherwise: str) -> object:
-    """Start and sizes, or the place itself for a session that is not whole."""
+    """Start and sizes of the files; for an incomplete session, its place."""
     return (*sizes, header.strip()) if all(sizes) and header.strip() else otherwise
 
 
 def _lineage(place: _Place) -> list[str]:
-    """Names around the session, innermost last: folders and zips without their suffix."""
+    """Names of the folders and zips (without suffix) around the session, innermost last."""
     names = [place.path.parent.name, place.path.name if place.path.is_dir() else place.path.stem]
     for inner in place.zips:
         names += PurePosixPath(inner).with_suffix("").parts
@@ -245,7 +247,7 @@ def _participant(place: _Place, rule: str) -> str:
 
 
 def _parts(root: Path, place: _Place) -> list[str]:
-    """Names on the way from `root` to the session."""
+    """Names of the folders and zips between `root` and the session."""
     if place.path == root:
         parts = [root.name if root.is_dir() else root.stem]
     else:
@@ -260,14 +262,14 @@ def load(place: _Place, recording_id: str, participant_id: str) -> Recording:
     """Reads one session.
 
     Raises:
-        UserError: naming the file, and the line where there is one, for a missing or damaged file, a bad header, a column
-            too few, a cell that is not a number, or no samples.
+        UserError: a file is missing or damaged, has a bad header or a wrong number of columns, a cell is not a number, or there
+            are no samples; the message names the file and the line.
     """
     starts, streams = {}, {}
     for file, name in (("BVP.csv", "ppg"), ("ACC.csv", "accel")):
         content = place.read(file)
         if content is None:
-            raise UserError(f"{place}: has no {file}; an E4 session needs BVP.csv and ACC.csv")
+            raise UserError(f"{place}: {file} is missing; an E4 session needs BVP.csv and ACC.csv")
         with named(f"{place}/{file}"):
             starts[name], samples = _parse(content, file)
             if name == "accel":
@@ -295,17 +297,15 @@ def _parse(content: bytes, file: str) -> tuple[float, np.ndarray]:
     columns = CHANNELS[file]
     lines = content.decode("utf-8-sig", errors="replace").splitlines()
     if len(lines) < 2:
-        raise UserError("is empty: the two header lines (start time, sample rate) are missing")
+        raise UserError("the two header lines (start time, sample rate) are missing; copy the file again")
     start, rate = (_numbers(lines[i], i + 1, columns) for i in range(2))
     if not np.isfinite(start).all() or start[0] <= 0 or (start != start[0]).any():
         raise UserError(f"line 1: the start time must be unix seconds, got {lines[0]!r}")
     if (rate != RATE_HZ[file]).any():
-        raise UserError(
-            f"line 2: the sample rate must be {RATE_HZ[file]:g} Hz, as every E4 writes it, got {lines[1]!r}"
-        )
+        raise UserError(f"line 2: the sample rate must be {RATE_HZ[file]:g} Hz, the rate of every E4, got {lines[1]!r}")
     samples = _table(lines, 2, columns)
     if not len(samples):
-        raise UserError("holds no sample after its two header lines: the session is empty")
+        raise UserError("has no samples after the two header lines: the session is empty")
     return float(start[0]), samples.astype(np.float32)
 
 
@@ -314,12 +314,12 @@ def _check_counts(samples: np.ndarray) -> None:
     beyond = np.flatnonzero(((samples < low) | (samples > high)).any(1))
     if beyond.size:
         raise UserError(
-            f"line {beyond[0] + 3}: beyond the sensor's {low:g} to {high:g} counts ({samples[beyond[0]].tolist()})"
+            f"line {beyond[0] + 3}: outside the sensor's range of {low:g} to {high:g} counts ({samples[beyond[0]].tolist()})"
         )
 
 
 def _parse_beats(content: bytes | None, start_unix_s: float) -> Beats | None:
-    """Beats of IBI.csv, times made relative to `start_unix_s`; None without the file or without a beat in it."""
+    """Beats of IBI.csv, with times relative to `start_unix_s`; None if the file is missing or has no beats."""
     if content is None or not content.strip():
         return None
     lines = content.decode("utf-8-sig", errors="replace").splitlines()
@@ -329,7 +329,7 @@ def _parse_beats(content: bytes | None, start_unix_s: float) -> Beats | None:
     if abs(start - start_unix_s) > MOST_APART_S:
         raise UserError(
             f"line 1: the beats begin {abs(start - start_unix_s) / 86_400:.4g} days away from BVP.csv and ACC.csv; "
-            "is this the file of another session? Remove it or put the right one there"
+            "the file may belong to another session: remove it, or replace it by the right one"
         )
     table = _table(lines, 1, 2, repeated_header=lines[0])
     if not np.isfinite(table[:, 0]).all():
@@ -342,7 +342,7 @@ def _parse_beats(content: bytes | None, start_unix_s: float) -> Beats | None:
 
 
 def _table(lines: list[str], skip: int, columns: int, *, repeated_header: str | None = None) -> np.ndarray:
-    """Numbers [n, columns] float64 from the lines after the first `skip`; names the first bad line."""
+    """Numbers [n, columns] float64 from the lines after the first `skip`; the error names the first bad line."""
     body = lines[skip:]
     while body and not body[-1].strip():
         body.pop()
@@ -353,7 +353,7 @@ def _table(lines: list[str], skip: int, columns: int, *, repeated_header: str | 
         if table.shape == (len(body), columns):
             return table
     except ValueError:
-        pass  # line by line, then, to find the one at fault
+        pass  # parsing line by line finds the bad line
     rows = [_numbers(line, i, columns) for i, line in enumerate(body, skip + 1) if line != repeated_header]
     return np.stack(rows) if rows else np.zeros((0, columns))
 

@@ -1,49 +1,56 @@
-"""Your own data: CSV or Parquet files with a small YAML or JSON description beside them.
+"""Your own data: CSV or Parquet files, described by a small YAML or JSON file beside them.
 
-A recording is described by `recording.yaml` (or .yml, .json) in a folder of its own, or by `<name>.recording.yaml` where many share
-a folder. Files are named relative to the description. Every key but those marked "required" may be left out:
+The description of a recording is `recording.yaml` (or .yml, .json) in the recording's folder, or `<name>.recording.yaml` if several
+recordings share a folder. File names are relative to the description. All keys are optional, except those marked "required":
 
-    participant: p01               # required; or a mapping with id and what is known:
+    participant: p01               # required: an id, or a mapping with the id and known facts:
                                    #   {id: p01, age_years: 34, height_m: 1.80, weight_kg: 75, sex: female,
                                    #    conditions: {beta_blocker: false}}
     device: My Watch 2             # default "unknown"
-    start: 2024-05-01T10:00:00Z    # ISO 8601 (UTC unless it says otherwise) or unix seconds; default: the first
-                                   #   absolute time stamp of a stream, or 0
+    start: 2024-05-01T10:00:00Z    # ISO 8601 (UTC, unless it has a time zone) or unix seconds; default: the first
+                                   #   absolute time stamp of a stream, else 0
     streams:                       # required: ppg and accel
       ppg:
         file: ppg.csv              # required
-        columns: [green, infrared] # required: names from the header, or numbers from 0 for a file without header
-        rate_hz: 100               # either a constant rate ...
-        start: 2024-05-01T10:00:01Z  # ... with the first sample's time (default: the recording's start),
-        time: timestamp            # ... or a column of time stamps (numbers, or dates as ISO 8601),
-        time_unit: ms              #     in s (default), ms, us or ns,
-        time_origin: start         #     counted from: start (default, the recording's), unix, or a date
-        packet_stamp: first        # where samples come in packets of one stamp: whether it is the first (default) or the last's
-        clock_offset_s: 0.35       # added to the stream's times, to bring sensors with different clocks together
+        columns: [green, infrared] # required: names from the header, or numbers from 0 for a file without a header
+        rate_hz: 100               # either a constant rate,
+        start: 2024-05-01T10:00:01Z  #   with the time of the first sample (default: the recording's start),
+        time: timestamp            # or a column of time stamps (numbers, or ISO 8601 dates),
+        time_unit: ms              #   in s (default), ms, us or ns,
+        time_origin: start         #   counted from start (default: the recording's start), unix, or a date
+        packet_stamp: first        # if the samples of a packet share a time stamp: it belongs to the first (default) or last
+        clock_offset_s: 0.35       # added to the stream's times, to align sensors with different clocks
         unit: a.u.                 # acceleration: g (default), mg, m/s2 or counts
         counts_per_g: 64           # with unit: counts
-        zero: [512, 512, 512]      # with unit: counts: the number that means 0 g, one or one per axis (an unsigned
-                                   #   converter's middle; default 0)
+        zero: [512, 512, 512]      # with unit: counts: the count at 0 g, one number or one per axis (the middle of an
+                                   #   unsigned converter's range; default 0)
         gravity: included          # acceleration: included (default) or removed (linear acceleration)
-        range: [0, 4095]           # the sensor's range, in the file's numbers: samples there are clipped
-        polarity: systole_down     # PPG: systole_up, systole_down or unknown (default: the data decide)
-        delimiter: ";"             # CSV; default ",", or ";" where the decimal sign is a comma
-        decimal: ","               # CSV; the decimal sign, default "."
-        skip_rows: 2               # CSV: lines before the header or the first sample
+        range: [0, 4095]           # the sensor's range, in the file's numbers: samples at its ends count as clipped
+        polarity: systole_down     # PPG: systole_up, systole_down or unknown (default: found in the data)
+        delimiter: ";"             # CSV: default ",", or ";" if the decimal sign is a comma
+        decimal: ","               # CSV: the decimal sign, default "."
+        skip_rows: 2               # CSV: number of lines before the header or the first sample
       accel: {file: acc.parquet, columns: [x, y, z], time: t, unit: mg}
-    beats:                         # beat intervals; each time is that of the beat that ends the interval
+    beats:                         # beat intervals; the time is that of the beat that ends the interval
       {file: beats.csv, time: t, interval: ibi, interval_unit: ms, time_unit: s, time_origin: start}
-    heart_rate:                    # or reference heart rate over windows; time is each window's start
+    heart_rate:                    # or reference heart rates over windows; the time is the start of the window
       {file: hr.csv, time: t, hr: bpm, duration_s: 8}
 
-Empty cells and NaN are missing samples; in a file of one column, so are empty lines. `beats` and `heart_rate` also take
-time_unit, time_origin, clock_offset_s, delimiter, decimal and skip_rows. Samples that share a time stamp, as packets and clocks of
-whole seconds give them, are spread at the stream's own rate where that is certain (the summary says so), and refused where it is
-not. Numbers that cannot be are refused with the unit that would fit: |a| at rest must be about 1 g, most beat intervals those of a
-heart. Dates without a time zone are refused where dates beside them tell that they are not in UTC, and where they jump by an hour, as
-clocks that are set do. Reference heart rates outside 30 to 240 bpm, jumps that no heart makes and values held for over five minutes are unknown. A
-key that is not listed here, or is given twice, is an error. Names (participant, device, files, columns) keep the text that is
-written, 007 and 1.10 too; numbers are decimal.
+Empty cells and NaN are missing samples; in a file with one column, empty lines are, too. `beats` and `heart_rate` also accept
+time_unit, time_origin, clock_offset_s, delimiter, decimal and skip_rows.
+
+Checks:
+
+- Samples that share a time stamp (packets, or clocks that count whole seconds) are spread at the rate of the stream if that rate is
+  certain, and the summary says so; otherwise the recording is refused.
+- Impossible numbers are refused, and the message suggests a unit that fits: |a| at rest must be about 1 g, and most beat intervals
+  must be possible for a heart.
+- Dates without a time zone are refused if dates beside them show that they are not in UTC, or if they jump by an hour, as clocks do
+  in spring and autumn.
+- Reference heart rates outside 30 to 240 bpm, impossible jumps, and values that stay constant for over five minutes become unknown.
+- A key that is not listed here, or occurs twice, is an error.
+
+Names (participant, device, files, columns) keep the text of the file, such as 007 or 1.10; numbers are decimal.
 """
 
 import functools
@@ -51,6 +58,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -81,9 +89,11 @@ from accdistill_jax.errors import UserError
 
 _SIDECAR = re.compile(r"(?:(?P<name>.+)\.)?recording\.(?:ya?ml|json)", re.IGNORECASE)
 _G_PER_UNIT = {"g": 1.0, "mg": 1e-3, "m/s2": 1 / 9.80665}
-_SAME_BEGIN_S = 900.0  # offsets from UTC are no closer to each other
-_MOST_OVERLAP = 500  # windows of heart rate at one moment
-_LOST = 0.02  # of the usual step from one sample to the next
+_SAME_BEGIN_S = 900.0  # offsets from UTC differ by at least this much
+_MOST_OVERLAP = 500  # windows of heart rate that may cover one moment
+_LOST = 0.02  # rounding that is allowed, as a fraction of the usual step between samples
+_GRAVITIES: tuple[Literal["included", "removed"], ...] = ("included", "removed")
+_STAMPS: tuple[Literal["first", "last"], ...] = ("first", "last")
 KEYS = {
     "recording": ("participant", "device", "start", "streams", "beats", "heart_rate"),
     "participant": ("id", "age_years", "height_m", "weight_kg", "sex", "conditions"),
@@ -106,7 +116,11 @@ KEYS = {
 
 
 def find(tree: Tree) -> list[RecordingSource]:
-    """Finds descriptions at any depth, or the root itself if it is one; what they say is checked on loading."""
+    """Finds descriptions at any depth, or the root itself if it is a description; loading checks their content.
+
+    Args:
+        tree: the files to search.
+    """
     descriptions = [(path, match) for path in tree.files if (match := _SIDECAR.fullmatch(path.name))]
     ids = recording_ids(_place(tree.root, path, match["name"]) for path, match in descriptions)
     sources, folders = [], tree.folders()
@@ -117,10 +131,16 @@ def find(tree: Tree) -> list[RecordingSource]:
             description = read(path)
             tree.claim(*(sibling(path.parent / file) for file in _files(description)))
             participant_id = _participant(description).participant_id
-        except Exception:  # loading says what is wrong, and names the data
+        except Exception:  # loading reports the error
             tree.claim(*folders[path.parent])
         sources.append(RecordingSource(recording_id, participant_id, functools.partial(load, path, recording_id)))
-    tree.expect(".csv", ".tsv", ".parquet", ".pq", reason="no description (recording.yaml) names this file")
+    tree.expect(
+        ".csv",
+        ".tsv",
+        ".parquet",
+        ".pq",
+        reason="no description (recording.yaml) names this file",
+    )
     return sources
 
 
@@ -144,7 +164,7 @@ def load(path: Path, recording_id: str) -> Recording:
     """Reads the recording that `path` describes.
 
     Raises:
-        UserError: naming the description or the data file, and the key, column or line at fault.
+        UserError: the description or a data file is bad; the message names the file, and the key, column or line.
     """
     description = read(path)
     with named(path):
@@ -153,7 +173,7 @@ def load(path: Path, recording_id: str) -> Recording:
         streams = mapping(description, "streams")
         for name in ("ppg", "accel"):
             if name not in streams:
-                raise UserError(f"streams: {name!r} is missing; there are {', '.join(map(str, streams)) or 'none'}")
+                raise UserError(f"streams.{name} is missing; the streams are {', '.join(map(str, streams)) or 'none'}")
         start = None if description.get("start") is None else moment(description["start"], "start")
         tables = {f"streams.{name}": mapping(streams, name, KEYS["stream"], f"streams.{name}") for name in streams}
         for name in ("beats", "heart_rate"):
@@ -163,13 +183,13 @@ def load(path: Path, recording_id: str) -> Recording:
     times = {name: Times.read(path.parent, table, path, name) for name, table in tables.items()}
     _refuse_local_times(times, start, utc_offset_s(description.get("start")))
     if start is None:
-        firsts = {name: t.first_unix_s for name, t in times.items() if t.first_unix_s is not None}
+        firsts = {name: first for name, t in times.items() if (first := t.first_unix_s) is not None}
         of_streams = [first for name, first in firsts.items() if name.startswith("streams.")]
         if firsts and not of_streams:
             raise UserError(
-                f"{path}: {' and '.join(firsts)} count from a date, but no stream says when it began; give start"
+                f"{path}: the times of {' and '.join(firsts)} count from a date, but no stream has a date; give start"
             )
-        start = min(of_streams, default=0.0)
+        start = min(of_streams) if of_streams else 0.0
     loaded = {name: _stream(name, tables[f"streams.{name}"], times[f"streams.{name}"], start, path) for name in streams}
     beats = heart_rate = None
     if "beats" in tables:
@@ -185,11 +205,12 @@ def load(path: Path, recording_id: str) -> Recording:
         loaded,
         beats,
         heart_rate,
+        is_described=True,
     )
 
 
 def _refuse_shared_columns(tables: Mapping[str, Mapping]) -> None:
-    """Raises UserError for a column that is there twice in a stream, or is both PPG and acceleration."""
+    """Raises UserError for a column that occurs twice in a stream, or is both PPG and acceleration."""
     taken: dict[tuple[str, str], str] = {}
     for where in ("streams.ppg", "streams.accel"):
         columns = tables[where].get("columns")
@@ -197,27 +218,28 @@ def _refuse_shared_columns(tables: Mapping[str, Mapping]) -> None:
             key = (str(tables[where].get("file")), str(column))
             if key in taken:
                 raise UserError(
-                    f"{where}.columns: the column {column!r} of {key[0]} is in {taken[key]}.columns already; each is one signal's"
+                    f"{where}.columns: the column {column!r} of {key[0]} is already in {taken[key]}.columns; use each column once"
                 )
             taken[key] = where
 
 
 def _refuse_local_times(times: Mapping[str, Times], start: float | None, start_offset_s: float | None) -> None:
-    """Raises UserError for dates without a time zone that are not in UTC, as the dates beside them tell.
+    """Raises UserError for dates without a time zone that other dates show not to be in UTC.
 
-    That is so where others carry an offset from UTC, and by just this offset these begin later than the recording.
+    This is the case if other dates have an offset from UTC, and these dates begin later than the recording by that offset.
     """
     offsets = {offset for offset in (start_offset_s, *(t.table.utc_offset_s for t in times.values())) if offset}
-    begins = [t.first_unix_s for t in times.values() if t.table.utc_offset_s is not None]
-    begin = start if start is not None else min(begins, default=None)
+    zoned = (t.first_unix_s for t in times.values() if t.table.utc_offset_s is not None)
+    begin = start if start is not None else min((first for first in zoned if first is not None), default=None)
     for t in times.values():
-        if not t.table.no_zone or begin is None:
+        first = t.first_unix_s
+        if not t.table.no_zone or begin is None or first is None:
             continue
-        later = t.first_unix_s - begin
+        later = first - begin
         if any(abs(later - offset) < _SAME_BEGIN_S < abs(later) for offset in offsets):
             raise UserError(
-                f"{t.file}: its dates carry no time zone, and as UTC they begin {abs(later) / 3600:.3g} h "
-                f"{'after' if later > 0 else 'before'} the recording's, whose dates carry one; write them with their zone, too"
+                f"{t.file}: its dates have no time zone, and read as UTC they begin {abs(later) / 3600:.3g} h "
+                f"{'after' if later > 0 else 'before'} the recording, whose dates have one; write all dates with their time zone"
             )
 
 
@@ -227,7 +249,7 @@ def _participant(description: Mapping) -> Participant:
     if not isinstance(known_id, str | int) or isinstance(known_id, bool) or not str(known_id):
         raise UserError(
             f"participant must be an id or a mapping with the key 'id', got {who!r}; "
-            "put the id between quotes if it is a name"
+            "put quotes around an id such as no or null"
         )
     if not isinstance(who, Mapping):
         return Participant(str(who))
@@ -251,38 +273,39 @@ def _stream(name: str, table: Mapping, times: Times, start: float, sidecar: Path
             choice(table, "unit", where, (*_G_PER_UNIT, "counts"), "g")
             per_g = number(table, "counts_per_g", where)
             if (unit == "counts") != (per_g is not None) or (per_g is not None and per_g <= 0):
-                raise UserError(f"{where}.counts_per_g goes with unit: counts and must be positive")
+                raise UserError(
+                    f"{where}: unit: counts needs counts_per_g, a positive number; other units do not allow it"
+                )
             if unit != "counts" and table.get("zero") is not None:
-                raise UserError(f"{where}.zero goes with unit: counts")
+                raise UserError(f"{where}.zero is allowed only with unit: counts")
             zero = _zero(table, where, axes=len(columns))
             unit, scale = "g", (1 / per_g if per_g else _G_PER_UNIT[unit])
         elif table.get("zero") is not None or table.get("gravity") is not None:
-            raise UserError(f"{where}: the keys zero and gravity are for acceleration alone")
-        gravity = choice(table, "gravity", where, ("included", "removed"), "included")
+            raise UserError(f"{where}: the keys zero and gravity are allowed only for acceleration; remove them")
+        gravity = choice(table, "gravity", where, _GRAVITIES, "included")
         polarity = choice(table, "polarity", where, POLARITIES, "unknown") if name == "ppg" else None
         limits = table.get("range")
         if limits is not None:
             if not isinstance(limits, list) or len(limits) != 2:
                 raise UserError(f"{where}.range must be [lowest, highest], got {limits!r}")
-            limits = tuple((number({"range": limit}, "range", where, math.nan) - zero) * scale for limit in limits)
+            limits = [(number({"range": limit}, "range", where, math.nan) - zero) * scale for limit in limits]
         rate = number(table, "rate_hz", where)
-        packet_stamp = choice(table, "packet_stamp", where, ("first", "last"), "first")
+        packet_stamp = choice(table, "packet_stamp", where, _STAMPS, "first")
         if rate is not None and "packet_stamp" in table:
-            raise UserError(f"{where}.packet_stamp goes with time, not with rate_hz")
+            raise UserError(f"{where}.packet_stamp is allowed only with time, not with rate_hz")
     with named(times.file):
         values = (np.stack([times.table.numbers(column) for column in columns], axis=1) - zero) * scale
         level = _level(values) if name == "ppg" else 0.0
-        values, limits = values - level, limits and tuple(limit - level for limit in limits)
-        moment = times.after(start)
+        values, after = values - level, times.after(start)
         return Stream(
             name,
             values,
             tuple(str(column) for column in columns),
             unit,
-            start_s=0.0 if times.seconds is not None else float(moment),
+            start_s=0.0 if times.seconds is not None else float(after[0]),
             rate_hz=rate,
-            time_s=moment if times.seconds is not None else None,
-            range=limits,
+            time_s=after if times.seconds is not None else None,
+            range=None if limits is None else (limits[0] - level, limits[1] - level),
             polarity=polarity,
             gravity=gravity,
             scale=scale,
@@ -291,10 +314,13 @@ def _stream(name: str, table: Mapping, times: Times, start: float, sidecar: Path
 
 
 def _level(values: np.ndarray) -> float | np.ndarray:
-    """[channels] to take off a PPG far from 0 of which float32 would lose the pulse, or 0 where it loses nothing.
+    """The level to subtract from a PPG that is so far from 0 that float32 would round away the pulse.
 
     Args:
         values: [samples, channels] float64.
+
+    Returns:
+        [channels] float64, or 0 if float32 keeps the pulse.
     """
     known = values[np.isfinite(values).all(1)]
     if len(known) < 2 or np.abs(known).max() >= np.finfo(np.float32).max:
@@ -308,12 +334,12 @@ def _level(values: np.ndarray) -> float | np.ndarray:
 
 
 def _zero(table: Mapping, where: str, *, axes: int) -> float | np.ndarray:
-    """The number that means 0 g: one for all axes, or [axes]."""
+    """The count at 0 g: a number for all axes, or [axes]."""
     zero = table.get("zero")
     if not isinstance(zero, list):
         return number(table, "zero", where, 0.0)
     if len(zero) != axes or None in zero:
-        raise UserError(f"{where}.zero must be one number or {axes}, one per axis, got {zero!r}")
+        raise UserError(f"{where}.zero must be a number, or {axes} numbers (one per axis), got {zero!r}")
     return np.array([number({"zero": value}, "zero", where, math.nan) for value in zero])
 
 
@@ -321,7 +347,7 @@ def _beats(table: Mapping, times: Times, start: float, sidecar: Path) -> Beats:
     with named(sidecar):
         unit = choice(table, "interval_unit", "beats", PER_SECOND, "s")
         if table.get("interval") is None:
-            raise UserError("beats.interval is missing: the column of beat intervals")
+            raise UserError("beats.interval is missing: give the column of beat intervals")
     with named(times.file):
         interval = times.table.numbers(table["interval"]) / PER_SECOND[unit]
         known = np.isfinite(interval)
@@ -332,10 +358,14 @@ def _heart_rate(table: Mapping, times: Times, start: float, sidecar: Path) -> He
     with named(sidecar):
         duration = number(table, "duration_s", "heart_rate")
         if table.get("hr") is None or duration is None:
-            raise UserError("heart_rate needs hr (the column of beats per minute) and duration_s (length of a window)")
+            raise UserError(
+                "heart_rate needs hr (the column of beats per minute) and duration_s (length of a window in seconds)"
+            )
     with named(times.file):
         after = times.after(start)
         apart = float(np.median(np.diff(after))) if len(after) > 1 else 0.0
         if apart > 0 and duration > _MOST_OVERLAP * apart:
-            raise UserError(f"windows of duration_s: {duration:g} begin every {apart:.3g} s; duration_s is in seconds")
+            raise UserError(
+                f"a window begins every {apart:.3g} s, but lasts duration_s: {duration:g}; give duration_s in seconds"
+            )
         return cleaned(after, duration, times.table.numbers(table["hr"]))

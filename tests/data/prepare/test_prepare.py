@@ -281,7 +281,7 @@ def test_verify_and_show(prepared, tmp_path, capsys):
     for text in ("48 segments of 10 s at 64 Hz", "S03", "examined", "hr_bpm", "empatica_e4"):
         assert text in shown
     assert run("show", prepared, "--plot", tmp_path / "no/where.png") == 2
-    assert "picture cannot be written" in capsys.readouterr().err
+    assert "plot cannot be written" in capsys.readouterr().err
 
 
 def test_verify_names_the_damaged_shard(sessions, tmp_path, capsys):
@@ -323,7 +323,7 @@ def test_every_setting_has_a_flag_with_help(capsys):
         build_parser().parse_args(["empatica_e4", "--help"])
     assert caught.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "--max-motion-g MAX_MOTION_G most motion" in text
+    assert "--max-motion-g MAX_MOTION_G largest motion" in text
     assert "--participant-from {auto,name,prefix,parent}" in text
     args = build_parser().parse_args(["troika", "x", "y", "--out", "o", "--ppg-band-hz", "0.4", "9"])
     assert args.ppg_band_hz == [0.4, 9.0] and args.root == ["x", "y"]

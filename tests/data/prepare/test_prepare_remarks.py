@@ -162,7 +162,10 @@ def test_the_summary_says_polarity_and_dropouts(tmp_path):
     put(tmp_path / "in", "held", spoil=hold)
     text = shown(made(find_recordings("generic", [tmp_path / "in"]), tmp_path / "store"))
     assert len(sources) == 4
-    assert "PPG polarity, watch: systole_down in 5 recordings, by the data; 4 of the 4 with a clear pulse agree" in text
+    assert (
+        "PPG polarity, watch: systole_down in 5 recordings, found in the data; 4 of the 4 with a clear vote agree"
+        in text
+    )
     assert "held values taken for gaps: 5 s of ppg in 1 recording, most (5 s) in held" in text
 
 

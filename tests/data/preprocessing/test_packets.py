@@ -221,15 +221,15 @@ def test_few_shared_stamps_are_averaged_and_counted():
 TIME = clock(32)
 NUMBER, FIRST = packets(TIME, 8)
 REFUSED = {
-    "whole minutes": (np.floor(TIME / 60) * 60, "in packets of more than 2.5 s"),
+    "whole minutes": (np.floor(TIME / 60) * 60, "no regular packets of at most 2.5 s"),
     "float32 unix seconds": (
         (1_714_557_600 + TIME).astype(np.float32).astype(np.float64) - 1_714_557_600,
-        "in packets of more than 2.5 s",
+        "no regular packets of at most 2.5 s",
     ),
-    "all equal": (0 * TIME, "in packets of more than 2.5 s"),
+    "all equal": (0 * TIME, "no regular packets of at most 2.5 s"),
     "much jitter": (
         np.maximum.accumulate(FIRST + np.random.default_rng(0).normal(0, 0.1, NUMBER[-1] + 1)[NUMBER]),
-        "jitter|come in time|rate",
+        "jitter|irregular times|rate",
     ),
     "long packets with jitter": (
         np.repeat(np.arange(75) * 2.0 + np.random.default_rng(0).normal(0, 0.1, 75), 64),
@@ -237,11 +237,11 @@ REFUSED = {
     ),
     "a clock set back": (
         np.maximum.accumulate(FIRST - 0.5 * (FIRST > 70)),
-        "more samples than the rate allows|come in time",
+        "more samples than the rate allows|irregular times",
     ),
     "no order": (
         np.repeat(np.cumsum(np.random.default_rng(0).exponential(0.25, len(TIME) // 8)), 8),
-        "jitter|come in time|rate",
+        "jitter|irregular times|rate",
     ),
 }
 
@@ -251,7 +251,7 @@ def test_what_is_not_certain_is_refused(kind):
     stamps, reason = REFUSED[kind]
     with pytest.raises(
         UserError,
-        match=rf"stream 'accel': \d+ of 4800 samples carry the time stamp of another.*({reason}).*; give the stream rate_hz",
+        match=rf"stream 'accel': \d+ of 4800 samples have the same time stamp as another sample.*({reason}).*; give rate_hz and start",
     ):
         spread_packets(accel(TIME, stamps))
 
@@ -276,7 +276,7 @@ def test_segments_hold_the_tone_and_the_account():
     assert batch.notes["accel_stamps"].startswith("4800 samples in packets of 32 spread at 32 Hz")
     for number, segment in enumerate(batch.accel[..., 0]):
         np.testing.assert_allclose(segment[64:-64], tone(60 * number + np.arange(3840) / 64)[64:-64], atol=0.002)
-    with pytest.raises(UserError, match="recording 'r': stream 'accel': .* when they were measured is not certain"):
+    with pytest.raises(UserError, match="recording 'r': stream 'accel': .* their true times are uncertain"):
         preprocess(recording(accel(time, np.floor(time / 60) * 60)), PreprocessSettings())
 
 
@@ -291,5 +291,5 @@ def test_memory_does_not_follow_the_smallest_distance(inside_s, cycle_s):
         batch = preprocess(recording(accel(stamps, stamps)), PreprocessSettings(min_ppg_quality=0))
         assert batch.mended_stamps if cycle_s < 1 else batch.rejected["gap"] == batch.examined
     except UserError as error:
-        assert cycle_s > 1 and "each sample a stamp of its own" in str(error)
+        assert cycle_s > 1 and "a different time stamp for each sample" in str(error)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 700_000  # kilobytes

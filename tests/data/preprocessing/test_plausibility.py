@@ -37,7 +37,7 @@ def running(seed=0):
 
 def recording(accel, *, scale=1.0, source="generic", beats=None, **more):
     streams = {"accel": Stream("accel", accel, ("x", "y", "z"), "g", rate_hz=RATE, scale=scale, **more)}
-    return Recording("r", Participant("p"), "d", source, 0.0, streams, beats)
+    return Recording("r", Participant("p"), "d", source, 0.0, streams, beats, is_described=source == "generic")
 
 
 # Name of the unit, numbers per g, what the description must say instead.
@@ -58,13 +58,13 @@ def test_numbers_in_another_unit_read_as_g_are_refused_with_theirs(unit, motion)
     per_g, advice = WRITTEN[unit]
     if motion is running and unit == "counts of 333":
         advice = "unit: mg"  # without rest, a third of 1000 cannot be told from it
-    with pytest.raises(UserError, match=r"stream 'accel': \|a\| at .* g, and a device at rest shows 1 g.*" + advice):
+    with pytest.raises(UserError, match=r"stream 'accel': \|a\| .* g, but a device at rest measures 1 g.*" + advice):
         check_units(recording(motion() * per_g))
 
 
 @pytest.mark.parametrize("declared", [1e-3, 1 / 9.80665])
 def test_g_read_as_another_unit_is_refused(declared):
-    with pytest.raises(UserError, match="at rest is 0.(001|102) g.*numbers are 1 then: unit: g"):
+    with pytest.raises(UserError, match="at rest is 0.(001|102) g.*numbers that is 1; use unit: g"):
         check_units(recording(worn() * declared, scale=declared))
 
 
@@ -74,13 +74,13 @@ def test_a_tenth_of_g_is_refused_though_no_unit_fits():
 
 
 def test_a_wrong_number_of_counts_is_refused_with_the_right_one():
-    with pytest.raises(UserError, match="at rest is 2 g.*numbers are 512 then: .*counts_per_g: 512"):
+    with pytest.raises(UserError, match="at rest is 2 g.*numbers that is 512; .*counts_per_g: 512"):
         check_units(recording(worn() * 2, scale=1 / 256))
 
 
 @pytest.mark.parametrize("source", ["empatica_e4", "troika"])
 def test_other_readers_refuse_too(source):
-    with pytest.raises(UserError, match="at rest is 9.81 g.*not the numbers that this device writes"):
+    with pytest.raises(UserError, match="at rest is 9.81 g.*this device does not write such numbers"):
         check_units(recording(worn() * 9.80665, source=source))
 
 
@@ -108,7 +108,7 @@ def test_irregular_stamps_are_checked_too():
     time = np.cumsum(np.random.default_rng(0).uniform(0.5, 1.5, round(SECONDS * RATE)) / RATE)
     stream = Stream("accel", worn() * 1000, ("x", "y", "z"), "g", time_s=time)
     with pytest.raises(UserError, match="unit: mg"):
-        check_units(Recording("r", Participant("p"), "d", "generic", 0.0, {"accel": stream}))
+        check_units(Recording("r", Participant("p"), "d", "generic", 0.0, {"accel": stream}, is_described=True))
 
 
 # --- gravity ------------------------------------------------------------------------------------------------------
@@ -121,14 +121,14 @@ def linear(seed=0):
 def test_removed_gravity_is_recognised_and_may_be_declared():
     with pytest.raises(
         UserError,
-        match="at the median, with hardly a calm second, is 0.03.* g.*if gravity was removed from it, gravity: removed",
+        match=r"\(median; hardly any second is calm\) is 0.03.* g.*or gravity: removed if the values do not contain gravity",
     ):
         check_units(recording(linear()))
     assert check_units(recording(linear(), gravity="removed")) == {}
 
 
 def test_gravity_that_is_there_cannot_be_declared_to_be_removed():
-    with pytest.raises(UserError, match="at rest is 1 g, so it holds gravity"):
+    with pytest.raises(UserError, match="at rest is 1 g, so gravity is included"):
         check_units(recording(worn(), gravity="removed"))
 
 
@@ -147,7 +147,7 @@ def test_one_column_as_two_axes_is_refused(sign, how):
 def test_an_axis_that_never_changes_is_refused_where_the_others_turn_and_noted_where_they_rest():
     accel = worn()
     accel[:, 1] = 0.0
-    with pytest.raises(UserError, match="axis y is 0 g in every sample, while others change by"):
+    with pytest.raises(UserError, match="axis y is 0 g in every sample, but other axes change by"):
         check_units(recording(accel / np.median(np.linalg.norm(accel, axis=1))))
     still = np.random.default_rng(0).normal((0, 0, 1), 0.005, (4000, 3))
     still[:, 1] = 0.0
@@ -167,12 +167,12 @@ def beats(interval_s, unit="s"):
 @pytest.mark.parametrize(
     ("interval", "unit", "message"),
     [
-        (833.3, "s", "median interval is 833.3 s.*numbers are 833.3: interval_unit: ms"),
+        (833.3, "s", "median interval is 833.3 s.*number is 833.3: use interval_unit: ms"),
         (0.8333e-3, "ms", "interval_unit: s"),
         (833300.0, "s", "interval_unit: us"),
         (833.3, "ms", "interval_unit: us"),
-        (72.0, "s", "are these heart rates"),
-        (5.0, "s", "no unit of time fits: is it the right column"),
+        (72.0, "s", "they may be heart rates"),
+        (5.0, "s", "no unit of time fits; check the column"),
         (0.02, "s", "no unit of time fits"),
     ],
 )
@@ -195,7 +195,7 @@ def test_a_long_gap_between_beats_is_no_wrong_unit():
 
 def test_beats_that_do_not_fit_into_their_time_are_refused():
     interval = np.full(100, 0.8)
-    with pytest.raises(UserError, match="100 intervals add up to 80 s, but lie within 40.*listed twice"):
+    with pytest.raises(UserError, match="100 intervals add up to 80 s, but cover only 40.*occur twice"):
         check_units(recording(worn(), beats=Beats(np.cumsum(interval) / 2, interval)))
 
 
@@ -203,7 +203,7 @@ def test_times_of_beats_in_another_unit_are_refused():
     interval = np.full(100, 0.8)
     with pytest.raises(
         UserError,
-        match="beats: their times are 1000 times as far apart as their intervals are long: is the time_unit ms",
+        match="beats: the distance between beats is 1000 times their intervals: use time_unit: ms",
     ):
         check_units(recording(worn(), beats=Beats(np.cumsum(interval) * 1000, interval)))
 
@@ -250,7 +250,7 @@ def described(folder, numbers, **accel):
 
 def test_an_unsigned_converter_needs_its_zero(tmp_path):
     numbers = np.clip(np.round(worn() * 100 + 512), 0, 1023)
-    with pytest.raises(UserError, match="No number is negative: .* give its zero:"):
+    with pytest.raises(UserError, match="no number is negative: .* give its zero"):
         check_units(described(tmp_path, numbers, counts_per_g=100))
     recording = described(tmp_path, numbers, counts_per_g=100, zero=512, range=[0, 1023])
     assert check_units(recording) == {} and resting_g(recording.streams["accel"])[0] == pytest.approx(1, abs=0.01)
@@ -276,12 +276,12 @@ def test_a_zero_of_each_axis(tmp_path):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"unit": "g", "zero": 512}, "zero goes with unit: counts"),
-        ({"counts_per_g": 100, "zero": [1, 2]}, "zero must be one number or 3, one per axis"),
+        ({"unit": "g", "zero": 512}, "zero is allowed only with unit: counts"),
+        ({"counts_per_g": 100, "zero": [1, 2]}, "zero must be a number, or 3 numbers"),
         ({"counts_per_g": 100, "zero": "middle"}, "zero must be a number"),
         (
             {"counts_per_g": 100, "zero": [1, 2, None]},
-            "zero must be one number or 3, one per axis|zero must be a number",
+            "zero must be a number, or 3 numbers|zero must be a number",
         ),
         ({"counts_per_g": 100, "gravity": "gone"}, "gravity must be one of included, removed"),
     ],

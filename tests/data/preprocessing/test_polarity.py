@@ -90,11 +90,11 @@ def test_a_clear_dissenter_follows_and_is_reported():
     assert decide(recordings)["odd"] == ("systole_down", "device")
     lines = summary(recordings)
     assert (
-        "PPG polarity, watch: systole_down in 10 recordings, by the data; 9 of the 10 with a clear pulse agree"
+        "PPG polarity, watch: systole_down in 10 recordings, found in the data; 9 of the 10 with a clear vote agree"
         in lines[0]
     )
     assert lines[1].startswith(
-        "warning: recording odd: its pulse points the other way than systole_down, as its device's recordings"
+        "warning: recording odd: its pulse contradicts systole_down, which was applied as to the other recordings of its device"
     )
 
 
@@ -122,7 +122,8 @@ def test_what_is_declared_stands_and_leads_the_others():
         line for line in summary(recordings | {"b": vote(50, 50, applied="systole_down")}) if line.startswith("warning")
     ]
     assert (
-        len(against) == 2 and "recording a: its pulse points the other way than systole_down, as declared" in against[0]
+        len(against) == 2
+        and "recording a: its pulse contradicts systole_down, which was applied as declared" in against[0]
     )
 
 
@@ -143,8 +144,9 @@ def test_what_nobody_can_know_is_said_to_be_uncertain():
         "recording a",
         "recording b",
     ]
-    assert "polarity is uncertain (1 of 3 calm, clean frames are up): taken to be systole_down; declare it" in " ".join(
-        lines
+    assert (
+        "polarity of its PPG is uncertain (1 of 3 calm, clean frames are up); systole_down was applied: declare"
+        in " ".join(lines)
     )
 
 

@@ -118,7 +118,7 @@ def test_streams_that_never_overlap_are_an_error():
 
 
 def test_a_missing_stream_is_an_error():
-    with pytest.raises(UserError, match="recording 'r1': has no stream 'accel', only ppg"):
+    with pytest.raises(UserError, match="recording 'r1': has no stream 'accel'; its streams are ppg"):
         preprocess(dataclasses.replace(recording(), streams={"ppg": recording().streams["ppg"]}), KEEP_ALL)
 
 
@@ -342,5 +342,7 @@ def test_a_stream_that_lasts_for_months_is_refused():
         "accel": Stream("accel", np.ones((100, 3)), tuple("xyz"), "g", rate_hz=1.0),
     }
     recording = Recording("r", Participant("p"), "d", "s", 0.0, streams)
-    with pytest.raises(UserError, match="recording 'r': stream 'ppg' lasts 58 days, more than 31: correct"):
+    with pytest.raises(
+        UserError, match="recording 'r': stream 'ppg' lasts 58 days, but at most 31 are allowed: correct"
+    ):
         preprocess(recording, PreprocessSettings())

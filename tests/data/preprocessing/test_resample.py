@@ -106,7 +106,7 @@ def test_equal_and_nearly_equal_stamps():
 
 
 def test_all_stamps_equal_is_an_error():
-    with pytest.raises(UserError, match="all samples carry the same time stamp"):
+    with pytest.raises(UserError, match="all samples have the same time stamp"):
         grid(Stream("s", np.zeros((5, 1)), ("a",), "a.u.", time_s=np.ones(5)))
 
 
@@ -180,6 +180,6 @@ def test_bursts_far_denser_than_the_stream_are_refused(inside):
     number = np.arange(25 * 13)
     time = (number // 25) * 3.0 + (number % 25) * inside
     with pytest.raises(
-        UserError, match="time stamps are .* s apart, far less than its 325 samples in 3600 s: give it rate_hz"
+        UserError, match="time stamps are .* s apart, far too close for 325 samples in 3600 s: give rate_hz"
     ):
         grid(Stream("s", sine(0.1, time)[:, None], ("a",), "a.u.", time_s=time), count=64 * 3600)

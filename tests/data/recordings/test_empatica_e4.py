@@ -135,7 +135,7 @@ def test_copies_of_a_session_are_read_once(tmp_path):
 def test_one_session_under_two_participants_is_refused(tmp_path):
     write_folder(tmp_path / "S01", session())
     write_folder(tmp_path / "S02", session())
-    with pytest.raises(UserError, match="S02: holds the same session as recording 'S01'"):
+    with pytest.raises(UserError, match="S02: contains the same session as recording 'S01'"):
         find("empatica_e4", tmp_path)
 
 
@@ -183,18 +183,18 @@ def break_line(files, name, line, text):
         (lambda f: break_line(f, "BVP.csv", 7, "0.5x"), r"S01/BVP.csv: line 7: not a number \('0.5x'\)"),
         (
             lambda f: break_line(f, "ACC.csv", 5, "3,-129,3"),
-            r"S01/ACC.csv: line 5: beyond the sensor's -128 to 127 counts",
+            r"S01/ACC.csv: line 5: outside the sensor's range of -128 to 127 counts",
         ),
         (lambda f: break_line(f, "BVP.csv", 7, ""), r"S01/BVP.csv: line 7: not a number"),
-        (lambda f: break_line(f, "BVP.csv", 7, "inf"), r"S01/BVP.csv: stream 'ppg': holds infinite values"),
+        (lambda f: break_line(f, "BVP.csv", 7, "inf"), r"S01/BVP.csv: stream 'ppg': has infinite values"),
         (lambda f: break_line(f, "BVP.csv", 2, "32"), r"S01/BVP.csv: line 2: the sample rate must be 64 Hz.*got '32'"),
         (lambda f: break_line(f, "BVP.csv", 2, "0"), r"S01/BVP.csv: line 2: the sample rate"),
         (lambda f: break_line(f, "ACC.csv", 2, "nan, nan, nan"), r"S01/ACC.csv: line 2: the sample rate must be 32 Hz"),
         (lambda f: break_line(f, "BVP.csv", 1, "nan"), r"S01/BVP.csv: line 1: the start time"),
-        (lambda f: f | {"BVP.csv": "\n".join(f["BVP.csv"].splitlines()[:2])}, r"S01/BVP.csv: holds no sample"),
-        (lambda f: f | {"BVP.csv": ""}, r"S01/BVP.csv: is empty"),
+        (lambda f: f | {"BVP.csv": "\n".join(f["BVP.csv"].splitlines()[:2])}, r"S01/BVP.csv: has no samples"),
+        (lambda f: f | {"BVP.csv": ""}, r"S01/BVP.csv: the two header lines"),
         (lambda f: f | {"BVP.csv": f"{START}\n64\n" + "nan\n" * 9}, r"S01/BVP.csv: stream 'ppg': .*only NaN"),
-        (lambda f: {k: v for k, v in f.items() if k != "ACC.csv"}, r"S01: has no ACC.csv"),
+        (lambda f: {k: v for k, v in f.items() if k != "ACC.csv"}, r"S01: ACC.csv is missing"),
         (lambda f: break_line(f, "IBI.csv", 2, "1.5"), r"S01/IBI.csv: line 2: expected 2 columns, got 1"),
         (lambda f: break_line(f, "IBI.csv", 3, "nan,0.8"), r"S01/IBI.csv: line 3: the beat has no time"),
         (
@@ -204,7 +204,7 @@ def break_line(files, name, line, text):
         (lambda f: break_line(f, "BVP.csv", 20, ""), r"S01/BVP.csv: line 20: not a number \(''\)"),
         (lambda f: break_line(f, "BVP.csv", 20, "1_0"), r"S01/BVP.csv: line 20: not a number \('1_0'\)"),
         (lambda f: break_line(f, "BVP.csv", 20, "500,19"), r"S01/BVP.csv: line 20: expected 1 column, got 2"),
-        (lambda f: break_line(f, "IBI.csv", 2, "1.5,-1"), r"S01/IBI.csv: beats: an interval is not positive"),
+        (lambda f: break_line(f, "IBI.csv", 2, "1.5,-1"), r"S01/IBI.csv: beats: intervals must be positive"),
     ],
 )
 def test_bad_file_is_named_with_its_line(tmp_path, broken, message):

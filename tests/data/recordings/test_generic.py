@@ -218,27 +218,30 @@ def change(path, value):
         (change("participant", {"id": "p", "age_years": "old"}), r"participant.age_years must be a number, got 'old'"),
         (change("start", "yesterday"), r"start must be a date .* got 'yesterday'"),
         (change("streams", None), r"streams must be a mapping"),
-        (change("streams.accel", None), r"streams: 'accel' is missing; there are ppg"),
+        (change("streams.accel", None), r"streams.accel is missing; the streams are ppg"),
         (change("streams.ppg.file", None), r"streams.ppg.file is missing"),
         (change("streams.ppg.file", "gone.csv"), r"gone.csv: no such file"),
         (change("streams.ppg.columns", None), r"streams.ppg.columns must be a list"),
         (change("streams.ppg.columns", ["gren"]), r"ppg.csv: there is no column 'gren'; did you mean 'green'"),
-        (change("streams.ppg.columns", [7]), r"ppg.csv: there is no column 7: the file has 2"),
-        (change("streams.ppg.rate_hz", 0), r"ppg.csv: stream 'ppg': sampling rate must be positive"),
+        (change("streams.ppg.columns", [7]), r"ppg.csv: there is no column 7; the file has 2 columns"),
+        (change("streams.ppg.rate_hz", 0), r"ppg.csv: stream 'ppg': the sampling rate must be positive"),
         (change("streams.ppg.rate_hz", "fast"), r"streams.ppg.rate_hz must be a number"),
         (change("streams.ppg.rate_hz", None), r"streams.ppg needs either rate_hz or time"),
         (change("streams.ppg.time", "t"), r"streams.ppg needs either rate_hz or time"),
-        (change("streams.ppg.packet_stamp", "last"), r"streams.ppg.packet_stamp goes with time, not with rate_hz"),
+        (
+            change("streams.ppg.packet_stamp", "last"),
+            r"streams.ppg.packet_stamp is allowed only with time, not with rate_hz",
+        ),
         (change("streams.ppg.decimal", ";"), r"streams.ppg.decimal must be one of ., ,, got ';'"),
         (change("streams.ppg.polarity", "up"), r"streams.ppg.polarity must be one of systole_up"),
         (change("streams.ppg.range", 5), r"streams.ppg.range must be \[lowest, highest\]"),
         (change("streams.ppg.range", ["a", 5]), r"streams.ppg.range must be a number, got 'a'"),
         (change("streams.ppg.delimiter", ", "), r"streams.ppg.delimiter must be one character"),
-        (change("streams.ppg.skip_rows", -1), r"streams.ppg.skip_rows must be a number of lines"),
+        (change("streams.ppg.skip_rows", -1), r"streams.ppg.skip_rows must be a whole number of lines"),
         (change("streams.ppg.columns", [None]), r"ppg.csv: there is no column None"),
         (change("streams.accel.unit", "G"), r"streams.accel.unit must be one of g, mg, m/s2, counts"),
-        (change("streams.accel.unit", "counts"), r"streams.accel.counts_per_g goes with unit: counts"),
-        (change("streams.accel.columns", ["x", "y"]), r"acc.csv: stream 'accel': needs 3 channels"),
+        (change("streams.accel.unit", "counts"), r"streams.accel: unit: counts needs counts_per_g"),
+        (change("streams.accel.columns", ["x", "y"]), r"acc.csv: stream 'accel': must have 3 channels"),
         (change("heart_rate", {"file": "acc.csv", "time": "x", "hr": "y"}), r"heart_rate needs hr .* and duration_s"),
         (change("beats", {"file": "acc.csv", "interval": "y"}), r"beats.time is missing"),
         (
@@ -248,21 +251,21 @@ def change(path, value):
         (change("streams.accel.time_unit", []), r"streams.accel.time_unit must be one of s, ms, us, ns, got \[\]"),
         (
             change("streams.ppg.rate_hz", 1e12),
-            r"ppg.csv: stream 'ppg': sampling rate must be within 1 to 100000 Hz, got 1e\+12",
+            r"ppg.csv: stream 'ppg': the sampling rate must be 1 to 100000 Hz, got 1e\+12",
         ),
         (
             change("start", 20240501),
-            r"start is 20240501, which is a day of 1970 as unix seconds; write a date as 2024-05-01",
+            r"start is 20240501, a day of 1970 if it is unix seconds; write a date as 2024-05-01",
         ),
         (
             change("streams.ppg.columns", ["green", "green"]),
-            r"column 'green' of ppg.csv is in streams.ppg.columns already",
+            r"column 'green' of ppg.csv is already in streams.ppg.columns",
         ),
         (
             change("streams.ppg", {"file": "acc.csv", "columns": ["z"], "rate_hz": 50}),
-            r"column 'z' of acc.csv is in streams.ppg.columns already",
+            r"column 'z' of acc.csv is already in streams.ppg.columns",
         ),
-        (change("start", 1_714_557_600_000), r"start time 1.71456e\+12 must be unix seconds .*milliseconds"),
+        (change("start", 1_714_557_600_000), r"start time must be unix seconds .* got 1.71456e\+12 .*milliseconds"),
     ],
 )
 def test_bad_description_is_named(tmp_path, apply, message):
@@ -282,8 +285,8 @@ def test_bad_description_is_named(tmp_path, apply, message):
         ("ppg.csv", "green,red\n1,2\nx,3\n", r"ppg.csv: column 'green', line 3: not a number \('x'\)"),
         ("ppg.csv", "green,red\n1,2\n3\n", r"ppg.csv: cannot be read: .*Expected 2 columns, got 1"),
         ("ppg.csv", "", r"ppg.csv: cannot be read"),
-        ("ppg.csv", "green,red\n", r"ppg.csv: stream 'ppg': holds no sample"),
-        ("ppg.csv", "green,red\n,1\n,2\n", r"ppg.csv: stream 'ppg': holds no number"),
+        ("ppg.csv", "green,red\n", r"ppg.csv: stream 'ppg': has no samples"),
+        ("ppg.csv", "green,red\n,1\n,2\n", r"ppg.csv: stream 'ppg': has only NaN values"),
         ("ppg.csv", "green,red\n1,2\n1e400,2\n", r"ppg.csv: column 'green', line 3: not a finite number"),
         ("ppg.csv", "green\n1\n".encode("utf-16"), r"ppg.csv: cannot be read: .*codec"),
         ("recording.yaml", "[" * 20_000, r"recording.yaml: cannot be read: maximum recursion depth"),
@@ -303,7 +306,7 @@ def test_windows_that_last_longer_than_they_can_are_told(tmp_path):
     make(tmp_path, content)
     write_csv(tmp_path / "hr.csv", {"t": range(0, 120, 2), "bpm": range(60, 120)})
     with pytest.raises(
-        UserError, match="hr.csv: windows of duration_s: 8000 begin every 2 s; duration_s is in seconds"
+        UserError, match="hr.csv: a window begins every 2 s, but lasts duration_s: 8000; give duration_s in seconds"
     ):
         load_one(tmp_path)
 

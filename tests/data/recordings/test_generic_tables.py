@@ -45,7 +45,7 @@ def test_an_empty_line_in_a_file_of_one_column_is_a_missing_sample(tmp_path, end
 
 
 def test_empty_lines_where_every_row_counts(tmp_path):
-    with pytest.raises(UserError, match="line 3 is empty: write its cells empty"):
+    with pytest.raises(UserError, match="line 3 is empty: write empty cells"):
         table(tmp_path, "a,b\n1,2\n\n3,4\n", ["a"], every_row_counts=True)
     for text in (
         "a,b\n1,2\n,\n3,4\n\n\n",
@@ -53,9 +53,9 @@ def test_empty_lines_where_every_row_counts(tmp_path):
     ):  # cells written empty; empty lines before and after the rows
         np.testing.assert_array_equal(table(tmp_path, text, ["a"], every_row_counts=True).numbers("a"), [1, np.nan, 3])
     assert table(tmp_path, "t,a\n1,2\n\n3,4\n", ["a"], "t").numbers("a").tolist() == [2, 4]  # each row has its time
-    with pytest.raises(UserError, match="every second line is empty; is it written with two line ends"):
+    with pytest.raises(UserError, match="every second line is empty: the file may have doubled line ends"):
         table(tmp_path, "green\n" + "".join(f"\n{value}\n" for value in range(9)), ["green"], every_row_counts=True)
-    with pytest.raises(UserError, match="every second line is empty; is it written with two line ends"):
+    with pytest.raises(UserError, match="every second line is empty: the file may have doubled line ends"):
         table(tmp_path, "\n\n".join(map(str, range(20))), [0], every_row_counts=True)
 
 
@@ -128,11 +128,11 @@ def test_columns_that_nobody_asked_for_do_not_matter(tmp_path):
 @pytest.mark.parametrize("header", ["x,y,z,x ", "x, x,z", '"x",y," x"'])
 def test_a_name_that_is_there_twice(tmp_path, header):
     width = header.count(",") + 1
-    with pytest.raises(UserError, match=r"the column name 'x' is there 2 times \(columns 1, [234]\); rename"):
+    with pytest.raises(UserError, match=r"the column name 'x' occurs 2 times \(columns 1, [234]\); rename"):
         table(tmp_path, header + "\n" + ",".join("1" * width) + "\n", ["x"])
     columns = pyarrow.table([pyarrow.array([1.0])] * width, names=header.replace('"', "").split(","))
     pyarrow.parquet.write_table(columns, tmp_path / "t.parquet")
-    with pytest.raises(UserError, match="the column name 'x' is there 2 times"):
+    with pytest.raises(UserError, match="the column name 'x' occurs 2 times"):
         Table(tmp_path / "t.parquet", ["x"], None, Layout())
 
 
@@ -161,7 +161,7 @@ def test_decimal_comma_as_declared(tmp_path):
             {"delimiter": ";"},
             r"column 'y', line 2: not a number \('500,19'\); if the decimal sign is a comma",
         ),
-        ("0,5;0,3\n0,6;0,2\n", [0], {}, r"line 1: holds the delimiter ';' or tab .*'0,5;0,3'"),
+        ("0,5;0,3\n0,6;0,2\n", [0], {}, r"line 1: contains the delimiter ';' or a tab .*'0,5;0,3'"),
     ],
 )
 def test_decimal_comma_that_was_not_declared(tmp_path, text, wanted, options, message):
@@ -177,7 +177,7 @@ def test_numbers_split_at_their_decimal_commas_are_noticed(tmp_path, digits, col
     time = np.arange(2000) / 64
     signal = scale * np.stack([np.sin(2 * np.pi * 1.2 * time + k) + 0.1 * np.sin(9 * time) for k in range(columns)], 1)
     lines = [",".join(f"{value:.{digits}f}".replace(".", ",") for value in row) for row in signal]
-    with pytest.raises(UserError, match="looks like the decimals of column .*say decimal: ','"):
+    with pytest.raises(UserError, match="looks like the decimals of column .*give decimal: ','"):
         table(tmp_path, "\n".join(lines), list(range(columns)))
 
 

@@ -48,9 +48,9 @@ def test_saturation_is_clipping(tmp_path):
     ("content", "message"),
     [
         ({"sig": np.zeros((4, 10))}, "'sig' must have 6 rows .* got shape"),
-        ({"signal": np.zeros((5, 10))}, "holds no variable 'sig'"),
-        ({"sig": "text"}, "holds no real numbers"),
-        ({"sig": np.zeros((5, 10)) + 1j}, "holds no real numbers but complex128"),
+        ({"signal": np.zeros((5, 10))}, "has no variable 'sig'"),
+        ({"sig": "text"}, "must hold real numbers"),
+        ({"sig": np.zeros((5, 10)) + 1j}, "must hold real numbers, got complex128"),
         (b"MATLAB 5.0 MAT-file" + bytes(40), "cannot be read as a MATLAB v5 file"),
         (b"", "cannot be read as a MATLAB v5 file"),
     ],
