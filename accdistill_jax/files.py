@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -11,7 +12,6 @@ import stat
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import BinaryIO
 
 from accdistill_jax.errors import UserError, refuse_password
 
@@ -84,7 +84,7 @@ def free_name(path: Path) -> Path:
     return next(other for name in names if not os.path.lexists(other := path.with_name(name)))
 
 
-def open_regular(path: str | os.PathLike) -> BinaryIO:
+def open_regular(path: str | os.PathLike) -> io.BufferedReader:
     """Opens a local file for reading, never anything that has no end or lets one wait, such as /dev/zero or a FIFO.
 
     Raises:

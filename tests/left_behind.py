@@ -4,20 +4,23 @@ import contextlib
 import os
 import signal
 import time
-from multiprocessing import resource_tracker
 from pathlib import Path
 
 MARK = "ACCDISTILL_STARTED_BY_TEST"
 
 
 def marked(mark: str) -> set[int]:
-    """Process ids of what runs with this value of the variable, whoever its parent is; but for the one that multiprocessing keeps."""
-    wanted, found = f"{MARK}={mark}".encode(), set()
+    """Process ids of all processes with this value of the variable, except this one and multiprocessing's resource tracker."""
+    wanted, pids = f"{MARK}={mark}".encode(), set()
     for path in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):  # another user's, or gone
-            if wanted in path.read_bytes().split(b"\0"):
-                found.add(int(path.parent.name))
-    return found - {os.getpid(), resource_tracker._resource_tracker._pid}
+        with contextlib.suppress(OSError):  # another user's process, or one that has ended
+            if wanted in path.read_bytes().split(b"\0") and not _is_resource_tracker(path.parent):
+                pids.add(int(path.parent.name))
+    return pids - {os.getpid()}
+
+
+def _is_resource_tracker(process: Path) -> bool:
+    return b"multiprocessing.resource_tracker" in (process / "cmdline").read_bytes()
 
 
 def end(mark: str) -> set[int]:

@@ -63,12 +63,14 @@ class AbortLine:
         held.close()
 
     def _aborted(self, number: int) -> None:
+        if self._held is None:
+            return
         self._held.seek(0)
-        found = self._known(self._held.read().decode(errors="replace"))
-        if found is None:
+        outcome = self._known(self._held.read().decode(errors="replace"))
+        if outcome is None:
             self.show()
             return  # abort() then ends the process itself
-        status, line = found
+        status, line = outcome
         with contextlib.suppress(OSError):
             os.write(self._shown, f"{line}\n".encode(errors="backslashreplace"))
         os._exit(status)

@@ -87,7 +87,7 @@ class Child:
                 with theirs:
                     self._process: subprocess.Popen[bytes] = subprocess.Popen(
                         [sys.executable, "-c", code],
-                        stdin=theirs,
+                        stdin=theirs.fileno(),
                         stdout=output,
                         stderr=output,
                         env=os.environ | dict(environment or {}),

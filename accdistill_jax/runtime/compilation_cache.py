@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
@@ -14,7 +15,14 @@ from accdistill_jax.user_paths import cache_folder, expanded
 
 _log = logging.getLogger(__name__)
 KEPT_FROM_S = 0.5  # programs that take less to compile are not kept
-_ENABLED_BY_JAX = jax.config.jax_enable_compilation_cache
+
+
+def _setting(name: str) -> Any:
+    """A setting of JAX, which type checkers do not know."""
+    return getattr(jax.config, name)
+
+
+_ENABLED_BY_JAX = _setting("jax_enable_compilation_cache")
 
 
 def use_compilation_cache(choice: str, *, say: Callable[[str], None] = _log.warning) -> None:
@@ -30,7 +38,7 @@ def use_compilation_cache(choice: str, *, say: Callable[[str], None] = _log.warn
     Raises:
         UserError: a folder that was asked for cannot be made.
     """
-    before = jax.config.jax_compilation_cache_dir, jax.config.jax_enable_compilation_cache
+    before = _setting("jax_compilation_cache_dir"), _setting("jax_enable_compilation_cache")
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", KEPT_FROM_S)
     jax.config.update("jax_enable_compilation_cache", choice != "off" and (bool(choice) or _ENABLED_BY_JAX))
@@ -49,5 +57,5 @@ def use_compilation_cache(choice: str, *, say: Callable[[str], None] = _log.warn
             jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
         except UserError as error:
             say(f"compiled programs are not kept: {error}, or give --config.runtime.compilation_cache=FOLDER")
-    if before != (jax.config.jax_compilation_cache_dir, jax.config.jax_enable_compilation_cache):
+    if before != (_setting("jax_compilation_cache_dir"), _setting("jax_enable_compilation_cache")):
         compilation_cache.reset_cache()  # else what was compiled before has settled it

@@ -19,7 +19,7 @@ from accdistill_jax.config import record
 from accdistill_jax.errors import ExitStatus, PeersMissing, UserError
 from accdistill_jax.runtime.abort_line import AbortLine
 from accdistill_jax.runtime.early_stop import IGNORED, SIGNALS
-from accdistill_jax.runtime.peers.peers import Peers
+from accdistill_jax.runtime.peers.peers import Peers, Timeouts
 from accdistill_jax.runtime.watchdog import end_process
 
 START_TIMEOUT_S = 300
@@ -63,7 +63,7 @@ def start(
         return Peers.alone()
     if missing and len(missing) < len(given):
         raise UserError(f"--coordinator, --num_processes and --process_id belong together; missing: --{missing[0]}")
-    if not missing:
+    if coordinator is not None and num_processes is not None and process_id is not None:
         _check(coordinator, num_processes, process_id)
         if num_processes == 1:
             return Peers.alone()
@@ -89,7 +89,9 @@ def start(
         # a silent process is noticed by the control plane, which says which one; the runtime's own notice is the fallback
         with contextlib.nullcontext() if missing else aborts:  # a cluster gives no number twice
             jax.distributed.initialize(
-                **{"coordinator_address" if name == "coordinator" else name: value for name, value in given.items()},
+                coordinator_address=coordinator,
+                num_processes=num_processes,
+                process_id=process_id,
                 cluster_detection_method=None if missing else "deactivate",
                 initialization_timeout=2 * START_TIMEOUT_S,
                 heartbeat_timeout_seconds=int(_RUNTIME_SILENCE_FACTOR * silence_s),
@@ -113,10 +115,8 @@ def start(
             rank=state.process_id,
             count=state.num_processes,
             exchange=_KeyValueStore(state.client),
-            host=state.coordinator_address.rsplit(":", 1)[0],
-            silence_s=silence_s,
-            hang_s=hang_s,
-            start_timeout_s=START_TIMEOUT_S,
+            host=str(state.coordinator_address).rpartition(":")[0],
+            timeouts=Timeouts(silence_s=silence_s, hang_s=hang_s, start_s=START_TIMEOUT_S),
         )
     except UserError as error:  # process 0 was there a moment ago
         raise PeersMissing(str(error)) from error

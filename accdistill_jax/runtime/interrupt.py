@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from accdistill_jax.runtime import streams
 from accdistill_jax.runtime.early_stop import IGNORED, SIGNALS
@@ -53,7 +53,7 @@ class Interruption:
     def __init__(self, *, at_once: bool = False):
         self.signal_number: int | None = None
         self._at_once = at_once
-        self._former: dict[int, object] = {}
+        self._former: dict[int, Any] = {}
         self._received_at: float | None = None
         self._asked_by_request = False
         self._again: threading.Timer | None = None
@@ -139,7 +139,7 @@ class Interruption:
 
     def raise_if_requested(self, what_is_kept: str) -> None:
         """Raises Interrupted if a signal has come."""
-        if self.requested:
+        if self.signal_number is not None:
             self.raise_for(self.signal_number, what_is_kept)
 
     @staticmethod

@@ -24,12 +24,12 @@ from collections.abc import Callable
 # The address that metadata.google.internal stands for; asking it spares machines elsewhere a name look-up that may hang.
 _ADDRESS = "169.254.169.254"
 _FLAVOR = {"Metadata-Flavor": "Google"}
-_PROBE_S = 1.0
+PROBE_S = 1.0
 _PROBES = 3
 _WAIT_S = 60
 _SLACK_S = 15
-_SHORTEST_POLL_S = 1.0
-_LONGEST_PAUSE_S = 30.0
+SHORTEST_POLL_S = 1.0
+LONGEST_PAUSE_S = 30.0
 _JOIN_S = 2.0
 
 _NOTICES = {
@@ -84,7 +84,7 @@ class MaintenanceWatch:
     def _run(self, key: str) -> None:
         if not self._probe():
             return
-        value, etag, pause_s = None, None, _SHORTEST_POLL_S
+        value, etag, pause_s = None, None, SHORTEST_POLL_S
         while not self._stopped.is_set():
             before = value
             try:
@@ -92,20 +92,20 @@ class MaintenanceWatch:
             except (OSError, http.client.HTTPException, ValueError):
                 # The server restarts and answers 503 while its host is maintained.
                 self._stopped.wait(pause_s)
-                pause_s, etag = min(2 * pause_s, _LONGEST_PAUSE_S), None
+                pause_s, etag = min(2 * pause_s, LONGEST_PAUSE_S), None
                 continue
-            pause_s = _SHORTEST_POLL_S
+            pause_s = SHORTEST_POLL_S
             notice = _NOTICES[key].get(value)
             if notice and before is not None and value != before:
                 self._tell(notice)
             if new_etag == etag or new_etag is None:
-                self._stopped.wait(_SHORTEST_POLL_S)  # a server that does not wait
+                self._stopped.wait(SHORTEST_POLL_S)  # a server that does not wait
             etag = new_etag
 
     def _probe(self) -> bool:
         for _ in range(_PROBES):
             try:
-                self._ask("", None, timeout_s=_PROBE_S)
+                self._ask("", None, timeout_s=PROBE_S)
                 return True
             except TimeoutError:
                 continue

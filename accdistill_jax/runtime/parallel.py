@@ -167,7 +167,7 @@ class Parallel:
 
     def broadcast(self, data: bytes | None, size: int) -> bytes:
         """`data` of process 0, `size` bytes long, on every process (`data` counts there only), by way of the devices."""
-        if self.num_processes == 1:
-            return data
         content = np.frombuffer(data, np.uint8) if data is not None else np.zeros(size, np.uint8)
-        return np.asarray(multihost_utils.broadcast_one_to_all(content)).tobytes()
+        if self.num_processes > 1:
+            content = np.asarray(multihost_utils.broadcast_one_to_all(content))
+        return content.tobytes()

@@ -16,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+PLAIN_LINES_EVERY_S = 10.0  # off a terminal
+
 
 def progress_bar(show: bool) -> Progress:
     """A bar with the time left on stderr; nothing is shown where that is no terminal."""
@@ -43,7 +45,6 @@ class ProgressLine:
         start_step: int = 0,
         enabled: bool = True,
         stream: TextIO | None = None,
-        every_s: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ):
         """Shows the line.
@@ -54,10 +55,9 @@ class ProgressLine:
             start_step: steps finished before (a continued run).
             enabled: False shows nothing (processes other than 0).
             stream: where to; standard error by default.
-            every_s: seconds between plain lines.
             clock: seconds, monotonic.
         """
-        self._stage, self._total, self._start, self._every_s = stage, total_steps, start_step, every_s
+        self._stage, self._total, self._start = stage, total_steps, start_step
         self._stream, self._clock, self._enabled = stream or sys.stderr, clock, enabled
         self._begin = self._rated_from = clock()
         self._rated_step = start_step
@@ -77,7 +77,7 @@ class ProgressLine:
         left = self._left(step, now)
         if self._bar is not None:
             self._bar.update(self._task, completed=step, note=note, left=left)
-        elif now - self._last_plain >= self._every_s or step >= self._total:
+        elif now - self._last_plain >= PLAIN_LINES_EVERY_S or step >= self._total:
             self._last_plain = now
             print(f"{self._stage}  step {step}/{self._total}{note}  {left}", file=self._stream, flush=True)
 

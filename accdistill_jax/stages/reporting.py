@@ -42,10 +42,10 @@ def report_stage(run: Run, *, durations_s: dict[str, float]) -> None:
         name: (store, embeddings(run, encoders, f"unseen-{name}", (store,), {"test": [np.arange(store.num_segments)]}))
         for name, store in unseen_stores(run).items()
     }
-    run.peers.from_first("report", lambda: _write_reports(run, encoders, main, unseen, durations_s))
+    run.peers.from_first("report", lambda: write_reports(run, encoders, main, unseen, durations_s))
 
 
-def _write_reports(run: Run, encoders: Encoders, main: dict, unseen: dict, durations_s: dict[str, float]) -> None:
+def write_reports(run: Run, encoders: Encoders, main: dict, unseen: dict, durations_s: dict[str, float]) -> None:
     curves = {name: records for name in ("teacher", "student") if (records := _curve(run, name))}
     info = _run_info(run, encoders, durations_s)
     made_from = [encoders.key, curves, plain(run.config.evaluation), info["versions"]]

@@ -8,7 +8,7 @@ import hashlib
 import zipfile
 from collections.abc import Mapping
 from io import BytesIO
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -25,8 +25,8 @@ class DamagedNpz(ValueError):
 
 def encode_npz(arrays: Mapping[str, np.ndarray]) -> bytes:
     """The arrays as an uncompressed npz file with its checksum."""
-    buffer = BytesIO()
-    np.savez(buffer, **arrays)
+    buffer, named = BytesIO(), dict[str, Any](arrays)
+    np.savez(buffer, **named)
     buffer.seek(-2, 2)
     buffer.write(_COMMENT_BYTES.to_bytes(2, "little"))
     with buffer.getbuffer() as content:

@@ -81,7 +81,7 @@ class Checkpointer:
         self._on_saved = on_saved
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: concurrent.futures.Future | None = None
-        self._orbax = None
+        self._orbax: Any = None
         self._orbax_path, self._orbax_directory = contextlib.ExitStack(), self._directory
         self._verified: tuple[int, dict[str, np.ndarray]] | None = None
         self._held: contextlib.ExitStack | None = None

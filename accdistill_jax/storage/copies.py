@@ -29,19 +29,18 @@ def connect_copies(
 ) -> Copies:
     """Makes `folder` what `address` holds, on process 0, and says how it gets back there."""
     made: list[Copies] = []
-    mirror = None
 
     def fetch() -> None:
-        nonlocal mirror
         mirror = stack.enter_context(Mirror(address, folder, say=say))
         mirror.pull()
-        made.append(Copies(mirror.push_later, mirror.push, stopping))
 
-    def stopping() -> None:
-        try:
-            mirror.push()
-        except UserError as error:  # what stopped the run stays the reason; a later start copies
-            say(f"warning: {error}")
+        def stopping() -> None:
+            try:
+                mirror.push()
+            except UserError as error:  # the reason of the stop is reported; a later start copies
+                say(f"warning: {error}")
+
+        made.append(Copies(mirror.push_later, mirror.push, stopping))
 
     peers.from_first("fetch", fetch)
     return made[0] if made else Copies()

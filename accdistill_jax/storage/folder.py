@@ -13,6 +13,7 @@ import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import tensorstore as ts
 
@@ -183,7 +184,7 @@ class LocalFolder:
 
     def sizes(self, names: list[str]) -> dict[str, int | None]:
         """Bytes of each of `names` that exists."""
-        found = {}
+        found: dict[str, int | None] = {}
         for name in names:
             try:
                 state = os.stat(self.where(name))
@@ -242,7 +243,7 @@ class RemoteFolder:
         if not self.path.startswith("s3://"):
             return self.path + "/"
         bucket, _, path = self.path.removeprefix("s3://").partition("/")
-        spec = {"driver": "s3", "bucket": bucket, "path": path + "/" if path else ""}
+        spec: dict[str, Any] = {"driver": "s3", "bucket": bucket, "path": path + "/" if path else ""}
         if {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= os.environ.keys():
             spec["aws_credentials"] = {"type": "environment"}  # else AWS's library logs every file it looks for
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")

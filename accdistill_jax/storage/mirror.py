@@ -206,7 +206,13 @@ class Mirror:
         if journal and copy and journal.pending and journal.pending["push"] == copy.push:
             journal.settle()  # that copy was complete; this machine was stopped before it noted so
         local = self._local(journal.known if journal else {})
-        if self._is_ahead(copy, journal, {name: known.content for name, known in local.items()}):
+        synced = journal if journal is not None and (journal.generation > 0 or journal.pulling) else None
+        if copy is None and synced is not None:
+            raise Conflict(
+                f"{self._store.url} is empty, but {self._folder} holds a run that was copied there; delete that "
+                f"folder to begin anew, or {self._folder / Journal.NAME} to copy the run there again"
+            )
+        if copy is not None and self._is_ahead(copy, synced, {name: known.content for name, known in local.items()}):
             self._fetch(copy, journal or Journal(run=copy.run), local)
             return
         self._journal = journal or Journal(run=uuid.uuid4().hex)
@@ -219,17 +225,15 @@ class Mirror:
     def _local(self, known: Mapping[str, Known]) -> dict[str, Known]:
         return hash_files(self._folder, local_files(self._folder, self._exclude), known)
 
-    def _is_ahead(self, copy: Manifest | None, journal: Journal | None, files: Mapping[str, Content]) -> bool:
-        """True if the address is further than the local `files`; see the module's table."""
-        synced = journal is not None and (journal.generation > 0 or journal.pulling)
-        if copy is None:
-            if synced:
-                raise Conflict(
-                    f"{self._store.url} is empty, but {self._folder} holds a run that was copied there; delete that "
-                    f"folder to begin anew, or {self._folder / Journal.NAME} to copy the run there again"
-                )
-            return False
-        if not synced:
+    def _is_ahead(self, copy: Manifest, journal: Journal | None, files: Mapping[str, Content]) -> bool:
+        """True if the address is further than the local `files`; see the module's table.
+
+        Args:
+            copy: the last complete copy at the address.
+            journal: of the folder; None if it was never equal to a copy.
+            files: content of the folder.
+        """
+        if journal is None:
             if files and files != copy.files:
                 raise self._parted("they hold different runs")
             return True

@@ -64,9 +64,10 @@ class Journal:
     pulling: bool = False
 
     def settle(self) -> None:
-        """The pending copy is complete."""
-        self.generation, self.push = self.pending["generation"], self.pending["push"]
-        self.base, self.pending = self.pending["files"], None
+        """Notes that the pending copy, if there is one, is complete."""
+        pending, self.pending = self.pending, None
+        if pending is not None:
+            self.generation, self.push, self.base = pending["generation"], pending["push"], pending["files"]
 
     def save(self, folder: Path) -> None:
         """Writes it.

@@ -23,9 +23,9 @@ from accdistill_jax.errors import UserError
 LOCK = ".in-use.lock"
 _PATIENCE_S = 2.0  # for a process that is just ending
 _POLL_S = 0.05
-_BEAT_S = 5.0
-_DOUBT_S = 20.0
-_SETTLE_S = 1.0
+BEAT_S = 5.0
+DOUBT_S = 20.0
+SETTLE_S = 1.0
 _BYTES = 512  # of an entry, padded: each replaces the one before where it stands
 _NO_FLOCK = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 
@@ -136,7 +136,7 @@ def _await_other_machine(
     before = _read(descriptor)
     if before is None or (locked and before.host == entry.host):
         return
-    end = time.monotonic() + _DOUBT_S
+    end = time.monotonic() + DOUBT_S
     while time.monotonic() < end and (now := _read_anew(path)) is not None:
         if now != before:
             raise UserError(refusal(str(now)))
@@ -145,12 +145,12 @@ def _await_other_machine(
 
 def _take(descriptor: int, path: Path, entry: Entry, *, locked: bool, refusal: Callable[[str], str]) -> None:
     try:
-        _write(descriptor, entry)
+        write_entry(descriptor, entry)
     except OSError as error:
         if not locked:  # on a full disk the lock alone does
             raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
     if not locked:  # the last of those that began together has the folder
-        time.sleep(_SETTLE_S)
+        time.sleep(SETTLE_S)
         now = _read_anew(path)
         if now is None or now[:3] != entry[:3]:
             raise UserError(refusal(str(now or "which began at the same moment")))
@@ -162,10 +162,10 @@ def _beating(descriptor: int, entry: Entry) -> Iterator[None]:
 
     def beat() -> None:
         count = 0
-        while not ended.wait(_BEAT_S):
+        while not ended.wait(BEAT_S):
             count += 1
             with contextlib.suppress(OSError):
-                _write(descriptor, entry._replace(beat=count))
+                write_entry(descriptor, entry._replace(beat=count))
 
     thread = threading.Thread(target=beat, name="in-use", daemon=True)
     thread.start()
@@ -176,7 +176,7 @@ def _beating(descriptor: int, entry: Entry) -> Iterator[None]:
         thread.join()
 
 
-def _write(descriptor: int, entry: Entry) -> None:
+def write_entry(descriptor: int, entry: Entry) -> None:
     os.pwrite(descriptor, json.dumps(entry._asdict()).encode().ljust(_BYTES) + b"\n", 0)
     os.fsync(descriptor)  # a network file system keeps it to itself otherwise
 

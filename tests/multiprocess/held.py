@@ -59,7 +59,7 @@ if __name__ == "__main__":
     if "HOLD_AT" in os.environ:
         hold_training(int(os.environ["HOLD_AT"]))
     if "HOLD_IN_REPORT" in os.environ:
-        hold_before(reporting, "_write_reports")
+        hold_before(reporting, "write_reports")
     if "HOLD_IN_SEARCH" in os.environ:
         hold_before(embedding, "search_pool")
     if "FILE_LIMIT" in os.environ:

@@ -98,8 +98,8 @@ class MetadataServer:
 def server(monkeypatch):
     server = MetadataServer()
     monkeypatch.setenv("GCE_METADATA_HOST", f"127.0.0.1:{server.port}")
-    monkeypatch.setattr(maintenance, "_SHORTEST_POLL_S", 0.01)
-    monkeypatch.setattr(maintenance, "_LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr(maintenance, "SHORTEST_POLL_S", 0.01)
+    monkeypatch.setattr(maintenance, "LONGEST_PAUSE_S", 0.05)
     yield server
     server.close()
 
@@ -217,7 +217,7 @@ def test_another_clouds_server_ends_the_watch(monkeypatch):
 
 
 def test_a_server_that_never_answers_is_given_up(monkeypatch):
-    monkeypatch.setattr(maintenance, "_PROBE_S", 0.05)
+    monkeypatch.setattr(maintenance, "PROBE_S", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("GCE_METADATA_HOST", f"127.0.0.1:{silent.getsockname()[1]}")
         with MaintenanceWatch(pytest.fail):

@@ -94,9 +94,9 @@ def test_of_many_that_take_turns_there_is_one_at_a_time(tmp_path):
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(module, "_BEAT_S", 0.05)
-    monkeypatch.setattr(module, "_DOUBT_S", 5.0)
-    monkeypatch.setattr(module, "_SETTLE_S", 0.1)
+    monkeypatch.setattr(module, "BEAT_S", 0.05)
+    monkeypatch.setattr(module, "DOUBT_S", 5.0)
+    monkeypatch.setattr(module, "SETTLE_S", 0.1)
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_without_locks_a_holder_that_lives_is_noticed(tmp_path):
 
 
 def test_an_entry_of_a_dead_holder_is_taken_over(tmp_path, without_locks, monkeypatch):
-    monkeypatch.setattr(module, "_DOUBT_S", 0.2)
+    monkeypatch.setattr(module, "DOUBT_S", 0.2)
     entry(tmp_path)
     with sole_use(tmp_path, refusal=refusal):
         assert json.loads((tmp_path / LOCK).read_text())["host"] != "elsewhere"
@@ -134,8 +134,8 @@ def test_an_entry_of_a_dead_holder_is_taken_over(tmp_path, without_locks, monkey
 
 @pytest.mark.usefixtures("without_locks")
 def test_of_two_that_begin_together_without_locks_the_last_has_it(tmp_path, monkeypatch):
-    write = module._write
-    monkeypatch.setattr(module, "_write", lambda *_: (write(*_), entry(tmp_path)))
+    write = module.write_entry
+    monkeypatch.setattr(module, "write_entry", lambda *_: (write(*_), entry(tmp_path)))
     with pytest.raises(UserError, match="in use by process 7 on elsewhere"), sole_use(tmp_path, refusal=refusal):
         pytest.fail("two at once")
     assert (tmp_path / LOCK).exists()

@@ -186,7 +186,7 @@ def test_throughput_leaves_the_first_step_out():
 
 def test_plain_progress_tells_the_time_left_without_compilation():
     clock, stream = Clock(), io.StringIO()
-    with ProgressLine("teacher", 101, stream=stream, every_s=10, clock=clock) as progress:
+    with ProgressLine("teacher", 101, stream=stream, clock=clock) as progress:
         clock.now += 60
         progress.update(1, loss=1.0)
         for step in range(2, 52):

@@ -219,11 +219,12 @@ class Client:
             self._lost(rank, news["text"], stacks=stacks)
         elif status in _STOPS:
             self._change(_stop=(line, ExitStatus(status)))
-            if self._stop_handler is None:
-                self._end(status, line)
+            handler = self._stop_handler
+            if handler is None:
+                return self._end(status, line)
             late = f"{line}; this process has not stopped within {self._grace_s:g} s"
             self._deadline = time.monotonic() + self._grace_s, ExitStatus(status), late
-            self._stop_handler(line, status)
+            handler(line, status)
         elif self._verdict and self._verdict in news["text"]:
             # the main thread is about to report the same
             self._deadline = time.monotonic() + GRACE_S, ExitStatus(status), f"error: {line}"

@@ -33,8 +33,8 @@ from accdistill_jax.runtime.peers.wire import Wire, close_in_forks
 
 MESSAGE_LIMIT = 64 * 2**20  # bytes of one value
 _ENVELOPE = 4096  # bytes of a message around its value, and of a stranger's first line
-_STRANGERS = 64  # connections at once of which it is not known yet whose they are
-_HELLO_S = 10.0  # how long one may take to say so
+MOST_STRANGERS = 64  # connections at once of which it is not known yet whose they are
+HELLO_S = 10.0  # how long one may take to say so
 _NO_DESCRIPTOR_S = 0.05
 _SEEN_S = 2.0  # how long process 0 waits for the others to have read why the run ends
 _OTHERS_GO_ON = (ExitStatus.FINISHED, ExitStatus.INTERRUPTED, ExitStatus.TERMINATED)
@@ -144,7 +144,8 @@ class Hub:
                 self._flush()
         finally:
             for key in list(self._selector.get_map().values()):
-                key.fileobj.close()
+                if isinstance(key.fileobj, socket.socket):
+                    key.fileobj.close()
             self._selector.close()
 
     def _turn(self, now: float) -> None:
@@ -177,9 +178,9 @@ class Hub:
             if not self._drop_oldest_stranger():
                 time.sleep(_NO_DESCRIPTOR_S)
             return
-        if len(self._strangers) >= _STRANGERS:
+        if len(self._strangers) >= MOST_STRANGERS:
             self._drop_oldest_stranger()
-        self._strangers[self._register(connection)] = time.monotonic() + min(_HELLO_S, self._silence_s)
+        self._strangers[self._register(connection)] = time.monotonic() + min(HELLO_S, self._silence_s)
 
     def _drop_oldest_stranger(self) -> bool:
         """Makes room; False where there is none to drop."""
@@ -240,8 +241,9 @@ class Hub:
         if wire.rank is None:
             rank, token = message.get("rank"), str(message.get("token")).encode(errors="replace")
             known = hmac.compare_digest(token, self._token.encode())
-            right = kind == "hello" and known and type(rank) is int and rank in range(self._count)
-            if not right or rank in self._joined - self._wires.keys():
+            if type(rank) is not int or kind != "hello" or not known or rank not in range(self._count):
+                raise ConnectionError("a stranger")
+            if rank in self._joined - self._wires.keys():
                 raise ConnectionError("a stranger")
             if rank in self._wires:
                 self._refuse_second(wire, rank)

@@ -7,6 +7,7 @@ Process 0 runs the hub (`hub`); a control thread in every process holds its conn
 """
 
 import contextlib
+import dataclasses
 import json
 import secrets
 import socket
@@ -22,6 +23,21 @@ from accdistill_jax.runtime.watchdog import HangWatch, end_process
 
 JSON = Any  # None, bool, int, float, str, and lists and dicts of such
 _ADDRESS_KEY = "peers"
+
+
+@dataclasses.dataclass(frozen=True)
+class Timeouts:
+    """Time limits of the control plane, in seconds.
+
+    Attributes:
+        silence_s: a process that sends nothing for so long is lost.
+        hang_s: a process may wait for the others ten times so long, see `Peers.waiting`.
+        start_s: a process that has not connected by then is lost.
+    """
+
+    silence_s: float
+    hang_s: float = 600.0
+    start_s: float = 300.0
 
 
 class Peers:
@@ -64,19 +80,16 @@ class Peers:
         count: int,
         exchange: Exchange,
         host: str,
-        silence_s: float,
-        hang_s: float = 600.0,
-        start_timeout_s: float = 300.0,
+        timeouts: Timeouts,
     ) -> "Peers":
         """Connects this process with the others; returns when all are connected.
 
         Args:
-            rank, count: as the attributes.
-            exchange: through which process 0 tells the others where it listens.
+            rank: number of this process, in [0, count).
+            count: number of processes.
+            exchange: key-value store through which process 0 tells the others its address.
             host: name or address of process 0's machine, as the others reach it.
-            silence_s: a process that is silent for so many seconds is lost.
-            hang_s: ten times so long, in seconds, may a process wait for the others; see `waiting`.
-            start_timeout_s: a process that has not connected by then is lost.
+            timeouts: limits of silence and of waiting.
 
         Raises:
             UserError: process 0 cannot be reached.
@@ -84,21 +97,27 @@ class Peers:
         if count == 1:
             return cls.alone()
         peers = cls(rank=rank, count=count)
-        peers._hang_s = hang_s
+        peers._hang_s = timeouts.hang_s
         if peers.first:
             token, listener = secrets.token_hex(16), listen(host)
             connection, other_end = socket.socketpair()
-            timeouts = {"silence_s": silence_s, "start_timeout_s": start_timeout_s}
-            peers._hub = Hub(listener, other_end, count=count, token=token, **timeouts)
+            peers._hub = Hub(
+                listener,
+                other_end,
+                count=count,
+                token=token,
+                silence_s=timeouts.silence_s,
+                start_timeout_s=timeouts.start_s,
+            )
             peers._hub.start()
             exchange.set(_ADDRESS_KEY, f"{host}:{listener.getsockname()[1]} {token}")
         else:
-            connection, token = reach(exchange, _ADDRESS_KEY, rank=rank, timeout_s=start_timeout_s)
+            connection, token = reach(exchange, _ADDRESS_KEY, rank=rank, timeout_s=timeouts.start_s)
         peers._client = Client(
             Wire(connection, limit=count * MESSAGE_LIMIT),
             rank=rank,
             token=token,
-            silence_s=silence_s,
+            silence_s=timeouts.silence_s,
             watch=lambda: peers._watch,
         )
         peers._client.join_others()

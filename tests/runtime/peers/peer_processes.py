@@ -23,7 +23,7 @@ import os, signal, socket, subprocess, sys, threading, time
 from pathlib import Path
 from accdistill_jax.errors import UserError
 from accdistill_jax.runtime.interrupt import Interrupted
-from accdistill_jax.runtime.peers.peers import Peers
+from accdistill_jax.runtime.peers.peers import Peers, Timeouts
 
 class Folder:
     def __init__(self, path):
@@ -48,7 +48,7 @@ signal.alarm({alarm_s})
 exchange = Folder(folder)
 {before}
 peers = Peers.connect(
-    rank=rank, count=count, exchange=exchange, host="127.0.0.1", silence_s=silence_s, start_timeout_s=20.0
+    rank=rank, count=count, exchange=exchange, host="127.0.0.1", timeouts=Timeouts(silence_s=silence_s, start_s=20.0)
 )
 def wait_for_go():
     while not (Path(folder) / "go").exists():

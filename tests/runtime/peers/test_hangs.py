@@ -60,7 +60,7 @@ def test_the_first_step_and_a_pause_have_ten_times_the_time(processes):
 
 SHORT_WAITS = """
 connect = Peers.connect
-Peers.connect = lambda **options: connect(**options | {"hang_s": 0.2})
+Peers.connect = lambda **options: connect(**options | {"timeouts": Timeouts(silence_s, hang_s=0.2, start_s=20.0)})
 """
 
 

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from accdistill_jax.errors import ExitStatus, UserError
-from accdistill_jax.runtime.peers.peers import Peers
+from accdistill_jax.runtime.peers.peers import Peers, Timeouts
 from tests.runtime.peers.peer_processes import (
     ALARM_S,
     FINISH,
@@ -99,7 +99,7 @@ def test_one_that_never_connects_is_lost(processes):
         if rank == 2:
             sys.exit(3)
         connect = Peers.connect
-        Peers.connect = lambda **options: connect(**options | {"start_timeout_s": 4.0})
+        Peers.connect = lambda **options: connect(**options | {"timeouts": Timeouts(silence_s, start_s=4.0)})
     """
     results = run(processes, 3, body, before=before)
     assert [status for status, *_ in results] == [75, 75, 3]
@@ -116,7 +116,7 @@ def test_an_address_out_of_reach_is_named():
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     with pytest.raises(UserError, match=f"process 1 cannot reach process 0 at {address} within 0.3 s .*refused"):
-        Peers.connect(rank=1, count=2, exchange=Exchange(), host="", silence_s=1.0, start_timeout_s=0.3)
+        Peers.connect(rank=1, count=2, exchange=Exchange(), host="", timeouts=Timeouts(silence_s=1.0, start_s=0.3))
 
 
 def test_a_fork_does_not_keep_the_connection_of_a_killed_process(processes):
@@ -156,11 +156,17 @@ def test_a_full_pipe_does_not_keep_a_process_alive(processes):
 
 def test_an_end_takes_the_worker_processes_along(processes):
     body = """
-        import multiprocessing
+        from accdistill_jax.runtime.child import Child
         if rank == 0:
-            worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(50,))
-            worker.start()
-            (Path(folder) / "worker").write_text(str(worker.pid))
+            (Path(folder) / "sleeper.py").write_text(
+                "import os, pathlib, time\\n"
+                "pathlib.Path(__file__).with_name('worker').write_text(str(os.getpid()))\\n"
+                "time.sleep(50)\\n"
+            )
+            sys.path.append(folder)
+            worker = Child("sleeper")
+            while not (Path(folder) / "worker").exists() or not (Path(folder) / "worker").read_text():
+                time.sleep(0.01)
         stuck()
     """
     processes.start(2, textwrap.dedent(body))

@@ -145,8 +145,8 @@ def test_idle_connections_keep_no_process_out(meet):
 
 
 def test_few_strangers_are_kept_and_not_for_long(meet, monkeypatch):
-    monkeypatch.setattr(hub, "_HELLO_S", 0.5)
-    monkeypatch.setattr(hub, "_STRANGERS", 4)
+    monkeypatch.setattr(hub, "HELLO_S", 0.5)
+    monkeypatch.setattr(hub, "MOST_STRANGERS", 4)
     meeting = meet(silence_s=1.0)
     idle = [meeting.connect() for _ in range(6)]
     assert closed(idle[0]) and closed(idle[1])
@@ -213,6 +213,15 @@ def test_a_known_process_that_says_nonsense_is_lost_in_one_line(meet, line):
     assert heard(meeting.first, "news")["rank"] == 1
 
 
+class CountingSocket(socket.socket):
+    received = 0
+
+    def recv(self, *arguments):
+        data = super().recv(*arguments)
+        self.received += len(data)
+        return data
+
+
 @pytest.mark.parametrize("limit", [10, 4096])
 def test_no_more_is_taken_in_than_the_limit(limit):
     """Neither a line without an end nor one that has it."""
@@ -222,12 +231,13 @@ def test_no_more_is_taken_in_than_the_limit(limit):
             target=lambda line=line, there=there: contextlib.suppress(OSError) and there.sendall(line), daemon=True
         )
         sender.start()
-        wire = Wire(here, limit=limit)
+        counted = CountingSocket(fileno=here.detach())
+        wire = Wire(counted, limit=limit)
         with pytest.raises(ConnectionError):
             for _ in range(1000):
                 wire.read()
-                assert len(wire._in) <= limit + 1
                 time.sleep(0.001)
+        assert counted.received <= limit + 1
         wire.close()
         there.close()
 
