@@ -15,7 +15,7 @@ class Augmentation:
 
     probability: float = setting(0.0, number(0, 1), "probability per segment; 0: never")
     strength: float = setting(0.1, number(), "strength; its meaning is documented at the augmentation's function")
-    knots: int = setting(4, integer(2, 1024), "knots of a random curve, where the augmentation draws one")
+    knots: int = setting(4, integer(2, 1024), "knots of the random curve, for an augmentation that draws a curve")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -70,7 +70,7 @@ class MaskedAutoencoder(nn.Module):
 
     Attributes:
         encoder: the encoder that is kept after pretraining; its parameters live under "encoder".
-        patch: samples of a patch; the encoder's own where it has one.
+        patch: samples of a patch; equal to the encoder's `patch`, if that is not None.
         keep: number of patches that the encoder sees, fixed so that shapes are fixed.
         decoder_width, decoder_depth, decoder_heads: size of the decoder.
         dtype: compute dtype.

@@ -11,7 +11,7 @@ from accdistill_jax.config.tree import section
 from accdistill_jax.errors import UserError
 from accdistill_jax.labels import LABELS
 
-# The objective of student exports that name none: they were written when there was no other.
+# The objective of a student export that names none: the first version had no other objective.
 UNNAMED = "distillation"
 
 

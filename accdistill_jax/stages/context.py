@@ -47,7 +47,7 @@ class Run:
         return "+".join(store.fingerprint for store in self.stores)
 
     def exists(self, path: Path) -> bool:
-        """True if a file of the work directory is there, as process 0 sees it."""
+        """True if a file of the work directory exists, as process 0 sees it."""
         return self.peers.from_first(f"exists {path.name}", path.exists)
 
     def load_params(self, path: Path) -> Restored:
@@ -78,10 +78,10 @@ class Run:
         """
         if self.peers.count == 1:
             return read()
-        found: dict[str, Restored] = {}
+        on_first: dict[str, Restored] = {}
 
         def describe() -> dict:
-            found["here"] = restored = read()
+            on_first["content"] = restored = read()
             flat = flatten(restored.state)
             return {
                 "arrays": [[name, leaf.dtype.name, list(leaf.shape)] for name, leaf in flat.items()],
@@ -91,7 +91,9 @@ class Run:
         content = self.peers.from_first(name, describe)
         data = None
         if self.peers.first:
-            data = b"".join(np.ascontiguousarray(leaf).tobytes() for leaf in flatten(found["here"].state).values())
+            data = b"".join(
+                np.ascontiguousarray(leaf).tobytes() for leaf in flatten(on_first["content"].state).values()
+            )
         sizes = [np.dtype(dtype).itemsize * math.prod(shape) for _, dtype, shape in content["arrays"]]
         with self.peers.waiting(f"the broadcast ({name!r})"):
             data = self.parallel.broadcast(data, sum(sizes))

@@ -38,7 +38,7 @@ from accdistill_jax.stages.teacher import load_teacher
 from accdistill_jax.storage.checked_npz import DamagedNpz, encode_npz, read_npz, verify_npz
 
 
-class Encoder(NamedTuple):
+class EvaluatedEncoder(NamedTuple):
     """An encoder to evaluate: `apply(params, batch) -> {"embedding": [b, D], maybe "projection": [b, P]}`."""
 
     name: str
@@ -47,18 +47,18 @@ class Encoder(NamedTuple):
 
 
 class Encoders(NamedTuple):
-    """The encoders of a run, what they are, and the key under which their embeddings are kept."""
+    """The encoders of a run, and the key under which their embeddings are kept."""
 
     teacher: Teacher | None
     student: Student | None
-    all: list[Encoder]
+    all: list[EvaluatedEncoder]
     key: str
 
 
 def load_encoders(run: Run) -> Encoders:
-    """Teacher, student and an untrained encoder of the student's shape, as far as the run has them.
+    """Teacher, student and an untrained encoder of the student's shape; those that the run has.
 
-    Where student and PPG encoder were trained together, that encoder stands in the teacher's place.
+    A PPG encoder that was trained together with the student takes the teacher's place.
     """
     has_student = "student" in run.config.stages or (student_stage.export_path(run) / "export.json").exists()
     trains_ppg = has_student and objective_of(run.config.student).ppg is PPG.TRAINED
@@ -70,7 +70,7 @@ def load_encoders(run: Run) -> Encoders:
     if teacher is not None:
         encoders.append(teacher_encoder(teacher, student))
     elif student is not None and student.ppg is not None:
-        encoders.append(Encoder(TEACHER, student.represent_ppg, student.params))
+        encoders.append(EvaluatedEncoder(TEACHER, student.represent_ppg, student.params))
     if student is not None:
         branch = student.branch
 
@@ -78,8 +78,8 @@ def load_encoders(run: Run) -> Encoders:
             return {"embedding": branch.embed(params, branch.prepare(batch))}
 
         segment = run.stores[0].read(np.zeros(1, np.int64))
-        encoders.append(Encoder(STUDENT, student.represent, student.params))
-        encoders.append(Encoder(UNTRAINED, embed_untrained, student.initial(segment)))
+        encoders.append(EvaluatedEncoder(STUDENT, student.represent, student.params))
+        encoders.append(EvaluatedEncoder(UNTRAINED, embed_untrained, student.initial(segment)))
     c = run.config.evaluation
     described = [run.data_fingerprint, teacher.fingerprint if teacher else "", student.fingerprint if student else ""]
     described += [c.train_segments, run.config.seed, str(run.config.runtime.compute_dtype)]
@@ -87,11 +87,11 @@ def load_encoders(run: Run) -> Encoders:
 
 
 def has_teacher(run: Run) -> bool:
-    """True if the run has a frozen teacher, though its student may not learn from it."""
+    """True if the run has a frozen teacher, even if its student does not learn from it."""
     return "teacher" in run.config.stages or run.exists(teacher_stage.export_path(run) / "export.json")
 
 
-def teacher_encoder(teacher: Teacher, student: Student | None) -> Encoder:
+def teacher_encoder(teacher: Teacher, student: Student | None) -> EvaluatedEncoder:
     """The frozen teacher, with the projection that the student's retrieval compares with, if there is one."""
 
     def embed_ppg(params, batch):
@@ -102,7 +102,7 @@ def teacher_encoder(teacher: Teacher, student: Student | None) -> Encoder:
         return out if projection is None else out | {"projection": projection}
 
     heads = {name: value for name, value in student.params.items() if name == "teacher_head"} if student else {}
-    return Encoder(TEACHER, embed_ppg, {"teacher": teacher.frozen, "student": heads})
+    return EvaluatedEncoder(TEACHER, embed_ppg, {"teacher": teacher.frozen, "student": heads})
 
 
 def hash_of(described: object) -> str:
@@ -118,9 +118,9 @@ def embed_stage(run: Run) -> None:
 
 
 def check_stores(run: Run) -> None:
-    """Raises UserError where the evaluation has nothing to work on, or other unseen stores than another process has.
+    """Raises UserError if there is nothing to evaluate on, or if the unseen stores differ between processes.
 
-    Cheap, so that it is told before training.
+    It is cheap, so it runs before training.
     """
     unseen = unseen_stores(run)
     facts = {f"fingerprint of the unseen store {name}": store.fingerprint for name, store in unseen.items()}
@@ -136,7 +136,7 @@ def unseen_stores(run: Run) -> dict[str, Store]:
     """The stores of `config.data.unseen_stores` by folder name.
 
     Raises:
-        UserError: one that does not fit the training stores, or two of one name.
+        UserError: a store does not fit the training stores, or two have the same name.
     """
     return open_unseen(run.config, run.stores, run.config.data.unseen_stores)
 
@@ -159,7 +159,7 @@ def main_rows(run: Run) -> dict[str, list[np.ndarray]]:
 def embeddings(
     run: Run, encoders: Encoders, name: str, stores: Sequence[Store], rows: Mapping[str, list[np.ndarray]]
 ) -> dict[str, dict[str, SplitEmbeddings]] | None:
-    """Encoder -> split -> embeddings; read from `embeddings/` where they are there already for the same encoders.
+    """Encoder -> split -> embeddings; read from `embeddings/` if the file there is of the same encoders.
 
     All processes take part in computing them; process 0 keeps them, the others get None.
     """
@@ -167,7 +167,7 @@ def embeddings(
     key = hash_of([encoders.key, [store.fingerprint for store in stores]])
     arrays = None
     if run.peers.first:
-        counts = {split: sum(map(len, own)) for split, own in rows.items()}
+        counts = {split: sum(map(len, store_rows)) for split, store_rows in rows.items()}
         arrays = _load(path, key, encoders=[encoder.name for encoder in encoders.all], counts=counts, say=run.say)
     if not run.peers.share(f"embeddings {name}", arrays is not None):
         arrays = _compute(run, encoders, name, stores, rows)
@@ -186,7 +186,8 @@ def _by_encoder(
     rows: Mapping[str, list[np.ndarray]],
 ) -> dict[str, dict[str, SplitEmbeddings]]:
     columns = {
-        split: segment_columns(stores, own, same_names=run.config.data.same_names) for split, own in rows.items()
+        split: segment_columns(stores, store_rows, same_names=run.config.data.same_names)
+        for split, store_rows in rows.items()
     }
     return {
         encoder.name: {
@@ -220,14 +221,14 @@ def _save(path: Path, key: str, arrays: dict[str, np.ndarray]) -> None:
 def _load(
     path: Path, key: str, *, encoders: Sequence[str], counts: Mapping[str, int], say: Callable[[str], None]
 ) -> dict[str, np.ndarray] | None:
-    """The arrays of a file that `_save` wrote, or None where they are to be computed: it is absent, of another key, or damaged.
+    """The arrays of a file that `_save` wrote; None if it is absent, of another key, or damaged, and they must be computed.
 
     Args:
         path: the file.
         key: that it must have.
         encoders: whose embeddings it must hold.
         counts: split -> segments of it.
-        say: told of damage.
+        say: prints a line about damage.
     """
     try:
         with open_regular(path) as file:
@@ -261,8 +262,8 @@ def _check(arrays: Mapping[str, np.ndarray], encoders: Sequence[str], counts: Ma
 
 
 def _compute(run, encoders: Encoders, name: str, stores, rows) -> dict[str, np.ndarray]:
-    """Arrays by "encoder/split/what"; the ranks of the test segments in the pool of them all among them."""
-    total = len(encoders.all) * sum(len(r) for own in rows.values() for r in own)
+    """Arrays by "encoder/split/quantity", with the ranks of the test segments in the pool of all of them."""
+    total = len(encoders.all) * sum(len(r) for store_rows in rows.values() for r in store_rows)
     done, arrays = 0, {}
     with (
         ProgressLine(f"embedding {name}", total, enabled=run.peers.first, stream=sys.stderr) as progress,
@@ -276,15 +277,15 @@ def _compute(run, encoders: Encoders, name: str, stores, rows) -> dict[str, np.n
             progress.update(done)
 
         for encoder in encoders.all:
-            for split, own in rows.items():
-                if not sum(map(len, own)):
+            for split, store_rows in rows.items():
+                if not sum(map(len, store_rows)):
                     arrays |= _empty(arrays, encoder.name, split)
                     continue
                 values = embed(
                     encoder.apply,
                     encoder.params,
                     stores,
-                    own,
+                    store_rows,
                     batch_size=run.config.evaluation.batch_size,
                     parallel=run.parallel,
                     on_batch=advance,
@@ -293,10 +294,10 @@ def _compute(run, encoders: Encoders, name: str, stores, rows) -> dict[str, np.n
     student, teacher = (arrays.get(f"{encoder}/test/projection") for encoder in (STUDENT, TEACHER))
     if student is not None and teacher is not None and student.shape == teacher.shape and len(student) > 1:
         with run.peers.waiting("the pool search"):
-            found = search_pool(student, teacher, run.parallel)
+            found_ranks = search_pool(student, teacher, run.parallel)
         arrays |= {
             f"{STUDENT}/test/rank/{direction}": ranks
-            for direction, ranks in zip((ACCEL_TO_PPG, PPG_TO_ACCEL), found, strict=True)
+            for direction, ranks in zip((ACCEL_TO_PPG, PPG_TO_ACCEL), found_ranks, strict=True)
         }
     return arrays
 
@@ -308,18 +309,19 @@ def search_pool(query: np.ndarray, gallery: np.ndarray, parallel: Parallel) -> t
     """
     count = -(-len(query) // parallel.num_devices) * parallel.num_devices
 
-    def own(rows: np.ndarray) -> np.ndarray:
+    def part_here(rows: np.ndarray) -> np.ndarray:
         padded = np.concatenate([rows, np.zeros((count - len(rows), *rows.shape[1:]), rows.dtype)])
         return np.split(padded, parallel.num_processes)[parallel.process]
 
-    valid = own(np.ones(len(query), bool))
-    found = paired_ranks(own(normalise(query)), own(normalise(gallery)), parallel=parallel, valid=valid)
-    placed = parallel.place({str(way): ranks.astype(np.int32) for way, ranks in enumerate(found)})
-    return tuple(parallel.gather(placed[str(way)])[: len(query)].astype(np.int64) for way in range(2))
+    valid = part_here(np.ones(len(query), bool))
+    ranks = paired_ranks(part_here(normalise(query)), part_here(normalise(gallery)), parallel=parallel, valid=valid)
+    placed = parallel.place({str(way): of_way.astype(np.int32) for way, of_way in enumerate(ranks)})
+    forth, back = (parallel.gather(placed[str(way)])[: len(query)].astype(np.int64) for way in range(2))
+    return forth, back
 
 
 def _empty(arrays: dict[str, np.ndarray], encoder: str, split: str) -> dict[str, np.ndarray]:
-    """Zero rows of the widths that the encoder has on the training split (which is never empty)."""
+    """Arrays without rows, of the widths that the encoder has on the training split, which is never empty."""
     first = f"{encoder}/train/"
     return {
         f"{encoder}/{split}/{key.removeprefix(first)}": np.zeros((0, *value.shape[1:]), np.float32)

@@ -116,7 +116,7 @@ def labelled_source(run: Run, *, target: str, fraction: float, subset: int) -> t
         return read
 
     labels = np.concatenate(
-        [label_values(store, target)[own] for store, own in zip(run.stores, train, strict=True)]
+        [label_values(store, target)[rows] for store, rows in zip(run.stores, train, strict=True)]
     ).astype(np.float64)
     std = labels.std()
     values = {"label_mean": labels.mean(), "label_std": std if std > 0 else 1.0}
@@ -130,16 +130,18 @@ def labelled_rows(
     """Per store, sorted rows of a split with a known label, or a share of them over all stores; participants stay together."""
     all_rows = [store.indices(split) for store in stores]
     pairs = list(zip(stores, all_rows, strict=True))
-    known = np.concatenate([np.isfinite(label_values(store, target)[own].astype(np.float64)) for store, own in pairs])
+    known = np.concatenate([np.isfinite(label_values(store, target)[rows].astype(np.float64)) for store, rows in pairs])
     if fraction < 1.0:
-        names = [store.segments["participant"][own] for store, own in pairs]
-        names = np.concatenate([np.array([f"{k}/{name}" for name in own], dtype=str) for k, own in enumerate(names)])
+        by_store = [store.segments["participant"][rows] for store, rows in pairs]
+        names = np.concatenate(
+            [np.array([f"{k}/{name}" for name in of_store], dtype=str) for k, of_store in enumerate(by_store)]
+        )
         chosen = np.zeros(len(known), bool)
         chosen[labelled_subset(names, known, fraction, subset).rows] = True
         known &= chosen
-    ends = np.cumsum([len(own) for own in all_rows])
+    ends = np.cumsum([len(rows) for rows in all_rows])
     parts = np.split(known, ends[:-1])
-    return [own[part] for own, part in zip(all_rows, parts, strict=True)]
+    return [rows[part] for rows, part in zip(all_rows, parts, strict=True)]
 
 
 def _only(batch: dict[str, np.ndarray], modality: str) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The teacher: pretrained here by masked autoencoding or contrast, or taken from elsewhere."""
+"""The teacher: pretrained in this run, or taken from the export of another run."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ STATISTICS_SEGMENTS = 2000
 
 
 def run_stage(run: Run) -> None:
-    """Pretrains the teacher unless it is there already or `config.teacher.path` names one."""
+    """Pretrains the teacher, unless its export exists or `config.teacher.path` names an export."""
     if run.config.teacher.path:
         teacher = load_teacher(run)
         run.say(f"teacher: {run.config.teacher.path}, fingerprint {teacher.fingerprint[:12]}")

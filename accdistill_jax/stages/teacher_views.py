@@ -31,8 +31,8 @@ from accdistill_jax.objectives.distillation import TEACHER, standard_embedding
 from accdistill_jax.runtime.progress import ProgressLine
 from accdistill_jax.stages.context import Run
 from accdistill_jax.stages.view_files import (
-    Plan,
     Views,
+    ViewsPlan,
     encode,
     is_complete,
     part_is_whole,
@@ -48,7 +48,7 @@ PART_BYTES = 16 * 2**20
 _CHOICE = 31  # seed of the choice of the view that a step takes
 
 
-def plan_views(run: Run, teacher: Teacher, store: Store) -> Plan:
+def plan_views(run: Run, teacher: Teacher, store: Store) -> ViewsPlan:
     """Plan of the views to compute for one of the run's stores."""
     config = run.config
     rows = chosen_rows(store, "train", cap=config.data.participant_cap or None, seed=config.seed)
@@ -64,7 +64,7 @@ def plan_views(run: Run, teacher: Teacher, store: Store) -> Plan:
         "compute_dtype": config.runtime.compute_dtype,
         "dtype": "float32",
     }
-    plan = Plan(store, rows, config.teacher.cached_views, len(teacher.frozen["mean"]), 1, described)
+    plan = ViewsPlan(store, rows, config.teacher.cached_views, len(teacher.frozen["mean"]), 1, described)
     return plan._replace(part_rows=max(1, PART_BYTES // (plan.views * plan.record.itemsize)))
 
 
@@ -79,7 +79,7 @@ def prepare_views(run: Run, teacher: Teacher) -> "TeacherViews":
         plan = plan_views(run, teacher, store)
         folder = views_folder(plan, run.workdir)
 
-        def complete_everywhere(plan: Plan = plan, folder: Path = folder) -> bool:
+        def complete_everywhere(plan: ViewsPlan = plan, folder: Path = folder) -> bool:
             return all(run.peers.gather("teacher views", is_complete(folder, plan)))
 
         if not complete_everywhere():
@@ -90,7 +90,7 @@ def prepare_views(run: Run, teacher: Teacher) -> "TeacherViews":
     return TeacherViews(made, seed=run.config.seed)
 
 
-def views_folder(plan: Plan, workdir: Path) -> Path:
+def views_folder(plan: ViewsPlan, workdir: Path) -> Path:
     """Folder of the views of a store: beside the store, or in the work directory if the store cannot be written."""
     if open_folder(plan.store.path).is_local:
         beside = Path(plan.store.path) / "teacher_views" / plan.key
@@ -107,7 +107,7 @@ def _alone(run: Run, folder: Path) -> contextlib.AbstractContextManager:
     return file_lock(folder.with_name(f"{folder.name}.lock"), waiting=waiting)
 
 
-def make_views(run: Run, teacher: Teacher, plan: Plan, folder: Path) -> None:
+def make_views(run: Run, teacher: Teacher, plan: ViewsPlan, folder: Path) -> None:
     """Computes the parts that some process lacks, and writes the parts that this process lacks."""
     remove_leftovers(folder)  # of a killed process; no other process writes here now
     lacking = {part for part in range(plan.parts) if not part_is_whole(folder, plan, part)}
@@ -139,7 +139,7 @@ def make_views(run: Run, teacher: Teacher, plan: Plan, folder: Path) -> None:
     write_record(folder, plan, seconds=time.monotonic() - begin)
 
 
-def _computation(run: Run, teacher: Teacher, plan: Plan) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+def _computation(run: Run, teacher: Teacher, plan: ViewsPlan) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
     """compute(rows [n], advance) -> (embeddings [n, views, D] float32, checksums of the PPG [n] uint32), by all devices."""
     parallel, size = run.parallel, run.config.student.train.batch_size
     specs = augmentations(run.config.student.augment.ppg)

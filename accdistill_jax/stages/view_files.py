@@ -31,7 +31,7 @@ RECORD = "views.json"
 CRC_BYTES = 4  # of a record's checksum, its last field
 
 
-class Plan(NamedTuple):
+class ViewsPlan(NamedTuple):
     """The views of one store.
 
     Attributes:
@@ -84,7 +84,7 @@ def part_name(part: int) -> str:
     return f"part-{part:05d}"
 
 
-def is_complete(folder: Path, plan: Plan) -> bool:
+def is_complete(folder: Path, plan: ViewsPlan) -> bool:
     """True if all parts exist with their sizes; their content is verified when they are read."""
     try:
         record = read_json(Path(folder) / RECORD)
@@ -95,7 +95,7 @@ def is_complete(folder: Path, plan: Plan) -> bool:
         return False
 
 
-def write_record(folder: Path, plan: Plan, *, seconds: float) -> None:
+def write_record(folder: Path, plan: ViewsPlan, *, seconds: float) -> None:
     """Marks the parts in a folder as complete; `seconds` is the time that they took."""
     files = {part_name(part): plan.part_bytes(part) for part in range(plan.parts)}
     record = sealed({"meta": plan.described, "leaves": [], "files": files, "seconds": seconds})
@@ -117,7 +117,7 @@ def write_file(path: Path, content: bytes) -> None:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def encode(plan: Plan, part: int, embeddings: np.ndarray, ppg_crc: np.ndarray) -> bytes:
+def encode(plan: ViewsPlan, part: int, embeddings: np.ndarray, ppg_crc: np.ndarray) -> bytes:
     """The content of a part from [n, views, D] float32 and [n] uint32."""
     records = np.empty(embeddings.shape[0] * plan.views, plan.record)
     records["embedding"] = embeddings.reshape(len(records), -1)
@@ -126,20 +126,20 @@ def encode(plan: Plan, part: int, embeddings: np.ndarray, ppg_crc: np.ndarray) -
     return records.tobytes()
 
 
-def _places(plan: Plan, part: int) -> tuple[np.ndarray, np.ndarray]:
+def _places(plan: ViewsPlan, part: int) -> tuple[np.ndarray, np.ndarray]:
     """Row and view of each record of a part, in order."""
     rows = plan.rows[plan.places(part)]
     return np.repeat(rows, plan.views), np.tile(np.arange(plan.views), len(rows))
 
 
-def _checksums(plan: Plan, rows: np.ndarray, views: np.ndarray, records: np.ndarray) -> np.ndarray:
+def _checksums(plan: ViewsPlan, rows: np.ndarray, views: np.ndarray, records: np.ndarray) -> np.ndarray:
     """Expected checksums [n] uint32 of records [n] that belong to these rows and views, [n] each."""
     content = records.view(np.uint8).reshape(len(records), plan.record.itemsize)[:, :-CRC_BYTES]
     places = (rows * plan.views + views) & 0xFFFFFFFF  # a record at another record's place is damage too
     return np.array([zlib.crc32(*pair) for pair in zip(content, places.tolist(), strict=True)], np.uint32)
 
 
-def part_is_whole(folder: Path, plan: Plan, part: int) -> bool:
+def part_is_whole(folder: Path, plan: ViewsPlan, part: int) -> bool:
     """True if a part exists and the checksums of all its records agree."""
     try:
         content = read_regular(folder / part_name(part), limit_bytes=plan.part_bytes(part))
@@ -159,7 +159,7 @@ class Views:
         plan: their plan.
     """
 
-    def __init__(self, folder: Path, plan: Plan):
+    def __init__(self, folder: Path, plan: ViewsPlan):
         self._folder, self.plan = folder, plan
 
     def read(self, rows: np.ndarray, views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -178,12 +178,12 @@ class Views:
         plan, size = self.plan, self.plan.record.itemsize
         places = np.searchsorted(plan.rows, rows)
         parts, inside = np.divmod(places, plan.part_rows)
-        found = np.empty((len(rows), size), np.uint8)
+        content = np.empty((len(rows), size), np.uint8)
         for part in np.unique(parts).tolist():
             mine = np.flatnonzero(parts == part)
             offsets = (inside[mine] * plan.views + views[mine]) * size
-            self._read_part(part, found, mine.tolist(), offsets.tolist())
-        records = found.view(plan.record)[:, 0]
+            self._read_part(part, content, mine.tolist(), offsets.tolist())
+        records = content.view(plan.record)[:, 0]
         wrong = np.flatnonzero(_checksums(plan, rows, views, records) != records["crc"])
         if len(wrong):
             raise self._error(int(parts[wrong[0]]), f"segment {rows[wrong[0]]} is not what was written there")

@@ -22,7 +22,7 @@ from accdistill_jax.data.store.writer import StoreWriter
 from accdistill_jax.evaluation.report.finished import is_finished, mark_finished, unmark
 from accdistill_jax.files import read_regular, sealed, write_atomically
 from accdistill_jax.stages import embedding, view_files
-from accdistill_jax.stages.view_files import Plan, Views
+from accdistill_jax.stages.view_files import Views, ViewsPlan
 from accdistill_jax.storage.checked_npz import DamagedNpz
 from accdistill_jax.storage.checkpoint import Checkpointer
 from accdistill_jax.storage.export import load_params, save_params
@@ -189,8 +189,8 @@ def _read_embeddings(folder: Path) -> str:
     return MADE_AGAIN if arrays is None else digest(arrays)
 
 
-def _plan(version: int) -> Plan:
-    return Plan(SimpleNamespace(path="store", fingerprint="0"), np.arange(0, 20, 2), 3, 4, 4, {"version": version})
+def _plan(version: int) -> ViewsPlan:
+    return ViewsPlan(SimpleNamespace(path="store", fingerprint="0"), np.arange(0, 20, 2), 3, 4, 4, {"version": version})
 
 
 def _make_views(folder: Path, version: int) -> None:

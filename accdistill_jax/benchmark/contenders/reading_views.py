@@ -10,7 +10,7 @@ from accdistill_jax.data.pipeline import Pipeline
 from accdistill_jax.data.store.store import Store, signal_crc
 from accdistill_jax.stages import teacher_views
 from accdistill_jax.stages.teacher_views import TeacherViews
-from accdistill_jax.stages.view_files import Plan, Views, encode, part_name
+from accdistill_jax.stages.view_files import Views, ViewsPlan, encode, part_name
 
 WIDTH, VIEWS = 256, 2
 
@@ -18,7 +18,7 @@ WIDTH, VIEWS = 256, 2
 def write_views(store: Store, folder: Path) -> Views:
     """Views of random numbers of a store's training segments, in the real format."""
     rows = store.indices("train")
-    plan = Plan(store, rows, VIEWS, WIDTH, 1, {})
+    plan = ViewsPlan(store, rows, VIEWS, WIDTH, 1, {})
     plan = plan._replace(part_rows=teacher_views.PART_BYTES // (VIEWS * plan.record.itemsize))
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
