@@ -103,7 +103,8 @@ def write_troika(folder: Path) -> None:
     folder.mkdir(parents=True)
     time_s = np.arange(125 * SECONDS) / 125
     noise = np.random.default_rng(0).normal(0, 0.05, (6, len(time_s)))
-    signal = noise + np.stack([pulse(time_s), 300 * pulse(time_s), 200 * pulse(time_s), *[0.1 * np.sin(time_s)] * 3])
+    sway = 0.1 * np.sin(time_s)
+    signal = noise + np.stack([pulse(time_s), 300 * pulse(time_s), 200 * pulse(time_s), sway, sway, 1 + sway])
     scipy.io.savemat(folder / "DATA_03_TYPE02.mat", {"sig": signal}, do_compression=True)
     scipy.io.savemat(folder / "DATA_03_TYPE02_BPMtrace.mat", {"BPM0": np.full((70, 1), 72.0)}, do_compression=True)
 
