@@ -168,6 +168,8 @@ def train(*, duration, batch_size, learning_rate):
             b1=0.9,
             b2=0.98,
             clip_norm=1.0,
+            optimizer="adamw",  # or "muon"
+            muon=dict(momentum=0.95, newton_schulz_steps=5),
             ema_decay=0.0,  # of the parameters that are kept; 0: none
             validate_every="200 steps",
             validation_batches=4,

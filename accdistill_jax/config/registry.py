@@ -141,4 +141,4 @@ def _origin(item: Any) -> str:
 ENCODERS = Registry("encoder architecture", ("accdistill_jax.models.registered",))
 OBJECTIVES = Registry("objective", ("accdistill_jax.objectives.registered",))
 AUGMENTATIONS = Registry("augmentation", ("accdistill_jax.inputs.registered",))
-OPTIMIZERS = Registry("optimizer")
+OPTIMIZERS = Registry("optimizer", ("accdistill_jax.training.registered",))

@@ -101,6 +101,9 @@ RULES: tuple[tuple[str, Rule], ...] = (
     ("*.train.b1", below_one()),
     ("*.train.b2", below_one()),
     ("*.train.clip_norm", number()),
+    ("*.train.optimizer", literal("adamw", "muon")),
+    ("*.train.muon.momentum", below_one()),
+    ("*.train.muon.newton_schulz_steps", integer(1, 20)),
     ("*.train.ema_decay", below_one()),
     ("*.train.checkpoints_kept", integer(1)),
     ("*.train.keep", literal("last", "best")),
@@ -183,28 +186,36 @@ FREE_KEYS = (
 )
 
 # Keys that came later, and the value by which everything is as it was without them: a run begun before them goes on.
-LATER_KEYS = {
-    "teacher.cached_views": 0,
-    "teacher.objective": "masked",
-    "student.drop_fraction": 0.0,
-    "student.objective": "distillation",
-    "student.contrastive_weight": 1.0,
-    "student.regression_weight": 0.0,
-    "student.regression": "cosine",
-    "teacher.encoder.transformer.residual": "float32",
-    "student.encoder.transformer.residual": "float32",
-} | {
-    f"inputs.{name}.{key}": value
-    for name in ("ppg", "accel")
-    for key, value in (("rate_share", 1.0), ("step", 0.0), ("axes", 0))
-}
+LATER_KEYS = (
+    {
+        "teacher.cached_views": 0,
+        "teacher.objective": "masked",
+        "student.drop_fraction": 0.0,
+        "student.objective": "distillation",
+        "student.contrastive_weight": 1.0,
+        "student.regression_weight": 0.0,
+        "student.regression": "cosine",
+        "teacher.encoder.transformer.residual": "float32",
+        "student.encoder.transformer.residual": "float32",
+    }
+    | {
+        f"{block}.train.{key}": value
+        for block in ("teacher", "student")
+        for key, value in (("optimizer", "adamw"), ("muon.momentum", 0.95), ("muon.newton_schulz_steps", 5))
+    }
+    | {
+        f"inputs.{name}.{key}": value
+        for name in ("ppg", "accel")
+        for key, value in (("rate_share", 1.0), ("step", 0.0), ("axes", 0))
+    }
+)
 
 # Sections that decide the result only where a key has a certain value.
 ONLY_WITH = {
     f"{block}.{section}.*": (f"{block}.objective", objective)
     for block in ("teacher", "student")
     for section, objective in (("autoencoder", "masked"), ("contrastive", "contrastive"), ("supervised", "supervised"))
-}
+} | {f"{block}.train.muon.*": (f"{block}.train.optimizer", "muon") for block in ("teacher", "student")}
 
 
 def matches(key: str, pattern: str) -> bool:

@@ -12,7 +12,6 @@ from accdistill_jax.config.duration import duration_steps
 from accdistill_jax.data.pipeline import Pipeline
 from accdistill_jax.objectives.base import Objective
 from accdistill_jax.runtime.interrupt import Interruption
-from accdistill_jax.runtime.parallel import AXIS
 from accdistill_jax.runtime.progress import ProgressLine
 from accdistill_jax.stages.context import Run
 from accdistill_jax.stages.sources import Source
@@ -20,8 +19,7 @@ from accdistill_jax.storage.arrays import flatten, unflatten
 from accdistill_jax.storage.checkpoint import Checkpointer
 from accdistill_jax.storage.export import Restored, refuse_other
 from accdistill_jax.training.loop import Data, Host, Outputs, Task, train
-from accdistill_jax.training.optimizer import decay_mask, make_optimizer
-from accdistill_jax.training.optimizer_state import Replicated, Sharded
+from accdistill_jax.training.optimizer_state import make_layout
 from accdistill_jax.training.step import LoopSettings, TrainState, initial_state, kept_params
 from accdistill_jax.training.writer import MetricsWriter, Writers, open_writers
 
@@ -69,7 +67,13 @@ def train_stage(
     example = {key: value[:1] for key, value in pipeline.batch(0).items()}
     params = jax.device_get(jax.jit(objective.init)(jax.random.key(config.seed), example))
     chex.assert_tree_all_finite(params)
-    layout = make_layout(run, settings, params, loop, num_segments=pipeline.num_segments)
+    layout = make_layout(
+        settings,
+        params,
+        total_steps=loop.total_steps,
+        num_segments=pipeline.num_segments,
+        shards=run.parallel.num_devices if config.runtime.optimizer_state == "sharded" else 0,
+    )
     state = initial_state(params, layout, loop, momentum=objective.momentum)
     validation = validation_batches(run, name, source)
     where = f"{run.workdir / name}"
@@ -143,19 +147,6 @@ def stage_writer(run: Run, name: str, *, resume_step: int) -> MetricsWriter:
     return open_writers(
         run.config.runtime.metrics, run.workdir, name, resume_step=resume_step, config=record.flatten_json(run.config)
     )
-
-
-def make_layout(run: Run, settings: Any, params: Any, loop: LoopSettings, *, num_segments: int) -> Replicated | Sharded:
-    """The optimiser of a stage, laid out over the devices as `config.runtime.optimizer_state` says."""
-    sharded = run.config.runtime.optimizer_state == "sharded"
-    optimizer = make_optimizer(
-        settings,
-        total_steps=loop.total_steps,
-        num_segments=num_segments,
-        decayed=decay_mask(params),
-        axis_name=AXIS if sharded else None,
-    )
-    return Sharded(optimizer, params, run.parallel.num_devices) if sharded else Replicated(optimizer)
 
 
 def restore(

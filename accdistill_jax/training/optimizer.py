@@ -1,6 +1,9 @@
-"""The optimiser: AdamW with warm-up, cosine decay, clipping by global norm and a decay mask."""
+"""The optimiser of a stage: clipping, a direction, weight decay and a learning rate with warm-up and cosine decay.
 
-from collections.abc import Mapping
+The direction is what optimisers differ in. A new one is a function `(train_config, options, leaves) ->
+optax.GradientTransformation`, registered in `registered.py` with its options; everything else here is common to all.
+"""
+
 from typing import Any, NamedTuple
 
 import jax
@@ -8,9 +11,10 @@ import jax.numpy as jnp
 import optax
 
 from accdistill_jax.config.duration import duration_steps
+from accdistill_jax.config.registry import OPTIMIZERS
 from accdistill_jax.errors import UserError
 
-# A parameter whose path contains one of these words is not decayed, whatever its number of axes.
+# A parameter whose path contains one of these words does not decay, whatever its number of axes.
 UNDECAYED_WORDS = (
     "bias",
     "scale",
@@ -35,14 +39,55 @@ class Optimizer(NamedTuple):
     schedule: optax.Schedule
 
 
+class Parts(NamedTuple):
+    """A split of arrays over the devices of a mapped axis: each laid flat, padded, and cut into equal parts.
+
+    Attributes:
+        axis_name: the mapped axis.
+        count: number of devices.
+    """
+
+    axis_name: str
+    count: int
+
+    def flat(self, whole: Any, xp: Any = jnp) -> Any:
+        """An array laid flat and padded to a multiple of the devices; `xp` is numpy or jax.numpy."""
+        return xp.pad(whole.reshape(-1), (0, -whole.size % self.count))
+
+    def take(self, whole: jax.Array) -> jax.Array:
+        """This device's part [size / count] of an array; inside the mapped step."""
+        flat = self.flat(whole)
+        size = flat.size // self.count
+        return jax.lax.dynamic_slice(flat, (jax.lax.axis_index(self.axis_name) * size,), (size,))
+
+    def gather(self, part: jax.Array, like: Any) -> jax.Array:
+        """The whole array, of the shape of `like`, from every device's part; inside the mapped step."""
+        flat = jax.lax.all_gather(part, self.axis_name, tiled=True)
+        return flat[: like.size].reshape(like.shape)
+
+
+class Leaves(NamedTuple):
+    """The parameters as an optimiser must know them.
+
+    Attributes:
+        shapes: tree of `jax.ShapeDtypeStruct`, of the whole arrays.
+        decayed: tree of bools: weight decay applies to these.
+        parts: how gradients and state are split over the devices; None: every device holds them whole.
+    """
+
+    shapes: Any
+    decayed: Any
+    parts: Parts | None
+
+
 def decay_mask(params: Any) -> Any:
-    """Says which parameters weight decay applies to: matrices and kernels only.
+    """Selects the parameters that decay: matrices and kernels only.
 
     Args:
         params: pytree of arrays.
 
     Returns:
-        A pytree of the same structure with True for decayed leaves: those with two or more axes whose path names
+        A pytree of the same structure with True for leaves that decay: those with two or more axes whose path names
         no bias, normalisation, position or mask token (`UNDECAYED_WORDS`).
     """
 
@@ -56,7 +101,7 @@ def decay_mask(params: Any) -> Any:
 def make_schedule(
     *, learning_rate: float, warmup_steps: int, total_steps: int, final_learning_rate_fraction: float
 ) -> optax.Schedule:
-    """Linear warm-up from zero to `learning_rate`, then half a cosine to a floor that is held afterwards.
+    """Linear warm-up from zero to `learning_rate`, then half a cosine to a constant floor.
 
     Args:
         learning_rate: the peak, reached at step `warmup_steps`.
@@ -106,48 +151,57 @@ def global_norm(tree: Any, *, axis_name: str | None = None) -> jax.Array:
     return jnp.sqrt(squares if axis_name is None else jax.lax.psum(squares, axis_name))
 
 
+def adam(train_config: Any, options: None, leaves: Leaves) -> optax.GradientTransformation:
+    """The direction of Adam; with the common weight decay it is AdamW.
+
+    Source: Loshchilov and Hutter, "Decoupled weight decay regularization", 2019.
+    """
+    del options, leaves
+    return optax.scale_by_adam(b1=train_config.b1, b2=train_config.b2)
+
+
 def make_optimizer(
-    train_config: Mapping,
+    train_config: Any,
+    params: Any,
     *,
     total_steps: int,
     num_segments: int | None = None,
-    decayed: Any = decay_mask,
-    axis_name: str | None = None,
+    parts: Parts | None = None,
 ) -> Optimizer:
     """Builds the optimiser of one training stage.
 
     Args:
-        train_config: the stage's `train` block with batch_size, learning_rate, warmup (a duration, see
-            `duration.duration_steps`), final_learning_rate_fraction, weight_decay, b1, b2, clip_norm (0: no clipping).
+        train_config: the stage's `train` section: optimizer and its own section, batch_size, learning_rate, warmup (a
+            duration, see `duration.duration_steps`), final_learning_rate_fraction, weight_decay, b1, b2, clip_norm (0: no
+            clipping).
+        params: parameters, or their shapes.
         total_steps: number of updates of the whole stage.
-        num_segments: distinct segments of one epoch; needed only where the warm-up is given in epochs.
-        decayed: which leaves decay: a tree of bools, or a function of the parameters.
-        axis_name: mapped axis over which gradients and moments are split; None: every device holds them whole.
+        num_segments: distinct segments of one epoch; needed only for a warm-up in epochs.
+        parts: how gradients and state are split over the devices; None: every device holds them whole.
 
     Returns:
-        The transformation and its schedule. Moments have the dtype of the parameters (float32).
+        The transformation and its schedule. Its state has the dtype of the parameters (float32).
 
     Raises:
-        UserError: the warm-up does not fit into the training.
-
-    Source: Loshchilov and Hutter, "Decoupled weight decay regularization", 2019.
+        UserError: the warm-up does not fit into the training, or there is no such optimiser.
     """
-    warmup_steps = duration_steps(
-        train_config["warmup"], batch_size=train_config["batch_size"], num_segments=num_segments
-    )
+    warmup_steps = duration_steps(train_config.warmup, batch_size=train_config.batch_size, num_segments=num_segments)
     schedule = make_schedule(
-        learning_rate=train_config["learning_rate"],
+        learning_rate=train_config.learning_rate,
         warmup_steps=warmup_steps,
         total_steps=total_steps,
-        final_learning_rate_fraction=train_config["final_learning_rate_fraction"],
+        final_learning_rate_fraction=train_config.final_learning_rate_fraction,
     )
-    adamw = optax.adamw(
-        schedule,
-        b1=train_config["b1"],
-        b2=train_config["b2"],
-        weight_decay=train_config["weight_decay"],
-        mask=decayed,
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), leaf.dtype), params)
+    leaves = Leaves(shapes, decay_mask(shapes), parts)
+    entry = OPTIMIZERS.entry(train_config.optimizer)
+    options = entry.options(**getattr(train_config, entry.section)) if entry.options is not None else None
+    update = optax.chain(
+        OPTIMIZERS.get(train_config.optimizer)(train_config, options, leaves),
+        optax.add_decayed_weights(train_config.weight_decay, leaves.decayed),
+        optax.scale_by_learning_rate(schedule),
     )
-    clip_norm = train_config["clip_norm"]
+    clip_norm = train_config.clip_norm
+    axis_name = parts.axis_name if parts is not None else None
     clip = clip_by_global_norm(clip_norm, axis_name=axis_name) if clip_norm else optax.identity()
-    return Optimizer(optax.chain(clip, adamw), schedule)
+    return Optimizer(optax.chain(clip, update), schedule)

@@ -7,12 +7,12 @@ host), so a checkpoint of one layout continues with the other, on any number of 
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import PartitionSpec
 
 from accdistill_jax.runtime.parallel import AXIS, SPLIT, WHOLE, Parallel
-from accdistill_jax.training.optimizer import Optimizer, global_norm
+from accdistill_jax.training.optimizer import Optimizer, Parts, global_norm, make_optimizer
 
 
 class Updated(NamedTuple):
@@ -58,23 +58,29 @@ class Replicated:
 class Sharded:
     """Each device keeps and updates 1/D of the state: gradients are reduced and scattered, the new parameters gathered.
 
-    The traffic is that of `Replicated`; the memory of the moments is divided by the number of devices. Every leaf is laid
-    flat and padded to a multiple of the devices.
+    The traffic is that of `Replicated`; the memory of the state is divided by the number of devices. See `Parts`.
 
-    Args:
-        optimizer: made with `axis_name=AXIS` and `decayed` as a tree, since a part of a matrix has lost its shape.
-        params: parameters, or their shapes.
-        num_devices: D.
+    Attributes:
+        schedule: learning rate by step.
+        spec: layout of the state, for `Parallel.map`.
 
     Source: Rajbhandari et al. 2020, "ZeRO", stage 1.
     """
 
-    def __init__(self, optimizer: Optimizer, params: Any, num_devices: int):
-        self._transform, self.schedule, self._devices = optimizer.transform, optimizer.schedule, num_devices
-        self._params = jax.tree.map(lambda p: jax.ShapeDtypeStruct(np.shape(p), p.dtype), params)
-        shapes = jax.eval_shape(self._transform.init, self._params)
+    def __init__(self, optimizer: Optimizer, params: Any, parts: Parts):
+        """Lays the state out.
+
+        Args:
+            optimizer: made with the same `parts`.
+            params: parameters, or their shapes.
+            parts: the split over the devices.
+        """
+        self._transform, self.schedule, self._parts = optimizer.transform, optimizer.schedule, parts
+        shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(np.shape(p), p.dtype), params)
+        self._shapes = jax.eval_shape(self._transform.init, shapes)
+        initable: Any = self._transform
         self.spec = optax.tree.map_params(
-            self._transform, lambda leaf: SPLIT, shapes, transform_non_params=lambda leaf: WHOLE
+            initable, lambda leaf: SPLIT, self._shapes, transform_non_params=lambda leaf: WHOLE
         )
 
     def init(self, params: Any) -> Any:
@@ -83,40 +89,52 @@ class Sharded:
 
     def place(self, opt_state: Any, parallel: Parallel) -> Any:
         """Puts a state from the host onto the devices."""
-        return optax.tree.map_params(
-            self._transform,
-            lambda leaf: parallel.split(self._flat(np.asarray(leaf), np)),
-            opt_state,
-            transform_non_params=parallel.replicate,
-        )
+
+        def put(spec: PartitionSpec, leaf: Any) -> Any:
+            return parallel.split(self._parts.flat(np.asarray(leaf), np)) if spec == SPLIT else parallel.replicate(leaf)
+
+        return jax.tree.map(put, self.spec, opt_state, is_leaf=_is_spec)
 
     def fetch(self, opt_state: Any, parallel: Parallel) -> Any:
         """Returns the state to the host; all processes must call it together."""
-        return optax.tree.map_params(
-            self._transform,
-            lambda leaf, like: parallel.gather(leaf)[: like.size].reshape(like.shape),
-            opt_state,
-            self._params,
-            transform_non_params=parallel.fetch,
-        )
+
+        def get(spec: PartitionSpec, leaf: Any, like: jax.ShapeDtypeStruct) -> Any:
+            if spec == SPLIT:
+                return parallel.gather(leaf)[: like.size].reshape(like.shape)
+            return parallel.fetch(leaf)
+
+        return jax.tree.map(get, self.spec, opt_state, self._shapes, is_leaf=_is_spec)
 
     def update(self, gradient: Any, opt_state: Any, params: Any) -> Updated:
         """One update inside the mapped step, from this device's gradient."""
+        parts = self._parts
         gradient = jax.tree.map(
-            lambda g: jax.lax.psum_scatter(self._flat(g, jnp), AXIS, tiled=True) / self._devices, gradient
+            lambda g: jax.lax.psum_scatter(parts.flat(g), parts.axis_name, tiled=True) / parts.count, gradient
         )
-        part = jax.tree.map(self._own, params)
-        updates, opt_state = self._transform.update(gradient, opt_state, part)
-        part = optax.apply_updates(part, updates)
-        params = jax.tree.map(
-            lambda p, whole: jax.lax.all_gather(p, AXIS, tiled=True)[: whole.size].reshape(whole.shape), part, params
+        mine = jax.tree.map(parts.take, params)
+        updates, opt_state = self._transform.update(gradient, opt_state, mine)
+        mine = optax.apply_updates(mine, updates)
+        return Updated(
+            jax.tree.map(parts.gather, mine, params), opt_state, global_norm(gradient, axis_name=parts.axis_name)
         )
-        return Updated(params, opt_state, global_norm(gradient, axis_name=AXIS))
 
-    def _flat(self, leaf: Any, xp: Any) -> Any:
-        return xp.pad(leaf.reshape(-1), (0, -leaf.size % self._devices))
 
-    def _own(self, leaf: jax.Array) -> jax.Array:
-        flat = self._flat(leaf, jnp)
-        size = flat.size // self._devices
-        return jax.lax.dynamic_slice(flat, (jax.lax.axis_index(AXIS) * size,), (size,))
+def make_layout(
+    train_config: Any, params: Any, *, total_steps: int, num_segments: int, shards: int = 0
+) -> Replicated | Sharded:
+    """The optimiser of a stage, and where its state lives.
+
+    Args:
+        train_config: see `make_optimizer`.
+        params: parameters, or their shapes.
+        total_steps: number of updates of the whole stage.
+        num_segments: distinct segments of one epoch.
+        shards: number of devices that the state is split over; 0: every device holds it whole.
+    """
+    parts = Parts(AXIS, shards) if shards else None
+    optimizer = make_optimizer(train_config, params, total_steps=total_steps, num_segments=num_segments, parts=parts)
+    return Replicated(optimizer) if parts is None else Sharded(optimizer, params, parts)
+
+
+def _is_spec(leaf: Any) -> bool:
+    return isinstance(leaf, PartitionSpec)

@@ -96,7 +96,7 @@ def row_hashes(store: str, parallel: Parallel, peers, *, batch_size: int, steps:
     params = jax.device_get(jax.jit(trained.init)(jax.random.key(SEED), one))
     settings = common.train(duration=f"{steps} steps", batch_size=batch_size, learning_rate=1e-3)
     settings.warmup = "1 steps"
-    optimizer = make_optimizer(settings, total_steps=steps)
+    optimizer = make_optimizer(settings, params, total_steps=steps)
     layout = Replicated(optimizer)
     loop = LoopSettings(steps, steps, steps, 1, ema_decay=0.0, seed=SEED)
     step_fn = parallel.map(make_step(trained, layout, loop), donate=True)

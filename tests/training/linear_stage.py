@@ -86,10 +86,10 @@ def run(
     validation=(1000, 1001),
     within=None,
     schedule=CONSTANT,
+    layout=None,
 ):
     """One stage as `stages.training` runs it: from the last good checkpoint of `folder`, if any; the loop in `within`."""
-    optimizer = Optimizer(optax.adamw(1e-2), schedule)
-    layout = Replicated(optimizer)
+    layout = layout or Replicated(Optimizer(optax.adamw(1e-2), schedule))
     state = initial_state(first_params(), layout, settings)
     with Checkpointer(folder / "checkpoints", keep_last=keep_last) as checkpointer:
         found = checkpointer.latest_valid_step()

@@ -1,3 +1,5 @@
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,8 @@ import pytest
 from accdistill_jax.errors import UserError
 from accdistill_jax.training.optimizer import decay_mask, make_optimizer, make_schedule
 
-TRAIN = dict(
+TRAIN = types.SimpleNamespace(
+    optimizer="adamw",
     batch_size=4,
     learning_rate=1e-2,
     warmup="4 steps",
@@ -17,6 +20,12 @@ TRAIN = dict(
     b2=0.95,
     clip_norm=0.5,
 )
+
+KERNEL = {"kernel": np.ones((2, 2), np.float32)}
+
+
+def changed(**values):
+    return types.SimpleNamespace(**(vars(TRAIN) | values))
 
 
 def test_schedule_warms_up_linearly_then_follows_a_cosine_to_its_floor():
@@ -34,7 +43,7 @@ def test_schedule_without_warm_up_starts_at_the_peak():
 @pytest.mark.parametrize("warmup", ["10 steps", "40 examples", "1 epochs"])
 def test_warm_up_as_long_as_the_training_is_refused(warmup):
     with pytest.raises(UserError, match="train.warmup"):
-        make_optimizer(TRAIN | {"warmup": warmup}, total_steps=10, num_segments=40)
+        make_optimizer(changed(warmup=warmup), KERNEL, total_steps=10, num_segments=40)
 
 
 def test_decay_reaches_kernels_only():
@@ -56,7 +65,7 @@ def test_update_equals_adamw_written_out():
     rng = np.random.default_rng(0)
     params = {"kernel": rng.normal(size=(3, 2)).astype("f4"), "bias": rng.normal(size=2).astype("f4")}
     gradients = [{name: rng.normal(size=value.shape).astype("f4") for name, value in params.items()} for _ in range(6)]
-    optimizer = make_optimizer(TRAIN, total_steps=20)
+    optimizer = make_optimizer(TRAIN, params, total_steps=20)
     ours, state = dict(params), optimizer.transform.init(params)
     for gradient in gradients:
         updates, state = optimizer.transform.update(gradient, state, ours)
@@ -69,7 +78,7 @@ def test_update_equals_adamw_written_out():
         norm = np.sqrt(sum(np.sum(np.square(g.astype("f8"))) for g in gradient.values()))
         rate = float(optimizer.schedule(step))
         for name in params:
-            g = gradient[name] * min(1.0, TRAIN["clip_norm"] / norm)
+            g = gradient[name] * min(1.0, TRAIN.clip_norm / norm)
             mu[name] = 0.9 * mu[name] + 0.1 * g
             nu[name] = 0.95 * nu[name] + 0.05 * g**2
             move = (mu[name] / (1 - 0.9 ** (step + 1))) / (np.sqrt(nu[name] / (1 - 0.95 ** (step + 1))) + 1e-8)
@@ -84,7 +93,7 @@ def test_clip_norm_zero_leaves_gradients_alone():
     gradient = {"kernel": jnp.full((2, 2), 100.0)}
     moments = {}
     for clip in (0.0, 1.0):
-        transform = make_optimizer(TRAIN | {"clip_norm": clip}, total_steps=20).transform
+        transform = make_optimizer(changed(clip_norm=clip), gradient, total_steps=20).transform
         state = transform.update(gradient, transform.init(gradient), gradient)[1]
         moments[clip] = float(optax.tree_utils.tree_get(state, "mu")["kernel"][0, 0])
     np.testing.assert_allclose(moments[0.0], 10.0, rtol=1e-6)

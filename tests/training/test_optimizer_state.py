@@ -1,13 +1,16 @@
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from accdistill_jax.runtime.parallel import AXIS, SPLIT, WHOLE, Parallel
-from accdistill_jax.training.optimizer import decay_mask, make_optimizer
-from accdistill_jax.training.optimizer_state import Replicated, Sharded
+from accdistill_jax.runtime.parallel import SPLIT, WHOLE, Parallel
+from accdistill_jax.training.optimizer_state import make_layout
 
-TRAIN = dict(
+TRAIN = types.SimpleNamespace(
+    optimizer="adamw",
+    muon={"momentum": 0.9, "newton_schulz_steps": 5},
     batch_size=4,
     learning_rate=1e-2,
     warmup="0 steps",
@@ -28,11 +31,10 @@ def parameters():
     )
 
 
-def layouts(parallel):
-    params = parameters()
-    options = {"total_steps": 10, "decayed": decay_mask(params)}
-    sharded = make_optimizer(TRAIN, axis_name=AXIS, **options)
-    return Replicated(make_optimizer(TRAIN, **options)), Sharded(sharded, params, parallel.num_devices)
+def layouts(parallel, optimizer="adamw"):
+    settings = types.SimpleNamespace(**(vars(TRAIN) | {"optimizer": optimizer}))
+    options = {"total_steps": 10, "num_segments": 40}
+    return tuple(make_layout(settings, parameters(), shards=shards, **options) for shards in (0, parallel.num_devices))
 
 
 def train(layout, parallel, *, steps=3, opt_state=None, params=None, first=0):
@@ -61,13 +63,14 @@ def close(a, b, rtol=1e-5):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=1e-6), a, b)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("mapping", ["shard_map", "pmap"])
-def test_sharded_state_gives_the_replicated_updates_in_the_same_form(mapping):
+def test_sharded_state_gives_the_replicated_updates_in_the_same_form(mapping, optimizer):
     """Clipping takes the norm over all parts, decay the leaves' own shapes."""
     parallel = Parallel(mapping)
-    replicated, sharded = layouts(parallel)
+    replicated, sharded = layouts(parallel, optimizer)
     reference, found = train(replicated, parallel), train(sharded, parallel)
-    assert max(reference[2]) > TRAIN["clip_norm"], "nothing was clipped"
+    assert max(reference[2]) > TRAIN.clip_norm, "nothing was clipped"
     close(reference, found)
     assert jax.tree.map(np.shape, found[1]) == jax.tree.map(np.shape, replicated.init(parameters()))
 
@@ -82,10 +85,15 @@ def test_a_device_holds_its_part_of_the_moments_only():
     assert held == 2 * sum(-(-np.size(leaf) // 4) for leaf in jax.tree.leaves(parameters()))
 
 
-def test_a_training_changes_layout_and_number_of_devices_on_its_way():
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_training_changes_layout_and_number_of_devices_on_its_way(optimizer):
     four, two = Parallel(), Parallel(devices=jax.devices()[:2])
-    reference = train(layouts(four)[0], four, steps=6)
+    reference = train(layouts(four, optimizer)[0], four, steps=6)
     params, opt_state = None, None
-    for first, layout, parallel in ((0, layouts(four)[1], four), (2, layouts(two)[0], two), (4, layouts(two)[1], two)):
+    for first, layout, parallel in (
+        (0, layouts(four, optimizer)[1], four),
+        (2, layouts(two, optimizer)[0], two),
+        (4, layouts(two, optimizer)[1], two),
+    ):
         params, opt_state, _ = train(layout, parallel, steps=2, first=first, params=params, opt_state=opt_state)
     close(reference[:2], (params, opt_state))

@@ -15,10 +15,9 @@ from accdistill_jax.inputs.prepare import InputSettings
 from accdistill_jax.models.build import build_encoder, compute_dtype
 from accdistill_jax.objectives.base import Branch, Objective
 from accdistill_jax.objectives.distillation import TEACHER
-from accdistill_jax.runtime.parallel import AXIS, WHOLE, Parallel
+from accdistill_jax.runtime.parallel import WHOLE, Parallel
 from accdistill_jax.stages.build_objective import build_objective, needs_teacher
-from accdistill_jax.training.optimizer import decay_mask, make_optimizer
-from accdistill_jax.training.optimizer_state import Replicated, Sharded
+from accdistill_jax.training.optimizer_state import Replicated, Sharded, make_layout
 from accdistill_jax.training.step import LoopSettings, TrainState, initial_state, make_step
 
 ACCEL_CHANNELS = 3
@@ -126,6 +125,10 @@ def describe(config: Any, stage: str) -> Work:
         teacher_params = jax.eval_shape(module.init, jax.random.key(0), signal)["params"]
         frozen = {"params": teacher_params, "mean": statistic, "std": statistic}
     objective = build_objective(config, stage, samples=SAMPLES, teacher=teacher)
+    if config[stage].train.optimizer != "adamw":
+        raise UserError(
+            f"config.{stage}.train.optimizer = {config[stage].train.optimizer!r}: its work is not counted, only that of adamw"
+        )
     counted = objective.flops(samples=SAMPLES, channels=channels, cached=bool(cached))
     if counted is None:
         raise UserError(
@@ -207,14 +210,13 @@ def build(work: Work, parallel: Parallel) -> Program:
         seed=work.config.seed,
         micro_batches=work.settings.micro_batches,
     )
-    optimizer = make_optimizer(
+    layout = make_layout(
         work.settings,
+        work.params,
         total_steps=loop.total_steps,
         num_segments=1_000_000,
-        decayed=decay_mask(work.params),
-        axis_name=AXIS if work.sharded else None,
+        shards=parallel.num_devices if work.sharded else 0,
     )
-    layout = Sharded(optimizer, work.params, parallel.num_devices) if work.sharded else Replicated(optimizer)
     spec = TrainState(WHOLE, WHOLE, layout.spec, WHOLE)
     step = parallel.map(make_step(work.objective, layout, loop), donate=True, state=spec)
     return Program(step, layout, loop)
