@@ -1,4 +1,4 @@
-"""Health of embeddings: rank, spread, collapse; alignment and uniformity of paired projections; similarity of two encoders."""
+"""Health of embeddings (rank, spread, collapse), alignment and uniformity of projections, similarity of two encoders."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ COLLAPSED_RANK = 2.0
 
 @dataclasses.dataclass(frozen=True)
 class Health:
-    """Measures of how an encoder uses its embedding space, over a split's segments.
+    """Measures of an encoder's use of its embedding space, over the segments of a split.
 
     Attributes:
         width: dimensions of the embedding.
-        effective_rank: smooth effective rank (RankMe) of the embeddings as they are.
-        effective_rank_centred: the same after their mean is removed, which a large common offset cannot hide in.
+        effective_rank: smooth effective rank (RankMe) of the embeddings.
+        effective_rank_centred: the same after their mean is removed. A large common offset lowers the plain rank only.
         std: mean over dimensions of the standard deviation over segments.
         variance_share: variance over segments divided by mean squared norm; 0 for a constant output.
         dead_dimensions: dimensions that do not vary.
         uniformity: log mean Gaussian potential of the projections (lower is more spread), None without projections.
-        alarm: what is wrong in plain words, or "".
+        alarm: the problem in plain words, or "".
     """
 
     width: int
@@ -40,11 +40,12 @@ class Health:
 class Similarity(NamedTuple):
     """Linear centred kernel alignment (CKA) of two embeddings of the same segments.
 
-    cka: 0 to 1; 1 where one is the other turned, mirrored, scaled and shifted. Biased upwards: unrelated embeddings of widths D1 and
-      D2 come out at about sqrt(D1 * D2) / N, so few segments make any two encoders look alike.
-    debiased: the same from unbiased estimates of the dependence, about 0 (a little below too) for unrelated embeddings whatever N
-      is; None with fewer than four segments or where an embedding does not vary.
-    segments: N.
+    Attributes:
+        cka: 0 to 1. It is 1 if the embeddings differ by rotation, reflection, scale and offset alone. It is biased upwards:
+            unrelated embeddings of widths D1 and D2 get about sqrt(D1 * D2) / N. None if an embedding does not vary.
+        debiased: the same from unbiased estimates of the dependence. Unrelated embeddings get about 0 for any N, sometimes
+            slightly less. None with fewer than four segments, or if an embedding does not vary.
+        segments: number of segments, N.
     """
 
     cka: float | None
@@ -53,67 +54,68 @@ class Similarity(NamedTuple):
 
 
 def linear_cka(first: np.ndarray, second: np.ndarray, *, block: int = 16384) -> Similarity:
-    """Similarity of two encoders' arrangements of the same segments, whatever the directions of their dimensions.
+    """Similarity of two embeddings of the same segments. Rotations of either embedding do not change it.
 
-    Computed from the [D1, D2] products of the features, not from N x N kernels.
+    It is computed from the [D1, D2] products of the features, not from N x N kernels.
 
     Args:
         first: [N, D1] float.
-        second: [N, D2] float, row i of the same segment.
-        block: rows at a time in float64.
+        second: [N, D2] float; row i is the same segment as row i of `first`.
+        block: rows that are converted to float64 at a time.
 
     Raises:
         ValueError: different numbers of rows, or fewer than two.
 
-    Source: Kornblith et al., "Similarity of Neural Network Representations Revisited", 2019, equation 4 on; debiased: the
+    Source: Kornblith et al., "Similarity of Neural Network Representations Revisited", 2019, from equation 4; debiased: the
     estimate of Song et al., "Feature Selection via Dependence Maximization", 2012, equation 5, as in Nguyen et al., "Do
     Wide and Deep Networks Learn the Same Things?", 2021.
     """
     n = len(first)
     if len(second) != n or n < 2:
-        raise ValueError(f"CKA needs two embeddings of the same segments, two at least, got {n} and {len(second)} rows")
+        raise ValueError(f"CKA needs two embeddings of the same segments, at least two, got {n} and {len(second)} rows")
     means = [np.mean(x, axis=0, dtype=np.float64) for x in (first, second)]
-    # Only ratios matter; at unit size nothing under- or overflows. What varies by rounding alone is constant.
+    # CKA is a ratio, so both embeddings are scaled to unit size, which avoids overflow. Variation by rounding is no variation.
     sizes = []
     for x, mean in zip((first, second), means, strict=True):
         spread = np.sqrt(sum(np.sum((x[i : i + block] - mean) ** 2) for i in range(0, n, block)) / n)
         sizes.append(spread if spread > 1e-7 * np.linalg.norm(mean) else 0.0)
     if 0.0 in sizes:
         return Similarity(None, None, n)
-    products = {pair: 0.0 for pair in ((0, 0), (0, 1), (1, 1))}
-    own = np.empty((2, n))  # squared length of each row
+    widths = (first.shape[1], second.shape[1])
+    products = {(a, b): np.zeros((widths[a], widths[b])) for a, b in ((0, 0), (0, 1), (1, 1))}
+    row_norms = np.empty((2, n))  # squared
     for start in range(0, n, block):
         rows = slice(start, start + block)
         part = [(x[rows] - mean) / size for x, mean, size in zip((first, second), means, sizes, strict=True)]
-        own[:, rows] = [np.sum(x**2, axis=1) for x in part]
+        row_norms[:, rows] = [np.sum(x**2, axis=1) for x in part]
         for a, b in products:
-            products[a, b] = products[a, b] + part[a].T @ part[b]
+            products[a, b] += part[a].T @ part[b]
     squares = {pair: float(np.sum(product**2)) for pair, product in products.items()}
-    norms = own.sum(axis=1)
+    totals = row_norms.sum(axis=1)
     cka = squares[0, 1] / np.sqrt(squares[0, 0] * squares[1, 1])
     debiased = None
     if n >= 4:
 
         def unbiased(a: int, b: int) -> float:
-            # Without their diagonals the kernels of centred features have row sums -own and total -norms.
-            diagonal = own[a] @ own[b]
-            total = norms[a] * norms[b] / ((n - 1) * (n - 2))
+            # Kernels of centred features without their diagonals have row sums -row_norms and the total -totals.
+            diagonal = row_norms[a] @ row_norms[b]
+            total = totals[a] * totals[b] / ((n - 1) * (n - 2))
             return squares[a, b] - diagonal + total - 2 / (n - 2) * diagonal
 
-        own_terms = unbiased(0, 0) * unbiased(1, 1)
-        debiased = float(unbiased(0, 1) / np.sqrt(own_terms)) if own_terms > 0 else None
+        self_similarity = unbiased(0, 0) * unbiased(1, 1)
+        debiased = float(unbiased(0, 1) / np.sqrt(self_similarity)) if self_similarity > 0 else None
     return Similarity(float(cka), debiased, n)
 
 
-def effective_rank(embedding: np.ndarray, *, centred: bool = False) -> float:
-    """Smooth effective rank: exp of the entropy of the normalised singular values.
+def singular_value_rank(embedding: np.ndarray, *, centred: bool = False) -> float:
+    """Smooth effective rank (RankMe): exp of the entropy of the normalised singular values.
 
     Args:
         embedding: [N, D] float.
-        centred: remove the mean embedding first.
+        centred: if True, the mean embedding is removed first.
 
     Returns:
-        Between 1 (all segments on a line) and min(N, D); 0 if all entries are zero.
+        1 (all segments on a line) to min(N, D); 0 if all entries are zero.
 
     Source: Garrido et al., "RankMe", 2023, equation 1; Roy and Vetterli, "The effective rank", 2007.
     """
@@ -122,7 +124,7 @@ def effective_rank(embedding: np.ndarray, *, centred: bool = False) -> float:
     if centred:
         x = x - x.mean(axis=0)
     singular = np.linalg.svd(x, compute_uv=False)
-    # Rounding of float32 embeddings is no dimension.
+    # Singular values at the level of float32 rounding are noise.
     singular = singular[singular > 1e-7 * scale * np.sqrt(x.size)]
     if singular.size == 0:
         return 0.0
@@ -131,7 +133,7 @@ def effective_rank(embedding: np.ndarray, *, centred: bool = False) -> float:
 
 
 def alignment(accel: np.ndarray, ppg: np.ndarray) -> float:
-    """Mean squared distance of paired unit vectors [N, P]: 0 identical, 2 unrelated.
+    """Mean squared distance of paired unit vectors [N, P]: 0 for identical pairs, 2 for unrelated ones.
 
     Source: Wang and Isola, "Understanding Contrastive Representation Learning through Alignment and Uniformity", 2020.
     """
@@ -140,7 +142,7 @@ def alignment(accel: np.ndarray, ppg: np.ndarray) -> float:
 
 
 def uniformity(projection: np.ndarray) -> float:
-    """Log of the mean Gaussian potential exp(-2 d^2) over pairs of unit vectors [N, P]: 0 constant, -4 spread out.
+    """Log of the mean Gaussian potential exp(-2 d^2) over pairs of unit vectors [N, P]: 0 if all are equal, -4 if spread out.
 
     Source: Wang and Isola, 2020.
     """
@@ -153,13 +155,13 @@ def uniformity(projection: np.ndarray) -> float:
     return float(np.log((potential.sum() - np.trace(potential)) / (n * (n - 1))))
 
 
-def health(embedding: np.ndarray, projection: np.ndarray | None = None, *, seed: int = 0) -> Health:
-    """Summary of one encoder on one split; more than `MAX_ROWS` segments are sampled.
+def health_of(embedding: np.ndarray, projection: np.ndarray | None = None, *, seed: int = 0) -> Health:
+    """Health of one encoder on one split. At most `MAX_ROWS` randomly chosen segments are used.
 
     Args:
         embedding: [N, D] float.
         projection: [N, P] float unit vectors, or None.
-        seed: seed of the sample.
+        seed: seed of that choice.
     """
     n = len(embedding)
     rows = np.arange(n)
@@ -169,7 +171,7 @@ def health(embedding: np.ndarray, projection: np.ndarray | None = None, *, seed:
     std = x.std(axis=0)
     energy = float(np.mean(np.sum(x**2, axis=1))) if n else 0.0
     share = float(np.sum(std**2) / energy) if energy > 0 else 0.0
-    centred = effective_rank(x, centred=True)
+    centred = singular_value_rank(x, centred=True)
     alarm = ""
     if n >= 2 and share < CONSTANT_VARIANCE_SHARE:
         alarm = "constant output: every segment gets the same embedding"
@@ -177,7 +179,7 @@ def health(embedding: np.ndarray, projection: np.ndarray | None = None, *, seed:
         alarm = f"collapsed: the embeddings vary along {centred:.1f} effective dimensions of {x.shape[1]}"
     return Health(
         width=int(x.shape[1]),
-        effective_rank=effective_rank(x),
+        effective_rank=singular_value_rank(x),
         effective_rank_centred=centred,
         std=float(std.mean()),
         variance_share=share,

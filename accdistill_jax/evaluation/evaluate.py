@@ -1,4 +1,4 @@
-"""Everything that is measured on unseen participants, from embeddings on."""
+"""Evaluates embeddings of unseen participants: probes, retrieval and embedding health."""
 
 from __future__ import annotations
 
@@ -6,32 +6,34 @@ import dataclasses
 import math
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from accdistill_jax.errors import UserError
-from accdistill_jax.evaluation.embedding_health import Health, alignment, health
+from accdistill_jax.evaluation.embedding_health import Health, alignment, health_of
 from accdistill_jax.evaluation.probing import probes
 from accdistill_jax.evaluation.retrieval import retrieval
 from accdistill_jax.labels import LABELS
 
 TEACHER, STUDENT, UNTRAINED = "teacher", "student", "untrained"
 SPLITS = ("train", "validation", "test")
+_FEW_SEGMENTS = 10_000  # more threads gain nothing on fewer
 
 
 @dataclasses.dataclass(frozen=True)
 class SplitEmbeddings:
-    """One encoder's output on one split; row i is the same segment for every encoder.
+    """Output of one encoder on one split. Row i is the same segment for every encoder.
 
     Attributes:
-        embedding: [N, D] float32, encoder output before the head: what probes read.
-        projection: [N, P] float32, head output, L2-normalised: what retrieval compares; None without a head.
+        embedding: [N, D] float32, encoder output before the head; probes read it.
+        projection: [N, P] float32, head output, L2-normalised; retrieval compares it. None without a head.
         participant: [N] str.
-        labels: column -> [N] float32, NaN where unknown; some or all of `LABELS`.
+        labels: name -> [N] float32, NaN where unknown; some or all of `LABELS`.
         motion_g: [N] float32 motion level in g, or None.
         ppg_quality: [N] float32 quality index of the PPG, or None.
-        ranks: direction -> [N] int64 ranks in the pool of all N segments, where they are known already; else {}.
+        ranks: direction -> [N] int64 ranks in the pool of all N segments, if they were computed before; else {}.
 
     Raises:
         ValueError: arrays of different lengths.
@@ -61,6 +63,7 @@ class SplitEmbeddings:
 
 
 Encoders = Mapping[str, Mapping[str, SplitEmbeddings]]
+"""Encoder name -> split -> embeddings."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +73,7 @@ class SplitSummary:
     Attributes:
         segments: number of segments.
         participants: number of people.
-        labelled: target -> segments with a known label.
+        labelled: label -> segments with a known value.
     """
 
     segments: int
@@ -84,18 +87,18 @@ class Evaluation:
 
     Attributes:
         encoders: names, in the order given.
-        main: the encoder the report is about: "student", or "teacher" where only pretraining ran.
+        main: the encoder that the report is about: "student", or "teacher" if only pretraining ran.
         splits: split -> its size.
-        targets: target -> probes, comparisons, or the reason why there are none.
-        retrieval: accelerometer encoder x direction x pool size.
+        targets: target -> probes and comparisons, or the reason why there are none.
+        retrieval: one result per accelerometer encoder, direction and pool size.
         within: retrieval among the minutes of one person.
         retrieval_reason: why there is no retrieval, or "".
         health: encoder -> health of its test embeddings.
-        alignment: mean squared distance of the main encoder's and the teacher's projections, None without.
+        alignment: mean squared distance of the main encoder's and the teacher's projections, None without projections.
         ranks: direction -> [N] rank of each test segment in the pool of all (not in the JSON).
         test: encoder -> test embeddings (not in the JSON).
         settings: seed, draws, strengths.
-        seconds: time it took.
+        seconds: duration of the evaluation.
     """
 
     encoders: list[str]
@@ -107,20 +110,26 @@ class Evaluation:
     retrieval_reason: str
     health: dict[str, Health]
     alignment: float | None
-    ranks: dict[str, np.ndarray] = dataclasses.field(repr=False, metadata={"json": False})
+    ranks: Mapping[str, np.ndarray] = dataclasses.field(repr=False, metadata={"json": False})
     test: dict[str, SplitEmbeddings] = dataclasses.field(repr=False, metadata={"json": False})
     settings: dict = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         """Plain dictionaries and lists; numbers that are not finite become None."""
-        return to_json(self)
+        return json_value(self)
 
-    def find_retrieval(self, *, direction: str = retrieval.ACCEL_TO_PPG, pool: int = 1000, encoder: str | None = None):
-        """The result whose pool is closest to `pool`, or None."""
-        encoder = encoder or self.main
-        found = [r for r in self.retrieval if (r.direction, r.encoder) == (direction, encoder)]
-        return min(found, key=lambda r: abs(math.log(r.pool_size / pool)), default=None)
+    def find_retrieval(self) -> retrieval.RetrievalResult | None:
+        """The main encoder's search from acceleration to PPG, pool size closest to 1000; None without retrieval."""
+        results = [r for r in self.retrieval if (r.direction, r.encoder) == (retrieval.ACCEL_TO_PPG, self.main)]
+        return min(results, key=lambda r: abs(math.log(r.pool_size / 1000)), default=None)
+
+
+class _Retrieval(NamedTuple):
+    results: list[retrieval.RetrievalResult]
+    within: list[retrieval.WithinResult]
+    reason: str
+    ranks: Mapping[str, np.ndarray]
 
 
 def evaluate(
@@ -128,21 +137,19 @@ def evaluate(
     *,
     pool_sizes: Sequence[int | str] = (100, 1000, "all"),
     bootstrap_draws: int = 100,
-    ridge_strengths: Sequence[float] = probes.STRENGTHS,
     interval_draws: int = 2000,
     seed: int = 0,
 ) -> Evaluation:
-    """Retrieval, probes and embedding health on the test participants.
+    """Measures retrieval, probes and embedding health on the test participants.
 
     Args:
         encoders: name -> split -> embeddings, for the splits "train", "validation" and "test". "teacher" reads PPG, every
-            other encoder acceleration; "untrained" has the shape of the student. Without "student" the report is about
-            the teacher (only pretraining ran). The same rows for every encoder.
+            other encoder reads acceleration. "untrained" has the shape of the student. Without "student" the report is
+            about the teacher (only pretraining ran). All encoders have the same rows.
         pool_sizes: candidates per retrieval query; "all" means all test segments.
         bootstrap_draws: draws of the retrieval pool.
-        ridge_strengths: candidates for the probes, penalty per segment on standardised features.
         interval_draws: draws of participants behind each 95 % interval.
-        seed: seed of everything drawn.
+        seed: seed of all random draws.
 
     Returns:
         The numbers and the test embeddings behind them.
@@ -153,51 +160,47 @@ def evaluate(
     """
     started = time.perf_counter()
     _check(encoders)
-    # On few test segments a second BLAS thread gains nothing, and on a busy machine it makes all of this ten times slower.
-    with threadpool_limits(1 if len(next(iter(encoders.values()))["test"]) < 10000 else None):
-        result = _evaluate(encoders, pool_sizes, bootstrap_draws, ridge_strengths, interval_draws, seed)
-    return dataclasses.replace(result, seconds=time.perf_counter() - started)
+    # With few segments a second BLAS thread gains nothing, and on a busy machine it takes ten times longer.
+    with threadpool_limits(1 if len(next(iter(encoders.values()))["test"]) < _FEW_SEGMENTS else None):
+        main = STUDENT if STUDENT in encoders else next(iter(encoders))
+        first = next(iter(encoders.values()))
+        found = _retrieval(encoders, main, pool_sizes=pool_sizes, draws=bootstrap_draws, seed=seed)
+        test = {name: splits["test"] for name, splits in encoders.items()}
+        paired = _paired_projections(test, main)
+        return Evaluation(
+            encoders=list(encoders),
+            main=main,
+            splits={split: _summary(first[split]) for split in SPLITS},
+            targets=_targets(encoders, main, draws=interval_draws, seed=seed),
+            retrieval=found.results,
+            within=found.within,
+            retrieval_reason=found.reason,
+            health={name: health_of(e.embedding, e.projection, seed=seed) for name, e in test.items()},
+            alignment=alignment(*(retrieval.unit_rows(p) for p in paired)) if paired else None,
+            ranks=found.ranks,
+            test=test,
+            settings={
+                "seed": seed,
+                "pool_draws": bootstrap_draws,
+                "interval_draws": interval_draws,
+                "ridge_strengths": list(probes.STRENGTHS),
+            },
+            seconds=time.perf_counter() - started,
+        )
 
 
-def _evaluate(encoders: Encoders, pool_sizes, bootstrap_draws: int, strengths, interval_draws: int, seed: int):
-    main = STUDENT if STUDENT in encoders else next(iter(encoders))
-    first = next(iter(encoders.values()))
-    results, within, reason, ranks = _retrieval(encoders, main, pool_sizes, bootstrap_draws, seed)
-    test = {name: splits["test"] for name, splits in encoders.items()}
-    paired = _paired_projections(test, main)
-    return Evaluation(
-        encoders=list(encoders),
-        main=main,
-        splits={s: _summary(first[s]) for s in SPLITS},
-        targets=_targets(encoders, main, strengths, interval_draws, seed),
-        retrieval=results,
-        within=within,
-        retrieval_reason=reason,
-        health={name: health(e.embedding, e.projection, seed=seed) for name, e in test.items()},
-        alignment=alignment(*(retrieval.normalise(p) for p in paired)) if paired else None,
-        ranks=ranks,
-        test=test,
-        settings={
-            "seed": seed,
-            "pool_draws": bootstrap_draws,
-            "interval_draws": interval_draws,
-            "ridge_strengths": [float(s) for s in strengths],
-        },
-    )
+def json_value(value: Any) -> Any:
+    """Converts results to values that `json` writes: dataclasses, arrays and paths become plain values.
 
-
-def to_json(value):
-    """Turns results into what `json` writes: dataclasses, arrays and paths as plain values, non-finite as None.
-
-    Fields marked with metadata {"json": False} are left out; keys become strings.
+    Fields marked with metadata {"json": False} are left out. Numbers that are not finite become None. Keys become strings.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [f for f in dataclasses.fields(value) if f.metadata.get("json", True)]
-        return {f.name: to_json(getattr(value, f.name)) for f in fields}
+        return {f.name: json_value(getattr(value, f.name)) for f in fields}
     if isinstance(value, Mapping):
-        return {str(k): to_json(v) for k, v in value.items()}
+        return {str(k): json_value(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, set, np.ndarray)):
-        return [to_json(v) for v in value]
+        return [json_value(v) for v in value]
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float):
@@ -215,14 +218,16 @@ def _check(encoders: Encoders) -> None:
         for split in SPLITS:
             e = splits[split]
             if not np.array_equal(np.asarray(e.participant), np.asarray(reference[split].participant)):
-                raise ValueError(f"encoder {name}, split {split}: rows are not the same segments as the others'")
-            for what, array in (("embeddings", e.embedding), ("projections", e.projection)):
+                raise ValueError(
+                    f"encoder {name}, split {split}: rows are not the same segments as the other encoders'"
+                )
+            for noun, array in (("embeddings", e.embedding), ("projections", e.projection)):
                 if array is None:
                     continue
                 bad = np.count_nonzero(~np.isfinite(array).all(axis=1))
                 if bad:
                     raise UserError(
-                        f"encoder {name}, split {split}: {bad} of {len(e)} {what} are not finite; "
+                        f"encoder {name}, split {split}: {bad} of {len(e)} {noun} are not finite; "
                         "the parameters have diverged, train again with a lower learning rate"
                     )
     if len(reference["test"]) == 0:
@@ -236,8 +241,8 @@ def _summary(split: SplitEmbeddings) -> SplitSummary:
     return SplitSummary(len(split), len(np.unique(split.participant)), labelled)
 
 
-def _paired_projections(test: Mapping[str, SplitEmbeddings], encoder: str):
-    """Projections of an accelerometer encoder and the teacher that can be compared, or None."""
+def _paired_projections(test: Mapping[str, SplitEmbeddings], encoder: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Comparable projections of an accelerometer encoder and of the teacher, or None."""
     if encoder == TEACHER or encoder not in test or TEACHER not in test:
         return None
     accel, ppg = test[encoder].projection, test[TEACHER].projection
@@ -246,32 +251,34 @@ def _paired_projections(test: Mapping[str, SplitEmbeddings], encoder: str):
     return accel, ppg
 
 
-def _retrieval(encoders: Encoders, main: str, pool_sizes, draws: int, seed: int):
+def _retrieval(encoders: Encoders, main: str, *, pool_sizes: Sequence[int | str], draws: int, seed: int) -> _Retrieval:
     test = {name: splits["test"] for name, splits in encoders.items()}
     participant = test[main].participant
     if main == TEACHER or TEACHER not in test:
-        return [], [], "needs a PPG teacher and an accelerometer student", {}
+        return _Retrieval([], [], "needs a PPG teacher and an accelerometer student", {})
     if _paired_projections(test, main) is None:
-        return [], [], "needs projections of the same width from student and teacher", {}
+        return _Retrieval([], [], "needs projections of the same width from student and teacher", {})
     if len(participant) < 2:
-        return [], [], "needs at least two test segments", {}
-    results, within, ranks = [], [], {}
+        return _Retrieval([], [], "needs at least two test segments", {})
+    results: list[retrieval.RetrievalResult] = []
+    within: list[retrieval.WithinResult] = []
+    main_ranks: Mapping[str, np.ndarray] = {}
     for name in test:
         paired = _paired_projections(test, name)
         if paired is None:
             continue
-        options = {"encoder": name, "seed": seed}
-        found, full = retrieval.retrieve(
-            *paired, participant, pool_sizes=pool_sizes, draws=draws, full_ranks=test[name].ranks or None, **options
+        pairs = retrieval.Pairs(*paired, participant)
+        found, ranks = retrieval.retrieve(
+            pairs, encoder=name, pool_sizes=pool_sizes, draws=draws, seed=seed, full_ranks=test[name].ranks or None
         )
         results += found
-        within += retrieval.retrieve_within_participants(*paired, participant, **options)
+        within += retrieval.retrieve_within_participants(pairs, encoder=name, seed=seed)
         if name == main:
-            ranks = full
-    return results, within, "", ranks
+            main_ranks = ranks
+    return _Retrieval(results, within, "", main_ranks)
 
 
-def _targets(encoders: Encoders, main: str, strengths, draws: int, seed: int) -> dict[str, probes.TargetResult]:
+def _targets(encoders: Encoders, main: str, *, draws: int, seed: int) -> dict[str, probes.TargetResult]:
     references = [probes.MEAN, probes.MEDIAN, *(n for n in encoders if n != main)]
     comparisons = [(main, r) for r in references]
     comparisons += [(TEACHER, r) for r in (probes.MEAN, probes.MEDIAN) if main != TEACHER and TEACHER in encoders]
@@ -280,12 +287,12 @@ def _targets(encoders: Encoders, main: str, strengths, draws: int, seed: int) ->
     for target, label in LABELS.items():
         if not label.expected and not np.isfinite(first["test"].labels.get(target, np.nan)).any():
             continue
-        split = {}
-        for s in SPLITS:
-            labels = first[s].labels.get(target, np.full(len(first[s]), np.nan, np.float32))
-            features = {name: splits[s].embedding for name, splits in encoders.items()}
-            split[s] = probes.ProbeSplit(features, np.asarray(labels), np.asarray(first[s].participant))
-        results[target] = probes.probe_target(
-            target, **split, comparisons=comparisons, strengths=strengths, draws=draws, seed=seed
-        )
+
+        def probe_split(split: str, target: str = target) -> probes.ProbeSplit:
+            labels = first[split].labels.get(target, np.full(len(first[split]), np.nan, np.float32))
+            features = {name: splits[split].embedding for name, splits in encoders.items()}
+            return probes.ProbeSplit(features, np.asarray(labels), np.asarray(first[split].participant))
+
+        splits = probes.ProbeSplits(*map(probe_split, SPLITS))
+        results[target] = probes.probe_target(target, splits, comparisons=comparisons, draws=draws, seed=seed)
     return results

@@ -21,8 +21,8 @@ from accdistill_jax.data.store.store import Store
 from accdistill_jax.encoder import Student, Teacher
 from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.evaluate import SPLITS, STUDENT, TEACHER, UNTRAINED, SplitEmbeddings
-from accdistill_jax.evaluation.retrieval.retrieval import ACCEL_TO_PPG, PPG_TO_ACCEL, normalise
-from accdistill_jax.evaluation.retrieval.search import paired_ranks
+from accdistill_jax.evaluation.retrieval.retrieval import ACCEL_TO_PPG, PPG_TO_ACCEL, unit_rows
+from accdistill_jax.evaluation.retrieval.search import paired_ranks_on_devices
 from accdistill_jax.files import open_regular, write_atomically
 from accdistill_jax.labels import LABELS
 from accdistill_jax.objectives.registered import PPG
@@ -314,7 +314,8 @@ def search_pool(query: np.ndarray, gallery: np.ndarray, parallel: Parallel) -> t
         return np.split(padded, parallel.num_processes)[parallel.process]
 
     valid = part_here(np.ones(len(query), bool))
-    ranks = paired_ranks(part_here(normalise(query)), part_here(normalise(gallery)), parallel=parallel, valid=valid)
+    sides = part_here(unit_rows(query)), part_here(unit_rows(gallery))
+    ranks = paired_ranks_on_devices(*sides, parallel=parallel, valid=valid)
     placed = parallel.place({str(way): of_way.astype(np.int32) for way, of_way in enumerate(ranks)})
     forth, back = (parallel.gather(placed[str(way)])[: len(query)].astype(np.int64) for way in range(2))
     return forth, back

@@ -14,7 +14,7 @@ from accdistill_jax.encoder import Teacher
 from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.evaluate import SPLITS, STUDENT, TEACHER, evaluate
 from accdistill_jax.evaluation.report.finished import is_finished, mark_finished, unmark
-from accdistill_jax.evaluation.report.report import write_report
+from accdistill_jax.evaluation.report.report import write_run_report
 from accdistill_jax.labels import HEART_RATE
 from accdistill_jax.models.build import parameter_count
 from accdistill_jax.stages.context import Run
@@ -106,7 +106,7 @@ def _report(run: Run, folder: Path, embedded, info: dict, curves: dict, examples
         embedded, pool_sizes=(*c.pool_sizes, "all"), bootstrap_draws=c.bootstrap_draws, seed=run.config.seed
     )
     unmark(folder)
-    write_report(folder, evaluation, run_info=info, curves=curves, examples=examples(), seed=run.config.seed)
+    write_run_report(folder, evaluation, run_info=info, curves=curves, examples=examples(), seed=run.config.seed)
     mark_finished(folder, key)
     if folder != run.workdir:
         run.say(f"report: {folder / 'report.md'}")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from accdistill_jax.evaluation.embedding_health import alignment, effective_rank, health, uniformity
+from accdistill_jax.evaluation.embedding_health import alignment, health_of, singular_value_rank, uniformity
 
 
 def test_effective_rank_of_known_spectra():
@@ -11,40 +11,42 @@ def test_effective_rank_of_known_spectra():
     left = np.linalg.qr(rng.standard_normal((200, 32)))[0]
     right = np.linalg.qr(rng.standard_normal((32, 32)))[0]
     for rank in (1, 5, 32):
-        assert effective_rank(left[:, :rank] @ right[:rank]) == pytest.approx(rank, rel=1e-6)
+        assert singular_value_rank(left[:, :rank] @ right[:rank]) == pytest.approx(rank, rel=1e-6)
     p = np.array([0.7, 0.2, 0.1])
     expected = np.exp(-np.sum(p * np.log(p)))
-    assert effective_rank(left[:, :3] * p @ right[:3]) == pytest.approx(expected, rel=1e-9)
-    assert effective_rank(np.zeros((10, 4))) == 0.0
+    assert singular_value_rank(left[:, :3] * p @ right[:3]) == pytest.approx(expected, rel=1e-9)
+    assert singular_value_rank(np.zeros((10, 4))) == 0.0
 
 
 def test_a_common_offset_hides_in_the_plain_rank_but_not_in_the_centred_one():
     x = np.random.default_rng(0).standard_normal((500, 16))
-    assert effective_rank(x + 1000.0) < 1.2
-    assert effective_rank(x + 1000.0, centred=True) == pytest.approx(effective_rank(x, centred=True), rel=1e-6)
+    assert singular_value_rank(x + 1000.0) < 1.2
+    assert singular_value_rank(x + 1000.0, centred=True) == pytest.approx(
+        singular_value_rank(x, centred=True), rel=1e-6
+    )
 
 
 def test_constant_and_collapsed_outputs_raise_an_alarm():
     rng = np.random.default_rng(0)
     good = rng.standard_normal((300, 16)).astype(np.float32)
-    assert health(good).alarm == ""
-    assert health(good).dead_dimensions == 0
+    assert health_of(good).alarm == ""
+    assert health_of(good).dead_dimensions == 0
     constant = np.tile(good[:1], (300, 1))
     for x in (
         constant,
         constant * (1 + 1e-7 * rng.standard_normal((300, 1))).astype(np.float32),
         0 * constant,
     ):
-        assert "constant output" in health(x).alarm
-    assert health(constant).dead_dimensions == 16
+        assert "constant output" in health_of(x).alarm
+    assert health_of(constant).dead_dimensions == 16
     line = good[:, :1] * good[:1] + 0.001 * good
-    assert "collapsed" in health(line).alarm
+    assert "collapsed" in health_of(line).alarm
 
 
 def test_many_segments_are_sampled_with_the_seed():
     x = np.random.default_rng(0).standard_normal((6000, 8))
-    assert health(x, seed=1) == health(x, seed=1) != health(x, seed=2)
-    assert health(x).effective_rank == pytest.approx(8, rel=0.01)
+    assert health_of(x, seed=1) == health_of(x, seed=1) != health_of(x, seed=2)
+    assert health_of(x).effective_rank == pytest.approx(8, rel=0.01)
 
 
 def test_alignment_and_uniformity():

@@ -280,8 +280,8 @@ def read_student(config: Any, workdir: Path, path: str) -> dict[str, Any]:
     from accdistill_jax.data.store.opening import choose_rows
     from accdistill_jax.data.store.store import Store
     from accdistill_jax.evaluation.evaluate import STUDENT, TEACHER
-    from accdistill_jax.evaluation.probing.probes import MEAN, ProbeSplit, probe_target
-    from accdistill_jax.evaluation.retrieval.retrieval import normalise, paired_ranks, top1_by_pool_size
+    from accdistill_jax.evaluation.probing.probes import MEAN, ProbeSplit, ProbeSplits, probe_target
+    from accdistill_jax.evaluation.retrieval.retrieval import unit_rows, paired_ranks, top1_by_pool_size
 
     store = Store.open(path)
     with np.load(workdir / "embeddings" / "main.npz") as saved:
@@ -304,14 +304,14 @@ def read_student(config: Any, workdir: Path, path: str) -> dict[str, Any]:
             probe_split(target, "train", config.evaluation.train_segments),
             probe_split(target, "validation", None),
         )
-        nobody = ProbeSplit({who: x[:0] for who, x in train.features.items()}, train.target[:0], train.participant[:0])
-        probed = probe_target(target, train=train, validation=nobody, test=validation, draws=2, seed=config.seed)
+        nobody = train.rows(np.arange(0))
+        probed = probe_target(target, ProbeSplits(train, nobody, validation), draws=2, seed=config.seed)
         if probed.reason:
             raise UserError(f"{path}: {target} cannot be read from validation participants: {probed.reason}")
         return {who: probed.probes[who].mae.value for who in (STUDENT, TEACHER, MEAN)}
 
     ranks, _ = paired_ranks(
-        normalise(arrays[STUDENT, "validation", "projection"]), normalise(arrays[TEACHER, "validation", "projection"])
+        unit_rows(arrays[STUDENT, "validation", "projection"]), unit_rows(arrays[TEACHER, "validation", "projection"])
     )
     return {
         **{name: errors(target) for name, target in TARGETS.items()},

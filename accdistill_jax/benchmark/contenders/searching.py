@@ -37,7 +37,7 @@ def _embeddings(count: int, width: int, seed: int) -> np.ndarray:
 
 
 def _retrieval(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-    from accdistill_jax.evaluation.retrieval.search import paired_ranks
+    from accdistill_jax.evaluation.retrieval.search import paired_ranks_on_devices
     from accdistill_jax.runtime.parallel import Parallel
 
     parallel = Parallel()
@@ -62,7 +62,7 @@ def _retrieval(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
 
     def run_all(times: int) -> None:
         for _ in range(times):
-            paired_ranks(*sides, parallel=parallel, valid=valid)
+            paired_ranks_on_devices(*sides, parallel=parallel, valid=valid)
 
     return facts, run_all
 
@@ -114,7 +114,7 @@ def _probes(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
 
 def _probe_target(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     """Measures the time of the report's numbers of one target: fit, choice of strength, answers, errors with bootstrap intervals."""
-    from accdistill_jax.evaluation.probing.probes import ProbeSplit, probe_target
+    from accdistill_jax.evaluation.probing.probes import ProbeSplit, ProbeSplits, probe_target
 
     count = order["embeddings"]
     features, (target, *_) = _features_and_targets(count)
@@ -122,13 +122,13 @@ def _probe_target(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     ends = [0, int(0.8 * count), int(0.9 * count), count]
     ends[1:3] = (end // SEGMENTS_EACH * SEGMENTS_EACH for end in ends[1:3])  # participants stay together
     parts = [slice(a, b) for a, b in zip(ends, ends[1:], strict=False)]
-    train, validation, test = (
-        ProbeSplit({"student": features[part]}, target[part].astype(np.float64), people[part]) for part in parts
+    splits = ProbeSplits(
+        *(ProbeSplit({"student": features[part]}, target[part].astype(np.float64), people[part]) for part in parts)
     )
 
     def run(times: int) -> None:
         for _ in range(times):
-            found = probe_target("target", train=train, validation=validation, test=test, draws=order["draws"])
+            found = probe_target("target", splits, draws=order["draws"])
             if found.reason:
                 raise ValueError(f"nothing was probed: {found.reason}")
 

@@ -1,1 +1,1 @@
-"""Heart rate by classical signal processing, the baseline without learning."""
+"""Baseline without learning: heart rate by classical signal processing."""

@@ -1,13 +1,13 @@
 """Heart rate and heart beats from the acceleration of a still wrist, by signal processing alone.
 
-Every beat shakes the wrist for a few tenths of a second at 4 to 12 Hz (the ballistocardiogram). The envelope of that band
-repeats with the pulse, and so its spectrum and its autocorrelation show the heart rate. Tremor disturbs the upper half of the
-band; the lower half alone is too narrow for a fast pulse, whose harmonics lie so far apart that hardly two of them fit into it.
-So the envelopes of both the lower half and the whole are taken, and count by how periodic each is. Beats are peaks of the joint envelope, and are then placed more exactly by a template: the mean wave around them,
-correlated with the acceleration.
+Every beat shakes the wrist for a few tenths of a second at 4 to 12 Hz (the ballistocardiogram). The envelope of this band
+repeats with the pulse, so its spectrum and its autocorrelation show the heart rate. Tremor disturbs the upper half of the
+band. The lower half alone is too narrow for a fast pulse, because hardly two of its harmonics fit into the half. So this module
+uses the envelopes of the lower half and of the whole band, each weighted by its periodicity. Beats are peaks of the joint
+envelope. A template refines their times: the mean wave around the beats, correlated with the acceleration.
 
-The band-pass and envelope are those of Hernandez, McDuff and Picard, "BioWatch: estimation of heart and breathing rates from
-wrist motions", PervasiveHealth 2015; the two bands, the score and the template are choices made here.
+Source: band-pass and envelope from Hernandez, McDuff and Picard, "BioWatch: estimation of heart and breathing rates from wrist
+motions", PervasiveHealth 2015. The two bands, the score and the template are additions.
 """
 
 from __future__ import annotations
@@ -22,33 +22,34 @@ from scipy.signal import find_peaks
 
 BANDS_HZ = ((4.0, 8.0), (4.0, 12.0))
 RATES_BPM = np.arange(38.0, 200.25, 0.5)
-"""The heart rates that are considered."""
+"""Candidate heart rates."""
 
 ENVELOPE_HZ = 32.0
-FLOOR_G = 1e-6  # far below any sensor's noise: what is smaller is rounding
+FLOOR_G = 1e-6  # far below any sensor's noise; smaller values are rounding errors
 _ROLL_OFF_HZ = 1.0
-_CLIP = 3.0  # of the median envelope: no burst of movement outweighs the rest
+_CLIP = 3.0  # times the median envelope, which limits the weight of bursts of movement
 _TREND_S, _LEVEL_S = 2.0, 5.0
-_PULSE_HZ = (0.5, 8.0)  # of the envelope's spectrum: rate and harmonics
-_LAGS = (1.0, 2.0, 0.5, 1.5)  # in periods; a true period correlates at whole ones, and not at halves
+_PULSE_HZ = (0.5, 8.0)  # range of the envelope's spectrum: pulse rate and harmonics
+_LAGS = (1.0, 2.0, 0.5, 1.5)  # in periods; a true period correlates at whole periods and not at half periods
 _TEMPLATE_S = (-0.25, 0.35)
-_REACH_S = 0.08
+_REACH_S = 0.08  # largest move of a beat by the template
 
 
 class PulseRate(NamedTuple):
     """Features of the heart rate from the envelopes of B segments.
 
-    rate_bpm: [B] float32, the best guess; the mean over the minute.
-    score: [B], autocorrelation at one and two periods less that at a half and one and a half: -4 to 4.
-    margin: [B], score less the best score of rates that differ by more than a tenth.
-    peak_bpm: [B], rate at the highest peak of the joint spectrum.
-    peak_share: [B], share of the joint spectrum's power within 0.05 Hz of that peak.
-    acf_bpm: [B], rate at the highest peak of the joint autocorrelation.
-    acf_height: [B], the autocorrelation there, -1 to 1.
-    acf_width_s: [B], width of that peak at half its height.
-    half_height, double_height: [B], the autocorrelation at half of and at twice the period of `rate_bpm`.
-    band_bpm: [B, 2], rate at the highest peak of each band's spectrum.
-    band_weight: [B, 2], share of each band's power in its highest peak: how periodic it is.
+    Attributes:
+        rate_bpm: [B] float32, best estimate of the mean heart rate of the minute.
+        score: [B] autocorrelation at one and at two periods, minus the autocorrelation at 0.5 and at 1.5 periods: -4 to 4.
+        margin: [B] score minus the best score of rates that differ by more than a tenth.
+        peak_bpm: [B] rate at the highest peak of the joint spectrum.
+        peak_share: [B] share of the joint spectrum's power within 0.05 Hz of that peak.
+        acf_bpm: [B] rate at the highest peak of the joint autocorrelation.
+        acf_height: [B] autocorrelation at that peak, -1 to 1.
+        acf_width_s: [B] width of that peak at half its height.
+        half_height, double_height: [B] autocorrelation at half of and at twice the period of `rate_bpm`.
+        band_bpm: [B, 2] rate at the highest peak of each band's spectrum.
+        band_weight: [B, 2] share of each band's power in its highest peak, a measure of its periodicity.
     """
 
     rate_bpm: np.ndarray
@@ -66,36 +67,36 @@ class PulseRate(NamedTuple):
 
 
 def spectrum(accel: np.ndarray) -> np.ndarray:
-    """Fourier transform of accel [B, T, 3] float32 less its mean: [B, 3, T // 2 + 1] complex64."""
+    """Fourier transform of accel [B, T, 3] float32 without its mean: [B, 3, T // 2 + 1] complex64."""
     moved = np.moveaxis(accel, 2, 1).astype(np.float32)
     moved = moved - moved.mean(axis=2, keepdims=True)
     return scipy.fft.rfft(moved, axis=-1)
 
 
 def envelope(transform: np.ndarray, band_hz: tuple[float, float], *, samples: int, rate_hz: float) -> np.ndarray:
-    """Length of the vector of the three axes' analytic signals in a band.
+    """Envelope of a band: length of the vector of the three axes' analytic signals.
 
     Args:
-        transform: [B, 3, samples // 2 + 1], as `spectrum` gives it.
-        band_hz: lower and upper edge, where half the amplitude passes.
+        transform: [B, 3, samples // 2 + 1], result of `spectrum`.
+        band_hz: lower and upper edge; half the amplitude passes at the edges.
         samples: T of the segment.
         rate_hz: samples per second.
 
     Returns:
-        [B, T / rate_hz * ENVELOPE_HZ] float32, in the unit of the acceleration, at `ENVELOPE_HZ`.
+        [B, T / rate_hz * ENVELOPE_HZ] float32, in the unit of the acceleration, sampled at `ENVELOPE_HZ`.
     """
     passed = _band(samples, rate_hz, *band_hz)
     bins = np.flatnonzero(passed)
     length = round(samples / rate_hz * ENVELOPE_HZ)
-    shifted = np.zeros((*transform.shape[:2], length), np.complex64)  # the shift in frequency leaves the length alone
+    shifted = np.zeros((*transform.shape[:2], length), np.complex64)  # a shift in frequency keeps the magnitude
     shifted[..., : len(bins)] = transform[..., bins] * passed[bins]
     analytic = scipy.fft.ifft(shifted, axis=-1)
     power = (analytic.real**2 + analytic.imag**2).sum(axis=1)
     return np.sqrt(power) * np.float32(2.0 * length / samples)
 
 
-def evened(curve: np.ndarray) -> np.ndarray:
-    """An envelope [B, n] without bursts, slow trend and changes of level: mean about 0, size about 1."""
+def flatten_envelope(curve: np.ndarray) -> np.ndarray:
+    """Removes bursts, slow trend and changes of level from an envelope [B, n]: mean about 0, size about 1."""
     level = np.median(curve, axis=1, keepdims=True) + FLOOR_G
     curve = np.minimum(curve / level, _CLIP)
     curve = curve - uniform_filter1d(curve, round(_TREND_S * ENVELOPE_HZ), axis=1)
@@ -103,14 +104,15 @@ def evened(curve: np.ndarray) -> np.ndarray:
 
 
 def pulse_rate(curves: np.ndarray) -> PulseRate:
-    """Heart rate from the evened envelopes of several bands.
+    """Heart rate from the flattened envelopes of several bands.
 
-    The joint spectrum is the mean of the bands' normalised ones, weighted by the square of how periodic each is. The
-    rate with the best score (see `PulseRate`) wins: the score of half the rate loses by what the true period has at half
-    the lag, and that of twice the rate by what is missing at one of its lags. The winner moves to the centre of the nearest spectral peak.
+    The joint spectrum is the mean of the bands' normalised spectra, weighted by the square of `band_weight`. The rate with the
+    best score (see `PulseRate`) wins. The score of half the true rate is low because of the correlation at half its lag; the
+    score of twice the true rate is low because of the missing correlation at one of its lags. The winner moves to the centre of
+    the nearest spectral peak.
 
     Args:
-        curves: [B, bands, n] float32, at `ENVELOPE_HZ`.
+        curves: [B, bands, n] float32, sampled at `ENVELOPE_HZ`.
     """
     plan = _plan(curves.shape[2])
     power = np.abs(scipy.fft.rfft(curves * plan.window, plan.points, axis=-1)[..., plan.used]) ** 2
@@ -154,11 +156,11 @@ def envelope_beats(curve: np.ndarray, rate_bpm: np.ndarray) -> list[np.ndarray]:
     """Times of the envelope's peaks, about one per period.
 
     Args:
-        curve: [B, n] float32, an evened envelope at `ENVELOPE_HZ`.
+        curve: [B, n] float32, a flattened envelope sampled at `ENVELOPE_HZ`.
         rate_bpm: [B] heart rate.
 
     Returns:
-        B arrays of times in seconds after the segment's start, between samples.
+        B arrays of times in seconds after the start of the segment, interpolated between samples.
     """
     smooth = gaussian_filter1d(curve, 0.06 * ENVELOPE_HZ, axis=1)
     beats = []
@@ -172,17 +174,17 @@ def envelope_beats(curve: np.ndarray, rate_bpm: np.ndarray) -> list[np.ndarray]:
 def template_beats(
     transform: np.ndarray, beats: list[np.ndarray], *, samples: int, rate_hz: float, rounds: int = 2
 ) -> list[np.ndarray]:
-    """Beats moved to where the mean wave around all of them fits best, each by 0.08 s at most.
+    """Moves each beat, by at most 0.08 s, to the best fit of the mean wave around all beats.
 
     Args:
-        transform: [B, 3, samples // 2 + 1], as `spectrum` gives it.
+        transform: [B, 3, samples // 2 + 1], result of `spectrum`.
         beats: B arrays of times in seconds.
         samples: T of the segment.
         rate_hz: samples per second.
-        rounds: how often the template is made anew from the moved beats.
+        rounds: number of times the template is computed from the moved beats.
 
     Returns:
-        B arrays of times, of the same sizes and in order.
+        B sorted arrays of times, of the same sizes.
     """
     filtered = transform * _band(samples, rate_hz, BANDS_HZ[0][0], BANDS_HZ[-1][1])
     offset = np.arange(samples) / rate_hz
@@ -219,7 +221,7 @@ class _Plan(NamedTuple):
 
 @functools.lru_cache(maxsize=4)
 def _plan(length: int) -> _Plan:
-    """Frequencies of the envelope's spectrum that are used, and their share in the autocorrelation at the lags of all rates."""
+    """Used frequencies of the envelope's spectrum, and their contributions to the autocorrelation at the lags of all rates."""
     points = scipy.fft.next_fast_len(2 * length, real=True)
     frequency = np.arange(points // 2 + 1) * (ENVELOPE_HZ / points)
     used = slice(*np.searchsorted(frequency, _PULSE_HZ))
@@ -233,7 +235,7 @@ def _plan(length: int) -> _Plan:
 
 @functools.lru_cache(maxsize=16)
 def _band(samples: int, rate_hz: float, low_hz: float, high_hz: float) -> np.ndarray:
-    """Amplitude that passes at each frequency of the transform: 1 inside the band, 0.5 at its edges; float32."""
+    """Gain of the band-pass at each frequency of the transform: 1 inside the band, 0.5 at its edges; float32."""
     frequency = np.arange(samples // 2 + 1) * (rate_hz / samples)
     half = _ROLL_OFF_HZ / 2
     edges = [low_hz - half, low_hz + half, high_hz - half, high_hz + half]
@@ -241,7 +243,7 @@ def _band(samples: int, rate_hz: float, low_hz: float, high_hz: float) -> np.nda
 
 
 def _centre(power: np.ndarray, frequency_bpm: np.ndarray, rate_bpm: np.ndarray) -> np.ndarray:
-    """Centroid of the power within 3 bpm of the highest point that lies within 4 % of a rate; the rate itself where there is none."""
+    """Centroid of the power within 3 bpm of the highest point near (within 4 % of) a rate; the rate without any power."""
     near = np.abs(frequency_bpm / rate_bpm[:, None] - 1.0) <= 0.04
     peak = frequency_bpm[np.where(near, power, -1.0).argmax(axis=1)]
     part = power * (np.abs(frequency_bpm - peak[:, None]) <= 3.0)
@@ -250,6 +252,6 @@ def _centre(power: np.ndarray, frequency_bpm: np.ndarray, rate_bpm: np.ndarray) 
 
 
 def _vertex(before: np.ndarray, at: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Where the parabola through three neighbouring samples has its top, -0.5 to 0.5 samples from the middle one."""
+    """Vertex of the parabola through three neighbouring samples: -0.5 to 0.5 samples from the middle sample."""
     bend = before - 2 * at + after
     return np.where(bend < 0, np.clip(0.5 * (before - after) / np.where(bend < 0, bend, -1.0), -0.5, 0.5), 0.0)

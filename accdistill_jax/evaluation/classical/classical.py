@@ -1,8 +1,8 @@
-"""The classical baseline: hand-made features of a minute of wrist acceleration, read by the same probes as an embedding.
+"""The classical baseline: hand-made features of a minute of wrist acceleration, for the same probes as an embedding.
 
-What an engineer without a neural network would compute for heart rate and its variability: power in bands, jerk, posture, the
-ballistocardiogram's spectrum, its envelope's periodicity, and intervals between the beats found in it. `FEATURES` names
-the columns; ranges that spread over orders of magnitude are decadic logarithms.
+The features describe heart rate and its variability without a neural network: power in bands, jerk, posture, the
+ballistocardiogram's spectrum, the periodicity of its envelope, and the intervals between its beats. `FEATURES` names the
+columns. Quantities that spread over orders of magnitude are decadic logarithms.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ FEATURES = (
     "turn_deg",
     # log10 of power in g^2, sum over the axes.
     *(f"log_power_{low:g}_{high:g}_hz" for low, high in POWER_BANDS_HZ),
-    # log10 of the jerk vector's length in g/s, and of `data.quality.motion_g`.
+    # log10 of the jerk vector's length in g/s, and of `data.preprocessing.quality.motion_g`.
     "log_jerk_rms",
     "log_jerk_median",
     "log_motion",
-    # The spectrum at 4 to 12 Hz: highest peak, its share of power (+-0.5 Hz), centroid, standard deviation; power by axis.
+    # Spectrum at 4 to 12 Hz: highest peak, its share of power (+-0.5 Hz), centroid, standard deviation; power by axis.
     "bcg_peak_hz",
     "bcg_peak_share",
     "bcg_centroid_hz",
@@ -55,11 +55,11 @@ FEATURES = (
     "bcg_share_x",
     "bcg_share_y",
     "bcg_share_z",
-    # The envelope at 4 to 12 Hz: log10 of its median in g, standard deviation / mean, kurtosis (log10 of 1 + fourth moment ratio).
+    # Envelope at 4 to 12 Hz: log10 of its median in g, standard deviation / mean, kurtosis (log10 of 1 + fourth moment ratio).
     "log_envelope",
     "envelope_variation",
     "log_envelope_kurtosis",
-    # `ballistocardiogram.PulseRate`, and its spectral peak and weight in each band.
+    # Values of `ballistocardiogram.PulseRate`, then its spectral peak and weight in each band.
     "rate_bpm",
     "rate_score",
     "rate_margin",
@@ -72,35 +72,35 @@ FEATURES = (
     "acf_double_height",
     *(f"spectral_bpm_{name}" for name in _BAND_NAMES),
     *(f"periodicity_{name}" for name in _BAND_NAMES),
-    # Beats: number, share of the minute in normal intervals, rate, SDNN, RMSSD (the rule of `data.hrv`; 0 where it has too few
-    # intervals), interquartile range of the intervals / 1.349, median absolute change from one to the next. First as the
-    # envelope's peaks, then as placed by the template.
+    # Beats: number, share of the minute in normal intervals, rate, SDNN, RMSSD (as in `data.preprocessing.hrv`; 0 with too few
+    # intervals), interquartile range of the intervals / 1.349, median absolute change between neighbouring intervals. First for
+    # the peaks of the envelope, then for the times refined by the template.
     *(f"envelope_{name}" for name in _INTERVALS),
     *(f"template_{name}" for name in _INTERVALS),
-    # Tilt by breathing: highest peak at 0.1 to 0.6 Hz in breaths/min, its share of that band's power (+-0.03 Hz).
+    # Tilt by breathing: highest peak at 0.1 to 0.6 Hz in breaths/min, and its share of that band's power (+-0.03 Hz).
     "respiration_bpm",
     "respiration_share",
 )
 
 
 def classical_features(accel: np.ndarray, *, rate_hz: float = 64.0, block: int = 64) -> np.ndarray:
-    """Features of segments of acceleration; a row depends on its segment alone.
+    """Features of segments of acceleration. Each row depends on its segment alone.
 
     Args:
-        accel: [B, T, 3] float32, in g, at `rate_hz`; 20 s at least.
+        accel: [B, T, 3] float32, in g, at `rate_hz`; at least 20 s.
         rate_hz: samples per second, above 26.
-        block: segments at a time; a size that stays in the processor's cache.
+        block: segments that are processed at a time, so that their arrays fit the processor's cache.
 
     Returns:
-        [B, len(FEATURES)] float32, finite whatever finite segment comes.
+        [B, len(FEATURES)] float32, finite for finite segments.
 
     Raises:
-        ValueError: another shape, or too short or too slow a signal.
+        ValueError: another shape, a signal that is too short, or a rate that is too low.
     """
     accel = np.asarray(accel)
     if accel.ndim != 3 or accel.shape[2] != 3 or accel.shape[1] < 20 * rate_hz or rate_hz <= 26:
         raise ValueError(
-            f"features need segments [B, T, 3] of 20 s at more than 26 Hz, got {accel.shape} at {rate_hz:g} Hz"
+            f"features need segments [B, T, 3] of at least 20 s at more than 26 Hz, got {accel.shape} at {rate_hz:g} Hz"
         )
     rows = [_block(accel[i : i + block].astype(np.float32), rate_hz) for i in range(0, len(accel), block)]
     return np.concatenate(rows) if rows else np.empty((0, len(FEATURES)), np.float32)
@@ -118,7 +118,7 @@ def _block(accel: np.ndarray, rate_hz: float) -> np.ndarray:
     options = {"samples": samples, "rate_hz": rate_hz}
     envelopes = [bcg.envelope(transform, band, **options) for band in bcg.BANDS_HZ]
     columns += _envelope_shape(envelopes[bcg.BANDS_HZ.index(_BCG_HZ)])
-    curves = np.stack([bcg.evened(curve) for curve in envelopes], axis=1)
+    curves = np.stack([bcg.flatten_envelope(curve) for curve in envelopes], axis=1)
     rate = bcg.pulse_rate(curves)
     columns += [
         rate.rate_bpm,
@@ -187,28 +187,28 @@ def _bcg_spectrum(power: np.ndarray, frequency: np.ndarray) -> list[np.ndarray]:
 def _envelope_shape(envelope: np.ndarray) -> list[np.ndarray]:
     mean = envelope.mean(axis=1) + bcg.FLOOR_G
     relative = envelope / mean[:, None]
-    off = relative - relative.mean(axis=1, keepdims=True)
-    variance = (off**2).mean(axis=1)
-    kurtosis = (off**4).mean(axis=1) / np.maximum(variance**2, 1e-12)
+    deviation = relative - relative.mean(axis=1, keepdims=True)
+    variance = (deviation**2).mean(axis=1)
+    kurtosis = (deviation**4).mean(axis=1) / np.maximum(variance**2, 1e-12)
     return [_log(np.median(envelope, axis=1), bcg.FLOOR_G), np.sqrt(variance), np.log10(1.0 + kurtosis)]
 
 
 def _intervals(beats: Sequence[np.ndarray], duration_s: float) -> list[np.ndarray]:
-    """The columns of `_INTERVALS`, in its order."""
+    """Features of the intervals between beats, in the order of `_INTERVALS`."""
     intervals = [np.diff(times) for times in beats]
-    pairs = [Beats(times[1:], own) for times, own in zip(beats, intervals, strict=True)]
+    pairs = [Beats(times[1:], lengths) for times, lengths in zip(beats, intervals, strict=True)]
     labels = hrv(pairs, segment_s=duration_s, min_coverage=0.0, min_pairs=1)
     spread, change = np.zeros(len(beats)), np.zeros(len(beats))
-    for row, own in enumerate(intervals):
-        if len(own) >= 3:
-            low, high = np.quantile(own, [0.25, 0.75])
-            spread[row], change[row] = 1000 * (high - low) / 1.349, 1000 * np.median(np.abs(np.diff(own)))
+    for row, lengths in enumerate(intervals):
+        if len(lengths) >= 3:
+            low, high = np.quantile(lengths, [0.25, 0.75])
+            spread[row], change[row] = 1000 * (high - low) / 1.349, 1000 * np.median(np.abs(np.diff(lengths)))
     known = [np.nan_to_num(x, nan=0.0) for x in (labels.hr_bpm, labels.sdnn_ms, labels.rmssd_ms)]
     return [np.array([len(times) for times in beats]), labels.coverage, *known, spread, change]
 
 
 def _respiration(accel: np.ndarray, rate_hz: float) -> list[np.ndarray]:
-    """Rate and share of the highest peak of the slow signal, which is the mean over blocks of an eighth of a second."""
+    """Rate and share of the highest peak of the slow signal (means over blocks of an eighth of a second)."""
     step = max(int(rate_hz // 8), 1)
     length = accel.shape[1] // step
     slow = accel[:, : length * step].reshape(len(accel), length, step, 3).mean(axis=2)
@@ -218,7 +218,7 @@ def _respiration(accel: np.ndarray, rate_hz: float) -> list[np.ndarray]:
     frequency = np.arange(points // 2 + 1) * (rate_hz / step / points)
     inside = (frequency >= RESPIRATION_HZ[0]) & (frequency <= RESPIRATION_HZ[1])
     power, frequency = spectrum[:, inside].sum(axis=2), frequency[inside]
-    # White in velocity rather than in position: slow changes of posture fall with the square of the frequency.
+    # The power of slow posture changes falls with the square of the frequency, so this factor makes it flat.
     power = power * (frequency / RESPIRATION_HZ[0]) ** 2
     peak = frequency[power.argmax(axis=1)]
     beside = np.abs(frequency - peak[:, None]) <= 0.03

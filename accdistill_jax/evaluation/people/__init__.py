@@ -1,1 +1,1 @@
-"""Evaluation per participant: health targets read from embeddings."""
+"""Evaluation per participant: health targets predicted from mean embeddings."""

@@ -1,4 +1,4 @@
-"""Area under the ROC curve and its part at few false positives, for many weightings of the same scores at once."""
+"""Area under the ROC curve, whole and at few false positives, for many weightings of the same scores at once."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ def roc_areas(
     max_false_positives: float = MAX_FALSE_POSITIVES,
     block: int = 256,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """ROC AUC and standardised partial AUC; equal scores count half.
+    """ROC AUC and standardised partial AUC. Equal scores count half.
 
     Args:
         score: [N] float, higher for "yes".
-        positive: [M, N] float, weight of each row as a positive: its label for plain areas, label times how often it was
-            drawn for a bootstrap, its probability for expected areas.
-        negative: [M, N] float, its weight as a negative.
-        max_false_positives: the partial area reaches up to this false positive rate.
-        block: weightings at a time.
+        positive: [M, N] float, weight of each row as a positive: its label for a plain area; label times number of draws
+            for a bootstrap.
+        negative: [M, N] float, weight of each row as a negative.
+        max_false_positives: largest false positive rate of the partial area.
+        block: weightings that are computed at a time.
 
     Returns:
-        (auc [M], partial [M]) float64; NaN where a class is empty. The partial area is McClish's standardised one: 0.5
-        at chance, 1 at best.
+        (auc [M], partial [M]) float64; NaN where a class is empty. The partial area is standardised (McClish): 0.5 is
+        chance, 1 is best.
 
     Source: McClish 1989, Med Decis Making 9; the same as `sklearn.metrics.roc_auc_score` with `max_fpr`.
     """
@@ -47,8 +47,8 @@ def roc_areas(
         unknown = np.where((total[:, 0] > 0) & (false[:, -1] > 0), 0.0, np.nan)
         share = share / np.where(total > 0, total, 1.0)
         false /= np.where(false[:, -1:] > 0, false[:, -1:], 1.0)
-        # A positive adds its share to the true positive rate while the false positive rate goes from `low` to `high`; from
-        # there on the area below it is as wide as what is left of the axis.
+        # A positive raises the true positive rate by its share, while the false positive rate goes from `low` to `high`. To the
+        # right of that the area under this share extends to the end of the axis.
         low, high = false[:, first], false[:, last]
         auc[part] = 1.0 - 0.5 * np.sum(share * (low + high), axis=1) + unknown
         left, right = np.minimum(low, most), np.minimum(high, most)

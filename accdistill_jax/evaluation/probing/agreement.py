@@ -1,4 +1,4 @@
-"""Agreement of predictions with labels where every participant has many segments (Bland and Altman)."""
+"""Agreement of predictions with labels for repeated measurements of each participant (Bland and Altman)."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ LIMIT = 1.96
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """Differences prediction - truth of one encoder on one target, in the target's unit.
+    """Differences (prediction - truth) of one encoder on one target, in the target's unit.
 
     Attributes:
-        segments, participants: what they are of.
+        segments: number of segments.
+        participants: number of people.
         bias: mean difference over the segments.
-        low, high: limits of agreement, bias -+ 1.96 standard deviations of a difference on a new participant.
-        sd: that standard deviation, of both components together.
-        sd_within: within a participant.
-        sd_between: of the participants' mean differences beyond what `sd_within` explains; None with one participant, or with
-            one segment of each, where the two cannot be told apart.
-        slope: of the difference on the mean of prediction and truth. A probe that shrinks towards the mean has a negative
-            one: it is too high for low values and too low for high ones.
+        low, high: limits of agreement, bias -+ 1.96 `sd`.
+        sd: standard deviation of the difference for a new participant, within and between participants together.
+        sd_within: standard deviation within a participant. None with one segment of each participant, where the components
+            cannot be separated.
+        sd_between: standard deviation between participants, beyond the effect of `sd_within` on their means. None with one
+            participant, or with one segment of each.
+        slope: slope of the difference on the mean of prediction and truth. It is negative for a probe that shrinks towards
+            the mean: too high for low values and too low for high values.
     """
 
     segments: int
@@ -41,16 +43,16 @@ class Agreement:
 def bland_altman(
     truth: np.ndarray, prediction: np.ndarray, participant: np.ndarray, *, draws: int = 2000, seed: int = 0
 ) -> Agreement:
-    """Bias and limits of agreement with repeated measurements of each participant accounted for.
+    """Bias and limits of agreement for repeated measurements of each participant.
 
-    Differences have a component of variance within participants and one between them, from the one-way analysis of
-    variance with unequal numbers of segments. The limits are for one segment of a new participant; they are wider than those
-    that take all segments for independent where people differ and some have more segments than others. Intervals are
-    by bootstrap over participants.
+    The variance of the differences has a component within participants and one between them, from a one-way analysis of
+    variance with unequal numbers of segments. The limits hold for one segment of a new participant. If people differ and
+    some have more segments than others, they are wider than limits that treat all segments as independent. The intervals come
+    from a bootstrap over participants.
 
     Args:
-        truth: [N] float; rows where it or the prediction is not finite are left out.
-        prediction: [N] float.
+        truth: [N] float.
+        prediction: [N] float. Rows with a truth or prediction that is not finite are left out.
         participant: [N] str.
         draws: bootstrap draws.
         seed: seed of the draws.
@@ -72,7 +74,7 @@ def bland_altman(
         raise ValueError(f"agreement needs at least two labelled segments, got {np.count_nonzero(known)}")
     difference, mean = (prediction - truth)[known], ((prediction + truth) / 2)[known]
     shift = difference.mean()
-    d, m = difference - shift, mean - mean.mean()  # so that sums of squares keep their digits
+    d, m = difference - shift, mean - mean.mean()  # about the means, so that sums of squares keep their precision
     people = ParticipantBootstrap(participant[known], draws=draws, seed=[seed, 23])
     sums = people.sums(np.stack([np.ones_like(d), d, d * d, m, m * m, d * m], axis=1))
     n, total = sums[:, 0], sums[:, 1]
@@ -87,7 +89,7 @@ def bland_altman(
 
 
 def _agreement(sums: np.ndarray) -> dict[str, np.ndarray]:
-    """Numbers of `Agreement` from totals [..., 9] (columns as in `bland_altman`, the last one counts participants)."""
+    """Numbers of `Agreement` from totals [..., 9]: the columns of `bland_altman`, the last of which counts participants."""
     n, d, dd, m, mm, dm, nn, dd_between, k = np.moveaxis(sums, -1, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         bias = d / n

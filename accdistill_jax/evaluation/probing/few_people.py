@@ -1,29 +1,28 @@
-"""Probes that are fitted on the labels of a few people: what a small study of one's own would give."""
+"""Probes fitted on the labels of a few people, as in a small study of a user's own recordings."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 
 from accdistill_jax.evaluation.bootstrap import Estimate, ParticipantBootstrap
-from accdistill_jax.evaluation.probing.probes import MEAN, STRENGTHS, ProbeSplit, fit_probes
+from accdistill_jax.evaluation.probing.probes import MEAN, ProbeSplit, ProbeSplits, fit_probes
 
-MIN_SEGMENTS = 2  # labelled ones of each person whose labels are used
+MIN_SEGMENTS = 2  # labelled segments of a person whose labels may be used
 MIN_TEST_PEOPLE = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class FewPeople:
-    """One encoder (or constant) after labels of a few people, over several choices of these people.
+    """Error of one encoder (or constant) with the labels of a few people, over several random choices of these people.
 
     Attributes:
         encoder: its name.
-        people: whose labels were used, in each choice.
-        mae: mean absolute error, over all choices, with its interval over test participants.
-        mae_std: standard deviation over the choices; None with one.
-        ratio: its MAE divided by that of the mean of the same labels.
+        people: number of people whose labels were used in each choice.
+        mae: mean absolute error over all choices, with its interval over test participants.
+        mae_std: standard deviation over the choices; None with one choice.
+        ratio: MAE divided by the MAE of the mean of the same labels.
     """
 
     encoder: str
@@ -34,67 +33,55 @@ class FewPeople:
 
 
 def few_people(
-    labelled: ProbeSplit,
-    test: ProbeSplit,
-    *,
-    people: int,
-    repeats: int,
-    strengths: Sequence[float] = STRENGTHS,
-    draws: int = 2000,
-    seed: int = 0,
+    labelled: ProbeSplit, test: ProbeSplit, *, people: int, repeats: int, seed: int = 0
 ) -> dict[str, FewPeople]:
-    """Probes every encoder with the labels of some participants, chosen `repeats` times.
+    """Probes every encoder with the labels of some participants, chosen `repeats` times at random.
 
-    The strength is cross-validated over these people, over the minutes of one; no other label is looked at.
+    The strength is cross-validated over the chosen people, or over the minutes of a single chosen person. No other label
+    is used.
 
     Args:
-        labelled: those whose labels may be used.
-        test: those who are tested; people whose labels are used are left out of it, so it may be the same split.
-        people: participants whose labels are used.
-        repeats: choices of them; with one seed, choice number k of fewer people is part of that of more.
-        strengths, draws: as in `probes.probe_target`.
-        seed: of the choices and draws.
+        labelled: people whose labels may be used.
+        test: people to test on. A choice's people are left out of its test, so both splits may be the same.
+        people: number of people in a choice.
+        repeats: number of choices. With the same seed, choice k of fewer people is a subset of choice k of more people.
+        seed: seed of the choices and of the bootstrap.
 
     Returns:
-        encoder -> its numbers, the constants "mean" and "median" of the labels included; empty where there are too few people.
+        encoder -> result, including the constants "mean" and "median" of the labels; empty if there are too few people.
     """
     labelled, test = labelled.labelled(), test.labelled()
-    names, segments = np.unique(np.asarray(labelled.participant).astype(str), return_counts=True)
+    owner = np.asarray(labelled.participant).astype(str)
+    names, segments = np.unique(owner, return_counts=True)
     names = names[segments >= MIN_SEGMENTS]
-    who = np.asarray(test.participant).astype(str)
-    error: dict[str, np.ndarray] = {}
-    tested = np.zeros(len(who))
+    tested_person = np.asarray(test.participant).astype(str)
+    errors: dict[str, np.ndarray] = {}  # sums over the choices
+    tested = np.zeros(len(tested_person))
     mae: dict[str, list[float]] = {}
     for repeat in range(repeats):
         chosen = np.random.default_rng([seed, 51, repeat]).permutation(names)[:people]
-        asked = np.flatnonzero(~np.isin(who, chosen))
-        if len(chosen) < people or len(np.unique(who[asked])) < MIN_TEST_PEOPLE:
+        rows = np.flatnonzero(~np.isin(tested_person, chosen))
+        if len(chosen) < people or len(np.unique(tested_person[rows])) < MIN_TEST_PEOPLE:
             return {}
-        train = _rows(labelled, np.flatnonzero(np.isin(np.asarray(labelled.participant).astype(str), chosen)))
-        nobody, questions = _rows(train, np.arange(0)), _rows(test, asked)
-        tested[asked] += 1
-        for name, fitted in fit_probes(train, nobody, questions, strengths=strengths, seed=seed).items():
-            own = np.abs(fitted.prediction - questions.target)
-            error.setdefault(name, np.zeros(len(who)))[asked] += own
-            mae.setdefault(name, []).append(float(own.mean()))
-    bootstrap = ParticipantBootstrap(who, draws=draws, seed=[seed, 52])
-    columns = list(error)
-    sums = bootstrap.sums(np.stack([*error.values(), tested], axis=1))
+        train = labelled.rows(np.flatnonzero(np.isin(owner, chosen)))
+        splits = ProbeSplits(train, train.rows(np.arange(0)), test.rows(rows))
+        tested[rows] += 1
+        for name, fitted in fit_probes(splits, seed=seed).items():
+            error = np.abs(fitted.prediction - splits.test.target)
+            errors.setdefault(name, np.zeros(len(tested_person)))[rows] += error
+            mae.setdefault(name, []).append(float(error.mean()))
+    bootstrap = ParticipantBootstrap(tested_person, seed=[seed, 52])
+    columns = list(errors)
+    sums = bootstrap.sums(np.stack([*errors.values(), tested], axis=1))
     total, drawn = sums.sum(axis=0), bootstrap.resample(sums)
     mean = columns.index(MEAN)
     result = {}
     for k, name in enumerate(columns):
         with np.errstate(divide="ignore", invalid="ignore"):
             estimates = [
-                bootstrap.estimate(np.divide(total[k], total[below]), drawn[:, k] / drawn[:, below])
-                for below in (-1, mean)
+                bootstrap.estimate(np.divide(total[k], total[divisor]), drawn[:, k] / drawn[:, divisor])
+                for divisor in (-1, mean)
             ]
         std = float(np.std(mae[name], ddof=1)) if repeats > 1 else None
         result[name] = FewPeople(name, people, estimates[0], std, estimates[1])
     return result
-
-
-def _rows(split: ProbeSplit, rows: np.ndarray) -> ProbeSplit:
-    return ProbeSplit(
-        {name: x[rows] for name, x in split.features.items()}, split.target[rows], split.participant[rows]
-    )

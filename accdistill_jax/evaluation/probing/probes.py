@@ -1,8 +1,8 @@
-"""Linear probes: what can a ridge regression read from a frozen embedding on people it has never seen?
+"""Linear probes: ridge regression from frozen embeddings to a label, tested on people it has never seen.
 
-Features are standardised on the train split, the strength is chosen on validation participants, the numbers are those
-of test participants. Everything is compared with two constants: the train mean (the usual "mean predictor") and the
-train median, which is the better constant for absolute error.
+Features are standardised with the train split, validation participants choose the strength, and test participants give
+the numbers. Every result is compared with two constants: the train mean (the usual "mean predictor") and the train
+median, which has the lowest absolute error of all constants.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FOLDS = 5
 
 @dataclasses.dataclass(frozen=True)
 class ProbeSplit:
-    """One split as a probe sees it.
+    """Input of a probe from one split.
 
     Attributes:
         features: encoder name -> [N, D] float, the same rows for all encoders.
@@ -38,13 +38,15 @@ class ProbeSplit:
     target: np.ndarray
     participant: np.ndarray
 
+    def rows(self, rows: np.ndarray) -> ProbeSplit:
+        """The rows at these indices, or where this mask is True."""
+        features = {name: x[rows] for name, x in self.features.items()}
+        return ProbeSplit(features, self.target[rows], self.participant[rows])
+
     def labelled(self) -> ProbeSplit:
-        """The rows whose target is known."""
+        """The rows with a known target."""
         known = np.isfinite(self.target)
-        if known.all():
-            return self
-        features = {name: x[known] for name, x in self.features.items()}
-        return ProbeSplit(features, self.target[known], self.participant[known])
+        return self if known.all() else self.rows(known)
 
     @property
     def num_participants(self) -> int:
@@ -52,20 +54,39 @@ class ProbeSplit:
         return len(np.unique(self.participant))
 
 
+class ProbeSplits(NamedTuple):
+    """Input of a probe.
+
+    Attributes:
+        train: fits the probe.
+        validation: chooses the strength.
+        test: gives the numbers.
+    """
+
+    train: ProbeSplit
+    validation: ProbeSplit
+    test: ProbeSplit
+
+    def labelled(self) -> ProbeSplits:
+        """The rows with a known target."""
+        return ProbeSplits(*(split.labelled() for split in self))
+
+
 @dataclasses.dataclass(frozen=True)
 class TargetResult:
     """All probes of one target.
 
     Attributes:
-        target: column name, for example "hr_bpm".
-        reason: why it is not available, or "".
-        train_segments, train_participants, test_segments, test_participants: labelled ones.
-        strength_chosen_on: what the strength was chosen on.
+        target: label name, for example "hr_bpm".
+        reason: why there are no probes, or "".
+        train_segments, train_participants, test_segments, test_participants: numbers of labelled segments, and of people
+            who have such segments.
+        strength_chosen_on: data that chose the strength, in words.
         probes: encoder name -> Probe, the constants included.
-        differences: pairs compared.
+        differences: one per compared pair.
         truth: [N] float64, labels of the labelled test segments (not in the JSON).
-        participant: [N] str, of the same (not in the JSON).
-        notes: what a reader must know about these numbers.
+        participant: [N] str, of the same segments (not in the JSON).
+        notes: limits of these numbers.
     """
 
     target: str
@@ -82,7 +103,7 @@ class TargetResult:
     notes: list[str] = dataclasses.field(default_factory=list)
 
     def difference(self, encoder: str, reference: str) -> Difference | None:
-        """The comparison of two encoders, or None where there is none."""
+        """The comparison of two encoders, or None if they were not compared."""
         for d in self.differences:
             if (d.encoder, d.reference) == (encoder, reference):
                 return d
@@ -90,11 +111,12 @@ class TargetResult:
 
 
 class Fitted(NamedTuple):
-    """A probe's answer for the test segments.
+    """Predictions of a fitted probe for the test segments.
 
-    prediction: [N] float64, in the target's unit.
-    strength: ridge strength, None for other regressors and constants.
-    note: a doubt or a choice the reader must know of, or "".
+    Attributes:
+        prediction: [N] float64, in the target's unit.
+        strength: ridge strength, None for other regressors and constants.
+        note: a choice made or a doubt, or "".
     """
 
     prediction: np.ndarray
@@ -102,64 +124,53 @@ class Fitted(NamedTuple):
     note: str = ""
 
 
-Regressor = Callable[[str, ProbeSplit, ProbeSplit, ProbeSplit, int], Fitted]
-"""Another regressor than the ridge: (features, train, validation, test, seed) -> Fitted, from `split.features[features]` of labelled
-splits; test labels are not for it."""
+Regressor = Callable[[str, ProbeSplits, int], Fitted]
+"""A regressor besides the ridge: (features, splits, seed) -> Fitted. It reads `split.features[features]` of labelled splits and
+must not use the test labels."""
 
 
 def probe_target(
     target: str,
+    splits: ProbeSplits,
     *,
-    train: ProbeSplit,
-    validation: ProbeSplit,
-    test: ProbeSplit,
     comparisons: Sequence[tuple[str, str]] = (),
-    strengths: Sequence[float] = STRENGTHS,
     draws: int = 2000,
     seed: int = 0,
-    others: Mapping[str, tuple[str, Regressor]] | None = None,
-    min_train_segments: int = MIN_TRAIN_SEGMENTS,
-    min_train_participants: int = MIN_TRAIN_PARTICIPANTS,
 ) -> TargetResult:
-    """Probes every encoder for one target; a target with too few labels comes back with a reason instead.
+    """Probes every encoder for one target. With too few labels the result has a reason and no probes.
 
     Args:
-        target: column name, for the result.
-        train: fits the probes.
-        validation: chooses the strength; with fewer labels there than `MIN_VALIDATION_SEGMENTS` it is cross-validated over
-            train participants, or over segments where there is one train participant only.
-        test: gives the numbers.
+        target: label name, for the result.
+        splits: embeddings and labels. With fewer than `MIN_VALIDATION_SEGMENTS` validation labels the strength is
+            cross-validated over train participants, or over segments if there is one train participant.
         comparisons: (encoder, reference) pairs; "mean" and "median" name the constants.
-        strengths: candidates, penalty per segment.
         draws: bootstrap draws over participants.
         seed: seed of the draws and folds.
-        others: further probes beside the ridge of each encoder: name -> (name of the features, regressor).
-        min_train_segments: labelled train segments that are needed.
-        min_train_participants: people that they must be of.
     """
-    train, validation, test = train.labelled(), validation.labelled(), test.labelled()
+    splits = splits.labelled()
+    train, validation, test = splits
     counts = {
         "train_segments": len(train.target),
         "train_participants": train.num_participants,
         "test_segments": len(test.target),
         "test_participants": test.num_participants,
     }
-    reason = too_few(**counts, min_train_segments=min_train_segments, min_train_participants=min_train_participants)
+    reason = too_few_labels(**counts)
     if reason:
         return TargetResult(target, reason, **counts)
 
     notes = []
-    if counts["test_participants"] == 1:
+    if test.num_participants == 1:
         notes.append("one test participant: no interval over participants")
-    elif counts["test_participants"] < FEW_PARTICIPANTS:
-        notes.append(f"only {counts['test_participants']} test participants: the intervals are rough")
-    chosen_on = choice_made_on(train, validation)
+    elif test.num_participants < FEW_PARTICIPANTS:
+        notes.append(f"only {test.num_participants} test participants: the intervals are rough")
+    chosen_on = data_of_choice(train, validation)
     if len(validation.target) < MIN_VALIDATION_SEGMENTS:
-        found = f"only {len(validation.target)}" if len(validation.target) else "no"
-        notes.append(f"{found} labelled validation segments: strength by {chosen_on}")
+        count = f"only {len(validation.target)}" if len(validation.target) else "no"
+        notes.append(f"{count} labelled validation segments: strength by {chosen_on}")
 
     scorer = Scorer(test.target, test.participant, draws=draws, seed=seed)
-    fitted = fit_probes(train, validation, test, strengths=strengths, seed=seed, others=others)
+    fitted = fit_probes(splits, seed=seed)
     measured = {name: scorer.measure(f.prediction) for name, f in fitted.items()}
     probes = {
         name: Probe(name, f.strength, *scorer.estimates(measured[name]), prediction=f.prediction, note=f.note)
@@ -180,41 +191,43 @@ def probe_target(
 
 
 def fit_probes(
-    train: ProbeSplit,
-    validation: ProbeSplit,
-    test: ProbeSplit,
+    splits: ProbeSplits,
     *,
-    strengths: Sequence[float] = STRENGTHS,
     seed: int = 0,
     others: Mapping[str, tuple[str, Regressor]] | None = None,
 ) -> dict[str, Fitted]:
-    """Answers of a ridge probe per encoder, of `others`, and of the two constants; arguments as in `probe_target`.
+    """Predicts the test segments with a ridge probe per encoder, with `others` and with both constants.
 
-    The splits are labelled ones; labels of `test` are not looked at.
+    Args:
+        splits: labelled splits; the test labels are not used.
+        seed: seed of the folds and of `others`.
+        others: further probes: name -> (name of the features, regressor).
+
+    Returns:
+        name -> predictions, for the encoders, for `others`, for "mean" and for "median", in this order.
     """
+    train, validation, test = splits
     fitted = {}
-    for name in train.features:
-        x = train.features[name]
-        path = RidgePath(x, train.target, strengths)
-        index = choose(
+    for name, features in train.features.items():
+        path = RidgePath(features, train.target, STRENGTHS)
+        index = best_candidate(
             name,
             path.predict,
-            lambda x, y: RidgePath(x, y, strengths).predict,
+            lambda x, y: RidgePath(x, y, STRENGTHS).predict,
             train=train,
             validation=validation,
             seed=seed,
         )
-        strongest = len(strengths) > 1 and index == len(strengths) - 1
-        note = "the strongest penalty was chosen" if strongest else ""
-        fitted[name] = Fitted(path.predict(test.features[name], index), strengths[index], note)
+        note = "the strongest penalty was chosen" if index == len(STRENGTHS) - 1 else ""
+        fitted[name] = Fitted(path.predict(test.features[name], index), STRENGTHS[index], note)
     for name, (features, regressor) in (others or {}).items():
-        fitted[name] = regressor(features, train, validation, test, seed)
+        fitted[name] = regressor(features, splits, seed)
     for name, constant in ((MEAN, np.mean(train.target)), (MEDIAN, np.median(train.target))):
         fitted[name] = Fitted(np.full(len(test.target), float(constant)))
     return fitted
 
 
-def too_few(
+def too_few_labels(
     *,
     train_segments: int,
     train_participants: int,
@@ -223,7 +236,7 @@ def too_few(
     min_train_segments: int = MIN_TRAIN_SEGMENTS,
     min_train_participants: int = MIN_TRAIN_PARTICIPANTS,
 ) -> str:
-    """Why so many labels do not do, or ""."""
+    """Why the labels are too few for a probe, or ""."""
     if train_segments == 0 and test_segments == 0:
         return "no labelled segments"
     if train_segments < min_train_segments or train_participants < min_train_participants:
@@ -236,8 +249,8 @@ def too_few(
     return ""
 
 
-def choice_made_on(train: ProbeSplit, validation: ProbeSplit) -> str:
-    """The data that `choose` looks at, in words."""
+def data_of_choice(train: ProbeSplit, validation: ProbeSplit) -> str:
+    """The data that `best_candidate` uses, in words."""
     if len(validation.target) >= MIN_VALIDATION_SEGMENTS:
         k = validation.num_participants
         return f"{k} validation participant{'' if k == 1 else 's'}"
@@ -247,7 +260,7 @@ def choice_made_on(train: ProbeSplit, validation: ProbeSplit) -> str:
     return f"cross-validation over {k} train participants"
 
 
-def choose(
+def best_candidate(
     features: str,
     predict: Callable[[np.ndarray], np.ndarray],
     fit: Callable[[np.ndarray, np.ndarray], Callable[[np.ndarray], np.ndarray]],
@@ -256,26 +269,30 @@ def choose(
     validation: ProbeSplit,
     seed: int,
 ) -> int:
-    """Index of the candidate with the lowest mean absolute error; the last of equals.
+    """Index of the candidate with the lowest mean absolute error. Of equal candidates the last wins.
 
     Args:
         features: name of the features.
-        predict: [N, D] -> [N, candidates], fitted on the whole of `train`.
-        fit: (features [N, D], target [N]) -> such a function, for cross-validation where validation labels are too few.
-        train, validation: labelled splits.
+        predict: [N, D] -> [N, candidates], fitted on all of `train`.
+        fit: (features [N, D], target [N]) -> a function like `predict`. It is used for cross-validation over `train` if there
+            are too few validation labels.
+        train: labelled split that `predict` was fitted on.
+        validation: labelled split.
         seed: seed of the folds.
     """
     if len(validation.target) >= MIN_VALIDATION_SEGMENTS:
         error = np.abs(predict(validation.features[features]) - validation.target[:, None]).mean(axis=0)
     else:
-        x, error = train.features[features], 0.0
+        x = train.features[features]
         units, code = np.unique(train.participant, return_inverse=True)
         if len(units) == 1:
             code = units = np.arange(len(train.target))
         folds = min(FOLDS, len(units))
         fold = (np.random.default_rng([seed, 21]).permutation(len(units)) % folds)[code]
+        errors = []
         for k in range(folds):
-            held = fold == k
-            predicted = fit(x[~held], train.target[~held])(x[held])
-            error = error + np.abs(predicted - train.target[held, None]).sum(axis=0)
+            held_out = fold == k
+            predicted = fit(x[~held_out], train.target[~held_out])(x[held_out])
+            errors.append(np.abs(predicted - train.target[held_out, None]).sum(axis=0))
+        error = np.sum(errors, axis=0)
     return len(error) - 1 - int(np.argmin(error[::-1]))

@@ -1,4 +1,4 @@
-"""Ridge regression for a list of strengths at once."""
+"""Ridge regression with many strengths at once."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import numpy as np
 
 
 class RidgePath:
-    """Closed-form ridge regression for a whole list of strengths from one eigendecomposition.
+    """Closed-form ridge regression with a list of strengths, from one eigendecomposition.
 
-    Minimises mean((y - x w - b)^2) + strength * |w|^2 over standardised features, which is
-    sklearn.linear_model.Ridge(alpha=strength * N) after a StandardScaler. Features that do not vary get weight 0.
+    It minimises mean((y - x w - b)^2) + strength * |w|^2 over standardised features, as
+    sklearn.linear_model.Ridge(alpha=strength * N) does after a StandardScaler. Features that do not vary get weight 0.
 
     Args:
-        features: [N, D] float; sums are float64, in blocks.
+        features: [N, D] float.
         target: [N] float.
-        strengths: positive numbers, [S].
-        block: rows at a time.
+        strengths: [S] positive numbers.
+        block: rows that are converted to float64 at a time.
     """
 
     def __init__(self, features: np.ndarray, target: np.ndarray, strengths: Sequence[float], *, block: int = 16384):
@@ -26,7 +26,10 @@ class RidgePath:
         self.strengths, self._block = tuple(float(s) for s in strengths), block
         self.intercept = float(target.mean())
         blocks = [slice(i, i + block) for i in range(0, n, block)]
-        self._mean = sum(np.asarray(features[b], np.float64).sum(axis=0) for b in blocks) / n
+        total = np.zeros(width)
+        for b in blocks:
+            total += np.asarray(features[b], np.float64).sum(axis=0)
+        self._mean = total / n
         gram, cross = np.zeros((width, width)), np.zeros(width)
         for b in blocks:
             x = np.asarray(features[b], np.float64) - self._mean
@@ -42,9 +45,9 @@ class RidgePath:
         self.weights = basis @ shrunk  # [D, S], on standardised features
 
     def predict(self, features: np.ndarray, index: int | None = None) -> np.ndarray:
-        """Predictions for [N, D] features: [N, S] float64 for all strengths, [N] for strength number `index`.
+        """Predicts from [N, D] features: [N, S] float64 with all strengths, or [N] with strength number `index`.
 
-        Beside the result it needs one block of rows in float64, whatever N is.
+        Besides the result it needs the memory of one block of rows in float64.
         """
         weights = self.weights if index is None else self.weights[:, index]
         result = np.empty((len(features), *weights.shape[1:]))

@@ -1,4 +1,4 @@
-"""Errors and correlations of predictions on test participants, all with the same draws of people."""
+"""Errors and correlations of predictions for test participants. All of them share the draws of people."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from accdistill_jax.evaluation.bootstrap import Estimate, ParticipantBootstrap
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """One encoder (or constant) on one target, on the test participants.
+    """Scores of one encoder (or constant) on one target, on the test participants.
 
     Attributes:
-        encoder: its name; "mean" and "median" are the constants.
+        encoder: its name; "mean" and "median" are constants.
         strength: ridge strength, penalty per segment on standardised features; None for constants.
-        mae, rmse: mean absolute and root mean squared error, in the target's unit.
+        mae, rmse: mean absolute error and root mean squared error, in the target's unit.
         r: Pearson correlation over all test segments.
-        r_within: the same after each participant's mean is removed from truth and prediction: minute-to-minute changes.
+        r_within: correlation after each participant's mean is removed from truth and prediction. It measures changes from
+            minute to minute.
         r2: 1 - squared error / variance around the test mean.
         prediction: [N] float64, in the target's unit (not in the JSON).
         note: a doubt about the strength, or "".
@@ -39,11 +40,13 @@ class Probe:
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """MAE of `encoder` minus MAE of `reference` on the same test segments, drawn in pairs.
+    """Paired comparison of two encoders by their MAE on the same test segments.
 
     Attributes:
-        difference: in the target's unit; negative where `encoder` is better.
-        ratio: MAE of `encoder` divided by that of `reference`.
+        encoder: name of the first encoder.
+        reference: name of the encoder it is compared with.
+        difference: MAE of `encoder` minus MAE of `reference`, in the target's unit; negative if `encoder` is better.
+        ratio: MAE of `encoder` divided by MAE of `reference`.
     """
 
     encoder: str
@@ -53,19 +56,20 @@ class Difference:
 
     @property
     def outcome(self) -> str:
-        """ "better" or "worse" where the interval excludes zero, "same" where it does not, "unknown" without one."""
-        if not self.difference.has_interval:
+        """Result of the comparison: "better" or "worse" if the interval excludes zero, else "same"; "unknown" without one."""
+        interval = self.difference.interval
+        if interval is None:
             return "unknown"
-        if self.difference.high < 0:
-            return "better"
-        return "worse" if self.difference.low > 0 else "same"
+        low, high = interval
+        return "better" if high < 0 else "worse" if low > 0 else "same"
 
 
 class Measures(NamedTuple):
     """MAE, RMSE, r, r within participants and R2, in this order.
 
-    value: [5] float64 on all test segments, NaN where undefined.
-    drawn: [5, draws] float64, the same on each draw of participants.
+    Attributes:
+        value: [5] float64 on all test segments, NaN where undefined.
+        drawn: [5, draws] float64, the same measures on each draw of participants.
     """
 
     value: np.ndarray
@@ -73,7 +77,10 @@ class Measures(NamedTuple):
 
 
 def mean_measures(measures: Sequence[Measures]) -> Measures:
-    """Mean over predictions for one test split; a correlation that is undefined (a constant) counts as 0 if another is defined."""
+    """Mean over several predictions for one test split.
+
+    An undefined correlation (of a constant) counts as 0, unless it is undefined for all predictions.
+    """
     value = np.stack([m.value for m in measures])
     drawn = np.stack([m.drawn for m in measures])
     undefined = np.isnan(value).all(axis=0)
@@ -90,7 +97,7 @@ class Scorer:
         truth: [N] float, labels of the test segments.
         participant: [N] str.
         draws: draws of participants behind each interval.
-        seed: seed of the draws; scorers of one split and seed draw the same people.
+        seed: seed of the draws. Scorers with the same split and seed draw the same people.
     """
 
     def __init__(self, truth: np.ndarray, participant: np.ndarray, *, draws: int, seed: int):
@@ -100,7 +107,7 @@ class Scorer:
     def measure(self, prediction: np.ndarray) -> Measures:
         """Measures of one prediction [N]."""
         error = prediction - self._truth
-        # Moments about the overall means, so that sums of squares keep their digits.
+        # Moments about the overall means, so that sums of squares keep their precision.
         y, p = self._truth - self._truth.mean(), prediction - prediction.mean()
         if np.ptp(prediction) <= 1e-9 * (np.abs(prediction).max() + 1):
             p = np.zeros_like(p)
@@ -113,11 +120,11 @@ class Scorer:
         return Measures(np.array(value, np.float64), np.stack(drawn))
 
     def estimates(self, measures: Measures) -> list[Estimate]:
-        """The five with their intervals over participants."""
+        """MAE, RMSE, r, r within participants and R2, with their intervals over participants."""
         return [self._people.estimate(float(v), d) for v, d in zip(*measures, strict=True)]
 
     def compare(self, encoder: str, reference: str, measured: dict[str, Measures]) -> Difference:
-        """The paired comparison of two entries of `measured` by their MAE."""
+        """Compares two entries of `measured` by their MAE, in pairs."""
         a, b = measured[encoder], measured[reference]
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = self._people.estimate(np.divide(a.value[0], b.value[0]), a.drawn[0] / b.drawn[0])
@@ -126,7 +133,7 @@ class Scorer:
 
 
 def _metrics(sums: np.ndarray) -> tuple[np.ndarray, ...]:
-    """MAE, RMSE, r, r within participants and R2 from totals [..., 11] (columns as in `Scorer.measure`)."""
+    """MAE, RMSE, r, r within participants and R2 from totals [..., 11] (the columns of `Scorer.measure`)."""
     n, absolute, squared, sy, sp, syy, spp, syp, wyy, wpp, wyp = np.moveaxis(sums, -1, 0)
     vyy, vpp, vyp = syy - sy * sy / n, spp - sp * sp / n, syp - sy * sp / n
 

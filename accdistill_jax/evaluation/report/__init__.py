@@ -1,1 +1,1 @@
-"""A run's report: text, tables and plots."""
+"""Report of a run: text, tables and plots."""

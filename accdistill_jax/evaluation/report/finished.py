@@ -1,4 +1,4 @@
-"""Checks that a written report is whole: `report/made_from` holds its key, and the checksum of each of its files."""
+"""Checks that a written report is complete: `report/made_from` holds its key and the checksum of each of its files."""
 
 import hashlib
 import json
@@ -10,19 +10,19 @@ from accdistill_jax.files import read_regular, write_atomically
 
 _MARK = "report/made_from"
 _TEXTS = ("report.md", "report.json")
-_EARLIER_KEY = re.compile(r"[0-9a-f]{16}")  # earlier versions wrote it alone
+_EARLIER_KEY = re.compile(r"[0-9a-f]{16}")  # earlier versions wrote the key without checksums
 _NAME = re.compile(r"report\.(?:md|json)|report/[a-z_]+\.png")
 
 
 def mark_finished(folder: Path, key: str) -> None:
-    """Writes the mark of a report that is complete.
+    """Marks a report as complete.
 
     Args:
-        folder: of the report.
-        key: hash of what it was made from.
+        folder: folder of the report.
+        key: hash of the inputs of the report.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the mark cannot be written.
     """
     mark = folder / _MARK
     try:
@@ -34,14 +34,17 @@ def mark_finished(folder: Path, key: str) -> None:
 
 
 def unmark(folder: Path) -> None:
-    """Removes the mark, before a report is written."""
+    """Removes the mark before a report is written."""
     (folder / _MARK).unlink(missing_ok=True)
 
 
 def is_finished(folder: Path, key: str) -> tuple[bool, str]:
-    """True if the report of `key` is there and whole; and, where it is damaged, the damage in words.
+    """Checks for a complete report made from the inputs `key`.
 
-    One that an earlier version marked, without checksums, is whole where its files are there and report.json can be read.
+    A report of an earlier version has no checksums. It is complete if its files exist and report.json can be read.
+
+    Returns:
+        (finished, damage): True for a complete report; the damage in words, or "" if there is none.
     """
     mark = folder / _MARK
     try:
@@ -55,7 +58,7 @@ def is_finished(folder: Path, key: str) -> tuple[bool, str]:
         if record["key"] != key:
             return False, ""
         if not set(_TEXTS) <= files.keys() or not all(map(_NAME.fullmatch, files)):
-            raise ValueError("names are missing")
+            raise ValueError("files are missing in the mark")
     except FileNotFoundError:
         return False, ""
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

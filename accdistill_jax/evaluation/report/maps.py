@@ -1,4 +1,4 @@
-"""A flat map of the embeddings, coloured by heart rate."""
+"""Two-dimensional map of the embeddings, coloured by heart rate."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COMPONENTS = 30
 
 @styled
 def embedding_map(evaluation: Evaluation, *, seed: int = 0) -> Figure | None:
-    """t-SNE of standardised embeddings reduced to 30 principal components, coloured by heart rate."""
+    """t-SNE of standardised embeddings reduced to 30 principal components, coloured by heart rate; None with few segments."""
     first = next(iter(evaluation.test.values()))
     rate = np.asarray(first.labels.get(HEART_RATE, np.full(len(first), np.nan)), np.float64)
     if len(rate) < 10:
@@ -33,20 +33,19 @@ def embedding_map(evaluation: Evaluation, *, seed: int = 0) -> Figure | None:
     mesh = None
     for axis, (name, split) in zip(axes, evaluation.test.items(), strict=True):
         xy, components = _flatten(split.embedding[rows], seed)
-        colour = {"c": rate[rows], "cmap": "viridis"} if coloured else {"color": GREY}
+        mesh = axis.scatter(xy[:, 0], xy[:, 1], s=10, alpha=0.85, lw=0, color=None if coloured else GREY)
         if coloured:
-            colour["vmin"], colour["vmax"] = np.quantile(rate[rows], [0.02, 0.98])
-        mesh = axis.scatter(xy[:, 0], xy[:, 1], s=10, alpha=0.85, lw=0, **colour)
+            mesh.set(array=rate[rows], cmap="viridis", clim=np.quantile(rate[rows], [0.02, 0.98]))
         axis.set(xticks=[], yticks=[])
         title = capital(display(name))
         if coloured:
-            apart, any_two = _neighbour_difference(components, rate[rows])
-            title += f"\nneighbours differ by {apart:.1f} bpm, any two by {any_two:.1f}"
+            neighbours, any_two = _neighbour_difference(components, rate[rows])
+            title += f"\nneighbours differ by {neighbours:.1f} bpm, any two by {any_two:.1f}"
         axis.set_title(title, fontsize=10)
         for side in axis.spines.values():
             side.set_visible(False)
-    if coloured:
-        bar = figure.colorbar(mesh, ax=list(axes), fraction=0.03, pad=0.01)
+    if coloured and mesh is not None:
+        bar = figure.colorbar(mesh, ax=axes, fraction=0.03, pad=0.01)
         bar.set_label("heart rate (bpm)")
         bar.outline.set_visible(False)
     return figure
@@ -57,20 +56,20 @@ def _neighbour_difference(components: np.ndarray, rate: np.ndarray) -> tuple[flo
     squared = np.sum(components**2, axis=1)
     distance = squared[:, None] + squared[None, :] - 2 * components @ components.T
     np.fill_diagonal(distance, np.inf)
-    apart = np.abs(rate[:, None] - rate[None, :])
-    nearest = apart[np.arange(len(rate)), distance.argmin(axis=1)].mean()
-    return float(nearest), float(apart.sum() / (len(rate) * (len(rate) - 1)))
+    difference = np.abs(rate[:, None] - rate[None, :])
+    nearest = difference[np.arange(len(rate)), distance.argmin(axis=1)].mean()
+    return float(nearest), float(difference.sum() / (len(rate) * (len(rate) - 1)))
 
 
 def _flatten(embedding: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Flat map [N, 2] and its principal components [N, <= 30]; PCA alone for few points or none that vary."""
+    """Map [N, 2] and principal components [N, <= 30]. The map is the first two components for few or constant embeddings."""
     x = np.asarray(embedding, np.float64)
     std = x.std(axis=0)
     keep = std > 1e-6 * np.abs(x.mean(axis=0)) + 1e-12
     x = (x[:, keep] - x[:, keep].mean(axis=0)) / std[keep]
     if x.shape[1] < 2:
         x = np.concatenate([x, np.zeros((len(x), 2 - x.shape[1]))], axis=1)
-    # Many threads on few busy cores make t-SNE an order of magnitude slower; one is enough for some hundred points.
+    # Many threads on few busy cores make t-SNE ten times slower. One thread is enough for some hundred points.
     with threadpool_limits(1):
         basis, scale, _ = np.linalg.svd(x, full_matrices=False)
         x = basis[:, :COMPONENTS] * scale[:COMPONENTS]

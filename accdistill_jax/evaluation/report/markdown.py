@@ -1,4 +1,4 @@
-"""The text of report.md: result first, then the numbers, then what ran."""
+"""Text of report.md: the result first, then the numbers, then the settings of the run."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import json
 from collections.abc import Mapping, Sequence
 
 from accdistill_jax.evaluation.bootstrap import Estimate
-from accdistill_jax.evaluation.evaluate import Evaluation, to_json
+from accdistill_jax.evaluation.evaluate import Evaluation, json_value
 from accdistill_jax.evaluation.report.style import capital, display
-from accdistill_jax.evaluation.report.verdict import Verdict, number, with_interval
+from accdistill_jax.evaluation.report.verdict import Verdict, counted, format_number, thousands, with_interval
 from accdistill_jax.labels import LABELS
 from accdistill_jax.text import literal, several_lines
 
 OUTCOMES = {"better": "better", "worse": "worse", "same": "no difference shown", "unknown": "no interval"}
 TITLES = {
     "heart_rate": "Heart rate: predicted against true",
-    "probe_errors": "What a linear probe reads",
+    "probe_errors": "Errors of linear probes",
     "retrieval": "Finding the same minute in the other signal",
     "map": "Map of the embeddings",
     "curves": "Learning curves",
@@ -23,14 +23,14 @@ TITLES = {
 }
 
 
-def markdown(evaluation: Evaluation, words: Verdict, *, run_info: Mapping, pictures: Mapping[str, str]) -> str:
-    """The text of report.md.
+def report_markdown(evaluation: Evaluation, words: Verdict, *, run_info: Mapping, pictures: Mapping[str, str]) -> str:
+    """Text of report.md.
 
     Args:
         evaluation: the numbers.
-        words: the same in words.
-        run_info: as for `write_report`.
-        pictures: name -> path relative to the report, of those that exist.
+        words: the result in words.
+        run_info: settings of the run, as for `write_run_report`.
+        pictures: name -> path relative to the report, for the existing pictures.
     """
 
     def picture(name: str) -> list[str]:
@@ -48,14 +48,16 @@ def markdown(evaluation: Evaluation, words: Verdict, *, run_info: Mapping, pictu
     parts += [f"## {TITLES['probe_errors']}", *picture("probe_errors"), *_probe_sections(evaluation)]
     parts += _retrieval_section(evaluation, picture("retrieval"))
     if "map" in pictures:
-        how = "t-SNE of test embeddings (standardised, 30 principal components); colour is the true heart rate. "
-        how += "Where colours are sorted, segments of like heart rate lie together."
-        parts += [f"## {TITLES['map']}", *picture("map"), how]
+        caption = (
+            "t-SNE of test embeddings (standardised, 30 principal components); the colour is the true heart rate. "
+        )
+        caption += "If colours are sorted, segments with similar heart rates are close in the embedding."
+        parts += [f"## {TITLES['map']}", *picture("map"), caption]
     parts += ["## Health of the embeddings", _health_table(evaluation)]
     for name in ("curves", "examples"):
         if name in pictures:
             parts += [f"## {TITLES[name]}", *picture(name)]
-    parts += ["## What ran", *_what_ran(evaluation, run_info)]
+    parts += ["## Settings of the run", *_settings(evaluation, run_info)]
     return "\n\n".join(p for p in parts if p) + "\n"
 
 
@@ -66,18 +68,17 @@ def _probe_sections(evaluation: Evaluation) -> list[str]:
     heads = [f"{LABELS[t].words} ({LABELS[t].unit})" for t in available]
     names = list(next(iter(available.values())).probes)
     rows = [[display(n), *(_interval(r.probes[n].mae) for r in available.values())] for n in names]
+    chosen_on = "; ".join(dict.fromkeys(r.strength_chosen_on for r in available.values()))
     parts = [
-        "Mean absolute error on test participants, with the 95 % interval over participants. "
-        "Ridge regression on frozen embeddings; strength chosen on "
-        + "; ".join(dict.fromkeys(r.strength_chosen_on for r in available.values()))
-        + ".",
+        "Mean absolute error on test participants, in brackets the 95 % interval over participants. "
+        f"Ridge regression on frozen embeddings; data that chose its strength: {chosen_on}.",
         _table(("", *heads), rows),
     ]
     missing = [(LABELS[t].words, r.reason) for t, r in evaluation.targets.items() if r.reason]
     if missing:
         parts.append(_table(("Not available", "Why"), missing))
     for target, result in available.items():
-        label, unit, *_ = LABELS[target]
+        label, unit = LABELS[target].words, LABELS[target].unit
         rows = [
             [
                 display(n),
@@ -86,7 +87,7 @@ def _probe_sections(evaluation: Evaluation) -> list[str]:
                 _interval(p.r),
                 _interval(p.r_within),
                 _interval(p.r2),
-                "" if p.strength is None else f"{p.strength:.2g}",
+                "" if p.strength is None else f"{p.strength:.3g}",
             ]
             for n, p in result.probes.items()
         ]
@@ -94,18 +95,20 @@ def _probe_sections(evaluation: Evaluation) -> list[str]:
             [
                 f"{display(d.encoder)} − {display(d.reference)}",
                 with_interval(d.difference, unit),
-                f"{number(d.ratio.value)} [{number(d.ratio.low)}, {number(d.ratio.high)}]",
+                _interval(d.ratio),
                 OUTCOMES[d.outcome],
             ]
             for d in result.differences
         ]
         parts += [
             f"<details><summary>{capital(label)}: all measures and paired differences</summary>",
-            f"{_thousands(result.train_segments)} train segments of {result.train_participants} participants, "
-            f"{_thousands(result.test_segments)} test segments of {result.test_participants} unseen participants. r within: after each participant's mean is taken "
-            "out, so what remains is change from minute to minute.",
+            f"{counted(result.train_segments, 'train segment')} of {counted(result.train_participants, 'participant')}, "
+            f"{counted(result.test_segments, 'test segment')} of {counted(result.test_participants, 'unseen participant')}. "
+            "r within: correlation after each participant's mean is removed, for changes from minute to minute.",
             _table(("", f"MAE ({unit})", f"RMSE ({unit})", "r", "r within", "R²", "strength"), rows),
-            _table(("Paired difference of MAE", "95 % interval over participants", "ratio", ""), differences),
+            _table(
+                ("Paired difference of MAE", "95 % interval over participants", "Ratio of MAEs", "Result"), differences
+            ),
             "</details>",
         ]
     return parts
@@ -123,13 +126,13 @@ def _retrieval_section(evaluation: Evaluation, picture: list[str]) -> list[str]:
             [
                 display(r.encoder),
                 r.direction.replace("->", " → "),
-                _thousands(r.pool_size),
+                thousands(r.pool_size),
                 f"**{tops[0]}**{_bracket(r.top1, 100)}",
-                number(r.times_chance),
+                format_number(r.times_chance),
                 *tops[1:],
-                f"{number(r.mean_rank.mean)} ± {number(r.mean_rank.std)}",
-                number(r.median_rank.mean),
-                f"{chance} %; {number(r.chance_rank)}",
+                f"{format_number(r.mean_rank.mean)} ± {format_number(r.mean_rank.std)}",
+                format_number(r.median_rank.mean),
+                f"{chance} %; {format_number(r.chance_rank)}",
             ]
         )
     measures = (
@@ -139,16 +142,16 @@ def _retrieval_section(evaluation: Evaluation, picture: list[str]) -> list[str]:
         "Top-5",
         "Mean rank",
         "Median rank",
-        "Guessing (top-1, 3, 5; rank)",
+        "Chance (top-1, 3, 5; rank)",
     )
     heads = ("Encoder", "Query → candidates", "Pool", *measures)
     draws = evaluation.retrieval[0].draws
     parts = [
         title,
         *picture,
-        f"Each test segment looks for its own minute in the other signal among a pool of test segments; mean ± standard "
-        f"deviation over {draws} draws of the pool, and for top-1 the 95 % interval over participants. Ties count against the "
-        "encoder.",
+        "Each test segment is a query for the same minute in the other signal, in a pool of test segments. Numbers are mean ± "
+        f"standard deviation over {draws} draws of the pool; top-1 also has the 95 % interval over participants. Ties count "
+        "against the encoder.",
         _table(heads, rows),
     ]
     within = [
@@ -156,10 +159,10 @@ def _retrieval_section(evaluation: Evaluation, picture: list[str]) -> list[str]:
             display(w.encoder),
             w.direction.replace("->", " → "),
             w.participants,
-            number(w.mean_pool_size),
-            f"{100 * w.top1.value:.3g} %" + _bracket(w.top1, 100),
+            format_number(w.mean_pool_size),
+            f"{100 * w.top1.number:.3g} %" + _bracket(w.top1, 100),
             f"{100 * w.chance_top1:.3g} %",
-            f"{100 * w.relative_rank.value:.2g} %" + _bracket(w.relative_rank, 100),
+            f"{100 * w.relative_rank.number:.2g} %" + _bracket(w.relative_rank, 100),
         ]
         for w in evaluation.within
     ]
@@ -170,10 +173,10 @@ def _retrieval_section(evaluation: Evaluation, picture: list[str]) -> list[str]:
             "People",
             "Mean pool",
             "Top-1",
-            "Guessing",
-            "Relative rank (0 % best, 50 % guessing)",
+            "Chance",
+            "Relative rank (0 % best, 50 % chance)",
         )
-        parts += ["The hard case: all candidates are minutes of the same person.", _table(columns, within)]
+        parts += ["The hardest case: all candidates are minutes of the same person.", _table(columns, within)]
     if controls:
         table = _table(heads, controls)
         parts.append(f"<details><summary>Control: other encoders</summary>\n\n{table}\n\n</details>")
@@ -185,11 +188,11 @@ def _health_table(evaluation: Evaluation) -> str:
         [
             display(n),
             h.width,
-            number(h.effective_rank),
-            number(h.effective_rank_centred),
+            format_number(h.effective_rank),
+            format_number(h.effective_rank_centred),
             f"{h.std:.3g}",
             h.dead_dimensions,
-            number(h.uniformity),
+            format_number(h.uniformity),
             h.alarm or "none",
         ]
         for n, h in evaluation.health.items()
@@ -206,13 +209,21 @@ def _health_table(evaluation: Evaluation) -> str:
     )
     text = _table(heads, rows)
     if evaluation.alignment is not None:
-        text += f"\n\nAlignment of student and teacher projections: {number(evaluation.alignment)} (0 identical, 2 unrelated)."
+        text += f"\n\nAlignment of student and teacher projections: {format_number(evaluation.alignment)} (0: identical, 2: unrelated)."
     return text
 
 
-def _what_ran(evaluation: Evaluation, run_info: Mapping) -> list[str]:
-    labels = {"command": "Command", "commit": "Git commit", "hardware": "Hardware", "durations_s": "Time"}
-    labels |= {"parameters": "Parameters", "data": "Data", "separation": "On two sides", "versions": "Versions"}
+def _settings(evaluation: Evaluation, run_info: Mapping) -> list[str]:
+    labels = {
+        "command": "Command",
+        "commit": "Git commit",
+        "hardware": "Hardware",
+        "durations_s": "Duration",
+        "parameters": "Parameters",
+        "data": "Data",
+        "separation": "Overlap of the splits",
+        "versions": "Versions",
+    }
     rows = []
     for key in [*labels, *(k for k in run_info if k not in labels and k != "config")]:
         value = run_info.get(key)
@@ -221,35 +232,40 @@ def _what_ran(evaluation: Evaluation, run_info: Mapping) -> list[str]:
         if key == "durations_s":
             value = {stage: _duration(s) for stage, s in value.items()}
         elif key == "parameters" and isinstance(value, Mapping):
-            value = {n: f"{c:,}".replace(",", " ") for n, c in value.items()}
+            value = {n: thousands(c) for n, c in value.items()}
         rows.append([labels.get(key, literal(key.replace("_", " ")).capitalize()), _inline(value)])
     splits = [
-        f"{name} {s.segments:,} segments of {s.participants} participants".replace(",", " ")
+        f"{name}: {counted(s.segments, 'segment')} of {counted(s.participants, 'participant')}"
         for name, s in evaluation.splits.items()
     ]
     rows.append(["Evaluated on", "<br>".join(splits)])
     rows.append(["Evaluation took", _duration(evaluation.seconds)])
     parts = [_table(("", ""), rows)]
     if run_info.get("config"):
-        dump = several_lines(json.dumps(to_json(run_info["config"]), indent=1, ensure_ascii=False))
-        dump = dump.replace("<", "\\u003c").replace(">", "\\u003e")  # the same JSON
+        dump = several_lines(json.dumps(json_value(run_info["config"]), indent=1, ensure_ascii=False))
+        dump = dump.replace("<", "\\u003c").replace(">", "\\u003e")  # escapes of JSON, which keep its meaning
         parts.append(f"<details><summary>Configuration</summary>\n\n```json\n{dump}\n```\n\n</details>")
     return parts
 
 
 def _inline(value) -> str:
-    """Escapes text of a run or store, so that Markdown shows it literally, whatever characters are in it."""
+    """A value of a run or store as text in which Markdown shows every character literally."""
     if isinstance(value, Mapping):
-        return "<br>".join(
-            f"{literal(k)}: {_inline(v) if not isinstance(v, Mapping) else _flat(v)}" for k, v in value.items()
-        )
+        return "<br>".join(f"{literal(k)}: {_nested(v)}" for k, v in value.items())
     if isinstance(value, float):
         return f"{value:.4g}"
     return (", ".join(map(literal, value)) or "none") if isinstance(value, (list, tuple)) else literal(value)
 
 
-def _flat(value: Mapping) -> str:
-    return ", ".join(f"{literal(k)} {_inline(v)}" for k, v in value.items())
+def _nested(value) -> str:
+    """The same for a value within a mapping: further mappings are in parentheses."""
+    if not isinstance(value, Mapping):
+        return _inline(value)
+    entries = [
+        f"{literal(k)} ({_nested(v)})" if isinstance(v, Mapping) else f"{literal(k)} {_inline(v)}"
+        for k, v in value.items()
+    ]
+    return ", ".join(entries)
 
 
 def _duration(seconds: float) -> str:
@@ -260,18 +276,15 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-def _thousands(count: int) -> str:
-    return f"{count:,}".replace(",", " ")
-
-
 def _interval(estimate: Estimate) -> str:
-    return number(estimate.value) + _bracket(estimate, 1)
+    return format_number(estimate.value) + _bracket(estimate, 1)
 
 
 def _bracket(estimate: Estimate, scale: float) -> str:
-    if not estimate.has_interval:
+    if estimate.interval is None:
         return ""
-    return f" [{number(scale * estimate.low)}, {number(scale * estimate.high)}]"
+    low, high = estimate.interval
+    return f" [{format_number(scale * low)}, {format_number(scale * high)}]"
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence]) -> str:

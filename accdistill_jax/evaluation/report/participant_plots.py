@@ -1,4 +1,4 @@
-"""The figure of what mean embeddings tell about people."""
+"""Figure of the health targets that mean embeddings predict."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from accdistill_jax.text import for_plot
 
 _MORE_COLOURS = (PURPLE, SKY, RED, "#000000", GREY)
 _MARKERS = "osD^vP*X"
-_LONG = 36  # letters of a name, of which three do not fit beside each other
+_LONG = 36  # letters of a name; three longer names do not fit into one row of the legend
 
 
 @styled
@@ -42,21 +42,21 @@ def auc_forest(
 
     Args:
         result: from `evaluate_participants`.
-        encoders: which to show, the first one on top; all where None. More than six crowd the rows.
-        names: what they are called, where not as `style.display` has it.
-        colours: of some of them.
+        encoders: names of the encoders to show, the first one on top; None shows all. Use at most six.
+        names: encoder -> name in the legend; None, or no entry, uses `style.display`.
+        colours: encoder -> colour; None, or no entry, uses the colours of the style.
 
     Returns:
-        One row per target, the easiest on top: by its ceiling, where none is known by the teacher's AUC (without one, the
-        first encoder's). None without a scored target.
+        A figure with one row per target, the easiest target on top. The order follows the ceilings; without ceilings, the
+        teacher's AUC; without a teacher, the first encoder's AUC. None without a scored target.
     """
     shown = [t for t in result.targets.values() if t.kind == YES_NO and not t.reason]
     drawn = [name for name in (encoders or result.encoders) if name in result.encoders]
     if not shown or not drawn:
         return None
-    own_colours = COLOURS | dict(colours or {})
+    all_colours = COLOURS | dict(colours or {})
     by = TEACHER if TEACHER in result.encoders else drawn[0]
-    shown.sort(key=lambda t: _height(t, by), reverse=True)
+    shown.sort(key=lambda t: _expected_auc(t, by), reverse=True)
     apart = 0.62 / len(drawn)
     figure, (axis,) = panels(1, width=8.6, height=1.5 + len(shown) * max(0.24, 0.085 * len(drawn) + 0.06))
     rows = np.arange(len(shown))
@@ -67,12 +67,12 @@ def auc_forest(
         axis.plot(ceilings, rows, ls="", marker="|", ms=13, mew=1.8, color="black", zorder=2, label="ceiling")
     for k, name in enumerate(drawn):
         y = rows + (k - (len(drawn) - 1) / 2) * apart
-        colour = own_colours.get(name, _MORE_COLOURS[k % len(_MORE_COLOURS)])
-        areas = [target.scores[name].auc for target in shown]
+        colour = all_colours.get(name, _MORE_COLOURS[k % len(_MORE_COLOURS)])
+        areas = [target.auc(name) for target in shown]
         for place, auc in zip(y, areas, strict=True):
-            if auc.has_interval:
-                axis.plot([auc.low, auc.high], [place, place], color=colour, lw=1.3, alpha=0.75, zorder=3)
-        values = [math.nan if auc.value is None else auc.value for auc in areas]
+            if auc.interval is not None:
+                axis.plot(auc.interval, [place, place], color=colour, lw=1.3, alpha=0.75, zorder=3)
+        values = [auc.number for auc in areas]
         axis.plot(
             values,
             y,
@@ -85,7 +85,8 @@ def auc_forest(
             zorder=4,
             label=_label(result, name, (names or {}).get(name) or display(name)),
         )
-    lows = [t.scores[name].auc.low for t in shown for name in drawn if t.scores[name].auc.has_interval]
+    intervals = [t.auc(name).interval for t in shown for name in drawn]
+    lows = [interval[0] for interval in intervals if interval is not None]
     axis.set_xlim(max(0.0, min([0.45, *lows]) - 0.02), 1.01)
     axis.set_ylim(len(shown) - 0.5, -0.5)
     axis.set_yticks(
@@ -101,10 +102,10 @@ def auc_forest(
     return figure
 
 
-def _height(target: ParticipantTarget, encoder: str) -> float:
+def _expected_auc(target: ParticipantTarget, encoder: str) -> float:
     if target.ceiling is not None:
         return target.ceiling
-    return target.scores[encoder].auc.value or 0.0
+    return target.auc(encoder).value or 0.0
 
 
 def _label(result: ParticipantEvaluation, name: str, called: str) -> str:

@@ -1,4 +1,4 @@
-"""The figures of a report: each function draws one and returns it; titles say what is seen."""
+"""Figures of a report. Each function draws one figure and returns it."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from accdistill_jax.evaluation.report.style import (
     capital,
     display,
     panels,
+    percent_tick,
     segments_bar,
     styled,
 )
@@ -34,27 +35,28 @@ from accdistill_jax.evaluation.retrieval.retrieval import (
 from accdistill_jax.labels import HEART_RATE, LABELS
 
 EXAMPLE_SECONDS = 15.0
+RATE_HZ = 64.0
 
 
 def curve(records: Sequence[Mapping], kind: str, *, key: str = "loss") -> tuple[np.ndarray, np.ndarray]:
     """Steps and values of one metric in the records of a stage's metrics file.
 
     Args:
-        records: one dictionary per line, {"step": 100, "kind": "train", "loss": 0.61, ...}.
+        records: one dictionary per line of the file, {"step": 100, "kind": "train", "loss": 0.61, ...}.
         kind: "train" or "validation".
-        key: name of the metric; records without it, or where it is not finite, are left out.
+        key: name of the metric. Records without it, or with a value that is not finite, are left out.
 
     Returns:
         (steps [K], values [K]), sorted by step.
     """
-    found = {r["step"]: r[key] for r in records if r["kind"] == kind and np.isfinite(r.get(key, np.nan))}
-    steps = np.array(sorted(found), np.int64)
-    return steps, np.array([found[s] for s in steps], np.float64)
+    values = {r["step"]: r[key] for r in records if r["kind"] == kind and np.isfinite(r.get(key, np.nan))}
+    steps = np.array(sorted(values), np.int64)
+    return steps, np.array([values[s] for s in steps], np.float64)
 
 
 @styled
 def learning_curves(curves: Mapping[str, Sequence[Mapping]]) -> Figure | None:
-    """Train and validation loss of each stage, or None where there is nothing to draw."""
+    """Train and validation loss of each stage, or None without any record."""
     drawn = {stage: (curve(r, "train"), curve(r, "validation")) for stage, r in curves.items()}
     drawn = {stage: both for stage, both in drawn.items() if len(both[0][0]) or len(both[1][0])}
     if not drawn:
@@ -63,15 +65,15 @@ def learning_curves(curves: Mapping[str, Sequence[Mapping]]) -> Figure | None:
     for axis, (stage, ((step, loss), (v_step, v_loss))) in zip(axes, drawn.items(), strict=True):
         colour = COLOURS.get(stage, PURPLE)
         if len(step):
-            few = len(step) < 20
-            style = {"lw": 2, "label": "train"} if few else {"lw": 1, "alpha": 0.35}
-            axis.plot(step, loss, color=colour, **style)
-            if not few:
+            if len(step) < 20:
+                axis.plot(step, loss, color=colour, lw=2, label="train")
+            else:
+                axis.plot(step, loss, color=colour, lw=1, alpha=0.35)
                 axis.plot(step, _smooth(loss), color=colour, lw=2, label="train (smoothed)")
         if len(v_step):
             axis.plot(v_step, v_loss, color="black", lw=1.2, ls="--", marker="o", ms=4, label="validation")
-        final, of = (v_loss, "validation") if len(v_step) else (loss, "train")
-        axis.set_title(f"{capital(display(stage))}: {of} loss {final[0]:.3g} → {final[-1]:.3g}")
+        titled, kind = (v_loss, "validation") if len(v_step) else (loss, "train")
+        axis.set_title(f"{capital(display(stage))}: {kind} loss {titled[0]:.3g} → {titled[-1]:.3g}")
         axis.set_xlabel("step")
         axis.set_ylabel("loss")
         axis.legend()
@@ -107,7 +109,7 @@ def predicted_heart_rate(result: TargetResult, encoders: Sequence[str]) -> Figur
         axis.plot(limits, limits, color=RED, lw=1.2, ls="--")
         axis.set(xlim=limits, ylim=limits, xlabel="true heart rate (bpm)", aspect="equal")
         r = "" if probe.r.value is None else f", r = {probe.r.value:.2f}"
-        axis.set_title(f"{capital(display(name))}\nMAE {probe.mae.value:.1f} bpm{r}")
+        axis.set_title(f"{capital(display(name))}\nMAE {probe.mae.number:.1f} bpm{r}")
     axes[0].set_ylabel("predicted heart rate (bpm)")
     segments_bar(figure, axes, meshes)
     return figure
@@ -115,7 +117,7 @@ def predicted_heart_rate(result: TargetResult, encoders: Sequence[str]) -> Figur
 
 @styled
 def probe_errors(targets: Mapping[str, TargetResult], encoder: str) -> Figure | None:
-    """Mean absolute error per target with 95 % intervals over participants; titles are about `encoder`."""
+    """Mean absolute error per target with 95 % intervals over participants. Titles give the result of `encoder`."""
     shown = {t: r for t, r in targets.items() if not r.reason}
     if not shown:
         return None
@@ -125,15 +127,15 @@ def probe_errors(targets: Mapping[str, TargetResult], encoder: str) -> Figure | 
         tops = []
         for x, name in enumerate(names):
             mae = result.probes[name].mae
-            axis.bar(x, mae.value, width=0.7, color=COLOURS.get(name, PURPLE))
-            top = mae.value
-            if mae.has_interval:
-                axis.plot([x, x], [mae.low, mae.high], color="#222222", lw=1.5)
-                top = max(mae.high, top)
-            axis.annotate(f"{mae.value:.1f}", (x, top), (0, 3), textcoords="offset points", ha="center", fontsize=9)
+            axis.bar(x, mae.number, width=0.7, color=COLOURS.get(name, PURPLE))
+            top = mae.number
+            if mae.interval is not None:
+                axis.plot([x, x], mae.interval, color="#222222", lw=1.5)
+                top = max(mae.interval[1], top)
+            axis.annotate(f"{mae.number:.1f}", (x, top), (0, 3), textcoords="offset points", ha="center", fontsize=9)
             tops.append(top)
-        label, unit, *_ = LABELS[target]
-        change = 100 * (result.probes[encoder].mae.value / max(result.probes[MEAN].mae.value, 1e-12) - 1)
+        label, unit = LABELS[target].words, LABELS[target].unit
+        change = 100 * (result.probes[encoder].mae.number / max(result.probes[MEAN].mae.number, 1e-12) - 1)
         short = display(encoder).split()[-1]
         axis.set_title(
             f"{capital(label)}\n{short} {abs(change):.0f} % {'below' if change < 0 else 'above'} mean predictor",
@@ -148,7 +150,7 @@ def probe_errors(targets: Mapping[str, TargetResult], encoder: str) -> Figure | 
 
 @styled
 def retrieval_ranks(ranks: Mapping[str, np.ndarray], results: Sequence[RetrievalResult], encoder: str) -> Figure | None:
-    """Rank of the right segment (log axis, with the expectation of guessing), and first places by pool size."""
+    """Distribution of the right segment's rank, and top-1 by pool size, both with the values expected by chance."""
     if not ranks:
         return None
     n = len(ranks[ACCEL_TO_PPG])
@@ -161,14 +163,14 @@ def retrieval_ranks(ranks: Mapping[str, np.ndarray], results: Sequence[Retrieval
         rank = ranks[direction]
         share = np.histogram(rank, edges)[0] / n
         left.stairs(share, edges, color=colours[direction], lw=2, label=labels[direction])
-    left.stairs(np.diff(edges) / n, edges, color=GREY, lw=1.5, ls="--", label="guessing")
+    left.stairs(np.diff(edges) / n, edges, color=GREY, lw=1.5, ls="--", label="chance")
     left.set(xscale="log", xlim=(1, n + 1), ylim=(0, None))
     left.set_xlabel(f"rank of the right segment among {n:,}".replace(",", " "))
     left.set_ylabel("share of queries")
     median = float(np.median(ranks[ACCEL_TO_PPG]))
-    left.set_title(f"Median rank {median:,.0f} of {n:,} (guessing {(n + 1) / 2:,.0f})".replace(",", " "))
+    left.set_title(f"Median rank {median:,.0f} of {n:,} (chance {(n + 1) / 2:,.0f})".replace(",", " "))
     _plain_log_axis(left.xaxis)
-    left.yaxis.set_major_formatter(FuncFormatter(_percent))
+    left.yaxis.set_major_formatter(FuncFormatter(percent_tick))
     left.legend(loc="best")
 
     sizes = np.unique(np.round(np.logspace(np.log10(2), np.log10(n), 40)).astype(int))
@@ -181,12 +183,12 @@ def retrieval_ranks(ranks: Mapping[str, np.ndarray], results: Sequence[Retrieval
     right.plot(sizes, 1 / sizes, color=GREY, lw=1.5, ls="--")
     right.set(xscale="log", yscale="log", ylim=(0.5 / n, 1.4), xlabel="candidates in the pool")
     right.set_ylabel("right segment first (top-1)")
-    found = [r for r in results if (r.encoder, r.direction) == (encoder, ACCEL_TO_PPG)]
-    if found:
-        closest = min(found, key=lambda r: abs(np.log(r.pool_size / 1000)))
+    of_encoder = [r for r in results if (r.encoder, r.direction) == (encoder, ACCEL_TO_PPG)]
+    if of_encoder:
+        closest = min(of_encoder, key=lambda r: abs(np.log(r.pool_size / 1000)))
         size = f"{closest.pool_size:,}".replace(",", " ")
         right.set_title(f"First among {size} in {100 * closest.top[1].mean:.3g} % of queries")
-    right.yaxis.set_major_formatter(FuncFormatter(_percent))
+    right.yaxis.set_major_formatter(FuncFormatter(percent_tick))
     _plain_log_axis(right.xaxis)
     return figure
 
@@ -196,18 +198,17 @@ def example_segments(examples: Mapping, *, count: int = 3) -> Figure | None:
     """PPG with the teacher's reconstruction of the dropped patches, and the acceleration of the same seconds.
 
     Args:
-        examples: "ppg" [K, T, C]; optional "reconstruction" [K, T, C], "dropped" [K, P] bool, "accel" [K, T, 3] in g,
-            "hr_bpm" [K], "rate_hz" (64).
-        count: examples shown at most.
+        examples: "ppg" [K, T, C] at 64 Hz; optional "reconstruction" [K, T, C], "dropped" [K, P] bool, "accel" [K, T, 3]
+            in g, and "hr_bpm" [K].
+        count: maximum number of examples in the figure.
     """
     ppg = np.asarray(examples["ppg"], np.float64)
     if not len(ppg):
         return None
     k, length = min(count, len(ppg)), ppg.shape[1]
-    rate = float(examples.get("rate_hz", 64.0))
     accel, reconstruction, dropped = (examples.get(name) for name in ("accel", "reconstruction", "dropped"))
-    window = slice(0, min(length, round(EXAMPLE_SECONDS * rate)))
-    time = np.arange(length)[window] / rate
+    window = slice(0, min(length, round(EXAMPLE_SECONDS * RATE_HZ)))
+    time = np.arange(length)[window] / RATE_HZ
     rows, heights = (1, [1.6]) if accel is None else (2, [1.6, 1.2])
     figure = Figure(figsize=(11, sum(heights) * k + 0.5), layout="constrained")
     axes = figure.subplots(rows * k, 1, sharex=True, squeeze=False, height_ratios=heights * k)[:, 0]
@@ -223,7 +224,7 @@ def example_segments(examples: Mapping, *, count: int = 3) -> Figure | None:
             rebuilt = np.asarray(reconstruction[i], np.float64)
             axis.plot(time, np.where(hidden, rebuilt[:, 0], np.nan)[window], color=RED, lw=1.6, label="reconstruction")
             for start, stop in _runs(hidden[window]):
-                axis.axvspan(start / rate, stop / rate, color=SKY, alpha=0.25, lw=0)
+                axis.axvspan(start / RATE_HZ, stop / RATE_HZ, color=SKY, alpha=0.25, lw=0)
             error, power = ((rebuilt - ppg[i]) ** 2)[hidden].mean(), max(ppg[i][hidden].var(), 1e-12)
             title += (
                 f": reconstruction explains {100 * (1 - error / power):.0f} % of the variance of the hidden "
@@ -256,20 +257,16 @@ def example_segments(examples: Mapping, *, count: int = 3) -> Figure | None:
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """Moving average over a twentieth of the curve, shorter at its ends."""
+    """Moving average over a twentieth of the curve, over fewer values at its ends."""
     width = max(len(values) // 20, 2)
     kernel = np.ones(width)
     return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
 
 
 def _runs(mask: np.ndarray) -> list[tuple[int, int]]:
-    """Start and stop of each run of True."""
+    """Start and stop of each run of True values."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
     return list(zip(edges[::2], edges[1::2], strict=True))
-
-
-def _percent(value: float, _=None) -> str:
-    return f"{100 * value:.3g} %"
 
 
 def _plain_log_axis(axis) -> None:

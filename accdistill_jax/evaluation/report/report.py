@@ -1,4 +1,4 @@
-"""report.md, report.json and their pictures: a run's result first, then its numbers, then what ran."""
+"""Writes report.md, report.json and their pictures: the result of a run, its numbers, and its settings."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from accdistill_jax.errors import UserError
-from accdistill_jax.evaluation.evaluate import STUDENT, TEACHER, UNTRAINED, Evaluation, to_json
+from accdistill_jax.evaluation.evaluate import STUDENT, TEACHER, UNTRAINED, Evaluation, json_value
 from accdistill_jax.evaluation.report import maps, plots
-from accdistill_jax.evaluation.report.markdown import TITLES, markdown
+from accdistill_jax.evaluation.report.markdown import TITLES, report_markdown
 from accdistill_jax.evaluation.report.verdict import verdict
 from accdistill_jax.files import write_atomically
 from accdistill_jax.labels import HEART_RATE
@@ -21,7 +21,7 @@ FORMAT_VERSION = 1
 PICTURES = "report"
 
 
-def write_report(
+def write_run_report(
     workdir: str | os.PathLike,
     evaluation: Evaluation,
     *,
@@ -32,17 +32,18 @@ def write_report(
 ) -> Path:
     """Writes `report.md`, `report.json` and `report/*.png` into the work directory, each file atomically.
 
-    The Markdown comes last, so that it never shows pictures or numbers of another run.
+    The Markdown is written last, so it never shows pictures or numbers of another run.
 
     Args:
         workdir: local folder; created if missing.
         evaluation: result of `evaluate`.
-        run_info: what ran, all parts optional: "config" (dict), "versions" (dict), "hardware" (str or dict), "durations_s"
-            (stage -> seconds), "data" (dict), "separation" (of people and segments, see data/store/separation.py; its warnings are among
-            the cautions), "commit" (str), "parameters" (encoder -> count), "command" (str); further entries are shown as they are.
+        run_info: settings of the run, all optional: "config" (dict), "versions" (dict), "hardware" (str or dict),
+            "durations_s" (stage -> seconds), "data" (dict), "separation" (overlap of the splits, see
+            data/store/separation.py; its warnings are among the cautions), "commit" (str), "parameters" (encoder -> count),
+            "command" (str). The report shows further entries unchanged.
         curves: stage ("teacher", "student") -> records of its metrics file (`metrics.read_metrics`).
-        examples: see `plots.example_segments`; None without.
-        seed: seed of the map's sample and layout.
+        examples: see `plots.example_segments`; None draws no examples.
+        seed: seed of the map's choice of segments and of its layout.
 
     Returns:
         Path of report.md.
@@ -72,7 +73,7 @@ def write_report(
         "run": run_info,
         "pictures": {name: f"{PICTURES}/{name}.png" for name in figures},
     }
-    text = markdown(evaluation, words, run_info=run_info, pictures=record["pictures"])
+    text = report_markdown(evaluation, words, run_info=run_info, pictures=record["pictures"])
     try:
         (workdir / PICTURES).mkdir(parents=True, exist_ok=True)
         for name in TITLES:
@@ -83,7 +84,7 @@ def write_report(
                 write_atomically(path, content.getvalue())
             else:
                 path.unlink(missing_ok=True)
-        content = json.dumps(to_json(record), indent=1, allow_nan=False, ensure_ascii=False)
+        content = json.dumps(json_value(record), indent=1, allow_nan=False, ensure_ascii=False)
         write_atomically(workdir / "report.json", content + "\n")
         write_atomically(workdir / "report.md", text)
     except OSError as error:

@@ -1,14 +1,18 @@
-"""Style of a report's figures: names, colours and sizes shared by all of them.
+"""Style of a report's figures: names, colours and sizes.
 
-Colours are Okabe and Ito's, which colour-blind readers can tell apart; a name keeps its colour in every figure.
+The colours are Okabe and Ito's, which colour-blind readers can distinguish. A name has the same colour in every figure.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
+from typing import Literal, ParamSpec, TypeVar
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
@@ -56,11 +60,15 @@ STYLE = {
 }
 
 
-def styled(function):
-    """Draws under this module's style and leaves the caller's alone."""
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
+
+
+def styled(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
+    """Draws with this module's style and keeps the caller's style."""
 
     @functools.wraps(function)
-    def wrapper(*args, **kwargs):
+    def wrapper(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
         with matplotlib.rc_context(STYLE):
             return function(*args, **kwargs)
 
@@ -68,14 +76,16 @@ def styled(function):
 
 
 def display(name: str) -> str:
-    """The name a reader sees for an encoder."""
+    """Name of an encoder in reports."""
     return NAMES.get(name, name)
 
 
-def panels(count: int, *, width: float, height: float, layout: str = "constrained") -> tuple[Figure, np.ndarray]:
-    """A row of panels, each `width` x `height` inches."""
+def panels(
+    count: int, *, width: float, height: float, layout: Literal["constrained", "compressed"] = "constrained"
+) -> tuple[Figure, list[Axes]]:
+    """A figure with a row of panels, each `width` x `height` inches."""
     figure = Figure(figsize=(max(width * count, 4.8), height), layout=layout)
-    return figure, np.atleast_1d(figure.subplots(1, count))
+    return figure, list(np.atleast_1d(figure.subplots(1, count)))
 
 
 def capital(text: str) -> str:
@@ -83,14 +93,19 @@ def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def segments_bar(figure: Figure, axes, meshes) -> None:
-    """One logarithmic scale of counts for hexagons [meshes] of several panels, with its bar; nothing without any."""
+def percent_tick(value: float, _: int | None = None) -> str:
+    """Tick label of a share in per cent."""
+    return f"{100 * value:.3g} %"
+
+
+def segments_bar(figure: Figure, axes: Sequence[Axes], meshes: Sequence[PolyCollection]) -> None:
+    """Gives the hexagons of several panels one logarithmic colour scale of counts, with its bar."""
     if not meshes:
         return
-    norm = LogNorm(1, max(2.0, *(mesh.get_array().max() for mesh in meshes)))
+    norm = LogNorm(1, max(2.0, *(np.asarray(mesh.get_array()).max() for mesh in meshes)))
     for mesh in meshes:
         mesh.set_norm(norm)
-    bar = figure.colorbar(meshes[0], ax=list(axes), fraction=0.03, pad=0.01, shrink=0.8)
+    bar = figure.colorbar(meshes[0], ax=axes, fraction=0.03, pad=0.01, shrink=0.8)
     bar.outline.set_visible(False)
     bar.set_label("segments")
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))

@@ -1,4 +1,4 @@
-"""The result in plain words, computed from the numbers: what a reader must know after a minute, good or bad."""
+"""The result in plain words, computed from the numbers. A reader sees it first, whether it is good or bad."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import math
 from accdistill_jax.evaluation.bootstrap import Estimate
 from accdistill_jax.evaluation.evaluate import STUDENT, TEACHER, UNTRAINED, Evaluation
 from accdistill_jax.evaluation.probing.probes import MEAN, MEDIAN, TargetResult
+from accdistill_jax.evaluation.probing.scoring import Difference
 from accdistill_jax.labels import HEART_RATE, LABELS
 
 MODALITY = {TEACHER: "PPG", STUDENT: "acceleration"}
@@ -16,13 +17,13 @@ _WORST_FIRST = ("worse", "same", "unknown", "better")
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """Words of the report's head.
+    """Text at the top of the report.
 
     Attributes:
         headline: one sentence.
         summary: the paragraph below it.
         answers: (question, answer) rows.
-        cautions: what limits the result; empty when nothing does.
+        cautions: limits of the result; empty if there are none.
     """
 
     headline: str
@@ -34,31 +35,31 @@ class Verdict:
 def verdict(evaluation: Evaluation) -> Verdict:
     """Puts an evaluation into words."""
     main = evaluation.main
-    who = "The student" if main == STUDENT else "The PPG teacher" if main == TEACHER else f"The encoder {main}"
+    subject = {STUDENT: "The student", TEACHER: "The PPG teacher"}.get(main, f"The encoder {main}")
     heart_rate = evaluation.targets[HEART_RATE]
+    sentences = (_heart_rate_summary(subject, main, heart_rate), _retrieval_summary(evaluation))
     return Verdict(
-        headline=_headline(who, main, heart_rate),
-        summary=" ".join(s for s in (_read_out(who, main, heart_rate), _found(evaluation)) if s),
+        headline=_headline(subject, main, heart_rate),
+        summary=" ".join(sentence for sentence in sentences if sentence),
         answers=_answers(evaluation, main),
         cautions=_cautions(evaluation),
     )
 
 
 def against_constant(result: TargetResult, encoder: str) -> tuple[str, str]:
-    """(outcome, constant): compares with the train mean and the train median; better only if better than both.
+    """Compares an encoder with the train mean and the train median.
 
-    The constant to name is the mean, or the median where its error is lower by more than 1 %.
-
-    The outcome is "better", "same", "worse" or "unknown" (no interval).
+    Returns:
+        (outcome, constant). The outcome is "better" (than both constants), "same", "worse" or "unknown" (no interval). The
+        constant is the one to name in a text: the mean, or the median if its error is lower by more than 1 %.
     """
-    pairs = {c: result.difference(encoder, c) for c in (MEAN, MEDIAN)}
-    outcome = min((p.outcome for p in pairs.values()), key=_WORST_FIRST.index)
-    mean, median = (result.probes[c].mae.value for c in (MEAN, MEDIAN))
+    outcome = min((_compared(result, encoder, c).outcome for c in (MEAN, MEDIAN)), key=_WORST_FIRST.index)
+    mean, median = (result.probes[c].mae.number for c in (MEAN, MEDIAN))
     return outcome, MEDIAN if median < 0.99 * mean else MEAN
 
 
-def number(value: float | None, unit: str = "") -> str:
-    """A number as a person writes it; a dash where it is undefined."""
+def format_number(value: float | None, unit: str = "") -> str:
+    """A number with two decimals, fewer if it is large (0.12, 12.3, 123); a dash if it is undefined."""
     if value is None or not math.isfinite(value):
         return "–"
     digits = 0 if abs(value) >= 99.95 else 1 if abs(value) >= 9.995 else 2
@@ -67,110 +68,142 @@ def number(value: float | None, unit: str = "") -> str:
 
 
 def with_interval(estimate: Estimate, unit: str = "") -> str:
-    """ "2.72 bpm (95 % CI 2.60 to 2.83)", or the number alone."""
-    text = number(estimate.value, unit)
+    """A number with its interval, for example "2.72 bpm (95 % CI 2.60 to 2.83)", or the number alone without one."""
+    text = format_number(estimate.value, unit)
     if estimate.has_interval:
-        text += f" (95 % CI {number(estimate.low)} to {number(estimate.high)})"
+        text += f" (95 % CI {format_number(estimate.low)} to {format_number(estimate.high)})"
     return text
 
 
-def _headline(who: str, main: str, result: TargetResult) -> str:
+def counted(count: int, noun: str) -> str:
+    """A count with its noun, for example "1 segment" or "12 000 segments"."""
+    return f"{thousands(count)} {noun}{'' if count == 1 else 's'}"
+
+
+def thousands(count: int) -> str:
+    """A count with spaces between the thousands."""
+    return f"{count:,}".replace(",", " ")
+
+
+def _compared(result: TargetResult, encoder: str, reference: str) -> Difference:
+    """The comparison of two encoders of a target that has probes."""
+    difference = result.difference(encoder, reference)
+    if difference is None:
+        raise ValueError(f"{result.target}: {encoder} was not compared with {reference}")
+    return difference
+
+
+def _share_of_constant(result: TargetResult, encoder: str, constant: str) -> float:
+    """Error of an encoder divided by the error of a constant."""
+    return result.probes[encoder].mae.number / max(result.probes[constant].mae.number, 1e-12)
+
+
+def _headline(subject: str, main: str, result: TargetResult) -> str:
     if result.reason:
         return f"No heart-rate result: {result.reason}."
     outcome, constant = against_constant(result, main)
-    ratio = result.probes[main].mae.value / max(result.probes[constant].mae.value, 1e-12)
+    ratio = _share_of_constant(result, main, constant)
+    error = f"{100 * ratio:.0f} % of the {constant} predictor's"
     if outcome == "unknown":
-        return f"{who}'s heart-rate error is {100 * ratio:.0f} % of the {constant} predictor's, on too few people for an interval."
+        return f"{subject}'s heart-rate error is {error}; there are too few people for an interval."
     if outcome != "better":
-        return f"{who} does not read heart rate: it is {'worse' if outcome == 'worse' else 'no better'} than the {constant} predictor."
+        comparison = "worse" if outcome == "worse" else "no better"
+        return f"{subject} does not read heart rate: it is {comparison} than the {constant} predictor."
     untrained = result.difference(main, UNTRAINED)
     if main == STUDENT and untrained is not None and untrained.outcome != "better":
-        return f"{who} reads some heart rate, but no better than an untrained encoder of the same shape."
+        return f"{subject} reads some heart rate, but no better than an untrained encoder of the same shape."
     if ratio > 0.5:
-        return f"{who} reads some heart rate: its error is {100 * ratio:.0f} % of the {constant} predictor's."
-    return f"{who} reads heart rate from {MODALITY.get(main, 'its signal')}: its error is {100 * ratio:.0f} % of the {constant} predictor's."
+        return f"{subject} reads some heart rate: its error is {error}."
+    return f"{subject} reads heart rate from {MODALITY.get(main, 'its signal')}: its error is {error}."
 
 
-def _read_out(who: str, main: str, result: TargetResult) -> str:
+def _heart_rate_summary(subject: str, main: str, result: TargetResult) -> str:
     if result.reason:
         return ""
     probes = result.probes
-    text = (
-        f"Estimating heart rate from {MODALITY.get(main, 'its signal')}, {who[0].lower()}{who[1:]} is off by "
-        f"{with_interval(probes[main].mae, 'bpm')} on average, on {_count(result.test_segments, 'segment')} of {_count(result.test_participants, 'unseen participant')}; "
-        f"the mean predictor by {number(probes[MEAN].mae.value, 'bpm')}"
-    )
+    errors = [f"the mean predictor {format_number(probes[MEAN].mae.value, 'bpm')}"]
     if UNTRAINED in probes:
-        text += f", an untrained encoder by {number(probes[UNTRAINED].mae.value, 'bpm')}"
+        errors.append(f"an untrained encoder {format_number(probes[UNTRAINED].mae.value, 'bpm')}")
     if main != TEACHER and TEACHER in probes:
-        text += f", the PPG teacher by {number(probes[TEACHER].mae.value, 'bpm')}"
+        errors.append(f"the PPG teacher {format_number(probes[TEACHER].mae.value, 'bpm')}")
+    test = f"{counted(result.test_segments, 'segment')} of {counted(result.test_participants, 'unseen participant')}"
     outcome, constant = against_constant(result, main)
-    difference = result.difference(main, constant).difference
-    interval = f"{number(difference.low)} to {number(difference.high)} bpm"
-    tail = {
+    difference = _compared(result, main, constant).difference
+    interval = f"{format_number(difference.low)} to {format_number(difference.high)} bpm"
+    conclusion = {
         "better": f"The 95 % interval of the difference from the {constant} predictor, {interval}, excludes zero.",
-        "same": f"That is no better than the {constant} predictor: the 95 % interval of the difference, {interval}, includes zero.",
-        "worse": f"That is worse than the {constant} predictor by {number(difference.value, 'bpm')} (95 % CI {interval}).",
-        "unknown": "With one test participant there is no interval: this says nothing about other people.",
+        "same": f"This is no better than the {constant} predictor: the 95 % interval of the difference, {interval}, "
+        "includes zero.",
+        "worse": f"This is worse than the {constant} predictor by {format_number(difference.value, 'bpm')} "
+        f"(95 % CI {interval}).",
+        "unknown": "With one test participant there is no interval: the result says nothing about other people.",
     }[outcome]
-    return f"{text}. {tail}"
+    return (
+        f"{subject} estimates heart rate from {MODALITY.get(main, 'its signal')} with a mean absolute error of "
+        f"{with_interval(probes[main].mae, 'bpm')} on {test}. For comparison: {', '.join(errors)}. {conclusion}"
+    )
 
 
-def _found(evaluation: Evaluation) -> str:
+def _retrieval_summary(evaluation: Evaluation) -> str:
     result = evaluation.find_retrieval()
     if result is None:
         return ""
     top, chance = result.top[1].mean, result.chance_top[1]
     text = (
-        f"Among {_thousands(result.pool_size)} minutes of PPG, the acceleration of a minute puts the right one first in "
-        f"{number(100 * top)} % of cases ({_times(result.times_chance)} chance, mean rank {number(result.mean_rank.mean)} against "
-        f"{number(result.chance_rank)} for guessing)"
+        f"Among {thousands(result.pool_size)} minutes of PPG, a search by acceleration puts the right minute first in "
+        f"{format_number(100 * top)} % of cases ({_times(result.times_chance)} chance), with a mean rank of "
+        f"{format_number(result.mean_rank.mean)} (chance: {format_number(result.chance_rank)})"
     )
-    if result.top1.has_interval and result.top1.low <= chance:
-        return f"{text}: not distinguishable from chance." if result.top1.high >= chance else f"{text}: below chance."
+    interval = result.top1.interval
+    if interval is not None and interval[0] <= chance:
+        return f"{text}: not distinguishable from chance." if interval[1] >= chance else f"{text}: below chance."
     return f"{text}."
 
 
 def _answers(evaluation: Evaluation, main: str) -> list[tuple[str, str]]:
-    name = "student" if main == STUDENT else "teacher" if main == TEACHER else main
     rows = []
     for target, result in evaluation.targets.items():
-        label, unit, *_ = LABELS[target]
-        question = f"Does the {name} read {label}?"
+        label = LABELS[target]
+        question = f"Does the {main} read {label.words}?"
         if result.reason:
             rows.append((question, f"not available: {result.reason}"))
             continue
         outcome, constant = against_constant(result, main)
-        ratio = result.probes[main].mae.value / max(result.probes[constant].mae.value, 1e-12)
         word = {
-            "better": "**yes**" if ratio <= 0.5 else "**partly**",
+            "better": "**yes**" if _share_of_constant(result, main, constant) <= 0.5 else "**partly**",
             "same": "**no**",
             "worse": "**no**",
             "unknown": "open",
-        }
-        answer = f"{word[outcome]}: error {with_interval(result.probes[main].mae, unit)}, {constant} predictor {number(result.probes[constant].mae.value, unit)}"
-        rows.append((question, answer))
-        untrained = result.difference(main, UNTRAINED)
-        if target == HEART_RATE and untrained is not None:
-            word = {
-                "better": "**yes**",
-                "same": "**no**, the interval includes zero",
-                "worse": "**no**, worse",
-                "unknown": "open",
-            }
-            rows.append(
-                (
-                    "Is it better than an untrained encoder?",
-                    f"{word[untrained.outcome]}: untrained encoder {number(result.probes[UNTRAINED].mae.value, unit)}, "
-                    f"difference {with_interval(untrained.difference, unit)}",
-                )
-            )
+        }[outcome]
+        error = with_interval(result.probes[main].mae, label.unit)
+        reference = format_number(result.probes[constant].mae.value, label.unit)
+        rows.append((question, f"{word}: error {error}, {constant} predictor {reference}"))
+        if target == HEART_RATE:
+            rows += _untrained_answer(result, main)
     if main == STUDENT:
         rows += _retrieval_answers(evaluation)
     teacher = evaluation.targets[HEART_RATE].probes.get(TEACHER)
     if main != TEACHER and teacher is not None:
-        rows.append(("How well does its teacher read heart rate from PPG?", with_interval(teacher.mae, "bpm")))
+        rows.append(
+            ("How well does its teacher read heart rate from PPG?", f"error {with_interval(teacher.mae, 'bpm')}")
+        )
     return rows
+
+
+def _untrained_answer(result: TargetResult, main: str) -> list[tuple[str, str]]:
+    untrained = result.difference(main, UNTRAINED)
+    if untrained is None:
+        return []
+    word = {
+        "better": "**yes**",
+        "same": "**no**, the interval includes zero",
+        "worse": "**no**, worse",
+        "unknown": "open",
+    }[untrained.outcome]
+    unit = LABELS[result.target].unit
+    error = format_number(result.probes[UNTRAINED].mae.value, unit)
+    answer = f"{word}: untrained encoder {error}, difference {with_interval(untrained.difference, unit)}"
+    return [("Is it better than an untrained encoder?", answer)]
 
 
 def _retrieval_answers(evaluation: Evaluation) -> list[tuple[str, str]]:
@@ -178,25 +211,16 @@ def _retrieval_answers(evaluation: Evaluation) -> list[tuple[str, str]]:
     result = evaluation.find_retrieval()
     if result is None:
         return [(question, f"not available: {evaluation.retrieval_reason}")]
-    word = _above_chance(result.top1, result.chance_top[1])
-    rows = [
-        (
-            question,
-            f"{word}: first among {_thousands(result.pool_size)} in {number(100 * result.top[1].mean)} % of cases, "
-            f"{_times(result.times_chance)} chance",
-        )
-    ]
+    answer = _above_chance(result.top1, result.chance_top[1])
+    share = f"{format_number(100 * result.top[1].mean)} % of cases, {_times(result.times_chance)} chance"
+    rows = [(question, f"{answer}: first among {thousands(result.pool_size)} in {share}")]
     for within in evaluation.within:
         if (within.encoder, within.direction) == (evaluation.main, result.direction):
-            share, chance = within.top1, within.chance_top1
-            word = _above_chance(share, chance)
-            rows.append(
-                (
-                    "Even among minutes of the same person?",
-                    f"{word}: first among {number(within.mean_pool_size)} on average in {number(100 * share.value)} % of cases, "
-                    f"{_times(share.value / chance)} chance",
-                )
-            )
+            answer = _above_chance(within.top1, within.chance_top1)
+            top1 = within.top1.number
+            share = f"{format_number(100 * top1)} % of cases, {_times(top1 / within.chance_top1)} chance"
+            pool = format_number(within.mean_pool_size)
+            rows.append(("Even among minutes of the same person?", f"{answer}: first among {pool} (mean) in {share}"))
     return rows
 
 
@@ -221,19 +245,12 @@ def _cautions(evaluation: Evaluation) -> list[str]:
 
 
 def _above_chance(share: Estimate, chance: float) -> str:
-    if not share.has_interval:
+    if share.interval is None:
         return "open"
-    if share.low <= chance:
-        return "**no**, at chance" if share.high >= chance else "**no**, below chance"
-    return "**yes**" if share.value >= min(10 * chance, 0.5) else "**weakly**"
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{_thousands(count)} {noun}{'' if count == 1 else 's'}"
-
-
-def _thousands(count: int) -> str:
-    return f"{count:,}".replace(",", " ")
+    low, high = share.interval
+    if low <= chance:
+        return "**no**, at chance" if high >= chance else "**no**, below chance"
+    return "**yes**" if share.number >= min(10 * chance, 0.5) else "**weakly**"
 
 
 def _times(multiple: float) -> str:

@@ -1,1 +1,1 @@
-"""Retrieval: the PPG of the same minute found by acceleration."""
+"""Retrieval of the PPG of a minute by its acceleration, and the reverse."""

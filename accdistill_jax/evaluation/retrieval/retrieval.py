@@ -1,8 +1,8 @@
-"""Cross-modal retrieval: does the acceleration of a minute find the PPG of the same minute among others?
+"""Cross-modal retrieval: search the PPG of a minute among other minutes by its acceleration, and the reverse.
 
-The rank of a query is 1 + the number of wrong candidates that score at least as high as the right one, so ties count
-against it: an encoder that gives every segment the same embedding gets the worst rank, not the first. Scores are
-cosine similarities in float32; two within `TIE` of each other are a tie.
+The rank of a query is 1 + the number of wrong candidates that score at least as high as the right one. Ties count
+against the query, so an encoder that gives every segment the same embedding gets the worst rank. Scores are cosine
+similarities in float32; scores within `TIE` of each other are a tie.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ PPG_TO_ACCEL = "ppg->accel"
 
 
 @dataclasses.dataclass(frozen=True)
-class Spread:
-    """Mean and standard deviation over the bootstrap draws of the pool."""
+class MeanStd:
+    """Mean and standard deviation over the draws of the pool."""
 
     mean: float
     std: float
@@ -36,17 +36,17 @@ class RetrievalResult:
     Attributes:
         encoder: name of the accelerometer encoder.
         direction: "accel->ppg" or "ppg->accel" (query -> candidates).
-        pool_size: candidates per query, the right one included.
-        pool_asked: the size asked for, None for all test segments.
+        pool_size: candidates per query, including the right one.
+        pool_asked: the requested size, None for all test segments.
         queries: queries per draw.
         draws: number of draws.
-        top: {1, 3, 5} -> share of queries whose right candidate is among the first k, over the draws.
-        mean_rank: over the draws.
-        median_rank: over the draws.
-        top1: share of first places with its 95 % interval over participants.
-        chance_top: {1, 3, 5} -> the same share for guessing.
-        chance_rank: mean and median rank for guessing.
-        note: what differs from what was asked for, or "".
+        top: k (1, 3, 5) -> share of queries with the right candidate among the first k, over the draws.
+        mean_rank: mean rank of the right candidate, over the draws.
+        median_rank: median rank of the right candidate, over the draws.
+        top1: share of queries with the right candidate first, with its 95 % interval over participants.
+        chance_top: k (1, 3, 5) -> the expected share for random ranks.
+        chance_rank: expected mean and median rank for random ranks.
+        note: difference from the requested pool size, or "".
     """
 
     encoder: str
@@ -55,9 +55,9 @@ class RetrievalResult:
     pool_asked: int | None
     queries: int
     draws: int
-    top: dict[int, Spread]
-    mean_rank: Spread
-    median_rank: Spread
+    top: dict[int, MeanStd]
+    mean_rank: MeanStd
+    median_rank: MeanStd
     top1: Estimate
     chance_top: dict[int, float]
     chance_rank: float
@@ -65,23 +65,23 @@ class RetrievalResult:
 
     @property
     def times_chance(self) -> float:
-        """Top-1 as a multiple of guessing."""
+        """Top-1 divided by the expected top-1 of random ranks."""
         return self.top[1].mean / self.chance_top[1]
 
 
 @dataclasses.dataclass(frozen=True)
 class WithinResult:
-    """The hard case: all candidates are minutes of the same person.
+    """Retrieval in one direction where all candidates are minutes of the same person.
 
     Attributes:
         encoder: name of the accelerometer encoder.
         direction: "accel->ppg" or "ppg->accel".
         participants: participants with at least two test segments.
-        queries: their segments.
+        queries: number of their segments.
         mean_pool_size: mean number of candidates per query.
-        top1: share of first places with its 95 % interval over participants.
-        chance_top1: the same for guessing.
-        relative_rank: mean of (rank - 1) / (pool - 1), 0 best, 0.5 guessing.
+        top1: share of queries with the right candidate first, with its 95 % interval over participants.
+        chance_top1: the expected share for random ranks.
+        relative_rank: mean of (rank - 1) / (pool - 1): 0 is best, 0.5 is expected for random ranks.
     """
 
     encoder: str
@@ -94,23 +94,55 @@ class WithinResult:
     relative_rank: Estimate
 
 
-def normalise(vectors: np.ndarray) -> np.ndarray:
-    """L2-normalises rows [N, P] in float32; a zero row stays zero (and so ties with everything)."""
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """Projections of the acceleration and of the PPG of the same segments, L2-normalised on creation.
+
+    Attributes:
+        accel: [N, P] float32.
+        ppg: [N, P] float32; row i is the same segment as row i of `accel`.
+        participant: [N] str.
+
+    Raises:
+        ValueError: shapes that do not match.
+    """
+
+    accel: np.ndarray
+    ppg: np.ndarray
+    participant: np.ndarray
+
+    def __post_init__(self):
+        if self.accel.shape != self.ppg.shape or len(self.accel) != len(self.participant):
+            shapes = f"{self.accel.shape}, {self.ppg.shape}, {len(self.participant)}"
+            raise ValueError(f"retrieval needs paired projections, got {shapes}")
+        object.__setattr__(self, "accel", unit_rows(self.accel))
+        object.__setattr__(self, "ppg", unit_rows(self.ppg))
+
+    def __len__(self) -> int:
+        return len(self.accel)
+
+    def in_direction(self, direction: str) -> tuple[np.ndarray, np.ndarray]:
+        """Queries and candidates of "accel->ppg" or "ppg->accel"."""
+        return {ACCEL_TO_PPG: (self.accel, self.ppg), PPG_TO_ACCEL: (self.ppg, self.accel)}[direction]
+
+
+def unit_rows(vectors: np.ndarray) -> np.ndarray:
+    """L2-normalises rows [N, P] in float32. A zero row stays zero, so it ties with every candidate."""
     vectors = np.asarray(vectors, np.float32)
     norm = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.where(norm > 0, norm, 1)
 
 
 def thresholds(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-    """Score above which a wrong candidate comes before the right one: float32 [N], from rows [N, P] of right pairs."""
+    """Score from which a wrong candidate ranks before the right one: float32 [N], from rows [N, P] of right pairs."""
     return np.einsum("np,np->n", query, gallery) - np.float32(TIE)
 
 
 def paired_ranks(query: np.ndarray, gallery: np.ndarray, *, block: int = 4096) -> tuple[np.ndarray, np.ndarray]:
-    """Ranks of row i of the gallery for row i of the query, and the other way round.
+    """Ranks of row i of the gallery for query row i, and of query row i for row i of the gallery.
 
-    The similarity matrix is computed in blocks of `block` x `block`, each used for both directions, so that memory
-    does not grow with N squared.
+    The similarity matrix is computed in blocks of `block` x `block`, and each block serves both directions. The memory does
+    not grow with N squared.
 
     Args:
         query: [N, P] float32, L2-normalised.
@@ -118,7 +150,7 @@ def paired_ranks(query: np.ndarray, gallery: np.ndarray, *, block: int = 4096) -
         block: rows and columns per block.
 
     Returns:
-        (query -> gallery, gallery -> query): int64 [N] each, 1 is best, N is worst, ties pessimistic.
+        (query -> gallery, gallery -> query): int64 [N] each; 1 is best, N is worst, ties count against the query.
     """
     n = len(query)
     threshold = thresholds(query, gallery)
@@ -135,11 +167,11 @@ def paired_ranks(query: np.ndarray, gallery: np.ndarray, *, block: int = 4096) -
     return forward, backward
 
 
-def top1_by_pool_size(ranks: np.ndarray, pool_sizes: np.ndarray) -> np.ndarray:
-    """Expected share of first places in random pools of other sizes, exactly, from the ranks in the full pool.
+def top1_by_pool_size(ranks: np.ndarray, pool_sizes: np.ndarray | Sequence[int]) -> np.ndarray:
+    """Expected top-1 in random pools of other sizes, exactly, from the ranks in the full pool.
 
-    A query of rank r among N wins in a random pool of M if the pool holds none of the r - 1 better candidates:
-    probability C(N - r, M - 1) / C(N - 1, M - 1).
+    A query of rank r among N is first in a random pool of M if the pool has none of the r - 1 better candidates. The
+    probability is C(N - r, M - 1) / C(N - 1, M - 1).
 
     Args:
         ranks: int [N], ranks in the pool of all N.
@@ -161,61 +193,48 @@ def top1_by_pool_size(ranks: np.ndarray, pool_sizes: np.ndarray) -> np.ndarray:
 
 
 def retrieve(
-    accel: np.ndarray,
-    ppg: np.ndarray,
-    participant: np.ndarray,
+    pairs: Pairs,
     *,
     encoder: str = "student",
     pool_sizes: Sequence[int | str] = (100, 1000, "all"),
     draws: int = 100,
     seed: int = 0,
     full_ranks: Mapping[str, np.ndarray] | None = None,
-) -> tuple[list[RetrievalResult], dict[str, np.ndarray]]:
-    """Retrieval both ways for each pool size.
+) -> tuple[list[RetrievalResult], Mapping[str, np.ndarray]]:
+    """Retrieval in both directions for each pool size.
 
-    A draw of a pool smaller than the test set is that many distinct segments, each of which is query and candidate.
-    With the pool of all segments the candidates are fixed and a draw resamples the queries with replacement. A size
-    beyond the test set uses all segments and says so; sizes that come to the same pool are reported once.
+    A pool smaller than the test set is a draw of distinct segments, each of which is query and candidate. With the pool of
+    all segments the candidates are fixed, and a draw resamples the queries with replacement. A size beyond the test set
+    uses all segments, with a note. Sizes that give the same pool are reported once.
 
     Args:
-        accel: [N, P] float, projections of the acceleration.
-        ppg: [N, P] float, projections of the PPG of the same segments.
-        participant: [N] str.
+        pairs: projections of the test segments.
         encoder: name of the accelerometer encoder, for the results.
         pool_sizes: numbers, or "all".
         draws: bootstrap draws per pool size.
         seed: seed of the draws.
-        full_ranks: the ranks in the pool of all segments where they are known (see search.py for large pools):
-            {"accel->ppg", "ppg->accel"} -> int64 [N]; None computes them here.
+        full_ranks: ranks in the pool of all segments, if known (search.py computes them for large pools):
+            {"accel->ppg", "ppg->accel"} -> int64 [N]. None computes them here.
 
     Returns:
         The results, and the ranks in the pool of all segments: {"accel->ppg", "ppg->accel"} -> int64 [N].
 
     Raises:
-        ValueError: fewer than two segments, shapes that do not match, or `full_ranks` of other segments.
+        ValueError: fewer than two segments, or `full_ranks` of other segments.
     """
-    if accel.shape != ppg.shape or len(accel) != len(participant):
-        raise ValueError(f"retrieval needs paired projections, got {accel.shape}, {ppg.shape}, {len(participant)}")
-    n = len(accel)
+    n = len(pairs)
     if n < 2:
         raise ValueError(f"retrieval needs at least two test segments, got {n}")
-    accel, ppg = normalise(accel), normalise(ppg)
-    directions = (ACCEL_TO_PPG, PPG_TO_ACCEL)
-    if full_ranks is None:
-        full = dict(zip(directions, paired_ranks(accel, ppg), strict=True))
-    else:
-        full = {d: np.asarray(full_ranks[d], np.int64) for d in directions}
-        for d, r in full.items():
-            if r.shape != (n,) or r.min() < 1 or r.max() > n:
-                raise ValueError(f"full_ranks[{d!r}] are not ranks of {n} segments")
-    people = ParticipantBootstrap(participant, seed=[seed, 11])
-    results, seen = [], set()
+    full = _ranks_among_all(pairs) if full_ranks is None else _checked_ranks(full_ranks, n)
+    people = ParticipantBootstrap(pairs.participant, seed=[seed, 11])
+    results: list[RetrievalResult] = []
+    seen = set()
     for asked in pool_sizes:
         size = n if asked == "all" else min(int(asked), n)
         if size in seen or size < 2:
             continue
         seen.add(size)
-        note = f"asked for {asked}, only {n} test segments" if asked != "all" and int(asked) > n else ""
+        note = f"a pool of {asked} was asked for, there are only {n} test segments" if _beyond(asked, n) else ""
         rng = np.random.default_rng([seed, 12, size])
         per_draw = {d: np.zeros((draws, len(TOP) + 2)) for d in full}
         firsts = {d: np.zeros((n, 2)) for d in full}
@@ -225,14 +244,14 @@ def retrieve(
                 drawn = {d: r[rows] for d, r in full.items()}
             else:
                 rows = rng.choice(n, size, replace=False)
-                drawn = dict(zip(full, paired_ranks(accel[rows], ppg[rows]), strict=True))
+                drawn = dict(zip(full, paired_ranks(pairs.accel[rows], pairs.ppg[rows]), strict=True))
                 for d, r in drawn.items():
                     firsts[d][rows] += np.stack([r == 1, np.ones(size)], axis=1)
             for d, r in drawn.items():
                 per_draw[d][draw] = [*(np.mean(r <= k) for k in TOP), np.mean(r), np.median(r)]
         for d, values in per_draw.items():
             counts = np.stack([full[d] == 1, np.ones(n)], axis=1) if size == n else firsts[d]
-            spread = [Spread(float(m), float(s)) for m, s in zip(values.mean(0), values.std(0), strict=True)]
+            spread = [MeanStd(float(m), float(s)) for m, s in zip(values.mean(0), values.std(0), strict=True)]
             results.append(
                 RetrievalResult(
                     encoder=encoder,
@@ -253,73 +272,89 @@ def retrieve(
     return results, full
 
 
-def retrieve_within_participants(
-    accel: np.ndarray, ppg: np.ndarray, participant: np.ndarray, *, encoder: str = "student", seed: int = 0
-) -> list[WithinResult]:
-    """Retrieval where every candidate is a minute of the query's own participant.
+def _beyond(asked: int | str, segments: int) -> bool:
+    return asked != "all" and int(asked) > segments
+
+
+def _ranks_among_all(pairs: Pairs) -> dict[str, np.ndarray]:
+    return dict(zip((ACCEL_TO_PPG, PPG_TO_ACCEL), paired_ranks(pairs.accel, pairs.ppg), strict=True))
+
+
+def _checked_ranks(ranks: Mapping[str, np.ndarray], segments: int) -> dict[str, np.ndarray]:
+    checked = {d: np.asarray(ranks[d], np.int64) for d in (ACCEL_TO_PPG, PPG_TO_ACCEL)}
+    for d, r in checked.items():
+        if r.shape != (segments,) or r.min() < 1 or r.max() > segments:
+            raise ValueError(f"full_ranks[{d!r}] are not ranks of {segments} segments")
+    return checked
+
+
+def retrieve_within_participants(pairs: Pairs, *, encoder: str = "student", seed: int = 0) -> list[WithinResult]:
+    """Retrieval where all candidates are minutes of the query's participant.
 
     Args:
-        accel: [N, P] float, projections of the acceleration.
-        ppg: [N, P] float, projections of the PPG of the same segments.
-        participant: [N] str; participants with a single segment are left out.
+        pairs: projections of the test segments. Participants with a single segment are left out.
         encoder: name of the accelerometer encoder, for the results.
         seed: seed of the bootstrap over participants.
 
     Returns:
-        One result per direction, or none where no participant has two segments.
+        One result per direction, or none if no participant has two segments.
     """
-    accel, ppg = normalise(accel), normalise(ppg)
-    participant = np.asarray(participant).astype(str)
+    participant = np.asarray(pairs.participant).astype(str)
     order = np.argsort(participant, kind="stable")
-    names, start, size = np.unique(participant[order], return_index=True, return_counts=True)
-    rows, ranks, pools = [], ([], []), []
-    for first, count in zip(start, size, strict=True):
-        if count < 2:
-            continue
-        member = order[first : first + count]
-        both = paired_ranks(accel[member], ppg[member])
-        rows.append(member)
-        pools.append(np.full(count, count))
-        for store, value in zip(ranks, both, strict=True):
-            store.append(value)
-    if not rows:
+    _, starts, sizes = np.unique(participant[order], return_index=True, return_counts=True)
+    members = [order[start : start + size] for start, size in zip(starts, sizes, strict=True) if size > 1]
+    if not members:
         return []
-    pool = np.concatenate(pools)
-    people = ParticipantBootstrap(participant[np.concatenate(rows)], seed=[seed, 13])
+    ranks = [paired_ranks(pairs.accel[rows], pairs.ppg[rows]) for rows in members]
+    pool = np.concatenate([np.full(len(rows), len(rows)) for rows in members])
+    people = ParticipantBootstrap(participant[np.concatenate(members)], seed=[seed, 13])
     results = []
-    for direction, parts in zip((ACCEL_TO_PPG, PPG_TO_ACCEL), ranks, strict=True):
+    for direction, parts in zip((ACCEL_TO_PPG, PPG_TO_ACCEL), zip(*ranks, strict=True), strict=True):
         rank = np.concatenate(parts)
         ones = np.ones(len(rank))
         results.append(
             WithinResult(
                 encoder=encoder,
                 direction=direction,
-                participants=len(rows),
+                participants=len(members),
                 queries=len(rank),
                 mean_pool_size=float(pool.mean()),
                 top1=share(people, np.stack([rank == 1, ones], axis=1)),
                 chance_top1=float(np.mean(1.0 / pool)),
-                relative_rank=share(people, np.stack([(rank - 1) / (pool - 1), ones], axis=1), hits=False),
+                relative_rank=mean_over_queries(people, (rank - 1) / (pool - 1)),
             )
         )
     return results
 
 
-def share(people: ParticipantBootstrap, counts: np.ndarray, *, hits: bool = True) -> Estimate:
-    """Ratio of the sums of two columns [N, 2] (hits, queries) with its interval over participants.
+def share(people: ParticipantBootstrap, counts: np.ndarray) -> Estimate:
+    """Share of hits with its interval over participants.
 
-    Rare hits leave the bootstrap with nothing to resample, and none at all would give the interval [0, 0]; so for
-    shares of hits the interval is at least the exact (Clopper-Pearson) one of as many independent queries.
+    With few hits the bootstrap has little to resample, and without any it would give the interval [0, 0]. So the interval
+    is at least the exact (Clopper-Pearson) interval for as many independent queries.
+
+    Args:
+        people: bootstrap over the participants of the queries.
+        counts: [N, 2] hits and queries of each segment.
     """
-    sums = people.sums(counts)
+    estimate = _ratio_of_sums(people, counts)
+    if estimate.value is None or estimate.interval is None:
+        return estimate
+    queries = np.count_nonzero(counts[:, 1])
+    hits = estimate.value * queries
+    low = betaincinv(hits, queries - hits + 1, 0.025) if hits > 0 else 0.0
+    high = betaincinv(hits + 1, queries - hits, 0.975) if hits < queries else 1.0
+    return Estimate(estimate.value, min(estimate.interval[0], float(low)), max(estimate.interval[1], float(high)))
+
+
+def mean_over_queries(people: ParticipantBootstrap, values: np.ndarray) -> Estimate:
+    """Mean of the values [N] of all queries, with its interval over participants."""
+    return _ratio_of_sums(people, np.stack([values, np.ones(len(values))], axis=1))
+
+
+def _ratio_of_sums(people: ParticipantBootstrap, columns: np.ndarray) -> Estimate:
+    sums = people.sums(columns)
     total = sums.sum(0)
     drawn = people.resample(sums)
     with np.errstate(divide="ignore", invalid="ignore"):
-        estimate = people.estimate(total[0] / total[1], drawn[:, 0] / drawn[:, 1])
-    if not hits or not estimate.has_interval:
-        return estimate
-    queries = np.count_nonzero(counts[:, 1])
-    count = estimate.value * queries
-    low = betaincinv(count, queries - count + 1, 0.025) if count > 0 else 0.0
-    high = betaincinv(count + 1, queries - count, 0.975) if count < queries else 1.0
-    return Estimate(estimate.value, min(estimate.low, float(low)), max(estimate.high, float(high)))
+        return people.estimate(total[0] / total[1], drawn[:, 0] / drawn[:, 1])

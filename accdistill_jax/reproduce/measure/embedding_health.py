@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_limits
 from accdistill_jax.config.registry import OBJECTIVES
 from accdistill_jax.evaluation import embedding_health as healths
 from accdistill_jax.evaluation.embedding_health import Health, Similarity
-from accdistill_jax.evaluation.retrieval.retrieval import normalise
+from accdistill_jax.evaluation.retrieval.retrieval import unit_rows
 from accdistill_jax.objectives.registered import PPG
 from accdistill_jax.reproduce.measure import wording
 from accdistill_jax.reproduce.measure.results import Bench, ReportPart, over_seeds
@@ -68,14 +68,14 @@ def measure_health(bench: Bench, experiment: Experiment) -> ReportPart:
 def _look(bench: Bench, seeds: Mapping[str, Sequence[int]], name: str, seed: int) -> EncoderHealth:
     arrays = bench.arrays(name, seed)
     embedding, pair = arrays["test/embedding"], bench.pair(name, seed)
-    accel, ppg = (None, None) if pair is None else map(normalise, pair)
+    accel, ppg = (None, None) if pair is None else map(unit_rows, pair)
     like = None
     if name != MAE_TEACHER and MAE_TEACHER in seeds:
         teacher = seed if seed in seeds[MAE_TEACHER] else seeds[MAE_TEACHER][0]
         like = healths.linear_cka(bench.arrays(MAE_TEACHER, teacher)["test/embedding"], embedding)
     return EncoderHealth(
-        healths.health(embedding, accel),
-        None if ppg is None else healths.health(ppg, ppg),
+        healths.health_of(embedding, accel),
+        None if ppg is None else healths.health_of(ppg, ppg),
         None if ppg is None else healths.alignment(accel, ppg),
         like,
     )

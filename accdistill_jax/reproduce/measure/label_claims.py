@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from accdistill_jax.evaluation.embedding_health import effective_rank
+from accdistill_jax.evaluation.embedding_health import singular_value_rank
 from accdistill_jax.labels import HEART_RATE
 from accdistill_jax.reproduce.measure.probe_claims import LEAST, against, collapse, increase, lower_everywhere
 from accdistill_jax.reproduce.measure.probing import Probing, ppg_side
@@ -96,9 +96,9 @@ def _drift(bench: Bench) -> Claim:
         for seed, side in sides.items():
             probing.features(name, seed, side)
         if sides:
-            ranks[name] = over_seeds([effective_rank(side["test"].embedding, centred=True) for side in sides.values()])[
-                0
-            ]
+            ranks[name] = over_seeds(
+                [singular_value_rank(side["test"].embedding, centred=True) for side in sides.values()]
+            )[0]
     ratio = probing.scores.ratio(HEART_RATE, 1.0, "joint", "student") if probing.targets else None
     why = ""
     if len(ranks) == 2:

@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from accdistill_jax.evaluation.bootstrap import Estimate, ParticipantBootstrap
 from accdistill_jax.evaluation.probing.probes import MEAN
-from accdistill_jax.evaluation.retrieval.retrieval import normalise, paired_ranks, share
+from accdistill_jax.evaluation.retrieval.retrieval import unit_rows, paired_ranks, share
 from accdistill_jax.labels import HEART_RATE, LABELS
 from accdistill_jax.reproduce.measure.probe_scores import DRAWS, Score, Scores
 from accdistill_jax.reproduce.measure.probing import Probing
@@ -184,7 +184,7 @@ def expected_retrieval(accel: np.ndarray, ppg: np.ndarray, participant: np.ndarr
     """
     n = len(accel)
     pool = min(pool, n)
-    ranks, _ = paired_ranks(normalise(accel), normalise(ppg))
+    ranks, _ = paired_ranks(unit_rows(accel), unit_rows(ppg))
     first = first_places(ranks, pool)
     people = ParticipantBootstrap(participant, draws=DRAWS, seed=0)
     top1 = share(people, np.stack([first, np.ones(n)], axis=1))

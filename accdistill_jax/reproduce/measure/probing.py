@@ -14,9 +14,10 @@ from accdistill_jax.evaluation.probing.probes import (
     MEDIAN,
     MIN_VALIDATION_SEGMENTS,
     ProbeSplit,
+    ProbeSplits,
     Regressor,
     fit_probes,
-    too_few,
+    too_few_labels,
 )
 from accdistill_jax.reproduce.measure.probe_scores import Scores, TestLabels
 from accdistill_jax.reproduce.measure.results import Bench
@@ -117,7 +118,7 @@ class Probing:
             for fraction in self._fractions if fractions is None else fractions:
                 train = self._train(target, fraction, seed, whole["train"])
                 if train is not None:
-                    found = self._fit(name, seed, target, fraction, (train, validation, test), others or {})
+                    found = self._fit(name, seed, target, ProbeSplits(train, validation, test), others or {})
                     for one, prediction in found.items():
                         self.scores.add(target, fraction, one, seed, prediction)
 
@@ -159,7 +160,7 @@ class Probing:
         subset = self._subsets[key]
         self.labels.setdefault((target, fraction), LabelCounts(len(subset.rows), subset.participants))
         truth = self.scores.truth[target]
-        reason = too_few(
+        reason = too_few_labels(
             train_segments=len(subset.rows),
             train_participants=subset.participants,
             test_segments=len(truth.label),
@@ -174,18 +175,17 @@ class Probing:
             self.note(
                 f"{percent(fraction)} of {subset.labelled} labels of {target} are fewer than {MIN_SEGMENTS}: {MIN_SEGMENTS} were used"
             )
-        features = {one: x[subset.rows] for one, x in train.features.items()}
-        return ProbeSplit(features, train.target[subset.rows], train.participant[subset.rows])
+        return train.rows(subset.rows)
 
     def _fit(
-        self, name: str, seed: int, target: str, fraction: float, splits, others: Mapping[str, Regressor]
+        self, name: str, seed: int, target: str, splits: ProbeSplits, others: Mapping[str, Regressor]
     ) -> dict[str, np.ndarray]:
-        if len(splits[1].target) < MIN_VALIDATION_SEGMENTS:
+        if len(splits.validation.target) < MIN_VALIDATION_SEGMENTS:
             self.note(
-                f"{len(splits[1].target)} validation labels of {target} are too few: strength by cross-validation on train labels"
+                f"{len(splits.validation.target)} validation labels of {target} are too few: strength by cross-validation on train labels"
             )
         regressors = {one: (name, regressor) for one, regressor in others.items()}
-        fitted = fit_probes(*splits, seed=seed, others=regressors)
+        fitted = fit_probes(splits, seed=seed, others=regressors)
         return {one: own.prediction for one, own in fitted.items()}
 
 

@@ -17,13 +17,13 @@ from accdistill_jax.evaluation.retrieval.failures import (
 from accdistill_jax.evaluation.retrieval.retrieval import (
     ACCEL_TO_PPG,
     PPG_TO_ACCEL,
+    Pairs,
     RetrievalResult,
     WithinResult,
-    normalise,
+    mean_over_queries,
     paired_ranks,
     retrieve,
     retrieve_within_participants,
-    share,
     top1_by_pool_size,
 )
 from accdistill_jax.labels import HEART_RATE
@@ -80,14 +80,12 @@ def retrieve_pairs(bench: Bench, name: str, seeds: Sequence[int], *, split: str 
     with threadpool_limits(1 if len(participant) < _MANY else None):
         ranks, within = {}, {}
         for seed in seeds:
-            accel, ppg = map(normalise, bench.pair(name, seed, split=split))
-            ranks[seed] = dict(zip(WAYS, paired_ranks(accel, ppg), strict=True))
-            within[seed] = retrieve_within_participants(accel, ppg, participant, encoder=name)
-        accel, ppg = bench.pair(name, seeds[0], split=split)
+            pairs = Pairs(*bench.pair(name, seed, split=split), participant)
+            ranks[seed] = dict(zip(WAYS, paired_ranks(pairs.accel, pairs.ppg), strict=True))
+            within[seed] = retrieve_within_participants(pairs, encoder=name)
+        pairs = Pairs(*bench.pair(name, seeds[0], split=split), participant)
         draws = bench.plan.base.evaluation.bootstrap_draws
-        results, _ = retrieve(
-            accel, ppg, participant, encoder=name, pool_sizes=POOLS, draws=draws, full_ranks=ranks[seeds[0]]
-        )
+        results, _ = retrieve(pairs, encoder=name, pool_sizes=POOLS, draws=draws, full_ranks=ranks[seeds[0]])
         return EncoderRetrieval(results, within, ranks)
 
 
@@ -107,7 +105,7 @@ def top1_difference(first: np.ndarray, other: np.ndarray, participant: np.ndarra
         participant: [N] str.
     """
     people = ParticipantBootstrap(participant, draws=DRAWS, seed=0)
-    return share(people, np.stack([first - other, np.ones(len(first))], axis=1), hits=False)
+    return mean_over_queries(people, first - other)
 
 
 def mean_rank(ranks: np.ndarray, size: int) -> float:
@@ -118,18 +116,10 @@ def mean_rank(ranks: np.ndarray, size: int) -> float:
 def failures_of(bench: Bench, name: str, seed: int, way: str = ACCEL_TO_PPG) -> Failures:
     """Causes of failure of one encoder's retrieval among all test minutes."""
     columns = bench.columns("test")
-    query, gallery = bench.pair(name, seed) if way == ACCEL_TO_PPG else bench.pair(name, seed)[::-1]
-    with threadpool_limits(1 if len(query) < _MANY else None):
-        return retrieval_failures(
-            query,
-            gallery,
-            columns.participant,
-            hr_bpm=columns.labels[HEART_RATE],
-            motion_g=columns.motion_g,
-            ppg_quality=columns.ppg_quality,
-            encoder=name,
-            direction=way,
-        )
+    pairs = Pairs(*bench.pair(name, seed), columns.participant)
+    quantities = {HEART_RATE: columns.labels[HEART_RATE], MOTION: columns.motion_g, QUALITY: columns.ppg_quality}
+    with threadpool_limits(1 if len(pairs) < _MANY else None):
+        return retrieval_failures(pairs, quantities, encoder=name, direction=way)
 
 
 def explain(found: Failures) -> list[str]:

@@ -14,6 +14,7 @@ from accdistill_jax.evaluation.probing.probes import (
     FEW_PARTICIPANTS,
     MEAN,
     ProbeSplit,
+    ProbeSplits,
     TargetResult,
     probe_target,
 )
@@ -83,16 +84,16 @@ def measure_transfer(bench: Bench, experiment: Experiment) -> ReportPart:
     found: ErrorsByTarget = {}
     with threadpool_limits(1):
         for target in TARGETS:
-            whole = {split: _split(own, split, target) for split in SPLITS}
-            refitted = probe_target(target, **whole)
+            whole = _splits(own, target)
+            refitted = probe_target(target, whole)
             if refitted.reason:
                 notes.append(f"{LABELS[target].words}: {refitted.reason}.")
                 continue
-            as_it_is = probe_target(target, **{split: _split(moved, split, target) for split in SPLITS})
+            as_it_is = probe_target(target, _splits(moved, target))
             found[target] = _errors(refitted, ALL) | {MEAN: PeopleErrors({ALL: refitted.probes[MEAN].mae}, {})}
             for name in sensors:
                 found[target][name].errors[ZERO] = as_it_is.probes[name].mae
-            _add_few(found[target], whole["train"], whole["test"], SENSOR_PEOPLE)
+            _add_few(found[target], whole.train, whole.test, SENSOR_PEOPLE)
     titles = {name: _sensor_title(bench, name) for name in seeds} | {MEAN: "mean of the labels"}
     columns = (ZERO, *map(str, SENSOR_PEOPLE), ALL)
     text = [_transfer_words(target, own_target, sensors, titles) for target, own_target in found.items()]
@@ -143,10 +144,10 @@ def _store(bench: Bench, prefix: str, store: str, seeds: Mapping[str, Sequence[i
         for target in TARGETS:
             for k in range(max(map(len, seeds.values()))):
                 own = {n: bench.splits(n, s[k], some=some, unseen=store) for n, s in seeds.items() if len(s) > k}
-                whole = {split: _split(own, split, target) for split in SPLITS}
+                whole = _splits(own, target)
                 first = k == 0
                 pairs = [(STUDENT, name) for name in (*own, MEAN) if name != STUDENT] if first else []
-                result = probe_target(target, **whole, comparisons=pairs, draws=2000 if first else 2)
+                result = probe_target(target, whole, comparisons=pairs, draws=2000 if first else 2)
                 if result.reason:
                     notes.append(f"{store}, {LABELS[target].words}: {result.reason}.")
                     break
@@ -155,7 +156,7 @@ def _store(bench: Bench, prefix: str, store: str, seeds: Mapping[str, Sequence[i
                 if first:
                     tests[target] = result
                     found[target] = _errors(result, ZERO) | {MEAN: PeopleErrors({ZERO: result.probes[MEAN].mae}, {})}
-                    _add_few(found[target], whole["test"], whole["test"], STORE_PEOPLE)
+                    _add_few(found[target], whole.test, whole.test, STORE_PEOPLE)
         retrieved, first_numbers = _retrieval(bench, prefix, store, seeds)
     for target, own in found.items():
         if missing := [column for column in columns if column not in own[MEAN].errors]:
@@ -174,10 +175,17 @@ def _store(bench: Bench, prefix: str, store: str, seeds: Mapping[str, Sequence[i
     return ReportPart(section, _numbers(prefix, found, by_seed) | first_numbers)
 
 
-def _split(own: Mapping[str, Mapping[str, SplitEmbeddings]], split: str, target: str) -> ProbeSplit:
-    first = next(iter(own.values()))[split]
-    return ProbeSplit(
-        {name: splits[split].embedding for name, splits in own.items()}, first.labels[target], first.participant
+def _splits(own: Mapping[str, Mapping[str, SplitEmbeddings]], target: str) -> ProbeSplits:
+    first = next(iter(own.values()))
+    return ProbeSplits(
+        *(
+            ProbeSplit(
+                {name: splits[split].embedding for name, splits in own.items()},
+                first[split].labels[target],
+                first[split].participant,
+            )
+            for split in SPLITS
+        )
     )
 
 

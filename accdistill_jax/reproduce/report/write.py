@@ -12,7 +12,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from accdistill_jax.errors import UserError
-from accdistill_jax.evaluation.evaluate import to_json
+from accdistill_jax.evaluation.evaluate import json_value
 from accdistill_jax.files import write_atomically
 from accdistill_jax.reproduce.report.check import FORMAT_VERSION, KIND
 from accdistill_jax.reproduce.report.document import DOTS_PER_INCH, HOLDS, PICTURES, Report, Section
@@ -29,7 +29,7 @@ def to_dict(report: Report) -> dict[str, Any]:
         pictures = [{"name": p.name, "caption": p.caption, "file": f"{PICTURES}/{p.name}.png"} for p in one.pictures]
         return one._asdict() | {"tables": [t._asdict() for t in one.tables], "pictures": pictures}
 
-    return to_json(
+    return json_value(
         {
             "kind": KIND,
             "format_version": FORMAT_VERSION,

@@ -35,8 +35,8 @@ def test_predictions_in_blocks_are_those_at_once():
 
 def test_ranks_of_a_sample_are_those_among_all(monkeypatch):
     rng = np.random.default_rng(0)
-    query = retrieval.normalise(rng.normal(size=(90, 6)).astype(np.float32))
-    gallery = retrieval.normalise((query + 0.5 * rng.normal(size=(90, 6))).astype(np.float32))
+    query = retrieval.unit_rows(rng.normal(size=(90, 6)).astype(np.float32))
+    gallery = retrieval.unit_rows((query + 0.5 * rng.normal(size=(90, 6))).astype(np.float32))
     rows = np.array([0, 7, 33, 34, 89])
     monkeypatch.setattr(searching, "QUERIES_AT_ONCE", 4)
     monkeypatch.setattr(searching, "CANDIDATES_AT_ONCE", 32)

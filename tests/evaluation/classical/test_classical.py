@@ -1,4 +1,4 @@
-"""Hand-made features on signals whose heart beats, breathing and posture are known; boosting against scikit-learn."""
+"""Hand-made features of signals with known heart beats, breathing and posture; boosting against scikit-learn."""
 
 import dataclasses
 import time
@@ -14,7 +14,7 @@ from accdistill_jax.data.synthetic.synthetic import generate_segments
 from accdistill_jax.evaluation.classical import ballistocardiogram as bcg
 from accdistill_jax.evaluation.classical.classical import FEATURES, POWER_BANDS_HZ, classical_features
 from accdistill_jax.evaluation.probing import boosting
-from accdistill_jax.evaluation.probing.probes import MEAN, ProbeSplit, probe_target
+from accdistill_jax.evaluation.probing.probes import MEAN, ProbeSplit, ProbeSplits, data_of_choice, fit_probes
 
 RATE = 64.0
 TIME = np.arange(3840) / RATE
@@ -25,7 +25,7 @@ def _column(features, name):
 
 
 def _beating(intervals_s, *, size_g=0.004, ring_hz=6.0, noise_g=0.0005, seed=0, start_s=0.4):
-    """A minute of a ringing wrist, and when its beats begin."""
+    """A minute of a ringing wrist, and the start times of its beats."""
     rng = np.random.default_rng(seed)
     beats = start_s + np.concatenate([[0.0], np.cumsum(intervals_s)])
     beats = beats[beats < 59.5]
@@ -39,7 +39,7 @@ def _beating(intervals_s, *, size_g=0.004, ring_hz=6.0, noise_g=0.0005, seed=0, 
 
 @pytest.fixture(scope="module")
 def synthetic():
-    """Minutes of ten participants, with their heart rate."""
+    """Calm minutes of ten participants, with heart rates and participants."""
     accel, rate, who = [], [], []
     for person in range(10):
         raw = generate_segments(5, person, range(8))
@@ -110,10 +110,10 @@ def test_variability_is_that_of_the_beats(sd_ms):
     intervals = 0.9 + sd_ms / 1000 * np.random.default_rng(1).standard_normal(200)
     accel, beats = _beating(intervals)
     row = classical_features(accel[None])
-    own = 1000 * np.diff(beats)
-    assert _column(row, "template_sdnn_ms")[0] == pytest.approx(own.std(ddof=1), abs=5)
-    assert _column(row, "template_rmssd_ms")[0] == pytest.approx(np.sqrt(np.mean(np.diff(own) ** 2)), abs=7)
-    assert _column(row, "envelope_sdnn_ms")[0] == pytest.approx(own.std(ddof=1), abs=12)
+    intervals_ms = 1000 * np.diff(beats)
+    assert _column(row, "template_sdnn_ms")[0] == pytest.approx(intervals_ms.std(ddof=1), abs=5)
+    assert _column(row, "template_rmssd_ms")[0] == pytest.approx(np.sqrt(np.mean(np.diff(intervals_ms) ** 2)), abs=7)
+    assert _column(row, "envelope_sdnn_ms")[0] == pytest.approx(intervals_ms.std(ddof=1), abs=12)
 
 
 def test_template_places_beats_exactly():
@@ -223,7 +223,7 @@ def _splits(n=400, seed=0, noise=1.0, outliers=0.0):
         y = 70 + 10 * np.sign(x[:, 0]) + 5 * np.abs(x[:, 1]) + noise * rng.standard_normal(rows)
         y += 200 * (rng.random(rows) < outliers)
         splits[split] = ProbeSplit({"classical": x}, y, np.array([f"{split}{i % 10}" for i in range(rows)]))
-    return splits
+    return ProbeSplits(**splits)
 
 
 OTHERS = {"classical, boosting": ("classical", boosting.gradient_boosting)}
@@ -236,14 +236,13 @@ def short(monkeypatch):
 
 def test_boosting_stands_beside_the_ridge_and_reads_what_is_not_linear(short):
     splits = _splits()
-    pair = ("classical, boosting", "classical")
-    result = probe_target("hr_bpm", **splits, others=OTHERS, comparisons=[pair], draws=200)
-    assert list(result.probes) == ["classical", "classical, boosting", "mean", "median"]
-    assert result.difference(*pair).outcome == "better"
-    probe = result.probes["classical, boosting"]
-    assert probe.mae.value < 0.5 * result.probes[MEAN].mae.value and probe.strength is None
-    again = probe_target("hr_bpm", **splits, others=OTHERS, draws=200).probes["classical, boosting"]
-    np.testing.assert_array_equal(probe.prediction, again.prediction)
+    fitted = fit_probes(splits, others=OTHERS)
+    assert list(fitted) == ["classical", "classical, boosting", "mean", "median"]
+    mae = {name: np.abs(one.prediction - splits.test.target).mean() for name, one in fitted.items()}
+    boosted = fitted["classical, boosting"]
+    assert mae["classical, boosting"] < min(mae["classical"], 0.5 * mae[MEAN]) and boosted.strength is None
+    again = fit_probes(splits, others=OTHERS)["classical, boosting"]
+    np.testing.assert_array_equal(boosted.prediction, again.prediction)
 
 
 @pytest.mark.parametrize(
@@ -252,7 +251,7 @@ def test_boosting_stands_beside_the_ridge_and_reads_what_is_not_linear(short):
 @threadpool_limits.wrap(limits=1)
 def test_boosting_is_scikit_learns_with_the_loss_that_validation_prefers(short, options, loss):
     splits, expected = _splits(**options), loss
-    train, validation, test = splits.values()
+    train, validation, test = splits
     errors, predictions = [], []
     for loss in boosting.LOSSES:
         model = HistGradientBoostingRegressor(
@@ -269,30 +268,19 @@ def test_boosting_is_scikit_learns_with_the_loss_that_validation_prefers(short, 
         predictions.append(model.predict(test.features["classical"]))
     best = int(np.argmin(errors))
     assert boosting.LOSSES[best] == expected
-    fitted = boosting.gradient_boosting("classical", train, validation, test, 3)
+    fitted = boosting.gradient_boosting("classical", splits, 3)
     np.testing.assert_array_equal(fitted.prediction, predictions[best])
     assert fitted.note == f"loss: {boosting.LOSSES[best].replace('_', ' ')}"
-    flipped = dataclasses.replace(test, target=-test.target)
-    assert boosting.gradient_boosting("classical", train, validation, flipped, 3).note == fitted.note
+    flipped = splits._replace(test=dataclasses.replace(test, target=-test.target))
+    assert boosting.gradient_boosting("classical", flipped, 3).note == fitted.note
 
 
 def test_boosting_with_ten_segments_of_one_person(short):
     splits = _splits()
-    few = ProbeSplit(
-        {"classical": splits["train"].features["classical"][:10]},
-        splits["train"].target[:10],
-        np.array(["a"] * 10),
+    few = dataclasses.replace(splits.train.rows(np.arange(10)), participant=np.array(["a"] * 10))
+    splits = ProbeSplits(few, splits.validation.rows(np.arange(0)), splits.test)
+    assert data_of_choice(splits.train, splits.validation) == (
+        "cross-validation over segments of one train participant"
     )
-    none = dataclasses.replace(splits["validation"], target=np.full(100, np.nan))
-    result = probe_target(
-        "hr_bpm",
-        train=few,
-        validation=none,
-        test=splits["test"],
-        others=OTHERS,
-        min_train_segments=10,
-        min_train_participants=1,
-        draws=100,
-    )
-    assert result.strength_chosen_on == "cross-validation over segments of one train participant"
-    assert np.isfinite(result.probes["classical, boosting"].prediction).all()
+    fitted = fit_probes(splits, others=OTHERS)
+    assert np.isfinite(fitted["classical, boosting"].prediction).all()

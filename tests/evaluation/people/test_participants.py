@@ -13,13 +13,12 @@ from sklearn.preprocessing import StandardScaler
 from accdistill_jax.data.synthetic import health_oracle
 from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.bootstrap import ParticipantBootstrap
-from accdistill_jax.evaluation.evaluate import SPLITS, to_json
+from accdistill_jax.evaluation.evaluate import SPLITS, SplitEmbeddings, json_value
 from accdistill_jax.evaluation.people import ceilings
+from accdistill_jax.evaluation.people.participant_targets import participant_targets
 from accdistill_jax.evaluation.people.participants import (
     STRENGTHS,
-    Embedded,
     evaluate_participants,
-    participant_targets,
     ridge_paths,
 )
 from accdistill_jax.evaluation.people.roc import roc_areas
@@ -30,6 +29,10 @@ PEOPLE = {"train": 160, "validation": 60, "test": 80}
 
 def _names(split, people=PEOPLE):
     return [f"{split}-{i:04d}" for i in range(people[split])]
+
+
+def _embedded(embedding, participant):
+    return SplitEmbeddings(embedding, None, participant, {})
 
 
 def _encoders(latent, *, noise, minutes=4, width=24, seed=0):
@@ -43,7 +46,7 @@ def _encoders(latent, *, noise, minutes=4, width=24, seed=0):
             order = np.random.default_rng([seed, len(split)]).permutation(np.repeat(np.arange(people[split]), minutes))
             seen = latent[split][order] + sd * rng.standard_normal((len(order), latent[split].shape[1]))
             who = np.array(_names(split, people))[order]
-            encoders[name][split] = Embedded((seen @ mixing).astype(np.float32), who)
+            encoders[name][split] = _embedded((seen @ mixing).astype(np.float32), who)
     return encoders
 
 
@@ -199,11 +202,11 @@ def test_too_few_answers_are_named(result, encoders, table):
         }
     )
     nothing = evaluate_participants(encoders, bare, draws=50)
-    assert {t.reason for t in nothing.targets.values()} == {"unknown of every train and test participant"}
+    assert {t.reason for t in nothing.targets.values()} == {"unknown for every train and test participant"}
     assert len(nothing.targets) == 5 and nothing.mean_auc is None and auc_forest(nothing) is None
     few = pa.array([50.0 if name in _names("test")[:3] else None for name in names])
     found = evaluate_participants(encoders, bare.set_column(1, "age_years", few), draws=50)
-    assert found.targets["age_years"].reason == "known of 0 train participants, needs 10"
+    assert found.targets["age_years"].reason == "known for 0 train participants, needs 10"
 
 
 def test_unknown_answers_are_left_out(encoders, table):
@@ -224,7 +227,7 @@ def test_unknown_answers_are_left_out(encoders, table):
     # Who is unknown has no say: the same as if the person were not there.
     keep = {split: np.isin(encoders["student"][split].participant, list(known)) for split in SPLITS}
     without = {
-        name: {s: Embedded(e.embedding[keep[s]], e.participant[keep[s]]) for s, e in splits.items()}
+        name: {s: _embedded(e.embedding[keep[s]], e.participant[keep[s]]) for s, e in splits.items()}
         for name, splits in encoders.items()
     }
     again = evaluate_participants(without, changed, draws=100).targets["smoker"]
@@ -238,7 +241,7 @@ def test_strength_is_cross_validated_without_enough_validation_participants(enco
     for splits in some.values():
         e = splits["validation"]
         rows = np.isin(e.participant, _names("validation")[:4])
-        splits["validation"] = Embedded(e.embedding[rows], e.participant[rows])
+        splits["validation"] = _embedded(e.embedding[rows], e.participant[rows])
     result = evaluate_participants(some, table, draws=50)
     for name in ("smoker", "age_years"):
         assert result.targets[name].strength_chosen_on == "cross-validation over 160 train participants"
@@ -257,7 +260,7 @@ def test_test_participants_choose_nothing(encoders, table, result):
 
 def test_what_is_wrong_with_the_input_is_named(encoders, table):
     def change(split, **fields):
-        student = encoders["student"] | {split: encoders["student"][split]._replace(**fields)}
+        student = encoders["student"] | {split: dataclasses.replace(encoders["student"][split], **fields)}
         return encoders | {"student": student}
 
     both = {name: splits | {"test": splits["train"]} for name, splits in encoders.items()}
@@ -279,8 +282,8 @@ def test_what_is_wrong_with_the_input_is_named(encoders, table):
 
 def test_twice_gives_the_same_and_it_is_plain_json(encoders, table, result):
     again = evaluate_participants(encoders, table, ceilings={"smoker": 0.9}, draws=200)
-    assert to_json(again) == to_json(result)
-    content = json.loads(json.dumps(to_json(result)))
+    assert json_value(again) == json_value(result)
+    content = json.loads(json.dumps(json_value(result)))
     assert "score" not in content["targets"]["smoker"]["scores"]["student"]
     assert content["targets"]["rare"]["reason"] and content["targets"]["smoker"]["ceiling"] == 0.9
     assert {f.name for f in dataclasses.fields(result)} == set(content)

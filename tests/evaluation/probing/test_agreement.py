@@ -5,7 +5,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from accdistill_jax.evaluation.probing.agreement import bland_altman
-from accdistill_jax.evaluation.probing.probes import MEAN, ProbeSplit, probe_target
+from accdistill_jax.evaluation.probing.probes import MEAN, ProbeSplit, ProbeSplits, probe_target
 from accdistill_jax.evaluation.report.comparison_plots import bland_altman_panels
 
 
@@ -101,7 +101,7 @@ def test_panels_show_the_limits_of_each_encoder(per_person):
         participant = np.repeat([f"{split}{i}" for i in range(10)], per_person)
         state = rng.standard_normal((len(participant), 3))
         splits[split] = ProbeSplit({"student": state}, 70 + 9 * state[:, 0] + state[:, 1] ** 2, participant)
-    result = probe_target("hr_bpm", **splits, draws=200)
+    result = probe_target("hr_bpm", ProbeSplits(**splits), draws=200)
     found = {
         n: bland_altman(result.truth, p.prediction, result.participant, draws=200) for n, p in result.probes.items()
     }

@@ -1,4 +1,4 @@
-"""Probes against scikit-learn, and what they may and may not look at."""
+"""Probes against scikit-learn; the data that they may use and must not use."""
 
 import dataclasses
 
@@ -14,9 +14,10 @@ from accdistill_jax.evaluation.probing.probes import (
     MEDIAN,
     STRENGTHS,
     ProbeSplit,
-    RidgePath,
+    ProbeSplits,
     probe_target,
 )
+from accdistill_jax.evaluation.probing.ridge import RidgePath
 
 
 def _splits(seed=0, people=12, per_person=30, names=("student", "untrained"), slope=8.0):
@@ -29,7 +30,7 @@ def _splits(seed=0, people=12, per_person=30, names=("student", "untrained"), sl
         features = {n: rng.standard_normal((len(participant), 5)) for n in names}
         features["student"] = state + 0.3 * rng.standard_normal(state.shape)
         splits[split] = ProbeSplit(features, target, participant)
-    return splits
+    return ProbeSplits(**splits)
 
 
 @pytest.mark.parametrize(("rows", "width"), [(300, 20), (30, 60)])
@@ -52,13 +53,13 @@ def test_ridge_path_equals_scikit_learn(rows, width):
 
 def test_numbers_equal_scikit_learn_and_scipy():
     splits = _splits()
-    probe = probe_target("hr_bpm", **splits).probes["student"]
-    truth, predicted = splits["test"].target, probe.prediction
+    probe = probe_target("hr_bpm", splits).probes["student"]
+    truth, predicted = splits.test.target, probe.prediction
     assert probe.mae.value == pytest.approx(mean_absolute_error(truth, predicted), rel=1e-9)
     assert probe.rmse.value == pytest.approx(mean_squared_error(truth, predicted) ** 0.5, rel=1e-9)
     assert probe.r2.value == pytest.approx(r2_score(truth, predicted), rel=1e-9)
     assert probe.r.value == pytest.approx(pearsonr(truth, predicted).statistic, rel=1e-9)
-    means = {p: splits["test"].participant == p for p in np.unique(splits["test"].participant)}
+    means = {p: splits.test.participant == p for p in np.unique(splits.test.participant)}
     y, p = truth.copy(), predicted.copy()
     for rows in means.values():
         y[rows] -= y[rows].mean()
@@ -70,25 +71,25 @@ def test_numbers_equal_scikit_learn_and_scipy():
 
 def test_strength_is_the_best_on_validation_participants():
     splits = _splits(per_person=3)
-    chosen = probe_target("hr_bpm", **splits).probes["untrained"]
-    path = RidgePath(splits["train"].features["untrained"], splits["train"].target, STRENGTHS)
-    errors = np.abs(path.predict(splits["validation"].features["untrained"]).T - splits["validation"].target).mean(1)
+    chosen = probe_target("hr_bpm", splits).probes["untrained"]
+    path = RidgePath(splits.train.features["untrained"], splits.train.target, STRENGTHS)
+    errors = np.abs(path.predict(splits.validation.features["untrained"]).T - splits.validation.target).mean(1)
     assert chosen.strength == STRENGTHS[int(np.argmin(errors))]
 
 
 def test_test_labels_choose_nothing():
     splits = _splits(per_person=3)
-    other = dict(splits, test=dataclasses.replace(splits["test"], target=-splits["test"].target))
-    one, two = probe_target("hr_bpm", **splits), probe_target("hr_bpm", **other)
+    other = splits._replace(test=dataclasses.replace(splits.test, target=-splits.test.target))
+    one, two = probe_target("hr_bpm", splits), probe_target("hr_bpm", other)
     for name, probe in one.probes.items():
         assert probe.strength == two.probes[name].strength
         np.testing.assert_array_equal(probe.prediction, two.probes[name].prediction)
 
 
-def test_without_validation_labels_train_participants_choose_and_it_is_said():
+def test_without_validation_labels_train_participants_choose_and_a_note_says_so():
     splits = _splits()
-    unlabelled = dataclasses.replace(splits["validation"], target=np.full(360, np.nan))
-    result = probe_target("hr_bpm", **{**splits, "validation": unlabelled})
+    unlabelled = dataclasses.replace(splits.validation, target=np.full(360, np.nan))
+    result = probe_target("hr_bpm", splits._replace(validation=unlabelled))
     assert result.strength_chosen_on == "cross-validation over 12 train participants"
     assert any("cross-validation" in note for note in result.notes)
     assert result.probes["student"].mae.value < 0.6 * result.probes[MEAN].mae.value
@@ -96,8 +97,8 @@ def test_without_validation_labels_train_participants_choose_and_it_is_said():
 
 def test_constants_come_from_the_train_split():
     splits = _splits()
-    skewed = dataclasses.replace(splits["train"], target=np.exp(splits["train"].target / 10))
-    result = probe_target("sdnn_ms", **{**splits, "train": skewed})
+    skewed = dataclasses.replace(splits.train, target=np.exp(splits.train.target / 10))
+    result = probe_target("sdnn_ms", splits._replace(train=skewed))
     assert (result.probes[MEAN].prediction == skewed.target.mean()).all()
     assert (result.probes[MEDIAN].prediction == np.median(skewed.target)).all()
     assert result.probes[MEAN].r.value is None
@@ -106,10 +107,10 @@ def test_constants_come_from_the_train_split():
 
 def test_paired_differences():
     splits = _splits(names=("student", "untrained", "twin"))
-    for split in splits.values():
+    for split in splits:
         split.features["twin"] = split.features["student"]
     pairs = [("student", other) for other in (MEAN, "untrained", "twin", "absent")]
-    result = probe_target("hr_bpm", **splits, comparisons=pairs)
+    result = probe_target("hr_bpm", splits, comparisons=pairs)
     assert len(result.differences) == 3
     twin = result.difference("student", "twin")
     assert (twin.difference.value, twin.difference.low, twin.difference.high, twin.outcome) == (
@@ -123,8 +124,8 @@ def test_paired_differences():
     assert mean.outcome == "better"
     assert mean.difference.value == pytest.approx(mae["student"].value - mae[MEAN].value)
     assert mean.ratio.value == pytest.approx(mae["student"].value / mae[MEAN].value)
-    # No better than nothing: a probe of noise.
-    noise = probe_target("hr_bpm", **splits, comparisons=[("untrained", MEAN)]).difference("untrained", MEAN)
+    # Probes of noise are no better than a constant.
+    noise = probe_target("hr_bpm", splits, comparisons=[("untrained", MEAN)]).difference("untrained", MEAN)
     assert noise.outcome in ("same", "worse")
 
 
@@ -137,7 +138,7 @@ def test_knowing_the_person_only_shows_in_r_within():
         features = {"student": level[code][:, None] + 0.05 * rng.standard_normal((1000, 3))}
         target = 70 + 8 * level[code] + 4 * rng.standard_normal(1000)
         splits[split] = ProbeSplit(features, target, np.array([f"{split}{c}" for c in code]))
-    probe = probe_target("hr_bpm", **splits).probes["student"]
+    probe = probe_target("hr_bpm", ProbeSplits(**splits)).probes["student"]
     assert probe.r.low > 0.7
     assert probe.r_within.low < 0.05 < 0.2 > abs(probe.r_within.value)
 
@@ -153,22 +154,22 @@ def test_knowing_the_person_only_shows_in_r_within():
 )
 def test_too_few_labels_give_a_reason(split, keep, message):
     splits = _splits()
-    target = splits[split].target.copy()
-    target[keep:] = np.nan
-    result = probe_target("hr_bpm", **{**splits, split: dataclasses.replace(splits[split], target=target)})
+    few = getattr(splits, split)
+    few = dataclasses.replace(few, target=np.where(np.arange(len(few.target)) < keep, few.target, np.nan))
+    result = probe_target("hr_bpm", splits._replace(**{split: few}))
     assert message in result.reason
     assert result.probes == {}
 
 
 def test_no_labels_at_all_give_a_reason():
-    nothing = {s: dataclasses.replace(v, target=np.full(360, np.nan)) for s, v in _splits().items()}
-    assert probe_target("resp_bpm", **nothing).reason == "no labelled segments"
+    nothing = ProbeSplits(*(dataclasses.replace(split, target=np.full(360, np.nan)) for split in _splits()))
+    assert probe_target("resp_bpm", nothing).reason == "no labelled segments"
 
 
 def test_one_test_participant_has_numbers_but_no_interval():
     splits = _splits()
-    alone = dataclasses.replace(splits["test"], participant=np.array(["x"] * 360))
-    result = probe_target("hr_bpm", **{**splits, "test": alone}, comparisons=[("student", MEAN)])
+    alone = dataclasses.replace(splits.test, participant=np.array(["x"] * 360))
+    result = probe_target("hr_bpm", splits._replace(test=alone), comparisons=[("student", MEAN)])
     assert result.probes["student"].mae.value > 0
     assert not result.probes["student"].mae.has_interval
     assert result.differences[0].outcome == "unknown"
@@ -177,10 +178,10 @@ def test_one_test_participant_has_numbers_but_no_interval():
 
 def test_unlabelled_rows_change_nothing():
     splits = _splits()
-    padded = {}
-    for name, s in splits.items():
+    padded = []
+    for s in splits:
         features = {n: np.concatenate([x, np.full((5, 5), 1e3)]) for n, x in s.features.items()}
-        padded[name] = ProbeSplit(features, np.r_[s.target, np.full(5, np.nan)], np.r_[s.participant, ["z"] * 5])
-    one, two = probe_target("hr_bpm", **splits), probe_target("hr_bpm", **padded)
+        padded.append(ProbeSplit(features, np.r_[s.target, np.full(5, np.nan)], np.r_[s.participant, ["z"] * 5]))
+    one, two = probe_target("hr_bpm", splits), probe_target("hr_bpm", ProbeSplits(*padded))
     assert one.probes["student"].mae == two.probes["student"].mae
     assert two.test_segments == 360

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.evaluate import evaluate
 from accdistill_jax.evaluation.report import maps, plots
-from accdistill_jax.evaluation.report.report import write_report
+from accdistill_jax.evaluation.report.report import write_run_report
 from accdistill_jax.text import literal, one_line
 
 FAST = {"bootstrap_draws": 5, "interval_draws": 200}
@@ -79,7 +79,7 @@ ALL = {"heart_rate", "probe_errors", "retrieval", "map", "curves", "examples"}
 
 def test_full_report(tmp_path, make_encoders):
     evaluation = evaluate(make_encoders(), **FAST)
-    path = write_report(tmp_path / "new", evaluation, run_info=RUN, curves=_curves(), examples=_examples())
+    path = write_run_report(tmp_path / "new", evaluation, run_info=RUN, curves=_curves(), examples=_examples())
     text, content = _check(path, ALL)
     assert text.startswith("# The student reads heart rate from acceleration")
     mae = evaluation.targets["hr_bpm"].probes["student"].mae
@@ -142,15 +142,15 @@ CASES = {
 def test_report_of_less(case, tmp_path, make_encoders):
     options, pictures, words = CASES[case]
     evaluation = evaluate(make_encoders(**options), **FAST)
-    text, _ = _check(write_report(tmp_path, evaluation, run_info={}), pictures)
+    text, _ = _check(write_run_report(tmp_path, evaluation, run_info={}), pictures)
     assert words in text
 
 
 def test_another_run_leaves_no_stale_pictures(tmp_path, make_encoders):
     evaluation = evaluate(make_encoders(), **FAST)
-    write_report(tmp_path, evaluation, run_info=RUN, curves=_curves(), examples=_examples())
+    write_run_report(tmp_path, evaluation, run_info=RUN, curves=_curves(), examples=_examples())
     one_stage = {"student": _curves(5)["student"], "teacher": []}
-    _check(write_report(tmp_path, evaluation, run_info={}, curves=one_stage), ALL - {"examples"})
+    _check(write_run_report(tmp_path, evaluation, run_info={}, curves=one_stage), ALL - {"examples"})
 
 
 def test_a_constant_student_is_called_that(tmp_path, make_encoders):
@@ -158,7 +158,7 @@ def test_a_constant_student_is_called_that(tmp_path, make_encoders):
     for split in encoders["student"].values():
         split.embedding[:] = 1.0
         split.projection[:] = 8**-0.5
-    text, _ = _check(write_report(tmp_path, evaluate(encoders, **FAST), run_info={}), ALL - {"curves", "examples"})
+    text, _ = _check(write_run_report(tmp_path, evaluate(encoders, **FAST), run_info={}), ALL - {"curves", "examples"})
     assert "student: constant output" in text
     assert "does not read heart rate" in text
 
@@ -167,7 +167,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, make_encoders):
     (tmp_path / "file").write_text("in the way")
     evaluation = evaluate(make_encoders(labels=False, names=("teacher",)), **FAST)
     with pytest.raises(UserError, match="cannot write the report into .*file"):
-        write_report(tmp_path / "file", evaluation, run_info={})
+        write_run_report(tmp_path / "file", evaluation, run_info={})
 
 
 def test_curves_are_sorted_finite_and_of_their_kind():
@@ -242,10 +242,10 @@ def test_texts_of_stores_are_shown_as_they_are(tmp_path, make_encoders):
         "more": {text: text for text in FOREIGN},
     }
     text, content = _check(
-        write_report(tmp_path, evaluate(make_encoders(), **FAST), run_info=info), ALL - {"curves", "examples"}
+        write_run_report(tmp_path, evaluate(make_encoders(), **FAST), run_info=info), ALL - {"curves", "examples"}
     )
     assert list(content["run"]["data"]) == list(data), "JSON has them unchanged"
-    table, rest = text.split("## What ran")[1].split("<details>", 1)
+    table, rest = text.split("## Settings of the run")[1].split("<details>", 1)
     for shown in (table.replace("<br>", ""), rest):
         assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f\u202e]", shown)
     assert not re.search(r"<|>|https?:|(?<!\\)[\[\]*`]", table.replace("<br>", "")), "what marks up is escaped"

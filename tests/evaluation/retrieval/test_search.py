@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from accdistill_jax.evaluation.retrieval import retrieval, search
-from accdistill_jax.evaluation.retrieval.retrieval import normalise
+from accdistill_jax.evaluation.retrieval.retrieval import unit_rows
 from accdistill_jax.runtime.parallel import AXIS, Parallel
 
 ROWS = 96
@@ -22,7 +22,7 @@ def _over(devices: int, mapping: str = "shard_map") -> Parallel:
 
 def _random(rng):
     ppg = rng.standard_normal((ROWS, 12))
-    return normalise(ppg + rng.standard_normal(ppg.shape)), normalise(ppg)
+    return unit_rows(ppg + rng.standard_normal(ppg.shape)), unit_rows(ppg)
 
 
 def _tied(rng):
@@ -50,7 +50,9 @@ INPUTS = (_random, _tied, _constant, _some_zero)
 def test_ranks_are_those_of_one_machine(devices, block):
     for make in INPUTS:
         query, gallery = make(np.random.default_rng(3))
-        found = search.paired_ranks(query, gallery, parallel=_over(devices), valid=np.ones(ROWS, bool), block=block)
+        found = search.paired_ranks_on_devices(
+            query, gallery, parallel=_over(devices), valid=np.ones(ROWS, bool), block=block
+        )
         for ranks, expected in zip(found, retrieval.paired_ranks(query, gallery), strict=True):
             assert ranks.dtype == np.int64
             np.testing.assert_array_equal(ranks, expected, err_msg=make.__name__)
@@ -65,7 +67,7 @@ def test_padding_is_neither_query_nor_candidate(devices, block):
         valid = rng.random(ROWS) < 0.7
         valid[-30:] = False  # the last of four devices has nothing but padding
         query[~valid], gallery[~valid] = gallery[0], gallery[0]  # would score high
-        found = search.paired_ranks(query, gallery, parallel=_over(devices), valid=valid, block=block)
+        found = search.paired_ranks_on_devices(query, gallery, parallel=_over(devices), valid=valid, block=block)
         for ranks, expected in zip(found, retrieval.paired_ranks(query[valid], gallery[valid]), strict=True):
             np.testing.assert_array_equal(ranks[valid], expected, err_msg=make.__name__)
             assert not ranks[~valid].any()
@@ -73,17 +75,17 @@ def test_padding_is_neither_query_nor_candidate(devices, block):
 
 def test_nothing_valid_has_no_ranks():
     query, gallery = _tied(np.random.default_rng(0))
-    for ranks in search.paired_ranks(query, gallery, parallel=_over(4), valid=np.zeros(ROWS, bool)):
+    for ranks in search.paired_ranks_on_devices(query, gallery, parallel=_over(4), valid=np.zeros(ROWS, bool)):
         assert not ranks.any()
 
 
 def test_a_constant_encoder_gets_the_worst_rank_on_every_device():
     query, gallery = _constant(np.random.default_rng(0))
     valid = np.arange(ROWS) < ROWS - 3
-    _, backward = search.paired_ranks(query, gallery, parallel=_over(4), valid=valid, block=9)
+    _, backward = search.paired_ranks_on_devices(query, gallery, parallel=_over(4), valid=valid, block=9)
     assert (backward[valid] == ROWS - 3).all()
     zero = np.zeros_like(query)
-    for ranks in search.paired_ranks(zero, gallery, parallel=_over(4), valid=valid, block=9):
+    for ranks in search.paired_ranks_on_devices(zero, gallery, parallel=_over(4), valid=valid, block=9):
         assert (ranks[valid] == ROWS - 3).all()
 
 
@@ -91,19 +93,19 @@ def test_permuting_rows_permutes_ranks_and_swapping_sides_swaps_them():
     rng = np.random.default_rng(5)
     query, gallery = _tied(rng)
     options = {"parallel": _over(4), "valid": np.ones(ROWS, bool), "block": 7}
-    forward, backward = search.paired_ranks(query, gallery, **options)
+    forward, backward = search.paired_ranks_on_devices(query, gallery, **options)
     for _ in range(5):
         order = rng.permutation(ROWS)
-        found = search.paired_ranks(query[order], gallery[order], **options)
+        found = search.paired_ranks_on_devices(query[order], gallery[order], **options)
         np.testing.assert_array_equal(found, (forward[order], backward[order]))
-    np.testing.assert_array_equal(search.paired_ranks(gallery, query, **options), (backward, forward))
+    np.testing.assert_array_equal(search.paired_ranks_on_devices(gallery, query, **options), (backward, forward))
 
 
 @pytest.mark.parametrize("mapping", ["shard_map", "pmap"])
 def test_either_mapping_and_any_order_of_devices(mapping):
     query, gallery = _tied(np.random.default_rng(6))
     parallel = Parallel(mapping, devices=jax.devices()[::-1])
-    found = search.paired_ranks(query, gallery, parallel=parallel, valid=np.ones(ROWS, bool))
+    found = search.paired_ranks_on_devices(query, gallery, parallel=parallel, valid=np.ones(ROWS, bool))
     np.testing.assert_array_equal(found, retrieval.paired_ranks(query, gallery))
 
 
@@ -111,12 +113,12 @@ def test_rows_that_do_not_fit_are_refused():
     query, gallery = _tied(np.random.default_rng(0))
     valid = np.ones(ROWS, bool)
     with pytest.raises(ValueError, match="paired rows"):
-        search.paired_ranks(query, gallery[:-1], parallel=_over(2), valid=valid)
+        search.paired_ranks_on_devices(query, gallery[:-1], parallel=_over(2), valid=valid)
     with pytest.raises(ValueError, match="paired rows"):
-        search.paired_ranks(query, gallery, parallel=_over(2), valid=valid[1:])
+        search.paired_ranks_on_devices(query, gallery, parallel=_over(2), valid=valid[1:])
     for rows in (0, 95):
-        with pytest.raises(ValueError, match="divide over 2 devices"):
-            search.paired_ranks(query[:rows], gallery[:rows], parallel=_over(2), valid=valid[:rows])
+        with pytest.raises(ValueError, match="split evenly over 2 devices"):
+            search.paired_ranks_on_devices(query[:rows], gallery[:rows], parallel=_over(2), valid=valid[:rows])
 
 
 @pytest.mark.parametrize(
@@ -130,7 +132,7 @@ def test_memory_depends_on_the_rows_of_a_device_alone_as_documented(rows, width,
         split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
         shapes = [((n, width), np.float32), ((n, width), np.float32), ((n,), np.float32), ((n,), bool)]
         arguments = [jax.ShapeDtypeStruct(shape, dtype, sharding=split) for shape, dtype in shapes]
-        memory = search._mapped(mesh, block).lower(*arguments).compile().memory_analysis()
+        memory = search.search_program(mesh, block).lower(*arguments).compile().memory_analysis()
         assert memory.temp_size_in_bytes <= bound
         assert memory.argument_size_in_bytes == rows * (8 * width + 5)
 
@@ -149,7 +151,7 @@ for mapping in ("shard_map", "pmap"):
     parallel = Parallel(mapping)
     assert (parallel.num_devices, parallel.num_local) == (4, 2)
     for block in (1024, 7):
-        found[f"{mapping}-{block}"] = search.paired_ranks(**rows, parallel=parallel, block=block)
+        found[f"{mapping}-{block}"] = search.paired_ranks_on_devices(**rows, parallel=parallel, block=block)
 np.savez(f"{folder}/ranks{process}.npz", **found)
 """
 

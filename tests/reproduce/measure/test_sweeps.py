@@ -5,7 +5,7 @@ import pytest
 
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.evaluation.bootstrap import Estimate
-from accdistill_jax.evaluation.retrieval.retrieval import normalise, paired_ranks, top1_by_pool_size
+from accdistill_jax.evaluation.retrieval.retrieval import unit_rows, paired_ranks, top1_by_pool_size
 from accdistill_jax.reproduce.measure import sweeps
 from accdistill_jax.reproduce.measure.probe_scores import Score
 from accdistill_jax.reproduce.measure.probe_sweep import expected_retrieval, judge, reach_of, sweep
@@ -73,7 +73,7 @@ def test_retrieval_in_a_pool_is_that_of_the_closed_form():
     ppg = rng.standard_normal((300, 8))
     accel = ppg + 0.9 * rng.standard_normal(ppg.shape)
     people = np.repeat([f"p{k}" for k in range(30)], 10)
-    ranks, _ = paired_ranks(normalise(accel), normalise(ppg))
+    ranks, _ = paired_ranks(unit_rows(accel), unit_rows(ppg))
     for pool in (2, 50, 300):
         found = expected_retrieval(accel, ppg, people, pool=pool)
         assert found.top1.value == pytest.approx(top1_by_pool_size(ranks, np.array([pool]))[0])
