@@ -281,7 +281,7 @@ def read_student(config: Any, workdir: Path, path: str) -> dict[str, Any]:
     from accdistill_jax.data.store.store import Store
     from accdistill_jax.evaluation.evaluate import STUDENT, TEACHER
     from accdistill_jax.evaluation.probing.probes import MEAN, ProbeSplit, ProbeSplits, probe_target
-    from accdistill_jax.evaluation.retrieval.retrieval import unit_rows, paired_ranks, top1_by_pool_size
+    from accdistill_jax.evaluation.retrieval.retrieval import paired_ranks, top1_by_pool_size, unit_rows
 
     store = Store.open(path)
     with np.load(workdir / "embeddings" / "main.npz") as saved:

@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from accdistill_jax.evaluation.bootstrap import Estimate, ParticipantBootstrap
 from accdistill_jax.evaluation.probing.probes import MEAN
-from accdistill_jax.evaluation.retrieval.retrieval import unit_rows, paired_ranks, share
+from accdistill_jax.evaluation.retrieval.retrieval import paired_ranks, share, unit_rows
 from accdistill_jax.labels import HEART_RATE, LABELS
 from accdistill_jax.reproduce.measure.probe_scores import DRAWS, Score, Scores
 from accdistill_jax.reproduce.measure.probing import Probing

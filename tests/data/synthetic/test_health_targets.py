@@ -173,7 +173,7 @@ def test_ceilings_of_a_store_come_from_its_manifest(tmp_path, truth):
 
     with pytest.raises(UserError, match="synthetic-4-000001 does not belong to the store's population 3"):
         ceilings.store_truth(store.manifest, ["synthetic-4-000001"])
-    with pytest.raises(UserError, match="only synthetic ones"):
+    with pytest.raises(UserError, match="only synthetic recordings"):
         ceilings.store_truth(store.manifest | {"source": "folder"}, names)
     old = store.manifest | {"source_settings": store.manifest["source_settings"] | {"generator": 2}}
     with pytest.raises(UserError, match="version 2 of the generator"):
