@@ -198,11 +198,7 @@ LATER_KEYS = (
         "teacher.encoder.transformer.residual": "float32",
         "student.encoder.transformer.residual": "float32",
     }
-    | {
-        f"{block}.train.{key}": value
-        for block in ("teacher", "student")
-        for key, value in (("optimizer", "adamw"), ("muon.momentum", 0.95), ("muon.newton_schulz_steps", 5))
-    }
+    | {f"{block}.train.optimizer": "adamw" for block in ("teacher", "student")}
     | {
         f"inputs.{name}.{key}": value
         for name in ("ppg", "accel")

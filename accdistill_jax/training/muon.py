@@ -71,11 +71,11 @@ def orthogonal_momentum(options: MuonOptions, shapes: Any, parts: Parts | None) 
         scaled = orthogonalise(matrix, steps=options.newton_schulz_steps) * (_RMS * math.sqrt(max(like.shape)))
         return scaled if parts is None else parts.take(scaled)
 
-    def update(gradient: Any, state: MuonState, params: Any = None) -> tuple[Any, MuonState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, MuonState]:
         del params
         decay = options.momentum
-        momentum = jax.tree.map(lambda m, g: decay * m + (1 - decay) * g, state.momentum, gradient)
-        ahead = jax.tree.map(lambda m, g: decay * m + (1 - decay) * g, momentum, gradient)
+        momentum = jax.tree.map(lambda m, g: decay * m + (1 - decay) * g, state.momentum, updates)
+        ahead = jax.tree.map(lambda m, g: decay * m + (1 - decay) * g, momentum, updates)
         return jax.tree.map(direction, ahead, shapes), MuonState(momentum)
 
     return optax.GradientTransformation(init, update)

@@ -179,6 +179,7 @@ OTHERWISE = {
     "regression": "mse",
     "rate_share": 0.5,
     "residual": "compute",
+    "optimizer": "muon",
 }
 
 
