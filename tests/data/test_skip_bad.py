@@ -18,7 +18,8 @@ from accdistill_jax.data import recordings
 from accdistill_jax.data.prepare.preparation import PreparationSettings, prepare
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.recording import Participant, Recording, RecordingSource, Stream
-from accdistill_jax.data.recordings import _table, troika
+from accdistill_jax.data.recordings import troika
+from accdistill_jax.data.recordings.tables import table
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.errors import UserError
 from accdistill_jax.storage.folder import LocalFolder
@@ -196,7 +197,7 @@ def test_more_numbers_than_any_recording_holds_are_refused_before_they_are_unpac
         UserError, match=r"TEST_S01_T01.mat: 'sig' of shape \(5, 1001\) is larger than the 5000 numbers"
     ):
         recordings.find("troika", tmp_path)[0].load()
-    monkeypatch.setattr(_table, "MOST_ROWS", 1000)
+    monkeypatch.setattr(table, "MOST_ROWS", 1000)
     generic(tmp_path / "r", "p01")
     pyarrow.parquet.write_table(pyarrow.table({name: np.zeros(1001) for name in "pxyz"}), tmp_path / "r/a.parquet")
     description = tmp_path / "r/recording.json"

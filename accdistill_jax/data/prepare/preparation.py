@@ -148,7 +148,7 @@ def prepare(
                 bad[source.recording_id] = problem
             bar.advance(task)
         good = [source for source in found if source.recording_id not in bad]
-        for source, problem in _turn_over(good, writer=writer, stage=stage, run=run):
+        for source, problem in apply_pooled_polarity(good, writer=writer, stage=stage, run=run):
             if problem is not None:
                 bad[source.recording_id] = problem
         if bad and not preparation.skip_bad:
@@ -164,7 +164,7 @@ def prepare(
         )
 
 
-def _turn_over(
+def apply_pooled_polarity(
     sources: Sequence[RecordingSource], *, writer: StoreWriter, stage: Callable, run: Callable
 ) -> Iterator[tuple[RecordingSource, str | None]]:
     """Prepares again the recordings whose PPG polarity the pooled votes of their device change; yields as `run_all` does.

@@ -9,7 +9,7 @@ A reader module holds:
 - optionally `CAN_CRASH = False`: no compiled parser reads the files, so a damaged file cannot crash the process, and recordings
   may be loaded in the main process.
 
-A module whose name begins with "_" is a helper of readers.
+Packages in this folder hold helpers of readers: `tables` reads descriptions, CSV and Parquet files.
 """
 
 import dataclasses
@@ -84,7 +84,7 @@ class Found(list[RecordingSource]):
 
 def names() -> list[str]:
     """Names of all readers, sorted."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
 
 
 def reader(name: str) -> Reader:

@@ -73,7 +73,7 @@ from accdistill_jax.data.recording import (
     Stream,
     named,
 )
-from accdistill_jax.data.recordings._description import (
+from accdistill_jax.data.recordings.tables.description import (
     check_keys,
     choice,
     mapping,
@@ -82,8 +82,8 @@ from accdistill_jax.data.recordings._description import (
     read,
     utc_offset_s,
 )
-from accdistill_jax.data.recordings._times import KEYS as TABLE_KEYS
-from accdistill_jax.data.recordings._times import PER_SECOND, Times
+from accdistill_jax.data.recordings.tables.times import KEYS as TABLE_KEYS
+from accdistill_jax.data.recordings.tables.times import PER_SECOND, Times
 from accdistill_jax.data.tree import Tree, recording_ids, sibling
 from accdistill_jax.errors import UserError
 

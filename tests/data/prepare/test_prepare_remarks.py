@@ -137,7 +137,7 @@ def test_workers_and_interruptions_change_nothing(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(preparation, "_turn_over", interrupted)
+        patch.setattr(preparation, "apply_pooled_polarity", interrupted)
         with pytest.raises(KeyboardInterrupt):
             made(sources, tmp_path / "cut")
     assert contents(made(sources, tmp_path / "cut")) == expected

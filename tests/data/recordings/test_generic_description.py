@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from accdistill_jax.data.recordings import _description, find, generic
+from accdistill_jax.data.recordings import find, generic
+from accdistill_jax.data.recordings.tables import description as description_lib
 from accdistill_jax.errors import UserError
 
 NAMES = [
@@ -33,7 +34,7 @@ NAMES = [
 def read(folder, text, suffix="yaml"):
     path = folder / f"recording.{suffix}"
     path.write_text(text)
-    return _description.read(path)
+    return description_lib.read(path)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -83,9 +84,9 @@ def test_numbers_are_decimal(tmp_path, written, value):
 
 def test_a_number_that_yaml_would_read_as_octal_is_an_error(tmp_path):
     with pytest.raises(UserError, match="streams.ppg.rate_hz must be a number, got '064'"):
-        _description.number(read(tmp_path, "rate_hz: 064"), "rate_hz", "streams.ppg")
+        description_lib.number(read(tmp_path, "rate_hz: 064"), "rate_hz", "streams.ppg")
     with pytest.raises(UserError, match="rate_hz must be a number of at most 300 digits"):
-        _description.number(read(tmp_path, "rate_hz: 1" + 400 * "0"), "rate_hz", "streams.ppg")
+        description_lib.number(read(tmp_path, "rate_hz: 1" + 400 * "0"), "rate_hz", "streams.ppg")
 
 
 @pytest.mark.parametrize("written", ["null", "~", "", "{id: null}", "''", "[a]"])
@@ -101,7 +102,7 @@ def test_a_json_id_that_is_a_fraction_is_an_error(tmp_path):
     (source,) = find("generic", tmp_path)
     with pytest.raises(UserError, match="participant must be an id"):
         source.load()
-    assert _description.read(tmp_path / "recording.json")["participant"] == {"id": 1.1}
+    assert description_lib.read(tmp_path / "recording.json")["participant"] == {"id": 1.1}
     (tmp_path / "recording.json").write_text(json.dumps({"participant": "007"}))
     assert find("generic", tmp_path)[0].participant_id == "007"
 
@@ -123,7 +124,7 @@ def test_a_key_given_twice_is_an_error(tmp_path, suffix, text):
 def test_aliases_merges_and_a_byte_order_mark(tmp_path):
     path = tmp_path / "recording.yaml"
     path.write_bytes("﻿base: &b {file: 010, rate_hz: 50}\nstreams: {ppg: {<<: *b, unit: g}, accel: *b}\n".encode())
-    streams = _description.read(path)["streams"]
+    streams = description_lib.read(path)["streams"]
     assert streams == {"ppg": {"file": "010", "rate_hz": 50, "unit": "g"}, "accel": {"file": "010", "rate_hz": 50}}
     with pytest.raises(UserError, match="must be a mapping"):
         read(tmp_path, "&a [*a]\n")

@@ -9,8 +9,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from accdistill_jax.data.recordings._decimal_comma import split_numbers
-from accdistill_jax.data.recordings._table import Layout, Table
+from accdistill_jax.data.recordings.tables.decimal_comma import split_numbers
+from accdistill_jax.data.recordings.tables.table import Layout, Table
 from accdistill_jax.errors import UserError
 
 

@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 
 from accdistill_jax.data.recording import named
-from accdistill_jax.data.recordings._description import choice, moment, number
-from accdistill_jax.data.recordings._table import Layout, Table
+from accdistill_jax.data.recordings.tables.description import choice, moment, number
+from accdistill_jax.data.recordings.tables.table import Layout, Table
 from accdistill_jax.data.tree import regular_file, sibling
 from accdistill_jax.errors import UserError
 

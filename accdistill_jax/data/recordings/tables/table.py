@@ -19,7 +19,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from accdistill_jax.data.recording import STARTS_UNIX_S
-from accdistill_jax.data.recordings._decimal_comma import split_numbers
+from accdistill_jax.data.recordings.tables.decimal_comma import split_numbers
 from accdistill_jax.errors import UserError
 
 _MISSING = (
