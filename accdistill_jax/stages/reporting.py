@@ -1,7 +1,8 @@
 """The report: evaluates the embeddings on unseen participants and writes tables and plots."""
 
+import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from accdistill_jax.data.store.opening import has_test_segments
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.encoder import Teacher
 from accdistill_jax.errors import UserError
-from accdistill_jax.evaluation.evaluate import SPLITS, STUDENT, TEACHER, evaluate
+from accdistill_jax.evaluation.evaluate import SPLITS, STUDENT, TEACHER, SplitEmbeddings, evaluate
 from accdistill_jax.evaluation.report.finished import is_finished, mark_finished, unmark
 from accdistill_jax.evaluation.report.report import write_run_report
 from accdistill_jax.labels import HEART_RATE
@@ -31,10 +32,37 @@ from accdistill_jax.training.metrics import read_metrics
 from accdistill_jax.training.metrics_sums import check_records, spoilt_files
 
 
-def report_stage(run: Run, *, durations_s: dict[str, float]) -> None:
-    """Evaluates the embeddings and writes the report, and one per unseen store beside it; says what came out.
+@dataclasses.dataclass(frozen=True)
+class _Report:
+    """Content of one report.
 
-    The embeddings are computed by all processes where they are not there; evaluating and writing is process 0's.
+    Attributes:
+        folder: the report is written here.
+        embedded: encoder -> split -> embeddings.
+        info: facts about the run, for the last section.
+        key: hash of everything the report is made from; a finished report with the same key stays.
+        stores: the example segments are drawn from these.
+        split: split of the example segments; None for all segments.
+        curves: stage -> metrics of its training.
+    """
+
+    folder: Path
+    embedded: Mapping[str, Mapping[str, SplitEmbeddings]]
+    info: dict
+    key: str
+    stores: Sequence[Store]
+    split: str | None
+    curves: Mapping[str, list[dict]] = dataclasses.field(default_factory=dict)
+
+
+def report_stage(run: Run, *, durations_s: dict[str, float]) -> None:
+    """Evaluates the embeddings and writes the report, and beside it one report per unseen store.
+
+    All processes compute missing embeddings together; process 0 evaluates and writes.
+
+    Args:
+        run: the run's context.
+        durations_s: stage -> its duration in seconds.
     """
     encoders = load_encoders(run)
     main = embeddings(run, encoders, "main", run.stores, main_rows(run))
@@ -42,31 +70,37 @@ def report_stage(run: Run, *, durations_s: dict[str, float]) -> None:
         name: (store, embeddings(run, encoders, f"unseen-{name}", (store,), {"test": [np.arange(store.num_segments)]}))
         for name, store in unseen_stores(run).items()
     }
-    run.peers.from_first("report", lambda: write_reports(run, encoders, main, unseen, durations_s))
+    run.peers.from_first("report", lambda: write_reports(run, encoders, main or {}, unseen, durations_s))
 
 
-def write_reports(run: Run, encoders: Encoders, main: dict, unseen: dict, durations_s: dict[str, float]) -> None:
+def write_reports(run: Run, encoders: Encoders, main: Mapping, unseen: Mapping, durations_s: dict[str, float]) -> None:
+    """Writes the reports, on process 0.
+
+    Args:
+        run: the run's context.
+        encoders: the evaluated encoders.
+        main: encoder -> split -> embeddings, of the stores that are trained on.
+        unseen: name -> (store, encoder -> "test" -> embeddings), of the unseen stores.
+        durations_s: stage -> its duration in seconds.
+    """
     curves = {name: records for name in ("teacher", "student") if (records := _curve(run, name))}
     info = _run_info(run, encoders, durations_s)
     made_from = [encoders.key, curves, plain(run.config.evaluation), info["versions"]]
     made_from.append([info["separation"].get(key) for key in ("equal names", "result", "warnings")])
-
-    def examples(stores: Sequence[Store], split: str | None) -> Callable[[], dict | None]:
-        return lambda: _examples(run, encoders.teacher, stores, split=split)
-
-    for name, (store, found) in unseen.items():
-        mixed = {e: {**main[e], "test": found[e]["test"]} for e in main}
+    for name, (store, embedded) in unseen.items():
+        mixed = {e: {**main[e], "test": embedded[e]["test"]} for e in main}
         info_here = {**info, "data": _data_info((store,)), "probes fitted on": _data_info(run.stores)}
-        folder, key = run.workdir / "unseen" / name, hash_of([made_from, store.fingerprint])
-        _report(run, folder, mixed, info_here, {}, examples((store,), None), key)
+        key = hash_of([made_from, store.fingerprint])
+        _write(run, encoders.teacher, _Report(run.workdir / "unseen" / name, mixed, info_here, key, (store,), None))
     if has_test_segments(run.stores):
-        _report(run, run.workdir, main, info, curves, examples(run.stores, "test"), hash_of(made_from))
+        report = _Report(run.workdir, main, info, hash_of(made_from), run.stores, "test", curves)
+        _write(run, encoders.teacher, report)
         for line in summary(run.workdir):
             run.say(line)
 
 
 def _curve(run: Run, stage: str) -> list[dict]:
-    """The metrics of a stage; none where they are not what the stage has written. Says what is wrong with its records."""
+    """The metrics of a stage; [] if they changed after the stage wrote them. Says in a line each what is wrong with them."""
     folder = run.workdir / "metrics"
 
     def read() -> dict[str, list]:
@@ -85,7 +119,7 @@ def _curve(run: Run, stage: str) -> list[dict]:
 
 
 def summary(folder: Path) -> list[str]:
-    """The head of a written report in a few lines for the console."""
+    """The first lines of a written report, for the console."""
     words = json.loads((folder / "report.json").read_text())["verdict"]
     asked = [row for row in words["answers"] if "heart rate" in row[0] or "same minute" in row[0]]
     answers = [f"  {question} {answer}".replace("**", "") for question, answer in asked]
@@ -93,27 +127,37 @@ def summary(folder: Path) -> list[str]:
     return [words["headline"], *answers, f"report: {folder / 'report.md'}{cautions}"]
 
 
-def _report(run: Run, folder: Path, embedded, info: dict, curves: dict, examples: Callable, key: str) -> None:
-    """Writes one report unless the one there was made from the same and is whole."""
-    c = run.config.evaluation
-    finished, damage = is_finished(folder, key)
+def _write(run: Run, teacher: Teacher | None, report: _Report) -> None:
+    """Writes one report, unless a whole one of the same key is there."""
+    folder, settings = report.folder, run.config.evaluation
+    finished, damage = is_finished(folder, report.key)
     if finished:
         run.say(f"report: {folder / 'report.md'} is finished before")
         return
     if damage:
         run.say(f"report: {damage}: the report is made again")
     evaluation = evaluate(
-        embedded, pool_sizes=(*c.pool_sizes, "all"), bootstrap_draws=c.bootstrap_draws, seed=run.config.seed
+        report.embedded,
+        pool_sizes=(*settings.pool_sizes, "all"),
+        bootstrap_draws=settings.bootstrap_draws,
+        seed=run.config.seed,
     )
     unmark(folder)
-    write_run_report(folder, evaluation, run_info=info, curves=curves, examples=examples(), seed=run.config.seed)
-    mark_finished(folder, key)
+    write_run_report(
+        folder,
+        evaluation,
+        run_info=report.info,
+        curves=report.curves,
+        examples=_examples(run, teacher, report.stores, split=report.split),
+        seed=run.config.seed,
+    )
+    mark_finished(folder, report.key)
     if folder != run.workdir:
         run.say(f"report: {folder / 'report.md'}")
 
 
 def _examples(run: Run, teacher: Teacher | None, stores: Sequence[Store], *, split: str | None) -> dict | None:
-    """A few segments with what the teacher's autoencoder makes of them, as `plots.example_segments` wants them."""
+    """A few segments and their reconstructions by the teacher's autoencoder, for `plots.example_segments`."""
     count = run.config.evaluation.examples
     if teacher is None or teacher.autoencoder is None or not count:
         return None
@@ -146,19 +190,20 @@ def _data_info(stores: Sequence[Store]) -> dict:
 
 def _separation(run: Run, encoders: Encoders) -> dict:
     """Result of comparing the stores, with a warning if a teacher from elsewhere may have learned from the test people."""
-    found = {**run.separation, "warnings": run.separation.get("warnings", [])}
+    result = {**run.separation, "warnings": run.separation.get("warnings", [])}
     if encoders.teacher is not None and run.config.teacher.path and encoders.teacher.data != run.data_fingerprint:
-        found["warnings"] = [
-            *found["warnings"],
+        result["warnings"] = [
+            *result["warnings"],
             (
                 f"the teacher ({run.config.teacher.path}) was trained on other stores than these, and its people were not compared: "
                 "none of them may be a test person here"
             ),
         ]
-    return found
+    return result
 
 
 def _run_info(run: Run, encoders: Encoders, durations_s: dict[str, float]) -> dict:
+    """Facts about the run for the report: config, versions, hardware, data, encoders."""
     environment = record.environment()
     parameters, fingerprints = {}, {}
     if encoders.teacher is not None:

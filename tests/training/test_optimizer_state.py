@@ -1,10 +1,13 @@
+import dataclasses
 import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from accdistill_jax.config.registry import Registry
 from accdistill_jax.runtime.parallel import SPLIT, WHOLE, Parallel
 from accdistill_jax.training.optimizer_state import make_layout
 
@@ -97,3 +100,19 @@ def test_a_training_changes_layout_and_number_of_devices_on_its_way(optimizer):
     ):
         params, opt_state, _ = train(layout, parallel, steps=2, first=first, params=params, opt_state=opt_state)
     close(reference[:2], (params, opt_state))
+
+
+@pytest.mark.parametrize("shards", [0, 4])
+def test_an_elementwise_optimizer_is_one_line_and_one_registration(monkeypatch, shards):
+    @dataclasses.dataclass(frozen=True)
+    class LionOptions:
+        b1: float = 0.9
+
+    registry = Registry("optimizer")
+    registry.register("lion", lambda config, options, leaves: optax.scale_by_lion(options.b1), options=LionOptions)
+    monkeypatch.setattr("accdistill_jax.training.optimizer.OPTIMIZERS", registry)
+    settings = types.SimpleNamespace(**(vars(TRAIN) | {"optimizer": "lion", "lion": {"b1": 0.8}}))
+    layout = make_layout(settings, parameters(), total_steps=10, num_segments=40, shards=shards)
+    params, state, _ = train(layout, Parallel())
+    moved = np.abs(params["odd"]["bias"] - parameters()["odd"]["bias"])
+    assert (moved > 1e-3).all() and jax.tree.map(np.shape, state) == jax.tree.map(np.shape, layout.init(parameters()))
