@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import ml_collections
 
+from accdistill_jax.config import convert
 from accdistill_jax.config.registry import OBJECTIVES
-from accdistill_jax.inputs.prepare import InputSettings
+from accdistill_jax.config.schema import EncoderConfig, HeadConfig, InputSettings
 from accdistill_jax.models.autoencoder import MaskedAutoencoder
 from accdistill_jax.models.build import build_encoder, build_head
 from accdistill_jax.objectives.base import Branch, Objective
@@ -81,11 +81,14 @@ def student_of(params: Any, meta: Mapping[str, Any], *, dtype) -> Student:
         meta: the export's metadata.
         dtype: compute dtype.
     """
-    head = build_head(ml_collections.ConfigDict(meta["head"])) if "teacher_head" in params else None
+    head = (
+        build_head(convert.section(HeadConfig, meta["head"], at="student.head")) if "teacher_head" in params else None
+    )
 
     def branch(modality: str, encoder: Any, signal: Mapping[str, Any]) -> Branch:
-        module = build_encoder(ml_collections.ConfigDict(encoder), dtype=dtype)
-        return Branch(modality, module, InputSettings(**signal["inputs"]), head)
+        module = build_encoder(convert.section(EncoderConfig, encoder, at="student.encoder"), dtype=dtype)
+        inputs = convert.section(InputSettings, signal["inputs"], at=f"inputs.{modality}")
+        return Branch(modality, module, inputs, head)
 
     return Student(
         branch("accel", meta["encoder"], meta["signal"]),

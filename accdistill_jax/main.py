@@ -30,25 +30,19 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from absl import app, flags
-from ml_collections import config_flags
 
-from accdistill_jax.config import validate as configs
-from accdistill_jax.config.load import (
-    check_config,
-    config_argument,
-    config_file,
-    default_workdir,
-    last_line,
-    wrong_value,
-)
+from accdistill_jax.config.load import default_workdir, last_line, load_config, split_overrides
 from accdistill_jax.errors import ExitStatus, UserError, without_passwords
 from accdistill_jax.runtime import interrupt, streams
 from accdistill_jax.runtime.ending import end, quieten
 from accdistill_jax.runtime.interrupt import Interruption
 from accdistill_jax.text import print_error
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config with an optional preset: distill[:PRESET], pretrain[:PRESET] or FILE.py[:PRESET]."
+_CONFIG = flags.DEFINE_string(
+    "config",
+    None,
+    "Config with an optional preset: distill[:PRESET], pretrain[:PRESET] or FILE.py[:PRESET]; "
+    "--config.KEY=VALUE changes a key.",
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir",
@@ -76,19 +70,22 @@ def start(argv: Sequence[str], *, prog: str = _PROG) -> NoReturn:
         argv: without the program's name.
         prog: the command's name in its help.
     """
-    sys.argv = [prog, *argv]  # the flag library reads the overrides of the config from there
-    app.run(main, argv=sys.argv, flags_parser=parse_flags)
+    app.run(main, argv=[prog, *argv], flags_parser=parse_flags)
     raise AssertionError("app.run returned")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Validates the config and hands over to `run.run`; returns 0, or ends the process with another exit status."""
-    del argv
+    """Loads the config and hands over to `run.run`; returns 0, or ends the process with another exit status.
+
+    Args:
+        argv: as from `parse_flags`.
+    """
     peers = None
     try:
-        config = _CONFIG.value
-        configs.validate(config)
-        workdir = _WORKDIR.value or default_workdir(config_argument(sys.argv))
+        if not _CONFIG.value:
+            raise UserError("no config given; add --config=distill (a preset of it: --config=distill:smoke)")
+        config = load_config(_CONFIG.value, argv[1:])
+        workdir = _WORKDIR.value or default_workdir(_CONFIG.value)
         early_stop.uninstall()
         with Interruption(at_once=True):
             # after the checks: jax takes seconds to import
@@ -128,7 +125,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         argv: as in sys.argv.
 
     Returns:
-        The program's name alone: every other word must be a flag.
+        The program's name and the overrides of the config, "--config.KEY=VALUE" each.
     """
     if any(argument in _HELP for argument in argv[1:]):
         module = flags.FLAGS.find_module_defining_flag("workdir")
@@ -136,34 +133,16 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         print(f"flags:\n{flags.FLAGS.module_help(module)}", end="")
         sys.exit(0)
     try:
-        check_config(argv)
-        rest = flags.FLAGS(_with_config_file(argv))
+        others, overrides = split_overrides(flags.FLAGS.read_flags_from_files(list(argv)))
+        rest = flags.FLAGS(others)
         if rest[1:]:
             raise UserError(f"unexpected argument {rest[1]!r}; settings are given as --config.KEY=VALUE")
         quieten()
-        return rest
+        return rest + overrides
     except UserError as error:
         sys.exit(_fail(error))
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        # absl and ml_collections report a wrong flag or value by any of these.
-        sys.exit(_fail(wrong_value(error) or last_line(error)))
-
-
-def _with_config_file(argv: Sequence[str]) -> list[str]:
-    """The command line with the argument of --config as "FILE.py[:PRESET]", which ml_collections opens."""
-
-    def whole(argument: str) -> str:
-        path, preset = config_file(argument)
-        return f"{path}:{preset}" if preset else str(path)
-
-    changed = list(argv)
-    for position, word in enumerate(changed):
-        for prefix in ("--config=", "-config="):
-            if word.startswith(prefix):
-                changed[position] = prefix + whole(word.removeprefix(prefix))
-        if word in ("--config", "-config") and position + 1 < len(changed):
-            changed[position + 1] = whole(changed[position + 1])
-    return changed
+    except flags.Error as error:
+        sys.exit(_fail(last_line(error)))
 
 
 def _fail(error: object) -> int:

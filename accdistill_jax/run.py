@@ -175,11 +175,10 @@ def alone_in(folder: Path) -> contextlib.AbstractContextManager[None]:
 
 
 def check_device_counts(config, parallel: Parallel) -> None:
-    for key in ("teacher.train", "student.train"):
-        block, name = key.split(".")
-        if block in config.stages and block in config:
-            settings = config[block][name]
-            parallel.check_batch(settings.batch_size, key=f"{key}.batch_size", micro_batches=settings.micro_batches)
+    for name in ("teacher", "student"):
+        if name in config.stages:
+            train = config.stage(name).train
+            parallel.check_batch(train.batch_size, key=f"{name}.train.batch_size", micro_batches=train.micro_batches)
 
 
 def synthetic_stores(config, workdir: Path, say: Callable[[str], None], *, progress: bool) -> tuple[Store, ...]:

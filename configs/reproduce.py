@@ -5,12 +5,14 @@ python -m accdistill_jax.reproduce --preset=cpu       # overnight at most, 2 cor
 python -m accdistill_jax.reproduce --preset=full --data STORE   # sizes of the paper, for accelerators
 """
 
+from ml_collections import ConfigDict
+
 from accdistill_jax.configs import distill
 
 PRESETS = ("smoke", "cpu", "full")
 
 
-def get_config(preset="cpu"):
+def get_config(preset: str = "cpu") -> ConfigDict:
     """The config from which every experiment of a preset starts."""
     if preset not in PRESETS:
         raise ValueError(f"configs/reproduce.py has no preset {preset!r}; it has: {', '.join(PRESETS)}")
@@ -23,7 +25,7 @@ def get_config(preset="cpu"):
                 duration="2 steps", warmup="0 steps", validate_every="2 steps", checkpoint_every="2 steps"
             )
     if preset == "cpu":
-        # more people than the main job's default, because targets of people are read too
+        # more participants than in the default config, because targets of participants are probed too
         config.data.synthetic.update(participants=1200, segments_per_participant=36)
         config.evaluation.train_segments = 8000
         config.evaluation.pool_sizes = (100, 1000)

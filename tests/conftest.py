@@ -105,16 +105,12 @@ def smoke_store(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def smoke_config(smoke_store):
-    """smoke_config(**{"dotted.key": value}) -> the smoke preset on `smoke_store`, validated and locked."""
-    from accdistill_jax.config import validate as configs
-    from configs import distill
+    """smoke_config(**{"dotted.key": value}) -> the smoke preset on `smoke_store`."""
+    from accdistill_jax.config.convert import changed
+    from accdistill_jax.config.load import load_config
 
     def make(**changes):
-        config = distill.get_config("smoke").unlock()
-        with config.ignore_type():
-            config.update_from_flattened_dict({"data.stores": (str(smoke_store),)} | changes)
-        configs.validate(config.lock())
-        return config
+        return changed(load_config("distill:smoke"), {"data.stores": (str(smoke_store),)} | changes)
 
     return make
 
@@ -122,13 +118,12 @@ def smoke_config(smoke_store):
 @pytest.fixture(scope="session")
 def finished(smoke_store, tmp_path_factory) -> Path:
     """Work directory of a finished run of the smoke preset on `smoke_store`; not to be changed, see `copy`."""
+    from accdistill_jax.config.convert import changed
+    from accdistill_jax.config.load import load_config
     from accdistill_jax.run import run
-    from configs import distill
 
     workdir = tmp_path_factory.mktemp("finished")
-    config = distill.get_config("smoke").unlock()
-    config.data.stores = (str(smoke_store),)
-    run(config.lock(), workdir)
+    run(changed(load_config("distill:smoke"), {"data.stores": (str(smoke_store),)}), workdir)
     return workdir
 
 

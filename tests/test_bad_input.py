@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from accdistill_jax.config.convert import changed
+from accdistill_jax.config.load import load_config
 from accdistill_jax.data.store.manifest import fingerprint
 from accdistill_jax.data.store.split import SplitRule
 from accdistill_jax.data.store.store import Store
@@ -53,13 +55,9 @@ def largest_file(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def teacher(smoke_store, tmp_path_factory) -> Path:
     """Work directory with a finished teacher and its checkpoints of steps 3 and 6; not to be changed."""
-    from configs import distill
-
     workdir = tmp_path_factory.mktemp("teacher")
-    config = distill.get_config("smoke").unlock()
-    config.data.stores = (str(smoke_store),)
-    config.stages = ("teacher",)
-    run(config.lock(), workdir)
+    changes = {"data.stores": (str(smoke_store),), "stages": ("teacher",)}
+    run(changed(load_config("distill:smoke"), changes), workdir)
     return workdir
 
 

@@ -26,19 +26,16 @@ def measured_labels(from_beats, window_hr_bpm):
 segments.measured_labels = measured_labels
 
 import numpy as np
-from accdistill_jax.config.validate import validate
+from accdistill_jax.config.load import load_config
 from accdistill_jax.data.store.opening import segment_columns
 from accdistill_jax.data.synthetic.synthetic import SyntheticSettings, write_store
 from accdistill_jax.evaluation.evaluate import SPLITS, SplitEmbeddings, evaluate
 from accdistill_jax.evaluation.report.verdict import verdict
 from accdistill_jax.reproduce.plan.variants import SUPERVISED
-from configs import distill
 
 store = write_store(sys.argv[1], SyntheticSettings(participants=3, segments_per_participant=6))
 columns = segment_columns((store,), [np.arange(store.num_segments)], same_names="same person")
-config = distill.get_config("smoke")
-config.student.supervised.target = "beat_s"
-validate(config)
+load_config("distill:smoke", ["--config.student.supervised.target=beat_s"])
 rng = np.random.default_rng(0)
 splits = {}
 for split in SPLITS:

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import yaml
 
-from accdistill_jax.config import validate as configs
+from accdistill_jax.config.convert import known_keys
+from accdistill_jax.config.load import load_config
 from accdistill_jax.data import recordings
 from accdistill_jax.data.prepare import __main__ as prepare
 from accdistill_jax.reproduce.plan.experiments import EXPERIMENTS
-from configs import distill, pretrain, reproduce
 
 REPOSITORY = Path(__file__).parents[1]
 README = REPOSITORY / "README.md"
@@ -34,10 +34,11 @@ COMMANDS = [
 ]
 PARSE = """
 import sys
+from absl import flags
 from accdistill_jax import main
-from accdistill_jax.config import validate as config
-main.parse_flags(sys.argv)
-config.validate(main._CONFIG.value)
+from accdistill_jax.config.load import load_config
+program, *overrides = main.parse_flags(sys.argv)
+load_config(flags.FLAGS.config, overrides)
 """
 
 
@@ -113,12 +114,11 @@ def test_configs_and_presets_exist():
     for name, preset in mentioned:
         if name == "common":
             continue
-        module = {"distill": distill, "pretrain": pretrain, "reproduce": reproduce}[name]
-        configs.validate(module.get_config(preset or "default"))
+        load_config(f"{name}:{preset}" if preset else name)
 
 
 def test_keys_exist():
-    known = configs.flatten(distill.get_config())
+    known = known_keys()
     mentioned = set(re.findall(r"--config\.([\w.]*\w)", TEXT)) | set(re.findall(r"`config\.([\w.]+)`", TEXT))
     sections = {key.rsplit(".", depth)[0] for key in known for depth in range(1, key.count(".") + 1)}
     assert mentioned and mentioned - known.keys() - sections - {"KEY", "x", "json"} == set()  # config.json is a file

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from accdistill_jax import main as main_module
 from accdistill_jax.benchmark.__main__ import build_parser as benchmark
 from accdistill_jax.config.load import load_config
 from accdistill_jax.data.prepare.__main__ import build_parser as prepare
 from accdistill_jax.errors import UserError
-from accdistill_jax.reproduce.plan.command_line import parse as reproduce
+from accdistill_jax.reproduce.plan.command_line import parse_command_line as reproduce
 from accdistill_jax.run import run
 from accdistill_jax.storage.folder import open_folder
 from accdistill_jax.storage.mirror import staging_folder
@@ -101,10 +100,6 @@ def test_every_path_of_every_command(home, repository, monkeypatch):
     assert benchmark("scaling").parse_args(["scaling", "--json=~/a.json"]).json == home / "a.json"
     (home / "mine.py").write_text(Path("configs/distill.py").read_text())
     assert load_config("~/mine.py:smoke", []).seed == load_config("configs/distill.py:smoke", []).seed
-    words = main_module._with_whole_config_path(
-        ["main", "--config=~/mine.py:smoke", "--config.seed=3", "-config", "~/x.py"]
-    )
-    assert words == ["main", f"--config={home}/mine.py:smoke", "--config.seed=3", "-config", f"{home}/x.py"]
 
 
 def test_a_work_directory_at_home(home, smoke_config, tmp_path, monkeypatch):

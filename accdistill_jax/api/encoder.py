@@ -10,13 +10,14 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from accdistill_jax.api.finding import find_export, open_address
+from accdistill_jax.config import convert
+from accdistill_jax.config.schema import EncoderConfig, InputSettings
 from accdistill_jax.errors import UserError
 from accdistill_jax.files import is_address
-from accdistill_jax.inputs.prepare import InputSettings, prepare
+from accdistill_jax.inputs.prepare import prepare
 from accdistill_jax.models.build import build_encoder
 from accdistill_jax.storage.export import load_params
 from accdistill_jax.user_paths import expanded
@@ -199,8 +200,10 @@ def _from_export(export: str, part: Part | None) -> TrainedEncoder:
     if part is not None and kind != part:
         raise UserError(f"{export} holds a {kind}, not a {part}; give the run's work directory or leave out part")
     signal = meta["signal"]
-    inputs = InputSettings(**signal["inputs"])
-    module = build_encoder(ml_collections.ConfigDict(meta["encoder"]), dtype=jnp.dtype(jnp.float32))
+    inputs = convert.section(InputSettings, signal["inputs"], at="inputs.accel")
+    module = build_encoder(
+        convert.section(EncoderConfig, meta["encoder"], at="student.encoder"), dtype=jnp.dtype(jnp.float32)
+    )
     params = jax.device_put(arrays["params" if kind == "teacher" else "encoder"])
 
     def embed(params: Any, signal_of_one: jax.Array, per_channel: jax.Array) -> jax.Array:

@@ -139,7 +139,7 @@ def row(*names: str) -> Rule:
     return Rule(accepts, f"a tuple ({', '.join(names)}) of positive whole numbers")
 
 
-def duration() -> Rule:
+def duration_text() -> Rule:
     """Rule of a duration in steps, examples or epochs."""
 
     def accepts(value: Any) -> bool:

@@ -1,95 +1,134 @@
-"""`--config=NAME|FILE.py[:PRESET] --config.KEY=VALUE`: read for commands that use argparse, checked for main.py, which uses absl."""
+"""`--config=NAME|FILE.py[:PRESET] --config.KEY=VALUE`: the one loader of configs, for every command."""
 
 import argparse
-import ast
 import importlib.util
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
 import accdistill_jax
-from accdistill_jax.config import validate as configs
+from accdistill_jax.config import tree
+from accdistill_jax.config.convert import section, value_of, with_changes
 from accdistill_jax.config.nearest import nearest
+from accdistill_jax.config.renamed import current_key
+from accdistill_jax.config.schema import Config
+from accdistill_jax.config.validate import check_together
 from accdistill_jax.errors import UserError
 from accdistill_jax.user_paths import expanded
 
-_FLAG = re.compile(r"--?config\.([^=]*)(=.*)?", re.DOTALL)
-OVERRIDE = re.compile(r"--config\.([^=]+)=(.*)", re.DOTALL)
+_OVERRIDE = re.compile(r"--?config\.([^=]*)(?:=(.*))?", re.DOTALL)
 _NAME = re.compile(r"\w+")  # of a shipped config; a file has a suffix
 _SHIPPED = Path(accdistill_jax.__file__).parent / "configs"
+
+
+def load_config(argument: str, overrides: Sequence[str] = ()) -> Config:
+    """The checked config of a command line.
+
+    Args:
+        argument: "NAME[:PRESET]" or "FILE.py[:PRESET]".
+        overrides: "--config.KEY=VALUE" each; they may name keys that the file does not list.
+
+    Raises:
+        UserError: no such file, preset or key, a file that fails, or a value that the config refuses.
+    """
+    given = read_config(argument)
+    listed: dict[str, list[str]] = {}
+    for key in tree.flatten(given):
+        listed.setdefault(current_key(key), []).append(key)
+    added = {}
+    for word in overrides:
+        match = _OVERRIDE.fullmatch(word)
+        if match is None:
+            raise UserError(f"unknown argument {word!r}; see --help")
+        key, text = match[1], match[2]
+        value = value_of(key, text or "")
+        if text is None:
+            raise UserError(f"{word} has no value; write {word}=VALUE")
+        if current_key(key) in listed:
+            # changed in the file's own object, so that values which refer to this one follow it
+            with given.unlocked(), given.ignore_type():
+                given.update_from_flattened_dict(dict.fromkeys(listed[current_key(key)], value))
+        else:
+            added[key] = value
+    config = with_changes(section(Config, given), added)
+    check_together(config)
+    return config
+
+
+def read_config(argument: str) -> ConfigDict:
+    """The values that a config file's `get_config` returns.
+
+    Raises:
+        UserError: no such file or preset, or a file that fails.
+    """
+    path, preset = config_file(argument)
+    try:
+        spec = importlib.util.spec_from_file_location("config", path)
+        if spec is None or spec.loader is None:
+            raise ImportError("no Python file; its name must end in .py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        config = module.get_config(preset) if preset else module.get_config()
+        if not isinstance(config, ConfigDict):
+            raise TypeError(f"get_config must return an ml_collections.ConfigDict, not {type(config).__name__}")
+        return config
+    except (Exception, SystemExit) as error:
+        # a config is Python code of the user's: anything can go wrong in it
+        raise UserError(f"config {argument}: {last_line(error)}") from error
+
+
+def is_override(word: str) -> bool:
+    """True for "--config.KEY=VALUE", or its first word if KEY and VALUE are two."""
+    return _OVERRIDE.fullmatch(word) is not None
+
+
+def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separates the overrides of the config from the other words of a command line.
+
+    Args:
+        words: "--config.KEY=VALUE", "--config.KEY VALUE" in two words, and others.
+
+    Returns:
+        The other words, and the overrides as "--config.KEY=VALUE" each.
+    """
+    others, overrides = [], []
+    remaining: Iterator[str] = iter(words)
+    for word in remaining:
+        match = _OVERRIDE.fullmatch(word)
+        if match is None:
+            others.append(word)
+        elif match[2] is None and (value := next(remaining, None)) is not None:
+            overrides.append(f"{word}={value}")
+        else:
+            overrides.append(word)
+    return others, overrides
 
 
 def parse_overridable(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Parses the arguments that the parser knows; of the others, returns the overrides of the config.
 
-    They are taken out first: argparse has words with a space, as `--config.student.train.duration=300 steps`, for values of the option
-    before them.
+    Overrides are taken out first: argparse takes a word with a space, as in `--config.student.train.duration=300 steps`, for
+    a value of the option before it.
 
     Returns:
-        The namespace, and what is for `load_config`: "--config.KEY=VALUE" each, then what nobody knows.
+        The namespace, and the words for `load_config`: overrides, then unknown words, which it refuses.
     """
-    overrides = [word for word in argv if OVERRIDE.fullmatch(word)]
-    known, unknown = parser.parse_known_args([word for word in argv if not OVERRIDE.fullmatch(word)])
+    others, overrides = split_overrides(argv)
+    known, unknown = parser.parse_known_args(others)
     return known, overrides + unknown
 
 
 def add_config(parser: argparse.ArgumentParser, default: str) -> None:
-    """Adds --config; overrides of it are for `parse_overridable`."""
+    """Adds --config; its overrides are for `parse_overridable`."""
     parser.add_argument("--config", default=default, metavar="CONFIG[:PRESET]", help=f"(default {default})")
-
-
-def load_config(argument: str, overrides: Sequence[str]) -> Any:
-    """A validated config.
-
-    Args:
-        argument: "NAME[:PRESET]" or "FILE.py[:PRESET]".
-        overrides: "--config.KEY=VALUE" each.
-
-    Raises:
-        UserError: no such file, preset or key, or a value that the config refuses.
-    """
-    path, preset = config_file(argument)
-    spec = importlib.util.spec_from_file_location("config", path)
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        config = module.get_config(preset) if preset else module.get_config()
-    except ValueError as problem:
-        raise UserError(f"config {argument}: {problem}") from problem
-    known = configs.flatten(config)
-    for text in overrides:
-        found = OVERRIDE.fullmatch(text)
-        if found is None:
-            raise UserError(f"unknown argument {text!r}; see --help")
-        if found[1] not in known:
-            raise configs.unknown_key(found[1], known)
-        try:
-            value = ast.literal_eval(found[2])
-        except (ValueError, SyntaxError):
-            value = found[2]
-        with config.unlocked(), config.ignore_type():
-            config.update_from_flattened_dict({found[1]: value})
-    configs.validate(config)
-    return config
 
 
 def default_workdir(argument: str) -> str:
     """The work directory of a config argument: "distill:smoke" or "configs/distill.py:smoke" -> "runs/distill-smoke"."""
     path, preset = _split(argument)
     return str(Path("runs") / (Path(path).stem + (f"-{preset}" if preset else "")))
-
-
-def config_argument(argv: Sequence[str]) -> str:
-    """The value of --config on a command line; UserError without one."""
-    for position, argument in enumerate(argv):
-        if argument in ("--config", "-config") and position + 1 < len(argv):
-            return argv[position + 1]
-        if argument.startswith(("--config=", "-config=")):
-            return argument.partition("=")[2]
-    raise UserError("no config given; add --config=distill (a preset of it: --config=distill:smoke)")
 
 
 def config_file(argument: str) -> tuple[Path, str]:
@@ -133,39 +172,8 @@ def _split(argument: str) -> tuple[str, str]:
     return path, preset
 
 
-def check_config(argv: Sequence[str]) -> None:
-    """Finds by itself what the flag library would report in many lines: the file, the preset, the keys."""
-    argument = config_argument(argv)
-    path, preset = config_file(argument)
-    known_keys = configs.flatten(_get_config(argument, path, preset))
-    for text in argv[1:]:
-        override = _FLAG.fullmatch(text)
-        if override and override[1] not in known_keys:
-            raise configs.unknown_key(override[1], known_keys)
-
-
-def _get_config(argument: str, path: Path, preset: str) -> Mapping:
-    try:
-        spec = importlib.util.spec_from_file_location("config", path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        config = module.get_config(preset) if preset else module.get_config()
-        if not isinstance(config, ConfigDict):
-            raise TypeError(f"get_config must return an ml_collections.ConfigDict, not {type(config).__name__}")
-        return config
-    except (Exception, SystemExit) as error:
-        # A config is Python code of the user's: anything can go wrong in it.
-        raise UserError(f"config {argument}: {last_line(error)}") from error
-
-
-def wrong_value(error: Exception) -> str | None:
-    """The rule that a flag's value broke, from the flag library's error; None for other errors."""
-    found = re.match(r"flag --config\.([^=]+)=(.*?): ", str(error), re.DOTALL)
-    rule = configs.find_rule(found[1]) if found else None
-    return f"config.{found[1]} = {found[2]!r} must be {rule.wanted}" if rule else None
-
-
 def last_line(error: BaseException) -> str:
     """The last line of an error's text, without the name of its kind."""
-    lines = [line.strip() for line in str(error.args[0] if error.args else error).splitlines() if line.strip()]
+    text = str(error.args[0]) if error.args and not isinstance(error, SyntaxError) else str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return re.sub(r"^\w+(Error|Exception): ", "", lines[-1]) if lines else type(error).__name__

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_collections
-
 import accdistill_jax
-from accdistill_jax.config.schema import FREE_KEYS, LATER_KEYS, ONLY_WITH, matches
-from accdistill_jax.config.validate import flatten
+from accdistill_jax.config import tree
+from accdistill_jax.config.convert import known_keys, parse
+from accdistill_jax.config.renamed import current_key, first_key
+from accdistill_jax.config.schema import Config
 from accdistill_jax.errors import UserError
 from accdistill_jax.files import read_regular, write_atomically
 
@@ -22,32 +22,43 @@ _DUMP_NAME = "config.json"
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-def config_hash(config: Mapping) -> str:
-    """Hash of everything in a config that decides the result (all but `FREE_KEYS`, and `LATER_KEYS` that change nothing)."""
-    return hashlib.sha256(json.dumps(_binding(flatten_json(config)), sort_keys=True).encode()).hexdigest()
+def config_hash(config: Config | Mapping[str, Any]) -> str:
+    """Hash of the keys that decide a run's result.
+
+    Args:
+        config: a config, or a part of one as nested values.
+    """
+    return hashlib.sha256(json.dumps(_binding(config), sort_keys=True).encode()).hexdigest()
 
 
-def flatten_json(config: Mapping) -> dict[str, Any]:
-    """`flatten` with values as JSON gives them back: lists for tuples."""
-    return json.loads(json.dumps(flatten(config)))
+def flatten_json(config: Config | Mapping[str, Any]) -> dict[str, Any]:
+    """All values by dotted key, as JSON gives them back: lists for tuples."""
+    return json.loads(json.dumps(tree.flatten(config)))
 
 
-def _binding(flat: Mapping[str, Any]) -> dict[str, Any]:
+def _binding(config: Config | Mapping[str, Any]) -> dict[str, Any]:
+    """The values that decide the result, by the first names of their keys.
+
+    Left out are keys that are free to change, sections that the chosen objective or architecture does not use, and keys
+    added later that have their default: runs begun before those keys existed continue.
+    """
+    flat, known = flatten_json(config), known_keys()
+
     def binds(key: str, value: Any) -> bool:
-        free = any(matches(key, pattern) for pattern in FREE_KEYS)
-        unused = any(
-            matches(key, pattern) and flat.get(decisive, LATER_KEYS.get(decisive)) != needed
-            for pattern, (decisive, needed) in ONLY_WITH.items()
-        )
-        return not free and not unused and not (key in LATER_KEYS and value == LATER_KEYS[key])
+        setting, default, only_with = known[key]
+        if setting.free:
+            return False
+        if only_with is not None:
+            decisive, needed = only_with
+            if flat.get(decisive, known[decisive].default) != needed:
+                return False
+        return not (setting.added and value == json.loads(json.dumps(default)))
 
-    return {key: value for key, value in flat.items() if binds(key, value)}
+    return {first_key(key): value for key, value in flat.items() if binds(key, value)}
 
 
 def environment() -> dict[str, Any]:
-    """Provenance of the numbers: versions, Python, machine, devices, git commit (None outside a checkout) and
-    source.
-    """
+    """Provenance of the numbers: versions, Python, machine, devices, git commit (None outside a checkout), source."""
     import jax
 
     devices = jax.devices()
@@ -101,31 +112,31 @@ def _git_commit() -> str | None:
     return commit.stdout.strip() + ("-modified" if dirty.stdout.strip() else "")
 
 
-def claim(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
-    """Makes a work directory this run's: writes `<workdir>/config.json` where there is none, else only compares with it.
+def claim(config: Config, workdir: str | os.PathLike[str]) -> None:
+    """Takes a work directory for a run: writes `<workdir>/config.json` if there is none, else only compares with it.
 
-    A start that is refused later so leaves the copy of what was done there; `dump` renews it at the end.
+    So a start that is refused later leaves the record of the earlier run as it is; `dump` renews it at the end.
 
     Args:
-        config: a validated config.
-        workdir: made where missing.
+        config: the run's config.
+        workdir: made if missing.
 
     Raises:
         UserError: as `dump`.
     """
     path = Path(workdir) / _DUMP_NAME
     if path.exists():
-        _refuse_other(_read(path), flatten_json(config), Path(workdir))
+        _refuse_other(load(path), config, Path(workdir))
     else:
         dump(config, workdir)
 
 
-def dump(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Path:
+def dump(config: Config, workdir: str | os.PathLike[str]) -> Path:
     """Writes `<workdir>/config.json`: the config and the environment; refuses to continue another run.
 
     Args:
-        config: a validated config.
-        workdir: made where missing.
+        config: the run's config.
+        workdir: made if missing.
 
     Returns:
         The path of the file.
@@ -136,8 +147,8 @@ def dump(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Path:
     workdir = Path(workdir)
     path = workdir / _DUMP_NAME
     if path.exists():
-        _refuse_other(_read(path), flatten_json(config), workdir)
-    text = json.dumps({"config": _nested(flatten(config)), "environment": environment()}, indent=1)
+        _refuse_other(load(path), config, workdir)
+    text = json.dumps({"config": tree.plain(config), "environment": environment()}, indent=1)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text + "\n")
@@ -146,60 +157,39 @@ def dump(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Path:
     return path
 
 
-def _refuse_other(before: Mapping, now: Mapping, workdir: Path) -> None:
-    before, now = _binding(flatten(before)), _binding(now)
+def _refuse_other(before: Config, now: Config, workdir: Path) -> None:
+    old, new, known = _binding(before), _binding(now), known_keys()
+    was, now_is = flatten_json(before), flatten_json(now)
     differing = sorted(
-        (key for key in before.keys() | now.keys() if before.get(key) != now.get(key)),
-        key=lambda key: (any(matches(key, pattern) for pattern in ONLY_WITH), key),  # what decides comes first
+        {current_key(key) for key in old.keys() | new.keys() if old.get(key) != new.get(key)},
+        # a key that chooses a section comes before the keys of the section
+        key=lambda key: (known[key].only_with is not None, key),
     )
     if differing:
-        shown = ", ".join(f"{key} (was {before.get(key)!r}, now {now.get(key)!r})" for key in differing[:4])
-        more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
+        changed = [key for key in differing if was[key] != now_is[key]]
+        shown = ", ".join(f"{key} (was {was[key]!r}, now {now_is[key]!r})" for key in changed[:4])
+        more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
         raise UserError(
             f"{workdir} belongs to a run with another config: {shown}{more}; "
             "set them back, choose another --workdir, or delete that folder"
         )
 
 
-def _nested(flat: Mapping[str, Any]) -> dict:
-    nested: dict = {}
-    for key, value in flat.items():
-        *blocks, last = key.split(".")
-        node = nested
-        for block in blocks:
-            node = node.setdefault(block, {})
-        node[last] = value
-    return nested
-
-
-def load(path: str | os.PathLike) -> ml_collections.FrozenConfigDict:
-    """Reads a config that `dump` wrote.
+def load(path: str | os.PathLike[str]) -> Config:
+    """Reads a config that `dump` wrote; keys that it lacks have their defaults.
 
     Args:
         path: the file, or the work directory that holds it.
 
-    Returns:
-        The config; sequences come back as tuples.
-
     Raises:
-        UserError: missing or unreadable; names the file.
+        UserError: missing or unreadable, or no config of this version; names the file.
     """
     path = Path(path)
-    return ml_collections.FrozenConfigDict(_read(path / _DUMP_NAME if path.is_dir() else path))
-
-
-def _read(path: Path) -> dict:
+    path = path / _DUMP_NAME if path.is_dir() else path
     try:
         config = json.loads(read_regular(path))["config"]
         if not isinstance(config, dict):
             raise ValueError("no mapping under the key 'config'")
-        return config
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as problem:
+        return parse(config)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, UserError) as problem:
         raise UserError(f"{path} cannot be read as a run's config ({problem}); restore or delete it") from problem
-
-
-def plain(section: Any) -> Any:
-    """A config section as nested dictionaries and lists for JSON."""
-    if hasattr(section, "items"):
-        return {key: plain(value) for key, value in section.items()}
-    return [plain(value) for value in section] if isinstance(section, (tuple, list)) else section

@@ -1,224 +1,360 @@
-"""Rules of the config's values: one table, from dotted key patterns to rules."""
+"""The config of a run: every key with its default, rule, unit and one line of documentation.
 
-import fnmatch
-from collections.abc import Iterator, Mapping
+`python -m accdistill_jax.config` prints all of it. The defaults are the shipped config `distill`; values that differ in a
+preset stand in configs/. A section's name in the dotted keys is the field's name; see `tree` for registered sections.
+"""
+
+import dataclasses
 from typing import Any
 
 from accdistill_jax.config.fields import (
-    Rule,
     above_zero,
     below_one,
-    duration,
+    duration_text,
     each,
     integer,
     literal,
     number,
-    row,
+    setting,
     size,
     text,
 )
-from accdistill_jax.labels import LABELS
+from accdistill_jax.config.registry import AUGMENTATIONS, ENCODERS, OBJECTIVES, OPTIMIZERS
+from accdistill_jax.config.tree import Options, choice, registered, section
 
 STAGES = ("data", "teacher", "student", "evaluation", "report")
-TEACHER_OBJECTIVES = ("masked", "contrastive")
-STUDENT_OBJECTIVES = ("distillation", "masked", "contrastive", "supervised", "joint")
 SAME_NAMES = ("same person", "different people")
+BANDS = ("full", "high", "low+high", "low+high+envelope")
+SCALES = ("std", "robust")
+# Augmentations of the first release: their keys decide the result even with a probability of 0, as they did then.
+FIRST_AUGMENTATIONS = ("cut_out", "magnitude_warp", "gaussian_noise", "channel_permute", "time_warp")
 
-
-# The first pattern that matches a key is its rule; `*` stands for anything, dots included.
-RULES: tuple[tuple[str, Rule], ...] = (
-    ("seed", integer()),
-    ("stages", each(literal(*STAGES), at_least=1)),
-    ("data.stores", each(text(empty=False))),
-    ("data.unseen_stores", each(text(empty=False))),
-    ("data.same_names", literal(*SAME_NAMES)),
-    ("data.weights", each(above_zero())),
-    ("data.participant_cap", integer()),
-    ("data.read_concurrency", integer(1, 4096)),
-    ("data.cache_mb", integer(0, 1_048_576)),
-    ("data.synthetic.participants", integer(1, 1_000_000)),
-    ("data.synthetic.segments_per_participant", integer(1, 10_000)),
-    ("data.synthetic.seed", integer()),
-    ("data.synthetic.ppg_channels", integer(1, 64)),
-    ("data.synthetic.workers", integer(1, 1024)),
-    ("inputs.*.bands", literal("full", "high", "low+high", "low+high+envelope")),
-    ("inputs.*.scale", literal("std", "robust")),
-    ("inputs.*.limit", number()),
-    ("inputs.*.rate_share", number(0.01, 1)),
-    ("inputs.*.step", number()),
-    ("inputs.*.axes", integer(0, 64)),
-    ("*.augment.*probability", number(0, 1)),
-    ("*.augment.*cut_out.strength", number(0, 1)),
-    ("*.augment.*strength", number()),
-    ("*.augment.*knots", integer(2, 1024)),
-    ("teacher.path", text()),
-    ("teacher.fingerprint", text()),
-    ("teacher.cached_views", integer(0, 1024)),
-    ("teacher.objective", literal(*TEACHER_OBJECTIVES)),
-    ("student.objective", literal(*STUDENT_OBJECTIVES)),
-    ("*.autoencoder.drop_fraction", number(0.01, 0.99)),
-    ("*.autoencoder.*", size()),
-    ("*.contrastive.positives", literal("participant", "segment")),
-    ("*.contrastive.temperature", above_zero()),
-    ("*.contrastive.koleo_weight", number()),
-    ("*.contrastive.momentum", below_one()),
-    ("*.contrastive.head.*", size()),
-    ("student.head.*", size()),
-    ("student.drop_fraction", number(0, 0.95)),
-    ("student.temperature", above_zero()),
-    ("student.teacher_to_student_weight", number(0, 1)),
-    ("student.contrastive_weight", number()),
-    ("student.regression_weight", number()),
-    ("student.regression", literal("cosine", "mse")),
-    ("student.supervised.target", literal(*LABELS)),
-    (
-        "student.supervised.label_fraction",
-        Rule(lambda v: number(0, 1).accepts(v) and v > 0, "a number above 0 and at most 1"),
-    ),
-    ("student.supervised.subset", integer()),
-    ("*.encoder.architecture", literal("transformer", "efficientnet")),
-    ("*.encoder.transformer.tokenizer", each(row("samples", "width"))),
-    ("*.encoder.transformer.positions", literal("sinusoidal", "relative", "sinusoidal+relative")),
-    ("*.encoder.transformer.residual", literal("float32", "compute")),
-    ("*.encoder.transformer.output", integer(0, 65_536)),
-    ("*.encoder.transformer.depth", integer(1, 1024)),
-    ("*.encoder.transformer.*", size()),
-    ("*.encoder.efficientnet.stem", row("width", "kernel", "stride")),
-    (
-        "*.encoder.efficientnet.stages",
-        each(row("width", "depth", "stride", "kernel", "expansion"), at_least=1),
-    ),
-    ("*.encoder.efficientnet.*", size()),
-    ("*.train.duration", duration()),
-    ("*.train.warmup", duration()),
-    ("*.train.*_every", duration()),
-    ("*.train.batch_size", integer(2)),
-    ("*.train.micro_batches", integer(1)),
-    ("*.train.validation_batches", integer()),
-    ("*.train.learning_rate", above_zero()),
-    ("*.train.final_learning_rate_fraction", number(0, 1)),
-    ("*.train.weight_decay", number()),
-    ("*.train.b1", below_one()),
-    ("*.train.b2", below_one()),
-    ("*.train.clip_norm", number()),
-    ("*.train.optimizer", literal("adamw", "muon")),
-    ("*.train.muon.momentum", below_one()),
-    ("*.train.muon.newton_schulz_steps", integer(1, 20)),
-    ("*.train.ema_decay", below_one()),
-    ("*.train.checkpoints_kept", integer(1)),
-    ("*.train.keep", literal("last", "best")),
-    ("evaluation.pool_sizes", each(integer(2))),
-    ("evaluation.batch_size", integer(1)),
-    ("evaluation.train_segments", integer(10)),
-    ("evaluation.bootstrap_draws", integer(2)),
-    ("evaluation.examples", integer()),
-    ("runtime.mapping", literal("shard_map", "pmap")),
-    ("runtime.optimizer_state", literal("replicated", "sharded")),
-    ("runtime.peer_timeout_s", number(1)),
-    ("runtime.hang_timeout_s", number(1)),
-    ("runtime.compute_dtype", literal("float32", "bfloat16")),
-    ("runtime.reader_threads", integer(1, 1024)),
-    ("runtime.prefetch_batches", integer(1, 65_536)),
-    ("runtime.rematerialise", literal("none", "blocks")),
-    ("runtime.compilation_cache", text()),
-    ("runtime.metrics", each(literal("tensorboard", "wandb", "mlflow"))),
-)
-
-# Names below a section whose rules above are for any name.
-_NAMES = {
-    "inputs.*": ("bands", "scale", "limit", "rate_share", "step", "axes"),
-    "contrastive": ("positives", "temperature", "koleo_weight", "momentum", "head.hidden", "head.output"),
-    "autoencoder": ("drop_fraction", "patch", "decoder_width", "decoder_depth", "decoder_heads"),
-    "head": ("hidden", "output"),
-    "transformer": ("patch", "width", "depth", "heads", "mlp", "tokenizer", "positions", "residual", "output"),
-    "efficientnet": ("stem", "stages", "head", "output"),
-    "augment": ("cut_out", "magnitude_warp", "gaussian_noise", "channel_permute", "time_warp"),
-    "augmentation": ("probability", "strength", "knots"),
-    "every": ("validate_every", "checkpoint_every", "log_every"),
+# Values of the default preset, minutes on two cores, where they differ from the paper's sizes, which are the defaults of
+# the registered options. Our choice.
+_SMALL_TRANSFORMER = {
+    "patch": 64,
+    "width": 96,
+    "depth": 3,
+    "mlp": 192,
+    "positions": "sinusoidal+relative",
+}
+_SMALL_EFFICIENTNET = {
+    "stem": (32, 15, 4),
+    "stages": ((32, 1, 2, 7, 2), (48, 2, 1, 15, 2), (64, 2, 2, 15, 2)),
+    "head": 128,
+    "output": 128,
+}
+_SMALL_OBJECTIVES = {
+    "autoencoder": {"drop_fraction": 0.5, "decoder_width": 64, "decoder_depth": 1},
+    "contrastive": {"head": {"hidden": 256}},
+}
+# arXiv 2312.05409
+_PAPER_PROBABILITIES = {
+    "cut_out": {"probability": 0.4},
+    "magnitude_warp": {"probability": 0.25},
+    "gaussian_noise": {"probability": 0.25},
+    "channel_permute": {"probability": 0.25},
+    "time_warp": {"probability": 0.15},
 }
 
 
-def required_keys(flat: Mapping[str, Any]) -> Iterator[str]:
-    """The keys that a flat config must have, given the stages and architectures it names."""
-    blocks = ("teacher", "student") if "student" in flat.get("stages", ()) else ("teacher",)
-    absent = () if "student" in blocks else ("student.",)
-    for pattern, _ in RULES:
-        if "*" not in pattern and not pattern.startswith(absent):
-            yield pattern
-        if pattern.startswith("*.train.") and "*" not in pattern[2:]:
-            yield from (f"{block}{pattern[1:]}" for block in blocks)
-    for modality in ("ppg", "accel"):
-        yield from (f"inputs.{modality}.{name}" for name in _NAMES["inputs.*"])
-    for block in blocks:
-        yield from (f"{block}.autoencoder.{name}" for name in _NAMES["autoencoder"])
-        yield from (f"{block}.contrastive.{name}" for name in _NAMES["contrastive"])
-    sections = {"teacher": ("teacher.augment",), "student": ("student.augment.accel", "student.augment.ppg")}
-    for block in blocks:
-        yield from (f"{block}.train.{name}" for name in _NAMES["every"])
-        yield f"{block}.encoder.architecture"
-        architecture = flat.get(f"{block}.encoder.architecture", "transformer")
-        yield from (f"{block}.encoder.{architecture}.{name}" for name in _NAMES[architecture])
-        for section in sections[block]:
-            yield from (f"{section}.{one}.{name}" for one in _NAMES["augment"] for name in _NAMES["augmentation"])
-    if "student" in blocks:
-        yield from (f"student.head.{name}" for name in _NAMES["head"])
+@dataclasses.dataclass(frozen=True)
+class SyntheticConfig:
+    """Synthetic recordings, made when `data.stores` is empty."""
+
+    participants: int = setting(400, integer(1, 1_000_000), "synthetic participants")
+    segments_per_participant: int = setting(
+        60, integer(1, 10_000), "minutes generated for each participant, before selection"
+    )
+    seed: int = setting(1, integer(), "seed of the generator")
+    ppg_channels: int = setting(2, integer(1, 64), "PPG channels")
+    workers: int = setting(2, integer(1, 1024), "processes that generate", free=True)
 
 
-# Keys that may change between a run and its continuation: they say how to run, not what comes out.
-FREE_KEYS = (
-    "stages",
-    "data.unseen_stores",
-    "data.same_names",
-    "data.read_concurrency",
-    "data.cache_mb",
-    "data.synthetic.workers",
-    "evaluation.*",
-    "*.train.micro_batches",
-    "*.train.checkpoints_kept",
-    "runtime.mapping",
-    "runtime.optimizer_state",
-    "runtime.*_timeout_s",
-    "runtime.reader_threads",
-    "runtime.prefetch_batches",
-    "runtime.rematerialise",
-    "runtime.compilation_cache",
-    "runtime.metrics",
-)
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Segments to train and test on."""
 
-# Keys that came later, and the value by which everything is as it was without them: a run begun before them goes on.
-LATER_KEYS = (
-    {
-        "teacher.cached_views": 0,
-        "teacher.objective": "masked",
-        "student.drop_fraction": 0.0,
-        "student.objective": "distillation",
-        "student.contrastive_weight": 1.0,
-        "student.regression_weight": 0.0,
-        "student.regression": "cosine",
-        "teacher.encoder.transformer.residual": "float32",
-        "student.encoder.transformer.residual": "float32",
-    }
-    | {f"{block}.train.optimizer": "adamw" for block in ("teacher", "student")}
-    | {
-        f"inputs.{name}.{key}": value
-        for name in ("ppg", "accel")
-        for key, value in (("rate_share", 1.0), ("step", 0.0), ("axes", 0))
-    }
-)
-
-# Sections that decide the result only where a key has a certain value.
-ONLY_WITH = {
-    f"{block}.{section}.*": (f"{block}.objective", objective)
-    for block in ("teacher", "student")
-    for section, objective in (("autoencoder", "masked"), ("contrastive", "contrastive"), ("supervised", "supervised"))
-} | {f"{block}.train.muon.*": (f"{block}.train.optimizer", "muon") for block in ("teacher", "student")}
+    stores: tuple[str, ...] = setting(
+        (), each(text(empty=False)), "paths or URLs of prepared stores; empty: synthetic data"
+    )
+    weights: tuple[float, ...] = setting((), each(above_zero()), "share of each store in a batch; empty: by size")
+    unseen_stores: tuple[str, ...] = setting(
+        (), each(text(empty=False)), "stores used only as further tests, all of their participants", free=True
+    )
+    same_names: str = setting(
+        "same person",
+        literal(*SAME_NAMES),
+        "meaning of a participant name that several stores have; the same person must be in the same split everywhere",
+        free=True,
+    )
+    participant_cap: int = setting(0, integer(), "most training segments of one participant; 0: no limit")
+    read_concurrency: int = setting(
+        128,
+        integer(1, 4096),
+        "requests at once to an object store; a segment takes two, so 128 at 20 ms each read 3200 segments/s at most",
+        free=True,
+    )
+    cache_mb: int = setting(
+        256,
+        integer(0, 1_048_576),
+        "memory for the shard indices and last segments read from an object store; 0: each batch fetches indices again",
+        unit="MB",
+        free=True,
+    )
+    synthetic: SyntheticConfig = section(SyntheticConfig)
 
 
-def matches(key: str, pattern: str) -> bool:
-    """True if a dotted key fits a pattern."""
-    return fnmatch.fnmatchcase(key, pattern)
+@dataclasses.dataclass(frozen=True)
+class InputSettings:
+    """Preparation of one modality's signal for its encoder; see inputs/prepare.py.
+
+    `bands` and `limit` are our choice. "full" is the signal as it is, presumably the paper's input. Separate channels of
+    slow and fast parts keep normalisation from burying a ballistocardiogram of a few mg under a change of posture. The
+    envelope of the fast part rises and falls once in a heart beat, as a pulse wave does.
+    """
+
+    bands: str = setting(
+        "full", literal(*BANDS), "parts of the signal, as channels: unchanged, above about 1.5 Hz, below it and above"
+    )
+    scale: str = setting(
+        "std",
+        literal(*SCALES),
+        "divisor of a segment: standard deviation, or mean absolute deviation, which bursts of motion move less",
+    )
+    limit: float = setting(
+        0.0, number(), "soft limit of the normalised signal, which tames bursts of motion; 0: none", unit="SD"
+    )
+    simulated_rate_fraction: float = setting(
+        1.0,
+        number(0.01, 1),
+        "sampling rate of a simulated, slower sensor as a fraction of the store's; 1: the recorded sensor",
+        added=True,
+    )
+    simulated_step: float = setting(
+        0.0,
+        number(),
+        "resolution of a simulated, coarser sensor: values are rounded to its multiples; 0: the recorded sensor",
+        unit="unit of the store (g)",
+        added=True,
+    )
+    simulated_axes: int = setting(
+        0,
+        integer(0, 64),
+        "channels of a simulated sensor with fewer axes: the first ones, the others are constant; 0: all",
+        added=True,
+    )
 
 
-def find_rule(key: str) -> Rule | None:
-    """The rule for a dotted key, or None where there is none."""
-    return next((rule for pattern, rule in RULES if matches(key, pattern)), None)
+@dataclasses.dataclass(frozen=True)
+class InputsConfig:
+    """Preparation of both modalities."""
+
+    ppg: InputSettings = section(InputSettings)
+    accel: InputSettings = section(InputSettings, bands="low+high", limit=4.0)
+
+    def of(self, modality: str) -> InputSettings:
+        """The settings of "ppg" or "accel"."""
+        return {"ppg": self.ppg, "accel": self.accel}[modality]
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+    """An encoder: one architecture, and the sizes of each."""
+
+    architecture: str = setting("transformer", choice(ENCODERS), "architecture, whose section below it counts")
+    options: Options = registered(ENCODERS, chosen_by="architecture", always_bind=("transformer", "efficientnet"))
+
+    @property
+    def chosen(self) -> Any:
+        """The options of the chosen architecture."""
+        return self.options[ENCODERS.entry(self.architecture).section]
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadConfig:
+    """A projection head: a perceptron with one hidden layer."""
+
+    hidden: int = setting(256, size(), "width of the hidden layer")
+    output: int = setting(128, size(), "width of the projection")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Training of one stage. Durations are "N steps", "N examples" or "N epochs"."""
+
+    duration: str = setting("500 steps", duration_text(), "length of the training")
+    batch_size: int = setting(128, integer(2), "global batch size", unit="segments")
+    micro_batches: int = setting(
+        1,
+        integer(1),
+        "pieces in which a device works through its part of the batch: less memory, same gradient",
+        free=True,
+    )
+    learning_rate: float = setting(2e-3, above_zero(), "peak learning rate")
+    warmup: str = setting("50 steps", duration_text(), "linear warm-up of the learning rate")
+    final_learning_rate_fraction: float = setting(
+        0.02, number(0, 1), "learning rate at the end of the cosine decay, as a fraction of the peak"
+    )
+    optimizer: str = setting("adamw", choice(OPTIMIZERS), "optimiser", added=True)
+    optimizers: Options = registered(OPTIMIZERS, chosen_by="optimizer")
+    weight_decay: float = setting(0.01, number(), "decoupled weight decay")
+    b1: float = setting(0.9, below_one(), "Adam's decay of the first moment")
+    b2: float = setting(0.98, below_one(), "Adam's decay of the second moment")
+    clip_norm: float = setting(1.0, number(), "largest norm of the gradient; 0: not limited")
+    ema_decay: float = setting(
+        0.0, below_one(), "decay per step of an average of the parameters, which is what is kept; 0: none"
+    )
+    validate_every: str = setting("200 steps", duration_text(), "interval of validation")
+    validation_batches: int = setting(4, integer(), "batches of a validation; 0: no validation")
+    checkpoint_every: str = setting("200 steps", duration_text(), "interval of checkpoints")
+    checkpoints_kept: int = setting(
+        2, integer(1), "newest checkpoints kept; the best by validation loss stays as well", free=True
+    )
+    log_every: str = setting("10 steps", duration_text(), "interval of logged metrics")
+    keep: str = setting("last", literal("last", "best"), "parameters that leave the stage: last, or best by validation")
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherConfig:
+    """The PPG teacher."""
+
+    path: str = setting("", text(), "export folder of a teacher trained elsewhere; empty: train one")
+    fingerprint: str = setting("", text(), "content hash that the teacher must have; empty: any")
+    cached_views: int = setting(
+        0,
+        integer(0, 1024),
+        "augmented views of each training segment that the teacher embeds before the student's training, so that a step "
+        "reads no PPG; 0: it runs in every step",
+        added=True,
+    )
+    objective: str = setting("masked", choice(OBJECTIVES, "teacher"), "training objective", added=True)
+    encoder: EncoderConfig = section(EncoderConfig, transformer=_SMALL_TRANSFORMER, efficientnet=_SMALL_EFFICIENTNET)
+    objectives: Options = registered(OBJECTIVES, role="teacher", chosen_by="objective", defaults=_SMALL_OBJECTIVES)
+    augment: Options = registered(AUGMENTATIONS, always_bind=FIRST_AUGMENTATIONS)
+    train: TrainConfig = section(TrainConfig)
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentAugmentConfig:
+    """Augmentations in the student's stage, of each modality."""
+
+    accel: Options = registered(AUGMENTATIONS, always_bind=FIRST_AUGMENTATIONS, defaults=_PAPER_PROBABILITIES)
+    ppg: Options = registered(AUGMENTATIONS, always_bind=FIRST_AUGMENTATIONS, defaults=_PAPER_PROBABILITIES)
+
+    def of(self, modality: str) -> Options:
+        """The augmentations of "accel" or "ppg"."""
+        return {"accel": self.accel, "ppg": self.ppg}[modality]
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentConfig:
+    """The accelerometer student."""
+
+    objective: str = setting(
+        "distillation",
+        choice(OBJECTIVES, "student"),
+        "training objective: distillation, or another one as a baseline; joint trains a PPG encoder of the teacher's shape",
+        added=True,
+    )
+    encoder: EncoderConfig = section(
+        EncoderConfig,
+        transformer=_SMALL_TRANSFORMER | {"width": 64, "mlp": 128, "tokenizer": ((8, 32), (32, 64)), "output": 128},
+        efficientnet=_SMALL_EFFICIENTNET,
+    )
+    head: HeadConfig = section(HeadConfig)
+    augment: StudentAugmentConfig = section(StudentAugmentConfig)
+    drop_fraction: float = setting(
+        0.0, number(0, 0.95), "fraction of the tokens that a Transformer student leaves out in training", added=True
+    )
+    temperature: float = setting(0.07, above_zero(), "temperature of the contrastive loss")
+    teacher_to_student_weight: float = setting(
+        0.5, number(0, 1), "weight of the loss from teacher to student (lambda); the other direction gets the rest"
+    )
+    contrastive_weight: float = setting(1.0, number(), "weight of distillation's contrastive loss", added=True)
+    regression_weight: float = setting(
+        0.0, number(), "weight of distillation's regression onto the teacher's embedding", added=True
+    )
+    regression: str = setting("cosine", literal("cosine", "mse"), "loss of that regression", added=True)
+    objectives: Options = registered(OBJECTIVES, role="student", chosen_by="objective", defaults=_SMALL_OBJECTIVES)
+    train: TrainConfig = section(TrainConfig, duration="700 steps")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """Evaluation of the encoders; none of these keys changes what is trained."""
+
+    batch_size: int = setting(250, integer(1), "segments embedded at once", free=True)
+    train_segments: int = setting(6000, integer(10), "most training segments that probes are fitted to", free=True)
+    pool_sizes: tuple[int, ...] = setting(
+        (100, 1000), each(integer(2)), "segments that retrieval chooses from, besides all test segments", free=True
+    )
+    bootstrap_draws: int = setting(100, integer(2), "resamplings of participants for confidence intervals", free=True)
+    examples: int = setting(4, integer(), "segments shown in the report", free=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class RuntimeConfig:
+    """How a run uses the machine."""
+
+    mapping: str = setting(
+        "shard_map", literal("shard_map", "pmap"), "transform that maps a step over devices; same numbers", free=True
+    )
+    optimizer_state: str = setting(
+        "replicated", literal("replicated", "sharded"), "optimiser state on every device, or split over them", free=True
+    )
+    compute_dtype: str = setting("float32", literal("float32", "bfloat16"), "dtype of the encoders' computation")
+    reader_threads: int = setting(2, integer(1, 1024), "threads that read batches", free=True)
+    prefetch_batches: int = setting(8, integer(1, 65_536), "batches read in advance", free=True)
+    rematerialise: str = setting(
+        "none",
+        literal("none", "blocks"),
+        "what the backward pass computes again: nothing, or each block (less memory, more time)",
+        free=True,
+    )
+    compilation_cache: str = setting(
+        "",
+        text(),
+        'folder of compiled programs; empty: JAX_COMPILATION_CACHE_DIR, else a per-user folder; "off": none',
+        free=True,
+    )
+    metrics: tuple[str, ...] = setting(
+        ("tensorboard",),
+        each(literal("tensorboard", "wandb", "mlflow")),
+        "copies of the metrics besides the JSON lines, which are always written",
+        free=True,
+        added=True,
+    )
+    peer_timeout_s: float = setting(
+        60.0, number(1), "silence after which a process counts as lost, and the others stop", unit="s", free=True
+    )
+    hang_timeout_s: float = setting(
+        600.0,
+        number(1),
+        "longest training step; after it, stacks are dumped and all processes stop; other waits get ten times as long",
+        unit="s",
+        free=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The config of a run."""
+
+    seed: int = setting(0, integer(), "seed of parameters, order of segments, augmentation and resampling")
+    stages: tuple[str, ...] = setting(
+        STAGES,
+        each(literal(*STAGES), at_least=1),
+        "stages to run, in this order; a finished stage is recognised and skipped",
+        free=True,
+    )
+    data: DataConfig = section(DataConfig)
+    inputs: InputsConfig = section(InputsConfig)
+    teacher: TeacherConfig = section(TeacherConfig)
+    student: StudentConfig = section(StudentConfig)
+    evaluation: EvaluationConfig = section(EvaluationConfig)
+    runtime: RuntimeConfig = section(RuntimeConfig)
+
+    def stage(self, name: str) -> TeacherConfig | StudentConfig:
+        """The section of a training stage, "teacher" or "student"."""
+        return {"teacher": self.teacher, "student": self.student}[name]

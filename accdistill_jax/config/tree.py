@@ -1,8 +1,8 @@
 """The typed config as a tree: sections of frozen dataclasses, and the dotted keys of their fields.
 
 A section is a frozen dataclass or an `Options`. The leaves are fields made by `fields.setting`; a field made by `section`
-holds a nested section; a field made by `registered` holds the sections that a registry's entries bring, whose names
-appear in dotted keys without the field's own name: `student.encoder.transformer.width` is
+holds a nested section; a field made by `registered` holds the sections that a registry's entries bring. Where one entry is
+chosen, the dotted keys leave out that field's name: `student.encoder.transformer.width` is
 `config.student.encoder.options["transformer"].width`.
 """
 
@@ -52,7 +52,8 @@ class Registered(NamedTuple):
     Attributes:
         registry: the registry that names the sections.
         role: name of the part of the config that chooses ("teacher", "student"); empty for any.
-        chosen_by: field beside this one that names the chosen entry; empty if all entries are used together.
+        chosen_by: field beside this one that names the chosen entry; empty if all entries are used together. The sections
+            of entries to choose from stand beside that field in dotted keys.
         always_bind: sections whose keys decide the result even while another entry is chosen: they are older than this
             distinction, and runs begun then must continue.
     """
@@ -133,10 +134,16 @@ def children(section: Any) -> Iterator[tuple[str, Any]]:
         return
     for field in dataclasses.fields(section):
         value = getattr(section, field.name)
-        if _REGISTERED in field.metadata:
+        if _stands_beside(field):
             yield from value.items()
         else:
             yield field.name, value
+
+
+def _stands_beside(field: dataclasses.Field) -> bool:
+    """True for a field whose registered sections stand beside it in dotted keys."""
+    described = field.metadata.get(_REGISTERED)
+    return described is not None and bool(described.chosen_by)
 
 
 def flatten(section: Any, prefix: str = "") -> dict[str, Any]:
@@ -193,7 +200,7 @@ def with_values(section: _T, values: Mapping[str, Any]) -> _T:
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(body):
         value = getattr(section, field.name)
-        if _REGISTERED in field.metadata:
+        if _stands_beside(field):
             changes[field.name] = with_values(value, {name: values[name] for name in value if name in values})
         else:
             changes[field.name] = _replaced(value, values, field.name)
@@ -219,9 +226,8 @@ def keys(section: Any, prefix: str = "") -> dict[str, Key]:
         if field.name in settings:
             described[name] = Key(settings[field.name], value, None)
         elif _REGISTERED in field.metadata:
-            described |= _registered_keys(value, field.metadata[_REGISTERED], prefix)
-        elif isinstance(value, Options):
-            raise TypeError(f"{name}: make the field with tree.registered")
+            inside = prefix if _stands_beside(field) else f"{name}."
+            described |= _registered_keys(value, field.metadata[_REGISTERED], inside)
         else:
             described |= keys(value, f"{name}.")
     return described

@@ -7,7 +7,6 @@ that the augmentation of a segment does not depend on how the batch is laid out 
 
 import functools
 from collections.abc import Mapping
-from typing import Any
 
 import chex
 import jax
@@ -133,7 +132,6 @@ def augment(keys: jax.Array, x: jax.Array, specs: Mapping[str, Augmentation], *,
     return augment_segment(keys[0], x[0])[None] if len(x) == 1 else jax.vmap(augment_segment)(keys, x)
 
 
-def augmentations(section: Any) -> dict[str, Augmentation]:
+def augmentations(section: Mapping[str, Augmentation]) -> dict[str, Augmentation]:
     """The augmentations of a config section, without those of probability 0."""
-    chosen = {name: spec for name, spec in section.items() if spec.probability > 0}
-    return {name: (AUGMENTATIONS.entry(name).options or Augmentation)(**spec) for name, spec in chosen.items()}
+    return {name: spec for name, spec in section.items() if spec.probability > 0}

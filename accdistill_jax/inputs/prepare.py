@@ -1,43 +1,14 @@
 """From stored int16 to an encoder's input, on the device: dequantise, split into bands, normalise."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from accdistill_jax.config.schema import InputSettings
 from accdistill_jax.runtime.platform import on_cpu
 
-
-class InputSettings(NamedTuple):
-    """Settings that decide how one modality is presented to its encoder.
-
-    Attributes:
-        bands: "full" is the signal as it is (the paper's presumable input); "high" only what is faster than about
-            1.5 Hz; "low+high" both as separate channels, so that normalisation does not bury a ballistocardiogram of
-            a few mg under a change of posture; "low+high+envelope" besides the envelope of the fast part, which rises and
-            falls once in a heart beat, as a pulse wave does, where the ballistocardiogram itself rings. Our choice.
-        limit: soft limit of the normalised signal in standard deviations (x / sqrt(1 + (x / limit)^2)), which tames
-            bursts of motion; 0 is none. Our choice.
-        scale: "std" divides by the segment's standard deviation; "robust" by the mean absolute deviation, which a
-            burst moves less.
-        rate_share: of a lesser sensor than the recorded one: its sampling rate as a share of the store's (25 Hz of 64
-            is 0.39); what lies above its Nyquist frequency is taken out. 1 is the recorded sensor.
-        step: of a lesser sensor: values are rounded to multiples of it, in the store's unit (g for acceleration: 0.015625
-            is the Empatica E4's 1/64 g); 0 is the recorded sensor.
-        axes: of a lesser sensor: channels that it has, the first ones; the others are constant. 0 is all.
-    """
-
-    bands: str = "full"
-    limit: float = 0.0
-    scale: str = "std"
-    rate_share: float = 1.0
-    step: float = 0.0
-    axes: int = 0
-
-
-BANDS = ("full", "high", "low+high", "low+high+envelope")
-SCALES = ("std", "robust")
 ENVELOPE_SAMPLES = 8  # two passes: -6 dB at about 3.5 Hz at 64 Hz
 SMOOTHING_SAMPLES = 16  # two passes of a 16-sample mean: -6 dB at about 1.8 Hz at 64 Hz
 
@@ -78,7 +49,7 @@ def normalise(x: jax.Array, *, scale: str) -> jax.Array:
     return centred / (spread + 1e-6)
 
 
-def lesser_sensor(x: jax.Array, settings: InputSettings) -> jax.Array:
+def simulated_sensor(x: jax.Array, settings: InputSettings) -> jax.Array:
     """Signal of a simulated sensor that is slower, coarser or has fewer axes, at the store's rate.
 
     A lower rate is an ideal low-pass at its Nyquist frequency on the segment and its mirror image (which has no jump at
@@ -86,22 +57,22 @@ def lesser_sensor(x: jax.Array, settings: InputSettings) -> jax.Array:
 
     Args:
         x: [batch, time, C] float32 in the store's unit.
-        settings: `rate_share`, `step` and `axes` are used.
+        settings: `simulated_rate_fraction`, `simulated_step` and `simulated_axes` are used.
 
     Returns:
         [batch, time, C] float32.
     """
-    if settings.rate_share < 1.0:
+    if settings.simulated_rate_fraction < 1.0:
         first = x[:, :1]
         mirrored = jnp.concatenate([x - first, (x - first)[:, ::-1]], axis=1)
         spectrum = jnp.fft.rfft(mirrored, axis=1)
-        kept = jnp.arange(spectrum.shape[1]) < settings.rate_share * (spectrum.shape[1] - 1)
+        kept = jnp.arange(spectrum.shape[1]) < settings.simulated_rate_fraction * (spectrum.shape[1] - 1)
         smooth = jnp.fft.irfft(jnp.where(kept[None, :, None], spectrum, 0), n=mirrored.shape[1], axis=1)
         x = smooth[:, : x.shape[1]].astype(jnp.float32) + first
-    if settings.step:
-        x = jnp.round(x / settings.step) * settings.step
-    if settings.axes and settings.axes < x.shape[-1]:
-        x = jnp.where(jnp.arange(x.shape[-1]) < settings.axes, x, 0.0)
+    if settings.simulated_step:
+        x = jnp.round(x / settings.simulated_step) * settings.simulated_step
+    if settings.simulated_axes and settings.simulated_axes < x.shape[-1]:
+        x = jnp.where(jnp.arange(x.shape[-1]) < settings.simulated_axes, x, 0.0)
     return x
 
 
@@ -117,7 +88,7 @@ def prepare(batch: Mapping[str, jax.Array], modality: str, settings: InputSettin
         [batch, time, C] float32, [batch, time, 2 C] for "low+high" (all low channels first), or [batch, time, 3 C] with the
         envelopes last.
     """
-    x = lesser_sensor(dequantise(batch, modality), settings)
+    x = simulated_sensor(dequantise(batch, modality), settings)
     if settings.bands != "full":
         x = x - x[:, :1]  # gravity off first: float32 keeps its digits for the few mg that matter
         low = moving_mean(moving_mean(x, SMOOTHING_SAMPLES), SMOOTHING_SAMPLES)

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 import chex
 import jax
 
+from accdistill_jax.config.schema import InputSettings
 from accdistill_jax.inputs.augment import augment
-from accdistill_jax.inputs.prepare import InputSettings, prepare, row_by_row
+from accdistill_jax.inputs.prepare import prepare, row_by_row
 from accdistill_jax.inputs.registered import Augmentation
 from accdistill_jax.inputs.streams import MODALITY_STREAMS, stream
 

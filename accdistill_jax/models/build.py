@@ -4,16 +4,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 
-from accdistill_jax.config.record import plain
 from accdistill_jax.config.registry import ENCODERS
+from accdistill_jax.config.schema import EncoderConfig, HeadConfig
+from accdistill_jax.config.tree import with_values
 from accdistill_jax.errors import UserError
 from accdistill_jax.models.autoencoder import MaskedAutoencoder, kept_count
 from accdistill_jax.models.efficientnet import EfficientNetEncoder, Stage
 from accdistill_jax.models.heads import ProjectionHead
 from accdistill_jax.models.protocol import Encoder
-from accdistill_jax.models.registered import Architecture
+from accdistill_jax.models.registered import Architecture, EfficientNetOptions, TransformerOptions
 from accdistill_jax.models.transformer import TransformerEncoder
 
 
@@ -22,7 +22,7 @@ def compute_dtype(name: str) -> jnp.dtype:
     return jnp.dtype(name)
 
 
-def build_encoder(config: Any, *, dtype: jnp.dtype, rematerialise: str = "none") -> Encoder:
+def build_encoder(config: EncoderConfig, *, dtype: jnp.dtype, rematerialise: str = "none") -> Encoder:
     """Encoder of `config.architecture`, [batch, time, C] -> [batch, D] float32.
 
     Args:
@@ -31,26 +31,25 @@ def build_encoder(config: Any, *, dtype: jnp.dtype, rematerialise: str = "none")
         rematerialise: "none", or "blocks": the backward pass recomputes each block.
     """
     build = architecture(config).load()
-    return build(config[config.architecture], dtype=dtype, rematerialise=rematerialise == "blocks")
+    return build(config.chosen, dtype=dtype, rematerialise=rematerialise == "blocks")
 
 
-def architecture(config: Any) -> Architecture:
+def architecture(config: EncoderConfig) -> Architecture:
     """The registered architecture of an `encoder` section."""
     return ENCODERS.get(config.architecture)
 
 
-def encoder_of_tokens(config: Any) -> ml_collections.ConfigDict:
+def encoder_of_tokens(config: EncoderConfig) -> EncoderConfig:
     """An `encoder` section without the layers that a loss on the tokens leaves untrained.
 
     A masked autoencoder's decoder reads the tokens; a layer on their mean would stay as initialised. A probe on the mean
     itself loses nothing.
     """
-    changed = ml_collections.ConfigDict(plain(config))
-    changed[changed.architecture].update(architecture(config).token_options)
-    return changed
+    section = ENCODERS.entry(config.architecture).section
+    return with_values(config, {section: architecture(config).token_options})
 
 
-def build_transformer(options: Any, *, dtype: jnp.dtype, rematerialise: bool) -> TransformerEncoder:
+def build_transformer(options: TransformerOptions, *, dtype: jnp.dtype, rematerialise: bool) -> TransformerEncoder:
     """The Transformer of its options."""
     return TransformerEncoder(
         patch=options.patch,
@@ -58,20 +57,19 @@ def build_transformer(options: Any, *, dtype: jnp.dtype, rematerialise: bool) ->
         depth=options.depth,
         heads=options.heads,
         mlp=options.mlp,
-        tokenizer=tuple((samples, width) for samples, width in options.tokenizer),
+        tokenizer=options.tokenizer,
         positions=options.positions,
         output=options.output,
         dtype=dtype,
         rematerialise=rematerialise,
-        # exports of earlier versions have no such key
-        residual=dtype if getattr(options, "residual", "float32") == "compute" else jnp.dtype(jnp.float32),
+        residual=dtype if options.residual == "compute" else jnp.dtype(jnp.float32),
     )
 
 
-def build_efficientnet(options: Any, *, dtype: jnp.dtype, rematerialise: bool) -> EfficientNetEncoder:
+def build_efficientnet(options: EfficientNetOptions, *, dtype: jnp.dtype, rematerialise: bool) -> EfficientNetEncoder:
     """The EfficientNet of its options."""
     return EfficientNetEncoder(
-        stem=tuple(options.stem),
+        stem=options.stem,
         stages=tuple(Stage(*stage) for stage in options.stages),
         head=options.head,
         output=options.output,
@@ -109,7 +107,7 @@ def build_autoencoder(encoder: Encoder, config: Any, *, samples: int, dtype: jnp
     )
 
 
-def build_head(config: Any) -> ProjectionHead:
+def build_head(config: HeadConfig) -> ProjectionHead:
     """Projection head of a `head` section: hidden, output."""
     return ProjectionHead(hidden=config.hidden, output=config.output)
 

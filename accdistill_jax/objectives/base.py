@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from accdistill_jax.inputs.prepare import InputSettings, prepare
+from accdistill_jax.config.schema import InputSettings
+from accdistill_jax.inputs.prepare import prepare
 from accdistill_jax.inputs.present import present
 from accdistill_jax.inputs.registered import Augmentation
 from accdistill_jax.models.protocol import Encoder, Head

@@ -7,6 +7,7 @@ from typing import Any
 import chex
 import jax
 
+from accdistill_jax.config.schema import StudentConfig, TeacherConfig
 from accdistill_jax.inputs import streams
 from accdistill_jax.models.build import build_head
 from accdistill_jax.objectives import losses
@@ -22,6 +23,7 @@ from accdistill_jax.objectives.base import (
     Segments,
     embedding_health,
 )
+from accdistill_jax.objectives.registered import ContrastiveOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +54,9 @@ class Contrastive(Objective):
     momentum: float = 0.0
 
     @classmethod
-    def from_config(cls, section: Any, parts: Parts) -> "Contrastive":
-        """See `Objective.from_config`; reads `contrastive`."""
-        options = section.contrastive
+    def from_config(cls, section: TeacherConfig | StudentConfig, parts: Parts) -> "Contrastive":
+        """See `Objective.from_config`; reads `ContrastiveOptions`."""
+        options = section.objectives.of(ContrastiveOptions)
         branch = dataclasses.replace(parts.branch, head=build_head(options.head))
         return cls(branch, options.positives, options.temperature, options.koleo_weight, options.momentum)
 

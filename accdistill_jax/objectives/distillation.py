@@ -8,6 +8,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from accdistill_jax.config.schema import StudentConfig
 from accdistill_jax.errors import UserError
 from accdistill_jax.inputs import streams
 from accdistill_jax.models.autoencoder import kept_count, random_order
@@ -78,7 +79,7 @@ class Distillation(Objective):
     drop_fraction: float = 0.0
 
     @classmethod
-    def from_config(cls, section: Any, parts: Parts) -> "Distillation":
+    def from_config(cls, section: StudentConfig, parts: Parts) -> "Distillation":
         """See `Objective.from_config`."""
         if parts.ppg is None:
             raise ValueError("distillation needs a frozen teacher")

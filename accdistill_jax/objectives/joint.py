@@ -7,6 +7,7 @@ from typing import Any
 import chex
 import jax
 
+from accdistill_jax.config.schema import StudentConfig
 from accdistill_jax.models.build import build_head
 from accdistill_jax.objectives.base import (
     Batch,
@@ -38,7 +39,7 @@ class JointTraining(Objective):
     contrast: CrossModalContrast
 
     @classmethod
-    def from_config(cls, section: Any, parts: Parts) -> "JointTraining":
+    def from_config(cls, section: StudentConfig, parts: Parts) -> "JointTraining":
         """See `Objective.from_config`."""
         if parts.ppg is None:
             raise ValueError("joint training needs a PPG encoder")

@@ -8,12 +8,14 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from accdistill_jax.config.schema import StudentConfig, TeacherConfig
 from accdistill_jax.inputs import streams
 from accdistill_jax.models.autoencoder import MaskedAutoencoder, dropped_patches, random_order
 from accdistill_jax.models.build import build_autoencoder
 from accdistill_jax.models.protocol import Module
 from accdistill_jax.objectives import losses
 from accdistill_jax.objectives.base import Batch, Branch, Metrics, Objective, Parts, StepFlops, embedding_health
+from accdistill_jax.objectives.registered import AutoencoderOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,10 +35,12 @@ class MaskedAutoencoding(Objective):
     model: MaskedAutoencoder
 
     @classmethod
-    def from_config(cls, section: Any, parts: Parts) -> "MaskedAutoencoding":
-        """See `Objective.from_config`; reads `autoencoder`."""
+    def from_config(cls, section: TeacherConfig | StudentConfig, parts: Parts) -> "MaskedAutoencoding":
+        """See `Objective.from_config`; reads `AutoencoderOptions`."""
         encoder = parts.branch.encoder
-        model = build_autoencoder(encoder, section.autoencoder, samples=parts.samples, dtype=parts.dtype)
+        model = build_autoencoder(
+            encoder, section.objectives.of(AutoencoderOptions), samples=parts.samples, dtype=parts.dtype
+        )
         return cls(parts.branch, model)
 
     def init(self, key: jax.Array, batch: Batch) -> Any:

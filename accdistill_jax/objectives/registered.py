@@ -7,6 +7,7 @@ from typing import Any
 
 from accdistill_jax.config.fields import above_zero, below_one, integer, literal, number, setting, size
 from accdistill_jax.config.registry import OBJECTIVES, resolve
+from accdistill_jax.config.schema import HeadConfig, StudentConfig
 from accdistill_jax.config.tree import section
 from accdistill_jax.errors import UserError
 from accdistill_jax.labels import LABELS
@@ -46,6 +47,11 @@ class RegisteredObjective:
     relative_step_time: float = 1.0
     check: Callable[[Any], None] | None = None
 
+    @property
+    def needs_teacher(self) -> bool:
+        """True if the objective learns from a frozen teacher."""
+        return self.ppg is PPG.FROZEN
+
     def load(self) -> Any:
         """The class, imported on first use."""
         return resolve(self.implementation)
@@ -63,28 +69,22 @@ class AutoencoderOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class ContrastiveHead:
-    """Sizes of the projection head of contrastive pretraining."""
-
-    hidden: int = setting(1024, size(), "width of the hidden layer")
-    output: int = setting(128, size(), "size of the projection")
-
-
-@dataclasses.dataclass(frozen=True)
 class ContrastiveOptions:
-    """Options of contrastive pretraining; the defaults are the values of arXiv 2312.05409."""
+    """Options of contrastive pretraining: InfoNCE with a momentum branch, and KoLeo; values of arXiv 2312.05409."""
 
     positives: str = setting(
         "participant",
         literal("participant", "segment"),
-        "second view of a segment: another segment of the participant, or the same segment",
+        "second view: another segment of the same participant, or the same segment",
     )
-    temperature: float = setting(0.04, above_zero(), "temperature of the softmax")
-    koleo_weight: float = setting(0.1, number(), "weight of the KoLeo term; 0: none")
+    temperature: float = setting(0.04, above_zero(), "temperature of the contrastive loss")
+    koleo_weight: float = setting(0.1, number(), "weight of the KoLeo regulariser; 0: none")
     momentum: float = setting(
-        0.99, below_one(), "decay per step of the average that encodes the second view; 0: the encoder itself"
+        0.99,
+        below_one(),
+        "decay per step of the averaged encoder that sees the second view; 0: the encoder itself sees it",
     )
-    head: ContrastiveHead = section(ContrastiveHead)
+    head: HeadConfig = section(HeadConfig, hidden=1024)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +96,8 @@ class SupervisedOptions:
     subset: int = setting(0, integer(), "seed of the choice of labelled segments")
 
 
-def _check_distillation(section: Any) -> None:
-    if not (section.contrastive_weight or section.regression_weight):
+def _check_distillation(student: StudentConfig) -> None:
+    if not (student.contrastive_weight or student.regression_weight):
         raise UserError(
             "config.student.contrastive_weight and config.student.regression_weight are both 0: nothing would be learned"
         )

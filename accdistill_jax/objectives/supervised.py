@@ -8,6 +8,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from accdistill_jax.config.schema import StudentConfig
 from accdistill_jax.models.heads import LinearHead
 from accdistill_jax.models.protocol import Head
 from accdistill_jax.objectives import losses
@@ -21,6 +22,7 @@ from accdistill_jax.objectives.base import (
     Parts,
     embedding_health,
 )
+from accdistill_jax.objectives.registered import SupervisedOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +43,9 @@ class Supervised(Objective):
     labels: Labelled
 
     @classmethod
-    def from_config(cls, section: Any, parts: Parts) -> "Supervised":
-        """See `Objective.from_config`; reads `supervised`."""
-        options = section.supervised
+    def from_config(cls, section: StudentConfig, parts: Parts) -> "Supervised":
+        """See `Objective.from_config`; reads `SupervisedOptions`."""
+        options = section.objectives.of(SupervisedOptions)
         branch = dataclasses.replace(parts.branch, head=LinearHead(1))
         return cls(branch, Labelled(options.target, options.label_fraction, options.subset))
 

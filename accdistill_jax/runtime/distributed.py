@@ -16,6 +16,7 @@ from jax._src import distributed as runtime  # its key-value store has no public
 
 import accdistill_jax
 from accdistill_jax.config import record
+from accdistill_jax.config.schema import Config
 from accdistill_jax.errors import ExitStatus, PeersMissing, UserError
 from accdistill_jax.runtime.abort_line import AbortLine
 from accdistill_jax.runtime.early_stop import IGNORED, SIGNALS
@@ -128,7 +129,7 @@ def stop() -> None:
         jax.distributed.shutdown()
 
 
-def facts(config: Any) -> dict[str, Any]:
+def facts(config: Config) -> dict[str, Any]:
     """Values that must be the same on every process before a run begins, by the name that a user reads."""
     return {
         **{f"config.{key}": value for key, value in record.flatten_json(config).items() if key not in _OWN_KEYS},

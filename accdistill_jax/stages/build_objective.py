@@ -1,34 +1,33 @@
 """Builds the objective of a stage: looks it up by its config section's name, hands it the encoders."""
 
-from typing import Any, Literal
-
-import ml_collections
+from typing import Literal
 
 from accdistill_jax.config.registry import OBJECTIVES
+from accdistill_jax.config.schema import Config, EncoderConfig, StudentConfig, TeacherConfig
+from accdistill_jax.config.tree import Options
 from accdistill_jax.inputs.augment import augmentations
-from accdistill_jax.inputs.prepare import InputSettings
 from accdistill_jax.models.build import build_encoder, compute_dtype, encoder_of_tokens
 from accdistill_jax.objectives.base import Branch, Objective, Parts
 from accdistill_jax.objectives.registered import PPG, RegisteredObjective
 
 
-def objective_of(section: Any) -> RegisteredObjective:
+def objective_of(section: TeacherConfig | StudentConfig) -> RegisteredObjective:
     """The registered objective of a "teacher" or "student" config section."""
     return OBJECTIVES.get(section.objective)
 
 
-def needs_teacher(config: Any) -> bool:
+def needs_teacher(config: Config) -> bool:
     """True if the student of a config learns from a frozen teacher."""
-    return objective_of(config.student).ppg is PPG.FROZEN
+    return objective_of(config.student).needs_teacher
 
 
-def trained_encoder(section: Any) -> ml_collections.ConfigDict:
+def trained_encoder(section: TeacherConfig | StudentConfig) -> EncoderConfig:
     """The `encoder` section of the encoder that a stage trains and exports."""
     return encoder_of_tokens(section.encoder) if objective_of(section).reads_tokens else section.encoder
 
 
 def build_objective(
-    config: Any, role: Literal["teacher", "student"], *, samples: int, teacher: Branch | None = None
+    config: Config, role: Literal["teacher", "student"], *, samples: int, teacher: Branch | None = None
 ) -> Objective:
     """The objective of a stage.
 
@@ -41,15 +40,14 @@ def build_objective(
     Raises:
         UserError: the objective's options do not suit the segments' length.
     """
-    section, registered = config[role], objective_of(config[role])
+    section, registered = config.stage(role), objective_of(config.stage(role))
     dtype = compute_dtype(config.runtime.compute_dtype)
 
-    def branch(modality: str, encoder: Any, specs: Any) -> Branch:
+    def branch(modality: str, encoder: EncoderConfig, specs: Options) -> Branch:
         module = build_encoder(encoder, dtype=dtype, rematerialise=config.runtime.rematerialise)
-        inputs = InputSettings(**config.inputs[modality])
-        return Branch(modality, module, inputs, augmentations=augmentations(specs))
+        return Branch(modality, module, config.inputs.of(modality), augmentations=augmentations(specs))
 
-    if role == "teacher":
+    if isinstance(section, TeacherConfig):
         trained, ppg = branch("ppg", trained_encoder(section), section.augment), None
     else:
         trained, ppg = branch("accel", trained_encoder(section), section.augment.accel), None

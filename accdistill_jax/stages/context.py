@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from accdistill_jax.config.schema import Config, InputSettings
+from accdistill_jax.config.tree import plain
 from accdistill_jax.data.store.store import Store
-from accdistill_jax.inputs.prepare import InputSettings
 from accdistill_jax.runtime.parallel import Parallel
 from accdistill_jax.runtime.peers.peers import Peers
 from accdistill_jax.storage.arrays import flatten, nest
@@ -22,7 +23,7 @@ class Run:
     """Context of a run.
 
     Attributes:
-        config: validated and locked.
+        config: the run's config.
         workdir: where results go.
         stores: the stores that are trained and evaluated on.
         parallel: the devices.
@@ -32,7 +33,7 @@ class Run:
         separation: what came of comparing the stores' people and segments (data/store/separation.py).
     """
 
-    config: Any
+    config: Config
     workdir: Path
     stores: tuple[Store, ...]
     parallel: Parallel
@@ -110,7 +111,7 @@ class Run:
 
     def inputs(self, modality: str) -> InputSettings:
         """Input settings of `modality` ("ppg" or "accel")."""
-        return InputSettings(**self.config.inputs[modality])
+        return self.config.inputs.of(modality)
 
     def signal_meta(self, modality: str) -> dict:
         """Description of the signal that an exported encoder reads: modality, rate, samples, channels, input settings."""
@@ -120,5 +121,5 @@ class Run:
             "rate_hz": store.rate_hz,
             "samples": store.samples,
             "channels": len(store.channels[modality]),
-            "inputs": self.inputs(modality)._asdict(),
+            "inputs": plain(self.inputs(modality)),
         }

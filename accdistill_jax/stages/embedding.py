@@ -5,10 +5,11 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from accdistill_jax.config.schema import Config
 from accdistill_jax.data.store.opening import (
     Signals,
     choose_rows,
@@ -141,7 +142,7 @@ def unseen_stores(run: Run) -> dict[str, Store]:
     return open_unseen(run.config, run.stores, run.config.data.unseen_stores)
 
 
-def open_unseen(config: Any, stores: Sequence[Store], paths: Sequence[str]) -> dict[str, Store]:
+def open_unseen(config: Config, stores: Sequence[Store], paths: Sequence[str]) -> dict[str, Store]:
     """Stores at paths of `config.data.unseen_stores` by folder name.
 
     Raises:

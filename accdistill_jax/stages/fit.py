@@ -50,11 +50,11 @@ def train_stage(
         UserError: no segments, a checkpoint of other data or another teacher, or a loss that is not finite.
         Interrupted: stopped by a signal, after saving.
     """
-    config, settings = run.config, run.config[name].train
+    config, settings = run.config, run.config.stage(name).train
     pipeline = Pipeline(
         run.stores,
         split="train",
-        weights=tuple(config.data.weights) or None,
+        weights=config.data.weights or None,
         batch_size=settings.batch_size,
         seed=config.seed,
         participant_cap=config.data.participant_cap or None,
@@ -170,7 +170,7 @@ def restore(
 
 def validation_batches(run: Run, name: str, source: Source) -> list[dict[str, np.ndarray]]:
     """This process's rows of the validation batches: fixed global batches of validation participants; [] for none."""
-    settings = run.config[name].train
+    settings = run.config.stage(name).train
     if not settings.validation_batches:
         return []
     rows = source.rows("validation") if source.rows else [store.indices("validation") for store in run.stores]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from accdistill_jax.config import record
-from accdistill_jax.config.record import plain
+from accdistill_jax.config.tree import plain
 from accdistill_jax.data.store.opening import has_test_segments
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.encoder import Teacher

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from accdistill_jax.config.record import plain
 from accdistill_jax.config.registry import OBJECTIVES
+from accdistill_jax.config.tree import plain
 from accdistill_jax.encoder import Student, Teacher, student_of
 from accdistill_jax.errors import UserError
 from accdistill_jax.models.build import compute_dtype

@@ -4,16 +4,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 
-from accdistill_jax.config.record import plain
+from accdistill_jax.config import convert
+from accdistill_jax.config.schema import EncoderConfig, InputSettings
+from accdistill_jax.config.tree import plain
 from accdistill_jax.data.store.opening import choose_rows
 from accdistill_jax.encoder import Teacher
 from accdistill_jax.errors import UserError
-from accdistill_jax.inputs.prepare import InputSettings
 from accdistill_jax.models.build import build_autoencoder, build_encoder, compute_dtype
 from accdistill_jax.objectives.base import Branch
+from accdistill_jax.objectives.registered import AutoencoderOptions
 from accdistill_jax.stages.build_objective import build_objective, trained_encoder
 from accdistill_jax.stages.context import Run
 from accdistill_jax.stages.fit import train_stage
@@ -46,7 +47,7 @@ def run_stage(run: Run) -> None:
         "kind": "teacher",
         "objective": config.objective,
         "encoder": plain(trained_encoder(config)),
-        "autoencoder": plain(config.autoencoder),
+        "autoencoder": plain(config.objectives.of(AutoencoderOptions)),
         "signal": run.signal_meta("ppg"),
         "fingerprints": fingerprints,
     }
@@ -86,15 +87,14 @@ def load_teacher(run: Run) -> Teacher:
     if not run.config.teacher.path:
         refuse_other(meta["fingerprints"], {"data": run.data_fingerprint}, where=str(path))
     dtype = compute_dtype(run.config.runtime.compute_dtype)
-    encoder = build_encoder(ml_collections.ConfigDict(meta["encoder"]), dtype=dtype)
+    encoder = build_encoder(convert.section(EncoderConfig, meta["encoder"], at="teacher.encoder"), dtype=dtype)
     autoencoder = None
     if "decoder" in params:
-        model = build_autoencoder(
-            encoder, ml_collections.ConfigDict(meta["autoencoder"]), samples=run.samples, dtype=dtype
-        )
+        options = convert.section(AutoencoderOptions, meta["autoencoder"], at="teacher.autoencoder")
+        model = build_autoencoder(encoder, options, samples=run.samples, dtype=dtype)
         autoencoder = (model, {"encoder": params["params"], "decoder": params["decoder"]})
     return Teacher(
-        Branch("ppg", encoder, InputSettings(**meta["signal"]["inputs"])),
+        Branch("ppg", encoder, convert.section(InputSettings, meta["signal"]["inputs"], at="inputs.ppg")),
         {key: params[key] for key in ("params", "mean", "std")},
         meta["fingerprint"],
         autoencoder,

@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from accdistill_jax.config.record import plain
+from accdistill_jax.config.renamed import with_first_keys
+from accdistill_jax.config.tree import plain
 from accdistill_jax.data.pipeline import chosen_rows
 from accdistill_jax.data.store.store import Store, signal_crc
 from accdistill_jax.encoder import Teacher
@@ -57,7 +58,7 @@ def plan_views(run: Run, teacher: Teacher, store: Store) -> ViewsPlan:
         "store": store.fingerprint,
         "rows": hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest(),
         "teacher": teacher.fingerprint,
-        "inputs": teacher.branch.inputs._asdict(),
+        "inputs": with_first_keys(plain(teacher.branch.inputs), at="inputs.ppg"),
         "augment": plain(config.student.augment.ppg),
         "views": config.teacher.cached_views,
         "seed": config.seed,

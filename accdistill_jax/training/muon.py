@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from accdistill_jax.config.schema import TrainConfig
 from accdistill_jax.training.optimizer import Leaves, Parts, adam
 from accdistill_jax.training.registered import MuonOptions
 
@@ -15,7 +16,7 @@ _RMS = 0.2  # root mean square of an update's entries, about that of AdamW, so t
 _EPSILON = 1e-8
 
 
-def muon(train_config: Any, options: MuonOptions, leaves: Leaves) -> optax.GradientTransformation:
+def muon(train_config: TrainConfig, options: MuonOptions, leaves: Leaves) -> optax.GradientTransformation:
     """The direction of Muon, before weight decay and learning rate.
 
     Matrices are the decayed leaves with two axes, except depthwise filters, whose rows and columns are no vector spaces.

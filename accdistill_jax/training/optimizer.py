@@ -12,6 +12,7 @@ import optax
 
 from accdistill_jax.config.duration import duration_steps
 from accdistill_jax.config.registry import OPTIMIZERS
+from accdistill_jax.config.schema import TrainConfig
 from accdistill_jax.errors import UserError
 
 # A parameter whose path contains one of these words does not decay, whatever its number of axes.
@@ -151,7 +152,7 @@ def global_norm(tree: Any, *, axis_name: str | None = None) -> jax.Array:
     return jnp.sqrt(squares if axis_name is None else jax.lax.psum(squares, axis_name))
 
 
-def adam(train_config: Any, options: None, leaves: Leaves) -> optax.GradientTransformation:
+def adam(train_config: TrainConfig, options: None, leaves: Leaves) -> optax.GradientTransformation:
     """The direction of Adam; with the common weight decay it is AdamW.
 
     Source: Loshchilov and Hutter, "Decoupled weight decay regularization", 2019.
@@ -161,7 +162,7 @@ def adam(train_config: Any, options: None, leaves: Leaves) -> optax.GradientTran
 
 
 def make_optimizer(
-    train_config: Any,
+    train_config: TrainConfig,
     params: Any,
     *,
     total_steps: int,
@@ -195,7 +196,7 @@ def make_optimizer(
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), leaf.dtype), params)
     leaves = Leaves(shapes, decay_mask(shapes), parts)
     entry = OPTIMIZERS.entry(train_config.optimizer)
-    options = entry.options(**getattr(train_config, entry.section)) if entry.options is not None else None
+    options = train_config.optimizers[entry.section] if entry.options is not None else None
     update = optax.chain(
         OPTIMIZERS.get(train_config.optimizer)(train_config, options, leaves),
         optax.add_decayed_weights(train_config.weight_decay, leaves.decayed),

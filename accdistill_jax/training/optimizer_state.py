@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec
 
+from accdistill_jax.config.schema import TrainConfig
 from accdistill_jax.runtime.parallel import AXIS, SPLIT, WHOLE, Parallel
 from accdistill_jax.training.optimizer import Optimizer, Parts, global_norm, make_optimizer
 
@@ -120,7 +121,7 @@ class Sharded:
 
 
 def make_layout(
-    train_config: Any, params: Any, *, total_steps: int, num_segments: int, shards: int = 0
+    train_config: TrainConfig, params: Any, *, total_steps: int, num_segments: int, shards: int = 0
 ) -> Replicated | Sharded:
     """The optimiser of a stage, and where its state lives.
 

@@ -10,8 +10,8 @@ from accdistill_jax.config.registry import OPTIMIZERS
 class MuonOptions:
     """Options of Muon; b1 and b2 of the `train` section are for the parameters that it leaves to Adam."""
 
-    momentum: float = setting(0.95, below_one(), "decay per step of the average of the gradient", added=True)
-    newton_schulz_steps: int = setting(5, integer(1, 20), "iterations that orthogonalise an update", added=True)
+    momentum: float = setting(0.95, below_one(), "decay per step of the average of the gradient")
+    newton_schulz_steps: int = setting(5, integer(1, 20), "iterations that orthogonalise an update")
 
 
 OPTIMIZERS.register("adamw", "accdistill_jax.training.optimizer:adam")

@@ -5,8 +5,8 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from accdistill_jax.config import validate as configs
-from configs import distill
+from accdistill_jax.config import tree
+from accdistill_jax.config.load import load_config
 from tests.bad_inputs.bases import SMOKE, Bases, run_arguments
 from tests.bad_inputs.case import MAIN, OUT, PREPARE, Case
 from tests.bad_inputs.mutations import HUGE
@@ -126,19 +126,19 @@ _FILES = [
     ("get_config = 5\n", "callable|config"),
     ("\0", "null"),
     ("\x80\xff", "utf|config"),
-    ("from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict()\n", "config"),
-    ("from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'seed': 0})\n", "stages|config"),
+    ("from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'sede': 0})\n", "config.sede"),
+    ("from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'seed': 'x'})\n", "config.seed"),
     (
         "from configs import distill\ndef get_config():\n    c = distill.get_config('smoke')\n    c.unlock()\n    c.sede = 1\n    return c\n",
         "config.sede",
     ),
     (
-        "from configs import distill\ndef get_config():\n    c = distill.get_config('smoke').unlock()\n    del c.student\n    return c\n",
-        "student",
+        "from configs import distill\ndef get_config():\n    c = distill.get_config('smoke').unlock()\n    c.student.heed = {}\n    return c\n",
+        "config.student.heed",
     ),
     (
-        "from configs import distill\ndef get_config():\n    c = distill.get_config('smoke').unlock()\n    del c.runtime.mapping\n    return c\n",
-        "config.runtime.mapping",
+        "from configs import distill\ndef get_config():\n    c = distill.get_config('smoke').unlock()\n    c.runtime.maping = 'pmap'\n    return c\n",
+        "config.runtime.maping",
     ),
     (
         "from configs import distill\ndef get_config():\n    c = distill.get_config('smoke').unlock()\n    c.student.train.b1 = 'x'\n    return c\n",
@@ -311,7 +311,7 @@ _FREE_TEXTS = ("teacher.path", "teacher.fingerprint", "runtime.compilation_cache
 
 
 def _wrong_values(rng: random.Random) -> Iterator[Case]:
-    config = configs.flatten(distill.get_config("smoke"))
+    config = tree.flatten(load_config("distill:smoke"))
     seen = set()
     while True:
         key = rng.choice([key for key in config if key not in _FREE_TEXTS])

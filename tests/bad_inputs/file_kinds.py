@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from accdistill_jax.config import record as config_record
+from accdistill_jax.config.convert import changed
+from accdistill_jax.config.load import load_config
 from accdistill_jax.data.preprocessing.segments import SegmentBatch
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.recording import Participant
@@ -31,7 +33,6 @@ from accdistill_jax.storage.mirror_files import Content, Journal, Known
 from accdistill_jax.storage.mirror_store import parse_manifest
 from accdistill_jax.training.metrics import MetricsFiles, read_metrics
 from accdistill_jax.training.metrics_sums import spoilt_files, sums_path
-from configs import distill
 
 MADE_AGAIN = "made again"  # not taken: the program makes it again
 PEOPLE = {"anna": 5, "ben": 3}
@@ -251,9 +252,7 @@ def _read_report(folder: Path) -> str:
 
 
 def _config(version: int):
-    config = distill.get_config("smoke").unlock()
-    config.evaluation.bootstrap_draws = 10 + version  # free to change
-    return config.lock()
+    return changed(load_config("distill:smoke"), {"evaluation.bootstrap_draws": 10 + version})  # free to change
 
 
 def _make_config(folder: Path, version: int) -> None:

@@ -5,34 +5,30 @@ import math
 import jax
 import pytest
 
-from accdistill_jax.config import validate as configs
+from accdistill_jax.config.convert import changed
+from accdistill_jax.config.load import load_config
 from accdistill_jax.models.build import parameter_count
 from accdistill_jax.run import run
 from accdistill_jax.storage.export import load_params
 from accdistill_jax.training.metrics import read_metrics
-from configs import distill
 
 STEPS, BATCH = 2, 4
 TRAINED_PARAMETERS = 7_122_944  # of the student with both heads, as launch/README.md counts them
 
 
 def paper(store, **changes):
-    config = distill.get_config("paper").unlock()
-    config.stages = ("data", "teacher", "student")
-    config.data.stores = (str(store),)
-    for stage in (config.teacher, config.student):
-        stage.train.update(
-            batch_size=BATCH,
-            duration=f"{STEPS} steps",
-            warmup="1 steps",
-            validate_every=f"{STEPS} steps",
-            validation_batches=0,
-            checkpoint_every=f"{STEPS} steps",
-            log_every="1 steps",
-        )
-    config.update_from_flattened_dict(changes)
-    configs.validate(config.lock())
-    return config
+    train = {
+        "batch_size": BATCH,
+        "duration": f"{STEPS} steps",
+        "warmup": "1 steps",
+        "validate_every": f"{STEPS} steps",
+        "validation_batches": 0,
+        "checkpoint_every": f"{STEPS} steps",
+        "log_every": "1 steps",
+    }
+    short = {f"{stage}.train.{name}": value for stage in ("teacher", "student") for name, value in train.items()}
+    run_on = {"stages": ("data", "teacher", "student"), "data.stores": (str(store),)}
+    return changed(load_config("distill:paper"), run_on | short | changes)
 
 
 @pytest.mark.slow
@@ -50,4 +46,4 @@ def test_teacher_and_student_train(smoke_store, tmp_path, dtype):
 
 
 def test_the_preset_computes_in_bfloat16_unless_asked():
-    assert distill.get_config("paper").runtime.compute_dtype == "bfloat16"
+    assert load_config("distill:paper").runtime.compute_dtype == "bfloat16"

@@ -30,7 +30,7 @@ def test_a_name_equals_its_file(repository):
     by_name, by_path = (
         load_config(argument, []) for argument in ("distill:smoke", f"{repository}/configs/distill.py:smoke")
     )
-    assert by_name.to_json() == by_path.to_json()
+    assert by_name == by_path
 
 
 def test_a_file_of_the_user_is_found_by_its_path(tmp_path):

@@ -64,14 +64,14 @@ FLAT = {
     "mine.petrol.piston.strokes": 2,
     "mine.petrol.piston.sizes": (),
     "mine.electric.range": 500,
-    "petrol.tank": 40,
-    "petrol.piston.strokes": 2,
-    "petrol.piston.sizes": (),
-    "electric.range": 300,
+    "parts.petrol.tank": 40,
+    "parts.petrol.piston.strokes": 2,
+    "parts.petrol.piston.sizes": (),
+    "parts.electric.range": 300,
 }
 
 
-def test_keys_leave_out_the_name_of_the_field_with_registered_sections():
+def test_keys_leave_out_the_name_of_the_field_whose_sections_are_chosen_from():
     garage = Garage()
     assert tree.flatten(garage) == FLAT == {key: known.default for key, known in tree.keys(garage).items()}
     assert tree.flatten(tree.nest(FLAT)) == FLAT
@@ -82,8 +82,8 @@ def test_registered_keys_say_when_they_count():
     known = tree.keys(Garage())
     assert known["mine.electric.range"].only_with == ("mine.engine", "battery")
     assert known["mine.petrol.piston.strokes"].only_with == ("mine.engine", "petrol")
-    assert known["petrol.tank"].only_with is None and not known["petrol.tank"].setting.added
-    assert known["electric.range"].setting.added and known["electric.range"].setting.unit == "km"
+    assert known["parts.petrol.tank"].only_with is None and not known["parts.petrol.tank"].setting.added
+    assert known["parts.electric.range"].setting.added and known["parts.electric.range"].setting.unit == "km"
 
 
 def test_the_rule_of_a_choice_follows_the_registry_and_the_role():

@@ -3,10 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from accdistill_jax.config.schema import BANDS, SCALES, InputSettings
 from accdistill_jax.inputs.prepare import (
-    BANDS,
-    SCALES,
-    InputSettings,
     dequantise,
     moving_mean,
     normalise,

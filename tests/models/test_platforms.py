@@ -3,14 +3,14 @@
 import functools
 
 import jax
-import ml_collections
 import numpy as np
 import pytest
 
 from accdistill_jax.benchmark.model import program
+from accdistill_jax.config.convert import changed
+from accdistill_jax.config.load import load_config
 from accdistill_jax.runtime import platform as runtime_platform
 from accdistill_jax.runtime.parallel import Parallel
-from configs import distill
 
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 
@@ -18,10 +18,8 @@ PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 @functools.cache  # some seconds each
 def lowered(platform: str) -> str:
     """StableHLO of the student's training step, two segments."""
-    config = distill.get_config("paper")
-    for who in ("teacher", "student"):
-        config[who].encoder.transformer.depth = 2
-    work = program.describe(ml_collections.FrozenConfigDict(config), "student")
+    depths = {f"{stage}.encoder.transformer.depth": 2 for stage in ("teacher", "student")}
+    work = program.describe(changed(load_config("distill:paper"), depths), "student")
     parallel = Parallel(devices=jax.devices()[:1])
     built = program.build(work, parallel)
     state = built.start(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), work.params), parallel)

@@ -5,20 +5,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from accdistill_jax.config.schema import Config
+from accdistill_jax.config.tree import with_values
 from accdistill_jax.models.build import build_autoencoder, build_encoder
-from configs import common
+from accdistill_jax.objectives.registered import AutoencoderOptions
 
 
 def encoder(architecture, rematerialise):
-    config = common.encoder_small(architecture)
-    config.transformer.update(width=16, heads=2, mlp=32)
-    config.efficientnet.update(stem=(8, 15, 8), stages=((16, 2, 2, 7, 2),), head=32, output=16)
+    sizes = {
+        "transformer": dict(width=16, heads=2, mlp=32),
+        "efficientnet": dict(stem=(8, 15, 8), stages=((16, 2, 2, 7, 2),), head=32, output=16),
+    }
+    config = with_values(Config().teacher.encoder, {"architecture": architecture} | sizes)
     return build_encoder(config, dtype=jnp.float32, rematerialise=rematerialise)
 
 
 def autoencoder(architecture, rematerialise):
-    config = common.autoencoder(drop_fraction=0.5, decoder_width=16, decoder_depth=2, decoder_heads=2)
-    config.patch = 64
+    config = AutoencoderOptions(drop_fraction=0.5, patch=64, decoder_width=16, decoder_depth=2, decoder_heads=2)
     return build_autoencoder(encoder(architecture, rematerialise), config, samples=640, dtype=jnp.float32)
 
 

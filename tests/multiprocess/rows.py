@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from accdistill_jax.config.schema import TrainConfig
 from accdistill_jax.data.pipeline import Pipeline
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.inputs.augment import order
@@ -28,7 +29,6 @@ from accdistill_jax.runtime.parallel import AXIS, Parallel
 from accdistill_jax.training.optimizer import make_optimizer
 from accdistill_jax.training.optimizer_state import Replicated
 from accdistill_jax.training.step import LoopSettings, initial_state, make_step
-from configs import common
 
 STRENGTH = {"cut_out": 0.1, "magnitude_warp": 0.1, "gaussian_noise": 0.05, "channel_permute": 1.0, "time_warp": 0.005}
 AUGMENTATIONS = {name: Augmentation(0.5, STRENGTH[name], 6) for name in order()}
@@ -94,8 +94,7 @@ def row_hashes(store: str, parallel: Parallel, peers, *, batch_size: int, steps:
     trained = objective()
     one = {key: value[:1] for key, value in pipeline.batch(0).items()}
     params = jax.device_get(jax.jit(trained.init)(jax.random.key(SEED), one))
-    settings = common.train(duration=f"{steps} steps", batch_size=batch_size, learning_rate=1e-3)
-    settings.warmup = "1 steps"
+    settings = TrainConfig(duration=f"{steps} steps", warmup="1 steps", batch_size=batch_size, learning_rate=1e-3)
     optimizer = make_optimizer(settings, params, total_steps=steps)
     layout = Replicated(optimizer)
     loop = LoopSettings(steps, steps, steps, 1, ema_decay=0.0, seed=SEED)

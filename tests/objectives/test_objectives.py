@@ -4,9 +4,10 @@ import numpy as np
 import optax
 import pytest
 
+from accdistill_jax.config.schema import InputSettings
 from accdistill_jax.inputs import streams
 from accdistill_jax.inputs.augment import order as names
-from accdistill_jax.inputs.prepare import InputSettings, prepare
+from accdistill_jax.inputs.prepare import prepare
 from accdistill_jax.inputs.present import present
 from accdistill_jax.inputs.registered import Augmentation
 from accdistill_jax.inputs.streams import stream

@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from accdistill_jax.inputs.prepare import InputSettings, prepare
+from accdistill_jax.config.schema import InputSettings
+from accdistill_jax.inputs.prepare import prepare
 from accdistill_jax.inputs.registered import Augmentation
 from accdistill_jax.models.heads import LinearHead, ProjectionHead
 from accdistill_jax.models.transformer import TransformerEncoder

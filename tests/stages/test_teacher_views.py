@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from accdistill_jax.config.convert import changed
+from accdistill_jax.config.load import load_config
 from accdistill_jax.data.store.store import Store, signal_crc
 from accdistill_jax.errors import UserError
 from accdistill_jax.run import run
@@ -35,12 +37,8 @@ def own_store(smoke_store, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def teacher(own_store, tmp_path_factory) -> Path:
     """Export of a teacher of six steps."""
-    from configs import distill
-
-    config = distill.get_config("smoke").unlock()
-    config.data.stores, config.stages = (str(own_store),), ("teacher",)
     workdir = tmp_path_factory.mktemp("teacher")
-    run(config.lock(), workdir)
+    run(changed(load_config("distill:smoke"), {"data.stores": (str(own_store),), "stages": ("teacher",)}), workdir)
     return workdir / "teacher" / "export"
 
 
@@ -118,12 +116,11 @@ def kept(own_store, teacher, tmp_path_factory):
     from accdistill_jax.runtime.peers.peers import Peers
     from accdistill_jax.stages.context import Run
     from accdistill_jax.stages.teacher import load_teacher
-    from configs import distill
 
-    config = distill.get_config("smoke").unlock()
-    config.data.stores, config.teacher.path, config.teacher.cached_views = (str(own_store),), str(teacher), 3
+    changes = {"data.stores": (str(own_store),), "teacher.path": str(teacher), "teacher.cached_views": 3}
+    config = changed(load_config("distill:smoke"), changes)
     workdir = tmp_path_factory.mktemp("kept")
-    this = Run(config.lock(), workdir, (Store.open(own_store),), Parallel(), Peers.alone(), lambda line: None)
+    this = Run(config, workdir, (Store.open(own_store),), Parallel(), Peers.alone(), lambda line: None)
     loaded = load_teacher(this)
     teacher_views.prepare_views(this, loaded)
     return this, loaded, plan_views(this, loaded, this.stores[0])
@@ -217,28 +214,31 @@ def test_a_record_that_was_changed_counts_as_none(kept, copied):
 
 def test_the_key_tells_apart_what_gives_other_embeddings(kept):
     this, teacher, plan = kept
-    config = this.config.copy_and_resolve_references().unlock()
     keys = {plan.key}
-    for section, name, value in (
-        (config, "seed", 1),
-        (config.teacher, "cached_views", 2),
-        (config.student.augment.ppg.cut_out, "strength", 0.2),
-        (config.data, "participant_cap", 2),
+    for change in (
+        {"seed": 1},
+        {"teacher.cached_views": 2},
+        {"student.augment.ppg.cut_out.strength": 0.2},
+        {"data.participant_cap": 2},
     ):
-        before = section[name]
-        section[name] = value
-        keys.add(
-            plan_views(
-                type(this)(config, *(getattr(this, f) for f in ("workdir", "stores", "parallel", "peers", "say"))),
-                teacher,
-                plan.store,
-            ).key
-        )
-        section[name] = before
+        keys.add(plan_views(replace(this, config=changed(this.config, change)), teacher, plan.store).key)
     keys.add(plan_views(this, replace(teacher, fingerprint="0" * 64), plan.store).key)
-    branch = replace(teacher.branch, inputs=teacher.branch.inputs._replace(limit=4.0))
+    branch = replace(teacher.branch, inputs=replace(teacher.branch.inputs, limit=4.0))
     keys.add(plan_views(this, replace(teacher, branch=branch), plan.store).key)
     assert len(keys) == 7
+
+
+def test_renamed_input_settings_keep_the_key(kept):
+    """Views that were computed before the renaming are found again."""
+    _, _, plan = kept
+    assert plan.described["inputs"] == {
+        "bands": "full",
+        "scale": "std",
+        "limit": 0.0,
+        "rate_share": 1.0,
+        "step": 0.0,
+        "axes": 0,
+    }
 
 
 def test_where_views_are_kept(kept, tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 """Muon: its update written out, and a training with it that learns, stops and continues to the same bits."""
 
+import dataclasses
 import signal
-import types
 
 import jax
 import jax.numpy as jnp
@@ -9,17 +9,20 @@ import numpy as np
 import optax
 import pytest
 
+from accdistill_jax.config.schema import TrainConfig
+from accdistill_jax.config.tree import Options
 from accdistill_jax.errors import UserError
 from accdistill_jax.runtime.interrupt import Interrupted
 from accdistill_jax.runtime.parallel import Parallel
 from accdistill_jax.training.muon import orthogonalise
 from accdistill_jax.training.optimizer import make_optimizer
 from accdistill_jax.training.optimizer_state import make_layout
+from accdistill_jax.training.registered import MuonOptions
 from tests.training.linear_stage import SETTINGS, batches_then_signal, first_params, metrics_of, run, same_bits
 
-TRAIN = types.SimpleNamespace(
+TRAIN = TrainConfig(
     optimizer="muon",
-    muon={"momentum": 0.9, "newton_schulz_steps": 5},
+    optimizers=Options({"muon": MuonOptions(momentum=0.9)}),
     batch_size=8,
     learning_rate=2e-2,
     warmup="0 steps",
@@ -55,9 +58,7 @@ def test_update_equals_muon_written_out():
     gradients = [jax.tree.map(lambda p, k=k: matrix(1, p.size, seed=k).reshape(p.shape), params) for k in range(1, 5)]
     transform = make_optimizer(TRAIN, params, total_steps=20).transform
     ours, state = params, transform.init(params)
-    adam = make_optimizer(
-        types.SimpleNamespace(**(vars(TRAIN) | {"optimizer": "adamw"})), params, total_steps=20
-    ).transform
+    adam = make_optimizer(dataclasses.replace(TRAIN, optimizer="adamw"), params, total_steps=20).transform
     by_adam, adam_state = params, adam.init(params)
     expected, average = params["kernel"].astype(np.float64), 0.0
     for gradient in gradients:
@@ -88,7 +89,7 @@ def test_matrices_have_one_moment_and_other_parameters_two():
 def test_the_state_of_adamw_is_that_of_optax():
     """Checkpoints from before there was a choice continue."""
     params = {"kernel": matrix(3, 5), "bias": matrix(1, 5)[0]}
-    settings = types.SimpleNamespace(**(vars(TRAIN) | {"optimizer": "adamw", "clip_norm": 1.0}))
+    settings = dataclasses.replace(TRAIN, optimizer="adamw", clip_norm=1.0)
     found = make_optimizer(settings, params, total_steps=20)
     theirs = optax.adamw(found.schedule, b1=0.8, b2=0.95, weight_decay=0.3, mask={"kernel": True, "bias": False})
     state = found.transform.init(params)
@@ -100,7 +101,7 @@ def test_the_state_of_adamw_is_that_of_optax():
 
 def test_an_unknown_optimizer_is_refused_with_the_nearest_name():
     with pytest.raises(UserError, match="no optimizer 'mouon'.*did you mean muon"):
-        make_optimizer(types.SimpleNamespace(**(vars(TRAIN) | {"optimizer": "mouon"})), first_params(), total_steps=9)
+        make_optimizer(dataclasses.replace(TRAIN, optimizer="mouon"), first_params(), total_steps=9)
 
 
 @pytest.mark.parametrize("shards", [0, 4])

@@ -1,4 +1,4 @@
-import types
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -6,10 +6,11 @@ import numpy as np
 import optax
 import pytest
 
+from accdistill_jax.config.schema import TrainConfig
 from accdistill_jax.errors import UserError
 from accdistill_jax.training.optimizer import decay_mask, make_optimizer, make_schedule
 
-TRAIN = types.SimpleNamespace(
+TRAIN = TrainConfig(
     optimizer="adamw",
     batch_size=4,
     learning_rate=1e-2,
@@ -25,7 +26,7 @@ KERNEL = {"kernel": np.ones((2, 2), np.float32)}
 
 
 def changed(**values):
-    return types.SimpleNamespace(**(vars(TRAIN) | values))
+    return dataclasses.replace(TRAIN, **values)
 
 
 def test_schedule_warms_up_linearly_then_follows_a_cosine_to_its_floor():

@@ -1,5 +1,4 @@
 import dataclasses
-import types
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +7,15 @@ import optax
 import pytest
 
 from accdistill_jax.config.registry import Registry
+from accdistill_jax.config.schema import TrainConfig
+from accdistill_jax.config.tree import Options
 from accdistill_jax.runtime.parallel import SPLIT, WHOLE, Parallel
 from accdistill_jax.training.optimizer_state import make_layout
+from accdistill_jax.training.registered import MuonOptions
 
-TRAIN = types.SimpleNamespace(
+TRAIN = TrainConfig(
     optimizer="adamw",
-    muon={"momentum": 0.9, "newton_schulz_steps": 5},
+    optimizers=Options({"muon": MuonOptions(momentum=0.9)}),
     batch_size=4,
     learning_rate=1e-2,
     warmup="0 steps",
@@ -35,7 +37,7 @@ def parameters():
 
 
 def layouts(parallel, optimizer="adamw"):
-    settings = types.SimpleNamespace(**(vars(TRAIN) | {"optimizer": optimizer}))
+    settings = dataclasses.replace(TRAIN, optimizer=optimizer)
     options = {"total_steps": 10, "num_segments": 40}
     return tuple(make_layout(settings, parameters(), shards=shards, **options) for shards in (0, parallel.num_devices))
 

@@ -42,7 +42,7 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
     from accdistill_jax.runtime.platform import tracing_for
 
     config = load_config(arguments.config, arguments.overrides)
-    pieces = config[arguments.stage].train.micro_batches
+    pieces = config.stage(arguments.stage).train.micro_batches
     if arguments.batch < 1 or arguments.batch % pieces:
         raise UserError(f"--batch {arguments.batch}: segments per chip, a multiple of the {pieces} micro-batches")
     slices = [topology.describe_slice(name) for name in arguments.topology]

@@ -1,14 +1,15 @@
 """`benchmark embed`: embeddings per second, latency on one core, probes and retrieval on many embeddings."""
 
 import argparse
-import json
 import os
 from collections.abc import Callable
 from typing import Any
 
 from accdistill_jax.benchmark import contest
 from accdistill_jax.benchmark.contest import Contender, Measured, spread
+from accdistill_jax.config.convert import changed
 from accdistill_jax.config.load import add_config, load_config
+from accdistill_jax.config.tree import plain
 
 MODULE = "accdistill_jax.benchmark.contenders"
 LARGE = "distill:paper"
@@ -53,10 +54,7 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
     record: dict[str, Any] = {"dtype": arguments.dtype, "rounds": arguments.rounds, "embeddings": arguments.embeddings}
     students = {}
     for name, overrides in dict([(arguments.large, []), (arguments.config, arguments.overrides)]).items():
-        config = load_config(name, overrides)
-        with config.unlocked():
-            config.runtime.compute_dtype = arguments.dtype
-        students[name] = json.loads(config.to_json_best_effort())
+        students[name] = plain(changed(load_config(name, overrides), {"runtime.compute_dtype": arguments.dtype}))
     timing = {"rounds": arguments.rounds, "round_s": arguments.round_s, "say": lambda line: None}
 
     def encoders(batches: tuple[int, ...], **options: Any) -> list[dict[str, Any]]:

@@ -1,12 +1,12 @@
 """`benchmark gpu`: what each part of the measurements is given, in full and in the rehearsal's sizes."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from accdistill_jax.benchmark.commands.step import FOLLOWED_WITH, without_augmentation
 from accdistill_jax.benchmark.contest import Worker
+from accdistill_jax.config import tree
 from accdistill_jax.config.load import load_config
 
 CONTENDERS = "accdistill_jax.benchmark.contenders"
@@ -78,9 +78,9 @@ class Context(NamedTuple):
         overrides = self.overrides if config is None else ()
         words = [f"--config.{key}={value!r}" for key, value in (shrink | dict(settings)).items()]
         loaded = load_config(config or self.config, [*overrides, *words])
-        plain = json.loads(loaded.to_json_best_effort()) if augmented else without_augmentation(loaded)
-        plain["student"]["train"] |= FOLLOWED_WITH
-        return plain
+        values = tree.plain(loaded) if augmented else without_augmentation(loaded)
+        values["student"]["train"] |= FOLLOWED_WITH
+        return values
 
     def worker(self, module: str, order: Mapping[str, Any]) -> Worker:
         """A measuring process that answers before the time is up."""

@@ -1,7 +1,6 @@
 """`benchmark plan`: hours for a corpus on given hardware, what binds, and how far the prediction is off on this machine."""
 
 import argparse
-import json
 import math
 import os
 import tempfile
@@ -11,7 +10,9 @@ from typing import Any, NamedTuple
 from accdistill_jax.benchmark import contest
 from accdistill_jax.benchmark.commands.step import accelerated
 from accdistill_jax.benchmark.contest import Contender, Measured, spread
+from accdistill_jax.config.convert import changed
 from accdistill_jax.config.load import add_config, load_config
+from accdistill_jax.config.tree import plain
 from accdistill_jax.errors import UserError
 
 MODULE = "accdistill_jax.benchmark.contenders"
@@ -152,10 +153,8 @@ def check(
     )
     found, shares = [], {}
     for case in sorted(cases, key=lambda one: not one.calibrates):
-        config = load_config(case.config, [])
-        with config.unlocked():
-            config.runtime.compute_dtype = dtype
-        order = {"config": json.loads(config.to_json_best_effort()), "stage": case.stage, "batch": case.batch}
+        config = changed(load_config(case.config), {"runtime.compute_dtype": dtype})
+        order = {"config": plain(config), "stage": case.stage, "batch": case.batch}
         contender = Contender("step", f"{MODULE}.training", order | {"share": None, "follow_steps": 1})
         measured = contest.compete([contender], rounds=arguments.rounds, round_s=1.5)["step"]
         work = program.describe(config, case.stage)

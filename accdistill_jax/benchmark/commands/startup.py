@@ -1,7 +1,6 @@
 """`benchmark startup`: from command to first training step, cold and with compiled programs kept; memory by batch size."""
 
 import argparse
-import json
 import os
 import re
 import subprocess
@@ -14,7 +13,10 @@ from typing import Any
 
 from accdistill_jax.benchmark import contest
 from accdistill_jax.benchmark.contest import Contender, spread
+from accdistill_jax.config.convert import changed
 from accdistill_jax.config.load import add_config, load_config
+from accdistill_jax.config.schema import Config
+from accdistill_jax.config.tree import plain
 from accdistill_jax.errors import UserError
 
 MODULE = "accdistill_jax.benchmark.contenders"
@@ -124,7 +126,7 @@ def start_once(command: list[str], workdir: Path, *, cache: Path) -> dict[str, A
     }
 
 
-def memory(config: Any, arguments: argparse.Namespace, say: Callable[[str], None]) -> list[dict[str, Any]]:
+def memory(config: Config, arguments: argparse.Namespace, say: Callable[[str], None]) -> list[dict[str, Any]]:
     """Peak memory and speed of training steps, each kind in a process of its own."""
     ways = {
         "as it is": {"rematerialise": "none", "micro_batches": 1},
@@ -135,10 +137,14 @@ def memory(config: Any, arguments: argparse.Namespace, say: Callable[[str], None
     for batch in arguments.batches:
         contenders = []
         for name, way in ways.items():
-            with config.unlocked():
-                config.runtime.rematerialise = way["rematerialise"]
-                config[arguments.stage].train.micro_batches = way["micro_batches"]
-            order = {"config": json.loads(config.to_json_best_effort()), "stage": arguments.stage, "batch": batch}
+            trained = changed(
+                config,
+                {
+                    "runtime.rematerialise": way["rematerialise"],
+                    f"{arguments.stage}.train.micro_batches": way["micro_batches"],
+                },
+            )
+            order = {"config": plain(trained), "stage": arguments.stage, "batch": batch}
             contenders.append(Contender(name, f"{MODULE}.memory", order))
         for name, one in contest.compete(contenders, rounds=arguments.rounds, round_s=1.0).items():
             peak = one.facts["device_peak_bytes"] or one.peak_bytes

@@ -9,7 +9,10 @@ from typing import Any
 
 from accdistill_jax.benchmark import contest
 from accdistill_jax.benchmark.contest import Contender, Measured, spread
+from accdistill_jax.config.convert import changed
 from accdistill_jax.config.load import add_config, load_config
+from accdistill_jax.config.schema import Config
+from accdistill_jax.config.tree import plain
 from accdistill_jax.errors import UserError
 
 OURS, EAGER, COMPILED = "accdistill_jax", "PyTorch eager", "PyTorch compiled"
@@ -66,9 +69,7 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
     Raises:
         UserError: PyTorch's step does not compute the same as ours, or a process failed.
     """
-    config = load_config(arguments.config, arguments.overrides)
-    with config.unlocked():
-        config.runtime.compute_dtype = arguments.dtype
+    config = changed(load_config(arguments.config, arguments.overrides), {"runtime.compute_dtype": arguments.dtype})
     record = {
         "config": arguments.config,
         "batch": arguments.batch,
@@ -76,33 +77,33 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
         "rounds": arguments.rounds,
     }
     timing = {"rounds": arguments.rounds, "round_s": arguments.round_s, "least": LEAST_STEPS, "say": say}
-    plain = without_augmentation(config)
+    unaugmented = without_augmentation(config)
     if "distil" in arguments.only:
         with tempfile.TemporaryDirectory() as share:
-            found = contest.compete(distil_contenders(config, plain, arguments, share), **timing)
+            found = contest.compete(distil_contenders(config, unaugmented, arguments, share), **timing)
         single = arguments.dtype == "float32" and accelerated()
         record["parity"] = check_parity(found, TF32 if single else arguments.dtype)
         record["distillation"] = {name: as_record(one) for name, one in found.items()}
     if "mae" in arguments.only:
         orders = {MASKED: False, UNMASKED: True}
         contenders = [
-            Contender(name, f"{MODULE}.masking", {"config": plain, "batch": arguments.batch, "all_tokens": every})
+            Contender(name, f"{MODULE}.masking", {"config": unaugmented, "batch": arguments.batch, "all_tokens": every})
             for name, every in orders.items()
         ]
         record["masking"] = {name: as_record(one) for name, one in contest.compete(contenders, **timing).items()}
     return record
 
 
-def distil_contenders(config: Any, plain: dict, arguments: argparse.Namespace, share: str) -> list[Contender]:
+def distil_contenders(config: Config, unaugmented: dict, arguments: argparse.Namespace, share: str) -> list[Contender]:
     """Ours (first: it leaves its weights for the peer), PyTorch's, ours as trained, the matrix peak, the step's products.
 
     On a CPU of several cores also ours with each core as a device.
     """
-    plain = json.loads(json.dumps(plain))
-    plain["student"]["train"] |= FOLLOWED_WITH
-    order = {"config": plain, "stage": "student", "batch": arguments.batch, "follow_steps": FOLLOW_STEPS}
+    followed = json.loads(json.dumps(unaugmented))
+    followed["student"]["train"] |= FOLLOWED_WITH
+    order = {"config": followed, "stage": "student", "batch": arguments.batch, "follow_steps": FOLLOW_STEPS}
     peer = order | {"share": share, "accelerator": accelerated(), "keep_freed": True}
-    trained = order | {"config": json.loads(config.to_json_best_effort()), "share": None}
+    trained = order | {"config": plain(config), "share": None}
     cores = 0 if peer["accelerator"] else cores_as_devices(arguments.batch)
     peer_module = f"{MODULE}.peer_pytorch"
     modes = [mode for mode in arguments.compile_mode if mode != "none"]
@@ -145,13 +146,13 @@ def compiled_name(mode: str) -> str:
     return COMPILED if mode == "default" else f"{COMPILED}, {mode}"
 
 
-def without_augmentation(config: Any) -> dict:
+def without_augmentation(config: Config) -> dict:
     """The config as plain values, with every augmentation off: random numbers differ between libraries."""
-    plain = json.loads(config.to_json_best_effort())
-    for own in plain["student"]["augment"].values():
-        for augmentation in own.values():
+    values = plain(config)
+    for augmentations in values["student"]["augment"].values():
+        for augmentation in augmentations.values():
             augmentation["probability"] = 0.0
-    return plain
+    return values
 
 
 def accelerated() -> bool:

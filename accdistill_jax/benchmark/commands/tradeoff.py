@@ -10,14 +10,17 @@ import contextlib
 import json
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from accdistill_jax.benchmark import contest
 from accdistill_jax.benchmark.commands.tradeoff_report import TARGETS, Variant, draw, named_variant, report
 from accdistill_jax.benchmark.contest import Contender
+from accdistill_jax.config.convert import changed
 from accdistill_jax.config.load import add_config, load_config
+from accdistill_jax.config.schema import Config
+from accdistill_jax.config.tree import plain
 from accdistill_jax.errors import UserError
 from accdistill_jax.storage.sole_use import sole_use
 from accdistill_jax.user_paths import path_argument
@@ -112,18 +115,7 @@ def _measure(arguments: argparse.Namespace, base: Any, folder: Path, say: Callab
     return record
 
 
-def changed(base: Any, changes: Mapping[str, Any]) -> Any:
-    """A validated copy of a config with some keys changed."""
-    from accdistill_jax.config import validate as configs
-
-    config = base.copy_and_resolve_references()
-    with config.unlocked(), config.ignore_type():
-        config.update_from_flattened_dict(dict(changes))
-    configs.validate(config)
-    return config
-
-
-def _run(config: Any, workdir: Path) -> None:
+def _run(config: Config, workdir: Path) -> None:
     """The stages of a config, as the command runs them; what they say goes to standard error."""
     from accdistill_jax.run import run
 
@@ -195,7 +187,7 @@ class Plan:
         for variant in missing:
             config = changed(self._base, {"teacher.cached_views": variant.views, "student.drop_fraction": variant.drop})
             order = {
-                "config": json.loads(config.to_json_best_effort()),
+                "config": plain(config),
                 "stage": "student",
                 "share": None,
                 "follow_steps": 2,
@@ -262,7 +254,7 @@ def _student(
     return result
 
 
-def read_student(config: Any, workdir: Path, path: str) -> dict[str, Any]:
+def read_student(config: Config, workdir: Path, path: str) -> dict[str, Any]:
     """Heart rate and SDNN by linear probes and retrieval of the same minute, on validation participants.
 
     Args:

@@ -12,7 +12,6 @@ Each device computes with one thread, so that the lone device cannot use the oth
 """
 
 import argparse
-import json
 import os
 import socket
 import statistics
@@ -23,7 +22,10 @@ from typing import Any
 
 from accdistill_jax.benchmark.arguments import integers, positive
 from accdistill_jax.benchmark.contest import Worker
+from accdistill_jax.config.convert import parse
 from accdistill_jax.config.load import add_config, load_config
+from accdistill_jax.config.schema import Config
+from accdistill_jax.config.tree import plain
 from accdistill_jax.errors import UserError
 from accdistill_jax.runtime.child import Parent, work_for_parent
 
@@ -69,7 +71,7 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
 
 def run(
     config_name: str,
-    config: Any,
+    config: Config,
     *,
     stage: str,
     devices: Sequence[int],
@@ -99,7 +101,7 @@ def run(
     most = max(*devices, *processes)
     if most > len(cores):
         raise UserError(f"{most} devices need {most} cores, one each; this machine offers {len(cores)}")
-    order = {"config": json.loads(config.to_json_best_effort()), "stage": stage, "batch": batch}
+    order = {"config": plain(config), "stage": stage, "batch": batch}
     workers: list[Worker] = []
 
     def start(*, cores: Sequence[int], devices: int, cluster: dict | None = None) -> Worker:
@@ -197,7 +199,6 @@ def serve(parent: Parent) -> None:
     order = parent.receive()
     os.sched_setaffinity(0, order["cores"])  # before jax counts the cores
     import jax
-    import ml_collections
 
     cluster = order["cluster"]
     if cluster:
@@ -209,7 +210,7 @@ def serve(parent: Parent) -> None:
     from accdistill_jax.benchmark.model import program
     from accdistill_jax.runtime.parallel import Parallel
 
-    config = ml_collections.FrozenConfigDict(order["config"])
+    config = parse(order["config"])
     training = Training(
         program.describe(config, order["stage"]),
         batch=order["batch"],

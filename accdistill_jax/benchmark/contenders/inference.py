@@ -4,11 +4,10 @@ import time
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 
 from accdistill_jax.benchmark.model import program
-from accdistill_jax.inputs.prepare import InputSettings
+from accdistill_jax.config.convert import parse
 from accdistill_jax.inputs.prepare import prepare as prepare_inputs
 from accdistill_jax.models.build import build_encoder, compute_dtype, parameter_count
 from accdistill_jax.runtime import host_memory
@@ -20,8 +19,8 @@ LATENCY_CALLS = 300
 def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     """`order` has config, batch (over all devices), latency (whether single calls are timed too)."""
     host_memory.keep_freed()  # as the command does
-    config = ml_collections.FrozenConfigDict(order["config"])
-    parallel, settings = Parallel(), InputSettings(**config.inputs.accel)
+    config = parse(order["config"])
+    parallel, settings = Parallel(), config.inputs.accel
     encoder = build_encoder(config.student.encoder, dtype=compute_dtype(config.runtime.compute_dtype))
     rng, rows = np.random.default_rng(0), order["batch"]
     batch = {

@@ -4,10 +4,10 @@ import resource
 from typing import Any
 
 import jax
-import ml_collections
 
 from accdistill_jax.benchmark.contenders.training import Training
 from accdistill_jax.benchmark.model import program
+from accdistill_jax.config.convert import parse
 from accdistill_jax.runtime import host_memory
 from accdistill_jax.runtime.parallel import Parallel
 
@@ -15,7 +15,7 @@ from accdistill_jax.runtime.parallel import Parallel
 def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     """`order` has config, stage, batch (per device)."""
     host_memory.keep_freed()  # as the command does
-    config = ml_collections.FrozenConfigDict(order["config"])
+    config = parse(order["config"])
     work = program.describe(config, order["stage"])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     training = Training(work, batch=order["batch"], parallel=Parallel(config.runtime.mapping))

@@ -3,14 +3,16 @@
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 
 from accdistill_jax.benchmark.model import program
 from accdistill_jax.benchmark.model.program import Work
+from accdistill_jax.config.convert import parse
+from accdistill_jax.config.schema import Config
 from accdistill_jax.data.synthetic.waveforms import SAMPLES
 from accdistill_jax.models.attention import chosen
 from accdistill_jax.models.build import compute_dtype
+from accdistill_jax.models.registered import TransformerOptions
 from accdistill_jax.runtime import host_memory
 from accdistill_jax.runtime.parallel import Parallel
 from accdistill_jax.storage.arrays import flatten
@@ -98,11 +100,11 @@ def made_up_params(shapes: Any, *, seed: int) -> Any:
     )
 
 
-def attention_form(config: Any) -> str:
+def attention_form(config: Config) -> str:
     """The way that the student's attention is computed here, and why not faster; "" for an encoder without."""
     if config.student.encoder.architecture != "transformer":
         return ""
-    sizes = config.student.encoder.transformer
+    sizes = config.student.encoder.options.of(TransformerOptions)
     form, why = chosen(
         SAMPLES // sizes.patch,
         sizes.width // sizes.heads,
@@ -115,7 +117,7 @@ def attention_form(config: Any) -> str:
 def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     """A contender: `order` has config, stage, batch (per device), share (a folder for `peer_pytorch`, or None)."""
     host_memory.keep_freed()  # as the command does
-    config = ml_collections.FrozenConfigDict(order["config"])
+    config = parse(order["config"])
     work, batch = program.describe(config, order["stage"]), order["batch"]
     training = Training(work, batch=batch, parallel=Parallel(config.runtime.mapping))
     if order["share"]:

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from accdistill_jax.benchmark.model import flops, traffic
+from accdistill_jax.config.schema import Config
 from accdistill_jax.data.synthetic.waveforms import SAMPLES
 from accdistill_jax.errors import UserError
 from accdistill_jax.inputs import present
-from accdistill_jax.inputs.prepare import InputSettings
 from accdistill_jax.models.build import build_encoder, compute_dtype
 from accdistill_jax.objectives.base import Branch, Objective
 from accdistill_jax.objectives.distillation import TEACHER
@@ -39,7 +39,7 @@ class Work(NamedTuple):
             the compiler fuses or computes again is less, its own temporary arrays come on top.
     """
 
-    config: Any
+    config: Config
     stage: str
     objective: Objective
     params: Any
@@ -54,7 +54,7 @@ class Work(NamedTuple):
     @property
     def settings(self) -> Any:
         """The stage's `train` section."""
-        return self.config[self.stage].train
+        return self.config.stage(self.stage).train
 
     @property
     def sharded(self) -> bool:
@@ -107,13 +107,13 @@ class Work(NamedTuple):
         return self.segment_activation_bytes * batch / self.settings.micro_batches
 
 
-def describe(config: Any, stage: str) -> Work:
+def describe(config: Config, stage: str) -> Work:
     """The work of one training stage of a validated config; the teacher is built as `config.teacher` says.
 
     Raises:
         UserError: the stage is trained by an objective, or with a regression, that is not counted here.
     """
-    inputs = {name: InputSettings(**config.inputs[name]) for name in ("ppg", "accel")}
+    inputs = {name: config.inputs.of(name) for name in ("ppg", "accel")}
     channels = {name: _channels(config)[name] * present.band_groups(inputs[name]) for name in ("ppg", "accel")}
     frozen, cached, teacher = {}, 0, None
     if stage == "student" and needs_teacher(config):
@@ -125,14 +125,14 @@ def describe(config: Any, stage: str) -> Work:
         teacher_params = jax.eval_shape(module.init, jax.random.key(0), signal)["params"]
         frozen = {"params": teacher_params, "mean": statistic, "std": statistic}
     objective = build_objective(config, stage, samples=SAMPLES, teacher=teacher)
-    if config[stage].train.optimizer != "adamw":
+    if config.stage(stage).train.optimizer != "adamw":
         raise UserError(
-            f"config.{stage}.train.optimizer = {config[stage].train.optimizer!r}: its work is not counted, only that of adamw"
+            f"config.{stage}.train.optimizer = {config.stage(stage).train.optimizer!r}: its work is not counted, only that of adamw"
         )
     counted = objective.flops(samples=SAMPLES, channels=channels, cached=bool(cached))
     if counted is None:
         raise UserError(
-            f"config.{stage}.objective = {config[stage].objective!r}: its work is not counted, only that of masked autoencoding "
+            f"config.{stage}.objective = {config.stage(stage).objective!r}: its work is not counted, only that of masked autoencoding "
             "and of distillation with config.student.regression_weight = 0.0"
         )
     params = _init(objective, config)
@@ -152,7 +152,7 @@ def _kept(objective: Objective, params: Any, frozen: Any, batch: dict[str, jax.S
     return jax.eval_shape(residuals, params, frozen, batch, keys)
 
 
-def batch_shapes(config: Any, count: int, *, embedding: int = 0) -> dict[str, jax.ShapeDtypeStruct]:
+def batch_shapes(config: Config, count: int, *, embedding: int = 0) -> dict[str, jax.ShapeDtypeStruct]:
     """A batch of `count` segments as the pipeline gives it; with the teacher's embedding of a width in place of the PPG."""
     shapes = {"position": jax.ShapeDtypeStruct((count,), jnp.int32)}
     if embedding:
@@ -166,11 +166,11 @@ def batch_shapes(config: Any, count: int, *, embedding: int = 0) -> dict[str, ja
     return shapes
 
 
-def _channels(config: Any) -> dict[str, int]:
+def _channels(config: Config) -> dict[str, int]:
     return {"ppg": config.data.synthetic.ppg_channels, "accel": ACCEL_CHANNELS}
 
 
-def _init(objective: Objective, config: Any) -> Any:
+def _init(objective: Objective, config: Config) -> Any:
     return jax.eval_shape(objective.init, jax.random.key(0), batch_shapes(config, 1))
 
 

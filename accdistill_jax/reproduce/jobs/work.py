@@ -16,11 +16,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ml_collections
 import numpy as np
 
 from accdistill_jax.config import record as config_record
-from accdistill_jax.config import validate as configs
+from accdistill_jax.config.convert import changed, parse
+from accdistill_jax.config.schema import Config
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.files import write_atomically
 
@@ -129,13 +129,10 @@ def learned(
     from accdistill_jax.runtime.peers.peers import Peers
     from accdistill_jax.stages.context import Run
 
-    config = ml_collections.ConfigDict(order["config"])
-    changes = {"data.stores": tuple(store.path for store in opened.stores)}
+    changes: dict[str, Any] = {"data.stores": tuple(store.path for store in opened.stores)}
     if order["teacher"]:
         changes["teacher.path"] = str(needs[order["teacher"]] / "teacher" / "export")
-    with config.ignore_type():
-        config.update_from_flattened_dict(changes)
-    configs.validate(config)
+    config = changed(parse(order["config"]), changes)
     if order["kind"] in ("teacher", "student") and not order["of"]:
         run(config, str(folder))
     use_compilation_cache(config.runtime.compilation_cache)
@@ -264,7 +261,7 @@ def _teacher_projections(path: Path, encoder: JobEncoder) -> dict[str, np.ndarra
         }
 
 
-def facts_of(folder: Path, config: Any, encoder: JobEncoder, store: Store) -> dict[str, Any]:
+def facts_of(folder: Path, config: Config, encoder: JobEncoder, store: Store) -> dict[str, Any]:
     """Size of an encoder, its work on one segment, and the time that its training took.
 
     Returns:
@@ -285,7 +282,7 @@ def facts_of(folder: Path, config: Any, encoder: JobEncoder, store: Store) -> di
     timing = read_metrics(folder / "metrics" / f"{stage}.timing.jsonl")
     if timing:
         facts |= {"steps": int(timing[-1]["step"]), "train_s": float(sum(record["seconds"] for record in timing))}
-        facts["batch_size"] = config[stage].train.batch_size
+        facts["batch_size"] = config.stage(stage).train.batch_size
     return facts
 
 

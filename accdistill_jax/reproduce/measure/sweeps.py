@@ -151,10 +151,10 @@ def measure_sensors(bench: Bench, experiment: Experiment) -> ReportPart:
 def _bits(bench: Bench, name: str) -> float:
     """Data rate of a sensor's signal in bits a second; the full one has 16 bits, steps span ±8 g."""
     own = bench.variant(name).changes
-    step, axes = own.get("inputs.accel.step", 0.0), own.get("inputs.accel.axes", 0) or 3
+    step, axes = own.get("inputs.accel.simulated_step", 0.0), own.get("inputs.accel.simulated_axes", 0) or 3
     return (
         bench.opened.stores[0].rate_hz
-        * own.get("inputs.accel.rate_share", 1.0)
+        * own.get("inputs.accel.simulated_rate_fraction", 1.0)
         * axes
         * (math.log2(RANGE_G / step) if step else 16)
     )
@@ -303,9 +303,9 @@ def latencies(bench: Bench, names: Sequence[str]) -> dict[str, np.ndarray]:
     Encoders take turns, so that whatever else the machine does meets all of them alike.
     """
     import jax
-    import ml_collections
 
-    from accdistill_jax.inputs.prepare import InputSettings, prepare
+    from accdistill_jax.config.convert import parse
+    from accdistill_jax.inputs.prepare import prepare
     from accdistill_jax.models.build import build_encoder, compute_dtype
 
     calls = {}
@@ -313,10 +313,10 @@ def latencies(bench: Bench, names: Sequence[str]) -> dict[str, np.ndarray]:
         one = bench.opened.stores[0].read(np.zeros(1, np.int64))
         for name in names:
             order = next(job.order for job in bench.plan.jobs if job.order.get("variant") == name)
-            config = ml_collections.ConfigDict(order["config"])
+            config = parse(order["config"])
             side, modality = ("teacher", "ppg") if order["kind"] == "teacher" else ("student", "accel")
-            x = prepare(one, modality, InputSettings(**config.inputs[modality]))
-            module = build_encoder(config[side].encoder, dtype=compute_dtype("float32"))
+            x = prepare(one, modality, config.inputs.of(modality))
+            module = build_encoder(config.stage(side).encoder, dtype=compute_dtype("float32"))
             apply = jax.jit(lambda params, x, module=module: module.apply({"params": params}, x))
             params = jax.jit(module.init)(jax.random.key(0), x)["params"]
             jax.block_until_ready(apply(params, x))

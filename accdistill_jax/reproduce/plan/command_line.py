@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from accdistill_jax.config.load import OVERRIDE, parse_overridable
+from accdistill_jax.config.load import is_override, parse_overridable
 from accdistill_jax.config.nearest import nearest
 from accdistill_jax.errors import UserError
 from accdistill_jax.user_paths import expanded, path_argument
@@ -145,7 +145,7 @@ def parse_command_line(
     """
     given, rest = parse_overridable(reproduce_parser(prog), argv)
     for text in rest:
-        if not OVERRIDE.fullmatch(text):
+        if not is_override(text):
             options = ("--data", "--unseen", "--preset", "--only", "--seeds", "--out", "--list", "--check", "--workers")
             near = nearest(text.partition("=")[0], options)
             raise UserError(f"unknown argument {text!r}" + (f"; did you mean {near}?" if near else "; see --help"))

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from accdistill_jax.config import record
-from accdistill_jax.config import validate as configs
+from accdistill_jax.config.convert import changed
+from accdistill_jax.config.duration import parse_duration
 from accdistill_jax.config.load import load_config
 from accdistill_jax.config.nearest import nearest
-from accdistill_jax.config.record import plain
 from accdistill_jax.config.registry import ENCODERS, OBJECTIVES
+from accdistill_jax.config.schema import Config
+from accdistill_jax.config.tree import plain
 from accdistill_jax.configs import reproduce as presets
 from accdistill_jax.data.store.opening import Signals, unseen_by_name
 from accdistill_jax.data.store.separation import Group, check_groups
@@ -122,7 +124,7 @@ def plan_grid(
     )
 
 
-def check_store_separation(base: Any, stores: Sequence[Store], unseen: Sequence[Store]) -> dict[str, Any]:
+def check_store_separation(base: Config, stores: Sequence[Store], unseen: Sequence[Store]) -> dict[str, Any]:
     """Compares people and segments of the stores, or the people to be generated where there are none, and returns the result.
 
     Raises:
@@ -137,7 +139,7 @@ def check_store_separation(base: Any, stores: Sequence[Store], unseen: Sequence[
     return check_groups(groups, same_names=base.data.same_names, say=print)
 
 
-def generated_signals(base: Any) -> Signals:
+def generated_signals(base: Config) -> Signals:
     """Those of the synthetic data that a config asks for."""
     channels = base.data.synthetic.ppg_channels
     return Signals("the synthetic data (--config.data.synthetic.ppg_channels)", RATE_HZ, SAMPLES, channels)
@@ -201,7 +203,7 @@ class _JobBuilder:
             "kind": variant.kind,
             "variant": variant.name,
             "seed": seed,
-            "config": json.loads(config.to_json_best_effort()),
+            "config": plain(config),
             "teacher": self.job_of(variant.teacher, seed) if variant.teacher else "",
             "compared": self.job_of(variant.teacher, seed) if variant.teacher else "",
             "of": self.job_of(variant.of, seed) if variant.of else "",
@@ -256,10 +258,10 @@ class _JobBuilder:
         """The job of a variant that another one with that seed builds on."""
         return f"{name}-s{seed if self._known[name].seeds == 'all' else 0}"
 
-    def config(self, variant: EncoderVariant, seed: int) -> Any:
+    def config(self, variant: EncoderVariant, seed: int) -> Config:
         """The validated config of a variant's run."""
-        config = self._base.copy_and_resolve_references()
-        changes = {"seed": seed}
+        config = self._base
+        changes: dict[str, Any] = {"seed": seed}
         if variant.kind == "teacher":
             changes["stages"] = ("teacher",)
         else:
@@ -283,26 +285,23 @@ class _JobBuilder:
                     "student.train.validation_batches": self._scale.validation_batches,
                     "student.supervised.subset": seed,
                 }
-        with config.unlocked(), config.ignore_type():
-            config.update_from_flattened_dict(changes | variant.changes)
-        configs.validate(config)
-        return config
+        return changed(config, changes | variant.changes)
 
     def _share(self, variant: EncoderVariant) -> float:
         """Its duration over the student's."""
         shares = {"student-best": self._scale.best_share, "student-long": self._scale.long_share}
         return self._scale.short_share if variant.short else shares.get(variant.name, 1.0)
 
-    def _cost(self, variant: EncoderVariant, config: Any) -> float:
+    def _cost(self, variant: EncoderVariant, config: Config) -> float:
         seconds = self._scale.seconds
         embedding = seconds["embed"] * {"all": 3.0, "some": 1.0, "none": 0.3}[variant.rows]
         if variant.kind not in ("teacher", "student"):
             return embedding
         (amount, unit), *others = (
-            configs.parse_duration(run[variant.kind].train.duration) for run in (config, self._usual, self._base)
+            parse_duration(run.stage(variant.kind).train.duration) for run in (config, self._usual, self._base)
         )
         usual = next((other for other, other_unit in others if other_unit == unit), amount)
-        trained = config[variant.kind]
+        trained = config.stage(variant.kind)
         dearer = ENCODERS.get(trained.encoder.architecture).relative_step_time
         dearer *= OBJECTIVES.get(trained.objective).relative_step_time
         return embedding + seconds[variant.kind] * dearer * amount / usual
@@ -313,7 +312,7 @@ def unseen_job(job: str) -> str:
     return f"{job}-unseen"
 
 
-def _decisive(config: Any, kind: str) -> dict[str, Any]:
+def _decisive(config: Config, kind: str) -> dict[str, Any]:
     """The part of a config that decides a job's result, besides the jobs that it builds on."""
     kept = plain(config)
     if kind == "teacher":
@@ -326,7 +325,7 @@ def _decisive(config: Any, kind: str) -> dict[str, Any]:
 
 
 def _share(duration: str, share: float) -> str:
-    amount, unit = configs.parse_duration(duration)
+    amount, unit = parse_duration(duration)
     shorter = amount * share
     return f"{max(1, round(shorter)) if unit != 'epochs' else round(shorter, 3)} {unit}"
 

@@ -17,7 +17,7 @@ class EncoderVariant(NamedTuple):
     Attributes:
         name: in file names and reports.
         title: in words.
-        kind: "teacher", "student", "untrained", "classical", or "sensor": a student on signals of a lesser sensor.
+        kind: "teacher", "student", "untrained", "classical", or "sensor": a student on signals of a simulated sensor.
         changes: of the base config, by dotted key.
         teacher: the variant it learns from, or "".
         of: the variant that a "sensor" one has its encoder from.
@@ -203,12 +203,15 @@ TAUGHT = (
     ),
 )
 SENSORS = {
-    "50hz": ("50 Hz", {"inputs.accel.rate_share": 50 / 64}),
-    "25hz": ("25 Hz", {"inputs.accel.rate_share": 25 / 64}),
-    "64th-g": ("1/64 g steps", {"inputs.accel.step": 1 / 64}),
-    "8bit": ("8 bit over ±8 g (1/16 g)", {"inputs.accel.step": 1 / 16}),
-    "one-axis": ("one axis", {"inputs.accel.axes": 1}),
-    "25hz-64th-g": ("25 Hz, 1/64 g steps", {"inputs.accel.rate_share": 25 / 64, "inputs.accel.step": 1 / 64}),
+    "50hz": ("50 Hz", {"inputs.accel.simulated_rate_fraction": 50 / 64}),
+    "25hz": ("25 Hz", {"inputs.accel.simulated_rate_fraction": 25 / 64}),
+    "64th-g": ("1/64 g steps", {"inputs.accel.simulated_step": 1 / 64}),
+    "8bit": ("8 bit over ±8 g (1/16 g)", {"inputs.accel.simulated_step": 1 / 16}),
+    "one-axis": ("one axis", {"inputs.accel.simulated_axes": 1}),
+    "25hz-64th-g": (
+        "25 Hz, 1/64 g steps",
+        {"inputs.accel.simulated_rate_fraction": 25 / 64, "inputs.accel.simulated_step": 1 / 64},
+    ),
 }
 LESSER = tuple(
     variant

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import types
+from typing import Any
 
 import jax
 import pytest
@@ -10,8 +11,9 @@ import pytest
 from accdistill_jax.benchmark import __main__ as command
 from accdistill_jax.benchmark.commands import compile as compiling
 from accdistill_jax.benchmark.model import optimised, program, topology, traffic
+from accdistill_jax.config.convert import changed, known_keys
+from accdistill_jax.config.load import load_config
 from accdistill_jax.errors import ExitStatus, UserError
-from configs import distill
 
 # as libtpu 0.0.42 writes it, cut short
 TEXT = """HloModule jit_step, is_scheduled=true
@@ -183,11 +185,11 @@ def test_the_table_says_what_it_is_and_the_share_of_the_peak(record):
 
 @pytest.mark.parametrize("mapping, state", [("pmap", "sharded"), ("pmap", "replicated"), ("shard_map", "sharded")])
 def test_a_step_is_lowered_for_all_devices_of_a_slice(mapping, state):
-    config = distill.get_config("smoke")
-    for specs in config.student.augment.values():
-        for spec in specs.values():
-            spec.probability = 0.0  # nothing of it depends on the devices
-    config.runtime.update(mapping=mapping, optimizer_state=state)
+    changes: dict[str, Any] = {
+        key: 0.0 for key in known_keys() if key.endswith(".probability")
+    }  # augmentation does not depend on the devices
+    changes |= {"runtime.mapping": mapping, "runtime.optimizer_state": state}
+    config = changed(load_config("distill:smoke"), changes)
     work, where = program.describe(config, "student"), topology.Slice("these", "v5e", jax.devices()[:4])
     lowered, metrics = topology.lower(work, where, batch=4)
     text = lowered.as_text()

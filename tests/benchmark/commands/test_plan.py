@@ -9,7 +9,7 @@ import pytest
 from accdistill_jax.benchmark import __main__ as command
 from accdistill_jax.benchmark.commands import plan
 from accdistill_jax.benchmark.model import budget, hardware, operations, program
-from configs import distill
+from accdistill_jax.config.load import load_config
 
 
 def test_operations_are_counted_through_loops():
@@ -27,7 +27,7 @@ def test_operations_are_counted_through_loops():
 
 
 def test_the_slowest_resource_binds_and_hours_follow_from_it():
-    work = program.describe(distill.get_config("smoke"), "student")
+    work = program.describe(load_config("distill:smoke"), "student")
     machine = hardware.gpu("H100", 1)
     segments = budget.segments_of(work, minutes=1000)
     assert segments == 6 * 16

@@ -12,10 +12,11 @@ from accdistill_jax.benchmark import __main__ as command
 from accdistill_jax.benchmark.commands import step
 from accdistill_jax.benchmark.contenders import masking, peer_pytorch
 from accdistill_jax.benchmark.contest import Measured, Skipped
+from accdistill_jax.config.convert import changed
+from accdistill_jax.config.load import load_config
 from accdistill_jax.errors import UserError
 from accdistill_jax.models.autoencoder import MaskedAutoencoder, random_order
 from accdistill_jax.models.transformer import TransformerEncoder
-from configs import distill
 
 SMALL = [
     f"--config.{who}.encoder.transformer.{name}={value}"
@@ -68,11 +69,10 @@ def test_the_peer_computes_the_same_step(tmp_path, capsys, monkeypatch):
     ],
 )
 def test_a_config_beyond_the_peer_leaves_it_out(key, value, words):
-    config = distill.get_config("paper")
-    config.update_from_flattened_dict({key: value})
+    config = changed(load_config("distill:paper"), {key: value})
     with pytest.raises(Skipped, match=words):
         peer_pytorch.check_supported(step.without_augmentation(config))
-    peer_pytorch.check_supported(step.without_augmentation(distill.get_config("paper")))
+    peer_pytorch.check_supported(step.without_augmentation(load_config("distill:paper")))
 
 
 @pytest.mark.long

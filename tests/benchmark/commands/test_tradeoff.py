@@ -13,8 +13,8 @@ from accdistill_jax.benchmark import contest
 from accdistill_jax.benchmark.commands import tradeoff
 from accdistill_jax.benchmark.commands.tradeoff import Plan, Variant
 from accdistill_jax.benchmark.contest import Measured
+from accdistill_jax.config.load import load_config
 from accdistill_jax.data.store.store import Store
-from configs import distill
 
 
 def result(name: str, *, seed: int, budget_s: float = 10.0, mae: float = 5.0, views_s: float = 0.0) -> dict:
@@ -98,14 +98,14 @@ def test_the_figure_has_a_line_per_variant(record, tmp_path):
 
 
 def test_views_are_taken_from_the_budget(tmp_path):
-    plan = Plan(tmp_path, distill.get_config("smoke"))
+    plan = Plan(tmp_path, load_config("distill:smoke"))
     plan.step_s, plan.views_s = {"0/0": 0.1, "0/2": 0.05}, {"2": 4.0}
     assert [plan.steps(Variant(0.0, views), 10.0) for views in (0, 2)] == [100, 120]
     assert plan.steps(Variant(0.0, 2), 3.0) == 0
 
 
 def test_a_folder_of_another_trade_off_is_refused(tmp_path, capsys):
-    Plan(tmp_path, distill.get_config("default"))._save()
+    Plan(tmp_path, load_config("distill"))._save()
     assert command.main(["tradeoff", f"--folder={tmp_path}", "--config=configs/distill.py:smoke"]) == 2
     assert "holds a trade-off of another config" in capsys.readouterr().err
 

@@ -11,6 +11,7 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from accdistill_jax.benchmark.model import hardware, model, program, tables, traffic
+from accdistill_jax.config.convert import changed, known_keys
 from accdistill_jax.config.load import load_config
 from accdistill_jax.errors import ExitStatus, UserError
 from accdistill_jax.models import attention, ops
@@ -20,7 +21,6 @@ from accdistill_jax.models.heads import ProjectionHead
 from accdistill_jax.models.transformer import TransformerEncoder
 from accdistill_jax.runtime import platform
 from accdistill_jax.runtime.parallel import Parallel
-from configs import distill
 
 SAMPLES, CHANNELS = 240, 2
 TRANSFORMER = TransformerEncoder(patch=20, width=24, depth=2, heads=2, mlp=40, tokenizer=((5, 6), (10, 8)), output=12)
@@ -89,7 +89,7 @@ def test_flops_of_an_autoencoder_are_those_of_the_traced_module(encoder):
 def test_matrix_products_are_nearly_all_that_xla_counts_of_the_paper_sized_encoder(monkeypatch):
     for module in (attention, ops):  # XLA counts the body of a loop once, and the CPU's form goes in loops
         monkeypatch.setattr(module, "on_cpu", lambda: False)
-    config = distill.get_config("paper").student.encoder
+    config = load_config("distill:paper").student.encoder
     encoder = program.build_encoder(config, dtype=jnp.bfloat16)
     x = signal(3840, 3)
     params = jax.eval_shape(encoder.init, jax.random.key(0), x)
@@ -99,13 +99,9 @@ def test_matrix_products_are_nearly_all_that_xla_counts_of_the_paper_sized_encod
 
 
 def small_config(**changes):
-    config = distill.get_config("smoke")
-    for stage in ("teacher", "student"):
-        for specs in config[stage].augment.values() if stage == "student" else [config[stage].augment]:
-            for spec in specs.values():
-                spec.probability = 0.0  # compiles in half the time; has no collective
-    config.update_from_flattened_dict(changes)
-    return config
+    # without augmentation it compiles in half the time; augmentation has no collective
+    unaugmented = {key: 0.0 for key in known_keys() if key.endswith(".probability")}
+    return changed(load_config("distill:smoke"), unaugmented | changes)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +166,7 @@ def test_rings_double_the_bandwidth_of_lines_and_halve_the_way():
 
 @pytest.fixture(scope="module")
 def paper():
-    return program.describe(distill.get_config("paper"), "student")
+    return program.describe(load_config("distill:paper"), "student")
 
 
 def test_bounds_are_ordered_and_shares(paper):
@@ -183,8 +179,7 @@ def test_bounds_are_ordered_and_shares(paper):
 
 
 def test_a_sharded_state_sends_the_same_bytes_in_more_exchanges(paper):
-    config = distill.get_config("paper")
-    config.runtime.optimizer_state = "sharded"
+    config = load_config("distill:paper", ["--config.runtime.optimizer_state=sharded"])
     machine = hardware.tpu("v5e", (16, 16), rings=True)
     whole, split = (
         model.estimate(work, machine, batch=128, mfu=0.4) for work in (paper, program.describe(config, "student"))

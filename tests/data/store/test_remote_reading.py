@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from accdistill_jax.benchmark.made_up.object_store import BUCKET, serve_folder
+from accdistill_jax.config.schema import DataConfig
 from accdistill_jax.data.store import opening
 from accdistill_jax.data.store.store import RemoteReading, Store
 from accdistill_jax.stages import context
-from configs import common
 
 LATENCY_S = 0.03
 ROWS = np.arange(8)  # neighbours, fetched together: a request for each signal, after one each for the shard's index
@@ -48,10 +48,9 @@ def test_cache(url, cache_mb, again):
 def test_the_config_sets_both(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(context.Store, "open", lambda path, remote: asked.append(remote))
-    data = common.data()
+    data = DataConfig()
     assert RemoteReading() == RemoteReading(data.read_concurrency, data.cache_mb), (
         "the defaults are those of the config"
     )
-    data.update(read_concurrency=5, cache_mb=6)
-    opening.open_store(str(tmp_path), key="data.stores", data=data)
+    opening.open_store(str(tmp_path), key="data.stores", data=DataConfig(read_concurrency=5, cache_mb=6))
     assert asked == [RemoteReading(concurrency=5, cache_mb=6)]

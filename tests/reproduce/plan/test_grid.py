@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from accdistill_jax.config.convert import parse
 from accdistill_jax.config.duration import duration_steps
 from accdistill_jax.errors import UserError
 from accdistill_jax.models.build import build_encoder, compute_dtype, parameter_count
@@ -141,10 +142,9 @@ def test_supervised_training_can_stop_early_and_is_as_long_as_the_student_with_a
 def test_sizes_are_what_they_are_called(preset, name, low, high):
     import jax
     import jax.numpy as jnp
-    import ml_collections
 
     plan = grid.plan_grid(preset, only=("sizes",))
-    config = ml_collections.ConfigDict(jobs(plan)[f"{name}-s0"].order["config"])
+    config = parse(jobs(plan)[f"{name}-s0"].order["config"])
 
     def count(section, channels):
         module = build_encoder(section, dtype=compute_dtype("float32"))
