@@ -113,7 +113,7 @@ def test_an_elementwise_optimizer_is_one_line_and_one_registration(monkeypatch, 
     registry = Registry("optimizer")
     registry.register("lion", lambda config, options, leaves: optax.scale_by_lion(options.b1), options=LionOptions)
     monkeypatch.setattr("accdistill_jax.training.optimizer.OPTIMIZERS", registry)
-    settings = types.SimpleNamespace(**(vars(TRAIN) | {"optimizer": "lion", "lion": {"b1": 0.8}}))
+    settings = dataclasses.replace(TRAIN, optimizer="lion", optimizers=Options({"lion": LionOptions(b1=0.8)}))
     layout = make_layout(settings, parameters(), total_steps=10, num_segments=40, shards=shards)
     params, state, _ = train(layout, Parallel())
     moved = np.abs(params["odd"]["bias"] - parameters()["odd"]["bias"])
