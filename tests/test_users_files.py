@@ -8,6 +8,7 @@ import textwrap
 import numpy as np
 import pytest
 
+from accdistill_jax.data.prepare.preparation import PreparationSettings
 from accdistill_jax.data.store.removal import is_staged_file, is_store_file
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.data.synthetic.synthetic import SyntheticSettings, write_store
@@ -22,6 +23,7 @@ from accdistill_jax.storage.mirror_tree import fetch_tree
 STATE = {"a": np.arange(5.0)}
 FEW = SyntheticSettings(participants=2, segments_per_participant=2)
 MORE = SyntheticSettings(participants=3, segments_per_participant=2)
+OVERWRITE = PreparationSettings(workers=1, overwrite=True)
 
 
 def put(folder, *names):
@@ -160,7 +162,7 @@ def test_overwriting_a_store_keeps_what_was_no_part_of_it(tmp_path, caplog):
     write_store(tmp_path / "s", FEW)
     names = put(tmp_path / "s", "notes.txt", "ppg/c/mine")
     put(tmp_path, "s.replaced/older")
-    write_store(tmp_path / "s", MORE, overwrite=True)
+    write_store(tmp_path / "s", MORE, preparation=OVERWRITE)
     assert Store.open(tmp_path / "s").num_segments == 6
     assert_kept(tmp_path / "s.replaced-2", names)
     assert (tmp_path / "s.replaced" / "older").exists()
@@ -172,7 +174,7 @@ def test_an_address_that_holds_other_things_is_no_place_for_a_store(overwrite):
     folder = open_folder(f"memory://bucket-of-things-{overwrite}")
     folder.write("thesis.txt", b"precious")
     with pytest.raises(UserError, match=r"what is in it is no store \(thesis.txt\)"):
-        write_store(folder.path, FEW, overwrite=overwrite)
+        write_store(folder.path, FEW, preparation=PreparationSettings(workers=1, overwrite=overwrite))
     assert folder.read("thesis.txt") == b"precious"
 
 
@@ -180,7 +182,7 @@ def test_overwriting_a_store_at_an_address_leaves_other_objects():
     folder = open_folder("memory://bucket-with-a-store")
     write_store(folder.path, FEW)
     folder.write("thesis.txt", b"precious")
-    write_store(folder.path, MORE, overwrite=True)
+    write_store(folder.path, MORE, preparation=OVERWRITE)
     assert Store.open(folder.path).num_segments == 6 and folder.read("thesis.txt") == b"precious"
 
 

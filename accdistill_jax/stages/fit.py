@@ -9,7 +9,7 @@ import numpy as np
 
 from accdistill_jax.config import record
 from accdistill_jax.config.duration import duration_steps
-from accdistill_jax.data.pipeline import Pipeline
+from accdistill_jax.data.pipeline import Pipeline, Sampling
 from accdistill_jax.objectives.base import Objective
 from accdistill_jax.runtime.interrupt import Interruption
 from accdistill_jax.runtime.progress import ProgressLine
@@ -53,15 +53,17 @@ def train_stage(
     config, settings = run.config, run.config.stage(name).train
     pipeline = Pipeline(
         run.stores,
-        split="train",
-        weights=config.data.weights or None,
+        Sampling(
+            split="train",
+            seed=config.seed,
+            weights=config.data.weights or None,
+            participant_cap=config.data.participant_cap or None,
+            rows=source.rows("train") if source.rows else None,
+        ),
         batch_size=settings.batch_size,
-        seed=config.seed,
-        participant_cap=config.data.participant_cap or None,
         host=run.peers.rank,
         hosts=run.peers.count,
         reader=source.reader("train") if source.reader else None,
-        rows=source.rows("train") if source.rows else None,
     )
     loop = loop_settings(run, settings, num_segments=pipeline.num_segments)
     example = {key: value[:1] for key, value in pipeline.batch(0).items()}
@@ -179,13 +181,11 @@ def validation_batches(run: Run, name: str, source: Source) -> list[dict[str, np
         return []
     pipeline = Pipeline(
         run.stores,
-        split="validation",
-        rows=rows,
-        reader=source.reader("validation") if source.reader else None,
+        Sampling(split="validation", seed=run.config.seed, rows=rows),
         batch_size=settings.batch_size,
-        seed=run.config.seed,
         host=run.peers.rank,
         hosts=run.peers.count,
+        reader=source.reader("validation") if source.reader else None,
     )
     distinct = max(1, pipeline.num_segments // settings.batch_size)
     return [pipeline.batch(k) for k in range(min(settings.validation_batches, distinct))]

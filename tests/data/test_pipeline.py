@@ -1,11 +1,12 @@
-"""The order of segments and the batches made of them."""
+"""Order of the segments, and batches of them."""
 
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 
-from accdistill_jax.data.pipeline import Pipeline
+from accdistill_jax.data.pipeline import Pipeline, Sampling
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.store.split import SplitRule
 from accdistill_jax.errors import UserError
@@ -22,7 +23,9 @@ def stores(make_store):
 
 
 def pipeline(stores, **options):
-    return Pipeline(stores, **{"split": "train", "batch_size": 8, "seed": 3} | options)
+    options = {"split": "train", "seed": 3, "batch_size": 8} | options
+    names = {field.name for field in dataclasses.fields(Sampling)} & options.keys()
+    return Pipeline(stores, Sampling(**{name: options.pop(name) for name in names}), **options)
 
 
 def rows(pipe, steps):

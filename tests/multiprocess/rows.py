@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from accdistill_jax.config.schema import TrainConfig
-from accdistill_jax.data.pipeline import Pipeline
+from accdistill_jax.data.pipeline import Pipeline, Sampling
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.inputs.augment import order
 from accdistill_jax.inputs.prepare import InputSettings
@@ -89,7 +89,7 @@ def objective() -> WithBits:
 def row_hashes(store: str, parallel: Parallel, peers, *, batch_size: int, steps: int) -> list[dict[str, list[str]]]:
     """By step, by place in the global batch: hashes of the row as read, and of the augmented inputs of the training step."""
     pipeline = Pipeline(
-        (Store.open(store),), split="train", batch_size=batch_size, seed=SEED, host=peers.rank, hosts=peers.count
+        (Store.open(store),), Sampling("train", SEED), batch_size=batch_size, host=peers.rank, hosts=peers.count
     )
     trained = objective()
     one = {key: value[:1] for key, value in pipeline.batch(0).items()}

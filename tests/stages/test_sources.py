@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from accdistill_jax.data.pipeline import Pipeline
+from accdistill_jax.data.pipeline import Pipeline, Sampling
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.errors import UserError
 from accdistill_jax.objectives.base import LABEL, SECOND
@@ -30,7 +30,7 @@ def owner(run, signals):
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_the_second_segment_is_another_one_of_the_same_participant(run, split):
     source = paired_source(run, "ppg")
-    pipeline = Pipeline(run.stores, split=split, batch_size=16, seed=0, reader=source.reader(split))
+    pipeline = Pipeline(run.stores, Sampling(split, 0), batch_size=16, reader=source.reader(split))
     seen = set()
     for step in range(4):
         batch = pipeline.batch(step)
@@ -46,7 +46,7 @@ def test_the_second_segment_is_another_one_of_the_same_participant(run, split):
 def test_pairs_do_not_depend_on_the_number_of_hosts(run):
     source = paired_source(run, "accel")
     make = lambda host, hosts: Pipeline(
-        run.stores, split="train", batch_size=16, seed=0, reader=source.reader("train"), host=host, hosts=hosts
+        run.stores, Sampling("train", 0), batch_size=16, reader=source.reader("train"), host=host, hosts=hosts
     )
     whole = make(0, 1).batch(3)
     parts = [make(host, 2).batch(3) for host in range(2)]
@@ -75,7 +75,7 @@ def test_labelled_batches_have_their_segments_labels_and_no_ppg(run):
     labels = run.stores[0].segments["sdnn_ms"][rows[0]]
     np.testing.assert_allclose(statistics["label_mean"], labels.mean(), rtol=1e-5)
     np.testing.assert_allclose(statistics["label_std"], labels.std(), rtol=1e-5)
-    pipeline = Pipeline(run.stores, split="train", batch_size=8, seed=0, reader=source.reader("train"), rows=rows)
+    pipeline = Pipeline(run.stores, Sampling("train", 0, rows=rows), batch_size=8, reader=source.reader("train"))
     assert pipeline.num_segments == len(rows[0])
     batch = pipeline.batch(0)
     _, chosen = pipeline.global_indices(0)

@@ -13,10 +13,10 @@ from accdistill_jax.data.synthetic.synthetic import SyntheticSettings, write_sto
 
 def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     """`order` has out (a folder of its own), workers, and either population (participants, minutes of each) or files."""
-    out, workers = Path(order["out"]), order["workers"]
+    out = Path(order["out"])
+    preparation = PreparationSettings(workers=order["workers"], overwrite=True, quiet=True)
     if "files" in order:
         found = recordings.Found([raw_recordings.source(Path(file)) for file in order["files"]], reader="benchmark")
-        preparation = PreparationSettings(workers=workers, overwrite=True, quiet=True)
 
         def make() -> Any:
             return prepare_store(found, out, settings=PreprocessSettings(), preparation=preparation)
@@ -25,7 +25,7 @@ def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         settings = SyntheticSettings(participants=participants, segments_per_participant=minutes)
 
         def make() -> Any:
-            return write_store(out, settings, workers=workers, overwrite=True)
+            return write_store(out, settings, preparation=preparation)
 
     def run(count: int) -> None:
         for _ in range(count):

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from accdistill_jax.data.pipeline import Pipeline
+from accdistill_jax.data.pipeline import Pipeline, Sampling
 from accdistill_jax.data.store.manifest import SIGNALS
 from accdistill_jax.data.store.store import RemoteReading, Store
 
@@ -21,7 +21,7 @@ def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
 
     def open_pipeline() -> Pipeline:
         store = Store.open(order["store"], remote=RemoteReading(order["concurrency"], order["cache_mb"]))
-        return Pipeline([store], split="train", batch_size=order["batch"], seed=SEED)
+        return Pipeline([store], Sampling(split="train", seed=SEED), batch_size=order["batch"])
 
     pipeline, step, steps = open_pipeline(), 0, order["steps"]
 

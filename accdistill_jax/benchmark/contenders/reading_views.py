@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from accdistill_jax.benchmark.contenders.reading import SEED
-from accdistill_jax.data.pipeline import Pipeline
+from accdistill_jax.data.pipeline import Pipeline, Sampling
 from accdistill_jax.data.store.store import Store, signal_crc
 from accdistill_jax.stages import teacher_views
 from accdistill_jax.stages.teacher_views import TeacherViews
@@ -35,7 +35,7 @@ def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     store = Store.open(order["store"])
     views = write_views(store, Path(order["folder"]) / "views")
     reader = TeacherViews([views], seed=SEED)
-    pipeline, step = Pipeline([store], split="train", batch_size=order["batch"], seed=SEED, reader=reader), 0
+    pipeline, step = Pipeline([store], Sampling(split="train", seed=SEED), batch_size=order["batch"], reader=reader), 0
 
     def run(count: int) -> None:
         nonlocal step

@@ -135,9 +135,7 @@ def _prepare_synthetic(args: argparse.Namespace, console: Console) -> None:
         synthetic.SyntheticSettings(**chosen(args, _SYNTHETIC)),
         PreprocessSettings(**chosen(args, _PREPROCESS_SYNTHETIC)),
         split=_split(args),
-        workers=preparation.workers,
-        overwrite=preparation.overwrite,
-        progress=not preparation.quiet,
+        preparation=preparation,
     )
     show.print_summary(store, console)
 

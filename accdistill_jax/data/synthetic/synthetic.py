@@ -1,8 +1,8 @@
-"""Synthetic recordings: the embedded default data, and the bench on which claims are tested with known truth.
+"""Synthetic recordings: the default data, and data with known truth for tests of claims.
 
-`physiology` says who the participants are and when their hearts beat, `waveforms` what a watch records of it,
-`health_targets` what they answer to questions about their health; here minutes become segments, through the
-same filter, labels and selection as measured recordings, and segments a store.
+`physiology` draws the participants and their heart beats, `waveforms` renders the signals of a watch, and
+`health_targets` draws their answers to questions about health. This module turns the minutes into segments, with the
+same filter, labels and selection as for measured recordings, and writes the segments into a store.
 """
 
 import dataclasses
@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from accdistill_jax.data.prepare.workers import check_workers, run_all
+from accdistill_jax.data.prepare.preparation import PreparationSettings
+from accdistill_jax.data.prepare.workers import run_all
 from accdistill_jax.data.preprocessing.segments import Origin, References, SegmentBatch, bandpass, finish_segments
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.recording import Beats, Participant
@@ -38,7 +39,7 @@ __all__ = [
     "write_store",
 ]
 
-GENERATOR_VERSION = 3  # part of every store's settings; raised when the same settings give other minutes or answers
+GENERATOR_VERSION = 3  # part of every store's settings; it rises when the same settings give other minutes or answers
 DEVICE = "synthetic"
 
 
@@ -47,12 +48,11 @@ class SyntheticSettings:
     """Settings of the data to generate.
 
     Attributes:
-        participants: how many.
-        segments_per_participant: minutes generated for each, before selection.
-        seed: of the population; two seeds have no participant in common.
-        ppg_channels: PPG channels, 1 to 8.
-        first_participant: index of the first one, so that a store can hold others than another store of the
-        seed.
+        participants: number of people.
+        segments_per_participant: minutes that are generated for each person, before selection.
+        seed: seed of the population. Two seeds have no participant in common.
+        ppg_channels: number of PPG channels, 1 to 8.
+        first_participant: index of the first participant. Stores with the same seed and disjoint indices have different people.
 
     Raises:
         UserError: a value out of range.
@@ -85,17 +85,18 @@ class SyntheticSettings:
 
     @property
     def participant_indices(self) -> range:
+        """Indices of the participants in the population."""
         return range(self.first_participant, self.first_participant + self.participants)
 
 
 @dataclasses.dataclass(frozen=True)
 class RawMinutes:
-    """Minutes of one participant as the sensors recorded them, and the truth behind them."""
+    """Minutes of one participant as the sensors record them, with their true beats and breathing."""
 
     ppg: np.ndarray  # [N, 3840, C] float32, a.u., 64 Hz, systole up, unfiltered
     accel: np.ndarray  # [N, 3840, 3] float32, g, 64 Hz
-    beats: list[np.ndarray]  # N of [n] float64: R peaks inside the minute, s from its start
-    intervals: list[np.ndarray]  # N of [n] float64: s, the interval that ends at each of these
+    beats: list[np.ndarray]  # N of [n] float64: times of R peaks inside the minute, s from its start
+    intervals: list[np.ndarray]  # N of [n] float64: s, the interval before each of these R peaks
     resp_bpm: np.ndarray  # [N] float32, mean breathing rate
     start_unix_s: np.ndarray  # [N] float64
 
@@ -108,18 +109,18 @@ def generate_segments(
     ppg_channels: int = 2,
     participant: Physiology | None = None,
 ) -> RawMinutes:
-    """Generate minutes of one participant.
+    """Generates minutes of one participant.
 
     Args:
-        seed: of the population.
-        participant_index: of the participant.
-        segment_indices: [N] which minutes, in any order; each is the same whatever the others are.
-        ppg_channels: number of PPG channels C, 1 to 8; the first channels are the same whatever their number.
-        participant: physiology to use in place of `sample_participant(seed, participant_index)`, for what-if
-            comparisons on the same random numbers.
+        seed: seed of the population.
+        participant_index: index of the participant.
+        segment_indices: [N] indices of the minutes, in any order. Each minute is independent of the others.
+        ppg_channels: number of PPG channels C, 1 to 8. The first channels do not depend on it.
+        participant: physiology to use instead of `sample_participant(seed, participant_index)`, for comparisons with the same
+            random numbers.
 
     Returns:
-        The raw minutes, in the order asked for.
+        The raw minutes, in the order of `segment_indices`.
 
     Raises:
         ValueError: `ppg_channels` out of range.
@@ -151,18 +152,18 @@ def generate_segments(
 def generate_batch(
     settings: SyntheticSettings, participant_index: int, preprocess_settings: PreprocessSettings
 ) -> SegmentBatch:
-    """All minutes of one participant: generated, filtered, labelled and selected.
+    """Generates, filters, labels and selects all minutes of one participant.
 
     Args:
-        settings: the population; `participant_index` counts from 0 whatever `first_participant` is.
-        participant_index: of the participant.
+        settings: the population.
+        participant_index: index of the participant in the population; it counts from 0, not from `first_participant`.
         preprocess_settings: filter and thresholds, at 64 Hz and 60 s.
 
     Returns:
-        The accepted segments and the account of the others.
+        The accepted segments and the counts of the rejected ones.
 
     Raises:
-        UserError: `preprocess_settings` ask for another rate or duration, or for certain channels.
+        UserError: `preprocess_settings` have another rate or duration, or name channels.
     """
     check_preprocess_settings(preprocess_settings)
     person = sample_participant(settings.seed, participant_index)
@@ -200,7 +201,7 @@ def generate_batch(
 
 
 def check_preprocess_settings(settings: PreprocessSettings) -> None:
-    """Raises UserError unless rate, duration and channels are those of the generator."""
+    """Raises UserError if rate, duration or channels differ from those of the generator."""
     if settings.rate_hz != waveforms.RATE_HZ or settings.samples != waveforms.SAMPLES:
         raise UserError(
             f"synthetic recordings are minutes at {waveforms.RATE_HZ:g} Hz; set rate_hz={waveforms.RATE_HZ:g} and "
@@ -208,7 +209,7 @@ def check_preprocess_settings(settings: PreprocessSettings) -> None:
         )
     if settings.ppg_channels:
         raise UserError(
-            "synthetic recordings: their number of PPG channels is a setting of the population, not of preprocessing"
+            "synthetic recordings: the number of PPG channels is a setting of the population, not of preprocessing"
         )
 
 
@@ -222,48 +223,46 @@ def write_store(
     settings: SyntheticSettings,
     preprocess_settings: PreprocessSettings | None = None,
     *,
-    workers: int = 1,
     split: SplitRule | None = None,
-    overwrite: bool = False,
-    progress: bool = False,
+    preparation: PreparationSettings | None = None,
 ) -> Store:
-    """Generate a population into a store. Its bytes do not depend on `workers` nor on interruptions.
+    """Generates a population into a store. Its bytes do not depend on the number of workers or on interruptions.
 
-    Each participant is staged when it is ready, so the same call after an interruption continues; a complete
-    store of exactly these settings is opened and nothing else is done. With more
-    than one worker, fresh processes are started: call it from under `if __name__ == "__main__":` in a script.
+    Each participant is staged when it is ready, so the same call after an interruption continues. A complete store with
+    the same settings is opened and stays unchanged. More than one worker starts new processes: a script must then call this
+    function below `if __name__ == "__main__":`.
 
     Args:
-        path: local folder or URL of the store to be.
+        path: local folder or URL of the new store.
         settings: the population.
-        preprocess_settings: filter and thresholds; the defaults where None.
-        workers: processes that generate; 1 works in this process.
-        split: how participants are split; by hash of seed 0 where None.
-        overwrite: replace whatever store is already there.
-        progress: show a progress bar with the time left.
+        preprocess_settings: filter and thresholds; None uses the defaults.
+        split: rule that splits the participants; None splits by hash with seed 0.
+        preparation: workers, overwriting and progress bars (`skip_bad` concerns recordings only). None generates in this
+            process, without overwriting and without progress bars.
 
     Returns:
         The store, opened.
 
     Raises:
-        UserError: `workers` below 1, unsuitable settings, a store of other settings there, another process that
-            makes it at this moment, a worker that died, a full disk.
+        UserError: unsuitable settings, a store with other settings at `path`, another process that writes this store, a
+            worker that died, or a full disk.
     """
-    check_workers(workers)
+    preparation = preparation or PreparationSettings(workers=1, quiet=True)
     preprocess_settings = preprocess_settings or PreprocessSettings()
     check_preprocess_settings(preprocess_settings)
     order = _order(settings)
     request = _request(settings, preprocess_settings, split)
-    if not overwrite:
+    if not preparation.overwrite:
         store = existing_store(path, units=order, **request)
         if store is not None:
             return store
-    writer = StoreWriter(path, overwrite=overwrite, **request)
-    with writer.exclusive(), progress_bar(progress) as bar:
+    writer = StoreWriter(path, overwrite=preparation.overwrite, **request)
+    with writer.exclusive(), progress_bar(not preparation.quiet) as bar:
         missing = [index for index in settings.participant_indices if not writer.has(unit_id(settings, index))]
         task = bar.add_task("generating minutes", total=settings.participants * settings.segments_per_participant)
         bar.advance(task, (settings.participants - len(missing)) * settings.segments_per_participant)
-        for _ in run_all(functools.partial(_add, writer, settings, preprocess_settings), missing, workers=workers):
+        add = functools.partial(_add, writer, settings, preprocess_settings)
+        for _ in run_all(add, missing, workers=preparation.workers):
             bar.advance(task, settings.segments_per_participant)
         task = bar.add_task("writing the store", total=None)
         return writer.commit(order, progress=lambda done, total: bar.update(task, completed=done, total=total))
@@ -277,22 +276,22 @@ def shared_store(
     progress: bool = False,
     say: Callable[[str], None],
 ) -> Store:
-    """`write_store` for processes of one machine that start together: one generates, the others wait and open it.
+    """`write_store` for processes of one machine that start together: one process generates, the others wait.
 
-    A generating process that is killed lets the next one go on where it stopped.
+    If the generating process is killed, the next process continues its work.
 
     Args:
-        path: local folder of the store to be; the lock is the file `<path>.lock`.
+        path: local folder of the new store; the lock is the file `<path>.lock`.
         settings: the population.
-        workers: processes that generate.
+        workers: number of processes that generate.
         progress: show a progress bar with the time left.
-        say: told a line when another process has been generating for more than two seconds.
+        say: called with a line when another process has been generating for more than two seconds.
 
     Returns:
         The store, opened.
 
     Raises:
-        UserError: as `write_store`, or the lock file cannot be made.
+        UserError: errors of `write_store`, or the lock file cannot be created.
     """
     store = existing_store(path, units=_order(settings), **_request(settings, PreprocessSettings(), None))
     if store is not None:
@@ -300,7 +299,7 @@ def shared_store(
     with file_lock(
         f"{os.fspath(path)}.lock", waiting=lambda: say(f"data: waiting for another process that generates {path}")
     ):
-        return write_store(path, settings, workers=workers, progress=progress)
+        return write_store(path, settings, preparation=PreparationSettings(workers=workers, quiet=not progress))
 
 
 def _order(settings: SyntheticSettings) -> list[str]:

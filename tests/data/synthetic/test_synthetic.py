@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import signal
 
+from accdistill_jax.data.prepare.preparation import PreparationSettings
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.store.writer import StoreWriter
 from accdistill_jax.data.synthetic import synthetic, waveforms
@@ -16,6 +17,7 @@ from accdistill_jax.data.synthetic.health_targets import HEALTH_TARGETS
 from accdistill_jax.errors import UserError
 
 PREPROCESS = PreprocessSettings()
+OVERWRITE = PreparationSettings(workers=1, overwrite=True)
 
 
 def _spectral_rate(x):
@@ -126,8 +128,8 @@ def test_beta_blocker_slows_the_heart_and_steadies_it():
 
 def test_store_is_the_same_for_any_workers_and_after_an_interruption(tmp_path, monkeypatch):
     settings = synthetic.SyntheticSettings(participants=5, segments_per_participant=3, seed=1)
-    one = synthetic.write_store(tmp_path / "one", settings, PREPROCESS, workers=1)
-    two = synthetic.write_store(tmp_path / "two", settings, PREPROCESS, workers=2)
+    one = synthetic.write_store(tmp_path / "one", settings, PREPROCESS, preparation=PreparationSettings(workers=1))
+    two = synthetic.write_store(tmp_path / "two", settings, PREPROCESS, preparation=PreparationSettings(workers=2))
 
     generate = synthetic.generate_batch
 
@@ -197,7 +199,7 @@ def test_a_complete_store_is_opened_and_another_one_refused(tmp_path, monkeypatc
     with pytest.raises(UserError, match="source_settings.participants: 2 there, 3 now.; choose another folder"):
         synthetic.write_store(tmp_path / "store", other, PREPROCESS)
     monkeypatch.undo()
-    replaced = synthetic.write_store(tmp_path / "store", other, PREPROCESS, overwrite=True)
+    replaced = synthetic.write_store(tmp_path / "store", other, PREPROCESS, preparation=OVERWRITE)
     assert replaced.manifest["counts"]["total"]["examined"] == 6
 
 
@@ -209,7 +211,9 @@ def test_two_processes_do_not_make_the_same_store(tmp_path, overwrite):
     other = dataclasses.replace(settings, participants=3) if overwrite else settings
     with writer.exclusive(), pytest.raises(UserError, match="another process is preparing this store"):
         writer.add("kept", synthetic.generate_batch(settings, 0, PREPROCESS))
-        synthetic.write_store(tmp_path / "store", other, PREPROCESS, overwrite=overwrite)
+        synthetic.write_store(
+            tmp_path / "store", other, PREPROCESS, preparation=PreparationSettings(workers=1, overwrite=overwrite)
+        )
     assert writer.has("kept")
 
 
@@ -243,7 +247,7 @@ def test_other_rates_and_no_workers_are_refused(tmp_path):
     with pytest.raises(UserError, match="setting of the population"):
         synthetic.generate_batch(settings, 0, PreprocessSettings(ppg_channels=("ppg0",)))
     with pytest.raises(UserError, match="workers 0: at least 1"):
-        synthetic.write_store(tmp_path / "store", settings, PREPROCESS, workers=0)
+        synthetic.write_store(tmp_path / "store", settings, PREPROCESS, preparation=PreparationSettings(workers=0))
 
 
 def test_importing_it_leaves_jax_alone(repository):
