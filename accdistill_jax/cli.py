@@ -20,12 +20,14 @@ class Command(NamedTuple):
         text: for --help.
         product: "files" if it goes on without a readable standard output, "output" if that is its result.
         function: entry point, called with the arguments and `prog`, the command's name in messages; returns the exit status.
+        plain: True if the entry point leaves signals and lost output to its caller.
     """
 
     module: str
     text: str
     product: Literal["files", "output"] = "files"
     function: str = "main"
+    plain: bool = False
 
 
 COMMANDS = {
@@ -38,6 +40,9 @@ COMMANDS = {
     ),
     "benchmark": Command(
         "accdistill_jax.benchmark.__main__", "measure training, input and inference on this machine", "output"
+    ),
+    "config": Command(
+        "accdistill_jax.config.__main__", "print the keys of a config: default, rule, meaning", "output", plain=True
     ),
     "mirror": Command("accdistill_jax.storage.mirror", "list or fetch a work directory in an object store", "output"),
 }
@@ -65,6 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command is not None:
         early_stop.install(product=command.product)
         entry = getattr(importlib.import_module(command.module), command.function)
+        if command.plain:
+            from accdistill_jax.runtime.command import run_command
+
+            return run_command(lambda: entry(argv[1:], prog=f"accdistill {name}"))
         return entry(argv[1:], prog=f"accdistill {name}")
     streams.secure(product="output")
     return _answer(name)

@@ -26,7 +26,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m accdistill
         argv: the words after the command's name; by default those of this process.
         prog: the command's name in its help.
     """
-    parser = CommandParser(prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    about = (__doc__ or "").replace("python -m accdistill_jax.config", prog)
+    parser = CommandParser(prog=prog, description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("prefix", nargs="?", default="", help="a key or a section; default: all keys")
     parser.add_argument("--config", metavar="CONFIG[:PRESET]", help="prints the values of this config too")
     arguments, overrides = parse_overridable(parser, sys.argv[1:] if argv is None else argv)
