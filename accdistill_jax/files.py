@@ -15,7 +15,7 @@ from pathlib import Path
 
 from accdistill_jax.errors import UserError, refuse_password
 
-RECORD_BYTES = 256 * 2**20  # no record that is read whole (JSON, metrics) comes near it
+RECORD_BYTES = 256 * 2**20  # limit for records that are read whole (JSON, metrics); real ones are far smaller
 _LEFTOVER = re.compile(r"\..*\.\d+-\d+\.tmp")
 
 
@@ -44,26 +44,26 @@ def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
 
 
 def is_leftover(name: str) -> bool:
-    """True if a file has the name of what `write_atomically` leaves where it is killed."""
+    """True for the name of a temporary file that `write_atomically` leaves if it is killed."""
     return _LEFTOVER.fullmatch(name) is not None
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what `write_atomically` has left below a local folder where it was killed; nobody may be writing there now."""
+    """Removes temporary files of killed `write_atomically` calls below a folder; no process may be writing there."""
     for path in Path(folder).rglob(".*.tmp"):
         if is_leftover(path.name):
             path.unlink(missing_ok=True)
 
 
 def remove_matching(folder: str | os.PathLike, is_ours: Callable[[str], bool]) -> bool:
-    """Removes this program's files below a local folder, and each folder that is empty then; what a user put there stays.
+    """Removes this program's files below a local folder, and each folder that is empty afterwards; a user's files stay.
 
     Args:
         folder: need not exist.
-        is_ours: told a file's path relative to `folder`, parts separated by "/".
+        is_ours: called with a file's path relative to `folder`, parts separated by "/"; True: remove it.
 
     Returns:
-        Whether the folder is gone.
+        True if the folder is gone.
     """
     emptied = {os.fspath(folder)}
     for path, _, names in os.walk(folder, topdown=False):
@@ -72,28 +72,30 @@ def remove_matching(folder: str | os.PathLike, is_ours: Callable[[str], bool]) -
                 os.unlink(os.path.join(path, name))
                 emptied.add(path)
         if path in emptied:
-            with contextlib.suppress(OSError):  # with something in it
+            with contextlib.suppress(OSError):  # not empty
                 os.rmdir(path)
                 emptied.add(os.path.dirname(path))
     return not os.path.lexists(folder)
 
 
 def free_name(path: Path) -> Path:
-    """`path`, or with the lowest number behind it that makes it the name of nothing: kept, kept-2, kept-3."""
+    """`path`, or the first of path-2, path-3, ... that does not exist."""
     names = itertools.chain([path.name], (f"{path.name}-{number}" for number in itertools.count(2)))
     return next(other for name in names if not os.path.lexists(other := path.with_name(name)))
 
 
 def open_regular(path: str | os.PathLike) -> io.BufferedReader:
-    """Opens a local file for reading, never anything that has no end or lets one wait, such as /dev/zero or a FIFO.
+    """Opens a local file for reading; refuses files that never end or that block, such as /dev/zero or a FIFO.
 
     Raises:
-        OSError: as `open`; also where it is no regular file, or the name cannot be one.
+        OSError: as `open`; also for a file that is not regular and a name that no file can have.
     """
     try:
-        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # a FIFO would wait
+        file = open(
+            path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)
+        )  # else a FIFO would block
     except ValueError as error:
-        raise OSError(errno.EINVAL, f"no name of a file: {error}", os.fspath(path)) from error
+        raise OSError(errno.EINVAL, f"not a file name: {error}", os.fspath(path)) from error
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
@@ -104,7 +106,7 @@ def read_regular(path: str | os.PathLike, *, limit_bytes: int = RECORD_BYTES) ->
     """The content of a local file.
 
     Raises:
-        OSError: as `open_regular`; also where it has more bytes than the limit.
+        OSError: as `open_regular`; also if the file is larger than the limit.
     """
     with open_regular(path) as file:
         if os.fstat(file.fileno()).st_size > limit_bytes:
@@ -113,21 +115,21 @@ def read_regular(path: str | os.PathLike, *, limit_bytes: int = RECORD_BYTES) ->
 
 
 def sealed(record: Mapping) -> dict:
-    """A JSON-able record with a checksum over everything else in it."""
+    """Adds a checksum over everything else to a record of JSON values."""
     return {**record, "checksum": record_checksum(record)}
 
 
 def record_checksum(record: Mapping) -> str:
-    """Checksum of a record."""
+    """Checksum of a record, computed without its "checksum" entry."""
     plain = json.loads(json.dumps({key: value for key, value in record.items() if key != "checksum"}))
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def unsealed(record: Mapping) -> dict:
-    """A record without its checksum; one of an earlier version has none.
+    """Removes the checksum of a record and verifies it; records of earlier versions have none.
 
     Raises:
-        ValueError: it was changed after it was written.
+        ValueError: the record was changed after it was written.
     """
     if record.get("checksum", "") not in ("", record_checksum(record)):
         raise ValueError("it was changed after it was written")
@@ -138,7 +140,7 @@ def is_address(workdir: str) -> bool:
     """True if a work directory is an object-store address.
 
     Raises:
-        UserError: it is one that cannot be written, or holds a password.
+        UserError: the address cannot be written to, or holds a password.
     """
     refuse_password(workdir)
     if workdir.startswith(("http://", "https://")):

@@ -1,4 +1,4 @@
-"""Text that users give (names of folders, participants, devices, channels), shown as it is and safely everywhere."""
+"""Displays text that users give (names of folders, participants, devices, channels) unchanged and safely."""
 
 import functools
 import os
@@ -6,17 +6,17 @@ import re
 import sys
 import unicodedata
 
-_JOINERS = "\u200c\u200d"  # shape the letters of several scripts; they move and hide nothing
+_JOINERS = "\u200c\u200d"  # they shape the letters of several scripts, and neither move nor hide text
 _MARKUP = re.compile(r"[\\\\`*_\[\]~!]|^[#+-]")
 _LINKED = re.compile(r"(https?|ftp)://", re.IGNORECASE)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def readable(name: str) -> str:
-    """A name from a file system or a file, as one text whatever the locale and the machine it comes from.
+    """Normalises a name from a file system or a file, so that every locale and machine gives the same text.
 
-    Composed and decomposed forms of the same letters (Linux and macOS write them differently) become the same text (NFC); bytes
-    that are no UTF-8 become backslash escapes such as Ren\\xe9.
+    Composed and decomposed forms of the same letters (Linux and macOS write them differently) become the same text (NFC). Bytes that
+    are not UTF-8 become backslash escapes.
     """
     if _SURROGATE.search(name):
         try:
@@ -27,31 +27,31 @@ def readable(name: str) -> str:
 
 
 def one_line(text: object) -> str:
-    """A text that cannot command a terminal: line breaks, escape sequences and changes of direction become backslash escapes."""
+    """Escapes line breaks, terminal escape sequences and changes of text direction, so that a text cannot control a terminal."""
     return "".join(map(_visible, str(text)))
 
 
 def several_lines(text: object) -> str:
-    """The same for a text of several lines."""
+    """`one_line` applied to each line of a text."""
     return "\n".join(map(one_line, str(text).split("\n")))
 
 
 def for_plot(text: object) -> str:
-    """A text for matplotlib: `$` is no formula, and letters that its font lacks become backslash escapes rather than equal boxes."""
+    """Prepares a text for matplotlib: `$` starts no formula, and letters that the font lacks become backslash escapes."""
     drawable = _drawable()
     shown = "".join(c if ord(c) in drawable else _escaped(c) for c in one_line(text))
-    # A leading "_" would leave a line out of its legend.
+    # Matplotlib leaves a label that begins with "_" out of the legend.
     return (" " if shown.startswith("_") else "") + shown.replace("$", r"\$")
 
 
 def literal(text: object) -> str:
-    """A text in Markdown that is shown as it is, also within a table: no markup, HTML, link or end of a cell."""
+    """Escapes a text for Markdown, tables included, so that it is shown literally: no markup, HTML, link or end of a cell."""
     shown = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "&#124;")
     return _LINKED.sub(r"\1&#58;//", _MARKUP.sub(r"\\\g<0>", shown)).replace("www.", "www&#46;")
 
 
 def print_error(error: object) -> None:
-    """Prints what a command ends with on stderr, in terms that no terminal, locale or closed stream can trip over."""
+    """Prints the final error of a command on stderr, escaped for every terminal and locale."""
     print(f"error: {several_lines(error)}", file=sys.stderr)
 
 
@@ -63,7 +63,7 @@ def _visible(c: str) -> str:
 
 
 def _escaped(c: str) -> str:
-    if "\udc80" <= c <= "\udcff":  # a byte of a file's name that is no UTF-8
+    if "\udc80" <= c <= "\udcff":  # a byte of a file name that is not UTF-8
         return f"\\x{ord(c) - 0xDC00:02x}"
     return c.encode("unicode_escape").decode()
 

@@ -72,7 +72,7 @@ def test_a_folder_in_the_place_of_a_checkpoint_to_be_is_set_aside_in_a_line(tmp_
     assert (tmp_path / "40.kept-2" / "from-a-copy").read_text() == "precious 40/from-a-copy"
     assert_kept(tmp_path, ["40.kept/older"])
     assert (
-        f"{tmp_path / '40'} has something in it that no run has saved: it is {tmp_path / '40.kept-2'} now"
+        f"{tmp_path / '40'} has something in it that no run has saved: it was renamed to {tmp_path / '40.kept-2'}"
         in caplog.text
     )
     with Checkpointer(tmp_path) as checkpointer:

@@ -1,4 +1,4 @@
-"""One line in place of the pages of log and stacks with which a library aborts the process for a known reason."""
+"""Replaces a library's abort, with its pages of log and stacks, by one line if the reason is known."""
 
 import contextlib
 import ctypes
@@ -11,13 +11,12 @@ from typing import Self
 
 
 class AbortLine:
-    """Context that holds back standard error, and reads it where a library calls abort().
+    """Context that holds back standard error and reads it if a library calls abort().
 
-    What was held back is shown when the context is left, and at once where the reason is none that is known.
+    The held text is shown when the context ends, or at once if the reason of the abort is unknown.
 
     Args:
-        known: told what the library has written; returns the exit status and the line for the user, or None for the abort as
-            it is.
+        known: called with the held text; returns the exit status and the line for the user, or None if the reason is unknown.
     """
 
     def __init__(self, known: Callable[[str], tuple[int, str] | None]):
@@ -27,17 +26,17 @@ class AbortLine:
     def __enter__(self) -> Self:
         try:
             self._shown = os.dup(2)
-        except OSError:  # closed: nobody is told anything
+        except OSError:  # standard error is closed
             return self
         try:
             self._held = tempfile.TemporaryFile()
-        except OSError:  # no room for it: shown as it comes
+        except OSError:  # no space: messages are shown as they come
             os.close(self._shown)
             return self
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.flush()
         os.dup2(self._held.fileno(), 2)
-        # Python's own handlers run between instructions of its code, and there are none after an abort
+        # Python runs its own signal handlers between instructions, and abort() returns to none
         self._libc = ctypes.CDLL(None)
         self._libc.signal.restype, self._libc.signal.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
         self._handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(self._aborted)
@@ -48,7 +47,7 @@ class AbortLine:
         self.show()
 
     def show(self) -> None:
-        """Gives standard error back, with what was held back; for a thread that ends the process too."""
+        """Restores standard error and writes the held text; may be called from a thread that ends the process."""
         held, self._held = self._held, None
         if held is None:
             return

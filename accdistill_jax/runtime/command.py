@@ -11,15 +11,15 @@ from accdistill_jax.text import print_error
 
 
 def run_command(work: Callable[[], int | None], *, when_stopped: str | None = None) -> int:
-    """Does the work of a command.
+    """Runs the work of a command.
 
     Args:
         work: returns the exit status, None for `FINISHED`.
-        when_stopped: the line to print where a signal stopped it; None for none.
+        when_stopped: line to print if a signal stopped the command; None: no line.
 
     Returns:
-        The exit status: what `work` returned; USER_ERROR for a UserError, told in one line; 128 and the signal's number where one
-        stopped it, SIGPIPE's where standard output is what was asked for and its reader has gone.
+        The exit status: the result of `work`; USER_ERROR after a UserError, which is printed as one line; 128 plus the number of the
+        signal that stopped the command, or of SIGPIPE if the reader of standard output has gone.
     """
     early_stop.uninstall()
     try:

@@ -14,7 +14,7 @@ from accdistill_jax.files import is_address
 from accdistill_jax.user_paths import cache_folder, expanded
 
 _log = logging.getLogger(__name__)
-KEPT_FROM_S = 0.5  # programs that take less to compile are not kept
+KEPT_FROM_S = 0.5  # programs that compile faster are not kept
 
 
 def _setting(name: str) -> Any:
@@ -26,17 +26,17 @@ _ENABLED_BY_JAX = _setting("jax_enable_compilation_cache")
 
 
 def use_compilation_cache(choice: str, *, say: Callable[[str], None] = _log.warning) -> None:
-    """Keeps compiled programs in a folder, so that a second start does not compile again; without a user's own folder it keeps none.
+    """Keeps compiled programs in a folder, so that the next start does not compile them again.
 
-    An entry that cannot be read (torn by a kill: JAX does not write them atomically) is compiled anew with a warning.
+    JAX does not write the entries atomically: an entry torn by a kill is compiled again, with a warning.
 
     Args:
-        choice: the folder; "" is the one that JAX is set to already (JAX_COMPILATION_CACHE_DIR), else one of the user's;
-            "off" is none, until a later call in the process chooses otherwise.
-        say: told in a line why none are kept, where the user has no folder that can be written.
+        choice: the folder; "": the folder that JAX is set to (JAX_COMPILATION_CACHE_DIR), else one in the user's cache folder; "off":
+            no folder, until a later call in this process.
+        say: called with one line if the user has no writable cache folder, so that no programs are kept.
 
     Raises:
-        UserError: a folder that was asked for cannot be made.
+        UserError: the folder `choice` cannot be created.
     """
     before = _setting("jax_compilation_cache_dir"), _setting("jax_enable_compilation_cache")
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
@@ -58,4 +58,4 @@ def use_compilation_cache(choice: str, *, say: Callable[[str], None] = _log.warn
         except UserError as error:
             say(f"compiled programs are not kept: {error}, or give --config.runtime.compilation_cache=FOLDER")
     if before != (_setting("jax_compilation_cache_dir"), _setting("jax_enable_compilation_cache")):
-        compilation_cache.reset_cache()  # else what was compiled before has settled it
+        compilation_cache.reset_cache()  # else JAX keeps the cache of the first compilation

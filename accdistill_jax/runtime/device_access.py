@@ -1,4 +1,4 @@
-"""Checks that JAX can use the devices of this machine; a one-line error where it cannot."""
+"""Checks that JAX can use the devices of this machine; gives a one-line error if it cannot."""
 
 import json
 import os
@@ -12,10 +12,10 @@ _PATIENCE_S = 300.0
 
 
 def local_devices() -> tuple[str, int]:
-    """(platform, number) of the devices that JAX finds: asked in a process of its own, since the answer takes hold of them.
+    """Platform and number of the devices that JAX finds; another process asks, as asking reserves the devices.
 
     Raises:
-        UserError: JAX finds none; with the last line of what it says.
+        UserError: JAX finds none; quotes its last line.
     """
     if os.environ.get("JAX_PLATFORMS") == "cpu":
         return "cpu", 1
@@ -28,16 +28,16 @@ def local_devices() -> tuple[str, int]:
 
 
 def check_named_platforms() -> None:
-    """Raises UserError where JAX_PLATFORMS names what JAX cannot use; where it names nothing, JAX takes what there is.
+    """Raises UserError if JAX_PLATFORMS names a platform that JAX cannot use; without that variable JAX uses any device.
 
-    For commands whose other processes take hold of the devices.
+    For commands whose child processes use the devices.
     """
     if os.environ.get("JAX_PLATFORMS"):
         local_devices()
 
 
 def take_devices() -> None:
-    """Lets this process take hold of its devices, as whatever JAX does first would; raises UserError where it cannot."""
+    """Reserves the devices for this process, as the first use of JAX would; raises UserError if that fails."""
     import jax
 
     try:
@@ -48,9 +48,7 @@ def take_devices() -> None:
 
 
 def _no_devices(reason: str) -> str:
-    reason = {"AssertionError": "JAX is not installed for them"}.get(
-        reason, reason
-    )  # its words for a plugin that is missing
+    reason = {"AssertionError": "JAX is not installed for them"}.get(reason, reason)  # JAX's error for a missing plugin
     named = os.environ.get("JAX_PLATFORMS")
     advice = f"; JAX_PLATFORMS={named} asks for them: name others, as JAX_PLATFORMS=cpu, or unset it" if named else ""
     return f"JAX cannot use this machine's devices: {reason}{advice}"

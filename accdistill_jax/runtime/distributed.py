@@ -1,7 +1,7 @@
-"""Start of a run of several processes: JAX's distributed runtime, then the control plane between them.
+"""Starts a run of several processes: first JAX's distributed runtime, then the control plane between the processes.
 
-On Cloud TPU, in a SLURM step and under Open MPI, JAX finds out by itself which processes there are; elsewhere the command
-line says so. On CPU the collectives are gloo's.
+On Cloud TPU, in a SLURM step and under Open MPI, JAX detects the processes of the run; elsewhere the command line names them. On
+CPU the collectives are gloo's.
 """
 
 import contextlib
@@ -24,9 +24,9 @@ from accdistill_jax.runtime.peers.peers import Peers, Timeouts
 from accdistill_jax.runtime.watchdog import end_process
 
 START_TIMEOUT_S = 300
-# Where a store lies may differ from machine to machine; that it is the same one, its fingerprint says.
-_OWN_KEYS = ("data.stores", "data.unseen_stores")
-# JAX's own runtime ends a process with pages of log when another is silent; the control plane is to be there first.
+# Machines may keep a store under different paths; its fingerprint is compared.
+_PATH_KEYS = ("data.stores", "data.unseen_stores")
+# JAX's runtime ends a process with pages of log when another one is silent; the control plane must notice it first.
 _RUNTIME_SILENCE_FACTOR = 10
 
 
@@ -39,22 +39,22 @@ def start(
     silence_s: float = 60.0,
     hang_s: float = 600.0,
 ) -> Peers:
-    """Joins the processes of the run; to be called before anything touches a device.
+    """Connects this process with the others of the run; call it before anything uses a device.
 
     Args:
-        coordinator: "host:port" of process 0, the same on every process; None: as JAX detects, or one process.
-        num_processes: of the run; given with `coordinator`.
-        process_id: of this process, 0 to num_processes - 1; given with `coordinator`.
-        mode: "auto", or "off": one process, whatever the environment says.
-        silence_s: a process silent for so long is lost.
-        hang_s: ten times so long a process waits for the others, see `Peers.waiting`.
+        coordinator: "host:port" of process 0, the same on every process; None: JAX detects the run, else there is one process.
+        num_processes: number of processes; required with `coordinator`.
+        process_id: number of this process, 0 to num_processes - 1; required with `coordinator`.
+        mode: "auto"; "off": one process, and the environment is ignored.
+        silence_s: a process that sends nothing for so long is lost, in seconds.
+        hang_s: a process waits for the others ten times so long, in seconds, see `Peers.waiting`.
 
     Returns:
         The processes of the run; `Peers.alone()` for one.
 
     Raises:
-        UserError: arguments that do not fit together.
-        PeersMissing: processes that did not come within `START_TIMEOUT_S`.
+        UserError: the arguments contradict each other.
+        PeersMissing: a process did not connect within `START_TIMEOUT_S`.
     """
     given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
     missing = [name for name, value in given.items() if value is None]
@@ -75,20 +75,20 @@ def start(
             "  ", " "
         )
     )
-    # in place of the runtime's own end of patience, an abort with pages of log
+    # replaces the runtime's own timeout, which aborts with pages of log
     aborts = AbortLine(functools.partial(_second_process, process_id))
     late = threading.Timer(START_TIMEOUT_S, lambda: (aborts.show(), end_process(ExitStatus.RELAUNCH, line)))
     late.daemon = True
     late.start()
-    # Python's own handlers do not run inside the runtime's call; there is nothing to save yet
+    # Python's signal handlers do not run inside the runtime's call, and there is nothing to save yet
     former = {}
     if threading.current_thread() is threading.main_thread():
         former = {
             number: signal.signal(number, signal.SIG_IGN if number in IGNORED else signal.SIG_DFL) for number in SIGNALS
         }
     try:
-        # a silent process is noticed by the control plane, which says which one; the runtime's own notice is the fallback
-        with contextlib.nullcontext() if missing else aborts:  # a cluster gives no number twice
+        # the control plane notices a silent process and names it; the runtime's notice is the fallback
+        with contextlib.nullcontext() if missing else aborts:  # a detected cluster never gives a number twice
             jax.distributed.initialize(
                 coordinator_address=coordinator,
                 num_processes=num_processes,
@@ -119,20 +119,20 @@ def start(
             host=str(state.coordinator_address).rpartition(":")[0],
             timeouts=Timeouts(silence_s=silence_s, hang_s=hang_s, start_s=START_TIMEOUT_S),
         )
-    except UserError as error:  # process 0 was there a moment ago
+    except UserError as error:  # process 0 was reachable a moment ago
         raise PeersMissing(str(error)) from error
 
 
 def stop() -> None:
-    """Leaves JAX's distributed runtime, which waits until all processes do."""
+    """Leaves JAX's distributed runtime; waits until all processes do."""
     if runtime.global_state.client is not None:
         jax.distributed.shutdown()
 
 
 def facts(config: Config) -> dict[str, Any]:
-    """Values that must be the same on every process before a run begins, by the name that a user reads."""
+    """Values that must be equal on all processes before a run begins, by the name shown to the user."""
     return {
-        **{f"config.{key}": value for key, value in record.flatten_json(config).items() if key not in _OWN_KEYS},
+        **{f"config.{key}": value for key, value in record.flatten_json(config).items() if key not in _PATH_KEYS},
         "version of accdistill_jax": accdistill_jax.__version__,
         "source code": record.source_hash(),
         "version of jax": importlib.metadata.version("jax"),
@@ -142,7 +142,7 @@ def facts(config: Config) -> dict[str, Any]:
 
 
 def _second_process(process_id: int | None, said: str) -> tuple[int, str] | None:
-    """Exit status and message if the runtime aborted because another process has this one's number; else None."""
+    """Exit status and message if the runtime aborted because two processes have the same number; else None."""
     if "ALREADY_EXISTS" not in said or "incarnation" not in said:
         return None
     number = "this one's number" if process_id is None else f"--process_id={process_id}"
@@ -163,7 +163,7 @@ def _check(coordinator: str, num_processes: int, process_id: int) -> None:
 
 
 class _KeyValueStore:
-    """The runtime's key-value store, as `Peers.connect` wants it."""
+    """Adapts the runtime's key-value store to `Exchange`."""
 
     def __init__(self, client: Any):
         self._client = client

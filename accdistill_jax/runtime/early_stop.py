@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP while a command still imports what it needs: seconds in which nothing has begun."""
+"""Handles Ctrl-C, SIGTERM and SIGHUP while a command still imports its modules and no work has begun."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from typing import Literal
 from accdistill_jax.runtime import streams
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# nohup, and a shell that starts a job in the background, have signals ignored: those are not for this process
+# nohup, and a shell that starts a background job, let the process ignore signals; it must go on ignoring them
 IGNORED = frozenset(number for number in SIGNALS if signal.getsignal(number) == signal.SIG_IGN)
 
 

@@ -1,4 +1,4 @@
-"""The end of a process: its last line, its exit status, and what the libraries print on the way out."""
+"""Ends a process: its last line, its exit status, and the log output of libraries at exit."""
 
 import os
 import signal
@@ -13,11 +13,11 @@ from accdistill_jax.runtime import streams
 from accdistill_jax.runtime.interrupt import Interrupted
 from accdistill_jax.text import several_lines
 
-_OUTLAST_S = 20.0  # for the others to notice a stop where they are: in a compilation, say
+_OUTLAST_S = 20.0  # for the others to notice a stop, during a compilation for example
 
 
 def end(error: BaseException, peers) -> NoReturn:
-    """Says what ended the run, to the user and to the run's other processes, and ends the process with its exit status."""
+    """Reports the error that ended the run to the user and to the other processes, then exits with its status."""
     several = peers is not None and peers.count > 1
     status, line = _outcome(error, several=several)
     if not several:
@@ -27,7 +27,7 @@ def end(error: BaseException, peers) -> NoReturn:
         _leave(status)
     if status is None or status == ExitStatus.RELAUNCH:
         try:
-            peers.explain(error)  # ends this process where the loss of another one is the cause
+            peers.explain(error)  # ends this process if the loss of another one is the cause
         except Interrupted as stop:
             status, line = _outcome(stop, several=True)
     if status is None:
@@ -40,15 +40,17 @@ def end(error: BaseException, peers) -> NoReturn:
 
 
 def _leave(status: int) -> NoReturn:
-    """Ends this process without the libraries' own way out: it waits for processes that do not come, and what a stop left
-    computing in the background crashes when the interpreter takes down what it uses.
+    """Ends this process without the exit handlers of libraries.
+
+    Those wait for processes that are gone, and computations that a stop left in the background crash during the interpreter's
+    finalisation.
     """
     streams.flush()
     os._exit(status)
 
 
 def _outcome(error: BaseException, *, several: bool) -> tuple[int | None, str]:
-    """Exit status, None for what deserves its traceback, and the line that says why."""
+    """Exit status (None: show the traceback) and the line that gives the reason."""
     if isinstance(error, Interrupted):
         return 128 + error.signal_number, str(error)
     if isinstance(error, KeyboardInterrupt):
@@ -77,14 +79,14 @@ def _first_line(error: BaseException) -> str:
 
 
 def quieten() -> None:
-    """Leaves the libraries' warnings and errors; --verbosity asks for more. absl would set INFO after this."""
+    """Silences all library logs but errors, unless --verbosity is given; absl would set INFO after this."""
     if flags.FLAGS["verbosity"].using_default_value:
         flags.FLAGS.verbosity = -1
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own log: errors
-        # Orbax logs its failures with pages of traceback and raises them too; storage/checkpoint.py says them in a line.
+        # Orbax logs its failures with tracebacks and raises them too; storage/checkpoint.py reports them in one line.
         handler = logging.get_absl_handler().python_handler
         handler.addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
-        # TensorStore's threads that still write when a save has failed print that its event loop is gone.
+        # After a failed save, TensorStore threads that still write report a closed event loop.
         shown, unraisable = sys.excepthook, sys.unraisablehook
         sys.excepthook = lambda kind, value, trace: _is_of_failed_save(value) or shown(kind, value, trace)
         sys.unraisablehook = lambda found: _is_of_failed_save(found.exc_value) or unraisable(found)

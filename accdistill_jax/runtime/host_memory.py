@@ -10,12 +10,12 @@ _NEVER = 2**31 - 1
 
 
 def keep_freed() -> bool:
-    """Where JAX will compute on CPU, tells glibc to keep freed memory for the next allocation; whether it was told.
+    """Makes glibc keep freed memory for the next allocation, if JAX will compute on the CPU; True if it does.
 
-    To be called before JAX starts its threads, which have their memory from where they first found it. XLA on CPU allocates a
-    program's temporary memory (1.2 GB in a step of the paper-size student) at every call. Handed back in between, each page of
-    it is faulted in and zeroed anew: a tenth of the step. The price is that the process stays as large as it once was. GPUs
-    and TPUs have allocators of their own and nothing to gain.
+    Call it before JAX starts its threads, because a thread keeps its first allocation arena. XLA on CPU allocates the temporary
+    memory of a program at every call (1.2 GB in a step of the paper-size student). If glibc returns that memory to the system in
+    between, each page is faulted in and zeroed again, which takes a tenth of the step. The price: the process never shrinks. GPUs
+    and TPUs have their own allocators and gain nothing.
     """
     if not sys.platform.startswith("linux") or not computes_on_cpu():
         return False
@@ -27,7 +27,7 @@ def keep_freed() -> bool:
 
 
 def computes_on_cpu() -> bool:
-    """True if JAX has no other platform, found without starting it."""
+    """True if the CPU is JAX's only platform; does not start JAX."""
     if os.environ.get("JAX_PLATFORMS"):
         return os.environ["JAX_PLATFORMS"] == "cpu"
     return not any(importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu"))

@@ -1,7 +1,7 @@
-"""Ctrl-C, SIGTERM, SIGHUP and notices of maintenance: stop in order, having kept what is done; a second signal stops at once.
+"""Stops the work in order on Ctrl-C, SIGTERM, SIGHUP and maintenance notices; a second signal stops it at once.
 
-A signal that was ignored when the process began stays ignored, as for every well-behaved command: nohup asks for SIGHUP to be
-ignored, a shell that starts a job in the background for SIGINT.
+A signal that was ignored when the process began stays ignored: nohup lets a process ignore SIGHUP, and a shell lets a background
+job ignore SIGINT.
 """
 
 import contextlib
@@ -16,16 +16,16 @@ from typing import Any, ClassVar
 from accdistill_jax.runtime import streams
 from accdistill_jax.runtime.early_stop import IGNORED, SIGNALS
 
-# A signal that several senders pass on (terminal, launcher, service manager) comes more than once within moments.
+# Several senders (terminal, launcher, service manager) may pass on the same signal within moments.
 SAME_SIGNAL_S = 0.3
 _AGAIN_S = 0.05
 _KEPT = "what is finished is kept"
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop and has kept what it had; `signal_number` says by what.
+    """The run stopped on request and kept its work; `signal_number` is the signal.
 
-    Like KeyboardInterrupt no `Exception`: code that handles failures lets it pass.
+    Like KeyboardInterrupt it is no `Exception`, so that handlers of failures let it pass.
     """
 
     def __init__(self, message: str, signal_number: int):
@@ -34,17 +34,17 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interruption:
-    """Context in which SIGINT, SIGTERM and SIGHUP stop the work inside in order instead of ending the process.
+    """Context in which SIGINT, SIGTERM and SIGHUP stop the work in order instead of ending the process.
 
-    The second signal restores the system's behaviour and is delivered again, so that it ends the process at once.
-    Outside the main thread, where signals cannot be caught, nothing is changed.
+    The second signal gets the system's default action and ends the process at once. Outside the main thread, where signals cannot be
+    caught, the context has no effect.
 
     Args:
-        at_once: raise `Interrupted` wherever the work is, for work that leaves nothing half-done; otherwise the signal
-            is only remembered, and the work asks `signal_number` or `raise_if_requested` where it can stop.
+        at_once: True raises `Interrupted` at any point, for work that leaves nothing half-done. False only records the signal, and
+            the work checks `signal_number` or `raise_if_requested` where it can stop.
 
     Attributes:
-        signal_number: the signal that has come, or that a request stands for; None as long as there is none.
+        signal_number: the signal that came or was requested; None if there was none.
     """
 
     SIGNALS = SIGNALS
@@ -93,7 +93,7 @@ class Interruption:
                 signal.signal(number, signal.SIG_DFL)
                 signal.raise_signal(number)
             self._received_at = now
-            if self.requested:  # asked to before, by a notice or another process; this is the first signal
+            if self.requested:  # by a notice or another process; this is the first signal
                 return
             self.signal_number = number
             # Not print: the signal may have come in the middle of one.
@@ -106,7 +106,7 @@ class Interruption:
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
-        """See the function of that name."""
+        """See the function `hold`."""
         self._holds += 1
         try:
             yield
@@ -117,8 +117,9 @@ class Interruption:
                 self.raise_if_requested(_KEPT)
 
     def _lost(self, unraisable) -> None:
-        """Has the signal delivered again whose exception Python would print and forget: in finalisers, and in callbacks of weak
-        references and of the garbage collector.
+        """Delivers the signal again if Python drops its exception.
+
+        Python prints and drops exceptions in finalisers and in callbacks of weak references and of the garbage collector.
         """
         if not isinstance(unraisable.exc_value, Interrupted):
             return self._former_hook(unraisable)
@@ -129,7 +130,7 @@ class Interruption:
         self._again.start()
 
     def request(self, number: int) -> None:
-        """Asks the work inside to stop as the signal `number` would; from any thread. It does not count as a signal."""
+        """Asks the work to stop as the signal `number` would; from any thread. It does not count as the first signal."""
         if self.requested:
             return
         self.signal_number = number
@@ -138,7 +139,7 @@ class Interruption:
             os.kill(os.getpid(), number)  # has the handler run in the main thread
 
     def raise_if_requested(self, what_is_kept: str) -> None:
-        """Raises Interrupted if a signal has come."""
+        """Raises Interrupted if a signal came or was requested."""
         if self.signal_number is not None:
             self.raise_for(self.signal_number, what_is_kept)
 
@@ -150,15 +151,15 @@ class Interruption:
 
 
 def request(number: int) -> None:
-    """Asks whatever runs inside the innermost `Interruption` to stop as the signal `number` would; from any thread."""
+    """Asks the work inside the innermost `Interruption` to stop as the signal `number` would; from any thread."""
     if Interruption._active:
         Interruption._active[-1].request(number)
 
 
 def hold() -> contextlib.AbstractContextManager[None]:
-    """Context for moments of work that must not be left half-done: what would be raised inside is raised at its end.
+    """Context for work that must not be left half-done: delays `Interrupted` to its end.
 
-    Outside the main thread, where nothing is raised, it changes nothing.
+    Outside the main thread, where nothing is raised, it has no effect.
     """
     main = threading.current_thread() is threading.main_thread()
     return Interruption._active[-1].hold() if main and Interruption._active else contextlib.nullcontext()

@@ -1,13 +1,13 @@
-"""Notices that Google Cloud is about to stop this machine: host maintenance, or a Spot machine taken back.
+"""Watches for Google Cloud stopping this machine: host maintenance, or preemption of a Spot machine.
 
-Two keys of the metadata server are watched, each by a request that the server answers when the value changes:
+It watches two keys of the metadata server, each by a request that the server answers when the value changes:
 
     instance/maintenance-event   NONE, MIGRATE_ON_HOST_MAINTENANCE or TERMINATE_ON_HOST_MAINTENANCE; changes 60 seconds
-                                 before (an hour before on machines with GPUs), and with that warning only if the key has
-                                 been asked for since the last event
-    instance/preempted           FALSE or TRUE; about 30 seconds before the machine stops
+                                 before the event (an hour before on machines with GPUs), but only if the key was read
+                                 since the last event
+    instance/preempted           FALSE or TRUE; changes about 30 seconds before the machine stops
 
-A live migration (MIGRATE_...) is no notice: the machine goes on.
+A live migration (MIGRATE_...) is not reported: the machine goes on.
 
 Source: https://cloud.google.com/compute/docs/metadata/getting-live-migration-notice (values, warning times),
 https://cloud.google.com/compute/docs/instances/create-use-spot (preempted),
@@ -21,7 +21,7 @@ import threading
 import urllib.parse
 from collections.abc import Callable
 
-# The address that metadata.google.internal stands for; asking it spares machines elsewhere a name look-up that may hang.
+# The address of metadata.google.internal; outside Google Cloud a look-up of the name might hang.
 _ADDRESS = "169.254.169.254"
 _FLAVOR = {"Metadata-Flavor": "Google"}
 PROBE_S = 1.0
@@ -42,14 +42,14 @@ _NOTICES = {
 
 
 class MaintenanceWatch:
-    """Context in which a callback is told, once, that this machine is about to be stopped.
+    """Context that calls a callback once when this machine is about to be stopped.
 
-    Where there is no metadata server of Google Cloud (a probe of at most a few seconds, in the background) nothing
-    happens. A notice that stands already when the watch begins is not told: a run that it stopped and that is launched
-    again on the same machine would otherwise be stopped before it did anything, over and over.
+    Without a metadata server of Google Cloud (found by a probe of a few seconds, in the background) it does nothing. A notice that
+    existed before the watch began is not reported. Otherwise a run that is launched again on the same machine would stop again at
+    once, over and over.
 
     Args:
-        on_notice: called with one readable line, from a thread of the watch.
+        on_notice: called with one readable line, in a thread of the watch.
     """
 
     def __init__(self, on_notice: Callable[[str], None]):
@@ -72,11 +72,11 @@ class MaintenanceWatch:
         self.stop()
 
     def stop(self) -> None:
-        """Ends the watch; from the callback too. Requests under way are broken off."""
+        """Ends the watch and aborts its requests; may be called from the callback."""
         self._stopped.set()
         with self._lock:
-            for one in self._sockets:
-                _break_off(one)
+            for connected in self._sockets:
+                _break_off(connected)
         for thread in self._threads:
             if thread is not threading.current_thread() and thread.ident is not None:
                 thread.join(_JOIN_S)
@@ -90,7 +90,7 @@ class MaintenanceWatch:
             try:
                 value, new_etag = self._ask(f"instance/{key}", etag)
             except (OSError, http.client.HTTPException, ValueError):
-                # The server restarts and answers 503 while its host is maintained.
+                # During maintenance of its host the server restarts and answers 503.
                 self._stopped.wait(pause_s)
                 pause_s, etag = min(2 * pause_s, LONGEST_PAUSE_S), None
                 continue
@@ -99,7 +99,7 @@ class MaintenanceWatch:
             if notice and before is not None and value != before:
                 self._tell(notice)
             if new_etag == etag or new_etag is None:
-                self._stopped.wait(SHORTEST_POLL_S)  # a server that does not wait
+                self._stopped.wait(SHORTEST_POLL_S)  # this server answers without waiting
             etag = new_etag
 
     def _probe(self) -> bool:
@@ -114,21 +114,21 @@ class MaintenanceWatch:
         return False
 
     def _ask(self, path: str, etag: str | None, *, timeout_s: float = 5.0) -> tuple[str, str | None]:
-        """Value and etag of a key: at once without an etag, else when it is another one or after `_WAIT_S`."""
+        """Value and etag of a key: at once without `etag`, else when the etag changes or after `_WAIT_S`."""
         query = ""
         if etag is not None:
             query = "?" + urllib.parse.urlencode({"wait_for_change": "true", "timeout_sec": _WAIT_S, "last_etag": etag})
             timeout_s = _WAIT_S + _SLACK_S
-        # Not urllib.request: a proxy of the environment must not be asked.
+        # Not urllib.request: it would use a proxy from the environment.
         connection = http.client.HTTPConnection(self._host, timeout=min(timeout_s, 5.0))
         try:
             connection.connect()
-            own = connection.sock
-            own.settimeout(timeout_s)
+            connected = connection.sock
+            connected.settimeout(timeout_s)
             with self._lock:
                 if self._stopped.is_set():
                     raise ConnectionAbortedError
-                self._sockets.add(own)
+                self._sockets.add(connected)
             try:
                 connection.request("GET", f"/computeMetadata/v1/{path}{query}", headers=_FLAVOR)
                 response = connection.getresponse()
@@ -137,7 +137,7 @@ class MaintenanceWatch:
                 return response.read(1000).decode("ascii").strip(), response.headers.get("ETag")
             finally:
                 with self._lock:
-                    self._sockets.discard(own)
+                    self._sockets.discard(connected)
         finally:
             connection.close()
 
@@ -149,8 +149,8 @@ class MaintenanceWatch:
         self._on_notice(notice)
 
 
-def _break_off(one: socket.socket) -> None:
+def _break_off(connected: socket.socket) -> None:
     try:
-        one.shutdown(socket.SHUT_RDWR)
+        connected.shutdown(socket.SHUT_RDWR)
     except OSError:
-        pass  # closed by its thread in the meantime
+        pass  # its thread has closed it

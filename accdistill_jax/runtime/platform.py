@@ -1,4 +1,4 @@
-"""The platform that a program is traced for."""
+"""The platform for which a program is traced."""
 
 import contextlib
 import contextvars
@@ -10,15 +10,15 @@ _PLATFORM: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform
 
 
 def platform() -> str:
-    """Platform that programs are traced for now, "cpu", "gpu" or "tpu": the default backend unless `tracing_for` names another."""
+    """Platform for which programs are traced, "cpu", "gpu" or "tpu": the default backend unless `tracing_for` names another."""
     return _PLATFORM.get() or jax.default_backend()
 
 
 @contextlib.contextmanager
 def tracing_for(name: str) -> Iterator[None]:
-    """Context that traces programs for a platform, whatever devices are at hand: to look at other platforms' programs.
+    """Context that traces programs for a platform, even if this machine has no such device.
 
-    A function that was jitted and traced before keeps the choice it was traced with.
+    A function that was traced before keeps the platform of that trace.
     """
     token = _PLATFORM.set(name)
     try:
@@ -28,5 +28,5 @@ def tracing_for(name: str) -> Iterator[None]:
 
 
 def on_cpu() -> bool:
-    """True if what is traced now is for the CPU, where memory decides and not arithmetic."""
+    """True if programs are traced for the CPU, where memory bandwidth and not arithmetic limits the speed."""
     return platform() == "cpu"

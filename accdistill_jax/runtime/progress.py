@@ -1,4 +1,4 @@
-"""Progress on a terminal: the bar of preparations, the line of a run."""
+"""Progress on a terminal: a bar for preparations, a line for a run."""
 
 import math
 import sys
@@ -20,7 +20,7 @@ PLAIN_LINES_EVERY_S = 10.0  # off a terminal
 
 
 def progress_bar(show: bool) -> Progress:
-    """A bar with the time left on stderr; nothing is shown where that is no terminal."""
+    """A progress bar with the time left, on stderr; shows nothing if stderr is not a terminal."""
     console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
@@ -35,7 +35,7 @@ def progress_bar(show: bool) -> Progress:
 
 
 class ProgressLine:
-    """One live line: stage, step of total, loss, segments/s, time left; plain lines at intervals off a terminal."""
+    """One live line with stage, step, loss, segments/s and time left; off a terminal, plain lines at intervals."""
 
     def __init__(
         self,
@@ -52,9 +52,9 @@ class ProgressLine:
         Args:
             stage: name at the line's start.
             total_steps: steps of the whole stage.
-            start_step: steps finished before (a continued run).
+            start_step: steps that an earlier start finished.
             enabled: False shows nothing (processes other than 0).
-            stream: where to; standard error by default.
+            stream: destination; standard error by default.
             clock: seconds, monotonic.
         """
         self._stage, self._total, self._start = stage, total_steps, start_step
@@ -72,7 +72,7 @@ class ProgressLine:
             return
         now = self._clock()
         if step > self._start and self._rated_step == self._start:
-            self._rated_from, self._rated_step = now, step  # the time left leaves compilation out
+            self._rated_from, self._rated_step = now, step  # the estimate excludes compilation
         note = self._note(loss, segments_per_s)
         left = self._left(step, now)
         if self._bar is not None:
@@ -82,7 +82,7 @@ class ProgressLine:
             print(f"{self._stage}  step {step}/{self._total}{note}  {left}", file=self._stream, flush=True)
 
     def close(self) -> None:
-        """Leaves the line as it stands."""
+        """Stops updating; the line stays."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
@@ -125,7 +125,7 @@ class ProgressLine:
 
 
 def format_seconds(seconds: float) -> str:
-    """Short text of a duration: "42 s", "3 min 05 s", "2 h 10 min"."""
+    """Formats a duration: "42 s", "3 min 05 s", "2 h 10 min"."""
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole} s"

@@ -1,4 +1,4 @@
-"""Standard streams that do not stop the work: closed ones, ones that nobody reads any more, full disks, terminals of few letters."""
+"""Makes the standard streams safe: closed streams, readers that are gone, full disks and limited encodings stop no work."""
 
 import contextlib
 import errno
@@ -11,7 +11,7 @@ _NAMES = {1: "standard output", 2: "standard error"}
 
 
 class OutputLost(Exception):
-    """Standard output is what was asked for, and cannot be written; `nobody_reads` says whether its reader has gone."""
+    """Standard output is the product of the command and cannot be written; `nobody_reads` is True if its reader has gone."""
 
     def __init__(self, problem: OSError):
         super().__init__(f"standard output cannot be written ({problem.strerror}); what was to be printed is lost")
@@ -19,20 +19,20 @@ class OutputLost(Exception):
 
 
 def secure(*, product: Literal["files", "output"]) -> None:
-    """Makes the standard streams safe, for the whole process; to be called before anything opens a file.
+    """Makes the standard streams safe for the whole process; call it before anything opens a file.
 
-    A closed stream becomes the null device: the next file that is opened would take its number otherwise, and messages would be
-    written into it. What an encoding lacks is written as an escape sequence. A stream that cannot be written is given up.
+    A closed stream becomes the null device; otherwise the next opened file would take its number and receive messages. Characters
+    that the encoding lacks are written as escape sequences. A stream that cannot be written is given up.
 
     Args:
-        product: of the command. "files": the work goes on without the stream, which standard error tells in a line. "output":
-            `OutputLost` is raised.
+        product: product of the command. "files": the work goes on without the stream, and standard error says so in one line.
+            "output": a stream that cannot be written raises `OutputLost`.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            null = os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+            null = os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is `number`
             os.set_inheritable(null, True)
     for number, name in ((1, "stdout"), (2, "stderr")):
         setattr(sys, name, _text(getattr(sys, name), _Guarded(number, raises=product == "output" and number == 1)))
@@ -41,21 +41,21 @@ def secure(*, product: Literal["files", "output"]) -> None:
 
 
 def tell(line: str) -> None:
-    """Writes a line to standard error at once, where `print` must not be used: in a handler of a signal, or in another thread."""
+    """Writes a line to standard error at once; for signal handlers and other threads, where `print` is not safe."""
     with contextlib.suppress(OSError):
         os.write(2, f"{line}\n".encode(errors="backslashreplace"))
 
 
 def flush() -> None:
-    """Writes what is buffered; raises OutputLost as printing does."""
+    """Flushes standard output and standard error; raises OutputLost as printing does."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
-            with contextlib.suppress(OSError, ValueError):  # a stream of somebody else's, or closed
+            with contextlib.suppress(OSError, ValueError):  # a replaced or closed stream
                 stream.flush()
 
 
 class _Guarded(io.FileIO):
-    """A stream's file that is given up where it cannot be written."""
+    """File of a standard stream; switches to the null device when it cannot be written."""
 
     def __init__(self, number: int, *, raises: bool):
         super().__init__(number, "w", closefd=False)

@@ -1,4 +1,4 @@
-"""Ending a process whose main thread may be stuck, and noticing that it is."""
+"""Notices a stuck main thread, and ends a process whose main thread may be stuck."""
 
 import contextlib
 import faulthandler
@@ -10,34 +10,34 @@ from collections.abc import Callable, Iterator
 
 from accdistill_jax.runtime import child
 
-_ENDING = threading.Lock()  # taken by the first thread that ends the process, for ever
-_TELL_S = 5.0  # for the last line and the flush: a pipe that nobody reads must not keep a process alive
+_ENDING = threading.Lock()  # the first thread that ends the process takes it and keeps it
+_TELL_S = 5.0  # for the last line and the flush: a full pipe without a reader must not keep the process alive
 
 
 def end_process(status: int, line: str, *, stacks: bool = False) -> None:
-    """Ends this process from any thread, without what `sys.exit` waits for; does not return.
+    """Ends this process from any thread, without the clean-up of `sys.exit`; does not return.
 
     Args:
         status: see `errors.ExitStatus`.
         line: the last line on standard error.
-        stacks: write the stacks of all threads before it.
+        stacks: True writes the stacks of all threads before the line.
     """
 
     def tell() -> None:
-        with contextlib.suppress(OSError, ValueError):  # a stream may be closed
+        with contextlib.suppress(OSError, ValueError):  # a closed stream
             sys.stdout.flush()
             sys.stderr.flush()
         if stacks:
             faulthandler.dump_traceback(file=2, all_threads=True)
         with contextlib.suppress(OSError):
-            own = os.dup(2)
+            shown = os.dup(2)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries log in their own threads until the end
-            os.write(own, f"{line}\n".encode(errors="backslashreplace"))
+            os.write(shown, f"{line}\n".encode(errors="backslashreplace"))
 
     _ENDING.acquire()
     try:
         child.kill_all()  # an orderly exit would have ended them
-        # in a thread of its own, since another may hold a stream's lock while it waits for a full pipe
+        # in a separate thread: another thread may hold a stream's lock while it waits for a full pipe
         teller = threading.Thread(target=tell, daemon=True)
         teller.start()
         teller.join(_TELL_S)
@@ -46,17 +46,17 @@ def end_process(status: int, line: str, *, stacks: bool = False) -> None:
 
 
 class HangWatch:
-    """Context inside which `beat` must be called again and again; otherwise `hung` is.
+    """Context that calls `hung` if the work inside stops calling `beat`.
 
-    Before the first beat (compilation) and inside `pause` time counts a tenth. Time in which the process did not run
-    at all, stopped by Ctrl-Z say, does not count.
+    The first beat (after compilation) and `pause()` get ten times the deadline. Time in which the whole process was stopped, by
+    Ctrl-Z for example, does not count.
 
     Args:
-        what: what is watched, for the message: "training".
-        within_s: the longest time from beat to beat, in seconds.
-        in_steps: whether it has steps; what has none never beats, and may take `SLACK` times `within_s` in all.
+        what: name of the work, for the message: "training".
+        within_s: longest time between two beats, in seconds.
         hung: called once, in the watching thread, with a line that says where progress ended.
-        slack_elsewhere: whether another process has such slack now, for whom this one may have to wait.
+        slack_elsewhere: returns True while another process, for which this one may have to wait, has ten times the deadline.
+        in_steps: False for work without steps: it never beats, and may take `SLACK` times `within_s` in all.
     """
 
     SLACK = 10.0
@@ -91,18 +91,18 @@ class HangWatch:
         return not self._over.is_set() and (self._beats == 0 or self._pauses > 0)
 
     def beat(self, step: int) -> None:
-        """Says that `step` is done."""
+        """Reports that `step` is done."""
         self.step = step
         self._beats += 1
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """Context for long work between two beats: a validation, a save. All processes are given the time."""
+        """Context for long work between two beats, such as a validation or a save; gets ten times the deadline on all processes."""
         self._pauses += 1
         try:
             yield
         finally:
-            self._beats += self._beats > 0  # the next step has its whole time, the first one keeps its slack
+            self._beats += self._beats > 0  # restarts the deadline, except before the first step
             self._pauses -= 1
 
     def _watch(self) -> None:

@@ -1,7 +1,7 @@
-"""Pytrees of arrays as files: names of leaves, content hashes, reading with damage noticed.
+"""Pytrees of arrays as files: names of leaves, content hashes, and reads that notice damage.
 
-On disk a pytree is a nested dictionary of numpy arrays named by their paths, so that neither the container types nor the
-devices of the process that saved matter to the one that reads.
+On disk a pytree is a nested dictionary of numpy arrays named by their paths. So a reader depends neither on the container types
+nor on the devices of the process that saved.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ _NO_SPACE_WORDS = ("no space left", "resource_exhausted", "disk quota", "file to
 
 
 class Damaged(Exception):
-    """A checkpoint that cannot be read or whose content is not what was saved."""
+    """A checkpoint or export cannot be read, or its content was changed after it was saved."""
 
 
 def path_name(path: tuple) -> str:
@@ -40,7 +40,7 @@ def fingerprint(params: Any) -> str:
 
     Returns:
         64 hexadecimal digits: SHA-256 over path, dtype, shape and bytes of each leaf in the order of the paths. Equal for
-        equal content whatever the container types (dictionary, frozen dictionary, named tuple) and device layout.
+        equal content, for all container types (dictionary, frozen dictionary, named tuple) and device layouts.
     """
     digest = hashlib.sha256()
     for name, leaf in sorted(flatten(params).items()):
@@ -50,7 +50,7 @@ def fingerprint(params: Any) -> str:
 
 
 def orbax_checkpointer(kind: Any) -> Any:
-    """An Orbax checkpointer for what is saved here, of one process: others of the run take no part.
+    """Creates an Orbax checkpointer that works in this process alone, without the other processes of the run.
 
     Args:
         kind: `orbax.checkpoint.Checkpointer` or `AsyncCheckpointer`.
@@ -59,11 +59,11 @@ def orbax_checkpointer(kind: Any) -> Any:
 
     alone = ocp.options.MultiprocessingOptions()
     if jax.process_count() > 1:
-        own = jax.process_index()
+        process = jax.process_index()
         alone = ocp.options.MultiprocessingOptions(
-            primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
+            primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"process{process}"
         )
-    # Weights hardly compress; the time saved belongs to the training that runs beside the save.
+    # Weights hardly compress, and compression would take time from the training that runs beside the save.
     handler = ocp.PyTreeCheckpointHandler(
         use_ocdbt=True, use_zarr3=True, use_compression=False, multiprocessing_options=alone
     )
@@ -72,13 +72,14 @@ def orbax_checkpointer(kind: Any) -> Any:
 
 @contextlib.contextmanager
 def orbax_path(folder: Path) -> Iterator[Path]:
-    """Context with the path by which Orbax is told of a folder that is there.
+    """Context with a path that Orbax accepts for an existing folder.
 
-    It is absolute, since Orbax refuses others, and another one where Orbax would mistake the folder's own. Orbax takes brackets and wildcards in a path for a pattern, and then saves no array without an error; TensorStore takes a
-    backslash for a slash, and no bytes but UTF-8. An open descriptor names such a folder in plain characters.
+    Orbax requires an absolute path. It also takes brackets and wildcards in a path for a pattern and then silently saves nothing;
+    TensorStore takes a backslash for a slash and accepts only UTF-8. For such a folder the path goes through an open file
+    descriptor, /proc/self/fd/N.
 
     Raises:
-        UserError: it needs another path, and this system has none.
+        UserError: the folder needs such a path, and this system has no /proc.
     """
     folder = Path(os.path.abspath(folder))
     if not _AWKWARD.search(os.fspath(folder)):
@@ -97,12 +98,12 @@ def orbax_path(folder: Path) -> Iterator[Path]:
 
 
 def flatten(tree: Any) -> dict[str, np.ndarray]:
-    """{path name: numpy array} of a pytree; arrays on this host's CPU are not copied."""
+    """Flattens a pytree to {path name: numpy array}; arrays on this host's CPU are not copied."""
     return {path_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
 def nest(flat: Mapping[str, Any]) -> dict:
-    """Nested dictionaries from {"a/b/c": leaf}."""
+    """Converts {"a/b/c": leaf} to nested dictionaries."""
     nested: dict = {}
     for name, leaf in flat.items():
         *folders, last = name.split("/")
@@ -119,10 +120,10 @@ def unflatten(flat: Mapping[str, np.ndarray], template: Any, *, where: str) -> A
     Args:
         flat: arrays by path name.
         template: pytree of arrays or shape structs.
-        where: where the arrays come from, for messages.
+        where: source of the arrays, for messages.
 
     Raises:
-        UserError: a leaf is missing, superfluous, or of another shape or dtype; names the first one.
+        UserError: a leaf is missing, unexpected, or of another shape or dtype; names the first such leaf.
     """
     paths, structure = jax.tree_util.tree_flatten_with_path(template)
     leaves = []
@@ -130,13 +131,13 @@ def unflatten(flat: Mapping[str, np.ndarray], template: Any, *, where: str) -> A
         name = path_name(path)
         if name not in flat:
             raise UserError(f"{where} holds no {name}; it was saved by another model or optimiser configuration")
-        found, dtype = flat[name], np.dtype(getattr(expected, "dtype", type(expected)))
-        if found.shape != np.shape(expected) or found.dtype != dtype:
+        leaf, dtype = flat[name], np.dtype(getattr(expected, "dtype", type(expected)))
+        if leaf.shape != np.shape(expected) or leaf.dtype != dtype:
             raise UserError(
-                f"{where}: {name} is {found.dtype.name}{list(found.shape)}, this configuration needs "
+                f"{where}: {name} is {leaf.dtype.name}{list(leaf.shape)}, this configuration needs "
                 f"{dtype.name}{list(np.shape(expected))}; use the configuration that it was trained with"
             )
-        leaves.append(found)
+        leaves.append(leaf)
     extra = sorted(set(flat) - {path_name(path) for path, _ in paths})
     if extra:
         raise UserError(f"{where} holds {extra[0]}, which this configuration does not have")
@@ -144,10 +145,10 @@ def unflatten(flat: Mapping[str, np.ndarray], template: Any, *, where: str) -> A
 
 
 def read_json(path: Path) -> dict:
-    """The `sealed` record that was written last beside the arrays.
+    """Reads the `sealed` record that was written last, beside the arrays.
 
     Raises:
-        Damaged: missing, cut short, changed, or not such a record.
+        Damaged: the record is missing, truncated, changed, or not of this kind.
     """
     try:
         record = json.loads(read_regular(path))
@@ -161,11 +162,11 @@ def read_json(path: Path) -> dict:
 
 
 def read_arrays(folder: Path, record: Mapping) -> dict[str, np.ndarray]:
-    """Arrays by path name from a folder that Orbax wrote.
+    """Reads arrays by path name from a folder that Orbax wrote.
 
     Args:
         folder: the folder.
-        record: holds "leaves" (names to expect) and "files" (as from `file_hashes`).
+        record: holds "leaves" (expected names) and "files" (hashes, see `file_hashes`).
 
     Raises:
         Damaged: a file is missing or changed (named), or Orbax cannot read the folder.
@@ -201,14 +202,14 @@ def file_hashes(folder: Path, prefix: str = "") -> dict[str, str]:
 def _check_files(folder: Path, expected: Mapping[str, str]) -> None:
     for name, content_hash in expected.items():
         if not isinstance(name, str) or not set(name.split("/")).isdisjoint(("", ".", "..")):
-            raise Damaged(f"{name!r} is no name of a file in it")
+            raise Damaged(f"{name!r} is not the name of a file in it")
         try:
-            found = _hash(folder / name)
+            actual = _hash(folder / name)
         except (FileNotFoundError, NotADirectoryError) as problem:
             raise Damaged(f"file {name} is missing") from problem
         except OSError as problem:
             raise Damaged(f"file {name} cannot be read ({problem.strerror or problem})") from problem
-        if found != content_hash:
+        if actual != content_hash:
             raise Damaged(f"file {name} is not what was saved")
 
 

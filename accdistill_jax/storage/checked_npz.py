@@ -1,7 +1,7 @@
-"""npz files that hold a checksum of the whole file, so that no changed byte of them goes unnoticed.
+"""npz files with a checksum of the whole file, so that every changed byte is noticed.
 
-A zip archive's own CRCs are of its members alone: a bit of its directory can lose a member without a word. The checksum stands
-in the archive's comment, at its end: `numpy.load` and zip programs read the file as any other.
+The CRCs of a zip archive cover only its members: a flipped bit in the archive's directory can hide a member silently. The
+checksum is the archive's comment, at the end of the file, so `numpy.load` and zip programs still read the file.
 """
 
 import hashlib
@@ -20,11 +20,11 @@ _BLOCK_BYTES = 1 << 20
 
 
 class DamagedNpz(ValueError):
-    """An npz file that is not what was written."""
+    """The npz file was changed after it was written, or is not one."""
 
 
 def encode_npz(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """The arrays as an uncompressed npz file with its checksum."""
+    """Encodes arrays as an uncompressed npz file with a checksum."""
     buffer, named = BytesIO(), dict[str, Any](arrays)
     np.savez(buffer, **named)
     buffer.seek(-2, 2)
@@ -36,17 +36,17 @@ def encode_npz(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def verify_npz(file: BinaryIO) -> bool:
-    """Compares a file with the checksum in it, and leaves it at its beginning.
+    """Compares a file with its checksum and rewinds it.
 
     Args:
         file: seekable.
 
     Returns:
-        True where it is what was written; False where it is one without a checksum, as earlier versions wrote.
+        True if the checksum matches; False if the file has no checksum, as earlier versions wrote it.
 
     Raises:
-        DamagedNpz: it is neither.
-        OSError: it cannot be read.
+        DamagedNpz: the checksum is damaged or does not match.
+        OSError: the file cannot be read.
     """
     size = file.seek(0, 2)
     file.seek(max(size - _COMMENT_BYTES, 0))
@@ -71,32 +71,32 @@ def verify_npz(file: BinaryIO) -> bool:
 
 
 def read_npz(file: BinaryIO, names: list[str] | None = None) -> dict[str, np.ndarray]:
-    """Arrays by name.
+    """Reads arrays by name.
 
     Args:
         file: seekable.
-        names: of those to read; None: all.
+        names: arrays to read; None: all.
 
     Raises:
-        DamagedNpz: one cannot be read.
+        DamagedNpz: an array cannot be read.
     """
     try:
         with np.load(file, allow_pickle=False) as content:
             return {name: content[name] for name in (content.files if names is None else names)}
-    except Exception as error:  # numpy and zipfile raise many for what is no such file
+    except Exception as error:  # numpy and zipfile raise many types for damaged files
         raise DamagedNpz(str(error) or type(error).__name__) from error
 
 
 def npz_names(file: BinaryIO) -> set[str]:
-    """Names of the arrays, and leaves the file at its beginning.
+    """Names of the arrays; rewinds the file.
 
     Raises:
-        DamagedNpz: it is no npz file.
+        DamagedNpz: the file is not an npz file.
     """
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
-    except Exception as error:  # as above
+    except Exception as error:  # see read_npz
         raise DamagedNpz(str(error) or type(error).__name__) from error
     file.seek(0)
     if len(set(names)) != len(names) or not all(name.endswith(".npy") for name in names):

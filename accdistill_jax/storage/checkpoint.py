@@ -1,14 +1,13 @@
-"""Checkpoints through Orbax: what is saved, how damage is noticed, and how it is restored.
+"""Checkpoints through Orbax: saving, noticing damage, and restoring.
 
-A checkpoint of step s is the folder `<directory>/<s>/` that Orbax writes, and `<directory>/<s>.json`, written last and
-atomically: a folder without that file is never used. The JSON holds the caller's metadata and a hash of each file in the
-folder, so that damage is noticed on restore, whatever byte of it changed, and the file named.
+A checkpoint of step s is the folder `<directory>/<s>/`, written by Orbax, and the file `<directory>/<s>.json`, written last and
+atomically. A folder without that file is never used. The file holds the caller's metadata and a hash of each file in the folder,
+so that a restore notices any changed byte and names the file.
 
-While a checkpoint is written or removed, `<directory>/.<s>.unfinished.tmp` stands beside it: by it a half-written folder is
-told from one that a user put there. Only the former is ever removed.
+While a checkpoint is written or removed, the file `<directory>/.<s>.unfinished.tmp` exists. It marks a half-written folder, which
+may be removed; a folder that a user put there is never removed.
 
-A restore depends neither on the devices that saved nor on those that read: it returns numpy arrays and the caller places
-them.
+A restore is independent of the devices that saved and that read: it returns numpy arrays, and the caller places them.
 """
 
 import concurrent.futures
@@ -48,9 +47,9 @@ _BY_ORBAX = re.compile(r"\d+\.orbax-checkpoint-tmp(-\d+)?")
 
 
 class Checkpointer:
-    """Saves the state of a training asynchronously and restores it bit for bit.
+    """Saves the state of a training asynchronously and restores it bit for bit; one process of a run has a Checkpointer.
 
-    One process of a run has one. Saving takes the sole use of the folder until `close`; reading does not need it.
+    The first save takes the sole use of the folder until `close`; reading does not need it.
     """
 
     def __init__(
@@ -61,17 +60,18 @@ class Checkpointer:
         best_metric_mode: Literal["min", "max"] = "min",
         on_saved: Callable[[], None] = lambda: None,
     ):
-        """Opens (or makes) the folder of one training's checkpoints, and removes what interrupted saves left in it unless another
-        process is saving there.
+        """Opens or creates the folder of one training's checkpoints.
+
+        Removes the leftovers of interrupted saves, unless another process is saving there.
 
         Args:
             directory: local folder.
-            keep_last: how many of the newest checkpoints stay; the best one by metric stays as well.
-            best_metric_mode: whether a smaller or a larger metric is better.
-            on_saved: called in the background when a checkpoint is complete; what it raises the next `wait` raises.
+            keep_last: number of newest checkpoints to keep; the best by metric is kept as well.
+            best_metric_mode: "min" if a smaller metric is better, "max" if a larger.
+            on_saved: called in the background when a checkpoint is complete; the next `wait` raises its exceptions.
 
         Raises:
-            UserError: the folder cannot be made.
+            UserError: the folder cannot be created.
         """
         if keep_last < 1 or best_metric_mode not in ("min", "max"):
             raise ValueError(f"keep_last {keep_last} or best_metric_mode {best_metric_mode!r} out of range")
@@ -87,24 +87,23 @@ class Checkpointer:
         self._held: contextlib.ExitStack | None = None
         with reporting(self._directory):
             self._directory.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(UserError):  # then it reads, and `save` says why it cannot save
+        with contextlib.suppress(UserError):  # reading still works, and `save` reports the reason
             self._hold()
 
     def save(self, step: int, state: Any, *, metric: float | None = None, meta: Mapping | None = None) -> None:
-        """Starts saving; returns once the state is copied, so that the caller may donate its buffers.
+        """Starts saving; returns as soon as the state is copied, so that the caller may donate its buffers.
 
-        A save still under way is waited for first. The write itself, the hashes and the removal of older
-        checkpoints happen in the background.
+        Waits for the save before, if it is not complete. Writes, hashes and removes older checkpoints in the background.
 
         Args:
             step: number of finished steps; an existing checkpoint of this step is replaced.
-            state: pytree of arrays, replicated where they live on several devices.
-            metric: what "best" is judged by; None or not finite: never the best.
-            meta: JSON-able metadata (data position, config hash, teacher fingerprint).
+            state: pytree of arrays; arrays on several devices must be replicated.
+            metric: decides which checkpoint is best; None or not finite: never the best.
+            meta: JSON values (data position, config hash, teacher fingerprint).
 
         Raises:
-            UserError: this save or the one before failed, for example for lack of space, or another process is saving there;
-                names the directory. Earlier checkpoints are intact.
+            UserError: this save or the previous one failed, for example because the disk is full, or another process is saving
+                there; names the directory. Earlier checkpoints are intact.
         """
         self.wait()
         self._hold()
@@ -116,7 +115,7 @@ class Checkpointer:
             "meta": dict(meta or {}),
             "leaves": {name: [leaf.dtype.name, list(leaf.shape)] for name, leaf in host.items()},
         }
-        json.dumps(record)  # metadata that is no JSON fails here, not in the background
+        json.dumps(record)  # fails here, not in the background, for metadata that JSON cannot hold
         import orbax.checkpoint as ocp
 
         with reporting(self._directory):
@@ -128,13 +127,13 @@ class Checkpointer:
         self._pending = self._thread.submit(self._finish, step, record)
 
     def latest_valid_step(self) -> int | None:
-        """Finds the newest checkpoint whose content is whole; names each damaged one in a warning.
+        """Finds the newest undamaged checkpoint; warns about each damaged one.
 
         Returns:
-            Its step, or None where there is none at all.
+            Its step, or None if there are no checkpoints.
 
         Raises:
-            UserError: there are checkpoints, and every one of them is damaged: to train anew is the user's decision.
+            UserError: all checkpoints are damaged; training anew is the user's decision.
         """
         self.wait()
         steps = sorted(self._steps(), reverse=True)
@@ -152,7 +151,7 @@ class Checkpointer:
         return None
 
     def best_step(self) -> int | None:
-        """Step of the checkpoint with the best metric among those present, or None where none has a metric."""
+        """Step of the existing checkpoint with the best metric, or None if none has a metric."""
         self.wait()
         return self._best(self._steps())
 
@@ -160,14 +159,14 @@ class Checkpointer:
         """Reads a checkpoint.
 
         Args:
-            step: a step that `latest_valid_step` or `best_step` returned.
-            template: pytree of arrays or shape structs with the structure, shapes and dtypes to expect.
+            step: returned by `latest_valid_step` or `best_step`.
+            template: pytree of arrays or shape structs that gives the structure, shapes and dtypes.
 
         Returns:
-            The state in the template's structure, as numpy arrays of the bits that were saved, and its metadata.
+            The state in the template's structure, as numpy arrays bit-equal to the saved ones, and its metadata.
 
         Raises:
-            UserError: the checkpoint is missing or damaged, or a parameter differs from the template; names it.
+            UserError: the checkpoint is missing or damaged, or a parameter differs from the template; names the parameter.
         """
         self.wait()
         try:
@@ -184,7 +183,7 @@ class Checkpointer:
         """Waits for the save under way.
 
         Raises:
-            UserError: it failed.
+            UserError: the save failed.
         """
         pending, self._pending = self._pending, None
         if pending is not None:
@@ -195,7 +194,7 @@ class Checkpointer:
         """Waits for the save under way and frees the threads.
 
         Raises:
-            UserError: that save failed.
+            UserError: the save failed.
         """
         try:
             self.wait()
@@ -239,7 +238,7 @@ class Checkpointer:
         )
 
     def _make_room(self, step: int) -> None:
-        """Removes a checkpoint of this step; sets aside what else has its name."""
+        """Removes a checkpoint of this step; renames a user's folder of the same name."""
         self._unfinished(step).touch()
         if self._sidecar(step).exists():
             self._remove(step)
@@ -247,7 +246,7 @@ class Checkpointer:
         set_aside(self._folder(step))
 
     def _remove(self, step: int) -> None:
-        """Removes a checkpoint; of what a user put into its folder nothing."""
+        """Removes a checkpoint, but no files that a user put into its folder."""
         try:
             names = self._record(step)["files"].keys()
         except Damaged:
@@ -294,7 +293,7 @@ class Checkpointer:
         steps = sorted(step for step in self._steps() if step <= newest)
         kept = set(steps[-self._keep_last :]) | {self._best(steps)}
         for step in set(steps) - kept:
-            with contextlib.suppress(Damaged):  # what has no record of ours may be a user's
+            with contextlib.suppress(Damaged):  # without a valid record the folder may be a user's
                 self._record(step)
                 self._remove(step)
 

@@ -1,4 +1,4 @@
-"""Exports: finished parameters with what is needed to rebuild their model."""
+"""Exports: trained parameters and the metadata that rebuilds their model."""
 
 import json
 import logging
@@ -46,21 +46,21 @@ class Restored(NamedTuple):
 
 
 def set_aside(folder: Path) -> None:
-    """Gives the name of a folder free that is not this program's."""
+    """Renames a folder that this program did not write, so that its name is free."""
     if os.path.lexists(folder):
         kept = free_name(folder.with_name(f"{folder.name}.kept"))
         folder.rename(kept)
-        _log.warning("%s has something in it that no run has saved: it is %s now", folder, kept)
+        _log.warning("%s has something in it that no run has saved: it was renamed to %s", folder, kept)
 
 
 def save_params(path: str | os.PathLike, params: Any, meta: Mapping) -> str:
-    """Writes finished parameters with what is needed to rebuild their model.
+    """Writes trained parameters and the metadata that rebuilds their model.
 
     Args:
-        path: folder to make (or replace): `params/` holds the arrays, `export.json`, written last, the metadata and the
-            fingerprint. Without `export.json` the folder is no export.
+        path: folder to create or replace: `params/` holds the arrays; `export.json`, written last, holds the metadata and the
+            fingerprint. A folder without `export.json` is not an export.
         params: pytree of arrays.
-        meta: JSON-able metadata (architecture config, what it was trained on).
+        meta: JSON values (architecture config, training data).
 
     Returns:
         The fingerprint of the parameters.
@@ -90,18 +90,19 @@ def save_params(path: str | os.PathLike, params: Any, meta: Mapping) -> str:
 
 
 def load_params(path: str | os.PathLike, template: Any = None) -> Restored:
-    """Reads parameters that `save_params` wrote.
+    """Reads parameters written by `save_params`.
 
     Args:
         path: the folder.
-        template: pytree of arrays or shape structs to check against and to take the structure from; None: nested
-            dictionaries as saved.
+        template: pytree of arrays or shape structs that gives the structure, shapes and dtypes; None: nested dictionaries
+            as saved.
 
     Returns:
         The parameters (numpy) and the metadata, with "fingerprint" added.
 
     Raises:
-        UserError: no export there, damaged, or a parameter differs from the template; names the first one.
+        UserError: there is no export, it is damaged, or a parameter differs from the template; names the first such
+            parameter.
     """
     if "://" in os.fspath(path):
         raise UserError(
@@ -123,7 +124,7 @@ def load_params(path: str | os.PathLike, template: Any = None) -> Restored:
 
 
 def refuse_other(saved: dict[str, str], now: dict[str, str], *, where: str) -> None:
-    """Raises UserError when something was made with other data or another teacher than this run has."""
+    """Raises UserError if a saved result was made with other data or another teacher than this run has."""
     differing = [key for key in now if saved.get(key) != now[key]]
     if differing:
         raise UserError(

@@ -1,4 +1,4 @@
-"""One process of a machine at a time."""
+"""File lock between the processes of one machine."""
 
 import contextlib
 import errno
@@ -15,14 +15,14 @@ _POLL_S = 0.05
 
 @contextlib.contextmanager
 def file_lock(path: str | os.PathLike, *, waiting: Callable[[], None]) -> Iterator[None]:
-    """Holds a lock that a process of this machine loses when it ends, however it ends.
+    """Holds a lock between the processes of this machine; the system releases it when its holder ends, even by a kill.
 
     Args:
-        path: the lock file; made where missing, never removed (a process may be waiting for it).
+        path: the lock file; created if missing, never removed (a process may be waiting for it).
         waiting: called once if another process holds the lock for more than two seconds.
 
     Raises:
-        UserError: the file cannot be made or locked, naming it.
+        UserError: the file cannot be created or locked; names it.
     """
     try:
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
