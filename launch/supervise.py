@@ -1,4 +1,4 @@
-"""The processes of a job on this machine: start them, pass on signals and output, and let none outlive the launcher."""
+"""Runs the processes of a job on this machine: passes on signals and output; no process outlives the launcher."""
 
 import ctypes
 import os
@@ -20,13 +20,13 @@ _EXEC_FAILED = 126
 
 @dataclass(frozen=True, kw_only=True)
 class Process:
-    """One process of the job: its arguments, and what it has in its environment beyond the launcher's."""
+    """One process of the job: its arguments and the variables that are added to the launcher's environment."""
 
     argv: tuple[str, ...]
     environment: dict[str, str]
 
     def shell(self) -> str:
-        """The process as a line for a shell."""
+        """The process as a shell command line."""
         settings = [f"{key}={shlex.quote(value)}" for key, value in self.environment.items()]
         return " ".join([*settings, shlex.join(self.argv)])
 
@@ -37,13 +37,13 @@ def supervise(
     """Runs the processes to their end.
 
     Args:
-        processes: what to start.
-        grace_s: seconds that the others have, in s, once one has ended badly; then they are killed.
-        signals: what arrives here is passed on; a second one kills.
-        say: tells the user what the launcher itself does.
+        processes: processes to start.
+        grace_s: time that the others get after one has failed, in seconds; then they are killed.
+        signals: received signals; the first is passed on, the second kills.
+        say: prints messages of the launcher.
 
     Returns:
-        Per process its exit status, negative for the signal that it died by.
+        Exit status of each process; negative: number of the signal that killed it.
     """
     output = Output(prefixed=len(processes) > 1)
     children: list[subprocess.Popen] = []
@@ -58,7 +58,7 @@ def supervise(
             for k, child in enumerate(children):
                 if k not in statuses and child.poll() is not None:
                     statuses[k] = child.returncode
-                    _kill(child)  # what it may have left behind in its group
+                    _kill(child)  # processes that remain in its group
                     if child.returncode != 0 and deadline is None:
                         deadline = time.monotonic() + grace_s
             for number in signals.received[passed_on : passed_on + 1]:
@@ -71,7 +71,9 @@ def supervise(
             if deadline is not None and time.monotonic() > deadline and not killed:
                 killed = True
                 for child in _running(children, statuses):
-                    say(f"[{children.index(child)}] did not end within {grace_s:g} s of another's failure: killed")
+                    say(
+                        f"[{children.index(child)}] did not end within {grace_s:g} s after another process failed: killed"
+                    )
                     _kill(child)
     finally:
         for child in _running(children, statuses):
@@ -82,7 +84,7 @@ def supervise(
 
 
 class Signals:
-    """Collects SIGINT, SIGTERM and SIGHUP while it is entered."""
+    """Context that records SIGINT, SIGTERM and SIGHUP."""
 
     def __init__(self) -> None:
         self.received: list[int] = []
@@ -97,7 +99,7 @@ class Signals:
             signal.signal(number, handler)
 
     def wait(self, seconds: float) -> bool:
-        """Waits so long, or until a signal arrives: then True."""
+        """Waits until a signal arrives (True) or the time is over (False)."""
         end = time.monotonic() + seconds
         while not self.received and time.monotonic() < end:
             time.sleep(_POLL_S)
@@ -108,7 +110,7 @@ class Signals:
 
 
 class Output:
-    """Passes on what the processes write, line by line, each with the number of its process."""
+    """Passes on the output of the processes, line by line, with the number of the process in front."""
 
     def __init__(self, *, prefixed: bool) -> None:
         self._prefixed = prefixed
@@ -116,7 +118,7 @@ class Output:
         self._rest: dict[int, bytes] = {}
 
     def pipes(self, k: int) -> dict[str, int | None]:
-        """Where process k shall write: to the launcher's own streams where that is to be seen as it is."""
+        """Streams of process k: pipes, or the launcher's own streams if no prefix is needed."""
         plain = not self._prefixed or (k == 0 and sys.stdout.isatty())
         to = None if plain else subprocess.PIPE
         return {"stdout": to, "stderr": to}
@@ -128,7 +130,7 @@ class Output:
                 self._selector.register(stream, selectors.EVENT_READ, (f"[{k}] ".encode(), to))
 
     def pump(self, timeout_s: float) -> None:
-        """Passes on what there is; waits at most so long for something to come."""
+        """Passes on new output; waits at most `timeout_s` seconds for it."""
         if not self._selector.get_map():
             time.sleep(timeout_s)
             return
@@ -136,7 +138,7 @@ class Output:
             self._read(key)
 
     def close(self) -> None:
-        """Passes on what is left. A grandchild may hold a pipe open, so nothing waits for its end."""
+        """Passes on the remaining output; does not wait for the end of a pipe, which a grandchild may hold open."""
         for key in list(self._selector.get_map().values()):
             while self._read(key):
                 pass
@@ -171,7 +173,7 @@ class Output:
             to.buffer.write(b"".join(prefix + line + b"\n" for line in lines))
             to.flush()
         except OSError:
-            pass  # nobody reads any more (`| head`); the run goes on, and is worth more than its output
+            pass  # the reader has gone (`| head`); the run goes on without output
 
 
 def _start(process: Process, pipes: dict[str, int | None]) -> subprocess.Popen:
@@ -186,7 +188,7 @@ def _start(process: Process, pipes: dict[str, int | None]) -> subprocess.Popen:
 
 
 def _die_with(launcher: int) -> None:
-    """In the child: the kernel kills it when the launcher ends, however that ends."""
+    """Runs in the child: asks the kernel to kill it when the launcher ends, even by a kill."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != launcher:
         os._exit(_EXEC_FAILED)

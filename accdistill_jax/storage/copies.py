@@ -14,9 +14,9 @@ class Copies(NamedTuple):
     """Uploads the work directory to its address; no-op for local runs.
 
     Attributes:
-        later: starts copying in the background.
-        now: copies, and returns when that is done.
-        stopping: the same, but where it fails it only warns.
+        later: starts a copy in the background.
+        now: copies and waits for the end.
+        stopping: as `now`, but a failure is only a warning.
     """
 
     later: Callable[[], None] = lambda: None
@@ -27,7 +27,7 @@ class Copies(NamedTuple):
 def connect_copies(
     stack: contextlib.ExitStack, address: str, folder: Path, peers: Peers, say: Callable[[str], None]
 ) -> Copies:
-    """Makes `folder` what `address` holds, on process 0, and says how it gets back there."""
+    """Fetches the run at `address` into `folder` on process 0; returns the functions that copy it back."""
     made: list[Copies] = []
 
     def fetch() -> None:

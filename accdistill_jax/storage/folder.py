@@ -1,6 +1,6 @@
-"""A folder of named byte blobs, on a local disk or in an object store, behind the same few calls.
+"""Folders of named byte blobs, on a local disk or in an object store, with the same interface.
 
-Every write is atomic: a name either holds the whole blob or does not exist.
+Every write is atomic: a name holds either a whole blob or nothing.
 """
 
 import errno
@@ -28,7 +28,7 @@ _LEFTOVER = re.compile(r".+\.writing-\d+-\d+")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _DETAILS = re.compile(r" \[[\w -]+='.*| \[source locations=.*")  # what TensorStore appends to its messages
 _counter = itertools.count()
-# TensorStore's own limits make a user wait for a quarter of an hour before a wrong address is reported.
+# With TensorStore's default limits, a wrong address is reported only after a quarter of an hour.
 _RETRIES = {"max_retries": 5, "initial_delay": "1s", "max_delay": "8s"}
 _DEADLINE_S = 120.0
 _STALLED_S = 20
@@ -37,7 +37,7 @@ SLOWEST_WRITE_BYTES_PER_S = 100_000
 
 @functools.cache
 def _root_context() -> ts.Context:
-    # Without it, a connection that the other side has forgotten holds a request for half an hour.
+    # Without these, a connection that the server has dropped blocks a request for half an hour.
     os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", str(_STALLED_S))
     os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
     return ts.Context({"memory_key_value_store": {}, "s3_request_retries": _RETRIES, "gcs_request_retries": _RETRIES})
@@ -45,11 +45,11 @@ def _root_context() -> ts.Context:
 
 @functools.cache
 def context(cache_bytes: int = 0, concurrency: int | None = None) -> ts.Context:
-    """A TensorStore context; all share one memory:// store in this process.
+    """A TensorStore context; all contexts of this process share one memory:// store.
 
     Args:
-        cache_bytes: size of its chunk cache.
-        concurrency: requests to an object store at once; None: TensorStore's default, 32.
+        cache_bytes: size of the chunk cache.
+        concurrency: simultaneous requests to an object store; None: TensorStore's default, 32.
     """
     spec = {"cache_pool": {"total_bytes_limit": cache_bytes}}
     if concurrency is not None:
@@ -60,8 +60,7 @@ def context(cache_bytes: int = 0, concurrency: int | None = None) -> ts.Context:
 def open_folder(path: str | os.PathLike) -> "LocalFolder | RemoteFolder":
     """Folder at a local path, a file:// URL or an object-store URL (gs://, s3://, memory:// in tests).
 
-    s3:// goes to the service at AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL where one of these environment variables is set
-    (MinIO and others), else to AWS.
+    s3:// uses the service at AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL (MinIO and others) if one of these variables is set, else AWS.
 
     Raises:
         UserError: another scheme (http:// has no listing and no way to write), or a password in the address.
@@ -73,7 +72,7 @@ def open_folder(path: str | os.PathLike) -> "LocalFolder | RemoteFolder":
     if text.startswith(_URL_SCHEMES):
         return RemoteFolder(text)
     if text.startswith(("http://", "https://")):
-        address = text.partition("?")[0]  # what follows may sign the request
+        address = text.partition("?")[0]  # the query may hold a signature
         raise UserError(
             f"{address}: a store cannot be read over http; use gs://..., s3://... (AWS_ENDPOINT_URL names another "
             "service than AWS) or a local copy"
@@ -92,9 +91,9 @@ class LocalFolder:
         self.path = str(Path(expanded(path)).absolute())
         try:
             self.path.encode()
-        except UnicodeEncodeError:  # TensorStore opens no such path
+        except UnicodeEncodeError:  # TensorStore cannot open such a path
             raise UserError(
-                f"{readable(self.path)}: this path is no UTF-8 text; choose another folder (or set PYTHONUTF8=1, where "
+                f"{readable(self.path)}: this path is not UTF-8; choose another folder (or set PYTHONUTF8=1, where "
                 "the system's encoding is another one)"
             ) from None
 
@@ -136,9 +135,9 @@ class LocalFolder:
         """Writes a blob whole or not at all.
 
         Args:
-            name: of the blob.
-            data: its content.
-            durable: whether it must survive a power failure, at the price of waiting for the disk.
+            name: name of the blob.
+            data: content.
+            durable: True waits for the disk, so that the blob survives a power failure.
 
         Raises:
             UserError: the disk is full or the folder is not writable.
@@ -202,21 +201,21 @@ class LocalFolder:
         Path(self.where(name)).unlink(missing_ok=True)
 
     def remove_ours(self, is_ours: Callable[[str], bool]) -> bool:
-        """Removes the blobs with names of ours, and the folders that are empty then; returns whether nothing is left."""
+        """Removes the blobs for which `is_ours` is True and the folders that become empty; True if nothing is left."""
         try:
             return remove_matching(self.path, is_ours)
         except OSError as error:
             raise UserError(f"{error.filename or self.path}: cannot be removed ({error.strerror})") from error
 
     def remove_leftovers(self) -> None:
-        """Removes half-written temporary files of processes that were killed."""
+        """Removes temporary files of killed processes."""
         for folder, _, names in os.walk(self.path):
             for name in names:
                 if _LEFTOVER.fullmatch(name):
                     Path(folder, name).unlink(missing_ok=True)
 
     def free_bytes(self) -> int | None:
-        """Free space on the disk of this folder, None where the notion does not apply."""
+        """Free bytes on the disk of this folder."""
         folder = self.path
         while not os.path.exists(folder):
             folder = os.path.dirname(folder)
@@ -245,7 +244,9 @@ class RemoteFolder:
         bucket, _, path = self.path.removeprefix("s3://").partition("/")
         spec: dict[str, Any] = {"driver": "s3", "bucket": bucket, "path": path + "/" if path else ""}
         if {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= os.environ.keys():
-            spec["aws_credentials"] = {"type": "environment"}  # else AWS's library logs every file it looks for
+            spec["aws_credentials"] = {
+                "type": "environment"
+            }  # else AWS's library logs every credentials file that it tries
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         if endpoint:
             region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
@@ -262,7 +263,7 @@ class RemoteFolder:
             ) from error
 
     def read(self, name: str, *, limit_bytes: int | None = None) -> bytes | None:
-        """Content of an object, or None if it does not exist; the limit is that of a local folder."""
+        """Content of an object, or None if it does not exist; `limit_bytes` has an effect in local folders only."""
         del limit_bytes  # an object is read whole or not at all
         found = self._call(name, lambda kv: kv.read(name))
         return None if found.state == "missing" else found.value
@@ -284,7 +285,7 @@ class RemoteFolder:
         return sorted(key.decode() for key in keys)
 
     def sizes(self, names: list[str]) -> dict[str, int | None]:
-        """Those of `names` that exist; sizes are None, an object store lists names only."""
+        """The existing ones of `names`; sizes are None, as an object store lists names only."""
         return dict.fromkeys(set(names).intersection(self.names()))
 
     def remove(self, name: str) -> None:
@@ -292,17 +293,17 @@ class RemoteFolder:
         self._call(name, lambda kv: kv.delete_range(ts.KvStore.KeyRange(name, name + "\0")))
 
     def remove_ours(self, is_ours: Callable[[str], bool]) -> bool:
-        """Removes the objects with names of ours; returns whether nothing is left."""
+        """Removes the objects for which `is_ours` is True; True if nothing is left."""
         names = self.names()
         for name in filter(is_ours, names):
             self.remove(name)
         return all(map(is_ours, names))
 
     def remove_leftovers(self) -> None:
-        """Nothing to do: an object store has no half-written objects."""
+        """Does nothing: an object store has no half-written objects."""
 
     def free_bytes(self) -> None:
-        """Object stores have no free-space notion."""
+        """Always None: object stores have no limit of free space."""
         return None
 
 
@@ -310,7 +311,7 @@ def result(future: ts.Future, *, extra_s: float = 0.0):
     """The result of a TensorStore operation.
 
     Raises:
-        TimeoutError: there is none after two minutes and `extra_s` seconds.
+        TimeoutError: no result within two minutes plus `extra_s` seconds.
     """
     seconds = _DEADLINE_S + extra_s
     try:
@@ -321,13 +322,13 @@ def result(future: ts.Future, *, extra_s: float = 0.0):
 
 
 def first_line(error: Exception) -> str:
-    """Message of an error, without the source locations and details that libraries append."""
+    """First line of an error message, without the source locations and details that libraries append."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return _DETAILS.sub("", lines[0]) if lines else type(error).__name__
 
 
 def no_space_message(target: str, needed: int) -> str:
-    """One line for a full disk; everything complete so far stays and is used when the command runs again."""
+    """Error message for a full disk, in one line."""
     return (
         f"{target}: the disk is full; about {max(needed / 1e6, 0.1):.1f} MB more are needed there. "
         "What is done so far is kept: free some space and run the same command again"

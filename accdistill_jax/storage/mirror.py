@@ -1,4 +1,4 @@
-"""A work directory at an object-store address: the run works in a local folder, process 0 copies it there and back.
+"""Copies a work directory to an object-store address and back; the run works in a local folder on process 0.
 
 The address (gs://bucket/run) holds the same tree as the folder, so that people and TensorBoard read it in place:
 
@@ -17,12 +17,11 @@ So a restore gets the files of one complete copy, wherever a copy was cut off: i
 is the one that the manifest lists, else from `.mirror`. A checkpoint's `<step>.json` never comes without its arrays: the local
 files of a copy are pinned by hard links at a moment when every marker file is valid.
 
-In the local folder `.mirror.json` says which copy the folder was last equal to. By it `Mirror.pull` finds out where the
-run is further:
+The local file `.mirror.json` records the last copy to which the folder was equal. With it `Mirror.pull` decides:
 
-    the folder as it was then, the address further    the folder is made equal to the address
-    the folder changed since, the address not         nothing is fetched: the next copy catches up
-    both changed, or they are two different runs      UserError: a person decides
+    folder unchanged, address newer           the folder is made equal to the address
+    folder changed, address unchanged         nothing is fetched; the next copy uploads the changes
+    both changed, or two different runs       UserError: the user decides
 
 The files of the last complete copy, checked (a copy by other tools may be of a moment between two copies):
 
@@ -68,10 +67,10 @@ _FETCH_ATTEMPTS = 5
 
 
 def staging_folder(url: str) -> Path:
-    """The local folder in which the run at an address works on this machine, below the user's cache folder.
+    """The local work directory of a run at an address, below the user's cache folder.
 
     Raises:
-        UserError: the user has none.
+        UserError: the user has no cache folder.
     """
     url = url.rstrip("/")
     readable = re.sub(r"[^A-Za-z0-9.]+", "-", url.partition("://")[2]).strip("-.")[-60:]
@@ -79,9 +78,9 @@ def staging_folder(url: str) -> Path:
 
 
 class Mirror:
-    """Keeps an object-store address equal to a local folder; `pull` first, then `push` as often as wanted.
+    """Keeps an object-store address equal to a local folder: call `pull` first, then `push` at any time.
 
-    A context: leaving it waits for the copy in the background. One process of a run has one.
+    It is a context manager: its end waits for the copy in the background. One process of a run has a Mirror.
     """
 
     def __init__(
@@ -93,14 +92,14 @@ class Mirror:
         say: Callable[[str], None] = print,
         patience_s: float = 60.0,
     ):
-        """Touches nothing yet.
+        """Does not touch the folder or the address yet.
 
         Args:
             url: address, gs://bucket/path or s3://bucket/path.
             folder: local folder.
-            exclude: folders directly below it that are not copied, because any machine can make them again.
+            exclude: folders directly below `folder` that are not copied, because any machine can make them again.
             say: prints one line.
-            patience_s: how long a copy goes on trying while the object store refuses everything, in seconds.
+            patience_s: time for which a copy retries while the object store refuses everything, in seconds.
         """
         self._patience = Patience(patience_s)
         self._store = CopyStore(url, self._patience)
@@ -113,14 +112,13 @@ class Mirror:
         self._broken: Exception | None = None
 
     def pull(self) -> None:
-        """Makes the local folder equal to the last complete copy where that is further; see the module's table.
+        """Makes the local folder equal to the last complete copy if that is newer; see the table above.
 
-        A pull that was cut off is finished by the next one; until then `.mirror.json` says that the folder is no run.
+        The next pull completes one that was cut off; until then `.mirror.json` marks the folder as incomplete.
 
         Raises:
-            Conflict: folder and address hold different runs, or both have moved on.
-            UserError: the object store refuses, the disk is full, or another process of this machine works in the
-                folder.
+            Conflict: folder and address hold different runs, or both have changed.
+            UserError: the object store refuses, the disk is full, or another process of this machine uses the folder.
         """
         try:
             self._claim()
@@ -130,15 +128,15 @@ class Mirror:
             raise
 
     def push(self) -> None:
-        """Copies what has changed, after the copy in the background. On return everything is at the address.
+        """Waits for the copy in the background, then copies all changes. On return the address is up to date.
 
         Raises:
-            Conflict: another run has written there since.
-            UserError: the object store refuses; the local files are whole, and the next push copies them.
+            Conflict: another run has written there in the meantime.
+            UserError: the object store refuses; the local files are complete, and the next push copies them.
         """
         with self._lock:
             self._wanted = False
-        self._patience.end()  # a background copy that waits for better times gives way
+        self._patience.end()  # ends the retries of a background copy
         self._join()
         self._patience.renew()
         try:
@@ -152,12 +150,12 @@ class Mirror:
             ) from error
 
     def push_later(self) -> None:
-        """Copies in the background. While one copy is under way, any number of calls ask for one more after it.
+        """Copies in the background. Calls during a copy start one more copy after it.
 
-        A copy that fails is told in one line and tried again by the next call.
+        A copy that fails prints a warning in one line; the next call tries again.
 
         Raises:
-            Conflict: of a copy before; no further one can succeed.
+            Conflict: an earlier copy met another run; no further copy can succeed.
         """
         self._raise_broken()
         with self._lock:
@@ -171,13 +169,13 @@ class Mirror:
         """Waits for the copies in the background.
 
         Raises:
-            Conflict: of one of them.
+            Conflict: one of them met another run.
         """
         self._join()
         self._raise_broken()
 
     def close(self) -> None:
-        """Waits for the copies in the background, though not for a store that refuses, and gives the folder free."""
+        """Waits for the copies in the background, without retries, and releases the folder."""
         self._patience.end()
         self._join()
         self._held.close()
@@ -204,7 +202,7 @@ class Mirror:
             )
         journal = Journal.load(self._folder)
         if journal and copy and journal.pending and journal.pending["push"] == copy.push:
-            journal.settle()  # that copy was complete; this machine was stopped before it noted so
+            journal.settle()  # that copy was complete, but this machine stopped before it noted that
         local = self._local(journal.known if journal else {})
         synced = journal if journal is not None and (journal.generation > 0 or journal.pulling) else None
         if copy is None and synced is not None:
@@ -226,7 +224,7 @@ class Mirror:
         return hash_files(self._folder, local_files(self._folder, self._exclude), known)
 
     def _is_ahead(self, copy: Manifest, journal: Journal | None, files: Mapping[str, Content]) -> bool:
-        """True if the address is further than the local `files`; see the module's table.
+        """True if the address is newer than the local `files`; see the table of the module.
 
         Args:
             copy: the last complete copy at the address.
@@ -242,7 +240,7 @@ class Mirror:
         if journal.pulling:
             return True
         if copy.push == journal.push:
-            # Files that are only missing were lost here; a run that goes on leaves new ones too.
+            # A file that is missing was lost, unless there are new files too.
             return files != journal.base and files.items() <= journal.base.items()
         if files == copy.files:
             return False
@@ -336,7 +334,7 @@ class Mirror:
                 self._broken = error
             except UserError as error:
                 self._say(f"warning: not copied to {self._store.url}, the next copy catches up: {error}")
-            except Exception as error:  # a fault of this program: raised in the caller's thread
+            except Exception as error:  # a bug: raised in the caller's thread
                 self._broken = error
 
     def _join(self) -> None:

@@ -1,4 +1,4 @@
-"""The local side of a mirrored work directory: which files count, what is in them, what the last copy held."""
+"""The local side of a mirrored work directory: the files to copy, their hashes, and the journal of the last copy."""
 
 import contextlib
 import dataclasses
@@ -15,7 +15,7 @@ from typing import ClassVar, NamedTuple
 from accdistill_jax.errors import UserError
 from accdistill_jax.files import read_regular, sealed, unsealed, write_atomically
 
-# Small files that say that others are complete: written after those, removed before them.
+# Marker files declare other files complete: they are written after those and removed before them.
 _MARKER = re.compile(r"\d+\.json|export\.json|made_from|[a-z]+\.sha256|manifest.*\.json")
 _UNFINISHED = (".tmp", ".lock")
 _UNFINISHED_PARTS = (".writing-", "orbax-checkpoint-tmp")
@@ -26,14 +26,14 @@ _BLOCK_BYTES = 1 << 20
 
 
 class Content(NamedTuple):
-    """Content of a file: its size in bytes, and its SHA-256 in hexadecimal."""
+    """Content of a file: size in bytes and SHA-256 in hexadecimal."""
 
     size: int
     sha256: str
 
 
 class Known(NamedTuple):
-    """A file's content as it was when the file had this state (bytes, modification time in ns, inode)."""
+    """Content of a file while it has this state (bytes, modification time in ns, inode)."""
 
     state: tuple[int, int, int]
     content: Content
@@ -45,12 +45,12 @@ class Journal:
 
     Attributes:
         run: identifies the run.
-        generation: number of the copy that the folder was last equal to; 0: none.
+        generation: number of the last copy to which the folder was equal; 0: none.
         push: identifies that copy.
-        base: its files.
-        known: files whose content need not be computed again.
+        base: files of that copy.
+        known: files with known hashes.
         pending: a copy whose manifest may have been written (`generation`, `push`, `files`).
-        pulling: the folder is being made equal to a copy and is no run.
+        pulling: the folder is being made equal to a copy, and is no valid run until that ends.
     """
 
     NAME: ClassVar[str] = ".mirror.json"
@@ -70,10 +70,10 @@ class Journal:
             self.generation, self.push, self.base = pending["generation"], pending["push"], pending["files"]
 
     def save(self, folder: Path) -> None:
-        """Writes it.
+        """Writes the journal.
 
         Raises:
-            UserError: the disk is full or the folder gone.
+            UserError: the disk is full or the folder does not exist.
         """
         try:
             write_atomically(folder / self.NAME, json.dumps(sealed(dataclasses.asdict(self))))
@@ -82,10 +82,10 @@ class Journal:
 
     @classmethod
     def load(cls, folder: Path) -> "Journal | None":
-        """Reads it; None where there is none.
+        """Reads the journal; None if the folder has none.
 
         Raises:
-            UserError: it is unreadable.
+            UserError: the journal is unreadable.
         """
         path = folder / cls.NAME
         try:
@@ -106,12 +106,12 @@ class Journal:
 
 
 def is_marker(name: str) -> bool:
-    """True if a file says that others are complete, like a checkpoint's `<step>.json`."""
+    """True if a file declares others complete, like a checkpoint's `<step>.json`."""
     return _MARKER.fullmatch(name.rpartition("/")[2]) is not None
 
 
 def local_files(folder: Path, exclude: Sequence[str]) -> dict[str, tuple[int, int, int]]:
-    """The files of a work directory and their states; nothing half-written, no checkpoint without its `<step>.json`."""
+    """Files of a work directory and their states, without half-written files and checkpoints without `<step>.json`."""
     found = {}
     for path, folders, names in os.walk(folder):
         inside = os.path.relpath(path, folder)
@@ -134,7 +134,7 @@ def local_files(folder: Path, exclude: Sequence[str]) -> dict[str, tuple[int, in
 
 
 def hash_files(folder: Path, found: Mapping[str, tuple[int, int, int]], known: Mapping[str, Known]) -> dict[str, Known]:
-    """The content of files by name, computed where the state differs from what is known."""
+    """Contents of files by name; hashes only files whose state has changed."""
     return {
         name: known[name] if name in known and known[name].state == state else Known(state, content(folder / name))
         for name, state in found.items()
@@ -162,17 +162,17 @@ def content(path: Path) -> Content:
 def pinned(
     folder: Path, exclude: Sequence[str], known: Mapping[str, Known]
 ) -> Iterator[tuple[dict[str, Known], dict[str, tuple[Path, tuple[int, int, int]]]]]:
-    """Context in which the files of one moment can be read, though the run goes on replacing and removing them.
+    """Context with a consistent set of files that stays readable while the run replaces and removes files.
 
-    The moment is consistent: what a marker declares complete is there, since every marker was the same before and after.
-    Files that the run only appends to are read later with more in them, which is as good.
+    Every marker is the same before and after the files are linked, so all files that it declares complete are in the set. A file
+    to which the run appends may be read with more content, which is equally valid.
 
     Yields:
-        The files whose content is known, and for the others a hard link to read and the state.
+        The files with known content; for each other file, a hard link to read and the state.
 
     Raises:
         UserError: the folder changes faster than it can be listed.
-        OSError: it cannot be read.
+        OSError: the folder cannot be read.
     """
     pins = folder / _PINS
     try:

@@ -34,7 +34,7 @@ LONGEST_PAUSE_S = 10.0
 
 
 class Conflict(UserError):
-    """Another run writes at the address, or the local folder and the address have parted: trying again is no use."""
+    """Another run writes at the address, or the folder and the address hold different states; trying again does not help."""
 
 
 class Manifest(NamedTuple):
@@ -61,7 +61,7 @@ class Manifest(NamedTuple):
 
 
 class Patience:
-    """Calls again what the object store refuses, until it has refused everything for `seconds`."""
+    """Repeats operations that the object store refuses, until it has refused everything for `seconds`."""
 
     def __init__(self, seconds: float):
         self._seconds = seconds
@@ -69,12 +69,12 @@ class Patience:
         self._refused_since: float | None = None
 
     def renew(self) -> None:
-        """Begins anew."""
+        """Restarts the time limit."""
         self._ended.clear()
         self._refused_since = None
 
     def end(self) -> None:
-        """From now on the first refusal counts."""
+        """Ends the retries: from now on the first refusal raises."""
         self._ended.set()
 
     def __call__(self, operation: Callable[[], Any]) -> Any:
@@ -257,15 +257,15 @@ class CopyStore:
 
 
 def read_versioned(folder: Any, name: str) -> tuple[bytes | None, bytes]:
-    """An object and the store's version of it; None where it is missing, which has a version too."""
+    """Content and version of an object; a missing object has the content None and a version too."""
     found = _call(folder, name, lambda store: store.read(name))
     return (None if found.state == "missing" else found.value), found.stamp.generation
 
 
 def write_if_unchanged(folder: Any, name: str, data: bytes, version: bytes) -> bytes | None:
-    """Replaces an object if it still has the version given; returns the new version, None if it has another one.
+    """Replaces an object if it still has this version; returns the new version, or None if it has another one.
 
-    On S3 TensorStore asks and then writes: two writers within the same moment are noticed at the next copy only.
+    On S3, TensorStore reads the version and then writes: two writers within the same moment are noticed only at the next copy.
     """
     extra_s = len(data) / SLOWEST_WRITE_BYTES_PER_S
     return (

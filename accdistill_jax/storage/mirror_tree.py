@@ -1,4 +1,4 @@
-"""Reads the last complete copy at an object-store address, without a run: its manifest, and its files as a plain tree."""
+"""Reads the last complete copy at an object-store address, without a run: its manifest and its files."""
 
 import contextlib
 import glob
@@ -22,19 +22,19 @@ def fetch_tree(url: str, folder: str | os.PathLike) -> int:
 
     Args:
         url: the address.
-        folder: local folder to make; appears whole or not at all.
+        folder: local folder to create; it appears complete or not at all.
 
     Returns:
-        How many files it has.
+        Number of files.
 
     Raises:
-        UserError: nothing there, the folder exists, the disk is full, or the store refuses.
+        UserError: no run is there, the folder exists, the disk is full, or the store refuses.
     """
     folder = Path(folder)
     if folder.exists():
         raise UserError(f"{folder} exists already; name a folder to make")
     store, manifest = open_copy(url)
-    for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.*.fetching"):  # of a process that was killed
+    for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.*.fetching"):  # of a killed process
         with contextlib.suppress(UserError), sole_use(leftover, refusal=str, patience_s=0.0, machines=False):
             shutil.rmtree(leftover, ignore_errors=True)
     partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.fetching")

@@ -1,9 +1,9 @@
-"""A folder that one process works in at a time, on this machine and, in a folder that machines share, on all of them.
+"""Sole use of a folder by one process, among the processes of this machine and of machines that share the folder.
 
-The lock is `flock` on the file `.in-use.lock` in the folder. The system takes it from a process that ends, however it ends. What
-the file says, and that its count grows every few seconds, is for two other cases: a file system without `flock`, and one whose
-`flock` does not reach other machines (NFS mounted with `nolock`). There a holder is taken to be alive while the count grows. A
-start that finds another machine's entry therefore waits some seconds before it takes the folder.
+The lock is `flock` on the file `.in-use.lock` in the folder. The system releases it when the holder ends, even by a kill. The entry
+in the file, with a count that grows every few seconds, serves two other cases: a file system without `flock`, and one whose `flock`
+does not reach other machines (NFS mounted with `nolock`). There a holder counts as alive while its count grows. So a start that
+finds an entry of another machine waits some seconds before it takes the folder.
 """
 
 import contextlib
@@ -21,12 +21,12 @@ from typing import NamedTuple
 from accdistill_jax.errors import UserError
 
 LOCK = ".in-use.lock"
-_PATIENCE_S = 2.0  # for a process that is just ending
+_PATIENCE_S = 2.0  # for a holder that is ending
 _POLL_S = 0.05
 BEAT_S = 5.0
 DOUBT_S = 20.0
 SETTLE_S = 1.0
-_BYTES = 512  # of an entry, padded: each replaces the one before where it stands
+_BYTES = 512  # of an entry, padded: each entry overwrites the one before in place
 _NO_FLOCK = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 
 
@@ -34,10 +34,10 @@ class Entry(NamedTuple):
     """Content of a lock file.
 
     Attributes:
-        host: of the holder.
-        pid: its process id there.
-        since: when it took the folder.
-        beat: grows while it lives.
+        host: machine of the holder.
+        pid: process id of the holder.
+        since: time at which the holder took the folder.
+        beat: count that grows while the holder lives.
     """
 
     host: str
@@ -53,14 +53,14 @@ class Entry(NamedTuple):
 def sole_use(
     folder: str | os.PathLike, *, refusal: Callable[[str], str], patience_s: float = _PATIENCE_S, machines: bool = True
 ) -> Iterator[None]:
-    """Context in which no other process has the sole use of a folder. Who only reads there need not ask.
+    """Context in which this process has the sole use of a folder; processes that only read do not need it.
 
     Args:
-        folder: local; made where missing.
-        refusal: from who holds the folder, "process 12 on host, since 2024-05-01 10:00:00", to the line that refuses.
-        patience_s: how long a holder may take to end, in seconds.
-        machines: whether holders on other machines are looked for where `flock` does not tell; False in a folder inside one that
-            is held already.
+        folder: local folder; created if missing.
+        refusal: makes the error message from the holder, "process 12 on host, since 2024-05-01 10:00:00".
+        patience_s: time that a holder gets to end, in seconds.
+        machines: True also checks for holders on other machines that `flock` does not show; False for a folder inside one that this
+            process holds already.
 
     Raises:
         UserError: another process holds it, or the lock file cannot be written.
@@ -88,7 +88,7 @@ def sole_use(
 
 
 def _open(path: Path, refusal: Callable[[str], str], patience_s: float) -> tuple[int, bool]:
-    """The open lock file, and whether it is locked: False where the file system has no locks."""
+    """Opens and locks the lock file; the second value is False if the file system has no locks."""
     patience = time.monotonic() + patience_s
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -102,7 +102,7 @@ def _open(path: Path, refusal: Callable[[str], str], patience_s: float) -> tuple
             if got and _is_at(descriptor, path):
                 return descriptor, True
             if not got and time.monotonic() >= patience:
-                raise UserError(refusal(str(_read(descriptor) or "which has not said which one it is")))
+                raise UserError(refusal(str(_read(descriptor) or "which has not written its name yet")))
         except BaseException:
             os.close(descriptor)
             raise
@@ -122,7 +122,7 @@ def _flock(descriptor: int) -> bool:
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
-    """True if the open file still has its name: a holder that ends removes it."""
+    """True if the open file still exists under its name; a holder that ends removes it."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:
@@ -132,7 +132,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 def _await_other_machine(
     descriptor: int, path: Path, entry: Entry, *, locked: bool, refusal: Callable[[str], str]
 ) -> None:
-    """Raises UserError where the entry that stands there grows."""
+    """Raises UserError if the count of the entry in the file grows."""
     before = _read(descriptor)
     if before is None or (locked and before.host == entry.host):
         return
@@ -147,9 +147,9 @@ def _take(descriptor: int, path: Path, entry: Entry, *, locked: bool, refusal: C
     try:
         write_entry(descriptor, entry)
     except OSError as error:
-        if not locked:  # on a full disk the lock alone does
+        if not locked:  # the lock alone suffices on a full disk
             raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
-    if not locked:  # the last of those that began together has the folder
+    if not locked:  # of several processes that began together, the last one gets the folder
         time.sleep(SETTLE_S)
         now = _read_anew(path)
         if now is None or now[:3] != entry[:3]:
@@ -177,8 +177,9 @@ def _beating(descriptor: int, entry: Entry) -> Iterator[None]:
 
 
 def write_entry(descriptor: int, entry: Entry) -> None:
+    """Overwrites the entry of a lock file in place."""
     os.pwrite(descriptor, json.dumps(entry._asdict()).encode().ljust(_BYTES) + b"\n", 0)
-    os.fsync(descriptor)  # a network file system keeps it to itself otherwise
+    os.fsync(descriptor)  # otherwise a network file system may keep the write on this machine
 
 
 def _read(descriptor: int) -> Entry | None:
@@ -190,7 +191,7 @@ def _read(descriptor: int) -> Entry | None:
 
 
 def _read_anew(path: Path) -> Entry | None:
-    """Content of the lock file, opened anew: a network file system answers an open file from memory."""
+    """Reads the lock file through a new descriptor, as a network file system answers an old one from its cache."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:

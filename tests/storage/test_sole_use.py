@@ -177,7 +177,7 @@ def test_a_full_disk_does_not_keep_anybody_out(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "pwrite", full)
     with sole_use(tmp_path, refusal=refusal):
         with (
-            pytest.raises(UserError, match="which has not said which one"),
+            pytest.raises(UserError, match="which has not written its name yet"),
             sole_use(tmp_path, refusal=refusal, patience_s=0.0),
         ):
             pytest.fail("two at once")

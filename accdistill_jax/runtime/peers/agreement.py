@@ -1,4 +1,4 @@
-"""Says in one line in what the processes of a run differ."""
+"""Finds the first fact in which the processes of a run differ."""
 
 import json
 import os
@@ -12,11 +12,11 @@ def disagreement(facts: Sequence[dict[str, Any]]) -> str | None:
     """Compares the facts of all processes.
 
     Args:
-        facts: of each process in order of rank, by name; values as JSON gives them.
+        facts: facts of each process by name, in order of rank; JSON values.
 
     Returns:
-        None if all hold the same; otherwise a line about the first fact that differs: on which processes (the fewer),
-        both values, and the names of the other facts that differ.
+        None if all are equal. Otherwise a line about the first fact that differs: the processes in the minority, both values, and
+        the names of the other facts that differ.
     """
     names = list(dict.fromkeys(name for held in facts for name in held))
     differing = [name for name in names if len(set(_texts(name, facts))) > 1]
@@ -39,13 +39,13 @@ def _texts(name: str, facts: Sequence[dict[str, Any]]) -> list[str]:
     return [json.dumps(held[name], sort_keys=True) if name in held else "missing" for held in facts]
 
 
-def _around_difference(one: str, other: str) -> tuple[str, str]:
-    """Both texts shortened so that the difference is seen."""
-    one, other = one.strip('"'), other.strip('"')
-    begin = len(os.path.commonprefix([one, other]))
+def _around_difference(text: str, other: str) -> tuple[str, str]:
+    """Shortens two texts so that their difference stays visible."""
+    text, other = text.strip('"'), other.strip('"')
+    begin = len(os.path.commonprefix([text, other]))
     begin = 0 if begin < _WIDTH else begin - _WIDTH // 2
 
-    def shown(text: str) -> str:
-        return ".." * (begin > 0) + text[begin : begin + _WIDTH] + ".." * (len(text) > begin + _WIDTH)
+    def shortened(full: str) -> str:
+        return ".." * (begin > 0) + full[begin : begin + _WIDTH] + ".." * (len(full) > begin + _WIDTH)
 
-    return shown(one), shown(other)
+    return shortened(text), shortened(other)

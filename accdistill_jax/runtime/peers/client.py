@@ -1,6 +1,6 @@
-"""A process's end of the control plane: the thread that holds its connection to the hub. See `peers.Peers`.
+"""The client of the control plane: a thread in each process that holds its connection to the hub. See `peers.Peers`.
 
-The thread ends the process when another one was lost, because the main thread may sit in a collective for ever.
+The thread ends the process when another process was lost, because the main thread may wait in a collective for ever.
 """
 
 import contextlib
@@ -30,10 +30,10 @@ class Client:
 
     Args:
         wire: the connection.
-        rank: of this process.
-        token: what the hub wants to hear.
-        silence_s: the hub silent for so many seconds is lost.
-        watch: the hang watch of this process, if there is one now or was.
+        rank: number of this process.
+        token: secret that the hub requires.
+        silence_s: a hub that sends nothing for so many seconds is lost.
+        watch: returns the present or last hang watch of this process, None if there was none.
     """
 
     def __init__(
@@ -52,21 +52,21 @@ class Client:
         for end in (self._awoken, self._waker):
             end.setblocking(False)
             close_in_forks(end)
-        self._changed = threading.Condition()  # of what follows
+        self._changed = threading.Condition()  # guards the attributes below
         self._connected, self._joined, self._released = True, False, False
         self._leaving = self._closing = self._ending = False
         self._calls = 0
         self._results: dict[int, dict[str, Any]] = {}
         self._judge: Judge | None = None
-        self._verdict: str | None = None  # the error that all processes are about to report
+        self._verdict: str | None = None  # error that all processes are about to report
         self._gone: set[int] = set()  # processes that left
         self._stop: tuple[str, ExitStatus] | None = None  # another process was stopped by a signal
         self._stop_handler: Callable[[str, int], None] | None = None
         self._grace_s = GRACE_S
-        self._deadline: tuple[float, ExitStatus, str] | None = None  # when, with which status and line to end
+        self._deadline: tuple[float, ExitStatus, str] | None = None  # time, status and line of this process's end
         wire.put({"kind": "hello", "rank": rank, "token": token})
 
-    # What the main thread calls.
+    # Called by the main thread.
 
     def join_others(self) -> None:
         """Starts the thread and waits until all processes are connected."""
@@ -74,7 +74,7 @@ class Client:
         self._wait(lambda: self._joined)
 
     def gather(self, name: str, value: Any, judge: Judge | None) -> tuple[list, str | None]:
-        """The values of all processes and what `judge` says of them; see `Peers.gather`."""
+        """Values of all processes, and the verdict of `judge` on them; see `Peers.gather`."""
         self._calls += 1
         number, self._judge = self._calls, judge
         self._put({"kind": "gather", "number": number, "name": name, "value": value})
@@ -91,7 +91,7 @@ class Client:
         return result["values"], result["verdict"]
 
     def leave(self, status: int, reason: str, *, stacks: bool = False, wait_s: float = 5.0) -> None:
-        """See `Peers.leave`; with `stacks` the others write theirs before they end."""
+        """See `Peers.leave`; with `stacks` the others write their stacks before they end."""
         if self._leaving:
             return
         self._leaving = True
@@ -99,7 +99,7 @@ class Client:
         self._wait(lambda: self._released or not self._connected, wait_s)
 
     def leave_hung(self, reason: str) -> None:
-        """As `leave`, where the caller is about to end the process because its main thread does not go on."""
+        """As `leave`, for a caller that is about to end the process because its main thread hangs."""
         self._change(_ending=True)
         self.leave(ExitStatus.RELAUNCH, reason, stacks=True, wait_s=2.0)
 
@@ -107,7 +107,7 @@ class Client:
         """See `Peers.explain`."""
         self._wait(lambda: self._stop or self._ending or self._leaving, wait_s)
         if self._ending:
-            threading.Event().wait()  # for the end of the process
+            threading.Event().wait()  # until the process ends
         if self._stop:
             raise _interrupted(*self._stop) from error
 
@@ -131,10 +131,10 @@ class Client:
         self._wake()
 
     def _wake(self) -> None:
-        with contextlib.suppress(OSError):  # closed, or so full that the thread is awake anyway
+        with contextlib.suppress(OSError):  # closed, or full, and then the thread is awake
             self._waker.send(b"x")
 
-    # What the thread does.
+    # Run by the control thread.
 
     def _run(self) -> None:
         try:
@@ -146,7 +146,7 @@ class Client:
             for end in (self._wire, self._awoken, self._waker):
                 end.close()
         except BaseException:
-            # Without this thread the others would take the process for silent.
+            # Without this thread the others would count the process as silent.
             traceback.print_exc()
             line = f"error: the control thread of process {self._rank} failed; {_CONTINUE}"
             self._end(ExitStatus.RELAUNCH, line)
@@ -198,7 +198,7 @@ class Client:
             self._change(_released=True)
         elif kind == "result":
             if "values" in message:
-                # Judged before any news is read: another process may already leave for the same verdict.
+                # Before any news is read: another process may already leave because of the same verdict.
                 self._verdict = message["verdict"] = self._judge(message["values"]) if self._judge else None
             with self._changed:
                 self._results[message["number"]] = message
@@ -212,7 +212,7 @@ class Client:
                 self._hear(message)
 
     def _hear(self, news: dict[str, Any]) -> None:
-        """Acts on what happened to another process."""
+        """Acts on news of another process."""
         rank, status, stacks = news["rank"], news["status"], news["stacks"]
         line = f"process {rank} stopped: {news['text']}"
         if not news["left"]:
@@ -226,7 +226,7 @@ class Client:
             self._deadline = time.monotonic() + self._grace_s, ExitStatus(status), late
             handler(line, status)
         elif self._verdict and self._verdict in news["text"]:
-            # the main thread is about to report the same
+            # the main thread is about to report the same error
             self._deadline = time.monotonic() + GRACE_S, ExitStatus(status), f"error: {line}"
         elif status != ExitStatus.FINISHED:
             known = status == ExitStatus.USER_ERROR
@@ -239,7 +239,7 @@ class Client:
 
     def _lost(self, rank: int, how: str, *, stacks: bool) -> None:
         watch = self._watch()
-        # the step of this process, as the processes go in step
+        # this process's step, as all processes are at the same step
         at = "" if watch is None or watch.step is None else f" at step {watch.step}"
         line = f"error: process {rank} was lost ({how}){at}; {_CONTINUE}"
         self._end(ExitStatus.RELAUNCH, line, stacks=stacks)

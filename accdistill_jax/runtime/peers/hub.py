@@ -1,24 +1,24 @@
-"""The hub in process 0 through which the processes of a run talk: see `peers.Peers` for what it is good for.
+"""The hub in process 0, which connects the processes of a run; see `peers.Peers` for its purpose.
 
-Every process, 0 included, has one connection to it with a JSON object per line in either direction. To the hub:
+Every process, 0 included, has one connection to the hub, with one JSON object per line. Messages to the hub:
 
     hello   token, rank: the first line of a connection; without the right token it is dropped
-    beat    slack: still alive
+    beat    slack: the process is alive; `slack` says that it gets ten times the deadline
     gather  number, name, value
-    leave   status, reason, stacks: this process ends in order, its closed connection will be no loss
-    seen    id: has read a piece of news, the hub's process may end
+    leave   status, reason, stacks: this process ends in order, so its closed connection is no loss
+    seen    id: this process has read a piece of news, so the hub's process may end
 
-Whoever has not said a right hello is a stranger: few are kept, for a short time, and whatever they send ends nothing but their
+A connection without a valid hello is a stranger. The hub keeps few strangers, for a short time, and their data can close only their
 own connection.
 
-And from it:
+Messages from the hub:
 
-    refused  reason: the hello names a process that is connected already, so that two were started with one number
+    refused  reason: a process with the number of this hello is connected already
     welcome  all processes are connected
-    beat     slack: whether any process has it
-    result   number and values, or error and status where a gather cannot be completed
+    beat     slack: True if any process has slack
+    result   number and values; or error and status if a gather cannot be completed
     news     id, rank, left, status, text, stacks: that process left or was lost
-    done     your leaving is known to all
+    done     all processes know that this process leaves
 """
 
 import hmac
@@ -32,15 +32,15 @@ from accdistill_jax.errors import ExitStatus
 from accdistill_jax.runtime.peers.wire import Wire, close_in_forks
 
 MESSAGE_LIMIT = 64 * 2**20  # bytes of one value
-_ENVELOPE = 4096  # bytes of a message around its value, and of a stranger's first line
-MOST_STRANGERS = 64  # connections at once of which it is not known yet whose they are
-HELLO_S = 10.0  # how long one may take to say so
+_ENVELOPE = 4096  # bytes of a message besides its value, and of a stranger's first line
+MOST_STRANGERS = 64  # connections at a time without a valid hello
+HELLO_S = 10.0  # time for a stranger to send its hello
 _NO_DESCRIPTOR_S = 0.05
-_SEEN_S = 2.0  # how long process 0 waits for the others to have read why the run ends
+_SEEN_S = 2.0  # time that process 0 waits until the others have read why the run ends
 _OTHERS_GO_ON = (ExitStatus.FINISHED, ExitStatus.INTERRUPTED, ExitStatus.TERMINATED)
 CLOSED = "its connection closed: killed or crashed"
 _MALFORMED = "its connection sent what no process of this program says"
-# Kinds of messages from processes that are known, and what each must hold.
+# Messages from connected processes, with the fields that each must have.
 _MESSAGES = {
     "beat": {"slack": bool},
     "gather": {"number": int, "name": str, "value": object},
@@ -60,7 +60,9 @@ def silent(seconds: float) -> str:
 def _well_formed(message: dict[str, Any]) -> bool:
     kind = message.get("kind")
     parts = _MESSAGES.get(kind) if isinstance(kind, str) else None
-    return parts is not None and all(name in message and isinstance(message[name], own) for name, own in parts.items())
+    return parts is not None and all(
+        name in message and isinstance(message[name], type_) for name, type_ in parts.items()
+    )
 
 
 class _News(NamedTuple):
@@ -70,25 +72,25 @@ class _News(NamedTuple):
 
 
 class _Malformed(ConnectionError):
-    """A known process has sent what is not in the protocol."""
+    """A connected process has sent a message that does not follow the protocol."""
 
 
 class Hub:
     """Serves until process 0 closes its connection.
 
     Args:
-        listener: where the others connect; closed when all have.
-        own: the hub's end of process 0's connection.
+        listener: socket to which the others connect; closed when all are connected.
+        first: the hub's end of process 0's connection.
         count: number of processes.
-        token: what a connection must know.
-        silence_s: a process silent for so many seconds is lost.
+        token: secret that a hello must hold.
+        silence_s: a process that sends nothing for so many seconds is lost.
         start_timeout_s: a process that has not connected within so many seconds is lost.
     """
 
     def __init__(
         self,
         listener: socket.socket,
-        own: socket.socket,
+        first: socket.socket,
         *,
         count: int,
         token: str,
@@ -103,23 +105,23 @@ class Hub:
         listener.setblocking(False)
         close_in_forks(listener)
         self._selector.register(listener, selectors.EVENT_READ)
-        self._wires: dict[int, Wire] = {}  # of the processes that are connected
-        self._joined: set[int] = set()  # and of those that were
-        self._strangers: dict[Wire, float] = {}  # the others, oldest first, and when they must have said who they are
-        self._turned_away = 0  # strangers
+        self._wires: dict[int, Wire] = {}  # connected processes, by rank
+        self._joined: set[int] = set()  # ranks that are or were connected
+        self._strangers: dict[Wire, float] = {}  # oldest first, with the time by which they must send a hello
+        self._turned_away = 0  # number of dropped strangers
         self._slack: dict[int, bool] = {}
-        self._calls: dict[int, dict[int, dict[str, Any]]] = {}  # gathers that wait, by number and rank
+        self._calls: dict[int, dict[int, dict[str, Any]]] = {}  # gathers under way, by number and rank
         self._failed_calls: set[int] = set()
-        self._left: dict[int, dict[str, Any]] = {}  # news of those that left, by rank
-        self._told: list[dict[str, Any]] = []  # all news, for those that connect late
-        self._untold: list[_News] = []  # news that process 0 does not know yet
+        self._left: dict[int, dict[str, Any]] = {}  # news of processes that left, by rank
+        self._told: list[dict[str, Any]] = []  # all news, for processes that connect late
+        self._untold: list[_News] = []  # news that process 0 has not been sent yet
         self.alone = threading.Event()  # all processes but 0 have closed their connections
-        self._ending = False  # a process was lost or left early: others that go are no news
-        self._own = own
-        self._register(own)
+        self._ending = False  # a process was lost or left early; the others that follow are not reported
+        self._first = first
+        self._register(first)
 
     def start(self) -> None:
-        """Begins to serve, in a thread."""
+        """Starts the thread that serves."""
         self._thread.start()
 
     def join(self, timeout_s: float) -> None:
@@ -130,7 +132,7 @@ class Hub:
         interval_s = beat_interval_s(self._silence_s)
         next_turn = time.monotonic()
         try:
-            while self._own.fileno() >= 0:
+            while self._first.fileno() >= 0:
                 for key, _ in self._selector.select(max(0.0, next_turn - time.monotonic())):
                     if key.data is None:
                         self._accept()
@@ -149,7 +151,7 @@ class Hub:
             self._selector.close()
 
     def _turn(self, now: float) -> None:
-        """Acts on the time that has passed: sends beats, notices silence and processes that never came."""
+        """Sends beats; notices silent processes and processes that never connected."""
         slack = any(self._slack.values())
         for rank, wire in list(self._wires.items()):
             wire.put({"kind": "beat", "slack": slack})
@@ -183,7 +185,7 @@ class Hub:
         self._strangers[self._register(connection)] = time.monotonic() + min(HELLO_S, self._silence_s)
 
     def _drop_oldest_stranger(self) -> bool:
-        """Makes room; False where there is none to drop."""
+        """Makes room for a connection; False if there is no stranger to drop."""
         oldest = next(iter(self._strangers), None)
         if oldest is not None:
             self._drop(oldest)
@@ -227,7 +229,7 @@ class Hub:
 
     def _serve(self, wire: Wire) -> None:
         if wire.socket.fileno() < 0:
-            return  # dropped since it was found ready
+            return  # dropped after the selector reported it
         try:
             for message in wire.read():
                 self._handle(wire, message)
@@ -264,7 +266,7 @@ class Hub:
                     news.unseen.discard(wire.rank)
 
     def _refuse_second(self, wire: Wire, rank: int) -> None:
-        """Tells it and, since another process can then not come, all others."""
+        """Refuses a second process with the same number, and tells all processes, as one number is then missing."""
         reason = (
             f"two processes were started as process {rank}; give each its own number (--process_id) and start all again"
         )
@@ -277,11 +279,11 @@ class Hub:
         raise ConnectionError("a second one")
 
     def _answer(self, number: int) -> None:
-        """Answers a gather to which all have come, or to which not all can come."""
+        """Answers a gather that all processes have joined, or that not all can join any more."""
         calls = self._calls[number]
-        one, name = next((rank, call["name"]) for rank, call in calls.items())
+        first, name = next((rank, call["name"]) for rank, call in calls.items())
         others = [rank for rank, call in calls.items() if call["name"] != name]
-        # those that left for another reason end all processes
+        # a process that left for another reason ends all processes
         absent = [n for rank, n in self._left.items() if rank not in calls and n["status"] in _OTHERS_GO_ON]
         answer: dict[str, Any] = {"kind": "result", "number": number}
         if number in self._failed_calls:
@@ -289,7 +291,7 @@ class Hub:
             return
         if others:
             other_name = calls[others[0]]["name"]
-            text = f"process {others[0]} calls {other_name!r} where process {one} calls {name!r}"
+            text = f"process {others[0]} calls {other_name!r} where process {first} calls {name!r}"
             answer |= {"error": f"{text} (call {number})", "status": ExitStatus.FINISHED}
         elif len(calls) == self._count:
             answer |= {"values": [calls[rank]["value"] for rank in range(self._count)]}
@@ -320,7 +322,7 @@ class Hub:
             self._announce(rank, left=False, status=ExitStatus.RELAUNCH, text=how, stacks=stacks)
 
     def _announce(self, rank: int, *, left: bool, status: int, text: str, stacks: bool) -> dict[str, Any]:
-        """Tells the others; process 0, with which the hub may end, only when they have read it."""
+        """Sends news to the others; to process 0 only when they have read it, because the hub ends with process 0."""
         news = {"kind": "news", "id": len(self._told), "rank": rank, "left": left, "status": int(status)}
         news |= {"text": text, "stacks": stacks}
         self._told.append(news)

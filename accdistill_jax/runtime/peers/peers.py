@@ -1,7 +1,7 @@
-"""The control plane between the processes of a run, over TCP: everything but array data.
+"""The control plane between the processes of a run, over TCP: all communication except array data.
 
-It serves three ends. The processes agree (`gather` and what is built on it). They learn at once when one of them is
-killed, stops or hangs, instead of waiting for it in a collective. And the one at fault is named, in one line.
+It has three purposes. The processes exchange values (`gather` and the methods built on it). They learn at once when one of them is
+killed, stops or hangs, instead of waiting for it in a collective. One line names the process at fault.
 
 Process 0 runs the hub (`hub`); a control thread in every process holds its connection to it (`client`).
 """
@@ -41,18 +41,17 @@ class Timeouts:
 
 
 class Peers:
-    """The processes of a run, seen from one of them; made by `alone` or `connect`.
+    """The processes of a run, seen from one of them; created by `alone` or `connect`.
 
-    `gather`, `share`, `from_first`, `barrier` and `agree` wait until every process has called them. They are for the
-    main thread, in the same order everywhere. They raise Interrupted when another process was stopped by a signal and
-    takes no part any more, and RuntimeError for a mistake in the program, such as another order. How long they wait is
-    limited, see `waiting`.
+    `gather`, `share`, `from_first`, `barrier` and `agree` wait until every process has called them. Call them in the main thread, in
+    the same order on all processes. They raise Interrupted if a signal has stopped another process, and RuntimeError for a bug, such
+    as another order of calls. `waiting` limits the wait.
 
-    When a process is lost (its connection closes before `leave`, or it is silent), the control thread of every other
-    one says so on standard error and ends its process with `ExitStatus.RELAUNCH`.
+    When a process is lost (its connection closes before `leave`, or it is silent), the control thread of every other process reports
+    it on standard error and ends its process with `ExitStatus.RELAUNCH`.
 
     Attributes:
-        rank: of this process, in [0, count).
+        rank: number of this process, in [0, count).
         count: number of processes.
     """
 
@@ -69,7 +68,7 @@ class Peers:
 
     @classmethod
     def alone(cls) -> "Peers":
-        """The only process of a run: nobody to wait for; `progress` watches all the same."""
+        """A run of one process: it never waits for others, but `progress` still watches it."""
         return cls(rank=0, count=1)
 
     @classmethod
@@ -82,7 +81,7 @@ class Peers:
         host: str,
         timeouts: Timeouts,
     ) -> "Peers":
-        """Connects this process with the others; returns when all are connected.
+        """Connects this process with the others; waits until all are connected.
 
         Args:
             rank: number of this process, in [0, count).
@@ -127,7 +126,7 @@ class Peers:
         """Every process's value, in order of rank.
 
         Args:
-            name: says what is gathered; the same on all processes. Names may repeat.
+            name: name of the value, equal on all processes; names may repeat.
             value: at most 64 MiB of JSON.
         """
         return self._gather(name, value)
@@ -137,28 +136,28 @@ class Peers:
         return self.gather(name, value if self.first else None)[0]
 
     def from_first(self, name: str, fn: Callable[[], JSON]) -> JSON:
-        """The result of `fn` on process 0, given to all; on the others it is not called.
+        """Calls `fn` on process 0 and returns its result on all processes.
 
         Raises:
-            UserError: on every process, if `fn` raises it; of another exception the others learn by `leave`.
+            UserError: on every process, if `fn` raises it. Other exceptions reach the other processes through `leave`.
         """
-        told = None
+        outcome = None
         if self.first:
             try:
-                told = {"value": fn()}
+                outcome = {"value": fn()}
             except UserError as error:
-                told = {"error": str(error)}
-        return self._gather(name, told, judge=lambda values: values[0].get("error"))[0]["value"]
+                outcome = {"error": str(error)}
+        return self._gather(name, outcome, judge=lambda values: values[0].get("error"))[0]["value"]
 
     def barrier(self, name: str) -> None:
         """Waits for all processes."""
         self.gather(name, None)
 
     def agree(self, facts: Mapping[str, JSON]) -> None:
-        """Makes sure that all processes hold the same facts.
+        """Checks that all processes hold the same facts.
 
         Args:
-            facts: by name; the name ends up in the message.
+            facts: values by name; the error names the first one that differs.
 
         Raises:
             UserError: on every process; names the first fact that differs, the processes and both values.
@@ -166,7 +165,7 @@ class Peers:
         self._gather("agree", dict(facts), judge=disagreement)
 
     def _gather(self, name: str, value: JSON, *, judge: Judge | None = None) -> list[JSON]:
-        """As `gather`; the line that `judge` makes of the values, if any, is raised as UserError on every process."""
+        """As `gather`; if `judge` returns a line for the values, every process raises it as UserError."""
         text = json.dumps(value)
         if len(text) > MESSAGE_LIMIT:
             raise ValueError(f"{name}: {len(text)} bytes of JSON, more than {MESSAGE_LIMIT}")
@@ -182,13 +181,13 @@ class Peers:
 
     @contextlib.contextmanager
     def waiting(self, what: str) -> Iterator[None]:
-        """Context of work in which this process may wait for others, outside of `progress`.
+        """Context for work, outside of `progress`, in which this process may wait for others.
 
-        Where it takes more than ten times `hang_s`, every process writes the stacks of its threads and ends with
-        `ExitStatus.RELAUNCH`. A process alone waits for nobody.
+        If it takes more than ten times `hang_s`, every process writes the stacks of its threads and ends with
+        `ExitStatus.RELAUNCH`. It has no effect in a run of one process.
 
         Args:
-            what: for the message: "the pool search".
+            what: name of the work, for the message: "the pool search".
         """
         if not self._client:
             yield
@@ -198,7 +197,7 @@ class Peers:
 
     @contextlib.contextmanager
     def progress(self, what: str, *, within_s: float) -> Iterator[HangWatch]:
-        """Context inside which `beat(step)` must come every `within_s` seconds; see `watchdog.HangWatch`.
+        """Context in which `beat(step)` must be called every `within_s` seconds; see `watchdog.HangWatch`.
 
         Otherwise every process writes the stacks of its threads and ends with `ExitStatus.RELAUNCH`.
         """
@@ -220,19 +219,19 @@ class Peers:
         end_process(ExitStatus.RELAUNCH, f"error: process {self.rank} stopped: {reason}", stacks=True)
 
     def set_stop_handler(self, fn: Callable[[str, int], None], *, grace_s: float = GRACE_S) -> None:
-        """Sets what happens when another process was stopped by a signal; without it this one ends at once.
+        """Sets the reaction to a signal that stopped another process; without a handler this process ends at once.
 
         Args:
             fn: called in the control thread as fn(reason, status); it must return at once.
-            grace_s: unless this process has called `leave` so many seconds later, it ends with that status.
+            grace_s: time for this process to call `leave`, in seconds; after it the process ends with that status.
         """
         if self._client:
             self._client.set_stop_handler(fn, grace_s)
 
     def explain(self, error: BaseException, wait_s: float = 5.0) -> None:
-        """Called with a failure of the runtime: waits for the news that another process caused it.
+        """Waits, after a failure of the runtime, for the news that another process caused it.
 
-        When one was lost, this does not return: the process is ended. Otherwise it returns after `wait_s` seconds.
+        If another process was lost, this process ends. Otherwise the method returns after `wait_s` seconds.
 
         Raises:
             Interrupted: another process was stopped by a signal.
@@ -241,25 +240,25 @@ class Peers:
             self._client.explain(error, wait_s)
 
     def leave(self, status: int, reason: str) -> None:
-        """Tells the others that this process is about to end; to be followed by `close`.
+        """Tells the others that this process is about to end; call `close` afterwards.
 
         Args:
-            status: the exit status. The others stop with it (in order after 130 and 143), but go on after 0.
+            status: exit status. The others stop with it too (in order after 130 and 143), but go on after 0.
             reason: one line.
         """
         if self._client:
             self._client.leave(status, reason)
 
     def outlast(self, within_s: float) -> None:
-        """On process 0 waits until the others have ended, so many seconds at most; to be called after `leave`.
+        """On process 0, waits until the others have ended, at most `within_s` seconds; call it after `leave`.
 
-        What the others' runtime depends on lives in process 0: they would be torn down in the middle of their own way out.
+        The runtime of the others depends on a service in process 0: without it they would be killed before they have ended in order.
         """
         if self._hub:
             self._hub.alone.wait(within_s)
 
     def close(self) -> None:
-        """Closes the connections; without `leave` before, the others count this process as lost."""
+        """Closes the connections; if `leave` was not called, the others count this process as lost."""
         if self._client:
             self._client.close()
         if self._hub:

@@ -1,4 +1,4 @@
-"""The sockets of the control plane (`peers`): how a process reaches process 0, and JSON lines between them."""
+"""Sockets of the control plane (`peers`): connecting to process 0, and JSON lines over the connection."""
 
 import json
 import os
@@ -16,11 +16,11 @@ _NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 
 
 class Wire:
-    """JSON lines over a socket, never blocking. `put` may be called from any thread, the rest from one.
+    """JSON lines over a socket, non-blocking. Any thread may call `put`; a single thread calls the other methods.
 
     Args:
         connection: a connected socket, owned by this object from now on.
-        limit: bytes of the longest line that is taken in.
+        limit: size of the longest accepted line, in bytes.
     """
 
     def __init__(self, connection: socket.socket, *, limit: int):
@@ -40,7 +40,7 @@ class Wire:
         self._out.append(json.dumps(message).encode() + b"\n")
 
     def flush(self) -> None:
-        """Sends what can be sent now."""
+        """Sends as much as the socket accepts now."""
         try:
             while self._out:
                 piece = memoryview(self._out[0])
@@ -51,23 +51,23 @@ class Wire:
         except BlockingIOError:
             pass
         except OSError:
-            self._out.clear()  # `read` finds the connection closed, after what the other said last
+            self._out.clear()  # `read` returns the last messages and then finds the connection closed
 
     def select_on(self, selector: selectors.BaseSelector) -> None:
-        """Waits in `selector` for room to send while something is queued, and always for messages."""
+        """Registers with `selector` for messages and, while messages are queued, for room to send."""
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._out else 0)
         if events != self._events:
             self._events = events
             selector.modify(self.socket, events, self)
 
     def read(self) -> list[dict[str, Any]]:
-        """The messages that have come.
+        """Reads the messages that have arrived.
 
         Raises:
-            ConnectionError: the connection is closed, or what came is not in this protocol.
+            ConnectionError: the connection is closed, or its data does not follow the protocol.
         """
         try:
-            # never more than the limit and a byte, so that neither what is kept nor what is parsed can be longer
+            # at most one byte over the limit, so that neither the buffer nor a message can be longer
             chunk = self.socket.recv(min(2**20, self.limit + 1 - len(self._in)))
         except BlockingIOError:
             return []
@@ -95,16 +95,16 @@ class Wire:
 
 
 class Exchange(Protocol):
-    """A key-value store that all processes reach."""
+    """A key-value store that all processes can reach."""
 
     def set(self, key: str, value: str) -> None: ...
 
     def get(self, key: str, timeout_s: float) -> str:
-        """The value, waited for; raises whatever it likes when it has not come in time."""
+        """Waits for the value; raises any exception after the timeout."""
 
 
 def listen(host: str) -> socket.socket:
-    """Listens on a free port: of the loopback alone where that is what `host` is, else of all interfaces."""
+    """Listens on a free port: of the loopback interface if `host` is its address, else of all interfaces."""
     if host in ("localhost", "::1") or host.startswith("127."):
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, 0), family=family, backlog=1024)
@@ -114,7 +114,7 @@ def listen(host: str) -> socket.socket:
 
 
 def reach(exchange: Exchange, key: str, *, rank: int, timeout_s: float) -> tuple[socket.socket, str]:
-    """Connects with process 0, whose "host:port token" is in `exchange`; returns the connection and the token."""
+    """Connects to process 0, whose "host:port token" is in `exchange`; returns the connection and the token."""
     end = time.monotonic() + timeout_s
     try:
         address, token = exchange.get(key, timeout_s).split()
@@ -139,7 +139,7 @@ _SOCKETS: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
 
 def close_in_forks(connection: socket.socket) -> None:
-    """Keeps a forked child from holding `connection` open when this process has died (exec closes it anyway)."""
+    """Closes `connection` in forked children, so that they do not keep it open after this process (exec closes it anyway)."""
     _SOCKETS.add(connection)
 
 
