@@ -53,7 +53,7 @@ need() {
 
 # whole FLAG VALUE SMALLEST
 whole() {
-  case $2 in "" | *[!0-9]*) fail "$1 $2 is no whole number" ;; esac
+  case $2 in "" | *[!0-9]*) fail "$1 $2 must be a whole number" ;; esac
   [ "$2" -ge "$3" ] || fail "$1 $2 is less than $3"
 }
 

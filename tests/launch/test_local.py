@@ -310,7 +310,7 @@ def test_gpus_are_counted_by_nvidia_smi(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        (["--processes=0", "--", "x"], "'0' is no whole number from 1 up"),
+        (["--processes=0", "--", "x"], "'0' must be a whole number of at least 1"),
         (["--processes=2"], "nothing to run"),
         (["--accelerator=tpu", "--", "x"], "invalid choice"),
         (["--", "--config=c", "--process_id=1"], "--process_id is set by the launcher"),

@@ -189,7 +189,7 @@ def test_sigterm_to_every_process_of_the_step_lets_main_save(desk):
     "options, said",
     [
         (["--nodes=0", *RUN], "--nodes 0"),
-        (["--gpus-per-node=all", *RUN], "all is no whole number"),
+        (["--gpus-per-node=all", *RUN], "all must be a whole number"),
         (["--name=a b", *RUN], "--name"),
         ([], "nothing to run"),
     ],
