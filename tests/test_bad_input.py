@@ -1,4 +1,4 @@
-"""What goes wrong in a run as a whole: one clear line that names the culprit, and nothing half-written taken for whole.
+"""Failures of a whole run: one clear line names the cause, and no half-written file counts as whole.
 
 Broken recordings and stores by themselves: tests/data. Wrong keys and values of a config: tests/config/test_validate.py.
 """
@@ -29,7 +29,7 @@ SMOKE = "--config=configs/distill.py:smoke"
 
 
 def fail(config, workdir) -> str:
-    """Runs and returns the one line that the user reads."""
+    """Runs, and returns the line that the user reads."""
     with pytest.raises(UserError) as caught:
         run(config, workdir)
     text = str(caught.value)
@@ -54,7 +54,7 @@ def largest_file(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def teacher(smoke_store, tmp_path_factory) -> Path:
-    """Work directory with a finished teacher and its checkpoints of steps 3 and 6; not to be changed."""
+    """Work directory with a finished teacher and its checkpoints of steps 3 and 6; tests must not change it."""
     workdir = tmp_path_factory.mktemp("teacher")
     changes = {"data.stores": (str(smoke_store),), "stages": ("teacher",)}
     run(changed(load_config("distill:smoke"), changes), workdir)
@@ -67,7 +67,7 @@ def copy(teacher, tmp_path) -> Path:
 
 
 def population(split: dict[str, int], path: Path, **settings) -> Store:
-    """A synthetic store of four segments a person with so many people in each split."""
+    """A synthetic store with four segments per participant and a given number of participants in each split."""
     people = SyntheticSettings(participants=sum(split.values()), segments_per_participant=4, **settings)
     parts = [name for name, count in split.items() for _ in range(count)]
     assigned = {unit_id(people, p): part for p, part in zip(people.participant_indices, parts, strict=True)}
@@ -92,7 +92,7 @@ def test_shard_that_breaks_during_training(smoke_config, smoke_store, tmp_path, 
         once.setattr(Checkpointer, "save", break_and_save)
         text = fail(config, tmp_path / "run")
     assert str(shard) in text and f"python -m accdistill_jax.data.prepare verify {store}" in text
-    assert 3 <= last_checkpoint(tmp_path / "run") < 30  # some batches were read ahead
+    assert 3 <= last_checkpoint(tmp_path / "run") < 30  # the loop reads some batches ahead
     assert not (tmp_path / "run/teacher/export").exists()
     shard.write_bytes(whole)
     run(config, tmp_path / "run")
@@ -100,7 +100,7 @@ def test_shard_that_breaks_during_training(smoke_config, smoke_store, tmp_path, 
 
 
 def test_the_line_and_status_of_a_bad_store_on_the_command_line(repository, smoke_store, tmp_path):
-    """Newer format (also as a text, which stands for a tuple of one), no store, a typing error."""
+    """A newer format (also as text in place of a tuple), a folder without a store, and a misspelled path."""
     newer = Path(shutil.copytree(smoke_store, tmp_path / "newer"))
     manifest = json.loads((newer / "manifest.json").read_text()) | {"format_version": 3}
     (newer / "manifest.json").write_text(json.dumps(manifest | {"fingerprint": fingerprint(manifest)}))
@@ -156,7 +156,7 @@ def test_loss_that_is_not_finite_stops_with_step_and_cause(smoke_config, tmp_pat
     assert not (tmp_path / "run/teacher/export").exists()
 
 
-# Starts a run in a process whose files cannot grow beyond a limit, which the system reports much as a full disk.
+# Starts a run in a process whose files cannot grow beyond a limit; the system reports this much like a full disk.
 LIMITED = """
 import resource, sys
 from absl import app
@@ -171,7 +171,7 @@ app.run(main.main, flags_parser=main.parse_flags)
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="no file size limit on this system")
 @pytest.mark.parametrize("limit", [50_000, 2_000])
 def test_full_disk_during_training_and_then_room(repository, copy, smoke_store, limit):
-    """The finished teacher's checkpoint of step 3 is there; what comes after does not fit."""
+    """The checkpoint of step 3 of the finished teacher exists; later files do not fit."""
     expected = load_params(copy / "teacher/export").meta["fingerprint"]
     shutil.rmtree(copy / "teacher/export")
     for name in ("6", "6.json"):
@@ -268,7 +268,7 @@ def test_store_without_test_participants_needs_an_unseen_one(smoke_config, tmp_p
 
 
 def test_batch_larger_than_the_data(smoke_config, smoke_store, tmp_path):
-    """A batch reaches over the end of an epoch into the next."""
+    """A batch contains the end of an epoch and the start of the next one."""
     segments = len(Store.open(smoke_store).indices("train"))
     batch_size = 4 * (segments // 4 + 1)
     assert batch_size > segments

@@ -1,4 +1,4 @@
-"""A sample of the generated bad inputs (all of them: python -m tests.bad_inputs), and the judge that decides about them.
+"""A sample of the generated bad inputs (all of them: python -m tests.bad_inputs), and the judge of their outcomes.
 
 ACCDISTILL_BAD_INPUTS_SEED chooses another sample, ACCDISTILL_BAD_INPUTS_COUNT its size.
 """
@@ -59,7 +59,7 @@ def test_a_seed_always_gives_the_same_distinct_cases(bases):
 
 @pytest.mark.slow
 def test_every_kind_of_damage_changes_what_it_damages(bases, tmp_path):
-    """`build` raises where nothing is changed."""
+    """`build` raises an error if it changes nothing."""
     for category, (_, cases) in CATEGORIES.items():
         for number, case in enumerate(itertools.islice(cases(random.Random(5), bases), 40)):
             folder = tmp_path / category / str(number)
@@ -178,8 +178,8 @@ def run_folder(tmp_path) -> Path:
 def test_a_refused_run_may_only_append_to_its_records(run_folder, name, text, message):
     path = run_folder / name
     change = (lambda: path.unlink()) if text is None else (lambda: path.write_text(text))
-    found = judge(run_folder, case=RUN, error="error: in.csv: wrong\n", after=change)
-    assert found == (message and f"{name} {message}")
+    fault = judge(run_folder, case=RUN, error="error: in.csv: wrong\n", after=change)
+    assert fault == (message and f"{name} {message}")
 
 
 @pytest.mark.parametrize(
@@ -202,8 +202,8 @@ def test_a_refused_run_may_only_append_to_its_records(run_folder, name, text, me
 def test_a_run_that_goes_on_changes_its_stage_only(run_folder, name, text, message):
     path = run_folder / name
     change = (lambda: path.unlink()) if text is None else (lambda: path.write_text(text))
-    found = judge(run_folder, case=RUN, status=0, error="warning: in.csv\n", after=change)
-    assert found == (message and f"went on, and {name} {message}")
+    fault = judge(run_folder, case=RUN, status=0, error="warning: in.csv\n", after=change)
+    assert fault == (message and f"went on, and {name} {message}")
 
 
 def test_going_on_after_a_warning(folder):
@@ -219,7 +219,7 @@ def test_going_on_after_a_warning(folder):
 
 @pytest.mark.slow
 def test_a_program_that_hangs_is_ended(two_at_a_time, tmp_path, monkeypatch):
-    """By an interpreter of its own, and by a server."""
+    """In a separate interpreter, and in a server."""
     monkeypatch.setattr(runner, "TIME_LIMIT_S", 1.0)
     monkeypatch.setattr(runner, "OWN_PROCESS_EVERY", 2)
     (tmp_path / "bases").mkdir()

@@ -1,1 +1,1 @@
-"""Generated bad inputs over config, store, checkpoint and recordings: each must end in one clear line, and change nothing."""
+"""Generated bad inputs for configs, stores, checkpoints and recordings: each must end in one clear line and change nothing."""

@@ -1,6 +1,6 @@
 """Runs generated bad inputs: `python -m tests.bad_inputs --count 330 --seed 0 [--category store]`.
 
-Prints a line for each that does not end as it must, and a summary; exits with 1 when there is one.
+Prints a line for each bad input with a wrong outcome, and a summary; exits with 1 if there is a wrong outcome.
 """
 
 import argparse
@@ -22,8 +22,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--category", choices=CATEGORIES, help="of this category only")
     parser.add_argument("--jobs", type=int, default=2, help="programs at a time (default: 2)")
-    parser.add_argument("--bases", type=Path, help="folder that keeps the whole inputs for another time")
-    parser.add_argument("--show", action="store_true", help="print what the programs said")
+    parser.add_argument("--bases", type=Path, help="folder that keeps the whole inputs for later calls")
+    parser.add_argument("--show", action="store_true", help="print the output of the programs")
     args = parser.parse_args()
     counts = {name: collections.Counter() for name in CATEGORIES}
     begin = time.monotonic()

@@ -1,4 +1,4 @@
-"""The whole, small inputs that cases damage; made once."""
+"""Small, whole inputs that the cases damage; made once."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.bad_inputs.runner import run_program
 SECONDS = 150
 START = 1_594_149_654
 SMOKE = "--config=configs/distill.py:smoke"
-# A batch holds the whole training split at least: the first batch reads every training segment.
+# A batch is at least as large as the training split: the first batch reads every training segment.
 BATCH = 96
 LOOSE = ("--max-motion-g", "inf", "--min-ppg-quality", "0", "--max-clipped-fraction", "1", "--workers", "1", "--quiet")
 
@@ -38,7 +38,7 @@ class Bases(NamedTuple):
 
 
 def make_bases(root: Path) -> Bases:
-    """Makes the inputs below a folder, or finds them there."""
+    """Makes the inputs below a folder, unless they exist."""
     bases = Bases(*(root / name for name in Bases._fields))
     if (root / "made").exists():
         return bases
@@ -110,7 +110,7 @@ def write_troika(folder: Path) -> None:
 
 
 def generic_description() -> dict:
-    """The description of `write_generic`'s recording; names every key."""
+    """The description of the recording of `write_generic`, with every key."""
     return {
         "participant": {
             "id": "p01",

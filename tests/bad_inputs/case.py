@@ -1,4 +1,4 @@
-"""What a bad input is, and how its outcome is judged."""
+"""Bad inputs, and the judgement of their outcomes."""
 
 import dataclasses
 import hashlib
@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 MAIN = "accdistill_jax.main"
 PREPARE = "accdistill_jax.data.prepare"
-# Where `prepare --out {}/out` writes.
+# Output paths of `prepare --out {}/out`.
 OUT = ("out", "out.partial")
-# What the program takes for something finished.
+# Files that mark a finished result.
 _RESULTS = ("export.json", "report.md", "report.json", "manifest.json")
-# What a run that is refused may have appended to.
+# Files that a refused run may append to.
 _APPENDED = re.compile(r"(^|/)(metrics|tensorboard)/.")
-# What a run that goes on writes anew besides the stage's own files.
+# Files that a continued run rewrites, besides the files of the stage.
 _RENEWED = ("config.json", "stages.json")
 _ERROR = re.compile(r"(?:^|: )error: ")
 _LIST_OF_RECORDINGS = re.compile(r"error: \d+ of \d+ recordings cannot be prepared:")
@@ -27,17 +27,17 @@ class Case:
     """A bad input.
 
     Attributes:
-        name: what was done, unique within a category and seed.
-        module: the program that meets it, `MAIN` or `PREPARE`.
-        arguments: its command line; {} stands for the case's own folder.
-        named: what the message must name: of each item, one of the texts (separated by "|"); {} as above.
-        build: makes the bad input in the case's own folder, which exists and is empty.
-        outputs: files or folders in the folder that the program may make; of those that are there, a program that refuses may
-            only append to metrics and TensorBoard's files and add to the seconds of stages.json.
-        falls_back: the program may go on (with an older checkpoint), after a warning that names what is damaged; the
-            text is the export.json, RUN/STAGE/export/export.json in the folder, that it must then write, with the fingerprint
-            `expected`. What it may change then is that stage's and the run's own records.
-        expected: that fingerprint.
+        name: the damage, unique within a category and seed.
+        module: the program that reads the input, `MAIN` or `PREPARE`.
+        arguments: command line of the program; {} stands for the folder of the case.
+        named: texts that the message must contain; alternatives are separated by "|", and {} stands for the folder.
+        build: makes the bad input in the folder of the case, which exists and is empty.
+        outputs: files or folders that the program may make; in those that exist, a program that refuses the input may only
+            append to metrics and TensorBoard files, and increase the seconds of stages.json.
+        falls_back: path of an export.json (RUN/STAGE/export/export.json) if the program may continue with an older checkpoint,
+            after a warning that names the damage; it must write this file with the fingerprint `expected`, and may change only
+            the records of that stage and of the run.
+        expected: the fingerprint of that export.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a program ended; status None means that it had to be killed."""
+    """Exit status and output of a program; status None if it did not end and was killed."""
 
     status: int | None
     out: str
@@ -60,7 +60,7 @@ class Outcome:
 
 
 class Content(NamedTuple):
-    """A file: its size in bytes, the hash of its content, and the content of small ones (else b"")."""
+    """A file: its size in bytes, the hash of its content, and the content of a small file (else b"")."""
 
     size: int
     digest: str
@@ -68,7 +68,7 @@ class Content(NamedTuple):
 
 
 def command(case: Case, folder: Path) -> list[str]:
-    """The command line with the case's folder put in."""
+    """The command line, with the folder of the case inserted."""
     return [argument.replace("{}", str(folder)) for argument in case.arguments]
 
 
@@ -86,13 +86,13 @@ def _content(data: bytes) -> Content:
 
 
 def wrong(case: Case, folder: Path, before: dict[str, Content], outcome: Outcome) -> str | None:
-    """What is wrong with an outcome, in words; None where all is as it must be.
+    """The fault of an outcome, as text; None if the outcome is right.
 
     Args:
         case: the case.
-        folder: its folder, after the program.
-        before: `contents(folder)` before the program.
-        outcome: of the program.
+        folder: folder of the case, after the program ran.
+        before: `contents(folder)` before the program ran.
+        outcome: exit status and output of the program.
     """
     if outcome.status is None:
         return "does not end"
@@ -131,7 +131,7 @@ def _below(name: str, places: tuple[str, ...]) -> bool:
 
 
 def _grown(name: str, before: Content, folder: Path) -> bool:
-    """Whether a file of a run holds all that it held, and is one of those that may hold more."""
+    """True if a file of a run may grow, and still contains everything that it contained before."""
     data = (folder / name).read_bytes()
     if _APPENDED.search(name):
         return hashlib.sha256(data[: before.size]).hexdigest() == before.digest
@@ -154,7 +154,7 @@ def _wrong_going_on(case: Case, folder: Path, before: dict[str, Content], outcom
     if not result.is_file() or json.loads(result.read_text())["fingerprint"] != case.expected:
         return f"went on, and {case.falls_back} is not what it was"
     run, stage = Path(case.falls_back).parts[:2]
-    own = tuple(
+    renewed = tuple(
         f"{run}/{name}"
         for name in (
             *_RENEWED,
@@ -167,7 +167,7 @@ def _wrong_going_on(case: Case, folder: Path, before: dict[str, Content], outcom
     )
     after = contents(folder)
     for name in sorted(before | after):
-        if before.get(name) != after.get(name) and not _below(name, own):
+        if before.get(name) != after.get(name) and not _below(name, renewed):
             return (
                 f"went on, and {name} was {'made' if name not in before else 'changed' if name in after else 'removed'}"
             )

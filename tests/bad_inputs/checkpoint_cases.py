@@ -45,7 +45,7 @@ def _arguments(bases: Bases, stage: str) -> tuple[str, ...]:
 
 
 def _copy(bases: Bases, folder: Path, *, without: str | None = None) -> Path:
-    """A copy of the run; without a stage's export, so that the stage goes on from its checkpoints."""
+    """A copy of the run without the export of a stage, so the stage continues from its checkpoints."""
     run = Path(shutil.copytree(bases.run, folder / "run"))
     if without:
         shutil.rmtree(run / without / "export")
@@ -61,7 +61,7 @@ def _any_damage(rng: random.Random) -> tuple[str, Spoil | None]:
 
 
 def _record_damage(rng: random.Random, path: Path) -> tuple[str, Spoil | None]:
-    """Of a JSON file: a value, a type, a key, or bytes that leave no JSON."""
+    """Damages a JSON file: a value, a type, a key, or bytes that are no longer JSON."""
     if rng.random() < 0.7:
         return json_damage(rng, path.read_bytes())
     at = rng.random()
@@ -78,7 +78,7 @@ def _record_damage(rng: random.Random, path: Path) -> tuple[str, Spoil | None]:
 def _of_export(
     bases: Bases, rng: random.Random, stage: str, name: str, how: str, spoil: Spoil | None, *named: str
 ) -> Case:
-    """Met by the run itself, or as the teacher of another run."""
+    """Read by the run itself, or as the teacher of another run."""
     elsewhere = stage == "teacher" and rng.random() < 0.5
 
     def build(folder: Path) -> None:
@@ -115,24 +115,30 @@ def _export_record(rng: random.Random, bases: Bases) -> Case:
 
 
 def _foreign_export(rng: random.Random, bases: Bases) -> Case:
-    """The other stage's parameters or record in place of one's own."""
+    """The parameters or the record of the other stage in place of the right ones."""
     stage, other = rng.sample(STAGES, 2)
-    what = rng.choice(("params", "export.json", "export"))
+    damaged_part = rng.choice(("params", "export.json", "export"))
 
     def build(folder: Path) -> None:
         run = _copy(bases, folder)
-        own = run / stage / "export" if what == "export" else run / stage / "export" / what
-        theirs = bases.run / other / "export" if what == "export" else bases.run / other / "export" / what
-        shutil.rmtree(own) if own.is_dir() else own.unlink()
-        shutil.copytree(theirs, own) if theirs.is_dir() else shutil.copy(theirs, own)
+        path = run / stage / "export" if damaged_part == "export" else run / stage / "export" / damaged_part
+        theirs = (
+            bases.run / other / "export" if damaged_part == "export" else bases.run / other / "export" / damaged_part
+        )
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.copytree(theirs, path) if theirs.is_dir() else shutil.copy(theirs, path)
 
     return Case(
-        f"{stage}/export: {what} of the {other}", MAIN, _arguments(bases, stage), (f"{{}}/run/{stage}/export",), build
+        f"{stage}/export: {damaged_part} of the {other}",
+        MAIN,
+        _arguments(bases, stage),
+        (f"{{}}/run/{stage}/export",),
+        build,
     )
 
 
 def _going_on(bases: Bases, stage: str, name: str, damage, *named: str) -> Case:
-    """A damage after which the checkpoint before may be used, with a warning."""
+    """Damage after which the run may use the previous checkpoint, with a warning."""
     export = json.loads((bases.run / stage / "export" / "export.json").read_text())
 
     def build(folder: Path) -> None:
@@ -176,7 +182,7 @@ def _newest_record(rng: random.Random, bases: Bases) -> Case:
 
 
 def _all_checkpoints(rng: random.Random, bases: Bases) -> Case:
-    """Nothing whole is left to go on from: training anew must be the user's decision."""
+    """No whole checkpoint is left: only the user may decide to train from the start."""
     stage, which = rng.choice(STAGES), rng.choice(("arrays", "records", "folders"))
 
     def build(folder: Path) -> None:
@@ -220,7 +226,7 @@ def _foreign_checkpoint(rng: random.Random, bases: Bases) -> Case:
 
 
 def _config_copy(rng: random.Random, bases: Bases) -> Case:
-    """config.json, the run's own record of its config."""
+    """Damages config.json, the run's record of its config."""
     path = bases.run / "config.json"
     if rng.random() < 0.5:
         at = rng.random()
@@ -252,7 +258,7 @@ def _config_copy(rng: random.Random, bases: Bases) -> Case:
 
 
 def _run_record(rng: random.Random, bases: Bases) -> Case:
-    """Seconds and metrics of a run: not worth stopping for, but worth a warning."""
+    """Damages seconds and metrics of a run: the run continues with a warning."""
     stage, number = rng.choice(STAGES), rng.randrange(1000)
     name = rng.choice(("stages.json", f"metrics/{stage}.jsonl"))
     how, content = rng.choice(
@@ -274,7 +280,7 @@ def _run_record(rng: random.Random, bases: Bases) -> Case:
 
 
 def _unreadable_store(rng: random.Random, bases: Bases) -> Case:
-    """A run that goes on from an older checkpoint and then cannot read its data: its records stay as they were."""
+    """A run that continues from an older checkpoint and cannot read its data: its records do not change."""
     stage, number = rng.choice(STAGES), rng.randrange(1000)
 
     def build(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Bad configs and command lines, of the training and of the preparation."""
+"""Bad configs and command lines of training and preparation."""
 
 import itertools
 import random
@@ -53,7 +53,7 @@ _ZERO_IS_WRONG = (
 )
 _HUGE_IS_WRONG_TOO = ("participants", "width", "depth")
 
-# arguments, what must be named
+# arguments, text that the message must contain
 _MAIN = [
     ([], "--config"),
     (["--config"], "config"),
@@ -112,7 +112,7 @@ _MAIN = [
     ([SMOKE, "--config.evaluation.pool_sizes=many"], "config.evaluation.pool_sizes"),
 ]
 
-# content of a config file, what must be named besides the file
+# content of a config file, text that the message must contain besides the file
 _FILES = [
     ("", "get_config"),
     ("def get_config(:\n", "syntax|line|invalid"),
@@ -166,7 +166,7 @@ _SYNTHETIC = (
     "--segments-per-participant",
     "2",
 )
-# flags of the preparation, what must be named
+# flags of the preparation, text that the message must contain
 _PREPARATION = [
     ("--participants 0", "participants"),
     ("--participants -1", "participants"),
@@ -248,7 +248,7 @@ def cases(rng: random.Random, bases: Bases) -> Iterator[Case]:
 
 def _mistakes(bases: Bases) -> Iterator[Case]:
     for arguments, named in _MAIN:
-        workdir = [] if any(own.startswith("--workdir") for own in arguments) else ["--workdir={}/run"]
+        workdir = [] if any(argument.startswith("--workdir") for argument in arguments) else ["--workdir={}/run"]
         yield Case("main " + " ".join(arguments)[:120], MAIN, (*arguments, *workdir), (named,))
     for number, (content, named) in enumerate(_FILES):
 
@@ -290,7 +290,7 @@ def _mistakes(bases: Bases) -> Iterator[Case]:
 
 def _preparations(bases: Bases) -> Iterator[Case]:
     for flags, named in _PREPARATION:
-        # the last of two equal flags counts
+        # of two equal flags the last one counts
         yield Case(f"prepare synthetic {flags}", PREPARE, (*_SYNTHETIC, *flags.split()), (named,), outputs=OUT)
     for arguments, named in _OTHER_COMMANDS:
         yield Case(f"prepare {' '.join(arguments)}", PREPARE, tuple(arguments), (named,), outputs=OUT)
@@ -306,7 +306,7 @@ def _preparations(bases: Bases) -> Iterator[Case]:
     )
 
 
-# Any text names a file or folder, or a hash.
+# Any text is a valid name of a file or folder, or a hash.
 _FREE_TEXTS = ("teacher.path", "teacher.fingerprint", "runtime.compilation_cache")
 
 
@@ -340,7 +340,9 @@ def _wrong_for(key: str, value: object) -> list[str]:
         return list(_TUPLES)
     if isinstance(value, str):
         durations = name in ("duration", "warmup") or name.endswith("_every")
-        return [own for own in _DURATIONS if name != "warmup" or own != "0 steps"] if durations else list(_CHOICES)
+        return (
+            [value for value in _DURATIONS if name != "warmup" or value != "0 steps"] if durations else list(_CHOICES)
+        )
     if isinstance(value, int):
         return [*_INTEGERS, *zero, *(["1000000000"] if name in _HUGE_IS_WRONG_TOO else [])]
     return [*_NUMBERS, *zero]

@@ -1,4 +1,4 @@
-"""Damages every kind of file that the program writes, and kills it in the middle of writing them.
+"""Damages every kind of file that the program writes, and kills the program while it writes them.
 
     python -m tests.bad_inputs.damage --count 3000 --seed 0 [--kind store] [--kills 200]
 
@@ -28,8 +28,8 @@ from tests.bad_inputs.file_kinds import KINDS, MADE_AGAIN, Kind
 from tests.bad_inputs.mutations import byte_damage, flip, spoil_file
 
 LIMIT_S = 30
-MEMORY_BYTES = 12 * 2**30  # of addresses; JAX alone takes gigabytes of them
-MOST_MB = 300  # that one case may add to the largest memory in use
+MEMORY_BYTES = 12 * 2**30  # address space; JAX alone takes gigabytes of it
+MOST_MB = 300  # increase of the peak memory that a case may cause
 OUTCOMES = ("harmless", "made again", "refused", "old", "new", "WRONG")
 _OBJECTS: dict[str, Callable[[Path], None]] = {
     "/dev/zero": lambda path: path.symlink_to("/dev/zero"),
@@ -44,7 +44,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def damage(folder: Path, rng: random.Random) -> str:
-    """Damages one file below a folder; returns what was done, in words."""
+    """Damages one file below a folder; returns a description of the damage."""
     path = rng.choice(
         [path for path in files(folder) if path.stat().st_size and path.suffix != ".lock" and path.name != "lock"]
     )
@@ -52,7 +52,7 @@ def damage(folder: Path, rng: random.Random) -> str:
         how = rng.choice(list(_OBJECTS))
         path.unlink()
         _OBJECTS[how](path)
-    elif rng.random() < 0.4:  # the places of most meaning: ends, directories, indices
+    elif rng.random() < 0.4:  # the most important places: ends, directories, indices
         size = path.stat().st_size
         at, bit = 1 - rng.random() ** 3 * min(1.0, 2000 / size), 1 << rng.randrange(8)
         how = f"bit {bit} flipped at {at:.6f}"
@@ -64,13 +64,17 @@ def damage(folder: Path, rng: random.Random) -> str:
 
 
 def outcome(kind: Kind, folder: Path, expected: dict[str, str]) -> tuple[str, str]:
-    """Reads a folder as the program does and returns the outcome: one of `OUTCOMES`, and the words to it; `expected` are the right readings and their names."""
+    """Reads a folder as the program does.
+
+    Returns:
+        One of `OUTCOMES`, and a text about it; `expected` maps the right contents to their outcomes.
+    """
     before, began = _peak_mb(), time.monotonic()
     signal.alarm(LIMIT_S)
     try:
-        found = kind.read(folder)
+        content = kind.read(folder)
         name, words = (
-            ("made again", "") if found == MADE_AGAIN else (expected.get(found, "WRONG"), "read as something else")
+            ("made again", "") if content == MADE_AGAIN else (expected.get(content, "WRONG"), "read as something else")
         )
     except UserError as error:
         name, words = "refused" if "\n" not in str(error) else "WRONG", str(error)
@@ -94,7 +98,7 @@ def _peak_mb() -> float:
 
 
 def in_child(work: Callable[[], Iterator[dict]], scratch: Path) -> list[dict]:
-    """Yields the results of `work` in a fork; its death is the last of it. This process imports only, so that it can be forked."""
+    """Yields the results of `work` in a fork, and its death last. This process only imports modules, so it can be forked."""
     out = scratch / "said"
     out.write_text("")
     child = os.fork()
@@ -129,7 +133,7 @@ def _hung(number, frame):
 
 
 def damages(name: str, count: int, *, seed: int, scratch: Path) -> Iterator[dict]:
-    """Damages files of a kind so often; yields what came of each."""
+    """Damages files of a kind `count` times; yields the outcome of each."""
     kind, rng, whole = KINDS[name], random.Random(f"{seed} {name}"), scratch / "whole"
     whole.mkdir()
     kind.make(whole, 0)
@@ -144,11 +148,11 @@ def damages(name: str, count: int, *, seed: int, scratch: Path) -> Iterator[dict
 
 
 def kills(name: str, count: int, *, seed: int, scratch: Path) -> Iterator[list[dict]]:
-    """Kills a process that replaces one version by another; yields what is then read."""
+    """Kills a process that replaces one version by another; yields the outcome of reading the files."""
     kind, rng, whole = KINDS[name], random.Random(f"{seed} kill {name}"), scratch / "whole"
 
     def prepare() -> Iterator[dict]:
-        """Both versions, how each reads, and how long the second takes to write."""
+        """Both versions, the content of each, and the time that writing the second takes."""
         for version in (0, 1):
             began = time.monotonic()
             kind.make(whole, version)
@@ -180,7 +184,7 @@ def kills(name: str, count: int, *, seed: int, scratch: Path) -> Iterator[list[d
 
 
 def _write_and_die(write: Callable[[], None], folder: Path, *, number: int, after_s: float) -> None:
-    """Runs `write` in a fork that is killed at its nth call that changes something below a folder, or after so many seconds."""
+    """Runs `write` in a fork that is killed at its nth change below a folder, or after a number of seconds."""
     child = os.fork()
     if child:
         os.waitpid(child, 0)
@@ -200,7 +204,7 @@ def _write_and_die(write: Callable[[], None], folder: Path, *, number: int, afte
         if number:
             sys.addaudithook(count)
         else:
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which kills
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the default action ends the process
             signal.setitimer(signal.ITIMER_REAL, max(after_s, 1e-3))
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         write()
@@ -210,7 +214,7 @@ def _write_and_die(write: Callable[[], None], folder: Path, *, number: int, afte
 def run(
     counts: dict[str, int], kill_counts: dict[str, int], *, seed: int
 ) -> tuple[dict[str, collections.Counter], list[str]]:
-    """Outcomes by kind, and a line for each that is wrong."""
+    """Outcomes by kind, and a line for each wrong one."""
     table, wrong = {}, []
     with tempfile.TemporaryDirectory(prefix="damage-") as scratch:
         for number, (name, count) in enumerate([*counts.items(), *kill_counts.items()]):
@@ -230,7 +234,7 @@ def run(
 
 
 def shares(count: int, kind: str | None) -> dict[str, int]:
-    """Shares `count` out over the kinds, at least one each."""
+    """Distributes `count` over the kinds, at least one each."""
     chosen = {name: own.share for name, own in KINDS.items() if kind in (None, name)}
     return (
         {name: max(1, round(count * share / sum(chosen.values()))) for name, share in chosen.items()} if count else {}

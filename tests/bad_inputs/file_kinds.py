@@ -1,4 +1,4 @@
-"""Every kind of file that the program writes and reads again: how a small whole one is made, and what is taken from it."""
+"""Every kind of file that the program writes and reads again: functions that make a small example and read it."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ from accdistill_jax.storage.mirror_store import parse_manifest
 from accdistill_jax.training.metrics import MetricsFiles, read_metrics
 from accdistill_jax.training.metrics_sums import spoilt_files, sums_path
 
-MADE_AGAIN = "made again"  # not taken: the program makes it again
+MADE_AGAIN = "made again"  # the program discards the file and makes it again
 PEOPLE = {"anna": 5, "ben": 3}
 SAMPLES = 64
 
@@ -55,21 +55,21 @@ class Kind(NamedTuple):
 
 def digest(*values: object) -> str:
     """Hash of arrays (type, shape and bytes) and JSON-able values, also within dictionaries."""
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
 
     def add(value: object) -> None:
         if isinstance(value, dict):
             for name in sorted(value):
-                found.update(f"{name}\0".encode())
+                hashed.update(f"{name}\0".encode())
                 add(value[name])
         elif isinstance(value, np.ndarray) and value.dtype != object:
-            found.update(f"{value.dtype}{value.shape}".encode() + value.tobytes())
+            hashed.update(f"{value.dtype}{value.shape}".encode() + value.tobytes())
         else:
-            found.update(repr(value.tolist() if isinstance(value, np.ndarray) else value).encode())
+            hashed.update(repr(value.tolist() if isinstance(value, np.ndarray) else value).encode())
 
     for value in values:
         add(value)
-    return found.hexdigest()
+    return hashed.hexdigest()
 
 
 def _batch(participant: str, segments: int, version: int) -> SegmentBatch:
@@ -121,7 +121,7 @@ def _read_store(folder: Path) -> str:
 
 
 def _state(version: int) -> dict:
-    """A training's: parameters, and the optimiser's moments and count."""
+    """State of a training: parameters, and the moments and count of the optimiser."""
     rng = np.random.default_rng(version)
     params = {"encoder": {"kernel": rng.normal(size=(7, 5)).astype(np.float32), "bias": np.zeros(5, np.float32)}}
     return {
@@ -148,17 +148,17 @@ def _make_checkpoint(folder: Path, version: int) -> None:
 
 
 def _read_checkpoint(folder: Path) -> str:
-    """The newest whole one; falling back to one before without a warning would be silence."""
+    """The newest whole checkpoint; using an older one without a warning would hide the damage."""
     log, heard = logging.getLogger("accdistill_jax.storage.checkpoint"), _Warnings()
     log.addHandler(heard)
     log.propagate = False
     try:
         with Checkpointer(folder / "checkpoints", keep_last=2) as checkpointer:
             step = checkpointer.latest_valid_step()
-            found = checkpointer.restore(step, _state(0))
+            restored = checkpointer.restore(step, _state(0))
     finally:
         log.removeHandler(heard)
-    return MADE_AGAIN if heard.said else digest(step, found.state, found.meta)
+    return MADE_AGAIN if heard.said else digest(step, restored.state, restored.meta)
 
 
 def _make_export(folder: Path, version: int) -> None:
@@ -166,8 +166,8 @@ def _make_export(folder: Path, version: int) -> None:
 
 
 def _read_export(folder: Path) -> str:
-    found = load_params(folder / "export", _state(0)["params"])
-    return digest(found.state, found.meta)
+    loaded = load_params(folder / "export", _state(0)["params"])
+    return digest(loaded.state, loaded.meta)
 
 
 _COUNTS = {"train": 4, "test": 3}
@@ -227,7 +227,7 @@ def _make_metrics(folder: Path, version: int) -> None:
 
 def _read_metrics(folder: Path) -> str:
     if spoilt_files(folder, "teacher") or not sums_path(folder, "teacher").exists():
-        return MADE_AGAIN  # or named; without checksums the stage is not finished, and goes on from its checkpoint
+        return MADE_AGAIN  # or the message names it; without checksums the stage is unfinished and continues from its checkpoint
     return digest(*(read_metrics(folder / f"metrics/teacher{end}") for end in (".jsonl", ".timing.jsonl")))
 
 
@@ -252,7 +252,7 @@ def _read_report(folder: Path) -> str:
 
 
 def _config(version: int):
-    return changed(load_config("distill:smoke"), {"evaluation.bootstrap_draws": 10 + version})  # free to change
+    return changed(load_config("distill:smoke"), {"evaluation.bootstrap_draws": 10 + version})  # a key that may change
 
 
 def _make_config(folder: Path, version: int) -> None:
@@ -260,7 +260,7 @@ def _make_config(folder: Path, version: int) -> None:
 
 
 def _read_config(folder: Path) -> str:
-    """Only compared with what the run has."""
+    """The record is only compared with the values of the run."""
     config_record.claim(_config(0), folder)
     return "the same"
 

@@ -7,7 +7,7 @@ from tests.bad_inputs import checkpoint_cases, config_cases, recording_cases, st
 from tests.bad_inputs.bases import Bases
 from tests.bad_inputs.case import Case
 
-# How many of 330 cases each has.
+# Number of cases of each category among 330.
 CATEGORIES = {
     "config": (100, config_cases.cases),
     "store": (90, store_cases.cases),
@@ -17,7 +17,7 @@ CATEGORIES = {
 
 
 def generate(count: int, *, seed: int, bases: Bases, category: str | None = None) -> dict[str, list[Case]]:
-    """Cases by category, `count` in all; the first ones of a larger count are those of a smaller one."""
+    """Cases by category, `count` in all; a larger count begins with the cases of a smaller count."""
     chosen = {name: own for name, own in CATEGORIES.items() if category in (None, name)}
     total = sum(share for share, _ in chosen.values())
     return {

@@ -18,7 +18,7 @@ from tests.bad_inputs.mutations import GARBAGE, HUGE, change_at, leaves
 
 _NOT_A_NUMBER = ("abc", None, [], {}, True, float("nan"), float("inf"), "1")
 _NOT_POSITIVE = (0, -1, *_NOT_A_NUMBER)
-# path in the description, values that are wrong there
+# path in the description -> wrong values
 _WRONG: dict[tuple[str, ...], tuple] = {
     ("participant",): (None, "", [], {}, {"age_years": 3}, True, 1.5),
     ("participant", "id"): ("", None, [], {}, False),
@@ -73,7 +73,7 @@ _WRONG: dict[tuple[str, ...], tuple] = {
         1e300,
         1e12,
         5e-324,
-        *(own for own in _NOT_A_NUMBER if own is not None),
+        *(value for value in _NOT_A_NUMBER if value is not None),
     ),
     ("streams", "ppg", "range"): (5, [1], [9, -9], ["a", "b"], [1, 2, 3], "0-4095", [0, 0], [float("nan"), 1]),
     ("streams", "ppg", "polarity"): ("up", 5, [], None, {}),
@@ -103,7 +103,7 @@ def wrong_value(rng: random.Random, bases: Bases) -> Case:
     description = generic_description()
     if rng.random() < 0.15:
         path = rng.choice(
-            [own for own in leaves(description) if own[-1] not in ("x", "y", "z", "beta_blocker", 0, 1, 2)]
+            [leaf for leaf in leaves(description) if leaf[-1] not in ("x", "y", "z", "beta_blocker", 0, 1, 2)]
         )
         wrong = path[-1][:-1] + "_x"
         changed = _renamed(description, path, wrong)
@@ -128,7 +128,7 @@ def _with(description: dict, path: tuple, value: object) -> dict:
 
 def _renamed(description: dict, path: tuple, key: str) -> dict:
     def rename(inner: dict) -> dict:
-        return {key if own == path[-1] else own: value for own, value in inner.items()}
+        return {key if name == path[-1] else name: value for name, value in inner.items()}
 
     return change_at(description, path[:-1], rename) if path[:-1] else rename(description)
 
@@ -232,7 +232,7 @@ _TABLES: dict[str, Callable[[pa.Table], pa.Table]] = {
     "x infinite": lambda table: _column(table, "x", np.full(len(table), np.inf)),
     "x beyond float32": lambda table: _column(table, "x", np.full(len(table), 1e300)),
     "nothing but NaN": lambda table: functools.reduce(
-        lambda own, name: _column(own, name, np.full(len(own), np.nan)), "xyz", table
+        lambda changed, name: _column(changed, name, np.full(len(changed), np.nan)), "xyz", table
     ),
     "times that fall": lambda table: _column(table, "t", table["t"].to_numpy()[::-1]),
     "times all equal": lambda table: _column(table, "t", np.zeros(len(table))),

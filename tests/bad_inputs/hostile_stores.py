@@ -1,4 +1,4 @@
-"""Stores that somebody made by hand to do harm: fingerprints, sizes and checksums fit, what they claim does not."""
+"""Stores made by hand to do harm: fingerprints, sizes and checksums fit, but their statements are false."""
 
 import json
 import os
@@ -14,14 +14,14 @@ from accdistill_jax.data.store.manifest import checksum, fingerprint
 
 
 class Hostile(NamedTuple):
-    """A name, and what makes a whole store hostile."""
+    """A name, and the function that makes a whole store hostile."""
 
     name: str
     spoil: Callable[[Path], None]
 
 
 def sign(store: Path, change: Callable[[dict], None] = lambda manifest: None) -> None:
-    """Changes the manifest, and makes sizes, checksums and fingerprint fit what is there."""
+    """Changes the manifest; sizes, checksums and fingerprint fit the files afterwards."""
     manifest = json.loads((store / "manifest.json").read_text())
     for name, entry in manifest["files"].items():
         path = store / name
@@ -32,7 +32,7 @@ def sign(store: Path, change: Callable[[dict], None] = lambda manifest: None) ->
 
 
 def hostile_stores() -> Iterator[Hostile]:
-    """All kinds."""
+    """All kinds of hostile stores."""
     yield from _manifests()
     yield from _arrays()
     yield from _files()
@@ -151,7 +151,7 @@ def _arrays() -> Iterator[Hostile]:
 
 
 def _sparse(store: Path) -> None:
-    """A shard that claims a thousand gigabytes, and a manifest of as many segments."""
+    """A shard that states a thousand gigabytes, and a manifest with as many segments."""
     shard = next((store / "ppg/c").rglob("0"))
     shard = shard if shard.is_file() else store / "ppg/c/0/0/0"
     os.truncate(shard, 2**40)
@@ -202,7 +202,7 @@ def _tables() -> Iterator[Hostile]:
         return spoil
 
     def many(table: pa.Table) -> pa.Table:
-        """Fifty million rows in few bytes."""
+        """Fifty million rows in a few bytes."""
         return pa.table(
             {name: _constant(table[name][0].as_py(), 50_000_000 if name == "crc32" else 0) for name in ("crc32",)}
         )

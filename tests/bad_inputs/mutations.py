@@ -1,4 +1,4 @@
-"""Ways to spoil bytes and JSON values; the same random numbers spoil the same way."""
+"""Damages bytes and JSON values; the same random numbers give the same damage."""
 
 import copy
 import json
@@ -13,14 +13,14 @@ Spoil = Callable[[bytes], bytes]
 
 
 def flip(content: bytes, at: float, bit: int = 4) -> bytes:
-    """One bit of the byte at a share of the file's length."""
+    """Flips a bit of the byte at a fraction of the file's length."""
     changed = bytearray(content)
     changed[min(int(at * len(content)), len(content) - 1)] ^= bit
     return bytes(changed)
 
 
 def byte_damage(rng: random.Random, *, cut: bool = True) -> tuple[str, Spoil]:
-    """A random damage to a file: a word for it, and the function."""
+    """A random damage to a file: its name, and the function."""
     at, bit = rng.random(), 1 << rng.randrange(8)
     damages: list[tuple[str, Spoil]] = [(f"bit {bit} flipped at {at:.4f}", lambda content: flip(content, at, bit))] * 4
     if cut:
@@ -51,16 +51,16 @@ def spoil_file(path: Path, spoil: Spoil | None) -> None:
 
 
 def leaves(value: Any, path: tuple = ()) -> list[tuple]:
-    """Paths of all values that hold no others, in JSON-like data."""
+    """Paths of all values without inner values, in JSON-like data."""
     if isinstance(value, dict) and value:
-        return [found for key, inner in value.items() for found in leaves(inner, (*path, key))]
+        return [leaf for key, inner in value.items() for leaf in leaves(inner, (*path, key))]
     if isinstance(value, list) and value:
-        return [found for number, inner in enumerate(value) for found in leaves(inner, (*path, number))]
+        return [leaf for number, inner in enumerate(value) for leaf in leaves(inner, (*path, number))]
     return [path]
 
 
 def change_at(value: Any, path: tuple, change: Callable[[Any], Any] | None) -> Any:
-    """A copy with the value at a path changed, or removed where `change` is None."""
+    """A copy with the value at a path changed, or removed if `change` is None."""
     value = copy.deepcopy(value)
     inner = value
     for key in path[:-1]:
@@ -95,7 +95,7 @@ def json_damage(
 ) -> tuple[str, Spoil]:
     """A random change of a JSON file that stays JSON: a value, a type or a missing key."""
     data = json.loads(content)
-    path = rng.choice([own for own in leaves(data) if own and only(own)])
+    path = rng.choice([leaf for leaf in leaves(data) if leaf and only(leaf)])
     path = path[: rng.randint(1, len(path))] if rng.random() < 0.3 else path
     how = rng.choice(("another value", "another type", "without the key"))
     change = {"another value": other_value, "another type": other_type, "without the key": None}[how]

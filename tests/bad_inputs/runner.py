@@ -18,12 +18,12 @@ from tests.bad_inputs.case import Case, Outcome, command, contents, wrong
 
 TIME_LIMIT_S = 120.0
 MEMORY_BYTES = 12 * 2**30
-OWN_PROCESS_EVERY = 10  # every tenth case is run by an interpreter of its own
+OWN_PROCESS_EVERY = 10  # every tenth case runs in a separate interpreter
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 class Result(NamedTuple):
-    """A case, what is wrong with its outcome (None: nothing), and the outcome."""
+    """A case, the fault of its outcome (None if it is right), and the outcome."""
 
     case: Case
     wrong: str | None
@@ -31,7 +31,7 @@ class Result(NamedTuple):
 
 
 class _Server:
-    """A tests.bad_inputs.server, started at once: one that a test starts is ended with that test, before others use it."""
+    """A tests.bad_inputs.server, started before the tests: a server that a test starts would end with that test."""
 
     def __init__(self):
         self._process = subprocess.Popen(
@@ -74,7 +74,7 @@ class _Server:
 
 
 def _environment() -> dict[str, str]:
-    """Four fake devices, and programs compiled once for all cases."""
+    """Environment with four fake devices, in which programs are compiled once for all cases."""
     cache = Path(tempfile.gettempdir()) / f"accdistill_jax-tests-{os.getuid()}"
     return {
         "JAX_PLATFORMS": "cpu",
@@ -114,7 +114,7 @@ def _run_alone(module: str, arguments: Sequence[str], out: Path, error: Path) ->
 
 
 def run_program(module: str, arguments: Sequence[str]) -> None:
-    """Runs a program that must end well.
+    """Runs a program that must succeed.
 
     Raises:
         RuntimeError: it does not; with what it printed.
@@ -181,18 +181,18 @@ class Runner:
 
 
 def _judge(case: Case, folder: Path, server: _Server | None) -> Result:
-    own = folder / "own"
-    own.mkdir(parents=True)
-    case.build(own)
-    before = contents(own)
+    case_folder = folder / "own"
+    case_folder.mkdir(parents=True)
+    case.build(case_folder)
+    before = contents(case_folder)
     out, error = folder / "out", folder / "error"
     run = _run_alone if server is None else server.run
-    status = run(case.module, command(case, own), out, error)
+    status = run(case.module, command(case, case_folder), out, error)
     if status is None and server is not None:
-        # a fork of a process with threads can hang at its own end, which says nothing of the program
+        # a fork of a process with threads can hang at its end, which is no fault of the program
         shutil.rmtree(folder)
         return _judge(case, folder, None)
     outcome = Outcome(status, out.read_text(errors="replace"), error.read_text(errors="replace"))
-    result = Result(case, wrong(case, own, before, outcome), outcome)
+    result = Result(case, wrong(case, case_folder, before, outcome), outcome)
     shutil.rmtree(folder)
     return result

@@ -34,7 +34,7 @@ _TRAIN = (
     f"--config.teacher.train.batch_size={BATCH}",
 )
 _VERIFY, _SHOW = ("verify", "{}/store"), ("show", "{}/store")
-# Keys that reading relies on; a manifest that was written anew around a wrong value of another key is another store.
+# Keys that reading relies on. A manifest with another value of a different key, written with a new fingerprint, is another store.
 _TYPED = (
     "num_segments",
     "samples",
@@ -77,7 +77,7 @@ def cases(rng: random.Random, bases: Bases) -> Iterator[Case]:
 
 
 def _meet(rng: random.Random) -> tuple[str, str, tuple[str, ...]]:
-    """A program that opens a store: a word for it, the module and its arguments."""
+    """A program that opens a store: its name, the module and the arguments."""
     return rng.choice([("train", MAIN, _TRAIN), ("verify", PREPARE, _VERIFY), ("show", PREPARE, _SHOW)])
 
 
@@ -105,7 +105,7 @@ def _small_file(rng: random.Random, bases: Bases) -> Case:
 
 
 def _shard_data(rng: random.Random, bases: Bases) -> Case:
-    """A byte of a training segment: opening does not see it, the first batch must."""
+    """Changes a byte of a training segment: opening does not notice it, the first batch must."""
     store = Store.open(bases.store)
     signal = rng.choice(("ppg", "accel"))
     row_bytes = 2 * store.samples * len(store.channels[signal])
@@ -136,7 +136,7 @@ def _shard_index(rng: random.Random, bases: Bases) -> Case:
 
 
 def _manifest_value(rng: random.Random, bases: Bases) -> Case:
-    """A value changed by hand; the versions of the software are no part of the data."""
+    """Changes a value by hand; the versions of the software do not count as data."""
     content = (bases.store / "manifest.json").read_bytes()
     spoils = [json_damage(rng, content, only=lambda path: path[0] != "software"), byte_damage(rng)]
     how, spoil = rng.choice(spoils)
@@ -150,7 +150,7 @@ def _write_manifest(store: Path, manifest: dict) -> None:
 
 
 def _resigned_manifest(rng: random.Random, bases: Bases) -> Case:
-    """A manifest of wrong types, or at odds with the arrays, that claims to be whole."""
+    """A manifest with wrong types, or one that contradicts the arrays, with a fingerprint that fits."""
     manifest = json.loads((bases.store / "manifest.json").read_text())
     changes = [((key,), change) for key in _TYPED for change in (None, other_type)]
     changes += [(("num_segments",), lambda value, more=more: value + more) for more in (-1, 1, 10**12)]
@@ -173,7 +173,7 @@ def _resigned_manifest(rng: random.Random, bases: Bases) -> Case:
 
 
 def _whole_file(rng: random.Random, bases: Bases) -> Case:
-    """Files gone, folders in their place, files of another store."""
+    """Missing files, folders in their place, and files of another store."""
     name = rng.choice([*_files(bases), "manifest.json"])
     other = bases.other_store / name
     kinds = ["gone", "a folder"]
@@ -193,7 +193,7 @@ def _whole_file(rng: random.Random, bases: Bases) -> Case:
 
 
 def _tables(rng: random.Random, bases: Bases) -> Case:
-    """A table of wrong content under a manifest that claims it."""
+    """A table with wrong content, under a manifest that fits it."""
     name, column = rng.choice(
         [
             ("segments.parquet", "crc32"),
@@ -221,8 +221,10 @@ def _tables(rng: random.Random, bases: Bases) -> Case:
 
 
 def _hostile(rng: random.Random, bases: Bases) -> Case:
-    """A store that somebody made by hand to do harm."""
-    name, spoil = rng.choice([own for own in hostile_stores() if "sparse" not in own.name])  # the judge reads all files
+    """A store that was made by hand to do harm."""
+    name, spoil = rng.choice(
+        [hostile for hostile in hostile_stores() if "sparse" not in hostile.name]
+    )  # the judge reads all files
     return _case(
         bases,
         rng,

@@ -1,4 +1,4 @@
-"""Types of a recording: what they refuse, and by which name; the registry of readers."""
+"""Types of a recording and the values that they refuse; the registry of readers."""
 
 import numpy as np
 import pytest

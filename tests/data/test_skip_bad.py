@@ -1,4 +1,4 @@
-"""One bad recording, however bad, is named and the others are prepared: unforeseen errors, crashes, endless files."""
+"""A bad recording is named and the others are prepared: unforeseen errors, crashes, endless files."""
 
 import functools
 import gzip
@@ -28,7 +28,7 @@ SETTINGS = PreprocessSettings(
     segment_s=10.0, hop_s=10.0, max_motion_g=np.inf, min_ppg_quality=0.0, max_clipped_fraction=1.0
 )
 SECONDS = 25
-# Bytes of the tag of a MATLAB v5 file whose change makes scipy read where there is no memory.
+# Changes to the tag of a MATLAB v5 file that make scipy read invalid memory.
 CRASHES = {"SIGSEGV": {176: 150}, "SIGBUS or SIGSEGV": {177: 114, 190: 87}}
 
 
@@ -52,7 +52,7 @@ def fail(kind, name):
         return fail(kind, name)
     if kind == "huge":
         recording = good(name, 0)
-        recording.streams["accel"].values[:] = 3e38  # finite, and not so once filtered
+        recording.streams["accel"].values[:] = 3e38  # finite before the filter, infinite after it
         return recording
     raise {
         "memory": MemoryError(),
@@ -66,7 +66,7 @@ def fail(kind, name):
 
 
 def sources(*bad):
-    """Recordings a and z, and between them the bad ones: their loads, by name."""
+    """Recordings a and z, with the bad ones between them; `bad` gives names and load functions."""
     loads = {"a": functools.partial(good, "a", 1), **dict(bad), "z": functools.partial(good, "z", 2)}
     return [RecordingSource(name, name, load) for name, load in loads.items()]
 

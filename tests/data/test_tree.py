@@ -1,4 +1,4 @@
-"""What lies below a root: links, hidden and trash folders, odd files and names are read, or named with the reason."""
+"""Files below a root: links, hidden and trash folders, odd files and names are read, or listed with a reason."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Preparation as the user runs it: commands in, a store out."""
+"""Preparation through its commands, as the user runs it."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ LOOSE = [
 
 
 def write_session(folder: Path, *, seconds: int = 65, seed: int = 0) -> None:
-    """An E4 session of a plausible pulse and a wrist that sways."""
+    """An E4 session with a plausible pulse and a swaying wrist."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     time_s = np.arange(64 * seconds) / 64
@@ -231,7 +231,7 @@ def test_chosen_ppg_channels(tmp_path, capsys):
             "1",
         )
         == 0
-    )  # the same flag, a number there
+    )  # for synthetic data the same flag takes a number
 
 
 def test_nothing_kept_can_be_repeated_with_other_thresholds(sessions, tmp_path, capsys):

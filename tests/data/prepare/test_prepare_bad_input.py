@@ -1,4 +1,4 @@
-"""Bad input, as the user meets it: a real process, status 2, one line that names the fault, nothing taken for whole."""
+"""Bad input in a real process: status 2, one line that names the fault, and no store that counts as whole."""
 
 import io
 import json
@@ -35,7 +35,7 @@ LOOSE = [
 
 
 def session(seed: int = 0) -> dict[str, str]:
-    """The files of an E4 session of 25 s; its start tells it from those of other seeds."""
+    """The files of an E4 session of 25 s; each seed has another start."""
     rng = np.random.default_rng(seed)
     start = 1_600_000_000 + 1000 * seed
     bvp = 50 * np.sin(2 * np.pi * 1.2 * np.arange(64 * SECONDS) / 64) + rng.normal(0, 2, 64 * SECONDS)

@@ -1,4 +1,4 @@
-"""Preparing several recordings: their pooled polarity, and what the summary says about them."""
+"""Preparation of several recordings: their pooled polarity, and the summary."""
 
 import io
 import json
@@ -21,7 +21,7 @@ ALL = PreprocessSettings(max_motion_g=float("inf"), min_ppg_quality=0)
 
 
 def put(root, name, *, shake=0.003, seed=0, polarity="unknown", spoil=None, **keys):
-    """A recording of a pulse upside down."""
+    """A recording with an inverted pulse."""
     rng = np.random.default_rng([seed, *name.encode()])
     time = np.arange(RATE * SECONDS) / RATE
     phase = (time * 1.2) % 1
@@ -45,7 +45,7 @@ def put(root, name, *, shake=0.003, seed=0, polarity="unknown", spoil=None, **ke
 
 
 def group(root, polarity="unknown"):
-    """Three calm recordings and one that moves all the time, so that it cannot tell its own polarity."""
+    """Three calm recordings, and one that moves all the time and therefore has no vote on its polarity."""
     for name in ("a", "b", "c"):
         put(root, name, polarity=polarity)
     put(root, "moved", shake=0.2, polarity=polarity)
@@ -77,7 +77,7 @@ def test_a_recording_that_cannot_tell_is_turned_with_its_device(tmp_path):
     assert {name: own["ppg_votes"]["applied"] for name, own in notes.items()} == dict.fromkeys(notes, "systole_down")
     assert notes["moved"]["ppg_votes"]["frames"] == 0
     declared = made(group(tmp_path / "declared", "systole_down"), tmp_path / "right")
-    for key in ("ppg", "ppg_scale", "ppg_offset"):  # exactly what is stored where the polarity is declared
+    for key in ("ppg", "ppg_scale", "ppg_offset"):  # identical to the store with declared polarity
         np.testing.assert_array_equal(ppg_of(store)[key], ppg_of(declared)[key])
 
 
@@ -141,7 +141,7 @@ def test_workers_and_interruptions_change_nothing(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             made(sources, tmp_path / "cut")
     assert contents(made(sources, tmp_path / "cut")) == expected
-    with monkeypatch.context() as patch:  # after the recordings were turned, before the store is written
+    with monkeypatch.context() as patch:  # after the polarity is applied, before the store is written
         patch.setattr(preparation.StoreWriter, "commit", interrupted)
         with pytest.raises(KeyboardInterrupt):
             made(sources, tmp_path / "late")

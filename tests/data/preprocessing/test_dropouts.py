@@ -46,7 +46,7 @@ def test_short_holds_are_signal(held_s):
 def test_a_dropout_is_found_to_the_sample(make, value):
     stream = make(5.0, value=value)
     held = held_samples(stream, **LIMITS)
-    assert np.flatnonzero(held).tolist() == list(range(641, 801))  # the first sample of the stretch may be a true one
+    assert np.flatnonzero(held).tolist() == list(range(641, 801))  # the first sample of the stretch may be true
     assert seconds(stream, held) == 5.0
     assert (
         np.isnan(without(stream, held).values[641:801]).all() and not np.isnan(without(stream, held).values[:641]).any()
@@ -107,4 +107,4 @@ def test_a_sensor_that_is_off_all_minute_is_flat_and_no_gap():
     for streams in ((ppg(180.0, at=0.0), accel()), (ppg(), accel(70.0, at=58.0))):
         batch = preprocess(recording(*streams), SETTINGS)
         assert batch.rejected["flat"] >= 1
-    assert batch.rejected["gap"] == 2  # held until the first minute ends, and into the third
+    assert batch.rejected["gap"] == 2  # held to the end of the first minute, and into the third minute

@@ -1,4 +1,4 @@
-"""Heart rate variability against hand-worked series, numpy on real-looking series, and the rules' edges."""
+"""Heart rate variability: series computed by hand, realistic series against numpy, and the limits of the rules."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def test_many_segments_match_numpy_one_by_one():
 
 
 def test_ectopic_pair_is_removed_and_not_bridged():
-    # A premature beat (0.5 s) with its compensatory pause (1.1 s) in a steady 0.8 s rhythm changes nothing but the coverage.
+    # A premature beat (0.5 s) with its compensatory pause (1.1 s) in a steady 0.8 s rhythm changes only the coverage.
     intervals = [0.8] * 20 + [0.5, 1.1] + [0.8] * 20
     result = hrv([beats_from(intervals)], segment_s=40.0, min_coverage=0.5)
     np.testing.assert_allclose([result.hr_bpm[0], result.sdnn_ms[0], result.rmssd_ms[0]], [75.0, 0.0, 0.0], atol=1e-3)
@@ -41,7 +41,7 @@ def test_ectopic_pair_is_removed_and_not_bridged():
 
 
 def test_differences_do_not_bridge_a_removed_beat():
-    # 0.80 before, 0.86 after the ectopic pair: across it no difference may be taken.
+    # 0.80 before and 0.86 after the ectopic pair: no difference may be computed across it.
     intervals = [0.80] * 15 + [0.5, 1.2] + [0.86] * 15
     assert hrv([beats_from(intervals)], segment_s=30.0, min_coverage=0.5).rmssd_ms[0] == pytest.approx(0.0, abs=1e-3)
     # The same intervals with a stretch of lost beats in between.
@@ -70,7 +70,9 @@ def test_rmssd_needs_pairs():
 
 
 def test_intervals_that_reach_over_an_edge_do_not_count():
-    beats = beats_from([1.0] * 30, start=-0.5)  # the first begins before the segment, the last two end after it
+    beats = beats_from(
+        [1.0] * 30, start=-0.5
+    )  # the first interval begins before the segment, the last two end after it
     assert hrv([beats], segment_s=28.4, min_coverage=0.0).coverage[0] == pytest.approx(27 / 28.4)
 
 

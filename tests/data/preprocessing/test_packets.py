@@ -1,4 +1,4 @@
-"""Stamps that samples share, against the truth: a tone of 3 Hz keeps amplitude and phase in the store, gaps stay, or the stream is refused."""
+"""Shared time stamps: a tone of 3 Hz keeps its amplitude and phase in the store and gaps stay, or the stream is refused."""
 
 import dataclasses
 import resource
@@ -22,7 +22,7 @@ def tone(time):
 
 
 def accel(time, stamps, *, rows=None, **options):
-    """Acceleration measured at `time` and stamped with `stamps`; with `rows`, these of it."""
+    """Acceleration measured at `time` with the time stamps `stamps`; `rows` selects samples."""
     noise = 1e-4 * np.random.default_rng(0).standard_normal((len(time), 3))
     values = np.stack([tone(time), 0 * time, 0 * time + 1], 1) + noise
     rows = slice(None) if rows is None else rows
@@ -40,11 +40,11 @@ def packets(time, size, offset=0):
 
 
 def assert_tone(stream, *, error_s=0.002, missing_s=0.0):
-    """The stream on the grid is the tone, late by no more than `error_s`, with `missing_s` missing."""
+    """Checks that the stream on the grid is the tone, with a delay of at most `error_s` and `missing_s` missing."""
     count = 64 * (SECONDS - 5)
     grid = to_grid(stream, start_s=2.0, count=count, rate_hz=64.0, gap_s=0.25)
     time, there = 2 + np.arange(count) / 64, ~grid.missing
-    for part in np.array_split(np.flatnonzero(there), 5):  # at the beginning as at the end
+    for part in np.array_split(np.flatnonzero(there), 5):  # everywhere, from the beginning to the end
         wave = 2 * (grid.values[part, 0] * np.exp(-2j * np.pi * 3 * time[part])).mean()
         truth = 2 * (tone(time[part]) * np.exp(-2j * np.pi * 3 * time[part])).mean()
         assert abs(wave) == pytest.approx(abs(truth), rel=0.04)
@@ -70,7 +70,7 @@ def test_clocks_of_whole_steps(rate, step):
 def test_a_clock_of_whole_seconds_that_begins_within_one(rate, begin):
     time = begin + clock(rate)
     stream, *_ = spread_packets(accel(time, np.floor(time)))
-    # Where in a sample's period the second turned is not known when every second holds as many.
+    # If every second has the same number of samples, the phase of the clock within a sample period is unknown.
     np.testing.assert_allclose(stream.time_s, time, atol=1.05 / rate)
     assert not np.isnan(stream.values).any()
 
@@ -124,7 +124,7 @@ def test_seconds_that_lost_samples(rate):
         kept = (time < begin) | (time >= end)
         stream, _, note = spread_packets(accel(time, np.floor(time), rows=kept))
         assert_tone(stream, missing_s=missing_s)
-        # Which samples of the second 60 are there is known only where no whole second follows.
+        # The samples that exist in second 60 are known only if no whole second follows.
         assert ("of packets that are not full marked missing" in note) == (missing_s == 1)
 
 
@@ -145,7 +145,7 @@ def test_packets_that_are_not_full():
 
 
 def test_stamps_of_the_last_sample():
-    time = clock(50)[:-4]  # the last packet is not full
+    time = clock(50)[:-4]  # the last packet is incomplete
     number, _ = packets(time, 8)
     last = time[np.minimum(number * 8 + 7, len(time) - 1)]
     stream, _, note = spread_packets(accel(time, last, packet_stamp="last"))

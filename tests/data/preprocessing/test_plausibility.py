@@ -1,4 +1,4 @@
-"""Units that cannot be: each wrong reading of right numbers is refused with the unit that fits, and right ones never are."""
+"""Impossible units: right numbers in a wrong unit are refused with a unit that fits; right units are never refused."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ SECONDS = 120
 
 
 def worn(seed=0, shake=0.003, seconds=SECONDS):
-    """[samples, 3] in g: a wrist that rests, turns once and is moved in between."""
+    """[samples, 3] in g: a wrist that rests, turns once and moves in between."""
     rng = np.random.default_rng(seed)
     count = round(seconds * RATE)
     angle = np.where(np.arange(count) < count // 2, 0.3, 1.2)
@@ -40,7 +40,7 @@ def recording(accel, *, scale=1.0, source="generic", beats=None, **more):
     return Recording("r", Participant("p"), "d", source, 0.0, streams, beats, is_described=source == "generic")
 
 
-# Name of the unit, numbers per g, what the description must say instead.
+# Name of the unit, numbers per g, text that the message must suggest.
 WRITTEN = {
     "m/s2": (9.80665, "unit: m/s2"),
     "mg": (1000, "unit: mg"),
@@ -57,7 +57,7 @@ WRITTEN = {
 def test_numbers_in_another_unit_read_as_g_are_refused_with_theirs(unit, motion):
     per_g, advice = WRITTEN[unit]
     if motion is running and unit == "counts of 333":
-        advice = "unit: mg"  # without rest, a third of 1000 cannot be told from it
+        advice = "unit: mg"  # without rest, 333 is too close to 1000
     with pytest.raises(UserError, match=r"stream 'accel': \|a\| .* g, but a device at rest measures 1 g.*" + advice):
         check_units(recording(motion() * per_g))
 

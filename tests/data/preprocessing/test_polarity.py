@@ -53,7 +53,7 @@ def test_only_calm_clean_whole_frames_vote():
     ppg = wave()
     motion, missing = accel(len(ppg)), np.zeros(len(ppg), bool)
     half = len(ppg) // 2
-    ppg[:half] *= -1  # a moving wrist, with a wave that points the other way
+    ppg[:half] *= -1  # a moving wrist, with an inverted wave
     motion[:half] += np.random.default_rng(2).normal(0, 0.1, (half, 3))
     missing[-100:] = True
     assert votes(ppg, motion, missing) == (6, 6)  # of 15: 8 move, one has a gap
@@ -78,7 +78,7 @@ def test_one_recording_of_24_that_motion_spoilt_follows_its_device():
     assert decisions["r23"].basis == "device"
     turned = dataclasses.replace(recordings["r23"], applied="systole_down")
     assert described(turned) == "systole_down, as its device's other recordings (4 of 5 calm, clean frames are up)"
-    assert decide(recordings | {"r23": turned}) == decisions  # what is applied so far does not count
+    assert decide(recordings | {"r23": turned}) == decisions  # the polarity applied so far has no influence
 
 
 def test_a_recording_without_a_vote_follows_too():

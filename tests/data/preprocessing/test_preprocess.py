@@ -1,4 +1,4 @@
-"""From recording to segments: filter, alignment, labels, selection and the account of it."""
+"""From recording to segments: filter, alignment, labels, selection and counts."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ def pulse(time, bpm=72.0):
 
 
 def recording(seconds=200.0, ppg_rate=64.0, accel_rate=32.0, ppg_start=0.0, accel_start=0.0, **changes):
-    """A clean pulse; the x axis of the acceleration carries the PPG's own wave (0.02 g), so that alignment can be seen."""
+    """A clean pulse; the x axis of the acceleration contains the same wave (0.02 g), which shows the alignment."""
     ppg_time = ppg_start + np.arange(round(seconds * ppg_rate)) / ppg_rate
     accel_time = accel_start + np.arange(round(seconds * accel_rate)) / accel_rate
     accel = np.stack([0.02 * pulse(accel_time), 0 * accel_time, 1 + 0 * accel_time], 1)
@@ -50,7 +50,7 @@ def replace_stream(of, name, **changes):
 
 
 def lag_s(batch, row=0):
-    """By how much the acceleration's wave comes after the PPG's, from their cross-spectrum's phase at the pulse rate."""
+    """Delay of the wave in the acceleration after the PPG, from the phase of their cross-spectrum at the pulse rate."""
     wave = bandpass(batch.accel[row, :, :1], axis=0, settings=KEEP_ALL)[:, 0]
     a, b = (np.fft.rfft(x * np.hanning(len(x))) for x in (batch.ppg[row, :, 0], wave))
     k = 72  # 1.2 Hz over 60 s
@@ -76,7 +76,7 @@ def test_bandpass_is_scipys_zero_phase_butterworth_on_any_axis():
     ("hz", "gain"), [(0.1, 0.0), (0.5, 0.5), (1.0, 1.0), (3.0, 1.0), (5.0, 1.0), (8.0, 0.5), (20.0, 0.0)]
 )
 def test_bandpass_keeps_what_is_inside_in_phase(hz, gain):
-    # Twice Butterworth's half power at the edges is half the amplitude.
+    # Twice the half power of a Butterworth filter at its edges is half the amplitude.
     wave = np.sin(2 * np.pi * hz * np.arange(3840) / 64)[:, None]
     result = bandpass(wave, axis=0, settings=PreprocessSettings())
     np.testing.assert_allclose(result[640:-640], gain * wave[640:-640], atol=0.02)
@@ -96,7 +96,7 @@ def test_streams_are_aligned_by_their_starts(ppg_rate, accel_start):
 
 def test_a_clock_offset_moves_one_stream_against_the_other():
     moved = recording()
-    moved = replace_stream(moved, "accel", start_s=0.25)  # same samples, said to be taken 0.25 s later
+    moved = replace_stream(moved, "accel", start_s=0.25)  # the same samples, declared 0.25 s later
     assert lag_s(preprocess(moved, KEEP_ALL)) == pytest.approx(0.25, abs=0.0005)
 
 
@@ -176,7 +176,7 @@ def test_polarity_is_put_right_and_noted(declared):
 
 
 def faulty(seconds=420.0):
-    """Seven minutes, the first six each with a fault; the fourth with two, of which the earlier reason must count."""
+    """Seven minutes: each of the first six has a fault, and the fourth has two, of which the earlier reason must count."""
     of = recording(seconds=seconds)
     ppg, accel = (of.streams[name].values.copy() for name in ("ppg", "accel"))
     rng = np.random.default_rng(0)
@@ -282,7 +282,7 @@ def test_bad_settings_are_named(values, message):
 
 
 def three_channels():
-    """Channels of a clean pulse, noise that is clipped, and an upside-down pulse."""
+    """Channels with a clean pulse, clipped noise, and an inverted pulse."""
     one = recording()
     wave = one.streams["ppg"].values[:, 0]
     noise = np.clip(np.random.default_rng(0).normal(0, 150, len(wave)), -150, 150)
@@ -298,7 +298,7 @@ def three_channels():
         (("red",), ("red",), [1]),
         ((2, 0), ("1", "green"), [2, 0]),
         (("1", "green"), ("1", "green"), [2, 0]),
-    ],  # the name "1" counts before the number 1
+    ],  # the name "1" has priority over the number 1
 )
 def test_chosen_channels(asked, names, columns):
     everything = preprocess(three_channels(), KEEP_ALL)
@@ -335,7 +335,7 @@ def test_channel_settings_survive_json():
 
 
 def test_a_stream_that_lasts_for_months_is_refused():
-    """One wrong time stamp must not ask for all the memory there is."""
+    """One wrong time stamp must not use all the memory."""
     time_s = np.append(np.arange(99.0), 5e6)
     streams = {
         "ppg": Stream("ppg", np.ones((100, 1)), ("a",), "a.u.", time_s=time_s),

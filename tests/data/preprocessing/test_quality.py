@@ -1,4 +1,4 @@
-"""Motion level and PPG quality: values where they are known, order where they are a matter of degree."""
+"""Motion level and PPG quality: exact values for known signals, and the order of noisier signals."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Quantisation to int16: error bounds, constant channels, what is refused."""
+"""Quantisation to int16: error bounds, constant channels, refused values."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Reference heart rates: what no heart does is unknown, what hearts do stays."""
+"""Reference heart rates: impossible rates become unknown, possible rates stay."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_a_burst_at_another_rate_is_unknown_and_nothing_else(factor, length):
     start, hr = rates()
     burst = np.arange(150, 150 + length)
     hr[burst] *= factor
-    if factor == 1.5 and length > 10:  # a heart can rise by half within 15 s
+    if factor == 1.5 and length > 10:  # a heart rate can rise by half within 15 s
         return
     result = cleaned(start, 8.0, hr)
     assert np.flatnonzero(np.isnan(result.hr_bpm)).tolist() == burst.tolist()
@@ -58,7 +58,7 @@ def test_windows_in_any_order_are_cleaned_alike():
 
 def test_exercise_stays():
     time = np.arange(0, 600, 2.0)
-    running = np.clip(70 + np.clip(time - 100, 0, None) * 1.5, 70, 185)  # up by 1.5 bpm/s
+    running = np.clip(70 + np.clip(time - 100, 0, None) * 1.5, 70, 185)  # rises by 1.5 bpm/s
     recovering = np.where(time > 400, 70 + 115 * np.exp(-(time - 400) / 40), running)
     result = cleaned(time, 8.0, recovering)
     assert np.isfinite(result.hr_bpm).all() and result.note == ""
@@ -76,7 +76,7 @@ def test_a_number_that_is_held_is_unknown():
     assert np.flatnonzero(np.isnan(result.hr_bpm)).tolist() == list(range(100, 260))
     assert result.note == "160 of 400 windows are unknown: 160 held for minutes"
     hr[100:260] = rates(count=400, seed=1)[1][100:260]
-    hr[100:200] = hr[100]  # 200 s can be
+    hr[100:200] = hr[100]  # 200 s are possible
     assert np.isfinite(cleaned(start, 8.0, np.round(hr)).hr_bpm).all()
 
 

@@ -1,4 +1,4 @@
-"""Resampling against scipy called directly and against sines whose values are known at every moment."""
+"""Resampling, compared with direct calls of scipy and with sines of known values."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def grid(stream, start=0.0, count=64 * 39, rate=64.0, gap=0.25):
     return to_grid(stream, start_s=start, count=count, rate_hz=rate, gap_s=gap)
 
 
-INNER = slice(64, -64)  # a second from either end, where filters have all they need
+INNER = slice(64, -64)  # a second away from both ends, where filters have full support
 
 
 @pytest.mark.parametrize("rate", [32.0, 125.0, 100.0, 50.0, 256.0])
@@ -56,7 +56,7 @@ def test_equal_rate_is_passed_on():
 @pytest.mark.parametrize("rate", [25.0, 32.0, 54.7512, 64.0, 100.49, 125.0, 256.0])
 @pytest.mark.parametrize("start", [0.0, 0.0041, 0.5, 0.99])
 def test_sine_keeps_amplitude_and_phase(rate, start):
-    # The stream begins before the grid by any part of a sample: values must be those of the sine at the grid's moments.
+    # The stream begins a fraction of a sample before the grid: values must equal the sine at the grid's moments.
     result = grid(constant(rate, hz=3.1, level=5.0), start=start)
     expected = sine(3.1, start + np.arange(64 * 39) / 64, 5.0)
     np.testing.assert_allclose(result.values[INNER, 0], expected[INNER], atol=0.006)
@@ -66,7 +66,7 @@ def test_sine_keeps_amplitude_and_phase(rate, start):
 @pytest.mark.parametrize("rate", [125.0, 256.0])
 @pytest.mark.parametrize("irregular", [False, True])
 def test_aliases_are_suppressed(rate, irregular):
-    # 45 Hz would fold to 19 Hz at 64 Hz.
+    # 45 Hz would alias to 19 Hz at 64 Hz.
     stream = constant(rate, hz=45.0)
     if irregular:
         time = np.arange(len(stream.values)) / rate
@@ -75,7 +75,7 @@ def test_aliases_are_suppressed(rate, irregular):
 
 
 def test_a_ratio_that_would_drift_is_interpolated():
-    rate = 64.0213377  # no denominator up to 1000 keeps step with this for an hour
+    rate = 64.0213377  # no ratio with a denominator up to 1000 stays exact enough for an hour
     stream = constant(rate, hz=1.3, seconds=3600.0)
     result = grid(stream, count=64 * 3599)
     expected = sine(1.3, np.arange(64 * 3599) / 64)

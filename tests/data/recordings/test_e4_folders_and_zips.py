@@ -1,4 +1,4 @@
-"""E4 sessions as strangers hand them on: names in other case, zips of other systems, damaged zips, zips that fill the memory."""
+"""E4 sessions from other sources: names in other case, zips of other systems, damaged zips, zips that fill the memory."""
 
 import io
 import os
@@ -170,7 +170,7 @@ def test_damaged_members_are_user_errors(tmp_path, method, where):
 def test_zip_bombs_are_refused_in_bounded_memory(tmp_path, monkeypatch, method, lying):
     monkeypatch.setattr(empatica_e4, "_MOST_BYTES", 2**20)
     content = zipped(session() | {"BVP.csv": bytes(BOMB_BYTES)}, method=METHODS[method])
-    if lying:  # the sizes in the directory and before the member
+    if lying:  # the sizes in the directory and in front of the member
         size = (BOMB_BYTES).to_bytes(4, "little")
         assert content.count(size) == 2
         content = content.replace(size, (1000).to_bytes(4, "little"))
@@ -182,7 +182,7 @@ def test_zip_bombs_are_refused_in_bounded_memory(tmp_path, monkeypatch, method, 
             UserError, match="damaged" if lying else "BVP.csv has 16 MB or more; at most 1 MB are allowed"
         ):
             source.load()
-        if method == "deflate" or not lying:  # of the others, one small piece unpacks to the whole
+        if method == "deflate" or not lying:  # with other methods, one small piece unpacks to the whole member
             assert tracemalloc.get_traced_memory()[1] < BOMB_BYTES / 4
     finally:
         tracemalloc.stop()
@@ -192,6 +192,6 @@ def test_files_on_disk_are_bounded_too(tmp_path, monkeypatch):
     monkeypatch.setattr(empatica_e4, "_MOST_BYTES", 2**20)
     write(tmp_path / "S01", session())
     with open(tmp_path / "S01/ACC.csv", "ab") as file:
-        file.truncate(2**31)  # a hole, which takes no space
+        file.truncate(2**31)  # a sparse file, which takes no space
     with pytest.raises(UserError, match="ACC.csv has 2048 MB or more; at most 1 MB are allowed"):
         find("empatica_e4", tmp_path)[0].load()

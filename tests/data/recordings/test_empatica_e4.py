@@ -1,4 +1,4 @@
-"""Empatica E4 sessions: every layout, who wore them, copies, and what is wrong with a file."""
+"""Empatica E4 sessions: layouts, participants, copies, and bad files."""
 
 import io
 import pickle
@@ -231,7 +231,7 @@ def test_cut_off_zip_is_listed_and_named_on_loading(tmp_path):
 
 def test_damaged_member_and_damaged_inner_zip_are_named(tmp_path):
     whole = bytearray(zipped(session(seconds=20)))
-    whole[3000:3200] = bytes(200)  # within BVP.csv's compressed bytes; the directory at the end stays whole
+    whole[3000:3200] = bytes(200)  # inside the compressed bytes of BVP.csv; the directory at the end stays whole
     (tmp_path / "S01.zip").write_bytes(bytes(whole))
     inner = zipped(session(start=START + 9))
     (tmp_path / "all.zip").write_bytes(zipped({"S02.zip": inner[:500]}))
@@ -255,7 +255,7 @@ def test_stress_predict(shared_data):
         assert batch.examined == len(batch.ppg) + sum(batch.rejected.values())
         assert len(batch.ppg) > 0.4 * batch.examined
         assert np.isfinite(batch.columns["hr_bpm"]).mean() > 0.5
-        # The strongest frequency of the PPG is the pulse that the beats tell.
+        # The strongest frequency of the PPG is the pulse rate of the beats.
         known = np.isfinite(batch.columns["hr_bpm"])
         spectrum = np.abs(np.fft.rfft(batch.ppg[known, :, 0] * np.hanning(3840), 4 * 3840))
         hz = np.fft.rfftfreq(4 * 3840, 1 / 64)
@@ -271,6 +271,6 @@ def test_nurses_sessions_and_copies(shared_data):
         pytest.skip("nurse_stress_e4 is not among the real recordings here")
     sources = find("empatica_e4", root)
     assert len({s.participant_id for s in sources}) == 15
-    assert sum(len(s.copies) for s in sources) == 2  # two sessions lie there unpacked as well
-    again = next(s for s in sources if s.recording_id.endswith("BG_1607218219"))  # its IBI.csv repeats whole stretches
+    assert sum(len(s.copies) for s in sources) == 2  # two sessions are also unpacked
+    again = next(s for s in sources if s.recording_id.endswith("BG_1607218219"))  # parts of its IBI.csv occur twice
     assert (np.diff(again.load().beats.time_s) > 0).all()

@@ -1,4 +1,4 @@
-"""The generic layout: everything a description may say, and what it may not."""
+"""The generic layout: the keys of descriptions, and bad descriptions and files."""
 
 import json
 
@@ -47,7 +47,7 @@ def description():
 
 
 def make(folder, description, suffix="yaml", name="recording"):
-    """A folder with 130 s of PPG (inverted) and acceleration, its x axis the same wave, in mg."""
+    """A folder with 130 s of PPG (inverted) and acceleration in mg, whose x axis is the same wave."""
     folder.mkdir(parents=True, exist_ok=True)
     time = np.arange(50 * SECONDS) / 50
     write_csv(folder / "ppg.csv", {"green": -pulse(time), "red": time})
@@ -72,7 +72,7 @@ def test_minimal_description(tmp_path, suffix):
     np.testing.assert_allclose(accel.values[:, 2], 1.0)
     batch = preprocess(recording, PreprocessSettings())
     assert len(batch.ppg) == 2
-    # Turned systole up and aligned: PPG and the x axis are the same wave.
+    # After inversion and alignment, PPG and the x axis are the same wave.
     wave = batch.accel[0, :, 0] - batch.accel[0, :, 0].mean()
     assert np.corrcoef(batch.ppg[0, :, 0], wave)[0, 1] > 0.98
 
@@ -313,7 +313,7 @@ def test_windows_that_last_longer_than_they_can_are_told(tmp_path):
 
 @pytest.mark.parametrize("level", [0, 1e7, 3e9])
 def test_a_pulse_on_a_large_number_is_kept(tmp_path, level):
-    # float32 holds 3e9 in steps of 256.
+    # float32 represents 3e9 in steps of 256.
     content = description()
     content["streams"]["ppg"] |= {"range": [level - 50, level + 10]}
     make(tmp_path, content)

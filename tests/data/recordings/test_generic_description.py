@@ -1,4 +1,4 @@
-"""Descriptions of recordings: names keep their text, numbers are decimal, nothing is read as something else."""
+"""Descriptions of recordings: names keep their text, numbers are decimal, and no value changes its meaning."""
 
 import json
 import os
@@ -98,7 +98,7 @@ def test_no_participant_is_an_error(tmp_path, written):
 
 
 def test_a_json_id_that_is_a_fraction_is_an_error(tmp_path):
-    (tmp_path / "recording.json").write_text('{"participant": {"id": 1.10}, "streams": {}}')  # JSON would make it 1.1
+    (tmp_path / "recording.json").write_text('{"participant": {"id": 1.10}, "streams": {}}')  # JSON reads it as 1.1
     (source,) = find("generic", tmp_path)
     with pytest.raises(UserError, match="participant must be an id"):
         source.load()

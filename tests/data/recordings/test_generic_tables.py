@@ -60,7 +60,7 @@ def test_empty_lines_where_every_row_counts(tmp_path):
 
 
 def decorated(kind, rows):
-    """The same table in many dresses: content, keyword arguments, lines before the first row."""
+    """The same table in many formats: content, keyword arguments, lines before the first row."""
     text = "\n".join(["x,y", *rows]) + "\n"
     return {
         "plain": (text, {}, 1),
@@ -113,7 +113,7 @@ def test_values_and_the_line_of_a_bad_cell(tmp_path, kind):
 
 @pytest.mark.parametrize("row", [0, 150_000, 299_999])
 def test_the_line_is_the_files_in_a_long_file_with_empty_lines(tmp_path, row):
-    cells = [f"{i % 1000}.5" for i in range(300_000)]  # several of the blocks that a CSV is read in
+    cells = [f"{i % 1000}.5" for i in range(300_000)]  # several blocks of the CSV reader
     cells[7] = ""
     cells[row] = "oops"
     with pytest.raises(UserError, match=rf"column 'green', line {row + 2}: not a number \('oops'\)"):
@@ -193,7 +193,7 @@ def test_tables_of_whole_numbers_are_no_decimal_commas():
         wave // 7,
     ):
         assert split_numbers([[str(a), str(b)] for a, b in zip(wave, second, strict=True)]) is None
-    assert split_numbers([["1", "-5"], ["2", "05"]]) is None  # a negative number is no decimals
+    assert split_numbers([["1", "-5"], ["2", "05"]]) is None  # a negative number cannot be decimals
     assert split_numbers([["500", "19"], ["", ""], ["500", "05"]]) == (0, 2)
     assert split_numbers([]) is None
 

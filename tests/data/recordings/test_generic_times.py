@@ -1,4 +1,4 @@
-"""Times of the generic layout: every table of a recording keeps its moments, whatever its stamps are written as."""
+"""Times of the generic layout: every table keeps its moments, in every format of time stamps."""
 
 import datetime
 import json
@@ -36,7 +36,7 @@ def values_of(name):
 
 
 def write(path, columns):
-    """A CSV, or by its name a Parquet file; datetimes are written as ISO 8601."""
+    """Writes a CSV file, or a Parquet file if the name says so; datetimes become ISO 8601."""
     if path.suffix == ".parquet":
         pyarrow.parquet.write_table(pyarrow.table(columns), path)
         return
@@ -45,7 +45,7 @@ def write(path, columns):
 
 
 def make(folder, stamps, suffix="csv", start=START, beats=None, **keys):
-    """A recording whose streams have the time stamps `stamps[name]`, or the constant rate where there are none."""
+    """A recording whose streams have the time stamps `stamps[name]`, or else a constant rate."""
     folder.mkdir(exist_ok=True)
     content = {"participant": "p", "streams": {}} | ({} if start is None else {"start": start})
     for name in ("ppg", "accel"):
@@ -70,7 +70,7 @@ def load(folder):
 
 
 def taps(recording):
-    """When the tap comes in the store's PPG and acceleration, unix seconds."""
+    """Time of the tap in the PPG and in the acceleration of the store, in unix seconds."""
     batch = preprocess(recording, PreprocessSettings(min_ppg_quality=0, ppg_band_hz=(0.2, 20)))
     time = batch.columns["start_unix_s"][0] + np.arange(3840) / 64
     return [time[np.argmax(signal[0, :, 0])] for signal in (batch.ppg, batch.accel)]
@@ -99,7 +99,7 @@ def test_fractional_start_with_unix_stamps(tmp_path, kind, unit, fraction, suffi
     else:
         stamps = np.array([ns * per / 10**9 for ns in exact])
     recording = load(make(tmp_path, {"accel": stamps}, suffix, begin, time_unit=unit, time_origin="unix"))
-    # float64 holds unix seconds to 0.24 us, and unix nanoseconds to 256 ns.
+    # float64 represents unix seconds to 0.24 us, and unix nanoseconds to 256 ns.
     np.testing.assert_allclose(recording.streams["accel"].time_s, TIME, atol=5e-7)
     assert recording.start_unix_s == begin and recording.streams["ppg"].start_s == 0
     assert taps(recording) == pytest.approx([begin + 30, begin + 30], abs=1 / 64)
@@ -151,7 +151,7 @@ def iso(shift_h=0.0, zone="", every=1):
 
 def test_time_zones(tmp_path):
     summer, winter = iso(2, "+02:00"), iso(1, "+01:00")
-    changing = summer[:1000] + winter[1000:]  # the clock is set while the recording runs: the moments go on
+    changing = summer[:1000] + winter[1000:]  # the clock changes during the recording, but the moments continue
     recording = load(make(tmp_path, {"ppg": iso(0, "Z"), "accel": changing}))
     for stream in recording.streams.values():
         np.testing.assert_allclose(stream.time_s, TIME, atol=1e-6)
@@ -172,16 +172,14 @@ def test_zones_that_some_stamps_lack(tmp_path, row, usual, odd, message):
 
 @pytest.mark.parametrize("start", ["2024-05-01T12:00:00+02:00", None])
 def test_local_times_without_a_zone_are_not_taken_for_utc(tmp_path, start):
-    # 12:00 on a wall that is two hours ahead of UTC: read as UTC, PPG and acceleration would be two hours apart.
+    # 12:00 local time, two hours ahead of UTC: read as UTC, PPG and acceleration would be two hours apart.
     with pytest.raises(
         UserError, match=r"ppg.csv: its dates have no time zone, and read as UTC they begin 2 h after the recording"
     ):
         load(make(tmp_path, {"ppg": iso(2), "accel": iso(2, "+02:00")}, start=start))
     with pytest.raises(UserError, match=r"ppg.csv: its dates have no time zone, .* begin 3.5 h before the recording"):
         load(make(tmp_path, {"ppg": iso(-3.5), "accel": iso(-3.5, "-03:30")}, start="2024-05-01T10:00:00Z"))
-    load(
-        make(tmp_path, {"ppg": iso(2), "accel": iso(2)}, start="2024-05-01T10:00:00Z")
-    )  # nothing tells of another clock
+    load(make(tmp_path, {"ppg": iso(2), "accel": iso(2)}, start="2024-05-01T10:00:00Z"))  # no sign of another clock
 
 
 @pytest.mark.parametrize("set_h", [1, -1])
@@ -192,7 +190,7 @@ def test_a_clock_that_is_set_while_it_records_is_told(tmp_path, set_h):
     paused = iso(0, "Z")[:1700] + iso(1, "Z")[1700:]
     assert load(make(tmp_path, {"accel": paused})).streams["accel"].end_s == pytest.approx(
         3669.98
-    )  # its moments are known
+    )  # the moments are known
 
 
 @pytest.mark.parametrize("unit", ["s", "ms"])
@@ -229,7 +227,7 @@ def test_beats_by_unix_time_without_origin_are_told(tmp_path):
 
 @pytest.mark.parametrize("name", ["ppg", "accel"])
 def test_stamps_of_a_wrong_unit_are_told_by_their_rate(tmp_path, name):
-    # Milliseconds, said to be seconds: one sample in 20 s would be drawn out to a smooth line.
+    # Milliseconds declared as seconds: a sample every 20 s would be interpolated to a smooth line.
     recording = load(make(tmp_path, {name: 1000 * TIME}))
     with pytest.raises(UserError, match=f"stream '{name}': its samples are usually 20 s apart, .*check time_unit"):
         preprocess(recording, PreprocessSettings())
@@ -248,7 +246,7 @@ def test_years_that_cannot_be(tmp_path):
     ):
         load(
             make(tmp_path, {"accel": START * 1000 + 1000 * TIME}, time_origin="unix")
-        )  # milliseconds, said to be seconds
+        )  # milliseconds declared as seconds
 
 
 @pytest.mark.parametrize("kind", ["seconds", "iso"])
@@ -264,7 +262,7 @@ def test_stamps_that_fall_back_are_named_by_line(tmp_path, kind):
 
 
 def test_a_recording_begins_with_its_streams(tmp_path):
-    # Beats that begin earlier than any stream do not move a stream that has a rate alone.
+    # Beats that begin before all streams do not shift a stream that has only a rate.
     beats = START - 5 + 0.8 * np.arange(80)
     recording = load(make(tmp_path, {"accel": START + TIME}, start=None, beats=beats, time_origin="unix"))
     assert recording.start_unix_s == START and recording.beats.time_s[0] == pytest.approx(-5)
@@ -276,7 +274,7 @@ def test_a_recording_begins_with_its_streams(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_stamps_as_coarse_as_float32_made_them(tmp_path, suffix):
-    # Seconds since a boot 30 days ago: float32 holds them to a quarter of a second, rounded to the nearest.
+    # Seconds since a boot 30 days ago: float32 rounds them to a quarter of a second.
     since = 30 * 86_400 + TIME
     stamps = since.astype(np.float32)
     stamps = stamps.tolist() if suffix == "csv" else stamps

@@ -1,4 +1,4 @@
-"""TROIKA files: both layouts, truth beside them, and what is wrong with a file."""
+"""TROIKA files: both layouts, files of heart rates, and bad files."""
 
 import numpy as np
 import pytest
