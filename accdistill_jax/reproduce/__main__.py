@@ -1,4 +1,4 @@
-"""`python -m accdistill_jax.reproduce [--preset=smoke|cpu|full] ...`: see --help."""
+"""`python -m accdistill_jax.reproduce [--preset=smoke|cpu|full] ...`; see --help."""
 
 from accdistill_jax.runtime import early_stop  # isort: skip
 
@@ -20,7 +20,7 @@ from accdistill_jax.runtime.progress import format_seconds
 from accdistill_jax.text import print_error, several_lines
 
 WORK = "accdistill_jax.reproduce.jobs.work:do_work"
-MOVED, RUNS_FAILED = 3, 4  # exit statuses besides those of every command
+MOVED, RUNS_FAILED = 3, 4  # exit statuses of this command alone
 
 
 def main(argv: Sequence[str], *, prog: str = PROG) -> int:
@@ -51,11 +51,11 @@ def reproduce(wanted: CommandLine, reference: Mapping[str, Any] | None, interrup
     """Plans, runs, writes the report and compares it with `reference`; returns the exit status.
 
     Raises:
-        UserError: something the user can put right.
+        UserError: the user can mend it: a wrong argument, store or folder.
         Interrupted: on Ctrl-C or SIGTERM.
     """
     environments = [{}] if wanted.list_only else keep_to_cpu(worker_environments(wanted.workers))
-    # they import jax, which takes seconds, after the command line is known to be right
+    # imports jax, which takes seconds: only after the command line was checked
     from accdistill_jax.reproduce.plan import grid
 
     plan = grid.plan_grid(
@@ -67,10 +67,10 @@ def reproduce(wanted: CommandLine, reference: Mapping[str, Any] | None, interrup
         overrides=wanted.overrides,
     )
     settings = wanted.settings | plan.settings
-    if reference is not None:  # told now, not after hours
+    if reference is not None:  # refused now, not after hours
         known = [key for key in check.SETTINGS if key in settings]
-        check.check_alike(*({key: one.get(key) for key in known} for one in (reference["settings"], settings)))
-        _refuse_what_is_there(plan.jobs, wanted)
+        check.check_alike(*({key: values.get(key) for key in known} for values in (reference["settings"], settings)))
+        _refuse_unusable_runs(plan.jobs, wanted)
     if wanted.list_only:
         print(listing(plan, wanted))
         return ExitStatus.FINISHED
@@ -86,71 +86,69 @@ def _run_and_report(
     settings: Mapping[str, Any],
     environments: Sequence[Mapping[str, str]],
 ) -> int:
-    outcomes = run_jobs(
-        plan.jobs, wanted.out, work=WORK, workers=len(environments), environments=environments, say=report_progress
-    )
+    outcomes = run_jobs(plan.jobs, wanted.out, work=WORK, environments=environments, say=report_progress)
 
     from accdistill_jax.reproduce.measure import measure
     from accdistill_jax.reproduce.report.write import to_dict, write_grid_report
 
     def step(line: str) -> None:
-        # once more where the signal's exception was lost: Python ignores those in finalisers
-        interruption.raise_if_requested("what is finished is kept")
+        # checked again, because Python ignores a signal's exception if it is raised in a finaliser
+        interruption.raise_if_requested("finished runs are kept")
         report_progress(line)
 
     report = measure.measure_report(plan, outcomes, say=step)
-    interruption.raise_if_requested("what is finished is kept")
-    report = report._replace(settings=settings | report.settings)
+    interruption.raise_if_requested("finished runs are kept")
+    report = report._replace(settings={**settings, **report.settings})
     page = write_grid_report(wanted.out, report)
-    failed = _tell_failures(outcomes)
+    failed = _print_failures(outcomes)
     report_progress(f"report: {page}")
     status = ExitStatus.FINISHED
     if reference is not None:
-        cached = sum(one.status == "cached" for one in outcomes.values())
+        cached = sum(outcome.status == "cached" for outcome in outcomes.values())
         if cached:
-            report_progress(f"{cached} of {len(outcomes)} runs were finished before this start in {wanted.out}")
+            report_progress(f"{cached} of {len(outcomes)} runs in {wanted.out} were already finished")
         compared = check.deviations(reference, to_dict(report), only=wanted.compared)
         report_progress(f"\nCompared with {wanted.check}:\n{check.comparison_table(compared)}")
-        status = MOVED if any(one.why for one in compared) else status
+        status = MOVED if any(deviation.why for deviation in compared) else status
     for name, problem in report.broken.items():
         print(f"not measured: {name}: {several_lines(problem)}", file=sys.stderr)
     return RUNS_FAILED if failed or report.broken else status
 
 
-def _refuse_what_is_there(jobs: Sequence[Any], wanted: CommandLine) -> None:
-    """Raises UserError where a check would compare a report with itself, or with what another version of the code made."""
+def _refuse_unusable_runs(jobs: Sequence[Any], wanted: CommandLine) -> None:
+    """Raises a UserError if a check would compare a report with itself, or with runs of another version of the code."""
     from accdistill_jax.config.record import source_hash
     from accdistill_jax.reproduce.jobs.work import FACTS
 
-    if wanted.check.resolve().parent == wanted.out.resolve():
-        raise UserError(f"--out {wanted.out} holds the report that is checked, and its runs; give another folder")
-    own, stale = source_hash(), []
+    if wanted.check is not None and wanted.check.resolve().parent == wanted.out.resolve():
+        raise UserError(f"--out {wanted.out} holds the report to check and its runs; give another folder")
+    current, stale = source_hash(), []
     for job in jobs:
         folder = job_folder(wanted.out, job)
         path = folder / FACTS
         if finished_seconds(folder, job) is not None and path.exists():
-            if json.loads(path.read_text()).get("environment", {}).get("source_hash") != own:
+            if json.loads(path.read_text()).get("environment", {}).get("source_hash") != current:
                 stale.append(job.name)
     if stale:
         raise UserError(
-            f"{len(stale)} runs in {wanted.out}, {stale[0]} the first, were made by another version of the source code and would "
-            "not be done again; give another --out"
+            f"{len(stale)} runs in {wanted.out} (first: {stale[0]}) were made by another version of the source code and would not be "
+            "repeated; give another --out"
         )
 
 
-def _tell_failures(outcomes: Mapping[str, Outcome]) -> int:
-    """Names the runs that failed; returns how many runs have no result."""
-    failed = {name: one for name, one in outcomes.items() if one.status == "failed"}
-    skipped = sum(one.status == "skipped" for one in outcomes.values())
-    for name, one in failed.items():
-        print(f"failed: {name}: {several_lines(one.reason)} ({one.folder})", file=sys.stderr)
+def _print_failures(outcomes: Mapping[str, Outcome]) -> int:
+    """Prints the runs that failed; returns the number of runs without a result."""
+    failed = {name: outcome for name, outcome in outcomes.items() if outcome.status == "failed"}
+    skipped = sum(outcome.status == "skipped" for outcome in outcomes.values())
+    for name, outcome in failed.items():
+        print(f"failed: {name}: {several_lines(outcome.reason)} ({outcome.folder})", file=sys.stderr)
     if skipped:
-        print(f"{skipped} more runs were left out, which need one of these", file=sys.stderr)
+        print(f"skipped: {skipped} more runs, because they need a failed run", file=sys.stderr)
     return len(failed) + skipped
 
 
 def listing(plan: Any, wanted: CommandLine) -> str:
-    """The experiments and runs of a plan with their expected durations."""
+    """Lists the experiments and runs of a plan with their expected durations."""
     width = max((len(name) for name in [*(e.id for e in plan.experiments), *(j.name for j in plan.jobs)]), default=0)
     lines = [f"{len(plan.experiments)} experiments:"]
     lines += [f"  {e.id:{width}}  {e.title} ({len(e.runs)} runs)" for e in plan.experiments]
@@ -164,7 +162,7 @@ def listing(plan: Any, wanted: CommandLine) -> str:
     total_s = sum(job.cost_s for job in plan.jobs)
     lines += [
         "",
-        f"together {format_seconds(total_s)}, of which {format_seconds(left_s)} are left to do in {wanted.out}",
+        f"in total {format_seconds(total_s)}, of which {format_seconds(left_s)} are not yet done in {wanted.out}",
     ]
     return "\n".join(lines)
 

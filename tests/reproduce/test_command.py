@@ -52,7 +52,7 @@ def measure_report(plan, outcomes, *, say):
     numbers = {f"{n}/value": Number(float(path.read_text()), None, None, (), "", 0.1, 0.0) for n, path in done.items()}
     runs = [{"name": name, "status": o.status, "seconds": o.seconds, "reason": o.reason} for name, o in outcomes.items()]
     sections = tuple(Section(one.id, one.title) for one in plan.experiments)
-    claims = (Claim("all is well", "yes", "P", "yes", "yes", ""),)
+    claims = (Claim("well", "all is well", "yes", "P", "yes", "yes", ""),)
     broken = {os.environ["BROKEN"]: "ZeroDivisionError: by hand"} if "BROKEN" in os.environ else {}
     return Report("Small", (), claims, sections, numbers, runs, plan.settings, broken)
 """
@@ -118,7 +118,7 @@ def run(folder, monkeypatch, capsys):
 def test_run_list_check_and_move(run, tmp_path):
     status, out, _ = run("--preset=smoke", "--list")
     assert status == 0 and not (tmp_path / "runs").exists()
-    assert "3 experiments:" in out and "together 3 s, of which 3 s are left to do in runs/reproduce-smoke" in out
+    assert "3 experiments:" in out and "in total 3 s, of which 3 s are not yet done in runs/reproduce-smoke" in out
 
     status, out, error = run("--preset=smoke", "--seeds=2", "--only", "prob*", "retrieval")
     assert status == 0, error
@@ -150,15 +150,15 @@ def test_a_check_that_cannot_be_is_told_before_anything_runs(run, tmp_path):
     assert run("--preset=smoke", "--only=probes")[0] == 0
     reference = "runs/reproduce-smoke/report.json"
     for arguments, environment, message in (
-        (["--preset=cpu"], {}, "the reports cannot be compared: preset smoke there, cpu here"),
-        (["--seeds=1"], {}, "seeds 3 there, 1 here"),
-        ([], {"GENERATOR": "2"}, "generator_version 1 there, 2 here"),
+        (["--preset=cpu"], {}, "the reports cannot be compared: preset is smoke in the reference, cpu here"),
+        (["--seeds=1"], {}, "seeds is 3 in the reference, 1 here"),
+        ([], {"GENERATOR": "2"}, "generator_version is 1 in the reference, 2 here"),
     ):
         status, out, error = run("--check", reference, *arguments, **environment)
         assert (status, out) == (2, "") and message in error and error.count("\n") == 1
     (tmp_path / reference).write_text((tmp_path / reference).read_text()[:100])
     status, _, error = run("--check", reference)
-    assert status == 2 and "is no JSON" in error and error.count("\n") == 1
+    assert status == 2 and "is not valid JSON" in error and error.count("\n") == 1
 
 
 def test_a_report_is_not_checked_against_its_own_runs_nor_old_code(run, tmp_path):
@@ -166,13 +166,13 @@ def test_a_report_is_not_checked_against_its_own_runs_nor_old_code(run, tmp_path
     reference = "runs/reproduce-smoke/report.json"
     before = (tmp_path / reference).read_bytes()
     status, out, error = run("--check", reference, "--out=runs/reproduce-smoke")
-    assert (status, out) == (2, "") and "holds the report that is checked" in error
+    assert (status, out) == (2, "") and "holds the report to check" in error
     assert (tmp_path / reference).read_bytes() == before
     assert run("--check", reference, "--out=again")[0] == 0
     (folder,) = (tmp_path / "again" / "runs").iterdir()
     (folder / "facts.json").write_text(json.dumps({"environment": {"source_hash": "of another version"}}))
     status, _, error = run("--check", reference, "--out=again", VALUE="3.0")
-    assert status == 2 and "1 runs in again, probes the first, were made by another version of the source code" in error
+    assert status == 2 and "1 runs in again (first: probes) were made by another version of the source code" in error
 
 
 def test_an_experiment_that_a_mistake_broke_is_named(run):
@@ -186,7 +186,7 @@ def test_failed_runs_are_named_and_the_report_is_written(run, tmp_path):
     assert "failed: retrieval: RuntimeError: broken on purpose (" in error.splitlines()[-1]
     assert "broken on purpose" in (tmp_path / "runs" / "reproduce-smoke" / "report.html").read_text()
     status, out, _ = run("--preset=smoke")
-    assert status == 0 and "3 runs, 2 of them finished before; about 1 s" in out
+    assert status == 0 and "3 runs, 2 of them already finished; about 1 s" in out
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -204,7 +204,7 @@ def test_a_signal_ends_in_one_line_and_the_same_command_continues(run, tmp_path,
     _, error = process.communicate(timeout=120)
     assert process.returncode == 128 + number and "Traceback" not in error
     assert error.splitlines()[-1] == (
-        f"stopped by {number.name}; what is done is kept, 0 of 1 runs are finished. The same command continues from there."
+        f"stopped by {number.name}; finished work is kept, 0 of 1 runs are finished. The same command continues from there."
     )
     assert run("--preset=smoke", "--only=probes")[0] == 0
 
@@ -215,9 +215,9 @@ def test_a_signal_ends_in_one_line_and_the_same_command_continues(run, tmp_path,
         (["--preset=huge"], "argument --preset: invalid choice: 'huge'"),
         (["--only", "probs"], "--only probs: there is no such experiment; did you mean probes?"),
         (["--workrs=2"], "unknown argument '--workrs=2'; did you mean --workers?"),
-        (["--workers=0"], "argument --workers: '0' is no number from 1 on; see --help"),
-        (["--seeds=none"], "argument --seeds: 'none' is no number from 1 on; see --help"),
-        (["--data", "synthetic", "x"], "--data synthetic x: synthetic is not combined with stores"),
+        (["--workers=0"], "argument --workers: '0' must be a positive integer; see --help"),
+        (["--seeds=none"], "argument --seeds: 'none' must be a positive integer; see --help"),
+        (["--data", "synthetic", "x"], "--data synthetic x: synthetic cannot be combined with stores"),
         (["--data", "missing"], "missing: no such store"),
         (["--check", "none.json"], "cannot read none.json: No such file or directory"),
         (["--out", "small_grid.py"], "small_grid.py"),
@@ -269,7 +269,7 @@ def test_a_signal_whose_exception_was_lost_while_measuring_still_stops(run, monk
     monkeypatch.setattr(grid, "measure_report", lost)
     status, out, error = run("--preset=smoke", "--only=probes")
     assert status == 143 and "measuring goes on" not in out
-    assert error.splitlines()[-1].startswith("stopped by SIGTERM; what is finished is kept")
+    assert error.splitlines()[-1].startswith("stopped by SIGTERM; finished runs are kept")
 
 
 def test_a_setting_with_a_space_is_none_of_the_stores_before_it():

@@ -1,8 +1,8 @@
-"""Runs a graph of named jobs in worker processes; what is finished is not done again.
+"""Runs a graph of named jobs in worker processes; finished jobs are not repeated.
 
-<folder>/runs/<name>-<key>/   what the work function leaves, and
-    finished.json             last and atomically: the job is done
-    log.txt, error.txt        what it printed; the traceback of its last failure
+<folder>/runs/<name>-<key>/   files of the work function, and
+    finished.json             marks the job as finished; written last and atomically
+    log.txt, error.txt        the job's output; the traceback of its last failure
 """
 
 import contextlib
@@ -28,16 +28,16 @@ from accdistill_jax.storage.sole_use import sole_use
 __all__ = ["Job", "Outcome", "finished_seconds", "job_folder", "run_jobs"]
 
 _TICK_S = 1.0  # between updates of the live line
-_DOUBT = 0.1  # share of all jobs that is taken to go as expected
+_DOUBT = 0.1  # weight of the expected durations against the measured ones, as a share of all jobs
 
 
 class Outcome(NamedTuple):
     """Outcome of a job.
 
     Attributes:
-        status: "cached" was finished by an earlier start; "skipped" needs one that failed.
-        seconds: it took in the start that finished it, or until it failed; 0 where it did not begin.
-        reason: of failed and skipped ones, one line.
+        status: "cached" if an earlier start finished it; "skipped" if it needs a job that failed.
+        seconds: duration in the start that finished it, or until it failed; 0 if it did not begin.
+        reason: of a failure or skip, in one line.
         folder: of the job.
     """
 
@@ -48,7 +48,7 @@ class Outcome(NamedTuple):
 
 
 def job_folder(folder: Path, job: Job) -> Path:
-    """Where a job's files are."""
+    """The folder of a job's files."""
     return folder / "runs" / f"{job.name}-{job.key[:12]}"
 
 
@@ -57,38 +57,35 @@ def run_jobs(
     folder: Path,
     *,
     work: str,
-    workers: int = 1,
-    environments: Sequence[Mapping[str, str]] | None = None,
+    environments: Sequence[Mapping[str, str]] = ({},),
     say: Callable[[str], None],
     stream: TextIO | None = None,
 ) -> dict[str, Outcome]:
-    """Does all jobs that are not finished, each after what it needs, and waits.
+    """Runs all jobs that are not finished, each after the jobs that it needs, and waits for them.
 
-    A job that raises, or whose process dies, fails; what needs it is skipped, and the rest go on.
+    A job fails if it raises or its process dies. Jobs that need it are skipped; the others continue.
 
     Args:
         jobs: see `Job`.
-        folder: for all of them; made where missing.
-        work: "package.module:function", called as function(order, folder, needs) in a worker process, with needs the
-            folders of the job's needs by name. Stopped, it keeps what it has and raises `Interrupted`; called again with
-            the same folder, it goes on from there.
-        workers: processes, each of which does one job after another.
-        environments: variables of each worker, besides those of this process.
-        say: told what there is to do, a line each.
-        stream: of the live line; standard error by default.
+        folder: of all jobs; created if missing.
+        work: "package.module:function", called as function(order, folder, needs) in a worker process; `needs` maps the
+            names of needed jobs to their folders. When it is stopped, it saves its progress and raises `Interrupted`; the
+            next call with the same folder continues from there.
+        environments: a worker process is started for each; these are its environment variables, besides those of this process.
+        say: called with a line about the work to do.
+        stream: for the live line; None for standard error.
 
     Returns:
-        By name, in the order of `jobs`.
+        Name -> outcome, in the order of `jobs`.
 
     Raises:
         UserError: the folder cannot be used, or another process works in it.
-        Interrupted: on Ctrl-C or SIGTERM, which the jobs under way are asked to follow and waited for; a second signal
-            ends this process and its workers at once.
-        ValueError: see `Schedule`; or not as many environments as workers.
+        Interrupted: on Ctrl-C or SIGTERM, after the running jobs have stopped; a second signal ends this process and its
+            workers at once.
+        ValueError: no environment, or jobs that `Schedule` refuses.
     """
-    environments = [{}] * workers if environments is None else environments
-    if workers < 1 or len(environments) != workers:
-        raise ValueError(f"{workers} workers with {len(environments)} environments")
+    if not environments:
+        raise ValueError("at least one environment is needed, for one worker")
     schedule = Schedule(jobs)
     folder = Path(folder).absolute()
     with Interruption() as interruption, exclusive_folder(folder / "runs", named=folder):
@@ -101,7 +98,7 @@ def run_jobs(
 
 
 def exclusive_folder(folder: Path, *, named: Path) -> contextlib.AbstractContextManager[None]:
-    """Context in which no other process works in a folder; raises UserError, which names `named`, where one does."""
+    """Context in which no other process works in a folder; raises a UserError that names `named` if one does."""
     return sole_use(
         folder,
         refusal=lambda holder: f"{named} is in use by another process ({holder}); wait for it, or give another --out",
@@ -124,9 +121,9 @@ class _JobsRun:
                 self.outcomes[name] = Outcome("cached", seconds, "", self._folders[name])
         total, cached = len(self._schedule.jobs), len(self.outcomes)
         if cached == total:
-            say(f"all {total} runs are finished already")
+            say(f"all {total} runs are already finished")
             return
-        before = f", {cached} of them finished before" if cached else ""
+        before = f", {cached} of them already finished" if cached else ""
         say(f"{total} runs{before}; about {format_seconds(self._left_s({}, len(workers)))}")
         try:
             with self._line, selectors.DefaultSelector() as selector, _wakeup(selector):
@@ -136,15 +133,16 @@ class _JobsRun:
                 worker.close()
         if self._interruption.requested:
             count = f"{len(self._names('finished', 'cached'))} of {total} runs are finished"
-            self._interruption.raise_if_requested(f"what is done is kept, {count}")
+            self._interruption.raise_if_requested(f"finished work is kept, {count}")
 
     def _loop(self, workers: Sequence[JobWorker], selector: selectors.BaseSelector) -> None:
         asked = False
         while True:
-            if self._interruption.requested:
+            number = self._interruption.signal_number
+            if number is not None:
                 if not asked:
                     for worker in filter(lambda worker: worker.job, workers):
-                        worker.stop(self._interruption.signal_number)
+                        worker.stop(number)
                 asked = True
             else:
                 self._begin_what_can(workers)
@@ -175,7 +173,7 @@ class _JobsRun:
     def _take_reply(self, worker: JobWorker, workers: Sequence[JobWorker]) -> None:
         job, elapsed = worker.job, time.monotonic() - worker.began
         reply = worker.reply()
-        if reply is None:
+        if reply is None or job is None:
             return
         seconds, folder = reply.get("seconds", elapsed), self._folders[job.name]
         if reply["status"] == "finished":
@@ -205,7 +203,7 @@ class _JobsRun:
 
     def _left_s(self, running: Mapping[str, float], workers: int) -> float:
         waiting = [name for name in self._schedule.jobs if name not in self.outcomes and name not in running]
-        little_s = _DOUBT * sum(job.cost_s for job in self._schedule.jobs.values())  # until enough is done to judge by
+        little_s = _DOUBT * sum(job.cost_s for job in self._schedule.jobs.values())  # until durations are measured
         scale = (self._took_s + little_s) / (self._expected_s + little_s) if little_s else 1.0
         return self._schedule.left_s(waiting, running, workers=workers, scale=scale)
 
@@ -218,10 +216,10 @@ class _JobsRun:
 
 
 def finished_seconds(folder: Path, job: Job) -> float | None:
-    """Time that a finished job took; None where it is not finished.
+    """Duration of a finished job in seconds; None if it is not finished.
 
     Raises:
-        UserError: the folder is another job's.
+        UserError: the folder belongs to another job.
     """
     try:
         record = json.loads((folder / FINISHED).read_text())
@@ -239,7 +237,7 @@ def finished_seconds(folder: Path, job: Job) -> float | None:
 
 @contextlib.contextmanager
 def _wakeup(selector: selectors.BaseSelector) -> Iterator[None]:
-    """Lets a signal end the selector's wait: it would go on for the rest of its time after the handler."""
+    """Makes a signal end the selector's wait, which would otherwise continue after the signal's handler."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""The parent's side of a worker process: starting it, handing it a job, noticing its end."""
+"""The parent's side of a worker process: starts it, hands it jobs, notices its end."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,15 +10,15 @@ from accdistill_jax.runtime.child import Child, ChildDied
 
 
 class JobWorker:
-    """A process that does one job after another; started with its first, and anew after it died.
+    """A process that does one job after another. It starts with the first job, and again after it died.
 
     Args:
         work: "package.module:function".
-        environment: variables besides those of this process.
+        environment: environment variables besides those of this process.
 
     Attributes:
-        job: under way; None while idle.
-        began: when it was handed over, as the caller's clock said.
+        job: the running job; None while idle.
+        began: start of the job, by the caller's clock.
     """
 
     def __init__(self, work: str, environment: Mapping[str, str]):
@@ -28,10 +28,10 @@ class JobWorker:
         self.began = 0.0
 
     def begin(self, job: Job, folder: Path, needs: Mapping[str, Path], *, now: float) -> None:
-        """Hands a job over.
+        """Starts a job.
 
         Raises:
-            OSError: no process can be started, or the job's folder not made.
+            OSError: the process cannot be started, or the job's folder cannot be created.
         """
         if self._child is None or not self._child.is_alive:
             self.close()
@@ -41,10 +41,10 @@ class JobWorker:
         self.job, self.began = job, now
         paths = {name: str(path) for name, path in needs.items()}
         message = {"name": job.name, "key": job.key, "order": job.order, "folder": str(folder), "needs": paths}
-        self._child.send(message | {"work": self._work})  # `reply` says it if the process has died
+        self._child.send(message | {"work": self._work})  # if the process has died, `reply` reports it
 
     def stop(self, number: int) -> None:
-        """Asks the job under way to stop as the signal `number` would; does not wait."""
+        """Asks the running job to stop as the signal `number` would; does not wait."""
         if self._child is not None:
             self._child.stop(number)
 
@@ -53,9 +53,9 @@ class JobWorker:
         return -1 if self._child is None else self._child.fileno()
 
     def reply(self) -> dict[str, Any] | None:
-        """Outcome of the job, None while it goes on; takes the job off this worker. Does not block.
+        """Returns the outcome of the job and frees this worker; None while the job runs. Does not block.
 
-        If the process died, "status" is "died" and "reason" says of what.
+        If the process died, "status" is "died" and "reason" names the cause.
         """
         if self._child is None:
             return None
@@ -71,7 +71,7 @@ class JobWorker:
         return answer
 
     def close(self) -> None:
-        """Ends the process: at once where a job is under way."""
+        """Ends the process, at once if a job is running."""
         if self._child is not None:
             self._child.close()
         self._child = self.job = None

@@ -1,4 +1,4 @@
-"""Shows progress while jobs run: one live line on a terminal, a line for each finished job elsewhere."""
+"""Shows the progress of jobs: a live line on a terminal, otherwise a line for each job that ended."""
 
 import sys
 from collections.abc import Mapping
@@ -9,15 +9,15 @@ from accdistill_jax.text import several_lines
 
 
 class JobsState(NamedTuple):
-    """Where a set of jobs stands.
+    """State of a set of jobs.
 
     Attributes:
-        finished: jobs with a result, this start's and earlier ones'.
-        failed: jobs that failed or were left out because of one that did.
-        total: all jobs.
-        running: by name, seconds since the begin of the jobs under way.
-        left_s: expected seconds until all is done.
-        stopping: whether a signal has come, so that no other job is begun.
+        finished: number of jobs with a result, from this start and earlier ones.
+        failed: number of jobs that failed or were skipped because of a failure.
+        total: number of all jobs.
+        running: name of each running job -> seconds since its start.
+        left_s: expected seconds until all jobs are done.
+        stopping: True after a signal, when no further job starts.
     """
 
     finished: int
@@ -32,7 +32,7 @@ class JobsLine:
     """The live line; a context manager.
 
     Args:
-        stream: where to; standard error by default.
+        stream: to write to; None for standard error.
     """
 
     def __init__(self, stream: TextIO | None = None):
@@ -52,14 +52,14 @@ class JobsLine:
             self._bar = None
 
     def update(self, state: JobsState) -> None:
-        """Shows the state; nothing off a terminal."""
+        """Shows the state on a terminal; does nothing elsewhere."""
         if self._bar is not None:
             count = f"{state.finished}/{state.total}"
             done = state.finished + state.failed
             self._bar.update(self._task, completed=done, total=state.total, count=count, note=note(state))
 
     def job_ended(self, state: JobsState, name: str, result: str, *, failed: bool) -> None:
-        """Tells that a job has ended: everything off a terminal, failures on one too."""
+        """Reports the end of a job; on a terminal only failures."""
         ended = state.finished + state.failed
         if self._bar is None:
             left = "" if ended == state.total else f"; {_left(state)}"
@@ -69,7 +69,7 @@ class JobsLine:
 
 
 def note(state: JobsState) -> str:
-    """Text after the count: failures, running jobs, the time left."""
+    """Text after the count: failures, time left, running jobs."""
     parts = [f"{state.failed} failed"] if state.failed else []
     parts.append(_left(state))
     parts += [f"{name} {format_seconds(seconds)}" for name, seconds in state.running.items()]

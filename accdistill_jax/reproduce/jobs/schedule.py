@@ -1,18 +1,18 @@
-"""Orders jobs by their dependencies: checks the graph and says which job comes next."""
+"""Orders jobs by their dependencies: checks the graph and selects the next job."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 
 class Job(NamedTuple):
-    """One named piece of work.
+    """A named piece of work.
 
     Attributes:
-        name: unique, fit for a folder's name: "student-s0".
-        key: hash (hexadecimal, at least 12 digits) of everything that decides the result, its needs' keys included.
-        order: plain JSON values; what the work function is told.
+        name: unique and valid as a folder's name, for example "student-s0".
+        key: hash (hexadecimal, at least 12 digits) of everything that decides the result, including the keys of needed jobs.
+        order: plain JSON values for the work function.
         needs: names of jobs that must be finished before.
-        cost_s: roughly expected duration, in seconds, for the order of the jobs and the time left.
+        cost_s: rough expected duration in seconds, used for the order of jobs and the time left.
     """
 
     name: str
@@ -23,14 +23,13 @@ class Job(NamedTuple):
 
 
 class Schedule:
-    """The order of jobs: of those that can begin, the one with the longest path behind it comes first.
+    """The order of jobs: among the jobs that can start, the one with the longest path of dependents comes first.
 
     Args:
-        jobs: in the order in which equals are taken.
+        jobs: their order decides between equals.
 
     Raises:
-        ValueError: two jobs of one name, a need that nobody meets, needs in a circle, a name or key that makes no folder;
-            a mistake of the program that made the jobs.
+        ValueError: a duplicate name, an unknown need, a circle of needs, or a name or key that is not valid for a folder.
     """
 
     def __init__(self, jobs: Sequence[Job]):
@@ -48,32 +47,32 @@ class Schedule:
                     raise ValueError(f"job {job.name!r} needs {need!r}, which is no job")
                 self._dependents[need].append(job.name)
         self.path_s = self._paths()
-        """By name: the expected seconds from a job's begin to the end of the last one that follows from it."""
+        """Name -> expected seconds from the start of a job to the end of its last dependent."""
 
     def next(self, waiting: Collection[str], finished: Collection[str]) -> Job | None:
-        """The job of `waiting` to begin now, all of whose needs are in `finished`; None while there is none."""
+        """The next job of `waiting` whose needs are all in `finished`; None if there is none."""
         able = [
             self.jobs[name] for name in self.jobs if name in waiting and set(self.jobs[name].needs) <= set(finished)
         ]
         return max(able, key=lambda job: self.path_s[job.name], default=None)
 
     def dependents(self, name: str) -> list[str]:
-        """All that follows from a job, near ones first."""
-        found = list(self._dependents[name])
-        for near in found:
-            found += [far for far in self._dependents[near] if far not in found]
-        return found
+        """All direct and indirect dependents of a job, the direct ones first."""
+        dependents = list(self._dependents[name])
+        for direct in dependents:
+            dependents += [indirect for indirect in self._dependents[direct] if indirect not in dependents]
+        return dependents
 
     def left_s(
         self, waiting: Collection[str], running: Mapping[str, float], *, workers: int, scale: float = 1.0
     ) -> float:
-        """Expected seconds until all is done.
+        """Expected seconds until all jobs are done.
 
         Args:
-            waiting: names of jobs that have not begun.
-            running: seconds since the begin of those that have.
-            workers: jobs done at a time.
-            scale: seconds that an expected second took so far.
+            waiting: names of jobs that have not started.
+            running: name of each running job -> seconds since its start.
+            workers: number of jobs that run at the same time.
+            scale: measured seconds for each expected second so far.
         """
         rest = {name: max(0.0, scale * self.jobs[name].cost_s - elapsed) for name, elapsed in running.items()}
         rest |= {name: scale * self.jobs[name].cost_s for name in waiting}

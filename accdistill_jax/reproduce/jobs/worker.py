@@ -1,16 +1,17 @@
 """A process that does one job after another for its parent (`runtime/child.py`).
 
-A message is a job: {"work": "package.module:function", "name", "key", "order", "folder", "needs"}. The answer is its outcome. The
+A message is a job: {"work": "package.module:function", "name", "key", "order", "folder", "needs"}. The reply is its outcome. The
 job's output goes to its log.txt.
 """
 
 from accdistill_jax.reproduce.jobs.devices import keep_to_cores  # isort: skip
 
 if __name__ == "__main__":
-    keep_to_cores()  # before what counts them is imported
+    keep_to_cores()  # before libraries that count the cores are imported
 
 import faulthandler
 import importlib
+import io
 import json
 import os
 import sys
@@ -32,24 +33,25 @@ _REASON_CHARACTERS = 500
 
 
 def do_jobs(parent: Parent) -> None:
-    """Does jobs until there are no more."""
+    """Runs jobs until the parent sends no more."""
     faulthandler.enable()
-    sys.stdout.reconfigure(line_buffering=True)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
     while (message := parent.receive()) is not None:
         parent.reply(do_job(message, parent))
     sys.stdout.flush()
-    os._exit(0)  # libraries' threads need not be waited for: all jobs are done
+    os._exit(0)  # all jobs are done: do not wait for threads of libraries
 
 
 def do_job(message: Mapping[str, Any], parent: Parent) -> dict[str, Any]:
-    """Does one job.
+    """Runs one job.
 
     Args:
-        message: the job; its work function is called with the order, the job's folder and the folders of its needs by name.
-        parent: asked whether to stop.
+        message: the job; its work function is called with the order, the job's folder and the folders of needed jobs.
+        parent: knows if the job shall stop.
 
     Returns:
-        "status" ("finished", "failed", "interrupted"), "seconds" and "reason", one line.
+        "status" ("finished", "failed", "interrupted"), "seconds" and "reason" (one line).
     """
     folder, begin = Path(message["folder"]), time.monotonic()
 
@@ -61,10 +63,12 @@ def do_job(message: Mapping[str, Any], parent: Parent) -> dict[str, Any]:
         open_log(folder, message["name"])
         with (
             interruption,
-            file_lock(folder / ".lock", waiting=lambda: print("waiting for the process before", flush=True)),
+            file_lock(
+                folder / ".lock", waiting=lambda: print("waiting for an earlier process of this job", flush=True)
+            ),
         ):
             if parent.stop is not None:
-                interruption.raise_for(parent.stop, "nothing was begun")
+                interruption.raise_for(parent.stop, "the job had not begun")
             (folder / ERROR).unlink(missing_ok=True)
             needs = {name: Path(path) for name, path in message["needs"].items()}
             _resolve(message["work"])(message["order"], folder, needs)
@@ -78,14 +82,14 @@ def do_job(message: Mapping[str, Any], parent: Parent) -> dict[str, Any]:
         print(trace, file=sys.stderr, flush=True)
         try:
             write_atomically(folder / ERROR, trace)
-        except OSError as problem:  # the reason is what matters, and it is in the reply
+        except OSError as problem:  # the reply holds the reason anyway
             print(f"cannot write {ERROR}: {problem}", file=sys.stderr, flush=True)
         return reply("failed", _one_line(error))
-    return {"status": "finished", "seconds": record["seconds"], "reason": ""}  # as it is told of a job that is cached
+    return {"status": "finished", "seconds": record["seconds"], "reason": ""}  # the same duration as in finished.json
 
 
 def open_log(folder: Path, name: str) -> None:
-    """Lets this process's output go to the job's log, which is appended to."""
+    """Appends the output of this process to the job's log."""
     sys.stdout.flush()
     sys.stderr.flush()
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Measured by labels of the minute: probes by share of the labels, and agreement with the reference."""
+"""Measures probes by share of the labels, and their agreement with the reference."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,11 +12,7 @@ from accdistill_jax.evaluation.probing.probes import Probe, TargetResult
 from accdistill_jax.evaluation.report.comparison_plots import bland_altman_panels
 from accdistill_jax.evaluation.report.style import capital
 from accdistill_jax.labels import LABELS
-from accdistill_jax.reproduce.measure.label_claims import SUPERVISED, label_claims
-from accdistill_jax.reproduce.measure.probe_scores import Score, Scores
-from accdistill_jax.reproduce.measure.probing import CONSTANTS, LabelCounts, Probing
-from accdistill_jax.reproduce.measure.results import Bench, ReportPart
-from accdistill_jax.reproduce.measure.wording import (
+from accdistill_jax.reproduce.measure.formatting import (
     NONE,
     decimal,
     mean_and_std,
@@ -26,6 +22,10 @@ from accdistill_jax.reproduce.measure.wording import (
     signed,
     thousands,
 )
+from accdistill_jax.reproduce.measure.label_claims import SUPERVISED, label_claims
+from accdistill_jax.reproduce.measure.probe_scores import Score, Scores
+from accdistill_jax.reproduce.measure.probing import CONSTANTS, LabelCounts, Probing
+from accdistill_jax.reproduce.measure.results import Bench, ReportPart
 from accdistill_jax.reproduce.plan import variants as v
 from accdistill_jax.reproduce.plan.experiments import Experiment
 from accdistill_jax.reproduce.plan.scales import VALIDATIONS
@@ -45,8 +45,8 @@ OWN_TITLES = {
 
 
 def measure_label_fractions(bench: Bench, experiment: Experiment) -> ReportPart:
-    """Errors of all encoders by share of the labels, the student's over each other's, and what the paper claims of them."""
-    with threadpool_limits(1):  # more threads gain nothing on so little, and cost much on a busy machine
+    """Measures the errors of all encoders by share of the labels, compares the student with each, and judges the paper's claims."""
+    with threadpool_limits(1):  # the problems are small: more threads gain nothing, and cost much on a busy machine
         probing, names, notes = _probe_all(bench, experiment)
         scores, titles = probing.scores, OWN_TITLES | {n: bench.variant(n).title for n in names if n not in OWN_TITLES}
         claims = label_claims(bench, probing, titles)
@@ -60,17 +60,17 @@ def measure_label_fractions(bench: Bench, experiment: Experiment) -> ReportPart:
     tables += [_label_counts(probing.labels), _training(bench, names, titles)]
     caption = (
         "Mean absolute error by share of the labels (both axes logarithmic): means over training seeds, bars are their standard "
-        "deviation. Encoders that are only in the tables: without augmentation, joint, untrained, ridge on hand-made features."
+        "deviation. Only in the tables: the encoders without augmentation, joint and untrained, and ridge on hand-made features."
     )
     text = (
         f"Linear probes of frozen encoders on {', '.join(f'{100 * f:g} %' for f in v.FRACTIONS)} of the labelled training minutes "
-        "(participants kept together, drawn by the training seed, for supervised training the same ones), judged on all test "
+        "(whole participants, drawn by the training seed; supervised training uses the same ones), tested on all test "
         "minutes. Cells: mean over training seeds ± their standard deviation [95 % interval over test participants].",
-        "Seeds are combined within each draw of test participants: the error is averaged over the seeds first, a ratio is the "
-        "quotient of two such averages over the seeds that both encoders have, and the interval is that of the average.",
-        "The strength of the ridge and the loss of the boosting are chosen on all labelled validation minutes at every fraction, for "
-        f"all encoders alike. Supervised training keeps the best of {VALIDATIONS} steps, judged by labelled validation minutes too: by "
-        f"{_validation(bench)}.",
+        "The error of each draw of test participants is averaged over the seeds first. A ratio is the quotient of two such averages, over "
+        "the seeds that both encoders have. An interval is that of the average.",
+        "At every fraction the strength of the ridge and the loss of the boosting are chosen on all labelled validation minutes, for all "
+        "encoders alike. Validation labels are not subsampled. Supervised training keeps the best of "
+        f"{VALIDATIONS} steps, chosen on {_validation(bench)} labelled validation minutes.",
     )
     pictures = (
         (Picture("label-fractions", caption, by_fraction(scores, titles, v.FRACTIONS)),) if probing.targets else ()
@@ -80,19 +80,19 @@ def measure_label_fractions(bench: Bench, experiment: Experiment) -> ReportPart:
 
 
 def _validation(bench: Bench) -> str:
-    """Number of validation minutes that judge a step of supervised training."""
+    """Number of validation minutes that judge a step of supervised training, in words."""
     orders = [
         job.order["config"]["student"] for job in bench.plan.jobs if job.order.get("variant", "").startswith(SUPERVISED)
     ]
-    most = [own["train"]["validation_batches"] * own["train"]["batch_size"] for own in orders]
-    return f"at most {thousands(max(most))}" if most else "none here"
+    minutes = [student["train"]["validation_batches"] * student["train"]["batch_size"] for student in orders]
+    return f"at most {thousands(max(minutes))}" if minutes else "no"
 
 
 def _probe_all(bench: Bench, experiment: Experiment) -> tuple[Probing, list[str], list[str]]:
-    found, notes = measurable_encoders(bench, experiment.variants)
-    probing = Probing(bench, targets=LABELS, fractions=v.FRACTIONS)
+    seeds_of, notes = measurable_encoders(bench, experiment.variants)
+    probing = Probing(bench, targets=tuple(LABELS), fractions=v.FRACTIONS)
     names = []
-    for name, seeds in found.items():
+    for name, seeds in seeds_of.items():
         if bench.variant(name).rows == "none":
             continue
         if bench.variant(name).kind == CLASSICAL:
@@ -104,7 +104,7 @@ def _probe_all(bench: Bench, experiment: Experiment) -> tuple[Probing, list[str]
     for target in v.TARGETS:
         for fraction in v.FRACTIONS:
             name = v.supervised_variant(target, fraction).name
-            for seed in found.get(name, ()):
+            for seed in seeds_of.get(name, ()):
                 prediction = bench.arrays(name, seed)["test/prediction"]
                 probing.prediction(SUPERVISED, seed, target, fraction, prediction)
     if any(probing.scores.seeds(t, f, SUPERVISED) for t in probing.targets for f in v.FRACTIONS):
@@ -113,18 +113,18 @@ def _probe_all(bench: Bench, experiment: Experiment) -> tuple[Probing, list[str]
 
 
 def probe_classical(bench: Bench, probing: Probing, name: str, seed: int) -> None:
-    """Probes hand-made features with ridge and trees: the same for all training seeds but for the choice of labels."""
+    """Fits ridge and boosting on hand-made features; only the draw of labels depends on the training seed."""
     splits = bench.splits(name, seed)
     for label_seed in range(bench.plan.seeds):
         for fraction in v.FRACTIONS:
             if fraction == 1.0 and label_seed:
-                for one in (RIDGE, BOOSTING):
-                    probing.repeat(one, 0, label_seed, fraction)
+                for regressor in (RIDGE, BOOSTING):
+                    probing.repeat(regressor, 0, label_seed, fraction)
             else:
                 probing.features(RIDGE, label_seed, splits, fractions=(fraction,), others={BOOSTING: gradient_boosting})
 
 
-def _there(scores: Scores, target: str, fraction: float, names: list[str]) -> list[str]:
+def _with_predictions(scores: Scores, target: str, fraction: float, names: list[str]) -> list[str]:
     return [name for name in names if scores.seeds(target, fraction, name)]
 
 
@@ -135,7 +135,9 @@ def _errors(scores: Scores, target: str, names: list[str], titles: dict[str, str
         errors = [scores.error(target, fraction, name) for fraction in v.FRACTIONS]
         if any(errors):
             r = [scores.correlation(target, 1.0, name, within=within) for within in (False, True)]
-            rows.append((titles[name], *map(_cell, errors), *(ranged(one.estimate) if one else NONE for one in r)))
+            rows.append(
+                (titles[name], *map(_cell, errors), *(ranged(score.estimate) if score else NONE for score in r))
+            )
     return ReportTable(
         f"{capital(label)}: mean absolute error ({unit}) by share of the labels; correlation (all minutes, and after each "
         "participant's mean is removed) with all labels",
@@ -152,17 +154,17 @@ def _cell(score: Score | None) -> str:
 
 
 def _against_student(scores: Scores, target: str, names: list[str], titles: dict[str, str], *, by: str) -> ReportTable:
-    """The student's errors compared in pairs with each other encoder's, by their "ratio" or "difference"."""
+    """Compares the student's error with that of each other encoder, by their "ratio" or "difference"."""
     label, unit, *_ = LABELS[target]
     compare, show = {"ratio": (scores.ratio, ranged), "difference": (scores.difference, signed)}[by]
     rows = []
     for name in names:
-        found = [compare(target, fraction, STUDENT, name) for fraction in v.FRACTIONS]
-        if name != STUDENT and any(found):
-            rows.append((titles[name], *(show(one.estimate) if one else NONE for one in found)))
-    words = {"ratio": ("divided by", "", 1), "difference": ("less", f" ({unit})", 0)}[by]
+        scores_of = [compare(target, fraction, STUDENT, name) for fraction in v.FRACTIONS]
+        if name != STUDENT and any(scores_of):
+            rows.append((titles[name], *(show(score.estimate) if score else NONE for score in scores_of)))
+    words = {"ratio": ("divided by", "", 1), "difference": ("minus", f" ({unit})", 0)}[by]
     return ReportTable(
-        f"{capital(label)}: error of the {titles[STUDENT]} {words[0]} that of the encoder in the row{words[1]}, in pairs on the same test "
+        f"{capital(label)}: error of the {titles[STUDENT]} {words[0]} that of the encoder in the row{words[1]}, on the same test "
         f"participants (below {words[2]}: the student is better)",
         ("compared with", *(f"{100 * f:g} %" for f in v.FRACTIONS)),
         tuple(rows),
@@ -175,89 +177,97 @@ def _label_counts(labels: dict[tuple[str, float], LabelCounts]) -> ReportTable:
         (
             LABELS[t].words,
             *(
-                f"{thousands(own.segments)} of {own.participants}" if (own := labels.get((t, f))) else NONE
+                f"{thousands(size.segments)} of {size.participants}" if (size := labels.get((t, f))) else NONE
                 for f in v.FRACTIONS
             ),
         )
         for t in targets
     ]
     return ReportTable(
-        "Labelled training minutes, and the participants they are of (first seed)",
+        "Labelled training minutes of how many participants (first seed)",
         ("target", *(f"{100 * f:g} %" for f in v.FRACTIONS)),
         tuple(rows),
     )
 
 
 def _training(bench: Bench, names: Sequence[str], titles: Mapping[str, str]) -> ReportTable:
-    """Cost of each encoder: steps, minutes presented, time."""
+    """Makes the table of training costs: steps, minutes, time."""
     rows = []
     for name in names:
         seeds = bench.seeds(name)
-        own = bench.facts(name, seeds[0]) if seeds else {}
-        if own.get("steps"):
+        facts = bench.facts(name, seeds[0]) if seeds else {}
+        if facts.get("steps"):
             times = [bench.facts(name, seed).get("train_s", 0.0) for seed in seeds]
             rows.append(
                 (
                     titles[name],
-                    thousands(own["parameters"]),
-                    thousands(own["steps"]),
-                    thousands(own["batch_size"]),
-                    thousands(own["steps"] * own["batch_size"]),
+                    thousands(facts["parameters"]),
+                    thousands(facts["steps"]),
+                    thousands(facts["batch_size"]),
+                    thousands(facts["steps"] * facts["batch_size"]),
                     format_seconds(sum(times) / len(times)),
                 )
             )
-    columns = ("encoder", "parameters", "steps", "batch", "minutes presented", "time in the loop")
+    columns = (
+        "encoder",
+        "parameters",
+        "steps",
+        "batch",
+        "training minutes seen (with repeats)",
+        "time in the training loop",
+    )
     return ReportTable(
-        "What training took: time is the mean over training seeds, as it ran, with another run beside it where there were "
-        "several workers, and without compiling",
+        "Cost of training. Time is the mean over training seeds, without compilation; other runs may have used the same machine at "
+        "the same time",
         columns,
         tuple(rows),
     )
 
 
 def _numbers(section: str, scores: Scores, names: list[str]) -> dict[str, Number]:
-    found = {}
+    numbers = {}
     for target in scores.truth:
         unit = LABELS[target].unit
         for fraction in v.FRACTIONS:
-            for name in _there(scores, target, fraction, names):
+            for name in _with_predictions(scores, target, fraction, names):
                 base = f"{section}/{target}/{fraction:g}/{name}"
-                error = scores.error(target, fraction, name)
-                found[f"{base}/mae"] = report_number(error.seeds, unit=unit, estimate=error.estimate)
+                if (error := scores.error(target, fraction, name)) is not None:
+                    numbers[f"{base}/mae"] = report_number(error.seeds, unit=unit, estimate=error.estimate)
                 if fraction == 1.0 and (r := scores.correlation(target, fraction, name)) is not None:
-                    found[f"{base}/r"] = report_number(r.seeds, estimate=r.estimate, share=True)
+                    numbers[f"{base}/r"] = report_number(r.seeds, estimate=r.estimate, share=True)
                 ratio = None if name == STUDENT else scores.ratio(target, fraction, STUDENT, name)
                 if ratio is not None:
-                    found[f"{base}/student-over-this"] = report_number(
-                        ratio.seeds, value=ratio.value, estimate=ratio.estimate
+                    entry = report_number(ratio.seeds, estimate=ratio.estimate)
+                    numbers[f"{base}/student-over-this"] = (
+                        entry if entry.value is None else entry._replace(value=ratio.value)
                     )
-    return found
+    return numbers
 
 
 def measure_agreement(bench: Bench, experiment: Experiment) -> ReportPart:
-    """Bias and limits of agreement of probes on all labels, for each encoder of the experiment."""
-    found, notes = measurable_encoders(bench, experiment.variants)
-    titles = {name: bench.variant(name).title for name in found}
+    """Measures bias and limits of agreement of probes on all labels, for each encoder of the experiment."""
+    seeds_of, notes = measurable_encoders(bench, experiment.variants)
+    titles = {name: bench.variant(name).title for name in seeds_of}
     tables, pictures, numbers = [], [], {}
     with threadpool_limits(1):
         probing = Probing(bench, targets=v.TARGETS)
-        for name, seeds in found.items():
+        for name, seeds in seeds_of.items():
             probing.encoder(name, seeds)
         for target in probing.targets:
-            own = {
+            agreements = {
                 name: _agreements(probing.scores, target, name)
-                for name in found
+                for name in seeds_of
                 if probing.scores.seeds(target, 1.0, name)
             }
-            tables.append(_agreement_table(target, own, titles))
-            pictures += _agreement_picture(probing.scores, target, own, titles)
-            for name, several in own.items():
+            tables.append(_agreement_table(target, agreements, titles))
+            pictures += _agreement_picture(probing.scores, target, agreements, titles)
+            for name, several in agreements.items():
                 numbers |= _agreement_numbers(f"{experiment.id}/{target}/{name}", several, LABELS[target].unit)
     text = (
-        "Bland-Altman analysis of the linear probes on all labels, prediction minus reference, test participants. The limits hold 95 % "
-        "of the differences of one minute of a new participant: they count the spread within a participant and that between "
-        "participants (Bland and Altman 2007, repeated measurements, true value varying). Means over training seeds; the ends of "
-        "an interval are means of the seeds' ends. A negative slope means that the probe shrinks towards the mean.",
+        "Bland-Altman analysis of the linear probes on all labels: prediction minus reference, for test participants. The limits contain "
+        "95 % of the differences for one minute of a new participant: they include the spread within participants and between "
+        "participants (Bland and Altman 2007, repeated measurements with a varying true value). Values are means over training seeds; "
+        "the ends of an interval are means of the seeds' ends. A negative slope means that the probe shrinks towards the mean.",
     )
     return ReportPart(
         Section(experiment.id, experiment.title, text, tuple(tables), tuple(pictures), (*notes, *probing.notes)),
@@ -273,15 +283,15 @@ def _agreements(scores: Scores, target: str, name: str) -> dict[int, Agreement]:
     }
 
 
-def _agreement_table(target: str, own: dict[str, dict[int, Agreement]], titles: dict[str, str]) -> ReportTable:
+def _agreement_table(target: str, agreements: dict[str, dict[int, Agreement]], titles: dict[str, str]) -> ReportTable:
     label, unit, *_ = LABELS[target]
     rows = []
-    for name, several in own.items():
+    for name, several in agreements.items():
         cells = [
-            _mean_estimate([getattr(one, what) for one in several.values()])
-            for what in ("bias", "low", "high", "slope")
+            _mean_estimate([getattr(agreement, part) for agreement in several.values()])
+            for part in ("bias", "low", "high", "slope")
         ]
-        parts = [[getattr(one, what) for one in several.values()] for what in ("sd_within", "sd_between")]
+        parts = [[getattr(agreement, part) for agreement in several.values()] for part in ("sd_within", "sd_between")]
         parts = [decimal(float(np.mean(values))) if None not in values else NONE for values in parts]
         rows.append((titles[name], *map(ranged, cells[:3]), *parts, ranged(cells[3])))
     return ReportTable(
@@ -292,14 +302,14 @@ def _agreement_table(target: str, own: dict[str, dict[int, Agreement]], titles: 
 
 
 def _mean_estimate(estimates: list[Estimate]) -> Estimate:
-    ends = [[getattr(one, what) for one in estimates] for what in ("value", "low", "high")]
+    ends = [[getattr(estimate, end) for estimate in estimates] for end in ("value", "low", "high")]
     return Estimate(*(None if None in values else float(np.mean(values)) for values in ends))
 
 
 def _agreement_picture(
-    scores: Scores, target: str, own: dict[str, dict[int, Agreement]], titles: dict[str, str]
+    scores: Scores, target: str, agreements: dict[str, dict[int, Agreement]], titles: dict[str, str]
 ) -> list[Picture]:
-    first = {name: min(several) for name, several in own.items()}
+    first = {name: min(several) for name, several in agreements.items()}
     probes = {
         titles[name]: Probe(
             titles[name],
@@ -314,20 +324,22 @@ def _agreement_picture(
     result = TargetResult(
         target, "", 0, 0, len(truth.label), people, probes=probes, truth=truth.label, participant=truth.participant
     )
-    figure = bland_altman_panels(result, {titles[name]: own[name][seed] for name, seed in first.items()}, list(probes))
+    figure = bland_altman_panels(
+        result, {titles[name]: agreements[name][seed] for name, seed in first.items()}, list(probes)
+    )
     caption = (
-        f"{capital(LABELS[target].words)}: difference of prediction and reference against their mean, of the first training seed; lines are "
+        f"{capital(LABELS[target].words)}: prediction minus reference against their mean, first training seed. Lines show "
         "the bias and the limits of agreement, bands their 95 % intervals over participants."
     )
     return [] if figure is None else [Picture(f"agreement-{target.split('_')[0]}", caption, figure)]
 
 
 def _agreement_numbers(base: str, several: dict[int, Agreement], unit: str) -> dict[str, Number]:
-    """A bias is near 0, so that what it may differ by is a share of the standard deviation of the differences."""
-    scale = float(np.mean([one.sd.value for one in several.values()]))
-    found = {}
-    for what in ("bias", "low", "high", "sd"):
-        estimates = [getattr(one, what) for one in several.values()]
-        values = [one.value for one in estimates]
-        found[f"{base}/{what}"] = report_number(values, unit=unit, estimate=_mean_estimate(estimates), scale=scale)
-    return found
+    """Makes the numbers. A bias is near 0, so tolerances are a share of the standard deviation of the differences."""
+    scale = float(np.mean([agreement.sd.value or 0.0 for agreement in several.values()]))
+    numbers = {}
+    for part in ("bias", "low", "high", "sd"):
+        estimates = [getattr(agreement, part) for agreement in several.values()]
+        values = [estimate.value for estimate in estimates]
+        numbers[f"{base}/{part}"] = report_number(values, unit=unit, estimate=_mean_estimate(estimates), scale=scale)
+    return numbers

@@ -1,4 +1,4 @@
-"""Health targets of people, read from the mean embedding of their minutes by a linear probe."""
+"""Measures health targets of people: linear probes of the mean embedding of each person's minutes."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -12,27 +12,27 @@ from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.evaluate import TEACHER
 from accdistill_jax.evaluation.people.ceilings import drawn_ceilings, store_truth
 from accdistill_jax.evaluation.people.participant_targets import NUMBER
-from accdistill_jax.evaluation.people.participants import evaluate_participants
+from accdistill_jax.evaluation.people.participants import ParticipantEvaluation, evaluate_participants
 from accdistill_jax.evaluation.report.participant_plots import auc_forest
 from accdistill_jax.evaluation.report.style import capital
-from accdistill_jax.reproduce.measure import wording
+from accdistill_jax.reproduce.measure import formatting
+from accdistill_jax.reproduce.measure.formatting import decimal, listed, mean_and_std, ranged
 from accdistill_jax.reproduce.measure.people_tables import DEMOGRAPHIC, PeopleProbes, kind_of, shown, tables
 from accdistill_jax.reproduce.measure.results import Bench, ReportPart, over_seeds
-from accdistill_jax.reproduce.measure.wording import decimal, listed, mean_and_std, ranged
 from accdistill_jax.reproduce.plan.experiments import LEARNED_BASELINES, Experiment
-from accdistill_jax.reproduce.report.document import Claim, Number, Picture, Section
+from accdistill_jax.reproduce.report.document import Claim, Number, Picture, Section, Statement
 from accdistill_jax.reproduce.report.encoder_styles import style_of
 
 STUDENT = "student"
 PER_FIGURE = 5  # encoders in a forest
-AIM = 40  # yes/no targets from which on the paper's 46 are taken to be matched in breadth
+AIM = 40  # number of yes/no targets that counts as the breadth of the paper's 46
 _CONTROLS = {f"condition_{target.name}" for target in HEALTH_TARGETS if target.kind == CONTROL}
 _DRAWS, _NO_DRAWS = 2000, 2
 
 
 def measure_participants(bench: Bench, experiment: Experiment) -> ReportPart:
-    """Age, sex, body mass index and all yes/no targets by mean embeddings, all encoders side by side, with ceilings."""
-    seeds, notes = wording.measurable_encoders(bench, experiment.variants)
+    """Measures age, sex, body mass index and all yes/no targets with every encoder, and compares them with ceilings."""
+    seeds, notes = formatting.measurable_encoders(bench, experiment.variants)
     if not seeds:
         return ReportPart(
             Section(experiment.id, experiment.title, ("Not measured: no encoder has a result.",), notes=tuple(notes))
@@ -44,7 +44,7 @@ def measure_participants(bench: Bench, experiment: Experiment) -> ReportPart:
     by_seed = [
         ask(
             bench,
-            {name: own[k] for name, own in seeds.items() if len(own) > k},
+            {name: encoder_seeds[k] for name, encoder_seeds in seeds.items() if len(encoder_seeds) > k},
             table,
             ceilings=ceilings,
             main=main,
@@ -64,7 +64,7 @@ def measure_participants(bench: Bench, experiment: Experiment) -> ReportPart:
 
 
 def people_table(bench: Bench) -> pa.Table:
-    """Known properties of the people of the stores that were trained on, named as in `Bench.columns`, each in one row."""
+    """Known properties of the people of the training stores, one row each, with names as in `Bench.columns`."""
     stores = bench.opened.stores
     if len(stores) == 1:
         return stores[0].participants
@@ -86,22 +86,25 @@ def ask(
     ceilings: Mapping[str, float | None] | None = None,
     draws: int = _DRAWS,
 ) -> PeopleProbes:
-    """Probes encoders, each with one training seed, on the training people that all of them have embedded."""
+    """Fits probes of encoders, each with one training seed, on the training people that all of them have embedded."""
     some = len({len(bench.arrays(name, seed)["train_rows"]) for name, seed in seeds.items()}) > 1
     encoders = {shown(name): bench.splits(name, seed, some=some) for name, seed in seeds.items()}
     controls = [name for name in table.column_names if name in _CONTROLS]
-    how = {"main": shown(main), "ceilings": ceilings, "draws": draws}
-    questions = evaluate_participants(encoders, table.drop_columns(controls), **how)
+
+    def evaluate(properties: pa.Table) -> ParticipantEvaluation:
+        return evaluate_participants(encoders, properties, main=shown(main), ceilings=ceilings, draws=draws)
+
+    questions = evaluate(table.drop_columns(controls))
     if not controls:
         return PeopleProbes(questions, None)
-    found = evaluate_participants(encoders, table.select(["participant", *controls]), **how)
-    kept = {name: one for name, one in found.targets.items() if kind_of(name) == CONTROL}
-    return PeopleProbes(questions, dataclasses.replace(found, targets=kept))
+    evaluation = evaluate(table.select(["participant", *controls]))
+    kept = {name: target for name, target in evaluation.targets.items() if kind_of(name) == CONTROL}
+    return PeopleProbes(questions, dataclasses.replace(evaluation, targets=kept))
 
 
 def _ceilings(bench: Bench) -> tuple[dict[str, float | None] | None, str]:
     if not bench.synthetic:
-        return None, "Recordings of real people have no known ceilings."
+        return None, "Ceilings are not known for recordings of real people."
     people = sorted(set(map(str, bench.columns("test").participant)))
     try:
         return drawn_ceilings(store_truth(bench.opened.stores[0].manifest, people)), ""
@@ -112,76 +115,80 @@ def _ceilings(bench: Bench) -> tuple[dict[str, float | None] | None, str]:
 def _unscored(first: PeopleProbes) -> list[str]:
     every = first.questions.targets | (first.controls.targets if first.controls else {})
     why: dict[str, list[str]] = {}
-    for one in every.values():
-        if one.reason:
-            why.setdefault(one.reason, []).append(one.label)
+    for target in every.values():
+        if target.reason:
+            why.setdefault(target.reason, []).append(target.label)
     notes = [f"Not scored ({reason}): {listed(labels)}." for reason, labels in why.items()]
-    rough = sum(bool(one.notes) for one in every.values() if not one.reason)
+    rough = sum(bool(target.notes) for target in every.values() if not target.reason)
     notes += (
-        [f"Of {rough} targets fewer than 10 test people say yes, or no: their intervals are rough."] if rough else []
+        [f"{rough} targets have fewer than 10 test people with yes, or with no: their intervals are rough."]
+        if rough
+        else []
     )
     return notes
 
 
 def _words(first: PeopleProbes, by_seed: Sequence[PeopleProbes], titles: Mapping[str, str], main: str) -> list[str]:
-    scored = {name: one for name, one in first.scored().items() if kind_of(name) != CONTROL}
+    scored = {name: target for name, target in first.scored().items() if kind_of(name) != CONTROL}
     counts = first.questions.participants
     text = [
-        f"{counts['train']} people to fit on, {counts['validation']} to choose the strength on, {counts['test']} to test on. "
-        f"{len(scored)} yes/no targets could be scored; the paper has 46. AUC with 95 % intervals over test people, first training seed."
+        f"Probes are fitted on {counts['train']} people, their strength is chosen on {counts['validation']}, and they are tested on "
+        f"{counts['test']}. {len(scored)} yes/no targets have enough people; the paper has 46. AUC is given with 95 % intervals over test "
+        "people, for the first training seed."
     ]
     if not scored:
         return text
     means = {
         name: [
             auc
-            for one in by_seed
-            if shown(name) in one.questions.encoders and (auc := one.mean_auc(shown(name))) is not None
+            for probes in by_seed
+            if shown(name) in probes.questions.encoders and (auc := probes.mean_auc(shown(name))) is not None
         ]
         for name in titles
     }
-    told = [
+    ranking = [
         f"{titles[name]} {mean_and_std(values, 3)}"
         for name, values in sorted(means.items(), key=lambda item: -over_seeds(item[1])[0])
     ]
-    ceilings = [one.ceiling for one in scored.values() if one.ceiling is not None]
+    ceilings = [target.ceiling for target in scored.values() if target.ceiling is not None]
     text.append(
-        f"Mean AUC over these targets (± over training seeds): {listed(told)}"
+        f"Mean AUC over these targets (± over training seeds): {listed(ranking)}"
         + (
-            f"; the mean ceiling of the {len(ceilings)} that have one, which age and size raise that no sensor sees, is {np.mean(ceilings):.3f}."
+            f"; the mean ceiling of the {len(ceilings)} targets with a known one is {np.mean(ceilings):.3f}. Ceilings also use age and body "
+            "size, which no sensor measures."
             if ceilings
             else "."
         )
     )
-    own = {name: one.scores[shown(main)].auc for name, one in scored.items()}
-    above = [name for name, auc in own.items() if auc.has_interval and auc.low > 0.5]
-    best = sorted(scored, key=lambda name: -(own[name].value or 0.0))[:3]
+    main_auc = {name: first.auc(name, shown(main)) for name in scored}
+    above = [name for name, auc in main_auc.items() if auc.low is not None and auc.low > 0.5]
+    best = sorted(scored, key=lambda name: -(main_auc[name].value or 0.0))[:3]
     text.append(
-        f"{capital(titles[main])}: the interval lies above chance for {len(above)} of {len(own)} targets; read best are "
-        f"{listed([f'{scored[name].label} ({decimal(own[name].value)})' for name in best])}."
+        f"{capital(titles[main])}: the interval lies above chance for {len(above)} of {len(main_auc)} targets. Its highest AUC: "
+        f"{listed([f'{scored[name].label} ({decimal(main_auc[name].value)})' for name in best])}."
     )
-    return text + _control_words(first, titles)
+    return text + control_words(first, titles)
 
 
-def _control_words(first: PeopleProbes, titles: Mapping[str, str]) -> list[str]:
-    """Controls must be at chance: whether they are."""
-    controls = [one for name, one in first.scored().items() if kind_of(name) == CONTROL]
-    areas = [one.scores[shown(name)].auc for one in controls for name in titles]
-    judged = [auc for auc in areas if auc.has_interval]
+def control_words(first: PeopleProbes, titles: Mapping[str, str]) -> list[str]:
+    """States if the controls are at chance, as they must be; [] without controls."""
+    controls = [name for name in first.scored() if kind_of(name) == CONTROL]
+    areas = [first.auc(control, shown(name)) for control in controls for name in titles]
+    judged = [auc for auc in areas if auc.low is not None and auc.high is not None]
     if not judged:
         return []
-    out = sum(not auc.low <= 0.5 <= auc.high for auc in judged)
+    out = sum(not (auc.low or 0.0) <= 0.5 <= (auc.high or 0.0) for auc in judged)
     expected = 0.05 * len(judged)
-    # encoders read the same people, so one odd control may stand out for all of them at once
+    # all encoders are tested on the same people, so one control may leave chance for all of them at once
     fine = out <= max(2 * expected, len(titles))
-    said = (
+    verdict = (
         "they are at chance, as they must be"
         if fine
         else "**more than chance explains: something leaks, do not trust this section**"
     )
     return [
-        f"{len(controls)} controls, which nothing in a signal or person decides: of {len(judged)} intervals {out} leave out 0.5 "
-        f"(expected: {expected:.1f}); {said}. Their mean AUC is {np.mean([auc.value for auc in judged]):.3f}."
+        f"{len(controls)} controls are random and depend on neither signals nor people: of {len(judged)} intervals {out} exclude 0.5 "
+        f"(expected: {expected:.1f}); {verdict}. Their mean AUC is {np.mean([auc.value or 0.0 for auc in judged]):.3f}."
     ]
 
 
@@ -201,7 +208,7 @@ def _forests(first: PeopleProbes, names: Sequence[str], titles: Mapping[str, str
             colours={shown(name): style_of(name).colour for name in group},
         )
         if figure is not None:
-            caption = f"ROC AUC of yes/no targets of people: {listed([titles[name] for name in group])}; black marks are ceilings."
+            caption = f"ROC AUC of yes/no targets of people: {listed([titles[name] for name in group])}. Black marks are ceilings."
             drawn.append(Picture(f"participants-{k}", caption, figure))
     return tuple(drawn)
 
@@ -209,19 +216,21 @@ def _forests(first: PeopleProbes, names: Sequence[str], titles: Mapping[str, str
 def _numbers(prefix: str, by_seed: Sequence[PeopleProbes], seeds: Mapping[str, Sequence[int]]) -> dict[str, Number]:
     first, numbers = by_seed[0], {}
     for name in seeds:
-        own = [one for one in by_seed if shown(name) in one.questions.encoders]
+        with_encoder = [probes for probes in by_seed if shown(name) in probes.questions.encoders]
         mean = first.questions.mean_auc
         if mean is not None:
-            numbers[f"{prefix}/{name}/mean-auc"] = wording.report_number(
-                [one.mean_auc(shown(name)) for one in own], estimate=mean.auc[shown(name)], share=True
+            numbers[f"{prefix}/{name}/mean-auc"] = formatting.report_number(
+                [probes.mean_auc(shown(name)) for probes in with_encoder], estimate=mean.auc[shown(name)], share=True
             )
-        for target, one in first.questions.targets.items():
-            if one.reason or not (one.kind == NUMBER or name == STUDENT or kind_of(target) == DEMOGRAPHIC):
+        for target, result in first.questions.targets.items():
+            if result.reason or not (result.kind == NUMBER or name == STUDENT or kind_of(target) == DEMOGRAPHIC):
                 continue
-            unit = one.label if one.kind == NUMBER else ""
-            for measure in ("mae", "r") if one.kind == NUMBER else ("auc", "partial_auc"):
-                values = [getattr(every.questions.targets[target].scores[shown(name)], measure) for every in own]
-                numbers[f"{prefix}/{name}/{target}/{measure}"] = wording.report_number(
+            unit = result.label if result.kind == NUMBER else ""
+            for measure in ("mae", "r") if result.kind == NUMBER else ("auc", "partial_auc"):
+                values = [
+                    getattr(probes.questions.targets[target].scores[shown(name)], measure) for probes in with_encoder
+                ]
+                numbers[f"{prefix}/{name}/{target}/{measure}"] = formatting.report_number(
                     [v.value for v in values],
                     estimate=values[0],
                     unit=unit if measure == "mae" else "",
@@ -231,40 +240,34 @@ def _numbers(prefix: str, by_seed: Sequence[PeopleProbes], seeds: Mapping[str, S
 
 
 def _claim(first: PeopleProbes, by_seed: Sequence[PeopleProbes], titles: Mapping[str, str]) -> Claim:
-    claim, paper = (
+    statement = Statement(
+        "health-targets",
         "Breadth: health targets by linear probe of people's mean embeddings",
         "46 health targets by linear probe",
     )
     mean = first.questions.mean_auc
     if mean is None or STUDENT not in titles:
         why = "the student has no result" if STUDENT not in titles else "no yes/no target is known of every test person"
-        return Claim(claim, paper, "P", "", "not measured", f"Not judged: {why}.")
-    own = mean.auc[STUDENT]
+        return Claim(*statement, "P", measured="", holds="not measured", why=f"Not judged: {why}.")
+    student = mean.auc[STUDENT]
     against = {d.reference: d for d in mean.differences if d.reference in LEARNED_BASELINES}
     better = [name for name, d in against.items() if d.outcome == "better"]
-    values = [one.mean_auc(STUDENT) for one in by_seed]
+    values = [auc for probes in by_seed if (auc := probes.mean_auc(STUDENT)) is not None]
     count = len([name for name in first.scored() if kind_of(name) != CONTROL])
     teacher = f", teacher {ranged(mean.auc[TEACHER], 3)}" if TEACHER in mean.auc else ""
     others = "".join(f", {titles[name]} {ranged(mean.auc[name], 3)}" for name in against)
-    measured = f"mean AUC over {count} yes/no targets: student {ranged(own, 3)} (over seeds {mean_and_std(values, 3)}){teacher}{others}"
-    chance = own.has_interval and own.low > 0.5
+    measured = f"mean AUC over {count} yes/no targets: student {ranged(student, 3)} (over seeds {mean_and_std(values, 3)}){teacher}{others}"
+    above_chance = student.low is not None and student.low > 0.5
     complete = bool(against) and len(better) == len(against) and count >= AIM
     why = [
-        f"The student is better than {len(better)} of {len(against)} learned acceleration encoders by the paired interval"
+        f"The student is better than {len(better)} of {len(against)} learned acceleration encoders (paired interval)"
     ]
-    why += [f"{titles[name]}: {wording.signed(d.difference, 3)}" for name, d in against.items()]
+    why += [f"{titles[name]}: {formatting.signed(d.difference, 3)}" for name, d in against.items()]
     why += [] if count >= AIM else [f"only {count} targets have enough people"]
-    why += [] if chance else ["its interval does not lie above chance"]
+    why += [] if above_chance else ["its interval does not lie above chance"]
     rule = (
-        f"holds where the student's mean AUC (first training seed) lies above chance by its interval over at least {AIM} targets, and is "
-        "better than each learned acceleration encoder's by the paired interval; in part where only the former is so."
+        f"holds if the interval of the student's mean AUC (first training seed, at least {AIM} targets) lies above chance, and the paired "
+        "interval shows it better than each learned acceleration encoder; holds in part if its interval lies above chance only."
     )
-    return Claim(
-        claim,
-        paper,
-        "P",
-        measured,
-        "yes" if chance and complete else "partly" if chance else "no",
-        "; ".join(why) + ".",
-        rule,
-    )
+    holds = "yes" if above_chance and complete else "partly" if above_chance else "no"
+    return Claim(*statement, "P", measured=measured, holds=holds, why="; ".join(why) + ".", rule=rule)

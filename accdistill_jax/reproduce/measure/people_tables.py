@@ -1,4 +1,4 @@
-"""Predictions about people from their mean embeddings, and the tables that show them."""
+"""Probes of people's properties from their mean embeddings, and tables of the results."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -6,12 +6,13 @@ from typing import NamedTuple
 import numpy as np
 
 from accdistill_jax.data.synthetic.health_targets import CONTROL, KINDS
+from accdistill_jax.evaluation.bootstrap import Estimate
 from accdistill_jax.evaluation.evaluate import TEACHER
-from accdistill_jax.evaluation.people.participant_scores import ParticipantTarget
+from accdistill_jax.evaluation.people.participant_scores import NumberScore, ParticipantTarget, YesNoScore
 from accdistill_jax.evaluation.people.participant_targets import NUMBER, YES_NO
 from accdistill_jax.evaluation.people.participants import ParticipantEvaluation
 from accdistill_jax.evaluation.probing.probes import MEAN
-from accdistill_jax.reproduce.measure.wording import NONE, decimal, mean_and_std, ranged, signed
+from accdistill_jax.reproduce.measure.formatting import NONE, decimal, mean_and_std, ranged, signed
 from accdistill_jax.reproduce.plan.variants import MAE_TEACHER
 from accdistill_jax.reproduce.report.document import ReportTable
 
@@ -22,8 +23,8 @@ class PeopleProbes(NamedTuple):
     """Probes of people with one training seed of each encoder.
 
     Attributes:
-        questions: all targets that signals may tell of.
-        controls: questions that nothing but chance decides; None without.
+        questions: targets that may depend on the signals.
+        controls: targets that depend on chance alone; None if there are none.
     """
 
     questions: ParticipantEvaluation
@@ -31,24 +32,30 @@ class PeopleProbes(NamedTuple):
 
     def scored(self) -> dict[str, ParticipantTarget]:
         """Yes/no targets with scores, controls last."""
-        both = self.questions.targets | (self.controls.targets if self.controls else {})
-        return {name: one for name, one in both.items() if one.kind == YES_NO and not one.reason}
+        targets = self.questions.targets | (self.controls.targets if self.controls else {})
+        return {name: target for name, target in targets.items() if target.kind == YES_NO and not target.reason}
+
+    def auc(self, target: str, encoder: str) -> Estimate:
+        """ROC AUC of an encoder on a scored target."""
+        score = self.scored()[target].scores[encoder]
+        assert isinstance(score, YesNoScore)
+        return score.auc
 
     def mean_auc(self, encoder: str, kind: str | None = None) -> float | None:
-        """Over the scored targets of a kind, or of every kind but controls."""
+        """Mean AUC over the scored targets of a kind; None for every kind except controls."""
         names = [
             name for name in self.scored() if (kind_of(name) != CONTROL if kind is None else kind_of(name) == kind)
         ]
-        return float(np.mean([self.scored()[name].scores[encoder].auc.value for name in names])) if names else None
+        return float(np.mean([self.auc(name, encoder).value or 0.0 for name in names])) if names else None
 
 
 def kind_of(target: str) -> str:
-    """Kind of a yes/no target; stores of recordings have conditions only."""
+    """Kind of a yes/no target; stores of recordings only have conditions."""
     return DEMOGRAPHIC if target in ("age_over_50", "sex", "bmi_over_30") else KINDS.get(target, "condition")
 
 
 def shown(encoder: str) -> str:
-    """The name by which figures know a variant."""
+    """The name of a variant in figures."""
     return TEACHER if encoder == MAE_TEACHER else encoder
 
 
@@ -58,25 +65,25 @@ def tables(
     """All tables that have rows.
 
     Args:
-        first: with the first training seeds.
-        by_seed: with every one.
-        titles: of the encoders, by variant.
-        main: encoder that is compared with the others.
+        first: probes with the first training seeds.
+        by_seed: probes with each training seed.
+        titles: variant -> title.
+        main: variant that is compared with the others.
     """
     keys = {name: shown(name) for name in titles}
-    found = (
+    candidates = (
         _means(first, by_seed, titles, keys, main),
         _numbers(first, titles, keys),
-        _targets(first, titles, keys, "auc", "ROC AUC by target, first training seed (0.5 at chance)"),
+        _targets(first, titles, keys, "auc", "ROC AUC by target, first training seed (0.5 by chance)"),
         _targets(
             first,
             titles,
             keys,
             "partial_auc",
-            "Partial AUC up to 10 % false positives, standardised (0.5 at chance, 1 at best)",
+            "Partial AUC up to 10 % false positives, standardised (0.5 by chance, 1 is perfect)",
         ),
     )
-    return tuple(table for table in found if table.rows)
+    return tuple(table for table in candidates if table.rows)
 
 
 def _means(
@@ -87,27 +94,31 @@ def _means(
     differences = {} if mean is None else {d.reference: d for d in mean.differences}
     for name, title in titles.items() if kinds else ():
         key = keys[name]
-        own = [value for one in by_seed if key in one.questions.encoders and (value := one.mean_auc(key)) is not None]
+        means = [
+            value
+            for probes in by_seed
+            if key in probes.questions.encoders and (value := probes.mean_auc(key)) is not None
+        ]
         compared = differences.get(key)
         rows.append(
             (
                 title,
                 NONE if mean is None else ranged(mean.auc[key], 3),
-                mean_and_std(own, 3),
+                mean_and_std(means, 3),
                 f"{signed(compared.difference, 3)}: {compared.outcome}" if compared else NONE,
                 *(decimal(first.mean_auc(key, kind), 3) for kind in kinds),
             )
         )
     ceilings = {
-        kind: [one.ceiling for name, one in first.scored().items() if kind_of(name) == kind and one.ceiling]
+        kind: [target.ceiling for name, target in first.scored().items() if kind_of(name) == kind and target.ceiling]
         for kind in kinds
     }
     if any(ceilings.values()):
-        every = [value for kind, own in ceilings.items() if kind != CONTROL for value in own]
-        cells = [decimal(sum(own) / len(own), 3) if own else NONE for own in ceilings.values()]
+        every = [value for kind, values in ceilings.items() if kind != CONTROL for value in values]
+        cells = [decimal(sum(values) / len(values), 3) if values else NONE for values in ceilings.values()]
         rows.append(
             (
-                "ceiling, of the targets that have one",
+                "ceiling (mean over the targets with a known one)",
                 decimal(sum(every) / len(every), 3) if every else NONE,
                 NONE,
                 NONE,
@@ -118,21 +129,22 @@ def _means(
         "encoder",
         "mean AUC",
         "over training seeds",
-        f"{titles[main]} minus it",
+        f"{titles[main]} minus this encoder",
         *(f"{kind}s" for kind in kinds),
     )
-    return ReportTable("Mean ROC AUC over all yes/no targets but controls, and by kind", columns, tuple(rows))
+    return ReportTable("Mean ROC AUC over all yes/no targets except controls, and by kind", columns, tuple(rows))
 
 
 def _numbers(first: PeopleProbes, titles: Mapping[str, str], keys: Mapping[str, str]) -> ReportTable:
     rows = []
-    for one in first.questions.targets.values():
-        if one.kind == NUMBER and not one.reason:
+    for target in first.questions.targets.values():
+        if target.kind == NUMBER and not target.reason:
+            scores = {key: score for key, score in target.scores.items() if isinstance(score, NumberScore)}
             rows += [
-                (one.label, titles[name], ranged(one.scores[key].mae), ranged(one.scores[key].r))
+                (target.label, titles[name], ranged(scores[key].mae), ranged(scores[key].r))
                 for name, key in keys.items()
             ]
-            rows.append((one.label, "mean of training people", ranged(one.scores[MEAN].mae), NONE))
+            rows.append((target.label, "mean of training people", ranged(scores[MEAN].mae), NONE))
     return ReportTable(
         "Numbers: mean absolute error and correlation", ("target", "encoder", "error", "correlation"), tuple(rows)
     )
@@ -142,15 +154,15 @@ def _targets(
     first: PeopleProbes, titles: Mapping[str, str], keys: Mapping[str, str], measure: str, caption: str
 ) -> ReportTable:
     scored = first.scored()
-    ceilings = measure == "auc" and any(one.ceiling for one in scored.values())
+    ceilings = measure == "auc" and any(target.ceiling for target in scored.values())
     rows = [
         (
-            f"{one.label} ({one.test_yes} of {one.test_participants})",
+            f"{target.label} ({target.test_yes} of {target.test_participants})",
             kind_of(name),
-            *([decimal(one.ceiling)] if ceilings else []),
-            *(ranged(getattr(one.scores[key], measure)) for key in keys.values()),
+            *([decimal(target.ceiling)] if ceilings else []),
+            *(ranged(getattr(target.scores[key], measure)) for key in keys.values()),
         )
-        for name, one in scored.items()
+        for name, target in scored.items()
     ]
     columns = ("target (yes of test people)", "kind", *(["ceiling"] if ceilings else []), *titles.values())
     return ReportTable(caption, columns, tuple(rows))

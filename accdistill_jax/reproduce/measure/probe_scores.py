@@ -1,7 +1,7 @@
 """Errors of probes over training seeds, with intervals over test participants, and ratios of two encoders' errors.
 
-Every prediction of a target is judged on the same draws of participants. Over training seeds the error of each draw is averaged
-first; an interval is that of the average, and a ratio is the quotient of two averages over the seeds that both encoders have.
+All predictions of a target are judged on the same draws of participants. The error of each draw is averaged over training
+seeds; an interval is that of the average. A ratio is the quotient of two averages, over the seeds that both encoders have.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,8 +21,8 @@ class Score(NamedTuple):
     """A number over training seeds.
 
     Attributes:
-        estimate: its mean over them, with the 95 % interval over test participants.
-        seeds: its value by training seed.
+        estimate: its mean over seeds (never None), with the 95 % interval over test participants.
+        seeds: the value of each training seed.
     """
 
     estimate: Estimate
@@ -31,7 +31,9 @@ class Score(NamedTuple):
     @property
     def value(self) -> float:
         """The mean over seeds."""
-        return self.estimate.value
+        value = self.estimate.value
+        assert value is not None  # `Scores` makes no score of an unknown value
+        return value
 
     @property
     def std(self) -> float:
@@ -41,27 +43,27 @@ class Score(NamedTuple):
     @property
     def below_1(self) -> bool:
         """True if the whole interval is below 1."""
-        return self.estimate.has_interval and self.estimate.high < 1
+        return self.estimate.high is not None and self.estimate.high < 1
 
     @property
     def above_1(self) -> bool:
         """True if the whole interval is above 1."""
-        return self.estimate.has_interval and self.estimate.low > 1
+        return self.estimate.low is not None and self.estimate.low > 1
 
 
 class TestLabels(NamedTuple):
-    """Labels [N] of a target's labelled test segments, and the people [N] they are of."""
+    """Labels [N] of a target's labelled test segments, and their participants [N]."""
 
     label: np.ndarray
     participant: np.ndarray
 
 
 class Scores:
-    """Predictions on one test split by target, fraction of labels, encoder and training seed, and what they are worth.
+    """Predictions on one test split, by target, fraction of labels, encoder and training seed, and their errors.
 
     Args:
-        truth: by target.
-        draws: of participants behind each interval.
+        truth: target -> labels.
+        draws: number of draws of participants behind each interval.
     """
 
     def __init__(self, truth: Mapping[str, TestLabels], *, draws: int = DRAWS):
@@ -71,18 +73,18 @@ class Scores:
         self._predicted: dict[tuple[str, float, str, int], np.ndarray] = {}
 
     def add(self, target: str, fraction: float, name: str, seed: int, prediction: np.ndarray) -> None:
-        """Takes up a prediction [N] of the labelled test segments, in the target's unit; the first one of a name and seed stays."""
+        """Adds a prediction [N] of the labelled test segments, in the target's unit; a second one of the same seed is ignored."""
         own = self._measured.setdefault((target, fraction, name), {})
         if seed not in own:
             own[seed] = self._scorers[target].measure(np.asarray(prediction, np.float64))
             self._predicted[target, fraction, name, seed] = prediction
 
     def seeds(self, target: str, fraction: float, name: str) -> list[int]:
-        """The training seeds of which there is a prediction."""
+        """The training seeds with a prediction."""
         return sorted(self._measured.get((target, fraction, name), ()))
 
     def prediction(self, target: str, fraction: float, name: str, seed: int) -> np.ndarray:
-        """As it was added."""
+        """The prediction [N], as it was added."""
         return self._predicted[target, fraction, name, seed]
 
     def estimates(self, target: str, fraction: float, name: str, seed: int) -> list[Estimate]:
@@ -90,23 +92,23 @@ class Scores:
         return self._scorers[target].estimates(self._measured[target, fraction, name][seed])
 
     def error(self, target: str, fraction: float, name: str, *, seeds: Iterable[int] | None = None) -> Score | None:
-        """Mean absolute error over these of its seeds (None: all); None where there are none."""
+        """Mean absolute error over the given seeds (None: all); None without a prediction."""
         return self._score(target, fraction, name, _MAE, seeds)
 
     def correlation(self, target: str, fraction: float, name: str, *, within: bool = False) -> Score | None:
-        """Pearson correlation, or that after participants' means are removed; None where it is undefined."""
+        """Pearson correlation, with `within` after each participant's mean is removed; None if it is undefined."""
         return self._score(target, fraction, name, _R_WITHIN if within else _R, None)
 
     def ratio(
         self, target: str, fraction: float, name: str, reference: str, *, seeds: Iterable[int] | None = None
     ) -> Score | None:
-        """Mean absolute error divided by that of `reference`, on the same test participants; None where no seed has both."""
+        """Mean absolute error divided by that of `reference`, on the same test participants; None if they share no seed."""
         return self._paired(target, fraction, name, reference, seeds, ratio=True)
 
     def difference(
         self, target: str, fraction: float, name: str, reference: str, *, seeds: Iterable[int] | None = None
     ) -> Score | None:
-        """Mean absolute error less that of `reference`, in the target's unit, in the same pairs."""
+        """Mean absolute error minus that of `reference`, in the target's unit, on the same test participants."""
         return self._paired(target, fraction, name, reference, seeds, ratio=False)
 
     def _paired(

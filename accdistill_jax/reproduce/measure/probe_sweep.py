@@ -1,7 +1,7 @@
-"""A sweep: many encoders, each with one thing changed, beside a reference of equal duration.
+"""Measures a sweep: many encoders, each with one change, compared with a reference of equal duration.
 
-All numbers are of the first training seed, the only one that most variants have. How far apart two seeds of one variant
-come is known from the reference, and no difference below that counts.
+All numbers are from the first training seed, as most variants have no other. The reference has several seeds, which give the
+noise of training; smaller differences do not count.
 """
 
 import math
@@ -16,11 +16,7 @@ from accdistill_jax.evaluation.bootstrap import Estimate, ParticipantBootstrap
 from accdistill_jax.evaluation.probing.probes import MEAN
 from accdistill_jax.evaluation.retrieval.retrieval import paired_ranks, share, unit_rows
 from accdistill_jax.labels import HEART_RATE, LABELS
-from accdistill_jax.reproduce.measure.probe_scores import DRAWS, Score, Scores
-from accdistill_jax.reproduce.measure.probing import Probing
-from accdistill_jax.reproduce.measure.results import Bench, over_seeds
-from accdistill_jax.reproduce.measure.search import first_places, mean_rank
-from accdistill_jax.reproduce.measure.wording import (
+from accdistill_jax.reproduce.measure.formatting import (
     NONE,
     decimal,
     measurable_encoders,
@@ -29,6 +25,10 @@ from accdistill_jax.reproduce.measure.wording import (
     ranged_share,
     report_number,
 )
+from accdistill_jax.reproduce.measure.probe_scores import DRAWS, Score, Scores
+from accdistill_jax.reproduce.measure.probing import Probing
+from accdistill_jax.reproduce.measure.results import Bench, over_seeds
+from accdistill_jax.reproduce.measure.search import first_places, mean_rank
 from accdistill_jax.reproduce.plan import variants as v
 from accdistill_jax.reproduce.plan.experiments import Experiment
 from accdistill_jax.reproduce.report.document import Number, ReportTable
@@ -38,13 +38,13 @@ HR, FULL, SHORT_ONE = HEART_RATE, "student", v.REFERENCE.name
 
 
 class Retrieval(NamedTuple):
-    """Acceleration finds the PPG of its minute in a random pool, as expected from the ranks among all test segments.
+    """Retrieval of the PPG of a minute from acceleration in a random pool, computed from the ranks among all test segments.
 
     Attributes:
-        pool: candidates.
+        pool: number of candidates.
         top1: share of first places, with its interval over participants.
         mean_rank: in the pool.
-        first: [N] probability that each query comes first.
+        first: [N] probability that the right segment comes first.
     """
 
     pool: int
@@ -57,12 +57,13 @@ class SweepRow(NamedTuple):
     """An encoder of a sweep.
 
     Attributes:
-        name, title: of its variant.
+        name: of its variant.
+        title: of its variant.
         errors: target -> mean absolute error with all labels.
-        reference: what it is compared with, "" for nothing.
-        ratio: of the HR error to the reference's.
+        reference: variant that it is compared with; "" for none.
+        ratio: HR error divided by the reference's.
         verdict: "lower", "higher", "not distinguishable", or "" without a ratio.
-        retrieval: None without projections.
+        retrieval: None if it has no projections.
     """
 
     name: str
@@ -75,15 +76,16 @@ class SweepRow(NamedTuple):
 
 
 class Sweep(NamedTuple):
-    """A sweep's encoders and what a difference must exceed.
+    """The encoders of a sweep, and the noise of training.
 
     Attributes:
-        rows: in the order of the experiment, those with a result.
-        scores: behind them, the constants among them.
+        rows: encoders with a result, in the order of the experiment.
+        scores: all probes, including the constants.
         noise: reference -> target -> standard deviation of the error over its training seeds, as a share of the error.
-        top1_noise, rank_noise: reference -> the same of the retrieval, in top-1 absolute.
-        reach: reference -> how far apart the HR errors of two of its seeds come, as a share; see `reach_of`.
-        notes: what a reader must know.
+        top1_noise: reference -> standard deviation of top-1 over its seeds.
+        rank_noise: reference -> standard deviation of the mean rank over its seeds, as a share of the rank.
+        reach: reference -> largest expected difference of the HR errors of two seeds, as a share; see `reach_of`.
+        notes: caveats for the reader.
     """
 
     rows: dict[str, SweepRow]
@@ -96,21 +98,21 @@ class Sweep(NamedTuple):
 
     @property
     def pool(self) -> int:
-        """Candidates of the retrieval; 0 where nothing has projections."""
+        """Number of candidates of the retrieval; 0 if no encoder has projections."""
         return max((row.retrieval.pool for row in self.rows.values() if row.retrieval), default=0)
 
 
 def sweep(bench: Bench, experiment: Experiment) -> Sweep:
-    """Probes and retrieval of all encoders of an experiment."""
-    found, notes = measurable_encoders(bench, experiment.variants)
-    with threadpool_limits(1):  # more threads gain nothing on so little, and cost much on a busy machine
+    """Measures probes and retrieval of all encoders of an experiment."""
+    seeds_of, notes = measurable_encoders(bench, experiment.variants)
+    with threadpool_limits(1):  # the problems are small: more threads gain nothing, and cost much on a busy machine
         probing = Probing(bench, targets=v.TARGETS, some=True)
-        references = {name: seeds for name in (FULL, SHORT_ONE) if len(seeds := found.get(name, ())) > 1}
+        references = {name: seeds for name in (FULL, SHORT_ONE) if len(seeds := seeds_of.get(name, ())) > 1}
         retrieved: dict[str, dict[int, Retrieval]] = {}
-        for name, seeds in found.items():
+        for name, seeds in seeds_of.items():
             used = [seed for seed in seeds if name in references or seed == FIRST]
             if FIRST not in used:
-                notes.append(f"Without {bench.variant(name).title}: its first training seed has no result.")
+                notes.append(f"Left out: {bench.variant(name).title}, because its first training seed has no result.")
             probing.encoder(name, used)
             pairs = {seed: pair for seed in used if (pair := bench.pair(name, seed)) is not None}
             people = bench.columns("test").participant
@@ -119,10 +121,10 @@ def sweep(bench: Bench, experiment: Experiment) -> Sweep:
             }
     scores = probing.scores
     noise = {name: _noise(scores, name) for name in references}
-    reach = {name: reach_of(own[HR], len(references[name])) for name, own in noise.items() if HR in own}
-    seen = {name: own for name in references if len(own := list(retrieved[name].values())) > 1}
+    reach = {name: reach_of(of[HR], len(references[name])) for name, of in noise.items() if HR in of}
+    retrieved_references = {name: results for name in references if len(results := list(retrieved[name].values())) > 1}
     rows = {}
-    for name in found:
+    for name in seeds_of:
         errors = {t: score for t in probing.targets if (score := scores.error(t, 1.0, name, seeds=[FIRST])) is not None}
         if errors:
             reference = reference_of(bench, name, experiment)
@@ -135,36 +137,42 @@ def sweep(bench: Bench, experiment: Experiment) -> Sweep:
         rows,
         scores,
         noise,
-        {name: over_seeds([one.top1.value for one in own])[1] for name, own in seen.items()},
-        {name: _share_of_mean([one.mean_rank for one in own]) for name, own in seen.items()},
+        {
+            name: over_seeds([result.top1.value or 0.0 for result in results])[1]
+            for name, results in retrieved_references.items()
+        },
+        {
+            name: _share_of_mean([result.mean_rank for result in results])
+            for name, results in retrieved_references.items()
+        },
         reach,
         (*notes, *probing.notes, *_noise_notes(noise, reach, rows)),
     )
 
 
 def reference_of(bench: Bench, name: str, experiment: Experiment) -> str:
-    """The student of equal duration among the experiment's variants; "" for it itself, for PPG, and where there is none."""
+    """The student of equal duration among the experiment's variants; "" for this student itself, for PPG, and if there is none."""
     variant = bench.variant(name)
     reference = SHORT_ONE if variant.short else FULL
     return "" if variant.kind == "teacher" or name == reference or reference not in experiment.variants else reference
 
 
 def reach_of(noise: float, seeds: int) -> float:
-    """Distance that the errors of two seeds stay within, but for 5 % of such pairs.
+    """Difference of the errors of two seeds that 95 % of pairs stay below, as a share of the error.
 
     Args:
-        noise: standard deviation over so many seeds (at least 2), as a share of the error. Few seeds tell it badly, so that
-            Student's distribution counts.
+        noise: standard deviation over the seeds, as a share of the error.
+        seeds: number of seeds (at least 2). Few seeds estimate the noise badly, so Student's distribution is used.
     """
     return math.sqrt(2) * float(student_t.ppf(0.975, seeds - 1)) * noise
 
 
 def judge(ratio: Score | None, reach: float | None) -> str:
-    """Says in words whether a ratio of errors of one seed each tells two variants apart.
+    """Judges if a ratio of errors of one seed each shows a difference: "lower", "higher" or "not distinguishable".
 
     Args:
-        ratio: with its interval over participants.
-        reach: what two seeds of the reference differ by, as a share; None where it is not known.
+        ratio: with its interval over participants; None gives "".
+        reach: see `reach_of`; None if it is not known.
     """
     if ratio is None:
         return ""
@@ -174,13 +182,13 @@ def judge(ratio: Score | None, reach: float | None) -> str:
 
 
 def expected_retrieval(accel: np.ndarray, ppg: np.ndarray, participant: np.ndarray, *, pool: int = POOL) -> Retrieval:
-    """Exact expectation of retrieval in random pools, from the ranks among all N segments.
+    """Computes the exact expectation of retrieval in random pools, from the ranks among all N segments.
 
     Args:
-        accel: [N, P] float, projections; row i of the same segment as row i of `ppg`.
+        accel: [N, P] float, projections; row i belongs to the same segment as row i of `ppg`.
         ppg: [N, P] float.
         participant: [N] str.
-        pool: candidates; N where there are fewer.
+        pool: number of candidates, at most N.
     """
     n = len(accel)
     pool = min(pool, n)
@@ -192,78 +200,78 @@ def expected_retrieval(accel: np.ndarray, ppg: np.ndarray, participant: np.ndarr
 
 
 def sweep_table(
-    found: Sweep,
+    measured: Sweep,
     caption: str,
     names: Sequence[str] | None = None,
     *,
     more: Mapping[str, Mapping[str, str]] | None = None,
     compared: bool = True,
 ) -> ReportTable:
-    """A row for each encoder.
+    """Makes a table with a row for each encoder.
 
     Args:
-        found: the sweep.
+        measured: the sweep.
         caption: of the table.
-        names: fewer than all.
+        names: encoders; None for all.
         more: further columns after the first: heading -> encoder -> cell.
-        compared: whether there are the columns of the ratio and of the retrieval.
+        compared: True adds the columns of the ratio and of the retrieval.
     """
-    rows = [found.rows[name] for name in (found.rows if names is None else names) if name in found.rows]
-    more, targets = more or {}, list(found.scores.truth)
+    rows = [measured.rows[name] for name in (measured.rows if names is None else names) if name in measured.rows]
+    more, targets = more or {}, list(measured.scores.truth)
     columns = ["encoder", *more, *(f"{LABELS[t].short} error, {LABELS[t].unit}" for t in targets)]
     columns += ["HR error over the reference's", "HR error is", "top-1", "mean rank"] if compared else []
     cells = []
     for row in rows:
-        own = [row.title, *(column.get(row.name, NONE) for column in more.values())]
-        own += [ranged(row.errors[t].estimate if t in row.errors else None) for t in targets]
+        row_cells = [row.title, *(column.get(row.name, NONE) for column in more.values())]
+        row_cells += [ranged(row.errors[t].estimate if t in row.errors else None) for t in targets]
         if compared:
             ratio = ranged(row.ratio.estimate) if row.ratio else "reference" if row.name in (FULL, SHORT_ONE) else NONE
-            found_1, rank = (row.retrieval.top1, row.retrieval.mean_rank) if row.retrieval else (None, None)
-            own += [ratio, row.verdict, ranged_share(found_1), decimal(rank, 2)]
-        cells.append(tuple(own))
+            top1, rank = (row.retrieval.top1, row.retrieval.mean_rank) if row.retrieval else (None, None)
+            row_cells += [ratio, row.verdict, ranged_share(top1), decimal(rank, 2)]
+        cells.append(tuple(row_cells))
     return ReportTable(caption, tuple(columns), tuple(cells))
 
 
-def sweep_numbers(section: str, found: Sweep) -> dict[str, Number]:
-    """Errors, ratios, first places and mean ranks; those of one seed may differ by what the reference's seeds do."""
+def sweep_numbers(section: str, measured: Sweep) -> dict[str, Number]:
+    """Makes the numbers: errors, ratios, top-1 and mean ranks. Their tolerance comes from the reference's seeds."""
     numbers = {}
-    noise = next(iter(found.noise.values()), {})
-    for name, row in found.rows.items():
-        own = found.noise.get(row.reference or name, noise)
+    noise = next(iter(measured.noise.values()), {})
+    for name, row in measured.rows.items():
+        row_noise = measured.noise.get(row.reference or name, noise)
         for target, score in row.errors.items():
-            std = own[target] * score.value if target in own else None
+            std = row_noise[target] * score.value if target in row_noise else None
             numbers[f"{section}/{name}/{target}/mae"] = report_number(
                 score.seeds, unit=LABELS[target].unit, estimate=score.estimate, std=std
             )
         if row.ratio is not None:
-            std = math.sqrt(2) * own[HR] * row.ratio.value if HR in own else None  # both of its errors move
+            std = math.sqrt(2) * row_noise[HR] * row.ratio.value if HR in row_noise else None  # noise of two errors
             numbers[f"{section}/{name}/{HR}/ratio"] = report_number(
                 row.ratio.seeds, estimate=row.ratio.estimate, std=std
             )
         if row.retrieval is not None:
             retrieved, base = row.retrieval, row.reference or name
-            std = found.top1_noise.get(base)
+            std = measured.top1_noise.get(base)
             numbers[f"{section}/{name}/top1"] = report_number(
                 [retrieved.top1.value], estimate=retrieved.top1, share=True, std=std
             )
-            std = found.rank_noise[base] * retrieved.mean_rank if base in found.rank_noise else None
+            std = measured.rank_noise[base] * retrieved.mean_rank if base in measured.rank_noise else None
             numbers[f"{section}/{name}/mean_rank"] = report_number([retrieved.mean_rank], std=std)
     return numbers
 
 
-def method(found: Sweep) -> str:
-    """Method behind a sweep's numbers, in words."""
-    constant = found.scores.error(HR, 1.0, MEAN, seeds=[FIRST]) if HR in found.scores.truth else None
+def method(measured: Sweep) -> str:
+    """Describes the method of a sweep."""
+    constant = measured.scores.error(HR, 1.0, MEAN, seeds=[FIRST]) if HR in measured.scores.truth else None
     text = (
-        "Linear probes on those training minutes that every encoder has embedded, with all their labels; the first training seed of "
-        "each. HR errors are compared in pairs on the same test participants with the student of equal duration. "
+        "Linear probes are fitted on the training minutes that every encoder has embedded, with all their labels. Numbers are from the "
+        "first training seed. HR errors are compared with those of the student of equal duration, on the same test participants. "
     )
     if constant:
-        text += f"The mean of the labels errs by {decimal(constant.value)} bpm in HR. "
-    if found.pool:
+        text += f"The HR error of the mean of the labels is {decimal(constant.value)} bpm. "
+    if measured.pool:
         text += (
-            f"Retrieval is from acceleration to PPG in random pools of {found.pool} test minutes, from the ranks among all of them "
-            f"(guessing: top-1 {percent(1 / found.pool)}, mean rank {decimal((found.pool + 1) / 2, 1)})."
+            f"Retrieval is from acceleration to PPG in random pools of {measured.pool} test minutes, from the ranks among all of them "
+            f"(by chance: top-1 {percent(1 / measured.pool)}, mean rank {decimal((measured.pool + 1) / 2, 1)})."
         )
     return text.strip()
 
@@ -287,16 +295,16 @@ def _noise_notes(
 ) -> list[str]:
     notes = []
     for reference in dict.fromkeys(row.reference for row in rows.values() if row.reference):
-        own = noise.get(reference, {}).get(HR)
-        if own is None:
+        reference_noise = noise.get(reference, {}).get(HR)
+        if reference_noise is None:
             notes.append(
-                f"{reference} has fewer than two training seeds, so that the noise of a seed is not known: differences from it count "
-                "where their interval over test participants excludes 1."
+                f"{reference} has fewer than two training seeds, so the noise of a seed is not known: differences from it count "
+                "if their interval over test participants excludes 1."
             )
         else:
             notes.append(
-                f"The HR error of {reference} has a standard deviation of {percent(own)} over its training seeds. Differences from it "
-                f"below {percent(reach[reference])} (what two of its seeds may differ by, 95 % of Student's distribution), or whose interval "
-                "over test participants includes 1, are not distinguishable."
+                f"The HR error of {reference} has a standard deviation of {percent(reference_noise)} over its training seeds. A difference from it "
+                f"is not distinguishable if it is below {percent(reach[reference])} (the difference of two of its seeds, 95 % of Student's "
+                "distribution), or if its interval over test participants includes 1."
             )
     return notes

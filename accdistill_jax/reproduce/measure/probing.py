@@ -1,4 +1,4 @@
-"""Probes of a bench's encoders: all on the same labels, judged on the same test participants."""
+"""Fits probes of a bench's encoders, all on the same labels and the same test participants."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -19,37 +19,38 @@ from accdistill_jax.evaluation.probing.probes import (
     fit_probes,
     too_few_labels,
 )
+from accdistill_jax.reproduce.measure.formatting import percent
 from accdistill_jax.reproduce.measure.probe_scores import Scores, TestLabels
 from accdistill_jax.reproduce.measure.results import Bench
-from accdistill_jax.reproduce.measure.wording import percent
 
 CONSTANTS = (MEAN, MEDIAN)
 
 
 class LabelCounts(NamedTuple):
-    """Number of labels that the probes of a target had at a fraction: segments, and the people they are of."""
+    """Size of the labelled training set of a target at a fraction: segments and their participants."""
 
     segments: int
     participants: int
 
 
 class Probing:
-    """Fits probes and keeps what they predict.
+    """Fits probes and keeps their predictions.
 
-    A fraction of the labels is whole participants, drawn by the training seed as supervised training draws them
-    (stages/sources.py). The ridge strength is chosen on all labelled validation segments at every fraction, as supervised
-    training keeps its best step by them.
+    A fraction of the labels consists of whole participants. The training seed draws them, as supervised training does
+    (stages/sources.py). At every fraction the ridge strength is chosen on all labelled validation segments; supervised
+    training uses the same segments to select its best step.
 
     Args:
-        bench: whose encoders.
-        targets: columns of labels; those that no test segment has are left out.
+        bench: its encoders are probed.
+        targets: columns of labels; targets without any labelled test segment are skipped.
         fractions: of the labelled training segments.
-        some: fit on those training segments only that every encoder of the grid has embedded.
+        some: True fits only on training segments that every encoder of the grid has embedded.
 
     Attributes:
-        scores: of all that was predicted, the constants among it.
-        labels: (target, fraction) -> what the first seed's subset held.
-        notes: what a reader must know, each once.
+        targets: those that are not skipped.
+        scores: errors of all predictions, including those of the constants.
+        labels: (target, fraction) -> size of the first seed's subset.
+        notes: caveats for the reader, each once.
     """
 
     def __init__(
@@ -81,11 +82,11 @@ class Probing:
         return tuple(self._notes)
 
     def note(self, text: str) -> None:
-        """Adds to the notes, once."""
+        """Adds a note, unless it is already there."""
         self._notes[text] = None
 
     def encoder(self, name: str, seeds: Sequence[int]) -> None:
-        """Probes an encoder linearly, with these of its training seeds."""
+        """Fits linear probes of an encoder, for the given training seeds."""
         for seed in seeds:
             self.features(name, seed, self._bench.splits(name, seed, some=self._some))
 
@@ -95,21 +96,20 @@ class Probing:
         seed: int,
         splits: Mapping[str, SplitEmbeddings],
         *,
-        targets: Sequence[str] | None = None,
         fractions: Sequence[float] | None = None,
         others: Mapping[str, Regressor] | None = None,
     ) -> None:
-        """Probes features linearly, and with other regressors by the name of what these give.
+        """Fits linear probes of features, and further regressors.
 
         Args:
             name: of the linear probe.
-            seed: of training and of the choice of labels.
-            splits: train, validation and test, rows as the other encoders'.
-            targets, fractions: fewer than all.
-            others: name -> regressor.
+            seed: of training and of the draw of labels.
+            splits: train, validation and test, with the same rows as the other encoders.
+            fractions: None for all.
+            others: name of its predictions -> regressor.
         """
         self._check_rows(name, splits["train"].participant)
-        for target in self.targets if targets is None else [t for t in targets if t in self.targets]:
+        for target in self.targets:
             whole = {
                 s: ProbeSplit({name: splits[s].embedding}, splits[s].labels[target], splits[s].participant)
                 for s in SPLITS
@@ -118,30 +118,31 @@ class Probing:
             for fraction in self._fractions if fractions is None else fractions:
                 train = self._train(target, fraction, seed, whole["train"])
                 if train is not None:
-                    found = self._fit(name, seed, target, ProbeSplits(train, validation, test), others or {})
-                    for one, prediction in found.items():
-                        self.scores.add(target, fraction, one, seed, prediction)
+                    splits_of_target = ProbeSplits(train, validation, test)
+                    predictions = self._fit(name, seed, target, splits_of_target, others or {})
+                    for regressor, prediction in predictions.items():
+                        self.scores.add(target, fraction, regressor, seed, prediction)
 
     def prediction(self, name: str, seed: int, target: str, fraction: float, prediction: np.ndarray) -> None:
-        """Takes up what an encoder itself predicts for all test segments, [N] in the target's unit."""
+        """Adds an encoder's own prediction for all test segments, [N] in the target's unit."""
         if target in self.targets:
             self.scores.add(target, fraction, name, seed, np.asarray(prediction)[self._known[target]])
 
     def repeat(self, name: str, seed: int, other: int, fraction: float) -> None:
-        """Reuses the predictions of one seed for another, where nothing depends on the seed."""
+        """Copies the predictions of one seed to another, for features that do not depend on the seed."""
         for target in self.targets:
             if seed in self.scores.seeds(target, fraction, name):
                 self.scores.add(target, fraction, name, other, self.scores.prediction(target, fraction, name, seed))
 
     def distinct(self, target: str) -> list[float]:
-        """The fractions that take other labels of a target than a smaller fraction, with the first seed that was probed."""
+        """The fractions whose labels differ from those of the next smaller fraction, for the first probed seed."""
         kept: list[float] = []
         for fraction in self._fractions:
-            rows, before = (
-                [own.rows for (t, f, _), own in self._subsets.items() if (t, f) == (target, one)][:1]
-                for one in (fraction, kept[-1] if kept else None)
+            rows, rows_before = (
+                [subset.rows for (t, f, _), subset in self._subsets.items() if (t, f) == (target, wanted)][:1]
+                for wanted in (fraction, kept[-1] if kept else None)
             )
-            if not (rows and before and np.array_equal(rows[0], before[0])):
+            if not (rows and rows_before and np.array_equal(rows[0], rows_before[0])):
                 kept.append(fraction)
         return kept
 
@@ -152,7 +153,7 @@ class Probing:
             raise ValueError(f"encoder {name}: its training rows are not the same segments as the others'")
 
     def _train(self, target: str, fraction: float, seed: int, train: ProbeSplit) -> ProbeSplit | None:
-        """The labels that the probe is fitted on, or None where they are too few."""
+        """The training set of a probe; None if it has too few labels."""
         key = (target, fraction, seed)
         known = np.isfinite(train.target)
         if key not in self._subsets:
@@ -173,7 +174,7 @@ class Probing:
             return None
         if subset.raised:
             self.note(
-                f"{percent(fraction)} of {subset.labelled} labels of {target} are fewer than {MIN_SEGMENTS}: {MIN_SEGMENTS} were used"
+                f"{percent(fraction)} of {subset.labelled} labels of {target} are fewer than {MIN_SEGMENTS}; {MIN_SEGMENTS} were used"
             )
         return train.rows(subset.rows)
 
@@ -182,26 +183,26 @@ class Probing:
     ) -> dict[str, np.ndarray]:
         if len(splits.validation.target) < MIN_VALIDATION_SEGMENTS:
             self.note(
-                f"{len(splits.validation.target)} validation labels of {target} are too few: strength by cross-validation on train labels"
+                f"{len(splits.validation.target)} validation labels of {target} are too few; the probe's strength was chosen by "
+                "cross-validation on training labels"
             )
-        regressors = {one: (name, regressor) for one, regressor in others.items()}
+        regressors = {key: (name, regressor) for key, regressor in others.items()}
         fitted = fit_probes(splits, seed=seed, others=regressors)
-        return {one: own.prediction for one, own in fitted.items()}
+        return {key: fit.prediction for key, fit in fitted.items()}
 
 
 def ppg_side(bench: Bench, name: str, seed: int) -> dict[str, SplitEmbeddings] | None:
-    """Projections that an encoder's are compared with in retrieval, in place of its embeddings; None where it has none.
+    """The PPG projections that retrieval compares an encoder with, in place of its embeddings; None if it has none.
 
-    Projections of a frozen teacher are not kept for training segments, so validation participants take their place, and there
-    is none left for validation: a probe's strength is cross-validated over them.
+    The frozen teacher's projections are not stored for training segments. Therefore validation participants serve for
+    training, the validation split is empty, and a probe's strength is chosen by cross-validation.
     """
-    pairs = {split: bench.pair(name, seed, split=split) for split in ("validation", "test")}
-    if None in pairs.values():
+    validation_pair, test_pair = (bench.pair(name, seed, split=split) for split in ("validation", "test"))
+    if validation_pair is None or test_pair is None:
         return None
     splits = bench.splits(name, seed)
-    found = {
-        split: dataclasses.replace(splits[split], embedding=ppg, projection=None) for split, (_, ppg) in pairs.items()
-    }
-    nothing = {what: values[:0] for what, values in found["validation"].labels.items()}
-    empty = SplitEmbeddings(found["validation"].embedding[:0], None, found["validation"].participant[:0], nothing)
-    return {"train": found["validation"], "validation": empty, "test": found["test"]}
+    validation = dataclasses.replace(splits["validation"], embedding=validation_pair[1], projection=None)
+    test = dataclasses.replace(splits["test"], embedding=test_pair[1], projection=None)
+    no_labels = {target: values[:0] for target, values in validation.labels.items()}
+    empty = SplitEmbeddings(validation.embedding[:0], None, validation.participant[:0], no_labels)
+    return {"train": validation, "validation": empty, "test": test}

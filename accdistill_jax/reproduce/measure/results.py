@@ -1,4 +1,4 @@
-"""Results of the finished jobs, as the measuring modules read them."""
+"""Gives the measuring modules access to the results of finished jobs."""
 
 import functools
 import json
@@ -22,7 +22,7 @@ DONE = ("finished", "cached")
 
 
 class ReportPart(NamedTuple):
-    """Part of the report that one experiment adds; names of numbers begin with the section's id and a slash."""
+    """The part of the report from one experiment; names of its numbers start with "<id of the section>/"."""
 
     section: Section
     numbers: dict[str, Number] = {}
@@ -45,16 +45,16 @@ class Columns(NamedTuple):
 
 
 class Bench:
-    """The embeddings of all encoders of a plan that are there, on the same segments.
+    """The embeddings of all encoders of a plan that have a result, on the same segments.
 
     Args:
-        plan: what was to be run.
-        outcomes: what became of each job.
+        plan: planned jobs.
+        outcomes: job -> its outcome.
 
     Attributes:
         plan, outcomes: as given.
         opened: the stores.
-        synthetic: whether the data is the generator's.
+        synthetic: True for generated data.
     """
 
     def __init__(self, plan: GridPlan, outcomes: Mapping[str, Outcome]):
@@ -69,18 +69,16 @@ class Bench:
         return self.plan.settings["preset"]
 
     def variant(self, name: str) -> EncoderVariant:
-        """The variant of this name: how an encoder was made."""
+        """The variant of this name."""
         return self.plan.variants[name]
 
     def jobs(self, name: str, *, elsewhere: bool = False) -> list[Job]:
-        """A variant's jobs, one a seed; or those that embed unseen stores with its encoders."""
+        """A variant's jobs, one for each seed; with `elsewhere` those that embed unseen stores with its encoders."""
         jobs = [job for job in self.plan.jobs if job.order.get("variant") == name]
         return [job for job in jobs if bool(job.order.get("unseen")) == elsewhere]
 
     def seeds(self, name: str, *, elsewhere: bool = False) -> list[int]:
-        """The seeds with which a variant's job is done, and with `elsewhere` that on unseen stores too; [] where it failed or was
-        not asked for.
-        """
+        """The seeds for which a variant has a result; with `elsewhere` also one on unseen stores. [] if there is none."""
         if name not in self.plan.variants:
             return []
         done = [
@@ -89,39 +87,40 @@ class Bench:
         return done if not elsewhere else [seed for seed in self.seeds(name) if seed in done]
 
     def folder(self, name: str, seed: int) -> Path:
-        """Folder with the result of a variant's job."""
+        """Folder of a variant's job."""
         return self.outcomes[f"{name}-s{seed}"].folder
 
     def facts(self, name: str, seed: int) -> dict[str, Any]:
-        """See `work.facts_of`."""
+        """Facts about an encoder: parameters, work, training; see `work.facts_of`."""
         return json.loads((self.folder(name, seed) / FACTS).read_text())
 
     @functools.lru_cache(maxsize=8)  # noqa: B019
     def arrays(self, name: str, seed: int) -> dict[str, np.ndarray]:
-        """Everything a variant's jobs embedded: `<split>/<what>`, see reproduce/jobs/work.py."""
+        """Arrays of a variant's jobs, "<split>/<kind>" -> array; see reproduce/jobs/work.py."""
         folders = [self.folder(name, seed)]
         if seed in self.seeds(name, elsewhere=True):
             folders.append(self.outcomes[unseen_job(f"{name}-s{seed}")].folder)
-        found = {}
+        arrays = {}
         for folder in folders:
             with np.load(folder / EMBEDDINGS) as saved:
-                found |= {key: saved[key] for key in saved.files}
-        return found
+                arrays |= {key: saved[key] for key in saved.files}
+        return arrays
 
     def splits(self, name: str, seed: int, *, some: bool = False, unseen: str = "") -> dict[str, SplitEmbeddings]:
-        """An encoder's embeddings with the labels of the segments, by split "train", "validation" and "test".
+        """An encoder's embeddings and the labels of their segments, by split "train", "validation" and "test".
 
         Args:
-            name, seed: of the encoder.
-            some: of the training split only those segments that every encoder has embedded.
-            unseen: a store by whose segments the test split is replaced.
+            name: variant of the encoder.
+            seed: of its training.
+            some: True keeps only those training segments that every encoder has embedded.
+            unseen: name of an unseen store that replaces the test split.
 
         Returns:
-            Splits without segments have no rows. `projection` is the student's; see `pair` for the teacher's.
+            Splits without segments have no rows. `projection` is the student's; `pair` gives the teacher's too.
         """
         arrays = self.arrays(name, seed)
         width = arrays["test/embedding"].shape[1]
-        found = {}
+        splits = {}
         for split in ("train", "validation", "test"):
             source = f"unseen-{unseen}" if unseen and split == "test" else split
             embedding = arrays.get(f"{source}/embedding", np.zeros((0, width), np.float32))
@@ -130,10 +129,10 @@ class Bench:
                 keep = self._keep(arrays["train_rows"], some)
                 embedding, projection = embedding[keep], None if projection is None else projection[keep]
                 columns = _take(columns, arrays["train_rows"][keep])
-            found[split] = SplitEmbeddings(
+            splits[split] = SplitEmbeddings(
                 embedding, projection, columns.participant, columns.labels, columns.motion_g, columns.ppg_quality
             )
-        return found
+        return splits
 
     def _keep(self, places: np.ndarray, some: bool) -> np.ndarray:
         if not some:
@@ -142,18 +141,18 @@ class Bench:
         return np.flatnonzero(np.isin(places, wanted))
 
     def pair(self, name: str, seed: int, *, split: str = "test") -> tuple[np.ndarray, np.ndarray] | None:
-        """Pairs for retrieval: the encoder's and its teacher's projections, [N, P] each; None where it has none."""
+        """Pairs for retrieval: the encoder's and its teacher's projections, [N, P] each; None if it lacks either."""
         arrays = self.arrays(name, seed)
-        found = [arrays.get(f"{split}/{what}") for what in ("projection", "teacher_projection")]
-        return None if any(one is None for one in found) else (found[0], found[1])
+        student, teacher = (arrays.get(f"{split}/{kind}") for kind in ("projection", "teacher_projection"))
+        return None if student is None or teacher is None else (student, teacher)
 
     @functools.lru_cache(maxsize=16)  # noqa: B019
     def columns(self, split: str) -> Columns:
-        """Columns of all segments of a split ("train": of all training segments), or of "unseen-<store>"."""
+        """Columns of all segments of a split, or of "unseen-<store>"."""
         stores, rows = self.opened.everything()[split]
-        found = segment_columns(stores, rows, same_names=self.plan.base.data.same_names)
-        labels = {name: found[name] for name in LABELS}
-        return Columns(found["participant"], labels, found["motion_g"], found["ppg_quality"])
+        columns = segment_columns(stores, rows, same_names=self.plan.base.data.same_names)
+        labels = {name: columns[name] for name in LABELS}
+        return Columns(columns["participant"], labels, columns["motion_g"], columns["ppg_quality"])
 
 
 def _take(columns: Columns, rows: np.ndarray) -> Columns:
@@ -162,6 +161,6 @@ def _take(columns: Columns, rows: np.ndarray) -> Columns:
 
 
 def over_seeds(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation (of the sample; 0 for one) of a number over training seeds."""
-    values = np.asarray(values, np.float64)
-    return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else 0.0
+    """Mean and sample standard deviation of a number over training seeds; the latter is 0 for a single seed."""
+    array = np.asarray(values, np.float64)
+    return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else 0.0

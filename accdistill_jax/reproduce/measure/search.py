@@ -1,4 +1,4 @@
-"""Retrieval by the encoders of a bench, over training seeds, and what it fails on."""
+"""Retrieval by the encoders of a bench over training seeds, and the analysis of its failures."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -27,28 +27,28 @@ from accdistill_jax.evaluation.retrieval.retrieval import (
     top1_by_pool_size,
 )
 from accdistill_jax.labels import HEART_RATE
+from accdistill_jax.reproduce.measure.formatting import decimal, listed, percent, thousands
 from accdistill_jax.reproduce.measure.probe_scores import DRAWS
 from accdistill_jax.reproduce.measure.results import Bench
-from accdistill_jax.reproduce.measure.wording import decimal, listed, percent, thousands
 
 POOLS = (100, 1000, 10_000, "all")
 WAYS = {ACCEL_TO_PPG: "Acceleration finds PPG", PPG_TO_ACCEL: "PPG finds acceleration"}
-# quantity -> words, more of it than usual, less of it, scale, unit
+# quantity -> words, words for a higher value, for a lower value, scale, unit
 QUANTITIES = {
     MOTION: ("motion", "more motion", "less motion", 1000.0, "mg"),
     QUALITY: ("PPG quality", "a better PPG", "a poorer PPG", 1.0, "of 1"),
     HEART_RATE: ("heart rate", "a higher heart rate", "a lower heart rate", 1.0, "bpm"),
 }
-_MANY = 10_000  # segments; on fewer, more threads cost more than they save
+_MANY = 10_000  # segments from which several threads are worth their cost
 
 
 class EncoderRetrieval(NamedTuple):
-    """Retrieval by one encoder: drawn pools with its first seed, retrieval within each person and ranks among all with every one.
+    """Retrieval by one encoder.
 
     Attributes:
-        results: by direction and pool size.
-        within: seed -> by direction.
-        ranks: seed -> direction -> int64 [N].
+        results: in drawn pools, for each direction and pool size; first seed.
+        within: seed -> retrieval among the minutes of the same person, for each direction.
+        ranks: seed -> direction -> ranks among all segments, int64 [N].
     """
 
     results: list[RetrievalResult]
@@ -57,42 +57,50 @@ class EncoderRetrieval(NamedTuple):
 
     @property
     def first_ranks(self) -> dict[str, np.ndarray]:
-        """Of the first seed."""
+        """The ranks of the first seed."""
         return next(iter(self.ranks.values()))
 
-    def within_one(self, way: str) -> list[WithinResult]:
-        """Retrieval within each person by seed; [] where nobody has two segments."""
-        return [one for own in self.within.values() for one in own if one.direction == way]
+    def within_one(self, direction: str) -> list[WithinResult]:
+        """Retrieval within each person, for each seed; [] if no person has two segments."""
+        return [result for results in self.within.values() for result in results if result.direction == direction]
 
     def over_seeds(self, way: str, size: int) -> tuple[list[float], list[float]]:
-        """Expected top-1 and mean rank in random pools of a size, by seed, exactly."""
-        ranks = [own[way] for own in self.ranks.values()]
-        return [float(top1_by_pool_size(own, [size])[0]) for own in ranks], [mean_rank(own, size) for own in ranks]
+        """Exact expectations of top-1 and mean rank in random pools of a size, for each seed."""
+        of_seeds = [by_direction[way] for by_direction in self.ranks.values()]
+        top1 = [float(top1_by_pool_size(ranks, np.array([size]))[0]) for ranks in of_seeds]
+        return top1, [mean_rank(ranks, size) for ranks in of_seeds]
 
     def result(self, way: str, size: int) -> RetrievalResult | None:
-        """With pools of that size."""
-        return next((one for one in self.results if (one.direction, one.pool_size) == (way, size)), None)
+        """The result with pools of a size; None if there is none."""
+        return next((result for result in self.results if (result.direction, result.pool_size) == (way, size)), None)
 
 
 def retrieve_pairs(bench: Bench, name: str, seeds: Sequence[int], *, split: str = "test") -> EncoderRetrieval:
-    """Retrieval by one encoder in a split of at least two segments, see `Bench.columns`."""
+    """Runs retrieval with one encoder, in a split of at least two segments; all `seeds` must have pairs."""
     participant = bench.columns(split).participant
     with threadpool_limits(1 if len(participant) < _MANY else None):
         ranks, within = {}, {}
         for seed in seeds:
-            pairs = Pairs(*bench.pair(name, seed, split=split), participant)
+            pairs = _pairs(bench, name, seed, split)
             ranks[seed] = dict(zip(WAYS, paired_ranks(pairs.accel, pairs.ppg), strict=True))
             within[seed] = retrieve_within_participants(pairs, encoder=name)
-        pairs = Pairs(*bench.pair(name, seeds[0], split=split), participant)
+        pairs = _pairs(bench, name, seeds[0], split)
         draws = bench.plan.base.evaluation.bootstrap_draws
         results, _ = retrieve(pairs, encoder=name, pool_sizes=POOLS, draws=draws, full_ranks=ranks[seeds[0]])
         return EncoderRetrieval(results, within, ranks)
 
 
-def first_places(ranks: np.ndarray, size: int) -> np.ndarray:
-    """Probability [N] that each query wins in a random pool of a size, exactly.
+def _pairs(bench: Bench, name: str, seed: int, split: str = "test") -> Pairs:
+    pair = bench.pair(name, seed, split=split)
+    if pair is None:
+        raise ValueError(f"{name}, seed {seed}, has no pair of projections in the split {split}")
+    return Pairs(*pair, bench.columns(split).participant)
 
-    A query of rank r wins in a pool of M if none of the r - 1 better ones is among the M - 1 drawn of N - 1 others.
+
+def first_places(ranks: np.ndarray, size: int) -> np.ndarray:
+    """Exact probability [N] that each query's match comes first in a random pool.
+
+    A match of rank r comes first in a pool of M if none of the r - 1 better candidates is among the M - 1 drawn from N - 1.
     """
     return hypergeom.pmf(0, len(ranks) - 1, ranks - 1, size - 1)
 
@@ -101,7 +109,8 @@ def top1_difference(first: np.ndarray, other: np.ndarray, participant: np.ndarra
     """Difference of two encoders' top-1 on the same queries, with its interval over participants.
 
     Args:
-        first, other: [N] from `first_places`, or means of it over training seeds.
+        first: [N] from `first_places`, or its mean over training seeds.
+        other: [N], subtracted from `first`.
         participant: [N] str.
     """
     people = ParticipantBootstrap(participant, draws=DRAWS, seed=0)
@@ -109,50 +118,55 @@ def top1_difference(first: np.ndarray, other: np.ndarray, participant: np.ndarra
 
 
 def mean_rank(ranks: np.ndarray, size: int) -> float:
-    """Expected mean rank in random pools of another size: of the r - 1 better ones among n - 1, each is there alike often."""
+    """Expected mean rank in random pools of another size, where each better candidate is equally likely to be drawn."""
     return float(1 + np.mean(ranks - 1) * (size - 1) / (len(ranks) - 1))
 
 
 def failures_of(bench: Bench, name: str, seed: int, way: str = ACCEL_TO_PPG) -> Failures:
-    """Causes of failure of one encoder's retrieval among all test minutes."""
+    """Analyses the failures of one encoder's retrieval among all test minutes."""
     columns = bench.columns("test")
-    pairs = Pairs(*bench.pair(name, seed), columns.participant)
+    pairs = _pairs(bench, name, seed)
     quantities = {HEART_RATE: columns.labels[HEART_RATE], MOTION: columns.motion_g, QUALITY: columns.ppg_quality}
     with threadpool_limits(1 if len(pairs) < _MANY else None):
         return retrieval_failures(pairs, quantities, encoder=name, direction=way)
 
 
-def explain(found: Failures) -> list[str]:
-    """The failures in sentences."""
-    if not found.failures:
-        return [f"None of {thousands(found.queries)} queries fails among all minutes."]
-    said = [f"Among all {thousands(found.queries)} minutes {percent(found.rate.value)} of queries fail."]
+def explain(analysis: Failures) -> list[str]:
+    """Describes failures in sentences."""
+    if not analysis.failures:
+        return [f"None of {thousands(analysis.queries)} queries fails among all minutes."]
+    sentences = [f"Among all {thousands(analysis.queries)} minutes {percent(analysis.rate.value)} of queries fail."]
     winners = []
-    if found.same_participant is not None:
+    if analysis.same_participant is not None:
         winners.append(
-            f"of the same person in {percent(found.same_participant.value)} (any wrong minute: {percent(found.chance_same_participant)})"
+            f"of the same person in {percent(analysis.same_participant.value)} of failures (by chance: "
+            f"{percent(analysis.chance_same_participant)})"
         )
-    if found.near is not None:
+    if analysis.near is not None:
         winners.append(
-            f"of a heart rate within {found.near_bpm:g} bpm in {percent(found.near.value)} (any: {percent(found.chance_near)})"
+            f"of a heart rate within {analysis.near_bpm:g} bpm in {percent(analysis.near.value)} (by chance: "
+            f"{percent(analysis.chance_near)})"
         )
     if winners:
-        said.append(f"The minute that wins instead is {listed(winners)}.")
-    silent = []
-    for quantity, one in found.contrasts.items():
-        words, more, less, scale, unit = QUANTITIES[quantity]
-        if one.auc is None:
+        sentences.append(f"The wrong minute that comes first is {listed(winners)}.")
+    no_difference = []
+    for quantity, contrast in analysis.contrasts.items():
+        words, higher, lower, scale, unit = QUANTITIES[quantity]
+        difference, failed, succeeded = contrast.difference, contrast.median_failed, contrast.median_succeeded
+        if contrast.auc is None or difference.value is None or failed is None or succeeded is None:
             continue
-        clear = one.difference.has_interval and not one.difference.low <= 0 <= one.difference.high
-        if not clear or (one.difference.value > 0) != (one.auc > 0.5):  # a few outliers can move the mean alone
-            silent.append(words)
+        clear = (
+            difference.low is not None and difference.high is not None and not difference.low <= 0 <= difference.high
+        )
+        if not clear or (difference.value > 0) != (contrast.auc > 0.5):  # a few outliers can move the mean alone
+            no_difference.append(words)
             continue
-        medians = f"{decimal(one.median_failed * scale, 2)} against {decimal(one.median_succeeded * scale, 2)} {unit}"
-        said.append(
-            f"Failures have {more if one.difference.value > 0 else less} (median {medians}, AUC {decimal(one.auc)})."
+        medians = f"{decimal(failed * scale, 2)} against {decimal(succeeded * scale, 2)} {unit}"
+        sentences.append(
+            f"Failures have {higher if difference.value > 0 else lower} (median {medians}, AUC {decimal(contrast.auc)})."
         )
-    if silent:
-        said.append(
-            f"By {listed(silent)} failures do not differ from successes as far as the interval over people tells."
+    if no_difference:
+        sentences.append(
+            f"In {listed(no_difference)}, failures do not differ from successes beyond the interval over people."
         )
-    return said
+    return sentences

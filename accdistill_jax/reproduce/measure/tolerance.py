@@ -1,10 +1,10 @@
-"""By how much a number may differ when it is measured again.
+"""Tolerances for numbers that are measured again.
 
-Training amplifies rounding: a run on another processor ends about as far away as one with another training seed. How far that is,
-is told by the numbers that have several seeds, and two or three seeds of one encoder tell it badly. So what encoders have in common
-(the same error of the same target at the same share of labels) is pooled over them, and a number may differ by four standard
-deviations of a difference: of two means over n seeds, sqrt(2 / n) times that of one seed. That is seldom exceeded by chance even
-among a thousand numbers.
+Training amplifies rounding: a run on another processor ends about as far away as a run with another training seed. The
+spread over seeds measures this distance, but two or three seeds of one encoder estimate it badly. Therefore the spread is
+pooled over all encoders that share a kind of number (the same error of the same target at the same share of labels). The
+tolerance is four standard deviations of a difference of two means over n seeds, sqrt(2 / n) times the standard deviation of
+one seed. Chance rarely exceeds it, even among a thousand numbers.
 """
 
 import math
@@ -15,59 +15,58 @@ import numpy as np
 from accdistill_jax.reproduce.report.document import Number
 
 SIGMAS = 4.0
-LEAST, LEAST_SHARE = (
-    0.02,
-    0.01,
-)  # relative, and of shares and areas under curves absolute, where the spread over seeds is known
-ALONE, ALONE_SHARE = 0.15, 0.06  # where it is not
-_FREEDOM = 4  # degrees of it, from which on a pooled spread counts as known
+LEAST = 0.02  # smallest relative tolerance where the spread over seeds is known
+LEAST_SHARE = 0.01  # smallest absolute tolerance of shares and areas under curves, likewise
+ALONE, ALONE_SHARE = 0.15, 0.06  # the same where the spread is not known
+_FREEDOM = 4  # a pooled spread counts as known from this many degrees of freedom
 
 
 def allowed(std: float, seeds: int) -> float:
-    """Tolerated distance of two means over so many training seeds, each seed with this standard deviation."""
+    """Tolerated distance of two means over `seeds` training seeds, each with standard deviation `std`."""
     return SIGMAS * math.sqrt(2 / seeds) * std
 
 
 def pooled(numbers: Mapping[str, Number], encoders: Collection[str]) -> dict[str, Number]:
-    """Numbers with the tolerances that the spread of their kind over training seeds asks for.
+    """Sets tolerances from the spread over training seeds, pooled over encoders.
 
     Args:
-        numbers: by "<section>/<...>", as `wording.number` makes them.
-        encoders: parts of names that do not make a number one of another kind.
+        numbers: "<section>/<...>" -> number, made by `formatting.report_number`.
+        encoders: parts of names that do not count for the kind of a number.
 
     Returns:
-        The same; tolerances are wider where the spread of a kind is larger than a number's own, and narrower for numbers with one
-        seed of a kind whose spread is known by others.
+        The same numbers. Tolerances are wider where the kind's spread is larger than the number's; they are narrower for
+        numbers with one seed if other encoders give the spread.
     """
     kinds: dict[tuple, list[str]] = {}
     for name, number in numbers.items():
         parts = tuple(part for part in name.split("/") if part not in encoders)
         kinds.setdefault((parts, number.relative > 0), []).append(name)
-    found = dict(numbers)
+    adjusted = dict(numbers)
     for (_, relative), names in kinds.items():
-        std = _spread([numbers[name] for name in names], relative=relative)
+        std = _pooled_std([numbers[name] for name in names], relative=relative)
         if std is not None:
             for name in names:
-                if (own := numbers[name]).value is not None:
-                    found[name] = _widened(own, std * abs(own.value) if relative else std)
-    return {name: found[name] for name in numbers}
+                value = numbers[name].value
+                if value is not None:
+                    adjusted[name] = _widened(numbers[name], std * abs(value) if relative else std)
+    return {name: adjusted[name] for name in numbers}
 
 
-def _spread(several: list[Number], *, relative: bool) -> float | None:
-    """Standard deviation over seeds, pooled; as a share of the value where that is what numbers of the kind go by."""
+def _pooled_std(numbers: list[Number], *, relative: bool) -> float | None:
+    """Pooled standard deviation over seeds; as a share of the value for numbers with a relative tolerance."""
     squares, freedom = 0.0, 0
-    for one in several:
-        if len(one.seeds) > 1 and one.value:
-            scale = abs(one.value) if relative else 1.0
-            squares += (len(one.seeds) - 1) * float(np.var(np.asarray(one.seeds) / scale, ddof=1))
-            freedom += len(one.seeds) - 1
+    for number in numbers:
+        if len(number.seeds) > 1 and number.value:
+            scale = abs(number.value) if relative else 1.0
+            squares += (len(number.seeds) - 1) * float(np.var(np.asarray(number.seeds) / scale, ddof=1))
+            freedom += len(number.seeds) - 1
     return math.sqrt(squares / freedom) if freedom >= _FREEDOM else None
 
 
-def _widened(one: Number, std: float) -> Number:
-    absolute = max(one.absolute, allowed(std, max(1, len(one.seeds))))
-    if one.relative == ALONE:
-        return one._replace(relative=LEAST, absolute=absolute)
-    if one.relative == 0.0 and one.absolute == ALONE_SHARE:
-        return one._replace(absolute=max(LEAST_SHARE, allowed(std, 1)))
-    return one._replace(absolute=absolute)
+def _widened(number: Number, std: float) -> Number:
+    absolute = max(number.absolute, allowed(std, max(1, len(number.seeds))))
+    if number.relative == ALONE:
+        return number._replace(relative=LEAST, absolute=absolute)
+    if number.relative == 0.0 and number.absolute == ALONE_SHARE:
+        return number._replace(absolute=max(LEAST_SHARE, allowed(std, 1)))
+    return number._replace(absolute=absolute)

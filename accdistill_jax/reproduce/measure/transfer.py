@@ -1,4 +1,4 @@
-"""Students on sensors and in stores that they were not trained on, without and with a few labelled people."""
+"""Measures students on other sensors and in other stores than those of training, with and without a few labelled people."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -21,10 +21,8 @@ from accdistill_jax.evaluation.probing.probes import (
 from accdistill_jax.evaluation.report.style import capital
 from accdistill_jax.evaluation.retrieval.retrieval import ACCEL_TO_PPG
 from accdistill_jax.labels import HEART_RATE, LABELS
-from accdistill_jax.reproduce.measure import wording
-from accdistill_jax.reproduce.measure.results import Bench, ReportPart
-from accdistill_jax.reproduce.measure.search import WAYS, retrieve_pairs
-from accdistill_jax.reproduce.measure.wording import (
+from accdistill_jax.reproduce.measure import formatting
+from accdistill_jax.reproduce.measure.formatting import (
     decimal,
     percent,
     percent_mean_and_std,
@@ -33,6 +31,8 @@ from accdistill_jax.reproduce.measure.wording import (
     signed,
     thousands,
 )
+from accdistill_jax.reproduce.measure.results import Bench, ReportPart
+from accdistill_jax.reproduce.measure.search import WAYS, retrieve_pairs
 from accdistill_jax.reproduce.plan.experiments import Experiment
 from accdistill_jax.reproduce.plan.variants import TARGETS
 from accdistill_jax.reproduce.report import pictures
@@ -45,20 +45,20 @@ REPEATS = 20  # choices of the labelled people
 E4, E4_NOTE = (
     "Empatica E4",
     (
-        "An Empatica E4 quantises acceleration at 1/64 g (15.6 mg), coarser than a ballistocardiogram at the wrist (some mg): what is read "
-        "from it at rest comes from larger movements, posture and breathing rather than from single beats."
+        "An Empatica E4 quantises acceleration at 1/64 g (15.6 mg), which is coarser than a ballistocardiogram at the wrist (a few mg). At "
+        "rest, predictions from it rely on larger movements, posture and breathing rather than on single beats."
     ),
 )
-CARRIED = 1.1  # of the error with all labels: below it a probe has carried over
-BEYOND = 99  # percentile of the training rates above which a rate counts as beyond them
+CARRIED = 1.1  # a probe carries over if its error is below this multiple of the error with all labels
+BEYOND = 99  # percentile of the training heart rates above which a probe has to extrapolate
 
 
 class PeopleErrors(NamedTuple):
     """Errors of one encoder or constant on one target.
 
     Attributes:
-        errors: labelled people ("0", "2", ..., "all") -> mean absolute error, with its interval over test people.
-        std: the same -> standard deviation over the choices of these people.
+        errors: number of labelled people ("0", "2", ..., "all") -> mean absolute error, with its interval over test people.
+        std: number of labelled people -> standard deviation over the choices of these people.
     """
 
     errors: dict[str, Estimate]
@@ -69,60 +69,60 @@ ErrorsByTarget = dict[str, dict[str, PeopleErrors]]  # target -> encoder or "mea
 
 
 def measure_transfer(bench: Bench, experiment: Experiment) -> ReportPart:
-    """The student of the full sensor on lesser ones: with its probe as it is, and fitted anew on some people of these."""
-    seeds, notes = wording.measurable_encoders(bench, experiment.variants)
+    """Measures the full sensor's student on coarser sensors: with the full sensor's probe, and with probes fitted on some people."""
+    seeds, notes = formatting.measurable_encoders(bench, experiment.variants)
     sensors = [name for name in seeds if bench.variant(name).of == STUDENT]
     if STUDENT not in seeds or not sensors:
         text = "Not measured: needs the student and its embeddings of another sensor's signals."
         return ReportPart(Section(experiment.id, experiment.title, (text,), notes=tuple(notes)))
-    seed = next((one for one in seeds[STUDENT] if all(one in seeds[name] for name in sensors)), None)
+    seed = next((k for k in seeds[STUDENT] if all(k in seeds[name] for name in sensors)), None)
     if seed is None:
-        text = "Not measured: the student and the other sensors' embeddings have no training seed in common."
+        text = "Not measured: the student and the embeddings of the other sensors share no training seed."
         return ReportPart(Section(experiment.id, experiment.title, (text,), notes=tuple(notes)))
-    own = {name: bench.splits(name, seed if seed in seeds[name] else seeds[name][0], some=True) for name in seeds}
-    moved = {name: {**own[STUDENT], "test": own[name]["test"]} for name in sensors}
-    found: ErrorsByTarget = {}
+    splits_of = {name: bench.splits(name, seed if seed in seeds[name] else seeds[name][0], some=True) for name in seeds}
+    moved = {name: {**splits_of[STUDENT], "test": splits_of[name]["test"]} for name in sensors}
+    errors: ErrorsByTarget = {}
     with threadpool_limits(1):
         for target in TARGETS:
-            whole = _splits(own, target)
-            refitted = probe_target(target, whole)
+            splits = _splits(splits_of, target)
+            refitted = probe_target(target, splits)
             if refitted.reason:
                 notes.append(f"{LABELS[target].words}: {refitted.reason}.")
                 continue
-            as_it_is = probe_target(target, _splits(moved, target))
-            found[target] = _errors(refitted, ALL) | {MEAN: PeopleErrors({ALL: refitted.probes[MEAN].mae}, {})}
+            not_refitted = probe_target(target, _splits(moved, target))
+            errors[target] = _errors(refitted, ALL) | {MEAN: PeopleErrors({ALL: refitted.probes[MEAN].mae}, {})}
             for name in sensors:
-                found[target][name].errors[ZERO] = as_it_is.probes[name].mae
-            _add_few(found[target], whole.train, whole.test, SENSOR_PEOPLE)
+                errors[target][name].errors[ZERO] = not_refitted.probes[name].mae
+            _add_few(errors[target], splits.train, splits.test, SENSOR_PEOPLE)
     titles = {name: _sensor_title(bench, name) for name in seeds} | {MEAN: "mean of the labels"}
     columns = (ZERO, *map(str, SENSOR_PEOPLE), ALL)
-    text = [_transfer_words(target, own_target, sensors, titles) for target, own_target in found.items()]
+    text = [_transfer_words(target, errors[target], sensors, titles) for target in errors]
     notes += [
-        "0: the probe is fitted on the full sensor's embeddings of the training people and reads the other sensor's. Other columns: "
-        f"fitted on that many training people's embeddings of the sensor itself (mean over {REPEATS} choices of them, strength by "
-        "cross-validation over them), or on all. Test people are always the same.",
-        "One training seed. The other sensors are made from the full one's recordings: coarser steps and fewer samples, no other "
-        "device's noise, place or strap.",
+        "No people: the probe is fitted on the full sensor's embeddings of the training people and applied to the other sensor's. Other "
+        f"columns: the probe is fitted on the sensor's own embeddings of that many training people (mean over {REPEATS} choices of people, "
+        "strength by cross-validation over them), or of all. Test people are always the same.",
+        "One training seed. The other sensors are simulated from the full sensor's recordings, with coarser steps and fewer samples; noise, "
+        "place and strap of another device are not simulated.",
     ]
     section = Section(
         experiment.id,
         experiment.title,
         tuple(text),
-        (_table("Mean absolute error by number of labelled people of the sensor", found, titles, columns),)
-        if found
+        (_table("Mean absolute error by number of people with labels from the sensor", errors, titles, columns),)
+        if errors
         else (),
-        _pictures(experiment.id, "Error of the student on another sensor", found, titles, columns),
+        _pictures(experiment.id, "Error of the student on another sensor", errors, titles, columns),
         tuple(notes),
     )
-    return ReportPart(section, _numbers(experiment.id, found))
+    return ReportPart(section, _numbers(experiment.id, errors))
 
 
 def measure_unseen(bench: Bench, experiment: Experiment) -> ReportPart:
-    """Every encoder in each store that nothing was trained on: probes of the training stores, and of a few people of the store."""
-    seeds, notes = wording.measurable_encoders(bench, experiment.variants, elsewhere=True)
+    """Measures every encoder in each unseen store, with probes of the training stores and with probes of a few people of the store."""
+    seeds, notes = formatting.measurable_encoders(bench, experiment.variants, elsewhere=True)
     text, tables, shown, numbers = [], [], [], {}
     if not bench.opened.unseen or not seeds:
-        text.append("Not measured: there is no unseen store, or no encoder has a result.")
+        text.append("Not measured: no unseen store is given, or no encoder has a result.")
     for store in bench.opened.unseen:
         part = _store(bench, f"{experiment.id}/{store}", store, seeds)
         text += part.section.text
@@ -130,24 +130,27 @@ def measure_unseen(bench: Bench, experiment: Experiment) -> ReportPart:
         shown += part.section.pictures
         notes += part.section.notes
         numbers |= part.numbers
-    notes = tuple(dict.fromkeys(notes))  # several stores of one device have some in common
-    section = Section(experiment.id, experiment.title, tuple(text), tuple(tables), tuple(shown), notes)
+    notes = list(dict.fromkeys(notes))  # stores of the same device share notes
+    section = Section(experiment.id, experiment.title, tuple(text), tuple(tables), tuple(shown), tuple(notes))
     return ReportPart(section, numbers)
 
 
 def _store(bench: Bench, prefix: str, store: str, seeds: Mapping[str, Sequence[int]]) -> ReportPart:
-    some = len({len(bench.arrays(name, own[0])["train_rows"]) for name, own in seeds.items()}) > 1
+    some = len({len(bench.arrays(name, own_seeds[0])["train_rows"]) for name, own_seeds in seeds.items()}) > 1
     titles = {name: bench.variant(name).title for name in seeds} | {MEAN: "mean of the labels"}
     columns = (ZERO, *map(str, STORE_PEOPLE))
-    found, by_seed, tests, notes = {}, {}, {}, _store_notes(bench, store)
+    by_seed: dict[tuple[str, str], list[float | None]] = {}
+    errors: ErrorsByTarget = {}
+    tests: dict[str, TargetResult] = {}
+    notes = _store_notes(bench, store)
     with threadpool_limits(1):
         for target in TARGETS:
             for k in range(max(map(len, seeds.values()))):
-                own = {n: bench.splits(n, s[k], some=some, unseen=store) for n, s in seeds.items() if len(s) > k}
-                whole = _splits(own, target)
+                splits_of = {n: bench.splits(n, s[k], some=some, unseen=store) for n, s in seeds.items() if len(s) > k}
+                splits = _splits(splits_of, target)
                 first = k == 0
-                pairs = [(STUDENT, name) for name in (*own, MEAN) if name != STUDENT] if first else []
-                result = probe_target(target, whole, comparisons=pairs, draws=2000 if first else 2)
+                pairs = [(STUDENT, name) for name in (*splits_of, MEAN) if name != STUDENT] if first else []
+                result = probe_target(target, splits, comparisons=pairs, draws=2000 if first else 2)
                 if result.reason:
                     notes.append(f"{store}, {LABELS[target].words}: {result.reason}.")
                     break
@@ -155,32 +158,32 @@ def _store(bench: Bench, prefix: str, store: str, seeds: Mapping[str, Sequence[i
                     by_seed.setdefault((target, name), []).append(probe.mae.value)
                 if first:
                     tests[target] = result
-                    found[target] = _errors(result, ZERO) | {MEAN: PeopleErrors({ZERO: result.probes[MEAN].mae}, {})}
-                    _add_few(found[target], whole.test, whole.test, STORE_PEOPLE)
+                    errors[target] = _errors(result, ZERO) | {MEAN: PeopleErrors({ZERO: result.probes[MEAN].mae}, {})}
+                    _add_few(errors[target], splits.test, splits.test, STORE_PEOPLE)
         retrieved, first_numbers = _retrieval(bench, prefix, store, seeds)
-    for target, own in found.items():
-        if missing := [column for column in columns if column not in own[MEAN].errors]:
+    for target in errors:
+        if missing := [column for column in columns if column not in errors[target][MEAN].errors]:
             notes.append(
-                f"{store}, {LABELS[target].words}: too few people with labels to fit on {wording.listed(missing)} of them."
+                f"{store}, {LABELS[target].words}: too few people with labels to fit on {formatting.listed(missing)} of them."
             )
     tables = [
-        _table(f"{store}: mean absolute error by number of labelled people of the store", found, titles, columns),
+        _table(f"{store}: mean absolute error by number of people of the store with labels", errors, titles, columns),
         _against(store, tests, titles),
         retrieved,
     ]
-    text = [_store_words(store, target, found[target], tests[target], titles) for target in found]
+    text = [_store_words(store, target, errors[target], tests[target], titles) for target in errors]
     text = text or [f"{store}: no target has enough labels."]
-    shown = _pictures(f"unseen-{_slug(store)}", f"Errors in {store}", found, titles, columns)
+    shown = _pictures(f"unseen-{_slug(store)}", f"Errors in {store}", errors, titles, columns)
     section = Section("unseen", store, tuple(text), tuple(t for t in tables if t.rows), shown, tuple(notes))
-    return ReportPart(section, _numbers(prefix, found, by_seed) | first_numbers)
+    return ReportPart(section, _numbers(prefix, errors, by_seed) | first_numbers)
 
 
-def _splits(own: Mapping[str, Mapping[str, SplitEmbeddings]], target: str) -> ProbeSplits:
-    first = next(iter(own.values()))
+def _splits(splits_of: Mapping[str, Mapping[str, SplitEmbeddings]], target: str) -> ProbeSplits:
+    first = next(iter(splits_of.values()))
     return ProbeSplits(
         *(
             ProbeSplit(
-                {name: splits[split].embedding for name, splits in own.items()},
+                {name: splits[split].embedding for name, splits in splits_of.items()},
                 first[split].labels[target],
                 first[split].participant,
             )
@@ -197,12 +200,13 @@ def _errors(result: TargetResult, column: str) -> dict[str, PeopleErrors]:
     }
 
 
-def _add_few(found: dict[str, PeopleErrors], labelled: ProbeSplit, test: ProbeSplit, counts: Sequence[int]) -> None:
+def _add_few(errors: dict[str, PeopleErrors], labelled: ProbeSplit, test: ProbeSplit, counts: Sequence[int]) -> None:
     for people in counts:
-        for name, one in few_people(labelled, test, people=people, repeats=REPEATS).items():
-            if name in found:
-                found[name].errors[str(people)] = one.mae
-                found[name].std[str(people)] = one.mae_std
+        for name, result in few_people(labelled, test, people=people, repeats=REPEATS).items():
+            if name in errors:
+                errors[name].errors[str(people)] = result.mae
+                if result.mae_std is not None:
+                    errors[name].std[str(people)] = result.mae_std
 
 
 def _sensor_title(bench: Bench, name: str) -> str:
@@ -212,11 +216,11 @@ def _sensor_title(bench: Bench, name: str) -> str:
     )
 
 
-def _table(caption: str, found: ErrorsByTarget, titles: Mapping[str, str], columns: Sequence[str]) -> ReportTable:
+def _table(caption: str, errors: ErrorsByTarget, titles: Mapping[str, str], columns: Sequence[str]) -> ReportTable:
     rows = []
-    for target, own in found.items():
+    for target, errors_of in errors.items():
         words, unit, *_ = LABELS[target]
-        for name, one in own.items():
+        for name, one in errors_of.items():
             cells = []
             for column in columns:
                 cell = ranged(one.errors.get(column))
@@ -234,78 +238,85 @@ def _table(caption: str, found: ErrorsByTarget, titles: Mapping[str, str], colum
 
 
 def _pictures(
-    name: str, caption: str, found: ErrorsByTarget, titles: Mapping[str, str], columns: Sequence[str]
+    name: str, caption: str, errors: ErrorsByTarget, titles: Mapping[str, str], columns: Sequence[str]
 ) -> tuple[Picture, ...]:
-    if not found:
+    if not errors:
         return ()
     lines = {
-        target: [pictures.ErrorLine(n, titles[n], one.errors) for n, one in own.items()]
-        for target, own in found.items()
+        target: [pictures.ErrorLine(n, titles[n], one.errors) for n, one in errors_of.items()]
+        for target, errors_of in errors.items()
     }
     label = "people with labels (0: probe from training)"
-    caption += " by number of labelled people the probe was fitted on; bars: 95 % intervals over test people."
+    caption += ", by number of labelled people that the probe was fitted on. Bars: 95 % intervals over test people."
     return (Picture(f"{name}-people", caption, pictures.by_people(lines, columns, label)),)
 
 
 def _numbers(
-    prefix: str, found: ErrorsByTarget, by_seed: Mapping[tuple[str, str], Sequence[float]] | None = None
+    prefix: str, errors: ErrorsByTarget, by_seed: Mapping[tuple[str, str], Sequence[float | None]] | None = None
 ) -> dict[str, Number]:
     numbers = {}
-    for target, own in found.items():
-        for name, one in own.items():
+    for target, errors_of in errors.items():
+        for name, one in errors_of.items():
             for column, estimate in one.errors.items():
                 values = (by_seed or {}).get((target, name), []) if column == ZERO else []
-                numbers[f"{prefix}/{name}/{target}/{column}"] = wording.report_number(
+                numbers[f"{prefix}/{name}/{target}/{column}"] = formatting.report_number(
                     values or [estimate.value], estimate=estimate, unit=LABELS[target].unit
                 )
     return numbers
 
 
+def _value(errors: PeopleErrors, column: str) -> float:
+    value = errors.errors[column].value
+    assert value is not None  # errors of fitted probes are known
+    return value
+
+
 def _transfer_words(
-    target: str, own: Mapping[str, PeopleErrors], sensors: Sequence[str], titles: Mapping[str, str]
+    target: str, errors: Mapping[str, PeopleErrors], sensors: Sequence[str], titles: Mapping[str, str]
 ) -> str:
     words, unit, *_ = LABELS[target]
-    full, mean = own[STUDENT].errors[ALL].value, own[MEAN].errors[ALL].value
-    said = [
-        f"**{words}**: on the full sensor the student errs by {decimal(full)} {unit} (mean of the labels {decimal(mean)})."
+    full, mean = _value(errors[STUDENT], ALL), _value(errors[MEAN], ALL)
+    sentences = [
+        f"**{words}**: on the full sensor the student's error is {decimal(full)} {unit} (mean of the labels {decimal(mean)})."
     ]
     for name in sensors:
-        errors = own[name].errors
-        few = max((c for c in errors if c not in (ZERO, ALL)), key=int, default=None)
-        also = f", fitted on {few} people of it {decimal(errors[few].value)}" if few else ""
-        zero = errors[ZERO].value
-        carried = zero < CARRIED * errors[ALL].value
-        verdict = "it does not carry over" if zero >= mean else f"it carries over{'' if carried else ' in part'}"
-        said.append(
-            f"{capital(titles[name])}: with the probe as it is {decimal(zero)}{also}, on all {decimal(errors[ALL].value)}; {verdict}."
+        columns = errors[name].errors
+        few = max((c for c in columns if c not in (ZERO, ALL)), key=int, default=None)
+        after_few = f", {decimal(columns[few].value)} with one fitted on {few} people of this sensor" if few else ""
+        zero, refitted = _value(errors[name], ZERO), _value(errors[name], ALL)
+        carried = zero < CARRIED * refitted
+        verdict = "It does not carry over" if zero >= mean else f"It carries over{'' if carried else ' in part'}"
+        sentences.append(
+            f"{capital(titles[name])}: {decimal(zero)} with the full sensor's probe{after_few}, {decimal(refitted)} with one fitted on all "
+            f"people. {verdict}."
         )
-    return " ".join(said)
+    return " ".join(sentences)
 
 
 def _store_words(
-    store: str, target: str, own: Mapping[str, PeopleErrors], result: TargetResult, titles: Mapping[str, str]
+    store: str, target: str, errors: Mapping[str, PeopleErrors], result: TargetResult, titles: Mapping[str, str]
 ) -> str:
     words, unit, *_ = LABELS[target]
-    zero = {name: one.errors[ZERO].value for name, one in own.items()}
-    best = min((name for name in zero if name != MEAN), key=zero.get)
-    said = (
-        f"**{store}, {words}**: with probes from the training stores {titles[best]} errs least, {decimal(zero[best])} {unit}; "
-        f"the mean of the training labels {decimal(zero[MEAN])}."
+    zero = {name: _value(encoder_errors, ZERO) for name, encoder_errors in errors.items()}
+    best = min((name for name in zero if name != MEAN), key=lambda name: zero[name])
+    text = (
+        f"**{store}, {words}**: with probes from the training stores {titles[best]} has the smallest error, {decimal(zero[best])} {unit}; "
+        f"the error of the mean of the training labels is {decimal(zero[MEAN])}."
     )
     against = result.difference(STUDENT, MEAN)
     if against:
-        said += f" The student ({decimal(zero[STUDENT])}) is {_OUTCOMES[against.outcome]} that mean."
-    few = [column for column in own[MEAN].errors if column != ZERO]
+        text += f" The student ({decimal(zero[STUDENT])}) is {_OUTCOMES[against.outcome]} that mean."
+    few = [column for column in errors[MEAN].errors if column != ZERO]
     if few:
         most = few[-1]
-        after = {name: one.errors[most].value for name, one in own.items() if most in one.errors}
-        best = min((name for name in after if name != MEAN), key=after.get)
-        student = f"the student to {decimal(after[STUDENT])}, " if STUDENT in after and best != STUDENT else ""
-        said += (
-            f" With labels of {most} {'person' if most == '1' else 'people'} of the store {titles[best]} comes to {decimal(after[best])}, "
-            f"{student}the mean of the same labels to {decimal(after[MEAN])}."
+        after = {name: _value(of, most) for name, of in errors.items() if most in of.errors}
+        best = min((name for name in after if name != MEAN), key=lambda name: after[name])
+        student = f"the student {decimal(after[STUDENT])}, " if STUDENT in after and best != STUDENT else ""
+        text += (
+            f" With labels of {most} {'person' if most == '1' else 'people'} of the store {titles[best]} reaches {decimal(after[best])}, "
+            f"{student}the mean of the same labels {decimal(after[MEAN])}."
         )
-    return said
+    return text
 
 
 _OUTCOMES = {
@@ -328,7 +339,7 @@ def _against(store: str, tests: Mapping[str, TargetResult], titles: Mapping[str,
         for d in result.differences
     ]
     return ReportTable(
-        f"{store}: the student's error less that of another, probes from the training stores",
+        f"{store}: the student's error minus that of another encoder, with probes from the training stores",
         ("target, encoder", "difference", "ratio", "student is"),
         tuple(rows),
     )
@@ -339,15 +350,15 @@ def _retrieval(
 ) -> tuple[ReportTable, dict[str, Number]]:
     split, rows, numbers = f"unseen-{store}", [], {}
     total = len(bench.columns(split).participant)
-    for name, own in seeds.items():
-        paired = [seed for seed in own if bench.pair(name, seed, split=split) is not None]
+    for name, encoder_seeds in seeds.items():
+        paired = [seed for seed in encoder_seeds if bench.pair(name, seed, split=split) is not None]
         if not paired or total < 2:
             continue
-        found = retrieve_pairs(bench, name, paired, split=split)
-        for one in (r for r in found.results if r.direction == ACCEL_TO_PPG):
-            top1, _ = found.over_seeds(ACCEL_TO_PPG, one.pool_size)
+        results = retrieve_pairs(bench, name, paired, split=split)
+        for one in (r for r in results.results if r.direction == ACCEL_TO_PPG):
+            top1, _ = results.over_seeds(ACCEL_TO_PPG, one.pool_size)
             size = "all" if one.pool_size == total else one.pool_size
-            numbers[f"{prefix}/{name}/retrieval/{size}/top-1"] = wording.report_number(
+            numbers[f"{prefix}/{name}/retrieval/{size}/top-1"] = formatting.report_number(
                 top1, estimate=one.top1, share=True
             )
             rows.append(
@@ -360,7 +371,7 @@ def _retrieval(
                     f"{percent(one.chance_top[1])}, rank {decimal(one.chance_rank, 1)}",
                 )
             )
-    columns = ("encoder", "candidates", "top-1", "over seeds", "mean rank", "guessing")
+    columns = ("encoder", "candidates", "top-1", "top-1 over seeds", "mean rank", "by chance")
     return ReportTable(
         f"{store}: {WAYS[ACCEL_TO_PPG][0].lower()}{WAYS[ACCEL_TO_PPG][1:]}", columns, tuple(rows)
     ), numbers
@@ -371,26 +382,26 @@ def _store_notes(bench: Bench, store: str) -> list[str]:
     people = len(np.unique(columns.participant))
     devices = {
         str(d)
-        for own in (*bench.opened.stores, bench.opened.unseen[store])
-        for d in np.unique(own.segments["device"].astype(str))
+        for opened in (*bench.opened.stores, bench.opened.unseen[store])
+        for d in np.unique(opened.segments["device"].astype(str))
     }
     if E4 in devices:
         notes.append(E4_NOTE)
     ours, theirs = (
-        own[np.isfinite(own)] for own in (bench.columns("train").labels[HEART_RATE], columns.labels[HEART_RATE])
+        rates[np.isfinite(rates)] for rates in (bench.columns("train").labels[HEART_RATE], columns.labels[HEART_RATE])
     )
     if len(ours) and len(theirs):
         highest = float(np.percentile(ours, BEYOND))
         notes.append(
             f"{store}: heart rates of {theirs.mean():.0f} ± {theirs.std():.0f} bpm (training {ours.mean():.0f} ± {ours.std():.0f}); "
-            f"{percent(float(np.mean(theirs > highest)))} of its minutes lie above {highest:.0f} bpm, the {BEYOND}th percentile "
-            "of training: a linear probe has to extrapolate there."
+            f"{percent(float(np.mean(theirs > highest)))} of its minutes are above {highest:.0f} bpm, the {BEYOND}th percentile "
+            "of training, where a linear probe has to extrapolate."
         )
     if people < FEW_PARTICIPANTS:
-        notes.append(f"{store} has {people} people: the intervals are rough.")
+        notes.append(f"{store} has {people} people: its intervals are rough.")
     notes.append(
-        f"{store}: its labelled people are left out of the test; errors are means over {REPEATS} choices of them, with the strength by "
-        "cross-validation over these people (over minutes for one). No choice was made on the rest of the store."
+        f"{store}: labelled people are excluded from the test. Errors are means over {REPEATS} choices of these people; the strength is chosen by "
+        "cross-validation over them (over minutes for a single person). The rest of the store is used for testing only."
     )
     return notes
 

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from accdistill_jax.config.load import is_override, parse_overridable
 from accdistill_jax.config.nearest import nearest
@@ -24,16 +24,16 @@ class CommandLine(NamedTuple):
 
     Attributes:
         preset: one of `PRESETS`.
-        stores: to train on; empty for synthetic data.
-        unseen: stores that are only evaluated on.
-        only: ids of experiments, globs allowed; empty for all.
-        seeds: training seeds of each run; None for the preset's.
+        stores: stores to train on; empty for synthetic data.
+        unseen: stores for evaluation only.
+        only: ids of experiments, wildcards allowed; empty for all.
+        seeds: number of training seeds; None for the preset's.
         overrides: "--config.KEY=VALUE" each.
-        out: folder for everything.
-        list_only: whether to print the plan and run nothing.
-        check: the report to compare with.
-        compared: experiments whose numbers are compared; empty for all of the report's.
-        workers: processes; None for what fits the devices.
+        out: folder for runs and report.
+        list_only: True prints the plan and runs nothing.
+        check: report to compare with; None for none.
+        compared: experiments whose numbers are compared; empty for all in the report.
+        workers: number of processes; None for as many as fit the devices.
     """
 
     preset: str
@@ -50,29 +50,28 @@ class CommandLine(NamedTuple):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """As they stand in the report, from which --check takes them."""
-        found = {"preset": self.preset, "data": list(self.stores) or [SYNTHETIC], "unseen": list(self.unseen)}
-        found |= {"only": list(self.only), "overrides": list(self.overrides)}
-        return found | ({} if self.seeds is None else {"seeds": self.seeds})
+        """Settings for the report; --check reads them from there."""
+        settings: dict[str, Any] = {"preset": self.preset, "data": list(self.stores) or [SYNTHETIC]}
+        settings |= {"unseen": list(self.unseen), "only": list(self.only), "overrides": list(self.overrides)}
+        return settings | ({} if self.seeds is None else {"seeds": self.seeds})
 
 
-class Parser(argparse.ArgumentParser):
+class CommandLineParser(argparse.ArgumentParser):
     """Raises a UserError instead of printing its usage."""
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see --help")
 
 
 def reproduce_parser(prog: str = PROG) -> argparse.ArgumentParser:
-    """The parser; what it does not know must be overrides of the config."""
-    parser = Parser(
+    """Builds the parser; arguments that it does not know must be overrides of the config."""
+    parser = CommandLineParser(
         prog=prog,
-        description="Runs every experiment on the paper's claims and writes one report: report.html, report.md and report.json. "
-        "The same command again continues, and does not repeat what is finished. Settings of the config of all runs: "
-        "--config.KEY=VALUE.",
-        epilog="Exit status: 0 all is done; 2 something to put right, told in one line; 3 --check found that something moved; "
-        "4 some runs or experiments failed, which the report names; 129 stopped by SIGHUP, 130 by Ctrl-C, 143 by SIGTERM, what is done "
-        "being kept.",
+        description="Runs the experiments on the paper's claims and writes one report: report.html, report.md and report.json. "
+        "The same command again continues, and does not repeat finished runs. --config.KEY=VALUE changes the config of all runs.",
+        epilog="Exit status: 0 all runs are finished; 2 an error that you can mend, explained in one line; 3 --check found a "
+        "number or claim that moved; 4 some runs or experiments failed, the report names them; 129 stopped by SIGHUP, 130 by Ctrl-C, "
+        "143 by SIGTERM: finished runs are kept.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -80,49 +79,50 @@ def reproduce_parser(prog: str = PROG) -> argparse.ArgumentParser:
         nargs="+",
         type=expanded,
         metavar="STORE",
-        help=f"{SYNTHETIC}, or prepared stores to train and evaluate on (default {SYNTHETIC})",
+        help=f"prepared stores for training and evaluation, or {SYNTHETIC} (default {SYNTHETIC})",
     )
     parser.add_argument(
         "--unseen",
         nargs="+",
         type=expanded,
         metavar="STORE",
-        help="stores of other devices that are evaluated on alone",
+        help="stores of other devices, for evaluation only",
     )
     presets = "; ".join(f"{name}: {text}" for name, text in PRESETS.items())
     parser.add_argument("--preset", choices=PRESETS, help=f"{presets} (default cpu)")
     parser.add_argument(
-        "--only", nargs="+", metavar="NAME", help="experiments, as --list names them; * and ? stand for others"
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        help="experiments, by the names that --list shows; wildcards * and ? are allowed",
+    )
+    parser.add_argument("--seeds", type=_positive, metavar="N", help="number of training seeds (default: the preset's)")
+    parser.add_argument(
+        "--out", type=path_argument, metavar="DIR", help="folder for runs and report (default runs/reproduce-PRESET)"
     )
     parser.add_argument(
-        "--seeds", type=_positive, metavar="N", help="training seeds of each run (default: the preset's)"
-    )
-    parser.add_argument(
-        "--out", type=path_argument, metavar="DIR", help="folder for everything (default runs/reproduce-PRESET)"
-    )
-    parser.add_argument(
-        "--list", action="store_true", help="print experiments and runs with their expected durations; run nothing"
+        "--list", action="store_true", help="print the experiments and runs with their expected durations, run nothing"
     )
     parser.add_argument(
         "--check",
         type=path_argument,
         metavar="REPORT.json",
-        help="do what made that report again and compare (REPORT.json.gz too); what is not given here is taken from it (default folder "
-        "runs/reproduce-PRESET-check)",
+        help="repeat the runs of that report and compare the numbers (REPORT.json.gz works too); arguments that are not given come from "
+        "the report (default folder runs/reproduce-PRESET-check)",
     )
     parser.add_argument(
         "--workers",
         type=_workers,
         default="auto",
         metavar="auto|N",
-        help="runs at a time (default: one for each GPU; one on a CPU)",
+        help="number of runs at the same time (default: one for each GPU, one on a CPU)",
     )
     return parser
 
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} must be a positive integer")
     return int(text)
 
 
@@ -136,12 +136,12 @@ def parse_command_line(
     """Reads the command line.
 
     Args:
-        argv: without the program's name.
-        reference: settings of the report that --check names; stands in for what is not given.
-        prog: the command's name in its help.
+        argv: arguments without the program's name.
+        reference: settings of the report that --check names; used for arguments that are not given.
+        prog: name of the command in its help.
 
     Raises:
-        UserError: it is wrong.
+        UserError: an argument is wrong.
     """
     given, rest = parse_overridable(reproduce_parser(prog), argv)
     for text in rest:
@@ -149,10 +149,10 @@ def parse_command_line(
             options = ("--data", "--unseen", "--preset", "--only", "--seeds", "--out", "--list", "--check", "--workers")
             near = nearest(text.partition("=")[0], options)
             raise UserError(f"unknown argument {text!r}" + (f"; did you mean {near}?" if near else "; see --help"))
-    taken = reference or {}
+    taken = {} if reference is None else dict(reference)
     data = tuple(given.data or taken.get("data", (SYNTHETIC,)))
     if SYNTHETIC in data and len(data) > 1:
-        raise UserError(f"--data {' '.join(data)}: {SYNTHETIC} is not combined with stores")
+        raise UserError(f"--data {' '.join(data)}: {SYNTHETIC} cannot be combined with stores")
     preset = given.preset or taken.get("preset", "cpu")
     if preset not in PRESETS:
         raise UserError(

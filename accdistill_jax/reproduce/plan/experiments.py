@@ -1,112 +1,151 @@
-"""The experiments: what each compares, and where it is measured."""
+"""The registry of experiments: the encoders that each compares, and the function that measures them."""
 
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from accdistill_jax.reproduce.plan import variants as v
+from accdistill_jax.reproduce.plan.variants import EncoderVariant
 
 
-def _names(found) -> tuple[str, ...]:
-    return tuple(variant.name for variant in found)
+def _names(variants: Iterable[EncoderVariant]) -> tuple[str, ...]:
+    return tuple(variant.name for variant in variants)
 
 
 class Experiment(NamedTuple):
-    """One section of the report.
+    """An experiment, which is a section of the report.
 
     Attributes:
-        id: on the command line and in the report.
-        title: of its section.
-        variants: the encoders that it compares.
-        measure: "module:function" in accdistill_jax.reproduce.measure, called with the bench, gives a `ReportPart`.
-        synthetic_only: needs the generator's truth.
-        needs_unseen: needs stores that nothing was trained on.
-        runs: its jobs, filled in by the plan.
+        id: for `--only`, and in names of numbers.
+        title: of the section.
+        variants: names of the encoders that it compares.
+        measure: "module:function"; the function takes (Bench, Experiment) and returns a `ReportPart` whose section has this id.
+        adds: variants that this experiment adds to the grid; others may name them too.
+        synthetic_only: True if it needs the generator's ground truth.
+        needs_unseen: True if it needs stores that nothing is trained on.
+        runs: names of its jobs; the plan fills them in.
     """
 
     id: str
     title: str
     variants: tuple[str, ...]
     measure: str
+    adds: tuple[EncoderVariant, ...] = ()
     synthetic_only: bool = False
     needs_unseen: bool = False
     runs: tuple[str, ...] = ()
 
 
+EXPERIMENTS: dict[str, Experiment] = {}
+"""Id -> experiment, in the order of the report."""
+
+
+def register(experiment: Experiment) -> None:
+    """Adds an experiment to the grid.
+
+    Raises:
+        ValueError: its id, or the name of a variant that it adds, is already in use.
+    """
+    if experiment.id in EXPERIMENTS:
+        raise ValueError(f"an experiment {experiment.id!r} is already registered")
+    used = {variant.name for variant in registered_variants()}
+    if duplicates := used & set(_names(experiment.adds)):
+        raise ValueError(f"experiment {experiment.id!r} adds a variant that exists: {sorted(duplicates)[0]!r}")
+    EXPERIMENTS[experiment.id] = experiment
+
+
+def registered_variants() -> Iterator[EncoderVariant]:
+    """All variants: those of the whole grid, then those that experiments add."""
+    yield from v.SHARED
+    for experiment in EXPERIMENTS.values():
+        yield from experiment.adds
+
+
+MEASURE = "accdistill_jax.reproduce.measure"
 LEARNED_BASELINES = ("accel-mae", "accel-contrastive", "accel-contrastive-segment")
 PROBED = (v.MAE_TEACHER, *_names(v.MAIN))
 
-EXPERIMENTS = (
+for _experiment in (
     Experiment(
         "label-fractions",
         "Heart rate and its variability by share of labels",
         (*PROBED, *_names(v.SUPERVISED)),
-        "label_fractions:measure_label_fractions",
+        f"{MEASURE}.label_fractions:measure_label_fractions",
+        adds=v.SUPERVISED,
     ),
     Experiment(
         "agreement",
         "Agreement with the reference",
         (v.MAE_TEACHER, "student", "accel-mae", "classical"),
-        "label_fractions:measure_agreement",
+        f"{MEASURE}.label_fractions:measure_agreement",
     ),
     Experiment(
         "retrieval",
         "Does acceleration find the PPG of the same minute?",
         (v.MAE_TEACHER, "student", "student-best", "student-long", "student-small", "no-augmentation", "joint"),
-        "retrieval:measure_retrieval",
+        f"{MEASURE}.retrieval:measure_retrieval",
     ),
-    Experiment("failures", "What retrieval fails on", (v.MAE_TEACHER, "student"), "retrieval:measure_failures"),
+    Experiment(
+        "failures", "What retrieval fails on", (v.MAE_TEACHER, "student"), f"{MEASURE}.retrieval:measure_failures"
+    ),
     Experiment(
         "participants",
         "Health targets of people",
         (v.MAE_TEACHER, "student", "student-best", "accel-mae", "accel-contrastive", "untrained", "classical"),
-        "people:measure_participants",
+        f"{MEASURE}.people:measure_participants",
     ),
     Experiment(
         "health",
         "Health of the embeddings",
         (v.MAE_TEACHER, "student", "student-best", "joint", *LEARNED_BASELINES, "untrained"),
-        "embedding_health:measure_health",
+        f"{MEASURE}.embedding_health:measure_health",
     ),
     Experiment(
         "objectives",
         "Contrast, regression, temperature, lambda",
         (v.REFERENCE.name, *_names(v.OBJECTIVES)),
-        "sweeps:measure_objectives",
+        f"{MEASURE}.sweeps:measure_objectives",
+        adds=v.OBJECTIVES,
     ),
     Experiment(
         "augmentations",
         "One augmentation at a time",
         (v.REFERENCE.name, *_names(v.AUGMENTED)),
-        "sweeps:measure_augmentations",
+        f"{MEASURE}.sweeps:measure_augmentations",
+        adds=v.AUGMENTED,
     ),
     Experiment(
         "teachers",
         "Other teachers, other students",
         (*_names(v.TEACHERS), v.REFERENCE.name, *_names(v.TAUGHT), "accel-mae"),
-        "sweeps:measure_teachers",
+        f"{MEASURE}.sweeps:measure_teachers",
+        adds=v.TAUGHT,
     ),
     Experiment(
         "sizes",
         "Smaller students",
         (v.MAE_TEACHER, "student", "student-small", "accel-mae", v.REFERENCE.name, *_names(v.SIZES)),
-        "sweeps:measure_sizes",
+        f"{MEASURE}.sweeps:measure_sizes",
+        adds=v.SIZES,
     ),
     Experiment(
         "sensors",
         "Lesser sensors",
         (v.MAE_TEACHER, "student", v.REFERENCE.name, *_names(v.LESSER)),
-        "sweeps:measure_sensors",
+        f"{MEASURE}.sweeps:measure_sensors",
+        adds=v.LESSER,
     ),
     Experiment(
         "transfer",
         "From one sensor to another",
         ("student", "accel-mae", "applied-64th-g", "applied-25hz-64th-g"),
-        "transfer:measure_transfer",
+        f"{MEASURE}.transfer:measure_transfer",
     ),
     Experiment(
         "unseen",
         "Stores that nothing was trained on",
         (v.MAE_TEACHER, "student", "accel-mae", "accel-contrastive", "untrained", "classical"),
-        "transfer:measure_unseen",
+        f"{MEASURE}.transfer:measure_unseen",
         needs_unseen=True,
     ),
-)
+):
+    register(_experiment)

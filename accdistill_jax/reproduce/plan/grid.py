@@ -1,4 +1,4 @@
-"""The grid of experiments as jobs: which runs there are, what each changes, and what it needs."""
+"""Plans the grid of experiments: the jobs, the config of each, and the jobs that it needs."""
 
 import fnmatch
 import hashlib
@@ -30,7 +30,7 @@ from accdistill_jax.reproduce.plan.scales import SCALES, VALIDATIONS, Scale, all
 from accdistill_jax.reproduce.plan.variants import EncoderVariant
 
 DATA = "data"
-FORMAT = 1  # of what a job leaves; raised when the same order gives other numbers
+FORMAT = 1  # version of a job's results; increase it when the same order gives other numbers
 
 
 class GridPlan(NamedTuple):
@@ -38,11 +38,11 @@ class GridPlan(NamedTuple):
 
     Attributes:
         jobs: the runs.
-        experiments: what the report tells, in order.
+        experiments: sections of the report, in order.
         settings: preset, data, seeds and base config as plain values.
-        variants: by name.
-        base: the config from which all start.
-        seeds: of training.
+        variants: name -> variant.
+        base: config that all variants change.
+        seeds: number of training seeds.
     """
 
     jobs: list[Job]
@@ -62,18 +62,18 @@ def plan_grid(
     seeds: int | None = None,
     overrides: Sequence[str] = (),
 ) -> GridPlan:
-    """The jobs of a preset.
+    """Plans the jobs of a preset.
 
     Args:
         preset: "smoke", "cpu" or "full".
-        stores: prepared stores; () is synthetic data.
+        stores: prepared stores; () means synthetic data.
         unseen: stores that no encoder is trained on.
-        only: ids of experiments, with wildcards; () is all.
-        seeds: how many; None is the preset's.
+        only: ids of experiments, wildcards allowed; () means all.
+        seeds: number of training seeds; None means the preset's.
         overrides: "--config.KEY=VALUE" each.
 
     Raises:
-        UserError: no such experiment, preset or key, a store that cannot be opened, or somebody on two sides.
+        UserError: unknown experiment, preset or key; a store that cannot be opened; a person or segment in two splits.
     """
     base, usual = (load_config(f"{presets.__file__}:{preset}", given) for given in (overrides, ()))
     if base.data.stores or base.data.unseen_stores:
@@ -90,20 +90,20 @@ def plan_grid(
         population = {key: value for key, value in plain(base.data.synthetic).items() if key != "workers"}
         data.append({"generator": GENERATOR_VERSION} | population)
     experiments = select_experiments(only, synthetic=not stores, unseen=bool(unseen))
-    known = {variant.name: variant for variant in all_variants(scale)}
-    left = {name for name in known if any(fnmatch.fnmatchcase(name, pattern) for pattern in scale.leave_out)}
+    builder = _JobBuilder(base, usual, scale=scale, seeds=count, stores=stores, data=data)
+    known = builder.known
+    left_out = {name for name in known if any(fnmatch.fnmatchcase(name, pattern) for pattern in scale.leave_out)}
     experiments = [
-        experiment._replace(variants=tuple(name for name in experiment.variants if name not in left))
+        experiment._replace(variants=tuple(name for name in experiment.variants if name not in left_out))
         for experiment in experiments
     ]
     wanted = dict.fromkeys(name for experiment in experiments for name in experiment.variants)
-    maker = _JobBuilder(base, scale, count, known, stores=stores, data=data, usual=usual)
     for name in wanted:
-        maker.add(known[name])
+        builder.add(known[name])
     for name in dict.fromkeys(
         name for experiment in experiments if experiment.needs_unseen for name in experiment.variants
     ):
-        maker.add_elsewhere(known[name], unseen, fingerprints[len(stores) :])
+        builder.add_elsewhere(known[name], unseen, fingerprints[len(stores) :])
     settings = {
         "preset": preset,
         "data": list(stores) or ["synthetic"],
@@ -116,19 +116,21 @@ def plan_grid(
         "config": plain(base),
     }
     experiments = [
-        experiment._replace(runs=maker.jobs_of(experiment.variants, elsewhere=experiment.needs_unseen))
+        experiment._replace(runs=builder.jobs_of(experiment.variants, elsewhere=experiment.needs_unseen))
         for experiment in experiments
     ]
-    return GridPlan(
-        list(maker.jobs.values()), experiments, settings, {n: known[n] for n in maker.variants}, base, count
-    )
+    variants = {name: known[name] for name in builder.variants}
+    return GridPlan(list(builder.jobs.values()), experiments, settings, variants, base, count)
 
 
 def check_store_separation(base: Config, stores: Sequence[Store], unseen: Sequence[Store]) -> dict[str, Any]:
-    """Compares people and segments of the stores, or the people to be generated where there are none, and returns the result.
+    """Checks that no person and no segment is in two splits; without stores, checks the people to be generated.
+
+    Returns:
+        What was compared, and the result; see `check_groups`.
 
     Raises:
-        UserError: somebody or a segment is on two sides.
+        UserError: a person or segment is in two splits.
     """
     groups = [Group.of_store(store, unseen=False, say=print) for store in stores]
     if not stores:
@@ -140,27 +142,27 @@ def check_store_separation(base: Config, stores: Sequence[Store], unseen: Sequen
 
 
 def generated_signals(base: Config) -> Signals:
-    """Those of the synthetic data that a config asks for."""
+    """The signals of the synthetic data that a config describes."""
     channels = base.data.synthetic.ppg_channels
     return Signals("the synthetic data (--config.data.synthetic.ppg_channels)", RATE_HZ, SAMPLES, channels)
 
 
 def select_experiments(only: Sequence[str], *, synthetic: bool, unseen: bool) -> list[Experiment]:
-    """The experiments that are asked for and can be done on such data.
+    """Selects the experiments that `--only` names and that this data allows.
 
     Raises:
-        UserError: a name that none has.
+        UserError: an unknown name, or an experiment that needs other data.
     """
     possible = [
         experiment
-        for experiment in EXPERIMENTS
+        for experiment in EXPERIMENTS.values()
         if (synthetic or not experiment.synthetic_only) and (unseen or not experiment.needs_unseen)
     ]
     for name in only:
-        if not any(fnmatch.fnmatchcase(experiment.id, name) for experiment in EXPERIMENTS):
-            near = nearest(name, [experiment.id for experiment in EXPERIMENTS])
+        if not any(fnmatch.fnmatchcase(experiment.id, name) for experiment in EXPERIMENTS.values()):
+            near = nearest(name, EXPERIMENTS)
             hint = f"; did you mean {near}?" if near else ""
-            raise UserError(f"--only {name}: there is no such experiment{hint} (--list names them)")
+            raise UserError(f"--only {name}: no such experiment{hint} (--list names them)")
         if not any(fnmatch.fnmatchcase(experiment.id, name) for experiment in possible):
             raise UserError(f"--only {name}: needs {'--unseen STORE' if not unseen else 'synthetic data'}")
     return [
@@ -171,13 +173,24 @@ def select_experiments(only: Sequence[str], *, synthetic: bool, unseen: bool) ->
 
 
 class _JobBuilder:
-    """Turns variants into jobs, what they need first."""
+    """Turns variants into jobs; the jobs that a variant needs come first.
 
-    def __init__(self, base, scale: Scale, seeds: int, known: dict[str, EncoderVariant], *, stores, data, usual):
+    Args:
+        base: config with the user's overrides.
+        usual: config without overrides, to which the scale's seconds refer.
+        scale: of the preset.
+        seeds: number of training seeds.
+        stores: to train on.
+        data: identity of the data, part of each job's key.
+    """
+
+    def __init__(
+        self, base: Config, usual: Config, *, scale: Scale, seeds: int, stores: Sequence[str], data: Sequence[Any]
+    ):
         self.jobs: dict[str, Job] = {}
         self.variants: dict[str, None] = {}
-        self._base, self._scale, self._seeds, self._known = base, scale, seeds, known
-        self._usual = usual  # without overrides: what the scale's seconds are of
+        self.known = {variant.name: variant for variant in all_variants(scale)}
+        self._base, self._usual, self._scale, self._seeds = base, usual, scale, seeds
         self._stores = list(stores)
         self._data_key = _hash({"format": FORMAT, "data": data})
         if not stores:
@@ -185,12 +198,12 @@ class _JobBuilder:
             self.jobs[DATA] = Job(DATA, self._data_key, order, (), scale.seconds["data"])
 
     def add(self, variant: EncoderVariant) -> None:
-        """Adds a variant's jobs, one a seed, and those of what it needs."""
+        """Adds a job for each seed of a variant, after the jobs that it needs."""
         if variant.name in self.variants:
             return
         for name in (variant.teacher, variant.of):
             if name:
-                self.add(self._known[name])
+                self.add(self.known[name])
         self.variants[variant.name] = None
         for seed in range(self._seeds if variant.seeds == "all" else 1):
             self._add(variant, seed)
@@ -224,12 +237,12 @@ class _JobBuilder:
         self.jobs[name] = Job(name, _hash(decisive), order, (*data, *needs), self._cost(variant, config))
 
     def add_elsewhere(self, variant: EncoderVariant, unseen: Sequence[str], fingerprints: Sequence[str]) -> None:
-        """Adds what embeds unseen stores with a variant's encoders, and with the teachers that these are compared with.
+        """Adds jobs that embed unseen stores with a variant's encoders and with their teachers.
 
-        Jobs of their own: a store more to look at trains nothing anew.
+        They are separate jobs, so that another unseen store does not repeat the training.
         """
         if variant.teacher:
-            self.add_elsewhere(self._known[variant.teacher], unseen, fingerprints)
+            self.add_elsewhere(self.known[variant.teacher], unseen, fingerprints)
         for trained in self.jobs_of((variant.name,)):
             job, name = self.jobs[trained], unseen_job(trained)
             teacher = job.order["teacher"]
@@ -248,18 +261,18 @@ class _JobBuilder:
             self.jobs[name] = Job(name, _hash(decisive), order, (*data, *needs), self._scale.seconds["embed"])
 
     def jobs_of(self, names: Sequence[str], *, elsewhere: bool = False) -> tuple[str, ...]:
-        """The jobs of some variants, all seeds; with those that embed unseen stores or without."""
+        """Names of the jobs of some variants, for all seeds; with `elsewhere` also those that embed unseen stores."""
         orders = {name: job.order for name, job in self.jobs.items() if name != DATA}
         return tuple(
             job for job, order in orders.items() if order["variant"] in names and (elsewhere or not order["unseen"])
         )
 
     def job_of(self, name: str, seed: int) -> str:
-        """The job of a variant that another one with that seed builds on."""
-        return f"{name}-s{seed if self._known[name].seeds == 'all' else 0}"
+        """Name of the job of a variant that a job with this seed needs."""
+        return f"{name}-s{seed if self.known[name].seeds == 'all' else 0}"
 
     def config(self, variant: EncoderVariant, seed: int) -> Config:
-        """The validated config of a variant's run."""
+        """Builds the validated config of a variant's run."""
         config = self._base
         changes: dict[str, Any] = {"seed": seed}
         if variant.kind == "teacher":
@@ -288,7 +301,7 @@ class _JobBuilder:
         return changed(config, changes | variant.changes)
 
     def _share(self, variant: EncoderVariant) -> float:
-        """Its duration over the student's."""
+        """Duration of a variant's training as a share of the student's."""
         shares = {"student-best": self._scale.best_share, "student-long": self._scale.long_share}
         return self._scale.short_share if variant.short else shares.get(variant.name, 1.0)
 
@@ -302,18 +315,18 @@ class _JobBuilder:
         )
         usual = next((other for other, other_unit in others if other_unit == unit), amount)
         trained = config.stage(variant.kind)
-        dearer = ENCODERS.get(trained.encoder.architecture).relative_step_time
-        dearer *= OBJECTIVES.get(trained.objective).relative_step_time
-        return embedding + seconds[variant.kind] * dearer * amount / usual
+        step_time = ENCODERS.get(trained.encoder.architecture).relative_step_time
+        step_time *= OBJECTIVES.get(trained.objective).relative_step_time
+        return embedding + seconds[variant.kind] * step_time * amount / usual
 
 
 def unseen_job(job: str) -> str:
-    """Name of the job that embeds unseen stores with a job's encoder."""
+    """Name of the job that embeds unseen stores with the encoder of `job`."""
     return f"{job}-unseen"
 
 
 def _decisive(config: Config, kind: str) -> dict[str, Any]:
-    """The part of a config that decides a job's result, besides the jobs that it builds on."""
+    """The part of a config that decides a job's result, apart from the jobs that it needs."""
     kept = plain(config)
     if kind == "teacher":
         del kept["student"], kept["inputs"]["accel"], kept["teacher"]["cached_views"]

@@ -1,32 +1,34 @@
-"""Scales: how much each preset of the experiments runs, and what it costs."""
+"""The size of each preset of the experiments, and its cost."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from accdistill_jax.reproduce.plan import variants
+from accdistill_jax.reproduce.plan.experiments import registered_variants
 from accdistill_jax.reproduce.plan.variants import EncoderVariant
 
-VALIDATIONS = 10  # of supervised training at its validation loss
+VALIDATIONS = 10  # of a supervised training; it keeps the best step
 
 
 class Scale(NamedTuple):
     """Sizes and costs of a preset.
 
     Attributes:
-        seeds: of training, for variants that have several.
-        short_share: part of the student's duration that short variants get.
-        views: embeddings that the frozen teacher gives of each training segment beforehand, for all students that it augments
-            alike; for short variants, which come by less often, a part of them; 0: it runs in every step.
-        supervised: duration of supervised training by share of the labels; "" is the student's. It keeps the best of `VALIDATIONS` steps.
-        validation_batches: by how many batches of validation minutes that is judged, where there are so many.
+        seeds: number of training seeds, for variants with several.
+        short_share: training time of short variants, as a share of the student's.
+        views: embeddings per training segment that the frozen teacher computes in advance; all students with the same
+            augmentation of the PPG share them. Short variants use fewer, as they see each segment less often. 0: the teacher
+            runs in every step.
+        supervised: duration of supervised training, by fraction of the labels; "" means the student's duration.
+        validation_batches: largest number of validation batches that judge a step of supervised training.
         best: changes of the best student.
-        best_share: its duration over the student's, such that it takes the student's time.
-        long: changes of the student that has more time.
-        long_share: its duration over the student's.
+        best_share: its number of steps as a share of the student's, so that both take the same time.
+        long: changes of the student that is trained longer.
+        long_share: its number of steps as a share of the student's.
         small: changes that make the student five times smaller than the teacher.
-        sizes: the same by variant.
-        seconds: rough cost of generating the data, of a teacher, of a student of the base's duration and of an embedding.
-        leave_out: variants, with wildcards, that take the same paths through the program as others.
+        sizes: variant -> changes, for the experiment on sizes.
+        seconds: rough cost of generating the data, of a teacher, of a student and of an embedding.
+        leave_out: variants (wildcards allowed) to skip, because other variants cover the same code.
     """
 
     seeds: int
@@ -45,7 +47,7 @@ class Scale(NamedTuple):
 
 
 def student_size(width: int, depth: int, *, heads: int = 4, ratio: float = 2, tokenizer=None) -> dict[str, Any]:
-    """Changes of the student's Transformer."""
+    """Changes of the size of the student's Transformer."""
     of = "student.encoder.transformer"
     changes = {f"{of}.width": width, f"{of}.depth": depth, f"{of}.heads": heads, f"{of}.mlp": round(ratio * width)}
     return changes | ({f"{of}.tokenizer": tokenizer} if tokenizer else {})
@@ -63,7 +65,7 @@ _PAPER_SIZES = {
     "size-half": student_size(256, 4, ratio=4),
     "size-equal": {},
 }
-# what is ours in the students that go beyond the paper; chosen on validation people
+# additions to the paper's method, chosen on validation people
 _BEYOND = {"inputs.accel.bands": "low+high+envelope", "student.regression_weight": 1.0}
 SCALES = {
     "smoke": Scale(
@@ -135,19 +137,7 @@ SCALES = {
 
 
 def all_variants(scale: Scale) -> Iterator[EncoderVariant]:
-    """Every variant, with what depends on the preset filled in."""
-    groups = (
-        variants.TEACHERS,
-        variants.MAIN,
-        variants.SUPERVISED,
-        (variants.REFERENCE,),
-        variants.OBJECTIVES,
-        variants.AUGMENTED,
-        variants.TAUGHT,
-        variants.LESSER,
-        variants.SIZES,
-    )
+    """Every registered variant, with the changes of the preset."""
     of_the_scale = {"student-best": scale.best, "student-long": scale.long, "student-small": scale.small, **scale.sizes}
-    for group in groups:
-        for variant in group:
-            yield variant._replace(changes=variant.changes | of_the_scale.get(variant.name, {}))
+    for variant in registered_variants():
+        yield variant._replace(changes=variant.changes | of_the_scale.get(variant.name, {}))

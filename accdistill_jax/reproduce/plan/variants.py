@@ -1,4 +1,4 @@
-"""Which encoders the experiments compare: each a few changed keys of the base config."""
+"""The encoders that the experiments compare; each changes a few keys of the base config."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -15,15 +15,16 @@ class EncoderVariant(NamedTuple):
     """An encoder of the grid.
 
     Attributes:
-        name: in file names and reports.
-        title: in words.
-        kind: "teacher", "student", "untrained", "classical", or "sensor": a student on signals of a simulated sensor.
-        changes: of the base config, by dotted key.
-        teacher: the variant it learns from, or "".
-        of: the variant that a "sensor" one has its encoder from.
-        seeds: "all" of the preset's, or the "first".
-        rows: "all" training segments are embedded, "some" (`config.evaluation.train_segments`) or "none".
-        short: trained for a part of the time; compared with others of its kind only.
+        name: in file names, numbers and `--list`.
+        title: in reports.
+        kind: "teacher", "student", "untrained", "classical" (hand-made features), or "sensor" (a trained student that
+            reads signals of a coarser sensor).
+        changes: changed values of the base config, by dotted key.
+        teacher: name of the variant it learns from; "" for none.
+        of: name of the variant whose encoder a "sensor" variant uses.
+        seeds: "all" trains with every seed of the preset, "first" with the first.
+        rows: training segments to embed: "all", "some" (`config.evaluation.train_segments`) or "none".
+        short: True for a shorter training; such variants are compared among themselves.
     """
 
     name: str
@@ -38,19 +39,19 @@ class EncoderVariant(NamedTuple):
 
 
 def without_augmentations(modality: str | None = None) -> dict[str, float]:
-    """Changes that leave out all augmentations of both modalities, or of one."""
+    """Changes that switch off all augmentations, of both modalities or of one."""
     modalities = (modality,) if modality else ("accel", "ppg")
-    one_view = {"teacher.cached_views": 1} if "ppg" in modalities else {}  # they are all alike
+    one_view = {"teacher.cached_views": 1} if "ppg" in modalities else {}  # without augmentation all views are equal
     return one_view | _left_out(AUGMENTATIONS, modalities)
 
 
 def only_augmentation(name: str) -> dict[str, float]:
-    """Changes that leave out all augmentations but one."""
+    """Changes that switch off all augmentations except one."""
     return _left_out([other for other in AUGMENTATIONS if other != name])
 
 
 def leave_out_augmentation(name: str) -> dict[str, float]:
-    """Changes that leave out one augmentation."""
+    """Changes that switch off one augmentation."""
     return _left_out([name])
 
 
@@ -122,7 +123,7 @@ MAIN = (
 
 
 def supervised_variant(target: str, fraction: float) -> EncoderVariant:
-    """Training on a label of a share of the segments."""
+    """Supervised training on one label, with a fraction of the labels."""
     name = f"supervised-{target.split('_')[0]}-{fraction:g}"
     return EncoderVariant(
         name,
@@ -141,7 +142,7 @@ def supervised_variant(target: str, fraction: float) -> EncoderVariant:
 
 SUPERVISED = tuple(supervised_variant(target, fraction) for target in TARGETS for fraction in FRACTIONS)
 
-# compared with `student-short`, of equal duration
+# the reference of all short variants
 REFERENCE = EncoderVariant("student-short", "distilled student, short", short=True, seeds="all")
 OBJECTIVES = (
     EncoderVariant(
@@ -227,3 +228,5 @@ SIZES = (
     EncoderVariant("size-half", "2x fewer parameters than the teacher", short=True),
     EncoderVariant("size-equal", "as many parameters as the teacher", short=True),
 )
+SHARED = (*TEACHERS, *MAIN, REFERENCE)
+"""Variants that several experiments use."""

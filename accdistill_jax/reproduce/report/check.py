@@ -1,4 +1,4 @@
-"""Compares two reports: `reproduce --check` checks a new one against the one it was given."""
+"""Compares two reports, for `reproduce --check`."""
 
 import fnmatch
 import gzip
@@ -6,7 +6,7 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,9 +15,9 @@ from accdistill_jax.errors import UserError
 KIND = "accdistill_jax.reproduce"
 FORMAT_VERSION = 1
 SETTINGS = ("preset", "seeds", "overrides", "generator_version", "data_fingerprints")
-"""Settings of a report that must be the same in both for their numbers to be compared; absent ones count as None.
-Fingerprints stand for stores, whose paths may differ; the generator's version for synthetic data, which need not be the same to
-the bit on every machine."""
+"""Settings that must be equal in two reports before their numbers are compared; a missing one counts as None.
+Fingerprints identify stores, whose paths may differ. The generator's version identifies synthetic data, which may differ in
+the last bits between machines."""
 _PARTS = {"numbers": Mapping, "claims": list, "settings": Mapping, "runs": list}
 _SHOWN = 20
 _GZIP = b"\x1f\x8b"  # first bytes of a compressed file
@@ -25,21 +25,21 @@ _ROUNDING = 1e-9
 
 
 class Deviation(NamedTuple):
-    """A number or claim beside what it was.
+    """A number or claim in both reports.
 
     Attributes:
-        name: of the number; the claim's words.
-        reference: what the reference says.
-        found: what the new report says.
-        allowed: by how much they may differ; None where that is no question.
-        share: of what is allowed that the difference takes: above 1 it has moved.
-        why: what is wrong with it in words; "" while it is within.
-        note: what else there is to say.
+        name: of the number; for a claim its wording.
+        reference: value in the reference.
+        new: value in the new report.
+        allowed: tolerated difference; None for claims.
+        share: difference as a share of the tolerance; above 1 the number has moved.
+        why: the problem in words; "" within the tolerance.
+        note: a remark that is no problem.
     """
 
     name: str
     reference: Any
-    found: Any
+    new: Any
     allowed: float | None
     share: float
     why: str
@@ -53,7 +53,7 @@ def load_report(path: str | os.PathLike) -> dict[str, Any]:
         path: the file; if it does not exist, the file with ".gz" added.
 
     Raises:
-        UserError: no such file, no report, a damaged file, or a report of another format version.
+        UserError: the file is missing, damaged, not a report, or a report of another format version.
     """
     try:
         content = _content(Path(path))
@@ -63,9 +63,9 @@ def load_report(path: str | os.PathLike) -> dict[str, Any]:
     except OSError as problem:
         raise UserError(f"cannot read {path}: {problem.strerror or problem}") from problem
     except (ValueError, RecursionError) as problem:
-        raise UserError(f"{path} is no JSON, or a part of it is missing: {problem}") from problem
+        raise UserError(f"{path} is not valid JSON, or is cut off: {problem}") from problem
     if not isinstance(report, dict) or report.get("kind") != KIND:
-        raise UserError(f"{path} is no report of python -m accdistill_jax.reproduce")
+        raise UserError(f"{path} is not a report of python -m accdistill_jax.reproduce")
     if report.get("format_version") != FORMAT_VERSION:
         raise UserError(
             f"{path} has format version {report.get('format_version')}; this version of the package reads {FORMAT_VERSION}"
@@ -75,7 +75,7 @@ def load_report(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def _content(path: Path) -> bytes:
-    """Bytes of a file, or of the compressed file beside its name; decompressed."""
+    """Reads a file, or the file with ".gz" added, and decompresses it."""
     packed = Path(f"{path}.gz")
     content = (packed if packed.exists() and not path.exists() else path).read_bytes()
     return gzip.decompress(content) if content.startswith(_GZIP) else content
@@ -84,7 +84,7 @@ def _content(path: Path) -> bytes:
 def _check_parts(report: Mapping[str, Any], path: str | os.PathLike) -> None:
     for part, kind in _PARTS.items():
         if not isinstance(report.get(part), kind):
-            raise UserError(f"{path}: {part!r} is missing or of the wrong kind")
+            raise UserError(f"{path}: {part!r} is missing or has the wrong type")
     for name, number in report["numbers"].items():
         try:
             values = number["value"], number["relative"], number["absolute"]
@@ -98,110 +98,129 @@ def _check_parts(report: Mapping[str, Any], path: str | os.PathLike) -> None:
 
 
 def compare_reports(
-    reference: Mapping[str, Any], found: Mapping[str, Any], *, only: Sequence[str] = ()
+    reference: Mapping[str, Any], new: Mapping[str, Any], *, only: Sequence[str] = ()
 ) -> list[Deviation]:
-    """Differences: the numbers and claims of two reports that do not agree within the reference's tolerance.
+    """Lists numbers and claims of two reports that differ by more than the reference's tolerance.
 
     Args:
         reference: content of a report.json.
-        found: that of the report made again.
-        only: ids of the experiments that were made again, globs allowed; numbers of others are not compared, nor claims
-            that are not measured by these. Empty: all.
+        new: content of the report that was made again.
+        only: ids of the experiments that were made again, wildcards allowed; numbers of other experiments are not compared,
+            nor claims that these experiments do not measure. Empty: all.
 
     Returns:
-        The farthest moved first.
+        The largest deviation first.
 
     Raises:
-        UserError: the two were not made alike, so that nothing follows from their difference.
+        UserError: the reports were made with other settings, so their numbers cannot be compared.
     """
-    return [one for one in deviations(reference, found, only=only) if one.why]
+    return [deviation for deviation in deviations(reference, new, only=only) if deviation.why]
 
 
-def deviations(reference: Mapping[str, Any], found: Mapping[str, Any], *, only: Sequence[str] = ()) -> list[Deviation]:
-    """All that `compare_reports` compares, the largest share of its tolerance first."""
-    check_alike(reference["settings"], found["settings"])
-    before, now = ({n: v for n, v in r["numbers"].items() if _is_of(n, only)} for r in (reference, found))
+def deviations(reference: Mapping[str, Any], new: Mapping[str, Any], *, only: Sequence[str] = ()) -> list[Deviation]:
+    """Compares all numbers and claims, as `compare_reports` does; also lists those that agree."""
+    check_alike(reference["settings"], new["settings"])
+    before, now = ({n: v for n, v in r["numbers"].items() if _is_of(n, only)} for r in (reference, new))
     pairs = [_number(name, before.get(name), now.get(name)) for name in before | now]
-    moved = {one.name.partition("/")[0] for one in pairs if one.why}
-    pairs += _claims(reference["claims"], found["claims"], moved, partly=bool(only))
-    return sorted(pairs, key=lambda one: -one.share)
+    moved = {pair.name.partition("/")[0] for pair in pairs if pair.why}
+    pairs += _claims(reference["claims"], new["claims"], moved, partly=bool(only))
+    return sorted(pairs, key=lambda pair: -pair.share)
 
 
-def check_alike(reference: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    """Raises UserError naming the settings by which two reports cannot be compared."""
-    other = [key for key in SETTINGS if _plain(reference.get(key)) != _plain(found.get(key))]
-    if other:
-        what = "; ".join(f"{key} {_text(reference.get(key))} there, {_text(found.get(key))} here" for key in other)
-        raise UserError(f"the reports cannot be compared: {what}")
+def check_alike(reference: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Raises a UserError that names the settings in which two reports differ, if they cannot be compared."""
+    different = [key for key in SETTINGS if _plain(reference.get(key)) != _plain(new.get(key))]
+    if different:
+        listing = "; ".join(
+            f"{key} is {_text(reference.get(key))} in the reference, {_text(new.get(key))} here" for key in different
+        )
+        raise UserError(f"the reports cannot be compared: {listing}")
 
 
 def _is_of(name: str, only: Sequence[str]) -> bool:
+    """True if a number belongs to an experiment of `only`."""
     return not only or any(fnmatch.fnmatchcase(name.partition("/")[0], pattern) for pattern in only)
 
 
 def _number(name: str, before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> Deviation:
     if before is None or now is None:
-        there, here = (None if side is None else side["value"] for side in (before, now))
+        old, new = (None if side is None else side["value"] for side in (before, now))
         why = "is new: the reference has no such number" if before is None else "is missing"
-        return Deviation(name, there, here, None, math.inf, why)
-    there, here = before["value"], now["value"]
-    if there is None or here is None:
-        why = "" if there is here else "was not measurable" if there is None else "is not measurable any more"
-        return Deviation(name, there, here, None, math.inf if why else 0.0, why)
-    allowed, difference = before["absolute"] + before["relative"] * abs(there), abs(here - there)
+        return Deviation(name, old, new, None, math.inf, why)
+    old, new = before["value"], now["value"]
+    if old is None or new is None:
+        why = "" if old is new else "was not measurable" if old is None else "is not measurable any more"
+        return Deviation(name, old, new, None, math.inf if why else 0.0, why)
+    allowed, difference = before["absolute"] + before["relative"] * abs(old), abs(new - old)
     share = difference / allowed if allowed else math.inf if difference else 0.0
-    return Deviation(name, there, here, allowed, share, "moved" if share > 1 + _ROUNDING else "")
+    return Deviation(name, old, new, allowed, share, "moved" if share > 1 + _ROUNDING else "")
 
 
 def _claims(
     before: Sequence[Mapping], now: Sequence[Mapping], moved: Collection[str], *, partly: bool
 ) -> list[Deviation]:
-    """Claims beside what they were. One that turned while all numbers of its section agree lay at the edge of its rule."""
-    there, here = ({claim["claim"]: claim for claim in claims} for claims in (before, now))
+    """Compares claims. A claim may change its verdict if all numbers of its section agree: it is close to its threshold."""
     pairs = []
-    for claim in there | here:
-        old, new = ({"holds": None} | own.get(claim, {}) for own in (there, here))
-        if partly and new["holds"] in (None, "not measured"):
+    for old, new in _paired_claims(before, now):
+        verdict_before, verdict_now = (None if claim is None else claim["holds"] for claim in (old, new))
+        if partly and verdict_now in (None, "not measured"):
             continue
         why, note = "", ""
-        if old["holds"] != new["holds"]:
-            section = old.get("section", "")
-            if None in (old["holds"], new["holds"]):
+        if verdict_before != verdict_now:
+            section = (old or {}).get("section", "")
+            if old is None or new is None:
                 why = "is another claim"
-            elif section and section not in moved and "not measured" not in (old["holds"], new["holds"]):
-                note = "holds differently, by a threshold between two numbers that agree"
+            elif section and section not in moved and "not measured" not in (verdict_before, verdict_now):
+                note = "holds differently; its numbers agree and lie near a threshold of its rule"
             else:
                 why = "holds differently"
-        pairs.append(
-            Deviation(claim, old["holds"], new["holds"], None, math.inf if why else 1.0 if note else 0.0, why, note)
-        )
+        share = math.inf if why else 1.0 if note else 0.0
+        pairs.append(Deviation((new or old or {})["claim"], verdict_before, verdict_now, None, share, why, note))
     return pairs
 
 
-def comparison_table(found: Sequence[Deviation], *, shown: int = _SHOWN) -> str:
-    """The first of `deviations` as a Markdown table, and a line that counts them."""
-    moved = sum(bool(one.why) for one in found)
-    rows = [("", "Reference", "Found", "Allowed", "Of it", "")]
+def _paired_claims(
+    before: Sequence[Mapping], now: Sequence[Mapping]
+) -> Iterator[tuple[Mapping | None, Mapping | None]]:
+    """Pairs claims by id, or by wording with reports from before claims had ids."""
+    rest = list(now)
+    for old in before:
+        key = "id" if "id" in old else "claim"
+        new = next((claim for claim in rest if claim.get(key) == old[key]), None)
+        if new is not None:
+            rest.remove(new)
+        yield old, new
+    yield from ((None, new) for new in rest)
+
+
+def comparison_table(compared: Sequence[Deviation], *, shown: int = _SHOWN) -> str:
+    """Formats the first of `deviations` as a Markdown table, with a line that counts them."""
+    moved = sum(bool(deviation.why) for deviation in compared)
+    rows = [("", "Reference", "New", "Allowed", "Share of it", "")]
     rows += [
         (
-            one.name,
-            _text(one.reference),
-            _text(one.found),
-            "" if one.allowed is None else f"± {one.allowed:.3g}",
-            f"{100 * one.share:.0f} %" if math.isfinite(one.share) and one.allowed is not None else "",
-            one.why.upper() if one.why == "moved" else one.why or one.note,
+            deviation.name,
+            _text(deviation.reference),
+            _text(deviation.new),
+            "" if deviation.allowed is None else f"± {deviation.allowed:.3g}",
+            f"{100 * deviation.share:.0f} %"
+            if math.isfinite(deviation.share) and deviation.allowed is not None
+            else "",
+            deviation.why.upper() if deviation.why == "moved" else deviation.why or deviation.note,
         )
-        for one in found[: max(shown, min(moved, 5 * shown))]
+        for deviation in compared[: max(shown, min(moved, 5 * shown))]
     ]
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    rest = len(found) - len(rows) + 1
-    lines += [f"... and {rest} more" + (", all closer" if moved < len(rows) else "")] if rest else []
+    hidden = len(compared) - len(rows) + 1
+    lines += [f"... and {hidden} more" + (", all closer" if moved < len(rows) else "")] if hidden else []
     count = (
-        f"{moved} of {len(found)} numbers and claims moved" if moved else f"all {len(found)} numbers and claims agree"
+        f"{moved} of {len(compared)} numbers and claims moved"
+        if moved
+        else f"all {len(compared)} numbers and claims agree"
     )
     return "\n".join([*lines, "", f"{count} (largest differences first)."])
 

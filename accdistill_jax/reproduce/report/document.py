@@ -1,4 +1,4 @@
-"""The report of a grid of experiments: its parts."""
+"""The parts of a report."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 PICTURES = "report"  # folder beside report.md
 DOTS_PER_INCH = 150
 HOLDS = ("yes", "no", "partly", "not measured")
-RULES = "When a claim counts as holding (our choice, made without a look at test results)"
+RULES = "When a claim holds (rules of this project, fixed before any test result was seen)"
 UNFINISHED = ("failed", "skipped")  # statuses of runs that have no result
 
 
 class ReportTable(NamedTuple):
-    """Cells are minimal Markdown (see inline.py); the first column names the row."""
+    """A table; cells are minimal Markdown (see inline_markdown.py), and the first column names the row."""
 
     caption: str
     columns: tuple[str, ...]
@@ -23,7 +23,7 @@ class ReportTable(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A figure; `name` is its file's, unique in the report, and the caption also its text for those who do not see it."""
+    """A figure; `name` is the name of its file, unique in the report. The caption is also the alternative text."""
 
     name: str
     caption: str
@@ -31,7 +31,7 @@ class Picture(NamedTuple):
 
 
 class Section(NamedTuple):
-    """One experiment; `id` is its name on the command line, unless it is `always` there. `notes` are what to keep in mind."""
+    """One experiment. `id` is its name for `--only`, except for sections that every report has (`always`). `notes` are caveats."""
 
     id: str
     title: str
@@ -42,17 +42,34 @@ class Section(NamedTuple):
     always: bool = False
 
 
-class Claim(NamedTuple):
-    """A statement of the paper beside the measured result.
+class Statement(NamedTuple):
+    """A statement of the paper.
 
     Attributes:
-        claim, paper: what is claimed, and in which numbers.
-        trust: in that, see `TRUST`.
-        measured, holds, why: what became of it here.
-        rule: when it counts as holding, in part or not at all.
-        section: id of the experiment that it was measured in.
+        id: by which `--check` finds the claim in another report; it stays when the wording changes.
+        claim: in words.
+        paper: the paper's numbers.
     """
 
+    id: str
+    claim: str
+    paper: str
+
+
+class Claim(NamedTuple):
+    """A statement of the paper with the measured result.
+
+    Attributes:
+        id, claim, paper: see `Statement`.
+        trust: how sure it is that the paper says so, see `TRUST`.
+        measured: the result, in words.
+        holds: the verdict.
+        why: the reason for the verdict.
+        rule: when the claim holds, holds in part or does not hold.
+        section: id of the experiment that measured it.
+    """
+
+    id: str
     claim: str
     paper: str
     trust: str
@@ -67,13 +84,13 @@ class Number(NamedTuple):
     """One measured number.
 
     Attributes:
-        value: None, or not finite, where it could not be measured.
-        low: of its interval; None without.
-        high: likewise.
-        seeds: its value by training seed.
+        value: None or not finite if it could not be measured.
+        low: lower end of its interval; None without an interval.
+        high: upper end.
+        seeds: the value of each training seed.
         unit: "" for none.
-        relative: when it is measured again it may differ by this share of itself ...
-        absolute: ... and by this much besides.
+        relative: tolerance when it is measured again, as a share of the value ...
+        absolute: ... plus this absolute tolerance.
     """
 
     value: float | None
@@ -86,17 +103,17 @@ class Number(NamedTuple):
 
 
 class Report(NamedTuple):
-    """All of it.
+    """A whole report.
 
     Attributes:
         title: of the page.
         summary: paragraphs.
         claims: in the order of the paper.
         sections: one for each experiment.
-        numbers: by name, "<section's id>/<what>".
-        runs: one dictionary for each, with "name", "status" (see jobs.Outcome), "seconds", "reason" and what else is known.
-        settings: plain values; see check.SETTINGS for those that a comparison goes by.
-        broken: experiments that a mistake in the program kept from being measured, and which.
+        numbers: "<id of the section>/<...>" -> number.
+        runs: a dictionary for each run, with "name", "status" (see jobs.Outcome), "seconds", "reason" and further facts.
+        settings: plain values; check.SETTINGS lists those that must be equal for a comparison.
+        broken: experiment -> error of the program that prevented its measurement.
     """
 
     title: str
@@ -117,14 +134,14 @@ TRUST = {
 
 
 def unfinished(report: Report) -> list[dict]:
-    """The runs without a result: those that failed before those that were left out because of them."""
+    """The runs without a result: first those that failed, then those that were skipped because of them."""
     return sorted(
         (run for run in report.runs if run["status"] in UNFINISHED), key=lambda run: UNFINISHED.index(run["status"])
     )
 
 
 def flat_settings(settings: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """Nested settings as (dotted name, text)."""
+    """Flattens nested settings to pairs of dotted name and text."""
     if isinstance(settings, dict) and (settings or not prefix):
         return [pair for key, value in settings.items() for pair in flat_settings(value, f"{prefix}{key}.")]
     text = settings if isinstance(settings, str) else json.dumps(settings, ensure_ascii=False)

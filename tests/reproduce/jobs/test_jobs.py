@@ -101,7 +101,7 @@ def test_jobs_follow_their_needs_and_are_done_once(start, tmp_path):
 
     again, said, shown = start(*jobs)
     assert {o.status for o in again.values()} == {"cached"} and shown == []
-    assert said == ["all 2 runs are finished already"]
+    assert said == ["all 2 runs are already finished"]
     assert {name: o.seconds for name, o in again.items()} == {name: o.seconds for name, o in first.items()}
 
     changed = start(jobs[0]._replace(key="f" * 16), jobs[1])[0]
@@ -170,7 +170,7 @@ def test_a_work_function_that_is_not_there(tmp_path):
 
 def test_workers_have_their_own_environments_and_work_at_the_same_time(start):
     jobs = [job("a", sleep=0.6), job("b", sleep=0.6), job("c", "a", "b")]
-    found, _, _ = start(*jobs, workers=2, environments=[{"JOB_VARIABLE": "x"}, {"JOB_VARIABLE": "y"}])
+    found, _, _ = start(*jobs, environments=[{"JOB_VARIABLE": "x"}, {"JOB_VARIABLE": "y"}])
     assert {result(found["a"])["variable"], result(found["b"])["variable"]} == {"x", "y"}
     assert found["c"].status == "finished"
 
@@ -297,7 +297,7 @@ def test_a_signal_stops_in_order_and_the_same_command_continues(tmp_path, number
     assert status == 128 + number
     assert "Traceback" not in text
     assert text.splitlines()[-1] == (
-        f"stopped by {number.name}; what is done is kept, 1 of 2 runs are finished. The same command continues from there."
+        f"stopped by {number.name}; finished work is kept, 1 of 2 runs are finished. The same command continues from there."
     )
     assert is_gone(worker)
     saved = parent.steps

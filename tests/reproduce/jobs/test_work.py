@@ -128,7 +128,7 @@ def test_the_data_section_and_experiments_are_measured_and_a_missing_one_says_so
     failed = {name: one if name == "data" else one._replace(status="failed") for name, one in outcomes.items()}
     found = measured(Bench(plan, failed), plan.experiments[0])
     assert "Not measured" in found.section.text[0] and not found.numbers
-    assert part.section.always and "none of the claims" in measure._summary(plan, outcomes, ())[0]
+    assert part.section.always and "none of the claims" in measure.summary(plan, outcomes, ())[0]
     json.dumps(plan.settings)
 
 
@@ -141,7 +141,7 @@ def test_a_mistake_in_one_experiment_leaves_the_others(done, monkeypatch, capsys
         found.broken == {"failures": "ZeroDivisionError: division by zero"} and "Traceback" in capsys.readouterr().err
     )
     text = {section.id: section.text for section in found.sections}
-    assert "by a mistake in the program: ZeroDivisionError" in text["failures"][0]
+    assert "because of an error in the program: ZeroDivisionError" in text["failures"][0]
     assert any(name.startswith("sensors/") for name in found.numbers)
 
 

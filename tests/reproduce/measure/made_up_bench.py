@@ -15,7 +15,7 @@ STATES, WIDTH, HEAD = 6, 16, 12
 
 def experiment(name: str, *variants: str):
     """An experiment of the grid, with these variants in place of its own."""
-    (one,) = (e for e in EXPERIMENTS if e.id == name)
+    one = EXPERIMENTS[name]
     return one._replace(variants=variants) if variants else one
 
 

@@ -12,7 +12,7 @@ from accdistill_jax.reproduce.measure.probing import Probing
 from accdistill_jax.reproduce.measure.tolerance import LEAST, SIGMAS
 from accdistill_jax.reproduce.plan.experiments import LEARNED_BASELINES
 from accdistill_jax.reproduce.plan.variants import FRACTIONS, TARGETS, supervised_variant
-from accdistill_jax.reproduce.report.document import Report
+from accdistill_jax.reproduce.report.document import Report, Statement
 from accdistill_jax.reproduce.report.write import to_dict, write_grid_report
 from tests.reproduce.measure.fake_bench import SCALES, TEACHER, UNKNOWING, FakeBench
 
@@ -100,7 +100,7 @@ def test_a_claim_on_all_comparisons_is_partly_true_where_one_lacks():
 
     def judged(name, *baselines, least):
         one = against(probing.scores, name, "it", baselines, fractions=dict.fromkeys(TARGETS, (1.0,)))
-        return lower_everywhere(one, probing.scores, titles, claim="c", paper="p", least=least)
+        return lower_everywhere(one, probing.scores, titles, statement=Statement("id", "c", "p"), least=least)
 
     assert judged("student", "accel-mae", least=0.23).holds == "yes"
     assert judged("student", "accel-mae", "absent", least=0.23).holds == "partly"
@@ -119,7 +119,7 @@ def test_a_claim_on_three_targets_is_partly_true_where_one_has_no_labels():
 
     bench = HeartRateAlone("label-fractions", seeds=1, noise={"student": 0.05} | dict.fromkeys(LEARNED_BASELINES, 3.0))
     part = label_fractions.measure_label_fractions(bench, bench.plan.experiments[0])
-    assert part.claims[0].holds == "partly" and "more could not be made" in part.claims[0].measured
+    assert part.claims[0].holds == "partly" and "more comparisons are missing" in part.claims[0].measured
 
 
 def test_joint_ppg_projections_are_compared_with_the_frozen_ones():
@@ -164,7 +164,7 @@ def test_runs_that_failed_are_left_out_and_named(tmp_path):
     failed = ["student", "accel-mae", "joint", *(supervised_variant(t, f).name for t in TARGETS for f in FRACTIONS)]
     _, part = measured(failed=failed, seeds=1)
     assert holds(part) == ["not measured"] * 5 + [part.claims[5].holds]
-    assert "18 more could not be made" in part.claims[5].measured and part.claims[5].holds != "yes"
+    assert "18 more comparisons are missing" in part.claims[5].measured and part.claims[5].holds != "yes"
     assert any("student-s0" in note for note in part.section.notes) and any(
         "accel-mae-s0" in note for note in part.section.notes
     )

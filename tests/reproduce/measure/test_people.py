@@ -7,7 +7,7 @@ from accdistill_jax.data.synthetic.health_oracle import NAMES, sample_truth
 from accdistill_jax.data.synthetic.health_targets import CONTROL, KINDS
 from accdistill_jax.data.synthetic.physiology import participant_id
 from accdistill_jax.data.synthetic.synthetic import GENERATOR_VERSION
-from accdistill_jax.reproduce.measure.people import _control_words, ask, measure_participants
+from accdistill_jax.reproduce.measure.people import ask, control_words, measure_participants
 from accdistill_jax.reproduce.report.document import Report
 from accdistill_jax.reproduce.report.write import validate_report
 from tests.reproduce.measure.made_up_bench import MadeUpBench, Store, experiment
@@ -68,7 +68,7 @@ def test_students_beat_baselines_and_controls_are_at_chance():
 def test_controls_that_can_be_read_are_told():
     bench = made({"student": 0.1})
     found = ask(bench, {"student": 0}, table(bench, leak=True), main="student")
-    assert "something leaks" in _control_words(found, {"student": "student"})[0]
+    assert "something leaks" in control_words(found, {"student": "student"})[0]
 
 
 def test_few_people_and_no_controls():

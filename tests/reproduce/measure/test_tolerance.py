@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from accdistill_jax.reproduce.measure.formatting import report_number
 from accdistill_jax.reproduce.measure.tolerance import (
     ALONE,
     ALONE_SHARE,
@@ -12,7 +13,6 @@ from accdistill_jax.reproduce.measure.tolerance import (
     allowed,
     pooled,
 )
-from accdistill_jax.reproduce.measure.wording import report_number
 from accdistill_jax.reproduce.report.check import compare_reports
 
 NAMES = [f"encoder{k}" for k in range(12)]

@@ -35,7 +35,7 @@ def test_a_sensor_that_carries_over_and_one_that_needs_labels():
     assert value(part, f"{far}/10") < value(part, f"{far}/2")
     assert value(part, "transfer/accel-mae/hr_bpm/all") > 3 * full
     said = part.section.text[0]
-    assert "it does not carry over" in said and "it carries over" in said
+    assert "It does not carry over" in said and "It carries over" in said
     assert part.section.pictures and len(part.section.tables) == 1
     assert all(number.relative >= 0.05 for number in part.numbers.values())
 
@@ -64,7 +64,7 @@ def test_unseen_store_with_and_without_labelled_people():
     assert len(part.numbers["unseen/troika/student/hr_bpm/0"].seeds) == 2
     assert "is better than that mean" in part.section.text[0]
     captions = " ".join(table.caption for table in part.section.tables)
-    assert "acceleration finds PPG" in captions and "the student's error less" in captions
+    assert "acceleration finds PPG" in captions and "the student's error minus" in captions
     assert any("15.6 mg" in note for note in part.section.notes)
     assert [p.name for p in part.section.pictures] == ["unseen-troika-people"]
 
@@ -75,7 +75,7 @@ def test_rates_beyond_training_and_few_people_are_told():
         bench.columns("unseen-Run 1").labels[name][:] = np.nan
     part = sound(measure_unseen(bench, experiment("unseen", "student", TEACHER)))
     notes = " ".join(part.section.notes)
-    assert "100 % of its minutes lie above" in notes and "Run 1 has 4 people" in notes
+    assert "100 % of its minutes are above" in notes and "Run 1 has 4 people" in notes
     assert "Run 1, SDNN: 0 labelled test segments" in notes
     assert "too few people with labels to fit on 5" in notes
     assert len(part.section.notes) == len(set(part.section.notes))  # both are of one device

@@ -107,7 +107,7 @@ def test_a_claim_that_turns_at_the_edge_of_its_rule_is_told_and_no_alarm(referen
     found["claims"][0]["holds"] = "partly"
     found["numbers"]["retrieval/top1"]["value"] = 0.89  # within what is allowed
     assert check.compare_reports(reference, found) == []
-    assert "by a threshold between two numbers that agree" in check.comparison_table(check.deviations(reference, found))
+    assert "its numbers agree and lie near a threshold" in check.comparison_table(check.deviations(reference, found))
     found["numbers"]["retrieval/top1"]["value"] = 0.8
     assert names(check.compare_reports(reference, found)) == {
         "retrieval/top1": "moved",
@@ -123,7 +123,7 @@ def test_a_claim_that_turns_at_the_edge_of_its_rule_is_told_and_no_alarm(referen
 )
 def test_reports_that_were_made_otherwise_are_not_compared(reference, found, key, value):
     found["settings"][key] = value
-    with pytest.raises(UserError, match=f"the reports cannot be compared: {key} .* there, {value} here"):
+    with pytest.raises(UserError, match=f"the reports cannot be compared: {key} is .* in the reference, {value} here"):
         check.compare_reports(reference, found)
 
 
@@ -136,10 +136,10 @@ def test_versions_and_tuples_are_no_hindrance(reference, found):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda text: text[: len(text) // 2], "is no JSON, or a part of it is missing"),
+        (lambda text: text[: len(text) // 2], "is not valid JSON, or is cut off"),
         (lambda text: text.replace('"format_version": 1', '"format_version": 99'), "has format version 99; .* reads 1"),
-        (lambda text: text.replace(check.KIND, "other"), "is no report of python -m accdistill_jax.reproduce"),
-        (lambda text: "[1]", "is no report"),
+        (lambda text: text.replace(check.KIND, "other"), "is not a report of python -m accdistill_jax.reproduce"),
+        (lambda text: "[1]", "is not a report"),
         (lambda text: text.replace('"numbers"', '"digits"'), "'numbers' is missing"),
         (lambda text: text.replace('"relative": 0.1', '"relative": null'), "number 'probes/hr' is incomplete"),
         (lambda text: text.replace('"value": 2.0', '"value": "two"'), "number 'probes/hr' is incomplete"),

@@ -72,10 +72,10 @@ def report():
         title=f"Title {NASTY}",
         summary=(f"**Bold** `code` [page](https://arxiv.org/abs/2412.11276) {NASTY}",),
         claims=(
-            Claim("Augmentation", "+45 %", "P", "+3 %", "no", "see [there](#augmentation)"),
-            Claim(NASTY, "99.2 %", "Q", "", "not measured", NASTY, rule=NASTY),
-            Claim("Joint", "95 % worse", "P", "160 %", "yes", ""),
-            Claim("Size", "better", "A", "mixed", "partly", ""),
+            Claim("augmentation", "Augmentation", "+45 %", "P", "+3 %", "no", "see [there](#augmentation)"),
+            Claim("nasty", NASTY, "99.2 %", "Q", "", "not measured", NASTY, rule=NASTY),
+            Claim("joint", "Joint", "95 % worse", "P", "160 %", "yes", ""),
+            Claim("size", "Size", "better", "A", "mixed", "partly", ""),
         ),
         sections=(
             Section("probes", "Probes", (NASTY,), (table,), (Picture("errors", NASTY, figure()),), (NASTY,)),
