@@ -2,12 +2,10 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from accdistill_jax.evaluation.bootstrap import Estimate
 from accdistill_jax.evaluation.evaluate import SPLITS, SplitEmbeddings
 from accdistill_jax.evaluation.probing.few_people import few_people
 from accdistill_jax.evaluation.probing.probes import (
@@ -18,7 +16,6 @@ from accdistill_jax.evaluation.probing.probes import (
     TargetResult,
     probe_target,
 )
-from accdistill_jax.evaluation.report.style import capital
 from accdistill_jax.evaluation.retrieval.retrieval import ACCEL_TO_PPG
 from accdistill_jax.labels import HEART_RATE, LABELS
 from accdistill_jax.reproduce.measure import formatting
@@ -33,13 +30,12 @@ from accdistill_jax.reproduce.measure.formatting import (
 )
 from accdistill_jax.reproduce.measure.results import Bench, ReportPart
 from accdistill_jax.reproduce.measure.search import WAYS, retrieve_pairs
+from accdistill_jax.reproduce.measure.transfer_text import ALL, STUDENT, ZERO, PeopleErrors, store_text, transfer_text
 from accdistill_jax.reproduce.plan.experiments import Experiment
 from accdistill_jax.reproduce.plan.variants import TARGETS
 from accdistill_jax.reproduce.report import pictures
 from accdistill_jax.reproduce.report.document import Number, Picture, ReportTable, Section
 
-STUDENT = "student"
-ZERO, ALL = "0", "all"
 SENSOR_PEOPLE, STORE_PEOPLE = (2, 5, 10), (1, 2, 5)
 REPEATS = 20  # choices of the labelled people
 E4, E4_NOTE = (
@@ -49,20 +45,7 @@ E4, E4_NOTE = (
         "rest, predictions from it rely on larger movements, posture and breathing rather than on single beats."
     ),
 )
-CARRIED = 1.1  # a probe carries over if its error is below this multiple of the error with all labels
 BEYOND = 99  # percentile of the training heart rates above which a probe has to extrapolate
-
-
-class PeopleErrors(NamedTuple):
-    """Errors of one encoder or constant on one target.
-
-    Attributes:
-        errors: number of labelled people ("0", "2", ..., "all") -> mean absolute error, with its interval over test people.
-        std: number of labelled people -> standard deviation over the choices of these people.
-    """
-
-    errors: dict[str, Estimate]
-    std: dict[str, float]
 
 
 ErrorsByTarget = dict[str, dict[str, PeopleErrors]]  # target -> encoder or "mean" -> its errors
@@ -96,7 +79,7 @@ def measure_transfer(bench: Bench, experiment: Experiment) -> ReportPart:
             _add_few(errors[target], splits.train, splits.test, SENSOR_PEOPLE)
     titles = {name: _sensor_title(bench, name) for name in seeds} | {MEAN: "mean of the labels"}
     columns = (ZERO, *map(str, SENSOR_PEOPLE), ALL)
-    text = [_transfer_words(target, errors[target], sensors, titles) for target in errors]
+    text = [transfer_text(target, errors[target], sensors, titles) for target in errors]
     notes += [
         "No people: the probe is fitted on the full sensor's embeddings of the training people and applied to the other sensor's. Other "
         f"columns: the probe is fitted on the sensor's own embeddings of that many training people (mean over {REPEATS} choices of people, "
@@ -171,7 +154,7 @@ def _store(bench: Bench, prefix: str, store: str, seeds: Mapping[str, Sequence[i
         _against(store, tests, titles),
         retrieved,
     ]
-    text = [_store_words(store, target, errors[target], tests[target], titles) for target in errors]
+    text = [store_text(store, target, errors[target], tests[target], titles) for target in errors]
     text = text or [f"{store}: no target has enough labels."]
     shown = _pictures(f"unseen-{_slug(store)}", f"Errors in {store}", errors, titles, columns)
     section = Section("unseen", store, tuple(text), tuple(t for t in tables if t.rows), shown, tuple(notes))
@@ -263,68 +246,6 @@ def _numbers(
                     values or [estimate.value], estimate=estimate, unit=LABELS[target].unit
                 )
     return numbers
-
-
-def _value(errors: PeopleErrors, column: str) -> float:
-    value = errors.errors[column].value
-    assert value is not None  # errors of fitted probes are known
-    return value
-
-
-def _transfer_words(
-    target: str, errors: Mapping[str, PeopleErrors], sensors: Sequence[str], titles: Mapping[str, str]
-) -> str:
-    words, unit, *_ = LABELS[target]
-    full, mean = _value(errors[STUDENT], ALL), _value(errors[MEAN], ALL)
-    sentences = [
-        f"**{words}**: on the full sensor the student's error is {decimal(full)} {unit} (mean of the labels {decimal(mean)})."
-    ]
-    for name in sensors:
-        columns = errors[name].errors
-        few = max((c for c in columns if c not in (ZERO, ALL)), key=int, default=None)
-        after_few = f", {decimal(columns[few].value)} with one fitted on {few} people of this sensor" if few else ""
-        zero, refitted = _value(errors[name], ZERO), _value(errors[name], ALL)
-        carried = zero < CARRIED * refitted
-        verdict = "It does not carry over" if zero >= mean else f"It carries over{'' if carried else ' in part'}"
-        sentences.append(
-            f"{capital(titles[name])}: {decimal(zero)} with the full sensor's probe{after_few}, {decimal(refitted)} with one fitted on all "
-            f"people. {verdict}."
-        )
-    return " ".join(sentences)
-
-
-def _store_words(
-    store: str, target: str, errors: Mapping[str, PeopleErrors], result: TargetResult, titles: Mapping[str, str]
-) -> str:
-    words, unit, *_ = LABELS[target]
-    zero = {name: _value(encoder_errors, ZERO) for name, encoder_errors in errors.items()}
-    best = min((name for name in zero if name != MEAN), key=lambda name: zero[name])
-    text = (
-        f"**{store}, {words}**: with probes from the training stores {titles[best]} has the smallest error, {decimal(zero[best])} {unit}; "
-        f"the error of the mean of the training labels is {decimal(zero[MEAN])}."
-    )
-    against = result.difference(STUDENT, MEAN)
-    if against:
-        text += f" The student ({decimal(zero[STUDENT])}) is {_OUTCOMES[against.outcome]} that mean."
-    few = [column for column in errors[MEAN].errors if column != ZERO]
-    if few:
-        most = few[-1]
-        after = {name: _value(of, most) for name, of in errors.items() if most in of.errors}
-        best = min((name for name in after if name != MEAN), key=lambda name: after[name])
-        student = f"the student {decimal(after[STUDENT])}, " if STUDENT in after and best != STUDENT else ""
-        text += (
-            f" With labels of {most} {'person' if most == '1' else 'people'} of the store {titles[best]} reaches {decimal(after[best])}, "
-            f"{student}the mean of the same labels {decimal(after[MEAN])}."
-        )
-    return text
-
-
-_OUTCOMES = {
-    "better": "better than",
-    "worse": "worse than",
-    "same": "not distinguishable from",
-    "unknown": "not comparable with",
-}
 
 
 def _against(store: str, tests: Mapping[str, TargetResult], titles: Mapping[str, str]) -> ReportTable:
