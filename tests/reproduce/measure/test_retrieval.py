@@ -133,9 +133,9 @@ def test_health_sees_a_ppg_side_that_drifts_away():
     assert cka["student"] > 0.9 and abs(cka["accel-mae"]) < 0.1
     assert part.numbers["health/joint/ppg-side/variance-share"].value < 1e-6
     fine = measure_health(MadeUpBench(noise, seeds=2), experiment("health", *names))
-    assert "separates minutes as well as the frozen teacher" in " ".join(fine.section.text) and "No encoder" in " ".join(
+    assert "separates minutes as well as the frozen teacher" in " ".join(
         fine.section.text
-    )
+    ) and "No encoder" in " ".join(fine.section.text)
 
 
 def test_health_without_a_teacher_has_no_similarity():
