@@ -1,4 +1,4 @@
-"""Colours, markers and lines of encoders, the same in every figure that tells encoders apart by colour."""
+"""Colours, markers and lines of encoders, the same in every figure."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from accdistill_jax.reproduce.plan.variants import MAE_TEACHER
 
 
 class EncoderStyle(NamedTuple):
-    """Colour, marker and line of an encoder; students are drawn through, baselines dashed."""
+    """Colour, marker and line of an encoder; students have solid lines, baselines dashed ones."""
 
     colour: str
     marker: str
@@ -42,5 +42,5 @@ OTHER = EncoderStyle(GREY, ".", "--")
 
 
 def style_of(name: str) -> EncoderStyle:
-    """Of an encoder by its name; grey where it has none of its own."""
+    """The style of an encoder; grey if it has none."""
     return STYLES.get(name, OTHER)

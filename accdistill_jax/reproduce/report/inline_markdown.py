@@ -1,4 +1,4 @@
-"""The little Markdown that a report's texts may hold: `code`, **bold** and [links](https://...); all else is literal."""
+"""The Markdown that a report's texts may contain: `code`, **bold** and [links](https://...). All other text is literal."""
 
 import html
 import re
@@ -11,7 +11,7 @@ _BLOCK = re.compile(r"^(?=[-+>#])|^\d+(?=[.)]\s)")
 
 
 class InlinePiece(NamedTuple):
-    """A stretch of text; a bold one or a link may hold others."""
+    """A piece of text with one kind of markup."""
 
     kind: Literal["text", "code", "bold", "link"]
     text: str
@@ -19,7 +19,7 @@ class InlinePiece(NamedTuple):
 
 
 def pieces(text: str) -> list[InlinePiece]:
-    """Splits a text; what is no complete mark, or a link to anything but a page, a file beside or a heading, is text."""
+    """Splits a text into pieces. Incomplete markup, and links to anything but a page, a file or a heading, stay plain text."""
     found, end = [], 0
     for match in _TOKEN.finditer(text):
         code, bold, label, address = match.groups()
@@ -40,7 +40,7 @@ def pieces(text: str) -> list[InlinePiece]:
 
 
 def to_html(text: str) -> str:
-    """The text as HTML, everything escaped."""
+    """Converts a text to HTML and escapes it."""
     parts = []
     for kind, inner, address in pieces(text):
         if kind == "text":
@@ -55,11 +55,11 @@ def to_html(text: str) -> str:
 
 
 def to_markdown(text: str, *, cell: bool = False) -> str:
-    """The text as GitHub's Markdown, with what is literal escaped.
+    """Converts a text to GitHub's Markdown and escapes literal text.
 
     Args:
         text: one paragraph.
-        cell: whether it stands in a table, where lines and bars would end the cell.
+        cell: True inside a table, where line breaks and bars would end the cell.
     """
     parts = []
     for kind, inner, address in pieces(text):
@@ -78,7 +78,7 @@ def to_markdown(text: str, *, cell: bool = False) -> str:
 
 
 def to_plain(text: str) -> str:
-    """The text without its marks, for attributes."""
+    """Removes the markup from a text, for attributes."""
     return " ".join("".join(to_plain(p.text) if p.kind == "bold" else p.text for p in pieces(text)).split())
 
 

@@ -176,3 +176,13 @@ def test_a_damaged_compressed_report_is_refused(reference, tmp_path, spoil):
 def test_no_such_file(tmp_path):
     with pytest.raises(UserError, match="cannot read .*none.json: No such file"):
         check.load_report(tmp_path / "none.json")
+
+
+def test_claims_are_found_by_id_and_in_earlier_reports_by_wording(reference, found):
+    found["claims"][0]["id"] = "augmentation"
+    assert check.compare_reports(reference, found) == []  # the reference has no ids
+    reference["claims"][0]["id"] = "augmentation"
+    found["claims"][0]["claim"] = "augmentation helps the student"
+    assert check.compare_reports(reference, found) == []
+    found["claims"][0]["holds"] = "no"
+    assert names(check.compare_reports(reference, found)) == {"augmentation helps the student": "holds differently"}
