@@ -6,19 +6,19 @@ exec 3>&1 # where --dry-run prints, also from inside $(...)
 
 say() { [ "$dry_run" = yes ] || printf '%s: %s\n' "${program:?}" "$*" >&2; }
 
-# Ends with status 2: something the user must put right.
+# Ends with status 2: an error that the user must correct.
 fail() {
   printf '%s: error: %s\n' "${program:?}" "$*" >&2
   exit 2
 }
 
-# The usage comment at the head of the script, without its hashes.
+# Prints the usage comment at the head of the script, without the hashes.
 help() {
   sed -n '2,/^[^#]/{/^#/!d;s/^# \{0,1\}//;p;}' "$0"
   exit 0
 }
 
-# quote WORD...: the words as one line for a shell.
+# quote WORD...: prints the words as one shell command line.
 quote() {
   local word line=""
   for word in "$@"; do
@@ -30,12 +30,12 @@ quote() {
   printf '%s' "${line# }"
 }
 
-# do_ COMMAND...: runs it, or prints it.
+# do_ COMMAND...: runs the command, or prints it with --dry-run.
 do_() {
   if [ "$dry_run" = yes ]; then quote "$@" >&3 && printf '\n' >&3; else "$@"; fi
 }
 
-# ask ANSWER COMMAND...: what the command prints; with --dry-run the command is printed and ANSWER assumed.
+# ask ANSWER COMMAND...: prints the output of the command; with --dry-run, shows the command and prints ANSWER.
 ask() {
   local answer=$1
   shift
@@ -57,7 +57,7 @@ whole() {
   [ "$2" -ge "$3" ] || fail "$1 $2 is less than $3"
 }
 
-# The value of --FLAG VALUE or --FLAG=VALUE in `value`, and in `used` how many words it takes.
+# Sets `value` to the value of --FLAG VALUE or --FLAG=VALUE, and `used` to the number of words.
 take() {
   case $1 in
   *=*) value=${1#*=} used=1 ;;
