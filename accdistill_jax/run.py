@@ -1,13 +1,12 @@
 """The stages of a run: data -> teacher -> student -> evaluation -> report.
 
-Every stage leaves its result in the work directory and is recognised by it: a finished stage is not done again, an
-interrupted one continues.
+Every stage leaves its result in the work directory. A stage whose result exists is skipped; an interrupted stage continues.
 
-    data/synthetic/       the embedded default's store (unless config.data.stores names others)
-    teacher/, student/    checkpoints/ and export/ (finished parameters with what is needed to rebuild the model)
-    embeddings/           embeddings of the segments that are evaluated
+    data/synthetic/       the synthetic store, if config.data.stores is empty
+    teacher/, student/    checkpoints/ and export/ (trained parameters, and the description of their model)
+    embeddings/           embeddings of the evaluated segments
     metrics/, tensorboard/
-    report.md, report.json, report/*.png; unseen/<store>/ likewise for each of config.data.unseen_stores
+    report.md, report.json, report/*.png; unseen/<store>/ holds the same for each of config.data.unseen_stores
 """
 
 import contextlib
@@ -19,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from accdistill_jax.config import record
+from accdistill_jax.config.schema import Config
 from accdistill_jax.data.store.opening import open_store
 from accdistill_jax.data.store.separation import check_separation
 from accdistill_jax.data.store.store import Store
@@ -43,18 +43,18 @@ from accdistill_jax.user_paths import expanded
 _log = logging.getLogger(__name__)
 
 
-def run(config, workdir: str, *, peers: Peers | None = None) -> None:
-    """Runs the stages that `config.stages` names and that are not finished yet.
+def run(config: Config, workdir: str | os.PathLike[str], *, peers: Peers | None = None) -> None:
+    """Runs the stages of `config.stages` that are not finished yet.
 
     Args:
-        config: a validated config, see configs/distill.py.
-        workdir: local folder, made where missing, or an object-store address (gs://, s3://), of which a local folder is
-            then the copy that is worked in (see storage/mirror.py). Process 0 alone keeps results in it.
-        peers: the processes of the run, which all call this together; None is one process.
+        config: the config, from `config.load.load_config`.
+        workdir: local folder, made if missing, or an object-store address (gs://, s3://); the run then works in a local
+            folder and uploads it (storage/mirror.py). Only process 0 writes results.
+        peers: the processes of the run, which all call this together; None for a single process.
 
     Raises:
-        UserError: something the user can put right.
-        Interrupted: on Ctrl-C or SIGTERM; during training after saving.
+        UserError: a problem that the user can fix.
+        Interrupted: on Ctrl-C or SIGTERM; during training, the state is saved first.
     """
     peers = peers or Peers.alone()
     say = functools.partial(print, flush=True) if peers.first else lambda line: None
@@ -65,16 +65,16 @@ def run(config, workdir: str, *, peers: Peers | None = None) -> None:
         parallel = Parallel(config.runtime.mapping)
         with peers.waiting("the meeting of all devices"):
             parallel.meet()
-        # what can be told at once comes first: a work directory is claimed only by a run that can begin
+        # quick checks come first: only a run that can begin claims a work directory
         check_device_counts(config, parallel)
         check_installed(config.runtime.metrics)
         named = tuple(open_store(path, key="data.stores", data=config.data) for path in config.data.stores)
         check_named(config, peers)
         separation = check_people(config, named, peers, say) if named else {}
         folder, copies = Path(expanded(workdir)).absolute(), Copies()
-        if is_address(os.fspath(workdir)):
-            folder = staging_folder(workdir)
-            copies = connect_copies(stack, workdir, folder, peers, say)
+        if is_address(address := os.fspath(workdir)):
+            folder = staging_folder(address)
+            copies = connect_copies(stack, address, folder, peers, say)
         else:
             peers.from_first("work directory", lambda: stack.enter_context(alone_in(folder)))
 
@@ -86,7 +86,7 @@ def run(config, workdir: str, *, peers: Peers | None = None) -> None:
         peers.from_first("config.json", claim)
         clock = StageClock(folder, enabled=peers.first)
         try:
-            with clock.stage("data"), peers.waiting("the data stage"):  # one of a machine makes it for all there
+            with clock.stage("data"), peers.waiting("the data stage"):  # one process of each machine generates
                 stores = named or synthetic_stores(config, folder, say, progress=peers.first)
                 separation = separation or check_people(config, stores, peers, say)
             this = Run(config, folder, stores, parallel, peers, say, copies, separation)
@@ -99,10 +99,10 @@ def run(config, workdir: str, *, peers: Peers | None = None) -> None:
         peers.barrier("finished")
 
 
-def check_named(config, peers: Peers) -> None:
-    """Raises UserError where a teacher from elsewhere or an unseen store that the stages need is not there or damaged.
+def check_named(config: Config, peers: Peers) -> None:
+    """Raises UserError if a teacher from elsewhere or an unseen store that the stages need is missing or damaged.
 
-    Whether they fit the data is found when there is data.
+    Later stages check that they fit the data.
     """
     stages = set(config.stages)
     if config.teacher.path and (
@@ -114,11 +114,13 @@ def check_named(config, peers: Peers) -> None:
             open_store(path, key="data.unseen_stores", data=config.data)
 
 
-def check_people(config, stores: tuple[Store, ...], peers: Peers, say: Callable[[str], None]) -> dict:
-    """Result of comparing the stores, those of config.data.unseen_stores among them where the stages need them.
+def check_people(config: Config, stores: tuple[Store, ...], peers: Peers, say: Callable[[str], None]) -> dict:
+    """Compares the people and segments of all stores, and returns the result.
+
+    Unseen stores are compared if the stages need them.
 
     Raises:
-        UserError: somebody or a segment is on two sides, or an unseen store does not fit.
+        UserError: a person or a segment is on two sides, or an unseen store does not fit.
     """
 
     def compare() -> dict:
@@ -142,7 +144,7 @@ def run_stages(this: Run, clock: "StageClock", interruption: Interruption) -> No
     """The stages after the data, in order."""
 
     def report() -> None:
-        # not above: with all that it plots with, it takes seconds to import
+        # imported here, because its plotting libraries take seconds to import
         from accdistill_jax.stages import reporting
 
         reporting.report_stage(this, durations_s=clock.seconds)
@@ -154,9 +156,9 @@ def run_stages(this: Run, clock: "StageClock", interruption: Interruption) -> No
         "report": report,
     }
     if not {"evaluation", "report"}.isdisjoint(this.config.stages):
-        embedding.check_stores(this)  # told now, not after hours of training
+        embedding.check_stores(this)  # fails now, not after hours of training
     for name, work in stages.items():
-        # once more where the signal's exception was lost: Python ignores those in finalisers
+        # checked again, because Python ignores an exception that a signal raises in a finaliser
         interruption.raise_if_requested("what is finished is kept")
         if name in this.config.stages:
             with clock.stage(name):
@@ -165,7 +167,7 @@ def run_stages(this: Run, clock: "StageClock", interruption: Interruption) -> No
 
 
 def alone_in(folder: Path) -> contextlib.AbstractContextManager[None]:
-    """Context in which no other run works in a work directory; raises UserError where one does."""
+    """Context in which no other run works in a work directory; raises UserError if another run is working there."""
     return sole_use(
         folder,
         refusal=lambda holder: (
@@ -174,15 +176,16 @@ def alone_in(folder: Path) -> contextlib.AbstractContextManager[None]:
     )
 
 
-def check_device_counts(config, parallel: Parallel) -> None:
+def check_device_counts(config: Config, parallel: Parallel) -> None:
+    """Raises UserError if a stage's batch does not divide over the devices."""
     for name in ("teacher", "student"):
         if name in config.stages:
             train = config.stage(name).train
             parallel.check_batch(train.batch_size, key=f"{name}.train.batch_size", micro_batches=train.micro_batches)
 
 
-def synthetic_stores(config, workdir: Path, say: Callable[[str], None], *, progress: bool) -> tuple[Store, ...]:
-    """The store of a run without `config.data.stores`, generated unless it is there already: once on each machine."""
+def synthetic_stores(config: Config, workdir: Path, say: Callable[[str], None], *, progress: bool) -> tuple[Store, ...]:
+    """The synthetic store of a run without `config.data.stores`; generated once on each machine, if missing."""
     path = workdir / "data" / "synthetic"
     if "data" not in config.stages:
         try:

@@ -1,4 +1,4 @@
-"""Paths as users give them, and the folder for what a user's commands keep between runs."""
+"""Paths that users give, and the per-user cache folder."""
 
 import os
 from pathlib import Path
@@ -7,9 +7,9 @@ from accdistill_jax.errors import UserError
 
 
 def expanded(path: str | os.PathLike) -> str:
-    """A path with `~` and `~user` in its beginning replaced, as a shell does it, and without `file://`; addresses as they are.
+    """A path with a leading `~` or `~user` expanded and a leading `file://` removed; other addresses stay as they are.
 
-    A shell leaves the `~` of `--workdir=~/runs` alone, since it stands behind an equals sign.
+    A shell does not expand the `~` of `--workdir=~/runs`, because an equals sign comes before it.
 
     Raises:
         UserError: there is no such user, or no home folder.
@@ -22,22 +22,24 @@ def expanded(path: str | os.PathLike) -> str:
         return full
     user = text[1:].split("/")[0]
     why = f"there is no user {user} on this machine" if user else _NO_HOME
-    raise UserError(f"{text}: {why}; give the whole path, or ./{text} for a file whose name begins so")
+    raise UserError(f"{text}: {why}; give the whole path, or ./{text} for a file whose name begins with ~")
 
 
 def path_argument(text: str) -> Path:
-    """`expanded` as the type of a command's argument."""
+    """A command's path argument, expanded; for the `type` of an argparse argument."""
     return Path(expanded(text))
 
 
-_NO_HOME = "there is no home folder here (HOME is not set, and the system knows none)"
+_NO_HOME = "there is no home folder here (HOME is not set, and the system has no entry for this user)"
 
 
 def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/accdistill_jax`, `~/.cache/accdistill_jax` where that variable is not an absolute path; made where missing.
+    """The per-user cache folder, made if missing.
+
+    It is `$XDG_CACHE_HOME/accdistill_jax`, or `~/.cache/accdistill_jax` if that variable is not an absolute path.
 
     Raises:
-        UserError: there is no home folder, or nothing can be written there.
+        UserError: there is no home folder, or the folder cannot be written.
     """
     root, advice = os.environ.get("XDG_CACHE_HOME", ""), "set XDG_CACHE_HOME to a folder that can be written"
     if not os.path.isabs(root):

@@ -9,6 +9,7 @@ import numpy as np
 
 from accdistill_jax.config import record
 from accdistill_jax.config.duration import duration_steps
+from accdistill_jax.config.schema import TrainConfig
 from accdistill_jax.data.pipeline import Pipeline, Sampling
 from accdistill_jax.objectives.base import Objective
 from accdistill_jax.runtime.interrupt import Interruption
@@ -124,7 +125,7 @@ def train_stage(
     return kept_params(state, loop)
 
 
-def loop_settings(run: Run, settings: Any, *, num_segments: int) -> LoopSettings:
+def loop_settings(run: Run, settings: TrainConfig, *, num_segments: int) -> LoopSettings:
     """The `train` section of a stage in steps; an epoch has `num_segments` segments."""
 
     def steps(text: str) -> int:

@@ -137,8 +137,8 @@ _FILES = [
         "config.student.heed",
     ),
     (
-        "from configs import distill\ndef get_config():\n    c = distill.get_config('smoke').unlock()\n    c.runtime.maping = 'pmap'\n    return c\n",
-        "config.runtime.maping",
+        "from configs import distill\ndef get_config():\n    c = distill.get_config('smoke').unlock()\n    c.runtime.mappingg = 'pmap'\n    return c\n",
+        "config.runtime.mappingg",
     ),
     (
         "from configs import distill\ndef get_config():\n    c = distill.get_config('smoke').unlock()\n    c.student.train.b1 = 'x'\n    return c\n",

@@ -17,10 +17,10 @@ MISSPELLED = {
     "student.head.layers": "",
     "student.train.lerning_rate": "student.train.learning_rate",
     "evaluation.pool_size": "evaluation.pool_sizes",
-    "runtime.maping": "runtime.mapping",
+    "runtime.maping": "runtime.mapping",  # codespell:ignore maping
     "inputs.ppg.band": "inputs.ppg.bands",
     "data.synthetic.participant": "data.synthetic.participants",
-    "student.contrastive.temprature": "student.contrastive.temperature",
+    "student.contrastive.temprature": "student.contrastive.temperature",  # codespell:ignore temprature
     "teacher.augment.cutout.strength": "teacher.augment.cut_out.strength",
     "student.objectives.contrastive.temperature": "student.contrastive.temperature",
     "sead": "seed",

@@ -189,8 +189,8 @@ def test_a_record_of_a_config_without_a_student_continues(tmp_path):
 
 
 def test_a_record_with_a_key_that_no_config_has_is_named(tmp_path):
-    old_record(tmp_path, **{"student.temprature": 0.5})
-    with pytest.raises(UserError, match=r"config.json cannot be read .*unknown key config.student.temprature; did you"):
+    old_record(tmp_path, **{"student.tempera": 0.5})
+    with pytest.raises(UserError, match=r"config.json cannot be read .*unknown key config.student.tempera; did you"):
         config_record.load(tmp_path)
 
 

@@ -34,8 +34,8 @@ def test_an_item_is_registered_by_call_or_as_a_decorator():
 def test_an_unknown_name_is_refused_with_the_nearest():
     registry = Registry("encoder architecture")
     registry.register("transformer", 1)
-    with pytest.raises(UserError, match=r"no encoder architecture 'transfomer'; known: transformer; did you mean tr"):
-        registry.get("transfomer")
+    with pytest.raises(UserError, match=r"no encoder architecture 'transformr'; known: transformer; did you mean tr"):
+        registry.get("transformr")
 
 
 def test_a_name_is_taken_once_but_the_same_item_may_come_again():

@@ -46,7 +46,7 @@ def make(**changes):
         ("student.encoder.efficientnet.stages", ((1, 2),), "(width, depth, stride, kernel, expansion)"),
         ("student.train.lerning_rate", 1.0, "did you mean config.student.train.learning_rate?"),
         ("sead", 1, "unknown key config.sead; did you mean config.seed?"),
-        ("student.encoder.architecture", "transfomer", "did you mean transformer?"),
+        ("student.encoder.architecture", "transformr", "did you mean transformer?"),
         ("teacher.objective", "supervised", "must be one of masked, contrastive"),
     ],
 )

@@ -3,11 +3,12 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from accdistill_jax.config.nearest import nearest
+from accdistill_jax.config.schema import DataConfig
 from accdistill_jax.data.store.separation import names_among
 from accdistill_jax.data.store.store import RemoteReading, Store
 from accdistill_jax.errors import UserError
@@ -18,7 +19,7 @@ QUALITIES = ("motion_g", "ppg_quality")  # columns that describe the recording, 
 _SIGNALS = ("rate", "samples per segment", "PPG channels")  # in words
 
 
-def open_store(path: str, *, key: str, data: Any) -> Store:
+def open_store(path: str, *, key: str, data: DataConfig) -> Store:
     """Opens the store that a config key names, to be read as the config's section `data` says.
 
     Raises:
