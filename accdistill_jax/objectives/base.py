@@ -24,7 +24,7 @@ from accdistill_jax.config.schema import InputSettings
 from accdistill_jax.inputs.prepare import prepare
 from accdistill_jax.inputs.present import present
 from accdistill_jax.inputs.registered import Augmentation
-from accdistill_jax.models.protocol import Encoder, Head
+from accdistill_jax.models.protocol import Encoded, Encoder, Head
 from accdistill_jax.objectives import losses
 
 TARGET = "target"  # key of `frozen`: the average of the parameters, for an objective with a momentum branch
@@ -72,8 +72,16 @@ class Branch:
         """The encoder's input [b, time, C] float32, augmented in training; the same for any split of the batch."""
         return present(batch, keys, self.modality, self.inputs, self.augmentations, training=training)
 
+    def encode(self, params: Any, x: jax.Array) -> Encoded:
+        """Tokens [b, T', width] and pooled embedding [b, D] of presented segments [b, time, C]; `params` are the encoder's."""
+        return self.encoder.apply({"params": params}, x, method="encode")
+
+    def represent(self, encoded: Encoded) -> jax.Array:
+        """The embedding [b, D] that evaluation, the Python API and reports see of a trained encoder; decided here alone."""
+        return encoded.embedding
+
     def embed(self, params: Any, x: jax.Array, kept: jax.Array | None = None) -> jax.Array:
-        """The pooled embedding of presented segments.
+        """The pooled embedding of presented segments, the input of heads.
 
         Args:
             params: the encoder's parameters.
@@ -227,7 +235,7 @@ class Objective(abc.ABC):
 
     @classmethod
     def represent(cls, branch: Branch, params: Mapping[str, Any], batch: Batch) -> dict[str, jax.Array]:
-        """Everything that evaluation and exports see of a trained encoder.
+        """Everything that evaluation sees of a trained encoder: `Branch.represent` and the objective's `readouts`.
 
         Args:
             branch: as an export describes it: encoder, inputs, and the head of `project` or None.
@@ -238,7 +246,13 @@ class Objective(abc.ABC):
             embedding [b, D]; where the objective has them, projection [b, P] of unit norm, which retrieval compares, and
             prediction [b] in the label's unit.
         """
-        return {"embedding": branch.embed(params["encoder"], branch.prepare(batch))}
+        encoded = branch.encode(params["encoder"], branch.prepare(batch))
+        return {"embedding": branch.represent(encoded)} | cls.readouts(branch, params, encoded.embedding)
+
+    @classmethod
+    def readouts(cls, branch: Branch, params: Mapping[str, Any], pooled: jax.Array) -> dict[str, jax.Array]:
+        """The outputs of the objective's heads, "projection" and "prediction" of `represent`, from the pooled embedding [b, D]."""
+        return {}
 
     @classmethod
     def project_teacher(cls, branch: Branch, params: Mapping[str, Any], standard: jax.Array) -> jax.Array | None:

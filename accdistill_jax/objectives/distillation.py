@@ -184,15 +184,13 @@ class Distillation(Objective):
         return value, {**metrics, **embedding_health(rows["embedding"], axis_name, spectrum=not training)}
 
     @classmethod
-    def represent(cls, branch: Branch, params: Mapping[str, Any], batch: Batch) -> dict[str, jax.Array]:
-        """See `Objective.represent`: the projection is the head's, or the predicted embedding of the teacher."""
-        represented = super().represent(branch, params, batch)
-        z = represented["embedding"]
+    def readouts(cls, branch: Branch, params: Mapping[str, Any], pooled: jax.Array) -> dict[str, jax.Array]:
+        """See `Objective.readouts`: the projection is the head's, or the predicted embedding of the teacher."""
         if branch.head is not None:
-            represented["projection"] = branch.project(params["head"], z)
-        elif "regression_head" in params:
-            represented["projection"] = unit(predict(params["regression_head"], z))
-        return represented
+            return {"projection": branch.project(params["head"], pooled)}
+        if "regression_head" in params:
+            return {"projection": unit(predict(params["regression_head"], pooled))}
+        return {}
 
     @classmethod
     def project_teacher(cls, branch: Branch, params: Mapping[str, Any], standard: jax.Array) -> jax.Array:

@@ -89,13 +89,13 @@ class JointTraining(Objective):
         return value, {**metrics, **embedding_health(rows["embedding"], axis_name, spectrum=not training)}
 
     @classmethod
-    def represent(cls, branch: Branch, params: Mapping[str, Any], batch: Batch) -> dict[str, jax.Array]:
-        """See `Objective.represent`."""
-        represented = super().represent(branch, params, batch)
-        return represented | {"projection": branch.project(params["head"], represented["embedding"])}
+    def readouts(cls, branch: Branch, params: Mapping[str, Any], pooled: jax.Array) -> dict[str, jax.Array]:
+        """See `Objective.readouts`."""
+        return {"projection": branch.project(params["head"], pooled)}
 
     @classmethod
     def represent_ppg(cls, branch: Branch, params: Mapping[str, Any], batch: Batch) -> dict[str, jax.Array]:
         """See `Objective.represent_ppg`."""
-        z = branch.embed(params["teacher"], branch.prepare(batch))
-        return {"embedding": z, "projection": branch.project(params["teacher_head"], z)}
+        encoded = branch.encode(params["teacher"], branch.prepare(batch))
+        projection = branch.project(params["teacher_head"], encoded.embedding)
+        return {"embedding": branch.represent(encoded), "projection": projection}

@@ -89,9 +89,8 @@ class Supervised(Objective):
         return {**params, **frozen}
 
     @classmethod
-    def represent(cls, branch: Branch, params: Mapping[str, Any], batch: Batch) -> dict[str, jax.Array]:
-        """See `Objective.represent`: with the predicted label."""
-        represented = super().represent(branch, params, batch)
+    def readouts(cls, branch: Branch, params: Mapping[str, Any], pooled: jax.Array) -> dict[str, jax.Array]:
+        """See `Objective.readouts`: the predicted label."""
         head: Head = LinearHead(1)
-        standard = head.apply({"params": params["label_head"]}, represented["embedding"])[:, 0]
-        return represented | {"prediction": params["label_mean"] + params["label_std"] * standard}
+        standard = head.apply({"params": params["label_head"]}, pooled)[:, 0]
+        return {"prediction": params["label_mean"] + params["label_std"] * standard}

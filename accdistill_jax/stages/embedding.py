@@ -76,7 +76,7 @@ def load_encoders(run: Run) -> Encoders:
         branch = student.branch
 
         def embed_untrained(params, batch):
-            return {"embedding": branch.embed(params, branch.prepare(batch))}
+            return {"embedding": branch.represent(branch.encode(params, branch.prepare(batch)))}
 
         segment = run.stores[0].read(np.zeros(1, np.int64))
         encoders.append(EvaluatedEncoder(STUDENT, student.represent, student.params))
@@ -95,10 +95,12 @@ def has_teacher(run: Run) -> bool:
 def teacher_encoder(teacher: Teacher, student: Student | None) -> EvaluatedEncoder:
     """The frozen teacher, with the projection that the student's retrieval compares with, if there is one."""
 
+    branch = teacher.branch
+
     def embed_ppg(params, batch):
-        z = teacher.branch.embed(params["teacher"]["params"], teacher.branch.prepare(batch))
-        out = {"embedding": z}
-        standard = (z - params["teacher"]["mean"][None]) / params["teacher"]["std"][None]
+        encoded = branch.encode(params["teacher"]["params"], branch.prepare(batch))
+        out = {"embedding": branch.represent(encoded)}
+        standard = (encoded.embedding - params["teacher"]["mean"][None]) / params["teacher"]["std"][None]
         projection = student and student.project_teacher(params["student"], standard)
         return out if projection is None else out | {"projection": projection}
 

@@ -180,6 +180,7 @@ def encoder_of(order: Mapping[str, Any], this: Any) -> JobEncoder:
 
     from accdistill_jax.inputs.prepare import prepare
     from accdistill_jax.models.build import build_encoder, compute_dtype
+    from accdistill_jax.objectives.base import Branch
     from accdistill_jax.stages.student import load_student
     from accdistill_jax.stages.teacher import load_teacher
 
@@ -187,7 +188,8 @@ def encoder_of(order: Mapping[str, Any], this: Any) -> JobEncoder:
         teacher = load_teacher(this)
 
         def of_ppg(params, batch):
-            return {"embedding": teacher.branch.embed(params, teacher.branch.prepare(batch))}
+            encoded = teacher.branch.encode(params, teacher.branch.prepare(batch))
+            return {"embedding": teacher.branch.represent(encoded)}
 
         params = teacher.frozen["params"]
         return JobEncoder(teacher.branch.encoder, "ppg", teacher.branch.inputs, params, of_ppg, params)
@@ -195,8 +197,10 @@ def encoder_of(order: Mapping[str, Any], this: Any) -> JobEncoder:
     if order["kind"] == "untrained":
         module = build_encoder(this.config.student.encoder, dtype=compute_dtype(this.config.runtime.compute_dtype))
 
+        branch = Branch("accel", module, inputs)
+
         def of_accel(params, batch):
-            return {"embedding": module.apply({"params": params}, prepare(batch, "accel", inputs))}
+            return {"embedding": branch.represent(branch.encode(params, branch.prepare(batch)))}
 
         x = prepare(this.stores[0].read(np.zeros(1, np.int64)), "accel", inputs)
         params = jax.device_get(
