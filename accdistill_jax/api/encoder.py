@@ -17,8 +17,9 @@ from accdistill_jax.config import convert
 from accdistill_jax.config.schema import EncoderConfig, InputSettings
 from accdistill_jax.errors import UserError
 from accdistill_jax.files import is_address
-from accdistill_jax.inputs.prepare import prepare
 from accdistill_jax.models.build import build_encoder
+from accdistill_jax.objectives.base import Branch
+from accdistill_jax.objectives.registered import UNNAMED
 from accdistill_jax.storage.export import load_params
 from accdistill_jax.user_paths import expanded
 
@@ -63,9 +64,8 @@ class TrainedEncoder:
     fingerprint: str
     parameters: int
     embedding_size: int
-    _module: Any = dataclasses.field(repr=False)
+    _branch: Branch = dataclasses.field(repr=False)
     _params: Any = dataclasses.field(repr=False)
-    _inputs: InputSettings = dataclasses.field(repr=False)
 
     def encode(self, segments: Mapping[str, np.ndarray] | np.ndarray, *, batch_size: int = 256) -> np.ndarray:
         """Embeds segments that are prepared as in a store: resampled, filtered and cut.
@@ -106,7 +106,7 @@ class TrainedEncoder:
     @functools.cached_property
     def _apply(self) -> Any:
         def apply(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
-            return self._module.apply({"params": params}, prepare(batch, self.modality, self._inputs))
+            return self._branch.represent(self._branch.encode(params, self._branch.prepare(batch)))
 
         return jax.jit(apply)
 
@@ -204,19 +204,20 @@ def _from_export(export: str, part: Part | None) -> TrainedEncoder:
     module = build_encoder(
         convert.section(EncoderConfig, meta["encoder"], at="student.encoder"), dtype=jnp.dtype(jnp.float32)
     )
+    branch = Branch(signal["modality"], module, inputs)
     params = jax.device_put(arrays["params" if kind == "teacher" else "encoder"])
 
     def embed(params: Any, signal_of_one: jax.Array, per_channel: jax.Array) -> jax.Array:
         name = signal["modality"]
         batch = {name: signal_of_one, f"{name}_scale": per_channel, f"{name}_offset": per_channel}
-        return module.apply({"params": params}, prepare(batch, name, inputs))
+        return branch.represent(branch.encode(params, branch.prepare(batch)))
 
     one = jax.ShapeDtypeStruct((1, signal["samples"], signal["channels"]), jnp.float32)
     embedding = jax.eval_shape(embed, params, one, jax.ShapeDtypeStruct((1, signal["channels"]), jnp.float32))
     return TrainedEncoder(
         path=export,
         part=kind,
-        objective=meta.get("objective", "distillation"),
+        objective=meta.get("objective", UNNAMED),
         modality=signal["modality"],
         rate_hz=signal["rate_hz"],
         samples=signal["samples"],
@@ -225,7 +226,6 @@ def _from_export(export: str, part: Part | None) -> TrainedEncoder:
         fingerprint=meta["fingerprint"],
         parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
         embedding_size=embedding.shape[-1],
-        _module=module,
+        _branch=branch,
         _params=params,
-        _inputs=inputs,
     )

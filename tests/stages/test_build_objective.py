@@ -1,5 +1,6 @@
 """Objectives built from a config by name, and a further one by its registration alone."""
 
+import ast
 import dataclasses
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from accdistill_jax.config.registry import OBJECTIVES, Registry
+from accdistill_jax.config.registry import ENCODERS, OBJECTIVES, Registry
 from accdistill_jax.errors import UserError
 from accdistill_jax.inputs.prepare import InputSettings
 from accdistill_jax.models.build import build_encoder
@@ -15,6 +16,7 @@ from accdistill_jax.objectives.base import Branch, Objective, Parts
 from accdistill_jax.objectives.registered import PPG, RegisteredObjective
 from accdistill_jax.stages import build_objective as stage
 from accdistill_jax.stages.build_objective import build_objective, needs_teacher
+from tests import layout
 
 SAMPLES = 3840
 
@@ -109,3 +111,22 @@ def test_a_further_objective_needs_its_class_and_its_registration_alone(smoke_co
     assert np.isfinite(loss) and set(metrics) == {"loss"} and objective.exported(params, {}) == params
     represented = MeanSquare.represent(objective.branch, params, batch)
     assert {name: value.shape for name, value in represented.items()} == {"embedding": (2, 32)}
+
+
+def _asks_a_mapping(node):
+    """True for `"name" in mapping`, where the name is a key of a record or a tree of parameters."""
+    collection = isinstance(node.comparators[0], ast.Tuple | ast.List | ast.Set)
+    return isinstance(node.ops[0], ast.In | ast.NotIn) and not collection
+
+
+def test_no_name_of_an_objective_or_architecture_is_compared_in_the_package():
+    """Facts of an objective or encoder come from its registration, so that a further one needs no other file."""
+    names = set(OBJECTIVES.names()) | set(ENCODERS.names())
+    found = []
+    for path in layout.modules().values():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Compare) and not _asks_a_mapping(node):
+                for part in ast.walk(node):
+                    if isinstance(part, ast.Constant) and part.value in names:
+                        found.append(f"{path}:{node.lineno}: {part.value}")
+    assert not found

@@ -316,8 +316,8 @@ def check_supported(config: dict[str, Any]) -> None:
     """Raises Skipped for a config beyond what is written here."""
     for who in ("student", "teacher"):
         encoder = config[who]["encoder"]
-        sizes = encoder["transformer"]
-        if encoder["architecture"] != "transformer" or sizes["positions"] != "sinusoidal" or sizes["tokenizer"]:
+        sizes = encoder[encoder["architecture"]]
+        if sizes.get("positions") != "sinusoidal" or sizes["tokenizer"]:
             raise Skipped(
                 f"the PyTorch peer has no {who} but a Transformer on linear patches with sinusoidal positions"
             )

@@ -102,9 +102,9 @@ def made_up_params(shapes: Any, *, seed: int) -> Any:
 
 def attention_form(config: Config) -> str:
     """The way that the student's attention is computed here, and why not faster; "" for an encoder without."""
-    if config.student.encoder.architecture != "transformer":
+    sizes = config.student.encoder.chosen
+    if not isinstance(sizes, TransformerOptions):
         return ""
-    sizes = config.student.encoder.options.of(TransformerOptions)
     form, why = chosen(
         SAMPLES // sizes.patch,
         sizes.width // sizes.heads,
