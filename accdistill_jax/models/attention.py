@@ -59,7 +59,8 @@ def three_products(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> tuple[ja
 
     Args:
         x: [batch, tokens, width].
-        kernel, bias: [width, 3 * width] and [3 * width], of the dtype of `x`.
+        kernel: [width, 3 * width], of the dtype of `x`.
+        bias: [3 * width], of the dtype of `x`.
 
     Returns:
         [batch, tokens, width] each.
@@ -294,7 +295,8 @@ def rotate(x: jax.Array, cos: jax.Array | np.ndarray, sin: jax.Array | np.ndarra
 
     Args:
         x: [batch, heads, tokens, dim], queries or keys; dim even.
-        cos, sin: [batch or 1, 1, tokens, dim / 2] float32, see `places`.
+        cos: [batch or 1, 1, tokens, dim / 2] float32, cosines of the angles; see `places`.
+        sin: their sines.
 
     Returns:
         [batch, heads, tokens, dim], dtype of `x`.

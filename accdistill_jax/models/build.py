@@ -18,7 +18,7 @@ from accdistill_jax.models.transformer import TransformerEncoder
 
 
 def compute_dtype(name: str) -> jnp.dtype:
-    """ "float32" or "bfloat16" as a dtype."""
+    """The dtype of a name, "float32" or "bfloat16"."""
     return jnp.dtype(name)
 
 

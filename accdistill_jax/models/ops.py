@@ -196,8 +196,10 @@ def mlp(x: jax.Array, w_in: jax.Array, b_in: jax.Array, w_out: jax.Array, b_out:
 
     Args:
         x: [..., D].
-        w_in, b_in: [D, M] and [M], of the dtype of `x`.
-        w_out, b_out: [M, D] and [D], likewise.
+        w_in: [D, M], of the dtype of `x`, as all parameters.
+        b_in: [M].
+        w_out: [M, D].
+        b_out: [D].
     """
     rows = x.reshape(-1, x.shape[-1])
     if on_cpu():

@@ -259,7 +259,8 @@ class Objective(abc.ABC):
         """The frozen teacher's side of retrieval.
 
         Args:
-            branch, params: as in `represent`.
+            branch: as in `represent`.
+            params: as in `represent`.
             standard: [b, D], the teacher's standardised embedding.
 
         Returns:

@@ -48,7 +48,8 @@ def regression(prediction: jax.Array, target: jax.Array, *, kind: str) -> jax.Ar
     """Distance of each predicted vector from its target, both [batch, D] -> [batch] float32.
 
     Args:
-        prediction, target: [batch, D].
+        prediction: [batch, D].
+        target: [batch, D].
         kind: "mse", the mean over dimensions of the squared error, or "cosine", 1 - the cosine of the angle.
     """
     prediction, target = prediction.astype(jnp.float32), target.astype(jnp.float32)

@@ -1,7 +1,5 @@
 """Builds the objective of a stage: looks it up by its config section's name, hands it the encoders."""
 
-from typing import Literal
-
 from accdistill_jax.config.registry import OBJECTIVES
 from accdistill_jax.config.schema import Config, EncoderConfig, StudentConfig, TeacherConfig
 from accdistill_jax.config.tree import Options
@@ -26,14 +24,12 @@ def trained_encoder(section: TeacherConfig | StudentConfig) -> EncoderConfig:
     return encoder_of_tokens(section.encoder) if objective_of(section).reads_tokens else section.encoder
 
 
-def build_objective(
-    config: Config, role: Literal["teacher", "student"], *, samples: int, teacher: Branch | None = None
-) -> Objective:
+def build_objective(config: Config, role: str, *, samples: int, teacher: Branch | None = None) -> Objective:
     """The objective of a stage.
 
     Args:
         config: the run's config.
-        role: the stage.
+        role: the stage, "teacher" or "student".
         samples: samples of a segment.
         teacher: the frozen teacher, for an objective that learns from one.
 

@@ -94,7 +94,6 @@ def has_teacher(run: Run) -> bool:
 
 def teacher_encoder(teacher: Teacher, student: Student | None) -> EvaluatedEncoder:
     """The frozen teacher, with the projection that the student's retrieval compares with, if there is one."""
-
     branch = teacher.branch
 
     def embed_ppg(params, batch):

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import chex
 import jax
 import numpy as np
 
@@ -88,6 +89,7 @@ def load_teacher(run: Run) -> Teacher:
         refuse_other(meta["fingerprints"], {"data": run.data_fingerprint}, where=str(path))
     dtype = compute_dtype(run.config.runtime.compute_dtype)
     encoder = build_encoder(convert.section(EncoderConfig, meta["encoder"], at="teacher.encoder"), dtype=dtype)
+    chex.assert_shape([params["mean"], params["std"]], (encoder.embedding_width,))
     autoencoder = None
     if "decoder" in params:
         options = convert.section(AutoencoderOptions, meta["autoencoder"], at="teacher.autoencoder")

@@ -116,7 +116,7 @@ def test_a_further_objective_needs_its_class_and_its_registration_alone(smoke_co
 def _asks_a_mapping(node):
     """True for `"name" in mapping`, where the name is a key of a record or a tree of parameters."""
     collection = isinstance(node.comparators[0], ast.Tuple | ast.List | ast.Set)
-    return isinstance(node.ops[0], ast.In | ast.NotIn) and not collection
+    return isinstance(node.ops[0], ast.In) and not collection
 
 
 def test_no_name_of_an_objective_or_architecture_is_compared_in_the_package():
