@@ -105,7 +105,7 @@ def attention(
         return _blocked(heads, relative, qkv, where)
     if form == CUDNN:
         return _cudnn(qkv, heads)
-    q, k, v, bias = _heads(qkv, _where(first.shape[1], dim, relative, where), heads)
+    q, k, v, bias = queries_keys_values(qkv, token_places(first.shape[1], dim, relative, where), heads)
     return _joined(jnp.matmul(jax.nn.softmax(_logits(q, k, bias), axis=-1).astype(v.dtype), v))
 
 
@@ -156,7 +156,7 @@ def forced(form: str) -> Iterator[None]:
         _FORCED.reset(token)
 
 
-def _where(count: int, dim: int, relative: bool, where: Places | None) -> Places | None:
+def token_places(count: int, dim: int, relative: bool, where: Places | None) -> Places | None:
     """Positions of the tokens, constants for tokens in order; None for attention without position codes."""
     if not relative:
         return None
@@ -167,7 +167,7 @@ def _count_and_dim(qkv: jax.Array, heads: int) -> tuple[int, int]:
     return qkv.shape[1], qkv.shape[2] // (3 * heads)
 
 
-def _heads(
+def queries_keys_values(
     qkv: jax.Array | tuple[jax.Array, ...], where: Places | None, heads: int
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | np.ndarray | None]:
     """Queries (scaled), keys and values, [batch, heads, tokens, dim], and the bias of the logits, or None."""
@@ -217,7 +217,7 @@ def _blocked(heads: int, relative: bool, qkv: jax.Array, where: Places | None) -
 
 
 def _blocked_forward(heads, relative, qkv, where):
-    q, k, v, bias = _heads(qkv, _where(*_count_and_dim(qkv, heads), relative, where), heads)
+    q, k, v, bias = queries_keys_values(qkv, token_places(*_count_and_dim(qkv, heads), relative, where), heads)
     logits = _logits(q, k, bias)
     largest = jnp.max(logits, axis=-1, keepdims=True)
     weights = jnp.exp(logits - largest)
@@ -232,8 +232,8 @@ def _blocked_backward(heads, relative, saved, d_out):
 
     def block(some):
         qkv, out, normaliser, d_out, where = some
-        where = _where(*_count_and_dim(qkv, heads), relative, where)
-        q, k, v, bias = _heads(qkv, where, heads)
+        where = token_places(*_count_and_dim(qkv, heads), relative, where)
+        q, k, v, bias = queries_keys_values(qkv, where, heads)
         g = _split(d_out, heads)
         # the derivative of a softmax subtracts the part that all of its weights share
         shared = jnp.sum(_split(d_out * out, heads).astype(jnp.float32), axis=-1, keepdims=True)

@@ -14,7 +14,7 @@ OWN_ROWS = np.stack([np.random.default_rng(i).permutation(9)[:P] for i in range(
 PLACES = {
     "none": {},
     "one after another": {"relative": True},
-    "own rows": {"relative": True, "where": attention.places(jnp.asarray(OWN_ROWS), count=9, dim=DIM)},
+    "where_they_are rows": {"relative": True, "where": attention.places(jnp.asarray(OWN_ROWS), count=9, dim=DIM)},
 }
 
 
@@ -58,8 +58,8 @@ def test_an_accelerator_s_slices_are_the_same_queries_keys_and_values(draw, monk
     qkv = jnp.asarray(draw(0, B, P, 3 * HEADS * DIM), dtype)
 
     def heads(qkv):
-        own = attention._where(P, DIM, where.get("relative", False), where.get("where"))
-        return attention._heads(qkv, own, HEADS)[:3]
+        where_they_are = attention.token_places(P, DIM, where.get("relative", False), where.get("where"))
+        return attention.queries_keys_values(qkv, where_they_are, HEADS)[:3]
 
     wanted, wanted_back = jax.vjp(heads, qkv)
     monkeypatch.setattr(attention, "on_cpu", lambda: False)
