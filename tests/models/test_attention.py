@@ -14,7 +14,7 @@ OWN_ROWS = np.stack([np.random.default_rng(i).permutation(9)[:P] for i in range(
 PLACES = {
     "none": {},
     "one after another": {"relative": True},
-    "where_they_are rows": {"relative": True, "where": attention.places(jnp.asarray(OWN_ROWS), count=9, dim=DIM)},
+    "different rows": {"relative": True, "where": attention.places(jnp.asarray(OWN_ROWS), count=9, dim=DIM)},
 }
 
 
