@@ -124,24 +124,20 @@ def check_people(config: Config, stores: tuple[Store, ...], peers: Peers, say: C
     """
 
     def compare() -> dict:
-        began, paths = (
-            time.monotonic(),
-            config.data.unseen_stores if set(config.stages) & {"evaluation", "report"} else (),
-        )
+        began = time.monotonic()
+        paths = config.data.unseen_stores if set(config.stages) & {"evaluation", "report"} else ()
         unseen = embedding.open_unseen(config, stores, paths)
-        found = check_separation(stores, list(unseen.values()), same_names=config.data.same_names, say=say)
-        took_s = time.monotonic() - began
-        say(
-            f"data: {found['segments']} segments of {found['people']} people compared, {found['result']} ({took_s:.1f} s)"
-        )
-        return found
+        result = check_separation(stores, list(unseen.values()), same_names=config.data.same_names, say=say)
+        counted = f"{result['segments']} segments of {result['people']} people compared"
+        say(f"data: {counted}, {result['result']} ({time.monotonic() - began:.1f} s)")
+        return result
 
     with peers.waiting("the comparison of the stores"):
         return peers.from_first("people of the stores", compare)
 
 
 def run_stages(this: Run, clock: "StageClock", interruption: Interruption) -> None:
-    """The stages after the data, in order."""
+    """Runs the stages after the data stage, in order."""
 
     def report() -> None:
         # imported here, because its plotting libraries take seconds to import

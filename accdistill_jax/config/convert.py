@@ -124,4 +124,13 @@ def _tuple(text: str) -> Any:
     return tuple(value) if isinstance(value, (tuple, list)) else (value,)
 
 
-_PARSERS: Mapping[type, Callable[[str], Any]] = {int: _whole, float: _real, str: str, tuple: _tuple}
+def _text(text: str) -> Any:
+    """The text itself, without quotes around it."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    return value if isinstance(value, str) else text
+
+
+_PARSERS: Mapping[type, Callable[[str], Any]] = {int: _whole, float: _real, str: _text, tuple: _tuple}

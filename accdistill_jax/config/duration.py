@@ -21,12 +21,12 @@ def parse_duration(text: str) -> Duration:
     """Reads "600 steps", "80000 examples" or "3 epochs".
 
     Raises:
-        UserError: it is none.
+        UserError: the text is not a duration.
     """
     match = re.fullmatch(r"\s*(\d[\d_]*(?:\.\d+)?)\s+([a-z]+)\s*", str(text))
     unit = match and next((known for known in DURATION_UNITS if match[2] in (known, known[:-1])), None)
     if not unit or float(match[1].replace("_", "")) > _LONGEST:
-        raise UserError(f"{text!r} is no duration; write a number and steps, examples or epochs: '600 steps'")
+        raise UserError(f"{text!r} is not a duration; write a number and steps, examples or epochs: '600 steps'")
     return Duration(float(match[1].replace("_", "")), unit)
 
 
@@ -36,20 +36,20 @@ def duration_steps(text: str, *, batch_size: int, num_segments: int | None) -> i
     Args:
         text: "600 steps", "80000 examples" (segments seen) or "3 epochs" (fractions allowed).
         batch_size: segments of a global batch.
-        num_segments: distinct segments of an epoch; may be None where the unit is not epochs.
+        num_segments: distinct segments of an epoch; needed for epochs only.
 
     Returns:
         The number of steps, rounded up; 0 only for a duration of zero.
 
     Raises:
-        UserError: the text is no duration, or epochs were asked for without data.
+        UserError: the text is not a duration, it counts epochs without data, or it is too long.
     """
     amount, unit = parse_duration(text)
     if unit == "epochs":
         if not num_segments:
-            raise UserError(f"duration {text!r} counts epochs, but the number of segments is not known here; use steps")
+            raise UserError(f"duration {text!r} counts epochs, but the number of segments is unknown here; use steps")
         amount *= num_segments
     steps = math.ceil(amount if unit == "steps" else amount / batch_size)
     if steps >= 2**31:
-        raise UserError(f"duration {text!r} is {steps} steps, which are counted in 32 bits; make it shorter")
+        raise UserError(f"duration {text!r} is {steps} steps; at most 2147483647 can be counted: make it shorter")
     return steps

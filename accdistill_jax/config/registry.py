@@ -20,7 +20,7 @@ from accdistill_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
+class Registration:
     """A registered item.
 
     Attributes:
@@ -48,7 +48,7 @@ class Registry:
         self.kind = kind
         self._built_in = built_in
         self._loaded = False
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, Registration] = {}
 
     def register(
         self,
@@ -79,7 +79,7 @@ class Registry:
         self._load()
         if name in self._entries and _origin(self._entries[name].item) != _origin(item):
             raise ValueError(f"the {self.kind} {name!r} is registered already, as {_origin(self._entries[name].item)}")
-        self._entries[name] = Entry(item, options, section or name, roles)
+        self._entries[name] = Registration(item, options, section or name, roles)
         return item
 
     def get(self, name: str) -> Any:
@@ -90,7 +90,7 @@ class Registry:
         """
         return resolve(self.entry(name).item)
 
-    def entry(self, name: str) -> Entry:
+    def entry(self, name: str) -> Registration:
         """The registration of a name; raises UserError as `get` does."""
         self._load()
         if name not in self._entries:
@@ -134,7 +134,7 @@ def resolve(item: Any) -> Any:
 
 
 def _origin(item: Any) -> str:
-    """Where an item is defined; a config file that is read twice registers the same item twice."""
+    """The module and name that define an item; a config file that is read twice registers the same item twice."""
     return item if isinstance(item, str) else f"{getattr(item, '__module__', '')}:{getattr(item, '__qualname__', item)}"
 
 

@@ -295,7 +295,7 @@ class EvaluationConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RuntimeConfig:
-    """How a run uses the machine."""
+    """Use of the machine: devices, processes, memory, and copies of the metrics."""
 
     mapping: str = setting(
         "shard_map", literal("shard_map", "pmap"), "transform that maps a step over devices; same numbers", free=True

@@ -147,6 +147,7 @@ def test_a_file_made_of_sections_is_accepted(tmp_path):
         (["--config.student.temperature=1"], "student.temperature", 1.0),
         (["--config.student.train.duration=3 epochs"], "student.train.duration", "3 epochs"),
         (["--config.teacher.path=123"], "teacher.path", "123"),
+        (["--config.runtime.mapping='pmap'"], "runtime.mapping", "pmap"),
         (["--config.data.stores=/a/b"], "data.stores", ("/a/b",)),
         (["--config.data.stores=('a', 'b')"], "data.stores", ("a", "b")),
         (["--config.data.stores=[]"], "data.stores", ()),

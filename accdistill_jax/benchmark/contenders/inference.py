@@ -7,7 +7,8 @@ import jax
 import numpy as np
 
 from accdistill_jax.benchmark.model import program
-from accdistill_jax.config.convert import parse
+from accdistill_jax.config.convert import section
+from accdistill_jax.config.schema import Config
 from accdistill_jax.inputs.prepare import prepare as prepare_inputs
 from accdistill_jax.models.build import build_encoder, compute_dtype, parameter_count
 from accdistill_jax.runtime import host_memory
@@ -19,7 +20,7 @@ LATENCY_CALLS = 300
 def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     """`order` has config, batch (over all devices), latency (whether single calls are timed too)."""
     host_memory.keep_freed()  # as the command does
-    config = parse(order["config"])
+    config = section(Config, order["config"])
     parallel, settings = Parallel(), config.inputs.accel
     encoder = build_encoder(config.student.encoder, dtype=compute_dtype(config.runtime.compute_dtype))
     rng, rows = np.random.default_rng(0), order["batch"]

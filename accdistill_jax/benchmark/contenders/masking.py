@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from accdistill_jax.benchmark.contenders.training import Training
 from accdistill_jax.benchmark.contest import Skipped
 from accdistill_jax.benchmark.model import program
-from accdistill_jax.config.convert import parse
+from accdistill_jax.config.convert import section
+from accdistill_jax.config.schema import Config
 from accdistill_jax.data.synthetic.waveforms import SAMPLES
 from accdistill_jax.models.autoencoder import MaskedAutoencoder
 from accdistill_jax.models.transformer import TransformerEncoder
@@ -33,7 +34,7 @@ class OnAllTokens(TransformerEncoder):
 def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     """`order` has config, batch (per device), all_tokens."""
     host_memory.keep_freed()  # as the command does
-    config = parse(order["config"])
+    config = section(Config, order["config"])
     work = program.describe(config, "teacher")
     objective = work.objective
     assert isinstance(objective, MaskedAutoencoding)

@@ -7,7 +7,8 @@ import jax
 
 from accdistill_jax.benchmark.contenders.training import Training
 from accdistill_jax.benchmark.model import program
-from accdistill_jax.config.convert import parse
+from accdistill_jax.config.convert import section
+from accdistill_jax.config.schema import Config
 from accdistill_jax.runtime import host_memory
 from accdistill_jax.runtime.parallel import Parallel
 
@@ -15,7 +16,7 @@ from accdistill_jax.runtime.parallel import Parallel
 def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     """`order` has config, stage, batch (per device)."""
     host_memory.keep_freed()  # as the command does
-    config = parse(order["config"])
+    config = section(Config, order["config"])
     work = program.describe(config, order["stage"])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     training = Training(work, batch=order["batch"], parallel=Parallel(config.runtime.mapping))

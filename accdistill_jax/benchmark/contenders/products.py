@@ -6,7 +6,8 @@ import jax
 
 from accdistill_jax.benchmark.contenders.training import Training
 from accdistill_jax.benchmark.model import operations, program
-from accdistill_jax.config.convert import parse
+from accdistill_jax.config.convert import section
+from accdistill_jax.config.schema import Config
 from accdistill_jax.runtime import host_memory
 from accdistill_jax.runtime.parallel import Parallel
 
@@ -14,7 +15,7 @@ from accdistill_jax.runtime.parallel import Parallel
 def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     """`order` has config, stage, batch (per device). One iteration is the products of one step of one device."""
     host_memory.keep_freed()  # as the command does
-    config = parse(order["config"])
+    config = section(Config, order["config"])
     work, parallel = (
         program.describe(config, order["stage"]),
         Parallel(config.runtime.mapping, devices=jax.devices()[:1]),

@@ -7,7 +7,7 @@ import numpy as np
 
 from accdistill_jax.benchmark.model import program
 from accdistill_jax.benchmark.model.program import Work
-from accdistill_jax.config.convert import parse
+from accdistill_jax.config.convert import section
 from accdistill_jax.config.schema import Config
 from accdistill_jax.data.synthetic.waveforms import SAMPLES
 from accdistill_jax.models.attention import chosen
@@ -117,7 +117,7 @@ def attention_form(config: Config) -> str:
 def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     """A contender: `order` has config, stage, batch (per device), share (a folder for `peer_pytorch`, or None)."""
     host_memory.keep_freed()  # as the command does
-    config = parse(order["config"])
+    config = section(Config, order["config"])
     work, batch = program.describe(config, order["stage"]), order["batch"]
     training = Training(work, batch=batch, parallel=Parallel(config.runtime.mapping))
     if order["share"]:

@@ -29,7 +29,8 @@ from accdistill_jax.benchmark.contenders.training import (
     made_up_teacher,
 )
 from accdistill_jax.benchmark.model import program
-from accdistill_jax.config.convert import parse
+from accdistill_jax.config.convert import section
+from accdistill_jax.config.schema import Config
 from accdistill_jax.models import attention
 from accdistill_jax.runtime import host_memory
 from accdistill_jax.runtime.child import Parent, work_for_parent
@@ -56,7 +57,7 @@ class Variant:
     def __init__(self, order: dict[str, Any]):
         self.name, self.failed, self.facts = order["name"], "", {}
         self._order = order
-        config = parse(order["config"])
+        config = section(Config, order["config"])
         self._parallel = Parallel(config.runtime.mapping)
         self._work = program.describe(config, order["stage"])
         self._built = program.build(self._work, self._parallel)
