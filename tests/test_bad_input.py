@@ -16,7 +16,7 @@ import pytest
 
 from accdistill_jax.config.convert import changed
 from accdistill_jax.config.load import load_config
-from accdistill_jax.data.store.manifest import fingerprint
+from accdistill_jax.data.store.manifest import manifest_fingerprint
 from accdistill_jax.data.store.split import SplitRule
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.data.synthetic.synthetic import SyntheticSettings, unit_id, write_store
@@ -103,7 +103,7 @@ def test_the_line_and_status_of_a_bad_store_on_the_command_line(repository, smok
     """A newer format (also as text in place of a tuple), a folder without a store, and a misspelled path."""
     newer = Path(shutil.copytree(smoke_store, tmp_path / "newer"))
     manifest = json.loads((newer / "manifest.json").read_text()) | {"format_version": 3}
-    (newer / "manifest.json").write_text(json.dumps(manifest | {"fingerprint": fingerprint(manifest)}))
+    (newer / "manifest.json").write_text(json.dumps(manifest | {"fingerprint": manifest_fingerprint(manifest)}))
     (tmp_path / "empty").mkdir()
     for value, message in (
         (

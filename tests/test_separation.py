@@ -106,7 +106,7 @@ def test_the_report_says_what_was_compared_and_what_counts_twice(smoke_config, s
     )
     (warning,) = found["run"]["separation"]["warnings"]
     assert warning in found["verdict"]["cautions"] and f"\n- {literal(warning)}\n" in text
-    assert "| On two sides | compared: names of people, and the content of every segment" in text
+    assert "| Overlap of the splits | compared: names of people, and the content of every segment" in text
     teacher = {"teacher.path": str(tmp_path / "run/teacher/export")}
     run(smoke_config(**teacher), tmp_path / "other")
     (warning,) = json.loads((tmp_path / "other/report.json").read_text())["run"]["separation"]["warnings"]

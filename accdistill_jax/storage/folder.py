@@ -131,7 +131,7 @@ class LocalFolder:
     def _unreadable(self, name: str, error: OSError) -> UserError:
         return UserError(f"{self.where(name)}: cannot be read ({error.strerror})")
 
-    def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
+    def write(self, name: str, data: bytes | memoryview, *, durable: bool = True) -> None:
         """Writes a blob whole or not at all.
 
         Args:
@@ -268,7 +268,7 @@ class RemoteFolder:
         found = self._call(name, lambda kv: kv.read(name))
         return None if found.state == "missing" else found.value
 
-    def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
+    def write(self, name: str, data: bytes | memoryview, *, durable: bool = True) -> None:
         """Writes one object; always durable."""
         self._call(name, lambda kv: kv.write(name, bytes(data)), extra_s=len(data) / SLOWEST_WRITE_BYTES_PER_S)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from accdistill_jax.data.store.manifest import checksum, fingerprint
+from accdistill_jax.data.store.manifest import checksum, manifest_fingerprint
 
 
 class Hostile(NamedTuple):
@@ -28,7 +28,7 @@ def sign(store: Path, change: Callable[[dict], None] = lambda manifest: None) ->
         if path.is_file() and path.stat().st_size < 2**26:
             entry |= {"bytes": path.stat().st_size, "sha256": checksum(path.read_bytes())}
     change(manifest)
-    (store / "manifest.json").write_text(json.dumps(manifest | {"fingerprint": fingerprint(manifest)}))
+    (store / "manifest.json").write_text(json.dumps(manifest | {"fingerprint": manifest_fingerprint(manifest)}))
 
 
 def hostile_stores() -> Iterator[Hostile]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from accdistill_jax.data.store.manifest import checksum, fingerprint
+from accdistill_jax.data.store.manifest import checksum, manifest_fingerprint
 from accdistill_jax.data.store.store import Store
 from tests.bad_inputs.bases import BATCH, SMOKE, Bases
 from tests.bad_inputs.case import MAIN, PREPARE, Case
@@ -146,7 +146,7 @@ def _manifest_value(rng: random.Random, bases: Bases) -> Case:
 
 
 def _write_manifest(store: Path, manifest: dict) -> None:
-    (store / "manifest.json").write_text(json.dumps(manifest | {"fingerprint": fingerprint(manifest)}))
+    (store / "manifest.json").write_text(json.dumps(manifest | {"fingerprint": manifest_fingerprint(manifest)}))
 
 
 def _resigned_manifest(rng: random.Random, bases: Bases) -> Case:

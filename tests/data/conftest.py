@@ -10,7 +10,7 @@ from accdistill_jax.data.preprocessing.segments import SegmentBatch
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.recording import Participant
 from accdistill_jax.data.store import shards
-from accdistill_jax.data.store.manifest import fingerprint
+from accdistill_jax.data.store.manifest import manifest_fingerprint
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.data.store.writer import StoreWriter
 
@@ -86,6 +86,6 @@ def edit_manifest():
     def edit(path, **changes) -> None:
         file = Path(path) / "manifest.json"
         manifest = json.loads(file.read_text()) | changes
-        file.write_text(json.dumps(manifest | {"fingerprint": fingerprint(manifest)}))
+        file.write_text(json.dumps(manifest | {"fingerprint": manifest_fingerprint(manifest)}))
 
     return edit

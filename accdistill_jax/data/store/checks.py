@@ -1,7 +1,7 @@
-"""Checks of a store's files, whoever made it; they come before anything in the files is believed or allocated.
+"""Checks of a store's files before their content is used or memory is allocated for them.
 
-A fingerprint and checksums tell damage, not intent: a manifest can be made by hand around any content. So names stay inside the
-folder, counts are counts, and no array or table can be larger than the files that hold it.
+Fingerprint and checksums detect damage, not intent: a manifest can be written by hand for any content. So these checks make
+sure that names stay inside the folder, counts are counts, and no array or table is larger than its files.
 """
 
 import json
@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 
 SIGNALS = ("ppg", "accel")
 MANIFEST_BYTES = 256 * 2**20
-_LARGEST = 2**48  # of any count
+_LARGEST = 2**48  # limit of all counts
 _FASTEST_HZ = 1e6
-_LONGEST_TEXT = 4096  # characters of a text in a table
+_LONGEST_TEXT = 4096  # bytes of a text in a table
 _ARRAYS = tuple(f"{signal}{part}" for signal in SIGNALS for part in ("", "_scale", "_offset"))
 _FILE = re.compile(
     rf"zarr\.json|(?:segments|participants)\.parquet|(?:{'|'.join(_ARRAYS)})/(?:zarr\.json|c(?:/[0-9]{{1,12}}){{2,3}})"
@@ -63,8 +63,8 @@ def _are_files(value) -> bool:
         and all(map(_FILE.fullmatch, value))
         and all(name in value for name in _NEEDED)
         and all(
-            isinstance(own, dict) and _is_count(own.get("bytes")) and isinstance(own.get("sha256"), str)
-            for own in value.values()
+            isinstance(entry, dict) and _is_count(entry.get("bytes")) and isinstance(entry.get("sha256"), str)
+            for entry in value.values()
         )
     )
 
@@ -81,7 +81,7 @@ def _are_texts(value) -> bool:
     return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
 
 
-# By key of the manifest.
+# Key of the manifest -> check of its value.
 _KEYS = {
     "num_segments": _is_positive,
     "samples": _is_positive,
@@ -102,22 +102,22 @@ _KEYS = {
     "source": lambda value: isinstance(value, str),
     "prepared": lambda value: isinstance(value, list) and all(map(_is_prepared, value)),
     "files": _are_files,
-    "not_read": lambda value: value is None or _are_texts(value),  # only there where something was not read
+    "not_read": lambda value: value is None or _are_texts(value),  # missing if everything was read
 }
 
 
 def malformed_key(manifest: Mapping) -> str | None:
-    """The first key of a manifest that is missing or malformed, if one is."""
+    """First missing or malformed key of a manifest, or None."""
     return next((key for key, fits in _KEYS.items() if not fits(manifest.get(key))), None)
 
 
 def missing_room(manifest: Mapping) -> str | None:
-    """The first array that holds more than its files have bytes, if one does; they are not compressed."""
+    """First array that needs more bytes than its files have, or None. Arrays are not compressed."""
     for name in _ARRAYS:
         signal, _, small = name.partition("_")
         row_bytes = len(manifest["channels"][signal]) * (4 if small else 2 * manifest["samples"])
-        held = sum(entry["bytes"] for file, entry in manifest["files"].items() if file.startswith(f"{name}/c/"))
-        if manifest["num_segments"] * row_bytes > held:
+        file_bytes = sum(entry["bytes"] for file, entry in manifest["files"].items() if file.startswith(f"{name}/c/"))
+        if manifest["num_segments"] * row_bytes > file_bytes:
             return name
     return None
 
@@ -126,13 +126,13 @@ def check_array(content: bytes, *, shape: tuple[int, ...], dtype: str, file_byte
     """Compares an array's zarr.json with the layout of the format (see `shards.ArrayLayout`).
 
     Args:
-        content: of the file.
-        shape: (segments, samples, channels) of a signal or (segments, channels).
+        content: content of zarr.json.
+        shape: (segments, samples, channels) of a signal, or (segments, channels).
         dtype: "int16" or "float32".
-        file_bytes: of its largest file.
+        file_bytes: size of the array's largest file.
 
     Raises:
-        ValueError: it differs; says in what.
+        ValueError: a difference; the message names it.
     """
     try:
         found = json.loads(content)
@@ -145,30 +145,30 @@ def check_array(content: bytes, *, shape: tuple[int, ...], dtype: str, file_byte
         codecs = found["codecs"]
         if len(shape) == 3:
             [sharding] = codecs
-            own = sharding["configuration"]
-            whole &= sharding["name"] == "sharding_indexed" and own["chunk_shape"] == [1, *inner]
-            whole &= [codec["name"] for codec in own["index_codecs"]] == ["bytes", "crc32c"]
-            codecs = own["codecs"]
+            settings = sharding["configuration"]
+            whole &= sharding["name"] == "sharding_indexed" and settings["chunk_shape"] == [1, *inner]
+            whole &= [codec["name"] for codec in settings["index_codecs"]] == ["bytes", "crc32c"]
+            codecs = settings["codecs"]
         whole &= [codec["name"] for codec in codecs] == ["bytes"]
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("it is not an array of a store") from error
     if not whole:
         raise ValueError("its chunks or codecs are not those of a store")
-    # an index of 16 bytes for each row of a shard, or the rows themselves
+    # A file has at least an index of 16 bytes per row (shards), or the rows.
     if rows * (16 if len(shape) == 3 else 4 * shape[1]) > file_bytes:
         raise ValueError(f"chunks of {rows} segments do not fit into its files")
 
 
 def read_table(content: bytes, *, most_rows: int, whole: Sequence[str]) -> pa.Table:
-    """A Parquet table of plain columns.
+    """Reads a Parquet table of plain columns.
 
     Args:
-        content: of the file.
-        most_rows: it may have.
-        whole: columns that must be there, without a null.
+        content: content of the file.
+        most_rows: maximum number of rows.
+        whole: columns that must exist and have no null.
 
     Raises:
-        ValueError: it is not such a table; says why.
+        ValueError: the content is not such a table; the message says why.
     """
     try:
         file = pq.ParquetFile(pa.BufferReader(content))
@@ -179,7 +179,7 @@ def read_table(content: bytes, *, most_rows: int, whole: Sequence[str]) -> pa.Ta
         for field in schema:
             if pa.types.is_nested(field.type):
                 raise ValueError(f"column {field.name} is of type {field.type}")
-        # texts as dictionaries: a row costs its number then, however long the text is
+        # Texts are read as dictionaries, so that a row needs a number only, for any length of the text.
         texts = [
             field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
         ]
@@ -199,13 +199,13 @@ def _check_column(name: str, column: pa.ChunkedArray, *, may_be_null: bool) -> N
     if not pa.types.is_dictionary(column.type):
         return
     for chunk in column.chunks:
-        lengths = np.asarray(pa.compute.binary_length(chunk.dictionary).fill_null(0))
+        lengths = np.asarray(pa.compute.call_function("binary_length", [chunk.dictionary]).fill_null(0))
         if len(lengths) and lengths.max() > _LONGEST_TEXT:
             raise ValueError(f"column {name} holds a text of {lengths.max()} bytes")
 
 
 def column(table: pa.Table, name: str) -> np.ndarray:
-    """A column of such a table, [rows]; texts as objects, each kept once."""
+    """A column of a table from `read_table`, [rows]. Equal texts share one object."""
     values = table[name]
     if not pa.types.is_dictionary(values.type):
         return values.to_numpy()
@@ -214,8 +214,12 @@ def column(table: pa.Table, name: str) -> np.ndarray:
     return texts[values.indices.fill_null(len(texts) - 1).to_numpy()]
 
 
-def plain(table: pa.Table) -> pa.Table:
-    """Such a table with its texts as texts, for a small one; ValueError where they are too many."""
+def decode_texts(table: pa.Table) -> pa.Table:
+    """A small table from `read_table` with texts in place of dictionaries.
+
+    Raises:
+        ValueError: the texts are too large.
+    """
     schema = pa.schema(
         [
             field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field

@@ -1,11 +1,11 @@
-"""Hashes of what segments hold, by which the same minute is known again under any name.
+"""Hashes of the content of segments, which identify the same minute under any name.
 
-Each signal has a hash of its own, so that a minute is also known beside another sensor's signal. They are kept beside the
-arrays of a store, in a file that is no part of its fingerprint: a store without it (an older one, a copy of the files that the
-manifest names) is read once, and gets it.
+Each signal has a hash, so a minute is recognised even if the other signal is from another sensor. The hashes are in a file
+beside the arrays of a store, which is not part of its fingerprint. A store without the file (from an older version, or a copy
+of the files in the manifest) is read once, and gets the file.
 
-    content.hashes     SHA-256 of the store's fingerprint and of what follows; then [segments, 2] uint64, little endian: PPG,
-                       acceleration
+    content.hashes     SHA-256 of the store's fingerprint and of the rest of the file; then [segments, 2] uint64, little
+                       endian: PPG, acceleration
 """
 
 import hashlib
@@ -19,9 +19,9 @@ from accdistill_jax.errors import UserError
 from accdistill_jax.storage.folder import LocalFolder, RemoteFolder, open_folder
 
 LEAST_TURNS = 64
-_TURN = 2  # steps of int16: a straight line turns by at most as much, where it is rounded
-_BLOCK = 256  # segments read at once
-_LOOK = 1024  # samples looked at in one go
+_TURN = 2  # steps of int16; rounding bends a straight line by at most this much
+_BLOCK = 256  # segments per read
+_LOOK = 1024  # samples per check of turns
 _DIGEST_BYTES = 32
 
 
@@ -32,13 +32,13 @@ def signal_hash(signal: np.ndarray) -> int:
         signal: [samples, channels] int16 or float32.
 
     Returns:
-        A number from 1 to 2**64 - 1; 0 for a signal that says too little to be known again (constant, or straight lines with
-        fewer than `LEAST_TURNS` turns), which honest recordings have in common.
+        1 to 2**64 - 1; or 0 for a signal with too little information (constant, or straight lines with fewer than
+        `LEAST_TURNS` turns), which different recordings can share.
     """
-    if not _says_enough(signal):
+    if not _has_information(signal):
         return 0
     content = np.ascontiguousarray(signal, signal.dtype.newbyteorder("<"))
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") or 1
+    return int.from_bytes(hashlib.blake2b(content.data, digest_size=8).digest(), "little") or 1
 
 
 def content_hashes(ppg: np.ndarray, accel: np.ndarray) -> np.ndarray:
@@ -56,7 +56,7 @@ def content_hashes(ppg: np.ndarray, accel: np.ndarray) -> np.ndarray:
 
 
 def encode_hashes(hashes: np.ndarray, *, fingerprint: str) -> bytes:
-    """Content of a store's file of hashes [segments, 2]."""
+    """Content of the hash file of a store, from hashes [segments, 2]."""
     content = hashes.astype("<u8").tobytes()
     return _digest(fingerprint, content) + content
 
@@ -64,11 +64,11 @@ def encode_hashes(hashes: np.ndarray, *, fingerprint: str) -> bytes:
 def store_hashes(store: Store, *, say: Callable[[str], None]) -> np.ndarray:
     """`content_hashes` of all segments of a store.
 
-    A store without them is read once, and gets them where it can be written to.
+    A store without its hash file is read once, and gets the file if the folder is writable.
 
     Args:
-        store: any store.
-        say: told a line before a store is read.
+        store: the store.
+        say: called with a line before a store is read.
 
     Returns:
         [segments, 2] uint64.
@@ -94,13 +94,13 @@ def store_hashes(store: Store, *, say: Callable[[str], None]) -> np.ndarray:
 
 
 def equal_rows(hashes: np.ndarray) -> np.ndarray:
-    """Rows of equal content.
+    """Pairs of rows with equal hashes.
 
     Args:
-        hashes: [rows] uint64; 0 equals nothing.
+        hashes: [rows] uint64; 0 equals no other hash.
 
     Returns:
-        [n, 2] int64: of each hash the first row, beside every later one.
+        [n, 2] int64: for each later row with a hash, the first row with this hash and the later row.
     """
     rows = np.flatnonzero(hashes)
     order = rows[np.argsort(hashes[rows], kind="stable")]
@@ -112,10 +112,10 @@ def equal_rows(hashes: np.ndarray) -> np.ndarray:
 
 
 def _kept_hashes(folder: LocalFolder | RemoteFolder, store: Store) -> np.ndarray | None:
-    """The hashes of a store's file, None where there is none or it is not whole."""
+    """Hashes from the hash file of a store; None if it is missing or incomplete."""
     size = _DIGEST_BYTES + 16 * store.num_segments
     try:
-        if folder.is_local and folder.sizes([CONTENT]).get(CONTENT) != size:  # whatever lies there is not read then
+        if folder.is_local and folder.sizes([CONTENT]).get(CONTENT) != size:  # a file of another size is not read
             return None
         content = folder.read(CONTENT)
     except UserError:
@@ -129,7 +129,7 @@ def _kept_hashes(folder: LocalFolder | RemoteFolder, store: Store) -> np.ndarray
     return np.frombuffer(content[_DIGEST_BYTES:], "<u8").reshape(-1, 2).astype(np.uint64)
 
 
-def _says_enough(signal: np.ndarray) -> bool:
+def _has_information(signal: np.ndarray) -> bool:
     """True if a signal turns at least `LEAST_TURNS` times."""
     wide, least, turns = (np.int32, _TURN, 0) if signal.dtype.kind == "i" else (np.float64, 0, 0)
     for start in range(0, len(signal), _LOOK):

@@ -1,8 +1,9 @@
-"""Fractions of a split's labels, participants kept together."""
+"""Fractions of a split's labels: whole participants."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,13 +12,13 @@ MIN_SEGMENTS = 10
 
 @dataclasses.dataclass(frozen=True)
 class Subset:
-    """Some labelled segments of a split, participants kept together.
+    """Labelled segments of a part of a split's participants.
 
     Attributes:
         rows: [K] int64, sorted rows of the split.
-        participants: people they are of.
+        participants: number of people with such segments.
         labelled: labelled segments in the whole split.
-        raised: whether the fraction was below the minimum, which was taken instead.
+        raised: True if the fraction gave fewer segments than the minimum, and the minimum was used.
     """
 
     rows: np.ndarray
@@ -27,18 +28,23 @@ class Subset:
 
 
 def labelled_subset(
-    participant: np.ndarray, known: np.ndarray, fraction: float, seed, *, minimum: int = MIN_SEGMENTS
+    participant: np.ndarray,
+    known: np.ndarray,
+    fraction: float,
+    seed: int | Sequence[int],
+    *,
+    minimum: int = MIN_SEGMENTS,
 ) -> Subset:
-    """Segments that make up a fraction of a split's labels: whole participants in a random order, the last one cut off.
+    """Segments with a fraction of a split's labels: whole participants in a random order, and a part of the last participant.
 
-    With one seed a smaller fraction is part of a larger one, and people come in the same order whatever target is known.
+    With the same seed a smaller fraction is a subset of a larger one, and the order of people is the same for all labels.
 
     Args:
         participant: [N] str.
-        known: [N] bool, whether the label is known.
-        fraction: of the known ones, above 0 and at most 1.
-        seed: int or sequence of ints; of the order of people, and of the last one's segments.
-        minimum: segments taken at least, where there are as many.
+        known: [N] bool, True if the label is known.
+        fraction: fraction of the known labels, above 0 and at most 1.
+        seed: int or ints, seed of the order of people and of the last participant's segments.
+        minimum: minimum number of segments, if the split has so many.
 
     Raises:
         ValueError: a fraction out of range.

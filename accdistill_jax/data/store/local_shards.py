@@ -1,8 +1,8 @@
-"""Reads whole segments straight from the shard files of a local array.
+"""Reads whole segments directly from the shard files of a local array.
 
-The inner chunks of a shard are uncompressed, of equal size and in order, so that a segment is one `pread` into its
-place in the batch: several times as many segments per second as through TensorStore, without a second copy. Files are
-opened for a batch only, so that neither descriptors nor mappings pile up over thousands of shards.
+The inner chunks of a shard are uncompressed, of equal size and in order. So a segment is one `pread` into its place in the
+batch, without a second copy, which is several times faster than TensorStore. Files are open during one batch only, so
+descriptors and mappings do not accumulate over thousands of shards.
 """
 
 import os
@@ -13,7 +13,7 @@ from accdistill_jax.data.store.shards import encode_index
 
 
 class ShardError(Exception):
-    """A shard is missing, too short or not laid out as the format says; the message names it."""
+    """A shard is missing, too short, or has another layout than the format; the message names it."""
 
 
 class LocalShards:
@@ -21,7 +21,7 @@ class LocalShards:
 
     Args:
         path: folder of the array.
-        shape: of the array.
+        shape: shape of the array.
         rows_per_shard: segments in each shard file.
     """
 
@@ -33,7 +33,7 @@ class LocalShards:
         self._checked = np.zeros(-(-shape[0] // rows_per_shard), bool)
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        """Segments in the order asked for, [batch, samples, channels] int16; repeats are allowed.
+        """Segments in the order of `indices`, [batch, samples, channels] int16; repeats are allowed.
 
         Raises:
             ShardError: a shard cannot be read.
@@ -63,7 +63,7 @@ class LocalShards:
 
     def _open(self, shard: int) -> int:
         try:
-            file = os.open(self._file(shard), os.O_RDONLY | os.O_NONBLOCK)  # a FIFO would wait
+            file = os.open(self._file(shard), os.O_RDONLY | os.O_NONBLOCK)  # opening a FIFO would block otherwise
         except OSError as error:
             raise ShardError(f"{self._file(shard)}: {error.strerror}") from error
         if not self._checked[shard]:
@@ -76,7 +76,7 @@ class LocalShards:
         return file
 
     def _check_index(self, file: int, shard: int) -> None:
-        """Compares the shard's index with the one of the layout expected."""
+        """Compares the shard's index with the index of the expected layout."""
         used = min(self._rows, self._shape[0] - shard * self._rows)
         expected = encode_index(used, rows_per_file=self._rows, row_bytes=self._row_bytes)
         if os.pread(file, len(expected), max(os.fstat(file).st_size - len(expected), 0)) != expected:

@@ -1,8 +1,9 @@
-"""The manifest of a store: which files there are, of what content, and what they hold."""
+"""Manifest of a store: its files with their checksums, and its properties."""
 
 import hashlib
 import json
 import os
+from collections.abc import Callable
 
 from accdistill_jax.data.store.checks import MANIFEST_BYTES, SIGNALS, malformed_key, missing_room
 from accdistill_jax.errors import UserError
@@ -18,10 +19,10 @@ _BLOCK_BYTES = 1 << 20
 
 
 def read_manifest(path: str | os.PathLike) -> dict | None:
-    """manifest.json of a store, None where there is none.
+    """Reads manifest.json of a store; None if there is no such file.
 
     Raises:
-        UserError: it is damaged, of something else, or of another format version.
+        UserError: the manifest is damaged, of another kind of folder, or of another format version.
     """
     folder = open_folder(path)
     content = folder.read(MANIFEST, limit_bytes=MANIFEST_BYTES)
@@ -49,12 +50,12 @@ def read_manifest(path: str | os.PathLike) -> dict | None:
             f"{FORMAT_VERSION}; prepare it again with --overwrite, or delete that folder if a run made it "
             "(the run makes it again)"
         )
-    if manifest.get("fingerprint") != fingerprint(manifest):
+    if manifest.get("fingerprint") != manifest_fingerprint(manifest):
         raise UserError(
             f"{where}: the manifest was changed after it was written "
             "(its fingerprint does not match); prepare the store again"
         )
-    key = malformed_key(manifest)  # one whose fingerprint fits can still be of other software, or made by hand
+    key = malformed_key(manifest)  # a matching fingerprint does not exclude a manifest of other software or by hand
     if key:
         raise UserError(f"{where}: key {key!r} is missing or malformed; prepare the store again")
     array = missing_room(manifest)
@@ -66,19 +67,19 @@ def read_manifest(path: str | os.PathLike) -> dict | None:
     return manifest
 
 
-def fingerprint(manifest: dict) -> str:
-    """Hex hash of the manifest without the software versions: the same data and settings give the same one."""
+def manifest_fingerprint(manifest: dict) -> str:
+    """Hex hash of the manifest without the software versions. Equal data and settings give equal fingerprints."""
     content = {key: value for key, value in manifest.items() if key not in ("fingerprint", "software")}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def checksum(data: bytes) -> str:
-    """The manifest's checksum of one file."""
+def checksum(data: bytes | memoryview) -> str:
+    """Checksum of a file's content, as in the manifest."""
     return hashlib.sha256(data).hexdigest()
 
 
 def partial_path(path: str | os.PathLike) -> str:
-    """Where the unfinished parts of a store are kept: beside it."""
+    """Staging folder of an unfinished store, beside the store."""
     return open_folder(path).path + ".partial"
 
 
@@ -87,7 +88,7 @@ def folder_is_partial(path: str | os.PathLike) -> bool:
     return bool(open_folder(partial_path(path)).names())
 
 
-def verify_checksums(path: str | os.PathLike, *, progress=None) -> int:
+def verify_checksums(path: str | os.PathLike, *, progress: Callable[[int], None] | None = None) -> int:
     """Reads every file of a store and compares it with the manifest.
 
     Args:
@@ -98,7 +99,7 @@ def verify_checksums(path: str | os.PathLike, *, progress=None) -> int:
         Number of bytes checked.
 
     Raises:
-        UserError: naming every missing or damaged file.
+        UserError: missing or damaged files; the message names all of them.
     """
     folder = open_folder(path)
     manifest = read_manifest(path)
@@ -106,12 +107,12 @@ def verify_checksums(path: str | os.PathLike, *, progress=None) -> int:
         raise UserError(f"{folder.path}: not a store (no {MANIFEST} there)")
     damaged, checked = [], 0
     for name, entry in manifest["files"].items():
-        found = _content(folder, name)
-        if found is None:
+        content = _size_and_checksum(folder, name)
+        if content is None:
             damaged.append(f"{name} is missing")
-        elif found[0] != entry["bytes"]:
-            damaged.append(f"{name} has {found[0]} bytes instead of {entry['bytes']}")
-        elif found[1] != entry["sha256"]:
+        elif content[0] != entry["bytes"]:
+            damaged.append(f"{name} has {content[0]} bytes instead of {entry['bytes']}")
+        elif content[1] != entry["sha256"]:
             damaged.append(f"{name} does not match its checksum")
         checked += entry["bytes"]
         if progress is not None:
@@ -121,8 +122,8 @@ def verify_checksums(path: str | os.PathLike, *, progress=None) -> int:
     return checked
 
 
-def _content(folder: LocalFolder | RemoteFolder, name: str) -> tuple[int, str] | None:
-    """Bytes and checksum of a file, None where there is none; a local one is not held in memory."""
+def _size_and_checksum(folder: LocalFolder | RemoteFolder, name: str) -> tuple[int, str] | None:
+    """Number of bytes and checksum of a file; None if it is missing. A local file is read block by block."""
     file = folder.open(name)
     if file is None:
         return None
@@ -138,26 +139,26 @@ def _content(folder: LocalFolder | RemoteFolder, name: str) -> tuple[int, str] |
 
 
 def is_shard(name: str) -> bool:
-    """True if a file holds segments: all others are small, and checked when a store is opened."""
+    """True for files with segments. All other files are small, and are checked when a store is opened."""
     return name.startswith(tuple(f"{signal}/c/" for signal in SIGNALS))
 
 
 def check_sizes(folder: LocalFolder | RemoteFolder, manifest: dict) -> None:
-    """Raises UserError for the first file of a store that is missing or of another size (local folders)."""
+    """Raises UserError for the first file of a local store that is missing or has another size."""
     expected = {name: entry["bytes"] for name, entry in manifest["files"].items()}
-    found = folder.sizes(list(expected))
+    sizes = folder.sizes(list(expected))
     for name, size in expected.items():
-        if name not in found:
+        if name not in sizes:
             raise UserError(f"{folder.where(name)}: this file of the store is missing; restore it or prepare again")
-        if found[name] is not None and found[name] != size:
+        if sizes[name] is not None and sizes[name] != size:
             raise UserError(
-                f"{folder.where(name)}: {found[name]} bytes instead of {size}, the file is damaged; "
+                f"{folder.where(name)}: {sizes[name]} bytes instead of {size}, the file is damaged; "
                 "restore it or prepare again"
             )
 
 
 def read_checked(folder: LocalFolder | RemoteFolder, manifest: dict, name: str) -> bytes:
-    """Content of a file of a store; raises UserError where it does not have the manifest's checksum."""
+    """Content of a file of a store; raises UserError if its checksum differs from the manifest."""
     content = folder.read(name, limit_bytes=manifest["files"][name]["bytes"])
     if content is None or checksum(content) != manifest["files"][name]["sha256"]:
         raise UserError(f"{folder.where(name)}: the file does not match its checksum; restore it or prepare again")

@@ -1,4 +1,4 @@
-"""Stores as a run opens them: by config key, with their rows, columns and what they must have in common."""
+"""Opens the stores of a run: by config key, with checks that they fit together."""
 
 import os
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ _SIGNALS = ("rate", "samples per segment", "PPG channels")  # in words
 
 
 def open_store(path: str, *, key: str, data: DataConfig) -> Store:
-    """Opens the store that a config key names, to be read as the config's section `data` says.
+    """Opens the store that a config key names, with the reading settings of the config's section `data`.
 
     Raises:
-        UserError: no folder there, naming the key and the nearest one, or what `Store.open` raises.
+        UserError: there is no such folder (the message suggests the nearest name), or an error of `Store.open`.
     """
     folder = os.path.abspath(expanded(path))
     if "://" not in path and not os.path.exists(folder) and not os.path.exists(folder + ".partial"):
@@ -35,26 +35,27 @@ def open_store(path: str, *, key: str, data: DataConfig) -> Store:
 
 
 def choose_rows(stores: tuple[Store, ...], split: str, limit: int | None, *, seed: int) -> list[np.ndarray]:
-    """Per store, sorted rows of a split; at most `limit` over all stores, chosen by the seed (None: all)."""
+    """Sorted rows of a split for each store: all, or `limit` rows over all stores that the seed chooses."""
     rows = [store.indices(split) for store in stores]
     total = sum(map(len, rows))
     if limit is None or total <= limit:
         return rows
     chosen = np.sort(np.random.default_rng([17, seed]).choice(total, limit, replace=False))
-    ends = np.cumsum([len(own) for own in rows])
-    starts = ends - [len(own) for own in rows]
+    ends = np.cumsum([len(of_store) for of_store in rows])
+    starts = ends - [len(of_store) for of_store in rows]
     return [
-        own[chosen[(chosen >= start) & (chosen < end)] - start]
-        for own, start, end in zip(rows, starts, ends, strict=True)
+        of_store[chosen[(chosen >= start) & (chosen < end)] - start]
+        for of_store, start, end in zip(rows, starts, ends, strict=True)
     ]
 
 
 def has_test_segments(stores: Sequence[Store]) -> bool:
+    """True if a store has test segments."""
     return any(len(store.indices("test")) for store in stores)
 
 
 class Signals(NamedTuple):
-    """Properties that all segments of one encoder must share; `whose` they are is for messages."""
+    """Properties that all segments of one encoder must share; `whose` names their origin in messages."""
 
     whose: str
     rate_hz: float
@@ -63,52 +64,52 @@ class Signals(NamedTuple):
 
     @classmethod
     def of(cls, store: Store) -> "Signals":
-        """Those of a store."""
+        """Properties of a store's segments."""
         return cls(store.path, store.rate_hz, store.samples, len(store.channels["ppg"]))
 
 
 def unseen_by_name(unseen: Sequence[Store], stores: Sequence[Store], *, alike: Signals, key: str) -> dict[str, Store]:
-    """Stores that nothing is trained on by folder name.
+    """Unseen stores by folder name.
 
     Args:
-        unseen: these.
-        stores: those that are trained on; none where they are not made yet.
-        alike: the segments that are trained on.
-        key: what named the unseen ones, for messages.
+        unseen: stores that are only evaluated on.
+        stores: stores that are trained on; empty if they do not exist yet.
+        alike: properties of the training segments.
+        key: config key of the unseen stores, for messages.
 
     Raises:
-        UserError: one that does not fit the training stores or is one of them, or two of one name.
+        UserError: an unseen store does not fit the training stores or is one of them, or two have the same name.
     """
-    found: dict[str, Store] = {}
+    by_name: dict[str, Store] = {}
     for store in unseen:
         path, name = store.path, Path(store.path.rstrip("/")).name
-        if name in found:
+        if name in by_name:
             raise UserError(f"{key} names two stores called {name!r}; rename one folder")
-        found[name] = store
-        if store.fingerprint in {own.fingerprint for own in stores}:
+        by_name[name] = store
+        if store.fingerprint in {trained.fingerprint for trained in stores}:
             raise UserError(f"{key}: {path} is one of the stores trained on")
-        for what, own, other in zip(_SIGNALS, alike[1:], Signals.of(store)[1:], strict=True):
-            if own != other:
-                raise UserError(f"{key}: {path} has {what} {other}, {alike.whose} has {own}")
-    return found
+        for noun, expected, actual in zip(_SIGNALS, alike[1:], Signals.of(store)[1:], strict=True):
+            if expected != actual:
+                raise UserError(f"{key}: {path} has {noun} {actual}, {alike.whose} has {expected}")
+    return by_name
 
 
 def label_values(store: Store, name: str) -> np.ndarray:
-    """A column of a store: [N] float, NaN where unknown; all NaN in a store prepared before the label was added."""
+    """A label of a store: [N] float, NaN where unknown. It is all NaN in a store prepared before the label was added."""
     values = store.segments.get(name)
     return np.full(store.num_segments, np.nan, np.float32) if values is None else values
 
 
 def segment_columns(stores: Sequence[Store], rows: Sequence[np.ndarray], *, same_names: str) -> dict[str, np.ndarray]:
-    """Columns of the segment tables; participants are named as `names_among` says, so that intervals count each person once."""
+    """Columns of the segment tables, with participants named by `names_among`, so that intervals count each person once."""
 
     def joined(name: str) -> np.ndarray:
-        return np.concatenate([label_values(store, name)[own] for store, own in zip(stores, rows, strict=True)])
+        return np.concatenate([label_values(store, name)[chosen] for store, chosen in zip(stores, rows, strict=True)])
 
     among = names_among(stores, same_names=same_names)
     people = [
-        np.array([names[person] for person in store.segments["participant"][own]], dtype=str)
-        for store, own, names in zip(stores, rows, among, strict=True)
+        np.array([names[person] for person in store.segments["participant"][chosen]], dtype=str)
+        for store, chosen, names in zip(stores, rows, among, strict=True)
     ]
     numbers = {name: joined(name).astype(np.float32) for name in (*LABELS, *QUALITIES)}
     return {"participant": np.concatenate(people), **numbers}

@@ -1,4 +1,4 @@
-"""Removes stores and staging folders: only files that this program has put there."""
+"""Removes stores and staging folders: only files that this program wrote."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ _WRITING = re.compile(r"\.writing-\d+-\d+")
 
 
 def is_store_file(name: str) -> bool:
-    """True if a file of a store, by its path in it, is one that this program writes."""
+    """True if this program writes a file with this path into stores."""
     name = _WRITING.sub("", name)
     return (
         _STORE_FILE.fullmatch(name) is not None
@@ -31,7 +31,7 @@ def is_store_file(name: str) -> bool:
 
 
 def is_staged_file(name: str) -> bool:
-    """True if a file of a staging folder, by its path in it, is one that this program writes."""
+    """True if this program writes a file with this path into staging folders."""
     name = _WRITING.sub("", name)
     return (
         _STAGED_FILE.fullmatch(name) is not None
@@ -41,23 +41,23 @@ def is_staged_file(name: str) -> bool:
 
 
 def refuse_other_content(target: LocalFolder | RemoteFolder) -> None:
-    """Raises UserError where something is at the place of a store to be, and it is no store."""
+    """Raises UserError if the target folder has other files than those of a store."""
     if target.read(MANIFEST) is not None:
         return
-    strange = [name for name in target.names() if not is_store_file(name)]
-    if strange:
+    foreign = [name for name in target.names() if not is_store_file(name)]
+    if foreign:
         raise UserError(
-            f"{target.path}: the folder is not empty, and what is in it is no store ({strange[0]}); choose another one"
+            f"{target.path}: the folder is not empty, and what is in it is no store ({foreign[0]}); choose another one"
         )
 
 
 def discard_staging(path: str | os.PathLike) -> None:
-    """Removes what is staged for a store that is complete, unless another process is preparing it anew."""
+    """Removes the staging folder of a complete store, unless another process is using it."""
     staging = open_folder(partial_path(path))
     if not staging.is_local:
         staging.remove_ours(is_staged_file)
     elif os.path.isdir(staging.path):
-        with contextlib.suppress(UserError, OSError):  # in use, or not to be written to: it stays
+        with contextlib.suppress(UserError, OSError):  # a folder in use, or without write permission, stays
             with sole_use(staging.path, refusal=str, patience_s=0.0):
                 staging.remove_ours(is_staged_file)
             os.rmdir(staging.path)

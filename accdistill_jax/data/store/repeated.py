@@ -1,4 +1,4 @@
-"""Recordings that were given twice: below two roots, under two names, as copies, or one cut out of another."""
+"""Finds recordings that were given twice: below two roots, under two names, as copies, or as a part of another one."""
 
 from collections.abc import Sequence
 
@@ -11,43 +11,44 @@ from accdistill_jax.errors import UserError
 
 _SHOWN = 10
 _PPG, _ACCEL = range(len(SIGNALS))
-_MIX = np.uint64(0x9E3779B97F4A7C15)  # odd: no two hashes become one
+_MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, so that different hashes stay different
 
 
 def refuse_repeated(units: Sequence[Unit]) -> None:
-    """Compares what units hold, whatever they are called: a minute of two names can lie in two splits, or counts twice.
+    """Compares the content of units under any names: a repeated minute could be in two splits, or count twice.
 
-    Two recordings of one participant may share one of the signals (two PPG sensors beside one accelerometer), and made-up ones
-    of several participants the PPG. No two people move alike.
+    Two recordings of one participant may share one signal (two PPG sensors with one accelerometer). Artificial recordings of
+    several participants may share the PPG. No two people have the same movements.
 
     Args:
-        units: of a store to be.
+        units: units of the new store.
 
     Raises:
-        UserError: units of two participants hold the same acceleration, or units of one participant the same of both signals, as
-            recorded or in a segment; names recordings and participants.
+        UserError: units of two participants have the same acceleration, or units of one participant have both signals in
+            common, as recorded or in a segment. The message names recordings and participants.
     """
     repeats = _repeats(units)
     if not repeats:
         return
-    told = [_in_words(units, *pair, segments) for pair, segments in sorted(repeats.items())[:_SHOWN]]
+    pairs = [_in_words(units, *pair, segments) for pair, segments in sorted(repeats.items())[:_SHOWN]]
     if len(repeats) > _SHOWN:
-        told.append(f"and {len(repeats) - _SHOWN} more pairs")
+        pairs.append(f"and {len(repeats) - _SHOWN} more pairs")
     advice = "give each recording once, under one name: remove the other copy; what is prepared so far is kept"
-    if len(told) == 1:
-        raise UserError(f"a recording was given twice: {told[0]}; {advice}")
-    raise UserError("\n  ".join(["recordings were given twice:", *told]) + f"\n{advice}")
+    if len(pairs) == 1:
+        raise UserError(f"a recording was given twice: {pairs[0]}; {advice}")
+    raise UserError("\n  ".join(["recordings were given twice:", *pairs]) + f"\n{advice}")
 
 
 def _in_words(units: Sequence[Unit], first: int, second: int, segments: int) -> str:
-    (a, anna), (b, ben) = ((unit.about["unit"], _participant(unit)) for unit in (units[first], units[second]))
-    who = (
-        f"{a} and {b}, both of participant {anna},"
-        if anna == ben
-        else f"{a} (participant {anna}) and {b} (participant {ben})"
+    a, b = (unit.about["unit"] for unit in (units[first], units[second]))
+    person_a, person_b = (_participant(unit) for unit in (units[first], units[second]))
+    recordings = (
+        f"{a} and {b}, both of participant {person_a},"
+        if person_a == person_b
+        else f"{a} (participant {person_a}) and {b} (participant {person_b})"
     )
-    what = {0: "hold the same signal", 1: "share a segment"}.get(segments, f"share {segments} segments")
-    return f"{who} {what}"
+    shared = {0: "hold the same signal", 1: "share a segment"}.get(segments, f"share {segments} segments")
+    return f"{recordings} {shared}"
 
 
 def _participant(unit: Unit) -> str:
@@ -55,7 +56,7 @@ def _participant(unit: Unit) -> str:
 
 
 def _repeats(units: Sequence[Unit]) -> dict[tuple[int, int], int]:
-    """Pairs of units that are not to be in one store, and the segments that they share (0: they are equal as recorded)."""
+    """Pairs of units that must not be in one store -> number of shared segments (0: only the whole recordings are equal)."""
     names = sorted({_participant(unit) for unit in units})
     person = np.searchsorted(names, [_participant(unit) for unit in units])
     recorded = np.array([[unit.about.get("signals", {}).get(name, 0) for name in SIGNALS] for unit in units], np.uint64)
@@ -65,20 +66,20 @@ def _repeats(units: Sequence[Unit]) -> dict[tuple[int, int], int]:
 
 
 def _shared(content: np.ndarray, owner: np.ndarray, person: np.ndarray) -> list[tuple[tuple[int, int], int]]:
-    """Pairs of units that share rows of content, and how many.
+    """Pairs of units that share rows of content, and numbers of these rows.
 
     Args:
-        content: [n, 2] uint64, hashes of the signals, 0 where one says too little.
-        owner: [n] the unit of each row.
-        person: [units] the participant of each.
+        content: [n, 2] uint64, hashes of the signals, 0 for a signal with too little information.
+        owner: [n] unit of each row.
+        person: [units] participant of each unit.
     """
     ppg, accel = content[:, _PPG], content[:, _ACCEL]
     both = np.where((ppg > 0) & (accel > 0), ppg * _MIX ^ accel, 0)
     moved, same = (owner[equal_rows(keys)] for keys in (accel, both))
     moved = moved[person[moved[:, 0]] != person[moved[:, 1]]]
     same = same[same[:, 0] != same[:, 1]]
-    found = []
+    shared = []
     for pairs in (moved, same):
         unique, counts = np.unique(np.sort(pairs, axis=1), axis=0, return_counts=True)
-        found += [((int(a), int(b)), int(count)) for (a, b), count in zip(unique, counts, strict=True)]
-    return found
+        shared += [((int(a), int(b)), int(count)) for (a, b), count in zip(unique, counts, strict=True)]
+    return shared

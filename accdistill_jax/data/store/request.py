@@ -1,9 +1,10 @@
-"""The request of a store: everything that decides its units' content; compared with what is staged or stored already."""
+"""Request of a store: all settings that determine the content of its units. It is compared with staged units and stores."""
 
 import json
 import os
 from collections.abc import Mapping, Sequence
 
+from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.store.manifest import FORMAT_VERSION, read_manifest
 from accdistill_jax.data.store.removal import discard_staging
 from accdistill_jax.data.store.split import SplitRule
@@ -11,51 +12,51 @@ from accdistill_jax.data.store.store import Store
 from accdistill_jax.errors import UserError
 
 
-def make_request(settings, *, source: str, source_settings: Mapping | None = None) -> dict:
-    """Everything that decides the content of units, as plain JSON values; staged units and stores of an equal request can be used."""
+def make_request(settings: PreprocessSettings, *, source: str, source_settings: Mapping | None = None) -> dict:
+    """All settings that determine the content of units, as JSON values. Equal requests give equal units."""
     request = {
         "format_version": FORMAT_VERSION,
         "source": source,
         "source_settings": dict(source_settings or {}),
         "preprocess": settings.to_json(measured=source != "synthetic"),
     }
-    return json.loads(to_json(request))
+    return json.loads(json_bytes(request))
 
 
 def existing_store(
     path: str | os.PathLike,
     *,
-    settings,
+    settings: PreprocessSettings,
     source: str,
     units: Sequence[str],
     source_settings: Mapping | None = None,
     split: SplitRule | None = None,
 ) -> Store | None:
-    """The complete store at `path`, if there is one and it is the one that these arguments would make.
+    """The complete store at `path` if it equals the store that these arguments would make; None if there is no store.
 
     Raises:
-        UserError: a store of other settings, units or split is there, naming the difference.
+        UserError: the store has other settings, units or another split; the message names the difference.
     """
     manifest = read_manifest(path)
     if manifest is None:
         return None
     wanted = make_request(settings, source=source, source_settings=source_settings)
-    wanted["split"] = json.loads(to_json((split or SplitRule()).to_json()))
+    wanted["split"] = json.loads(json_bytes((split or SplitRule()).to_json()))
     stored = {key: manifest[key] for key in wanted}
     store = Store.open(path)
     if stored != wanted:
         reason = f"was prepared with other settings ({difference(stored, wanted)})"
     else:
         known = {entry["unit"] for entry in manifest["prepared"]} | manifest["skipped"].keys()
-        added, gone = sorted(set(units) - known), sorted(known - set(units))
-        if not added and not gone:
+        added, missing = sorted(set(units) - known), sorted(known - set(units))
+        if not added and not missing:
             discard_staging(path)
             return store
         reason = (
             "was prepared from other recordings ("
             + ", ".join(
-                f"{what}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
-                for what, names in (("new", added), ("gone", gone))
+                f"{kind}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
+                for kind, names in (("new", added), ("gone", missing))
                 if names
             )
             + ")"
@@ -66,7 +67,7 @@ def existing_store(
 
 
 def difference(old: dict | None, new: dict, *, prefix: str = "") -> str:
-    """The settings that differ, in words."""
+    """Names and values of the different settings, in words."""
     if not isinstance(old, dict):
         return "unreadable request"
     differing = []
@@ -81,6 +82,6 @@ def difference(old: dict | None, new: dict, *, prefix: str = "") -> str:
     return ", ".join(differing)
 
 
-def to_json(value) -> bytes:
+def json_bytes(value: object) -> bytes:
     """Indented JSON with sorted keys, ending in a newline."""
     return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()

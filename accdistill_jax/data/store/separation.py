@@ -1,7 +1,7 @@
-"""Nobody and no minute on two sides: what is tested on must be of people, and of minutes, that nothing was learned from.
+"""Checks that no person and no minute is in two splits: tests need people and minutes that no training used.
 
-Within a store the split keeps people apart. Between stores nobody does: two of them can hold the same people, or the same
-recordings under other names. Everything that a run is given is therefore compared before it trains.
+Within a store the split separates people. Two stores can have the same people, or the same recordings under other names. So
+all stores of a run are compared before training.
 """
 
 import itertools
@@ -26,15 +26,15 @@ COMPARED = "names of people, and the content of every segment's PPG and of its a
 
 
 class Group(NamedTuple):
-    """Segments of one store, or people of one that is still to be made.
+    """Segments of a store, or people of a store that does not exist yet.
 
     Attributes:
-        name: of the store, for messages.
-        people: names, each once.
-        person: [N] int, which of them a segment is of.
-        side: [N] int8, place in `SPLITS`.
-        hashes: [N, 2] uint64, see content.py; None where nothing is known.
-        start_unix_s: [N] float64; None where nothing is known.
+        name: name of the store, for messages.
+        people: distinct names.
+        person: [N] int, index in `people` of each segment's person.
+        side: [N] int8, index in `SPLITS`.
+        hashes: [N, 2] uint64, see content.py; None if unknown.
+        start_unix_s: [N] float64; None if unknown.
         segment_s: duration of a segment.
     """
 
@@ -48,7 +48,7 @@ class Group(NamedTuple):
 
     @classmethod
     def of_store(cls, store: Store, *, unseen: bool, say: Callable[[str], None]) -> "Group":
-        """All segments of a store; those of an unseen one are all for testing."""
+        """All segments of a store. All segments of an unseen store are test segments."""
         encoded = pa.array(store.segments["participant"]).dictionary_encode()
         people, person = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
         splits = dict(zip(*(store.participants[key].to_pylist() for key in ("participant", "split")), strict=True))
@@ -58,21 +58,22 @@ class Group(NamedTuple):
 
     @classmethod
     def of_people(cls, name: str, splits: Mapping[str, str]) -> "Group":
-        """People of a store that is still to be made, by their split."""
+        """People of a store that does not exist yet, by their split."""
         side = np.array([SPLITS.index(split) for split in splits.values()], np.int8)
         return cls(name, list(splits), np.arange(len(splits)), side)
 
     def in_words(self) -> str:
-        """The amount of it that was compared, in words."""
+        """The compared amount, in words."""
         if self.hashes is None:
             return f"names of {len(self.people)} people"
         return f"{_count(len(self.person), 'segments', 'segment')} of {_count(self.people, 'people', 'person')}"
 
 
 def names_among(stores: Sequence[Store], *, same_names: str) -> list[dict[str, str]]:
-    """Of each store, what its people are called among those of all: "K/NAME" with the number K of the first store that has them.
+    """For each store: name of a person -> unique name among all stores.
 
-    A single store's people keep their names.
+    The unique name is "K/NAME", where K is the number of the first store with this person. With one store the names are
+    unchanged.
     """
     tables = [store.participants["participant"].to_pylist() for store in stores]
     if len(stores) == 1:
@@ -90,13 +91,13 @@ def names_among(stores: Sequence[Store], *, same_names: str) -> list[dict[str, s
 def check_separation(
     stores: Sequence[Store], unseen: Sequence[Store], *, same_names: str, say: Callable[[str], None] = lambda line: None
 ) -> dict[str, Any]:
-    """Compares all stores of a run; `check_groups` says what and what comes of it.
+    """Compares all stores of a run, see `check_groups`.
 
     Args:
-        stores: trained and evaluated on.
-        unseen: evaluated on alone.
+        stores: stores for training and evaluation.
+        unseen: stores for evaluation only.
         same_names: one of `SAME_NAMES`.
-        say: told a line before a store is read, and the warnings.
+        say: called with a line before a store is read, and with each warning.
     """
     groups = [Group.of_store(store, unseen=False, say=say) for store in stores]
     groups += [Group.of_store(store, unseen=True, say=say) for store in unseen]
@@ -106,19 +107,19 @@ def check_separation(
 def check_groups(
     groups: Sequence[Group], *, same_names: str, say: Callable[[str], None] = lambda line: None
 ) -> dict[str, Any]:
-    """Looks for people and minutes on two sides (training, validation, test).
+    """Searches for people and minutes in two splits (training, validation, test).
 
-    A person is a name; names of different stores are one person's unless `same_names` says otherwise. A minute is known by the
-    hash of one of its signals. One minute twice on the same side is no leak, but counts twice: that is a warning.
+    A name identifies a person; `same_names` decides if equal names in different stores are the same person. The hash of either
+    signal identifies a minute. A repeated minute in the same split is not a leak, but it counts twice: this gives a warning.
 
     Returns:
-        What was compared and what came of it, as JSON: compared, stores, segments, people, same_names, result, warnings.
+        Result as JSON values: compared, stores, segments, people, equal names, result, warnings.
 
     Raises:
-        UserError: somebody or something is on two sides; names stores, people and counts, and the ways out.
+        UserError: a person or a minute is in two splits. The message names stores, people, counts and remedies.
     """
     rows = _Rows.of(groups, same_names)
-    people, (leaks, doubles) = _people_on_two_sides(rows), _equal_content(rows)
+    people, (leaks, doubles) = _people_in_two_splits(rows), _equal_content(rows)
     if people or leaks:
         raise UserError(_refusal(people, leaks, several=len(groups) > 1, same_names=same_names))
     warnings = [_double_in_words(*double) for double in doubles]
@@ -137,9 +138,16 @@ def check_groups(
 
 
 class _Rows(NamedTuple):
-    """The segments of all groups, one behind the other; of a group without hashes (not `known`), its people.
+    """Segments of all groups, concatenated; for a group without hashes (not `known`) its people.
 
-    `group` is the place of each one's store in `labels`, `person` that of its person in `names`.
+    Attributes:
+        labels: name of each group.
+        known: True for a group with hashes.
+        names: distinct names of people.
+        group: [N] index in `labels`.
+        person: [N] index in `names`.
+        side: [N] index in `SPLITS`.
+        hashes: [N, 2] uint64, 0 where unknown.
     """
 
     labels: list[str]
@@ -152,13 +160,13 @@ class _Rows(NamedTuple):
 
     @classmethod
     def of(cls, groups: Sequence[Group], same_names: str) -> "_Rows":
-        known: dict[object, int] = {}
+        known: dict[tuple[int, str], int] = {}
         parts = []
         for number, group in enumerate(groups):
-            keys = [name if same_names == SAME_PERSON else (number, name) for name in group.people]
+            keys = [(0 if same_names == SAME_PERSON else number, name) for name in group.people]
             codes = np.array([known.setdefault(key, len(known)) for key in keys], np.int32)
             parts.append(codes[group.person])
-        names = [key if same_names == SAME_PERSON else key[1] for key in known]
+        names = [name for _, name in known]
         sizes = [len(group.person) for group in groups]
         unknown = [np.zeros((size, 2), np.uint64) for size in sizes]
         return cls(
@@ -174,13 +182,13 @@ class _Rows(NamedTuple):
         )
 
 
-class _Found(NamedTuple):
-    """People and segments that two sides, or one side of two stores, have in common.
+class _Overlap(NamedTuple):
+    """People and segments that two splits, or one split of two stores, have in common.
 
     Attributes:
-        first, second: (store, split) each.
-        people: their names, "a = b" where they differ.
-        segments: how many.
+        first, second: (store, split).
+        people: their names, "a = b" if the names differ.
+        segments: number of common segments.
     """
 
     first: tuple[str, str]
@@ -189,7 +197,7 @@ class _Found(NamedTuple):
     segments: int
 
 
-def _people_on_two_sides(rows: _Rows) -> list[_Found]:
+def _people_in_two_splits(rows: _Rows) -> list[_Overlap]:
     shape = (len(rows.names), len(SPLITS), len(rows.labels))
     keys, counts = np.unique(np.ravel_multi_index((rows.person, rows.side, rows.group), shape), return_counts=True)
     places = np.stack(np.unravel_index(keys, shape), axis=1)
@@ -204,12 +212,12 @@ def _people_on_two_sides(rows: _Rows) -> list[_Found]:
                 entry = found.setdefault(key, [[], 0])
                 entry[0].append(rows.names[person])
                 entry[1] += sum(int(counts[place]) for place in (first, other) if rows.known[places[place, 2]])
-    return [_found(rows, key, people, segments) for key, (people, segments) in sorted(found.items())]
+    return [_overlap(rows, key, people, segments) for key, (people, segments) in sorted(found.items())]
 
 
-def _equal_content(rows: _Rows) -> tuple[list[_Found], list[_Found]]:
-    """Equal segments on two sides, and on one."""
-    by_side = np.argsort(rows.side, kind="stable")  # so that the first of a content has the lowest side
+def _equal_content(rows: _Rows) -> tuple[list[_Overlap], list[_Overlap]]:
+    """Equal segments in two splits, and equal segments in the same split."""
+    by_side = np.argsort(rows.side, kind="stable")  # the first row of equal rows has the lowest split
     pairs = np.concatenate([by_side[equal_rows(rows.hashes[by_side, signal])] for signal in range(2)])
     pairs = np.unique(pairs, axis=0)
     found: tuple[dict, dict] = {}, {}
@@ -227,38 +235,39 @@ def _equal_content(rows: _Rows) -> tuple[list[_Found], list[_Found]]:
     )
     kinds, place = np.unique(described, axis=0, return_inverse=True)
     segments = np.bincount(np.unique(np.stack([place, second], axis=1), axis=0)[:, 0], minlength=len(kinds))
-    for (*key, one, other), count in zip(kinds.tolist(), segments.tolist(), strict=True):
+    for (*key, first_person, second_person), count in zip(kinds.tolist(), segments.tolist(), strict=True):
         entry = found[int(key[0] == key[2])].setdefault(tuple(key), [[], 0])
-        a, b = rows.names[one], rows.names[other]
+        a, b = rows.names[first_person], rows.names[second_person]
         entry[0].append(a if a == b else f"{a} = {b}")
         entry[1] += count
-    leaks, doubles = ([_found(rows, key, *entry) for key, entry in sorted(kind.items())] for kind in found)
+    leaks, doubles = ([_overlap(rows, key, *entry) for key, entry in sorted(kind.items())] for kind in found)
     return leaks, doubles
 
 
-def _found(rows: _Rows, key: Sequence[int], people: list[str], segments: int) -> _Found:
+def _overlap(rows: _Rows, key: Sequence[int], people: list[str], segments: int) -> _Overlap:
     side, group, other_side, other_group = key
-    return _Found((rows.labels[group], SPLITS[side]), (rows.labels[other_group], SPLITS[other_side]), people, segments)
+    return _Overlap(
+        (rows.labels[group], SPLITS[side]), (rows.labels[other_group], SPLITS[other_side]), people, segments
+    )
 
 
-def _refusal(people: Sequence[_Found], leaks: Sequence[_Found], *, several: bool, same_names: str) -> str:
+def _refusal(people: Sequence[_Overlap], leaks: Sequence[_Overlap], *, several: bool, same_names: str) -> str:
     lines = ["people or segments are on two sides, so that what is tested on was learned from:"]
-    for what, found in (("the same people", people), ("the same segments (equal PPG or acceleration)", leaks)):
-        for one in found[:_SHOWN]:
-            segments = f", {_count(one.segments, 'segments', 'segment')}" if one.segments else ""
-            lines.append(
-                f"  {what} in {_sides(one)}: {_names(one.people)} ({_count(one.people, 'people', 'person')}{segments})"
-            )
-        if len(found) > _SHOWN:
-            lines.append(f"  {what} in {len(found) - _SHOWN} more pairs of sides")
+    for noun, overlaps in (("the same people", people), ("the same segments (equal PPG or acceleration)", leaks)):
+        for overlap in overlaps[:_SHOWN]:
+            segments = f", {_count(overlap.segments, 'segments', 'segment')}" if overlap.segments else ""
+            count = _count(overlap.people, "people", "person")
+            lines.append(f"  {noun} in {_splits(overlap)}: {_names(overlap.people)} ({count}{segments})")
+        if len(overlaps) > _SHOWN:
+            lines.append(f"  {noun} in {len(overlaps) - _SHOWN} more pairs of sides")
     ways = "either drop the duplicates from one of them, or keep a person's side the same everywhere (prepare with one --split-file)"
     if people and several and same_names == SAME_PERSON:
         ways += f'; where equal names in different stores are not the same person: --config.data.same_names="{DIFFERENT_PEOPLE}"'
     return "\n".join([*lines, ways])
 
 
-def _sides(one: _Found) -> str:
-    (store, split), (other, other_split) = one.first, one.second
+def _splits(overlap: _Overlap) -> str:
+    (store, split), (other, other_split) = overlap.first, overlap.second
     return (
         f"{split} and {other_split} of {store}"
         if store == other
@@ -283,15 +292,18 @@ def _double_in_words(first: tuple[str, str], second: tuple[str, str], people: li
     )
 
 
-def _overlapping_names(groups: Sequence[Group], same_names: str, doubles: Sequence[_Found]) -> Iterator[str]:
-    """Warnings of equal names in two stores that were recorded at the same time: cut elsewhere, equal minutes have other hashes."""
-    told = {(double.first[0], double.second[0]) for double in doubles}
+def _overlapping_names(groups: Sequence[Group], same_names: str, doubles: Sequence[_Overlap]) -> Iterator[str]:
+    """Warnings about equal names in two stores with recordings at the same time.
+
+    Equal minutes have different hashes if they start at different samples.
+    """
+    reported = {(double.first[0], double.second[0]) for double in doubles}
     for first, second in itertools.combinations([group for group in groups if group.start_unix_s is not None], 2):
-        if first.name == second.name or (first.name, second.name) in told:
+        if first.name == second.name or (first.name, second.name) in reported:
             continue
         shared = sorted(set(first.people) & set(second.people))
         starts = zip(shared, _starts(first, shared), _starts(second, shared), strict=True)
-        people = [name for name, a, b in starts if _overlap(a, b, a_lasts=first.segment_s, b_lasts=second.segment_s)]
+        people = [name for name, a, b in starts if _share_time(a, b, a_lasts=first.segment_s, b_lasts=second.segment_s)]
         if people:
             why = "are they different people?" if same_names == DIFFERENT_PEOPLE else "minutes may count twice"
             yield (
@@ -301,16 +313,17 @@ def _overlapping_names(groups: Sequence[Group], same_names: str, doubles: Sequen
 
 
 def _starts(group: Group, names: Sequence[str]) -> list[np.ndarray]:
-    """Of each name, when its segments start, sorted, as far as that is known."""
-    order = np.lexsort((group.start_unix_s, group.person))
-    start, person = group.start_unix_s[order], group.person[order]
+    """For each name the known starts of its segments, sorted; none if the group has no start times."""
+    times = np.zeros(len(group.person)) if group.start_unix_s is None else group.start_unix_s
+    order = np.lexsort((times, group.person))
+    start, person = times[order], group.person[order]
     place = {name: number for number, name in enumerate(group.people)}
     codes = np.array([place[name] for name in names], np.int64)
     bounds = zip(np.searchsorted(person, codes), np.searchsorted(person, codes, side="right"), strict=True)
-    return [own[own > _KNOWN_START_UNIX_S] for own in (start[low:high] for low, high in bounds)]
+    return [part[part > _KNOWN_START_UNIX_S] for part in (start[low:high] for low, high in bounds)]
 
 
-def _overlap(a: np.ndarray, b: np.ndarray, *, a_lasts: float, b_lasts: float) -> bool:
-    """True if one of the segments that start at `a` and one of those that start at `b` have time in common; both are sorted."""
+def _share_time(a: np.ndarray, b: np.ndarray, *, a_lasts: float, b_lasts: float) -> bool:
+    """True if a segment that starts at a time in `a` and a segment that starts at a time in `b` overlap; both are sorted."""
     after = np.searchsorted(a, b - a_lasts, side="right")
     return bool((np.searchsorted(a, b + b_lasts, side="left") > after).any())

@@ -1,7 +1,7 @@
-"""Writes the files of Zarr v3 arrays: rows in any portions in, whole files out.
+"""Writes the files of Zarr v3 arrays from portions of rows of any size.
 
-Inner chunks are uncompressed and in order, so that a shard is its rows as they are, and an index behind them. What is not plain
-numbers (zarr.json, a shard's index with its checksum) is encoded by TensorStore.
+Inner chunks are uncompressed and in order, so a shard consists of its rows and an index at the end. TensorStore encodes zarr.json
+and the index with its checksum.
 """
 
 import functools
@@ -24,14 +24,14 @@ _NO_CHUNK = 2**64 - 1
 
 @dataclass(frozen=True)
 class ArrayLayout:
-    """Shape, type and chunking of an array whose files divide its first axis only.
+    """Shape, type and chunking of an array. Its files divide the first axis only.
 
     Attributes:
         shape: (segments, samples, channels) or (segments, channels).
         dtype: "int16" or "float32".
         rows_per_file: segments in each file.
-        sharded: whether a file is a shard of inner chunks of one segment, or one plain chunk.
-        unit: physical unit of the signal, kept in the array's attributes.
+        sharded: True if a file is a shard with one inner chunk per segment; False if it is one plain chunk.
+        unit: physical unit of the signal, for the array's attributes.
     """
 
     shape: tuple[int, ...]
@@ -42,12 +42,12 @@ class ArrayLayout:
 
     @classmethod
     def signal(cls, shape: tuple[int, int, int], *, unit: str) -> "ArrayLayout":
-        """int16, sharded, one uncompressed inner chunk per segment: any segment is one read."""
+        """int16, sharded, one uncompressed inner chunk per segment, so that a segment is one read."""
         return cls(shape, "int16", SEGMENTS_PER_SHARD, True, unit)
 
     @classmethod
     def small(cls, shape: tuple[int, int], *, unit: str) -> "ArrayLayout":
-        """float32, plain chunks: read whole when a store is opened."""
+        """float32, plain chunks; the array is read when a store is opened."""
         return cls(shape, "float32", _ROWS_PER_SMALL_CHUNK, False, unit)
 
     @property
@@ -56,7 +56,7 @@ class ArrayLayout:
         return math.prod(self.shape[1:]) * np.dtype(self.dtype).itemsize
 
     def key(self, number: int) -> str:
-        """Name of the file with this number, in Zarr v3's default encoding."""
+        """Name of a file, in Zarr v3's default encoding."""
         return "/".join(["c", str(number)] + ["0"] * (len(self.shape) - 1))
 
     def metadata(self) -> dict:
@@ -94,7 +94,7 @@ def encode_metadata(layout: ArrayLayout) -> bytes:
 
 @functools.lru_cache(maxsize=8)
 def encode_index(rows: int, *, rows_per_file: int, row_bytes: int) -> bytes:
-    """The index at the end of a shard whose first `rows` inner chunks are there, one behind the other."""
+    """Index at the end of a shard with `rows` consecutive inner chunks."""
     index = np.full((rows_per_file, 2), _NO_CHUNK, np.uint64)
     index[:rows, 0] = np.arange(rows) * row_bytes
     index[:rows, 1] = row_bytes
@@ -123,7 +123,7 @@ def _in_memory(metadata: dict):
 
 
 class _File:
-    """A file being filled with rows, zero where there are none."""
+    """A file that is filled with rows; the rest is zero."""
 
     def __init__(self, layout: ArrayLayout):
         self._layout = layout
@@ -132,13 +132,13 @@ class _File:
         self.rows = 0
 
     def empty(self) -> "_File":
-        """The same memory for the next shard: fresh memory costs more than what is written into it."""
+        """Reuses the memory for the next shard. New memory would cost more time than the rows that are written into it."""
         self.rows = 0
         return self
 
     @property
     def free(self) -> int:
-        """Rows that still fit in."""
+        """Number of rows that still fit."""
         return self._layout.rows_per_file - self.rows
 
     def append(self, rows: np.ndarray) -> None:
@@ -159,11 +159,11 @@ class _File:
 
 
 class ArrayFiles:
-    """Streams rows into the files of several arrays; holds at most a few files of each.
+    """Streams rows into the files of several arrays. It keeps at most a few files of each in memory.
 
     Args:
-        layouts: by array name.
-        put: called as put("<array>/<file>", content), from several threads, once per file.
+        layouts: array name -> layout.
+        put: called as put("<array>/<file>", content) once per file, from several threads.
     """
 
     def __init__(self, layouts: Mapping[str, ArrayLayout], put: Callable[[str, bytes | memoryview], None]):
@@ -196,8 +196,8 @@ class ArrayFiles:
             if file is None:
                 spare = self._spare[name]
                 file = self._filling[name] = spare.popleft().empty() if spare else _File(self._layouts[name])
-            now, rows = rows[: file.free], rows[file.free :]
-            file.append(now)
+            fitting, rows = rows[: file.free], rows[file.free :]
+            file.append(fitting)
             if not file.free:
                 self._submit(name)
 

@@ -18,16 +18,16 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class SplitRule:
-    """Which split a participant belongs to.
+    """Assigns participants to splits.
 
-    By default `hash(seed, participant)` is mapped to [0, 1) and compared with the running sum of
-    `fractions`, so a participant keeps its split when others are added. The fractions are therefore
-    met on average: with few participants a split can stay empty.
+    By default `hash(seed, participant)` is mapped to [0, 1) and compared with the running sum of `fractions`. So a participant
+    keeps its split if other people are added. The shares equal the fractions on average only: with few participants a split
+    can be empty.
 
     Attributes:
-        seed: of the hash.
-        fractions: shares of train, validation and test; they add up to 1.
-        assignment: participant -> split given by hand; when present it decides alone.
+        seed: seed of the hash.
+        fractions: shares of train, validation and test; their sum is 1.
+        assignment: participant -> split, from a file; it overrides the hash.
     """
 
     seed: int = 0
@@ -43,7 +43,7 @@ class SplitRule:
         """Reads a participant -> split mapping from CSV (columns participant, split) or a JSON object.
 
         Raises:
-            UserError: unreadable file, a missing column, an unknown split or a participant named twice.
+            UserError: an unreadable file, a missing column, an unknown split, or a participant with two entries.
         """
         path = Path(path)
         try:
@@ -67,7 +67,7 @@ class SplitRule:
         """Split of each participant.
 
         Raises:
-            UserError: a split was given by hand and does not name exactly these participants.
+            UserError: the participants in the split file differ from these.
         """
         participants = sorted(set(participants))
         if self.assignment is not None:
@@ -91,7 +91,7 @@ class SplitRule:
         return "validation" if position < train + validation else "test"
 
     def to_json(self) -> dict:
-        """JSON-able description for the manifest."""
+        """Description for the manifest."""
         assignment = None if self.assignment is None else dict(sorted(self.assignment.items()))
         return {
             "rule": "sha256(seed/participant)" if assignment is None else "file",

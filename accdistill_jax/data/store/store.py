@@ -1,6 +1,6 @@
-"""The segment store: what training reads.
+"""The segment store, which training reads.
 
-A folder or object-store URL with
+A store is a folder or an object-store URL with
 
     ppg/, accel/                 Zarr v3 [segments, samples, channels] int16, sharded, an inner chunk per segment
     ppg_scale/, ppg_offset/      Zarr v3 [segments, channels] float32: signal = offset + scale * int16, in the
@@ -8,7 +8,8 @@ A folder or object-store URL with
     segments.parquet             one row per segment: participant, recording, start, labels, quality, and crc32: the
                                  checksum of the segment's PPG row and then its acceleration row, as stored
     participants.parquet         one row per participant: split, attributes, conditions
-    content.hashes               what segments hold, to know them again elsewhere (content.py); read from the arrays where missing
+    content.hashes               hashes of the segments, to find equal segments in other stores (content.py); computed from
+                                 the arrays if missing
     manifest.json                format version, rates, units, channels, settings, counts, split, checksums;
                                  written last: a folder without it is not a store
 """
@@ -22,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import tensorstore as ts
 
-from accdistill_jax.data.store.checks import check_array, column, plain, read_table
+from accdistill_jax.data.store.checks import check_array, column, decode_texts, read_table
 from accdistill_jax.data.store.local_shards import LocalShards, ShardError
 from accdistill_jax.data.store.manifest import (
     MANIFEST,
@@ -39,18 +40,18 @@ from accdistill_jax.data.store.manifest import (
 )
 from accdistill_jax.data.store.split import SPLITS
 from accdistill_jax.errors import UserError
-from accdistill_jax.storage.folder import context, first_line, open_folder, result
+from accdistill_jax.storage.folder import LocalFolder, RemoteFolder, context, first_line, open_folder, result
 
 CRC = "crc32"
 
 
 class RemoteReading(NamedTuple):
-    """Settings for reading stores in an object store; stores with equal settings share their limits in a process.
+    """Settings for reading from an object store. In a process, stores with equal settings share their limits.
 
     Attributes:
-        concurrency: requests at once.
-        cache_mb: MB of memory for what was read: the shards' indices (16 kB for 1024 segments of a signal) and the segments
-            read last. 0: nothing is kept, and every batch fetches the indices of its shards again.
+        concurrency: number of concurrent requests.
+        cache_mb: memory in MB for the shards' indices (16 kB for 1024 segments of a signal) and for the segments read last.
+            With 0 every batch reads the indices of its shards again.
     """
 
     concurrency: int = 128
@@ -63,8 +64,8 @@ _REMOTE = RemoteReading()
 class Store:
     """A complete store, open for reading. Thread safe.
 
-    The content of everything but the signals is checked when it is opened, that of a segment when this process reads it
-    for the first time.
+    Opening a store checks the content of all files except the signals. A segment is checked when this process reads it for
+    the first time.
 
     Attributes:
         path: folder or URL.
@@ -73,8 +74,8 @@ class Store:
         rate_hz: sampling rate of both signals.
         samples: samples per segment.
         channels: {"ppg": names, "accel": names}.
-        units: {"ppg": unit, "accel": "g"}, of signals in physical values.
-        fingerprint: hex hash of everything that defines the data.
+        units: {"ppg": unit, "accel": "g"}, physical units of the signals.
+        fingerprint: hex hash of all properties that define the data.
         segments: columns of the segment table, each [num_segments].
         participants: table with one row per participant.
     """
@@ -103,7 +104,7 @@ class Store:
         self.segments = segments
         self.participants = participants
         self._arrays = {name: self._open_array(name) for name in SIGNALS}
-        # A byte each rather than a bit: threads set them without a lock.
+        # One byte per segment, not one bit, so that threads can set them without a lock.
         self._checked = np.zeros(self.num_segments, bool)
         self._checked_accel = np.zeros(self.num_segments, bool)
         self._small = {
@@ -115,16 +116,18 @@ class Store:
 
     @classmethod
     def open(cls, path: str | os.PathLike, *, verify: bool = False, remote: RemoteReading = _REMOTE) -> "Store":
-        """Opens a store after checks: format version, presence and sizes of all files, agreement of tables and arrays,
-        and the content of all files but the signals' shards.
+        """Opens a store and checks it.
+
+        It checks the format version, the presence and size of all files, that tables and arrays agree, and the content of all
+        files except the signals' shards.
 
         Args:
             path: local folder or URL.
             verify: also read the shards and compare their checksums.
-            remote: how it is read where it lies in an object store; without effect on a local one.
+            remote: settings for reading from an object store; no effect on a local store.
 
         Raises:
-            UserError: no store there, a half-written or damaged one, or one of another format version.
+            UserError: no store, an incomplete or damaged store, or a store of another format version.
         """
         folder = open_folder(path)
         manifest = read_manifest(path)
@@ -163,8 +166,10 @@ class Store:
         named = participants["participant"].to_pylist()
         odd = sorted({split for split in participants["split"].to_pylist() if split not in SPLITS}, key=str)
         if odd or len(set(named)) < len(named) or columns[CRC].dtype.kind not in "ui":
-            what = f"split {odd[0]!r} is not one of {', '.join(SPLITS)}" if odd else "a participant stands there twice"
-            raise UserError(f"{folder.where(PARTICIPANTS)}: {what}; the store is damaged, prepare it again")
+            problem = (
+                f"split {odd[0]!r} is not one of {', '.join(SPLITS)}" if odd else "a participant stands there twice"
+            )
+            raise UserError(f"{folder.where(PARTICIPANTS)}: {problem}; the store is damaged, prepare it again")
         return cls(folder.path, manifest, segments=columns, participants=participants, remote=remote)
 
     def indices(self, split: str) -> np.ndarray:
@@ -176,12 +181,13 @@ class Store:
         if split not in SPLITS:
             raise UserError(f"split {split!r} is not one of {', '.join(SPLITS)}")
         names = self.participants["participant"].to_pylist()
-        chosen = {name for name, own in zip(names, self.participants["split"].to_pylist(), strict=True) if own == split}
+        splits = self.participants["split"].to_pylist()
+        chosen = {name for name, assigned in zip(names, splits, strict=True) if assigned == split}
         unique, inverse = np.unique(self.segments["participant"], return_inverse=True)
         return np.flatnonzero(np.array([name in chosen for name in unique], bool)[inverse])
 
     def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """Gathers segments in the order asked for; repeats are allowed.
+        """Gathers segments in the order of `indices`; repeats are allowed.
 
         Args:
             indices: [batch] integer rows.
@@ -192,7 +198,7 @@ class Store:
 
         Raises:
             IndexError: a row outside the store.
-            UserError: a shard is missing, unreadable or does not hold what was written, naming it and the segment.
+            UserError: a shard is missing, unreadable or damaged; the message names it and the segment.
         """
         indices = np.asarray(indices, np.int64)
         batch = self._gather(indices, SIGNALS)
@@ -202,7 +208,7 @@ class Store:
         return batch
 
     def read_signals(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """As `read`, in physical values.
+        """Gathers segments in physical values.
 
         Args:
             indices: [batch] integer rows.
@@ -211,7 +217,7 @@ class Store:
             ppg [batch, samples, channels] and accel [batch, samples, 3], float32 in `units`, at `rate_hz`.
 
         Raises:
-            IndexError, UserError: as `read`.
+            IndexError, UserError: see `read`.
         """
         batch = self.read(indices)
         return {
@@ -220,18 +226,18 @@ class Store:
         }
 
     def read_accel(self, indices: np.ndarray, *, ppg_crc: np.ndarray) -> dict[str, np.ndarray]:
-        """As `read`, the acceleration alone: no byte of the PPG is read.
+        """Gathers the acceleration of segments without reading the PPG.
 
         Args:
             indices: [batch] integer rows.
-            ppg_crc: [batch] uint32, `signal_crc` of each row's PPG as it was read before; the checksum of a segment is of
+            ppg_crc: [batch] uint32, `signal_crc` of each row's PPG from an earlier read. The checksum of a segment is that of
                 both signals.
 
         Returns:
             accel [batch, samples, 3] int16, accel_scale and accel_offset [batch, 3] float32.
 
         Raises:
-            IndexError, UserError: as `read`.
+            IndexError, UserError: see `read`.
         """
         indices = np.asarray(indices, np.int64)
         batch = self._gather(indices, ("accel",))
@@ -241,7 +247,7 @@ class Store:
         return batch
 
     def _gather(self, indices: np.ndarray, signals: Sequence[str]) -> dict[str, np.ndarray]:
-        """Rows of some signals and of their scales and offsets, unchecked."""
+        """Rows of signals with their scales and offsets, without checks of their content."""
         if indices.size and not (0 <= indices.min() and indices.max() < self.num_segments):
             raise IndexError(
                 f"{self.path}: rows must lie in [0, {self.num_segments}), got {indices.min()} to {indices.max()}"
@@ -260,12 +266,12 @@ class Store:
         return batch
 
     def _check_content(self, indices: np.ndarray, new: np.ndarray, crc: Callable[[int], int]) -> None:
-        """Compares segments that are read for the first time with their checksums.
+        """Compares segments with their checksums.
 
         Args:
             indices: [batch] rows.
-            new: places in them that were not checked before.
-            crc: the CRC of what was read at a place.
+            new: places in `indices` of the rows that were not checked before.
+            crc: function that returns the CRC of the segment at a place.
         """
         rows, first = np.unique(indices[new], return_index=True)
         for row, place in zip(rows.tolist(), new[first].tolist(), strict=True):
@@ -273,10 +279,8 @@ class Store:
                 raise self._read_error(f"{self._damaged_shards(row)}: segment {row} is not what was written there")
 
     def _damaged_shards(self, row: int) -> str:
-        """The shards of a segment that do not have the manifest's checksum, or all of them if all have it."""
-        names = [
-            f"{name}/c/{row // array.chunk_layout.write_chunk.shape[0]}/0/0" for name, array in self._arrays.items()
-        ]
+        """Shards of a segment with a wrong checksum, or all its shards if no checksum is wrong."""
+        names = [f"{name}/c/{row // _rows_per_shard(array)}/0/0" for name, array in self._arrays.items()]
         damaged = [
             name for name in names if checksum(self._folder.read(name) or b"") != self.manifest["files"][name]["sha256"]
         ]
@@ -300,20 +304,28 @@ class Store:
 
     def _open_local(self, name: str) -> LocalShards:
         array = self._arrays[name]
+        segments, samples, channels = array.shape
         return LocalShards(
-            self._folder.where(name), tuple(array.shape), rows_per_shard=array.chunk_layout.write_chunk.shape[0]
+            self._folder.where(name), (segments, samples, channels), rows_per_shard=_rows_per_shard(array)
         )
 
     def _result(self, future: ts.Future, name: str):
         try:
             return result(future)
-        except Exception as error:  # TensorStore has many
+        except Exception as error:  # TensorStore raises many types
             raise self._read_error(f"{self._folder.where(name)}: {first_line(error)}") from error
 
-    def _read_error(self, what: str) -> UserError:
+    def _read_error(self, problem: str) -> UserError:
         return UserError(
-            f"{what}: cannot be read; check with: python -m accdistill_jax.data.prepare verify {self.path}"
+            f"{problem}: cannot be read; check with: python -m accdistill_jax.data.prepare verify {self.path}"
         )
+
+
+def _rows_per_shard(array: ts.TensorStore) -> int:
+    rows, *_ = array.chunk_layout.write_chunk.shape or (None,)
+    if rows is None:
+        raise ValueError("an array of a store has no chunks")
+    return rows
 
 
 def segment_crc(ppg: np.ndarray, accel: np.ndarray) -> int:
@@ -324,18 +336,18 @@ def segment_crc(ppg: np.ndarray, accel: np.ndarray) -> int:
         accel: [samples, 3] int16, contiguous.
 
     Returns:
-        The CRC of the bytes of both as they are stored (little endian), one behind the other.
+        CRC of the stored bytes (little endian) of the PPG followed by the acceleration.
     """
     return signal_crc(accel, signal_crc(ppg))
 
 
 def signal_crc(signal: np.ndarray, before: int = 0) -> int:
-    """CRC-32 of one signal [samples, channels] int16, contiguous, as it is stored, going on from that of what is before it."""
-    return zlib.crc32(signal.astype("<i2", copy=False), before)
+    """CRC-32 of the stored bytes of a signal [samples, channels] int16, contiguous, after bytes with the CRC `before`."""
+    return zlib.crc32(signal.astype("<i2", copy=False).data, before)
 
 
-def _check_arrays(folder, contents: dict[str, bytes], manifest: dict) -> None:
-    """Compares what the arrays' own files say of them with the manifest, before anything is allocated for them."""
+def _check_arrays(folder: LocalFolder | RemoteFolder, contents: dict[str, bytes], manifest: dict) -> None:
+    """Compares the arrays' metadata with the manifest, before memory is allocated for the arrays."""
     for signal in SIGNALS:
         channels = len(manifest["channels"][signal])
         for name in (signal, f"{signal}_scale", f"{signal}_offset"):
@@ -353,10 +365,17 @@ def _check_arrays(folder, contents: dict[str, bytes], manifest: dict) -> None:
                 raise UserError(f"{folder.where(name)}: {error}; the store is damaged, prepare it again") from error
 
 
-def _read_table(folder, contents: dict[str, bytes], name: str, *, columns: tuple[str, ...], most_rows: int) -> pa.Table:
+def _read_table(
+    folder: LocalFolder | RemoteFolder,
+    contents: dict[str, bytes],
+    name: str,
+    *,
+    columns: tuple[str, ...],
+    most_rows: int,
+) -> pa.Table:
     try:
         table = read_table(contents[name], most_rows=most_rows, whole=columns)
-        return plain(table) if name == PARTICIPANTS else table
+        return decode_texts(table) if name == PARTICIPANTS else table
     except ValueError as error:
         raise UserError(
             f"{folder.where(name)}: not a readable table of a store ({first_line(error)}); prepare the store again"

@@ -14,18 +14,18 @@ _ATTRIBUTES = {"age_years": pa.float32(), "sex": pa.string(), "height_m": pa.flo
 
 
 def segment_table(columns: Sequence[Mapping[str, np.ndarray]]) -> pa.Table:
-    """Joins the column dictionaries of all units, in order; texts are dictionary-encoded.
+    """Joins the columns of all units in order. Texts are dictionary-encoded.
 
     Raises:
         UserError: units have different columns.
     """
     names = list(columns[0])
-    for own in columns[1:]:
-        if list(own) != names:
-            raise UserError(f"units have different columns: {', '.join(names)} and {', '.join(own)}")
+    for unit in columns[1:]:
+        if list(unit) != names:
+            raise UserError(f"units have different columns: {', '.join(names)} and {', '.join(unit)}")
     arrays = {}
     for name in names:
-        values = np.concatenate([own[name] for own in columns])
+        values = np.concatenate([unit[name] for unit in columns])
         if values.dtype.kind == "U":
             unique, codes = np.unique(values, return_inverse=True)
             arrays[name] = pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), pa.array(unique.tolist()))
@@ -35,20 +35,20 @@ def segment_table(columns: Sequence[Mapping[str, np.ndarray]]) -> pa.Table:
 
 
 def devices_of(segments: pa.Table) -> dict[str, str]:
-    """Devices each participant wore, joined by commas."""
+    """Participant -> devices that the participant wore, joined by commas."""
     if "device" not in segments.column_names:
         return {}
     pairs = {(p, d) for p, d in zip(segments["participant"].to_pylist(), segments["device"].to_pylist(), strict=True)}
-    found = defaultdict(list)
+    worn = defaultdict(list)
     for participant, device in sorted(pairs):
-        found[participant].append(device)
-    return {participant: ", ".join(devices) for participant, devices in found.items()}
+        worn[participant].append(device)
+    return {participant: ", ".join(devices) for participant, devices in worn.items()}
 
 
 def participant_table(
     participants: Sequence[Mapping], *, split: Mapping[str, str], devices: Mapping[str, str]
 ) -> pa.Table:
-    """One row per participant, sorted by name; conditions become nullable columns condition_<name>.
+    """Table with one row per participant, sorted by name. Conditions become nullable columns condition_<name>.
 
     Args:
         participants: `Participant` as dictionaries, one per unit.
@@ -56,13 +56,13 @@ def participant_table(
         devices: participant -> devices.
 
     Raises:
-        UserError: two units tell different things about a participant.
+        UserError: two units have different values of a property of a participant.
     """
     merged: dict[str, dict] = {}
-    for own in participants:
-        name = own["participant_id"]
-        facts = {key: own[key] for key in _ATTRIBUTES if own.get(key) is not None}
-        facts |= {f"condition_{key}": value for key, value in (own.get("conditions") or {}).items()}
+    for participant in participants:
+        name = participant["participant_id"]
+        facts = {key: participant[key] for key in _ATTRIBUTES if participant.get(key) is not None}
+        facts |= {f"condition_{key}": value for key, value in (participant.get("conditions") or {}).items()}
         known = merged.setdefault(name, {})
         for key, value in facts.items():
             if known.setdefault(key, value) != value:
@@ -83,8 +83,9 @@ def participant_table(
 
 
 def counts(units: Sequence[Mapping]) -> dict:
-    """Segments examined, kept and rejected by reason, and samples of each stream whose time stamps were mended, where there are any:
-    in total and per participant.
+    """Numbers of segments, in total and per participant: examined, kept, and rejected by reason.
+
+    If time stamps were mended, the numbers of these samples are added by stream.
     """
     total, per_participant = _empty(), defaultdict(_empty)
     for about in units:
@@ -95,10 +96,13 @@ def counts(units: Sequence[Mapping]) -> dict:
             if about.get("mended_stamps"):
                 into.setdefault("mended_stamps", Counter()).update(about["mended_stamps"])
 
-    def plain(own):
-        return {key: dict(sorted(value.items())) if isinstance(value, Counter) else value for key, value in own.items()}
+    def plain(entry: Mapping) -> dict:
+        return {key: dict(sorted(v.items())) if isinstance(v, Counter) else v for key, v in entry.items()}
 
-    return {"total": plain(total), "participants": {name: plain(own) for name, own in sorted(per_participant.items())}}
+    return {
+        "total": plain(total),
+        "participants": {name: plain(entry) for name, entry in sorted(per_participant.items())},
+    }
 
 
 def to_parquet(table: pa.Table) -> bytes:

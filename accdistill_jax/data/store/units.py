@@ -1,13 +1,15 @@
-"""A unit: what is prepared at once (a recording, a synthetic participant), as one staged file."""
+"""A unit (a recording or a synthetic participant) as one staged file."""
 
 import dataclasses
 import json
 import re
 from collections.abc import Mapping
+from typing import BinaryIO
 
 import numpy as np
 
 from accdistill_jax.data.preprocessing.quantise import quantise
+from accdistill_jax.data.preprocessing.segments import SegmentBatch
 from accdistill_jax.data.store.content import content_hashes
 from accdistill_jax.data.store.manifest import SIGNALS, checksum
 from accdistill_jax.data.store.store import CRC, segment_crc
@@ -23,10 +25,10 @@ class Unit:
     """A staged unit.
 
     Attributes:
-        about: unit, channels, participant, segments, examined, rejected, notes; mended_stamps by stream, where there are any.
-        columns: the unit's columns of the segment table, each [segments]; with the checksums of the segments.
-        arrays: ppg, accel int16 [segments, samples, channels] and their scales and offsets, as far as loaded.
-        content: [segments, 2] uint64, the hashes of the segments' signals (content.py).
+        about: unit, channels, participant, segments, examined, rejected, notes; and mended_stamps by stream if there are any.
+        columns: columns of the segment table, each [segments], including the checksums of the segments.
+        arrays: ppg and accel int16 [segments, samples, channels] with their scales and offsets; {} if they are not loaded.
+        content: [segments, 2] uint64, hashes of the segments' signals (content.py).
     """
 
     about: dict
@@ -36,19 +38,19 @@ class Unit:
 
 
 def unit_file(unit_id: str) -> str:
-    """File name of a unit: readable, and unique for any id."""
+    """File name of a unit, readable and unique."""
     readable = re.sub(r"[^A-Za-z0-9._-]+", "_", unit_id)[:80]
     return f"{readable}-{checksum(unit_id.encode())[:12]}.npz"
 
 
-def encode_unit(unit_id: str, batch, *, samples: int, signals: Mapping[str, int] | None = None) -> bytes:
+def encode_unit(unit_id: str, batch: SegmentBatch, *, samples: int, signals: Mapping[str, int] | None = None) -> bytes:
     """Quantises a unit's segments.
 
     Args:
         unit_id: unique name of the unit.
-        batch: `SegmentBatch`; ppg [segments, samples, channels] and accel [segments, samples, 3] in g, float32.
-        samples: per segment.
-        signals: hashes of the recording's own signals by name (`content.signal_hash`), by which it is known again.
+        batch: ppg [segments, samples, channels] and accel [segments, samples, 3] in g, float32.
+        samples: samples per segment.
+        signals: signal name -> hash of the recording's signal (`content.signal_hash`), to find repeated recordings.
 
     Returns:
         Content of the unit's file: an npz with a checksum of the whole file (see `checked_npz`).
@@ -101,13 +103,13 @@ def encode_unit(unit_id: str, batch, *, samples: int, signals: Mapping[str, int]
     return encode_npz(arrays | {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)})
 
 
-def decode_unit(file, *, signals: bool) -> Unit:
+def decode_unit(file: BinaryIO, *, signals: bool) -> Unit:
     """Reads a staged unit.
 
     Args:
-        file: seekable binary file, closed afterwards.
-        signals: whether to read the arrays too, after the whole file was compared with its checksum, or only what is about
-            them. A unit without a checksum, of an earlier version, is compared with the checksums of its segments.
+        file: seekable binary file; it is closed afterwards.
+        signals: True reads the arrays too, and compares the whole file with its checksum first. A unit of an earlier version
+            has no checksum; it is compared with the checksums of its segments. False reads the other entries only.
 
     Raises:
         DamagedNpz: the file is damaged.
@@ -122,28 +124,28 @@ def decode_unit(file, *, signals: bool) -> Unit:
             expected = [f"{signal}{part}" for signal in SIGNALS for part in ("", "_scale", "_offset")]
             if names - {_CONTENT} != {"about", *columns, *expected}:
                 raise DamagedNpz("arrays are missing or superfluous")
-            hashed = _CONTENT in names  # an earlier version staged none
-            found = read_npz(
+            hashed = _CONTENT in names  # units of an earlier version have no hashes
+            arrays = read_npz(
                 file, [*columns, *([_CONTENT] if hashed else []), *(expected if signals or not hashed else ())]
             )
         except OSError as error:
             raise DamagedNpz(error.strerror or str(error)) from error
-    content = found.pop(_CONTENT, np.zeros((about["segments"], len(SIGNALS)), np.uint64))
-    unit = Unit(about, {name: found.pop(f"column_{name}") for name in about["columns"]}, found, content)
+    content = arrays.pop(_CONTENT, np.zeros((about["segments"], len(SIGNALS)), np.uint64))
+    unit = Unit(about, {name: arrays.pop(f"column_{name}") for name in about["columns"]}, arrays, content)
     _check_shapes(unit)
     if not hashed:
-        unit.content = content_hashes(found["ppg"], found["accel"])
+        unit.content = content_hashes(arrays["ppg"], arrays["accel"])
     if not signals:
         unit.arrays = {}
     if signals and not sealed:
-        own = unit.arrays
-        if not np.array_equal(np.fromiter(map(segment_crc, own["ppg"], own["accel"]), np.uint32), unit.columns[CRC]):
+        checksums = np.fromiter(map(segment_crc, unit.arrays["ppg"], unit.arrays["accel"]), np.uint32)
+        if not np.array_equal(checksums, unit.columns[CRC]):
             raise DamagedNpz("a segment is not what was written")
     return unit
 
 
 def same_unit(one: Unit, other: Unit) -> bool:
-    """True if two readings of a unit say the same about it."""
+    """True if two readings of a unit have equal columns, hashes and properties."""
     return (
         one.about == other.about
         and np.array_equal(one.content, other.content)

@@ -1,9 +1,9 @@
-"""Writes a store, unit by unit, so that an interrupted preparation continues where it stopped.
+"""Writes a store unit by unit, so that an interrupted preparation continues.
 
-A unit is what is prepared at once: a recording, or a synthetic participant. Its quantised segments are
-staged as one file in `<store>.partial/units/`. `commit` streams the staged units, in a given order, into
-`<store>.partial/store/` and renames that folder to its final name (in an object store, which has no rename,
-the manifest is written last). The bytes of a store depend on its units and their order alone.
+A unit is a recording or a synthetic participant. Its quantised segments are staged as one file in
+`<store>.partial/units/`. `commit` streams the staged units in a given order into `<store>.partial/store/`, and renames this
+folder to its final name (an object store has no rename: there the manifest is written last). The bytes of a store depend on
+its units and their order alone.
 """
 
 import contextlib
@@ -21,6 +21,8 @@ import numpy as np
 
 from accdistill_jax import __version__
 from accdistill_jax.data.preprocessing.polarity import Vote, vote_of
+from accdistill_jax.data.preprocessing.segments import SegmentBatch
+from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.store import tables
 from accdistill_jax.data.store.content import encode_hashes
 from accdistill_jax.data.store.manifest import (
@@ -31,7 +33,7 @@ from accdistill_jax.data.store.manifest import (
     SEGMENTS,
     SIGNALS,
     checksum,
-    fingerprint,
+    manifest_fingerprint,
     partial_path,
     read_manifest,
 )
@@ -43,7 +45,7 @@ from accdistill_jax.data.store.removal import (
     refuse_other_content,
 )
 from accdistill_jax.data.store.repeated import refuse_repeated
-from accdistill_jax.data.store.request import difference, make_request, to_json
+from accdistill_jax.data.store.request import difference, json_bytes, make_request
 from accdistill_jax.data.store.shards import ArrayFiles, ArrayLayout
 from accdistill_jax.data.store.split import SplitRule
 from accdistill_jax.data.store.store import Store
@@ -59,29 +61,29 @@ _STORE = "store"
 
 
 class UnfitUnit(UserError):
-    """The segments of one unit cannot be stored; others can."""
+    """The segments of one unit cannot be stored. Other units are not affected."""
 
 
 class StoreWriter:
-    """Collects units and assembles them into a store. Picklable: workers call `add` on their own copy.
+    """Stages units and assembles them into a store. It is picklable: each worker calls `add` on a copy.
 
     Args:
-        path: local folder or URL of the store to be.
-        settings: `PreprocessSettings`.
-        source: name of the source of the recordings, kept in the manifest.
-        source_settings: JSON-able options of the source; units staged with others are not used.
-        split: how participants are split.
+        path: local folder or URL of the new store.
+        settings: preprocessing settings.
+        source: name of the source of the recordings, for the manifest.
+        source_settings: options of the source that JSON can store. Units staged with other options are not used.
+        split: rule that splits the participants.
         overwrite: replace a complete store at `path`, and discard staged units of other settings.
 
     Raises:
-        UserError: a store is already complete at `path`, or units of other settings are staged.
+        UserError: there is a complete store at `path`, or units of other settings are staged.
     """
 
     def __init__(
         self,
         path: str | os.PathLike,
         *,
-        settings,
+        settings: PreprocessSettings,
         source: str,
         source_settings: Mapping | None = None,
         split: SplitRule | None = None,
@@ -118,14 +120,14 @@ class StoreWriter:
                     "or discard it with --overwrite or by deleting that folder"
                 )
             self._staging.remove_ours(is_staged_file)
-        self._staging.write(REQUEST, to_json(self._request))
+        self._staging.write(REQUEST, json_bytes(self._request))
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Keeps other processes from preparing the same local store at the same time; says what is prepared there.
+        """Context in which no other process prepares the same local store. It records the settings in the staging folder.
 
         Raises:
-            UserError: another process does, or units of other settings are staged.
+            UserError: another process prepares the store, or units of other settings are staged.
         """
         if not self._staging.is_local:
             self._claim_staging()
@@ -141,11 +143,11 @@ class StoreWriter:
                 self._staging.remove_leftovers()
                 yield
         finally:
-            with contextlib.suppress(OSError):  # with something in it
+            with contextlib.suppress(OSError):  # a folder with files stays
                 os.rmdir(self._staging.path)
 
     def has(self, unit_id: str) -> bool:
-        """True if a unit is staged already."""
+        """True if a unit is staged."""
         return bool(self._units.sizes([unit_file(unit_id)]))
 
     def vote(self, unit_id: str) -> Vote | None:
@@ -156,14 +158,14 @@ class StoreWriter:
         """
         return vote_of(self._load(unit_id, signals=False).about["notes"])
 
-    def add(self, unit_id: str, batch, *, signals: Mapping[str, int] | None = None) -> None:
+    def add(self, unit_id: str, batch: SegmentBatch, *, signals: Mapping[str, int] | None = None) -> None:
         """Quantises and stages the segments of a unit, atomically.
 
         Args:
             unit_id: unique name of the unit.
-            batch: `SegmentBatch`; ppg [segments, samples, channels] and accel [segments, samples, 3] in g,
-                float32. It may have no segments.
-            signals: hashes of the recording's own signals by name, by which `commit` knows it again under another name.
+            batch: ppg [segments, samples, channels] and accel [segments, samples, 3] in g, float32. It may have no segments.
+            signals: signal name -> hash of the recording's signal. With them `commit` finds the same recording under another
+                name.
 
         Raises:
             UnfitUnit: wrong shapes or non-finite samples.
@@ -173,7 +175,7 @@ class StoreWriter:
             content = encode_unit(unit_id, batch, samples=self._samples, signals=signals)
         except UserError as error:
             raise UnfitUnit(str(error)) from error
-        # Not worth waiting for the disk: a unit damaged by a power failure is noticed by its checksum and redone.
+        # Not synced to the disk: after a power failure the checksum reveals a damaged unit, which is then prepared again.
         self._units.write(unit_file(unit_id), content, durable=False)
 
     def commit(
@@ -182,29 +184,29 @@ class StoreWriter:
         *,
         skipped: Mapping[str, str] | None = None,
         not_read: Mapping[str, str] | None = None,
-        progress=None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Store:
         """Assembles the staged units into the complete store and removes the staging folder.
 
-        Needs the space of the finished store once more beside the staged units.
+        The disk needs space for the staged units and the finished store together.
 
         Args:
-            order: unit ids, in the order their segments shall have.
-            skipped: unit id -> reason, of units that are left out; kept in the manifest.
-            not_read: path -> reason, of files and folders that belong to no unit; kept in the manifest where there are any.
-            progress: called with (segments written, segments in all).
+            order: unit ids in the order of their segments in the store.
+            skipped: unit id -> reason, for units that are left out; the manifest lists them.
+            not_read: path -> reason, for files and folders that belong to no unit; the manifest lists them.
+            progress: called with (segments written, all segments).
 
         Raises:
-            UserError: a unit is missing or damaged, two hold the same signal, nothing was kept, channels disagree, the split
-                file does not fit, or the disk is full. Staged units are kept (unless no segment is).
+            UserError: a unit is missing or damaged, two units have the same signal, no segment was kept, channels differ, the
+                split file does not fit, or the disk is full. Staged units stay, except if no segment was kept.
         """
         order = list(order)
         if len(set(order)) != len(order):
             raise ValueError(f"{self.path}: unit ids must be unique")
-        absent = [unit_id for unit_id in order if not self.has(unit_id)]
-        if absent:
+        missing = [unit_id for unit_id in order if not self.has(unit_id)]
+        if missing:
             raise UserError(
-                f"{self.path}: {len(absent)} of {len(order)} units are not prepared yet, the first is {absent[0]}"
+                f"{self.path}: {len(missing)} of {len(order)} units are not prepared yet, the first is {missing[0]}"
             )
         with self._damage_first(order):
             units = [self._load(unit_id, signals=False) for unit_id in order]
@@ -237,11 +239,11 @@ class StoreWriter:
             raise UserError(no_space_message(out.path, needed - free))
         files: dict[str, dict] = {}
 
-        def put(name: str, content: bytes) -> None:
+        def put(name: str, content: bytes | memoryview) -> None:
             out.write(name, content)
             files[name] = {"bytes": len(content), "sha256": checksum(content)}
 
-        put("zarr.json", to_json({"zarr_format": 3, "node_type": "group", "attributes": {}}))
+        put("zarr.json", json_bytes({"zarr_format": 3, "node_type": "group", "attributes": {}}))
         put(SEGMENTS, tables.to_parquet(segments))
         put(PARTICIPANTS, tables.to_parquet(participants))
         with ArrayFiles(_layouts(total, self._samples, channels), put) as arrays:
@@ -279,10 +281,10 @@ class StoreWriter:
         }
         if not_read:
             manifest["not_read"] = dict(not_read)
-        manifest["fingerprint"] = fingerprint(manifest)
+        manifest["fingerprint"] = manifest_fingerprint(manifest)
         hashes = np.concatenate([unit.content for unit in units])
         out.write(CONTENT, encode_hashes(hashes, fingerprint=manifest["fingerprint"]))
-        out.write(MANIFEST, to_json(manifest))
+        out.write(MANIFEST, json_bytes(manifest))
         if self._target.is_local:
             self._move_into_place(out)
         self._staging.remove_ours(is_staged_file)
@@ -302,7 +304,7 @@ class StoreWriter:
         return unit
 
     def _damaged(self, unit_id: str) -> UserError:
-        """Removes a damaged unit; returns what to say."""
+        """Removes a damaged unit; returns the error to raise."""
         name = unit_file(unit_id)
         self._units.remove(name)
         return UserError(
@@ -312,7 +314,7 @@ class StoreWriter:
 
     @contextlib.contextmanager
     def _damage_first(self, order: Sequence[str]) -> Iterator[None]:
-        """Context in which what is wrong with the units is told as the damage of one, where that is the reason."""
+        """Context in which an error is reported as the damage of a unit if a unit is damaged."""
         try:
             yield
         except UserError:
@@ -325,7 +327,7 @@ class StoreWriter:
                 self._load(unit_id, signals=True)
 
     def _move_into_place(self, out) -> None:
-        """Renames the finished folder; an older store is moved aside first and removed afterwards."""
+        """Renames the finished folder. An older store is moved aside first, and removed afterwards."""
         aside = open_folder(self.path + ".replaced")
         if os.path.lexists(aside.path) and not aside.remove_ours(is_store_file):
             aside = open_folder(free_name(Path(aside.path)))
@@ -347,7 +349,7 @@ class StoreWriter:
 
 
 def sync_folder(path: str) -> None:
-    """Makes a rename inside a local folder durable."""
+    """Syncs a local folder, so that a rename in it survives a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -356,15 +358,15 @@ def sync_folder(path: str) -> None:
 
 
 def _one_ahead(function: Callable, items: Sequence) -> Iterator:
-    """Results of the function for each item, the next being computed while one is used."""
+    """Results of the function for each item. The next result is computed while the caller uses the current one."""
     with ThreadPoolExecutor(1) as pool:
-        coming: deque[Future] = deque()
+        pending: deque[Future] = deque()
         for item in items:
-            coming.append(pool.submit(function, item))
-            if len(coming) == 2:
-                yield coming.popleft().result()
-        while coming:
-            yield coming.popleft().result()
+            pending.append(pool.submit(function, item))
+            if len(pending) == 2:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
 def _layouts(total: int, samples: int, channels: Mapping[str, Sequence[str]]) -> dict[str, ArrayLayout]:

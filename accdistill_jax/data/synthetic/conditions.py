@@ -1,8 +1,8 @@
-"""The conditions that act on the synthetic signals: who has them, and what they change in a person.
+"""Conditions that act on the synthetic signals: their probabilities, and their effects on a person.
 
-The formulas take numbers or arrays. `physiology` draws people with them, `health_oracle` inverts them, so that what is
-known of a person's conditions from the person's traits follows from the same lines. Directions follow the literature
-named in `physiology.sample_participant`; the coefficients are this project's own.
+The formulas take numbers or arrays. `physiology` draws people with them, and `health_oracle` inverts them, so that both use
+the same model. Directions follow the literature in `physiology.sample_participant`; the coefficients are choices of this
+project.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,9 +20,9 @@ CONDITIONS = (
     "beta_blocker",
     "vasodilator",
 )
-# These act on each minute too (its beats, its rate by activity), the others through the person's traits alone.
+# These conditions also act on each minute (its beats, its rate by activity). The others act on the person's traits only.
 ACT_ON_MINUTES = ("sleep_apnea", "ectopic_beats", "beta_blocker")
-REST_NOISE_BPM = 6.5  # sd of the resting heart rate that nothing else explains
+REST_NOISE_BPM = 6.5  # sd of the unexplained part of the resting heart rate
 PERFUSION_NOISE = 0.35  # sd of the log of the pulse amplitude
 
 Number = float | np.ndarray
@@ -39,7 +39,7 @@ class Causes(NamedTuple):
     vagal: Number  # latent: vagal tone above the age's norm, sd units
 
 
-# In the order in which they are decided: a logit looks only at conditions above it.
+# In the order of the draws: a logit depends only on conditions above it.
 _LOGITS: dict[str, Callable[[Causes, Has], Number]] = {
     "hypertension": lambda c, _: -1.3 + 0.055 * (c.age - 50) + 0.10 * (c.bmi - 26) + 0.9 * c.stiffness,
     "diabetes": lambda c, _: -2.9 + 0.04 * (c.age - 50) + 0.13 * (c.bmi - 26) + 0.3 * c.stiffness - 0.3 * c.vagal,
@@ -53,12 +53,12 @@ _LOGITS: dict[str, Callable[[Causes, Has], Number]] = {
 
 
 def condition_logit(name: str, causes: Causes, has: Has) -> Number:
-    """Log odds of a condition in a person with these causes and with the conditions in `has` that precede it."""
+    """Log odds of a condition, given the causes and the preceding conditions in `has`."""
     return _LOGITS[name](causes, has)
 
 
 def pulse_wave_velocity(age: Number, stiffness: Number, has: Has) -> Number:
-    """Pulse wave velocity in m/s, before its limits."""
+    """Pulse wave velocity in m/s, before it is clipped."""
     velocity = 5.9 + 0.0010 * (age - 15.0) ** 2 + 0.7 * stiffness * (0.6 + age / 100.0)
     velocity += 1.1 * has["hypertension"] + 0.6 * has["diabetes"]
     velocity += 0.3 * has["smoker"] - 0.7 * has["vasodilator"]
@@ -66,7 +66,7 @@ def pulse_wave_velocity(age: Number, stiffness: Number, has: Has) -> Number:
 
 
 def resting_heart_rate(causes: Causes, noise: Number, has: Has) -> Number:
-    """Resting heart rate in bpm, before its limits; `noise` in sd units."""
+    """Resting heart rate in bpm, before it is clipped; `noise` in sd units."""
     rest = 68.0 + 3.0 * (1.0 - causes.male) + 0.25 * (causes.bmi - 26.0) - 4.0 * causes.vagal + REST_NOISE_BPM * noise
     rest += 4.0 * has["smoker"] + 3.0 * has["diabetes"] - 8.0 * has["endurance_training"]
     rest += -10.0 * has["beta_blocker"] + 2.0 * has["vasodilator"]
@@ -74,7 +74,7 @@ def resting_heart_rate(causes: Causes, noise: Number, has: Has) -> Number:
 
 
 def modulation_depth(plain: float, has: Mapping[str, bool]) -> float:
-    """Depth of the heart rate's modulations, from what it would be without any condition."""
+    """Depth of the heart rate's modulations, from the depth without any condition."""
     plain *= 0.80 if has["smoker"] else 1.0
     plain *= 0.65 if has["diabetes"] else 1.0
     plain *= 0.75 if has["beta_blocker"] else 1.0

@@ -1,16 +1,15 @@
-"""The true probability of every yes/no answer of synthetic participants: what the best possible predictor would know.
+"""True probability of every yes/no answer of synthetic participants, for the best possible predictor.
 
-The signals of a participant are made of three things: the traits in `Physiology`, three conditions that act on each
-minute (`conditions.ACT_ON_MINUTES`), and chance that depends on neither. So whoever reads the signals, however long and
-however well, and the person's age, sex and size besides, knows at most the traits and these three. `knowable` is the
-probability of an answer given exactly that. It differs from the probability an answer was drawn with:
+The signals of a participant depend on the traits in `Physiology`, on three conditions that act on each minute
+(`conditions.ACT_ON_MINUTES`), and on independent chance. A predictor from the signals, age, sex and size knows at most the
+traits and these three conditions. `knowable` is the probability of an answer given exactly this knowledge. It differs from the
+probability of the draw:
 
-- Five conditions act on the traits (hypertension stiffens arteries and so on), which gives part of them away. Their
-  probability given the traits is Bayes' rule over their 32 combinations and over vagal tone.
-- The three that act on minutes stand written in the beats: their probability is 0 or 1, and only few and noisy minutes
-  hide them.
-- The targets of `health_targets` act on nothing: their probability is their logistic model's, averaged over the five
-  conditions as far as the traits leave these open.
+- Five conditions act on the traits (for example, hypertension stiffens arteries). Bayes' rule over their 32 combinations and
+  over vagal tone gives their probability given the traits.
+- The three conditions that act on minutes are visible in the beats: their probability is 0 or 1.
+- The targets of `health_targets` do not act on anything. Their probability is that of their logistic model, averaged over the
+  five conditions given the traits.
 """
 
 import itertools
@@ -45,23 +44,31 @@ from accdistill_jax.data.synthetic.physiology import (
 NAMES = (*CONDITIONS, *(target.name for target in HEALTH_TARGETS))
 _HIDDEN = tuple(name for name in CONDITIONS if name not in ACT_ON_MINUTES)
 _COMBINATIONS = tuple(itertools.product((False, True), repeat=len(_HIDDEN)))
-_VAGAL = np.arange(-5.0, 5.01, 0.4)  # sums over it are integrals: all that is summed is smooth at this scale
+_VAGAL = np.arange(-5.0, 5.01, 0.4)  # grid for integrals over vagal tone; the integrands are smooth at this scale
 
 
-class Truth(NamedTuple):
-    """Answers of N participants to the K questions of `NAMES`, and how sure anyone can be of them."""
+class HealthTruth(NamedTuple):
+    """Answers of N participants to the K questions of `NAMES`, and their probabilities.
 
-    answers: np.ndarray  # [N, K] bool
-    drawn_with: np.ndarray  # [N, K] float64: probability of "yes" given the latents and the other conditions
-    knowable: np.ndarray  # [N, K] float64: the same given all that the signals are made of, and age, sex and size
+    Attributes:
+        answers: [N, K] bool.
+        drawn_with: [N, K] float64, probability of "yes" given the latent variables and the other conditions.
+        knowable: [N, K] float64, probability of "yes" given the traits behind the signals, age, sex and size.
+    """
+
+    answers: np.ndarray
+    drawn_with: np.ndarray
+    knowable: np.ndarray
 
 
-def sample_truth(seed: int, indices: Sequence[int]) -> Truth:
-    """Truth about participants `indices` of the population `seed`; about 3000 a second, no signal is rendered."""
+def sample_truth(seed: int, indices: Sequence[int]) -> HealthTruth:
+    """Truth about participants `indices` of the population `seed`. It renders no signals: about 3000 participants per second."""
     people = [physiology.sample_participant(seed, int(index)) for index in indices]
     asked = [draw_answers(seed, int(index), person) for index, person in zip(indices, people, strict=True)]
-    answers = [[(person.conditions | own)[name] for name in NAMES] for person, own in zip(people, asked, strict=True)]
-    return Truth(np.array(answers, bool).reshape(len(people), len(NAMES)), _drawn_with(people), _knowable(people))
+    answers = [
+        [(person.conditions | drawn)[name] for name in NAMES] for person, drawn in zip(people, asked, strict=True)
+    ]
+    return HealthTruth(np.array(answers, bool).reshape(len(people), len(NAMES)), _drawn_with(people), _knowable(people))
 
 
 def _columns(people: Sequence[Physiology]) -> dict[str, np.ndarray]:
@@ -77,7 +84,11 @@ def _causes(people: Sequence[Physiology], stiffness: np.ndarray, vagal: np.ndarr
     male = np.array([person.sex == "male" for person in people], np.float64)
     shape = (-1, *(1,) * (np.ndim(stiffness) - 1))
     return Causes(
-        *(x.reshape(shape) for x in (_array(people, "age_years"), _array(people, "bmi"), male)), stiffness, vagal
+        age=_array(people, "age_years").reshape(shape),
+        bmi=_array(people, "bmi").reshape(shape),
+        male=male.reshape(shape),
+        stiffness=stiffness,
+        vagal=vagal,
     )
 
 
@@ -103,7 +114,7 @@ def _knowable(people: Sequence[Physiology]) -> np.ndarray:
 
 
 def _knowable_of_group(people: Sequence[Physiology], seen: dict[str, bool]) -> np.ndarray:
-    """[N, K] probabilities for people who are alike in the conditions that act on minutes."""
+    """[N, K] probabilities for people with the same conditions that act on minutes."""
     combinations = [seen | dict(zip(_HIDDEN, hidden, strict=True)) for hidden in _COMBINATIONS]
     log_weight = np.stack([_log_likelihood(people, has) for has in combinations], axis=1)
     weight = np.exp(log_weight - logsumexp(log_weight, axis=1, keepdims=True))
@@ -113,7 +124,7 @@ def _knowable_of_group(people: Sequence[Physiology], seen: dict[str, bool]) -> n
         given = np.array([has[name] for has in combinations], np.float64)
         result[:, column] = seen[name] if name in seen else np.clip(weight @ given, 0.0, 1.0)
     for column, target in enumerate(HEALTH_TARGETS, start=len(CONDITIONS)):
-        if not set(target.weights) & set(_HIDDEN):  # exactly, so that people who are alike tie
+        if not set(target.weights) & set(_HIDDEN):  # exact, so that equal people have equal probabilities
             result[:, column] = expit(logit(target, of))
             continue
         for has, share in zip(combinations, weight.T, strict=True):
@@ -123,9 +134,9 @@ def _knowable_of_group(people: Sequence[Physiology], seen: dict[str, bool]) -> n
 
 
 def _log_likelihood(people: Sequence[Physiology], has: dict[str, bool]) -> np.ndarray:
-    """[N] log probability, up to a constant per person, of having these conditions and the traits the person has.
+    """[N] log probability of these conditions together with the person's traits, up to a constant per person.
 
-    A trait that lies at its limit is taken at face value (one person in fifty has one).
+    A clipped trait is used as it is (one person in fifty has one).
     """
     age, rest = _array(people, "age_years"), _array(people, "resting_hr_bpm")
     plain = pulse_wave_velocity(age, 0.0, has)
@@ -134,7 +145,7 @@ def _log_likelihood(people: Sequence[Physiology], has: dict[str, bool]) -> np.nd
     chance = (rest[:, None] - resting_heart_rate(causes, 0.0, has)) / REST_NOISE_BPM
     total = -0.5 * (stiffness[:, None] ** 2 + _VAGAL**2 + chance**2)
 
-    # Log modulations minus what is known of them are VAGAL_DEPTH * vagal + noise they share + noise of their own.
+    # Log modulations minus their known part are VAGAL_DEPTH * vagal + common noise + separate noise.
     spread = np.array([spread for _, _, spread, _, _ in MODULATIONS.values()])
     precision = np.linalg.inv(DEPTH_NOISE**2 + np.diag(spread**2))
     known = RATE_DEPTH * (rest - 68.0) + np.log(modulation_depth(1.0, has))

@@ -1,12 +1,12 @@
-"""Yes/no questions about the health of synthetic participants, beside the conditions that act on their signals.
+"""Yes/no questions about the health of synthetic participants, besides the conditions that act on their signals.
 
-In the spirit of the 46 targets of arXiv 2412.11276: conditions, medications and lifestyle answers. None of them acts on
-a signal: each is drawn by a logistic model from what the signals are made of (rates, variability, arteries, movement,
-the eight conditions of `conditions`) and from age, sex and size. So how well each can be predicted is known
-(`health_oracle`), and it runs on purpose from nearly determined to pure chance.
+They resemble the 46 targets of arXiv 2412.11276: conditions, medications and lifestyle answers. None of them acts on a
+signal. A logistic model draws each answer from the traits behind the signals (rates, variability, arteries, movement, the
+eight conditions of `conditions`) and from age, sex and size. So the best possible prediction is known (`health_oracle`). It
+ranges from nearly certain to pure chance.
 
-Directions follow the literature; all coefficients are this project's own, chosen for a spread of prevalence and of
-difficulty, and say nothing about effect sizes in people:
+Directions follow the literature. All coefficients are choices of this project, for a range of prevalence and difficulty; they
+are not effect sizes in people:
 
 - Essential tremor: commoner with age (Louis & Ferreira 2010, Mov Disord 25).
 - Peripheral artery disease: smoking, diabetes (Fowkes et al. 2013, Lancet 382). Coronary disease: age, sex, blood
@@ -18,9 +18,9 @@ difficulty, and say nothing about effect sizes in people:
 - Depression and anxiety: lower variability (Kemp et al. 2010, Biol Psychiatry 67; Chalmers et al. 2014, Front
   Psychiatry 5). Restless legs: women, age (Allen et al. 2005, Arch Intern Med 165). Migraine: women (Lipton et al.
   2007, Neurology 68).
-- Anaemia and hyperthyroidism raise the heart rate, the latter gives tremor; Raynaud's phenomenon: little blood in the
-  fingers; a drug follows what it is prescribed for; training slows the heart: textbook medicine.
-- The remaining ones (sleep, stress, drinks, breathing) are plausible directions without a claim.
+- Anaemia and hyperthyroidism raise the heart rate, and hyperthyroidism causes tremor; Raynaud's phenomenon reduces the blood
+  in the fingers; drugs follow the diseases they are prescribed for; training slows the heart: textbook medicine.
+- The other answers (sleep, stress, drinks, breathing) have plausible directions, without evidence.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ from accdistill_jax.data.synthetic.physiology import Physiology
 
 CONDITION, MEDICATION, LIFESTYLE, CONTROL = "condition", "medication", "lifestyle", "control"
 Kind = Literal["condition", "medication", "lifestyle", "control"]
-_STREAM = 3  # of a participant's random streams; see `physiology.random_stream`
+_STREAM = 3  # number of the random stream, see `physiology.random_stream`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +43,10 @@ class HealthTarget:
     """One question.
 
     Attributes:
-        name: its name in the store, after `condition_`.
-        kind: what is asked about; a control depends on nothing.
-        base: log odds in a person whose features are all 0.
-        weights: feature -> change of the log odds per unit of it; features as in `features`.
+        name: name in the store, after `condition_`.
+        kind: kind of the answer; a control does not depend on any feature.
+        base: log odds if all features are 0.
+        weights: feature (see `features`) -> change of the log odds per unit.
     """
 
     name: str
@@ -59,7 +59,7 @@ def _ask(name: str, kind: Kind, base: float, **weights: float) -> HealthTarget:
     return HealthTarget(name, kind, base, weights)
 
 
-# Only ever add at the end: an answer's random number goes by its place.
+# Add new targets at the end only: the place of a target selects its random number.
 HEALTH_TARGETS = (
     _ask("sinus_tachycardia", CONDITION, -6.5, hr=6.0),
     _ask("essential_tremor", CONDITION, -4.6, tremor=3.2, age=0.4),
@@ -97,8 +97,9 @@ HEALTH_TARGETS = (
     _ask("control_born_in_winter", CONTROL, math.log(0.25 / 0.75)),
     _ask("control_blood_group_o", CONTROL, math.log(0.45 / 0.55)),
 )
+_CONDITION_KIND: Kind = CONDITION
 KINDS: dict[str, Kind] = {
-    **dict.fromkeys(CONDITIONS, CONDITION),
+    **dict.fromkeys(CONDITIONS, _CONDITION_KIND),
     "smoker": LIFESTYLE,
     "endurance_training": LIFESTYLE,
     "beta_blocker": MEDICATION,
@@ -108,7 +109,7 @@ KINDS: dict[str, Kind] = {
 
 
 def features(person: Physiology) -> dict[str, float]:
-    """Factors that answers depend on, centred and scaled to about unit spread in the population; conditions are 0 or 1."""
+    """Features that answers depend on, centred and scaled to about unit spread in the population. Conditions are 0 or 1."""
     return {
         "age": (person.age_years - 50.0) / 15.0,
         "male": float(person.sex == "male"),
@@ -128,7 +129,7 @@ def features(person: Physiology) -> dict[str, float]:
 
 
 def logit(target: HealthTarget, of: Mapping[str, float | np.ndarray]) -> float | np.ndarray:
-    """Log odds of "yes" from `features`, numbers or arrays of one shape."""
+    """Log odds of "yes" from `features`, as numbers or arrays of one shape."""
     total = target.base
     for name, weight in target.weights.items():
         total = total + weight * of[name]
@@ -139,12 +140,12 @@ def draw_answers(seed: int, index: int, person: Physiology) -> dict[str, bool]:
     """Answers of participant `index` of the population `seed` to all of `HEALTH_TARGETS`.
 
     Args:
-        seed: of the population.
-        index: of the participant.
+        seed: seed of the population.
+        index: index of the participant.
         person: `sample_participant(seed, index)`.
 
     Returns:
-        Target -> answer; from a random stream that nothing else uses.
+        Target -> answer. The draws use a random stream of their own.
     """
     stream = np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=(index, _STREAM))))
     chances, of = stream.random(len(HEALTH_TARGETS)).tolist(), features(person)

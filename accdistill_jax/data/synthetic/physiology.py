@@ -1,7 +1,7 @@
-"""Who the synthetic participants are, what state each of their minutes is in, and when their heart beats.
+"""Synthetic participants: their traits, the state of each minute, and their heart beats.
 
-Directions and orders of magnitude follow the literature named in each docstring; the coefficients that tie
-them together are this project's own and are meant to give a plausible population, not an epidemiological one.
+Directions and orders of magnitude follow the literature in each docstring. The coefficients are choices of this project, for a
+plausible population rather than an epidemiological model.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from accdistill_jax.data.synthetic.conditions import (
 )
 
 RHYTHM_RATE_HZ = 8.0  # grid of the slow signals (respiration, rate modulation, drifts)
-RHYTHM_START_S = -4.0  # slow signals start this long before the minute, so that its first beats have a past
+RHYTHM_START_S = -4.0  # slow signals start before the minute, so that its first beats have predecessors
 RHYTHM_SAMPLES = 528  # 66 s at 8 Hz
 VAGAL_DEPTH, DEPTH_NOISE, RATE_DEPTH = 0.25, 0.20, -0.011  # log depth per sd of vagal tone, of chance, per bpm
 # Modulations of the beat intervals: sd in ms at 40 years, log change per year, sd of its log between people, limits in ms.
@@ -31,7 +31,7 @@ MODULATIONS = {
     "lf_ms": (27.0, -0.010, 0.20, 3.0, 80.0),
     "drift_ms": (24.0, -0.006, 0.25, 4.0, 80.0),
 }
-_KNOTS = 12  # of slow fluctuations, 6 s apart, both ends included
+_KNOTS = 12  # knots of slow fluctuations, 6 s apart, including both ends
 
 Activity = Literal["asleep", "resting", "seated", "active"]
 RHYTHM_TIME_S = RHYTHM_START_S + np.arange(RHYTHM_SAMPLES) / RHYTHM_RATE_HZ
@@ -40,10 +40,9 @@ _KNOT_RAMP = np.arange(48) / 48.0
 
 @dataclasses.dataclass(frozen=True)
 class Physiology:
-    """One synthetic participant: attributes, cardiovascular traits, and how the watch sits on the wrist.
+    """One synthetic participant: attributes, cardiovascular traits, and the position of the watch on the wrist.
 
-    Angles are in rad, amplitudes as named. `bcg_direction`, `gravity`, and `offset_g` are in the watch's
-    axes.
+    Angles are in rad, amplitudes in the unit of their name. `bcg_direction` and `offset_g` are in the watch's axes.
     """
 
     participant_id: str
@@ -52,18 +51,18 @@ class Physiology:
     height_m: float
     weight_kg: float
     conditions: dict[str, bool]
-    stiffness: float  # latent: stiffer arteries than the age's norm, sd units; acts through the traits below alone
-    vagal: float  # latent: vagal tone above the age's norm, sd units; the same
+    stiffness: float  # latent: stiffness of arteries above the age's norm, sd units; acts on the traits below only
+    vagal: float  # latent: vagal tone above the age's norm, sd units; acts on the traits below only
     resting_hr_bpm: float
     hf_ms: float  # sd of the beat intervals due to respiration, at 15 breaths/min and resting heart rate
-    lf_ms: float  # the same of the 0.1 Hz oscillation
-    drift_ms: float  # the same of slower drifts
+    lf_ms: float  # sd due to the 0.1 Hz oscillation
+    drift_ms: float  # sd due to slower drifts
     respiration_bpm: float
     pulse_wave_velocity_m_s: float
     reflection: float  # height of the reflected wave relative to the systolic one
     pulse_delay_s: float  # R peak to the foot of the pulse at the wrist
     perfusion: float  # pulse amplitude, a.u.
-    channel_gain: np.ndarray  # [8] of each PPG channel
+    channel_gain: np.ndarray  # [8] gain of each PPG channel
     channel_noise: np.ndarray  # [8] sd of the sensor noise, a.u.
     channel_shape: np.ndarray  # [8] relative change of the reflected wave
     bcg_mg: float  # peak of the ballistocardiogram's vector, mg
@@ -83,6 +82,7 @@ class Physiology:
 
     @property
     def bmi(self) -> float:
+        """Body mass index in kg/m²."""
         return self.weight_kg / self.height_m**2
 
 
@@ -91,7 +91,7 @@ class MinuteState(NamedTuple):
 
     activity: Activity
     hour: float  # local time of day
-    hr_bpm: float  # rate around which the minute's beats fluctuate
+    hr_bpm: float  # mean rate of the minute's beats
     respiration_bpm: float
     depth: float  # factor on the depth of the heart rate's modulations
     vascular_tone: float  # sd units; constriction raises stiffness and reflection
@@ -129,38 +129,38 @@ def participant_id(seed: int, index: int) -> str:
 
 
 def participant_index(name: str) -> int:
-    """Index of the participant that `participant_id` names so."""
+    """Index of the participant with this `participant_id`."""
     return int(name.rpartition("-")[2])
 
 
 def random_stream(
     seed: int, participant_index: int, segment_index: int | None = None, *, movement: bool = False
 ) -> np.random.Generator:
-    """Random numbers of one participant's traits, or of one of its minutes; depends on its arguments alone.
+    """Random stream of a participant's traits, or of one of its minutes. It depends on the arguments alone.
 
-    Whether and how a minute is one of large movement has a stream of its own (`movement`), so that all else in the
-    minute does not depend on it. So have a participant's answers about health (key 3, `health_targets`).
+    Large movement has a separate stream (`movement`), so that the rest of the minute does not depend on it. A participant's
+    answers about health have a separate stream too (key 3, `health_targets`).
     """
     key = (participant_index, 0) if segment_index is None else (participant_index, 2 if movement else 1, segment_index)
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=key)))
 
 
 def _draw_conditions(u: np.ndarray, causes: Causes) -> dict[str, bool]:
-    """Conditions from logistic models on the physiology; medication follows what it is prescribed for."""
+    """Draws conditions from logistic models on the physiology. Medication depends on the conditions that it treats."""
     has: dict[str, bool] = {}
     for chance, name in zip(u, CONDITIONS, strict=True):
-        has[name] = bool(chance < _sigmoid(condition_logit(name, causes, has)))
+        has[name] = bool(chance < _sigmoid(float(condition_logit(name, causes, has))))
     return has
 
 
 def sample_participant(seed: int, index: int, *, conditions: Mapping[str, bool] | None = None) -> Physiology:
-    """Draw participant `index` of the population `seed`.
+    """Draws participant `index` of the population `seed`.
 
     Args:
-        seed: of the population, at least 0.
-        index: of the participant, at least 0; each is independent of all others.
-        conditions: conditions to impose, by name; everything else keeps its random numbers, so that two calls
-            that differ here alone show the causal effect of the condition.
+        seed: seed of the population, at least 0.
+        index: index of the participant, at least 0. Participants are independent.
+        conditions: name -> condition to impose. All other random numbers stay the same, so two calls with different
+            `conditions` show the causal effect.
 
     Returns:
         The participant's physiology.
@@ -188,7 +188,7 @@ def sample_participant(seed: int, index: int, *, conditions: Mapping[str, bool] 
     male = float(u[2] < 0.5)
     height = 1.63 + 0.13 * male + 0.065 * z[0] - 0.0008 * max(age - 40.0, 0.0)
     bmi = float(np.clip(23.5 * math.exp(0.16 * z[1]) + 0.055 * (age - 18.0), 17.0, 45.0))
-    stiffness, vagal = z[2], z[3]  # latent: stiffer than the age's norm; vagal tone above the age's norm
+    stiffness, vagal = z[2], z[3]  # latent variables
     causes = Causes(age, bmi, male, stiffness, vagal)
     has = _draw_conditions(u[8:16], causes)
     has.update({name: bool(value) for name, value in (conditions or {}).items()})
@@ -241,7 +241,7 @@ def _modulation(name: str, depth: float, ageing: float, chance: float) -> float:
 
 
 def draw_state(person: Physiology, rng: np.random.Generator, *, segment_index: int) -> MinuteState:
-    """Draw what minute `segment_index` of a person is like; minutes lie about two hours apart, day and night.
+    """Draws the state of minute `segment_index` of a person. Minutes are about two hours apart, day and night.
 
     Sources: circadian rhythm of heart rate with its low at night, respiratory slowing and stronger vagal
     modulation in (non-REM) sleep, faster breathing and shallower modulation with activity: standard
@@ -268,18 +268,17 @@ def draw_state(person: Physiology, rng: np.random.Generator, *, segment_index: i
 
 
 def upsample(knots: np.ndarray, ramp: np.ndarray) -> np.ndarray:
-    """Straight lines between knots: [..., k + 1] to [..., k * len(ramp)]; `ramp` runs from 0 to below 1."""
+    """Linear interpolation between knots: [..., k + 1] to [..., k * len(ramp)]; `ramp` rises from 0 to below 1."""
     left = knots[..., :-1, None]
     return (left + (knots[..., 1:, None] - left) * ramp).reshape(*knots.shape[:-1], -1)
 
 
 def draw_rhythm(person: Physiology, state: MinuteState, rng: np.random.Generator) -> Rhythm:
-    """Beats of one minute from an integral pulse frequency model.
+    """Draws the beats of one minute from an integral pulse frequency model.
 
-    The rate f0 (1 + m(t)) is integrated; a beat falls wherever the integral passes an integer. m(t) is
-    respiration (respiratory sinus arrhythmia), an oscillation near 0.1 Hz, slower drift, and, asleep with
-    apnoea, a cycle of about 45 s. Each is scaled so that it alone gives the beat intervals the sd that the
-    participant has for it.
+    The rate f0 (1 + m(t)) is integrated, and a beat occurs when the integral passes an integer. m(t) is the sum of respiration
+    (respiratory sinus arrhythmia), an oscillation near 0.1 Hz, slower drift and, during sleep with apnoea, a cycle of about
+    45 s. Each part is scaled so that it alone gives the participant's sd of beat intervals for this part.
 
     Sources: model: Hyndman & Mohn 1975, Automedica 1; Mateo & Laguna 2000, IEEE Trans Biomed Eng 47.
     Low-frequency and respiratory bands: Task Force of the ESC and NASPE 1996, Circulation 93; McSharry et al.

@@ -1,9 +1,8 @@
-"""Signals that a watch records in one synthetic minute: photoplethysmogram and acceleration at 64 Hz.
+"""Signals of a watch in one synthetic minute: photoplethysmogram and acceleration at 64 Hz.
 
-Everything that repeats with the heart beat is an impulse train times a spectrum, everything stationary is
-Gaussian noise shaped in the frequency domain, so that one inverse FFT per channel yields both; what is slow
-or local in time is added on an 8 Hz grid. One minute is rendered at a time: its arrays stay in the
-processor's cache, and its bits depend on nothing but its own random stream.
+Parts that repeat with the heart beat are an impulse train times a spectrum. Stationary parts are Gaussian noise that is shaped in
+the frequency domain. So one inverse FFT per channel gives both. Slow or local parts are added on an 8 Hz grid. One minute is
+rendered at a time: its arrays stay in the processor's cache, and its bits depend on its random stream alone.
 """
 
 import math
@@ -28,7 +27,7 @@ SAMPLES = 3840  # 60 s
 ACCEL_RANGE_G = 8.0
 ACCEL_STEP_G = ACCEL_RANGE_G / 32768.0  # 16 bit over +-8 g
 
-_FFT = 4096  # 64 s: 3 s before the minute, in which circular tails end, and 1 s after it
+_FFT = 4096  # 64 s: 3 s before the minute, where circular tails end, and 1 s after it
 _LEAD = 192
 _TAPS = np.array([[-1], [0], [1], [2]])
 _TEMPLATE_S = np.arange(_LEAD, dtype=np.float32) / np.float32(RATE_HZ)
@@ -38,7 +37,7 @@ _WANDER /= np.sqrt(2.0 * np.sum(_WANDER**2) / _FFT)  # unit sd in time for unit 
 _UPSAMPLE = int(RATE_HZ / RHYTHM_RATE_HZ)
 _RAMP = (np.arange(_UPSAMPLE) / _UPSAMPLE).astype(np.float32)
 _DRIFT_RAMP = np.arange(64) / 64.0  # knots 8 s apart
-_MINUTE = slice(32, 32 + SAMPLES // _UPSAMPLE + 1)  # the minute on the 8 Hz grid, its end included
+_MINUTE = slice(32, 32 + SAMPLES // _UPSAMPLE + 1)  # the minute on the 8 Hz grid, including its end
 
 # Gravity in the watch's axes (x along the forearm towards the hand, z out of the dial), before the mount's turn.
 _POSTURES = {
@@ -47,7 +46,7 @@ _POSTURES = {
     "seated": np.array([[0.0, 0.1, 1.0], [0.1, 0.5, 0.85], [-0.4, 0.4, 0.8], [0.3, 0.2, 0.93]]),
     "active": np.array([[0.0, 0.2, 0.98], [-0.95, 0.2, 0.2], [-0.6, 0.5, 0.6], [0.3, 0.5, 0.8]]),
 }
-_BURSTS = {"asleep": 0.15, "resting": 0.35, "seated": 0.8, "active": 5.0}  # movements a minute
+_BURSTS = {"asleep": 0.15, "resting": 0.35, "seated": 0.8, "active": 5.0}  # movements per minute
 _LARGE_MOVEMENT = {"asleep": 0.02, "resting": 0.06, "seated": 0.12, "active": 0.2}  # share of minutes; 8 % in all
 _TREMOR = {"asleep": 0.3, "resting": 0.7, "seated": 1.0, "active": 1.5}
 
@@ -60,7 +59,7 @@ class Minute(NamedTuple):
 
 
 def _upsample(slow: np.ndarray) -> np.ndarray:
-    """[..., n + 1] at 8 Hz to [..., 8 n] float32 at 64 Hz by straight lines."""
+    """Linear interpolation from [..., n + 1] at 8 Hz to [..., 8 n] float32 at 64 Hz."""
     return upsample(slow.astype(np.float32), _RAMP)
 
 
@@ -87,16 +86,16 @@ def _impulses(times_s: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def pulse_template(person: Physiology, *, vascular_tone: float, hr_bpm: float, channels: int) -> np.ndarray:
-    """One pulse wave from its foot on.
+    """One pulse wave, starting at its foot.
 
-    A log-normal systolic wave, the wave reflected from the lower body after height / pulse wave velocity, and
-    a broad diastolic run-off; ejection shortens as the heart rate rises. Stiffer arteries bring the
-    reflection earlier and larger, up to where it no longer shows as a wave of its own.
+    It is the sum of a log-normal systolic wave, a wave that is reflected from the lower body after height / pulse wave
+    velocity, and a broad diastolic run-off. Ejection is shorter at higher heart rates. With stiffer arteries the reflection is
+    earlier and larger, until it merges with the systolic wave.
 
     Args:
-        person: height, pulse wave velocity and reflection are used.
-        vascular_tone: of the minute, in sd units.
-        hr_bpm: of the minute.
+        person: gives height, pulse wave velocity and reflection.
+        vascular_tone: vascular tone of the minute, in sd units.
+        hr_bpm: heart rate of the minute.
         channels: number of PPG channels C, at most 8.
 
     Returns:
@@ -115,18 +114,18 @@ def pulse_template(person: Physiology, *, vascular_tone: float, hr_bpm: float, c
     reflected = np.exp(-0.5 * ((t - (peak + transit)) / (0.078 * pace)) ** 2)
     runoff = 0.35 * (1.0 - np.exp(-((t / 0.22) ** 2))) * np.exp(-t / 0.45)
     size = max(person.reflection + 0.04 * vascular_tone, 0.05) * (1.0 + person.channel_shape[:channels, None])
-    onset = np.minimum(t / 0.06, 1.0) ** 2  # nothing arrives before the foot
+    onset = np.minimum(t / 0.06, 1.0) ** 2  # zero before the foot
     return (systolic + onset * (size * reflected + runoff)).astype(np.float32)
 
 
 def ballistocardiogram_template(person: Physiology, *, stiffness: float, phase: np.ndarray) -> np.ndarray:
     """Acceleration of the wrist after one beat.
 
-    A burst that rises and dies within about four decay times at the resonance of body and arm, and a smaller
-    later one (end of ejection). The axes ring with different phases.
+    It is a burst at the resonance of body and arm, which rises and decays within about four decay times, and a smaller later
+    burst (end of ejection). The axes oscillate with different phases.
 
     Args:
-        person: resonance, decay, direction and echo are used.
+        person: gives resonance, decay, direction and echo.
         stiffness: factor on the resonance in this minute (grip, posture).
         phase: [3] rad, one per axis.
 
@@ -155,7 +154,7 @@ class _Motion(NamedTuple):
 
 
 def _draw_motion(person: Physiology, state: MinuteState, rng: np.random.Generator) -> _Motion:
-    """Bursts of movement: small ones of fingers, larger ones of the arm that also leave it turned."""
+    """Draws bursts of movement: small ones of the fingers, and larger ones of the arm that also change its orientation."""
     accel = np.zeros((3, SAMPLES // _UPSAMPLE + 1))
     ppg = np.zeros(SAMPLES // _UPSAMPLE + 1)
     for _ in range(min(int(rng.poisson(_BURSTS[state.activity] * person.restlessness)), 20)):
@@ -183,18 +182,19 @@ def _draw_motion(person: Physiology, state: MinuteState, rng: np.random.Generato
 
 
 def add_large_movement(minute: Minute, person: Physiology, state: MinuteState, rng: np.random.Generator) -> Minute:
-    """Makes some minutes ones of walking, or of other large movement of the arm; returns the others as they are.
+    """Adds walking or other large movement of the arm to some minutes, chosen at random; the others are unchanged.
 
-    Walking swings the arm once in two steps and jolts it at every step; other movement is noise of 0.5 to 4 Hz that
-    comes and goes. Both move the blood and the sensor too, so that little of the pulse is left. The acceleration's root
-    mean square is 0.17 to 0.6 g over the minute, above what the default selection of calm minutes lets pass.
+    Walking swings the arm once in two steps and shakes it at every step. Other movement is noise of 0.5 to 4 Hz with changing
+    strength. Both also move the blood and the sensor and hide most of the pulse. The root mean square of the acceleration is
+    0.17 to 0.6 g over the minute, above the default limit for calm minutes.
 
     Args:
-        minute: as rendered.
-        person, state: of the minute.
-        rng: the minute's random stream of movement.
+        minute: rendered minute.
+        person: the participant.
+        state: state of the minute.
+        rng: random stream of the minute's large movement.
 
-    Sources: steps at 1.5 to 2.1 Hz: Pachi & Ji 2005, Struct Eng 83. Amplitudes are this project's own.
+    Sources: steps at 1.5 to 2.1 Hz: Pachi & Ji 2005, Struct Eng 83. Amplitudes are choices of this project.
     """
     if rng.random() >= _LARGE_MOVEMENT[state.activity]:
         return minute
@@ -203,7 +203,7 @@ def add_large_movement(minute: Minute, person: Physiology, state: MinuteState, r
     sample = np.arange(SAMPLES)
     if walks:
         unrest = np.interp(sample, np.linspace(0, SAMPLES, 13), rng.standard_normal(13))
-        swing = np.pi * np.cumsum(rng.uniform(1.5, 2.1) * (1.0 + 0.02 * unrest)) / RATE_HZ  # a turn in two steps
+        swing = np.pi * np.cumsum(rng.uniform(1.5, 2.1) * (1.0 + 0.02 * unrest)) / RATE_HZ  # one turn per two steps
         weight = rng.standard_normal((4, 5, 2)) * np.array([1.0, 1.0, 0.4, 0.5, 0.2])[:, None]
         angle = np.arange(1, 6)[:, None] * swing
         wave = weight[..., 0] @ np.sin(angle) + weight[..., 1] @ np.cos(angle)
@@ -219,14 +219,14 @@ def add_large_movement(minute: Minute, person: Physiology, state: MinuteState, r
 
 
 def _digitise(accel: np.ndarray) -> np.ndarray:
-    """Acceleration in g, float32, in steps and range of the sensor; works in place."""
+    """Rounds acceleration in g, float32, to steps and range of the sensor, in place."""
     np.clip(np.rint(accel * np.float32(1.0 / ACCEL_STEP_G)), -32768, 32767, out=accel)
     accel *= np.float32(ACCEL_STEP_G)
     return accel
 
 
 def _noise(rng: np.random.Generator, spectrum: np.ndarray) -> np.ndarray:
-    """Gaussian noise in the frequency domain; `spectrum` [2049] is the sd of white noise with that density."""
+    """Gaussian noise in the frequency domain; `spectrum` [2049] is the sd of white noise with the same density."""
     z = rng.standard_normal(2 * spectrum.shape[0], dtype=np.float32).view(np.complex64)
     return z * (spectrum * np.float32(math.sqrt(_FFT / 2.0)))
 
@@ -234,17 +234,18 @@ def _noise(rng: np.random.Generator, spectrum: np.ndarray) -> np.ndarray:
 def render_minute(
     person: Physiology, state: MinuteState, rhythm: Rhythm, rng: np.random.Generator, *, ppg_channels: int
 ) -> Minute:
-    """Turn beats and breathing into what the sensors see.
+    """Renders the sensor signals of a minute from its beats and breathing.
 
-    PPG: pulse waves after the pulse's travel time; respiration in amplitude and baseline; wander; movement;
-    noise of each channel. Acceleration: gravity in a posture with slow drift and zero offset;
-    ballistocardiogram; tilt by respiration; physiological tremor; movement; noise, range and step of a 16-bit
-    sensor over +-8 g.
+    PPG: pulse waves after the pulse's travel time; respiration in amplitude and baseline; wander; movement; noise of each
+    channel. Acceleration: gravity in a posture with slow drift and zero offset; ballistocardiogram; tilt by respiration;
+    physiological tremor; movement; noise, range and step of a 16-bit sensor over +-8 g.
 
     Args:
-        person, state, rhythm: of the minute.
-        rng: the minute's random stream; channel c takes its numbers after those of channels before it.
-        ppg_channels: C, at most 8.
+        person: the participant.
+        state: state of the minute.
+        rhythm: beats and breathing of the minute.
+        rng: random stream of the minute. A channel draws its numbers after the previous channels.
+        ppg_channels: number of channels C, at most 8.
 
     Returns:
         ppg [3840, C] and accel [3840, 3].
@@ -303,10 +304,10 @@ def render_minute(
     spectrum *= person.channel_gain[:ppg_channels, None].astype(np.float32)
     local = np.empty((ppg_channels, baseline.shape[0]))
     for channel in range(ppg_channels):
-        own = rng.standard_normal(2)
-        noise = np.float32(person.channel_noise[channel] * math.exp(0.3 * own[0]))
+        change = rng.standard_normal(2)
+        noise = np.float32(person.channel_noise[channel] * math.exp(0.3 * change[0]))
         wander = np.float32(0.3 * person.perfusion) * _WANDER
         spectrum[channel] += _noise(rng, np.sqrt(noise**2 + wander**2))
-        local[channel] = person.channel_gain[channel] * (1.0 + 0.15 * own[1]) * baseline
+        local[channel] = person.channel_gain[channel] * (1.0 + 0.15 * change[1]) * baseline
     ppg = fft.irfft(spectrum, n=_FFT, overwrite_x=True)[:, _LEAD : _LEAD + SAMPLES] + _upsample(local)
     return Minute(ppg.T, accel.T)

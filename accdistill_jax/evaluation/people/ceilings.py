@@ -12,13 +12,13 @@ import math
 from collections.abc import Iterable, Mapping
 
 from accdistill_jax.data.synthetic import physiology
-from accdistill_jax.data.synthetic.health_oracle import NAMES, Truth, sample_truth
+from accdistill_jax.data.synthetic.health_oracle import NAMES, HealthTruth, sample_truth
 from accdistill_jax.data.synthetic.synthetic import GENERATOR_VERSION
 from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.people.roc import roc_areas
 
 
-def drawn_ceilings(truth: Truth) -> dict[str, float | None]:
+def drawn_ceilings(truth: HealthTruth) -> dict[str, float | None]:
     """AUC of the knowable probability for the drawn answers: condition -> AUC, None if all people have the same answer."""
     ceilings: dict[str, float | None] = {}
     for column, name in enumerate(NAMES):
@@ -28,7 +28,7 @@ def drawn_ceilings(truth: Truth) -> dict[str, float | None]:
     return ceilings
 
 
-def store_truth(manifest: Mapping, participants: Iterable[str]) -> Truth:
+def store_truth(manifest: Mapping, participants: Iterable[str]) -> HealthTruth:
     """True health of participants of a synthetic store.
 
     Args:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from accdistill_jax.data.store.manifest import fingerprint
+from accdistill_jax.data.store.manifest import manifest_fingerprint
 from accdistill_jax.data.store.store import Store
 
 pytestmark = pytest.mark.slow  # together: about 25 s of one core, most of it starting up
@@ -274,7 +274,7 @@ def test_damaged_and_newer_stores(prepare, repository):
     shard.write_bytes(content)
     manifest = json.loads((store / "manifest.json").read_text())
     manifest["format_version"] += 1
-    (store / "manifest.json").write_text(json.dumps(manifest | {"fingerprint": fingerprint(manifest)}))
+    (store / "manifest.json").write_text(json.dumps(manifest | {"fingerprint": manifest_fingerprint(manifest)}))
     newer = command(repository, "verify", store)
     for done, parts in ((damaged, [str(store), "accel/c/0/0/0 has"]), (newer, ["manifest.json", "format version 3"])):
         assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

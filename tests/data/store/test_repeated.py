@@ -153,7 +153,7 @@ def test_one_participant_twice_and_many_pairs(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("roots", "message"),
     [
-        (("in", "in/siteA"), r"siteA lies in .*in, so that"),
+        (("in", "in/siteA"), r"siteA lies inside .*in, so its"),
         (("in/siteA", "in"), "siteA lies in"),
         (("in", "in"), "both below"),
         (("in", "in/../in/siteB"), "siteB lies in"),

@@ -306,7 +306,7 @@ def test_a_probe_on_what_can_be_known_reaches_the_ceiling():
     latent = dict(zip(SPLITS, np.split(logits, ends[:-1]), strict=True))
     columns = {f"condition_{health_oracle.NAMES[k]}": truth.answers[:, k] for k in chosen + controls}
     table = pa.table({"participant": sum((_names(split, people) for split in SPLITS), []), **columns})
-    tops = ceilings.drawn_ceilings(health_oracle.Truth(*(part[ends[1] :] for part in truth)))
+    tops = ceilings.drawn_ceilings(health_oracle.HealthTruth(*(part[ends[1] :] for part in truth)))
     result = evaluate_participants(
         _encoders(latent, noise={"oracle": 0.0}, minutes=1, width=4), table, ceilings=tops, draws=200
     )
