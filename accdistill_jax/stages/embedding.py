@@ -170,11 +170,13 @@ def embeddings(
     arrays = None
     if run.peers.first:
         counts = {split: sum(map(len, store_rows)) for split, store_rows in rows.items()}
-        arrays = _load(path, key, encoders=[encoder.name for encoder in encoders.all], counts=counts, say=run.say)
+        arrays = load_embeddings(
+            path, key, encoders=[encoder.name for encoder in encoders.all], counts=counts, say=run.say
+        )
     if not run.peers.share(f"embeddings {name}", arrays is not None):
         arrays = _compute(run, encoders, name, stores, rows)
         if run.peers.first:
-            _save(path, key, arrays)
+            save_embeddings(path, key, arrays)
     if not run.peers.first or arrays is None:
         return None
     return _by_encoder(run, encoders, arrays, stores, rows)
@@ -212,7 +214,17 @@ def _by_encoder(
     }
 
 
-def _save(path: Path, key: str, arrays: dict[str, np.ndarray]) -> None:
+def save_embeddings(path: Path, key: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes a file of embeddings.
+
+    Args:
+        path: the file.
+        key: identifies the encoders and stores that the arrays come from.
+        arrays: "encoder/split/content" -> array.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     try:
         path.parent.mkdir(exist_ok=True)
         write_atomically(path, encode_npz({"key": np.array(key), **arrays}))
@@ -220,10 +232,10 @@ def _save(path: Path, key: str, arrays: dict[str, np.ndarray]) -> None:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _load(
+def load_embeddings(
     path: Path, key: str, *, encoders: Sequence[str], counts: Mapping[str, int], say: Callable[[str], None]
 ) -> dict[str, np.ndarray] | None:
-    """The arrays of a file that `_save` wrote; None if it is absent, of another key, or damaged, and they must be computed.
+    """The arrays of a file that `save_embeddings` wrote; None if it is absent, of another key, or damaged, and they must be computed.
 
     Args:
         path: the file.

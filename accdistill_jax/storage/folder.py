@@ -29,18 +29,19 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _DETAILS = re.compile(r" \[[\w -]+='.*| \[source locations=.*")  # what TensorStore appends to its messages
 _counter = itertools.count()
 # With TensorStore's default limits, a wrong address is reported only after a quarter of an hour.
-_RETRIES = {"max_retries": 5, "initial_delay": "1s", "max_delay": "8s"}
-_DEADLINE_S = 120.0
+RETRIES = {"max_retries": 5, "initial_delay": "1s", "max_delay": "8s"}
+DEADLINE_S = 120.0
 _STALLED_S = 20
 SLOWEST_WRITE_BYTES_PER_S = 100_000
 
 
 @functools.cache
-def _root_context() -> ts.Context:
+def root_context() -> ts.Context:
+    """The TensorStore context that all others share; its retries are `RETRIES`."""
     # Without these, a connection that the server has dropped blocks a request for half an hour.
     os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", str(_STALLED_S))
     os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
-    return ts.Context({"memory_key_value_store": {}, "s3_request_retries": _RETRIES, "gcs_request_retries": _RETRIES})
+    return ts.Context({"memory_key_value_store": {}, "s3_request_retries": RETRIES, "gcs_request_retries": RETRIES})
 
 
 @functools.cache
@@ -54,7 +55,7 @@ def context(cache_bytes: int = 0, concurrency: int | None = None) -> ts.Context:
     spec = {"cache_pool": {"total_bytes_limit": cache_bytes}}
     if concurrency is not None:
         spec |= {f"{service}_request_concurrency": {"limit": concurrency} for service in ("s3", "gcs")}
-    return ts.Context(spec, parent=_root_context())
+    return ts.Context(spec, parent=root_context())
 
 
 def open_folder(path: str | os.PathLike) -> "LocalFolder | RemoteFolder":
@@ -313,7 +314,7 @@ def result(future: ts.Future, *, extra_s: float = 0.0):
     Raises:
         TimeoutError: no result within two minutes plus `extra_s` seconds.
     """
-    seconds = _DEADLINE_S + extra_s
+    seconds = DEADLINE_S + extra_s
     try:
         return future.result(timeout=seconds)
     except TimeoutError as error:

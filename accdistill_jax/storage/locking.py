@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from accdistill_jax.errors import UserError
 
-_SAY_AFTER_S = 2.0
+SAY_AFTER_S = 2.0
 _POLL_S = 0.05
 
 
@@ -38,7 +38,7 @@ def file_lock(path: str | os.PathLike, *, waiting: Callable[[], None]) -> Iterat
 
 
 def _wait(file, waiting: Callable[[], None]) -> None:
-    patience = time.monotonic() + _SAY_AFTER_S
+    patience = time.monotonic() + SAY_AFTER_S
     while time.monotonic() < patience:
         try:
             return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -180,11 +180,11 @@ def _make_embeddings(folder: Path, version: int) -> None:
         for encoder in ("teacher", "student")
         for split, count in _COUNTS.items()
     }
-    embedding._save(folder / "main.npz", "key", arrays | {"student/test/rank/accel->ppg": rng.permutation(3)})
+    embedding.save_embeddings(folder / "main.npz", "key", arrays | {"student/test/rank/accel->ppg": rng.permutation(3)})
 
 
 def _read_embeddings(folder: Path) -> str:
-    arrays = embedding._load(
+    arrays = embedding.load_embeddings(
         folder / "main.npz", "key", encoders=("teacher", "student"), counts=_COUNTS, say=lambda line: None
     )
     return MADE_AGAIN if arrays is None else digest(arrays)

@@ -170,7 +170,8 @@ class Plan:
             if config != self._config:
                 raise UserError(f"{folder} holds a trade-off of another config; choose another --folder")
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Writes the measurements to the folder."""
         from accdistill_jax.files import write_atomically
 
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -196,7 +197,7 @@ class Plan:
             contenders.append(Contender(variant.name, "accdistill_jax.benchmark.contenders.training", order))
         for name, found in contest.compete(contenders, rounds=rounds, say=say).items():
             self.step_s[name] = statistics.median(found.seconds)
-        self._save()
+        self.save()
 
     def measure_views(self, variants: Iterable[Variant], store: str, teacher: str) -> None:
         """Measures how long the teacher takes to embed as many views as variants ask for; the views are kept and used afterwards."""
@@ -205,7 +206,7 @@ class Plan:
             config = changed(self._base, _of(Variant(0.0, views), store, teacher) | one)
             _run(config, self._path.parent / f"views-{views}")
             self.views_s[str(views)] = views_seconds(store, views, seed=config.seed)
-            self._save()
+            self.save()
 
     def steps(self, variant: Variant, budget_s: float) -> int:
         """Training steps within a budget; 0 where the views alone take it."""

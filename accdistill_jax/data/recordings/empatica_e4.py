@@ -58,7 +58,7 @@ MOST_APART_S = 86_400.0
 _FILES = (*RATE_HZ, "IBI.csv")
 _NO_SESSION = "holds neither BVP.csv nor ACC.csv"
 # BVP.csv of the longest session that fits into the device's memory (60 h) has 110 MB.
-_MOST_BYTES = 512 * 2**20
+MOST_BYTES = 512 * 2**20
 _MOST_HEADER_BYTES = 4096
 
 
@@ -80,7 +80,7 @@ class _Place:
             if actual_name is None:
                 return None
             file = regular_file(self.path / actual_name)
-            return zips.read_file(file, most=_MOST_BYTES)
+            return zips.read_file(file, most=MOST_BYTES)
         with zips.damage_named(self), _open(self.path, self.zips) as archive:
             members = zips.members(archive)
             actual_name = same_name(
@@ -88,7 +88,7 @@ class _Place:
             )
             if actual_name is None:
                 return None
-            return zips.unpacked(archive, members[self.folder + actual_name], most=_MOST_BYTES)
+            return zips.unpacked(archive, members[self.folder + actual_name], most=MOST_BYTES)
 
 
 def _open(path: Path, zips_within: tuple[str, ...]) -> zipfile.ZipFile:

@@ -21,7 +21,7 @@ from accdistill_jax.storage.folder import LocalFolder, RemoteFolder, open_folder
 LEAST_TURNS = 64
 _TURN = 2  # steps of int16; rounding bends a straight line by at most this much
 _BLOCK = 256  # segments per read
-_LOOK = 1024  # samples per check of turns
+SAMPLES_PER_CHECK = 1024  # samples per check of turns
 _DIGEST_BYTES = 32
 
 
@@ -132,8 +132,8 @@ def _kept_hashes(folder: LocalFolder | RemoteFolder, store: Store) -> np.ndarray
 def _has_information(signal: np.ndarray) -> bool:
     """True if a signal turns at least `LEAST_TURNS` times."""
     wide, least, turns = (np.int32, _TURN, 0) if signal.dtype.kind == "i" else (np.float64, 0, 0)
-    for start in range(0, len(signal), _LOOK):
-        bends = np.diff(signal[start : start + _LOOK + 2].astype(wide), 2, axis=0)
+    for start in range(0, len(signal), SAMPLES_PER_CHECK):
+        bends = np.diff(signal[start : start + SAMPLES_PER_CHECK + 2].astype(wide), 2, axis=0)
         turns += np.count_nonzero(np.abs(bends) > least)
         if turns >= LEAST_TURNS:
             return True

@@ -47,7 +47,7 @@ _POSTURES = {
     "active": np.array([[0.0, 0.2, 0.98], [-0.95, 0.2, 0.2], [-0.6, 0.5, 0.6], [0.3, 0.5, 0.8]]),
 }
 _BURSTS = {"asleep": 0.15, "resting": 0.35, "seated": 0.8, "active": 5.0}  # movements per minute
-_LARGE_MOVEMENT = {"asleep": 0.02, "resting": 0.06, "seated": 0.12, "active": 0.2}  # share of minutes; 8 % in all
+LARGE_MOVEMENT = {"asleep": 0.02, "resting": 0.06, "seated": 0.12, "active": 0.2}  # share of minutes; 8 % in all
 _TREMOR = {"asleep": 0.3, "resting": 0.7, "seated": 1.0, "active": 1.5}
 
 
@@ -63,7 +63,7 @@ def _upsample(slow: np.ndarray) -> np.ndarray:
     return upsample(slow.astype(np.float32), _RAMP)
 
 
-def _impulses(times_s: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def impulse_spectrum(times_s: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Spectrum [2049] complex64 of weighted impulses between samples (cubic Lagrange), -3 s to 61 s."""
     position = times_s * RATE_HZ + _LEAD
     keep = (position > 2.0) & (position < _FFT - 3.0)
@@ -196,7 +196,7 @@ def add_large_movement(minute: Minute, person: Physiology, state: MinuteState, r
 
     Sources: steps at 1.5 to 2.1 Hz: Pachi & Ji 2005, Struct Eng 83. Amplitudes are choices of this project.
     """
-    if rng.random() >= _LARGE_MOVEMENT[state.activity]:
+    if rng.random() >= LARGE_MOVEMENT[state.activity]:
         return minute
     walks = state.activity != "asleep" and rng.random() < 0.5
     size = 0.17 * (0.6 / 0.17) ** rng.random()
@@ -280,7 +280,7 @@ def render_minute(
     bcg_mg = min(max(person.bcg_mg * math.exp(0.25 * z[14]), 1.0), 12.0)
     depth = 0.15 * (1.0 + 0.3 * z[15])
     force = rhythm.strength * (1.0 + depth * np.sin(math.pi * u[1] + np.arcsin(np.clip(beat_breath, -1, 1))))
-    beats = _impulses(rhythm.beats_s + person.bcg_delay_s, 1e-3 * bcg_mg * force)
+    beats = impulse_spectrum(rhythm.beats_s + person.bcg_delay_s, 1e-3 * bcg_mg * force)
     tremor_g = 1e-3 * person.tremor_mg * math.exp(0.3 * z[16]) * _TREMOR[state.activity] / math.sqrt(3.0)
     peak = np.exp(-0.5 * ((_FREQ - np.float32(person.tremor_hz + 0.3 * z[17])) / 0.9) ** 2)
     tremor = peak * np.float32(tremor_g / math.sqrt(2.0 * float(np.sum(peak**2)) / _FFT))
@@ -297,7 +297,7 @@ def render_minute(
     templates = pulse_template(person, vascular_tone=state.vascular_tone, hr_bpm=state.hr_bpm, channels=ppg_channels)
     volume = rhythm.strength * (1.0 + 0.08 * beat_breath)
     delay = person.pulse_delay_s - 0.008 * state.vascular_tone + 0.004 * beat_breath
-    beats = _impulses(rhythm.beats_s + delay, person.perfusion * math.exp(0.3 * z[19]) * volume)
+    beats = impulse_spectrum(rhythm.beats_s + delay, person.perfusion * math.exp(0.3 * z[19]) * volume)
     baseline = 0.35 * person.perfusion * breath * math.exp(0.4 * z[20]) + motion.ppg
     spectrum = fft.rfft(templates, n=_FFT)
     spectrum *= beats

@@ -105,7 +105,7 @@ def test_views_are_taken_from_the_budget(tmp_path):
 
 
 def test_a_folder_of_another_trade_off_is_refused(tmp_path, capsys):
-    Plan(tmp_path, load_config("distill"))._save()
+    Plan(tmp_path, load_config("distill")).save()
     assert command.main(["tradeoff", f"--folder={tmp_path}", "--config=configs/distill.py:smoke"]) == 2
     assert "holds a trade-off of another config" in capsys.readouterr().err
 

@@ -168,7 +168,7 @@ def test_damaged_members_are_user_errors(tmp_path, method, where):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("lying", [False, True])
 def test_zip_bombs_are_refused_in_bounded_memory(tmp_path, monkeypatch, method, lying):
-    monkeypatch.setattr(empatica_e4, "_MOST_BYTES", 2**20)
+    monkeypatch.setattr(empatica_e4, "MOST_BYTES", 2**20)
     content = zipped(session() | {"BVP.csv": bytes(BOMB_BYTES)}, method=METHODS[method])
     if lying:  # the sizes in the directory and in front of the member
         size = (BOMB_BYTES).to_bytes(4, "little")
@@ -189,7 +189,7 @@ def test_zip_bombs_are_refused_in_bounded_memory(tmp_path, monkeypatch, method, 
 
 
 def test_files_on_disk_are_bounded_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(empatica_e4, "_MOST_BYTES", 2**20)
+    monkeypatch.setattr(empatica_e4, "MOST_BYTES", 2**20)
     write(tmp_path / "S01", session())
     with open(tmp_path / "S01/ACC.csv", "ab") as file:
         file.truncate(2**31)  # a sparse file, which takes no space

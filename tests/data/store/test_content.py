@@ -48,7 +48,7 @@ def test_what_says_too_little_has_no_hash():
 
 
 def test_a_few_signs_of_life_at_the_end_are_found(monkeypatch):
-    monkeypatch.setattr(content, "_LOOK", 100)
+    monkeypatch.setattr(content, "SAMPLES_PER_CHECK", 100)
     values = np.zeros((3840, 1), np.int16)
     values[-2 * content.LEAST_TURNS :: 2] = 99
     assert signal_hash(values) > 0

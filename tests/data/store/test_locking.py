@@ -19,7 +19,7 @@ MAKE = """
 import json, sys
 from accdistill_jax.data.synthetic import synthetic
 from accdistill_jax.storage import locking
-locking._SAY_AFTER_S = 0.1
+locking.SAY_AFTER_S = 0.1
 generated, said = [], []
 add = synthetic._add
 synthetic._add = lambda *arguments: generated.append(arguments[-1]) or add(*arguments)

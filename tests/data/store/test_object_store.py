@@ -28,7 +28,7 @@ def quick(monkeypatch):
     """Credentials, and fewer retries than a user gets."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setattr(folder, "_RETRIES", {"max_retries": 1, "initial_delay": "100ms", "max_delay": "100ms"})
+    monkeypatch.setattr(folder, "RETRIES", {"max_retries": 1, "initial_delay": "100ms", "max_delay": "100ms"})
     forget_contexts()
     yield
     forget_contexts()
@@ -36,7 +36,7 @@ def quick(monkeypatch):
 
 def forget_contexts() -> None:
     folder.context.cache_clear()
-    folder._root_context.cache_clear()
+    folder.root_context.cache_clear()
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def silent(monkeypatch):
     """A service that takes connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as service:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{service.getsockname()[1]}")
-        monkeypatch.setattr(folder, "_DEADLINE_S", 1.0)
+        monkeypatch.setattr(folder, "DEADLINE_S", 1.0)
         yield
 
 

@@ -161,7 +161,7 @@ def test_store_is_the_same_for_any_workers_and_after_an_interruption(tmp_path, m
 def test_some_minutes_are_of_large_movement_and_the_others_do_not_depend_on_it(monkeypatch):
     settings = synthetic.SyntheticSettings(participants=20, segments_per_participant=20, seed=7)
     moved = [synthetic.generate_batch(settings, index, PREPROCESS) for index in settings.participant_indices]
-    monkeypatch.setattr(waveforms, "_LARGE_MOVEMENT", dict.fromkeys(waveforms._LARGE_MOVEMENT, 0.0))
+    monkeypatch.setattr(waveforms, "LARGE_MOVEMENT", dict.fromkeys(waveforms.LARGE_MOVEMENT, 0.0))
     calm = [synthetic.generate_batch(settings, index, PREPROCESS) for index in settings.participant_indices]
     rejected = sum(batch.examined - len(batch.ppg) for batch in moved) / 400
     assert 0.05 < rejected < 0.15 and sum(batch.rejected["motion"] for batch in moved) > 0.8 * rejected * 400

@@ -92,7 +92,7 @@ def test_recorded_beats_carry_the_participants_ballistocardiogram():
 def test_impulses_between_samples_keep_time_and_weight():
     times = np.array([1.0, 10.3 / 64 + 2.0, 20.0 + 0.77 / 64])
     weights = np.array([1.0, 0.5, 2.0])
-    spectrum = waveforms._impulses(times, weights)
+    spectrum = waveforms.impulse_spectrum(times, weights)
     frequency = np.arange(2049) * 64 / 4096
     exact = np.exp(-2j * np.pi * frequency[:, None] * (times + 3.0)) @ weights
     band = frequency < 9

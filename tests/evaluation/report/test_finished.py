@@ -257,14 +257,14 @@ def embedded() -> dict[str, np.ndarray]:
 
 def load(path: Path, key: str = "key") -> tuple[dict | None, list[str]]:
     lines = []
-    found = embedding._load(path, key, encoders=("teacher", "student"), counts=COUNTS, say=lines.append)
+    found = embedding.load_embeddings(path, key, encoders=("teacher", "student"), counts=COUNTS, say=lines.append)
     return found, lines
 
 
 def test_embeddings_are_read_or_named_as_damaged(tmp_path, embedded):
     path = tmp_path / "main.npz"
     assert load(path) == (None, [])
-    embedding._save(path, "key", embedded)
+    embedding.save_embeddings(path, "key", embedded)
     content = path.read_bytes()
     found, lines = load(path)
     assert (
