@@ -267,7 +267,7 @@ def _retrieval(encoders: Encoders, main: str, *, pool_sizes: Sequence[int | str]
         paired = _paired_projections(test, name)
         if paired is None:
             continue
-        pairs = retrieval.Pairs(*paired, participant)
+        pairs = retrieval.ProjectionPairs(*paired, participant)
         found, ranks = retrieval.retrieve(
             pairs, encoder=name, pool_sizes=pool_sizes, draws=draws, seed=seed, full_ranks=test[name].ranks or None
         )

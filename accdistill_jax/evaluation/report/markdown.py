@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from accdistill_jax.evaluation.bootstrap import Estimate
 from accdistill_jax.evaluation.evaluate import Evaluation, json_value
 from accdistill_jax.evaluation.report.style import capital, display
-from accdistill_jax.evaluation.report.verdict import Verdict, counted, format_number, thousands, with_interval
+from accdistill_jax.evaluation.report.verdict import Verdict, count_of, format_number, spaced, with_interval
 from accdistill_jax.labels import LABELS
 from accdistill_jax.text import literal, several_lines
 
@@ -23,7 +23,7 @@ TITLES = {
 }
 
 
-def report_markdown(evaluation: Evaluation, words: Verdict, *, run_info: Mapping, pictures: Mapping[str, str]) -> str:
+def run_report_text(evaluation: Evaluation, words: Verdict, *, run_info: Mapping, pictures: Mapping[str, str]) -> str:
     """Text of report.md.
 
     Args:
@@ -102,8 +102,8 @@ def _probe_sections(evaluation: Evaluation) -> list[str]:
         ]
         parts += [
             f"<details><summary>{capital(label)}: all measures and paired differences</summary>",
-            f"{counted(result.train_segments, 'train segment')} of {counted(result.train_participants, 'participant')}, "
-            f"{counted(result.test_segments, 'test segment')} of {counted(result.test_participants, 'unseen participant')}. "
+            f"{count_of(result.train_segments, 'train segment')} of {count_of(result.train_participants, 'participant')}, "
+            f"{count_of(result.test_segments, 'test segment')} of {count_of(result.test_participants, 'unseen participant')}. "
             "r within: correlation after each participant's mean is removed, for changes from minute to minute.",
             _table(("", f"MAE ({unit})", f"RMSE ({unit})", "r", "r within", "R²", "strength"), rows),
             _table(
@@ -126,7 +126,7 @@ def _retrieval_section(evaluation: Evaluation, picture: list[str]) -> list[str]:
             [
                 display(r.encoder),
                 r.direction.replace("->", " → "),
-                thousands(r.pool_size),
+                spaced(r.pool_size),
                 f"**{tops[0]}**{_bracket(r.top1, 100)}",
                 format_number(r.times_chance),
                 *tops[1:],
@@ -232,10 +232,10 @@ def _settings(evaluation: Evaluation, run_info: Mapping) -> list[str]:
         if key == "durations_s":
             value = {stage: _duration(s) for stage, s in value.items()}
         elif key == "parameters" and isinstance(value, Mapping):
-            value = {n: thousands(c) for n, c in value.items()}
+            value = {n: spaced(c) for n, c in value.items()}
         rows.append([labels.get(key, literal(key.replace("_", " ")).capitalize()), _inline(value)])
     splits = [
-        f"{name}: {counted(s.segments, 'segment')} of {counted(s.participants, 'participant')}"
+        f"{name}: {count_of(s.segments, 'segment')} of {count_of(s.participants, 'participant')}"
         for name, s in evaluation.splits.items()
     ]
     rows.append(["Evaluated on", "<br>".join(splits)])

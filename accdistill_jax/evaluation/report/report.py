@@ -12,7 +12,7 @@ from pathlib import Path
 from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.evaluate import STUDENT, TEACHER, UNTRAINED, Evaluation, json_value
 from accdistill_jax.evaluation.report import maps, plots
-from accdistill_jax.evaluation.report.markdown import TITLES, report_markdown
+from accdistill_jax.evaluation.report.markdown import TITLES, run_report_text
 from accdistill_jax.evaluation.report.verdict import verdict
 from accdistill_jax.files import write_atomically
 from accdistill_jax.labels import HEART_RATE
@@ -73,7 +73,7 @@ def write_run_report(
         "run": run_info,
         "pictures": {name: f"{PICTURES}/{name}.png" for name in figures},
     }
-    text = report_markdown(evaluation, words, run_info=run_info, pictures=record["pictures"])
+    text = run_report_text(evaluation, words, run_info=run_info, pictures=record["pictures"])
     try:
         (workdir / PICTURES).mkdir(parents=True, exist_ok=True)
         for name in TITLES:

@@ -75,12 +75,12 @@ def with_interval(estimate: Estimate, unit: str = "") -> str:
     return text
 
 
-def counted(count: int, noun: str) -> str:
+def count_of(count: int, noun: str) -> str:
     """A count with its noun, for example "1 segment" or "12 000 segments"."""
-    return f"{thousands(count)} {noun}{'' if count == 1 else 's'}"
+    return f"{spaced(count)} {noun}{'' if count == 1 else 's'}"
 
 
-def thousands(count: int) -> str:
+def spaced(count: int) -> str:
     """A count with spaces between the thousands."""
     return f"{count:,}".replace(",", " ")
 
@@ -126,7 +126,7 @@ def _heart_rate_summary(subject: str, main: str, result: TargetResult) -> str:
         errors.append(f"an untrained encoder {format_number(probes[UNTRAINED].mae.value, 'bpm')}")
     if main != TEACHER and TEACHER in probes:
         errors.append(f"the PPG teacher {format_number(probes[TEACHER].mae.value, 'bpm')}")
-    test = f"{counted(result.test_segments, 'segment')} of {counted(result.test_participants, 'unseen participant')}"
+    test = f"{count_of(result.test_segments, 'segment')} of {count_of(result.test_participants, 'unseen participant')}"
     outcome, constant = against_constant(result, main)
     difference = _compared(result, main, constant).difference
     interval = f"{format_number(difference.low)} to {format_number(difference.high)} bpm"
@@ -150,7 +150,7 @@ def _retrieval_summary(evaluation: Evaluation) -> str:
         return ""
     top, chance = result.top[1].mean, result.chance_top[1]
     text = (
-        f"Among {thousands(result.pool_size)} minutes of PPG, a search by acceleration puts the right minute first in "
+        f"Among {spaced(result.pool_size)} minutes of PPG, a search by acceleration puts the right minute first in "
         f"{format_number(100 * top)} % of cases ({_times(result.times_chance)} chance), with a mean rank of "
         f"{format_number(result.mean_rank.mean)} (chance: {format_number(result.chance_rank)})"
     )
@@ -213,7 +213,7 @@ def _retrieval_answers(evaluation: Evaluation) -> list[tuple[str, str]]:
         return [(question, f"not available: {evaluation.retrieval_reason}")]
     answer = _above_chance(result.top1, result.chance_top[1])
     share = f"{format_number(100 * result.top[1].mean)} % of cases, {_times(result.times_chance)} chance"
-    rows = [(question, f"{answer}: first among {thousands(result.pool_size)} in {share}")]
+    rows = [(question, f"{answer}: first among {spaced(result.pool_size)} in {share}")]
     for within in evaluation.within:
         if (within.encoder, within.direction) == (evaluation.main, result.direction):
             answer = _above_chance(within.top1, within.chance_top1)

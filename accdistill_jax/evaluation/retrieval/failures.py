@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from accdistill_jax.evaluation.bootstrap import Estimate, ParticipantBootstrap
-from accdistill_jax.evaluation.retrieval.retrieval import ACCEL_TO_PPG, Pairs, share, thresholds
+from accdistill_jax.evaluation.retrieval.retrieval import ACCEL_TO_PPG, ProjectionPairs, share, thresholds
 from accdistill_jax.labels import HEART_RATE
 
 MOTION, QUALITY = "motion_g", "ppg_quality"
@@ -134,7 +134,7 @@ def best_wrong(query: np.ndarray, gallery: np.ndarray, *, block: int = 2048) -> 
 
 
 def retrieval_failures(
-    pairs: Pairs,
+    pairs: ProjectionPairs,
     quantities: Mapping[str, np.ndarray | None],
     *,
     encoder: str = "student",

@@ -95,7 +95,7 @@ class WithinResult:
 
 
 @dataclasses.dataclass(frozen=True)
-class Pairs:
+class ProjectionPairs:
     """Projections of the acceleration and of the PPG of the same segments, L2-normalised on creation.
 
     Attributes:
@@ -193,7 +193,7 @@ def top1_by_pool_size(ranks: np.ndarray, pool_sizes: np.ndarray | Sequence[int])
 
 
 def retrieve(
-    pairs: Pairs,
+    pairs: ProjectionPairs,
     *,
     encoder: str = "student",
     pool_sizes: Sequence[int | str] = (100, 1000, "all"),
@@ -276,7 +276,7 @@ def _beyond(asked: int | str, segments: int) -> bool:
     return asked != "all" and int(asked) > segments
 
 
-def _ranks_among_all(pairs: Pairs) -> dict[str, np.ndarray]:
+def _ranks_among_all(pairs: ProjectionPairs) -> dict[str, np.ndarray]:
     return dict(zip((ACCEL_TO_PPG, PPG_TO_ACCEL), paired_ranks(pairs.accel, pairs.ppg), strict=True))
 
 
@@ -288,7 +288,9 @@ def _checked_ranks(ranks: Mapping[str, np.ndarray], segments: int) -> dict[str, 
     return checked
 
 
-def retrieve_within_participants(pairs: Pairs, *, encoder: str = "student", seed: int = 0) -> list[WithinResult]:
+def retrieve_within_participants(
+    pairs: ProjectionPairs, *, encoder: str = "student", seed: int = 0
+) -> list[WithinResult]:
     """Retrieval where all candidates are minutes of the query's participant.
 
     Args:

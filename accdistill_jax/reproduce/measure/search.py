@@ -17,7 +17,7 @@ from accdistill_jax.evaluation.retrieval.failures import (
 from accdistill_jax.evaluation.retrieval.retrieval import (
     ACCEL_TO_PPG,
     PPG_TO_ACCEL,
-    Pairs,
+    ProjectionPairs,
     RetrievalResult,
     WithinResult,
     mean_over_queries,
@@ -90,11 +90,11 @@ def retrieve_pairs(bench: Bench, name: str, seeds: Sequence[int], *, split: str 
         return EncoderRetrieval(results, within, ranks)
 
 
-def _pairs(bench: Bench, name: str, seed: int, split: str = "test") -> Pairs:
+def _pairs(bench: Bench, name: str, seed: int, split: str = "test") -> ProjectionPairs:
     pair = bench.pair(name, seed, split=split)
     if pair is None:
         raise ValueError(f"{name}, seed {seed}, has no pair of projections in the split {split}")
-    return Pairs(*pair, bench.columns(split).participant)
+    return ProjectionPairs(*pair, bench.columns(split).participant)
 
 
 def first_places(ranks: np.ndarray, size: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 from accdistill_jax.evaluation import evaluate
 from accdistill_jax.evaluation.report.comparison_plots import retrieval_failures_figure
 from accdistill_jax.evaluation.retrieval.failures import best_wrong, retrieval_failures
-from accdistill_jax.evaluation.retrieval.retrieval import TIE, Pairs, paired_ranks, unit_rows
+from accdistill_jax.evaluation.retrieval.retrieval import TIE, ProjectionPairs, paired_ranks, unit_rows
 
 
 def _made_up(n=400, people=20, seed=0, noise=1.5):
@@ -39,7 +39,7 @@ def test_numbers_equal_a_count_over_every_pair():
     query, gallery, who, columns = _made_up()
     columns["hr_bpm"][::9] = np.nan
     columns["motion_g"][::11] = np.nan
-    found = retrieval_failures(Pairs(query, gallery, who), columns)
+    found = retrieval_failures(ProjectionPairs(query, gallery, who), columns)
     score = unit_rows(query) @ unit_rows(gallery).T
     right = np.diag(score).copy()
     np.fill_diagonal(score, -np.inf)
@@ -78,7 +78,7 @@ def test_numbers_equal_a_count_over_every_pair():
 
 def test_only_the_known_cause_is_found():
     query, gallery, who, columns = _made_up(n=800, noise=1.0)
-    found = retrieval_failures(Pairs(query, gallery, who), columns)
+    found = retrieval_failures(ProjectionPairs(query, gallery, who), columns)
     motion, quality = found.contrasts["motion_g"], found.contrasts["ppg_quality"]
     assert motion.auc > 0.8 and motion.difference.low > 0
     assert quality.difference.low < 0 < quality.difference.high and abs(quality.auc - 0.5) < 0.08
@@ -94,7 +94,7 @@ def test_an_encoder_of_heart_rate_alone_fails_by_near_ties():
     gallery = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     noisy = angle + 0.02 * rng.standard_normal(300)
     query = np.stack([np.cos(noisy), np.sin(noisy)], axis=1)
-    found = retrieval_failures(Pairs(query, gallery, np.arange(300) % 15), {"hr_bpm": hr})
+    found = retrieval_failures(ProjectionPairs(query, gallery, np.arange(300) % 15), {"hr_bpm": hr})
     assert found.near.value > 0.95 and found.near.low > 5 * found.chance_near
     assert found.same_participant.low < found.chance_same_participant < found.same_participant.high
     assert "motion_g is not known" in found.notes
@@ -105,7 +105,7 @@ def test_an_encoder_of_the_person_fails_within_the_person():
     who = np.arange(300) % 15
     person = rng.standard_normal((15, 8))[who]
     query, gallery = (person + 0.1 * rng.standard_normal(person.shape) for _ in range(2))
-    found = retrieval_failures(Pairs(query, gallery, who), {})
+    found = retrieval_failures(ProjectionPairs(query, gallery, who), {})
     assert found.same_participant.value > 0.95
     assert found.chance_same_participant == pytest.approx(19 / 299)
     assert (found.near, found.chance_near, found.contrasts, found.hazards) == (None, None, {}, {})
@@ -114,7 +114,7 @@ def test_an_encoder_of_the_person_fails_within_the_person():
 def test_no_failure_and_nothing_known():
     _, gallery, who, columns = _made_up()
     columns["hr_bpm"] = np.full(400, np.nan)
-    found = retrieval_failures(Pairs(gallery, gallery, who), columns)
+    found = retrieval_failures(ProjectionPairs(gallery, gallery, who), columns)
     assert (found.failures, found.rate.value, found.same_participant, found.near) == (0, 0.0, None, None)
     assert found.notes == ["no query fails", "hr_bpm is not known"]
     assert found.contrasts["motion_g"].auc is None
@@ -122,25 +122,25 @@ def test_no_failure_and_nothing_known():
     assert all(h.share.value == 0 and 0 < h.share.high < 0.06 for h in found.hazards["motion_g"])
     assert isinstance(retrieval_failures_figure(found), Figure)
     assert "Infinity" not in str(evaluate.json_value(found))
-    bare = retrieval_failures(Pairs(gallery, gallery, who), {})
+    bare = retrieval_failures(ProjectionPairs(gallery, gallery, who), {})
     assert retrieval_failures_figure(bare) is None
 
 
 def test_constant_quantities_and_one_participant():
     query, gallery, who, columns = _made_up()
     columns["motion_g"] = np.full(400, 0.01)
-    found = retrieval_failures(Pairs(query, gallery, np.zeros(400)), columns)
+    found = retrieval_failures(ProjectionPairs(query, gallery, np.zeros(400)), columns)
     assert [h.queries for h in found.hazards["motion_g"]] == [400]
     assert found.contrasts["motion_g"].auc == 0.5
     assert found.same_participant.value == 1.0 and not found.rate.has_interval
     assert isinstance(retrieval_failures_figure(found), Figure)
-    coarse = retrieval_failures(Pairs(query, gallery, who), {"ppg_quality": np.round(columns["ppg_quality"])})
+    coarse = retrieval_failures(ProjectionPairs(query, gallery, who), {"ppg_quality": np.round(columns["ppg_quality"])})
     assert sum(h.queries for h in coarse.hazards["ppg_quality"]) == 400
 
 
 def test_a_value_on_an_edge_belongs_to_the_bin_above():
     query, gallery, who, _ = _made_up()
-    found = retrieval_failures(Pairs(query, gallery, who), {"motion_g": np.arange(400) % 6 / 100.0})
+    found = retrieval_failures(ProjectionPairs(query, gallery, who), {"motion_g": np.arange(400) % 6 / 100.0})
     bins = found.hazards["motion_g"]
     assert [h.low for h in bins] == pytest.approx([0.0, 0.01, 0.02, 0.03, 0.04])
     assert [h.queries for h in bins] == [67, 67, 67, 67, 132]
@@ -148,20 +148,20 @@ def test_a_value_on_an_edge_belongs_to_the_bin_above():
 
 def test_the_figure_shows_every_panel_and_the_result_is_plain_json():
     query, gallery, who, columns = _made_up()
-    found = retrieval_failures(Pairs(query, gallery, who), columns)
+    found = retrieval_failures(ProjectionPairs(query, gallery, who), columns)
     figure = retrieval_failures_figure(found)
     assert len(figure.axes) == 4
     assert "failures of 400 queries" in figure.axes[-1].get_title(loc="left")
     plain = evaluate.json_value(found)
     assert "rank" not in plain and plain["hazards"]["motion_g"][0]["queries"] == 80
-    assert retrieval_failures(Pairs(query, gallery, who), columns).near == found.near
+    assert retrieval_failures(ProjectionPairs(query, gallery, who), columns).near == found.near
 
 
 def test_all_that_fail_are_a_hundred_per_cent():
     """The title once showed 1e+02 %."""
     _, gallery, who, columns = _made_up()
     figure = retrieval_failures_figure(
-        retrieval_failures(Pairs(-gallery, gallery, who), {"motion_g": columns["motion_g"]})
+        retrieval_failures(ProjectionPairs(-gallery, gallery, who), {"motion_g": columns["motion_g"]})
     )
     assert figure.axes[0].get_title(loc="left") == "Motion: 100 % fail where lowest,\n100 % where highest"
 
@@ -169,8 +169,8 @@ def test_all_that_fail_are_a_hundred_per_cent():
 def test_rows_that_do_not_match_are_refused():
     query, gallery, who, columns = _made_up()
     with pytest.raises(ValueError, match="paired projections"):
-        retrieval_failures(Pairs(query, gallery[:9], who), {})
+        retrieval_failures(ProjectionPairs(query, gallery[:9], who), {})
     with pytest.raises(ValueError, match="motion_g has 7 rows"):
-        retrieval_failures(Pairs(query, gallery, who), {"motion_g": columns["motion_g"][:7]})
+        retrieval_failures(ProjectionPairs(query, gallery, who), {"motion_g": columns["motion_g"][:7]})
     with pytest.raises(ValueError, match="at least two"):
-        retrieval_failures(Pairs(query[:1], gallery[:1], who[:1]), {})
+        retrieval_failures(ProjectionPairs(query[:1], gallery[:1], who[:1]), {})

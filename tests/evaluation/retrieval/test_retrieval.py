@@ -6,7 +6,7 @@ import pytest
 from accdistill_jax.evaluation.retrieval.retrieval import (
     ACCEL_TO_PPG,
     PPG_TO_ACCEL,
-    Pairs,
+    ProjectionPairs,
     paired_ranks,
     retrieve,
     retrieve_within_participants,
@@ -56,7 +56,7 @@ def test_a_constant_embedding_does_not_score():
             assert np.count_nonzero(backward == 1) == 1
         else:
             assert (backward == 300).all()
-        both = retrieve(Pairs(accel, accel, np.repeat(np.arange(30), 10)), draws=5)[0]
+        both = retrieve(ProjectionPairs(accel, accel, np.repeat(np.arange(30), 10)), draws=5)[0]
         assert all(r.top[k].mean == 0.0 for r in both for k in (1, 3, 5))
         assert all(r.mean_rank.mean == r.pool_size for r in both)
 
@@ -64,11 +64,11 @@ def test_a_constant_embedding_does_not_score():
 def test_identical_embeddings_are_perfect_and_unrelated_ones_at_chance():
     participant = np.repeat(np.arange(40), 15)
     _, ppg = _noisy_pair(600, seed=1)
-    perfect, ranks = retrieve(Pairs(ppg, ppg, participant), pool_sizes=(100,), draws=10)
+    perfect, ranks = retrieve(ProjectionPairs(ppg, ppg, participant), pool_sizes=(100,), draws=10)
     assert all(r.top[1].mean == 1.0 and r.top[1].std == 0.0 and r.times_chance == 100 for r in perfect)
     assert (ranks[ACCEL_TO_PPG] == 1).all()
     other = _noisy_pair(600, seed=2)[1]
-    unrelated, _ = retrieve(Pairs(other, ppg, participant), pool_sizes=(100, "all"), draws=100)
+    unrelated, _ = retrieve(ProjectionPairs(other, ppg, participant), pool_sizes=(100, "all"), draws=100)
     for r in unrelated:
         assert r.top[1].mean == pytest.approx(1 / r.pool_size, abs=0.006)
         assert r.mean_rank.mean == pytest.approx(r.chance_rank, rel=0.1)
@@ -79,8 +79,8 @@ def test_identical_embeddings_are_perfect_and_unrelated_ones_at_chance():
 def test_both_directions_swap_with_the_signals():
     accel, ppg = _noisy_pair(200)
     people = np.repeat(np.arange(20), 10)
-    one = {(r.direction, r.pool_size): r for r in retrieve(Pairs(accel, ppg, people), draws=20)[0]}
-    other = {(r.direction, r.pool_size): r for r in retrieve(Pairs(ppg, accel, people), draws=20)[0]}
+    one = {(r.direction, r.pool_size): r for r in retrieve(ProjectionPairs(accel, ppg, people), draws=20)[0]}
+    other = {(r.direction, r.pool_size): r for r in retrieve(ProjectionPairs(ppg, accel, people), draws=20)[0]}
     for (direction, size), r in one.items():
         swapped = other[PPG_TO_ACCEL if direction == ACCEL_TO_PPG else ACCEL_TO_PPG, size]
         assert r.top == swapped.top
@@ -89,7 +89,7 @@ def test_both_directions_swap_with_the_signals():
 
 def test_small_test_sets_use_all_segments_and_say_so():
     accel, ppg = _noisy_pair(150)
-    results, _ = retrieve(Pairs(accel, ppg, np.arange(150)), pool_sizes=(100, 1000, "all"), draws=3)
+    results, _ = retrieve(ProjectionPairs(accel, ppg, np.arange(150)), pool_sizes=(100, 1000, "all"), draws=3)
     assert [(r.pool_size, r.pool_asked, bool(r.note)) for r in results if r.direction == ACCEL_TO_PPG] == [
         (100, 100, False),
         (150, 1000, True),
@@ -101,7 +101,8 @@ def test_small_test_sets_use_all_segments_and_say_so():
 def test_draws_depend_on_the_seed_alone():
     accel, ppg = _noisy_pair(150)
     run = [
-        retrieve(Pairs(accel, ppg, np.arange(150)), pool_sizes=(50,), draws=4, seed=s)[0][0].top[1] for s in (0, 0, 1)
+        retrieve(ProjectionPairs(accel, ppg, np.arange(150)), pool_sizes=(50,), draws=4, seed=s)[0][0].top[1]
+        for s in (0, 0, 1)
     ]
     assert run[0] == run[1] != run[2]
     assert run[0].std > 0
@@ -109,7 +110,7 @@ def test_draws_depend_on_the_seed_alone():
 
 def test_top1_by_pool_size_is_the_mean_over_random_pools():
     accel, ppg = _noisy_pair(120, noise=1.5)
-    results, ranks = retrieve(Pairs(accel, ppg, np.arange(120)), pool_sizes=(30,), draws=800)
+    results, ranks = retrieve(ProjectionPairs(accel, ppg, np.arange(120)), pool_sizes=(30,), draws=800)
     exact = top1_by_pool_size(ranks[ACCEL_TO_PPG], np.array([1, 30, 120]))
     assert exact[0] == pytest.approx(1.0)
     assert exact[1] == pytest.approx(results[0].top[1].mean, abs=0.01)
@@ -121,35 +122,35 @@ def test_within_a_person_knowing_who_it_is_is_worth_nothing():
     participant = np.r_[np.repeat(np.arange(25), 8), [99]]
     person = rng.standard_normal((100, 32))[participant]
     accel, ppg = (unit_rows(person + 0.1 * rng.standard_normal(person.shape)) for _ in range(2))
-    between = retrieve(Pairs(accel, ppg, participant), pool_sizes=("all",), draws=2)[0][0]
+    between = retrieve(ProjectionPairs(accel, ppg, participant), pool_sizes=("all",), draws=2)[0][0]
     assert between.times_chance > 15
-    for within in retrieve_within_participants(Pairs(accel, ppg, participant)):
+    for within in retrieve_within_participants(ProjectionPairs(accel, ppg, participant)):
         assert (within.participants, within.queries, within.mean_pool_size) == (25, 200, 8)
         assert within.chance_top1 == pytest.approx(1 / 8)
         assert within.top1.low <= 1 / 8 <= within.top1.high
         assert within.relative_rank.value == pytest.approx(0.5, abs=0.1)
-    perfect = retrieve_within_participants(Pairs(ppg, ppg, participant))[0]
+    perfect = retrieve_within_participants(ProjectionPairs(ppg, ppg, participant))[0]
     assert (perfect.top1.value, perfect.relative_rank.value) == (1.0, 0.0)
-    assert retrieve_within_participants(Pairs(ppg[:5], ppg[:5], np.arange(5))) == []
+    assert retrieve_within_participants(ProjectionPairs(ppg[:5], ppg[:5], np.arange(5))) == []
 
 
 def test_unpaired_projections_are_refused():
     accel, ppg = _noisy_pair(10)
     with pytest.raises(ValueError, match="paired"):
-        retrieve(Pairs(accel, ppg[:9], np.arange(10)))
+        retrieve(ProjectionPairs(accel, ppg[:9], np.arange(10)))
     with pytest.raises(ValueError, match="at least two"):
-        retrieve(Pairs(accel[:1], ppg[:1], np.arange(1)))
+        retrieve(ProjectionPairs(accel[:1], ppg[:1], np.arange(1)))
 
 
 def test_known_ranks_in_the_full_pool_give_the_same_results():
     accel, ppg = _noisy_pair(120)
     people = np.repeat(np.arange(12), 10)
-    results, ranks = retrieve(Pairs(accel, ppg, people), pool_sizes=(50, "all"), draws=5)
-    again, kept = retrieve(Pairs(accel, ppg, people), pool_sizes=(50, "all"), draws=5, full_ranks=ranks)
+    results, ranks = retrieve(ProjectionPairs(accel, ppg, people), pool_sizes=(50, "all"), draws=5)
+    again, kept = retrieve(ProjectionPairs(accel, ppg, people), pool_sizes=(50, "all"), draws=5, full_ranks=ranks)
     assert again == results
     assert all(np.array_equal(kept[d], ranks[d]) for d in (ACCEL_TO_PPG, PPG_TO_ACCEL))
     other = {ACCEL_TO_PPG: np.full(120, 120), PPG_TO_ACCEL: np.ones(120, np.int64)}
-    whole, _ = retrieve(Pairs(accel, ppg, people), pool_sizes=("all",), draws=5, full_ranks=other)
+    whole, _ = retrieve(ProjectionPairs(accel, ppg, people), pool_sizes=("all",), draws=5, full_ranks=other)
     assert [r.mean_rank.mean for r in whole] == [120, 1]
 
 
@@ -157,16 +158,16 @@ def test_ranks_of_another_pool_are_refused():
     accel, ppg = _noisy_pair(20)
     for wrong in (np.ones(19, np.int64), np.zeros(20, np.int64), np.full(20, 21)):
         with pytest.raises(ValueError, match="not ranks of 20 segments"):
-            retrieve(Pairs(accel, ppg, np.arange(20)), full_ranks={ACCEL_TO_PPG: wrong, PPG_TO_ACCEL: wrong})
+            retrieve(ProjectionPairs(accel, ppg, np.arange(20)), full_ranks={ACCEL_TO_PPG: wrong, PPG_TO_ACCEL: wrong})
 
 
 def test_no_hit_at_all_is_not_below_chance():
     n = 200
     ppg = np.eye(n, dtype=np.float32)
     accel = np.roll(ppg, 1, axis=0)  # never right
-    result = retrieve(Pairs(accel, ppg, np.repeat(np.arange(20), 10)), pool_sizes=("all",), draws=3)[0][0]
+    result = retrieve(ProjectionPairs(accel, ppg, np.repeat(np.arange(20), 10)), pool_sizes=("all",), draws=3)[0][0]
     assert result.top1.value == 0.0
     assert result.top1.low == 0.0
     assert result.top1.high == pytest.approx(1 - 0.025 ** (1 / n))
-    perfect = retrieve(Pairs(ppg, ppg, np.repeat(np.arange(20), 10)), pool_sizes=("all",), draws=3)[0][0]
+    perfect = retrieve(ProjectionPairs(ppg, ppg, np.repeat(np.arange(20), 10)), pool_sizes=("all",), draws=3)[0][0]
     assert (perfect.top1.high, perfect.top1.low) == (1.0, pytest.approx(0.025 ** (1 / n)))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from accdistill_jax.evaluation.bootstrap import Estimate
-from accdistill_jax.evaluation.retrieval.retrieval import ACCEL_TO_PPG, Pairs, retrieve, top1_by_pool_size
+from accdistill_jax.evaluation.retrieval.retrieval import ACCEL_TO_PPG, ProjectionPairs, retrieve, top1_by_pool_size
 from accdistill_jax.reproduce.measure.embedding_health import measure_health
 from accdistill_jax.reproduce.measure.retrieval import measure_failures, measure_retrieval
 from accdistill_jax.reproduce.measure.search import (
@@ -63,7 +63,7 @@ def test_expected_mean_rank_is_that_of_drawn_pools():
     bench = MadeUpBench({"student": 0.5}, people=(4, 4, 40))
     own = retrieve_pairs(bench, "student", [0])
     accel, ppg = bench.pair("student", 0)
-    drawn, _ = retrieve(Pairs(accel, ppg, bench.columns("test").participant), pool_sizes=(50,), draws=300)
+    drawn, _ = retrieve(ProjectionPairs(accel, ppg, bench.columns("test").participant), pool_sizes=(50,), draws=300)
     assert mean_rank(own.first_ranks[ACCEL_TO_PPG], 50) == pytest.approx(drawn[0].mean_rank.mean, rel=0.03)
 
 
