@@ -27,6 +27,7 @@ ORDER = (
     ("run", "main", "cli"),
     ("benchmark",),
     ("reproduce",),
+    ("tutorial",),
 )
 RANKS = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 MOST_ROOT_MODULES = 10

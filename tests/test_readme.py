@@ -1,163 +1,59 @@
-"""The README against the program: its commands parse, its files, presets and keys exist, its example loads.
+"""The README's own promises: two commands of a line each, its Python example, its example recording.
 
-The commands themselves run in .ci/run and in the tests of the entry points.
+tests/test_guides.py checks the commands, links and keys of all guides; .ci/run runs the two commands.
 """
 
 import re
-import shlex
-import subprocess
-import sys
-import tomllib
-from pathlib import Path
 
 import numpy as np
-import pytest
 import yaml
 
-from accdistill_jax.config.convert import known_keys
-from accdistill_jax.config.load import load_config
 from accdistill_jax.data import recordings
-from accdistill_jax.data.prepare import __main__ as prepare
-from accdistill_jax.reproduce.plan.experiments import EXPERIMENTS
+from tests.guides import README, blocks, text_of
 
-REPOSITORY = Path(__file__).parents[1]
-README = REPOSITORY / "README.md"
-TEXT = README.read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
-COMMANDS = [
-    part.strip()
-    for language, block in BLOCKS
-    if language in ("bash", "sh", "shell")
-    for line in block.replace("\\\n", " ").splitlines()
-    for part in line.split("&&")
-    if part.strip() and not part.strip().startswith("#")
-]
-PARSE = """
-import sys
-from absl import flags
-from accdistill_jax import main
-from accdistill_jax.config.load import load_config
-program, *overrides = main.parse_flags(sys.argv)
-load_config(flags.FLAGS.config, overrides)
-"""
+TEXT = text_of(README)
 
 
-def commands(*start: str) -> list[list[str]]:
-    """Arguments of the README's commands that begin with these words."""
-    split = [shlex.split(command, comments=True) for command in COMMANDS]
-    return [words[len(start) :] for words in split if tuple(words[: len(start)]) == start]
+def test_one_line_installs_and_runs_and_one_installs_and_tests():
+    run, test = blocks(README, "bash")[:2]
+    for block in (run, test):
+        assert block.count("\n") == 1 and block.startswith("python3 -m venv .venv && ")
+    assert run.endswith(" && python -m accdistill_jax.main --config=configs/distill.py\n")
+    assert test.endswith(' && python -m pytest -n 2 -m "not slow" tests\n')
 
 
-def test_every_command_is_of_a_kind_that_is_checked_here():
-    known = (
-        ("python", "-m", "accdistill_jax.main"),
-        ("python", "-m", "accdistill_jax.data.prepare"),
-        ("python", "-m", "pytest"),
-        ("pip", "install"),
-        ("launch/local",),
-        ("python", "-m", "accdistill_jax.reproduce"),
-        ("python3", "-m", "venv"),
-        (".", ".venv/bin/activate"),
-    )
-    split = [tuple(shlex.split(command, comments=True)) for command in COMMANDS]
-    assert [words for words in split if not any(words[: len(start)] == start for start in known)] == []
-    for start in known[:6]:
-        assert commands(*start), f"no command {' '.join(start)}: has the README lost its code blocks?"
+def test_the_pictures_are_there():
+    pictures = re.findall(r"!\[([^\]]+)\]\(([^)]+)\)", TEXT)
+    assert len(pictures) >= 2 and all(20_000 < (README.parent / path).stat().st_size < 400_000 for _, path in pictures)
 
 
-@pytest.mark.parametrize("arguments", commands("python", "-m", "accdistill_jax.main"), ids=" ".join)
-def test_runs_parse_and_are_valid(arguments):
-    done = subprocess.run(
-        [sys.executable, "-c", PARSE, *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-@pytest.mark.parametrize("arguments", commands("launch/local"), ids=" ".join)
-def test_launches_parse(arguments):
-    command = [sys.executable, "launch/local", "--dry-run", *arguments]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0 and "accdistill_jax.main" in done.stdout, done.stderr
-
-
-@pytest.mark.parametrize("arguments", commands("python", "-m", "accdistill_jax.reproduce"), ids=" ".join)
-def test_reproductions_parse(arguments):
-    from accdistill_jax.reproduce.plan.command_line import parse_command_line
-
-    reference = {"preset": "cpu", "data": ["synthetic"], "unseen": [], "only": [], "seeds": 3, "overrides": []}
-    wanted = parse_command_line(arguments, reference=reference)
-    assert wanted.preset in ("smoke", "cpu")
-    asked = re.findall(r"--only ([a-z-]+)", re.sub(r"`benchmark [^`]*`", "", TEXT))
-    assert asked and set(asked) <= EXPERIMENTS.keys()
-
-
-@pytest.mark.parametrize("arguments", commands("python", "-m", "accdistill_jax.data.prepare"), ids=" ".join)
-def test_preparations_parse(arguments):
-    parsed = prepare.build_parser().parse_args(arguments)
-    assert parsed.command == arguments[0]
-
-
-def test_installations_name_what_is_there():
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    words = [word for arguments in commands("pip", "install") for word in arguments]
-    for file in (words[i + 1] for i, word in enumerate(words) if word in ("-r", "--requirement")):
-        assert (REPOSITORY / file).is_file(), file
-    mentioned = re.findall(r"pip install -e \"?\.\[(\w+)\]", TEXT)
-    assert set(mentioned) <= project["optional-dependencies"].keys()
-    for arguments in commands("python", "-m", "pytest"):
-        assert (REPOSITORY / arguments[-1]).exists(), arguments
-
-
-def test_configs_and_presets_exist():
-    mentioned = re.findall(r"configs/(\w+)\.py(?::(\w+))?", TEXT)
-    assert mentioned
-    for name, preset in mentioned:
-        if name == "common":
-            continue
-        load_config(f"{name}:{preset}" if preset else name)
-
-
-def test_keys_exist():
-    known = known_keys()
-    mentioned = set(re.findall(r"--config\.([\w.]*\w)", TEXT)) | set(re.findall(r"`config\.([\w.]+)`", TEXT))
-    sections = {key.rsplit(".", depth)[0] for key in known for depth in range(1, key.count(".") + 1)}
-    assert mentioned and mentioned - known.keys() - sections - {"KEY", "x", "json"} == set()  # config.json is a file
-
-
-def test_files_exist():
-    """Files of the repository; what a run or a preparation makes is not one."""
-    own = r"(?:accdistill_jax|configs|tests|launch|\.ci|\.readme|docs)/[\w./-]*\w"
-    mentioned = set(re.findall(rf"(?<![\w/.-])({own})", TEXT))
-    assert mentioned
-    assert {name for name in mentioned if not (REPOSITORY / name).exists()} == set()
-    for link in re.findall(r"\]\(([^)#]+)\)", TEXT):
-        assert link.startswith("https://") or (REPOSITORY / link).exists(), link
-
-
-def test_nothing_is_left_to_fill_in():
-    for text in (TEXT, (REPOSITORY / "launch/README.md").read_text(encoding="utf-8")):
-        assert re.findall(r"@@\w+@@|<FILL|TBD|TODO", text) == []
+def test_the_python_example_runs(finished, smoke_store, tmp_path, monkeypatch):
+    run = tmp_path / "runs" / "distill"
+    (run / "data").mkdir(parents=True)
+    for part in ("config.json", "student", "teacher"):
+        (run / part).symlink_to(finished / part)
+    (run / "data" / "synthetic").symlink_to(smoke_store)
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks(README, "python")
+    names: dict = {}
+    exec(block, names)
+    assert names["embeddings"].shape == (len(names["rows"]), names["encoder"].embedding_size)
+    assert names["heart_rate"].shape == names["rows"].shape
 
 
 def test_the_example_recording_loads(tmp_path):
-    blocks = [block for language, block in BLOCKS if language == "yaml"]
-    assert blocks
-    for number, block in enumerate(blocks):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        (folder / "recording.yaml").write_text(block)
-        described = yaml.safe_load(block)
-        assert described["streams"].keys() == {"ppg", "accel"}
-        parts = [*described["streams"].values(), *([described["beats"]] if "beats" in described else [])]
-        for part in parts:
-            columns = [part[key] for key in ("time", "interval") if key in part] + list(part.get("columns", []))
-            seconds = np.arange(120.0) / 10
-            scale = {"ms": 1000.0}.get(part.get("time_unit"), 1.0)
-            table = np.stack(
-                [seconds * scale if name == part.get("time") else 800 + np.sin(seconds) for name in columns], axis=1
-            )
-            np.savetxt(folder / part["file"], table, delimiter=",", header=",".join(columns), comments="")
-        (source,) = recordings.find("generic", folder)
-        loaded = source.load()
-        assert loaded.streams.keys() >= {"ppg", "accel"}
-        assert loaded.participant.participant_id == described["participant"]["id"]
+    (block,) = blocks(README, "yaml")
+    (tmp_path / "recording.yaml").write_text(block)
+    described = yaml.safe_load(block)
+    assert described["streams"].keys() == {"ppg", "accel"}
+    for part in [*described["streams"].values(), described["beats"]]:
+        columns = [part[key] for key in ("time", "interval") if key in part] + list(part.get("columns", []))
+        seconds = np.arange(120.0) / 10
+        scale = {"ms": 1000.0}.get(part.get("time_unit"), 1.0)
+        table = np.stack(
+            [seconds * scale if name == part.get("time") else 800 + np.sin(seconds) for name in columns], axis=1
+        )
+        np.savetxt(tmp_path / part["file"], table, delimiter=",", header=",".join(columns), comments="")
+    (source,) = recordings.find("generic", tmp_path)
+    loaded = source.load()
+    assert loaded.streams.keys() >= {"ppg", "accel"} and loaded.participant.participant_id == "p01"

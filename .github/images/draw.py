@@ -38,7 +38,12 @@ WAY = (
             ("Store", "Zarr v3 on disk or\nin an object store"),
             ("Grain", "shuffled global order,\nrows of this host,\nread ahead"),
         ),
-        ("a.u. and g\nfloat32", "[3840, C]\nfloat32, 64 Hz", "[B, 3840, C]\nint16 + scale", "[B, 3840, C]  int16 + scale, offset"),
+        (
+            "a.u. and g\nfloat32",
+            "[3840, C]\nfloat32, 64 Hz",
+            "[B, 3840, C]\nint16 + scale",
+            "[B, 3840, C]  int16 + scale, offset",
+        ),
     ),
     (
         "Every training step, on the devices: accdistill_jax.inputs, models, objectives, training",
@@ -130,13 +135,20 @@ def draw_result(path: Path, run: Path, *, store: Path, segment: int) -> None:
         accel.text(10.1, 12 * (1 - axis), "xyz"[axis], color=shade, va="center", weight="bold")
     accel.set(ylabel="acceleration\n(mg, shifted)", xlabel="time (s)", xlim=(0, 10))
     target = report["targets"]["hr_bpm"]
-    names = {"teacher": "PPG teacher", "student": "accelerometer\nstudent", "untrained": "untrained\nencoder", "mean": "mean\npredictor"}
+    names = {
+        "teacher": "PPG teacher",
+        "student": "accelerometer\nstudent",
+        "untrained": "untrained\nencoder",
+        "mean": "mean\npredictor",
+    }
     for place, (name, color) in enumerate(zip(names, (PPG, ACCEL, GREY, GREY), strict=True)):
         mae = target["probes"][name]["mae"]
         low, high = mae["low"], mae["high"]
         errors.barh(place, mae["value"], color=color, height=0.62, alpha=0.55 if color == GREY else 1)
         errors.plot([low, high], [place, place], color=DARK, lw=1.6)
-        errors.text(high + 0.25, place, f"{mae['value']:.2f}" if mae["value"] < 10 else f"{mae['value']:.1f}", va="center")
+        errors.text(
+            high + 0.25, place, f"{mae['value']:.2f}" if mae["value"] < 10 else f"{mae['value']:.1f}", va="center"
+        )
     errors.set_yticks(range(len(names)), list(names.values()))
     errors.invert_yaxis()
     errors.set(xlabel="mean absolute error (bpm), 95 % interval")
