@@ -88,9 +88,9 @@ def test_every_command_is_taken(command):
     [
         "python -m accdistill_jax.main --config=configs/distill.py --confg=x",
         "python -m accdistill_jax.main --config=configs/distill.py:smok",
-        "accdistill train --config=distill --config.student.temprature=1",
+        "accdistill train --config=distill --config.student.tempertur=1",
         "python -m accdistill_jax.data.prepare generic folder --outt store",
-        "accdistill reproduce --only retrival",
+        "accdistill reproduce --only retrieva",
         "python -m accdistill_jax.benchmark step --round 3",
         "python -m accdistill_jax.config studnt",
         "accdistill mirror pul gs://bucket/run",
