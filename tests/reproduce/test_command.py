@@ -1,4 +1,4 @@
-"""The command, with a small grid in place of the real one: what it does, says and ends with."""
+"""The command with a small grid: results, messages, exit statuses."""
 
 import json
 import os
@@ -36,12 +36,12 @@ def plan_grid(preset, *, stores, unseen, only, seeds, overrides):
     if any("missing" in store for store in stores):
         raise UserError(f"{stores[0]}: no such store")
     known = ["probes", "retrieval", "augmentation"]
-    ids = [one for one in known if not only or any(fnmatch.fnmatchcase(one, pattern) for pattern in only)]
+    ids = [name for name in known if not only or any(fnmatch.fnmatchcase(name, pattern) for pattern in only)]
     if not ids:
         raise UserError(f"--only {only[0]}: there is no such experiment; did you mean probes?")
-    experiments = [ExperimentInfo(one, one.title(), (one,)) for one in ids]
+    experiments = [ExperimentInfo(name, name.title(), (name,)) for name in ids]
     cost_s = {"smoke": 1.0, "cpu": 100.0, "full": 1e4}[preset]
-    jobs = [Job(one, f"{one:x<12}{preset}{seeds}{overrides}", {"name": one}, (), cost_s) for one in ids]
+    jobs = [Job(name, f"{name:x<12}{preset}{seeds}{overrides}", {"name": name}, (), cost_s) for name in ids]
     settings = {"seeds": seeds or 3, "generator_version": int(os.environ.get("GENERATOR", "1"))}
     return GridPlan(jobs, experiments, settings)
 
@@ -50,7 +50,7 @@ def measure_report(plan, outcomes, *, say):
     done = {name: o.folder / "value" for name, o in outcomes.items() if o.status in ("finished", "cached")}
     numbers = {f"{n}/value": Number(float(path.read_text()), None, None, (), "", 0.1, 0.0) for n, path in done.items()}
     runs = [{"name": name, "status": o.status, "seconds": o.seconds, "reason": o.reason} for name, o in outcomes.items()]
-    sections = tuple(Section(one.id, one.title) for one in plan.experiments)
+    sections = tuple(Section(experiment.id, experiment.title) for experiment in plan.experiments)
     claims = (Claim("well", "all is well", "yes", "P", "yes", "yes", ""),)
     broken = {os.environ["BROKEN"]: "ZeroDivisionError: by hand"} if "BROKEN" in os.environ else {}
     return Report("Small", (), claims, sections, numbers, runs, plan.settings, broken)
@@ -84,7 +84,7 @@ sys.exit(command.main(sys.argv[1:]))
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch, repository):
-    """The modules of the small grid, and the place where the command runs."""
+    """Folder in which the command runs, with the modules of the small grid."""
     for name, text in (("small_grid", GRID), ("small_work", WORK), ("command", COMMAND)):
         (tmp_path / f"{name}.py").write_text(text)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(repository)]))
@@ -114,7 +114,7 @@ def run(folder, monkeypatch, capsys):
     return run
 
 
-def test_run_list_check_and_move(run, tmp_path):
+def test_list_run_and_check(run, tmp_path):
     status, out, _ = run("--preset=smoke", "--list")
     assert status == 0 and not (tmp_path / "runs").exists()
     assert "3 experiments:" in out and "in total 3 s, of which 3 s are not yet done in runs/reproduce-smoke" in out
@@ -137,7 +137,7 @@ def test_run_list_check_and_move(run, tmp_path):
     }
 
     reference = str(folder / "report.json")
-    status, out, _ = run("--check", reference, VALUE="2.1")  # preset, experiments and seeds are the report's
+    status, out, _ = run("--check", reference, VALUE="2.1")  # preset, experiments and seeds come from the report
     assert status == 0 and "all 3 numbers and claims agree" in out and "before this start" not in out
     assert (tmp_path / "runs" / "reproduce-smoke-check" / "report.json").exists()
 
@@ -145,7 +145,7 @@ def test_run_list_check_and_move(run, tmp_path):
     assert status == 3 and "1 of 2 numbers and claims moved" in out and "retrieval" not in out.partition("Compared")[2]
 
 
-def test_a_check_that_cannot_be_is_told_before_anything_runs(run, tmp_path):
+def test_an_impossible_check_is_refused_before_anything_runs(run, tmp_path):
     assert run("--preset=smoke", "--only=probes")[0] == 0
     reference = "runs/reproduce-smoke/report.json"
     for arguments, environment, message in (
@@ -160,7 +160,7 @@ def test_a_check_that_cannot_be_is_told_before_anything_runs(run, tmp_path):
     assert status == 2 and "is not valid JSON" in error and error.count("\n") == 1
 
 
-def test_a_report_is_not_checked_against_its_own_runs_nor_old_code(run, tmp_path):
+def test_a_check_with_the_runs_of_the_report_or_of_old_code_is_refused(run, tmp_path):
     assert run("--preset=smoke", "--only=probes")[0] == 0
     reference = "runs/reproduce-smoke/report.json"
     before = (tmp_path / reference).read_bytes()
@@ -174,7 +174,7 @@ def test_a_report_is_not_checked_against_its_own_runs_nor_old_code(run, tmp_path
     assert status == 2 and "1 runs in again (first: probes) were made by another version of the source code" in error
 
 
-def test_an_experiment_that_a_mistake_broke_is_named(run):
+def test_an_experiment_with_an_error_is_named(run):
     status, _, error = run("--preset=smoke", BROKEN="retrieval")
     assert status == 4 and "not measured: retrieval: ZeroDivisionError: by hand" in error
 
@@ -189,7 +189,7 @@ def test_failed_runs_are_named_and_the_report_is_written(run, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_in_one_line_and_the_same_command_continues(run, tmp_path, number):
+def test_a_signal_ends_with_one_line_and_the_same_command_continues(run, tmp_path, number):
     process = subprocess.Popen(
         [sys.executable, "command.py", "--preset=smoke", "--only=probes"],
         env=os.environ | {"SLEEP": "60"},
@@ -222,7 +222,7 @@ def test_a_signal_ends_in_one_line_and_the_same_command_continues(run, tmp_path,
         (["--out", "small_grid.py"], "small_grid.py"),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line(run, arguments, message):
+def test_a_wrong_argument_is_refused_in_one_line(run, arguments, message):
     status, _, error = run("--preset=smoke", *arguments)
     assert status == 2 and message in error and error.startswith("error: ") and error.count("\n") == 1
 
@@ -255,7 +255,7 @@ def test_the_plan_is_listed_outside_the_repository(repository, tmp_path):
 
 
 def test_a_signal_whose_exception_was_lost_while_measuring_still_stops(run, monkeypatch, tmp_path):
-    """Python prints and ignores what is raised in a finaliser or in a callback of the garbage collector."""
+    """Python drops exceptions that are raised in a finaliser."""
     grid = sys.modules["accdistill_jax.reproduce.plan.grid"]
     report = grid.measure_report
 
@@ -274,7 +274,7 @@ def test_a_signal_whose_exception_was_lost_while_measuring_still_stops(run, monk
     assert error.splitlines()[-1].startswith("stopped by SIGTERM; finished runs are kept")
 
 
-def test_a_setting_with_a_space_is_none_of_the_stores_before_it():
+def test_a_config_override_with_a_space_is_not_a_store():
     wanted = parse_command_line(["--data", "a", "b", "--unseen", "c", "--config.student.train.duration=300 steps"])
     assert wanted.stores == ("a", "b") and wanted.unseen == ("c",)
     assert wanted.overrides == ("--config.student.train.duration=300 steps",)

@@ -1,4 +1,4 @@
-"""The results that are kept with the package: whole, readable by --check, and as their page tells them."""
+"""The committed results: complete, readable by --check, and described by their page."""
 
 import re
 
@@ -12,7 +12,7 @@ REPORTS = ("cpu", "real", "synthetic-to-real")
 
 
 @pytest.mark.parametrize("name", REPORTS)
-def test_a_kept_report_is_whole(repository, name):
+def test_a_committed_report_is_complete(repository, name):
     folder = repository / "accdistill_jax" / "reproduce" / "results" / name
     report = load_report(folder / "report.json.gz")
     assert not report["broken"] and all(run["status"] in ("finished", "cached") for run in report["runs"])
@@ -23,24 +23,24 @@ def test_a_kept_report_is_whole(repository, name):
 
 
 @pytest.mark.parametrize("name", REPORTS)
-def test_a_kept_report_is_compressed_without_name_and_time(repository, name):
+def test_a_committed_report_is_compressed_without_name_and_time(repository, name):
     folder = repository / "accdistill_jax" / "reproduce" / "results" / name
     header = (folder / "report.json.gz").read_bytes()[:8]
     assert header == b"\x1f\x8b\x08" + bytes(5), "compress it with: gzip --best --no-name report.json"
     assert not (folder / "report.json").exists()
 
 
-def test_the_kept_runs_of_the_cpu_preset_are_those_that_it_has_today(repository):
+def test_the_committed_runs_of_the_cpu_preset_are_those_of_the_plan(repository):
     report = load_report(repository / "accdistill_jax/reproduce/results/cpu/report.json.gz")
     settings = report["settings"]
-    today = plan_grid("cpu", seeds=settings["seeds"])
-    kept, now = {run["name"]: run["key"] for run in report["runs"]}, {job.name: job.key for job in today.jobs}
-    assert kept == now, (
-        "the preset's runs are others than those of the kept results: make these anew (some hours on two cores)"
+    plan = plan_grid("cpu", seeds=settings["seeds"])
+    committed = {run["name"]: run["key"] for run in report["runs"]}
+    assert committed == {job.name: job.key for job in plan.jobs}, (
+        "the runs of the preset have changed since these results; make new results (some hours on two cores)"
     )
 
 
-def test_the_page_of_results_leads_to_what_there_is(repository):
+def test_links_of_the_results_page_exist(repository):
     page = repository / PAGE
     text = page.read_text(encoding="utf-8")
     targets = re.findall(r"\]\(([^)#]+)\)", text)

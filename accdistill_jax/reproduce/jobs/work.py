@@ -1,45 +1,53 @@
-"""Does one job: generates the data, or trains an encoder (in the one loop, by run.py) and embeds all segments with it.
+"""Does one job of the grid: generates data, or trains an encoder (with run.py) and embeds all segments with it.
 
-A job leaves in its folder what a run leaves, and
+Besides the files of a training run, a job leaves in its folder:
 
-    embeddings.npz   "<split>/<what>" for the splits "train", "validation" and "test", or, of a job that embeds unseen
-                     stores with another one's encoder, "unseen-<store>"; what is embedding [N, D], projection [N, P],
-                     teacher_projection [N, P] (what it is compared with in retrieval), prediction [N] (of supervised
-                     training); and, except of unseen stores, train_rows [N], places among all training segments
-    facts.json       parameters, multiply-accumulates, seconds of training, and what it was made with
+    embeddings.npz   arrays "<split>/<kind>". The splits are "train", "validation" and "test"; for a job that embeds unseen
+                     stores with another job's encoder they are "unseen-<store>". The kinds are embedding [N, D],
+                     projection [N, P], teacher_projection [N, P] (retrieval compares it with projection) and prediction [N]
+                     (supervised training only). Except for unseen stores there is also train_rows [N]: positions of the
+                     embedded training segments among all training segments.
+    facts.json       parameters, multiply-accumulates, seconds of training, versions of the software
 """
+
+from __future__ import annotations
 
 import dataclasses
 import io
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from accdistill_jax.config import record as config_record
 from accdistill_jax.config.convert import changed, parse
-from accdistill_jax.config.schema import Config
+from accdistill_jax.config.schema import Config, InputSettings
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.files import write_atomically
 
+if TYPE_CHECKING:  # these import jax
+    from accdistill_jax.objectives.base import Branch
+    from accdistill_jax.stages.context import Run
+
 EMBEDDINGS, FACTS = "embeddings.npz", "facts.json"
 SPLITS = ("train", "validation", "test")
-_SOME, _BLOCK = 51, 256
+_SUBSET_SEED = 51
+_BLOCK = 256  # segments read at a time
 
 
 def do_work(order: Mapping[str, Any], folder: Path, needs: Mapping[str, Path]) -> None:
-    """Does one job of the grid (see reproduce/plan/grid.py); the same call continues one that was stopped.
+    """Does one job of the grid (see reproduce/plan/grid.py). The same call continues a job that was stopped.
 
     Args:
-        order: kind, config, data and what else the kind needs.
-        folder: of the job.
-        needs: folders of the jobs that it builds on, by name.
+        order: kind, config and data of the job, and further values that depend on the kind.
+        folder: folder of the job.
+        needs: name -> folder, of the jobs that this job needs.
 
     Raises:
-        UserError: something the user can put right.
-        Interrupted: stopped by a signal, what is done being kept.
+        UserError: the user can mend it, for example a missing store.
+        Interrupted: stopped by a signal; finished work is kept.
     """
     if order["kind"] == "data":
         return generate_store(order, folder)
@@ -51,76 +59,103 @@ def do_work(order: Mapping[str, Any], folder: Path, needs: Mapping[str, Path]) -
             tuple(map(Store.open, stores)), {Path(path).name: Store.open(path) for path in order["unseen"]}
         )
         if order["kind"] == "classical":
-            arrays, facts = embed_classical(opened, elsewhere=bool(order["unseen"])), {}
+            arrays, facts = embed_classical(opened, unseen=bool(order["unseen"])), {}
         else:
-            arrays, facts = learned(order, folder, needs, opened)
+            arrays, facts = train_and_embed(order, folder, needs, opened)
         _save(folder, arrays, facts | {"environment": config_record.environment()})
 
 
+StoreRows = tuple[tuple[Store, ...], list[np.ndarray]]
+"""Stores, and the rows of each that are embedded."""
+
+
 class OpenedStores(NamedTuple):
-    """Stores of a job: those trained on, and those that nothing is trained on by name."""
+    """Stores of a job.
+
+    Attributes:
+        stores: stores for training.
+        unseen: name -> store, for stores that are used for evaluation only.
+    """
 
     stores: tuple[Store, ...]
     unseen: dict[str, Store]
 
     def rows(self, *, train: np.ndarray | None = None) -> dict[str, list[np.ndarray]]:
-        """By split, per store, the rows that are embedded; `train`: places among all training rows (None: all)."""
-        found = {split: [store.indices(split) for store in self.stores] for split in SPLITS}
+        """Lists the rows to embed.
+
+        Args:
+            train: positions among all training segments; None means all.
+
+        Returns:
+            Split -> rows in each training store.
+        """
+        rows = {split: [store.indices(split) for store in self.stores] for split in SPLITS}
         if train is not None:
-            ends = np.cumsum([len(own) for own in found["train"]])
-            starts = ends - [len(own) for own in found["train"]]
-            found["train"] = [
-                own[train[(train >= start) & (train < end)] - start]
-                for own, start, end in zip(found["train"], starts, ends, strict=True)
+            ends = np.cumsum([len(store_rows) for store_rows in rows["train"]])
+            starts = ends - [len(store_rows) for store_rows in rows["train"]]
+            rows["train"] = [
+                store_rows[train[(train >= start) & (train < end)] - start]
+                for store_rows, start, end in zip(rows["train"], starts, ends, strict=True)
             ]
-        return found
+        return rows
 
-    def everything(self, *, train: np.ndarray | None = None) -> dict[str, tuple[tuple[Store, ...], list[np.ndarray]]]:
-        """By split, unseen stores among them: the stores and their rows."""
-        return {split: (self.stores, rows) for split, rows in self.rows(train=train).items()} | self.elsewhere()
+    def all_splits(self, *, train: np.ndarray | None = None) -> dict[str, StoreRows]:
+        """Stores and rows of every split, including unseen stores; `train` as in `rows`."""
+        return {split: (self.stores, rows) for split, rows in self.rows(train=train).items()} | self.unseen_splits()
 
-    def elsewhere(self) -> dict[str, tuple[tuple[Store, ...], list[np.ndarray]]]:
-        """The same of the unseen stores alone."""
+    def unseen_splits(self) -> dict[str, StoreRows]:
+        """Stores and rows of the unseen stores, by the name of their split."""
         return {f"unseen-{n}": ((store,), [np.arange(store.num_segments)]) for n, store in self.unseen.items()}
 
-    def train_places(self, limit: int | None) -> np.ndarray:
-        """Places of the training segments that are embedded among all; `limit` of them, the same for every encoder."""
+    def train_positions(self, limit: int | None) -> np.ndarray:
+        """Chooses the training segments to embed, the same for every encoder.
+
+        Args:
+            limit: largest number of segments; None means all.
+
+        Returns:
+            [N] sorted positions among all training segments.
+        """
         total = sum(len(store.indices("train")) for store in self.stores)
         if limit is None or total <= limit:
             return np.arange(total)
-        return np.sort(np.random.default_rng(_SOME).choice(total, limit, replace=False))
+        return np.sort(np.random.default_rng(_SUBSET_SEED).choice(total, limit, replace=False))
 
 
 def generate_store(order: Mapping[str, Any], folder: Path) -> None:
     """Writes the synthetic store of a plan."""
     from accdistill_jax.data.synthetic.synthetic import SyntheticSettings, shared_store
 
-    c = dict(order["synthetic"])
-    workers = c.pop("workers")
-    shared_store(folder / "store", SyntheticSettings(**c), workers=workers, say=print)
+    settings = dict(order["synthetic"])
+    workers = settings.pop("workers")
+    shared_store(folder / "store", SyntheticSettings(**settings), workers=workers, say=print)
 
 
-def embed_classical(opened: OpenedStores, *, elsewhere: bool) -> dict[str, np.ndarray]:
-    """Hand-made features of all segments, or of those of unseen stores, in place of an embedding."""
+def embed_classical(opened: OpenedStores, *, unseen: bool) -> dict[str, np.ndarray]:
+    """Computes hand-made features in place of embeddings, of all segments or (`unseen`) of those of unseen stores."""
     from accdistill_jax.evaluation.classical.classical import classical_features
 
-    arrays = {} if elsewhere else {"train_rows": opened.train_places(None)}
-    for split, (stores, rows) in (opened.elsewhere() if elsewhere else opened.everything()).items():
-        parts = [np.zeros((0, 0), np.float32)]
-        for store, own in zip(stores, rows, strict=True):
-            for start in range(0, len(own), _BLOCK):
-                batch = store.read(own[start : start + _BLOCK])
+    arrays = {} if unseen else {"train_rows": opened.train_positions(None)}
+    for split, (stores, rows) in (opened.unseen_splits() if unseen else opened.all_splits()).items():
+        parts = []
+        for store, store_rows in zip(stores, rows, strict=True):
+            for start in range(0, len(store_rows), _BLOCK):
+                batch = store.read(store_rows[start : start + _BLOCK])
                 accel = batch["accel"] * batch["accel_scale"][:, None] + batch["accel_offset"][:, None]
                 parts.append(classical_features(accel, rate_hz=store.rate_hz))
-        if len(parts) > 1:
-            arrays[f"{split}/embedding"] = np.concatenate(parts[1:]).astype(np.float32)
+        if parts:
+            arrays[f"{split}/embedding"] = np.concatenate(parts).astype(np.float32)
     return arrays
 
 
-def learned(
+def train_and_embed(
     order: Mapping[str, Any], folder: Path, needs: Mapping[str, Path], opened: OpenedStores
-) -> tuple[dict, dict]:
-    """Trains (unless the kind says otherwise) and embeds: arrays and facts as the module's docstring says."""
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Trains the encoder, if the kind of the job asks for it, and embeds.
+
+    Returns:
+        Arrays and facts, see the docstring of the module.
+    """
     import jax
 
     from accdistill_jax.run import run
@@ -137,101 +172,127 @@ def learned(
         run(config, str(folder))
     use_compilation_cache(config.runtime.compilation_cache)
     source = needs[order["of"]] if order["of"] else folder
-    this = Run(config, source, opened.stores, Parallel(config.runtime.mapping), Peers.alone(), print)
-    encoder = encoder_of(order, this)
+    trained = Run(config, source, opened.stores, Parallel(config.runtime.mapping), Peers.alone(), print)
+    encoder = load_encoder(order, trained)
     if order["unseen"]:
-        arrays = embed_all(this, opened.elsewhere(), encoder)
+        arrays = embed_all(trained, opened.unseen_splits(), encoder)
     else:
         limit = {"all": None, "some": config.evaluation.train_segments, "none": 0}[order["rows"]]
-        places = opened.train_places(limit)
-        arrays = {"train_rows": places} | embed_all(this, opened.everything(train=places), encoder)
+        positions = opened.train_positions(limit)
+        arrays = {"train_rows": positions} | embed_all(trained, opened.all_splits(train=positions), encoder)
     if order["compared"] and encoder.project_teacher is not None:
-        arrays |= _teacher_projections(needs[order["compared"]] / EMBEDDINGS, encoder)
+        arrays |= _teacher_projections(needs[order["compared"]] / EMBEDDINGS, encoder.project_teacher)
     facts = facts_of(folder, config, encoder, opened.stores[0])
-    jax.clear_caches()  # a worker lives for many jobs, and each compiles programs of its own
+    jax.clear_caches()  # a worker does many jobs, and each job compiles other programs
     return arrays, facts
 
 
 class JobEncoder(NamedTuple):
-    """Encoders that a job embeds with.
+    """The encoder that a job embeds with.
 
     Attributes:
         module: the encoder, [batch, time, C] -> [batch, D].
         modality: "ppg" or "accel".
-        inputs: how the signal is presented to it.
-        params: of the encoder alone.
-        represent: per-device function (all params, batch) -> {name: [b, ...]}.
-        all_params: for `represent`.
-        project_teacher: the frozen teacher's embedding [N, D] -> what retrieval compares, or None.
+        inputs: how the signal is presented to the encoder.
+        params: parameters of the encoder alone.
+        represent: per-device function (all_params, batch) -> {kind: [b, ...]}.
+        all_params: parameters for `represent`.
+        project_teacher: the frozen teacher's embeddings [N, D] -> the projections that retrieval compares; None without a
+            frozen teacher.
     """
 
     module: Any
     modality: str
-    inputs: Any
+    inputs: InputSettings
     params: Any
     represent: Callable
     all_params: Any
     project_teacher: Callable[[np.ndarray], np.ndarray] | None = None
 
 
-def encoder_of(order: Mapping[str, Any], this: Any) -> JobEncoder:
-    """The encoder of a job, trained or not."""
+def load_encoder(order: Mapping[str, Any], run: Run) -> JobEncoder:
+    """Loads the encoder of a job, or initialises one that is not trained."""
+    if order["kind"] == "teacher":
+        return _teacher_encoder(run)
+    if order["kind"] == "untrained":
+        return _untrained_encoder(run, seed=order["seed"])
+    return _student_encoder(run, frozen_teacher=bool(order["teacher"]))
+
+
+def _teacher_encoder(run: Run) -> JobEncoder:
+    from accdistill_jax.stages.teacher import load_teacher
+
+    teacher = load_teacher(run)
+    params = teacher.frozen["params"]
+    return JobEncoder(
+        teacher.branch.encoder, "ppg", teacher.branch.inputs, params, _embedding_of(teacher.branch), params
+    )
+
+
+def _untrained_encoder(run: Run, *, seed: int) -> JobEncoder:
     import jax
 
     from accdistill_jax.inputs.prepare import prepare
     from accdistill_jax.models.build import build_encoder, compute_dtype
     from accdistill_jax.objectives.base import Branch
+
+    inputs = run.inputs("accel")
+    module = build_encoder(run.config.student.encoder, dtype=compute_dtype(run.config.runtime.compute_dtype))
+    segment: dict[str, Any] = run.stores[0].read(np.zeros(1, np.int64))
+    x = prepare(segment, "accel", inputs)
+    params = jax.device_get(jax.jit(module.init)(jax.random.fold_in(jax.random.key(20), seed), x)["params"])
+    return JobEncoder(module, "accel", inputs, params, _embedding_of(Branch("accel", module, inputs)), params)
+
+
+def _embedding_of(branch: Branch) -> Callable:
+    """Makes the per-device function (encoder's params, batch) -> {"embedding": [b, D]}."""
+
+    def represent(params, batch):
+        return {"embedding": branch.represent(branch.encode(params, branch.prepare(batch)))}
+
+    return represent
+
+
+def _student_encoder(run: Run, *, frozen_teacher: bool) -> JobEncoder:
+    import jax
+
     from accdistill_jax.stages.student import load_student
     from accdistill_jax.stages.teacher import load_teacher
 
-    if order["kind"] == "teacher":
-        teacher = load_teacher(this)
-
-        def of_ppg(params, batch):
-            encoded = teacher.branch.encode(params, teacher.branch.prepare(batch))
-            return {"embedding": teacher.branch.represent(encoded)}
-
-        params = teacher.frozen["params"]
-        return JobEncoder(teacher.branch.encoder, "ppg", teacher.branch.inputs, params, of_ppg, params)
-    inputs = this.inputs("accel")
-    if order["kind"] == "untrained":
-        module = build_encoder(this.config.student.encoder, dtype=compute_dtype(this.config.runtime.compute_dtype))
-
-        branch = Branch("accel", module, inputs)
-
-        def of_accel(params, batch):
-            return {"embedding": branch.represent(branch.encode(params, branch.prepare(batch)))}
-
-        x = prepare(this.stores[0].read(np.zeros(1, np.int64)), "accel", inputs)
-        params = jax.device_get(
-            jax.jit(module.init)(jax.random.fold_in(jax.random.key(20), order["seed"]), x)["params"]
-        )
-        return JobEncoder(module, "accel", inputs, params, of_accel, params)
-    teacher = load_teacher(this) if order["teacher"] else None
-    student = load_student(this, teacher)
+    inputs = run.inputs("accel")
+    teacher = load_teacher(run) if frozen_teacher else None
+    student = load_student(run, teacher)
+    # a "sensor" variant presents other signals to the encoder than its training did
     student = dataclasses.replace(student, branch=dataclasses.replace(student.branch, inputs=inputs))
 
     def represent(params, batch):
-        found = student.represent(params, batch)
+        arrays = student.represent(params, batch)
         if student.ppg is not None:
-            found["teacher_projection"] = student.represent_ppg(params, batch)["projection"]
-        return found
+            arrays["teacher_projection"] = student.represent_ppg(params, batch)["projection"]
+        return arrays
 
     project = None
     if teacher is not None:
         mean, std = teacher.frozen["mean"], teacher.frozen["std"]
-        compare = jax.jit(student.project_teacher)
-        project = lambda z: jax.device_get(compare(student.params, (z - mean) / std))
+        project_normalised = jax.jit(student.project_teacher)
+
+        def project(embedding: np.ndarray) -> np.ndarray:
+            return jax.device_get(project_normalised(student.params, (embedding - mean) / std))
+
     module, params = student.branch.encoder, student.params
     return JobEncoder(module, "accel", inputs, params["encoder"], represent, params, project)
 
 
-def embed_all(this: Any, rows: Mapping[str, tuple], encoder: JobEncoder) -> dict[str, np.ndarray]:
-    """`<split>/<what>` of all rows, progress on standard error; splits without segments are left out."""
+def embed_all(run: Run, rows: Mapping[str, StoreRows], encoder: JobEncoder) -> dict[str, np.ndarray]:
+    """Embeds rows of stores, with progress on standard error.
+
+    Returns:
+        "<split>/<kind>" -> array; splits without segments are left out.
+    """
     from accdistill_jax.runtime.progress import ProgressLine
     from accdistill_jax.stages.map_segments import embed
 
-    total = sum(len(own) for _, parts in rows.values() for own in parts)
+    total = sum(len(store_rows) for _, parts in rows.values() for store_rows in parts)
     done, arrays = 0, {}
     with ProgressLine("embedding", total) as progress:
 
@@ -242,42 +303,42 @@ def embed_all(this: Any, rows: Mapping[str, tuple], encoder: JobEncoder) -> dict
 
         for split, (stores, parts) in rows.items():
             if sum(map(len, parts)):
-                found = embed(
+                embedded = embed(
                     encoder.represent,
                     encoder.all_params,
                     stores,
                     parts,
-                    batch_size=this.config.evaluation.batch_size,
-                    parallel=this.parallel,
+                    batch_size=run.config.evaluation.batch_size,
+                    parallel=run.parallel,
                     on_batch=advance,
                 )
-                arrays |= {f"{split}/{name}": values for name, values in found.items()}
+                arrays |= {f"{split}/{kind}": values for kind, values in embedded.items()}
     return arrays
 
 
-def _teacher_projections(path: Path, encoder: JobEncoder) -> dict[str, np.ndarray]:
-    """Projections that retrieval compares the student's with: of every split but training."""
+def _teacher_projections(path: Path, project: Callable[[np.ndarray], np.ndarray]) -> dict[str, np.ndarray]:
+    """Projects the teacher's saved embeddings, for retrieval; of every split except training."""
     with np.load(path) as saved:
         return {
-            f"{name.removesuffix('/embedding')}/teacher_projection": encoder.project_teacher(saved[name])
+            f"{name.removesuffix('/embedding')}/teacher_projection": project(saved[name])
             for name in saved.files
             if name.endswith("/embedding") and not name.startswith("train/")
         }
 
 
 def facts_of(folder: Path, config: Config, encoder: JobEncoder, store: Store) -> dict[str, Any]:
-    """Size of an encoder, its work on one segment, and the time that its training took.
+    """Collects the size of an encoder, its work for one segment, and the time of its training.
 
     Returns:
-        parameters, multiply_accumulates (of a minute's segment, matrix products only), steps, batch_size and train_s (without
-        compilation).
+        parameters; multiply_accumulates for a one-minute segment, matrix products only; and, if the job trained, steps,
+        batch_size and train_s (seconds without compilation).
     """
     from accdistill_jax.inputs.prepare import prepare
     from accdistill_jax.models.build import parameter_count
     from accdistill_jax.training.metrics import read_metrics
 
-    one = store.read(np.zeros(1, np.int64))
-    x = prepare(one, encoder.modality, encoder.inputs)
+    segment: dict[str, Any] = store.read(np.zeros(1, np.int64))
+    x = prepare(segment, encoder.modality, encoder.inputs)
     facts = {
         "parameters": parameter_count(encoder.params),
         "multiply_accumulates": encoder.module.flops(samples=x.shape[1], channels=x.shape[2]) // 2,
@@ -290,7 +351,7 @@ def facts_of(folder: Path, config: Config, encoder: JobEncoder, store: Store) ->
     return facts
 
 
-def _save(folder: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
+def _save(folder: Path, arrays: dict[str, Any], facts: Mapping[str, Any]) -> None:
     content = io.BytesIO()
     np.savez(content, **arrays)
     write_atomically(folder / EMBEDDINGS, content.getvalue())

@@ -123,24 +123,24 @@ def report_number(
 
 
 def measurable_encoders(
-    bench: Bench, names: Sequence[str], *, elsewhere: bool = False
+    bench: Bench, names: Sequence[str], *, unseen: bool = False
 ) -> tuple[dict[str, list[int]], list[str]]:
     """Lists the encoders that can be measured.
 
     Args:
         bench: results of the jobs.
         names: variants.
-        elsewhere: True requires embeddings of the unseen stores too.
+        unseen: True requires embeddings of the unseen stores too.
 
     Returns:
         The seeds of each measurable encoder, and notes about the others: runs that failed, embeddings that are not finite.
     """
     seeds_of, notes = {}, []
     for name in names:
-        jobs = bench.jobs(name) + (bench.jobs(name, elsewhere=True) if elsewhere else [])
+        jobs = bench.jobs(name) + (bench.jobs(name, unseen=True) if unseen else [])
         if lost := [job.name for job in jobs if bench.outcomes[job.name].status not in DONE]:
             notes.append(f"Left out, because the run has no result: {listed(lost)}. See the list of runs.")
-        finite = {seed: _finite(bench, name, seed) for seed in bench.seeds(name, elsewhere=elsewhere)}
+        finite = {seed: _finite(bench, name, seed) for seed in bench.seeds(name, unseen=unseen)}
         if bad := [str(seed) for seed, is_finite in finite.items() if not is_finite]:
             notes.append(f"Left out, because embeddings are not finite: {name}, seed {listed(bad)}.")
         if any(finite.values()):

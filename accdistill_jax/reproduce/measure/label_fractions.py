@@ -35,7 +35,7 @@ from accdistill_jax.runtime.progress import format_seconds
 
 CLASSICAL, RIDGE, BOOSTING = "classical", "classical-ridge", "classical-boosting"
 STUDENT = "student"
-OWN_TITLES = {
+PROBE_TITLES = {
     RIDGE: "hand-made features, ridge",
     BOOSTING: "hand-made features, gradient boosting",
     SUPERVISED: "acceleration, supervised on the target",
@@ -48,7 +48,10 @@ def measure_label_fractions(bench: Bench, experiment: Experiment) -> ReportPart:
     """Measures the errors of all encoders by share of the labels, compares the student with each, and judges the paper's claims."""
     with threadpool_limits(1):  # the problems are small: more threads gain nothing, and cost much on a busy machine
         probing, names, notes = _probe_all(bench, experiment)
-        scores, titles = probing.scores, OWN_TITLES | {n: bench.variant(n).title for n in names if n not in OWN_TITLES}
+        scores, titles = (
+            probing.scores,
+            PROBE_TITLES | {n: bench.variant(n).title for n in names if n not in PROBE_TITLES},
+        )
         claims = label_claims(bench, probing, titles)
     tables = [_errors(scores, target, names, titles) for target in probing.targets]
     if STUDENT in names:

@@ -13,7 +13,7 @@ from accdistill_jax.data.store.separation import SAME_PERSON, check_separation
 from accdistill_jax.errors import UserError
 from accdistill_jax.reproduce.jobs.jobs import Outcome
 from accdistill_jax.reproduce.jobs.work import FACTS
-from accdistill_jax.reproduce.measure.label_fractions import OWN_TITLES
+from accdistill_jax.reproduce.measure.label_fractions import PROBE_TITLES
 from accdistill_jax.reproduce.measure.results import DONE, Bench, ReportPart
 from accdistill_jax.reproduce.measure.tolerance import pooled
 from accdistill_jax.reproduce.plan.experiments import Experiment
@@ -64,7 +64,7 @@ def measure_report(plan: GridPlan, outcomes: Mapping[str, Outcome], *, say: Call
     numbers: dict[str, Number] = {}
     for part in parts:
         numbers |= part.numbers
-    numbers = pooled(numbers, {*plan.variants, *OWN_TITLES})
+    numbers = pooled(numbers, {*plan.variants, *PROBE_TITLES})
     return Report(
         title=TITLE,
         summary=summary(plan, outcomes, claims),
@@ -93,7 +93,7 @@ def measured(bench: Bench, experiment: Experiment) -> ReportPart:
 
 def data_part(bench: Bench) -> ReportPart:
     """Makes the section on the data: people and minutes by split, and the distribution of the labels."""
-    columns = {split: bench.columns(split) for split in bench.opened.everything()}
+    columns = {split: bench.columns(split) for split in bench.opened.all_splits()}
     people = {split: set(map(str, split_columns.participant)) for split, split_columns in columns.items()}
     trained_on = [split for split in people if not split.startswith("unseen-")]
     for first, second in itertools.combinations(trained_on, 2):

@@ -72,19 +72,17 @@ class Bench:
         """The variant of this name."""
         return self.plan.variants[name]
 
-    def jobs(self, name: str, *, elsewhere: bool = False) -> list[Job]:
-        """A variant's jobs, one for each seed; with `elsewhere` those that embed unseen stores with its encoders."""
+    def jobs(self, name: str, *, unseen: bool = False) -> list[Job]:
+        """A variant's jobs, one for each seed; with `unseen` those that embed unseen stores with its encoders."""
         jobs = [job for job in self.plan.jobs if job.order.get("variant") == name]
-        return [job for job in jobs if bool(job.order.get("unseen")) == elsewhere]
+        return [job for job in jobs if bool(job.order.get("unseen")) == unseen]
 
-    def seeds(self, name: str, *, elsewhere: bool = False) -> list[int]:
-        """The seeds for which a variant has a result; with `elsewhere` also one on unseen stores. [] if there is none."""
+    def seeds(self, name: str, *, unseen: bool = False) -> list[int]:
+        """The seeds for which a variant has a result; with `unseen` those that also have a result on unseen stores. [] if there is none."""
         if name not in self.plan.variants:
             return []
-        done = [
-            job.order["seed"] for job in self.jobs(name, elsewhere=elsewhere) if self.outcomes[job.name].status in DONE
-        ]
-        return done if not elsewhere else [seed for seed in self.seeds(name) if seed in done]
+        done = [job.order["seed"] for job in self.jobs(name, unseen=unseen) if self.outcomes[job.name].status in DONE]
+        return done if not unseen else [seed for seed in self.seeds(name) if seed in done]
 
     def folder(self, name: str, seed: int) -> Path:
         """Folder of a variant's job."""
@@ -98,7 +96,7 @@ class Bench:
     def arrays(self, name: str, seed: int) -> dict[str, np.ndarray]:
         """Arrays of a variant's jobs, "<split>/<kind>" -> array; see reproduce/jobs/work.py."""
         folders = [self.folder(name, seed)]
-        if seed in self.seeds(name, elsewhere=True):
+        if seed in self.seeds(name, unseen=True):
             folders.append(self.outcomes[unseen_job(f"{name}-s{seed}")].folder)
         arrays = {}
         for folder in folders:
@@ -137,7 +135,7 @@ class Bench:
     def _keep(self, places: np.ndarray, some: bool) -> np.ndarray:
         if not some:
             return np.arange(len(places))
-        wanted = self.opened.train_places(self.plan.base.evaluation.train_segments)
+        wanted = self.opened.train_positions(self.plan.base.evaluation.train_segments)
         return np.flatnonzero(np.isin(places, wanted))
 
     def pair(self, name: str, seed: int, *, split: str = "test") -> tuple[np.ndarray, np.ndarray] | None:
@@ -149,7 +147,7 @@ class Bench:
     @functools.lru_cache(maxsize=16)  # noqa: B019
     def columns(self, split: str) -> Columns:
         """Columns of all segments of a split, or of "unseen-<store>"."""
-        stores, rows = self.opened.everything()[split]
+        stores, rows = self.opened.all_splits()[split]
         columns = segment_columns(stores, rows, same_names=self.plan.base.data.same_names)
         labels = {name: columns[name] for name in LABELS}
         return Columns(columns["participant"], labels, columns["motion_g"], columns["ppg_quality"])

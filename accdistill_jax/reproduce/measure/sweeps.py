@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -120,8 +121,8 @@ def measure_sensors(bench: Bench, experiment: Experiment) -> ReportPart:
     swept = sweep(bench, experiment)
     names = [name for name in v.SENSORS if f"applied-{name}" in swept.rows or f"trained-{name}" in swept.rows]
     series = {
-        "student of the full sensor": [FULL, *(f"applied-{name}" for name in names)],
-        "student trained for it (shorter)": [SHORT_ONE, *(f"trained-{name}" for name in names)],
+        "student trained on the full sensor": [FULL, *(f"applied-{name}" for name in names)],
+        "student trained on this sensor (shorter training)": [SHORT_ONE, *(f"trained-{name}" for name in names)],
     }
     rows = ["full sensor", *(v.SENSORS[name][0] for name in names)]
     figure = dots(rows, _panels(swept, series, targets=[HR]))
@@ -326,12 +327,12 @@ def latencies(bench: Bench, names: Sequence[str]) -> dict[str, np.ndarray]:
 
     calls = {}
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        one = bench.opened.stores[0].read(np.zeros(1, np.int64))
+        segment: dict[str, Any] = bench.opened.stores[0].read(np.zeros(1, np.int64))
         for name in names:
             order = next(job.order for job in bench.plan.jobs if job.order.get("variant") == name)
             config = parse(order["config"])
             side, modality = ("teacher", "ppg") if order["kind"] == "teacher" else ("student", "accel")
-            x = prepare(one, modality, config.inputs.of(modality))
+            x = prepare(segment, modality, config.inputs.of(modality))
             module = build_encoder(config.stage(side).encoder, dtype=compute_dtype("float32"))
             apply = jax.jit(lambda params, x, module=module: module.apply({"params": params}, x))
             params = jax.jit(module.init)(jax.random.key(0), x)["params"]
@@ -355,7 +356,7 @@ def _quantised(swept: Sweep) -> str:
     """Describes the measured effect of steps of 1/64 g."""
     parts = []
     for name, words in (
-        ("applied-64th-g", "the full sensor's student, applied to such a signal,"),
+        ("applied-64th-g", "the student trained on the full sensor, applied to such a signal,"),
         ("trained-64th-g", "a student trained on such signals"),
     ):
         row = swept.rows.get(name)

@@ -102,7 +102,7 @@ def measure_transfer(bench: Bench, experiment: Experiment) -> ReportPart:
 
 def measure_unseen(bench: Bench, experiment: Experiment) -> ReportPart:
     """Measures every encoder in each unseen store, with probes of the training stores and with probes of a few people of the store."""
-    seeds, notes = formatting.measurable_encoders(bench, experiment.variants, elsewhere=True)
+    seeds, notes = formatting.measurable_encoders(bench, experiment.variants, unseen=True)
     text, tables, shown, numbers = [], [], [], {}
     if not bench.opened.unseen or not seeds:
         text.append("Not measured: no unseen store is given, or no encoder has a result.")
@@ -195,7 +195,9 @@ def _add_few(errors: dict[str, PeopleErrors], labelled: ProbeSplit, test: ProbeS
 def _sensor_title(bench: Bench, name: str) -> str:
     variant = bench.variant(name)
     return (
-        f"student of the full sensor, {variant.title.split(':')[0]}" if variant.of else f"{variant.title}, full sensor"
+        f"student trained on the full sensor, {variant.title.split(':')[0]}"
+        if variant.of
+        else f"{variant.title}, full sensor"
     )
 
 

@@ -1,4 +1,4 @@
-"""The registry of experiments: the encoders that each compares, and the function that measures them."""
+"""The registry of experiments: for each, the encoders that it compares and the function that measures them."""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -15,13 +15,13 @@ class Experiment(NamedTuple):
     """An experiment, which is a section of the report.
 
     Attributes:
-        id: for `--only`, and in names of numbers.
-        title: of the section.
+        id: name for `--only`, and first part of the names of its numbers.
+        title: title of the section.
         variants: names of the encoders that it compares.
         measure: "module:function"; the function takes (Bench, Experiment) and returns a `ReportPart` whose section has this id.
         adds: variants that this experiment adds to the grid; others may name them too.
         synthetic_only: True if it needs the generator's ground truth.
-        needs_unseen: True if it needs stores that nothing is trained on.
+        needs_unseen: True if it needs stores that are used for evaluation only.
         runs: names of its jobs; the plan fills them in.
     """
 
@@ -67,7 +67,7 @@ PROBED = (v.MAE_TEACHER, *_names(v.MAIN))
 for _experiment in (
     Experiment(
         "label-fractions",
-        "Heart rate and its variability by share of labels",
+        "Heart rate and its variability, by share of the labels",
         (*PROBED, *_names(v.SUPERVISED)),
         f"{MEASURE}.label_fractions:measure_label_fractions",
         adds=v.SUPERVISED,
@@ -80,45 +80,43 @@ for _experiment in (
     ),
     Experiment(
         "retrieval",
-        "Does acceleration find the PPG of the same minute?",
+        "Retrieval: finding the PPG of the same minute from acceleration",
         (v.MAE_TEACHER, "student", "student-best", "student-long", "student-small", "no-augmentation", "joint"),
         f"{MEASURE}.retrieval:measure_retrieval",
     ),
-    Experiment(
-        "failures", "What retrieval fails on", (v.MAE_TEACHER, "student"), f"{MEASURE}.retrieval:measure_failures"
-    ),
+    Experiment("failures", "When retrieval fails", (v.MAE_TEACHER, "student"), f"{MEASURE}.retrieval:measure_failures"),
     Experiment(
         "participants",
-        "Health targets of people",
+        "Health targets of participants",
         (v.MAE_TEACHER, "student", "student-best", "accel-mae", "accel-contrastive", "untrained", "classical"),
         f"{MEASURE}.people:measure_participants",
     ),
     Experiment(
         "health",
-        "Health of the embeddings",
+        "Embedding health: variance, similarity to the teacher, collapse",
         (v.MAE_TEACHER, "student", "student-best", "joint", *LEARNED_BASELINES, "untrained"),
         f"{MEASURE}.embedding_health:measure_health",
     ),
     Experiment(
         "objectives",
-        "Contrast, regression, temperature, lambda",
+        "Distillation objectives",
         (v.REFERENCE.name, *_names(v.OBJECTIVES)),
         f"{MEASURE}.sweeps:measure_objectives",
         adds=v.OBJECTIVES,
     ),
     Experiment(
         "augmentations",
-        "One augmentation at a time",
-        (v.REFERENCE.name, *_names(v.AUGMENTED)),
+        "Augmentations",
+        (v.REFERENCE.name, *_names(v.AUGMENTATION_VARIANTS)),
         f"{MEASURE}.sweeps:measure_augmentations",
-        adds=v.AUGMENTED,
+        adds=v.AUGMENTATION_VARIANTS,
     ),
     Experiment(
         "teachers",
-        "Other teachers, other students",
-        (*_names(v.TEACHERS), v.REFERENCE.name, *_names(v.TAUGHT), "accel-mae"),
+        "Other teachers and architectures",
+        (*_names(v.TEACHERS), v.REFERENCE.name, *_names(v.OTHER_STUDENTS), "accel-mae"),
         f"{MEASURE}.sweeps:measure_teachers",
-        adds=v.TAUGHT,
+        adds=v.OTHER_STUDENTS,
     ),
     Experiment(
         "sizes",
@@ -129,20 +127,20 @@ for _experiment in (
     ),
     Experiment(
         "sensors",
-        "Lesser sensors",
-        (v.MAE_TEACHER, "student", v.REFERENCE.name, *_names(v.LESSER)),
+        "Simulated coarser sensors",
+        (v.MAE_TEACHER, "student", v.REFERENCE.name, *_names(v.SIMULATED_SENSORS)),
         f"{MEASURE}.sweeps:measure_sensors",
-        adds=v.LESSER,
+        adds=v.SIMULATED_SENSORS,
     ),
     Experiment(
         "transfer",
-        "From one sensor to another",
+        "Transfer of probes to another sensor",
         ("student", "accel-mae", "applied-64th-g", "applied-25hz-64th-g"),
         f"{MEASURE}.transfer:measure_transfer",
     ),
     Experiment(
         "unseen",
-        "Stores that nothing was trained on",
+        "Unseen stores",
         (v.MAE_TEACHER, "student", "accel-mae", "accel-contrastive", "untrained", "classical"),
         f"{MEASURE}.transfer:measure_unseen",
         needs_unseen=True,

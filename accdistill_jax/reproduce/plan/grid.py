@@ -103,7 +103,7 @@ def plan_grid(
     for name in dict.fromkeys(
         name for experiment in experiments if experiment.needs_unseen for name in experiment.variants
     ):
-        builder.add_elsewhere(known[name], unseen, fingerprints[len(stores) :])
+        builder.add_unseen_jobs(known[name], unseen, fingerprints[len(stores) :])
     settings = {
         "preset": preset,
         "data": list(stores) or ["synthetic"],
@@ -116,7 +116,7 @@ def plan_grid(
         "config": plain(base),
     }
     experiments = [
-        experiment._replace(runs=builder.jobs_of(experiment.variants, elsewhere=experiment.needs_unseen))
+        experiment._replace(runs=builder.jobs_of(experiment.variants, unseen=experiment.needs_unseen))
         for experiment in experiments
     ]
     variants = {name: known[name] for name in builder.variants}
@@ -236,13 +236,13 @@ class _JobBuilder:
         name = f"{variant.name}-s{seed}"
         self.jobs[name] = Job(name, _hash(decisive), order, (*data, *needs), self._cost(variant, config))
 
-    def add_elsewhere(self, variant: EncoderVariant, unseen: Sequence[str], fingerprints: Sequence[str]) -> None:
+    def add_unseen_jobs(self, variant: EncoderVariant, unseen: Sequence[str], fingerprints: Sequence[str]) -> None:
         """Adds jobs that embed unseen stores with a variant's encoders and with their teachers.
 
         They are separate jobs, so that another unseen store does not repeat the training.
         """
         if variant.teacher:
-            self.add_elsewhere(self.known[variant.teacher], unseen, fingerprints)
+            self.add_unseen_jobs(self.known[variant.teacher], unseen, fingerprints)
         for trained in self.jobs_of((variant.name,)):
             job, name = self.jobs[trained], unseen_job(trained)
             teacher = job.order["teacher"]
@@ -260,11 +260,11 @@ class _JobBuilder:
             data = (DATA,) if DATA in self.jobs else ()
             self.jobs[name] = Job(name, _hash(decisive), order, (*data, *needs), self._scale.seconds["embed"])
 
-    def jobs_of(self, names: Sequence[str], *, elsewhere: bool = False) -> tuple[str, ...]:
-        """Names of the jobs of some variants, for all seeds; with `elsewhere` also those that embed unseen stores."""
+    def jobs_of(self, names: Sequence[str], *, unseen: bool = False) -> tuple[str, ...]:
+        """Names of the jobs of some variants, for all seeds; with `unseen` also those that embed unseen stores."""
         orders = {name: job.order for name, job in self.jobs.items() if name != DATA}
         return tuple(
-            job for job, order in orders.items() if order["variant"] in names and (elsewhere or not order["unseen"])
+            job for job, order in orders.items() if order["variant"] in names and (unseen or not order["unseen"])
         )
 
     def job_of(self, name: str, seed: int) -> str:

@@ -7,7 +7,7 @@ from accdistill_jax.reproduce.plan import variants
 from accdistill_jax.reproduce.plan.experiments import registered_variants
 from accdistill_jax.reproduce.plan.variants import EncoderVariant
 
-VALIDATIONS = 10  # of a supervised training; it keeps the best step
+VALIDATIONS = 10  # number of validations during supervised training, which keeps the best step
 
 
 class Scale(NamedTuple):
@@ -47,10 +47,19 @@ class Scale(NamedTuple):
 
 
 def student_size(width: int, depth: int, *, heads: int = 4, ratio: float = 2, tokenizer=None) -> dict[str, Any]:
-    """Changes of the size of the student's Transformer."""
-    of = "student.encoder.transformer"
-    changes = {f"{of}.width": width, f"{of}.depth": depth, f"{of}.heads": heads, f"{of}.mlp": round(ratio * width)}
-    return changes | ({f"{of}.tokenizer": tokenizer} if tokenizer else {})
+    """Changes that set the size of the student's Transformer.
+
+    Args:
+        width: width of the tokens.
+        depth: number of layers.
+        heads: number of attention heads.
+        ratio: width of the hidden layer of the MLP, as a multiple of `width`.
+        tokenizer: layers of the tokenizer, each (stride, width); None keeps those of the base config.
+    """
+    values = {"width": width, "depth": depth, "heads": heads, "mlp": round(ratio * width)}
+    if tokenizer:
+        values["tokenizer"] = tokenizer
+    return {f"student.encoder.transformer.{key}": value for key, value in values.items()}
 
 
 _CPU_SIZES = {
@@ -65,8 +74,8 @@ _PAPER_SIZES = {
     "size-half": student_size(256, 4, ratio=4),
     "size-equal": {},
 }
-# additions to the paper's method, chosen on validation people
-_BEYOND = {"inputs.accel.bands": "low+high+envelope", "student.regression_weight": 1.0}
+# additions to the paper's method; chosen on validation people
+_ADDITIONS = {"inputs.accel.bands": "low+high+envelope", "student.regression_weight": 1.0}
 SCALES = {
     "smoke": Scale(
         seeds=1,
@@ -74,7 +83,7 @@ SCALES = {
         views=0,
         supervised=dict.fromkeys(variants.FRACTIONS, "2 steps"),
         validation_batches=1,
-        best=_BEYOND | {"teacher.cached_views": 2, "student.train.ema_decay": 0.9},
+        best=_ADDITIONS | {"teacher.cached_views": 2, "student.train.ema_decay": 0.9},
         best_share=1.0,
         long={},
         long_share=1.0,
@@ -111,9 +120,9 @@ SCALES = {
         views=4,
         supervised={0.001: "150 steps", 0.01: "150 steps", 0.1: "300 steps", 1.0: ""},
         validation_batches=64,
-        best=_BEYOND | {"student.train.ema_decay": 0.99, "student.drop_fraction": 0.5},
+        best=_ADDITIONS | {"student.train.ema_decay": 0.99, "student.drop_fraction": 0.5},
         best_share=1.64,
-        long=_BEYOND | {"student.train.ema_decay": 0.99},
+        long=_ADDITIONS | {"student.train.ema_decay": 0.99},
         long_share=6.0,
         small=_CPU_SIZES["size-5th"],
         sizes=_CPU_SIZES,
@@ -125,9 +134,9 @@ SCALES = {
         views=0,
         supervised={0.001: "500 steps", 0.01: "1000 steps", 0.1: "5000 steps", 1.0: ""},
         validation_batches=32,
-        best=_BEYOND | {"student.train.ema_decay": 0.999, "student.drop_fraction": 0.5, "teacher.cached_views": 4},
+        best=_ADDITIONS | {"student.train.ema_decay": 0.999, "student.drop_fraction": 0.5, "teacher.cached_views": 4},
         best_share=2.0,
-        long=_BEYOND | {"student.train.ema_decay": 0.999},
+        long=_ADDITIONS | {"student.train.ema_decay": 0.999},
         long_share=5.0,
         small=_PAPER_SIZES["size-5th"],
         sizes=_PAPER_SIZES,
@@ -137,7 +146,12 @@ SCALES = {
 
 
 def all_variants(scale: Scale) -> Iterator[EncoderVariant]:
-    """Every registered variant, with the changes of the preset."""
-    of_the_scale = {"student-best": scale.best, "student-long": scale.long, "student-small": scale.small, **scale.sizes}
+    """Yields every registered variant, with the changes that the preset adds."""
+    preset_changes = {
+        "student-best": scale.best,
+        "student-long": scale.long,
+        "student-small": scale.small,
+        **scale.sizes,
+    }
     for variant in registered_variants():
-        yield variant._replace(changes=variant.changes | of_the_scale.get(variant.name, {}))
+        yield variant._replace(changes=variant.changes | preset_changes.get(variant.name, {}))

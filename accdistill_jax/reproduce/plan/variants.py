@@ -15,14 +15,14 @@ class EncoderVariant(NamedTuple):
     """An encoder of the grid.
 
     Attributes:
-        name: in file names, numbers and `--list`.
-        title: in reports.
+        name: name in file names, numbers and `--list`.
+        title: title in reports.
         kind: "teacher", "student", "untrained", "classical" (hand-made features), or "sensor" (a trained student that
             reads signals of a coarser sensor).
         changes: changed values of the base config, by dotted key.
         teacher: name of the variant it learns from; "" for none.
         of: name of the variant whose encoder a "sensor" variant uses.
-        seeds: "all" trains with every seed of the preset, "first" with the first.
+        seeds: "all" trains with every seed of the preset, "first" with the first seed only.
         rows: training segments to embed: "all", "some" (`config.evaluation.train_segments`) or "none".
         short: True for a shorter training; such variants are compared among themselves.
     """
@@ -173,7 +173,7 @@ OBJECTIVES = (
         changes={"student.regression_weight": 2.0},
     ),
 )
-AUGMENTED = (
+AUGMENTATION_VARIANTS = (
     EncoderVariant("augment-none", "no augmentation", changes=without_augmentations(), short=True),
     EncoderVariant(
         "augment-not-teacher", "acceleration augmented, PPG not", changes=without_augmentations("ppg"), short=True
@@ -194,8 +194,11 @@ AUGMENTED = (
         for a in AUGMENTATIONS
     ),
 )
-TAUGHT = (
-    *(EncoderVariant(f"from-{t.name}", f"from {t.title}", teacher=t.name, short=True) for t in TEACHERS[1:]),
+OTHER_STUDENTS = (
+    *(
+        EncoderVariant(f"from-{t.name}", f"student of the teacher: {t.title}", teacher=t.name, short=True)
+        for t in TEACHERS[1:]
+    ),
     EncoderVariant(
         "student-efficientnet",
         "EfficientNet student",
@@ -214,12 +217,14 @@ SENSORS = {
         {"inputs.accel.simulated_rate_fraction": 25 / 64, "inputs.accel.simulated_step": 1 / 64},
     ),
 }
-LESSER = tuple(
+SIMULATED_SENSORS = tuple(
     variant
     for name, (title, changes) in SENSORS.items()
     for variant in (
-        EncoderVariant(f"applied-{name}", f"{title}: student of the full sensor", "sensor", changes, of="student"),
-        EncoderVariant(f"trained-{name}", f"{title}: student trained for it", changes=changes, short=True),
+        EncoderVariant(
+            f"applied-{name}", f"{title}: student trained on the full sensor", "sensor", changes, of="student"
+        ),
+        EncoderVariant(f"trained-{name}", f"{title}: student trained on this sensor", changes=changes, short=True),
     )
 )
 SIZES = (

@@ -1,4 +1,4 @@
-"""report.html: one page that needs nothing else, for a screen of any width, paper, and readers who do not see it."""
+"""Writes report.html: one self-contained page, for screens of any width, print and screen readers."""
 
 import base64
 import html
@@ -29,15 +29,15 @@ from accdistill_jax.runtime.progress import format_seconds
 WORDS = {"yes": "holds", "no": "does not hold", "partly": "holds in part", "not measured": "not measured"}
 _MARKS = {"yes": "✓", "no": "✗", "partly": "◐", "not measured": "–"}
 _NUMERIC = re.compile(r"[-+−±<>≥≤≈]?\s*\d[^a-zA-Z]*(?:\s?[a-zA-Z%/²]{1,12})?[^a-zA-Z]*|[–—-]|")
-_PIXELS_PER_INCH = 96  # of CSS
-_LEGIBLE = 0.6  # of its size: a figure is made no smaller, but scrolled
+_PIXELS_PER_INCH = 96  # in CSS
+_LEGIBLE = 0.6  # smallest scale of a figure; on narrower screens it scrolls
 
 
 def html_page(report: Report, pictures: Mapping[str, bytes]) -> str:
-    """The page.
+    """Makes the page.
 
     Args:
-        report: its runs and settings are plain values.
+        report: the report; its runs and settings must be plain values.
         pictures: name -> PNG.
     """
     body = [
@@ -88,8 +88,10 @@ def _alert(report: Report) -> str:
         return ""
     failed = sum(run["status"] == "failed" for run in missing)
     text = f"{failed} of {len(report.runs)} runs failed"
-    text += f", {len(missing) - failed} more were left out because of that" if failed < len(missing) else ""
-    return f'<p class="alert"><strong>{text}</strong>: <a href="#unfinished">which and why</a>.</p>'
+    text += (
+        f", {len(missing) - failed} more were skipped because they need a failed run" if failed < len(missing) else ""
+    )
+    return f'<p class="alert"><strong>{text}</strong>: <a href="#unfinished">list and reasons</a>.</p>'
 
 
 def _claims(claims: Sequence[Claim]) -> Iterator[str]:
@@ -97,7 +99,7 @@ def _claims(claims: Sequence[Claim]) -> Iterator[str]:
         return
     heads = ("Claim", "The paper says", "Measured here", "Holds?", "Why")
     yield '<section aria-labelledby="claims"><h2 id="claims">Claims</h2>'
-    yield '<div class="scroll"><table class="claims" role="table"><caption class="hidden">The paper\'s claims beside what was measured</caption>'
+    yield '<div class="scroll"><table class="claims" role="table"><caption class="hidden">The paper\'s claims and the measured results</caption>'
     yield (
         '<thead><tr role="row">'
         + "".join(f'<th scope="col" role="columnheader">{head}</th>' for head in heads)
@@ -125,7 +127,7 @@ def _claims(claims: Sequence[Claim]) -> Iterator[str]:
         yield f"<details><summary>{RULES}</summary><ul>{''.join(rules)}</ul></details>"
     known = [letter for letter in TRUST if any(letter in claim.trust for claim in claims)]
     if known:
-        yield '<p class="small">How sure it is that the paper says so: '
+        yield '<p class="small">Sources of the statements: '
         yield "; ".join(f"<strong>{letter}</strong> {TRUST[letter]}" for letter in known) + ".</p>"
     yield "</section>"
 
@@ -138,11 +140,12 @@ def _unfinished(report: Report) -> Iterator[str]:
     missing = unfinished(report)
     if not missing:
         return
-    words = dict(zip(UNFINISHED, ("failed", "left out"), strict=True))
+    words = dict(zip(UNFINISHED, ("failed", "skipped"), strict=True))
     rows = [(f"`{run['name']}`", words[run["status"]], str(run["reason"])) for run in missing]
     yield '<section aria-labelledby="unfinished"><h2 id="unfinished">Runs without a result</h2>'
     yield from _table(
-        ReportTable("Runs that failed, or need one that did", ("Run", "Status", "Why"), tuple(rows)), hidden=True
+        ReportTable("Runs that failed, and runs that need a failed run", ("Run", "Status", "Why"), tuple(rows)),
+        hidden=True,
     )
     yield "</section>"
 
@@ -187,7 +190,7 @@ def _table(table: ReportTable, *, hidden: bool = False) -> Iterator[str]:
     caption = f"<caption{' class=hidden' if hidden else ''}><span>{to_html(table.caption)}</span></caption>"
     numeric = [all(_NUMERIC.fullmatch(to_plain(row[k])) for row in table.rows) for k in range(len(table.columns))]
     kind = [' class="number"' if flag and k else "" for k, flag in enumerate(numeric)]
-    # to be scrolled by keyboard, it must take the focus
+    # tabindex lets the keyboard scroll the table
     yield f'<div class="scroll" role="region" tabindex="0" aria-label="{html.escape(to_plain(table.caption))}"><table>{caption}'
     yield "<thead><tr>" + "".join(
         f'<th scope="col"{c}>{to_html(h)}</th>' for h, c in zip(table.columns, kind, strict=True)
@@ -204,11 +207,9 @@ def _details(report: Report) -> Iterator[str]:
     settings = [(f"`{name}`", _literal(value)) for name, value in flat_settings(report.settings)]
     yield from _fold(ReportTable("Settings and versions", ("Setting", "Value"), tuple(settings)))
     runs = [(f"`{run['name']}`", run["status"], format_seconds(run["seconds"] or 0)) for run in report.runs]
-    yield from _fold(
-        ReportTable(f"All {len(runs)} runs", ("Run", "Status", "Took, since it last started"), tuple(runs))
-    )
+    yield from _fold(ReportTable(f"All {len(runs)} runs", ("Run", "Status", "Duration of its last start"), tuple(runs)))
     numbers = [_number_row(name, number) for name, number in report.numbers.items()]
-    columns = ("Name", "Value", "Interval", "Unit", "By seed", "May move by")
+    columns = ("Name", "Value", "Interval", "Unit", "By seed", "Tolerance")
     yield from _fold(ReportTable(f"All {len(numbers)} numbers, as in report.json", columns, tuple(numbers)))
     yield "</section>"
 
@@ -233,5 +234,5 @@ def _list(values: Iterable[float]) -> str:
 
 
 def _literal(text: str) -> str:
-    """A text in which nothing is a mark, as one: the settings' values are nobody's Markdown."""
+    """Marks a setting's value as code, so that no character in it is read as Markdown."""
     return f"`{text}`" if text and "`" not in text and "\n" not in text else text

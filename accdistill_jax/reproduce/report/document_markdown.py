@@ -1,4 +1,4 @@
-"""report.md: claims first, then each experiment, then what ran."""
+"""Writes report.md: the claims, then each experiment, then settings and runs."""
 
 from collections.abc import Iterator, Sequence
 
@@ -18,7 +18,7 @@ WORDS = {"yes": "**holds**", "no": "**does not hold**", "partly": "**holds in pa
 
 
 def report_markdown(report: Report) -> str:
-    """The text of report.md."""
+    """Makes the text of report.md."""
     return "\n\n".join(_parts(report)) + "\n"
 
 
@@ -28,29 +28,25 @@ def _parts(report: Report) -> Iterator[str]:
     if report.claims:
         yield "## Claims"
         yield _table(
-            ("Claim", "The paper says", "Trust", "Measured here", "Holds?", "Why"),
+            ("Claim", "The paper says", "Source", "Measured here", "Holds?", "Why"),
             [(c.claim, c.paper, c.trust, c.measured, WORDS[c.holds], c.why) for c in report.claims],
         )
         if rules := [f"- {to_markdown(c.claim)}: {to_markdown(c.rule)}" for c in report.claims if c.rule]:
             yield f"{RULES}:"
             yield "\n".join(rules)
         known = [letter for letter in TRUST if any(letter in claim.trust for claim in report.claims)]
-        yield (
-            "Trust in what the paper is said to say: "
-            + "; ".join(f"**{letter}** {TRUST[letter]}" for letter in known)
-            + "."
-        )
+        yield ("Sources of the statements: " + "; ".join(f"**{letter}** {TRUST[letter]}" for letter in known) + ".")
     if missing := unfinished(report):
         yield "## Runs without a result"
-        yield _table(("Run", "", "Why"), [(f"`{run['name']}`", run["status"], run["reason"]) for run in missing])
+        yield _table(("Run", "Status", "Why"), [(f"`{run['name']}`", run["status"], run["reason"]) for run in missing])
     for section in report.sections:
         yield from _section(section)
     yield "## Settings and versions"
     yield _table(("Setting", "Value"), [(f"`{name}`", value) for name, value in flat_settings(report.settings)])
-    yield f"{len(report.numbers)} numbers with intervals, seeds and tolerances: `report.json`."
+    yield f"{len(report.numbers)} numbers, with intervals, values for each seed and tolerances, are in `report.json`."
     yield "## Runs"
     yield _table(
-        ("Run", "Status", "Took, since it last started"),
+        ("Run", "Status", "Duration of its last start"),
         [(f"`{run['name']}`", run["status"], format_seconds(run["seconds"])) for run in report.runs],
     )
 

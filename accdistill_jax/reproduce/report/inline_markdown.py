@@ -20,23 +20,23 @@ class InlinePiece(NamedTuple):
 
 def pieces(text: str) -> list[InlinePiece]:
     """Splits a text into pieces. Incomplete markup, and links to anything but a page, a file or a heading, stay plain text."""
-    found, end = [], 0
+    parts, end = [], 0
     for match in _TOKEN.finditer(text):
         code, bold, label, address = match.groups()
         if address is not None and not _LINK.fullmatch(address):
-            continue
+            continue  # plain text
         if match.start() > end:
-            found.append(InlinePiece("text", text[end : match.start()]))
+            parts.append(InlinePiece("text", text[end : match.start()]))
         end = match.end()
         if code is not None:
-            found.append(InlinePiece("code", code))
+            parts.append(InlinePiece("code", code))
         elif bold is not None:
-            found.append(InlinePiece("bold", bold))
-        else:
-            found.append(InlinePiece("link", label, address))
+            parts.append(InlinePiece("bold", bold))
+        elif address is not None:
+            parts.append(InlinePiece("link", label, address))
     if end < len(text):
-        found.append(InlinePiece("text", text[end:]))
-    return found
+        parts.append(InlinePiece("text", text[end:]))
+    return parts
 
 
 def to_html(text: str) -> str:

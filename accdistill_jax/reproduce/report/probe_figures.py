@@ -1,4 +1,4 @@
-"""Figures of probes' errors: by share of labels, as rows of dots, and by size of the encoder."""
+"""Figures of probe errors: by share of the labels, as rows of dots, and by size of the encoder."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -34,9 +34,9 @@ class DotPanel(NamedTuple):
     """One panel of `dots`.
 
     Attributes:
-        title: what is measured.
-        series: name in the legend -> an estimate for each row, None where there is none.
-        share: whether the values are shares, shown in per cent from 0.
+        title: title of the panel.
+        series: name in the legend -> an estimate for each row; None without a result.
+        share: True shows the values in per cent, on an axis from 0.
     """
 
     title: str
@@ -46,12 +46,12 @@ class DotPanel(NamedTuple):
 
 @styled
 def by_fraction(scores: Scores, titles: Mapping[str, str], fractions: Sequence[float]) -> Figure:
-    """Mean absolute error against the share of labels, a panel for each target, both axes logarithmic.
+    """Draws the mean absolute error by share of the labels, in one panel for each target, on logarithmic axes.
 
     Args:
-        scores: of probes at these fractions.
-        titles: of the encoders, by name; those that `DRAWN` does not know are left out.
-        fractions: above 0.
+        scores: errors of probes at these fractions.
+        titles: encoder -> title; only encoders in `DRAWN` are drawn.
+        fractions: shares of the labels, above 0.
     """
     targets = list(scores.truth)
     columns = 2 if len(targets) > 1 else 1
@@ -61,17 +61,18 @@ def by_fraction(scores: Scores, titles: Mapping[str, str], fractions: Sequence[f
     handles = {}
     names = [name for name in DRAWN if name in titles]
     for axis, target in zip(axes, targets, strict=False):
-        for place, name in enumerate(names):
-            found = {f: score for f in fractions if (score := scores.error(target, f, name)) is not None}
-            if not found:
+        for k, name in enumerate(names):
+            by_share = {f: score for f in fractions if (score := scores.error(target, f, name)) is not None}
+            if not by_share:
                 continue
             colour, marker, line = style_of(name)
-            x = np.array(list(found)) * 1.04 ** (place - len(names) / 2)
-            y, e = ([getattr(score, what) for score in found.values()] for what in ("value", "std"))
+            x = np.array(list(by_share)) * 1.04 ** (k - len(names) / 2)  # side by side
+            mean = np.array([score.value for score in by_share.values()])
+            std = np.array([score.std for score in by_share.values()])
             handles[titles[name]] = axis.errorbar(
                 x,
-                y,
-                yerr=[np.minimum(e, 0.9 * np.array(y)), e],
+                mean,
+                yerr=[np.minimum(std, 0.9 * mean), std],
                 color=colour,
                 marker=marker,
                 ls=line,
@@ -97,12 +98,12 @@ def by_fraction(scores: Scores, titles: Mapping[str, str], fractions: Sequence[f
 
 @styled
 def dots(rows: Sequence[str], shown: Sequence[DotPanel], *, reference: int | None = None) -> Figure:
-    """A dot and its interval for each row, in panels side by side.
+    """Draws a dot and its interval for each row, in panels side by side.
 
     Args:
-        rows: labels, from the top.
-        shown: panels with values for these rows.
-        reference: row whose value of the first series is drawn as a line.
+        rows: labels of the rows, from the top.
+        shown: the panels.
+        reference: number of a row; a dashed line marks its value in the first series.
     """
     figure, axes = panels(len(shown), width=3.1, height=1.5 + 0.31 * len(rows))
     handles = {}
@@ -113,20 +114,21 @@ def dots(rows: Sequence[str], shown: Sequence[DotPanel], *, reference: int | Non
             for row, estimate in enumerate(estimates):
                 if estimate is None or estimate.value is None:
                     continue
-                if estimate.has_interval:
-                    axis.plot([estimate.low, estimate.high], [row + shift] * 2, color=colour, lw=1.8, alpha=0.6)
+                if estimate.interval is not None:
+                    axis.plot(estimate.interval, [row + shift] * 2, color=colour, lw=1.8, alpha=0.6)
                 handles[name] = axis.plot(estimate.value, row + shift, marker=marker, color=colour, ms=6, ls="")[0]
-        first = next(iter(panel.series.values()))
-        if reference is not None and first[reference] is not None:
-            axis.axvline(first[reference].value, color=GREY, lw=1.2, ls="--")
+        marked = None if reference is None else next(iter(panel.series.values()))[reference]
+        if marked is not None and marked.value is not None:
+            axis.axvline(marked.value, color=GREY, lw=1.2, ls="--")
         axis.set(ylim=(len(rows) - 0.5, -0.5), title=panel.title)
         axis.set_yticks(range(len(rows)), rows if axis is axes[0] else [""] * len(rows))
         axis.grid(axis="x", visible=True)
         if panel.share:
-            ends = [
-                e.high if e.has_interval else e.value for own in panel.series.values() for e in own if e is not None
+            known = [
+                e for estimates in panel.series.values() for e in estimates if e is not None and e.value is not None
             ]
-            axis.set_xlim(-0.03 * max([*ends, 0.01]), 1.05 * max([*ends, 0.01]))
+            right_end = max([0.01, *(e.number if e.interval is None else e.interval[1] for e in known)])
+            axis.set_xlim(-0.03 * right_end, 1.05 * right_end)
             axis.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:g} %"))
     if len(handles) > 1:
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
@@ -140,13 +142,15 @@ def by_parameters(
     titles: Mapping[str, str],
     lines: Sequence[str],
 ) -> Figure:
-    """Error against the number of parameters, a panel for each target; circles are the sizes of the sweep, diamonds others.
+    """Draws the error by number of parameters, in one panel for each target.
+
+    Circles are the encoders of the sweep over sizes, diamonds are others.
 
     Args:
         scores: target -> encoder -> error.
-        parameters: by encoder.
-        titles: by encoder.
-        lines: encoders that are horizontal lines, to compare with.
+        parameters: encoder -> number of parameters.
+        titles: encoder -> title.
+        lines: encoders that are drawn as horizontal lines.
     """
     figure, axes = panels(len(scores), width=4.1, height=4.4)
     handles = {}
@@ -156,14 +160,8 @@ def by_parameters(
             if name in lines:
                 handles[titles[name]] = axis.axhline(score.value, color=colour, lw=1.5, ls="--")
             elif name in parameters:
-                if score.estimate.has_interval:
-                    axis.plot(
-                        [parameters[name]] * 2,
-                        [score.estimate.low, score.estimate.high],
-                        color=colour,
-                        lw=1.8,
-                        alpha=0.6,
-                    )
+                if score.estimate.interval is not None:
+                    axis.plot([parameters[name]] * 2, score.estimate.interval, color=colour, lw=1.8, alpha=0.6)
                 marker = "o" if name.startswith("size") else "D"
                 (handles[titles[name]],) = axis.plot(
                     parameters[name], score.value, marker=marker, color=colour, ms=7, ls=""

@@ -1,4 +1,4 @@
-"""Checks and writes the report of a grid of experiments."""
+"""Validates and writes the report of a grid of experiments."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ _ID = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
 def to_dict(report: Report) -> dict[str, Any]:
-    """The content of report.json: everything but the figures, of which the files are named; not finite is None."""
+    """Makes the content of report.json. Figures are named by their files; numbers that are not finite become None."""
 
-    def section(one: Section) -> dict[str, Any]:
-        pictures = [{"name": p.name, "caption": p.caption, "file": f"{PICTURES}/{p.name}.png"} for p in one.pictures]
-        return one._asdict() | {"tables": [t._asdict() for t in one.tables], "pictures": pictures}
+    def section_dict(section: Section) -> dict[str, Any]:
+        pictures = [
+            {"name": p.name, "caption": p.caption, "file": f"{PICTURES}/{p.name}.png"} for p in section.pictures
+        ]
+        return section._asdict() | {"tables": [t._asdict() for t in section.tables], "pictures": pictures}
 
     return json_value(
         {
@@ -35,7 +37,7 @@ def to_dict(report: Report) -> dict[str, Any]:
             "format_version": FORMAT_VERSION,
             **report._asdict(),
             "claims": [claim._asdict() for claim in report.claims],
-            "sections": [section(one) for one in report.sections],
+            "sections": [section_dict(section) for section in report.sections],
             "numbers": {name: number._asdict() for name, number in report.numbers.items()},
         }
     )
@@ -45,15 +47,15 @@ def write_grid_report(folder: Path, report: Report) -> Path:
     """Writes report/*.png, report.json, report.html and report.md, each atomically and in this order.
 
     Args:
-        folder: made where missing.
-        report: what to write.
+        folder: folder of the report; created if missing.
+        report: the report.
 
     Returns:
         Path of report.html.
 
     Raises:
         UserError: the folder cannot be written.
-        ValueError: the report contradicts itself.
+        ValueError: the report is not valid, see `validate_report`.
     """
     validate_report(report)
     folder = Path(folder)
@@ -77,35 +79,35 @@ def write_grid_report(folder: Path, report: Report) -> Path:
 
 
 def _former_pictures(folder: Path) -> set[str]:
-    """Names of the pictures of the report that stands in the folder; other files there are not ours."""
+    """Reads the names of the pictures of an earlier report in the folder; other files in the folder are left alone."""
     try:
         sections = json.loads((folder / "report.json").read_text())["sections"]
-        return {name for one in sections for p in one["pictures"] if _ID.fullmatch(name := p["name"])}
+        return {name for section in sections for p in section["pictures"] if _ID.fullmatch(name := p["name"])}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return set()
 
 
 def validate_report(report: Report) -> None:
-    """Raises ValueError where ids or names occur twice, a row has too few cells, or a claim's result is no known word."""
+    """Raises ValueError if an id or name occurs twice, a row has too few cells, or a verdict is unknown."""
     _unique("section", [section.id for section in report.sections])
     _unique("picture", [picture.name for section in report.sections for picture in section.pictures])
     for section in report.sections:
         for table in section.tables:
             if wrong := [row for row in table.rows if len(row) != len(table.columns)]:
-                raise ValueError(f"table {table.caption!r}: row {wrong[0]} has not {len(table.columns)} cells")
+                raise ValueError(f"table {table.caption!r}: row {wrong[0]} does not have {len(table.columns)} cells")
     for claim in report.claims:
         if claim.holds not in HOLDS:
-            raise ValueError(f"claim {claim.claim!r}: {claim.holds!r} is none of {HOLDS}")
+            raise ValueError(f"claim {claim.claim!r}: verdict {claim.holds!r} is not one of {HOLDS}")
 
 
 def _unique(kind: str, names: Sequence[str]) -> None:
     for name in names:
         if not _ID.fullmatch(name) or names.count(name) > 1:
-            raise ValueError(f"{kind} {name!r} occurs twice, or is no name of small letters, digits, - and _")
+            raise ValueError(f"{kind} {name!r} occurs twice, or has characters other than a-z, 0-9, - and _")
 
 
 def png(figure: Figure) -> bytes:
-    """A figure as PNG on white, the same bytes for the same figure."""
+    """Draws a figure as PNG on white; the same figure gives the same bytes."""
     content = io.BytesIO()
     figure.savefig(
         content, format="png", dpi=DOTS_PER_INCH, bbox_inches="tight", facecolor="white", metadata={"Software": None}

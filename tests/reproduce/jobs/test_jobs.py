@@ -1,4 +1,4 @@
-"""A graph of jobs in worker processes: caching, failures, deaths, signals."""
+"""A graph of jobs in worker processes: caching, failures, dying workers, signals."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def do(order, folder, needs):
             taken += 1
             if interruption.requested or order.get("saves"):
                 part = steps.with_name("steps.part")
-                part.write_text(str(taken))  # whole or not at all: a kill may come at any moment
+                part.write_text(str(taken))  # written atomically, because a kill may come at any time
                 part.replace(steps)
             interruption.raise_if_requested(f"step {taken} is saved")
     time.sleep(order.get("sleep", 0))
@@ -67,12 +67,12 @@ def work(tmp_path, monkeypatch, repository):
 
 @pytest.fixture
 def start(tmp_path):
-    """start(jobs, ...) -> (outcomes, what was said, what the live line showed)."""
+    """start(*jobs, ...) -> (outcomes, printed lines, lines of the progress display)."""
 
     def start(*jobs, folder=tmp_path / "out", **arguments):
-        said, stream = [], StringIO()
-        found = run_jobs(jobs, folder, work="stand_in:do", say=said.append, stream=stream, **arguments)
-        return found, said, stream.getvalue().splitlines()
+        printed, stream = [], StringIO()
+        outcomes = run_jobs(jobs, folder, work="stand_in:do", say=printed.append, stream=stream, **arguments)
+        return outcomes, printed, stream.getvalue().splitlines()
 
     return start
 
@@ -82,33 +82,33 @@ def result(outcome):
 
 
 def begun(folder):
-    """(name, process) of the jobs in the order in which they began."""
+    """(name, process id) of the jobs that began, in order."""
     lines = (folder / "begun").read_text().splitlines()
     return [(line.split()[0].rpartition("-")[0], int(line.split()[1])) for line in lines]
 
 
-def test_jobs_follow_their_needs_and_are_done_once(start, tmp_path):
+def test_jobs_run_after_the_jobs_they_need_and_only_once(start, tmp_path):
     jobs = [job("student", "teacher"), job("teacher")]
-    first, said, shown = start(*jobs)
+    first, printed, shown = start(*jobs)
     assert [*first] == ["student", "teacher"] and {o.status for o in first.values()} == {"finished"}
     assert result(first["student"])["needs"] == {"teacher": str(first["teacher"].folder)}
     assert first["teacher"].folder == job_folder(tmp_path / "out", jobs[1])
-    assert said == ["2 runs; about 2 s"]
+    assert printed == ["2 runs; about 2 s"]
     assert [line.split(":")[0] for line in shown] == ["[1/2] teacher", "[2/2] student"]
     log = (first["student"].folder / "log.txt").read_text()
     assert log.startswith("--- student, begun ") and log.endswith("noise of a library\n")
-    assert len({process for _, process in begun(tmp_path / "out")}) == 1  # one process for both
+    assert len({process for _, process in begun(tmp_path / "out")}) == 1  # the same process did both
 
-    again, said, shown = start(*jobs)
+    again, printed, shown = start(*jobs)
     assert {o.status for o in again.values()} == {"cached"} and shown == []
-    assert said == ["all 2 runs are already finished"]
+    assert printed == ["all 2 runs are already finished"]
     assert {name: o.seconds for name, o in again.items()} == {name: o.seconds for name, o in first.items()}
 
     changed = start(jobs[0]._replace(key="f" * 16), jobs[1])[0]
     assert {name: o.status for name, o in changed.items()} == {"student": "finished", "teacher": "cached"}
 
 
-def test_what_fails_is_told_in_a_line_and_the_rest_go_on(start, tmp_path):
+def test_a_failed_job_prints_one_line_and_the_others_continue(start, tmp_path):
     text = "no store x;\ndo something"
     jobs = [
         job("user", cost_s=9, **{"raise": "user", "text": text}),
@@ -118,8 +118,8 @@ def test_what_fails_is_told_in_a_line_and_the_rest_go_on(start, tmp_path):
         job("far-below", "fine", "below"),
         job("fine"),
     ]
-    found, _, shown = start(*jobs)
-    assert {name: o.status for name, o in found.items()} == {
+    outcomes, _, shown = start(*jobs)
+    assert {name: o.status for name, o in outcomes.items()} == {
         "user": "failed",
         "bug": "failed",
         "exits": "failed",
@@ -127,12 +127,12 @@ def test_what_fails_is_told_in_a_line_and_the_rest_go_on(start, tmp_path):
         "far-below": "skipped",
         "fine": "finished",
     }
-    assert found["user"].reason == "no store x;" and found["bug"].reason == "KeyError: 'gone'"
-    assert found["exits"].reason == "SystemExit: 3"
-    assert found["below"].reason == found["far-below"].reason == "needs user, which failed"
-    assert "UserError" in (found["user"].folder / "error.txt").read_text()
+    assert outcomes["user"].reason == "no store x;" and outcomes["bug"].reason == "KeyError: 'gone'"
+    assert outcomes["exits"].reason == "SystemExit: 3"
+    assert outcomes["below"].reason == outcomes["far-below"].reason == "needs user, which failed"
+    assert "UserError" in (outcomes["user"].folder / "error.txt").read_text()
     assert shown[0].startswith("[3/6] user: failed: no store x;")
-    assert len({process for _, process in begun(tmp_path / "out")}) == 4  # a failure leaves nothing to the next job
+    assert len({process for _, process in begun(tmp_path / "out")}) == 4  # a job after a failed one gets a new process
 
     healed = [jobs[0]._replace(order={}), *jobs[3:]]
     again = start(*healed)[0]
@@ -146,36 +146,36 @@ def test_what_fails_is_told_in_a_line_and_the_rest_go_on(start, tmp_path):
 
 
 def test_a_process_that_dies_fails_its_job_and_is_replaced(start):
-    found, _, _ = start(
+    outcomes, _, _ = start(
         job("killed", cost_s=9, die=signal.SIGKILL),
         job("crashed", cost_s=8, leave=7),
         job("fine"),
         job("below", "killed"),
     )
-    assert found["killed"].reason == "its process died (SIGKILL: out of memory, or killed); see log.txt"
-    assert found["crashed"].reason == "its process died (exit status 7); see log.txt"
-    assert found["fine"].status == "finished" and found["below"].status == "skipped"
+    assert outcomes["killed"].reason == "its process died (SIGKILL: out of memory, or killed); see log.txt"
+    assert outcomes["crashed"].reason == "its process died (exit status 7); see log.txt"
+    assert outcomes["fine"].status == "finished" and outcomes["below"].status == "skipped"
 
 
-def test_a_stray_signal_to_one_process_fails_its_job_alone(start):
-    found, _, _ = start(job("hit", cost_s=9, die=signal.SIGTERM), job("fine"))
-    assert found["hit"].status == "failed" and found["hit"].reason.startswith("stopped by SIGTERM")
-    assert found["fine"].status == "finished"
+def test_a_signal_to_one_worker_fails_only_its_job(start):
+    outcomes, _, _ = start(job("hit", cost_s=9, die=signal.SIGTERM), job("fine"))
+    assert outcomes["hit"].status == "failed" and outcomes["hit"].reason.startswith("stopped by SIGTERM")
+    assert outcomes["fine"].status == "finished"
 
 
-def test_a_work_function_that_is_not_there(tmp_path):
-    found = run_jobs([job("a")], tmp_path, work="stand_in:nothing", say=lambda line: None, stream=StringIO())
-    assert "AttributeError" in found["a"].reason and "nothing" in found["a"].reason
+def test_a_missing_work_function_fails_the_job(tmp_path):
+    outcomes = run_jobs([job("a")], tmp_path, work="stand_in:nothing", say=lambda line: None, stream=StringIO())
+    assert "AttributeError" in outcomes["a"].reason and "nothing" in outcomes["a"].reason
 
 
-def test_workers_have_their_own_environments_and_work_at_the_same_time(start):
+def test_workers_have_separate_environments_and_run_at_the_same_time(start):
     jobs = [job("a", sleep=0.6), job("b", sleep=0.6), job("c", "a", "b")]
-    found, _, _ = start(*jobs, environments=[{"JOB_VARIABLE": "x"}, {"JOB_VARIABLE": "y"}])
-    assert {result(found["a"])["variable"], result(found["b"])["variable"]} == {"x", "y"}
-    assert found["c"].status == "finished"
+    outcomes, _, _ = start(*jobs, environments=[{"JOB_VARIABLE": "x"}, {"JOB_VARIABLE": "y"}])
+    assert {result(outcomes["a"])["variable"], result(outcomes["b"])["variable"]} == {"x", "y"}
+    assert outcomes["c"].status == "finished"
 
 
-def test_the_longest_path_goes_first(start, tmp_path):
+def test_the_longest_path_runs_first(start, tmp_path):
     start(job("short", cost_s=2), job("teacher", cost_s=1), job("student", "teacher", cost_s=5), job("long", cost_s=4))
     assert [name for name, _ in begun(tmp_path / "out")] == ["teacher", "student", "long", "short"]
 
@@ -203,22 +203,22 @@ def test_time_left():
         ([job("a", key="ab")], "makes no folder's name"),
     ],
 )
-def test_a_wrong_graph_is_a_mistake_of_the_program(start, jobs, message):
+def test_an_invalid_graph_is_a_valueerror(start, jobs, message):
     with pytest.raises(ValueError, match=message):
         start(*jobs)
 
 
-def test_another_jobs_result_and_an_unreadable_one_are_refused(start, tmp_path):
-    one = job("a", key="a" * 16)
-    path = start(one)[0]["a"].folder / "finished.json"
+def test_results_of_another_job_and_unreadable_results_are_refused(start, tmp_path):
+    first = job("a", key="a" * 16)
+    path = start(first)[0]["a"].folder / "finished.json"
     with pytest.raises(UserError, match="another run's result"):
-        start(one._replace(key="a" * 12 + "bbbb"))
+        start(first._replace(key="a" * 12 + "bbbb"))
     path.write_text("{")
     with pytest.raises(UserError, match=r"finished.json is unreadable .*; delete it"):
-        start(one)
+        start(first)
 
 
-def test_a_folder_that_cannot_be_used(start, tmp_path):
+def test_an_unusable_folder_is_refused(start, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file"):
         start(job("a"), folder=tmp_path / "file")
@@ -230,16 +230,16 @@ from accdistill_jax.runtime.interrupt import Interrupted
 from accdistill_jax.reproduce.jobs.jobs import Job, run_jobs
 jobs = [Job("teacher", "0" * 16, {"steps": 5, "saves": True}), Job("student", "1" * 16, {"steps": %d, "saves": True}, ("teacher",))]
 try:
-    found = run_jobs(jobs, sys.argv[1], work="stand_in:do", say=lambda line: print(line, flush=True))
+    outcomes = run_jobs(jobs, sys.argv[1], work="stand_in:do", say=lambda line: print(line, flush=True))
 except Interrupted as stop:
     print(stop, flush=True)
     sys.exit(128 + stop.signal_number)
-print({name: outcome.status for name, outcome in found.items()})
+print({name: outcome.status for name, outcome in outcomes.items()})
 """
 
 
 class Parent:
-    """A process that runs two jobs, as the command does, in a session of its own."""
+    """A process that runs two jobs, as the command does, in a separate session."""
 
     def __init__(self, folder, steps):
         self.folder = folder
@@ -281,13 +281,13 @@ def is_gone(process):
         os.kill(process, 0)
     except ProcessLookupError:
         return True
-    with open(f"/proc/{process}/stat") as file:  # killed, but nobody has taken its status
+    with open(f"/proc/{process}/stat") as file:  # a zombie: killed, and not yet reaped
         return file.read().rpartition(")")[2].split()[0] == "Z"
 
 
 @pytest.mark.parametrize(("number", "to_all"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGTERM, True)])
-def test_a_signal_stops_in_order_and_the_same_command_continues(tmp_path, number, to_all):
-    """Ctrl-C reaches the terminal's foreground processes; a job scheduler's SIGTERM each process of the job."""
+def test_a_signal_stops_cleanly_and_the_same_command_continues(tmp_path, number, to_all):
+    """A terminal sends Ctrl-C to all foreground processes; a job scheduler sends SIGTERM to every process."""
     parent = Parent(tmp_path / "out", steps=100000)
     worker = parent.when_training()
     if to_all and number == signal.SIGTERM:
@@ -303,11 +303,11 @@ def test_a_signal_stops_in_order_and_the_same_command_continues(tmp_path, number
     saved = parent.steps
     status, text = Parent(tmp_path / "out", steps=saved + 1).end()
     assert status == 0 and text.splitlines()[-1] == "{'teacher': 'cached', 'student': 'finished'}"
-    found = json.loads((tmp_path / "out" / "runs" / "student-111111111111" / "result.json").read_text())
-    assert found["steps"] == saved + 1  # it went on from where it was
+    saved_result = json.loads((tmp_path / "out" / "runs" / "student-111111111111" / "result.json").read_text())
+    assert saved_result["steps"] == saved + 1  # it continued from the saved step
 
 
-def test_a_second_signal_and_a_kill_end_all_at_once(tmp_path):
+def test_a_second_signal_or_a_kill_ends_everything_at_once(tmp_path):
     parent = Parent(tmp_path / "out", steps=100000)
     worker = parent.when_training()
     os.kill(worker, signal.SIGSTOP)  # it cannot answer
@@ -333,7 +333,7 @@ def select_output(parent):
     return "stopping after this step" in parent.process.stdout.readline()
 
 
-def test_two_at_a_time_in_one_folder_are_refused(start, tmp_path):
+def test_a_folder_in_use_is_refused(start, tmp_path):
     parent = Parent(tmp_path / "out", steps=100000)
     parent.when_training()
     with pytest.raises(UserError, match="is in use by another process"):

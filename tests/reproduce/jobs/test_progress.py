@@ -1,4 +1,4 @@
-"""What is seen while jobs run."""
+"""The progress display of jobs."""
 
 from io import StringIO
 
@@ -7,12 +7,12 @@ from accdistill_jax.reproduce.jobs.progress import JobsLine, JobsState, note
 STATE = JobsState(finished=3, failed=1, total=9, running={"student-s0": 65.0}, left_s=400.0)
 
 
-def test_what_stands_beside_the_count():
+def test_the_note_beside_the_count():
     assert note(STATE) == "1 failed · about 6 min 40 s left · student-s0 1 min 05 s"
     assert note(STATE._replace(failed=0, running={}, stopping=True)) == "stopping"
 
 
-def test_off_a_terminal_every_job_has_a_line():
+def test_without_a_terminal_every_job_prints_a_line():
     stream = StringIO()
     with JobsLine(stream) as line:
         line.update(STATE)
@@ -21,7 +21,7 @@ def test_off_a_terminal_every_job_has_a_line():
     assert stream.getvalue() == "[4/9] teacher: finished in 5 s; about 6 min 40 s left\n[9/9] last: failed: why\n"
 
 
-def test_on_a_terminal_there_is_one_line_and_the_failures(monkeypatch):
+def test_a_terminal_shows_one_line_and_the_failures(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "80")
     stream = StringIO()

@@ -1,4 +1,4 @@
-"""Single jobs of the smoke preset, done for real."""
+"""Single jobs of the smoke preset, with real training."""
 
 import json
 
@@ -18,11 +18,11 @@ ONLY = ("failures", "sensors", "unseen")
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory, smoke_store):
-    """The plan of a few experiments with its jobs done in this process."""
+    """The plan of a few experiments, and the outcomes of its jobs, which ran in this process."""
     out = tmp_path_factory.mktemp("reproduce")
     plan = grid.plan_grid("smoke", only=ONLY, unseen=(str(smoke_store),))
     outcomes = {}
-    for job in plan.jobs:  # in the order in which they need each other
+    for job in plan.jobs:  # a job comes after the jobs that it needs
         folder = job_folder(out, job)
         folder.mkdir(parents=True)
         work.do_work(job.order, folder, {name: outcomes[name].folder for name in job.needs})
@@ -31,14 +31,14 @@ def done(tmp_path_factory, smoke_store):
 
 
 @pytest.mark.slow
-def test_what_a_job_leaves_is_what_the_bench_reads(done):
+def test_the_bench_reads_the_results_of_jobs(done):
     plan, outcomes = done
     bench = Bench(plan, outcomes)
     columns = bench.columns("test")
     splits = bench.splits("student", 0)
     assert len(splits["test"]) == len(columns.participant) > 0
     assert np.isfinite(splits["test"].embedding).all()
-    people = {split: set(own.participant) for split, own in splits.items()}
+    people = {split: set(embeddings.participant) for split, embeddings in splits.items()}
     assert not people["train"] & people["test"] and not people["validation"] & people["test"]
     student, teacher = bench.pair("student", 0)
     assert student.shape == teacher.shape
@@ -49,7 +49,7 @@ def test_what_a_job_leaves_is_what_the_bench_reads(done):
 
 
 @pytest.mark.slow
-def test_an_unseen_store_is_embedded_by_the_encoders_that_are_there(done, smoke_store):
+def test_an_unseen_store_is_embedded_by_trained_encoders(done, smoke_store):
     plan, outcomes = done
     bench, store = Bench(plan, outcomes), Store.open(str(smoke_store))
     for name in ("teacher-mae", "student", "untrained", "classical"):
@@ -60,15 +60,15 @@ def test_an_unseen_store_is_embedded_by_the_encoders_that_are_there(done, smoke_
     assert student.shape == teacher.shape and np.abs(student - teacher).max() > 1e-3
     assert not (outcomes["student-s0-unseen"].folder / "student").exists()  # nothing was trained
     lost = outcomes | {"student-s0-unseen": outcomes["student-s0-unseen"]._replace(status="failed")}
-    assert Bench(plan, lost).seeds("student") == [0] and not Bench(plan, lost).seeds("student", elsewhere=True)
+    assert Bench(plan, lost).seeds("student") == [0] and not Bench(plan, lost).seeds("student", unseen=True)
 
 
 @pytest.mark.slow
-def test_a_job_embeds_as_the_stores_of_its_own(done, tmp_path):
-    """The synthetic store as if it were an unseen one: the same segments have the same embeddings and projections."""
+def test_unseen_and_training_stores_are_embedded_alike(done, tmp_path):
+    """The synthetic store as an unseen store: its segments get the same embeddings and projections."""
     plan, outcomes = done
     store = Store.open(str(outcomes["data"].folder / "store"))
-    orders, needs = {job.name: job.order for job in plan.jobs}, {name: one.folder for name, one in outcomes.items()}
+    orders, needs = {job.name: job.order for job in plan.jobs}, {name: o.folder for name, o in outcomes.items()}
     for name in ("teacher-mae-s0-unseen", "student-s0-unseen"):
         (tmp_path / name).mkdir()
         work.do_work(orders[name] | {"unseen": [store.path]}, tmp_path / name, needs)
@@ -85,7 +85,7 @@ def test_a_job_embeds_as_the_stores_of_its_own(done, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_encoder_evaluated_twice_gives_the_same_numbers_to_the_bit(done, tmp_path):
+def test_embedding_again_gives_bit_equal_arrays(done, tmp_path):
     plan, outcomes = done
     for name in ("student-s0", "applied-64th-g-s0"):
         job = next(job for job in plan.jobs if job.name == name)
@@ -95,14 +95,14 @@ def test_an_encoder_evaluated_twice_gives_the_same_numbers_to_the_bit(done, tmp_
             if (outcomes[name].folder / kept).exists():
                 (again / kept).symlink_to(outcomes[name].folder / kept)
         work.do_work(job.order, again, {need: outcomes[need].folder for need in job.needs})
-        with np.load(outcomes[name].folder / work.EMBEDDINGS) as one, np.load(again / work.EMBEDDINGS) as two:
-            assert set(one.files) == set(two.files)
-            for key in one.files:
-                np.testing.assert_array_equal(one[key], two[key], err_msg=key)
+        with np.load(outcomes[name].folder / work.EMBEDDINGS) as before, np.load(again / work.EMBEDDINGS) as after:
+            assert set(before.files) == set(after.files)
+            for key in before.files:
+                np.testing.assert_array_equal(before[key], after[key], err_msg=key)
 
 
 @pytest.mark.slow
-def test_a_lesser_sensor_gives_the_student_something_else_to_read(done):
+def test_a_coarser_sensor_changes_the_embeddings(done):
     bench = Bench(*done)
     full = bench.splits("student", 0)["test"].embedding
     coarse = bench.splits("applied-64th-g", 0)["test"].embedding
@@ -110,7 +110,7 @@ def test_a_lesser_sensor_gives_the_student_something_else_to_read(done):
 
 
 @pytest.mark.slow
-def test_the_data_section_and_experiments_are_measured_and_a_missing_one_says_so(done, smoke_store):
+def test_the_data_section_and_experiments_are_measured_and_missing_results_are_named(done, smoke_store):
     plan, outcomes = done
     part = data_part(Bench(plan, outcomes))
     assert [row[0] for row in part.section.tables[0].rows] == [
@@ -122,38 +122,40 @@ def test_the_data_section_and_experiments_are_measured_and_a_missing_one_says_so
     compared = next(line for line in part.section.text if "the stores were compared" in line)
     assert f"{smoke_store}: " in compared and "Result: nobody and no segment is on two sides" in compared
     for experiment in plan.experiments:
-        found = measured(Bench(plan, outcomes), experiment)
-        assert found.section.id == experiment.id
-        assert all(name.startswith(f"{experiment.id}/") for name in found.numbers)
-    failed = {name: one if name == "data" else one._replace(status="failed") for name, one in outcomes.items()}
-    found = measured(Bench(plan, failed), plan.experiments[0])
-    assert "Not measured" in found.section.text[0] and not found.numbers
+        experiment_part = measured(Bench(plan, outcomes), experiment)
+        assert experiment_part.section.id == experiment.id
+        assert all(name.startswith(f"{experiment.id}/") for name in experiment_part.numbers)
+    failed = {name: o if name == "data" else o._replace(status="failed") for name, o in outcomes.items()}
+    unmeasured = measured(Bench(plan, failed), plan.experiments[0])
+    assert "Not measured" in unmeasured.section.text[0] and not unmeasured.numbers
     assert part.section.always and "none of the claims" in measure.summary(plan, outcomes, ())[0]
     json.dumps(plan.settings)
 
 
 @pytest.mark.slow
-def test_a_mistake_in_one_experiment_leaves_the_others(done, monkeypatch, capsys):
+def test_an_error_in_one_experiment_does_not_stop_the_others(done, monkeypatch, capsys):
     plan, outcomes = done
     monkeypatch.setattr(retrieval, "measure_failures", lambda bench, experiment: 1 / 0)
-    found = measure.measure_report(plan, outcomes, say=lambda line: None)
+    report = measure.measure_report(plan, outcomes, say=lambda line: None)
     assert (
-        found.broken == {"failures": "ZeroDivisionError: division by zero"} and "Traceback" in capsys.readouterr().err
+        report.broken == {"failures": "ZeroDivisionError: division by zero"} and "Traceback" in capsys.readouterr().err
     )
-    text = {section.id: section.text for section in found.sections}
+    text = {section.id: section.text for section in report.sections}
     assert "because of an error in the program: ZeroDivisionError" in text["failures"][0]
-    assert any(name.startswith("sensors/") for name in found.numbers)
+    assert any(name.startswith("sensors/") for name in report.numbers)
 
 
 @pytest.mark.slow
-def test_a_participant_on_two_sides_is_refused(done, monkeypatch):
+def test_a_participant_in_two_splits_is_refused(done, monkeypatch):
     bench = Bench(*done)
     columns = bench.columns
     stranger = columns("train").participant[:1]
 
     def mixed(split):
-        own = columns(split)
-        return own._replace(participant=np.concatenate([stranger, own.participant[1:]])) if split == "test" else own
+        clean = columns(split)
+        if split != "test":
+            return clean
+        return clean._replace(participant=np.concatenate([stranger, clean.participant[1:]]))
 
     monkeypatch.setattr(bench, "columns", mixed)
     with pytest.raises(Exception, match="is in the splits train and test"):

@@ -1,4 +1,4 @@
-"""A bench of made-up embeddings whose knowledge is set, for tests of the measuring modules; the plan is a real one."""
+"""A bench with a real plan and generated embeddings, for tests that choose how well each encoder knows the labels."""
 
 import zlib
 from collections.abc import Mapping
@@ -19,21 +19,23 @@ SCALES = {
     "rmssd_ms": (42.0, 13.0, 6.0),
     "resp_bpm": (15.0, 2.0, 1.0),
 }
-UNKNOWING = 30.0  # noise beside which the signal vanishes
+UNINFORMATIVE = 30.0  # so much noise that the embedding says nothing about the labels
 
 
 class FakeBench(Bench):
-    """Embeddings are labels (standardised) with noise, turned, beside as many columns of noise alone.
+    """A bench whose embeddings are standardised labels with noise, rotated together with columns of pure noise.
 
     Args:
         only: experiments of the plan.
-        noise: variant -> standard deviation of the noise; others have 0.3 as teachers, 0.5 as students.
+        noise: variant -> standard deviation of the noise; the default is 0.3 for teachers and 0.5 for others.
         failed: variants without a result.
         predicted: fraction -> noise of supervised predictions, in standard deviations of the label.
-        seeds: of training.
-        people, minutes: by split; minutes of each person.
-        shuffled: whether labels belong to other segments.
-        width: of the embeddings.
+        seeds: number of training seeds.
+        people: number of people in each split.
+        minutes: minutes of each person.
+        shuffled: True assigns the labels to random segments.
+        width: width of the embeddings.
+        preset: preset of the plan.
     """
 
     def __init__(
@@ -59,10 +61,10 @@ class FakeBench(Bench):
         rng = np.random.default_rng(0)
         self._columns, self._signal = {}, {}
         for split, count in zip(SPLITS, people, strict=True):
-            own = np.repeat(np.arange(count), minutes)
+            person = np.repeat(np.arange(count), minutes)
             labels = {
                 name: (
-                    mean + between * rng.standard_normal(count)[own] + within * rng.standard_normal(len(own))
+                    mean + between * rng.standard_normal(count)[person] + within * rng.standard_normal(len(person))
                 ).astype(np.float32)
                 for name, (mean, between, within) in SCALES.items()
             }
@@ -71,10 +73,12 @@ class FakeBench(Bench):
             )
             if shuffled:
                 labels = {name: rng.permutation(values) for name, values in labels.items()}
-            names = np.array([f"{split}-{k:04d}" for k in own])
-            self._columns[split] = Columns(names, labels, np.zeros(len(own), np.float32), np.ones(len(own), np.float32))
-        places = np.arange(len(self._columns["train"].participant))
-        self.opened = SimpleNamespace(train_places=lambda limit: places, stores=(SimpleNamespace(rate_hz=64.0),))
+            names = np.array([f"{split}-{k:04d}" for k in person])
+            self._columns[split] = Columns(
+                names, labels, np.zeros(len(person), np.float32), np.ones(len(person), np.float32)
+            )
+        positions = np.arange(len(self._columns["train"].participant))
+        self.opened = SimpleNamespace(train_positions=lambda limit: positions, stores=(SimpleNamespace(rate_hz=64.0),))
 
     def columns(self, split):
         return self._columns[split]
@@ -92,21 +96,21 @@ class FakeBench(Bench):
         variant = self.variant(name)
         rng = np.random.default_rng([zlib.crc32(name.encode()), seed])
         noise = self.noise.get(name, 0.3 if variant.kind == "teacher" else 0.5)
-        turn = np.linalg.qr(rng.standard_normal((self.width, self.width)))[0]
-        found = {"train_rows": np.arange(len(self._columns["train"].participant))}
+        rotation = np.linalg.qr(rng.standard_normal((self.width, self.width)))[0]
+        arrays = {"train_rows": np.arange(len(self._columns["train"].participant))}
         for split in SPLITS:
             signal = self._signal[split]
             if name.startswith("supervised"):
-                found |= self._supervised(name, split, rng)
+                arrays |= self._supervised(name, split, rng)
             else:
                 z = noise * rng.standard_normal((len(signal), self.width))
                 z[:, : signal.shape[1]] += signal
-                found[f"{split}/embedding"] = (z @ turn).astype(np.float32)
+                arrays[f"{split}/embedding"] = (z @ rotation).astype(np.float32)
             if variant.teacher and split != "train" and variant.kind != "teacher":
-                found |= self._pair(split, noise)
+                arrays |= self._pair(split, noise)
         if name == "joint":
-            found |= {key: value for split in SPLITS for key, value in self._pair(split, noise).items()}
-        return found
+            arrays |= {key: value for split in SPLITS for key, value in self._pair(split, noise).items()}
+        return arrays
 
     def _pair(self, split, noise):
         rng = np.random.default_rng(5)

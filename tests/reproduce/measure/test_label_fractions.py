@@ -1,4 +1,4 @@
-"""Errors by share of labels, agreement and the claims on them, from made-up embeddings whose knowledge is known."""
+"""Errors by share of the labels, agreement, and their claims, with generated embeddings of known quality."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from accdistill_jax.data.store.labels import labelled_subset
 from accdistill_jax.reproduce.measure import label_fractions
 from accdistill_jax.reproduce.measure.label_claims import label_claims
-from accdistill_jax.reproduce.measure.label_fractions import BOOSTING, OWN_TITLES, RIDGE, SUPERVISED
+from accdistill_jax.reproduce.measure.label_fractions import BOOSTING, PROBE_TITLES, RIDGE, SUPERVISED
 from accdistill_jax.reproduce.measure.probe_claims import against, lower_everywhere
 from accdistill_jax.reproduce.measure.probing import Probing
 from accdistill_jax.reproduce.measure.tolerance import LEAST, SIGMAS
@@ -14,13 +14,13 @@ from accdistill_jax.reproduce.plan.experiments import LEARNED_BASELINES
 from accdistill_jax.reproduce.plan.variants import FRACTIONS, TARGETS, supervised_variant
 from accdistill_jax.reproduce.report.document import Report, Statement
 from accdistill_jax.reproduce.report.write import to_dict, write_grid_report
-from tests.reproduce.measure.fake_bench import SCALES, TEACHER, UNKNOWING, FakeBench
+from tests.reproduce.measure.fake_bench import SCALES, TEACHER, UNINFORMATIVE, FakeBench
 
 FULL = "label-fractions/{}/1/{}/mae"
 
 
 def measured(failed=(), **options):
-    """The part of label-fractions without the classical features, whose trees take long."""
+    """Measures label-fractions without the hand-made features, whose boosted trees are slow."""
     bench = FakeBench("label-fractions", failed=("classical", *failed), **options)
     return bench, label_fractions.measure_label_fractions(bench, bench.plan.experiments[0])
 
@@ -37,13 +37,13 @@ def holds(part):
 
 @pytest.fixture(scope="module")
 def good():
-    """The student knows, all else knows less; supervised training knows nothing with few labels."""
+    """A good student, worse baselines, and supervised training that fails with few labels."""
     noise = {"student": 0.1, "student-small": 0.15, "student-best": 0.05, "no-augmentation": 0.3, "joint": 1.0}
-    noise |= dict.fromkeys(LEARNED_BASELINES, 1.0) | {"untrained": UNKNOWING}
+    noise |= dict.fromkeys(LEARNED_BASELINES, 1.0) | {"untrained": UNINFORMATIVE}
     return measured(noise=noise, predicted={0.001: 3.0, 0.01: 1.0, 0.1: 0.8, 1.0: 0.6})
 
 
-def test_who_knows_more_errs_less(good):
+def test_better_embeddings_have_lower_errors(good):
     _, part = good
     order = ("student-best", "student", "no-augmentation", "accel-mae", "untrained")
     for target in TARGETS:
@@ -56,17 +56,14 @@ def test_who_knows_more_errs_less(good):
 
 def test_numbers_have_intervals_seeds_and_tolerances(good):
     _, part = good
-    found = part.numbers["label-fractions/hr_bpm/1/student/mae"]
-    assert found.low < found.value < found.high
-    assert len(found.seeds) == 2 and np.mean(found.seeds) == pytest.approx(found.value)
-    assert found.relative == LEAST and found.absolute == pytest.approx(
-        SIGMAS * np.std(found.seeds, ddof=1)
-    )  # of two means of two
+    number = part.numbers["label-fractions/hr_bpm/1/student/mae"]
+    assert number.low < number.value < number.high
+    assert len(number.seeds) == 2 and np.mean(number.seeds) == pytest.approx(number.value)
+    # the difference of two means, each over two seeds, has the standard deviation of a single seed
+    assert number.relative == LEAST and number.absolute == pytest.approx(SIGMAS * np.std(number.seeds, ddof=1))
     ratio = part.numbers["label-fractions/hr_bpm/1/accel-mae/student-over-this"]
     errors = [part.numbers[f"label-fractions/hr_bpm/1/{name}/mae"].value for name in ("student", "accel-mae")]
-    assert ratio.high < 0.77 and ratio.value == pytest.approx(
-        errors[0] / errors[1]
-    )  # the quotient of what the table shows
+    assert ratio.high < 0.77 and ratio.value == pytest.approx(errors[0] / errors[1])
     assert {name.split("/")[2] for name in part.numbers} == {f"{f:g}" for f in FRACTIONS}
 
 
@@ -74,8 +71,10 @@ def test_claims_hold_where_they_should(good, tmp_path):
     _, part = good
     student, collapse, augmentation, joint, _, small = part.claims
     assert augmentation.holds == joint.holds == collapse.holds == "yes"
-    assert student.holds in ("yes", "partly") and small.holds in ("yes", "partly")  # ten labels tell little
-    cells = 3 * 3 * len((*LEARNED_BASELINES, SUPERVISED))  # of 720 labels 0.1 % and 1 % are the same ten: counted once
+    assert student.holds in ("yes", "partly") and small.holds in ("yes", "partly")  # ten labels are few
+    cells = (
+        3 * 3 * len((*LEARNED_BASELINES, SUPERVISED))
+    )  # 0.1 % and 1 % of 720 labels are the same ten labels, counted once
     assert f"of {cells} comparisons" in student.measured
     assert small.measured.startswith("13 000 parameters")
     assert f"Best student at equal training time: at least 23 % lower in {cells} of {cells}" in student.measured
@@ -83,15 +82,15 @@ def test_claims_hold_where_they_should(good, tmp_path):
     assert written(part, tmp_path)["claims"][0]["holds"] == student.holds
 
 
-def test_claims_fail_where_the_student_knows_nothing():
-    noise = {"student": UNKNOWING, "student-small": UNKNOWING, "no-augmentation": UNKNOWING, "joint": 0.2}
+def test_claims_fail_with_an_uninformative_student():
+    noise = {"student": UNINFORMATIVE, "student-small": UNINFORMATIVE, "no-augmentation": UNINFORMATIVE, "joint": 0.2}
     _, part = measured(noise=noise, predicted=dict.fromkeys(FRACTIONS, 0.3), seeds=1)
     assert holds(part)[:4] == ["no"] * 4 and holds(part)[5] == "no"
     assert "itself is not better than the mean" in part.claims[0].why
     assert "still better than a constant with few labels" in part.claims[1].why
 
 
-def test_a_claim_on_all_comparisons_is_partly_true_where_one_lacks():
+def test_a_claim_on_all_comparisons_holds_in_part_if_one_is_missing():
     bench = FakeBench("label-fractions", seeds=1, noise={"student": 0.1, "accel-mae": 1.0})
     probing = Probing(bench, targets=TARGETS, fractions=(1.0,))
     for name in ("student", "accel-mae"):
@@ -99,8 +98,8 @@ def test_a_claim_on_all_comparisons_is_partly_true_where_one_lacks():
     titles = {"accel-mae": "baseline", "student": "baseline"}
 
     def judged(name, *baselines, least):
-        one = against(probing.scores, name, "it", baselines, fractions=dict.fromkeys(TARGETS, (1.0,)))
-        return lower_everywhere(one, probing.scores, titles, statement=Statement("id", "c", "p"), least=least)
+        comparisons = against(probing.scores, name, "it", baselines, fractions=dict.fromkeys(TARGETS, (1.0,)))
+        return lower_everywhere(comparisons, probing.scores, titles, statement=Statement("id", "c", "p"), least=least)
 
     assert judged("student", "accel-mae", least=0.23).holds == "yes"
     assert judged("student", "accel-mae", "absent", least=0.23).holds == "partly"
@@ -109,30 +108,30 @@ def test_a_claim_on_all_comparisons_is_partly_true_where_one_lacks():
     assert judged("absent", "student", least=0.0).holds == "not measured"
 
 
-def test_a_claim_on_three_targets_is_partly_true_where_one_has_no_labels():
-    class HeartRateAlone(FakeBench):
+def test_a_claim_on_three_targets_holds_in_part_if_two_have_no_labels():
+    class OnlyHeartRate(FakeBench):
         def columns(self, split):
-            found = super().columns(split)
-            return found._replace(
-                labels={k: v if k == "hr_bpm" else np.full_like(v, np.nan) for k, v in found.labels.items()}
+            columns = super().columns(split)
+            return columns._replace(
+                labels={k: v if k == "hr_bpm" else np.full_like(v, np.nan) for k, v in columns.labels.items()}
             )
 
-    bench = HeartRateAlone("label-fractions", seeds=1, noise={"student": 0.05} | dict.fromkeys(LEARNED_BASELINES, 3.0))
+    bench = OnlyHeartRate("label-fractions", seeds=1, noise={"student": 0.05} | dict.fromkeys(LEARNED_BASELINES, 3.0))
     part = label_fractions.measure_label_fractions(bench, bench.plan.experiments[0])
     assert part.claims[0].holds == "partly" and "more comparisons are missing" in part.claims[0].measured
 
 
-def test_joint_ppg_projections_are_compared_with_the_frozen_ones():
+def test_joint_ppg_projections_are_compared_with_those_of_the_frozen_teacher():
     class Trivial(FakeBench):
         def arrays(self, name, seed):
-            found = super().arrays(name, seed)
+            arrays = super().arrays(name, seed)
             if name == "joint":
                 for split in ("validation", "test"):
-                    signal = found[f"{split}/teacher_projection"]
-                    found[f"{split}/teacher_projection"] = (
+                    signal = arrays[f"{split}/teacher_projection"]
+                    arrays[f"{split}/teacher_projection"] = (
                         np.random.default_rng(3).standard_normal(signal.shape).astype(np.float32)
                     )
-            return found
+            return arrays
 
     for kind, expected in ((FakeBench, "no"), (Trivial, "yes")):
         bench = kind("label-fractions", seeds=1)
@@ -142,25 +141,25 @@ def test_joint_ppg_projections_are_compared_with_the_frozen_ones():
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.5, 1.0])
-def test_probes_on_what_decides_the_labels_reach_their_known_ceiling(noise):
-    """An embedding that holds each label with Gaussian noise of `noise` standard deviations, turned at random."""
+def test_probes_of_noisy_labels_reach_the_best_possible_error(noise):
+    """The embedding is a random rotation of the labels with Gaussian noise of `noise` standard deviations."""
     bench = FakeBench("label-fractions", seeds=1, noise={"student": noise}, people=(300, 40, 100))
     probing = Probing(bench, targets=TARGETS)
     probing.encoder("student", [0])
     for target in TARGETS:
         best = np.hypot(*SCALES[target][1:]) * noise / np.hypot(1, noise) * np.sqrt(2 / np.pi)
-        found = probing.scores.error(target, 1.0, "student").value
-        assert found == pytest.approx(best, rel=0.06, abs=0.01 * SCALES[target][2])
+        error = probing.scores.error(target, 1.0, "student").value
+        assert error == pytest.approx(best, rel=0.06, abs=0.01 * SCALES[target][2])
 
 
-def test_shuffled_labels_give_chance():
+def test_shuffled_labels_give_the_error_of_the_mean():
     _, part = measured(shuffled=True, seeds=1, failed=["untrained", *LEARNED_BASELINES])
     for name in ("student", TEACHER):
         ratio = part.numbers[FULL.format("hr_bpm", name)].value / part.numbers[FULL.format("hr_bpm", "mean")].value
         assert ratio == pytest.approx(1.0, abs=0.03)
 
 
-def test_runs_that_failed_are_left_out_and_named(tmp_path):
+def test_failed_runs_are_left_out_and_named(tmp_path):
     failed = ["student", "accel-mae", "joint", *(supervised_variant(t, f).name for t in TARGETS for f in FRACTIONS)]
     _, part = measured(failed=failed, seeds=1)
     assert holds(part) == ["not measured"] * 5 + [part.claims[5].holds]
@@ -171,7 +170,7 @@ def test_runs_that_failed_are_left_out_and_named(tmp_path):
     written(part, tmp_path)
 
 
-def test_hand_made_features_are_probed_twice_with_the_labels_of_each_seed():
+def test_hand_made_features_get_two_probes_with_the_labels_of_each_seed():
     bench = FakeBench(
         "label-fractions", failed=["joint"], seeds=2, people=(20, 8, 10), minutes=8, noise={"classical": 0.1}
     )
@@ -183,22 +182,22 @@ def test_hand_made_features_are_probed_twice_with_the_labels_of_each_seed():
         assert first == second
         first, second = probing.scores.error("hr_bpm", 0.1, name).seeds
         assert first != second
-        assert name in OWN_TITLES
+        assert name in PROBE_TITLES
 
 
-def test_probes_read_the_labels_that_supervised_training_reads():
+def test_probes_use_the_same_labels_as_supervised_training():
     bench = FakeBench("label-fractions", seeds=2)
     probing = Probing(bench, targets=("hr_bpm",), fractions=(0.1,))
     probing.encoder("student", [0, 1])
     columns = bench.columns("train")
-    names = np.array([f"0/{name}" for name in columns.participant])  # as stages/sources.py calls them
+    names = np.array([f"0/{name}" for name in columns.participant])  # as stages/sources.py names them
     known = np.isfinite(columns.labels["hr_bpm"])
     for seed in (0, 1):
         expected = columns.labels["hr_bpm"][labelled_subset(names, known, 0.1, seed).rows].mean()
         assert probing.scores.prediction("hr_bpm", 0.1, "mean", seed)[0] == pytest.approx(expected, rel=1e-6)
 
 
-def test_encoders_of_other_rows_are_refused():
+def test_an_encoder_with_other_rows_is_refused():
     bench = FakeBench("label-fractions", seeds=1)
     probing = Probing(bench, targets=("hr_bpm",))
     splits = bench.splits("student", 0)
@@ -208,11 +207,11 @@ def test_encoders_of_other_rows_are_refused():
 
 
 def test_agreement_by_encoder(tmp_path):
-    bench = FakeBench("agreement", noise={"student": 0.1, "accel-mae": UNKNOWING}, failed=["classical"])
+    bench = FakeBench("agreement", noise={"student": 0.1, "accel-mae": UNINFORMATIVE}, failed=["classical"])
     part = label_fractions.measure_agreement(bench, bench.plan.experiments[0])
     sd = {name: part.numbers[f"agreement/hr_bpm/{name}/sd"] for name in ("student", "accel-mae")}
     assert sd["student"].value < 0.4 * sd["accel-mae"].value
-    bias, low, high = (part.numbers[f"agreement/hr_bpm/student/{what}"] for what in ("bias", "low", "high"))
+    bias, low, high = (part.numbers[f"agreement/hr_bpm/student/{name}"] for name in ("bias", "low", "high"))
     assert low.value < bias.value < high.value and abs(bias.value) < 1
     assert high.value - low.value == pytest.approx(2 * 1.96 * sd["student"].value)
     assert bias.absolute >= 0.05 * sd["student"].value

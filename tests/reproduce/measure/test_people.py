@@ -1,4 +1,4 @@
-"""Health targets of people, measured on encoders of known content."""
+"""Health targets of participants, with generated embeddings of known quality."""
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ QUESTIONS = [name for name in NAMES if name not in CONTROLS][:8]
 
 
 def table(bench, *, controls=True, leak=False):
-    """Answers that depend on the people's states, and controls that depend on nothing."""
+    """Answers that depend on the latent states of the people, and controls that depend on nothing."""
     rng = np.random.default_rng(3)
     people = {
         name: state for split in ("train", "validation", "test") for name, state in bench.minutes[split].people.items()
@@ -40,8 +40,8 @@ def table(bench, *, controls=True, leak=False):
     return pa.table(columns)
 
 
-def made(noise, **how):
-    bench = MadeUpBench(noise, people=(120, 40, 60), each=6, **how)
+def made(noise, **options):
+    bench = MadeUpBench(noise, people=(120, 40, 60), each=6, **options)
     bench.opened.stores = (Store(table(bench)),)
     return bench
 
@@ -65,10 +65,10 @@ def test_students_beat_baselines_and_controls_are_at_chance():
     assert len(part.section.pictures) == 2 and len(part.section.tables) == 4
 
 
-def test_controls_that_can_be_read_are_told():
+def test_readable_controls_are_reported_as_a_leak():
     bench = made({"student": 0.1})
-    found = ask(bench, {"student": 0}, table(bench, leak=True), main="student")
-    assert "something leaks" in control_words(found, {"student": "student"})[0]
+    answers = ask(bench, {"student": 0}, table(bench, leak=True), main="student")
+    assert "something leaks" in control_words(answers, {"student": "student"})[0]
 
 
 def test_few_people_and_no_controls():
@@ -80,7 +80,7 @@ def test_few_people_and_no_controls():
     assert any("needs 5 of each" in note for note in part.section.notes)
 
 
-def test_without_the_student_another_one_is_compared():
+def test_without_the_student_the_other_encoders_are_measured():
     bench = made(NOISE, failed=("student-s0",))
     part = measure_participants(bench, experiment("participants", *NOISE))
     assert part.claims[0].holds == "not measured" and "the student has no result" in part.claims[0].why
@@ -88,18 +88,17 @@ def test_without_the_student_another_one_is_compared():
     assert any("student-s0" in note for note in part.section.notes)
 
 
-def test_people_of_several_stores_keep_apart():
+def test_people_of_the_same_name_in_several_stores_are_different_people():
     bench = made({"student": 0.1})
     whole = bench.opened.stores[0].participants
     for minutes in bench.minutes.values():
         names = np.array([f"1/{name}" for name in minutes.participant], object)
         minutes.columns = minutes.columns._replace(participant=names)
-    other = whole.drop_columns(
-        ["bmi", "condition_hypertension"]
-    )  # another store knows less, of people of the same names
+    # the other store has fewer columns, and people of the same names
+    other = whole.drop_columns(["bmi", "condition_hypertension"])
     bench.opened.stores = (Store(other.set_column(1, "age_years", pa.array(np.zeros(len(whole))))), Store(whole))
     part = measure_participants(bench, experiment("participants", "student"))
-    assert part.numbers["participants/student/age_years/mae"].value < 8  # those of the first store would be 0
+    assert part.numbers["participants/student/age_years/mae"].value < 8  # the ages of the other store are 0
     assert part.numbers["participants/student/mean-auc"].value > 0.85
 
 
@@ -117,12 +116,11 @@ def test_ceilings_of_synthetic_people():
     )
     bench.opened.stores = (Store(people, manifest=manifest),)
     part = measure_participants(bench, experiment("participants", "student"))
-    (areas,) = (one for one in part.section.tables if one.caption.startswith("ROC AUC by target"))
+    (areas,) = (table for table in part.section.tables if table.caption.startswith("ROC AUC by target"))
     ceilings = [float(row[areas.columns.index("ceiling")]) for row in areas.rows if row[1] != "control"]
-    assert 0.65 < np.mean(ceilings) < 1.0  # drawn ones: of 60 people a hard target's may lie below chance
-    assert (
-        abs(part.numbers["participants/student/mean-auc"].value - 0.5) < 0.1
-    )  # made-up embeddings know nothing of them
+    assert 0.65 < np.mean(ceilings) < 1.0  # with 60 people, the ceiling of a hard target may be below chance
+    # generated embeddings do not depend on the answers
+    assert abs(part.numbers["participants/student/mean-auc"].value - 0.5) < 0.1
     bench.opened.stores = (Store(people, manifest=dict(manifest, source_settings={"generator": -1, "seed": seed})),)
     assert any(
         "No ceilings" in note
@@ -142,6 +140,6 @@ def test_encoders_with_other_training_rows_are_cut_to_the_common_ones():
     half = np.arange(0, 720, 2)
     arrays = bench.arrays("accel-mae", 0)
     arrays |= {"train_rows": half, "train/embedding": arrays["train/embedding"][half]}
-    bench.opened.train_places = lambda limit: half
+    bench.opened.train_positions = lambda limit: half
     part = measure_participants(bench, experiment("participants", "student", "accel-mae"))
     assert part.numbers["participants/accel-mae/mean-auc"].value > 0.8

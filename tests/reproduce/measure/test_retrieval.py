@@ -1,4 +1,4 @@
-"""Retrieval, its failures and the health of embeddings, measured on encoders of known content."""
+"""Retrieval, its failures and embedding health, with generated embeddings of known quality."""
 
 import math
 
@@ -25,8 +25,8 @@ from tests.reproduce.measure.made_up_bench import MadeUpBench, experiment
 TEACHER = "teacher-mae"
 
 
-def sound(part, name):
-    """Whether a report takes the part, and its numbers are of its section."""
+def checked(part, name):
+    """Asserts that a report with this part is valid and that its numbers belong to its section; returns the part."""
     validate_report(Report("", (), part.claims, (part.section,), part.numbers, [], {}))
     assert part.section.id == name and all(number.startswith(f"{name}/") for number in part.numbers)
     assert all(math.isfinite(n.absolute) and math.isfinite(n.relative) for n in part.numbers.values())
@@ -36,7 +36,7 @@ def sound(part, name):
 @pytest.mark.parametrize(("noise", "holds"), [(0.0, "yes"), (0.12, "partly"), (2.0, "no")])
 def test_claim_is_judged_in_a_pool_of_1000(noise, holds):
     bench = MadeUpBench({TEACHER: 0.0, "student": noise, "student-best": 0.0}, seeds=2, people=(4, 4, 110))
-    part = sound(measure_retrieval(bench, experiment("retrieval", TEACHER, "student", "student-best")), "retrieval")
+    part = checked(measure_retrieval(bench, experiment("retrieval", TEACHER, "student", "student-best")), "retrieval")
     (claim,) = part.claims
     top1 = part.numbers["retrieval/student/accel-ppg/1000/top-1"]
     assert claim.holds == holds, top1
@@ -49,9 +49,9 @@ def test_claim_is_judged_in_a_pool_of_1000(noise, holds):
     assert part.section.pictures
 
 
-def test_guessing_encoder_is_at_chance_in_every_pool():
+def test_an_uninformative_encoder_is_at_chance_in_every_pool():
     bench = MadeUpBench({TEACHER: 0.0, "student": 1e6}, people=(4, 4, 60))
-    part = sound(measure_retrieval(bench, experiment("retrieval", "student")), "retrieval")
+    part = checked(measure_retrieval(bench, experiment("retrieval", "student")), "retrieval")
     assert part.numbers["retrieval/student/accel-ppg/all/top-1"].value < 0.01
     assert part.numbers["retrieval/student/accel-ppg/100/mean-rank"].value == pytest.approx(50.5, rel=0.1)
     assert part.numbers["retrieval/student/accel-ppg/one-person/top-1"].value == pytest.approx(0.1, abs=0.05)
@@ -59,18 +59,18 @@ def test_guessing_encoder_is_at_chance_in_every_pool():
     assert claim.holds == "not measured" and "fewer than 1 000" in claim.why
 
 
-def test_expected_mean_rank_is_that_of_drawn_pools():
+def test_expected_mean_rank_equals_that_of_drawn_pools():
     bench = MadeUpBench({"student": 0.5}, people=(4, 4, 40))
-    own = retrieve_pairs(bench, "student", [0])
+    retrieved = retrieve_pairs(bench, "student", [0])
     accel, ppg = bench.pair("student", 0)
     drawn, _ = retrieve(ProjectionPairs(accel, ppg, bench.columns("test").participant), pool_sizes=(50,), draws=300)
-    assert mean_rank(own.first_ranks[ACCEL_TO_PPG], 50) == pytest.approx(drawn[0].mean_rank.mean, rel=0.03)
+    assert mean_rank(retrieved.first_ranks[ACCEL_TO_PPG], 50) == pytest.approx(drawn[0].mean_rank.mean, rel=0.03)
 
 
 def test_encoders_are_compared_in_pairs_on_the_same_queries():
     bench = MadeUpBench({TEACHER: 0.0, "student": 0.5, "student-best": 0.35}, seeds=2, people=(4, 4, 60))
-    part = sound(measure_retrieval(bench, experiment("retrieval", "student", "student-best")), "retrieval")
-    (table,) = [one for one in part.section.tables if "on the same queries" in one.caption]
+    part = checked(measure_retrieval(bench, experiment("retrieval", "student", "student-best")), "retrieval")
+    (table,) = [table for table in part.section.tables if "on the same queries" in table.caption]
     ((_, seeds, accel, ppg),) = table.rows
     assert seeds == "0 and 1" and accel.startswith("+") and ppg.startswith("+")
     people = bench.columns("test").participant
@@ -82,64 +82,63 @@ def test_encoders_are_compared_in_pairs_on_the_same_queries():
     assert top1_difference(first, first, people) == Estimate(0.0, 0.0, 0.0)
 
 
-def test_missing_and_diverged_encoders_are_told():
+def test_missing_and_diverged_encoders_are_named():
     bench = MadeUpBench(
         {TEACHER: 0.0, "student": 0.0, "joint": np.nan, "student-best": 0.1},
         seeds=2,
         failed=("student-s0", "student-s1", "student-best-s0"),
     )
-    part = sound(
+    part = checked(
         measure_retrieval(bench, experiment("retrieval", TEACHER, "student", "student-best", "joint")), "retrieval"
     )
     notes = " ".join(part.section.notes)
     assert "student-s0 and student-s1" in notes and "embeddings are not finite: joint, seed 0 and 1" in notes
     assert part.claims[0].holds == "not measured" and "no result" in part.claims[0].why
     assert len(part.numbers["retrieval/student-best/accel-ppg/all/top-1"].seeds) == 1
-    nothing = sound(measure_retrieval(bench, experiment("retrieval", "student")), "retrieval")
+    nothing = checked(measure_retrieval(bench, experiment("retrieval", "student")), "retrieval")
     assert not nothing.numbers and not nothing.section.tables and "Not measured" in nothing.section.text[0]
 
 
-def test_failures_name_the_motion_that_hides_the_heart():
+def test_failures_with_more_motion_are_explained():
     moving = lambda minutes: minutes.columns.motion_g > np.quantile(minutes.columns.motion_g, 0.7)
     bench = MadeUpBench({TEACHER: 0.0, "student": 0.02}, seeds=2, hides={"student": moving}, people=(4, 4, 60))
-    part = sound(measure_failures(bench, experiment("failures", TEACHER, "student")), "failures")
+    part = checked(measure_failures(bench, experiment("failures", TEACHER, "student")), "failures")
     assert part.numbers["failures/student/failed"].value == pytest.approx(0.3, abs=0.03)
     assert part.numbers["failures/student/auc-motion"].value > 0.95
     assert "Failures have more motion" in part.section.text[0]
     assert part.section.pictures and len(part.section.tables) == 3
 
 
-def test_failures_name_near_ties_of_the_heart_rate():
-    """A student that sees the heart rate alone is beaten by minutes of the same rate."""
+def test_failures_with_nearly_equal_heart_rates_are_explained():
+    """A student that sees only the heart rate confuses minutes of the same rate."""
     bench = MadeUpBench({"student": 0.0}, people=(4, 4, 60))
     rate = bench.columns("test").labels["hr_bpm"]
-    for what, noise in (("projection", 0.03), ("teacher_projection", 0.0)):
+    for kind, noise in (("projection", 0.03), ("teacher_projection", 0.0)):
         angle = (rate - 70) / 40 + noise * np.random.default_rng(0).standard_normal(len(rate))
-        bench.arrays("student", 0)[f"test/{what}"] = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    found = failures_of(bench, "student", 0)
-    assert found.near.value > 0.7 and found.near.value > 3 * found.chance_near
-    assert "heart rate within 2 bpm" in " ".join(explain(found))
+        bench.arrays("student", 0)[f"test/{kind}"] = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    failures = failures_of(bench, "student", 0)
+    assert failures.near.value > 0.7 and failures.near.value > 3 * failures.chance_near
+    assert "heart rate within 2 bpm" in " ".join(explain(failures))
 
 
-def test_health_sees_a_ppg_side_that_drifts_away():
+def test_health_detects_a_collapsed_ppg_side():
     noise = {TEACHER: 0.0, "student": 0.1, "joint": 0.1, "accel-mae": 50.0}
     names = list(noise)
-    part = sound(
+    part = checked(
         measure_health(MadeUpBench(noise, seeds=2, constant=("joint",)), experiment("health", *names)), "health"
     )
-    said = " ".join(part.section.text)
-    assert "separates minutes less than the frozen teacher" in said and "constant output" in said
+    text = " ".join(part.section.text)
+    assert "separates minutes less than the frozen teacher" in text and "constant output" in text
     cka = {name: part.numbers[f"health/{name}/cka"].value for name in names[1:]}
     assert cka["student"] > 0.9 and abs(cka["accel-mae"]) < 0.1
     assert part.numbers["health/joint/ppg-side/variance-share"].value < 1e-6
     fine = measure_health(MadeUpBench(noise, seeds=2), experiment("health", *names))
-    assert "separates minutes as well as the frozen teacher" in " ".join(
-        fine.section.text
-    ) and "No encoder" in " ".join(fine.section.text)
+    text = " ".join(fine.section.text)
+    assert "separates minutes as well as the frozen teacher" in text and "No encoder" in text
 
 
 def test_health_without_a_teacher_has_no_similarity():
-    part = sound(
+    part = checked(
         measure_health(
             MadeUpBench({TEACHER: 0.0, "student": 0.1}, failed=(f"{TEACHER}-s0",)),
             experiment("health", TEACHER, "student"),

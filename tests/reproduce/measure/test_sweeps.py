@@ -1,4 +1,4 @@
-"""Sweeps of variants beside their reference, from made-up embeddings whose knowledge is known."""
+"""Sweeps of variants against their reference, with generated embeddings of known quality."""
 
 import numpy as np
 import pytest
@@ -9,10 +9,17 @@ from accdistill_jax.evaluation.retrieval.retrieval import paired_ranks, top1_by_
 from accdistill_jax.reproduce.measure import sweeps
 from accdistill_jax.reproduce.measure.probe_scores import Score
 from accdistill_jax.reproduce.measure.probe_sweep import expected_retrieval, judge, reach_of, sweep
-from accdistill_jax.reproduce.plan.variants import AUGMENTED, LESSER, OBJECTIVES, REFERENCE, SIZES, TAUGHT
+from accdistill_jax.reproduce.plan.variants import (
+    AUGMENTATION_VARIANTS,
+    OBJECTIVES,
+    OTHER_STUDENTS,
+    REFERENCE,
+    SIMULATED_SENSORS,
+    SIZES,
+)
 from accdistill_jax.reproduce.report.document import Report
 from accdistill_jax.reproduce.report.write import write_grid_report
-from tests.reproduce.measure.fake_bench import TEACHER, UNKNOWING, FakeBench
+from tests.reproduce.measure.fake_bench import TEACHER, UNINFORMATIVE, FakeBench
 
 
 def measured(name, **options):
@@ -25,12 +32,12 @@ def written(part, folder):
 
 
 def cells(part, title, table=0):
-    found = part.section.tables[table]
-    return next(dict(zip(found.columns, row, strict=True)) for row in found.rows if row[0] == title)
+    shown = part.section.tables[table]
+    return next(dict(zip(shown.columns, row, strict=True)) for row in shown.rows if row[0] == title)
 
 
-def test_variants_are_told_apart_from_the_reference_beyond_its_noise(tmp_path):
-    noise = {"regression-mse": UNKNOWING, "temperature-0.02": 0.1, "lambda-0": 0.5}
+def test_variants_differ_from_the_reference_only_beyond_its_noise(tmp_path):
+    noise = {"regression-mse": UNINFORMATIVE, "temperature-0.02": 0.1, "lambda-0": 0.5}
     part = measured("objectives", noise=noise)
     ratio = {v.name: part.numbers[f"objectives/{v.name}/hr_bpm/ratio"].value for v in OBJECTIVES}
     assert (
@@ -63,60 +70,59 @@ def test_small_differences_and_single_seeds_are_not_distinguishable():
     assert judge(Score(Estimate(0.5), (0.5,)), None) == "not distinguishable"  # no interval
     assert judge(None, 0.1) == ""
     bench = FakeBench("augmentations", seeds=1)
-    found = sweep(bench, bench.plan.experiments[0])
-    assert not found.noise and "noise of a seed is not known" in found.notes[-1]
-    assert set(found.rows) == {REFERENCE.name, *(v.name for v in AUGMENTED)}
+    swept = sweep(bench, bench.plan.experiments[0])
+    assert not swept.noise and "noise of a seed is not known" in swept.notes[-1]
+    assert set(swept.rows) == {REFERENCE.name, *(v.name for v in AUGMENTATION_VARIANTS)}
 
 
-def test_retrieval_in_a_pool_is_that_of_the_closed_form():
+def test_expected_retrieval_equals_the_closed_form():
     rng = np.random.default_rng(0)
     ppg = rng.standard_normal((300, 8))
     accel = ppg + 0.9 * rng.standard_normal(ppg.shape)
     people = np.repeat([f"p{k}" for k in range(30)], 10)
     ranks, _ = paired_ranks(unit_rows(accel), unit_rows(ppg))
     for pool in (2, 50, 300):
-        found = expected_retrieval(accel, ppg, people, pool=pool)
-        assert found.top1.value == pytest.approx(top1_by_pool_size(ranks, np.array([pool]))[0])
-        assert found.top1.low < found.top1.value < found.top1.high
-        assert found.mean_rank == pytest.approx(1 + (ranks.mean() - 1) * (pool - 1) / 299)
+        expected = expected_retrieval(accel, ppg, people, pool=pool)
+        assert expected.top1.value == pytest.approx(top1_by_pool_size(ranks, np.array([pool]))[0])
+        assert expected.top1.low < expected.top1.value < expected.top1.high
+        assert expected.mean_rank == pytest.approx(1 + (ranks.mean() - 1) * (pool - 1) / 299)
     assert expected_retrieval(accel, ppg, people).pool == 300
     same = expected_retrieval(ppg, ppg, people)
     assert (same.top1.value, same.mean_rank) == (1.0, 1.0)
 
 
-def test_teachers_are_shown_beside_their_students(tmp_path):
-    part = measured("teachers", noise={"teacher-contrastive": 0.05, "accel-mae": UNKNOWING}, seeds=1)
+def test_students_are_shown_with_the_error_of_their_teacher(tmp_path):
+    part = measured("teachers", noise={"teacher-contrastive": 0.05, "accel-mae": UNINFORMATIVE}, seeds=1)
     (claim,) = part.claims
     assert claim.holds == "yes"
-    own = cells(part, "PPG, contrastive, positives of one participant")["HR error, bpm"]
-    student = cells(part, "from PPG, contrastive, positives of one participant", table=1)
-    assert student["its teacher's HR error, bpm"] == own
-    blind = {v.name: UNKNOWING for v in TAUGHT if "efficientnet" in v.name} | {"accel-mae": UNKNOWING}
+    teacher_error = cells(part, "PPG, contrastive, positives of one participant")["HR error, bpm"]
+    student = cells(part, "student of the teacher: PPG, contrastive, positives of one participant", table=1)
+    assert student["its teacher's HR error, bpm"] == teacher_error
+    blind = {v.name: UNINFORMATIVE for v in OTHER_STUDENTS if "efficientnet" in v.name} | {"accel-mae": UNINFORMATIVE}
     (claim,) = measured("teachers", noise=blind, seeds=1).claims
     assert (
         claim.holds == "partly" and "its teacher's HR error is" in claim.why and "masked autoencoding" in claim.measured
     )
-    (claim,) = measured("teachers", noise={"accel-mae": UNKNOWING}, failed=["student-efficientnet"], seeds=1).claims
+    (claim,) = measured("teachers", noise={"accel-mae": UNINFORMATIVE}, failed=["student-efficientnet"], seeds=1).claims
     assert claim.holds == "partly"
     written(part, tmp_path)
 
 
-def test_the_noise_of_few_seeds_is_known_badly():
+def test_fewer_seeds_give_a_wider_noise():
     assert reach_of(0.01, 3) == pytest.approx(0.01 * 4.303 * 2**0.5, rel=1e-3)  # Student's with 2 degrees of freedom
     assert reach_of(0.01, 2) > reach_of(0.01, 3) > reach_of(0.01, 1000) == pytest.approx(0.01 * 1.96 * 2**0.5, rel=1e-2)
 
 
-def test_all_encoders_are_timed_in_turns(smoke_store, monkeypatch):
+def test_latencies_of_all_encoders_are_measured(smoke_store, monkeypatch):
     bench = FakeBench("sizes", seeds=1, preset="smoke")
     bench.opened.stores = (Store.open(str(smoke_store)),)
     monkeypatch.setattr(sweeps, "REPEATS", 3)
-    found = sweeps.latencies(bench, ["teacher-mae", "student"])
-    assert list(found) == ["teacher-mae", "student"] and all(
-        len(own) == 3 and (own > 0).all() for own in found.values()
-    )
+    times = sweeps.latencies(bench, ["teacher-mae", "student"])
+    assert list(times) == ["teacher-mae", "student"]
+    assert all(len(milliseconds) == 3 and (milliseconds > 0).all() for milliseconds in times.values())
 
 
-def test_sizes_stand_beside_parameters_and_latency(tmp_path, monkeypatch):
+def test_sizes_have_parameters_and_latency(tmp_path, monkeypatch):
     monkeypatch.setattr(sweeps, "latencies", lambda bench, names: {name: np.array([0.8, 1.0, 1.4]) for name in names})
     part = measured("sizes", failed=["accel-mae"], seeds=1)
     row = cells(part, SIZES[0].title)
@@ -127,8 +133,8 @@ def test_sizes_stand_beside_parameters_and_latency(tmp_path, monkeypatch):
     written(part, tmp_path)
 
 
-def test_lesser_sensors_are_compared_with_the_student_of_their_duration(tmp_path):
-    noise = {v.name: 1.2 for v in LESSER if "64th-g" in v.name}
+def test_coarser_sensors_are_compared_with_the_student_of_the_same_duration(tmp_path):
+    noise = {v.name: 1.2 for v in SIMULATED_SENSORS if "64th-g" in v.name}
     part = measured("sensors", noise=noise, failed=["trained-8bit", "applied-8bit"], seeds=1)
     assert part.numbers["sensors/applied-64th-g/hr_bpm/ratio"].value > 1.2
     assert part.numbers["sensors/applied-50hz/hr_bpm/ratio"].value == pytest.approx(1, abs=0.2)
@@ -139,7 +145,7 @@ def test_lesser_sensors_are_compared_with_the_student_of_their_duration(tmp_path
     written(part, tmp_path)
 
 
-def test_what_is_missing_is_named(tmp_path):
+def test_a_missing_reference_is_named(tmp_path):
     bench = FakeBench("objectives", failed=[REFERENCE.name], seeds=1)
     part = sweeps.measure_objectives(bench, bench.plan.experiments[0])
     assert not any("ratio" in name for name in part.numbers) and part.numbers

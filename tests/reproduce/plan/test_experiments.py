@@ -1,4 +1,4 @@
-"""Adding an experiment takes one registration: its variants are planned, it is measured, and it has a section."""
+"""An experiment needs one registration: then its variants are planned, and it is measured and reported."""
 
 import sys
 import types
@@ -24,7 +24,7 @@ def measure_cold(bench, experiment):
 
 @pytest.fixture
 def cold(monkeypatch):
-    """A registered experiment with a variant of its own."""
+    """A registered experiment that adds a variant."""
     monkeypatch.setattr(experiments, "EXPERIMENTS", dict(experiments.EXPERIMENTS))
     monkeypatch.setattr(grid, "EXPERIMENTS", experiments.EXPERIMENTS)
     module = types.ModuleType("cold_experiment")

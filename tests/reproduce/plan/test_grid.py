@@ -1,4 +1,4 @@
-"""The grid: which runs there are, what they build on, and what makes a run another one."""
+"""The grid: its runs, the runs that they need, and the keys that identify a run."""
 
 import shutil
 
@@ -27,15 +27,15 @@ def test_every_preset_is_a_graph_of_valid_runs(preset):
     plan = grid.plan_grid(preset)
     Schedule(plan.jobs)
     known = {variant.name for variant in grid.all_variants(grid.SCALES[preset])}
-    assert {name for one in EXPERIMENTS.values() for name in one.variants} <= known
-    assert all(one.runs for one in plan.experiments)
+    assert {name for experiment in EXPERIMENTS.values() for name in experiment.variants} <= known
+    assert all(experiment.runs for experiment in plan.experiments)
     for job in plan.jobs:
         if job.name != grid.DATA and job.order["teacher"]:
             assert job.order["teacher"] in job.needs
     assert sum(job.cost_s for job in plan.jobs) > 0
 
 
-def test_the_cpu_preset_holds_what_is_promised(cpu):
+def test_the_cpu_preset_has_all_main_runs_with_three_seeds(cpu):
     names = set(jobs(cpu))
     for main in (
         "teacher-mae",
@@ -56,7 +56,7 @@ def test_the_cpu_preset_holds_what_is_promised(cpu):
     assert population["seed"] == 1 and population["participants"] >= 1000
 
 
-def test_stores_that_nothing_is_trained_on_are_others_of_other_names(smoke_store, tmp_path):
+def test_unseen_stores_have_other_names_and_contents_than_training_stores(smoke_store, tmp_path):
     copy = shutil.copytree(smoke_store, tmp_path / smoke_store.name)
     with pytest.raises(UserError, match="--unseen: .* is one of the stores trained on"):
         grid.plan_grid("smoke", stores=(str(smoke_store),), unseen=(str(copy),))
@@ -66,7 +66,7 @@ def test_stores_that_nothing_is_trained_on_are_others_of_other_names(smoke_store
         grid.plan_grid("smoke", unseen=(str(smoke_store),), overrides=("--config.data.synthetic.ppg_channels=1",))
 
 
-def test_a_store_to_transfer_to_trains_nothing_anew(smoke_store, tmp_path):
+def test_an_unseen_store_adds_no_training(smoke_store, tmp_path):
     copy = shutil.copytree(smoke_store, tmp_path / "other")
     alone = jobs(grid.plan_grid("smoke", only=("failures",)))
     first, both = (
@@ -74,45 +74,46 @@ def test_a_store_to_transfer_to_trains_nothing_anew(smoke_store, tmp_path):
         for unseen in ((str(smoke_store),), (str(smoke_store), str(copy)))
     )
     assert {name: first[name].key for name in alone} == {name: job.key for name, job in alone.items()}
-    own = {name for name in first if name.endswith("-unseen")}
-    trained = set(first) - own - {grid.DATA}
-    assert own == {f"{name}-unseen" for name in trained}
+    embedding = {name for name in first if name.endswith("-unseen")}
+    trained = set(first) - embedding - {grid.DATA}
+    assert embedding == {f"{name}-unseen" for name in trained}
     for name, job in first.items():
-        assert (job.key == both[name].key) == (name not in own)
+        assert (job.key == both[name].key) == (name not in embedding)
     assert set(first["student-s0-unseen"].needs) == {"data", "student-s0", "teacher-mae-s0", "teacher-mae-s0-unseen"}
     assert set(first["accel-mae-s0-unseen"].needs) == {"data", "accel-mae-s0"}
 
 
-def test_only_the_experiment_on_them_waits_for_unseen_stores(smoke_store):
+def test_only_the_unseen_experiment_needs_unseen_stores(smoke_store):
     plan = grid.plan_grid("smoke", only=("failures", "unseen"), unseen=(str(smoke_store),))
     runs = {experiment.id: experiment.runs for experiment in plan.experiments}
     assert set(runs["failures"]) == {"teacher-mae-s0", "student-s0"}
     assert {"student-s0", "student-s0-unseen", "classical-s0-unseen"} <= set(runs["unseen"])
 
 
-def test_a_student_builds_on_the_teacher_of_its_seed_and_a_variant_on_the_first(cpu):
-    found = jobs(cpu)
-    assert found["student-s2"].order["teacher"] == "teacher-mae-s2"
-    assert found["from-teacher-contrastive-s0"].order["teacher"] == "teacher-contrastive-s0"
-    assert found["applied-25hz-s0"].needs[-1] == "student-s0"
-    assert not found["accel-mae-s1"].order["teacher"]
+def test_a_student_needs_the_teacher_of_its_seed(cpu):
+    by_name = jobs(cpu)
+    assert by_name["student-s2"].order["teacher"] == "teacher-mae-s2"
+    assert by_name["from-teacher-contrastive-s0"].order["teacher"] == "teacher-contrastive-s0"
+    assert by_name["applied-25hz-s0"].needs[-1] == "student-s0"
+    assert not by_name["accel-mae-s1"].order["teacher"]
 
 
-def test_equal_training_is_equal(cpu):
+def test_compared_variants_have_the_same_duration(cpu):
     duration = lambda name: jobs(cpu)[name].order["config"]["student"]["train"]["duration"]
     whole = {
         duration(f"{name}-s0")
         for name in ("student", "joint", "accel-mae", "accel-contrastive", "no-augmentation", "student-small")
     }
     short = {
-        duration(f"{variant.name}-s0") for variant in (variants.REFERENCE, *variants.OBJECTIVES, *variants.AUGMENTED)
+        duration(f"{variant.name}-s0")
+        for variant in (variants.REFERENCE, *variants.OBJECTIVES, *variants.AUGMENTATION_VARIANTS)
     }
     assert len(whole) == 1 and len(short) == 1 and whole != short
 
 
 @pytest.mark.parametrize("preset", ["cpu", "full"])
 @pytest.mark.parametrize("segments", [1000, 1_600_000])
-def test_supervised_training_can_stop_early_and_is_as_long_as_the_student_with_all_labels(preset, segments):
+def test_supervised_training_keeps_the_best_step_and_lasts_as_long_as_the_student(preset, segments):
     plan = grid.plan_grid(preset, only=("label-fractions",))
 
     def steps(train, key, share=1.0):
@@ -122,7 +123,7 @@ def test_supervised_training_can_stop_early_and_is_as_long_as_the_student_with_a
         train = jobs(plan)[f"{variant.name}-s0"].order["config"]["student"]["train"]
         share = variant.changes["student.supervised.label_fraction"]
         if train["duration"].endswith("epochs") and segments < 1_000_000:
-            continue  # so long is no supervised training of a small store, nor a student
+            continue  # too long for a small store
         total = steps(train, "duration", share)
         assert steps(train, "warmup", share) < total
         assert (
@@ -139,7 +140,7 @@ def test_supervised_training_can_stop_early_and_is_as_long_as_the_student_with_a
     "name,low,high", [("size-20th", 12, 25), ("size-5th", 4.5, 6.5), ("size-half", 1.6, 2.4), ("size-equal", 0.8, 1.2)]
 )
 @pytest.mark.parametrize("preset", ["cpu", "full"])
-def test_sizes_are_what_they_are_called(preset, name, low, high):
+def test_sizes_match_their_names(preset, name, low, high):
     import jax
     import jax.numpy as jnp
 
@@ -155,7 +156,7 @@ def test_sizes_are_what_they_are_called(preset, name, low, high):
     assert low <= ratio <= high
 
 
-def test_a_run_is_another_one_when_what_decides_it_changes_and_only_then(cpu):
+def test_the_key_of_a_run_changes_only_with_values_that_decide_its_result(cpu):
     keys = lambda *overrides: {
         job.name: job.key for job in grid.plan_grid("cpu", only=("retrieval",), overrides=overrides).jobs
     }
@@ -171,8 +172,8 @@ def test_a_run_is_another_one_when_what_decides_it_changes_and_only_then(cpu):
     assert len(set(before.values())) == len(before)
 
 
-def test_expected_durations_follow_what_is_asked_for(cpu):
-    """A shorter student was expected to take as long as the preset's own."""
+def test_expected_durations_follow_the_config(cpu):
+    """A shorter student must be expected to take less time than the student of the preset."""
     shorter = jobs(grid.plan_grid("cpu", overrides=["--config.student.train.duration=300 steps"]))
     embedding = 3 * grid.SCALES["cpu"].seconds["embed"]
     for name in ("student-s0", "accel-mae-s1", "joint-s0", "student-best-s2"):
@@ -182,9 +183,9 @@ def test_expected_durations_follow_what_is_asked_for(cpu):
     assert other_unit["student-s0"].cost_s == jobs(cpu)["student-s0"].cost_s
 
 
-def test_only_some_experiments_need_only_some_runs():
+def test_only_selects_the_runs_of_its_experiments():
     plan = grid.plan_grid("cpu", only=("fail*",), seeds=1)
-    assert [one.id for one in plan.experiments] == ["failures"]
+    assert [experiment.id for experiment in plan.experiments] == ["failures"]
     assert set(jobs(plan)) == {"data", "teacher-mae-s0", "student-s0"}
 
 
@@ -198,7 +199,7 @@ def test_only_some_experiments_need_only_some_runs():
         ({"stores": ("no/such/store",)}, "no/such/store"),
     ],
 )
-def test_what_cannot_be_planned_is_told_in_one_line(arguments, message):
+def test_a_wrong_argument_is_refused_in_one_line(arguments, message):
     with pytest.raises(UserError, match=message) as caught:
         grid.plan_grid("smoke", **arguments)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Comparing two reports: what has moved, what cannot be compared, what is no report."""
+"""Comparison of two reports: moved numbers, reports that cannot be compared, files that are not reports."""
 
 import copy
 import gzip
@@ -47,12 +47,12 @@ def reference():
 
 
 @pytest.fixture
-def found(reference):
+def new(reference):
     return copy.deepcopy(reference)
 
 
 def names(moved):
-    return {one.name: one.why for one in moved}
+    return {deviation.name: deviation.why for deviation in moved}
 
 
 def test_a_report_agrees_with_itself(reference):
@@ -62,29 +62,29 @@ def test_a_report_agrees_with_itself(reference):
     )
 
 
-def test_tolerances_are_the_references(reference, found):
-    found["numbers"]["probes/hr"] = number(2.2, relative=0.0)
-    found["numbers"]["retrieval/top1"]["value"] = 0.88
-    assert check.compare_reports(reference, found) == []
-    found["numbers"]["probes/hr"]["value"] = 2.21
-    found["numbers"]["probes/exact"]["value"] = math.nextafter(5.0, 6.0)
-    found["numbers"]["retrieval/top1"]["value"] = 0.85
-    moved = check.compare_reports(reference, found)
-    assert [one.name for one in moved] == ["probes/exact", "retrieval/top1", "probes/hr"]
+def test_tolerances_come_from_the_reference(reference, new):
+    new["numbers"]["probes/hr"] = number(2.2, relative=0.0)
+    new["numbers"]["retrieval/top1"]["value"] = 0.88
+    assert check.compare_reports(reference, new) == []
+    new["numbers"]["probes/hr"]["value"] = 2.21
+    new["numbers"]["probes/exact"]["value"] = math.nextafter(5.0, 6.0)
+    new["numbers"]["retrieval/top1"]["value"] = 0.85
+    moved = check.compare_reports(reference, new)
+    assert [deviation.name for deviation in moved] == ["probes/exact", "retrieval/top1", "probes/hr"]
     assert moved[1].share == pytest.approx(2.5) and moved[1].allowed == pytest.approx(0.02)
-    text = check.comparison_table(check.deviations(reference, found))
+    text = check.comparison_table(check.deviations(reference, new))
     assert "250 %" in text and text.index("retrieval/top1") < text.index("probes/hr") < text.index("retrieval/none")
     assert text.splitlines()[-1].startswith("3 of 6 numbers and claims moved")
 
 
-def test_numbers_only_in_one_and_claims_that_turned(reference, found):
-    del found["numbers"]["probes/hr"]
-    found["numbers"]["probes/more"] = number(1.0)
-    found["numbers"]["retrieval/none"]["value"] = 1.0
-    found["numbers"]["retrieval/top1"]["value"] = None
-    found["claims"][0]["holds"] = "no"
-    found["claims"][1]["claim"] = "joint is much worse"
-    assert names(check.compare_reports(reference, found)) == {
+def test_missing_and_new_numbers_and_changed_verdicts(reference, new):
+    del new["numbers"]["probes/hr"]
+    new["numbers"]["probes/more"] = number(1.0)
+    new["numbers"]["retrieval/none"]["value"] = 1.0
+    new["numbers"]["retrieval/top1"]["value"] = None
+    new["claims"][0]["holds"] = "no"
+    new["claims"][1]["claim"] = "joint is much worse"
+    assert names(check.compare_reports(reference, new)) == {
         "probes/hr": "is missing",
         "probes/more": "is new: the reference has no such number",
         "retrieval/none": "was not measurable",
@@ -95,42 +95,42 @@ def test_numbers_only_in_one_and_claims_that_turned(reference, found):
     }
 
 
-def test_a_part_is_compared_with_its_part(reference, found):
-    found["numbers"] = {"retrieval/top1": number(0.9)}
-    found["claims"] = [{"claim": "augmentation helps", "holds": "not measured"}]
-    assert names(check.compare_reports(reference, found, only=["retr*"])) == {"retrieval/none": "is missing"}
+def test_with_only_the_other_experiments_are_not_compared(reference, new):
+    new["numbers"] = {"retrieval/top1": number(0.9)}
+    new["claims"] = [{"claim": "augmentation helps", "holds": "not measured"}]
+    assert names(check.compare_reports(reference, new, only=["retr*"])) == {"retrieval/none": "is missing"}
 
 
-def test_a_claim_that_turns_at_the_edge_of_its_rule_is_told_and_no_alarm(reference, found):
-    for report in (reference, found):
+def test_a_verdict_that_changes_near_its_threshold_is_a_note_and_not_a_deviation(reference, new):
+    for report in (reference, new):
         report["claims"][0]["section"] = "retrieval"
-    found["claims"][0]["holds"] = "partly"
-    found["numbers"]["retrieval/top1"]["value"] = 0.89  # within what is allowed
-    assert check.compare_reports(reference, found) == []
-    assert "its numbers agree and lie near a threshold" in check.comparison_table(check.deviations(reference, found))
-    found["numbers"]["retrieval/top1"]["value"] = 0.8
-    assert names(check.compare_reports(reference, found)) == {
+    new["claims"][0]["holds"] = "partly"
+    new["numbers"]["retrieval/top1"]["value"] = 0.89  # within the tolerance
+    assert check.compare_reports(reference, new) == []
+    assert "its numbers agree and lie near a threshold" in check.comparison_table(check.deviations(reference, new))
+    new["numbers"]["retrieval/top1"]["value"] = 0.8
+    assert names(check.compare_reports(reference, new)) == {
         "retrieval/top1": "moved",
         "augmentation helps": "holds differently",
     }
-    found["numbers"]["retrieval/top1"]["value"] = 0.9
-    found["claims"][0]["holds"] = "not measured"
-    assert names(check.compare_reports(reference, found)) == {"augmentation helps": "holds differently"}
+    new["numbers"]["retrieval/top1"]["value"] = 0.9
+    new["claims"][0]["holds"] = "not measured"
+    assert names(check.compare_reports(reference, new)) == {"augmentation helps": "holds differently"}
 
 
 @pytest.mark.parametrize(
     ("key", "value"), [("preset", "smoke"), ("seeds", 1), ("generator_version", 3), ("data_fingerprints", "x")]
 )
-def test_reports_that_were_made_otherwise_are_not_compared(reference, found, key, value):
-    found["settings"][key] = value
+def test_reports_with_other_settings_are_refused(reference, new, key, value):
+    new["settings"][key] = value
     with pytest.raises(UserError, match=f"the reports cannot be compared: {key} is .* in the reference, {value} here"):
-        check.compare_reports(reference, found)
+        check.compare_reports(reference, new)
 
 
-def test_versions_and_tuples_are_no_hindrance(reference, found):
+def test_versions_may_differ_and_tuples_equal_lists(reference, new):
     reference["settings"]["overrides"] = ["--config.a=1"]
-    found["settings"] |= {"overrides": ("--config.a=1",), "versions": {"jax": "0.11"}}
-    assert check.compare_reports(reference, found) == []
+    new["settings"] |= {"overrides": ("--config.a=1",), "versions": {"jax": "0.11"}}
+    assert check.compare_reports(reference, new) == []
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_versions_and_tuples_are_no_hindrance(reference, found):
         (lambda text: text.replace('"holds": "yes"', '"held": "yes"'), "a claim is incomplete"),
     ],
 )
-def test_what_is_no_report_is_refused(reference, tmp_path, spoil, message):
+def test_a_file_that_is_not_a_report_is_refused(reference, tmp_path, spoil, message):
     path = tmp_path / "report.json"
     path.write_text(json.dumps(reference))
     assert check.load_report(path) == reference
@@ -155,12 +155,12 @@ def test_what_is_no_report_is_refused(reference, tmp_path, spoil, message):
         check.load_report(path)
 
 
-def test_a_compressed_report_is_read_by_either_name(reference, tmp_path):
+def test_a_compressed_report_is_read_with_or_without_gz_in_its_name(reference, tmp_path):
     path = tmp_path / "report.json"
     (tmp_path / "report.json.gz").write_bytes(gzip.compress(json.dumps(reference).encode(), mtime=0))
     assert check.load_report(path) == check.load_report(tmp_path / "report.json.gz") == reference
     path.write_text(json.dumps(reference | {"runs": []}))
-    assert check.load_report(path)["runs"] == []  # the plain file counts where both exist
+    assert check.load_report(path)["runs"] == []  # if both exist, the plain file is read
 
 
 @pytest.mark.parametrize(
@@ -173,16 +173,16 @@ def test_a_damaged_compressed_report_is_refused(reference, tmp_path, spoil):
         check.load_report(path)
 
 
-def test_no_such_file(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(UserError, match="cannot read .*none.json: No such file"):
         check.load_report(tmp_path / "none.json")
 
 
-def test_claims_are_found_by_id_and_in_earlier_reports_by_wording(reference, found):
-    found["claims"][0]["id"] = "augmentation"
-    assert check.compare_reports(reference, found) == []  # the reference has no ids
+def test_claims_are_found_by_id_and_in_earlier_reports_by_wording(reference, new):
+    new["claims"][0]["id"] = "augmentation"
+    assert check.compare_reports(reference, new) == []  # the reference has no ids
     reference["claims"][0]["id"] = "augmentation"
-    found["claims"][0]["claim"] = "augmentation helps the student"
-    assert check.compare_reports(reference, found) == []
-    found["claims"][0]["holds"] = "no"
-    assert names(check.compare_reports(reference, found)) == {"augmentation helps the student": "holds differently"}
+    new["claims"][0]["claim"] = "augmentation helps the student"
+    assert check.compare_reports(reference, new) == []
+    new["claims"][0]["holds"] = "no"
+    assert names(check.compare_reports(reference, new)) == {"augmentation helps the student": "holds differently"}

@@ -1,4 +1,4 @@
-"""The report: the page parses, holds everything escaped and needs nothing else; the other two renderings agree with it."""
+"""The report: the page parses, escapes all text and is self-contained; report.md and report.json have the same content."""
 
 import json
 import math
@@ -30,7 +30,7 @@ VOID = {"meta", "img", "br", "hr", "link", "input"}
 
 
 class Page(HTMLParser):
-    """What a test asks of a page; raises where an element is closed that is not open."""
+    """A parsed page; fails if an element is closed that is not open."""
 
     def __init__(self, text):
         super().__init__(convert_charrefs=True)
@@ -72,7 +72,7 @@ def report():
         title=f"Title {NASTY}",
         summary=(f"**Bold** `code` [page](https://arxiv.org/abs/2412.11276) {NASTY}",),
         claims=(
-            Claim("augmentation", "Augmentation", "+45 %", "P", "+3 %", "no", "see [there](#augmentation)"),
+            Claim("augmentation", "Augmentation", "+45 %", "P", "+3 %", "no", "see [Augmentation](#augmentation)"),
             Claim("nasty", NASTY, "99.2 %", "Q", "", "not measured", NASTY, rule=NASTY),
             Claim("joint", "Joint", "95 % worse", "P", "160 %", "yes", ""),
             Claim("size", "Size", "better", "A", "mixed", "partly", ""),
@@ -94,13 +94,13 @@ def report():
     )
 
 
-def test_the_page_is_whole_escaped_and_by_itself(report, tmp_path):
+def test_the_page_is_complete_escaped_and_self_contained(report, tmp_path):
     path = write_grid_report(tmp_path / "new", report)
     text = path.read_text()
     page = Page(text)
     assert not {"script", "link", "iframe", "object", "svg"} & {tag for tag, _ in page.elements}
     assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
-    # in words: title, h1, summary, claim and why, failed run, section, title of it in contents and above, ...
+    # it occurs in the title, h1, summary, claim, reason, failed run, section, contents, ...
     assert page.text.count("<script>alert('1')</script> & \"quoted\" | bar") >= 12
     addresses = [a for tag, attributes in page.elements for a in (attributes.get("src"), attributes.get("href")) if a]
     assert all(a.startswith(("data:image/png;base64,", "#", "https://arxiv.org/")) for a in addresses)
@@ -111,7 +111,7 @@ def test_the_page_is_whole_escaped_and_by_itself(report, tmp_path):
     assert "url(" not in CSS and "@import" not in CSS and CSS.count("{") == CSS.count("}")
 
 
-def test_the_page_serves_readers_who_do_not_see_it(report, tmp_path):
+def test_the_page_is_accessible(report, tmp_path):
     page = Page(write_grid_report(tmp_path, report).read_text())
     levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1 and levels.count(1) == 1
@@ -122,10 +122,11 @@ def test_the_page_serves_readers_who_do_not_see_it(report, tmp_path):
     assert page.all("html") == [{"lang": "en"}] and page.all("title")
 
 
-def test_what_is_read_first(report, tmp_path):
+def test_the_page_begins_with_failures_and_claims(report, tmp_path):
     text = Page(write_grid_report(tmp_path, report).read_text()).text
     places = [
-        text.index(words) for words in ("1 of 3 runs failed, 1 more", "Claims", "Runs without a result", "Experiments")
+        text.index(words)
+        for words in ("1 of 3 runs failed, 1 more were skipped", "Claims", "Runs without a result", "Experiments")
     ]
     assert places == sorted(places)
     for words in (
@@ -140,23 +141,22 @@ def test_what_is_read_first(report, tmp_path):
     assert "config.x.y" in text and "[1, 2]" in text
     assert "--only augmentation" in text
     always = report._replace(sections=(report.sections[0], report.sections[1]._replace(always=True)))
-    assert (
-        "--only augmentation" not in Page(write_grid_report(tmp_path, always).read_text()).text
-    )  # it would be refused
+    # --only would refuse it
+    assert "--only augmentation" not in Page(write_grid_report(tmp_path, always).read_text()).text
 
 
-def test_nothing_failed_nothing_said(report, tmp_path):
+def test_without_failed_runs_there_is_no_section_on_failures(report, tmp_path):
     whole = report._replace(runs=report.runs[:1])
     text = write_grid_report(tmp_path, whole).read_text()
     assert 'class="alert"' not in text and "Runs without a result" not in text
     assert "Runs without a result" not in (tmp_path / "report.md").read_text()
 
 
-def test_report_json_holds_everything_but_the_figures(report, tmp_path):
+def test_report_json_has_everything_except_the_figures(report, tmp_path):
     write_grid_report(tmp_path, report)
-    found = check.load_report(tmp_path / "report.json")
-    assert found["format_version"] == check.FORMAT_VERSION
-    assert found["numbers"]["probes/hr_mae"] == {
+    saved = check.load_report(tmp_path / "report.json")
+    assert saved["format_version"] == check.FORMAT_VERSION
+    assert saved["numbers"]["probes/hr_mae"] == {
         "value": 1.5,
         "low": 1.0,
         "high": 2.0,
@@ -165,16 +165,16 @@ def test_report_json_holds_everything_but_the_figures(report, tmp_path):
         "relative": 0.05,
         "absolute": 0.01,
     }
-    assert found["numbers"]["probes/none"]["value"] is None and found["settings"]["bad"] is None
-    assert found["claims"][0]["holds"] == "no" and found["runs"][2]["reason"] == NASTY
-    assert found["sections"][0]["tables"][0]["rows"][0] == ["student", "1.5 [1.2, 3.4]", NASTY]
-    (picture,) = found["sections"][0]["pictures"]
+    assert saved["numbers"]["probes/none"]["value"] is None and saved["settings"]["bad"] is None
+    assert saved["claims"][0]["holds"] == "no" and saved["runs"][2]["reason"] == NASTY
+    assert saved["sections"][0]["tables"][0]["rows"][0] == ["student", "1.5 [1.2, 3.4]", NASTY]
+    (picture,) = saved["sections"][0]["pictures"]
     assert picture == {"name": "errors", "caption": NASTY, "file": "report/errors.png"}
     assert (tmp_path / picture["file"]).read_bytes().startswith(b"\x89PNG")
     json.loads((tmp_path / "report.json").read_text(), parse_constant=lambda name: pytest.fail(name))
 
 
-def test_markdown_has_whole_tables(report, tmp_path):
+def test_markdown_has_complete_tables(report, tmp_path):
     write_grid_report(tmp_path, report)
     text = (tmp_path / "report.md").read_text()
     blocks = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
@@ -185,25 +185,25 @@ def test_markdown_has_whole_tables(report, tmp_path):
     assert text.index("## Claims") < text.index("## Runs without a result") < text.index("## Probes")
 
 
-def test_a_new_report_leaves_no_old_pictures(report, tmp_path):
+def test_a_new_report_deletes_old_pictures(report, tmp_path):
     write_grid_report(tmp_path, report)
     write_grid_report(tmp_path, report._replace(sections=report.sections[1:]))
     assert not [*(tmp_path / "report").iterdir()]
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
 
 
-def test_the_same_report_is_the_same_bytes(report, tmp_path):
+def test_the_same_report_gives_the_same_bytes(report, tmp_path):
     write_grid_report(tmp_path / "a", report)
     write_grid_report(tmp_path / "b", report)
     for name in ("report.html", "report.md", "report.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-def test_reports_that_contradict_themselves_are_mistakes(report, tmp_path):
+def test_an_invalid_report_is_refused(report, tmp_path):
     double = report._replace(sections=report.sections + report.sections[:1])
     wrong_claim = report._replace(claims=(report.claims[0]._replace(holds="maybe"),))
     short = report._replace(sections=(Section("a", "A", tables=(ReportTable("t", ("x", "y"), (("1",),)),)),))
-    for wrong, message in ((double, "section 'probes'"), (wrong_claim, "'maybe'"), (short, "has not 2 cells")):
+    for wrong, message in ((double, "section 'probes'"), (wrong_claim, "'maybe'"), (short, "does not have 2 cells")):
         with pytest.raises(ValueError, match=message):
             write_grid_report(tmp_path, wrong)
     (tmp_path / "file").write_text("")
@@ -239,5 +239,5 @@ def test_minimal_markdown(text, as_html, as_markdown, as_plain):
     assert (to_html(text), to_markdown(text), to_plain(text)) == (as_html, as_markdown, as_plain)
 
 
-def test_cells_keep_their_bars_inside():
+def test_bars_and_line_breaks_in_cells_are_escaped():
     assert to_markdown("a | `b|c`\nd", cell=True) == r"a \| `b\|c` d"
