@@ -180,14 +180,14 @@ def _label_counts(labels: dict[tuple[str, float], LabelCounts]) -> ReportTable:
         (
             LABELS[t].words,
             *(
-                f"{thousands(size.segments)} of {size.participants}" if (size := labels.get((t, f))) else NONE
+                f"{thousands(size.segments)} from {size.participants}" if (size := labels.get((t, f))) else NONE
                 for f in v.FRACTIONS
             ),
         )
         for t in targets
     ]
     return ReportTable(
-        "Labelled training minutes of how many participants (first seed)",
+        "Number of labelled training minutes, and of participants they are from (first seed)",
         ("target", *(f"{100 * f:g} %" for f in v.FRACTIONS)),
         tuple(rows),
     )

@@ -21,6 +21,13 @@ from accdistill_jax.reproduce.plan.grid import DATA, GridPlan
 from accdistill_jax.reproduce.report.document import Claim, Number, Report, ReportTable, Section
 
 TITLE = "Does an accelerometer learn what a PPG sensor knows?"
+TERMS = (
+    "**Terms.** A teacher encodes PPG. A student encodes acceleration; it is trained to match the embedding that a frozen teacher gives "
+    "for the same minute (distillation). A baseline encodes acceleration and has no teacher. A probe is a small model, linear unless the "
+    "text says otherwise, that predicts a label from the embedding of a frozen encoder. The labels are heart rate (HR), two measures of "
+    "its variability (SDNN, RMSSD) and respiration rate. Retrieval ranks the minutes of a pool by their similarity to a query from the "
+    "other sensor; top-1 is the share of queries for which the right minute ranks first."
+)
 # verdict -> words for one claim and for several
 COUNTED = {
     "yes": ("holds", "hold"),
@@ -155,6 +162,12 @@ def summary(plan: GridPlan, outcomes: Mapping[str, Outcome], claims: Sequence[Cl
         f"baselines{', one seed of the variants in sweeps' if seeds > 1 else ''}; {runs} of {len(outcomes)} runs have a result. Intervals "
         "in brackets are 95 % intervals over test people; ± is the standard deviation over training seeds unless the text says "
         "otherwise. To make this page again, run the same command: the settings at the end list its arguments.",
+        *(
+            ["This preset only tests that the program works. Its numbers mean nothing."]
+            if plan.settings["preset"] == "smoke"
+            else []
+        ),
+        TERMS,
     )
 
 

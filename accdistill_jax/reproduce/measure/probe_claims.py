@@ -123,15 +123,15 @@ def _why(
         lowest = f"{decimal(ratios[0].ratio.value)} ({_where(ratios[0], titles)})"
         return f"The median ratio is {decimal(median)}; the lowest is {lowest}."
     parts = (
-        ("everywhere",)
+        ("all of them",)
         if len(missed) == len(comparison.cells)
         else (
-            _counted(missed, comparison.cells, lambda cell: f"with {_labels_share(cell.fraction)}"),
-            _counted(missed, comparison.cells, lambda cell: LABELS[cell.target].short),
-            _counted(missed, comparison.cells, lambda cell: titles[cell.baseline]),
+            "by share of the labels, " + _counted(missed, comparison.cells, lambda cell: percent(cell.fraction)),
+            "by target, " + _counted(missed, comparison.cells, lambda cell: LABELS[cell.target].short),
+            "by baseline, " + _counted(missed, comparison.cells, lambda cell: titles[cell.baseline]),
         )
     )
-    text = "Missed " + "; ".join(parts) + "."
+    text = "Missed comparisons: " + "; ".join(parts) + "."
     if blind := [cell for cell in missed if _no_better_than_mean(scores, cell, comparison.name)]:
         text += (
             f" In {len(blind)} of the {len(missed)} missed comparisons {comparison.title} itself is not better than the mean of the "

@@ -219,7 +219,7 @@ def sweep_table(
     rows = [measured.rows[name] for name in (measured.rows if names is None else names) if name in measured.rows]
     more, targets = more or {}, list(measured.scores.truth)
     columns = ["encoder", *more, *(f"{LABELS[t].short} error, {LABELS[t].unit}" for t in targets)]
-    columns += ["HR error over the reference's", "HR error is", "top-1", "mean rank"] if compared else []
+    columns += ["HR error divided by that of the reference", "HR error is", "top-1", "mean rank"] if compared else []
     cells = []
     for row in rows:
         row_cells = [row.title, *(column.get(row.name, NONE) for column in more.values())]

@@ -11,7 +11,7 @@ from accdistill_jax.reproduce.measure.formatting import decimal
 
 STUDENT = "student"
 ZERO, ALL = "0", "all"
-CARRIED = 1.1  # a probe carries over if its error is below this multiple of the error with all labels
+TRANSFERS = 1.1  # a probe transfers if its error is below this multiple of the error with all labels
 _OUTCOMES = {
     "better": "better than",
     "worse": "worse than",
@@ -52,8 +52,10 @@ def transfer_text(
         few = max((c for c in columns if c not in (ZERO, ALL)), key=int, default=None)
         after_few = f", {decimal(columns[few].value)} with one fitted on {few} people of this sensor" if few else ""
         zero, refitted = _value(errors[name], ZERO), _value(errors[name], ALL)
-        carried = zero < CARRIED * refitted
-        verdict = "It does not carry over" if zero >= mean else f"It carries over{'' if carried else ' in part'}"
+        transfers = zero < TRANSFERS * refitted
+        verdict = (
+            "The probe does not transfer" if zero >= mean else f"The probe transfers{'' if transfers else ' in part'}"
+        )
         sentences.append(
             f"{capital(titles[name])}: {decimal(zero)} with the full sensor's probe{after_few}, {decimal(refitted)} with one fitted on all "
             f"people. {verdict}."

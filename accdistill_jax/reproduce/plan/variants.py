@@ -62,31 +62,31 @@ def _left_out(names: Iterable[str], modalities: Iterable[str] = ("accel", "ppg")
 BASELINE = {"teacher": "", "seeds": "all", "rows": "all"}
 
 TEACHERS = (
-    EncoderVariant(MAE_TEACHER, "PPG, masked autoencoding", "teacher", seeds="all", rows="all", teacher=""),
+    EncoderVariant(MAE_TEACHER, "PPG teacher, masked autoencoding", "teacher", seeds="all", rows="all", teacher=""),
     EncoderVariant(
         "teacher-contrastive",
-        "PPG, contrastive, positives of one participant",
+        "PPG teacher, contrastive, positives of one participant",
         "teacher",
         {"teacher.objective": "contrastive"},
         teacher="",
     ),
     EncoderVariant(
         "teacher-contrastive-segment",
-        "PPG, contrastive, positives of one segment",
+        "PPG teacher, contrastive, positives of one segment",
         "teacher",
         {"teacher.objective": "contrastive", "teacher.contrastive.positives": "segment"},
         teacher="",
     ),
     EncoderVariant(
         "teacher-efficientnet",
-        "PPG EfficientNet, masked autoencoding",
+        "PPG teacher, EfficientNet, masked autoencoding",
         "teacher",
         {"teacher.encoder.architecture": "efficientnet"},
         teacher="",
     ),
     EncoderVariant(
         "teacher-efficientnet-contrastive",
-        "PPG EfficientNet, contrastive",
+        "PPG teacher, EfficientNet, contrastive",
         "teacher",
         {"teacher.encoder.architecture": "efficientnet", "teacher.objective": "contrastive"},
         teacher="",
@@ -96,10 +96,14 @@ TEACHERS = (
 MAIN = (
     EncoderVariant("student", "distilled student", seeds="all", rows="all"),
     EncoderVariant("student-best", "best student at equal training time", seeds="all", rows="all"),
-    EncoderVariant("student-long", "student with more bands, regression and time", rows="all"),
+    EncoderVariant("student-long", "student with additions to the method and longer training", rows="all"),
     EncoderVariant("student-small", "distilled student, 5x smaller", seeds="all", rows="all"),
     EncoderVariant(
-        "no-augmentation", "distilled without augmentation", changes=without_augmentations(), seeds="all", rows="all"
+        "no-augmentation",
+        "distilled student, no augmentation",
+        changes=without_augmentations(),
+        seeds="all",
+        rows="all",
     ),
     EncoderVariant("joint", "both encoders trained jointly", changes={"student.objective": "joint"}, **BASELINE),
     EncoderVariant(
@@ -195,10 +199,7 @@ AUGMENTATION_VARIANTS = (
     ),
 )
 OTHER_STUDENTS = (
-    *(
-        EncoderVariant(f"from-{t.name}", f"student of the teacher: {t.title}", teacher=t.name, short=True)
-        for t in TEACHERS[1:]
-    ),
+    *(EncoderVariant(f"from-{t.name}", f"student of the {t.title}", teacher=t.name, short=True) for t in TEACHERS[1:]),
     EncoderVariant(
         "student-efficientnet",
         "EfficientNet student",

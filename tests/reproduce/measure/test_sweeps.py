@@ -95,8 +95,8 @@ def test_students_are_shown_with_the_error_of_their_teacher(tmp_path):
     part = measured("teachers", noise={"teacher-contrastive": 0.05, "accel-mae": UNINFORMATIVE}, seeds=1)
     (claim,) = part.claims
     assert claim.holds == "yes"
-    teacher_error = cells(part, "PPG, contrastive, positives of one participant")["HR error, bpm"]
-    student = cells(part, "student of the teacher: PPG, contrastive, positives of one participant", table=1)
+    teacher_error = cells(part, "PPG teacher, contrastive, positives of one participant")["HR error, bpm"]
+    student = cells(part, "student of the PPG teacher, contrastive, positives of one participant", table=1)
     assert student["its teacher's HR error, bpm"] == teacher_error
     blind = {v.name: UNINFORMATIVE for v in OTHER_STUDENTS if "efficientnet" in v.name} | {"accel-mae": UNINFORMATIVE}
     (claim,) = measured("teachers", noise=blind, seeds=1).claims
@@ -127,7 +127,7 @@ def test_sizes_have_parameters_and_latency(tmp_path, monkeypatch):
     part = measured("sizes", failed=["accel-mae"], seeds=1)
     row = cells(part, SIZES[0].title)
     assert row["parameters"] == "9 000" and row["latency, ms"] == "1.00 [0.90, 1.20]"
-    assert cells(part, "PPG, masked autoencoding")["teacher's / encoder's"] == "1.0x"
+    assert cells(part, "PPG teacher, masked autoencoding")["teacher's / encoder's"] == "1.0x"
     assert not any("latency" in name for name in part.numbers)
     assert part.section.pictures[0].name == "sizes"
     written(part, tmp_path)

@@ -35,7 +35,7 @@ def test_probes_transfer_to_a_similar_sensor_and_not_to_another():
     assert value(part, f"{far}/10") < value(part, f"{far}/2")
     assert value(part, "transfer/accel-mae/hr_bpm/all") > 3 * full
     text = part.section.text[0]
-    assert "It does not carry over" in text and "It carries over" in text
+    assert "The probe does not transfer" in text and "The probe transfers." in text
     assert part.section.pictures and len(part.section.tables) == 1
     assert all(number.relative >= 0.05 for number in part.numbers.values())
 
