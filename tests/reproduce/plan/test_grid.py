@@ -192,9 +192,9 @@ def test_only_selects_the_runs_of_its_experiments():
 @pytest.mark.parametrize(
     "arguments,message",
     [
-        ({"only": ("retreival",)}, "did you mean retrieval"),
+        ({"only": ("retrieva",)}, "did you mean retrieval"),
         ({"only": ("unseen",)}, "needs --unseen STORE"),
-        ({"overrides": ("--config.student.temprature=1",)}, "did you mean config.student.temperature"),
+        ({"overrides": ("--config.student.temperatuur=1",)}, "did you mean config.student.temperature"),
         ({"overrides": ("--config.data.stores=('a',)",)}, "set by --data"),
         ({"stores": ("no/such/store",)}, "no/such/store"),
     ],
