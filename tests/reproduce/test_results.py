@@ -1,6 +1,8 @@
 """The committed results: complete, readable by --check, and described by their page."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -46,3 +48,16 @@ def test_links_of_the_results_page_exist(repository):
     targets = re.findall(r"\]\(([^)#]+)\)", text)
     assert targets and all((page.parent / target).exists() for target in targets if "://" not in target)
     assert all((repository / path).is_file() for path in re.findall(r"--check=(\S+)", text))
+
+
+def test_a_committed_report_can_be_checked(repository):
+    """Only planned here: the settings of the report and of this version of the code must allow a comparison."""
+    reference = "accdistill_jax/reproduce/results/cpu/report.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "accdistill_jax.reproduce", f"--check={reference}", "--only", "failures", "--list"],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "1 experiments:" in done.stdout and "student-s2" in done.stdout
