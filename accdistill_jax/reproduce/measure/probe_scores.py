@@ -68,15 +68,15 @@ class Scores:
 
     def __init__(self, truth: Mapping[str, TestLabels], *, draws: int = DRAWS):
         self.truth = dict(truth)
-        self._scorers = {target: Scorer(*own, draws=draws, seed=0) for target, own in truth.items()}
+        self._scorers = {target: Scorer(*labels, draws=draws, seed=0) for target, labels in truth.items()}
         self._measured: dict[tuple[str, float, str], dict[int, Measures]] = {}
         self._predicted: dict[tuple[str, float, str, int], np.ndarray] = {}
 
     def add(self, target: str, fraction: float, name: str, seed: int, prediction: np.ndarray) -> None:
         """Adds a prediction [N] of the labelled test segments, in the target's unit; a second one of the same seed is ignored."""
-        own = self._measured.setdefault((target, fraction, name), {})
-        if seed not in own:
-            own[seed] = self._scorers[target].measure(np.asarray(prediction, np.float64))
+        by_seed = self._measured.setdefault((target, fraction, name), {})
+        if seed not in by_seed:
+            by_seed[seed] = self._scorers[target].measure(np.asarray(prediction, np.float64))
             self._predicted[target, fraction, name, seed] = prediction
 
     def seeds(self, target: str, fraction: float, name: str) -> list[int]:
@@ -114,26 +114,26 @@ class Scores:
     def _paired(
         self, target: str, fraction: float, name: str, reference: str, seeds: Iterable[int] | None, *, ratio: bool
     ) -> Score | None:
-        both = [self._measured.get((target, fraction, one), {}) for one in (name, reference)]
+        both = [self._measured.get((target, fraction, encoder), {}) for encoder in (name, reference)]
         common = _common(both, seeds)
         if not common:
             return None
-        a, b = ([own[seed] for seed in common] for own in both)
-        how = np.divide if ratio else np.subtract
+        a, b = ([by_seed[seed] for seed in common] for by_seed in both)
+        combine = np.divide if ratio else np.subtract
         with np.errstate(divide="ignore", invalid="ignore"):
-            values = tuple(float(how(x.value[_MAE], y.value[_MAE])) for x, y in zip(a, b, strict=True))
+            values = tuple(float(combine(x.value[_MAE], y.value[_MAE])) for x, y in zip(a, b, strict=True))
         compared = self._scorers[target].compare("a", "b", {"a": mean_measures(a), "b": mean_measures(b)})
-        found = compared.ratio if ratio else compared.difference
-        return None if found.value is None else Score(found, values)
+        estimate = compared.ratio if ratio else compared.difference
+        return None if estimate.value is None else Score(estimate, values)
 
     def _score(self, target: str, fraction: float, name: str, place: int, seeds: Iterable[int] | None) -> Score | None:
-        own = self._measured.get((target, fraction, name), {})
-        chosen = _common([own], seeds)
+        by_seed = self._measured.get((target, fraction, name), {})
+        chosen = _common([by_seed], seeds)
         if not chosen:
             return None
-        found = self._scorers[target].estimates(mean_measures([own[seed] for seed in chosen]))[place]
-        values = tuple(float(own[seed].value[place]) for seed in chosen)
-        return None if found.value is None else Score(found, values)
+        estimate = self._scorers[target].estimates(mean_measures([by_seed[seed] for seed in chosen]))[place]
+        values = tuple(float(by_seed[seed].value[place]) for seed in chosen)
+        return None if estimate.value is None else Score(estimate, values)
 
 
 def _common(several: Sequence[Mapping[int, Measures]], seeds: Iterable[int] | None) -> list[int]:

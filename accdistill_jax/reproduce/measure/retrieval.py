@@ -77,20 +77,20 @@ def measure_retrieval(bench: Bench, experiment: Experiment) -> ReportPart:
 def _pools_table(bench: Bench, results_of: dict[str, EncoderRetrieval], way: str) -> ReportTable:
     rows = []
     for name, results in results_of.items():
-        for one in (r for r in results.results if r.direction == way):
-            top1, mean = results.over_seeds(way, one.pool_size)
-            all_of = " (all)" if one.pool_size == len(results.first_ranks[way]) else ""
-            drawn = [f"{percent(one.top[k].mean)} ± {100 * one.top[k].std:.2g}" for k in (1, 3, 5)]
+        for result in (r for r in results.results if r.direction == way):
+            top1, mean = results.over_seeds(way, result.pool_size)
+            all_of = " (all)" if result.pool_size == len(results.first_ranks[way]) else ""
+            drawn = [f"{percent(result.top[k].mean)} ± {100 * result.top[k].std:.2g}" for k in (1, 3, 5)]
             rows.append(
                 (
                     bench.variant(name).title,
-                    thousands(one.pool_size) + all_of,
+                    thousands(result.pool_size) + all_of,
                     *drawn,
-                    ranged_share(one.top1),
-                    *(f"{decimal(rank.mean)} ± {decimal(rank.std)}" for rank in (one.mean_rank, one.median_rank)),
+                    ranged_share(result.top1),
+                    *(f"{decimal(rank.mean)} ± {decimal(rank.std)}" for rank in (result.mean_rank, result.median_rank)),
                     percent_mean_and_std(top1),
                     mean_and_std(mean),
-                    f"{percent(one.chance_top[1])}, rank {decimal(one.chance_rank, 1)}",
+                    f"{percent(result.chance_top[1])}, rank {decimal(result.chance_rank, 1)}",
                 )
             )
     columns = (
@@ -113,15 +113,15 @@ def _within_table(bench: Bench, results_of: dict[str, EncoderRetrieval]) -> Repo
     rows = [
         (
             bench.variant(name).title,
-            WAYS[one.direction],
-            thousands(one.queries),
-            decimal(one.mean_pool_size, 1),
-            ranged_share(one.top1),
-            percent(one.chance_top1),
-            ranged(one.relative_rank, 3),
+            WAYS[result.direction],
+            thousands(result.queries),
+            decimal(result.mean_pool_size, 1),
+            ranged_share(result.top1),
+            percent(result.chance_top1),
+            ranged(result.relative_rank, 3),
         )
         for name, results in results_of.items()
-        for one in next(iter(results.within.values()))
+        for result in next(iter(results.within.values()))
     ]
     columns = (
         "encoder",
@@ -173,7 +173,7 @@ def _words(bench: Bench, results_of: dict[str, EncoderRetrieval]) -> list[str]:
         result = next(r for r in results.results if (r.direction, r.pool_size) == (ACCEL_TO_PPG, size))
         top1, mean = results.over_seeds(ACCEL_TO_PPG, size)
         text = (
-            f"**{bench.variant(name).title}**: among {thousands(size)} minutes of unseen people the PPG of the same minute comes "
+            f"**{bench.variant(name).title}**: among {thousands(size)} minutes of unseen people the PPG of the same minute ranks "
             f"first in {percent_mean_and_std(top1)} of queries, its mean rank is {mean_and_std(mean)} "
         )
         text += f"(by chance: {percent(result.chance_top[1])}, {decimal(result.chance_rank, 1)})"
@@ -206,7 +206,7 @@ def _picture(bench: Bench, results_of: dict[str, EncoderRetrieval]) -> Picture:
         for name, results in results_of.items()
     }
     caption = (
-        "Acceleration finds PPG: share of first places by the number of candidates (lines: exact, from the ranks among all minutes; "
+        "Acceleration finds PPG: top-1 by number of candidates (lines: exact, from the ranks among all minutes; "
         "marks: drawn pools), and ranks among all test minutes. First training seed."
     )
     return Picture("retrieval-pools", caption, pictures.pools(first, titles, drawn))
@@ -214,14 +214,14 @@ def _picture(bench: Bench, results_of: dict[str, EncoderRetrieval]) -> Picture:
 
 def _numbers(prefix: str, results: EncoderRetrieval) -> dict[str, Number]:
     numbers = {}
-    for one in results.results:
-        top1, mean = results.over_seeds(one.direction, one.pool_size)
-        size = "all" if one.pool_size == len(results.first_ranks[one.direction]) else one.pool_size
-        name = f"{prefix}/{_SHORT[one.direction]}/{size}"
-        numbers[f"{name}/top-1"] = formatting.report_number(top1, estimate=one.top1, share=True)
+    for result in results.results:
+        top1, mean = results.over_seeds(result.direction, result.pool_size)
+        size = "all" if result.pool_size == len(results.first_ranks[result.direction]) else result.pool_size
+        name = f"{prefix}/{_SHORT[result.direction]}/{size}"
+        numbers[f"{name}/top-1"] = formatting.report_number(top1, estimate=result.top1, share=True)
         numbers[f"{name}/mean-rank"] = formatting.report_number(mean)
-        numbers |= {f"{name}/top-{k}": formatting.report_number([one.top[k].mean], share=True) for k in (3, 5)}
-        numbers[f"{name}/median-rank"] = formatting.report_number([one.median_rank.mean])
+        numbers |= {f"{name}/top-{k}": formatting.report_number([result.top[k].mean], share=True) for k in (3, 5)}
+        numbers[f"{name}/median-rank"] = formatting.report_number([result.median_rank.mean])
     for way, short in _SHORT.items():
         if within := results.within_one(way):
             top1 = [result.top1.value for result in within]
@@ -237,8 +237,8 @@ def _claim(bench: Bench, results_of: dict[str, EncoderRetrieval]) -> Claim:
         "The student's acceleration finds the PPG of the same minute",
         "top-1 99.2 %, mean rank 1.02 (pool size not stated), std over 100 bootstrap draws",
     )
-    one = results_of[STUDENT].result(ACCEL_TO_PPG, CLAIMED_POOL) if STUDENT in results_of else None
-    if one is None:
+    claimed = results_of[STUDENT].result(ACCEL_TO_PPG, CLAIMED_POOL) if STUDENT in results_of else None
+    if claimed is None:
         why = (
             "the student has no result"
             if STUDENT not in results_of
@@ -249,7 +249,7 @@ def _claim(bench: Bench, results_of: dict[str, EncoderRetrieval]) -> Claim:
     value = over_seeds(top1)[0]
     measured = (
         f"top-1 {percent_mean_and_std(top1)}, mean rank {mean_and_std(mean)} in a pool of {thousands(CLAIMED_POOL)} "
-        f"(std over {one.draws} draws {100 * one.top[1].std:.2g} %)"
+        f"(std over {claimed.draws} draws {100 * claimed.top[1].std:.2g} %)"
     )
     for name in BETTER:
         if name in results_of:
@@ -281,9 +281,9 @@ def measure_failures(bench: Bench, experiment: Experiment) -> ReportPart:
         )
     text.append("AUC: probability that a failure has a higher value than a success; 0.5 means no relation.")
     figure = retrieval_failures_figure(first)
-    caption = "Share of queries that fail, by motion, PPG quality and heart rate (fifths of the minutes), and the wrong minutes that come first."
+    caption = "Share of queries that fail, by motion, PPG quality and heart rate (fifths of the minutes), and the wrong minutes that rank first."
     shown = (Picture("retrieval-failures", caption, figure),) if figure else ()
-    notes += [f"{WAYS[way]}: {note}." for way, one in both.items() for note in one.notes]
+    notes += [f"{WAYS[way]}: {note}." for way, analysis in both.items() for note in analysis.notes]
     section = Section(experiment.id, experiment.title, tuple(text), _failure_tables(both), shown, tuple(notes))
     return ReportPart(section, _failure_numbers(f"{experiment.id}/{name}", by_seed))
 
@@ -291,14 +291,20 @@ def measure_failures(bench: Bench, experiment: Experiment) -> ReportPart:
 def _failure_tables(both: Mapping[str, Failures]) -> tuple[ReportTable, ...]:
     contrasts, winners, bins = [], [], []
     for way, analysis in both.items():
-        for quantity, one in analysis.contrasts.items():
+        for quantity, contrast in analysis.contrasts.items():
             words, _, _, scale, unit = QUANTITIES[quantity]
             medians = [
                 decimal(v * scale) if v is not None else formatting.NONE
-                for v in (one.median_failed, one.median_succeeded)
+                for v in (contrast.median_failed, contrast.median_succeeded)
             ]
             contrasts.append(
-                (f"{words} ({unit})", WAYS[way], *medians, ranged(scaled(one.difference, scale)), decimal(one.auc))
+                (
+                    f"{words} ({unit})",
+                    WAYS[way],
+                    *medians,
+                    ranged(scaled(contrast.difference, scale)),
+                    decimal(contrast.auc),
+                )
             )
         winners.append(
             (
@@ -314,29 +320,29 @@ def _failure_tables(both: Mapping[str, Failures]) -> tuple[ReportTable, ...]:
         )
     for quantity, ranges in both[ACCEL_TO_PPG].hazards.items():
         words, _, _, scale, unit = QUANTITIES[quantity]
-        for one in ranges:
-            between = f"{decimal(one.low * scale)} to {decimal(one.high * scale)} {unit}"
+        for fifth in ranges:
+            between = f"{decimal(fifth.low * scale)} to {decimal(fifth.high * scale)} {unit}"
             bins.append(
-                (f"{words}, {between}", thousands(one.queries), thousands(one.failures), ranged_share(one.share))
+                (f"{words}, {between}", thousands(fifth.queries), thousands(fifth.failures), ranged_share(fifth.share))
             )
     tables = (
         ReportTable(
-            "The wrong minutes that come first",
+            "The wrong minutes that rank first",
             (
                 "direction",
                 "failures",
-                "of queries",
-                "of the same person",
-                "the same by chance",
-                f"within {both[ACCEL_TO_PPG].near_bpm:g} bpm",
-                "the same by chance",
+                "share of queries",
+                "same person",
+                "same person by chance",
+                f"heart rate within {both[ACCEL_TO_PPG].near_bpm:g} bpm",
+                f"within {both[ACCEL_TO_PPG].near_bpm:g} bpm by chance",
                 "median difference of heart rates, bpm",
             ),
             tuple(winners),
         ),
         ReportTable(
             "Failures compared with successes",
-            ("quantity", "direction", "median of failures", "of successes", "difference of means", "AUC"),
+            ("quantity", "direction", "median of failures", "median of successes", "difference of means", "AUC"),
             tuple(contrasts),
         ),
         ReportTable(

@@ -36,7 +36,7 @@ WAYS = {ACCEL_TO_PPG: "Acceleration finds PPG", PPG_TO_ACCEL: "PPG finds acceler
 # quantity -> words, words for a higher value, for a lower value, scale, unit
 QUANTITIES = {
     MOTION: ("motion", "more motion", "less motion", 1000.0, "mg"),
-    QUALITY: ("PPG quality", "a better PPG", "a poorer PPG", 1.0, "of 1"),
+    QUALITY: ("PPG quality", "a better PPG", "a poorer PPG", 1.0, "on a scale from 0 to 1"),
     HEART_RATE: ("heart rate", "a higher heart rate", "a lower heart rate", 1.0, "bpm"),
 }
 _MANY = 10_000  # segments from which several threads are worth their cost
@@ -148,7 +148,7 @@ def explain(analysis: Failures) -> list[str]:
             f"{percent(analysis.chance_near)})"
         )
     if winners:
-        sentences.append(f"The wrong minute that comes first is {listed(winners)}.")
+        sentences.append(f"The wrong minute that ranks first is {listed(winners)}.")
     no_difference = []
     for quantity, contrast in analysis.contrasts.items():
         words, higher, lower, scale, unit = QUANTITIES[quantity]

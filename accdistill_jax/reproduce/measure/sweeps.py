@@ -92,7 +92,7 @@ def measure_sizes(bench: Bench, experiment: Experiment) -> ReportPart:
         "parameters": {name: thousands(count) for name, count in parameters.items()},
         "teacher's / encoder's": {name: f"{whole / count:.1f}x" for name, count in parameters.items()} if whole else {},
         "multiply-accumulates per minute": {
-            n: thousands(own["multiply_accumulates"]) for n, own in facts.items() if own
+            n: thousands(fact["multiply_accumulates"]) for n, fact in facts.items() if fact
         },
         "latency, ms": {name: _quartiles(times) for name, times in latencies(bench, list(swept.rows)).items()},
     }

@@ -205,11 +205,11 @@ def _table(caption: str, errors: ErrorsByTarget, titles: Mapping[str, str], colu
     rows = []
     for target, errors_of in errors.items():
         words, unit, *_ = LABELS[target]
-        for name, one in errors_of.items():
+        for name, people_errors in errors_of.items():
             cells = []
             for column in columns:
-                cell = ranged(one.errors.get(column))
-                cells.append(cell + (f" ± {decimal(one.std[column])}" if column in one.std else ""))
+                cell = ranged(people_errors.errors.get(column))
+                cells.append(cell + (f" ± {decimal(people_errors.std[column])}" if column in people_errors.std else ""))
             rows.append((f"{words} ({unit}), {titles[name]}", *cells))
     heads = tuple(
         "all people" if c == ALL else "no people" if c == ZERO else f"{c} {'person' if c == '1' else 'people'}"
@@ -228,7 +228,7 @@ def _pictures(
     if not errors:
         return ()
     lines = {
-        target: [pictures.ErrorLine(n, titles[n], one.errors) for n, one in errors_of.items()]
+        target: [pictures.ErrorLine(n, titles[n], people_errors.errors) for n, people_errors in errors_of.items()]
         for target, errors_of in errors.items()
     }
     label = "people with labels (0: probe from training)"
@@ -241,8 +241,8 @@ def _numbers(
 ) -> dict[str, Number]:
     numbers = {}
     for target, errors_of in errors.items():
-        for name, one in errors_of.items():
-            for column, estimate in one.errors.items():
+        for name, people_errors in errors_of.items():
+            for column, estimate in people_errors.errors.items():
                 values = (by_seed or {}).get((target, name), []) if column == ZERO else []
                 numbers[f"{prefix}/{name}/{target}/{column}"] = formatting.report_number(
                     values or [estimate.value], estimate=estimate, unit=LABELS[target].unit
@@ -278,20 +278,20 @@ def _retrieval(
         if not paired or total < 2:
             continue
         results = retrieve_pairs(bench, name, paired, split=split)
-        for one in (r for r in results.results if r.direction == ACCEL_TO_PPG):
-            top1, _ = results.over_seeds(ACCEL_TO_PPG, one.pool_size)
-            size = "all" if one.pool_size == total else one.pool_size
+        for result in (r for r in results.results if r.direction == ACCEL_TO_PPG):
+            top1, _ = results.over_seeds(ACCEL_TO_PPG, result.pool_size)
+            size = "all" if result.pool_size == total else result.pool_size
             numbers[f"{prefix}/{name}/retrieval/{size}/top-1"] = formatting.report_number(
-                top1, estimate=one.top1, share=True
+                top1, estimate=result.top1, share=True
             )
             rows.append(
                 (
                     bench.variant(name).title,
-                    thousands(one.pool_size),
-                    ranged_share(one.top1),
+                    thousands(result.pool_size),
+                    ranged_share(result.top1),
                     percent_mean_and_std(top1),
-                    decimal(one.mean_rank.mean, 1),
-                    f"{percent(one.chance_top[1])}, rank {decimal(one.chance_rank, 1)}",
+                    decimal(result.mean_rank.mean, 1),
+                    f"{percent(result.chance_top[1])}, rank {decimal(result.chance_rank, 1)}",
                 )
             )
     columns = ("encoder", "candidates", "top-1", "top-1 over seeds", "mean rank", "by chance")
