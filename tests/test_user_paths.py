@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from accdistill_jax.benchmark.__main__ import build_parser as benchmark
+from accdistill_jax.benchmark.__main__ import benchmark_parser
 from accdistill_jax.config.load import load_config
 from accdistill_jax.data.prepare.__main__ import build_parser as prepare
 from accdistill_jax.errors import UserError
@@ -95,9 +95,9 @@ def test_every_path_of_every_command(home, repository, monkeypatch):
     given = reproduce(["--data", "~/a", "~/b", "--unseen", "~/c", "--out=~/d", "--check=~/e.json"])
     assert (given.stores, given.unseen) == ((f"{home}/a", f"{home}/b"), (f"{home}/c",))
     assert (given.out, given.check) == (home / "d", home / "e.json")
-    assert benchmark("tradeoff").parse_args(["tradeoff", "--json=~/a.json"]).json == home / "a.json"
-    assert benchmark("tradeoff").parse_args(["tradeoff", "--folder=~/a"]).folder == home / "a"
-    assert benchmark("scaling").parse_args(["scaling", "--json=~/a.json"]).json == home / "a.json"
+    assert benchmark_parser("tradeoff").parse_args(["tradeoff", "--json=~/a.json"]).json == home / "a.json"
+    assert benchmark_parser("tradeoff").parse_args(["tradeoff", "--folder=~/a"]).folder == home / "a"
+    assert benchmark_parser("scaling").parse_args(["scaling", "--json=~/a.json"]).json == home / "a.json"
     (home / "mine.py").write_text(Path("configs/distill.py").read_text())
     assert load_config("~/mine.py:smoke", []).seed == load_config("configs/distill.py:smoke", []).seed
 

@@ -24,12 +24,12 @@ from accdistill_jax.runtime.device_access import check_named_platforms
 from accdistill_jax.user_paths import path_argument
 
 
-class Command(NamedTuple):
-    """A command.
+class Benchmark(NamedTuple):
+    """A sub-command.
 
     Attributes:
-        text: for --help.
-        rounds: takes --rounds; without, nothing is measured, or as often as fits a time limit.
+        text: summary for --help.
+        rounds: the command takes --rounds. False: it measures nothing, or as much as a time limit allows.
     """
 
     text: str
@@ -37,21 +37,21 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "step": Command("a training step on this machine's devices, against PyTorch where it is installed"),
-    "input": Command("reading, generating and preparing segments"),
-    "startup": Command("from command to first step; memory by batch size"),
-    "embed": Command("inference, probes and retrieval on many embeddings"),
-    "compile": Command(
-        "a training step compiled for TPU slices: what its compiler estimates, without a TPU", rounds=False
+    "step": Benchmark("a training step on this machine's devices, against PyTorch where it is installed"),
+    "input": Benchmark("reading, generating and preparing segments"),
+    "startup": Benchmark("time from the command to the first step; memory by batch size"),
+    "embed": Benchmark("inference, probes and retrieval on many embeddings"),
+    "compile": Benchmark(
+        "a training step compiled for TPU slices, with the compiler's estimates; needs no TPU", rounds=False
     ),
-    "plan": Command("hours for a corpus on given hardware, and what binds"),
-    "gpu": Command(
-        "all that is worth knowing of a GPU in eight minutes, the most valuable first; continues where it was cut off",
+    "plan": Benchmark("hours for a corpus on given hardware, and the limiting resource"),
+    "gpu": Benchmark(
+        "all measurements of a GPU in eight minutes, the most valuable first; an interrupted run continues",
         rounds=False,
     ),
-    "tradeoff": Command("what doing less work for the same student costs in accuracy, at equal time"),
-    "scaling": Command("a model of training on slices and GPU nodes: time, efficiency, memory", rounds=False),
-    "weak-scaling": Command("training on this machine's cores, a fixed batch per device"),
+    "tradeoff": Benchmark("accuracy of students that do less work per step, at equal training time"),
+    "scaling": Benchmark("a model of training on slices and GPU nodes: time, efficiency, memory", rounds=False),
+    "weak-scaling": Benchmark("training on this machine's cores with a fixed batch per device"),
 }
 
 
@@ -59,14 +59,22 @@ PROG = "python -m accdistill_jax.benchmark"
 
 
 def main(argv: Sequence[str], *, prog: str = PROG) -> int:
-    """Runs the command line; `prog` is the command's name in messages. Returns the exit status."""
+    """Runs the command line.
+
+    Args:
+        argv: arguments after the program's name.
+        prog: the program's name in messages.
+
+    Returns:
+        The exit status.
+    """
     return run_command(lambda: _measure(argv, prog))
 
 
 def _measure(argv: Sequence[str], prog: str) -> int:
     try:
         chosen = next((word for word in argv if word in COMMANDS), None)
-        arguments, rest = parse_overridable(build_parser(chosen, prog), argv)
+        arguments, rest = parse_overridable(benchmark_parser(chosen, prog), argv)
         arguments.overrides = rest
         command = _module(arguments.command)
         check_writable(arguments.json)
@@ -85,16 +93,23 @@ def _measure(argv: Sequence[str], prog: str) -> int:
     return ExitStatus.FINISHED
 
 
-def build_parser(chosen: str | None, prog: str = PROG) -> argparse.ArgumentParser:
-    """The command line; only the chosen command's module is imported, and with it its arguments known."""
+def benchmark_parser(chosen: str | None, prog: str = PROG) -> argparse.ArgumentParser:
+    """The parser of the command line.
+
+    Args:
+        chosen: sub-command whose arguments are added; only its module is imported. None: no sub-command.
+        prog: the program's name in messages.
+    """
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", type=path_argument, metavar="FILE", help="also write all numbers to FILE")
     repeated = argparse.ArgumentParser(add_help=False)
-    repeated.add_argument("--rounds", type=positive, default=7, metavar="N", help="measurements of each (default 7)")
+    repeated.add_argument(
+        "--rounds", type=positive, default=7, metavar="N", help="measurements of each program (default 7)"
+    )
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Measures on this machine, as Markdown: medians (quartiles). Run it while nothing else runs. "
-        "Settings of the config: --config.KEY=VALUE.",
+        description="Measures on this machine and prints Markdown tables: medians (quartiles). Run it on an otherwise idle "
+        "machine. Change settings of the config with --config.KEY=VALUE.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="{" + ",".join(COMMANDS) + "}")
     for name, (text, rounds) in COMMANDS.items():
@@ -107,13 +122,13 @@ def build_parser(chosen: str | None, prog: str = PROG) -> argparse.ArgumentParse
 
 
 def check_writable(path: Path | None) -> None:
-    """Raises UserError before the work when its result could not be written."""
+    """Raises UserError before any measurement if the result could not be written to `path`."""
     if path is not None and not path.resolve().parent.is_dir():
-        raise UserError(f"cannot write {path}: no folder {path.resolve().parent}")
+        raise UserError(f"cannot write {path}: no folder {path.resolve().parent}; create it or choose another --json")
 
 
 def say(line: str) -> None:
-    """Progress, on standard error."""
+    """Prints a line of progress on standard error."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -128,7 +143,7 @@ def _environment() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """The processor's name where the system tells it."""
+    """The processor's name, as far as the system reports it."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -137,7 +152,7 @@ def _processor() -> str:
 
 
 def machine_line(environment: dict[str, Any]) -> str:
-    """The machine and versions that the numbers were measured with, in one line."""
+    """Describes the machine and the library versions of a measurement in one line."""
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
     device = environment["device_kind"]
     devices = "" if device == "cpu" else f"{environment['device_count']} x {device}, "

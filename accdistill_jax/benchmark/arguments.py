@@ -1,15 +1,15 @@
-"""Types of the benchmarks' arguments, for argparse."""
+"""Argument types for argparse."""
 
 import argparse
 
 
 def positive(text: str) -> int:
-    """A whole number from 1 on."""
+    """A positive integer."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} must be a positive integer")
     return int(text)
 
 
 def integers(text: str) -> list[int]:
-    """Whole numbers from 1 on: "1,2"."""
+    """Positive integers, separated by commas: "1,2"."""
     return [positive(part) for part in text.split(",")]

@@ -1,4 +1,4 @@
-"""Measures contenders in turn, each in a process of its own that waits without work while others are measured."""
+"""Measures contenders in turn. Each runs in its own process, which idles while the others are measured."""
 
 import functools
 import os
@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 from accdistill_jax.errors import UserError
 from accdistill_jax.runtime.child import Child, ChildDied, ChildError, Parent, work_for_parent
 
-PATIENCE_S = 900.0  # for a worker's answer, compilation included
+PATIENCE_S = 900.0  # longest wait for a worker's answer, compilation included
 
 
 class Worker:
-    """A measuring process: it runs `module`, answers its order, and then each message."""
+    """A measuring process. It runs `module`, which answers the order and then every message."""
 
     def __init__(
         self,
@@ -31,13 +31,13 @@ class Worker:
         """Starts the process.
 
         Args:
-            module: what runs.
-            order: the first message.
-            environment: variables besides those of this process.
-            cores: it may run on, which it sets itself by the order; empty: all of this process's.
-            patience_s: how long `answer` waits.
+            module: module to run.
+            order: first message, a JSON object.
+            environment: variables in addition to those of this process.
+            cores: cores that the process may run on; it pins itself to them. Empty: the cores of this process.
+            patience_s: how long `answer` waits, in seconds.
         """
-        # without jax's filter the last line of a traceback is the error; several processes share a device's memory
+        # Several processes share a device's memory. Without JAX's filter the last line of a traceback is the error.
         shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
         environment = shared | {"JAX_TRACEBACK_FILTERING": "off"} | dict(environment or {})
         self._errors, self._patience_s = tempfile.TemporaryFile("w+"), patience_s
@@ -45,7 +45,7 @@ class Worker:
         self.send({**order, "cores": list(cores)})
 
     def send(self, message: Any) -> None:
-        """Hands over one message (a JSON value) without waiting."""
+        """Sends a message (a JSON value) and does not wait for the answer."""
         if not self._child.send(message):
             raise self._failure("ended")
 
@@ -53,7 +53,7 @@ class Worker:
         """The answer to a message; waits at most `patience_s`.
 
         Raises:
-            UserError: the process failed, ended or did not answer; with the last line of what it said.
+            UserError: the process failed, ended or did not answer; the message ends with its last line of output.
         """
         try:
             return self._child.receive(self._patience_s)
@@ -65,33 +65,33 @@ class Worker:
             self.close(patience_s=1.0)
             raise UserError(f"a measuring process failed: {error}") from None
 
-    def _failure(self, what: str) -> UserError:
+    def _failure(self, event: str) -> UserError:
         self._child.close(patience_s=1.0)
         self._errors.seek(0)
         lines = [line.strip() for line in self._errors if line.strip()]
         self.close(patience_s=0.0)
-        return UserError(f"a measuring process {what}: {lines[-1] if lines else 'it said nothing'}")
+        return UserError(f"a measuring process {event}: {lines[-1] if lines else 'no output'}")
 
     def finish(self) -> None:
-        """Tells it that nothing more is to be measured."""
+        """Tells the process that no measurement follows."""
         self._child.finish()
 
     def close(self, *, patience_s: float) -> None:
-        """Waits for it to end, and ends it when it does not; may be called again."""
+        """Waits for the process to end, and kills it after `patience_s`; may be called again."""
         self._child.close(patience_s=patience_s)
         self._errors.close()
 
 
 class Contender(NamedTuple):
-    """One way of doing the work that is compared.
+    """A program that takes part in a comparison.
 
     Attributes:
-        name: in tables.
-        module: a module that calls `serve` when it is run.
-        order: what it is told, JSON.
+        name: name in tables.
+        module: module that calls `serve` when it is run.
+        order: its settings, a JSON object.
         environment: variables of its process.
-        cores: it may run on; empty: all.
-        patience_s: for one of its answers: preparation, or one measurement.
+        cores: cores that it may run on; empty: all.
+        patience_s: longest wait for an answer (its preparation, or a single measurement), in seconds.
     """
 
     name: str
@@ -106,8 +106,8 @@ class Measured(NamedTuple):
     """Measurements of a contender.
 
     Attributes:
-        facts: what it said of itself when it was ready; with "skipped" (a reason) nothing was measured.
-        seconds: per iteration, one number per round; contenders of one contest have equally many, in the same order.
+        facts: values that it reported when it was ready; "skipped" (a reason) means that nothing was measured.
+        seconds: time of an iteration, a number per round; contenders of the same contest have the same number of rounds.
         peak_bytes: largest resident memory of its process so far.
     """
 
@@ -117,7 +117,7 @@ class Measured(NamedTuple):
 
 
 class Skipped(Exception):
-    """Raised by a contender that cannot take part here; the message says why."""
+    """Raised by a contender that cannot take part on this machine or with this config; the message gives the reason."""
 
 
 def compete(
@@ -129,21 +129,21 @@ def compete(
     enough_s: float = float("inf"),
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Measured]:
-    """Measures contenders in turn; every round goes through all of them, beginning with another each time.
+    """Measures contenders in turn. Every round measures all of them and starts with a different contender.
 
     Args:
-        contenders: of different names. They are prepared one after another, so that none disturbs another's preparation.
-        rounds: measurements of each.
-        round_s: a measurement repeats the work for about so many seconds.
-        least: times that it is repeated at least; from 3 on, where the first time after the others' turn is slower than the rest.
-        enough_s: of a contender that stands alone, the first iteration is all that is measured when it takes so long.
-        say: told of progress, a line each.
+        contenders: contenders with different names. They are prepared in sequence, so that none disturbs another's preparation.
+        rounds: measurements of each contender.
+        round_s: approximate duration of a measurement, in seconds; the work is repeated to fill it.
+        least: smallest number of repetitions. Use 3 or more if the first repetition after a pause is slower than the rest.
+        enough_s: for a single contender only: if its first iteration takes this long, that is the only measurement.
+        say: receives lines of progress.
 
     Returns:
-        By name, in the order given.
+        Measurements by name, in the given order.
 
     Raises:
-        UserError: a contender's process failed; with its last words.
+        UserError: a contender's process failed; the message ends with its last line of output.
     """
     workers: dict[str, Worker] = {}
     facts: dict[str, dict[str, Any]] = {}
@@ -193,11 +193,11 @@ def compete(
 
 
 def serve(prepare: Callable[[dict[str, Any]], tuple[dict[str, Any], Callable[[int], None]]]) -> None:
-    """The worker's side: prepares as its order says, then measures as often as it is asked.
+    """Runs the worker's side: prepares the work of its order, then measures on request.
 
     Args:
-        prepare: gives facts (JSON) and a function that does the work so many times and waits until it is done; both are
-            warm. Raises Skipped when it cannot take part here.
+        prepare: maps the order to facts (JSON) and a function `run(count)`, which does the work `count` times and waits until
+            it is done. The work is compiled and warm when `prepare` returns. It raises Skipped if it cannot take part.
     """
     work_for_parent(functools.partial(_measure_for, prepare=prepare))
 
@@ -222,36 +222,36 @@ def _measure_for(
         parent.reply({"seconds": elapsed, "peak_bytes": peak})
 
 
-class Spread(NamedTuple):
-    """Median and quartiles of repeated measurements."""
+class MedianRange(NamedTuple):
+    """Median of repeated measurements, with the lower and upper end of their range (usually the quartiles)."""
 
     median: float
     low: float
     high: float
 
-    def scaled(self, factor: float) -> "Spread":
-        """All three times a factor."""
-        return Spread(*(factor * value for value in self))
+    def scaled(self, factor: float) -> "MedianRange":
+        """All three numbers multiplied by a factor."""
+        return MedianRange(*(factor * value for value in self))
 
     def text(self, form: str = "{:.3g}") -> str:
-        """ "median (low to high)"."""
+        """Formats the three numbers as `median (low to high)`."""
         return f"{form.format(self.median)} ({form.format(self.low)} to {form.format(self.high)})"
 
 
-def spread(values: Sequence[float]) -> Spread:
-    """Median and quartiles; of fewer than three values the smallest and the largest."""
+def spread(values: Sequence[float]) -> MedianRange:
+    """Median and quartiles; for fewer than three values the smallest and the largest in place of quartiles."""
     ordered = sorted(values)
     if len(ordered) < 3:
-        return Spread(statistics.median(ordered), ordered[0], ordered[-1])
+        return MedianRange(statistics.median(ordered), ordered[0], ordered[-1])
     low, median, high = statistics.quantiles(ordered, n=4, method="inclusive")
-    return Spread(median, low, high)
+    return MedianRange(median, low, high)
 
 
-def rates(measured: Measured, *, per_iteration: float) -> Spread:
-    """Units per second, each iteration doing `per_iteration` of them."""
+def rates(measured: Measured, *, per_iteration: float) -> MedianRange:
+    """Units of work per second; `per_iteration` is the number of units in an iteration."""
     return spread([per_iteration / seconds for seconds in measured.seconds])
 
 
-def ratios(base: Measured, other: Measured) -> Spread:
-    """Speed relative to `base`, round by round."""
+def ratios(base: Measured, other: Measured) -> MedianRange:
+    """Speed of `other` relative to `base`, computed round by round."""
     return spread([b / o for b, o in zip(base.seconds, other.seconds, strict=True)])

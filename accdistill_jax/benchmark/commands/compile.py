@@ -1,4 +1,4 @@
-"""`benchmark compile`: a training step compiled for TPU slices on a machine without one, and what the compiler says of it."""
+"""`benchmark compile`: compiles a training step for TPU slices on a machine without a TPU and reports the compiler's estimates."""
 
 import argparse
 from collections.abc import Callable, Mapping
@@ -9,9 +9,9 @@ from accdistill_jax.errors import UserError
 
 DEAREST = 20
 ESTIMATE = (
-    "These are estimates of the compiler, and not a measurement: cycles of its fused operations, one after another. It estimates "
-    "none for collectives and for waiting on memory, so that a chip takes longer. Matrix products count by formula, as for every "
-    "share of a peak here (`python -m accdistill_jax.benchmark scaling`)."
+    "These are estimates of the compiler, and not a measurement: the sum of the cycles of its fused operations. It has no estimate "
+    "for collectives and for waiting on memory, so a chip takes longer. FLOP are those of the matrix products by formula, as in "
+    "every share of a peak here (`python -m accdistill_jax.benchmark scaling`)."
 )
 
 
@@ -23,17 +23,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["v5e:4x4"],
         metavar="NAME",
-        help="slices, chips along each axis: v4:2x2x1, v5e:4x4, v5e:16x16, v5p:4x4x4, v6e:2x2, ... (default v5e:4x4)",
+        help="TPU slices, as generation and chips along each axis: v4:2x2x1, v5e:16x16, v5p:4x4x4, v6e:2x2 (default v5e:4x4)",
     )
-    parser.add_argument("--stage", choices=("student", "teacher"), default="student", help="(default student)")
+    parser.add_argument(
+        "--stage", choices=("student", "teacher"), default="student", help="stage that is compiled (default student)"
+    )
     parser.add_argument("--batch", type=int, default=32, metavar="N", help="segments per chip (default 32)")
 
 
 def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
-    """Compiles for each slice and returns a record of plain values; "failed" where one does not compile.
+    """Compiles for each slice and returns a record of plain values; "failed" if a slice does not compile.
 
     Raises:
-        UserError: no such slice, no libtpu, or a batch that the micro-batches do not divide.
+        UserError: an unknown slice, no libtpu, or a batch that is not a multiple of the micro-batches.
     """
     import jax
 
@@ -44,10 +46,12 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
     config = load_config(arguments.config, arguments.overrides)
     pieces = config.stage(arguments.stage).train.micro_batches
     if arguments.batch < 1 or arguments.batch % pieces:
-        raise UserError(f"--batch {arguments.batch}: segments per chip, a multiple of the {pieces} micro-batches")
+        raise UserError(
+            f"--batch {arguments.batch} must be a positive number of segments per chip and a multiple of the {pieces} micro-batches"
+        )
     slices = [topology.describe_slice(name) for name in arguments.topology]
     with tracing_for("tpu"):
-        work = program.describe(config, arguments.stage)
+        work = program.describe_work(config, arguments.stage)
     record = {
         "config": arguments.config,
         "overrides": arguments.overrides,
@@ -70,7 +74,7 @@ def compile_for(work: Any, where: Any, *, batch: int) -> dict[str, Any]:
 
     Args:
         work: `program.Work`, described under `tracing_for("tpu")`.
-        where: `topology.Slice`.
+        where: `topology.Slice` to compile for.
         batch: segments per chip.
     """
     import jax
@@ -86,9 +90,9 @@ def compile_for(work: Any, where: Any, *, batch: int) -> dict[str, Any]:
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        return found | {"compiles": False, "reason": topology.first_line(error)}
+        return found | {"compiles": False, "reason": topology.error_line(error)}
     expected = work.collectives(devices=chips, global_batch=batch * chips, metrics=metrics)
-    found["memory"] = memory(compiled.memory_analysis())
+    found["memory"] = memory_by_kind(compiled.memory_analysis())
     found["logical"] = work.state_bytes(devices=chips, sharded=work.sharded) | {"batch": batch * work.segment_bytes}
     found["kept_bytes"] = work.activation_bytes(batch=batch)
     found["counted_flops"] = compiled.cost_analysis()["flops"]
@@ -99,11 +103,11 @@ def compile_for(work: Any, where: Any, *, batch: int) -> dict[str, Any]:
     )
 
 
-def memory(stats: Any) -> dict[str, int]:
-    """Bytes per chip by kind, of a compiled program's `memory_analysis()`; what is donated counts once."""
+def memory_by_kind(stats: Any) -> dict[str, int]:
+    """Bytes per chip by kind, from a compiled program's `memory_analysis()`; donated arrays count once."""
     return {
         "state, frozen teacher and batch": stats.argument_size_in_bytes,
-        "results that reuse none of it": stats.output_size_in_bytes - stats.alias_size_in_bytes,
+        "results outside donated memory": stats.output_size_in_bytes - stats.alias_size_in_bytes,
         "temporary arrays": stats.temp_size_in_bytes,
         "the program": stats.generated_code_size_in_bytes,
     }
@@ -116,11 +120,11 @@ def of_text(text: str, expected: list[Any], *, batch: int, flops: float) -> dict
         text: `compiled.as_text()`.
         expected: collectives by formula.
         batch: segments per chip.
-        flops: of matrix products per chip, by formula.
+        flops: FLOP of matrix products per chip, by formula.
     """
     from accdistill_jax.benchmark.model import optimised, traffic
 
-    parsed = optimised.parse(text)
+    parsed = optimised.parse_program(text)
     dearest = []
     for source, operations in list(optimised.by_source(parsed.operations).items())[:DEAREST]:
         cycles = sum(one.cycles for one in operations)
@@ -141,7 +145,7 @@ def of_text(text: str, expected: list[Any], *, batch: int, flops: float) -> dict
         "flops_per_cycle": flops / parsed.cycles if parsed.cycles else 0.0,
         "moving_cycles": parsed.moving,
         "dearest": dearest,
-        "collectives": [one._asdict() for one in traffic.counted(text)],
+        "collectives": [one._asdict() for one in traffic.counted_collectives(text)],
         "expected_collectives": [one._asdict() for one in expected],
         "products": len(parsed.products),
         "exact_products": {source: exact.count(source) for source in dict.fromkeys(exact)},
@@ -160,14 +164,14 @@ def report(record: Mapping[str, Any]) -> str:
     header = (
         "slice",
         "compiles",
-        "GFLOP a chip",
-        "K cycles a segment",
-        "FLOP a cycle",
-        "of at most",
+        "GFLOP per chip",
+        "K cycles per segment",
+        "FLOP per cycle",
+        "peak FLOP per cycle",
         "share of the matrix peak",
         "copies into other layouts",
-        "ms a step at least",
-        "memory, of the chip's",
+        "lower bound, ms per step",
+        "memory, share of the chip",
     )
     out = [f"{title}\n{record['batch']} segments per chip, {record['dtype']}. {ESTIMATE}\n\n{table(header, rows)}"]
     for one in record["slices"]:
@@ -177,7 +181,7 @@ def report(record: Mapping[str, Any]) -> str:
 
 
 def summary_row(one: Mapping[str, Any]) -> list[str]:
-    """A slice's line of the first table."""
+    """A slice's row of the first table."""
     flops = f"{one['flops'] / 1e9:.4g}"
     if not one["compiles"]:
         return [one["topology"], "no", flops, *[""] * 7]
@@ -197,20 +201,18 @@ def summary_row(one: Mapping[str, Any]) -> list[str]:
 
 
 def details(one: Mapping[str, Any]) -> str:
-    """Memory, collectives and the dearest operations of a slice."""
+    """Memory, collectives and the most expensive operations of a slice."""
     from accdistill_jax.benchmark.model.tables import count_table, table
     from accdistill_jax.benchmark.model.traffic import Collective
 
     kinds = [[name, f"{size / 2**20:.1f}"] for name, size in one["memory"].items()]
     kinds += [
-        [f"of which, before padding: {name}", f"{size / 2**20:.1f}"]
+        [f"included, before padding: {name}", f"{size / 2**20:.1f}"]
         for name, size in one["logical"].items()
         if name != "gradients"
     ]
-    kinds.append(
-        ["by formula: kept for the backward pass, before the compiler fuses", f"{one['kept_bytes'] / 2**20:.1f}"]
-    )
-    kinds.append(["of the chip", f"{one['memory_bytes'] / 2**20:.0f}"])
+    kinds.append(["by formula, before fusion: kept for the backward pass", f"{one['kept_bytes'] / 2**20:.1f}"])
+    kinds.append(["memory of the chip", f"{one['memory_bytes'] / 2**20:.0f}"])
     out = [table(("memory per chip", "MiB"), kinds)]
     counted, expected = ([Collective(**each) for each in one[name]] for name in ("collectives", "expected_collectives"))
     if one["chips"] > 1:
@@ -225,17 +227,20 @@ def details(one: Mapping[str, Any]) -> str:
         ]
         for each in one["dearest"]
     ]
-    header = ("source line", "K cycles", "share", "operations", "the dearest of them")
-    out.append(f"\nDearest of {one['cycles'] / 1e3:,.0f} K cycles:\n\n".replace(",", " ") + table(header, rows))
+    header = ("source line", "K cycles", "share", "operations", "the most expensive of them")
+    out.append(
+        f"\nMost expensive source lines, of {one['cycles'] / 1e3:,.0f} K cycles:\n\n".replace(",", " ")
+        + table(header, rows)
+    )
     exact = ", ".join(f"{count} at {source}" for source, count in one["exact_products"].items())
     out.append(
-        f"\nMatrix products: {one['products']}, multiplied in bfloat16 (as JAX does on TPU, in float32 configs too) but for "
+        f"\nMatrix products: {one['products']}, computed in bfloat16 (the default of JAX on TPU, with float32 configs too). "
     )
-    out.append(f"those kept in float32: {exact or 'none'}. ")
-    out.append(f"Operations of all kinds: {one['counted_flops'] / 1e9:.4g} GFLOP as the compiler counts. ")
+    out.append(f"Exceptions, kept in float32: {exact or 'none'}. ")
+    out.append(f"Operations of all kinds, counted by the compiler: {one['counted_flops'] / 1e9:.4g} GFLOP. ")
     out.append(f"Transfers between host and chip within the step: {len(one['transfers'])}.\n")
     if one["unknown_loops"]:
         out.append(
-            f"\n{one['unknown_loops']} loops whose turns the program does not tell are counted once: cycles are more.\n"
+            f"\n{one['unknown_loops']} loops have an unknown number of iterations and count once: the real cycles are more.\n"
         )
     return "".join(out)

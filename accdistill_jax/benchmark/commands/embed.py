@@ -1,4 +1,4 @@
-"""`benchmark embed`: embeddings per second, latency on one core, probes and retrieval on many embeddings."""
+"""`benchmark embed`: embeddings per second, latency on a single core, probes and retrieval on many embeddings."""
 
 import argparse
 import os
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from accdistill_jax.benchmark import contest
-from accdistill_jax.benchmark.contest import Contender, Measured, spread
+from accdistill_jax.benchmark.contest import Contender, spread
 from accdistill_jax.config.convert import changed
 from accdistill_jax.config.load import add_config, load_config
 from accdistill_jax.config.tree import plain
@@ -15,37 +15,51 @@ MODULE = "accdistill_jax.benchmark.contenders"
 LARGE = "distill:paper"
 EVALUATIONS = {
     "probes": "4 linear probes: fit and predict, 17 strengths",
-    "probe target": "one target as the report has it: strength chosen, fit, answers, {draws} bootstrap draws",
+    "probe target": "a target of the report: choice of strength, fit, predictions, {draws} bootstrap draws",
     "retrieval": "ranks, both directions, {queries} queries",
 }
 PARTS = ("throughput", "latency", *EVALUATIONS)
-LONG_S, PATIENCE_S = 20.0, 4 * 3600.0  # an iteration of which one is enough; for one at most
+LONG_S = 20.0  # an evaluation that takes longer is measured once
+PATIENCE_S = 4 * 3600.0  # longest time of an evaluation
 ONE_CORE = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "JAX_PLATFORMS": "cpu"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments besides those of every benchmark."""
     add_config(parser, "distill")
-    parser.add_argument("--large", default=LARGE, metavar="CONFIG[:PRESET]", help=f"a second student (default {LARGE})")
     parser.add_argument(
-        "--batches", type=int, nargs="+", default=(1, 8, 32, 128), metavar="N", help="segments (1 8 32 128)"
+        "--large", default=LARGE, metavar="CONFIG[:PRESET]", help=f"config of a second student (default {LARGE})"
     )
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="compute dtype (float32)")
     parser.add_argument(
-        "--embeddings", type=int, default=100_000, metavar="N", help="for probes and retrieval (100000)"
+        "--batches",
+        type=int,
+        nargs="+",
+        default=(1, 8, 32, 128),
+        metavar="N",
+        help="segments per batch (default 1 8 32 128)",
+    )
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="compute dtype (default float32)"
+    )
+    parser.add_argument(
+        "--embeddings",
+        type=int,
+        default=100_000,
+        metavar="N",
+        help="embeddings for probes and retrieval (default 100000)",
     )
     parser.add_argument(
         "--queries",
         type=int,
         default=20_000,
         metavar="N",
-        help="for retrieval, drawn at random and ranked among all embeddings, in both directions (default 20000)",
+        help="queries of retrieval, drawn at random and ranked among all embeddings, in both directions (default 20000)",
     )
-    parser.add_argument("--draws", type=int, default=2000, metavar="N", help="of a probe's bootstrap (default 2000)")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="which parts")
     parser.add_argument(
-        "--round-s", type=float, default=1.0, metavar="S", help="seconds of one measurement (default 1)"
+        "--draws", type=int, default=2000, metavar="N", help="bootstrap draws of a probe (default 2000)"
     )
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure (default: all)")
+    parser.add_argument("--round-s", type=float, default=1.0, metavar="S", help="seconds per measurement (default 1)")
     parser.set_defaults(rounds=5)
 
 
@@ -55,10 +69,10 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
     students = {}
     for name, overrides in dict([(arguments.large, []), (arguments.config, arguments.overrides)]).items():
         students[name] = plain(changed(load_config(name, overrides), {"runtime.compute_dtype": arguments.dtype}))
-    timing = {"rounds": arguments.rounds, "round_s": arguments.round_s, "say": lambda line: None}
+    rounds, round_s = arguments.rounds, arguments.round_s
 
     def encoders(batches: tuple[int, ...], **options: Any) -> list[dict[str, Any]]:
-        found = []
+        measured_students = []
         for name, config in students.items():
             contenders = [
                 Contender(
@@ -69,29 +83,25 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
                 )
                 for batch in batches
             ]
-            for batch, one in zip(batches, contest.compete(contenders, **timing).values(), strict=True):
-                found.append({"config": name, "batch": batch} | as_record(one))
+            measured = contest.compete(contenders, rounds=rounds, round_s=round_s)
+            for batch, measurement in zip(batches, measured.values(), strict=True):
+                measured_students.append({"config": name, "batch": batch} | measurement._asdict())
             say(f"{name}: embedded")
-        return found
+        return measured_students
 
     if "throughput" in arguments.only:
         record["throughput"] = encoders(tuple(arguments.batches))
     if "latency" in arguments.only:
         record["latency"] = encoders((1,), environment=ONE_CORE, cores=sorted(os.sched_getaffinity(0))[-1:])
-    told = {name: getattr(arguments, name) for name in ("embeddings", "queries", "draws")}
-    record |= told
+    amounts = {name: getattr(arguments, name) for name in ("embeddings", "queries", "draws")}
+    record |= amounts
     for task in EVALUATIONS:
         if task in arguments.only:
             say(f"{task} on {arguments.embeddings} embeddings")
-            contender = Contender(task, f"{MODULE}.searching", told | {"task": task}, patience_s=PATIENCE_S)
-            few = timing | {"rounds": min(3, arguments.rounds), "enough_s": LONG_S}
-            record[task] = as_record(contest.compete([contender], **few)[task])
+            contender = Contender(task, f"{MODULE}.searching", amounts | {"task": task}, patience_s=PATIENCE_S)
+            measured = contest.compete([contender], rounds=min(3, rounds), round_s=round_s, enough_s=LONG_S)
+            record[task] = measured[task]._asdict()
     return record
-
-
-def as_record(one: Measured) -> dict[str, Any]:
-    """Plain values."""
-    return {"facts": one.facts, "seconds": one.seconds, "peak_bytes": one.peak_bytes}
 
 
 def report(record: dict[str, Any]) -> str:
@@ -117,7 +127,7 @@ def report(record: dict[str, Any]) -> str:
             size = [f"{facts['parameters'] / 1e6:.2f}", f"{facts['flops'] / 1e6:.0f}"]
             rows.append([one["config"], *size, *milliseconds, f"{one['peak_bytes'] / 1e9:.2f}"])
         header = ("student of", "parameters, millions", "MFLOP", "p50, ms", "p95, ms", "peak memory, GB")
-        out.append("\n## Latency of one segment on one core\n\n" + table(header, rows))
+        out.append("\n## Latency of a segment on a single core\n\n" + table(header, rows))
     rows = []
     for task, words in EVALUATIONS.items():
         if task in record:
@@ -130,7 +140,7 @@ def report(record: dict[str, Any]) -> str:
         header = (
             f"{record['embeddings']} embeddings",
             "seconds",
-            "these take, GB",
+            "their size, GB",
             "memory before, GB",
             "peak memory, GB",
         )
@@ -139,13 +149,13 @@ def report(record: dict[str, Any]) -> str:
 
 
 def _extrapolated(record: dict[str, Any]) -> str:
-    """Estimated time of ranking all queries, where a sample was ranked."""
+    """Estimated time to rank all queries, if only a sample was ranked."""
     one, count = record.get("retrieval"), record["embeddings"]
     if one is None or one["facts"]["queries"] >= count:
         return ""
     queries, seconds = one["facts"]["queries"], spread(one["seconds"]).median
     return (
-        f"\nRetrieval ranked a random sample of {queries} queries among all {count} candidates, in each direction. All {count} queries, "
-        f"whose scores count for both directions at once, would take about {seconds * count / queries / 2 / 60:.0f} minutes "
-        "(extrapolated, not measured).\n"
+        f"\nRetrieval ranked a random sample of {queries} queries among all {count} candidates, in each direction. All {count} queries "
+        f"would take about {seconds * count / queries / 2 / 60:.0f} minutes (extrapolated, not measured); their scores serve both "
+        "directions at once.\n"
     )

@@ -1,8 +1,8 @@
-"""`benchmark gpu`: everything worth knowing of a GPU in minutes, the most valuable first, part by part.
+"""`benchmark gpu`: measures a GPU in minutes, part by part, the most valuable part first.
 
-A GPU is often at hand for minutes only. So each part's numbers are kept in the folder as soon as they are there, the same command
-goes on with the parts that are missing, and no part is begun that the time limit would cut off. `--tiny` goes through all of it
-with the smallest models, on any device: a rehearsal, whose figures mean nothing.
+A GPU is often available for minutes only. The command writes the numbers of a part as soon as it has measured them. Repeated, it
+continues with the missing parts. It does not start a part that the time limit would interrupt. `--tiny` runs all parts with the
+smallest models on any device: a rehearsal, whose figures mean nothing.
 """
 
 import argparse
@@ -32,9 +32,9 @@ class Part(NamedTuple):
     """A part of the measurements.
 
     Attributes:
-        measure: gives its record.
-        needs_s: about how long it takes on a GPU; it is not begun with less left.
-        text: for --help.
+        measure: returns the part's record.
+        needs_s: approximate duration on a GPU, in seconds; the part is not started with less time left.
+        text: summary for --help.
     """
 
     measure: Callable[[Context], dict[str, Any]]
@@ -50,29 +50,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=path_argument,
         required=True,
         metavar="DIR",
-        help=f"for {RESULTS} and report.md; the same command goes on there with the parts that are missing",
+        help=f"folder of {RESULTS} and report.md; the same command continues there with the missing parts",
     )
     names = "; ".join(f"{name}: {part.text}" for name, part in PARTS.items())
     parser.add_argument(
-        "--only", nargs="+", choices=PARTS, default=tuple(PARTS), metavar="PART", help=f"which parts ({names})"
+        "--only", nargs="+", choices=PARTS, default=tuple(PARTS), metavar="PART", help=f"parts to measure ({names})"
     )
-    parser.add_argument("--again", nargs="+", choices=PARTS, default=(), metavar="PART", help="parts to measure anew")
-    parser.add_argument("--limit-s", type=float, default=480.0, metavar="S", help="seconds at most (default 480)")
+    parser.add_argument("--again", nargs="+", choices=PARTS, default=(), metavar="PART", help="parts to measure again")
+    parser.add_argument(
+        "--limit-s", type=float, default=480.0, metavar="S", help="time limit, in seconds (default 480)"
+    )
     parser.add_argument(
         "--batches",
         nargs="+",
         type=int,
         metavar="N",
-        help=f"of the contest, segments, multiples of the first (default {' '.join(map(str, FULL.batches))})",
+        help="segments per device of the contest, multiples of the first number (default "
+        f"{' '.join(map(str, FULL.batches))})",
     )
-    parser.add_argument("--tiny", action="store_true", help="rehearse everything in small, on any device")
+    parser.add_argument(
+        "--tiny", action="store_true", help="rehearse all parts with the smallest models, on any device"
+    )
 
 
 def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measures the parts that are missing and returns all that is known.
+    """Measures the missing parts and returns the record of all parts.
 
     Raises:
-        UserError: no GPU without --tiny, or a folder of another device.
+        UserError: there is no GPU and no --tiny, or the folder holds results of another config.
     """
     begun = time.monotonic()
     if not arguments.tiny and not accelerated():
@@ -85,13 +90,15 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
         else {"tiny": arguments.tiny, "config": arguments.config, "parts": {}}
     )
     if record["tiny"] != arguments.tiny or record["config"] != arguments.config:
-        raise UserError(f"{path} is of {record['config']}{' --tiny' * record['tiny']}: choose another --out")
+        raise UserError(f"{path} holds results of {record['config']}{' --tiny' * record['tiny']}: choose another --out")
     for name in arguments.again:
         record["parts"].pop(name, None)
     sizes = TINY if arguments.tiny else FULL
     if arguments.batches:
         if any(batch < 1 or batch % arguments.batches[0] for batch in arguments.batches):
-            raise UserError(f"--batches {' '.join(map(str, arguments.batches))}: all must be multiples of the first")
+            raise UserError(
+                f"--batches {' '.join(map(str, arguments.batches))}: all must be multiples of the first number"
+            )
         sizes = sizes._replace(batches=tuple(arguments.batches))
     with tempfile.TemporaryDirectory() as folder:
         context = Context(
@@ -110,19 +117,21 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
                 write_atomically(arguments.out / "report.md", report(record))
     left = [name for name in wanted if "failed" in record["parts"].get(name, {"failed": ""})]
     if left:
-        record["failed"] = f"not measured: {', '.join(left)}; the same command goes on with them"
+        record["failed"] = f"not measured: {', '.join(left)}; repeat the command to measure them"
     return record
 
 
 def _measure_part(name: str, context: Context, record: dict[str, Any]) -> None:
     part, begun = PARTS[name], time.monotonic()
     if not context.sizes.shrink and context.remaining() < part.needs_s:
-        context.say(f"{name}: needs about {part.needs_s:.0f} s, {max(context.remaining(), 0):.0f} s are left")
+        context.say(
+            f"{name}: not started, it needs about {part.needs_s:.0f} s and {max(context.remaining(), 0):.0f} s are left"
+        )
         return
     context.say(f"{name}: {part.text}")
     try:
         measured = part.measure(context)
-    except (UserError, OSError, ValueError, KeyError) as problem:  # the other parts are not lost with it
+    except (UserError, OSError, ValueError, KeyError) as problem:  # the other parts are still measured
         measured = {"failed": f"{type(problem).__name__}: {problem}"}
         context.say(f"{name} failed: {problem}")
     took = {"seconds": time.monotonic() - begun, "date": datetime.date.today().isoformat()}
@@ -132,12 +141,16 @@ def _measure_part(name: str, context: Context, record: dict[str, Any]) -> None:
 
 PARTS = {
     "machine": Part(gpu_steps.measure_machine, 20, "versions, the bfloat16 peak, memory"),
-    "contest": Part(gpu_steps.measure_contest, 150, "the step against PyTorch, by batch size; the dearest operations"),
-    "variants": Part(
-        gpu_steps.measure_variants, 150, "attention, head sizes, rematerialisation, compiler flags, one at a time"
+    "contest": Part(
+        gpu_steps.measure_contest, 150, "the step against PyTorch, by batch size; the most expensive operations"
     ),
-    "small": Part(gpu_steps.measure_small, 60, "the default's small models"),
-    "training": Part(gpu_commands.measure_training, 110, "300 steps of teacher and student, bfloat16 against float32"),
+    "variants": Part(
+        gpu_steps.measure_variants, 150, "attention, head sizes, rematerialisation, compiler flags, each changed alone"
+    ),
+    "small": Part(gpu_steps.measure_small, 60, "the small models of the default config"),
+    "training": Part(
+        gpu_commands.measure_training, 110, "300 steps of teacher and student, in bfloat16 and in float32"
+    ),
     "input": Part(gpu_commands.measure_input, 60, "segments from the local disk"),
     "plan": Part(gpu_commands.measure_plan, 180, "`plan --check`"),
 }

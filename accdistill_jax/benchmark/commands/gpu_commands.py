@@ -1,4 +1,4 @@
-"""`benchmark gpu`: the parts that run other commands of the package, a training and two benchmarks, and read their records."""
+"""`benchmark gpu`: the parts that run other commands of the package (a training, two benchmarks) and read their records."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from accdistill_jax.errors import UserError
 
 
 def measure_training(context: Context) -> dict[str, Any]:
-    """Trains teacher and student from a generated store by the command itself: bfloat16, and float32 at the same time beside it."""
+    """Trains teacher and student on a generated store with the training command, in bfloat16 and in float32 at the same time."""
     sizes = context.sizes
     data = context.folder / "data"
     words = {
@@ -32,7 +32,7 @@ def measure_training(context: Context) -> dict[str, Any]:
         }
         words |= {f"{stage}.encoder.transformer.{key}": value for key, value in sizes.shrink.items()}
     begun = time.monotonic()
-    _wait(_main(context, data, words | {"stages": ("data",)}), "the data", context)
+    _wait(_main(context, data, words | {"stages": ("data",)}), "generating the data", context)
     made_s, curves = time.monotonic() - begun, {}
     words |= {"stages": ("data", "teacher", "student"), "data.stores": (str(data / "data" / "synthetic"),)}
     running = {
@@ -54,7 +54,7 @@ def measure_training(context: Context) -> dict[str, Any]:
 
 
 def _main(context: Context, workdir: Path, settings: Mapping[str, Any]) -> subprocess.Popen:
-    """Starts the training command; several of them share a device's memory."""
+    """Starts the training command without memory preallocation, so that two of them share a device."""
     words = [f"--config.{key}={value}" for key, value in settings.items()]
     command = [
         sys.executable,
@@ -72,24 +72,24 @@ def _wait(process: subprocess.Popen, name: str, context: Context) -> None:
     """Waits for a command to end.
 
     Raises:
-        UserError: it failed, or the time is up.
+        UserError: it failed, or it passed the time limit.
     """
     try:
         _, errors = process.communicate(timeout=max(context.remaining(), 1.0))
     except subprocess.TimeoutExpired:
         process.kill()
-        raise UserError(f"{name}: the time was up") from None
+        raise UserError(f"{name} did not end within the time limit") from None
     if process.returncode:
         raise UserError(f"{name} ended with {process.returncode}: {_last_line(errors)}")
 
 
 def _last_line(text: str) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "no output"
 
 
 def _curve(folder: Path, stage: str) -> dict[str, list[float]]:
-    """Training loss by step, and segments per second where they were noted, from a stage's metrics."""
+    """Training loss of every step, and the timings that a stage logged."""
     rows = {
         kind: [json.loads(line) for line in path.read_text().splitlines()]
         for kind, path in (
@@ -107,7 +107,7 @@ def _curve(folder: Path, stage: str) -> dict[str, list[float]]:
 
 
 def _command(context: Context, *words: str) -> dict[str, Any]:
-    """The record of another benchmark's command."""
+    """Runs another benchmark and returns its record."""
     path = context.folder / "record.json"
     command = [sys.executable, "-m", "accdistill_jax.benchmark", *words, f"--json={path}"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=max(context.remaining(), 1.0))
@@ -115,17 +115,17 @@ def _command(context: Context, *words: str) -> dict[str, Any]:
         raise UserError(f"`benchmark {' '.join(words)}` ended with {ended.returncode}: {_last_line(ended.stderr)}")
     record = json.loads(path.read_text())
     path.unlink()
-    missed = record.pop("failed", "")  # an aim of that command: its figures are there all the same
+    missed = record.pop("failed", "")  # a goal that the command missed; its figures are complete
     return record | {"text": ended.stdout + (f"\n{missed}\n" if missed else "")}
 
 
 def measure_input(context: Context) -> dict[str, Any]:
-    """Segments from the local disk into host memory."""
+    """Measures the reading of segments from the local disk into host memory."""
     words = ["--participants=16", "--segments=16", "--batch=16", "--round-s=0.02"] if context.sizes.shrink else []
     return _command(context, "input", "--only", "reading", f"--rounds={min(context.sizes.rounds, 3)}", *words)
 
 
 def measure_plan(context: Context) -> dict[str, Any]:
-    """Predictions of this device's steps against measurements."""
+    """Compares predicted and measured steps of this device."""
     words = ["--check-cases=small"] if context.sizes.shrink else []
     return _command(context, "plan", "--check", f"--rounds={min(context.sizes.rounds, 3)}", *words)

@@ -1,4 +1,4 @@
-"""`benchmark gpu`: what each part of the measurements is given, in full and in the rehearsal's sizes."""
+"""`benchmark gpu`: settings that every part of the measurements receives, in full size and in the rehearsal's size."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from accdistill_jax.benchmark.commands.step import FOLLOWED_WITH, without_augmentation
 from accdistill_jax.benchmark.contest import Worker
 from accdistill_jax.config import tree
+from accdistill_jax.config.convert import changed
 from accdistill_jax.config.load import load_config
 
 CONTENDERS = "accdistill_jax.benchmark.contenders"
@@ -16,14 +17,17 @@ class Sizes(NamedTuple):
     """Amounts of the measurements.
 
     Attributes:
-        batches: segments per device of the contest; the first is the one whose steps are compared with PyTorch's.
-        compiled: those that PyTorch is compiled for, too.
-        variant_batch, large_batch: of the variants, and of those that are about memory.
-        small_batches: of the default's models.
-        rounds, round_s: measurements of each, and seconds of one.
+        batches: segments per device of the contest; the losses of the first are compared with PyTorch's.
+        compiled: batches for which PyTorch is also compiled.
+        variant_batch: segments per device of the variants.
+        large_batch: segments per device of the variants that save memory.
+        small_batches: segments per device of the default config's models.
+        rounds: measurements of each step.
+        round_s: seconds per measurement.
         shrink: overrides of every encoder's sizes, by key of its `transformer`.
-        steps, participants: of the training, and of its synthetic data.
-        training_batch: of the training.
+        steps: steps of the training.
+        participants: participants of its synthetic data.
+        training_batch: global batch of the training.
     """
 
     batches: tuple[int, ...]
@@ -45,14 +49,15 @@ TINY = Sizes((4, 8), (), 4, 16, (4,), 2, 0.02, TINY_MODEL, 4, 12, 16)
 
 
 class Context(NamedTuple):
-    """Arguments that every part gets.
+    """Settings and services of every part.
 
     Attributes:
-        config: plain `--config` argument, and the overrides.
-        sizes: how much is measured.
-        folder: for files that need not be kept.
-        remaining: seconds that are left of the limit.
-        say: told of progress, a line each.
+        config: the `--config` argument.
+        overrides: "--config.KEY=VALUE" arguments.
+        sizes: amounts of the measurements.
+        folder: folder for temporary files.
+        remaining: returns the seconds that are left of the time limit.
+        say: receives lines of progress.
     """
 
     config: str
@@ -65,23 +70,29 @@ class Context(NamedTuple):
     def plain(
         self, settings: Mapping[str, Any], *, config: str | None = None, augmented: bool = False
     ) -> dict[str, Any]:
-        """A config of plain values with settings by flat key; the main one, in the rehearsal's sizes, unless another is named."""
-        shrink = (
-            {}
-            if config
-            else {
-                f"{who}.encoder.transformer.{key}": value
-                for who in ("teacher", "student")
-                for key, value in self.sizes.shrink.items()
-            }
-        )
-        overrides = self.overrides if config is None else ()
-        words = [f"--config.{key}={value!r}" for key, value in (shrink | dict(settings)).items()]
-        loaded = load_config(config or self.config, [*overrides, *words])
+        """A config as plain values.
+
+        Args:
+            settings: changes of the config, by dotted key.
+            config: name of a config in its full size; None: the main config, in the size of the rehearsal.
+            augmented: keep the augmentations.
+
+        Raises:
+            UserError: an unknown key, or a value that the config refuses.
+        """
+        shrink = {
+            f"{role}.encoder.transformer.{key}": value
+            for role in ("teacher", "student")
+            for key, value in self.sizes.shrink.items()
+        }
+        if config is None:
+            loaded = changed(load_config(self.config, self.overrides), shrink | dict(settings))
+        else:
+            loaded = changed(load_config(config), settings)
         values = tree.plain(loaded) if augmented else without_augmentation(loaded)
         values["student"]["train"] |= FOLLOWED_WITH
         return values
 
     def worker(self, module: str, order: Mapping[str, Any]) -> Worker:
-        """A measuring process that answers before the time is up."""
+        """Starts a measuring process whose answers must come within the time limit."""
         return Worker(f"{CONTENDERS}.{module}", order, patience_s=max(self.remaining(), 1.0))

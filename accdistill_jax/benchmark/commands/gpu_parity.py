@@ -1,4 +1,4 @@
-"""PyTorch's step against ours: loss and gradient norm of the first steps, and the parameters after them."""
+"""Compares PyTorch's step with ours: loss and gradient norm of the first steps, and the parameters after them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,14 +15,14 @@ def compare(share: str, ours: Mapping[str, Any], modes: Mapping[str, Any], *, dt
     """Compares every mode of PyTorch with ours.
 
     Args:
-        share: the folder in which both left their parameters.
+        share: folder in which both processes wrote their parameters.
         ours: facts of our variant, with "first_steps".
-        modes: facts of PyTorch's, by mode.
+        modes: facts of PyTorch's step, by mode.
         dtype: compute dtype; float32 is TF32 on an accelerator.
 
     Returns:
-        By mode: the largest relative "difference" of loss and gradient norm, the mean distance of "parameters" relative to their
-        way, what is "allowed" of both, and whether it "agrees".
+        By mode: "difference", the largest relative difference of loss and gradient norm; "parameters", the mean distance of the
+        parameters relative to their movement; "allowed", the limits of both; "agrees", True if both are within their limits.
     """
     kind = TF32 if dtype == "float32" and accelerated() else dtype
     start = {

@@ -8,9 +8,9 @@ from accdistill_jax.benchmark.model.tables import table
 
 
 def report(record: Mapping[str, Any]) -> str:
-    """All parts that were measured; what was not is named at the end."""
+    """The measured parts, in the order of `WRITERS`."""
     parts = record["parts"]
-    lines = [f"# GPU: {record['config']}{', rehearsal: figures mean nothing' if record['tiny'] else ''}\n"]
+    lines = [f"# GPU: {record['config']}{', rehearsal: the figures mean nothing' if record['tiny'] else ''}\n"]
     peak = parts.get("machine", {}).get("peak_flops", [None])[0]
     for name, write in WRITERS.items():
         part = parts.get(name)
@@ -30,7 +30,7 @@ def _machine(part: Mapping[str, Any], peak: float) -> str:
 
 
 def _rows(part: Mapping[str, Any], peak: float | None, *, base: str) -> list[list[str]]:
-    """A row of each variant: speed, ratio to `base`, share of the peak, memory, seconds to compile, cuDNN attentions."""
+    """A row per variant: speed, ratio to `base`, share of the peak, memory, seconds to compile, cuDNN attentions."""
     rows, times = [], part["times"]
     for name, facts in part["facts"].items():
         seconds = times.get(name, {}).get("seconds")
@@ -60,8 +60,8 @@ def _rows(part: Mapping[str, Any], peak: float | None, *, base: str) -> list[lis
 HEADER = (
     "",
     "segments/s",
-    "times the first",
-    "of the matrix peak",
+    "times as fast as the first",
+    "share of the matrix peak",
     "temporary memory, GB",
     "s to compile",
     "cuDNN attentions",
@@ -69,7 +69,7 @@ HEADER = (
 
 
 def _ratio(times: Mapping[str, Any], base: str, name: str) -> str:
-    """Speed of a variant against another's, per segment where both have the same batch, round by round."""
+    """Speed of a variant's step relative to the step of `base`, round by round."""
     first, other = (Measured({}, times[which]["seconds"], 0) for which in (base, name))
     if len(first.seconds) != len(other.seconds):
         return ""
@@ -93,7 +93,8 @@ def _contest(part: Mapping[str, Any], peak: float | None) -> str:
     rows += [[name, f"failed: {fact['failed']}", "", "", ""] for name, fact in facts.items() if fact["failed"]]
     rows += [[name, f"failed: {why}", "", "", ""] for name, why in part["failures"].items()]
     text = table(
-        ("", "segments/s", "ours is faster by", "of the matrix peak", "peak memory of the process so far, GB"), rows
+        ("", "segments/s", "ours is faster by", "share of the matrix peak", "peak memory of the process so far, GB"),
+        rows,
     )
     fused = {name: fact.get("fused_attentions") for name, fact in facts.items()}
     text += f"\ncuDNN attentions in our programs: {fused}.\n"
@@ -102,11 +103,12 @@ def _contest(part: Mapping[str, Any], peak: float | None) -> str:
     for mode, parity in part["parity"].items():
         verdict = "the same step" if parity["agrees"] else "**NOT the same step**"
         text += (
-            f"\nPyTorch {mode} against ours: {verdict}; loss and gradient norm {parity['difference']:.1e}, parameters {parity['parameters']:.1e} "
-            f"of their way (allowed {parity['allowed'][0]:.0e}, {parity['allowed'][1]:.0e}).\n"
+            f"\nPyTorch {mode} against ours: {verdict}; loss and gradient norm differ by {parity['difference']:.1e} (allowed "
+            f"{parity['allowed'][0]:.0e}), parameters by {parity['parameters']:.1e} of their movement (allowed "
+            f"{parity['allowed'][1]:.0e}).\n"
         )
     for name, kernels in part["kernels"].items():
-        text += f"\n### Dearest operations: {name}\n\n{_kernels(kernels)}"
+        text += f"\n### Most expensive operations: {name}\n\n{_kernels(kernels)}"
     return text
 
 
@@ -125,8 +127,8 @@ def _kernels(kernels: Mapping[str, Any]) -> str:
         for one in kernels["operations"]
     ]
     return (
-        table(("", "from", "ms a step", "of all", "calls"), rows)
-        + f"\nAll {kernels['count']} together: {1e3 * total:.1f} ms a step.\n"
+        table(("", "source", "ms per step", "share", "calls"), rows)
+        + f"\nSum of all {kernels['count']} operations: {1e3 * total:.1f} ms per step.\n"
     )
 
 
@@ -156,12 +158,12 @@ def _training(part: Mapping[str, Any], peak: float | None) -> str:
         f"{part['steps']} steps of {part['batch']} segments",
         "loss at start, quarter, half, end",
         "segments/s",
-        "share waited for input",
+        "share of time waiting for input",
     )
     seconds = ", ".join(f"{dtype} {curves['seconds']:.0f} s" for dtype, curves in part["curves"].items())
     return table(header, rows) + (
-        f"\nBoth ran at the same time on this device, so that each would be faster alone; with start and compilation {seconds}, "
-        f"making the data before {part['data_s']:.0f} s.\n"
+        f"\nBoth trainings ran at the same time on this device; each would be faster alone. Time with start and compilation: "
+        f"{seconds}. Time to generate the data before: {part['data_s']:.0f} s.\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""`benchmark gpu`: the parts that measure training steps, and the machine's ceilings that they are held against."""
+"""`benchmark gpu`: the parts that measure training steps, and the machine's peak rates for comparison."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ from accdistill_jax.errors import UserError
 SMALL = "distill"
 PROFILED_STEPS, DEAREST = 3, 10
 FORMS: dict[str, dict[str, Any]] = {
-    "as it is": {},
+    "as configured": {},
     "augmented": {"augmented": True},
     "attention as in textbooks": {"attention": "as in textbooks"},
     "heads of half the size": {"heads_factor": 2},
@@ -25,18 +25,19 @@ FORMS: dict[str, dict[str, Any]] = {
     "tokens between blocks in float32": {
         "config": {f"{who}.encoder.transformer.residual": "float32" for who in ("teacher", "student")}
     },
-    "products by Triton where it finds them faster": {"options": {"xla_gpu_enable_triton_gemm": True}},
+    "matrix products by Triton if faster": {"options": {"xla_gpu_enable_triton_gemm": True}},
     "no command buffers": {"options": {"xla_gpu_enable_command_buffer": ""}},
     "blocks rematerialised": {"config": {"runtime.rematerialise": "blocks"}},
     "half of the tokens dropped": {"config": {"student.drop_fraction": 0.5}},
-    "teacher's views cached": {"config": {"teacher.cached_views": 2}},
+    # A step reads a single view of a segment. More views are refused here, because the augmentations are off.
+    "teacher's views cached": {"config": {"teacher.cached_views": 1}},
     "large batch, blocks rematerialised": {"large": True, "config": {"runtime.rematerialise": "blocks"}},
     "large batch in 8 micro-batches": {"large": True, "config": {"student.train.micro_batches": 8}},
 }
 
 
 def measure_machine(context: Context) -> dict[str, Any]:
-    """Large matrix products in bfloat16 and one large array read and written: the two ceilings."""
+    """Measures the two peak rates: large matrix products in bfloat16, and reading and writing a large array."""
     contenders = [
         Contender("peak", f"{CONTENDERS}.matrix_peak", {"dtype": "bfloat16"}),
         Contender("memory", f"{CONTENDERS}.memory_speed", {}),
@@ -58,7 +59,15 @@ def measure_machine(context: Context) -> dict[str, Any]:
 def variant_order(
     plain: Mapping[str, Any], *, name: str, batch: int, stage: str = "student", **form: Any
 ) -> dict[str, Any]:
-    """A variant as `benchmark/contenders/variants.py` is told of it."""
+    """The order of a variant for `benchmark/contenders/variants.py`.
+
+    Args:
+        plain: config as plain values.
+        name: name in tables.
+        batch: segments per device.
+        stage: "student" or "teacher".
+        **form: "options" of the compiler and a forced form of "attention", both optional.
+    """
     return {
         "name": name,
         "config": plain,
@@ -69,24 +78,30 @@ def variant_order(
     }
 
 
-class Entry(NamedTuple):
-    """An entry of the measurements: number `number` of a process."""
+class RemoteStep(NamedTuple):
+    """A training step in a measuring process.
+
+    Attributes:
+        name: name in tables.
+        worker: process that runs it.
+        number: its number in that process.
+    """
 
     name: str
     worker: Worker
     number: int
 
 
-def take_turns(entries: list[Entry], sizes: Sizes, context: Context) -> dict[str, dict[str, Any]]:
-    """Measures entries in turn; every round goes through all of them, beginning with another each time.
+def take_turns(entries: list[RemoteStep], sizes: Sizes, context: Context) -> dict[str, dict[str, Any]]:
+    """Measures steps in turn. Every round measures all of them and starts with a different step.
 
     Returns:
-        By name: "seconds" of a step, one a round, "device_peak_bytes" of its process so far, or "failed".
+        By name: "seconds" per step, a number per round; "device_peak_bytes" of its process so far; "failed", a reason, if it failed.
     """
     results: dict[str, dict[str, Any]] = {entry.name: {"seconds": []} for entry in entries}
     counts: dict[str, int] = {}
 
-    def ask(entry: Entry, count: int) -> float | None:
+    def ask(entry: RemoteStep, count: int) -> float | None:
         entry.worker.send({"measure": entry.number, "count": count})
         answer = entry.worker.answer()
         results[entry.name] |= {"device_peak_bytes": answer["device_peak_bytes"]}
@@ -96,7 +111,7 @@ def take_turns(entries: list[Entry], sizes: Sizes, context: Context) -> dict[str
             return None
         return answer["seconds"] / count
 
-    for entry in reversed(entries):  # the largest first, so that its memory is in one piece
+    for entry in reversed(entries):  # the largest first, while memory is not fragmented
         ask(entry, 1)
         if "failed" not in results[entry.name] and (second := ask(entry, 2)) is not None:
             counts[entry.name] = max(2, round(sizes.round_s / second))
@@ -110,8 +125,8 @@ def take_turns(entries: list[Entry], sizes: Sizes, context: Context) -> dict[str
     return results
 
 
-def _dearest(entry: Entry) -> dict[str, Any]:
-    """The dearest operations of an entry's step, and the sum of all."""
+def _dearest(entry: RemoteStep) -> dict[str, Any]:
+    """The most expensive operations of a step, and the sum of all operations."""
     entry.worker.send({"profile": entry.number, "count": PROFILED_STEPS})
     answer = entry.worker.answer()
     operations = answer["operations"]
@@ -120,7 +135,7 @@ def _dearest(entry: Entry) -> dict[str, Any]:
 
 
 def measure_contest(context: Context) -> dict[str, Any]:
-    """The distillation step by batch size, ours and PyTorch's, same weights and batch; and what either spends its time on."""
+    """Compares our distillation step with PyTorch's by batch size, from the same weights and batch, and profiles both."""
     sizes, plain = context.sizes, context.plain({})
     first = sizes.batches[0]
     wanted = [(None, batch) for batch in sizes.batches] + [("default", batch) for batch in sizes.compiled]
@@ -141,18 +156,18 @@ def measure_contest(context: Context) -> dict[str, Any]:
         ours = context.worker("variants", ours_order)
         stack.callback(ours.close, patience_s=5.0)
         device = ours.answer()
-        context.say("PyTorch prepares, while ours is traced")
+        context.say("preparing PyTorch while our step is traced")
         peer = context.worker("peer_variants", peer_order)
         stack.callback(peer.close, patience_s=5.0)
         peer_facts = peer.answer()
-        context.say("ours is compiled")
+        context.say("compiling our step")
         ours.send({"compile": True})
         facts = ours.answer()
-        entries = [Entry(name, ours, number) for number, name in enumerate(facts) if not facts[name]["failed"]]
+        entries = [RemoteStep(name, ours, number) for number, name in enumerate(facts) if not facts[name]["failed"]]
         if "skipped" not in peer_facts:
             names = [f"PyTorch {'compiled' if mode else 'eager'}, {batch}" for mode, batch in wanted]
             failures = dict(zip(names, peer_facts["failed"], strict=True))
-            entries += [Entry(name, peer, number) for number, name in enumerate(names) if not failures[name]]
+            entries += [RemoteStep(name, peer, number) for number, name in enumerate(names) if not failures[name]]
         else:
             failures = {}
         times = take_turns(entries, sizes, context)
@@ -179,7 +194,7 @@ def measure_contest(context: Context) -> dict[str, Any]:
 
 
 def measure_variants(context: Context) -> dict[str, Any]:
-    """Forms of the step, one thing changed at a time."""
+    """Measures forms of the step that differ from the configured step in a single setting."""
     sizes, orders, unknown = context.sizes, [], {}
     heads = context.plain({})["student"]["encoder"]["transformer"]["heads"]
     for name, form in FORMS.items():
@@ -190,7 +205,7 @@ def measure_variants(context: Context) -> dict[str, Any]:
             }
         try:
             plain = context.plain(settings, augmented=form.get("augmented", False))
-        except UserError as problem:  # a key that this version does not have
+        except UserError as problem:  # a setting that this version or this config refuses
             unknown[name] = str(problem)
             continue
         batch = sizes.large_batch if form.get("large") else sizes.variant_batch
@@ -203,7 +218,7 @@ def measure_variants(context: Context) -> dict[str, Any]:
 
 
 def measure_small(context: Context) -> dict[str, Any]:
-    """The default's models, both stages."""
+    """Measures the default config's models, both stages."""
     plain = context.plain({"runtime.compute_dtype": "bfloat16"}, config=SMALL)
     orders = [
         variant_order(plain, name=f"{stage}, {batch}", stage=stage, batch=batch)
@@ -214,7 +229,7 @@ def measure_small(context: Context) -> dict[str, Any]:
 
 
 def _alone(context: Context, orders: list[dict[str, Any]]) -> dict[str, Any]:
-    """Compiles and measures variants in one process."""
+    """Compiles and measures variants in a single process."""
     order = {"variants": orders, "share": None, "follow_steps": 0, "threads": min(len(orders), os.cpu_count() or 1)}
     worker = context.worker("variants", order)
     try:
@@ -222,7 +237,7 @@ def _alone(context: Context, orders: list[dict[str, Any]]) -> dict[str, Any]:
         worker.send({"compile": True})
         facts = worker.answer()
         context.say("compiled")
-        entries = [Entry(name, worker, number) for number, name in enumerate(facts) if not facts[name]["failed"]]
+        entries = [RemoteStep(name, worker, number) for number, name in enumerate(facts) if not facts[name]["failed"]]
         return {"facts": facts, "times": take_turns(entries, context.sizes, context)}
     finally:
         worker.close(patience_s=5.0)

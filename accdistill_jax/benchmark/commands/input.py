@@ -1,4 +1,4 @@
-"""`benchmark input`: segments into host memory, what training waits for them, minutes generated and prepared; object stores."""
+"""`benchmark input`: reading segments, the training loop's wait for them, generating and preparing minutes, object stores."""
 
 import argparse
 import tempfile
@@ -13,9 +13,9 @@ from accdistill_jax.errors import UserError
 
 MODULE = "accdistill_jax.benchmark.contenders"
 PARTS = ("reading", "wait", "generating", "preparing")
-VIEWS = "accdistill_jax, 2 threads, views of the teacher in place of PPG"
+VIEWS = "accdistill_jax, 2 threads, the teacher's views in place of PPG"
 MEMORY = "copied from memory by numpy"
-# the steps whose waiting is measured: as configured, and the fastest there is, which asks for most
+# Steps for which the wait is measured: as configured, and the fastest step, which needs the most segments per second.
 WAITS = {
     "as configured": (),
     "half of the tokens, teacher's views cached": (
@@ -30,28 +30,35 @@ LARGE_CACHE_MB, SMALL_CACHE_MB, NO_CACHE_MB = 256, 1, 0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments besides those of every benchmark."""
     add_config(parser, "distill:smoke")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="what to measure (default: all)")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure (default: all)")
     parser.add_argument(
         "--object-store",
         action="store_true",
-        help="measure instead the reading from a local S3 service with added latency",
+        help="measure only the reading from a local S3 service with added latency",
     )
-    number = {"type": int, "metavar": "N"}
+    number: dict[str, Any] = {"type": int, "metavar": "N"}
     parser.add_argument(
-        "--participants", default=64, help="of the noise store; three in four train (default 64)", **number
+        "--participants", default=64, help="participants of the noise store; 3 in 4 train (default 64)", **number
     )
-    parser.add_argument("--segments", default=128, help="of each of them (default 128)", **number)
-    parser.add_argument("--segment-s", type=float, default=60.0, metavar="S", help="of the noise store (default 60)")
-    parser.add_argument("--batch", default=256, help="segments of a batch that is read (default 256)", **number)
+    parser.add_argument("--segments", default=128, help="segments of each participant (default 128)", **number)
     parser.add_argument(
-        "--wait-steps", default=100, help="of one measurement of the input wait (default 100)", **number
+        "--segment-s", type=float, default=60.0, metavar="S", help="seconds per segment of the noise store (default 60)"
     )
-    parser.add_argument("--people", default=16, help="participants, and recordings, made (default 16)", **number)
-    parser.add_argument("--minutes", default=240, help="of each of them (default 240)", **number)
-    parser.add_argument("--latency-ms", type=float, default=20.0, metavar="MS", help="of the object store (default 20)")
+    parser.add_argument("--batch", default=256, help="segments per batch that is read (default 256)", **number)
     parser.add_argument(
-        "--round-s", type=float, default=1.0, metavar="S", help="seconds of one measurement (default 1)"
+        "--wait-steps", default=100, help="training steps per measurement of the wait (default 100)", **number
     )
+    parser.add_argument(
+        "--people",
+        default=16,
+        help="participants (and recordings) that are generated and prepared (default 16)",
+        **number,
+    )
+    parser.add_argument("--minutes", default=240, help="minutes of each of these participants (default 240)", **number)
+    parser.add_argument(
+        "--latency-ms", type=float, default=20.0, metavar="MS", help="latency of the object store (default 20)"
+    )
+    parser.add_argument("--round-s", type=float, default=1.0, metavar="S", help="seconds per measurement (default 1)")
 
 
 def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
@@ -65,9 +72,9 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
         arguments.participants, arguments.batch = min(arguments.participants, 8), min(arguments.batch, 64)
     if arguments.batch > training_segments(arguments):
         raise UserError(
-            "the noise store is smaller than a batch: raise --participants (from 8 on) or --segments, or lower --batch"
+            "the noise store is smaller than a batch: raise --participants (to 8 or more) or --segments, or lower --batch"
         )
-    told = (
+    settings = (
         "config",
         "rounds",
         "participants",
@@ -79,30 +86,31 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
         "minutes",
         "latency_ms",
     )
-    record: dict[str, Any] = {name: getattr(arguments, name) for name in told}
+    record: dict[str, Any] = {name: getattr(arguments, name) for name in settings}
     with tempfile.TemporaryDirectory() as folder:
         if arguments.object_store:
             record["training_segments"] = training_segments(arguments)
             record["object_store"] = measure_object_store(arguments, Path(folder), say)
             return record
+        store = Path(folder) / "store"
         if {"reading", "wait"} & set(arguments.only):
-            store = noise_store(arguments, Path(folder), say)
+            write_noise(arguments, store, say)
         if "reading" in arguments.only:
             record["reading"] = measure_reading(arguments, store, say)
         if "wait" in arguments.only:
-            say("training, and its waiting for input")
+            say("training, to measure its wait for input")
             from accdistill_jax.benchmark.contenders import input_wait
 
             record["wait"] = {
-                name: input_wait.train(
+                name: input_wait.measure_input_wait(
                     arguments.config,
-                    [*arguments.overrides, *settings],
+                    [*arguments.overrides, *changes],
                     store=store,
                     workdir=Path(folder) / f"run-{number}",
                     windows=arguments.rounds,
                     steps=arguments.wait_steps,
                 )
-                for number, (name, settings) in enumerate(WAITS.items())
+                for number, (name, changes) in enumerate(WAITS.items())
             }
         if "generating" in arguments.only:
             order = {"population": (arguments.people, arguments.minutes)}
@@ -110,7 +118,7 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
         if "preparing" in arguments.only:
             from accdistill_jax.benchmark.made_up.raw_recordings import write_recordings
 
-            say("making raw recordings")
+            say("generating raw recordings")
             raw = Path(folder) / "raw"
             raw.mkdir()
             files = write_recordings(raw, recordings=arguments.people, minutes=arguments.minutes)
@@ -119,18 +127,17 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
     return record
 
 
-def noise_store(arguments: argparse.Namespace, folder: Path, say: Callable[[str], None]) -> Path:
+def write_noise(arguments: argparse.Namespace, store: Path, say: Callable[[str], None]) -> None:
     """Writes the store that is read."""
     from accdistill_jax.benchmark.made_up.made_up_store import write_noise_store
 
     say("writing the noise store")
     people, segments = arguments.participants, arguments.segments
-    write_noise_store(folder / "store", participants=people, segments=segments, segment_s=arguments.segment_s)
-    return folder / "store"
+    write_noise_store(store, participants=people, segments=segments, segment_s=arguments.segment_s)
 
 
 def reading_order(arguments: argparse.Namespace, store: str) -> dict[str, Any]:
-    """Order for every reading contender, with defaults for the settings that may differ; an iteration is about an epoch."""
+    """The order of every reading contender, with defaults for settings that differ between them; an iteration is about an epoch."""
     steps = training_segments(arguments) // arguments.batch
     return {
         "store": store,
@@ -146,12 +153,12 @@ def reading_order(arguments: argparse.Namespace, store: str) -> dict[str, Any]:
 
 
 def training_segments(arguments: argparse.Namespace) -> int:
-    """Of the noise store."""
+    """Number of training segments of the noise store."""
     return sum(number % 8 > 1 for number in range(arguments.participants)) * arguments.segments
 
 
 def measure_reading(arguments: argparse.Namespace, store: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """Ours, Grain over ArrayRecord with several numbers of threads and processes, and copying alone."""
+    """Measures ours, Grain over ArrayRecord with several numbers of threads and processes, and copying alone."""
     order = reading_order(arguments, str(store))
     peer = order | {"folder": str(store.parent), "processes": 0}
     contenders = [
@@ -176,14 +183,14 @@ def measure_reading(arguments: argparse.Namespace, store: Path, say: Callable[[s
 
 
 def ours(threads: int) -> str:
-    """Name of a contender."""
+    """Name of our contender with this number of threads."""
     return f"accdistill_jax, {threads} thread{'s' * (threads > 1)}"
 
 
 def measure_making(
     order: dict[str, Any], arguments: argparse.Namespace, out: Path, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Ours in one process and in two, and the obvious loop."""
+    """Measures ours with one and with two worker processes, and a plain scipy loop."""
     out.mkdir()
     contenders = [
         *(
@@ -194,14 +201,14 @@ def measure_making(
             )
             for count in (1, 2)
         ),
-        Contender("the obvious scipy loop", f"{MODULE}.making_scipy", order | {"out": str(out / "loop")}),
+        Contender("plain scipy loop", f"{MODULE}.making_scipy", order | {"out": str(out / "loop")}),
     ]
     found = contest.compete(contenders, rounds=arguments.rounds, round_s=arguments.round_s, say=say)
     return {name: one._asdict() for name, one in found.items()}
 
 
 def local_service(address: str) -> dict[str, str]:
-    """Variables by which S3 is the service at an address, whatever server and account the user has set."""
+    """Environment variables that direct S3 requests to `address`, in place of any server and account of the user."""
     endpoints = dict.fromkeys(("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"), address)
     return endpoints | {
         "AWS_ACCESS_KEY_ID": "none",
@@ -214,10 +221,10 @@ def local_service(address: str) -> dict[str, str]:
 def measure_object_store(
     arguments: argparse.Namespace, folder: Path, say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    """Reading through a local S3 service, by concurrency and cache."""
+    """Measures reading through a local S3 service, by concurrency and cache."""
     from accdistill_jax.benchmark.made_up.object_store import BUCKET, serve_folder
 
-    noise_store(arguments, folder, say)
+    write_noise(arguments, folder / "store", say)
     order = reading_order(arguments, f"s3://{BUCKET}/store")
     latency_ms = arguments.latency_ms
     settings = [(latency_ms, concurrency, SMALL_CACHE_MB) for concurrency in CONCURRENCIES]
@@ -225,11 +232,11 @@ def measure_object_store(
     with serve_folder(folder, latency_s=latency_ms / 1e3) as slow, serve_folder(folder, latency_s=0.0) as quick:
         contenders = []
         for latency, concurrency, cache in settings:
-            own = {"concurrency": concurrency, "cache_mb": cache, "prefetch": 2, "steps": 1}
-            own["warm_steps"] = order["steps"] if cache == LARGE_CACHE_MB else 1
+            tuning = {"concurrency": concurrency, "cache_mb": cache, "prefetch": 2, "steps": 1}
+            tuning["warm_steps"] = order["steps"] if cache == LARGE_CACHE_MB else 1
             keys = local_service(slow if latency else quick)
             name = f"{latency:g} ms, concurrency {concurrency}, cache {cache} MB"
-            contenders.append(Contender(name, f"{MODULE}.reading", order | own, keys))
+            contenders.append(Contender(name, f"{MODULE}.reading", order | tuning, keys))
         found = contest.compete(contenders, rounds=arguments.rounds, round_s=arguments.round_s, say=say)
     return [
         {"latency_ms": latency, "concurrency": concurrency, "cache_mb": cache, "measured": one._asdict()}
@@ -241,11 +248,11 @@ def report(record: dict[str, Any]) -> str:
     """The record as Markdown."""
     out = ["# Input\n"]
     for name, (title, text) in {
-        "reading": ("Segments into host memory, from a warm page cache", _reading),
+        "reading": ("Reading segments into host memory, from a warm page cache", _reading),
         "wait": ("The training loop's wait for its input", _wait),
-        "generating": ("Minutes generated", _making),
-        "preparing": ("Minutes of recordings prepared", _making),
-        "object_store": ("Segments from an object store", _object_store),
+        "generating": ("Generating minutes", _making),
+        "preparing": ("Preparing minutes of recordings", _making),
+        "object_store": ("Reading segments from an object store", _object_store),
     }.items():
         if name in record:
             out.append(f"\n## {title}\n\n{text(record[name], record)}")
@@ -253,13 +260,13 @@ def report(record: dict[str, Any]) -> str:
 
 
 def by_unit(part: dict[str, dict]) -> dict[str, Measured]:
-    """Measurements in seconds per segment or minute, so that contenders whose iterations differ in size compare."""
-    found = {}
+    """Measurements in seconds per segment or minute, which makes contenders with iterations of different size comparable."""
+    by_name = {}
     for name, plain in part.items():
-        one = Measured(**plain)
-        size = one.facts.get("segments") or one.facts.get("minutes")
-        found[name] = one._replace(seconds=[seconds / size for seconds in one.seconds])
-    return found
+        measured = Measured(**plain)
+        size = measured.facts["segments" if "segments" in measured.facts else "minutes"]
+        by_name[name] = measured._replace(seconds=[seconds / size for seconds in measured.seconds])
+    return by_name
 
 
 def _reading(part: dict[str, dict], record: dict[str, Any]) -> str:
@@ -283,17 +290,17 @@ def _reading(part: dict[str, dict], record: dict[str, Any]) -> str:
         )
     header = ("", "segments/s", "GB/s", f"times as fast as {best}", "peak memory, GB")
     first, warm = (rates_of(found, best, name) for name in (f"{ours(2)}, first reading", ours(2)))
-    gains = f" Times as fast as {best}: {first} with every checksum compared, {warm} reading on." if best else ""
+    gains = f" Times as fast as {best}: {first} with every checksum compared, {warm} without." if best else ""
     wire = ", ".join(f"{name} {one['bytes']:.0f} ({one['dtype']})" for name, one in arrays.items())
     return table(header, rows) + (
-        f"\nBatches of {record['batch']} in a seeded global shuffle. Ours compares a segment's checksum when a process first reads "
-        f'it: "first reading" opens the store anew for every epoch (opening counted), the other rows read on.{gains} Handed to the device, '
-        f"bytes per segment: {total:.0f}: {wire}.\n"
+        f"\nBatches of {record['batch']} in a seeded global shuffle. Ours compares a segment's checksum when a process reads it for the "
+        f'first time: "first reading" opens the store again for every epoch (included in its time), the other rows keep it open.{gains} '
+        f"Bytes per segment that go to the device: {total:.0f}: {wire}.\n"
     )
 
 
 def rates_of(found: dict[str, Measured], base: str | None, name: str) -> str:
-    """Speed relative to `base`; "" without one."""
+    """Speed relative to the contender `base`; "" if `base` is None."""
     return contest.ratios(found[base], found[name]).text("{:.2f}") if base else ""
 
 
@@ -309,7 +316,7 @@ def _wait(part: dict[str, dict[str, list[float]]], record: dict[str, Any]) -> st
         for name, one in part.items()
     ]
     return table(("student of", "segments/s trained", "waiting for input, % of the time"), rows) + (
-        f"\nThe real command, by its own account, over {record['wait_steps']} steps each, compilation left out.\n"
+        f"\nFrom the timings that the training command logs, over {record['wait_steps']} steps each, without compilation.\n"
     )
 
 
@@ -317,21 +324,21 @@ def _making(part: dict[str, dict], record: dict[str, Any]) -> str:
     from accdistill_jax.benchmark.model.tables import table
 
     found = by_unit(part)
-    *own, loop = found
+    first, *_, loop = found
     rows = [
         [
             name,
             contest.rates(one, per_iteration=1).text("{:.0f}"),
             "1" if name == loop else contest.ratios(found[loop], one).text("{:.2f}"),
-            "" if name == own[0] or name == loop else contest.ratios(found[own[0]], one).text("{:.2f}"),
+            "" if name in (first, loop) else contest.ratios(found[first], one).text("{:.2f}"),
         ]
         for name, one in found.items()
     ]
-    facts = found[own[0]].facts
-    return table(("", "minutes of signal per second", "times the loop", "times one worker"), rows) + (
-        f"\n{facts['minutes']} minutes of {record['people']} participants, of which selection keeps {facts['kept']}, into a store "
-        "with tables, checksums and manifest; the start of the worker processes counted. What the loop leaves out: "
-        "`accdistill_jax/benchmark/contenders/making_scipy.py`.\n"
+    facts = found[first].facts
+    return table(("", "minutes of signal per second", "times the loop", "times a single worker"), rows) + (
+        f"\n{facts['minutes']} minutes of {record['people']} participants (selection keeps {facts['kept']}) become a store with "
+        "tables, checksums and manifest; the time includes the start of the worker processes. "
+        "`accdistill_jax/benchmark/contenders/making_scipy.py` lists the work that the loop omits.\n"
     )
 
 
@@ -350,8 +357,8 @@ def _object_store(part: list[dict[str, Any]], record: dict[str, Any]) -> str:
     facts = part[0]["measured"]["facts"]
     size = record["training_segments"] * sum(one["bytes"] for one in facts["bytes_per_segment"].values()) / 1e6
     return table(("added latency, ms", "data.read_concurrency", "data.cache_mb", "segments/s"), rows) + (
-        f"\n{size:.0f} MB of training segments behind a local S3 service that adds the latency to every request; a segment takes two "
-        f"requests (PPG, acceleration); without a cache, every batch of {record['batch']} fetches the indices of its shards (here one of each "
-        f"signal) again. {LARGE_CACHE_MB} MB hold everything, and an epoch was read before. The service runs on the same cores: "
-        "without latency it and the reader bind.\n"
+        f"\n{size:.0f} MB of training segments behind a local S3 service, which adds the latency to every request. A segment takes two "
+        f"requests (PPG, acceleration). Without a cache, every batch of {record['batch']} fetches the indices of its shards again (here "
+        f"one shard per signal). A cache of {LARGE_CACHE_MB} MB holds all segments, and an epoch was read before. The service runs on the "
+        "same cores: without latency, these cores are the limit.\n"
     )

@@ -1,11 +1,11 @@
-"""`benchmark plan`: hours for a corpus on given hardware, what binds, and how far the prediction is off on this machine."""
+"""`benchmark plan`: hours for a corpus on given hardware, the limiting resource, and the prediction's error on this machine."""
 
 import argparse
 import math
 import os
 import tempfile
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from accdistill_jax.benchmark import contest
 from accdistill_jax.benchmark.commands.step import accelerated
@@ -16,20 +16,23 @@ from accdistill_jax.config.tree import plain
 from accdistill_jax.errors import UserError
 
 MODULE = "accdistill_jax.benchmark.contenders"
-CORPUS_MINUTES = 20_000_000  # of PPG and acceleration in arXiv 2312.05409
+CORPUS_MINUTES = 20_000_000  # the corpus of PPG and acceleration in arXiv 2312.05409
 SMALL, LARGE = "distill", "distill:paper"
 
 
 class Case(NamedTuple):
-    """A step that is predicted and measured: preset, stage, segments.
+    """A step that is predicted and measured.
 
     Attributes:
-        calibrates: whether its step, measured, tells at which share of the peak the products of its config run, as somebody does
-            who plans from one measured step; one for each config, and itself no test of the plan.
+        config: name of a config.
+        stage: "student" or "teacher".
+        batch: segments per device.
+        calibrates: the measured step sets the share of the peak at which the matrix products of this config run. Each config has
+            a single such case; it does not test the plan.
     """
 
     config: str
-    stage: str
+    stage: Literal["student", "teacher"]
     batch: int
     calibrates: bool = False
 
@@ -46,7 +49,7 @@ CASES = (
     Case(LARGE, "student", 32, calibrates=True),
     Case(LARGE, "teacher", 8),
 )
-TOLERATED = 0.2  # of a prediction to be off
+TOLERATED = 0.2  # largest relative error of a prediction
 HERE = "this machine"
 
 
@@ -54,23 +57,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments besides those of every benchmark."""
     add_config(parser, LARGE)
     parser.add_argument(
-        "--minutes", type=int, default=CORPUS_MINUTES, metavar="N", help="of the corpus (default 20000000)"
+        "--minutes", type=int, default=CORPUS_MINUTES, metavar="N", help="minutes of the corpus (default 20000000)"
     )
-    parser.add_argument("--batch-per-device", type=int, default=128, metavar="N", help="segments (default 128)")
+    parser.add_argument(
+        "--batch-per-device", type=int, default=128, metavar="N", help="segments per device (default 128)"
+    )
     parser.add_argument("--mfu", type=float, default=0.4, help="assumed share of the bf16 peak (default 0.4)")
     parser.add_argument(
-        "--slice", metavar="NAME", help='only hardware whose name has this in it, such as "v5e" or "4 x 8 H100"'
+        "--slice", metavar="NAME", help='show only hardware whose name contains this, such as "v5e" or "4 x 8 H100"'
     )
     parser.add_argument(
         "--host-input",
         type=float,
         metavar="GB/S",
-        help="what a host reads and hands over, measured on such a host by `benchmark input`; without it input is not counted",
+        help="input rate of a host, measured on such a host by `benchmark input` (default: input is not counted)",
     )
     parser.add_argument(
         "--check",
         action="store_true",
-        help=f"also measure steps on this machine and put it through the same plan; exit status 1 where one is off by over {100 * TOLERATED:g} %%",
+        help="also measure steps on this machine and compare them with the plan's predictions; exit status 1 if a prediction is "
+        f"off by more than {100 * TOLERATED:g} %%",
     )
     parser.add_argument(
         "--check-cases",
@@ -81,48 +87,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(rounds=5)
 
 
-def chosen(name: str | None) -> list[Any]:
-    """The known hardware that `--slice` names; all without it.
+def chosen_hardware(name: str | None) -> list[Any]:
+    """The known hardware that `--slice` selects.
+
+    Args:
+        name: part of the hardware's name; None: all hardware.
 
     Raises:
-        UserError: none has that in its name.
+        UserError: no hardware has this name.
     """
     from accdistill_jax.benchmark.model import hardware
 
-    found = [one for one in hardware.known() if name is None or name.lower() in one.name.lower()]
-    if not found:
-        raise UserError(f"--slice {name!r}: known are {'; '.join(one.name for one in hardware.known())}")
-    return found
+    known = hardware.known()
+    selected = [machine for machine in known if name is None or name.lower() in machine.name.lower()]
+    if not selected:
+        raise UserError(
+            f"--slice {name!r} selects no hardware; known are {'; '.join(machine.name for machine in known)}"
+        )
+    return selected
 
 
 def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
     """Computes the plan; with --check also measures.
 
     Raises:
-        UserError: no such slice, or a measuring process failed.
+        UserError: an unknown slice, or a measuring process failed.
     """
     from accdistill_jax.benchmark.model import budget, program
 
-    machines = chosen(arguments.slice)
+    machines = chosen_hardware(arguments.slice)
     config = load_config(arguments.config, arguments.overrides)
     say("counting")
-    works = [program.describe(config, stage) for stage in ("teacher", "student") if stage in config.stages]
+    works = [program.describe_work(config, stage) for stage in ("teacher", "student") if stage in config.stages]
     rate = math.inf if arguments.host_input is None else 1e9 * arguments.host_input
     settings = {"batch": arguments.batch_per_device, "mfu": arguments.mfu, "host_bytes_per_s": rate}
     plans = []
-    for one in machines:
+    for machine in machines:
         for work in works:
-            found = budget.plan(work, one, segments=budget.segments_of(work, minutes=arguments.minutes), **settings)
-            wanted = one.host_devices * arguments.batch_per_device * work.segment_bytes / found.step_s[1]
-            plans.append(budget.as_record(found) | {"host_bytes_wanted_per_s": wanted})
+            planned = budget.plan(
+                work, machine, segments=budget.segments_of(work, minutes=arguments.minutes), **settings
+            )
+            needed = machine.host_devices * arguments.batch_per_device * work.segment_bytes / planned.step_s[1]
+            plans.append(planned.as_record() | {"host_bytes_wanted_per_s": needed})
     record = {"config": arguments.config, "minutes": arguments.minutes, **settings, "plans": plans}
-    record["host_bytes_per_s"] = None if arguments.host_input is None else rate  # JSON knows no infinity
+    record["host_bytes_per_s"] = None if arguments.host_input is None else rate  # JSON has no infinity
     record["sources"] = sorted({key for machine in machines for key in machine.sources})
     record["durations"] = {work.stage: work.settings.duration for work in works}
     record["segments"] = {work.stage: budget.segments_of(work, minutes=arguments.minutes) for work in works}
     record["segment_bytes"] = {work.stage: work.segment_bytes for work in works}
     if arguments.check:
-        record["machine"], record["check"] = check(
+        record["machine"], record["check"] = check_plan(
             tuple(case for case in CASES if arguments.check_cases == "all" or case.config == SMALL), arguments, say
         )
         predicted = [one for one in record["check"] if not one["calibrates"]]
@@ -132,14 +146,14 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
     return record
 
 
-def check(
+def check_plan(
     cases: tuple[Case, ...], arguments: argparse.Namespace, say: Callable[[str], None]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Puts this machine, as measured, through the plan, and measures the steps of `cases`, in float32 (accelerators: bfloat16).
+    """Predicts the steps of `cases` on this machine and measures them, in float32 (on accelerators in bfloat16).
 
-    What is measured of the machine: large matrix products (the peak), one large array read and written (its memory), segments
-    read (its input), and for each config the step of one of its cases. From that follows the share of the peak, the plan's `mfu`,
-    with which the config's other cases are predicted: another stage, another batch.
+    The machine is measured first: large matrix products (the peak), reading and writing a large array (the memory), reading
+    segments (the input). For each config the step of its calibrating case gives the share of the peak, the plan's `mfu`. With it
+    the config's other cases (another stage, another batch) are predicted.
 
     Returns:
         The machine, and a record of each case.
@@ -147,7 +161,7 @@ def check(
     from accdistill_jax.benchmark.model import budget, program
 
     dtype = "bfloat16" if accelerated() else "float32"
-    machine, rate = measure_machine(arguments, dtype)
+    machine, rate = measured_hardware(arguments, dtype)
     say(
         f"{HERE}: {machine.peak_flops / 1e9:.0f} GFLOP/s, memory {machine.memory_bandwidth / 1e9:.1f} GB/s, input {rate / 1e9:.1f} GB/s"
     )
@@ -157,7 +171,7 @@ def check(
         order = {"config": plain(config), "stage": case.stage, "batch": case.batch}
         contender = Contender("step", f"{MODULE}.training", order | {"share": None, "follow_steps": 1})
         measured = contest.compete([contender], rounds=arguments.rounds, round_s=1.5)["step"]
-        work = program.describe(config, case.stage)
+        work = program.describe_work(config, case.stage)
         sizes = {"batch": case.batch, "segments": case.batch, "host_bytes_per_s": rate}
         if case.calibrates:
             at_peak = budget.plan(work, machine, mfu=1.0, **sizes).seconds
@@ -175,8 +189,8 @@ def check(
     return described, found
 
 
-def measure_machine(arguments: argparse.Namespace, dtype: str) -> tuple[Any, float]:
-    """This machine as one of `scaling.hardware`, one device, and the bytes per second that it reads of segments."""
+def measured_hardware(arguments: argparse.Namespace, dtype: str) -> tuple[Any, float]:
+    """Measures this machine: it as `Hardware` with a single device, and the bytes per second at which it reads segments."""
     from accdistill_jax.benchmark.made_up.made_up_store import write_noise_store
     from accdistill_jax.benchmark.model.hardware import Hardware
 
@@ -209,7 +223,7 @@ def measure_machine(arguments: argparse.Namespace, dtype: str) -> tuple[Any, flo
 
 
 def compared(case: Case, measured: Measured, planned: Any, *, mfu: float) -> dict[str, Any]:
-    """A record of a case; nothing overlaps within a CPU's step, so that the plan's longer time is the prediction."""
+    """The record of a case. The prediction is the plan's time without overlap: nothing overlaps within a CPU's step."""
     step = spread(measured.seconds)
     return {
         **case._asdict(),
@@ -239,22 +253,22 @@ def report(record: dict[str, Any]) -> str:
         shown += [f"{1e3 * one['seconds'][name]:.3g}" for name in budget.RESOURCES]
         shown.append(f"{one['host_bytes_wanted_per_s'] / 1e9:.2g}")
         rows.append([*shown, "yes" if one["fits"] else "no"])
-    header = ["hardware", "stage", "global batch", "hours, without to with overlap", "binds"]
-    header += [f"{name}, ms a step" for name in budget.RESOURCES]
+    header = ["hardware", "stage", "global batch", "hours, without to with overlap", "limiting resource"]
+    header += [f"{name}, ms per step" for name in budget.RESOURCES]
     corpus = f"{record['minutes']:,} minutes".replace(",", " ")
     header.append("input a host needs, GB/s")
-    reads = "what a host reads is not counted (--host-input)"
+    reads = "a host's input is not counted (--host-input)"
     if record["host_bytes_per_s"] is not None:
         reads = f"a host reads {record['host_bytes_per_s'] / 1e9:g} GB/s"
     out = [f"# Plan: {record['config']} on {corpus}\n\n", table((*header, "fits"), rows)]
     durations = "; ".join(f"{stage} {text}" for stage, text in record["durations"].items())
     out.append(
         f"\n{durations}; {record['batch']} segments per device. Matrix products at {record['mfu']:.0%} of the bf16 peak (assumed); "
-        f"{reads}. Bytes of device memory: what the backward pass keeps, "
-        f"{budget.PASSES_OVER_ACTIVATIONS} times over, before the compiler fuses.\n"
+        f"{reads}. Traffic of the device memory: the activations kept for the backward pass, before fusion, moved "
+        f"{budget.PASSES_OVER_ACTIVATIONS} times.\n"
     )
     if "check" in record:
-        out.append("\n## Predicted and measured here\n\n" + _check_table(record))
+        out.append("\n## Predicted and measured on this machine\n\n" + _check_table(record))
     return "".join(out) + "\nSources:\n\n" + source_list(record["sources"])
 
 
@@ -264,7 +278,7 @@ def _check_table(record: dict[str, Any]) -> str:
 
     rows = []
     for one in record["check"]:
-        measured = contest.Spread(*one["measured"])
+        measured = contest.MedianRange(*one["measured"])
         rows.append(
             [
                 f"{one['config']}, {one['stage']}, batch {one['batch']}",
@@ -282,9 +296,9 @@ def _check_table(record: dict[str, Any]) -> str:
     here = record["machine"]
     text = table(header, rows) + (
         f"\nThe same plan with this machine as the hardware: {here['peak_flops'] / 1e9:.0f} GFLOP/s (large products), memory "
-        f"{here['memory_bandwidth'] / 1e9:.1f} GB/s, input {here['host_bytes_per_s'] / 1e9:.1f} GB/s, all measured in this run. The measured "
-        "step of one case of each config sets the share of the peak for the others of it. Off by: predicted over measured; more than "
-        f"{TOLERATED:.0%} is beyond what a plan may be.\n"
+        f"{here['memory_bandwidth'] / 1e9:.1f} GB/s, input {here['host_bytes_per_s'] / 1e9:.1f} GB/s, all measured in this run. A single "
+        "measured case of each config sets the share of the peak for its other cases. Off by: measured over predicted time of a step; "
+        f"a plan is wrong if it is off by more than {TOLERATED:.0%}.\n"
     )
     large = {one["stage"]: one for one in record["check"] if one["config"] == record["config"]}
     if set(record["segments"]) <= set(large):

@@ -1,4 +1,4 @@
-"""`benchmark startup`: from command to first training step, cold and with compiled programs kept; memory by batch size."""
+"""`benchmark startup`: time from the command to the first training step, cold and with cached programs; memory by batch size."""
 
 import argparse
 import os
@@ -21,9 +21,9 @@ from accdistill_jax.errors import UserError
 
 MODULE = "accdistill_jax.benchmark.contenders"
 PATIENCE_S = 600.0
-COLD, WARM = "cold", "programs kept"
-# what a run leaves behind, in order, and what has taken the time until then
-MARKS = ("imports and devices", "data", "until the first step is done")
+COLD, WARM = "cold", "programs cached"
+# Parts of a start. Each ends when the run writes a file: config.json, stages.json, the first metrics.
+MARKS = ("imports and devices", "data", "compilation and the first step")
 _COMPILED = re.compile(r"Finished XLA compilation of .* in ([\d.]+) sec")
 _TRACED = re.compile(r"Finished (?:tracing|jaxpr to MLIR) .* in ([\d.]+) sec")
 
@@ -32,13 +32,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments besides those of every benchmark."""
     add_config(parser, "distill")
     parser.add_argument(
-        "--batches", type=int, nargs="+", default=(16, 64), metavar="N", help="segments, for memory (16 64)"
+        "--batches", type=int, nargs="+", default=(16, 64), metavar="N", help="segments, for memory (default 16 64)"
     )
-    parser.add_argument("--micro-batches", type=int, default=4, metavar="N", help="pieces, for memory (default 4)")
     parser.add_argument(
-        "--stage", choices=("student", "teacher"), default="student", help="for memory (default student)"
+        "--micro-batches", type=int, default=4, metavar="N", help="micro-batches, for memory (default 4)"
     )
-    parser.add_argument("--only", nargs="+", choices=("time", "memory"), default=("time", "memory"), help="which parts")
+    parser.add_argument(
+        "--stage", choices=("student", "teacher"), default="student", help="stage, for memory (default student)"
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=("time", "memory"),
+        default=("time", "memory"),
+        help="parts to measure (default: all)",
+    )
     parser.set_defaults(rounds=3)
 
 
@@ -46,54 +54,54 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
     """Measures and returns a record of plain values.
 
     Raises:
-        UserError: a run ended before its first step; with its last words.
+        UserError: a run ended before its first step; the message ends with its last line of output.
     """
     config = load_config(arguments.config, arguments.overrides)
     record: dict[str, Any] = {"config": arguments.config, "rounds": arguments.rounds}
     if "time" in arguments.only:
         with tempfile.TemporaryDirectory() as scratch:
-            record["starts"] = starts(arguments, Path(scratch), say)
+            record["starts"] = measure_starts(arguments, Path(scratch), say)
     if "memory" in arguments.only:
         record["stage"] = arguments.stage
-        record["memory"] = memory(config, arguments, say)
+        record["memory"] = measure_memory(config, arguments, say)
     return record
 
 
-def starts(arguments: argparse.Namespace, scratch: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Starts the command again and again as a user would: in a new user's cache folder, then with what that start left there."""
+def measure_starts(arguments: argparse.Namespace, scratch: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Starts the command repeatedly: first with an empty cache folder (cold), then with the programs that this start cached."""
     made = scratch / "made"
     command = [sys.executable, "-m", "accdistill_jax.main"]
     small = ["--config=distill:smoke", f"--workdir={made}", "--config.stages=('data',)"]
     done = subprocess.run([*command, *small], capture_output=True, text=True)
     if done.returncode:
-        raise UserError(f"the data for the starts could not be made: {done.stderr.strip().splitlines()[-1:]}")
-    found = []
+        raise UserError(f"the data for the starts could not be generated: {done.stderr.strip().splitlines()[-1:]}")
+    measured = []
     for number in range(arguments.rounds):
         cache = scratch / f"programs-{number}"
         for kind in (COLD, WARM):
-            own = scratch / f"run-{number}-{kind.split()[0]}"
+            workdir = scratch / f"run-{number}-{kind.split()[0]}"
             settings = [
                 f"--config={arguments.config}",
                 *arguments.overrides,
-                f"--workdir={own}",
+                f"--workdir={workdir}",
                 f"--config.data.stores=('{made}/data/synthetic',)",
                 "--config.teacher.train.log_every=1 steps",
             ]
-            found.append({"kind": kind} | start_once([*command, *settings], own, cache=cache))
-            say(f"{kind}: {found[-1]['first_step_s']:.1f} s")
-    return found
+            measured.append({"kind": kind} | start_once([*command, *settings], workdir, cache=cache))
+            say(f"{kind}: {measured[-1]['first_step_s']:.1f} s")
+    return measured
 
 
 def start_once(command: list[str], workdir: Path, *, cache: Path) -> dict[str, Any]:
-    """Seconds from the command to the marks that it leaves in its work directory; ends it after its first step.
+    """Seconds from the command to each file that it writes in its work directory; kills the run after its first step.
 
     Args:
-        command: the run.
-        workdir: its.
-        cache: the user's cache folder; settings of JAX's own that would change what is kept there are left out.
+        command: command line of the run.
+        workdir: its work directory.
+        cache: its cache folder; the run does not inherit JAX's own settings of the compilation cache.
     """
-    own = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
-    environment = {name: value for name, value in os.environ.items() if name not in own}
+    removed = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
+    environment = {name: value for name, value in os.environ.items() if name not in removed}
     environment |= {"JAX_LOG_COMPILES": "1", "XDG_CACHE_HOME": str(cache)}
     files = (workdir / "config.json", workdir / "stages.json", workdir / "metrics" / "teacher.jsonl")
     times: list[float] = []
@@ -108,7 +116,7 @@ def start_once(command: list[str], workdir: Path, *, cache: Path) -> dict[str, A
                 elif process.poll() is not None or time.perf_counter() - begin > PATIENCE_S:
                     errors.seek(0)
                     words = [line.strip() for line in errors if line.strip()]
-                    raise UserError(f"a run ended before its first step: {words[-1] if words else 'it said nothing'}")
+                    raise UserError(f"a run ended before its first step: {words[-1] if words else 'no output'}")
                 else:
                     time.sleep(0.01)
             errors.seek(0)
@@ -120,16 +128,16 @@ def start_once(command: list[str], workdir: Path, *, cache: Path) -> dict[str, A
     return {
         "first_step_s": times[-1],
         "marks": marks,
-        # within the last of them
+        # both are parts of the last mark
         "compiled_s": sum(map(float, _COMPILED.findall(text))),
         "traced_s": sum(map(float, _TRACED.findall(text))),
     }
 
 
-def memory(config: Config, arguments: argparse.Namespace, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Peak memory and speed of training steps, each kind in a process of its own."""
+def measure_memory(config: Config, arguments: argparse.Namespace, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Measures peak memory and speed of training steps, each form in its own process."""
     ways = {
-        "as it is": {"rematerialise": "none", "micro_batches": 1},
+        "as configured": {"rematerialise": "none", "micro_batches": 1},
         "blocks rematerialised": {"rematerialise": "blocks", "micro_batches": 1},
         f"{arguments.micro_batches} micro-batches": {"rematerialise": "none", "micro_batches": arguments.micro_batches},
     }
@@ -161,13 +169,13 @@ def report(record: dict[str, Any]) -> str:
     if "starts" in record:
         rows = []
         for kind in (COLD, WARM):
-            own = [one for one in record["starts"] if one["kind"] == kind]
-            parts = [spread([one["marks"][mark] for one in own]) for mark in MARKS]
-            parts += [spread([one[name] for one in own]) for name in ("traced_s", "compiled_s")]
-            total = spread([one["first_step_s"] for one in own])
+            runs = [start for start in record["starts"] if start["kind"] == kind]
+            parts = [spread([start["marks"][mark] for start in runs]) for mark in MARKS]
+            parts += [spread([start[name] for start in runs]) for name in ("traced_s", "compiled_s")]
+            total = spread([start["first_step_s"] for start in runs])
             rows.append([kind, total.text("{:.1f}"), *(part.text("{:.1f}") for part in parts)])
-        header = ("seconds", "command to first step", *MARKS, "of that traced", "of that compiled or loaded")
-        out.append("\n## Command to the first step of the first stage that trains\n\n" + table(header, rows))
+        header = ("seconds", "command to first step", *MARKS, "including tracing", "including compiling or loading")
+        out.append("\n## Time from the command to the first step of the first training stage\n\n" + table(header, rows))
     if "memory" in record:
         rows = []
         for one in record["memory"]:

@@ -1,8 +1,10 @@
-"""`benchmark step`: a training step of ours against PyTorch's, against the matrix peak, and what masking saves."""
+"""`benchmark step`: our training step against PyTorch's and against the matrix peak, and the time that masking saves."""
 
 import argparse
 import json
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,30 +18,23 @@ from accdistill_jax.config.tree import plain
 from accdistill_jax.errors import UserError
 
 OURS, EAGER, COMPILED = "accdistill_jax", "PyTorch eager", "PyTorch compiled"
-AS_INSTALLED = (
-    "PyTorch eager, allocator as it comes"  # the others keep freed memory as ours does, which costs a line to ask for
-)
+# The other PyTorch contenders keep freed memory, as ours does.
+AS_INSTALLED = "PyTorch eager, default allocator"
 PEAK, PRODUCTS = "large matrix products alone", "the step's matrix products alone"
-PER_CORE = (
-    "accdistill_jax, each core a device"  # JAX_NUM_CPU_DEVICES: the batch is split over cores, not each operation
-)
+# With JAX_NUM_CPU_DEVICES the cores share the batch; without it they share each operation.
+PER_CORE = "accdistill_jax, each core a device"
 AS_TRAINED, MASKED, UNMASKED = "accdistill_jax, augmented", "masked autoencoding", "encoder on all tokens"
-TF32 = "float32 multiplied as TF32"  # on accelerators, by both
-PARITY = {
-    "float32": 1e-4,
-    TF32: 3e-3,
-    "bfloat16": 3e-2,
-}  # of loss and gradient norm, relative; TF32 keeps 11 bits, bfloat16 8
-PARAMETER_PARITY = {
-    "float32": 2e-3,
-    TF32: 0.05,
-    "bfloat16": 0.3,
-}  # mean distance of trained parameters, relative to how far they came
-FOLLOW_STEPS, COMPARED_STEPS = 6, 3  # steps before the parameters are compared; those whose loss and gradient norm are
-# so that the optimiser is seen in these few steps; what a step costs does not depend on it
+TF32 = "float32 multiplied as TF32"  # on accelerators, by both libraries
+# Largest relative difference of loss and gradient norm. TF32 keeps 11 bits, bfloat16 8.
+PARITY = {"float32": 1e-4, TF32: 3e-3, "bfloat16": 3e-2}
+# Largest mean distance of the trained parameters, relative to their movement.
+PARAMETER_PARITY = {"float32": 2e-3, TF32: 0.05, "bfloat16": 0.3}
+FOLLOW_STEPS = 6  # steps before the parameters are compared
+COMPARED_STEPS = 3  # steps whose loss and gradient norm are compared
+# With these settings a few steps show the optimiser's effect. They do not change the cost of a step.
 FOLLOWED_WITH = {"warmup": "1 steps", "learning_rate": 1e-3, "weight_decay": 0.1}
 COMPILING_S = 3600.0  # max-autotune tries many kernels
-LEAST_STEPS = 3  # of a measurement; training is one step after another, and the first after a pause is slower
+LEAST_STEPS = 3  # per measurement: the first step after a pause is slower, and training does not pause
 MODULE = "accdistill_jax.benchmark.contenders"
 
 
@@ -55,19 +50,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=("default",),
         metavar="MODE",
-        help='of torch.compile, one or several: "default", "max-autotune", ...; "none" leaves it out (default "default")',
+        help='modes of torch.compile: "default", "max-autotune", ...; "none" omits compiled PyTorch (default "default")',
     )
-    parser.add_argument("--only", nargs="+", choices=("distil", "mae"), default=("distil", "mae"), help="which steps")
     parser.add_argument(
-        "--round-s", type=float, default=4.0, metavar="S", help="seconds of one measurement (default 4)"
+        "--only", nargs="+", choices=("distil", "mae"), default=("distil", "mae"), help="steps to measure"
     )
+    parser.add_argument("--round-s", type=float, default=4.0, metavar="S", help="seconds per measurement (default 4)")
 
 
 def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
     """Measures and returns a record of plain values.
 
     Raises:
-        UserError: PyTorch's step does not compute the same as ours, or a process failed.
+        UserError: PyTorch's step does not compute the same numbers as ours, or a process failed.
     """
     config = changed(load_config(arguments.config, arguments.overrides), {"runtime.compute_dtype": arguments.dtype})
     record = {
@@ -83,21 +78,28 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
             found = contest.compete(distil_contenders(config, unaugmented, arguments, share), **timing)
         single = arguments.dtype == "float32" and accelerated()
         record["parity"] = check_parity(found, TF32 if single else arguments.dtype)
-        record["distillation"] = {name: as_record(one) for name, one in found.items()}
+        record["distillation"] = {name: one._asdict() for name, one in found.items()}
     if "mae" in arguments.only:
         orders = {MASKED: False, UNMASKED: True}
         contenders = [
             Contender(name, f"{MODULE}.masking", {"config": unaugmented, "batch": arguments.batch, "all_tokens": every})
             for name, every in orders.items()
         ]
-        record["masking"] = {name: as_record(one) for name, one in contest.compete(contenders, **timing).items()}
+        record["masking"] = {name: one._asdict() for name, one in contest.compete(contenders, **timing).items()}
     return record
 
 
 def distil_contenders(config: Config, unaugmented: dict, arguments: argparse.Namespace, share: str) -> list[Contender]:
-    """Ours (first: it leaves its weights for the peer), PyTorch's, ours as trained, the matrix peak, the step's products.
+    """The contenders of the distillation step.
 
-    On a CPU of several cores also ours with each core as a device.
+    They are ours (first, since it writes the weights for PyTorch), PyTorch's, ours with augmentations, the matrix peak and the
+    step's matrix products; on a CPU with several cores also ours with each core as a device.
+
+    Args:
+        config: config as trained.
+        unaugmented: the same without augmentation, as plain values.
+        arguments: of the command line.
+        share: folder for the weights.
     """
     followed = json.loads(json.dumps(unaugmented))
     followed["student"]["train"] |= FOLLOWED_WITH
@@ -127,27 +129,29 @@ def distil_contenders(config: Config, unaugmented: dict, arguments: argparse.Nam
 
 
 def cores_as_devices(batch: int) -> int:
-    """As how many devices the cores can share a batch, all of them and alike; 0: there is one core, or JAX was told of devices."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    told = "JAX_NUM_CPU_DEVICES" in os.environ or "xla_force_host_platform_device_count" in os.environ.get(
-        "XLA_FLAGS", ""
-    )
-    return 0 if told or cores == 1 or batch % cores else cores
+    """The number of cores if they can share a batch equally, each as a device.
+
+    It is 0 with a single core, if the cores do not divide the batch, or if the user has set JAX's number of CPU devices.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    flags = os.environ.get("XLA_FLAGS", "")
+    set_by_user = "JAX_NUM_CPU_DEVICES" in os.environ or "xla_force_host_platform_device_count" in flags
+    return 0 if set_by_user or cores == 1 or batch % cores else cores
 
 
 def per_core(order: Mapping[str, Any], cores: int) -> Contender:
-    """The same step of the same global batch, split over the cores."""
-    own = {"batch": order["batch"] // cores, "share": None}
-    return Contender(PER_CORE, f"{MODULE}.training", {**order, **own}, environment={"JAX_NUM_CPU_DEVICES": str(cores)})
+    """The contender that splits the same global batch over the cores."""
+    split = {**order, "batch": order["batch"] // cores, "share": None}
+    return Contender(PER_CORE, f"{MODULE}.training", split, environment={"JAX_NUM_CPU_DEVICES": str(cores)})
 
 
 def compiled_name(mode: str) -> str:
-    """Name of PyTorch's contender compiled in a mode."""
+    """Name of the PyTorch contender that is compiled in this mode."""
     return COMPILED if mode == "default" else f"{COMPILED}, {mode}"
 
 
 def without_augmentation(config: Config) -> dict:
-    """The config as plain values, with every augmentation off: random numbers differ between libraries."""
+    """The config as plain values with every augmentation off, because random numbers differ between libraries."""
     values = plain(config)
     for augmentations in values["student"]["augment"].values():
         for augmentation in augmentations.values():
@@ -156,23 +160,26 @@ def without_augmentation(config: Config) -> dict:
 
 
 def accelerated() -> bool:
-    """True if JAX's default device is an accelerator; asked in a process of its own, which leaves the device again."""
-    import subprocess
-    import sys
-
-    found = subprocess.run(
-        [sys.executable, "-c", "import jax; print(jax.default_backend())"], capture_output=True, text=True, check=True
-    )
-    return found.stdout.strip() != "cpu"
+    """True if JAX's default device is an accelerator. A separate process asks, so that this process does not occupy the device."""
+    command = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
+    asked = subprocess.run(command, capture_output=True, text=True, check=True)
+    return asked.stdout.strip() != "cpu"
 
 
 def check_parity(found: Mapping[str, Measured], dtype: str) -> dict[str, float]:
-    """Largest relative difference of loss and gradient norm of the first steps to ours, by contender.
+    """Compares the other contenders' steps with ours.
 
-    Also compares the parameters after `FOLLOW_STEPS`, and with them the optimisers.
+    The parameters after `FOLLOW_STEPS` steps are compared too, and with them the optimisers.
+
+    Args:
+        found: measurements by contender.
+        dtype: key of `PARITY`.
+
+    Returns:
+        By contender: largest relative difference of loss and gradient norm in the first steps.
 
     Raises:
-        UserError: one computes something else.
+        UserError: a contender computes a different step.
     """
     ours, largest = found[OURS].facts["first_steps"][:COMPARED_STEPS], {}
     for name in found:
@@ -186,25 +193,20 @@ def check_parity(found: Mapping[str, Measured], dtype: str) -> dict[str, float]:
         if largest[name] > PARITY[dtype]:
             raise UserError(
                 f"{name} does not compute the same step: loss or gradient norm differ by {largest[name]:.1e} "
-                f"(allowed {PARITY[dtype]:.0e}); ours {ours}, its {theirs}"
+                f"(allowed {PARITY[dtype]:.0e}); ours {ours}, theirs {theirs}"
             )
         apart = found[name].facts.get("parameter_difference", 0.0)
         if apart > PARAMETER_PARITY[dtype]:
             raise UserError(
-                f"{name} does not train the same: after {FOLLOW_STEPS} steps its parameters are {apart:.1e} of their way apart from "
-                f"ours (allowed {PARAMETER_PARITY[dtype]:.0e})"
+                f"{name} does not train the same: after {FOLLOW_STEPS} steps the distance of its parameters to ours is {apart:.1e} of "
+                f"their movement (allowed {PARAMETER_PARITY[dtype]:.0e})"
             )
     return largest
 
 
 def pytorch(found: Mapping[str, Any]) -> list[str]:
-    """The contenders that are PyTorch's."""
+    """Names of the PyTorch contenders."""
     return [name for name in found if name.startswith((EAGER, COMPILED))]
-
-
-def as_record(one: Measured) -> dict[str, Any]:
-    """Plain values."""
-    return {"facts": one.facts, "seconds": one.seconds, "peak_bytes": one.peak_bytes}
 
 
 def report(record: dict[str, Any]) -> str:
@@ -254,10 +256,10 @@ def _distillation(record: dict[str, Any]) -> str:
         "segments/s",
         "ours is faster by",
         "GFLOP/s of the model",
-        "of the matrix peak",
+        "share of the matrix peak",
         "peak memory, GB",
         "difference",
-        "of parameters",
+        "difference of parameters",
     )
     measured = [name for name in pytorch(found) if found[name].seconds]
     against = ""
@@ -272,9 +274,9 @@ def _distillation(record: dict[str, Any]) -> str:
         against = f"\n**{times[OURS]} times as fast as the faster PyTorch here ({fastest}){split}.**\n"
     alone = flops / ours.facts["devices"] / spread(found[PRODUCTS].seconds).median / peak.median
     bound = (
-        f" What binds: the step's own matrix products, each alone in its shape, take {contest.ratios(ours, found[PRODUCTS]).median ** -1:.0%} "
-        f"of the step's time and reach {alone:.0%} of the peak; the rest is memory: normalisation, softmax, GELU, copies, update. "
-        f"Attention: {ours.facts['attention']}."
+        f" Limits: the step's matrix products, run alone in their shapes, take {contest.ratios(ours, found[PRODUCTS]).median ** -1:.0%} "
+        f"of the step's time and reach {alone:.0%} of the peak; the rest is limited by memory: normalisation, softmax, GELU, copies, "
+        f"update. Attention: {ours.facts['attention']}."
     )
     return (
         table(header, rows)
@@ -282,9 +284,9 @@ def _distillation(record: dict[str, Any]) -> str:
         + (
             f"\n{flops / segments / 1e9:.2f} GFLOP per segment (counted matrix products, forward and backward). Matrix peak in the "
             f"same run: {peak.scaled(1e-9).text('{:.0f}')} GFLOP/s ({found[PEAK].facts['shape']}).{bound} Difference: largest relative "
-            f"difference of loss and gradient norm to ours over the first {COMPARED_STEPS} steps; of parameters: mean distance after "
-            f"{FOLLOW_STEPS} steps at a learning rate of {FOLLOWED_WITH['learning_rate']:g} with decay, relative to how far they came. "
-            "Peak memory is the device's where it tells, else the process's.\n"
+            f"difference of loss and gradient norm to ours over the first {COMPARED_STEPS} steps. Difference of parameters: mean "
+            f"distance after {FOLLOW_STEPS} steps at a learning rate of {FOLLOWED_WITH['learning_rate']:g} with decay, relative to their "
+            "movement. Peak memory is the device's if it reports it, else the process's.\n"
         )
     )
 

@@ -1,8 +1,8 @@
-"""`benchmark tradeoff`: what dropping tokens and a teacher that runs once cost in accuracy, at equal time.
+"""`benchmark tradeoff`: the accuracy that dropped tokens and cached teacher views cost, at equal training time.
 
-One teacher is trained, or taken from where it is. Then every variant's students get the same seconds: the time of a step is
-measured first, all variants in turn, and a student's duration is what is left of the budget when its teacher's views are
-computed, divided by that time. Read are validation participants; the test participants stay unseen.
+All students share a teacher, which is trained first if the config names none. All students then get the same training time. The
+time of a step is measured first, all variants in turn. The steps of a student are the budget, less the time to compute its
+teacher's views, divided by the time of a step. Results are those of validation participants; test participants are not read.
 """
 
 import argparse
@@ -12,10 +12,10 @@ import statistics
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from accdistill_jax.benchmark import contest
-from accdistill_jax.benchmark.commands.tradeoff_report import TARGETS, Variant, draw, named_variant, report
+from accdistill_jax.benchmark.commands.tradeoff_report import TARGETS, StudentVariant, draw, named_variant, report
 from accdistill_jax.benchmark.contest import Contender
 from accdistill_jax.config.convert import changed
 from accdistill_jax.config.load import add_config, load_config
@@ -25,10 +25,10 @@ from accdistill_jax.errors import UserError
 from accdistill_jax.storage.sole_use import sole_use
 from accdistill_jax.user_paths import path_argument
 
-__all__ = ["Plan", "Variant", "add_arguments", "draw", "measure", "read_student", "report"]
+__all__ = ["StepPlan", "StudentVariant", "add_arguments", "draw", "measure", "report"]
 
 DROPS, VIEWS = (0.0, 0.25, 0.5, 0.75), (0, 2)
-POOL = 100  # candidates among which the right minute is sought
+POOL = 100  # candidates of retrieval: the right minute and others
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=path_argument,
         default=Path("runs/tradeoff"),
         metavar="DIR",
-        help="for teacher, students, results and figure; the same command continues there (default runs/tradeoff)",
+        help="folder of teacher, students, results and figure; the same command continues there (default runs/tradeoff)",
     )
     parser.add_argument(
         "--budget-s",
@@ -47,15 +47,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=(150.0,),
         metavar="S",
-        help="training time of a student (default 150)",
+        help="training time of a student, in seconds (default 150)",
     )
     parser.add_argument(
         "--variants",
         type=named_variant,
         nargs="+",
         metavar="DROP/VIEWS",
-        default=tuple(Variant(drop, views) for views in VIEWS for drop in DROPS),
-        help="share of tokens dropped / views cached, the first is compared with (default 0/0 0.25/0 ... 0.75/2)",
+        default=tuple(StudentVariant(drop, views) for views in VIEWS for drop in DROPS),
+        help="share of dropped tokens / number of cached views; the first is the reference (default 0/0 0.25/0 ... 0.75/2)",
     )
     parser.add_argument(
         "--seeds", type=int, default=3, metavar="N", help="students of each variant and budget (default 3)"
@@ -66,30 +66,30 @@ def _seconds(text: str) -> float:
     with contextlib.suppress(ValueError):
         if 0 < float(text) < 1e7:
             return float(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    raise argparse.ArgumentTypeError(f"{text!r} must be a positive number of seconds")
 
 
 def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
-    """Trains what is not trained yet and returns a record of plain values.
+    """Trains the missing teacher and students and returns a record of plain values.
 
     Raises:
-        UserError: the folder holds another trade-off, or what a run raises.
+        UserError: the folder holds a trade-off of another config, or a run failed.
     """
     if arguments.seeds < 1:
-        raise UserError(f"--seeds {arguments.seeds}: at least 1 is needed")
+        raise UserError(f"--seeds {arguments.seeds} must be a positive integer")
     base, folder = load_config(arguments.config, arguments.overrides), arguments.folder
     busy = "{} is in use by another process ({}); wait for it, or give another --folder"
     with sole_use(folder, refusal=lambda holder: busy.format(folder, holder)):
         return _measure(arguments, base, folder, say)
 
 
-def _measure(arguments: argparse.Namespace, base: Any, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    plan = Plan(folder, base)
-    store, teacher = _teacher(base, folder)
+def _measure(arguments: argparse.Namespace, base: Config, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    plan = StepPlan(folder, base)
+    inputs = _shared_inputs(base, folder)
     plan.measure_steps(arguments.variants, rounds=arguments.rounds, say=say)
-    plan.measure_views(arguments.variants, store, teacher)
+    plan.measure_views(arguments.variants, inputs)
     results, left_out = [], []
-    for seed in range(arguments.seeds):  # all variants with a seed before the next, should it be stopped
+    for seed in range(arguments.seeds):  # an interrupted run has results of all variants for the first seeds
         for budget_s in arguments.budget_s:
             for variant in arguments.variants:
                 steps = plan.steps(variant, budget_s)
@@ -97,9 +97,7 @@ def _measure(arguments: argparse.Namespace, base: Any, folder: Path, say: Callab
                     left_out.append([variant.name, budget_s])
                     continue
                 say(f"{variant.name}, {budget_s:g} s, seed {seed}: {steps} steps")
-                results.append(
-                    _student(base, folder, store, teacher, variant, budget_s=budget_s, seed=seed, steps=steps)
-                )
+                results.append(_train_student(inputs, variant, budget_s=budget_s, seed=seed, steps=steps))
     record = {
         "config": arguments.config,
         "overrides": list(arguments.overrides),
@@ -116,45 +114,61 @@ def _measure(arguments: argparse.Namespace, base: Any, folder: Path, say: Callab
 
 
 def _run(config: Config, workdir: Path) -> None:
-    """The stages of a config, as the command runs them; what they say goes to standard error."""
+    """Runs the stages of a config; their output goes to standard error."""
     from accdistill_jax.run import run
 
     with contextlib.redirect_stdout(sys.stderr):
         run(config, str(workdir))
 
 
-def _teacher(base: Any, folder: Path) -> tuple[str, str]:
-    """Trains the shared teacher where none is there: (path of its store, path of its export)."""
+class SharedInputs(NamedTuple):
+    """Inputs that all students share.
+
+    Attributes:
+        base: config of the students.
+        folder: folder of the trade-off.
+        store: path of the training store.
+        teacher: path of the teacher's export.
+    """
+
+    base: Config
+    folder: Path
+    store: str
+    teacher: str
+
+    def changes(self, variant: StudentVariant) -> dict[str, Any]:
+        """Changes of the config for a variant, by dotted key."""
+        return {
+            "data.stores": (self.store,),
+            "teacher.path": self.teacher,
+            "teacher.cached_views": variant.views,
+            "student.drop_fraction": variant.drop,
+        }
+
+
+def _shared_inputs(base: Config, folder: Path) -> SharedInputs:
+    """Generates the store and trains the teacher, unless the config names them."""
     workdir = folder / "teacher"
     _run(changed(base, {"stages": ("data", "teacher")}), workdir)
     if len(base.data.stores) > 1:
-        raise UserError("config.data.stores names several stores; the trade-off reads one")
+        raise UserError("config.data.stores names several stores; the trade-off reads a single store")
     store = base.data.stores[0] if base.data.stores else str(workdir / "data" / "synthetic")
-    return store, base.teacher.path or str(workdir / "teacher" / "export")
+    return SharedInputs(base, folder, store, base.teacher.path or str(workdir / "teacher" / "export"))
 
 
-def _of(variant: Variant, store: str, teacher: str) -> dict[str, Any]:
-    return {
-        "data.stores": (store,),
-        "teacher.path": teacher,
-        "teacher.cached_views": variant.views,
-        "student.drop_fraction": variant.drop,
-    }
-
-
-class Plan:
-    """Measurements made before the students: kept in the folder, so that a continued trade-off goes on with the same steps.
+class StepPlan:
+    """Measured times that set the students' steps. They are kept in the folder, so that a continued trade-off uses the same steps.
 
     Args:
-        folder: of the trade-off.
+        folder: folder of the trade-off.
         base: config of the students.
 
     Attributes:
-        step_s: by variant, seconds of a step.
-        views_s: by number of views, seconds that the teacher takes to embed them.
+        step_s: seconds per step, by variant.
+        views_s: seconds that the teacher takes to embed all views, by number of views.
     """
 
-    def __init__(self, folder: Path, base: Any):
+    def __init__(self, folder: Path, base: Config):
         from accdistill_jax.config import record as config_record
 
         self._path, self._base = folder / "plan.json", base
@@ -163,23 +177,23 @@ class Plan:
         self.views_s: dict[str, float] = {}
         if self._path.exists():
             try:
-                found = json.loads(self._path.read_text())
-                config, self.step_s, self.views_s = (found[key] for key in ("config", "step_s", "views_s"))
+                saved = json.loads(self._path.read_text())
+                config, self.step_s, self.views_s = (saved[key] for key in ("config", "step_s", "views_s"))
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(f"{self._path} cannot be read ({error}); choose another --folder") from error
             if config != self._config:
                 raise UserError(f"{folder} holds a trade-off of another config; choose another --folder")
 
     def save(self) -> None:
-        """Writes the measurements to the folder."""
+        """Writes the times to the folder."""
         from accdistill_jax.files import write_atomically
 
         self._path.parent.mkdir(parents=True, exist_ok=True)
         kept = {"config": self._config, "step_s": self.step_s, "views_s": self.views_s}
         write_atomically(self._path, json.dumps(kept, indent=1) + "\n")
 
-    def measure_steps(self, variants: Iterable[Variant], *, rounds: int, say: Callable[[str], None]) -> None:
-        """The time of a step of those variants that were not measured before, in turn."""
+    def measure_steps(self, variants: Iterable[StudentVariant], *, rounds: int, say: Callable[[str], None]) -> None:
+        """Measures the steps of those variants that have no measurement yet, in turn."""
         import jax
 
         devices = jax.device_count()
@@ -187,34 +201,33 @@ class Plan:
         contenders = []
         for variant in missing:
             config = changed(self._base, {"teacher.cached_views": variant.views, "student.drop_fraction": variant.drop})
-            order = {
-                "config": plain(config),
-                "stage": "student",
-                "share": None,
-                "follow_steps": 2,
-            }
+            order = {"config": plain(config), "stage": "student", "share": None, "follow_steps": 2}
             order["batch"] = config.student.train.batch_size // devices
             contenders.append(Contender(variant.name, "accdistill_jax.benchmark.contenders.training", order))
         for name, found in contest.compete(contenders, rounds=rounds, say=say).items():
             self.step_s[name] = statistics.median(found.seconds)
         self.save()
 
-    def measure_views(self, variants: Iterable[Variant], store: str, teacher: str) -> None:
-        """Measures how long the teacher takes to embed as many views as variants ask for; the views are kept and used afterwards."""
+    def measure_views(self, variants: Iterable[StudentVariant], inputs: SharedInputs) -> None:
+        """Measures the time that the teacher takes to embed the variants' views; students of the same seed use these views."""
         for views in sorted({variant.views for variant in variants if variant.views} - set(map(int, self.views_s))):
-            one = {"stages": ("student",), "student.train.duration": "1 steps", "student.train.warmup": "0 steps"}
-            config = changed(self._base, _of(Variant(0.0, views), store, teacher) | one)
+            short = {"stages": ("student",), "student.train.duration": "1 steps", "student.train.warmup": "0 steps"}
+            config = changed(self._base, inputs.changes(StudentVariant(0.0, views)) | short)
             _run(config, self._path.parent / f"views-{views}")
-            self.views_s[str(views)] = views_seconds(store, views, seed=config.seed)
+            self.views_s[str(views)] = views_seconds(inputs.store, views, seed=config.seed)
             self.save()
 
-    def steps(self, variant: Variant, budget_s: float) -> int:
-        """Training steps within a budget; 0 where the views alone take it."""
+    def steps(self, variant: StudentVariant, budget_s: float) -> int:
+        """Training steps within a budget; 0 if the views alone take longer."""
         return int(max(0.0, budget_s - self.views_s.get(str(variant.views), 0.0)) / self.step_s[variant.name])
 
 
 def views_seconds(store: str, views: int, *, seed: int) -> float:
-    """Time that the views beside a store took, as noted with those made last."""
+    """Seconds that the latest views next to a store took, from their record.
+
+    Raises:
+        UserError: the store has no such views.
+    """
     from accdistill_jax.stages.view_files import RECORD
 
     found = []
@@ -223,23 +236,23 @@ def views_seconds(store: str, views: int, *, seed: int) -> float:
         if (record["meta"]["views"], record["meta"]["seed"]) == (views, seed):
             found.append((path.stat().st_mtime_ns, record["seconds"]))
     if not found:
-        raise UserError(f"{store}: no teacher_views beside it; the trade-off needs a store that can be written to")
+        raise UserError(f"{store}: it has no folder teacher_views; the trade-off needs a store on a writable disk")
     return max(found)[1]
 
 
-def _student(
-    base: Any, folder: Path, store: str, teacher: str, variant: Variant, *, budget_s: float, seed: int, steps: int
+def _train_student(
+    inputs: SharedInputs, variant: StudentVariant, *, budget_s: float, seed: int, steps: int
 ) -> dict[str, Any]:
-    """Trains and reads one student, unless its result is there."""
+    """Trains and evaluates a student; returns its saved result if it has one."""
     from accdistill_jax.files import write_atomically
     from accdistill_jax.training.metrics import read_metrics
 
-    workdir = folder / "students" / f"{variant.name.replace('/', '-')}-{budget_s:g}s-{seed}"
+    workdir = inputs.folder / "students" / f"{variant.name.replace('/', '-')}-{budget_s:g}s-{seed}"
     path = workdir / "result.json"
     if path.exists():
         return json.loads(path.read_text())
     changes = {"stages": ("student", "evaluation"), "seed": seed, "student.train.duration": f"{steps} steps"}
-    config = changed(base, _of(variant, store, teacher) | changes)
+    config = changed(inputs.base, inputs.changes(variant) | changes)
     _run(config, workdir)
     timing = read_metrics(workdir / "metrics" / "student.timing.jsonl")
     result = {
@@ -248,25 +261,25 @@ def _student(
         "seed": seed,
         "steps": steps,
         "train_s": sum(record["seconds"] for record in timing),
-        "views_s": views_seconds(store, variant.views, seed=seed) if variant.views else 0.0,
-        **read_student(config, workdir, store),
+        "views_s": views_seconds(inputs.store, variant.views, seed=seed) if variant.views else 0.0,
+        **read_student(config, workdir, inputs.store),
     }
     write_atomically(path, json.dumps(result, indent=1) + "\n")
     return result
 
 
 def read_student(config: Config, workdir: Path, path: str) -> dict[str, Any]:
-    """Heart rate and SDNN by linear probes and retrieval of the same minute, on validation participants.
+    """Evaluates a student on validation participants: linear probes of heart rate and SDNN, and retrieval of the same minute.
 
     Args:
-        config: of the run.
-        workdir: of the run, its embeddings computed.
-        path: of its store.
+        config: config of the run.
+        workdir: work directory of the run, with its embeddings.
+        path: path of its store.
 
     Returns:
-        hr_mae, sdnn_mae: {"student", "teacher", "mean"} mean absolute errors in beats per minute and ms; the probe is fitted
-            on training participants, its strength chosen by cross-validation among them. top1: share of minutes that are
-            found among `POOL` by their acceleration. validation_segments.
+        "hr_mae" and "sdnn_mae": mean absolute errors of "student", "teacher" and "mean", in beats per minute and ms; the probe is
+        fitted on training participants, with its strength chosen by cross-validation among them. "top1": share of minutes that
+        acceleration retrieves among `POOL` candidates. "validation_segments": number of segments.
     """
     import numpy as np
 
@@ -300,8 +313,13 @@ def read_student(config: Config, workdir: Path, path: str) -> dict[str, Any]:
         nobody = train.rows(np.arange(0))
         probed = probe_target(target, ProbeSplits(train, nobody, validation), draws=2, seed=config.seed)
         if probed.reason:
-            raise UserError(f"{path}: {target} cannot be read from validation participants: {probed.reason}")
-        return {who: probed.probes[who].mae.value for who in (STUDENT, TEACHER, MEAN)}
+            raise UserError(f"{path}: no probe of {target} on validation participants: {probed.reason}")
+        maes = {}
+        for name in (STUDENT, TEACHER, MEAN):
+            mae = probed.probes[name].mae.value
+            assert mae is not None, "the error of a fitted probe is defined"
+            maes[name] = mae
+        return maes
 
     ranks, _ = paired_ranks(
         unit_rows(arrays[STUDENT, "validation", "projection"]), unit_rows(arrays[TEACHER, "validation", "projection"])

@@ -8,38 +8,52 @@ from typing import Any, NamedTuple
 
 from accdistill_jax.benchmark import contest
 
-TARGETS = {"hr_mae": "hr_bpm", "sdnn_mae": "sdnn_ms"}  # of the linear probes: in results -> of the store
-TOLERATED = 0.1  # of a student's time to be off the median of its budget
+TARGETS = {"hr_mae": "hr_bpm", "sdnn_mae": "sdnn_ms"}  # linear probes: name in results -> label of the store
+TOLERATED = 0.1  # largest relative deviation of a student's time from the median of its budget
 
 
-class Variant(NamedTuple):
-    """A share of the student's tokens that is dropped, and how many views the teacher embeds once; 0: it runs in every step."""
+class StudentVariant(NamedTuple):
+    """A form of the student's training.
+
+    Attributes:
+        drop: share of the student's tokens that are dropped.
+        views: number of views of each segment that the teacher embeds once; 0: it runs in every step.
+    """
 
     drop: float
     views: int
 
     @property
     def name(self) -> str:
-        """As on the command line."""
+        """The variant as written on the command line."""
         return f"{self.drop:g}/{self.views}"
 
 
-def named_variant(text: str) -> Variant:
-    """A variant by its name, for argparse."""
+def named_variant(text: str) -> StudentVariant:
+    """The variant of a name such as "0.5/2", for argparse."""
     drop, _, views = text.partition("/")
     with contextlib.suppress(ValueError):
         if 0 <= float(drop) <= 0.95 and views.isdecimal():
-            return Variant(float(drop), int(views))
-    raise argparse.ArgumentTypeError(f"{text!r} is not DROP/VIEWS such as 0.5/2")
+            return StudentVariant(float(drop), int(views))
+    raise argparse.ArgumentTypeError(f"{text!r} is not DROP/VIEWS such as 0.5/2 (DROP at most 0.95)")
 
 
 class Summary(NamedTuple):
-    """The students of one variant and budget; each quantity as (median, smallest, largest) over the seeds.
+    """The students of a variant and budget. A quantity with three values is (median, smallest, largest) over the seeds.
 
-    off: largest |time taken / median of all students of the budget - 1| of them: students are compared with each other.
+    Attributes:
+        variant: form of the training.
+        budget_s: training time, in seconds.
+        steps: steps of each student.
+        wall_s: training time with the teacher's views, in seconds.
+        off: largest relative deviation of their time from the median over all students of the budget.
+        views_s: median time for the teacher's views, in seconds.
+        hr_mae: heart-rate error, in beats per minute.
+        sdnn_mae: SDNN error, in ms.
+        top1: share of minutes that are retrieved.
     """
 
-    variant: Variant
+    variant: StudentVariant
     budget_s: float
     steps: int
     wall_s: tuple[float, float, float]
@@ -51,17 +65,17 @@ class Summary(NamedTuple):
 
 
 def summaries(record: Mapping[str, Any]) -> list[Summary]:
-    """One per variant and budget, in the order of the results."""
+    """A summary per variant and budget, in the order of the results."""
     groups: dict[tuple[str, float], list[dict]] = {}
     for result in record["results"]:
         groups.setdefault((result["variant"], result["budget_s"]), []).append(result)
 
-    def taken(one: Mapping[str, Any]) -> float:
-        return one["train_s"] + one["views_s"]
+    def taken_s(result: Mapping[str, Any]) -> float:
+        return result["train_s"] + result["views_s"]
 
     of_budget: dict[float, list[float]] = {}
     for result in record["results"]:
-        of_budget.setdefault(result["budget_s"], []).append(taken(result))
+        of_budget.setdefault(result["budget_s"], []).append(taken_s(result))
     usual_s = {budget_s: statistics.median(seconds) for budget_s, seconds in of_budget.items()}
 
     def over_seeds(values: Sequence[float]) -> tuple[float, float, float]:
@@ -69,16 +83,17 @@ def summaries(record: Mapping[str, Any]) -> list[Summary]:
 
     return [
         Summary(
-            named_variant(name),
-            budget_s,
-            own[0]["steps"],
-            over_seeds([taken(one) for one in own]),
-            max(abs(taken(one) / usual_s[budget_s] - 1.0) for one in own),
-            statistics.median(one["views_s"] for one in own),
-            *(over_seeds([one[name]["student"] for one in own]) for name in TARGETS),
-            over_seeds([one["top1"] for one in own]),
+            variant=named_variant(name),
+            budget_s=budget_s,
+            steps=group[0]["steps"],
+            wall_s=over_seeds([taken_s(result) for result in group]),
+            off=max(abs(taken_s(result) / usual_s[budget_s] - 1.0) for result in group),
+            views_s=statistics.median(result["views_s"] for result in group),
+            hr_mae=over_seeds([result["hr_mae"]["student"] for result in group]),
+            sdnn_mae=over_seeds([result["sdnn_mae"]["student"] for result in group]),
+            top1=over_seeds([result["top1"] for result in group]),
         )
-        for (name, budget_s), own in groups.items()
+        for (name, budget_s), group in groups.items()
     ]
 
 
@@ -87,12 +102,12 @@ def report(record: dict[str, Any]) -> str:
     from accdistill_jax.benchmark.model.tables import table
 
     def spread(values: tuple[float, float, float], form: str) -> str:
-        return contest.Spread(*values).text(form)
+        return contest.MedianRange(*values).text(form)
 
     rows = [
         [
             f"{one.variant.drop:.0%} dropped, "
-            + (f"{one.variant.views} views once" if one.variant.views else "teacher in every step"),
+            + (f"{one.variant.views} views cached" if one.variant.views else "teacher in every step"),
             f"{one.budget_s:g}",
             f"{1e3 * record['step_s'][one.variant.name]:.0f}",
             f"{record['step_s'][record['first']] / record['step_s'][one.variant.name]:.2f}",
@@ -106,35 +121,35 @@ def report(record: dict[str, Any]) -> str:
         ]
         for one in summaries(record)
     ]
-    seeds, some = len({one["seed"] for one in record["results"]}), record["results"][:1]
+    seeds = len({result["seed"] for result in record["results"]})
     header = (
         "student",
         "budget, s",
         "step, ms",
         "times as fast",
         "steps",
-        "of the budget for views, s",
-        "taken, s",
-        "off the others' time by up to",
+        "views, s of the budget",
+        "time taken, s",
+        "largest deviation of the time",
         "heart-rate error, bpm",
         "SDNN error, ms",
-        f"found among {record['pool']}",
+        f"top-1 among {record['pool']}",
     )
     out = [f"# Accuracy at equal time: {record['config']}\n\n", table(header, rows)]
-    if some:
-        heart, variability = (some[0][name] for name in TARGETS)
+    for first in record["results"][:1]:
+        heart, variability = (first[name] for name in TARGETS)
         out.append(
-            f"\nMedians (smallest to largest) of {seeds} seeds, on {some[0]['validation_segments']} segments of validation "
-            f"participants. Errors of the teacher {heart['teacher']:.2f} bpm and {variability['teacher']:.1f} ms, of the mean "
-            f"{heart['mean']:.2f} bpm and {variability['mean']:.1f} ms; the right minute by chance {1 / record['pool']:.3f}. Time "
-            "leaves compilation out and counts the computation of views, which "
-            f"a further student of the same teacher and seed would not need. Figure: {record['figure']}\n"
+            f"\nMedians (smallest to largest) of {seeds} seeds, on {first['validation_segments']} segments of validation "
+            f"participants. Errors of the teacher: {heart['teacher']:.2f} bpm and {variability['teacher']:.1f} ms; of the mean: "
+            f"{heart['mean']:.2f} bpm and {variability['mean']:.1f} ms. Top-1 by chance: {1 / record['pool']:.3f}. The time includes "
+            "the computation of views, which a further student of the same teacher and seed would not need, but not compilation. "
+            f"Figure: {record['figure']}\n"
         )
     far = max((one.off for one in summaries(record)), default=0.0)
     if far > TOLERATED:
         out.append(
-            f"\nThese times are not equal: a student's is {far:.0%} off the median of its budget (at most {TOLERATED:.0%} passes for equal). "
-            "Something else ran, or steps of the contest are not those of training; do not read the table.\n"
+            f"\nThese times are not equal: a student's time deviates by {far:.0%} from the median of its budget (allowed {TOLERATED:.0%}). "
+            "Another program ran at the same time, or the measured steps differ from those of training. Ignore the table.\n"
         )
     for name, budget_s in sorted({tuple(one) for one in record["left_out"]}):
         out.append(f"\n{name} is left out at {budget_s:g} s: the teacher's views alone take longer.\n")
@@ -142,7 +157,7 @@ def report(record: dict[str, Any]) -> str:
 
 
 def draw(record: Mapping[str, Any]) -> Any:
-    """Heart-rate error and retrieval against the time taken: a colour per share dropped, dashed where the teacher ran once."""
+    """The figure: errors and retrieval against training time, a colour per share of dropped tokens, dashed for cached views."""
     from accdistill_jax.evaluation.report.style import (
         BLUE,
         GREEN,
@@ -158,19 +173,19 @@ def draw(record: Mapping[str, Any]) -> Any:
     colours = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
     found = summaries(record)
     drops = sorted({one.variant.drop for one in found})
-    lines: dict[Variant, list[Summary]] = {}
+    lines: dict[StudentVariant, list[Summary]] = {}
     for one in found:
         lines.setdefault(one.variant, []).append(one)
 
     @styled
     def figure():
-        made, axes = panels(3, width=4.2, height=4.0)
+        drawn, axes = panels(3, width=4.2, height=4.0)
         for axis, quantity in zip(axes, (*TARGETS, "top1"), strict=True):
-            for variant, own in lines.items():
-                own = sorted(own, key=lambda one: one.wall_s)
-                middle, low, high = zip(*(getattr(one, quantity) for one in own), strict=True)
+            for variant, line in lines.items():
+                line = sorted(line, key=lambda summary: summary.wall_s)
+                middle, low, high = zip(*(getattr(summary, quantity) for summary in line), strict=True)
                 axis.errorbar(
-                    [one.wall_s[0] for one in own],
+                    [summary.wall_s[0] for summary in line],
                     middle,
                     yerr=[
                         [m - a for m, a in zip(middle, low, strict=True)],
@@ -181,7 +196,7 @@ def draw(record: Mapping[str, Any]) -> Any:
                     linestyle="--" if variant.views else "-",
                     markerfacecolor="white" if variant.views else None,
                     capsize=3,
-                    label=f"{variant.drop:.0%} dropped" + (f", {variant.views} views once" if variant.views else ""),
+                    label=f"{variant.drop:.0%} dropped" + (f", {variant.views} views cached" if variant.views else ""),
                 )
             axis.set_xlabel("training time with the teacher's views, s")
         if record["results"]:
@@ -189,8 +204,8 @@ def draw(record: Mapping[str, Any]) -> Any:
                 axis.axhline(record["results"][0][name]["teacher"], color=GREY, linestyle=":", label="teacher")
         axes[0].set(title="Heart-rate error", ylabel="mean absolute error, bpm")
         axes[1].set(title="SDNN error", ylabel="mean absolute error, ms")
-        axes[2].set(title=f"Same minute found among {record['pool']}", ylabel="share of minutes")
-        made.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
-        return made
+        axes[2].set(title=f"Top-1 retrieval among {record['pool']}", ylabel="share of minutes")
+        drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+        return drawn
 
     return figure()

@@ -1,14 +1,14 @@
-"""`benchmark weak-scaling`: on the cores of this machine, the real training step, a fixed batch per device, one core per device.
+"""`benchmark weak-scaling`: the real training step on this machine's cores, with a fixed batch per device and a core per device.
 
-Workers are processes of their own, pinned to their cores, with the step compiled and warm; they wait without work while
-others are measured. Every round goes through all arrangements in turn, so that a drift of the machine meets them alike:
+Workers are separate processes, pinned to their cores, with the step compiled and warm; they idle while others are measured.
+Every round measures all arrangements in turn, so that a drift of the machine's speed affects them alike:
 
-- one device alone, on each core by itself; the mean over the cores is what 100 % means;
-- n devices at once that know nothing of each other: what the machine's caches, memory and clocks leave of n cores;
-- one process with n devices on n cores;
-- n processes with one device each, connected by gloo over loopback.
+- a single device alone, on each core in turn; the mean over the cores is 100 %;
+- n unconnected devices at the same time: the share of n cores that caches, memory and clocks allow;
+- a single process with n devices on n cores;
+- n processes with a device each, connected by gloo over loopback.
 
-Each device computes with one thread, so that the lone device cannot use the other cores.
+Each device computes with a single thread, so that a device alone cannot use the other cores.
 """
 
 import argparse
@@ -24,7 +24,6 @@ from accdistill_jax.benchmark.arguments import integers, positive
 from accdistill_jax.benchmark.contest import Worker
 from accdistill_jax.config.convert import parse
 from accdistill_jax.config.load import add_config, load_config
-from accdistill_jax.config.schema import Config
 from accdistill_jax.config.tree import plain
 from accdistill_jax.errors import UserError
 from accdistill_jax.runtime.child import Parent, work_for_parent
@@ -35,77 +34,52 @@ WARM_STEPS = 3
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments besides those of every benchmark."""
     add_config(parser, "distill:smoke")
-    parser.add_argument("--stage", choices=("student", "teacher"), default="student", help="(default student)")
+    parser.add_argument(
+        "--stage", choices=("student", "teacher"), default="student", help="stage that is trained (default student)"
+    )
     parser.add_argument(
         "--devices",
         type=integers,
         default=[1, 2],
         metavar="N,...",
-        help="devices in one process, one core each (default 1,2)",
+        help="devices of a single process, a core each (default 1,2)",
     )
     parser.add_argument(
         "--processes",
         type=integers,
         default=[1, 2],
         metavar="N,...",
-        help="processes of one device, pinned to a core each (default 1,2)",
+        help="processes with a single device, pinned to a core each (default 1,2)",
     )
-    parser.add_argument("--batch-per-device", type=positive, default=16, metavar="N", help="segments (default 16)")
-    parser.add_argument("--steps", type=positive, default=20, help="per round (default 20)")
+    parser.add_argument(
+        "--batch-per-device", type=positive, default=16, metavar="N", help="segments per device (default 16)"
+    )
+    parser.add_argument("--steps", type=positive, default=20, metavar="N", help="steps per round (default 20)")
     parser.set_defaults(rounds=5)
 
 
 def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measures and returns a record of plain values."""
-    return run(
-        arguments.config,
-        load_config(arguments.config, arguments.overrides),
-        stage=arguments.stage,
-        devices=arguments.devices,
-        processes=arguments.processes,
-        batch=arguments.batch_per_device,
-        steps=arguments.steps,
-        rounds=arguments.rounds,
-    )
-
-
-def run(
-    config_name: str,
-    config: Config,
-    *,
-    stage: str,
-    devices: Sequence[int],
-    processes: Sequence[int],
-    batch: int,
-    steps: int,
-    rounds: int,
-) -> dict[str, Any]:
     """Measures all arrangements.
 
-    Args:
-        config_name, config: what is trained, and its name for the report.
-        stage: "student" or "teacher".
-        devices: how many in one process, each an arrangement.
-        processes: how many of one device, each an arrangement.
-        batch: segments per device.
-        steps: per round.
-        rounds: of every arrangement.
-
     Returns:
-        The settings, and per arrangement its devices and its segments per second in every round.
+        The settings, and for each arrangement its number of devices and its segments per second in every round.
 
     Raises:
         UserError: more devices than cores, or a process that failed.
     """
+    config = load_config(arguments.config, arguments.overrides)
+    devices, processes, batch = arguments.devices, arguments.processes, arguments.batch_per_device
     cores = sorted(os.sched_getaffinity(0))
     most = max(*devices, *processes)
     if most > len(cores):
-        raise UserError(f"{most} devices need {most} cores, one each; this machine offers {len(cores)}")
-    order = {"config": plain(config), "stage": stage, "batch": batch}
+        raise UserError(
+            f"{most} devices need {most} cores, but this machine has {len(cores)}; lower --devices and --processes"
+        )
+    order = {"config": plain(config), "stage": arguments.stage, "batch": batch}
     workers: list[Worker] = []
 
     def start(*, cores: Sequence[int], devices: int, cluster: dict | None = None) -> Worker:
-        """A process that runs the training step on so many devices, one of several of a `cluster` if that is given."""
+        """Starts a process that runs the training step on `devices` devices, as a member of `cluster` if given."""
         flags = f"--xla_cpu_multi_thread_eigen=false --xla_force_host_platform_device_count={devices}"
         environment = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
         worker = Worker(__name__, order | {"cluster": cluster}, environment=environment, cores=cores)
@@ -114,50 +88,52 @@ def run(
 
     try:
         single = [start(cores=[core], devices=1) for core in cores[:most]]
-        arrangements: dict[str, tuple[int, list[list[Worker]]]] = {"1 device alone": (1, [[one] for one in single])}
+        arrangements: dict[str, tuple[int, list[list[Worker]]]] = {
+            "1 device alone": (1, [[worker] for worker in single])
+        }
         for count in sorted({*devices, *processes} - {1}):
             arrangements[f"{count} unconnected"] = (count, [single[:count]])
             if count in devices:
-                joined = start(cores=cores[:count], devices=count)
-                arrangements[f"1 process, {count} devices"] = (count, [[joined]])
+                joint = start(cores=cores[:count], devices=count)
+                arrangements[f"1 process, {count} devices"] = (count, [[joint]])
             if count in processes:
                 address = f"127.0.0.1:{_free_port()}"
-                joined = [
+                connected = [
                     start(
                         cores=[cores[rank]], devices=1, cluster={"address": address, "processes": count, "rank": rank}
                     )
                     for rank in range(count)
                 ]
-                arrangements[f"{count} processes, 1 device each"] = (count, [joined])
+                arrangements[f"{count} processes, 1 device each"] = (count, [connected])
         for worker in workers:
             worker.answer()
         rates: dict[str, list[float]] = {name: [] for name in arrangements}
-        for number in range(rounds):
+        for number in range(arguments.rounds):
             names = list(arrangements)
             for name in names[number % len(names) :] + names[: number % len(names)]:
                 count, groups = arrangements[name]
-                segments = batch * count * steps  # of a group of workers
-                found = [_measure(group, segments=segments // len(group), steps=steps) for group in groups]
-                rates[name].append(statistics.mean(found))
+                segments = batch * count * arguments.steps  # of a group of workers
+                measured = [_measure(group, segments=segments // len(group), steps=arguments.steps) for group in groups]
+                rates[name].append(statistics.mean(measured))
         for worker in workers:
             worker.finish()
     finally:
         for worker in workers:
             worker.close(patience_s=10.0 if sys.exception() is None else 0.0)
     return {
-        "config": config_name,
-        "stage": stage,
+        "config": arguments.config,
+        "stage": arguments.stage,
         "batch_per_device": batch,
-        "steps": steps,
-        "rounds": rounds,
+        "steps": arguments.steps,
+        "rounds": arguments.rounds,
         "arrangements": [
-            {"name": name, "devices": arrangements[name][0], "segments_per_s": found} for name, found in rates.items()
+            {"name": name, "devices": arrangements[name][0], "segments_per_s": rounds} for name, rounds in rates.items()
         ],
     }
 
 
 def _measure(group: list[Worker], *, segments: int, steps: int) -> float:
-    """Segments per second of workers at once, each of which works through `segments` in `steps`."""
+    """Segments per second of workers that run at the same time; each processes `segments` in `steps`."""
     for worker in group:
         worker.send(steps)
     return sum(segments / worker.answer() for worker in group)
@@ -169,24 +145,24 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def report(result: dict[str, Any]) -> str:
-    """The result as Markdown."""
+def report(record: dict[str, Any]) -> str:
+    """The record as Markdown."""
     from accdistill_jax.benchmark.model.tables import table
 
-    rates = {one["name"]: one["segments_per_s"] for one in result["arrangements"]}
+    rates = {one["name"]: one["segments_per_s"] for one in record["arrangements"]}
     alone = rates["1 device alone"]
     rows = []
-    for one in result["arrangements"]:
+    for one in record["arrangements"]:
         name, count = one["name"], one["devices"]
         unconnected = rates.get(f"{count} unconnected", alone)
         efficiency = [rate / (count * base) for rate, base in zip(rates[name], alone, strict=True)]
         against = [rate / base for rate, base in zip(rates[name], unconnected, strict=True)]
         rows.append([name, _spread(rates[name], "{:.1f}"), _spread(efficiency, "{:.1%}"), _spread(against, "{:.1%}")])
     title = (
-        f"{result['config']}, {result['stage']}: {result['batch_per_device']} segments per device, {result['steps']} steps, "
-        f"{result['rounds']} rounds in turn; median (smallest to largest)\n\n"
+        f"{record['config']}, {record['stage']}: {record['batch_per_device']} segments per device, {record['steps']} steps, "
+        f"{record['rounds']} rounds in turn; median (smallest to largest)\n\n"
     )
-    return title + table(("arrangement", "segments/s", "efficiency", "against as many unconnected"), rows)
+    return title + table(("arrangement", "segments/s", "efficiency", "relative to unconnected devices"), rows)
 
 
 def _spread(values: Sequence[float], form: str) -> str:
@@ -194,8 +170,8 @@ def _spread(values: Sequence[float], form: str) -> str:
     return f"{median} ({low} to {high})"
 
 
-def serve(parent: Parent) -> None:
-    """A worker: receives its order and then numbers of steps, answers with seconds."""
+def serve_worker(parent: Parent) -> None:
+    """Runs a worker: it receives its order and then numbers of steps, and answers with seconds."""
     order = parent.receive()
     os.sched_setaffinity(0, order["cores"])  # before jax counts the cores
     import jax
@@ -212,7 +188,7 @@ def serve(parent: Parent) -> None:
 
     config = parse(order["config"])
     training = Training(
-        program.describe(config, order["stage"]),
+        program.describe_work(config, order["stage"]),
         batch=order["batch"],
         parallel=Parallel(config.runtime.mapping),
         several=cluster is not None,
@@ -228,4 +204,4 @@ def serve(parent: Parent) -> None:
 
 
 if __name__ == "__main__":
-    work_for_parent(serve)
+    work_for_parent(serve_worker)

@@ -1,4 +1,4 @@
-"""A contender: a student's embeddings of stored segments, int16 in, embedding out."""
+"""Contender: computes a student's embeddings of stored segments, from int16 to the embedding."""
 
 import time
 from typing import Any
@@ -17,8 +17,12 @@ from accdistill_jax.runtime.parallel import Parallel
 LATENCY_CALLS = 300
 
 
-def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-    """`order` has config, batch (over all devices), latency (whether single calls are timed too)."""
+def prepare_contender(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Prepares the encoder.
+
+    Args:
+        order: "config"; "batch", segments over all devices; "latency", True to time single calls too.
+    """
     host_memory.keep_freed()  # as the command does
     config = section(Config, order["config"])
     parallel, settings = Parallel(), config.inputs.accel
@@ -65,4 +69,4 @@ def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
 if __name__ == "__main__":
     from accdistill_jax.benchmark.contest import serve
 
-    serve(prepare)
+    serve(prepare_contender)

@@ -1,4 +1,4 @@
-"""Measures how long the training loop waits for its input: the real command on a store, by its own account."""
+"""Measures how long the training loop waits for its input, from the timings that the training command logs."""
 
 import subprocess
 import sys
@@ -12,41 +12,41 @@ from accdistill_jax.training.metrics import read_metrics
 TEACHER_STEPS = 2
 
 
-def train(
+def measure_input_wait(
     config: str, overrides: Sequence[str], *, store: Path, workdir: Path, windows: int, steps: int
 ) -> dict[str, Any]:
-    """Trains a student for `windows` times `steps` steps, after a teacher of two steps.
+    """Trains a student, after a teacher of two steps, and reads the timings.
 
     Args:
         config: "FILE.py[:PRESET]".
-        overrides: "--config.KEY=VALUE" each.
-        store: what is trained on.
-        workdir: of the run.
-        windows: measurements, besides the first, in which compilation falls.
-        steps: of a measurement.
+        overrides: "--config.KEY=VALUE" arguments.
+        store: path of the training store.
+        workdir: work directory of the run.
+        windows: number of measurements; another window before them, which includes compilation, is not counted.
+        steps: training steps per measurement.
 
     Returns:
-        segments_per_s and input_wait_fraction of each window.
+        "segments_per_s" and "input_wait_fraction", a value per window.
 
     Raises:
-        UserError: the command failed; with its last words.
+        UserError: the command failed; the message ends with its last line of output.
     """
     total = (windows + 1) * steps
-    own = {"stages": ("data", "teacher", "student"), "data.stores": (str(store),)}
+    changes: dict[str, Any] = {"stages": ("data", "teacher", "student"), "data.stores": (str(store),)}
     for stage, duration in (("teacher", TEACHER_STEPS), ("student", total)):
-        own |= {
+        changes |= {
             f"{stage}.train.{name}": f"{duration} steps" for name in ("duration", "validate_every", "checkpoint_every")
         }
-        own[f"{stage}.train.warmup"] = "1 steps"
-    own["student.train.log_every"] = f"{steps} steps"
+        changes[f"{stage}.train.warmup"] = "1 steps"
+    changes["student.train.log_every"] = f"{steps} steps"
     settings = [
         f"--config.{key}={value!r}" if isinstance(value, tuple) else f"--config.{key}={value}"
-        for key, value in own.items()
+        for key, value in changes.items()
     ]
     command = [sys.executable, "-m", "accdistill_jax.main", f"--config={config}", f"--workdir={workdir}"]
     done = subprocess.run([*command, *overrides, *settings], capture_output=True, text=True)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise UserError(f"training failed: {lines[-1] if lines else 'it said nothing'}")
+        raise UserError(f"training failed: {lines[-1] if lines else 'no output'}")
     records = [one for one in read_metrics(workdir / "metrics" / "student.timing.jsonl") if one["kind"] == "train"][1:]
     return {name: [one[name] for one in records] for name in ("segments_per_s", "input_wait_fraction")}

@@ -1,4 +1,4 @@
-"""A contender: generates or prepares minutes into a store, by the project's own code."""
+"""Contender: generates or prepares minutes and writes a store, with the code of this package."""
 
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,13 @@ from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.synthetic.synthetic import SyntheticSettings, write_store
 
 
-def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-    """`order` has out (a folder of its own), workers, and either population (participants, minutes of each) or files."""
+def prepare_contender(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Prepares the work, and does it once.
+
+    Args:
+        order: "out", a new folder; "workers", number of worker processes; and either "population", participants and minutes of
+            each, or "files", raw recordings.
+    """
     out = Path(order["out"])
     preparation = PreparationSettings(workers=order["workers"], overwrite=True, quiet=True)
     if "files" in order:
@@ -38,4 +43,4 @@ def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
 if __name__ == "__main__":
     from accdistill_jax.benchmark.contest import serve
 
-    serve(prepare)
+    serve(prepare_contender)

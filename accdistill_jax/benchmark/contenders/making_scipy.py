@@ -1,11 +1,13 @@
-"""A contender: the obvious loop over minutes with numpy and scipy, generating them or preparing them, an npz file per participant.
+"""Contender: a plain loop over minutes with numpy and scipy, which generates or prepares them; it writes an npz file per participant.
 
-Both loops end in what a store holds: minutes at 64 Hz, PPG band-passed forwards and backwards, int16 with a scale and an offset per
-minute and channel, and a heart rate, a level of motion and a quality of each minute. What they leave out makes them faster:
+Both loops produce the contents of a store: minutes at 64 Hz, PPG band-passed forwards and backwards, int16 with a scale and an
+offset per minute and channel, and a heart rate, a level of motion and a quality of each minute. They are faster because they omit
+work:
 
-- generating: one shape of pulse and of ballistocardiogram for everybody, no vascular tone, arrhythmia, posture or bursts of motion;
-- preparing: no alignment of streams that start apart, no gaps, clipping or irregular stamps, filters that ring at every minute's
-  edges, a quality that is one number of the spectrum;
+- generating: a single shape of pulse and of ballistocardiogram for everybody, no vascular tone, arrhythmia, posture or bursts of
+  motion;
+- preparing: no alignment of streams that start at different times, no gaps, clipping or irregular timestamps, filters that ring at
+  the edges of every minute, a quality that is a single number of the spectrum;
 - both: no selection, checksums, split, atomic files or continuation after an interruption.
 """
 
@@ -23,7 +25,7 @@ BAND_HZ = (0.5, 8.0)
 
 
 def generate_minute(rng: np.random.Generator, *, channels: int) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
-    """PPG [3840, channels], acceleration [3840, 3] in g, and labels."""
+    """Generates a minute: PPG [3840, channels], acceleration [3840, 3] in g, both at 64 Hz, and its labels."""
     time = np.arange(SAMPLES) / RATE_HZ
     mean_s = 60 / rng.normal(70, 10)
     intervals = np.clip(rng.normal(mean_s, 0.04, 2 * MINUTE_S + 40), 0.35, 2.0)
@@ -47,7 +49,12 @@ def generate_minute(rng: np.random.Generator, *, channels: int) -> tuple[np.ndar
 
 
 def finish_minute(ppg: np.ndarray, accel: np.ndarray) -> dict[str, Any]:
-    """Filters, judges and quantises one minute at 64 Hz."""
+    """Filters, rates and quantises a minute at 64 Hz.
+
+    Args:
+        ppg: [3840, channels].
+        accel: [3840, 3], in g.
+    """
     b, a = scipy.signal.butter(4, BAND_HZ, btype="bandpass", fs=RATE_HZ)
     ppg = scipy.signal.filtfilt(b, a, ppg, axis=0)
     windows = accel.reshape(-1, 2 * RATE_HZ, 3)
@@ -70,12 +77,13 @@ def finish_minute(ppg: np.ndarray, accel: np.ndarray) -> dict[str, Any]:
 
 
 def save(path: Path, minutes: list[dict[str, Any]]) -> None:
-    """One file with an array per name."""
-    np.savez(path, **{name: np.stack([minute[name] for minute in minutes]) for name in minutes[0]})
+    """Writes a file with an array per name."""
+    arrays: dict[str, Any] = {name: np.stack([minute[name] for minute in minutes]) for name in minutes[0]}
+    np.savez(path, **arrays)
 
 
 def generate(out: Path, *, participants: int, minutes: int) -> None:
-    """Minutes of participants, made up."""
+    """Generates minutes of participants, a file each."""
     for participant in range(participants):
         rng, made = np.random.default_rng(participant), []
         for _ in range(minutes):
@@ -85,7 +93,7 @@ def generate(out: Path, *, participants: int, minutes: int) -> None:
 
 
 def prepare_files(out: Path, files: list[str]) -> int:
-    """Minutes of raw recordings; returns how many."""
+    """Prepares the minutes of raw recordings and returns their number."""
     total = 0
     for file in files:
         with np.load(file) as content:
@@ -101,8 +109,12 @@ def prepare_files(out: Path, files: list[str]) -> int:
     return total
 
 
-def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-    """`order` has out (a folder of its own), and either population (participants, minutes of each) or files."""
+def prepare_contender(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Prepares the loop.
+
+    Args:
+        order: "out", a new folder; and either "population", participants and minutes of each, or "files", raw recordings.
+    """
     out = Path(order["out"])
     out.mkdir()
     if "files" in order:
@@ -125,4 +137,4 @@ def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
 if __name__ == "__main__":
     from accdistill_jax.benchmark.contest import serve
 
-    serve(prepare)
+    serve(prepare_contender)

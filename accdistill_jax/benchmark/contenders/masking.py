@@ -1,4 +1,4 @@
-"""A contender: masked autoencoding whose encoder runs on the kept tokens only, or on all of them."""
+"""Contender: masked autoencoding with an encoder that runs on the kept tokens only, or on all tokens."""
 
 import dataclasses
 from typing import Any
@@ -20,10 +20,13 @@ from accdistill_jax.runtime.parallel import Parallel
 
 
 class OnAllTokens(TransformerEncoder):
-    """The encoder with dropped patches set to zero instead of left out, as in SimMIM (Xie et al. 2022)."""
+    """An encoder that sets dropped patches to zero instead of skipping them.
+
+    Source: SimMIM (Xie et al. 2022).
+    """
 
     def tokens(self, x: jax.Array, kept: jax.Array | None = None) -> jax.Array:
-        """As `TransformerEncoder.tokens`, at the cost of all tokens."""
+        """As `TransformerEncoder.tokens`, but computes all tokens."""
         if kept is None:
             return super().tokens(x)
         seen = jnp.zeros((x.shape[0], x.shape[1] // self.patch)).at[jnp.arange(len(kept))[:, None], kept].set(1.0)
@@ -31,15 +34,19 @@ class OnAllTokens(TransformerEncoder):
         return jnp.take_along_axis(every, kept[:, :, None], axis=1)
 
 
-def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-    """`order` has config, batch (per device), all_tokens."""
+def prepare_contender(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Prepares the training.
+
+    Args:
+        order: "config"; "batch", segments per device; "all_tokens", True to run the encoder on all tokens.
+    """
     host_memory.keep_freed()  # as the command does
     config = section(Config, order["config"])
-    work = program.describe(config, "teacher")
+    work = program.describe_work(config, "teacher")
     objective = work.objective
     assert isinstance(objective, MaskedAutoencoding)
     if objective.branch.encoder.patch is None:
-        raise Skipped("the encoder leaves no tokens out")
+        raise Skipped("the encoder cannot skip tokens")
     if order["all_tokens"]:
         work = work._replace(objective=dataclasses.replace(objective, model=on_all_tokens(objective.model)))
     training = Training(work, batch=order["batch"], parallel=Parallel(config.runtime.mapping))
@@ -49,7 +56,7 @@ def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
 
 
 def on_all_tokens(model: MaskedAutoencoder) -> MaskedAutoencoder:
-    """The same autoencoder, its encoder run on every token."""
+    """The same autoencoder with an encoder that runs on all tokens."""
     encoder = model.encoder
     assert isinstance(encoder, TransformerEncoder)
     fields = {name: getattr(encoder, name) for name in encoder.__dataclass_fields__ if name not in ("parent", "name")}
@@ -59,4 +66,4 @@ def on_all_tokens(model: MaskedAutoencoder) -> MaskedAutoencoder:
 if __name__ == "__main__":
     from accdistill_jax.benchmark.contest import serve
 
-    serve(prepare)
+    serve(prepare_contender)

@@ -1,4 +1,4 @@
-"""A contender: large matrix products alone, the most this machine's matrix units give through JAX."""
+"""Contender: large matrix products alone, the peak rate of this machine's matrix units with JAX."""
 
 from typing import Any
 
@@ -10,8 +10,12 @@ from accdistill_jax.runtime import host_memory
 SIZES = {"cpu": 2048, "default": 8192}
 
 
-def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-    """`order` has dtype. One iteration is a chain of products of square matrices, each of the last one's result."""
+def prepare_contender(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Prepares the products. An iteration is a chain of products of square matrices; each takes the result of the previous.
+
+    Args:
+        order: "dtype" of the matrices.
+    """
     host_memory.keep_freed()  # as the command does
     size = SIZES.get(jax.default_backend(), SIZES["default"])
     a, b = (
@@ -36,4 +40,4 @@ def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
 if __name__ == "__main__":
     from accdistill_jax.benchmark.contest import serve
 
-    serve(prepare)
+    serve(prepare_contender)

@@ -1,4 +1,4 @@
-"""A contender: a few training steps, for the memory that they take."""
+"""Contender: a few training steps, to measure their memory."""
 
 import resource
 from typing import Any
@@ -13,19 +13,23 @@ from accdistill_jax.runtime import host_memory
 from accdistill_jax.runtime.parallel import Parallel
 
 
-def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-    """`order` has config, stage, batch (per device)."""
+def prepare_contender(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Prepares the training.
+
+    Args:
+        order: "config"; "stage"; "batch", segments per device.
+    """
     host_memory.keep_freed()  # as the command does
     config = section(Config, order["config"])
-    work = program.describe(config, order["stage"])
+    work = program.describe_work(config, order["stage"])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     training = Training(work, batch=order["batch"], parallel=Parallel(config.runtime.mapping))
     training.run(3)
-    used = jax.local_devices()[0].memory_stats() or {}  # CPUs keep none
+    used = jax.local_devices()[0].memory_stats() or {}  # CPUs report none
     return {"before_bytes": before, "device_peak_bytes": used.get("peak_bytes_in_use")}, training.run
 
 
 if __name__ == "__main__":
     from accdistill_jax.benchmark.contest import serve
 
-    serve(prepare)
+    serve(prepare_contender)

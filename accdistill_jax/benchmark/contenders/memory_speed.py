@@ -1,6 +1,6 @@
-"""A contender: bytes per second between a device and its memory; one large array is read and written again in its place.
+"""Contender: bytes per second between a device and its memory. A large array is read and overwritten in place.
 
-In its place, since a new array would be new pages on a CPU, whose faults take longer than the memory does.
+A new array would need new pages on a CPU, and page faults take longer than the memory access itself.
 """
 
 from typing import Any
@@ -10,19 +10,19 @@ import jax.numpy as jnp
 
 from accdistill_jax.runtime import host_memory
 
-BYTES = 256 << 20  # beyond what a processor's caches hold
+BYTES = 256 << 20  # more than a processor's caches hold
 
 
-def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-    """One iteration reads `BYTES` and writes as many."""
+def prepare_contender(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Prepares the array. An iteration reads `BYTES` and writes `BYTES`; the order is empty."""
     host_memory.keep_freed()  # as the command does
-    more = jax.jit(lambda x: x + 1.0, donate_argnums=0)
+    add_one = jax.jit(lambda x: x + 1.0, donate_argnums=0)
     x = jnp.zeros(BYTES // 4, jnp.float32)
 
     def run(count: int) -> None:
         nonlocal x
         for _ in range(count):
-            x = more(x)
+            x = add_one(x)
         jax.block_until_ready(x)
 
     run(2)
@@ -32,4 +32,4 @@ def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
 if __name__ == "__main__":
     from accdistill_jax.benchmark.contest import serve
 
-    serve(prepare)
+    serve(prepare_contender)

@@ -1,34 +1,37 @@
-"""The same distillation step in PyTorch, written as PyTorch likes it: the peer that `benchmark step` compares with.
+"""Contender: the same distillation step in idiomatic PyTorch, eager or compiled.
 
-Same architecture, weights, batch and optimiser: scaled_dot_product_attention, one fused AdamW with and without decay, norms
-clipped by foreach, autocast for bfloat16, eager or compiled. Preparation (dequantisation, normalisation) is included, as in
-the JAX step; augmentation is not: its random numbers could not be the same.
+Architecture, weights, batch and optimiser are the same. It uses scaled_dot_product_attention, a fused AdamW with a group with
+and a group without decay, gradient clipping with foreach, and autocast for bfloat16. Dequantisation and normalisation are part
+of the step, as in JAX. Augmentation is not, because its random numbers could not be the same.
 """
 
 import math
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from accdistill_jax.benchmark.contest import Skipped, serve
 from accdistill_jax.runtime import host_memory
+from accdistill_jax.training.optimizer import UNDECAYED_WORDS
 
-try:
+if TYPE_CHECKING:
     import torch
     import torch.nn.functional as F
     from torch import nn
-except ImportError:  # an optional extra
-    torch = None
-    nn = None
-
-from accdistill_jax.training.optimizer import UNDECAYED_WORDS
+else:
+    try:
+        import torch
+        import torch.nn.functional as F
+        from torch import nn
+    except ImportError:  # an optional extra
+        torch = None
 
 EPSILON_NORM, EPSILON_SCALE = 1e-6, 1e-6
 
 
 def linear(weights: dict[str, Any]) -> "nn.Linear":
-    """A dense layer from {"kernel" [C, D], "bias" [D]}."""
+    """A dense layer with the weights "kernel" [C, D] and "bias" [D]."""
     kernel = torch.as_tensor(weights["kernel"])
     layer = nn.Linear(kernel.shape[0], kernel.shape[1])
     layer.weight.data, layer.bias.data = kernel.T.contiguous(), torch.as_tensor(weights["bias"])
@@ -36,21 +39,26 @@ def linear(weights: dict[str, Any]) -> "nn.Linear":
 
 
 def layer_norm(weights: dict[str, Any]) -> "nn.LayerNorm":
-    """A layer norm from {"scale" [D], "bias" [D]}."""
+    """A layer norm with the weights "scale" [D] and "bias" [D]."""
     layer = nn.LayerNorm(len(weights["scale"]), eps=EPSILON_NORM)
     layer.weight.data, layer.bias.data = (torch.as_tensor(weights[name]) for name in ("scale", "bias"))
     return layer
 
 
-def build(weights: dict[str, Any], settings: dict[str, Any]) -> "nn.Module":
-    """The Transformer encoder of `models/transformer.py` with sinusoidal positions and linear tokens, from its weights."""
+def build_peer_encoder(weights: dict[str, Any], settings: dict[str, Any]) -> "nn.Module":
+    """The Transformer encoder of `models/transformer.py` with sinusoidal positions and linear tokens.
+
+    Args:
+        weights: parameters of the JAX encoder, nested.
+        settings: the encoder's `transformer` section, and "codes", the positions [P, D].
+    """
 
     class Block(nn.Module):
-        def __init__(self, own: dict[str, Any]):
+        def __init__(self, block: dict[str, Any]):
             super().__init__()
-            self.norm_attention, self.norm_mlp = layer_norm(own["norm_attention"]), layer_norm(own["norm_mlp"])
-            self.qkv, self.out = linear(own["attention"]["qkv"]), linear(own["attention"]["out"])
-            self.mlp_in, self.mlp_out = linear(own["mlp_in"]), linear(own["mlp_out"])
+            self.norm_attention, self.norm_mlp = layer_norm(block["norm_attention"]), layer_norm(block["norm_mlp"])
+            self.qkv, self.out = linear(block["attention"]["qkv"]), linear(block["attention"]["out"])
+            self.mlp_in, self.mlp_out = linear(block["mlp_in"]), linear(block["mlp_out"])
 
         def forward(self, x):
             B, P, D = x.shape
@@ -80,7 +88,7 @@ def build(weights: dict[str, Any], settings: dict[str, Any]) -> "nn.Module":
     return Encoder()
 
 
-def build_head(weights: dict[str, Any]) -> "nn.Module":
+def build_peer_head(weights: dict[str, Any]) -> "nn.Module":
     """The projection head of `models/heads.py`."""
 
     class Head(nn.Module):
@@ -97,27 +105,36 @@ def build_head(weights: dict[str, Any]) -> "nn.Module":
 
 
 def trained(modules: "dict[str, nn.Module]") -> dict[str, Any]:
-    """Trained parameters by the names and in the layout that `models/` gives them."""
-    found = {}
+    """Trained parameters with the names and the layout of the JAX models, as numpy arrays."""
+    parameters = {}
     for root, module in modules.items():
         for path, layer in module.named_modules():
             path = re.sub(r"\.(qkv|out)$", r".attention.\1", re.sub(r"^blocks\.", "block_", path))
             path = f"{root}/{path.replace('.', '/')}"
             if isinstance(layer, nn.Linear):
-                found |= {f"{path}/kernel": layer.weight.T, f"{path}/bias": layer.bias}
+                parameters |= {f"{path}/kernel": layer.weight.T, f"{path}/bias": layer.bias}
             elif isinstance(layer, nn.LayerNorm):
-                found |= {f"{path}/scale": layer.weight, f"{path}/bias": layer.bias}
-    return {name: value.detach().float().cpu().numpy() for name, value in found.items()}
+                parameters |= {f"{path}/scale": layer.weight, f"{path}/bias": layer.bias}
+    return {name: value.detach().float().cpu().numpy() for name, value in parameters.items()}
 
 
 def parameter_difference(start: dict[str, Any], ours: dict[str, Any], theirs: dict[str, Any]) -> float:
-    """Mean distance of two sets of trained parameters, relative to how far they have come from the start.
+    """Mean distance of two sets of trained parameters, relative to their mean movement from the start.
 
-    Biases of queries and keys are left out: a key's has no gradient but rounding, which Adam blows up to full steps.
+    The biases of queries, keys and values are left out: the gradient of a key's bias is rounding noise, which Adam scales up to
+    full steps.
+
+    Args:
+        start: parameters before training, by name.
+        ours: our trained parameters.
+        theirs: the peer's trained parameters.
+
+    Raises:
+        ValueError: the two sets have different names.
     """
     apart = moved = 0.0
     if ours.keys() != theirs.keys():
-        raise ValueError(f"not the same parameters: {sorted(ours.keys() ^ theirs.keys())}")
+        raise ValueError(f"the sets have different parameters: {sorted(ours.keys() ^ theirs.keys())}")
     for name in ours.keys():
         if not name.endswith("qkv/bias"):
             apart += float(abs(theirs[name] - ours[name]).sum())
@@ -125,32 +142,34 @@ def parameter_difference(start: dict[str, Any], ours: dict[str, Any], theirs: di
     return apart / moved if moved else apart
 
 
-def present(batch: dict[str, Any], modality: str) -> "torch.Tensor":
-    """Dequantised and normalised: `inputs.prepare` with full bands, scale "std" and no limit."""
+def normalised(batch: dict[str, Any], modality: str) -> "torch.Tensor":
+    """Dequantises and normalises a signal: `inputs.prepare` with full bands, scale "std" and no limit."""
     x = batch[modality].float() * batch[f"{modality}_scale"][:, None] + batch[f"{modality}_offset"][:, None]
     x = x - x.mean(dim=1, keepdim=True)
     return x / (x.square().mean(dim=1, keepdim=True).sqrt() + EPSILON_SCALE)
 
 
 def decayed(name: str, parameter: "nn.Parameter") -> bool:
-    """True if weight decay applies; as `optim.decay_mask`, by shape and by name."""
+    """True if weight decay applies to a parameter, by its shape and name, as in `training.optimizer`."""
     return parameter.ndim >= 2 and not any(word in name for word in UNDECAYED_WORDS)
 
 
-def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-    """The contender: `order` has config, share (where `training.py` left weights and batch), compile (a mode or None), accelerator,
-    and keep_freed (whether the C library keeps freed memory).
+def prepare_contender(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Prepares the training and follows the first steps of ours.
+
+    Args:
+        order: "config"; "share", folder with the weights and the batch that `training.py` wrote; "compile", a mode of torch.compile
+            or None; "accelerator", True to run on a GPU; "keep_freed", True if the C library keeps freed memory; "follow_steps".
     """
     device = choose_device(order)
     if device.type == "cpu" and order["keep_freed"]:
-        host_memory.keep_freed()  # the allocator that ours has, for the same reason
+        host_memory.keep_freed()  # as our contender does
     from accdistill_jax.benchmark.contenders.training import FOLLOWED
     from accdistill_jax.storage.arrays import flatten
 
     start = load_start(order["share"])
-    before = {
-        name: value.copy() for name, value in flatten(start["params"]).items()
-    }  # layers share the arrays, and train them
+    # Layers share the arrays of `start` and train them in place.
+    before = {name: value.copy() for name, value in flatten(start["params"]).items()}
     peer = Peer(start, order["config"], device=device, mode=order["compile"])
     batch = on_host(start["batch"], device)
     followed = [peer.run(batch, 1) for _ in range(order["follow_steps"])]
@@ -167,10 +186,10 @@ def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
 
 
 def choose_device(order: dict[str, Any]) -> "torch.device":
-    """The device of an order's `accelerator`.
+    """The device that an order asks for.
 
     Raises:
-        Skipped: no PyTorch, no such device, several of them, or a config that is not written here.
+        Skipped: no PyTorch, no such device, more than a single device, or an unsupported config.
     """
     if torch is None:
         raise Skipped("PyTorch is not installed: pip install 'accdistill_jax[bench]'")
@@ -181,14 +200,14 @@ def choose_device(order: dict[str, Any]) -> "torch.device":
         raise Skipped("this PyTorch does not see the accelerator")
     if torch.cuda.device_count() > 1:
         raise Skipped(
-            f"it is written for one device and there are {torch.cuda.device_count()}: set CUDA_VISIBLE_DEVICES=0"
+            f"it supports a single device and there are {torch.cuda.device_count()}: set CUDA_VISIBLE_DEVICES=0"
         )
     torch.set_float32_matmul_precision("high")  # TF32, as JAX multiplies float32 on such a device
     return torch.device("cuda")
 
 
 def load_start(share: str) -> dict[str, Any]:
-    """The weights and the batch that ours left: {"params", "frozen", "batch"}, numpy arrays."""
+    """The weights and the batch that our contender wrote: "params", "frozen" and "batch", nested numpy arrays."""
     from accdistill_jax.storage.arrays import nest
 
     with np.load(f"{share}/start.npz") as file:
@@ -196,7 +215,7 @@ def load_start(share: str) -> dict[str, Any]:
 
 
 def on_host(batch: dict[str, Any], device: "torch.device", *, times: int = 1) -> "dict[str, torch.Tensor]":
-    """A batch (its segments again and again, `times` in all) as a loader leaves it: pinned where a GPU reads it."""
+    """A batch on the host as a data loader returns it (pinned for a GPU), with its segments repeated `times` times."""
     held = {
         name: torch.as_tensor(np.concatenate([value] * times)) for name, value in batch.items() if name != "position"
     }
@@ -204,13 +223,13 @@ def on_host(batch: dict[str, Any], device: "torch.device", *, times: int = 1) ->
 
 
 class Peer:
-    """The training of a student beside a frozen teacher.
+    """The training of a student with a frozen teacher, in PyTorch.
 
     Args:
-        start: see `load_start`.
-        config: plain values.
-        device: where it runs.
-        mode: of torch.compile, for fixed shapes; None is eager.
+        start: weights and batch of `load_start`.
+        config: config as plain values.
+        device: device that it runs on.
+        mode: mode of torch.compile, for fixed shapes; None: eager.
     """
 
     def __init__(self, start: dict[str, Any], config: dict[str, Any], *, device: "torch.device", mode: str | None):
@@ -222,17 +241,19 @@ class Peer:
         def encoder(weights: dict[str, Any], section: dict[str, Any]) -> "nn.Module":
             sizes = section["transformer"]
             codes = sinusoidal_positions(samples // sizes["patch"], sizes["width"])
-            return build(weights, {**sizes, "codes": codes}).to(device)
+            return build_peer_encoder(weights, {**sizes, "codes": codes}).to(device)
 
         student = encoder(start["params"]["encoder"], config["student"]["encoder"])
         teacher = encoder(start["frozen"]["params"], config["teacher"]["encoder"]).requires_grad_(False)
-        head, teacher_head = (build_head(start["params"][name]).to(device) for name in ("head", "teacher_head"))
+        head, teacher_head = (build_peer_head(start["params"][name]).to(device) for name in ("head", "teacher_head"))
         mean, std = (torch.as_tensor(start["frozen"][name], device=device) for name in ("mean", "std"))
         self._modules = {"encoder": student, "head": head, "teacher_head": teacher_head}
         named = [(f"{i}.{n}", p) for i, m in enumerate(self._modules.values()) for n, p in m.named_parameters()]
         self._trained = [p for _, p in named]
         half = config["runtime"]["compute_dtype"] == "bfloat16"
-        if half:  # autocast keeps the cast weights of trained layers only, and would cast a frozen one's in every step
+        if (
+            half
+        ):  # autocast caches the cast weights of trained layers only and would cast a frozen layer's in every step
             for layer in teacher.modules():
                 if isinstance(layer, nn.Linear):
                     layer.to(torch.bfloat16)
@@ -251,8 +272,8 @@ class Peer:
         def loss_of(batch: dict[str, Any]) -> "torch.Tensor":
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
                 with torch.no_grad():
-                    target = (teacher(present(batch, "ppg")) - mean) / std
-                s, t = head(student(present(batch, "accel"))), teacher_head(target)
+                    target = (teacher(normalised(batch, "ppg")) - mean) / std
+                s, t = head(student(normalised(batch, "accel"))), teacher_head(target)
             logits = t @ s.T / temperature
             labels = torch.arange(len(s), device=device)
             return weight * F.cross_entropy(logits, labels) + (1.0 - weight) * F.cross_entropy(logits.T, labels)
@@ -260,9 +281,20 @@ class Peer:
         self._loss_of = torch.compile(loss_of, mode=mode, dynamic=False) if mode else loss_of
 
     def run(self, held: "dict[str, torch.Tensor]", steps: int) -> dict[str, float]:
-        """Trains so many steps on one batch of the host, metrics fetched one step later; returns the last step's."""
+        """Trains on a batch of the host; metrics are fetched a step later.
+
+        Args:
+            held: batch of `on_host`.
+            steps: number of steps, at least 1.
+
+        Returns:
+            Metrics of the last step.
+
+        Raises:
+            FloatingPointError: the loss is not finite.
+        """
         warmup, peak = float(self._settings["warmup"].split()[0]), self._settings["learning_rate"]
-        pending = None
+        pending: Fetched | None = None
         for _ in range(steps):
             batch = {name: value.to(self._device, non_blocking=True) for name, value in held.items()}
             self._optimizer.zero_grad(set_to_none=True)
@@ -275,28 +307,29 @@ class Peer:
             self._step += 1
             ahead = Fetched(loss, norm)
             if pending is not None:
-                values = pending.values()
+                pending.values()
             pending = ahead
+        assert pending is not None, "at least one step"
         values = pending.values()
         if not math.isfinite(values[0]):
-            raise FloatingPointError("the loss is not finite: what was measured is not training")
+            raise FloatingPointError("the loss is not finite, so the measured steps do not train")
         if self._device.type == "cuda":
             torch.cuda.synchronize()
         return {"loss": values[0], "gradient_norm": values[1]}
 
     def parameters(self) -> dict[str, Any]:
-        """Trained parameters by the names of ours, see `trained`."""
+        """Trained parameters with our names, see `trained`."""
         return trained(self._modules)
 
 
 class Fetched:
-    """Metrics on their way to the host, so that reading them a step later waits for their own step and for no other.
+    """Metrics on their way to the host. Reading them a step later waits for their step only, not for later steps.
 
-    They are copied when the step has been launched: a compiled program may use their memory again in the next one.
+    The copy is launched directly after the step: a compiled program may reuse their memory in the next step.
     """
 
     def __init__(self, *scalars: "torch.Tensor"):
-        device = torch.stack([one.detach().float() for one in scalars])
+        device = torch.stack([scalar.detach().float() for scalar in scalars])
         self._event = None
         if device.is_cuda:
             self._host = torch.empty(device.shape, pin_memory=True)
@@ -307,28 +340,29 @@ class Fetched:
             self._host = device
 
     def values(self) -> list[float]:
+        """The metrics, as soon as their step is done."""
         if self._event is not None:
             self._event.synchronize()
         return self._host.tolist()
 
 
 def check_supported(config: dict[str, Any]) -> None:
-    """Raises Skipped for a config beyond what is written here."""
+    """Raises Skipped for a config that the PyTorch peer does not support."""
     for who in ("student", "teacher"):
         encoder = config[who]["encoder"]
         sizes = encoder[encoder["architecture"]]
         if sizes.get("positions") != "sinusoidal" or sizes["tokenizer"]:
             raise Skipped(
-                f"the PyTorch peer has no {who} but a Transformer on linear patches with sinusoidal positions"
+                f"the PyTorch peer supports only a {who} that is a Transformer on linear patches with sinusoidal positions"
             )
     if config["student"]["drop_fraction"]:
         raise Skipped("the PyTorch peer drops no tokens")
     if config["teacher"]["cached_views"]:
         raise Skipped("the PyTorch peer runs the teacher in every step")
-    for modality, own in config["inputs"].items():
-        if own["bands"] != "full" or own["scale"] != "std" or own["limit"]:
+    for modality, section in config["inputs"].items():
+        if section["bands"] != "full" or section["scale"] != "std" or section["limit"]:
             raise Skipped(f"the PyTorch peer presents {modality} by its full band and standard deviation only")
 
 
 if __name__ == "__main__":
-    serve(prepare)
+    serve(prepare_contender)

@@ -1,8 +1,10 @@
-"""A measuring process for PyTorch's step in several sizes, eager and compiled: the peer of `variants.py`, asked in the same way.
+"""A measuring process for PyTorch's step in several batch sizes, eager and compiled.
 
-order                      -> first steps of each mode, and which entries failed and why; or {"skipped": why}
-{"measure": N, "count": K} -> seconds of K steps of entry number N, or why it failed
-{"profile": N, "count": K} -> its kernels by the time that the device spent on them
+The messages are those of `variants.py`:
+
+    order                      -> first steps of each mode, and the entries that failed with their reasons; or {"skipped": REASON}
+    {"measure": N, "count": K} -> seconds of K steps of entry number N, or the reason of its failure
+    {"profile": N, "count": K} -> kernels of K steps, by the time that the device spent on them
 """
 
 import time
@@ -17,23 +19,23 @@ from accdistill_jax.benchmark.contest import Skipped
 from accdistill_jax.runtime.child import Parent, work_for_parent
 
 
-class Entry:
-    """A peer at one batch size.
+class PeerEntry:
+    """A peer with a batch of a certain size.
 
     Args:
-        peer: eager or compiled; one of several sizes.
-        batch: on the host.
-        device: where it runs.
+        peer: eager or compiled training; entries of different sizes share it.
+        batch: batch on the host.
+        device: device that it runs on.
 
     Attributes:
-        failed: why it cannot be measured; "".
+        failed: reason of its failure, "" for none.
     """
 
     def __init__(self, peer: Peer, batch: Any, device: Any):
         self._peer, self._batch, self._device, self.failed = peer, batch, device, ""
 
     def run(self, steps: int) -> dict[str, float]:
-        """See `Peer.run`; memory that is no longer used goes back, for the other process on this device."""
+        """As `Peer.run`; afterwards unused memory is released for the other process on this device."""
         try:
             return self._peer.run(self._batch, steps)
         finally:
@@ -41,7 +43,7 @@ class Entry:
                 torch.cuda.empty_cache()
 
     def profile(self, steps: int) -> list[dict[str, Any]]:
-        """Kernels of a step, dearest first: name, source, seconds and calls a step."""
+        """Kernels of a step, the most expensive first: name, source, seconds and calls per step."""
         kinds = [torch.profiler.ProfilerActivity.CPU]
         if self._device.type == "cuda":
             kinds = [torch.profiler.ProfilerActivity.CUDA]
@@ -59,25 +61,26 @@ class Entry:
 
 
 def followed_file(share: str, mode: str | None) -> str:
-    """Where a peer of a mode leaves its parameters after the steps that are compared."""
+    """Path of the parameters of a peer after the compared steps."""
     return f"{share}/peer-{mode or 'eager'}.npz"
 
 
-def prepare(order: dict[str, Any], device: Any) -> tuple[dict[str, Any], list[Entry]]:
-    """One peer of each mode, follows the first steps with it, and runs each of its sizes once.
+def prepare_entries(order: dict[str, Any], device: Any) -> tuple[dict[str, Any], list[PeerEntry]]:
+    """Makes a peer per mode, follows the first steps with it, and runs each of its batch sizes once.
 
     Args:
-        order: "share", "config", "follow_steps", and "entries": "mode" of torch.compile or None, "times" the segments left by ours.
-        device: where it runs.
+        order: "share", "config", "follow_steps" and "entries". An entry has a "mode" of torch.compile (None: eager) and "times", the
+            number of repetitions of our batch.
+        device: device that they run on.
 
     Returns:
-        Facts by mode ("eager" for None): the first steps, or why it failed; and the entries in the order's order.
+        Facts by mode ("eager" for None), with its first steps or the reason of its failure; and the entries, in the given order.
     """
     peers: dict[str | None, Peer] = {}
     facts: dict[str, Any] = {}
     for mode in dict.fromkeys(entry["mode"] for entry in order["entries"]):
         begun = time.perf_counter()
-        start = load_start(order["share"])  # anew for each: layers share the arrays, and train them
+        start = load_start(order["share"])  # a copy for each mode: layers share the arrays and train them in place
         peer = peers[mode] = Peer(start, order["config"], device=device, mode=mode)
         failed, steps = attempted(_follow, peer, on_host(start["batch"], device), order["follow_steps"])
         np.savez(followed_file(order["share"], mode), **peer.parameters())
@@ -85,7 +88,7 @@ def prepare(order: dict[str, Any], device: Any) -> tuple[dict[str, Any], list[En
     entries = []
     batch = load_start(order["share"])["batch"]
     for wanted in order["entries"]:
-        entry = Entry(peers[wanted["mode"]], on_host(batch, device, times=wanted["times"]), device)
+        entry = PeerEntry(peers[wanted["mode"]], on_host(batch, device, times=wanted["times"]), device)
         entry.failed = facts[wanted["mode"] or "eager"]["failed"]
         if not entry.failed:
             entry.failed, _ = attempted(entry.run, 1)
@@ -97,8 +100,8 @@ def _follow(peer: Peer, batch: Any, steps: int) -> list[dict[str, float]]:
     return [peer.run(batch, 1) for _ in range(steps)]
 
 
-def main(parent: Parent) -> None:
-    """Answers the parent's messages until there are no more."""
+def serve_entries(parent: Parent) -> None:
+    """Answers the parent's messages until the last."""
     receive, reply = parent.receive, parent.reply
     order = receive()
     try:
@@ -106,7 +109,7 @@ def main(parent: Parent) -> None:
     except Skipped as reason:
         reply({"skipped": str(reason)})
         return
-    facts, entries = prepare(order, device)
+    facts, entries = prepare_entries(order, device)
     versions = {"torch": torch.__version__}
     reply({"versions": versions, "modes": facts, "failed": [entry.failed for entry in entries]})
     while (command := receive()) is not None:
@@ -122,4 +125,4 @@ def main(parent: Parent) -> None:
 
 
 if __name__ == "__main__":
-    work_for_parent(main)
+    work_for_parent(serve_entries)

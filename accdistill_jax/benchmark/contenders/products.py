@@ -1,4 +1,4 @@
-"""A contender: the matrix products of a training step alone, each as a program of its own, as often as the step has it."""
+"""Contender: the matrix products of a training step alone. Each runs as a separate program, as often as the step has it."""
 
 from typing import Any
 
@@ -12,22 +12,27 @@ from accdistill_jax.runtime import host_memory
 from accdistill_jax.runtime.parallel import Parallel
 
 
-def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-    """`order` has config, stage, batch (per device). One iteration is the products of one step of one device."""
+def prepare_contender(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Prepares the products. An iteration is all products of a training step on a single device.
+
+    Args:
+        order: "config"; "stage"; "batch", segments per device.
+    """
     host_memory.keep_freed()  # as the command does
     config = section(Config, order["config"])
     work, parallel = (
-        program.describe(config, order["stage"]),
+        program.describe_work(config, order["stage"]),
         Parallel(config.runtime.mapping, devices=jax.devices()[:1]),
     )
     training = Training(work, batch=order["batch"], parallel=parallel)
-    counted = operations.count(training.traced())
+    counted = operations.count_operations(training.traced())
     programs = [(*product.compiled(), times) for product, times in counted.products]
 
     def run(count: int) -> None:
         for _ in range(count):
             for compiled, operands, times in programs:
-                for _ in range(times):
+                result = compiled(*operands)
+                for _ in range(times - 1):
                     result = compiled(*operands)
                 result.block_until_ready()
 
@@ -38,4 +43,4 @@ def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
 if __name__ == "__main__":
     from accdistill_jax.benchmark.contest import serve
 
-    serve(prepare)
+    serve(prepare_contender)

@@ -1,4 +1,4 @@
-"""A contender: batches of a store into host memory, by the pipeline that training uses."""
+"""Contender: reads batches of a store into host memory, with the pipeline of training."""
 
 from typing import Any
 
@@ -11,12 +11,14 @@ from accdistill_jax.data.store.store import RemoteReading, Store
 SEED = 0
 
 
-def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-    """`order` has store (folder or URL), batch, steps (batches of an iteration), warm_steps (read before), threads, prefetch, and
+def prepare_contender(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Opens the store and reads the first batches.
 
-    - once: every iteration opens the store anew, so that every segment in it is read, and its checksum compared, for the
-      first time, for as long as steps stay within an epoch;
-    - concurrency, cache_mb: see `RemoteReading`.
+    Args:
+        order: "store", folder or URL; "batch", segments per batch; "steps", batches per iteration; "warm_steps", batches to read
+            before; "threads" and "prefetch" of the pipeline; "once", True to open the store again for every iteration, so that it
+            reads every segment for the first time and compares its checksum (if "steps" are at most an epoch); "concurrency" and
+            "cache_mb", see `RemoteReading`.
     """
 
     def open_pipeline() -> Pipeline:
@@ -44,7 +46,7 @@ def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
 
 
 def bytes_by_name(batch: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-    """Bytes and type of each array of a segment on its way to the device."""
+    """Bytes and dtype of each array that goes to the device, per segment; signals first."""
     found = {name: {"bytes": values.nbytes / len(values), "dtype": values.dtype.name} for name, values in batch.items()}
     return {name: found[name] for name in sorted(found, key=lambda name: name not in SIGNALS)}
 
@@ -52,4 +54,4 @@ def bytes_by_name(batch: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
 if __name__ == "__main__":
     from accdistill_jax.benchmark.contest import serve
 
-    serve(prepare)
+    serve(prepare_contender)

@@ -1,12 +1,12 @@
-"""A contender: the same segments from an ArrayRecord file through Grain, written the usual way.
+"""Contender: reads the same segments from an ArrayRecord file with Grain.
 
-One record per segment: its arrays' bytes, one behind the other. A record is read, parsed into arrays and stacked into a batch by
-Grain, after a seeded global shuffle. The file is uncompressed, each record its own chunk (`group_size:1`), as Grain advises for
-shuffled reading.
+A record holds the bytes of a segment's arrays in sequence. Grain reads records in a seeded global shuffle, parses them into arrays
+and stacks them into batches. The file is uncompressed and each record is a chunk (`group_size:1`), as Grain recommends for shuffled
+reading.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grain
 import numpy as np
@@ -16,7 +16,7 @@ from accdistill_jax.benchmark.contenders.reading import SEED
 from accdistill_jax.benchmark.contest import Skipped
 from accdistill_jax.data.store.store import Store
 
-_AT_ONCE = 256
+_AT_ONCE = 256  # segments per read
 
 
 def write_records(store: Store, path: Path) -> None:
@@ -33,26 +33,29 @@ def write_records(store: Store, path: Path) -> None:
 
 
 class Parse:
-    """Bytes of a record into its arrays, which are those of one segment of `store`."""
+    """Parses a record into the arrays of a segment of `store`."""
 
     def __init__(self, store: Store):
-        one = store.read(np.zeros(1, np.int64))
-        self._layout = [(name, values.dtype, values.shape[1:]) for name, values in one.items()]
+        segment = store.read(np.zeros(1, np.int64))
+        self._layout = [(name, values.dtype, values.shape[1:]) for name, values in segment.items()]
 
     def __call__(self, record: bytes) -> dict[str, np.ndarray]:
-        parsed, at = {}, 0
+        parsed, offset = {}, 0
         for name, dtype, shape in self._layout:
             count = int(np.prod(shape))
-            parsed[name] = np.frombuffer(record, dtype, count, at).reshape(shape)
-            at += parsed[name].nbytes
+            parsed[name] = np.frombuffer(record, dtype, count, offset).reshape(shape)
+            offset += parsed[name].nbytes
         return parsed
 
 
-def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-    """`order` has store, batch, steps (batches of an iteration), threads, prefetch (batches), processes, folder.
+def prepare_contender(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Opens the file; the first contender writes it.
 
-    The file is written into the folder by the first contender that finds none. With processes above 0, so many worker processes
-    read; these are started once and run some batches ahead between measurements, which favours them a little.
+    Worker processes are started once and read some batches ahead between measurements, which favours them slightly.
+
+    Args:
+        order: "store"; "batch", segments per batch; "steps", batches per iteration; "threads"; "prefetch", in batches; "processes",
+            number of worker processes, 0 for none; "folder" of the file.
     """
     try:
         from array_record.python import array_record_module  # noqa: F401
@@ -64,7 +67,7 @@ def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     source = grain.sources.ArrayRecordDataSource(str(path))
     dataset = grain.MapDataset.source(source).seed(SEED).shuffle().repeat().map(Parse(store)).batch(order["batch"])
     options = grain.ReadOptions(num_threads=order["threads"], prefetch_buffer_size=order["prefetch"])
-    check(dataset[0], store)
+    check_batch(cast(Any, dataset[0]), store)
     step, steps = 0, order["steps"]
 
     def run(count: int) -> None:
@@ -78,7 +81,7 @@ def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
             next(endless)
 
     if order["processes"]:
-        flags.FLAGS.mark_as_parsed()  # Grain's processes ask for its flags
+        flags.FLAGS.mark_as_parsed()  # Grain's processes read its flags
         workers = grain.MultiprocessingOptions(num_workers=order["processes"], per_worker_buffer_size=1)
         endless = iter(dataset.to_iter_dataset(options).mp_prefetch(workers))
         run = run_in_processes
@@ -86,8 +89,8 @@ def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     return {"segments": order["batch"] * steps}, run
 
 
-def check(batch: dict[str, np.ndarray], store: Store) -> None:
-    """Raises AssertionError unless a batch holds segments of the store's training split, whole and no two alike."""
+def check_batch(batch: dict[str, np.ndarray], store: Store) -> None:
+    """Raises AssertionError unless a batch holds different, complete segments of the store's training split."""
     every = store.read(store.indices("train")[: 4 * _AT_ONCE])
     known = {row.tobytes(): number for number, row in enumerate(every["ppg"])}
     found = [(place, known[row.tobytes()]) for place, row in enumerate(batch["ppg"]) if row.tobytes() in known]
@@ -100,4 +103,4 @@ def check(batch: dict[str, np.ndarray], store: Store) -> None:
 if __name__ == "__main__":
     from accdistill_jax.benchmark.contest import serve
 
-    serve(prepare)
+    serve(prepare_contender)

@@ -1,4 +1,4 @@
-"""A contender: the same segments copied into batches from memory, by numpy in one thread. What reading could at most reach."""
+"""Contender: numpy copies the same segments from memory into batches, in a single thread; an upper limit for reading."""
 
 from typing import Any
 
@@ -8,8 +8,12 @@ from accdistill_jax.benchmark.contenders.reading import SEED
 from accdistill_jax.data.store.store import Store
 
 
-def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-    """`order` has store, batch, steps (batches of an iteration)."""
+def prepare_contender(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Reads all training segments into memory.
+
+    Args:
+        order: "store"; "batch", segments per batch; "steps", batches per iteration.
+    """
     store = Store.open(order["store"])
     everything = store.read(store.indices("train"))
     rows = np.random.default_rng(SEED).permutation(len(everything["ppg"]))
@@ -27,4 +31,4 @@ def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
 if __name__ == "__main__":
     from accdistill_jax.benchmark.contest import serve
 
-    serve(prepare)
+    serve(prepare_contender)

@@ -1,4 +1,4 @@
-"""A contender: the teacher's cached views and the acceleration into host memory, in place of PPG and acceleration."""
+"""Contender: reads the teacher's cached views and the acceleration into host memory, in place of PPG and acceleration."""
 
 from pathlib import Path
 from typing import Any
@@ -16,22 +16,27 @@ WIDTH, VIEWS = 256, 2
 
 
 def write_views(store: Store, folder: Path) -> Views:
-    """Views of random numbers of a store's training segments, in the real format."""
+    """Writes views of a store's training segments, of random numbers, in the real format."""
     rows = store.indices("train")
     plan = ViewsPlan(store, rows, VIEWS, WIDTH, 1, {})
     plan = plan._replace(part_rows=teacher_views.PART_BYTES // (VIEWS * plan.record.itemsize))
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     for part in range(plan.parts):
-        own = rows[plan.places(part)]
-        crc = np.array([signal_crc(ppg) for ppg in store.read(own)["ppg"]], np.uint32)
-        embeddings = rng.standard_normal((len(own), VIEWS, WIDTH), np.float32)
+        part_rows = rows[plan.places(part)]
+        crc = np.array([signal_crc(ppg) for ppg in store.read(part_rows)["ppg"]], np.uint32)
+        embeddings = rng.standard_normal((len(part_rows), VIEWS, WIDTH), np.float32)
         (folder / part_name(part)).write_bytes(encode(plan, part, embeddings, crc))
     return Views(folder, plan)
 
 
-def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-    """`order` has store, folder, batch, steps (batches of an iteration), threads, prefetch."""
+def prepare_contender(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Writes the views and opens the pipeline.
+
+    Args:
+        order: "store"; "folder" for the views; "batch", segments per batch; "steps", batches per iteration; "threads" and "prefetch"
+            of the pipeline.
+    """
     store = Store.open(order["store"])
     views = write_views(store, Path(order["folder"]) / "views")
     reader = TeacherViews([views], seed=SEED)
@@ -50,4 +55,4 @@ def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
 if __name__ == "__main__":
     from accdistill_jax.benchmark.contest import serve
 
-    serve(prepare)
+    serve(prepare_contender)

@@ -1,7 +1,7 @@
-"""A contender: what the evaluation does with many embeddings; retrieval among all of them, or linear probes.
+"""Contender: evaluation of many embeddings, either retrieval among all of them or linear probes.
 
-Where ranking all of them would take too long, so many queries as asked for, drawn at random, are ranked among all candidates,
-in both directions, and the time of all is extrapolated: the work is the same for every query.
+Ranking all queries can take too long. A random sample of queries is then ranked among all candidates, in both directions, and the
+report extrapolates the time: the work is the same for every query.
 """
 
 import resource
@@ -13,26 +13,27 @@ import numpy as np
 from accdistill_jax.runtime import host_memory
 
 PROBE_WIDTH, SEARCH_WIDTH = 256, 128  # of embeddings and of projections, as in the paper preset
-TARGETS = 4  # heart rate and the like
-SEGMENTS_EACH = 200  # of a participant
-QUERIES_AT_ONCE, CANDIDATES_AT_ONCE = 1024, 1024  # whose scores a processor's cache holds
+TARGETS = 4  # such as heart rate
+SEGMENTS_EACH = 200  # segments per participant
+QUERIES_AT_ONCE, CANDIDATES_AT_ONCE = 1024, 1024  # a processor's cache holds the scores of such a block
 
 
-def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-    """`order` has task ("probes", "probe target" or "retrieval"), embeddings (how many), and
+def prepare_contender(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Generates the embeddings of a task.
 
-    - queries: of retrieval, how many are ranked; all where there are not more;
-    - draws: of the bootstrap of "probe target".
+    Args:
+        order: "task" ("probes", "probe target" or "retrieval"); "embeddings", their number; "queries", number of ranked queries of
+            retrieval, at most all; "draws" of the bootstrap of "probe target".
     """
     host_memory.keep_freed()  # as the command does
     tasks = {"retrieval": _retrieval, "probes": _probes, "probe target": _probe_target}
     facts, run = tasks[order["task"]](order)
-    # memory that is there before the work: interpreter, libraries, the embeddings themselves
+    # memory before the work: interpreter, libraries, the embeddings themselves
     return facts | {"before_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}, run
 
 
 def _embeddings(count: int, width: int, seed: int) -> np.ndarray:
-    """[count, width] float32, made without a copy in float64."""
+    """Random embeddings, [count, width] float32, generated without a copy in float64."""
     return np.random.default_rng(seed).standard_normal((count, width), np.float32)
 
 
@@ -42,33 +43,42 @@ def _retrieval(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
 
     parallel = Parallel()
     count = order["embeddings"] - order["embeddings"] % parallel.num_local
-    sides = [_embeddings(count, SEARCH_WIDTH, seed) for seed in (0, 1)]
-    sides[1] += sides[0]
-    for side in sides:
+    query, gallery = (_embeddings(count, SEARCH_WIDTH, seed) for seed in (0, 1))
+    gallery += query
+    for side in (query, gallery):
         side /= np.sqrt(np.einsum("np,np->n", side, side))[:, None]
     valid = np.ones(count, bool)
-    facts = {"input_bytes": sum(side.nbytes for side in sides), "queries": min(order["queries"], count)}
+    facts = {"input_bytes": query.nbytes + gallery.nbytes, "queries": min(order["queries"], count)}
     if order["queries"] < count:
         rows = np.sort(np.random.default_rng(2).choice(count, order["queries"], replace=False))
 
         def run(times: int) -> None:
             for _ in range(times):
-                sampled_ranks(*sides, rows)
+                sampled_ranks(query, gallery, rows)
 
         begin = time.perf_counter()
-        sampled_ranks(*sides, rows[: QUERIES_AT_ONCE // 2])  # compiled now, so that the measurement is of the work
+        sampled_ranks(query, gallery, rows[: QUERIES_AT_ONCE // 2])  # compiles, so that measurements do not
         facts["warmed_s"] = time.perf_counter() - begin
         return facts, run
 
     def run_all(times: int) -> None:
         for _ in range(times):
-            paired_ranks_on_devices(*sides, parallel=parallel, valid=valid)
+            paired_ranks_on_devices(query, gallery, parallel=parallel, valid=valid)
 
     return facts, run_all
 
 
 def sampled_ranks(query: np.ndarray, gallery: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """As `evaluation.retrieval.paired_ranks`, for some rows alone: [n, P] twice and [q] -> int64 [q] twice."""
+    """Ranks as `evaluation.retrieval.paired_ranks`, for a sample of rows.
+
+    Args:
+        query: [N, P] float32, rows of length 1.
+        gallery: [N, P] float32, rows of length 1; row i is the right candidate of query i.
+        rows: [Q] integers, the ranked rows.
+
+    Returns:
+        Ranks of queries in the gallery and of gallery rows among the queries, [Q] int64 each.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -81,20 +91,20 @@ def sampled_ranks(query: np.ndarray, gallery: np.ndarray, rows: np.ndarray) -> t
         return jnp.sum((queries @ candidates.T >= threshold[:, None]) & valid[None], axis=1, dtype=jnp.int32)
 
     def ranks(asking: np.ndarray, among: np.ndarray) -> np.ndarray:
-        found = []
+        counts = []
         for first in range(0, len(rows), QUERIES_AT_ONCE):
-            own = rows[first : first + QUERIES_AT_ONCE]
-            padded = np.resize(own, QUERIES_AT_ONCE)  # one shape, one compilation
+            block = rows[first : first + QUERIES_AT_ONCE]
+            padded = np.resize(block, QUERIES_AT_ONCE)  # a single shape, compiled once
             queries, limits = jnp.asarray(asking[padded]), jnp.asarray(threshold[padded])
             total = np.zeros(QUERIES_AT_ONCE, np.int64)
             for begin in range(0, len(among), CANDIDATES_AT_ONCE):
-                some = among[begin : begin + CANDIDATES_AT_ONCE]
-                valid = np.arange(CANDIDATES_AT_ONCE) < len(some)
-                if len(some) < CANDIDATES_AT_ONCE:
-                    some = np.pad(some, ((0, CANDIDATES_AT_ONCE - len(some)), (0, 0)))
-                total += np.asarray(count(queries, limits, some, valid))
-            found.append(total[: len(own)])
-        return np.maximum(np.concatenate(found), 1)
+                candidates = among[begin : begin + CANDIDATES_AT_ONCE]
+                valid = np.arange(CANDIDATES_AT_ONCE) < len(candidates)
+                if len(candidates) < CANDIDATES_AT_ONCE:
+                    candidates = np.pad(candidates, ((0, CANDIDATES_AT_ONCE - len(candidates)), (0, 0)))
+                total += np.asarray(count(queries, limits, candidates, valid))
+            counts.append(total[: len(block)])
+        return np.maximum(np.concatenate(counts), 1)
 
     return ranks(query, gallery), ranks(gallery, query)
 
@@ -113,7 +123,7 @@ def _probes(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
 
 
 def _probe_target(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-    """Measures the time of the report's numbers of one target: fit, choice of strength, answers, errors with bootstrap intervals."""
+    """The report's numbers of a target: fit, choice of strength, predictions, errors with bootstrap intervals."""
     from accdistill_jax.evaluation.probing.probes import ProbeSplit, ProbeSplits, probe_target
 
     count = order["embeddings"]
@@ -128,9 +138,9 @@ def _probe_target(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
 
     def run(times: int) -> None:
         for _ in range(times):
-            found = probe_target("target", splits, draws=order["draws"])
-            if found.reason:
-                raise ValueError(f"nothing was probed: {found.reason}")
+            probed = probe_target("target", splits, draws=order["draws"])
+            if probed.reason:
+                raise ValueError(f"the target was not probed: {probed.reason}")
 
     return {"input_bytes": features.nbytes}, run
 
@@ -143,4 +153,4 @@ def _features_and_targets(count: int) -> tuple[np.ndarray, list[np.ndarray]]:
 if __name__ == "__main__":
     from accdistill_jax.benchmark.contest import serve
 
-    serve(prepare)
+    serve(prepare_contender)

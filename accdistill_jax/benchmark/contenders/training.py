@@ -1,4 +1,4 @@
-"""The real training step of a config, ready to run on made-up segments; as a program, one of the contenders."""
+"""The real training step of a config, ready to run on generated segments. Run as a program, it is a contender."""
 
 from typing import Any
 
@@ -18,32 +18,34 @@ from accdistill_jax.runtime.parallel import Parallel
 from accdistill_jax.storage.arrays import flatten
 from accdistill_jax.training.step import TrainState
 
-FOLLOWED = "followed.npz"  # the parameters after the steps that a peer follows
+START = "start.npz"  # weights and batch that a peer starts from
+FOLLOWED = "followed.npz"  # parameters after the steps that a peer follows
 
 
 class Training:
-    """A training stage at its first step, its batch on the host.
+    """A training stage at its first step, with its batch on the host.
 
     Args:
-        work: what is computed.
+        work: the training stage.
         batch: segments per device.
         parallel: the devices.
-        several: whether this process is one of several, which then tell each other of stops.
+        several: several processes train together; they then exchange stop requests in every step.
 
     Attributes:
-        params, frozen: on the host, as at the start.
-        batch: this process's rows.
-        metrics: of the last finished step.
+        params: trained parameters at the start, on the host.
+        frozen: frozen teacher, on the host.
+        batch: this process's rows of the global batch.
+        metrics: metrics of the last finished step.
     """
 
     def __init__(self, work: Work, *, batch: int, parallel: Parallel, several: bool = False):
         self._parallel = parallel
-        built, rows = program.build(work, parallel), batch * parallel.num_local
+        built, rows = program.build_program(work, parallel), batch * parallel.num_local
         self.batch = made_up_batch(work, rows, first=rows * parallel.process)
         if several:
             self.batch["stop"] = np.zeros(len(self.batch["position"]), np.int32)
-        one = {name: value[:1] for name, value in self.batch.items()}
-        self.params = jax.device_get(jax.jit(work.objective.init)(jax.random.key(0), one))
+        segment = {name: value[:1] for name, value in self.batch.items()}
+        self.params = jax.device_get(jax.jit(work.objective.init)(jax.random.key(0), segment))
         self.frozen = made_up_teacher(work.frozen)
         self._step, self._placed = built.step, parallel.replicate(self.frozen)
         self._state: TrainState = built.start(self.params, parallel)
@@ -54,11 +56,15 @@ class Training:
         return jax.make_jaxpr(self._step)(self._state, self._placed, self._parallel.place(self.batch)).jaxpr
 
     def trained(self) -> Any:
-        """The parameters now, on the host."""
+        """The current parameters, on the host."""
         return self._parallel.fetch(self._state.params)
 
     def run(self, steps: int) -> None:
-        """Runs steps as the training loop does: a step's metrics are fetched after the next step is dispatched."""
+        """Runs steps as the training loop does: a step's metrics are fetched after the next step is dispatched.
+
+        Raises:
+            FloatingPointError: the loss is not finite.
+        """
         pending = None
         for _ in range(steps):
             self._state, metrics = self._step(self._state, self._placed, self._parallel.place(self.batch))
@@ -67,12 +73,18 @@ class Training:
             pending = metrics
         self.metrics = {name: float(value) for name, value in self._parallel.fetch(pending).items()}
         if not np.isfinite(self.metrics["loss"]):
-            raise FloatingPointError("the loss is not finite: what was measured is not training")
+            raise FloatingPointError("the loss is not finite, so the measured steps do not train")
         jax.block_until_ready(self._state)
 
 
 def made_up_batch(work: Work, rows: int, *, first: int = 0) -> dict[str, np.ndarray]:
-    """A batch as the pipeline gives it, of white noise; the same numbers for the same place in the global batch."""
+    """A batch of white noise in the pipeline's format.
+
+    Args:
+        work: the training stage.
+        rows: number of segments.
+        first: position of the first row in the global batch; it seeds the noise.
+    """
     batch = {}
     for name, shape in work.batch_shapes(rows).items():
         rng = np.random.default_rng([first, len(name)])
@@ -85,7 +97,7 @@ def made_up_batch(work: Work, rows: int, *, first: int = 0) -> dict[str, np.ndar
 
 
 def made_up_teacher(shapes: Any) -> Any:
-    """Parameters of a teacher that was not trained, with statistics that change nothing; {} for {}."""
+    """Parameters of an untrained teacher with mean 0 and standard deviation 1; {} for {}."""
     frozen = made_up_params(shapes, seed=1)
     if frozen:
         frozen["mean"], frozen["std"] = np.zeros_like(frozen["mean"]), np.ones_like(frozen["std"])
@@ -93,11 +105,25 @@ def made_up_teacher(shapes: Any) -> Any:
 
 
 def made_up_params(shapes: Any, *, seed: int) -> Any:
-    """Small random numbers for every parameter, scales of norms about 1: nothing has to be compiled for them."""
+    """Small random numbers for every parameter, about 1 for scales of norms. Made with numpy, without compilation."""
     rng = np.random.default_rng(seed)
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: (0.05 * rng.normal(size=leaf.shape) + ("scale" in str(path[-1]))).astype(leaf.dtype), shapes
     )
+
+
+def write_start(share: str, *, params: Any, frozen: Any, batch: dict[str, np.ndarray]) -> None:
+    """Writes the weights and the batch that a peer starts from."""
+    arrays: dict[str, Any] = {f"params/{name}": value for name, value in flatten(params).items()}
+    arrays |= {f"frozen/{name}": value for name, value in flatten(frozen).items()}
+    arrays |= {f"batch/{name}": value for name, value in batch.items()}
+    np.savez(f"{share}/{START}", **arrays)
+
+
+def write_followed(share: str, params: Any) -> None:
+    """Writes the parameters after the steps that a peer follows."""
+    arrays: dict[str, Any] = flatten(params)
+    np.savez(f"{share}/{FOLLOWED}", **arrays)
 
 
 def attention_form(config: Config) -> str:
@@ -114,24 +140,27 @@ def attention_form(config: Config) -> str:
     return f"{form} ({why})" if why else form
 
 
-def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-    """A contender: `order` has config, stage, batch (per device), share (a folder for `peer_pytorch`, or None)."""
+def prepare_contender(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Prepares the training and runs its first steps.
+
+    Args:
+        order: "config"; "stage"; "batch", segments per device; "share", folder for the weights that `peer_pytorch` reads, or None;
+            "follow_steps", number of first steps.
+    """
     host_memory.keep_freed()  # as the command does
     config = section(Config, order["config"])
-    work, batch = program.describe(config, order["stage"]), order["batch"]
+    work, batch = program.describe_work(config, order["stage"]), order["batch"]
     training = Training(work, batch=batch, parallel=Parallel(config.runtime.mapping))
     if order["share"]:
-        arrays = {f"params/{name}": value for name, value in flatten(training.params).items()}
-        arrays |= {f"frozen/{name}": value for name, value in flatten(training.frozen).items()}
-        arrays |= {f"batch/{name}": value for name, value in training.batch.items()}
-        np.savez(f"{order['share']}/start.npz", **arrays)
+        write_start(order["share"], params=training.params, frozen=training.frozen, batch=training.batch)
+
     followed = []
     for _ in range(order["follow_steps"]):
         training.run(1)
         followed.append({name: training.metrics[name] for name in ("loss", "gradient_norm")})
     if order["share"]:
-        np.savez(f"{order['share']}/{FOLLOWED}", **flatten(training.trained()))
-    used = jax.local_devices()[0].memory_stats() or {}  # CPUs keep none
+        write_followed(order["share"], training.trained())
+    used = jax.local_devices()[0].memory_stats() or {}  # CPUs report none
     facts = {
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
@@ -146,4 +175,4 @@ def prepare(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
 if __name__ == "__main__":
     from accdistill_jax.benchmark.contest import serve
 
-    serve(prepare)
+    serve(prepare_contender)

@@ -1,13 +1,13 @@
-"""A measuring process for many forms of the training step: compiled side by side, then timed one after another as it is asked.
+"""A measuring process for many forms of the training step: it compiles them in parallel, then times them on request.
 
-The parent (`benchmark/commands/gpu.py`) sends an order and then commands, one JSON object a line, and gets one line back for each:
+The parent (`benchmark/commands/gpu.py`) sends an order and then commands, each a JSON object, and gets an answer to each:
 
-    order                      -> device and weights are ready, for a peer in another process to begin
-    {"compile": true}          -> facts of every variant: seconds to compile, memory, attention, or why it failed
-    {"measure": N, "count": K} -> seconds of K steps of variant number N, or why it failed
-    {"profile": N, "count": K} -> the operations of K steps by the time that the device spent on them
+    order                      -> device and memory; the weights are written, so that a peer in another process can start
+    {"compile": true}          -> facts of every variant: seconds to compile, memory, attention, or the reason of its failure
+    {"measure": N, "count": K} -> seconds of K steps of variant number N, or the reason of its failure
+    {"profile": N, "count": K} -> operations of K steps, by the time that the device spent on them
 
-Tracing takes one core and compiling many: all variants are traced first, then compiled by threads.
+Tracing uses a single core, compilation many: all variants are traced first and then compiled by threads.
 """
 
 import contextlib
@@ -23,10 +23,11 @@ import jax
 import numpy as np
 
 from accdistill_jax.benchmark.contenders.training import (
-    FOLLOWED,
     made_up_batch,
     made_up_params,
     made_up_teacher,
+    write_followed,
+    write_start,
 )
 from accdistill_jax.benchmark.model import program
 from accdistill_jax.config.convert import section
@@ -35,38 +36,44 @@ from accdistill_jax.models import attention
 from accdistill_jax.runtime import host_memory
 from accdistill_jax.runtime.child import Parent, work_for_parent
 from accdistill_jax.runtime.parallel import Parallel
-from accdistill_jax.storage.arrays import flatten
 
-CUDNN_ATTENTION = re.compile(r'custom_call_target="__cudnn\$fmha\w*Backward')  # one for each block that is trained
+CUDNN_ATTENTION = re.compile(r'custom_call_target="__cudnn\$fmha\w*Backward')  # a match per trained block
 
 
-class Variant:
-    """One form of the step.
+class StepVariant:
+    """A form of the training step.
 
     Args:
-        order: "name"; "config" (plain values), "stage", "batch" (segments per device); "compiler_options" of XLA; "attention",
-            a form that is forced, or "".
-        share: folder for the weights that a peer starts from, or None.
+        order: "name"; "config", plain values; "stage"; "batch", segments per device; "compiler_options" of XLA; "attention", a forced
+            form of attention, or "".
 
     Attributes:
-        name: as ordered.
-        failed: why it cannot be measured; "".
-        facts: of the compiled program.
+        name: name of the order.
+        failed: reason of its failure, "" for none.
+        facts: facts of the compiled program.
+        batch: batch on the host.
+        params: trained parameters at the start, on the host.
+        frozen: frozen teacher, on the host.
     """
 
     def __init__(self, order: dict[str, Any]):
-        self.name, self.failed, self.facts = order["name"], "", {}
+        self.name: str = order["name"]
+        self.failed = ""
+        self.facts: dict[str, Any] = {}
         self._order = order
         config = section(Config, order["config"])
         self._parallel = Parallel(config.runtime.mapping)
-        self._work = program.describe(config, order["stage"])
-        self._built = program.build(self._work, self._parallel)
+        self._work = program.describe_work(config, order["stage"])
+        self._built = program.build_program(self._work, self._parallel)
         self.batch = made_up_batch(self._work, order["batch"] * self._parallel.num_local)
         self.params, self.frozen = made_up_params(self._work.params, seed=2), made_up_teacher(self._work.frozen)
-        self._state = self._placed = self._lowered = self._compiled = None
+        self._state: Any = None
+        self._placed: Any = None
+        self._lowered: Any = None
+        self._compiled: Any = None
 
     def trace(self) -> None:
-        """Traces the step; the state is on the device from here on."""
+        """Places the state on the device and traces the step."""
         self._state = self._built.start(self.params, self._parallel)
         self._placed = self._parallel.replicate(self.frozen)
         forced = self._order["attention"]
@@ -74,7 +81,7 @@ class Variant:
             self._lowered = self._built.step.lower(self._state, self._placed, self._parallel.place(self.batch))
 
     def compile(self) -> None:
-        """Compiles the traced step and notes what the compiler says of it."""
+        """Compiles the traced step and sets `facts`."""
         start = time.perf_counter()
         self._compiled = self._lowered.compile(compiler_options=self._order["compiler_options"] or None)
         self._lowered = None
@@ -90,14 +97,14 @@ class Variant:
         }
 
     def text(self) -> str:
-        """The optimised program."""
+        """Text of the optimised program."""
         return self._compiled.as_text()
 
     def run(self, steps: int) -> dict[str, float]:
-        """Runs steps as the training loop does, metrics fetched one step later; returns the last step's.
+        """Runs steps as the training loop does, with metrics fetched a step later; returns the metrics of the last step.
 
         Raises:
-            FloatingPointError: a loss that is not finite.
+            FloatingPointError: the loss is not finite.
         """
         pending = None
         for _ in range(steps):
@@ -109,26 +116,18 @@ class Variant:
         values = {name: float(value) for name, value in self._parallel.fetch(pending).items()}
         jax.block_until_ready(self._state)
         if not np.isfinite(values["loss"]):
-            raise FloatingPointError("the loss is not finite: what was measured is not training")
+            raise FloatingPointError("the loss is not finite, so the measured steps do not train")
         return values
 
-    def trained(self) -> dict[str, np.ndarray]:
-        """The parameters now, on the host, by path."""
-        return flatten(self._parallel.fetch(self._state.params))
+    def trained(self) -> Any:
+        """The current parameters, on the host."""
+        return self._parallel.fetch(self._state.params)
 
 
-def leave_start(variant: Variant, share: str) -> None:
-    """Writes the weights and the batch that a peer starts from."""
-    arrays = {f"params/{name}": value for name, value in flatten(variant.params).items()}
-    arrays |= {f"frozen/{name}": value for name, value in flatten(variant.frozen).items()}
-    arrays |= {f"batch/{name}": value for name, value in variant.batch.items()}
-    np.savez(f"{share}/start.npz", **arrays)
+def compile_all(variants: list[StepVariant], threads: int) -> None:
+    """Compiles variants in parallel threads; `failed` of a variant gives the reason if it does not compile."""
 
-
-def compile_all(variants: list[Variant], threads: int) -> None:
-    """Compiles by threads; a variant that cannot be compiled says why in `failed`."""
-
-    def attempt(variant: Variant) -> None:
+    def attempt(variant: StepVariant) -> None:
         if not variant.failed:
             variant.failed, _ = attempted(variant.compile)
 
@@ -137,21 +136,21 @@ def compile_all(variants: list[Variant], threads: int) -> None:
 
 
 def attempted(fn: Callable[..., Any], *arguments: Any) -> tuple[str, Any]:
-    """Calls a function: (the first line of what it raised, None), or ("", its result)."""
+    """Calls a function and returns ("", its result), or (the first line of its exception, None)."""
     try:
         return "", fn(*arguments)
-    except Exception as problem:  # of whatever kind: a compiler's refusal, no memory, an option that it does not know
+    except Exception as problem:  # any kind: the compiler refuses, memory is too small, an option is unknown
         return f"{type(problem).__name__}: {(str(problem).strip() or 'no reason given').splitlines()[0][:300]}", None
 
 
-class Operation(NamedTuple):
+class ProfiledOperation(NamedTuple):
     """An operation of a profile.
 
     Attributes:
-        name: the kernel's, or the compiled operation's.
-        source: what it was in the model, from the program's metadata; "" where it has none.
-        seconds: of the device, a step.
-        calls: a step.
+        name: name of the kernel, or of the compiled operation.
+        source: its path in the model, from the program's metadata; "" if unknown.
+        seconds: device time per step.
+        calls: calls per step.
     """
 
     name: str
@@ -160,8 +159,8 @@ class Operation(NamedTuple):
     calls: float
 
 
-def profile(variant: Variant, steps: int) -> list[Operation]:
-    """The operations of a step by the time that the device spent on them, dearest first."""
+def profile(variant: StepVariant, steps: int) -> list[ProfiledOperation]:
+    """The operations of a step, by the time that the device spent on them, the most expensive first."""
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             variant.run(steps)
@@ -173,7 +172,7 @@ def profile(variant: Variant, steps: int) -> list[Operation]:
             total[1] += 1
     sources = operation_names(variant.text())
     found = [
-        Operation(
+        ProfiledOperation(
             name,
             sources.get(operation) or sources.get(re.sub(r"_(\d+)$", r".\1", name), ""),
             total[0] / steps,
@@ -185,7 +184,7 @@ def profile(variant: Variant, steps: int) -> list[Operation]:
 
 
 def events(data: Any) -> Iterator[tuple[str, str, float]]:
-    """(kernel, compiled operation, seconds) of each event that belongs to a compiled program, of the devices where there are any."""
+    """(kernel, compiled operation, seconds) of each event of a compiled program; on the GPUs if the machine has any."""
     planes = list(data.planes)
     devices = [plane for plane in planes if plane.name.startswith("/device:GPU")]
     for plane in devices or planes:
@@ -199,19 +198,20 @@ def events(data: Any) -> Iterator[tuple[str, str, float]]:
 
 
 def operation_names(text: str) -> dict[str, str]:
-    """Names in the model of a compiled program's operations, by the operations' own names."""
+    """Paths in the model of a compiled program's operations, by name of the operation."""
     found = re.findall(r'^\s*(?:ROOT )?%?([\w.-]+) = .*metadata=\{[^}]*op_name="([^"]+)"', text, re.MULTILINE)
     return {name: re.sub(r"jit\(\w+\)/|shard_map/|rematted_computation/", "", source) for name, source in found}
 
 
-def main(parent: Parent) -> None:
-    """Answers the parent's messages until there are no more."""
+def serve_variants(parent: Parent) -> None:
+    """Answers the parent's messages until the last."""
     receive, reply = parent.receive, parent.reply
     order = receive()
     host_memory.keep_freed()
-    variants = [Variant(one) for one in order["variants"]]
+    variants = [StepVariant(one) for one in order["variants"]]
     if order["share"]:
-        leave_start(variants[0], order["share"])
+        first = variants[0]
+        write_start(order["share"], params=first.params, frozen=first.frozen, batch=first.batch)
     reply({"device": jax.devices()[0].device_kind, "devices": jax.device_count(), "memory": device_memory()})
     for variant in variants:
         variant.failed, _ = attempted(variant.trace)
@@ -223,7 +223,7 @@ def main(parent: Parent) -> None:
                 variants[0].facts["first_steps"] = [
                     {name: values[name] for name in ("loss", "gradient_norm")} for values in followed
                 ]
-                np.savez(f"{order['share']}/{FOLLOWED}", **variants[0].trained())
+                write_followed(order["share"], variants[0].trained())
             reply({variant.name: variant.facts | {"failed": variant.failed} for variant in variants})
             continue
         variant = variants[command["measure" if "measure" in command else "profile"]]
@@ -237,14 +237,14 @@ def main(parent: Parent) -> None:
 
 
 def device_peak() -> int | None:
-    """Most bytes of the first device in use so far; None where it does not tell."""
+    """Peak of the first device's bytes in use; None if it does not report it."""
     return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
 def device_memory() -> int | None:
-    """Bytes that this process may have of the first device; None where it does not tell."""
+    """Bytes of the first device that this process may use; None if it does not report it."""
     return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
 
 
 if __name__ == "__main__":
-    work_for_parent(main)
+    work_for_parent(serve_variants)

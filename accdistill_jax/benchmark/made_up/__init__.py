@@ -1,1 +1,1 @@
-"""Made-up stores, recordings and an object store for measurements."""
+"""Generated stores and recordings, and a local object store, for measurements."""

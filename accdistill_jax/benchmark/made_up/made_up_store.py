@@ -1,4 +1,4 @@
-"""A store of noise of the paper's segment size: what reading costs does not depend on what the samples are."""
+"""A store of noise with the paper's segment size. The cost of reading does not depend on the values of the samples."""
 
 import os
 
@@ -11,17 +11,17 @@ from accdistill_jax.data.store.split import SplitRule
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.data.store.writer import StoreWriter
 
-PPG_CHANNELS = 4  # of the paper; with 3 of acceleration a minute takes 53 760 bytes
+PPG_CHANNELS = 4  # as in the paper; with 3 channels of acceleration a minute takes 53 760 bytes
 
 
 def write_noise_store(path: str | os.PathLike, *, participants: int, segments: int, segment_s: float = 60.0) -> Store:
-    """A store of white noise at 64 Hz, four PPG channels, by the real writer.
+    """Writes a store of white noise at 64 Hz with four PPG channels, with the real writer.
 
     Args:
         path: folder or URL.
-        participants: one in eight validates, one in eight tests, the others train.
-        segments: of each participant.
-        segment_s: duration of a segment.
+        participants: number of participants; 1 in 8 is for validation, 1 in 8 for test, the others for training.
+        segments: segments per participant.
+        segment_s: duration of a segment, in seconds.
     """
     settings = PreprocessSettings(segment_s=segment_s, hop_s=segment_s)
     names = [f"p{number:04d}" for number in range(participants)]

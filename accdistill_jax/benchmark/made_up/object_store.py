@@ -1,7 +1,7 @@
-"""A local S3 service with added latency: a folder of files for reading, and a delay before every answer.
+"""A local S3 service with added latency: it serves the files of a folder and delays every answer.
 
-It knows what reading a store needs: GET of an object or of a range of it, and ListObjectsV2. A full stand-in for S3 does far more
-per request, so that it, and not the reading, might be what is measured.
+It supports the requests that reading a store needs: GET of an object or of a range of it, and ListObjectsV2. A full S3 emulator
+does far more work per request and could dominate the measurement.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from xml.sax.saxutils import escape
 BUCKET = "bucket"
 
 
-class Service:
+class S3Service:
     """The service; see `serve_folder`."""
 
     def __init__(self, folder: Path, *, latency_s: float):
@@ -29,8 +29,10 @@ class Service:
         await asyncio.gather(*self._clients, return_exceptions=True)
 
     async def connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answers one client's requests until it leaves."""
-        self._clients[asyncio.current_task()] = writer
+        """Answers a client's requests until it disconnects."""
+        task = asyncio.current_task()
+        assert task is not None, "the server runs each connection in a task"
+        self._clients[task] = writer
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while not writer.is_closing():
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
@@ -65,26 +67,29 @@ class Service:
             return status, f'{extra}ETag: "{size}"\r\n', file.read(last - first + 1)
 
     def _listing(self, prefix: str) -> bytes:
-        found = sorted(str(path.relative_to(self._folder)) for path in self._folder.rglob("*") if path.is_file())
-        keys = [f"<Contents><Key>{escape(key)}</Key></Contents>" for key in found if key.startswith(prefix)]
-        return f"<ListBucketResult><IsTruncated>false</IsTruncated>{''.join(keys)}</ListBucketResult>".encode()
+        keys = sorted(str(path.relative_to(self._folder)) for path in self._folder.rglob("*") if path.is_file())
+        contents = [f"<Contents><Key>{escape(key)}</Key></Contents>" for key in keys if key.startswith(prefix)]
+        return f"<ListBucketResult><IsTruncated>false</IsTruncated>{''.join(contents)}</ListBucketResult>".encode()
 
 
 @contextlib.contextmanager
 def serve_folder(folder: Path, *, latency_s: float) -> Iterator[str]:
-    """The address of a service for the bucket `BUCKET`, whose objects are the files of a folder, in a thread of this process.
+    """Runs a service in a thread of this process; its bucket `BUCKET` holds the files of a folder as objects.
 
     Args:
-        folder: what is served.
-        latency_s: added to every request.
+        folder: folder to serve.
+        latency_s: delay of every answer, in seconds.
+
+    Returns:
+        A context manager that gives the service's address.
     """
-    service, ready = Service(folder, latency_s=latency_s), threading.Event()
-    found: list = []
+    service, ready = S3Service(folder, latency_s=latency_s), threading.Event()
+    started: list = []
 
     async def serve() -> None:
         stop = asyncio.Event()
         async with await asyncio.start_server(service.connection, "127.0.0.1", 0) as server:
-            found.extend((server.sockets[0].getsockname()[1], asyncio.get_running_loop(), stop))
+            started.extend((server.sockets[0].getsockname()[1], asyncio.get_running_loop(), stop))
             ready.set()
             await stop.wait()
             await service.close()
@@ -92,7 +97,7 @@ def serve_folder(folder: Path, *, latency_s: float) -> Iterator[str]:
     thread = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
     thread.start()
     ready.wait()
-    port, loop, stop = found
+    port, loop, stop = started
     try:
         yield f"http://127.0.0.1:{port}"
     finally:

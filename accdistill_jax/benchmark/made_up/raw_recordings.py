@@ -1,5 +1,6 @@
-"""Raw recordings to prepare, made on the spot, as a watch such as the Empatica E4 gives them: one PPG channel at 64 Hz, acceleration at
-32 Hz in steps of 1/64 g, both from the same moment on, an arrays' file each.
+"""Generated raw recordings in the form of a watch such as the Empatica E4.
+
+A recording is an npz file with a PPG channel at 64 Hz and acceleration at 32 Hz in steps of 1/64 g, which start at the same time.
 """
 
 import functools
@@ -16,7 +17,16 @@ START_UNIX_S = 1.6e9
 
 
 def write_recordings(folder: Path, *, recordings: int, minutes: int) -> list[Path]:
-    """Writes files of so many recordings, each of another participant, one generated minute behind the other."""
+    """Writes recordings of generated minutes.
+
+    Args:
+        folder: folder of the files.
+        recordings: number of recordings, each of a different participant.
+        minutes: duration of each recording, in minutes.
+
+    Returns:
+        Paths of the files.
+    """
     paths = []
     for number in range(recordings):
         raw = generate_segments(0, number, range(minutes), ppg_channels=1)
@@ -28,11 +38,11 @@ def write_recordings(folder: Path, *, recordings: int, minutes: int) -> list[Pat
 
 
 def source(path: Path) -> RecordingSource:
-    """A file of `write_recordings`, for `preparation.prepare`."""
-    return RecordingSource(path.stem, path.stem, functools.partial(load, path))
+    """The recording source of a file, for `preparation.prepare`."""
+    return RecordingSource(path.stem, path.stem, functools.partial(load_raw_recording, path))
 
 
-def load(path: Path) -> Recording:
+def load_raw_recording(path: Path) -> Recording:
     """Reads a file of `write_recordings`."""
     with np.load(path) as content:
         ppg, accel = content["ppg"], content["accel"] / np.float32(ACCEL_STEPS_PER_G)

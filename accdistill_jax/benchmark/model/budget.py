@@ -1,4 +1,4 @@
-"""Hours of a training on given hardware, and which resource binds."""
+"""Hours of a training on given hardware, and the resource that limits it."""
 
 from typing import Any, NamedTuple
 
@@ -8,22 +8,25 @@ from accdistill_jax.benchmark.model.program import Work
 from accdistill_jax.config.duration import duration_steps
 from accdistill_jax.models.build import parameter_count
 
-# What is kept for the backward pass is written and read once each, and so are gradients of the same size.
+# Activations kept for the backward pass are written once and read once, and so are gradients of the same size.
 PASSES_OVER_ACTIVATIONS = 4
-# Parameters, gradients and two moments in float32, each read once, all but the gradients written: bytes per parameter.
+# Bytes per parameter: parameters, gradients and two moments in float32 are read, and all but the gradients are written.
 UPDATE_BYTES = 28
 RESOURCES = ("matrix products", "device memory", "interconnect", "input of a host")
 
 
 class Budget(NamedTuple):
-    """A stage on some hardware.
+    """The time of a training stage on given hardware.
 
     Attributes:
-        stage, hardware, devices, batch: what, where, and segments per device.
-        segments: in all.
-        seconds: per step, by resource (`RESOURCES`), each as if it were alone.
-        step_s: seconds of a step, without overlap and with full overlap of these.
-        fits: whether state and activations fit the devices.
+        stage: "student" or "teacher".
+        hardware: name of the hardware.
+        devices: number of devices.
+        batch: segments per device.
+        segments: segments of the whole training.
+        seconds: seconds per step that each of `RESOURCES` needs by itself.
+        step_s: seconds per step, without overlap of the resources and with full overlap.
+        fits: True if state and activations fit the devices' memory.
     """
 
     stage: str
@@ -37,32 +40,36 @@ class Budget(NamedTuple):
 
     @property
     def binds(self) -> str:
-        """The resource that takes longest."""
-        return max(self.seconds, key=self.seconds.get)
+        """The limiting resource: it takes the longest time."""
+        return max(self.seconds, key=lambda resource: self.seconds[resource])
 
     @property
     def hours(self) -> tuple[float, float]:
-        """Without overlap and with."""
+        """Hours of the training, without overlap and with full overlap."""
         slow, fast = (self.segments / (self.batch * self.devices) * seconds / 3600 for seconds in self.step_s)
         return slow, fast
 
+    def as_record(self) -> dict[str, Any]:
+        """The budget as plain values, for JSON."""
+        return self._asdict() | {"binds": self.binds, "hours": self.hours}
+
 
 def segments_of(work: Work, *, minutes: int) -> float:
-    """Segments that a stage is trained on, its duration being counted on a corpus of so many minutes."""
+    """Number of segments of a stage's training if its duration refers to a corpus of this many minutes."""
     settings = work.settings
     return settings.batch_size * duration_steps(settings.duration, batch_size=settings.batch_size, num_segments=minutes)
 
 
 def plan(work: Work, hardware: Hardware, *, batch: int, mfu: float, segments: float, host_bytes_per_s: float) -> Budget:
-    """Time of a stage by its resources.
+    """Computes the time of a stage from the time of each resource.
 
     Args:
-        work: the stage.
-        hardware: where.
+        work: the training stage.
+        hardware: devices and network.
         batch: segments per device.
         mfu: share of the devices' peak at which matrix products run.
-        segments: how many are trained on.
-        host_bytes_per_s: what a host reads from the store and hands over.
+        segments: segments of the whole training.
+        host_bytes_per_s: input rate of a host, from the store to its devices.
     """
     one = estimate(work, hardware, batch=batch, mfu=mfu)
     moved = PASSES_OVER_ACTIVATIONS * one.activation_bytes * work.settings.micro_batches
@@ -80,12 +87,7 @@ def plan(work: Work, hardware: Hardware, *, batch: int, mfu: float, segments: fl
         )
     )
     on_device = seconds["matrix products"] + seconds["device memory"]
-    # reading ahead always overlaps; the rest may
+    # Input always overlaps with the step, because it is read ahead.
     slow = max(on_device + one.slow_s, seconds["input of a host"])
     fast = max(seconds["matrix products"], seconds["device memory"], one.fast_s, seconds["input of a host"])
     return Budget(work.stage, hardware.name, hardware.devices, batch, segments, seconds, (slow, fast), one.fits)
-
-
-def as_record(one: Budget) -> dict[str, Any]:
-    """For JSON."""
-    return one._asdict() | {"binds": one.binds, "hours": one.hours}

@@ -1,6 +1,6 @@
-"""Accelerators and how they are connected: figures of vendors and of published measurements, each with its source.
+"""Accelerators and their networks: figures of vendors and of published measurements, each with its source.
 
-Bandwidths are bytes per second in one direction. Where a figure could not be read at its vendor's, `unverified` says so.
+Bandwidths are bytes per second in a single direction. `SOURCES` marks assumptions.
 """
 
 import math
@@ -10,11 +10,9 @@ GB = 1e9
 TPU_HOP_S = 1e-6
 TPU_REACHED = 0.74
 NVLINK, NVLINK_LATENCY_S = 450 * GB, 20e-6
-NODE_NETWORK = 400 * GB  # of a node of 8 GPUs
-TWO_NODES_S, DOUBLING_S = (
-    46e-6,
-    (63e-6 - 46e-6) / 4,
-)  # a small all-reduce over 2 nodes; more for each further doubling, up to 32
+NODE_NETWORK = 400 * GB  # of a node with 8 GPUs
+# Latency of a small all-reduce over 2 nodes, and its increase for each doubling of the nodes, up to 32.
+TWO_NODES_S, DOUBLING_S = 46e-6, (63e-6 - 46e-6) / 4
 ASSUMED = "assumed"
 
 SOURCES = {
@@ -22,7 +20,7 @@ SOURCES = {
     "per chip (both directions; half of it is one direction), slice shapes",
     "ici": "Austin et al., How To Scale Your Model: https://jax-ml.github.io/scaling-book/sharding and /tpus: about 1 us per "
     "hop; rings only on axes of 16 (v5e, v6e) or in whole 4x4x4 cubes (v5p), else a line at half the bandwidth; an all_gather "
-    "measured on v5e at 0.74 of the line rate, taken here for all three",
+    "measured on v5e at 0.74 of the line rate, assumed here for all three",
     "dgx": "NVIDIA, DGX SuperPOD H100, key components: https://docs.nvidia.com/dgx-superpod/reference-architecture-scalable-"
     "infrastructure-h100/latest/dgx-superpod-components.html: 8 GPUs, 640 GB, NVLink 900 GB/s per GPU (both directions), "
     "ConnectX-7 at 400 Gbit/s; one per GPU (DGX BasePOD, core components, where H200's 1 128 GB stand too: https://docs.nvidia"
@@ -31,24 +29,24 @@ SOURCES = {
     "370 of 450 GB/s with very large arrays (NVIDIA's developers say the same, and why: https://github.com/NVIDIA/nccl-tests/"
     "issues/212), 150 GB/s with 58 MB",
     "nccl": "a small all-reduce takes 46 us over 2 nodes of 8 GPUs (H20, 8 x 400 Gbit/s: https://github.com/NVIDIA/nccl/issues/1244) "
-    "and 63 us over 32 (A100, 4 x 200 Gbit/s: https://github.com/NVIDIA/nccl/issues/652), in between a line in the logarithm of "
-    "the number of nodes; large arrays reach 46 to 48 of 50 GB/s per adapter (NVIDIA, https://github.com/NVIDIA/nccl-tests/issues/290)",
+    "and 63 us over 32 (A100, 4 x 200 Gbit/s: https://github.com/NVIDIA/nccl/issues/652), interpolated in the logarithm of the "
+    "number of nodes; large arrays reach 46 to 48 of 50 GB/s per adapter (NVIDIA, https://github.com/NVIDIA/nccl-tests/issues/290)",
     ASSUMED: "ASSUMED, and marked (a) in the tables: 20 us for a small collective in a node (https://github.com/NVIDIA/nccl/issues/"
-    "1259 has 6 us for 2 H100); between nodes a third of the line rate for arrays of tens of MB, which is the share inside a node",
-    "h100 peak": "a distributor's copy of NVIDIA's data sheet, as that itself was not at hand: https://archive-lib.hpctech.co.jp/"
+    "1259 has 6 us for 2 H100); between nodes a third of the line rate for arrays of tens of MB, as inside a node",
+    "h100 peak": "a distributor's copy of NVIDIA's data sheet (the original was not available): https://archive-lib.hpctech.co.jp/"
     "gpuproduct/nvidia-h100.html: H100 SXM, bf16 1 979 TFLOP/s with sparsity, half of it without; memory 3 350 GB/s. H200, ASSUMED: "
     "peak and NVLink as H100, memory 4.8 TB/s",
 }
 
 
 class Level(NamedTuple):
-    """One level of a network: `size` members exchange data, each at most at `bandwidth`.
+    """A level of a network, whose members exchange data with each other.
 
     Attributes:
-        size: members.
-        bandwidth: line rate of a member, bytes/s in one direction.
-        reached: share of it that collectives were measured to reach with arrays of our size.
-        latency_s: of one all_gather or reduce_scatter of little data; an all-reduce is two of them.
+        size: number of members.
+        bandwidth: line rate of a member, bytes/s in a single direction.
+        reached: measured share of the line rate that collectives reach with arrays of our size.
+        latency_s: latency of an all_gather or reduce_scatter of little data, in seconds; an all-reduce takes twice as long.
     """
 
     size: int
@@ -61,12 +59,12 @@ class Hardware(NamedTuple):
     """Devices and their network, innermost level first.
 
     Attributes:
-        name: as in tables.
-        peak_flops: bf16, dense, per device and second.
-        memory_bytes: per device.
-        memory_bandwidth: of a device to its own memory, bytes/s.
-        levels: the network; the product of their sizes is the number of devices.
-        host_devices: devices that one host feeds.
+        name: name in tables.
+        peak_flops: peak rate of a device, dense bf16, FLOP/s.
+        memory_bytes: memory of a device.
+        memory_bandwidth: bandwidth of a device's memory, bytes/s.
+        levels: the network; the product of the levels' sizes is the number of devices.
+        host_devices: number of devices that a host feeds.
         sources: keys of `SOURCES`.
     """
 
@@ -80,6 +78,7 @@ class Hardware(NamedTuple):
 
     @property
     def devices(self) -> int:
+        """Number of devices."""
         return math.prod(level.size for level in self.levels)
 
 
@@ -87,12 +86,13 @@ class Chip(NamedTuple):
     """A TPU chip.
 
     Attributes:
-        peak_flops: bf16, per second.
-        memory_bytes, memory_bandwidth: of its own memory.
-        link: bytes/s of one link to a neighbour in one direction.
-        host_chips: chips that one host feeds.
-        cycle_flops: what its matrix units do in a cycle, bf16: 2 for each multiplier (128 x 128 of them in a unit, v6e 256 x 256),
-            units per chip as peak and clock require; a test holds the compiler's own estimate of a large product against it.
+        peak_flops: peak rate, bf16, FLOP/s.
+        memory_bytes: size of its memory.
+        memory_bandwidth: bandwidth of its memory, bytes/s.
+        link: bandwidth of a link to a neighbour, bytes/s in a single direction.
+        host_chips: number of chips that a host feeds.
+        cycle_flops: bf16 FLOP of its matrix units per cycle: 2 per multiplier, 128 x 128 multipliers per unit (v6e 256 x 256), and
+            the number of units that peak and clock imply. A test compares it with the compiler's estimate of a large product.
     """
 
     peak_flops: float
@@ -112,12 +112,12 @@ TPU_CHIPS = {
 
 
 def torus(axes: tuple[int, ...], *, link: float, rings: bool) -> Level:
-    """A slice of chips connected along each axis to their neighbours.
+    """The network of a slice whose chips are connected to their neighbours along each axis.
 
     Args:
         axes: chips along each axis.
-        link: bytes/s of one link in one direction.
-        rings: whether the ends of each axis are connected: both directions carry data then, and the way is half as long.
+        link: bandwidth of a link, bytes/s in a single direction.
+        rings: the ends of each axis are connected; both directions then carry data, and the longest path is half as long.
     """
     hops = sum(size // 2 if rings else size - 1 for size in axes)
     bandwidth = len(axes) * link * (2 if rings else 1)
@@ -150,7 +150,7 @@ def gpu(name: str, nodes: int) -> Hardware:
 
 
 def known() -> tuple[Hardware, ...]:
-    """Hardware that the tables show."""
+    """The hardware of the tables."""
     return (
         tpu("v5e", (4, 4), rings=False),
         tpu("v5e", (16, 16), rings=True),

@@ -1,9 +1,9 @@
 """Time, efficiency and memory of a training step on given hardware.
 
-A step takes the time of its matrix products at an assumed share of peak, and that of its collectives over the cited network.
-Two bounds: without overlap, at the bandwidth that was measured with arrays of such size, one after the other and level by
-level; and with full overlap at line rate and without latency, the longer of the two. The truth lies between, if the share of
-peak is right; a share that is too high makes communication look worse than it is.
+A step consists of its matrix products, at an assumed share of the peak, and of its collectives over the cited network. The model
+gives two bounds. The upper bound has no overlap: the times add up, level by level, at the bandwidth measured with arrays of such
+size. The lower bound has full overlap: it is the longer of the two times, at line rate and without latency. The real time lies
+between them if the share of the peak is right. A share that is too high makes communication look worse than it is.
 """
 
 from typing import Any, NamedTuple
@@ -12,22 +12,28 @@ from accdistill_jax.benchmark.model.hardware import Hardware
 from accdistill_jax.benchmark.model.program import Work
 from accdistill_jax.benchmark.model.traffic import PASSES, Collective
 
-BYTES_REPLICATED = 16  # per trained parameter: itself, its gradient, two moments; float32
-BYTES_SPLITTABLE = 8  # of these the moments
+BYTES_REPLICATED = 16  # per trained parameter: the parameter, its gradient and two moments, in float32
+BYTES_SPLITTABLE = 8  # the moments among them
 
 
-class Estimate(NamedTuple):
+class StepEstimate(NamedTuple):
     """A training step of `work` on `hardware` with `batch` segments per device.
 
     Attributes:
-        mfu: assumed share of peak.
-        flops: matrix products per device.
-        compute_s: their time.
-        sent_bytes: per device and step, by what is sent.
-        slow_s, fast_s: time of the collectives at its longest and shortest.
-        efficiency_serial, efficiency_overlapped: throughput per device against that of one device alone.
-        input_bytes_per_s: what a host must read and hand over, at the shorter step time.
-        activation_bytes, state_bytes: per device.
+        work: the training stage.
+        hardware: devices and network.
+        batch: segments per device.
+        mfu: assumed share of the peak.
+        flops: FLOP of the matrix products per device.
+        compute_s: seconds of the matrix products.
+        sent_bytes: bytes sent per device and step, by content.
+        slow_s: seconds of the collectives, upper bound.
+        fast_s: seconds of the collectives, lower bound.
+        efficiency_serial: throughput per device relative to a device alone, without overlap.
+        efficiency_overlapped: the same with full overlap.
+        input_bytes_per_s: input that a host must read, at the lower bound of the step time.
+        activation_bytes: activations kept for the backward pass, per device.
+        state_bytes: parameters, gradients and optimiser state, per device.
     """
 
     work: Work
@@ -47,12 +53,24 @@ class Estimate(NamedTuple):
 
     @property
     def fits(self) -> bool:
-        """True if state and activations fit the device."""
+        """True if state and activations fit the device's memory."""
         return self.activation_bytes + self.state_bytes <= self.hardware.memory_bytes
+
+    def as_record(self) -> dict[str, Any]:
+        """The estimate as plain values, for JSON."""
+        described = {
+            "stage": self.work.stage,
+            "hardware": self.hardware.name,
+            "devices": self.hardware.devices,
+            "batch_per_device": self.batch,
+        }
+        return described | {
+            name: getattr(self, name) for name in self._fields if name not in ("work", "hardware", "batch")
+        }
 
 
 def collective_seconds(one: Collective, hardware: Hardware) -> tuple[float, float]:
-    """A collective over all devices: (as measured for such sizes and with latency, at line rate without)."""
+    """Seconds of a collective over all devices: with measured bandwidth and latency, and at line rate without latency."""
     slow = fast = 0.0
     for level in hardware.levels:
         wire = (level.size - 1) / level.size * one.array_bytes / level.bandwidth
@@ -61,14 +79,14 @@ def collective_seconds(one: Collective, hardware: Hardware) -> tuple[float, floa
     return PASSES[one.kind] * slow, PASSES[one.kind] * fast
 
 
-def estimate(work: Work, hardware: Hardware, *, batch: int, mfu: float) -> Estimate:
-    """The model of this module.
+def estimate(work: Work, hardware: Hardware, *, batch: int, mfu: float) -> StepEstimate:
+    """Estimates a training step with the model of this module.
 
     Args:
         work: the training stage.
         hardware: devices and network.
         batch: segments per device.
-        mfu: share of the devices' bf16 peak that the matrix products run at.
+        mfu: share of the devices' bf16 peak at which matrix products run.
     """
     devices = hardware.devices
     flops = work.step_flops(batch=batch, global_batch=batch * devices)
@@ -78,7 +96,7 @@ def estimate(work: Work, hardware: Hardware, *, batch: int, mfu: float) -> Estim
     collectives = work.collectives(devices=devices, global_batch=batch * devices)
     slow_s, fast_s = (sum(times) for times in zip(*(collective_seconds(c, hardware) for c in collectives), strict=True))
     overlapped_s = max(compute_s, fast_s)
-    return Estimate(
+    return StepEstimate(
         work,
         hardware,
         batch,
@@ -97,22 +115,12 @@ def estimate(work: Work, hardware: Hardware, *, batch: int, mfu: float) -> Estim
 
 
 def largest_model(memory_bytes: float, *, devices: int = 1, frozen_share: float = 0.0) -> float:
-    """Trained parameters whose state takes half of a device's memory; the other half is left to activations.
+    """Number of trained parameters whose state fills half of a device's memory; activations use the other half.
 
     Args:
-        memory_bytes: of a device.
-        devices: over which the moments are split; 1: replicated.
+        memory_bytes: memory of a device.
+        devices: number of devices that share the moments; 1: replicated.
         frozen_share: size of a frozen teacher, relative to the trained parameters.
     """
     per_parameter = BYTES_REPLICATED - BYTES_SPLITTABLE + BYTES_SPLITTABLE / devices + 4 * frozen_share
     return memory_bytes / 2 / per_parameter
-
-
-def as_record(one: Estimate) -> dict[str, Any]:
-    """An estimate for JSON."""
-    return {
-        "stage": one.work.stage,
-        "hardware": one.hardware.name,
-        "devices": one.hardware.devices,
-        "batch_per_device": one.batch,
-    } | {name: getattr(one, name) for name in one._fields if name not in ("work", "hardware", "batch")}

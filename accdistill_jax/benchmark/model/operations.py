@@ -1,4 +1,4 @@
-"""Counts the work of a traced program: its matrix products by shape, and the elements of everything else."""
+"""Counts the work of a traced program: its matrix products by shape, and the elements of all other operations."""
 
 import math
 from collections.abc import Callable
@@ -9,10 +9,10 @@ import numpy as np
 from jax.extend.core import jaxprs_in_params
 
 PRODUCTS = ("dot_general", "conv_general_dilated")
-# a function of its own per element, not one instruction
+# Each element takes a function call, not a single instruction.
 COSTLY = ("exp", "exp2", "tanh", "log", "log1p", "logistic", "erf", "sin", "cos", "pow", "random_bits", "threefry2x32")
 COSTLY_WEIGHT = 8.0
-# no arithmetic: views, or copies that the compiler mostly joins with what follows
+# No arithmetic: views, or copies that the compiler usually fuses with the next operation.
 MOVING = (
     "reshape",
     "broadcast_in_dim",
@@ -31,8 +31,9 @@ class Product(NamedTuple):
     """A matrix product or convolution.
 
     Attributes:
-        primitive, parameters: as traced.
-        shapes: of the operands, with dtypes.
+        primitive: primitive of the traced program.
+        parameters: its parameters.
+        shapes: shapes and dtypes of the operands.
     """
 
     primitive: Any
@@ -40,7 +41,7 @@ class Product(NamedTuple):
     shapes: tuple[jax.ShapeDtypeStruct, ...]
 
     def compiled(self) -> tuple[Callable, list[jax.Array]]:
-        """The product as a program of its own, and operands for it."""
+        """The product as a compiled function, and random operands for it."""
         rng = np.random.default_rng(0)
         operands = [jax.numpy.asarray(rng.normal(size=shape.shape), shape.dtype) for shape in self.shapes]
         return jax.jit(lambda *operands: self.primitive.bind(*operands, **self.parameters)), operands
@@ -50,20 +51,20 @@ class Operations(NamedTuple):
     """Counted operations.
 
     Attributes:
-        products: of distinct shapes, and how often each is computed.
-        elements: results of all other operations, those of `COSTLY` ones counted `COSTLY_WEIGHT` times.
+        products: distinct matrix products, and the number of times that each is computed.
+        elements: elements of all other operations; those of `COSTLY` operations count `COSTLY_WEIGHT` times.
     """
 
     products: list[tuple[Product, int]]
     elements: float
 
 
-def count(jaxpr: Any, *, platform: int = 0) -> Operations:
-    """Counts the operations of a traced program, loops by their length.
+def count_operations(jaxpr: Any, *, platform: int = 0) -> Operations:
+    """Counts the operations of a traced program; the body of a loop counts once per iteration.
 
     Args:
-        jaxpr: `jax.make_jaxpr(...)(...).jaxpr`; inside a mapped program the shapes are those of one device.
-        platform: which branch of `jax.lax.platform_dependent` runs; 0 is the first, the CPU's here.
+        jaxpr: `jax.make_jaxpr(...)(...).jaxpr`; inside a mapped program the shapes are those of a single device.
+        platform: branch of `jax.lax.platform_dependent` that runs; 0 is the first, in this package the CPU's.
     """
     products: dict[str, tuple[Product, int]] = {}
     elements = 0.0
@@ -74,9 +75,9 @@ def count(jaxpr: Any, *, platform: int = 0) -> Operations:
             name = equation.primitive.name
             if name in PRODUCTS:
                 shapes = tuple(jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in equation.invars)
-                one = Product(equation.primitive, equation.params, shapes)
+                product = Product(equation.primitive, equation.params, shapes)
                 key = f"{name} {shapes} {equation.params}"
-                products[key] = (one, products.get(key, (one, 0))[1] + times)
+                products[key] = (product, products.get(key, (product, 0))[1] + times)
                 continue
             if name == "cond":
                 walk(equation.params["branches"][platform].jaxpr, times)

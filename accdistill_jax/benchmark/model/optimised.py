@@ -1,7 +1,7 @@
-"""The text of a program that a TPU's compiler optimised: its operations, their estimated cycles, and the source lines behind them.
+"""Reads the text of a program that a TPU's compiler optimised: operations, their estimated cycles, and their source lines.
 
-Cycles are the compiler's own estimate for each operation that it fused (`estimated_cycles`); it gives none for collectives,
-for copies that run beside others, and for a few scalars. The text is that of `compiled.as_text()` of jax 0.10 or later.
+Cycles are the compiler's estimate for each fused operation (`estimated_cycles`). It gives none for collectives, for copies that run
+in parallel with other operations, and for a few scalars. The text is that of `compiled.as_text()` of JAX 0.10 or later.
 """
 
 import re
@@ -29,7 +29,16 @@ PACKAGE = "accdistill_jax/"
 
 
 class Instruction(NamedTuple):
-    """A line of the program: its name, result's type with layout, opcode, operands' names, and the rest of the line."""
+    """A line of the program.
+
+    Attributes:
+        name: name of the instruction.
+        result: type of its result, with the layout.
+        opcode: its operation.
+        operands: names of its operands.
+        line: the whole line.
+        root: it is the result of its computation.
+    """
 
     name: str
     result: str
@@ -40,19 +49,21 @@ class Instruction(NamedTuple):
 
     @property
     def cycles(self) -> int | None:
-        """The compiler's estimate for one time, None where it gives none."""
-        found = _CYCLES.search(self.line)
-        return int(found[1]) if found else None
+        """The compiler's estimate for a single execution, None without an estimate."""
+        match = _CYCLES.search(self.line)
+        return int(match[1]) if match else None
 
 
-class Operation(NamedTuple):
-    """An operation that runs as one piece, and is estimated as such.
+class EstimatedOperation(NamedTuple):
+    """A (fused) operation with an estimate.
 
     Attributes:
-        name, opcode, result: as in the program.
-        cycles: estimated, of all times that it runs.
-        source: "models/attention.py:117" of this package where known, else the module's path in the model, else "".
-        moves: whether it is a copy into another layout, or a fusion that the compiler named after one.
+        name: name in the program.
+        opcode: its operation.
+        result: type of its result, with the layout.
+        cycles: estimated cycles of all its executions.
+        source: source line in this package ("models/attention.py:117"), else its path in the model, else "".
+        moves: it is a copy into another layout, or a fusion that the compiler named after such a copy.
     """
 
     name: str
@@ -67,10 +78,10 @@ class MatrixProduct(NamedTuple):
     """A matrix product or convolution.
 
     Attributes:
-        sides: dtypes of its two sides. The compiler widens bfloat16 where it does arithmetic in the same fusion; the matrix unit
-            gets bfloat16 all the same unless `exact`.
-        exact: whether float32 is kept, for which a TPU multiplies several times.
-        source: as of an `Operation`.
+        sides: dtypes of its two operands. The compiler widens bfloat16 if the same fusion does arithmetic; the matrix unit still
+            receives bfloat16 unless `exact`.
+        exact: it keeps float32, for which a TPU multiplies several times.
+        source: source line or path, as for an operation.
     """
 
     sides: tuple[str, ...]
@@ -79,17 +90,17 @@ class MatrixProduct(NamedTuple):
 
 
 class Parsed(NamedTuple):
-    """Result of reading a program's text.
+    """The contents of a program's text.
 
     Attributes:
-        operations: those with an estimate.
-        unestimated: how many instructions of the main program have none, by opcode; only what does work.
-        products: each matrix product.
-        transfers: instructions that move data between host and device.
-        unknown_loops: loops whose number of turns the text does not tell; they are counted once.
+        operations: operations with an estimate.
+        unestimated: number of instructions of the main program that do work but have no estimate, by opcode.
+        products: the matrix products.
+        transfers: names of instructions that move data between host and device.
+        unknown_loops: number of loops whose number of iterations is not in the text; they count once.
     """
 
-    operations: list[Operation]
+    operations: list[EstimatedOperation]
     unestimated: dict[str, int]
     products: list[MatrixProduct]
     transfers: list[str]
@@ -97,16 +108,16 @@ class Parsed(NamedTuple):
 
     @property
     def cycles(self) -> int:
-        """Of all operations, one after another."""
+        """Sum of the cycles of all operations."""
         return sum(one.cycles for one in self.operations)
 
     @property
     def moving(self) -> int:
-        """Of those that are copies into another layout."""
+        """Sum of the cycles of copies into another layout."""
         return sum(one.cycles for one in self.operations if one.moves)
 
 
-# no work of their own, or work that runs beside others
+# These do no work, or their work runs in parallel with other operations.
 _FREE = (
     "parameter",
     "constant",
@@ -125,15 +136,15 @@ _FREE = (
 )
 
 
-def parse(text: str) -> Parsed:
+def parse_program(text: str) -> Parsed:
     """Reads an optimised program.
 
     Raises:
-        ValueError: it has no main computation.
+        ValueError: the text has no main computation.
     """
     computations, entry = _computations(text)
     if entry is None:
-        raise ValueError("this text has no main computation (ENTRY): it is no optimised program")
+        raise ValueError("this text has no main computation (ENTRY), so it is not an optimised program")
     sources = Sources(text)
     operations, unestimated, loops = [], {}, []
 
@@ -151,7 +162,7 @@ def parse(text: str) -> Parsed:
                 inner = [each for called in _called(one.line) for each in computations.get(called, ())]
                 source = sources.of(one, inner)
                 moves = one.opcode in MOVING or (one.opcode == "fusion" and one.name.startswith(MOVING))
-                operations.append(Operation(one.name, one.opcode, one.result, times * cycles, source, moves))
+                operations.append(EstimatedOperation(one.name, one.opcode, one.result, times * cycles, source, moves))
             elif one.opcode not in _FREE:
                 unestimated[one.opcode] = unestimated.get(one.opcode, 0) + times
 
@@ -168,9 +179,9 @@ def parse(text: str) -> Parsed:
     return Parsed(operations, unestimated, products, transfers, len(loops))
 
 
-def by_source(operations: list[Operation]) -> dict[str, list[Operation]]:
-    """Operations by source line, the dearest line first, and within each the dearest operation first."""
-    groups: dict[str, list[Operation]] = {}
+def by_source(operations: list[EstimatedOperation]) -> dict[str, list[EstimatedOperation]]:
+    """Operations by source line; the lines, and the operations of each, from the most expensive to the cheapest."""
+    groups: dict[str, list[EstimatedOperation]] = {}
     for one in sorted(operations, key=lambda one: -one.cycles):
         groups.setdefault(one.source, []).append(one)
     return dict(sorted(groups.items(), key=lambda item: -sum(one.cycles for one in item[1])))
@@ -195,12 +206,15 @@ def _computations(text: str) -> tuple[dict[str, list[Instruction]], str | None]:
 
 
 def _turns(loop: Instruction, computations: Mapping[str, list[Instruction]]) -> int | None:
-    """Number of a loop's iterations: as its line says, else the number that its counter is compared with, which JAX's scans start at 0."""
-    if told := _TRIPS.search(loop.line):
-        return int(told[1])
+    """Number of a loop's iterations, from its line or from the limit in its condition; None if neither has it.
+
+    The limit is the number of iterations because the counters of JAX's scans start at 0.
+    """
+    if known := _TRIPS.search(loop.line):
+        return int(known[1])
     named = _CONDITION.search(loop.line)
     lines = computations.get(named[1], []) if named else []
-    ends = {one.name: int(found[1]) for one in lines if (found := _LIMIT.search(one.line))}
+    ends = {line.name: int(limit[1]) for line in lines if (limit := _LIMIT.search(line.line))}
     root = next((one for one in lines if one.root and one.opcode == "compare" and "direction=LT" in one.line), None)
     return next((ends[name] for name in root.operands if name in ends), None) if root else None
 
@@ -213,7 +227,7 @@ def _called(line: str) -> list[str]:
 
 
 class Sources:
-    """The tables at the head of a program's text, from which a line of source is found."""
+    """The tables at the head of a program's text, which map operations to source lines."""
 
     def __init__(self, text: str):
         tables: dict[str, dict[int, str]] = {name: {} for name in _TABLES}
@@ -230,19 +244,18 @@ class Sources:
         self._frames = {key: _numbers(value) for key, value in tables["StackFrames"].items()}
 
     def frame(self, number: int) -> str:
-        """The innermost place of this package that a frame was called from, "" where there is none."""
+        """The innermost source line of this package in the stack of a frame, "" if it has none."""
         while number in self._frames:
             place = self._locations.get(self._frames[number].get("file_location_id", 0), {})
             name = self._files.get(place.get("file_name_id", 0), "")
             if PACKAGE in name:
                 return f"{name.rsplit(PACKAGE, 1)[1]}:{place['line']}"
-            number = (
-                self._frames[number].get("parent_frame_id", 0) - 1
-            )  # the table counts parents from 1, and 1 is none
+            # The table numbers parents from 1, and 1 means none.
+            number = self._frames[number].get("parent_frame_id", 0) - 1
         return ""
 
     def of(self, one: Instruction, inner: list[Instruction] | tuple) -> str:
-        """Where an operation comes from: its own frame, else that of a matrix product in it, of its root, of anything in it."""
+        """The source of an operation: from its frame, else from a matrix product inside it, its root or any other instruction."""
         ordered = sorted(inner, key=lambda each: (each.opcode not in MATRIX, not each.root))
         for each in (one, *ordered):
             frame = _FRAME.search(each.line)

@@ -1,7 +1,7 @@
-"""The training step of a config, with shapes in place of arrays, so that it is counted and compiled without any data."""
+"""The training step of a config with shapes in place of arrays, which can be counted and compiled without data."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,28 +15,32 @@ from accdistill_jax.inputs import present
 from accdistill_jax.models.build import build_encoder, compute_dtype
 from accdistill_jax.objectives.base import Branch, Objective
 from accdistill_jax.objectives.distillation import TEACHER
-from accdistill_jax.runtime.parallel import WHOLE, Parallel
+from accdistill_jax.runtime.parallel import Parallel
 from accdistill_jax.stages.build_objective import build_objective, needs_teacher
 from accdistill_jax.training.optimizer_state import Replicated, Sharded, make_layout
-from accdistill_jax.training.step import LoopSettings, TrainState, initial_state, make_step
+from accdistill_jax.training.step import LoopSettings, TrainState, initial_state, make_step, state_spec
 
 ACCEL_CHANNELS = 3
-STAGES = ("student", "teacher")
+Stage = Literal["student", "teacher"]
+STAGES: tuple[Stage, ...] = ("student", "teacher")
 
 
 class Work(NamedTuple):
-    """A training stage of a config: "student" distils, "teacher" reconstructs.
+    """A training stage of a config.
 
     Attributes:
-        config, stage: what this was made from.
-        objective: as the stage trains it.
-        params, frozen: shapes of what is trained and what is not.
-        trained_flops, frozen_flops: matrix products of a forward pass, per segment.
-        projection: width that the contrastive loss compares; 0: no such loss.
+        config: the config.
+        stage: "student" (distillation) or "teacher" (reconstruction).
+        objective: objective of the stage.
+        params: shapes of the trained parameters.
+        frozen: shapes of the frozen teacher.
+        trained_flops: FLOP of the matrix products of the trained parts, forward pass, per segment.
+        frozen_flops: the same for the frozen teacher.
+        projection: width of the projections of the contrastive loss; 0: no such loss.
         embedding: width of the embedding whose spread is a metric.
-        cached_embedding: width of the teacher's embedding where it is read in place of the PPG; 0: the teacher runs.
-        segment_activation_bytes: what reverse-mode differentiation keeps of a segment, counted in the traced program: what
-            the compiler fuses or computes again is less, its own temporary arrays come on top.
+        cached_embedding: width of the teacher's embedding if the step reads it in place of the PPG; 0: the teacher runs.
+        segment_activation_bytes: bytes per segment that reverse-mode differentiation keeps in the traced program. Fusion and
+            recomputation by the compiler reduce them; its temporary arrays are extra.
     """
 
     config: Config
@@ -58,7 +62,7 @@ class Work(NamedTuple):
 
     @property
     def sharded(self) -> bool:
-        """True if each device updates a part of the parameters only."""
+        """True if each device updates only a part of the parameters."""
         return self.config.runtime.optimizer_state == "sharded"
 
     @property
@@ -67,12 +71,14 @@ class Work(NamedTuple):
         return tree_bytes(self.batch_shapes(1))
 
     def batch_shapes(self, count: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """A batch of `count` segments as the stage reads it."""
+        """Shapes of a batch of `count` segments, as the stage reads it."""
         return batch_shapes(self.config, count, embedding=self.cached_embedding)
 
     def step_flops(self, *, batch: int, global_batch: int) -> int:
-        """Matrix products of a training step, per device with `batch` segments of `global_batch`."""
-        again = 1 if self.settings.micro_batches > 1 else 0  # each piece is run once more for its gradient
+        """FLOP of the matrix products of a training step, per device with `batch` segments of `global_batch`."""
+        again = (
+            1 if self.settings.micro_batches > 1 else 0
+        )  # the forward pass of each micro-batch runs again for its gradient
         per_segment = (flops.TRAINED + again) * self.trained_flops + self.frozen_flops
         logits = flops.logits_flops(batch=batch, global_batch=global_batch, width=self.projection)
         return batch * per_segment + flops.TRAINED * logits
@@ -81,7 +87,7 @@ class Work(NamedTuple):
         """Collectives of a training step, by formula."""
         arrays = jax.tree.leaves(self.params)
         parts = devices if self.sharded else 1  # parts of a sharded array are padded to the same size
-        return traffic.expected(
+        return traffic.expected_collectives(
             parameters=sum(math.ceil(leaf.size / parts) * parts for leaf in arrays),
             global_batch=global_batch,
             projection=self.projection,
@@ -91,27 +97,27 @@ class Work(NamedTuple):
         )
 
     def state_bytes(self, *, devices: int, sharded: bool) -> dict[str, float]:
-        """Bytes per device of everything that does not depend on the batch."""
+        """Bytes per device of all arrays whose size does not depend on the batch."""
         trained = tree_bytes(self.params)
-        found = {
+        sizes = {
             "parameters": trained,
             "gradients": trained,
             "Adam moments": 2 * trained / (devices if sharded else 1),
             "average of parameters": trained if self.settings.ema_decay else 0,
             "frozen teacher": tree_bytes(self.frozen),
         }
-        return {name: size for name, size in found.items() if size}
+        return {name: size for name, size in sizes.items() if size}
 
     def activation_bytes(self, *, batch: int) -> float:
         """Bytes kept for the backward pass of a device's `batch` segments; the frozen teacher keeps nothing."""
         return self.segment_activation_bytes * batch / self.settings.micro_batches
 
 
-def describe(config: Config, stage: str) -> Work:
-    """The work of one training stage of a validated config; the teacher is built as `config.teacher` says.
+def describe_work(config: Config, stage: Stage) -> Work:
+    """The work of a training stage; the teacher is that of `config.teacher`.
 
     Raises:
-        UserError: the stage is trained by an objective, or with a regression, that is not counted here.
+        UserError: the work of the stage's objective or optimiser is not counted.
     """
     inputs = {name: config.inputs.of(name) for name in ("ppg", "accel")}
     channels = {name: _channels(config)[name] * present.band_groups(inputs[name]) for name in ("ppg", "accel")}
@@ -127,7 +133,7 @@ def describe(config: Config, stage: str) -> Work:
     objective = build_objective(config, stage, samples=SAMPLES, teacher=teacher)
     if config.stage(stage).train.optimizer != "adamw":
         raise UserError(
-            f"config.{stage}.train.optimizer = {config.stage(stage).train.optimizer!r}: its work is not counted, only that of adamw"
+            f"config.{stage}.train.optimizer = {config.stage(stage).train.optimizer!r}: its work is not counted here; set adamw"
         )
     counted = objective.flops(samples=SAMPLES, channels=channels, cached=bool(cached))
     if counted is None:
@@ -142,7 +148,7 @@ def describe(config: Config, stage: str) -> Work:
 
 
 def _kept(objective: Objective, params: Any, frozen: Any, batch: dict[str, jax.ShapeDtypeStruct]) -> Any:
-    """Shapes of what differentiating the trained part keeps, parameters included."""
+    """Shapes of the arrays that differentiation of the trained part keeps, parameters included."""
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch["position"].shape[0]))
 
     def residuals(params, frozen, batch, keys):
@@ -153,7 +159,13 @@ def _kept(objective: Objective, params: Any, frozen: Any, batch: dict[str, jax.S
 
 
 def batch_shapes(config: Config, count: int, *, embedding: int = 0) -> dict[str, jax.ShapeDtypeStruct]:
-    """A batch of `count` segments as the pipeline gives it; with the teacher's embedding of a width in place of the PPG."""
+    """Shapes of a batch as the pipeline returns it.
+
+    Args:
+        config: the config.
+        count: number of segments.
+        embedding: width of the teacher's embedding, which replaces the PPG; 0: the batch has the PPG.
+    """
     shapes = {"position": jax.ShapeDtypeStruct((count,), jnp.int32)}
     if embedding:
         shapes[TEACHER] = jax.ShapeDtypeStruct((count, embedding), jnp.float32)
@@ -175,17 +187,17 @@ def _init(objective: Objective, config: Config) -> Any:
 
 
 def tree_bytes(tree: Any) -> int:
-    """Bytes of all arrays of a tree, or of their shapes."""
+    """Bytes of all arrays (or shapes of arrays) of a tree."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 class Program(NamedTuple):
-    """The mapped training step `(state, frozen, batch) -> (state, metrics)` and how its state is laid out.
+    """The mapped training step `(state, frozen, batch) -> (state, metrics)` and the layout of its state.
 
     Attributes:
-        step: over placed arrays.
-        layout: of the optimiser's state.
-        loop: the settings it was made with.
+        step: the step, for placed arrays.
+        layout: layout of the optimiser's state.
+        loop: settings of the training loop.
     """
 
     step: Any
@@ -193,14 +205,19 @@ class Program(NamedTuple):
     loop: LoopSettings
 
     def start(self, params: Any, parallel: Parallel) -> TrainState:
-        """The state at step 0 on the devices, from parameters on the host."""
+        """Places the state of step 0 on the devices.
+
+        Args:
+            params: parameters on the host.
+            parallel: the devices.
+        """
         state = initial_state(params, self.layout, self.loop)
         placed = TrainState(*map(parallel.replicate, state))
         return placed._replace(opt_state=self.layout.place(state.opt_state, parallel))
 
 
-def build(work: Work, parallel: Parallel) -> Program:
-    """The step of `work` over the devices of `parallel`, made as a run makes it."""
+def build_program(work: Work, parallel: Parallel) -> Program:
+    """Builds the step of `work` over the devices of `parallel`, as a training run does."""
     loop = LoopSettings(
         total_steps=1_000_000,
         validate_every=1,
@@ -217,20 +234,19 @@ def build(work: Work, parallel: Parallel) -> Program:
         num_segments=1_000_000,
         shards=parallel.num_devices if work.sharded else 0,
     )
-    spec = TrainState(WHOLE, WHOLE, layout.spec, WHOLE)
-    step = parallel.map(make_step(work.objective, layout, loop), donate=True, state=spec)
+    step = parallel.map(make_step(work.objective, layout, loop), donate=True, state=state_spec(layout))
     return Program(step, layout, loop)
 
 
-COUNT_BATCH = 2  # segments per device of the compiled step; its collectives scale by formula
+COUNT_BATCH = 2  # segments per device of the compiled step; collectives of other sizes follow by formula
 
 
-def count(work: Work, parallel: Parallel) -> tuple[list[traffic.Collective], list[traffic.Collective]]:
-    """Collectives of the compiled step, and those of the formula, for `COUNT_BATCH` segments per device and piece."""
+def count_collectives(work: Work, parallel: Parallel) -> tuple[list[traffic.Collective], list[traffic.Collective]]:
+    """Collectives of the compiled step, and those of the formula, for `COUNT_BATCH` segments per device and micro-batch."""
     batch = COUNT_BATCH * work.settings.micro_batches * parallel.num_devices
-    built = build(work, parallel)
+    built = build_program(work, parallel)
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), work.params)
     lowered = built.step.lower(built.start(zeros, parallel), work.frozen, work.batch_shapes(batch))
     metrics = len(lowered.out_info[1])
     expected = work.collectives(devices=parallel.num_devices, global_batch=batch, metrics=metrics)
-    return traffic.counted(lowered.compile().as_text()), expected
+    return traffic.counted_collectives(lowered.compile().as_text()), expected

@@ -1,9 +1,9 @@
-"""The scaling model as Markdown."""
+"""Markdown tables of the benchmarks and of the scaling model."""
 
 from collections.abc import Iterable, Sequence
 
 from accdistill_jax.benchmark.model.hardware import ASSUMED, SOURCES
-from accdistill_jax.benchmark.model.model import Estimate, largest_model
+from accdistill_jax.benchmark.model.model import StepEstimate, largest_model
 from accdistill_jax.benchmark.model.program import Work
 from accdistill_jax.benchmark.model.traffic import UPDATE, Collective, total
 from accdistill_jax.models.build import parameter_count
@@ -12,16 +12,16 @@ MB, GB = 1e6, 1e9
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; all columns but the first are aligned to the right."""
+    """A Markdown table with all columns but the first aligned to the right."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def time_table(rows: Sequence[Sequence[Estimate]]) -> str:
-    """Time and efficiency.
+def time_table(rows: Sequence[Sequence[StepEstimate]]) -> str:
+    """The table of time and efficiency.
 
     Args:
-        rows: one per hardware: its estimates at each assumed share of peak, the same shares in all rows.
+        rows: a row per hardware, with its estimates at the assumed shares of the peak; the same shares in all rows.
     """
     shares = [f"{one.mfu:.0%}" for one in rows[0]]
     header = [
@@ -29,8 +29,8 @@ def time_table(rows: Sequence[Sequence[Estimate]]) -> str:
         "TFLOP per step and device",
         "MB sent: gradients and metrics",
         "MB sent: embeddings",
-        "communication, ms, slow to fast",
-        *(f"compute, ms, at {share} of peak" for share in shares),
+        "communication, ms, upper to lower bound",
+        *(f"compute, ms, at {share} of the peak" for share in shares),
         *(f"efficiency at {share}" for share in shares),
         f"segments/s, all devices, at {shares[-1]}",
         f"input per host, GB/s, at {shares[-1]}",
@@ -38,7 +38,7 @@ def time_table(rows: Sequence[Sequence[Estimate]]) -> str:
     return table(header, map(_time_row, rows))
 
 
-def _time_row(estimates: Sequence[Estimate]) -> list[str]:
+def _time_row(estimates: Sequence[StepEstimate]) -> list[str]:
     one = estimates[-1]
     gradients = sum(one.sent_bytes.get(what, 0.0) for what in UPDATE)
     step_s = max(one.compute_s, one.fast_s)
@@ -56,7 +56,7 @@ def _time_row(estimates: Sequence[Estimate]) -> list[str]:
 
 
 def memory_table(works: Sequence[Work], batches: Sequence[int], *, devices: int) -> str:
-    """Bytes per device of each stage."""
+    """The table of bytes per device, by stage."""
     header = ["per device, MB", *(f"{work.stage}" for work in works)]
     rows = [["trained parameters, millions", *(f"{parameter_count(work.params) / 1e6:.2f}" for work in works)]]
     states = [work.state_bytes(devices=devices, sharded=False) for work in works]
@@ -74,12 +74,12 @@ def memory_table(works: Sequence[Work], batches: Sequence[int], *, devices: int)
 
 
 def limit_table(memories: Sequence[float], *, devices: int) -> str:
-    """Up to how many trained parameters replication is enough."""
+    """The table of the largest number of trained parameters, by memory of a device."""
     header = (
         "memory of a device",
         "replicated",
         f"moments split over {devices}",
-        "replicated, with a frozen teacher as large",
+        "replicated, with a frozen teacher of the same size",
     )
     rows = []
     for memory in memories:
@@ -93,7 +93,7 @@ def limit_table(memories: Sequence[float], *, devices: int) -> str:
 
 
 def count_table(counted: Sequence[Collective], expected: Sequence[Collective], *, devices: int) -> str:
-    """Bytes of the compiled program beside those of the formula."""
+    """The table of bytes by kind of collective, in the compiled program and by formula."""
     found, wanted = total(counted, devices), total(expected, devices)
     rows = []
     for kind in dict.fromkeys([*wanted, *found]):
@@ -103,6 +103,6 @@ def count_table(counted: Sequence[Collective], expected: Sequence[Collective], *
 
 
 def source_list(keys: Iterable[str]) -> str:
-    """The sources of figures, in the order of `SOURCES`."""
+    """The sources with these keys as a list, in the order of `SOURCES`."""
     keys = set(keys)
     return "".join(f"- {text}\n" for key, text in SOURCES.items() if key in keys)

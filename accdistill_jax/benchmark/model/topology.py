@@ -1,4 +1,4 @@
-"""The training step compiled for a described TPU slice, on a machine that has none: by libtpu, with shapes in place of arrays."""
+"""Lowers the training step for a TPU slice on a machine without TPUs, with libtpu and with shapes in place of arrays."""
 
 import importlib.util
 import os
@@ -13,13 +13,13 @@ from accdistill_jax.benchmark.model.hardware import TPU_CHIPS
 from accdistill_jax.errors import UserError
 from accdistill_jax.runtime.parallel import SPLIT, WHOLE, Parallel
 from accdistill_jax.runtime.platform import tracing_for
-from accdistill_jax.training.step import TrainState, initial_state
+from accdistill_jax.training.step import TrainState, initial_state, state_spec
 
 _NAME = re.compile(rf"({'|'.join(TPU_CHIPS)}):(\d+(?:x\d+){{1,2}})")
-# libtpu looks for the TPU of the machine that it runs on, and complains at length where there is none
+# libtpu looks for a TPU in this machine and prints long messages if it finds none.
 _QUIET = {
     "TPU_SKIP_MDS_QUERY": "1",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no TPU is taken, so that others may use it, or compile too
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no TPU is used, so other processes may use or compile for TPUs
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
@@ -29,7 +29,13 @@ _QUIET = {
 
 
 class Slice(NamedTuple):
-    """A TPU slice: its name ("v5e:4x4"), the generation of its chips, and its devices, one a chip."""
+    """A TPU slice.
+
+    Attributes:
+        name: generation and chips along each axis, such as "v5e:4x4".
+        generation: key of `TPU_CHIPS`.
+        devices: its devices, a device per chip.
+    """
 
     name: str
     generation: str
@@ -37,21 +43,21 @@ class Slice(NamedTuple):
 
 
 def describe_slice(name: str) -> Slice:
-    """The slice of a name: generation, ":", chips along each axis.
+    """The slice with a name such as "v5e:4x4".
 
     Raises:
-        UserError: no such slice, or no libtpu here.
+        UserError: an unknown slice, or libtpu is not installed.
     """
     match = _NAME.fullmatch(name)
     if match is None:
         raise UserError(
-            f"--topology {name!r} names no TPU slice: write one of {', '.join(TPU_CHIPS)}, a colon and the chips along each axis, "
-            "such as v5e:4x4 or v5p:4x4x4"
+            f"--topology {name!r} is not a TPU slice: write {', '.join(TPU_CHIPS)}, a colon and the chips along each axis, such as "
+            "v5e:4x4 or v5p:4x4x4"
         )
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
-            "libtpu, which holds the TPU's compiler, is not installed: pip install 'accdistill_jax[tpu]' (the extra `tpu`; in an "
-            "environment of its own, it needs no TPU)"
+            "libtpu, which contains the TPU's compiler, is not installed: pip install 'accdistill_jax[tpu]' in a separate environment "
+            "(it needs no TPU)"
         )
     for key, value in _QUIET.items():
         os.environ.setdefault(key, value)
@@ -64,25 +70,28 @@ def describe_slice(name: str) -> Slice:
     try:
         devices = topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices
     except jax.errors.JaxRuntimeError as error:
-        raise UserError(f"--topology {name!r}: {first_line(error)}") from error
+        raise UserError(f"--topology {name!r}: {error_line(error)}") from error
     return Slice(name, generation, list(devices))
 
 
 def lower(work: program.Work, where: Slice, *, batch: int) -> tuple[Any, int]:
-    """The training step lowered for a slice, and the number of its metrics.
+    """Lowers the training step for a slice.
 
     Args:
         work: the stage, described under `tracing_for("tpu")`.
         where: the slice.
         batch: segments per chip.
+
+    Returns:
+        The lowered step and its number of metrics.
     """
     parallel = Parallel(work.config.runtime.mapping, devices=where.devices)
     with tracing_for("tpu"):
-        built = program.build(work, parallel)
+        built = program.build_program(work, parallel)
         shapes = jax.eval_shape(lambda params: initial_state(params, built.layout, built.loop), work.params)
-        parts = TrainState(WHOLE, WHOLE, built.layout.spec, WHOLE)
+        specs = state_spec(built.layout)
         state = TrainState(
-            *(_placed(spec, each, parallel, flat=True) for spec, each in zip(parts, shapes, strict=True))
+            *(_placed(spec, each, parallel, flat=True) for spec, each in zip(specs, shapes, strict=True))
         )
         rows = _placed(SPLIT, work.batch_shapes(batch * parallel.num_devices), parallel)
         lowered = built.step.lower(state, _placed(WHOLE, work.frozen, parallel), rows)
@@ -90,13 +99,13 @@ def lower(work: program.Work, where: Slice, *, batch: int) -> tuple[Any, int]:
 
 
 def _placed(spec: Any, shapes: Any, parallel: Parallel, *, flat: bool = False) -> Any:
-    """Shapes as they lie on the devices.
+    """Shapes of arrays as they are placed on the devices.
 
     Args:
         spec: `WHOLE`, `SPLIT` or a tree of them.
-        shapes: of whole arrays.
-        parallel: maps the step.
-        flat: what is split is laid flat and padded first, as the optimiser's state is.
+        shapes: shapes of the whole arrays.
+        parallel: the devices.
+        flat: split arrays are flattened and padded first, as in the optimiser's state.
     """
     count = parallel.num_devices
 
@@ -104,7 +113,7 @@ def _placed(spec: Any, shapes: Any, parallel: Parallel, *, flat: bool = False) -
         size = (-(-shape.size // count) * count,) if flat and part == SPLIT else shape.shape
         if parallel.mapping == "pmap":
             size = size if part == WHOLE else (size[0] // count, *size[1:])
-            # pmap takes the process that compiles for the only one, and all devices for its own
+            # pmap assumes that this process is the only process and owns all devices
             return jax.ShapeDtypeStruct((count, *size), shape.dtype)
         return jax.ShapeDtypeStruct(size, shape.dtype, sharding=NamedSharding(parallel.mesh, part))
 
@@ -113,6 +122,6 @@ def _placed(spec: Any, shapes: Any, parallel: Parallel, *, flat: bool = False) -
     return jax.tree.map(of, spec, shapes, is_leaf=lambda leaf: isinstance(leaf, PartitionSpec))
 
 
-def first_line(error: Exception) -> str:
-    """An error's text up to the first line's end."""
+def error_line(error: Exception) -> str:
+    """The first line of an error's text."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,37 +1,38 @@
-"""Bytes that a step sends over the interconnect: by formula, and as counted in the compiled program.
+"""Bytes that a step sends over the interconnect, by formula and counted in the compiled program.
 
-Bytes are those that a device sends, which are as many as it receives, when the collective is done over a ring:
-(D - 1) / D of the whole array for an all_gather or a reduce_scatter, twice that for an all-reduce.
+The bytes are those that a device sends (it receives as many) if the collective runs over a ring of D devices: (D - 1) / D of the
+whole array for an all_gather or a reduce_scatter, twice that for an all-reduce.
 """
 
 import math
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
-UPDATE = ("gradients", "parameters", "metrics")  # what does not grow with the batch
-FLOAT = 4  # bytes: gradients, projections and embeddings cross in float32
+UPDATE = ("gradients", "parameters", "metrics")  # their size does not depend on the batch
+FLOAT = 4  # bytes: gradients, projections and embeddings are sent in float32
 
 _DTYPES = {"f32": 4, "f16": 2, "bf16": 2, "f64": 8, "s32": 4, "u32": 4, "s8": 1, "u8": 1, "pred": 1, "s64": 8, "u64": 8}
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
-# The groups of devices, as the compiler writes them: a list, a shape, or (JAX 0.12 and later) axes of a named mesh.
+# The compiler writes the groups of devices as a list, as a shape or (JAX 0.12 and later) as axes of a named mesh.
 _GROUPS = r"(?:\{\{(?P<listed>[\d,]*)\}|\[\d+,(?P<shaped>\d+)\]|mesh\[(?P<mesh>[^\]]*)\](?:, device_ids=\S+)? \{(?P<axes>[^}]*)\})"
 _INSTRUCTION = re.compile(
     rf" = (?P<result>.*?) (?P<kind>{'|'.join(KINDS)})(?P<start>-start)?\(.*?replica_groups={_GROUPS}"
 )
 
-# a collective that a TPU's compiler cuts into steps and hides in later operations: each step is written as the whole of it
+# A TPU's compiler may split a collective into steps and fuse them into later operations; each step has the whole array's shape.
 _CHAIN = re.compile(r'\bchain_id="(\d+)"')
 
 
 class Collective(NamedTuple):
-    """One array, or several exchanged as one.
+    """An exchange of an array, or of several arrays together.
 
     Attributes:
-        what: in words.
-        kind: of `KINDS`.
-        array_bytes: of the whole array: what is reduced, or what is there after gathering or before scattering.
-        pieces: exchanges it takes unless the compiler joins them.
+        what: content of the array, in words.
+        kind: one of `KINDS`.
+        array_bytes: bytes of the whole array: the reduced array, the result of a gather, or the input of a scatter.
+        pieces: number of exchanges, unless the compiler joins them.
     """
 
     what: str
@@ -40,15 +41,15 @@ class Collective(NamedTuple):
     pieces: int = 1
 
     def sent(self, devices: int) -> float:
-        """Bytes that each of `devices` sends."""
+        """Bytes that each of `devices` devices sends."""
         return PASSES[self.kind] * (devices - 1) / devices * self.array_bytes
 
 
-# how often the array goes around a ring
+# Number of times that the array goes around a ring.
 PASSES = {"all-reduce": 2, "all-gather": 1, "reduce-scatter": 1, "collective-permute": 1, "all-to-all": 1}
 
 
-def expected(
+def expected_collectives(
     *,
     parameters: int,
     global_batch: int,
@@ -57,16 +58,16 @@ def expected(
     metrics: int,
     sharded_arrays: int,
 ) -> list[Collective]:
-    """The collectives of a training step.
+    """The collectives of a training step, by formula.
 
     Args:
-        parameters: trained ones.
+        parameters: number of trained parameters.
         global_batch: rows over all devices.
-        projection: width of what the contrastive loss compares; 0: no such loss.
-        embedding: width of the embedding, whose mean and spread over the global batch are taken for a metric.
-        metrics: scalars that are averaged.
-        sharded_arrays: how many arrays the parameters are, where each device updates its part of every one, so that
-            gradients are reduced to parts and the new parameters gathered; 0: every device updates all.
+        projection: width of the projections of the contrastive loss; 0: no such loss.
+        embedding: width of the embedding, whose mean and spread over the global batch are a metric.
+        metrics: number of averaged scalars.
+        sharded_arrays: number of parameter arrays if each device updates its part of every array (gradients are then scattered and
+            the new parameters gathered); 0: every device updates all parameters.
     """
     gathered = FLOAT * global_batch
     found = []
@@ -82,16 +83,16 @@ def expected(
     return [*found, Collective("metrics", "all-reduce", FLOAT * (metrics + 2 * embedding))]
 
 
-def total(collectives: list[Collective], devices: int) -> dict[str, float]:
-    """Bytes that a device sends per step, by kind."""
+def total(collectives: Iterable[Collective], devices: int) -> dict[str, float]:
+    """Bytes that a device sends per step, by kind of collective."""
     sums: dict[str, float] = {}
     for one in collectives:
         sums[one.kind] = sums.get(one.kind, 0.0) + one.sent(devices)
     return sums
 
 
-def counted(hlo: str) -> list[Collective]:
-    """The collectives of an optimised program, each once, however many steps it is cut into.
+def counted_collectives(hlo: str) -> list[Collective]:
+    """The collectives of an optimised program; a collective that is split into steps counts once.
 
     Args:
         hlo: `compiled.as_text()` of a program without collectives in loops.
@@ -108,7 +109,7 @@ def counted(hlo: str) -> list[Collective]:
                 continue
             chains.add(step)
         if match["start"] and match["kind"] == "all-gather":
-            arrays = arrays[len(arrays) // 2 :]  # what is gathered stands before what comes of it
+            arrays = arrays[len(arrays) // 2 :]  # operands precede results
         size = sum(_array_bytes(dtype, shape) for dtype, shape in arrays)
         if match["kind"] == "reduce-scatter":
             size *= _group_size(match)
@@ -117,7 +118,7 @@ def counted(hlo: str) -> list[Collective]:
 
 
 def _group_size(instruction: re.Match) -> int:
-    """Number of devices that one exchange of a collective joins."""
+    """Number of devices in a group of a collective."""
     if instruction["shaped"]:
         return int(instruction["shaped"])
     if instruction["mesh"] is None:

@@ -74,7 +74,7 @@ ENTRY %main (a: f32[8,4], b: bf16[4,4]) -> f32[8,4] {
 
 
 def test_cycles_are_those_of_the_main_program_and_loops_count_their_turns():
-    parsed = optimised.parse(TEXT)
+    parsed = optimised.parse_program(TEXT)
     assert [(one.name, one.cycles) for one in parsed.operations] == [
         ("fusion.13", 5000),
         ("copy_bitcast_fusion.14", 700),
@@ -91,29 +91,29 @@ def test_turns_are_read_from_the_loop_s_condition_where_its_line_does_not_tell()
   %get-tuple-element.3 = s32[]{:T(128)} get-tuple-element(%t.1), index=0
   ROOT %lt.4 = pred[]{:T(512)} compare(%get-tuple-element.3, %constant.2), direction=LT
 """
-    parsed = optimised.parse(told.replace("  %t.1 = (s32[], f32[8,4]) parameter(0)\n", condition))
+    parsed = optimised.parse_program(told.replace("  %t.1 = (s32[], f32[8,4]) parameter(0)\n", condition))
     assert parsed.cycles == 5700 + 5 * 100 and parsed.unknown_loops == 0
 
 
 def test_a_loop_of_unknown_turns_is_counted_once_and_told():
-    parsed = optimised.parse(TEXT.replace('"known_trip_count":{"n":"3"},', ""))
+    parsed = optimised.parse_program(TEXT.replace('"known_trip_count":{"n":"3"},', ""))
     assert parsed.cycles == 5800 and parsed.unknown_loops == 1
 
 
 def test_operations_are_found_by_the_line_of_this_package():
     """The innermost frame of the package; of a fusion without a frame, its matrix product's; else the scope."""
-    groups = optimised.by_source(optimised.parse(TEXT).operations)
+    groups = optimised.by_source(optimised.parse_program(TEXT).operations)
     assert {source: [one.name for one in operations] for source, operations in groups.items()} == {
         "models/attention.py:77": ["fusion.13", "copy_bitcast_fusion.14"],
         "train.py:125": ["copy.5"],
     }
-    without = optimised.parse(TEXT.replace("stack_frame_id=3", "").replace("stack_frame_id=2", ""))
+    without = optimised.parse_program(TEXT.replace("stack_frame_id=3", "").replace("stack_frame_id=2", ""))
     assert without.operations[0].source == "block_0/norm/add"
 
 
 def test_matrix_products_are_known_by_their_sides_and_whether_they_keep_float32():
-    assert optimised.parse(TEXT).products == [(("f32", "bf16"), False, "models/attention.py:77")]
-    kept = optimised.parse(
+    assert optimised.parse_program(TEXT).products == [(("f32", "bf16"), False, "models/attention.py:77")]
+    kept = optimised.parse_program(
         TEXT.replace("dim_labels=bf_io->bf,", "dim_labels=bf_io->bf, operand_precision={highest,highest},")
     )
     assert kept.products[0].exact
@@ -121,26 +121,26 @@ def test_matrix_products_are_known_by_their_sides_and_whether_they_keep_float32(
 
 @pytest.mark.parametrize("opcode", ["infeed", "recv-done", "send"])
 def test_transfers_with_the_host_are_found(opcode):
-    assert optimised.parse(TEXT.replace(" sort(", f" {opcode}(")).transfers == ["sort.16"]
-    assert optimised.parse(TEXT.replace("%sort.16 = f32[8,4]{1,0}", "%sort.16 = f32[8,4]{1,0:S(5)}")).transfers == [
-        "sort.16"
-    ]
+    assert optimised.parse_program(TEXT.replace(" sort(", f" {opcode}(")).transfers == ["sort.16"]
+    assert optimised.parse_program(
+        TEXT.replace("%sort.16 = f32[8,4]{1,0}", "%sort.16 = f32[8,4]{1,0:S(5)}")
+    ).transfers == ["sort.16"]
 
 
 def test_another_text_is_refused():
     with pytest.raises(ValueError, match="no main computation"):
-        optimised.parse("module @jit_step")
+        optimised.parse_program("module @jit_step")
 
 
 def test_a_collective_that_is_cut_into_steps_counts_once():
-    assert [(one.kind, one.array_bytes) for one in traffic.counted(TEXT)] == [("all-gather", 64)]
+    assert [(one.kind, one.array_bytes) for one in traffic.counted_collectives(TEXT)] == [("all-gather", 64)]
     apart = TEXT.replace('chain_id="0"', 'chain_id="1"', 1)
-    assert [one.array_bytes for one in traffic.counted(apart)] == [64, 64]
+    assert [one.array_bytes for one in traffic.counted_collectives(apart)] == [64, 64]
 
 
 def test_of_a_gather_that_is_started_what_comes_of_it_counts():
     line = "  %s = (bf16[2,4]{1,0}, bf16[8,4]{1,0}) all-gather-start(%p), channel_id=1, replica_groups={{0,1,2,3}}, dimensions={0}"
-    assert traffic.counted(line) == [traffic.Collective("", "all-gather", 64)]
+    assert traffic.counted_collectives(line) == [traffic.Collective("", "all-gather", 64)]
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def test_a_step_is_lowered_for_all_devices_of_a_slice(mapping, state):
     }  # augmentation does not depend on the devices
     changes |= {"runtime.mapping": mapping, "runtime.optimizer_state": state}
     config = changed(load_config("distill:smoke"), changes)
-    work, where = program.describe(config, "student"), topology.Slice("these", "v5e", jax.devices()[:4])
+    work, where = program.describe_work(config, "student"), topology.Slice("these", "v5e", jax.devices()[:4])
     lowered, metrics = topology.lower(work, where, batch=4)
     text = lowered.as_text()
     assert "num_partitions = 4" in text and "dense<[[0, 1, 2, 3]]>" in text

@@ -63,7 +63,7 @@ from accdistill_jax.benchmark.model import optimised, topology
 jax.config.update("jax_platforms", "cpu")
 where = topology.describe_slice(sys.argv[1])
 square = jax.ShapeDtypeStruct((4096, 4096), jnp.bfloat16, sharding=SingleDeviceSharding(where.devices[0]))
-print(len(where.devices), optimised.parse(jax.jit(jnp.matmul).lower(square, square).compile().as_text()).cycles)
+print(len(where.devices), optimised.parse_program(jax.jit(jnp.matmul).lower(square, square).compile().as_text()).cycles)
 """
 
 

@@ -19,7 +19,7 @@ def test_operations_are_counted_through_loops():
 
         return jax.lax.scan(body, x, None, length=5)[0] + 1.0
 
-    counted = operations.count(jax.make_jaxpr(fn)(jnp.ones((4, 4))).jaxpr)
+    counted = operations.count_operations(jax.make_jaxpr(fn)(jnp.ones((4, 4))).jaxpr)
     assert [times for _, times in counted.products] == [5]
     assert counted.elements == 5 * 16 * operations.COSTLY_WEIGHT + 16
     compiled, operands = counted.products[0][0].compiled()
@@ -27,7 +27,7 @@ def test_operations_are_counted_through_loops():
 
 
 def test_the_slowest_resource_binds_and_hours_follow_from_it():
-    work = program.describe(load_config("distill:smoke"), "student")
+    work = program.describe_work(load_config("distill:smoke"), "student")
     machine = hardware.gpu("H100", 1)
     segments = budget.segments_of(work, minutes=1000)
     assert segments == 6 * 16

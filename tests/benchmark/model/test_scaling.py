@@ -114,8 +114,8 @@ def small_config(**changes):
     ids=["distillation", "masked autoencoding", "distillation, sharded state, micro-batches"],
 )
 def test_collectives_of_the_compiled_step_are_those_of_the_formula(stage, changes):
-    work = program.describe(small_config(**changes), stage)
-    counted, expected = program.count(work, Parallel())
+    work = program.describe_work(small_config(**changes), stage)
+    counted, expected = program.count_collectives(work, Parallel())
     found, wanted = traffic.total(counted, 4), traffic.total(expected, 4)
     assert found.keys() == wanted.keys() and sum(wanted.values()) > 0
     assert abs(found.pop("all-reduce") - wanted.pop("all-reduce")) <= METRICS_BYTES
@@ -129,7 +129,7 @@ def test_collectives_are_read_from_a_program_text():
       %c = f32[64,3]{1,0} all-gather(%h), channel_id=2, replica_groups={{0,1,2,3}}, dimensions={0}
       %d = f32[64,3]{1,0} add(%all-gather.1, %c)
     """
-    found = [(one.kind, one.array_bytes) for one in traffic.counted(text)]
+    found = [(one.kind, one.array_bytes) for one in traffic.counted_collectives(text)]
     assert found == [("all-reduce", 4 * 512 + 2 * 8 + 4), ("reduce-scatter", 8 * 4 * 64), ("all-gather", 4 * 192)]
 
 
@@ -140,7 +140,7 @@ def test_groups_written_as_axes_of_a_mesh_are_read():
       %b = f32[4,16]{1,0} reduce-scatter(%g), channel_id=1, replica_groups=mesh['host'=2,'d'=4] {'host','d'}, dimensions={0}
       %c = f32[4,16]{1,0} reduce-scatter(%g), channel_id=1, replica_groups=mesh['host'=2,'d'=4] {'d'}, dimensions={0}
     """
-    found = [(one.kind, one.array_bytes) for one in traffic.counted(text)]
+    found = [(one.kind, one.array_bytes) for one in traffic.counted_collectives(text)]
     assert found == [("all-reduce", 64), ("reduce-scatter", 8 * 256), ("reduce-scatter", 4 * 256)]
 
 
@@ -166,7 +166,7 @@ def test_rings_double_the_bandwidth_of_lines_and_halve_the_way():
 
 @pytest.fixture(scope="module")
 def paper():
-    return program.describe(load_config("distill:paper"), "student")
+    return program.describe_work(load_config("distill:paper"), "student")
 
 
 def test_bounds_are_ordered_and_shares(paper):
@@ -182,7 +182,7 @@ def test_a_sharded_state_sends_the_same_bytes_in_more_exchanges(paper):
     config = load_config("distill:paper", ["--config.runtime.optimizer_state=sharded"])
     machine = hardware.tpu("v5e", (16, 16), rings=True)
     whole, split = (
-        model.estimate(work, machine, batch=128, mfu=0.4) for work in (paper, program.describe(config, "student"))
+        model.estimate(work, machine, batch=128, mfu=0.4) for work in (paper, program.describe_work(config, "student"))
     )
     assert sum(split.sent_bytes.values()) == pytest.approx(sum(whole.sent_bytes.values()), rel=1e-3)
     assert split.state_bytes < whole.state_bytes
@@ -214,16 +214,16 @@ def test_memory_is_sixteen_bytes_per_trained_parameter_and_splitting_saves_the_m
 
 
 def test_micro_batches_divide_what_is_kept_and_cost_a_forward_pass():
-    whole = program.describe(small_config(), "student")
-    pieces = program.describe(small_config(**{"student.train.micro_batches": 4}), "student")
+    whole = program.describe_work(small_config(), "student")
+    pieces = program.describe_work(small_config(**{"student.train.micro_batches": 4}), "student")
     assert pieces.activation_bytes(batch=16) == whole.activation_bytes(batch=16) / 4 > 0
     more = pieces.step_flops(batch=16, global_batch=16) - whole.step_flops(batch=16, global_batch=16)
     assert more == 16 * whole.trained_flops
 
 
 def test_dropped_tokens_and_a_teacher_that_ran_before_are_not_counted():
-    whole = program.describe(small_config(), "student")
-    lean = program.describe(small_config(**{"student.drop_fraction": 0.5, "teacher.cached_views": 1}), "student")
+    whole = program.describe_work(small_config(), "student")
+    lean = program.describe_work(small_config(**{"student.drop_fraction": 0.5, "teacher.cached_views": 2}), "student")
     assert lean.frozen_flops == 0 < whole.frozen_flops
     assert 0.4 < lean.trained_flops / whole.trained_flops < 0.6
     assert lean.activation_bytes(batch=16) < 0.7 * whole.activation_bytes(batch=16)
@@ -240,7 +240,7 @@ def test_tables_have_a_row_per_machine(paper):
         assert ("(a)" in line) == ("SXM" in line), "what is assumed is marked"
         assert row[0].compute_s == pytest.approx(4 * row[1].compute_s)
         for one in row:
-            json.dumps(model.as_record(one))
+            json.dumps(one.as_record())
 
 
 def test_latency_between_nodes_goes_through_the_published_points():
@@ -337,4 +337,4 @@ def run_benchmark(repository, *arguments):
 )
 def test_work_that_is_not_counted_is_refused(changes, stage, message):
     with pytest.raises(UserError, match=message):
-        program.describe(small_config(**changes), stage)
+        program.describe_work(small_config(**changes), stage)
