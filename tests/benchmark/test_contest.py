@@ -1,4 +1,4 @@
-"""Contenders in turn, each in a process of its own: what is measured, what is said when one fails."""
+"""The contest: contenders are measured in turn, each in its own process; failures are reported; the command line."""
 
 import importlib
 import json
@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from accdistill_jax.benchmark import commands, contest
-from accdistill_jax.benchmark.__main__ import COMMANDS, build_parser
+from accdistill_jax.benchmark.__main__ import COMMANDS, benchmark_parser
 from accdistill_jax.benchmark.contest import Contender, Measured
 from accdistill_jax.errors import UserError
 
@@ -56,57 +56,49 @@ def contender(tmp_path, monkeypatch):
     return make
 
 
-def test_all_are_measured_in_every_round_beginning_with_another(contender, tmp_path):
-    found = contest.compete([contender("a", 2**-5), contender("b", 2**-7)], rounds=3, round_s=2**-4)
+def test_every_round_measures_all_and_starts_with_a_different_contender(contender, tmp_path):
+    results = contest.compete([contender("a", 2**-5), contender("b", 2**-7)], rounds=3, round_s=2**-4)
     lines = (tmp_path / "log").read_text().splitlines()
-    assert [line.split()[0] for line in lines] == [
-        "a",
-        "b",
-        "a",
-        "b",
-        "b",
-        "a",
-        "a",
-        "b",
-    ]  # the first of each: how often
+    # The first run of each sets its number of repetitions; three rounds follow.
+    assert [line.split()[0] for line in lines] == ["a", "b", "a", "b", "b", "a", "a", "b"]
     counts = {name: {int(line.split()[1]) for line in lines[2:] if line[0] == name} for name in "ab"}
     assert counts["a"] == {2} and counts["b"] == {8}
-    assert all(len(one.seconds) == 3 and one.peak_bytes > 1e6 for one in found.values())
-    assert found["a"].seconds == [2**-5] * 3 and found["b"].seconds == [2**-7] * 3
-    assert contest.ratios(found["a"], found["b"]).median == 4
+    assert all(len(measured.seconds) == 3 and measured.peak_bytes > 1e6 for measured in results.values())
+    assert results["a"].seconds == [2**-5] * 3 and results["b"].seconds == [2**-7] * 3
+    assert contest.ratios(results["a"], results["b"]).median == 4
 
 
 def test_environment_and_cores(contender):
-    one = contender("a", environment={"CONTEST_VARIABLE": "set"}, cores=(0,))
-    assert contest.compete([one], rounds=1, round_s=0.01)["a"].facts == {"cores": 1, "variable": "set"}
+    pinned = contender("a", environment={"CONTEST_VARIABLE": "set"}, cores=(0,))
+    assert contest.compete([pinned], rounds=1, round_s=0.01)["a"].facts == {"cores": 1, "variable": "set"}
 
 
-def test_one_that_cannot_take_part_is_left_out(contender):
-    said = []
-    found = contest.compete([contender("a"), contender("b", skip=True)], rounds=2, round_s=0.01, say=said.append)
-    assert found["b"].facts == {"skipped": "no such device"} and found["b"].seconds == []
-    assert len(found["a"].seconds) == 2 and "b is left out: no such device" in said
+def test_a_contender_that_cannot_take_part_is_left_out(contender):
+    lines = []
+    results = contest.compete([contender("a"), contender("b", skip=True)], rounds=2, round_s=0.01, say=lines.append)
+    assert results["b"].facts == {"skipped": "no such device"} and results["b"].seconds == []
+    assert len(results["a"].seconds) == 2 and "b is left out: no such device" in lines
 
 
-@pytest.mark.parametrize("how, words", [("fail", "broken on purpose"), ("die", "lost its way")])
-def test_one_that_fails_ends_the_contest_with_its_last_words(contender, how, words):
-    with pytest.raises(UserError, match=words):
-        contest.compete([contender("a"), contender("b", **{how: True})], rounds=1, round_s=0.01)
+@pytest.mark.parametrize("failure, message", [("fail", "broken on purpose"), ("die", "lost its way")])
+def test_a_failing_contender_ends_the_contest_with_its_last_line(contender, failure, message):
+    with pytest.raises(UserError, match=message):
+        contest.compete([contender("a"), contender("b", **{failure: True})], rounds=1, round_s=0.01)
 
 
-def test_long_work_is_repeated_as_often_as_asked(contender, tmp_path):
+def test_long_work_has_the_smallest_number_of_repetitions(contender, tmp_path):
     contest.compete([contender("a", 0.05)], rounds=1, round_s=0.01, least=3)
     assert (tmp_path / "log").read_text() == "a 1\na 3\n"
 
 
-def test_one_iteration_of_long_work_is_enough(contender, tmp_path):
-    found = contest.compete([contender("a", 0.05)], rounds=3, round_s=0.01, enough_s=0.04)
-    assert len(found["a"].seconds) == 1 and found["a"].seconds[0] >= 0.05
+def test_long_work_of_a_single_contender_is_measured_once(contender, tmp_path):
+    results = contest.compete([contender("a", 0.05)], rounds=3, round_s=0.01, enough_s=0.04)
+    assert len(results["a"].seconds) == 1 and results["a"].seconds[0] >= 0.05
     assert (tmp_path / "log").read_text() == "a 1\n"
     assert len(contest.compete([contender("a", 0.01)], rounds=3, round_s=0.01, enough_s=10.0)["a"].seconds) == 3
 
 
-def test_patience_ends(contender):
+def test_a_contender_that_does_not_answer_in_time_fails(contender):
     with pytest.raises(UserError, match="did not answer within 2 s"):
         contest.compete([contender("a", hangs_s=600.0)._replace(patience_s=2.0)], rounds=1)
 
@@ -115,27 +107,27 @@ def test_spread_and_ratios():
     assert contest.spread([3.0, 1.0]) == (2.0, 1.0, 3.0)
     assert contest.spread([5.0, 1.0, 2.0, 3.0, 4.0]) == (3.0, 2.0, 4.0)
     base, other = Measured({}, [2.0, 8.0, 3.0], 0), Measured({}, [1.0, 2.0, 3.0], 0)
-    assert contest.ratios(base, other) == (2.0, 1.5, 3.0)  # of 2, 4 and 1, round by round
+    assert contest.ratios(base, other) == (2.0, 1.5, 3.0)  # the rounds' ratios are 2, 4 and 1
     assert contest.rates(other, per_iteration=6.0) == (3.0, 2.5, 4.5)
     assert contest.spread([0.5, 0.25]).scaled(100).text("{:.0f}") == "38 (25 to 50)"
 
 
 def test_command_line(repository):
-    """Help without a device; errors in one line before any work."""
+    """Help needs no device; errors are reported in a line, before any work."""
 
     def run(*arguments):
         command = [sys.executable, "-m", "accdistill_jax.benchmark", *arguments]
         return subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=60)
 
     assert "against PyTorch" in " ".join(run("--help").stdout.split()) and "--batch" in run("step", "--help").stdout
-    for arguments, words in [
+    for arguments, message in [
         (["step", "--json", "nowhere/at/all.json"], "no folder"),
         (["step", "--config.no.such=1"], "no.such"),
-        (["step", "--rounds", "0"], "no number from 1 on"),
+        (["step", "--rounds", "0"], "must be a positive integer"),
         (["nothing"], "invalid choice"),
     ]:
         done = run(*arguments)
-        assert done.returncode != 0 and words in done.stderr and "Traceback" not in done.stderr, done.stderr
+        assert done.returncode != 0 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
 def test_every_command_s_module_is_in_the_table():
@@ -152,7 +144,7 @@ def test_every_command_s_module_is_in_the_table():
 @pytest.mark.parametrize("chosen", COMMANDS)
 def test_every_command_has_help(chosen, capsys):
     with pytest.raises(SystemExit) as ended:
-        build_parser(chosen).parse_args([chosen, "--help"])
+        benchmark_parser(chosen).parse_args([chosen, "--help"])
     assert ended.value.code == 0 and "--json" in capsys.readouterr().out
 
 

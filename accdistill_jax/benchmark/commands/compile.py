@@ -7,7 +7,7 @@ from typing import Any
 from accdistill_jax.config.load import add_config, load_config
 from accdistill_jax.errors import UserError
 
-DEAREST = 20
+SHOWN_LINES = 20
 ESTIMATE = (
     "These are estimates of the compiler, and not a measurement: the sum of the cycles of its fused operations. It has no estimate "
     "for collectives and for waiting on memory, so a chip takes longer. FLOP are those of the matrix products by formula, as in "
@@ -63,7 +63,7 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
     for where in slices:
         say(f"compiling for {where.name}: a minute or two")
         record["slices"].append(compile_for(work, where, batch=arguments.batch))
-    refused = [one["topology"] for one in record["slices"] if not one["compiles"]]
+    refused = [compiled["topology"] for compiled in record["slices"] if not compiled["compiles"]]
     if refused:
         record["failed"] = f"does not compile for {', '.join(refused)}"
     return record
@@ -83,23 +83,23 @@ def compile_for(work: Any, where: Any, *, batch: int) -> dict[str, Any]:
     from accdistill_jax.benchmark.model.hardware import TPU_CHIPS
 
     chips, chip = len(where.devices), TPU_CHIPS[where.generation]
-    found = {"topology": where.name, "chips": chips, "memory_bytes": chip.memory_bytes, "cycle_flops": chip.cycle_flops}
-    found["clock_hz"] = chip.peak_flops / chip.cycle_flops
-    found["flops"] = work.step_flops(batch=batch, global_batch=batch * chips)
+    facts = {"topology": where.name, "chips": chips, "memory_bytes": chip.memory_bytes, "cycle_flops": chip.cycle_flops}
+    facts["clock_hz"] = chip.peak_flops / chip.cycle_flops
+    facts["flops"] = work.step_flops(batch=batch, global_batch=batch * chips)
     lowered, metrics = topology.lower(work, where, batch=batch)
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        return found | {"compiles": False, "reason": topology.error_line(error)}
+        return facts | {"compiles": False, "reason": topology.error_line(error)}
     expected = work.collectives(devices=chips, global_batch=batch * chips, metrics=metrics)
-    found["memory"] = memory_by_kind(compiled.memory_analysis())
-    found["logical"] = work.state_bytes(devices=chips, sharded=work.sharded) | {"batch": batch * work.segment_bytes}
-    found["kept_bytes"] = work.activation_bytes(batch=batch)
-    found["counted_flops"] = compiled.cost_analysis()["flops"]
+    facts["memory"] = memory_by_kind(compiled.memory_analysis())
+    facts["logical"] = work.state_bytes(devices=chips, sharded=work.sharded) | {"batch": batch * work.segment_bytes}
+    facts["kept_bytes"] = work.activation_bytes(batch=batch)
+    facts["counted_flops"] = compiled.cost_analysis()["flops"]
     return (
-        found
+        facts
         | {"compiles": True}
-        | of_text(compiled.as_text(), expected if chips > 1 else [], batch=batch, flops=found["flops"])
+        | of_text(compiled.as_text(), expected if chips > 1 else [], batch=batch, flops=facts["flops"])
     )
 
 
@@ -125,11 +125,11 @@ def of_text(text: str, expected: list[Any], *, batch: int, flops: float) -> dict
     from accdistill_jax.benchmark.model import optimised, traffic
 
     parsed = optimised.parse_program(text)
-    dearest = []
-    for source, operations in list(optimised.by_source(parsed.operations).items())[:DEAREST]:
-        cycles = sum(one.cycles for one in operations)
+    most_expensive = []
+    for source, operations in list(optimised.by_source(parsed.operations).items())[:SHOWN_LINES]:
+        cycles = sum(operation.cycles for operation in operations)
         first = operations[0]
-        dearest.append(
+        most_expensive.append(
             {
                 "source": source,
                 "cycles": cycles,
@@ -138,15 +138,15 @@ def of_text(text: str, expected: list[Any], *, batch: int, flops: float) -> dict
                 "result": first.result,
             }
         )
-    exact = [one.source for one in parsed.products if one.exact]
+    exact = [product.source for product in parsed.products if product.exact]
     return {
         "cycles": parsed.cycles,
         "cycles_per_segment": parsed.cycles / batch,
         "flops_per_cycle": flops / parsed.cycles if parsed.cycles else 0.0,
         "moving_cycles": parsed.moving,
-        "dearest": dearest,
-        "collectives": [one._asdict() for one in traffic.counted_collectives(text)],
-        "expected_collectives": [one._asdict() for one in expected],
+        "most_expensive": most_expensive,
+        "collectives": [collective._asdict() for collective in traffic.counted_collectives(text)],
+        "expected_collectives": [collective._asdict() for collective in expected],
         "products": len(parsed.products),
         "exact_products": {source: exact.count(source) for source in dict.fromkeys(exact)},
         "transfers": parsed.transfers,
@@ -160,7 +160,7 @@ def report(record: Mapping[str, Any]) -> str:
     from accdistill_jax.benchmark.model.tables import table
 
     title = f"# Compiled for TPU: {' '.join([record['config'], *record['overrides']])}, {record['stage']}\n"
-    rows = [summary_row(one) for one in record["slices"]]
+    rows = [summary_row(compiled) for compiled in record["slices"]]
     header = (
         "slice",
         "compiles",
@@ -174,73 +174,75 @@ def report(record: Mapping[str, Any]) -> str:
         "memory, share of the chip",
     )
     out = [f"{title}\n{record['batch']} segments per chip, {record['dtype']}. {ESTIMATE}\n\n{table(header, rows)}"]
-    for one in record["slices"]:
-        out.append(f"\n## {one['topology']}, {one['chips']} chip{'s' if one['chips'] > 1 else ''}\n\n")
-        out.append(details(one) if one["compiles"] else f"Does not compile: {one['reason']}\n")
+    for compiled in record["slices"]:
+        out.append(f"\n## {compiled['topology']}, {compiled['chips']} chip{'s' if compiled['chips'] > 1 else ''}\n\n")
+        out.append(details(compiled) if compiled["compiles"] else f"Does not compile: {compiled['reason']}\n")
     return "".join(out)
 
 
-def summary_row(one: Mapping[str, Any]) -> list[str]:
+def summary_row(compiled: Mapping[str, Any]) -> list[str]:
     """A slice's row of the first table."""
-    flops = f"{one['flops'] / 1e9:.4g}"
-    if not one["compiles"]:
-        return [one["topology"], "no", flops, *[""] * 7]
-    used = sum(one["memory"].values())
+    flops = f"{compiled['flops'] / 1e9:.4g}"
+    if not compiled["compiles"]:
+        return [compiled["topology"], "no", flops, *[""] * 7]
+    used = sum(compiled["memory"].values())
     return [
-        one["topology"],
+        compiled["topology"],
         "yes",
         flops,
-        f"{one['cycles_per_segment'] / 1e3:.1f}",
-        f"{one['flops_per_cycle'] / 1e3:.1f} K",
-        f"{one['cycle_flops'] / 1e3:.0f} K",
-        f"{one['flops_per_cycle'] / one['cycle_flops']:.1%}",
-        f"{one['moving_cycles'] / one['cycles']:.1%}",
-        f"{1e3 * one['cycles'] / one['clock_hz']:.3g}",
-        f"{used / 2**20:.0f} MiB, {used / one['memory_bytes']:.1%}",
+        f"{compiled['cycles_per_segment'] / 1e3:.1f}",
+        f"{compiled['flops_per_cycle'] / 1e3:.1f} K",
+        f"{compiled['cycle_flops'] / 1e3:.0f} K",
+        f"{compiled['flops_per_cycle'] / compiled['cycle_flops']:.1%}",
+        f"{compiled['moving_cycles'] / compiled['cycles']:.1%}",
+        f"{1e3 * compiled['cycles'] / compiled['clock_hz']:.3g}",
+        f"{used / 2**20:.0f} MiB, {used / compiled['memory_bytes']:.1%}",
     ]
 
 
-def details(one: Mapping[str, Any]) -> str:
+def details(compiled: Mapping[str, Any]) -> str:
     """Memory, collectives and the most expensive operations of a slice."""
     from accdistill_jax.benchmark.model.tables import count_table, table
     from accdistill_jax.benchmark.model.traffic import Collective
 
-    kinds = [[name, f"{size / 2**20:.1f}"] for name, size in one["memory"].items()]
+    kinds = [[name, f"{size / 2**20:.1f}"] for name, size in compiled["memory"].items()]
     kinds += [
         [f"included, before padding: {name}", f"{size / 2**20:.1f}"]
-        for name, size in one["logical"].items()
+        for name, size in compiled["logical"].items()
         if name != "gradients"
     ]
-    kinds.append(["by formula, before fusion: kept for the backward pass", f"{one['kept_bytes'] / 2**20:.1f}"])
-    kinds.append(["memory of the chip", f"{one['memory_bytes'] / 2**20:.0f}"])
+    kinds.append(["by formula, before fusion: kept for the backward pass", f"{compiled['kept_bytes'] / 2**20:.1f}"])
+    kinds.append(["memory of the chip", f"{compiled['memory_bytes'] / 2**20:.0f}"])
     out = [table(("memory per chip", "MiB"), kinds)]
-    counted, expected = ([Collective(**each) for each in one[name]] for name in ("collectives", "expected_collectives"))
-    if one["chips"] > 1:
-        out.append("\n" + count_table(counted, expected, devices=one["chips"]))
+    counted, expected = (
+        [Collective(**group) for group in compiled[name]] for name in ("collectives", "expected_collectives")
+    )
+    if compiled["chips"] > 1:
+        out.append("\n" + count_table(counted, expected, devices=compiled["chips"]))
     rows = [
         [
-            each["source"] or "?",
-            f"{each['cycles'] / 1e3:.1f}",
-            f"{each['cycles'] / one['cycles']:.1%}",
-            f"{each['operations']}",
-            f"`{each['first']}` {each['result'].split('{')[0]}",
+            group["source"] or "?",
+            f"{group['cycles'] / 1e3:.1f}",
+            f"{group['cycles'] / compiled['cycles']:.1%}",
+            f"{group['operations']}",
+            f"`{group['first']}` {group['result'].split('{')[0]}",
         ]
-        for each in one["dearest"]
+        for group in compiled["most_expensive"]
     ]
     header = ("source line", "K cycles", "share", "operations", "the most expensive of them")
     out.append(
-        f"\nMost expensive source lines, of {one['cycles'] / 1e3:,.0f} K cycles:\n\n".replace(",", " ")
+        f"\nMost expensive source lines, of {compiled['cycles'] / 1e3:,.0f} K cycles:\n\n".replace(",", " ")
         + table(header, rows)
     )
-    exact = ", ".join(f"{count} at {source}" for source, count in one["exact_products"].items())
+    exact = ", ".join(f"{count} at {source}" for source, count in compiled["exact_products"].items())
     out.append(
-        f"\nMatrix products: {one['products']}, computed in bfloat16 (the default of JAX on TPU, with float32 configs too). "
+        f"\nMatrix products: {compiled['products']}, computed in bfloat16 (the default of JAX on TPU, with float32 configs too). "
     )
     out.append(f"Exceptions, kept in float32: {exact or 'none'}. ")
-    out.append(f"Operations of all kinds, counted by the compiler: {one['counted_flops'] / 1e9:.4g} GFLOP. ")
-    out.append(f"Transfers between host and chip within the step: {len(one['transfers'])}.\n")
-    if one["unknown_loops"]:
+    out.append(f"Operations of all kinds, counted by the compiler: {compiled['counted_flops'] / 1e9:.4g} GFLOP. ")
+    out.append(f"Transfers between host and chip within the step: {len(compiled['transfers'])}.\n")
+    if compiled["unknown_loops"]:
         out.append(
-            f"\n{one['unknown_loops']} loops have an unknown number of iterations and count once: the real cycles are more.\n"
+            f"\n{compiled['unknown_loops']} loops have an unknown number of iterations and count once: the real cycles are more.\n"
         )
     return "".join(out)

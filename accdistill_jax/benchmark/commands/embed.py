@@ -111,31 +111,37 @@ def report(record: dict[str, Any]) -> str:
     out = [f"# Inference, {record['dtype']}\n"]
     if "throughput" in record:
         rows = []
-        for one in record["throughput"]:
-            rate = spread([one["batch"] / seconds for seconds in one["seconds"]])
-            flops = one["facts"]["flops"] * rate.median / 1e9
+        for measured in record["throughput"]:
+            rate = spread([measured["batch"] / seconds for seconds in measured["seconds"]])
+            flops = measured["facts"]["flops"] * rate.median / 1e9
             rows.append(
-                [one["config"], str(one["batch"]), rate.text(), f"{flops:.0f}", f"{one['peak_bytes'] / 1e9:.2f}"]
+                [
+                    measured["config"],
+                    str(measured["batch"]),
+                    rate.text(),
+                    f"{flops:.0f}",
+                    f"{measured['peak_bytes'] / 1e9:.2f}",
+                ]
             )
         header = ("student of", "batch", "segments/s", "GFLOP/s", "peak memory, GB")
         out.append("\n## Embedding, all cores: int16 in, embedding out\n\n" + table(header, rows))
     if "latency" in record:
         rows = []
-        for one in record["latency"]:
-            facts = one["facts"]
+        for measured in record["latency"]:
+            facts = measured["facts"]
             milliseconds = [f"{1e3 * facts['latency_s'][q]:.2f}" for q in ("p50", "p95")]
             size = [f"{facts['parameters'] / 1e6:.2f}", f"{facts['flops'] / 1e6:.0f}"]
-            rows.append([one["config"], *size, *milliseconds, f"{one['peak_bytes'] / 1e9:.2f}"])
+            rows.append([measured["config"], *size, *milliseconds, f"{measured['peak_bytes'] / 1e9:.2f}"])
         header = ("student of", "parameters, millions", "MFLOP", "p50, ms", "p95, ms", "peak memory, GB")
         out.append("\n## Latency of a segment on a single core\n\n" + table(header, rows))
     rows = []
     for task, words in EVALUATIONS.items():
         if task in record:
-            one = record[task]
-            facts = one["facts"]
+            measured = record[task]
+            facts = measured["facts"]
             words = words.format(draws=record["draws"], queries=facts.get("queries"))
-            sizes = [facts["input_bytes"], facts["before_bytes"], one["peak_bytes"]]
-            rows.append([words, spread(one["seconds"]).text(), *(f"{size / 1e9:.2f}" for size in sizes)])
+            sizes = [facts["input_bytes"], facts["before_bytes"], measured["peak_bytes"]]
+            rows.append([words, spread(measured["seconds"]).text(), *(f"{size / 1e9:.2f}" for size in sizes)])
     if rows:
         header = (
             f"{record['embeddings']} embeddings",
@@ -150,10 +156,10 @@ def report(record: dict[str, Any]) -> str:
 
 def _extrapolated(record: dict[str, Any]) -> str:
     """Estimated time to rank all queries, if only a sample was ranked."""
-    one, count = record.get("retrieval"), record["embeddings"]
-    if one is None or one["facts"]["queries"] >= count:
+    retrieval, count = record.get("retrieval"), record["embeddings"]
+    if retrieval is None or retrieval["facts"]["queries"] >= count:
         return ""
-    queries, seconds = one["facts"]["queries"], spread(one["seconds"]).median
+    queries, seconds = retrieval["facts"]["queries"], spread(retrieval["seconds"]).median
     return (
         f"\nRetrieval ranked a random sample of {queries} queries among all {count} candidates, in each direction. All {count} queries "
         f"would take about {seconds * count / queries / 2 / 60:.0f} minutes (extrapolated, not measured); their scores serve both "

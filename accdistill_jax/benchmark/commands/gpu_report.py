@@ -118,13 +118,13 @@ def _kernels(kernels: Mapping[str, Any]) -> str:
     total = kernels["total_s"] or 1.0
     rows = [
         [
-            _short(one["name"]),
-            _short(one["source"]),
-            f"{1e3 * one['seconds']:.2f}",
-            f"{one['seconds'] / total:.1%}",
-            f"{one['calls']:.0f}",
+            _short(operation["name"]),
+            _short(operation["source"]),
+            f"{1e3 * operation['seconds']:.2f}",
+            f"{operation['seconds'] / total:.1%}",
+            f"{operation['calls']:.0f}",
         ]
-        for one in kernels["operations"]
+        for operation in kernels["operations"]
     ]
     return (
         table(("", "source", "ms per step", "share", "calls"), rows)

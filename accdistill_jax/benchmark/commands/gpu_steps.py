@@ -15,7 +15,7 @@ from accdistill_jax.benchmark.contest import Contender, Worker
 from accdistill_jax.errors import UserError
 
 SMALL = "distill"
-PROFILED_STEPS, DEAREST = 3, 10
+PROFILED_STEPS, SHOWN_OPERATIONS = 3, 10
 FORMS: dict[str, dict[str, Any]] = {
     "as configured": {},
     "augmented": {"augmented": True},
@@ -125,13 +125,18 @@ def take_turns(entries: list[RemoteStep], sizes: Sizes, context: Context) -> dic
     return results
 
 
-def _dearest(entry: RemoteStep) -> dict[str, Any]:
+def _profile(entry: RemoteStep) -> dict[str, Any]:
     """The most expensive operations of a step, and the sum of all operations."""
     entry.worker.send({"profile": entry.number, "count": PROFILED_STEPS})
     answer = entry.worker.answer()
     operations = answer["operations"]
     total = sum(operation["seconds"] for operation in operations)
-    return {"failed": answer["failed"], "total_s": total, "operations": operations[:DEAREST], "count": len(operations)}
+    return {
+        "failed": answer["failed"],
+        "total_s": total,
+        "operations": operations[:SHOWN_OPERATIONS],
+        "count": len(operations),
+    }
 
 
 def measure_contest(context: Context) -> dict[str, Any]:
@@ -173,7 +178,7 @@ def measure_contest(context: Context) -> dict[str, Any]:
         times = take_turns(entries, sizes, context)
         profiled = f"{sizes.variant_batch}" if sizes.variant_batch in sizes.batches else f"{first}"
         kernels = {
-            entry.name: _dearest(entry)
+            entry.name: _profile(entry)
             for entry in entries
             if entry.name.endswith(f", {profiled}") and "failed" not in times[entry.name]
         }

@@ -178,8 +178,8 @@ def measure_reading(arguments: argparse.Namespace, store: Path, say: Callable[[s
         Contender(VIEWS, f"{MODULE}.reading_views", order | {"folder": str(store.parent)}),
         Contender(MEMORY, f"{MODULE}.reading_memory", order),
     ]
-    found = contest.compete(contenders, rounds=arguments.rounds, round_s=arguments.round_s, say=say)
-    return {name: one._asdict() for name, one in found.items()}
+    results = contest.compete(contenders, rounds=arguments.rounds, round_s=arguments.round_s, say=say)
+    return {name: measured._asdict() for name, measured in results.items()}
 
 
 def ours(threads: int) -> str:
@@ -203,8 +203,8 @@ def measure_making(
         ),
         Contender("plain scipy loop", f"{MODULE}.making_scipy", order | {"out": str(out / "loop")}),
     ]
-    found = contest.compete(contenders, rounds=arguments.rounds, round_s=arguments.round_s, say=say)
-    return {name: one._asdict() for name, one in found.items()}
+    results = contest.compete(contenders, rounds=arguments.rounds, round_s=arguments.round_s, say=say)
+    return {name: measured._asdict() for name, measured in results.items()}
 
 
 def local_service(address: str) -> dict[str, str]:
@@ -237,10 +237,10 @@ def measure_object_store(
             keys = local_service(slow if latency else quick)
             name = f"{latency:g} ms, concurrency {concurrency}, cache {cache} MB"
             contenders.append(Contender(name, f"{MODULE}.reading", order | tuning, keys))
-        found = contest.compete(contenders, rounds=arguments.rounds, round_s=arguments.round_s, say=say)
+        results = contest.compete(contenders, rounds=arguments.rounds, round_s=arguments.round_s, say=say)
     return [
-        {"latency_ms": latency, "concurrency": concurrency, "cache_mb": cache, "measured": one._asdict()}
-        for (latency, concurrency, cache), one in zip(settings, found.values(), strict=True)
+        {"latency_ms": latency, "concurrency": concurrency, "cache_mb": cache, "measured": measured._asdict()}
+        for (latency, concurrency, cache), measured in zip(settings, results.values(), strict=True)
     ]
 
 
@@ -272,26 +272,26 @@ def by_unit(part: dict[str, dict]) -> dict[str, Measured]:
 def _reading(part: dict[str, dict], record: dict[str, Any]) -> str:
     from accdistill_jax.benchmark.model.tables import table
 
-    found = by_unit(part)
-    rates = {name: contest.rates(one, per_iteration=1) for name, one in found.items()}
-    peers = [name for name, one in found.items() if "ArrayRecord" in name and one.seconds]
+    results = by_unit(part)
+    rates = {name: contest.rates(measured, per_iteration=1) for name, measured in results.items()}
+    peers = [name for name, measured in results.items() if "ArrayRecord" in name and measured.seconds]
     best = max(peers, key=lambda name: rates[name].median, default=None)
-    arrays = found[ours(1)].facts["bytes_per_segment"]
-    total = sum(one["bytes"] for one in arrays.values())
+    arrays = results[ours(1)].facts["bytes_per_segment"]
+    total = sum(array["bytes"] for array in arrays.values())
     rows = []
-    for name, one in found.items():
-        if not one.seconds:
-            rows.append([name, f"left out: {one.facts['skipped']}", "", "", ""])
+    for name, measured in results.items():
+        if not measured.seconds:
+            rows.append([name, f"left out: {measured.facts['skipped']}", "", "", ""])
             continue
-        gain = contest.ratios(found[best], one).text("{:.2f}") if best and name != best else ""
+        gain = contest.ratios(results[best], measured).text("{:.2f}") if best and name != best else ""
         rate = rates[name]
         rows.append(
-            [name, rate.text("{:.0f}"), f"{rate.median * total / 1e9:.2f}", gain, f"{one.peak_bytes / 1e9:.2f}"]
+            [name, rate.text("{:.0f}"), f"{rate.median * total / 1e9:.2f}", gain, f"{measured.peak_bytes / 1e9:.2f}"]
         )
     header = ("", "segments/s", "GB/s", f"times as fast as {best}", "peak memory, GB")
-    first, warm = (rates_of(found, best, name) for name in (f"{ours(2)}, first reading", ours(2)))
+    first, warm = (rates_of(results, best, name) for name in (f"{ours(2)}, first reading", ours(2)))
     gains = f" Times as fast as {best}: {first} with every checksum compared, {warm} without." if best else ""
-    wire = ", ".join(f"{name} {one['bytes']:.0f} ({one['dtype']})" for name, one in arrays.items())
+    wire = ", ".join(f"{name} {array['bytes']:.0f} ({array['dtype']})" for name, array in arrays.items())
     return table(header, rows) + (
         f"\nBatches of {record['batch']} in a seeded global shuffle. Ours compares a segment's checksum when a process reads it for the "
         f'first time: "first reading" opens the store again for every epoch (included in its time), the other rows keep it open.{gains} '
@@ -299,9 +299,9 @@ def _reading(part: dict[str, dict], record: dict[str, Any]) -> str:
     )
 
 
-def rates_of(found: dict[str, Measured], base: str | None, name: str) -> str:
+def rates_of(results: dict[str, Measured], base: str | None, name: str) -> str:
     """Speed relative to the contender `base`; "" if `base` is None."""
-    return contest.ratios(found[base], found[name]).text("{:.2f}") if base else ""
+    return contest.ratios(results[base], results[name]).text("{:.2f}") if base else ""
 
 
 def _wait(part: dict[str, dict[str, list[float]]], record: dict[str, Any]) -> str:
@@ -310,10 +310,10 @@ def _wait(part: dict[str, dict[str, list[float]]], record: dict[str, Any]) -> st
     rows = [
         [
             f"{record['config']}, {name}",
-            spread(one["segments_per_s"]).text("{:.0f}"),
-            spread(one["input_wait_fraction"]).scaled(100).text("{:.2f}"),
+            spread(timings["segments_per_s"]).text("{:.0f}"),
+            spread(timings["input_wait_fraction"]).scaled(100).text("{:.2f}"),
         ]
-        for name, one in part.items()
+        for name, timings in part.items()
     ]
     return table(("student of", "segments/s trained", "waiting for input, % of the time"), rows) + (
         f"\nFrom the timings that the training command logs, over {record['wait_steps']} steps each, without compilation.\n"
@@ -323,18 +323,18 @@ def _wait(part: dict[str, dict[str, list[float]]], record: dict[str, Any]) -> st
 def _making(part: dict[str, dict], record: dict[str, Any]) -> str:
     from accdistill_jax.benchmark.model.tables import table
 
-    found = by_unit(part)
-    first, *_, loop = found
+    results = by_unit(part)
+    first, *_, loop = results
     rows = [
         [
             name,
-            contest.rates(one, per_iteration=1).text("{:.0f}"),
-            "1" if name == loop else contest.ratios(found[loop], one).text("{:.2f}"),
-            "" if name in (first, loop) else contest.ratios(found[first], one).text("{:.2f}"),
+            contest.rates(measured, per_iteration=1).text("{:.0f}"),
+            "1" if name == loop else contest.ratios(results[loop], measured).text("{:.2f}"),
+            "" if name in (first, loop) else contest.ratios(results[first], measured).text("{:.2f}"),
         ]
-        for name, one in found.items()
+        for name, measured in results.items()
     ]
-    facts = found[first].facts
+    facts = results[first].facts
     return table(("", "minutes of signal per second", "times the loop", "times a single worker"), rows) + (
         f"\n{facts['minutes']} minutes of {record['people']} participants (selection keeps {facts['kept']}) become a store with "
         "tables, checksums and manifest; the time includes the start of the worker processes. "
@@ -355,7 +355,7 @@ def _object_store(part: list[dict[str, Any]], record: dict[str, Any]) -> str:
         for row in part
     ]
     facts = part[0]["measured"]["facts"]
-    size = record["training_segments"] * sum(one["bytes"] for one in facts["bytes_per_segment"].values()) / 1e6
+    size = record["training_segments"] * sum(array["bytes"] for array in facts["bytes_per_segment"].values()) / 1e6
     return table(("added latency, ms", "data.read_concurrency", "data.cache_mb", "segments/s"), rows) + (
         f"\n{size:.0f} MB of training segments behind a local S3 service, which adds the latency to every request. A segment takes two "
         f"requests (PPG, acceleration). Without a cache, every batch of {record['batch']} fetches the indices of its shards again (here "

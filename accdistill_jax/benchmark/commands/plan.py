@@ -139,8 +139,8 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
         record["machine"], record["check"] = check_plan(
             tuple(case for case in CASES if arguments.check_cases == "all" or case.config == SMALL), arguments, say
         )
-        predicted = [one for one in record["check"] if not one["calibrates"]]
-        far = [one for one in predicted if abs(one["off"]) > TOLERATED]
+        predicted = [case for case in record["check"] if not case["calibrates"]]
+        far = [case for case in predicted if abs(case["off"]) > TOLERATED]
         if far:
             record["failed"] = f"{len(far)} of {len(predicted)} predicted steps are off by more than {TOLERATED:.0%}"
     return record
@@ -165,8 +165,8 @@ def check_plan(
     say(
         f"{HERE}: {machine.peak_flops / 1e9:.0f} GFLOP/s, memory {machine.memory_bandwidth / 1e9:.1f} GB/s, input {rate / 1e9:.1f} GB/s"
     )
-    found, shares = [], {}
-    for case in sorted(cases, key=lambda one: not one.calibrates):
+    compared_cases, shares = [], {}
+    for case in sorted(cases, key=lambda case: not case.calibrates):
         config = changed(load_config(case.config), {"runtime.compute_dtype": dtype})
         order = {"config": plain(config), "stage": case.stage, "batch": case.batch}
         contender = Contender("step", f"{MODULE}.training", order | {"share": None, "follow_steps": 1})
@@ -178,15 +178,15 @@ def check_plan(
             on_products = spread(measured.seconds).median - at_peak["device memory"]
             shares[case.config] = at_peak["matrix products"] / on_products
         share = shares[case.config]
-        found.append(compared(case, measured, budget.plan(work, machine, mfu=share, **sizes), mfu=share))
-        off = "sets the share of the peak" if case.calibrates else f"{found[-1]['off']:+.0%}"
-        say(f"{case.name}: {found[-1]['measured'][0]:.1f} segments/s, {off}")
+        compared_cases.append(compared(case, measured, budget.plan(work, machine, mfu=share, **sizes), mfu=share))
+        off = "sets the share of the peak" if case.calibrates else f"{compared_cases[-1]['off']:+.0%}"
+        say(f"{case.name}: {compared_cases[-1]['measured'][0]:.1f} segments/s, {off}")
     described = {
         "peak_flops": machine.peak_flops,
         "memory_bandwidth": machine.memory_bandwidth,
         "host_bytes_per_s": rate,
     }
-    return described, found
+    return described, compared_cases
 
 
 def measured_hardware(arguments: argparse.Namespace, dtype: str) -> tuple[Any, float]:
@@ -212,11 +212,15 @@ def measured_hardware(arguments: argparse.Namespace, dtype: str) -> tuple[Any, f
             Contender("memory", f"{MODULE}.memory_speed", {}),
             Contender("input", f"{MODULE}.reading", reading),
         )
-        found = contest.compete(contenders, rounds=arguments.rounds, round_s=1.0)
-    segment = sum(one["bytes"] for one in found["input"].facts["bytes_per_segment"].values())
-    sizes = (found["peak"].facts["flops"], found["memory"].facts["bytes"], found["input"].facts["segments"] * segment)
+        measured = contest.compete(contenders, rounds=arguments.rounds, round_s=1.0)
+    segment = sum(array["bytes"] for array in measured["input"].facts["bytes_per_segment"].values())
+    sizes = (
+        measured["peak"].facts["flops"],
+        measured["memory"].facts["bytes"],
+        measured["input"].facts["segments"] * segment,
+    )
     peak, memory, rate = (
-        contest.rates(one, per_iteration=size).median for one, size in zip(found.values(), sizes, strict=True)
+        contest.rates(array, per_iteration=size).median for array, size in zip(measured.values(), sizes, strict=True)
     )
     installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Hardware(HERE, peak, installed, memory, (), 1, ()), rate
@@ -241,18 +245,18 @@ def report(record: dict[str, Any]) -> str:
     from accdistill_jax.benchmark.model.tables import source_list, table
 
     rows = []
-    for one in record["plans"]:
-        slow, fast = one["hours"]
+    for planned in record["plans"]:
+        slow, fast = planned["hours"]
         shown = [
-            one["hardware"],
-            one["stage"],
-            f"{one['batch'] * one['devices']}",
+            planned["hardware"],
+            planned["stage"],
+            f"{planned['batch'] * planned['devices']}",
             f"{slow:.3g} to {fast:.3g}",
-            one["binds"],
+            planned["binds"],
         ]
-        shown += [f"{1e3 * one['seconds'][name]:.3g}" for name in budget.RESOURCES]
-        shown.append(f"{one['host_bytes_wanted_per_s'] / 1e9:.2g}")
-        rows.append([*shown, "yes" if one["fits"] else "no"])
+        shown += [f"{1e3 * planned['seconds'][name]:.3g}" for name in budget.RESOURCES]
+        shown.append(f"{planned['host_bytes_wanted_per_s'] / 1e9:.2g}")
+        rows.append([*shown, "yes" if planned["fits"] else "no"])
     header = ["hardware", "stage", "global batch", "hours, without to with overlap", "limiting resource"]
     header += [f"{name}, ms per step" for name in budget.RESOURCES]
     corpus = f"{record['minutes']:,} minutes".replace(",", " ")
@@ -277,18 +281,18 @@ def _check_table(record: dict[str, Any]) -> str:
     from accdistill_jax.benchmark.model.tables import table
 
     rows = []
-    for one in record["check"]:
-        measured = contest.MedianRange(*one["measured"])
+    for case in record["check"]:
+        measured = contest.MedianRange(*case["measured"])
         rows.append(
             [
-                f"{one['config']}, {one['stage']}, batch {one['batch']}",
+                f"{case['config']}, {case['stage']}, batch {case['batch']}",
                 measured.text(),
-                f"{one['predicted']:.3g}",
+                f"{case['predicted']:.3g}",
                 "sets the share"
-                if one["calibrates"]
-                else f"{one['off']:+.0%}" + (" (beyond)" if abs(one["off"]) > TOLERATED else ""),
-                f"{one['mfu']:.0%}",
-                *(f"{1e3 * one['seconds'][name]:.3g}" for name in budget.RESOURCES if name != "interconnect"),
+                if case["calibrates"]
+                else f"{case['off']:+.0%}" + (" (beyond)" if abs(case["off"]) > TOLERATED else ""),
+                f"{case['mfu']:.0%}",
+                *(f"{1e3 * case['seconds'][name]:.3g}" for name in budget.RESOURCES if name != "interconnect"),
             ]
         )
     header = ("step", "segments/s", "predicted", "off by", "share of the peak")
@@ -300,7 +304,7 @@ def _check_table(record: dict[str, Any]) -> str:
         "measured case of each config sets the share of the peak for its other cases. Off by: measured over predicted time of a step; "
         f"a plan is wrong if it is off by more than {TOLERATED:.0%}.\n"
     )
-    large = {one["stage"]: one for one in record["check"] if one["config"] == record["config"]}
+    large = {case["stage"]: case for case in record["check"] if case["config"] == record["config"]}
     if set(record["segments"]) <= set(large):
         hours = {stage: count / large[stage]["measured"][0] / 3600 for stage, count in record["segments"].items()}
         text += (

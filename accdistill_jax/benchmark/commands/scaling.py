@@ -71,8 +71,10 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
             if full:
                 out.append(f"\nBy this estimate the memory of these devices is too small: {'; '.join(full)}.\n")
         counted, expected = program.count_collectives(work, parallel)
-        for origin, found in (("compiled", counted), ("formula", expected)):
-            record["collectives"] += [{"stage": work.stage, "from": origin} | one._asdict() for one in found]
+        for origin, collectives in (("compiled", counted), ("formula", expected)):
+            record["collectives"] += [
+                {"stage": work.stage, "from": origin} | collective._asdict() for collective in collectives
+            ]
         out.append(
             f"\nCollectives of the step compiled for {parallel.num_devices} devices with {program.COUNT_BATCH} segments each:\n\n"
             + tables.count_table(counted, expected, devices=parallel.num_devices)

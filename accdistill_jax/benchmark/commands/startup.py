@@ -141,7 +141,7 @@ def measure_memory(config: Config, arguments: argparse.Namespace, say: Callable[
         "blocks rematerialised": {"rematerialise": "blocks", "micro_batches": 1},
         f"{arguments.micro_batches} micro-batches": {"rematerialise": "none", "micro_batches": arguments.micro_batches},
     }
-    found = []
+    steps = []
     for batch in arguments.batches:
         contenders = []
         for name, way in ways.items():
@@ -154,11 +154,13 @@ def measure_memory(config: Config, arguments: argparse.Namespace, say: Callable[
             )
             order = {"config": plain(trained), "stage": arguments.stage, "batch": batch}
             contenders.append(Contender(name, f"{MODULE}.memory", order))
-        for name, one in contest.compete(contenders, rounds=arguments.rounds, round_s=1.0).items():
-            peak = one.facts["device_peak_bytes"] or one.peak_bytes
-            found.append({"batch": batch, "way": name, "peak_bytes": peak, "seconds": one.seconds, "facts": one.facts})
+        for name, measured in contest.compete(contenders, rounds=arguments.rounds, round_s=1.0).items():
+            peak = measured.facts["device_peak_bytes"] or measured.peak_bytes
+            steps.append(
+                {"batch": batch, "way": name, "peak_bytes": peak, "seconds": measured.seconds, "facts": measured.facts}
+            )
         say(f"memory at {batch} segments")
-    return found
+    return steps
 
 
 def report(record: dict[str, Any]) -> str:
@@ -178,10 +180,10 @@ def report(record: dict[str, Any]) -> str:
         out.append("\n## Time from the command to the first step of the first training stage\n\n" + table(header, rows))
     if "memory" in record:
         rows = []
-        for one in record["memory"]:
-            rate = spread([one["batch"] / seconds for seconds in one["seconds"]]).text()
-            before = f"{one['facts']['before_bytes'] / 1e9:.2f}"
-            rows.append([f"{one['batch']}, {one['way']}", f"{one['peak_bytes'] / 1e9:.2f}", before, rate])
+        for step in record["memory"]:
+            rate = spread([step["batch"] / seconds for seconds in step["seconds"]]).text()
+            before = f"{step['facts']['before_bytes'] / 1e9:.2f}"
+            rows.append([f"{step['batch']}, {step['way']}", f"{step['peak_bytes'] / 1e9:.2f}", before, rate])
         header = ("segments per device", "peak memory, GB", "before the step, GB", "segments/s")
         out.append(f"\n## Memory of the {record['stage']}'s step\n\n" + table(header, rows))
     return "".join(out)

@@ -75,17 +75,19 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
     unaugmented = without_augmentation(config)
     if "distil" in arguments.only:
         with tempfile.TemporaryDirectory() as share:
-            found = contest.compete(distil_contenders(config, unaugmented, arguments, share), **timing)
+            results = contest.compete(distil_contenders(config, unaugmented, arguments, share), **timing)
         single = arguments.dtype == "float32" and accelerated()
-        record["parity"] = check_parity(found, TF32 if single else arguments.dtype)
-        record["distillation"] = {name: one._asdict() for name, one in found.items()}
+        record["parity"] = check_parity(results, TF32 if single else arguments.dtype)
+        record["distillation"] = {name: measured._asdict() for name, measured in results.items()}
     if "mae" in arguments.only:
         orders = {MASKED: False, UNMASKED: True}
         contenders = [
             Contender(name, f"{MODULE}.masking", {"config": unaugmented, "batch": arguments.batch, "all_tokens": every})
             for name, every in orders.items()
         ]
-        record["masking"] = {name: one._asdict() for name, one in contest.compete(contenders, **timing).items()}
+        record["masking"] = {
+            name: measured._asdict() for name, measured in contest.compete(contenders, **timing).items()
+        }
     return record
 
 
@@ -166,13 +168,13 @@ def accelerated() -> bool:
     return asked.stdout.strip() != "cpu"
 
 
-def check_parity(found: Mapping[str, Measured], dtype: str) -> dict[str, float]:
+def check_parity(results: Mapping[str, Measured], dtype: str) -> dict[str, float]:
     """Compares the other contenders' steps with ours.
 
     The parameters after `FOLLOW_STEPS` steps are compared too, and with them the optimisers.
 
     Args:
-        found: measurements by contender.
+        results: measurements by contender.
         dtype: key of `PARITY`.
 
     Returns:
@@ -181,11 +183,11 @@ def check_parity(found: Mapping[str, Measured], dtype: str) -> dict[str, float]:
     Raises:
         UserError: a contender computes a different step.
     """
-    ours, largest = found[OURS].facts["first_steps"][:COMPARED_STEPS], {}
-    for name in found:
-        if name != PER_CORE and name not in pytorch(found):
+    ours, largest = results[OURS].facts["first_steps"][:COMPARED_STEPS], {}
+    for name in results:
+        if name != PER_CORE and name not in pytorch(results):
             continue
-        theirs = found[name].facts.get("first_steps", [])[:COMPARED_STEPS]
+        theirs = results[name].facts.get("first_steps", [])[:COMPARED_STEPS]
         if not theirs:
             continue
         differences = [abs(b[what] - a[what]) / abs(a[what]) for a, b in zip(ours, theirs, strict=True) for what in a]
@@ -195,7 +197,7 @@ def check_parity(found: Mapping[str, Measured], dtype: str) -> dict[str, float]:
                 f"{name} does not compute the same step: loss or gradient norm differ by {largest[name]:.1e} "
                 f"(allowed {PARITY[dtype]:.0e}); ours {ours}, theirs {theirs}"
             )
-        apart = found[name].facts.get("parameter_difference", 0.0)
+        apart = results[name].facts.get("parameter_difference", 0.0)
         if apart > PARAMETER_PARITY[dtype]:
             raise UserError(
                 f"{name} does not train the same: after {FOLLOW_STEPS} steps the distance of its parameters to ours is {apart:.1e} of "
@@ -204,9 +206,9 @@ def check_parity(found: Mapping[str, Measured], dtype: str) -> dict[str, float]:
     return largest
 
 
-def pytorch(found: Mapping[str, Any]) -> list[str]:
+def pytorch(results: Mapping[str, Any]) -> list[str]:
     """Names of the PyTorch contenders."""
-    return [name for name in found if name.startswith((EAGER, COMPILED))]
+    return [name for name in results if name.startswith((EAGER, COMPILED))]
 
 
 def report(record: dict[str, Any]) -> str:
@@ -220,35 +222,35 @@ def report(record: dict[str, Any]) -> str:
 
 
 def _measured(records: Mapping[str, dict]) -> dict[str, Measured]:
-    return {name: Measured(**one) for name, one in records.items()}
+    return {name: Measured(**measured) for name, measured in records.items()}
 
 
 def _distillation(record: dict[str, Any]) -> str:
     from accdistill_jax.benchmark.model.tables import table
 
-    found = _measured(record["distillation"])
-    ours = found[OURS]
+    results = _measured(record["distillation"])
+    ours = results[OURS]
     segments = record["batch"] * ours.facts["devices"]
     flops = ours.facts["flops_per_segment"] * segments
-    peak = spread([found[PEAK].facts["flops"] / seconds for seconds in found[PEAK].seconds])
+    peak = spread([results[PEAK].facts["flops"] / seconds for seconds in results[PEAK].seconds])
     rows = []
-    for name, one in found.items():
+    for name, measured in results.items():
         if name in (PEAK, PRODUCTS):
             continue
-        if not one.seconds:
-            rows.append([name, f"left out: {one.facts['skipped']}", *[""] * 6])
+        if not measured.seconds:
+            rows.append([name, f"left out: {measured.facts['skipped']}", *[""] * 6])
             continue
-        rate = contest.rates(one, per_iteration=flops)
+        rate = contest.rates(measured, per_iteration=flops)
         rows.append(
             [
                 name,
-                contest.rates(one, per_iteration=segments).text(),
-                "1" if one is ours else contest.ratios(one, ours).text("{:.2f}"),
+                contest.rates(measured, per_iteration=segments).text(),
+                "1" if measured is ours else contest.ratios(measured, ours).text("{:.2f}"),
                 f"{rate.median / 1e9:.0f}",
                 f"{rate.median / (peak.median * ours.facts['devices']):.0%}",
-                f"{(one.facts.get('device_peak_bytes') or one.peak_bytes) / 1e9:.1f}",
+                f"{(measured.facts.get('device_peak_bytes') or measured.peak_bytes) / 1e9:.1f}",
                 f"{record['parity'][name]:.0e}" if name in record["parity"] else "",
-                f"{one.facts['parameter_difference']:.0e}" if "parameter_difference" in one.facts else "",
+                f"{measured.facts['parameter_difference']:.0e}" if "parameter_difference" in measured.facts else "",
             ]
         )
     header = (
@@ -261,20 +263,20 @@ def _distillation(record: dict[str, Any]) -> str:
         "difference",
         "difference of parameters",
     )
-    measured = [name for name in pytorch(found) if found[name].seconds]
+    peers = [name for name in pytorch(results) if results[name].seconds]
     against = ""
-    if measured:
-        fastest = min(measured, key=lambda name: spread(found[name].seconds).median)
+    if peers:
+        fastest = min(peers, key=lambda name: spread(results[name].seconds).median)
         times = {
-            name: contest.ratios(found[fastest], found[name]).text("{:.2f}")
+            name: contest.ratios(results[fastest], results[name]).text("{:.2f}")
             for name in (OURS, PER_CORE)
-            if name in found
+            if name in results
         }
         split = f"; {times[PER_CORE]} with each core a device (JAX_NUM_CPU_DEVICES)" if PER_CORE in times else ""
         against = f"\n**{times[OURS]} times as fast as the faster PyTorch here ({fastest}){split}.**\n"
-    alone = flops / ours.facts["devices"] / spread(found[PRODUCTS].seconds).median / peak.median
+    alone = flops / ours.facts["devices"] / spread(results[PRODUCTS].seconds).median / peak.median
     bound = (
-        f" Limits: the step's matrix products, run alone in their shapes, take {contest.ratios(ours, found[PRODUCTS]).median ** -1:.0%} "
+        f" Limits: the step's matrix products, run alone in their shapes, take {contest.ratios(ours, results[PRODUCTS]).median ** -1:.0%} "
         f"of the step's time and reach {alone:.0%} of the peak; the rest is limited by memory: normalisation, softmax, GELU, copies, "
         f"update. Attention: {ours.facts['attention']}."
     )
@@ -283,7 +285,7 @@ def _distillation(record: dict[str, Any]) -> str:
         + against
         + (
             f"\n{flops / segments / 1e9:.2f} GFLOP per segment (counted matrix products, forward and backward). Matrix peak in the "
-            f"same run: {peak.scaled(1e-9).text('{:.0f}')} GFLOP/s ({found[PEAK].facts['shape']}).{bound} Difference: largest relative "
+            f"same run: {peak.scaled(1e-9).text('{:.0f}')} GFLOP/s ({results[PEAK].facts['shape']}).{bound} Difference: largest relative "
             f"difference of loss and gradient norm to ours over the first {COMPARED_STEPS} steps. Difference of parameters: mean "
             f"distance after {FOLLOW_STEPS} steps at a learning rate of {FOLLOWED_WITH['learning_rate']:g} with decay, relative to their "
             "movement. Peak memory is the device's if it reports it, else the process's.\n"
@@ -294,17 +296,17 @@ def _distillation(record: dict[str, Any]) -> str:
 def _masking(record: dict[str, Any]) -> str:
     from accdistill_jax.benchmark.model.tables import table
 
-    found = _measured(record["masking"])
+    results = _measured(record["masking"])
     rows = [
         [
             name,
-            contest.rates(one, per_iteration=record["batch"] * one.facts["devices"]).text(),
-            f"{one.peak_bytes / 1e9:.1f}",
+            contest.rates(measured, per_iteration=record["batch"] * measured.facts["devices"]).text(),
+            f"{measured.peak_bytes / 1e9:.1f}",
         ]
-        for name, one in found.items()
+        for name, measured in results.items()
     ]
-    gain = contest.ratios(found[UNMASKED], found[MASKED]).text("{:.2f}")
-    kept, tokens = found[MASKED].facts["kept"], found[MASKED].facts["tokens"]
+    gain = contest.ratios(results[UNMASKED], results[MASKED]).text("{:.2f}")
+    kept, tokens = results[MASKED].facts["kept"], results[MASKED].facts["tokens"]
     return table(("", "segments/s", "peak memory, GB"), rows) + (
         f"\nThe encoder runs on {kept} of {tokens} tokens, the decoder on all: {gain} times as fast.\n"
     )

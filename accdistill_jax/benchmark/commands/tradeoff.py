@@ -204,8 +204,8 @@ class StepPlan:
             order = {"config": plain(config), "stage": "student", "share": None, "follow_steps": 2}
             order["batch"] = config.student.train.batch_size // devices
             contenders.append(Contender(variant.name, "accdistill_jax.benchmark.contenders.training", order))
-        for name, found in contest.compete(contenders, rounds=rounds, say=say).items():
-            self.step_s[name] = statistics.median(found.seconds)
+        for name, measured in contest.compete(contenders, rounds=rounds, say=say).items():
+            self.step_s[name] = statistics.median(measured.seconds)
         self.save()
 
     def measure_views(self, variants: Iterable[StudentVariant], inputs: SharedInputs) -> None:
@@ -230,14 +230,14 @@ def views_seconds(store: str, views: int, *, seed: int) -> float:
     """
     from accdistill_jax.stages.view_files import RECORD
 
-    found = []
+    times = []
     for path in Path(store).glob(f"teacher_views/*/{RECORD}"):
         record = json.loads(path.read_text())
         if (record["meta"]["views"], record["meta"]["seed"]) == (views, seed):
-            found.append((path.stat().st_mtime_ns, record["seconds"]))
-    if not found:
+            times.append((path.stat().st_mtime_ns, record["seconds"]))
+    if not times:
         raise UserError(f"{store}: it has no folder teacher_views; the trade-off needs a store on a writable disk")
-    return max(found)[1]
+    return max(times)[1]
 
 
 def _train_student(

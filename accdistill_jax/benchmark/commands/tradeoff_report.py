@@ -106,20 +106,20 @@ def report(record: dict[str, Any]) -> str:
 
     rows = [
         [
-            f"{one.variant.drop:.0%} dropped, "
-            + (f"{one.variant.views} views cached" if one.variant.views else "teacher in every step"),
-            f"{one.budget_s:g}",
-            f"{1e3 * record['step_s'][one.variant.name]:.0f}",
-            f"{record['step_s'][record['first']] / record['step_s'][one.variant.name]:.2f}",
-            f"{one.steps}",
-            f"{one.views_s:.0f}",
-            f"{one.wall_s[0]:.0f}",
-            f"{one.off:.0%}",
-            spread(one.hr_mae, "{:.2f}"),
-            spread(one.sdnn_mae, "{:.1f}"),
-            spread(one.top1, "{:.3f}"),
+            f"{summary.variant.drop:.0%} dropped, "
+            + (f"{summary.variant.views} views cached" if summary.variant.views else "teacher in every step"),
+            f"{summary.budget_s:g}",
+            f"{1e3 * record['step_s'][summary.variant.name]:.0f}",
+            f"{record['step_s'][record['first']] / record['step_s'][summary.variant.name]:.2f}",
+            f"{summary.steps}",
+            f"{summary.views_s:.0f}",
+            f"{summary.wall_s[0]:.0f}",
+            f"{summary.off:.0%}",
+            spread(summary.hr_mae, "{:.2f}"),
+            spread(summary.sdnn_mae, "{:.1f}"),
+            spread(summary.top1, "{:.3f}"),
         ]
-        for one in summaries(record)
+        for summary in summaries(record)
     ]
     seeds = len({result["seed"] for result in record["results"]})
     header = (
@@ -145,13 +145,13 @@ def report(record: dict[str, Any]) -> str:
             "the computation of views, which a further student of the same teacher and seed would not need, but not compilation. "
             f"Figure: {record['figure']}\n"
         )
-    far = max((one.off for one in summaries(record)), default=0.0)
+    far = max((summary.off for summary in summaries(record)), default=0.0)
     if far > TOLERATED:
         out.append(
             f"\nThese times are not equal: a student's time deviates by {far:.0%} from the median of its budget (allowed {TOLERATED:.0%}). "
             "Another program ran at the same time, or the measured steps differ from those of training. Ignore the table.\n"
         )
-    for name, budget_s in sorted({tuple(one) for one in record["left_out"]}):
+    for name, budget_s in sorted({tuple(summary) for summary in record["left_out"]}):
         out.append(f"\n{name} is left out at {budget_s:g} s: the teacher's views alone take longer.\n")
     return "".join(out)
 
@@ -171,11 +171,11 @@ def draw(record: Mapping[str, Any]) -> Any:
     )
 
     colours = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
-    found = summaries(record)
-    drops = sorted({one.variant.drop for one in found})
+    drawn_summaries = summaries(record)
+    drops = sorted({summary.variant.drop for summary in drawn_summaries})
     lines: dict[StudentVariant, list[Summary]] = {}
-    for one in found:
-        lines.setdefault(one.variant, []).append(one)
+    for summary in drawn_summaries:
+        lines.setdefault(summary.variant, []).append(summary)
 
     @styled
     def figure():

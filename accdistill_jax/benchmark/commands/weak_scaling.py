@@ -149,11 +149,11 @@ def report(record: dict[str, Any]) -> str:
     """The record as Markdown."""
     from accdistill_jax.benchmark.model.tables import table
 
-    rates = {one["name"]: one["segments_per_s"] for one in record["arrangements"]}
+    rates = {arrangement["name"]: arrangement["segments_per_s"] for arrangement in record["arrangements"]}
     alone = rates["1 device alone"]
     rows = []
-    for one in record["arrangements"]:
-        name, count = one["name"], one["devices"]
+    for arrangement in record["arrangements"]:
+        name, count = arrangement["name"], arrangement["devices"]
         unconnected = rates.get(f"{count} unconnected", alone)
         efficiency = [rate / (count * base) for rate, base in zip(rates[name], alone, strict=True)]
         against = [rate / base for rate, base in zip(rates[name], unconnected, strict=True)]

@@ -48,5 +48,7 @@ def measure_input_wait(
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         raise UserError(f"training failed: {lines[-1] if lines else 'no output'}")
-    records = [one for one in read_metrics(workdir / "metrics" / "student.timing.jsonl") if one["kind"] == "train"][1:]
-    return {name: [one[name] for one in records] for name in ("segments_per_s", "input_wait_fraction")}
+    records = [
+        record for record in read_metrics(workdir / "metrics" / "student.timing.jsonl") if record["kind"] == "train"
+    ][1:]
+    return {name: [record[name] for record in records] for name in ("segments_per_s", "input_wait_fraction")}

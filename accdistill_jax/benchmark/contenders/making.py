@@ -21,10 +21,12 @@ def prepare_contender(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     out = Path(order["out"])
     preparation = PreparationSettings(workers=order["workers"], overwrite=True, quiet=True)
     if "files" in order:
-        found = recordings.Found([raw_recordings.source(Path(file)) for file in order["files"]], reader="benchmark")
+        discovered = recordings.Found(
+            [raw_recordings.source(Path(file)) for file in order["files"]], reader="benchmark"
+        )
 
         def make() -> Any:
-            return prepare_store(found, out, settings=PreprocessSettings(), preparation=preparation)
+            return prepare_store(discovered, out, settings=PreprocessSettings(), preparation=preparation)
     else:
         participants, minutes = order["population"]
         settings = SyntheticSettings(participants=participants, segments_per_participant=minutes)

@@ -47,8 +47,10 @@ def prepare_contender(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
 
 def bytes_by_name(batch: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
     """Bytes and dtype of each array that goes to the device, per segment; signals first."""
-    found = {name: {"bytes": values.nbytes / len(values), "dtype": values.dtype.name} for name, values in batch.items()}
-    return {name: found[name] for name in sorted(found, key=lambda name: name not in SIGNALS)}
+    arrays = {
+        name: {"bytes": values.nbytes / len(values), "dtype": values.dtype.name} for name, values in batch.items()
+    }
+    return {name: arrays[name] for name in sorted(arrays, key=lambda name: name not in SIGNALS)}
 
 
 if __name__ == "__main__":

@@ -93,9 +93,9 @@ def check_batch(batch: dict[str, np.ndarray], store: Store) -> None:
     """Raises AssertionError unless a batch holds different, complete segments of the store's training split."""
     every = store.read(store.indices("train")[: 4 * _AT_ONCE])
     known = {row.tobytes(): number for number, row in enumerate(every["ppg"])}
-    found = [(place, known[row.tobytes()]) for place, row in enumerate(batch["ppg"]) if row.tobytes() in known]
-    assert len({number for _, number in found}) == len(found)
-    for place, number in found:
+    places = [(place, known[row.tobytes()]) for place, row in enumerate(batch["ppg"]) if row.tobytes() in known]
+    assert len({number for _, number in places}) == len(places)
+    for place, number in places:
         for name, values in batch.items():
             np.testing.assert_array_equal(values[place], every[name][number])
 

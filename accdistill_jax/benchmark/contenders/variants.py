@@ -171,7 +171,7 @@ def profile(variant: StepVariant, steps: int) -> list[ProfiledOperation]:
             total[0] += seconds
             total[1] += 1
     sources = operation_names(variant.text())
-    found = [
+    profiled = [
         ProfiledOperation(
             name,
             sources.get(operation) or sources.get(re.sub(r"_(\d+)$", r".\1", name), ""),
@@ -180,7 +180,7 @@ def profile(variant: StepVariant, steps: int) -> list[ProfiledOperation]:
         )
         for (name, operation), total in totals.items()
     ]
-    return sorted(found, key=lambda operation: -operation.seconds)
+    return sorted(profiled, key=lambda operation: -operation.seconds)
 
 
 def events(data: Any) -> Iterator[tuple[str, str, float]]:
@@ -199,8 +199,8 @@ def events(data: Any) -> Iterator[tuple[str, str, float]]:
 
 def operation_names(text: str) -> dict[str, str]:
     """Paths in the model of a compiled program's operations, by name of the operation."""
-    found = re.findall(r'^\s*(?:ROOT )?%?([\w.-]+) = .*metadata=\{[^}]*op_name="([^"]+)"', text, re.MULTILINE)
-    return {name: re.sub(r"jit\(\w+\)/|shard_map/|rematted_computation/", "", source) for name, source in found}
+    named = re.findall(r'^\s*(?:ROOT )?%?([\w.-]+) = .*metadata=\{[^}]*op_name="([^"]+)"', text, re.MULTILINE)
+    return {name: re.sub(r"jit\(\w+\)/|shard_map/|rematted_computation/", "", source) for name, source in named}
 
 
 def serve_variants(parent: Parent) -> None:
@@ -208,7 +208,7 @@ def serve_variants(parent: Parent) -> None:
     receive, reply = parent.receive, parent.reply
     order = receive()
     host_memory.keep_freed()
-    variants = [StepVariant(one) for one in order["variants"]]
+    variants = [StepVariant(variant_order) for variant_order in order["variants"]]
     if order["share"]:
         first = variants[0]
         write_start(order["share"], params=first.params, frozen=first.frozen, batch=first.batch)

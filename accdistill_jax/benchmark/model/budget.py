@@ -71,16 +71,16 @@ def plan(work: Work, hardware: Hardware, *, batch: int, mfu: float, segments: fl
         segments: segments of the whole training.
         host_bytes_per_s: input rate of a host, from the store to its devices.
     """
-    one = estimate(work, hardware, batch=batch, mfu=mfu)
-    moved = PASSES_OVER_ACTIVATIONS * one.activation_bytes * work.settings.micro_batches
+    estimated = estimate(work, hardware, batch=batch, mfu=mfu)
+    moved = PASSES_OVER_ACTIVATIONS * estimated.activation_bytes * work.settings.micro_batches
     moved += UPDATE_BYTES * parameter_count(work.params)
     seconds = dict(
         zip(
             RESOURCES,
             (
-                one.compute_s,
+                estimated.compute_s,
                 moved / hardware.memory_bandwidth,
-                one.slow_s,
+                estimated.slow_s,
                 hardware.host_devices * batch * work.segment_bytes / host_bytes_per_s,
             ),
             strict=True,
@@ -88,6 +88,6 @@ def plan(work: Work, hardware: Hardware, *, batch: int, mfu: float, segments: fl
     )
     on_device = seconds["matrix products"] + seconds["device memory"]
     # Input always overlaps with the step, because it is read ahead.
-    slow = max(on_device + one.slow_s, seconds["input of a host"])
-    fast = max(seconds["matrix products"], seconds["device memory"], one.fast_s, seconds["input of a host"])
-    return Budget(work.stage, hardware.name, hardware.devices, batch, segments, seconds, (slow, fast), one.fits)
+    slow = max(on_device + estimated.slow_s, seconds["input of a host"])
+    fast = max(seconds["matrix products"], seconds["device memory"], estimated.fast_s, seconds["input of a host"])
+    return Budget(work.stage, hardware.name, hardware.devices, batch, segments, seconds, (slow, fast), estimated.fits)

@@ -69,14 +69,14 @@ class StepEstimate(NamedTuple):
         }
 
 
-def collective_seconds(one: Collective, hardware: Hardware) -> tuple[float, float]:
+def collective_seconds(collective: Collective, hardware: Hardware) -> tuple[float, float]:
     """Seconds of a collective over all devices: with measured bandwidth and latency, and at line rate without latency."""
     slow = fast = 0.0
     for level in hardware.levels:
-        wire = (level.size - 1) / level.size * one.array_bytes / level.bandwidth
-        slow += wire / level.reached + one.pieces * level.latency_s
+        wire = (level.size - 1) / level.size * collective.array_bytes / level.bandwidth
+        slow += wire / level.reached + collective.pieces * level.latency_s
         fast += wire
-    return PASSES[one.kind] * slow, PASSES[one.kind] * fast
+    return PASSES[collective.kind] * slow, PASSES[collective.kind] * fast
 
 
 def estimate(work: Work, hardware: Hardware, *, batch: int, mfu: float) -> StepEstimate:
@@ -103,7 +103,7 @@ def estimate(work: Work, hardware: Hardware, *, batch: int, mfu: float) -> StepE
         mfu,
         flops,
         compute_s,
-        {one.what: one.sent(devices) for one in collectives},
+        {collective.what: collective.sent(devices) for collective in collectives},
         slow_s,
         fast_s,
         alone_s / (compute_s + slow_s),

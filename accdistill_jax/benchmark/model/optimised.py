@@ -109,12 +109,12 @@ class Parsed(NamedTuple):
     @property
     def cycles(self) -> int:
         """Sum of the cycles of all operations."""
-        return sum(one.cycles for one in self.operations)
+        return sum(operation.cycles for operation in self.operations)
 
     @property
     def moving(self) -> int:
         """Sum of the cycles of copies into another layout."""
-        return sum(one.cycles for one in self.operations if one.moves)
+        return sum(operation.cycles for operation in self.operations if operation.moves)
 
 
 # These do no work, or their work runs in parallel with other operations.
@@ -149,51 +149,63 @@ def parse_program(text: str) -> Parsed:
     operations, unestimated, loops = [], {}, []
 
     def walk(name: str, times: int) -> None:
-        for one in computations[name]:
-            if one.opcode in ("while", "conditional", "call"):
-                turns = _turns(one, computations) if one.opcode == "while" else 1
+        for instruction in computations[name]:
+            if instruction.opcode in ("while", "conditional", "call"):
+                turns = _turns(instruction, computations) if instruction.opcode == "while" else 1
                 if turns is None:
-                    loops.append(one.name)
-                for called in _called(one.line):
+                    loops.append(instruction.name)
+                for called in _called(instruction.line):
                     walk(called, times * (turns or 1))
                 continue
-            cycles = one.cycles
+            cycles = instruction.cycles
             if cycles is not None:
-                inner = [each for called in _called(one.line) for each in computations.get(called, ())]
-                source = sources.of(one, inner)
-                moves = one.opcode in MOVING or (one.opcode == "fusion" and one.name.startswith(MOVING))
-                operations.append(EstimatedOperation(one.name, one.opcode, one.result, times * cycles, source, moves))
-            elif one.opcode not in _FREE:
-                unestimated[one.opcode] = unestimated.get(one.opcode, 0) + times
+                inner = [each for called in _called(instruction.line) for each in computations.get(called, ())]
+                source = sources.of(instruction, inner)
+                moves = instruction.opcode in MOVING or (
+                    instruction.opcode == "fusion" and instruction.name.startswith(MOVING)
+                )
+                operations.append(
+                    EstimatedOperation(
+                        instruction.name, instruction.opcode, instruction.result, times * cycles, source, moves
+                    )
+                )
+            elif instruction.opcode not in _FREE:
+                unestimated[instruction.opcode] = unestimated.get(instruction.opcode, 0) + times
 
     walk(entry, 1)
     products = []
     for lines in computations.values():
-        types = {one.name: one.result for one in lines}
-        for one in lines:
-            if one.opcode in MATRIX:
-                sides = tuple(types.get(name, "?").split("[")[0] for name in one.operands)
-                products.append(MatrixProduct(sides, bool(_EXACT.search(one.line)), sources.of(one, ())))
-    every = [one for lines in computations.values() for one in lines]
-    transfers = [one.name for one in every if one.opcode.startswith(_TRANSFERS) or _HOST_MEMORY.search(one.result)]
+        types = {instruction.name: instruction.result for instruction in lines}
+        for instruction in lines:
+            if instruction.opcode in MATRIX:
+                sides = tuple(types.get(name, "?").split("[")[0] for name in instruction.operands)
+                products.append(
+                    MatrixProduct(sides, bool(_EXACT.search(instruction.line)), sources.of(instruction, ()))
+                )
+    every = [instruction for lines in computations.values() for instruction in lines]
+    transfers = [
+        instruction.name
+        for instruction in every
+        if instruction.opcode.startswith(_TRANSFERS) or _HOST_MEMORY.search(instruction.result)
+    ]
     return Parsed(operations, unestimated, products, transfers, len(loops))
 
 
 def by_source(operations: list[EstimatedOperation]) -> dict[str, list[EstimatedOperation]]:
     """Operations by source line; the lines, and the operations of each, from the most expensive to the cheapest."""
     groups: dict[str, list[EstimatedOperation]] = {}
-    for one in sorted(operations, key=lambda one: -one.cycles):
-        groups.setdefault(one.source, []).append(one)
-    return dict(sorted(groups.items(), key=lambda item: -sum(one.cycles for one in item[1])))
+    for operation in sorted(operations, key=lambda operation: -operation.cycles):
+        groups.setdefault(operation.source, []).append(operation)
+    return dict(sorted(groups.items(), key=lambda item: -sum(operation.cycles for operation in item[1])))
 
 
 def _computations(text: str) -> tuple[dict[str, list[Instruction]], str | None]:
-    found: dict[str, list[Instruction]] = {}
+    computations: dict[str, list[Instruction]] = {}
     entry = current = None
     for line in text.splitlines():
         header = _COMPUTATION.match(line)
         if header:
-            current = found.setdefault(header["name"], [])
+            current = computations.setdefault(header["name"], [])
             entry = header["name"] if header["entry"] else entry
         elif line.startswith("}"):
             current = None
@@ -202,7 +214,7 @@ def _computations(text: str) -> tuple[dict[str, list[Instruction]], str | None]:
             current.append(
                 Instruction(match["name"], match["result"], match["opcode"], operands, line, bool(match["root"]))
             )
-    return found, entry
+    return computations, entry
 
 
 def _turns(loop: Instruction, computations: Mapping[str, list[Instruction]]) -> int | None:
@@ -215,7 +227,9 @@ def _turns(loop: Instruction, computations: Mapping[str, list[Instruction]]) -> 
     named = _CONDITION.search(loop.line)
     lines = computations.get(named[1], []) if named else []
     ends = {line.name: int(limit[1]) for line in lines if (limit := _LIMIT.search(line.line))}
-    root = next((one for one in lines if one.root and one.opcode == "compare" and "direction=LT" in one.line), None)
+    root = next(
+        (line for line in lines if line.root and line.opcode == "compare" and "direction=LT" in line.line), None
+    )
     return next((ends[name] for name in root.operands if name in ends), None) if root else None
 
 
@@ -254,14 +268,14 @@ class Sources:
             number = self._frames[number].get("parent_frame_id", 0) - 1
         return ""
 
-    def of(self, one: Instruction, inner: list[Instruction] | tuple) -> str:
+    def of(self, instruction: Instruction, inner: list[Instruction] | tuple) -> str:
         """The source of an operation: from its frame, else from a matrix product inside it, its root or any other instruction."""
         ordered = sorted(inner, key=lambda each: (each.opcode not in MATRIX, not each.root))
-        for each in (one, *ordered):
+        for each in (instruction, *ordered):
             frame = _FRAME.search(each.line)
             if frame and (place := self.frame(int(frame[1]))):
                 return place
-        scope = next((match[1] for each in (one, *ordered) if (match := _SCOPE.search(each.line))), "")
+        scope = next((match[1] for each in (instruction, *ordered) if (match := _SCOPE.search(each.line))), "")
         return "/".join(scope.split("/")[-3:])
 
 

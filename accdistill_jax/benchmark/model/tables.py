@@ -23,7 +23,7 @@ def time_table(rows: Sequence[Sequence[StepEstimate]]) -> str:
     Args:
         rows: a row per hardware, with its estimates at the assumed shares of the peak; the same shares in all rows.
     """
-    shares = [f"{one.mfu:.0%}" for one in rows[0]]
+    shares = [f"{estimate.mfu:.0%}" for estimate in rows[0]]
     header = [
         "hardware",
         "TFLOP per step and device",
@@ -39,19 +39,22 @@ def time_table(rows: Sequence[Sequence[StepEstimate]]) -> str:
 
 
 def _time_row(estimates: Sequence[StepEstimate]) -> list[str]:
-    one = estimates[-1]
-    gradients = sum(one.sent_bytes.get(what, 0.0) for what in UPDATE)
-    step_s = max(one.compute_s, one.fast_s)
+    last = estimates[-1]
+    gradients = sum(last.sent_bytes.get(what, 0.0) for what in UPDATE)
+    step_s = max(last.compute_s, last.fast_s)
     return [
-        one.hardware.name,
-        f"{one.flops / 1e12:.3g}",
+        last.hardware.name,
+        f"{last.flops / 1e12:.3g}",
         f"{gradients / MB:.3g}",
-        f"{(sum(one.sent_bytes.values()) - gradients) / MB:.3g}",
-        f"{1e3 * one.slow_s:.2g}{' (a)' if ASSUMED in one.hardware.sources else ''} to {1e3 * one.fast_s:.2g}",
-        *(f"{1e3 * each.compute_s:.3g}" for each in estimates),
-        *(f"{100 * each.efficiency_serial:.1f} to {100 * each.efficiency_overlapped:.1f} %" for each in estimates),
-        f"{one.batch * one.hardware.devices / step_s:,.0f}".replace(",", " "),
-        f"{one.input_bytes_per_s / GB:.2g}",
+        f"{(sum(last.sent_bytes.values()) - gradients) / MB:.3g}",
+        f"{1e3 * last.slow_s:.2g}{' (a)' if ASSUMED in last.hardware.sources else ''} to {1e3 * last.fast_s:.2g}",
+        *(f"{1e3 * estimate.compute_s:.3g}" for estimate in estimates),
+        *(
+            f"{100 * estimate.efficiency_serial:.1f} to {100 * estimate.efficiency_overlapped:.1f} %"
+            for estimate in estimates
+        ),
+        f"{last.batch * last.hardware.devices / step_s:,.0f}".replace(",", " "),
+        f"{last.input_bytes_per_s / GB:.2g}",
     ]
 
 
@@ -94,11 +97,13 @@ def limit_table(memories: Sequence[float], *, devices: int) -> str:
 
 def count_table(counted: Sequence[Collective], expected: Sequence[Collective], *, devices: int) -> str:
     """The table of bytes by kind of collective, in the compiled program and by formula."""
-    found, wanted = total(counted, devices), total(expected, devices)
+    counted_bytes, expected_bytes = total(counted, devices), total(expected, devices)
     rows = []
-    for kind in dict.fromkeys([*wanted, *found]):
-        instructions = sum(one.kind == kind for one in counted)
-        rows.append([kind, f"{instructions}", f"{found.get(kind, 0):.0f}", f"{wanted.get(kind, 0):.0f}"])
+    for kind in dict.fromkeys([*expected_bytes, *counted_bytes]):
+        instructions = sum(collective.kind == kind for collective in counted)
+        rows.append(
+            [kind, f"{instructions}", f"{counted_bytes.get(kind, 0):.0f}", f"{expected_bytes.get(kind, 0):.0f}"]
+        )
     return table(("collective", "instructions", "bytes per device, compiled", "by formula"), rows)
 
 

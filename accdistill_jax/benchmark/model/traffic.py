@@ -70,24 +70,24 @@ def expected_collectives(
             the new parameters gathered); 0: every device updates all parameters.
     """
     gathered = FLOAT * global_batch
-    found = []
+    collectives = []
     if projection:
         for what in ("teacher's projections", "student's projections"):
-            found.append(Collective(what, "all-gather", gathered * projection))
-            found.append(Collective(f"gradient of {what}", "reduce-scatter", gathered * projection))
+            collectives.append(Collective(what, "all-gather", gathered * projection))
+            collectives.append(Collective(f"gradient of {what}", "reduce-scatter", gathered * projection))
     if sharded_arrays:
-        found.append(Collective("gradients", "reduce-scatter", FLOAT * parameters, sharded_arrays))
-        found.append(Collective("parameters", "all-gather", FLOAT * parameters, sharded_arrays))
+        collectives.append(Collective("gradients", "reduce-scatter", FLOAT * parameters, sharded_arrays))
+        collectives.append(Collective("parameters", "all-gather", FLOAT * parameters, sharded_arrays))
     else:
-        found.append(Collective("gradients", "all-reduce", FLOAT * parameters))
-    return [*found, Collective("metrics", "all-reduce", FLOAT * (metrics + 2 * embedding))]
+        collectives.append(Collective("gradients", "all-reduce", FLOAT * parameters))
+    return [*collectives, Collective("metrics", "all-reduce", FLOAT * (metrics + 2 * embedding))]
 
 
 def total(collectives: Iterable[Collective], devices: int) -> dict[str, float]:
     """Bytes that a device sends per step, by kind of collective."""
     sums: dict[str, float] = {}
-    for one in collectives:
-        sums[one.kind] = sums.get(one.kind, 0.0) + one.sent(devices)
+    for collective in collectives:
+        sums[collective.kind] = sums.get(collective.kind, 0.0) + collective.sent(devices)
     return sums
 
 
@@ -97,7 +97,7 @@ def counted_collectives(hlo: str) -> list[Collective]:
     Args:
         hlo: `compiled.as_text()` of a program without collectives in loops.
     """
-    found, chains = [], set()
+    collectives, chains = [], set()
     for line in hlo.splitlines():
         match = _INSTRUCTION.search(line)
         if match is None:
@@ -113,8 +113,8 @@ def counted_collectives(hlo: str) -> list[Collective]:
         size = sum(_array_bytes(dtype, shape) for dtype, shape in arrays)
         if match["kind"] == "reduce-scatter":
             size *= _group_size(match)
-        found.append(Collective("", match["kind"], size))
-    return found
+        collectives.append(Collective("", match["kind"], size))
+    return collectives
 
 
 def _group_size(instruction: re.Match) -> int:

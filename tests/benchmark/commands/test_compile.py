@@ -1,4 +1,4 @@
-"""Reading a program that a TPU's compiler optimised, its table, and the command line; no libtpu is needed."""
+"""Reads a program that a TPU's compiler optimised; the report and the command line. These tests need no libtpu."""
 
 import importlib.util
 import json
@@ -15,7 +15,7 @@ from accdistill_jax.config.convert import changed, known_keys
 from accdistill_jax.config.load import load_config
 from accdistill_jax.errors import ExitStatus, UserError
 
-# as libtpu 0.0.42 writes it, cut short
+# An excerpt in the format of libtpu 0.0.42.
 TEXT = """HloModule jit_step, is_scheduled=true
 
 FileNames
@@ -73,9 +73,9 @@ ENTRY %main (a: f32[8,4], b: bf16[4,4]) -> f32[8,4] {
 """
 
 
-def test_cycles_are_those_of_the_main_program_and_loops_count_their_turns():
+def test_cycles_are_those_of_the_main_program_and_loops_count_their_iterations():
     parsed = optimised.parse_program(TEXT)
-    assert [(one.name, one.cycles) for one in parsed.operations] == [
+    assert [(operation.name, operation.cycles) for operation in parsed.operations] == [
         ("fusion.13", 5000),
         ("copy_bitcast_fusion.14", 700),
         ("copy.5", 300),
@@ -84,26 +84,26 @@ def test_cycles_are_those_of_the_main_program_and_loops_count_their_turns():
     assert parsed.unestimated == {"sort": 1} and parsed.transfers == []
 
 
-def test_turns_are_read_from_the_loop_s_condition_where_its_line_does_not_tell():
-    told = TEXT.replace('"known_trip_count":{"n":"3"},', "")
+def test_iterations_come_from_the_loop_s_condition_if_its_line_has_no_count():
+    uncounted = TEXT.replace('"known_trip_count":{"n":"3"},', "")
     condition = """  %t.1 = (s32[], f32[8,4]) parameter(0)
   %constant.2 = s32[]{:T(128)} constant(5)
   %get-tuple-element.3 = s32[]{:T(128)} get-tuple-element(%t.1), index=0
   ROOT %lt.4 = pred[]{:T(512)} compare(%get-tuple-element.3, %constant.2), direction=LT
 """
-    parsed = optimised.parse_program(told.replace("  %t.1 = (s32[], f32[8,4]) parameter(0)\n", condition))
+    parsed = optimised.parse_program(uncounted.replace("  %t.1 = (s32[], f32[8,4]) parameter(0)\n", condition))
     assert parsed.cycles == 5700 + 5 * 100 and parsed.unknown_loops == 0
 
 
-def test_a_loop_of_unknown_turns_is_counted_once_and_told():
+def test_a_loop_with_unknown_iterations_counts_once_and_is_reported():
     parsed = optimised.parse_program(TEXT.replace('"known_trip_count":{"n":"3"},', ""))
     assert parsed.cycles == 5800 and parsed.unknown_loops == 1
 
 
-def test_operations_are_found_by_the_line_of_this_package():
-    """The innermost frame of the package; of a fusion without a frame, its matrix product's; else the scope."""
+def test_operations_have_their_source_line_in_this_package():
+    """The source is the package's innermost frame; for a fusion without a frame that of its matrix product; else the scope."""
     groups = optimised.by_source(optimised.parse_program(TEXT).operations)
-    assert {source: [one.name for one in operations] for source, operations in groups.items()} == {
+    assert {source: [operation.name for operation in operations] for source, operations in groups.items()} == {
         "models/attention.py:77": ["fusion.13", "copy_bitcast_fusion.14"],
         "train.py:125": ["copy.5"],
     }
@@ -111,7 +111,7 @@ def test_operations_are_found_by_the_line_of_this_package():
     assert without.operations[0].source == "block_0/norm/add"
 
 
-def test_matrix_products_are_known_by_their_sides_and_whether_they_keep_float32():
+def test_matrix_products_have_the_dtypes_of_their_operands_and_their_precision():
     assert optimised.parse_program(TEXT).products == [(("f32", "bf16"), False, "models/attention.py:77")]
     kept = optimised.parse_program(
         TEXT.replace("dim_labels=bf_io->bf,", "dim_labels=bf_io->bf, operand_precision={highest,highest},")
@@ -127,18 +127,20 @@ def test_transfers_with_the_host_are_found(opcode):
     ).transfers == ["sort.16"]
 
 
-def test_another_text_is_refused():
+def test_a_text_that_is_not_an_optimised_program_is_refused():
     with pytest.raises(ValueError, match="no main computation"):
         optimised.parse_program("module @jit_step")
 
 
-def test_a_collective_that_is_cut_into_steps_counts_once():
-    assert [(one.kind, one.array_bytes) for one in traffic.counted_collectives(TEXT)] == [("all-gather", 64)]
+def test_a_collective_that_is_split_into_steps_counts_once():
+    assert [(collective.kind, collective.array_bytes) for collective in traffic.counted_collectives(TEXT)] == [
+        ("all-gather", 64)
+    ]
     apart = TEXT.replace('chain_id="0"', 'chain_id="1"', 1)
-    assert [one.array_bytes for one in traffic.counted_collectives(apart)] == [64, 64]
+    assert [collective.array_bytes for collective in traffic.counted_collectives(apart)] == [64, 64]
 
 
-def test_of_a_gather_that_is_started_what_comes_of_it_counts():
+def test_an_asynchronous_gather_counts_with_its_result():
     line = "  %s = (bf16[2,4]{1,0}, bf16[8,4]{1,0}) all-gather-start(%p), channel_id=1, replica_groups={{0,1,2,3}}, dimensions={0}"
     assert traffic.counted_collectives(line) == [traffic.Collective("", "all-gather", 64)]
 
@@ -148,7 +150,7 @@ def record():
     expected = [traffic.Collective("projections", "all-gather", 128)]
     of_text = compiling.of_text(TEXT, expected, batch=2, flops=6e6)
     sizes = {name: 2**20 for name in ("state, frozen teacher and batch", "temporary arrays")}
-    one = {
+    compiled = {
         "topology": "v5e:2x2",
         "chips": 4,
         "memory_bytes": 16e9,
@@ -161,7 +163,7 @@ def record():
         "logical": {"parameters": 2**19, "gradients": 2**19},
         "compiles": True,
     }
-    refused = {name: one[name] for name in ("chips", "memory_bytes", "cycle_flops", "clock_hz", "flops")}
+    refused = {name: compiled[name] for name in ("chips", "memory_bytes", "cycle_flops", "clock_hz", "flops")}
     refused |= {"topology": "v6e:2x2", "compiles": False, "reason": "RESOURCE_EXHAUSTED: 40G of 31G hbm"}
     settings = {
         "config": "configs/distill.py:paper",
@@ -170,13 +172,13 @@ def record():
         "batch": 2,
         "dtype": "bfloat16",
     }
-    return settings | {"slices": [one | of_text, refused]}
+    return settings | {"slices": [compiled | of_text, refused]}
 
 
-def test_the_table_says_what_it_is_and_the_share_of_the_peak(record):
+def test_the_report_names_estimates_and_the_share_of_the_peak(record):
     text = compiling.report(json.loads(json.dumps(record)))
     assert "estimates of the compiler, and not a measurement" in text and "--config.seed=3" in text
-    # 6 MFLOP in 6000 cycles are 1000 a cycle, of 131 072; 1000 cycles of 6000 are copies
+    # 6 MFLOP in 6000 cycles are 1000 per cycle, of at most 131 072; 1000 of the 6000 cycles are copies
     assert "| v5e:2x2 | yes | 0.006 | 3.0 | 1.0 K | 131 K | 0.8% | 16.7% | 0.004 | 2 MiB, 0.0% |" in text
     assert "| v6e:2x2 | no | 0.006 |" in text and "RESOURCE_EXHAUSTED: 40G of 31G hbm" in text
     assert "| models/attention.py:77 | 5.7 | 95.0% | 2 | `fusion.13` f32[8,4] |" in text
@@ -185,9 +187,8 @@ def test_the_table_says_what_it_is_and_the_share_of_the_peak(record):
 
 @pytest.mark.parametrize("mapping, state", [("pmap", "sharded"), ("pmap", "replicated"), ("shard_map", "sharded")])
 def test_a_step_is_lowered_for_all_devices_of_a_slice(mapping, state):
-    changes: dict[str, Any] = {
-        key: 0.0 for key in known_keys() if key.endswith(".probability")
-    }  # augmentation does not depend on the devices
+    # Augmentation does not depend on the devices.
+    changes: dict[str, Any] = {key: 0.0 for key in known_keys() if key.endswith(".probability")}
     changes |= {"runtime.mapping": mapping, "runtime.optimizer_state": state}
     config = changed(load_config("distill:smoke"), changes)
     work, where = program.describe_work(config, "student"), topology.Slice("these", "v5e", jax.devices()[:4])
@@ -198,7 +199,7 @@ def test_a_step_is_lowered_for_all_devices_of_a_slice(mapping, state):
     assert ("reduce_scatter" in text) and (state == "replicated" or "stablehlo.all_gather" in text)
 
 
-def test_memory_counts_what_is_donated_once():
+def test_memory_counts_donated_arrays_once():
     stats = types.SimpleNamespace(
         argument_size_in_bytes=100,
         output_size_in_bytes=90,
@@ -206,24 +207,24 @@ def test_memory_counts_what_is_donated_once():
         temp_size_in_bytes=7,
         generated_code_size_in_bytes=5,
     )
-    assert list(compiling.memory(stats).values()) == [100, 10, 7, 5]
+    assert list(compiling.memory_by_kind(stats).values()) == [100, 10, 7, 5]
 
 
 @pytest.mark.parametrize("name", ["v3:2x2", "v5e", "v5e:4", "v5e:axb", "", "v5e:2x2x2x2"])
-def test_a_slice_that_is_none_is_refused(name):
-    with pytest.raises(UserError, match="names no TPU slice: write one of v4, v5e, v5p, v6e"):
+def test_an_unknown_slice_is_refused(name):
+    with pytest.raises(UserError, match="is not a TPU slice: write v4, v5e, v5p, v6e"):
         topology.describe_slice(name)
 
 
-def test_a_missing_compiler_is_one_line(monkeypatch, capsys):
+def test_a_missing_compiler_is_reported_in_a_line(monkeypatch, capsys):
     real = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == "libtpu" else real(name, *rest)
     )
-    monkeypatch.setattr(jax.config, "update", lambda *_: None)  # other tests go on with their devices
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)  # the other tests keep their devices
     assert command.main(["compile", "--topology", "v5e:2x2"]) == ExitStatus.USER_ERROR
     assert capsys.readouterr().err.startswith(
-        "error: libtpu, which holds the TPU's compiler, is not installed: pip install"
+        "error: libtpu, which contains the TPU's compiler, is not installed: pip install"
     )
     assert command.main(["compile", "--batch", "3", "--config.student.train.micro_batches=2"]) == ExitStatus.USER_ERROR
     assert "a multiple of the 2 micro-batches" in capsys.readouterr().err

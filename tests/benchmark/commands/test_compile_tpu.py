@@ -1,4 +1,4 @@
-"""Training steps compiled for TPU slices by libtpu, where that is installed: what must hold of a program for a TPU."""
+"""Compiles training steps for TPU slices with libtpu, if it is installed, and checks the programs."""
 
 import importlib.util
 import json
@@ -19,8 +19,8 @@ pytestmark = [
 ]
 
 TWO_LAYERS = [f"--config.{stage}.encoder.transformer.depth=2" for stage in ("student", "teacher")]
-PADDING = 16 << 20  # bytes: arrays of a few channels are laid out in tiles of 8 x 128
-METRICS_BYTES = 128  # norms and the like: what the formula may be off by
+PADDING = 16 << 20  # bytes: arrays with few channels are stored in tiles of 8 x 128
+METRICS_BYTES = 128  # tolerance of the formula: norms and similar scalars
 
 
 def compiled(tmp_path, preset: str, topology: str, *arguments: str) -> dict:
@@ -35,22 +35,25 @@ def compiled(tmp_path, preset: str, topology: str, *arguments: str) -> dict:
     return json.loads(out.read_text())["slices"][0]
 
 
-def sent(one: dict, name: str) -> dict[str, int]:
-    """Bytes of whole arrays by kind of collective."""
-    found: dict[str, int] = {}
-    for each in one[name]:
-        found[each["kind"]] = found.get(each["kind"], 0) + each["array_bytes"]
-    return found
+def sent(compiled: dict, name: str) -> dict[str, int]:
+    """Bytes of whole arrays, by kind of collective."""
+    sizes: dict[str, int] = {}
+    for collective in compiled[name]:
+        sizes[collective["kind"]] = sizes.get(collective["kind"], 0) + collective["array_bytes"]
+    return sizes
 
 
-def check(one: dict) -> None:
-    """Checks that every program must pass."""
-    # all temporary arrays are hardly more than what is kept for the backward pass before the compiler fuses
-    assert one["memory"]["temporary arrays"] <= one["kept_bytes"] + 2 * sum(one["logical"].values()) + PADDING
-    assert sum(one["memory"].values()) < one["memory_bytes"]
-    assert one["transfers"] == [] and one["unknown_loops"] == 0
-    assert set(source.split(":")[0] for source in one["exact_products"]) <= {"inputs/augment.py"}
-    assert 0 < one["flops_per_cycle"] < one["cycle_flops"]
+def check(compiled: dict) -> None:
+    """Checks the properties of every program."""
+    # Temporary arrays are at most slightly larger than the activations that the unfused program keeps.
+    assert (
+        compiled["memory"]["temporary arrays"]
+        <= compiled["kept_bytes"] + 2 * sum(compiled["logical"].values()) + PADDING
+    )
+    assert sum(compiled["memory"].values()) < compiled["memory_bytes"]
+    assert compiled["transfers"] == [] and compiled["unknown_loops"] == 0
+    assert set(source.split(":")[0] for source in compiled["exact_products"]) <= {"inputs/augment.py"}
+    assert 0 < compiled["flops_per_cycle"] < compiled["cycle_flops"]
 
 
 PRODUCT = """
@@ -68,7 +71,7 @@ print(len(where.devices), optimised.parse_program(jax.jit(jnp.matmul).lower(squa
 
 
 @pytest.mark.parametrize("name, chips", [("v4:2x2x1", 4), ("v5e:1x1", 1), ("v5p:2x2x2", 8), ("v6e:2x2", 4)])
-def test_a_large_product_takes_the_cycles_of_a_chip_s_matrix_units(name, chips):
+def test_cycles_of_a_large_product_match_the_chip_s_matrix_units(name, chips):
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("JAX_", "XLA_"))}
     done = subprocess.run([sys.executable, "-c", PRODUCT, name], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
@@ -78,15 +81,15 @@ def test_a_large_product_takes_the_cycles_of_a_chip_s_matrix_units(name, chips):
 
 
 def test_the_paper_step_for_one_chip_copies_little_and_sends_nothing(tmp_path):
-    one = compiled(tmp_path, "paper", "v5e:1x1", "--batch=16")
-    check(one)
-    assert one["moving_cycles"] < 0.2 * one["cycles"]  # 0.29 with queries, keys and values as an array of five axes
-    assert one["flops_per_cycle"] > 0.12 * one["cycle_flops"]
-    assert one["collectives"] == []
+    paper = compiled(tmp_path, "paper", "v5e:1x1", "--batch=16")
+    check(paper)
+    assert paper["moving_cycles"] < 0.2 * paper["cycles"]  # 0.29 with queries, keys and values as an array of five axes
+    assert paper["flops_per_cycle"] > 0.12 * paper["cycle_flops"]
+    assert paper["collectives"] == []
 
 
 def test_the_paper_step_for_sixteen_chips_by_pmap_gathers_twice(tmp_path):
-    one = compiled(
+    paper = compiled(
         tmp_path,
         "paper",
         "v5e:4x4",
@@ -94,20 +97,18 @@ def test_the_paper_step_for_sixteen_chips_by_pmap_gathers_twice(tmp_path):
         "--config.runtime.mapping=pmap",
         "--config.runtime.rematerialise=blocks",
     )
-    check(one)
-    counted, expected = sent(one, "collectives"), sent(one, "expected_collectives")
-    assert sum(each["kind"] == "all-gather" for each in one["collectives"]) == 2
-    # what is to be scattered and is small, as the projections' gradients of a few segments, is summed whole
-    reduced, wanted = (each["all-reduce"] + each.get("reduce-scatter", 0) for each in (counted, expected))
-    assert abs(reduced - wanted) <= METRICS_BYTES
-    assert counted["all-gather"] in (
-        expected["all-gather"],
-        expected["all-gather"] // 2,
-    )  # projections may travel as bfloat16
+    check(paper)
+    counted, expected = sent(paper, "collectives"), sent(paper, "expected_collectives")
+    assert sum(collective["kind"] == "all-gather" for collective in paper["collectives"]) == 2
+    # The compiler replaces a small reduce-scatter, such as that of the projections' gradients, by an all-reduce.
+    reduced, formula = (sums["all-reduce"] + sums.get("reduce-scatter", 0) for sums in (counted, expected))
+    assert abs(reduced - formula) <= METRICS_BYTES
+    # Projections may be sent as bfloat16.
+    assert counted["all-gather"] in (expected["all-gather"], expected["all-gather"] // 2)
 
 
 def test_the_small_step_for_sixteen_chips_in_pieces_with_a_sharded_optimiser(tmp_path):
-    one = compiled(
+    small = compiled(
         tmp_path,
         "default",
         "v5e:4x4",
@@ -116,9 +117,9 @@ def test_the_small_step_for_sixteen_chips_in_pieces_with_a_sharded_optimiser(tmp
         "--config.student.train.micro_batches=2",
         "--config.student.drop_fraction=0.5",
     )
-    check(one)
-    counted, expected = sent(one, "collectives"), sent(one, "expected_collectives")
-    # of arrays so small the compiler sums gradients whole in one exchange, and gathers a few by a sum as well
+    check(small)
+    counted, expected = sent(small, "collectives"), sent(small, "expected_collectives")
+    # With such small arrays the compiler reduces whole gradients in a single exchange, and replaces some gathers by an all-reduce.
     gathered = expected["all-gather"] - counted["all-gather"]
     assert gathered >= 0 and counted.get("reduce-scatter", 0) <= expected["reduce-scatter"]
     assert counted["all-reduce"] <= expected["reduce-scatter"] + expected["all-reduce"] + gathered

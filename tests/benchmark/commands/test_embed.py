@@ -1,4 +1,4 @@
-"""Inference and evaluation are measured by real processes."""
+"""Measurements of inference and evaluation, in real processes."""
 
 import json
 
@@ -18,7 +18,7 @@ def test_every_part_is_measured(tmp_path, capsys):
     arguments = ["embed", f"--config={smoke}", f"--large={smoke}", "--batches", "4", "--embeddings=2000", "--rounds=1"]
     assert command.main([*arguments, "--round-s=0.01", "--queries=500", "--draws=10", f"--json={path}"]) == 0
     record, text = json.loads(path.read_text()), capsys.readouterr().out
-    assert [one["batch"] for one in record["throughput"]] == [4]
+    assert [measured["batch"] for measured in record["throughput"]] == [4]
     (latency,) = record["latency"]
     assert 0 < latency["facts"]["latency_s"]["p50"] <= latency["facts"]["latency_s"]["p95"]
     for task in embed.EVALUATIONS:
@@ -26,22 +26,22 @@ def test_every_part_is_measured(tmp_path, capsys):
     assert "2000 embeddings" in text and "sample of 500 queries among all 2000" in text
 
 
-def test_predictions_in_blocks_are_those_at_once():
+def test_predictions_in_blocks_equal_predictions_in_a_single_block():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(50, 3)), rng.normal(size=50)
     whole, parts = (RidgePath(x, y, (0.1, 1.0), block=block).predict(x) for block in (64, 7))
     np.testing.assert_allclose(whole, parts, rtol=1e-10)
 
 
-def test_ranks_of_a_sample_are_those_among_all(monkeypatch):
+def test_ranks_of_a_sample_equal_ranks_among_all(monkeypatch):
     rng = np.random.default_rng(0)
     query = retrieval.unit_rows(rng.normal(size=(90, 6)).astype(np.float32))
     gallery = retrieval.unit_rows((query + 0.5 * rng.normal(size=(90, 6))).astype(np.float32))
     rows = np.array([0, 7, 33, 34, 89])
     monkeypatch.setattr(searching, "QUERIES_AT_ONCE", 4)
     monkeypatch.setattr(searching, "CANDIDATES_AT_ONCE", 32)
-    for found, wanted in zip(
+    for ranks, all_ranks in zip(
         searching.sampled_ranks(query, gallery, rows), retrieval.paired_ranks(query, gallery), strict=True
     ):
-        np.testing.assert_array_equal(found, wanted[rows])
-    assert (wanted > 1).any()
+        np.testing.assert_array_equal(ranks, all_ranks[rows])
+    assert (all_ranks > 1).any()

@@ -1,14 +1,16 @@
-"""The GPU's measurements: rehearsed in small; parts that continue, fail alone and are refused where they would mean nothing."""
+"""The measurements of a GPU: the rehearsal; parts continue, fail alone and are refused without a GPU."""
 
 import json
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from accdistill_jax.benchmark import __main__ as command
 from accdistill_jax.benchmark.commands import gpu, gpu_parity, gpu_report, gpu_steps, step
 from accdistill_jax.benchmark.contenders import variants
+from accdistill_jax.config.convert import parse
 from accdistill_jax.errors import UserError
 
 
@@ -18,16 +20,16 @@ def start(out, *words):
 
 @pytest.mark.long
 @pytest.mark.parametrize("parts", [("machine", "contest"), ("small", "training")])
-def test_the_rehearsal_goes_through_a_part_end_to_end(tmp_path, capsys, monkeypatch, parts):
-    monkeypatch.delenv("XLA_FLAGS")  # the suite's own, of many devices
+def test_the_rehearsal_runs_parts_end_to_end(tmp_path, capsys, monkeypatch, parts):
+    monkeypatch.delenv("XLA_FLAGS")  # the suite sets several devices
     assert start(tmp_path, "--tiny", "--only", *parts) == 0, capsys.readouterr().err
     record = json.loads((tmp_path / gpu.RESULTS).read_text())
     text = (tmp_path / "report.md").read_text()
     assert set(record["parts"]) == set(parts) and "figures mean nothing" in text
     if "contest" in parts:
         contest = record["parts"]["contest"]
-        assert all(len(one["seconds"]) == gpu.TINY.rounds for one in contest["times"].values())
-        assert contest["kernels"]["ours, 4"]["operations"] and "Dearest operations: ours, 4" in text
+        assert all(len(times["seconds"]) == gpu.TINY.rounds for times in contest["times"].values())
+        assert contest["kernels"]["ours, 4"]["operations"] and "Most expensive operations: ours, 4" in text
         assert all(parity["agrees"] for parity in contest["parity"].values())
     else:
         curves = record["parts"]["training"]["curves"]
@@ -39,7 +41,7 @@ def test_the_rehearsal_goes_through_a_part_end_to_end(tmp_path, capsys, monkeypa
 
 @pytest.fixture
 def parts(monkeypatch):
-    """Parts that take no time, and what is done of them."""
+    """Replaces the parts by parts without work; gives the lists of measured and of broken parts."""
     done, broken = [], set()
 
     def part(name):
@@ -55,7 +57,7 @@ def parts(monkeypatch):
     return types.SimpleNamespace(done=done, broken=broken)
 
 
-def test_a_part_that_fails_costs_no_other_and_is_what_the_same_command_measures_again(tmp_path, parts, capsys):
+def test_a_failed_part_does_not_stop_the_others_and_is_measured_again(tmp_path, parts, capsys):
     parts.broken.add("input")
     assert start(tmp_path, "--tiny") == 1 and parts.done == ["input", "plan"]
     captured = capsys.readouterr()
@@ -66,10 +68,10 @@ def test_a_part_that_fails_costs_no_other_and_is_what_the_same_command_measures_
     assert "input is measured" in (tmp_path / "report.md").read_text()
 
 
-def test_a_folder_of_another_kind_of_run_is_refused(tmp_path, parts, capsys):
+def test_a_folder_with_results_of_another_config_is_refused(tmp_path, parts, capsys):
     assert start(tmp_path, "--tiny") == 0
     assert start(tmp_path, "--tiny", "--config=configs/distill.py") == 2
-    assert "is of distill:paper --tiny: choose another --out" in capsys.readouterr().err
+    assert "holds results of distill:paper --tiny: choose another --out" in capsys.readouterr().err
 
 
 def test_without_a_gpu_only_the_rehearsal_runs(tmp_path, parts, capsys):
@@ -77,26 +79,30 @@ def test_without_a_gpu_only_the_rehearsal_runs(tmp_path, parts, capsys):
     assert "JAX sees no GPU here; --tiny rehearses" in capsys.readouterr().err
 
 
-def test_a_part_is_not_begun_that_the_limit_would_cut_off(tmp_path, parts, capsys, monkeypatch):
+def test_a_part_that_exceeds_the_time_limit_is_not_started(tmp_path, parts, capsys, monkeypatch):
     monkeypatch.setattr(gpu, "accelerated", lambda: True)
     assert start(tmp_path, "--limit-s=50") == 1 and not parts.done
-    assert "input: needs about 100 s, 50 s are left" in capsys.readouterr().err
+    assert "input: not started, it needs about 100 s and 50 s are left" in capsys.readouterr().err
 
 
-def test_batches_that_are_no_multiples_are_refused(tmp_path, parts, capsys):
+def test_batches_that_are_not_multiples_of_the_first_are_refused(tmp_path, parts, capsys):
     assert start(tmp_path, "--tiny", "--batches", "4", "6") == 2
     assert "--batches 4 6: all must be multiples of the first" in capsys.readouterr().err
 
 
 def test_every_form_is_a_config_that_this_version_knows():
-    """A form with a misspelt key would only be told as unknown, on the GPU."""
+    """On the GPU a refused form would only be reported as unknown; the measuring process checks the config again."""
     context = gpu.Context("configs/distill.py:paper", (), gpu.TINY, Path(), lambda: 1.0, print)
     for form in gpu_steps.FORMS.values():
-        context.plain(form.get("config", {}))
+        parse(context.plain(form.get("config", {}), augmented=form.get("augmented", False)))
         assert set(form) <= {"config", "options", "attention", "augmented", "large", "heads_factor"}
+    assert (
+        context.plain({"runtime.compute_dtype": "bfloat16"}, config=gpu_steps.SMALL)["student"]["train"]["batch_size"]
+        > 0
+    )
 
 
-def test_operations_are_named_by_the_program_s_metadata():
+def test_operations_have_the_paths_of_the_program_s_metadata():
     text = """
   %fusion.7 = bf16[8]{0} fusion(%a), kind=kLoop, metadata={op_name="jit(step)/jvp(Encoder)/block_0/mul" source_line=3}
   ROOT %dot.2 = f32[4]{0} dot(%b, %c), metadata={op_name="jit(step)/shard_map/head/dot_general"}
@@ -112,7 +118,7 @@ def measured(*seconds):
 FACTS = {"segments": 100, "flops": 1e12, "compile_s": 3.0, "temporary_bytes": 1e9, "fused_attentions": 8, "failed": ""}
 
 
-def test_the_report_compares_round_by_round_and_names_what_failed():
+def test_the_report_compares_round_by_round_and_names_failures():
     part = {
         "date": "2026-01-01",
         "seconds": 9.0,
@@ -139,9 +145,7 @@ def test_the_report_compares_round_by_round_and_names_what_failed():
     assert "**NOT the same step**" in text and "| gemm/x | block_0 | 50.00 | 50.0% | 2 |" in text
 
 
-def test_a_peer_that_computes_something_else_is_seen(tmp_path, monkeypatch):
-    import numpy as np
-
+def test_a_peer_that_computes_a_different_step_is_detected(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_parity, "accelerated", lambda: False)
     weights = {"encoder/a": np.zeros(4, np.float32)}
     np.savez(tmp_path / "start.npz", **{f"params/{name}": value for name, value in weights.items()})

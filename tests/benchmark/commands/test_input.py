@@ -1,7 +1,8 @@
-"""The input's contest: both sides read the same segments; loops make the same kind of thing; the service speaks S3."""
+"""The contest of input: all contenders read the same segments; the plain loop makes comparable minutes; the S3 service works."""
 
 import importlib.util
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,14 +48,13 @@ def measure(tmp_path, *arguments):
 @pytest.mark.long
 def test_reading(tmp_path, capsys):
     record = measure(tmp_path, "--only", "reading")
-    found, text = record["reading"], capsys.readouterr().out
-    assert all(len(one["seconds"]) == 1 for name, one in found.items() if HAS_ARRAYRECORD or "ArrayRecord" not in name)
-    arrays = found[benchmark.ours(1)]["facts"]["bytes_per_segment"]
-    assert arrays["ppg"] == {"bytes": 2 * 4 * 640, "dtype": "int16"} and arrays["accel"] == {
-        "bytes": 2 * 3 * 640,
-        "dtype": "int16",
-    }
-    assert f"bytes per segment: {sum(one['bytes'] for one in arrays.values()):.0f}" in text
+    results, text = record["reading"], capsys.readouterr().out
+    taking_part = [measured for name, measured in results.items() if HAS_ARRAYRECORD or "ArrayRecord" not in name]
+    assert all(len(measured["seconds"]) == 1 for measured in taking_part)
+    arrays = results[benchmark.ours(1)]["facts"]["bytes_per_segment"]
+    assert arrays["ppg"] == {"bytes": 2 * 4 * 640, "dtype": "int16"}
+    assert arrays["accel"] == {"bytes": 2 * 3 * 640, "dtype": "int16"}
+    assert f"go to the device: {sum(array['bytes'] for array in arrays.values()):.0f}" in text
     assert "GB/s" in text and ("Times as fast as" in text) == HAS_ARRAYRECORD
 
 
@@ -62,9 +62,9 @@ def test_reading(tmp_path, capsys):
 def test_wait(tmp_path, capsys):
     record = measure(tmp_path, "--only", "wait", "--wait-steps=2", "--segments=16", "--segment-s=60")
     assert set(record["wait"]) == set(benchmark.WAITS)
-    for one in record["wait"].values():
-        (wait,) = one["input_wait_fraction"]
-        assert 0 <= wait <= 1 and one["segments_per_s"][0] > 0
+    for timings in record["wait"].values():
+        (wait,) = timings["input_wait_fraction"]
+        assert 0 <= wait <= 1 and timings["segments_per_s"][0] > 0
     assert "waiting for input" in capsys.readouterr().out
 
 
@@ -72,7 +72,7 @@ def test_wait(tmp_path, capsys):
 def test_making(tmp_path, capsys):
     record = measure(tmp_path, "--only", "generating", "preparing", "--people=2", "--minutes=3")
     for part in ("generating", "preparing"):
-        assert [one["facts"]["minutes"] for one in record[part].values()] == [6, 6, 6]
+        assert [measured["facts"]["minutes"] for measured in record[part].values()] == [6, 6, 6]
     assert capsys.readouterr().out.count("minutes of signal per second") == 2
 
 
@@ -96,14 +96,14 @@ def test_a_store_smaller_than_a_batch_is_refused(capsys):
 @pytest.mark.skipif(not HAS_ARRAYRECORD, reason="array_record is not installed")
 def test_the_peer_reads_the_same_segments(noise, tmp_path):
     order = ORDER | {"store": noise.path, "folder": str(tmp_path), "processes": 0}
-    facts, run = reading_arrayrecord.prepare(order)
+    facts, run = reading_arrayrecord.prepare_contender(order)
     run(2)
-    assert facts["segments"] == reading.prepare(order)[0]["segments"] == 16
+    assert facts["segments"] == reading.prepare_contender(order)[0]["segments"] == 16
     wrong = {name: values.copy() for name, values in noise.read(noise.indices("train")[:8]).items()}
-    reading_arrayrecord.check(wrong, noise)
+    reading_arrayrecord.check_batch(wrong, noise)
     wrong["accel"][3, 5, 1] += 1
     with pytest.raises(AssertionError):
-        reading_arrayrecord.check(wrong, noise)
+        reading_arrayrecord.check_batch(wrong, noise)
 
 
 @pytest.mark.parametrize("once", [False, True])
@@ -111,16 +111,14 @@ def test_every_iteration_reads_its_batches(noise, monkeypatch, once):
     asked = []
     read = Store.read
     monkeypatch.setattr(Store, "read", lambda self, rows: asked.append((id(self), len(rows))) or read(self, rows))
-    _, run = reading.prepare(ORDER | {"store": noise.path, "once": once})
+    _, run = reading.prepare_contender(ORDER | {"store": noise.path, "once": once})
     asked.clear()
     run(3)
     assert [rows for _, rows in asked] == [8] * 6
     assert len({store for store, _ in asked}) == 1 or once
 
 
-def test_the_service_gives_what_the_folder_holds(noise, monkeypatch):
-    from pathlib import Path
-
+def test_the_service_returns_the_folder_s_files(noise, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "none")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "none")
     rows = np.array([5, 0, 5, 3])
@@ -134,23 +132,23 @@ def test_the_service_gives_what_the_folder_holds(noise, monkeypatch):
 
 
 def test_the_loop_prepares_the_same_signals(tmp_path):
-    """Away from the edges of minutes, where its filters ring: the same PPG and acceleration as ours."""
+    """PPG and acceleration are those of ours, except at the edges of minutes, where the loop's filters ring."""
     files = raw_recordings.write_recordings(tmp_path, recordings=1, minutes=3)
     settings = PreprocessSettings(max_motion_g=np.inf, min_ppg_quality=0.0, max_clipped_fraction=1.0)
-    found = recordings.Found([raw_recordings.source(files[0])], reader="benchmark")
-    store = prepare(found, tmp_path / "store", settings=settings, preparation=PreparationSettings(workers=1))
+    discovered = recordings.Found([raw_recordings.source(files[0])], reader="benchmark")
+    store = prepare(discovered, tmp_path / "store", settings=settings, preparation=PreparationSettings(workers=1))
     (tmp_path / "loop").mkdir()
     assert making_scipy.prepare_files(tmp_path / "loop", [str(files[0])]) == store.num_segments == 3
     ours = store.read(np.arange(3))
     with np.load(tmp_path / "loop" / files[0].name) as content:
         loop = dict(content)
     for name in ("ppg", "accel"):
-        a, b = (dequantise(own[name], own[f"{name}_scale"], own[f"{name}_offset"])[:, 640:-640] for own in (ours, loop))
+        a, b = (
+            dequantise(side[name], side[f"{name}_scale"], side[f"{name}_offset"])[:, 640:-640] for side in (ours, loop)
+        )
         assert loop[name].dtype == np.int16
-        for minute in range(3):
-            assert (
-                np.corrcoef(a[minute, :, 0], b[minute, :, 0])[0, 1] > 0.97
-            )  # the loop's band-pass is another filter of the same band
+        for minute in range(3):  # the loop's band-pass is a different filter with the same band
+            assert np.corrcoef(a[minute, :, 0], b[minute, :, 0])[0, 1] > 0.97
 
 
 def test_the_loop_generates_minutes_with_a_pulse():

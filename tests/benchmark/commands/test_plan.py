@@ -1,4 +1,4 @@
-"""Hours and what binds; the counting of operations; prediction and measurement of one small step."""
+"""The plan: hours and the limiting resource; counted operations; a predicted and measured small step."""
 
 import json
 
@@ -26,7 +26,7 @@ def test_operations_are_counted_through_loops():
     assert compiled(*operands).shape == (4, 4)
 
 
-def test_the_slowest_resource_binds_and_hours_follow_from_it():
+def test_the_slowest_resource_limits_the_step_and_sets_the_hours():
     work = program.describe_work(load_config("distill:smoke"), "student")
     machine = hardware.gpu("H100", 1)
     segments = budget.segments_of(work, minutes=1000)
@@ -45,22 +45,23 @@ def test_the_command_prints_every_known_machine(tmp_path, capsys):
     assert command.main(["plan", "--config=configs/distill.py:smoke", f"--json={path}"]) == 0
     text, record = capsys.readouterr().out, json.loads(path.read_text())
     assert all(machine.name in text for machine in hardware.known())
-    assert {one["stage"] for one in record["plans"]} == {"teacher", "student"}
+    assert {planned["stage"] for planned in record["plans"]} == {"teacher", "student"}
 
 
-def test_a_slice_is_named(tmp_path, capsys):
+def test_slice_selects_hardware_by_name(tmp_path, capsys):
     path = tmp_path / "plan.json"
     arguments = ["plan", "--config=configs/distill.py:smoke", f"--json={path}"]
     assert command.main([*arguments, "--slice", "4 x 8 h100"]) == 0
     record, text = json.loads(path.read_text()), capsys.readouterr().out
-    assert {one["hardware"] for one in record["plans"]} == {"4 x 8 H100 SXM"}
-    assert record["host_bytes_per_s"] is None and "what a host reads is not counted" in text
-    assert all(one["binds"] != "input of a host" and one["host_bytes_wanted_per_s"] > 0 for one in record["plans"])
+    plans = record["plans"]
+    assert {planned["hardware"] for planned in plans} == {"4 x 8 H100 SXM"}
+    assert record["host_bytes_per_s"] is None and "a host's input is not counted" in text
+    assert all(planned["binds"] != "input of a host" and planned["host_bytes_wanted_per_s"] > 0 for planned in plans)
     assert command.main([*arguments, "--slice", "v99"]) == 2 and "known are TPU v5e" in capsys.readouterr().err
 
 
 @pytest.mark.long
-def test_this_machine_goes_through_the_plan(tmp_path, monkeypatch, capsys):
+def test_check_compares_this_machine_with_the_plan(tmp_path, monkeypatch, capsys):
     case = plan.Case("configs/distill.py:smoke", "student", 4)
     monkeypatch.setattr(plan, "CASES", (case, case._replace(batch=8, calibrates=True)))
     monkeypatch.setattr(plan, "TOLERATED", 1e-9)
@@ -69,9 +70,9 @@ def test_this_machine_goes_through_the_plan(tmp_path, monkeypatch, capsys):
     assert command.main(arguments) == 1
     said, record = capsys.readouterr(), json.loads(path.read_text())
     assert "1 of 1 predicted steps are off by more than" in said.err and "(beyond)" in said.out
-    known, one = record["check"]
+    known, predicted = record["check"]
     assert known["calibrates"] and known["off"] == pytest.approx(0.0, abs=1e-6) and "sets the share" in said.out
-    assert one["predicted"] > 0 and one["measured"][0] > 0 and min(record["machine"].values()) > 1e6
-    assert one["mfu"] == known["mfu"] > 0
-    wanted = sum(one["seconds"][name] for name in ("matrix products", "device memory"))
-    assert 4 / one["predicted"] == pytest.approx(max(wanted, one["seconds"]["input of a host"]))
+    assert predicted["predicted"] > 0 and predicted["measured"][0] > 0 and min(record["machine"].values()) > 1e6
+    assert predicted["mfu"] == known["mfu"] > 0
+    on_device = sum(predicted["seconds"][name] for name in ("matrix products", "device memory"))
+    assert 4 / predicted["predicted"] == pytest.approx(max(on_device, predicted["seconds"]["input of a host"]))

@@ -1,4 +1,4 @@
-"""Starts of the real command, and memory of the real step."""
+"""Start time of the real command, and memory of the real step."""
 
 import json
 
@@ -17,22 +17,22 @@ def measure(tmp_path, *arguments):
     return json.loads(path.read_text())
 
 
-def test_starts_are_timed_by_the_marks_they_leave(tmp_path, capsys):
+def test_starts_are_timed_by_the_files_that_they_write(tmp_path, capsys):
     cold, warm = measure(tmp_path, "--only", "time")["starts"]
     assert (cold["kind"], warm["kind"]) == (startup.COLD, startup.WARM)
-    for one in (cold, warm):
-        assert sum(one["marks"].values()) == pytest.approx(one["first_step_s"])
-        assert 0 < one["compiled_s"] < one["first_step_s"]
+    for start in (cold, warm):
+        assert sum(start["marks"].values()) == pytest.approx(start["first_step_s"])
+        assert 0 < start["compiled_s"] < start["first_step_s"]
     assert warm["compiled_s"] < cold["compiled_s"]
     assert "command to first step" in capsys.readouterr().out
 
 
-def test_memory_of_each_way(tmp_path):
+def test_memory_of_each_form(tmp_path):
     record = measure(tmp_path, "--only", "memory", "--batches", "4", "--micro-batches=2")
-    assert [one["way"] for one in record["memory"]] == ["as it is", "blocks rematerialised", "2 micro-batches"]
-    assert all(one["peak_bytes"] > 0 and one["seconds"][0] > 0 for one in record["memory"])
+    assert [step["way"] for step in record["memory"]] == ["as configured", "blocks rematerialised", "2 micro-batches"]
+    assert all(step["peak_bytes"] > 0 and step["seconds"][0] > 0 for step in record["memory"])
 
 
-def test_a_run_that_ends_before_its_first_step_is_told(capsys):
+def test_a_run_that_ends_before_its_first_step_is_reported(capsys):
     assert command.main(["startup", SMOKE, "--only", "time", "--rounds=1", "--config.teacher.train.batch_size=7"]) == 2
     assert "a run ended before its first step: error: config.teacher.train.batch_size = 7" in capsys.readouterr().err

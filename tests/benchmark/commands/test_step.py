@@ -1,4 +1,4 @@
-"""The step's contest: the peer computes the same step; what cannot take part is left out; the tables say what was measured."""
+"""The contest of training steps: PyTorch computes the same step; unsupported configs are left out; the tables are complete."""
 
 import contextlib
 import importlib.util
@@ -35,42 +35,42 @@ def measure(tmp_path, *arguments):
 
 @pytest.mark.long
 def test_the_peer_computes_the_same_step(tmp_path, capsys, monkeypatch):
-    """Loss and gradient norm over three updates, by PyTorch's own attention, optimiser and clipping; and split over devices."""
-    monkeypatch.delenv("XLA_FLAGS")  # the suite's own, of many devices
+    """Loss and gradient norm of three steps with PyTorch's attention, optimiser and clipping; also split over devices."""
+    monkeypatch.delenv("XLA_FLAGS")  # the suite sets several devices
     monkeypatch.setattr(step.os, "sched_getaffinity", lambda process: set(range(CORES)))
     record = measure(tmp_path, "--only", "distil", "--compile-mode", "none", *SMALL)
-    found, text = record["distillation"], capsys.readouterr().out
-    ours = found[step.OURS]["facts"]["first_steps"]
+    results, text = record["distillation"], capsys.readouterr().out
+    ours = results[step.OURS]["facts"]["first_steps"]
     assert len(ours) == step.FOLLOW_STEPS and ours[0]["loss"] != ours[2]["loss"]
-    assert found[step.OURS]["seconds"] and found[step.AS_TRAINED]["seconds"] and found[step.PEAK]["seconds"]
+    assert results[step.OURS]["seconds"] and results[step.AS_TRAINED]["seconds"] and results[step.PEAK]["seconds"]
     assert set(record["parity"]) == {step.PER_CORE} | ({step.EAGER, step.AS_INSTALLED} if HAS_TORCH else set())
-    assert max(record["parity"].values()) < 1e-4 and found[step.PER_CORE]["facts"]["devices"] == CORES
+    assert max(record["parity"].values()) < 1e-4 and results[step.PER_CORE]["facts"]["devices"] == CORES
     if HAS_TORCH:
-        assert len(found[step.EAGER]["seconds"]) == 1
-        assert 0 < found[step.EAGER]["facts"]["parameter_difference"] < 2e-3
+        assert len(results[step.EAGER]["seconds"]) == 1
+        assert 0 < results[step.EAGER]["facts"]["parameter_difference"] < 2e-3
     else:
         assert "PyTorch is not installed" in text
     assert (
-        "of the matrix peak" in text
-        and "What binds" in text
+        "share of the matrix peak" in text
+        and "Limits: the step's matrix products" in text
         and "Attention: a few segments at a time" in text
         and "GFLOP per segment" in text
     )
 
 
 @pytest.mark.parametrize(
-    "key, value, words",
+    "key, value, message",
     [
-        ("student.encoder.architecture", "efficientnet", "no student but a Transformer"),
-        ("teacher.encoder.transformer.positions", "relative", "no teacher but a Transformer"),
+        ("student.encoder.architecture", "efficientnet", "only a student that is a Transformer"),
+        ("teacher.encoder.transformer.positions", "relative", "only a teacher that is a Transformer"),
         ("inputs.accel.limit", 4.0, "presents accel by its full band"),
         ("student.drop_fraction", 0.5, "drops no tokens"),
         ("teacher.cached_views", 1, "runs the teacher in every step"),
     ],
 )
-def test_a_config_beyond_the_peer_leaves_it_out(key, value, words):
+def test_an_unsupported_config_leaves_the_peer_out(key, value, message):
     config = changed(load_config("distill:paper"), {key: value})
-    with pytest.raises(Skipped, match=words):
+    with pytest.raises(Skipped, match=message):
         peer_pytorch.check_supported(step.without_augmentation(config))
     peer_pytorch.check_supported(step.without_augmentation(load_config("distill:paper")))
 
@@ -78,29 +78,30 @@ def test_a_config_beyond_the_peer_leaves_it_out(key, value, words):
 @pytest.mark.long
 def test_masking(tmp_path, capsys):
     record = measure(tmp_path, "--only", "mae", *SMALL)
-    assert {name: len(one["seconds"]) for name, one in record["masking"].items()} == {step.MASKED: 1, step.UNMASKED: 1}
+    rounds = {name: len(measured["seconds"]) for name, measured in record["masking"].items()}
+    assert rounds == {step.MASKED: 1, step.UNMASKED: 1}
     assert "on 3 of 16 tokens" in capsys.readouterr().out
 
 
-def test_a_peer_that_computes_something_else_is_refused():
+def test_a_peer_that_computes_a_different_step_is_refused():
     def measured(loss):
         return Measured(
             {"first_steps": [{"loss": 1.0, "gradient_norm": 2.0}, {"loss": loss, "gradient_norm": 2.0}]}, [1.0], 0
         )
 
     left_out = Measured({"skipped": "none here"}, [], 0)
-    found = {step.OURS: measured(0.5), step.EAGER: measured(0.50004), step.COMPILED: left_out}
-    assert step.check_parity(found, "float32") == {step.EAGER: pytest.approx(8e-5)}
+    results = {step.OURS: measured(0.5), step.EAGER: measured(0.50004), step.COMPILED: left_out}
+    assert step.check_parity(results, "float32") == {step.EAGER: pytest.approx(8e-5)}
     with pytest.raises(UserError, match="PyTorch eager does not compute the same step.* 2.0e-03"):
-        step.check_parity(found | {step.EAGER: measured(0.501)}, "float32")
+        step.check_parity(results | {step.EAGER: measured(0.501)}, "float32")
 
 
-def test_a_step_split_over_cores_that_computes_something_else_is_refused():
+def test_a_split_step_that_differs_is_refused():
     steps = {"loss": 1.0, "gradient_norm": 2.0}
-    found = {step.OURS: Measured({"first_steps": [steps]}, [1.0], 0)}
-    found[step.PER_CORE] = Measured({"first_steps": [steps | {"gradient_norm": 2.1}]}, [1.0], 0)
+    results = {step.OURS: Measured({"first_steps": [steps]}, [1.0], 0)}
+    results[step.PER_CORE] = Measured({"first_steps": [steps | {"gradient_norm": 2.1}]}, [1.0], 0)
     with pytest.raises(UserError, match="each core a device does not compute the same step"):
-        step.check_parity(found, "float32")
+        step.check_parity(results, "float32")
 
 
 @pytest.mark.parametrize(
@@ -108,13 +109,13 @@ def test_a_step_split_over_cores_that_computes_something_else_is_refused():
     [
         (2, 32, {}, 2),
         (1, 32, {}, 0),
-        (12, 32, {}, 0),  # 12 do not divide 32
+        (12, 32, {}, 0),  # 32 is not a multiple of 12
         (2, 32, {"JAX_NUM_CPU_DEVICES": "4"}, 0),
         (2, 32, {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}, 0),
         (4, 32, {"XLA_FLAGS": "--xla_cpu_enable_fast_math=true"}, 4),
     ],
 )
-def test_cores_are_devices_where_they_share_the_batch(monkeypatch, cores, batch, environment, devices):
+def test_cores_are_devices_if_they_can_share_the_batch(monkeypatch, cores, batch, environment, devices):
     for name in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
@@ -124,24 +125,24 @@ def test_cores_are_devices_where_they_share_the_batch(monkeypatch, cores, batch,
 
 
 @pytest.mark.parametrize("apart, refused", [(1e-3, False), (1e-2, True)])
-def test_a_peer_that_trains_otherwise_is_refused(apart, refused):
+def test_a_peer_whose_parameters_differ_is_refused(apart, refused):
     steps = [{"loss": 1.0, "gradient_norm": 2.0}] * step.FOLLOW_STEPS
     ours = Measured({"first_steps": steps}, [1.0], 0)
-    found = {
+    results = {
         step.OURS: ours,
         step.compiled_name("max-autotune"): ours._replace(facts=ours.facts | {"parameter_difference": apart}),
     }
     with (
         pytest.raises(UserError, match="max-autotune does not train the same") if refused else contextlib.nullcontext()
     ):
-        step.check_parity(found, "float32")
+        step.check_parity(results, "float32")
 
 
-def test_distance_of_parameters_is_relative_to_their_way():
+def test_distance_of_parameters_is_relative_to_their_movement():
     start = {"a": np.zeros(4), "qkv/bias": np.zeros(2)}
     ours, theirs = {"a": np.ones(4), "qkv/bias": np.ones(2)}, {"a": np.full(4, 1.1), "qkv/bias": -np.ones(2)}
     assert peer_pytorch.parameter_difference(start, ours, theirs) == pytest.approx(0.1)
-    with pytest.raises(ValueError, match="not the same parameters"):
+    with pytest.raises(ValueError, match="different parameters"):
         peer_pytorch.parameter_difference(start, ours, {"a": ours["a"]})
 
 
@@ -157,6 +158,5 @@ def test_encoder_on_all_tokens_is_the_same_model_on_hidden_patches():
     prediction, _ = every.apply(params, x, order)
     assert prediction.shape == model.apply(params, x, order)[0].shape
     changed = x.reshape(2, 12, 20, 1).at[np.arange(2)[:, None], order[:, 3:]].set(5.0).reshape(x.shape)
-    np.testing.assert_allclose(
-        every.apply(params, changed, order)[0], prediction, rtol=1e-6
-    )  # what is dropped is not seen
+    # The values of dropped patches have no effect.
+    np.testing.assert_allclose(every.apply(params, changed, order)[0], prediction, rtol=1e-6)

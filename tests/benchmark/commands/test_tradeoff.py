@@ -1,4 +1,4 @@
-"""The trade-off: equal time for all, the views' time counted, results read from validation participants and kept."""
+"""The trade-off: equal time for all students, including the views; results of validation participants, which are kept."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 from accdistill_jax.benchmark import __main__ as command
 from accdistill_jax.benchmark import contest
 from accdistill_jax.benchmark.commands import tradeoff
-from accdistill_jax.benchmark.commands.tradeoff import Plan, Variant
+from accdistill_jax.benchmark.commands.tradeoff import StepPlan, StudentVariant
 from accdistill_jax.benchmark.contest import Measured
 from accdistill_jax.config.load import load_config
 from accdistill_jax.data.store.store import Store
@@ -49,7 +49,7 @@ def record(tmp_path) -> dict:
     }
 
 
-def test_the_table_says_medians_over_seeds_and_what_is_left_out(record):
+def test_the_table_has_medians_over_seeds_and_omitted_students(record):
     text = tradeoff.report(json.loads(json.dumps(record)))
     rows = {
         line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]]
@@ -68,24 +68,24 @@ def test_the_table_says_medians_over_seeds_and_what_is_left_out(record):
         "15.0 (15.0 to 15.0)",
         "0.300 (0.300 to 0.300)",
     ]
-    assert rows["50% dropped, 2 views once"][:6] == ["10", "40", "2.50", "100", "3", "10"]
+    assert rows["50% dropped, 2 views cached"][:6] == ["10", "40", "2.50", "100", "3", "10"]
     assert (
-        "of the teacher 1.00 bpm and 11.0 ms, of the mean 9.00 bpm and 18.0 ms" in text
+        "of the teacher: 1.00 bpm and 11.0 ms; of the mean: 9.00 bpm and 18.0 ms" in text
         and "0.5/4 is left out at 10 s" in text
     )
 
 
-def test_times_that_are_not_equal_are_told(record):
+def test_unequal_times_are_reported(record):
     assert "not equal" not in tradeoff.report(record)
     record["results"][0]["train_s"] *= 1.3
     text = tradeoff.report(record)
-    assert "a student's is 30% off the median of its budget" in text and "| 30% |" in text
+    assert "a student's time deviates by 30% from the median of its budget" in text and "| 30% |" in text
 
 
-def test_students_that_all_take_longer_than_planned_are_equal(record):
-    """The loop's steps take longer than those of the contest; what matters is that they do so for all."""
-    for one in record["results"]:
-        one["train_s"] += 0.2 * (one["train_s"] + one["views_s"])
+def test_times_are_equal_if_all_students_take_longer_than_planned(record):
+    """The loop's steps take longer than the measured steps. The comparison is fair if this holds for all students."""
+    for student in record["results"]:
+        student["train_s"] += 0.2 * (student["train_s"] + student["views_s"])
     text = tradeoff.report(record)
     assert "not equal" not in text and "| 12 | 0% |" in text
 
@@ -94,34 +94,34 @@ def test_the_figure_has_a_line_per_variant(record, tmp_path):
     figure = tradeoff.draw(record)
     figure.savefig(tmp_path / "figure.png")
     assert [len(axis.containers) for axis in figure.axes] == [2, 2, 2]
-    assert "50% dropped, 2 views once" in [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "50% dropped, 2 views cached" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
-def test_views_are_taken_from_the_budget(tmp_path):
-    plan = Plan(tmp_path, load_config("distill:smoke"))
+def test_the_budget_includes_the_views(tmp_path):
+    plan = StepPlan(tmp_path, load_config("distill:smoke"))
     plan.step_s, plan.views_s = {"0/0": 0.1, "0/2": 0.05}, {"2": 4.0}
-    assert [plan.steps(Variant(0.0, views), 10.0) for views in (0, 2)] == [100, 120]
-    assert plan.steps(Variant(0.0, 2), 3.0) == 0
+    assert [plan.steps(StudentVariant(0.0, views), 10.0) for views in (0, 2)] == [100, 120]
+    assert plan.steps(StudentVariant(0.0, 2), 3.0) == 0
 
 
 def test_a_folder_of_another_trade_off_is_refused(tmp_path, capsys):
-    Plan(tmp_path, load_config("distill")).save()
+    StepPlan(tmp_path, load_config("distill")).save()
     assert command.main(["tradeoff", f"--folder={tmp_path}", "--config=configs/distill.py:smoke"]) == 2
     assert "holds a trade-off of another config" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("variant", ["0.5", "1/2", "a/0", "0.5/-1"])
-def test_no_variant(variant, capsys):
+def test_an_invalid_variant_is_refused(variant, capsys):
     with pytest.raises(SystemExit):
         command.main(["tradeoff", "--variants", variant])
     assert "is not DROP/VIEWS such as 0.5/2" in capsys.readouterr().err
 
 
 @pytest.mark.long
-def test_students_are_trained_once_and_read_on_validation_participants(smoke_store, tmp_path, monkeypatch, capsys):
-    """The contest has tests of its own: here every step takes as long as it is told to."""
+def test_students_are_trained_once_and_evaluated_on_validation_participants(smoke_store, tmp_path, monkeypatch, capsys):
+    """Every measured step takes a fixed time here; the contest has its own tests."""
     store = Path(shutil.copytree(smoke_store, tmp_path / "store"))
-    compete = lambda contenders, **how: {one.name: Measured({}, [0.25], 1) for one in contenders}
+    compete = lambda contenders, **options: {contender.name: Measured({}, [0.25], 1) for contender in contenders}
     monkeypatch.setattr(contest, "compete", compete)
     arguments = [
         "tradeoff",
@@ -136,7 +136,7 @@ def test_students_are_trained_once_and_read_on_validation_participants(smoke_sto
         f"--config.data.stores=('{store}',)",
         f"--json={tmp_path / 'found.json'}",
     ]
-    monkeypatch.setattr(Plan, "steps", lambda plan, variant, budget_s: 6)  # views of a loaded machine may take longer
+    monkeypatch.setattr(StepPlan, "steps", lambda plan, variant, budget_s: 6)  # views may take longer on a busy machine
     assert command.main(arguments) == 0, capsys.readouterr().err
     record = json.loads((tmp_path / "found.json").read_text())
     plain, lean = record["results"]
@@ -145,8 +145,8 @@ def test_students_are_trained_once_and_read_on_validation_participants(smoke_sto
     opened = Store.open(store)
     assert plain["validation_segments"] == len(opened.indices("validation"))
     assert all(
-        np.isfinite(one["hr_mae"]["student"] + one["sdnn_mae"]["student"]) and 0 <= one["top1"] <= 1
-        for one in record["results"]
+        np.isfinite(student["hr_mae"]["student"] + student["sdnn_mae"]["student"]) and 0 <= student["top1"] <= 1
+        for student in record["results"]
     )
     assert plain["hr_mae"]["teacher"] == lean["hr_mae"]["teacher"]
     assert Path(record["figure"]).read_bytes().startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""The scaling model against what it stands for: XLA's counts, the compiled step's collectives, published examples."""
+"""The scaling model against XLA's counts, the collectives of the compiled step and published examples."""
 
 import json
 import os
@@ -16,6 +16,7 @@ from accdistill_jax.config.load import load_config
 from accdistill_jax.errors import ExitStatus, UserError
 from accdistill_jax.models import attention, ops
 from accdistill_jax.models.autoencoder import MaskedAutoencoder
+from accdistill_jax.models.build import build_encoder
 from accdistill_jax.models.efficientnet import EfficientNetEncoder, Stage
 from accdistill_jax.models.heads import ProjectionHead
 from accdistill_jax.models.transformer import TransformerEncoder
@@ -27,11 +28,11 @@ TRANSFORMER = TransformerEncoder(patch=20, width=24, depth=2, heads=2, mlp=40, t
 EFFICIENTNET = EfficientNetEncoder(
     stem=(8, 7, 2), stages=(Stage(8, 1, 1, 3, 1), Stage(20, 2, 2, 5, 3)), head=16, output=6
 )
-METRICS_BYTES = 64  # norms and the like: what the formula may be off by
+METRICS_BYTES = 64  # tolerance of the formula: norms and similar scalars
 
 
 def traced_flops(jaxpr) -> int:
-    """Matrix products and convolutions of a jaxpr; of alternatives by platform the last, which is not the CPU's."""
+    """FLOP of matrix products and convolutions of a jaxpr; branches by platform count with the last, which is not the CPU's."""
     total = 0
     for equation in jaxpr.eqns:
         shapes = [variable.aval.shape for variable in equation.invars]
@@ -53,9 +54,9 @@ def traced_flops(jaxpr) -> int:
 
 
 def forward_flops(module, *arguments) -> int:
-    """Per segment, of a module applied to `arguments` with batches of 3."""
+    """FLOP per segment of a module's forward pass; the arguments have batches of 3."""
     variables = jax.eval_shape(module.init, jax.random.key(0), *arguments)
-    with platform.tracing_for("tpu"):  # of the model, not of how the CPU goes about it
+    with platform.tracing_for("tpu"):  # the CPU computes some operations in another form
         traced = jax.make_jaxpr(lambda v: module.apply(v, *[jnp.zeros(a.shape, a.dtype) for a in arguments]))(variables)
     return traced_flops(traced.jaxpr) / 3
 
@@ -86,11 +87,11 @@ def test_flops_of_an_autoencoder_are_those_of_the_traced_module(encoder):
     assert counted == forward_flops(autoencoder, signal(), order)
 
 
-def test_matrix_products_are_nearly_all_that_xla_counts_of_the_paper_sized_encoder(monkeypatch):
-    for module in (attention, ops):  # XLA counts the body of a loop once, and the CPU's form goes in loops
+def test_matrix_products_are_nearly_all_of_xla_s_count_for_the_paper_sized_encoder(monkeypatch):
+    for module in (attention, ops):  # XLA counts the body of a loop once, and the CPU's form has loops
         monkeypatch.setattr(module, "on_cpu", lambda: False)
     config = load_config("distill:paper").student.encoder
-    encoder = program.build_encoder(config, dtype=jnp.bfloat16)
+    encoder = build_encoder(config, dtype=jnp.bfloat16)
     x = signal(3840, 3)
     params = jax.eval_shape(encoder.init, jax.random.key(0), x)
     counted_by_xla = jax.jit(encoder.apply).lower(params, x).cost_analysis()["flops"]
@@ -99,7 +100,7 @@ def test_matrix_products_are_nearly_all_that_xla_counts_of_the_paper_sized_encod
 
 
 def small_config(**changes):
-    # without augmentation it compiles in half the time; augmentation has no collective
+    # Without augmentation, which has no collectives, the step compiles in half the time.
     unaugmented = {key: 0.0 for key in known_keys() if key.endswith(".probability")}
     return changed(load_config("distill:smoke"), unaugmented | changes)
 
@@ -116,10 +117,10 @@ def small_config(**changes):
 def test_collectives_of_the_compiled_step_are_those_of_the_formula(stage, changes):
     work = program.describe_work(small_config(**changes), stage)
     counted, expected = program.count_collectives(work, Parallel())
-    found, wanted = traffic.total(counted, 4), traffic.total(expected, 4)
-    assert found.keys() == wanted.keys() and sum(wanted.values()) > 0
-    assert abs(found.pop("all-reduce") - wanted.pop("all-reduce")) <= METRICS_BYTES
-    assert found == wanted
+    counted_bytes, expected_bytes = traffic.total(counted, 4), traffic.total(expected, 4)
+    assert counted_bytes.keys() == expected_bytes.keys() and sum(expected_bytes.values()) > 0
+    assert abs(counted_bytes.pop("all-reduce") - expected_bytes.pop("all-reduce")) <= METRICS_BYTES
+    assert counted_bytes == expected_bytes
 
 
 def test_collectives_are_read_from_a_program_text():
@@ -129,22 +130,22 @@ def test_collectives_are_read_from_a_program_text():
       %c = f32[64,3]{1,0} all-gather(%h), channel_id=2, replica_groups={{0,1,2,3}}, dimensions={0}
       %d = f32[64,3]{1,0} add(%all-gather.1, %c)
     """
-    found = [(one.kind, one.array_bytes) for one in traffic.counted_collectives(text)]
-    assert found == [("all-reduce", 4 * 512 + 2 * 8 + 4), ("reduce-scatter", 8 * 4 * 64), ("all-gather", 4 * 192)]
+    collectives = [(collective.kind, collective.array_bytes) for collective in traffic.counted_collectives(text)]
+    assert collectives == [("all-reduce", 4 * 512 + 2 * 8 + 4), ("reduce-scatter", 8 * 4 * 64), ("all-gather", 4 * 192)]
 
 
 def test_groups_written_as_axes_of_a_mesh_are_read():
-    """JAX 0.12 and later write them so."""
+    """JAX 0.12 and later write groups in this form."""
     text = """
       %a = f32[16]{0} all-reduce(%x), channel_id=1, replica_groups=mesh['d'=4] {'d'}, use_global_device_ids=true, to_apply=%add
       %b = f32[4,16]{1,0} reduce-scatter(%g), channel_id=1, replica_groups=mesh['host'=2,'d'=4] {'host','d'}, dimensions={0}
       %c = f32[4,16]{1,0} reduce-scatter(%g), channel_id=1, replica_groups=mesh['host'=2,'d'=4] {'d'}, dimensions={0}
     """
-    found = [(one.kind, one.array_bytes) for one in traffic.counted_collectives(text)]
-    assert found == [("all-reduce", 64), ("reduce-scatter", 8 * 256), ("reduce-scatter", 4 * 256)]
+    collectives = [(collective.kind, collective.array_bytes) for collective in traffic.counted_collectives(text)]
+    assert collectives == [("all-reduce", 64), ("reduce-scatter", 8 * 256), ("reduce-scatter", 4 * 256)]
 
 
-def test_an_all_reduce_sends_twice_what_a_gather_does_and_one_device_nothing():
+def test_an_all_reduce_sends_twice_the_bytes_of_a_gather_and_a_single_device_sends_nothing():
     sent = {kind: traffic.Collective("", kind, 1000).sent(4) for kind in ("all-reduce", "all-gather")}
     assert sent == {"all-reduce": 1500.0, "all-gather": 750.0}
     assert traffic.Collective("", "all-reduce", 1000).sent(1) == 0
@@ -158,7 +159,7 @@ def test_published_all_gather_on_v5e_lies_within_the_bounds():
     assert fast < 680e-6 == pytest.approx(slow, rel=0.02)
 
 
-def test_rings_double_the_bandwidth_of_lines_and_halve_the_way():
+def test_rings_double_the_bandwidth_of_lines_and_halve_the_path():
     line, ring = (hardware.torus((16, 16), link=1e9, rings=rings) for rings in (False, True))
     assert ring.bandwidth == 2 * line.bandwidth == 4e9
     assert ring.latency_s < 0.6 * line.latency_s
@@ -169,12 +170,12 @@ def paper():
     return program.describe_work(load_config("distill:paper"), "student")
 
 
-def test_bounds_are_ordered_and_shares(paper):
+def test_bounds_are_ordered(paper):
     for machine in hardware.known():
-        one = model.estimate(paper, machine, batch=128, mfu=0.4)
-        assert 0 < one.efficiency_serial < one.efficiency_overlapped <= 1
-        assert 0 < one.fast_s < one.slow_s
-        assert one.sent_bytes["gradients"] == pytest.approx(8 * 7_122_944 * (1 - 1 / machine.devices))
+        estimate = model.estimate(paper, machine, batch=128, mfu=0.4)
+        assert 0 < estimate.efficiency_serial < estimate.efficiency_overlapped <= 1
+        assert 0 < estimate.fast_s < estimate.slow_s
+        assert estimate.sent_bytes["gradients"] == pytest.approx(8 * 7_122_944 * (1 - 1 / machine.devices))
         assert set(machine.sources) <= hardware.SOURCES.keys()
 
 
@@ -197,7 +198,10 @@ def test_a_slower_device_hides_more_of_its_communication(paper):
 
 def test_gathered_projections_outgrow_gradients_with_the_global_batch(paper):
     sent = {
-        devices: {one.what: one.sent(devices) for one in paper.collectives(devices=devices, global_batch=128 * devices)}
+        devices: {
+            collective.what: collective.sent(devices)
+            for collective in paper.collectives(devices=devices, global_batch=128 * devices)
+        }
         for devices in (16, 1024)
     }
     assert sent[16]["student's projections"] < sent[16]["gradients"] < sent[1024]["student's projections"]
@@ -213,7 +217,7 @@ def test_memory_is_sixteen_bytes_per_trained_parameter_and_splitting_saves_the_m
     assert 1.7 < model.largest_model(16e9, devices=8) / model.largest_model(16e9) < 2
 
 
-def test_micro_batches_divide_what_is_kept_and_cost_a_forward_pass():
+def test_micro_batches_divide_activations_and_cost_a_forward_pass():
     whole = program.describe_work(small_config(), "student")
     pieces = program.describe_work(small_config(**{"student.train.micro_batches": 4}), "student")
     assert pieces.activation_bytes(batch=16) == whole.activation_bytes(batch=16) / 4 > 0
@@ -221,9 +225,9 @@ def test_micro_batches_divide_what_is_kept_and_cost_a_forward_pass():
     assert more == 16 * whole.trained_flops
 
 
-def test_dropped_tokens_and_a_teacher_that_ran_before_are_not_counted():
+def test_dropped_tokens_and_a_cached_teacher_are_not_counted():
     whole = program.describe_work(small_config(), "student")
-    lean = program.describe_work(small_config(**{"student.drop_fraction": 0.5, "teacher.cached_views": 2}), "student")
+    lean = program.describe_work(small_config(**{"student.drop_fraction": 0.5, "teacher.cached_views": 1}), "student")
     assert lean.frozen_flops == 0 < whole.frozen_flops
     assert 0.4 < lean.trained_flops / whole.trained_flops < 0.6
     assert lean.activation_bytes(batch=16) < 0.7 * whole.activation_bytes(batch=16)
@@ -237,13 +241,13 @@ def test_tables_have_a_row_per_machine(paper):
     assert len(lines) == 2 + len(rows)
     assert {line.count("|") for line in lines} == {lines[0].count("|")}
     for row, line in zip(rows, lines[2:], strict=True):
-        assert ("(a)" in line) == ("SXM" in line), "what is assumed is marked"
+        assert ("(a)" in line) == ("SXM" in line), "assumed figures are marked"
         assert row[0].compute_s == pytest.approx(4 * row[1].compute_s)
-        for one in row:
-            json.dumps(one.as_record())
+        for estimate in row:
+            json.dumps(estimate.as_record())
 
 
-def test_latency_between_nodes_goes_through_the_published_points():
+def test_latency_between_nodes_matches_the_published_points():
     for nodes, seconds in ((2, 46e-6), (32, 63e-6)):
         assert 2 * hardware.gpu("H100", nodes).levels[1].latency_s == pytest.approx(seconds)
 
@@ -264,7 +268,7 @@ def test_settings_on_the_command_line_reach_the_config(repository):
         (["scaling", "--nonsense"], "unknown argument '--nonsense'"),
     ],
 )
-def test_what_the_user_can_put_right_is_said_in_one_line(repository, arguments, message):
+def test_errors_of_the_user_are_reported_in_a_line(repository, arguments, message):
     done = run_benchmark(repository, *arguments)
     assert done.returncode == ExitStatus.USER_ERROR
     assert message in done.stderr and done.stderr.count("\n") == 1
@@ -284,7 +288,7 @@ def test_command_prints_tables_and_writes_all_numbers(repository, tmp_path):
     assert "TPU v5e, 256 chips" in done.stdout and "4 x 8 H100 SXM" in done.stdout
     numbers = json.loads((tmp_path / "numbers.json").read_text())
     assert len(numbers["estimates"]) == 2 * 2 * 3 * len(hardware.known())
-    assert {one["from"] for one in numbers["collectives"]} == {"compiled", "formula"}
+    assert {collective["from"] for collective in numbers["collectives"]} == {"compiled", "formula"}
 
 
 @pytest.mark.slow
@@ -302,13 +306,15 @@ def test_measurement_runs_every_arrangement(repository, tmp_path):
     )
     assert (done.returncode, done.stderr) == (0, "")
     measured = json.loads((tmp_path / "m.json").read_text())["arrangements"]
-    assert [(one["name"], one["devices"]) for one in measured] == [
+    assert [(arrangement["name"], arrangement["devices"]) for arrangement in measured] == [
         ("1 device alone", 1),
         ("2 unconnected", 2),
         ("1 process, 2 devices", 2),
         ("2 processes, 1 device each", 2),
     ]
-    assert all(len(one["segments_per_s"]) == 2 and min(one["segments_per_s"]) > 0 for one in measured)
+    assert all(
+        len(arrangement["segments_per_s"]) == 2 and min(arrangement["segments_per_s"]) > 0 for arrangement in measured
+    )
 
 
 def run_benchmark(repository, *arguments):
@@ -335,6 +341,6 @@ def run_benchmark(repository, *arguments):
         ({"student.regression_weight": 1.0}, "student", "distillation with config.student.regression_weight = 0.0"),
     ],
 )
-def test_work_that_is_not_counted_is_refused(changes, stage, message):
+def test_objectives_without_a_count_are_refused(changes, stage, message):
     with pytest.raises(UserError, match=message):
         program.describe_work(small_config(**changes), stage)
