@@ -29,8 +29,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "no command buffers": {"options": {"xla_gpu_enable_command_buffer": ""}},
     "blocks rematerialised": {"config": {"runtime.rematerialise": "blocks"}},
     "half of the tokens dropped": {"config": {"student.drop_fraction": 0.5}},
-    # A step reads a single view of a segment. More views are refused here, because the augmentations are off.
-    "teacher's views cached": {"config": {"teacher.cached_views": 1}},
+    "teacher's views cached": {"config": {"teacher.cached_views": 2}},
     "large batch, blocks rematerialised": {"large": True, "config": {"runtime.rematerialise": "blocks"}},
     "large batch in 8 micro-batches": {"large": True, "config": {"student.train.micro_batches": 8}},
 }

@@ -262,7 +262,7 @@ def test_settings_on_the_command_line_reach_the_config(repository):
     [
         (["scaling", "--config=configs/distill.py:papper"], "no preset 'papper'"),
         (["scaling", "--config=configs/distil.py"], "no config file configs/distil.py"),
-        (["scaling", "--config.student.temprature=0.1"], "did you mean config.student.temperature?"),
+        (["scaling", "--config.student.temperatre=0.1"], "did you mean config.student.temperature?"),
         (["scaling", "--count-devices=1"], "--count-devices must be at least 2"),
         (["weak-scaling", "--devices=4096"], "4096 devices need 4096 cores"),
         (["scaling", "--nonsense"], "unknown argument '--nonsense'"),
