@@ -46,7 +46,7 @@ def _parts(report: Report) -> Iterator[str]:
     yield f"{len(report.numbers)} numbers, with intervals, values for each seed and tolerances, are in `report.json`."
     yield "## Runs"
     yield _table(
-        ("Run", "Status", "Duration of its last start"),
+        ("Run", "Status", "Duration since its last start"),
         [(f"`{run['name']}`", run["status"], format_seconds(run["seconds"])) for run in report.runs],
     )
 
