@@ -207,7 +207,9 @@ def _details(report: Report) -> Iterator[str]:
     settings = [(f"`{name}`", _literal(value)) for name, value in flat_settings(report.settings)]
     yield from _fold(ReportTable("Settings and versions", ("Setting", "Value"), tuple(settings)))
     runs = [(f"`{run['name']}`", run["status"], format_seconds(run["seconds"] or 0)) for run in report.runs]
-    yield from _fold(ReportTable(f"All {len(runs)} runs", ("Run", "Status", "Duration since its last start"), tuple(runs)))
+    yield from _fold(
+        ReportTable(f"All {len(runs)} runs", ("Run", "Status", "Duration since its last start"), tuple(runs))
+    )
     numbers = [_number_row(name, number) for name, number in report.numbers.items()]
     columns = ("Name", "Value", "Interval", "Unit", "By seed", "Tolerance")
     yield from _fold(ReportTable(f"All {len(numbers)} numbers, as in report.json", columns, tuple(numbers)))
