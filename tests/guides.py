@@ -64,12 +64,12 @@ def commands(guide: Path) -> list[list[str]]:
     return [words for part in parts if (words := shlex.split(part, comments=True))]
 
 
-def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+def run(command: list[str], folder: Path, *, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
     """Runs a command of a guide in a folder, with this interpreter and this package."""
     words = [sys.executable if word == "python" else word for word in command]
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"PYTHONPATH": path}
-    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout_s)
 
 
 def anchors(guide: Path) -> set[str]:
