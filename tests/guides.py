@@ -126,7 +126,7 @@ def _check_reproduction(arguments: list[str]) -> None:
 
 def _check_benchmark(arguments: list[str]) -> None:
     benchmark = importlib.import_module("accdistill_jax.benchmark.__main__")
-    parser = benchmark.build_parser(arguments[0])
+    parser = benchmark.benchmark_parser(arguments[0])
     parser.parse_args([word for word in arguments if not word.startswith("--config.")])
 
 
