@@ -1,4 +1,4 @@
-"""From nothing to an embedded minute and a plot, in a minute or two on two CPU cores.
+"""From nothing to an embedded minute and a plot, in a few minutes on two CPU cores.
 
 Run the whole file with `python -m accdistill_jax.tutorial.first_minute`, or cell by cell in an editor that knows `# %%`
 (VS Code, PyCharm, Spyder). Everything is written to the folder `runs/tutorial`. A second start skips the training.
