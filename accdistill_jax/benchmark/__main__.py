@@ -37,7 +37,7 @@ class Benchmark(NamedTuple):
 
 
 COMMANDS = {
-    "step": Benchmark("a training step on this machine's devices, against PyTorch where it is installed"),
+    "step": Benchmark("a training step on this machine's devices, against PyTorch if it is installed"),
     "input": Benchmark("reading, generating and preparing segments"),
     "startup": Benchmark("time from the command to the first step; memory by batch size"),
     "embed": Benchmark("inference, probes and retrieval on many embeddings"),
