@@ -18,7 +18,8 @@ for number, usual in (
         signal.signal(number, usual)
 
 DEVICES = 4
-REPOSITORY = Path(__file__).resolve().parents[1]
+TESTS = Path(__file__).resolve().parent
+REPOSITORY = TESTS.parent
 
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME", tempfile.gettempdir())) / f"accdistill_jax-tests-{os.getuid()}"
 # Set before jax is imported, and inherited by the entry points that tests start.
@@ -43,14 +44,23 @@ def pytest_sessionstart(session):
         raise pytest.UsageError(f"{jax.device_count()} devices instead of {DEVICES}: jax was imported before conftest")
 
 
+# Tests that start no process and train no run, or little: `-m quick` selects them.
+QUICK = ("config", "data/preprocessing", "data/store", "evaluation", "inputs", "models", "objectives", "training")
+HEAVY_FIXTURES = {"copy", "finished"}
+
+
 def pytest_collection_modifyitems(config, items):
-    """What is long is slow too, so that -m "not slow" leaves both out; of the slow ones a share, where one is set.
+    """Marks long tests as slow too, and quick ones as quick; keeps a share of the slow ones where one is set.
 
     ACCDISTILL_SLOW_SHARE=K/N keeps the slow tests of every Nth file from the Kth on (from 0), in the order of their names.
     """
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.slow)
+        folder = item.path.parent.relative_to(TESTS).as_posix()
+        light = not item.get_closest_marker("slow") and HEAVY_FIXTURES.isdisjoint(item.fixturenames)
+        if light and folder.startswith(QUICK):
+            item.add_marker(pytest.mark.quick)
     if share := os.environ.get("ACCDISTILL_SLOW_SHARE"):
         slow = [item for item in items if item.get_closest_marker("slow")]
         left_out = set(slow) - set(in_share(slow, share))
