@@ -184,7 +184,12 @@ def test_steps_over_devices_and_in_pieces_are_those_of_one_device(name, teacher)
     assert np.isfinite(one[3]["effective_rank"]) and one[2]["gradient_norm"] > 1e-3
     for parallel, pieces in ((Parallel(), 1), (Parallel("pmap"), 1), (Parallel(devices=jax.devices()[:2]), 2)):
         several = steps_of(objective, parallel, params, fixed, micro_batches=pieces)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5), one, several)
+        jax.tree.map(assert_close, one, several)
+
+
+def assert_close(one, several):
+    """Rounding is compared with a leaf's largest value: the gradient of KoLeo divides by small distances of neighbours."""
+    np.testing.assert_allclose(one, several, rtol=2e-3, atol=2e-5 + 1e-3 * np.abs(one).max())
 
 
 def test_the_momentum_average_is_kept_as_it_should_and_does_not_leave_the_stage():
