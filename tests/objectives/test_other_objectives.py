@@ -31,7 +31,8 @@ from accdistill_jax.training.step import (
 
 BATCH, LENGTH, WIDTH = 8, 32, 8
 SETTINGS = LoopSettings(total_steps=4, validate_every=4, checkpoint_every=4, log_every=1, ema_decay=0.0, seed=3)
-SGD = Optimizer(optax.sgd(1.0), optax.constant_schedule(1.0))
+# a rate at which the second step does not magnify the rounding of the first (KoLeo divides by distances of neighbours)
+SGD = Optimizer(optax.sgd(0.1), optax.constant_schedule(0.1))
 HEAD = ProjectionHead(hidden=8, output=4)
 SPECS = {"gaussian_noise": Augmentation(1.0, 0.3)}
 
@@ -184,12 +185,7 @@ def test_steps_over_devices_and_in_pieces_are_those_of_one_device(name, teacher)
     assert np.isfinite(one[3]["effective_rank"]) and one[2]["gradient_norm"] > 1e-3
     for parallel, pieces in ((Parallel(), 1), (Parallel("pmap"), 1), (Parallel(devices=jax.devices()[:2]), 2)):
         several = steps_of(objective, parallel, params, fixed, micro_batches=pieces)
-        jax.tree.map(assert_close, one, several)
-
-
-def assert_close(one, several):
-    """Rounding is compared with a leaf's largest value: the gradient of KoLeo divides by small distances of neighbours."""
-    np.testing.assert_allclose(one, several, rtol=2e-3, atol=2e-5 + 1e-3 * np.abs(one).max())
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5), one, several)
 
 
 def test_the_momentum_average_is_kept_as_it_should_and_does_not_leave_the_stage():
