@@ -45,7 +45,7 @@ def pytest_sessionstart(session):
 
 
 # Tests that start no process and train no run, or little: `-m quick` selects them.
-QUICK = ("config", "data/preprocessing", "data/store", "evaluation", "inputs", "models", "objectives", "training")
+QUICK = ("config", "data/preprocessing", "data/store", "inputs", "models", "objectives", "training")
 HEAVY_FIXTURES = {"copy", "finished"}
 
 
