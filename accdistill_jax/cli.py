@@ -12,7 +12,7 @@ import accdistill_jax
 from accdistill_jax.runtime import early_stop, streams
 
 
-class Command(NamedTuple):
+class SubCommand(NamedTuple):
     """A sub-command.
 
     Attributes:
@@ -31,20 +31,24 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "train": Command(
+    "train": SubCommand(
         "accdistill_jax.main", "train a teacher and a student, evaluate them, write a report", function="start"
     ),
-    "prepare": Command("accdistill_jax.data.prepare.__main__", "make a store from recordings; show or verify a store"),
-    "reproduce": Command(
+    "prepare": SubCommand(
+        "accdistill_jax.data.prepare.__main__", "make a store from recordings; show or verify a store"
+    ),
+    "reproduce": SubCommand(
         "accdistill_jax.reproduce.__main__", "run the grid of experiments behind the claims, or check a report"
     ),
-    "benchmark": Command(
+    "benchmark": SubCommand(
         "accdistill_jax.benchmark.__main__", "measure training, input and inference on this machine", "output"
     ),
-    "config": Command(
+    "config": SubCommand(
         "accdistill_jax.config.__main__", "print the keys of a config: default, rule, meaning", "output", plain=True
     ),
-    "mirror": Command("accdistill_jax.storage.mirror", "list or fetch a work directory in an object store", "output"),
+    "mirror": SubCommand(
+        "accdistill_jax.storage.mirror", "list or fetch a work directory in an object store", "output"
+    ),
 }
 _INNER = {"show": "prepare show", "verify": "prepare verify"}  # sub-commands of sub-commands that may be looked for
 _EXAMPLES = """\

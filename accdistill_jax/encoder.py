@@ -82,12 +82,14 @@ def student_of(params: Any, meta: Mapping[str, Any], *, dtype) -> Student:
         dtype: compute dtype.
     """
     head = (
-        build_head(convert.section(HeadConfig, meta["head"], at="student.head")) if "teacher_head" in params else None
+        build_head(convert.parse_section(HeadConfig, meta["head"], at="student.head"))
+        if "teacher_head" in params
+        else None
     )
 
     def branch(modality: str, encoder: Any, signal: Mapping[str, Any]) -> Branch:
-        module = build_encoder(convert.section(EncoderConfig, encoder, at="student.encoder"), dtype=dtype)
-        inputs = convert.section(InputSettings, signal["inputs"], at=f"inputs.{modality}")
+        module = build_encoder(convert.parse_section(EncoderConfig, encoder, at="student.encoder"), dtype=dtype)
+        inputs = convert.parse_section(InputSettings, signal["inputs"], at=f"inputs.{modality}")
         return Branch(modality, module, inputs, head)
 
     return Student(

@@ -94,7 +94,7 @@ def main(argv: Sequence[str]) -> int:
             from accdistill_jax.runtime.maintenance import MaintenanceWatch
 
             host_memory.keep_freed()
-            peers = distributed.start(
+            peers = distributed.start_distributed(
                 coordinator=_COORDINATOR.value,
                 num_processes=_NUM_PROCESSES.value,
                 process_id=_PROCESS_ID.value,

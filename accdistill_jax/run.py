@@ -19,7 +19,7 @@ from pathlib import Path
 
 from accdistill_jax.config import record
 from accdistill_jax.config.schema import Config
-from accdistill_jax.data.store.opening import open_store
+from accdistill_jax.data.store.opening import open_configured_store
 from accdistill_jax.data.store.separation import check_separation
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.errors import UserError
@@ -68,7 +68,7 @@ def run(config: Config, workdir: str | os.PathLike[str], *, peers: Peers | None 
         # quick checks come first: only a run that can begin claims a work directory
         check_device_counts(config, parallel)
         check_installed(config.runtime.metrics)
-        named = tuple(open_store(path, key="data.stores", data=config.data) for path in config.data.stores)
+        named = tuple(open_configured_store(path, key="data.stores", data=config.data) for path in config.data.stores)
         check_named(config, peers)
         separation = check_people(config, named, peers, say) if named else {}
         folder, copies = Path(expanded(workdir)).absolute(), Copies()
@@ -111,7 +111,7 @@ def check_named(config: Config, peers: Peers) -> None:
         peers.from_first("config.teacher.path", lambda: load_params(expanded(config.teacher.path)) and None)
     if stages & {"evaluation", "report"}:
         for path in config.data.unseen_stores:
-            open_store(path, key="data.unseen_stores", data=config.data)
+            open_configured_store(path, key="data.unseen_stores", data=config.data)
 
 
 def check_people(config: Config, stores: tuple[Store, ...], peers: Peers, say: Callable[[str], None]) -> dict:

@@ -44,7 +44,7 @@ def for_plot(text: object) -> str:
     return (" " if shown.startswith("_") else "") + shown.replace("$", r"\$")
 
 
-def literal(text: object) -> str:
+def escape_markdown(text: object) -> str:
     """Escapes a text for Markdown, tables included, so that it is shown literally: no markup, HTML, link or end of a cell."""
     shown = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "&#124;")
     return _LINKED.sub(r"\1&#58;//", _MARKUP.sub(r"\\\g<0>", shown)).replace("www.", "www&#46;")

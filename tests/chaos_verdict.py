@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from accdistill_jax.errors import ExitStatus
-from accdistill_jax.storage.arrays import flatten
+from accdistill_jax.storage.arrays import flatten_arrays
 from accdistill_jax.storage.checkpoint import Checkpointer
 from accdistill_jax.storage.export import load_params
 from tests.chaos_processes import LAUNCHER, Job, load, marked
@@ -111,7 +111,7 @@ def compare(workdir: Path, reference: Path, tally: Tally, *, change_topology: bo
     """Compares a finished run with the reference: to the bit, or to `TOLERANCE` where its devices changed."""
     tally.completed += 1
     for stage in ("teacher", "student"):
-        params, expected = (flatten(load_params(path / stage / "export").state) for path in (workdir, reference))
+        params, expected = (flatten_arrays(load_params(path / stage / "export").state) for path in (workdir, reference))
         for name in expected:
             scale = np.max(np.abs(expected[name]))
             difference = float(np.max(np.abs(params[name] - expected[name])) / (scale or 1.0))

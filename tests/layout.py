@@ -51,7 +51,11 @@ PROTOCOLS = {
     "as_record": ("accdistill_jax.benchmark.",),
     "prepare": ("accdistill_jax.benchmark.contenders.",),
     "find": ("accdistill_jax.data.recordings",),  # readers of devices
-    "load": ("accdistill_jax.data.recordings",),
+    "load": (
+        "accdistill_jax.data.recordings",
+        "accdistill_jax.benchmark.made_up.raw_recordings",  # a reader too
+        "accdistill_jax.api.encoder",  # public as accdistill_jax.load
+    ),
     "run_stage": ("accdistill_jax.stages.",),
     "export_path": ("accdistill_jax.stages.",),
 }
@@ -197,9 +201,11 @@ def shared_names(package: Path = PACKAGE) -> dict[str, list[str]]:
         for node in ast.walk(tree := ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef):
                 owners.setdefault(node.name, []).append(module)
-        for node in tree.body:
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
-                owners.setdefault(node.name, []).append(module)
+        public = {
+            node.name for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+        }
+        for name in public:  # a set: overloads of a function count once
+            owners.setdefault(name, []).append(module)
     return {name: sorted(places) for name, places in sorted(owners.items()) if len(places) > 1}
 
 

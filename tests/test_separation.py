@@ -21,7 +21,7 @@ from accdistill_jax.errors import UserError
 from accdistill_jax.reproduce.measure.people import people_table
 from accdistill_jax.reproduce.plan import grid
 from accdistill_jax.run import run
-from accdistill_jax.text import literal
+from accdistill_jax.text import escape_markdown
 
 POPULATION = SyntheticSettings(participants=12, segments_per_participant=8, seed=0, ppg_channels=2)  # of smoke_store
 
@@ -105,7 +105,7 @@ def test_the_report_says_what_was_compared_and_what_counts_twice(smoke_config, s
         stores
     )
     (warning,) = found["run"]["separation"]["warnings"]
-    assert warning in found["verdict"]["cautions"] and f"\n- {literal(warning)}\n" in text
+    assert warning in found["verdict"]["cautions"] and f"\n- {escape_markdown(warning)}\n" in text
     assert "| Overlap of the splits | compared: names of people, and the content of every segment" in text
     teacher = {"teacher.path": str(tmp_path / "run/teacher/export")}
     run(smoke_config(**teacher), tmp_path / "other")

@@ -200,9 +200,9 @@ def _from_export(export: str, part: Part | None) -> TrainedEncoder:
     if part is not None and kind != part:
         raise UserError(f"{export} holds a {kind}, not a {part}; give the run's work directory or leave out part")
     signal = meta["signal"]
-    inputs = convert.section(InputSettings, signal["inputs"], at="inputs.accel")
+    inputs = convert.parse_section(InputSettings, signal["inputs"], at="inputs.accel")
     module = build_encoder(
-        convert.section(EncoderConfig, meta["encoder"], at="student.encoder"), dtype=jnp.dtype(jnp.float32)
+        convert.parse_section(EncoderConfig, meta["encoder"], at="student.encoder"), dtype=jnp.dtype(jnp.float32)
     )
     branch = Branch(signal["modality"], module, inputs)
     params = jax.device_put(arrays["params" if kind == "teacher" else "encoder"])

@@ -15,7 +15,7 @@ from accdistill_jax.errors import UserError
 _T = TypeVar("_T")
 
 
-def parse(given: Mapping[str, Any] | ConfigDict) -> Config:
+def parse_config(given: Mapping[str, Any] | ConfigDict) -> Config:
     """The typed config of nested values.
 
     Args:
@@ -24,7 +24,7 @@ def parse(given: Mapping[str, Any] | ConfigDict) -> Config:
     Raises:
         UserError: one line that names the first key at fault, the value that it must have and the nearest valid key or value.
     """
-    config = section(Config, given)
+    config = parse_section(Config, given)
     check_together(config)
     return config
 
@@ -44,7 +44,7 @@ def changed(config: Config, changes: Mapping[str, Any]) -> Config:
     return copy
 
 
-def section(kind: type[_T], given: Mapping[str, Any] | ConfigDict, *, at: str = "") -> _T:
+def parse_section(kind: type[_T], given: Mapping[str, Any] | ConfigDict, *, at: str = "") -> _T:
     """A section of the config, or the whole of it, from nested values; each value is checked by itself.
 
     Args:
@@ -53,13 +53,13 @@ def section(kind: type[_T], given: Mapping[str, Any] | ConfigDict, *, at: str = 
         at: dotted key of the section, for messages and old names of keys.
 
     Raises:
-        UserError: as `parse`.
+        UserError: as `parse_config`.
     """
-    return with_changes(kind(), tree.flatten(given), at=at)
+    return with_changes(kind(), tree.flatten_section(given), at=at)
 
 
 def with_changes(section: _T, changes: Mapping[str, Any], *, at: str = "") -> _T:
-    """A copy of a section with values changed by dotted key; each value is checked by itself; raises UserError as `parse`."""
+    """A copy of a section with values changed by dotted key; each value is checked by itself; raises UserError as `parse_config`."""
     prefix = f"{at}." if at else ""
     known = tree.keys(section, prefix)
     values: dict[str, Any] = {}
@@ -75,7 +75,7 @@ def with_changes(section: _T, changes: Mapping[str, Any], *, at: str = "") -> _T
                 )
         else:
             raise unknown_key(key, known)
-    return tree.with_values(section, tree.nest(values))
+    return tree.with_values(section, tree.nest_keys(values))
 
 
 def known_keys() -> dict[str, tree.Key]:
@@ -96,9 +96,9 @@ def value_of(key: str, text: str) -> Any:
     return _PARSERS[type(known[current].default)](text)
 
 
-def listed(section: Any) -> ConfigDict:
+def as_config_dict(section: Any) -> ConfigDict:
     """All values of a section, or of the whole config, as a ConfigDict that a config file changes."""
-    return ConfigDict(tree.nest(tree.flatten(section)))
+    return ConfigDict(tree.nest_keys(tree.flatten_section(section)))
 
 
 def _whole(text: str) -> Any:

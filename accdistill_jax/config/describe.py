@@ -25,7 +25,7 @@ def describe(prefix: str = "", *, config: Config | None = None, width: int = 100
         UserError: no key begins so.
     """
     known = known_keys()
-    values = tree.flatten(config) if config is not None else {}
+    values = tree.flatten_section(config) if config is not None else {}
     chosen = {key: each for key, each in known.items() if not prefix or f"{key}.".startswith(f"{prefix}.")}
     if not chosen:
         sections = {".".join(key.split(".")[:depth]) for key in known for depth in range(1, key.count(".") + 1)}

@@ -106,7 +106,7 @@ def size() -> Rule:
     return integer(1, 65_536)
 
 
-def literal(*values: str) -> Rule:
+def one_of(*values: str) -> Rule:
     """Rule of a text from a list."""
     return Rule(lambda value: isinstance(value, str) and value in values, "one of " + ", ".join(values), values)
 

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 import accdistill_jax
 from accdistill_jax.config import tree
-from accdistill_jax.config.convert import section, value_of, with_changes
+from accdistill_jax.config.convert import parse_section, value_of, with_changes
 from accdistill_jax.config.nearest import nearest
 from accdistill_jax.config.renamed import current_key
 from accdistill_jax.config.schema import Config
@@ -35,7 +35,7 @@ def load_config(argument: str, overrides: Sequence[str] = ()) -> Config:
     """
     given = read_config(argument)
     listed: dict[str, list[str]] = {}
-    for key in tree.flatten(given):
+    for key in tree.flatten_section(given):
         listed.setdefault(current_key(key), []).append(key)
     added = {}
     for word in overrides:
@@ -52,7 +52,7 @@ def load_config(argument: str, overrides: Sequence[str] = ()) -> Config:
                 given.update_from_flattened_dict(dict.fromkeys(listed[current_key(key)], value))
         else:
             added[key] = value
-    config = with_changes(section(Config, given), added)
+    config = with_changes(parse_section(Config, given), added)
     check_together(config)
     return config
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import accdistill_jax
 from accdistill_jax.config import tree
-from accdistill_jax.config.convert import known_keys, parse
+from accdistill_jax.config.convert import known_keys, parse_config
 from accdistill_jax.config.renamed import current_key, first_key
 from accdistill_jax.config.schema import Config
 from accdistill_jax.errors import UserError
@@ -33,7 +33,7 @@ def config_hash(config: Config | Mapping[str, Any]) -> str:
 
 def flatten_json(config: Config | Mapping[str, Any]) -> dict[str, Any]:
     """All values by dotted key, as JSON gives them back: lists for tuples."""
-    return json.loads(json.dumps(tree.flatten(config)))
+    return json.loads(json.dumps(tree.flatten_section(config)))
 
 
 def _binding(config: Config | Mapping[str, Any]) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def claim(config: Config, workdir: str | os.PathLike[str]) -> None:
     """
     path = Path(workdir) / _DUMP_NAME
     if path.exists():
-        _refuse_other(load(path), config, Path(workdir))
+        _refuse_other(load_record(path), config, Path(workdir))
     else:
         dump(config, workdir)
 
@@ -147,7 +147,7 @@ def dump(config: Config, workdir: str | os.PathLike[str]) -> Path:
     workdir = Path(workdir)
     path = workdir / _DUMP_NAME
     if path.exists():
-        _refuse_other(load(path), config, workdir)
+        _refuse_other(load_record(path), config, workdir)
     text = json.dumps({"config": tree.plain(config), "environment": environment()}, indent=1)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -175,7 +175,7 @@ def _refuse_other(before: Config, now: Config, workdir: Path) -> None:
         )
 
 
-def load(path: str | os.PathLike[str]) -> Config:
+def load_record(path: str | os.PathLike[str]) -> Config:
     """Reads a config that `dump` wrote; keys that it lacks have their defaults.
 
     Args:
@@ -190,6 +190,6 @@ def load(path: str | os.PathLike[str]) -> Config:
         config = json.loads(read_regular(path))["config"]
         if not isinstance(config, dict):
             raise ValueError("no mapping under the key 'config'")
-        return parse(config)
+        return parse_config(config)
     except (OSError, ValueError, KeyError, TypeError, RecursionError, UserError) as problem:
         raise UserError(f"{path} cannot be read as a run's config ({problem}); restore or delete it") from problem

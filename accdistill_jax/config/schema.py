@@ -13,8 +13,8 @@ from accdistill_jax.config.fields import (
     duration_text,
     each,
     integer,
-    literal,
     number,
+    one_of,
     setting,
     size,
     text,
@@ -84,7 +84,7 @@ class DataConfig:
     )
     same_names: str = setting(
         "same person",
-        literal(*SAME_NAMES),
+        one_of(*SAME_NAMES),
         "meaning of a participant name that several stores have; the same person must be in the same split everywhere",
         free=True,
     )
@@ -115,11 +115,11 @@ class InputSettings:
     """
 
     bands: str = setting(
-        "full", literal(*BANDS), "parts of the signal, as channels: unchanged, above about 1.5 Hz, below it and above"
+        "full", one_of(*BANDS), "parts of the signal, as channels: unchanged, above about 1.5 Hz, below it and above"
     )
     scale: str = setting(
         "std",
-        literal(*SCALES),
+        one_of(*SCALES),
         "divisor of a segment: standard deviation, or mean absolute deviation, which bursts of motion move less",
     )
     limit: float = setting(
@@ -212,7 +212,7 @@ class TrainConfig:
         2, integer(1), "newest checkpoints kept; the best by validation loss stays as well", free=True
     )
     log_every: str = setting("10 steps", duration_text(), "interval of logged metrics")
-    keep: str = setting("last", literal("last", "best"), "parameters that leave the stage: last, or best by validation")
+    keep: str = setting("last", one_of("last", "best"), "parameters that leave the stage: last, or best by validation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,7 +275,7 @@ class StudentConfig:
     regression_weight: float = setting(
         0.0, number(), "weight of distillation's regression onto the teacher's embedding", added=True
     )
-    regression: str = setting("cosine", literal("cosine", "mse"), "loss of that regression", added=True)
+    regression: str = setting("cosine", one_of("cosine", "mse"), "loss of that regression", added=True)
     objectives: Options = registered(OBJECTIVES, role="student", chosen_by="objective", defaults=_SMALL_OBJECTIVES)
     train: TrainConfig = section(TrainConfig, duration="700 steps")
 
@@ -298,17 +298,17 @@ class RuntimeConfig:
     """Use of the machine: devices, processes, memory, and copies of the metrics."""
 
     mapping: str = setting(
-        "shard_map", literal("shard_map", "pmap"), "transform that maps a step over devices; same numbers", free=True
+        "shard_map", one_of("shard_map", "pmap"), "transform that maps a step over devices; same numbers", free=True
     )
     optimizer_state: str = setting(
-        "replicated", literal("replicated", "sharded"), "optimiser state on every device, or split over them", free=True
+        "replicated", one_of("replicated", "sharded"), "optimiser state on every device, or split over them", free=True
     )
-    compute_dtype: str = setting("float32", literal("float32", "bfloat16"), "dtype of the encoders' computation")
+    compute_dtype: str = setting("float32", one_of("float32", "bfloat16"), "dtype of the encoders' computation")
     reader_threads: int = setting(2, integer(1, 1024), "threads that read batches", free=True)
     prefetch_batches: int = setting(8, integer(1, 65_536), "batches read in advance", free=True)
     rematerialise: str = setting(
         "none",
-        literal("none", "blocks"),
+        one_of("none", "blocks"),
         "what the backward pass computes again: nothing, or each block (less memory, more time)",
         free=True,
     )
@@ -320,7 +320,7 @@ class RuntimeConfig:
     )
     metrics: tuple[str, ...] = setting(
         ("tensorboard",),
-        each(literal("tensorboard", "wandb", "mlflow")),
+        each(one_of("tensorboard", "wandb", "mlflow")),
         "copies of the metrics besides the JSON lines, which are always written",
         free=True,
         added=True,
@@ -344,7 +344,7 @@ class Config:
     seed: int = setting(0, integer(), "seed of parameters, order of segments, augmentation and resampling")
     stages: tuple[str, ...] = setting(
         STAGES,
-        each(literal(*STAGES), at_least=1),
+        each(one_of(*STAGES), at_least=1),
         "stages to run, in this order; a finished stage is recognised and skipped",
         free=True,
     )

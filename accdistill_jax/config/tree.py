@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
-from accdistill_jax.config.fields import Rule, Setting, literal, settings_of
+from accdistill_jax.config.fields import Rule, Setting, one_of, settings_of
 from accdistill_jax.config.registry import Registry
 
 _REGISTERED = "registered"
@@ -119,7 +119,7 @@ def registered(
 
 def choice(registry: Registry, role: str = "") -> Callable[[], Rule]:
     """Rule of a key that names an entry of a registry."""
-    return lambda: literal(*registry.names(role))
+    return lambda: one_of(*registry.names(role))
 
 
 def is_section(value: Any) -> bool:
@@ -146,7 +146,7 @@ def _stands_beside(field: dataclasses.Field) -> bool:
     return described is not None and bool(described.chosen_by)
 
 
-def flatten(section: Any, prefix: str = "") -> dict[str, Any]:
+def flatten_section(section: Any, prefix: str = "") -> dict[str, Any]:
     """Lists a section, or a nested mapping, as {"a.b.c": value}, in order.
 
     An empty mapping is listed as a value, so that a misspelled empty section is seen.
@@ -154,7 +154,7 @@ def flatten(section: Any, prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in section.items() if _is_mapping(section) else children(section):
         if is_section(value) or (_is_mapping(value) and len(value)):
-            flat |= flatten(value, f"{prefix}{name}.")
+            flat |= flatten_section(value, f"{prefix}{name}.")
         else:
             flat[f"{prefix}{name}"] = value
     return flat
@@ -169,7 +169,7 @@ def plain(section: Any) -> Any:
     return [plain(value) for value in section] if isinstance(section, (tuple, list)) else section
 
 
-def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+def nest_keys(flat: Mapping[str, Any]) -> dict[str, Any]:
     """{"a.b": value} as nested dictionaries."""
     nested: dict[str, Any] = {}
     for key, value in flat.items():

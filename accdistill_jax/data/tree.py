@@ -119,11 +119,11 @@ class Tree:
                     file, "a text file with another path in it: what a link becomes where links cannot be stored"
                 )
         for folder, endings in unused.items():
-            self.leave_out(folder, f"holds no recording of this kind ({counted(endings)})")
+            self.leave_out(folder, f"holds no recording of this kind ({endings_text(endings)})")
 
     def endings(self) -> str:
         """The number of files with each ending, as text for messages."""
-        return counted(Counter(ending(file.name) for file in self.files))
+        return endings_text(Counter(ending(file.name) for file in self.files))
 
     def _walk(self) -> None:
         seen: dict[tuple[int, int], Path] = {}
@@ -250,7 +250,7 @@ def ending(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def counted(endings: Mapping[str, int]) -> str:
+def endings_text(endings: Mapping[str, int]) -> str:
     """Text with the number of files for each ending, the most frequent first: "12 .csv, 1 without ending"."""
     by_count = sorted(endings.items(), key=lambda item: (-item[1], not item[0], item[0]))
     shown = [f"{count} {readable(name) or 'without ending'}" for name, count in by_count[:6]]

@@ -33,7 +33,7 @@ def members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     return {name: info for info in archive.infolist() if (name := _path(info))}
 
 
-def repeated(archive: zipfile.ZipFile) -> list[str]:
+def repeated_paths(archive: zipfile.ZipFile) -> list[str]:
     """Paths that occur more than once in a zip."""
     return [name for name, count in Counter(map(_path, archive.infolist())).items() if name and count > 1]
 

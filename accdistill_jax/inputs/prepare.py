@@ -13,7 +13,7 @@ ENVELOPE_SAMPLES = 8  # two passes: -6 dB at about 3.5 Hz at 64 Hz
 SMOOTHING_SAMPLES = 16  # two passes of a 16-sample mean: -6 dB at about 1.8 Hz at 64 Hz
 
 
-def dequantise(batch: Mapping[str, jax.Array], modality: str) -> jax.Array:
+def dequantise_batch(batch: Mapping[str, jax.Array], modality: str) -> jax.Array:
     """Physical values of a stored modality.
 
     Args:
@@ -76,11 +76,11 @@ def simulated_sensor(x: jax.Array, settings: InputSettings) -> jax.Array:
     return x
 
 
-def prepare(batch: Mapping[str, jax.Array], modality: str, settings: InputSettings) -> jax.Array:
+def prepare_inputs(batch: Mapping[str, jax.Array], modality: str, settings: InputSettings) -> jax.Array:
     """The encoder's input of a modality.
 
     Args:
-        batch: as from the pipeline, see `dequantise`.
+        batch: as from the pipeline, see `dequantise_batch`.
         modality: "ppg" or "accel".
         settings: see `InputSettings`.
 
@@ -88,7 +88,7 @@ def prepare(batch: Mapping[str, jax.Array], modality: str, settings: InputSettin
         [batch, time, C] float32, [batch, time, 2 C] for "low+high" (all low channels first), or [batch, time, 3 C] with the
         envelopes last.
     """
-    x = simulated_sensor(dequantise(batch, modality), settings)
+    x = simulated_sensor(dequantise_batch(batch, modality), settings)
     if settings.bands != "full":
         x = x - x[:, :1]  # gravity off first: float32 keeps its digits for the few mg that matter
         low = moving_mean(moving_mean(x, SMOOTHING_SAMPLES), SMOOTHING_SAMPLES)

@@ -7,7 +7,7 @@ import jax
 
 from accdistill_jax.config.schema import InputSettings
 from accdistill_jax.inputs.augment import augment
-from accdistill_jax.inputs.prepare import prepare, row_by_row
+from accdistill_jax.inputs.prepare import prepare_inputs, row_by_row
 from accdistill_jax.inputs.registered import Augmentation
 from accdistill_jax.inputs.streams import MODALITY_STREAMS, stream
 
@@ -29,7 +29,7 @@ def present(
     """The input of a modality's encoder, augmented in training; the same for any split of the batch.
 
     Args:
-        batch: as from the pipeline; see `prepare.dequantise`.
+        batch: as from the pipeline; see `prepare_inputs.dequantise_batch`.
         keys: [b] random keys, one per segment.
         modality: "ppg" or "accel".
         settings: see `InputSettings`.
@@ -47,7 +47,7 @@ def present(
 
     def present_rows(rows):
         keys, signal = rows
-        x = prepare(signal, modality, settings)
+        x = prepare_inputs(signal, modality, settings)
         return augment(keys, x, augmentations, groups=band_groups(settings)) if training else x
 
     return row_by_row(present_rows, (stream(keys, MODALITY_STREAMS[modality]), signal))

@@ -100,7 +100,7 @@ def attention(
     """
     first = qkv[0] if isinstance(qkv, tuple) else qkv
     dim = first.shape[-1] // heads if isinstance(qkv, tuple) else first.shape[-1] // (3 * heads)
-    form, _ = chosen(first.shape[1], dim, first.dtype, relative=relative)
+    form, _ = chosen_form(first.shape[1], dim, first.dtype, relative=relative)
     if form == BLOCKS:
         return _blocked(heads, relative, qkv, where)
     if form == CUDNN:
@@ -109,7 +109,7 @@ def attention(
     return _joined(jnp.matmul(jax.nn.softmax(_logits(q, k, bias), axis=-1).astype(v.dtype), v))
 
 
-def chosen(tokens: int, dim: int, dtype: jnp.dtype, *, relative: bool) -> tuple[str, str]:
+def chosen_form(tokens: int, dim: int, dtype: jnp.dtype, *, relative: bool) -> tuple[str, str]:
     """The form of attention for the platform that is traced for, and the reason why it is not a faster one.
 
     Args:

@@ -177,7 +177,7 @@ def gelu(x: jax.Array, dtype: jnp.dtype | None = None) -> jax.Array:
     return jax.lax.optimization_barrier(y) if on_cpu() else y
 
 
-def repeated(row: jax.Array, times: int) -> jax.Array:
+def repeat_row(row: jax.Array, times: int) -> jax.Array:
     """[n] -> [times * n], the row repeated.
 
     On CPU it is a product with a tiled identity: XLA on CPU turns a plain tile into an index computation in the consumer, and

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from accdistill_jax.config.fields import each, integer, literal, row, setting, size
+from accdistill_jax.config.fields import each, integer, one_of, row, setting, size
 from accdistill_jax.config.registry import ENCODERS, resolve
 from accdistill_jax.errors import UserError
 
@@ -48,10 +48,10 @@ class TransformerOptions:
     tokenizer: tuple[tuple[int, int], ...] = setting(
         (), each(row("samples", "width")), "levels (samples, width) inside a patch, finest first; () is linear"
     )
-    positions: str = setting("sinusoidal", literal(*POSITIONS), "position codes of the tokens")
+    positions: str = setting("sinusoidal", one_of(*POSITIONS), "position codes of the tokens")
     residual: str = setting(
         "float32",
-        literal("float32", "compute"),
+        one_of("float32", "compute"),
         "dtype of the tokens between blocks; compute is runtime.compute_dtype",
         added=True,
     )

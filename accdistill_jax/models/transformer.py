@@ -161,7 +161,7 @@ class TransformerEncoder(nn.Module):
             rows = h.reshape(-1, h.size * samples // (B * P * self.patch))
             kernel, bias = layer(rows.shape[1])
             h = ops.dot_rows(rows, kernel, (((1,), (0,)), ((), ()))).reshape(-1, together * bias.size)
-            h = ops.gelu(h + ops.repeated(bias, together)[None])
+            h = ops.gelu(h + ops.repeat_row(bias, together)[None])
         return h.reshape(B, P, -1)
 
     @property

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from accdistill_jax.config.schema import InputSettings
-from accdistill_jax.inputs.prepare import prepare
+from accdistill_jax.inputs.prepare import prepare_inputs
 from accdistill_jax.inputs.present import present
 from accdistill_jax.inputs.registered import Augmentation
 from accdistill_jax.models.protocol import Encoded, Encoder, Head
@@ -66,7 +66,7 @@ class Branch:
 
     def prepare(self, batch: Batch) -> jax.Array:
         """The encoder's input [b, time, C] float32, not augmented."""
-        return prepare(batch, self.modality, self.inputs)
+        return prepare_inputs(batch, self.modality, self.inputs)
 
     def present(self, batch: Batch, keys: jax.Array, *, training: bool) -> jax.Array:
         """The encoder's input [b, time, C] float32, augmented in training; the same for any split of the batch."""
@@ -110,7 +110,7 @@ class Branch:
         return variables["params"], self.required_head.init(keys[1], embedding)["params"]
 
 
-class Parts(NamedTuple):
+class ObjectiveParts(NamedTuple):
     """Parts that a stage hands to an objective's `from_config`.
 
     Attributes:
@@ -147,7 +147,7 @@ class Segments:
 
 
 @dataclasses.dataclass(frozen=True)
-class Pairs:
+class ParticipantPairs:
     """Batches of segments of one modality, each with another segment of its participant under names that begin with `SECOND`."""
 
     modality: str
@@ -173,7 +173,7 @@ class Objective(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def from_config(cls, section: Any, parts: Parts) -> "Objective":
+    def from_config(cls, section: Any, parts: ObjectiveParts) -> "Objective":
         """Builds the objective.
 
         Args:
@@ -187,7 +187,7 @@ class Objective(abc.ABC):
         return 0.0
 
     @property
-    def batches(self) -> Segments | Pairs | Labelled:
+    def batches(self) -> Segments | ParticipantPairs | Labelled:
         """The batches that it trains on."""
         return Segments()
 

@@ -18,8 +18,8 @@ from accdistill_jax.objectives.base import (
     Branch,
     Metrics,
     Objective,
-    Pairs,
-    Parts,
+    ObjectiveParts,
+    ParticipantPairs,
     Segments,
     embedding_health,
 )
@@ -54,16 +54,16 @@ class Contrastive(Objective):
     momentum: float = 0.0
 
     @classmethod
-    def from_config(cls, section: TeacherConfig | StudentConfig, parts: Parts) -> "Contrastive":
+    def from_config(cls, section: TeacherConfig | StudentConfig, parts: ObjectiveParts) -> "Contrastive":
         """See `Objective.from_config`; reads `ContrastiveOptions`."""
         options = section.objectives.of(ContrastiveOptions)
         branch = dataclasses.replace(parts.branch, head=build_head(options.head))
         return cls(branch, options.positives, options.temperature, options.koleo_weight, options.momentum)
 
     @property
-    def batches(self) -> Segments | Pairs:
+    def batches(self) -> Segments | ParticipantPairs:
         """See `Objective.batches`."""
-        return Pairs(self.branch.modality) if self.positives == "participant" else Segments()
+        return ParticipantPairs(self.branch.modality) if self.positives == "participant" else Segments()
 
     def init(self, key: jax.Array, batch: Batch) -> Any:
         """See `Objective.init`."""

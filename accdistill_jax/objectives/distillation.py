@@ -22,7 +22,7 @@ from accdistill_jax.objectives.base import (
     CrossModalContrast,
     Metrics,
     Objective,
-    Parts,
+    ObjectiveParts,
     StepFlops,
     embedding_health,
 )
@@ -79,7 +79,7 @@ class Distillation(Objective):
     drop_fraction: float = 0.0
 
     @classmethod
-    def from_config(cls, section: StudentConfig, parts: Parts) -> "Distillation":
+    def from_config(cls, section: StudentConfig, parts: ObjectiveParts) -> "Distillation":
         """See `Objective.from_config`."""
         if parts.ppg is None:
             raise ValueError("distillation needs a frozen teacher")

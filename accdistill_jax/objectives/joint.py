@@ -15,7 +15,7 @@ from accdistill_jax.objectives.base import (
     CrossModalContrast,
     Metrics,
     Objective,
-    Parts,
+    ObjectiveParts,
     embedding_health,
 )
 
@@ -39,7 +39,7 @@ class JointTraining(Objective):
     contrast: CrossModalContrast
 
     @classmethod
-    def from_config(cls, section: StudentConfig, parts: Parts) -> "JointTraining":
+    def from_config(cls, section: StudentConfig, parts: ObjectiveParts) -> "JointTraining":
         """See `Objective.from_config`."""
         if parts.ppg is None:
             raise ValueError("joint training needs a PPG encoder")

@@ -14,7 +14,15 @@ from accdistill_jax.models.autoencoder import MaskedAutoencoder, dropped_patches
 from accdistill_jax.models.build import build_autoencoder
 from accdistill_jax.models.protocol import Module
 from accdistill_jax.objectives import losses
-from accdistill_jax.objectives.base import Batch, Branch, Metrics, Objective, Parts, StepFlops, embedding_health
+from accdistill_jax.objectives.base import (
+    Batch,
+    Branch,
+    Metrics,
+    Objective,
+    ObjectiveParts,
+    StepFlops,
+    embedding_health,
+)
 from accdistill_jax.objectives.registered import AutoencoderOptions
 
 
@@ -35,7 +43,7 @@ class MaskedAutoencoding(Objective):
     model: MaskedAutoencoder
 
     @classmethod
-    def from_config(cls, section: TeacherConfig | StudentConfig, parts: Parts) -> "MaskedAutoencoding":
+    def from_config(cls, section: TeacherConfig | StudentConfig, parts: ObjectiveParts) -> "MaskedAutoencoding":
         """See `Objective.from_config`; reads `AutoencoderOptions`."""
         encoder = parts.branch.encoder
         model = build_autoencoder(

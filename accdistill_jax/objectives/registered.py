@@ -5,7 +5,7 @@ import enum
 from collections.abc import Callable
 from typing import Any
 
-from accdistill_jax.config.fields import above_zero, below_one, integer, literal, number, setting, size
+from accdistill_jax.config.fields import above_zero, below_one, integer, number, one_of, setting, size
 from accdistill_jax.config.registry import OBJECTIVES, resolve
 from accdistill_jax.config.schema import HeadConfig, StudentConfig
 from accdistill_jax.config.tree import section
@@ -74,7 +74,7 @@ class ContrastiveOptions:
 
     positives: str = setting(
         "participant",
-        literal("participant", "segment"),
+        one_of("participant", "segment"),
         "second view: another segment of the same participant, or the same segment",
     )
     temperature: float = setting(0.04, above_zero(), "temperature of the contrastive loss")
@@ -91,7 +91,7 @@ class ContrastiveOptions:
 class SupervisedOptions:
     """Options of supervised training."""
 
-    target: str = setting("hr_bpm", literal(*LABELS), "label to learn")
+    target: str = setting("hr_bpm", one_of(*LABELS), "label to learn")
     label_fraction: float = setting(1.0, above_zero(1), "share of the labelled training segments, by participant")
     subset: int = setting(0, integer(), "seed of the choice of labelled segments")
 

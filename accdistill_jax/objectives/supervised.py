@@ -19,7 +19,7 @@ from accdistill_jax.objectives.base import (
     Labelled,
     Metrics,
     Objective,
-    Parts,
+    ObjectiveParts,
     embedding_health,
 )
 from accdistill_jax.objectives.registered import SupervisedOptions
@@ -43,7 +43,7 @@ class Supervised(Objective):
     labels: Labelled
 
     @classmethod
-    def from_config(cls, section: StudentConfig, parts: Parts) -> "Supervised":
+    def from_config(cls, section: StudentConfig, parts: ObjectiveParts) -> "Supervised":
         """See `Objective.from_config`; reads `SupervisedOptions`."""
         options = section.objectives.of(SupervisedOptions)
         branch = dataclasses.replace(parts.branch, head=LinearHead(1))

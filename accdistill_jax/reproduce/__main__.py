@@ -12,7 +12,7 @@ from typing import Any
 
 from accdistill_jax.errors import ExitStatus, UserError
 from accdistill_jax.reproduce.jobs.devices import keep_to_cpu, worker_environments
-from accdistill_jax.reproduce.jobs.jobs import Outcome, exclusive_folder, finished_seconds, job_folder, run_jobs
+from accdistill_jax.reproduce.jobs.jobs import JobOutcome, exclusive_folder, finished_seconds, job_folder, run_jobs
 from accdistill_jax.reproduce.plan.command_line import PROG, CommandLine, parse_command_line
 from accdistill_jax.reproduce.report import check
 from accdistill_jax.runtime.interrupt import Interrupted, Interruption
@@ -136,7 +136,7 @@ def _refuse_unusable_runs(jobs: Sequence[Any], wanted: CommandLine) -> None:
         )
 
 
-def _print_failures(outcomes: Mapping[str, Outcome]) -> int:
+def _print_failures(outcomes: Mapping[str, JobOutcome]) -> int:
     """Prints the runs that failed; returns the number of runs without a result."""
     failed = {name: outcome for name, outcome in outcomes.items() if outcome.status == "failed"}
     skipped = sum(outcome.status == "skipped" for outcome in outcomes.values())

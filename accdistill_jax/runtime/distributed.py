@@ -30,7 +30,7 @@ _PATH_KEYS = ("data.stores", "data.unseen_stores")
 _RUNTIME_SILENCE_FACTOR = 10
 
 
-def start(
+def start_distributed(
     *,
     coordinator: str | None = None,
     num_processes: int | None = None,

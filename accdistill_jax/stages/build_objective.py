@@ -5,7 +5,7 @@ from accdistill_jax.config.schema import Config, EncoderConfig, StudentConfig, T
 from accdistill_jax.config.tree import Options
 from accdistill_jax.inputs.augment import augmentations
 from accdistill_jax.models.build import build_encoder, compute_dtype, encoder_of_tokens
-from accdistill_jax.objectives.base import Branch, Objective, Parts
+from accdistill_jax.objectives.base import Branch, Objective, ObjectiveParts
 from accdistill_jax.objectives.registered import PPG, RegisteredObjective
 
 
@@ -54,4 +54,4 @@ def build_objective(config: Config, role: str, *, samples: int, teacher: Branch 
             ppg = Branch("ppg", teacher.encoder, teacher.inputs, augmentations=specs)
         elif registered.ppg is PPG.TRAINED:
             ppg = branch("ppg", config.teacher.encoder, section.augment.ppg)
-    return registered.load().from_config(section, Parts(trained, ppg, samples, dtype))
+    return registered.load().from_config(section, ObjectiveParts(trained, ppg, samples, dtype))

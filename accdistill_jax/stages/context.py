@@ -13,7 +13,7 @@ from accdistill_jax.config.tree import plain
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.runtime.parallel import Parallel
 from accdistill_jax.runtime.peers.peers import Peers
-from accdistill_jax.storage.arrays import flatten, nest
+from accdistill_jax.storage.arrays import flatten_arrays, nest_arrays
 from accdistill_jax.storage.copies import Copies
 from accdistill_jax.storage.export import Restored, load_params, save_params
 
@@ -83,7 +83,7 @@ class Run:
 
         def describe() -> dict:
             on_first["content"] = restored = read()
-            flat = flatten(restored.state)
+            flat = flatten_arrays(restored.state)
             return {
                 "arrays": [[name, leaf.dtype.name, list(leaf.shape)] for name, leaf in flat.items()],
                 "meta": restored.meta,
@@ -93,7 +93,7 @@ class Run:
         data = None
         if self.peers.first:
             data = b"".join(
-                np.ascontiguousarray(leaf).tobytes() for leaf in flatten(on_first["content"].state).values()
+                np.ascontiguousarray(leaf).tobytes() for leaf in flatten_arrays(on_first["content"].state).values()
             )
         sizes = [np.dtype(dtype).itemsize * math.prod(shape) for _, dtype, shape in content["arrays"]]
         with self.peers.waiting(f"the broadcast ({name!r})"):
@@ -102,7 +102,7 @@ class Run:
         for (leaf, dtype, shape), size in zip(content["arrays"], sizes, strict=True):
             flat[leaf] = np.frombuffer(data[start : start + size], dtype).reshape(shape)
             start += size
-        return Restored(nest(flat), content["meta"])
+        return Restored(nest_arrays(flat), content["meta"])
 
     @property
     def samples(self) -> int:

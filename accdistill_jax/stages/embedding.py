@@ -14,7 +14,7 @@ from accdistill_jax.data.store.opening import (
     Signals,
     choose_rows,
     has_test_segments,
-    open_store,
+    open_configured_store,
     segment_columns,
     unseen_by_name,
 )
@@ -149,7 +149,7 @@ def open_unseen(config: Config, stores: Sequence[Store], paths: Sequence[str]) -
     Raises:
         UserError: as `unseen_stores`.
     """
-    opened = [open_store(path, key="data.unseen_stores", data=config.data) for path in paths]
+    opened = [open_configured_store(path, key="data.unseen_stores", data=config.data) for path in paths]
     return unseen_by_name(opened, stores, alike=Signals.of(stores[0]), key="config.data.unseen_stores")
 
 

@@ -16,7 +16,7 @@ from accdistill_jax.runtime.interrupt import Interruption
 from accdistill_jax.runtime.progress import ProgressLine
 from accdistill_jax.stages.context import Run
 from accdistill_jax.stages.sources import Source
-from accdistill_jax.storage.arrays import flatten, unflatten
+from accdistill_jax.storage.arrays import flatten_arrays, unflatten
 from accdistill_jax.storage.checkpoint import Checkpointer
 from accdistill_jax.storage.export import Restored, refuse_other
 from accdistill_jax.training.loop import Data, Host, Outputs, Task, train
@@ -168,7 +168,7 @@ def restore(
         return restored
 
     state = run.restore_from_first(f"checkpoint {step}", read).state
-    return unflatten(flatten(state), template, where=where)
+    return unflatten(flatten_arrays(state), template, where=where)
 
 
 def validation_batches(run: Run, name: str, source: Source) -> list[dict[str, np.ndarray]]:

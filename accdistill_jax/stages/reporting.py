@@ -95,7 +95,7 @@ def write_reports(run: Run, encoders: Encoders, main: Mapping, unseen: Mapping, 
     if has_test_segments(run.stores):
         report = _Report(run.workdir, main, info, hash_of(made_from), run.stores, "test", curves)
         _write(run, encoders.teacher, report)
-        for line in summary(run.workdir):
+        for line in read_summary(run.workdir):
             run.say(line)
 
 
@@ -118,7 +118,7 @@ def _curve(run: Run, stage: str) -> list[dict]:
     return [] if folder / f"{stage}.jsonl" in spoilt else read_metrics(folder / f"{stage}.jsonl")
 
 
-def summary(folder: Path) -> list[str]:
+def read_summary(folder: Path) -> list[str]:
     """The first lines of a written report, for the console."""
     words = json.loads((folder / "report.json").read_text())["verdict"]
     asked = [row for row in words["answers"] if "heart rate" in row[0] or "same minute" in row[0]]

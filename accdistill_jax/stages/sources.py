@@ -10,7 +10,7 @@ from accdistill_jax.data.store.labels import labelled_subset
 from accdistill_jax.data.store.opening import label_values
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.errors import UserError
-from accdistill_jax.objectives.base import LABEL, SECOND, Labelled, Pairs, Segments
+from accdistill_jax.objectives.base import LABEL, SECOND, Labelled, ParticipantPairs, Segments
 from accdistill_jax.stages.context import Run
 
 _PARTNER = 41
@@ -29,10 +29,10 @@ class Source(NamedTuple):
     rows: Callable[[str], list[np.ndarray]] | None = None
 
 
-def source_of(run: Run, batches: Segments | Pairs | Labelled) -> tuple[Source, dict[str, np.ndarray]]:
+def source_of(run: Run, batches: Segments | ParticipantPairs | Labelled) -> tuple[Source, dict[str, np.ndarray]]:
     """The source of an objective's batches, and the frozen arrays that come with it: the statistics of labels, or nothing."""
     match batches:
-        case Pairs(modality):
+        case ParticipantPairs(modality):
             return paired_source(run, modality), {}
         case Labelled(target, fraction, subset):
             return labelled_source(run, target=target, fraction=fraction, subset=subset)

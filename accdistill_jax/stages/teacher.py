@@ -88,15 +88,15 @@ def load_teacher(run: Run) -> Teacher:
     if not run.config.teacher.path:
         refuse_other(meta["fingerprints"], {"data": run.data_fingerprint}, where=str(path))
     dtype = compute_dtype(run.config.runtime.compute_dtype)
-    encoder = build_encoder(convert.section(EncoderConfig, meta["encoder"], at="teacher.encoder"), dtype=dtype)
+    encoder = build_encoder(convert.parse_section(EncoderConfig, meta["encoder"], at="teacher.encoder"), dtype=dtype)
     chex.assert_shape([params["mean"], params["std"]], (encoder.embedding_width,))
     autoencoder = None
     if "decoder" in params:
-        options = convert.section(AutoencoderOptions, meta["autoencoder"], at="teacher.autoencoder")
+        options = convert.parse_section(AutoencoderOptions, meta["autoencoder"], at="teacher.autoencoder")
         model = build_autoencoder(encoder, options, samples=run.samples, dtype=dtype)
         autoencoder = (model, {"encoder": params["params"], "decoder": params["decoder"]})
     return Teacher(
-        Branch("ppg", encoder, convert.section(InputSettings, meta["signal"]["inputs"], at="inputs.ppg")),
+        Branch("ppg", encoder, convert.parse_section(InputSettings, meta["signal"]["inputs"], at="inputs.ppg")),
         {key: params[key] for key in ("params", "mean", "std")},
         meta["fingerprint"],
         autoencoder,

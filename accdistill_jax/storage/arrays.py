@@ -32,7 +32,7 @@ def path_name(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def fingerprint(params: Any) -> str:
+def params_fingerprint(params: Any) -> str:
     """Content hash of a pytree of arrays.
 
     Args:
@@ -43,7 +43,7 @@ def fingerprint(params: Any) -> str:
         equal content, for all container types (dictionary, frozen dictionary, named tuple) and device layouts.
     """
     digest = hashlib.sha256()
-    for name, leaf in sorted(flatten(params).items()):
+    for name, leaf in sorted(flatten_arrays(params).items()):
         digest.update(f"{name}\0{leaf.dtype.name}\0{leaf.shape}\0".encode())
         digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
@@ -97,12 +97,12 @@ def orbax_path(folder: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def flatten(tree: Any) -> dict[str, np.ndarray]:
+def flatten_arrays(tree: Any) -> dict[str, np.ndarray]:
     """Flattens a pytree to {path name: numpy array}; arrays on this host's CPU are not copied."""
     return {path_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
-def nest(flat: Mapping[str, Any]) -> dict:
+def nest_arrays(flat: Mapping[str, Any]) -> dict:
     """Converts {"a/b/c": leaf} to nested dictionaries."""
     nested: dict = {}
     for name, leaf in flat.items():
@@ -176,11 +176,11 @@ def read_arrays(folder: Path, record: Mapping) -> dict[str, np.ndarray]:
     _check_files(folder, record["files"])
     names = record["leaves"]
     arguments = ocp.args.PyTreeRestore(
-        restore_args=nest({name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names})
+        restore_args=nest_arrays({name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names})
     )
     try:
         with orbax_path(folder) as path, orbax_checkpointer(ocp.Checkpointer) as orbax:
-            return flatten(orbax.restore(path, args=arguments))
+            return flatten_arrays(orbax.restore(path, args=arguments))
     except UserError:
         raise
     except Exception as problem:

@@ -29,8 +29,8 @@ from accdistill_jax.files import is_leftover, remove_matching, sealed, write_ato
 from accdistill_jax.storage.arrays import (
     Damaged,
     file_hashes,
-    flatten,
-    nest,
+    flatten_arrays,
+    nest_arrays,
     orbax_checkpointer,
     orbax_path,
     read_arrays,
@@ -107,7 +107,7 @@ class Checkpointer:
         """
         self.wait()
         self._hold()
-        host = flatten(state)  # Orbax copies numpy arrays before its save returns
+        host = flatten_arrays(state)  # Orbax copies numpy arrays before its save returns
         self._verified = None
         record = {
             "step": int(step),
@@ -123,7 +123,7 @@ class Checkpointer:
                 self._orbax = orbax_checkpointer(ocp.AsyncCheckpointer)
                 self._orbax_directory = self._orbax_path.enter_context(orbax_path(self._directory))
             self._make_room(step)
-            self._orbax.save(self._orbax_directory / str(step), args=ocp.args.PyTreeSave(nest(host)), force=True)
+            self._orbax.save(self._orbax_directory / str(step), args=ocp.args.PyTreeSave(nest_arrays(host)), force=True)
         self._pending = self._thread.submit(self._finish, step, record)
 
     def latest_valid_step(self) -> int | None:

@@ -13,11 +13,11 @@ from accdistill_jax.files import free_name, remove_matching, sealed, write_atomi
 from accdistill_jax.storage.arrays import (
     Damaged,
     file_hashes,
-    fingerprint,
-    flatten,
-    nest,
+    flatten_arrays,
+    nest_arrays,
     orbax_checkpointer,
     orbax_path,
+    params_fingerprint,
     read_arrays,
     read_json,
     reporting,
@@ -71,11 +71,11 @@ def save_params(path: str | os.PathLike, params: Any, meta: Mapping) -> str:
     import orbax.checkpoint as ocp
 
     path = Path(path)
-    host = flatten(params)
+    host = flatten_arrays(params)
     record = {
         "meta": dict(meta),
         "leaves": {name: [leaf.dtype.name, list(leaf.shape)] for name, leaf in host.items()},
-        "fingerprint": fingerprint(host),
+        "fingerprint": params_fingerprint(host),
     }
     with reporting(path), orbax_checkpointer(ocp.Checkpointer) as orbax:
         path.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def save_params(path: str | os.PathLike, params: Any, meta: Mapping) -> str:
         if not remove_matching(path / _EXPORT_ARRAYS, lambda name: _FILE_OF_ORBAX.fullmatch(name) is not None):
             set_aside(path / _EXPORT_ARRAYS)
         with orbax_path(path) as folder:
-            orbax.save(folder / _EXPORT_ARRAYS, args=ocp.args.PyTreeSave(nest(host)), force=True)
+            orbax.save(folder / _EXPORT_ARRAYS, args=ocp.args.PyTreeSave(nest_arrays(host)), force=True)
         record["files"] = file_hashes(path / _EXPORT_ARRAYS)
         write_atomically(path / _EXPORT_JSON, json.dumps(sealed(record), indent=1))
     return record["fingerprint"]
@@ -115,11 +115,11 @@ def load_params(path: str | os.PathLike, template: Any = None) -> Restored:
     try:
         record = read_json(path / _EXPORT_JSON)
         flat = read_arrays(path / _EXPORT_ARRAYS, record)
-        if fingerprint(flat) != record.get("fingerprint"):
+        if params_fingerprint(flat) != record.get("fingerprint"):
             raise Damaged("the content does not have the fingerprint it was saved with")
     except Damaged as damage:
         raise UserError(f"exported parameters in {path} are damaged: {damage}; train or copy them again") from damage
-    params = nest(flat) if template is None else unflatten(flat, template, where=str(path))
+    params = nest_arrays(flat) if template is None else unflatten(flat, template, where=str(path))
     return Restored(params, record["meta"] | {"fingerprint": record["fingerprint"]})
 
 

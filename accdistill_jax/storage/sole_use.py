@@ -30,7 +30,7 @@ _BYTES = 512  # of an entry, padded: each entry overwrites the one before in pla
 _NO_FLOCK = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 
 
-class Entry(NamedTuple):
+class LockContent(NamedTuple):
     """Content of a lock file.
 
     Attributes:
@@ -71,7 +71,7 @@ def sole_use(
         descriptor, locked = _open(path, refusal, patience_s)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
-    entry = Entry(socket.gethostname(), os.getpid(), time.strftime("%Y-%m-%d %H:%M:%S"), 0)
+    entry = LockContent(socket.gethostname(), os.getpid(), time.strftime("%Y-%m-%d %H:%M:%S"), 0)
     try:
         if machines:
             _await_other_machine(descriptor, path, entry, locked=locked, refusal=refusal)
@@ -130,7 +130,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def _await_other_machine(
-    descriptor: int, path: Path, entry: Entry, *, locked: bool, refusal: Callable[[str], str]
+    descriptor: int, path: Path, entry: LockContent, *, locked: bool, refusal: Callable[[str], str]
 ) -> None:
     """Raises UserError if the count of the entry in the file grows."""
     before = _read(descriptor)
@@ -143,7 +143,7 @@ def _await_other_machine(
         time.sleep(_POLL_S)
 
 
-def _take(descriptor: int, path: Path, entry: Entry, *, locked: bool, refusal: Callable[[str], str]) -> None:
+def _take(descriptor: int, path: Path, entry: LockContent, *, locked: bool, refusal: Callable[[str], str]) -> None:
     try:
         write_entry(descriptor, entry)
     except OSError as error:
@@ -157,7 +157,7 @@ def _take(descriptor: int, path: Path, entry: Entry, *, locked: bool, refusal: C
 
 
 @contextlib.contextmanager
-def _beating(descriptor: int, entry: Entry) -> Iterator[None]:
+def _beating(descriptor: int, entry: LockContent) -> Iterator[None]:
     ended = threading.Event()
 
     def beat() -> None:
@@ -176,21 +176,21 @@ def _beating(descriptor: int, entry: Entry) -> Iterator[None]:
         thread.join()
 
 
-def write_entry(descriptor: int, entry: Entry) -> None:
+def write_entry(descriptor: int, entry: LockContent) -> None:
     """Overwrites the entry of a lock file in place."""
     os.pwrite(descriptor, json.dumps(entry._asdict()).encode().ljust(_BYTES) + b"\n", 0)
     os.fsync(descriptor)  # otherwise a network file system may keep the write on this machine
 
 
-def _read(descriptor: int) -> Entry | None:
+def _read(descriptor: int) -> LockContent | None:
     try:
         found = json.loads(os.pread(descriptor, 2 * _BYTES, 0))
-        return Entry(str(found["host"]), int(found["pid"]), str(found["since"]), int(found["beat"]))
+        return LockContent(str(found["host"]), int(found["pid"]), str(found["since"]), int(found["beat"]))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
-def _read_anew(path: Path) -> Entry | None:
+def _read_anew(path: Path) -> LockContent | None:
     """Reads the lock file through a new descriptor, as a network file system answers an old one from its cache."""
     try:
         descriptor = os.open(path, os.O_RDONLY)

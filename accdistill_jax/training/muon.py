@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from accdistill_jax.config.schema import TrainConfig
-from accdistill_jax.training.optimizer import Leaves, Parts, adam
+from accdistill_jax.training.optimizer import DeviceSplit, Leaves, adam
 from accdistill_jax.training.registered import MuonOptions
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration; the published ones
@@ -55,7 +55,7 @@ class MuonState(NamedTuple):
     momentum: Any
 
 
-def orthogonal_momentum(options: MuonOptions, shapes: Any, parts: Parts | None) -> optax.GradientTransformation:
+def orthogonal_momentum(options: MuonOptions, shapes: Any, parts: DeviceSplit | None) -> optax.GradientTransformation:
     """Momentum of Nesterov's form, orthogonalised and scaled.
 
     Args:

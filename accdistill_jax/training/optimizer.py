@@ -40,7 +40,7 @@ class Optimizer(NamedTuple):
     schedule: optax.Schedule
 
 
-class Parts(NamedTuple):
+class DeviceSplit(NamedTuple):
     """A split of arrays over the devices of a mapped axis: each laid flat, padded, and cut into equal parts.
 
     Attributes:
@@ -78,7 +78,7 @@ class Leaves(NamedTuple):
 
     shapes: Any
     decayed: Any
-    parts: Parts | None
+    parts: DeviceSplit | None
 
 
 def decay_mask(params: Any) -> Any:
@@ -167,7 +167,7 @@ def make_optimizer(
     *,
     total_steps: int,
     num_segments: int | None = None,
-    parts: Parts | None = None,
+    parts: DeviceSplit | None = None,
 ) -> Optimizer:
     """Builds the optimiser of one training stage.
 

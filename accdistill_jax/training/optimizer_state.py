@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec
 
 from accdistill_jax.config.schema import TrainConfig
 from accdistill_jax.runtime.parallel import AXIS, SPLIT, WHOLE, Parallel
-from accdistill_jax.training.optimizer import Optimizer, Parts, global_norm, make_optimizer
+from accdistill_jax.training.optimizer import DeviceSplit, Optimizer, global_norm, make_optimizer
 
 
 class Updated(NamedTuple):
@@ -59,7 +59,7 @@ class Replicated:
 class Sharded:
     """Each device keeps and updates 1/D of the state: gradients are reduced and scattered, the new parameters gathered.
 
-    The traffic is that of `Replicated`; the memory of the state is divided by the number of devices. See `Parts`.
+    The traffic is that of `Replicated`; the memory of the state is divided by the number of devices. See `DeviceSplit`.
 
     Attributes:
         schedule: learning rate by step.
@@ -68,7 +68,7 @@ class Sharded:
     Source: Rajbhandari et al. 2020, "ZeRO", stage 1.
     """
 
-    def __init__(self, optimizer: Optimizer, params: Any, parts: Parts):
+    def __init__(self, optimizer: Optimizer, params: Any, parts: DeviceSplit):
         """Lays the state out.
 
         Args:
@@ -132,7 +132,7 @@ def make_layout(
         num_segments: distinct segments of one epoch.
         shards: number of devices that the state is split over; 0: every device holds it whole.
     """
-    parts = Parts(AXIS, shards) if shards else None
+    parts = DeviceSplit(AXIS, shards) if shards else None
     optimizer = make_optimizer(train_config, params, total_steps=total_steps, num_segments=num_segments, parts=parts)
     return Replicated(optimizer) if parts is None else Sharded(optimizer, params, parts)
 

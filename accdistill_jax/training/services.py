@@ -21,7 +21,7 @@ from accdistill_jax.errors import UserError
 PROJECT = "accdistill_jax"
 
 
-class Outcome(enum.Enum):
+class StageOutcome(enum.Enum):
     """How a stage ended."""
 
     FINISHED = "finished"
@@ -57,7 +57,7 @@ class Session(Protocol):
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Sends values by tag, for example "train/loss"."""
 
-    def close(self, outcome: Outcome) -> None:
+    def close(self, outcome: StageOutcome) -> None:
         """Sends what is left and closes the run."""
 
 
@@ -108,9 +108,9 @@ class _WandbSession:
         """See `Session`."""
         self._run.log({"step": step, **values})
 
-    def close(self, outcome: Outcome) -> None:
+    def close(self, outcome: StageOutcome) -> None:
         """See `Session`."""
-        self._run.finish(exit_code=0 if outcome is Outcome.FINISHED else 1)
+        self._run.finish(exit_code=0 if outcome is StageOutcome.FINISHED else 1)
 
 
 class Mlflow:
@@ -148,9 +148,9 @@ class _MlflowSession:
         now_ms = time.time_ns() // 1_000_000
         self._client.log_batch(self.run_id, metrics=[metric(tag, value, now_ms, step) for tag, value in values.items()])
 
-    def close(self, outcome: Outcome) -> None:
+    def close(self, outcome: StageOutcome) -> None:
         """See `Session`."""
-        status = {Outcome.FINISHED: "FINISHED", Outcome.INTERRUPTED: "KILLED", Outcome.FAILED: "FAILED"}
+        status = {StageOutcome.FINISHED: "FINISHED", StageOutcome.INTERRUPTED: "KILLED", StageOutcome.FAILED: "FAILED"}
         self._client.set_terminated(self.run_id, status[outcome])
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from accdistill_jax.runtime.interrupt import Interrupted
 from accdistill_jax.training.metrics_sums import tags
-from accdistill_jax.training.services import Outcome, Service, Session, Start
+from accdistill_jax.training.services import Service, Session, StageOutcome, Start
 
 _log = logging.getLogger(__name__)
 QUEUED_RECORDS = 1000
@@ -52,7 +52,7 @@ class Tracker:
         self._service, self._close_s = service, close_s
         self._workdir, self._stage, self._config = Path(workdir).absolute(), stage, config
         self._path = self._workdir / "metrics" / f"{stage}.{service.name}.json"
-        self._queue: queue.Queue[tuple[int, str, dict[str, float]] | Outcome] = queue.Queue(QUEUED_RECORDS)
+        self._queue: queue.Queue[tuple[int, str, dict[str, float]] | StageOutcome] = queue.Queue(QUEUED_RECORDS)
         self._off = False
         self._warning = threading.Lock()
         self._thread = threading.Thread(target=self._work, name=f"metrics to {service.name}", daemon=True)
@@ -76,15 +76,15 @@ class Tracker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            outcome = Outcome.FINISHED
+            outcome = StageOutcome.FINISHED
         else:
-            outcome = Outcome.INTERRUPTED if issubclass(kind, Interrupted) else Outcome.FAILED
+            outcome = StageOutcome.INTERRUPTED if issubclass(kind, Interrupted) else StageOutcome.FAILED
         self._put(outcome)
         self._thread.join(self._close_s)
         if self._thread.is_alive():
             self._give_up(f"it did not take the last records within {self._close_s:g} s")
 
-    def _put(self, item: tuple[int, str, dict[str, float]] | Outcome) -> None:
+    def _put(self, item: tuple[int, str, dict[str, float]] | StageOutcome) -> None:
         if self._off:
             return
         try:
@@ -114,7 +114,7 @@ class Tracker:
                     item = self._queue.get(timeout=1.0)
                 except queue.Empty:
                     continue
-                if isinstance(item, Outcome):
+                if isinstance(item, StageOutcome):
                     if session is not None:
                         session.close(item)
                     return

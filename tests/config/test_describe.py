@@ -24,7 +24,7 @@ def test_there_are_presets_to_test():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_key_of_every_config_is_documented(preset):
     known = known_keys()
-    listed = tree.flatten(read_config(preset))
+    listed = tree.flatten_section(read_config(preset))
     assert listed.keys() == known.keys()
     load_config(preset)
     for key in listed:
@@ -33,7 +33,7 @@ def test_every_key_of_every_config_is_documented(preset):
 
 def test_every_leaf_of_the_tree_is_a_key():
     """A field made without `setting` would be no key, and its value would never be checked."""
-    assert tree.flatten(Config()).keys() == known_keys().keys()
+    assert tree.flatten_section(Config()).keys() == known_keys().keys()
 
 
 @pytest.mark.parametrize("key", known_keys())

@@ -7,7 +7,7 @@ import pytest
 
 from accdistill_jax.benchmark import __main__ as benchmark
 from accdistill_jax.config import __main__ as documentation
-from accdistill_jax.config.convert import parse
+from accdistill_jax.config.convert import parse_config
 from accdistill_jax.config.load import load_config, split_overrides
 from accdistill_jax.errors import UserError
 
@@ -80,7 +80,7 @@ def test_a_file_lists_what_it_likes(tmp_path):
         "from ml_collections import ConfigDict\n\n\ndef get_config():\n    return ConfigDict({'student': {'temperature': 0.5}})\n"
     )
     config = load_config(str(path), ["--config.teacher.train.b1=0.5", "--config.student.augment.ppg.cut_out.knots=9"])
-    expected = parse(
+    expected = parse_config(
         {
             "student": {"temperature": 0.5, "augment": {"ppg": {"cut_out": {"knots": 9}}}},
             "teacher": {"train": {"b1": 0.5}},
@@ -160,11 +160,11 @@ def test_a_file_made_of_sections_is_accepted(tmp_path):
     ],
 )
 def test_the_key_decides_how_a_text_is_read(words, key, value):
-    from accdistill_jax.config.tree import flatten
+    from accdistill_jax.config.tree import flatten_section
 
     others, overrides = split_overrides(["program", *words, "other"])
     assert others == ["program", "other"]
-    read = flatten(load_config("distill:smoke", overrides))[key]
+    read = flatten_section(load_config("distill:smoke", overrides))[key]
     assert read == value and type(read) is type(value)
 
 

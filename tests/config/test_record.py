@@ -6,7 +6,7 @@ import pytest
 
 from accdistill_jax.config import record as config_record
 from accdistill_jax.config import tree
-from accdistill_jax.config.convert import changed, known_keys, parse
+from accdistill_jax.config.convert import changed, known_keys, parse_config
 from accdistill_jax.config.load import load_config
 from accdistill_jax.config.renamed import current_key, first_key
 from accdistill_jax.errors import UserError
@@ -77,9 +77,9 @@ def make(**changes):
 
 def old_record(folder, **changes):
     """A work directory's record as it was before any key was added or renamed, apart from `changes`."""
-    values = {key: value for key, value in tree.flatten(make()).items() if first_key(key) not in ADDED}
+    values = {key: value for key, value in tree.flatten_section(make()).items() if first_key(key) not in ADDED}
     path = folder / "config.json"
-    path.write_text(json.dumps({"config": tree.nest(values | changes), "environment": {}}))
+    path.write_text(json.dumps({"config": tree.nest_keys(values | changes), "environment": {}}))
     return path
 
 
@@ -98,7 +98,7 @@ def test_a_part_of_a_config_has_a_hash():
 def test_dump_and_load(tmp_path):
     config = make()
     path = config_record.dump(config, tmp_path / "run")
-    assert config_record.load(tmp_path / "run") == config_record.load(path) == config
+    assert config_record.load_record(tmp_path / "run") == config_record.load_record(path) == config
     environment = json.loads(path.read_text())["environment"]
     assert environment["versions"].keys() >= {
         "accdistill_jax",
@@ -123,7 +123,7 @@ def test_same_config_continues_and_free_keys_may_change(tmp_path):
     config_record.dump(make(), tmp_path)
     other = make(**FREE)
     config_record.dump(other, tmp_path)
-    assert config_record.load(tmp_path).runtime.mapping == "pmap"
+    assert config_record.load_record(tmp_path).runtime.mapping == "pmap"
     assert config_record.config_hash(other) == config_record.config_hash(make())
 
 
@@ -155,7 +155,7 @@ def test_the_added_keys_are_these():
 @pytest.mark.parametrize("key", ADDED)
 def test_a_run_begun_before_a_key_was_added_continues_unless_the_key_is_set(tmp_path, key):
     old_record(tmp_path)
-    assert config_record.config_hash(config_record.load(tmp_path)) == config_record.config_hash(make())
+    assert config_record.config_hash(config_record.load_record(tmp_path)) == config_record.config_hash(make())
     config_record.claim(make(), tmp_path)
     with pytest.raises(UserError, match=f"another config: {current_key(key)} "):
         config_record.claim(make(**{key: ADDED[key]}), tmp_path)
@@ -165,15 +165,15 @@ def test_a_run_with_a_key_by_its_old_name_continues(tmp_path):
     old_record(tmp_path, **{"inputs.accel.rate_share": 0.5, "inputs.accel.axes": 1})
     same = make(**{"inputs.accel.simulated_rate_fraction": 0.5, "inputs.accel.axes": 1})
     config_record.claim(same, tmp_path)
-    assert config_record.load(tmp_path).inputs.accel.simulated_rate_fraction == 0.5
+    assert config_record.load_record(tmp_path).inputs.accel.simulated_rate_fraction == 0.5
     with pytest.raises(UserError, match=r"inputs.accel.simulated_rate_fraction \(was 0.5, now 1.0\)"):
         config_record.claim(make(**{"inputs.accel.axes": 1}), tmp_path)
 
 
 def test_a_renamed_key_counts_in_hashes_by_its_first_name():
     values = {"inputs": {"accel": {"rate_share": 0.5}}}
-    assert config_record.config_hash(parse(values)) == config_record.config_hash(
-        changed(parse({}), {"inputs.accel.simulated_rate_fraction": 0.5})
+    assert config_record.config_hash(parse_config(values)) == config_record.config_hash(
+        changed(parse_config({}), {"inputs.accel.simulated_rate_fraction": 0.5})
     )
     # hash of {"inputs.accel.rate_share": 0.5} in JSON
     expected = "bb306aa7ed294cb87d6e1b28b089fae16249f4381b82e97ef5e04701ccb04149"
@@ -185,13 +185,13 @@ def test_a_record_of_a_config_without_a_student_continues(tmp_path):
     record = json.loads(path.read_text())
     del record["config"]["student"]
     path.write_text(json.dumps(record))
-    assert config_record.load(tmp_path).student == parse({}).student
+    assert config_record.load_record(tmp_path).student == parse_config({}).student
 
 
 def test_a_record_with_a_key_that_no_config_has_is_named(tmp_path):
     old_record(tmp_path, **{"student.tempera": 0.5})
     with pytest.raises(UserError, match=r"config.json cannot be read .*unknown key config.student.tempera; did you"):
-        config_record.load(tmp_path)
+        config_record.load_record(tmp_path)
 
 
 def test_a_claimed_folder_is_compared_and_left_as_it_is(tmp_path):
@@ -209,7 +209,7 @@ def test_a_claimed_folder_is_compared_and_left_as_it_is(tmp_path):
 def test_unreadable_dump_is_named(tmp_path):
     path = config_record.dump(make(), tmp_path)
     path.write_text(path.read_text()[:40])
-    for action in (lambda: config_record.load(tmp_path), lambda: config_record.dump(make(), tmp_path)):
+    for action in (lambda: config_record.load_record(tmp_path), lambda: config_record.dump(make(), tmp_path)):
         with pytest.raises(UserError, match="config.json cannot be read"):
             action()
 

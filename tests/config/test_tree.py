@@ -73,8 +73,8 @@ FLAT = {
 
 def test_keys_leave_out_the_name_of_the_field_whose_sections_are_chosen_from():
     garage = Garage()
-    assert tree.flatten(garage) == FLAT == {key: known.default for key, known in tree.keys(garage).items()}
-    assert tree.flatten(tree.nest(FLAT)) == FLAT
+    assert tree.flatten_section(garage) == FLAT == {key: known.default for key, known in tree.keys(garage).items()}
+    assert tree.flatten_section(tree.nest_keys(FLAT)) == FLAT
     assert tree.plain(garage)["mine"]["petrol"] == {"tank": 40, "piston": {"strokes": 2, "sizes": []}}
 
 
@@ -114,4 +114,4 @@ def test_a_section_by_class_must_be_the_only_one():
 
 
 def test_an_empty_section_of_a_mapping_is_listed():
-    assert tree.flatten({"a": {"b": 1, "c": {}}}) == {"a.b": 1, "a.c": {}}
+    assert tree.flatten_section({"a": {"b": 1, "c": {}}}) == {"a.b": 1, "a.c": {}}

@@ -15,7 +15,7 @@ import pytest
 import scipy.io
 
 from accdistill_jax.data import recordings
-from accdistill_jax.data.prepare.preparation import PreparationSettings, prepare
+from accdistill_jax.data.prepare.preparation import PreparationSettings, prepare_recordings
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.recording import Participant, Recording, RecordingSource, Stream
 from accdistill_jax.data.recordings import troika
@@ -73,7 +73,9 @@ def sources(*bad):
 
 def prepared(out, *bad, workers=1, skip_bad=False, can_crash=False):
     found = recordings.Found(sources(*bad), reader="bench", can_crash=can_crash)
-    return prepare(found, out, settings=SETTINGS, preparation=PreparationSettings(workers=workers, skip_bad=skip_bad))
+    return prepare_recordings(
+        found, out, settings=SETTINGS, preparation=PreparationSettings(workers=workers, skip_bad=skip_bad)
+    )
 
 
 @pytest.mark.parametrize(

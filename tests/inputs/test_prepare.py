@@ -5,10 +5,10 @@ import pytest
 
 from accdistill_jax.config.schema import BANDS, SCALES, InputSettings
 from accdistill_jax.inputs.prepare import (
-    dequantise,
+    dequantise_batch,
     moving_mean,
     normalise,
-    prepare,
+    prepare_inputs,
 )
 
 RATE = 64
@@ -36,10 +36,10 @@ def signal(seed=0, batch=3, seconds=10, channels=2):
 def test_dequantise_gives_the_physical_values_back_to_half_a_step():
     x = signal() * np.float32(0.01) + 1
     batch = stored(x)
-    error = np.abs(dequantise(batch, "accel") - x)
+    error = np.abs(dequantise_batch(batch, "accel") - x)
     assert np.all(error <= 0.5 * batch["accel_scale"][:, None] + 3e-7)
     np.testing.assert_allclose(
-        dequantise(batch, "accel"),
+        dequantise_batch(batch, "accel"),
         batch["accel"] * batch["accel_scale"][:, None] + batch["accel_offset"][:, None],
         rtol=1e-6,
     )
@@ -76,8 +76,8 @@ def test_bands_add_up_to_the_signal(monkeypatch):
 
     x = signal()
     monkeypatch.setattr(inputs, "normalise", lambda x, *, scale: x)
-    both = prepare(stored(x), "accel", InputSettings(bands="low+high"))
-    high = prepare(stored(x), "accel", InputSettings(bands="high"))
+    both = prepare_inputs(stored(x), "accel", InputSettings(bands="low+high"))
+    high = prepare_inputs(stored(x), "accel", InputSettings(bands="high"))
     np.testing.assert_allclose(both[..., :2] + both[..., 2:], x - x[:, :1], atol=1e-3)
     np.testing.assert_array_equal(both[..., 2:], high)
 
@@ -85,13 +85,16 @@ def test_bands_add_up_to_the_signal(monkeypatch):
 def test_bands_part_a_change_of_posture_from_a_heartbeat():
     t = np.arange(RATE * 20)[None, :, None] / RATE
     slow, fast = np.sin(2 * np.pi * 0.2 * t), 0.003 * np.sin(2 * np.pi * 6 * t)
-    z = np.asarray(prepare(stored((slow + fast).astype(np.float32)), "accel", InputSettings(bands="low+high")))
+    z = np.asarray(prepare_inputs(stored((slow + fast).astype(np.float32)), "accel", InputSettings(bands="low+high")))
     inside = slice(RATE, -RATE)
     match = lambda a, b: np.corrcoef(a[0, inside, 0], b[0, inside, 0])[0, 1]
     assert match(z[..., :1], slow) > 0.99
     aligned = lambda z: z - np.convolve(z, np.ones(64) / 64, "same")  # what is left of the slow part is smooth
     assert abs(np.corrcoef(aligned(z[0, :, 1])[inside], fast[0, inside, 0])[0, 1]) > 0.9
-    assert match(np.asarray(prepare(stored((slow + fast).astype(np.float32)), "accel", InputSettings())), fast) < 0.1
+    assert (
+        match(np.asarray(prepare_inputs(stored((slow + fast).astype(np.float32)), "accel", InputSettings())), fast)
+        < 0.1
+    )
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -103,7 +106,7 @@ def test_constant_channels_become_zero_and_nothing_is_ever_nan(bands, limit, sca
     x[1] = 0.0
     x[0, 5, 0] = 400.0
     settings = InputSettings(bands=bands, limit=limit, scale=scale)
-    z = np.asarray(jax.jit(lambda batch: prepare(batch, "accel", settings))(stored(x)))
+    z = np.asarray(jax.jit(lambda batch: prepare_inputs(batch, "accel", settings))(stored(x)))
     assert z.shape == (2, x.shape[1], 2 * (1 + bands.count("+")))
     assert np.all(np.isfinite(z))
     channels = z.reshape(2, x.shape[1], -1, 2)
@@ -116,7 +119,7 @@ def test_constant_channels_become_zero_and_nothing_is_ever_nan(bands, limit, sca
 def test_limit_bends_large_values_only():
     x = signal(batch=1)
     x[0, 5, 0] = 60.0
-    plain, bent = (np.asarray(prepare(stored(x), "accel", InputSettings(limit=limit))) for limit in (0.0, 5.0))
+    plain, bent = (np.asarray(prepare_inputs(stored(x), "accel", InputSettings(limit=limit))) for limit in (0.0, 5.0))
     np.testing.assert_allclose(bent, plain / np.sqrt(1 + (plain / 5) ** 2), rtol=1e-4, atol=1e-5)
     assert plain.max() > 5 > bent.max()
 
@@ -124,6 +127,6 @@ def test_limit_bends_large_values_only():
 def test_rows_do_not_depend_on_their_neighbours():
     batch = stored(signal(batch=4))
     settings = InputSettings(bands="low+high", limit=4.0, scale="robust")
-    whole = prepare(batch, "accel", settings)
-    one = prepare({k: v[2:3] for k, v in batch.items()}, "accel", settings)
+    whole = prepare_inputs(batch, "accel", settings)
+    one = prepare_inputs({k: v[2:3] for k, v in batch.items()}, "accel", settings)
     np.testing.assert_allclose(one, whole[2:3], rtol=1e-5, atol=1e-6)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from accdistill_jax.inputs.prepare import InputSettings, prepare
+from accdistill_jax.inputs.prepare import InputSettings, prepare_inputs
 from accdistill_jax.inputs.present import band_groups, present
 from accdistill_jax.inputs.registered import Augmentation
 
@@ -30,7 +30,7 @@ def test_modalities_are_augmented_in_training_only_and_independently():
     settings = InputSettings()
     show = lambda modality, training: np.asarray(present(batch(), keys(), modality, settings, NOISE, training=training))
     for modality in ("ppg", "accel"):
-        plain = np.asarray(prepare(batch(), modality, settings))
+        plain = np.asarray(prepare_inputs(batch(), modality, settings))
         np.testing.assert_allclose(show(modality, False), plain, atol=1e-5)
         assert np.abs(show(modality, True) - plain).mean() > 0.1
     noise = [show(modality, True) - show(modality, False) for modality in ("ppg", "accel")]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from accdistill_jax.config.schema import InputSettings
-from accdistill_jax.inputs.prepare import prepare, simulated_sensor
+from accdistill_jax.inputs.prepare import prepare_inputs, simulated_sensor
 
 RATE_HZ, SAMPLES = 64.0, 3840
 TIME_S = np.arange(SAMPLES) / RATE_HZ
@@ -67,7 +67,7 @@ def test_the_encoders_input_is_finite_and_zero_where_there_is_no_axis():
         "accel_offset": np.ones((2, 3), np.float32),
     }
     x = np.asarray(
-        prepare(
+        prepare_inputs(
             batch,
             "accel",
             InputSettings(bands="low+high", simulated_rate_fraction=0.39, simulated_step=1 / 64, simulated_axes=1),

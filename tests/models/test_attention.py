@@ -91,8 +91,8 @@ def test_three_products_are_the_thirds_of_one(draw, textbook, where):
 
 def test_a_form_can_be_forced_while_something_is_traced():
     with attention.forced(attention.TEXTBOOK):
-        assert attention.chosen(192, 32, jnp.bfloat16, relative=False) == (attention.TEXTBOOK, "as asked for")
-    assert attention.chosen(192, 32, jnp.bfloat16, relative=False)[0] == attention.BLOCKS
+        assert attention.chosen_form(192, 32, jnp.bfloat16, relative=False) == (attention.TEXTBOOK, "as asked for")
+    assert attention.chosen_form(192, 32, jnp.bfloat16, relative=False)[0] == attention.BLOCKS
     with pytest.raises(ValueError, match="no form of attention 'flash'"), attention.forced("flash"):
         pass
 
@@ -116,7 +116,7 @@ def test_bfloat16_in_and_out_with_the_softmax_in_float32(draw, textbook):
 def test_the_form_of_a_platform_and_why_it_is_not_a_faster_one():
     def chosen(platform, dtype=jnp.bfloat16, tokens=192, relative=False):
         with runtime_platform.tracing_for(platform):
-            return attention.chosen(tokens, 32, dtype, relative=relative)
+            return attention.chosen_form(tokens, 32, dtype, relative=relative)
 
     assert chosen("cpu") == (attention.BLOCKS, "") and chosen("tpu") == (attention.TEXTBOOK, "")
     for reason, how in [

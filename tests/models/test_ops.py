@@ -120,7 +120,7 @@ def test_a_transposed_side_and_a_repeated_row_are_just_that(draw, dtype):
         assert np.array_equal(
             jax.jit(lambda a, c=copied: ops.transposed(a, copied=c))(a), np.asarray(a).swapaxes(-1, -2)
         )
-    found, back = jax.vjp(lambda row: ops.repeated(row, 3), row)
+    found, back = jax.vjp(lambda row: ops.repeat_row(row, 3), row)
     assert np.array_equal(found, np.tile(np.asarray(row), 3)) and found.dtype == dtype
     np.testing.assert_allclose(back(jnp.ones_like(found))[0].astype(jnp.float32), np.full(4, 3.0))
 

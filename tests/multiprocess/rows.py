@@ -153,7 +153,7 @@ def main() -> None:
     }.items():
         parser.add_argument(f"--{name}", type=kind)
     args = parser.parse_args()
-    peers = distributed.start(
+    peers = distributed.start_distributed(
         coordinator=args.coordinator, num_processes=args.num_processes, process_id=args.process_id
     )
     parallel = Parallel(args.mapping)

@@ -58,4 +58,4 @@ def test_a_process_that_is_told_to_stay_alone(monkeypatch):
     """In the environment of a step whose other task never comes."""
     for name, value in slurm(0, free_job()).items():
         monkeypatch.setenv(name, value)
-    assert distributed.start(mode="off").count == 1
+    assert distributed.start_distributed(mode="off").count == 1

@@ -7,7 +7,7 @@ import pytest
 from accdistill_jax.config.schema import InputSettings
 from accdistill_jax.inputs import streams
 from accdistill_jax.inputs.augment import order as names
-from accdistill_jax.inputs.prepare import prepare
+from accdistill_jax.inputs.prepare import prepare_inputs
 from accdistill_jax.inputs.present import present
 from accdistill_jax.inputs.registered import Augmentation
 from accdistill_jax.inputs.streams import stream
@@ -84,9 +84,9 @@ def test_distillation_is_both_directions_of_info_nce_on_standardised_embeddings(
 
     @jax.jit
     def projections(p):
-        z = encoder().apply({"params": frozen["params"]}, prepare(batch, "ppg", InputSettings()))
+        z = encoder().apply({"params": frozen["params"]}, prepare_inputs(batch, "ppg", InputSettings()))
         teacher = HEAD.apply({"params": p["teacher_head"]}, (z - frozen["mean"][None]) / frozen["std"][None])
-        x = prepare(batch, "accel", InputSettings(bands="low+high", limit=4.0))
+        x = prepare_inputs(batch, "accel", InputSettings(bands="low+high", limit=4.0))
         return teacher, HEAD.apply({"params": p["head"]}, encoder().apply({"params": p["encoder"]}, x))
 
     t, s = (np.asarray(a, np.float64) for a in projections(student))
@@ -119,7 +119,7 @@ def test_masked_autoencoding_is_the_error_on_the_dropped_patches():
 
     @jax.jit
     def both(params):
-        x = prepare(batch, "ppg", InputSettings())
+        x = prepare_inputs(batch, "ppg", InputSettings())
         order = random_order(stream(keys_of(), streams.MASK), 4)
         prediction, _ = model.apply({"params": params}, x, order)
         return (

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from accdistill_jax.config.schema import InputSettings
-from accdistill_jax.inputs.prepare import prepare
+from accdistill_jax.inputs.prepare import prepare_inputs
 from accdistill_jax.inputs.registered import Augmentation
 from accdistill_jax.models.heads import LinearHead, ProjectionHead
 from accdistill_jax.models.transformer import TransformerEncoder
@@ -113,8 +113,8 @@ def test_contrast_is_info_nce_against_the_average_of_another_view(positives, sec
     @jax.jit
     def expected(params, average):
         other = {name.removeprefix(second): v for name, v in batch.items() if name.startswith(second + "ppg")}
-        return projected(params, prepare(batch, "ppg", InputSettings())), projected(
-            average, prepare(other, "ppg", InputSettings())
+        return projected(params, prepare_inputs(batch, "ppg", InputSettings())), projected(
+            average, prepare_inputs(other, "ppg", InputSettings())
         )
 
     query, key = map(np.asarray, expected(params, average))
@@ -139,7 +139,7 @@ def test_the_momentum_branch_has_no_gradient_and_without_it_both_views_have():
 def test_two_views_of_a_segment_are_augmented_differently_also_in_validation():
     objective, batch = contrasting(positives="segment", specs=SPECS), make_batch()
     views = objective.inputs({TARGET: init(objective)}, batch, keys_of(), training=False)
-    bare = prepare(batch, "ppg", InputSettings())
+    bare = prepare_inputs(batch, "ppg", InputSettings())
     assert np.abs(views["first"] - bare).max() > 0.1
     both = contrasting(positives="segment", specs=SPECS, momentum=0.0).inputs({}, batch, keys_of(), training=True)
     assert np.abs(both["first"] - both["second"]).max() > 0.1
@@ -212,8 +212,8 @@ def test_joint_training_is_both_directions_and_trains_both_encoders():
 
     @jax.jit
     def both(p):
-        accel = projected(p, prepare(batch, "accel", InputSettings()))
-        z = encoder().apply({"params": p["teacher"]}, prepare(batch, "ppg", InputSettings()))
+        accel = projected(p, prepare_inputs(batch, "accel", InputSettings()))
+        z = encoder().apply({"params": p["teacher"]}, prepare_inputs(batch, "ppg", InputSettings()))
         return accel, HEAD.apply({"params": p["teacher_head"]}, z)
 
     s, t = both(params)
@@ -234,8 +234,8 @@ def test_regression_is_the_distance_to_the_teachers_standardised_embedding(kind,
 
     @jax.jit
     def both(p):
-        z = encoder().apply({"params": p["encoder"]}, prepare(batch, "accel", InputSettings()))
-        t = encoder().apply({"params": teacher["params"]}, prepare(batch, "ppg", InputSettings()))
+        z = encoder().apply({"params": p["encoder"]}, prepare_inputs(batch, "accel", InputSettings()))
+        t = encoder().apply({"params": teacher["params"]}, prepare_inputs(batch, "ppg", InputSettings()))
         return LinearHead(WIDTH).apply({"params": p["regression_head"]}, z), (t - teacher["mean"][None]) / teacher[
             "std"
         ][None]
@@ -262,7 +262,7 @@ def test_supervision_is_huber_on_the_standardised_label_and_tells_its_error_in_t
 
     @jax.jit
     def predicted(p):
-        z = encoder().apply({"params": p["encoder"]}, prepare(batch, "accel", InputSettings()))
+        z = encoder().apply({"params": p["encoder"]}, prepare_inputs(batch, "accel", InputSettings()))
         return LinearHead(1).apply({"params": p["label_head"]}, z)[:, 0]
 
     standard = np.asarray(predicted(params), np.float64)

@@ -12,7 +12,7 @@ from accdistill_jax.config.registry import ENCODERS, OBJECTIVES, Registry
 from accdistill_jax.errors import UserError
 from accdistill_jax.inputs.prepare import InputSettings
 from accdistill_jax.models.build import build_encoder
-from accdistill_jax.objectives.base import Branch, Objective, Parts
+from accdistill_jax.objectives.base import Branch, Objective, ObjectiveParts
 from accdistill_jax.objectives.registered import PPG, RegisteredObjective
 from accdistill_jax.stages import build_objective as stage
 from accdistill_jax.stages.build_objective import build_objective, needs_teacher
@@ -79,7 +79,7 @@ class MeanSquare(Objective):
     branch: Branch
 
     @classmethod
-    def from_config(cls, section, parts: Parts):
+    def from_config(cls, section, parts: ObjectiveParts):
         return cls(parts.branch)
 
     def init(self, key, batch):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from accdistill_jax.run import run
-from accdistill_jax.storage.arrays import flatten
+from accdistill_jax.storage.arrays import flatten_arrays
 from accdistill_jax.storage.export import load_params
 
 WITHOUT_TEACHER = {"stages": ("data", "student", "evaluation", "report")}
@@ -60,6 +60,8 @@ def test_a_momentum_branch_continues_bit_for_bit(smoke_config, tmp_path):
     shutil.rmtree(newest)
     shutil.rmtree(tmp_path / "parts" / "student" / "export")
     run(smoke_config(**changes), str(tmp_path / "parts"))
-    whole, parts = (flatten(load_params(tmp_path / name / "student" / "export").state) for name in ("whole", "parts"))
+    whole, parts = (
+        flatten_arrays(load_params(tmp_path / name / "student" / "export").state) for name in ("whole", "parts")
+    )
     for name, leaf in whole.items():
         np.testing.assert_array_equal(parts[name], leaf, err_msg=name)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from accdistill_jax.errors import UserError
 from accdistill_jax.storage import checkpoint
-from accdistill_jax.storage.arrays import fingerprint
+from accdistill_jax.storage.arrays import params_fingerprint
 from accdistill_jax.storage.checkpoint import Checkpointer
 from accdistill_jax.storage.export import load_params, save_params
 
@@ -303,7 +303,7 @@ def test_export_round_trip(tmp_path):
     saved = save_params(tmp_path / "teacher", params, {"encoder": {"width": 5}})
     loaded, meta = load_params(tmp_path / "teacher")
     assert_same_bits(params, loaded)
-    assert saved == meta["fingerprint"] == fingerprint(params) and meta["encoder"] == {"width": 5}
+    assert saved == meta["fingerprint"] == params_fingerprint(params) and meta["encoder"] == {"width": 5}
     assert_same_bits(params, load_params(tmp_path / "teacher", jax.eval_shape(lambda: params)).state)
 
 
@@ -342,7 +342,7 @@ def test_fingerprint_ignores_containers_devices_and_order():
         jax.tree.map(np.asarray, params),
         jax.device_put(params, jax.devices()[3]),
     ]
-    assert {fingerprint(other) for other in others} == {fingerprint(params)}
+    assert {params_fingerprint(other) for other in others} == {params_fingerprint(params)}
 
 
 @settings(max_examples=30, deadline=None)
@@ -351,10 +351,10 @@ def test_fingerprint_sees_every_bit(leaf, index, bit):
     params = jax.tree.map(np.array, make_state(1).params)
     changed = jax.tree.map(np.array, params)
     changed["encoder"][leaf].reshape(-1).view(np.uint32)[index] ^= np.uint32(1 << bit)
-    assert fingerprint(changed) != fingerprint(params)
+    assert params_fingerprint(changed) != params_fingerprint(params)
 
 
 def test_fingerprint_sees_names_shapes_and_dtypes():
     a = np.zeros(6, np.float32)
     variants = [{"a": a}, {"b": a}, {"a": a.reshape(2, 3)}, {"a": a.view(np.int32)}, {"a": {"a": a}}]
-    assert len({fingerprint(variant) for variant in variants}) == len(variants)
+    assert len({params_fingerprint(variant) for variant in variants}) == len(variants)

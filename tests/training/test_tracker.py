@@ -12,7 +12,7 @@ from accdistill_jax.errors import UserError
 from accdistill_jax.runtime.interrupt import Interrupted
 from accdistill_jax.training import tracker as tracker_module
 from accdistill_jax.training.metrics import read_metrics
-from accdistill_jax.training.services import SERVICES, Mlflow, Outcome, Wandb, check_installed
+from accdistill_jax.training.services import SERVICES, Mlflow, StageOutcome, Wandb, check_installed
 from accdistill_jax.training.tracker import Tracker
 from accdistill_jax.training.writer import open_writers
 
@@ -60,7 +60,7 @@ def test_values_have_the_tags_of_tensorboard(tmp_path):
         (2, {"train/loss": 0.5, "train_timing/seconds": 0.5}),
         (2, {"validation/loss": 1.0}),
     ]
-    assert service.outcomes == [Outcome.FINISHED]
+    assert service.outcomes == [StageOutcome.FINISHED]
 
 
 def test_a_continued_training_goes_on_in_the_same_run_and_repeats_no_step(tmp_path):
@@ -68,7 +68,7 @@ def test_a_continued_training_goes_on_in_the_same_run_and_repeats_no_step(tmp_pa
     with pytest.raises(Interrupted):
         send(first, tmp_path, range(1, 6), raises=Interrupted("stopped", 15))
     send(second, tmp_path, range(3, 9))  # from the checkpoint of step 2: steps 3 to 5 are computed again
-    assert first.outcomes == [Outcome.INTERRUPTED] and second.outcomes == [Outcome.FINISHED]
+    assert first.outcomes == [StageOutcome.INTERRUPTED] and second.outcomes == [StageOutcome.FINISHED]
     assert first.runs == [None] and second.runs == ["run-1"]
     sent = [(step, *values) for step, values in first.logged + second.logged]
     assert len(sent) == len(set(sent)) == 12
@@ -89,7 +89,7 @@ def test_a_failed_training_is_told_to_the_service(tmp_path):
     service = Kept()
     with pytest.raises(UserError):
         send(service, tmp_path, [1], raises=UserError("loss not finite"))
-    assert service.outcomes == [Outcome.FAILED]
+    assert service.outcomes == [StageOutcome.FAILED]
 
 
 def test_a_service_that_fails_costs_one_warning_and_gets_nothing_more(tmp_path, caplog):

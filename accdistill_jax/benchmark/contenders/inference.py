@@ -7,9 +7,9 @@ import jax
 import numpy as np
 
 from accdistill_jax.benchmark.model import program
-from accdistill_jax.config.convert import section
+from accdistill_jax.config.convert import parse_section
 from accdistill_jax.config.schema import Config
-from accdistill_jax.inputs.prepare import prepare as prepare_inputs
+from accdistill_jax.inputs.prepare import prepare_inputs as prepare_inputs
 from accdistill_jax.models.build import build_encoder, compute_dtype, parameter_count
 from accdistill_jax.runtime import host_memory
 from accdistill_jax.runtime.parallel import Parallel
@@ -24,7 +24,7 @@ def prepare_contender(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         order: "config"; "batch", segments over all devices; "latency", True to time single calls too.
     """
     host_memory.keep_freed()  # as the command does
-    config = section(Config, order["config"])
+    config = parse_section(Config, order["config"])
     parallel, settings = Parallel(), config.inputs.accel
     encoder = build_encoder(config.student.encoder, dtype=compute_dtype(config.runtime.compute_dtype))
     rng, rows = np.random.default_rng(0), order["batch"]

@@ -6,7 +6,7 @@ from typing import Any
 from accdistill_jax.benchmark.made_up import raw_recordings
 from accdistill_jax.data import recordings
 from accdistill_jax.data.prepare.preparation import PreparationSettings
-from accdistill_jax.data.prepare.preparation import prepare as prepare_store
+from accdistill_jax.data.prepare.preparation import prepare_recordings as prepare_store
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.synthetic.synthetic import SyntheticSettings, write_store
 

@@ -13,8 +13,8 @@ from rich.console import Console
 
 from accdistill_jax.data import recordings
 from accdistill_jax.data.prepare import show
-from accdistill_jax.data.prepare.field_flags import Field, add_flags, chosen, dataclass_fields, function_fields
-from accdistill_jax.data.prepare.preparation import PreparationSettings, find_recordings, prepare
+from accdistill_jax.data.prepare.field_flags import Field, add_flags, chosen_fields, dataclass_fields, function_fields
+from accdistill_jax.data.prepare.preparation import PreparationSettings, find_recordings, prepare_recordings
 from accdistill_jax.data.preprocessing.settings import MEASURED_ONLY, PreprocessSettings
 from accdistill_jax.data.store.manifest import verify_checksums
 from accdistill_jax.data.store.split import SplitRule
@@ -129,11 +129,11 @@ def _show(args: argparse.Namespace, console: Console) -> None:
 
 
 def _prepare_synthetic(args: argparse.Namespace, console: Console) -> None:
-    preparation = PreparationSettings(**chosen(args, _PREPARATION_SYNTHETIC))
+    preparation = PreparationSettings(**chosen_fields(args, _PREPARATION_SYNTHETIC))
     store = synthetic.write_store(
         args.out,
-        synthetic.SyntheticSettings(**chosen(args, _SYNTHETIC)),
-        PreprocessSettings(**chosen(args, _PREPROCESS_SYNTHETIC)),
+        synthetic.SyntheticSettings(**chosen_fields(args, _SYNTHETIC)),
+        PreprocessSettings(**chosen_fields(args, _PREPROCESS_SYNTHETIC)),
         split=_split(args),
         preparation=preparation,
     )
@@ -142,11 +142,11 @@ def _prepare_synthetic(args: argparse.Namespace, console: Console) -> None:
 
 def _prepare_recordings(args: argparse.Namespace, console: Console) -> None:
     split = _split(args)
-    preparation = PreparationSettings(**chosen(args, _PREPARATION))
-    settings = PreprocessSettings(**chosen(args, _PREPROCESS))
-    options = chosen(args, function_fields(recordings.reader(args.command).find))
+    preparation = PreparationSettings(**chosen_fields(args, _PREPARATION))
+    settings = PreprocessSettings(**chosen_fields(args, _PREPROCESS))
+    options = chosen_fields(args, function_fields(recordings.reader(args.command).find))
     found = find_recordings(args.command, args.root, **options)
-    store = prepare(
+    store = prepare_recordings(
         found,
         args.out,
         settings=settings,

@@ -61,7 +61,7 @@ def add_flags(parser: argparse._ArgumentGroup | argparse.ArgumentParser, fields:
         parser.add_argument(flag, **options)
 
 
-def chosen(args: argparse.Namespace, fields: list[Field]) -> dict[str, Any]:
+def chosen_fields(args: argparse.Namespace, fields: list[Field]) -> dict[str, Any]:
     """The values of the fields on the command line, as keyword arguments."""
     values = {field.name: getattr(args, field.name) for field in fields}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

@@ -97,7 +97,7 @@ def _refuse_nested(roots: Sequence[str | os.PathLike]) -> None:
             )
 
 
-def prepare(
+def prepare_recordings(
     found: recordings.Found,
     out: str | os.PathLike,
     *,

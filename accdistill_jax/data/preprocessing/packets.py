@@ -36,7 +36,7 @@ _SHARPEST_S = 0.005
 _ADVICE = "give rate_hz and start in place of time stamps, or a different time stamp for each sample"
 
 
-class Spread(NamedTuple):
+class TimedStream(NamedTuple):
     """The stream with a time for each sample, the number of changed stamps, and a note on the changes ("" if there are none)."""
 
     stream: Stream
@@ -44,7 +44,7 @@ class Spread(NamedTuple):
     note: str
 
 
-def spread_packets(stream: Stream) -> Spread:
+def spread_packets(stream: Stream) -> TimedStream:
     """Gives each sample of a packet its own time.
 
     Args:
@@ -57,7 +57,7 @@ def spread_packets(stream: Stream) -> Spread:
         UserError: many samples share a stamp and their times are uncertain; the message says why.
     """
     if stream.time_s is None or len(stream.time_s) < 2 * FEWEST_PACKETS:
-        return Spread(stream, 0, "")
+        return TimedStream(stream, 0, "")
     time, values, dropped = _without_repeats(stream.time_s, stream.values)
     note = f"{dropped} rows that repeat others dropped" if dropped else ""
     if dropped:
@@ -71,7 +71,7 @@ def spread_packets(stream: Stream) -> Spread:
             note = "; ".join(
                 filter(None, [note, f"{shared} samples with the stamp of the one before averaged with it"])
             )
-        return Spread(stream, dropped + shared, note)
+        return TimedStream(stream, dropped + shared, note)
     try:
         if stream.packet_stamp == "last":  # the same problem, backwards in time
             first = np.append(0, len(time) - first[:0:-1])
@@ -85,7 +85,7 @@ def spread_packets(stream: Stream) -> Spread:
             note = "; ".join(
                 filter(None, [note, f"{len(time) - len(first)} samples close to the one before averaged with it"])
             )
-            return Spread(stream, dropped + len(time) - len(first), note)
+            return TimedStream(stream, dropped + len(time) - len(first), note)
         raise UserError(_refusal(stream, len(time) - len(first), str(error))) from None
     values = stream.values.copy()
     values[uncertain] = np.nan
@@ -101,7 +101,7 @@ def spread_packets(stream: Stream) -> Spread:
     ]
     if uncertain.any():
         parts.append(f"{int(uncertain.sum())} samples of packets that are not full marked missing")
-    return Spread(
+    return TimedStream(
         dataclasses.replace(stream, time_s=times, values=values), dropped + mended, "; ".join(filter(None, parts))
     )
 

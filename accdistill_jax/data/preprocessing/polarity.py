@@ -184,7 +184,7 @@ def _pool(votes: list[Vote]) -> str | None:
     )
 
 
-def summary(votes: Mapping[str, Vote], *, most: int = 10) -> list[str]:
+def polarity_summary(votes: Mapping[str, Vote], *, most: int = 10) -> list[str]:
     """Lines of text: the applied polarity and the votes of each device, and the recordings that disagree or are uncertain."""
     devices: defaultdict[str, dict[str, Vote]] = defaultdict(dict)
     decisions = decide(votes)
@@ -209,7 +209,7 @@ def summary(votes: Mapping[str, Vote], *, most: int = 10) -> list[str]:
                 if clear_votes
                 else f"none has enough calm, clean frames for a vote ({up} of {frames} are up)"
             )
-            lines.append(f"PPG polarity, {device}: {polarity} in {counted(len(chosen))}, {basis}; {agree}")
+            lines.append(f"PPG polarity, {device}: {polarity} in {recordings_text(len(chosen))}, {basis}; {agree}")
     odd = [
         f"recording {name}: its pulse contradicts {vote.applied}, which was applied {_why(decisions[name])} "
         f"({vote.up} of {vote.frames} frames are up): declare its polarity, or leave it out"
@@ -230,7 +230,7 @@ def summary(votes: Mapping[str, Vote], *, most: int = 10) -> list[str]:
     return lines
 
 
-def counted(recordings: int) -> str:
+def recordings_text(recordings: int) -> str:
     """The number with its noun: 1 recording, 2 recordings."""
     return f"{recordings} recording{'s' * (recordings != 1)}"
 

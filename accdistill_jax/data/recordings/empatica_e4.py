@@ -37,8 +37,8 @@ from accdistill_jax.data import zips
 from accdistill_jax.data.recording import Beats, Participant, Recording, RecordingSource, Stream, named
 from accdistill_jax.data.tree import (
     Tree,
-    counted,
     ending,
+    endings_text,
     reason_to_leave_out,
     recording_ids,
     regular_file,
@@ -177,7 +177,7 @@ def _sessions_in_zip(
 ) -> Iterator[tuple[_Place, object]]:
     here = _Place(path, outer)
     members = {}
-    for name in zips.repeated(archive):
+    for name in zips.repeated_paths(archive):
         tree.leave_out(f"{here}/{name}", "stands more than once in its zip; the last one is read")
     for name, info in zips.members(archive).items():
         *folders, file = PurePosixPath(name).parts
@@ -197,7 +197,7 @@ def _sessions_in_zip(
         yield place, _identity_in_zip(archive, members, place)
     inner_zips = [name for name in sorted(members) if ending(name) == ".zip"]
     if not sessions and not inner_zips:
-        tree.leave_out(str(here), f"{_NO_SESSION} ({counted(Counter(map(ending, members)))})")
+        tree.leave_out(str(here), f"{_NO_SESSION} ({endings_text(Counter(map(ending, members)))})")
     for name in inner_zips:
         place = _Place(path, (*outer, name))
         if len(outer) >= ZIP_DEPTH:

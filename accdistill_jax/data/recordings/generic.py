@@ -75,10 +75,10 @@ from accdistill_jax.data.recording import (
 )
 from accdistill_jax.data.recordings.tables.description import (
     check_keys,
-    choice,
+    choice_at,
     mapping,
     moment,
-    number,
+    number_at,
     read,
     utc_offset_s,
 )
@@ -254,7 +254,7 @@ def _participant(description: Mapping) -> Participant:
     if not isinstance(who, Mapping):
         return Participant(str(who))
     check_keys(who, KEYS["participant"], "participant")
-    known = {key: number(who, key, "participant") for key in ("age_years", "height_m", "weight_kg")}
+    known = {key: number_at(who, key, "participant") for key in ("age_years", "height_m", "weight_kg")}
     conditions = who.get("conditions") or {}
     if not isinstance(conditions, Mapping):
         raise UserError(f"participant.conditions must be a mapping of name to true or false, got {conditions!r}")
@@ -270,8 +270,8 @@ def _stream(name: str, table: Mapping, times: Times, start: float, sidecar: Path
         unit, scale = str(table.get("unit", "g" if name == "accel" else "a.u.")), 1.0
         zero = 0.0
         if name == "accel":
-            choice(table, "unit", where, (*_G_PER_UNIT, "counts"), "g")
-            per_g = number(table, "counts_per_g", where)
+            choice_at(table, "unit", where, (*_G_PER_UNIT, "counts"), "g")
+            per_g = number_at(table, "counts_per_g", where)
             if (unit == "counts") != (per_g is not None) or (per_g is not None and per_g <= 0):
                 raise UserError(
                     f"{where}: unit: counts needs counts_per_g, a positive number; other units do not allow it"
@@ -282,15 +282,15 @@ def _stream(name: str, table: Mapping, times: Times, start: float, sidecar: Path
             unit, scale = "g", (1 / per_g if per_g else _G_PER_UNIT[unit])
         elif table.get("zero") is not None or table.get("gravity") is not None:
             raise UserError(f"{where}: the keys zero and gravity are allowed only for acceleration; remove them")
-        gravity = choice(table, "gravity", where, _GRAVITIES, "included")
-        polarity = choice(table, "polarity", where, POLARITIES, "unknown") if name == "ppg" else None
+        gravity = choice_at(table, "gravity", where, _GRAVITIES, "included")
+        polarity = choice_at(table, "polarity", where, POLARITIES, "unknown") if name == "ppg" else None
         limits = table.get("range")
         if limits is not None:
             if not isinstance(limits, list) or len(limits) != 2:
                 raise UserError(f"{where}.range must be [lowest, highest], got {limits!r}")
-            limits = [(number({"range": limit}, "range", where, math.nan) - zero) * scale for limit in limits]
-        rate = number(table, "rate_hz", where)
-        packet_stamp = choice(table, "packet_stamp", where, _STAMPS, "first")
+            limits = [(number_at({"range": limit}, "range", where, math.nan) - zero) * scale for limit in limits]
+        rate = number_at(table, "rate_hz", where)
+        packet_stamp = choice_at(table, "packet_stamp", where, _STAMPS, "first")
         if rate is not None and "packet_stamp" in table:
             raise UserError(f"{where}.packet_stamp is allowed only with time, not with rate_hz")
     with named(times.file):
@@ -337,15 +337,15 @@ def _zero(table: Mapping, where: str, *, axes: int) -> float | np.ndarray:
     """The count at 0 g: a number for all axes, or [axes]."""
     zero = table.get("zero")
     if not isinstance(zero, list):
-        return number(table, "zero", where, 0.0)
+        return number_at(table, "zero", where, 0.0)
     if len(zero) != axes or None in zero:
         raise UserError(f"{where}.zero must be a number, or {axes} numbers (one per axis), got {zero!r}")
-    return np.array([number({"zero": value}, "zero", where, math.nan) for value in zero])
+    return np.array([number_at({"zero": value}, "zero", where, math.nan) for value in zero])
 
 
 def _beats(table: Mapping, times: Times, start: float, sidecar: Path) -> Beats:
     with named(sidecar):
-        unit = choice(table, "interval_unit", "beats", PER_SECOND, "s")
+        unit = choice_at(table, "interval_unit", "beats", PER_SECOND, "s")
         if table.get("interval") is None:
             raise UserError("beats.interval is missing: give the column of beat intervals")
     with named(times.file):
@@ -356,7 +356,7 @@ def _beats(table: Mapping, times: Times, start: float, sidecar: Path) -> Beats:
 
 def _heart_rate(table: Mapping, times: Times, start: float, sidecar: Path) -> HeartRateWindows:
     with named(sidecar):
-        duration = number(table, "duration_s", "heart_rate")
+        duration = number_at(table, "duration_s", "heart_rate")
         if table.get("hr") is None or duration is None:
             raise UserError(
                 "heart_rate needs hr (the column of beats per minute) and duration_s (length of a window in seconds)"

@@ -19,7 +19,7 @@ QUALITIES = ("motion_g", "ppg_quality")  # columns that describe the recording, 
 _SIGNALS = ("rate", "samples per segment", "PPG channels")  # in words
 
 
-def open_store(path: str, *, key: str, data: DataConfig) -> Store:
+def open_configured_store(path: str, *, key: str, data: DataConfig) -> Store:
     """Opens the store that a config key names, with the reading settings of the config's section `data`.
 
     Raises:

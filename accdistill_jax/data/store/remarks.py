@@ -42,13 +42,13 @@ def remarks(manifest: Mapping) -> list[str]:
     """
     notes = {unit["unit"]: unit["notes"] for unit in manifest["prepared"] if isinstance(unit.get("notes"), Mapping)}
     votes = {name: vote for name, note in notes.items() if (vote := polarity.vote_of(note)) is not None}
-    lines = polarity.summary(votes, most=MOST)
+    lines = polarity.polarity_summary(votes, most=MOST)
     for signal in ("ppg", "accel"):
         held = {name: note["held_s"] for name, note in notes.items() if isinstance(note.get("held_s"), Mapping)}
         seconds = {name: lost[signal] for name, lost in held.items() if isinstance(lost.get(signal), int | float)}
         if seconds:
             lines.append(
-                f"held values taken for gaps: {sum(seconds.values()):.0f} s of {signal} in {polarity.counted(len(seconds))}, most "
+                f"held values taken for gaps: {sum(seconds.values()):.0f} s of {signal} in {polarity.recordings_text(len(seconds))}, most "
                 f"({max(seconds.values()):.0f} s) in {max(seconds, key=lambda name: seconds[name])}"
             )
     for key, noun in (

@@ -10,7 +10,7 @@ from accdistill_jax.evaluation.evaluate import Evaluation, json_value
 from accdistill_jax.evaluation.report.style import capital, display
 from accdistill_jax.evaluation.report.verdict import Verdict, count_of, format_number, spaced, with_interval
 from accdistill_jax.labels import LABELS
-from accdistill_jax.text import literal, several_lines
+from accdistill_jax.text import escape_markdown, several_lines
 
 OUTCOMES = {"better": "better", "worse": "worse", "same": "no difference shown", "unknown": "no interval"}
 TITLES = {
@@ -41,7 +41,7 @@ def run_report_text(evaluation: Evaluation, words: Verdict, *, run_info: Mapping
         words.summary,
         _table(("Question", "Answer on unseen participants"), words.answers),
     ]
-    cautions = [*words.cautions, *map(literal, run_info.get("separation", {}).get("warnings", ()))]
+    cautions = [*words.cautions, *map(escape_markdown, run_info.get("separation", {}).get("warnings", ()))]
     if cautions:
         parts.append("Keep in mind:\n" + "\n".join(f"- {c}" for c in cautions))
     parts += picture("heart_rate")
@@ -233,7 +233,7 @@ def _settings(evaluation: Evaluation, run_info: Mapping) -> list[str]:
             value = {stage: _duration(s) for stage, s in value.items()}
         elif key == "parameters" and isinstance(value, Mapping):
             value = {n: spaced(c) for n, c in value.items()}
-        rows.append([labels.get(key, literal(key.replace("_", " ")).capitalize()), _inline(value)])
+        rows.append([labels.get(key, escape_markdown(key.replace("_", " ")).capitalize()), _inline(value)])
     splits = [
         f"{name}: {count_of(s.segments, 'segment')} of {count_of(s.participants, 'participant')}"
         for name, s in evaluation.splits.items()
@@ -251,10 +251,14 @@ def _settings(evaluation: Evaluation, run_info: Mapping) -> list[str]:
 def _inline(value) -> str:
     """A value of a run or store as text in which Markdown shows every character literally."""
     if isinstance(value, Mapping):
-        return "<br>".join(f"{literal(k)}: {_nested(v)}" for k, v in value.items())
+        return "<br>".join(f"{escape_markdown(k)}: {_nested(v)}" for k, v in value.items())
     if isinstance(value, float):
         return f"{value:.4g}"
-    return (", ".join(map(literal, value)) or "none") if isinstance(value, (list, tuple)) else literal(value)
+    return (
+        (", ".join(map(escape_markdown, value)) or "none")
+        if isinstance(value, (list, tuple))
+        else escape_markdown(value)
+    )
 
 
 def _nested(value) -> str:
@@ -262,7 +266,7 @@ def _nested(value) -> str:
     if not isinstance(value, Mapping):
         return _inline(value)
     entries = [
-        f"{literal(k)} ({_nested(v)})" if isinstance(v, Mapping) else f"{literal(k)} {_inline(v)}"
+        f"{escape_markdown(k)} ({_nested(v)})" if isinstance(v, Mapping) else f"{escape_markdown(k)} {_inline(v)}"
         for k, v in value.items()
     ]
     return ", ".join(entries)

@@ -25,13 +25,13 @@ from accdistill_jax.runtime.interrupt import Interruption
 from accdistill_jax.runtime.progress import format_seconds
 from accdistill_jax.storage.sole_use import sole_use
 
-__all__ = ["Job", "Outcome", "finished_seconds", "job_folder", "run_jobs"]
+__all__ = ["Job", "JobOutcome", "finished_seconds", "job_folder", "run_jobs"]
 
 _TICK_S = 1.0  # between updates of the live line
 _DOUBT = 0.1  # weight of the expected durations against the measured ones, as a share of all jobs
 
 
-class Outcome(NamedTuple):
+class JobOutcome(NamedTuple):
     """Outcome of a job.
 
     Attributes:
@@ -60,7 +60,7 @@ def run_jobs(
     environments: Sequence[Mapping[str, str]] = ({},),
     say: Callable[[str], None],
     stream: TextIO | None = None,
-) -> dict[str, Outcome]:
+) -> dict[str, JobOutcome]:
     """Runs all jobs that are not finished, each after the jobs that it needs, and waits for them.
 
     A job fails if it raises or its process dies. Jobs that need it are skipped; the others continue.
@@ -111,14 +111,14 @@ class _JobsRun:
     def __init__(self, schedule: Schedule, folder: Path, interruption: Interruption, line: JobsLine):
         self._schedule, self._interruption, self._line = schedule, interruption, line
         self._folders = {name: job_folder(folder, job) for name, job in schedule.jobs.items()}
-        self.outcomes: dict[str, Outcome] = {}
+        self.outcomes: dict[str, JobOutcome] = {}
         self._took_s = self._expected_s = 0.0  # of the jobs finished in this start
 
     def run(self, workers: Sequence[JobWorker], say: Callable[[str], None]) -> None:
         for name, job in self._schedule.jobs.items():
             seconds = finished_seconds(self._folders[name], job)
             if seconds is not None:
-                self.outcomes[name] = Outcome("cached", seconds, "", self._folders[name])
+                self.outcomes[name] = JobOutcome("cached", seconds, "", self._folders[name])
         total, cached = len(self._schedule.jobs), len(self.outcomes)
         if cached == total:
             say(f"all {total} runs are already finished")
@@ -179,14 +179,14 @@ class _JobsRun:
         if reply["status"] == "finished":
             self._took_s += seconds
             self._expected_s += job.cost_s
-            self.outcomes[job.name] = Outcome("finished", seconds, "", folder)
+            self.outcomes[job.name] = JobOutcome("finished", seconds, "", folder)
             self._line.job_ended(self._state(workers), job.name, f"finished in {format_seconds(seconds)}", failed=False)
         elif not self._interruption.requested:
-            self.outcomes[job.name] = Outcome("failed", seconds, reply["reason"], folder)
+            self.outcomes[job.name] = JobOutcome("failed", seconds, reply["reason"], folder)
             for name in self._schedule.dependents(job.name):
                 if name not in self.outcomes:
                     reason = f"needs {job.name}, which failed"
-                    self.outcomes[name] = Outcome("skipped", 0.0, reason, self._folders[name])
+                    self.outcomes[name] = JobOutcome("skipped", 0.0, reason, self._folders[name])
             self._line.job_ended(self._state(workers), job.name, f"failed: {reply['reason']}", failed=True)
 
     def _state(self, workers: Sequence[JobWorker]) -> JobsState:

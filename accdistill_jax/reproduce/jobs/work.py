@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from accdistill_jax.config import record as config_record
-from accdistill_jax.config.convert import changed, parse
+from accdistill_jax.config.convert import changed, parse_config
 from accdistill_jax.config.schema import Config, InputSettings
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.files import write_atomically
@@ -167,7 +167,7 @@ def train_and_embed(
     changes: dict[str, Any] = {"data.stores": tuple(store.path for store in opened.stores)}
     if order["teacher"]:
         changes["teacher.path"] = str(needs[order["teacher"]] / "teacher" / "export")
-    config = changed(parse(order["config"]), changes)
+    config = changed(parse_config(order["config"]), changes)
     if order["kind"] in ("teacher", "student") and not order["of"]:
         run(config, str(folder))
     use_compilation_cache(config.runtime.compilation_cache)
@@ -232,14 +232,14 @@ def _teacher_encoder(run: Run) -> JobEncoder:
 def _untrained_encoder(run: Run, *, seed: int) -> JobEncoder:
     import jax
 
-    from accdistill_jax.inputs.prepare import prepare
+    from accdistill_jax.inputs.prepare import prepare_inputs
     from accdistill_jax.models.build import build_encoder, compute_dtype
     from accdistill_jax.objectives.base import Branch
 
     inputs = run.inputs("accel")
     module = build_encoder(run.config.student.encoder, dtype=compute_dtype(run.config.runtime.compute_dtype))
     segment: dict[str, Any] = run.stores[0].read(np.zeros(1, np.int64))
-    x = prepare(segment, "accel", inputs)
+    x = prepare_inputs(segment, "accel", inputs)
     params = jax.device_get(jax.jit(module.init)(jax.random.fold_in(jax.random.key(20), seed), x)["params"])
     return JobEncoder(module, "accel", inputs, params, _embedding_of(Branch("accel", module, inputs)), params)
 
@@ -333,12 +333,12 @@ def facts_of(folder: Path, config: Config, encoder: JobEncoder, store: Store) ->
         parameters; multiply_accumulates for a one-minute segment, matrix products only; and, if the job trained, steps,
         batch_size and train_s (seconds without compilation).
     """
-    from accdistill_jax.inputs.prepare import prepare
+    from accdistill_jax.inputs.prepare import prepare_inputs
     from accdistill_jax.models.build import parameter_count
     from accdistill_jax.training.metrics import read_metrics
 
     segment: dict[str, Any] = store.read(np.zeros(1, np.int64))
-    x = prepare(segment, encoder.modality, encoder.inputs)
+    x = prepare_inputs(segment, encoder.modality, encoder.inputs)
     facts = {
         "parameters": parameter_count(encoder.params),
         "multiply_accumulates": encoder.module.flops(samples=x.shape[1], channels=x.shape[2]) // 2,

@@ -186,7 +186,9 @@ def _words(bench: Bench, health_of: Mapping[str, Sequence[EncoderHealth]]) -> li
     }
     if similarity:
         order = sorted(similarity, key=lambda name: similarity[name], reverse=True)
-        ranking = formatting.listed([f"{bench.variant(name).title} {decimal(similarity[name])}" for name in order])
+        ranking = formatting.joined_words(
+            [f"{bench.variant(name).title} {decimal(similarity[name])}" for name in order]
+        )
         sentences.append(f"Similarity to the teacher (CKA), highest first: {ranking}.")
     alarmed = []
     for name, seeds_health in health_of.items():

@@ -12,11 +12,6 @@ from accdistill_jax.reproduce.report.document import Number
 NONE = "–"
 
 
-def thousands(number: int) -> str:
-    """Formats a count with spaces between thousands."""
-    return f"{number:,}".replace(",", " ")
-
-
 def decimal(value: float | None, digits: int = 2) -> str:
     """Formats a number; a dash where it is None or not finite."""
     if value is None or not np.isfinite(value):
@@ -83,7 +78,7 @@ def percent_mean_and_std(values: Sequence[float]) -> str:
     return percent(mean) + (f" ± {decimal(100 * std)}" if len(values) > 1 else "")
 
 
-def listed(words: Sequence[str]) -> str:
+def joined_words(words: Sequence[str]) -> str:
     """Joins words as "a, b and c"."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
@@ -139,10 +134,10 @@ def measurable_encoders(
     for name in names:
         jobs = bench.jobs(name) + (bench.jobs(name, unseen=True) if unseen else [])
         if lost := [job.name for job in jobs if bench.outcomes[job.name].status not in DONE]:
-            notes.append(f"Left out, because the run has no result: {listed(lost)}. See the list of runs.")
+            notes.append(f"Left out, because the run has no result: {joined_words(lost)}. See the list of runs.")
         finite = {seed: _finite(bench, name, seed) for seed in bench.seeds(name, unseen=unseen)}
         if bad := [str(seed) for seed, is_finite in finite.items() if not is_finite]:
-            notes.append(f"Left out, because embeddings are not finite: {name}, seed {listed(bad)}.")
+            notes.append(f"Left out, because embeddings are not finite: {name}, seed {joined_words(bad)}.")
         if any(finite.values()):
             seeds_of[name] = [seed for seed, is_finite in finite.items() if is_finite]
     return seeds_of, notes

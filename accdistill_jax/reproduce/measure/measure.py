@@ -11,7 +11,7 @@ import numpy as np
 
 from accdistill_jax.data.store.separation import SAME_PERSON, check_separation
 from accdistill_jax.errors import UserError
-from accdistill_jax.reproduce.jobs.jobs import Outcome
+from accdistill_jax.reproduce.jobs.jobs import JobOutcome
 from accdistill_jax.reproduce.jobs.work import FACTS
 from accdistill_jax.reproduce.measure.label_fractions import PROBE_TITLES
 from accdistill_jax.reproduce.measure.results import DONE, Bench, ReportPart
@@ -37,7 +37,7 @@ COUNTED = {
 }
 
 
-def measure_report(plan: GridPlan, outcomes: Mapping[str, Outcome], *, say: Callable[[str], None]) -> Report:
+def measure_report(plan: GridPlan, outcomes: Mapping[str, JobOutcome], *, say: Callable[[str], None]) -> Report:
     """Measures all experiments of a plan.
 
     Args:
@@ -74,7 +74,7 @@ def measure_report(plan: GridPlan, outcomes: Mapping[str, Outcome], *, say: Call
     numbers = pooled(numbers, {*plan.variants, *PROBE_TITLES})
     return Report(
         title=TITLE,
-        summary=summary(plan, outcomes, claims),
+        summary=report_summary(plan, outcomes, claims),
         claims=claims,
         sections=tuple(part.section for part in parts),
         numbers=numbers,
@@ -149,7 +149,7 @@ def _separation(bench: Bench) -> str:
     ).rstrip()
 
 
-def summary(plan: GridPlan, outcomes: Mapping[str, Outcome], claims: Sequence[Claim]) -> tuple[str, ...]:
+def report_summary(plan: GridPlan, outcomes: Mapping[str, JobOutcome], claims: Sequence[Claim]) -> tuple[str, ...]:
     """Paragraphs at the head of the report: verdicts, preset, data, seeds and runs."""
     counts = {word: sum(claim.holds == word for claim in claims) for word in COUNTED}
     verdicts = ", ".join(f"{count} {COUNTED[word][count > 1]}" for word, count in counts.items() if count)
@@ -171,14 +171,14 @@ def summary(plan: GridPlan, outcomes: Mapping[str, Outcome], claims: Sequence[Cl
     )
 
 
-def _run(job, outcome: Outcome) -> dict[str, Any]:
+def _run(job, outcome: JobOutcome) -> dict[str, Any]:
     run = {"name": job.name, "status": outcome.status, "seconds": round(outcome.seconds, 1), "reason": outcome.reason}
     run |= {"key": job.key, "variant": job.order.get("variant", DATA), "seed": job.order.get("seed")}
     path = outcome.folder / FACTS
     return run | (json.loads(path.read_text()) if outcome.status in DONE and path.exists() else {})
 
 
-def _sources(plan: GridPlan, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+def _sources(plan: GridPlan, outcomes: Mapping[str, JobOutcome]) -> dict[str, Any]:
     """Versions, hardware and source code of the runs; lists of values where runs differ."""
     values_of: dict[str, list] = {}
     for job in plan.jobs:

@@ -16,7 +16,7 @@ from accdistill_jax.evaluation.people.participants import ParticipantEvaluation,
 from accdistill_jax.evaluation.report.participant_plots import auc_forest
 from accdistill_jax.evaluation.report.style import capital
 from accdistill_jax.reproduce.measure import formatting
-from accdistill_jax.reproduce.measure.formatting import decimal, listed, mean_and_std, ranged
+from accdistill_jax.reproduce.measure.formatting import decimal, joined_words, mean_and_std, ranged
 from accdistill_jax.reproduce.measure.people_tables import DEMOGRAPHIC, PeopleProbes, kind_of, shown, tables
 from accdistill_jax.reproduce.measure.results import Bench, ReportPart, over_seeds
 from accdistill_jax.reproduce.plan.experiments import LEARNED_BASELINES, Experiment
@@ -118,7 +118,7 @@ def _unscored(first: PeopleProbes) -> list[str]:
     for target in every.values():
         if target.reason:
             why.setdefault(target.reason, []).append(target.label)
-    notes = [f"Not scored ({reason}): {listed(labels)}." for reason, labels in why.items()]
+    notes = [f"Not scored ({reason}): {joined_words(labels)}." for reason, labels in why.items()]
     rough = sum(bool(target.notes) for target in every.values() if not target.reason)
     notes += (
         [f"{rough} targets have fewer than 10 test people with yes, or with no: their intervals are rough."]
@@ -152,7 +152,7 @@ def _words(first: PeopleProbes, by_seed: Sequence[PeopleProbes], titles: Mapping
     ]
     ceilings = [target.ceiling for target in scored.values() if target.ceiling is not None]
     text.append(
-        f"Mean AUC over these targets (± over training seeds): {listed(ranking)}"
+        f"Mean AUC over these targets (± over training seeds): {joined_words(ranking)}"
         + (
             f"; the mean ceiling of the {len(ceilings)} targets with a known one is {np.mean(ceilings):.3f}. Ceilings also use age and body "
             "size, which no sensor measures."
@@ -165,7 +165,7 @@ def _words(first: PeopleProbes, by_seed: Sequence[PeopleProbes], titles: Mapping
     best = sorted(scored, key=lambda name: -(main_auc[name].value or 0.0))[:3]
     text.append(
         f"{capital(titles[main])}: the interval lies above chance for {len(above)} of {len(main_auc)} targets. Its highest AUC: "
-        f"{listed([f'{scored[name].label} ({decimal(main_auc[name].value)})' for name in best])}."
+        f"{joined_words([f'{scored[name].label} ({decimal(main_auc[name].value)})' for name in best])}."
     )
     return text + control_words(first, titles)
 
@@ -208,7 +208,7 @@ def _forests(first: PeopleProbes, names: Sequence[str], titles: Mapping[str, str
             colours={shown(name): style_of(name).colour for name in group},
         )
         if figure is not None:
-            caption = f"ROC AUC of yes/no targets of people: {listed([titles[name] for name in group])}. Black marks are ceilings."
+            caption = f"ROC AUC of yes/no targets of people: {joined_words([titles[name] for name in group])}. Black marks are ceilings."
             drawn.append(Picture(f"participants-{k}", caption, figure))
     return tuple(drawn)
 

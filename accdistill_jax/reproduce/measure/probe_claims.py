@@ -10,7 +10,7 @@ import numpy as np
 
 from accdistill_jax.evaluation.probing.probes import MEAN
 from accdistill_jax.labels import LABELS
-from accdistill_jax.reproduce.measure.formatting import NONE, decimal, listed, percent, ranged
+from accdistill_jax.reproduce.measure.formatting import NONE, decimal, joined_words, percent, ranged
 from accdistill_jax.reproduce.measure.probe_scores import Score, Scores
 from accdistill_jax.reproduce.report.document import Claim, Statement
 
@@ -143,7 +143,7 @@ def _why(
 def _counted(missed: Sequence[ErrorRatio], cells: Sequence[ErrorRatio], key: Callable[[ErrorRatio], str]) -> str:
     groups = dict.fromkeys(map(key, cells))
     counts = {group: (sum(key(c) == group for c in missed), sum(key(c) == group for c in cells)) for group in groups}
-    return listed([f"{group}: {misses} of {total}" for group, (misses, total) in counts.items() if misses])
+    return joined_words([f"{group}: {misses} of {total}" for group, (misses, total) in counts.items() if misses])
 
 
 def _no_better_than_mean(scores: Scores, cell: ErrorRatio, name: str) -> bool:
@@ -238,4 +238,4 @@ def unmeasured(statement: Statement, why: str) -> Claim:
 
 
 def _names(targets: Sequence[str]) -> str:
-    return listed([LABELS[target].short for target in targets])
+    return joined_words([LABELS[target].short for target in targets])

@@ -12,7 +12,7 @@ from accdistill_jax.data.store.opening import segment_columns
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.evaluation.evaluate import SplitEmbeddings
 from accdistill_jax.labels import LABELS
-from accdistill_jax.reproduce.jobs.jobs import Job, Outcome
+from accdistill_jax.reproduce.jobs.jobs import Job, JobOutcome
 from accdistill_jax.reproduce.jobs.work import EMBEDDINGS, FACTS, OpenedStores
 from accdistill_jax.reproduce.plan.grid import DATA, GridPlan, unseen_job
 from accdistill_jax.reproduce.plan.variants import EncoderVariant
@@ -57,7 +57,7 @@ class Bench:
         synthetic: True for generated data.
     """
 
-    def __init__(self, plan: GridPlan, outcomes: Mapping[str, Outcome]):
+    def __init__(self, plan: GridPlan, outcomes: Mapping[str, JobOutcome]):
         self.plan, self.outcomes = plan, outcomes
         self.synthetic = any(job.name == DATA for job in plan.jobs)
         stores = [str(outcomes[DATA].folder / "store")] if self.synthetic else plan.settings["data"]

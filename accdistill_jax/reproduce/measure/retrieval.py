@@ -6,6 +6,7 @@ import numpy as np
 
 from accdistill_jax.evaluation.report.comparison_plots import retrieval_failures_figure
 from accdistill_jax.evaluation.report.style import capital
+from accdistill_jax.evaluation.report.verdict import thousands
 from accdistill_jax.evaluation.retrieval.failures import Failures
 from accdistill_jax.evaluation.retrieval.retrieval import ACCEL_TO_PPG
 from accdistill_jax.reproduce.measure import formatting
@@ -19,7 +20,6 @@ from accdistill_jax.reproduce.measure.formatting import (
     ranged_share,
     scaled,
     signed,
-    thousands,
 )
 from accdistill_jax.reproduce.measure.results import Bench, ReportPart, over_seeds
 from accdistill_jax.reproduce.measure.search import (
@@ -60,7 +60,7 @@ def measure_retrieval(bench: Bench, experiment: Experiment) -> ReportPart:
         beyond = [thousands(size) for size in POOLS if size != "all" and size > total]
         if beyond:
             notes.append(
-                f"The test split has {thousands(total)} minutes of {people} people, too few for pools of {formatting.listed(beyond)}."
+                f"The test split has {thousands(total)} minutes of {people} people, too few for pools of {formatting.joined_words(beyond)}."
             )
         notes += _protocol(bench)
         shown = (_picture(bench, results_of),)
@@ -151,7 +151,7 @@ def _pairs_table(bench: Bench, results_of: dict[str, EncoderRetrieval]) -> Repor
             )
             gap = top1_difference(ours, theirs, people)
             cells.append(signed(points(gap), 1))
-        rows.append((bench.variant(name).title, formatting.listed([str(seed) for seed in seeds]), *cells))
+        rows.append((bench.variant(name).title, formatting.joined_words([str(seed) for seed in seeds]), *cells))
     columns = ("encoder", "training seeds", *(f"{words}, points" for words in WAYS.values()))
     return ReportTable(
         f"Top-1 among {thousands(size)} minus that of the {bench.variant(STUDENT).title if size else ''}, on the same queries, in "

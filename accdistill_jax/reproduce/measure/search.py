@@ -8,6 +8,7 @@ from scipy.stats import hypergeom
 from threadpoolctl import threadpool_limits
 
 from accdistill_jax.evaluation.bootstrap import Estimate, ParticipantBootstrap
+from accdistill_jax.evaluation.report.verdict import thousands
 from accdistill_jax.evaluation.retrieval.failures import (
     MOTION,
     QUALITY,
@@ -27,7 +28,7 @@ from accdistill_jax.evaluation.retrieval.retrieval import (
     top1_by_pool_size,
 )
 from accdistill_jax.labels import HEART_RATE
-from accdistill_jax.reproduce.measure.formatting import decimal, listed, percent, thousands
+from accdistill_jax.reproduce.measure.formatting import decimal, joined_words, percent
 from accdistill_jax.reproduce.measure.probe_scores import DRAWS
 from accdistill_jax.reproduce.measure.results import Bench
 
@@ -148,7 +149,7 @@ def explain(analysis: Failures) -> list[str]:
             f"{percent(analysis.chance_near)})"
         )
     if winners:
-        sentences.append(f"The wrong minute that ranks first is {listed(winners)}.")
+        sentences.append(f"The wrong minute that ranks first is {joined_words(winners)}.")
     no_difference = []
     for quantity, contrast in analysis.contrasts.items():
         words, higher, lower, scale, unit = QUANTITIES[quantity]
@@ -167,6 +168,6 @@ def explain(analysis: Failures) -> list[str]:
         )
     if no_difference:
         sentences.append(
-            f"In {listed(no_difference)}, failures do not differ from successes beyond the interval over people."
+            f"In {joined_words(no_difference)}, failures do not differ from successes beyond the interval over people."
         )
     return sentences

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 from accdistill_jax.evaluation.probing.probes import MEAN
+from accdistill_jax.evaluation.report.verdict import thousands
 from accdistill_jax.labels import LABELS
 from accdistill_jax.reproduce.measure.formatting import (
     decimal,
-    listed,
+    joined_words,
     points,
     ranged,
     ranged_share,
     signed,
-    thousands,
 )
 from accdistill_jax.reproduce.measure.probe_claims import unmeasured
 from accdistill_jax.reproduce.measure.probe_sweep import (
@@ -229,13 +229,13 @@ def _extremes(swept: Sweep) -> str:
         f"HR error {word}: {_ratios(rows)}." for word, rows in groups.items() if rows and word != "not distinguishable"
     ]
     if same := groups["not distinguishable"]:
-        parts.append(f"Not distinguishable from the reference: {listed([row.title for row in same])}.")
+        parts.append(f"Not distinguishable from the reference: {joined_words([row.title for row in same])}.")
     return " ".join(parts)
 
 
 def _ratios(rows: Sequence[SweepRow]) -> str:
     ratios = sorted((row.ratio.value, row.title) for row in rows if row.ratio is not None)
-    return listed([f"{title} ({decimal(ratio)})" for ratio, title in ratios])
+    return joined_words([f"{title} ({decimal(ratio)})" for ratio, title in ratios])
 
 
 def _regression(bench: Bench, swept: Sweep) -> Claim:
@@ -321,8 +321,8 @@ def latencies(bench: Bench, names: Sequence[str]) -> dict[str, np.ndarray]:
     """
     import jax
 
-    from accdistill_jax.config.convert import parse
-    from accdistill_jax.inputs.prepare import prepare
+    from accdistill_jax.config.convert import parse_config
+    from accdistill_jax.inputs.prepare import prepare_inputs
     from accdistill_jax.models.build import build_encoder, compute_dtype
 
     calls = {}
@@ -330,9 +330,9 @@ def latencies(bench: Bench, names: Sequence[str]) -> dict[str, np.ndarray]:
         segment: dict[str, Any] = bench.opened.stores[0].read(np.zeros(1, np.int64))
         for name in names:
             order = next(job.order for job in bench.plan.jobs if job.order.get("variant") == name)
-            config = parse(order["config"])
+            config = parse_config(order["config"])
             side, modality = ("teacher", "ppg") if order["kind"] == "teacher" else ("student", "accel")
-            x = prepare(segment, modality, config.inputs.of(modality))
+            x = prepare_inputs(segment, modality, config.inputs.of(modality))
             module = build_encoder(config.stage(side).encoder, dtype=compute_dtype("float32"))
             apply = jax.jit(lambda params, x, module=module: module.apply({"params": params}, x))
             params = jax.jit(module.init)(jax.random.key(0), x)["params"]

@@ -16,6 +16,7 @@ from accdistill_jax.evaluation.probing.probes import (
     TargetResult,
     probe_target,
 )
+from accdistill_jax.evaluation.report.verdict import thousands
 from accdistill_jax.evaluation.retrieval.retrieval import ACCEL_TO_PPG
 from accdistill_jax.labels import HEART_RATE, LABELS
 from accdistill_jax.reproduce.measure import formatting
@@ -26,7 +27,6 @@ from accdistill_jax.reproduce.measure.formatting import (
     ranged,
     ranged_share,
     signed,
-    thousands,
 )
 from accdistill_jax.reproduce.measure.results import Bench, ReportPart
 from accdistill_jax.reproduce.measure.search import WAYS, retrieve_pairs
@@ -147,7 +147,7 @@ def _store(bench: Bench, prefix: str, store: str, seeds: Mapping[str, Sequence[i
     for target in errors:
         if missing := [column for column in columns if column not in errors[target][MEAN].errors]:
             notes.append(
-                f"{store}, {LABELS[target].words}: too few people with labels to fit on {formatting.listed(missing)} of them."
+                f"{store}, {LABELS[target].words}: too few people with labels to fit on {formatting.joined_words(missing)} of them."
             )
     tables = [
         _table(f"{store}: mean absolute error by number of people of the store with labels", errors, titles, columns),

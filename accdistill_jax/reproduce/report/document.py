@@ -111,7 +111,7 @@ class Report(NamedTuple):
         claims: in the order of the paper.
         sections: one for each experiment.
         numbers: "<id of the section>/<...>" -> number.
-        runs: a dictionary for each run, with "name", "status" (see jobs.Outcome), "seconds", "reason" and further facts.
+        runs: a dictionary for each run, with "name", "status" (see jobs.JobOutcome), "seconds", "reason" and further facts.
         settings: plain values; check.SETTINGS lists those that must be equal for a comparison.
         broken: experiment -> error of the program that prevented its measurement.
     """

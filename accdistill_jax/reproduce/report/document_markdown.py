@@ -17,7 +17,7 @@ from accdistill_jax.runtime.progress import format_seconds
 WORDS = {"yes": "**holds**", "no": "**does not hold**", "partly": "**holds in part**", "not measured": "not measured"}
 
 
-def report_markdown(report: Report) -> str:
+def document_markdown(report: Report) -> str:
     """Makes the text of report.md."""
     return "\n\n".join(_parts(report)) + "\n"
 

@@ -17,7 +17,7 @@ from accdistill_jax.files import write_atomically
 from accdistill_jax.reproduce.report.check import FORMAT_VERSION, KIND
 from accdistill_jax.reproduce.report.document import DOTS_PER_INCH, HOLDS, PICTURES, Report, Section
 from accdistill_jax.reproduce.report.document_html import html_page
-from accdistill_jax.reproduce.report.document_markdown import report_markdown
+from accdistill_jax.reproduce.report.document_markdown import document_markdown
 
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
@@ -72,7 +72,7 @@ def write_grid_report(folder: Path, report: Report) -> Path:
             folder / "report.json", json.dumps(plain, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
         )
         write_atomically(folder / "report.html", html_page(shown, pictures))
-        write_atomically(folder / "report.md", report_markdown(shown))
+        write_atomically(folder / "report.md", document_markdown(shown))
     except OSError as problem:
         raise UserError(f"cannot write the report into {folder}: {problem.strerror or problem}") from problem
     return folder / "report.html"

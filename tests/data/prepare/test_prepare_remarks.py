@@ -9,7 +9,7 @@ from rich.console import Console
 
 from accdistill_jax.data.prepare import preparation
 from accdistill_jax.data.prepare.__main__ import main
-from accdistill_jax.data.prepare.preparation import PreparationSettings, find_recordings, prepare
+from accdistill_jax.data.prepare.preparation import PreparationSettings, find_recordings, prepare_recordings
 from accdistill_jax.data.prepare.show import print_summary
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.store.remarks import remarks, why_rejected
@@ -53,7 +53,7 @@ def group(root, polarity="unknown"):
 
 
 def made(found, out, *, workers=1):
-    return prepare(found, out, settings=ALL, preparation=PreparationSettings(workers=workers, quiet=True))
+    return prepare_recordings(found, out, settings=ALL, preparation=PreparationSettings(workers=workers, quiet=True))
 
 
 def ppg_of(store):

@@ -11,7 +11,7 @@ from accdistill_jax.data.preprocessing.polarity import (
     decide,
     described,
     first_choice,
-    summary,
+    polarity_summary,
 )
 
 RATE = 64.0
@@ -88,7 +88,7 @@ def test_a_recording_without_a_vote_follows_too():
 def test_a_clear_dissenter_follows_and_is_reported():
     recordings = {f"r{i}": vote(90, 1) for i in range(9)} | {"odd": vote(60, 60, applied="systole_down")}
     assert decide(recordings)["odd"] == ("systole_down", "device")
-    lines = summary(recordings)
+    lines = polarity_summary(recordings)
     assert (
         "PPG polarity, watch: systole_down in 10 recordings, found in the data; 9 of the 10 with a clear vote agree"
         in lines[0]
@@ -119,7 +119,9 @@ def test_what_is_declared_stands_and_leads_the_others():
     recordings = {"a": vote(50, 50, declared="systole_down"), "b": vote(50, 50)}
     assert decide(recordings) == {"a": ("systole_down", "declared"), "b": ("systole_down", "device")}
     against = [
-        line for line in summary(recordings | {"b": vote(50, 50, applied="systole_down")}) if line.startswith("warning")
+        line
+        for line in polarity_summary(recordings | {"b": vote(50, 50, applied="systole_down")})
+        if line.startswith("warning")
     ]
     assert (
         len(against) == 2
@@ -139,7 +141,7 @@ def test_declarations_that_contradict_each_other_lead_nobody():
 
 
 def test_what_nobody_can_know_is_said_to_be_uncertain():
-    lines = summary({"a": vote(3, 1), "b": vote(0, 0)})
+    lines = polarity_summary({"a": vote(3, 1), "b": vote(0, 0)})
     assert [line.split(":")[1].strip() for line in lines if line.startswith("warning")] == [
         "recording a",
         "recording b",
@@ -156,5 +158,5 @@ def test_one_long_recording_does_not_outvote_many():
 
 
 def test_many_oddities_are_cut_short():
-    lines = summary({f"r{i:02d}": vote(0, 0) for i in range(30)}, most=10)
+    lines = polarity_summary({f"r{i:02d}": vote(0, 0) for i in range(30)}, most=10)
     assert sum("recording r" in line for line in lines) == 10 and lines[-1].startswith("warning: 20 more recordings")

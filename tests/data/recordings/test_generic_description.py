@@ -84,9 +84,9 @@ def test_numbers_are_decimal(tmp_path, written, value):
 
 def test_a_number_that_yaml_would_read_as_octal_is_an_error(tmp_path):
     with pytest.raises(UserError, match="streams.ppg.rate_hz must be a number, got '064'"):
-        description_lib.number(read(tmp_path, "rate_hz: 064"), "rate_hz", "streams.ppg")
+        description_lib.number_at(read(tmp_path, "rate_hz: 064"), "rate_hz", "streams.ppg")
     with pytest.raises(UserError, match="rate_hz must be a number of at most 300 digits"):
-        description_lib.number(read(tmp_path, "rate_hz: 1" + 400 * "0"), "rate_hz", "streams.ppg")
+        description_lib.number_at(read(tmp_path, "rate_hz: 1" + 400 * "0"), "rate_hz", "streams.ppg")
 
 
 @pytest.mark.parametrize("written", ["null", "~", "", "{id: null}", "''", "[a]"])

@@ -52,5 +52,5 @@ def test_the_config_sets_both(monkeypatch, tmp_path):
     assert RemoteReading() == RemoteReading(data.read_concurrency, data.cache_mb), (
         "the defaults are those of the config"
     )
-    opening.open_store(str(tmp_path), key="data.stores", data=DataConfig(read_concurrency=5, cache_mb=6))
+    opening.open_configured_store(str(tmp_path), key="data.stores", data=DataConfig(read_concurrency=5, cache_mb=6))
     assert asked == [RemoteReading(concurrency=5, cache_mb=6)]

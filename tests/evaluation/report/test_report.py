@@ -12,7 +12,7 @@ from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.evaluate import evaluate
 from accdistill_jax.evaluation.report import maps, plots
 from accdistill_jax.evaluation.report.report import write_run_report
-from accdistill_jax.text import literal, one_line
+from accdistill_jax.text import escape_markdown, one_line
 
 FAST = {"bootstrap_draws": 5, "interval_draws": 200}
 RUN = {
@@ -251,9 +251,9 @@ def test_texts_of_stores_are_shown_as_they_are(tmp_path, make_encoders):
     assert not re.search(r"<|>|https?:|(?<!\\)[\[\]*`]", table.replace("<br>", "")), "what marks up is escaped"
     fences = re.findall(r"^```", rest, re.M)
     assert len(fences) == 2
-    assert markdown_text(literal("a_b*c")) == "a_b*c"
+    assert markdown_text(escape_markdown("a_b*c")) == "a_b*c"
     for foreign in FOREIGN:
-        assert markdown_text(literal(foreign)) == one_line(foreign)
+        assert markdown_text(escape_markdown(foreign)) == one_line(foreign)
 
 
 def markdown_text(text: str) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.reproduce.jobs import work
-from accdistill_jax.reproduce.jobs.jobs import Outcome, job_folder
+from accdistill_jax.reproduce.jobs.jobs import JobOutcome, job_folder
 from accdistill_jax.reproduce.measure import measure, retrieval
 from accdistill_jax.reproduce.measure.measure import data_part, measured
 from accdistill_jax.reproduce.measure.results import Bench
@@ -26,7 +26,7 @@ def done(tmp_path_factory, smoke_store):
         folder = job_folder(out, job)
         folder.mkdir(parents=True)
         work.do_work(job.order, folder, {name: outcomes[name].folder for name in job.needs})
-        outcomes[job.name] = Outcome("finished", 1.0, "", folder)
+        outcomes[job.name] = JobOutcome("finished", 1.0, "", folder)
     return plan, outcomes
 
 
@@ -128,7 +128,7 @@ def test_the_data_section_and_experiments_are_measured_and_missing_results_are_n
     failed = {name: o if name == "data" else o._replace(status="failed") for name, o in outcomes.items()}
     unmeasured = measured(Bench(plan, failed), plan.experiments[0])
     assert "Not measured" in unmeasured.section.text[0] and not unmeasured.numbers
-    assert part.section.always and "none of the claims" in measure.summary(plan, outcomes, ())[0]
+    assert part.section.always and "none of the claims" in measure.report_summary(plan, outcomes, ())[0]
     json.dumps(plan.settings)
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from accdistill_jax.reproduce.jobs.jobs import Outcome
+from accdistill_jax.reproduce.jobs.jobs import JobOutcome
 from accdistill_jax.reproduce.measure.results import Bench, Columns
 from accdistill_jax.reproduce.plan import grid
 from accdistill_jax.reproduce.plan.variants import FRACTIONS, MAE_TEACHER, TARGETS, supervised_variant
@@ -55,7 +55,7 @@ class FakeBench(Bench):
         self.synthetic, self.noise, self.predicted = True, dict(noise or {}), dict(predicted or {})
         self.width = width
         self.outcomes = {
-            job.name: Outcome("failed" if job.order.get("variant") in failed else "cached", 1.0, "", Path("nowhere"))
+            job.name: JobOutcome("failed" if job.order.get("variant") in failed else "cached", 1.0, "", Path("nowhere"))
             for job in self.plan.jobs
         }
         rng = np.random.default_rng(0)

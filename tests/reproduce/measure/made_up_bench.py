@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 
-from accdistill_jax.reproduce.jobs.jobs import Job, Outcome
+from accdistill_jax.reproduce.jobs.jobs import Job, JobOutcome
 from accdistill_jax.reproduce.measure.results import Bench, Columns
 from accdistill_jax.reproduce.plan.experiments import EXPERIMENTS
 from accdistill_jax.reproduce.plan.scales import SCALES, all_variants
@@ -107,7 +107,7 @@ class MadeUpBench(Bench):
             base=SimpleNamespace(evaluation=evaluation, data=data),
         )
         status = {job.name: "failed" if job.name in failed else "finished" for job in jobs}
-        self.outcomes = {name: Outcome(state, 1.0, "", None) for name, state in status.items()}
+        self.outcomes = {name: JobOutcome(state, 1.0, "", None) for name, state in status.items()}
         self.opened = SimpleNamespace(
             stores=(Store(table, manifest=manifest),),
             unseen={name: Store(device="Empatica E4") for name in self.unseen},

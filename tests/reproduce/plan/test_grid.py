@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from accdistill_jax.config.convert import parse
+from accdistill_jax.config.convert import parse_config
 from accdistill_jax.config.duration import duration_steps
 from accdistill_jax.errors import UserError
 from accdistill_jax.models.build import build_encoder, compute_dtype, parameter_count
@@ -145,7 +145,7 @@ def test_sizes_match_their_names(preset, name, low, high):
     import jax.numpy as jnp
 
     plan = grid.plan_grid(preset, only=("sizes",))
-    config = parse(jobs(plan)[f"{name}-s0"].order["config"])
+    config = parse_config(jobs(plan)[f"{name}-s0"].order["config"])
 
     def count(section, channels):
         module = build_encoder(section, dtype=compute_dtype("float32"))

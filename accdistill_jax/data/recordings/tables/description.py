@@ -166,14 +166,14 @@ def mapping(values: Mapping, key: str, known: Iterable[str] | None = None, where
 
 
 @overload
-def number(values: Mapping, key: str, where: str, default: float) -> float: ...
+def number_at(values: Mapping, key: str, where: str, default: float) -> float: ...
 
 
 @overload
-def number(values: Mapping, key: str, where: str, default: None = None) -> float | None: ...
+def number_at(values: Mapping, key: str, where: str, default: None = None) -> float | None: ...
 
 
-def number(values: Mapping, key: str, where: str, default: float | None = None) -> float | None:
+def number_at(values: Mapping, key: str, where: str, default: float | None = None) -> float | None:
     """The finite number at `key`, or `default` if the key is missing."""
     value, place = values.get(key), f"{where}.{key}" if where else key
     if value is None:
@@ -186,7 +186,7 @@ def number(values: Mapping, key: str, where: str, default: float | None = None) 
     raise UserError(f"{place} must be a number, got {value!r}")
 
 
-def choice(values: Mapping, key: str, where: str, allowed: Collection[Choice], default: str) -> Choice:
+def choice_at(values: Mapping, key: str, where: str, allowed: Collection[Choice], default: str) -> Choice:
     """The text at `key`, which must be among `allowed`, or `default` if the key is missing."""
     value = values.get(key, default)
     for known in allowed:
@@ -219,7 +219,7 @@ def moment(value: object, where: str) -> float:
                 f"{where} is {text}, a day of 1970 if it is unix seconds; write a date as {text[:4]}-{text[4:6]}-{text[6:]}"
             )
         parent, _, key = where.rpartition(".")
-        return number({key: value}, key, parent, math.nan)
+        return number_at({key: value}, key, parent, math.nan)
     if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
         value = value.isoformat()
     if isinstance(value, str):

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from accdistill_jax.data.recording import named
-from accdistill_jax.data.recordings.tables.description import choice, moment, number
+from accdistill_jax.data.recordings.tables.description import choice_at, moment, number_at
 from accdistill_jax.data.recordings.tables.table import Layout, Table
 from accdistill_jax.data.tree import regular_file, sibling
 from accdistill_jax.errors import UserError
@@ -64,8 +64,8 @@ class Times:
             if not isinstance(entry.get("file"), str):
                 raise UserError(f"{where}.file is missing: give the name of the data file")
             file = regular_file(sibling(folder / entry["file"]))
-            offset = number(entry, "clock_offset_s", where, 0.0)
-            per_second = PER_SECOND[choice(entry, "time_unit", where, PER_SECOND, "s")]
+            offset = number_at(entry, "clock_offset_s", where, 0.0)
+            per_second = PER_SECOND[choice_at(entry, "time_unit", where, PER_SECOND, "s")]
             origin = entry.get("time_origin", "start")
             origin = (
                 {"start": None, "unix": 0.0}[origin]
@@ -162,10 +162,10 @@ def _rounded_up(stamps: np.ndarray) -> float:
 
 
 def _layout(entry: Mapping, where: str, by_rate: bool) -> Layout:
-    skip = number(entry, "skip_rows", where, 0.0)
+    skip = number_at(entry, "skip_rows", where, 0.0)
     if skip < 0 or skip != int(skip):
         raise UserError(f"{where}.skip_rows must be a whole number of lines, 0 or more, got {entry['skip_rows']!r}")
-    decimal = choice(entry, "decimal", where, (".", ","), ".")
+    decimal = choice_at(entry, "decimal", where, (".", ","), ".")
     delimiter = entry.get("delimiter", ";" if decimal == "," else ",")
     if not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter == decimal:
         raise UserError(f"{where}.delimiter must be one character and differ from the decimal sign, got {delimiter!r}")
