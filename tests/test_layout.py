@@ -179,3 +179,8 @@ def test_relative_openings_are_found(tmp_path):
         '"""What it is."""\ndef f():\n    """Whatever."""\ndef g():\n    """Whether so."""\n'
     )
     assert layout.docstring_openings(tmp_path) == ["module.py:1 What it is.", "module.py:4 Whether so."]
+
+
+def test_names_of_classes_and_public_functions_are_unique():
+    assert layout.unexplained_shared_names() == []
+    assert set(layout.PROTOCOLS) <= set(layout.shared_names()), "a protocol that no two modules follow"

@@ -12,6 +12,11 @@ from accdistill_jax.reproduce.report.document import Number
 NONE = "–"
 
 
+def thousands(number: int) -> str:
+    """Formats a count with spaces between thousands."""
+    return f"{number:,}".replace(",", " ")
+
+
 def decimal(value: float | None, digits: int = 2) -> str:
     """Formats a number; a dash where it is None or not finite."""
     if value is None or not np.isfinite(value):

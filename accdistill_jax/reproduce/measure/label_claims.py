@@ -5,9 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from accdistill_jax.evaluation.embedding_health import singular_value_rank
-from accdistill_jax.evaluation.report.verdict import thousands
 from accdistill_jax.labels import HEART_RATE
-from accdistill_jax.reproduce.measure.formatting import decimal, measurable_encoders
+from accdistill_jax.reproduce.measure.formatting import decimal, measurable_encoders, thousands
 from accdistill_jax.reproduce.measure.probe_claims import LEAST, against, collapse, increase, lower_everywhere
 from accdistill_jax.reproduce.measure.probing import Probing, ppg_side
 from accdistill_jax.reproduce.measure.results import Bench, over_seeds

@@ -11,7 +11,6 @@ from accdistill_jax.evaluation.probing.boosting import gradient_boosting
 from accdistill_jax.evaluation.probing.probes import Probe, TargetResult
 from accdistill_jax.evaluation.report.comparison_plots import bland_altman_panels
 from accdistill_jax.evaluation.report.style import capital
-from accdistill_jax.evaluation.report.verdict import thousands
 from accdistill_jax.labels import LABELS
 from accdistill_jax.reproduce.measure.formatting import (
     NONE,
@@ -21,6 +20,7 @@ from accdistill_jax.reproduce.measure.formatting import (
     ranged,
     report_number,
     signed,
+    thousands,
 )
 from accdistill_jax.reproduce.measure.label_claims import SUPERVISED, label_claims
 from accdistill_jax.reproduce.measure.probe_scores import Score, Scores

@@ -6,7 +6,6 @@ import numpy as np
 
 from accdistill_jax.evaluation.report.comparison_plots import retrieval_failures_figure
 from accdistill_jax.evaluation.report.style import capital
-from accdistill_jax.evaluation.report.verdict import thousands
 from accdistill_jax.evaluation.retrieval.failures import Failures
 from accdistill_jax.evaluation.retrieval.retrieval import ACCEL_TO_PPG
 from accdistill_jax.reproduce.measure import formatting
@@ -20,6 +19,7 @@ from accdistill_jax.reproduce.measure.formatting import (
     ranged_share,
     scaled,
     signed,
+    thousands,
 )
 from accdistill_jax.reproduce.measure.results import Bench, ReportPart, over_seeds
 from accdistill_jax.reproduce.measure.search import (

@@ -8,7 +8,6 @@ from scipy.stats import hypergeom
 from threadpoolctl import threadpool_limits
 
 from accdistill_jax.evaluation.bootstrap import Estimate, ParticipantBootstrap
-from accdistill_jax.evaluation.report.verdict import thousands
 from accdistill_jax.evaluation.retrieval.failures import (
     MOTION,
     QUALITY,
@@ -28,7 +27,7 @@ from accdistill_jax.evaluation.retrieval.retrieval import (
     top1_by_pool_size,
 )
 from accdistill_jax.labels import HEART_RATE
-from accdistill_jax.reproduce.measure.formatting import decimal, joined_words, percent
+from accdistill_jax.reproduce.measure.formatting import decimal, joined_words, percent, thousands
 from accdistill_jax.reproduce.measure.probe_scores import DRAWS
 from accdistill_jax.reproduce.measure.results import Bench
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from accdistill_jax.evaluation.probing.probes import MEAN
-from accdistill_jax.evaluation.report.verdict import thousands
 from accdistill_jax.labels import LABELS
 from accdistill_jax.reproduce.measure.formatting import (
     decimal,
@@ -17,6 +16,7 @@ from accdistill_jax.reproduce.measure.formatting import (
     ranged,
     ranged_share,
     signed,
+    thousands,
 )
 from accdistill_jax.reproduce.measure.probe_claims import unmeasured
 from accdistill_jax.reproduce.measure.probe_sweep import (

@@ -16,7 +16,6 @@ from accdistill_jax.evaluation.probing.probes import (
     TargetResult,
     probe_target,
 )
-from accdistill_jax.evaluation.report.verdict import thousands
 from accdistill_jax.evaluation.retrieval.retrieval import ACCEL_TO_PPG
 from accdistill_jax.labels import HEART_RATE, LABELS
 from accdistill_jax.reproduce.measure import formatting
@@ -27,6 +26,7 @@ from accdistill_jax.reproduce.measure.formatting import (
     ranged,
     ranged_share,
     signed,
+    thousands,
 )
 from accdistill_jax.reproduce.measure.results import Bench, ReportPart
 from accdistill_jax.reproduce.measure.search import WAYS, retrieve_pairs

@@ -9,8 +9,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from accdistill_jax.evaluation.bootstrap import Estimate
 from accdistill_jax.evaluation.report.style import BLUE, GREY, ORANGE, capital, panels, styled
-from accdistill_jax.evaluation.report.verdict import thousands
 from accdistill_jax.labels import LABELS
+from accdistill_jax.reproduce.measure.formatting import thousands
 from accdistill_jax.reproduce.measure.probe_scores import Score, Scores
 from accdistill_jax.reproduce.report.encoder_styles import style_of
 
