@@ -22,7 +22,7 @@ from typing import Any
 
 from accdistill_jax.benchmark.arguments import integers, positive
 from accdistill_jax.benchmark.contest import Worker
-from accdistill_jax.config.convert import parse
+from accdistill_jax.config.convert import parse_config
 from accdistill_jax.config.load import add_config, load_config
 from accdistill_jax.config.tree import plain
 from accdistill_jax.errors import UserError
@@ -186,7 +186,7 @@ def serve_worker(parent: Parent) -> None:
     from accdistill_jax.benchmark.model import program
     from accdistill_jax.runtime.parallel import Parallel
 
-    config = parse(order["config"])
+    config = parse_config(order["config"])
     training = Training(
         program.describe_work(config, order["stage"]),
         batch=order["batch"],

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from accdistill_jax.benchmark.contenders.training import Training
 from accdistill_jax.benchmark.contest import Skipped
 from accdistill_jax.benchmark.model import program
-from accdistill_jax.config.convert import section
+from accdistill_jax.config.convert import parse_section
 from accdistill_jax.config.schema import Config
 from accdistill_jax.data.synthetic.waveforms import SAMPLES
 from accdistill_jax.models.autoencoder import MaskedAutoencoder
@@ -41,7 +41,7 @@ def prepare_contender(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         order: "config"; "batch", segments per device; "all_tokens", True to run the encoder on all tokens.
     """
     host_memory.keep_freed()  # as the command does
-    config = section(Config, order["config"])
+    config = parse_section(Config, order["config"])
     work = program.describe_work(config, "teacher")
     objective = work.objective
     assert isinstance(objective, MaskedAutoencoding)

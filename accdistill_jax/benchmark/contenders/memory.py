@@ -7,7 +7,7 @@ import jax
 
 from accdistill_jax.benchmark.contenders.training import Training
 from accdistill_jax.benchmark.model import program
-from accdistill_jax.config.convert import section
+from accdistill_jax.config.convert import parse_section
 from accdistill_jax.config.schema import Config
 from accdistill_jax.runtime import host_memory
 from accdistill_jax.runtime.parallel import Parallel
@@ -20,7 +20,7 @@ def prepare_contender(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         order: "config"; "stage"; "batch", segments per device.
     """
     host_memory.keep_freed()  # as the command does
-    config = section(Config, order["config"])
+    config = parse_section(Config, order["config"])
     work = program.describe_work(config, order["stage"])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     training = Training(work, batch=order["batch"], parallel=Parallel(config.runtime.mapping))

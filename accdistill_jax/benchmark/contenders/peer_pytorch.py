@@ -165,11 +165,11 @@ def prepare_contender(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     if device.type == "cpu" and order["keep_freed"]:
         host_memory.keep_freed()  # as our contender does
     from accdistill_jax.benchmark.contenders.training import FOLLOWED
-    from accdistill_jax.storage.arrays import flatten
+    from accdistill_jax.storage.arrays import flatten_arrays
 
     start = load_start(order["share"])
     # Layers share the arrays of `start` and train them in place.
-    before = {name: value.copy() for name, value in flatten(start["params"]).items()}
+    before = {name: value.copy() for name, value in flatten_arrays(start["params"]).items()}
     peer = Peer(start, order["config"], device=device, mode=order["compile"])
     batch = on_host(start["batch"], device)
     followed = [peer.run(batch, 1) for _ in range(order["follow_steps"])]
@@ -208,10 +208,10 @@ def choose_device(order: dict[str, Any]) -> "torch.device":
 
 def load_start(share: str) -> dict[str, Any]:
     """The weights and the batch that our contender wrote: "params", "frozen" and "batch", nested numpy arrays."""
-    from accdistill_jax.storage.arrays import nest
+    from accdistill_jax.storage.arrays import nest_arrays
 
     with np.load(f"{share}/start.npz") as file:
-        return nest({name: file[name] for name in file.files})
+        return nest_arrays({name: file[name] for name in file.files})
 
 
 def on_host(batch: dict[str, Any], device: "torch.device", *, times: int = 1) -> "dict[str, torch.Tensor]":

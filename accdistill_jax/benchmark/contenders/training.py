@@ -7,15 +7,15 @@ import numpy as np
 
 from accdistill_jax.benchmark.model import program
 from accdistill_jax.benchmark.model.program import Work
-from accdistill_jax.config.convert import section
+from accdistill_jax.config.convert import parse_section
 from accdistill_jax.config.schema import Config
 from accdistill_jax.data.synthetic.waveforms import SAMPLES
-from accdistill_jax.models.attention import chosen
+from accdistill_jax.models.attention import chosen_form
 from accdistill_jax.models.build import compute_dtype
 from accdistill_jax.models.registered import TransformerOptions
 from accdistill_jax.runtime import host_memory
 from accdistill_jax.runtime.parallel import Parallel
-from accdistill_jax.storage.arrays import flatten
+from accdistill_jax.storage.arrays import flatten_arrays
 from accdistill_jax.training.step import TrainState
 
 START = "start.npz"  # weights and batch that a peer starts from
@@ -114,15 +114,15 @@ def made_up_params(shapes: Any, *, seed: int) -> Any:
 
 def write_start(share: str, *, params: Any, frozen: Any, batch: dict[str, np.ndarray]) -> None:
     """Writes the weights and the batch that a peer starts from."""
-    arrays: dict[str, Any] = {f"params/{name}": value for name, value in flatten(params).items()}
-    arrays |= {f"frozen/{name}": value for name, value in flatten(frozen).items()}
+    arrays: dict[str, Any] = {f"params/{name}": value for name, value in flatten_arrays(params).items()}
+    arrays |= {f"frozen/{name}": value for name, value in flatten_arrays(frozen).items()}
     arrays |= {f"batch/{name}": value for name, value in batch.items()}
     np.savez(f"{share}/{START}", **arrays)
 
 
 def write_followed(share: str, params: Any) -> None:
     """Writes the parameters after the steps that a peer follows."""
-    arrays: dict[str, Any] = flatten(params)
+    arrays: dict[str, Any] = flatten_arrays(params)
     np.savez(f"{share}/{FOLLOWED}", **arrays)
 
 
@@ -131,7 +131,7 @@ def attention_form(config: Config) -> str:
     sizes = config.student.encoder.chosen
     if not isinstance(sizes, TransformerOptions):
         return ""
-    form, why = chosen(
+    form, why = chosen_form(
         SAMPLES // sizes.patch,
         sizes.width // sizes.heads,
         compute_dtype(config.runtime.compute_dtype),
@@ -148,7 +148,7 @@ def prepare_contender(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
             "follow_steps", number of first steps.
     """
     host_memory.keep_freed()  # as the command does
-    config = section(Config, order["config"])
+    config = parse_section(Config, order["config"])
     work, batch = program.describe_work(config, order["stage"]), order["batch"]
     training = Training(work, batch=batch, parallel=Parallel(config.runtime.mapping))
     if order["share"]:

@@ -30,7 +30,7 @@ from accdistill_jax.benchmark.contenders.training import (
     write_start,
 )
 from accdistill_jax.benchmark.model import program
-from accdistill_jax.config.convert import section
+from accdistill_jax.config.convert import parse_section
 from accdistill_jax.config.schema import Config
 from accdistill_jax.models import attention
 from accdistill_jax.runtime import host_memory
@@ -61,7 +61,7 @@ class StepVariant:
         self.failed = ""
         self.facts: dict[str, Any] = {}
         self._order = order
-        config = section(Config, order["config"])
+        config = parse_section(Config, order["config"])
         self._parallel = Parallel(config.runtime.mapping)
         self._work = program.describe_work(config, order["stage"])
         self._built = program.build_program(self._work, self._parallel)

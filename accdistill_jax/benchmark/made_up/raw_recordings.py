@@ -38,7 +38,7 @@ def write_recordings(folder: Path, *, recordings: int, minutes: int) -> list[Pat
 
 
 def source(path: Path) -> RecordingSource:
-    """The recording source of a file, for `preparation.prepare`."""
+    """The recording source of a file, for `preparation.prepare_recordings`."""
     return RecordingSource(path.stem, path.stem, functools.partial(load_raw_recording, path))
 
 

@@ -10,7 +10,7 @@ import pytest
 from accdistill_jax.benchmark import __main__ as command
 from accdistill_jax.benchmark.commands import gpu, gpu_parity, gpu_report, gpu_steps, step
 from accdistill_jax.benchmark.contenders import variants
-from accdistill_jax.config.convert import section
+from accdistill_jax.config.convert import parse_section
 from accdistill_jax.config.schema import Config
 from accdistill_jax.errors import UserError
 
@@ -95,7 +95,7 @@ def test_every_form_is_a_config_that_this_version_knows():
     """On the GPU a refused form would only be reported as unknown; the measuring process reads the config again."""
     context = gpu.Context("configs/distill.py:paper", (), gpu.TINY, Path(), lambda: 1.0, print)
     for form in gpu_steps.FORMS.values():
-        section(Config, context.plain(form.get("config", {}), augmented=form.get("augmented", False)))
+        parse_section(Config, context.plain(form.get("config", {}), augmented=form.get("augmented", False)))
         assert set(form) <= {"config", "options", "attention", "augmented", "large", "heads_factor"}
     assert (
         context.plain({"runtime.compute_dtype": "bfloat16"}, config=gpu_steps.SMALL)["student"]["train"]["batch_size"]

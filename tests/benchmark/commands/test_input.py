@@ -14,7 +14,7 @@ from accdistill_jax.benchmark.made_up import raw_recordings
 from accdistill_jax.benchmark.made_up.made_up_store import write_noise_store
 from accdistill_jax.benchmark.made_up.object_store import BUCKET, serve_folder
 from accdistill_jax.data import recordings
-from accdistill_jax.data.prepare.preparation import PreparationSettings, prepare
+from accdistill_jax.data.prepare.preparation import PreparationSettings, prepare_recordings
 from accdistill_jax.data.preprocessing.quantise import dequantise
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.store.store import RemoteReading, Store
@@ -136,7 +136,9 @@ def test_the_loop_prepares_the_same_signals(tmp_path):
     files = raw_recordings.write_recordings(tmp_path, recordings=1, minutes=3)
     settings = PreprocessSettings(max_motion_g=np.inf, min_ppg_quality=0.0, max_clipped_fraction=1.0)
     discovered = recordings.Found([raw_recordings.source(files[0])], reader="benchmark")
-    store = prepare(discovered, tmp_path / "store", settings=settings, preparation=PreparationSettings(workers=1))
+    store = prepare_recordings(
+        discovered, tmp_path / "store", settings=settings, preparation=PreparationSettings(workers=1)
+    )
     (tmp_path / "loop").mkdir()
     assert making_scipy.prepare_files(tmp_path / "loop", [str(files[0])]) == store.num_segments == 3
     ours = store.read(np.arange(3))
