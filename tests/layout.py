@@ -49,7 +49,7 @@ PROTOCOLS = {
     "measure": ("accdistill_jax.benchmark.commands.",),
     "report": ("accdistill_jax.benchmark.commands.",),
     "as_record": ("accdistill_jax.benchmark.",),
-    "prepare": ("accdistill_jax.benchmark.contenders.",),
+    "prepare_contender": ("accdistill_jax.benchmark.contenders.",),
     "find": ("accdistill_jax.data.recordings",),  # readers of devices
     "load": (
         "accdistill_jax.data.recordings",

@@ -53,7 +53,7 @@ def build_peer_encoder(weights: dict[str, Any], settings: dict[str, Any]) -> "nn
         settings: the encoder's `transformer` section, and "codes", the positions [P, D].
     """
 
-    class Block(nn.Module):
+    class TorchBlock(nn.Module):
         def __init__(self, block: dict[str, Any]):
             super().__init__()
             self.norm_attention, self.norm_mlp = layer_norm(block["norm_attention"]), layer_norm(block["norm_mlp"])
@@ -67,11 +67,11 @@ def build_peer_encoder(weights: dict[str, Any], settings: dict[str, Any]) -> "nn
             x = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, P, D))
             return x + self.mlp_out(F.gelu(self.mlp_in(self.norm_mlp(x)), approximate="tanh"))
 
-    class Encoder(nn.Module):
+    class TorchEncoder(nn.Module):
         def __init__(self):
             super().__init__()
             self.token, self.norm = linear(weights["token"]), layer_norm(weights["norm"])
-            self.blocks = nn.ModuleList(Block(weights[f"block_{i}"]) for i in range(settings["depth"]))
+            self.blocks = nn.ModuleList(TorchBlock(weights[f"block_{i}"]) for i in range(settings["depth"]))
             self.projection = linear(weights["projection"]) if "projection" in weights else None
             self.register_buffer("codes", torch.as_tensor(settings["codes"]))
 
@@ -85,13 +85,13 @@ def build_peer_encoder(weights: dict[str, Any], settings: dict[str, Any]) -> "nn
             pooled = self.norm(h).mean(dim=1)
             return pooled if self.projection is None else self.projection(pooled)
 
-    return Encoder()
+    return TorchEncoder()
 
 
 def build_peer_head(weights: dict[str, Any]) -> "nn.Module":
     """The projection head of `models/heads.py`."""
 
-    class Head(nn.Module):
+    class TorchHead(nn.Module):
         def __init__(self):
             super().__init__()
             self.hidden, self.output = linear(weights["hidden"]), linear(weights["output"])
@@ -101,7 +101,7 @@ def build_peer_head(weights: dict[str, Any]) -> "nn.Module":
                 h = self.output(F.gelu(self.hidden(z.float()), approximate="tanh"))
                 return F.normalize(h, dim=-1)
 
-    return Head()
+    return TorchHead()
 
 
 def trained(modules: "dict[str, nn.Module]") -> dict[str, Any]:
