@@ -44,11 +44,9 @@ EXTRA_TEST_FOLDERS = {
 # Public functions that several modules define because a caller picks the module: name -> prefixes of those modules.
 PROTOCOLS = {
     "main": ("accdistill_jax.",),  # entry points of commands
-    "build_parser": ("accdistill_jax.",),  # their command lines
     "add_arguments": ("accdistill_jax.benchmark.commands.",),
     "measure": ("accdistill_jax.benchmark.commands.",),
     "report": ("accdistill_jax.benchmark.commands.",),
-    "as_record": ("accdistill_jax.benchmark.",),
     "prepare_contender": ("accdistill_jax.benchmark.contenders.",),
     "find": ("accdistill_jax.data.recordings",),  # readers of devices
     "load": (

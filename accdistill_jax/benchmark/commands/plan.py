@@ -136,10 +136,10 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
     record["segments"] = {work.stage: budget.segments_of(work, minutes=arguments.minutes) for work in works}
     record["segment_bytes"] = {work.stage: work.segment_bytes for work in works}
     if arguments.check:
-        record["machine"], record["check_plan"] = check_plan(
+        record["machine"], record["check"] = check_plan(
             tuple(case for case in CASES if arguments.check_cases == "all" or case.config == SMALL), arguments, say
         )
-        predicted = [case for case in record["check_plan"] if not case["calibrates"]]
+        predicted = [case for case in record["check"] if not case["calibrates"]]
         far = [case for case in predicted if abs(case["off"]) > TOLERATED]
         if far:
             record["failed"] = f"{len(far)} of {len(predicted)} predicted steps are off by more than {TOLERATED:.0%}"
@@ -281,7 +281,7 @@ def _check_table(record: dict[str, Any]) -> str:
     from accdistill_jax.benchmark.model.tables import table
 
     rows = []
-    for case in record["check_plan"]:
+    for case in record["check"]:
         measured = contest.MedianRange(*case["measured"])
         rows.append(
             [
@@ -304,7 +304,7 @@ def _check_table(record: dict[str, Any]) -> str:
         "measured case of each config sets the share of the peak for its other cases. Off by: measured over predicted time of a step; "
         f"a plan is wrong if it is off by more than {TOLERATED:.0%}.\n"
     )
-    large = {case["stage"]: case for case in record["check_plan"] if case["config"] == record["config"]}
+    large = {case["stage"]: case for case in record["check"] if case["config"] == record["config"]}
     if set(record["segments"]) <= set(large):
         hours = {stage: count / large[stage]["measured"][0] / 3600 for stage, count in record["segments"].items()}
         text += (

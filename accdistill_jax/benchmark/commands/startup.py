@@ -43,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--only",
         nargs="+",
-        choices=("time", "measure_memory"),
-        default=("time", "measure_memory"),
+        choices=("time", "memory"),
+        default=("time", "memory"),
         help="parts to measure (default: all)",
     )
     parser.set_defaults(rounds=3)
@@ -63,7 +63,7 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
             record["starts"] = measure_starts(arguments, Path(scratch), say)
     if "memory" in arguments.only:
         record["stage"] = arguments.stage
-        record["measure_memory"] = measure_memory(config, arguments, say)
+        record["memory"] = measure_memory(config, arguments, say)
     return record
 
 
@@ -180,7 +180,7 @@ def report(record: dict[str, Any]) -> str:
         out.append("\n## Time from the command to the first step of the first training stage\n\n" + table(header, rows))
     if "memory" in record:
         rows = []
-        for step in record["measure_memory"]:
+        for step in record["memory"]:
             rate = spread([step["batch"] / seconds for seconds in step["seconds"]]).text()
             before = f"{step['facts']['before_bytes'] / 1e9:.2f}"
             rows.append([f"{step['batch']}, {step['way']}", f"{step['peak_bytes'] / 1e9:.2f}", before, rate])

@@ -50,7 +50,7 @@ def read_manifest(path: str | os.PathLike) -> dict | None:
             f"{FORMAT_VERSION}; prepare it again with --overwrite, or delete that folder if a run made it "
             "(the run makes it again)"
         )
-    if manifest.get("manifest_fingerprint") != manifest_fingerprint(manifest):
+    if manifest.get("fingerprint") != manifest_fingerprint(manifest):
         raise UserError(
             f"{where}: the manifest was changed after it was written "
             "(its fingerprint does not match); prepare the store again"
@@ -69,7 +69,7 @@ def read_manifest(path: str | os.PathLike) -> dict | None:
 
 def manifest_fingerprint(manifest: dict) -> str:
     """Hex hash of the manifest without the software versions. Equal data and settings give equal fingerprints."""
-    content = {key: value for key, value in manifest.items() if key not in ("manifest_fingerprint", "software")}
+    content = {key: value for key, value in manifest.items() if key not in ("fingerprint", "software")}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
