@@ -29,7 +29,7 @@ def present(
     """The input of a modality's encoder, augmented in training; the same for any split of the batch.
 
     Args:
-        batch: as from the pipeline; see `prepare_inputs.dequantise_batch`.
+        batch: as from the pipeline; see `prepare.dequantise_batch`.
         keys: [b] random keys, one per segment.
         modality: "ppg" or "accel".
         settings: see `InputSettings`.

@@ -71,7 +71,7 @@ class Work(NamedTuple):
         return tree_bytes(self.batch_shapes(1))
 
     def batch_shapes(self, count: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of a batch of `count_collectives` segments, as the stage reads it."""
+        """Shapes of a batch of `count` segments, as the stage reads it."""
         return batch_shapes(self.config, count, embedding=self.cached_embedding)
 
     def step_flops(self, *, batch: int, global_batch: int) -> int:
