@@ -55,7 +55,7 @@ def finish_minute(ppg: np.ndarray, accel: np.ndarray) -> dict[str, Any]:
         ppg: [3840, channels].
         accel: [3840, 3], in g.
     """
-    b, a = scipy.signal.butter(4, BAND_HZ, btype="bandpass", fs=RATE_HZ)
+    b, a = scipy.signal.butter(4, BAND_HZ, btype="bandpass", fs=RATE_HZ)[:2]
     ppg = scipy.signal.filtfilt(b, a, ppg, axis=0)
     windows = accel.reshape(-1, 2 * RATE_HZ, 3)
     made = {"motion_g": np.sqrt(windows.var(axis=1).sum(-1).mean())}
