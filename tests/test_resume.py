@@ -90,7 +90,7 @@ def reached(workdir: Path, stage: str, rng: random.Random):
 
 
 def finished(workdir: Path, stage: str) -> bool:
-    """Whether a stage is beyond interrupting."""
+    """True if a stage can no longer be interrupted."""
     marks = (
         "data/synthetic/manifest.json",
         "teacher/export/export.json",

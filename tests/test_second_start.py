@@ -100,7 +100,7 @@ def test_the_request_is_not_written_before_the_lock_is_held(tmp_path):
 
 
 def test_a_complete_store_is_opened_while_another_process_replaces_it(tmp_path):
-    """What that one has staged used to be removed."""
+    """The staged files of the first start used to be removed."""
     write_store(tmp_path / "s", POPULATION, PREPROCESS)
     request = {"settings": PREPROCESS, "source": "synthetic", "source_settings": POPULATION.to_json()}
     units = [staged["unit"] for staged in read_manifest(tmp_path / "s")["prepared"]]

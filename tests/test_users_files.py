@@ -1,4 +1,4 @@
-"""What a user puts beside or into what a run writes is never deleted."""
+"""A user's files beside or in the files of a run are never deleted."""
 
 import logging
 import os

@@ -298,8 +298,7 @@ def _compute(run, encoders: Encoders, name: str, stores, rows) -> dict[str, np.n
                 values = embed(
                     encoder.apply,
                     encoder.params,
-                    stores,
-                    store_rows,
+                    zip(stores, store_rows, strict=True),
                     batch_size=run.config.evaluation.batch_size,
                     parallel=run.parallel,
                     on_batch=advance,

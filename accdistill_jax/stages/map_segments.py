@@ -1,6 +1,6 @@
 """Embeddings of stored segments by frozen encoders, over all devices of the run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -11,8 +11,7 @@ from accdistill_jax.runtime.parallel import Parallel
 def embed(
     apply: Callable,
     params,
-    stores: Sequence[Store],
-    rows: Sequence[np.ndarray],
+    segments: Iterable[tuple[Store, np.ndarray]],
     *,
     batch_size: int,
     parallel: Parallel,
@@ -26,20 +25,19 @@ def embed(
     Args:
         apply: per-device function of a batch as the pipeline yields it (without "position").
         params: parameters on the host.
-        stores: stores of the segments.
-        rows: per store, [n] int64 rows to embed.
+        segments: stores, each with the [n] int64 rows to embed.
         batch_size: segments at a time over all devices; rounded up to a multiple of their number.
         parallel: maps the function over the devices.
         on_batch: called with the number of segments done since the last call.
 
     Returns:
-        {name: [sum of n, D] float32}, in the order of stores and rows.
+        {name: [sum of n, D] float32}, in the order of `segments`.
     """
     size = -(-batch_size // parallel.num_devices) * parallel.num_devices
     mapped = parallel.map_rows(apply)
     placed = parallel.replicate(params)
     results: dict[str, list[np.ndarray]] = {}
-    for store, store_rows in zip(stores, rows, strict=True):
+    for store, store_rows in segments:
         for start in range(0, len(store_rows), size):
             chosen = store_rows[start : start + size]
             padded = np.concatenate(

@@ -111,7 +111,13 @@ def embedding_statistics(run: Run, branch: Branch, params: Any) -> tuple[np.ndar
         return {"z": branch.embed(params, branch.prepare(batch))}
 
     rows = choose_rows(run.stores, "train", STATISTICS_SEGMENTS, seed=run.config.seed)
-    z = embed(apply, params, run.stores, rows, batch_size=run.config.evaluation.batch_size, parallel=run.parallel)["z"]
+    z = embed(
+        apply,
+        params,
+        zip(run.stores, rows, strict=True),
+        batch_size=run.config.evaluation.batch_size,
+        parallel=run.parallel,
+    )["z"]
     return z.mean(axis=0), z.std(axis=0) + 1e-6
 
 

@@ -44,7 +44,7 @@ from accdistill_jax.training.writer import MetricsWriter
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What a stage trains.
+    """The trained parts of a stage.
 
     Attributes:
         objective: the loss and the parts it is made of.
@@ -61,7 +61,7 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """What a stage trains on.
+    """The data of a stage.
 
     Attributes:
         batches: this process's rows of each global batch, from the state's step on.

@@ -22,7 +22,7 @@ PROJECT = "accdistill_jax"
 
 
 class StageOutcome(enum.Enum):
-    """How a stage ended."""
+    """Outcome of a stage."""
 
     FINISHED = "finished"
     INTERRUPTED = "interrupted"

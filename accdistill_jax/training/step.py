@@ -149,7 +149,7 @@ def make_validation(objective: Objective, seed: int) -> Callable:
 
 
 def state_spec(layout: Replicated | Sharded) -> TrainState:
-    """How each part of the state lies on the devices, for `Parallel.map`."""
+    """Layout of each part of the state over the devices, for `Parallel.map`."""
     whole: Any = WHOLE
     return TrainState(whole, whole, layout.spec, whole)
 

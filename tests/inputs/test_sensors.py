@@ -1,4 +1,4 @@
-"""What a slower, coarser or poorer sensor would have recorded."""
+"""Simulated sensors: slower, coarser, or with fewer axes."""
 
 import jax
 import numpy as np

@@ -47,7 +47,7 @@ sys.exit(status)
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What a launcher did: its exit status, its streams, and the calls it made."""
+    """Result of a launcher: its exit status, its streams, and the calls it made."""
 
     status: int
     out: str

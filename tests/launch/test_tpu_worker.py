@@ -49,7 +49,7 @@ def workers(desk):
 
 
 def set_up(desk, workers):
-    """What `setup` leaves on the workers, with this checkout's code; the packages count as installed."""
+    """Files that `setup` leaves on the workers, with this checkout's code; the packages count as installed."""
     unpack = "rm -rf accdistill/code && mkdir accdistill/code && tar -xzf accdistill-code.tar.gz -C accdistill/code"
     root = LAUNCH.parent
     files = ["launch", "requirements.lock", "pyproject.toml"]

@@ -60,7 +60,7 @@ def settings(smoke_store):
 
 
 class Result(NamedTuple):
-    """What a run of the teacher leaves."""
+    """Files that a run of the teacher leaves."""
 
     fingerprint: str
     params: Any

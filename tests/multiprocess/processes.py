@@ -96,7 +96,7 @@ class Job:
         return (self._folder / f"{rank}.err").read_text()
 
     def logs(self) -> str:
-        """What all have said, for the message of a failing test."""
+        """Output of all processes, for the message of a failing test."""
         texts = []
         for rank, process in enumerate(self.processes):
             texts += [f"== process {rank}, status {process.poll()}", self.stdout(rank), self.stderr(rank)]
@@ -138,11 +138,11 @@ class Job:
         return lines[0]
 
     def aborted_by_jax(self, rank: int) -> bool:
-        """Whether JAX's runtime has noticed the loss of process 0 before our thread did, and aborted the process."""
+        """True if JAX's runtime noticed the loss of process 0 before our thread did, and aborted the process."""
         return self.processes[rank].returncode == -signal.SIGABRT and _JAX_ABORTS in self.stderr(rank)
 
     def has_stacks(self, rank: int) -> bool:
-        """Whether a process has written the stacks of its threads."""
+        """True if a process has written the stacks of its threads."""
         return _STACKS in self.stderr(rank)
 
     def kill(self) -> list[int]:

@@ -1,4 +1,4 @@
-"""What every row of every global batch is, and the bits of what the training step makes of it: one process's part, as JSON.
+"""Prints as JSON one process's rows of every global batch, and the bits that the training step makes of them.
 
 On the real control plane and devices of a run; the step is `train.make_step`, mapped as in training. Also a step of the global InfoNCE and its gradient. Started by tests/multiprocess/test_equivalence.py.
 """

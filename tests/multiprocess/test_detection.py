@@ -14,7 +14,7 @@ PORTS = range(65535 - 2**12 + 1, 65536)
 
 
 def slurm(rank: int, job: int) -> dict[str, str]:
-    """What a step of two tasks on one node has in its environment, as far as JAX's detection reads it."""
+    """Environment of a step of two tasks on one node, as far as JAX's detection reads it."""
     return {
         "SLURM_JOB_ID": str(job),
         "SLURM_STEP_NODELIST": "127.0.0.1",

@@ -1,4 +1,4 @@
-"""What goes wrong on one process ends all of them, and each says where it was."""
+"""A fault of one process ends all of them, and each says where it was."""
 
 import contextlib
 import shutil

@@ -54,7 +54,7 @@ def test_only_distillation_of_the_built_in_ones_needs_a_teacher(smoke_config):
 
 @pytest.mark.parametrize("role", ["teacher", "student"])
 def test_a_loss_on_tokens_trains_an_encoder_without_an_output_layer(role, smoke_config):
-    """That layer would have no gradient, and a teacher's export would lack its parameters."""
+    """The output layer would have no gradient, and a teacher's export would lack its parameters."""
     config = smoke_config(**{f"{role}.objective": "masked", f"{role}.encoder.transformer.output": 24})
     objective = build_objective(config, role, samples=SAMPLES)
     params = jax.eval_shape(objective.init, jax.random.key(0), make_batch())

@@ -306,8 +306,7 @@ def embed_all(run: Run, rows: Mapping[str, StoreRows], encoder: JobEncoder) -> d
                 embedded = embed(
                     encoder.represent,
                     encoder.all_params,
-                    stores,
-                    parts,
+                    zip(stores, parts, strict=True),
                     batch_size=run.config.evaluation.batch_size,
                     parallel=run.parallel,
                     on_batch=advance,

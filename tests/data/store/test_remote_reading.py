@@ -1,4 +1,4 @@
-"""How a store in an object store is read: the settings reach it, and have effect."""
+"""Reading of a store in an object store: the settings reach it, and have effect."""
 
 import time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the synthetic watch records of given beats."""
+"""Signals that the synthetic watch records of given beats."""
 
 import dataclasses
 import math

@@ -257,5 +257,5 @@ def test_texts_of_stores_are_shown_as_they_are(tmp_path, make_encoders):
 
 
 def markdown_text(text: str) -> str:
-    """What Markdown without markup shows of a text: escapes and entities resolved."""
+    """A text as Markdown without markup shows it: escapes and entities resolved."""
     return html.unescape(re.sub(r"\\([!-/:-@\[-`{-~])", lambda found: f"&#{ord(found[1])};", text))

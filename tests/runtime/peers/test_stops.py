@@ -190,7 +190,7 @@ def test_leaving_when_the_others_are_gone(processes):
 
 
 def test_process_0_ends_after_the_others(processes):
-    """What JAX runs in process 0 must outlive the others' way out, however long they take to notice a stop."""
+    """JAX's services in process 0 must outlive the others' way out, however long they take to notice a stop."""
     body = f"""
         peers.set_stop_handler(lambda reason, status: None)
         peers.barrier("handlers")
