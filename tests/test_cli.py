@@ -108,7 +108,7 @@ def test_a_signal_while_a_command_is_imported_ends_it_with_one_line(repository, 
     program = """
         import sys
         from accdistill_jax import cli
-        cli.COMMANDS["slow"] = cli.Command("slow", "imports slowly")
+        cli.COMMANDS["slow"] = cli.SubCommand("slow", "imports slowly")
         sys.exit(cli.main(["slow"]))
     """
     process = subprocess.Popen(

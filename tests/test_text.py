@@ -162,7 +162,7 @@ def test_a_store_whose_path_is_no_utf8_is_refused_before_anything_is_made(tmp_pa
         main(["synthetic", "--out", str(out), "--participants", "1", "--segments-per-participant", "1", "--quiet"]) == 2
     )
     error = capsys.readouterr().err
-    assert "Ren\\xe9: this path is no UTF-8 text" in error and error.count("\n") == 1 and not os.listdir(tmp_path)
+    assert "Ren\\xe9: this path is not UTF-8" in error and error.count("\n") == 1 and not os.listdir(tmp_path)
 
 
 def test_errors_in_a_c_locale(repository, tmp_path):
