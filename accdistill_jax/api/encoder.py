@@ -186,9 +186,9 @@ def load(path: str | os.PathLike[str], *, part: Part | None = None) -> TrainedEn
         return _from_export(find_export(text, part), part)
     with tempfile.TemporaryDirectory(prefix="accdistill-") as copy:
         folder = open_address(text, Path(copy))
-        found = find_export(folder, part, named=text)
-        loaded = _from_export(found, part)
-    inside = Path(found).relative_to(folder).as_posix()
+        export_folder = find_export(folder, part, named=text)
+        loaded = _from_export(export_folder, part)
+    inside = Path(export_folder).relative_to(folder).as_posix()
     return dataclasses.replace(loaded, path=text.rstrip("/") + ("" if inside == "." else f"/{inside}"))
 
 
@@ -212,8 +212,8 @@ def _from_export(export: str, part: Part | None) -> TrainedEncoder:
         batch = {name: signal_of_one, f"{name}_scale": per_channel, f"{name}_offset": per_channel}
         return branch.represent(branch.encode(params, branch.prepare(batch)))
 
-    one = jax.ShapeDtypeStruct((1, signal["samples"], signal["channels"]), jnp.float32)
-    embedding = jax.eval_shape(embed, params, one, jax.ShapeDtypeStruct((1, signal["channels"]), jnp.float32))
+    example = jax.ShapeDtypeStruct((1, signal["samples"], signal["channels"]), jnp.float32)
+    embedding = jax.eval_shape(embed, params, example, jax.ShapeDtypeStruct((1, signal["channels"]), jnp.float32))
     return TrainedEncoder(
         path=export,
         part=kind,

@@ -164,7 +164,7 @@ def evaluate(
     with threadpool_limits(1 if len(next(iter(encoders.values()))["test"]) < _FEW_SEGMENTS else None):
         main = STUDENT if STUDENT in encoders else next(iter(encoders))
         first = next(iter(encoders.values()))
-        found = _retrieval(encoders, main, pool_sizes=pool_sizes, draws=bootstrap_draws, seed=seed)
+        retrieved = _retrieval(encoders, main, pool_sizes=pool_sizes, draws=bootstrap_draws, seed=seed)
         test = {name: splits["test"] for name, splits in encoders.items()}
         paired = _paired_projections(test, main)
         return Evaluation(
@@ -172,12 +172,12 @@ def evaluate(
             main=main,
             splits={split: _summary(first[split]) for split in SPLITS},
             targets=_targets(encoders, main, draws=interval_draws, seed=seed),
-            retrieval=found.results,
-            within=found.within,
-            retrieval_reason=found.reason,
+            retrieval=retrieved.results,
+            within=retrieved.within,
+            retrieval_reason=retrieved.reason,
             health={name: health_of(e.embedding, e.projection, seed=seed) for name, e in test.items()},
             alignment=alignment(*(retrieval.unit_rows(p) for p in paired)) if paired else None,
-            ranks=found.ranks,
+            ranks=retrieved.ranks,
             test=test,
             settings={
                 "seed": seed,

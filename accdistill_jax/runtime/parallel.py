@@ -41,9 +41,11 @@ class Parallel:
 
     def __init__(self, mapping: str = "shard_map", *, devices=None):
         self.mapping = mapping
-        found = devices if devices is not None else jax.devices()
+        available = devices if devices is not None else jax.devices()
         self.devices = (
-            sorted(found, key=lambda device: (device.process_index, device.id)) if devices is None else list(found)
+            sorted(available, key=lambda device: (device.process_index, device.id))
+            if devices is None
+            else list(available)
         )
         processes = sorted({device.process_index for device in self.devices})
         self.num_devices = len(self.devices)

@@ -266,8 +266,8 @@ class RemoteFolder:
     def read(self, name: str, *, limit_bytes: int | None = None) -> bytes | None:
         """Content of an object, or None if it does not exist; `limit_bytes` has an effect in local folders only."""
         del limit_bytes  # an object is read whole or not at all
-        found = self._call(name, lambda kv: kv.read(name))
-        return None if found.state == "missing" else found.value
+        reply = self._call(name, lambda kv: kv.read(name))
+        return None if reply.state == "missing" else reply.value
 
     def write(self, name: str, data: bytes | memoryview, *, durable: bool = True) -> None:
         """Writes one object; always durable."""

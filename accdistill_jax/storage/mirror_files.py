@@ -112,7 +112,7 @@ def is_marker(name: str) -> bool:
 
 def local_files(folder: Path, exclude: Sequence[str]) -> dict[str, tuple[int, int, int]]:
     """Files of a work directory and their states, without half-written files and checkpoints without `<step>.json`."""
-    found = {}
+    listing = {}
     for path, folders, names in os.walk(folder):
         inside = os.path.relpath(path, folder)
         prefix = "" if inside == "." else inside.replace(os.sep, "/") + "/"
@@ -129,8 +129,8 @@ def local_files(folder: Path, exclude: Sequence[str]) -> dict[str, tuple[int, in
                 continue
             with contextlib.suppress(FileNotFoundError):  # removed since the folder was listed
                 if state := _state(os.path.join(path, name)):
-                    found[prefix + name] = state
-    return found
+                    listing[prefix + name] = state
+    return listing
 
 
 def hash_files(folder: Path, found: Mapping[str, tuple[int, int, int]], known: Mapping[str, Known]) -> dict[str, Known]:
@@ -179,13 +179,13 @@ def pinned(
         for _ in range(_PIN_ATTEMPTS):
             shutil.rmtree(pins, ignore_errors=True)
             pins.mkdir()
-            found = local_files(folder, exclude)
-            kept = {name: known[name] for name, s in found.items() if name in known and known[name].state == s}
-            links = {name: (pins / str(number), found[name]) for number, name in enumerate(set(found) - set(kept))}
+            present = local_files(folder, exclude)
+            kept = {name: known[name] for name, s in present.items() if name in known and known[name].state == s}
+            links = {name: (pins / str(number), present[name]) for number, name in enumerate(set(present) - set(kept))}
             with contextlib.suppress(FileNotFoundError):
                 for name, (link, _) in links.items():
                     _pin(folder / name, link)
-                if all(_state(folder / name) == state for name, state in found.items() if is_marker(name)):
+                if all(_state(folder / name) == state for name, state in present.items() if is_marker(name)):
                     break
         else:
             raise UserError(f"{folder}: changes faster than it can be copied")
@@ -195,8 +195,8 @@ def pinned(
 
 
 def _state(path: str | Path) -> tuple[int, int, int] | None:
-    found = os.lstat(path)
-    return (found.st_size, found.st_mtime_ns, found.st_ino) if stat.S_ISREG(found.st_mode) else None
+    status = os.lstat(path)
+    return (status.st_size, status.st_mtime_ns, status.st_ino) if stat.S_ISREG(status.st_mode) else None
 
 
 def _pin(path: Path, link: Path) -> None:

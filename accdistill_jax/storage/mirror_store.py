@@ -114,9 +114,9 @@ class CopyStore:
             UserError: the store refuses.
         """
         value, self._version = self._patience(lambda: read_versioned(self._folder, MANIFEST))
-        found = None if value is None else parse_manifest(value, where=self._folder.where(MANIFEST))
-        self._stale = set(found.stale) if found is not None else set()
-        return found if found is not None and found.generation else None
+        manifest = None if value is None else parse_manifest(value, where=self._folder.where(MANIFEST))
+        self._stale = set(manifest.stale) if manifest is not None else set()
+        return manifest if manifest is not None and manifest.generation else None
 
     def begin(self, base: Manifest, names: Iterable[str]) -> None:
         """Announces a copy in the manifest, so that no other process can complete one.
@@ -258,8 +258,8 @@ class CopyStore:
 
 def read_versioned(folder: Any, name: str) -> tuple[bytes | None, bytes]:
     """Content and version of an object; a missing object has the content None and a version too."""
-    found = _call(folder, name, lambda store: store.read(name))
-    return (None if found.state == "missing" else found.value), found.stamp.generation
+    reply = _call(folder, name, lambda store: store.read(name))
+    return (None if reply.state == "missing" else reply.value), reply.stamp.generation
 
 
 def write_if_unchanged(folder: Any, name: str, data: bytes, version: bytes) -> bytes | None:

@@ -184,8 +184,8 @@ def write_entry(descriptor: int, entry: LockContent) -> None:
 
 def _read(descriptor: int) -> LockContent | None:
     try:
-        found = json.loads(os.pread(descriptor, 2 * _BYTES, 0))
-        return LockContent(str(found["host"]), int(found["pid"]), str(found["since"]), int(found["beat"]))
+        entry = json.loads(os.pread(descriptor, 2 * _BYTES, 0))
+        return LockContent(str(entry["host"]), int(entry["pid"]), str(entry["since"]), int(entry["beat"]))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 

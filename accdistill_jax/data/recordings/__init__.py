@@ -120,8 +120,8 @@ def find(name: str, root: str | Path, **options: object) -> Found:
     tree = Tree(root)
     sources = chosen_reader.find(tree, **options)
     tree.leave_out_the_rest()
-    found = Found(sources, reader=name, options=options, not_read=tree.not_read, can_crash=chosen_reader.can_crash)
-    if not found:
+    recordings = Found(sources, reader=name, options=options, not_read=tree.not_read, can_crash=chosen_reader.can_crash)
+    if not recordings:
         left_out = "".join(
             f"; not read: {path} ({reason})" for path, reason in list(tree.not_read.items())[:_MOST_NAMED]
         )
@@ -130,8 +130,8 @@ def find(name: str, root: str | Path, **options: object) -> Found:
             f"{' ...' if len(tree.not_read) > _MOST_NAMED else ''}"
         )
     seen: set[str] = set()
-    for source in found:
+    for source in recordings:
         if source.recording_id in seen:
             raise UserError(f"{root}: two recordings are called {source.recording_id!r}; rename one of them")
         seen.add(source.recording_id)
-    return found
+    return recordings

@@ -135,14 +135,14 @@ def check_array(content: bytes, *, shape: tuple[int, ...], dtype: str, file_byte
         ValueError: a difference; the message names it.
     """
     try:
-        found = json.loads(content)
-        if found["data_type"] != dtype or found["shape"] != list(shape):
+        stored = json.loads(content)
+        if stored["data_type"] != dtype or stored["shape"] != list(shape):
             raise ValueError(
-                f"the array is {found['data_type']} {tuple(found['shape'])}, but the manifest says {shape}"
+                f"the array is {stored['data_type']} {tuple(stored['shape'])}, but the manifest says {shape}"
             )
-        rows, *inner = found["chunk_grid"]["configuration"]["chunk_shape"]
+        rows, *inner = stored["chunk_grid"]["configuration"]["chunk_shape"]
         whole = _is_positive(rows) and inner == list(shape[1:])
-        codecs = found["codecs"]
+        codecs = stored["codecs"]
         if len(shape) == 3:
             [sharding] = codecs
             settings = sharding["configuration"]
