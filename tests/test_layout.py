@@ -174,6 +174,11 @@ def test_many_parameters_are_found(faulty_names):
     assert layout.many_parameters(faulty_names) == ["accdistill_jax/one.py:4 load: 7"]
 
 
+def test_functions_have_few_parameters_and_docstrings_say_what_a_thing_is():
+    assert layout.many_parameters() == []
+    assert layout.docstring_openings(layout.PACKAGE, layout.TESTS) == []
+
+
 def test_relative_openings_are_found(tmp_path):
     (tmp_path / "module.py").write_text(
         '"""What it is."""\ndef f():\n    """Whatever."""\ndef g():\n    """Whether so."""\n'
