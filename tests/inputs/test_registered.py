@@ -19,9 +19,9 @@ BUILT_IN = ("cut_out", "magnitude_warp", "gaussian_noise", "channel_permute", "t
 
 @pytest.fixture
 def registry(monkeypatch):
-    """A registry with the built-in augmentations, to which a test may add."""
+    """A registry with the built-in augmentations alone, to which a test may add."""
     copy = Registry("augmentation")
-    for name in AUGMENTATIONS.names():
+    for name in BUILT_IN:
         copy.register(name, AUGMENTATIONS.get(name), options=AUGMENTATIONS.entry(name).options)
     for module in (augment_module, registered_module):
         monkeypatch.setattr(module, "AUGMENTATIONS", copy)
@@ -44,7 +44,7 @@ def augmented(specs):
 
 
 def test_built_in_augmentations_keep_the_streams_and_the_order_of_earlier_runs():
-    assert order()[:5] == BUILT_IN
+    assert tuple(name for name in order() if name in BUILT_IN) == BUILT_IN
     assert [AUGMENTATIONS.get(name).stream for name in BUILT_IN] == [0, 1, 2, 3, 4]
 
 

@@ -50,6 +50,13 @@ READER = """
 """
 
 
+def write_reader(package, text):
+    """Writes the reader into the copy, whose files are links: a user's own reader of that name stays as it is."""
+    path = package / "data/recordings/my_watch.py"
+    path.unlink(missing_ok=True)
+    path.write_text(text)
+
+
 @pytest.fixture
 def package(tmp_path, repository):
     """Folder with a copy of the package, of links, and the new file in it."""
@@ -57,7 +64,7 @@ def package(tmp_path, repository):
     shutil.copytree(
         repository / "accdistill_jax", copy, copy_function=os.symlink, ignore=shutil.ignore_patterns("__pycache__")
     )
-    (copy / "data/recordings/my_watch.py").write_text(textwrap.dedent(READER).lstrip())
+    write_reader(copy, textwrap.dedent(READER).lstrip())
     return copy.parent
 
 
@@ -111,7 +118,7 @@ def test_it_prepares_a_store_in_two_workers(package, tmp_path):
 
 
 def test_a_module_without_find_is_named(package):
-    (package / "accdistill_jax/data/recordings/my_watch.py").write_text("x = 1\n")
+    write_reader(package / "accdistill_jax", "x = 1\n")
     refused = run(package, "troika", "in", "--out", "out")
     assert refused.returncode == 2 and refused.stderr.startswith("error: ")
     assert "recordings/my_watch.py: a reader needs a docstring and a function find(tree, *, options)" in refused.stderr
