@@ -126,11 +126,20 @@ class Registry:
 
 
 def resolve(item: Any) -> Any:
-    """An item itself, or the object that the text "module:attribute" names."""
+    """An item itself, or the object that the text "module:attribute" names.
+
+    Raises:
+        UserError: no such module or attribute.
+    """
     if not isinstance(item, str):
         return item
     module, _, attribute = item.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as problem:
+        raise UserError(
+            f"{item!r} is registered, but cannot be imported ({problem}); register the object itself"
+        ) from problem
 
 
 def _origin(item: Any) -> str:

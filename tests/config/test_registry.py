@@ -66,3 +66,13 @@ def test_built_in_modules_are_imported_on_first_use(monkeypatch, tmp_path):
 
 
 REGISTRY = Registry("function", ("built_in_entries",))
+
+
+@pytest.mark.parametrize("item", ["no_such_module:flip", "accdistill_jax.errors:no_such_name"])
+def test_a_text_that_names_nothing_is_refused_in_a_line(item):
+    registry = Registry("augmentation")
+    registry.register("mine", item)
+    with pytest.raises(
+        UserError, match=f"'{item}' is registered, but cannot be imported .*; register the object itself"
+    ):
+        registry.get("mine")
