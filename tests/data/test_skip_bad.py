@@ -141,18 +141,7 @@ def mat(changes=None):
 
 
 def command(repository, *arguments):
-    loose = [
-        "--max-motion-g",
-        "inf",
-        "--min-ppg-quality",
-        "0",
-        "--max-clipped-fraction",
-        "1",
-        "--segment-s",
-        "10",
-        "--hop-s",
-        "10",
-    ]
+    loose = "--max-motion-g inf --min-ppg-quality 0 --max-clipped-fraction 1 --segment-s 10 --hop-s 10".split()
     return subprocess.run(
         [sys.executable, "-m", "accdistill_jax.data.prepare", *map(str, arguments), *loose, "--quiet"],
         cwd=repository,

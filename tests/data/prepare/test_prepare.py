@@ -16,18 +16,7 @@ from accdistill_jax.data.prepare.__main__ import build_parser, main
 from accdistill_jax.data.store.split import SplitRule
 from accdistill_jax.data.store.store import Store
 
-LOOSE = [
-    "--max-motion-g",
-    "inf",
-    "--min-ppg-quality",
-    "0",
-    "--max-clipped-fraction",
-    "1",
-    "--segment-s",
-    "10",
-    "--hop-s",
-    "10",
-]
+LOOSE = "--max-motion-g inf --min-ppg-quality 0 --max-clipped-fraction 1 --segment-s 10 --hop-s 10".split()
 
 
 def write_session(folder: Path, *, seconds: int = 65, seed: int = 0) -> None:

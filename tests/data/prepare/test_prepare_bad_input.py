@@ -18,20 +18,7 @@ from accdistill_jax.data.store.store import Store
 
 pytestmark = pytest.mark.slow  # together: about 25 s of one core, most of it starting up
 SECONDS = 25
-LOOSE = [
-    "--max-motion-g",
-    "inf",
-    "--min-ppg-quality",
-    "0",
-    "--max-clipped-fraction",
-    "1",
-    "--segment-s",
-    "10",
-    "--hop-s",
-    "10",
-    "--workers",
-    "1",
-]
+LOOSE = "--max-motion-g inf --min-ppg-quality 0 --max-clipped-fraction 1 --segment-s 10 --hop-s 10 --workers 1".split()
 
 
 def session(seed: int = 0) -> dict[str, str]:

@@ -15,23 +15,7 @@ from accdistill_jax.data.store.store import Store
 from accdistill_jax.data.store.writer import StoreWriter
 from accdistill_jax.errors import UserError
 
-LOOSE = [
-    "--max-motion-g",
-    "inf",
-    "--min-ppg-quality",
-    "0",
-    "--max-clipped-fraction",
-    "1",
-    "--segment-s",
-    "10",
-    "--hop-s",
-    "10",
-    "--quiet",
-    "--split-fractions",
-    "1",
-    "0",
-    "0",
-]
+LOOSE = "--max-motion-g inf --min-ppg-quality 0 --max-clipped-fraction 1 --segment-s 10 --hop-s 10 --quiet --split-fractions 1 0 0".split()
 
 
 def signals(seconds: int, rate: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
