@@ -38,7 +38,7 @@ def hold_training(at: int) -> None:
     batch = Pipeline.batch
 
     def held(self: Pipeline, step: int):
-        if self.split == "train" and step >= at:
+        if self.sampling.split == "train" and step >= at:
             hold()  # in a reading thread
         return batch(self, step)
 
