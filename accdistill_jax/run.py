@@ -120,7 +120,7 @@ def check_people(config: Config, stores: tuple[Store, ...], peers: Peers, say: C
     Unseen stores are compared if the stages need them.
 
     Raises:
-        UserError: a person or a segment is on two sides, or an unseen store does not fit.
+        UserError: a person or a segment is in two splits, or an unseen store does not fit.
     """
 
     def compare() -> dict:

@@ -1,4 +1,4 @@
-"""Runs whose stores have people or segments on two sides are refused before anything trains; the report says what was compared."""
+"""Runs with people or segments in two splits are refused before training; the report says what was compared."""
 
 import dataclasses
 import json
@@ -75,7 +75,7 @@ def test_a_run_on_segments_of_two_sides_is_refused_at_once(smoke_config, smoke_s
         assert " = zoe0, synthetic-0-" in text and "(2 people, " in text and "drop the duplicates" in text
 
 
-def test_a_run_on_people_of_two_sides_is_refused_at_once(smoke_config, smoke_store, tmp_path, no_training, capsys):
+def test_a_run_with_people_in_two_splits_is_refused_at_once(smoke_config, smoke_store, tmp_path, no_training, capsys):
     """The same people, other minutes."""
     later = dataclasses.replace(POPULATION, segments_per_participant=3)
     other = write_store(tmp_path / "other", later, split=SplitRule(seed=3, fractions=(0.5, 0.25, 0.25)))
@@ -85,7 +85,7 @@ def test_a_run_on_people_of_two_sides_is_refused_at_once(smoke_config, smoke_sto
     assert f"and test of {other.path}" in refusal(unseen, tmp_path / "run")
     with pytest.raises(AssertionError, match="something was trained"):  # unseen stores are for later stages
         run(smoke_config(**{"data.unseen_stores": (other.path,), "stages": ("teacher",)}), tmp_path / "run")
-    assert "compared, nobody and no segment is on two sides" in capsys.readouterr().out
+    assert "compared, no person and no segment is in two splits" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -98,7 +98,7 @@ def test_the_report_says_what_was_compared_and_what_counts_twice(smoke_config, s
     assert (smoke_store / CONTENT).read_bytes() == hashes
     said = capsys.readouterr().out
     total = sum(Store.open(path).num_segments for path in stores)
-    assert f"data: {total} segments of 14 people compared, nobody and no segment is on two sides" in said
+    assert f"data: {total} segments of 14 people compared, no person and no segment is in two splits" in said
     assert f"data: reading {smoke_store} once" in said and "warning: 1" in said and "counted twice" in said
     text, found = (tmp_path / "run/report.md").read_text(), json.loads((tmp_path / "run/report.json").read_text())
     assert found["run"]["separation"]["segments"] == total and list(found["run"]["separation"]["stores"]) == list(

@@ -175,27 +175,27 @@ class LocalFolder:
     def names(self, below: str = "") -> list[str]:
         """Sorted names of the blobs whose name starts with the folder `below`."""
         root = os.path.join(self.path, below)
-        found = [
+        paths = [
             os.path.relpath(os.path.join(folder, name), self.path)
             for folder, _, names in os.walk(root)
             for name in names
         ]
-        return sorted(name for name in found if _TEMPORARY not in name)
+        return sorted(path for path in paths if _TEMPORARY not in path)
 
     def sizes(self, names: list[str]) -> dict[str, int | None]:
         """Bytes of each of `names` that exists."""
-        found: dict[str, int | None] = {}
+        sizes: dict[str, int | None] = {}
         for name in names:
             try:
                 state = os.stat(self.where(name))
                 if not stat.S_ISREG(state.st_mode):
                     raise OSError(errno.EINVAL, "not a regular file")
-                found[name] = state.st_size
+                sizes[name] = state.st_size
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as error:
                 raise self._unreadable(name, error) from error
-        return found
+        return sizes
 
     def remove(self, name: str) -> None:
         """Removes one blob, if it exists."""

@@ -1,4 +1,4 @@
-"""Stand-ins for the clouds' and the scheduler's commands: they record how they are called and answer as told."""
+"""Stand-ins for the commands of clouds and schedulers: they record their calls and give prepared answers."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""launch/gke: the manifest is what Kubernetes and JobSet document, and the commands are those that --dry-run prints."""
+"""launch/gke: the manifest follows the documentation of Kubernetes and JobSet; --dry-run prints the commands that are run."""
 
 import copy
 import re
@@ -105,7 +105,7 @@ def check(value, schema, path="jobset"):
 
 
 def check_names(manifest):
-    """Raises where a host name that JobSet would make is no label of at most 63 characters, or a rule's name comes twice."""
+    """Raises if a host name made by JobSet is not a label of at most 63 characters, or if two rules have one name."""
     name, spec = manifest["metadata"]["name"], manifest["spec"]
     for job in spec["replicatedJobs"]:
         last = f"{name}-{job['name']}-{job['replicas'] - 1}-{job['template']['spec']['completions'] - 1}-abcde"

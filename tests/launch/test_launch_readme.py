@@ -1,4 +1,4 @@
-"""launch/README.md against the launchers: its commands are taken, its flags exist, its table is the program's."""
+"""launch/README.md against the launchers: its commands parse, its flags exist, its table matches the program."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""launch/local: what it starts, when it starts it again, and that nothing outlives it."""
+"""launch/local: the processes that it starts and restarts; none outlives it."""
 
 import importlib.machinery
 import importlib.util
@@ -77,7 +77,7 @@ def run(path: Path, *options: str) -> subprocess.CompletedProcess:
 
 
 def started(path: Path, *options: str, processes: int = 2) -> tuple[subprocess.Popen, list[int]]:
-    """A launcher whose processes all are ready, and their ids."""
+    """A launcher with all its processes ready, and their ids."""
     launcher = subprocess.Popen(
         command(path, *options),
         stdout=subprocess.PIPE,

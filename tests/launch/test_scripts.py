@@ -1,4 +1,4 @@
-"""Checks of all of launch/: the shell scripts are clean, say how they are used, and the locks agree with each other."""
+"""Checks of all of launch/: the shell scripts are clean and have help, and the locks agree with each other."""
 
 import re
 import shutil

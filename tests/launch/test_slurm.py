@@ -1,4 +1,4 @@
-"""launch/slurm: what it submits, and what the batch script does with the statuses of its processes.
+"""launch/slurm: the jobs that it submits, and the batch script's reaction to its processes' statuses.
 
 The batch script is run here by bash, with stand-ins for SLURM's commands; srun's runs the processes one beside the other.
 """
@@ -98,7 +98,7 @@ def test_the_batch_script_is_clean(desk, tmp_path):
 
 
 def run_job(desk, ends: str, *, restarts: int = 0, state: str = "RUNNING", options: tuple[str, ...] = ()):
-    """Runs the batch script with processes that end so; returns its status, its output and SLURM's calls."""
+    """Runs the batch script with processes that end with given statuses; returns its status, its output and the calls of SLURM."""
     main = desk.folder / "main.py"
     main.write_text(f"#!{sys.executable}\nimport os, signal, sys, time\nk = int(os.environ['SLURM_PROCID'])\n{ends}\n")
     main.chmod(0o755)

@@ -1,4 +1,4 @@
-"""launch/tpu_pod: the exact calls of gcloud, their order, and what is started again."""
+"""launch/tpu_pod: the exact calls of gcloud, their order, and restarts."""
 
 import shlex
 import shutil
@@ -19,7 +19,7 @@ def ended(status, *, workers=2, word="ended"):
 
 
 def verbs(result):
-    """The calls in short: list, create, delete, scp, and of ssh what it runs on the workers."""
+    """The calls in short form: list, create, delete, scp, and the commands that ssh runs on the workers."""
     short = []
     for call in result.calls:
         verb = call[4]
@@ -33,7 +33,7 @@ FRESH = ["list", "create", "list", "true", "scp", "install", "start"]
 
 @pytest.fixture
 def there(desk):
-    """A project without TPUs, whose create is granted at once and whose run finishes."""
+    """A project without TPUs; a create is granted at once and the run finishes."""
 
     def script(states, statuses):
         desk.answer(r" list ", *({"out": f"{state}\n" if state else ""} for state in states))

@@ -30,7 +30,7 @@ def launcher(folder: Path) -> Iterator[Callable[..., Job]]:
 
 @pytest.fixture
 def launch(tmp_path):
-    """launch(processes, devices, arguments, **as Job) -> Job; whatever happens, nothing of it outlives the test."""
+    """launch(processes, devices, arguments, **as Job) -> Job; no process of it outlives the test."""
     with launcher(tmp_path) as start:
         yield start
 
@@ -74,7 +74,7 @@ def result(workdir: Path) -> Result:
 
 @pytest.fixture(scope="session")
 def undisturbed_workdir(settings, tmp_path_factory) -> Path:
-    """The work directory of `settings` on two processes with two devices each; not to be changed."""
+    """The work directory of `settings` on two processes with two devices each; read-only."""
     folder = tmp_path_factory.mktemp("undisturbed")
     with launcher(folder) as start:
         start(2, 2, settings(folder / "run")).finish()
@@ -88,7 +88,7 @@ def undisturbed(undisturbed_workdir) -> Result:
 
 @pytest.fixture
 def back_to_step_12(undisturbed_workdir, tmp_path) -> Path:
-    """A copy of the undisturbed run as it was when the checkpoint of step 12 had been written."""
+    """A copy of the undisturbed run at the moment after the checkpoint of step 12."""
     workdir = Path(shutil.copytree(undisturbed_workdir, tmp_path / "run"))
     shutil.rmtree(workdir / "teacher/export")
     shutil.rmtree(workdir / "teacher/checkpoints/16")
@@ -143,7 +143,7 @@ def trained(workdir: Path, stage: str = "teacher") -> int:
 
 @pytest.fixture
 def training_held(launch, settings, hold):
-    """training_held(workdir, topology, rank, step, **config) -> (job, hold): all wait for process `rank` before `step`."""
+    """training_held(workdir, topology, rank, step, **config) -> (job, hold): all processes wait for process `rank` before `step`."""
 
     def start(workdir: Path, topology: Topology, *, rank: int, step: int, own=None, **changes) -> tuple[Job, Hold]:
         place = hold()

@@ -1,4 +1,4 @@
-"""The command, held at a known place, so that a test can act at a known moment; python -m tests.multiprocess.held.
+"""The training command, paused at a known place so that a test can act at a known moment; python -m tests.multiprocess.held.
 
 Environment, all of it optional and for each process apart:
     HOLD_UNTIL      the file to wait for; HOLD_UNTIL.reached says that the place was reached

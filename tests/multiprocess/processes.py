@@ -1,4 +1,4 @@
-"""Runs of several real processes on this machine: started, watched, signalled, and never left behind."""
+"""Starts, watches, signals and cleans up runs of several real processes on this machine."""
 
 import contextlib
 import os
@@ -29,7 +29,7 @@ _JAX_ABORTS = "JAX distributed service detected fatal errors"
 
 
 class Topology(NamedTuple):
-    """So many processes with so many devices each."""
+    """Number of processes, and of devices in each."""
 
     processes: int
     devices: int
@@ -175,7 +175,7 @@ def _environment(devices: int) -> dict[str, str]:
 
 
 def _marked(mark: str) -> list[int]:
-    """Processes whose environment holds the mark. Not by session: the numbers of those that ended are given out again."""
+    """Processes whose environment holds the mark. Session numbers would not do: the system reuses them."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # gone meanwhile, or another user's

@@ -1,4 +1,4 @@
-"""Prints as JSON one process's rows of every global batch, and the bits that the training step makes of them.
+"""Prints as JSON the rows of one process in every global batch, and hashes of the training step's inputs.
 
 On the real control plane and devices of a run; the step is `train.make_step`, mapped as in training. Also a step of the global InfoNCE and its gradient. Started by tests/multiprocess/test_equivalence.py.
 """
@@ -60,7 +60,7 @@ def bits_of_rows(rows: jax.Array) -> jax.Array:
 
 
 class WithBits(Distillation):
-    """The distillation whose metrics tell the bits of what it trains on."""
+    """A distillation whose metrics hash its inputs."""
 
     def rows(self, params, inputs):
         rows = super().rows(params, inputs)
@@ -72,7 +72,7 @@ class WithBits(Distillation):
 
 
 def objective() -> WithBits:
-    """The distillation of a teacher that hands its input on."""
+    """A distillation from a teacher that returns its input."""
     head = ProjectionHead(hidden=4, output=4)
     student = TransformerEncoder(patch=128, width=8, depth=1, heads=1, mlp=8)
     teacher = SimpleNamespace(
@@ -119,7 +119,7 @@ def row_hashes(store: str, parallel: Parallel, peers, *, batch_size: int, steps:
 
 
 def contrast(parallel: Parallel, *, batch_size: int) -> dict:
-    """Value and gradient of both directions of the global InfoNCE of a linear map, as the training step takes them."""
+    """Value and gradient of both directions of the global InfoNCE of a linear map, computed as in the training step."""
     rng = np.random.default_rng(SEED)
     whole = {name: rng.normal(size=(batch_size, 6)).astype(np.float32) for name in ("x", "y")}
     weights = rng.normal(size=(6, 4)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Processes that do not fit together end at the start, with one line that says which one and in what."""
+"""Processes that do not fit together end at the start; one line names the process and the difference."""
 
 import shutil
 
@@ -20,7 +20,7 @@ def other_store(tmp_path):
 
 @pytest.fixture
 def other_code(tmp_path):
-    """A folder with the package, a comment longer."""
+    """A folder with a copy of the package that has one more comment."""
     for name in ("accdistill_jax", "configs"):
         shutil.copytree(REPOSITORY / name, tmp_path / "code" / name, ignore=shutil.ignore_patterns("__pycache__"))
     with (tmp_path / "code/accdistill_jax/objectives/losses.py").open("a") as file:
@@ -55,7 +55,7 @@ def test_another_store(launch, settings, tmp_path, smoke_store, other_store):
 
 
 def test_another_unseen_store(launch, settings, tmp_path, other_store):
-    """Of the same name, where each process looks; told before anything is trained."""
+    """The stores have the same path on each machine; the difference is reported before training."""
     population = SyntheticSettings(participants=4, segments_per_participant=8, seed=6, ppg_channels=2)
     second = write_store(tmp_path / "second/other", population, split=SplitRule(fractions=(0.5, 0.25, 0.25))).path
     own = {rank: [f"--config.data.unseen_stores=('{path}',)"] for rank, path in enumerate((other_store, second))}

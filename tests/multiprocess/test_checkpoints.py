@@ -1,4 +1,4 @@
-"""A checkpoint belongs to no topology: stopped on one, a run goes on with another."""
+"""Checkpoints are independent of the topology: a run stopped on one continues on another."""
 
 import re
 import signal
@@ -16,7 +16,7 @@ TWO = Topology(2, 2)
 
 @pytest.fixture
 def stop(training_held, tmp_path):
-    """stop(workdir, topology, rank=, step=): starts or continues the run and stops it by a signal to one process only."""
+    """stop(workdir, topology, rank=, step=): starts or continues the run, and stops it by a signal to a single process."""
 
     def run(workdir, topology, *, rank, step):
         job, place = training_held(workdir, topology, rank=rank, step=step)

@@ -1,4 +1,4 @@
-"""Processes that nobody introduces to each other find out by what a cluster has put into their environment."""
+"""Processes without addresses on the command line find each other by the cluster's environment variables."""
 
 import json
 import socket
@@ -14,7 +14,7 @@ PORTS = range(65535 - 2**12 + 1, 65536)
 
 
 def slurm(rank: int, job: int) -> dict[str, str]:
-    """Environment of a step of two tasks on one node, as far as JAX's detection reads it."""
+    """The variables of a step of two tasks on one node that JAX's detection reads."""
     return {
         "SLURM_JOB_ID": str(job),
         "SLURM_STEP_NODELIST": "127.0.0.1",
@@ -55,7 +55,7 @@ def test_a_slurm_step(launch, settings, tmp_path):
 
 
 def test_a_process_that_is_told_to_stay_alone(monkeypatch):
-    """In the environment of a step whose other task never comes."""
+    """The environment of a step whose other task never starts."""
     for name, value in slurm(0, free_job()).items():
         monkeypatch.setenv(name, value)
     assert distributed.start_distributed(mode="off").count == 1

@@ -21,7 +21,7 @@ ONE_EACH = Topology(1, 8)
 
 @pytest.fixture
 def rows_of(launch, smoke_store, tmp_path):
-    """rows_of(topology, mapping) -> what rows.py finds: (hashes by step and place, InfoNCE as every process has it)."""
+    """rows_of(topology, mapping) -> output of rows.py: (hashes by step and place, the InfoNCE of every process)."""
 
     def run(topology: Topology, mapping: str, *, batch_size: int):
         out = tmp_path / f"{topology}-{mapping}-{batch_size}"

@@ -1,4 +1,4 @@
-"""A fault of one process ends all of them, and each says where it was."""
+"""A fault of one process ends all processes, and each reports its place."""
 
 import contextlib
 import shutil
@@ -71,7 +71,7 @@ def test_second_signal_ends_at_once(training_held, tmp_path):
 
 @pytest.fixture(scope="module")
 def embedded(settings, tmp_path_factory) -> Path:
-    """A work directory that wants only its report; not to be changed."""
+    """A work directory that lacks only its report; read-only."""
     folder = tmp_path_factory.mktemp("embedded")
     with launcher(folder) as start:
         start(2, 1, settings(folder / "run", stages="('teacher','student','evaluation')", **SHORT)).finish()
@@ -94,7 +94,7 @@ def test_stopped_while_process_0_writes_the_report(launch, settings, hold, embed
 
 
 def hung(job: Job, limit_s: float) -> str:
-    """The line of the process that has noticed a hang, after checking that all have ended for it and written their stacks."""
+    """The line of the process that noticed a hang, after a check that all processes ended and wrote their stacks."""
     assert job.wait() == [75, 75], job.logs()
     assert all(job.has_stacks(rank) for rank in range(2)), job.logs()
     lines = {job.line(rank) for rank in range(2)}
@@ -105,7 +105,7 @@ def hung(job: Job, limit_s: float) -> str:
 
 
 def test_process_0_hangs_in_the_report(launch, settings, hold, embedded, tmp_path):
-    """The others, who wait for it, learn so, and it too."""
+    """The waiting processes notice it, and process 0 as well."""
     workdir = shutil.copytree(embedded, tmp_path / "run")
     limit = {"runtime.hang_timeout_s": WAIT_S}
     environment = {0: hold().before_report(), 1: {"SLACK": "1"}}
@@ -118,7 +118,7 @@ def test_process_0_hangs_in_the_report(launch, settings, hold, embedded, tmp_pat
 
 
 def test_a_process_hangs_in_the_pool_search(launch, settings, hold, embedded, tmp_path):
-    """The other one waits for it in a collective of the devices."""
+    """The other process waits for it in a collective."""
     workdir = shutil.copytree(embedded, tmp_path / "run")
     (workdir / "embeddings/main.npz").unlink()
     environment = {

@@ -1,4 +1,4 @@
-"""Killed, stopped or hung processes: the others end soon and say why, and the same command finishes the run."""
+"""Killed, stopped or hung processes: the others end soon with the reason, and the same command finishes the run."""
 
 import signal
 import time
@@ -16,7 +16,7 @@ SILENCE_S, HANG_S = 5.0, 5.0
 
 @pytest.fixture
 def continues(launch, settings, undisturbed):
-    """continues(workdir): the same command again leaves what the undisturbed run leaves, bit for bit."""
+    """continues(workdir): the repeated command leaves the same bits as the undisturbed run."""
 
     def check(workdir):
         launch(*TWO, settings(workdir)).finish()
@@ -28,7 +28,7 @@ def continues(launch, settings, undisturbed):
 
 @pytest.mark.parametrize("killed", [0, 1])
 def test_killed(training_held, continues, tmp_path, killed):
-    """In the middle of a collective for which process 0 waits."""
+    """The process is lost in a collective; process 0 waits in it."""
     job, _ = training_held(tmp_path / "run", TWO, rank=1, step=7)
     job.signal(killed, signal.SIGKILL)
     (status,) = job.wait([1 - killed], within_s=CONNECTION_S)
@@ -53,7 +53,7 @@ def test_stopped_for_a_while(training_held, continues, tmp_path):
 
 @pytest.mark.parametrize("hung", [0, 1])
 def test_hung(training_held, continues, tmp_path, hung):
-    """One process reads a batch for ever; the other waits for it in a collective."""
+    """One process never finishes reading a batch; the other waits for it in a collective."""
     job, _ = training_held(tmp_path / "run", TWO, rank=hung, step=7, **{"runtime.hang_timeout_s": HANG_S})
     began = time.monotonic()
     assert job.wait(within_s=2 * HANG_S + BEYOND_SILENCE_S) == [75, 75], job.logs()

@@ -1,4 +1,4 @@
-"""A run whose store and work directory lie in an object store that refuses everything in the middle of training."""
+"""A run with store and work directory in an object store that refuses all requests in the middle of training."""
 
 import threading
 from pathlib import Path

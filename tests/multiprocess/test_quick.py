@@ -1,11 +1,11 @@
-"""Two processes are one run: the whole of it, every stage, in seconds."""
+"""Two processes make one run: every stage, in seconds."""
 
 import json
 import shutil
 
 
 def test_two_processes_go_all_the_way(launch, settings, smoke_store, tmp_path):
-    """Each with a store of its own, beside which it keeps what the teacher makes of both processes' segments."""
+    """Each process has its own store and caches the teacher's views beside it."""
     workdir = tmp_path / "run"
     stores = [shutil.copytree(smoke_store, tmp_path / f"store-{rank}") for rank in range(2)]
     keys = {

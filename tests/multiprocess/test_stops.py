@@ -1,4 +1,4 @@
-"""Stops from outside reach all processes of a run, which saves and continues: a notice of maintenance, Ctrl-C to a launcher."""
+"""External stops reach all processes of a run, which saves its state and can continue: a maintenance notice, Ctrl-C to a launcher."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ def metadata():
 
 
 def test_a_notice_of_maintenance(launch, settings, hold, metadata, undisturbed, tmp_path):
-    """To one process's machine: all save the step and end with 143, and the same command finishes the run."""
+    """The notice goes to one machine: all processes save the step and end with 143; the same command finishes the run."""
     workdir, place = tmp_path / "run", hold()
     with socket.create_server(("127.0.0.1", 0)) as closed:
         elsewhere = f"127.0.0.1:{closed.getsockname()[1]}"

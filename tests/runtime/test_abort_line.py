@@ -1,4 +1,4 @@
-"""An abort of a library's own: one line where its reason is known, else as it is."""
+"""Aborts raised by a library: one line where the reason is known, otherwise the library's own text."""
 
 import socket
 import subprocess

@@ -1,4 +1,4 @@
-"""Where compiled programs are kept, and that a damaged one harms nothing."""
+"""The folder of compiled programs; a damaged program in it does no harm."""
 
 import jax
 import numpy as np
@@ -25,7 +25,7 @@ def as_before():
 
 
 def compute():
-    """Compiled anew each time, the program being another function."""
+    """Compiled anew each time, because the function is a new object."""
     return jax.jit(lambda x: (x @ x).sum())(np.eye(3, dtype=np.float32))
 
 
@@ -49,7 +49,7 @@ def test_programs_are_kept_in_the_folder_and_a_torn_one_is_compiled_anew(tmp_pat
 
 
 def test_off_holds_for_one_run_of_the_process(tmp_path):
-    """A run with the cache off used to turn it off for all that followed it."""
+    """A run with the cache off used to turn it off for later runs of the process."""
     use_compilation_cache("off")
     use_compilation_cache(str(tmp_path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -203,7 +203,7 @@ def test_a_request_with_nothing_running_is_ignored():
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_during_the_imports_ends_in_one_line(repository, tmp_path, number):
-    """A second or more goes by before the command can handle anything itself."""
+    """The command needs a second or more before it can handle a signal itself."""
     (tmp_path / "ml_collections.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
     process = subprocess.Popen(
         [sys.executable, "-m", "accdistill_jax.main", "--config=configs/distill.py"],

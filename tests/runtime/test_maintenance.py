@@ -16,7 +16,7 @@ WAIT_S = 20.0
 
 
 class MetadataServer:
-    """Answers like the metadata server: waits for a change where it is asked to."""
+    """Answers like the metadata server, including requests that wait for a change."""
 
     def __init__(self, port: int = 0, *, flavor: str = "Google"):
         self.values = {"": "instance/", "instance/maintenance-event": "NONE", "instance/preempted": "FALSE"}

@@ -66,7 +66,7 @@ def test_fewer_devices_can_be_chosen(parallel):
 
 
 class Gpu:
-    """A device as far as the choice of the compiler's options looks at it."""
+    """The attributes of a device that decide the compiler's options."""
 
     platform, process_index, id = "gpu", 0, 0
 

@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full, read by nobody, or of few letters."""
+"""Standard streams that are closed, full, without a reader, or of a small character set."""
 
 import os
 import subprocess

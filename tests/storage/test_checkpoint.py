@@ -54,7 +54,7 @@ def steps_on_disk(folder):
 
 @pytest.mark.parametrize("name", ["[x]", "a*b?", "a\\b", os.fsdecode(b"Ren\xe9")])
 def test_folders_whose_names_orbax_would_mistake(tmp_path, name):
-    """It saved no array and said nothing, or wrote into another folder."""
+    """Such a save used to write no array without an error, or wrote into another folder."""
     state, folder = make_state(), tmp_path / name / "checkpoints"
     with Checkpointer(folder) as saver:
         saver.save(1, state)
@@ -172,7 +172,7 @@ def test_damaged_newest_is_named_and_the_one_before_used(tmp_path, caplog, damag
 
 
 def test_no_single_damaged_file_goes_unnoticed(tmp_path):
-    """Whichever file of the newest checkpoint is cut short: its state comes back whole, or the one before is taken."""
+    """Any file of the newest checkpoint is truncated: the whole state is restored, or the checkpoint before it."""
     save_two(tmp_path)
     for path in [*files_of(tmp_path / "2"), tmp_path / "2.json"]:
         whole = path.read_bytes()

@@ -1,4 +1,4 @@
-"""One process at a time in a folder, told by the lock, and by the count in the lock file where there is none."""
+"""One process at a time in a folder: by the lock, or by the counter in the lock file where locks do not work."""
 
 import errno
 import fcntl
@@ -74,7 +74,7 @@ def test_one_that_is_just_ending_is_waited_for(tmp_path):
 
 
 def test_of_many_that_take_turns_there_is_one_at_a_time(tmp_path):
-    """The lock file is removed by each; whoever waited for the removed one must not think it has the lock."""
+    """Each process removes the lock file; a process that waited for the removed file must not believe that it holds the lock."""
     inside, most = [], []
 
     def work():
@@ -147,7 +147,7 @@ def test_of_two_that_begin_together_without_locks_the_last_has_it(tmp_path, monk
 
 @pytest.mark.usefixtures("quick")
 def test_a_holder_on_another_machine_whom_the_lock_does_not_tell(tmp_path):
-    """Its count grows; the lock is to be had."""
+    """The counter grows although the lock is free."""
     entry(tmp_path)
     ended = threading.Event()
 

@@ -132,7 +132,7 @@ def check_groups(
         "segments": sum(len(group.person) for group in groups if group.hashes is not None),
         "people": len(rows.names),
         "equal names": same_names,
-        "result": "nobody and no segment is on two sides (train, validation, test)",
+        "result": "no person and no segment is in two splits (train, validation, test)",
         "warnings": warnings,
     }
 
@@ -252,15 +252,15 @@ def _overlap(rows: _Rows, key: Sequence[int], people: list[str], segments: int) 
 
 
 def _refusal(people: Sequence[_Overlap], leaks: Sequence[_Overlap], *, several: bool, same_names: str) -> str:
-    lines = ["people or segments are on two sides, so that what is tested on was learned from:"]
+    lines = ["people or segments are in two splits, so the test would measure what was trained on:"]
     for noun, overlaps in (("the same people", people), ("the same segments (equal PPG or acceleration)", leaks)):
         for overlap in overlaps[:_SHOWN]:
             segments = f", {_count(overlap.segments, 'segments', 'segment')}" if overlap.segments else ""
             count = _count(overlap.people, "people", "person")
             lines.append(f"  {noun} in {_splits(overlap)}: {_names(overlap.people)} ({count}{segments})")
         if len(overlaps) > _SHOWN:
-            lines.append(f"  {noun} in {len(overlaps) - _SHOWN} more pairs of sides")
-    ways = "either drop the duplicates from one of them, or keep a person's side the same everywhere (prepare with one --split-file)"
+            lines.append(f"  {noun} in {len(overlaps) - _SHOWN} more pairs of splits")
+    ways = "drop the duplicates from one of them, or put each person into the same split everywhere (prepare with one --split-file)"
     if people and several and same_names == SAME_PERSON:
         ways += f'; where equal names in different stores are not the same person: --config.data.same_names="{DIFFERENT_PEOPLE}"'
     return "\n".join([*lines, ways])

@@ -1,4 +1,4 @@
-"""Who and what is on two sides is found, by name and by content; honest stores pass."""
+"""People and segments in two splits are detected, by name and by content; honest stores pass."""
 
 import time
 
@@ -61,7 +61,7 @@ def test_honest_stores_pass_and_are_counted(first, store_of):
     ):
         said = []
         found = check_separation(stores, others, same_names="same person", say=said.append)
-        assert not said and found["warnings"] == [] and "nobody and no segment" in found["result"]
+        assert not said and found["warnings"] == [] and "no person and no segment" in found["result"]
     assert found["segments"] == 21 and found["people"] == 7 and found["equal names"] == "same person"
     assert (
         found["stores"][first.path] == "12 segments of 4 people"
@@ -70,14 +70,14 @@ def test_honest_stores_pass_and_are_counted(first, store_of):
 
 
 @pytest.mark.parametrize("as_unseen", [False, True])
-def test_a_person_on_two_sides_is_refused_with_names_counts_and_ways_out(first, store_of, as_unseen):
+def test_a_person_in_two_splits_is_refused_with_names_counts_and_remedies(first, store_of, as_unseen):
     second = store_of("second", {"anna": ("test", "new"), "cleo": ("test", "newer"), "zoe": ("train", "zoe")})
     text = refused((first,), (second,)) if as_unseen else refused((first, second))
     assert f"the same people in train of {first.path} and test of {second.path}: anna (1 person, 6 segments)" in text
     assert "cleo" not in text and "segments (equal" not in text
     for way in (
         "drop the duplicates",
-        "keep a person's side the same everywhere",
+        "put each person into the same split everywhere",
         '--config.data.same_names="different people"',
     ):
         assert way in text

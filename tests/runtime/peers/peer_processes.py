@@ -104,7 +104,7 @@ class Processes:
 
 
 def ended(process: subprocess.Popen, within_s: float, since: float) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error of a process that ends within so many seconds."""
+    """Exit status, standard output and standard error of a process that ends within a time limit."""
     out, error = (stream.decode() for stream in process.communicate(timeout=ALARM_S))
     assert time.monotonic() - since < within_s, (process.returncode, error)
     return process.returncode, out, error

@@ -68,7 +68,7 @@ Peers.connect = lambda **options: connect(**options | {"timeouts": Timeouts(sile
     "work", ['peers.from_first("report", stuck)', 'peers.gather("rows", rank) if rank else stuck()']
 )
 def test_a_wait_for_a_process_that_hangs_has_a_limit(processes, work):
-    """Process 0 is not watched itself here; the others find out that they wait too long, and its stacks are written too."""
+    """Process 0 has no watch of its own here; the others notice that they wait too long, and its stacks are written too."""
     for rank, (status, _, error) in enumerate(run(processes, 3, work, before=SHORT_WAITS)):
         assert status == ExitStatus.RELAUNCH
         *stacks, line = error.splitlines()

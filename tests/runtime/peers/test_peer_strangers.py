@@ -1,4 +1,4 @@
-"""The hub against whoever else connects: with real sockets, in this process."""
+"""The hub and connections from strangers, with real sockets in this process."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ WAIT_S = 30.0
 
 
 class Meeting:
-    """A hub of so many processes, and the sockets that tests connect with it."""
+    """A hub for a number of processes, and the sockets that tests connect to it."""
 
     def __init__(self, count: int = 2, *, silence_s: float = 60.0):
         listener = listen("127.0.0.1")
@@ -137,7 +137,7 @@ def test_random_bytes_and_flipped_hellos_end_their_connections_alone(meet):
 
 
 def test_idle_connections_keep_no_process_out(meet):
-    """Many more than are kept: the oldest go, also with something half said."""
+    """More connections than the hub keeps: the oldest are closed, even in the middle of a message."""
     meeting = meet()
     idle = [meeting.connect(*([b'{"kind": '] if number % 2 else [])) for number in range(400)]
     assert heard(meeting.connect(hello(1)), "welcome")
@@ -224,7 +224,7 @@ class CountingSocket(socket.socket):
 
 @pytest.mark.parametrize("limit", [10, 4096])
 def test_no_more_is_taken_in_than_the_limit(limit):
-    """Neither a line without an end nor one that has it."""
+    """Refused with and without a line end."""
     for line in (b" " * 10 * limit, b'"' + b"x" * 2 * limit + b'"\n', b" " * limit + b"{}\n"):
         here, there = socket.socketpair()
         sender = threading.Thread(

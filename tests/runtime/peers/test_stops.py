@@ -61,7 +61,7 @@ def test_a_stopped_one_stops_the_others_at_once_without_handler(processes, leave
 
 
 def test_nothing_follows_the_line_with_which_a_process_ends(repository):
-    """Libraries log from threads of their own until the process is gone."""
+    """Libraries log from background threads until the process ends."""
     program = """
 import os, threading, time
 from accdistill_jax.runtime.watchdog import end_process
@@ -190,7 +190,7 @@ def test_leaving_when_the_others_are_gone(processes):
 
 
 def test_process_0_ends_after_the_others(processes):
-    """JAX's services in process 0 must outlive the others' way out, however long they take to notice a stop."""
+    """JAX's services in process 0 must outlive the other processes, however long these take to notice a stop."""
     body = f"""
         peers.set_stop_handler(lambda reason, status: None)
         peers.barrier("handlers")

@@ -1,4 +1,4 @@
-"""Mirrors of addresses in memory, a store that fails where a test wants it, and the folder of a run at two moments."""
+"""Mirrors of in-memory addresses, a store that fails on demand, and a run's folder at two moments."""
 
 import itertools
 import shutil
@@ -32,7 +32,7 @@ def short_pauses(monkeypatch):
 
 @pytest.fixture
 def opened():
-    """opened(url, folder, ...) -> a Mirror that has pulled, silent; closed at the end."""
+    """opened(url, folder, ...) -> a silent Mirror after its first pull; closed after the test."""
     mirrors = []
 
     def make(url, folder, **options):
@@ -46,7 +46,7 @@ def opened():
 
 
 class Store:
-    """Stands before everything that changes a store or the journal: can count, fail and be killed."""
+    """Wraps every call that changes a store or the journal: counts calls, fails, or simulates a kill."""
 
     def __init__(self, monkeypatch):
         self.calls: list[str] = []

@@ -36,7 +36,7 @@ def state(step: int) -> dict:
 
 
 def become(folder: Path, wanted: Path) -> None:
-    """Makes a work directory what another one is, the mirror's own files left."""
+    """Makes a work directory equal to another, except for the mirror's own files."""
     for path in list(folder.iterdir()) if folder.exists() else []:
         if not path.name.startswith((".mirror", ".in-use")):
             shutil.rmtree(path) if path.is_dir() else path.unlink()

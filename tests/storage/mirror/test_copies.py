@@ -1,4 +1,4 @@
-"""A copy is at the address whole or not at all, wherever it is killed or refused."""
+"""A copy at the address is whole or absent, wherever the upload is killed or refused."""
 
 import errno
 import itertools

@@ -1,4 +1,4 @@
-"""The address holds a run's plain files: other programs read them in place, and earlier formats are told apart."""
+"""The address holds a run's plain files: other programs read them in place, and earlier formats are recognised."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ def scalars(content: bytes) -> list[tuple[int, str, float]]:
 
 
 def refuse_manifest(store):
-    """Refuses everything from the moment at which all files of a copy are written: its manifest comes after the journal."""
+    """Refuses every write after a copy's files are complete: the manifest is written after the journal."""
     store.reset()
     return lambda number, what: any("atomically" in call for call in store.calls) and refuse()
 
@@ -79,7 +79,7 @@ def test_other_programs_read_the_bucket_as_plain_files(opened, two_states, tmp_p
 
 
 def test_a_copy_that_was_cut_off_leaves_the_one_before_whole(url, opened, store, two_states, tmp_path):
-    """Its files are there already, in part under the names of files that the complete copy has with other content."""
+    """Some of its files exist already, under names that the complete copy has with other content."""
     one = opened(url, tmp_path / "one")
     become(tmp_path / "one", two_states[0])
     one.push()
@@ -124,7 +124,7 @@ def test_files_at_the_address_that_the_run_has_not_written_stay(url, opened, tmp
 
 
 def test_a_process_that_was_held_up_in_its_copy_spoils_nothing(url, opened, tmp_path, monkeypatch):
-    """Another machine goes on from the copy before and completes one; then the first process continues."""
+    """Another machine continues from the previous copy and completes a new one; then the first process continues."""
     one = opened(url, tmp_path / "one")
     write(tmp_path / "one", a="1", b="1")
     one.push()
@@ -166,7 +166,7 @@ def test_a_plain_tree_is_fetched_from_an_address_at_which_a_run_goes_on(url, ope
 
 @pytest.fixture
 def first_format(url):
-    """An address with a run as the first format held it: each object named by its content."""
+    """An address with a run in the first format, whose objects are named by their content."""
     files = {"config.json": b"{}", "metrics/teacher.jsonl": b"1\n"}
     remote, listed = open_folder(url), {}
     for name, content in files.items():

@@ -1,4 +1,4 @@
-"""The work directory and the address: the one that is further is kept, and two different runs are refused."""
+"""The work directory and the address: the more advanced state is kept, and two different runs are refused."""
 
 import shutil
 
