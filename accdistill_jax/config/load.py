@@ -141,9 +141,12 @@ def config_file(argument: str) -> tuple[Path, str]:
         The file and the preset, "" for none.
 
     Raises:
-        UserError: no such file or shipped config; names the nearest one.
+        UserError: no such file or shipped config (names the nearest one), or a colon without a preset, as an empty shell
+            variable leaves it.
     """
     name, preset = _split(expanded(argument))
+    if argument.endswith(":"):
+        raise UserError(f"config {argument}: no preset after the colon; name one, or leave out the colon for the default")
     if _NAME.fullmatch(name):
         shipped = shipped_configs()
         if name in shipped:

@@ -46,6 +46,8 @@ def test_a_file_of_the_user_is_found_by_its_path(tmp_path):
         ("common", "no config common comes with the package; there are distill, pretrain, reproduce"),
         ("configs/distill.py", "no config file configs/distill.py; shipped: --config=distill"),
         ("distill:smok", "has no preset 'smok'"),
+        ("distill:", "no preset after the colon"),
+        ("configs/distill.py:", "no preset after the colon"),
     ],
 )
 def test_a_wrong_argument_is_named(argument, message):
