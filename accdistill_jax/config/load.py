@@ -146,7 +146,9 @@ def config_file(argument: str) -> tuple[Path, str]:
     """
     name, preset = _split(expanded(argument))
     if argument.endswith(":"):
-        raise UserError(f"config {argument}: no preset after the colon; name one, or leave out the colon for the default")
+        raise UserError(
+            f"config {argument}: no preset after the colon; name one, or leave out the colon for the default"
+        )
     if _NAME.fullmatch(name):
         shipped = shipped_configs()
         if name in shipped:
