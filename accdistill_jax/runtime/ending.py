@@ -89,7 +89,7 @@ def quieten() -> None:
         # After a failed save, TensorStore threads that still write report a closed event loop.
         shown, unraisable = sys.excepthook, sys.unraisablehook
         sys.excepthook = lambda kind, value, trace: _is_of_failed_save(value) or shown(kind, value, trace)
-        sys.unraisablehook = lambda found: _is_of_failed_save(found.exc_value) or unraisable(found)
+        sys.unraisablehook = lambda raised: _is_of_failed_save(raised.exc_value) or unraisable(raised)
 
 
 def _is_of_failed_save(error: BaseException | None) -> bool:

@@ -303,8 +303,8 @@ class Checkpointer:
                 _remove_tree(path)
             elif is_leftover(path.name):
                 path.unlink(missing_ok=True)
-            elif found := _UNFINISHED.fullmatch(path.name):
-                step = int(found[1])
+            elif match := _UNFINISHED.fullmatch(path.name):
+                step = int(match[1])
                 if not self._sidecar(step).exists():
                     _remove_tree(self._folder(step))
                 path.unlink(missing_ok=True)

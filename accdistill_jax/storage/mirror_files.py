@@ -133,11 +133,11 @@ def local_files(folder: Path, exclude: Sequence[str]) -> dict[str, tuple[int, in
     return listing
 
 
-def hash_files(folder: Path, found: Mapping[str, tuple[int, int, int]], known: Mapping[str, Known]) -> dict[str, Known]:
+def hash_files(folder: Path, files: Mapping[str, tuple[int, int, int]], known: Mapping[str, Known]) -> dict[str, Known]:
     """Contents of files by name; hashes only files whose state has changed."""
     return {
         name: known[name] if name in known and known[name].state == state else Known(state, content(folder / name))
-        for name, state in found.items()
+        for name, state in files.items()
     }
 
 

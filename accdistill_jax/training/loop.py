@@ -233,7 +233,7 @@ class _Metrics:
 
     def add_validation(self, step: int, measured: Sequence[Mapping[str, np.ndarray]]) -> float:
         """Checks and writes the mean metrics of the validation batches; returns the loss."""
-        values = {name: float(np.mean([one[name] for one in measured])) for name in measured[0]}
+        values = {name: float(np.mean([metrics[name] for metrics in measured])) for name in measured[0]}
         check_finite(values, step, self._outputs.checkpointer)
         self._outputs.writer.write(step, "validation", values)
         return values["loss"]

@@ -202,17 +202,17 @@ def _people_in_two_splits(rows: _Rows) -> list[_Overlap]:
     keys, counts = np.unique(np.ravel_multi_index((rows.person, rows.side, rows.group), shape), return_counts=True)
     places = np.stack(np.unravel_index(keys, shape), axis=1)
     split = np.flatnonzero(np.bincount(np.unique(places[:, :2], axis=0)[:, 0]) > 1)
-    found: dict[tuple, list] = {}
+    overlaps: dict[tuple, list] = {}
     for person in split.tolist():
         low, high = np.searchsorted(places[:, 0], [person, person + 1])
         first, *others = range(low, high)  # by side
         for other in others:
             if places[other, 1] != places[first, 1]:
                 key = (*places[first, 1:].tolist(), *places[other, 1:].tolist())
-                entry = found.setdefault(key, [[], 0])
+                entry = overlaps.setdefault(key, [[], 0])
                 entry[0].append(rows.names[person])
                 entry[1] += sum(int(counts[place]) for place in (first, other) if rows.known[places[place, 2]])
-    return [_overlap(rows, key, people, segments) for key, (people, segments) in sorted(found.items())]
+    return [_overlap(rows, key, people, segments) for key, (people, segments) in sorted(overlaps.items())]
 
 
 def _equal_content(rows: _Rows) -> tuple[list[_Overlap], list[_Overlap]]:
@@ -220,7 +220,7 @@ def _equal_content(rows: _Rows) -> tuple[list[_Overlap], list[_Overlap]]:
     by_side = np.argsort(rows.side, kind="stable")  # the first row of equal rows has the lowest split
     pairs = np.concatenate([by_side[equal_rows(rows.hashes[by_side, signal])] for signal in range(2)])
     pairs = np.unique(pairs, axis=0)
-    found: tuple[dict, dict] = {}, {}
+    overlaps: tuple[dict, dict] = {}, {}
     first, second = pairs.T
     described = np.stack(
         [
@@ -236,11 +236,11 @@ def _equal_content(rows: _Rows) -> tuple[list[_Overlap], list[_Overlap]]:
     kinds, place = np.unique(described, axis=0, return_inverse=True)
     segments = np.bincount(np.unique(np.stack([place, second], axis=1), axis=0)[:, 0], minlength=len(kinds))
     for (*key, first_person, second_person), count in zip(kinds.tolist(), segments.tolist(), strict=True):
-        entry = found[int(key[0] == key[2])].setdefault(tuple(key), [[], 0])
+        entry = overlaps[int(key[0] == key[2])].setdefault(tuple(key), [[], 0])
         a, b = rows.names[first_person], rows.names[second_person]
         entry[0].append(a if a == b else f"{a} = {b}")
         entry[1] += count
-    leaks, doubles = ([_overlap(rows, key, *entry) for key, entry in sorted(kind.items())] for kind in found)
+    leaks, doubles = ([_overlap(rows, key, *entry) for key, entry in sorted(kind.items())] for kind in overlaps)
     return leaks, doubles
 
 

@@ -144,14 +144,14 @@ def decode_unit(file: BinaryIO, *, signals: bool) -> Unit:
     return unit
 
 
-def same_unit(one: Unit, other: Unit) -> bool:
+def same_unit(first: Unit, second: Unit) -> bool:
     """True if two readings of a unit have equal columns, hashes and properties."""
     return (
-        one.about == other.about
-        and np.array_equal(one.content, other.content)
+        first.about == second.about
+        and np.array_equal(first.content, second.content)
         and all(
-            np.array_equal(column, other.columns[name], equal_nan=column.dtype.kind == "f")
-            for name, column in one.columns.items()
+            np.array_equal(column, second.columns[name], equal_nan=column.dtype.kind == "f")
+            for name, column in first.columns.items()
         )
     )
 
