@@ -228,6 +228,7 @@ def test_a_program_that_hangs_is_ended(two_at_a_time, tmp_path, monkeypatch):
     assert [result.wrong for result in results] == ["does not end"] * 2
 
 
+@pytest.mark.slow
 def test_a_case_that_changes_the_bases_is_noticed(tmp_path):
     bases = tmp_path / "bases"
     bases.mkdir()

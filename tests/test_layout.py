@@ -79,6 +79,7 @@ def test_only_the_root_may_name_parts_for_type_checkers_alone(tmp_path):
     assert layout.circles(layout.imports(package)) == [["package", "package.data"]]
 
 
+@pytest.mark.slow
 def test_the_graph_is_printed(capsys):
     layout.main()
     printed = capsys.readouterr().out

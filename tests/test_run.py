@@ -109,6 +109,7 @@ def test_unreadable_seconds_are_named_in_a_warning_and_counted_anew(tmp_path, ca
     assert StageClock(tmp_path).seconds == {"data": 1.5} and not caplog.text
 
 
+@pytest.mark.slow
 def test_stages_one_by_one_give_what_all_at_once_give(finished, smoke_config, tmp_path):
     for stages in (("data",), ("data", "teacher"), ("student",)):
         run(smoke_config(stages=stages), tmp_path / "run")
@@ -285,6 +286,7 @@ def test_another_store_under_the_same_path_is_refused(smoke_config, smoke_store,
         run(smoke_config(**changes, stages=("teacher",)), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_other_evaluation_settings_evaluate_again_without_training(copy, smoke_config, no_training):
     embeddings, before = times(copy / "embeddings"), report(copy)
     run(smoke_config(**{"evaluation.bootstrap_draws": 13}), copy)

@@ -30,8 +30,15 @@ def kept_bytes(fn, params):
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(residuals))
 
 
-@pytest.mark.parametrize("architecture", ["transformer", "efficientnet"])
-@pytest.mark.parametrize("make", [encoder, autoencoder])
+@pytest.mark.parametrize(
+    ("architecture", "make"),
+    [
+        ("transformer", encoder),
+        pytest.param("transformer", autoencoder, marks=pytest.mark.slow),
+        pytest.param("efficientnet", encoder, marks=pytest.mark.slow),
+        ("efficientnet", autoencoder),
+    ],
+)
 def test_same_parameters_and_gradients_from_less_memory(architecture, make):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 640, 2)), jnp.float32)
     order = np.tile(np.random.default_rng(1).permutation(10).astype(np.int32), (4, 1))

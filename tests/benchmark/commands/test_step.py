@@ -146,6 +146,7 @@ def test_distance_of_parameters_is_relative_to_their_movement():
         peer_pytorch.parameter_difference(start, ours, {"a": ours["a"]})
 
 
+@pytest.mark.slow
 def test_encoder_on_all_tokens_is_the_same_model_on_hidden_patches():
     encoder = TransformerEncoder(patch=20, width=16, depth=1, heads=2, mlp=24)
     model = MaskedAutoencoder(encoder, patch=20, keep=3, decoder_width=8, decoder_depth=1, decoder_heads=2)

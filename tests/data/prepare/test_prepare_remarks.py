@@ -169,6 +169,7 @@ def test_the_summary_says_polarity_and_dropouts(tmp_path):
     assert "held values taken for gaps: 5 s of ppg in 1 recording, most (5 s) in held" in text
 
 
+@pytest.mark.slow
 def test_the_summary_says_why_most_minutes_are_rejected(tmp_path, capsys):
     group(tmp_path / "in")
 

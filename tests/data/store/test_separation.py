@@ -186,7 +186,7 @@ def test_long_lists_are_cut_short():
     with pytest.raises(UserError) as caught:
         check_groups(groups, same_names="same person")
     text = str(caught.value)
-    assert len(text) < 2000 and "and 494 more (500 people)" in text and "more pairs of sides" in text
+    assert len(text) < 2000 and "and 494 more (500 people)" in text and "more pairs of splits" in text
 
 
 def test_a_million_segments_take_seconds_and_little_memory():

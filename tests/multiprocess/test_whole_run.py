@@ -3,7 +3,10 @@
 import json
 import shutil
 
+import pytest
 
+
+@pytest.mark.slow
 def test_two_processes_go_all_the_way(launch, settings, smoke_store, tmp_path):
     """Each process has its own store and caches the teacher's views beside it."""
     workdir = tmp_path / "run"
