@@ -196,6 +196,7 @@ def synthetic_stores(config: Config, workdir: Path, say: Callable[[str], None], 
         segments_per_participant=c.segments_per_participant,
         seed=c.seed,
         ppg_channels=c.ppg_channels,
+        generator=c.generator,
     )
     say(f"data: {c.participants * c.segments_per_participant} synthetic minutes in {path}")
     return (shared_store(path, settings, workers=c.workers, progress=progress, say=say),)

@@ -68,6 +68,12 @@ class SyntheticConfig:
     )
     seed: int = setting(1, integer(), "seed of the generator")
     ppg_channels: int = setting(2, integer(1, 64), "PPG channels")
+    generator: int = setting(
+        1,
+        integer(1, 2),
+        "1: a fine, quiet sensor on a still wrist; 2: sensors, clocks and wrists as measured",
+        added=True,
+    )
     workers: int = setting(2, integer(1, 1024), "processes that generate", free=True)
 
 

@@ -44,6 +44,7 @@ ADDED = {
     "inputs.accel.rate_share": 0.5,
     "inputs.accel.step": 0.1,
     "inputs.accel.axes": 1,
+    "data.synthetic.generator": 2,
 }
 FREE = {
     "stages": ("data",),

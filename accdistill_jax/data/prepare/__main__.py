@@ -1,4 +1,4 @@
-"""Command line of data preparation: makes stores from recordings or a generator, checks stores and shows them."""
+"""Command line of data preparation: makes stores from recordings or a generator, checks, shows and measures stores."""
 
 from accdistill_jax.runtime import streams  # isort: skip
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from accdistill_jax.data import recordings
-from accdistill_jax.data.prepare import show
+from accdistill_jax.data.prepare import measure, show
 from accdistill_jax.data.prepare.field_flags import Field, add_flags, chosen_fields, dataclass_fields, function_fields
 from accdistill_jax.data.prepare.preparation import PreparationSettings, find_recordings, prepare_recordings
 from accdistill_jax.data.preprocessing.settings import MEASURED_ONLY, PreprocessSettings
@@ -70,6 +70,14 @@ def build_parser(prog: str = PROG) -> argparse.ArgumentParser:
     command.add_argument("store", type=expanded, help="folder or URL")
     command.add_argument("--plot", type=expanded, metavar="PNG", help="also draw a few segments into this file")
     command.add_argument("--segments", type=int, default=4, help="number of segments to draw (default: 4)")
+    command = commands.add_parser(
+        "measure", help="measure sensors and wrists of stores: noise, motion, the heart in the acceleration, breathing"
+    )
+    command.add_argument("store", nargs="+", type=expanded, help="folder or URL; several are compared")
+    command.add_argument(
+        "--by", choices=measure.BY, default="device", help="a column for each of these (default: device)"
+    )
+    command.add_argument("--segments", type=int, default=500, help="most segments of a column (default: 500)")
     return parser
 
 
@@ -128,6 +136,14 @@ def _show(args: argparse.Namespace, console: Console) -> None:
         show.print_line(f"plot: {args.plot}", console)
 
 
+def _measure(args: argparse.Namespace, console: Console) -> None:
+    if args.segments < 1:
+        raise UserError(f"--segments {args.segments}: must be at least 1")
+    stores = [Store.open(path) for path in args.store]
+    for table in measure.measures_tables(stores, by=args.by, segments=args.segments):
+        console.print(table)
+
+
 def _prepare_synthetic(args: argparse.Namespace, console: Console) -> None:
     preparation = PreparationSettings(**chosen_fields(args, _PREPARATION_SYNTHETIC))
     store = synthetic.write_store(
@@ -168,7 +184,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
 
     def work() -> None:
         args = build_parser(prog).parse_args(argv)
-        commands = {"verify": _verify, "show": _show, "synthetic": _prepare_synthetic}
+        commands = {"verify": _verify, "show": _show, "measure": _measure, "synthetic": _prepare_synthetic}
         commands.get(args.command, _prepare_recordings)(args, Console() if sys.stdout.isatty() else Console(width=140))
 
     return run_command(work, when_stopped="interrupted; run the same command again to continue")

@@ -1,7 +1,7 @@
 """Synthetic recordings: the default data, and data with known truth for tests of claims.
 
-`physiology` draws the participants and their heart beats, `waveforms` renders the signals of a watch, and
-`health_targets` draws their answers to questions about health. This module turns the minutes into segments, with the
+`physiology` draws the participants and their heart beats, and `health_targets` their answers to questions about health.
+`waveforms` renders the signals of a watch; `wrist_signals` does so for the second generator, with the same people and beats. This module turns the minutes into segments, with the
 same filter, labels and selection as for measured recordings, and writes the segments into a store.
 """
 
@@ -21,9 +21,10 @@ from accdistill_jax.data.store.request import existing_store
 from accdistill_jax.data.store.split import SplitRule
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.data.store.writer import StoreWriter
-from accdistill_jax.data.synthetic import physiology, waveforms
+from accdistill_jax.data.synthetic import physiology, waveforms, wrist_signals
 from accdistill_jax.data.synthetic.health_targets import draw_answers
 from accdistill_jax.data.synthetic.physiology import Physiology, sample_participant
+from accdistill_jax.data.synthetic.wrist import sample_wrist
 from accdistill_jax.errors import UserError
 from accdistill_jax.runtime.progress import progress_bar
 from accdistill_jax.storage.locking import file_lock
@@ -40,7 +41,14 @@ __all__ = [
 ]
 
 GENERATOR_VERSION = 3  # part of every store's settings; it rises when the same settings give other minutes or answers
+WRIST_VERSION = 1  # the same for the signals of the second generator
+GENERATORS = (1, 2)
 DEVICE = "synthetic"
+
+
+def signals_version(generator: int) -> dict[str, int]:
+    """Identity of a generator's signals, besides `GENERATOR_VERSION`; empty for the first generator."""
+    return {} if generator == 1 else {"signals": generator, "signals_version": WRIST_VERSION}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +61,8 @@ class SyntheticSettings:
         seed: seed of the population. Two seeds have no participant in common.
         ppg_channels: number of PPG channels, 1 to 8.
         first_participant: index of the first participant. Stores with the same seed and disjoint indices have different people.
+        generator: 1 renders a fine, quiet sensor on a still wrist; 2 renders sensors, clocks and wrists as they were measured. People,
+            beats and labels are the same.
 
     Raises:
         UserError: a value out of range.
@@ -63,6 +73,7 @@ class SyntheticSettings:
     seed: int = 0
     ppg_channels: int = 2
     first_participant: int = 0
+    generator: int = 1
 
     def __post_init__(self) -> None:
         limits = {
@@ -71,6 +82,7 @@ class SyntheticSettings:
             "seed": (0, 2**63 - 1),
             "ppg_channels": (1, waveforms.MAX_CHANNELS),
             "first_participant": (0, 2**31 - 1),
+            "generator": (min(GENERATORS), max(GENERATORS)),
         }
         for name, (low, high) in limits.items():
             value = getattr(self, name)
@@ -81,7 +93,8 @@ class SyntheticSettings:
 
     def to_json(self) -> dict[str, int]:
         """Plain JSON values, with the version of the generator."""
-        return {**{k: int(v) for k, v in dataclasses.asdict(self).items()}, "generator": GENERATOR_VERSION}
+        plain = {**{k: int(v) for k, v in dataclasses.asdict(self).items()}, "generator": GENERATOR_VERSION}
+        return plain | signals_version(self.generator)
 
     @property
     def participant_indices(self) -> range:
@@ -108,6 +121,7 @@ def generate_segments(
     *,
     ppg_channels: int = 2,
     participant: Physiology | None = None,
+    generator: int = 1,
 ) -> RawMinutes:
     """Generates minutes of one participant.
 
@@ -118,16 +132,20 @@ def generate_segments(
         ppg_channels: number of PPG channels C, 1 to 8. The first channels do not depend on it.
         participant: physiology to use instead of `sample_participant(seed, participant_index)`, for comparisons with the same
             random numbers.
+        generator: 1 or 2, see `SyntheticSettings`.
 
     Returns:
         The raw minutes, in the order of `segment_indices`.
 
     Raises:
-        ValueError: `ppg_channels` out of range.
+        ValueError: `ppg_channels` or `generator` out of range.
     """
+    if generator not in GENERATORS:
+        raise ValueError(f"generator must be 1 or 2, not {generator}")
     if not 1 <= ppg_channels <= waveforms.MAX_CHANNELS:
         raise ValueError(f"ppg_channels must be 1 to {waveforms.MAX_CHANNELS}, not {ppg_channels}")
     person = participant or sample_participant(seed, participant_index)
+    wrist = sample_wrist(seed, participant_index, person) if generator == 2 else None
     count = len(segment_indices)
     ppg = np.empty((count, waveforms.SAMPLES, ppg_channels), np.float32)
     accel = np.empty((count, waveforms.SAMPLES, 3), np.float32)
@@ -139,9 +157,15 @@ def generate_segments(
         rng = physiology.random_stream(seed, participant_index, int(segment))
         state = physiology.draw_state(person, rng, segment_index=int(segment))
         rhythm = physiology.draw_rhythm(person, state, rng)
-        minute = waveforms.render_minute(person, state, rhythm, rng, ppg_channels=ppg_channels)
         movement = physiology.random_stream(seed, participant_index, int(segment), movement=True)
-        ppg[row], accel[row] = waveforms.add_large_movement(minute, person, state, movement)
+        if wrist is None:
+            minute = waveforms.render_minute(person, state, rhythm, rng, ppg_channels=ppg_channels)
+            minute = waveforms.add_large_movement(minute, person, state, movement)
+        else:
+            minute = wrist_signals.render_wrist_minute(
+                wrist, state, rhythm, rng, movement=movement, ppg_channels=ppg_channels
+            )
+        ppg[row], accel[row] = minute
         inside = np.flatnonzero((rhythm.beats_s >= 0.0) & (rhythm.beats_s <= 60.0))
         beats.append(rhythm.beats_s[inside])
         intervals.append(rhythm.beats_s[inside] - rhythm.beats_s[inside - 1])
@@ -173,7 +197,11 @@ def generate_batch(
         range(settings.segments_per_participant),
         ppg_channels=settings.ppg_channels,
         participant=person,
+        generator=settings.generator,
     )
+    device = DEVICE
+    if settings.generator == 2:
+        device = f"{DEVICE} {sample_wrist(settings.seed, participant_index, person).device.rate_hz} Hz"
     return finish_segments(
         bandpass(raw.ppg, axis=1, settings=preprocess_settings),
         raw.accel,
@@ -187,7 +215,7 @@ def generate_batch(
                 weight_kg=person.weight_kg,
                 conditions=person.conditions | draw_answers(settings.seed, participant_index, person),
             ),
-            device=DEVICE,
+            device=device,
             recording_id=person.participant_id,
             start_unix_s=raw.start_unix_s,
         ),

@@ -27,20 +27,20 @@ SAMPLES = 3840  # 60 s
 ACCEL_RANGE_G = 8.0
 ACCEL_STEP_G = ACCEL_RANGE_G / 32768.0  # 16 bit over +-8 g
 
-_FFT = 4096  # 64 s: 3 s before the minute, where circular tails end, and 1 s after it
-_LEAD = 192
+FFT_SAMPLES = 4096  # 64 s: 3 s before the minute, where circular tails end, and 1 s after it
+LEAD_SAMPLES = 192
 _TAPS = np.array([[-1], [0], [1], [2]])
-_TEMPLATE_S = np.arange(_LEAD, dtype=np.float32) / np.float32(RATE_HZ)
-_FREQ = (np.arange(_FFT // 2 + 1) * (RATE_HZ / _FFT)).astype(np.float32)
-_WANDER = np.where(_FREQ > 0.03, 1.0 / np.maximum(_FREQ, 0.03), 0.0).astype(np.float32)  # amplitude ~ 1/f
-_WANDER /= np.sqrt(2.0 * np.sum(_WANDER**2) / _FFT)  # unit sd in time for unit white noise
+_TEMPLATE_S = np.arange(LEAD_SAMPLES, dtype=np.float32) / np.float32(RATE_HZ)
+FREQUENCY_HZ = (np.arange(FFT_SAMPLES // 2 + 1) * (RATE_HZ / FFT_SAMPLES)).astype(np.float32)
+WANDER = np.where(FREQUENCY_HZ > 0.03, 1.0 / np.maximum(FREQUENCY_HZ, 0.03), 0.0).astype(np.float32)  # amplitude ~ 1/f
+WANDER /= np.sqrt(2.0 * np.sum(WANDER**2) / FFT_SAMPLES)  # unit sd in time for unit white noise
 _UPSAMPLE = int(RATE_HZ / RHYTHM_RATE_HZ)
 _RAMP = (np.arange(_UPSAMPLE) / _UPSAMPLE).astype(np.float32)
 _DRIFT_RAMP = np.arange(64) / 64.0  # knots 8 s apart
-_MINUTE = slice(32, 32 + SAMPLES // _UPSAMPLE + 1)  # the minute on the 8 Hz grid, including its end
+MINUTE = slice(32, 32 + SAMPLES // _UPSAMPLE + 1)  # the minute on the 8 Hz grid, including its end
 
 # Gravity in the watch's axes (x along the forearm towards the hand, z out of the dial), before the mount's turn.
-_POSTURES = {
+POSTURES = {
     "asleep": np.array([[0.1, 0.3, 0.95], [0.2, 0.9, 0.4], [-0.1, -0.9, 0.4], [0.3, 0.2, -0.9]]),
     "resting": np.array([[0.2, 0.2, 0.95], [-0.3, 0.6, 0.75], [0.6, 0.3, 0.7], [0.1, 0.95, 0.3]]),
     "seated": np.array([[0.0, 0.1, 1.0], [0.1, 0.5, 0.85], [-0.4, 0.4, 0.8], [0.3, 0.2, 0.93]]),
@@ -58,15 +58,15 @@ class Minute(NamedTuple):
     accel: np.ndarray  # [3840, 3] float32, g
 
 
-def _upsample(slow: np.ndarray) -> np.ndarray:
+def to_signal_rate(slow: np.ndarray) -> np.ndarray:
     """Linear interpolation from [..., n + 1] at 8 Hz to [..., 8 n] float32 at 64 Hz."""
     return upsample(slow.astype(np.float32), _RAMP)
 
 
 def impulse_spectrum(times_s: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Spectrum [2049] complex64 of weighted impulses between samples (cubic Lagrange), -3 s to 61 s."""
-    position = times_s * RATE_HZ + _LEAD
-    keep = (position > 2.0) & (position < _FFT - 3.0)
+    position = times_s * RATE_HZ + LEAD_SAMPLES
+    keep = (position > 2.0) & (position < FFT_SAMPLES - 3.0)
     position, weights = position[keep], weights[keep]
     whole = position.astype(np.int64)
     d = position - whole
@@ -81,7 +81,7 @@ def impulse_spectrum(times_s: np.ndarray, weights: np.ndarray) -> np.ndarray:
         )
         * weights
     )
-    train = np.bincount((whole + _TAPS).ravel(), taps.ravel(), minlength=_FFT)
+    train = np.bincount((whole + _TAPS).ravel(), taps.ravel(), minlength=FFT_SAMPLES)
     return fft.rfft(train.astype(np.float32))
 
 
@@ -184,20 +184,43 @@ def _draw_motion(person: Physiology, state: MinuteState, rng: np.random.Generato
 def add_large_movement(minute: Minute, person: Physiology, state: MinuteState, rng: np.random.Generator) -> Minute:
     """Adds walking or other large movement of the arm to some minutes, chosen at random; the others are unchanged.
 
-    Walking swings the arm once in two steps and shakes it at every step. Other movement is noise of 0.5 to 4 Hz with changing
-    strength. Both also move the blood and the sensor and hide most of the pulse. The root mean square of the acceleration is
-    0.17 to 0.6 g over the minute, above the default limit for calm minutes.
+    The acceleration is rounded to the sensor's steps again. See `draw_large_movement`.
 
     Args:
         minute: rendered minute.
         person: the participant.
         state: state of the minute.
         rng: random stream of the minute's large movement.
+    """
+    added = draw_large_movement(person, state, rng, ppg_channels=minute.ppg.shape[1])
+    if added is None:
+        return minute
+    accel = _digitise((minute.accel.T + added.accel.T).astype(np.float32))
+    return Minute(minute.ppg + added.ppg, accel.T)
+
+
+def draw_large_movement(
+    person: Physiology, state: MinuteState, rng: np.random.Generator, *, ppg_channels: int
+) -> Minute | None:
+    """Draws what walking or other large movement of the arm adds to a minute; None in most minutes.
+
+    Walking swings the arm once in two steps and shakes it at every step. Other movement is noise of 0.5 to 4 Hz with changing
+    strength. Both also move the blood and the sensor and hide most of the pulse. The root mean square of the acceleration is
+    0.17 to 0.6 g over the minute, above the default limit for calm minutes.
+
+    Args:
+        person: the participant.
+        state: state of the minute.
+        rng: random stream of the minute's large movement.
+        ppg_channels: number of channels C, at most 8.
+
+    Returns:
+        ppg [3840, C] float32 and accel [3840, 3] float64 to add.
 
     Sources: steps at 1.5 to 2.1 Hz: Pachi & Ji 2005, Struct Eng 83. Amplitudes are choices of this project.
     """
     if rng.random() >= LARGE_MOVEMENT[state.activity]:
-        return minute
+        return None
     walks = state.activity != "asleep" and rng.random() < 0.5
     size = 0.17 * (0.6 / 0.17) ** rng.random()
     sample = np.arange(SAMPLES)
@@ -208,14 +231,13 @@ def add_large_movement(minute: Minute, person: Physiology, state: MinuteState, r
         angle = np.arange(1, 6)[:, None] * swing
         wave = weight[..., 0] @ np.sin(angle) + weight[..., 1] @ np.cos(angle)
     else:
-        z = rng.standard_normal((4, 2 * _FREQ.size)).view(np.complex128)
-        wave = fft.irfft(z * ((_FREQ > 0.5) & (_FREQ < 4.0)), n=_FFT)[:, :SAMPLES]
+        z = rng.standard_normal((4, 2 * FREQUENCY_HZ.size)).view(np.complex128)
+        wave = fft.irfft(z * ((FREQUENCY_HZ > 0.5) & (FREQUENCY_HZ < 4.0)), n=FFT_SAMPLES)[:, :SAMPLES]
         wave *= np.interp(sample, np.linspace(0, SAMPLES, 21), rng.random(21) ** 2)
     wave /= math.sqrt(float(np.mean(np.sum(wave[:3] ** 2, axis=0))))
-    accel = _digitise((minute.accel.T + size * wave[:3]).astype(np.float32))
     artefact = 25.0 * size**0.8 * (0.5 * wave[0] + 0.5 * wave[2] + 0.6 * wave[3])
-    gain = (person.channel_gain * (1.0 + 0.15 * rng.standard_normal(MAX_CHANNELS)))[: minute.ppg.shape[1]]
-    return Minute(minute.ppg + (artefact[:, None] * gain).astype(np.float32), accel.T)
+    gain = (person.channel_gain * (1.0 + 0.15 * rng.standard_normal(MAX_CHANNELS)))[:ppg_channels]
+    return Minute((artefact[:, None] * gain).astype(np.float32), (size * wave[:3]).T)
 
 
 def _digitise(accel: np.ndarray) -> np.ndarray:
@@ -225,10 +247,10 @@ def _digitise(accel: np.ndarray) -> np.ndarray:
     return accel
 
 
-def _noise(rng: np.random.Generator, spectrum: np.ndarray) -> np.ndarray:
+def coloured_noise(rng: np.random.Generator, spectrum: np.ndarray) -> np.ndarray:
     """Gaussian noise in the frequency domain; `spectrum` [2049] is the sd of white noise with the same density."""
     z = rng.standard_normal(2 * spectrum.shape[0], dtype=np.float32).view(np.complex64)
-    return z * (spectrum * np.float32(math.sqrt(_FFT / 2.0)))
+    return z * (spectrum * np.float32(math.sqrt(FFT_SAMPLES / 2.0)))
 
 
 def render_minute(
@@ -258,12 +280,12 @@ def render_minute(
     z = rng.standard_normal(40)
     drift = upsample(rng.standard_normal((3, 9)), _DRIFT_RAMP)[:, : SAMPLES // _UPSAMPLE + 1]
     beat_breath = np.interp(rhythm.beats_s, RHYTHM_TIME_S, rhythm.respiration)
-    breath = rhythm.respiration[_MINUTE]
+    breath = rhythm.respiration[MINUTE]
     motion = _draw_motion(person, state, rng)
 
     # Acceleration.
     turn = rotation(0.2 * z[0:3])
-    posture = _POSTURES[state.activity][int(4.0 * u[0])]
+    posture = POSTURES[state.activity][int(4.0 * u[0])]
     gravity = turn @ (person.mount @ posture)
     gravity /= math.sqrt(float(gravity @ gravity))
     across = np.cross(gravity, z[3:6])
@@ -282,32 +304,63 @@ def render_minute(
     force = rhythm.strength * (1.0 + depth * np.sin(math.pi * u[1] + np.arcsin(np.clip(beat_breath, -1, 1))))
     beats = impulse_spectrum(rhythm.beats_s + person.bcg_delay_s, 1e-3 * bcg_mg * force)
     tremor_g = 1e-3 * person.tremor_mg * math.exp(0.3 * z[16]) * _TREMOR[state.activity] / math.sqrt(3.0)
-    peak = np.exp(-0.5 * ((_FREQ - np.float32(person.tremor_hz + 0.3 * z[17])) / 0.9) ** 2)
-    tremor = peak * np.float32(tremor_g / math.sqrt(2.0 * float(np.sum(peak**2)) / _FFT))
-    sway = np.float32(0.0012 * math.exp(0.4 * z[18])) * _WANDER
+    peak = np.exp(-0.5 * ((FREQUENCY_HZ - np.float32(person.tremor_hz + 0.3 * z[17])) / 0.9) ** 2)
+    tremor = peak * np.float32(tremor_g / math.sqrt(2.0 * float(np.sum(peak**2)) / FFT_SAMPLES))
+    sway = np.float32(0.0012 * math.exp(0.4 * z[18])) * WANDER
     sd = np.sqrt(np.float32(person.noise_g**2) + tremor**2 + sway**2)
-    spectrum = fft.rfft(template, n=_FFT)
+    spectrum = fft.rfft(template, n=FFT_SAMPLES)
     spectrum *= beats
     for axis in range(3):
-        spectrum[axis] += _noise(rng, sd)
-    accel = fft.irfft(spectrum, n=_FFT, overwrite_x=True)[:, _LEAD : _LEAD + SAMPLES]
-    accel = _digitise(accel + _upsample(slow_accel))
+        spectrum[axis] += coloured_noise(rng, sd)
+    accel = fft.irfft(spectrum, n=FFT_SAMPLES, overwrite_x=True)[:, LEAD_SAMPLES : LEAD_SAMPLES + SAMPLES]
+    accel = _digitise(accel + to_signal_rate(slow_accel))
 
     # Photoplethysmogram.
-    templates = pulse_template(person, vascular_tone=state.vascular_tone, hr_bpm=state.hr_bpm, channels=ppg_channels)
     volume = rhythm.strength * (1.0 + 0.08 * beat_breath)
     delay = person.pulse_delay_s - 0.008 * state.vascular_tone + 0.004 * beat_breath
-    beats = impulse_spectrum(rhythm.beats_s + delay, person.perfusion * math.exp(0.3 * z[19]) * volume)
-    baseline = 0.35 * person.perfusion * breath * math.exp(0.4 * z[20]) + motion.ppg
-    spectrum = fft.rfft(templates, n=_FFT)
-    spectrum *= beats
-    spectrum *= person.channel_gain[:ppg_channels, None].astype(np.float32)
-    local = np.empty((ppg_channels, baseline.shape[0]))
-    for channel in range(ppg_channels):
+    pulse = Pulse(
+        times_s=rhythm.beats_s + delay,
+        weights=person.perfusion * math.exp(0.3 * z[19]) * volume,
+        baseline=0.35 * person.perfusion * breath * math.exp(0.4 * z[20]) + motion.ppg,
+    )
+    return Minute(render_pulse(person, state, pulse, rng, channels=ppg_channels), accel.T)
+
+
+class Pulse(NamedTuple):
+    """Pulse waves and baseline of one minute; times in s from its start."""
+
+    times_s: np.ndarray  # [n] arrivals of the pulse waves' feet
+    weights: np.ndarray  # [n] their heights, a.u.
+    baseline: np.ndarray  # [481] a.u. at 8 Hz: breathing and movement
+
+
+def render_pulse(
+    person: Physiology, state: MinuteState, pulse: Pulse, rng: np.random.Generator, *, channels: int
+) -> np.ndarray:
+    """Renders the PPG of a minute: pulse waves, baseline, wander, and noise of each channel.
+
+    Args:
+        person: the participant.
+        state: state of the minute.
+        pulse: arrivals and heights of the pulse waves, and the baseline.
+        rng: random stream of the minute. A channel draws its numbers after the previous channels.
+        channels: number of channels C, at most 8.
+
+    Returns:
+        [3840, C] float32, a.u., 64 Hz, systole up.
+    """
+    templates = pulse_template(person, vascular_tone=state.vascular_tone, hr_bpm=state.hr_bpm, channels=channels)
+    spectrum = fft.rfft(templates, n=FFT_SAMPLES)
+    spectrum *= impulse_spectrum(pulse.times_s, pulse.weights)
+    spectrum *= person.channel_gain[:channels, None].astype(np.float32)
+    local = np.empty((channels, pulse.baseline.shape[0]))
+    for channel in range(channels):
         change = rng.standard_normal(2)
         noise = np.float32(person.channel_noise[channel] * math.exp(0.3 * change[0]))
-        wander = np.float32(0.3 * person.perfusion) * _WANDER
-        spectrum[channel] += _noise(rng, np.sqrt(noise**2 + wander**2))
-        local[channel] = person.channel_gain[channel] * (1.0 + 0.15 * change[1]) * baseline
-    ppg = fft.irfft(spectrum, n=_FFT, overwrite_x=True)[:, _LEAD : _LEAD + SAMPLES] + _upsample(local)
-    return Minute(ppg.T, accel.T)
+        wander = np.float32(0.3 * person.perfusion) * WANDER
+        spectrum[channel] += coloured_noise(rng, np.sqrt(noise**2 + wander**2))
+        local[channel] = person.channel_gain[channel] * (1.0 + 0.15 * change[1]) * pulse.baseline
+    ppg = fft.irfft(spectrum, n=FFT_SAMPLES, overwrite_x=True)[
+        :, LEAD_SAMPLES : LEAD_SAMPLES + SAMPLES
+    ] + to_signal_rate(local)
+    return ppg.T

@@ -20,7 +20,7 @@ from accdistill_jax.data.store.separation import Group, check_groups
 from accdistill_jax.data.store.split import SplitRule
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.data.synthetic.physiology import participant_id
-from accdistill_jax.data.synthetic.synthetic import GENERATOR_VERSION
+from accdistill_jax.data.synthetic.synthetic import GENERATOR_VERSION, signals_version
 from accdistill_jax.data.synthetic.waveforms import RATE_HZ, SAMPLES
 from accdistill_jax.errors import UserError
 from accdistill_jax.objectives.registered import PPG, RegisteredObjective
@@ -87,8 +87,8 @@ def plan_grid(
     fingerprints = [store.fingerprint for store in opened]
     data: list[Any] = fingerprints[: len(stores)]
     if not stores:
-        population = {key: value for key, value in plain(base.data.synthetic).items() if key != "workers"}
-        data.append({"generator": GENERATOR_VERSION} | population)
+        population = {k: v for k, v in plain(base.data.synthetic).items() if k not in ("workers", "generator")}
+        data.append({"generator": GENERATOR_VERSION} | population | signals_version(base.data.synthetic.generator))
     experiments = select_experiments(only, synthetic=not stores, unseen=bool(unseen))
     builder = _JobBuilder(base, usual, scale=scale, seeds=count, stores=stores, data=data)
     known = builder.known

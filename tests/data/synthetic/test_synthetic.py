@@ -1,6 +1,7 @@
 """Synthetic segments and stores: reproducible, true to their beats, as hard as they should be."""
 
 import dataclasses
+import functools
 import subprocess
 import sys
 import time
@@ -10,13 +11,28 @@ import pytest
 from scipy import signal
 
 from accdistill_jax.data.prepare.preparation import PreparationSettings
+from accdistill_jax.data.preprocessing.measures import pulse_rises
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.store.writer import StoreWriter
 from accdistill_jax.data.synthetic import synthetic, waveforms
 from accdistill_jax.data.synthetic.health_targets import HEALTH_TARGETS
 from accdistill_jax.errors import UserError
+from accdistill_jax.evaluation.classical import ballistocardiogram as bcg
 
 PREPROCESS = PreprocessSettings()
+# Samples 0, 960, 1920 and 2880 of participant 7, minute 3, in population 4.
+GOLDEN_ACCEL = [
+    [0.16967773, 0.55444336, -0.8161621],
+    [0.17016602, 0.5510254, -0.81762695],
+    [0.17358398, 0.5498047, -0.81933594],
+    [0.16967773, 0.55249023, -0.81640625],
+]
+GOLDEN_PPG = [
+    [0.3517739, 0.5906482],
+    [-0.46546835, -1.1889315],
+    [0.48069295, 0.8603451],
+    [-0.31630647, -0.08487454],
+]
 OVERWRITE = PreparationSettings(workers=1, overwrite=True)
 
 
@@ -38,9 +54,11 @@ def _column(batches, name):
     return np.concatenate([batch.columns[name] for batch in batches])
 
 
-def test_a_segment_depends_on_seed_participant_and_index_alone():
-    many = synthetic.generate_segments(4, 7, range(12))
-    some = synthetic.generate_segments(4, 7, [9, 2], ppg_channels=3)
+@pytest.mark.parametrize("generator", [1, 2])
+def test_a_segment_depends_on_seed_participant_and_index_alone(generator):
+    generate = functools.partial(synthetic.generate_segments, generator=generator)
+    many = generate(4, 7, range(12))
+    some = generate(4, 7, [9, 2], ppg_channels=3)
     for row, segment in enumerate([9, 2]):
         np.testing.assert_array_equal(some.ppg[row][:, :2], many.ppg[segment])
         np.testing.assert_array_equal(some.accel[row], many.accel[segment])
@@ -49,7 +67,7 @@ def test_a_segment_depends_on_seed_participant_and_index_alone():
         assert some.resp_bpm[row] == many.resp_bpm[segment]
         assert some.start_unix_s[row] == many.start_unix_s[segment]
     assert np.all(np.diff(many.start_unix_s) >= 60)
-    for other in (synthetic.generate_segments(5, 7, [9]), synthetic.generate_segments(4, 8, [9])):
+    for other in (generate(5, 7, [9]), generate(4, 8, [9])):
         assert np.abs(other.ppg[0] - many.ppg[9]).max() > 0.1
         assert np.abs(other.accel[0] - many.accel[9]).max() > 0.01
 
@@ -126,8 +144,80 @@ def test_beta_blocker_slows_the_heart_and_steadies_it():
     assert np.mean(sdnn) < 0.85 and max(sdnn) < 1.0
 
 
-def test_store_is_the_same_for_any_workers_and_after_an_interruption(tmp_path, monkeypatch):
-    settings = synthetic.SyntheticSettings(participants=5, segments_per_participant=3, seed=1)
+def test_both_generators_have_the_same_people_beats_and_labels():
+    first, second = (synthetic.generate_segments(4, 7, range(6), generator=generator) for generator in (1, 2))
+    for one, other in zip((*first.beats, *first.intervals), (*second.beats, *second.intervals), strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(first.resp_bpm, second.resp_bpm)
+    np.testing.assert_array_equal(first.start_unix_s, second.start_unix_s)
+    assert np.abs(first.accel - second.accel).max() > 1e-3 and np.abs(first.ppg - second.ppg).max() > 0.01
+    settings = synthetic.SyntheticSettings(participants=1, segments_per_participant=12, seed=11)
+    batches = [
+        synthetic.generate_batch(dataclasses.replace(settings, generator=generator), 0, PREPROCESS)
+        for generator in (1, 2)
+    ]
+    assert batches[0].participant == batches[1].participant
+    both = np.intersect1d(*(batch.columns["start_unix_s"] for batch in batches))
+    assert len(both) >= 9
+    rows = [np.flatnonzero(np.isin(batch.columns["start_unix_s"], both)) for batch in batches]
+    for name in ("hr_bpm", "sdnn_ms", "rmssd_ms", "resp_bpm"):
+        one, other = (batch.columns[name][row] for batch, row in zip(batches, rows, strict=True))
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_second_generators_pulse_still_shows_its_labels():
+    settings = synthetic.SyntheticSettings(participants=30, segments_per_participant=5, seed=11, generator=2)
+    batches = [synthetic.generate_batch(settings, index, PREPROCESS) for index in settings.participant_indices]
+    hr, sdnn = _column(batches, "hr_bpm"), _column(batches, "sdnn_ms")
+    pulse = np.concatenate([_spectral_rate(batch.ppg[..., 0]) for batch in batches])
+    assert 110 < len(hr) <= 150 and np.median(np.abs(pulse - hr)) < 0.6 and np.abs(pulse - hr).mean() < 1.5
+    rises = [pulse_rises(minute, rate_hz=64.0) for batch in batches for minute in batch.ppg]
+    spread = np.array(
+        [1000 * np.std(np.diff(times)[np.abs(np.diff(times) / np.median(np.diff(times)) - 1) < 0.2]) for times in rises]
+    )
+    assert np.median(np.abs(spread - sdnn)) < 5
+
+
+def test_the_second_generator_is_harder_for_signal_processing():
+    error = {}
+    for generator in (1, 2):
+        settings = synthetic.SyntheticSettings(
+            participants=40, segments_per_participant=4, seed=11, generator=generator
+        )
+        batches = [synthetic.generate_batch(settings, index, PREPROCESS) for index in settings.participant_indices]
+        accel = np.concatenate([batch.accel for batch in batches])
+        curves = np.stack(
+            [
+                bcg.flatten_envelope(bcg.envelope(bcg.spectrum(accel), band, samples=3840, rate_hz=64.0))
+                for band in bcg.BANDS_HZ
+            ],
+            axis=1,
+        )
+        error[generator] = np.abs(bcg.pulse_rate(curves).rate_bpm - _column(batches, "hr_bpm")).mean()
+    assert error[2] > 3 * error[1]
+
+
+def test_the_first_generator_gives_the_minutes_of_its_version():
+    raw = synthetic.generate_segments(4, 7, [3])
+    np.testing.assert_allclose(raw.accel[0, ::960], GOLDEN_ACCEL, atol=1e-6)
+    np.testing.assert_allclose(raw.ppg[0, ::960], GOLDEN_PPG, rtol=1e-4)
+    plain = synthetic.SyntheticSettings(participants=2).to_json()
+    assert set(plain) == {
+        "participants",
+        "segments_per_participant",
+        "seed",
+        "ppg_channels",
+        "first_participant",
+        "generator",
+    }
+    assert plain["generator"] == synthetic.GENERATOR_VERSION
+    second = synthetic.SyntheticSettings(participants=2, generator=2).to_json()
+    assert second == plain | {"signals": 2, "signals_version": synthetic.WRIST_VERSION}
+
+
+@pytest.mark.parametrize("generator", [1, 2])
+def test_store_is_the_same_for_any_workers_and_after_an_interruption(tmp_path, monkeypatch, generator):
+    settings = synthetic.SyntheticSettings(participants=5, segments_per_participant=3, seed=1, generator=generator)
     one = synthetic.write_store(tmp_path / "one", settings, PREPROCESS, preparation=PreparationSettings(workers=1))
     two = synthetic.write_store(tmp_path / "two", settings, PREPROCESS, preparation=PreparationSettings(workers=2))
 
@@ -233,6 +323,7 @@ def test_another_first_participant_gives_the_next_participants():
         ({"segments_per_participant": 10**6}, "segments_per_participant must be within 1 to 10000"),
         ({"ppg_channels": 9}, "ppg_channels must be within 1 to 8"),
         ({"seed": -1}, "seed must be within 0"),
+        ({"generator": 3}, "generator must be within 1 to 2, got 3"),
     ],
 )
 def test_bad_settings_are_named(change, message):
