@@ -72,7 +72,7 @@ BEAT_MG = Range(1.0, 16.0)
 TIMING_MS = Range(1.6, 12.0)
 """Standard deviation in a person of the time from R peak to ejection: pre-ejection period by echocardiography, 1.6 to 12.0 ms
 within one person (Kortekaas et al. 2018, PLoS ONE 13, e0205105)."""
-UNREST_MG = Range(0.5, 10.0)
+UNREST_MG = Range(0.3, 10.0)
 """Small motion of a seated, wakeful wrist between movements, standard deviation of the vector in 2 s. Measured, noise subtracted:
 below 1 mg in most calm EmbracePlus minutes, 8 mg in one wearer's and in the Verily's; with movements Polar 4.5, EmbracePlus 21."""
 TREMOR_MG = Range(0.4, 4.0)

@@ -169,6 +169,8 @@ def test_the_key_of_a_run_changes_only_with_values_that_decide_its_result(cpu):
     assert teacher["teacher-mae-s0"] != before["teacher-mae-s0"] and teacher["student-s0"] != before["student-s0"]
     data = keys("--config.data.synthetic.seed=5")
     assert not set(data.values()) & set(before.values())
+    assert keys("--config.data.synthetic.generator=1") == before
+    assert not set(keys("--config.data.synthetic.generator=2").values()) & {*before.values(), *data.values()}
     assert len(set(before.values())) == len(before)
 
 
