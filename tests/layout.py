@@ -18,7 +18,7 @@ ORDER = (
     ("config",),
     ("runtime",),
     ("storage", "inputs", "models"),
-    ("objectives", "encoder"),
+    ("objectives", "encoder", "readouts"),
     ("data",),
     ("training",),
     ("evaluation",),

@@ -29,7 +29,8 @@ import numpy as np
 from accdistill_jax.config.load import load_config
 from accdistill_jax.data.store.opening import segment_columns
 from accdistill_jax.data.synthetic.synthetic import SyntheticSettings, write_store
-from accdistill_jax.evaluation.evaluate import SPLITS, SplitEmbeddings, evaluate
+from accdistill_jax.evaluation.evaluate import SPLITS, evaluate
+from accdistill_jax.evaluation.split_embeddings import SplitEmbeddings
 from accdistill_jax.evaluation.report.verdict import verdict
 from accdistill_jax.reproduce.plan.variants import SUPERVISED
 

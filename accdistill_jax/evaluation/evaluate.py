@@ -13,53 +13,16 @@ from threadpoolctl import threadpool_limits
 
 from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.embedding_health import Health, alignment, health_of
+from accdistill_jax.evaluation.predictions import PredictionResult, measure_predictions
 from accdistill_jax.evaluation.probing import probes
 from accdistill_jax.evaluation.retrieval import retrieval
+from accdistill_jax.evaluation.split_embeddings import SplitEmbeddings
 from accdistill_jax.labels import LABELS
+from accdistill_jax.readouts.readout import Readouts
 
 TEACHER, STUDENT, UNTRAINED = "teacher", "student", "untrained"
 SPLITS = ("train", "validation", "test")
 _FEW_SEGMENTS = 10_000  # more threads gain nothing on fewer
-
-
-@dataclasses.dataclass(frozen=True)
-class SplitEmbeddings:
-    """Output of one encoder on one split. Row i is the same segment for every encoder.
-
-    Attributes:
-        embedding: [N, D] float32, encoder output before the head; probes read it.
-        projection: [N, P] float32, head output, L2-normalised; retrieval compares it. None without a head.
-        participant: [N] str.
-        labels: name -> [N] float32, NaN where unknown; some or all of `LABELS`.
-        motion_g: [N] float32 motion level in g, or None.
-        ppg_quality: [N] float32 quality index of the PPG, or None.
-        ranks: direction -> [N] int64 ranks in the pool of all N segments, if they were computed before; else {}.
-
-    Raises:
-        ValueError: arrays of different lengths.
-    """
-
-    embedding: np.ndarray
-    projection: np.ndarray | None
-    participant: np.ndarray
-    labels: Mapping[str, np.ndarray]
-    motion_g: np.ndarray | None = None
-    ppg_quality: np.ndarray | None = None
-    ranks: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self):
-        n = len(self.embedding)
-        named = {"projection": self.projection, "participant": self.participant, **self.labels}
-        named |= {f"ranks {direction}": ranks for direction, ranks in self.ranks.items()}
-        named |= {"motion_g": self.motion_g, "ppg_quality": self.ppg_quality}
-        for name, array in named.items():
-            if array is not None and len(array) != n:
-                raise ValueError(f"{name} has {len(array)} rows, the embedding has {n}")
-        if self.embedding.ndim != 2:
-            raise ValueError(f"the embedding must be [segments, width], got shape {self.embedding.shape}")
-
-    def __len__(self) -> int:
-        return len(self.embedding)
 
 
 Encoders = Mapping[str, Mapping[str, SplitEmbeddings]]
@@ -90,6 +53,7 @@ class Evaluation:
         main: the encoder that the report is about: "student", or "teacher" if only pretraining ran.
         splits: split -> its size.
         targets: target -> probes and comparisons, or the reason why there are none.
+        predictions: target -> intervals and abstention of the main encoder's read-outs; {} without read-outs.
         retrieval: one result per accelerometer encoder, direction and pool size.
         within: retrieval among the minutes of one person.
         retrieval_reason: why there is no retrieval, or "".
@@ -105,6 +69,7 @@ class Evaluation:
     main: str
     splits: dict[str, SplitSummary]
     targets: dict[str, probes.TargetResult]
+    predictions: dict[str, PredictionResult]
     retrieval: list[retrieval.RetrievalResult]
     within: list[retrieval.WithinResult]
     retrieval_reason: str
@@ -139,6 +104,7 @@ def evaluate(
     bootstrap_draws: int = 100,
     interval_draws: int = 2000,
     seed: int = 0,
+    readouts: Readouts | None = None,
 ) -> Evaluation:
     """Measures retrieval, probes and embedding health on the test participants.
 
@@ -150,6 +116,7 @@ def evaluate(
         bootstrap_draws: draws of the retrieval pool.
         interval_draws: draws of participants behind each 95 % interval.
         seed: seed of all random draws.
+        readouts: of the main encoder, to measure; None leaves them out.
 
     Returns:
         The numbers and the test embeddings behind them.
@@ -172,6 +139,9 @@ def evaluate(
             main=main,
             splits={split: _summary(first[split]) for split in SPLITS},
             targets=_targets(encoders, main, draws=interval_draws, seed=seed),
+            predictions={}
+            if readouts is None
+            else measure_predictions(readouts, test[main], draws=interval_draws, seed=seed),
             retrieval=retrieved.results,
             within=retrieved.within,
             retrieval_reason=retrieved.reason,
@@ -279,7 +249,7 @@ def _retrieval(encoders: Encoders, main: str, *, pool_sizes: Sequence[int | str]
 
 
 def _targets(encoders: Encoders, main: str, *, draws: int, seed: int) -> dict[str, probes.TargetResult]:
-    references = [probes.MEAN, probes.MEDIAN, *(n for n in encoders if n != main)]
+    references = [probes.MEAN, probes.MEDIAN, probes.OWN_MEAN, *(n for n in encoders if n != main)]
     comparisons = [(main, r) for r in references]
     comparisons += [(TEACHER, r) for r in (probes.MEAN, probes.MEDIAN) if main != TEACHER and TEACHER in encoders]
     first = next(iter(encoders.values()))

@@ -13,11 +13,16 @@ from accdistill_jax.data.store.opening import has_test_segments
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.encoder import Teacher
 from accdistill_jax.errors import UserError
-from accdistill_jax.evaluation.evaluate import SPLITS, STUDENT, TEACHER, SplitEmbeddings, evaluate
+from accdistill_jax.evaluation.evaluate import SPLITS, STUDENT, TEACHER, evaluate
+from accdistill_jax.evaluation.predictions import PREDICTION_VERSION, fit_readouts
 from accdistill_jax.evaluation.report.finished import is_finished, mark_finished, unmark
 from accdistill_jax.evaluation.report.report import write_run_report
+from accdistill_jax.evaluation.split_embeddings import SplitEmbeddings
 from accdistill_jax.labels import HEART_RATE
 from accdistill_jax.models.build import parameter_count
+from accdistill_jax.readouts.readout import Readouts, load_readouts, save_readouts
+from accdistill_jax.stages import student as student_stage
+from accdistill_jax.stages import teacher as teacher_stage
 from accdistill_jax.stages.context import Run
 from accdistill_jax.stages.embedding import (
     Encoders,
@@ -44,6 +49,7 @@ class _Report:
         stores: the example segments are drawn from these.
         split: split of the example segments; None for all segments.
         curves: stage -> metrics of its training.
+        readouts: of the evaluated encoder.
     """
 
     folder: Path
@@ -53,6 +59,7 @@ class _Report:
     stores: Sequence[Store]
     split: str | None
     curves: Mapping[str, list[dict]] = dataclasses.field(default_factory=dict)
+    readouts: Readouts | None = None
 
 
 def report_stage(run: Run, *, durations_s: dict[str, float]) -> None:
@@ -83,6 +90,7 @@ def write_reports(run: Run, encoders: Encoders, main: Mapping, unseen: Mapping, 
         unseen: name -> (store, encoder -> "test" -> embeddings), of the unseen stores.
         durations_s: stage -> its duration in seconds.
     """
+    readouts = fitted_readouts(run, encoders, main)
     curves = {name: records for name in ("teacher", "student") if (records := _curve(run, name))}
     info = _run_info(run, encoders, durations_s)
     made_from = [encoders.key, curves, plain(run.config.evaluation), info["versions"]]
@@ -91,12 +99,46 @@ def write_reports(run: Run, encoders: Encoders, main: Mapping, unseen: Mapping, 
         mixed = {e: {**main[e], "test": embedded[e]["test"]} for e in main}
         info_here = {**info, "data": _data_info((store,)), "probes fitted on": _data_info(run.stores)}
         key = hash_of([made_from, store.fingerprint])
-        _write(run, encoders.teacher, _Report(run.workdir / "unseen" / name, mixed, info_here, key, (store,), None))
+        report = _Report(run.workdir / "unseen" / name, mixed, info_here, key, (store,), None, readouts=readouts)
+        _write(run, encoders.teacher, report)
     if has_test_segments(run.stores):
-        report = _Report(run.workdir, main, info, hash_of(made_from), run.stores, "test", curves)
+        report = _Report(run.workdir, main, info, hash_of(made_from), run.stores, "test", curves, readouts)
         _write(run, encoders.teacher, report)
         for line in read_summary(run.workdir):
             run.say(line)
+
+
+def fitted_readouts(run: Run, encoders: Encoders, main: Mapping) -> Readouts | None:
+    """Fits the read-outs of the run's encoders and saves them beside their exports; reads those that are there.
+
+    Args:
+        run: the run's context.
+        encoders: the evaluated encoders.
+        main: encoder -> split -> embeddings, of the stores that are trained on.
+
+    Returns:
+        The read-outs of the encoder that the report is about; None if no label has enough values.
+    """
+    trained = {
+        TEACHER: (encoders.teacher, teacher_stage.export_path(run)),
+        STUDENT: (encoders.student, student_stage.export_path(run)),
+    }
+    result = None
+    for name, (encoder, folder) in trained.items():
+        if encoder is None or name not in main:
+            continue
+        key = hash_of([encoders.key, PREDICTION_VERSION])
+        readouts = None
+        try:
+            readouts = load_readouts(folder, fingerprint=encoder.fingerprint, key=key)
+        except UserError as error:
+            run.say(f"evaluation: {error}: fitted again")
+        if readouts is None:
+            readouts = fit_readouts(main[name], fingerprint=encoder.fingerprint, seed=run.config.seed)
+            if folder.is_dir() and not (name == TEACHER and run.config.teacher.path):
+                save_readouts(folder, readouts, key=key)
+        result = readouts if readouts.targets else None
+    return result
 
 
 def _curve(run: Run, stage: str) -> list[dict]:
@@ -141,6 +183,7 @@ def _write(run: Run, teacher: Teacher | None, report: _Report) -> None:
         pool_sizes=(*settings.pool_sizes, "all"),
         bootstrap_draws=settings.bootstrap_draws,
         seed=run.config.seed,
+        readouts=report.readouts,
     )
     unmark(folder)
     write_run_report(

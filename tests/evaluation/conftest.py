@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from accdistill_jax.evaluation.evaluate import SPLITS, SplitEmbeddings
+from accdistill_jax.evaluation.evaluate import SPLITS
+from accdistill_jax.evaluation.split_embeddings import SplitEmbeddings
 
 
 def _make(

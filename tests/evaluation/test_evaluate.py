@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from accdistill_jax.errors import UserError
-from accdistill_jax.evaluation.evaluate import SplitEmbeddings, evaluate, json_value
+from accdistill_jax.evaluation.evaluate import evaluate, json_value
 from accdistill_jax.evaluation.report.verdict import format_number, verdict
+from accdistill_jax.evaluation.split_embeddings import SplitEmbeddings
 
 FAST = {"bootstrap_draws": 5, "interval_draws": 200}
 

@@ -2,7 +2,8 @@
 
 Features are standardised with the train split, validation participants choose the strength, and test participants give
 the numbers. Every result is compared with two constants: the train mean (the usual "mean predictor") and the train
-median, which has the lowest absolute error of all constants.
+median, which has the lowest absolute error of all constants. A third baseline knows the person: the mean of the labels of
+the person's other minutes. It needs reference labels of the test person, which no encoder here has; at rest it is hard to beat.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from accdistill_jax.evaluation.bootstrap import Estimate
 from accdistill_jax.evaluation.probing.ridge import RidgePath
 from accdistill_jax.evaluation.probing.scoring import Difference, Probe, Scorer
 
 STRENGTHS = tuple(10.0 ** (k / 2) for k in range(-12, 5))
-MEAN, MEDIAN = "mean", "median"
+MEAN, MEDIAN, OWN_MEAN = "mean", "median", "own mean"
 MIN_TRAIN_SEGMENTS, MIN_TRAIN_PARTICIPANTS = 20, 2
 MIN_VALIDATION_SEGMENTS, MIN_TEST_SEGMENTS = 10, 5
 FEW_PARTICIPANTS = 10
@@ -143,7 +145,7 @@ def probe_target(
         target: label name, for the result.
         splits: embeddings and labels. With fewer than `MIN_VALIDATION_SEGMENTS` validation labels the strength is
             cross-validated over train participants, or over segments if there is one train participant.
-        comparisons: (encoder, reference) pairs; "mean" and "median" name the constants.
+        comparisons: (encoder, reference) pairs; "mean", "median" and "own mean" name the baselines.
         draws: bootstrap draws over participants.
         seed: seed of the draws and folds.
     """
@@ -171,11 +173,14 @@ def probe_target(
 
     scorer = Scorer(test.target, test.participant, draws=draws, seed=seed)
     fitted = fit_probes(splits, seed=seed)
+    fitted[OWN_MEAN] = Fitted(own_mean(test, otherwise=float(np.mean(train.target))))
     measured = {name: scorer.measure(f.prediction) for name, f in fitted.items()}
     probes = {
         name: Probe(name, f.strength, *scorer.estimates(measured[name]), prediction=f.prediction, note=f.note)
         for name, f in fitted.items()
     }
+    # leaving a minute out of its person's mean makes it fall where the minute rises: -1 by construction
+    probes[OWN_MEAN] = dataclasses.replace(probes[OWN_MEAN], r_within=Estimate(None))
     differences = [scorer.compare(a, b, measured) for a, b in comparisons if a in probes and b in probes]
     return TargetResult(
         target,
@@ -225,6 +230,20 @@ def fit_probes(
     for name, constant in ((MEAN, np.mean(train.target)), (MEDIAN, np.median(train.target))):
         fitted[name] = Fitted(np.full(len(test.target), float(constant)))
     return fitted
+
+
+def own_mean(test: ProbeSplit, *, otherwise: float) -> np.ndarray:
+    """Mean label [N] of the same person's other minutes; never of the minute itself.
+
+    Args:
+        test: labelled split.
+        otherwise: value for a person with a single labelled minute.
+    """
+    _, code = np.unique(test.participant, return_inverse=True)
+    target = np.asarray(test.target, np.float64)
+    count, total = np.bincount(code), np.bincount(code, weights=target)
+    others = count[code] - 1
+    return np.where(others > 0, (total[code] - target) / np.maximum(others, 1), otherwise)
 
 
 def too_few_labels(

@@ -56,3 +56,8 @@ class RidgePath:
             x = (np.asarray(features[rows], np.float64) - self._mean) * self._scale
             result[rows] = x @ weights + self.intercept
         return result
+
+    def linear(self, index: int) -> tuple[np.ndarray, float]:
+        """Weights [D] float64 and intercept of strength number `index`, on features that are not standardised."""
+        weights = self.weights[:, index] * self._scale
+        return weights, self.intercept - float(self._mean @ weights)

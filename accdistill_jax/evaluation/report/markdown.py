@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from accdistill_jax.evaluation.bootstrap import Estimate
 from accdistill_jax.evaluation.evaluate import Evaluation, json_value
+from accdistill_jax.evaluation.report.prediction_parts import PREDICTION_HEADS, prediction_rows, prediction_text
 from accdistill_jax.evaluation.report.style import capital, display
 from accdistill_jax.evaluation.report.verdict import Verdict, count_of, format_number, spaced, with_interval
 from accdistill_jax.labels import LABELS
@@ -16,6 +17,7 @@ OUTCOMES = {"better": "better", "worse": "worse", "same": "no difference shown",
 TITLES = {
     "heart_rate": "Heart rate: predicted against true",
     "probe_errors": "Errors of linear probes",
+    "coverage": "Read-outs: intervals and abstention",
     "retrieval": "Finding the same minute in the other signal",
     "map": "Map of the embeddings",
     "curves": "Learning curves",
@@ -46,6 +48,9 @@ def run_report_text(evaluation: Evaluation, words: Verdict, *, run_info: Mapping
         parts.append("Keep in mind:\n" + "\n".join(f"- {c}" for c in cautions))
     parts += picture("heart_rate")
     parts += [f"## {TITLES['probe_errors']}", *picture("probe_errors"), *_probe_sections(evaluation)]
+    if evaluation.predictions:
+        table = _table(PREDICTION_HEADS, prediction_rows(evaluation.predictions))
+        parts += [f"## {TITLES['coverage']}", *picture("coverage"), prediction_text(evaluation.predictions), table]
     parts += _retrieval_section(evaluation, picture("retrieval"))
     if "map" in pictures:
         caption = (
@@ -71,7 +76,8 @@ def _probe_sections(evaluation: Evaluation) -> list[str]:
     chosen_on = "; ".join(dict.fromkeys(r.strength_chosen_on for r in available.values()))
     parts = [
         "Mean absolute error on test participants, in brackets the 95 % interval over participants. "
-        f"Ridge regression on frozen embeddings; data that chose its strength: {chosen_on}.",
+        f"Ridge regression on frozen embeddings; data that chose its strength: {chosen_on}. The person's own mean is the mean "
+        "label of the same person's other minutes: it needs a reference device, the encoders do not.",
         _table(("", *heads), rows),
     ]
     missing = [(LABELS[t].words, r.reason) for t, r in evaluation.targets.items() if r.reason]

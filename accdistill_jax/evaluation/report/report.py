@@ -13,6 +13,7 @@ from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.evaluate import STUDENT, TEACHER, UNTRAINED, Evaluation, json_value
 from accdistill_jax.evaluation.report import maps, plots
 from accdistill_jax.evaluation.report.markdown import TITLES, run_report_text
+from accdistill_jax.evaluation.report.prediction_parts import error_by_coverage
 from accdistill_jax.evaluation.report.verdict import verdict
 from accdistill_jax.files import write_atomically
 from accdistill_jax.labels import HEART_RATE
@@ -60,6 +61,7 @@ def write_run_report(
             [n for n in (TEACHER, STUDENT, UNTRAINED) if n in evaluation.encoders],
         ),
         "probe_errors": plots.probe_errors(evaluation.targets, evaluation.main),
+        "coverage": error_by_coverage(evaluation.predictions),
         "retrieval": plots.retrieval_ranks(evaluation.ranks, evaluation.retrieval, evaluation.main),
         "map": maps.embedding_map(evaluation, seed=seed),
         "curves": plots.learning_curves(curves or {}),

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from accdistill_jax.evaluation.evaluate import STUDENT, TEACHER, UNTRAINED
-from accdistill_jax.evaluation.probing.probes import MEAN, MEDIAN
+from accdistill_jax.evaluation.probing.probes import MEAN, MEDIAN, OWN_MEAN
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
     "#0072B2",
@@ -29,19 +29,21 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
     "#56B4E9",
     "#7F7F7F",
 )
-COLOURS = {TEACHER: BLUE, STUDENT: ORANGE, UNTRAINED: GREEN, MEAN: GREY, MEDIAN: GREY}
+COLOURS = {TEACHER: BLUE, STUDENT: ORANGE, UNTRAINED: GREEN, MEAN: GREY, MEDIAN: GREY, OWN_MEAN: SKY}
 NAMES = {
     TEACHER: "PPG teacher",
     STUDENT: "accelerometer student",
     UNTRAINED: "untrained encoder",
     MEAN: "mean predictor",
     MEDIAN: "median predictor",
+    OWN_MEAN: "person's own mean",
 }
 TICKS = {
     TEACHER: "PPG\nteacher",
     STUDENT: "accel.\nstudent",
     UNTRAINED: "untrained\nencoder",
     MEAN: "mean\npredictor",
+    OWN_MEAN: "person's\nown mean",
 }
 STYLE = {
     "font.family": "DejaVu Sans",

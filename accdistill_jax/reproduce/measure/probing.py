@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from accdistill_jax.data.store.labels import MIN_SEGMENTS, Subset, labelled_subset
-from accdistill_jax.evaluation.evaluate import SPLITS, SplitEmbeddings
+from accdistill_jax.evaluation.evaluate import SPLITS
 from accdistill_jax.evaluation.probing.probes import (
     FEW_PARTICIPANTS,
     MEAN,
@@ -19,6 +19,7 @@ from accdistill_jax.evaluation.probing.probes import (
     fit_probes,
     too_few_labels,
 )
+from accdistill_jax.evaluation.split_embeddings import SplitEmbeddings
 from accdistill_jax.reproduce.measure.formatting import percent
 from accdistill_jax.reproduce.measure.probe_scores import Scores, TestLabels
 from accdistill_jax.reproduce.measure.results import Bench

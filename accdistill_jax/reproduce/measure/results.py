@@ -10,7 +10,7 @@ import numpy as np
 
 from accdistill_jax.data.store.opening import segment_columns
 from accdistill_jax.data.store.store import Store
-from accdistill_jax.evaluation.evaluate import SplitEmbeddings
+from accdistill_jax.evaluation.split_embeddings import SplitEmbeddings
 from accdistill_jax.labels import LABELS
 from accdistill_jax.reproduce.jobs.jobs import Job, JobOutcome
 from accdistill_jax.reproduce.jobs.work import EMBEDDINGS, FACTS, OpenedStores

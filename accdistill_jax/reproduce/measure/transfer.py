@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from accdistill_jax.evaluation.evaluate import SPLITS, SplitEmbeddings
+from accdistill_jax.evaluation.evaluate import SPLITS
 from accdistill_jax.evaluation.probing.few_people import few_people
 from accdistill_jax.evaluation.probing.probes import (
     FEW_PARTICIPANTS,
@@ -17,6 +17,7 @@ from accdistill_jax.evaluation.probing.probes import (
     probe_target,
 )
 from accdistill_jax.evaluation.retrieval.retrieval import ACCEL_TO_PPG
+from accdistill_jax.evaluation.split_embeddings import SplitEmbeddings
 from accdistill_jax.labels import HEART_RATE, LABELS
 from accdistill_jax.reproduce.measure import formatting
 from accdistill_jax.reproduce.measure.formatting import (

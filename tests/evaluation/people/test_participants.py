@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from accdistill_jax.data.synthetic import health_oracle
 from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.bootstrap import ParticipantBootstrap
-from accdistill_jax.evaluation.evaluate import SPLITS, SplitEmbeddings, json_value
+from accdistill_jax.evaluation.evaluate import SPLITS, json_value
 from accdistill_jax.evaluation.people import ceilings
 from accdistill_jax.evaluation.people.participant_targets import participant_targets
 from accdistill_jax.evaluation.people.participants import (
@@ -23,6 +23,7 @@ from accdistill_jax.evaluation.people.participants import (
 )
 from accdistill_jax.evaluation.people.roc import roc_areas
 from accdistill_jax.evaluation.report.participant_plots import auc_forest
+from accdistill_jax.evaluation.split_embeddings import SplitEmbeddings
 
 PEOPLE = {"train": 160, "validation": 60, "test": 80}
 

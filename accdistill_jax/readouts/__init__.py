@@ -1,0 +1,1 @@
+"""Read-outs: predictions of labels from embeddings, with intervals, and with a reason where no prediction is possible."""
