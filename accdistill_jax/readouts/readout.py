@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -250,9 +250,15 @@ def load_readouts(folder: str | os.PathLike[str], *, fingerprint: str, key: str 
         ) from error
 
 
-def _readout(name: str, numbers: dict, arrays: Mapping[str, np.ndarray]) -> Readout:
+def _readout(name: str, numbers: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Readout:
+    low, high = numbers["spread_limits"]
     return Readout(
-        **{**numbers, "spread_limits": tuple(numbers["spread_limits"])},
+        unit=numbers["unit"],
         weights=arrays[f"{name}/weights"],
+        intercept=numbers["intercept"],
         spread_weights=arrays[f"{name}/spread_weights"],
+        spread_intercept=numbers["spread_intercept"],
+        spread_limits=(low, high),
+        quantile=numbers["quantile"],
+        constant_half_width=numbers["constant_half_width"],
     )

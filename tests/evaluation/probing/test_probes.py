@@ -12,9 +12,11 @@ from sklearn.preprocessing import StandardScaler
 from accdistill_jax.evaluation.probing.probes import (
     MEAN,
     MEDIAN,
+    OWN_MEAN,
     STRENGTHS,
     ProbeSplit,
     ProbeSplits,
+    own_mean,
     probe_target,
 )
 from accdistill_jax.evaluation.probing.ridge import RidgePath
@@ -82,8 +84,17 @@ def test_test_labels_choose_nothing():
     other = splits._replace(test=dataclasses.replace(splits.test, target=-splits.test.target))
     one, two = probe_target("hr_bpm", splits), probe_target("hr_bpm", other)
     for name, probe in one.probes.items():
+        if name == OWN_MEAN:
+            continue  # a baseline that is given the labels of the person's other minutes
         assert probe.strength == two.probes[name].strength
         np.testing.assert_array_equal(probe.prediction, two.probes[name].prediction)
+
+
+def test_the_own_mean_leaves_the_minute_out():
+    split = ProbeSplit({}, np.array([60.0, 70.0, 80.0, 55.0]), np.array(["a", "a", "b", "a"]))
+    np.testing.assert_allclose(own_mean(split, otherwise=71.0), [62.5, 57.5, 71.0, 65.0])
+    probe = probe_target("hr_bpm", _splits()).probes[OWN_MEAN]
+    assert probe.r_within.value is None and probe.mae.low < probe.mae.value < probe.mae.high
 
 
 def test_without_validation_labels_train_participants_choose_and_a_note_says_so():

@@ -1,0 +1,45 @@
+"""A run leaves the read-outs of its encoders beside their exports, the same bits whenever they are made."""
+
+import json
+
+from accdistill_jax.config.convert import changed
+from accdistill_jax.config.load import load_config
+from accdistill_jax.readouts.readout import FILE_NAME, load_readouts
+from accdistill_jax.run import run
+
+
+def settings(smoke_store):
+    return changed(load_config("distill:smoke"), {"data.stores": (str(smoke_store),)})
+
+
+def fingerprint(folder):
+    return json.loads((folder / "export.json").read_text())["fingerprint"]
+
+
+def test_teacher_and_student_have_read_outs_and_the_report_measures_them(finished):
+    for part in ("teacher", "student"):
+        folder = finished / part / "export"
+        readouts = load_readouts(folder, fingerprint=fingerprint(folder))
+        assert readouts is not None and {"hr_bpm", "sdnn_ms", "rmssd_ms"} <= set(readouts.targets)
+    report = json.loads((finished / "report.json").read_text())
+    measured = report["evaluation"]["predictions"]["hr_bpm"]
+    assert measured["level"] == 0.9 and 0 <= measured["coverage"]["value"] <= 1
+    assert "## Read-outs: intervals and abstention" in (finished / "report.md").read_text()
+
+
+def test_missing_and_damaged_read_outs_are_made_again_to_the_bit(copy, smoke_store, no_training, capsys):
+    path = copy / "student/export" / FILE_NAME
+    content, report = path.read_bytes(), (copy / "report.md").read_bytes()
+    for wrong in (None, content[:-9], b""):
+        path.unlink() if wrong is None else path.write_bytes(wrong)
+        run(settings(smoke_store), copy)
+        assert path.read_bytes() == content and (copy / "report.md").read_bytes() == report
+        assert ("fitted again" in capsys.readouterr().out) == (wrong is not None)
+
+
+def test_the_export_of_a_teacher_from_elsewhere_is_left_alone(copy, finished, smoke_store, tmp_path, no_training):
+    export = copy / "teacher/export"
+    (export / FILE_NAME).unlink()
+    config = changed(settings(smoke_store), {"teacher.path": str(export), "stages": ("evaluation", "report")})
+    run(config, tmp_path / "run")
+    assert not (export / FILE_NAME).exists() and (tmp_path / "run/report.md").exists()
