@@ -1,9 +1,9 @@
 """Signals of a watch in one synthetic minute, second generator: closer to wrists than `waveforms`.
 
-Beats, breathing and labels are those of the first generator. New are the way from the heart to the watch, and the watch:
+Beats, breathing and labels are those of the first generator. The way from the heart to the watch, and the watch, are new:
 
 - The time from R peak to ejection varies, so the beats of both sensors do not agree exactly.
-- The ballistocardiogram has two resonances. Its direction and shape change with each posture, and wander between changes.
+- The ballistocardiogram is a sum of bursts. Its direction and shape change with each posture, and wander between changes.
 - Small motion of the hand and changes of posture go on in a still minute.
 - Each sensor has its clock. The accelerometer has the rate, noise, steps and range of a real device, and is resampled to 64 Hz as
   recordings are.

@@ -120,7 +120,7 @@ def data_part(bench: Bench) -> ReportPart:
     text.append(_separation(bench))
     if bench.synthetic:
         text.append(
-            "The recordings are synthetic (`accdistill_jax/data/synthetic/physiology.py`, `waveforms.py`). Amplitudes and rates follow the "
+            "The recordings are synthetic (`accdistill_jax/data/synthetic/`, see `data.synthetic.generator` in the config). Amplitudes and rates follow the "
             "literature cited there; this project chose the coefficients that connect them. Results may differ on real wrists."
         )
     else:
