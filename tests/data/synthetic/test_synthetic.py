@@ -215,7 +215,7 @@ def test_the_first_generator_gives_the_minutes_of_its_version():
     assert second == plain | {"signals": 2, "signals_version": synthetic.WRIST_VERSION}
 
 
-@pytest.mark.parametrize("generator", [1, 2])
+@pytest.mark.parametrize("generator", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_store_is_the_same_for_any_workers_and_after_an_interruption(tmp_path, monkeypatch, generator):
     settings = synthetic.SyntheticSettings(participants=5, segments_per_participant=3, seed=1, generator=generator)
     one = synthetic.write_store(tmp_path / "one", settings, PREPROCESS, preparation=PreparationSettings(workers=1))
