@@ -12,7 +12,6 @@ Source: Zhang, Pi and Liu, "TROIKA", IEEE TBME 62(2):522-531, 2015; Zhang, "JOSS
 import functools
 import math
 import re
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,7 @@ from accdistill_jax.data.recording import (
     Stream,
     named,
 )
+from accdistill_jax.data.recordings.common.matlab import UNREADABLE
 from accdistill_jax.data.tree import Tree, ending, regular_file, sibling
 from accdistill_jax.errors import UserError
 
@@ -36,16 +36,6 @@ ACCEL_RANGE_G = (-3.98, 3.98)
 MOST_NUMBERS = 50_000_000  # the longest recording has 250 000
 WINDOW_S = 8.0
 WINDOW_STEP_S = 2.0
-# Exceptions that scipy raises for truncated files and for other kinds of files.
-_UNREADABLE = (
-    ValueError,
-    TypeError,
-    LookupError,
-    OSError,
-    NotImplementedError,
-    zlib.error,
-    scipy.io.matlab.MatReadError,
-)
 _TRAINING = re.compile(r"DATA_(\d+)_TYPE\d+", re.IGNORECASE)
 _TEST = re.compile(r"TEST_(S\d+)_T\d+", re.IGNORECASE)
 
@@ -119,7 +109,7 @@ def _variable(path: Path, name: str) -> np.ndarray:
                 f"{path}: {name!r} of shape {shapes[name]} is larger than the {MOST_NUMBERS} numbers that are allowed"
             )
         content = scipy.io.loadmat(path, variable_names=[name])
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise UserError(f"{path}: cannot be read as a MATLAB v5 file ({error}); copy it again") from error
     if name not in content:
         raise UserError(f"{path}: has no variable {name!r}; copy the file again")
