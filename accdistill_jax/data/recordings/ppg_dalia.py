@@ -14,7 +14,7 @@ import numpy as np
 
 from accdistill_jax.data.preprocessing.reference_rate import cleaned
 from accdistill_jax.data.recording import Beats, Participant, Recording, RecordingSource, named
-from accdistill_jax.data.recordings.common.pickles import array_at, item_at, number_at, read_pickle
+from accdistill_jax.data.recordings.common.pickles import pickled_array, pickled_item, pickled_number, read_pickle
 from accdistill_jax.data.recordings.common.wrist_pickles import (
     CHEST_HZ,
     DEVICE,
@@ -48,21 +48,21 @@ def load(path: Path, recording_id: str, participant_id: str) -> Recording:
     content = read_pickle(path)
     with named(path):
         subject_of(content, path)
-        if item_at(content, "rpeaks") is None:
+        if pickled_item(content, "rpeaks") is None:
             raise UserError("holds no 'rpeaks': is it WESAD? Then use the reader wesad")
         streams = wrist_streams(content)
-        hr = array_at(content, "label").reshape(-1)
+        hr = pickled_array(content, "label").reshape(-1)
         expected = (streams["ppg"].end_s - WINDOW_S) / WINDOW_STEP_S
         if abs(len(hr) - expected) > _MOST_WINDOWS_OFF:
             raise UserError(
                 f"'label' has {len(hr)} heart rates, but the signal has about {expected:.0f} windows of 8 s"
             )
-        peaks = array_at(content, "rpeaks").reshape(-1) / CHEST_HZ
+        peaks = pickled_array(content, "rpeaks").reshape(-1) / CHEST_HZ
         if len(peaks) < 2 or (np.diff(peaks) <= 0).any():
             raise UserError("'rpeaks' must increase and hold at least two R peaks; copy the file again")
         return Recording(
             recording_id,
-            _participant(participant_id, item_at(content, "questionnaire")),
+            _participant(participant_id, pickled_item(content, "questionnaire")),
             DEVICE,
             "ppg_dalia",
             0.0,
@@ -73,12 +73,12 @@ def load(path: Path, recording_id: str, participant_id: str) -> Recording:
 
 
 def _participant(participant_id: str, answers: Any) -> Participant:
-    height_cm = number_at(answers, "HEIGHT")
-    sex = item_at(answers, "Gender")
+    height_cm = pickled_number(answers, "HEIGHT")
+    sex = pickled_item(answers, "Gender")
     return Participant(
         participant_id,
-        age_years=number_at(answers, "AGE"),
+        age_years=pickled_number(answers, "AGE"),
         height_m=None if height_cm is None else height_cm / 100,
-        weight_kg=number_at(answers, "WEIGHT"),
+        weight_kg=pickled_number(answers, "WEIGHT"),
         sex=_SEXES.get(sex.strip().lower()) if isinstance(sex, str) else None,
     )

@@ -9,7 +9,7 @@ Source: Schmidt, Reiss, Duerichen, Marberger and Van Laerhoven, "Introducing WES
 from pathlib import Path
 
 from accdistill_jax.data.recording import Participant, Recording, RecordingSource, named
-from accdistill_jax.data.recordings.common.pickles import item_at, read_pickle
+from accdistill_jax.data.recordings.common.pickles import pickled_item, read_pickle
 from accdistill_jax.data.recordings.common.wrist_pickles import DEVICE, subject_of, subject_sources, wrist_streams
 from accdistill_jax.data.tree import Tree
 from accdistill_jax.errors import UserError
@@ -33,7 +33,7 @@ def load(path: Path, recording_id: str, participant_id: str) -> Recording:
     content = read_pickle(path)
     with named(path):
         subject_of(content, path)
-        if item_at(content, "rpeaks") is not None:
+        if pickled_item(content, "rpeaks") is not None:
             raise UserError("holds R peaks: it is of PPG-DaLiA. Use the reader ppg_dalia, which reads heart rates too")
         streams = wrist_streams(content)
     return Recording(recording_id, Participant(participant_id), DEVICE, "wesad", 0.0, streams)

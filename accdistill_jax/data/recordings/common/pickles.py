@@ -1,6 +1,6 @@
 """Reads untrusted pickles: plain containers and numpy arrays only. No function that a pickle names is ever called.
 
-The few numpy functions that pickles of arrays need are replaced by stand-ins, which keep bytes, shape and type. `array_at` makes the
+The few numpy functions that pickles of arrays need are replaced by stand-ins, which keep bytes, shape and type. `pickled_array` makes the
 array from them after checking them, so numpy's own unpickling is never used. Pickles of Python 2 are read as latin-1.
 """
 
@@ -118,7 +118,7 @@ def read_pickle(path: Path) -> Any:
     """Reads a pickle without running anything in it.
 
     Returns:
-        Plain containers and texts; arrays are opaque, see `array_at`.
+        Plain containers and texts; arrays are opaque, see `pickled_array`.
 
     Raises:
         UserError: the file is no pickle, is cut off, or asks for anything but arrays and plain containers; the message names it.
@@ -136,7 +136,7 @@ def read_pickle(path: Path) -> Any:
             ) from error
 
 
-def item_at(content: Any, *keys: str) -> Any:
+def pickled_item(content: Any, *keys: str) -> Any:
     """The item under nested keys of dictionaries; None if a key is missing."""
     for key in keys:
         if not isinstance(content, dict):
@@ -147,13 +147,13 @@ def item_at(content: Any, *keys: str) -> Any:
     return content
 
 
-def array_at(content: Any, *keys: str) -> np.ndarray:
+def pickled_array(content: Any, *keys: str) -> np.ndarray:
     """The array under nested keys.
 
     Raises:
         UserError: there is no array of numbers under these keys; the message names them.
     """
-    item, name = item_at(content, *keys), "/".join(keys)
+    item, name = pickled_item(content, *keys), "/".join(keys)
     if not isinstance(item, _Array):
         raise UserError(f"holds no array {name!r}: is it another data set?")
     try:
@@ -162,9 +162,9 @@ def array_at(content: Any, *keys: str) -> np.ndarray:
         raise UserError(f"{name!r}: {error}") from None
 
 
-def number_at(content: Any, *keys: str) -> float | None:
+def pickled_number(content: Any, *keys: str) -> float | None:
     """The number under nested keys; None if there is none."""
-    item = item_at(content, *keys)
+    item = pickled_item(content, *keys)
     if isinstance(item, _Array):
         value = item.numbers()
         return float(value.reshape(-1)[0]) if value.size == 1 else None

@@ -9,7 +9,7 @@ import numpy as np
 
 from accdistill_jax.data.recording import Recording, RecordingSource, Stream
 from accdistill_jax.data.recordings.common.files import file_sources, files_ending
-from accdistill_jax.data.recordings.common.pickles import array_at
+from accdistill_jax.data.recordings.common.pickles import pickled_array
 from accdistill_jax.data.tree import Tree
 from accdistill_jax.errors import UserError
 
@@ -34,7 +34,7 @@ def wrist_streams(content: Any) -> dict[str, Stream]:
     Raises:
         UserError: an array is missing or has another shape, the streams' durations differ, or the values have another unit.
     """
-    bvp, acc = array_at(content, "signal", "wrist", "BVP"), array_at(content, "signal", "wrist", "ACC")
+    bvp, acc = pickled_array(content, "signal", "wrist", "BVP"), pickled_array(content, "signal", "wrist", "ACC")
     if bvp.size != len(bvp) or acc.ndim != 2 or acc.shape[1] != 3:
         raise UserError(f"the wrist's BVP must have 1 column and ACC 3, got shapes {bvp.shape} and {acc.shape}")
     if abs(len(bvp) / BVP_HZ - len(acc) / ACC_HZ) > _MOST_APART_S:

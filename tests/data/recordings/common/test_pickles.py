@@ -8,7 +8,7 @@ import pickletools
 import numpy as np
 import pytest
 
-from accdistill_jax.data.recordings.common.pickles import array_at, item_at, number_at, read_pickle
+from accdistill_jax.data.recordings.common.pickles import pickled_array, pickled_item, pickled_number, read_pickle
 from accdistill_jax.errors import UserError
 
 
@@ -29,7 +29,7 @@ def read(folder, content):
 
 
 def python_2_pickle(array):
-    """What Python 2 wrote for {"signal": array}: byte strings without a type of their own."""
+    """The bytes that Python 2 wrote for {"signal": array}: byte strings without a type of their own."""
     shape = b"".join(b"K" + bytes([n]) for n in array.shape)
     tuple_of = {1: b"\x85", 2: b"\x86"}[array.ndim]
     raw = array.tobytes()
@@ -56,24 +56,24 @@ def python_2_pickle(array):
 )
 def test_arrays_are_read(tmp_path, protocol, array):
     content = read(tmp_path, pickle.dumps({"signal": {"wrist": {"BVP": array}}, "n": np.float64(2.5)}, protocol))
-    found = array_at(content, "signal", "wrist", "BVP")
+    found = pickled_array(content, "signal", "wrist", "BVP")
     assert found.dtype == array.dtype
     np.testing.assert_array_equal(found, array)
-    assert number_at(content, "n") == 2.5
+    assert pickled_number(content, "n") == 2.5
 
 
 def test_python_2_pickles_are_read(tmp_path):
     array = np.random.default_rng(0).normal(size=(7, 3))
-    np.testing.assert_array_equal(array_at(read(tmp_path, python_2_pickle(array)), "signal"), array)
+    np.testing.assert_array_equal(pickled_array(read(tmp_path, python_2_pickle(array)), "signal"), array)
 
 
 def test_keys_may_hold_spaces_and_may_be_missing(tmp_path):
     content = read(tmp_path, pickle.dumps({" AGE ": 34, "sex": " m"}))
-    assert number_at(content, "AGE") == 34 and item_at(content, "sex") == " m"
+    assert pickled_number(content, "AGE") == 34 and pickled_item(content, "sex") == " m"
     assert (
-        item_at(content, "height") is None
-        and number_at(content, "sex") is None
-        and number_at(content, "x", "y") is None
+        pickled_item(content, "height") is None
+        and pickled_number(content, "sex") is None
+        and pickled_number(content, "x", "y") is None
     )
 
 
@@ -119,7 +119,7 @@ def test_stand_ins_lead_to_no_other_function(tmp_path):
 def test_arrays_of_other_things_are_refused(tmp_path, array):
     content = read(tmp_path, pickle.dumps({"signal": array}, 2))
     with pytest.raises(UserError, match="'signal': an array of the type .* is not read, only numbers"):
-        array_at(content, "signal")
+        pickled_array(content, "signal")
 
 
 def test_an_array_that_does_not_fit_its_bytes_is_refused(tmp_path):
@@ -127,7 +127,7 @@ def test_an_array_that_does_not_fit_its_bytes_is_refused(tmp_path):
     for old, new in ((b"K\x07K\x03\x86", b"K\x09K\x03\x86"), (b"K\x07K\x03\x86", b"NK\x03\x86")):
         assert old in whole
         with pytest.raises(UserError, match="'signal': an array .*; copy the file again"):
-            array_at(read(tmp_path, whole.replace(old, new)), "signal")
+            pickled_array(read(tmp_path, whole.replace(old, new)), "signal")
 
 
 def test_cut_off_and_damaged_pickles_are_named(tmp_path):
@@ -140,7 +140,7 @@ def test_cut_off_and_damaged_pickles_are_named(tmp_path):
         damaged = bytearray(whole)
         damaged[rng.integers(len(whole) - 820)] = rng.integers(256)
         try:
-            array_at(read(tmp_path, bytes(damaged)), "signal", "wrist", "BVP")
+            pickled_array(read(tmp_path, bytes(damaged)), "signal", "wrist", "BVP")
         except UserError:
             pass
 
