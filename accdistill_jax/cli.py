@@ -37,6 +37,9 @@ COMMANDS = {
     "prepare": SubCommand(
         "accdistill_jax.data.prepare.__main__", "make a store from recordings; show or verify a store"
     ),
+    "probe": SubCommand(
+        "accdistill_jax.api.probe_command", "fit a read-out of your own label on the embeddings of a store"
+    ),
     "reproduce": SubCommand(
         "accdistill_jax.reproduce.__main__", "run the grid of experiments behind the claims, or check a report"
     ),

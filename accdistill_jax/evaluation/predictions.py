@@ -196,21 +196,35 @@ def _out_of_fold(train: probes.ProbeSplit, strength: float, *, seed: int) -> np.
 
 
 def _domain(train: SplitEmbeddings, validation: SplitEmbeddings) -> Domain:
-    """Distance in the principal directions that hold nearly all variance, and the motion of the training minutes."""
-    features = np.asarray(train.embedding, np.float64)
+    motion = np.asarray([]) if train.motion_g is None else np.asarray(train.motion_g, np.float64)
+    motion = motion[np.isfinite(motion)]
+    domain = domain_of(train.embedding, validation.embedding, validation.participant)
+    return dataclasses.replace(domain, motion_limit_g=float(motion.max()) if len(motion) else np.inf)
+
+
+def domain_of(embedding: np.ndarray, others: np.ndarray, participant: np.ndarray) -> Domain:
+    """Region of embeddings: the distance in the principal directions that hold nearly all variance.
+
+    Args:
+        embedding: [N, D], of the fit.
+        others: [M, D], of other people, whose distances give the limit; with M = 0 the fit gives it.
+        participant: [M] str, of `others`.
+
+    Returns:
+        The region, without a limit of motion.
+    """
+    features = np.asarray(embedding, np.float64)
     mean = features.mean(axis=0)
     variance, directions = np.linalg.eigh(np.cov(features - mean, rowvar=False).reshape(features.shape[1], -1))
     variance, directions = np.maximum(variance[::-1], 0.0), directions[:, ::-1]
     total = float(variance.sum())
     kept = int(np.searchsorted(np.cumsum(variance), _KEPT_VARIANCE * total)) + 1 if total > 0 else 1
     scale = np.sqrt(np.maximum(variance[:kept], 1e-12 * max(total, 1e-12)))
-    motion = np.asarray([]) if train.motion_g is None else np.asarray(train.motion_g, np.float64)
-    motion = motion[np.isfinite(motion)]
-    domain = Domain(mean, directions[:, :kept] / scale, np.inf, float(motion.max()) if len(motion) else np.inf)
-    if not len(validation):
-        return dataclasses.replace(domain, distance_limit=float(domain.distance(train.embedding).max()))
-    distance = domain.distance(validation.embedding)
-    limit = people_quantile(distance, validation.participant, _DOMAIN_LEVEL)
+    domain = Domain(mean, directions[:, :kept] / scale, np.inf, np.inf)
+    if not len(others):
+        return dataclasses.replace(domain, distance_limit=float(domain.distance(embedding).max()))
+    distance = domain.distance(others)
+    limit = people_quantile(distance, participant, _DOMAIN_LEVEL)
     return dataclasses.replace(domain, distance_limit=limit if np.isfinite(limit) else float(distance.max()))
 
 

@@ -108,6 +108,19 @@ class Domain:
     distance_limit: float
     motion_limit_g: float
 
+    def checked(self, embeddings: np.ndarray) -> np.ndarray:
+        """The embeddings as an array.
+
+        Raises:
+            UserError: they have another width, or are not finite.
+        """
+        embeddings, width = np.asarray(embeddings), len(self.mean)
+        if embeddings.ndim != 2 or embeddings.shape[1] != width:
+            raise UserError(f"embeddings have shape {list(embeddings.shape)}; the read-outs need [minutes, {width}]")
+        if not np.isfinite(embeddings).all():
+            raise UserError("embeddings have NaN or infinite values; leave such minutes out")
+        return embeddings
+
     def distance(self, embeddings: np.ndarray) -> np.ndarray:
         """Distance [n] of embeddings [n, D] to the training data, about 1 for its own."""
         columns = (np.asarray(embeddings, np.float64) - self.mean) @ self.directions
@@ -154,12 +167,7 @@ class Readouts:
         Raises:
             UserError: the embeddings have another width, or are not finite.
         """
-        embeddings = np.asarray(embeddings)
-        width = len(self.domain.mean)
-        if embeddings.ndim != 2 or embeddings.shape[1] != width:
-            raise UserError(f"embeddings have shape {list(embeddings.shape)}; the read-outs need [minutes, {width}]")
-        if not np.isfinite(embeddings).all():
-            raise UserError("embeddings have NaN or infinite values; leave such minutes out")
+        embeddings = self.domain.checked(embeddings)
         outside = self.domain.reasons(embeddings, motion_g)
         return {name: _with_reasons(readout, embeddings, outside) for name, readout in self.targets.items()}
 
