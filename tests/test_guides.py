@@ -43,6 +43,7 @@ KINDS = {
         CONFIG,
         REPRODUCE,
         ("launch/local",),
+        ("accdistill", "probe"),
     },
     "configs/README.md": {MAIN, CONFIG},
     "accdistill_jax/README.md": {("accdistill", name) for name in ("train", "prepare", "reproduce", "mirror")}

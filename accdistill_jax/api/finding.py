@@ -14,7 +14,7 @@ from accdistill_jax.storage.mirror_tree import fetch_files, open_copy
 
 PARTS = ("student", "teacher")
 _EXPORT = "export.json"
-_EXPORTED_FILE = re.compile(r"(teacher|student)/export/(export\.json|params/.*)|config\.json")
+_EXPORTED_FILE = re.compile(r"(teacher|student)/export/(export\.json|params/.*|readouts\.npz|probes/.*)|config\.json")
 
 
 def check_folder(path: str) -> None:

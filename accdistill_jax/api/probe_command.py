@@ -87,9 +87,10 @@ def _probe(argv: Sequence[str], prog: str, console: Console) -> None:
     seen = people_seen(store, str((meta.get("fingerprints") or {}).get("data", "")))
     scored = ~np.isin(who, list(seen)) if seen else np.ones(len(rows), bool)
     cautions = []
-    if len(np.unique(who[scored])) < 2 and len(rows):
+    answers = len(np.unique(label.value[rows][scored]))
+    if len(np.unique(who[scored])) < 2 or answers < len(label.classes):
         scored = np.ones(len(rows), bool)
-        cautions.append("the encoder was trained on the signals of these people, so on others it may be worse")
+        cautions.append("the encoder was trained on the signals of most of these people; on others it may be worse")
     embedding = np.empty((len(rows), encoder.embedding_size), np.float32)
     with progress_bar(not args.quiet) as bar:
         task = bar.add_task("embedding segments", total=len(rows))
@@ -110,7 +111,8 @@ def _probe(argv: Sequence[str], prog: str, console: Console) -> None:
     try:
         fitted = fit_own_label(own, model=args.model, seed=args.seed)
     except UserError as error:
-        raise UserError(f"{args.target}: {label.name}: {error}") from error
+        where = args.target if label.name in args.target.split("/") else f"{args.target}: {label.name}"
+        raise UserError(f"{where}: {error}") from error
     probe = LabelProbe(
         name,
         args.unit if label.kind == "number" else "",

@@ -117,7 +117,7 @@ def _from_table(store: Store, path: Path, column: str | None) -> tuple[str, Per,
             f"{path}: none of its {len(strangers)} people is in {store.path} (the table has {_some(strangers)}; the store has "
             f"{_some(sorted(here))}); write the ids as in the store"
         )
-    remarks = [f"{len(strangers)} people of {path} are not in the store: {_some(strangers)}"] if strangers else []
+    remarks = [f"{path}: left out, because they are not in the store: {_some(strangers)}"] if strangers else []
     if "start" in table:
         values = _by_minute(store, path, people, table["start"], table[name])
         return name, "minute", values, remarks
