@@ -120,7 +120,7 @@ def _check_preparation(arguments: list[str]) -> None:
 
 
 def _check_probe(arguments: list[str]) -> None:
-    assert probe_command.build_parser().parse_args(arguments).target
+    assert probe_command.probe_parser().parse_args(arguments).target
 
 
 def _check_reproduction(arguments: list[str]) -> None:

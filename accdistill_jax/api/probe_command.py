@@ -19,7 +19,8 @@ from accdistill_jax.runtime.progress import progress_bar
 from accdistill_jax.user_paths import expanded
 
 if TYPE_CHECKING:
-    from accdistill_jax.evaluation.probing.own_label import FittedLabel, Measured
+    from accdistill_jax.evaluation.probing.own_label import FittedLabel
+    from accdistill_jax.evaluation.probing.own_label_scores import ProbeMeasure
 
 PROG = "accdistill probe"
 _LEVEL = 0.9
@@ -27,7 +28,7 @@ _ROWS = 1024  # segments that are read at a time
 _FEW_PEOPLE = 10
 
 
-def build_parser(prog: str = PROG) -> argparse.ArgumentParser:
+def probe_parser(prog: str = PROG) -> argparse.ArgumentParser:
     """Builds the parser."""
     parser = CommandParser(
         prog=prog,
@@ -61,7 +62,7 @@ def build_parser(prog: str = PROG) -> argparse.ArgumentParser:
 
 
 def _probe(argv: Sequence[str], prog: str, console: Console) -> None:
-    args = build_parser(prog).parse_args(argv)
+    args = probe_parser(prog).parse_args(argv)
     if is_address(args.run):
         raise UserError(
             f"{args.run}: the read-out is saved beside the encoder, in a local folder; fetch the run by accdistill mirror pull"
@@ -153,7 +154,7 @@ def _summary(probe: LabelProbe, fitted: "FittedLabel", model: str) -> list[str]:
     return lines
 
 
-def _number(measure: "Measured") -> str:
+def _number(measure: "ProbeMeasure") -> str:
     estimate = measure.estimate
     interval = "" if estimate.interval is None else f" [{estimate.interval[0]:.3g}, {estimate.interval[1]:.3g}]"
     return f"{estimate.number:.3g}{interval}"

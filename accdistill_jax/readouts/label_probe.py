@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -239,7 +239,7 @@ def _load(path: Path, fingerprint: str) -> LabelProbe:
             if not verify_npz(file):
                 raise DamagedNpz("it has no checksum")
             arrays = read_npz(file)
-        about = json.loads(str(arrays.pop("about")))
+        about: dict[str, Any] = json.loads(str(arrays.pop("about")))
         if about.pop("format_version") > LABEL_PROBE_VERSION:
             raise UserError(f"{path}: a newer version of accdistill_jax wrote this probe; update accdistill_jax")
         if about["fingerprint"] != fingerprint:
@@ -247,7 +247,8 @@ def _load(path: Path, fingerprint: str) -> LabelProbe:
         model = _SCORES[about.pop("model")]
         scores = model(**{field.name: arrays[f"model/{field.name}"] for field in dataclasses.fields(model)})
         domain = Domain(arrays["mean"], arrays["directions"], about.pop("distance_limit"), about.pop("motion_limit_g"))
-        return LabelProbe(**{**about, "classes": tuple(about["classes"])}, model=scores, domain=domain)
+        about["classes"] = tuple(about["classes"])
+        return LabelProbe(**about, model=scores, domain=domain)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except (DamagedNpz, KeyError, TypeError, ValueError) as error:

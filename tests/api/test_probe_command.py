@@ -44,7 +44,9 @@ def test_classes_of_people_from_a_table(probe, copy, smoke_store, tmp_path):
     table.write_text("\n".join(["participant,group", *rows, "stranger,calm"]) + "\n")
     status, out, _ = probe("--target", table, "--model", "boosted", "--part", "teacher")
     assert status == 0
-    assert "left out, because they are not in the store: stranger" in out and "caution: the encoder was trained on" in out
+    assert (
+        "left out, because they are not in the store: stranger" in out and "caution: the encoder was trained on" in out
+    )
     assert "group (2 classes: calm, stress; per person; boosted)" in out
     assert "area under the ROC curve" in out and "saved: " in out and "teacher/export/probes/group.npz" in out
 

@@ -124,7 +124,9 @@ def test_other_wrong_targets_get_one_line(store, tmp_path):
     (tmp_path / "no.parquet").write_bytes(b"no table")
     assert "cannot be read" in refused(str(tmp_path / "no.parquet"))
     table = write(tmp_path / "two.csv", "participant,a", f"{people_of(store)[0]},1", "stranger,2")
-    assert read_label(store, table, kind="number").remarks == [f"{table}: left out, because they are not in the store: stranger"]
+    assert read_label(store, table, kind="number").remarks == [
+        f"{table}: left out, because they are not in the store: stranger"
+    ]
     assert "no label 'b'" in refused(table, column="b")
 
 

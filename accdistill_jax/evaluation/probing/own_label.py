@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegressor
@@ -17,9 +17,8 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from accdistill_jax.errors import UserError
-from accdistill_jax.evaluation.bootstrap import Estimate, ParticipantBootstrap
-from accdistill_jax.evaluation.people.roc import roc_areas
 from accdistill_jax.evaluation.predictions import LEVEL, domain_of, people_quantile
+from accdistill_jax.evaluation.probing.own_label_scores import LeftOut, ProbeMeasure, measure_classes, measure_number
 from accdistill_jax.evaluation.probing.probes import STRENGTHS
 from accdistill_jax.evaluation.probing.ridge import RidgePath
 from accdistill_jax.readouts.label_probe import Kind, LinearScores, Model, Per, TreeScores, probabilities
@@ -29,7 +28,6 @@ FOLDS = 5
 TREES, LEARNING_RATE, DEPTH = 200, 0.05, 3
 _PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # weight of the data in logistic regression, from strong to weak penalty
 _MOST_CLASSES = 20
-_DRAWS = 2000
 _NEVER = -50.0  # log-odds of a class that the fit has not seen
 
 
@@ -62,24 +60,6 @@ class OwnLabel(NamedTuple):
         return 1 if len(self.classes) < 3 else len(self.classes)
 
 
-class Measured(NamedTuple):
-    """A measure of the read-out, on people who were left out of the fit.
-
-    Attributes:
-        words: name of the measure.
-        estimate: with its interval over people.
-        reference: the same measure of the baseline.
-        baseline: name of the baseline.
-        better: True if the interval of the difference to the baseline excludes zero on the good side; None if unknown.
-    """
-
-    words: str
-    estimate: Estimate
-    reference: float
-    baseline: str
-    better: bool | None
-
-
 class FittedLabel(NamedTuple):
     """A read-out of a user's label.
 
@@ -96,7 +76,7 @@ class FittedLabel(NamedTuple):
     model: LinearScores | TreeScores
     half_width: float
     domain: Domain
-    measures: list[Measured]
+    measures: list[ProbeMeasure]
     people: int
     minutes: int
     scored_people: int
@@ -131,17 +111,21 @@ def fit_own_label(label: OwnLabel, *, model: Model = "linear", seed: int = 0) ->
         rows = (x, y, people)
         fold = _folds(y, people, seed)
         out = np.empty((len(y), label.outputs))
-        constant = np.empty((len(y), max(len(label.classes), 1)))
+        constant = np.full(len(y), np.nan)
         for k in range(fold.max() + 1):
             held_out = fold == k
             train = (x[~held_out], y[~held_out], people[~held_out])
             out[held_out] = _fit(train, label, model, seed).scores(x[held_out])
-            constant[held_out] = _constant(label, y[~held_out])
+            constant[held_out] = y[~held_out].mean()
         fitted = _fit(rows, label, model, seed)
     half_width = people_quantile(np.abs(out[:, 0] - y), people, LEVEL) if label.kind == "number" else np.inf
     if not scored.any():
         scored = np.ones(len(y), bool)
-    measures = _measure(label, out[scored], y[scored], people[scored], constant[scored], seed=seed)
+    left_out = LeftOut(out[scored], y[scored], people[scored])
+    if label.kind == "number":
+        measures = measure_number(left_out, constant[scored], per_minute=label.per == "minute", seed=seed)
+    else:
+        measures = measure_classes(left_out, classes=len(label.classes), seed=seed)
     return FittedLabel(
         fitted,
         half_width,
@@ -195,13 +179,6 @@ def _folds(y: np.ndarray, people: np.ndarray, seed: int) -> np.ndarray:
     fold = np.empty(len(names), int)
     fold[order] = np.arange(len(names)) % min(FOLDS, len(names))
     return fold[code]
-
-
-def _constant(label: OwnLabel, y: np.ndarray) -> np.ndarray:
-    """The best constant of the fitted people: the mean of a number, or the shares of the classes."""
-    if label.kind == "number":
-        return np.array([y.mean()])
-    return np.bincount(y.astype(int), minlength=len(label.classes)) / len(y)
 
 
 def _fit(rows: Rows, label: OwnLabel, model: Model, seed: int) -> LinearScores | TreeScores:
@@ -280,7 +257,7 @@ def _out_of_fold(rows: Rows, predict: Callable[[Rows, np.ndarray], np.ndarray], 
 
 def _boosted(x: np.ndarray, y: np.ndarray, label: OwnLabel, seed: int) -> TreeScores:
     x32, outputs = np.asarray(x, np.float32), label.outputs
-    settings = {
+    settings: dict[str, Any] = {
         "n_estimators": TREES,
         "learning_rate": LEARNING_RATE,
         "max_depth": DEPTH,
@@ -327,89 +304,3 @@ def _boosted(x: np.ndarray, y: np.ndarray, label: OwnLabel, seed: int) -> TreeSc
 def _no_trees(intercept: np.ndarray) -> TreeScores:
     none, real = np.empty((0, 1), np.int32), np.empty((0, 1))
     return TreeScores(none, real, none, none, real, np.empty(0, np.int32), intercept)
-
-
-def _measure(
-    label: OwnLabel, out: np.ndarray, y: np.ndarray, people: np.ndarray, constant: np.ndarray, *, seed: int
-) -> list[Measured]:
-    drawn = ParticipantBootstrap(people, draws=_DRAWS, seed=[seed, 43])
-    if label.kind == "number":
-        return _measure_number(drawn, label, out[:, 0], y, people, constant[:, 0])
-    return _measure_classes(drawn, out, y.astype(int), people, len(label.classes))
-
-
-def _ratio(drawn: ParticipantBootstrap, top: np.ndarray, bottom: np.ndarray) -> tuple[Estimate, np.ndarray]:
-    """Ratio of two sums over rows, with its resampled values."""
-    sums = drawn.sums(np.stack([top, bottom], axis=1))
-    resampled, total = drawn.resample(sums), sums.sum(axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        draws = resampled[:, 0] / resampled[:, 1]
-        return drawn.estimate(float(total[0] / total[1]), draws), draws
-
-
-def _measure_number(
-    drawn: ParticipantBootstrap,
-    label: OwnLabel,
-    estimated: np.ndarray,
-    y: np.ndarray,
-    people: np.ndarray,
-    constant: np.ndarray,
-) -> list[Measured]:
-    one = np.ones(len(y))
-    error, reference = np.abs(estimated - y), np.abs(constant - y)
-    references = [("mean of the other people", reference)]
-    if label.per == "minute":
-        _, code = np.unique(people, return_inverse=True)
-        others = np.bincount(code)[code] - 1
-        own = (np.bincount(code, weights=y)[code] - y) / np.maximum(others, 1)
-        references.append(("mean of the person's other minutes", np.where(others > 0, np.abs(own - y), reference)))
-    measure = _ratio(drawn, error, one)[0]
-    measures = []
-    for words, other in references:
-        difference = _ratio(drawn, error - other, one)[0]
-        better = None if difference.high is None else difference.high < 0
-        measures.append(Measured("mean absolute error", measure, float(other.mean()), words, better))
-    if len(y) > 2 and np.std(estimated) > 0 and np.std(y) > 0:
-        columns = np.stack([one, estimated, y, estimated**2, y**2, estimated * y], axis=1)
-        sums = drawn.sums(columns)
-        value = _correlation(sums.sum(axis=0)[None])[0]
-        estimate = drawn.estimate(float(value), _correlation(drawn.resample(sums)))
-        measures.append(
-            Measured("correlation", estimate, 0.0, "constant", estimate.low is not None and estimate.low > 0)
-        )
-    return measures
-
-
-def _correlation(sums: np.ndarray) -> np.ndarray:
-    n, a, b, aa, bb, ab = sums.T
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return (ab - a * b / n) / np.sqrt((aa - a * a / n) * (bb - b * b / n))
-
-
-def _measure_classes(
-    drawn: ParticipantBootstrap, out: np.ndarray, y: np.ndarray, people: np.ndarray, classes: int
-) -> list[Measured]:
-    probability = probabilities(out)
-    predicted = probability.argmax(axis=1)
-    per_class = np.stack([f for k in range(classes) for f in ((y == k) & (predicted == k), y == k)], axis=1)
-    sums = drawn.sums(per_class)
-
-    def balanced(total: np.ndarray) -> np.ndarray:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.mean(total[:, 0::2] / total[:, 1::2], axis=1)
-
-    value, draws = balanced(sums.sum(axis=0)[None])[0], balanced(drawn.resample(sums))
-    estimate, chance = drawn.estimate(float(value), draws), 1.0 / classes
-    better = None if estimate.low is None else estimate.low > chance
-    measures = [Measured("balanced accuracy", estimate, chance, "chance", better)]
-    if classes == 2 and len(np.unique(y)) == 2:
-        _, code = np.unique(people, return_inverse=True)
-        weights = np.concatenate([np.ones((1, len(y))), drawn.counts[:500, code]])
-        areas, _ = roc_areas(out[:, 0], weights * (y == 1), weights * (y == 0))
-        fewer = ParticipantBootstrap(people, draws=len(areas) - 1)
-        estimate = fewer.estimate(float(areas[0]), areas[1:])
-        better = None if estimate.low is None else estimate.low > 0.5
-        measures.insert(0, Measured("area under the ROC curve", estimate, 0.5, "chance", better))
-    accuracy = _ratio(drawn, (predicted == y).astype(float), np.ones(len(y)))[0]
-    majority = float(np.bincount(y).max() / len(y))
-    return [*measures, Measured("accuracy", accuracy, majority, "most frequent class", None)]
