@@ -11,6 +11,7 @@ from accdistill_jax.config.registry import OBJECTIVES
 from accdistill_jax.config.schema import EncoderConfig, HeadConfig, InputSettings
 from accdistill_jax.models.autoencoder import MaskedAutoencoder
 from accdistill_jax.models.build import build_encoder, build_head
+from accdistill_jax.models.protocol import Encoded
 from accdistill_jax.objectives.base import Branch, Objective
 from accdistill_jax.objectives.registered import UNNAMED
 
@@ -58,12 +59,21 @@ class Student:
         x = self.branch.prepare(batch)
         return jax.device_get(jax.jit(self.branch.encoder.init)(jax.random.key(20), x)["params"])
 
+    @property
+    def reads_embedding(self) -> bool:
+        """True if retrieval compares the pooled embeddings, so that `read_teacher` needs no tokens."""
+        return self.branch.head is None or self.branch.head.windows == 1
+
     def represent(self, params: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Outputs of the student for a batch of the pipeline; see `Objective.represent`."""
         return self.objective.represent(self.branch, params, batch)
 
+    def read_teacher(self, params: Mapping[str, Any], frozen: Mapping[str, Any], encoded: Encoded) -> jax.Array:
+        """The quantity of the frozen teacher that retrieval compares; see `Objective.read_teacher`."""
+        return self.objective.read_teacher(self.branch, params, frozen, encoded)
+
     def project_teacher(self, params: Mapping[str, Any], standard: jax.Array) -> jax.Array | None:
-        """Projects the frozen teacher's standardised embedding [b, D]; see `Objective.project_teacher`."""
+        """Projects the result of `read_teacher`; see `Objective.project_teacher`."""
         return self.objective.project_teacher(self.branch, params, standard)
 
     def represent_ppg(self, params: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
@@ -90,7 +100,7 @@ def student_of(params: Any, meta: Mapping[str, Any], *, dtype) -> Student:
     def branch(modality: str, encoder: Any, signal: Mapping[str, Any]) -> Branch:
         module = build_encoder(convert.parse_section(EncoderConfig, encoder, at="student.encoder"), dtype=dtype)
         inputs = convert.parse_section(InputSettings, signal["inputs"], at=f"inputs.{modality}")
-        return Branch(modality, module, inputs, head)
+        return Branch(modality, module, inputs, head, representation=meta.get("representation", "mean"))
 
     return Student(
         branch("accel", meta["encoder"], meta["signal"]),

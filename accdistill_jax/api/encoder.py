@@ -204,7 +204,7 @@ def _from_export(export: str, part: Part | None) -> TrainedEncoder:
     module = build_encoder(
         convert.parse_section(EncoderConfig, meta["encoder"], at="student.encoder"), dtype=jnp.dtype(jnp.float32)
     )
-    branch = Branch(signal["modality"], module, inputs)
+    branch = Branch(signal["modality"], module, inputs, representation=meta.get("representation", "mean"))
     params = jax.device_put(arrays["params" if kind == "teacher" else "encoder"])
 
     def embed(params: Any, signal_of_one: jax.Array, per_channel: jax.Array) -> jax.Array:

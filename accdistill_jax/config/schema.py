@@ -26,6 +26,7 @@ STAGES = ("data", "teacher", "student", "evaluation", "report")
 SAME_NAMES = ("same person", "different people")
 BANDS = ("full", "high", "low+high", "low+high+envelope")
 SCALES = ("std", "robust")
+REPRESENTATIONS = ("mean", "statistics")
 # Augmentations of the first release: their keys decide the result even with a probability of 0, as they did then.
 FIRST_AUGMENTATIONS = ("cut_out", "magnitude_warp", "gaussian_noise", "channel_permute", "time_warp")
 
@@ -182,7 +183,13 @@ class HeadConfig:
     """A projection head: a perceptron with one hidden layer."""
 
     hidden: int = setting(256, size(), "width of the hidden layer")
-    output: int = setting(128, size(), "width of the projection")
+    output: int = setting(128, size(), "width of the projection, of each window")
+    windows: int = setting(
+        1,
+        integer(1, 4096),
+        "windows of time; the head projects the mean of tokens of each; 1: the pooled embedding",
+        added=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,6 +289,15 @@ class StudentConfig:
         0.0, number(), "weight of distillation's regression onto the teacher's embedding", added=True
     )
     regression: str = setting("cosine", one_of("cosine", "mse"), "loss of that regression", added=True)
+    token_weight: float = setting(
+        0.0, number(), "weight of distillation's regression onto the teacher's tokens of the same time", added=True
+    )
+    token_schedule: str = setting(
+        "constant",
+        one_of("constant", "linear"),
+        "course of that weight: unchanged, or falling to 0 at the end",
+        added=True,
+    )
     objectives: Options = registered(OBJECTIVES, role="student", chosen_by="objective", defaults=_SMALL_OBJECTIVES)
     train: TrainConfig = section(TrainConfig, duration="700 steps")
 
@@ -297,6 +313,13 @@ class EvaluationConfig:
     )
     bootstrap_draws: int = setting(100, integer(2), "resamplings of participants for confidence intervals", free=True)
     examples: int = setting(4, integer(), "segments shown in the report", free=True)
+    representation: str = setting(
+        "mean",
+        one_of(*REPRESENTATIONS),
+        "embedding that probes see: pooled, or mean, standard deviation and mean absolute difference of the tokens",
+        free=True,
+        added=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

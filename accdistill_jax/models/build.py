@@ -108,8 +108,8 @@ def build_autoencoder(encoder: Encoder, config: Any, *, samples: int, dtype: jnp
 
 
 def build_head(config: HeadConfig) -> ProjectionHead:
-    """Projection head of a `head` section: hidden, output."""
-    return ProjectionHead(hidden=config.hidden, output=config.output)
+    """Projection head of a `head` section: hidden, output, windows."""
+    return ProjectionHead(hidden=config.hidden, output=config.output, windows=config.windows)
 
 
 def parameter_count(params: Any) -> int:

@@ -8,24 +8,42 @@ import jax.numpy as jnp
 class ProjectionHead(nn.Module):
     """MLP hidden -> output on the unit sphere; float32 throughout (256 -> 1024 -> 128 in the paper preset).
 
+    With several windows it is applied to each of them, and the projections stand in a row, scaled so that the whole has unit
+    norm: the product of two projections is then the mean of the windows' cosines. Windows are our choice.
+
     Attributes:
         hidden: width of the hidden layer.
-        output: size of the projection.
+        output: size of the projection of the embedding, or of a window.
+        windows: windows of tokens that the head reads; 1: the pooled embedding.
     """
 
     hidden: int
     output: int
+    windows: int = 1
 
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:
-        """Embedding [batch, D] -> projection [batch, output] float32 of unit norm."""
-        h = nn.gelu(nn.Dense(self.hidden, name="hidden")(z.astype(jnp.float32)))
+        """Projects embeddings or windows.
+
+        Args:
+            z: [batch, D], or [batch, windows, D]; a window of zeros holds no token and does not count.
+
+        Returns:
+            [batch, windows * output] float32 of unit norm.
+        """
+        z = z.astype(jnp.float32)
+        h = nn.gelu(nn.Dense(self.hidden, name="hidden")(z))
         h = nn.Dense(self.output, name="output")(h)
-        return h * jax.lax.rsqrt(jnp.sum(h * h, axis=-1, keepdims=True) + 1e-12)
+        h = h * jax.lax.rsqrt(jnp.sum(h * h, axis=-1, keepdims=True) + 1e-12)
+        if self.windows == 1:
+            return h
+        counts = jnp.any(z != 0, axis=-1, keepdims=True)
+        number = jnp.maximum(jnp.sum(counts, axis=1, keepdims=True), 1)
+        return (jnp.where(counts, h, 0.0) * jax.lax.rsqrt(number.astype(jnp.float32))).reshape(len(z), -1)
 
     def flops(self, *, features: int) -> int:
-        """Operations in the matrix products for one embedding of so many features."""
-        return 2 * self.hidden * (features + self.output)
+        """Operations in the matrix products for one segment; `features` of the embedding, or of a window."""
+        return 2 * self.windows * self.hidden * (features + self.output)
 
 
 class LinearHead(nn.Module):
@@ -33,9 +51,11 @@ class LinearHead(nn.Module):
 
     output: int
 
+    windows = 1
+
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:
-        """Embedding [batch, D] -> [batch, output] float32."""
+        """Embeddings or tokens [..., D] -> [..., output] float32."""
         return nn.Dense(self.output, name="output")(z.astype(jnp.float32))
 
     def flops(self, *, features: int) -> int:

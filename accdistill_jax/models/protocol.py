@@ -34,11 +34,16 @@ class Module(Protocol):
 
 
 class Head(Module, Protocol):
-    """A head on the pooled embedding [batch, D]; a flax module."""
+    """A head on the pooled embedding [batch, D], or on windows of tokens [batch, windows, D]; a flax module."""
 
     @property
     def output(self) -> int:
-        """Features of the output."""
+        """Features of the output, of each window."""
+        ...
+
+    @property
+    def windows(self) -> int:
+        """Windows of tokens that it reads; 1: the pooled embedding."""
         ...
 
     def flops(self, *, features: int) -> int:

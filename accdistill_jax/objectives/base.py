@@ -21,13 +21,17 @@ import jax
 import jax.numpy as jnp
 
 from accdistill_jax.config.schema import InputSettings
+from accdistill_jax.errors import UserError
 from accdistill_jax.inputs.prepare import prepare_inputs
 from accdistill_jax.inputs.present import present
 from accdistill_jax.inputs.registered import Augmentation
 from accdistill_jax.models.protocol import Encoded, Encoder, Head
+from accdistill_jax.models.windows import token_statistics, window_means
 from accdistill_jax.objectives import losses
+from accdistill_jax.objectives.teacher_reading import EMBEDDING_ALONE, TeacherReading, standardised
 
 TARGET = "target"  # key of `frozen`: the average of the parameters, for an objective with a momentum branch
+PROGRESS = "progress"  # key of `frozen`: finished share of the training [] float32, from 0 below 1; 1 in validation
 SECOND = "second_"  # prefix of a batch's names: another segment of the same participant
 LABEL = "label"  # key of a batch: [b] float32, in the target's unit, all known
 
@@ -43,8 +47,9 @@ class Branch:
         modality: "ppg" or "accel".
         encoder: see `models.protocol.Encoder`.
         inputs: how the modality is presented to the encoder.
-        head: on the pooled embedding, or None.
+        head: on the pooled embedding or on windows of tokens, or None.
         augmentations: by name, for training.
+        representation: the embedding that evaluation sees, one of `schema.REPRESENTATIONS`.
     """
 
     modality: str
@@ -52,6 +57,7 @@ class Branch:
     inputs: InputSettings
     head: Head | None = None
     augmentations: Mapping[str, Augmentation] = dataclasses.field(default_factory=dict)
+    representation: str = "mean"
 
     @property
     def required_head(self) -> Head:
@@ -72,16 +78,8 @@ class Branch:
         """The encoder's input [b, time, C] float32, augmented in training; the same for any split of the batch."""
         return present(batch, keys, self.modality, self.inputs, self.augmentations, training=training)
 
-    def encode(self, params: Any, x: jax.Array) -> Encoded:
-        """Tokens [b, T', width] and pooled embedding [b, D] of presented segments [b, time, C]; `params` are the encoder's."""
-        return self.encoder.apply({"params": params}, x, method="encode")
-
-    def represent(self, encoded: Encoded) -> jax.Array:
-        """The embedding [b, D] that evaluation, the Python API and reports see of a trained encoder; decided here alone."""
-        return encoded.embedding
-
-    def embed(self, params: Any, x: jax.Array, kept: jax.Array | None = None) -> jax.Array:
-        """The pooled embedding of presented segments, the input of heads.
+    def encode(self, params: Any, x: jax.Array, kept: jax.Array | None = None) -> Encoded:
+        """Tokens and pooled embedding of presented segments.
 
         Args:
             params: the encoder's parameters.
@@ -89,15 +87,47 @@ class Branch:
             kept: [b, K] int32, the only tokens to run on, for an encoder that can leave out tokens; None: all.
 
         Returns:
-            [b, D] float32.
+            Tokens [b, T', width] and embedding [b, D].
         """
         if kept is None:
-            return self.encoder.apply({"params": params}, x)
-        return self.encoder.apply({"params": params}, x, kept, patch=self.encoder.patch, method="encode_kept").embedding
+            return self.encoder.apply({"params": params}, x, method="encode")
+        return self.encoder.apply({"params": params}, x, kept, patch=self.encoder.patch, method="encode_kept")
 
-    def project(self, params: Any, embedding: jax.Array) -> jax.Array:
-        """The head's output [b, P] for a pooled embedding [b, D]."""
-        return self.required_head.apply({"params": params}, embedding)
+    def represent(self, encoded: Encoded) -> jax.Array:
+        """The embedding [b, D] that evaluation, the Python API and reports see of a trained encoder; decided here alone."""
+        return token_statistics(encoded.tokens) if self.representation == "statistics" else encoded.embedding
+
+    def embed(self, params: Any, x: jax.Array) -> jax.Array:
+        """The pooled embedding [b, D] of presented segments [b, time, C]; `params` are the encoder's."""
+        return self.encoder.apply({"params": params}, x)
+
+    def pooled(self, encoded: Encoded, kept: jax.Array | None = None, *, count: int | None = None) -> jax.Array:
+        """The head's input.
+
+        Args:
+            encoded: the encoder's output.
+            kept: as in `encode`; tokens that were left out are absent from the windows.
+            count: tokens of a whole segment, with `kept`.
+
+        Returns:
+            The embedding [b, D], or the means of tokens in windows [b, windows, width]; zeros for a window without tokens.
+
+        Raises:
+            UserError: more windows than tokens.
+        """
+        windows, tokens = self.required_head.windows, count or encoded.tokens.shape[1]
+        if windows == 1:
+            return encoded.embedding
+        if windows > tokens:
+            raise UserError(
+                f"head.windows = {windows}: the {self.modality} encoder has {tokens} tokens in a segment; choose at most "
+                f"{tokens} windows, or shorter tokens"
+            )
+        return window_means(encoded.tokens, windows, kept=kept, count=count).mean
+
+    def project(self, params: Any, pooled: jax.Array) -> jax.Array:
+        """The head's output [b, P] for its input; see `pooled`."""
+        return self.required_head.apply({"params": params}, pooled)
 
     def init(self, keys: jax.Array, batch: Batch) -> tuple[Any, Any]:
         """Initial parameters of encoder and head.
@@ -106,8 +136,8 @@ class Branch:
             keys: [2] random keys.
             batch: of the pipeline's form.
         """
-        embedding, variables = self.encoder.init_with_output(keys[0], self.prepare(batch))
-        return variables["params"], self.required_head.init(keys[1], embedding)["params"]
+        encoded, variables = self.encoder.init_with_output(keys[0], self.prepare(batch), method="encode")
+        return variables["params"], self.required_head.init(keys[1], self.pooled(encoded))["params"]
 
 
 class ObjectiveParts(NamedTuple):
@@ -187,6 +217,11 @@ class Objective(abc.ABC):
         return 0.0
 
     @property
+    def teacher_reading(self) -> TeacherReading:
+        """The quantities of a frozen teacher that it reads; the stage caches them if `teacher.cached_views` asks for it."""
+        return EMBEDDING_ALONE
+
+    @property
     def batches(self) -> Segments | ParticipantPairs | Labelled:
         """The batches that it trains on."""
         return Segments()
@@ -247,12 +282,29 @@ class Objective(abc.ABC):
             prediction [b] in the label's unit.
         """
         encoded = branch.encode(params["encoder"], branch.prepare(batch))
-        return {"embedding": branch.represent(encoded)} | cls.readouts(branch, params, encoded.embedding)
+        return {"embedding": branch.represent(encoded)} | cls.readouts(branch, params, encoded)
 
     @classmethod
-    def readouts(cls, branch: Branch, params: Mapping[str, Any], pooled: jax.Array) -> dict[str, jax.Array]:
-        """The outputs of the objective's heads, "projection" and "prediction" of `represent`, from the pooled embedding [b, D]."""
+    def readouts(cls, branch: Branch, params: Mapping[str, Any], encoded: Encoded) -> dict[str, jax.Array]:
+        """The outputs of the objective's heads, "projection" and "prediction" of `represent`."""
         return {}
+
+    @classmethod
+    def read_teacher(
+        cls, branch: Branch, params: Mapping[str, Any], frozen: Mapping[str, Any], encoded: Encoded
+    ) -> jax.Array:
+        """The quantity of a frozen teacher that `project_teacher` takes, standardised.
+
+        Args:
+            branch: as in `represent`.
+            params: as in `represent`.
+            frozen: the teacher.
+            encoded: the teacher's output.
+
+        Returns:
+            The embedding [b, D], or windows of tokens [b, windows, D'].
+        """
+        return standardised(encoded.embedding, frozen["mean"], frozen["std"])
 
     @classmethod
     def project_teacher(cls, branch: Branch, params: Mapping[str, Any], standard: jax.Array) -> jax.Array | None:
@@ -261,7 +313,7 @@ class Objective(abc.ABC):
         Args:
             branch: as in `represent`.
             params: as in `represent`.
-            standard: [b, D], the teacher's standardised embedding.
+            standard: [b, ...], the result of `read_teacher`.
 
         Returns:
             [b, P] of unit norm, comparable with the student's projection; None where the student has no frozen teacher.

@@ -82,8 +82,8 @@ class Contrastive(Objective):
         return {"first": first, "key": jax.lax.stop_gradient(self._project(frozen[TARGET], second)[1])}
 
     def _project(self, params: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        embedding = self.branch.embed(params["encoder"], x)
-        return embedding, self.branch.project(params["head"], embedding)
+        encoded = self.branch.encode(params["encoder"], x)
+        return encoded.embedding, self.branch.project(params["head"], self.branch.pooled(encoded))
 
     def rows(self, params: Any, inputs: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """See `Objective.rows`."""

@@ -14,9 +14,11 @@ from accdistill_jax.inputs import streams
 from accdistill_jax.models.autoencoder import kept_count, random_order
 from accdistill_jax.models.build import build_head
 from accdistill_jax.models.heads import LinearHead
-from accdistill_jax.models.protocol import Encoder, Head
+from accdistill_jax.models.protocol import Encoded, Head
+from accdistill_jax.models.windows import window_means
 from accdistill_jax.objectives import losses
 from accdistill_jax.objectives.base import (
+    PROGRESS,
     Batch,
     Branch,
     CrossModalContrast,
@@ -26,14 +28,9 @@ from accdistill_jax.objectives.base import (
     StepFlops,
     embedding_health,
 )
+from accdistill_jax.objectives.teacher_reading import EMBEDDING, TEACHER, TOKENS, WINDOWS, TeacherReading, standardised
 
-TEACHER = "teacher"  # key of a batch: the teacher's standardised embedding, where it was computed before
-
-
-def standard_embedding(teacher: Encoder, frozen: Any, ppg: jax.Array) -> jax.Array:
-    """A frozen teacher's embedding of presented PPG [b, time, C], standardised per dimension: [b, D] float32, no gradient."""
-    z = teacher.apply({"params": frozen["params"]}, ppg)
-    return jax.lax.stop_gradient((z - frozen["mean"][None]) / frozen["std"][None])
+TOKEN_STATISTICS = "teacher_tokens"  # part of an export's arrays: {"mean" [D'], "std" [D']} of the teacher's tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,12 +41,16 @@ class DistillationLoss:
         contrast: the contrastive loss.
         contrastive_weight, regression_weight: weights of the two losses; not both 0.
         regression: "mse" (mean over dimensions) or "cosine" (1 - cosine).
+        token_weight: weight of the regression onto the teacher's tokens; 0: none.
+        token_schedule: "constant", or "linear": that weight falls linearly to 0 over the training.
     """
 
     contrast: CrossModalContrast
     contrastive_weight: float = 1.0
     regression_weight: float = 0.0
     regression: str = "cosine"
+    token_weight: float = 0.0
+    token_schedule: str = "constant"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +59,15 @@ class Distillation(Objective):
 
     Trained are params["encoder"] (the student), params["head"] and params["teacher_head"]; `frozen` is the teacher:
     {"params", "mean" [D], "std" [D]}, whose embedding is standardised per dimension before its head. A batch that holds
-    that embedding, `TEACHER` [b, D] float32, needs no PPG, and the teacher is not run.
+    `TEACHER`, the quantities of `teacher_reading`, needs no PPG, and the teacher is not run.
 
     With a regression weight, a linear head predicts the teacher's standardised embedding from the student's
     (params["regression_head"]); with a contrastive weight of 0 neither projection head exists.
+
+    Heads with several windows read the means of tokens in windows of time in place of the embedding, on both sides. With a
+    token weight, a linear head predicts each of the teacher's tokens from the student's tokens of the same time
+    (params["token_head"]); the loss is the mean squared error, 1 for a student that knows nothing. The teacher's tokens are
+    standardised per dimension for both; `frozen` then holds "token_mean" [D'] and "token_std" [D'] too.
 
     Attributes:
         student, teacher: the branches, with projection heads onto the unit sphere; augmentations are drawn independently.
@@ -70,7 +76,7 @@ class Distillation(Objective):
             0: none. Above 0 for encoders with a `patch` only.
 
     Source: arXiv 2412.11276 (cross-modal distillation); Li et al. 2023, "Scaling language-image pre-training via
-    masking" (dropping tokens). Regression is not in the paper.
+    masking" (dropping tokens). Regression, windows and tokens are not in the paper.
     """
 
     student: Branch
@@ -95,6 +101,8 @@ class Distillation(Objective):
             section.contrastive_weight,
             section.regression_weight,
             section.regression,
+            section.token_weight,
+            section.token_schedule,
         )
         return cls(
             dataclasses.replace(parts.branch, head=head),
@@ -103,66 +111,103 @@ class Distillation(Objective):
             section.drop_fraction,
         )
 
+    @property
+    def windows(self) -> int:
+        """Windows that the projection heads read; 1: none."""
+        return self.teacher.required_head.windows if self.loss_terms.contrastive_weight else 1
+
+    @property
+    def teacher_reading(self) -> TeacherReading:
+        """See `Objective.teacher_reading`."""
+        terms = self.loss_terms
+        by_contrast = bool(terms.contrastive_weight) and self.windows == 1
+        return TeacherReading(by_contrast or bool(terms.regression_weight), self.windows, bool(terms.token_weight))
+
     def init(self, key: jax.Array, batch: Batch) -> Any:
         """See `Objective.init`."""
         keys = jax.random.split(key, 3)
-        embedding, variables = self.student.encoder.init_with_output(keys[0], self.student.prepare(batch))
-        if TEACHER in batch:
-            width = batch[TEACHER].shape[-1]
-        else:
-            ppg = self.teacher.prepare(batch)
-            width = jax.eval_shape(lambda: self.teacher.encoder.init_with_output(keys[0], ppg)[0]).shape[-1]
+        x = self.student.prepare(batch)
+        encoded, variables = self.student.encoder.init_with_output(keys[0], x, method="encode")
+        teacher, terms = self.teacher.encoder, self.loss_terms
         params = {"encoder": variables["params"]}
-        if self.loss_terms.contrastive_weight:
-            params["head"] = self.student.required_head.init(keys[1], embedding)["params"]
-            params["teacher_head"] = self.teacher.required_head.init(keys[2], jnp.zeros((1, width)))["params"]
-        if self.loss_terms.regression_weight:
-            head_key = jax.random.fold_in(key, 3)
-            params["regression_head"] = LinearHead(width).init(head_key, embedding)["params"]
+        if terms.contrastive_weight:
+            params["head"] = self.student.required_head.init(keys[1], self.student.pooled(encoded))["params"]
+            read = jnp.zeros((1, teacher.embedding_width))
+            if self.windows > 1:
+                read = jnp.zeros((1, self.windows, teacher.token_width))
+            params["teacher_head"] = self.teacher.required_head.init(keys[2], read)["params"]
+        if terms.regression_weight:
+            head_key, head = jax.random.fold_in(key, 3), LinearHead(teacher.embedding_width)
+            params["regression_head"] = head.init(head_key, encoded.embedding)["params"]
+        if terms.token_weight:
+            head_key, head = jax.random.fold_in(key, 4), LinearHead(teacher.token_width)
+            params["token_head"] = head.init(head_key, encoded.tokens)["params"]
         return params
 
     def inputs(self, frozen: Any, batch: Batch, keys: jax.Array, *, training: bool) -> dict[str, jax.Array]:
-        """See `Objective.inputs`: the acceleration, the teacher's standardised embedding, and the tokens to keep."""
+        """See `Objective.inputs`: the acceleration, the teacher's standardised quantities, and the tokens to keep."""
         views = {"accel": self.student.present(batch, keys, training=training)}
         if TEACHER in batch:
-            views["teacher"] = batch[TEACHER]
+            joined = batch[TEACHER]
         else:
             ppg = self.teacher.present(batch, keys, training=training)
-            views["teacher"] = standard_embedding(self.teacher.encoder, frozen, ppg)
+            joined = self.teacher_reading.joined(self.teacher.encoder, frozen, ppg)
+        views |= self.teacher_reading.split(frozen, joined)
+        if self.loss_terms.token_weight:
+            left = 1.0 - frozen[PROGRESS] if self.loss_terms.token_schedule == "linear" else 1.0
+            weight = jnp.float32(self.loss_terms.token_weight * left)
+            views["token_weight"] = jnp.broadcast_to(weight, joined.shape[:1])
         if self.drop_fraction and training:
-            if self.student.encoder.patch is None:
-                raise ValueError("the student's encoder has no tokens to drop")
-            tokens = views["accel"].shape[1] // self.student.encoder.patch
+            tokens = self._token_count(views["accel"])
             order = random_order(streams.stream(keys, streams.TOKENS), tokens)
             views["kept"] = order[:, : kept_count(tokens, self.drop_fraction)]
         return views
 
+    def _token_count(self, accel: jax.Array) -> int:
+        """Tokens of a whole segment of presented acceleration [b, time, C]."""
+        if self.student.encoder.patch is None:
+            raise ValueError("the student's encoder has no tokens to drop")
+        return accel.shape[1] // self.student.encoder.patch
+
     def flops(self, *, samples: int, channels: Mapping[str, int], cached: bool) -> StepFlops | None:
-        """See `Objective.flops`; a regression is not counted."""
-        if self.loss_terms.regression_weight or not self.loss_terms.contrastive_weight:
+        """See `Objective.flops`; regressions are not counted."""
+        terms = self.loss_terms
+        if terms.regression_weight or terms.token_weight or not terms.contrastive_weight:
             return None
         student, teacher = self.student.encoder, self.teacher.encoder
         kept = {}
         if self.drop_fraction and student.patch:
             kept = {"patch": student.patch, "kept": kept_count(samples // student.patch, self.drop_fraction)}
         trained = student.flops(samples=samples, channels=channels["accel"], **kept)
-        trained += self.student.required_head.flops(features=student.embedding_width)
-        trained += self.teacher.required_head.flops(features=teacher.embedding_width)
+        for branch in (self.student, self.teacher):
+            encoder = branch.encoder
+            features = encoder.token_width if self.windows > 1 else encoder.embedding_width
+            trained += branch.required_head.flops(features=features)
         frozen = 0 if cached else teacher.flops(samples=samples, channels=channels["ppg"])
-        return StepFlops(trained, frozen, self.student.required_head.output, student.embedding_width)
+        return StepFlops(trained, frozen, self.windows * self.student.required_head.output, student.embedding_width)
 
     def rows(self, params: Any, inputs: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """See `Objective.rows`."""
-        chex.assert_rank([inputs["accel"], inputs["teacher"]], [3, 2])
-        chex.assert_equal_shape_prefix([inputs["accel"], inputs["teacher"]], 1)
-        embedding = self.student.embed(params["encoder"], inputs["accel"], inputs.get("kept"))
-        rows = {"embedding": embedding}
-        if self.loss_terms.contrastive_weight:
-            rows["teacher"] = self.teacher.project(params["teacher_head"], inputs["teacher"])
-            rows["student"] = self.student.project(params["head"], embedding)
-        if self.loss_terms.regression_weight:
-            predicted = predict(params["regression_head"], embedding)
-            rows["regression"] = losses.regression(predicted, inputs["teacher"], kind=self.loss_terms.regression)
+        chex.assert_rank(inputs["accel"], 3)
+        chex.assert_equal_shape_prefix(list(inputs.values()), 1)
+        kept, terms = inputs.get("kept"), self.loss_terms
+        count = None if kept is None else self._token_count(inputs["accel"])
+        encoded = self.student.encode(params["encoder"], inputs["accel"], kept)
+        rows = {"embedding": encoded.embedding}
+        if terms.contrastive_weight:
+            read = inputs[WINDOWS if self.windows > 1 else EMBEDDING]
+            rows["teacher"] = self.teacher.project(params["teacher_head"], read)
+            rows["student"] = self.student.project(params["head"], self.student.pooled(encoded, kept, count=count))
+        if terms.regression_weight:
+            predicted = predict(params["regression_head"], encoded.embedding)
+            rows["regression"] = losses.regression(predicted, inputs[EMBEDDING], kind=terms.regression)
+        if terms.token_weight:
+            target = inputs[TOKENS]
+            # the teacher's tokens may be shorter or longer than the student's
+            same_time = window_means(encoded.tokens, target.shape[1], kept=kept, count=count)
+            predicted = predict(params["token_head"], same_time.mean)
+            rows["token"] = losses.mean_square_where(predicted, target, same_time.count > 0)
+            rows["token_weight"] = inputs["token_weight"]
         return rows
 
     def reduce(
@@ -180,17 +225,39 @@ class Distillation(Objective):
             chex.assert_rank(rows["regression"], 1)
             metrics["regression"] = jnp.mean(rows["regression"])
             value = value + terms.regression_weight * metrics["regression"]
+        if terms.token_weight:
+            chex.assert_rank([rows["token"], rows["token_weight"]], 1)
+            metrics["token_regression"] = jnp.mean(rows["token"])
+            metrics["token_weight"] = jnp.mean(rows["token_weight"])
+            value = value + jnp.mean(rows["token_weight"] * rows["token"])
         metrics["loss"] = value
         return value, {**metrics, **embedding_health(rows["embedding"], axis_name, spectrum=not training)}
 
+    def exported(self, params: Any, frozen: Any) -> dict[str, Any]:
+        """See `Objective.exported`; with the statistics of the teacher's tokens if its head reads them."""
+        if self.windows == 1:
+            return dict(params)
+        return {**params, TOKEN_STATISTICS: {"mean": frozen["token_mean"], "std": frozen["token_std"]}}
+
     @classmethod
-    def readouts(cls, branch: Branch, params: Mapping[str, Any], pooled: jax.Array) -> dict[str, jax.Array]:
+    def readouts(cls, branch: Branch, params: Mapping[str, Any], encoded: Encoded) -> dict[str, jax.Array]:
         """See `Objective.readouts`: the projection is the head's, or the predicted embedding of the teacher."""
         if branch.head is not None:
-            return {"projection": branch.project(params["head"], pooled)}
+            return {"projection": branch.project(params["head"], branch.pooled(encoded))}
         if "regression_head" in params:
-            return {"projection": unit(predict(params["regression_head"], pooled))}
+            return {"projection": unit(predict(params["regression_head"], encoded.embedding))}
         return {}
+
+    @classmethod
+    def read_teacher(
+        cls, branch: Branch, params: Mapping[str, Any], frozen: Mapping[str, Any], encoded: Encoded
+    ) -> jax.Array:
+        """See `Objective.read_teacher`."""
+        if branch.head is None or branch.head.windows == 1:
+            return super().read_teacher(branch, params, frozen, encoded)
+        statistics = params[TOKEN_STATISTICS]
+        tokens = standardised(encoded.tokens, statistics["mean"], statistics["std"])
+        return window_means(tokens, branch.head.windows).mean
 
     @classmethod
     def project_teacher(cls, branch: Branch, params: Mapping[str, Any], standard: jax.Array) -> jax.Array:
@@ -198,10 +265,10 @@ class Distillation(Objective):
         return unit(standard) if branch.head is None else branch.project(params["teacher_head"], standard)
 
 
-def predict(params: Any, embedding: jax.Array) -> jax.Array:
-    """The teacher's standardised embedding [b, D teacher] as a linear head's parameters predict it from [b, D]."""
+def predict(params: Any, z: jax.Array) -> jax.Array:
+    """The teacher's standardised embedding or tokens [..., D teacher] as a linear head's parameters predict them from [..., D]."""
     head: Head = LinearHead(params["output"]["bias"].shape[-1])
-    return head.apply({"params": params}, embedding)
+    return head.apply({"params": params}, z)
 
 
 def unit(z: jax.Array) -> jax.Array:

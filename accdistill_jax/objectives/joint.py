@@ -9,6 +9,7 @@ import jax
 
 from accdistill_jax.config.schema import StudentConfig
 from accdistill_jax.models.build import build_head
+from accdistill_jax.models.protocol import Encoded
 from accdistill_jax.objectives.base import (
     Batch,
     Branch,
@@ -67,13 +68,13 @@ class JointTraining(Objective):
     def rows(self, params: Any, inputs: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """See `Objective.rows`."""
         chex.assert_rank([inputs["accel"], inputs["ppg"]], 3)
-        accel = self.student.embed(params["encoder"], inputs["accel"])
-        ppg = self.teacher.embed(params["teacher"], inputs["ppg"])
+        accel = self.student.encode(params["encoder"], inputs["accel"])
+        ppg = self.teacher.encode(params["teacher"], inputs["ppg"])
         return {
-            "student": self.student.project(params["head"], accel),
-            "teacher": self.teacher.project(params["teacher_head"], ppg),
-            "embedding": accel,
-            "ppg_embedding": ppg,
+            "student": self.student.project(params["head"], self.student.pooled(accel)),
+            "teacher": self.teacher.project(params["teacher_head"], self.teacher.pooled(ppg)),
+            "embedding": accel.embedding,
+            "ppg_embedding": ppg.embedding,
         }
 
     def reduce(
@@ -89,13 +90,13 @@ class JointTraining(Objective):
         return value, {**metrics, **embedding_health(rows["embedding"], axis_name, spectrum=not training)}
 
     @classmethod
-    def readouts(cls, branch: Branch, params: Mapping[str, Any], pooled: jax.Array) -> dict[str, jax.Array]:
+    def readouts(cls, branch: Branch, params: Mapping[str, Any], encoded: Encoded) -> dict[str, jax.Array]:
         """See `Objective.readouts`."""
-        return {"projection": branch.project(params["head"], pooled)}
+        return {"projection": branch.project(params["head"], branch.pooled(encoded))}
 
     @classmethod
     def represent_ppg(cls, branch: Branch, params: Mapping[str, Any], batch: Batch) -> dict[str, jax.Array]:
         """See `Objective.represent_ppg`."""
         encoded = branch.encode(params["teacher"], branch.prepare(batch))
-        projection = branch.project(params["teacher_head"], encoded.embedding)
+        projection = branch.project(params["teacher_head"], branch.pooled(encoded))
         return {"embedding": branch.represent(encoded), "projection": projection}

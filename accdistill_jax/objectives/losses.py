@@ -60,6 +60,12 @@ def regression(prediction: jax.Array, target: jax.Array, *, kind: str) -> jax.Ar
     return 1.0 - product * jax.lax.rsqrt(squares + 1e-12)
 
 
+def mean_square_where(prediction: jax.Array, target: jax.Array, counts: jax.Array) -> jax.Array:
+    """Mean squared error over the tokens that count, both [b, tokens, D] -> [b] float32; counts [b, tokens] bool, not all False."""
+    squared = jnp.mean(jnp.square(prediction.astype(jnp.float32) - target.astype(jnp.float32)), axis=-1)
+    return jnp.sum(jnp.where(counts, squared, 0.0), axis=1) / jnp.sum(counts, axis=1)
+
+
 def huber(error: jax.Array) -> jax.Array:
     """Half the square up to 1, linear beyond: elementwise, float32. Source: Huber 1964."""
     size = jnp.abs(error.astype(jnp.float32))

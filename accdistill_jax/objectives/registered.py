@@ -32,8 +32,10 @@ class RegisteredObjective:
         implementation: subclass of `objectives.base.Objective`, or "module:attribute".
         ppg: the PPG encoder beside the trained one. A frozen teacher allows `teacher.cached_views`.
         reads_tokens: True if the loss reads the encoder's tokens only, so that an output layer would stay untrained: the
-            encoder is then built without.
+            encoder is then built without. A function of the stage's config section where that decides it.
         drops_tokens: True if the loss reads `student.drop_fraction`.
+        regresses_tokens: True if the loss reads `student.token_weight`.
+        student_head: True if the loss reads `student.head`.
         own_average: True if it keeps an average of the parameters, which excludes `train.ema_decay`.
         relative_step_time: seconds of a step over those of the default objective's, roughly, on CPU.
         check: raises UserError for options of the stage's config section that contradict each other; None: none can.
@@ -41,8 +43,10 @@ class RegisteredObjective:
 
     implementation: Any
     ppg: PPG = PPG.NONE
-    reads_tokens: bool = False
+    reads_tokens: bool | Callable[[Any], bool] = False
     drops_tokens: bool = False
+    regresses_tokens: bool = False
+    student_head: bool = False
     own_average: bool = False
     relative_step_time: float = 1.0
     check: Callable[[Any], None] | None = None
@@ -51,6 +55,10 @@ class RegisteredObjective:
     def needs_teacher(self) -> bool:
         """True if the objective learns from a frozen teacher."""
         return self.ppg is PPG.FROZEN
+
+    def reads_only_tokens(self, section: Any) -> bool:
+        """`reads_tokens` for the stage's config section."""
+        return self.reads_tokens(section) if callable(self.reads_tokens) else self.reads_tokens
 
     def load(self) -> Any:
         """The class, imported on first use."""
@@ -100,6 +108,12 @@ def _check_distillation(student: StudentConfig) -> None:
     if not (student.contrastive_weight or student.regression_weight):
         raise UserError(
             "config.student.contrastive_weight and config.student.regression_weight are both 0: nothing would be learned"
+            + (" that retrieval compares" if student.token_weight else "")
+        )
+    if student.head.windows > 1 and not student.contrastive_weight:
+        raise UserError(
+            f"config.student.head.windows = {student.head.windows} is for the contrastive loss, and "
+            "config.student.contrastive_weight is 0: set the windows to 1"
         )
 
 
@@ -108,7 +122,10 @@ OBJECTIVES.register(
     RegisteredObjective(
         "accdistill_jax.objectives.distillation:Distillation",
         ppg=PPG.FROZEN,
+        reads_tokens=lambda student: student.head.windows > 1 and not student.regression_weight,
         drops_tokens=True,
+        regresses_tokens=True,
+        student_head=True,
         check=_check_distillation,
     ),
     roles=("student",),
@@ -121,7 +138,11 @@ OBJECTIVES.register(
 )
 OBJECTIVES.register(
     "contrastive",
-    RegisteredObjective("accdistill_jax.objectives.contrastive:Contrastive", own_average=True),
+    RegisteredObjective(
+        "accdistill_jax.objectives.contrastive:Contrastive",
+        reads_tokens=lambda stage: stage.objectives.of(ContrastiveOptions).head.windows > 1,
+        own_average=True,
+    ),
     options=ContrastiveOptions,
 )
 OBJECTIVES.register(
@@ -132,6 +153,12 @@ OBJECTIVES.register(
 )
 OBJECTIVES.register(
     "joint",
-    RegisteredObjective("accdistill_jax.objectives.joint:JointTraining", ppg=PPG.TRAINED, relative_step_time=2.0),
+    RegisteredObjective(
+        "accdistill_jax.objectives.joint:JointTraining",
+        ppg=PPG.TRAINED,
+        reads_tokens=lambda student: student.head.windows > 1,
+        student_head=True,
+        relative_step_time=2.0,
+    ),
     roles=("student",),
 )

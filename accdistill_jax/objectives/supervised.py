@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from accdistill_jax.config.schema import StudentConfig
 from accdistill_jax.models.heads import LinearHead
-from accdistill_jax.models.protocol import Head
+from accdistill_jax.models.protocol import Encoded, Head
 from accdistill_jax.objectives import losses
 from accdistill_jax.objectives.base import (
     LABEL,
@@ -89,8 +89,8 @@ class Supervised(Objective):
         return {**params, **frozen}
 
     @classmethod
-    def readouts(cls, branch: Branch, params: Mapping[str, Any], pooled: jax.Array) -> dict[str, jax.Array]:
+    def readouts(cls, branch: Branch, params: Mapping[str, Any], encoded: Encoded) -> dict[str, jax.Array]:
         """See `Objective.readouts`: the predicted label."""
         head: Head = LinearHead(1)
-        standard = head.apply({"params": params["label_head"]}, pooled)[:, 0]
+        standard = head.apply({"params": params["label_head"]}, encoded.embedding)[:, 0]
         return {"prediction": params["label_mean"] + params["label_std"] * standard}

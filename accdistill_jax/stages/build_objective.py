@@ -21,7 +21,16 @@ def needs_teacher(config: Config) -> bool:
 
 def trained_encoder(section: TeacherConfig | StudentConfig) -> EncoderConfig:
     """The `encoder` section of the encoder that a stage trains and exports."""
-    return encoder_of_tokens(section.encoder) if objective_of(section).reads_tokens else section.encoder
+    return _encoder_for(section, section.encoder)
+
+
+def trained_ppg_encoder(config: Config) -> EncoderConfig:
+    """The `encoder` section of the PPG encoder that is trained together with the student."""
+    return _encoder_for(config.student, config.teacher.encoder)
+
+
+def _encoder_for(section: TeacherConfig | StudentConfig, encoder: EncoderConfig) -> EncoderConfig:
+    return encoder_of_tokens(encoder) if objective_of(section).reads_only_tokens(section) else encoder
 
 
 def build_objective(config: Config, role: str, *, samples: int, teacher: Branch | None = None) -> Objective:
@@ -53,5 +62,5 @@ def build_objective(config: Config, role: str, *, samples: int, teacher: Branch 
             specs = augmentations(section.augment.ppg)
             ppg = Branch("ppg", teacher.encoder, teacher.inputs, augmentations=specs)
         elif registered.ppg is PPG.TRAINED:
-            ppg = branch("ppg", config.teacher.encoder, section.augment.ppg)
+            ppg = branch("ppg", trained_ppg_encoder(config), section.augment.ppg)
     return registered.load().from_config(section, ObjectiveParts(trained, ppg, samples, dtype))

@@ -27,6 +27,7 @@ from accdistill_jax.evaluation.retrieval.search import paired_ranks_on_devices
 from accdistill_jax.evaluation.split_embeddings import SplitEmbeddings
 from accdistill_jax.files import open_regular, write_atomically
 from accdistill_jax.labels import LABELS
+from accdistill_jax.objectives.distillation import TOKEN_STATISTICS
 from accdistill_jax.objectives.registered import PPG
 from accdistill_jax.runtime.parallel import Parallel
 from accdistill_jax.runtime.progress import ProgressLine
@@ -85,6 +86,8 @@ def load_encoders(run: Run) -> Encoders:
     c = run.config.evaluation
     described = [run.data_fingerprint, teacher.fingerprint if teacher else "", student.fingerprint if student else ""]
     described += [c.train_segments, run.config.seed, str(run.config.runtime.compute_dtype)]
+    if c.representation != "mean":
+        described.append(c.representation)
     return Encoders(teacher, student, encoders, hash_of(described))
 
 
@@ -100,11 +103,15 @@ def teacher_encoder(teacher: Teacher, student: Student | None) -> EvaluatedEncod
     def embed_ppg(params, batch):
         encoded = branch.encode(params["teacher"]["params"], branch.prepare(batch))
         out = {"embedding": branch.represent(encoded)}
-        standard = (encoded.embedding - params["teacher"]["mean"][None]) / params["teacher"]["std"][None]
-        projection = student and student.project_teacher(params["student"], standard)
+        if student is None:
+            return out
+        standard = student.read_teacher(params["student"], params["teacher"], encoded)
+        projection = student.project_teacher(params["student"], standard)
         return out if projection is None else out | {"projection": projection}
 
-    heads = {name: value for name, value in student.params.items() if name == "teacher_head"} if student else {}
+    heads = {}
+    if student is not None:
+        heads = {name: value for name, value in student.params.items() if name in ("teacher_head", TOKEN_STATISTICS)}
     return EvaluatedEncoder(TEACHER, embed_ppg, {"teacher": teacher.frozen, "student": heads})
 
 

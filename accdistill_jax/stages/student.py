@@ -8,11 +8,17 @@ from accdistill_jax.encoder import Student, Teacher, student_of
 from accdistill_jax.errors import UserError
 from accdistill_jax.models.build import compute_dtype
 from accdistill_jax.objectives.registered import PPG, UNNAMED
-from accdistill_jax.stages.build_objective import build_objective, needs_teacher, objective_of, trained_encoder
+from accdistill_jax.stages.build_objective import (
+    build_objective,
+    needs_teacher,
+    objective_of,
+    trained_encoder,
+    trained_ppg_encoder,
+)
 from accdistill_jax.stages.context import Run
 from accdistill_jax.stages.fit import train_stage
 from accdistill_jax.stages.sources import Source, source_of
-from accdistill_jax.stages.teacher import load_teacher
+from accdistill_jax.stages.teacher import load_teacher, teacher_token_statistics
 from accdistill_jax.stages.teacher_views import prepare_views
 from accdistill_jax.storage.export import refuse_other
 
@@ -30,9 +36,11 @@ def run_stage(run: Run) -> None:
     objective = build_objective(run.config, "student", samples=run.samples, teacher=teacher.branch if teacher else None)
     source, frozen = source_of(run, objective.batches)
     if teacher is not None:
-        frozen = teacher.frozen
+        frozen, reading = teacher.frozen, objective.teacher_reading
+        if reading.reads_tokens:
+            frozen = frozen | teacher_token_statistics(run, teacher)
         if run.config.teacher.cached_views:
-            views = prepare_views(run, teacher)
+            views = prepare_views(run, teacher, reading)
             source = Source(lambda split: views if split == "train" else None)
     params = train_stage(run, "student", objective, frozen=frozen, fingerprints=fingerprints, source=source)
     meta = {
@@ -41,10 +49,11 @@ def run_stage(run: Run) -> None:
         "encoder": plain(trained_encoder(config)),
         "head": plain(config.head) if "teacher_head" in params else None,
         "signal": run.signal_meta("accel"),
+        "representation": run.config.evaluation.representation,
         "fingerprints": fingerprints,
     }
     if objective_of(config).ppg is PPG.TRAINED:
-        meta |= {"ppg_encoder": plain(run.config.teacher.encoder), "ppg_signal": run.signal_meta("ppg")}
+        meta |= {"ppg_encoder": plain(trained_ppg_encoder(run.config)), "ppg_signal": run.signal_meta("ppg")}
     run.save_params(path, objective.exported(params, frozen), meta)
 
 
@@ -69,4 +78,5 @@ def load_student(run: Run, teacher: Teacher | None) -> Student:
         raise UserError(f"{path} holds no student (kind {meta.get('kind')!r})")
     learned = OBJECTIVES.get(meta.get("objective", UNNAMED)).ppg is PPG.FROZEN
     refuse_other(meta["fingerprints"], _fingerprints(run, teacher if learned else None), where=str(path))
+    meta = meta | {"representation": run.config.evaluation.representation}
     return student_of(params, meta, dtype=compute_dtype(run.config.runtime.compute_dtype))

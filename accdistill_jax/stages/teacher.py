@@ -5,6 +5,7 @@ from typing import Any
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from accdistill_jax.config import convert
@@ -50,6 +51,7 @@ def run_stage(run: Run) -> None:
         "encoder": plain(trained_encoder(config)),
         "autoencoder": plain(config.objectives.of(AutoencoderOptions)),
         "signal": run.signal_meta("ppg"),
+        "representation": run.config.evaluation.representation,
         "fingerprints": fingerprints,
     }
     exported = {"params": params["encoder"], "mean": mean, "std": std}
@@ -96,7 +98,12 @@ def load_teacher(run: Run) -> Teacher:
         model = build_autoencoder(encoder, options, samples=run.samples, dtype=dtype)
         autoencoder = (model, {"encoder": params["params"], "decoder": params["decoder"]})
     return Teacher(
-        Branch("ppg", encoder, convert.parse_section(InputSettings, meta["signal"]["inputs"], at="inputs.ppg")),
+        Branch(
+            "ppg",
+            encoder,
+            convert.parse_section(InputSettings, meta["signal"]["inputs"], at="inputs.ppg"),
+            representation=run.config.evaluation.representation,
+        ),
         {key: params[key] for key in ("params", "mean", "std")},
         meta["fingerprint"],
         autoencoder,
@@ -119,6 +126,21 @@ def embedding_statistics(run: Run, branch: Branch, params: Any) -> tuple[np.ndar
         parallel=run.parallel,
     )["z"]
     return z.mean(axis=0), z.std(axis=0) + 1e-6
+
+
+def teacher_token_statistics(run: Run, teacher: Teacher) -> dict[str, np.ndarray]:
+    """Mean and standard deviation per dimension over all tokens of training segments: "token_mean", "token_std" [D'] float32."""
+
+    def apply(frozen, batch):
+        tokens = teacher.branch.encode(frozen["params"], teacher.branch.prepare(batch)).tokens
+        return {"mean": tokens.mean(axis=1), "square": jnp.square(tokens).mean(axis=1)}
+
+    rows = choose_rows(run.stores, "train", STATISTICS_SEGMENTS, seed=run.config.seed)
+    size = run.config.evaluation.batch_size
+    of_segments = embed(apply, teacher.frozen, run.stores, rows, batch_size=size, parallel=run.parallel)
+    mean, square = (of_segments[name].mean(axis=0, dtype=np.float64) for name in ("mean", "square"))
+    std = np.sqrt(np.maximum(square - mean**2, 0)) + 1e-6
+    return {"token_mean": mean.astype(np.float32), "token_std": std.astype(np.float32)}
 
 
 def reconstruction(teacher: Teacher, batch: dict[str, np.ndarray], *, seed: int) -> dict[str, np.ndarray]:

@@ -28,7 +28,7 @@ from accdistill_jax.files import remove_leftovers
 from accdistill_jax.inputs import streams
 from accdistill_jax.inputs.augment import augmentations
 from accdistill_jax.inputs.registered import Augmentation
-from accdistill_jax.objectives.distillation import TEACHER, standard_embedding
+from accdistill_jax.objectives.teacher_reading import EMBEDDING_ALONE, TEACHER, TeacherReading
 from accdistill_jax.runtime.progress import ProgressLine
 from accdistill_jax.stages.context import Run
 from accdistill_jax.stages.view_files import (
@@ -49,8 +49,8 @@ PART_BYTES = 16 * 2**20
 _CHOICE = 31  # seed of the choice of the view that a step takes
 
 
-def plan_views(run: Run, teacher: Teacher, store: Store) -> ViewsPlan:
-    """Plan of the views to compute for one of the run's stores."""
+def plan_views(run: Run, teacher: Teacher, store: Store, reading: TeacherReading = EMBEDDING_ALONE) -> ViewsPlan:
+    """Plan of the views to compute for one of the run's stores; `reading` names the quantities of a view."""
     config = run.config
     rows = chosen_rows(store, "train", cap=config.data.participant_cap or None, seed=config.seed)
     described = {
@@ -65,19 +65,35 @@ def plan_views(run: Run, teacher: Teacher, store: Store) -> ViewsPlan:
         "compute_dtype": config.runtime.compute_dtype,
         "dtype": "float32",
     }
-    plan = ViewsPlan(store, rows, config.teacher.cached_views, len(teacher.frozen["mean"]), 1, described)
+    if reading != EMBEDDING_ALONE:
+        described["reading"] = dataclasses.asdict(reading)
+    width = view_width(teacher, store, reading)
+    plan = ViewsPlan(store, rows, config.teacher.cached_views, width, 1, described)
     return plan._replace(part_rows=max(1, PART_BYTES // (plan.views * plan.record.itemsize)))
 
 
-def prepare_views(run: Run, teacher: Teacher) -> "TeacherViews":
+def view_width(teacher: Teacher, store: Store, reading: TeacherReading) -> int:
+    """Numbers of a view of a segment."""
+    if not reading.reads_tokens:
+        return len(teacher.frozen["mean"])
+    ppg = jax.eval_shape(teacher.branch.prepare, store.read(np.zeros(1, np.int64)))
+    return reading.width(teacher.branch.encoder, teacher.frozen, ppg)
+
+
+def prepare_views(run: Run, teacher: Teacher, reading: TeacherReading = EMBEDDING_ALONE) -> "TeacherViews":
     """The views of all stores of the run; computes the missing ones. All processes call it together.
+
+    Args:
+        run: the run's context.
+        teacher: the frozen teacher.
+        reading: the quantities of a view.
 
     Raises:
         UserError: the disk is full or the folder cannot be written.
     """
     made = []
     for store in run.stores:
-        plan = plan_views(run, teacher, store)
+        plan = plan_views(run, teacher, store, reading)
         folder = views_folder(plan, run.workdir)
 
         def complete_everywhere(plan: ViewsPlan = plan, folder: Path = folder) -> bool:
@@ -116,6 +132,7 @@ def make_views(run: Run, teacher: Teacher, plan: ViewsPlan, folder: Path) -> Non
     run.say(
         f"student: the teacher embeds {plan.views} views of {len(plan.rows)} segments once, {plan.total_bytes / 1e6:.0f} MB in "
         f"{folder}"
+        + (f" ({reading_of(plan).words})" if reading_of(plan).reads_tokens else "")
         + (f"; {plan.parts - len(missing)} of {plan.parts} parts are there" if len(missing) < plan.parts else "")
     )
     begin = time.monotonic()
@@ -140,11 +157,16 @@ def make_views(run: Run, teacher: Teacher, plan: ViewsPlan, folder: Path) -> Non
     write_record(folder, plan, seconds=time.monotonic() - begin)
 
 
+def reading_of(plan: ViewsPlan) -> TeacherReading:
+    """The quantities of a plan's views."""
+    return TeacherReading(**plan.described.get("reading", {}))
+
+
 def _computation(run: Run, teacher: Teacher, plan: ViewsPlan) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
     """compute(rows [n], advance) -> (embeddings [n, views, D] float32, checksums of the PPG [n] uint32), by all devices."""
     parallel, size = run.parallel, run.config.student.train.batch_size
     specs = augmentations(run.config.student.augment.ppg)
-    apply = view_embeddings(teacher, specs, views=plan.views, seed=run.config.seed, store=plan.store)
+    apply = view_embeddings(teacher, specs, plan, seed=run.config.seed)
     mapped, placed = parallel.map_rows(apply), parallel.replicate(teacher.frozen)
 
     def dispatched(rows: np.ndarray) -> Iterator[tuple[int, Any]]:
@@ -182,14 +204,12 @@ def _one_ahead(items: Iterator) -> Iterator:
         yield before
 
 
-def view_embeddings(
-    teacher: Teacher, specs: Mapping[str, Augmentation], *, views: int, seed: int, store: Store
-) -> Callable:
+def view_embeddings(teacher: Teacher, specs: Mapping[str, Augmentation], plan: ViewsPlan, *, seed: int) -> Callable:
     """apply(frozen, batch) -> {"embedding": [b, views, D], "crc": [b]} of a batch of PPG with "row" [b] and "crc" [b].
 
     The augmentation of a view is drawn by (seed, store, view, row), independent of the rest of the batch.
     """
-    store_number = np.uint32(int(store.fingerprint[:8], 16))
+    store_number, reading = np.uint32(int(plan.store.fingerprint[:8], 16)), reading_of(plan)
     branch = dataclasses.replace(teacher.branch, augmentations=specs)
 
     def apply(frozen, batch):
@@ -198,9 +218,9 @@ def view_embeddings(
             for number in (streams.TEACHER_VIEWS, store_number, view):
                 key = jax.random.fold_in(key, number)
             keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(batch["row"])
-            return standard_embedding(branch.encoder, frozen, branch.present(batch, keys, training=True))
+            return reading.joined(branch.encoder, frozen, branch.present(batch, keys, training=True))
 
-        embeddings = jax.lax.map(embed_view, jnp.arange(views, dtype=jnp.uint32))
+        embeddings = jax.lax.map(embed_view, jnp.arange(plan.views, dtype=jnp.uint32))
         return {"embedding": jnp.swapaxes(embeddings, 0, 1).astype(jnp.float32), "crc": batch["crc"]}
 
     return apply
@@ -218,7 +238,7 @@ class TeacherViews:
         self._views, self._seed = tuple(views), seed
 
     def __call__(self, number: int, rows: np.ndarray, step: int, position: np.ndarray) -> dict[str, np.ndarray]:
-        """The acceleration of rows, and the teacher's embedding of a view of each, [b, D] float32, under `TEACHER`."""
+        """The acceleration of rows, and a view of each by the teacher, [b, width] float32, under `TEACHER`."""
         of_store = self._views[number]
         chosen = choose_views(of_store.plan.views, seed=self._seed, step=step, position=position)
         embedding, ppg_crc = of_store.read(rows, chosen)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from accdistill_jax.objectives.base import TARGET, Objective
+from accdistill_jax.objectives.base import PROGRESS, TARGET, Objective
 from accdistill_jax.runtime.parallel import AXIS, WHOLE
 from accdistill_jax.training.optimizer_state import Replicated, Sharded
 
@@ -117,6 +117,7 @@ def make_step(objective: Objective, layout: Replicated | Sharded, settings: Loop
         batch = dict(batch)
         stop = batch.pop("stop", None)
         keys = batch_keys(settings.seed, state.step, batch["position"])
+        frozen = frozen | {PROGRESS: state.step.astype(jnp.float32) / settings.total_steps}
         frozen = frozen | {TARGET: state.ema} if objective.momentum else frozen
         gradient, metrics = loss_gradient(objective, state.params, frozen, batch, keys, pieces=settings.micro_batches)
         metrics = jax.lax.pmean(metrics, AXIS)
@@ -141,6 +142,7 @@ def make_validation(objective: Objective, seed: int) -> Callable:
 
     def step(params: Any, frozen: Any, batch: dict[str, jax.Array]):
         keys = batch_keys(seed, jnp.int32(-1), batch["position"])
+        frozen = frozen | {PROGRESS: jnp.float32(1)}  # as at the end of training, so that validations compare
         frozen = frozen | {TARGET: params} if objective.momentum else frozen
         _, metrics = objective.evaluate(params, frozen, batch, keys, AXIS)
         return params, jax.lax.pmean(metrics, AXIS)

@@ -34,6 +34,9 @@ ADDED = {
     "student.contrastive_weight": 0.5,
     "student.regression_weight": 1.0,
     "student.regression": "mse",
+    "student.head.windows": 12,
+    "student.token_weight": 1.0,
+    "student.token_schedule": "linear",
     "teacher.encoder.transformer.residual": "compute",
     "student.encoder.transformer.residual": "compute",
     "teacher.train.optimizer": "muon",
@@ -58,6 +61,7 @@ FREE = {
     "evaluation.pool_sizes": (2,),
     "evaluation.bootstrap_draws": 2,
     "evaluation.examples": 1,
+    "evaluation.representation": "statistics",
     "teacher.train.micro_batches": 2,
     "student.train.checkpoints_kept": 1,
     "runtime.mapping": "pmap",
@@ -150,7 +154,18 @@ def test_the_choice_comes_before_the_options_that_count_with_it(tmp_path):
 
 def test_the_added_keys_are_these():
     added = {key for key, known in known_keys().items() if known.setting.added}
-    assert added == {current_key(key) for key in ADDED} | {"runtime.metrics"}
+    unchosen = {f"{stage}.contrastive.head.windows" for stage in ("teacher", "student")}
+    assert added == {current_key(key) for key in ADDED} | {"runtime.metrics", "evaluation.representation"} | unchosen
+
+
+def test_a_contrastive_run_begun_before_its_head_had_windows_continues_unless_they_are_set(tmp_path):
+    chosen = {"student.objective": "contrastive"}
+    values = tree.flatten_section(make(**chosen))
+    del values["student.contrastive.head.windows"]
+    (tmp_path / "config.json").write_text(json.dumps({"config": tree.nest_keys(values), "environment": {}}))
+    config_record.claim(make(**chosen), tmp_path)
+    with pytest.raises(UserError, match="another config: student.contrastive.head.windows "):
+        config_record.claim(make(**chosen | {"student.contrastive.head.windows": 12}), tmp_path)
 
 
 @pytest.mark.parametrize("key", ADDED)

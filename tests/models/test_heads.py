@@ -32,3 +32,25 @@ def test_half_precision_embeddings_are_projected_in_float32():
     z = jnp.ones((2, 6), jnp.bfloat16)
     variables = head.init(jax.random.key(0), z)
     assert head.apply(variables, z).dtype == jnp.float32
+
+
+def test_the_product_of_windowed_projections_is_the_mean_of_the_windows_cosines():
+    head, plain = ProjectionHead(hidden=8, output=4, windows=3), ProjectionHead(hidden=8, output=4)
+    z = np.random.default_rng(3).normal(size=(2, 3, 5)).astype(np.float32)
+    params = head.init(jax.random.key(0), z)
+    first, second = np.asarray(head.apply(params, z))
+    of_windows = np.asarray(plain.apply(params, z.reshape(6, 5))).reshape(2, 3, 4)
+    np.testing.assert_allclose(first @ second, (of_windows[0] * of_windows[1]).sum(axis=-1).mean(), rtol=1e-4)
+    np.testing.assert_allclose([first @ first, second @ second], 1, rtol=1e-5)
+
+
+def test_a_window_without_tokens_does_not_count():
+    head, rng = ProjectionHead(hidden=8, output=4, windows=3), np.random.default_rng(4)
+    z = rng.normal(size=(1, 3, 5)).astype(np.float32)
+    params = head.init(jax.random.key(0), z)
+    params = jax.tree.map(lambda leaf: leaf + 0.3, params)  # biases too: the projection of zeros would not be zero
+    z[:, 1] = 0
+    (found,) = np.asarray(head.apply(params, z)).reshape(1, 3, 4)
+    assert (found[1] == 0).all()
+    np.testing.assert_allclose((found**2).sum(), 1, rtol=1e-5)
+    np.testing.assert_allclose((found**2).sum(axis=1), [0.5, 0, 0.5], rtol=1e-5)

@@ -16,8 +16,9 @@ from accdistill_jax.models.heads import ProjectionHead
 from accdistill_jax.models.transformer import TransformerEncoder
 from accdistill_jax.objectives import losses
 from accdistill_jax.objectives.base import Branch, CrossModalContrast
-from accdistill_jax.objectives.distillation import TEACHER, Distillation, DistillationLoss
+from accdistill_jax.objectives.distillation import Distillation, DistillationLoss
 from accdistill_jax.objectives.masked import MaskedAutoencoding
+from accdistill_jax.objectives.teacher_reading import TEACHER
 from accdistill_jax.runtime.parallel import Parallel
 from accdistill_jax.training.optimizer import Optimizer
 from accdistill_jax.training.optimizer_state import Replicated

@@ -66,6 +66,44 @@ def test_a_loss_on_tokens_trains_an_encoder_without_an_output_layer(role, smoke_
     assert trained.embedding_width == 32
 
 
+WINDOWED = {
+    "distillation": "student.head.windows",
+    "joint": "student.head.windows",
+    "contrastive": "student.contrastive.head.windows",
+}
+
+
+@pytest.mark.parametrize("name", WINDOWED)
+def test_heads_on_windows_train_an_encoder_without_an_output_layer(name, smoke_config):
+    changes = {"student.objective": name, WINDOWED[name]: 12}
+    assert stage.trained_encoder(smoke_config(**changes).student).chosen.output == 0
+    assert stage.trained_encoder(smoke_config(**{"student.objective": name}).student).chosen.output == 32
+
+
+def test_a_regression_of_the_embedding_keeps_the_output_layer(smoke_config):
+    config = smoke_config(**{"student.head.windows": 12, "student.regression_weight": 1.0})
+    assert stage.trained_encoder(config.student).chosen.output == 32
+
+
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        (
+            {"student.objective": "supervised", "student.head.windows": 12},
+            "head.windows = 12 is for distillation and joint alone",
+        ),
+        ({"student.objective": "joint", "student.token_weight": 1.0}, "token_weight = 1.0 is for distillation alone"),
+        (
+            {"student.head.windows": 12, "student.contrastive_weight": 0.0, "student.regression_weight": 1.0},
+            "head.windows = 12 is for the contrastive loss",
+        ),
+    ],
+)
+def test_options_without_effect_are_refused(changes, message, smoke_config):
+    with pytest.raises(UserError, match=message):
+        smoke_config(**changes)
+
+
 def test_dropping_the_only_token_of_a_segment_is_refused(smoke_config):
     config = smoke_config(**{"student.drop_fraction": 0.5})
     with pytest.raises(UserError, match="student.drop_fraction = 0.5: a segment of 64 samples has a single token"):

@@ -140,7 +140,7 @@ def test_views_are_what_the_teacher_makes_of_augmented_segments(kept):
     from accdistill_jax.inputs import streams
     from accdistill_jax.inputs.augment import augmentations
     from accdistill_jax.inputs.present import present
-    from accdistill_jax.objectives.distillation import standard_embedding
+    from accdistill_jax.objectives.teacher_reading import standard_embedding
 
     this, teacher, plan = kept
     views = Views(Path(plan.store.path) / "teacher_views" / plan.key, plan)

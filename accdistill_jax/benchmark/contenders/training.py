@@ -99,8 +99,8 @@ def made_up_batch(work: Work, rows: int, *, first: int = 0) -> dict[str, np.ndar
 def made_up_teacher(shapes: Any) -> Any:
     """Parameters of an untrained teacher with mean 0 and standard deviation 1; {} for {}."""
     frozen = made_up_params(shapes, seed=1)
-    if frozen:
-        frozen["mean"], frozen["std"] = np.zeros_like(frozen["mean"]), np.ones_like(frozen["std"])
+    for name in set(frozen) - {"params"}:
+        frozen[name] = np.ones_like(frozen[name]) if name.endswith("std") else np.zeros_like(frozen[name])
     return frozen
 
 

@@ -14,7 +14,7 @@ from accdistill_jax.errors import UserError
 from accdistill_jax.inputs import present
 from accdistill_jax.models.build import build_encoder, compute_dtype
 from accdistill_jax.objectives.base import Branch, Objective
-from accdistill_jax.objectives.distillation import TEACHER
+from accdistill_jax.objectives.teacher_reading import TEACHER
 from accdistill_jax.runtime.parallel import Parallel
 from accdistill_jax.stages.build_objective import build_objective, needs_teacher
 from accdistill_jax.training.optimizer_state import Replicated, Sharded, make_layout
@@ -122,15 +122,21 @@ def describe_work(config: Config, stage: Stage) -> Work:
     inputs = {name: config.inputs.of(name) for name in ("ppg", "accel")}
     channels = {name: _channels(config)[name] * present.band_groups(inputs[name]) for name in ("ppg", "accel")}
     frozen, cached, teacher = {}, 0, None
+    signal = jax.ShapeDtypeStruct((1, SAMPLES, channels["ppg"]), jnp.float32)
     if stage == "student" and needs_teacher(config):
         module = build_encoder(config.teacher.encoder, dtype=compute_dtype(config.runtime.compute_dtype))
         teacher = Branch("ppg", module, inputs["ppg"])
-        cached = module.embedding_width if config.teacher.cached_views else 0
         statistic = jax.ShapeDtypeStruct((module.embedding_width,), jnp.float32)
-        signal = jax.ShapeDtypeStruct((1, SAMPLES, channels["ppg"]), jnp.float32)
         teacher_params = jax.eval_shape(module.init, jax.random.key(0), signal)["params"]
         frozen = {"params": teacher_params, "mean": statistic, "std": statistic}
     objective = build_objective(config, stage, samples=SAMPLES, teacher=teacher)
+    if teacher is not None:
+        reading = objective.teacher_reading
+        if config.teacher.cached_views:
+            cached = reading.width(teacher.encoder, frozen, signal)
+        if reading.reads_tokens:
+            of_tokens = jax.ShapeDtypeStruct((teacher.encoder.token_width,), jnp.float32)
+            frozen |= {"token_mean": of_tokens, "token_std": of_tokens}
     if config.stage(stage).train.optimizer != "adamw":
         raise UserError(
             f"config.{stage}.train.optimizer = {config.stage(stage).train.optimizer!r}: its work is not counted here; set adamw"

@@ -198,7 +198,7 @@ class JobEncoder(NamedTuple):
         represent: per-device function (all_params, batch) -> {kind: [b, ...]}.
         all_params: parameters for `represent`.
         project_teacher: the frozen teacher's embeddings [N, D] -> the projections that retrieval compares; None without a
-            frozen teacher.
+            frozen teacher, or if the embeddings do not suffice: `represent` then returns the projections.
     """
 
     module: Any
@@ -216,7 +216,7 @@ def load_encoder(order: Mapping[str, Any], run: Run) -> JobEncoder:
         return _teacher_encoder(run)
     if order["kind"] == "untrained":
         return _untrained_encoder(run, seed=order["seed"])
-    return _student_encoder(run, frozen_teacher=bool(order["teacher"]))
+    return _student_encoder(run, frozen_teacher=bool(order["teacher"]), compared=bool(order["compared"]))
 
 
 def _teacher_encoder(run: Run) -> JobEncoder:
@@ -240,8 +240,9 @@ def _untrained_encoder(run: Run, *, seed: int) -> JobEncoder:
     module = build_encoder(run.config.student.encoder, dtype=compute_dtype(run.config.runtime.compute_dtype))
     segment: dict[str, Any] = run.stores[0].read(np.zeros(1, np.int64))
     x = prepare_inputs(segment, "accel", inputs)
+    branch = Branch("accel", module, inputs, representation=run.config.evaluation.representation)
     params = jax.device_get(jax.jit(module.init)(jax.random.fold_in(jax.random.key(20), seed), x)["params"])
-    return JobEncoder(module, "accel", inputs, params, _embedding_of(Branch("accel", module, inputs)), params)
+    return JobEncoder(module, "accel", inputs, params, _embedding_of(branch), params)
 
 
 def _embedding_of(branch: Branch) -> Callable:
@@ -253,7 +254,7 @@ def _embedding_of(branch: Branch) -> Callable:
     return represent
 
 
-def _student_encoder(run: Run, *, frozen_teacher: bool) -> JobEncoder:
+def _student_encoder(run: Run, *, frozen_teacher: bool, compared: bool) -> JobEncoder:
     import jax
 
     from accdistill_jax.stages.student import load_student
@@ -265,14 +266,22 @@ def _student_encoder(run: Run, *, frozen_teacher: bool) -> JobEncoder:
     # a "sensor" variant presents other signals to the encoder than its training did
     student = dataclasses.replace(student, branch=dataclasses.replace(student.branch, inputs=inputs))
 
+    embeddings_suffice = student.reads_embedding and run.config.evaluation.representation == "mean"
+
     def represent(params, batch):
         arrays = student.represent(params, batch)
         if student.ppg is not None:
             arrays["teacher_projection"] = student.represent_ppg(params, batch)["projection"]
+        if teacher is not None and compared and not embeddings_suffice:
+            encoded = teacher.branch.encode(teacher.frozen["params"], teacher.branch.prepare(batch))
+            standard = student.read_teacher(params, teacher.frozen, encoded)
+            projection = student.project_teacher(params, standard)
+            if projection is not None:
+                arrays["teacher_projection"] = projection
         return arrays
 
     project = None
-    if teacher is not None:
+    if teacher is not None and embeddings_suffice:
         mean, std = teacher.frozen["mean"], teacher.frozen["std"]
         project_normalised = jax.jit(student.project_teacher)
 

@@ -235,6 +235,16 @@ def test_dropped_tokens_and_a_cached_teacher_are_not_counted():
     assert whole.segment_bytes - lean.segment_bytes == ppg - 4 * lean.cached_embedding == ppg - 4 * 32
 
 
+def test_windows_make_wider_heads_and_wider_cached_views():
+    whole = program.describe_work(small_config(**{"teacher.cached_views": 1}), "student")
+    windowed = program.describe_work(small_config(**{"teacher.cached_views": 1, "student.head.windows": 4}), "student")
+    width = whole.batch_shapes(2)["teacher"].shape[1]
+    assert windowed.batch_shapes(2)["teacher"].shape == (2, 4 * width)
+    assert windowed.params["teacher_head"]["hidden"]["kernel"].shape[0] == width
+    assert windowed.projection == 4 * whole.projection
+    assert windowed.trained_flops > whole.trained_flops and "token_mean" in windowed.frozen
+
+
 def test_tables_have_a_row_per_machine(paper):
     rows = [[model.estimate(paper, machine, batch=32, mfu=mfu) for mfu in (0.1, 0.4)] for machine in hardware.known()]
     lines = tables.time_table(rows).splitlines()
