@@ -1,6 +1,7 @@
 """The student: an accelerometer encoder, distilled from the frozen teacher, or trained in another way as a baseline."""
 
 from pathlib import Path
+from typing import Any
 
 from accdistill_jax.config.registry import OBJECTIVES
 from accdistill_jax.config.tree import plain
@@ -18,7 +19,7 @@ from accdistill_jax.stages.build_objective import (
 from accdistill_jax.stages.context import Run
 from accdistill_jax.stages.fit import train_stage
 from accdistill_jax.stages.sources import Source, source_of
-from accdistill_jax.stages.teacher import load_teacher, teacher_token_statistics
+from accdistill_jax.stages.teacher import load_teacher, token_statistics
 from accdistill_jax.stages.teacher_views import prepare_views
 from accdistill_jax.storage.export import refuse_other
 
@@ -38,7 +39,7 @@ def run_stage(run: Run) -> None:
     if teacher is not None:
         frozen, reading = teacher.frozen, objective.teacher_reading
         if reading.reads_tokens:
-            frozen = frozen | teacher_token_statistics(run, teacher)
+            frozen = frozen | _token_statistics(run, teacher, fingerprints)
         if run.config.teacher.cached_views:
             views = prepare_views(run, teacher, reading)
             source = Source(lambda split: views if split == "train" else None)
@@ -55,6 +56,19 @@ def run_stage(run: Run) -> None:
     if objective_of(config).ppg is PPG.TRAINED:
         meta |= {"ppg_encoder": plain(trained_ppg_encoder(run.config)), "ppg_signal": run.signal_meta("ppg")}
     run.save_params(path, objective.exported(params, frozen), meta)
+
+
+def _token_statistics(run: Run, teacher: Teacher, fingerprints: dict[str, str]) -> dict[str, Any]:
+    """The statistics of the teacher's tokens, computed once for a training, which then continues with the same bits.
+
+    Computed again on other devices, or with another `evaluation.batch_size`, they would differ in the last bits.
+    """
+    path = run.workdir / "student" / "teacher_tokens"
+    if not run.exists(path / "export.json"):
+        run.save_params(path, token_statistics(run, teacher), {"kind": "teacher tokens", "fingerprints": fingerprints})
+    statistics, meta = run.load_params(path)
+    refuse_other(meta["fingerprints"], fingerprints, where=str(path))
+    return statistics
 
 
 def _fingerprints(run: Run, teacher: Teacher | None) -> dict[str, str]:

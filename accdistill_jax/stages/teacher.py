@@ -128,16 +128,24 @@ def embedding_statistics(run: Run, branch: Branch, params: Any) -> tuple[np.ndar
     return z.mean(axis=0), z.std(axis=0) + 1e-6
 
 
-def teacher_token_statistics(run: Run, teacher: Teacher) -> dict[str, np.ndarray]:
-    """Mean and standard deviation per dimension over all tokens of training segments: "token_mean", "token_std" [D'] float32."""
+def token_statistics(run: Run, teacher: Teacher) -> dict[str, np.ndarray]:
+    """Mean and standard deviation per dimension over all tokens of training segments: "token_mean", "token_std" [D'] float32.
+
+    All processes call it together.
+    """
 
     def apply(frozen, batch):
         tokens = teacher.branch.encode(frozen["params"], teacher.branch.prepare(batch)).tokens
         return {"mean": tokens.mean(axis=1), "square": jnp.square(tokens).mean(axis=1)}
 
     rows = choose_rows(run.stores, "train", STATISTICS_SEGMENTS, seed=run.config.seed)
-    size = run.config.evaluation.batch_size
-    of_segments = embed(apply, teacher.frozen, run.stores, rows, batch_size=size, parallel=run.parallel)
+    of_segments = embed(
+        apply,
+        teacher.frozen,
+        zip(run.stores, rows, strict=True),
+        batch_size=run.config.evaluation.batch_size,
+        parallel=run.parallel,
+    )
     mean, square = (of_segments[name].mean(axis=0, dtype=np.float64) for name in ("mean", "square"))
     std = np.sqrt(np.maximum(square - mean**2, 0)) + 1e-6
     return {"token_mean": mean.astype(np.float32), "token_std": std.astype(np.float32)}
