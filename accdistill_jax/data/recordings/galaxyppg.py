@@ -17,8 +17,8 @@ import numpy as np
 from accdistill_jax.data.preprocessing.reference_rate import cleaned
 from accdistill_jax.data.recording import HeartRateWindows, Participant, Recording, RecordingSource, Stream, named
 from accdistill_jax.data.recordings.common.files import first_lines, ids_below
-from accdistill_jax.data.recordings.tables.table import Layout, Table
-from accdistill_jax.data.tree import Tree, regular_file, sibling
+from accdistill_jax.data.recordings.common.stamped_csv import stamped_columns
+from accdistill_jax.data.tree import Tree, sibling
 from accdistill_jax.errors import UserError
 
 DEVICE = "Samsung Galaxy Watch 5"
@@ -54,8 +54,8 @@ def load(folder: Path, recording_id: str) -> Recording:
     Raises:
         UserError: a file is missing or damaged, or the H10's times do not meet the watch's; the message names the file.
     """
-    light, ppg = _columns(folder / "PPG.csv", ("ppg", "status"))
-    motion, accel = _columns(folder / "ACC.csv", ("x", "y", "z"))
+    light, ppg = stamped_columns(folder / "PPG.csv", ("ppg", "status"), stamp="timestamp", per_second=1000)
+    motion, accel = stamped_columns(folder / "ACC.csv", ("x", "y", "z"), stamp="timestamp", per_second=1000)
     start = float(np.floor(min(light[0], motion[0])))
     values = np.where(np.isin(ppg[:, 1], GOOD_STATUS), ppg[:, 0], np.nan)[:, None]
     with named(folder / "PPG.csv"):
@@ -70,23 +70,8 @@ def load(folder: Path, recording_id: str) -> Recording:
     return Recording(recording_id, participant, DEVICE, "galaxyppg", start, streams, heart_rate=heart_rate)
 
 
-def _columns(path: Path, names: tuple[str, ...], stamp: str = "timestamp") -> tuple[np.ndarray, np.ndarray]:
-    """Unix seconds [rows], and columns [rows, names]."""
-    regular_file(path)
-    with named(path):
-        table = Table(path, names, stamp, Layout())
-        stamps = table.stamps(stamp)
-        if stamps.dtype.kind not in "iuf":
-            raise UserError(f"{stamp!r} must be unix milliseconds, got dates")
-        seconds = stamps / 1000
-        back = np.flatnonzero(np.diff(seconds) < 0)
-        if back.size:
-            raise UserError(f"{table.place(stamp, back[0] + 1)}: the time goes back; sort the rows by time")
-        return seconds, np.stack([table.numbers(name) for name in names], -1)
-
-
 def _heart_rate(path: Path, start_unix_s: float, end_unix_s: float) -> HeartRateWindows:
-    seconds, hr = _columns(path, ("hr",), "phoneTimestamp")
+    seconds, hr = stamped_columns(path, ("hr",), stamp="phoneTimestamp", per_second=1000)
     with named(path):
         meets = [
             shift for shift in (0.0, KOREA_S) if seconds[0] - shift < end_unix_s and seconds[-1] - shift > start_unix_s

@@ -1,1 +1,1 @@
-"""Helpers of several readers: one recording per file, block times, and restricted pickles."""
+"""Helpers of several readers: files, blocks with time stamps, signals by name, MATLAB files and restricted pickles."""
