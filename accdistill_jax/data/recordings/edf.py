@@ -38,7 +38,7 @@ _ANNOTATIONS = ("EDF Annotations", "BDF Annotations")
 _MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 
 
-class _Header(NamedTuple):
+class _EdfHeader(NamedTuple):
     start_unix_s: float
     records: int
     record_s: float
@@ -92,7 +92,7 @@ def load(path: Path, recording_id: str, participant_id: str, *, choice: Choice, 
         return Recording(recording_id, Participant(participant_id), "EDF", "edf", start, streams)
 
 
-def _header(content: bytes) -> _Header:
+def _header(content: bytes) -> _EdfHeader:
     if len(content) < HEADER_BYTES or content[:8] not in (b"0       ", b"\xffBIOSEMI"):
         raise UserError("is no EDF or BDF file: its first 8 bytes are not the version")
     text = content[:HEADER_BYTES].decode("latin-1")
@@ -120,7 +120,7 @@ def _header(content: bytes) -> _Header:
             f"has {len(content)} bytes, but {records} records of {record_s:g} s need {expected}: it is cut off or damaged; copy it again"
         )
     start = _start(text[168:176], text[176:184], text[88:168])
-    return _Header(start, records, record_s, text[192:197] in ("EDF+D", "BDF+D"), sample_bytes, signals, size)
+    return _EdfHeader(start, records, record_s, text[192:197] in ("EDF+D", "BDF+D"), sample_bytes, signals, size)
 
 
 def _number(text: str, name: str) -> float:
@@ -150,7 +150,7 @@ def _start(date: str, time: str, recording: str) -> float:
         raise UserError(f"the start {date!r} {time!r} is no date dd.mm.yy hh.mm.ss: the header is damaged") from None
 
 
-def _places(header: _Header) -> list[tuple[int, int]]:
+def _places(header: _EdfHeader) -> list[tuple[int, int]]:
     """First byte and number of bytes of each signal in a record."""
     places, at = [], 0
     for signal in header.signals:
@@ -160,7 +160,7 @@ def _places(header: _Header) -> list[tuple[int, int]]:
     return places
 
 
-def _onsets(data: np.ndarray, header: _Header) -> np.ndarray:
+def _onsets(data: np.ndarray, header: _EdfHeader) -> np.ndarray:
     """Start of each record [records], seconds after the file's start."""
     regular = np.arange(header.records) * header.record_s
     index = next((i for i, signal in enumerate(header.signals) if signal["label"] in _ANNOTATIONS), None)
@@ -182,7 +182,7 @@ def _onsets(data: np.ndarray, header: _Header) -> np.ndarray:
     return onsets
 
 
-def _signal(data: np.ndarray, header: _Header, label: str, onsets: np.ndarray) -> Signal:
+def _signal(data: np.ndarray, header: _EdfHeader, label: str, onsets: np.ndarray) -> Signal:
     index = next(i for i, signal in enumerate(header.signals) if signal["label"] == label)
     field, (at, length) = header.signals[index], _places(header)[index]
     octets = np.ascontiguousarray(data[:, at : at + length])

@@ -31,7 +31,7 @@ _LINE = re.compile(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Header:
+class _WfdbHeader:
     """A header: rate of frames, number of frames (0: not stated), start in unix seconds (None: unknown), lines of signals."""
 
     rate_hz: float
@@ -83,7 +83,7 @@ def load(path: Path, recording_id: str, participant_id: str, *, choice: Choice, 
         return Recording(recording_id, Participant(participant_id), "WFDB", "wfdb", start, streams)
 
 
-def _header(lines: list[str]) -> _Header:
+def _header(lines: list[str]) -> _WfdbHeader:
     lines = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     parts = lines[0].split() if lines else []
     if len(parts) < 2 or not parts[1].isdecimal():
@@ -110,7 +110,7 @@ def _header(lines: list[str]) -> _Header:
     if not signals or len(signals) < count:
         raise UserError(f"states {count} signals, but describes {len(signals)}: it is cut off")
     frames = int(parts[3]) if len(parts) > 3 and parts[3].isdecimal() else 0
-    return _Header(float(rate[0]), frames, _start(parts[4:6]), signals)
+    return _WfdbHeader(float(rate[0]), frames, _start(parts[4:6]), signals)
 
 
 def _start(parts: list[str]) -> float | None:
@@ -125,7 +125,7 @@ def _start(parts: list[str]) -> float | None:
     return moment.replace(tzinfo=datetime.UTC).timestamp()
 
 
-def _counts(path: Path, header: _Header) -> list[np.ndarray]:
+def _counts(path: Path, header: _WfdbHeader) -> list[np.ndarray]:
     """Counts of each signal [samples], checked against the header's first values and checksums."""
     counts: list[np.ndarray] = []
     files = list(dict.fromkeys(signal["file"] for signal in header.signals))
@@ -171,7 +171,7 @@ def _decoded(content: bytes, form: int) -> np.ndarray:
     return (((pair ^ 0x800) - 0x800).reshape(-1))[: -1 if odd else None]
 
 
-def _signal(header: _Header, counts: list[np.ndarray], index: int) -> Signal:
+def _signal(header: _WfdbHeader, counts: list[np.ndarray], index: int) -> Signal:
     signal = header.signals[index]
     gain = float(signal.get("gain", 0)) or 200.0  # the format's default
     baseline = int(signal.get("baseline", signal.get("zero", 0)))
