@@ -7,6 +7,7 @@ clock offset between sensors, so equal times mean equal moments.
 import contextlib
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
@@ -37,6 +38,14 @@ def named(name: object) -> Iterator[None]:
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise UserError(message)
+
+
+def _label(name: str) -> str:
+    _require(
+        re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,59}", name) is not None,
+        f"label {name!r}: a name has letters, digits and '_' only, begins with a letter, and has at most 60 of them",
+    )
+    return name
 
 
 def _name(kind: str, text: str) -> str:
@@ -228,6 +237,33 @@ class HeartRateWindows:
 
 
 @dataclasses.dataclass(frozen=True)
+class LabelWindows:
+    """A user's labels over windows of equal duration, such as stress or sleep stage.
+
+    Attributes:
+        start_s: [n] float64, start of each window, seconds after the start of the recording.
+        duration_s: length of a window in seconds.
+        values: name -> [n] float64 numbers (NaN where unknown), or [n] str classes ("" where unknown).
+    """
+
+    start_s: np.ndarray
+    duration_s: float
+    values: Mapping[str, np.ndarray]
+
+    def __post_init__(self) -> None:
+        start = np.asarray(self.start_s, np.float64)
+        object.__setattr__(self, "start_s", start)
+        object.__setattr__(self, "values", {_label(name): values for name, values in self.values.items()})
+        for name, values in self.values.items():
+            _require(
+                start.ndim == 1 and np.shape(values) == start.shape,
+                f"labels: {name} has shape {np.shape(values)}, the windows {start.shape}",
+            )
+        _require(bool(np.isfinite(start).all()), "labels: the start of a window is not a number")
+        _require(0 < self.duration_s < math.inf, f"labels: windows must last longer than 0 s, got {self.duration_s}")
+
+
+@dataclasses.dataclass(frozen=True)
 class Participant:
     """The person who wore the device; None stands for unknown.
 
@@ -238,6 +274,7 @@ class Participant:
         weight_kg: weight in kilograms, 1 to 700.
         sex: "female" or "male".
         conditions: yes/no conditions, medications and answers, such as {"beta_blocker": True}.
+        labels: a user's labels of the person, numbers or texts, such as {"hba1c_percent": 5.4}.
     """
 
     participant_id: str
@@ -246,6 +283,7 @@ class Participant:
     weight_kg: float | None = None
     sex: Literal["female", "male"] | None = None
     conditions: Mapping[str, bool] = dataclasses.field(default_factory=dict)
+    labels: Mapping[str, float | str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "participant_id", _name("participant", self.participant_id))
@@ -261,6 +299,13 @@ class Participant:
         for key, value in self.conditions.items():
             _require(
                 isinstance(value, bool | np.bool_), f"{name}: condition {key!r} must be true or false, got {value!r}"
+            )
+        object.__setattr__(self, "labels", {_label(key): value for key, value in self.labels.items()})
+        for key, value in self.labels.items():
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            _require(
+                (isinstance(value, str) and bool(value)) or (number and math.isfinite(value)),
+                f"{name}: label {key!r} must be a number or a text, got {value!r}",
             )
 
     @property
@@ -284,6 +329,7 @@ class Recording:
         streams: by name; preprocessing needs "ppg" and "accel".
         beats: beat intervals, if known.
         heart_rate: reference heart rate, if known.
+        labels: a user's labels over windows, if any.
         is_described: True if the user described the recording in a file; messages then name keys of the description.
     """
 
@@ -296,6 +342,7 @@ class Recording:
     beats: Beats | None = None
     heart_rate: HeartRateWindows | None = None
     is_described: bool = False
+    labels: LabelWindows | None = None
 
     def __post_init__(self) -> None:
         name = f"recording {self.recording_id!r}"

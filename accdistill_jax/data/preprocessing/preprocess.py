@@ -21,6 +21,7 @@ from accdistill_jax.data.preprocessing.segments import (
     finish_segments,
 )
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
+from accdistill_jax.data.preprocessing.window_labels import labels_of_segments
 from accdistill_jax.data.recording import Recording, Stream, named
 from accdistill_jax.errors import UserError
 from accdistill_jax.labels import HEART_RATE
@@ -102,6 +103,7 @@ def preprocess(recording: Recording, settings: PreprocessSettings, *, polarity: 
                 window_hr_bpm=hrv_lib.window_heart_rate(
                     recording.heart_rate, start_s, settings.segment_s, min_coverage=settings.min_window_coverage
                 ),
+                own_labels=labels_of_segments(recording.labels, start_s, settings.segment_s),
             ),
             faults=Faults(
                 gap_s=gap_s,

@@ -55,11 +55,13 @@ class References:
         beats: N lists of beat intervals, times in seconds after the segment's start.
         window_hr_bpm: [N] heart rate of a reference device, used where the beats give none; NaN where unknown.
         labels: name in `LABELS` -> [N] values measured by the source, for example resp_bpm; NaN where unknown.
+        own_labels: column -> [N] values of a user's labels, see `window_labels`.
     """
 
     beats: Sequence[Beats | None] | None = None
     window_hr_bpm: np.ndarray | None = None
     labels: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    own_labels: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +90,7 @@ class SegmentBatch:
         accel: [N, T, 3] float32, in g.
         columns: one value per kept segment: participant, recording, device, hr_source ("beats", "windows" or "") as
             str; start_unix_s as float64; `LABELS` (NaN where unknown), beat_coverage, motion_g,
-            ppg_quality, ppg_clipped, accel_clipped (fractions) and gap_s as float32.
+            ppg_quality, ppg_clipped, accel_clipped (fractions) and gap_s as float32; a user's labels as label_NAME.
         participant: who wore the device.
         examined: number of segments examined: the kept ones plus the sum of `rejected`.
         rejected: number of rejected segments for each of `REASONS`.
@@ -205,6 +207,7 @@ def finish_segments(
         "ppg_clipped": per_segment(faults.ppg_clipped, 0.0),
         "accel_clipped": per_segment(faults.accel_clipped, 0.0),
         "gap_s": per_segment(faults.gap_s, 0.0),
+        **references.own_labels,
     }
     power = np.einsum("ntc,ntc->nc", ppg, ppg).max(1)
     flat = (power <= 1e-12 * power.max(initial=0)) | (columns["motion_g"] == 0) | (per_segment(faults.flat, 0.0) > 0)

@@ -5,7 +5,7 @@ recordings share a folder. File names are relative to the description. All keys 
 
     participant: p01               # required: an id, or a mapping with the id and known facts:
                                    #   {id: p01, age_years: 34, height_m: 1.80, weight_kg: 75, sex: female,
-                                   #    conditions: {beta_blocker: false}}
+                                   #    conditions: {beta_blocker: false}, labels: {hba1c_percent: 5.4, group: control}}
     device: My Watch 2             # default "unknown"
     start: 2024-05-01T10:00:00Z    # ISO 8601 (UTC, unless it has a time zone) or unix seconds; default: the first
                                    #   absolute time stamp of a stream, else 0
@@ -35,9 +35,11 @@ recordings share a folder. File names are relative to the description. All keys 
       {file: beats.csv, time: t, interval: ibi, interval_unit: ms, time_unit: s, time_origin: start}
     heart_rate:                    # or reference heart rates over windows; the time is the start of the window
       {file: hr.csv, time: t, hr: bpm, duration_s: 8}
+    labels:                        # your own labels over windows, numbers or texts; the time is the start of the window
+      {file: labels.csv, time: t, columns: [stress, stage], duration_s: 30}
 
-Empty cells and NaN are missing samples; in a file with one column, empty lines are, too. `beats` and `heart_rate` also accept
-time_unit, time_origin, clock_offset_s, delimiter, decimal and skip_rows.
+Empty cells and NaN are missing samples; in a file with one column, empty lines are, too. `beats`, `heart_rate` and `labels` also
+accept time_unit, time_origin, clock_offset_s, delimiter, decimal and skip_rows.
 
 Checks:
 
@@ -82,6 +84,7 @@ from accdistill_jax.data.recordings.tables.description import (
     read,
     utc_offset_s,
 )
+from accdistill_jax.data.recordings.tables.labels import label_windows, participant_labels
 from accdistill_jax.data.recordings.tables.times import KEYS as TABLE_KEYS
 from accdistill_jax.data.recordings.tables.times import PER_SECOND, Times
 from accdistill_jax.data.tree import Tree, recording_ids, sibling
@@ -95,8 +98,8 @@ _LOST = 0.02  # rounding that is allowed, as a fraction of the usual step betwee
 _GRAVITIES: tuple[Literal["included", "removed"], ...] = ("included", "removed")
 _STAMPS: tuple[Literal["first", "last"], ...] = ("first", "last")
 KEYS = {
-    "recording": ("participant", "device", "start", "streams", "beats", "heart_rate"),
-    "participant": ("id", "age_years", "height_m", "weight_kg", "sex", "conditions"),
+    "recording": ("participant", "device", "start", "streams", "beats", "heart_rate", "labels"),
+    "participant": ("id", "age_years", "height_m", "weight_kg", "sex", "conditions", "labels"),
     "stream": (
         *TABLE_KEYS,
         "columns",
@@ -112,6 +115,7 @@ KEYS = {
     ),
     "beats": (*TABLE_KEYS, "interval", "interval_unit"),
     "heart_rate": (*TABLE_KEYS, "hr", "duration_s"),
+    "labels": (*TABLE_KEYS, "columns", "duration_s"),
 }
 
 
@@ -156,6 +160,7 @@ def _files(description: Mapping) -> Iterator[str]:
         *(streams.values() if isinstance(streams, Mapping) else ()),
         description.get("beats"),
         description.get("heart_rate"),
+        description.get("labels"),
     ]
     return (table["file"] for table in tables if isinstance(table, Mapping) and isinstance(table.get("file"), str))
 
@@ -176,7 +181,7 @@ def load(path: Path, recording_id: str) -> Recording:
                 raise UserError(f"streams.{name} is missing; the streams are {', '.join(map(str, streams)) or 'none'}")
         start = None if description.get("start") is None else moment(description["start"], "start")
         tables = {f"streams.{name}": mapping(streams, name, KEYS["stream"], f"streams.{name}") for name in streams}
-        for name in ("beats", "heart_rate"):
+        for name in ("beats", "heart_rate", "labels"):
             if description.get(name) is not None:
                 tables[name] = mapping(description, name, KEYS[name])
         _refuse_shared_columns(tables)
@@ -196,6 +201,9 @@ def load(path: Path, recording_id: str) -> Recording:
         beats = _beats(tables["beats"], times["beats"], start, path)
     if "heart_rate" in tables:
         heart_rate = _heart_rate(tables["heart_rate"], times["heart_rate"], start, path)
+    labels = None
+    if "labels" in tables:
+        labels = label_windows(tables["labels"], times["labels"], start, path)
     return Recording(
         recording_id,
         participant,
@@ -206,6 +214,7 @@ def load(path: Path, recording_id: str) -> Recording:
         beats,
         heart_rate,
         is_described=True,
+        labels=labels,
     )
 
 
@@ -258,7 +267,8 @@ def _participant(description: Mapping) -> Participant:
     conditions = who.get("conditions") or {}
     if not isinstance(conditions, Mapping):
         raise UserError(f"participant.conditions must be a mapping of name to true or false, got {conditions!r}")
-    return Participant(str(known_id), sex=who.get("sex"), conditions=dict(conditions), **known)
+    labels = participant_labels(who)
+    return Participant(str(known_id), sex=who.get("sex"), conditions=dict(conditions), labels=labels, **known)
 
 
 def _stream(name: str, table: Mapping, times: Times, start: float, sidecar: Path) -> Stream:

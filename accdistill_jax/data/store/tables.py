@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from accdistill_jax.data.preprocessing.window_labels import LABEL_PREFIX
 from accdistill_jax.errors import UserError
 
 UNITS = {"ppg": "a.u.", "accel": "g"}
@@ -16,13 +17,18 @@ _ATTRIBUTES = {"age_years": pa.float32(), "sex": pa.string(), "height_m": pa.flo
 def segment_table(columns: Sequence[Mapping[str, np.ndarray]]) -> pa.Table:
     """Joins the columns of all units in order. Texts are dictionary-encoded.
 
+    A unit without a user's label (label_NAME) has unknown values of it.
+
     Raises:
-        UserError: units have different columns.
+        UserError: units have different columns, or a label is a number in one and a text in another.
     """
-    names = list(columns[0])
+    labels = _label_columns(columns)
+    names = [name for name in columns[0] if name not in labels]
     for unit in columns[1:]:
-        if list(unit) != names:
+        if [name for name in unit if name not in labels] != names:
             raise UserError(f"units have different columns: {', '.join(names)} and {', '.join(unit)}")
+    columns = [{**unit, **{n: _label_values(unit, n, kind) for n, kind in labels.items()}} for unit in columns]
+    names += sorted(labels)
     arrays = {}
     for name in names:
         values = np.concatenate([unit[name] for unit in columns])
@@ -32,6 +38,33 @@ def segment_table(columns: Sequence[Mapping[str, np.ndarray]]) -> pa.Table:
         else:
             arrays[name] = pa.array(values)
     return pa.table(arrays)
+
+
+def _label_columns(columns: Sequence[Mapping[str, np.ndarray]]) -> dict[str, str]:
+    """Name -> "text" or "number" of every column with a user's label."""
+    kinds: dict[str, str] = {}
+    for unit in columns:
+        for name, values in unit.items():
+            if not name.startswith(LABEL_PREFIX) or _is_unknown(values):
+                continue
+            kind = "text" if values.dtype.kind == "U" else "number"
+            if kinds.setdefault(name, kind) != kind:
+                label = name.removeprefix(LABEL_PREFIX)
+                raise UserError(f"the label {label} is a number in one recording and a text in another; write it alike")
+    unknown = {name for unit in columns for name in unit if name.startswith(LABEL_PREFIX)} - set(kinds)
+    return kinds | dict.fromkeys(unknown, "number")
+
+
+def _is_unknown(values: np.ndarray) -> bool:
+    return not ((values != "") if values.dtype.kind == "U" else np.isfinite(values)).any()
+
+
+def _label_values(unit: Mapping[str, np.ndarray], name: str, kind: str) -> np.ndarray:
+    values = unit.get(name)
+    if values is None or _is_unknown(values):
+        count = len(unit["participant"])
+        return np.full(count, "") if kind == "text" else np.full(count, np.nan)
+    return values
 
 
 def devices_of(segments: pa.Table) -> dict[str, str]:
@@ -48,7 +81,7 @@ def devices_of(segments: pa.Table) -> dict[str, str]:
 def participant_table(
     participants: Sequence[Mapping], *, split: Mapping[str, str], devices: Mapping[str, str]
 ) -> pa.Table:
-    """Table with one row per participant, sorted by name. Conditions become nullable columns condition_<name>.
+    """Table with one row per participant, sorted by name. Conditions and labels become nullable columns condition_<name>, label_<name>.
 
     Args:
         participants: `Participant` as dictionaries, one per unit.
@@ -63,6 +96,7 @@ def participant_table(
         name = participant["participant_id"]
         facts = {key: participant[key] for key in _ATTRIBUTES if participant.get(key) is not None}
         facts |= {f"condition_{key}": value for key, value in (participant.get("conditions") or {}).items()}
+        facts |= {LABEL_PREFIX + key: value for key, value in (participant.get("labels") or {}).items()}
         known = merged.setdefault(name, {})
         for key, value in facts.items():
             if known.setdefault(key, value) != value:
@@ -79,6 +113,13 @@ def participant_table(
     table["bmi"] = pa.array([_bmi(merged[name]) for name in names], pa.float32())
     for key in conditions:
         table[key] = pa.array([merged[name].get(key) for name in names], pa.bool_())
+    for key in sorted({key for facts in merged.values() for key in facts if key.startswith(LABEL_PREFIX)}):
+        values = [merged[name].get(key) for name in names]
+        texts = [isinstance(value, str) for value in values if value is not None]
+        if any(texts) and not all(texts):
+            label = key.removeprefix(LABEL_PREFIX)
+            raise UserError(f"the label {label} is a number of one participant and a text of another; write it alike")
+        table[key] = pa.array(values, pa.string() if all(texts) else pa.float64())
     return pa.table(table)
 
 

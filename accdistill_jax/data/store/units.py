@@ -87,6 +87,8 @@ def encode_unit(unit_id: str, batch: SegmentBatch, *, samples: int, signals: Map
         )
     participant = dataclasses.asdict(batch.participant)
     participant["conditions"] = {key: bool(value) for key, value in participant["conditions"].items()}
+    if not participant["labels"]:  # as in units of earlier versions
+        del participant["labels"]
     about = {
         "unit": unit_id,
         "channels": channels,

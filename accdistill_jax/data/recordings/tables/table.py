@@ -94,6 +94,11 @@ class Table:
         except (OSError, ValueError, csv.Error, pyarrow.ArrowException) as error:
             raise UserError(f"cannot be read: {' '.join(str(error).split())}") from error
 
+    def texts(self, name: object) -> np.ndarray:
+        """A column of texts [rows] str; "" stands for an empty cell."""
+        cells = ("" if cell is None else str(cell).strip() for cell in self._columns[name].to_pylist())
+        return np.array(["" if cell.lower() in _MISSING else cell for cell in cells], str)
+
     def numbers(self, name: object) -> np.ndarray:
         """A column as float64 [rows]; NaN stands for an empty cell.
 

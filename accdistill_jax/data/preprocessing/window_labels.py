@@ -1,0 +1,53 @@
+"""A user's labels over windows, as labels of segments."""
+
+import numpy as np
+
+from accdistill_jax.data.recording import LabelWindows
+
+LABEL_PREFIX = "label_"  # of the columns of a store
+_LEAST_SHARE = 0.5  # of a segment that known windows must cover
+
+
+def labels_of_segments(windows: LabelWindows | None, start_s: np.ndarray, segment_s: float) -> dict[str, np.ndarray]:
+    """Labels of segments.
+
+    A number is the mean of the known windows, weighted by the time that they share with the segment. A class is the one that shares
+    the most time. A label is unknown if its known windows cover less than half of the segment.
+
+    Args:
+        windows: in seconds after the recording's start; None if there are none.
+        start_s: [N] start of each segment, seconds after the recording's start.
+        segment_s: duration of a segment in seconds.
+
+    Returns:
+        "label_" and the name -> [N] float64 (NaN where unknown) or [N] str ("" where unknown).
+    """
+    if windows is None:
+        return {}
+    order = np.argsort(windows.start_s, kind="stable")
+    begin = windows.start_s[order]
+    columns = {}
+    for name, values in windows.values.items():
+        values = np.asarray(values)[order]
+        texts = values.dtype.kind in "UO"
+        known = values != "" if texts else np.isfinite(values)
+        result = np.full(len(start_s), "" if texts else np.nan, object if texts else np.float64)
+        for number, start in enumerate(np.asarray(start_s, np.float64)):
+            first = np.searchsorted(begin, start - windows.duration_s, side="right")
+            last = np.searchsorted(begin, start + segment_s, side="left")
+            rows = np.arange(first, last)
+            rows = rows[known[rows]]
+            left, right = (
+                np.maximum(begin[rows], start),
+                np.minimum(begin[rows] + windows.duration_s, start + segment_s),
+            )
+            shared = np.maximum(right - left, 0.0)
+            if not rows.size or shared.sum() < _LEAST_SHARE * segment_s - 1e-9:
+                continue
+            if texts:
+                classes, code = np.unique(values[rows].astype(str), return_inverse=True)
+                result[number] = classes[np.argmax(np.bincount(code, weights=shared))]
+            else:
+                result[number] = np.average(values[rows], weights=shared)
+        columns[LABEL_PREFIX + name] = result.astype(str) if texts else result
+    return columns

@@ -1,0 +1,35 @@
+"""A user's labels over windows, as labels of segments."""
+
+import numpy as np
+
+from accdistill_jax.data.preprocessing.window_labels import labels_of_segments
+from accdistill_jax.data.recording import LabelWindows
+
+NAN = np.nan
+
+
+def labels(values, start_s, *, duration_s=30.0, segments=(0.0, 60.0, 120.0)):
+    windows = LabelWindows(np.array(start_s, float), duration_s, {"mine": np.array(values)})
+    return labels_of_segments(windows, np.array(segments), 60.0)["label_mine"]
+
+
+def test_numbers_are_averaged_by_the_time_they_share():
+    got = labels([1.0, 3.0, 5.0, NAN, 7.0, 9.0], [0, 30, 60, 90, 120, 150])
+    np.testing.assert_allclose(got, [2.0, 5.0, 8.0])
+    np.testing.assert_allclose(labels([1.0, 4.0], [-40, 20], duration_s=60.0, segments=(0.0,)), [(20 + 4 * 40) / 60])
+
+
+def test_a_class_is_the_one_that_lasts_longest():
+    got = labels(["wake", "rem", "rem", "", "deep", "wake"], [0, 10, 40, 60, 120, 155], duration_s=30.0)
+    assert got.tolist() == ["rem", "", "deep"]
+    assert labels(["a", "b", "b"], [0, 25, 45], duration_s=20.0, segments=(0.0,)).tolist() == ["b"]
+
+
+def test_windows_that_cover_less_than_half_leave_it_unknown():
+    assert np.isnan(labels([1.0], [0], duration_s=29.0, segments=(0.0,))).all()
+    assert labels([1.0], [0], duration_s=30.0, segments=(0.0,)).tolist() == [1.0]
+    assert np.isnan(labels([1.0], [500])).all()
+
+
+def test_no_windows_give_no_columns():
+    assert labels_of_segments(None, np.zeros(3), 60.0) == {}
