@@ -4,7 +4,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Mapping
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -85,10 +85,10 @@ def encode_unit(unit_id: str, batch: SegmentBatch, *, samples: int, signals: Map
         raise ValueError(
             f"{unit_id}: {batch.examined} segments examined, but {segments} kept and {sum(rejected.values())} rejected"
         )
-    participant = dataclasses.asdict(batch.participant)
+    participant: dict[str, Any] = dataclasses.asdict(batch.participant)
     participant["conditions"] = {key: bool(value) for key, value in participant["conditions"].items()}
-    if not participant["labels"]:  # as in units of earlier versions
-        del participant["labels"]
+    if not batch.participant.labels:  # as in units of earlier versions
+        participant.pop("labels")
     about = {
         "unit": unit_id,
         "channels": channels,
