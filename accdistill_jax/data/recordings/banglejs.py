@@ -11,7 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from accdistill_jax.data.preprocessing.reference_rate import cleaned
-from accdistill_jax.data.recording import HeartRateWindows, Participant, Recording, RecordingSource, Stream, named
+from accdistill_jax.data.recording import (
+    STARTS_UNIX_S,
+    HeartRateWindows,
+    Participant,
+    Recording,
+    RecordingSource,
+    Stream,
+    named,
+)
 from accdistill_jax.data.recordings.common.files import Naming, file_sources, files_ending, read_bytes
 from accdistill_jax.data.tree import Tree
 from accdistill_jax.errors import UserError
@@ -84,8 +92,10 @@ def _table(lines: Sequence[str], header: Sequence[str], wanted: Sequence[str]) -
         except ValueError:
             raise UserError(f"line {number}: not a number ({line[:60]!r})") from None
         known = sum(not np.isnan(row[axis]) for axis in axes)
-        if not np.isfinite(row[0]) or known not in (0, 3) or np.isinf(row).any():
-            raise UserError(f"line {number}: the time or an axis of the acceleration is missing ({line[:60]!r})")
+        if not STARTS_UNIX_S[0] <= row[0] / 1000 <= STARTS_UNIX_S[1]:
+            raise UserError(f"line {number}: the time must be milliseconds since 1970 ({line[:60]!r})")
+        if known not in (0, 3) or np.isinf(row).any():
+            raise UserError(f"line {number}: an axis of the acceleration is missing ({line[:60]!r})")
         if rows and row[0] < rows[-1][0]:
             raise UserError(f"line {number}: the time goes back by {rows[-1][0] - row[0]:g} ms; split the file there")
         rows.append(row)

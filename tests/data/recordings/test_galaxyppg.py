@@ -79,6 +79,11 @@ STRAP_ELSEWHERE = rows("phoneTimestamp,hr,hrv", [(START_MS + 10**9 + 1000 * k, 7
         ("P02/GalaxyWatch/PPG.csv", lambda text: text.replace("ppg", "value"), "'ppg'"),
         ("P02/GalaxyWatch/PPG.csv", lambda text: text.replace(f"{START_MS + 80},", "x,"), "line 4: not a number"),
         ("P02/GalaxyWatch/PPG.csv", lambda text: text + f"1,{START_MS},5,0\n", "line 252: the time goes back"),
+        (
+            "P02/GalaxyWatch/PPG.csv",
+            lambda text: text + f"1,{START_MS}999,5,0\n",
+            "line 252: .* is outside the years 1970",
+        ),
         ("P02/GalaxyWatch/ACC.csv", lambda text: text[:-9], "line 251: Expected 5 columns, got 3"),
         ("P02/GalaxyWatch/ACC.csv", lambda text: text.splitlines()[0] + "\n", "has no rows"),
         ("P02/PolarH10/HR.csv", STRAP_ELSEWHERE, "neither as UTC nor as UTC[+]9"),

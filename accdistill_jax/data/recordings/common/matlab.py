@@ -18,6 +18,7 @@ UNREADABLE = (
     LookupError,
     OSError,
     NotImplementedError,
+    NameError,
     zlib.error,
     scipy.io.matlab.MatReadError,
 )

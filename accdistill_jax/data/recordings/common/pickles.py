@@ -129,7 +129,9 @@ def read_pickle(path: Path) -> Any:
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
         except MemoryError:
-            raise
+            raise UserError(
+                f"{path}: asks for more memory than there is: it is damaged, or this machine's memory is short"
+            ) from None
         except Exception as error:  # a damaged pickle raises any exception
             raise UserError(
                 f"{path}: cannot be read as a pickle ({str(error) or type(error).__name__}); copy it again"

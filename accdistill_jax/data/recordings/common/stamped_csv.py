@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from accdistill_jax.data.recording import named
+from accdistill_jax.data.recording import STARTS_UNIX_S, named
 from accdistill_jax.data.recordings.tables.table import Layout, Table
 from accdistill_jax.data.tree import regular_file
 from accdistill_jax.errors import UserError
@@ -37,4 +37,8 @@ def stamped_columns(
         back = np.flatnonzero(np.diff(stamps) < 0)
         if back.size:
             raise UserError(f"{table.place(stamp, back[0] + 1)}: the time goes back; sort the rows by time")
-        return stamps / per_second, np.stack([table.numbers(name) for name in names], -1)
+        seconds = stamps / per_second
+        beyond = np.flatnonzero((seconds < STARTS_UNIX_S[0]) | (seconds > STARTS_UNIX_S[1]))
+        if beyond.size:
+            raise UserError(f"{table.place(stamp, beyond[0])}: {stamps[beyond[0]]} is outside the years 1970 to 2200")
+        return seconds, np.stack([table.numbers(name) for name in names], -1)

@@ -145,6 +145,12 @@ def test_cut_off_and_damaged_pickles_are_named(tmp_path):
             pass
 
 
+def test_a_length_beyond_the_memory_is_named(tmp_path):
+    stream = b"\x80\x04\x8e" + (2**62).to_bytes(8, "little") + b"abc."
+    with pytest.raises(UserError, match="S2.pkl: asks for more memory than there is"):
+        read(tmp_path, stream)
+
+
 def test_the_bases_are_pickles_of_protocol_2():
     text = io.StringIO()
     pickletools.dis(python_2_pickle(np.zeros((7, 3))), text)
