@@ -1,7 +1,7 @@
 """GalaxyPPG: Samsung Galaxy Watch 5 beside a Polar H10, as CSV files in a folder for each participant.
 
-`P02/GalaxyWatch/PPG.csv` and `ACC.csv`, with heart rates of `P02/PolarH10/HR.csv` and age and sex of `Meta.csv` where they exist. Time
-stamps are unix milliseconds. The H10's phone counts them from midnight in Korea (UTC+9) or from UTC; the nine hours are removed if only
+`P02/GalaxyWatch/PPG.csv` and `ACC.csv`, with heart rates of `P02/PolarH10/HR.csv`, the label `session` of `P02/Event.csv`, and age and sex
+of `Meta.csv` where they exist. Time stamps are unix milliseconds. The H10's phone counts them from midnight in Korea (UTC+9) or from UTC; the nine hours are removed if only
 that brings the heart rates beside the watch. PPG samples whose status is an error are missing.
 
 Source: Park, Zheng and Lee, "A PPG Signal Dataset Collected in Semi-Naturalistic Settings Using Galaxy Watch", Sci Data 12:892, 2025.
@@ -9,13 +9,22 @@ Source: Park, Zheng and Lee, "A PPG Signal Dataset Collected in Semi-Naturalisti
 
 import csv
 import functools
+import math
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from accdistill_jax.data.preprocessing.reference_rate import cleaned
-from accdistill_jax.data.recording import HeartRateWindows, Participant, Recording, RecordingSource, Stream, named
+from accdistill_jax.data.recording import (
+    HeartRateWindows,
+    LabelWindows,
+    Participant,
+    Recording,
+    RecordingSource,
+    Stream,
+    named,
+)
 from accdistill_jax.data.recordings.common.files import first_lines, ids_below
 from accdistill_jax.data.recordings.common.stamped_csv import stamped_columns
 from accdistill_jax.data.tree import Tree, sibling
@@ -39,6 +48,7 @@ def find(tree: Tree) -> list[RecordingSource]:
     for folder, files in tree.folders().items():
         if folder.name == "GalaxyWatch" and any(path.name in ("PPG.csv", "ACC.csv") for path in files):
             tree.claim(*files, sibling(folder.parent / "PolarH10/HR.csv"), folder.parent.parent / "Meta.csv")
+            tree.claim(sibling(folder.parent / "Event.csv"))
             folders.append(folder)
     tree.expect(".csv", reason="no file of a GalaxyWatch folder, and no PolarH10/HR.csv or Meta.csv beside it")
     ids = ids_below(tree.root, [folder.parent for folder in folders])
@@ -67,7 +77,11 @@ def load(folder: Path, recording_id: str) -> Recording:
     reference = folder.parent / "PolarH10/HR.csv"
     heart_rate = _heart_rate(reference, start, float(light[-1])) if reference.exists() else None
     participant = _participant(folder.parent.name, folder.parent.parent / "Meta.csv")
-    return Recording(recording_id, participant, DEVICE, "galaxyppg", start, streams, heart_rate=heart_rate)
+    events = folder.parent / "Event.csv"
+    labels = _sessions(events, start, float(light[-1])) if events.exists() else None
+    return Recording(
+        recording_id, participant, DEVICE, "galaxyppg", start, streams, heart_rate=heart_rate, labels=labels
+    )
 
 
 def _heart_rate(path: Path, start_unix_s: float, end_unix_s: float) -> HeartRateWindows:
@@ -79,6 +93,25 @@ def _heart_rate(path: Path, start_unix_s: float, end_unix_s: float) -> HeartRate
         if len(meets) != 1:
             raise UserError("its times meet the watch's neither as UTC nor as UTC+9: is it of another participant?")
         return cleaned(seconds - meets[0] - start_unix_s - HR_WINDOW_S, HR_WINDOW_S, hr[:, 0])
+
+
+def _sessions(path: Path, start_unix_s: float, end_unix_s: float) -> LabelWindows | None:
+    """Sessions of seconds, "" outside them; None without a session."""
+    values = np.full(math.ceil(end_unix_s - start_unix_s), "", dtype=object)
+    entered: dict[str, float] = {}
+    with named(path):
+        for number, row in enumerate(csv.DictReader(first_lines(path, 10_000)), 2):
+            session, status, stamp = (str(row.get(key) or "").strip() for key in ("session", "status", "timestamp"))
+            if not session or status not in ("ENTER", "EXIT") or not stamp.isdecimal():
+                raise UserError(f"line {number}: must hold timestamp, session, and ENTER or EXIT")
+            second = int(stamp) / 1000 - start_unix_s
+            if status == "ENTER":
+                entered[session] = second
+            elif session in entered:
+                values[max(math.ceil(entered.pop(session)), 0) : max(math.floor(second), 0)] = session
+    if not (values != "").any():
+        return None
+    return LabelWindows(np.arange(len(values), dtype=np.float64), 1.0, {"session": values.astype(str)})
 
 
 def _participant(name: str, meta: Path) -> Participant:

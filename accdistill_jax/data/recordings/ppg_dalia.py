@@ -1,7 +1,7 @@
 """PPG-DaLiA: `S1.pkl` to `S15.pkl` (Empatica E4 at the wrist, heart beats from a chest ECG).
 
 The pickles are read without running anything in them. Beats are the ECG's corrected R peaks (700 Hz); the reference heart rate covers 8 s
-every 2 s. Age, sex, height and weight come from the questionnaire. Start times are unknown (0). People move much: most minutes are
+every 2 s. Age, sex, height and weight come from the questionnaire; the label `activity` is one of eight activities. Start times are unknown (0). People move much: most minutes are
 rejected by the default limits for rest.
 
 Source: Reiss, Indlekofer, Schmidt and Van Laerhoven, "Deep PPG", Sensors 19(14):3079, 2019.
@@ -13,7 +13,8 @@ from typing import Any, Literal
 import numpy as np
 
 from accdistill_jax.data.preprocessing.reference_rate import cleaned
-from accdistill_jax.data.recording import Beats, Participant, Recording, RecordingSource, named
+from accdistill_jax.data.recording import Beats, LabelWindows, Participant, Recording, RecordingSource, named
+from accdistill_jax.data.recordings.common.class_labels import class_windows
 from accdistill_jax.data.recordings.common.pickles import pickled_array, pickled_item, pickled_number, read_pickle
 from accdistill_jax.data.recordings.common.wrist_pickles import (
     CHEST_HZ,
@@ -27,6 +28,17 @@ from accdistill_jax.errors import UserError
 
 WINDOW_S, WINDOW_STEP_S = 8.0, 2.0
 _MOST_WINDOWS_OFF = 5
+ACTIVITY_HZ = 4.0
+ACTIVITIES = {
+    1: "sitting",
+    2: "stairs",
+    3: "table soccer",
+    4: "cycling",
+    5: "driving",
+    6: "lunch break",
+    7: "walking",
+    8: "working",
+}  # 0: between activities
 _SEXES: dict[str, Literal["female", "male"]] = {"m": "male", "f": "female"}
 
 
@@ -69,7 +81,15 @@ def load(path: Path, recording_id: str, participant_id: str) -> Recording:
             streams,
             Beats(peaks[1:], np.diff(peaks)),
             cleaned(np.arange(len(hr)) * WINDOW_STEP_S, WINDOW_S, hr),
+            labels=_activities(content, streams["ppg"].end_s),
         )
+
+
+def _activities(content: Any, recording_s: float) -> LabelWindows | None:
+    if pickled_item(content, "activity") is None:
+        return None
+    ids = pickled_array(content, "activity").reshape(-1)
+    return class_windows("activity", ids, ACTIVITIES, rate_hz=ACTIVITY_HZ, recording_s=recording_s)
 
 
 def _participant(participant_id: str, answers: Any) -> Participant:

@@ -63,6 +63,18 @@ def test_a_strap_in_korean_time(tmp_path):
     np.testing.assert_allclose(recording.heart_rate.start_s[:2], [0.0, 1.0], atol=1e-6)
 
 
+def test_sessions_of_seconds(tmp_path):
+    events = [
+        (1500, "baseline", "ENTER"),
+        (4200, "baseline", "EXIT"),
+        (5000, "tsst", "ENTER"),
+        (60_000, "tsst", "EXIT"),
+    ]
+    text = rows("timestamp,session,status", [(START_MS - 1000 + ms, *event) for ms, *event in events])
+    sessions = load(tmp_path, **{"P02/Event.csv": text}).labels.values["session"]
+    assert sessions.tolist() == ["", "", "baseline", "baseline", "", *["tsst"] * 6]
+
+
 def test_strap_and_meta_are_optional(tmp_path):
     recording = load(tmp_path, **{"P02/PolarH10/HR.csv": None, "Meta.csv": None})
     assert recording.heart_rate is None and recording.participant.age_years is None
@@ -87,10 +99,11 @@ STRAP_ELSEWHERE = rows("phoneTimestamp,hr,hrv", [(START_MS + 10**9 + 1000 * k, 7
         ("P02/GalaxyWatch/ACC.csv", lambda text: text[:-9], "line 251: Expected 5 columns, got 3"),
         ("P02/GalaxyWatch/ACC.csv", lambda text: text.splitlines()[0] + "\n", "has no rows"),
         ("P02/PolarH10/HR.csv", STRAP_ELSEWHERE, "neither as UTC nor as UTC[+]9"),
+        ("P02/Event.csv", f"timestamp,session,status\n{START_MS},tsst,BEGIN\n", "line 2: must hold timestamp, session"),
         ("Meta.csv", "UID,AGE,GENDER\nP02,old,F\n", "the age of P02 is no number"),
     ],
 )
 def test_bad_file_is_named(tmp_path, name, change, message):
-    text = change(files()[name]) if callable(change) else change
+    text = change(files().get(name)) if callable(change) else change
     with pytest.raises(UserError, match=rf"{name}: .*{message}"):
         load(tmp_path, **{name: text})

@@ -29,6 +29,7 @@ def dalia(**changes):
         "signal": {"wrist": {"ACC": counts() / 64, "BVP": bvp()}, "chest": {"ECG": np.zeros((700, 1))}},
         "label": np.full((SECONDS - 8) // 2 + 1, 72.0),
         "rpeaks": np.arange(0, 700 * SECONDS, 583),
+        "activity": np.repeat([1.0, 0.0, 7.0], [4 * 60 + 2, 4 * 10, 4 * 60 - 2])[:, None],
         "questionnaire": {"AGE": 34, "Gender": " m", "HEIGHT": 182.0, "WEIGHT ": 78.0, "SPORT": 6},
     } | changes
 
@@ -37,7 +38,7 @@ def wesad(**changes):
     return {
         "subject": "S2",
         "signal": {"wrist": {"ACC": counts(), "BVP": bvp()}},
-        "label": np.zeros(700 * SECONDS, np.int32),
+        "label": np.repeat(np.int32([2, 6, 3]), [700 * 60, 700 * 10, 700 * 60]),
     } | changes
 
 
@@ -67,12 +68,23 @@ def test_dalia(tmp_path):
     batch = preprocess(recording, ALL)
     np.testing.assert_allclose(batch.columns["hr_bpm"], 60 * 700 / 583, rtol=1e-3)
     assert set(batch.columns["hr_source"]) == {"beats"}
+    activity = recording.labels.values["activity"]
+    assert [activity[second] for second in (0, 59, 60, 65, 70, 129)] == ["sitting", "sitting", "", "", "", "walking"]
 
 
 def test_wesad_is_in_counts(tmp_path):
     recording = load(tmp_path, "wesad", wesad())
     np.testing.assert_array_equal(recording.streams["accel"].values, (counts() / 64).astype(np.float32))
     assert recording.heart_rate is None and recording.beats is None and recording.source == "wesad"
+    condition = recording.labels.values["condition"]
+    assert [condition[second] for second in (0, 59, 60, 69, 70, 129)] == [
+        "stress",
+        "stress",
+        "",
+        "",
+        "amusement",
+        "amusement",
+    ]
 
 
 def test_other_pickles_are_left_out(tmp_path):
@@ -103,6 +115,8 @@ def wrist(**arrays):
         ("wesad", wesad(signal=wrist(ACC=counts() / 64 * 9.81)), "neither in g nor in 1/64 g"),
         ("wesad", wesad(signal=wrist(ACC=counts() * 9)), "neither in g nor in 1/64 g"),
         ("ppg_dalia", dalia(label=np.full(9, 72.0)), "'label' has 9 heart rates, but the signal has about 61 windows"),
+        ("ppg_dalia", dalia(activity=np.ones(9)), "'activity' has 9 values of 4 Hz, 2 s, but the signal lasts 130 s"),
+        ("wesad", wesad(label=np.ones(9)), "'condition' has 9 values of 700 Hz"),
         ("ppg_dalia", dalia(rpeaks=np.array([5, 3])), "'rpeaks' must increase"),
         ("ppg_dalia", dalia(label=np.full(62, 1.2)), "heart rate: 62 of 62 windows lie outside"),
         ("ppg_dalia", dalia(questionnaire={"HEIGHT": 1.82}), "height_m must be 0.3 to 2.8, got 0.0182"),
