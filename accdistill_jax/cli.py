@@ -40,6 +40,11 @@ COMMANDS = {
     "probe": SubCommand(
         "accdistill_jax.api.probe_command", "fit a read-out of your own label on the embeddings of a store"
     ),
+    "export": SubCommand(
+        "accdistill_jax.api.export_command",
+        "write a trained encoder as ONNX, StableHLO, npz or safetensors, with a model card",
+        plain=True,
+    ),
     "reproduce": SubCommand(
         "accdistill_jax.reproduce.__main__", "run the grid of experiments behind the claims, or check a report"
     ),

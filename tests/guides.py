@@ -16,7 +16,7 @@ from pathlib import Path
 from absl import flags
 
 from accdistill_jax import main as train
-from accdistill_jax.api import probe_command
+from accdistill_jax.api import export_command, probe_command
 from accdistill_jax.config.__main__ import main as print_config
 from accdistill_jax.config.load import load_config
 from accdistill_jax.data.prepare import __main__ as prepare
@@ -123,6 +123,10 @@ def _check_probe(arguments: list[str]) -> None:
     assert probe_command.probe_parser().parse_args(arguments).target
 
 
+def _check_export(arguments: list[str]) -> None:
+    assert export_command.export_parser().parse_args(arguments).out
+
+
 def _check_reproduction(arguments: list[str]) -> None:
     parse_command_line(arguments, reference=_REFERENCE)
     chosen = re.findall(r"--only ((?:[a-z-]+ ?)+?)(?= --|$)", " ".join(arguments))
@@ -193,6 +197,7 @@ CHECKS: dict[tuple[str, ...], Callable[[list[str]], None]] = {
     ("accdistill", "benchmark"): _check_benchmark,
     ("python", "-m", "accdistill_jax.config"): _check_config,
     ("accdistill", "probe"): _check_probe,
+    ("accdistill", "export"): _check_export,
     ("accdistill", "mirror"): _check_by_help("python", "-m", "accdistill_jax.storage.mirror"),
     ("accdistill",): _check_by_help("python", "-m", "accdistill_jax.cli"),
     ("python", "-m", "tests.chaos"): _check_by_help("python", "-m", "tests.chaos"),

@@ -23,6 +23,7 @@ ORDER = (
     ("training",),
     ("evaluation",),
     ("stages",),
+    ("export",),
     ("api",),
     ("run", "main", "cli"),
     ("benchmark",),

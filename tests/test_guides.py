@@ -48,6 +48,7 @@ KINDS = {
     "configs/README.md": {MAIN, CONFIG},
     "accdistill_jax/README.md": {("accdistill", name) for name in ("train", "prepare", "reproduce", "mirror")}
     | {("accdistill",)},
+    "accdistill_jax/export/README.md": {INSTALL, ("accdistill", "export")},
     "accdistill_jax/data/README.md": {PREPARE},
     "accdistill_jax/reproduce/README.md": {REPRODUCE},
     "accdistill_jax/reproduce/results/README.md": {REPRODUCE},

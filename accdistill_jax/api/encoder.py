@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +43,7 @@ class TrainedEncoder:
         fingerprint: content hash of the export's parameters.
         parameters: number of the encoder's parameters.
         embedding_size: length of an embedding.
+        data: fingerprint of the stores that it was trained on, "" if the export does not say.
 
     Examples:
         >>> import accdistill_jax as ad
@@ -64,6 +65,7 @@ class TrainedEncoder:
     fingerprint: str
     parameters: int
     embedding_size: int
+    data: str
     _branch: Branch = dataclasses.field(repr=False)
     _params: Any = dataclasses.field(repr=False)
 
@@ -102,6 +104,45 @@ class TrainedEncoder:
             part = self._apply(self._params, {name: values[rows] for name, values in batch.items()})
             embeddings[start : start + size] = np.asarray(part)[: count - start]
         return embeddings
+
+    def export(
+        self, out: str | os.PathLike[str], *, formats: Sequence[str] = ("onnx",), opset: int = 18, int8: bool = False
+    ) -> list[Path]:
+        """Writes the encoder for other runtimes, with a model card. Normalisation is inside, the batch may have any size.
+
+        Args:
+            out: folder; created if missing. Files of the same name in it are replaced.
+            formats: some of "onnx", "stablehlo", "npz" and "safetensors".
+            opset: version of the ONNX operators, 18 or 23.
+            int8: also writes an ONNX file with int8 weights.
+
+        Returns:
+            The written files.
+
+        Raises:
+            UserError: an unknown format, a package that is not installed (ONNX needs the extra `export`), an encoder that the
+                format cannot hold, or a folder that cannot be written.
+
+        Examples:
+            >>> import accdistill_jax as ad
+            >>> files = ad.load("runs/distill").export("exported", formats=["stablehlo", "npz"])
+            >>> [file.name for file in files]
+            ['encoder.stablehlo', 'encoder.npz', 'encoder.py', 'MODEL_CARD.md']
+        """
+        from accdistill_jax.export.card import read_report
+        from accdistill_jax.export.writing import write_export
+
+        return write_export(self, expanded(out), formats=formats, opset=opset, int8=int8, report=read_report(self.path))
+
+    @property
+    def branch(self) -> Branch:
+        """The encoder as the package's code uses it: normalisation, architecture, representation."""
+        return self._branch
+
+    @property
+    def params(self) -> Any:
+        """Parameters of the encoder, a tree of float32 arrays."""
+        return self._params
 
     @functools.cached_property
     def _apply(self) -> Any:
@@ -226,6 +267,7 @@ def _from_export(export: str, part: Part | None) -> TrainedEncoder:
         fingerprint=meta["fingerprint"],
         parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
         embedding_size=embedding.shape[-1],
+        data=meta.get("fingerprints", {}).get("data", ""),
         _branch=branch,
         _params=params,
     )

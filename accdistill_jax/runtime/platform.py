@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 import jax
 
+PORTABLE = "portable"  # for `tracing_for`: textbook operations alone, for exports to other runtimes
+
 _PLATFORM: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
 
 
 def platform() -> str:
-    """Platform for which programs are traced, "cpu", "gpu" or "tpu": the default backend unless `tracing_for` names another."""
+    """Platform for which programs are traced, "cpu", "gpu", "tpu" or `PORTABLE`: the default backend unless `tracing_for` names another."""
     return _PLATFORM.get() or jax.default_backend()
 
 

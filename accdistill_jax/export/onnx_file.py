@@ -1,0 +1,81 @@
+"""ONNX files of an encoder: float32, and with int8 weights."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from accdistill_jax.errors import UserError
+from accdistill_jax.export.arrays import named_weights
+from accdistill_jax.export.plain import PlainEncoder
+from accdistill_jax.files import write_atomically
+
+OPSETS = (18, 23)
+INPUT, OUTPUT = "signal", "embedding"
+_IR_VERSIONS = {18: 8, 23: 11}
+_INSTALL = "pip install 'accdistill_jax[export]'"
+
+
+def onnx_model(plain: PlainEncoder, *, opset: int = OPSETS[0]) -> Any:
+    """The encoder as an `onnx.ModelProto`, checked; the contract is in its metadata.
+
+    Raises:
+        UserError: onnx is not installed, or the encoder has an operation without a translation.
+    """
+    if opset not in OPSETS:
+        raise UserError(f"opset {opset} is not one of {', '.join(map(str, OPSETS))}")
+    try:
+        import onnx
+    except ImportError as error:
+        raise UserError(f"ONNX needs the package onnx: {_INSTALL}") from error
+    from accdistill_jax.export.onnx_graph import translate
+
+    graph = translate(plain.traced(), named_weights(plain), signal=INPUT, result=OUTPUT)
+    model = onnx.helper.make_model(
+        graph,
+        producer_name="accdistill_jax",
+        opset_imports=[onnx.helper.make_opsetid("", opset)],
+        ir_version=_IR_VERSIONS[opset],
+    )
+    onnx.helper.set_model_props(model, plain.contract.as_texts())
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def write_onnx(plain: PlainEncoder, folder: Path, *, opset: int = OPSETS[0], int8: bool = False) -> list[Path]:
+    """Writes encoder.onnx, and encoder.int8.onnx with 8-bit weights if asked for.
+
+    Args:
+        plain: the encoder.
+        folder: existing folder.
+        opset: version of the operators.
+        int8: also writes the matrices of dense layers as int8, one scale for each column; activations are quantised while
+            the model runs. Convolutions stay float32.
+
+    Returns:
+        The files.
+
+    Raises:
+        UserError: a package is not installed, or the encoder cannot be translated.
+    """
+    path = folder / "encoder.onnx"
+    write_atomically(path, onnx_model(plain, opset=opset).SerializeToString())
+    if not int8:
+        return [path]
+    try:
+        from onnxruntime import quantization
+    except ImportError as error:
+        raise UserError(f"int8 weights need the package onnxruntime: {_INSTALL}") from error
+    with tempfile.TemporaryDirectory(prefix="accdistill-") as scratch:
+        quantised = Path(scratch) / "encoder.int8.onnx"
+        quantization.quantize_dynamic(
+            path,
+            quantised,
+            op_types_to_quantize=["MatMul"],
+            weight_type=quantization.QuantType.QInt8,
+            per_channel=True,
+        )
+        small = folder / quantised.name
+        write_atomically(small, quantised.read_bytes())
+    return [path, small]

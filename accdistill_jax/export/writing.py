@@ -1,0 +1,73 @@
+"""Writes an encoder in one or several formats, with its model card."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accdistill_jax.errors import UserError
+from accdistill_jax.export import card
+from accdistill_jax.export.arrays import write_npz, write_safetensors
+from accdistill_jax.export.onnx_file import OPSETS, write_onnx
+from accdistill_jax.export.plain import Exportable, plain_encoder
+from accdistill_jax.export.stablehlo import write_stablehlo
+from accdistill_jax.files import write_atomically
+
+FORMATS = ("onnx", "stablehlo", "npz", "safetensors")
+
+
+def write_export(
+    encoder: Exportable,
+    out: str | os.PathLike[str],
+    *,
+    formats: Sequence[str],
+    opset: int = OPSETS[0],
+    int8: bool = False,
+    report: Mapping[str, Any] | None = None,
+) -> list[Path]:
+    """Writes the files of an encoder and their model card.
+
+    Args:
+        encoder: a loaded encoder.
+        out: folder; created if missing. Files of the same name in it are replaced.
+        formats: some of `FORMATS`.
+        opset: of ONNX.
+        int8: also writes an ONNX file with int8 weights.
+        report: report of the encoder's run, for the card.
+
+    Returns:
+        The written files, the card last.
+
+    Raises:
+        UserError: an unknown format, a package that is not installed, or a folder that cannot be written.
+    """
+    if unknown := [name for name in formats if name not in FORMATS]:
+        raise UserError(f"format {unknown[0]!r} is not one of {', '.join(FORMATS)}")
+    if not formats:
+        raise UserError(f"no format given; choose from {', '.join(FORMATS)}")
+    if int8 and "onnx" not in formats:
+        raise UserError("int8 weights are written for ONNX only; add the format onnx")
+    folder, plain = Path(out), plain_encoder(encoder)
+    writers: dict[str, Callable[[], list[Path]]] = {
+        "onnx": lambda: write_onnx(plain, folder, opset=opset, int8=int8),
+        "stablehlo": lambda: write_stablehlo(plain, folder),
+        "npz": lambda: write_npz(plain, folder),
+        "safetensors": lambda: write_safetensors(plain, folder),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        files = [path for name in dict.fromkeys(formats) for path in writers[name]()]
+        path = folder / card.FILE_NAME
+        text = card.card_text(
+            plain,
+            part="student" if encoder.modality == "accel" else "teacher",
+            parameters=encoder.parameters,
+            formats=list(dict.fromkeys(formats)),
+            report=report,
+        )
+        write_atomically(path, text)
+    except OSError as error:
+        raise UserError(f"cannot write into {folder}: {error.strerror or error}") from error
+    return [*files, path]
