@@ -1,0 +1,240 @@
+"""Empatica EmbracePlus: raw data in Avro files, as Empatica's platform delivers them.
+
+Each file holds at most half an hour. Files of one participant and device whose starts are less than `JOIN_S` apart belong to one
+session and become one recording; the time between them stays a gap. A folder of the platform (participant_data/DATE/NAME/raw_data/v6)
+or any folder with `.avro` files will do. "accel" is in g by the sensor's own scale, at the rate that each file states; "ppg" is the
+blood volume pulse, whose systole points down; the beats are the device's systolic peaks. Streams start up to some seconds apart: each
+has its own time stamps. Gyroscope, EDA, temperature, steps and tags are not read.
+
+The participant is the id in the file. Files need the package fastavro: pip install 'accdistill_jax[devices]'.
+
+Source: Empatica, "EmbracePlus: raw data files (Avro)", schema 6.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from accdistill_jax.data.recording import Beats, Participant, Recording, RecordingSource, Stream, named
+from accdistill_jax.data.recordings.common.files import files_ending, ids_below, read_bytes
+from accdistill_jax.data.tree import Tree
+from accdistill_jax.errors import UserError
+
+DEVICE = "Empatica EmbracePlus"
+JOIN_S = 2400.0  # a file lasts 1800 s at most
+MOST_OVERLAP_S = 1.0
+LONGEST_BEAT_S = 3.0
+RATE_TOLERANCE = 0.02
+NOMINAL_HZ = 64.0
+_MAGIC = b"Obj\x01"
+_MARKER_BYTES = 16  # Avro writes it at the end of the header and of each block; fastavro does not check the last one
+_SCHEMAS = (6,)  # major versions
+_NAME = re.compile(r"(?P<participant>.+)_(?P<start>\d{9,11})")
+
+
+class _Piece(NamedTuple):
+    """A stream in one file: unix start in seconds, rate in Hz, values [samples, channels]."""
+
+    path: Path
+    start_s: float
+    rate_hz: float
+    values: np.ndarray
+
+    @property
+    def end_s(self) -> float:
+        return self.start_s + len(self.values) / self.rate_hz
+
+
+def find(tree: Tree) -> list[RecordingSource]:
+    """Finds sessions of `.avro` files at any depth.
+
+    Args:
+        tree: the files to search.
+
+    Raises:
+        UserError: a file whose name does not end in "_" and its start in unix seconds, as the platform names it.
+    """
+    files = files_ending(tree, ".avro")
+    tree.claim(*files)
+    sources = []
+    sessions = list(_sessions(files))
+    ids = ids_below(tree.root, [session[0] for session in sessions])
+    for session, recording_id in zip(sessions, ids, strict=True):
+        participant = _participant(session[0])
+        read = functools.partial(load, tuple(session), recording_id, participant)
+        sources.append(RecordingSource(recording_id, participant, read))
+    return sources
+
+
+def _sessions(files: Sequence[Path]) -> Iterator[list[Path]]:
+    """Files that belong together, in order of their starts."""
+    groups: dict[tuple[Path, str], list[tuple[int, Path]]] = {}
+    for path in files:
+        match = _NAME.fullmatch(path.stem)
+        if match is None:
+            raise UserError(
+                f"{path}: the name must be PARTICIPANT_START.avro, with the start in unix seconds, as Empatica's platform names it"
+            )
+        groups.setdefault((path.parent, match["participant"]), []).append((int(match["start"]), path))
+    for key in sorted(groups, key=str):
+        session: list[Path] = []
+        previous = 0
+        for start, path in sorted(groups[key]):
+            if session and start - previous > JOIN_S:
+                yield session
+                session = []
+            session.append(path)
+            previous = start
+        yield session
+
+
+def _participant(path: Path) -> str:
+    """The participant in a file's name: "1-2-anna_1714159675" is anna of organisation 1, site 2."""
+    name = path.stem.rpartition("_")[0]
+    match = re.fullmatch(r"\d+-\d+-(.+)", name)
+    return match[1] if match else name
+
+
+def load(paths: tuple[Path, ...], recording_id: str, participant_id: str) -> Recording:
+    """Reads the files of one session.
+
+    Raises:
+        UserError: fastavro is not installed; or a file is damaged, has another schema, belongs to another participant or device, or
+            overlaps the one before; the message names the file.
+    """
+    pieces: dict[str, list[_Piece]] = {"accel": [], "ppg": []}
+    peaks, device = [], ""
+    for path in paths:
+        record = _record(path)
+        with named(path):
+            _check(record, participant_id)
+            serial = str(record["deviceSn"])
+            if device not in ("", serial):
+                raise UserError(f"written by the device {serial}, the file before by {device}; prepare them apart")
+            device = serial
+            raw = record["rawData"]
+            for name, piece in (("accel", _accel(path, raw["accelerometer"])), ("ppg", _ppg(path, raw["bvp"]))):
+                if piece is not None:
+                    pieces[name].append(piece)
+            peaks.append(np.asarray(raw["systolicPeaks"]["peaksTimeNanos"], np.float64) / 1e9)
+    if not pieces["accel"]:
+        raise UserError(f"{paths[0]}: no acceleration in the {len(paths)} files of this session")
+    start = min(piece[0].start_s for piece in pieces.values() if piece)
+    streams = {"accel": _joined(pieces["accel"], start, "accel")}
+    if pieces["ppg"]:
+        streams["ppg"] = _joined(pieces["ppg"], start, "ppg")
+    return Recording(
+        recording_id, Participant(participant_id), DEVICE, "empatica_embraceplus", start, streams, _beats(peaks, start)
+    )
+
+
+def _record(path: Path) -> Mapping[str, Any]:
+    """The only record of a file."""
+    content = read_bytes(path)
+    if not content.startswith(_MAGIC):
+        raise UserError(f"{path}: not a whole Avro file (it does not begin as one); copy it from the platform again")
+    try:
+        import fastavro
+    except ImportError as error:
+        raise UserError("EmbracePlus files need the package fastavro: pip install 'accdistill_jax[devices]'") from error
+    try:
+        records = list(fastavro.reader(io.BytesIO(content)))
+    except Exception as error:  # fastavro raises many types for damaged files
+        reason = str(error) or type(error).__name__
+        raise UserError(f"{path}: not a whole Avro file ({reason}); copy it from the platform again") from error
+    if content.find(content[-_MARKER_BYTES:]) >= len(content) - _MARKER_BYTES:
+        raise UserError(
+            f"{path}: not a whole Avro file (it does not end with its marker); copy it from the platform again"
+        )
+    if len(records) != 1 or not isinstance(records[0], Mapping):
+        raise UserError(
+            f"{path}: {len(records)} records, a file of the EmbracePlus has one; copy it from the platform again"
+        )
+    return records[0]
+
+
+def _check(record: Mapping[str, Any], participant_id: str) -> None:
+    try:
+        major = record["schemaVersion"]["major"]
+        participant = str(record["enrollment"]["participantID"])
+        raw = record["rawData"]
+        present = {"accelerometer", "bvp", "systolicPeaks"} <= set(raw) and "deviceSn" in record
+    except (KeyError, TypeError) as error:
+        raise UserError(f"not raw data of an EmbracePlus: {error} is missing") from error
+    if major not in _SCHEMAS:
+        raise UserError(f"schema version {major}, this reader knows {', '.join(map(str, _SCHEMAS))}")
+    if not present:
+        raise UserError("not raw data of an EmbracePlus: accelerometer, bvp, systolicPeaks or deviceSn is missing")
+    if participant != participant_id:
+        raise UserError(
+            f"the file is of participant {participant!r}, its name says {participant_id!r}; rename one of them"
+        )
+
+
+def _timing(sensor: Mapping[str, Any], name: str) -> tuple[float, float]:
+    """Unix start in seconds, and rate in Hz."""
+    start, rate = float(sensor["timestampStart"]) / 1e6, float(sensor["samplingFrequency"])
+    if not 1e9 < start < 7e9:
+        raise UserError(f"{name}: timestampStart {sensor['timestampStart']} is not a time in microseconds since 1970")
+    if abs(rate / NOMINAL_HZ - 1) > RATE_TOLERANCE:
+        raise UserError(f"{name}: samplingFrequency {rate:g} Hz, the EmbracePlus samples at {NOMINAL_HZ:g} Hz")
+    return start, rate
+
+
+def _accel(path: Path, sensor: Mapping[str, Any]) -> _Piece | None:
+    counts = [np.asarray(sensor[axis], np.float64) for axis in "xyz"]
+    if len({len(axis) for axis in counts}) != 1:
+        raise UserError(f"accelerometer: x, y and z have {', '.join(str(len(axis)) for axis in counts)} samples")
+    if not len(counts[0]):
+        return None
+    scale = sensor["imuParams"]
+    low, high = float(scale["digitalMin"]), float(scale["digitalMax"])
+    physical_low, physical_high = float(scale["physicalMin"]), float(scale["physicalMax"])
+    if not (low < high and physical_low < physical_high and physical_high <= 32):
+        raise UserError(f"accelerometer: imuParams {dict(scale)} are no scale from counts to g")
+    values = np.stack(counts, axis=1)
+    if values.min() < low or values.max() > high:
+        raise UserError(f"accelerometer: counts from {values.min():g} to {values.max():g}, outside {low:g} to {high:g}")
+    g = (values - low) / (high - low) * (physical_high - physical_low) + physical_low
+    return _Piece(path, *_timing(sensor, "accelerometer"), g)
+
+
+def _ppg(path: Path, sensor: Mapping[str, Any]) -> _Piece | None:
+    values = np.asarray(sensor["values"], np.float64)
+    return _Piece(path, *_timing(sensor, "bvp"), values[:, None]) if len(values) else None
+
+
+def _joined(pieces: Sequence[_Piece], start_s: float, name: str) -> Stream:
+    """One stream of all files, with a time stamp for each sample."""
+    for before, after in zip(pieces, pieces[1:], strict=False):
+        if before.end_s - after.start_s > MOST_OVERLAP_S:
+            raise UserError(
+                f"{after.path}: {name} starts {before.end_s - after.start_s:.1f} s before {before.path.name} ends; "
+                "is one of them a copy?"
+            )
+    times = [piece.start_s - start_s + np.arange(len(piece.values)) / piece.rate_hz for piece in pieces]
+    accel = name == "accel"
+    return Stream(
+        name=name,
+        values=np.concatenate([piece.values for piece in pieces]).astype(np.float32),
+        channels=("x", "y", "z") if accel else ("bvp",),
+        unit="g" if accel else "a.u.",
+        time_s=np.maximum.accumulate(np.concatenate(times)),
+        range=(-16.0, 16.0) if accel else None,
+        polarity=None if accel else "systole_down",
+    )
+
+
+def _beats(peaks: Sequence[np.ndarray], start_s: float) -> Beats | None:
+    """Intervals between systolic peaks; longer ones than `LONGEST_BEAT_S` have a missed peak or a gap inside."""
+    times = np.unique(np.concatenate(peaks)) - start_s
+    intervals = np.diff(times)
+    kept = intervals <= LONGEST_BEAT_S
+    return Beats(times[1:][kept], intervals[kept]) if kept.any() else None

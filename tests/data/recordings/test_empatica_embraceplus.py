@@ -1,0 +1,185 @@
+"""EmbracePlus files: joined sessions, scales, rates, beats, and bad files named. Skipped without the extra `devices`."""
+
+import copy
+
+import numpy as np
+import pytest
+
+from accdistill_jax.data.recordings import find
+from accdistill_jax.errors import UserError
+
+fastavro = pytest.importorskip("fastavro", reason="the extra `devices` is not installed")
+
+START = 1_714_159_675
+
+
+def numbers(kind):
+    return {"type": "array", "items": kind}
+
+
+def record_of(name, fields):
+    return {"type": "record", "name": name, "fields": [{"name": key, "type": kind} for key, kind in fields.items()]}
+
+
+TIMING = {"timestampStart": "long", "samplingFrequency": "float"}
+IMU = record_of("imu", dict.fromkeys(("physicalMin", "physicalMax", "digitalMin", "digitalMax"), "int"))
+SCHEMA = record_of(
+    "Session",
+    {
+        "schemaVersion": record_of("version", {"major": "int", "minor": "int"}),
+        "enrollment": record_of("enrollment", {"participantID": "string"}),
+        "deviceSn": "string",
+        "rawData": record_of(
+            "raw",
+            {
+                "accelerometer": record_of(
+                    "accel", {**TIMING, "imuParams": IMU, "x": numbers("int"), "y": numbers("int"), "z": numbers("int")}
+                ),
+                "bvp": record_of("bvp", {**TIMING, "values": numbers("float")}),
+                "systolicPeaks": record_of("peaks", {"peaksTimeNanos": numbers("long")}),
+            },
+        ),
+    },
+)
+
+
+def session(start_s=START, seconds=90, participant="anna"):
+    """A still wrist at 64.01 Hz with a beat every 0.8 s; PPG starts a second earlier, at 64 Hz."""
+    count = round(64.01 * seconds)
+    rng = np.random.default_rng(start_s)
+    accel = rng.normal([0, 0.6 * 2048, 0.8 * 2048], 4, (count, 3)).round().astype(int)
+    time = np.arange(64 * seconds) / 64
+    peaks = np.arange(0.5, seconds, 0.8)
+    return {
+        "schemaVersion": {"major": 6, "minor": 3},
+        "enrollment": {"participantID": participant},
+        "deviceSn": "3YK",
+        "rawData": {
+            "accelerometer": {
+                "timestampStart": start_s * 1_000_000,
+                "samplingFrequency": 64.01,
+                "imuParams": {"physicalMin": -16, "physicalMax": 16, "digitalMin": -32768, "digitalMax": 32768},
+                **{axis: accel[:, number].tolist() for number, axis in enumerate("xyz")},
+            },
+            "bvp": {
+                "timestampStart": (start_s - 1) * 1_000_000,
+                "samplingFrequency": 64.0,
+                "values": (-np.cos(2 * np.pi * (time - 0.5) / 0.8)).tolist(),
+            },
+            "systolicPeaks": {"peaksTimeNanos": [int((start_s - 1 + peak) * 1e9) for peak in peaks]},
+        },
+    }
+
+
+def write(folder, content, name="1-2-anna", start_s=START, schema=SCHEMA, records=None):
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}_{start_s}.avro"
+    with path.open("wb") as file:
+        fastavro.writer(file, fastavro.parse_schema(copy.deepcopy(schema)), records or [content], codec="deflate")
+    return path
+
+
+def load_all(folder):
+    return [source.load() for source in find("empatica_embraceplus", folder)]
+
+
+def test_files_of_a_session_become_one_recording_with_the_files_rates(tmp_path):
+    for start in (START, START + 91, START + 9000):
+        write(tmp_path / "day", session(start), start_s=start)
+    first, later = load_all(tmp_path)
+    assert first.participant.participant_id == later.participant.participant_id == "anna"
+    assert first.start_unix_s == START - 1 and later.start_unix_s == START + 8999
+    accel, ppg = first.streams["accel"], first.streams["ppg"]
+    assert len(accel.values) == 2 * round(64.01 * 90) and len(later.streams["accel"].values) == round(64.01 * 90)
+    assert accel.time_s[0] == pytest.approx(1.0) and ppg.time_s[0] == 0.0
+    assert np.diff(accel.time_s[:1000]).mean() == pytest.approx(1 / 64.01, rel=1e-6)
+    np.testing.assert_allclose(np.median(accel.values, axis=0), [0, 0.6, 0.8], atol=0.001)
+    assert ppg.polarity == "systole_down" and accel.range == (-16.0, 16.0)
+    np.testing.assert_allclose(first.beats.interval_s[:100], 0.8, atol=1e-6)
+    assert first.beats.interval_s.max() < 3.0
+
+
+def test_participants_and_folders_are_kept_apart(tmp_path):
+    write(tmp_path / "a", session(participant="anna"))
+    write(tmp_path / "a", session(participant="bo"), name="1-2-bo")
+    write(tmp_path / "b", session(participant="anna"))
+    recordings = load_all(tmp_path)
+    assert sorted(recording.participant.participant_id for recording in recordings) == ["anna", "anna", "bo"]
+    assert len({recording.recording_id for recording in recordings}) == 3
+
+
+def test_a_file_without_ppg_or_of_a_moment_is_read(tmp_path):
+    content = session()
+    content["rawData"]["bvp"]["values"] = []
+    content["rawData"]["systolicPeaks"]["peaksTimeNanos"] = []
+    write(tmp_path, content)
+    (recording,) = load_all(tmp_path)
+    assert set(recording.streams) == {"accel"} and recording.beats is None
+
+
+def change(content, **values):
+    content = copy.deepcopy(content)
+    for dotted, value in values.items():
+        *parents, last = dotted.split("__")
+        target = content
+        for parent in parents:
+            target = target[parent]
+        target[last] = value
+    return content
+
+
+ACCEL = "rawData__accelerometer__"
+BAD = {
+    "another schema": ({"schemaVersion__major": 7}, "schema version 7, this reader knows 6"),
+    "another participant": ({"enrollment__participantID": "eve"}, "of participant 'eve', its name says 'anna'"),
+    "seconds as stamps": ({ACCEL + "timestampStart": START}, "is not a time in microseconds"),
+    "no stamp": ({"rawData__bvp__timestampStart": 0}, "bvp: timestampStart 0"),
+    "another rate": ({ACCEL + "samplingFrequency": 32.0}, "samplingFrequency 32 Hz, the EmbracePlus samples at 64"),
+    "rate zero": ({"rawData__bvp__samplingFrequency": 0.0}, "bvp: samplingFrequency 0 Hz"),
+    "an axis is short": ({ACCEL + "y": [1, 2]}, "x, y and z have 5761, 2, 5761 samples"),
+    "no acceleration": ({ACCEL + axis: [] for axis in "xyz"}, "no acceleration in the 1 files"),
+    "a scale of nothing": ({ACCEL + "imuParams__digitalMax": -32768}, "are no scale from counts to g"),
+    "a scale in m/s2": ({ACCEL + "imuParams__physicalMax": 157}, "are no scale from counts to g"),
+    "counts beyond": ({ACCEL + "imuParams__digitalMax": 100}, "counts from .* outside -32768 to 100"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_wrong_content_is_named(tmp_path, name):
+    values, message = BAD[name]
+    path = write(tmp_path, change(session(), **values))
+    with pytest.raises(UserError, match=message) as raised:
+        load_all(tmp_path)
+    assert path.name in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_damaged_files_are_named(tmp_path):
+    path = write(tmp_path, session())
+    content = path.read_bytes()
+    cuts = (4, 300, len(content) // 2, len(content) - 20, len(content) - 16, len(content) - 1)
+    for damaged in (b"", b"PK" + content[2:], *(content[:cut] for cut in cuts)):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=path.name):
+            load_all(tmp_path)
+
+
+def test_other_files_are_named(tmp_path):
+    path = write(tmp_path, {"a": 1}, schema=record_of("other", {"a": "int"}))
+    with pytest.raises(UserError, match="not raw data of an EmbracePlus: 'schemaVersion' is missing"):
+        load_all(tmp_path)
+    write(tmp_path, None, records=[session(), session()])
+    with pytest.raises(UserError, match="2 records, a file of the EmbracePlus has one"):
+        load_all(tmp_path)
+    path.rename(tmp_path / "night.avro")
+    with pytest.raises(UserError, match=r"night.avro: the name must be PARTICIPANT_START.avro"):
+        load_all(tmp_path)
+
+
+def test_copies_and_other_devices_in_a_session_are_refused(tmp_path):
+    write(tmp_path, session())
+    write(tmp_path, session(START + 30), start_s=START + 30)
+    with pytest.raises(UserError, match=r"starts 60.0 s before 1-2-anna_1714159675.avro ends; is one of them a copy"):
+        load_all(tmp_path)
+    write(tmp_path, change(session(START + 95), deviceSn="other"), start_s=START + 30)
+    with pytest.raises(UserError, match="written by the device other, the file before by 3YK"):
+        load_all(tmp_path)
