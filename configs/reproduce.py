@@ -1,5 +1,7 @@
 """Base config of the experiments of `python -m accdistill_jax.reproduce`; each changes some keys (reproduce/plan/grid.py).
 
+All experiments start from the paper's form (a minute's mean token, no token regression), which their claims are about.
+
 python -m accdistill_jax.reproduce --preset=smoke     # two minutes: drives every path, learns nothing
 python -m accdistill_jax.reproduce --preset=cpu       # overnight at most, 2 cores, synthetic data, three seeds
 python -m accdistill_jax.reproduce --preset=full --data STORE   # sizes of the paper, for accelerators
@@ -16,7 +18,7 @@ def get_config(preset: str = "cpu") -> ConfigDict:
     """The config from which every experiment of a preset starts."""
     if preset not in PRESETS:
         raise ValueError(f"configs/reproduce.py has no preset {preset!r}; it has: {', '.join(PRESETS)}")
-    config = distill.get_config({"smoke": "smoke", "cpu": "default", "full": "paper"}[preset])
+    config = distill.get_config({"smoke": "smoke-mean", "cpu": "mean", "full": "paper-literal"}[preset])
     config.stages = ("data", "teacher", "student")
     if preset == "smoke":
         config.data.synthetic.update(participants=24, segments_per_participant=8)

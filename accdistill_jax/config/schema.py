@@ -1,7 +1,7 @@
 """The config of a run: every key with its default, rule, unit and one line of documentation.
 
-`python -m accdistill_jax.config` prints all of it. The defaults are the shipped config `distill`; values that differ in a
-preset stand in configs/. A section's name in the dotted keys is the field's name; see `tree` for registered sections.
+`python -m accdistill_jax.config` prints all of it. The defaults are the preset `mean` of the shipped config `distill`; values that
+differ in another preset stand in configs/. A section's name in the dotted keys is the field's name; see `tree` for registered sections.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ REPRESENTATIONS = ("mean", "statistics")
 # Augmentations of the first release: their keys decide the result even with a probability of 0, as they did then.
 FIRST_AUGMENTATIONS = ("cut_out", "magnitude_warp", "gaussian_noise", "channel_permute", "time_warp")
 
-# Values of the default preset, minutes on two cores, where they differ from the paper's sizes, which are the defaults of
+# Values of the presets for minutes on two cores, where they differ from the paper's sizes, which are the defaults of
 # the registered options. Our choice.
 _SMALL_TRANSFORMER = {
     "patch": 64,

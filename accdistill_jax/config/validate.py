@@ -98,7 +98,6 @@ def _check_student(config: Config) -> None:
         objective.check(student)
     for key, value, used in (
         ("student.drop_fraction", student.drop_fraction, "drops_tokens"),
-        ("student.token_weight", student.token_weight, "regresses_tokens"),
         ("teacher.cached_views", views, "needs_teacher"),
     ):
         if value and not getattr(objective, used):
@@ -107,12 +106,6 @@ def _check_student(config: Config) -> None:
                 f"config.{key} = {value!r} is for {' and '.join(able)} alone; set it to 0 with config.student.objective = "
                 f"{student.objective!r}"
             )
-    if student.head.windows > 1 and not objective.student_head:
-        able = [name for name in OBJECTIVES.names("student") if OBJECTIVES.get(name).student_head]
-        raise UserError(
-            f"config.student.head.windows = {student.head.windows} is for {' and '.join(able)} alone; set it to 1 with "
-            f"config.student.objective = {student.objective!r}"
-        )
     if views > 1 and not any(options.probability for options in student.augment.ppg.values()):
         raise UserError(
             f"config.teacher.cached_views = {views}: without an augmentation in config.student.augment.ppg all views are "

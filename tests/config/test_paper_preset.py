@@ -1,4 +1,4 @@
-"""configs/distill.py:paper runs: its models, objectives and optimiser as they are, two steps of small batches."""
+"""configs/distill.py:paper-literal runs: its models, objectives and optimiser as they are, two steps of small batches."""
 
 import math
 
@@ -28,7 +28,7 @@ def paper(store, **changes):
     }
     short = {f"{stage}.train.{name}": value for stage in ("teacher", "student") for name, value in train.items()}
     run_on = {"stages": ("data", "teacher", "student"), "data.stores": (str(store),)}
-    return changed(load_config("distill:paper"), run_on | short | changes)
+    return changed(load_config("distill:paper-literal"), run_on | short | changes)
 
 
 @pytest.mark.slow
@@ -46,4 +46,4 @@ def test_teacher_and_student_train(smoke_store, tmp_path, dtype):
 
 
 def test_the_preset_computes_in_bfloat16_unless_asked():
-    assert load_config("distill:paper").runtime.compute_dtype == "bfloat16"
+    assert load_config("distill:paper-literal").runtime.compute_dtype == "bfloat16"

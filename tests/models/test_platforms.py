@@ -19,7 +19,7 @@ PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 def lowered(platform: str) -> str:
     """StableHLO of the student's training step, two segments."""
     depths = {f"{stage}.encoder.transformer.depth": 2 for stage in ("teacher", "student")}
-    work = program.describe_work(changed(load_config("distill:paper"), depths), "student")
+    work = program.describe_work(changed(load_config("distill:paper-literal"), depths), "student")
     parallel = Parallel(devices=jax.devices()[:1])
     built = program.build_program(work, parallel)
     state = built.start(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), work.params), parallel)

@@ -38,7 +38,7 @@ def own_store(smoke_store, tmp_path_factory) -> Path:
 def teacher(own_store, tmp_path_factory) -> Path:
     """Export of a teacher of six steps."""
     workdir = tmp_path_factory.mktemp("teacher")
-    run(changed(load_config("distill:smoke"), {"data.stores": (str(own_store),), "stages": ("teacher",)}), workdir)
+    run(changed(load_config("distill:smoke-mean"), {"data.stores": (str(own_store),), "stages": ("teacher",)}), workdir)
     return workdir / "teacher" / "export"
 
 
@@ -118,7 +118,7 @@ def kept(own_store, teacher, tmp_path_factory):
     from accdistill_jax.stages.teacher import load_teacher
 
     changes = {"data.stores": (str(own_store),), "teacher.path": str(teacher), "teacher.cached_views": 3}
-    config = changed(load_config("distill:smoke"), changes)
+    config = changed(load_config("distill:smoke-mean"), changes)
     workdir = tmp_path_factory.mktemp("kept")
     this = Run(config, workdir, (Store.open(own_store),), Parallel(), Peers.alone(), lambda line: None)
     loaded = load_teacher(this)

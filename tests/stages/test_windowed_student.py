@@ -34,7 +34,10 @@ def student_losses(workdir, kind):
 def teacher(smoke_store, tmp_path_factory):
     """Export of a teacher of six steps, with the arrays that every version has written."""
     workdir = tmp_path_factory.mktemp("teacher")
-    run(changed(load_config("distill:smoke"), {"data.stores": (str(smoke_store),), "stages": ("teacher",)}), workdir)
+    run(
+        changed(load_config("distill:smoke-mean"), {"data.stores": (str(smoke_store),), "stages": ("teacher",)}),
+        workdir,
+    )
     export = workdir / "teacher" / "export"
     assert set(load_params(export).state) == {"params", "mean", "std", "decoder"}
     return export

@@ -17,7 +17,7 @@ ESTIMATE = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments besides those of every benchmark."""
-    add_config(parser, "distill:paper")
+    add_config(parser, "distill:paper-literal")
     parser.add_argument(
         "--topology",
         nargs="+",

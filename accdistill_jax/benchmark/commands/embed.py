@@ -12,7 +12,7 @@ from accdistill_jax.config.load import add_config, load_config
 from accdistill_jax.config.tree import plain
 
 MODULE = "accdistill_jax.benchmark.contenders"
-LARGE = "distill:paper"
+LARGE = "distill:paper-literal"
 EVALUATIONS = {
     "probes": "4 linear probes: fit and predict, 17 strengths",
     "probe target": "a target of the report: choice of strength, fit, predictions, {draws} bootstrap draws",
@@ -26,7 +26,7 @@ ONE_CORE = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "JAX_PLATFORMS": 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments besides those of every benchmark."""
-    add_config(parser, "distill")
+    add_config(parser, "distill:mean")
     parser.add_argument(
         "--large", default=LARGE, metavar="CONFIG[:PRESET]", help=f"config of a second student (default {LARGE})"
     )

@@ -44,7 +44,7 @@ class Part(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments besides those of every benchmark."""
-    add_config(parser, "distill:paper")
+    add_config(parser, "distill:paper-literal")
     parser.add_argument(
         "--out",
         type=path_argument,

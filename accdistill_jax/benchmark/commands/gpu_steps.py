@@ -14,7 +14,7 @@ from accdistill_jax.benchmark.commands.step import FOLLOW_STEPS, accelerated
 from accdistill_jax.benchmark.contest import Contender, Worker
 from accdistill_jax.errors import UserError
 
-SMALL = "distill"
+SMALL = "distill:mean"
 PROFILED_STEPS, SHOWN_OPERATIONS = 3, 10
 FORMS: dict[str, dict[str, Any]] = {
     "as configured": {},

@@ -29,7 +29,7 @@ LARGE_CACHE_MB, SMALL_CACHE_MB, NO_CACHE_MB = 256, 1, 0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments besides those of every benchmark."""
-    add_config(parser, "distill:smoke")
+    add_config(parser, "distill:smoke-mean")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure (default: all)")
     parser.add_argument(
         "--object-store",

@@ -17,7 +17,7 @@ from accdistill_jax.errors import UserError
 
 MODULE = "accdistill_jax.benchmark.contenders"
 CORPUS_MINUTES = 20_000_000  # the corpus of PPG and acceleration in arXiv 2312.05409
-SMALL, LARGE = "distill", "distill:paper"
+SMALL, LARGE = "distill:mean", "distill:paper-literal"
 
 
 class Case(NamedTuple):

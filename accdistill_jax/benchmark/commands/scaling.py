@@ -17,7 +17,7 @@ MFU_HELP = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments besides those of every benchmark."""
-    add_config(parser, "distill:paper")
+    add_config(parser, "distill:paper-literal")
     parser.add_argument(
         "--batch-per-device", type=integers, default=[128], metavar="N,...", help="segments per device (default 128)"
     )

@@ -71,7 +71,7 @@ def measure_starts(arguments: argparse.Namespace, scratch: Path, say: Callable[[
     """Starts the command repeatedly: first with an empty cache folder (cold), then with the programs that this start cached."""
     made = scratch / "made"
     command = [sys.executable, "-m", "accdistill_jax.main"]
-    small = ["--config=distill:smoke", f"--workdir={made}", "--config.stages=('data',)"]
+    small = ["--config=distill:smoke-mean", f"--workdir={made}", "--config.stages=('data',)"]
     done = subprocess.run([*command, *small], capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"the data for the starts could not be generated: {done.stderr.strip().splitlines()[-1:]}")

@@ -40,7 +40,7 @@ MODULE = "accdistill_jax.benchmark.contenders"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments besides those of every benchmark."""
-    add_config(parser, "distill:paper")
+    add_config(parser, "distill:paper-literal")
     parser.add_argument("--batch", type=int, default=32, metavar="N", help="segments per device (default 32)")
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="compute dtype (default float32)"

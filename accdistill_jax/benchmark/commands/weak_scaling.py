@@ -33,7 +33,7 @@ WARM_STEPS = 3
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments besides those of every benchmark."""
-    add_config(parser, "distill:smoke")
+    add_config(parser, "distill:smoke-mean")
     parser.add_argument(
         "--stage", choices=("student", "teacher"), default="student", help="stage that is trained (default student)"
     )

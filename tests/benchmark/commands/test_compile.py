@@ -166,7 +166,7 @@ def record():
     refused = {name: compiled[name] for name in ("chips", "memory_bytes", "cycle_flops", "clock_hz", "flops")}
     refused |= {"topology": "v6e:2x2", "compiles": False, "reason": "RESOURCE_EXHAUSTED: 40G of 31G hbm"}
     settings = {
-        "config": "configs/distill.py:paper",
+        "config": "configs/distill.py:paper-literal",
         "overrides": ["--config.seed=3"],
         "stage": "student",
         "batch": 2,
@@ -190,7 +190,7 @@ def test_a_step_is_lowered_for_all_devices_of_a_slice(mapping, state):
     # Augmentation does not depend on the devices.
     changes: dict[str, Any] = {key: 0.0 for key in known_keys() if key.endswith(".probability")}
     changes |= {"runtime.mapping": mapping, "runtime.optimizer_state": state}
-    config = changed(load_config("distill:smoke"), changes)
+    config = changed(load_config("distill:smoke-mean"), changes)
     work, where = program.describe_work(config, "student"), topology.Slice("these", "v5e", jax.devices()[:4])
     lowered, metrics = topology.lower(work, where, batch=4)
     text = lowered.as_text()

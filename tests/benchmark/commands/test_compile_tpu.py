@@ -81,7 +81,7 @@ def test_cycles_of_a_large_product_match_the_chip_s_matrix_units(name, chips):
 
 
 def test_the_paper_step_for_one_chip_copies_little_and_sends_nothing(tmp_path):
-    paper = compiled(tmp_path, "paper", "v5e:1x1", "--batch=16")
+    paper = compiled(tmp_path, "paper-literal", "v5e:1x1", "--batch=16")
     check(paper)
     assert paper["moving_cycles"] < 0.2 * paper["cycles"]  # 0.29 with queries, keys and values as an array of five axes
     assert paper["flops_per_cycle"] > 0.12 * paper["cycle_flops"]
@@ -91,7 +91,7 @@ def test_the_paper_step_for_one_chip_copies_little_and_sends_nothing(tmp_path):
 def test_the_paper_step_for_sixteen_chips_by_pmap_gathers_twice(tmp_path):
     paper = compiled(
         tmp_path,
-        "paper",
+        "paper-literal",
         "v5e:4x4",
         "--batch=8",
         "--config.runtime.mapping=pmap",
@@ -110,7 +110,7 @@ def test_the_paper_step_for_sixteen_chips_by_pmap_gathers_twice(tmp_path):
 def test_the_small_step_for_sixteen_chips_in_pieces_with_a_sharded_optimiser(tmp_path):
     small = compiled(
         tmp_path,
-        "default",
+        "mean",
         "v5e:4x4",
         "--batch=8",
         "--config.runtime.optimizer_state=sharded",

@@ -14,7 +14,7 @@ from accdistill_jax.evaluation.retrieval import retrieval
 
 @pytest.mark.long
 def test_every_part_is_measured(tmp_path, capsys):
-    path, smoke = tmp_path / "embed.json", "configs/distill.py:smoke"
+    path, smoke = tmp_path / "embed.json", "configs/distill.py:smoke-mean"
     arguments = ["embed", f"--config={smoke}", f"--large={smoke}", "--batches", "4", "--embeddings=2000", "--rounds=1"]
     assert command.main([*arguments, "--round-s=0.01", "--queries=500", "--draws=10", f"--json={path}"]) == 0
     record, text = json.loads(path.read_text()), capsys.readouterr().out

@@ -72,7 +72,7 @@ def test_a_failed_part_does_not_stop_the_others_and_is_measured_again(tmp_path, 
 def test_a_folder_with_results_of_another_config_is_refused(tmp_path, parts, capsys):
     assert start(tmp_path, "--tiny") == 0
     assert start(tmp_path, "--tiny", "--config=configs/distill.py") == 2
-    assert "holds results of distill:paper --tiny: choose another --out" in capsys.readouterr().err
+    assert "holds results of distill:paper-literal --tiny: choose another --out" in capsys.readouterr().err
 
 
 def test_without_a_gpu_only_the_rehearsal_runs(tmp_path, parts, capsys):
@@ -93,7 +93,7 @@ def test_batches_that_are_not_multiples_of_the_first_are_refused(tmp_path, parts
 
 def test_every_form_is_a_config_that_this_version_knows():
     """On the GPU a refused form would only be reported as unknown; the measuring process reads the config again."""
-    context = gpu.Context("configs/distill.py:paper", (), gpu.TINY, Path(), lambda: 1.0, print)
+    context = gpu.Context("configs/distill.py:paper-literal", (), gpu.TINY, Path(), lambda: 1.0, print)
     for form in gpu_steps.FORMS.values():
         parse_section(Config, context.plain(form.get("config", {}), augmented=form.get("augmented", False)))
         assert set(form) <= {"config", "options", "attention", "augmented", "large", "heads_factor"}

@@ -27,7 +27,7 @@ def test_operations_are_counted_through_loops():
 
 
 def test_the_slowest_resource_limits_the_step_and_sets_the_hours():
-    work = program.describe_work(load_config("distill:smoke"), "student")
+    work = program.describe_work(load_config("distill:smoke-mean"), "student")
     machine = hardware.gpu("H100", 1)
     segments = budget.segments_of(work, minutes=1000)
     assert segments == 6 * 16
@@ -42,7 +42,7 @@ def test_the_slowest_resource_limits_the_step_and_sets_the_hours():
 
 def test_the_command_prints_every_known_machine(tmp_path, capsys):
     path = tmp_path / "plan.json"
-    assert command.main(["plan", "--config=configs/distill.py:smoke", f"--json={path}"]) == 0
+    assert command.main(["plan", "--config=configs/distill.py:smoke-mean", f"--json={path}"]) == 0
     text, record = capsys.readouterr().out, json.loads(path.read_text())
     assert all(machine.name in text for machine in hardware.known())
     assert {planned["stage"] for planned in record["plans"]} == {"teacher", "student"}
@@ -50,7 +50,7 @@ def test_the_command_prints_every_known_machine(tmp_path, capsys):
 
 def test_slice_selects_hardware_by_name(tmp_path, capsys):
     path = tmp_path / "plan.json"
-    arguments = ["plan", "--config=configs/distill.py:smoke", f"--json={path}"]
+    arguments = ["plan", "--config=configs/distill.py:smoke-mean", f"--json={path}"]
     assert command.main([*arguments, "--slice", "4 x 8 h100"]) == 0
     record, text = json.loads(path.read_text()), capsys.readouterr().out
     plans = record["plans"]
@@ -62,11 +62,18 @@ def test_slice_selects_hardware_by_name(tmp_path, capsys):
 
 @pytest.mark.long
 def test_check_compares_this_machine_with_the_plan(tmp_path, monkeypatch, capsys):
-    case = plan.Case("configs/distill.py:smoke", "student", 4)
+    case = plan.Case("configs/distill.py:smoke-mean", "student", 4)
     monkeypatch.setattr(plan, "CASES", (case, case._replace(batch=8, calibrates=True)))
     monkeypatch.setattr(plan, "TOLERATED", 1e-9)
     path = tmp_path / "plan.json"
-    arguments = ["plan", "--config=configs/distill.py:smoke", "--check", "--rounds=1", f"--json={path}", "--slice=v5e"]
+    arguments = [
+        "plan",
+        "--config=configs/distill.py:smoke-mean",
+        "--check",
+        "--rounds=1",
+        f"--json={path}",
+        "--slice=v5e",
+    ]
     assert command.main(arguments) == 1
     said, record = capsys.readouterr(), json.loads(path.read_text())
     assert "1 of 1 predicted steps are off by more than" in said.err and "(beyond)" in said.out

@@ -8,7 +8,7 @@ from accdistill_jax.benchmark import __main__ as command
 from accdistill_jax.benchmark.commands import startup
 
 pytestmark = pytest.mark.long
-SMOKE = "--config=configs/distill.py:smoke"
+SMOKE = "--config=configs/distill.py:smoke-mean"
 
 
 def measure(tmp_path, *arguments):

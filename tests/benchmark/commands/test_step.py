@@ -69,10 +69,10 @@ def test_the_peer_computes_the_same_step(tmp_path, capsys, monkeypatch):
     ],
 )
 def test_an_unsupported_config_leaves_the_peer_out(key, value, message):
-    config = changed(load_config("distill:paper"), {key: value})
+    config = changed(load_config("distill:paper-literal"), {key: value})
     with pytest.raises(Skipped, match=message):
         peer_pytorch.check_supported(step.without_augmentation(config))
-    peer_pytorch.check_supported(step.without_augmentation(load_config("distill:paper")))
+    peer_pytorch.check_supported(step.without_augmentation(load_config("distill:paper-literal")))
 
 
 @pytest.mark.long

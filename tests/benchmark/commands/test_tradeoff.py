@@ -98,7 +98,7 @@ def test_the_figure_has_a_line_per_variant(record, tmp_path):
 
 
 def test_the_budget_includes_the_views(tmp_path):
-    plan = StepPlan(tmp_path, load_config("distill:smoke"))
+    plan = StepPlan(tmp_path, load_config("distill:smoke-mean"))
     plan.step_s, plan.views_s = {"0/0": 0.1, "0/2": 0.05}, {"2": 4.0}
     assert [plan.steps(StudentVariant(0.0, views), 10.0) for views in (0, 2)] == [100, 120]
     assert plan.steps(StudentVariant(0.0, 2), 3.0) == 0
@@ -106,7 +106,7 @@ def test_the_budget_includes_the_views(tmp_path):
 
 def test_a_folder_of_another_trade_off_is_refused(tmp_path, capsys):
     StepPlan(tmp_path, load_config("distill")).save()
-    assert command.main(["tradeoff", f"--folder={tmp_path}", "--config=configs/distill.py:smoke"]) == 2
+    assert command.main(["tradeoff", f"--folder={tmp_path}", "--config=configs/distill.py:smoke-mean"]) == 2
     assert "holds a trade-off of another config" in capsys.readouterr().err
 
 
@@ -132,7 +132,7 @@ def test_students_are_trained_once_and_evaluated_on_validation_participants(smok
         "0/0",
         "0.5/2",
         "--seeds=1",
-        "--config=configs/distill.py:smoke",
+        "--config=configs/distill.py:smoke-mean",
         f"--config.data.stores=('{store}',)",
         f"--json={tmp_path / 'found.json'}",
     ]

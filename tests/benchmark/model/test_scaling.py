@@ -90,7 +90,7 @@ def test_flops_of_an_autoencoder_are_those_of_the_traced_module(encoder):
 def test_matrix_products_are_nearly_all_of_xla_s_count_for_the_paper_sized_encoder(monkeypatch):
     for module in (attention, ops):  # XLA counts the body of a loop once, and the CPU's form has loops
         monkeypatch.setattr(module, "on_cpu", lambda: False)
-    config = load_config("distill:paper").student.encoder
+    config = load_config("distill:paper-literal").student.encoder
     encoder = build_encoder(config, dtype=jnp.bfloat16)
     x = signal(3840, 3)
     params = jax.eval_shape(encoder.init, jax.random.key(0), x)
@@ -102,7 +102,7 @@ def test_matrix_products_are_nearly_all_of_xla_s_count_for_the_paper_sized_encod
 def small_config(**changes):
     # Without augmentation, which has no collectives, the step compiles in half the time.
     unaugmented = {key: 0.0 for key in known_keys() if key.endswith(".probability")}
-    return changed(load_config("distill:smoke"), unaugmented | changes)
+    return changed(load_config("distill:smoke-mean"), unaugmented | changes)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_rings_double_the_bandwidth_of_lines_and_halve_the_path():
 
 @pytest.fixture(scope="module")
 def paper():
-    return program.describe_work(load_config("distill:paper"), "student")
+    return program.describe_work(load_config("distill:paper-literal"), "student")
 
 
 def test_bounds_are_ordered(paper):
@@ -180,7 +180,7 @@ def test_bounds_are_ordered(paper):
 
 
 def test_a_sharded_state_sends_the_same_bytes_in_more_exchanges(paper):
-    config = load_config("distill:paper", ["--config.runtime.optimizer_state=sharded"])
+    config = load_config("distill:paper-literal", ["--config.runtime.optimizer_state=sharded"])
     machine = hardware.tpu("v5e", (16, 16), rings=True)
     whole, split = (
         model.estimate(work, machine, batch=128, mfu=0.4) for work in (paper, program.describe_work(config, "student"))
@@ -263,7 +263,7 @@ def test_latency_between_nodes_matches_the_published_points():
 
 
 def test_settings_on_the_command_line_reach_the_config(repository):
-    config = load_config(str(repository / "configs/distill.py:smoke"), ["--config.student.train.micro_batches=2"])
+    config = load_config(str(repository / "configs/distill.py:smoke-mean"), ["--config.student.train.micro_batches=2"])
     assert config.student.train.micro_batches == 2
 
 
@@ -289,7 +289,7 @@ def test_command_prints_tables_and_writes_all_numbers(repository, tmp_path):
     done = run_benchmark(
         repository,
         "scaling",
-        "--config=configs/distill.py:smoke",
+        "--config=configs/distill.py:smoke-mean",
         "--batch-per-device=4,8",
         "--count-devices=2",
         f"--json={tmp_path / 'numbers.json'}",
