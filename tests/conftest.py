@@ -115,25 +115,25 @@ def smoke_store(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def smoke_config(smoke_store):
-    """smoke_config(**{"dotted.key": value}) -> the preset smoke-mean on `smoke_store`."""
+    """smoke_config(**{"dotted.key": value}) -> the smoke preset on `smoke_store`."""
     from accdistill_jax.config.convert import changed
     from accdistill_jax.config.load import load_config
 
     def make(**changes):
-        return changed(load_config("distill:smoke-mean"), {"data.stores": (str(smoke_store),)} | changes)
+        return changed(load_config("distill:smoke"), {"data.stores": (str(smoke_store),)} | changes)
 
     return make
 
 
 @pytest.fixture(scope="session")
 def finished(smoke_store, tmp_path_factory) -> Path:
-    """Work directory of a finished run of the preset smoke-mean on `smoke_store`; not to be changed, see `copy`."""
+    """Work directory of a finished run of the smoke preset on `smoke_store`; not to be changed, see `copy`."""
     from accdistill_jax.config.convert import changed
     from accdistill_jax.config.load import load_config
     from accdistill_jax.run import run
 
     workdir = tmp_path_factory.mktemp("finished")
-    run(changed(load_config("distill:smoke-mean"), {"data.stores": (str(smoke_store),)}), workdir)
+    run(changed(load_config("distill:smoke"), {"data.stores": (str(smoke_store),)}), workdir)
     return workdir
 
 

@@ -43,12 +43,12 @@ def teacher(own_store, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def student(smoke_config, teacher, own_store):
+def student(teacher, own_store):
     """student(workdir, **changes): trains one of six steps on `own_store` and returns its metrics."""
 
     def train(workdir: Path, **changes) -> list[dict]:
         keys = {"data.stores": (str(own_store),), "teacher.path": str(teacher), "stages": ("student",)}
-        run(smoke_config(**keys | changes), workdir)
+        run(changed(load_config("distill:smoke-mean"), keys | changes), workdir)
         return read_metrics(workdir / "metrics" / "student.jsonl")
 
     return train
