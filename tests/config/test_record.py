@@ -11,8 +11,8 @@ from accdistill_jax.config.load import load_config
 from accdistill_jax.config.renamed import current_key, first_key
 from accdistill_jax.errors import UserError
 
-# Taken when the config became typed: work directories of earlier runs continue, by the presets in the paper's form where a preset
-# has windows now.
+# Work directories of earlier runs continue. Presets in the paper's form have the hashes of the first typed config, when they were
+# the presets default, hour, paper and smoke.
 HASHES = {
     "distill:mean": "aa1449d1657043521e78ec86d2432e1ed16c0c0284932c48b2d61e3d576dbe73",
     "distill:hour-mean": "9f7c4b0eca001526783aca3e05aa052fffc46b1a35bd97c786ecd1697677f3a8",
@@ -22,6 +22,11 @@ HASHES = {
     "pretrain:hour-mean": "9f7c4b0eca001526783aca3e05aa052fffc46b1a35bd97c786ecd1697677f3a8",
     "pretrain:paper-literal": "c7e109fd386cac9249edaf7ef25c4c0b0d9ffb888e9a423c6b633489a1015eeb",
     "pretrain:smoke-mean": "7b0df96675ee7a6f9149f2e775a8840487821055c64730aef26df8a9647c4490",
+    "distill:default": "c289eb78fab5b8255d3ff37f7cb76de372d8293f5b198b11b28c6d6feead2392",
+    "distill:hour": "f2206864abceb7ba35a2d38c3b891d643bdf3c93a7302d8b7047bd505a855339",
+    "distill:paper": "69afe7594f911010375288548094c28d0dd5add6b42459b9e4b429ebb9004043",
+    "distill:smoke": "1d5ee40c23e047794f187d8ce37c2e8a1afb10887a6d2ad20a3784b684e8cf28",
+    "pretrain:default": "c289eb78fab5b8255d3ff37f7cb76de372d8293f5b198b11b28c6d6feead2392",
     "reproduce:smoke": "931bb86e9c3acd8765cab0739d039e636f6e5bba373f761108d9cbae1c796711",
     "reproduce:cpu": "737615b46b9ea4a0b29390c5fd96773f75949cd19e130fdf5cd731e676d933c3",
     "reproduce:full": "0ffc18879a843341438e90f659ebadaf5c2e85304a567dc38c952864c743a980",

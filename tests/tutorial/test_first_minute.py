@@ -58,8 +58,8 @@ def test_it_goes_from_nothing_to_a_plot(tmp_path, monkeypatch):
         .replace("segments_per_participant=30", "segments_per_participant=8")
     )
     text = re.sub(r"duration=\d+ steps", "duration=4 steps", text)
-    text = text.replace('--config=distill"', '--config=distill:smoke"')
-    assert text.count('=30"') == 1 and text.count("=4 steps") == 2 and "distill:smoke" in text
+    text = text.replace('--config=distill:mean"', '--config=distill:smoke-mean"')
+    assert text.count('=30"') == 1 and text.count("=4 steps") == 2 and "distill:smoke-mean" in text
     error, guess = run_tutorial(text, tmp_path, monkeypatch, timeout_s=300)
     assert error > 0 and guess > 0
 
