@@ -19,7 +19,7 @@ from accdistill_jax.stages.build_objective import (
 from accdistill_jax.stages.context import Run
 from accdistill_jax.stages.fit import train_stage
 from accdistill_jax.stages.sources import Source, source_of
-from accdistill_jax.stages.teacher import load_teacher, token_statistics
+from accdistill_jax.stages.teacher import load_teacher, teacher_token_statistics
 from accdistill_jax.stages.teacher_views import prepare_views
 from accdistill_jax.storage.export import refuse_other
 
@@ -65,7 +65,9 @@ def _token_statistics(run: Run, teacher: Teacher, fingerprints: dict[str, str]) 
     """
     path = run.workdir / "student" / "teacher_tokens"
     if not run.exists(path / "export.json"):
-        run.save_params(path, token_statistics(run, teacher), {"kind": "teacher tokens", "fingerprints": fingerprints})
+        run.save_params(
+            path, teacher_token_statistics(run, teacher), {"kind": "teacher tokens", "fingerprints": fingerprints}
+        )
     statistics, meta = run.load_params(path)
     refuse_other(meta["fingerprints"], fingerprints, where=str(path))
     return statistics

@@ -128,7 +128,7 @@ def embedding_statistics(run: Run, branch: Branch, params: Any) -> tuple[np.ndar
     return z.mean(axis=0), z.std(axis=0) + 1e-6
 
 
-def token_statistics(run: Run, teacher: Teacher) -> dict[str, np.ndarray]:
+def teacher_token_statistics(run: Run, teacher: Teacher) -> dict[str, np.ndarray]:
     """Mean and standard deviation per dimension over all tokens of training segments: "token_mean", "token_std" [D'] float32.
 
     All processes call it together.

@@ -77,7 +77,9 @@ def test_a_windowed_student_continues_bit_for_bit_is_evaluated_and_loads(teacher
             shutil.rmtree(path)
     shutil.rmtree(tmp_path / "parts" / "student" / "export")
     with monkeypatch.context() as patched:
-        patched.setattr(student, "token_statistics", None)  # other devices would give other bits: not computed again
+        patched.setattr(
+            student, "teacher_token_statistics", None
+        )  # other devices would give other bits: not computed again
         run(smoke_config(**changes, stages=("student",)), tmp_path / "parts")
     prints = [load_params(tmp_path / name / "student" / "export").meta["fingerprint"] for name in ("whole", "parts")]
     assert prints[0] == prints[1]
