@@ -37,6 +37,9 @@ COMMANDS = {
     "prepare": SubCommand(
         "accdistill_jax.data.prepare.__main__", "make a store from recordings; show or verify a store"
     ),
+    "predict": SubCommand(
+        "accdistill_jax.api.predict_command", "predict labels of a recording's minutes: a figure and tables"
+    ),
     "probe": SubCommand(
         "accdistill_jax.api.probe_command", "fit a read-out of your own label on the embeddings of a store"
     ),

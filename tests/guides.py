@@ -16,7 +16,7 @@ from pathlib import Path
 from absl import flags
 
 from accdistill_jax import main as train
-from accdistill_jax.api import export_command, probe_command
+from accdistill_jax.api import export_command, predict_command, probe_command
 from accdistill_jax.config.__main__ import main as print_config
 from accdistill_jax.config.load import load_config
 from accdistill_jax.data.prepare import __main__ as prepare
@@ -119,6 +119,10 @@ def _check_preparation(arguments: list[str]) -> None:
     assert prepare.build_parser().parse_args(arguments).command == arguments[0]
 
 
+def _check_predict(arguments: list[str]) -> None:
+    assert predict_command.predict_parser().parse_args(arguments).out
+
+
 def _check_probe(arguments: list[str]) -> None:
     assert probe_command.probe_parser().parse_args(arguments).target
 
@@ -196,6 +200,7 @@ CHECKS: dict[tuple[str, ...], Callable[[list[str]], None]] = {
     ("python", "-m", "accdistill_jax.benchmark"): _check_benchmark,
     ("accdistill", "benchmark"): _check_benchmark,
     ("python", "-m", "accdistill_jax.config"): _check_config,
+    ("accdistill", "predict"): _check_predict,
     ("accdistill", "probe"): _check_probe,
     ("accdistill", "export"): _check_export,
     ("accdistill", "mirror"): _check_by_help("python", "-m", "accdistill_jax.storage.mirror"),

@@ -43,6 +43,7 @@ KINDS = {
         CONFIG,
         REPRODUCE,
         ("launch/local",),
+        ("accdistill", "predict"),
         ("accdistill", "probe"),
     },
     "configs/README.md": {MAIN, CONFIG},

@@ -20,6 +20,8 @@ from accdistill_jax.files import is_address
 from accdistill_jax.models.build import build_encoder
 from accdistill_jax.objectives.base import Branch
 from accdistill_jax.objectives.registered import UNNAMED
+from accdistill_jax.readouts.label_probe import LabelPrediction, LabelProbe, load_label_probes
+from accdistill_jax.readouts.readout import Prediction, Readouts, load_readouts
 from accdistill_jax.storage.export import load_params
 from accdistill_jax.user_paths import expanded
 
@@ -44,6 +46,8 @@ class TrainedEncoder:
         parameters: number of the encoder's parameters.
         embedding_size: length of an embedding.
         data: fingerprint of the stores that it was trained on, "" if the export does not say.
+        readouts: predict labels from embeddings; None if the run's evaluation has not written them.
+        probes: name -> read-out of a user's label, by `accdistill probe`.
 
     Examples:
         >>> import accdistill_jax as ad
@@ -68,6 +72,8 @@ class TrainedEncoder:
     data: str
     _branch: Branch = dataclasses.field(repr=False)
     _params: Any = dataclasses.field(repr=False)
+    readouts: Readouts | None = dataclasses.field(default=None, repr=False)
+    probes: Mapping[str, LabelProbe] = dataclasses.field(default_factory=dict, repr=False)
 
     def encode(self, segments: Mapping[str, np.ndarray] | np.ndarray, *, batch_size: int = 256) -> np.ndarray:
         """Embeds segments that are prepared as in a store: resampled, filtered and cut.
@@ -143,6 +149,39 @@ class TrainedEncoder:
     def params(self) -> Any:
         """Parameters of the encoder, a tree of float32 arrays."""
         return self._params
+
+    def predict_embeddings(
+        self, embeddings: np.ndarray, *, motion_g: np.ndarray | None = None
+    ) -> dict[str, Prediction | LabelPrediction]:
+        """Predicts all labels that there are read-outs of, with intervals, and with a reason where it cannot tell.
+
+        Args:
+            embeddings: [n, embedding_size], of minutes.
+            motion_g: [n] motion level of each minute in g, as stores hold it; None: the motion rule is not applied.
+
+        Returns:
+            Label -> n predictions; a single one for a probe of a label per person, which reads all minutes as those of one person.
+
+        Raises:
+            UserError: there are no read-outs, or the embeddings have another width or are not finite.
+
+        Examples:
+            >>> import accdistill_jax as ad
+            >>> encoder, store = ad.load("runs/distill"), ad.open_store("store")
+            >>> rows = store.indices("test")
+            >>> embeddings = encoder.encode(store.read(rows))
+            >>> rate = encoder.predict_embeddings(embeddings, motion_g=store.segments["motion_g"][rows])["hr_bpm"]
+            >>> len(rate.value) == len(rate.low) == len(rate.reason) == len(rows)
+            True
+        """
+        if self.readouts is None and not self.probes:
+            raise UserError(
+                f"{self.path} has no read-outs; the stage evaluation of a run writes them: repeat the run's command"
+            )
+        predictions: dict[str, Prediction | LabelPrediction] = {}
+        if self.readouts is not None:
+            predictions |= self.readouts.predict(embeddings, motion_g=motion_g)
+        return predictions | {name: probe.predict(embeddings, motion_g=motion_g) for name, probe in self.probes.items()}
 
     @functools.cached_property
     def _apply(self) -> Any:
@@ -270,4 +309,6 @@ def _from_export(export: str, part: Part | None) -> TrainedEncoder:
         data=meta.get("fingerprints", {}).get("data", ""),
         _branch=branch,
         _params=params,
+        readouts=load_readouts(export, fingerprint=meta["fingerprint"]),
+        probes=load_label_probes(export, fingerprint=meta["fingerprint"]),
     )

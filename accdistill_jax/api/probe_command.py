@@ -1,10 +1,8 @@
 """The command `accdistill probe`: fits a read-out of a user's label on the embeddings of a store, and saves it beside the encoder."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -84,8 +82,7 @@ def _probe(argv: Sequence[str], prog: str, console: Console) -> None:
         print_line(line, console)
     rows = np.flatnonzero(np.isfinite(label.value))
     who = np.asarray(store.segments["participant"]).astype(str)[rows]
-    meta = json.loads((Path(encoder.path) / "export.json").read_text(encoding="utf-8"))["meta"]
-    seen = people_seen(store, str((meta.get("fingerprints") or {}).get("data", "")))
+    seen = people_seen(store, encoder.data)
     scored = ~np.isin(who, list(seen)) if seen else np.ones(len(rows), bool)
     cautions = []
     answers = len(np.unique(label.value[rows][scored]))

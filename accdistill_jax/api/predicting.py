@@ -1,0 +1,177 @@
+"""Predictions of the minutes of a recording, and their table."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from accdistill_jax.api.encoder import TrainedEncoder
+from accdistill_jax.data import recordings
+from accdistill_jax.data.preprocessing.preprocess import preprocess
+from accdistill_jax.data.preprocessing.settings import PreprocessSettings
+from accdistill_jax.data.recording import Recording
+from accdistill_jax.errors import UserError
+from accdistill_jax.labels import LABELS
+from accdistill_jax.readouts.label_probe import LabelPrediction
+from accdistill_jax.readouts.readout import Prediction
+
+Predictions = Mapping[str, Prediction | LabelPrediction]
+_DESCRIBED = "generic"  # finds a recording only where the user has described it
+
+
+class PredictedRecording(NamedTuple):
+    """Predictions of a recording.
+
+    Attributes:
+        participant: who wore the device.
+        recording: id of the recording.
+        start_unix_s: [n] float64, start of each minute.
+        motion_g: [n] motion level in g.
+        ppg_quality: [n] clarity of the pulse in the PPG, 0 to 1.
+        reference: label -> [n] values from the recording's beats or reference heart rates; NaN where unknown.
+        predictions: label -> n predictions.
+        units: label -> unit.
+        left_out: reason -> minutes without usable signal.
+    """
+
+    participant: str
+    recording: str
+    start_unix_s: np.ndarray
+    motion_g: np.ndarray
+    ppg_quality: np.ndarray
+    reference: dict[str, np.ndarray]
+    predictions: Predictions
+    units: dict[str, str]
+    left_out: dict[str, int]
+
+
+def choose_reader_of(path: str) -> str:
+    """Name of the reader that finds a recording at a path: of a description, or else the one that can read it.
+
+    Raises:
+        UserError: no reader does, or several do.
+    """
+    if not Path(path).exists():
+        raise UserError(f"{path}: no such file or folder")
+    able = {}
+    for name in recordings.names():
+        try:
+            able[name] = recordings.find(name, path)
+        except UserError:
+            continue
+    if _DESCRIBED in able:
+        return _DESCRIBED
+    if len(able) > 1:  # several readers know the ending .csv; one alone reads the content
+        able = {name: found for name, found in able.items() if _loads(found)} or able
+    if len(able) != 1:
+        problem = (
+            f"several readers find recordings ({', '.join(able)})" if able else "no reader finds a recording there"
+        )
+        raise UserError(f"{path}: {problem}; give --reader, one of {', '.join(able or recordings.names())}")
+    return next(iter(able))
+
+
+def _loads(found: recordings.Found) -> bool:
+    try:
+        found[0].load()
+    except UserError:
+        return False
+    return True
+
+
+def predict_recording(encoder: TrainedEncoder, recording: Recording) -> PredictedRecording:
+    """Predicts the labels of each whole minute with usable signal; the read-outs decide what they can tell.
+
+    Raises:
+        UserError: the encoder has no read-outs, the recording cannot be prepared, or none of its minutes is usable.
+    """
+    segment_s = encoder.samples / encoder.rate_hz
+    # read-outs abstain by motion themselves, and a student needs no clean pulse
+    settings = PreprocessSettings(
+        rate_hz=encoder.rate_hz,
+        segment_s=segment_s,
+        hop_s=segment_s,
+        max_motion_g=math.inf,
+        min_ppg_quality=0.0,
+        max_clipped_fraction=1.0,
+    )
+    batch = preprocess(recording, settings)
+    left_out = {reason: count for reason, count in batch.rejected.items() if count}
+    if not len(batch.accel):
+        why = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+        raise UserError(f"recording {recording.recording_id!r}: none of {batch.examined} minutes is usable: {why}")
+    columns = batch.columns
+    embeddings = encoder.encode(getattr(batch, encoder.modality))
+    known_at = np.asarray(columns["motion_g"], np.float64)
+    return PredictedRecording(
+        recording.participant.participant_id,
+        recording.recording_id,
+        columns["start_unix_s"],
+        known_at,
+        columns["ppg_quality"],
+        {name: columns[name] for name in LABELS if np.isfinite(columns[name]).any()},
+        encoder.predict_embeddings(embeddings, motion_g=known_at),
+        {name: label.unit for name, label in LABELS.items()} | {n: p.unit for n, p in encoder.probes.items()},
+        left_out,
+    )
+
+
+def prediction_table(predicted: Sequence[PredictedRecording]) -> pa.Table:
+    """A row for each minute.
+
+    Columns: participant, recording, start (UTC), motion_g, ppg_quality; for each label NAME: the prediction, NAME_low and NAME_high (a
+    class has NAME_probability instead), NAME_unknown (the reason, "" for a prediction), and NAME_reference for labels that the
+    recordings' beats give.
+    """
+    return pa.concat_tables([_table_of(one) for one in predicted], promote_options="default")
+
+
+def _table_of(one: PredictedRecording) -> pa.Table:
+    count = len(one.start_unix_s)
+
+    def spread(values: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(values, count) if len(values) == 1 else values
+
+    start = pa.array(np.round(one.start_unix_s * 1000).astype(np.int64)).cast(pa.timestamp("ms", "UTC"))
+    columns: dict[str, pa.Array] = {
+        "participant": pa.array([one.participant] * count),
+        "recording": pa.array([one.recording] * count),
+        "start": start,
+        "motion_g": pa.array(np.asarray(one.motion_g, np.float64)),
+        "ppg_quality": pa.array(np.asarray(one.ppg_quality, np.float64)),
+    }
+    for name, prediction in one.predictions.items():
+        value = spread(prediction.value)
+        if value.dtype.kind == "U":
+            columns[name] = pa.array([text or None for text in value.tolist()], pa.string())
+            columns[f"{name}_probability"] = _numbers(spread(prediction.low))
+        else:
+            columns[name] = _numbers(value)
+            columns |= {f"{name}_{end}": _numbers(spread(getattr(prediction, end))) for end in ("low", "high")}
+        columns[f"{name}_unknown"] = pa.array([str(text) for text in spread(prediction.reason)])
+        if name in one.reference:
+            columns[f"{name}_reference"] = _numbers(one.reference[name])
+    return pa.table(columns)
+
+
+def _numbers(values: np.ndarray) -> pa.Array:
+    """Numbers, null where NaN."""
+    return pa.array(np.asarray(values, np.float64), from_pandas=True)
+
+
+def source_named(found: recordings.Found, name: str | None) -> recordings.Found:
+    """The recordings of one name, or all.
+
+    Raises:
+        UserError: no recording has the name.
+    """
+    if name is None:
+        return found
+    chosen = [source for source in found if source.recording_id == name]
+    if not chosen:
+        ids = [source.recording_id for source in found]
+        raise UserError(f"no recording {name!r}; there are {', '.join(ids[:10])}{' ...' if len(ids) > 10 else ''}")
+    return recordings.Found(chosen, reader=found.reader, options=found.options, not_read=found.not_read)
