@@ -47,7 +47,9 @@ KINDS = {
         ("accdistill", "probe"),
     },
     "configs/README.md": {MAIN, CONFIG},
-    "accdistill_jax/README.md": {("accdistill", name) for name in ("train", "prepare", "reproduce", "mirror")}
+    "accdistill_jax/README.md": {
+        ("accdistill", name) for name in ("train", "prepare", "reproduce", "mirror", "predict", "probe")
+    }
     | {("accdistill",)},
     "accdistill_jax/export/README.md": {INSTALL, ("accdistill", "export")},
     "accdistill_jax/data/README.md": {PREPARE},
