@@ -33,7 +33,7 @@ POOL = 100  # candidates of retrieval: the right minute and others
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments besides those of every benchmark."""
-    add_config(parser, "distill")
+    add_config(parser, "distill:mean")
     parser.add_argument(
         "--folder",
         type=path_argument,

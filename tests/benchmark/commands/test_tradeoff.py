@@ -105,7 +105,7 @@ def test_the_budget_includes_the_views(tmp_path):
 
 
 def test_a_folder_of_another_trade_off_is_refused(tmp_path, capsys):
-    StepPlan(tmp_path, load_config("distill")).save()
+    StepPlan(tmp_path, load_config("distill:mean")).save()
     assert command.main(["tradeoff", f"--folder={tmp_path}", "--config=configs/distill.py:smoke-mean"]) == 2
     assert "holds a trade-off of another config" in capsys.readouterr().err
 
