@@ -30,7 +30,7 @@ from accdistill_jax.runtime.device_access import take_devices
 from accdistill_jax.runtime.interrupt import Interrupted, Interruption
 from accdistill_jax.runtime.parallel import Parallel
 from accdistill_jax.runtime.peers.peers import Peers
-from accdistill_jax.stages import build_objective, embedding, student, teacher
+from accdistill_jax.stages import build_objective, embedding, evaluation, student, teacher
 from accdistill_jax.stages.clock import StageClock
 from accdistill_jax.stages.context import Run
 from accdistill_jax.storage.copies import Copies, connect_copies
@@ -148,7 +148,7 @@ def run_stages(this: Run, clock: "StageClock", interruption: Interruption) -> No
     stages = {
         "teacher": lambda: teacher.run_stage(this),
         "student": lambda: student.run_stage(this),
-        "evaluation": lambda: embedding.embed_stage(this),
+        "evaluation": lambda: evaluation.evaluation_stage(this),
         "report": report,
     }
     if not {"evaluation", "report"}.isdisjoint(this.config.stages):

@@ -119,12 +119,17 @@ def hash_of(described: object) -> str:
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
 
 
-def embed_stage(run: Run) -> None:
-    """Embeds the segments of every split (training: at most `train_segments`) and of the unseen stores."""
+def embed_splits(run: Run) -> tuple[Encoders, dict[str, dict[str, SplitEmbeddings]]]:
+    """Embeds the segments of every split (training: at most `train_segments`) and of the unseen stores.
+
+    Returns:
+        The encoders, and encoder -> split -> embeddings of the stores that are trained on; {} on other processes than the first.
+    """
     encoders = load_encoders(run)
-    embeddings(run, encoders, "main", run.stores, main_rows(run))
+    main = embeddings(run, encoders, "main", run.stores, main_rows(run))
     for name, store in unseen_stores(run).items():
         embeddings(run, encoders, f"unseen-{name}", (store,), {"test": [np.arange(store.num_segments)]})
+    return encoders, main or {}
 
 
 def check_stores(run: Run) -> None:

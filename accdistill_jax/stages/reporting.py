@@ -14,15 +14,12 @@ from accdistill_jax.data.store.store import Store
 from accdistill_jax.encoder import Teacher
 from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.evaluate import SPLITS, STUDENT, TEACHER, evaluate
-from accdistill_jax.evaluation.predictions import PREDICTION_VERSION, fit_readouts
 from accdistill_jax.evaluation.report.finished import is_finished, mark_finished, unmark
 from accdistill_jax.evaluation.report.report import write_run_report
 from accdistill_jax.evaluation.split_embeddings import SplitEmbeddings
 from accdistill_jax.labels import HEART_RATE
 from accdistill_jax.models.build import parameter_count
-from accdistill_jax.readouts.readout import Readouts, load_readouts, save_readouts
-from accdistill_jax.stages import student as student_stage
-from accdistill_jax.stages import teacher as teacher_stage
+from accdistill_jax.readouts.readout import Readouts
 from accdistill_jax.stages.context import Run
 from accdistill_jax.stages.embedding import (
     Encoders,
@@ -32,6 +29,7 @@ from accdistill_jax.stages.embedding import (
     main_rows,
     unseen_stores,
 )
+from accdistill_jax.stages.evaluation import fitted_readouts
 from accdistill_jax.stages.teacher import reconstruction
 from accdistill_jax.training.metrics import read_metrics
 from accdistill_jax.training.metrics_sums import check_records, spoilt_files
@@ -106,39 +104,6 @@ def write_reports(run: Run, encoders: Encoders, main: Mapping, unseen: Mapping, 
         _write(run, encoders.teacher, report)
         for line in read_summary(run.workdir):
             run.say(line)
-
-
-def fitted_readouts(run: Run, encoders: Encoders, main: Mapping) -> Readouts | None:
-    """Fits the read-outs of the run's encoders and saves them beside their exports; reads those that are there.
-
-    Args:
-        run: the run's context.
-        encoders: the evaluated encoders.
-        main: encoder -> split -> embeddings, of the stores that are trained on.
-
-    Returns:
-        The read-outs of the encoder that the report is about; None if no label has enough values.
-    """
-    trained = {
-        TEACHER: (encoders.teacher, teacher_stage.export_path(run)),
-        STUDENT: (encoders.student, student_stage.export_path(run)),
-    }
-    result = None
-    for name, (encoder, folder) in trained.items():
-        if encoder is None or name not in main:
-            continue
-        key = hash_of([encoders.key, PREDICTION_VERSION])
-        readouts = None
-        try:
-            readouts = load_readouts(folder, fingerprint=encoder.fingerprint, key=key)
-        except UserError as error:
-            run.say(f"evaluation: {error}: fitted again")
-        if readouts is None:
-            readouts = fit_readouts(main[name], fingerprint=encoder.fingerprint, seed=run.config.seed)
-            if folder.is_dir() and not (name == TEACHER and run.config.teacher.path):
-                save_readouts(folder, readouts, key=key)
-        result = readouts if readouts.targets else None
-    return result
 
 
 def _curve(run: Run, stage: str) -> list[dict]:

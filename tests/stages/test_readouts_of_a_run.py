@@ -37,6 +37,14 @@ def test_missing_and_damaged_read_outs_are_made_again_to_the_bit(copy, smoke_sto
         assert ("fitted again" in capsys.readouterr().out) == (wrong is not None)
 
 
+def test_the_stage_evaluation_alone_writes_them(copy, smoke_store, no_training):
+    path = copy / "student/export" / FILE_NAME
+    content = path.read_bytes()
+    path.unlink()
+    run(changed(settings(smoke_store), {"stages": ("data", "teacher", "student", "evaluation")}), copy)
+    assert path.read_bytes() == content
+
+
 def test_the_export_of_a_teacher_from_elsewhere_is_left_alone(copy, finished, smoke_store, tmp_path, no_training):
     export = copy / "teacher/export"
     (export / FILE_NAME).unlink()
