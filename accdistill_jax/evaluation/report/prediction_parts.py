@@ -28,10 +28,10 @@ def error_by_coverage(predictions: Mapping[str, PredictionResult]) -> Figure | N
         axis.annotate(
             "answered",
             (result.kept, 0.02),
-            (-3, 0),
+            (-3 if result.kept > 0.3 else 3, 0),
             xycoords=("data", "axes fraction"),
             textcoords="offset points",
-            ha="right",
+            ha="right" if result.kept > 0.3 else "left",
             fontsize=8,
             color=GREY,
         )
@@ -54,7 +54,7 @@ def prediction_rows(predictions: Mapping[str, PredictionResult]) -> list[list[st
             _percent(result.coverage_kept),
             format_number(result.width),
             f"{100 * result.kept:.3g} %"
-            + "".join(f"; {reason} {100 * share:.2g} %" for reason, share in result.unknown.items()),
+            + "".join(f"; {reason} {100 * share:.3g} %" for reason, share in result.unknown.items()),
             _with_bracket(result.mae),
             _with_bracket(result.mae_kept),
         ]
@@ -85,6 +85,8 @@ def prediction_text(predictions: Mapping[str, PredictionResult]) -> str:
 
 
 def _percent(estimate: Estimate) -> str:
+    if estimate.value is None:
+        return "–"
     if estimate.value is None:
         return "–"
     text = f"{100 * estimate.number:.1f} %"
