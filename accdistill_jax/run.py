@@ -70,6 +70,7 @@ def run(config: Config, workdir: str | os.PathLike[str], *, peers: Peers | None 
         check_installed(config.runtime.metrics)
         named = tuple(open_configured_store(path, key="data.stores", data=config.data) for path in config.data.stores)
         check_named(config, peers)
+        build_objective.check_ppg(config, named)
         separation = check_people(config, named, peers, say) if named else {}
         folder, copies = Path(expanded(workdir)).absolute(), Copies()
         if is_address(address := os.fspath(workdir)):

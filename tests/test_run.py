@@ -238,15 +238,17 @@ def test_several_stores_with_weights_and_unseen_ones(smoke_config, smoke_store, 
 
 def test_unseen_stores_that_do_not_fit_are_told_before_training(smoke_config, smoke_store, tmp_path, no_training):
     one_channel = write_store(
-        tmp_path / "one", SyntheticSettings(participants=10, segments_per_participant=1, ppg_channels=1)
+        tmp_path / "one",
+        SyntheticSettings(participants=10, segments_per_participant=1, ppg_channels=1, first_participant=20),
     ).path
-    for stores, message in (
-        ((one_channel,), "has PPG channels 1, .* has 2"),
-        ((str(smoke_store),), "is one of the stores trained on"),
-        ((str(smoke_store.parent / "smoek"),), "config.data.unseen_stores: there is no folder .*did you mean .*smoke?"),
+    teacher_only = {"stages": ("data", "teacher", "evaluation", "report")}
+    for stores, changes, message in (
+        ((one_channel,), teacher_only, "has PPG channels 1, .* has 2"),
+        ((str(smoke_store),), {}, "is one of the stores trained on"),
+        ((str(smoke_store.parent / "smoek"),), {}, "config.data.unseen_stores: .* no folder .*did you mean .*smoke?"),
     ):
         with pytest.raises(UserError, match=message):
-            run(smoke_config(**{"data.unseen_stores": stores}), tmp_path / "run")
+            run(smoke_config(**{"data.unseen_stores": stores} | changes), tmp_path / "run")
 
 
 @pytest.mark.parametrize(

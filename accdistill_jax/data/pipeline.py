@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import grain
 import numpy as np
 
-from accdistill_jax.data.store.manifest import SIGNALS
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.errors import UserError
 
@@ -39,6 +38,7 @@ class Sampling:
         participant_cap: maximum number of segments per participant and store; the seed chooses them, the same ones in every
             epoch. None uses all.
         rows: for each store the sorted rows of the split to use; None uses all. Without weights a store may have none.
+        signals: the signals that all stores must have, with equal numbers of channels; None: those of the first store.
     """
 
     split: str
@@ -46,18 +46,19 @@ class Sampling:
     weights: Sequence[float] | None = None
     participant_cap: int | None = None
     rows: Sequence[np.ndarray] | None = None
+    signals: Sequence[str] | None = None
 
 
 class Pipeline:
     """Batches of segments of one split, from one or several stores.
 
     Args:
-        stores: stores with equal rate, segment length and number of channels.
+        stores: stores with equal rate and segment length.
         sampling: choice and order of their segments.
         batch_size: rows of the global batch; a multiple of `hosts`.
         host: number of this host, from 0.
         hosts: number of hosts.
-        reader: function that reads rows; None reads both signals with `Store.read`.
+        reader: function that reads rows; None reads the sampling's signals with `Store.read`.
 
     Attributes:
         num_segments: distinct segments in an epoch over all stores.
@@ -78,8 +79,9 @@ class Pipeline:
     ):
         self.stores = tuple(stores)
         self.sampling, self.batch_size, self.host, self.hosts = sampling, batch_size, host, hosts
-        self._read = reader or (lambda number, rows, step, position: self.stores[number].read(rows))
-        _check_stores(self.stores)
+        _check_stores(self.stores, sampling.signals)
+        self._signals = self.stores[0].signals if sampling.signals is None else tuple(sampling.signals)
+        self._read = reader or self._read_signals
         _check_sampling(sampling, num_stores=len(self.stores))
         _check_batch(batch_size, host=host, hosts=hosts)
         given = [None] * len(self.stores) if sampling.rows is None else sampling.rows
@@ -138,8 +140,8 @@ class Pipeline:
 
         Returns:
             ppg [b, samples, channels] int16 with ppg_scale and ppg_offset [b, channels] float32, the same for accel, and
-            position [b] int32, the rows' places in the global batch; b = batch_size / hosts. With a `reader`: its arrays,
-            and position.
+            position [b] int32, the rows' places in the global batch; b = batch_size / hosts. Other `signals` give their arrays, and
+            a `reader` gives its arrays, with position.
         """
         size = self.batch_size // self.hosts
         block = slice(self.host * size, (self.host + 1) * size)
@@ -178,6 +180,10 @@ class Pipeline:
                     batch[name] = np.empty((len(row), *values.shape[1:]), values.dtype)
                 batch[name][places] = values
         return batch
+
+    def _read_signals(self, number: int, rows: np.ndarray, step: int, position: np.ndarray) -> dict[str, np.ndarray]:
+        batch = self.stores[number].read(rows)
+        return {name: values for name, values in batch.items() if name.partition("_")[0] in self._signals}
 
     def _make_permutation(self, pool: int, epoch: int) -> np.ndarray:
         rng = np.random.default_rng([_ORDER, self.sampling.seed, pool, epoch])
@@ -236,20 +242,21 @@ def _check_sampling(sampling: Sampling, *, num_stores: int) -> None:
             raise UserError(f"store weights {list(weights)} must be positive numbers")
 
 
-def _check_stores(stores: Sequence[Store]) -> None:
+def _check_stores(stores: Sequence[Store], signals: Sequence[str] | None) -> None:
     if not stores:
         raise UserError("no store is given; name at least one")
     first = stores[0]
+    signals = first.signals if signals is None else signals
     for other in stores[1:]:
         if other.rate_hz != first.rate_hz or other.samples != first.samples:
             raise UserError(
                 f"stores do not fit together: {first.path} has {first.samples} samples at "
                 f"{first.rate_hz:g} Hz, {other.path} {other.samples} at {other.rate_hz:g} Hz"
             )
-        for name in SIGNALS:
+        for name in signals:
             a, b = first.channels[name], other.channels[name]
             if len(a) != len(b):
                 raise UserError(
                     f"stores do not fit together: {first.path} has {len(a)} {name} channels "
-                    f"({', '.join(a)}), {other.path} has {len(b)} ({', '.join(b)})"
+                    f"({', '.join(a)}), {other.path} has {len(b)} ({', '.join(b) or 'none'})"
                 )

@@ -326,7 +326,7 @@ class Recording:
         device: name of the device, such as "Empatica E4".
         source: name of the reader, such as "empatica_e4".
         start_unix_s: unix seconds (UTC), within `STARTS_UNIX_S`; 0 if unknown.
-        streams: by name; preprocessing needs "ppg" and "accel".
+        streams: by name; preprocessing needs "accel", and uses "ppg" if it is there.
         beats: beat intervals, if known.
         heart_rate: reference heart rate, if known.
         labels: a user's labels over windows, if any.

@@ -1,8 +1,12 @@
 """Builds the objective of a stage: looks it up by its config section's name, hands it the encoders."""
 
+from collections.abc import Sequence
+
 from accdistill_jax.config.registry import OBJECTIVES
 from accdistill_jax.config.schema import Config, EncoderConfig, StudentConfig, TeacherConfig
 from accdistill_jax.config.tree import Options
+from accdistill_jax.data.store.store import Store
+from accdistill_jax.errors import UserError
 from accdistill_jax.inputs.augment import augmentations
 from accdistill_jax.models.build import build_encoder, compute_dtype, encoder_of_tokens
 from accdistill_jax.objectives.base import Branch, Objective, ObjectiveParts
@@ -17,6 +21,26 @@ def objective_of(section: TeacherConfig | StudentConfig) -> RegisteredObjective:
 def needs_teacher(config: Config) -> bool:
     """True if the student of a config learns from a frozen teacher."""
     return objective_of(config.student).needs_teacher
+
+
+def reads_ppg(config: Config) -> str:
+    """The part of a run that reads PPG, in words; "" if its stages read acceleration alone."""
+    if {"student", "evaluation"}.intersection(config.stages) and objective_of(config.student).ppg is not PPG.NONE:
+        return f"the student's objective {config.student.objective!r}"
+    return "the stage teacher" if "teacher" in config.stages else ""
+
+
+def check_ppg(config: Config, stores: Sequence[Store]) -> None:
+    """Raises UserError if a part of the run reads PPG, but a store has none."""
+    reader = reads_ppg(config)
+    for store in stores if reader else ():
+        if "ppg" not in store.signals:
+            alone = [name for name in OBJECTIVES.names("student") if OBJECTIVES.get(name).ppg is PPG.NONE]
+            raise UserError(
+                f"config.data.stores: {store.path} has no PPG, but {reader} reads it; give stores with PPG, or train on acceleration "
+                f"alone: --config.student.objective={alone[0]} (or {', '.join(alone[1:])}) "
+                "--config.stages=\"('data', 'student', 'evaluation', 'report')\""
+            )
 
 
 def trained_encoder(section: TeacherConfig | StudentConfig) -> EncoderConfig:

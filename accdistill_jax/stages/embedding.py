@@ -42,11 +42,20 @@ from accdistill_jax.storage.checked_npz import DamagedNpz, encode_npz, read_npz,
 
 
 class EvaluatedEncoder(NamedTuple):
-    """An encoder to evaluate: `apply(params, batch) -> {"embedding": [b, D], maybe "projection": [b, P]}`."""
+    """An encoder to evaluate: `apply(params, batch) -> {"embedding": [b, D], maybe "projection": [b, P]}`.
+
+    `channels` is the number of channels that it reads of `modality`.
+    """
 
     name: str
     apply: Callable
     params: object
+    modality: str
+    channels: int
+
+    def fits(self, store: Store) -> bool:
+        """True if a store has the channels that the encoder reads."""
+        return len(store.channels[self.modality]) == self.channels
 
 
 class Encoders(NamedTuple):
@@ -57,23 +66,28 @@ class Encoders(NamedTuple):
     all: list[EvaluatedEncoder]
     key: str
 
+    def fitting(self, stores: Sequence[Store]) -> "Encoders":
+        """Those that read signals which all stores have: a student reads stores without PPG, or with any number of channels."""
+        return self._replace(all=[encoder for encoder in self.all if all(map(encoder.fits, stores))])
+
 
 def load_encoders(run: Run) -> Encoders:
     """Teacher, student and an untrained encoder of the student's shape; those that the run has.
 
     A PPG encoder that was trained together with the student takes the teacher's place.
     """
-    has_student = "student" in run.config.stages or (student_stage.export_path(run) / "export.json").exists()
+    has_student = _has_student(run)
     trains_ppg = has_student and objective_of(run.config.student).ppg is PPG.TRAINED
     teacher = None
     if not has_student or needs_teacher(run.config) or (not trains_ppg and has_teacher(run)):
         teacher = load_teacher(run)
     student = load_student(run, teacher) if has_student else None
     encoders = []
+    channels = {modality: len(names) for modality, names in run.stores[0].channels.items()}
     if teacher is not None:
-        encoders.append(teacher_encoder(teacher, student))
+        encoders.append(teacher_encoder(teacher, student, channels=channels["ppg"]))
     elif student is not None and student.ppg is not None:
-        encoders.append(EvaluatedEncoder(TEACHER, student.represent_ppg, student.params))
+        encoders.append(EvaluatedEncoder(TEACHER, student.represent_ppg, student.params, "ppg", channels["ppg"]))
     if student is not None:
         branch = student.branch
 
@@ -81,8 +95,9 @@ def load_encoders(run: Run) -> Encoders:
             return {"embedding": branch.represent(branch.encode(params, branch.prepare(batch)))}
 
         segment = run.stores[0].read(np.zeros(1, np.int64))
-        encoders.append(EvaluatedEncoder(STUDENT, student.represent, student.params))
-        encoders.append(EvaluatedEncoder(UNTRAINED, embed_untrained, student.initial(segment)))
+        of_student = {STUDENT: (student.represent, student.params)}
+        of_student[UNTRAINED] = (embed_untrained, student.initial(segment))
+        encoders += [EvaluatedEncoder(name, *parts, "accel", channels["accel"]) for name, parts in of_student.items()]
     c = run.config.evaluation
     described = [run.data_fingerprint, teacher.fingerprint if teacher else "", student.fingerprint if student else ""]
     described += [c.train_segments, run.config.seed, str(run.config.runtime.compute_dtype)]
@@ -91,13 +106,17 @@ def load_encoders(run: Run) -> Encoders:
     return Encoders(teacher, student, encoders, hash_of(described))
 
 
+def _has_student(run: Run) -> bool:
+    return "student" in run.config.stages or (student_stage.export_path(run) / "export.json").exists()
+
+
 def has_teacher(run: Run) -> bool:
     """True if the run has a frozen teacher, even if its student does not learn from it."""
     return "teacher" in run.config.stages or run.exists(teacher_stage.export_path(run) / "export.json")
 
 
-def teacher_encoder(teacher: Teacher, student: Student | None) -> EvaluatedEncoder:
-    """The frozen teacher, with the projection that the student's retrieval compares with, if there is one."""
+def teacher_encoder(teacher: Teacher, student: Student | None, *, channels: int) -> EvaluatedEncoder:
+    """The frozen teacher of PPG with so many channels, with the projection that the student's retrieval compares with, if any."""
     branch = teacher.branch
 
     def embed_ppg(params, batch):
@@ -112,7 +131,7 @@ def teacher_encoder(teacher: Teacher, student: Student | None) -> EvaluatedEncod
     heads = {}
     if student is not None:
         heads = {name: value for name, value in student.params.items() if name in ("teacher_head", TOKEN_STATISTICS)}
-    return EvaluatedEncoder(TEACHER, embed_ppg, {"teacher": teacher.frozen, "student": heads})
+    return EvaluatedEncoder(TEACHER, embed_ppg, {"teacher": teacher.frozen, "student": heads}, "ppg", channels)
 
 
 def hash_of(described: object) -> str:
@@ -128,8 +147,17 @@ def embed_splits(run: Run) -> tuple[Encoders, dict[str, dict[str, SplitEmbedding
     encoders = load_encoders(run)
     main = embeddings(run, encoders, "main", run.stores, main_rows(run))
     for name, store in unseen_stores(run).items():
+        if lacking := [encoder.name for encoder in encoders.all if not encoder.fits(store)]:
+            run.say(
+                f"evaluation: {store.path} has {_ppg_of(store)}, so the {' and the '.join(lacking)} is not evaluated on it"
+            )
         embeddings(run, encoders, f"unseen-{name}", (store,), {"test": [np.arange(store.num_segments)]})
     return encoders, main or {}
+
+
+def _ppg_of(store: Store) -> str:
+    """The PPG of a store, in words."""
+    return f"{len(store.channels['ppg'])} PPG channels" if store.channels["ppg"] else "no PPG"
 
 
 def check_stores(run: Run) -> None:
@@ -153,17 +181,20 @@ def unseen_stores(run: Run) -> dict[str, Store]:
     Raises:
         UserError: a store does not fit the training stores, or two have the same name.
     """
-    return open_unseen(run.config, run.stores, run.config.data.unseen_stores)
+    return open_unseen(run.config, run.stores, run.config.data.unseen_stores, reads_ppg=not _has_student(run))
 
 
-def open_unseen(config: Config, stores: Sequence[Store], paths: Sequence[str]) -> dict[str, Store]:
-    """Stores at paths of `config.data.unseen_stores` by folder name.
+def open_unseen(
+    config: Config, stores: Sequence[Store], paths: Sequence[str], *, reads_ppg: bool = False
+) -> dict[str, Store]:
+    """Stores at paths of `config.data.unseen_stores` by folder name; with `reads_ppg` their PPG channels must fit, too.
 
     Raises:
         UserError: as `unseen_stores`.
     """
     opened = [open_configured_store(path, key="data.unseen_stores", data=config.data) for path in paths]
-    return unseen_by_name(opened, stores, alike=Signals.of(stores[0]), key="config.data.unseen_stores")
+    alike = Signals.of(stores[0])
+    return unseen_by_name(opened, stores, alike=alike, key="config.data.unseen_stores", reads_ppg=reads_ppg)
 
 
 def main_rows(run: Run) -> dict[str, list[np.ndarray]]:
@@ -178,6 +209,7 @@ def embeddings(
 
     All processes take part in computing them; process 0 keeps them, the others get None.
     """
+    encoders = encoders.fitting(stores)
     path = run.workdir / "embeddings" / f"{name}.npz"
     key = hash_of([encoders.key, [store.fingerprint for store in stores]])
     arrays = None

@@ -11,9 +11,12 @@ from accdistill_jax.config import record
 from accdistill_jax.config.duration import duration_steps
 from accdistill_jax.config.schema import TrainConfig
 from accdistill_jax.data.pipeline import Pipeline, Sampling
+from accdistill_jax.data.store.manifest import SIGNALS
 from accdistill_jax.objectives.base import Objective
+from accdistill_jax.objectives.registered import PPG
 from accdistill_jax.runtime.interrupt import Interruption
 from accdistill_jax.runtime.progress import ProgressLine
+from accdistill_jax.stages.build_objective import objective_of
 from accdistill_jax.stages.context import Run
 from accdistill_jax.stages.sources import Source
 from accdistill_jax.storage.arrays import flatten_arrays, unflatten
@@ -60,6 +63,7 @@ def train_stage(
             weights=config.data.weights or None,
             participant_cap=config.data.participant_cap or None,
             rows=source.rows("train") if source.rows else None,
+            signals=stage_signals(run, name),
         ),
         batch_size=settings.batch_size,
         host=run.peers.rank,
@@ -171,6 +175,13 @@ def restore(
     return unflatten(flatten_arrays(state), template, where=where)
 
 
+def stage_signals(run: Run, name: str) -> tuple[str, ...]:
+    """The signals that a stage's batches hold: acceleration alone for a student without a PPG encoder beside it."""
+    if name == "student" and objective_of(run.config.student).ppg is PPG.NONE:
+        return ("accel",)
+    return SIGNALS
+
+
 def validation_batches(run: Run, name: str, source: Source) -> list[dict[str, np.ndarray]]:
     """This process's rows of the validation batches: fixed global batches of validation participants; [] for none."""
     settings = run.config.stage(name).train
@@ -182,7 +193,7 @@ def validation_batches(run: Run, name: str, source: Source) -> list[dict[str, np
         return []
     pipeline = Pipeline(
         run.stores,
-        Sampling(split="validation", seed=run.config.seed, rows=rows),
+        Sampling(split="validation", seed=run.config.seed, rows=rows, signals=stage_signals(run, name)),
         batch_size=settings.batch_size,
         host=run.peers.rank,
         hosts=run.peers.count,

@@ -94,11 +94,11 @@ def write_reports(run: Run, encoders: Encoders, main: Mapping, unseen: Mapping, 
     made_from = [encoders.key, curves, plain(run.config.evaluation), info["versions"]]
     made_from.append([info["separation"].get(key) for key in ("equal names", "result", "warnings")])
     for name, (store, embedded) in unseen.items():
-        mixed = {e: {**main[e], "test": embedded[e]["test"]} for e in main}
+        mixed = {e: {**main[e], "test": embedded[e]["test"]} for e in embedded}
         info_here = {**info, "data": _data_info((store,)), "probes fitted on": _data_info(run.stores)}
         key = hash_of([made_from, store.fingerprint])
         report = _Report(run.workdir / "unseen" / name, mixed, info_here, key, (store,), None, readouts=readouts)
-        _write(run, encoders.teacher, report)
+        _write(run, encoders.teacher if TEACHER in embedded else None, report)
     if has_test_segments(run.stores):
         report = _Report(run.workdir, main, info, hash_of(made_from), run.stores, "test", curves, readouts)
         _write(run, encoders.teacher, report)

@@ -18,7 +18,7 @@ from accdistill_jax.data.store.writer import StoreWriter
 def _batch(participant: str, segments: int, *, seed: int = 0, channels: int = 2, samples: int = 640, **facts):
     rng = np.random.default_rng([seed, segments, *participant.encode()])
     return SegmentBatch(
-        ppg=rng.normal(3, 40, (segments, samples, channels)).astype(np.float32),
+        ppg=rng.normal(3, 40, (segments, samples, channels or 2))[..., :channels].astype(np.float32),
         accel=rng.normal(0, 0.01, (segments, samples, 3)).astype(np.float32) + np.float32([0, 0, 1]),
         columns={
             "participant": np.full(segments, participant),

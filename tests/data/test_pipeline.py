@@ -186,3 +186,17 @@ def test_bad_arguments_are_named(stores, options, message):
         pipeline([])
     with pytest.raises(ValueError, match="step must be"):
         pipeline(stores).global_indices(-1)
+
+
+def test_signals_that_are_not_read_may_differ(stores, make_store):
+    alone = make_store("alone", {"f": 9, "g": 8}, channels=0, seed=2, split=ALL_TRAIN)
+    pipe = pipeline([stores[0], alone], signals=("accel",))
+    batches = [pipe.batch(step) for step in range(4)]
+    assert all(set(batch) == {"accel", "accel_scale", "accel_offset", "position"} for batch in batches)
+    read = [stores[0].read(np.arange(37)), alone.read(np.arange(17))]
+    for step, batch in enumerate(batches):
+        for place, (number, row) in enumerate(rows(pipe, [step])):
+            np.testing.assert_array_equal(batch["accel"][place], read[number]["accel"][row])
+    assert set(pipeline([alone]).batch(0)) == set(batches[0])  # all signals of the first store
+    with pytest.raises(UserError, match="first has 2 ppg channels .ppg0, ppg1., .*alone has 0 .none."):
+        pipeline([stores[0], alone])

@@ -212,7 +212,8 @@ def _stage(
         error.add_note(f"while preparing recording {source.recording_id}")
         raise
     try:
-        signals = {name: signal_hash(recording.streams[name].values) for name in SIGNALS}
+        used = [name for name in SIGNALS if getattr(batch, name).shape[-1]]
+        signals = {name: signal_hash(recording.streams[name].values) for name in used}
         writer.add(source.recording_id, batch, signals=signals)
     except UnfitUnit as error:
         return str(error)

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from accdistill_jax.data.preprocessing.quantise import dequantise
-from accdistill_jax.data.store.manifest import MANIFEST, SIGNALS
+from accdistill_jax.data.store.manifest import MANIFEST
 from accdistill_jax.data.store.opening import QUALITIES
 from accdistill_jax.data.store.remarks import remarks
 from accdistill_jax.data.store.split import SPLITS
@@ -59,7 +59,7 @@ def labels_table(store: Store) -> Table:
         table.add_column(split, justify="right")
     table.add_row("participants", *(str(people.count(split)) for split in SPLITS))
     table.add_row("segments", *(str(len(rows[split])) for split in SPLITS))
-    for label in (*LABELS, *QUALITIES):
+    for label in (*LABELS, *QUALITIES, "accel_quality"):
         if label in store.segments:
             table.add_row(label, *(_spread(store.segments[label][rows[split]]) for split in SPLITS))
     return table
@@ -69,12 +69,14 @@ def print_summary(store: Store, console: Console) -> None:
     """Prints a summary of a store."""
     manifest = store.manifest
     size = sum(entry["bytes"] for entry in manifest["files"].values())
-    channels = "; ".join(f"{name}: {', '.join(store.channels[name])} ({manifest['units'][name]})" for name in SIGNALS)
+    channels = "; ".join(
+        f"{name}: {', '.join(store.channels[name])} ({manifest['units'][name]})" for name in store.signals
+    )
     print_line(store.path, console, style="bold")
     for line in (
         f"source {manifest['source']}, format version {manifest['format_version']}, fingerprint {store.fingerprint}",
         f"{store.num_segments} segments of {manifest['segment_s']:g} s at {store.rate_hz:g} Hz, {size / 1e6:.1f} MB",
-        channels,
+        channels if "ppg" in store.signals else f"{channels}; no PPG",
     ):
         print_line(line, console)
     console.print(labels_table(store))
@@ -129,7 +131,7 @@ def print_line(line: object, console: Console, *, style: str = "") -> None:
 
 
 def plot_segments(store: Store, path: str | os.PathLike, *, count: int = 4) -> None:
-    """Plots `count` segments, spread evenly over the store, into a PNG file: PPG left, acceleration right.
+    """Plots `count` segments, spread evenly over the store, into a PNG file: PPG left (if there is any), acceleration right.
 
     Raises:
         UserError: the file cannot be written.
@@ -143,10 +145,15 @@ def plot_segments(store: Store, path: str | os.PathLike, *, count: int = 4) -> N
     batch = store.read(rows)
     time_s = np.arange(store.samples) / store.rate_hz
     figure, axes = plt.subplots(
-        len(rows), 2, figsize=(13, 2.3 * len(rows)), squeeze=False, layout="constrained", sharex=True
+        len(rows),
+        len(store.signals),
+        figsize=(13, 2.3 * len(rows)),
+        squeeze=False,
+        layout="constrained",
+        sharex=True,
     )
     for number, row in enumerate(rows):
-        for axis, name in zip(axes[number], SIGNALS, strict=True):
+        for axis, name in zip(axes[number], store.signals, strict=True):
             values = dequantise(batch[name][number], batch[f"{name}_scale"][number], batch[f"{name}_offset"][number])
             if name == "accel":
                 values = 1000 * (values - values.mean(axis=0))
@@ -163,7 +170,7 @@ def plot_segments(store: Store, path: str | os.PathLike, *, count: int = 4) -> N
             loc="left",
             fontsize=9,
         )
-        axes[number, 1].legend(loc="upper right", fontsize=7, ncols=3)
+        axes[number, -1].legend(loc="upper right", fontsize=7, ncols=3)
     for axis in axes[-1]:
         axis.set_xlabel("time (s)")
     try:

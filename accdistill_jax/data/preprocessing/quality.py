@@ -1,8 +1,9 @@
-"""The two numbers that select segments: motion, and quality of the pulse.
+"""Motion, and quality of the pulse in PPG or acceleration. Motion and the PPG's quality select segments.
 
 `motion_g` is the short-term spread of the acceleration vector. `ppg_quality` is the product of two numbers in frames of 8 s: the
 fraction of power at one pulse rate and its harmonics (spectral concentration), and the similarity of successive beats (correlation of
-the wave with itself one beat earlier). Both are 1 for a perfectly periodic pulse; noise and motion reduce both.
+the wave with itself one beat earlier). Both are 1 for a perfectly periodic pulse; noise and motion reduce both. `accel_quality` is
+the same number for the envelope of the ballistocardiogram, the shaking of the wrist at every beat.
 
 The two factors are those of Elgendi, "Optimal signal quality index for photoplethysmogram signals", Bioengineering
 3(4):21, 2016, and Orphanidou et al., "Signal-quality indices for the electrocardiogram and photoplethysmogram", IEEE JBHI
@@ -14,11 +15,15 @@ import functools
 import numpy as np
 import scipy.fft
 import scipy.signal
+from scipy.ndimage import uniform_filter1d
 
 MOTION_WINDOW_S = 2.0
 FRAME_S = 8.0
 PULSE_HZ = (0.6, 3.5)
 HARMONICS = 3
+BEAT_BAND_HZ = (4.0, 12.0)
+ENVELOPE_TOP_HZ = 8.0
+TREND_S = 2.0
 HALF_WIDTH_HZ = 0.1875
 """Half width of the band around each harmonic: the main lobe of the frame's window, and some change of the rate."""
 
@@ -120,3 +125,31 @@ def ppg_quality(ppg: np.ndarray, *, rate_hz: float, band_high_hz: float) -> np.n
     for at in range(0, len(rows), 64):  # small blocks stay in the processor's cache
         quality[at : at + 64] = frame_quality(rows[at : at + 64], rate_hz=rate_hz, band_high_hz=band_high_hz).mean(1)
     return quality.reshape(count, channels).max(1)
+
+
+def accel_quality(accel: np.ndarray, *, rate_hz: float) -> np.ndarray:
+    """Quality of the heartbeat in acceleration: `frame_quality` of the envelope at 4 to 12 Hz, the mean over frames of 8 s.
+
+    Args:
+        accel: [N, T, 3] float, in g.
+        rate_hz: samples per second.
+
+    Returns:
+        [N] float32, 0 to 1; NaN if the rate is too low for the band.
+
+    Source: band and envelope from Hernandez, McDuff and Picard, "BioWatch", PervasiveHealth 2015.
+    """
+    if rate_hz <= 2 * BEAT_BAND_HZ[1] or not len(accel):
+        return np.full(len(accel), np.nan, np.float32)
+    sos = scipy.signal.butter(2, BEAT_BAND_HZ, btype="bandpass", fs=rate_hz, output="sos")
+    quality = np.empty(len(accel), np.float32)
+    for at in range(0, len(accel), 64):
+        moved = accel[at : at + 64] - accel[at : at + 64, :1]
+        shaking = scipy.signal.sosfiltfilt(sos, moved, axis=1, padlen=min(round(rate_hz), accel.shape[1] - 1))
+        envelope = np.sqrt((shaking**2).sum(axis=2))
+        level = np.median(envelope, axis=1, keepdims=True)
+        envelope = np.minimum(envelope, 3 * level)  # bursts of movement do not outweigh the rest of a frame
+        envelope = envelope - uniform_filter1d(envelope, round(TREND_S * rate_hz), axis=1)
+        rows = np.ascontiguousarray(envelope, np.float32)
+        quality[at : at + 64] = frame_quality(rows, rate_hz=rate_hz, band_high_hz=ENVELOPE_TOP_HZ).mean(1)
+    return quality

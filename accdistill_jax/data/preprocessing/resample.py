@@ -3,6 +3,7 @@
 import fractions
 import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ LOWPASS_BETA = 9.0
 LOWPASS_CUTOFF = 0.91
 FINE_POINTS = 2**22
 MOST_FINE_PER_KNOT = 1000
+_NOUNS = {"ppg": "PPG", "accel": "acceleration"}
 
 
 class OnGrid(NamedTuple):
@@ -36,33 +38,33 @@ def covered_until(stream: Stream) -> float:
     return stream.end_s + period
 
 
-def common_grid(ppg: Stream, accel: Stream, rate_hz: float) -> tuple[float, int]:
-    """Start (seconds after the recording's start) and number of samples of the time that both streams cover.
+def common_grid(streams: Sequence[Stream], rate_hz: float) -> tuple[float, int]:
+    """Start (seconds after the recording's start) and number of samples of the time that all streams cover.
+
+    The grid begins at a sample of the first stream if the rates are equal.
 
     Raises:
         UserError: the streams do not overlap, one lasts more than `MAX_DAYS`, or the time stamps have a rate outside `RATES_HZ`.
     """
-    for stream in (ppg, accel):
+    for stream in streams:
         if stream.rate_hz is None and not RATES_HZ[0] <= 1.001 / _usual_distance(stream) <= 1.002 * RATES_HZ[1]:
             raise UserError(
                 f"stream {stream.name!r}: its samples are usually {_usual_distance(stream):.4g} s apart, which is no rate of "
                 f"{RATES_HZ[0]:g} to {RATES_HZ[1]:g} Hz: check time_unit (s, ms, us or ns)"
             )
-    ends = {stream.name: covered_until(stream) for stream in (ppg, accel)}
-    for stream in (ppg, accel):
+    ends = {stream.name: covered_until(stream) for stream in streams}
+    for stream in streams:
         days = (ends[stream.name] - stream.start_s) / 86_400
         if days > MAX_DAYS:
             raise UserError(
                 f"stream {stream.name!r} lasts {days:.0f} days, but at most {MAX_DAYS} are allowed: correct its time stamps or "
                 "rate, or split the recording"
             )
-    start, end = max(ppg.start_s, accel.start_s), min(ends.values())
+    start, end, first = max(stream.start_s for stream in streams), min(ends.values()), streams[0].start_s
     if end <= start:
-        raise UserError(
-            f"PPG ({ppg.start_s:.1f} to {ends['ppg']:.1f} s) and acceleration ({accel.start_s:.1f} to {ends['accel']:.1f} s) "
-            "do not overlap: check their start times and clock offsets"
-        )
-    start = ppg.start_s + math.ceil((start - ppg.start_s) * rate_hz - 1e-6) / rate_hz
+        spans = " and ".join(f"{_NOUNS[s.name]} ({s.start_s:.1f} to {ends[s.name]:.1f} s)" for s in streams)
+        raise UserError(f"{spans} do not overlap: check their start times and clock offsets")
+    start = first + math.ceil((start - first) * rate_hz - 1e-6) / rate_hz
     return start, max(math.floor((end - start) * rate_hz + 1e-6), 0)
 
 

@@ -5,12 +5,14 @@ selection.
 
 Every segment is either kept, or rejected for exactly one reason: the first of `REASONS` that applies.
 
-- too_short: PPG and acceleration overlap for less than one segment (counted as one segment);
+- too_short: the recording, or the overlap of PPG and acceleration, is shorter than a segment (counted as one segment);
 - gap: more than `max_gap_s` seconds of PPG or acceleration are missing, or held constant by a dropout (`dropouts`);
 - flat: all samples of the PPG, or of the acceleration, are equal: the sensor is off or stuck;
 - clipped: more than `max_clipped_fraction` of the samples of PPG or acceleration lie at the end of the sensor's range;
 - motion: `motion_g` is above `max_motion_g`;
 - quality: `ppg_quality` is below `min_ppg_quality`.
+
+Without PPG its array has no channels, and no column describes it.
 """
 
 import dataclasses
@@ -86,11 +88,11 @@ class SegmentBatch:
     """The kept segments of one recording (or of one synthetic participant), and counts of the rejected ones.
 
     Attributes:
-        ppg: [N, T, C] float32, band-passed, systole up, in the unit of the recording.
+        ppg: [N, T, C] float32, band-passed, systole up, in the unit of the recording; C = 0 without PPG.
         accel: [N, T, 3] float32, in g.
         columns: one value per kept segment: participant, recording, device, hr_source ("beats", "windows" or "") as
-            str; start_unix_s as float64; `LABELS` (NaN where unknown), beat_coverage, motion_g,
-            ppg_quality, ppg_clipped, accel_clipped (fractions) and gap_s as float32; a user's labels as label_NAME.
+            str; start_unix_s as float64; `LABELS` (NaN where unknown), beat_coverage, motion_g, ppg_quality (accel_quality
+            without PPG), ppg_clipped, accel_clipped (fractions) and gap_s as float32; a user's labels as label_NAME.
         participant: who wore the device.
         examined: number of segments examined: the kept ones plus the sum of `rejected`.
         rejected: number of rejected segments for each of `REASONS`.
@@ -162,7 +164,7 @@ def finish_segments(
     """Labels segments, measures their quality and selects them.
 
     Args:
-        ppg: [N, T, C] float32, band-passed, systole up.
+        ppg: [N, T, C] float32, band-passed, systole up; C = 0 without PPG.
         accel: [N, T, 3] float32, in g.
         settings: thresholds; `settings.samples` must be T.
         origin: participant, device, recording and start times, stored with every segment.
@@ -203,20 +205,25 @@ def finish_segments(
         "hr_source": hr_source,
         "beat_coverage": from_beats.coverage,
         "motion_g": quality_lib.motion_g(accel, rate_hz=settings.rate_hz),
-        "ppg_quality": quality_lib.ppg_quality(ppg, rate_hz=settings.rate_hz, band_high_hz=settings.ppg_band_hz[1]),
-        "ppg_clipped": per_segment(faults.ppg_clipped, 0.0),
-        "accel_clipped": per_segment(faults.accel_clipped, 0.0),
-        "gap_s": per_segment(faults.gap_s, 0.0),
-        **references.own_labels,
     }
-    power = np.einsum("ntc,ntc->nc", ppg, ppg).max(1)
-    flat = (power <= 1e-12 * power.max(initial=0)) | (columns["motion_g"] == 0) | (per_segment(faults.flat, 0.0) > 0)
+    flat = (columns["motion_g"] == 0) | (per_segment(faults.flat, 0.0) > 0)
+    quality = np.ones(count, np.float32)
+    if ppg.shape[2]:
+        quality = quality_lib.ppg_quality(ppg, rate_hz=settings.rate_hz, band_high_hz=settings.ppg_band_hz[1])
+        columns |= {"ppg_quality": quality, "ppg_clipped": per_segment(faults.ppg_clipped, 0.0)}
+        power = np.einsum("ntc,ntc->nc", ppg, ppg).max(1)
+        flat |= power <= 1e-12 * power.max(initial=0)
+    else:
+        columns["accel_quality"] = quality_lib.accel_quality(accel, rate_hz=settings.rate_hz)
+    columns |= {"accel_clipped": per_segment(faults.accel_clipped, 0.0), "gap_s": per_segment(faults.gap_s, 0.0)}
+    columns |= references.own_labels
+    clipped = np.maximum(columns.get("ppg_clipped", 0.0), columns["accel_clipped"])
     failing_by_reason = {
         "gap": columns["gap_s"] > settings.max_gap_s,
         "flat": flat,
-        "clipped": np.maximum(columns["ppg_clipped"], columns["accel_clipped"]) > settings.max_clipped_fraction,
+        "clipped": clipped > settings.max_clipped_fraction,
         "motion": columns["motion_g"] > settings.max_motion_g,
-        "quality": columns["ppg_quality"] < settings.min_ppg_quality,
+        "quality": quality < settings.min_ppg_quality,
     }
     kept = np.ones(count, bool)
     rejected = dict.fromkeys(REASONS, 0)

@@ -5,6 +5,7 @@ import math
 
 from accdistill_jax.errors import UserError
 
+NO_PPG = "none"  # as the only entry of ppg_channels
 MEASURED_ONLY = ("held_s", "held_coarse_s")
 _MOST = 1e5  # largest rate in Hz, and largest duration in seconds
 
@@ -29,7 +30,8 @@ class PreprocessSettings:
         held_coarse_s: the same for an accelerometer with steps above 5 mg, which can be constant at rest (E4: up to 26 s).
         min_beat_coverage: smallest fraction of a segment that clean beat intervals must cover to give labels.
         min_window_coverage: smallest fraction of a segment that reference windows must cover to give a heart rate.
-        ppg_channels: names of the PPG channels to keep, in this order, or their numbers from 0; all channels if empty.
+        ppg_channels: names of the PPG channels to keep, in this order, or their numbers from 0; all channels if empty; "none"
+            alone leaves out the PPG.
 
     Raises:
         UserError: a value is out of range.
@@ -99,6 +101,11 @@ class PreprocessSettings:
         for name, good, rule in checks:
             if not good:
                 raise UserError(f"preprocessing: {name} {rule}, got {getattr(self, name)}")
+
+    @property
+    def leaves_out_ppg(self) -> bool:
+        """True if the PPG of recordings is left out."""
+        return self.ppg_channels == (NO_PPG,)
 
     @property
     def samples(self) -> int:

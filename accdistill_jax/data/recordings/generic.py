@@ -9,7 +9,7 @@ recordings share a folder. File names are relative to the description. All keys 
     device: My Watch 2             # default "unknown"
     start: 2024-05-01T10:00:00Z    # ISO 8601 (UTC, unless it has a time zone) or unix seconds; default: the first
                                    #   absolute time stamp of a stream, else 0
-    streams:                       # required: ppg and accel
+    streams:                       # required: accel, and ppg if the device has it
       ppg:
         file: ppg.csv              # required
         columns: [green, infrared] # required: names from the header, or numbers from 0 for a file without a header
@@ -64,6 +64,7 @@ from typing import Literal
 
 import numpy as np
 
+from accdistill_jax.config.nearest import nearest
 from accdistill_jax.data.preprocessing.reference_rate import cleaned
 from accdistill_jax.data.recording import (
     POLARITIES,
@@ -176,9 +177,12 @@ def load(path: Path, recording_id: str) -> Recording:
         check_keys(description, KEYS["recording"], "")
         participant = _participant(description)
         streams = mapping(description, "streams")
-        for name in ("ppg", "accel"):
-            if name not in streams:
-                raise UserError(f"streams.{name} is missing; the streams are {', '.join(map(str, streams)) or 'none'}")
+        if "accel" not in streams:
+            raise UserError(f"streams.accel is missing; the streams are {', '.join(map(str, streams)) or 'none'}")
+        if "ppg" not in streams and (near := nearest("ppg", [str(name).lower() for name in streams])):
+            raise UserError(
+                f"streams.ppg is missing, but one is called {near!r} (in small letters): call it ppg, or less like it"
+            )
         start = None if description.get("start") is None else moment(description["start"], "start")
         tables = {f"streams.{name}": mapping(streams, name, KEYS["stream"], f"streams.{name}") for name in streams}
         for name in ("beats", "heart_rate", "labels"):
@@ -221,7 +225,7 @@ def load(path: Path, recording_id: str) -> Recording:
 def _refuse_shared_columns(tables: Mapping[str, Mapping]) -> None:
     """Raises UserError for a column that occurs twice in a stream, or is both PPG and acceleration."""
     taken: dict[tuple[str, str], str] = {}
-    for where in ("streams.ppg", "streams.accel"):
+    for where in [where for where in ("streams.ppg", "streams.accel") if where in tables]:
         columns = tables[where].get("columns")
         for column in columns if isinstance(columns, list) else ():
             key = (str(tables[where].get("file")), str(column))

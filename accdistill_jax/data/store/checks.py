@@ -22,7 +22,12 @@ _ARRAYS = tuple(f"{signal}{part}" for signal in SIGNALS for part in ("", "_scale
 _FILE = re.compile(
     rf"zarr\.json|(?:segments|participants)\.parquet|(?:{'|'.join(_ARRAYS)})/(?:zarr\.json|c(?:/[0-9]{{1,12}}){{2,3}})"
 )
-_NEEDED = ("segments.parquet", "participants.parquet", *(f"{name}/zarr.json" for name in _ARRAYS))
+_TABLES = ("segments.parquet", "participants.parquet")
+
+
+def held_signals(channels: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """The signals that a store holds, of `SIGNALS`, from the names of its channels; a store without PPG has no PPG channel."""
+    return tuple(name for name in SIGNALS if channels[name])
 
 
 def _is_count(value) -> bool:
@@ -61,7 +66,7 @@ def _are_files(value) -> bool:
     return (
         isinstance(value, dict)
         and all(map(_FILE.fullmatch, value))
-        and all(name in value for name in _NEEDED)
+        and all(name in value for name in _TABLES)
         and all(
             isinstance(entry, dict) and _is_count(entry.get("bytes")) and isinstance(entry.get("sha256"), str)
             for entry in value.values()
@@ -70,7 +75,7 @@ def _are_files(value) -> bool:
 
 
 def _are_names(value) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(name, str) for name in value)
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def _is_dict(value) -> bool:
@@ -87,7 +92,9 @@ _KEYS = {
     "samples": _is_positive,
     "rate_hz": _is_amount,
     "segment_s": _is_amount,
-    "channels": lambda value: _is_dict(value) and all(_are_names(value.get(name)) for name in SIGNALS),
+    "channels": lambda value: (
+        _is_dict(value) and all(_are_names(value.get(name)) for name in SIGNALS) and bool(value["accel"])
+    ),
     "units": lambda value: _are_texts(value) and all(name in value for name in SIGNALS),
     "counts": lambda value: (
         _is_dict(value)
@@ -108,12 +115,20 @@ _KEYS = {
 
 def malformed_key(manifest: Mapping) -> str | None:
     """First missing or malformed key of a manifest, or None."""
-    return next((key for key, fits in _KEYS.items() if not fits(manifest.get(key))), None)
+    malformed = next((key for key, fits in _KEYS.items() if not fits(manifest.get(key))), None)
+    if malformed is None and any(f"{name}/zarr.json" not in manifest["files"] for name in _arrays(manifest)):
+        return "files"
+    return malformed
+
+
+def _arrays(manifest: Mapping) -> list[str]:
+    """Names of the arrays of a store."""
+    return [f"{signal}{part}" for signal in held_signals(manifest["channels"]) for part in ("", "_scale", "_offset")]
 
 
 def missing_room(manifest: Mapping) -> str | None:
     """First array that needs more bytes than its files have, or None. Arrays are not compressed."""
-    for name in _ARRAYS:
+    for name in _arrays(manifest):
         signal, _, small = name.partition("_")
         row_bytes = len(manifest["channels"][signal]) * (4 if small else 2 * manifest["samples"])
         file_bytes = sum(entry["bytes"] for file, entry in manifest["files"].items() if file.startswith(f"{name}/c/"))

@@ -41,18 +41,21 @@ def signal_hash(signal: np.ndarray) -> int:
     return int.from_bytes(hashlib.blake2b(content.data, digest_size=8).digest(), "little") or 1
 
 
-def content_hashes(ppg: np.ndarray, accel: np.ndarray) -> np.ndarray:
+def content_hashes(ppg: np.ndarray | None, accel: np.ndarray) -> np.ndarray:
     """Hashes of stored segments.
 
     Args:
-        ppg: [segments, samples, channels] int16.
+        ppg: [segments, samples, channels] int16; None without PPG.
         accel: [segments, samples, 3] int16.
 
     Returns:
-        [segments, 2] uint64: `signal_hash` of the PPG and of the acceleration.
+        [segments, 2] uint64: `signal_hash` of the PPG (0 without) and of the acceleration.
     """
-    pairs = [(signal_hash(a), signal_hash(b)) for a, b in zip(ppg, accel, strict=True)]
-    return np.array(pairs, np.uint64).reshape(len(ppg), 2)
+    hashes = np.zeros((len(accel), 2), np.uint64)
+    if ppg is not None:
+        hashes[:, 0] = [signal_hash(signal) for signal in ppg]
+    hashes[:, 1] = [signal_hash(signal) for signal in accel]
+    return hashes
 
 
 def encode_hashes(hashes: np.ndarray, *, fingerprint: str) -> bytes:
@@ -85,7 +88,7 @@ def store_hashes(store: Store, *, say: Callable[[str], None]) -> np.ndarray:
     for start in range(0, store.num_segments, _BLOCK):
         rows = np.arange(start, min(start + _BLOCK, store.num_segments))
         batch = store.read(rows)
-        hashes[rows] = content_hashes(batch["ppg"], batch["accel"])
+        hashes[rows] = content_hashes(batch.get("ppg"), batch["accel"])
     try:
         folder.write(CONTENT, encode_hashes(hashes, fingerprint=store.fingerprint))
     except UserError as error:

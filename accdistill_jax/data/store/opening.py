@@ -16,7 +16,8 @@ from accdistill_jax.labels import LABELS
 from accdistill_jax.user_paths import expanded
 
 QUALITIES = ("motion_g", "ppg_quality")  # columns that describe the recording, not the wearer
-_SIGNALS = ("rate", "samples per segment", "PPG channels")  # in words
+_PPG_CHANNELS = "PPG channels"
+_SIGNALS = ("rate", "samples per segment", _PPG_CHANNELS)  # in words
 
 
 def open_configured_store(path: str, *, key: str, data: DataConfig) -> Store:
@@ -68,7 +69,9 @@ class Signals(NamedTuple):
         return cls(store.path, store.rate_hz, store.samples, len(store.channels["ppg"]))
 
 
-def unseen_by_name(unseen: Sequence[Store], stores: Sequence[Store], *, alike: Signals, key: str) -> dict[str, Store]:
+def unseen_by_name(
+    unseen: Sequence[Store], stores: Sequence[Store], *, alike: Signals, key: str, reads_ppg: bool
+) -> dict[str, Store]:
     """Unseen stores by folder name.
 
     Args:
@@ -76,6 +79,7 @@ def unseen_by_name(unseen: Sequence[Store], stores: Sequence[Store], *, alike: S
         stores: stores that are trained on; empty if they do not exist yet.
         alike: properties of the training segments.
         key: config key of the unseen stores, for messages.
+        reads_ppg: True if every report needs the PPG encoder. Without, a store may have other PPG channels, or none.
 
     Raises:
         UserError: an unseen store does not fit the training stores or is one of them, or two have the same name.
@@ -89,7 +93,7 @@ def unseen_by_name(unseen: Sequence[Store], stores: Sequence[Store], *, alike: S
         if store.fingerprint in {trained.fingerprint for trained in stores}:
             raise UserError(f"{key}: {path} is one of the stores trained on")
         for noun, expected, actual in zip(_SIGNALS, alike[1:], Signals.of(store)[1:], strict=True):
-            if expected != actual:
+            if expected != actual and (noun != _PPG_CHANNELS or reads_ppg):
                 raise UserError(f"{key}: {path} has {noun} {actual}, {alike.whose} has {expected}")
     return by_name
 

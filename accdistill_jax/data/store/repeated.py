@@ -18,7 +18,7 @@ def refuse_repeated(units: Sequence[Unit]) -> None:
     """Compares the content of units under any names: a repeated minute could be in two splits, or count twice.
 
     Two recordings of one participant may share one signal (two PPG sensors with one accelerometer). Artificial recordings of
-    several participants may share the PPG. No two people have the same movements.
+    several participants may share the PPG. No two people have the same movements. Recordings without PPG may share nothing.
 
     Args:
         units: units of the new store.
@@ -59,22 +59,26 @@ def _repeats(units: Sequence[Unit]) -> dict[tuple[int, int], int]:
     """Pairs of units that must not be in one store -> number of shared segments (0: only the whole recordings are equal)."""
     names = sorted({_participant(unit) for unit in units})
     person = np.searchsorted(names, [_participant(unit) for unit in units])
+    alone = np.array([not unit.about["channels"]["ppg"] for unit in units], bool)
     recorded = np.array([[unit.about.get("signals", {}).get(name, 0) for name in SIGNALS] for unit in units], np.uint64)
-    counts = {pair: 0 for pair, _ in _shared(recorded, np.arange(len(units)), person)}
+    counts = {pair: 0 for pair, _ in _shared(recorded, np.arange(len(units)), person, alone)}
     owner = np.repeat(np.arange(len(units)), [len(unit.content) for unit in units])
-    return counts | dict(_shared(np.concatenate([unit.content for unit in units]), owner, person))
+    return counts | dict(_shared(np.concatenate([unit.content for unit in units]), owner, person, alone))
 
 
-def _shared(content: np.ndarray, owner: np.ndarray, person: np.ndarray) -> list[tuple[tuple[int, int], int]]:
+def _shared(
+    content: np.ndarray, owner: np.ndarray, person: np.ndarray, alone: np.ndarray
+) -> list[tuple[tuple[int, int], int]]:
     """Pairs of units that share rows of content, and numbers of these rows.
 
     Args:
         content: [n, 2] uint64, hashes of the signals, 0 for a signal with too little information.
         owner: [n] unit of each row.
         person: [units] participant of each unit.
+        alone: [units] bool, units without PPG: equal acceleration is enough.
     """
     ppg, accel = content[:, _PPG], content[:, _ACCEL]
-    both = np.where((ppg > 0) & (accel > 0), ppg * _MIX ^ accel, 0)
+    both = np.where((accel > 0) & ((ppg > 0) | alone[owner]), ppg * _MIX ^ accel, 0)
     moved, same = (owner[equal_rows(keys)] for keys in (accel, both))
     moved = moved[person[moved[:, 0]] != person[moved[:, 1]]]
     same = same[same[:, 0] != same[:, 1]]

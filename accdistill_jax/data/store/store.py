@@ -2,7 +2,8 @@
 
 A store is a folder or an object-store URL with
 
-    ppg/, accel/                 Zarr v3 [segments, samples, channels] int16, sharded, an inner chunk per segment
+    ppg/, accel/                 Zarr v3 [segments, samples, channels] int16, sharded, an inner chunk per segment; a store
+                                 without PPG has no ppg/
     ppg_scale/, ppg_offset/      Zarr v3 [segments, channels] float32: signal = offset + scale * int16, in the
     accel_scale/, accel_offset/  manifest's units (accel in g)
     segments.parquet             one row per segment: participant, recording, start, labels, quality, and crc32: the
@@ -14,6 +15,7 @@ A store is a folder or an object-store URL with
                                  written last: a folder without it is not a store
 """
 
+import functools
 import os
 import zlib
 from collections.abc import Callable, Sequence
@@ -23,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import tensorstore as ts
 
-from accdistill_jax.data.store.checks import check_array, column, decode_texts, read_table
+from accdistill_jax.data.store.checks import check_array, column, decode_texts, held_signals, read_table
 from accdistill_jax.data.store.local_shards import LocalShards, ShardError
 from accdistill_jax.data.store.manifest import (
     MANIFEST,
@@ -73,7 +75,8 @@ class Store:
         num_segments: rows of every array and of the segment table.
         rate_hz: sampling rate of both signals.
         samples: samples per segment.
-        channels: {"ppg": names, "accel": names}.
+        channels: {"ppg": names, "accel": names}; without PPG no names.
+        signals: ("ppg", "accel"), or ("accel",) without PPG.
         units: {"ppg": unit, "accel": "g"}, physical units of the signals.
         fingerprint: hex hash of all properties that define the data.
         segments: columns of the segment table, each [num_segments].
@@ -99,20 +102,21 @@ class Store:
         self.rate_hz: float = manifest["rate_hz"]
         self.samples: int = manifest["samples"]
         self.channels = {name: tuple(manifest["channels"][name]) for name in SIGNALS}
+        self.signals = held_signals(self.channels)
         self.units: dict[str, str] = dict(manifest["units"])
         self.fingerprint: str = manifest["fingerprint"]
         self.segments = segments
         self.participants = participants
-        self._arrays = {name: self._open_array(name) for name in SIGNALS}
+        self._arrays = {name: self._open_array(name) for name in self.signals}
         # One byte per segment, not one bit, so that threads can set them without a lock.
         self._checked = np.zeros(self.num_segments, bool)
         self._checked_accel = np.zeros(self.num_segments, bool)
         self._small = {
             name: self._result(self._open_array(name).read(), name)
-            for signal in SIGNALS
+            for signal in self.signals
             for name in (f"{signal}_scale", f"{signal}_offset")
         }
-        self._local = {name: self._open_local(name) for name in SIGNALS} if self._folder.is_local else None
+        self._local = {name: self._open_local(name) for name in self.signals} if self._folder.is_local else None
 
     @classmethod
     def open(cls, path: str | os.PathLike, *, verify: bool = False, remote: RemoteReading = _REMOTE) -> "Store":
@@ -194,16 +198,16 @@ class Store:
 
         Returns:
             ppg [batch, samples, channels] int16, ppg_scale and ppg_offset [batch, channels] float32,
-            and the same for accel; signal = offset + scale * int16.
+            and the same for accel; signal = offset + scale * int16. A store without PPG gives accel only.
 
         Raises:
             IndexError: a row outside the store.
             UserError: a shard is missing, unreadable or damaged; the message names it and the segment.
         """
         indices = np.asarray(indices, np.int64)
-        batch = self._gather(indices, SIGNALS)
+        batch = self._gather(indices, self.signals)
         new = np.flatnonzero(~self._checked[indices])
-        self._check_content(indices, new, lambda place: segment_crc(*(batch[name][place] for name in SIGNALS)))
+        self._check_content(indices, new, lambda place: segment_crc(*(batch[name][place] for name in self.signals)))
         self._checked[indices[new]] = True
         return batch
 
@@ -214,7 +218,7 @@ class Store:
             indices: [batch] integer rows.
 
         Returns:
-            ppg [batch, samples, channels] and accel [batch, samples, 3], float32 in `units`, at `rate_hz`.
+            ppg [batch, samples, channels] (if the store has it) and accel [batch, samples, 3], float32 in `units`, at `rate_hz`.
 
         Raises:
             IndexError, UserError: see `read`.
@@ -222,7 +226,7 @@ class Store:
         batch = self.read(indices)
         return {
             name: batch[name].astype(np.float32) * batch[f"{name}_scale"][:, None] + batch[f"{name}_offset"][:, None]
-            for name in SIGNALS
+            for name in self.signals
         }
 
     def read_accel(self, indices: np.ndarray, *, ppg_crc: np.ndarray) -> dict[str, np.ndarray]:
@@ -328,17 +332,16 @@ def _rows_per_shard(array: ts.TensorStore) -> int:
     return rows
 
 
-def segment_crc(ppg: np.ndarray, accel: np.ndarray) -> int:
+def segment_crc(*signals: np.ndarray) -> int:
     """CRC-32 of a segment.
 
     Args:
-        ppg: [samples, channels] int16, contiguous.
-        accel: [samples, 3] int16, contiguous.
+        signals: PPG (if the store has it), then acceleration, each [samples, channels] int16, contiguous.
 
     Returns:
-        CRC of the stored bytes (little endian) of the PPG followed by the acceleration.
+        CRC of the stored bytes (little endian) of the signals, one after the other.
     """
-    return signal_crc(accel, signal_crc(ppg))
+    return functools.reduce(lambda before, signal: signal_crc(signal, before), signals, 0)
 
 
 def signal_crc(signal: np.ndarray, before: int = 0) -> int:
@@ -348,7 +351,7 @@ def signal_crc(signal: np.ndarray, before: int = 0) -> int:
 
 def _check_arrays(folder: LocalFolder | RemoteFolder, contents: dict[str, bytes], manifest: dict) -> None:
     """Compares the arrays' metadata with the manifest, before memory is allocated for the arrays."""
-    for signal in SIGNALS:
+    for signal in held_signals(manifest["channels"]):
         channels = len(manifest["channels"][signal])
         for name in (signal, f"{signal}_scale", f"{signal}_offset"):
             small = name != signal

@@ -3,13 +3,15 @@
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from accdistill_jax.data.preprocessing.quantise import quantise
 from accdistill_jax.data.preprocessing.segments import SegmentBatch
+from accdistill_jax.data.preprocessing.settings import NO_PPG
+from accdistill_jax.data.store.checks import held_signals
 from accdistill_jax.data.store.content import content_hashes
 from accdistill_jax.data.store.manifest import SIGNALS, checksum
 from accdistill_jax.data.store.store import CRC, segment_crc
@@ -27,7 +29,8 @@ class Unit:
     Attributes:
         about: unit, channels, participant, segments, examined, rejected, notes; and mended_stamps by stream if there are any.
         columns: columns of the segment table, each [segments], including the checksums of the segments.
-        arrays: ppg and accel int16 [segments, samples, channels] with their scales and offsets; {} if they are not loaded.
+        arrays: accel, and ppg if the unit has it, int16 [segments, samples, channels] with their scales and offsets; {} if they are
+            not loaded.
         content: [segments, 2] uint64, hashes of the segments' signals (content.py).
     """
 
@@ -48,7 +51,7 @@ def encode_unit(unit_id: str, batch: SegmentBatch, *, samples: int, signals: Map
 
     Args:
         unit_id: unique name of the unit.
-        batch: ppg [segments, samples, channels] and accel [segments, samples, 3] in g, float32.
+        batch: ppg [segments, samples, channels] and accel [segments, samples, 3] in g, float32; no PPG has 0 channels.
         samples: samples per segment.
         signals: signal name -> hash of the recording's signal (`content.signal_hash`), to find repeated recordings.
 
@@ -59,11 +62,12 @@ def encode_unit(unit_id: str, batch: SegmentBatch, *, samples: int, signals: Map
         UserError: wrong shapes or non-finite samples.
         ValueError: the batch's counts do not add up.
     """
-    segments = len(batch.ppg)
+    segments = len(batch.accel)
     numbered = [f"ppg{number}" for number in range(batch.ppg.shape[-1])]
     channels = {"ppg": list(batch.ppg_channels) or numbered, "accel": ["x", "y", "z"]}
     arrays = {}
-    for name in SIGNALS:
+    stored = held_signals(channels)
+    for name in stored:
         values = np.asarray(getattr(batch, name))
         expected = (segments, samples, len(channels[name]))
         if values.shape != expected:
@@ -78,8 +82,9 @@ def encode_unit(unit_id: str, batch: SegmentBatch, *, samples: int, signals: Map
         if column.shape != (segments,):
             raise ValueError(f"{unit_id}: column {name} is {column.shape} for {segments} segments")
         arrays[f"column_{name}"] = column.astype(str) if column.dtype.kind in "OU" else column
-    arrays[f"column_{CRC}"] = np.fromiter(map(segment_crc, arrays["ppg"], arrays["accel"]), np.uint32, segments)
-    arrays[_CONTENT] = content_hashes(arrays["ppg"], arrays["accel"])
+    crcs = map(segment_crc, *(arrays[name] for name in stored))
+    arrays[f"column_{CRC}"] = np.fromiter(crcs, np.uint32, segments)
+    arrays[_CONTENT] = content_hashes(arrays.get("ppg"), arrays["accel"])
     rejected = {reason: int(count) for reason, count in batch.rejected.items()}
     if int(batch.examined) != segments + sum(rejected.values()):
         raise ValueError(
@@ -123,7 +128,8 @@ def decode_unit(file: BinaryIO, *, signals: bool) -> Unit:
             about = _parse_about(read_npz(file, ["about"])["about"])
             file.seek(0)
             columns = [f"column_{name}" for name in about["columns"]]
-            expected = [f"{signal}{part}" for signal in SIGNALS for part in ("", "_scale", "_offset")]
+            stored = held_signals(about["channels"])
+            expected = [f"{signal}{part}" for signal in stored for part in ("", "_scale", "_offset")]
             if names - {_CONTENT} != {"about", *columns, *expected}:
                 raise DamagedNpz("arrays are missing or superfluous")
             hashed = _CONTENT in names  # units of an earlier version have no hashes
@@ -136,11 +142,11 @@ def decode_unit(file: BinaryIO, *, signals: bool) -> Unit:
     unit = Unit(about, {name: arrays.pop(f"column_{name}") for name in about["columns"]}, arrays, content)
     _check_shapes(unit)
     if not hashed:
-        unit.content = content_hashes(arrays["ppg"], arrays["accel"])
+        unit.content = content_hashes(arrays.get("ppg"), arrays["accel"])
     if not signals:
         unit.arrays = {}
     if signals and not sealed:
-        checksums = np.fromiter(map(segment_crc, unit.arrays["ppg"], unit.arrays["accel"]), np.uint32)
+        checksums = np.fromiter(map(segment_crc, *(unit.arrays[name] for name in stored)), np.uint32)
         if not np.array_equal(checksums, unit.columns[CRC]):
             raise DamagedNpz("a segment is not what was written")
     return unit
@@ -158,6 +164,27 @@ def same_unit(first: Unit, second: Unit) -> bool:
     )
 
 
+def common_channels(abouts: Sequence[dict]) -> dict[str, list[str]]:
+    """Names of the channels that all units have, by signal, from their `about`.
+
+    Raises:
+        UserError: units with different channels.
+    """
+    first = abouts[0]
+    for about in abouts[1:]:
+        for name in SIGNALS:
+            a, b = first["channels"][name], about["channels"][name]
+            if a != b:
+                common = "or choose what they have in common with --ppg-channels"
+                if not (a and b):
+                    common = f"or leave out the PPG of all with --ppg-channels {NO_PPG}"
+                raise UserError(
+                    f"{name} channels differ: {first['unit']} has {', '.join(a) or 'none'}, {about['unit']} has "
+                    f"{', '.join(b) or 'none'}; prepare them as separate stores, {common}"
+                )
+    return first["channels"]
+
+
 def _parse_about(content: np.ndarray) -> dict:
     try:
         about = json.loads(content.tobytes())
@@ -165,6 +192,7 @@ def _parse_about(content: np.ndarray) -> dict:
             not set(_ABOUT) <= about.keys()
             or CRC not in about["columns"]
             or not set(SIGNALS) <= about["channels"].keys()
+            or not about["channels"]["accel"]
         ):
             raise ValueError("keys are missing")
         if not all(type(value) is int and 0 <= value < 2**64 for value in about.get("signals", {}).values()):

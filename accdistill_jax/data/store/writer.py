@@ -24,6 +24,7 @@ from accdistill_jax.data.preprocessing.polarity import Vote, vote_of
 from accdistill_jax.data.preprocessing.segments import SegmentBatch
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.store import tables
+from accdistill_jax.data.store.checks import held_signals
 from accdistill_jax.data.store.content import encode_hashes
 from accdistill_jax.data.store.manifest import (
     CONTENT,
@@ -31,7 +32,6 @@ from accdistill_jax.data.store.manifest import (
     MANIFEST,
     PARTICIPANTS,
     SEGMENTS,
-    SIGNALS,
     checksum,
     manifest_fingerprint,
     partial_path,
@@ -49,7 +49,7 @@ from accdistill_jax.data.store.request import difference, json_bytes, make_reque
 from accdistill_jax.data.store.shards import ArrayFiles, ArrayLayout
 from accdistill_jax.data.store.split import SplitRule
 from accdistill_jax.data.store.store import Store
-from accdistill_jax.data.store.units import Unit, decode_unit, encode_unit, same_unit, unit_file
+from accdistill_jax.data.store.units import Unit, common_channels, decode_unit, encode_unit, same_unit, unit_file
 from accdistill_jax.errors import UserError
 from accdistill_jax.files import free_name
 from accdistill_jax.storage.checked_npz import DamagedNpz
@@ -163,7 +163,8 @@ class StoreWriter:
 
         Args:
             unit_id: unique name of the unit.
-            batch: ppg [segments, samples, channels] and accel [segments, samples, 3] in g, float32. It may have no segments.
+            batch: ppg [segments, samples, channels] and accel [segments, samples, 3] in g, float32. It may have no segments, and
+                no PPG channels.
             signals: signal name -> hash of the recording's signal. With them `commit` finds the same recording under another
                 name.
 
@@ -224,7 +225,7 @@ class StoreWriter:
                     f"(rejected: {reasons or 'none'}); loosen the thresholds or add recordings: "
                     f"{why_rejected(counts['total']['rejected'], self._request['preprocess'])}"
                 )
-            channels = _common_channels(abouts)
+            channels = common_channels(abouts)
             assigned = self.split.assign(about["participant"]["participant_id"] for about in abouts)
             segments = tables.segment_table([unit.columns for unit in units])
             participants = tables.participant_table(
@@ -371,26 +372,12 @@ def _one_ahead(function: Callable, items: Sequence) -> Iterator:
 
 def _layouts(total: int, samples: int, channels: Mapping[str, Sequence[str]]) -> dict[str, ArrayLayout]:
     layouts = {}
-    for name in SIGNALS:
+    for name in held_signals(channels):
         unit, count = tables.UNITS[name], len(channels[name])
         layouts[name] = ArrayLayout.signal((total, samples, count), unit=unit)
         for part in ("scale", "offset"):
             layouts[f"{name}_{part}"] = ArrayLayout.small((total, count), unit=unit)
     return layouts
-
-
-def _common_channels(abouts: Sequence[dict]) -> dict[str, list[str]]:
-    first = abouts[0]
-    for about in abouts[1:]:
-        for name in SIGNALS:
-            a, b = first["channels"][name], about["channels"][name]
-            if a != b:
-                raise UserError(
-                    f"{name} channels differ: {first['unit']} has {', '.join(a)}, {about['unit']} has "
-                    f"{', '.join(b)}; prepare them as separate stores, or choose what they have in common "
-                    "with --ppg-channels"
-                )
-    return first["channels"]
 
 
 def _software() -> dict[str, str]:

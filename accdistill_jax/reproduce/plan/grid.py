@@ -82,7 +82,7 @@ def plan_grid(
     count = scale.seeds if seeds is None else seeds
     opened = [Store.open(path) for path in (*stores, *unseen)]
     alike = Signals.of(opened[0]) if stores else generated_signals(base)
-    unseen_by_name(opened[len(stores) :], opened[: len(stores)], alike=alike, key="--unseen")
+    unseen_by_name(opened[len(stores) :], opened[: len(stores)], alike=alike, key="--unseen", reads_ppg=True)
     check_store_separation(base, opened[: len(stores)], opened[len(stores) :])
     fingerprints = [store.fingerprint for store in opened]
     data: list[Any] = fingerprints[: len(stores)]

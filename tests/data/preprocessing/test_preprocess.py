@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.signal
 
+from accdistill_jax.data.preprocessing.cut import cut
 from accdistill_jax.data.preprocessing.preprocess import preprocess
 from accdistill_jax.data.preprocessing.segments import REASONS, Faults, Origin, References, bandpass, finish_segments
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
@@ -120,6 +121,50 @@ def test_streams_that_never_overlap_are_an_error():
 def test_a_missing_stream_is_an_error():
     with pytest.raises(UserError, match="recording 'r1': has no stream 'accel'; its streams are ppg"):
         preprocess(dataclasses.replace(recording(), streams={"ppg": recording().streams["ppg"]}), KEEP_ALL)
+
+
+# --- acceleration alone -------------------------------------------------------------------------------------------
+
+
+def alone(of):
+    return dataclasses.replace(of, streams={"accel": of.streams["accel"]})
+
+
+def test_without_ppg_the_acceleration_is_cut_and_labelled():
+    batch, paired = preprocess(alone(recording()), PreprocessSettings()), preprocess(recording(), PreprocessSettings())
+    assert batch.ppg.shape == (3, 3840, 0) and batch.ppg_channels == () and batch.examined == 3
+    np.testing.assert_array_equal(batch.accel, paired.accel)  # both streams begin at the same moment
+    same = set(paired.columns) - {"ppg_quality", "ppg_clipped"}
+    assert set(batch.columns) == same | {"accel_quality"}
+    for name in same:
+        np.testing.assert_array_equal(batch.columns[name], paired.columns[name])
+    assert "ppg_polarity" not in batch.notes and "ppg_votes" not in batch.notes
+
+
+def test_the_settings_can_leave_out_the_ppg():
+    late = recording(ppg_start=0.3)
+    batch = preprocess(late, dataclasses.replace(KEEP_ALL, ppg_channels=("none",)))
+    expected = preprocess(alone(late), KEEP_ALL)
+    np.testing.assert_array_equal(batch.accel, expected.accel)
+    assert batch.ppg.shape[2] == 0 and batch.columns["start_unix_s"][0] == 1e9  # its grid begins without the PPG
+
+
+def test_faults_of_acceleration_alone_are_rejected():
+    of = alone(recording(seconds=400))
+    values = of.streams["accel"].values.copy()
+    values[32 * 10 : 32 * 15] = np.nan
+    values[32 * 60 : 32 * 120] = (0, 0, 1)
+    rng = np.random.default_rng(0)
+    values[32 * 180 : 32 * 240] += rng.normal(0, 0.5, (32 * 60, 3)).astype(np.float32)
+    batch = preprocess(replace_stream(of, "accel", values=values), PreprocessSettings())
+    assert batch.rejected == {"too_short": 0, "gap": 1, "flat": 1, "clipped": 0, "motion": 1, "quality": 0}
+    assert len(batch.accel) == 3 and batch.examined == 6
+
+
+def test_ppg_alone_is_the_same_wave():
+    segments = cut(recording(), PreprocessSettings(), signals=("ppg",)).segments
+    assert set(segments) == {"ppg"}
+    np.testing.assert_array_equal(segments["ppg"], preprocess(recording(), PreprocessSettings()).ppg)
 
 
 # --- segments and labels ------------------------------------------------------------------------------------------

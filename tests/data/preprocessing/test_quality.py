@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from accdistill_jax.data.preprocessing.quality import motion_g, ppg_quality
+from accdistill_jax.data.preprocessing.quality import accel_quality, motion_g, ppg_quality
 
 T = np.arange(3840) / 64
 
@@ -80,3 +80,23 @@ def test_other_rates_give_the_same_quality():
     assert ppg_quality(fine, rate_hz=128.0, band_high_hz=8.0)[0] == pytest.approx(
         ppg_quality(wave, rate_hz=64.0, band_high_hz=8.0)[0], abs=0.05
     )
+
+
+def shaken(bpm, rng, *, beat_g, noise_g=0.001):
+    """A wrist [T, 3] in g: 6 Hz for a few tenths of a second at every beat, in the noise of a sensor."""
+    since = (T * bpm / 60) % 1 * 60 / bpm
+    wave = beat_g * np.sin(2 * np.pi * 6 * since) * np.exp(-since / 0.12)
+    return np.stack([0.3 * wave, 0.2 * wave, 1 + wave], -1) + rng.normal(0, noise_g, (len(T), 3))
+
+
+def test_the_quality_of_acceleration_is_the_clarity_of_its_beats():
+    rng = np.random.default_rng(0)
+    wrists = [shaken(62, rng, beat_g=beat_g) for beat_g in (0.02, 0.004, 0.002, 0.0)]
+    clear, weak, weaker, none = accel_quality(np.stack(wrists).astype(np.float32), rate_hz=64.0)
+    assert 1 >= clear > weak > weaker > none >= 0 and clear > 0.5 > 0.3 > none
+    burst = np.stack(wrists[:1])
+    burst[:, 64 * 20 : 64 * 21] += rng.normal(0, 1.0, (64, 3))
+    assert accel_quality(burst, rate_hz=64.0)[0] > 0.7 * clear
+    assert np.isnan(accel_quality(np.stack(wrists)[:, ::3], rate_hz=64 / 3)).all()  # no band of 4 to 12 Hz
+    assert accel_quality(np.zeros((0, 3840, 3)), rate_hz=64.0).shape == (0,)
+    assert accel_quality(np.ones((1, 3840, 3)), rate_hz=64.0) == 0

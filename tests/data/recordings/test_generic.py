@@ -77,6 +77,25 @@ def test_minimal_description(tmp_path, suffix):
     assert np.corrcoef(batch.ppg[0, :, 0], wave)[0, 1] > 0.98
 
 
+def test_ppg_is_optional(tmp_path):
+    content = description()
+    content["streams"]["gyro"] = content["streams"].pop("ppg") | {"file": "gyro.csv"}
+    del content["streams"]["gyro"]["polarity"], content["streams"]["gyro"]["range"]
+    folder = make(tmp_path / "day1", content)
+    (folder / "ppg.csv").rename(folder / "gyro.csv")
+    recording = load_one(folder)
+    assert set(recording.streams) == {"accel", "gyro"}
+    batch = preprocess(recording, PreprocessSettings())
+    assert len(batch.accel) == 2 and batch.ppg.shape[2] == 0
+
+
+def test_a_misspelled_ppg_is_not_left_out(tmp_path):
+    content = description()
+    content["streams"]["PPG"] = content["streams"].pop("ppg")
+    with pytest.raises(UserError, match="recording.yaml: streams.ppg is missing, but one is called 'ppg'"):
+        load_one(make(tmp_path, content))
+
+
 def test_participant_attributes(tmp_path):
     who = {
         "id": "p02",
