@@ -5,6 +5,7 @@
     encoder = ad.load("runs/distill")  # the student of a finished run
     store = ad.open_store("store")  # segments that `accdistill prepare` made
     embeddings = encoder.encode(store.read(store.indices("test")))
+    embeddings = encoder.embed(accel, rate_hz=50, unit="g")  # an array of your own, a row for each minute
 
 The import itself is fast: jax is imported by the first use of a name.
 """
@@ -15,12 +16,13 @@ if TYPE_CHECKING:
     from accdistill_jax.api.encoder import TrainedEncoder, load
     from accdistill_jax.api.store import open_store
     from accdistill_jax.data.store.store import Store
-    from accdistill_jax.errors import UserError
+    from accdistill_jax.errors import SignalWarning, UserError
 
 __version__ = "0.1.0"
-__all__ = ["Store", "TrainedEncoder", "UserError", "__version__", "load", "open_store"]
+__all__ = ["SignalWarning", "Store", "TrainedEncoder", "UserError", "__version__", "load", "open_store"]
 
 _HOMES = {
+    "SignalWarning": "accdistill_jax.errors",
     "Store": "accdistill_jax.data.store.store",
     "TrainedEncoder": "accdistill_jax.api.encoder",
     "UserError": "accdistill_jax.errors",

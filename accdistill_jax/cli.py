@@ -48,6 +48,9 @@ COMMANDS = {
         "write a trained encoder as ONNX, StableHLO, npz or safetensors, with a model card",
         plain=True,
     ),
+    "embed": SubCommand(
+        "accdistill_jax.api.embed_command", "embed each minute of recordings by a trained encoder, into a Parquet file"
+    ),
     "reproduce": SubCommand(
         "accdistill_jax.reproduce.__main__", "run the grid of experiments behind the claims, or check a report"
     ),
@@ -67,6 +70,7 @@ Examples:
   accdistill train --config=distill:smoke
   accdistill prepare generic recordings/ --out store/
   accdistill prepare show store/
+  accdistill embed runs/distill recordings/ --out embeddings.parquet
 """
 
 

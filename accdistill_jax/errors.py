@@ -34,6 +34,10 @@ class UserError(Exception):
         super().__init__(*(without_passwords(part) if isinstance(part, str) else part for part in message))
 
 
+class SignalWarning(UserWarning):
+    """A signal was embedded, but differs from the signals that encoders are trained on, or some of its minutes have no embedding."""
+
+
 class PeersMissing(Exception):
     """The processes of a run did not all connect; entry points print its one line and exit with 75: start all again."""
 

@@ -43,12 +43,13 @@ KINDS = {
         CONFIG,
         REPRODUCE,
         ("launch/local",),
+        ("accdistill", "embed"),
         ("accdistill", "predict"),
         ("accdistill", "probe"),
     },
     "configs/README.md": {MAIN, CONFIG},
     "accdistill_jax/README.md": {
-        ("accdistill", name) for name in ("train", "prepare", "reproduce", "mirror", "predict", "probe")
+        ("accdistill", name) for name in ("train", "embed", "prepare", "reproduce", "mirror", "predict", "probe")
     }
     | {("accdistill",)},
     "accdistill_jax/export/README.md": {INSTALL, ("accdistill", "export")},

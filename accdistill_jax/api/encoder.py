@@ -6,15 +6,19 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from accdistill_jax.api.finding import find_export, open_address
+from accdistill_jax.api.segments import segment_batch, with_problems
+from accdistill_jax.api.signals import Gravity, InputContract, SignalFormat, cut_signal
 from accdistill_jax.config import convert
 from accdistill_jax.config.schema import EncoderConfig, InputSettings
+from accdistill_jax.data.preprocessing.quality import motion_g
+from accdistill_jax.data.recording import Polarity
 from accdistill_jax.errors import UserError
 from accdistill_jax.files import is_address
 from accdistill_jax.models.build import build_encoder
@@ -24,6 +28,9 @@ from accdistill_jax.readouts.label_probe import LabelPrediction, LabelProbe, loa
 from accdistill_jax.readouts.readout import Prediction, Readouts, load_readouts
 from accdistill_jax.storage.export import load_params
 from accdistill_jax.user_paths import expanded
+
+if TYPE_CHECKING:
+    import pyarrow
 
 Part = Literal["teacher", "student"]
 _UNITS = {"accel": "g", "ppg": "a.u."}  # as in stores
@@ -48,6 +55,8 @@ class TrainedEncoder:
         data: fingerprint of the stores that it was trained on, "" if the export does not say.
         readouts: predict labels from embeddings; None if the run's evaluation has not written them.
         probes: name -> read-out of a user's label, by `accdistill probe`.
+        branch: the encoder as the package's code uses it: normalisation, architecture, representation.
+        params: parameters of the encoder, a tree of float32 arrays.
 
     Examples:
         >>> import accdistill_jax as ad
@@ -70,8 +79,8 @@ class TrainedEncoder:
     parameters: int
     embedding_size: int
     data: str
-    _branch: Branch = dataclasses.field(repr=False)
-    _params: Any = dataclasses.field(repr=False)
+    branch: Branch = dataclasses.field(repr=False)
+    params: Any = dataclasses.field(repr=False)
     readouts: Readouts | None = dataclasses.field(default=None, repr=False)
     probes: Mapping[str, LabelProbe] = dataclasses.field(default_factory=dict, repr=False)
 
@@ -100,14 +109,14 @@ class TrainedEncoder:
         """
         if batch_size < 1:
             raise UserError(f"batch_size = {batch_size} must be a positive integer")
-        batch = self._batch(segments)
+        batch = segment_batch(segments, self.contract, unit=self.unit)
         count = len(batch[self.modality])
-        size = min(batch_size, count)
+        size = min(batch_size, 1 << max(count - 1, 0).bit_length())  # few sizes, since each is compiled
         embeddings = np.empty((count, self.embedding_size), np.float32)
         for start in range(0, count, max(size, 1)):
-            # the last batch is filled with its last row: a batch of another size would be compiled anew
+            # the last batch is filled with the last row
             rows = np.minimum(np.arange(start, start + size), count - 1)
-            part = self._apply(self._params, {name: values[rows] for name, values in batch.items()})
+            part = self._apply(self.params, {name: values[rows] for name, values in batch.items()})
             embeddings[start : start + size] = np.asarray(part)[: count - start]
         return embeddings
 
@@ -118,16 +127,12 @@ class TrainedEncoder:
 
         Args:
             out: folder; created if missing. Files of the same name in it are replaced.
-            formats: some of "onnx", "stablehlo", "npz" and "safetensors".
+            formats: some of "onnx", "stablehlo", "npz" and "safetensors"; returns the written files.
             opset: version of the ONNX operators, 18 or 23.
             int8: also writes an ONNX file with int8 weights.
 
-        Returns:
-            The written files.
-
         Raises:
-            UserError: an unknown format, a package that is not installed (ONNX needs the extra `export`), an encoder that the
-                format cannot hold, or a folder that cannot be written.
+            UserError: an unknown format, a missing package (ONNX needs the extra `export`), or an encoder that the format cannot hold.
 
         Examples:
             >>> import accdistill_jax as ad
@@ -139,16 +144,6 @@ class TrainedEncoder:
         from accdistill_jax.export.writing import write_export
 
         return write_export(self, expanded(out), formats=formats, opset=opset, int8=int8, report=read_report(self.path))
-
-    @property
-    def branch(self) -> Branch:
-        """The encoder as the package's code uses it: normalisation, architecture, representation."""
-        return self._branch
-
-    @property
-    def params(self) -> Any:
-        """Parameters of the encoder, a tree of float32 arrays."""
-        return self._params
 
     def predict_embeddings(
         self, embeddings: np.ndarray, *, motion_g: np.ndarray | None = None
@@ -183,54 +178,143 @@ class TrainedEncoder:
             predictions |= self.readouts.predict(embeddings, motion_g=motion_g)
         return predictions | {name: probe.predict(embeddings, motion_g=motion_g) for name, probe in self.probes.items()}
 
+    def embed(
+        self,
+        signal: np.ndarray,
+        rate_hz: float,
+        *,
+        unit: str | None = None,
+        gravity: Gravity = "included",
+        polarity: Polarity = "unknown",
+    ) -> np.ndarray:
+        """Embeds a signal as it was recorded, minute by minute: resampled, filtered and cut by the code that prepares stores.
+
+        Args:
+            signal: [time, channels] or [batch, time, channels], any real type, of any length from a minute on. Acceleration has the
+                channels x, y, z. NaN marks missing samples.
+            rate_hz: samples per second, any rate.
+            unit: of acceleration: "g" (None), "mg" or "m/s2". PPG has an arbitrary unit.
+            gravity: "removed" for acceleration without gravity (user or linear acceleration of phones). Students are trained with it.
+            polarity: of PPG: "systole_up", "systole_down", or "unknown" to find it in the signal.
+
+        Returns:
+            Embeddings [minutes, embedding_size] float32, a row for each whole minute, those of the first signal of a batch first. A
+            rest shorter than a minute is left out. The row of a minute that cannot be embedded (gap, constant signal) is NaN.
+
+        Raises:
+            UserError: rate, unit, shape or values are not what the encoder reads, the signal is shorter than a minute, or no minute can
+                be embedded; the message says what would fit.
+
+        Warns:
+            SignalWarning: rows are NaN, or minutes differ from those in training (much movement, low rate, no gravity, no pulse).
+
+        Examples:
+            >>> import accdistill_jax as ad
+            >>> encoder = ad.load("runs/distill")
+            >>> rng = np.random.default_rng(0)
+            >>> accel = 9.81 * (rng.normal(0, 0.002, (150 * 50, 3)) + [0, 0.6, 0.8])  # two and a half minutes of a still wrist
+            >>> encoder.embed(accel, rate_hz=50, unit="m/s2").shape == (2, encoder.embedding_size)
+            True
+            >>> encoder.embed(accel, rate_hz=50)
+            Traceback (most recent call last):
+            ...
+            accdistill_jax.errors.UserError: accel: |a| at rest is 9.81 g if the unit is g, but a device at rest measures 1 g; give unit="m/s2"
+        """
+        minutes = cut_signal(signal, self.contract, SignalFormat(rate_hz, unit, gravity, polarity))
+        usable = minutes.problem == ""
+        embeddings = np.full((len(usable), self.embedding_size), np.nan, np.float32)
+        embeddings[usable] = self.encode(minutes.segments if usable.all() else minutes.segments[usable])
+        return embeddings
+
+    def predict(
+        self,
+        signal: np.ndarray,
+        rate_hz: float,
+        *,
+        unit: str | None = None,
+        gravity: Gravity = "included",
+        polarity: Polarity = "unknown",
+    ) -> dict[str, Prediction | LabelPrediction]:
+        """Predicts labels of a signal as it was recorded, minute by minute: `embed`, then `predict_embeddings`.
+
+        Args:
+            signal: as for `embed`, as are the other arguments.
+            rate_hz: samples per second.
+            unit: of acceleration.
+            gravity: as for `embed`.
+            polarity: as for `embed`.
+
+        Returns:
+            Label -> predictions, one for each whole minute; the reason is "gap" or "flat" for a minute that cannot be embedded.
+
+        Raises:
+            UserError: as `embed`, or there are no read-outs.
+
+        Examples:
+            >>> import accdistill_jax as ad
+            >>> accel = np.random.default_rng(0).normal(0, 0.002, (150 * 50, 3)) + [0, 0.6, 0.8]
+            >>> heart_rate = ad.load("runs/distill").predict(accel, rate_hz=50)["hr_bpm"]
+            >>> len(heart_rate.value), len(heart_rate.low), len(heart_rate.reason)
+            (2, 2, 2)
+        """
+        minutes = cut_signal(signal, self.contract, SignalFormat(rate_hz, unit, gravity, polarity))
+        usable = minutes.problem == ""
+        segments = minutes.segments[usable]
+        moved = motion_g(segments, rate_hz=self.rate_hz) if self.modality == "accel" else None
+        predictions = self.predict_embeddings(self.encode(segments), motion_g=moved)
+        return {name: with_problems(prediction, minutes.problem) for name, prediction in predictions.items()}
+
+    def embed_recording(
+        self, path: str | os.PathLike[str], *, reader: str | None = None, **options: Any
+    ) -> "pyarrow.Table":
+        """Embeds the recordings in a file or folder, in any format that `accdistill prepare` reads, with acceleration alone too.
+
+        Args:
+            path: file or folder.
+            reader: name of the format, as in `accdistill prepare --help`; None finds it.
+            options: of the reader, such as rate_hz=50, unit="mg" for a CSV file that nobody described.
+
+        Returns:
+            A row for each minute that passes the checks of `accdistill prepare`: participant, recording, start (UTC), quality (clarity of
+            the pulse in the signal that the encoder reads, 0 to 1), motion (g), embedding. `to_pandas()` makes a data frame of it.
+
+        Raises:
+            UserError: no reader or several know the file, it cannot be read, or no minute passes; the message says why.
+
+        Examples:
+            >>> import accdistill_jax as ad
+            >>> encoder = ad.load("runs/distill")
+            >>> minutes = encoder.embed_recording("watch.csv.gz", rate_hz=50, unit="mg")
+            >>> minutes.column_names
+            ['participant', 'recording', 'start', 'quality', 'motion', 'embedding']
+            >>> minutes["participant"][0].as_py(), minutes.num_rows
+            ('watch', 2)
+        """
+        from accdistill_jax.api import recordings  # not at the top: arrays need no readers
+
+        return recordings.embed_files(self, self.contract, path, reader=reader, options=options)
+
+    def untrained(self, *, seed: int = 20) -> "TrainedEncoder":
+        """The same encoder with random parameters, for comparison; seed 20 gives the untrained encoder of reports."""
+        example = jnp.zeros((1, self.samples, self.channels), jnp.float32)
+        parts = {self.modality: example, f"{self.modality}_scale": jnp.ones((1, self.channels), jnp.float32)}
+        x = self.branch.prepare(parts | {f"{self.modality}_offset": jnp.zeros((1, self.channels), jnp.float32)})
+        params = jax.jit(self.branch.encoder.init)(jax.random.key(seed), x)["params"]
+        return dataclasses.replace(
+            self, objective="none", fingerprint=f"untrained-{seed}", readouts=None, probes={}, params=params
+        )
+
+    @property
+    def contract(self) -> InputContract:
+        """The signal that the encoder reads."""
+        return InputContract(self.part, self.modality, self.rate_hz, self.samples, self.channels)
+
     @functools.cached_property
     def _apply(self) -> Any:
         def apply(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
-            return self._branch.represent(self._branch.encode(params, self._branch.prepare(batch)))
+            return self.branch.represent(self.branch.encode(params, self.branch.prepare(batch)))
 
         return jax.jit(apply)
-
-    def _batch(self, segments: Mapping[str, np.ndarray] | np.ndarray) -> dict[str, np.ndarray]:
-        """Stored values with scale and offset, of the arrays that the encoder reads."""
-        name = self.modality
-        if isinstance(segments, Mapping):
-            if name not in segments:
-                raise UserError(
-                    f"the {self.part} reads {name}; the segments have {', '.join(map(str, segments)) or 'nothing'}"
-                )
-            values = np.asarray(segments[name])
-            quantised = {f"{name}_scale", f"{name}_offset"} <= set(segments)
-        else:
-            values, quantised = np.asarray(segments), False
-        self._check_shape(values)
-        if quantised:
-            return {
-                key: np.asarray(segments[key])  # pyrefly: ignore [bad-index]
-                for key in (name, f"{name}_scale", f"{name}_offset")
-            }
-        if values.dtype.kind != "f":
-            raise UserError(
-                f"{name} has dtype {values.dtype}; give float values in {self.unit}, or the whole result of Store.read, "
-                "which has their scale and offset"
-            )
-        if not np.isfinite(values).all():
-            segment = int(np.flatnonzero(~np.isfinite(values).all(axis=(1, 2)))[0])
-            raise UserError(f"{name} has NaN or infinite values, first in segment {segment}; leave such segments out")
-        shape = (len(values), self.channels)
-        values = values.astype(np.float32)
-        return {
-            name: values,
-            f"{name}_scale": np.ones(shape, np.float32),
-            f"{name}_offset": np.zeros(shape, np.float32),
-        }
-
-    def _check_shape(self, values: np.ndarray) -> None:
-        wanted = (self.samples, self.channels)
-        if values.ndim != 3 or values.shape[1:] != wanted:
-            raise UserError(
-                f"{self.modality} has shape {list(values.shape)}; the {self.part} reads [batch, {self.samples}, {self.channels}]: "
-                f"{self.samples / self.rate_hz:g} s at {self.rate_hz:g} Hz, {self.channels} channels"
-            )
 
 
 def load(path: str | os.PathLike[str], *, part: Part | None = None) -> TrainedEncoder:
@@ -307,8 +391,8 @@ def _from_export(export: str, part: Part | None) -> TrainedEncoder:
         parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
         embedding_size=embedding.shape[-1],
         data=meta.get("fingerprints", {}).get("data", ""),
-        _branch=branch,
-        _params=params,
+        branch=branch,
+        params=params,
         readouts=load_readouts(export, fingerprint=meta["fingerprint"]),
         probes=load_label_probes(export, fingerprint=meta["fingerprint"]),
     )

@@ -55,10 +55,11 @@ def _predict(argv: Sequence[str], prog: str, console: Console) -> None:
             raise UserError(f"--out {out}: there is no folder {out.parent}; make it first")
     # imported here: jax takes a second
     from accdistill_jax.api.encoder import load
-    from accdistill_jax.api.predicting import choose_reader_of, predict_recording, prediction_table, source_named
+    from accdistill_jax.api.predicting import predict_recording, prediction_table, source_named
+    from accdistill_jax.api.recordings import choose_reader
 
     encoder = load(args.run, part=args.part)
-    reader = args.reader or choose_reader_of(args.recording)
+    reader = args.reader or choose_reader([args.recording], {})
     found = source_named(recordings.find(reader, args.recording), args.name)
     figures = [out for out in args.out if out.suffix.lower() in _FIGURES]
     if figures and len(found) > 1:

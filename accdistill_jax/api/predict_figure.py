@@ -35,7 +35,7 @@ def prediction_figure(one: PredictedRecording) -> Figure:
     for axis, name in zip(axes, names, strict=False):
         _panel(axis, time, one, name, shown[name])
     _strip(axes[-2], time, one.motion_g, "motion (g)", BLUE)
-    _strip(axes[-1], time, one.ppg_quality, "PPG quality", GREEN)
+    _strip(axes[-1], time, one.quality, "quality", GREEN)
     axes[-1].set_ylim(0, 1)
     figure.align_ylabels(axes)
     per_person = [_words(one, name, p) for name, p in one.predictions.items() if name not in shown]

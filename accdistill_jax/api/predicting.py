@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +18,6 @@ from accdistill_jax.readouts.label_probe import LabelPrediction
 from accdistill_jax.readouts.readout import Prediction
 
 Predictions = Mapping[str, Prediction | LabelPrediction]
-_DESCRIBED = "generic"  # finds a recording only where the user has described it
 
 
 class PredictedRecording(NamedTuple):
@@ -30,7 +28,7 @@ class PredictedRecording(NamedTuple):
         recording: id of the recording.
         start_unix_s: [n] float64, start of each minute.
         motion_g: [n] motion level in g.
-        ppg_quality: [n] clarity of the pulse in the PPG, 0 to 1.
+        quality: [n] clarity of the pulse in the PPG, or in the acceleration of a recording without PPG, 0 to 1.
         reference: label -> [n] values from the recording's beats or reference heart rates; NaN where unknown.
         predictions: label -> n predictions.
         units: label -> unit.
@@ -41,45 +39,11 @@ class PredictedRecording(NamedTuple):
     recording: str
     start_unix_s: np.ndarray
     motion_g: np.ndarray
-    ppg_quality: np.ndarray
+    quality: np.ndarray
     reference: dict[str, np.ndarray]
     predictions: Predictions
     units: dict[str, str]
     left_out: dict[str, int]
-
-
-def choose_reader_of(path: str) -> str:
-    """Name of the reader that finds a recording at a path: of a description, or else the one that can read it.
-
-    Raises:
-        UserError: no reader does, or several do.
-    """
-    if not Path(path).exists():
-        raise UserError(f"{path}: no such file or folder")
-    able = {}
-    for name in recordings.names():
-        try:
-            able[name] = recordings.find(name, path)
-        except UserError:
-            continue
-    if _DESCRIBED in able:
-        return _DESCRIBED
-    if len(able) > 1:  # several readers know the ending .csv; one alone reads the content
-        able = {name: found for name, found in able.items() if _loads(found)} or able
-    if len(able) != 1:
-        problem = (
-            f"several readers find recordings ({', '.join(able)})" if able else "no reader finds a recording there"
-        )
-        raise UserError(f"{path}: {problem}; give --reader, one of {', '.join(able or recordings.names())}")
-    return next(iter(able))
-
-
-def _loads(found: recordings.Found) -> bool:
-    try:
-        found[0].load()
-    except UserError:
-        return False
-    return True
 
 
 def predict_recording(encoder: TrainedEncoder, recording: Recording) -> PredictedRecording:
@@ -111,7 +75,7 @@ def predict_recording(encoder: TrainedEncoder, recording: Recording) -> Predicte
         recording.recording_id,
         columns["start_unix_s"],
         known_at,
-        columns["ppg_quality"],
+        columns["ppg_quality" if "ppg_quality" in columns else "accel_quality"],
         {name: columns[name] for name in LABELS if np.isfinite(columns[name]).any()},
         encoder.predict_embeddings(embeddings, motion_g=known_at),
         {name: label.unit for name, label in LABELS.items()} | {n: p.unit for n, p in encoder.probes.items()},
@@ -122,7 +86,7 @@ def predict_recording(encoder: TrainedEncoder, recording: Recording) -> Predicte
 def prediction_table(predicted: Sequence[PredictedRecording]) -> pa.Table:
     """A row for each minute.
 
-    Columns: participant, recording, start (UTC), motion_g, ppg_quality; for each label NAME: the prediction, NAME_low and NAME_high (a
+    Columns: participant, recording, start (UTC), motion_g, quality; for each label NAME: the prediction, NAME_low and NAME_high (a
     class has NAME_probability instead), NAME_unknown (the reason, "" for a prediction), and NAME_reference for labels that the
     recordings' beats give.
     """
@@ -141,7 +105,7 @@ def _table_of(one: PredictedRecording) -> pa.Table:
         "recording": pa.array([one.recording] * count),
         "start": start,
         "motion_g": pa.array(np.asarray(one.motion_g, np.float64)),
-        "ppg_quality": pa.array(np.asarray(one.ppg_quality, np.float64)),
+        "quality": pa.array(np.asarray(one.quality, np.float64)),
     }
     for name, prediction in one.predictions.items():
         value = spread(prediction.value)

@@ -20,6 +20,7 @@ Polarity = Literal["systole_up", "systole_down", "unknown"]
 PacketStamp = Literal["first", "last"]
 Limit = float | tuple[float, ...] | np.ndarray
 POLARITIES: tuple[Polarity, ...] = ("systole_up", "systole_down", "unknown")
+G_PER_UNIT = {"g": 1.0, "mg": 1e-3, "m/s2": 1 / 9.80665}
 RATES_HZ = (1.0, 100_000.0)
 HEART_RATES_BPM = (10.0, 400.0)
 # From one day before 1970 (a clock offset on times that count from 0) to the year 2200; unix milliseconds lie beyond.

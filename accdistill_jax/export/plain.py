@@ -44,7 +44,7 @@ class Exportable(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class InputContract:
+class ExportContract:
     """Input and output of an exported encoder; every format carries it.
 
     Attributes:
@@ -91,7 +91,7 @@ class PlainEncoder:
     apply: Callable[[Any, jax.Array], jax.Array]
     params: Any
     shape: tuple[int, int]
-    contract: InputContract
+    contract: ExportContract
     branch: Branch
 
     def input_shape(self) -> jax.ShapeDtypeStruct:
@@ -116,7 +116,7 @@ def plain_encoder(encoder: Exportable) -> PlainEncoder:
 
     settings = dataclasses.asdict(branch.inputs)
     steps = ", ".join(f"{key} {value}" for key, value in settings.items() if not key.startswith("simulated") or value)
-    contract = InputContract(
+    contract = ExportContract(
         input=f"signal float32 [batch, {encoder.samples}, {encoder.channels}]",
         unit=f"{encoder.unit}, gravity included" if name == "accel" else encoder.unit,
         rate_hz=encoder.rate_hz,

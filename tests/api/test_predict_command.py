@@ -12,7 +12,8 @@ import pytest
 import accdistill_jax as ad
 from accdistill_jax.api.predict_command import main
 from accdistill_jax.api.predict_figure import prediction_figure
-from accdistill_jax.api.predicting import PredictedRecording, choose_reader_of
+from accdistill_jax.api.predicting import PredictedRecording
+from accdistill_jax.api.recordings import choose_reader
 from accdistill_jax.readouts.label_probe import LabelPrediction
 from accdistill_jax.readouts.readout import Prediction
 
@@ -109,12 +110,12 @@ def test_wrong_inputs_get_one_line(finished, copy, recording, predict, tmp_path)
     assert "there is no folder" in refused(finished, recording, "--out", tmp_path / "no/out.csv")
     assert "no such file or folder" in refused(finished, tmp_path / "none", "--out", out)
     (tmp_path / "empty").mkdir()
-    assert "no reader finds a recording there" in refused(finished, tmp_path / "empty", "--out", out)
+    assert "no reader knows these files" in refused(finished, tmp_path / "empty", "--out", out)
     (copy / "student/export/readouts.npz").unlink()
     assert "has no read-outs" in refused(copy, recording, "--out", out)
     (copy / "student/export/readouts.npz").write_bytes(b"damaged")
     assert "readouts.npz is damaged" in refused(copy, recording, "--out", out)
-    assert not out.exists() and choose_reader_of(str(recording)) == "generic"
+    assert not out.exists() and choose_reader([str(recording)], {}) == "generic"
 
 
 @pytest.mark.parametrize("start", [0.0, float(START)])
@@ -130,7 +131,7 @@ def test_the_figure_shows_what_is_not_predicted(start, count):
         "night",
         start + 60 * np.arange(count),
         motion_g=np.full(count, 0.01),
-        ppg_quality=np.full(count, 0.8),
+        quality=np.full(count, 0.8),
         reference={"hr_bpm": value},
         predictions={
             "hr_bpm": number,
@@ -143,7 +144,7 @@ def test_the_figure_shows_what_is_not_predicted(start, count):
     figure = prediction_figure(one)
     figure.canvas.draw()
     labels = [axis.get_ylabel() for axis in figure.axes]
-    assert labels == ["Heart rate\n(bpm)", "Stage", "motion (g)", "PPG quality"]
+    assert labels == ["Heart rate\n(bpm)", "Stage", "motion (g)", "quality"]
     assert "SDNN: unknown (uncertain)" in figure.axes[0].get_title(loc="left")
     stripes = [patch for patch in figure.axes[0].patches if patch.get_alpha()]
     assert len(stripes) == (0 if count == 1 else 2)

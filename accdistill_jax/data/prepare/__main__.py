@@ -25,6 +25,7 @@ from accdistill_jax.runtime.command import run_command
 from accdistill_jax.user_paths import expanded
 
 _PREPROCESS = dataclass_fields(PreprocessSettings)
+_TAKEN = {field.name for field in _PREPROCESS}  # a reader's option of such a name has the flag --file-NAME
 # The synthetic generator takes the number of PPG channels in place of their names.
 _PREPROCESS_SYNTHETIC = [field for field in _PREPROCESS if field.name not in ("ppg_channels", *MEASURED_ONLY)]
 _PREPARATION = dataclass_fields(PreparationSettings)
@@ -58,7 +59,7 @@ def build_parser(prog: str = PROG) -> argparse.ArgumentParser:
         _add_output_flags(command, _PREPARATION)
         options = function_fields(reader.find)
         if options:
-            add_flags(command.add_argument_group("reading"), options)
+            add_flags(command.add_argument_group("reading"), options, taken=_TAKEN)
         add_flags(command.add_argument_group("preprocessing"), _PREPROCESS)
     command = commands.add_parser("synthetic", help="synthetic recordings of a generated population")
     _add_output_flags(command, _PREPARATION_SYNTHETIC)
@@ -160,7 +161,7 @@ def _prepare_recordings(args: argparse.Namespace, console: Console) -> None:
     split = _split(args)
     preparation = PreparationSettings(**chosen_fields(args, _PREPARATION))
     settings = PreprocessSettings(**chosen_fields(args, _PREPROCESS))
-    options = chosen_fields(args, function_fields(recordings.reader(args.command).find))
+    options = chosen_fields(args, function_fields(recordings.reader(args.command).find), taken=_TAKEN)
     found = find_recordings(args.command, args.root, **options)
     store = prepare_recordings(
         found,

@@ -6,7 +6,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 
@@ -36,16 +36,19 @@ def function_fields(function: Callable) -> list[Field]:
     ]
 
 
-def add_flags(parser: argparse._ArgumentGroup | argparse.ArgumentParser, fields: list[Field]) -> None:
-    """Adds --the-name for every field `the_name`."""
+def add_flags(
+    parser: argparse._ArgumentGroup | argparse.ArgumentParser, fields: list[Field], *, taken: Collection[str] = ()
+) -> None:
+    """Adds --the-name for every field `the_name`; --file-the-name for a name that is `taken` by another field."""
     for field in fields:
-        flag = "--" + field.name.replace("_", "-")
+        name = _destination(field, taken)
+        flag = "--" + name.replace("_", "-")
         kind = _without_none(field.kind)
         if kind is bool and field.default is False:
-            parser.add_argument(flag, action="store_true", help=_escaped(field.help))
+            parser.add_argument(flag, action="store_true", help=_escaped(field.help), dest=name)
             continue
         text = (field.help + " " if field.help else "") + f"(default: {_shown(field.default)})"
-        options: dict[str, Any] = {"default": field.default, "help": _escaped(text), "dest": field.name}
+        options: dict[str, Any] = {"default": field.default, "help": _escaped(text), "dest": name}
         origin = typing.get_origin(kind)
         if origin is typing.Literal:
             options["choices"] = typing.get_args(kind)
@@ -61,10 +64,14 @@ def add_flags(parser: argparse._ArgumentGroup | argparse.ArgumentParser, fields:
         parser.add_argument(flag, **options)
 
 
-def chosen_fields(args: argparse.Namespace, fields: list[Field]) -> dict[str, Any]:
-    """The values of the fields on the command line, as keyword arguments."""
-    values = {field.name: getattr(args, field.name) for field in fields}
+def chosen_fields(args: argparse.Namespace, fields: list[Field], *, taken: Collection[str] = ()) -> dict[str, Any]:
+    """The values of the fields on the command line, as keyword arguments; `taken` as in `add_flags`."""
+    values = {field.name: getattr(args, _destination(field, taken)) for field in fields}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def _destination(field: Field, taken: Collection[str]) -> str:
+    return f"file_{field.name}" if field.name in taken else field.name
 
 
 def _default(field: dataclasses.Field) -> Any:

@@ -12,8 +12,9 @@ from accdistill_jax.data import recordings
 from accdistill_jax.data.prepare.workers import check_workers, run_all
 from accdistill_jax.data.preprocessing import polarity as polarity_lib
 from accdistill_jax.data.preprocessing.preprocess import preprocess
+from accdistill_jax.data.preprocessing.segments import SegmentBatch
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
-from accdistill_jax.data.recording import RecordingSource
+from accdistill_jax.data.recording import Recording, RecordingSource
 from accdistill_jax.data.store.content import signal_hash
 from accdistill_jax.data.store.manifest import SIGNALS
 from accdistill_jax.data.store.request import existing_store
@@ -142,7 +143,7 @@ def prepare_recordings(
         bad: dict[str, str] = {}
         stage = functools.partial(_stage, writer=writer, settings=settings, skip_bad=preparation.skip_bad)
         # A reader whose parser can crash runs in another process, even with one worker: this one survives and names the file.
-        run = functools.partial(run_all, workers=preparation.workers, apart=found.can_crash, died=_died)
+        run = functools.partial(run_all, workers=preparation.workers, apart=found.can_crash, died=process_died)
         for source, problem in run(stage, missing):
             if problem is not None:
                 bad[source.recording_id] = problem
@@ -152,7 +153,7 @@ def prepare_recordings(
             if problem is not None:
                 bad[source.recording_id] = problem
         if bad and not preparation.skip_bad:
-            raise UserError(_bad_message(bad, len(found)))
+            raise UserError(bad_message(bad, len(found)))
         if len(bad) == len(found):
             raise UserError(f"none of the {len(found)} recordings can be prepared; the first: {_first(bad)}")
         task = bar.add_task("writing the store", total=None)
@@ -192,25 +193,12 @@ def _stage(
     polarity: str | None = None,
 ) -> str | None:
     """Prepares one recording; returns the problem of a bad recording, else None."""
-    try:
-        recording = source.load()
-    except UserError as error:
-        return str(error)
-    except MemoryError:
-        return _TOO_LARGE
-    except Exception as error:  # a fault in the file that its reader does not foresee
-        return f"cannot be read ({_where(error)}); copy it again"
-    try:
-        batch = preprocess(recording, settings, polarity=polarity)
-    except UserError as error:
-        return str(error)
-    except MemoryError:
-        return _TOO_LARGE
-    except Exception as error:
-        if skip_bad:
-            return f"cannot be prepared ({_where(error)})"
-        error.add_note(f"while preparing recording {source.recording_id}")
-        raise
+    prepared = prepare_one(
+        source, functools.partial(preprocess, settings=settings, polarity=polarity), skip_bad=skip_bad
+    )
+    if isinstance(prepared, str):
+        return prepared
+    recording, batch = prepared
     try:
         used = [name for name in SIGNALS if getattr(batch, name).shape[-1]]
         signals = {name: signal_hash(recording.streams[name].values) for name in used}
@@ -222,7 +210,42 @@ def _stage(
     return None
 
 
-def _died(source: RecordingSource, cause: str) -> str:
+def prepare_one(
+    source: RecordingSource, cut: Callable[[Recording], SegmentBatch], *, skip_bad: bool
+) -> tuple[Recording, SegmentBatch] | str:
+    """Loads a recording and cuts it into segments.
+
+    Args:
+        source: the recording.
+        cut: makes its segments.
+        skip_bad: True also leaves out a recording that raises an unforeseen error in `cut`.
+
+    Returns:
+        The recording and its segments; or the problem of a bad recording, in words.
+    """
+    try:
+        recording = source.load()
+    except UserError as error:
+        return str(error)
+    except MemoryError:
+        return _TOO_LARGE
+    except Exception as error:  # a fault in the file that its reader does not foresee
+        return f"cannot be read ({_where(error)}); copy it again"
+    try:
+        return recording, cut(recording)
+    except UserError as error:
+        return str(error)
+    except MemoryError:
+        return _TOO_LARGE
+    except Exception as error:
+        if skip_bad:
+            return f"cannot be prepared ({_where(error)})"
+        error.add_note(f"while preparing recording {source.recording_id}")
+        raise
+
+
+def process_died(source: RecordingSource, cause: str) -> str:
+    """The problem of a recording whose process died."""
     return f"the process that read it died ({cause}): its files are damaged, or there is too little memory"
 
 
@@ -233,7 +256,8 @@ def _where(error: Exception) -> str:
     return f"{type(error).__name__}: {text[:_LONGEST]}{' ...' * (len(text) > _LONGEST)}, {os.path.basename(place.filename)} line {place.lineno}"
 
 
-def _bad_message(bad: Mapping[str, str], of: int) -> str:
+def bad_message(bad: Mapping[str, str], of: int) -> str:
+    """The message about bad recordings (id -> problem) among so many."""
     advice = "repair or remove it, or leave it out with --skip-bad; the other recordings are prepared and kept"
     if len(bad) == 1:
         return f"recording {_first(bad)}; {advice}"

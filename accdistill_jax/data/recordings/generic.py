@@ -67,6 +67,7 @@ import numpy as np
 from accdistill_jax.config.nearest import nearest
 from accdistill_jax.data.preprocessing.reference_rate import cleaned
 from accdistill_jax.data.recording import (
+    G_PER_UNIT,
     POLARITIES,
     Beats,
     HeartRateWindows,
@@ -92,7 +93,6 @@ from accdistill_jax.data.tree import Tree, recording_ids, sibling
 from accdistill_jax.errors import UserError
 
 _SIDECAR = re.compile(r"(?:(?P<name>.+)\.)?recording\.(?:ya?ml|json)", re.IGNORECASE)
-_G_PER_UNIT = {"g": 1.0, "mg": 1e-3, "m/s2": 1 / 9.80665}
 _SAME_BEGIN_S = 900.0  # offsets from UTC differ by at least this much
 _MOST_OVERLAP = 500  # windows of heart rate that may cover one moment
 _LOST = 0.02  # rounding that is allowed, as a fraction of the usual step between samples
@@ -172,7 +172,20 @@ def load(path: Path, recording_id: str) -> Recording:
     Raises:
         UserError: the description or a data file is bad; the message names the file, and the key, column or line.
     """
-    description = read(path)
+    return described_recording(read(path), recording_id, path)
+
+
+def described_recording(description: Mapping, recording_id: str, path: Path) -> Recording:
+    """Reads the recording that a description, with the keys of the module, describes.
+
+    Args:
+        description: the content of the description.
+        recording_id: id of the recording.
+        path: the description's file, for messages; the names of data files are relative to its folder.
+
+    Raises:
+        UserError: as `load`.
+    """
     with named(path):
         check_keys(description, KEYS["recording"], "")
         participant = _participant(description)
@@ -284,7 +297,7 @@ def _stream(name: str, table: Mapping, times: Times, start: float, sidecar: Path
         unit, scale = str(table.get("unit", "g" if name == "accel" else "a.u.")), 1.0
         zero = 0.0
         if name == "accel":
-            choice_at(table, "unit", where, (*_G_PER_UNIT, "counts"), "g")
+            choice_at(table, "unit", where, (*G_PER_UNIT, "counts"), "g")
             per_g = number_at(table, "counts_per_g", where)
             if (unit == "counts") != (per_g is not None) or (per_g is not None and per_g <= 0):
                 raise UserError(
@@ -293,7 +306,7 @@ def _stream(name: str, table: Mapping, times: Times, start: float, sidecar: Path
             if unit != "counts" and table.get("zero") is not None:
                 raise UserError(f"{where}.zero is allowed only with unit: counts")
             zero = _zero(table, where, axes=len(columns))
-            unit, scale = "g", (1 / per_g if per_g else _G_PER_UNIT[unit])
+            unit, scale = "g", (1 / per_g if per_g else G_PER_UNIT[unit])
         elif table.get("zero") is not None or table.get("gravity") is not None:
             raise UserError(f"{where}: the keys zero and gravity are allowed only for acceleration; remove them")
         gravity = choice_at(table, "gravity", where, _GRAVITIES, "included")

@@ -22,7 +22,7 @@ from accdistill_jax.data.recording import STARTS_UNIX_S
 from accdistill_jax.data.recordings.tables.decimal_comma import split_numbers
 from accdistill_jax.errors import UserError
 
-_MISSING = (
+MISSING = (
     "",
     "nan",
     "-nan",
@@ -37,11 +37,11 @@ _MISSING = (
     "1.#qnan",
     "-1.#ind",
 )
-_NULLS = sorted({form(text) for text in _MISSING for form in (str, str.upper, str.title)} | {"NaN", "-NaN", "+NaN"})
+_NULLS = sorted({form(text) for text in MISSING for form in (str, str.upper, str.title)} | {"NaN", "-NaN", "+NaN"})
 pc: Any = pyarrow.compute  # pyarrow makes its functions at import time, so no type checker knows them
 _PROBED_ROWS = 5000
 _COMMA = "if the decimal sign is a comma, give decimal: ',' and the delimiter"
-_COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
+COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
 MOST_ROWS = 200_000_000
 
 
@@ -97,7 +97,7 @@ class Table:
     def texts(self, name: object) -> np.ndarray:
         """A column of texts [rows] str; "" stands for an empty cell."""
         cells = ("" if cell is None else str(cell).strip() for cell in self._columns[name].to_pylist())
-        return np.array(["" if cell.lower() in _MISSING else cell for cell in cells], str)
+        return np.array(["" if cell.lower() in MISSING else cell for cell in cells], str)
 
     def numbers(self, name: object) -> np.ndarray:
         """A column as float64 [rows]; NaN stands for an empty cell.
@@ -226,7 +226,7 @@ class Table:
     @contextlib.contextmanager
     def _stream(self) -> Iterator[pyarrow.NativeFile]:
         """The unpacked text. Python opens the file, because pyarrow cannot open a path that is not UTF-8."""
-        compression = _COMPRESSIONS.get(self._file.suffix.lower())
+        compression = COMPRESSIONS.get(self._file.suffix.lower())
         with self._file.open("rb") as file, pyarrow.input_stream(file, compression=compression) as stream:
             yield stream
 
@@ -295,7 +295,7 @@ class Table:
     def _parsed(self, name: object, kind: str) -> pyarrow.ChunkedArray:
         """A text column as int64 if all cells are whole numbers, else as float64."""
         text = pc.utf8_trim_whitespace(self._columns[name].cast(pyarrow.string()))
-        missing = pc.is_in(pc.utf8_lower(text), value_set=pyarrow.array(_MISSING))
+        missing = pc.is_in(pc.utf8_lower(text), value_set=pyarrow.array(MISSING))
         text = pc.if_else(missing, pyarrow.scalar(None, pyarrow.string()), text)
         sign = re.escape(self._layout.decimal)
         good = pc.match_substring_regex(text, rf"^[-+]?(\d+({sign}\d*)?|{sign}\d+)([eE][-+]?\d+)?$").fill_null(True)
@@ -327,14 +327,14 @@ class Table:
 
     def _holds_dates(self, values: pyarrow.ChunkedArray) -> bool:
         cells = (str(cell.as_py()).strip() for cell in values if cell.is_valid)
-        first = next((cell for cell in cells if cell.lower() not in _MISSING), "")
+        first = next((cell for cell in cells if cell.lower() not in MISSING), "")
         return _date(first) is not None and not first.isdecimal()
 
     def _dates(self, name: object) -> pyarrow.ChunkedArray:
         epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
         microseconds, zoned = [], None
         for row, cell in enumerate(self._columns[name].to_pylist()):
-            if cell is None or cell.strip().lower() in _MISSING:
+            if cell is None or cell.strip().lower() in MISSING:
                 microseconds.append(None)
                 continue
             date = _date(cell)

@@ -1,0 +1,85 @@
+"""Segments as stores hold them, checked against the signal that an encoder reads; predictions of those that cannot be read."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from accdistill_jax.api.signals import InputContract
+from accdistill_jax.errors import UserError
+from accdistill_jax.readouts.label_probe import LabelPrediction
+from accdistill_jax.readouts.readout import Prediction
+
+
+def segment_batch(
+    segments: Mapping[str, np.ndarray] | np.ndarray, contract: InputContract, *, unit: str
+) -> dict[str, np.ndarray]:
+    """The arrays that an encoder reads: stored values with scale and offset.
+
+    Args:
+        segments: as for `TrainedEncoder.encode`.
+        contract: the signal that the encoder reads.
+        unit: of the values, for messages.
+
+    Raises:
+        UserError: the segments do not fit; names the property, the value and the expected value.
+    """
+    name = contract.modality
+    if isinstance(segments, Mapping):
+        if name not in segments:
+            raise UserError(
+                f"the {contract.part} reads {name}; the segments have {', '.join(map(str, segments)) or 'nothing'}"
+            )
+        values = np.asarray(segments[name])
+        keys = (f"{name}_scale", f"{name}_offset")
+        quantised = {key: np.asarray(segments[key]) for key in keys if key in segments}
+    else:
+        values, quantised = np.asarray(segments), {}
+    _check_shape(values, contract)
+    if len(quantised) == 2:
+        return {name: values, **quantised}
+    if values.dtype.kind != "f":
+        raise UserError(
+            f"{name} has dtype {values.dtype}; give float values in {unit}, or the whole result of Store.read, "
+            "which has their scale and offset"
+        )
+    if not np.isfinite(values).all():
+        segment = int(np.flatnonzero(~np.isfinite(values).all(axis=(1, 2)))[0])
+        raise UserError(f"{name} has NaN or infinite values, first in segment {segment}; leave such segments out")
+    shape = (len(values), contract.channels)
+    return {
+        name: values.astype(np.float32),
+        f"{name}_scale": np.ones(shape, np.float32),
+        f"{name}_offset": np.zeros(shape, np.float32),
+    }
+
+
+def _check_shape(values: np.ndarray, contract: InputContract) -> None:
+    wanted = (contract.samples, contract.channels)
+    if values.ndim != 3 or values.shape[1:] != wanted:
+        raise UserError(
+            f"{contract.modality} has shape {list(values.shape)}; the {contract.part} reads "
+            f"[batch, {contract.samples}, {contract.channels}]: {contract.samples / contract.rate_hz:g} s at "
+            f"{contract.rate_hz:g} Hz, {contract.channels} channels"
+        )
+
+
+def with_problems(prediction: Prediction | LabelPrediction, problem: np.ndarray) -> Prediction | LabelPrediction:
+    """Predictions of all minutes, from those of the minutes that could be embedded.
+
+    Args:
+        prediction: of the minutes without a problem; or a single one, for a person.
+        problem: [n] str, the reason why a minute could not be embedded; "" where it could.
+    """
+    usable = problem == ""
+    if len(prediction.value) != np.count_nonzero(usable):
+        return prediction
+    reason = problem.astype("U32")
+    reason[usable] = prediction.reason
+    filled = {}
+    for name, values in prediction._asdict().items():
+        if values is None or name == "reason":
+            continue
+        unknown = "" if values.dtype.kind == "U" else np.nan
+        filled[name] = np.full((len(problem), *values.shape[1:]), unknown, values.dtype)
+        filled[name][usable] = values
+    return prediction._replace(**filled, reason=reason)

@@ -1,0 +1,148 @@
+"""accdistill embed: recordings into a table, whole or not at all, and continued after an interruption."""
+
+import gzip
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import accdistill_jax as ad
+from accdistill_jax.api.embed_command import main
+from accdistill_jax.errors import UserError
+
+HEADER = "x,y,z\n"
+
+
+def csv(seconds=130, rate_hz=50, scale=1000.0, seed=0):
+    """A still wrist in mg, as CSV."""
+    signal = np.random.default_rng(seed).normal([0.0, 0.6, 0.8], 0.002, (seconds * rate_hz, 3)) * scale
+    return HEADER + "\n".join(",".join(f"{value:.3f}" for value in row) for row in signal) + "\n"
+
+
+@pytest.fixture
+def watches(tmp_path):
+    """Two recordings of two minutes."""
+    folder = tmp_path / "watches"
+    folder.mkdir()
+    for number, name in enumerate(("anna", "ben")):
+        (folder / f"{name}.csv").write_text(csv(seed=number))
+    return folder
+
+
+def embed(finished, *words):
+    return main([str(finished), *map(str, words), "--workers", "1", "--quiet"])
+
+
+def flags(out):
+    return ("--out", out, "--rate-hz", "50", "--unit", "mg")
+
+
+def test_a_row_for_each_minute(finished, watches, tmp_path, capsys):
+    out = tmp_path / "z.parquet"
+    assert embed(finished, watches, *flags(out)) == 0
+    table = pq.read_table(out)
+    assert table.column_names == ["participant", "recording", "start", "quality", "motion", "embedding"]
+    assert table["participant"].to_pylist() == ["anna", "anna", "ben", "ben"]
+    said = capsys.readouterr().out
+    assert "2 recordings (plain): 4 of 4 minutes embedded" in said
+    encoder = ad.load(finished)
+    alone = encoder.embed_recording(watches / "ben.csv", rate_hz=50, unit="mg")
+    np.testing.assert_array_equal(np.stack(table["embedding"].to_numpy()[2:]), np.stack(alone["embedding"].to_numpy()))
+    signal = np.loadtxt(watches / "ben.csv", delimiter=",", skiprows=1)
+    np.testing.assert_allclose(np.stack(alone["embedding"].to_numpy()), encoder.embed(signal, 50, unit="mg"), atol=1e-4)
+    assert not list(tmp_path.glob("z.parquet.partial/*.part.parquet"))
+
+
+def test_a_finished_table_is_left_and_another_is_refused(finished, watches, tmp_path, capsys):
+    out = tmp_path / "z.parquet"
+    assert embed(finished, watches, *flags(out)) == 0
+    content = out.read_bytes()
+    assert embed(finished, watches, *flags(out)) == 0 and out.read_bytes() == content
+    assert "already complete" in capsys.readouterr().out
+    assert embed(finished, watches, *flags(out), "--max-motion-g", "0.05") == 2
+    assert "was made otherwise" in capsys.readouterr().err and out.read_bytes() == content
+    assert embed(finished, watches, *flags(out), "--max-motion-g", "0.05", "--overwrite") == 0
+    out.write_text("mine")
+    assert embed(finished, watches, *flags(out)) == 2 and out.read_text() == "mine"
+    assert "another file is there" in capsys.readouterr().err
+
+
+def test_an_interrupted_command_continues(finished, watches, tmp_path, monkeypatch, capsys):
+    from accdistill_jax.api import embed_files
+
+    out, table = tmp_path / "z.parquet", embed_files.minute_table
+    calls = []
+
+    def stop_at_the_second(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return table(*arguments)
+
+    monkeypatch.setattr(embed_files, "minute_table", stop_at_the_second)
+    assert embed(finished, watches, *flags(out)) == 130
+    assert not out.exists() and "run the same command again" in capsys.readouterr().err
+    assert embed(finished, watches, *flags(out)) == 0 and len(calls) == 3
+    assert "1 of 2 recordings were embedded by an earlier start" in capsys.readouterr().out
+    other = tmp_path / "other.parquet"
+    assert embed(finished, watches, *flags(other)) == 0
+    assert pq.read_table(other).equals(pq.read_table(out))
+
+
+def test_a_bad_recording_is_named_and_the_others_are_kept(finished, watches, tmp_path, capsys):
+    (watches / "bad.csv").write_text(HEADER + "a,b,c\n")
+    out = tmp_path / "z.parquet"
+    assert embed(finished, watches, *flags(out)) == 2
+    assert "bad.csv" in capsys.readouterr().err and not out.exists()
+    assert embed(finished, watches, *flags(out), "--skip-bad") == 0
+    assert "left out: recording bad" in capsys.readouterr().out and pq.read_table(out).num_rows == 4
+
+
+WRONG = {
+    "no such file": (("absent.csv",), "no such file or folder"),
+    "not a parquet name": (("watches", "--out", "z.csv"), "the result is a Parquet file"),
+    "wrong unit": (("watches", "--unit", "g"), "mg"),
+    "wrong rate": (("watches", "--rate-hz", "0"), "rate"),
+    "rate as text": (("watches", "--rate-hz", "fast"), "fast"),
+    "unknown reader": (("watches", "--reader", "empatica"), "empatica"),
+    "another reader": (("watches", "--reader", "empatica_e4"), "no recordings|no session|BVP"),
+    "unknown flag": (("watches", "--units", "mg"), "--units"),
+    "too short": (("short.csv",), "no minute was embedded|too_short|shorter"),
+    "a wrong column": (("watches", "--columns", "a,b,c"), "a|column"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_calls_end_in_a_line(finished, watches, tmp_path, monkeypatch, capsys, name):
+    words, message = WRONG[name]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "short.csv").write_text(csv(seconds=20))
+    defaults = ["--out", "z.parquet", "--rate-hz", "50", "--unit", "mg"]
+    given = {word for word in words if word.startswith("--")}
+    rest = [word for at in range(0, 6, 2) for word in defaults[at : at + 2] if defaults[at] not in given]
+    if "--reader" in words:
+        rest = rest[:2]
+    try:
+        status = embed(finished, *words, *rest)
+    except SystemExit as stop:
+        status = stop.code
+    error = capsys.readouterr().err
+    assert status == 2 and "Traceback" not in error and any(part in error for part in message.split("|")), error
+    assert not (tmp_path / "z.parquet").exists()
+
+
+def test_a_folder_without_a_run_is_named(watches, tmp_path, capsys):
+    assert embed(tmp_path, watches, *flags(tmp_path / "z.parquet")) == 2
+    assert "holds no run" in capsys.readouterr().err
+
+
+def test_embed_recording_reads_compressed_files_and_names_what_it_cannot(finished, tmp_path):
+    encoder = ad.load(finished)
+    path = tmp_path / "watch.csv.gz"
+    path.write_bytes(gzip.compress(csv().encode()))
+    assert encoder.embed_recording(path, rate_hz=50, unit="mg").num_rows == 2
+    with pytest.raises(UserError, match="no such file"):
+        encoder.embed_recording(tmp_path / "absent.csv")
+    (tmp_path / "notes.md").write_text("# notes")
+    with pytest.raises(UserError, match=r"no reader knows|notes.md"):
+        encoder.embed_recording(tmp_path / "notes.md")
