@@ -31,10 +31,12 @@ def refused(function, *arguments, **options) -> str:
 
 @pytest.fixture
 def folder(finished, smoke_store, tmp_path, monkeypatch) -> Path:
-    """The working directory, with a finished run in runs/distill and a store in store."""
+    """The working directory, with a finished run in runs/distill, a store in store, and watch.csv.gz: two minutes at 50 Hz, in mg."""
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "distill").symlink_to(finished)
     (tmp_path / "store").symlink_to(smoke_store)
+    wrist = np.random.default_rng(0).normal([0, 600, 800], 2, (6000, 3))
+    np.savetxt(tmp_path / "watch.csv.gz", wrist, fmt="%.1f", delimiter=",", header="x,y,z", comments="")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
