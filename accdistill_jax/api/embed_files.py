@@ -244,7 +244,9 @@ def _claim(partial: Path, request: Mapping[str, Any], *, overwrite: bool) -> Non
         except (OSError, ValueError):
             staged = {}
     if staged is not None and (overwrite or staged != request):
-        if not overwrite:
+        if not overwrite and any(
+            partial.glob("*.part.parquet")
+        ):  # settings without a part are those of a failed command
             raise UserError(
                 f"{partial}: an interrupted command with other settings is kept there ({difference(staged, dict(request))}); "
                 "repeat it to continue, or discard it by --overwrite"

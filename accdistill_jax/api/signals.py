@@ -102,7 +102,7 @@ def cut_signal(signal: np.ndarray, contract: InputContract, described: SignalFor
         done.append(_cut_one(one, f"{name}[{number}]" if np.ndim(signal) == 3 else name, contract, described, settings))
     segments = np.concatenate([one.segments[name] for one in done])
     gap_s = np.concatenate([one.gap_s for one in done])
-    flat = np.concatenate([one.flat for one in done]) | (np.ptp(segments, axis=1) == 0).all(1)
+    flat = np.concatenate([one.flat for one in done]) | (segments == segments[:, :1]).all(axis=(1, 2))
     problem = np.where(gap_s > settings.max_gap_s, "gap", np.where(flat, "flat", ""))
     if (problem != "").all():
         raise UserError(f"{name}: no minute can be embedded: {_counted(problem, settings)}")

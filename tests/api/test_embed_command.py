@@ -89,6 +89,12 @@ def test_an_interrupted_command_continues(finished, watches, tmp_path, monkeypat
     assert pq.read_table(other).equals(pq.read_table(out))
 
 
+def test_a_failed_command_is_corrected_without_more_words(finished, watches, tmp_path, capsys):
+    out = tmp_path / "z.parquet"
+    assert embed(finished, watches, "--out", out, "--rate-hz", "50", "--unit", "g") == 2
+    assert embed(finished, watches, *flags(out)) == 0, capsys.readouterr().err
+
+
 def test_a_bad_recording_is_named_and_the_others_are_kept(finished, watches, tmp_path, capsys):
     (watches / "bad.csv").write_text(HEADER + "a,b,c\n")
     out = tmp_path / "z.parquet"

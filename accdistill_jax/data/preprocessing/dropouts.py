@@ -12,6 +12,7 @@ import dataclasses
 
 import numpy as np
 
+from accdistill_jax.data.preprocessing.channels import in_all_channels
 from accdistill_jax.data.recording import Stream
 
 COARSE_STEP_G = 0.005
@@ -31,14 +32,15 @@ def held_samples(stream: Stream, *, held_s: float, held_coarse_s: float) -> np.n
     """
     values = stream.values
     held = np.zeros(len(values), bool)
-    same = (np.diff(values, axis=0) == 0).all(1)
+    same = in_all_channels(values[1:] == values[:-1])
     edges = np.diff(np.concatenate([[0], same.astype(np.int8), [0]]))
     first, last = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
     duration = (
         (last - first) / stream.rate_hz if stream.rate_hz is not None else stream.stamps[last] - stream.stamps[first]
     )
     limit = np.full(len(first), held_s)
-    if stream.name == "accel" and _is_coarse(values):
+    may_be_long = (duration > min(held_s, held_coarse_s)).any()
+    if stream.name == "accel" and may_be_long and _is_coarse(values):
         off = (values[first] == 0).all(1) & (stream.gravity == "included")
         limit[~off] = held_coarse_s
     long = (duration > limit) & (last - first + 1 >= LEAST_SAMPLES)

@@ -21,6 +21,7 @@ the message suggests a unit that fits.
 
 import numpy as np
 
+from accdistill_jax.data.preprocessing.channels import in_all_channels, in_any_channel, range_of_channels
 from accdistill_jax.data.recording import Beats, Recording, Stream
 from accdistill_jax.errors import UserError
 
@@ -121,13 +122,16 @@ def resting_g(accel: Stream) -> tuple[float, int]:
         The length in g and the number of seconds. With fewer than `LEAST_CALM_S` calm seconds, the median length over all
         samples and 0; NaN if there are no samples.
     """
-    values = accel.values[np.isfinite(accel.values).all(1) & accel.values.any(1)].astype(np.float64)
+    known = in_all_channels(np.isfinite(accel.values)) & in_any_channel(accel.values != 0)
+    values = (accel.values if known.all() else accel.values[known]).astype(np.float64)
     if not len(values):
         return float("nan"), 0
     per_second = max(round(_rate_hz(accel)), 2)
     seconds = values[: len(values) // per_second * per_second].reshape(-1, per_second, 3)
-    mean = np.linalg.norm(seconds.mean(1), axis=1)
-    calm = np.sqrt(seconds.var(1).sum(1)) < CALM * mean
+    of_axes = np.einsum("ntc->nc", seconds) / per_second
+    mean = np.linalg.norm(of_axes, axis=1)
+    moved = seconds - of_axes[:, None]
+    calm = np.sqrt(np.einsum("ntc,ntc->n", moved, moved) / per_second) < CALM * mean
     if calm.sum() < LEAST_CALM_S:
         return float(np.median(np.linalg.norm(values, axis=1))), 0
     return float(np.median(mean[calm])), int(calm.sum())
@@ -183,13 +187,15 @@ def _unit_that_fits(accel: Stream, length: float, *, calm: bool) -> str:
 
 
 def _check_axes(accel: Stream) -> dict[str, str]:
-    values = accel.values[np.isfinite(accel.values).all(1)]
+    known = in_all_channels(np.isfinite(accel.values))
+    values = accel.values if known.all() else accel.values[known]
     if len(values) < 2:
         return {}
-    moves = np.ptp(values, axis=0)
+    moves = range_of_channels(values)
     for a, b in ((0, 1), (0, 2), (1, 2)):
         for sign, how in ((1, "the same"), (-1, "opposite")):
-            if moves[a] > 0 and np.array_equal(values[:, a], sign * values[:, b]):
+            begins_alike = np.array_equal(values[:100, a], sign * values[:100, b])
+            if moves[a] > 0 and begins_alike and np.array_equal(values[:, a], sign * values[:, b]):
                 raise UserError(
                     f"stream 'accel': axes {accel.channels[a]} and {accel.channels[b]} are {how} in every sample; "
                     "give three different columns"

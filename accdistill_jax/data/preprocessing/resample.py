@@ -10,6 +10,7 @@ import numpy as np
 import scipy.interpolate
 import scipy.signal
 
+from accdistill_jax.data.preprocessing.channels import in_any_channel
 from accdistill_jax.data.recording import RATES_HZ, Stream
 from accdistill_jax.errors import UserError
 
@@ -107,7 +108,7 @@ def lowpass(up: int, down: int) -> np.ndarray:
 def _from_constant_rate(
     stream: Stream, stream_hz: float, ratio: fractions.Fraction, *, start_s: float, count: int, rate_hz: float
 ) -> OnGrid:
-    bad = np.asarray(np.isnan(stream.values).any(1))
+    bad = in_any_channel(np.isnan(stream.values))
     values = _interpolate_over(stream.values, bad)
     if ratio != 1:
         values = scipy.signal.resample_poly(
@@ -166,7 +167,7 @@ def _from_stamps(stream: Stream, start_s: float, count: int, rate_hz: float, gap
         usual = 1 / stream.rate_hz
     else:
         time, usual = stream.stamps, _usual_distance(stream)
-    good = ~np.isnan(stream.values).any(1)
+    good = ~in_any_channel(np.isnan(stream.values))
     if not good.any():
         raise UserError(f"stream {stream.name!r}: no sample has a number in every channel; check the columns")
     time, values, lost_before = time[good], stream.values[good].astype(np.float64), np.cumsum(~good)[good]
@@ -231,7 +232,7 @@ def fraction_clipped(stream: Stream, start_s: np.ndarray, duration_s: float) -> 
     if stream.range is None:
         return np.zeros(len(start_s), np.float32)
     low, high = map(np.asarray, stream.range)
-    clipped = ((stream.values <= low) | (stream.values >= high)).any(1)
+    clipped = in_any_channel((stream.values <= low) | (stream.values >= high))
     total = np.concatenate([[0], np.cumsum(clipped)])
     first, last = _index(stream, start_s), _index(stream, start_s + duration_s)
     return ((total[last] - total[first]) / np.maximum(last - first, 1)).astype(np.float32)
@@ -248,7 +249,7 @@ def is_flat(stream: Stream, start_s: np.ndarray, duration_s: float) -> np.ndarra
     Returns:
         [N] bool.
     """
-    moves = (np.diff(stream.values, axis=0) != 0).any(1)
+    moves = in_any_channel(np.diff(stream.values, axis=0) != 0)
     total = np.concatenate([[0, 0], np.cumsum(moves)])  # total[i]: number of changes from sample 0 to sample i - 1
     first, last = _index(stream, start_s), _index(stream, start_s + duration_s)
     return total[last] == total[np.minimum(first + 1, len(total) - 1)]
