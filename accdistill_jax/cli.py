@@ -51,6 +51,9 @@ COMMANDS = {
     "embed": SubCommand(
         "accdistill_jax.api.embed_command", "embed each minute of recordings by a trained encoder, into a Parquet file"
     ),
+    "demo": SubCommand(
+        "accdistill_jax.api.demo_command", "write a static web page that runs a student in the browser", plain=True
+    ),
     "reproduce": SubCommand(
         "accdistill_jax.reproduce.__main__", "run the grid of experiments behind the claims, or check a report"
     ),

@@ -16,7 +16,7 @@ from pathlib import Path
 from absl import flags
 
 from accdistill_jax import main as train
-from accdistill_jax.api import embed_command, export_command, predict_command, probe_command
+from accdistill_jax.api import demo_command, embed_command, export_command, predict_command, probe_command
 from accdistill_jax.config.__main__ import main as print_config
 from accdistill_jax.config.load import load_config
 from accdistill_jax.data.prepare import __main__ as prepare
@@ -131,6 +131,14 @@ def _check_embed(arguments: list[str]) -> None:
     assert embed_command.embed_parser().parse_args(arguments).out
 
 
+def _check_demo(arguments: list[str]) -> None:
+    assert demo_command.demo_parser().parse_args(arguments).out
+
+
+def _check_server(arguments: list[str]) -> None:
+    assert arguments[0] == "--directory" and len(arguments) == 2
+
+
 def _check_export(arguments: list[str]) -> None:
     assert export_command.export_parser().parse_args(arguments).out
 
@@ -207,6 +215,8 @@ CHECKS: dict[tuple[str, ...], Callable[[list[str]], None]] = {
     ("accdistill", "predict"): _check_predict,
     ("accdistill", "probe"): _check_probe,
     ("accdistill", "export"): _check_export,
+    ("accdistill", "demo"): _check_demo,
+    ("python", "-m", "http.server"): _check_server,
     ("accdistill", "embed"): _check_embed,
     ("accdistill", "mirror"): _check_by_help("python", "-m", "accdistill_jax.storage.mirror"),
     ("accdistill",): _check_by_help("python", "-m", "accdistill_jax.cli"),

@@ -52,7 +52,12 @@ KINDS = {
         ("accdistill", name) for name in ("train", "embed", "prepare", "reproduce", "mirror", "predict", "probe")
     }
     | {("accdistill",)},
-    "accdistill_jax/export/README.md": {INSTALL, ("accdistill", "export")},
+    "accdistill_jax/export/README.md": {
+        INSTALL,
+        ("accdistill", "export"),
+        ("accdistill", "demo"),
+        ("python", "-m", "http.server"),
+    },
     "accdistill_jax/data/README.md": {PREPARE},
     "accdistill_jax/reproduce/README.md": {REPRODUCE},
     "accdistill_jax/reproduce/results/README.md": {REPRODUCE},

@@ -1,0 +1,280 @@
+// Runs the exported student on a recording: parse, resample, cut, embed, read out, draw.
+const about = await (await fetch("about.json")).json();
+const $ = (id) => document.getElementById(id);
+const { rate_hz: RATE, samples: SAMPLES, readout, domain } = about;
+
+// Signal processing: the same steps as accdistill_jax/data/preprocessing/resample.py and quality.py.
+
+function bessel0(x) {
+  let sum = 1, term = 1;
+  for (let k = 1; k < 60 && term > 1e-17 * sum; k++) sum += term *= (x / (2 * k)) ** 2;
+  return sum;
+}
+
+function lowpass(up, down) {
+  const slower = Math.max(up, down), half = 32 * slower, cutoff = 0.91 / slower, beta = 9;
+  const taps = Float64Array.from({ length: 2 * half + 1 }, (_, i) => {
+    const t = i - half, x = Math.PI * cutoff * t;
+    return cutoff * (t === 0 ? 1 : Math.sin(x) / x) * bessel0(beta * Math.sqrt(Math.max(1 - (t / half) ** 2, 0))) / bessel0(beta);
+  });
+  const total = taps.reduce((a, b) => a + b, 0);
+  return taps.map((tap) => tap / total);
+}
+
+function ratioOf(x) { // the best fraction with a denominator of at most 1000
+  let best = [1, 1], error = Infinity;
+  for (let down = 1; down <= 1000; down++) {
+    const up = Math.round(x * down), off = Math.abs(up / down - x);
+    if (up > 0 && off < error - 1e-15) [best, error] = [[up, down], off];
+  }
+  return best;
+}
+
+function resample(column, fromHz) {
+  const [up, down] = ratioOf(RATE / fromHz);
+  if (up === down) return column;
+  if (Math.abs(up / down * fromHz / RATE - 1) * column.length * RATE / fromHz > 0.1)
+    throw new Error(`${fromHz} Hz is no simple ratio to ${RATE} Hz; resample the file first`);
+  const taps = lowpass(up, down), half = (taps.length - 1) / 2, n = column.length;
+  const first = column[0], slope = (column[n - 1] - first) / (n - 1); // a line through both ends is taken off, and put back
+  const out = new Float64Array(Math.ceil(n * up / down));
+  for (let i = 0; i < out.length; i++) {
+    const at = i * down; // place among the samples after `up` fold stuffing
+    let sum = 0;
+    const low = Math.max(Math.ceil((at - half) / up), 0), high = Math.min(Math.floor((at + half) / up), n - 1);
+    for (let k = low; k <= high; k++) sum += (column[k] - first - slope * k) * taps[at - k * up + half];
+    out[i] = sum * up + first + slope * at / up;
+  }
+  return out;
+}
+
+function motionOf(segment) { // root mean square over windows of 2 s of the vector's standard deviation, in g
+  const length = Math.round(2 * RATE), windows = Math.floor(SAMPLES / length);
+  let total = 0;
+  for (let w = 0; w < windows; w++)
+    for (let c = 0; c < 3; c++) {
+      let sum = 0, square = 0;
+      const start = segment[3 * w * length + c];
+      for (let t = 0; t < length; t++) {
+        const value = segment[3 * (w * length + t) + c] - start;
+        sum += value;
+        square += value * value;
+      }
+      total += Math.max(square / length - (sum / length) ** 2, 0);
+    }
+  return Math.sqrt(total / windows);
+}
+
+function prediction(embedding, motion) {
+  const dot = (weights) => weights.reduce((sum, weight, i) => sum + weight * embedding[i], 0);
+  const value = dot(readout.weights) + readout.intercept;
+  const [low, high] = readout.spread_limits;
+  const spread = Math.min(Math.max(Math.exp(dot(readout.spread_weights) + readout.spread_intercept), low), high);
+  const half = readout.quantile === null ? Infinity : readout.quantile * spread;
+  const columns = domain.directions.map((direction) => direction.reduce((sum, d, i) => sum + d * (embedding[i] - domain.mean[i]), 0));
+  const distance = Math.sqrt(columns.reduce((sum, x) => sum + x * x, 0) / columns.length);
+  let reason = "";
+  if (distance > domain.distance_limit) reason = about.reasons.far;
+  if (domain.motion_limit_g !== null && motion > domain.motion_limit_g) reason = about.reasons.motion;
+  if (!reason && Number.isFinite(half) && readout.constant_half_width !== null && half >= readout.constant_half_width) reason = about.reasons.wide;
+  return { value, low: value - half, high: value + half, reason, motion };
+}
+
+// Files.
+
+function parse(text) {
+  const lines = text.replace(/^\ufeff/, "").split(/\r?\n/).filter((line) => line.trim());
+  if (lines.length < 2) throw new Error("The file has no rows.");
+  const delimiter = [";", "\t", ","].find((sign) => lines[1].includes(sign)) ?? " ";
+  const number = (cell) => (delimiter === "," ? Number(cell) : Number(cell.replace(",", ".")));
+  const cells = lines.map((line) => line.split(delimiter).map((cell) => cell.trim()));
+  const header = cells[0].every((cell) => Number.isNaN(number(cell))) ? cells.shift() : null;
+  const width = cells[0].length;
+  const named = header && ["x", "y", "z"].map((axis) => header.findIndex((name) => new RegExp(`(^|[^a-z])(a|acc|accel)?[ _]?${axis}$`, "i").test(name.replace(/[([].*/, "").trim())));
+  const axes = named && named.every((place) => place >= 0) ? named : width === 3 ? [0, 1, 2] : width === 4 && !header ? [1, 2, 3] : null;
+  if (!axes) throw new Error("The columns x, y and z are not clear. Name them x, y, z in the first line.");
+  const timeColumn = header ? header.findIndex((name) => /time|^t$|stamp/i.test(name)) : width === 4 ? 0 : -1;
+  const columns = axes.map((place) => Float64Array.from(cells, (row) => number(row[place] ?? "")));
+  const bad = cells.findIndex((_, i) => columns.some((column) => !Number.isFinite(column[i])));
+  if (bad >= 0) throw new Error(`Row ${bad + 1 + (header ? 1 : 0)} has a cell that is not a number.`);
+  let measured = null;
+  if (timeColumn >= 0) {
+    const times = cells.map((row) => number(row[timeColumn]));
+    const step = (times[times.length - 1] - times[0]) / (times.length - 1);
+    const fits = [1, 1e3, 1e6, 1e9].map((per) => per / step).filter((hz) => hz >= 5 && hz < 2000);
+    if (fits.length === 1) measured = fits[0];
+  }
+  return { columns, measured };
+}
+
+function checked(columns, rate) {
+  if (!(rate >= 1 && rate <= 4000)) throw new Error("Give the samples per second.");
+  const n = columns[0].length;
+  if (n / rate < SAMPLES / RATE) throw new Error(`The recording lasts ${(n / rate).toFixed(0)} s, a minute is needed.`);
+  const lengths = Float64Array.from(columns[0], (x, i) => Math.hypot(x, columns[1][i], columns[2][i])).sort();
+  const rest = lengths[n >> 1];
+  if (!(rest > 0.8 && rest < 1.25))
+    throw new Error(`Acceleration at rest is ${rest.toPrecision(3)} g with this unit, but gravity is 1 g. Choose another unit, or a file with gravity.`);
+}
+
+async function predict(columns, rate, session) {
+  checked(columns, rate);
+  const grid = columns.map((column) => resample(column, rate));
+  const minutes = Math.floor(grid[0].length / SAMPLES), results = [];
+  for (let m = 0; m < minutes; m++) {
+    const segment = new Float32Array(3 * SAMPLES);
+    for (let t = 0; t < SAMPLES; t++) for (let c = 0; c < 3; c++) segment[3 * t + c] = grid[c][m * SAMPLES + t];
+    const { embedding } = await session.run({ signal: new ort.Tensor("float32", segment, [1, SAMPLES, 3]) });
+    results.push(prediction(embedding.data, motionOf(segment)));
+  }
+  return { results, grid };
+}
+
+// Drawing.
+
+function frame(canvas, { xMax, yMin, yMax, title, unit }) {
+  const ratio = window.devicePixelRatio || 1, width = canvas.clientWidth || 960, height = Math.max(width * 0.28, 170);
+  canvas.width = width * ratio;
+  canvas.height = height * ratio;
+  const draw = canvas.getContext("2d");
+  draw.scale(ratio, ratio);
+  draw.font = "12px system-ui, sans-serif";
+  const left = 48, right = width - 8, top = 24, bottom = height - 28;
+  const x = (value) => left + (value / xMax) * (right - left), y = (value) => bottom - ((value - yMin) / (yMax - yMin)) * (bottom - top);
+  draw.fillStyle = "#222";
+  draw.fillText(title, left, 14);
+  draw.fillText("minutes", right - 44, height - 4);
+  draw.strokeStyle = "#ddd";
+  for (let i = 0; i <= 4; i++) {
+    const value = yMin + ((yMax - yMin) * i) / 4;
+    draw.fillStyle = "#666";
+    draw.fillText(Math.abs(value) >= 100 ? value.toFixed(0) : value.toPrecision(3), 4, y(value) + 4);
+    draw.beginPath();
+    draw.moveTo(left, y(value));
+    draw.lineTo(right, y(value));
+    draw.stroke();
+  }
+  for (let i = 0; i <= xMax; i += Math.max(1, Math.round(xMax / 8))) draw.fillText(String(i), x(i) - 3, bottom + 16);
+  return { draw, x, y, left, right, top, bottom };
+}
+
+function show({ results, grid }) {
+  $("result").hidden = false;
+  const known = results.filter((r) => !r.reason), n = results.length;
+  const mean = known.reduce((sum, r) => sum + r.value, 0) / known.length;
+  $("headline").textContent = known.length ? `${about.words}: ${mean.toFixed(0)} ${about.unit} (${known.length} of ${n} minutes answered)` : `None of ${n} minutes can be answered`;
+  const ends = known.length ? known : results;
+  const low = Math.min(...ends.map((r) => (Number.isFinite(r.low) ? r.low : r.value))) - 3, high = Math.max(...ends.map((r) => (Number.isFinite(r.high) ? r.high : r.value))) + 3;
+  const heart = frame($("heart"), { xMax: n, yMin: low, yMax: high, title: `${about.words} (${about.unit}), interval of ${100 * about.level} %; grey: unknown` });
+  results.forEach((r, i) => {
+    const { draw, x, y, top, bottom } = heart, at = x(i + 0.5);
+    if (r.reason) {
+      draw.fillStyle = "#eee";
+      draw.fillRect(x(i), top, x(i + 1) - x(i), bottom - top);
+      return;
+    }
+    draw.strokeStyle = "#e69f00";
+    draw.lineWidth = 3;
+    draw.beginPath();
+    draw.moveTo(at, y(Math.max(r.low, low)));
+    draw.lineTo(at, y(Math.min(r.high, high)));
+    draw.stroke();
+    draw.fillStyle = "#0072b2";
+    draw.beginPath();
+    draw.arc(at, y(r.value), 4, 0, 7);
+    draw.fill();
+  });
+  const means = grid.map((column) => column.reduce((a, b) => a + b, 0) / column.length);
+  const spread = 1000 * Math.max(...grid.map((column, c) => [...column].map((v) => Math.abs(v - means[c])).sort((a, b) => a - b)[Math.floor(0.995 * column.length)]));
+  const plot = frame($("signal"), { xMax: n, yMin: -spread, yMax: spread, title: "Acceleration − mean (mg): x, y, z" });
+  grid.forEach((column, c) => {
+    plot.draw.strokeStyle = ["#0072b2", "#e69f00", "#009e73"][c];
+    plot.draw.lineWidth = 0.7;
+    plot.draw.beginPath();
+    const step = Math.max(1, Math.floor(column.length / 4000));
+    for (let i = 0; i < column.length; i += step) {
+      const value = Math.min(Math.max(1000 * (column[i] - means[c]), -spread), spread);
+      plot.draw.lineTo(plot.x(i / SAMPLES), plot.y(value));
+    }
+    plot.draw.stroke();
+  });
+  $("rows").replaceChildren(...results.map((r, i) => {
+    const row = document.createElement("tr");
+    const texts = [String(i + 1), r.reason ? "unknown" : r.value.toFixed(1), r.reason ? "" : `${r.low.toFixed(0)} to ${r.high.toFixed(0)}`, (1000 * r.motion).toFixed(1), r.reason];
+    row.append(...texts.map((text, k) => Object.assign(document.createElement("td"), { textContent: text, className: k === 4 ? "reason" : "" })));
+    return row;
+  }));
+  document.body.dataset.values = JSON.stringify(results);
+}
+
+// The page.
+
+function say(text, isError = false) {
+  $("status").textContent = text;
+  $("status").className = isError ? "error" : "";
+}
+
+$("people").textContent = about.people;
+$("label").textContent = `${about.words} (${about.unit})`;
+let session = null;
+try {
+  ort.env.wasm.numThreads = 1;
+  session = await ort.InferenceSession.create("encoder.onnx", { executionProviders: ["wasm"] });
+  say("Ready.");
+} catch (error) {
+  say(`The encoder cannot be loaded: ${error.message}. Serve this folder by a web server, such as python -m http.server.`, true);
+}
+
+async function run(read) {
+  say("Working.");
+  try {
+    const { columns, rate } = await read();
+    show(await predict(columns, rate, session));
+    say("Done.");
+  } catch (error) {
+    say(error.message, true);
+  }
+}
+
+const readFile = (text) => run(async () => {
+  const { columns, measured } = parse(text), given = Number($("rate").value), scale = Number($("unit").value);
+  if (given && measured && Math.abs(measured / given - 1) > 0.25) throw new Error(`The time column says ${measured.toPrecision(4)} Hz, not ${given}.`);
+  return { columns: columns.map((column) => column.map((value) => value * scale)), rate: given || measured };
+});
+
+$("choose").onclick = () => $("file").click();
+$("file").onchange = async () => readFile(await $("file").files[0].text());
+$("drop").ondragover = (event) => { event.preventDefault(); $("drop").classList.add("over"); };
+$("drop").ondragleave = () => $("drop").classList.remove("over");
+$("drop").ondrop = async (event) => {
+  event.preventDefault();
+  $("drop").classList.remove("over");
+  readFile(await event.dataTransfer.files[0].text());
+};
+const sample = async (name, rate, unit) => {
+  $("rate").value = rate;
+  $("unit").value = unit;
+  await readFile(await (await fetch(name)).text());
+};
+$("sample").onclick = () => sample("sample.csv", "", "1");
+
+if ("DeviceMotionEvent" in window && navigator.maxTouchPoints > 0) {
+  $("record").hidden = false;
+  $("record").onclick = async () => {
+    if (typeof DeviceMotionEvent.requestPermission === "function" && (await DeviceMotionEvent.requestPermission()) !== "granted")
+      return say("The phone does not allow it.", true);
+    const rows = [], start = performance.now();
+    const keep = ({ accelerationIncludingGravity: a }) => {
+      rows.push([performance.now() - start, a.x, a.y, a.z]);
+      const left = 62 - rows[rows.length - 1][0] / 1000;
+      if (left > 0) return say(`Keep still: ${left.toFixed(0)} s left.`);
+      window.removeEventListener("devicemotion", keep);
+      const rate = Math.round((rows.length - 1) / ((rows[rows.length - 1][0] - rows[0][0]) / 1000));
+      run(async () => ({ columns: [1, 2, 3].map((c) => Float64Array.from(rows, (row) => row[c] / 9.80665)), rate }));
+    };
+    window.addEventListener("devicemotion", keep);
+  };
+}
+// index.html?sample shows the simulated recording, ?sample=FILE&rate=50&unit=0.001 another file of this folder
+const query = new URLSearchParams(location.search);
+if (query.has("sample")) await sample(query.get("sample") || "sample.csv", query.get("rate") ?? "", query.get("unit") ?? "1");
