@@ -76,6 +76,7 @@ def objective() -> WithBits:
     head = ProjectionHead(hidden=4, output=4)
     student = TransformerEncoder(patch=128, width=8, depth=1, heads=1, mlp=8)
     teacher = SimpleNamespace(
+        embedding_width=3840 * 2,  # two PPG channels
         apply=lambda variables, x: x.reshape(x.shape[0], -1),
         init_with_output=lambda key, x: (x.reshape(x.shape[0], -1), {}),
     )

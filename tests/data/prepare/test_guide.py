@@ -23,7 +23,7 @@ RATE_HZ, SECONDS = 50, 130
 
 def write_example(folder, seed=0, **changes):
     """The guide's example of the generic layout, with its data files."""
-    (example,) = blocks(GUIDE, "yaml")
+    example, *_ = blocks(GUIDE, "yaml")
     described = yaml.safe_load(example)
     described["participant"]["id"] = folder.name
     described |= changes
