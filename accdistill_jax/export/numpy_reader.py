@@ -16,11 +16,11 @@ def prepared(x, settings):
     """[batch, time, channels] in the unit of the contract -> the normalised bands that the encoder reads."""
 
     def mean(x, width):  # centred mean over time, edges repeated
-        padded = np.pad(x, ((0, 0), (width // 2, width - 1 - width // 2), (0, 0)), mode="edge").astype(np.float64)
+        padded = np.pad(x, ((0, 0), (width // 2, width - 1 - width // 2), (0, 0)), mode="edge")
         total = np.cumsum(np.pad(padded, ((0, 0), (1, 0), (0, 0))), axis=1)
-        return ((total[:, width:] - total[:, :-width]) / width).astype(np.float32)
+        return (total[:, width:] - total[:, :-width]) / width
 
-    x = x.astype(np.float32)
+    x = x.astype(np.float64)  # numpy adds float32 values along an axis with too large an error
     if settings["bands"] != "full":
         x = x - x[:, :1]
         low = mean(mean(x, 16), 16)

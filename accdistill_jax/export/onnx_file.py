@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -50,32 +49,21 @@ def write_onnx(plain: PlainEncoder, folder: Path, *, opset: int = OPSETS[0], int
         plain: the encoder.
         folder: existing folder.
         opset: version of the operators.
-        int8: also writes the matrices of dense layers as int8, one scale for each column; activations are quantised while
-            the model runs. Convolutions stay float32.
+        int8: also writes a file with int8 weights; see `onnx_weights.with_int8_weights`.
 
     Returns:
         The files.
 
     Raises:
-        UserError: a package is not installed, or the encoder cannot be translated.
+        UserError: onnx is not installed, or the encoder cannot be translated.
     """
+    model = onnx_model(plain, opset=opset)
     path = folder / "encoder.onnx"
-    write_atomically(path, onnx_model(plain, opset=opset).SerializeToString())
+    write_atomically(path, model.SerializeToString())
     if not int8:
         return [path]
-    try:
-        from onnxruntime import quantization
-    except ImportError as error:
-        raise UserError(f"int8 weights need the package onnxruntime: {_INSTALL}") from error
-    with tempfile.TemporaryDirectory(prefix="accdistill-") as scratch:
-        quantised = Path(scratch) / "encoder.int8.onnx"
-        quantization.quantize_dynamic(
-            path,
-            quantised,
-            op_types_to_quantize=["MatMul"],
-            weight_type=quantization.QuantType.QInt8,
-            per_channel=True,
-        )
-        small = folder / quantised.name
-        write_atomically(small, quantised.read_bytes())
+    from accdistill_jax.export.onnx_weights import with_int8_weights
+
+    small = folder / "encoder.int8.onnx"
+    write_atomically(small, with_int8_weights(model).SerializeToString())
     return [path, small]

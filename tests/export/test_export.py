@@ -91,7 +91,7 @@ def test_the_numpy_program_of_the_card_runs_and_agrees(encoder, signal, tmp_path
     np.save(tmp_path / "signal.npy", signal)
     arguments = [sys.executable, "reader.py", "encoder.npz", "signal.npy", "embedding.npy"]
     subprocess.run(arguments, cwd=tmp_path, check=True, timeout=60)
-    np.testing.assert_allclose(np.load(tmp_path / "embedding.npy"), encoder.encode(signal), atol=1e-4)
+    np.testing.assert_allclose(np.load(tmp_path / "embedding.npy"), encoder.encode(signal), atol=1e-5)
 
 
 @pytest.mark.parametrize(("architecture", "inputs"), FORMS[1:3])
@@ -102,7 +102,7 @@ def test_the_numpy_program_reads_every_input_form(architecture, inputs, signal, 
     plain = plain_encoder(Untrained(architecture, inputs))
     path, _ = write_npz(plain, tmp_path)
     embedding = numpy_reader.embed_signal(*numpy_reader.read_weights(path), signal)
-    np.testing.assert_allclose(embedding, np.asarray(jax.jit(plain.apply)(plain.params, signal)), atol=1e-4)
+    np.testing.assert_allclose(embedding, np.asarray(jax.jit(plain.apply)(plain.params, signal)), atol=1e-5)
 
 
 def test_an_architecture_without_a_reader_says_so(signal, tmp_path):
