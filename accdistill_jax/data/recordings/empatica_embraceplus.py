@@ -13,6 +13,7 @@ Source: Empatica, "EmbracePlus: raw data files (Avro)", schema 6.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import re
@@ -32,6 +33,7 @@ JOIN_S = 2400.0  # a file lasts 1800 s at most
 MOST_OVERLAP_S = 1.0
 LONGEST_BEAT_S = 3.0
 RATE_TOLERANCE = 0.02
+SCALE_TOLERANCE = 0.01
 NOMINAL_HZ = 64.0
 _MAGIC = b"Obj\x01"
 _MARKER_BYTES = 16  # Avro writes it at the end of the header and of each block; fastavro does not check the last one
@@ -55,11 +57,10 @@ class _Piece(NamedTuple):
 def find(tree: Tree) -> list[RecordingSource]:
     """Finds sessions of `.avro` files at any depth.
 
+    A file whose name is not that of the platform, PARTICIPANT_START.avro, is a recording of its own.
+
     Args:
         tree: the files to search.
-
-    Raises:
-        UserError: a file whose name does not end in "_" and its start in unix seconds, as the platform names it.
     """
     files = files_ending(tree, ".avro")
     tree.claim(*files)
@@ -78,11 +79,8 @@ def _sessions(files: Sequence[Path]) -> Iterator[list[Path]]:
     groups: dict[tuple[Path, str], list[tuple[int, Path]]] = {}
     for path in files:
         match = _NAME.fullmatch(path.stem)
-        if match is None:
-            raise UserError(
-                f"{path}: the name must be PARTICIPANT_START.avro, with the start in unix seconds, as Empatica's platform names it"
-            )
-        groups.setdefault((path.parent, match["participant"]), []).append((int(match["start"]), path))
+        key = (path.parent, match["participant"]) if match else (path, "")
+        groups.setdefault(key, []).append((int(match["start"]) if match else 0, path))
     for key in sorted(groups, key=str):
         session: list[Path] = []
         previous = 0
@@ -96,10 +94,15 @@ def _sessions(files: Sequence[Path]) -> Iterator[list[Path]]:
 
 
 def _participant(path: Path) -> str:
-    """The participant in a file's name: "1-2-anna_1714159675" is anna of organisation 1, site 2."""
-    name = path.stem.rpartition("_")[0]
-    match = re.fullmatch(r"\d+-\d+-(.+)", name)
-    return match[1] if match else name
+    """The participant in a file's name: "1-2-anna_1714159675" is anna of organisation 1, site 2; or else in the file itself."""
+    match = _NAME.fullmatch(path.stem)
+    if match is None:
+        try:
+            return str(_record(path)["enrollment"]["participantID"])
+        except (UserError, KeyError, TypeError):  # loading reports the error
+            return path.stem
+    parts = re.fullmatch(r"\d+-\d+-(.+)", match["participant"])
+    return parts[1] if parts else match["participant"]
 
 
 def load(paths: tuple[Path, ...], recording_id: str, participant_id: str) -> Recording:
@@ -113,7 +116,7 @@ def load(paths: tuple[Path, ...], recording_id: str, participant_id: str) -> Rec
     peaks, device = [], ""
     for path in paths:
         record = _record(path)
-        with named(path):
+        with named(path), _missing_keys_named():
             _check(record, participant_id)
             serial = str(record["deviceSn"])
             if device not in ("", serial):
@@ -178,6 +181,14 @@ def _check(record: Mapping[str, Any], participant_id: str) -> None:
         )
 
 
+@contextlib.contextmanager
+def _missing_keys_named() -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"not raw data of an EmbracePlus: {error} is missing or malformed") from error
+
+
 def _timing(sensor: Mapping[str, Any], name: str) -> tuple[float, float]:
     """Unix start in seconds, and rate in Hz."""
     start, rate = float(sensor["timestampStart"]) / 1e6, float(sensor["samplingFrequency"])
@@ -202,7 +213,14 @@ def _accel(path: Path, sensor: Mapping[str, Any]) -> _Piece | None:
     values = np.stack(counts, axis=1)
     if values.min() < low or values.max() > high:
         raise UserError(f"accelerometer: counts from {values.min():g} to {values.max():g}, outside {low:g} to {high:g}")
-    g = (values - low) / (high - low) * (physical_high - physical_low) + physical_low
+    factor = scale.get("conversionFactor")  # of newer schemas; the older ones have a span of counts alone
+    if factor is not None and abs(factor * (high - low) / (physical_high - physical_low) - 1) > SCALE_TOLERANCE:
+        raise UserError(f"accelerometer: imuParams {dict(scale)} contradict each other")
+    g = (
+        (values - low) / (high - low) * (physical_high - physical_low) + physical_low
+        if factor is None
+        else factor * values
+    )
     return _Piece(path, *_timing(sensor, "accelerometer"), g)
 
 

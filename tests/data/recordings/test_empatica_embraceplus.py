@@ -164,15 +164,36 @@ def test_damaged_files_are_named(tmp_path):
 
 
 def test_other_files_are_named(tmp_path):
-    path = write(tmp_path, {"a": 1}, schema=record_of("other", {"a": "int"}))
+    write(tmp_path, {"a": 1}, schema=record_of("other", {"a": "int"}))
     with pytest.raises(UserError, match="not raw data of an EmbracePlus: 'schemaVersion' is missing"):
         load_all(tmp_path)
     write(tmp_path, None, records=[session(), session()])
     with pytest.raises(UserError, match="2 records, a file of the EmbracePlus has one"):
         load_all(tmp_path)
-    path.rename(tmp_path / "night.avro")
-    with pytest.raises(UserError, match=r"night.avro: the name must be PARTICIPANT_START.avro"):
+
+
+def test_a_file_of_another_name_is_a_recording_of_the_participant_inside(tmp_path):
+    write(tmp_path, session(participant="eve")).rename(tmp_path / "night.avro")
+    write(tmp_path, session(participant="eve")).rename(tmp_path / "day.avro")
+    (tmp_path / "broken.avro").write_bytes(b"Obj")
+    sources = find("empatica_embraceplus", tmp_path)
+    assert [source.participant_id for source in sources] == ["broken", "eve", "eve"]
+    assert sources[1].load().participant.participant_id == "eve"
+    with pytest.raises(UserError, match="broken.avro"):
+        sources[0].load()
+
+
+def test_missing_keys_are_named(tmp_path):
+    content = session()
+    del content["rawData"]["accelerometer"]["imuParams"]
+    schema = copy.deepcopy(SCHEMA)
+    raw = next(field for field in schema["fields"] if field["name"] == "rawData")["type"]
+    accel = next(field for field in raw["fields"] if field["name"] == "accelerometer")["type"]
+    accel["fields"] = [field for field in accel["fields"] if field["name"] != "imuParams"]
+    path = write(tmp_path, content, schema=schema)
+    with pytest.raises(UserError, match="'imuParams' is missing or malformed") as raised:
         load_all(tmp_path)
+    assert path.name in str(raised.value)
 
 
 def test_copies_and_other_devices_in_a_session_are_refused(tmp_path):
