@@ -281,6 +281,9 @@ class TrainedEncoder:
         Raises:
             UserError: no reader or several know the file, it cannot be read, or no minute passes; the message says why.
 
+        Warns:
+            SignalWarning: minutes are left out; it counts the reasons.
+
         Examples:
             >>> import accdistill_jax as ad
             >>> encoder = ad.load("runs/distill")

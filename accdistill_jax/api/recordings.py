@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from accdistill_jax.data.preprocessing.segments import SegmentBatch
 from accdistill_jax.data.preprocessing.settings import NO_PPG, PreprocessSettings
 from accdistill_jax.data.recording import Recording
 from accdistill_jax.data.store.remarks import why_rejected
-from accdistill_jax.errors import UserError
+from accdistill_jax.errors import SignalWarning, UserError
 from accdistill_jax.user_paths import expanded
 
 PLAIN = "plain"
@@ -135,6 +136,14 @@ def embed_files(
         rejected.update(batch.rejected)
         tables.append(minute_table(batch, encoder, contract.modality))
     table = pa.concat_tables(tables)
+    rejected = +rejected
+    if table.num_rows and rejected:
+        counts = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
+        warnings.warn(
+            f"{root}: {rejected.total()} of {table.num_rows + rejected.total()} minutes are left out: {counts}",
+            SignalWarning,
+            stacklevel=3,
+        )
     if not table.num_rows:
         raise UserError(f"{root}: no minute passes the checks: {why_rejected(rejected, contract.settings.to_json())}")
     return table

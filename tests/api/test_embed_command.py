@@ -8,7 +8,7 @@ import pytest
 
 import accdistill_jax as ad
 from accdistill_jax.api.embed_command import main
-from accdistill_jax.errors import UserError
+from accdistill_jax.errors import SignalWarning, UserError
 
 HEADER = "x,y,z\n"
 
@@ -147,6 +147,13 @@ def test_embed_recording_reads_compressed_files_and_names_what_it_cannot(finishe
     path = tmp_path / "watch.csv.gz"
     path.write_bytes(gzip.compress(csv().encode()))
     assert encoder.embed_recording(path, rate_hz=50, unit="mg").num_rows == 2
+    moving = np.random.default_rng(0).normal([0, 600, 800], 200, (3000, 3))
+    still = csv().split("\n", 3001)[3001]
+    path.write_bytes(
+        gzip.compress((HEADER + "\n".join(",".join(map(str, row)) for row in moving) + "\n" + still).encode())
+    )
+    with pytest.warns(SignalWarning, match="1 of 2 minutes are left out: 1 motion"):
+        assert encoder.embed_recording(path, rate_hz=50, unit="mg").num_rows == 1
     with pytest.raises(UserError, match="no such file"):
         encoder.embed_recording(tmp_path / "absent.csv")
     (tmp_path / "notes.md").write_text("# notes")

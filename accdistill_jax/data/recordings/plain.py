@@ -10,8 +10,10 @@ For PPG, beats and facts about participants, write descriptions and use the read
 """
 
 import dataclasses
+import datetime
 import functools
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -227,15 +229,25 @@ def _times(dialect: Dialect, time: Any, rate_hz: float | None) -> dict[str, Any]
         is_unix = stamps[0] / PER_SECOND[unit] > _UNIX_S
         return {"time": time, "time_unit": unit, "time_origin": "unix" if is_unix else "start"}
     keys: dict[str, Any] = {"rate_hz": rate_hz}
-    if unit is not None and len(stamps) > 10 and stamps[-1] > stamps[0]:
-        measured = (len(stamps) - 1) / (stamps[-1] - stamps[0]) * PER_SECOND[unit]
+    seconds = stamps / PER_SECOND[unit] if unit is not None else _seconds_of_dates(cells)
+    if len(seconds) > 10 and seconds[-1] > seconds[0]:
+        measured = (len(seconds) - 1) / (seconds[-1] - seconds[0])
         if not 1 / _SAME_RATE < measured / rate_hz < _SAME_RATE:
             raise UserError(
                 f"the given rate is {rate_hz:g} Hz, but column {time!r} has {measured:.4g} samples per second; correct the rate"
             )
-        if stamps[0] / PER_SECOND[unit] > _UNIX_S:
-            keys["start"] = float(stamps[0] / PER_SECOND[unit])
+        if seconds[0] > _UNIX_S:
+            keys["start"] = float(seconds[0])
     return keys
+
+
+def _seconds_of_dates(cells: Sequence[str]) -> np.ndarray:
+    """Unix seconds of ISO 8601 dates, in UTC if they have no time zone; empty if a cell is none."""
+    try:
+        dates = [datetime.datetime.fromisoformat(cell) for cell in cells]
+    except ValueError:
+        return np.zeros(0)
+    return np.array([(d if d.tzinfo else d.replace(tzinfo=datetime.UTC)).timestamp() for d in dates])
 
 
 def _time_unit(name: str, stamps: np.ndarray) -> TimeUnit | None:

@@ -79,10 +79,26 @@ def test_compressed_and_parquet_files(tmp_path):
         np.testing.assert_allclose(source.load().streams["accel"].values, SIGNAL, atol=1e-6)
 
 
+DATES = [f"2024-05-01T10:00:{second:06.3f}" for second in TIME]
+START = 1_714_557_600
+
+
+@pytest.mark.parametrize("options", [{}, {"rate_hz": RATE_HZ}])
+def test_dates_give_the_start(tmp_path, options):
+    path = tmp_path / "watch.csv"
+    path.write_text(text([DATES, *AXES], header="time;x;y;z", delimiter=";"))
+    assert load(path, **options).start_unix_s == START
+
+
 REFUSED = {
     "no rate": (text(AXES, header="x,y,z"), {}, "no column of time stamps; give the rate"),
     "another rate": (
         text(STAMPED, header="time,x,y,z"),
+        {"rate_hz": 100},
+        "has 50 samples per second; correct the rate",
+    ),
+    "another rate than the dates": (
+        text([DATES, *AXES], header="time;x;y;z", delimiter=";"),
         {"rate_hz": 100},
         "has 50 samples per second; correct the rate",
     ),
