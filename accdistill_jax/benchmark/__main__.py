@@ -41,6 +41,9 @@ COMMANDS = {
     "input": Benchmark("reading, generating and preparing segments"),
     "startup": Benchmark("time from the command to the first step; memory by batch size"),
     "embed": Benchmark("inference, probes and retrieval on many embeddings"),
+    "watch": Benchmark(
+        "operations, memory and latency of an exported student in three sizes, float32 and int8 weights"
+    ),
     "compile": Benchmark(
         "a training step compiled for TPU slices, with the compiler's estimates; needs no TPU", rounds=False
     ),
