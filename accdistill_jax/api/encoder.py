@@ -55,8 +55,7 @@ class TrainedEncoder:
         data: fingerprint of the stores that it was trained on, "" if the export does not say.
         readouts: predict labels from embeddings; None if the run's evaluation has not written them.
         probes: name -> read-out of a user's label, by `accdistill probe`.
-        branch: the encoder as the package's code uses it: normalisation, architecture, representation.
-        params: parameters of the encoder, a tree of float32 arrays.
+        branch, params: the encoder as the package's code uses it, and its parameters, a tree of float32 arrays.
 
     Examples:
         >>> import accdistill_jax as ad
@@ -245,7 +244,7 @@ class TrainedEncoder:
             polarity: as for `embed`.
 
         Returns:
-            Label -> predictions, one for each whole minute; the reason is "gap" or "flat" for a minute that cannot be embedded.
+            Label -> predictions of each whole minute; "gap" or "flat" is the reason for a minute that cannot be embedded.
 
         Raises:
             UserError: as `embed`, or there are no read-outs.
@@ -282,7 +281,7 @@ class TrainedEncoder:
             UserError: no reader or several know the file, it cannot be read, or no minute passes; the message says why.
 
         Warns:
-            SignalWarning: minutes are left out; it counts the reasons.
+            SignalWarning: minutes are left out, with the reasons.
 
         Examples:
             >>> import accdistill_jax as ad
