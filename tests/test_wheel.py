@@ -73,7 +73,8 @@ def test_the_wheel_holds_the_code_the_configs_and_no_results(wheel, repository):
     code = {path.relative_to(repository).as_posix() for path in (repository / "accdistill_jax").rglob("*.py")}
     shipped = {f"accdistill_jax/configs/{path.name}" for path in (repository / "configs").glob("*.py")}
     info = {name for name in names if ".dist-info/" in name}
-    assert names - info == code | shipped | {"accdistill_jax/py.typed"}
+    page = {path.relative_to(repository).as_posix() for path in (repository / "accdistill_jax/export/page").iterdir()}
+    assert names - info == code | shipped | page | {"accdistill_jax/py.typed"}
     assert {name.rpartition("/")[2] for name in info} >= {"METADATA", "RECORD", "LICENSE", "entry_points.txt"}
     assert len(shipped) >= 4
 

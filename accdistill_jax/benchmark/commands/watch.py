@@ -9,6 +9,7 @@ from accdistill_jax.benchmark import contest
 from accdistill_jax.benchmark.contest import Contender, spread
 from accdistill_jax.config.convert import changed
 from accdistill_jax.config.load import add_config, load_config
+from accdistill_jax.config.registry import ENCODERS
 from accdistill_jax.config.tree import plain
 from accdistill_jax.errors import UserError
 
@@ -38,7 +39,7 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
     """
     config = load_config(arguments.config, arguments.overrides)
     architecture = config.student.encoder.architecture
-    if architecture != "transformer":
+    if ENCODERS.entry(architecture).section != _SECTION.rpartition(".")[2]:
         raise UserError(f"student.encoder.architecture = {architecture!r}: watch compares sizes of the transformer")
     if config.evaluation.representation == "statistics":
         config = changed(config, {f"{_SECTION}.output": 0})  # a layer of the pooled embedding, which is not exported
