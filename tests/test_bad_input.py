@@ -99,6 +99,7 @@ def test_shard_that_breaks_during_training(smoke_config, smoke_store, tmp_path, 
     assert last_checkpoint(tmp_path / "run") == 30
 
 
+@pytest.mark.slow
 def test_the_line_and_status_of_a_bad_store_on_the_command_line(repository, smoke_store, tmp_path):
     """A newer format (also as text in place of a tuple), a folder without a store, and a misspelled path."""
     newer = Path(shutil.copytree(smoke_store, tmp_path / "newer"))
@@ -201,6 +202,7 @@ def test_full_disk_during_training_and_then_room(repository, copy, smoke_store, 
     assert load_params(copy / "teacher/export").meta["fingerprint"] == expected
 
 
+@pytest.mark.slow
 def test_damaged_newest_checkpoint_is_named_and_the_one_before_used(copy, smoke_config, caplog, capsys):
     expected = load_params(copy / "teacher/export").meta["fingerprint"]
     metrics = (copy / "metrics/teacher.jsonl").read_bytes()

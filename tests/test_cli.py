@@ -128,6 +128,7 @@ def test_a_signal_while_a_command_is_imported_ends_it_with_one_line(repository, 
     assert error.startswith(f"stopped by {number.name}; nothing was begun") and error.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_a_training_with_its_status(repository, tmp_path, number):
     process = subprocess.Popen(

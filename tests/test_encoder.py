@@ -53,6 +53,7 @@ def student(params, **meta):
     return student_of(params, META | meta, dtype=jnp.dtype("float32"))
 
 
+@pytest.mark.slow
 def test_a_student_of_the_first_version_is_a_distilled_one(encoder_params):
     head, teacher_head = of(HEAD, jnp.zeros((1, WIDTH))), of(HEAD, jnp.zeros((1, 5)))
     loaded = student({"encoder": encoder_params, "head": head, "teacher_head": teacher_head})

@@ -65,6 +65,7 @@ def test_a_config_with_a_password_is_refused(key):
 ADDRESS = "s3://user:s3cret@bucket/x"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "arguments"),
     [

@@ -117,6 +117,7 @@ def test_a_bug_keeps_its_traceback(command, body):
     assert done.returncode == 1 and "Traceback" in done.stderr and body.split()[-1].split("(")[0] in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

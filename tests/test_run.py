@@ -271,6 +271,7 @@ def test_another_config_in_the_same_folder_is_refused_naming_the_key(copy, smoke
     assert times(copy) == before
 
 
+@pytest.mark.slow
 def test_another_store_under_the_same_path_is_refused(smoke_config, smoke_store, tmp_path, no_training, monkeypatch):
     path = tmp_path / "store"
     shutil.copytree(smoke_store, path)
@@ -301,6 +302,7 @@ def test_other_evaluation_settings_evaluate_again_without_training(copy, smoke_c
     assert report(copy)["evaluation"]["targets"]["hr_bpm"]["train_segments"] <= 20
 
 
+@pytest.mark.slow
 def test_a_report_that_was_not_finished_is_written_again(copy, smoke_config, no_training):
     (copy / "report.md").unlink()
     embeddings = copy / "embeddings" / "main.npz"

@@ -63,6 +63,7 @@ def test_a_run_gives_its_folder_free(smoke_config, tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_a_second_reproduction(capsys, monkeypatch, repository, tmp_path):
     monkeypatch.chdir(repository)
     monkeypatch.syspath_prepend(str(repository))
@@ -74,6 +75,7 @@ def test_a_second_reproduction(capsys, monkeypatch, repository, tmp_path):
         assert reproduce(["--preset=smoke", f"--out={tmp_path}", "--list"]) == 0
 
 
+@pytest.mark.slow
 def test_a_second_tradeoff(capsys, monkeypatch, repository, tmp_path):
     monkeypatch.chdir(repository)
     with held(tmp_path):
@@ -81,6 +83,7 @@ def test_a_second_tradeoff(capsys, monkeypatch, repository, tmp_path):
     assert f"error: {tmp_path} is in use by another process (process {os.getpid()} on " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_second_preparation_changes_no_request(tmp_path, overwrite):
     request = {"settings": PREPROCESS, "source_settings": POPULATION.to_json()}
@@ -93,6 +96,7 @@ def test_a_second_preparation_changes_no_request(tmp_path, overwrite):
         assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_request_is_not_written_before_the_lock_is_held(tmp_path):
     (tmp_path / "s.partial").mkdir()
     with held(tmp_path / "s.partial"), pytest.raises(UserError, match="another process is preparing"):

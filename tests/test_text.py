@@ -136,6 +136,7 @@ def store(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1", "cp1252"])
 def test_show_prints_every_name_whatever_the_encoding(store, repository, encoding, tmp_path):
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
@@ -165,6 +166,7 @@ def test_a_store_whose_path_is_no_utf8_is_refused_before_anything_is_made(tmp_pa
     assert "Ren\\xe9: this path is not UTF-8" in error and error.count("\n") == 1 and not os.listdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_errors_in_a_c_locale(repository, tmp_path):
     root = os.fsencode(tmp_path) + "/太\x1b[2J".encode() + b"\xe9"
     os.mkdir(root)

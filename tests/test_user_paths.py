@@ -120,6 +120,7 @@ def test_a_run_without_a_home_goes_on(homeless, smoke_config, tmp_path, capsys):
     assert "compiled programs are not kept: there is no home folder here" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_devices_that_are_not_there_are_told_in_a_line(repository):
     program = "from accdistill_jax.runtime.device_access import take_devices\ntake_devices()"
     for name in ("cuda", "nonsense"):

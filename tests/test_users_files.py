@@ -95,6 +95,7 @@ def test_a_json_file_that_is_no_record_stays(tmp_path):
     assert_kept(tmp_path, names)
 
 
+@pytest.mark.slow
 def test_the_save_of_another_process_is_not_touched(repository, tmp_path):
     """As a second start would find it; that one can read, and is refused when it saves."""
     program = textwrap.dedent("""

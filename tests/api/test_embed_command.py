@@ -53,6 +53,7 @@ def test_a_row_for_each_minute(finished, watches, tmp_path, capsys):
     assert not list(tmp_path.glob("z.parquet.partial/*.part.parquet"))
 
 
+@pytest.mark.slow
 def test_a_finished_table_is_left_and_another_is_refused(finished, watches, tmp_path, capsys):
     out = tmp_path / "z.parquet"
     assert embed(finished, watches, *flags(out)) == 0
@@ -67,6 +68,7 @@ def test_a_finished_table_is_left_and_another_is_refused(finished, watches, tmp_
     assert "another file is there" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_interrupted_command_continues(finished, watches, tmp_path, monkeypatch, capsys):
     from accdistill_jax.api import embed_files
 
@@ -89,6 +91,7 @@ def test_an_interrupted_command_continues(finished, watches, tmp_path, monkeypat
     assert pq.read_table(other).equals(pq.read_table(out))
 
 
+@pytest.mark.slow
 def test_a_failed_command_is_corrected_without_more_words(finished, watches, tmp_path, capsys):
     out = tmp_path / "z.parquet"
     assert embed(finished, watches, "--out", out, "--rate-hz", "50", "--unit", "g") == 2

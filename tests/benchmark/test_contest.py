@@ -98,6 +98,7 @@ def test_long_work_of_a_single_contender_is_measured_once(contender, tmp_path):
     assert len(contest.compete([contender("a", 0.01)], rounds=3, round_s=0.01, enough_s=10.0)["a"].seconds) == 3
 
 
+@pytest.mark.slow
 def test_a_contender_that_does_not_answer_in_time_fails(contender):
     with pytest.raises(UserError, match="did not answer within 2 s"):
         contest.compete([contender("a", hangs_s=600.0)._replace(patience_s=2.0)], rounds=1)

@@ -96,6 +96,7 @@ def test_every_exception_of_one_recording_is_told_in_one_line(tmp_path, kind):
     assert list(store.manifest["skipped"]) == ["bad"] and store.participants["participant"].to_pylist() == ["a", "z"]
 
 
+@pytest.mark.slow
 def test_a_parser_that_crashes_is_named_also_with_one_worker(tmp_path):
     bad = ("bad", functools.partial(signal.raise_signal, signal.SIGBUS))
     with pytest.raises(UserError, match=r"^recording bad: the process that read it died \(SIGBUS\)") as error:
@@ -213,6 +214,7 @@ def generic(folder, name, **changes):
     (folder / "recording.json").write_text(json.dumps({"participant": name, "streams": streams} | changes))
 
 
+@pytest.mark.slow
 def test_numbers_pipes_and_depths_that_nobody_foresaw(tmp_path, repository):
     root = tmp_path / "in"
     generic(root / "good", "p01")

@@ -56,6 +56,7 @@ FORMS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "inputs"), FORMS)
 def test_the_plain_form_has_no_barrier_no_library_call_and_no_batch_size(architecture, inputs, signal):
     untrained = Untrained(architecture, inputs)

@@ -51,6 +51,7 @@ def test_launchers_take_the_commands(desk, words):
     assert done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", commands("gcloud "), ids=" ".join)
 def test_gcloud_knows_the_commands(words):
     gcloud = shutil.which("gcloud")

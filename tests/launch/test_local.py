@@ -133,6 +133,7 @@ def test_the_job_ends_with_the_worst_documented_status(statuses, worst):
     assert local.job_status(statuses[::-1]) == worst
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "ends, starts_wanted, status",
     [
@@ -251,6 +252,7 @@ os._exit(0)
         wait_for(lambda left=left: not is_alive(left))
 
 
+@pytest.mark.slow
 def test_a_signal_while_waiting_to_start_again_ends_the_launcher(script):
     path = script("sys.exit(75)")
     launcher = subprocess.Popen(command(path, "--retries=9"), stderr=subprocess.PIPE, text=True)

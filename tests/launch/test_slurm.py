@@ -128,6 +128,7 @@ def run_job(desk, ends: str, *, restarts: int = 0, state: str = "RUNNING", optio
 REQUEUED = [["scontrol", "requeue", "17"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "ends, status, calls",
     [
@@ -160,6 +161,7 @@ def test_does_not_requeue_what_was_cancelled_or_is_requeued_already(desk, state)
     assert (status, calls) == (143, [])
 
 
+@pytest.mark.slow
 def test_a_stopped_process_is_killed_after_the_grace(desk):
     ends = "os.kill(os.getpid(), signal.SIGSTOP) if k else sys.exit(75)"
     status, output, calls = run_job(desk, ends, options=("--grace=1",))

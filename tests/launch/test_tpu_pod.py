@@ -192,6 +192,7 @@ def test_what_starting_again_cannot_help_is_left(there, status):
     assert verbs(done).count("start") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [75, 143, 137])
 def test_what_starting_again_may_help_is_tried_so_often(there, status):
     done = there(["", "ACTIVE"], [ended(status)]).run("tpu_pod", "up", "--retries=2", *OPTIONS, *RUN)

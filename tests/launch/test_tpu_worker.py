@@ -117,6 +117,7 @@ def test_a_run_that_went_with_its_machine_counts_as_killed(desk, workers):
     wait_for(lambda: states(desk) == ["ended 137", "running"])
 
 
+@pytest.mark.slow
 def test_up_on_real_workers_starts_again_after_a_loss(desk, workers):
     set_up(desk, workers)
     desk.answer(r" list ", {"out": "ACTIVE\n"})

@@ -180,6 +180,7 @@ def test_mlp_for_gpus_keeps_the_hidden_layer_before_and_after_gelu_and_no_more(d
     assert len(hidden) == 2 and {leaf.dtype for leaf in hidden} == {jnp.dtype(jnp.bfloat16)}
 
 
+@pytest.mark.slow
 def test_mlp_for_gpus_in_bfloat16(draw):
     exact = [jnp.asarray(a) for a in (draw(0, 256, 6), draw(1, 6, 10), draw(2, 10), draw(3, 10, 6), draw(4, 6))]
     half = [a.astype(jnp.bfloat16) for a in exact]

@@ -30,12 +30,13 @@ def kept_bytes(fn, params):
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(residuals))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "make"),
     [
         ("transformer", encoder),
-        pytest.param("transformer", autoencoder, marks=pytest.mark.slow),
-        pytest.param("efficientnet", encoder, marks=pytest.mark.slow),
+        ("transformer", autoencoder),
+        ("efficientnet", encoder),
         ("efficientnet", autoencoder),
     ],
 )

@@ -206,6 +206,7 @@ def test_augmented_inputs_do_not_depend_on_the_devices_to_the_last_bit(layout):
     assert one.shape == (BATCH, 3840, 8) and one.tobytes() == several.tobytes()
 
 
+@pytest.mark.slow
 def test_micro_batches_take_less_memory():
     """Four pieces keep less than half of what one keeps for the backward pass of a deep encoder."""
     deep = TransformerEncoder(patch=8, width=32, depth=4, heads=2, mlp=128)

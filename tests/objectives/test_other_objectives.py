@@ -176,6 +176,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_steps_over_devices_and_in_pieces_are_those_of_one_device(name, teacher):
     objective, fixed = CASES[name]

@@ -184,7 +184,13 @@ def step_of(objective, parallel, params, frozen, *, micro_batches=1):
     return parallel.fetch((state.params, metrics))
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("all", "windows of a feature map") else pytest.param(name, marks=pytest.mark.slow)
+        for name in FORMS
+    ],
+)
 def test_a_step_is_the_same_over_devices_and_in_pieces(name, frozen):
     objective = FORMS[name]
     params = initial(objective)
@@ -199,6 +205,7 @@ def test_a_step_is_the_same_over_devices_and_in_pieces(name, frozen):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5), one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["windows", "tokens", "windows and tokens, dropped", "all"])
 def test_a_batch_with_the_teachers_quantities_needs_neither_teacher_nor_ppg(name, frozen):
     objective, batch = FORMS[name], make_batch()
@@ -234,6 +241,7 @@ def test_more_windows_than_tokens_are_refused():
         distilling(head=head).init(jax.random.key(0), make_batch())
 
 
+@pytest.mark.slow
 def test_evaluation_compares_the_projections_of_training(frozen):
     """From the export's arrays alone: the statistics of the teacher's tokens are among them."""
     batch, objective = make_batch(), FORMS["windows"]

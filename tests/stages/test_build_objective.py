@@ -121,6 +121,7 @@ class MeanSquare(Objective):
         return value, {"loss": value}
 
 
+@pytest.mark.slow
 def test_a_further_objective_needs_its_class_and_its_registration_alone(smoke_config, monkeypatch):
     registry = Registry("objective")
     registry.register("masked", OBJECTIVES.get("masked"))

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from accdistill_jax.config.convert import changed
 from accdistill_jax.config.load import load_config
 from accdistill_jax.readouts.readout import FILE_NAME, load_readouts
@@ -27,6 +29,7 @@ def test_teacher_and_student_have_read_outs_and_the_report_measures_them(finishe
     assert "## Read-outs: intervals and abstention" in (finished / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_missing_and_damaged_read_outs_are_made_again_to_the_bit(copy, smoke_store, no_training, capsys):
     path = copy / "student/export" / FILE_NAME
     content, report = path.read_bytes(), (copy / "report.md").read_bytes()
@@ -45,6 +48,7 @@ def test_the_stage_evaluation_alone_writes_them(copy, smoke_store, no_training):
     assert path.read_bytes() == content
 
 
+@pytest.mark.slow
 def test_the_export_of_a_teacher_from_elsewhere_is_left_alone(copy, finished, smoke_store, tmp_path, no_training):
     export = copy / "teacher/export"
     (export / FILE_NAME).unlink()

@@ -64,6 +64,7 @@ def only_folder(store: Path) -> Path:
     return found
 
 
+@pytest.mark.slow
 def test_training_on_one_plain_view_is_training_with_the_teacher(student, tmp_path, own_store):
     with_teacher = student(tmp_path / "with", **NO_AUGMENTATION)
     once = student(tmp_path / "once", **NO_AUGMENTATION, **{"teacher.cached_views": 1})
@@ -73,6 +74,7 @@ def test_training_on_one_plain_view_is_training_with_the_teacher(student, tmp_pa
     shutil.rmtree(own_store / "teacher_views")
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_bits(student, tmp_path, own_store, monkeypatch):
     """Stopped between two parts of the views; the student drops tokens and works in micro-batches besides."""
     monkeypatch.setattr(teacher_views, "PART_BYTES", 16 * 3 * (4 * 32 + 8))  # 16 segments
@@ -186,6 +188,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_damage_is_refused_in_training_and_named(kept, copied, damage):
     _, _, plan = kept

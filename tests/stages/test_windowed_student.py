@@ -43,6 +43,7 @@ def teacher(smoke_store, tmp_path_factory):
     return export
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokens", [0.0, 1.0], ids=["windows", "windows and tokens"])
 def test_cached_windows_and_tokens_train_as_the_teacher_does(
     tokens, teacher, smoke_config, smoke_store, tmp_path, capsys

@@ -104,6 +104,7 @@ def test_an_unknown_optimizer_is_refused_with_the_nearest_name():
         make_optimizer(dataclasses.replace(TRAIN, optimizer="mouon"), first_params(), total_steps=9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shards", [0, 4])
 def test_a_stopped_and_continued_training_equals_the_uninterrupted_bit_for_bit_and_learns(tmp_path, shards):
     settings = SETTINGS._replace(total_steps=12, ema_decay=0.9, micro_batches=2, validate_every=3)

@@ -185,6 +185,7 @@ def test_the_report_names_estimates_and_the_share_of_the_peak(record):
     assert "| all-gather | 1 | 48 | 96 |" in text and "Matrix products: 1, " in text and "kept in float32: none" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mapping, state", [("pmap", "sharded"), ("pmap", "replicated"), ("shard_map", "sharded")])
 def test_a_step_is_lowered_for_all_devices_of_a_slice(mapping, state):
     # Augmentation does not depend on the devices.

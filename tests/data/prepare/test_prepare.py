@@ -74,6 +74,7 @@ def test_two_workers_give_the_same_bytes(sessions, prepared, tmp_path):
     assert tree(tmp_path / "store") == tree(prepared)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "workers"), [(signal.SIGKILL, 1), (signal.SIGKILL, 2), (signal.SIGINT, 2), (signal.SIGTERM, 1)]
 )
@@ -191,6 +192,7 @@ def test_split_fractions_and_seed(sessions, tmp_path, capsys):
     assert "three shares >= 0 that add up to 1" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_chosen_ppg_channels(tmp_path, capsys):
     rng = np.random.default_rng(0)
     scipy.io.savemat(tmp_path / "TEST_S01_T01.mat", {"sig": rng.normal(size=(5, 125 * 25))})

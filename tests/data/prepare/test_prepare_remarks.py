@@ -66,6 +66,7 @@ def contents(store):
     }
 
 
+@pytest.mark.slow
 def test_a_recording_that_cannot_tell_is_turned_with_its_device(tmp_path):
     store = made(group(tmp_path / "in"), tmp_path / "store")
     notes = {own["unit"]: own["notes"] for own in store.manifest["prepared"]}
@@ -98,6 +99,7 @@ def test_references_that_label_nothing_are_told(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_what_an_earlier_start_prepared_is_told(tmp_path, capsys):
     for name in ("a", "b"):
         put(tmp_path / "in", name)
@@ -154,6 +156,7 @@ def shown(store):
     return text.getvalue()
 
 
+@pytest.mark.slow
 def test_the_summary_says_polarity_and_dropouts(tmp_path):
     def hold(ppg, accel):
         ppg[100:260] = ppg[100]

@@ -74,6 +74,7 @@ def tree(path) -> dict[str, bytes]:
     return {str(p.relative_to(path)): p.read_bytes() for p in Path(path).rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow
 def test_processes_that_start_together_make_one_store(start, tmp_path):
     processes = [start(MAKE, tmp_path / "run" / "synthetic") for _ in range(3)]
     for process in processes:

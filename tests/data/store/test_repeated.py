@@ -134,6 +134,7 @@ def test_one_participant_twice_and_many_pairs(tmp_path, capsys):
     assert "copy00 and copy01, both of participant anna, share 4 segments" in error and "and 2 more pairs" in error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("roots", "message"),
     [

@@ -293,6 +293,7 @@ def test_a_complete_store_is_opened_and_another_one_refused(tmp_path, monkeypatc
     assert replaced.manifest["counts"]["total"]["examined"] == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_two_processes_do_not_make_the_same_store(tmp_path, overwrite):
     settings = synthetic.SyntheticSettings(participants=2, segments_per_participant=2)

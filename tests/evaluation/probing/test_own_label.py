@@ -58,6 +58,7 @@ def test_a_number_is_read_better_than_the_mean(model, per):
     assert 0 < fitted.half_width < 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["linear", "boosted"])
 @pytest.mark.parametrize("classes", [("calm", "stress"), ("wake", "light", "deep")])
 def test_classes_are_read_better_than_chance(model, classes):

@@ -138,6 +138,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_report_of_less(case, tmp_path, make_encoders):
     options, pictures, words = CASES[case]
@@ -146,6 +147,7 @@ def test_report_of_less(case, tmp_path, make_encoders):
     assert words in text
 
 
+@pytest.mark.slow
 def test_another_run_leaves_no_stale_pictures(tmp_path, make_encoders):
     evaluation = evaluate(make_encoders(), **FAST)
     write_run_report(tmp_path, evaluation, run_info=RUN, curves=_curves(), examples=_examples())
@@ -153,6 +155,7 @@ def test_another_run_leaves_no_stale_pictures(tmp_path, make_encoders):
     _check(write_run_report(tmp_path, evaluation, run_info={}, curves=one_stage), ALL - {"examples"})
 
 
+@pytest.mark.slow
 def test_a_constant_student_is_called_that(tmp_path, make_encoders):
     encoders = make_encoders()
     for split in encoders["student"].values():

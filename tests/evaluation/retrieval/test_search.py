@@ -156,6 +156,7 @@ np.savez(f"{folder}/ranks{process}.npz", **found)
 """
 
 
+@pytest.mark.slow
 def test_two_processes_search_one_pool(tmp_path, repository):
     query, gallery = _tied(np.random.default_rng(7))
     valid = np.random.default_rng(8).random(ROWS) < 0.9

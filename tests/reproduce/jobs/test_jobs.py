@@ -333,6 +333,7 @@ def select_output(parent):
     return "stopping after this step" in parent.process.stdout.readline()
 
 
+@pytest.mark.slow
 def test_a_folder_in_use_is_refused(start, tmp_path):
     parent = Parent(tmp_path / "out", steps=100000)
     parent.when_training()

@@ -43,6 +43,7 @@ def good():
     return measured(noise=noise, predicted={0.001: 3.0, 0.01: 1.0, 0.1: 0.8, 1.0: 0.6})
 
 
+@pytest.mark.slow
 def test_better_embeddings_have_lower_errors(good):
     _, part = good
     order = ("student-best", "student", "no-augmentation", "accel-mae", "untrained")
@@ -108,6 +109,7 @@ def test_a_claim_on_all_comparisons_holds_in_part_if_one_is_missing():
     assert judged("absent", "student", least=0.0).holds == "not measured"
 
 
+@pytest.mark.slow
 def test_a_claim_on_three_targets_holds_in_part_if_two_have_no_labels():
     class OnlyHeartRate(FakeBench):
         def columns(self, split):
@@ -159,6 +161,7 @@ def test_shuffled_labels_give_the_error_of_the_mean():
         assert ratio == pytest.approx(1.0, abs=0.03)
 
 
+@pytest.mark.slow
 def test_failed_runs_are_left_out_and_named(tmp_path):
     failed = ["student", "accel-mae", "joint", *(supervised_variant(t, f).name for t in TARGETS for f in FRACTIONS)]
     _, part = measured(failed=failed, seeds=1)

@@ -113,6 +113,7 @@ def test_fewer_seeds_give_a_wider_noise():
     assert reach_of(0.01, 2) > reach_of(0.01, 3) > reach_of(0.01, 1000) == pytest.approx(0.01 * 1.96 * 2**0.5, rel=1e-2)
 
 
+@pytest.mark.slow
 def test_latencies_of_all_encoders_are_measured(smoke_store, monkeypatch):
     bench = FakeBench("sizes", seeds=1, preset="smoke")
     bench.opened.stores = (Store.open(str(smoke_store)),)

@@ -39,6 +39,7 @@ def test_processes_that_hang_together_say_so_once_each(processes):
         assert error.count("Current thread") == 1
 
 
+@pytest.mark.slow
 def test_the_first_step_and_a_pause_have_ten_times_the_time(processes):
     body = """
         with peers.progress("training", within_s=0.4) as watch:
@@ -64,6 +65,7 @@ Peers.connect = lambda **options: connect(**options | {"timeouts": Timeouts(sile
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "work", ['peers.from_first("report", stuck)', 'peers.gather("rows", rank) if rank else stuck()']
 )
@@ -88,6 +90,7 @@ def test_work_that_waits_for_others_has_a_limit_too(processes):
         assert "hung in the pool search: nothing done within 10 x 0.2 s" in error and "in stuck" in error
 
 
+@pytest.mark.slow
 def test_a_pause_of_one_process_holds_for_all(processes):
     body = """
         with peers.progress("training", within_s=4.0) as watch:

@@ -39,6 +39,7 @@ def test_a_killed_process_ends_the_others_at_once(processes, victim, count):
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 2])
 def test_a_stopped_process_ends_the_others_after_the_silence_and_then_itself(processes, victim):
     processes.start(3, STUCK, silence_s=SHORT_SILENCE_S)
@@ -61,6 +62,7 @@ def test_a_stopped_process_ends_the_others_after_the_silence_and_then_itself(pro
     assert error.count("error: ") == 1 and RELAUNCH in error
 
 
+@pytest.mark.slow
 def test_a_process_that_is_stopped_for_a_moment_goes_on(processes):
     body = """
         say("ready")
@@ -93,6 +95,7 @@ stuck()
             assert error.startswith(f"error: process {failing} was lost (its connection closed: killed or crashed); ")
 
 
+@pytest.mark.slow
 def test_one_that_never_connects_is_lost(processes):
     body = 'say("connected")\n'
     before = """

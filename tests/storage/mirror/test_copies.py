@@ -72,6 +72,7 @@ def test_the_address_holds_the_files_of_the_copy_under_their_names_and_no_others
         assert objects == copied(wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_killed_at_any_write_a_reader_sees_the_state_before_or_after(opened, store, two_states, tmp_path, moment):
     first, second = copied(two_states[0]), copied(two_states[1])
@@ -115,6 +116,7 @@ def test_killed_at_any_write_a_reader_sees_the_state_before_or_after(opened, sto
     assert number > 10
 
 
+@pytest.mark.slow
 def test_refused_at_any_write_the_next_push_completes_the_copy(opened, store, two_states, tmp_path):
     for number in itertools.count():
         url, one = f"memory://refused-{number}/run", tmp_path / f"one{number}"
