@@ -115,12 +115,14 @@ def smoke_store(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def smoke_config(smoke_store):
-    """smoke_config(**{"dotted.key": value}) -> the smoke preset on `smoke_store`."""
+    """smoke_config(**{"dotted.key": value}) -> the smoke preset on `smoke_store`, with the student's objective given as on the command line."""
     from accdistill_jax.config.convert import changed
     from accdistill_jax.config.load import load_config
 
     def make(**changes):
-        return changed(load_config("distill:smoke"), {"data.stores": (str(smoke_store),)} | changes)
+        chosen = changes.get("student.objective")
+        base = load_config("distill:smoke", [f"--config.student.objective={chosen}"] if chosen else [])
+        return changed(base, {"data.stores": (str(smoke_store),)} | changes)
 
     return make
 

@@ -44,6 +44,7 @@ COMMANDS = {
     "watch": Benchmark(
         "operations, memory and latency of an exported student in three sizes, float32 and int8 weights"
     ),
+    "clock": Benchmark("retrieval by a finished student when the clocks of its two sensors disagree", rounds=False),
     "compile": Benchmark(
         "a training step compiled for TPU slices, with the compiler's estimates; needs no TPU", rounds=False
     ),

@@ -1,7 +1,7 @@
 """Conversion to the typed config: strict, once, where a config enters the package."""
 
 import ast
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from accdistill_jax.config import tree
 from accdistill_jax.config.renamed import current_key, with_current_keys
 from accdistill_jax.config.schema import Config
-from accdistill_jax.config.validate import check_together, check_value, unknown_key
+from accdistill_jax.config.validate import check_together, check_value, unknown_key, unread_keys
 from accdistill_jax.errors import UserError
 
 _T = TypeVar("_T")
@@ -42,6 +42,16 @@ def changed(config: Config, changes: Mapping[str, Any]) -> Config:
     copy = with_changes(config, changes)
     check_together(copy)
     return copy
+
+
+def for_objective(config: Config, *, keep: Collection[str] = ()) -> Config:
+    """A copy in which values that the student's objective does not read have no effect, so that they are not refused.
+
+    Args:
+        config: the config.
+        keep: dotted keys that stay as they are.
+    """
+    return with_changes(config, {key: value for key, value in unread_keys(config).items() if key not in keep})
 
 
 def parse_section(kind: type[_T], given: Mapping[str, Any] | ConfigDict, *, at: str = "") -> _T:

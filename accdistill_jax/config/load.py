@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 import accdistill_jax
 from accdistill_jax.config import tree
-from accdistill_jax.config.convert import parse_section, value_of, with_changes
+from accdistill_jax.config.convert import for_objective, parse_section, value_of, with_changes
 from accdistill_jax.config.nearest import nearest
 from accdistill_jax.config.renamed import current_key
 from accdistill_jax.config.schema import Config
@@ -26,6 +26,9 @@ _SHIPPED = Path(accdistill_jax.__file__).parent / "configs"
 def load_config(argument: str, overrides: Sequence[str] = ()) -> Config:
     """The checked config of a command line.
 
+    If an override chooses the student's objective, values of the file that this objective does not read are left out: they belong
+    to the file's objective. Overrides without effect are refused.
+
     Args:
         argument: "NAME[:PRESET]" or "FILE.py[:PRESET]".
         overrides: "--config.KEY=VALUE" each; they may name keys that the file does not list.
@@ -37,7 +40,7 @@ def load_config(argument: str, overrides: Sequence[str] = ()) -> Config:
     listed: dict[str, list[str]] = {}
     for key in tree.flatten_section(given):
         listed.setdefault(current_key(key), []).append(key)
-    added = {}
+    added, overridden = {}, set()
     for word in overrides:
         match = _OVERRIDE.fullmatch(word)
         if match is None:
@@ -46,6 +49,7 @@ def load_config(argument: str, overrides: Sequence[str] = ()) -> Config:
         value = value_of(key, text or "")
         if text is None:
             raise UserError(f"{word} has no value; write {word}=VALUE")
+        overridden.add(current_key(key))
         if current_key(key) in listed:
             # changed in the file's own object, so that values which refer to this one follow it
             with given.unlocked(), given.ignore_type():
@@ -53,6 +57,8 @@ def load_config(argument: str, overrides: Sequence[str] = ()) -> Config:
         else:
             added[key] = value
     config = with_changes(parse_section(Config, given), added)
+    if "student.objective" in overridden:
+        config = for_objective(config, keep=overridden)
     check_together(config)
     return config
 

@@ -1,6 +1,7 @@
 """Checks of a config's values: each by its rule, then those that must fit together."""
 
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import Any
 
 from accdistill_jax.config.duration import parse_duration
@@ -11,6 +12,14 @@ from accdistill_jax.config.schema import STAGES, Config, EncoderConfig, StudentC
 from accdistill_jax.errors import UserError, refuse_password
 
 _INTERVALS = ("validate_every", "checkpoint_every", "log_every")
+# Keys that only some of the student's objectives read: the value that has no effect, and the fact about an objective that reads it.
+_OF_OBJECTIVES: dict[str, tuple[Any, str]] = {
+    "student.drop_fraction": (0.0, "drops_tokens"),
+    "teacher.cached_views": (0, "needs_teacher"),
+    "student.token_weight": (0.0, "regresses_tokens"),
+    "student.token_schedule": ("constant", "regresses_tokens"),
+    "student.head.windows": (1, "student_head"),
+}
 
 
 def check_value(key: str, value: Any, rule: Rule) -> None:
@@ -56,6 +65,12 @@ def check_together(config: Config) -> None:
         _check_student(config)
 
 
+def unread_keys(config: Config) -> dict[str, Any]:
+    """Keys that the student's objective does not read: key -> the value that has no effect."""
+    objective = OBJECTIVES.get(config.student.objective)
+    return {key: neutral for key, (neutral, fact) in _OF_OBJECTIVES.items() if not getattr(objective, fact)}
+
+
 def _check_durations(train: TrainConfig, key: str) -> None:
     total = parse_duration(train.duration)
     for name in ("duration", *_INTERVALS):
@@ -96,15 +111,14 @@ def _check_student(config: Config) -> None:
         )
     if objective.check:
         objective.check(student)
-    for key, value, used in (
-        ("student.drop_fraction", student.drop_fraction, "drops_tokens"),
-        ("teacher.cached_views", views, "needs_teacher"),
-    ):
-        if value and not getattr(objective, used):
-            able = [name for name in OBJECTIVES.names("student") if getattr(OBJECTIVES.get(name), used)]
+    for key, neutral in unread_keys(config).items():
+        value = attrgetter(key)(config)
+        if value != neutral:
+            _, fact = _OF_OBJECTIVES[key]
+            able = [name for name in OBJECTIVES.names("student") if getattr(OBJECTIVES.get(name), fact)]
             raise UserError(
-                f"config.{key} = {value!r} is for {' and '.join(able)} alone; set it to 0 with config.student.objective = "
-                f"{student.objective!r}"
+                f"config.{key} = {value!r} is for {' and '.join(able)} alone; set it to {neutral!r} with "
+                f"config.student.objective = {student.objective!r}"
             )
     if views > 1 and not any(options.probability for options in student.augment.ppg.values()):
         raise UserError(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from accdistill_jax.config.registry import AUGMENTATIONS
-from accdistill_jax.inputs.registered import Augmentation, RegisteredAugmentation
+from accdistill_jax.inputs.registered import Augmentation, ClockOffset, RegisteredAugmentation
 
 
 def curve_weights(length: int, knots: int) -> np.ndarray:
@@ -81,7 +81,25 @@ def time_warp(key: jax.Array, x: jax.Array, spec: Augmentation, groups: int) -> 
         _product(np.cumsum(curve_weights(length, spec.knots), axis=0), values)
     )
     source = (elapsed - elapsed[0]) / (elapsed[-1] - elapsed[0]) * (length - 1.0)
-    left = jnp.clip(source.astype(jnp.int32), 0, length - 2)
+    return _interpolated(x, source)
+
+
+def clock_offset(key: jax.Array, x: jax.Array, spec: ClockOffset, groups: int) -> jax.Array:
+    """Shifts the segment as a clock that is ahead or behind would, by up to `strength` samples and up to `drift_ppm`.
+
+    Both are uniform. Times outside the segment get its first or last sample.
+    """
+    length = x.shape[0]
+    offset, drift = jax.random.uniform(key, (2,), minval=-1.0, maxval=1.0)
+    steps = np.arange(length, dtype=np.float32)
+    # the gain per step is added to the step at the end: as 1 + 1e-4, float32 would round it
+    source = steps + spec.strength * offset + steps * (1e-6 * spec.drift_ppm * drift)
+    return _interpolated(x, jnp.clip(source, 0.0, length - 1.0))
+
+
+def _interpolated(x: jax.Array, source: jax.Array) -> jax.Array:
+    """The values of x [length, C] at times [length], in samples from 0 to length - 1, by linear interpolation."""
+    left = jnp.clip(source.astype(jnp.int32), 0, x.shape[0] - 2)
     weight = (source - left)[:, None]
     pairs = jnp.concatenate([x, jnp.roll(x, -1, axis=0)], axis=1)[left]  # a single gather: gathers are slow on CPU
     return pairs[:, : x.shape[1]] * (1.0 - weight) + pairs[:, x.shape[1] :] * weight

@@ -1,6 +1,7 @@
 """The built-in augmentations with their options; imports no jax."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -51,7 +52,7 @@ def register_augmentation(
     if registered.stream in taken:
         raise ValueError(
             f"augmentation {name!r}: stream {registered.stream} belongs to {taken[registered.stream]!r}; take "
-            f"{max(taken) + 1}"
+            f"{next(free for free in itertools.count() if free not in taken)}"
         )
     if options().probability != 0:
         raise ValueError(
@@ -97,6 +98,15 @@ class TimeWarp(Augmentation):
     knots: int = setting(6, integer(2, 1024), "knots of the rate's curve")
 
 
+@dataclasses.dataclass(frozen=True)
+class ClockOffset(Augmentation):
+    """Options of `augment.clock_offset`: clocks of the two sensors that disagree. Our addition, not in the paper."""
+
+    strength: float = setting(8.0, number(), "largest offset, to both sides", unit="samples")
+    drift_ppm: float = setting(0.0, number(), "largest drift, to both sides", unit="microseconds per second")
+    knots: int = setting(4, integer(2, 1024), "not used: there is no curve")
+
+
 _MODULE = "accdistill_jax.inputs.augment"
 register_augmentation("cut_out", RegisteredAugmentation(f"{_MODULE}:cut_out", stream=0, position=0), options=CutOut)
 register_augmentation(
@@ -109,3 +119,7 @@ register_augmentation(
     "channel_permute", RegisteredAugmentation(f"{_MODULE}:channel_permute", 3, 3), options=ChannelPermute
 )
 register_augmentation("time_warp", RegisteredAugmentation(f"{_MODULE}:time_warp", 4, 4), options=TimeWarp)
+# The stream is far from the others: 5 and up are free for a user's augmentations.
+register_augmentation(
+    "clock_offset", RegisteredAugmentation(f"{_MODULE}:clock_offset", stream=100, position=5), options=ClockOffset
+)

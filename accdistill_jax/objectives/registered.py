@@ -34,6 +34,8 @@ class RegisteredObjective:
         reads_tokens: True if the loss reads the encoder's tokens only, so that an output layer would stay untrained: the
             encoder is then built without. A function of the stage's config section where that decides it.
         drops_tokens: True if the loss reads `student.drop_fraction`.
+        regresses_tokens: True if the loss reads `student.token_weight` and `student.token_schedule`.
+        student_head: True if the loss reads `student.head`.
         own_average: True if it keeps an average of the parameters, which excludes `train.ema_decay`.
         relative_step_time: seconds of a step over those of the default objective's, roughly, on CPU.
         check: raises UserError for options of the stage's config section that contradict each other; None: none can.
@@ -43,6 +45,8 @@ class RegisteredObjective:
     ppg: PPG = PPG.NONE
     reads_tokens: bool | Callable[[Any], bool] = False
     drops_tokens: bool = False
+    regresses_tokens: bool = False
+    student_head: bool = False
     own_average: bool = False
     relative_step_time: float = 1.0
     check: Callable[[Any], None] | None = None
@@ -120,6 +124,8 @@ OBJECTIVES.register(
         ppg=PPG.FROZEN,
         reads_tokens=lambda student: student.head.windows > 1 and not student.regression_weight,
         drops_tokens=True,
+        regresses_tokens=True,
+        student_head=True,
         check=_check_distillation,
     ),
     roles=("student",),
@@ -151,6 +157,7 @@ OBJECTIVES.register(
         "accdistill_jax.objectives.joint:JointTraining",
         ppg=PPG.TRAINED,
         reads_tokens=lambda student: student.head.windows > 1,
+        student_head=True,
         relative_step_time=2.0,
     ),
     roles=("student",),

@@ -3,8 +3,7 @@
 A student that compares windows of time has learned when beats come, so it depends on clocks that agree. This evaluation shifts
 the PPG against the acceleration and searches again. Our addition; the paper does not treat clocks.
 
-    from accdistill_jax.stages.clock_errors import ClockError, search_with_clock_errors
-    results = search_with_clock_errors(run, [ClockError(0.0), ClockError(0.1), ClockError(0.0, drift_ppm=200)])
+    accdistill benchmark clock runs/distill
 """
 
 from collections.abc import Sequence
@@ -93,6 +92,8 @@ def search_with_clock_errors(
     settings = {"batch_size": run.config.evaluation.batch_size, "parallel": run.parallel}
     if sum(len(of_store) for _, of_store in rows) < 2:
         raise UserError(f"the split {split} has fewer than two minutes: nothing to search among")
+    if not {STUDENT, TEACHER} <= encoders.keys():
+        raise UserError("this run has no student that is compared with a PPG encoder: no search is possible")
     query = embed(encoders[STUDENT].apply, encoders[STUDENT].params, rows, **settings).get("projection")
     rate_hz, teacher = run.stores[0].rate_hz, encoders[TEACHER]
 
@@ -109,5 +110,8 @@ def search_with_clock_errors(
         ranks, _ = search_pool(query, gallery, run.parallel)
         sizes = sorted({min(size, len(ranks)) for size in pool_sizes})
         top1 = top1_by_pool_size(ranks, sizes)
+        run.say(
+            f"offset {error.offset_s:g} s, drift {error.drift_ppm:g} ppm: first in {100 * top1[-1]:.1f} % of {sizes[-1]}"
+        )
         results.append(ClockErrorResult(error, len(ranks), dict(zip(sizes, top1.tolist(), strict=True))))
     return results

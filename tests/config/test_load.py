@@ -224,3 +224,25 @@ def test_reading_a_config_imports_no_jax():
     """Checking a config must be instant, for example to refuse a wrong command line."""
     program = "import sys; from accdistill_jax.config import load; load.load_config('distill'); sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize("argument", ["distill:smoke", "file"])
+def test_an_objective_on_the_command_line_drops_what_it_does_not_read_of_the_file(argument, tmp_path):
+    argument = file_of(tmp_path) if argument == "file" else argument
+    for objective, windows in (("supervised", 1), ("masked", 1), ("contrastive", 1), ("joint", 12)):
+        student = load_config(argument, [f"--config.student.objective={objective}"]).student
+        assert (student.head.windows, student.token_weight, student.token_schedule) == (windows, 0.0, "constant")
+    student = load_config(argument, ["--config.student.objective=distillation"]).student
+    assert (student.head.windows, student.token_weight, student.token_schedule) == (12, 1.0, "linear")
+
+
+def test_what_the_command_line_sets_without_effect_is_refused(tmp_path):
+    supervised = "--config.student.objective=supervised"
+    assert refusal("distill:smoke", [supervised, "--config.student.head.windows=6"]) == (
+        "config.student.head.windows = 6 is for distillation and joint alone; set it to 1 with config.student.objective = 'supervised'"
+    )
+    assert "token_weight = 0.5 is for distillation alone" in refusal(
+        "distill:smoke-mean", ["--config.student.token_weight=0.5", "--config.student.objective=joint"]
+    )
+    path = file_of(tmp_path, "config.student.objective = 'supervised'")
+    assert "token_weight = 1.0 is for distillation alone; set it to 0.0" in refusal(path)

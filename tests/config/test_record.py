@@ -54,6 +54,18 @@ ADDED = {
     "inputs.accel.step": 0.1,
     "inputs.accel.axes": 1,
     "data.synthetic.generator": 2,
+    "teacher.augment.clock_offset.probability": 0.5,
+    "teacher.augment.clock_offset.strength": 1.0,
+    "teacher.augment.clock_offset.drift_ppm": 1.0,
+    "teacher.augment.clock_offset.knots": 5,
+    "student.augment.accel.clock_offset.probability": 0.5,
+    "student.augment.accel.clock_offset.strength": 1.0,
+    "student.augment.accel.clock_offset.drift_ppm": 1.0,
+    "student.augment.accel.clock_offset.knots": 5,
+    "student.augment.ppg.clock_offset.probability": 0.5,
+    "student.augment.ppg.clock_offset.strength": 1.0,
+    "student.augment.ppg.clock_offset.drift_ppm": 1.0,
+    "student.augment.ppg.clock_offset.knots": 5,
 }
 FREE = {
     "stages": ("data",),

@@ -8,6 +8,8 @@ from accdistill_jax.config.convert import changed
 from accdistill_jax.config.load import load_config
 from accdistill_jax.errors import UserError
 
+WITHOUT_TOKENS = {"student.token_weight": 0.0, "student.token_schedule": "constant"}
+
 
 def make(**changes):
     return changed(load_config("distill:smoke"), changes)
@@ -86,6 +88,18 @@ def test_several_views_need_an_augmentation():
         (
             {"teacher.objective": "contrastive", "teacher.train.ema_decay": 0.9},
             "teacher.train.ema_decay = 0.9: the contrastive",
+        ),
+        (
+            {"student.objective": "supervised"},
+            "student.token_weight = 1.0 is for distillation alone; set it to 0.0 with",
+        ),
+        (
+            {"student.objective": "supervised"} | WITHOUT_TOKENS,
+            "student.head.windows = 12 is for distillation and joint alone; set it to 1 with config.student.objective = 'sup",
+        ),
+        (
+            {"student.objective": "joint", "student.token_weight": 0.0},
+            "student.token_schedule = 'linear' is for distil",
         ),
         ({"student.objective": "distilation"}, "did you mean distillation"),
         ({"student.supervised.label_fraction": 0.0}, "a number above 0 and at most 1"),

@@ -1,10 +1,12 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from accdistill_jax.config.registry import AUGMENTATIONS
 from accdistill_jax.inputs.augment import augment, cheap_normal, curve_weights, order
-from accdistill_jax.inputs.registered import Augmentation
 from accdistill_jax.runtime.parallel import Parallel
 
 LENGTH = 200
@@ -19,13 +21,17 @@ def ramp(batch, channels=1):
     return jnp.broadcast_to(jnp.linspace(1.0, 2.0, LENGTH)[None, :, None], (batch, LENGTH, channels))
 
 
-def run(x, name, *, probability=1.0, strength=0.2, knots=4, groups=1, seed=0):
-    specs = {name: Augmentation(probability, strength, knots)}
+def spec_of(name, **values):
+    return dataclasses.replace(AUGMENTATIONS.sections()[name](), **values)
+
+
+def run(x, name, *, probability=1.0, strength=0.2, knots=4, groups=1, seed=0, **options):
+    specs = {name: spec_of(name, probability=probability, strength=strength, knots=knots, **options)}
     return np.asarray(jax.jit(lambda k, x: augment(k, x, specs, groups=groups))(keys_of(len(x), seed), jnp.asarray(x)))
 
 
 def everything(probability=0.5):
-    return {name: Augmentation(probability, 0.1, 5) for name in NAMES}
+    return {name: spec_of(name, probability=probability, strength=0.1, knots=5) for name in NAMES}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -47,7 +53,7 @@ def test_probability_zero_is_never_and_one_is_always():
 
 def test_events_of_different_augmentations_are_independent():
     x = ramp(1500)
-    specs = {name: Augmentation(0.5, 0.2, 4) for name in ("cut_out", "gaussian_noise")}
+    specs = {name: spec_of(name, probability=0.5, strength=0.2) for name in ("cut_out", "gaussian_noise")}
     y = np.asarray(jax.jit(lambda k: augment(k, x, specs))(keys_of(1500)))
     cut = np.abs(np.sort(y[:, :, 0], axis=1)[:, 10]) < 0.6
     noisy = np.abs(np.diff(y[:, :, 0], n=2, axis=1)).min(axis=1) > 1e-7
@@ -126,6 +132,26 @@ def test_time_warp_interpolates_between_neighbours():
     y = run(x, "time_warp", strength=0.1)
     for row in y:
         np.testing.assert_allclose(row[:, 1], np.interp(row[:, 0], t, wave), atol=1e-3)
+
+
+def test_a_clock_offset_moves_the_whole_segment_by_a_uniform_time():
+    """On a line the value tells the time; the middle is far from the ends, which are repeated."""
+    line = jnp.broadcast_to(jnp.arange(LENGTH, dtype=jnp.float32)[None, :, None], (1000, LENGTH, 2))
+    y = run(line, "clock_offset", strength=8.0)
+    moved = y[:, LENGTH // 2, 0] - LENGTH // 2
+    assert -8 <= moved.min() < -7.8 and 7.8 < moved.max() <= 8
+    assert abs(moved.mean()) < 0.6 and moved.std() == pytest.approx(8 / np.sqrt(3), rel=0.06)
+    expected = np.clip(np.arange(LENGTH) + moved[:, None], 0, LENGTH - 1)
+    np.testing.assert_allclose(y, np.repeat(expected[:, :, None], 2, axis=2), atol=1e-3)
+
+
+def test_a_clock_drifts_from_its_offset():
+    line = jnp.broadcast_to(jnp.arange(LENGTH, dtype=jnp.float32)[None, :, None], (500, LENGTH, 1))
+    y = run(line, "clock_offset", strength=0.0, drift_ppm=50_000.0)[:, :, 0]
+    gained = y[:, 100] - 100
+    assert -5 <= gained.min() < -4.9 and 4.9 < gained.max() <= 5  # 100 samples at 5 %
+    np.testing.assert_allclose(y[:, 50] - 50, gained / 2, atol=1e-3)
+    np.testing.assert_array_equal(y[:, 0], 0.0)
 
 
 def test_curve_weights_interpolate_between_knots():

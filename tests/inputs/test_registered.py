@@ -53,7 +53,8 @@ def test_a_further_augmentation_changes_no_bit_of_the_others(position, registry)
     specs = {name: Augmentation(0.5, 0.1, 5) for name in BUILT_IN}
     before = augmented(specs)
     register_augmentation("unchanged", RegisteredAugmentation(unchanged, stream=5, position=position))
-    assert order().index("unchanged") == sum(place < position for place in range(5))
+    among_first = [name for name in order() if name in (*BUILT_IN, "unchanged")]
+    assert among_first.index("unchanged") == sum(place < position for place in range(5))
     assert augmented(specs).tobytes() == before.tobytes()  # registered, not used
     with_new = augmented(specs | {"unchanged": Augmentation(1.0, 0.1)})
     assert with_new.tobytes() == before.tobytes()  # used between the others
