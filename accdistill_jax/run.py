@@ -19,7 +19,7 @@ from pathlib import Path
 
 from accdistill_jax.config import record
 from accdistill_jax.config.schema import Config
-from accdistill_jax.data.store.opening import open_configured_store
+from accdistill_jax.data.store.opening import hold_out, open_configured_store
 from accdistill_jax.data.store.separation import check_separation
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.errors import UserError
@@ -69,6 +69,7 @@ def run(config: Config, workdir: str | os.PathLike[str], *, peers: Peers | None 
         check_device_counts(config, parallel)
         check_installed(config.runtime.metrics)
         named = tuple(open_configured_store(path, key="data.stores", data=config.data) for path in config.data.stores)
+        named = hold_out(named, config.data.held_out if named else ())
         check_named(config, peers)
         build_objective.check_ppg(config, named)
         separation = check_people(config, named, peers, say) if named else {}
@@ -88,7 +89,10 @@ def run(config: Config, workdir: str | os.PathLike[str], *, peers: Peers | None 
         clock = StageClock(folder, enabled=peers.first)
         try:
             with clock.stage("data"), peers.waiting("the data stage"):  # one process of each machine generates
-                stores = named or synthetic_stores(config, folder, say, progress=peers.first)
+                stores = named
+                if not stores:
+                    made = synthetic_stores(config, folder, say, progress=peers.first)
+                    stores = hold_out(made, config.data.held_out)
                 separation = separation or check_people(config, stores, peers, say)
             this = Run(config, folder, stores, parallel, peers, say, copies, separation)
             peers.agree({"store fingerprint": this.data_fingerprint})

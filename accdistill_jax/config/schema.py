@@ -95,6 +95,13 @@ class DataConfig:
         "meaning of a participant name that several stores have; the same person must be in the same split everywhere",
         free=True,
     )
+    held_out: tuple[str, ...] = setting(
+        (),
+        each(text(empty=False)),
+        "participants that are tested on, whatever split the stores give them; the stores' other test participants are "
+        "trained on; empty: the stores' splits",
+        added=True,
+    )
     participant_cap: int = setting(0, integer(), "most training segments of one participant; 0: no limit")
     read_concurrency: int = setting(
         128,

@@ -66,6 +66,7 @@ ADDED = {
     "student.augment.ppg.clock_offset.strength": 1.0,
     "student.augment.ppg.clock_offset.drift_ppm": 1.0,
     "student.augment.ppg.clock_offset.knots": 5,
+    "data.held_out": ("p1",),
 }
 FREE = {
     "stages": ("data",),

@@ -1,5 +1,7 @@
 """Opens the stores of a run: by config key, with checks that they fit together."""
 
+import hashlib
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +35,47 @@ def open_configured_store(path: str, *, key: str, data: DataConfig) -> Store:
         hint = f"; did you mean {os.path.join(os.path.dirname(path), near)}?" if near else ""
         raise UserError(f"config.{key}: there is no folder {path}{hint}")
     return Store.open(path, remote=RemoteReading(concurrency=data.read_concurrency, cache_mb=data.cache_mb))
+
+
+def hold_out(stores: Sequence[Store], participants: Sequence[str]) -> tuple[Store, ...]:
+    """The stores with other splits: `participants` are the test split, and all other test participants are trained on.
+
+    It serves to leave out people of a small store in turn. The validation split keeps its other participants. A store whose
+    splits change gets another fingerprint, so that nothing made with the former splits is mistaken for its own.
+
+    Args:
+        stores: the stores of a run.
+        participants: names; none leaves the stores as they are. A name that several stores have is held out in each.
+
+    Raises:
+        UserError: no store has a participant of this name, or nobody is left to train on.
+    """
+    if not participants:
+        return tuple(stores)
+    tables = [
+        dict(zip(*(store.participants[key].to_pylist() for key in ("participant", "split")), strict=True))
+        for store in stores
+    ]
+    known = sorted({name for table in tables for name in table})
+    for name in participants:
+        if name not in known:
+            near = nearest(name, known)
+            hint = f"; did you mean {near!r}?" if near else f"; there are {', '.join(known[:6])}"
+            raise UserError(f"config.data.held_out: no store has a participant {name!r}{hint}")
+    held, changed = set(participants), []
+    for store, table in zip(stores, tables, strict=True):
+        splits = {
+            name: "test" if name in held else "train" if split == "test" else split for name, split in table.items()
+        }
+        if splits == table:
+            changed.append(store)
+            continue
+        described = [store.fingerprint, sorted(name for name, split in splits.items() if split == "test")]
+        fingerprint = hashlib.sha256(json.dumps(described).encode()).hexdigest()
+        changed.append(store.with_splits(splits, fingerprint=fingerprint))
+    if not any(len(store.indices("train")) for store in changed):
+        raise UserError("config.data.held_out: nobody is left in the training split")
+    return tuple(changed)
 
 
 def choose_rows(stores: tuple[Store, ...], split: str, limit: int | None, *, seed: int) -> list[np.ndarray]:

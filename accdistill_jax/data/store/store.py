@@ -15,10 +15,11 @@ A store is a folder or an object-store URL with
                                  written last: a folder without it is not a store
 """
 
+import copy
 import functools
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -175,6 +176,16 @@ class Store:
             )
             raise UserError(f"{folder.where(PARTICIPANTS)}: {problem}; the store is damaged, prepare it again")
         return cls(folder.path, manifest, segments=columns, participants=participants, remote=remote)
+
+    def with_splits(self, splits: Mapping[str, str], *, fingerprint: str) -> "Store":
+        """The same segments with another split of every participant (`opening.hold_out`); the arrays are shared."""
+        names = self.participants["participant"].to_pylist()
+        place = self.participants.schema.get_field_index("split")
+        column = pa.array([splits[name] for name in names], pa.string())
+        other = copy.copy(self)
+        other.participants = self.participants.set_column(place, "split", column)
+        other.fingerprint = fingerprint
+        return other
 
     def indices(self, split: str) -> np.ndarray:
         """Sorted rows of a split's segments, int64; split is "train", "validation" or "test".

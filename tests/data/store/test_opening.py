@@ -1,0 +1,68 @@
+"""Participants that a config holds out are the test split, and nobody else is."""
+
+import numpy as np
+import pytest
+
+from accdistill_jax.data.store.opening import hold_out
+from accdistill_jax.data.store.store import Store
+from accdistill_jax.errors import UserError
+
+
+def splits(store):
+    return dict(
+        zip(store.participants["participant"].to_pylist(), store.participants["split"].to_pylist(), strict=True)
+    )
+
+
+@pytest.fixture
+def store(smoke_store):
+    return Store.open(smoke_store)
+
+
+def test_nobody_held_out_leaves_the_store_as_it_is(store):
+    assert hold_out([store], ()) == (store,)
+
+
+def test_those_held_out_are_tested_on_and_former_test_participants_are_trained_on(store):
+    before = splits(store)
+    name = min(name for name, split in before.items() if split == "train")
+    (held,) = hold_out([store], (name,))
+    assert splits(held) == {
+        other: "test" if other == name else "train" if split == "test" else split for other, split in before.items()
+    }
+    assert set(store.segments["participant"][held.indices("test")]) == {name}
+    rows = [held.indices(split) for split in ("train", "validation", "test")]
+    np.testing.assert_array_equal(np.sort(np.concatenate(rows)), np.arange(store.num_segments))
+    assert splits(store) == before
+    np.testing.assert_array_equal(held.read(rows[2][:2])["accel"], store.read(rows[2][:2])["accel"])
+
+
+def test_other_splits_have_another_fingerprint_and_equal_ones_the_same(store):
+    tested = [name for name, split in splits(store).items() if split == "test"]
+    a, b = (hold_out([store], (name,))[0].fingerprint for name in sorted(splits(store))[:2])
+    assert len({a, b, store.fingerprint}) == 3
+    assert hold_out([store], tested)[0] is store
+    assert hold_out([store], tuple(sorted(splits(store))[:1]))[0].fingerprint == a
+
+
+def test_a_name_that_nobody_has_is_refused_with_the_nearest(store):
+    name = sorted(splits(store))[0]
+    with pytest.raises(UserError, match=rf"config.data.held_out: no store has a participant '{name}x'; did you mean '"):
+        hold_out([store], (name + "x",))
+
+
+def test_somebody_must_be_left_to_train_on(store):
+    with pytest.raises(UserError, match="nobody is left in the training split"):
+        hold_out([store], tuple(splits(store)))
+
+
+@pytest.mark.slow
+def test_a_run_tests_on_the_participant_held_out(smoke_config, store, tmp_path):
+    from accdistill_jax.run import run
+
+    name = min(name for name, split in splits(store).items() if split == "train")
+    run(smoke_config(**{"data.held_out": (name,)}), tmp_path / "run")
+    report = (tmp_path / "run/report.md").read_text()
+    assert "on 8 segments of 1 unseen participant" in report
+    with pytest.raises(UserError, match="held_out"):
+        run(smoke_config(), tmp_path / "run")
