@@ -11,6 +11,7 @@ from accdistill_jax.data.prepare.field_flags import add_flags, chosen_fields, da
 from accdistill_jax.data.prepare.preparation import PreparationSettings, find_recordings
 from accdistill_jax.data.prepare.show import print_line, print_not_read
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
+from accdistill_jax.data.recognition import recognise
 from accdistill_jax.errors import CommandParser
 from accdistill_jax.runtime.command import run_command
 from accdistill_jax.user_paths import expanded, path_argument
@@ -42,9 +43,9 @@ def embed_parser(prog: str = PROG, *, reader: str | None = None) -> argparse.Arg
     parser.add_argument("--part", choices=("student", "teacher"), help="encoder of the run (default: the student)")
     parser.add_argument(
         "--reader",
-        choices=recordings.names(),
         metavar="NAME",
-        help=f"format of the files: {', '.join(recordings.names())} (default: found); accdistill prepare NAME --help describes it",
+        help=f"format of the files: {', '.join(recordings.names())}, or a file such as my_reader.py (default: found); accdistill "
+        "prepare NAME --help describes it",
     )
     add_flags(parser, _PREPARATION)
     named = reader or _PLAIN
@@ -57,14 +58,18 @@ def embed_parser(prog: str = PROG, *, reader: str | None = None) -> argparse.Arg
 
 
 def _named_reader(argv: Sequence[str]) -> str | None:
-    """The value of --reader, which decides the other flags."""
+    """The reader of --reader, which decides the other flags.
+
+    Raises:
+        UserError: no such reader, or a file that is none.
+    """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--reader")
     try:
         name = first.parse_known_args(argv)[0].reader
     except argparse.ArgumentError:
         return None  # the real parser reports it
-    return name if name in recordings.names() else None
+    return recordings.named_or_added(name) if name is not None else None
 
 
 def _embed(argv: Sequence[str], prog: str, console: Console) -> None:
@@ -78,13 +83,12 @@ def _embed(argv: Sequence[str], prog: str, console: Console) -> None:
     # imported here: jax takes a second
     from accdistill_jax.api.embed_files import EmbeddingWork, embed_to_file
     from accdistill_jax.api.encoder import load
-    from accdistill_jax.api.recordings import choose_reader
 
     encoder = load(args.run, part=args.part)
     contract = encoder.contract
     fixed = {name: getattr(contract.settings, name) for name in _FIXED}
     settings = PreprocessSettings(**chosen_fields(args, _PREPROCESS), **fixed)
-    chosen = reader or choose_reader(args.files, given)
+    chosen = reader or recognise(args.files, given).reader
     found = find_recordings(chosen, args.files, **given)
     work = EmbeddingWork(encoder, contract, encoder.fingerprint, found, settings)
     summary = embed_to_file(work, args.out, preparation=preparation, report=lambda line: print_line(line, console))

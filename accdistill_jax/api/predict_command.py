@@ -10,6 +10,7 @@ from rich.console import Console
 
 from accdistill_jax.data import recordings
 from accdistill_jax.data.prepare.show import print_line
+from accdistill_jax.data.recognition import recognise
 from accdistill_jax.errors import CommandParser, UserError
 from accdistill_jax.files import write_atomically
 from accdistill_jax.labels import LABELS
@@ -40,7 +41,7 @@ def predict_parser(prog: str = PROG) -> argparse.ArgumentParser:
         metavar="FILE",
         help="files to make: a figure (.png, .pdf, .svg) of one recording, a table (.csv, .parquet) of all",
     )
-    parser.add_argument("--reader", choices=recordings.names(), metavar="NAME", help="format (default: found)")
+    parser.add_argument("--reader", metavar="NAME", help="format, or a file such as my_reader.py (default: found)")
     parser.add_argument("--recording", dest="name", metavar="ID", help="the recording of a folder that has several")
     parser.add_argument("--part", choices=("student", "teacher"), help="encoder of the run (default: the student)")
     return parser
@@ -56,10 +57,9 @@ def _predict(argv: Sequence[str], prog: str, console: Console) -> None:
     # imported here: jax takes a second
     from accdistill_jax.api.encoder import load
     from accdistill_jax.api.predicting import predict_recording, prediction_table, source_named
-    from accdistill_jax.api.recordings import choose_reader
 
     encoder = load(args.run, part=args.part)
-    reader = args.reader or choose_reader([args.recording], {})
+    reader = recordings.named_or_added(args.reader) if args.reader else recognise([args.recording]).reader
     found = source_named(recordings.find(reader, args.recording), args.name)
     figures = [out for out in args.out if out.suffix.lower() in _FIGURES]
     if figures and len(found) > 1:

@@ -1,11 +1,10 @@
-"""Recordings in files: finds their reader, and embeds their minutes into a table that says whose minute each row is."""
+"""Recordings in files: embeds their minutes into a table that says whose minute each row is."""
 
 import dataclasses
 import os
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,18 +15,12 @@ from accdistill_jax.data import recordings
 from accdistill_jax.data.preprocessing.preprocess import preprocess
 from accdistill_jax.data.preprocessing.segments import SegmentBatch
 from accdistill_jax.data.preprocessing.settings import NO_PPG, PreprocessSettings
+from accdistill_jax.data.recognition import recognise
 from accdistill_jax.data.recording import Recording
 from accdistill_jax.data.store.remarks import why_rejected
 from accdistill_jax.errors import SignalWarning, UserError
 from accdistill_jax.user_paths import expanded
 
-PLAIN = "plain"
-DESCRIBED = "generic"  # finds a recording only where the user has described it
-TABLES = tuple(
-    ending + packed
-    for ending in (".csv", ".tsv", ".txt", ".parquet", ".pq")
-    for packed in ("", ".gz", ".bz2", ".zst", ".lz4")
-)
 _UNITS = {"quality": "0 to 1", "motion": "g"}
 
 
@@ -129,7 +122,7 @@ def embed_files(
         UserError: as there.
     """
     root = expanded(path)
-    found = recordings.find(reader or choose_reader([root], options), root, **options)
+    found = recordings.find(reader or recognise([root], options).reader, root, **options)
     tables, rejected = [], Counter()
     for source in found:
         batch = minutes_of(source.load(), contract)
@@ -147,54 +140,3 @@ def embed_files(
     if not table.num_rows:
         raise UserError(f"{root}: no minute passes the checks: {why_rejected(rejected, contract.settings.to_json())}")
     return table
-
-
-def choose_reader(roots: Sequence[str | os.PathLike[str]], options: Mapping[str, Any]) -> str:
-    """The reader of recordings that knows all files.
-
-    Args:
-        roots: files and folders.
-        options: options of a reader that the user gave; rate or unit alone mean the reader of undescribed tables.
-
-    Raises:
-        UserError: no reader knows them, or several do.
-    """
-    plain_options = recordings.reader(PLAIN).options
-    if options and options.keys() <= plain_options.keys():
-        return PLAIN
-    missing = [root for root in roots if not os.path.lexists(root)]
-    if missing:
-        raise UserError(f"{missing[0]}: no such file or folder")
-    known = [name for name in recordings.names() if name != PLAIN and all(_knows(name, root) for root in roots)]
-    if DESCRIBED in known:
-        return DESCRIBED
-    if len(known) > 1:  # several readers know the ending .csv; a single one reads the content
-        known = [name for name in known if _reads(name, roots[0])] or known
-    if len(known) == 1:
-        return known[0]
-    if known:
-        raise UserError(f"{roots[0]} may be a recording of {' or '.join(known)}; choose the reader")
-    if all(_knows(PLAIN, root) for root in roots):
-        return PLAIN
-    readers = ", ".join(recordings.names())
-    raise UserError(
-        f"{', '.join(map(str, roots[:3]))}: no reader knows these files all; choose one of {readers}, or give them apart"
-    )
-
-
-def _knows(name: str, root: str | os.PathLike[str]) -> bool:
-    if name == PLAIN and os.path.isfile(root) and not os.fspath(root).lower().endswith(TABLES):
-        return False
-    try:
-        return bool(recordings.find(name, Path(root)))
-    except UserError:
-        return False
-
-
-def _reads(name: str, root: str | os.PathLike[str]) -> bool:
-    """True if a reader loads the first recording that it finds."""
-    try:
-        recordings.find(name, Path(root))[0].load()
-    except UserError:
-        return False
-    return True

@@ -1,5 +1,6 @@
 """The files below a root folder, with links followed, and a reason for every file that is not read."""
 
+import copy
 import hashlib
 import os
 import stat
@@ -71,6 +72,17 @@ class Tree:
         else:
             self.files.append(regular_file(self.root))
         self.files.sort()
+
+    def unclaimed(self) -> "Tree":
+        """A copy of which nothing is claimed, for another reader; the folders are not read again."""
+        tree = copy.copy(self)
+        tree.not_read, tree._claimed, tree._expected = dict(self.not_read), set(), {}
+        return tree
+
+    @property
+    def claimed(self) -> frozenset[str]:
+        """Paths of the claimed files."""
+        return frozenset(self._claimed)
 
     def folders(self) -> dict[Path, list[Path]]:
         """The files of each folder; folders and files are sorted."""

@@ -12,6 +12,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from accdistill_jax.errors import UserError
+from accdistill_jax.evaluation.by_sensor import SensorResult, errors_by_sensor
 from accdistill_jax.evaluation.embedding_health import Health, alignment, health_of
 from accdistill_jax.evaluation.predictions import PredictionResult, measure_predictions
 from accdistill_jax.evaluation.probing import probes
@@ -63,6 +64,7 @@ class Evaluation:
         test: encoder -> test embeddings (not in the JSON).
         settings: seed, draws, strengths.
         seconds: duration of the evaluation.
+        sensors: errors of the main encoder's probes by device; [] if all test segments are of one device.
     """
 
     encoders: list[str]
@@ -79,6 +81,7 @@ class Evaluation:
     test: dict[str, SplitEmbeddings] = dataclasses.field(repr=False, metadata={"json": False})
     settings: dict = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
+    sensors: list[SensorResult] = dataclasses.field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries and lists; numbers that are not finite become None."""
@@ -134,11 +137,12 @@ def evaluate(
         retrieved = _retrieval(encoders, main, pool_sizes=pool_sizes, draws=bootstrap_draws, seed=seed)
         test = {name: splits["test"] for name, splits in encoders.items()}
         paired = _paired_projections(test, main)
+        targets = _targets(encoders, main, draws=interval_draws, seed=seed)
         return Evaluation(
             encoders=list(encoders),
             main=main,
             splits={split: _summary(first[split]) for split in SPLITS},
-            targets=_targets(encoders, main, draws=interval_draws, seed=seed),
+            targets=targets,
             predictions={}
             if readouts is None
             else measure_predictions(readouts, test[main], draws=interval_draws, seed=seed),
@@ -156,6 +160,7 @@ def evaluate(
                 "ridge_strengths": list(probes.STRENGTHS),
             },
             seconds=time.perf_counter() - started,
+            sensors=errors_by_sensor(targets, main, test[main], draws=interval_draws, seed=seed),
         )
 
 

@@ -17,6 +17,7 @@ class SplitEmbeddings:
         labels: name -> [N] float32, NaN where unknown; some or all of `LABELS`.
         motion_g: [N] float32 motion level in g, or None.
         ppg_quality: [N] float32 quality index of the PPG, or None.
+        device: [N] str, name of the device, or None.
         ranks: direction -> [N] int64 ranks in the pool of all N segments, if they were computed before; else {}.
 
     Raises:
@@ -29,13 +30,14 @@ class SplitEmbeddings:
     labels: Mapping[str, np.ndarray]
     motion_g: np.ndarray | None = None
     ppg_quality: np.ndarray | None = None
+    device: np.ndarray | None = None
     ranks: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         n = len(self.embedding)
         named = {"projection": self.projection, "participant": self.participant, **self.labels}
         named |= {f"ranks {direction}": ranks for direction, ranks in self.ranks.items()}
-        named |= {"motion_g": self.motion_g, "ppg_quality": self.ppg_quality}
+        named |= {"motion_g": self.motion_g, "ppg_quality": self.ppg_quality, "device": self.device}
         for name, array in named.items():
             if array is not None and len(array) != n:
                 raise ValueError(f"{name} has {len(array)} rows, the embedding has {n}")

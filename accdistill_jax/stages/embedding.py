@@ -247,6 +247,7 @@ def _by_encoder(
                 labels={label: columns[split][label] for label in LABELS},
                 motion_g=columns[split]["motion_g"],
                 ppg_quality=columns[split]["ppg_quality"],
+                device=columns[split]["device"],
                 ranks={
                     direction: arrays[f"{encoder.name}/{split}/rank/{direction}"]
                     for direction in (ACCEL_TO_PPG, PPG_TO_ACCEL)

@@ -9,7 +9,7 @@ import numpy as np
 
 from accdistill_jax.config import record
 from accdistill_jax.config.tree import plain
-from accdistill_jax.data.store.opening import has_test_segments
+from accdistill_jax.data.store.opening import has_test_segments, sensors_of
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.encoder import Teacher
 from accdistill_jax.errors import UserError
@@ -96,6 +96,7 @@ def write_reports(run: Run, encoders: Encoders, main: Mapping, unseen: Mapping, 
     for name, (store, embedded) in unseen.items():
         mixed = {e: {**main[e], "test": embedded[e]["test"]} for e in embedded}
         info_here = {**info, "data": _data_info((store,)), "probes fitted on": _data_info(run.stores)}
+        info_here |= _sensors_info((store,))
         key = hash_of([made_from, store.fingerprint])
         report = _Report(run.workdir / "unseen" / name, mixed, info_here, key, (store,), None, readouts=readouts)
         _write(run, encoders.teacher if TEACHER in embedded else None, report)
@@ -196,6 +197,12 @@ def _data_info(stores: Sequence[Store]) -> dict:
     }
 
 
+def _sensors_info(stores: Sequence[Store]) -> dict[str, dict[str, str]]:
+    """The entry "sensors": device -> its accelerometer in words; {} if no store knows its sensors."""
+    sensors = {device: words for store in stores for device, words in sensors_of(store).items()}
+    return {"sensors": sensors} if sensors else {}
+
+
 def _separation(run: Run, encoders: Encoders) -> dict:
     """Result of comparing the stores, with a warning if a teacher from elsewhere may have learned from the test people."""
     result = {**run.separation, "warnings": run.separation.get("warnings", [])}
@@ -230,4 +237,5 @@ def _run_info(run: Run, encoders: Encoders, durations_s: dict[str, float]) -> di
         "separation": _separation(run, encoders),
         "parameters": parameters,
         "fingerprints": fingerprints,
+        **_sensors_info(run.stores),
     }

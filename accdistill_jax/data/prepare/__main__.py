@@ -6,22 +6,26 @@ if __name__ == "__main__":
     streams.secure(product="files")
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 from rich.console import Console
 
 from accdistill_jax.data import recordings
+from accdistill_jax.data.outside_readers import RESERVED
 from accdistill_jax.data.prepare import measure, show
 from accdistill_jax.data.prepare.field_flags import Field, add_flags, chosen_fields, dataclass_fields, function_fields
 from accdistill_jax.data.prepare.preparation import PreparationSettings, find_recordings, prepare_recordings
 from accdistill_jax.data.preprocessing.settings import MEASURED_ONLY, PreprocessSettings
+from accdistill_jax.data.recognition import recognise
 from accdistill_jax.data.store.manifest import verify_checksums
 from accdistill_jax.data.store.split import SplitRule
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.data.synthetic import synthetic
 from accdistill_jax.errors import CommandParser, UserError
 from accdistill_jax.runtime.command import run_command
+from accdistill_jax.text import one_line
 from accdistill_jax.user_paths import expanded
 
 _PREPROCESS = dataclass_fields(PreprocessSettings)
@@ -44,23 +48,23 @@ def build_parser(prog: str = PROG) -> argparse.ArgumentParser:
         epilog="To continue an interrupted preparation, run the same command again. Recordings that are already prepared are kept, "
         "even if their files have changed since; --overwrite prepares them again.",
     )
+    parser.add_argument(
+        "--reader",
+        metavar="FILE",
+        help="in place of COMMAND: a reader of your own, such as my_reader.py (its flags: --reader my_reader.py --help)",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    command = commands.add_parser("auto", help="recordings of any kind: finds the reader and says why")
+    _add_recordings_flags(command)
     for name in recordings.names():
-        reader = recordings.reader(name)
-        command = commands.add_parser(
-            name,
-            help=reader.summary,
-            description=reader.description,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        command.add_argument(
-            "root", nargs="+", type=expanded, help="folder or file with recordings; several may be given"
-        )
-        _add_output_flags(command, _PREPARATION)
-        options = function_fields(reader.find)
-        if options:
-            add_flags(command.add_argument_group("reading"), options, taken=_TAKEN)
-        add_flags(command.add_argument_group("preprocessing"), _PREPROCESS)
+        try:
+            _add_reader(commands, recordings.reader(name))
+        except UserError as error:
+            if not recordings.is_outside(name):
+                raise
+            command = commands.add_parser(name, help=f"cannot be used: {one_line(str(error))}".replace("%", "%%"))
+            command.add_argument("rest", nargs=argparse.REMAINDER)
+            command.set_defaults(problem=error)
     command = commands.add_parser("synthetic", help="synthetic recordings of a generated population")
     _add_output_flags(command, _PREPARATION_SYNTHETIC)
     add_flags(command.add_argument_group("population"), _SYNTHETIC)
@@ -80,6 +84,25 @@ def build_parser(prog: str = PROG) -> argparse.ArgumentParser:
     )
     command.add_argument("--segments", type=int, default=500, help="most segments of a column (default: 500)")
     return parser
+
+
+def _add_reader(commands: "argparse._SubParsersAction[CommandParser]", reader: recordings.Reader) -> None:
+    options = function_fields(reader.find)
+    command = commands.add_parser(
+        reader.name,
+        help=reader.summary.replace("%", "%%"),
+        description=reader.description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_recordings_flags(command, options)
+
+
+def _add_recordings_flags(command: argparse.ArgumentParser, options: Sequence[Field] = ()) -> None:
+    command.add_argument("root", nargs="+", type=expanded, help="folder or file with recordings; several may be given")
+    _add_output_flags(command, _PREPARATION)
+    if options:
+        add_flags(command.add_argument_group("reading"), list(options), taken=_TAKEN)
+    add_flags(command.add_argument_group("preprocessing"), _PREPROCESS)
 
 
 def _add_output_flags(parser: argparse.ArgumentParser, preparation: list[Field]) -> None:
@@ -161,8 +184,14 @@ def _prepare_recordings(args: argparse.Namespace, console: Console) -> None:
     split = _split(args)
     preparation = PreparationSettings(**chosen_fields(args, _PREPARATION))
     settings = PreprocessSettings(**chosen_fields(args, _PREPROCESS))
-    options = chosen_fields(args, function_fields(recordings.reader(args.command).find), taken=_TAKEN)
-    found = find_recordings(args.command, args.root, **options)
+    name, options = args.command, {}
+    if name == "auto":
+        name, why = recognise(args.root)
+        show.print_line(f"recognised {name}: {why}", console)
+        options = {field.name: field.default for field in function_fields(recordings.reader(name).find)}
+    else:
+        options = chosen_fields(args, function_fields(recordings.reader(name).find), taken=_TAKEN)
+    found = find_recordings(name, args.root, **options)
     store = prepare_recordings(
         found,
         args.out,
@@ -176,6 +205,25 @@ def _prepare_recordings(args: argparse.Namespace, console: Console) -> None:
     show.print_not_read({path: reason for path, reason in found.not_read.items() if path not in known}, console)
 
 
+def _with_added_reader(argv: Sequence[str]) -> list[str]:
+    """The command line with the name of the reader in place of `--reader FILE`, which is added.
+
+    Raises:
+        UserError: the file is missing or no reader, or a command is given too.
+    """
+    place = next((k for k, word in enumerate(argv) if word == "--reader" or word.startswith("--reader=")), None)
+    if place is None:
+        return list(argv)
+    _, separator, file = argv[place].partition("=")
+    rest = [*argv[:place], *argv[place + (1 if separator else 2) :]]
+    if not separator:
+        file = argv[place + 1] if place + 1 < len(argv) else ""
+    known = {*recordings.names(), *RESERVED}
+    if rest and rest[0] in known and not os.path.lexists(rest[0]):
+        raise UserError(f"--reader {file} takes the place of the command {rest[0]!r}; leave one of them out")
+    return [recordings.add_file(expanded(file)), *rest]
+
+
 def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
     """Runs a command.
 
@@ -184,7 +232,9 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
     """
 
     def work() -> None:
-        args = build_parser(prog).parse_args(argv)
+        args = build_parser(prog).parse_args(_with_added_reader(sys.argv[1:] if argv is None else argv))
+        if getattr(args, "problem", None):
+            raise args.problem
         commands = {"verify": _verify, "show": _show, "measure": _measure, "synthetic": _prepare_synthetic}
         commands.get(args.command, _prepare_recordings)(args, Console() if sys.stdout.isatty() else Console(width=140))
 

@@ -13,6 +13,7 @@ from accdistill_jax.data.prepare.workers import check_workers, run_all
 from accdistill_jax.data.preprocessing import polarity as polarity_lib
 from accdistill_jax.data.preprocessing.preprocess import preprocess
 from accdistill_jax.data.preprocessing.segments import SegmentBatch
+from accdistill_jax.data.preprocessing.sensors import SENSORS, measured_sensors
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.recording import Recording, RecordingSource
 from accdistill_jax.data.store.content import signal_hash
@@ -199,6 +200,7 @@ def _stage(
     if isinstance(prepared, str):
         return prepared
     recording, batch = prepared
+    batch.notes[SENSORS] = measured_sensors(recording)
     try:
         used = [name for name in SIGNALS if getattr(batch, name).shape[-1]]
         signals = {name: signal_hash(recording.streams[name].values) for name in used}
@@ -231,6 +233,8 @@ def prepare_one(
         return _TOO_LARGE
     except Exception as error:  # a fault in the file that its reader does not foresee
         return f"cannot be read ({_where(error)}); copy it again"
+    if not isinstance(recording, Recording):  # a reader from outside
+        return f"its reader returned {type(recording).__name__}, not a Recording"
     try:
         return recording, cut(recording)
     except UserError as error:

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from accdistill_jax.data.preprocessing.quantise import dequantise
+from accdistill_jax.data.preprocessing.sensors import SensorRow, sensor_rows
 from accdistill_jax.data.store.manifest import MANIFEST
 from accdistill_jax.data.store.opening import QUALITIES
 from accdistill_jax.data.store.remarks import remarks
@@ -65,6 +66,31 @@ def labels_table(store: Store) -> Table:
     return table
 
 
+def sensors_table(store: Store) -> Table | None:
+    """Sensors of the recordings, a row for each device and signal; None if the store does not know them."""
+    notes = {unit["unit"]: unit.get("notes") or {} for unit in store.manifest.get("prepared") or []}
+    rows = sensor_rows(notes)
+    if not rows:
+        return None
+    table = Table(title="Sensors, as median over the recordings", title_justify="left")
+    for name in ("device", "signal"):
+        table.add_column(name)
+    for name in ("recordings", "rate (Hz)", "step", "noise (mg/sqrt(Hz))", "values", "range"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(
+            Text(one_line(row.device)),
+            row.signal,
+            str(row.recordings),
+            _number(row.rate_hz),
+            _step(row),
+            _number(row.noise_mg),
+            f"{_number(row.lowest)} to {_number(row.highest)}",
+            f"{_number(row.range[0])} to {_number(row.range[1])}" if row.range else "",
+        )
+    return table
+
+
 def print_summary(store: Store, console: Console) -> None:
     """Prints a summary of a store."""
     manifest = store.manifest
@@ -81,6 +107,9 @@ def print_summary(store: Store, console: Console) -> None:
         print_line(line, console)
     console.print(labels_table(store))
     console.print(counts_table(store))
+    sensors = sensors_table(store)
+    if sensors is not None:
+        console.print(sensors)
     for line in remarks(manifest):
         print_line(line, console)
     print_mended_stamps(manifest.get("prepared") or [], console)
@@ -187,3 +216,12 @@ def _spread(values: np.ndarray) -> str:
         return "unknown"
     low, middle, high = np.percentile(known, (5, 50, 95))
     return f"{middle:.3g} ({low:.3g} to {high:.3g}), {len(known) / len(values):.0%}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+def _step(row: SensorRow) -> str:
+    """Steps of acceleration are shown in mg."""
+    return f"{1e3 * row.step:.3g} mg" if row.step is not None and row.unit == "g" else _number(row.step)

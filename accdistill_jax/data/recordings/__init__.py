@@ -10,6 +10,9 @@ A reader module holds:
   may be loaded in the main process.
 
 Packages in this folder hold helpers of readers: `tables` reads descriptions, CSV and Parquet files.
+
+A reader may also lie outside the package: a module that an installed package names in the entry point group
+`accdistill_jax.recordings`, or a Python file that the user names (`add_file`).
 """
 
 import dataclasses
@@ -19,13 +22,15 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 
+from accdistill_jax.data.outside_readers import failure, file_module, plug_in_module, plug_ins
 from accdistill_jax.data.recording import RecordingSource
 from accdistill_jax.data.tree import Tree
 from accdistill_jax.errors import UserError
 
 _MOST_NAMED = 5
+_FROM_FILES: dict[str, ModuleType] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +42,14 @@ class Reader:
         description: docstring of the module.
         find: the module's function `find`.
         can_crash: True if loading a damaged recording may end the process.
+        is_outside: True for a reader that is no part of the package.
     """
 
     name: str
     description: str
     find: Callable[..., list[RecordingSource]]
     can_crash: bool = True
+    is_outside: bool = False
 
     @property
     def summary(self) -> str:
@@ -64,6 +71,7 @@ class Found(list[RecordingSource]):
         options: the reader's options.
         not_read: files and folders that were left out, with the reason.
         can_crash: True if loading a damaged recording may end the process.
+        claimed: the files that the reader reads.
     """
 
     def __init__(
@@ -74,41 +82,85 @@ class Found(list[RecordingSource]):
         options: Mapping[str, object] = MappingProxyType({}),
         not_read: Mapping[str, str] = MappingProxyType({}),
         can_crash: bool = False,
+        claimed: Iterable[str] = (),
     ):
         super().__init__(sorted(sources, key=lambda source: source.recording_id))
         self.reader = reader
         self.options = dict(options)
         self.not_read = dict(not_read)
         self.can_crash = can_crash
+        self.claimed = frozenset(claimed)
 
 
 def names() -> list[str]:
-    """Names of all readers, sorted."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
+    """Names of all readers, sorted: those of the package, of installed plug-ins, and of files that were added."""
+    return sorted({*_own_names(), *plug_ins(), *_FROM_FILES})
+
+
+def is_outside(name: str) -> bool:
+    """True if a reader of this name comes, or also comes, from outside the package."""
+    return name in _FROM_FILES or name in plug_ins()
+
+
+def add_file(path: str | Path) -> str:
+    """Adds the reader of a Python file; returns its name, which is the file's.
+
+    Raises:
+        UserError: there is no such file, its name is taken, it cannot be imported, or it holds no reader.
+    """
+    module = file_module(Path(path), taken=lambda name: name in _own_names() or name in plug_ins())
+    _FROM_FILES[module.__name__] = module
+    try:
+        reader(module.__name__)
+    except UserError:
+        del _FROM_FILES[module.__name__]
+        raise
+    return module.__name__
+
+
+def named_or_added(text: str) -> str:
+    """The reader that a user names, or adds by a Python file ("my_reader.py").
+
+    Raises:
+        UserError: as `reader` and `add_file`.
+    """
+    return add_file(text) if text.endswith(".py") else reader(text).name
 
 
 def reader(name: str) -> Reader:
     """The reader with this name.
 
     Raises:
-        UserError: there is no such reader (the message suggests the closest name), or its module lacks a docstring or `find`.
+        UserError: there is no such reader (the message suggests the closest name), its module lacks a docstring or `find`, or it is a
+            plug-in that cannot be imported or whose name clashes.
     """
     if name not in names():
         near = difflib.get_close_matches(name, names(), n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names())}"
         raise UserError(f"no reader of recordings is called {name!r}; {hint}")
-    module = importlib.import_module(f"{__name__}.{name}")
+    if name in _FROM_FILES:
+        module = _FROM_FILES[name]
+    elif name in plug_ins():
+        module = plug_in_module(name, taken=name in _own_names())
+    else:
+        module = importlib.import_module(f"{__name__}.{name}")
     find_function = getattr(module, "find", None)
     if not (module.__doc__ or "").strip() or not callable(find_function):
         raise UserError(f"{module.__file__}: a reader needs a docstring and a function find(tree, *, options)")
-    return Reader(name, module.__doc__ or "", find_function, can_crash=getattr(module, "CAN_CRASH", True))
+    can_crash = bool(getattr(module, "CAN_CRASH", True))
+    return Reader(name, module.__doc__ or "", find_function, can_crash=can_crash, is_outside=is_outside(name))
 
 
-def find(name: str, root: str | Path, **options: object) -> Found:
+def find(name: str, root: str | Path | Tree, **options: object) -> Found:
     """Finds the recordings of reader `name` below `root`, without loading them.
 
+    Args:
+        name: of the reader.
+        root: folder or file, or its files if they were listed before.
+        options: of the reader.
+
     Raises:
-        UserError: an unknown reader or option, or a root that does not exist or holds no recording.
+        UserError: an unknown reader or option, a root that does not exist or holds no recording, or a reader from outside that fails.
     """
     chosen_reader = reader(name)
     known = chosen_reader.options
@@ -117,10 +169,18 @@ def find(name: str, root: str | Path, **options: object) -> Found:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known) or 'none'}"
             raise UserError(f"reader {name!r} has no option {key!r}; {hint}")
-    tree = Tree(root)
-    sources = chosen_reader.find(tree, **options)
+    tree = root.unclaimed() if isinstance(root, Tree) else Tree(root)
+    root = root.root if isinstance(root, Tree) else root
+    sources = _sources(chosen_reader, tree, options)
     tree.leave_out_the_rest()
-    recordings = Found(sources, reader=name, options=options, not_read=tree.not_read, can_crash=chosen_reader.can_crash)
+    recordings = Found(
+        sources,
+        reader=name,
+        options=options,
+        not_read=tree.not_read,
+        can_crash=chosen_reader.can_crash,
+        claimed=tree.claimed,
+    )
     if not recordings:
         left_out = "".join(
             f"; not read: {path} ({reason})" for path, reason in list(tree.not_read.items())[:_MOST_NAMED]
@@ -135,3 +195,23 @@ def find(name: str, root: str | Path, **options: object) -> Found:
             raise UserError(f"{root}: two recordings are called {source.recording_id!r}; rename one of them")
         seen.add(source.recording_id)
     return recordings
+
+
+def _own_names() -> set[str]:
+    return {module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg}
+
+
+def _sources(chosen: Reader, tree: Tree, options: Mapping[str, object]) -> list[RecordingSource]:
+    """The result of a reader's `find`; one from outside is not trusted."""
+    if not chosen.is_outside:
+        return chosen.find(tree, **options)
+    try:
+        sources = list(chosen.find(tree, **options))
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"the reader {chosen.name!r} fails to find recordings: {failure(error)}") from error
+    odd = next((source for source in sources if not isinstance(source, RecordingSource)), None)
+    if odd is not None:
+        raise UserError(f"the reader {chosen.name!r}: find must return RecordingSources, got {type(odd).__name__}")
+    return sources

@@ -74,10 +74,11 @@ def find(
         if match:
             found[path.with_name(match[1] + path.suffix)][match[2].upper()] = path
     found = {base: files for base, files in found.items() if "ACC" in files}
-    sources = []
+    sources, folders = [], tree.folders()
     ids = ids_below(tree.root, found) if tree.root.is_dir() else [base.stem for base in found]
     for (base, files), recording_id in zip(found.items(), ids, strict=True):
-        tree.claim(*files.values())
+        others = [path for path in folders[base.parent] if path.name.startswith(f"{base.stem}_")]
+        tree.claim(*files.values(), *others)
         participant = participant_of(base, participant_from)
         read = functools.partial(load, files, recording_id, participant, utc_offset_hours, most_error_ms)
         sources.append(RecordingSource(recording_id, participant, read))
@@ -134,6 +135,7 @@ def _numbers(text: _Text, names: Sequence[str]) -> list[np.ndarray]:
     for name in names:
         if name not in text.header:
             raise UserError(f"line 1: the column {name!r} is missing; it has {'; '.join(text.header)[:100]}")
+    places = [text.header.index(name) for name in names]
     kinds = [(f"c{k}", np.int64 if name == _SENSOR else np.float64) for k, name in enumerate(names)]
     if not text.lines:
         return [np.zeros(0, kind) for _, kind in kinds]
@@ -143,14 +145,22 @@ def _numbers(text: _Text, names: Sequence[str]) -> list[np.ndarray]:
             dtype=np.dtype(kinds),
             delimiter=";",
             comments=None,
-            usecols=[text.header.index(name) for name in names],
+            usecols=places,
             ndmin=1,
         )
     except (ValueError, OverflowError) as error:
-        row = re.search(r"at row (\d+)", str(error))
-        line = f"line {int(row[1]) + 2}" if row else "a line"
+        bad = next((row for row, line in enumerate(text.lines) if not _are_numbers(line, places)), None)
+        line = "a line" if bad is None else f"line {bad + 2}"
         raise UserError(f"{line}: a cell is missing or not a number; copy the file from the phone again") from error
     return [table[name] for name, _ in kinds]
+
+
+def _are_numbers(line: str, places: Sequence[int]) -> bool:
+    cells = line.split(";")
+    try:
+        return all(abs(float(cells[place])) < 2**63 for place in places)
+    except (ValueError, IndexError):
+        return False
 
 
 def _samples(text: _Text, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -182,7 +192,10 @@ def _phone_s(text: _Text, rows: np.ndarray) -> np.ndarray:
     try:
         seconds = np.array(cells, "datetime64[ms]").astype(np.int64) / 1000
     except ValueError:
-        bad = next((row for row, cell in zip(rows, cells, strict=True) if not re.match(r"\d{4}-\d\d-\d\d[T ]\d", cell)), rows[0])
+        bad = next(
+            (row for row, cell in zip(rows, cells, strict=True) if not re.match(r"\d{4}-\d\d-\d\d[T ]\d", cell)),
+            rows[0],
+        )
         raise UserError(f"line {bad + 2}: no time of the phone such as 2022-04-25T11:39:36.978") from None
     beyond = np.flatnonzero(~((seconds >= STARTS_UNIX_S[0]) & (seconds <= STARTS_UNIX_S[1])))
     if beyond.size:
@@ -211,7 +224,9 @@ def _beats(text: _Text, start_s: float, most_error_ms: float) -> Beats | None:
         contacts = [place for place, name in enumerate(text.header) if "contact" in name]
         if len(contacts) == 2:  # contact, and if the sensor knows it
             cells = [line.split(";") for line in text.lines]
-            lost = np.array([row[contacts[0]].strip() == "0" and row[contacts[1]].strip() == "1" for row in cells], bool)
+            lost = np.array(
+                [row[contacts[0]].strip() == "0" and row[contacts[1]].strip() == "1" for row in cells], bool
+            )
             trusted &= ~lost
         if not trusted.any():
             return None
@@ -224,10 +239,9 @@ def _heart_rate(text: _Text, start_s: float) -> HeartRateWindows | None:
     with named(text.path):
         (bpm,) = _numbers(text, ("hr [bpm]",))
         bpm = np.where(bpm > 0, bpm, np.nan)
-        known = np.flatnonzero(~np.isnan(bpm))
-        changes = known[1:][np.diff(bpm[known]) != 0]
+        changes = np.flatnonzero(np.abs(np.diff(bpm)) > 0)  # False beside an unknown value
         if not changes.size:
             return None
-        bpm[: changes[0]] = np.nan
+        bpm[: changes[0] + 1] = np.nan
         seconds = _phone_s(text, np.arange(len(bpm))) - start_s
         return cleaned(seconds - HR_WINDOW_S, HR_WINDOW_S, bpm)

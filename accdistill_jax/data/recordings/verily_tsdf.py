@@ -69,7 +69,9 @@ def find(tree: Tree) -> list[RecordingSource]:
     with_accel = {name: group for name, group in found.items() if "imu" in group}
     for name, group in found.items():
         if name not in with_accel:
-            tree.leave_out(group["ppg"], "PPG without acceleration: no description of the same name with imu in place of ppg")
+            tree.leave_out(
+                group["ppg"], "PPG without acceleration: no description of the same name with imu in place of ppg"
+            )
     ids = recording_ids(tuple(name.split("/")) for name in with_accel)
     for group, recording_id in zip(with_accel.values(), ids, strict=True):
         tree.claim(*group.values())
@@ -89,7 +91,7 @@ def _group(tree: Tree, path: Path) -> str:
 
 
 def _kind(path: Path) -> tuple[str, str]:
-    """imu or ppg, and "" or why the description is left out."""
+    """The kind (imu or ppg), and "" or why the description is left out."""
     try:
         description = _read(path)
     except UserError:  # loading reports the error
@@ -126,7 +128,9 @@ def load(imu: Path, ppg: Path | None, recording_id: str, participant_id: str) ->
             streams[name] = _accel(description, time_s) if name == "accel" else _light(description, time_s)
     top = descriptions["accel"].top
     if ppg and descriptions["ppg"].top.get("subject_id") != top.get("subject_id"):
-        raise UserError(f"{ppg}: is of another subject_id than {imu}; keep the recordings of each in folders of their own")
+        raise UserError(
+            f"{ppg}: is of another subject_id than {imu}; keep the recordings of each in folders of their own"
+        )
     device = str(top.get("device_id") or "Verily Study Watch")
     return Recording(recording_id, Participant(participant_id), device, "verily_tsdf", start, streams)
 
@@ -197,11 +201,15 @@ def _times(description: _Description) -> np.ndarray:
     if keys is None or len(keys["channels"]) != 1 or not isinstance(unit, list) or len(unit) != 1:
         raise UserError("no binary file of the channel 'time' with one unit")
     if unit[0] not in STEPS:
-        raise UserError(f"{keys['file_name']}: the unit of the times is {unit[0]!r}, this reader knows {' and '.join(STEPS)}")
+        raise UserError(
+            f"{keys['file_name']}: the unit of the times is {unit[0]!r}, this reader knows {' and '.join(STEPS)}"
+        )
     steps = _table(description, keys)[:, 0].astype(np.float64) * _scales(keys)[0] / 1000
     bad = np.flatnonzero(~(np.isfinite(steps) & (steps >= 0)))
     if bad.size:
-        raise UserError(f"{keys['file_name']}: step {bad[0]} is {1000 * steps[bad[0]]:g} ms: must be a number from 0 on")
+        raise UserError(
+            f"{keys['file_name']}: step {bad[0]} is {1000 * steps[bad[0]]:g} ms: must be a number from 0 on"
+        )
     time_s: np.ndarray = np.cumsum(steps)
     stated = _moment(description, "end_iso8601") - _moment(description, "start_iso8601")
     if abs(time_s[-1] - stated) > END_TOLERANCE_S + 0.01 * abs(stated):
@@ -214,7 +222,11 @@ def _times(description: _Description) -> np.ndarray:
 def _scales(keys: Mapping[str, Any]) -> np.ndarray:
     """A factor for each channel of a file."""
     count, factors = len(keys["channels"]), keys.get("scale_factors", [1])
-    if not isinstance(factors, list) or len(factors) not in (1, count) or not all(type(f) in (int, float) for f in factors):
+    if (
+        not isinstance(factors, list)
+        or len(factors) not in (1, count)
+        or not all(type(f) in (int, float) for f in factors)
+    ):
         raise UserError(f"{keys['file_name']}: scale_factors must be {count} numbers, got {factors!r}")
     return np.broadcast_to(np.asarray(factors, np.float64), (count,))
 
@@ -242,7 +254,9 @@ def _accel(description: _Description, time_s: np.ndarray) -> Stream:
     unit = {_UNITS.get(u, u) for u in (units[keys["channels"].index(name)] for name in ACCEL)}
     per_unit = G_PER_UNIT.get(str(next(iter(unit)))) if len(unit) == 1 else None
     if per_unit is None:
-        raise UserError(f"{keys['file_name']}: the acceleration's unit is {' and '.join(sorted(map(str, unit)))}, not g, mg or m/s2")
+        raise UserError(
+            f"{keys['file_name']}: the acceleration's unit is {' and '.join(sorted(map(str, unit)))}, not g, mg or m/s2"
+        )
     numbers, scales, largest = _values(description, keys, ACCEL, time_s)
     scales = scales * per_unit
     ends = (tuple(-largest * scales), tuple(largest * scales)) if np.isfinite(largest) and (scales > 0).all() else None

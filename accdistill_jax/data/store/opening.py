@@ -11,6 +11,7 @@ import numpy as np
 
 from accdistill_jax.config.nearest import nearest
 from accdistill_jax.config.schema import DataConfig
+from accdistill_jax.data.preprocessing.sensors import sensor_rows
 from accdistill_jax.data.store.separation import names_among
 from accdistill_jax.data.store.store import RemoteReading, Store
 from accdistill_jax.errors import UserError
@@ -148,7 +149,11 @@ def label_values(store: Store, name: str) -> np.ndarray:
 
 
 def segment_columns(stores: Sequence[Store], rows: Sequence[np.ndarray], *, same_names: str) -> dict[str, np.ndarray]:
-    """Columns of the segment tables, with participants named by `names_among`, so that intervals count each person once."""
+    """Columns of the segment tables, with participants named by `names_among`, so that intervals count each person once.
+
+    Returns:
+        participant and device [N] str, the labels and qualities [N] float32.
+    """
 
     def joined(name: str) -> np.ndarray:
         return np.concatenate([label_values(store, name)[chosen] for store, chosen in zip(stores, rows, strict=True)])
@@ -159,4 +164,14 @@ def segment_columns(stores: Sequence[Store], rows: Sequence[np.ndarray], *, same
         for store, chosen, names in zip(stores, rows, among, strict=True)
     ]
     numbers = {name: joined(name).astype(np.float32) for name in (*LABELS, *QUALITIES)}
-    return {"participant": np.concatenate(people), **numbers}
+    devices = [
+        np.asarray(store.segments.get("device", np.full(store.num_segments, "")), str)[chosen]
+        for store, chosen in zip(stores, rows, strict=True)
+    ]
+    return {"participant": np.concatenate(people), "device": np.concatenate(devices), **numbers}
+
+
+def sensors_of(store: Store) -> dict[str, str]:
+    """Device -> its accelerometer in words; {} for a store that does not know its sensors."""
+    notes = {unit["unit"]: unit.get("notes") or {} for unit in store.manifest["prepared"]}
+    return {row.device: row.words for row in sensor_rows(notes) if row.signal == "accel"}

@@ -48,6 +48,7 @@ def run_report_text(evaluation: Evaluation, words: Verdict, *, run_info: Mapping
         parts.append("Keep in mind:\n" + "\n".join(f"- {c}" for c in cautions))
     parts += picture("heart_rate")
     parts += [f"## {TITLES['probe_errors']}", *picture("probe_errors"), *_probe_sections(evaluation)]
+    parts += _sensor_section(evaluation, run_info.get("sensors", {}))
     if evaluation.predictions:
         table = _table(PREDICTION_HEADS, prediction_rows(evaluation.predictions))
         parts += [f"## {TITLES['coverage']}", *picture("coverage"), prediction_text(evaluation.predictions), table]
@@ -118,6 +119,34 @@ def _probe_sections(evaluation: Evaluation) -> list[str]:
             "</details>",
         ]
     return parts
+
+
+def _sensor_section(evaluation: Evaluation, sensors: Mapping[str, str]) -> list[str]:
+    """Errors by device, if there are several; `sensors` gives the accelerometer of a device in words."""
+    if not evaluation.sensors:
+        return []
+    rows = [
+        [
+            escape_markdown(r.device or "unknown device")
+            + f"<br>{escape_markdown(sensors.get(r.device, ''))}" * (r.device in sensors),
+            f"{LABELS[r.target].words} ({LABELS[r.target].unit})",
+            r.segments,
+            r.participants,
+            _interval(r.mae),
+            _interval(r.mean_mae),
+        ]
+        for r in evaluation.sensors
+    ]
+    heads = (
+        "Device",
+        "Label",
+        "Segments",
+        "Participants",
+        f"Error of the {display(evaluation.main)}",
+        "Error of the mean",
+    )
+    text = "Mean absolute error on the test participants of each device. A result on one sensor says little about another one."
+    return ["## Errors by sensor", text, _table(heads, rows)]
 
 
 def _retrieval_section(evaluation: Evaluation, picture: list[str]) -> list[str]:

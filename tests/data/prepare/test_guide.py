@@ -56,6 +56,16 @@ def folder(tmp_path_factory):
             archive.writestr(name, "\n".join([start, rate, *reversed(samples)]) + "\n")  # another signal
     write_troika(root / "troika")
     (root / "split.csv").write_text("participant,split\np01,train\np02,test\n")
+    reader, *_ = blocks(GUIDE, "python")
+    (root / "my_reader.py").write_text(reader)
+    (root / "my_watch").mkdir()
+    for name in ("anna", "ben"):
+        values = np.loadtxt(root / "recordings" / {"anna": "p01", "ben": "p02"}[name] / "ppg.csv", skiprows=1)
+        accel = np.random.default_rng(len(name)).normal([0, 0, 1000], 5, (len(values), 3))
+        table = np.column_stack([values, accel])
+        np.savetxt(
+            root / f"my_watch/{name}.mywatch", table, fmt="%.4f", delimiter=",", header="green,x,y,z", comments=""
+        )
     return root
 
 
@@ -69,6 +79,8 @@ def test_every_command_runs_in_order(folder):
     stores = {path.name: Store.open(path, verify=True) for path in (folder / "stores").iterdir()}
     assert stores["mine"].num_segments == 4 and np.isfinite(stores["mine"].segments["hr_bpm"]).all()
     assert stores["mine"].participants["age_years"].to_pylist() == [34, 34]
+    assert stores["found"].manifest["source"] == "generic"
+    assert stores["my_watch"].participants["participant"].to_pylist() == ["anna", "ben"]
     assert stores["e4"].participants["participant"].to_pylist() == ["S01", "S02"]
     assert stores["troika"].num_segments == 2
     assert list(stores["rest"].manifest["skipped"]) == ["p02"]
