@@ -126,14 +126,22 @@ def _able(candidates: Iterable[_Candidate]) -> tuple[list[_Candidate], dict[str,
             try:
                 source.load()
             except UserError as error:
-                problems.setdefault(one.reader, one_line(str(error))[:_LONGEST])
+                problems.setdefault(one.reader, _shortened(str(error), one))
             except Exception as error:  # a fault in the file that the reader does not foresee
-                problems.setdefault(one.reader, f"{type(error).__name__}: {one_line(str(error))[:_LONGEST]}")
+                problems.setdefault(one.reader, _shortened(f"{type(error).__name__}: {error}", one))
             else:
                 problems.pop(one.reader, None)
                 able.append(one)
                 break
     return able, problems
+
+
+def _shortened(problem: str, one: _Candidate) -> str:
+    """A problem in a line, with the file's name in place of its path."""
+    for path in one.claimed:
+        problem = problem.replace(path, os.path.basename(path))
+    text = one_line(problem)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
 def _is_table(roots: Sequence[str | os.PathLike[str]], trees: Sequence[Tree]) -> bool:
@@ -167,7 +175,7 @@ def _shown(roots: Sequence[str | os.PathLike[str]]) -> str:
 
 
 def _advice(trees: Sequence[Tree]) -> str:
-    """What the folders hold, which devices that may be, and what to do."""
+    """The endings in the folders, the devices that these may be, and advice."""
     counts: dict[str, int] = {}
     for tree in trees:
         for file in tree.files:

@@ -20,6 +20,8 @@ def unchanged_python(monkeypatch):
     modules, path = set(sys.modules), list(sys.path)
     outside_readers.plug_ins.cache_clear()
     yield
+    for name in filter(recordings.is_outside, recordings.names()):
+        recordings.remove_file(name)
     for name in set(sys.modules) - modules:
         if not name.startswith(("accdistill_jax", "numpy", "scipy", "pyarrow")):
             del sys.modules[name]

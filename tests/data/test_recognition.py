@@ -83,10 +83,10 @@ UNKNOWN = {
     "json": ({"x.json": "{"}, r"\.json may be an export of a phone"),
     "no acceleration": (
         {"steps.csv": "day,steps\n1,2\n"},
-        "banglejs: .*the column .* is missing.*plain: .*not certain",
+        "banglejs: .*the column .* is missing.*plain: .*no table of numbers",
     ),
     "empty table": ({"a.csv": ""}, "banglejs: .*the file is empty"),
-    "damaged session": ({"S1/ACC.csv": "1\n", "S1/BVP.csv": "2\n"}, "empatica_e4: .*S1"),
+    "damaged session": ({"S1/ACC.csv": "1\n", "S1/BVP.csv": "2\n"}, "empatica_e4: BVP.csv: the two header lines"),
     "polar without samples": ({"a_ACC.txt": test_polar.ACC_HEADER}, "polar: .*fewer than two samples"),
     "truncated binary": ({"a.csv": "\0\1\2"}, "banglejs: "),
 }

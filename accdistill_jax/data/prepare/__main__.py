@@ -232,7 +232,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
     """
 
     def work() -> None:
-        args = build_parser(prog).parse_args(_with_added_reader(sys.argv[1:] if argv is None else argv))
+        words = _with_added_reader(sys.argv[1:] if argv is None else argv)
+        args = build_parser(prog).parse_args(words)
         if getattr(args, "problem", None):
             raise args.problem
         commands = {"verify": _verify, "show": _show, "measure": _measure, "synthetic": _prepare_synthetic}

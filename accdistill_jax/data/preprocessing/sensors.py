@@ -45,7 +45,7 @@ def measured_sensors(recording: Recording) -> dict[str, object]:
 
 def _measured(stream: Stream) -> dict[str, object]:
     rate_hz = _rate_hz(stream)
-    known = {
+    known: dict[str, object] = {
         "unit": stream.unit,
         "rate_hz": _rounded(rate_hz),
         "step": _rounded(smallest_step(stream.values)),

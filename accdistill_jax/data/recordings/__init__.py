@@ -113,9 +113,14 @@ def add_file(path: str | Path) -> str:
     try:
         reader(module.__name__)
     except UserError:
-        del _FROM_FILES[module.__name__]
+        remove_file(module.__name__)
         raise
     return module.__name__
+
+
+def remove_file(name: str) -> None:
+    """Removes the reader that `add_file` added under this name, if there is one."""
+    _FROM_FILES.pop(name, None)
 
 
 def named_or_added(text: str) -> str:

@@ -46,7 +46,7 @@ def test_the_noise_of_calm_minutes_is_found_beside_motion(rate_hz, noise):
 
 
 def test_too_short_or_constant_has_no_noise():
-    assert noise_mg(wrist(64, 3), rate_hz=64) is None
+    assert noise_mg(wrist(64, 1), rate_hz=64) is None
     assert noise_mg(np.ones((6400, 3)), rate_hz=64) is None
 
 

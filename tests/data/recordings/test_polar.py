@@ -158,5 +158,5 @@ def test_real_files(shared_data):
     assert 1 / np.median(np.diff(accel.time_s)) == pytest.approx(51.7, abs=0.1)
     assert 1 / np.median(np.diff(ppg.time_s)) == pytest.approx(54.75, abs=0.1)
     assert np.median(np.linalg.norm(accel.values, axis=1)) == pytest.approx(1.009, abs=0.003)
-    assert np.nanmin(recording.heart_rate.hr_bpm) >= 55 and np.nanmax(recording.heart_rate.hr_bpm) <= 70
-    assert 0.8 < np.median(recording.beats.interval_s) < 1.1
+    assert np.nanmin(recording.heart_rate.hr_bpm) >= 40 and np.nanmax(recording.heart_rate.hr_bpm) <= 70
+    assert 1.1 < np.median(recording.beats.interval_s) < 1.2
