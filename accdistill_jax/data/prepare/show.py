@@ -68,8 +68,7 @@ def labels_table(store: Store) -> Table:
 
 def sensors_table(store: Store) -> Table | None:
     """Sensors of the recordings, a row for each device and signal; None if the store does not know them."""
-    notes = {unit["unit"]: unit.get("notes") or {} for unit in store.manifest.get("prepared") or []}
-    rows = sensor_rows(notes)
+    rows = sensor_rows(unit.get("notes") for unit in store.manifest["prepared"])
     if not rows:
         return None
     table = Table(title="Sensors, as median over the recordings", title_justify="left")

@@ -4,7 +4,7 @@ A store keeps them for each recording, so that results can be told by sensor. Th
 the recording, so their cost is small beside that of a preparation.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -163,15 +163,15 @@ class SensorRow(NamedTuple):
         return ", ".join(part for part in parts if part)
 
 
-def sensor_rows(notes: Mapping[str, Mapping[str, object]]) -> list[SensorRow]:
+def sensor_rows(notes: Iterable[object]) -> list[SensorRow]:
     """One row for each device and signal, sorted by both.
 
     Args:
-        notes: recording -> its notes; recordings of older stores have no sensors.
+        notes: of each recording, from a manifest; those of older stores have no sensors.
     """
     groups: dict[tuple[str, str], list[Mapping[str, object]]] = {}
-    for note in notes.values():
-        sensors = note.get(SENSORS)
+    for note in notes:
+        sensors = note.get(SENSORS) if isinstance(note, Mapping) else None
         if isinstance(sensors, Mapping):
             for signal, known in sensors.items():
                 if isinstance(known, Mapping):

@@ -173,5 +173,5 @@ def segment_columns(stores: Sequence[Store], rows: Sequence[np.ndarray], *, same
 
 def sensors_of(store: Store) -> dict[str, str]:
     """Device -> its accelerometer in words; {} for a store that does not know its sensors."""
-    notes = {unit["unit"]: unit.get("notes") or {} for unit in store.manifest["prepared"]}
-    return {row.device: row.words for row in sensor_rows(notes) if row.signal == "accel"}
+    rows = sensor_rows(unit.get("notes") for unit in store.manifest["prepared"])
+    return {row.device: row.words for row in rows if row.signal == "accel"}

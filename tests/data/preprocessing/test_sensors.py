@@ -59,11 +59,9 @@ def test_sensors_of_a_recording_and_of_several():
     assert set(known) == {"device", "accel"} and accel["unit"] == "g" and accel["range"] == [-4, 4]
     assert accel["rate_hz"] == pytest.approx(50, rel=1e-3) and accel["step"] == 0.001
     assert accel["lowest"] == pytest.approx(values.min(), rel=1e-3)
-    others = {
-        f"r{k}": {"sensors": measured_sensors(recording(wrist(50, 60, noise=k), rate_hz=50.0))} for k in (1, 2, 3)
-    }
-    old = {"notes of an older store": {}, "odd": {"sensors": "none", "held_s": 3}}
-    (row,) = sensor_rows(others | old)
+    others = [{"sensors": measured_sensors(recording(wrist(50, 60, noise=k), rate_hz=50.0))} for k in (1, 2, 3)]
+    old = [{}, None, [1], {"sensors": "none", "held_s": 3}, {"sensors": {"accel": 3}}]
+    (row,) = sensor_rows(others + old)
     assert (row.device, row.signal, row.recordings, row.range) == ("watch", "accel", 3, None)
     assert row.noise_mg == pytest.approx(2, rel=0.12) and "50 Hz, steps of" in row.words
     assert sensor_rows(old) == []
