@@ -1,9 +1,11 @@
 """`python -m accdistill_jax.benchmark COMMAND ...` measures on this machine; --help lists the commands."""
 
+from accdistill_jax.benchmark import packages  # isort: skip
 from accdistill_jax.runtime import streams  # isort: skip
 
 if __name__ == "__main__":
     streams.secure(product="output")
+    packages.require("jax", "ml_collections")
 
 import argparse
 import contextlib

@@ -26,7 +26,7 @@ class Worker:
         *,
         environment: Mapping[str, str] | None = None,
         cores: Sequence[int] = (),
-        patience_s: float = PATIENCE_S,
+        patience_s: float | Callable[[], float] = PATIENCE_S,
     ):
         """Starts the process.
 
@@ -35,7 +35,7 @@ class Worker:
             order: first message, a JSON object.
             environment: variables in addition to those of this process.
             cores: cores that the process may run on; it pins itself to them. Empty: the cores of this process.
-            patience_s: how long `answer` waits, in seconds.
+            patience_s: how long `answer` waits, in seconds; a function is asked at every answer.
         """
         # Several processes share a device's memory. Without JAX's filter the last line of a traceback is the error.
         shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
@@ -55,10 +55,11 @@ class Worker:
         Raises:
             UserError: the process failed, ended or did not answer; the message ends with its last line of output.
         """
+        patience_s = self._patience_s() if callable(self._patience_s) else self._patience_s
         try:
-            return self._child.receive(self._patience_s)
+            return self._child.receive(patience_s)
         except TimeoutError:
-            raise self._failure(f"did not answer within {self._patience_s:.0f} s") from None
+            raise self._failure(f"did not answer within {patience_s:.0f} s") from None
         except ChildDied as death:
             raise self._failure(f"ended ({death})") from None
         except ChildError as error:

@@ -62,7 +62,7 @@ def environment() -> dict[str, Any]:
     import jax
 
     devices = jax.devices()
-    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    versions = {name: _installed_version(name) for name in _PACKAGES}
     return {
         "versions": {"accdistill_jax": accdistill_jax.__version__} | versions,
         "python": platform.python_version(),
@@ -74,6 +74,14 @@ def environment() -> dict[str, Any]:
         "git_commit": _git_commit(),
         "source_hash": source_hash(),
     }
+
+
+def _installed_version(name: str) -> str:
+    """Version of a distribution; benchmarks also run where some are missing."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def source_hash() -> str:

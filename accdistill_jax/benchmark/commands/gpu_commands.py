@@ -21,6 +21,7 @@ def measure_training(context: Context) -> dict[str, Any]:
         "data.synthetic.participants": sizes.participants,
         "data.synthetic.workers": os.cpu_count() or 1,
         "evaluation.batch_size": sizes.training_batch,
+        "runtime.metrics": (),  # without TensorBoard's files and the package that writes them
     }
     for stage in ("teacher", "student"):
         words |= {
@@ -77,8 +78,10 @@ def _wait(process: subprocess.Popen, name: str, context: Context) -> None:
     try:
         _, errors = process.communicate(timeout=max(context.remaining(), 1.0))
     except subprocess.TimeoutExpired:
-        process.kill()
         raise UserError(f"{name} did not end within the time limit") from None
+    finally:  # after a signal too
+        process.kill()
+        process.communicate()
     if process.returncode:
         raise UserError(f"{name} ended with {process.returncode}: {_last_line(errors)}")
 
@@ -110,7 +113,10 @@ def _command(context: Context, *words: str) -> dict[str, Any]:
     """Runs another benchmark and returns its record."""
     path = context.folder / "record.json"
     command = [sys.executable, "-m", "accdistill_jax.benchmark", *words, f"--json={path}"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=max(context.remaining(), 1.0))
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=max(context.remaining(), 1.0))
+    except subprocess.TimeoutExpired:
+        raise UserError(f"`benchmark {' '.join(words)}` did not end within the time limit") from None
     if not path.exists():
         raise UserError(f"`benchmark {' '.join(words)}` ended with {ended.returncode}: {_last_line(ended.stderr)}")
     record = json.loads(path.read_text())

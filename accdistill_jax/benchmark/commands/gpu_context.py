@@ -1,5 +1,6 @@
 """`benchmark gpu`: settings that every part of the measurements receives, in full size and in the rehearsal's size."""
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,13 +12,18 @@ from accdistill_jax.config.convert import changed
 from accdistill_jax.config.load import load_config
 
 CONTENDERS = "accdistill_jax.benchmark.contenders"
+ENDING_S = 10.0  # of the time limit, for the record and the end of the processes
+MEMORY_FRACTION = (
+    "XLA_PYTHON_CLIENT_MEM_FRACTION"  # of the device's memory that JAX may take; without it three quarters
+)
 
 
 class Sizes(NamedTuple):
     """Amounts of the measurements.
 
     Attributes:
-        batches: segments per device of the contest; the losses of the first are compared with PyTorch's.
+        batches: segments per device of the contest; the losses of the first are compared with PyTorch's. Two programs with a batch
+            above `variant_batch` may not fit in the device's memory together, so they are measured one after the other.
         compiled: batches for which PyTorch is also compiled.
         variant_batch: segments per device of the variants.
         large_batch: segments per device of the variants that save memory.
@@ -43,7 +49,7 @@ class Sizes(NamedTuple):
     training_batch: int
 
 
-FULL = Sizes((256, 1024, 4096), (1024,), 1024, 8192, (128, 1024), 5, 0.5, {}, 300, 400, 512)
+FULL = Sizes((256, 1024, 4096, 8192), (1024,), 1024, 8192, (128, 1024), 5, 0.5, {}, 300, 400, 512)
 TINY_MODEL = {"patch": 240, "width": 16, "depth": 1, "heads": 4, "mlp": 32}
 TINY = Sizes((4, 8), (), 4, 16, (4,), 2, 0.02, TINY_MODEL, 4, 12, 16)
 
@@ -95,4 +101,13 @@ class Context(NamedTuple):
 
     def worker(self, module: str, order: Mapping[str, Any]) -> Worker:
         """Starts a measuring process whose answers must come within the time limit."""
-        return Worker(f"{CONTENDERS}.{module}", order, patience_s=max(self.remaining(), 1.0))
+        return Worker(
+            f"{CONTENDERS}.{module}",
+            order,
+            environment={MEMORY_FRACTION: os.environ.get(MEMORY_FRACTION, "0.9")},
+            patience_s=lambda: max(self.remaining(), 1.0),
+        )
+
+    def has_time(self) -> bool:
+        """False near the time limit: no further measurement should begin."""
+        return bool(self.sizes.shrink) or self.remaining() > ENDING_S

@@ -25,7 +25,8 @@ def _machine(part: Mapping[str, Any], peak: float) -> str:
     low, high = (value / 1e12 for value in part["peak_flops"][1:])
     return (
         f"{part['driver'] or 'no nvidia-smi'}; {part['cores']} cores. Matrix peak {peak / 1e12:.0f} TFLOP/s ({low:.0f} to {high:.0f}; "
-        f"{part['peak_shape']}); memory {part['memory_bandwidth'][0] / 1e12:.2f} TB/s, read and written.\n"
+        f"{part['peak_shape']}); memory {part['memory_bandwidth'][0] / 1e12:.2f} TB/s, read and written.\n\n"
+        f"Python {part['python']}, {', '.join(f'{name} {version}' for name, version in part['versions'].items())}.\n"
     )
 
 
@@ -41,7 +42,8 @@ def _rows(part: Mapping[str, Any], peak: float | None, *, base: str) -> list[lis
             continue
         rate = spread([facts["segments"] / second for second in seconds])
         reached = facts["flops"] / spread(seconds).median
-        ratio = _ratio(times, base, name) if times.get(base, {}).get("seconds") else ""
+        larger = facts["segments"] / part["facts"][base]["segments"] if times.get(base, {}).get("seconds") else 0.0
+        ratio = _ratio(times, base, name, scale=larger) if larger else ""
         temporary = facts["temporary_bytes"]
         rows.append(
             [
@@ -68,12 +70,12 @@ HEADER = (
 )
 
 
-def _ratio(times: Mapping[str, Any], base: str, name: str) -> str:
-    """Speed of a variant's step relative to the step of `base`, round by round."""
+def _ratio(times: Mapping[str, Any], base: str, name: str, *, scale: float = 1.0) -> str:
+    """Speed of a variant's step relative to the step of `base`, round by round; `scale`: its segments relative to those of `base`."""
     first, other = (Measured({}, times[which]["seconds"], 0) for which in (base, name))
     if len(first.seconds) != len(other.seconds):
         return ""
-    return ratios(first, other).text("{:.2f}")
+    return ratios(first, other).scaled(scale).text("{:.2f}")
 
 
 def _contest(part: Mapping[str, Any], peak: float | None) -> str:

@@ -2,12 +2,13 @@
 
 import contextlib
 import os
+import platform
 import subprocess
 import tempfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from accdistill_jax.benchmark import contest
+from accdistill_jax.benchmark import contest, packages
 from accdistill_jax.benchmark.commands.gpu_context import CONTENDERS, Context, Sizes
 from accdistill_jax.benchmark.commands.gpu_parity import compare
 from accdistill_jax.benchmark.commands.step import FOLLOW_STEPS, accelerated
@@ -20,13 +21,15 @@ FORMS: dict[str, dict[str, Any]] = {
     "as configured": {},
     "augmented": {"augmented": True},
     "attention as in textbooks": {"attention": "as in textbooks"},
-    "heads of half the size": {"heads_factor": 2},
+    "heads of half the size": {"heads_factor": 2.0},
+    "heads of twice the size": {"heads_factor": 0.5},
     "float32": {"config": {"runtime.compute_dtype": "float32"}},
     "tokens between blocks in float32": {
         "config": {f"{who}.encoder.transformer.residual": "float32" for who in ("teacher", "student")}
     },
     "matrix products by Triton if faster": {"options": {"xla_gpu_enable_triton_gemm": True}},
     "no command buffers": {"options": {"xla_gpu_enable_command_buffer": ""}},
+    "layer norms by cuDNN": {"options": {"xla_gpu_enable_cudnn_layer_norm": True}},
     "blocks rematerialised": {"config": {"runtime.rematerialise": "blocks"}},
     "half of the tokens dropped": {"config": {"student.drop_fraction": 0.5}},
     "teacher's views cached": {"config": {"teacher.cached_views": 2}},
@@ -49,6 +52,8 @@ def measure_machine(context: Context) -> dict[str, Any]:
     return {
         "driver": driver,
         "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": packages.installed_versions(),
         "peak_flops": contest.rates(measured["peak"], per_iteration=measured["peak"].facts["flops"]),
         "peak_shape": measured["peak"].facts["shape"],
         "memory_bandwidth": contest.rates(measured["memory"], per_iteration=measured["memory"].facts["bytes"]),
@@ -92,7 +97,7 @@ class RemoteStep(NamedTuple):
 
 
 def take_turns(entries: list[RemoteStep], sizes: Sizes, context: Context) -> dict[str, dict[str, Any]]:
-    """Measures steps in turn. Every round measures all of them and starts with a different step.
+    """Measures steps in turn. Every round measures all of them and starts with a different step; near the time limit no round begins.
 
     Returns:
         By name: "seconds" per step, a number per round; "device_peak_bytes" of its process so far; "failed", a reason, if it failed.
@@ -115,6 +120,8 @@ def take_turns(entries: list[RemoteStep], sizes: Sizes, context: Context) -> dic
         if "failed" not in results[entry.name] and (second := ask(entry, 2)) is not None:
             counts[entry.name] = max(2, round(sizes.round_s / second))
     for number in range(sizes.rounds):
+        if not context.has_time():
+            break
         turn = number % max(len(entries), 1)
         for entry in entries[turn:] + entries[:turn]:
             if "failed" not in results[entry.name]:
@@ -139,7 +146,10 @@ def _profile(entry: RemoteStep) -> dict[str, Any]:
 
 
 def measure_contest(context: Context) -> dict[str, Any]:
-    """Compares our distillation step with PyTorch's by batch size, from the same weights and batch, and profiles both."""
+    """Compares our distillation step with PyTorch's by batch size, from the same weights and batch, and profiles both.
+
+    Small batches are measured in turn; large ones first alone in our process, then, when it has ended, in PyTorch's.
+    """
     sizes, plain = context.sizes, context.plain({})
     first = sizes.batches[0]
     wanted = [(None, batch) for batch in sizes.batches] + [("default", batch) for batch in sizes.compiled]
@@ -174,13 +184,23 @@ def measure_contest(context: Context) -> dict[str, Any]:
             entries += [RemoteStep(name, peer, number) for number, name in enumerate(names) if not failures[name]]
         else:
             failures = {}
-        times = take_turns(entries, sizes, context)
+        large = [entry for entry in entries if _batch(entry) > sizes.variant_batch]
+        small = [entry for entry in entries if entry not in large]
+        times: dict[str, dict[str, Any]] = {}
+        for entry in reversed([entry for entry in large if entry.worker is ours]):
+            times |= take_turns([entry], sizes, context)
+        times |= take_turns(small, sizes, context)
         profiled = f"{sizes.variant_batch}" if sizes.variant_batch in sizes.batches else f"{first}"
         kernels = {
             entry.name: _profile(entry)
-            for entry in entries
+            for entry in small
             if entry.name.endswith(f", {profiled}") and "failed" not in times[entry.name]
         }
+        ours.close(patience_s=5.0)
+        for entry in large:
+            if entry.worker is peer and context.has_time():
+                times |= take_turns([entry], sizes, context)
+        times = {entry.name: times[entry.name] for entry in entries if entry.name in times}
         parity = (
             {}
             if "skipped" in peer_facts
@@ -197,6 +217,11 @@ def measure_contest(context: Context) -> dict[str, Any]:
     }
 
 
+def _batch(entry: RemoteStep) -> int:
+    """Segments per device of a step of the contest, the last part of its name."""
+    return int(entry.name.rsplit(", ", 1)[1])
+
+
 def measure_variants(context: Context) -> dict[str, Any]:
     """Measures forms of the step that differ from the configured step in a single setting."""
     sizes, orders, unknown = context.sizes, [], {}
@@ -205,7 +230,7 @@ def measure_variants(context: Context) -> dict[str, Any]:
         settings = dict(form.get("config", {}))
         if "heads_factor" in form:
             settings |= {
-                f"{who}.encoder.transformer.heads": heads * form["heads_factor"] for who in ("teacher", "student")
+                f"{who}.encoder.transformer.heads": int(heads * form["heads_factor"]) for who in ("teacher", "student")
             }
         try:
             plain = context.plain(settings, augmented=form.get("augmented", False))

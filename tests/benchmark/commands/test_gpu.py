@@ -1,6 +1,7 @@
 """The measurements of a GPU: the rehearsal; parts continue, fail alone and are refused without a GPU."""
 
 import json
+import signal
 import types
 from pathlib import Path
 
@@ -8,15 +9,27 @@ import numpy as np
 import pytest
 
 from accdistill_jax.benchmark import __main__ as command
-from accdistill_jax.benchmark.commands import gpu, gpu_parity, gpu_report, gpu_steps, step
+from accdistill_jax.benchmark.commands import gpu, gpu_parity, gpu_plot, gpu_report, gpu_steps, step
 from accdistill_jax.benchmark.contenders import variants
 from accdistill_jax.config.convert import parse_section
 from accdistill_jax.config.schema import Config
 from accdistill_jax.errors import UserError
+from accdistill_jax.runtime.interrupt import Interrupted
 
 
 def start(out, *words):
     return command.main(["gpu", f"--out={out}", *words])
+
+
+def recorded(out):
+    """The record of the parts that have a file."""
+    return {
+        "parts": {
+            name: json.loads((out / f"{name}.json").read_text())
+            for name in gpu.PARTS
+            if (out / f"{name}.json").exists()
+        }
+    }
 
 
 @pytest.mark.long
@@ -24,8 +37,8 @@ def start(out, *words):
 def test_the_rehearsal_runs_parts_end_to_end(tmp_path, capsys, monkeypatch, parts):
     monkeypatch.delenv("XLA_FLAGS")  # the suite sets several devices
     assert start(tmp_path, "--tiny", "--only", *parts) == 0, capsys.readouterr().err
-    record = json.loads((tmp_path / gpu.RESULTS).read_text())
-    text = (tmp_path / "report.md").read_text()
+    record = recorded(tmp_path)
+    text = (tmp_path / "results.md").read_text()
     assert set(record["parts"]) == set(parts) and "figures mean nothing" in text
     if "contest" in parts:
         contest = record["parts"]["contest"]
@@ -43,13 +56,13 @@ def test_the_rehearsal_runs_parts_end_to_end(tmp_path, capsys, monkeypatch, part
 @pytest.fixture
 def parts(monkeypatch):
     """Replaces the parts by parts without work; gives the lists of measured and of broken parts."""
-    done, broken = [], set()
+    done, broken = [], {}
 
     def part(name):
         def measure(context):
             done.append(name)
             if name in broken:
-                raise UserError("the process ended")
+                raise broken[name]
             return {"text": f"{name} is measured"}
 
         return gpu.Part(measure, 100.0, name)
@@ -58,15 +71,43 @@ def parts(monkeypatch):
     return types.SimpleNamespace(done=done, broken=broken)
 
 
-def test_a_failed_part_does_not_stop_the_others_and_is_measured_again(tmp_path, parts, capsys):
-    parts.broken.add("input")
+@pytest.mark.parametrize("problem", [UserError("the process ended"), RuntimeError("the process ended")])
+def test_a_failed_part_does_not_stop_the_others_and_is_measured_again(tmp_path, parts, capsys, problem):
+    parts.broken["input"] = problem
     assert start(tmp_path, "--tiny") == 1 and parts.done == ["input", "plan"]
     captured = capsys.readouterr()
-    assert "not measured: input" in captured.err and "Failed: UserError: the process ended" in captured.out
+    assert (
+        "not measured: input" in captured.err and f"Failed: {type(problem).__name__}: the process ended" in captured.out
+    )
     parts.broken.clear()
     assert start(tmp_path, "--tiny") == 0 and parts.done == ["input", "plan", "input"]
     assert start(tmp_path, "--tiny", "--again", "plan") == 0 and parts.done[3:] == ["plan"]
-    assert "input is measured" in (tmp_path / "report.md").read_text()
+    assert "input is measured" in (tmp_path / "results.md").read_text()
+
+
+def test_a_signal_keeps_the_finished_parts(tmp_path, parts, capsys):
+    parts.broken["plan"] = Interrupted("stopped", signal.SIGTERM)
+    assert start(tmp_path, "--tiny") == 128 + signal.SIGTERM
+    assert (
+        set(recorded(tmp_path)["parts"]) == {"input"} and "input is measured" in (tmp_path / "results.md").read_text()
+    )
+    parts.broken.clear()
+    assert start(tmp_path, "--tiny") == 0 and parts.done == ["input", "plan", "plan"]
+
+
+def test_a_part_whose_package_is_missing_names_it_and_the_others_are_measured(tmp_path, parts, capsys, monkeypatch):
+    monkeypatch.setitem(gpu.PARTS, "input", gpu.PARTS["input"]._replace(modules=("no_such_package",)))
+    assert start(tmp_path, "--tiny") == 1 and parts.done == ["plan"]
+    assert (
+        "input failed: not installed here: no_such_package; install it, or unpack its wheel" in capsys.readouterr().err
+    )
+
+
+def test_a_damaged_file_of_a_part_is_named(tmp_path, parts, capsys):
+    assert start(tmp_path, "--tiny") == 0
+    (tmp_path / "plan.json").write_text("{")
+    assert start(tmp_path, "--tiny") == 2
+    assert f"{tmp_path / 'plan.json'} cannot be read" in capsys.readouterr().err
 
 
 def test_a_folder_with_results_of_another_config_is_refused(tmp_path, parts, capsys):
@@ -138,12 +179,39 @@ def test_the_report_compares_round_by_round_and_names_failures():
         "failures": {},
     }
     machine = {"date": "2026-01-01", "seconds": 1.0, "driver": "card", "cores": 16, "peak_flops": [2e13, 1e13, 3e13]}
-    machine |= {"peak_shape": "8 x 8", "memory_bandwidth": [4e12, 4e12, 4e12]}
+    machine |= {"python": "3.12.0", "versions": {"jax": "0.12.0"}} | {
+        "peak_shape": "8 x 8",
+        "memory_bandwidth": [4e12, 4e12, 4e12],
+    }
     record = {"config": "c", "tiny": False, "parts": {"contest": part, "machine": machine}}
     text = gpu_report.report(record)
     assert "| PyTorch eager, 100 | 500 (375 to 500) | 2.00 (2.00 to 2.00) | 25.0% |" in text
     assert "| ours, 100 | 1e+03 (750 to 1e+03) |  | 50.0% |" in text and "ours, 200 | failed: no memory" in text
     assert "**NOT the same step**" in text and "| gemm/x | block_0 | 50.00 | 50.0% | 2 |" in text
+    assert "Python 3.12.0, jax 0.12.0." in text
+    drawn = gpu_plot.draw(record)
+    assert [line.get_label() for line in drawn.axes[0].lines] == ["ours", "PyTorch eager"]
+    assert [axis.texts[0].get_text() for axis in drawn.axes[1:]] == ["variants: not measured", "training: not measured"]
+
+
+def test_variants_are_compared_by_segments_per_second(tmp_path):
+    part = {
+        "date": "2026-01-01",
+        "seconds": 9.0,
+        "facts": {"as configured": FACTS, "large batch": FACTS | {"segments": 800}, "other": {"failed": "no memory"}},
+        "times": {"as configured": measured(0.1, 0.1, 0.1), "large batch": measured(1.0, 1.0, 1.0)},
+    }
+    curves = {
+        stage: {"loss": [2.0, 1.0], "segments_per_s": [5.0], "input_wait_fraction": []}
+        for stage in ("teacher", "student")
+    }
+    training = {"date": "2026-01-01", "seconds": 9.0, "steps": 2, "batch": 4, "data_s": 1.0}
+    training["curves"] = {dtype: curves | {"seconds": 3.0} for dtype in ("bfloat16", "float32")}
+    record = {"config": "c", "tiny": True, "parts": {"variants": part, "training": training}}
+    assert "| large batch | 800 (800 to 800) | 0.80 (0.80 to 0.80) |" in gpu_report.report(record)
+    drawn = gpu_plot.draw(record)
+    assert [bar.get_width() for bar in drawn.axes[1].patches] == pytest.approx([0.8, 1.0])
+    assert [list(line.get_ydata()) for line in drawn.axes[2].lines] == [[2.0, 1.0]] * 4
 
 
 def test_a_peer_that_computes_a_different_step_is_detected(tmp_path, monkeypatch):
