@@ -1,7 +1,11 @@
 """The measurements of a GPU: the rehearsal; parts continue, fail alone and are refused without a GPU."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
+import time
 import types
 from pathlib import Path
 
@@ -15,6 +19,7 @@ from accdistill_jax.config.convert import parse_section
 from accdistill_jax.config.schema import Config
 from accdistill_jax.errors import UserError
 from accdistill_jax.runtime.interrupt import Interrupted
+from tests import left_behind
 
 
 def start(out, *words):
@@ -33,24 +38,79 @@ def recorded(out):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("parts", [("machine", "contest"), ("small", "training")])
+@pytest.mark.parametrize("parts", [("machine", "contest"), ("variants",), ("small", "training"), ("input", "plan")])
 def test_the_rehearsal_runs_parts_end_to_end(tmp_path, capsys, monkeypatch, parts):
-    monkeypatch.delenv("XLA_FLAGS")  # the suite sets several devices
-    assert start(tmp_path, "--tiny", "--only", *parts) == 0, capsys.readouterr().err
+    # the suite sets several devices; slow programs compile faster, and their speed is not looked at
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+    status = start(tmp_path, "--tiny", "--only", *parts)
     record = recorded(tmp_path)
+    assert status == 0, (record, capsys.readouterr().err)
     text = (tmp_path / "results.md").read_text()
     assert set(record["parts"]) == set(parts) and "figures mean nothing" in text
-    if "contest" in parts:
-        contest = record["parts"]["contest"]
-        assert all(len(times["seconds"]) == gpu.TINY.rounds for times in contest["times"].values())
-        assert contest["kernels"]["ours, 4"]["operations"] and "Most expensive operations: ours, 4" in text
-        assert all(parity["agrees"] for parity in contest["parity"].values())
-    else:
-        curves = record["parts"]["training"]["curves"]
-        assert {len(curves[dtype][stage]["loss"]) for dtype in curves for stage in ("teacher", "student")} == {
-            gpu.TINY.steps
-        }
-        assert set(record["parts"]["small"]["times"]) == {"student, 4", "teacher, 4"}
+    assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
+    for name in parts:
+        CHECKS[name](record["parts"][name], text)
+
+
+def check_contest(part, text):
+    assert set(part["times"]) == {"ours, 4", "ours, 8"} | (
+        {"PyTorch eager, 4", "PyTorch eager, 8"} if part["parity"] else set()
+    )
+    assert all(len(times["seconds"]) == gpu.TINY.rounds for times in part["times"].values())
+    assert part["kernels"]["ours, 4"]["operations"] and "Most expensive operations: ours, 4" in text
+    assert all(parity["agrees"] for parity in part["parity"].values())
+
+
+def check_training(part, text):
+    curves = part["curves"]
+    lengths = {len(curves[dtype][stage]["loss"]) for dtype in curves for stage in ("teacher", "student")}
+    assert lengths == {gpu.TINY.steps} and "loss at start, quarter, half, end" in text
+
+
+CHECKS = {
+    "machine": lambda part, text: part["versions"]["jax"] in text or pytest.fail(text),
+    "contest": check_contest,
+    "variants": lambda part, text: (
+        set(part["times"]) | set(part["unknown"]) == set(gpu_steps.FORMS) or pytest.fail(text)
+    ),
+    "small": lambda part, text: set(part["times"]) == {"student, 4", "teacher, 4"} or pytest.fail(text),
+    "training": check_training,
+    "input": lambda part, text: "Reading segments into host memory" in part["text"] or pytest.fail(text),
+    "plan": lambda part, text: "predicted" in part["text"] or pytest.fail(text),
+}
+
+
+@pytest.mark.slow
+def test_sigterm_ends_all_processes_and_keeps_the_finished_parts(tmp_path, repository):
+    """The second part is stopped while its measuring process prepares."""
+    mark = os.environ[left_behind.MARK]
+    out = tmp_path / "out"
+    command_line = [
+        sys.executable,
+        "-m",
+        "accdistill_jax.benchmark",
+        "gpu",
+        "--tiny",
+        f"--out={out}",
+        "--only",
+        "machine",
+        "small",
+    ]
+    with subprocess.Popen(
+        command_line, cwd=repository, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        for line in process.stderr:
+            if line.startswith("small: the"):
+                break
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    deadline = time.monotonic() + 20
+    while left_behind.marked(mark) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left_behind.marked(mark)
+    assert set(recorded(out)["parts"]) == {"machine"} and "## machine" in (out / "results.md").read_text()
+    assert not list(out.glob(".*"))
 
 
 @pytest.fixture
