@@ -33,7 +33,7 @@ from absl import app, flags
 
 from accdistill_jax.config.load import default_workdir, last_line, load_config, split_overrides
 from accdistill_jax.errors import ExitStatus, UserError, without_passwords
-from accdistill_jax.runtime import interrupt, streams
+from accdistill_jax.runtime import cpu_devices, interrupt, streams
 from accdistill_jax.runtime.ending import end, quieten
 from accdistill_jax.runtime.interrupt import Interruption
 from accdistill_jax.text import print_error
@@ -88,6 +88,12 @@ def main(argv: Sequence[str]) -> int:
         workdir = _WORKDIR.value or default_workdir(_CONFIG.value)
         early_stop.uninstall()
         with Interruption(at_once=True):
+            if _COORDINATOR.value is None and (devices := cpu_devices.use_cores(config, workdir)):
+                print(
+                    f"{devices} CPU devices, each with its part of the batch: faster for models of this size, and equal to rounding "
+                    f"({cpu_devices.VARIABLE}=1 keeps all cores in one device)",
+                    flush=True,
+                )
             # after the checks: jax takes seconds to import
             from accdistill_jax.run import run
             from accdistill_jax.runtime import distributed, host_memory

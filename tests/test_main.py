@@ -1,5 +1,6 @@
 """The command line, driven as a user drives it."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -107,6 +108,20 @@ def test_hand_over_and_exit_status(command, tmp_path, body, status, stdout, stde
     done = command(SMOKE, *overrides, program=("-c", STAND_IN.format(body=body)))
     found = (done.returncode, done.stdout, done.stderr)
     assert found == (status, stdout.format(workdir=tmp_path), stderr)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+@pytest.mark.parametrize(
+    ("preset", "lines"), [("paper", ["2 CPU devices, each with its part of the batch", "2"]), ("smoke", ["1"])]
+)
+def test_large_models_have_a_device_per_core(command, tmp_path, monkeypatch, preset, lines):
+    monkeypatch.delenv("XLA_FLAGS")  # the suite sets several devices
+    two_cores = "import os\nos.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])\n"
+    program = two_cores + STAND_IN.format(body="import jax; print(jax.device_count())")
+    done = command(f"--config=distill:{preset}", f"--workdir={tmp_path}", program=("-c", program))
+    printed = done.stdout.splitlines()
+    assert done.returncode == 0 and len(printed) == len(lines), done.stderr
+    assert all(line.startswith(start) for line, start in zip(printed, lines, strict=True))
 
 
 @pytest.mark.parametrize(

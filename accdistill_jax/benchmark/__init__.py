@@ -1,6 +1,7 @@
 """Measures speed, compares it with other programs, and shows which resource limits it.
 
     python -m accdistill_jax.benchmark step       # a training step, against PyTorch if it is installed
+    python -m accdistill_jax.benchmark cores      # one CPU device against a device per core
     python -m accdistill_jax.benchmark input      # reading, generating and preparing segments
     python -m accdistill_jax.benchmark startup    # time from the command to the first step; memory by batch size
     python -m accdistill_jax.benchmark embed      # inference, probes and retrieval on many embeddings

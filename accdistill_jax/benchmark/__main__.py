@@ -40,6 +40,7 @@ class Benchmark(NamedTuple):
 
 COMMANDS = {
     "step": Benchmark("a training step on this machine's devices, against PyTorch if it is installed"),
+    "cores": Benchmark("a training step with one CPU device against a device per core, by size of the model"),
     "input": Benchmark("reading, generating and preparing segments"),
     "startup": Benchmark("time from the command to the first step; memory by batch size"),
     "embed": Benchmark("inference, probes and retrieval on many embeddings"),

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from accdistill_jax.config.load import add_config, load_config
 from accdistill_jax.config.schema import Config
 from accdistill_jax.config.tree import plain
 from accdistill_jax.errors import UserError
+from accdistill_jax.runtime import cpu_devices
 
 OURS, EAGER, COMPILED = "accdistill_jax", "PyTorch eager", "PyTorch compiled"
 # The other PyTorch contenders keep freed memory, as ours does.
@@ -135,16 +135,14 @@ def cores_as_devices(batch: int) -> int:
 
     It is 0 with a single core, if the cores do not divide the batch, or if the user has set JAX's number of CPU devices.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    flags = os.environ.get("XLA_FLAGS", "")
-    set_by_user = "JAX_NUM_CPU_DEVICES" in os.environ or "xla_force_host_platform_device_count" in flags
-    return 0 if set_by_user or cores == 1 or batch % cores else cores
+    cores = cpu_devices.available_cores()
+    return 0 if cpu_devices.set_by_user() or cores == 1 or batch % cores else cores
 
 
 def per_core(order: Mapping[str, Any], cores: int) -> Contender:
     """The contender that splits the same global batch over the cores."""
     split = {**order, "batch": order["batch"] // cores, "share": None}
-    return Contender(PER_CORE, f"{MODULE}.training", split, environment={"JAX_NUM_CPU_DEVICES": str(cores)})
+    return Contender(PER_CORE, f"{MODULE}.training", split, environment={cpu_devices.VARIABLE: str(cores)})
 
 
 def compiled_name(mode: str) -> str:

@@ -17,6 +17,7 @@ from accdistill_jax.config.load import load_config
 from accdistill_jax.errors import UserError
 from accdistill_jax.models.autoencoder import MaskedAutoencoder, random_order
 from accdistill_jax.models.transformer import TransformerEncoder
+from accdistill_jax.runtime import cpu_devices
 
 SMALL = [
     f"--config.{who}.encoder.transformer.{name}={value}"
@@ -120,7 +121,7 @@ def test_cores_are_devices_if_they_can_share_the_batch(monkeypatch, cores, batch
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(step.os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
+    monkeypatch.setattr(cpu_devices, "available_cores", lambda: cores)
     assert step.cores_as_devices(batch) == devices
 
 
