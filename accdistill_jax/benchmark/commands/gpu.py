@@ -160,9 +160,9 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
         say(f"results.png is not drawn: {line}")
     else:
         # imported here, because the plotting libraries take seconds to import
-        from accdistill_jax.benchmark.commands.gpu_plot import draw
+        from accdistill_jax.benchmark.commands.gpu_plot import draw_measurements
 
-        draw(record).savefig(arguments.out / "results.png")
+        draw_measurements(record).savefig(arguments.out / "results.png")
     left = [name for name in wanted if _is_missing(name, record)]
     if left:
         record["failed"] = f"not measured: {', '.join(left)}; repeat the command to measure them"

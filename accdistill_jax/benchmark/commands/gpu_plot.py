@@ -15,7 +15,7 @@ STAGES = {"teacher": GREY, "student": RED}
 
 
 @styled
-def draw(record: Mapping[str, Any]) -> Figure:
+def draw_measurements(record: Mapping[str, Any]) -> Figure:
     """Draws the measured parts; the panel of a part that is missing or failed says so.
 
     Args:

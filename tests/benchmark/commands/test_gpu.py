@@ -249,7 +249,7 @@ def test_the_report_compares_round_by_round_and_names_failures():
     assert "| ours, 100 | 1e+03 (750 to 1e+03) |  | 50.0% |" in text and "ours, 200 | failed: no memory" in text
     assert "**NOT the same step**" in text and "| gemm/x | block_0 | 50.00 | 50.0% | 2 |" in text
     assert "Python 3.12.0, jax 0.12.0." in text
-    drawn = gpu_plot.draw(record)
+    drawn = gpu_plot.draw_measurements(record)
     assert [line.get_label() for line in drawn.axes[0].lines] == ["ours", "PyTorch eager"]
     assert [axis.texts[0].get_text() for axis in drawn.axes[1:]] == ["variants: not measured", "training: not measured"]
 
@@ -269,7 +269,7 @@ def test_variants_are_compared_by_segments_per_second(tmp_path):
     training["curves"] = {dtype: curves | {"seconds": 3.0} for dtype in ("bfloat16", "float32")}
     record = {"config": "c", "tiny": True, "parts": {"variants": part, "training": training}}
     assert "| large batch | 800 (800 to 800) | 0.80 (0.80 to 0.80) |" in gpu_report.report(record)
-    drawn = gpu_plot.draw(record)
+    drawn = gpu_plot.draw_measurements(record)
     assert [bar.get_width() for bar in drawn.axes[1].patches] == pytest.approx([0.8, 1.0])
     assert [list(line.get_ydata()) for line in drawn.axes[2].lines] == [[2.0, 1.0]] * 4
 
