@@ -14,20 +14,33 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from accdistill_jax.api.encoder import TrainedEncoder, load
+    from accdistill_jax.api.shipped import ShippedEncoder, shipped_encoders
     from accdistill_jax.api.store import open_store
     from accdistill_jax.data.store.store import Store
     from accdistill_jax.errors import SignalWarning, UserError
 
 __version__ = "0.1.0"
-__all__ = ["SignalWarning", "Store", "TrainedEncoder", "UserError", "__version__", "load", "open_store"]
+__all__ = [
+    "ShippedEncoder",
+    "SignalWarning",
+    "Store",
+    "TrainedEncoder",
+    "UserError",
+    "__version__",
+    "load",
+    "open_store",
+    "shipped_encoders",
+]
 
 _HOMES = {
+    "ShippedEncoder": "accdistill_jax.api.shipped",
     "SignalWarning": "accdistill_jax.errors",
     "Store": "accdistill_jax.data.store.store",
     "TrainedEncoder": "accdistill_jax.api.encoder",
     "UserError": "accdistill_jax.errors",
     "load": "accdistill_jax.api.encoder",
     "open_store": "accdistill_jax.api.store",
+    "shipped_encoders": "accdistill_jax.api.shipped",
 }
 
 

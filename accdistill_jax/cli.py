@@ -54,6 +54,9 @@ COMMANDS = {
     "demo": SubCommand(
         "accdistill_jax.api.demo_command", "write a static web page that runs a student in the browser", plain=True
     ),
+    "encoders": SubCommand(
+        "accdistill_jax.api.encoders_command", "list the encoders that come with the package", "output", plain=True
+    ),
     "reproduce": SubCommand(
         "accdistill_jax.reproduce.__main__", "run the grid of experiments behind the claims, or check a report"
     ),

@@ -26,6 +26,7 @@ ORDER = (
     ("export",),
     ("api",),
     ("run", "main", "cli"),
+    ("shipped",),
     ("benchmark",),
     ("reproduce",),
     ("tutorial",),

@@ -33,7 +33,8 @@ def embed_parser(prog: str = PROG, *, reader: str | None = None) -> argparse.Arg
     """
     parser = CommandParser(
         prog=prog,
-        description="Embeds each minute of recordings: a row with participant, recording, start, quality, motion and embedding.",
+        description="Embeds each minute of recordings: a row with participant, recording, start, quality, motion, embedding, and the "
+        "predictions of the encoder's read-outs with intervals and reasons.",
         epilog="To continue after an interruption, run the same command again.",
         allow_abbrev=False,
     )
@@ -83,6 +84,7 @@ def _embed(argv: Sequence[str], prog: str, console: Console) -> None:
     # imported here: jax takes a second
     from accdistill_jax.api.embed_files import EmbeddingWork, embed_to_file
     from accdistill_jax.api.encoder import load
+    from accdistill_jax.readouts.minute_table import content_hash
 
     encoder = load(args.run, part=args.part)
     contract = encoder.contract
@@ -90,15 +92,18 @@ def _embed(argv: Sequence[str], prog: str, console: Console) -> None:
     settings = PreprocessSettings(**chosen_fields(args, _PREPROCESS), **fixed)
     chosen = reader or recognise(args.files, given).reader
     found = find_recordings(chosen, args.files, **given)
-    work = EmbeddingWork(encoder, contract, encoder.fingerprint, found, settings)
+    readouts = content_hash(encoder.readouts, encoder.probes)
+    work = EmbeddingWork(encoder, contract, encoder.fingerprint, readouts, found, settings)
     summary = embed_to_file(work, args.out, preparation=preparation, report=lambda line: print_line(line, console))
     minutes, rejected = contract.settings.segment_s / 60, {k: n for k, n in summary.rejected.items() if n}
     left_out = f", left out: {', '.join(f'{n * minutes:g} {k}' for k, n in rejected.items())}" if rejected else ""
+    predicted = [*(encoder.readouts.targets if encoder.readouts else ()), *encoder.probes]
+    labels = f"; predictions: {', '.join(predicted)}" if predicted else ""
     lines = [
         f"{summary.recordings} recordings ({chosen}): {summary.kept * minutes:g} of {summary.examined * minutes:g} minutes embedded{left_out}",
         *(f"left out: recording {name}: {problem}" for name, problem in summary.bad.items()),
         f"{args.out}{' was already complete and is left as it is' if summary.before else ''}: participant, recording, start, quality, "
-        f"motion, embedding [{encoder.embedding_size}]",
+        f"motion, embedding [{encoder.embedding_size}]{labels}",
     ]
     for line in lines:
         print_line(line, console)

@@ -42,6 +42,7 @@ class EmbeddingWork(NamedTuple):
         encoder: embeds their minutes.
         contract: of the encoder.
         fingerprint: of the encoder.
+        readouts: hash of its read-outs, see `content_hash`.
         found: the recordings, with the name and options of their reader.
         settings: thresholds, at the encoder's rate and length.
     """
@@ -49,6 +50,7 @@ class EmbeddingWork(NamedTuple):
     encoder: Embeds
     contract: InputContract
     fingerprint: str
+    readouts: str
     found: Found
     settings: PreprocessSettings
 
@@ -56,6 +58,7 @@ class EmbeddingWork(NamedTuple):
         """Everything that determines a part, as JSON values."""
         request = {
             "encoder": self.fingerprint,
+            "read-outs": self.readouts,
             "part": self.contract.part,
             "reader": self.found.reader,
             "options": self.found.options,

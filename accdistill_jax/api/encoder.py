@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,11 @@ import numpy as np
 
 from accdistill_jax.api.finding import find_export, open_address
 from accdistill_jax.api.segments import segment_batch, with_problems
-from accdistill_jax.api.signals import Gravity, InputContract, SignalFormat, cut_signal
+from accdistill_jax.api.shipped import shipped_folder
+from accdistill_jax.api.signals import InputContract, SignalFormat, SignalWords, cut_signal
 from accdistill_jax.config import convert
 from accdistill_jax.config.schema import EncoderConfig, InputSettings
 from accdistill_jax.data.preprocessing.quality import motion_g
-from accdistill_jax.data.recording import Polarity
 from accdistill_jax.errors import UserError
 from accdistill_jax.files import is_address
 from accdistill_jax.models.build import build_encoder
@@ -168,7 +168,7 @@ class TrainedEncoder:
             >>> len(rate.value) == len(rate.low) == len(rate.reason) == len(rows)
             True
         """
-        if self.readouts is None and not self.probes:
+        if not self.predicts:
             raise UserError(
                 f"{self.path} has no read-outs; the stage evaluation of a run writes them: repeat the run's command"
             )
@@ -177,24 +177,15 @@ class TrainedEncoder:
             predictions |= self.readouts.predict(embeddings, motion_g=motion_g)
         return predictions | {name: probe.predict(embeddings, motion_g=motion_g) for name, probe in self.probes.items()}
 
-    def embed(
-        self,
-        signal: np.ndarray,
-        rate_hz: float,
-        *,
-        unit: str | None = None,
-        gravity: Gravity = "included",
-        polarity: Polarity = "unknown",
-    ) -> np.ndarray:
+    def embed(self, signal: np.ndarray, rate_hz: float, **described: Unpack[SignalWords]) -> np.ndarray:
         """Embeds a signal as it was recorded, minute by minute: resampled, filtered and cut by the code that prepares stores.
 
         Args:
             signal: [time, channels] or [batch, time, channels], any real type, of any length from a minute on. Acceleration has the
                 channels x, y, z. NaN marks missing samples.
             rate_hz: samples per second, any rate.
-            unit: of acceleration: "g" (None), "mg" or "m/s2". PPG has an arbitrary unit.
-            gravity: "removed" for acceleration without gravity (user or linear acceleration of phones). Students are trained with it.
-            polarity: of PPG: "systole_up", "systole_down", or "unknown" to find it in the signal.
+            **described: unit ("g", "mg" or "m/s2" of acceleration; default "g"), gravity ("removed" for user or linear acceleration of
+                phones; default "included") and polarity (of PPG; default: found in the signal), see `SignalFormat`.
 
         Returns:
             Embeddings [minutes, embedding_size] float32, a row for each whole minute, those of the first signal of a batch first. A
@@ -219,29 +210,21 @@ class TrainedEncoder:
             ...
             accdistill_jax.errors.UserError: accel: |a| at rest is 9.81 g if the unit is g, but a device at rest measures 1 g; give unit="m/s2"
         """
-        minutes = cut_signal(signal, self.contract, SignalFormat(rate_hz, unit, gravity, polarity))
+        minutes = cut_signal(signal, self.contract, SignalFormat(rate_hz, **described))
         usable = minutes.problem == ""
         embeddings = np.full((len(usable), self.embedding_size), np.nan, np.float32)
         embeddings[usable] = self.encode(minutes.segments if usable.all() else minutes.segments[usable])
         return embeddings
 
     def predict(
-        self,
-        signal: np.ndarray,
-        rate_hz: float,
-        *,
-        unit: str | None = None,
-        gravity: Gravity = "included",
-        polarity: Polarity = "unknown",
+        self, signal: np.ndarray, rate_hz: float, **described: Unpack[SignalWords]
     ) -> dict[str, Prediction | LabelPrediction]:
         """Predicts labels of a signal as it was recorded, minute by minute: `embed`, then `predict_embeddings`.
 
         Args:
-            signal: as for `embed`, as are the other arguments.
+            signal: as for `embed`.
             rate_hz: samples per second.
-            unit: of acceleration.
-            gravity: as for `embed`.
-            polarity: as for `embed`.
+            **described: as for `embed`.
 
         Returns:
             Label -> predictions of each whole minute; "gap" or "flat" is the reason for a minute that cannot be embedded.
@@ -256,7 +239,7 @@ class TrainedEncoder:
             >>> len(heart_rate.value), len(heart_rate.low), len(heart_rate.reason)
             (2, 2, 2)
         """
-        minutes = cut_signal(signal, self.contract, SignalFormat(rate_hz, unit, gravity, polarity))
+        minutes = cut_signal(signal, self.contract, SignalFormat(rate_hz, **described))
         usable = minutes.problem == ""
         segments = minutes.segments[usable]
         moved = motion_g(segments, rate_hz=self.rate_hz) if self.modality == "accel" else None
@@ -275,7 +258,8 @@ class TrainedEncoder:
 
         Returns:
             A row for each minute that passes the checks of `accdistill prepare`: participant, recording, start (UTC), quality (clarity of
-            the pulse in the signal that the encoder reads, 0 to 1), motion (g), embedding. `to_pandas()` makes a data frame of it.
+            the pulse in the signal that the encoder reads, 0 to 1), motion (g), embedding; and for each label NAME that there is a
+            read-out of: NAME, NAME_low, NAME_high, NAME_unknown (the reason). `to_pandas()` makes a data frame of it.
 
         Raises:
             UserError: no reader or several know the file, it cannot be read, or no minute passes; the message says why.
@@ -287,8 +271,8 @@ class TrainedEncoder:
             >>> import accdistill_jax as ad
             >>> encoder = ad.load("runs/distill")
             >>> minutes = encoder.embed_recording("watch.csv.gz", rate_hz=50, unit="mg")
-            >>> minutes.column_names
-            ['participant', 'recording', 'start', 'quality', 'motion', 'embedding']
+            >>> minutes.column_names[:8]
+            ['participant', 'recording', 'start', 'quality', 'motion', 'embedding', 'hr_bpm', 'hr_bpm_low']
             >>> minutes["participant"][0].as_py(), minutes.num_rows
             ('watch', 2)
         """
@@ -307,6 +291,11 @@ class TrainedEncoder:
         )
 
     @property
+    def predicts(self) -> bool:
+        """True if there are read-outs."""
+        return self.readouts is not None or bool(self.probes)
+
+    @property
     def contract(self) -> InputContract:
         """The signal that the encoder reads."""
         return InputContract(self.part, self.modality, self.rate_hz, self.samples, self.channels)
@@ -323,8 +312,9 @@ def load(path: str | os.PathLike[str], *, part: Part | None = None) -> TrainedEn
     """Loads the encoder of a finished run.
 
     Args:
-        path: a work directory (of `accdistill train`), its `teacher` or `student` folder, an export folder, or the address of
-            one of these in an object store (gs://, s3://).
+        path: a work directory (of `accdistill train`), its `teacher` or `student` folder, an export folder, the address of one
+            of these in an object store (gs://, s3://), or the name of an encoder that comes with the package
+            (`shipped_encoders`), unless a folder here has that name.
         part: the encoder of a work directory to load. None: the student; the teacher, if the run has no student stage.
 
     Returns:
@@ -335,10 +325,9 @@ def load(path: str | os.PathLike[str], *, part: Part | None = None) -> TrainedEn
 
     Examples:
         >>> import accdistill_jax as ad
-        >>> encoder = ad.load("runs/distill")
-        >>> encoder.part
-        'student'
-        >>> encoder.fingerprint == ad.load("runs/distill/student/export").fingerprint
+        >>> ad.load("runs/distill").part, ad.load("synthetic-teacher").part
+        ('student', 'teacher')
+        >>> ad.load("runs/distill").fingerprint == ad.load("runs/distill/student/export").fingerprint
         True
         >>> ad.load("runs/distil")
         Traceback (most recent call last):
@@ -349,7 +338,7 @@ def load(path: str | os.PathLike[str], *, part: Part | None = None) -> TrainedEn
         raise UserError(f"part = {part!r} must be 'teacher' or 'student'")
     text = expanded(path)
     if not is_address(text):
-        return _from_export(find_export(text, part), part)
+        return _from_export(shipped_folder(text) or find_export(text, part), part)
     with tempfile.TemporaryDirectory(prefix="accdistill-") as copy:
         folder = open_address(text, Path(copy))
         export_folder = find_export(folder, part, named=text)
@@ -371,7 +360,10 @@ def _from_export(export: str, part: Part | None) -> TrainedEncoder:
         convert.parse_section(EncoderConfig, meta["encoder"], at="student.encoder"), dtype=jnp.dtype(jnp.float32)
     )
     branch = Branch(signal["modality"], module, inputs, representation=meta.get("representation", "mean"))
-    params = jax.device_put(arrays["params" if kind == "teacher" else "encoder"])
+    stored = arrays["params" if kind == "teacher" else "encoder"]
+    params = jax.device_put(
+        jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), stored)
+    )  # a packed export has float16
 
     def embed(params: Any, signal_of_one: jax.Array, per_channel: jax.Array) -> jax.Array:
         name = signal["modality"]

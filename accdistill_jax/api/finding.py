@@ -14,7 +14,9 @@ from accdistill_jax.storage.mirror_tree import fetch_files, open_copy
 
 PARTS = ("student", "teacher")
 _EXPORT = "export.json"
-_EXPORTED_FILE = re.compile(r"(teacher|student)/export/(export\.json|params/.*|readouts\.npz|probes/.*)|config\.json")
+_EXPORTED_FILE = re.compile(
+    r"(teacher|student)/export/(export\.json|params/.*|params\.npz|readouts\.npz|probes/.*)|config\.json"
+)
 
 
 def check_folder(path: str) -> None:
@@ -105,7 +107,7 @@ def open_address(address: str, copy: Path) -> Path:
     export, local = open_folder(address), LocalFolder(copy)
     if export.read(_EXPORT) is None:
         raise UserError(f"{address} holds no run")
-    for name in (_EXPORT, *export.names("params/")):
+    for name in (_EXPORT, *(export.names("params/") or ("params.npz",))):
         data = export.read(name)
         if data is None:
             raise UserError(f"{address}: {name} was removed while it was read; load it again")

@@ -1,7 +1,7 @@
 """Predictions of the minutes of a recording, and their table."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,10 +14,7 @@ from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.recording import Recording
 from accdistill_jax.errors import UserError
 from accdistill_jax.labels import LABELS
-from accdistill_jax.readouts.label_probe import LabelPrediction
-from accdistill_jax.readouts.readout import Prediction
-
-Predictions = Mapping[str, Prediction | LabelPrediction]
+from accdistill_jax.readouts.minute_table import Predictions, numbers, prediction_columns
 
 
 class PredictedRecording(NamedTuple):
@@ -86,19 +83,14 @@ def predict_recording(encoder: TrainedEncoder, recording: Recording) -> Predicte
 def prediction_table(predicted: Sequence[PredictedRecording]) -> pa.Table:
     """A row for each minute.
 
-    Columns: participant, recording, start (UTC), motion_g, quality; for each label NAME: the prediction, NAME_low and NAME_high (a
-    class has NAME_probability instead), NAME_unknown (the reason, "" for a prediction), and NAME_reference for labels that the
-    recordings' beats give.
+    Columns: participant, recording, start (UTC), motion_g, quality; for each label NAME those of `prediction_columns`, and
+    NAME_reference for labels that the recordings' beats give.
     """
     return pa.concat_tables([_table_of(one) for one in predicted], promote_options="default")
 
 
 def _table_of(one: PredictedRecording) -> pa.Table:
     count = len(one.start_unix_s)
-
-    def spread(values: np.ndarray) -> np.ndarray:
-        return np.broadcast_to(values, count) if len(values) == 1 else values
-
     start = pa.array(np.round(one.start_unix_s * 1000).astype(np.int64)).cast(pa.timestamp("ms", "UTC"))
     columns: dict[str, pa.Array] = {
         "participant": pa.array([one.participant] * count),
@@ -108,22 +100,10 @@ def _table_of(one: PredictedRecording) -> pa.Table:
         "quality": pa.array(np.asarray(one.quality, np.float64)),
     }
     for name, prediction in one.predictions.items():
-        value = spread(prediction.value)
-        if value.dtype.kind == "U":
-            columns[name] = pa.array([text or None for text in value.tolist()], pa.string())
-            columns[f"{name}_probability"] = _numbers(spread(prediction.low))
-        else:
-            columns[name] = _numbers(value)
-            columns |= {f"{name}_{end}": _numbers(spread(getattr(prediction, end))) for end in ("low", "high")}
-        columns[f"{name}_unknown"] = pa.array([str(text) for text in spread(prediction.reason)])
+        columns |= prediction_columns({name: prediction}, count)
         if name in one.reference:
-            columns[f"{name}_reference"] = _numbers(one.reference[name])
+            columns[f"{name}_reference"] = numbers(one.reference[name])
     return pa.table(columns)
-
-
-def _numbers(values: np.ndarray) -> pa.Array:
-    """Numbers, null where NaN."""
-    return pa.array(np.asarray(values, np.float64), from_pandas=True)
 
 
 def source_named(found: recordings.Found, name: str | None) -> recordings.Found:

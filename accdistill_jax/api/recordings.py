@@ -19,9 +19,9 @@ from accdistill_jax.data.recognition import recognise
 from accdistill_jax.data.recording import Recording
 from accdistill_jax.data.store.remarks import why_rejected
 from accdistill_jax.errors import SignalWarning, UserError
+from accdistill_jax.readouts.minute_table import Predictions, embedded_minutes
 from accdistill_jax.user_paths import expanded
 
-_UNITS = {"quality": "0 to 1", "motion": "g"}
 
 
 class Embeds(Protocol):
@@ -32,8 +32,17 @@ class Embeds(Protocol):
         """Length of an embedding."""
         ...
 
+    @property
+    def predicts(self) -> bool:
+        """True if there are read-outs."""
+        ...
+
     def encode(self, segments: np.ndarray, *, batch_size: int = 256) -> np.ndarray:
         """Embeds segments [n, samples, channels] float32."""
+        ...
+
+    def predict_embeddings(self, embeddings: np.ndarray, *, motion_g: np.ndarray | None = None) -> Predictions:
+        """Predicts all labels that there are read-outs of."""
         ...
 
 
@@ -77,35 +86,15 @@ def minute_table(batch: SegmentBatch, encoder: Embeds, modality: str) -> pa.Tabl
         modality: "accel" or "ppg".
 
     Returns:
-        A row for each minute: participant, recording (text); start (UTC); quality (0 to 1: clarity of the pulse in the signal that
-        the encoder reads), motion (g), embedding (list of embedding_size float32).
+        The table of `embedded_minutes`. Its quality is the clarity of the pulse in the signal that the encoder reads; it has
+        predictions of every label that the encoder has read-outs of. A label per person is predicted from this recording alone.
     """
     embeddings = encoder.encode(getattr(batch, modality))
     quality = batch.columns["accel_quality" if modality == "accel" else "ppg_quality"]
-    return with_minutes(batch.columns | {"quality": quality, "motion": batch.columns["motion_g"]}, embeddings)
-
-
-def with_minutes(columns: Mapping[str, np.ndarray], embeddings: np.ndarray) -> pa.Table:
-    """The table of embedded minutes.
-
-    Args:
-        columns: participant, recording, start_unix_s, quality and motion, each [n].
-        embeddings: [n, D] float32.
-    """
-    start = (np.asarray(columns["start_unix_s"], np.float64) * 1e6).round().astype(np.int64)
-    arrays = {
-        "participant": pa.array(np.asarray(columns["participant"]).astype(str).tolist(), pa.string()),
-        "recording": pa.array(np.asarray(columns["recording"]).astype(str).tolist(), pa.string()),
-        "start": pa.array(start, pa.int64()).cast(pa.timestamp("us", "UTC")),
-        "quality": pa.array(np.asarray(columns["quality"], np.float32)),
-        "motion": pa.array(np.asarray(columns["motion"], np.float32)),
-        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(embeddings.reshape(-1)), embeddings.shape[1]),
-    }
-    fields = [
-        pa.field(name, array.type, metadata={"unit": _UNITS[name]} if name in _UNITS else None)
-        for name, array in arrays.items()
-    ]
-    return pa.Table.from_arrays(list(arrays.values()), schema=pa.schema(fields))
+    motion = batch.columns["motion_g"]
+    predictions = encoder.predict_embeddings(embeddings, motion_g=motion) if encoder.predicts else {}
+    columns = {name: batch.columns[name] for name in ("participant", "recording", "start_unix_s")}
+    return embedded_minutes(columns | {"quality": quality, "motion": motion}, embeddings, predictions)
 
 
 def embed_files(

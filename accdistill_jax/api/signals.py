@@ -4,7 +4,7 @@ import dataclasses
 import math
 import warnings
 from collections import Counter
-from typing import Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 
@@ -46,15 +46,23 @@ class InputContract:
         return PreprocessSettings(rate_hz=self.rate_hz, segment_s=segment_s, hop_s=segment_s)
 
 
+class SignalWords(TypedDict, total=False):
+    """The keywords by which a user describes a signal besides its rate; `SignalFormat` has their meanings and defaults."""
+
+    unit: str | None
+    gravity: Gravity
+    polarity: Polarity
+
+
 @dataclasses.dataclass(frozen=True)
 class SignalFormat:
     """The user's description of a signal.
 
     Attributes:
-        rate_hz: samples per second.
-        unit: of acceleration: "g", "mg" or "m/s2"; None: g. PPG has an arbitrary unit, "a.u.".
-        gravity: "included", or "removed" for the user or linear acceleration of phones.
-        polarity: of a PPG: "systole_up", "systole_down", or "unknown" to find it in the signal.
+        rate_hz: samples per second, any rate.
+        unit: of acceleration: "g" (None), "mg" or "m/s2". PPG has an arbitrary unit, "a.u.".
+        gravity: "included", or "removed" for the user or linear acceleration of phones. Students are trained with gravity.
+        polarity: of PPG: "systole_up", "systole_down", or "unknown" to find it in the signal.
     """
 
     rate_hz: float
@@ -112,7 +120,7 @@ def cut_signal(signal: np.ndarray, contract: InputContract, described: SignalFor
         remarks.insert(0, f"{count} cannot be embedded, their rows are NaN: {_counted(problem, settings)}")
     remarks += list(dict.fromkeys(str(one.notes["accel_axes"]) for one in done if "accel_axes" in one.notes))
     if remarks:
-        warnings.warn("; ".join([f"{name}: {remarks[0]}", *remarks[1:]]), SignalWarning, stacklevel=4)
+        warnings.warn("; ".join([f"{name}: {remarks[0]}", *remarks[1:]]), SignalWarning, stacklevel=3)
     return Minutes(segments, problem)
 
 

@@ -53,8 +53,13 @@ weights = dict(np.load("encoder.npz"))  # "about" describes inputs and architect
 
 
 def read_report(export_folder: str) -> Mapping[str, Any] | None:
-    """The report of the run that an export folder `RUN/student/export` belongs to; None without a finished report."""
-    path = Path(export_folder).parent.parent / "report.json"
+    """The report of the run that an export folder `RUN/student/export` belongs to; None without a finished report.
+
+    An encoder that comes with the package has its report in its folder.
+    """
+    path = Path(export_folder) / "report.json"
+    if not path.is_file():
+        path = Path(export_folder).parent.parent / "report.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -64,7 +69,13 @@ def read_report(export_folder: str) -> Mapping[str, Any] | None:
 
 
 def card_text(
-    plain: PlainEncoder, *, part: str, parameters: int, formats: Sequence[str], report: Mapping[str, Any] | None
+    plain: PlainEncoder,
+    *,
+    part: str,
+    parameters: int,
+    formats: Sequence[str],
+    report: Mapping[str, Any] | None,
+    sections: Sequence[str] = (),
 ) -> str:
     """Text of the card.
 
@@ -74,6 +85,7 @@ def card_text(
         parameters: number of its parameters.
         formats: exported formats.
         report: see `read_report`.
+        sections: further paragraphs, after the results.
     """
     contract = plain.contract
     sensor = "wrist acceleration" if part == "student" else "PPG"
@@ -84,13 +96,15 @@ def card_text(
         "## Not for",
         _LIMITS,
         "## Input and output",
-        _table([[name, escape_markdown(value)] for name, value in contract.as_texts().items()]),
+        markdown_table([[name, escape_markdown(value)] for name, value in contract.as_texts().items()]),
         "## Data",
         *_data(report),
         "## Results",
         *_results(report, part),
-        "## Load it",
+        *sections,
     ]
+    if formats:
+        parts.append("## Load it")
     shape = f"[batch, {plain.shape[0]}, {plain.shape[1]}]"
     parts += [f"{name}:\n\n{_LOADING[name].format(shape=shape)}" for name in formats]
     if "npz" in formats:
@@ -115,7 +129,7 @@ def _data(report: Mapping[str, Any] | None) -> list[str]:
         segments = ", ".join(f"{count} {split}" for split, count in about.get("segments", {}).items())
         rows.append([escape_markdown(Path(path).name), escape_markdown(about.get("source")), segments])
     people = ", ".join(f"{split['participants']} {name}" for name, split in report["evaluation"]["splits"].items())
-    lines = [_table(rows, heads=("Store", "Device or source", "Minutes")), f"People: {people}."]
+    lines = [markdown_table(rows, heads=("Store", "Device or source", "Minutes")), f"People: {people}."]
     if any(about.get("source") == "synthetic" for about in report["run"].get("data", {}).values()):
         lines.append("**Synthetic people**: simulated recordings, so the results say little about real wrists.")
     return lines
@@ -129,10 +143,10 @@ def _results(report: Mapping[str, Any] | None, part: str) -> list[str]:
         probes = result.get("probes", {})
         if part not in probes:
             continue
-        baselines = [_estimate(probes[name]["mae"]) if name in probes else "–" for name in ("median", "own mean")]
+        baselines = [estimate_text(probes[name]["mae"]) if name in probes else "–" for name in ("median", "own mean")]
         label = LABELS.get(target)
         words = f"{label.words} ({label.unit})" if label else target
-        rows.append([words, _estimate(probes[part]["mae"]), *baselines])
+        rows.append([words, estimate_text(probes[part]["mae"]), *baselines])
     if not rows:
         return ["No label had enough values."]
     heads = (
@@ -142,19 +156,21 @@ def _results(report: Mapping[str, Any] | None, part: str) -> list[str]:
         "person's own mean",
     )
     return [
-        _table(rows, heads=heads),
+        markdown_table(rows, heads=heads),
         "On people whom neither encoder nor read-out has seen, in brackets 95 % intervals over people. The person's own mean is "
         "the mean of the reference labels of the same person's other minutes.",
     ]
 
 
-def _estimate(value: Mapping[str, Any]) -> str:
+def estimate_text(value: Mapping[str, Any]) -> str:
+    """An estimate in a table, with its interval in brackets."""
     if value["value"] is None:
         return "–"
     text = f"{value['value']:.3g}"
     return text if value.get("low") is None else f"{text} [{value['low']:.3g}, {value['high']:.3g}]"
 
 
-def _table(rows: Sequence[Sequence[object]], heads: Sequence[str] = ("", "")) -> str:
+def markdown_table(rows: Sequence[Sequence[object]], heads: Sequence[str] = ("", "")) -> str:
+    """A Markdown table."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -17,7 +17,7 @@ from accdistill_jax.storage.checked_npz import DamagedNpz, encode_npz, read_npz,
 
 FILE_NAME = "readouts.npz"  # in the export folder of the encoder
 FORMAT_VERSION = 1
-FAR, MOTION, WIDE = "unlike the training data", "motion", "uncertain"
+FAR, MOTION, WIDE = "unlike the training data", "more motion than in training", "uncertain"
 
 
 class Estimated(NamedTuple):
@@ -36,12 +36,12 @@ class Prediction(NamedTuple):
     """Predictions of one target, in the target's unit.
 
     Attributes:
-        value: [n] float64; NaN where it is unknown.
-        low: [n] float64, lower end of the interval; NaN where value is unknown, -inf without a calibrated interval.
+        value: [n] float64, not below 0; NaN where it is unknown.
+        low: [n] float64, lower end of the interval, not below 0; NaN where value is unknown, -inf without a calibrated interval.
         high: [n] float64, upper end of the interval.
         reason: [n] str; "" for a prediction, else why it is unknown: "unlike the training data" (the embedding is far from
-            those that the read-out was fitted on), "motion" (more than in any of those minutes) or "uncertain" (the interval
-            is no narrower than that of a constant).
+            those that the read-out was fitted on), "more motion than in training" (than in any of those minutes) or "uncertain"
+            (the interval is no narrower than that of a constant).
     """
 
     value: np.ndarray
@@ -178,7 +178,10 @@ def _with_reasons(readout: Readout, embeddings: np.ndarray, outside: np.ndarray)
         (outside == "") & np.isfinite(half_width) & (half_width >= readout.constant_half_width), WIDE, outside
     )
     value = np.where(reason == "", value, np.nan)
-    return Prediction(value, value - half_width, value + half_width, reason)
+    low, high = value - half_width, value + half_width
+    # labels are rates and durations: the part of an interval below 0 holds no possible value
+    low = np.where(np.isfinite(low), np.maximum(low, 0.0), low)
+    return Prediction(np.maximum(value, 0.0), low, np.maximum(high, 0.0), reason)
 
 
 def save_readouts(folder: str | os.PathLike[str], readouts: Readouts, *, key: str) -> None:

@@ -138,21 +138,32 @@ def hash_of(described: object) -> str:
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
 
 
-def embed_splits(run: Run) -> tuple[Encoders, dict[str, dict[str, SplitEmbeddings]]]:
-    """Embeds the segments of every split (training: at most `train_segments`) and of the unseen stores.
+class Embedded(NamedTuple):
+    """Embeddings of the encoders of a run.
 
-    Returns:
-        The encoders, and encoder -> split -> embeddings of the stores that are trained on; {} on other processes than the first.
+    Attributes:
+        encoders: the encoders.
+        main: encoder -> split -> embeddings of the stores that are trained on; {} on other processes than the first.
+        unseen: name -> store, and the same of it, whose only split is "test".
     """
+
+    encoders: Encoders
+    main: Mapping[str, Mapping[str, SplitEmbeddings]]
+    unseen: Mapping[str, tuple[Store, Mapping[str, Mapping[str, SplitEmbeddings]]]]
+
+
+def embed_splits(run: Run) -> Embedded:
+    """Embeds the segments of every split (training: at most `train_segments`) and of the unseen stores."""
     encoders = load_encoders(run)
-    main = embeddings(run, encoders, "main", run.stores, main_rows(run))
+    main, unseen = embeddings(run, encoders, "main", run.stores, main_rows(run)), {}
     for name, store in unseen_stores(run).items():
         if lacking := [encoder.name for encoder in encoders.all if not encoder.fits(store)]:
             run.say(
                 f"evaluation: {store.path} has {_ppg_of(store)}, so the {' and the '.join(lacking)} is not evaluated on it"
             )
-        embeddings(run, encoders, f"unseen-{name}", (store,), {"test": [np.arange(store.num_segments)]})
-    return encoders, main or {}
+        here = embeddings(run, encoders, f"unseen-{name}", (store,), {"test": [np.arange(store.num_segments)]})
+        unseen[name] = (store, here or {})
+    return Embedded(encoders, main or {}, unseen)
 
 
 def _ppg_of(store: Store) -> str:

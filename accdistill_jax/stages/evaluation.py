@@ -1,4 +1,4 @@
-"""The stage evaluation: embeds segments, and saves the read-outs beside the exports."""
+"""The stage evaluation: embeds segments, saves the read-outs beside the exports, and a table of the embedded minutes."""
 
 from collections.abc import Mapping
 
@@ -9,16 +9,21 @@ from accdistill_jax.readouts.readout import Readouts, load_readouts, save_readou
 from accdistill_jax.stages import student as student_stage
 from accdistill_jax.stages import teacher as teacher_stage
 from accdistill_jax.stages.context import Run
-from accdistill_jax.stages.embedding import Encoders, embed_splits, hash_of
+from accdistill_jax.stages.embedding import Embedded, Encoders, embed_splits, hash_of
+from accdistill_jax.stages.embedding_tables import write_tables
 
 
 def evaluation_stage(run: Run) -> None:
-    """Embeds all segments that are evaluated, and saves the read-outs of the run's encoders."""
-    encoders, main = embed_splits(run)
-    run.peers.from_first("read-outs", lambda: fitted_readouts(run, encoders, main) and None)
+    """Embeds all segments that are evaluated, and saves the read-outs of the run's encoders and the tables of minutes."""
+    embedded = embed_splits(run)
+    run.peers.from_first("read-outs", lambda: _save(run, embedded))
 
 
-def fitted_readouts(run: Run, encoders: Encoders, main: Mapping) -> Readouts | None:
+def _save(run: Run, embedded: Embedded) -> None:
+    write_tables(run, embedded, fitted_readouts(run, embedded.encoders, embedded.main))
+
+
+def fitted_readouts(run: Run, encoders: Encoders, main: Mapping) -> dict[str, Readouts]:
     """Fits the read-outs of the run's encoders and saves them beside their exports; reads those that are there.
 
     Args:
@@ -27,13 +32,13 @@ def fitted_readouts(run: Run, encoders: Encoders, main: Mapping) -> Readouts | N
         main: encoder -> split -> embeddings, of the stores that are trained on.
 
     Returns:
-        The read-outs of the encoder that the report is about; None if no label has enough values.
+        Encoder -> its read-outs, that of the student last; they have no targets if no label has enough values.
     """
     trained = {
         TEACHER: (encoders.teacher, teacher_stage.export_path(run)),
         STUDENT: (encoders.student, student_stage.export_path(run)),
     }
-    result = None
+    fitted = {}
     for name, (encoder, folder) in trained.items():
         if encoder is None or name not in main:
             continue
@@ -47,5 +52,11 @@ def fitted_readouts(run: Run, encoders: Encoders, main: Mapping) -> Readouts | N
             readouts = fit_readouts(main[name], fingerprint=encoder.fingerprint, seed=run.config.seed)
             if folder.is_dir() and not (name == TEACHER and run.config.teacher.path):
                 save_readouts(folder, readouts, key=key)
-        result = readouts if readouts.targets else None
-    return result
+        fitted[name] = readouts
+    return fitted
+
+
+def readouts_of_report(fitted: Mapping[str, Readouts]) -> Readouts | None:
+    """The read-outs of the encoder that the report is about; None if no label has enough values."""
+    main = fitted.get(STUDENT, fitted.get(TEACHER))
+    return main if main is not None and main.targets else None

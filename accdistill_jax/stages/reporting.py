@@ -29,7 +29,7 @@ from accdistill_jax.stages.embedding import (
     main_rows,
     unseen_stores,
 )
-from accdistill_jax.stages.evaluation import fitted_readouts
+from accdistill_jax.stages.evaluation import fitted_readouts, readouts_of_report
 from accdistill_jax.stages.teacher import reconstruction
 from accdistill_jax.training.metrics import read_metrics
 from accdistill_jax.training.metrics_sums import check_records, spoilt_files
@@ -88,7 +88,7 @@ def write_reports(run: Run, encoders: Encoders, main: Mapping, unseen: Mapping, 
         unseen: name -> (store, encoder -> "test" -> embeddings), of the unseen stores.
         durations_s: stage -> its duration in seconds.
     """
-    readouts = fitted_readouts(run, encoders, main)
+    readouts = readouts_of_report(fitted_readouts(run, encoders, main))
     curves = {name: records for name in ("teacher", "student") if (records := _curve(run, name))}
     info = _run_info(run, encoders, durations_s)
     made_from = [encoders.key, curves, plain(run.config.evaluation), info["versions"]]

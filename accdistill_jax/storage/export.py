@@ -1,5 +1,6 @@
 """Exports: trained parameters and the metadata that rebuilds their model."""
 
+import hashlib
 import json
 import logging
 import os
@@ -8,9 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from accdistill_jax.errors import UserError
 from accdistill_jax.files import free_name, remove_matching, sealed, write_atomically
 from accdistill_jax.storage.arrays import (
+    PACKED,
     Damaged,
     file_hashes,
     flatten_arrays,
@@ -20,9 +24,11 @@ from accdistill_jax.storage.arrays import (
     params_fingerprint,
     read_arrays,
     read_json,
+    read_packed,
     reporting,
     unflatten,
 )
+from accdistill_jax.storage.checked_npz import encode_npz
 
 _log = logging.getLogger(__name__)
 _EXPORT_JSON = "export.json"
@@ -72,11 +78,7 @@ def save_params(path: str | os.PathLike, params: Any, meta: Mapping) -> str:
 
     path = Path(path)
     host = flatten_arrays(params)
-    record = {
-        "meta": dict(meta),
-        "leaves": {name: [leaf.dtype.name, list(leaf.shape)] for name, leaf in host.items()},
-        "fingerprint": params_fingerprint(host),
-    }
+    record = _record(host, meta)
     with reporting(path), orbax_checkpointer(ocp.Checkpointer) as orbax:
         path.mkdir(parents=True, exist_ok=True)
         (path / _EXPORT_JSON).unlink(missing_ok=True)
@@ -89,8 +91,40 @@ def save_params(path: str | os.PathLike, params: Any, meta: Mapping) -> str:
     return record["fingerprint"]
 
 
+def save_packed(path: str | os.PathLike, params: Any, meta: Mapping) -> str:
+    """Writes trained parameters as `save_params` does, but all arrays into one file, which is read without Orbax.
+
+    Args:
+        path: folder, created if missing; it gets `params.npz` and `export.json`.
+        params: pytree of arrays, of any float type.
+        meta: JSON values.
+
+    Returns:
+        The fingerprint of the parameters.
+
+    Raises:
+        UserError: the folder cannot be written; names it.
+    """
+    path, host = Path(path), flatten_arrays(params)
+    content = encode_npz(host)
+    record = _record(host, meta) | {"files": {PACKED: hashlib.sha256(content).hexdigest()}}
+    with reporting(path):
+        path.mkdir(parents=True, exist_ok=True)
+        write_atomically(path / PACKED, content)
+        write_atomically(path / _EXPORT_JSON, json.dumps(sealed(record), indent=1))
+    return record["fingerprint"]
+
+
+def _record(host: Mapping[str, np.ndarray], meta: Mapping) -> dict[str, Any]:
+    return {
+        "meta": dict(meta),
+        "leaves": {name: [leaf.dtype.name, list(leaf.shape)] for name, leaf in host.items()},
+        "fingerprint": params_fingerprint(host),
+    }
+
+
 def load_params(path: str | os.PathLike, template: Any = None) -> Restored:
-    """Reads parameters written by `save_params`.
+    """Reads parameters written by `save_params` or `save_packed`.
 
     Args:
         path: the folder.
@@ -114,7 +148,8 @@ def load_params(path: str | os.PathLike, template: Any = None) -> Restored:
         raise UserError(f"no exported parameters in {path} (no {_EXPORT_JSON} there)")
     try:
         record = read_json(path / _EXPORT_JSON)
-        flat = read_arrays(path / _EXPORT_ARRAYS, record)
+        packed = PACKED in record["files"]
+        flat = read_packed(path, record) if packed else read_arrays(path / _EXPORT_ARRAYS, record)
         if params_fingerprint(flat) != record.get("fingerprint"):
             raise Damaged("the content does not have the fingerprint it was saved with")
     except Damaged as damage:

@@ -41,11 +41,18 @@ def test_a_row_for_each_minute(finished, watches, tmp_path, capsys):
     out = tmp_path / "z.parquet"
     assert embed(finished, watches, *flags(out)) == 0
     table = pq.read_table(out)
-    assert table.column_names == ["participant", "recording", "start", "quality", "motion", "embedding"]
+    first = ["participant", "recording", "start", "quality", "motion", "embedding"]
+    predicted = ["hr_bpm", "hr_bpm_low", "hr_bpm_high", "hr_bpm_unknown"]
+    assert table.column_names[:10] == first + predicted
     assert table["participant"].to_pylist() == ["anna", "anna", "ben", "ben"]
     said = capsys.readouterr().out
-    assert "2 recordings (plain): 4 of 4 minutes embedded" in said
+    assert "2 recordings (plain): 4 of 4 minutes embedded" in said and "predictions: hr_bpm" in said
     encoder = ad.load(finished)
+    embeddings = np.stack(table["embedding"].to_numpy())
+    expected = encoder.predict_embeddings(embeddings, motion_g=table["motion"].to_numpy())["hr_bpm"]
+    np.testing.assert_allclose(table["hr_bpm"].to_numpy(), expected.value)
+    np.testing.assert_allclose(table["hr_bpm_high"].to_numpy(), expected.high)
+    assert table["hr_bpm_unknown"].to_pylist() == expected.reason.tolist()
     alone = encoder.embed_recording(watches / "ben.csv", rate_hz=50, unit="mg")
     np.testing.assert_array_equal(np.stack(table["embedding"].to_numpy()[2:]), np.stack(alone["embedding"].to_numpy()))
     signal = np.loadtxt(watches / "ben.csv", delimiter=",", skiprows=1)
@@ -105,6 +112,16 @@ def test_a_bad_recording_is_named_and_the_others_are_kept(finished, watches, tmp
     assert "bad.csv" in capsys.readouterr().err and not out.exists()
     assert embed(finished, watches, *flags(out), "--skip-bad") == 0
     assert "left out: recording bad" in capsys.readouterr().out and pq.read_table(out).num_rows == 4
+
+
+def test_without_read_outs_the_table_has_no_predictions_and_is_another_one(copy, watches, tmp_path, capsys):
+    out = tmp_path / "z.parquet"
+    assert embed(copy, watches, *flags(out)) == 0
+    (copy / "student/export/readouts.npz").unlink()
+    assert embed(copy, watches, *flags(out)) == 2
+    assert "was made otherwise (read-outs" in capsys.readouterr().err
+    assert embed(copy, watches, *flags(out), "--overwrite") == 0
+    assert pq.read_table(out).column_names[-1] == "embedding" and "predictions" not in capsys.readouterr().out
 
 
 WRONG = {

@@ -63,7 +63,7 @@ def test_tables_and_figure_of_a_recording(finished, recording, predict, tmp_path
     assert (status, err) == (0, "") and out.splitlines()[0] == "night (p1): 4 minutes"
     table = pq.read_table(outs[1])
     assert table.num_rows == 4 and table["start"][1].as_py().timestamp() == START + 60
-    assert table["hr_bpm_unknown"][2].as_py() == "motion" and table["hr_bpm"][2].as_py() is None
+    assert table["hr_bpm_unknown"][2].as_py() == "more motion than in training" and table["hr_bpm"][2].as_py() is None
     assert table["hr_bpm_reference"][0].as_py() == pytest.approx(
         ad.open_store(_store(finished)).segments["hr_bpm"][_first(finished)], abs=0.01
     )

@@ -15,7 +15,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def test_the_shipped_configs_are_those_of_the_repository(repository):
-    assert list(shipped_configs()) == ["distill", "pretrain", "reproduce"]
+    assert list(shipped_configs()) == ["distill", "pretrain", "reproduce", "shipped"]
     assert all(path.samefile(repository / "configs" / path.name) for path in shipped_configs().values())
 
 
@@ -43,7 +43,7 @@ def test_a_file_of_the_user_is_found_by_its_path(tmp_path):
     ("argument", "message"),
     [
         ("distil:smoke", "no config distil comes with the package; did you mean distill?"),
-        ("common", "no config common comes with the package; there are distill, pretrain, reproduce"),
+        ("common", "no config common comes with the package; there are distill, pretrain, reproduce, shipped"),
         ("configs/distill.py", "no config file configs/distill.py; shipped: --config=distill"),
         ("distill:smok", "has no preset 'smok'"),
         ("distill:", "no preset after the colon"),

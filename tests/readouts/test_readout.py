@@ -46,6 +46,16 @@ def test_without_calibration_the_interval_is_unbounded_and_the_value_stays(reado
     assert prediction.value[0] == 65.0 and prediction.low[0] == -np.inf and prediction.high[0] == np.inf
 
 
+def test_no_label_is_predicted_below_zero(readouts):
+    wide = dataclasses.replace(readouts, domain=dataclasses.replace(readouts.domain, distance_limit=9.0))
+    prediction = wide.predict(np.array([[-5.8, 0.0], [-6.05, 0.0], [-7.0, 0.0]]))[
+        "hr_bpm"
+    ]  # 2, -0.5 and -10, each +- 2
+    np.testing.assert_allclose(prediction.value, [2.0, 0.0, 0.0], atol=1e-9)
+    np.testing.assert_allclose(prediction.low, 0.0, atol=1e-9)
+    np.testing.assert_allclose(prediction.high, [4.0, 1.5, 0.0], atol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("embeddings", "message"),
     [

@@ -77,7 +77,7 @@ function prediction(embedding, motion) {
   if (distance > domain.distance_limit) reason = about.reasons.far;
   if (domain.motion_limit_g !== null && motion > domain.motion_limit_g) reason = about.reasons.motion;
   if (!reason && Number.isFinite(half) && readout.constant_half_width !== null && half >= readout.constant_half_width) reason = about.reasons.wide;
-  return { value, low: value - half, high: value + half, reason, motion };
+  return { value: Math.max(value, 0), low: Number.isFinite(half) ? Math.max(value - half, 0) : -Infinity, high: Math.max(value + half, 0), reason, motion };
 }
 
 // Files.
