@@ -37,7 +37,7 @@ class Embeds(Protocol):
         """True if there are read-outs."""
         ...
 
-    def encode(self, segments: np.ndarray, *, batch_size: int = 256) -> np.ndarray:
+    def encode(self, segments: np.ndarray, *, batch_size: int = 64) -> np.ndarray:
         """Embeds segments [n, samples, channels] float32."""
         ...
 

@@ -47,10 +47,15 @@ def segment_batch(
         raise UserError(f"{name} has NaN or infinite values, first in segment {segment}; leave such segments out")
     shape = (len(values), contract.channels)
     return {
-        name: values.astype(np.float32),
+        name: values.astype(np.float32, copy=False),
         f"{name}_scale": np.ones(shape, np.float32),
         f"{name}_offset": np.zeros(shape, np.float32),
     }
+
+
+def example_batch(contract: InputContract, count: int) -> dict[str, np.ndarray]:
+    """A batch of zeros, as `segment_batch` returns it for float segments."""
+    return segment_batch(np.zeros((count, contract.samples, contract.channels), np.float32), contract, unit="")
 
 
 def _check_shape(values: np.ndarray, contract: InputContract) -> None:

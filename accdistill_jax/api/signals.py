@@ -108,7 +108,7 @@ def cut_signal(signal: np.ndarray, contract: InputContract, described: SignalFor
     done = []
     for number, one in enumerate(values):
         done.append(_cut_one(one, f"{name}[{number}]" if np.ndim(signal) == 3 else name, contract, described, settings))
-    segments = np.concatenate([one.segments[name] for one in done])
+    segments = done[0].segments[name] if len(done) == 1 else np.concatenate([one.segments[name] for one in done])
     gap_s = np.concatenate([one.gap_s for one in done])
     flat = np.concatenate([one.flat for one in done]) | (segments == segments[:, :1]).all(axis=(1, 2))
     problem = np.where(gap_s > settings.max_gap_s, "gap", np.where(flat, "flat", ""))
@@ -120,7 +120,9 @@ def cut_signal(signal: np.ndarray, contract: InputContract, described: SignalFor
         remarks.insert(0, f"{count} cannot be embedded, their rows are NaN: {_counted(problem, settings)}")
     remarks += list(dict.fromkeys(str(one.notes["accel_axes"]) for one in done if "accel_axes" in one.notes))
     if remarks:
-        warnings.warn("; ".join([f"{name}: {remarks[0]}", *remarks[1:]]), SignalWarning, stacklevel=3)
+        warnings.warn(
+            "; ".join([f"{name}: {remarks[0]}", *remarks[1:]]), SignalWarning, stacklevel=6
+        )  # the caller of embed or predict
     return Minutes(segments, problem)
 
 

@@ -1,15 +1,21 @@
-"""`benchmark embed`: embeddings per second, latency on a single core, probes and retrieval on many embeddings."""
+"""`benchmark embed`: embeddings per second, latency on a single core, signals and cold start, probes and retrieval on many embeddings."""
 
 import argparse
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import accdistill_jax
 from accdistill_jax.benchmark import contest
 from accdistill_jax.benchmark.contest import Contender, spread
 from accdistill_jax.config.convert import changed
 from accdistill_jax.config.load import add_config, load_config
 from accdistill_jax.config.tree import plain
+from accdistill_jax.errors import UserError
 
 MODULE = "accdistill_jax.benchmark.contenders"
 LARGE = "distill:paper-literal"
@@ -18,7 +24,17 @@ EVALUATIONS = {
     "probe target": "a target of the report: choice of strength, fit, predictions, {draws} bootstrap draws",
     "retrieval": "ranks, both directions, {queries} queries",
 }
-PARTS = ("throughput", "latency", *EVALUATIONS)
+PARTS = ("throughput", "latency", "signals", "cold start", *EVALUATIONS)
+RATES_HZ = (50, 64)  # 64 Hz needs no resampling
+SIGNAL_MINUTES = 256
+COLD_START = """\
+import sys
+import numpy as np
+import accdistill_jax as ad
+
+accel = np.random.default_rng(0).normal(0.0, 0.002, (120 * 50, 3)) + [0.0, 0.6, 0.8]
+assert ad.load(sys.argv[1]).embed(accel, rate_hz=50).shape[0] == 2
+"""
 LONG_S = 20.0  # an evaluation that takes longer is measured once
 PATIENCE_S = 4 * 3600.0  # longest time of an evaluation
 ONE_CORE = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "JAX_PLATFORMS": "cpu"}
@@ -58,6 +74,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--draws", type=int, default=2000, metavar="N", help="bootstrap draws of a probe (default 2000)"
     )
+    parser.add_argument(
+        "--encoder",
+        default="synthetic-small",
+        metavar="RUN",
+        help="student for signals and cold start: a run or a shipped name (default synthetic-small)",
+    )
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure (default: all)")
     parser.add_argument("--round-s", type=float, default=1.0, metavar="S", help="seconds per measurement (default 1)")
     parser.set_defaults(rounds=5)
@@ -93,6 +115,22 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
         record["throughput"] = encoders(tuple(arguments.batches))
     if "latency" in arguments.only:
         record["latency"] = encoders((1,), environment=ONE_CORE, cores=sorted(os.sched_getaffinity(0))[-1:])
+    if "signals" in arguments.only:
+        say(f"signals by {arguments.encoder}")
+        contenders = [
+            Contender(
+                f"{rate_hz} Hz",
+                f"{MODULE}.signals",
+                {"encoder": arguments.encoder, "minutes": SIGNAL_MINUTES, "rate_hz": rate_hz},
+            )
+            for rate_hz in RATES_HZ
+        ]
+        measured = contest.compete(contenders, rounds=rounds, round_s=round_s)
+        record["signals"] = {name: result._asdict() for name, result in measured.items()}
+    if "cold start" in arguments.only:
+        say(f"cold start of {arguments.encoder}")
+        record["cold start"] = cold_starts(arguments.encoder, rounds)
+    record["encoder"] = arguments.encoder
     amounts = {name: getattr(arguments, name) for name in ("embeddings", "queries", "draws")}
     record |= amounts
     for task in EVALUATIONS:
@@ -102,6 +140,30 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
             measured = contest.compete([contender], rounds=min(3, rounds), round_s=round_s, enough_s=LONG_S)
             record[task] = measured[task]._asdict()
     return record
+
+
+def cold_starts(encoder: str, rounds: int) -> list[float]:
+    """Seconds from the start of Python to two embedded minutes, of `rounds` processes; a first one, which fills caches, is left out.
+
+    Raises:
+        UserError: the program failed.
+    """
+    code = Path(accdistill_jax.__file__).parents[1]
+    path = os.pathsep.join([str(code), *filter(None, [os.environ.get("PYTHONPATH")])])
+    seconds = []
+    for _ in range(rounds + 1):
+        begin = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-c", COLD_START, encoder],
+            env=os.environ | {"PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        seconds.append(time.perf_counter() - begin)
+        if done.returncode:
+            raise UserError(f"the cold start failed: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
+    return seconds[1:]
 
 
 def report(record: dict[str, Any]) -> str:
@@ -134,6 +196,17 @@ def report(record: dict[str, Any]) -> str:
             rows.append([measured["config"], *size, *milliseconds, f"{measured['peak_bytes'] / 1e9:.2f}"])
         header = ("student of", "parameters, millions", "MFLOP", "p50, ms", "p95, ms", "peak memory, GB")
         out.append("\n## Latency of a segment on a single core\n\n" + table(header, rows))
+    if "signals" in record:
+        rows = [
+            [name, spread([SIGNAL_MINUTES / seconds for seconds in measured["seconds"]]).text()]
+            for name, measured in record["signals"].items()
+        ]
+        heading = f"\n## `encoder.embed` by {record['encoder']}, {SIGNAL_MINUTES} minutes at once\n\n"
+        out.append(heading + table(("rate of the signal", "minutes/s"), rows))
+    if "cold start" in record:
+        seconds = spread(record["cold start"]).text()
+        heading = f"\n## Cold start of {record['encoder']}: from the start of Python to two embedded minutes\n\n"
+        out.append(heading + table(("", "seconds"), [["new process", seconds]]))
     rows = []
     for task, words in EVALUATIONS.items():
         if task in record:

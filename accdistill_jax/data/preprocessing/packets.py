@@ -15,7 +15,7 @@ import dataclasses
 from typing import NamedTuple
 
 import numpy as np
-import scipy.ndimage
+import scipy  # its parts are imported by their first use: scipy.signal takes a second
 
 from accdistill_jax.data.recording import RATES_HZ, Stream
 from accdistill_jax.errors import UserError

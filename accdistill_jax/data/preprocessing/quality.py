@@ -13,9 +13,7 @@ The two factors are those of Elgendi, "Optimal signal quality index for photople
 import functools
 
 import numpy as np
-import scipy.fft
-import scipy.signal
-from scipy.ndimage import uniform_filter1d
+import scipy  # its parts are imported by their first use: scipy.signal takes a second
 
 MOTION_WINDOW_S = 2.0
 FRAME_S = 8.0
@@ -149,7 +147,7 @@ def accel_quality(accel: np.ndarray, *, rate_hz: float) -> np.ndarray:
         envelope = np.sqrt((shaking**2).sum(axis=2))
         level = np.median(envelope, axis=1, keepdims=True)
         envelope = np.minimum(envelope, 3 * level)  # bursts of movement do not outweigh the rest of a frame
-        envelope = envelope - uniform_filter1d(envelope, round(TREND_S * rate_hz), axis=1)
+        envelope = envelope - scipy.ndimage.uniform_filter1d(envelope, round(TREND_S * rate_hz), axis=1)
         rows = np.ascontiguousarray(envelope, np.float32)
         quality[at : at + 64] = frame_quality(rows, rate_hz=rate_hz, band_high_hz=ENVELOPE_TOP_HZ).mean(1)
     return quality

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.interpolate
-import scipy.signal
+import scipy  # its parts are imported by their first use: scipy.signal takes a second
 
 from accdistill_jax.data.preprocessing.channels import in_any_channel
 from accdistill_jax.data.recording import RATES_HZ, Stream
@@ -137,6 +136,8 @@ def _advance(values: np.ndarray, shift: float, count: int) -> np.ndarray:
     """Values at shift + 0, 1, .. count - 1 samples; beyond the ends the first or last value is repeated."""
     whole = int(np.floor(shift + 1e-3))
     fraction = shift - whole
+    if abs(fraction) < 1e-3 and 0 <= whole <= len(values) - count:
+        return values[whole : whole + count]
     half = DELAY_HALF_TAPS
     before = max(half - whole, 0)
     after = max(whole + count + half + 1 - len(values), 0)

@@ -21,7 +21,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import scipy.signal
+import scipy  # its parts are imported by their first use: scipy.signal takes a second
 
 from accdistill_jax.data.preprocessing import hrv as hrv_lib
 from accdistill_jax.data.preprocessing import quality as quality_lib

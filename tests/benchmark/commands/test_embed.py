@@ -8,6 +8,7 @@ import pytest
 from accdistill_jax.benchmark import __main__ as command
 from accdistill_jax.benchmark.commands import embed
 from accdistill_jax.benchmark.contenders import searching
+from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.probing.probes import RidgePath
 from accdistill_jax.evaluation.retrieval import retrieval
 
@@ -24,6 +25,21 @@ def test_every_part_is_measured(tmp_path, capsys):
     for task in embed.EVALUATIONS:
         assert record[task]["seconds"][0] > 0 and record[task]["peak_bytes"] >= record[task]["facts"]["before_bytes"]
     assert "2000 embeddings" in text and "sample of 500 queries among all 2000" in text
+
+
+@pytest.mark.slow
+def test_signals_and_cold_start_are_measured(finished, tmp_path, capsys):
+    path = tmp_path / "embed.json"
+    words = ["embed", "--only", "signals", "cold start", f"--encoder={finished}", "--rounds=1", "--round-s=0.01"]
+    assert command.main([*words, f"--json={path}"]) == 0
+    record, text = json.loads(path.read_text()), capsys.readouterr().out
+    assert list(record["signals"]) == ["50 Hz", "64 Hz"] and len(record["cold start"]) == 1
+    assert "minutes/s" in text and "Cold start of" in text
+
+
+def test_a_cold_start_that_fails_is_named(tmp_path):
+    with pytest.raises(UserError, match="the cold start failed: .*no folder"):
+        embed.cold_starts(str(tmp_path / "absent"), 1)
 
 
 def test_predictions_in_blocks_equal_predictions_in_a_single_block():
