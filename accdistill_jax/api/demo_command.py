@@ -3,23 +3,22 @@
 import argparse
 from collections.abc import Sequence
 
+from accdistill_jax.api.arguments import encoder_parser
 from accdistill_jax.api.encoder import load
-from accdistill_jax.errors import CommandParser
 from accdistill_jax.export.card import read_report
-from accdistill_jax.user_paths import expanded, path_argument
+from accdistill_jax.user_paths import path_argument
 
 PROG = "accdistill demo"
 
 
 def demo_parser(prog: str = PROG) -> argparse.ArgumentParser:
     """Builds the parser."""
-    parser = CommandParser(
-        prog=prog,
-        description="Writes a static web page that runs the student of a run in the browser: heart rate with intervals from a CSV file, "
+    parser = encoder_parser(
+        prog,
+        "Writes a static web page that runs the student of a run in the browser: heart rate with intervals from a CSV file, "
         "a simulated recording, or a phone's own sensor.",
-        allow_abbrev=False,
+        parts=False,
     )
-    parser.add_argument("run", type=expanded, help="work directory of a run, an export folder, or an address of one")
     parser.add_argument("--out", required=True, type=path_argument, metavar="FOLDER", help="folder for the page")
     parser.add_argument(
         "--runtime",

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from accdistill_jax.api.arguments import encoder_parser
 from accdistill_jax.data import recordings
 from accdistill_jax.data.prepare.field_flags import add_flags, chosen_fields, dataclass_fields, function_fields
 from accdistill_jax.data.prepare.preparation import PreparationSettings, find_recordings
 from accdistill_jax.data.prepare.show import print_line, print_not_read
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.recognition import recognise
-from accdistill_jax.errors import CommandParser
 from accdistill_jax.runtime.command import run_command
 from accdistill_jax.user_paths import expanded, path_argument
 
@@ -31,17 +31,14 @@ def embed_parser(prog: str = PROG, *, reader: str | None = None) -> argparse.Arg
         prog: the command's name in messages.
         reader: the reader whose options become flags; None: those of files that nobody described.
     """
-    parser = CommandParser(
-        prog=prog,
-        description="Embeds each minute of recordings: a row with participant, recording, start, quality, motion, embedding, and the "
+    parser = encoder_parser(
+        prog,
+        "Embeds each minute of recordings: a row with participant, recording, start, quality, motion, embedding, and the "
         "predictions of the encoder's read-outs with intervals and reasons.",
         epilog="To continue after an interruption, run the same command again.",
-        allow_abbrev=False,
     )
-    parser.add_argument("run", type=expanded, help="work directory of a run, an export folder, or an address of one")
     parser.add_argument("files", nargs="+", type=expanded, help="files and folders with recordings")
     parser.add_argument("--out", required=True, type=path_argument, metavar="FILE", help="Parquet file to make")
-    parser.add_argument("--part", choices=("student", "teacher"), help="encoder of the run (default: the student)")
     parser.add_argument(
         "--reader",
         metavar="NAME",

@@ -121,7 +121,8 @@ class TrainedEncoder:
             out: folder; created if missing. Files of the same name in it are replaced.
             formats: some of "onnx", "stablehlo", "npz" and "safetensors"; returns the written files.
             opset: version of the ONNX operators, 18 or 23.
-            int8: also writes an ONNX file with int8 weights.
+            int8: also writes an ONNX file with int8 weights; the card states their cost on test people, if the run's stores are
+                at hand and onnxruntime is installed.
 
         Raises:
             UserError: an unknown format, a missing package (ONNX needs the extra `export`), or an encoder that the format cannot hold.
@@ -132,10 +133,18 @@ class TrainedEncoder:
             >>> [file.name for file in files]
             ['encoder.stablehlo', 'encoder.npz', 'encoder.py', 'MODEL_CARD.md']
         """
+        from accdistill_jax.api.agreement import int8_sections
         from accdistill_jax.export.card import read_report
-        from accdistill_jax.export.writing import write_export
+        from accdistill_jax.export.writing import OnnxOptions, write_export
 
-        return write_export(self, expanded(out), formats=formats, opset=opset, int8=int8, report=read_report(self.path))
+        return write_export(
+            self,
+            expanded(out),
+            formats=formats,
+            onnx=OnnxOptions(opset, int8),
+            report=read_report(self.path),
+            sections=lambda folder: int8_sections(self, folder) if int8 else (),
+        )
 
     def predict_embeddings(
         self, embeddings: np.ndarray, *, motion_g: np.ndarray | None = None

@@ -3,23 +3,21 @@
 import argparse
 from collections.abc import Sequence
 
+from accdistill_jax.api.arguments import encoder_parser
 from accdistill_jax.api.encoder import load
-from accdistill_jax.errors import CommandParser
 from accdistill_jax.export.onnx_file import OPSETS
 from accdistill_jax.export.writing import FORMATS
-from accdistill_jax.user_paths import expanded, path_argument
+from accdistill_jax.user_paths import path_argument
 
 PROG = "accdistill export"
 
 
 def export_parser(prog: str = PROG) -> argparse.ArgumentParser:
     """Builds the parser."""
-    parser = CommandParser(
-        prog=prog,
-        description="Writes the encoder of a run for other runtimes, with a model card. Normalisation is inside.",
-        allow_abbrev=False,
+    parser = encoder_parser(
+        prog,
+        "Writes the encoder of a run for other runtimes, with a model card. Normalisation is inside.",
     )
-    parser.add_argument("run", type=expanded, help="work directory of a run, an export folder, or an address of one")
     parser.add_argument("--out", required=True, type=path_argument, metavar="FOLDER", help="folder for the files")
     parser.add_argument(
         "--format",
@@ -29,7 +27,6 @@ def export_parser(prog: str = PROG) -> argparse.ArgumentParser:
         metavar="FORMAT",
         help=f"one or several of {', '.join(FORMATS)} (default onnx)",
     )
-    parser.add_argument("--part", choices=("student", "teacher"), help="encoder of the run (default: the student)")
     parser.add_argument("--opset", type=int, choices=OPSETS, default=OPSETS[0], help=f"of ONNX (default {OPSETS[0]})")
     parser.add_argument("--int8", action="store_true", help="write an ONNX file with int8 weights too")
     return parser

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from accdistill_jax.api.arguments import encoder_parser
 from accdistill_jax.data import recordings
 from accdistill_jax.data.prepare.show import print_line
 from accdistill_jax.data.recognition import recognise
-from accdistill_jax.errors import CommandParser, UserError
+from accdistill_jax.errors import UserError
 from accdistill_jax.files import write_atomically
 from accdistill_jax.labels import LABELS
 from accdistill_jax.runtime.command import run_command
@@ -23,13 +24,11 @@ _FIGURES, _TABLES = (".png", ".pdf", ".svg"), (".csv", ".parquet")
 
 def predict_parser(prog: str = PROG) -> argparse.ArgumentParser:
     """Builds the parser."""
-    parser = CommandParser(
-        prog=prog,
-        description="Predicts the labels of each minute of a recording, with intervals, and says where it cannot tell: heart rate, "
+    parser = encoder_parser(
+        prog,
+        "Predicts the labels of each minute of a recording, with intervals, and says where it cannot tell: heart rate, "
         "SDNN, RMSSD and the labels of accdistill probe.",
-        allow_abbrev=False,
     )
-    parser.add_argument("run", type=expanded, help="work directory of a run, an export folder, or an address of one")
     parser.add_argument(
         "recording", type=expanded, help="file or folder with a recording, in a format of accdistill prepare"
     )
@@ -43,7 +42,6 @@ def predict_parser(prog: str = PROG) -> argparse.ArgumentParser:
     )
     parser.add_argument("--reader", metavar="NAME", help="format, or a file such as my_reader.py (default: found)")
     parser.add_argument("--recording", dest="name", metavar="ID", help="the recording of a folder that has several")
-    parser.add_argument("--part", choices=("student", "teacher"), help="encoder of the run (default: the student)")
     return parser
 
 

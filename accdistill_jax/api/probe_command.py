@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.console import Console
 
+from accdistill_jax.api.arguments import encoder_parser
 from accdistill_jax.data.prepare.show import print_line
-from accdistill_jax.errors import CommandParser, UserError
+from accdistill_jax.errors import UserError
 from accdistill_jax.files import is_address
 from accdistill_jax.readouts.label_probe import MODELS, LabelProbe, probe_path, save_label_probe
 from accdistill_jax.runtime.command import run_command
@@ -28,13 +29,11 @@ _FEW_PEOPLE = 10
 
 def probe_parser(prog: str = PROG) -> argparse.ArgumentParser:
     """Builds the parser."""
-    parser = CommandParser(
-        prog=prog,
-        description="Fits a read-out of your own label on the embeddings of a store, measures it on people who are left out, and "
+    parser = encoder_parser(
+        prog,
+        "Fits a read-out of your own label on the embeddings of a store, measures it on people who are left out, and "
         "saves it beside the encoder. `accdistill predict` then offers it.",
-        allow_abbrev=False,
     )
-    parser.add_argument("run", type=expanded, help="work directory of a run, or an export folder")
     parser.add_argument("store", type=expanded, help="store with labelled people or minutes")
     parser.add_argument(
         "--target",
@@ -53,7 +52,6 @@ def probe_parser(prog: str = PROG) -> argparse.ArgumentParser:
     parser.add_argument("--model", choices=MODELS, default="linear", help="default: linear")
     parser.add_argument("--name", help="name of the read-out (default: that of the label)")
     parser.add_argument("--unit", default="", help="unit of a number, for figures and tables")
-    parser.add_argument("--part", choices=("student", "teacher"), help="encoder of the run (default: the student)")
     parser.add_argument("--seed", type=int, default=0, help="seed of folds, trees and intervals (default: 0)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
@@ -70,10 +68,16 @@ def _probe(argv: Sequence[str], prog: str, console: Console) -> None:
     # imported here: jax and scikit-learn take seconds
     from accdistill_jax.api.encoder import TrainedEncoder, load
     from accdistill_jax.api.probe_labels import people_seen, read_label
+    from accdistill_jax.api.shipped import is_shipped
     from accdistill_jax.api.store import open_store
     from accdistill_jax.evaluation.probing.own_label import OwnLabel, fit_own_label
 
     encoder: TrainedEncoder = load(args.run, part=args.part)
+    if is_shipped(encoder.path):
+        raise UserError(
+            f"{args.run} is part of the installation, and the read-out is saved beside the encoder; copy the folder {encoder.path}, and "
+            "give the copy"
+        )
     store = open_store(args.store)
     label = read_label(store, args.target, column=args.column, kind=args.kind)
     name = args.name or label.name

@@ -48,6 +48,9 @@ COMMANDS = {
         "operations, memory and latency of an exported student in three sizes, float32 and int8 weights"
     ),
     "clock": Benchmark("retrieval by a finished student when the clocks of its two sensors disagree", rounds=False),
+    "parity": Benchmark(
+        "agreement of every exported format with the trained encoder, on test people of a run", rounds=False
+    ),
     "compile": Benchmark(
         "a training step compiled for TPU slices, with the compiler's estimates; needs no TPU", rounds=False
     ),

@@ -24,7 +24,7 @@ from accdistill_jax.readouts.readout import FAR, MOTION, WIDE, Readouts
 
 PACKAGE = "onnxruntime-web@1.23.0"
 RUNTIME_FILES = ("ort.wasm.min.js", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
-PAGE_FILES = ("index.html", "page.js", "page.css")
+PAGE_FILES = ("index.html", "page.js", "signal.js", "page.css")
 _PAGE = Path(__file__).with_name("page")
 _SAMPLE_MINUTES = 4
 
@@ -59,7 +59,7 @@ def write_demo(
     try:
         out.mkdir(parents=True, exist_ok=True)
         files = write_onnx(plain_encoder(encoder), out)
-        about = json.dumps(_description(encoder, readouts, report), allow_nan=False)
+        about = json.dumps(page_description(encoder, readouts, report), allow_nan=False)
         texts = {name: (_PAGE / name).read_text(encoding="utf-8") for name in PAGE_FILES}
         for name, text in {**texts, "about.json": about, "sample.csv": sample_csv()}.items():
             write_atomically(out / name, text)
@@ -77,8 +77,13 @@ def sample_csv() -> str:
     return "time,x,y,z\n" + "\n".join(rows) + "\n"
 
 
-def _description(encoder: Exportable, readouts: Readouts, report: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Values that the page reads; an infinite limit is None."""
+def page_folder() -> Path:
+    """Folder of the page's own files."""
+    return _PAGE
+
+
+def page_description(encoder: Exportable, readouts: Readouts, report: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Values that the page reads, its about.json; an infinite limit is None."""
     readout, domain = readouts.targets[HEART_RATE], readouts.domain
     sources = {about.get("source") for about in (report or {}).get("run", {}).get("data", {}).values()}
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,14 +19,30 @@ from accdistill_jax.files import write_atomically
 FORMATS = ("onnx", "stablehlo", "npz", "safetensors")
 
 
+@dataclasses.dataclass(frozen=True)
+class OnnxOptions:
+    """Options of the format ONNX.
+
+    Attributes:
+        opset: version of the operators.
+        int8: also write a file with int8 weights.
+    """
+
+    opset: int = OPSETS[0]
+    int8: bool = False
+
+
+_DEFAULT = OnnxOptions()
+
+
 def write_export(
     encoder: Exportable,
     out: str | os.PathLike[str],
     *,
     formats: Sequence[str],
-    opset: int = OPSETS[0],
-    int8: bool = False,
+    onnx: OnnxOptions = _DEFAULT,
     report: Mapping[str, Any] | None = None,
+    sections: Callable[[Path], Sequence[str]] = lambda folder: (),
 ) -> list[Path]:
     """Writes the files of an encoder and their model card.
 
@@ -33,9 +50,9 @@ def write_export(
         encoder: a loaded encoder.
         out: folder; created if missing. Files of the same name in it are replaced.
         formats: some of `FORMATS`.
-        opset: of ONNX.
-        int8: also writes an ONNX file with int8 weights.
+        onnx: options of that format.
         report: report of the encoder's run, for the card.
+        sections: further paragraphs of the card, from the folder with the written files.
 
     Returns:
         The written files, the card last.
@@ -47,11 +64,11 @@ def write_export(
         raise UserError(f"format {unknown[0]!r} is not one of {', '.join(FORMATS)}")
     if not formats:
         raise UserError(f"no format given; choose from {', '.join(FORMATS)}")
-    if int8 and "onnx" not in formats:
+    if onnx.int8 and "onnx" not in formats:
         raise UserError("int8 weights are written for ONNX only; add the format onnx")
     folder, plain = Path(out), plain_encoder(encoder)
     writers: dict[str, Callable[[], list[Path]]] = {
-        "onnx": lambda: write_onnx(plain, folder, opset=opset, int8=int8),
+        "onnx": lambda: write_onnx(plain, folder, opset=onnx.opset, int8=onnx.int8),
         "stablehlo": lambda: write_stablehlo(plain, folder),
         "npz": lambda: write_npz(plain, folder),
         "safetensors": lambda: write_safetensors(plain, folder),
@@ -66,6 +83,7 @@ def write_export(
             parameters=encoder.parameters,
             formats=list(dict.fromkeys(formats)),
             report=report,
+            sections=sections(folder),
         )
         write_atomically(path, text)
     except OSError as error:

@@ -110,3 +110,15 @@ def test_operations_agree(name, signal):
     )
     expected = np.asarray(OPERATIONS[name](jnp.asarray(signal)))
     np.testing.assert_allclose(run(onnx_model(changed), signal), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_card_states_the_cost_of_int8_weights_on_test_people(copy, tmp_path):
+    pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
+    encoder = ad.load(copy)
+    card = encoder.export(tmp_path / "with", formats=["onnx"], int8=True)[-1].read_text()
+    section = card.partition("## Cost of int8 weights")[2].partition("\n## ")[0]
+    assert "test people" in section and "| heart rate (bpm) |" in section and "difference" in section
+    assert "Cost of int8" not in encoder.export(tmp_path / "without", formats=["onnx"])[-1].read_text()
+    (copy / "config.json").unlink()
+    card = encoder.export(tmp_path / "alone", formats=["onnx"], int8=True)[-1].read_text()
+    assert "Not measured: the run's stores or read-outs were not at hand" in card

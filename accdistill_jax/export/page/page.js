@@ -1,84 +1,9 @@
 // Runs the exported student on a recording: parse, resample, cut, embed, read out, draw.
+import { motionOf, prediction, resample } from "./signal.js";
+
 const about = await (await fetch("about.json")).json();
 const $ = (id) => document.getElementById(id);
-const { rate_hz: RATE, samples: SAMPLES, readout, domain } = about;
-
-// Signal processing: the same steps as accdistill_jax/data/preprocessing/resample.py and quality.py.
-
-function bessel0(x) {
-  let sum = 1, term = 1;
-  for (let k = 1; k < 60 && term > 1e-17 * sum; k++) sum += term *= (x / (2 * k)) ** 2;
-  return sum;
-}
-
-function lowpass(up, down) {
-  const slower = Math.max(up, down), half = 32 * slower, cutoff = 0.91 / slower, beta = 9;
-  const taps = Float64Array.from({ length: 2 * half + 1 }, (_, i) => {
-    const t = i - half, x = Math.PI * cutoff * t;
-    return cutoff * (t === 0 ? 1 : Math.sin(x) / x) * bessel0(beta * Math.sqrt(Math.max(1 - (t / half) ** 2, 0))) / bessel0(beta);
-  });
-  const total = taps.reduce((a, b) => a + b, 0);
-  return taps.map((tap) => tap / total);
-}
-
-function ratioOf(x) { // the best fraction with a denominator of at most 1000
-  let best = [1, 1], error = Infinity;
-  for (let down = 1; down <= 1000; down++) {
-    const up = Math.round(x * down), off = Math.abs(up / down - x);
-    if (up > 0 && off < error - 1e-15) [best, error] = [[up, down], off];
-  }
-  return best;
-}
-
-function resample(column, fromHz) {
-  const [up, down] = ratioOf(RATE / fromHz);
-  if (up === down) return column;
-  if (Math.abs(up / down * fromHz / RATE - 1) * column.length * RATE / fromHz > 0.1)
-    throw new Error(`${fromHz} Hz is no simple ratio to ${RATE} Hz; resample the file first`);
-  const taps = lowpass(up, down), half = (taps.length - 1) / 2, n = column.length;
-  const first = column[0], slope = (column[n - 1] - first) / (n - 1); // a line through both ends is taken off, and put back
-  const out = new Float64Array(Math.ceil(n * up / down));
-  for (let i = 0; i < out.length; i++) {
-    const at = i * down; // place among the samples after `up` fold stuffing
-    let sum = 0;
-    const low = Math.max(Math.ceil((at - half) / up), 0), high = Math.min(Math.floor((at + half) / up), n - 1);
-    for (let k = low; k <= high; k++) sum += (column[k] - first - slope * k) * taps[at - k * up + half];
-    out[i] = sum * up + first + slope * at / up;
-  }
-  return out;
-}
-
-function motionOf(segment) { // root mean square over windows of 2 s of the vector's standard deviation, in g
-  const length = Math.round(2 * RATE), windows = Math.floor(SAMPLES / length);
-  let total = 0;
-  for (let w = 0; w < windows; w++)
-    for (let c = 0; c < 3; c++) {
-      let sum = 0, square = 0;
-      const start = segment[3 * w * length + c];
-      for (let t = 0; t < length; t++) {
-        const value = segment[3 * (w * length + t) + c] - start;
-        sum += value;
-        square += value * value;
-      }
-      total += Math.max(square / length - (sum / length) ** 2, 0);
-    }
-  return Math.sqrt(total / windows);
-}
-
-function prediction(embedding, motion) {
-  const dot = (weights) => weights.reduce((sum, weight, i) => sum + weight * embedding[i], 0);
-  const value = dot(readout.weights) + readout.intercept;
-  const [low, high] = readout.spread_limits;
-  const spread = Math.min(Math.max(Math.exp(dot(readout.spread_weights) + readout.spread_intercept), low), high);
-  const half = readout.quantile === null ? Infinity : readout.quantile * spread;
-  const columns = domain.directions.map((direction) => direction.reduce((sum, d, i) => sum + d * (embedding[i] - domain.mean[i]), 0));
-  const distance = Math.sqrt(columns.reduce((sum, x) => sum + x * x, 0) / columns.length);
-  let reason = "";
-  if (distance > domain.distance_limit) reason = about.reasons.far;
-  if (domain.motion_limit_g !== null && motion > domain.motion_limit_g) reason = about.reasons.motion;
-  if (!reason && Number.isFinite(half) && readout.constant_half_width !== null && half >= readout.constant_half_width) reason = about.reasons.wide;
-  return { value: Math.max(value, 0), low: Number.isFinite(half) ? Math.max(value - half, 0) : -Infinity, high: Math.max(value + half, 0), reason, motion };
-}
+const { rate_hz: RATE, samples: SAMPLES } = about;
 
 // Files.
 
@@ -119,13 +44,13 @@ function checked(columns, rate) {
 
 async function predict(columns, rate, session) {
   checked(columns, rate);
-  const grid = columns.map((column) => resample(column, rate));
+  const grid = columns.map((column) => resample(column, rate, RATE));
   const minutes = Math.floor(grid[0].length / SAMPLES), results = [];
   for (let m = 0; m < minutes; m++) {
     const segment = new Float32Array(3 * SAMPLES);
     for (let t = 0; t < SAMPLES; t++) for (let c = 0; c < 3; c++) segment[3 * t + c] = grid[c][m * SAMPLES + t];
     const { embedding } = await session.run({ signal: new ort.Tensor("float32", segment, [1, SAMPLES, 3]) });
-    results.push(prediction(embedding.data, motionOf(segment)));
+    results.push(prediction(embedding.data, motionOf(segment, RATE), about));
   }
   return { results, grid };
 }

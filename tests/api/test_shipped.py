@@ -1,0 +1,79 @@
+"""Encoders that come with the package: found by name, whole, of their config, and good for a first result."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import accdistill_jax as ad
+from accdistill_jax.api import encoders_command, probe_command
+from accdistill_jax.api.embed_command import main as embed
+from accdistill_jax.api.shipped import FOLDER
+from accdistill_jax.config.load import load_config
+from accdistill_jax.config.record import config_hash
+from accdistill_jax.data.synthetic.synthetic import generate_segments
+from accdistill_jax.errors import UserError
+
+NAMES = ["synthetic-small", "synthetic-teacher", "synthetic-wrist"]
+FILES = {"MODEL_CARD.md", "export.json", "params.npz", "readouts.npz", "report.json"}
+MOST_BYTES = 2_000_000
+
+
+def test_the_list_has_names_sizes_and_results(capsys):
+    shipped = ad.shipped_encoders()
+    assert [encoder.name for encoder in shipped] == NAMES
+    assert [encoder.part for encoder in shipped] == ["student", "teacher", "student"]
+    assert sum(encoder.size_bytes for encoder in shipped) < MOST_BYTES
+    for encoder in shipped:
+        value, low, high = encoder.heart_rate_mae
+        assert low < value < high and encoder.people >= 100
+        assert {path.name for path in (FOLDER / encoder.name).iterdir()} == FILES
+    encoders_command.main([])
+    said = capsys.readouterr().out
+    assert all(name in said for name in NAMES) and "synthetic people" in said
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_parameters_are_whole_and_of_their_config(name):
+    meta = json.loads((FOLDER / name / "export.json").read_text())["meta"]
+    assert meta["shipped"]["config_hash"] == config_hash(load_config(meta["shipped"]["config"]))
+    encoder, card = ad.load(name), (FOLDER / name / "MODEL_CARD.md").read_text()
+    assert encoder.part == meta["kind"] and encoder.fingerprint in card
+    assert "hr_bpm" in encoder.readouts.targets and encoder.embedding_size == len(encoder.readouts.domain.mean)
+    for words in ("Not a medical device", "Synthetic people", "Real wrists", f"--config={meta['shipped']['config']}"):
+        assert words in card, words
+
+
+def test_it_reads_heart_rate_of_new_synthetic_people():
+    minutes = [generate_segments(99, person, range(4), ppg_channels=1) for person in range(6)]
+    truth = np.concatenate([batch.columns["hr_bpm"] for batch in minutes])
+    for name, modality in (("synthetic-small", "accel"), ("synthetic-teacher", "ppg")):
+        encoder = ad.load(name)
+        embeddings = encoder.encode(np.concatenate([getattr(batch, modality) for batch in minutes]))
+        rate = encoder.predict_embeddings(embeddings)["hr_bpm"]
+        assert rate.known.sum() > 12 and np.abs(rate.value - truth)[rate.known].mean() < 3.0, name
+
+
+def test_a_changed_byte_is_noticed(tmp_path):
+    folder = shutil.copytree(FOLDER / "synthetic-small", tmp_path / "copy")
+    content = bytearray((folder / "params.npz").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "params.npz").write_bytes(content)
+    with pytest.raises(UserError, match="are damaged: file params.npz is not what was saved"):
+        ad.load(folder)
+
+
+def test_a_name_serves_commands_and_a_folder_of_that_name_comes_first(tmp_path, monkeypatch, capsys, smoke_store):
+    monkeypatch.chdir(tmp_path)
+    signal = np.random.default_rng(0).normal([0.0, 600.0, 800.0], 2.0, (6500, 3))
+    np.savetxt("my.csv", signal, "%.2f", ",", header="x,y,z", comments="")
+    words = ["my.csv", "--out", "z.parquet", "--rate-hz", "50", "--unit", "mg", "--quiet"]
+    assert embed(["synthetic-small", *words]) == 0 and "2 of 2 minutes embedded" in capsys.readouterr().out
+    assert probe_command.main(["synthetic-small", str(smoke_store), "--target", "hr_bpm", "--quiet"]) == 2
+    assert "is part of the installation" in capsys.readouterr().err
+    with pytest.raises(UserError, match="did you mean synthetic-small"):
+        ad.load("synthetic-smal")
+    (tmp_path / "synthetic-small").mkdir()
+    with pytest.raises(UserError, match="holds no run"):
+        ad.load("synthetic-small")
