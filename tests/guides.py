@@ -157,6 +157,11 @@ def _check_benchmark(arguments: list[str]) -> None:
     parser.parse_args([word for word in arguments if not word.startswith("--config.")])
 
 
+def _check_shipped(arguments: list[str]) -> None:
+    command = importlib.import_module("accdistill_jax.shipped.__main__")
+    assert command.shipped_parser().parse_args(arguments).work
+
+
 def _check_config(arguments: list[str]) -> None:
     with contextlib.redirect_stdout(io.StringIO()):
         assert print_config(arguments) == 0
@@ -213,6 +218,7 @@ CHECKS: dict[tuple[str, ...], Callable[[list[str]], None]] = {
     ("accdistill", "reproduce"): _check_reproduction,
     ("python", "-m", "accdistill_jax.benchmark"): _check_benchmark,
     ("accdistill", "benchmark"): _check_benchmark,
+    ("python", "-m", "accdistill_jax.shipped"): _check_shipped,
     ("python", "-m", "accdistill_jax.config"): _check_config,
     ("accdistill", "predict"): _check_predict,
     ("accdistill", "probe"): _check_probe,

@@ -51,7 +51,7 @@ KINDS = {
     "accdistill_jax/README.md": {
         ("accdistill", name) for name in ("train", "embed", "prepare", "reproduce", "mirror", "predict", "probe")
     }
-    | {("accdistill",)},
+    | {("accdistill",), ("python", "-m", "accdistill_jax.shipped")},
     "accdistill_jax/export/README.md": {
         INSTALL,
         ("accdistill", "export"),
