@@ -6,6 +6,7 @@
     python -m accdistill_jax.benchmark startup    # time from the command to the first step; memory by batch size
     python -m accdistill_jax.benchmark embed      # inference, probes and retrieval on many embeddings
     python -m accdistill_jax.benchmark clock RUN  # a finished student, when the clocks of its sensors disagree
+    python -m accdistill_jax.benchmark parity RUN # agreement of exported formats with the trained encoder
     python -m accdistill_jax.benchmark compile    # a training step compiled for TPU slices, without a TPU
     python -m accdistill_jax.benchmark plan       # hours for a corpus on given hardware
     python -m accdistill_jax.benchmark gpu        # all measurements of a GPU in minutes, part by part

@@ -17,8 +17,8 @@ from accdistill_jax.files import write_atomically
 from accdistill_jax.run import run
 from accdistill_jax.runtime.command import run_command
 from accdistill_jax.shipped.card import shipped_card
-from accdistill_jax.shipped.measuring import measure
-from accdistill_jax.shipped.packing import ENCODERS, pack, report_of, run_store, training_medians
+from accdistill_jax.shipped.measuring import measure_readouts
+from accdistill_jax.shipped.packing import ENCODERS, pack_encoder, report_of, run_store, training_medians
 from accdistill_jax.user_paths import path_argument
 
 PROG = "python -m accdistill_jax.shipped"
@@ -58,7 +58,7 @@ def _make(argv: Sequence[str], prog: str) -> int:
         run(packing.config(), workdir)
         if args.check:
             with tempfile.TemporaryDirectory(prefix="accdistill-") as folder:
-                made = pack(packing, workdir, Path(folder) / name).fingerprint
+                made = pack_encoder(packing, workdir, Path(folder) / name).fingerprint
             shipped = json.loads((args.out / name / "export.json").read_text(encoding="utf-8"))["fingerprint"]
             differing += made != shipped
             print(f"{name}: {'the same parameters' if made == shipped else 'OTHER parameters'} as {args.out / name}")
@@ -70,14 +70,14 @@ def _make(argv: Sequence[str], prog: str) -> int:
 
 def _write(name: str, workdir: Path, out: Path, others: Sequence[Store]) -> None:
     packing = ENCODERS[name]
-    encoder = pack(packing, workdir, out)
+    encoder = pack_encoder(packing, workdir, out)
     store = run_store(workdir, packing.config())
     labels = [] if encoder.readouts is None else list(encoder.readouts.targets)
     medians = training_medians(store, labels)
-    report = report_of(encoder, store, measure(encoder, store, store.indices("test"), medians=medians))
+    report = report_of(encoder, store, measure_readouts(encoder, store, store.indices("test"), medians=medians))
     report["shipped"] = {"config": packing.config_name}
     real = {
-        Path(other.path).name: measure(encoder, other, np.arange(other.num_segments), medians=medians)
+        Path(other.path).name: measure_readouts(encoder, other, np.arange(other.num_segments), medians=medians)
         for other in others
         if len(other.channels[encoder.modality]) == encoder.channels
     }

@@ -29,7 +29,7 @@ def shipped_card(
         name: of the shipped encoder.
         encoder: the encoder.
         report: see `packing.report_of`.
-        others: name of a store of real recordings -> label -> result, see `measuring.measure`.
+        others: name of a store of real recordings -> label -> result, see `measuring.measure_readouts`.
     """
     config = report["shipped"]["config"]
     sections = [

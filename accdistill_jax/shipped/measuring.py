@@ -19,7 +19,7 @@ _DRAWS = 2000
 _SEED = 0
 
 
-def measure(
+def measure_readouts(
     encoder: TrainedEncoder, store: Store, rows: np.ndarray, *, medians: Mapping[str, float]
 ) -> dict[str, dict[str, Any]]:
     """Measures all read-outs on minutes of people whom neither encoder nor read-outs have seen.

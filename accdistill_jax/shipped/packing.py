@@ -49,7 +49,7 @@ ENCODERS = {
 _KEPT_META = ("kind", "objective", "encoder", "signal", "fingerprints")
 
 
-def pack(packing: Packing, run: Path, out: Path) -> TrainedEncoder:
+def pack_encoder(packing: Packing, run: Path, out: Path) -> TrainedEncoder:
     """Writes parameters (float16) and read-outs of an encoder; returns it as users load it.
 
     Args:
@@ -102,7 +102,7 @@ def report_of(encoder: TrainedEncoder, store: Store, results: Mapping[str, Any])
     Args:
         encoder: the shipped encoder.
         store: of its run.
-        results: label -> result on the test people, see `measuring.measure`.
+        results: label -> result on the test people, see `measuring.measure_readouts`.
     """
     people = np.asarray(store.segments["participant"]).astype(str)
     rows = {split: store.indices(split) for split in ("train", "validation", "test")}

@@ -27,6 +27,8 @@ HASHES = {
     "distill:paper": "69afe7594f911010375288548094c28d0dd5add6b42459b9e4b429ebb9004043",
     "distill:smoke": "1d5ee40c23e047794f187d8ce37c2e8a1afb10887a6d2ad20a3784b684e8cf28",
     "pretrain:default": "c289eb78fab5b8255d3ff37f7cb76de372d8293f5b198b11b28c6d6feead2392",
+    "shipped:synthetic": "c289eb78fab5b8255d3ff37f7cb76de372d8293f5b198b11b28c6d6feead2392",
+    "shipped:wrist": "9ec0c1a457154329e8c98ac14b1bbdf3d694eb733e256bc692ef3db86fb05429",
     "reproduce:smoke": "931bb86e9c3acd8765cab0739d039e636f6e5bba373f761108d9cbae1c796711",
     "reproduce:cpu": "737615b46b9ea4a0b29390c5fd96773f75949cd19e130fdf5cd731e676d933c3",
     "reproduce:full": "0ffc18879a843341438e90f659ebadaf5c2e85304a567dc38c952864c743a980",

@@ -8,8 +8,8 @@ import pytest
 import accdistill_jax as ad
 from accdistill_jax.errors import UserError
 from accdistill_jax.shipped.card import shipped_card
-from accdistill_jax.shipped.measuring import measure
-from accdistill_jax.shipped.packing import pack, report_of, training_medians
+from accdistill_jax.shipped.measuring import measure_readouts
+from accdistill_jax.shipped.packing import pack_encoder, report_of, training_medians
 
 
 @pytest.fixture
@@ -18,15 +18,19 @@ def packing(smoke_config):
 
 
 def test_a_packed_encoder_embeds_and_predicts_as_its_run(packing, finished, smoke_store, tmp_path):
-    packed, trained, store = pack(packing, finished, tmp_path / "small"), ad.load(finished), ad.open_store(smoke_store)
+    packed, trained, store = (
+        pack_encoder(packing, finished, tmp_path / "small"),
+        ad.load(finished),
+        ad.open_store(smoke_store),
+    )
     assert {path.name for path in (tmp_path / "small").iterdir()} == {"export.json", "params.npz", "readouts.npz"}
     rows = store.indices("test")
     embeddings = packed.encode(store.read(rows))
     np.testing.assert_allclose(embeddings, trained.encode(store.read(rows)), atol=0.02)
     assert packed.data == trained.data and packed.fingerprint != trained.fingerprint
-    assert pack(packing, finished, tmp_path / "again").fingerprint == packed.fingerprint
+    assert pack_encoder(packing, finished, tmp_path / "again").fingerprint == packed.fingerprint
     medians = training_medians(store, list(packed.readouts.targets))
-    results = measure(packed, store, rows, medians=medians)
+    results = measure_readouts(packed, store, rows, medians=medians)
     truth = store.segments["hr_bpm"][rows]
     known = np.isfinite(truth)
     estimate = packed.readouts.targets["hr_bpm"].estimate(embeddings).value
@@ -40,4 +44,4 @@ def test_a_packed_encoder_embeds_and_predicts_as_its_run(packing, finished, smok
 def test_a_run_of_another_config_is_refused(packing, finished, smoke_config, tmp_path):
     packing.config = lambda: smoke_config(seed=1)
     with pytest.raises(UserError, match="its config is not shipped:smoke"):
-        pack(packing, finished, tmp_path / "small")
+        pack_encoder(packing, finished, tmp_path / "small")
