@@ -54,6 +54,7 @@ KINDS = {
     | {("accdistill",), ("python", "-m", "accdistill_jax.shipped")},
     "accdistill_jax/export/README.md": {
         INSTALL,
+        ("accdistill", "benchmark"),
         ("accdistill", "export"),
         ("accdistill", "demo"),
         ("python", "-m", "http.server"),

@@ -12,7 +12,8 @@ from accdistill_jax.api.embed_command import main as embed
 from accdistill_jax.api.shipped import FOLDER
 from accdistill_jax.config.load import load_config
 from accdistill_jax.config.record import config_hash
-from accdistill_jax.data.synthetic.synthetic import generate_segments
+from accdistill_jax.data.preprocessing.settings import PreprocessSettings
+from accdistill_jax.data.synthetic.synthetic import SyntheticSettings, generate_batch
 from accdistill_jax.errors import UserError
 
 NAMES = ["synthetic-small", "synthetic-teacher", "synthetic-wrist"]
@@ -46,7 +47,8 @@ def test_the_parameters_are_whole_and_of_their_config(name):
 
 
 def test_it_reads_heart_rate_of_new_synthetic_people():
-    minutes = [generate_segments(99, person, range(4), ppg_channels=1) for person in range(6)]
+    people = SyntheticSettings(participants=6, segments_per_participant=4, seed=99, ppg_channels=1)
+    minutes = [generate_batch(people, person, PreprocessSettings()) for person in range(6)]
     truth = np.concatenate([batch.columns["hr_bpm"] for batch in minutes])
     for name, modality in (("synthetic-small", "accel"), ("synthetic-teacher", "ppg")):
         encoder = ad.load(name)
