@@ -82,7 +82,9 @@ def _embed(argv: Sequence[str], prog: str, console: Console) -> None:
     from accdistill_jax.api.embed_files import EmbeddingWork, embed_to_file
     from accdistill_jax.api.encoder import load
     from accdistill_jax.readouts.minute_table import content_hash
+    from accdistill_jax.runtime.compilation_cache import use_compilation_cache
 
+    use_compilation_cache("")
     encoder = load(args.run, part=args.part)
     contract = encoder.contract
     fixed = {name: getattr(contract.settings, name) for name in _FIXED}

@@ -55,7 +55,9 @@ def _predict(argv: Sequence[str], prog: str, console: Console) -> None:
     # imported here: jax takes a second
     from accdistill_jax.api.encoder import load
     from accdistill_jax.api.predicting import predict_recording, prediction_table, source_named
+    from accdistill_jax.runtime.compilation_cache import use_compilation_cache
 
+    use_compilation_cache("")
     encoder = load(args.run, part=args.part)
     reader = recordings.named_or_added(args.reader) if args.reader else recognise([args.recording]).reader
     found = source_named(recordings.find(reader, args.recording), args.name)

@@ -23,7 +23,6 @@ from accdistill_jax.readouts.minute_table import Predictions, embedded_minutes
 from accdistill_jax.user_paths import expanded
 
 
-
 class Embeds(Protocol):
     """An encoder of segments; see `accdistill_jax.api.encoder.TrainedEncoder`."""
 

@@ -142,7 +142,6 @@ class Embedded(NamedTuple):
     """Embeddings of the encoders of a run.
 
     Attributes:
-        encoders: the encoders.
         main: encoder -> split -> embeddings of the stores that are trained on; {} on other processes than the first.
         unseen: name -> store, and the same of it, whose only split is "test".
     """
@@ -161,8 +160,8 @@ def embed_splits(run: Run) -> Embedded:
             run.say(
                 f"evaluation: {store.path} has {_ppg_of(store)}, so the {' and the '.join(lacking)} is not evaluated on it"
             )
-        here = embeddings(run, encoders, f"unseen-{name}", (store,), {"test": [np.arange(store.num_segments)]})
-        unseen[name] = (store, here or {})
+        rows = {"test": [np.arange(store.num_segments)]}
+        unseen[name] = (store, embeddings(run, encoders, f"unseen-{name}", (store,), rows) or {})
     return Embedded(encoders, main or {}, unseen)
 
 
