@@ -17,7 +17,7 @@ from accdistill_jax.runtime.command import run_command
 from accdistill_jax.user_paths import expanded, path_argument
 
 PROG = "accdistill embed"
-_PREPARATION = dataclass_fields(PreparationSettings)
+_PREPARATION = [f for f in dataclass_fields(PreparationSettings) if f.name not in ("engine", "beam_options")]
 # The encoder fixes rate and length, and no labels are made.
 _FIXED = ("rate_hz", "segment_s", "hop_s", "min_beat_coverage", "min_window_coverage")
 _PREPROCESS = [field for field in dataclass_fields(PreprocessSettings) if field.name not in _FIXED]

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 
 from accdistill_jax.api.recordings import Embeds, minute_table, minutes_of
 from accdistill_jax.api.signals import InputContract
-from accdistill_jax.data.prepare.preparation import PreparationSettings, bad_message, prepare_one, process_died
+from accdistill_jax.data.prepare.preparation import PreparationSettings
+from accdistill_jax.data.prepare.staging import bad_message, prepare_one, process_died
 from accdistill_jax.data.prepare.workers import run_all
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.recording import RecordingSource

@@ -197,7 +197,7 @@ def chosen_rows(store: Store, split: str, *, cap: int | None, seed: int, among: 
         return rows
     rng = np.random.default_rng([_CAP, seed])
     shuffled = rows[rng.permutation(len(rows))]
-    _, participant = np.unique(store.segments["participant"][shuffled], return_inverse=True)
+    _, participant = np.unique(store.segments.codes("participant")[1][shuffled], return_inverse=True)
     by_participant = np.argsort(participant, kind="stable")
     counts = np.bincount(participant)
     rank = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -33,6 +33,7 @@ RETRIES = {"max_retries": 5, "initial_delay": "1s", "max_delay": "8s"}
 DEADLINE_S = 120.0
 _STALLED_S = 20
 SLOWEST_WRITE_BYTES_PER_S = 100_000
+_FEW = 8  # so few names are looked up one by one; more, in a listing of the whole folder
 
 
 @functools.cache
@@ -287,7 +288,10 @@ class RemoteFolder:
 
     def sizes(self, names: list[str]) -> dict[str, int | None]:
         """The existing ones of `names`; sizes are None, as an object store lists names only."""
-        return dict.fromkeys(set(names).intersection(self.names()))
+        if len(names) > _FEW:
+            return dict.fromkeys(set(names).intersection(self.names()))
+        ranges = {name: ts.KvStore.KeyRange(name, name + "\0") for name in names}
+        return {name: None for name, only in ranges.items() if self._call(name, lambda kv, only=only: kv.list(only))}
 
     def remove(self, name: str) -> None:
         """Removes one object, if it exists."""

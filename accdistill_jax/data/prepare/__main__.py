@@ -15,11 +15,13 @@ from rich.console import Console
 from accdistill_jax.data import recordings
 from accdistill_jax.data.outside_readers import RESERVED
 from accdistill_jax.data.prepare import measure, show
+from accdistill_jax.data.prepare.append import append_recordings
 from accdistill_jax.data.prepare.field_flags import Field, add_flags, chosen_fields, dataclass_fields, function_fields
 from accdistill_jax.data.prepare.preparation import PreparationSettings, find_recordings, prepare_recordings
 from accdistill_jax.data.preprocessing.settings import MEASURED_ONLY, PreprocessSettings
 from accdistill_jax.data.recognition import recognise
 from accdistill_jax.data.store.manifest import verify_checksums
+from accdistill_jax.data.store.merge import merge_stores
 from accdistill_jax.data.store.split import SplitRule
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.data.synthetic import synthetic
@@ -33,7 +35,7 @@ _TAKEN = {field.name for field in _PREPROCESS}  # a reader's option of such a na
 # The synthetic generator takes the number of PPG channels in place of their names.
 _PREPROCESS_SYNTHETIC = [field for field in _PREPROCESS if field.name not in ("ppg_channels", *MEASURED_ONLY)]
 _PREPARATION = dataclass_fields(PreparationSettings)
-_PREPARATION_SYNTHETIC = [field for field in _PREPARATION if field.name != "skip_bad"]
+_PREPARATION_SYNTHETIC = [field for field in _PREPARATION if field.name not in ("skip_bad", "engine", "beam_options")]
 _SYNTHETIC = dataclass_fields(synthetic.SyntheticSettings)
 
 
@@ -75,6 +77,7 @@ def build_parser(prog: str = PROG) -> argparse.ArgumentParser:
     command.add_argument("store", type=expanded, help="folder or URL")
     command.add_argument("--plot", type=expanded, metavar="PNG", help="also draw a few segments into this file")
     command.add_argument("--segments", type=int, default=4, help="number of segments to draw (default: 4)")
+    _add_merge(commands)
     command = commands.add_parser(
         "measure", help="measure sensors and wrists of stores: noise, motion, the heart in the acceleration, breathing"
     )
@@ -103,6 +106,31 @@ def _add_recordings_flags(command: argparse.ArgumentParser, options: Sequence[Fi
     if options:
         add_flags(command.add_argument_group("reading"), list(options), taken=_TAKEN)
     add_flags(command.add_argument_group("preprocessing"), _PREPROCESS)
+
+
+def _add_merge(commands) -> None:
+    """Adds the sub-commands that make a store from stores."""
+    out = argparse.ArgumentParser(add_help=False)
+    out.add_argument("--out", required=True, type=expanded, metavar="STORE", help="folder or URL of the store to make")
+    out.add_argument(
+        "--split-file",
+        type=expanded,
+        metavar="FILE",
+        help="splits all participants anew: CSV (participant,split) or JSON (participant: split)",
+    )
+    command = commands.add_parser("merge", parents=[out], help="merge stores into one, without copying their segments")
+    command.add_argument(
+        "store", nargs="+", type=expanded, help="folder or URL; several, which must stay in their places"
+    )
+    command.add_argument("--overwrite", action="store_true", help="replace the store that exists at the target")
+    command = commands.add_parser(
+        "append", parents=[out], help="add recordings to a store as a new version, without copying its segments"
+    )
+    command.add_argument("store", type=expanded, help="folder or URL of the store, which must stay in its place")
+    command.add_argument(
+        "root", nargs="+", type=expanded, help="folder or file with new recordings; several may be given"
+    )
+    add_flags(command, _PREPARATION)
 
 
 def _add_output_flags(parser: argparse.ArgumentParser, preparation: list[Field]) -> None:
@@ -145,7 +173,7 @@ def _verify(args: argparse.Namespace, console: Console) -> None:
     size = verify_checksums(args.store)
     store = Store.open(args.store)
     show.print_line(
-        f"{store.path}: whole; {len(store.manifest['files'])} files, {size / 1e6:.1f} MB, fingerprint {store.fingerprint}",
+        f"{store.path}: whole; {store.num_files} files, {size / 1e6:.1f} MB, fingerprint {store.fingerprint}",
         console,
     )
 
@@ -158,6 +186,28 @@ def _show(args: argparse.Namespace, console: Console) -> None:
     if args.plot:
         show.plot_segments(store, args.plot, count=args.segments)
         show.print_line(f"plot: {args.plot}", console)
+
+
+def _merge(args: argparse.Namespace, console: Console) -> None:
+    if len(args.store) < 2:
+        raise UserError(f"{args.store[0]}: a merge needs at least two stores")
+    split = SplitRule.from_file(args.split_file) if args.split_file else None
+    store = merge_stores(
+        args.store, args.out, split=split, overwrite=args.overwrite, say=lambda line: show.print_line(line, console)
+    )
+    show.print_summary(store, console)
+
+
+def _append(args: argparse.Namespace, console: Console) -> None:
+    store = append_recordings(
+        args.store,
+        args.root,
+        args.out,
+        split=SplitRule.from_file(args.split_file) if args.split_file else None,
+        preparation=PreparationSettings(**chosen_fields(args, _PREPARATION)),
+        report=lambda line: show.print_line(line, console),
+    )
+    show.print_summary(store, console)
 
 
 def _measure(args: argparse.Namespace, console: Console) -> None:
@@ -236,7 +286,14 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
         args = build_parser(prog).parse_args(words)
         if getattr(args, "problem", None):
             raise args.problem
-        commands = {"verify": _verify, "show": _show, "measure": _measure, "synthetic": _prepare_synthetic}
+        commands = {
+            "verify": _verify,
+            "show": _show,
+            "measure": _measure,
+            "synthetic": _prepare_synthetic,
+            "merge": _merge,
+            "append": _append,
+        }
         commands.get(args.command, _prepare_recordings)(args, Console() if sys.stdout.isatty() else Console(width=140))
 
     return run_command(work, when_stopped="interrupted; run the same command again to continue")

@@ -4,31 +4,32 @@ import dataclasses
 import functools
 import itertools
 import os
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from accdistill_jax.data import recordings
+from accdistill_jax.data.prepare.addresses import at_address, find_at
+from accdistill_jax.data.prepare.batches import StoreJob
+from accdistill_jax.data.prepare.beam_engine import run_with_beam
+from accdistill_jax.data.prepare.staging import (
+    apply_pooled_polarity,
+    process_died,
+    raise_bad,
+    stage_recording,
+)
 from accdistill_jax.data.prepare.workers import check_workers, run_all
-from accdistill_jax.data.preprocessing import polarity as polarity_lib
-from accdistill_jax.data.preprocessing.preprocess import preprocess
-from accdistill_jax.data.preprocessing.segments import SegmentBatch
-from accdistill_jax.data.preprocessing.sensors import SENSORS, measured_sensors
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
-from accdistill_jax.data.recording import Recording, RecordingSource
-from accdistill_jax.data.store.content import signal_hash
-from accdistill_jax.data.store.manifest import SIGNALS
+from accdistill_jax.data.recording import RecordingSource
 from accdistill_jax.data.store.request import existing_store
 from accdistill_jax.data.store.split import SplitRule
 from accdistill_jax.data.store.store import Store
-from accdistill_jax.data.store.writer import StoreWriter, UnfitUnit
+from accdistill_jax.data.store.writer import StoreWriter
 from accdistill_jax.errors import UserError
 from accdistill_jax.runtime.progress import progress_bar
-from accdistill_jax.text import one_line, readable
+from accdistill_jax.text import readable
 
-_TOO_LARGE = "the recording does not fit into memory; split it, or prepare with fewer --workers"
 _CHANGED = "if recordings have changed since, prepare with --overwrite"
-_LONGEST = 300  # characters of an unforeseen error
 
 
 def _cores() -> int:
@@ -44,18 +45,24 @@ class PreparationSettings:
         overwrite: replace the store that exists at the target.
         skip_bad: leave out recordings that cannot be read (the summary lists them) instead of stopping.
         quiet: print no progress bars.
+        engine: local prepares in processes of this machine; beam runs an Apache Beam pipeline, in which Beam's runner decides on workers.
+        beam_options: Beam's pipeline options, in one text; without --runner in it, Beam runs in this process.
 
     Raises:
-        UserError: fewer than one worker.
+        UserError: fewer than one worker, or Beam's options without Beam.
     """
 
     workers: int = dataclasses.field(default_factory=_cores)
     overwrite: bool = False
     skip_bad: bool = False
     quiet: bool = False
+    engine: Literal["local", "beam"] = "local"
+    beam_options: str = ""
 
     def __post_init__(self) -> None:
         check_workers(self.workers)
+        if self.beam_options and self.engine != "beam":
+            raise UserError("--beam-options have an effect with --engine=beam only")
 
 
 def find_recordings(reader: str, roots: Sequence[str | os.PathLike], **options) -> recordings.Found:
@@ -66,10 +73,14 @@ def find_recordings(reader: str, roots: Sequence[str | os.PathLike], **options) 
     """
     found: dict[str, tuple[RecordingSource, object]] = {}
     not_read: dict[str, str] = {}
-    can_crash = False
+    can_crash, is_local = False, True
     for root in roots:
-        below = recordings.find(reader, Path(root), **options)
-        can_crash = below.can_crash
+        below = (
+            find_at(reader, str(root), **options)
+            if at_address(root)
+            else recordings.find(reader, Path(root), **options)
+        )
+        can_crash, is_local = below.can_crash, is_local and below.is_local
         for path, reason in below.not_read.items():
             not_read[path if len(roots) == 1 else os.path.join(readable(os.fspath(root)), path)] = reason
         for source in below:
@@ -80,18 +91,20 @@ def find_recordings(reader: str, roots: Sequence[str | os.PathLike], **options) 
                 )
             found[source.recording_id] = (source, root)
     _refuse_nested(roots)
-    return recordings.Found(
+    merged = recordings.Found(
         [source for source, _ in found.values()],
         reader=reader,
         options=options,
         not_read=not_read,
         can_crash=can_crash,
     )
+    merged.is_local = is_local
+    return merged
 
 
 def _refuse_nested(roots: Sequence[str | os.PathLike]) -> None:
     """Raises UserError for a root inside another one: its recordings would be read twice."""
-    real = [Path(root).resolve() for root in roots]
+    real = [PurePosixPath(str(root)) if at_address(root) else Path(root).resolve() for root in roots]
     for inner, outer in itertools.permutations(range(len(real)), 2):
         if real[inner].is_relative_to(real[outer]):
             raise UserError(
@@ -135,14 +148,20 @@ def prepare_recordings(
             return store
     split.assign(source.participant_id for source in found)
     writer = StoreWriter(out, overwrite=preparation.overwrite, **request)
+    if preparation.engine == "beam":
+        job = StoreJob(writer, settings, skip_bad=preparation.skip_bad, can_crash=found.can_crash)
+        with writer.exclusive():
+            run_with_beam(job, found, options=preparation.beam_options)
+        return Store.open(out)
     with writer.exclusive(), progress_bar(not preparation.quiet) as bar:
-        missing = [source for source in found if not writer.has(source.recording_id)]
+        staged = writer.staged(order)
+        missing = [source for source in found if source.recording_id not in staged]
         kept = len(found) - len(missing)
         if kept:
             report(f"{kept} of {len(found)} recordings were prepared by an earlier start and are kept; {_CHANGED}")
         task = bar.add_task("preparing recordings", total=len(found), completed=kept)
         bad: dict[str, str] = {}
-        stage = functools.partial(_stage, writer=writer, settings=settings, skip_bad=preparation.skip_bad)
+        stage = functools.partial(stage_recording, writer=writer, settings=settings, skip_bad=preparation.skip_bad)
         # A reader whose parser can crash runs in another process, even with one worker: this one survives and names the file.
         run = functools.partial(run_all, workers=preparation.workers, apart=found.can_crash, died=process_died)
         for source, problem in run(stage, missing):
@@ -153,10 +172,7 @@ def prepare_recordings(
         for source, problem in apply_pooled_polarity(good, writer=writer, stage=stage, run=run):
             if problem is not None:
                 bad[source.recording_id] = problem
-        if bad and not preparation.skip_bad:
-            raise UserError(bad_message(bad, len(found)))
-        if len(bad) == len(found):
-            raise UserError(f"none of the {len(found)} recordings can be prepared; the first: {_first(bad)}")
+        raise_bad(bad, of=len(found), skip_bad=preparation.skip_bad)
         task = bar.add_task("writing the store", total=None)
         return writer.commit(
             [name for name in order if name not in bad],
@@ -164,112 +180,3 @@ def prepare_recordings(
             not_read=found.not_read,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-
-
-def apply_pooled_polarity(
-    sources: Sequence[RecordingSource], *, writer: StoreWriter, stage: Callable, run: Callable
-) -> Iterator[tuple[RecordingSource, str | None]]:
-    """Prepares again the recordings whose PPG polarity the pooled votes of their device change; yields as `run_all` does.
-
-    The choice depends only on the staged recordings, so a preparation that was interrupted here continues with the rest.
-    """
-    votes = {source.recording_id: vote for source in sources if (vote := writer.vote(source.recording_id)) is not None}
-    decisions = polarity_lib.decide(votes)
-    for wanted in sorted({vote.polarity for vote in decisions.values()}):
-        wrong = [
-            source
-            for source in sources
-            if (vote := votes.get(source.recording_id)) is not None
-            and decisions[source.recording_id].polarity == wanted != vote.applied
-        ]
-        yield from run(functools.partial(stage, polarity=wanted), wrong)
-
-
-def _stage(
-    source: RecordingSource,
-    *,
-    writer: StoreWriter,
-    settings: PreprocessSettings,
-    skip_bad: bool,
-    polarity: str | None = None,
-) -> str | None:
-    """Prepares one recording; returns the problem of a bad recording, else None."""
-    prepared = prepare_one(
-        source, functools.partial(preprocess, settings=settings, polarity=polarity), skip_bad=skip_bad
-    )
-    if isinstance(prepared, str):
-        return prepared
-    recording, batch = prepared
-    batch.notes[SENSORS] = measured_sensors(recording)
-    try:
-        used = [name for name in SIGNALS if getattr(batch, name).shape[-1]]
-        signals = {name: signal_hash(recording.streams[name].values) for name in used}
-        writer.add(source.recording_id, batch, signals=signals)
-    except UnfitUnit as error:
-        return str(error)
-    except MemoryError:
-        return _TOO_LARGE
-    return None
-
-
-def prepare_one(
-    source: RecordingSource, cut: Callable[[Recording], SegmentBatch], *, skip_bad: bool
-) -> tuple[Recording, SegmentBatch] | str:
-    """Loads a recording and cuts it into segments.
-
-    Args:
-        source: the recording.
-        cut: makes its segments.
-        skip_bad: True also leaves out a recording that raises an unforeseen error in `cut`.
-
-    Returns:
-        The recording and its segments; or the problem of a bad recording, in words.
-    """
-    try:
-        recording = source.load()
-    except UserError as error:
-        return str(error)
-    except MemoryError:
-        return _TOO_LARGE
-    except Exception as error:  # a fault in the file that its reader does not foresee
-        return f"cannot be read ({_where(error)}); copy it again"
-    if not isinstance(recording, Recording):  # a reader from outside
-        return f"its reader returned {type(recording).__name__}, not a Recording"
-    try:
-        return recording, cut(recording)
-    except UserError as error:
-        return str(error)
-    except MemoryError:
-        return _TOO_LARGE
-    except Exception as error:
-        if skip_bad:
-            return f"cannot be prepared ({_where(error)})"
-        error.add_note(f"while preparing recording {source.recording_id}")
-        raise
-
-
-def process_died(source: RecordingSource, cause: str) -> str:
-    """The problem of a recording whose process died."""
-    return f"the process that read it died ({cause}): its files are damaged, or there is too little memory"
-
-
-def _where(error: Exception) -> str:
-    """Text of an unforeseen error, with the line of code that raised it."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    text = str(error)
-    return f"{type(error).__name__}: {text[:_LONGEST]}{' ...' * (len(text) > _LONGEST)}, {os.path.basename(place.filename)} line {place.lineno}"
-
-
-def bad_message(bad: Mapping[str, str], of: int) -> str:
-    """The message about bad recordings (id -> problem) among so many."""
-    advice = "repair or remove it, or leave it out with --skip-bad; the other recordings are prepared and kept"
-    if len(bad) == 1:
-        return f"recording {_first(bad)}; {advice}"
-    advice = "repair or remove them, or leave them out with --skip-bad; the other recordings are prepared and kept"
-    listed = "".join(f"\n  {name}: {one_line(problem)}" for name, problem in sorted(bad.items()))
-    return f"{len(bad)} of {of} recordings cannot be prepared:{listed}\n{advice}"
-
-
-def _first(bad: Mapping[str, str]) -> str:
-    name = min(bad)
-    return f"{name}: {one_line(bad[name])}"

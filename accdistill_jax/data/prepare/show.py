@@ -93,17 +93,18 @@ def sensors_table(store: Store) -> Table | None:
 def print_summary(store: Store, console: Console) -> None:
     """Prints a summary of a store."""
     manifest = store.manifest
-    size = sum(entry["bytes"] for entry in manifest["files"].values())
     channels = "; ".join(
         f"{name}: {', '.join(store.channels[name])} ({manifest['units'][name]})" for name in store.signals
     )
     print_line(store.path, console, style="bold")
     for line in (
         f"source {manifest['source']}, format version {manifest['format_version']}, fingerprint {store.fingerprint}",
-        f"{store.num_segments} segments of {manifest['segment_s']:g} s at {store.rate_hz:g} Hz, {size / 1e6:.1f} MB",
+        f"{store.num_segments} segments of {manifest['segment_s']:g} s at {store.rate_hz:g} Hz, {store.size_bytes / 1e6:.1f} MB",
         channels if "ppg" in store.signals else f"{channels}; no PPG",
     ):
         print_line(line, console)
+    for part, entry in zip(store.parts, manifest.get("parts", ()), strict=False):
+        print_line(f"part {part}: {entry['segments']} segments", console)
     console.print(labels_table(store))
     console.print(counts_table(store))
     sensors = sensors_table(store)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from accdistill_jax.errors import UserError
 
@@ -126,3 +128,18 @@ class PreprocessSettings:
         values = {key: value for key, value in dataclasses.asdict(self).items() if measured or key not in MEASURED_ONLY}
         values = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
         return {key: "inf" if value == math.inf else value for key, value in values.items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "PreprocessSettings":
+        """Settings from the values of `to_json`; a setting that is missing has its default.
+
+        Raises:
+            UserError: an unknown setting, or a value out of range.
+        """
+        unknown = sorted(values.keys() - {field.name for field in dataclasses.fields(cls)})
+        if unknown:
+            raise UserError(f"preprocessing: unknown setting {unknown[0]!r}; update accdistill_jax")
+        settings: dict[str, Any] = {}
+        for key, value in values.items():
+            settings[key] = tuple(value) if isinstance(value, list) else math.inf if value == "inf" else value
+        return cls(**settings)

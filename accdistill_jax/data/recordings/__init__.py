@@ -72,6 +72,7 @@ class Found(list[RecordingSource]):
         not_read: files and folders that were left out, with the reason.
         can_crash: True if loading a damaged recording may end the process.
         claimed: the files that the reader reads.
+        is_local: True if the recordings are files of this machine.
     """
 
     def __init__(
@@ -90,6 +91,20 @@ class Found(list[RecordingSource]):
         self.not_read = dict(not_read)
         self.can_crash = can_crash
         self.claimed = frozenset(claimed)
+        self.is_local = True
+
+    def only(self, sources: Iterable[RecordingSource]) -> "Found":
+        """Some of the recordings."""
+        chosen = Found(
+            sources,
+            reader=self.reader,
+            options=self.options,
+            not_read=self.not_read,
+            can_crash=self.can_crash,
+            claimed=self.claimed,
+        )
+        chosen.is_local = self.is_local
+        return chosen
 
 
 def names() -> list[str]:
@@ -167,31 +182,14 @@ def find(name: str, root: str | Path | Tree, **options: object) -> Found:
     Raises:
         UserError: an unknown reader or option, a root that does not exist or holds no recording, or a reader from outside that fails.
     """
-    chosen_reader = reader(name)
-    known = chosen_reader.options
-    for key in options:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known) or 'none'}"
-            raise UserError(f"reader {name!r} has no option {key!r}; {hint}")
-    tree = root.unclaimed() if isinstance(root, Tree) else Tree(root)
-    root = root.root if isinstance(root, Tree) else root
-    sources = _sources(chosen_reader, tree, options)
-    tree.leave_out_the_rest()
-    recordings = Found(
-        sources,
-        reader=name,
-        options=options,
-        not_read=tree.not_read,
-        can_crash=chosen_reader.can_crash,
-        claimed=tree.claimed,
-    )
+    recordings, tree = find_any(name, root, **options)
+    root = tree.root if isinstance(root, Tree) else root
     if not recordings:
         left_out = "".join(
             f"; not read: {path} ({reason})" for path, reason in list(tree.not_read.items())[:_MOST_NAMED]
         )
         raise UserError(
-            f"{root}: no recording of kind {name!r} found ({chosen_reader.summary}); the folder holds {tree.endings()}{left_out}"
+            f"{root}: no recording of kind {name!r} found ({reader(name).summary}); the folder holds {tree.endings()}{left_out}"
             f"{' ...' if len(tree.not_read) > _MOST_NAMED else ''}"
         )
     seen: set[str] = set()
@@ -200,6 +198,33 @@ def find(name: str, root: str | Path | Tree, **options: object) -> Found:
             raise UserError(f"{root}: two recordings are called {source.recording_id!r}; rename one of them")
         seen.add(source.recording_id)
     return recordings
+
+
+def find_any(name: str, root: str | Path | Tree, **options: object) -> tuple[Found, Tree]:
+    """As `find`, but there may be no recording, or several of the same id; also returns the searched files.
+
+    Raises:
+        UserError: an unknown reader or option, or a root that does not exist.
+    """
+    chosen_reader = reader(name)
+    known = chosen_reader.options
+    for key in options:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known) or 'none'}"
+            raise UserError(f"reader {name!r} has no option {key!r}; {hint}")
+    tree = root.unclaimed() if isinstance(root, Tree) else Tree(root)
+    sources = _sources(chosen_reader, tree, options)
+    tree.leave_out_the_rest()
+    found = Found(
+        sources,
+        reader=name,
+        options=options,
+        not_read=tree.not_read,
+        can_crash=chosen_reader.can_crash,
+        claimed=tree.claimed,
+    )
+    return found, tree
 
 
 def _own_names() -> set[str]:

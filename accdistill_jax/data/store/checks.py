@@ -4,14 +4,19 @@ Fingerprint and checksums detect damage, not intent: a manifest can be written b
 sure that names stay inside the folder, counts are counts, and no array or table is larger than its files.
 """
 
+import contextlib
+import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
+
+from accdistill_jax.errors import UserError
 
 SIGNALS = ("ppg", "accel")
 MANIFEST_BYTES = 256 * 2**20
@@ -113,9 +118,23 @@ _KEYS = {
 }
 
 
-def malformed_key(manifest: Mapping) -> str | None:
-    """First missing or malformed key of a manifest, or None."""
+def _are_parts(value) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(part, dict) and _is_positive(part.get("segments")) for part in value)
+        and all(isinstance(part.get(key), str) and part[key] for part in value for key in ("path", "fingerprint"))
+        and not any("://" in part["path"] or part["path"].startswith("/") for part in value)
+    )
+
+
+def malformed_key(manifest: Mapping, *, of_parts: bool = False) -> str | None:
+    """First missing or malformed key of a manifest, or None; `of_parts`: its arrays are those of other stores."""
     malformed = next((key for key, fits in _KEYS.items() if not fits(manifest.get(key))), None)
+    if of_parts and malformed is None:
+        parts = manifest.get("parts") or []
+        whole = _are_parts(parts) and sum(part["segments"] for part in parts) == manifest["num_segments"]
+        return None if whole else "parts"
     if malformed is None and any(f"{name}/zarr.json" not in manifest["files"] for name in _arrays(manifest)):
         return "files"
     return malformed
@@ -124,6 +143,19 @@ def malformed_key(manifest: Mapping) -> str | None:
 def _arrays(manifest: Mapping) -> list[str]:
     """Names of the arrays of a store."""
     return [f"{signal}{part}" for signal in held_signals(manifest["channels"]) for part in ("", "_scale", "_offset")]
+
+
+def check_part(manifest: Mapping, path: str, part: Mapping) -> None:
+    """Compares the layout of a part with the store that it belongs to.
+
+    Raises:
+        UserError: they differ.
+    """
+    for key in ("samples", "rate_hz", "segment_s", "channels", "units"):
+        if manifest[key] != part[key]:
+            raise UserError(
+                f"{path}: this part of a store has {key} {part[key]}, the store {manifest[key]}; merge again"
+            )
 
 
 def missing_room(manifest: Mapping) -> str | None:
@@ -174,8 +206,72 @@ def check_array(content: bytes, *, shape: tuple[int, ...], dtype: str, file_byte
         raise ValueError(f"chunks of {rows} segments do not fit into its files")
 
 
+class TableFile:
+    """A Parquet file of plain columns, read column by column. Not thread safe.
+
+    Every column is decoded once for the checks.
+
+    Args:
+        file: the file, seekable; it stays open.
+        most_rows: maximum number of rows.
+        whole: columns that must exist and have no null.
+
+    Attributes:
+        names: names of the columns.
+        texts: names of the columns of texts.
+        num_rows: number of rows.
+
+    Raises:
+        ValueError: the content is not such a table; the message says why.
+    """
+
+    def __init__(self, file: BinaryIO, *, most_rows: int, whole: Sequence[str]):
+        with _table_errors():
+            source = pa.PythonFile(file, mode="r")
+            schema = pq.ParquetFile(source).schema_arrow
+            # Texts are read as dictionaries, so that a row needs a number only, for any length of the text.
+            texts = [
+                field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
+            ]
+            self._file = pq.ParquetFile(source, read_dictionary=texts)
+            metadata = self._file.metadata
+            rows = sum(metadata.row_group(number).num_rows for number in range(metadata.num_row_groups))
+            if not 0 <= max(rows, metadata.num_rows) <= most_rows:
+                raise ValueError(f"{max(rows, metadata.num_rows)} rows, no more than {most_rows} are possible")
+            for field in schema:
+                if pa.types.is_nested(field.type):
+                    raise ValueError(f"column {field.name} is of type {field.type}")
+            self.names, self.num_rows = list(schema.names), rows
+            self.texts = {*texts, *(field.name for field in schema if pa.types.is_dictionary(field.type))}
+            for name in self.names:
+                _check_column(name, self.read(name), may_be_null=name not in whole)
+            for name in whole:
+                if name not in self.names:
+                    raise KeyError(name)
+
+    def read(self, name: str) -> pa.ChunkedArray:
+        """A column.
+
+        Raises:
+            ValueError: it cannot be read.
+        """
+        with _table_errors():
+            values = self._file.read(columns=[name], use_threads=False)[name]
+            if len(values) != self.num_rows:
+                raise ValueError(f"column {name} has {len(values)} rows instead of {self.num_rows}")
+            return values
+
+
+@contextlib.contextmanager
+def _table_errors() -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, KeyError, MemoryError) as error:
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
 def read_table(content: bytes, *, most_rows: int, whole: Sequence[str]) -> pa.Table:
-    """Reads a Parquet table of plain columns.
+    """Reads a Parquet table of plain columns; see `TableFile`.
 
     Args:
         content: content of the file.
@@ -185,27 +281,8 @@ def read_table(content: bytes, *, most_rows: int, whole: Sequence[str]) -> pa.Ta
     Raises:
         ValueError: the content is not such a table; the message says why.
     """
-    try:
-        file = pq.ParquetFile(pa.BufferReader(content))
-        rows = sum(file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups))
-        if not 0 <= max(rows, file.metadata.num_rows) <= most_rows:
-            raise ValueError(f"{max(rows, file.metadata.num_rows)} rows, no more than {most_rows} are possible")
-        schema = file.schema_arrow
-        for field in schema:
-            if pa.types.is_nested(field.type):
-                raise ValueError(f"column {field.name} is of type {field.type}")
-        # Texts are read as dictionaries, so that a row needs a number only, for any length of the text.
-        texts = [
-            field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
-        ]
-        table = pq.read_table(pa.BufferReader(content), read_dictionary=texts, use_threads=False)
-        for name in table.column_names:
-            _check_column(name, table[name], may_be_null=name not in whole)
-        for name in whole:
-            table[name]
-    except (pa.ArrowException, OSError, KeyError, MemoryError) as error:
-        raise ValueError(str(error) or type(error).__name__) from error
-    return table
+    file = TableFile(io.BytesIO(content), most_rows=most_rows, whole=whole)
+    return pa.table({name: file.read(name) for name in file.names})
 
 
 def _check_column(name: str, column: pa.ChunkedArray, *, may_be_null: bool) -> None:
@@ -219,9 +296,8 @@ def _check_column(name: str, column: pa.ChunkedArray, *, may_be_null: bool) -> N
             raise ValueError(f"column {name} holds a text of {lengths.max()} bytes")
 
 
-def column(table: pa.Table, name: str) -> np.ndarray:
-    """A column of a table from `read_table`, [rows]. Equal texts share one object."""
-    values = table[name]
+def column(values: pa.ChunkedArray) -> np.ndarray:
+    """A column of a `TableFile` as an array, [rows]. Equal texts share one object."""
     if not pa.types.is_dictionary(values.type):
         return values.to_numpy()
     values = values.combine_chunks()

@@ -23,6 +23,8 @@ _TURN = 2  # steps of int16; rounding bends a straight line by at most this much
 _BLOCK = 256  # segments per read
 SAMPLES_PER_CHECK = 1024  # samples per check of turns
 _DIGEST_BYTES = 32
+_SORTED_AT_ONCE = 1 << 21  # rows
+_FIRST_BITS = 5
 
 
 def signal_hash(signal: np.ndarray) -> int:
@@ -105,7 +107,16 @@ def equal_rows(hashes: np.ndarray) -> np.ndarray:
     Returns:
         [n, 2] int64: for each later row with a hash, the first row with this hash and the later row.
     """
-    rows = np.flatnonzero(hashes)
+    if len(hashes) <= _SORTED_AT_ONCE:
+        return _equal_among(np.flatnonzero(hashes), hashes)
+    # Equal hashes have equal first bits: a sort of the rows with the same first bits needs little memory.
+    first_bits = (hashes >> np.uint64(64 - _FIRST_BITS)).astype(np.uint8)
+    known = hashes > 0
+    pairs = [_equal_among(np.flatnonzero((first_bits == bits) & known), hashes) for bits in range(1 << _FIRST_BITS)]
+    return np.concatenate(pairs)
+
+
+def _equal_among(rows: np.ndarray, hashes: np.ndarray) -> np.ndarray:
     order = rows[np.argsort(hashes[rows], kind="stable")]
     ordered = hashes[order]
     new = np.ones(len(order), bool)

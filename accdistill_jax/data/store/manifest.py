@@ -3,18 +3,22 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import posixpath
+from collections.abc import Callable, Mapping
+from typing import BinaryIO
 
 from accdistill_jax.data.store.checks import MANIFEST_BYTES, SIGNALS, malformed_key, missing_room
 from accdistill_jax.errors import UserError
 from accdistill_jax.storage.folder import LocalFolder, RemoteFolder, first_line, open_folder
 
 FORMAT = "accdistill_jax segment store"
+FORMAT_OF_PARTS = "accdistill_jax store of parts"  # its arrays are those of other stores (parts.py)
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 SEGMENTS = "segments.parquet"
 PARTICIPANTS = "participants.parquet"
 CONTENT = "content.hashes"
+ADDED = "added"  # folder of a new version, a store with the recordings that the version added
 _BLOCK_BYTES = 1 << 20
 
 
@@ -32,7 +36,7 @@ def read_manifest(path: str | os.PathLike) -> dict | None:
     try:
         manifest = json.loads(content)
         version = manifest["format_version"]
-        named = manifest["format"] == FORMAT
+        named = manifest["format"] in (FORMAT, FORMAT_OF_PARTS)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{where}: not a readable store manifest ({first_line(error)}); prepare the store again"
@@ -55,10 +59,12 @@ def read_manifest(path: str | os.PathLike) -> dict | None:
             f"{where}: the manifest was changed after it was written "
             "(its fingerprint does not match); prepare the store again"
         )
-    key = malformed_key(manifest)  # a matching fingerprint does not exclude a manifest of other software or by hand
+    key = malformed_key(
+        manifest, of_parts=has_parts(manifest)
+    )  # a matching fingerprint does not exclude a manifest of other software or by hand
     if key:
         raise UserError(f"{where}: key {key!r} is missing or malformed; prepare the store again")
-    array = missing_room(manifest)
+    array = None if has_parts(manifest) else missing_room(manifest)
     if array:
         raise UserError(
             f"{where}: {manifest['num_segments']} segments of {manifest['samples']} samples do not fit into the "
@@ -71,6 +77,63 @@ def manifest_fingerprint(manifest: dict) -> str:
     """Hex hash of the manifest without the software versions. Equal data and settings give equal fingerprints."""
     content = {key: value for key, value in manifest.items() if key not in ("fingerprint", "software")}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def has_parts(manifest: Mapping) -> bool:
+    """True if the arrays of a store are those of other stores, which the manifest names."""
+    return manifest["format"] == FORMAT_OF_PARTS
+
+
+def parts_of(folder: LocalFolder | RemoteFolder, manifest: dict) -> list[tuple[LocalFolder | RemoteFolder, dict]]:
+    """Folders and manifests of the stores with the arrays: the parts, or the store itself if it has none.
+
+    Raises:
+        UserError: a part is missing, was replaced, or is itself a store of parts.
+    """
+    if not has_parts(manifest):
+        return [(folder, manifest)]
+    parts = []
+    for entry in manifest["parts"]:
+        part = open_folder(joined_path(folder.path, entry["path"]))
+        held = read_manifest(part.path)
+        if held is None:
+            raise UserError(
+                f"{folder.path}: its part {part.path} is missing; put that store back, or merge the parts again"
+            )
+        if held["fingerprint"] != entry["fingerprint"] or has_parts(held):
+            raise UserError(
+                f"{folder.path}: its part {part.path} is another store by now; put the former back, or merge the parts again"
+            )
+        parts.append((part, held))
+    return parts
+
+
+def joined_path(folder: str, relative: str) -> str:
+    """Path or URL of a part, from the path or URL of the store and the part's path relative to it."""
+    scheme, separator, place = folder.rpartition("://")
+    if not separator:
+        return os.path.normpath(os.path.join(folder, relative))
+    bucket, _, key = place.partition("/")
+    return f"{scheme}://{bucket}{posixpath.normpath(posixpath.join('/' + key, relative))}"
+
+
+def relative_path(folder: str, part: str) -> str:
+    """Path of a part relative to a store, see `joined_path`.
+
+    Raises:
+        UserError: one is local and the other is not, or they are in different buckets.
+    """
+    places = []
+    for path in (folder, part):
+        scheme, separator, place = path.rpartition("://")
+        bucket, _, key = place.partition("/") if separator else ("", "", place)
+        places.append((f"{scheme}://{bucket}" if separator else "", f"/{key}" if separator else key))
+    (base, start), (other, target) = places
+    if base != other:
+        raise UserError(
+            f"{folder} and {part}: a store and its parts must all be local folders, or all in one bucket; copy one of them"
+        )
+    return posixpath.relpath(target, start) if base else os.path.relpath(target, start)
 
 
 def checksum(data: bytes | memoryview) -> str:
@@ -89,7 +152,7 @@ def folder_is_partial(path: str | os.PathLike) -> bool:
 
 
 def verify_checksums(path: str | os.PathLike, *, progress: Callable[[int], None] | None = None) -> int:
-    """Reads every file of a store and compares it with the manifest.
+    """Reads every file of a store, and of its parts, and compares it with the manifest.
 
     Args:
         path: folder or URL.
@@ -105,9 +168,13 @@ def verify_checksums(path: str | os.PathLike, *, progress: Callable[[int], None]
     manifest = read_manifest(path)
     if manifest is None:
         raise UserError(f"{folder.path}: not a store (no {MANIFEST} there)")
+    stores = parts_of(folder, manifest)
+    if has_parts(manifest):
+        stores = [(folder, manifest), *stores]
     damaged, checked = [], 0
-    for name, entry in manifest["files"].items():
-        content = _size_and_checksum(folder, name)
+    for held, name, entry in ((held, *item) for held, about in stores for item in about["files"].items()):
+        content = _size_and_checksum(held, name)
+        name = name if held is folder else held.where(name)
         if content is None:
             damaged.append(f"{name} is missing")
         elif content[0] != entry["bytes"]:
@@ -127,12 +194,16 @@ def _size_and_checksum(folder: LocalFolder | RemoteFolder, name: str) -> tuple[i
     file = folder.open(name)
     if file is None:
         return None
+    with file:
+        return _size_and_digest(folder, name, file)
+
+
+def _size_and_digest(folder: LocalFolder | RemoteFolder, name: str, file: BinaryIO) -> tuple[int, str]:
     digest, size = hashlib.sha256(), 0
     try:
-        with file:
-            while block := file.read(_BLOCK_BYTES):
-                digest.update(block)
-                size += len(block)
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+            size += len(block)
     except OSError as error:
         raise UserError(f"{folder.where(name)}: cannot be read ({error.strerror or error})") from error
     return size, digest.hexdigest()
@@ -157,9 +228,33 @@ def check_sizes(folder: LocalFolder | RemoteFolder, manifest: dict) -> None:
             )
 
 
+def open_checked(folder: LocalFolder | RemoteFolder, manifest: Mapping, name: str) -> BinaryIO:
+    """Opens a file of a store that may be large, at its beginning; raises UserError if its checksum differs from the manifest."""
+    file = folder.open(name)
+    if file is None:
+        raise _wrong_checksum(folder, name)
+    try:
+        if _size_and_digest(folder, name, file)[1] != manifest["files"][name]["sha256"]:
+            raise _wrong_checksum(folder, name)
+        file.seek(0)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def check_content(folder: LocalFolder | RemoteFolder, manifest: Mapping, name: str) -> None:
+    """Compares a file with its checksum; raises UserError if they differ."""
+    open_checked(folder, manifest, name).close()
+
+
 def read_checked(folder: LocalFolder | RemoteFolder, manifest: dict, name: str) -> bytes:
     """Content of a file of a store; raises UserError if its checksum differs from the manifest."""
     content = folder.read(name, limit_bytes=manifest["files"][name]["bytes"])
     if content is None or checksum(content) != manifest["files"][name]["sha256"]:
-        raise UserError(f"{folder.where(name)}: the file does not match its checksum; restore it or prepare again")
+        raise _wrong_checksum(folder, name)
     return content
+
+
+def _wrong_checksum(folder: LocalFolder | RemoteFolder, name: str) -> UserError:
+    return UserError(f"{folder.where(name)}: the file does not match its checksum; restore it or prepare again")

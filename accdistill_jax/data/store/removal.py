@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 
-from accdistill_jax.data.store.manifest import CONTENT, MANIFEST, PARTICIPANTS, SEGMENTS, partial_path
+from accdistill_jax.data.store.manifest import ADDED, CONTENT, MANIFEST, PARTICIPANTS, SEGMENTS, partial_path
 from accdistill_jax.errors import UserError
 from accdistill_jax.files import is_leftover
 from accdistill_jax.storage.folder import LocalFolder, RemoteFolder, open_folder
@@ -12,11 +12,11 @@ from accdistill_jax.storage.sole_use import sole_use
 
 REQUEST = "request.json"
 _STORE_FILE = re.compile(
-    rf"zarr\.json|{re.escape(MANIFEST)}|{re.escape(SEGMENTS)}|{re.escape(PARTICIPANTS)}|{re.escape(CONTENT)}"
+    rf"(?:{ADDED}/)?(?:zarr\.json|{re.escape(MANIFEST)}|{re.escape(SEGMENTS)}|{re.escape(PARTICIPANTS)}|{re.escape(CONTENT)}"
     r"|(ppg|accel)(_scale|_offset)?/(zarr\.json|c(/\d+)+)"
-    r"|teacher_views/[0-9a-f]{16}(\.lock|/(part-\d+|views\.json))"
+    r"|teacher_views/[0-9a-f]{16}(\.lock|/(part-\d+|views\.json)))"
 )
-_STAGED_FILE = re.compile(rf"{re.escape(REQUEST)}|lock|units/[^/]+-[0-9a-f]{{12}}\.npz")
+_STAGED_FILE = re.compile(rf"{re.escape(REQUEST)}|lock|units/[^/]+-[0-9a-f]{{12}}\.npz|beam/[\w.-]+")
 _WRITING = re.compile(r"\.writing-\d+-\d+")
 
 

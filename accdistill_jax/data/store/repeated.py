@@ -1,6 +1,7 @@
 """Finds recordings that were given twice: below two roots, under two names, as copies, or as a part of another one."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,43 +28,81 @@ def refuse_repeated(units: Sequence[Unit]) -> None:
         UserError: units of two participants have the same acceleration, or units of one participant have both signals in
             common, as recorded or in a segment. The message names recordings and participants.
     """
-    repeats = _repeats(units)
+    recordings = Recordings(
+        [unit.about["unit"] for unit in units],
+        [unit.about["participant"]["participant_id"] for unit in units],
+        np.array([not unit.about["channels"]["ppg"] for unit in units], bool),
+    )
+    recorded = np.array([[unit.about.get("signals", {}).get(name, 0) for name in SIGNALS] for unit in units], np.uint64)
+    owner = np.repeat(np.arange(len(units)), [len(unit.content) for unit in units])
+    refuse_shared_content(
+        recordings,
+        np.concatenate([unit.content for unit in units]),
+        owner=owner,
+        recorded=recorded,
+        advice="give each recording once, under one name: remove the other copy; what is prepared so far is kept",
+    )
+
+
+class Recordings(NamedTuple):
+    """Recordings whose content is compared.
+
+    Attributes:
+        names: name of each recording, for messages.
+        participants: participant of each recording.
+        alone: [recordings] bool, True without PPG: equal acceleration is enough.
+    """
+
+    names: Sequence[str]
+    participants: Sequence[str]
+    alone: np.ndarray
+
+
+def refuse_shared_content(
+    recordings: Recordings,
+    content: np.ndarray,
+    *,
+    owner: np.ndarray,
+    advice: str,
+    recorded: np.ndarray | None = None,
+) -> None:
+    """Compares segments of recordings; see `refuse_repeated`.
+
+    Args:
+        recordings: the recordings.
+        content: [segments, 2] uint64, hashes of the segments' signals, 0 for a signal with too little information.
+        owner: [segments] int, number of each segment's recording.
+        advice: end of the message.
+        recorded: [recordings, 2] uint64, hashes of the whole signals; None if they are unknown.
+
+    Raises:
+        UserError: see `refuse_repeated`.
+    """
+    _, person = np.unique(np.array(recordings.participants, object).astype(str), return_inverse=True)
+    repeats: dict[tuple[int, int], int] = {}
+    if recorded is not None:
+        repeats = {pair: 0 for pair, _ in _shared(recorded, np.arange(len(recorded)), person, recordings.alone)}
+    repeats |= dict(_shared(content, owner, person, recordings.alone))
     if not repeats:
         return
-    pairs = [_in_words(units, *pair, segments) for pair, segments in sorted(repeats.items())[:_SHOWN]]
+    pairs = [_in_words(recordings, *pair, segments) for pair, segments in sorted(repeats.items())[:_SHOWN]]
     if len(repeats) > _SHOWN:
         pairs.append(f"and {len(repeats) - _SHOWN} more pairs")
-    advice = "give each recording once, under one name: remove the other copy; what is prepared so far is kept"
     if len(pairs) == 1:
         raise UserError(f"a recording was given twice: {pairs[0]}; {advice}")
     raise UserError("\n  ".join(["recordings were given twice:", *pairs]) + f"\n{advice}")
 
 
-def _in_words(units: Sequence[Unit], first: int, second: int, segments: int) -> str:
-    a, b = (unit.about["unit"] for unit in (units[first], units[second]))
-    person_a, person_b = (_participant(unit) for unit in (units[first], units[second]))
-    recordings = (
+def _in_words(recordings: Recordings, first: int, second: int, segments: int) -> str:
+    a, b = recordings.names[first], recordings.names[second]
+    person_a, person_b = recordings.participants[first], recordings.participants[second]
+    pair = (
         f"{a} and {b}, both of participant {person_a},"
         if person_a == person_b
         else f"{a} (participant {person_a}) and {b} (participant {person_b})"
     )
     shared = {0: "hold the same signal", 1: "share a segment"}.get(segments, f"share {segments} segments")
-    return f"{recordings} {shared}"
-
-
-def _participant(unit: Unit) -> str:
-    return unit.about["participant"]["participant_id"]
-
-
-def _repeats(units: Sequence[Unit]) -> dict[tuple[int, int], int]:
-    """Pairs of units that must not be in one store -> number of shared segments (0: only the whole recordings are equal)."""
-    names = sorted({_participant(unit) for unit in units})
-    person = np.searchsorted(names, [_participant(unit) for unit in units])
-    alone = np.array([not unit.about["channels"]["ppg"] for unit in units], bool)
-    recorded = np.array([[unit.about.get("signals", {}).get(name, 0) for name in SIGNALS] for unit in units], np.uint64)
-    counts = {pair: 0 for pair, _ in _shared(recorded, np.arange(len(units)), person, alone)}
-    owner = np.repeat(np.arange(len(units)), [len(unit.content) for unit in units])
-    return counts | dict(_shared(np.concatenate([unit.content for unit in units]), owner, person, alone))
+    return f"{pair} {shared}"
 
 
 def _shared(

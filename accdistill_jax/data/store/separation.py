@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from accdistill_jax.config.schema import SAME_NAMES
 from accdistill_jax.data.store.content import equal_rows, store_hashes
@@ -49,8 +48,7 @@ class Group(NamedTuple):
     @classmethod
     def of_store(cls, store: Store, *, unseen: bool, say: Callable[[str], None]) -> "Group":
         """All segments of a store. All segments of an unseen store are test segments."""
-        encoded = pa.array(store.segments["participant"]).dictionary_encode()
-        people, person = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
+        people, person = store.segments.codes("participant")
         splits = dict(zip(*(store.participants[key].to_pylist() for key in ("participant", "split")), strict=True))
         side = np.array([_TEST if unseen else SPLITS.index(splits[name]) for name in people], np.int8)[person]
         start = store.segments.get("start_unix_s")

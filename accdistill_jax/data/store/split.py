@@ -1,6 +1,7 @@
 """The split into train, validation and test: by participant, never by segment."""
 
 import csv
+import dataclasses
 import hashlib
 import io
 import json
@@ -8,6 +9,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from accdistill_jax.errors import UserError
 from accdistill_jax.files import read_regular
@@ -62,6 +64,18 @@ class SplitRule:
         if not assignment:
             raise UserError(f"{path}: the split file names no participant")
         return cls(seed=seed, assignment=assignment)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "SplitRule":
+        """The rule from the values of `to_json`."""
+        return cls(seed=values["seed"], fractions=tuple(values["fractions"]), assignment=values["assignment"])
+
+    def among(self, participants: Iterable[str]) -> "SplitRule":
+        """The rule for some participants only: an assignment from a file is cut down to them."""
+        if self.assignment is None:
+            return self
+        known = {name: self.assignment[name] for name in participants if name in self.assignment}
+        return dataclasses.replace(self, assignment=known)
 
     def assign(self, participants: Iterable[str]) -> dict[str, str]:
         """Split of each participant.

@@ -13,6 +13,8 @@ A store is a folder or an object-store URL with
                                  the arrays if missing
     manifest.json                format version, rates, units, channels, settings, counts, split, checksums;
                                  written last: a folder without it is not a store
+
+A store of parts (merge.py) has tables, hashes and a manifest alone; the manifest names the stores with the arrays.
 """
 
 import copy
@@ -24,26 +26,29 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import tensorstore as ts
 
-from accdistill_jax.data.store.checks import check_array, column, decode_texts, held_signals, read_table
-from accdistill_jax.data.store.local_shards import LocalShards, ShardError
+from accdistill_jax.data.store.arrays import StoreArrays
+from accdistill_jax.data.store.checks import check_array, check_part, decode_texts, held_signals, read_table
+from accdistill_jax.data.store.columns import SegmentColumns
 from accdistill_jax.data.store.manifest import (
     MANIFEST,
     PARTICIPANTS,
     SEGMENTS,
     SIGNALS,
+    check_content,
     check_sizes,
-    checksum,
     folder_is_partial,
+    has_parts,
     is_shard,
+    open_checked,
+    parts_of,
     read_checked,
     read_manifest,
     verify_checksums,
 )
 from accdistill_jax.data.store.split import SPLITS
 from accdistill_jax.errors import UserError
-from accdistill_jax.storage.folder import LocalFolder, RemoteFolder, context, first_line, open_folder, result
+from accdistill_jax.storage.folder import LocalFolder, RemoteFolder, context, first_line, open_folder
 
 CRC = "crc32"
 
@@ -80,8 +85,10 @@ class Store:
         signals: ("ppg", "accel"), or ("accel",) without PPG.
         units: {"ppg": unit, "accel": "g"}, physical units of the signals.
         fingerprint: hex hash of all properties that define the data.
-        segments: columns of the segment table, each [num_segments].
+        segments: columns of the segment table, each [num_segments]; a column is decoded when it is first used.
         participants: table with one row per participant.
+        parts: paths of the stores that hold the arrays; () if this store holds them.
+        num_files, size_bytes: number and size of the store's files, with those of its parts.
     """
 
     def __init__(
@@ -89,15 +96,14 @@ class Store:
         path: str,
         manifest: dict,
         *,
-        segments: dict[str, np.ndarray],
+        segments: SegmentColumns,
         participants: pa.Table,
         remote: RemoteReading = _REMOTE,
     ):
-        self._folder = open_folder(path)
-        self._context = context()
-        if not self._folder.is_local:
-            self._context = context(remote.cache_mb * 10**6, remote.concurrency)
-        self.path = self._folder.path
+        folder = open_folder(path)
+        limits = context() if folder.is_local else context(remote.cache_mb * 10**6, remote.concurrency)
+        parts = parts_of(folder, manifest)
+        self.path = folder.path
         self.manifest = manifest
         self.num_segments: int = manifest["num_segments"]
         self.rate_hz: float = manifest["rate_hz"]
@@ -108,16 +114,15 @@ class Store:
         self.fingerprint: str = manifest["fingerprint"]
         self.segments = segments
         self.participants = participants
-        self._arrays = {name: self._open_array(name) for name in self.signals}
+        self.parts = tuple(part.path for part, _ in parts) if has_parts(manifest) else ()
+        stores = [manifest, *(held for _, held in parts)] if self.parts else [manifest]
+        self.num_files = sum(len(held["files"]) for held in stores)
+        self.size_bytes = sum(entry["bytes"] for held in stores for entry in held["files"].values())
+        self._arrays = [StoreArrays(part, held, context=limits) for part, held in parts]
+        self._starts = np.cumsum([0, *(arrays.num_segments for arrays in self._arrays)])
         # One byte per segment, not one bit, so that threads can set them without a lock.
         self._checked = np.zeros(self.num_segments, bool)
         self._checked_accel = np.zeros(self.num_segments, bool)
-        self._small = {
-            name: self._result(self._open_array(name).read(), name)
-            for signal in self.signals
-            for name in (f"{signal}_scale", f"{signal}_offset")
-        }
-        self._local = {name: self._open_local(name) for name in self.signals} if self._folder.is_local else None
 
     @classmethod
     def open(cls, path: str | os.PathLike, *, verify: bool = False, remote: RemoteReading = _REMOTE) -> "Store":
@@ -145,24 +150,18 @@ class Store:
             raise UserError(
                 f"{folder.path}: not a store (no {MANIFEST} there); make one with python -m accdistill_jax.data.prepare"
             )
+        parts = parts_of(folder, manifest)
         check_sizes(folder, manifest)
         if verify:
             verify_checksums(folder.path)
-        contents = {name: read_checked(folder, manifest, name) for name in manifest["files"] if not is_shard(name)}
-        _check_arrays(folder, contents, manifest)
-        segments = _read_table(
-            folder, contents, SEGMENTS, columns=("participant", CRC), most_rows=manifest["num_segments"]
-        )
-        if segments.num_rows != manifest["num_segments"]:
-            raise UserError(
-                f"{folder.where(SEGMENTS)}: {segments.num_rows} rows, but the manifest counts "
-                f"{manifest['num_segments']} segments; the store is damaged, prepare it again"
-            )
-        participants = _read_table(
-            folder, contents, PARTICIPANTS, columns=("participant", "split"), most_rows=len(manifest["prepared"])
-        )
-        columns = {name: column(segments, name) for name in segments.column_names}
-        unknown = set(columns["participant"]) - set(participants["participant"].to_pylist())
+        segments = _open_segments(folder, manifest)
+        participants = _read_participants(folder, manifest)
+        for part, held in parts:
+            if part is not folder:
+                check_sizes(part, held)
+                check_part(manifest, part.path, held)
+            _check_arrays(part, held)
+        unknown = set(segments.codes("participant")[0]) - set(participants["participant"].to_pylist())
         if unknown:
             raise UserError(
                 f"{folder.where(PARTICIPANTS)}: no row for participant {sorted(unknown)[0]}; "
@@ -170,12 +169,12 @@ class Store:
             )
         named = participants["participant"].to_pylist()
         odd = sorted({split for split in participants["split"].to_pylist() if split not in SPLITS}, key=str)
-        if odd or len(set(named)) < len(named) or columns[CRC].dtype.kind not in "ui":
+        if odd or len(set(named)) < len(named) or segments[CRC].dtype.kind not in "ui":
             problem = (
                 f"split {odd[0]!r} is not one of {', '.join(SPLITS)}" if odd else "a participant stands there twice"
             )
             raise UserError(f"{folder.where(PARTICIPANTS)}: {problem}; the store is damaged, prepare it again")
-        return cls(folder.path, manifest, segments=columns, participants=participants, remote=remote)
+        return cls(folder.path, manifest, segments=segments, participants=participants, remote=remote)
 
     def with_splits(self, splits: Mapping[str, str], *, fingerprint: str) -> "Store":
         """The same segments with another split of every participant (`opening.hold_out`); the arrays are shared."""
@@ -198,8 +197,8 @@ class Store:
         names = self.participants["participant"].to_pylist()
         splits = self.participants["split"].to_pylist()
         chosen = {name for name, assigned in zip(names, splits, strict=True) if assigned == split}
-        unique, inverse = np.unique(self.segments["participant"], return_inverse=True)
-        return np.flatnonzero(np.array([name in chosen for name in unique], bool)[inverse])
+        people, person = self.segments.codes("participant")
+        return np.flatnonzero(np.array([name in chosen for name in people], bool)[person])
 
     def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """Gathers segments in the order of `indices`; repeats are allowed.
@@ -267,17 +266,16 @@ class Store:
             raise IndexError(
                 f"{self.path}: rows must lie in [0, {self.num_segments}), got {indices.min()} to {indices.max()}"
             )
-        batch = {name: array[indices] for name, array in self._small.items() if name.partition("_")[0] in signals}
-        if self._local is not None:
-            for name in signals:
-                try:
-                    batch[name] = self._local[name].read(indices)
-                except ShardError as error:
-                    raise self._read_error(str(error)) from error
-        else:
-            pending = {name: self._arrays[name][indices].read() for name in signals}
-            for name, future in pending.items():
-                batch[name] = self._result(future, name)
+        if len(self._arrays) == 1:
+            return self._arrays[0].gather(indices, signals)
+        number = np.searchsorted(self._starts, indices, side="right") - 1
+        batch: dict[str, np.ndarray] = {}
+        for part in np.unique(number).tolist() or [0]:
+            places = np.flatnonzero(number == part)
+            for name, values in self._arrays[part].gather(indices[places] - self._starts[part], signals).items():
+                if name not in batch:
+                    batch[name] = np.empty((len(indices), *values.shape[1:]), values.dtype)
+                batch[name][places] = values
         return batch
 
     def _check_content(self, indices: np.ndarray, new: np.ndarray, crc: Callable[[int], int]) -> None:
@@ -291,56 +289,9 @@ class Store:
         rows, first = np.unique(indices[new], return_index=True)
         for row, place in zip(rows.tolist(), new[first].tolist(), strict=True):
             if crc(place) != self.segments[CRC][row]:
-                raise self._read_error(f"{self._damaged_shards(row)}: segment {row} is not what was written there")
-
-    def _damaged_shards(self, row: int) -> str:
-        """Shards of a segment with a wrong checksum, or all its shards if no checksum is wrong."""
-        names = [f"{name}/c/{row // _rows_per_shard(array)}/0/0" for name, array in self._arrays.items()]
-        damaged = [
-            name for name in names if checksum(self._folder.read(name) or b"") != self.manifest["files"][name]["sha256"]
-        ]
-        return " and ".join(self._folder.where(name) for name in damaged or names)
-
-    def _open_array(self, name: str) -> ts.TensorStore:
-        where = self._folder / name
-        return self._result(
-            ts.open(
-                {
-                    "driver": "zarr3",
-                    "kvstore": where.kvstore(),
-                    "fill_missing_data_reads": False,
-                    "recheck_cached_data": False,
-                },
-                context=self._context,
-                read=True,
-            ),
-            name,
-        )
-
-    def _open_local(self, name: str) -> LocalShards:
-        array = self._arrays[name]
-        segments, samples, channels = array.shape
-        return LocalShards(
-            self._folder.where(name), (segments, samples, channels), rows_per_shard=_rows_per_shard(array)
-        )
-
-    def _result(self, future: ts.Future, name: str):
-        try:
-            return result(future)
-        except Exception as error:  # TensorStore raises many types
-            raise self._read_error(f"{self._folder.where(name)}: {first_line(error)}") from error
-
-    def _read_error(self, problem: str) -> UserError:
-        return UserError(
-            f"{problem}: cannot be read; check with: python -m accdistill_jax.data.prepare verify {self.path}"
-        )
-
-
-def _rows_per_shard(array: ts.TensorStore) -> int:
-    rows, *_ = array.chunk_layout.write_chunk.shape or (None,)
-    if rows is None:
-        raise ValueError("an array of a store has no chunks")
-    return rows
+                part = int(np.searchsorted(self._starts, row, side="right")) - 1
+                shards = self._arrays[part].damaged_shards(row - int(self._starts[part]))
+                raise self._arrays[part].read_error(f"{shards}: segment {row} is not what was written there")
 
 
 def segment_crc(*signals: np.ndarray) -> int:
@@ -360,37 +311,54 @@ def signal_crc(signal: np.ndarray, before: int = 0) -> int:
     return zlib.crc32(signal.astype("<i2", copy=False).data, before)
 
 
-def _check_arrays(folder: LocalFolder | RemoteFolder, contents: dict[str, bytes], manifest: dict) -> None:
-    """Compares the arrays' metadata with the manifest, before memory is allocated for the arrays."""
+def _check_arrays(folder: LocalFolder | RemoteFolder, manifest: dict) -> None:
+    """Compares the arrays' small files with their checksums, and their metadata with the manifest, before memory is allocated."""
+    tables = (SEGMENTS, PARTICIPANTS)
+    small = [name for name in manifest["files"] if not is_shard(name) and name not in tables]
+    for name in small:
+        check_content(folder, manifest, name)
     for signal in held_signals(manifest["channels"]):
         channels = len(manifest["channels"][signal])
         for name in (signal, f"{signal}_scale", f"{signal}_offset"):
-            small = name != signal
-            shape = (manifest["num_segments"], *(() if small else (manifest["samples"],)), channels)
+            whole = name == signal
+            shape = (manifest["num_segments"], *((manifest["samples"],) if whole else ()), channels)
             sizes = [entry["bytes"] for file, entry in manifest["files"].items() if file.startswith(f"{name}/c/")]
             try:
                 check_array(
-                    contents[f"{name}/zarr.json"],
+                    read_checked(folder, manifest, f"{name}/zarr.json"),
                     shape=shape,
-                    dtype="float32" if small else "int16",
+                    dtype="int16" if whole else "float32",
                     file_bytes=max(sizes),
                 )
             except ValueError as error:
                 raise UserError(f"{folder.where(name)}: {error}; the store is damaged, prepare it again") from error
 
 
-def _read_table(
-    folder: LocalFolder | RemoteFolder,
-    contents: dict[str, bytes],
-    name: str,
-    *,
-    columns: tuple[str, ...],
-    most_rows: int,
-) -> pa.Table:
+def _open_segments(folder: LocalFolder | RemoteFolder, manifest: dict) -> SegmentColumns:
+    where, rows = folder.where(SEGMENTS), manifest["num_segments"]
     try:
-        table = read_table(contents[name], most_rows=most_rows, whole=columns)
-        return decode_texts(table) if name == PARTICIPANTS else table
+        file = open_checked(folder, manifest, SEGMENTS)
+        segments = SegmentColumns(file, where=where, whole=("participant", CRC), rows=rows)
     except ValueError as error:
+        raise _not_a_table(where, error) from error
+    if segments.num_rows != rows:
         raise UserError(
-            f"{folder.where(name)}: not a readable table of a store ({first_line(error)}); prepare the store again"
-        ) from error
+            f"{where}: {segments.num_rows} rows, but the manifest counts {rows} segments; the store is damaged, prepare it again"
+        )
+    return segments
+
+
+def _read_participants(folder: LocalFolder | RemoteFolder, manifest: dict) -> pa.Table:
+    try:
+        table = read_table(
+            read_checked(folder, manifest, PARTICIPANTS),
+            most_rows=len(manifest["prepared"]),
+            whole=("participant", "split"),
+        )
+        return decode_texts(table)
+    except ValueError as error:
+        raise _not_a_table(folder.where(PARTICIPANTS), error) from error
+
+
+def _not_a_table(where: str, error: ValueError) -> UserError:
+    return UserError(f"{where}: not a readable table of a store ({first_line(error)}); prepare the store again")

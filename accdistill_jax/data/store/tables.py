@@ -1,5 +1,6 @@
 """The Parquet tables and counts of a store."""
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -31,13 +32,31 @@ def segment_table(columns: Sequence[Mapping[str, np.ndarray]]) -> pa.Table:
     names += sorted(labels)
     arrays = {}
     for name in names:
-        values = np.concatenate([unit[name] for unit in columns])
-        if values.dtype.kind == "U":
-            unique, codes = np.unique(values, return_inverse=True)
-            arrays[name] = pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), pa.array(unique.tolist()))
+        values = [unit[name] for unit in columns]
+        if any(part.dtype.kind == "U" for part in values):
+            coded = [np.unique(part.astype(str), return_inverse=True) for part in values]
+            arrays[name] = text_column([unique.tolist() for unique, _ in coded], [codes for _, codes in coded])
         else:
-            arrays[name] = pa.array(values)
+            arrays[name] = pa.array(np.concatenate(values))
     return pa.table(arrays)
+
+
+def text_column(texts: Sequence[Sequence[str]], codes: Sequence[np.ndarray]) -> pa.DictionaryArray:
+    """Joins columns of texts.
+
+    Args:
+        texts: distinct texts of each column.
+        codes: [rows] int, index in its column's texts of each row's text.
+
+    Returns:
+        The rows of all columns, dictionary-encoded with int32 and sorted texts.
+    """
+    unique = sorted(set(itertools.chain.from_iterable(texts)))
+    place = {text: number for number, text in enumerate(unique)}
+    joined = [
+        np.array([place[text] for text in held], np.int32)[numbers] for held, numbers in zip(texts, codes, strict=True)
+    ]
+    return pa.DictionaryArray.from_arrays(pa.array(np.concatenate(joined)), pa.array(unique, pa.string()))
 
 
 def _label_columns(columns: Sequence[Mapping[str, np.ndarray]]) -> dict[str, str]:
@@ -71,11 +90,20 @@ def devices_of(segments: pa.Table) -> dict[str, str]:
     """Participant -> devices that the participant wore, joined by commas."""
     if "device" not in segments.column_names:
         return {}
-    pairs = {(p, d) for p, d in zip(segments["participant"].to_pylist(), segments["device"].to_pylist(), strict=True)}
+    (people, person), (devices, device) = (_coded(segments[name]) for name in ("participant", "device"))
+    pairs = np.unique(person * np.int64(len(devices)) + device)
     worn = defaultdict(list)
-    for participant, device in sorted(pairs):
-        worn[participant].append(device)
+    for participant, name in sorted(
+        (people[pair // len(devices)], devices[pair % len(devices)]) for pair in pairs.tolist()
+    ):
+        worn[participant].append(name)
     return {participant: ", ".join(devices) for participant, devices in worn.items()}
+
+
+def _coded(texts: pa.ChunkedArray) -> tuple[list[str], np.ndarray]:
+    """Distinct texts of a column, and [rows] the index of each row's text."""
+    encoded = (texts if pa.types.is_dictionary(texts.type) else texts.dictionary_encode()).combine_chunks()
+    return encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
 
 
 def participant_table(

@@ -14,12 +14,10 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
-from accdistill_jax import __version__
 from accdistill_jax.data.preprocessing.polarity import Vote, vote_of
 from accdistill_jax.data.preprocessing.segments import SegmentBatch
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
@@ -47,6 +45,7 @@ from accdistill_jax.data.store.removal import (
 from accdistill_jax.data.store.repeated import refuse_repeated
 from accdistill_jax.data.store.request import difference, json_bytes, make_request
 from accdistill_jax.data.store.shards import ArrayFiles, ArrayLayout
+from accdistill_jax.data.store.software import software_versions
 from accdistill_jax.data.store.split import SplitRule
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.data.store.units import Unit, common_channels, decode_unit, encode_unit, same_unit, unit_file
@@ -75,6 +74,12 @@ class StoreWriter:
         split: rule that splits the participants.
         overwrite: replace a complete store at `path`, and discard staged units of other settings.
 
+    Attributes:
+        path: folder or URL of the new store.
+        staging: folder of the staged units.
+        split: rule that splits the participants.
+        settings: preprocessing settings.
+
     Raises:
         UserError: there is a complete store at `path`, or units of other settings are staged.
     """
@@ -90,8 +95,8 @@ class StoreWriter:
         overwrite: bool = False,
     ):
         self._target = open_folder(path)
-        self._staging = open_folder(partial_path(path))
-        self._units = self._staging / "units"
+        self.staging = open_folder(partial_path(path))
+        self._units = self.staging / "units"
         self.path = self._target.path
         self.split = split or SplitRule()
         self.settings = settings
@@ -105,7 +110,7 @@ class StoreWriter:
             pass
 
     def _claim_staging(self) -> None:
-        content = self._staging.read(REQUEST)
+        content = self.staging.read(REQUEST)
         if content is not None:
             try:
                 staged = json.loads(content)
@@ -115,12 +120,12 @@ class StoreWriter:
                 return
             if not self._overwrite:
                 raise UserError(
-                    f"{self._staging.path}: an interrupted preparation with other settings is kept there "
+                    f"{self.staging.path}: an interrupted preparation with other settings is kept there "
                     f"({difference(staged, self._request)}); repeat its command to continue it, "
                     "or discard it with --overwrite or by deleting that folder"
                 )
-            self._staging.remove_ours(is_staged_file)
-        self._staging.write(REQUEST, json_bytes(self._request))
+            self.staging.remove_ours(is_staged_file)
+        self.staging.write(REQUEST, json_bytes(self._request))
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -129,7 +134,7 @@ class StoreWriter:
         Raises:
             UserError: another process prepares the store, or units of other settings are staged.
         """
-        if not self._staging.is_local:
+        if not self.staging.is_local:
             self._claim_staging()
             yield
             return
@@ -138,17 +143,22 @@ class StoreWriter:
             return f"{self.path}: another process is preparing this store ({holder}); wait for it"
 
         try:
-            with sole_use(self._staging.path, refusal=refusal):
+            with sole_use(self.staging.path, refusal=refusal):
                 self._claim_staging()
-                self._staging.remove_leftovers()
+                self.staging.remove_leftovers()
                 yield
         finally:
             with contextlib.suppress(OSError):  # a folder with files stays
-                os.rmdir(self._staging.path)
+                os.rmdir(self.staging.path)
 
     def has(self, unit_id: str) -> bool:
         """True if a unit is staged."""
         return bool(self._units.sizes([unit_file(unit_id)]))
+
+    def staged(self, unit_ids: Sequence[str]) -> set[str]:
+        """The ids of the units that are staged; one listing of an object store."""
+        files = {unit_file(unit_id): unit_id for unit_id in unit_ids}
+        return {files[name] for name in self._units.sizes(list(files))}
 
     def vote(self, unit_id: str) -> Vote | None:
         """Vote of a staged recording on its PPG's polarity; None if it was too short for one.
@@ -204,7 +214,8 @@ class StoreWriter:
         order = list(order)
         if len(set(order)) != len(order):
             raise ValueError(f"{self.path}: unit ids must be unique")
-        missing = [unit_id for unit_id in order if not self.has(unit_id)]
+        staged = self.staged(order)
+        missing = [unit_id for unit_id in order if unit_id not in staged]
         if missing:
             raise UserError(
                 f"{self.path}: {len(missing)} of {len(order)} units are not prepared yet, the first is {missing[0]}"
@@ -216,7 +227,7 @@ class StoreWriter:
             total = counts["total"]["kept"]
             if not total:
                 self._check_whole(order)
-                self._staging.remove_ours(is_staged_file)
+                self.staging.remove_ours(is_staged_file)
                 reasons = ", ".join(
                     f"{reason} {count}" for reason, count in counts["total"]["rejected"].items() if count
                 )
@@ -233,7 +244,7 @@ class StoreWriter:
             )
             refuse_repeated(units)
 
-        out = (self._staging / _STORE) if self._target.is_local else self._target
+        out = (self.staging / _STORE) if self._target.is_local else self._target
         out.remove_ours(is_store_file)
         needed, free = 2 * total * self._samples * sum(map(len, channels.values())), out.free_bytes()
         if free is not None and free < needed:
@@ -278,7 +289,7 @@ class StoreWriter:
             ],
             "skipped": dict(skipped or {}),
             "files": dict(sorted(files.items())),
-            "software": _software(),
+            "software": software_versions(),
         }
         if not_read:
             manifest["not_read"] = dict(not_read)
@@ -288,7 +299,7 @@ class StoreWriter:
         out.write(MANIFEST, json_bytes(manifest))
         if self._target.is_local:
             self._move_into_place(out)
-        self._staging.remove_ours(is_staged_file)
+        self.staging.remove_ours(is_staged_file)
         return Store.open(self.path)
 
     def _load(self, unit_id: str, *, signals: bool) -> Unit:
@@ -323,8 +334,9 @@ class StoreWriter:
             raise
 
     def _check_whole(self, order: Sequence[str]) -> None:
+        staged = self.staged(order)
         for unit_id in order:
-            if self.has(unit_id):
+            if unit_id in staged:
                 self._load(unit_id, signals=True)
 
     def _move_into_place(self, out) -> None:
@@ -378,9 +390,3 @@ def _layouts(total: int, samples: int, channels: Mapping[str, Sequence[str]]) ->
         for part in ("scale", "offset"):
             layouts[f"{name}_{part}"] = ArrayLayout.small((total, count), unit=unit)
     return layouts
-
-
-def _software() -> dict[str, str]:
-    return {"accdistill_jax": __version__} | {
-        name: metadata.version(name) for name in ("numpy", "scipy", "tensorstore", "pyarrow")
-    }

@@ -45,6 +45,8 @@ def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("guide")
     for seed, name in enumerate(("p01", "p02")):
         write_example(root / "recordings" / name, seed)
+    write_example(root / "more_recordings/p03", 2)
+    write_example(root / "other_recordings/p04", 3)
     shutil.copytree(root / "recordings", root / "recordings_with_a_bad_one")
     (root / "recordings_with_a_bad_one/p02/ppg.csv").write_text("")
     write_e4(root / "e4/S01")
@@ -85,6 +87,8 @@ def test_every_command_runs_in_order(folder):
     assert stores["troika"].num_segments == 2
     assert list(stores["rest"].manifest["skipped"]) == ["p02"]
     assert stores["by_file"].participants["split"].to_pylist() == ["train", "test"]
+    assert stores["all"].parts == tuple(str(folder / "stores" / part) for part in ("mine", "mine-2/added", "other"))
+    assert stores["all"].num_segments == 8
     assert (folder / "segments.png").stat().st_size > 10_000
 
 

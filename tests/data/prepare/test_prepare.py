@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from accdistill_jax.data.prepare import preparation
+from accdistill_jax.data.prepare import staging
 from accdistill_jax.data.prepare.__main__ import build_parser, main
 from accdistill_jax.data.store.split import SplitRule
 from accdistill_jax.data.store.store import Store
@@ -256,7 +256,7 @@ def test_a_bug_keeps_its_traceback_and_names_the_recording(sessions, tmp_path, m
     def broken(recording, settings, **_):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(preparation, "preprocess", broken)
+    monkeypatch.setattr(staging, "preprocess", broken)
     with pytest.raises(ZeroDivisionError) as caught:
         run(*prepare_arguments(sessions, tmp_path / "out"))
     assert caught.value.__notes__ == ["while preparing recording S00"]
