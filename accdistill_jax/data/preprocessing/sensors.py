@@ -16,8 +16,9 @@ from accdistill_jax.data.recording import Recording, Stream
 
 SENSORS = "sensors"
 """Key in the notes of a recording."""
-_STEP_BLOCKS, _STEP_SAMPLES = 8, 512
-_WINDOWS = 64
+_STEP_BLOCKS, _STEP_SAMPLES = 8, 256
+_WINDOWS = 48
+_STAMPS = 4096  # whose median tells gaps from steps
 _CALM = 0.25  # share of the windows that count as calm
 _LEAST_WINDOWS = 4
 _OF_NYQUIST = (0.6, 0.9)  # band of the noise of a sensor that is too slow for `NOISE_HZ`
@@ -67,7 +68,7 @@ def _rate_hz(stream: Stream) -> float | None:
     steps = steps[steps > 0]
     if not steps.size:
         return None
-    usual = steps[steps <= 1.5 * np.median(steps)]
+    usual = steps[steps <= 1.5 * np.median(steps[:: -(-len(steps) // _STAMPS)])]
     return float(1 / usual.mean())
 
 
