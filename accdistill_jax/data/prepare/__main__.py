@@ -18,6 +18,7 @@ from accdistill_jax.data.prepare import measure, show
 from accdistill_jax.data.prepare.append import append_recordings
 from accdistill_jax.data.prepare.field_flags import Field, add_flags, chosen_fields, dataclass_fields, function_fields
 from accdistill_jax.data.prepare.preparation import PreparationSettings, find_recordings, prepare_recordings
+from accdistill_jax.data.prepare.respiration_table import MIN_QUALITY, write_respiration
 from accdistill_jax.data.preprocessing.settings import MEASURED_ONLY, PreprocessSettings
 from accdistill_jax.data.recognition import recognise
 from accdistill_jax.data.store.manifest import verify_checksums
@@ -28,7 +29,7 @@ from accdistill_jax.data.synthetic import synthetic
 from accdistill_jax.errors import CommandParser, UserError
 from accdistill_jax.runtime.command import run_command
 from accdistill_jax.text import one_line
-from accdistill_jax.user_paths import expanded
+from accdistill_jax.user_paths import expanded, path_argument
 
 _PREPROCESS = dataclass_fields(PreprocessSettings)
 _TAKEN = {field.name for field in _PREPROCESS}  # a reader's option of such a name has the flag --file-NAME
@@ -86,6 +87,17 @@ def build_parser(prog: str = PROG) -> argparse.ArgumentParser:
         "--by", choices=measure.BY, default="device", help="a column for each of these (default: device)"
     )
     command.add_argument("--segments", type=int, default=500, help="most segments of a column (default: 500)")
+    command = commands.add_parser(
+        "respiration", help="estimate the respiration rate of each minute of stores, with a quality, into a CSV file"
+    )
+    command.add_argument("store", nargs="+", type=expanded, help="folder or URL")
+    command.add_argument("--out", required=True, type=path_argument, metavar="CSV", help="the file to make")
+    command.add_argument(
+        "--min-quality",
+        type=float,
+        default=MIN_QUALITY,
+        help=f"respiration_bpm is empty below this quality, 0 to 1 (default: {MIN_QUALITY})",
+    )
     return parser
 
 
@@ -218,6 +230,13 @@ def _measure(args: argparse.Namespace, console: Console) -> None:
         console.print(table)
 
 
+def _respiration(args: argparse.Namespace, console: Console) -> None:
+    stores = [Store.open(path) for path in args.store]
+    summary = write_respiration(stores, args.out, min_quality=args.min_quality)
+    show.print_line(summary.words, console)
+    show.print_line(f"written: {args.out}", console)
+
+
 def _prepare_synthetic(args: argparse.Namespace, console: Console) -> None:
     preparation = PreparationSettings(**chosen_fields(args, _PREPARATION_SYNTHETIC))
     store = synthetic.write_store(
@@ -290,6 +309,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
             "verify": _verify,
             "show": _show,
             "measure": _measure,
+            "respiration": _respiration,
             "synthetic": _prepare_synthetic,
             "merge": _merge,
             "append": _append,

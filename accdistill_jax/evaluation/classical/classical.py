@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.fft
 
 from accdistill_jax.data.preprocessing.hrv import hrv
 from accdistill_jax.data.preprocessing.quality import motion_g
+from accdistill_jax.data.preprocessing.respiration import BESIDE_HZ, tilt_spectrum
 from accdistill_jax.data.recording import Beats
 from accdistill_jax.evaluation.classical import ballistocardiogram as bcg
 
@@ -30,7 +30,6 @@ POWER_BANDS_HZ = (
     (16.0, 24.0),
     (24.0, 32.0),
 )
-RESPIRATION_HZ = (0.1, 0.6)
 _BCG_HZ = (bcg.BANDS_HZ[0][0], bcg.BANDS_HZ[-1][1])
 _BAND_NAMES = tuple(f"{low:g}_{high:g}_hz" for low, high in bcg.BANDS_HZ)
 _INTERVALS = ("count", "coverage", "hr_bpm", "sdnn_ms", "rmssd_ms", "spread_ms", "change_ms")
@@ -208,20 +207,10 @@ def _intervals(beats: Sequence[np.ndarray], duration_s: float) -> list[np.ndarra
 
 
 def _respiration(accel: np.ndarray, rate_hz: float) -> list[np.ndarray]:
-    """Rate and share of the highest peak of the slow signal (means over blocks of an eighth of a second)."""
-    step = max(int(rate_hz // 8), 1)
-    length = accel.shape[1] // step
-    slow = accel[:, : length * step].reshape(len(accel), length, step, 3).mean(axis=2)
-    slow = slow - slow.mean(axis=1, keepdims=True)
-    points = scipy.fft.next_fast_len(4 * length, real=True)
-    spectrum = np.abs(scipy.fft.rfft(slow * np.hanning(length)[:, None].astype(np.float32), points, axis=1)) ** 2
-    frequency = np.arange(points // 2 + 1) * (rate_hz / step / points)
-    inside = (frequency >= RESPIRATION_HZ[0]) & (frequency <= RESPIRATION_HZ[1])
-    power, frequency = spectrum[:, inside].sum(axis=2), frequency[inside]
-    # The power of slow posture changes falls with the square of the frequency, so this factor makes it flat.
-    power = power * (frequency / RESPIRATION_HZ[0]) ** 2
+    """Rate and share of the highest peak of the slow signal."""
+    power, frequency = tilt_spectrum(accel, rate_hz=rate_hz)
     peak = frequency[power.argmax(axis=1)]
-    beside = np.abs(frequency - peak[:, None]) <= 0.03
+    beside = np.abs(frequency - peak[:, None]) <= BESIDE_HZ
     total = np.maximum(power.sum(axis=1), 1e-12)
     return [60.0 * peak, (power * beside).sum(axis=1) / total]
 
