@@ -30,7 +30,7 @@ _BLOCK = 256
 _RIGHT_BPM = 2.0
 
 
-class Summary(NamedTuple):
+class RespirationSummary(NamedTuple):
     """Counts of a table.
 
     Attributes:
@@ -58,7 +58,7 @@ class Summary(NamedTuple):
 
 def write_respiration(
     stores: Sequence[Store], out: str | os.PathLike[str], *, min_quality: float = MIN_QUALITY
-) -> Summary:
+) -> RespirationSummary:
     """Writes a CSV file with a row for each segment; `respiration_bpm` is empty below the lowest quality.
 
     Args:
@@ -93,7 +93,7 @@ def write_respiration(
         raise UserError(f"--out {os.fspath(out)}: cannot be written ({error.strerror or error})") from error
     compared = np.concatenate(errors) if errors else np.zeros(0)
     mae, right = (float(compared.mean()), float((compared <= _RIGHT_BPM).mean())) if compared.size else (np.nan, np.nan)
-    return Summary(minutes, known, compared.size, mae, right)
+    return RespirationSummary(minutes, known, compared.size, mae, right)
 
 
 def respiration_of(store: Store) -> Respiration:
