@@ -170,21 +170,28 @@ class Distillation(Objective):
         return accel.shape[1] // self.student.encoder.patch
 
     def flops(self, *, samples: int, channels: Mapping[str, int], cached: bool) -> StepFlops | None:
-        """See `Objective.flops`; regressions are not counted."""
-        terms = self.loss_terms
-        if terms.regression_weight or terms.token_weight or not terms.contrastive_weight:
-            return None
-        student, teacher = self.student.encoder, self.teacher.encoder
+        """See `Objective.flops`; means over windows do not count. None for tokens of an unknown number."""
+        terms, student, teacher = self.loss_terms, self.student.encoder, self.teacher.encoder
         kept = {}
         if self.drop_fraction and student.patch:
             kept = {"patch": student.patch, "kept": kept_count(samples // student.patch, self.drop_fraction)}
         trained = student.flops(samples=samples, channels=channels["accel"], **kept)
-        for branch in (self.student, self.teacher):
-            encoder = branch.encoder
-            features = encoder.token_width if self.windows > 1 else encoder.embedding_width
-            trained += branch.required_head.flops(features=features)
+        projection = 0
+        if terms.contrastive_weight:
+            projection = self.windows * self.student.required_head.output
+            for branch in (self.student, self.teacher):
+                encoder = branch.encoder
+                features = encoder.token_width if self.windows > 1 else encoder.embedding_width
+                trained += branch.required_head.flops(features=features)
+        if terms.regression_weight:
+            trained += LinearHead(teacher.embedding_width).flops(features=student.embedding_width)
+        if terms.token_weight:
+            if teacher.patch is None:
+                return None
+            tokens = samples // teacher.patch
+            trained += tokens * LinearHead(teacher.token_width).flops(features=student.token_width)
         frozen = 0 if cached else teacher.flops(samples=samples, channels=channels["ppg"])
-        return StepFlops(trained, frozen, self.windows * self.student.required_head.output, student.embedding_width)
+        return StepFlops(trained, frozen, projection, student.embedding_width)
 
     def rows(self, params: Any, inputs: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """See `Objective.rows`."""

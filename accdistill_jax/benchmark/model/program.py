@@ -13,7 +13,7 @@ from accdistill_jax.data.synthetic.waveforms import SAMPLES
 from accdistill_jax.errors import UserError
 from accdistill_jax.inputs import present
 from accdistill_jax.models.build import build_encoder, compute_dtype
-from accdistill_jax.objectives.base import Branch, Objective
+from accdistill_jax.objectives.base import PROGRESS, Branch, Objective
 from accdistill_jax.objectives.teacher_reading import TEACHER
 from accdistill_jax.runtime.parallel import Parallel
 from accdistill_jax.stages.build_objective import build_objective, needs_teacher
@@ -145,7 +145,7 @@ def describe_work(config: Config, stage: Stage) -> Work:
     if counted is None:
         raise UserError(
             f"config.{stage}.objective = {config.stage(stage).objective!r}: its work is not counted, only that of masked autoencoding "
-            "and of distillation with config.student.regression_weight = 0.0"
+            "and of distillation; that of a regression onto tokens with a Transformer as the teacher"
         )
     params = _init(objective, config)
     batches = [batch_shapes(config, segments, embedding=cached) for segments in (1, 3)]
@@ -158,7 +158,7 @@ def _kept(objective: Objective, params: Any, frozen: Any, batch: dict[str, jax.S
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch["position"].shape[0]))
 
     def residuals(params, frozen, batch, keys):
-        inputs = objective.inputs(frozen, batch, keys, training=True)
+        inputs = objective.inputs(frozen | {PROGRESS: jnp.float32(0)}, batch, keys, training=True)
         return jax.vjp(lambda params: objective.rows(params, inputs), params)[1]
 
     return jax.eval_shape(residuals, params, frozen, batch, keys)

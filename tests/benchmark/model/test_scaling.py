@@ -99,6 +99,26 @@ def test_matrix_products_are_nearly_all_of_xla_s_count_for_the_paper_sized_encod
     assert 0.93 < share <= 1.0
 
 
+def test_regressions_and_windows_add_their_heads_to_the_work_of_distillation():
+    plain, tokens, regression, windows, alone = (
+        program.describe_work(small_config(**changes), "student")
+        for changes in (
+            {},
+            {"student.token_weight": 1.0, "student.token_schedule": "linear"},
+            {"student.regression_weight": 1.0},
+            {"student.head.windows": 12},
+            {"student.regression_weight": 1.0, "student.contrastive_weight": 0.0},
+        )
+    )
+    student, teacher = (plain.objective.student.encoder, plain.objective.teacher.encoder)
+    token_head = 2 * student.token_width * teacher.token_width
+    assert tokens.trained_flops - plain.trained_flops == program.SAMPLES // teacher.patch * token_head
+    embedding_head = 2 * student.embedding_width * teacher.embedding_width
+    assert regression.trained_flops - plain.trained_flops == embedding_head
+    assert windows.projection == 12 * plain.projection and windows.trained_flops > plain.trained_flops
+    assert alone.projection == 0 and alone.trained_flops < regression.trained_flops
+
+
 def small_config(**changes):
     # Without augmentation, which has no collectives, the step compiles in half the time.
     unaugmented = {key: 0.0 for key in known_keys() if key.endswith(".probability")}
@@ -111,8 +131,14 @@ def small_config(**changes):
         ("student", {}),
         ("teacher", {}),
         ("student", {"runtime.optimizer_state": "sharded", "student.train.micro_batches": 2}),
+        ("student", {"student.head.windows": 12, "student.token_weight": 1.0, "student.regression_weight": 1.0}),
     ],
-    ids=["distillation", "masked autoencoding", "distillation, sharded state, micro-batches"],
+    ids=[
+        "distillation",
+        "masked autoencoding",
+        "distillation, sharded state, micro-batches",
+        "windows, regression onto tokens and embedding",
+    ],
 )
 def test_collectives_of_the_compiled_step_are_those_of_the_formula(stage, changes):
     work = program.describe_work(small_config(**changes), stage)
@@ -348,7 +374,11 @@ def run_benchmark(repository, *arguments):
             "teacher.objective = 'contrastive': its work is not counted, only that of masked autoencoding",
         ),
         ({"student.objective": "joint"}, "student", "student.objective = 'joint': its work is not counted"),
-        ({"student.regression_weight": 1.0}, "student", "distillation with config.student.regression_weight = 0.0"),
+        (
+            {"student.token_weight": 1.0, "teacher.encoder.architecture": "efficientnet"},
+            "student",
+            "regression onto tokens with a Transformer as the teacher",
+        ),
     ],
 )
 def test_objectives_without_a_count_are_refused(changes, stage, message):
