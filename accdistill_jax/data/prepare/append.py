@@ -7,7 +7,7 @@ from accdistill_jax.data import recordings
 from accdistill_jax.data.prepare.preparation import PreparationSettings, find_recordings, prepare_recordings
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.store.manifest import ADDED, has_parts, read_manifest
-from accdistill_jax.data.store.merge import merge_stores
+from accdistill_jax.data.store.merge import merge_stores, refuse_part_as_target
 from accdistill_jax.data.store.split import SplitRule
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.errors import UserError
@@ -41,7 +41,10 @@ def append_recordings(
         UserError: the base was not made by one reader, nothing is new, or an error of `prepare_recordings` or `merge_stores`.
     """
     preparation = preparation or PreparationSettings()
-    manifest = Store.open(base).manifest
+    store = Store.open(base)
+    manifest, added = store.manifest, open_folder(out) / ADDED
+    for target in (open_folder(out).path, added.path):
+        refuse_part_as_target(target, [store])
     if manifest["source"] not in recordings.names():
         raise UserError(
             f"{os.fspath(base)}: the store was not made by one reader of recordings (source {manifest['source']!r}); prepare the "
@@ -61,7 +64,6 @@ def append_recordings(
     if len(new) < len(found):
         report(f"{len(found) - len(new)} of {len(found)} recordings are in {os.fspath(base)} already, by their ids")
     rule = (split or SplitRule.from_json(manifest["split"])).among(source.participant_id for source in new)
-    added = open_folder(out) / ADDED
     complete = read_manifest(out)
     if complete is not None and not preparation.overwrite and not has_parts(complete):
         raise UserError(f"{os.fspath(out)}: another store is already there; choose another folder, or --overwrite")

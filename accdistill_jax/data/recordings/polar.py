@@ -3,7 +3,8 @@
 Files with the same NAME are a recording: `NAME_ACC.txt` (mg) and, where they exist, `NAME_PPG.txt` (counts of reflected light, so the
 systole points down; the channel `ambient` is not read), `NAME_PPI.txt` and `NAME_HR.txt`. Other files, such as `_GYRO` and `_MAGN`, are not read.
 Acceleration and PPG have the sensor's clock (ns since 2000), heart rates the phone's. The phone receives samples late, so the smallest
-difference of both clocks joins them. The phone writes local time: `--utc-offset-hours` makes it UTC.
+difference of both clocks joins them. The phone writes local time: `--utc-offset-hours` makes it UTC. A recording during which the phone's
+clock jumps, as at a change to daylight saving time, is refused.
 
 Beats are the PPI intervals without the flag "blocker", with contact to the skin, and with an error estimate of at most `--most-error-ms`.
 The heart rate counts from its first change on: before, the app repeats an old value, or 0.
@@ -47,6 +48,9 @@ _PHONE = re.compile(r"phone\b.*\btimestamp", re.IGNORECASE)
 _SENSOR = "sensor timestamp [ns]"
 _AXES = ("x [mg]", "y [mg]", "z [mg]")
 _CLOCK_ROWS = 2000
+_LEAST_JUMP_S = 1500.0  # time zones differ by 30 min or more; the radio delays samples by less
+_BAD_CELL = "a cell is missing or not a number; copy the file from the phone again"
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ][\d:.]+")
 
 
 class _Text(NamedTuple):
@@ -122,10 +126,10 @@ def load(
 
 def _text(path: Path) -> _Text:
     lines = read_bytes(path).decode("utf-8-sig", errors="replace").splitlines()
-    header = [cell.strip().lower() for cell in lines[0].rstrip("; ").split(";")]
+    header = [cell.strip().lower() for cell in "".join(lines[:1]).rstrip("; ").split(";")]
     if not _PHONE.fullmatch(header[0]) or len(header) < 2:
         raise UserError(
-            f"{path}: line 1: not a file of Polar Sensor Logger, whose header begins with 'Phone timestamp;' ({lines[0][:60]!r})"
+            f"{path}: line 1: not a file of Polar Sensor Logger, whose header begins with 'Phone timestamp;' ({';'.join(header)[:60]!r})"
         )
     return _Text(path, header, [line for line in lines[1:] if line.strip()])
 
@@ -151,7 +155,7 @@ def _numbers(text: _Text, names: Sequence[str]) -> list[np.ndarray]:
     except (ValueError, OverflowError) as error:
         bad = next((row for row, line in enumerate(text.lines) if not _are_numbers(line, places)), None)
         line = "a line" if bad is None else f"line {bad + 2}"
-        raise UserError(f"{line}: a cell is missing or not a number; copy the file from the phone again") from error
+        raise UserError(f"{line}: {_BAD_CELL}") from error
     return [table[name] for name, _ in kinds]
 
 
@@ -189,14 +193,14 @@ def _lights(text: _Text) -> list[str]:
 def _phone_s(text: _Text, rows: np.ndarray) -> np.ndarray:
     """The phone's time of rows, in seconds since 1970 of its clock."""
     cells = [text.lines[row].partition(";")[0].strip() for row in rows]
+    odd = next((row for row, cell in zip(rows, cells, strict=True) if not _TIME.fullmatch(cell)), None)
     try:
+        if odd is not None:
+            raise ValueError
         seconds = np.array(cells, "datetime64[ms]").astype(np.int64) / 1000
     except ValueError:
-        bad = next(
-            (row for row, cell in zip(rows, cells, strict=True) if not re.match(r"\d{4}-\d\d-\d\d[T ]\d", cell)),
-            rows[0],
-        )
-        raise UserError(f"line {bad + 2}: no time of the phone such as 2022-04-25T11:39:36.978") from None
+        line = (rows[0] if odd is None else odd) + 2
+        raise UserError(f"line {line}: no time of the phone such as 2022-04-25T11:39:36.978") from None
     beyond = np.flatnonzero(~((seconds >= STARTS_UNIX_S[0]) & (seconds <= STARTS_UNIX_S[1])))
     if beyond.size:
         raise UserError(f"line {rows[beyond[0]] + 2}: the time of the phone is outside the years 1970 to 2200")
@@ -204,9 +208,23 @@ def _phone_s(text: _Text, rows: np.ndarray) -> np.ndarray:
 
 
 def _phone_lag(text: _Text, stamps: np.ndarray) -> float:
-    """Seconds from the sensor's clock to the phone's, without the delays of the radio."""
+    """Seconds from the sensor's clock to the phone's, without the delays of the radio.
+
+    Raises:
+        UserError: the phone's clock jumps, so that its times before and after do not fit together.
+    """
     rows = np.unique(np.linspace(0, len(stamps) - 1, _CLOCK_ROWS).astype(int))
-    return float(np.quantile(_phone_s(text, rows) - stamps[rows] / 1e9, 0.05))
+    lags = _phone_s(text, rows) - stamps[rows] / 1e9
+    jumps = np.flatnonzero(np.abs(np.diff(lags)) > _LEAST_JUMP_S)
+    if jumps.size:
+        near = np.arange(rows[jumps[0]], rows[jumps[0] + 1] + 1)
+        steps = np.diff(_phone_s(text, near) - stamps[near] / 1e9)
+        place = int(np.argmax(np.abs(steps)))
+        raise UserError(
+            f"line {near[place] + 3}: the phone's clock jumps by {steps[place]:+.0f} s against the sensor's, as at a change to daylight "
+            "saving time; split all files of the recording there, and prepare both parts, each with its --utc-offset-hours"
+        )
+    return float(np.quantile(lags, 0.05))
 
 
 def _stream(name: str, time_s: np.ndarray, values: np.ndarray) -> Stream:
@@ -224,6 +242,9 @@ def _beats(text: _Text, start_s: float, most_error_ms: float) -> Beats | None:
         contacts = [place for place, name in enumerate(text.header) if "contact" in name]
         if len(contacts) == 2:  # contact, and if the sensor knows it
             cells = [line.split(";") for line in text.lines]
+            short = next((row for row, line in enumerate(cells) if len(line) <= contacts[1]), None)
+            if short is not None:
+                raise UserError(f"line {short + 2}: {_BAD_CELL}")
             lost = np.array(
                 [row[contacts[0]].strip() == "0" and row[contacts[1]].strip() == "1" for row in cells], bool
             )

@@ -30,6 +30,7 @@ LIGHTS = ("green", "red", "infrared")
 STEPS = ("time_delta_ms", "difference_ms")
 MOST_LEVELS = 8
 END_TOLERANCE_S = 2.0  # the description counts whole seconds
+_LARGEST_FACTOR = 1e9
 _KIND = re.compile(r"(?<![A-Za-z])(imu|ppg)(?![A-Za-z])", re.IGNORECASE)
 _TYPES = {"float": "f", "int": "i", "integer": "i", "uint": "u"}
 _ORDERS = {"little": "<", "big": ">", "not applicable": "<"}
@@ -154,8 +155,9 @@ def _leaves(level: Mapping[str, Any], around: Mapping[str, Any], deeper: int) ->
     keys = {**around, **{key: value for key, value in level.items() if key != "sensors"}}
     if "file_name" in level:
         channels = keys.get("channels")
-        if not isinstance(channels, list) or not channels or not isinstance(keys["file_name"], str):
-            raise UserError(f"file_name {keys['file_name']!r}: needs a text, and a list of channels")
+        texts = (keys["file_name"], *(channels if isinstance(channels, list) else ()))
+        if not isinstance(channels, list) or not channels or not all(isinstance(text, str) for text in texts):
+            raise UserError(f"file_name {keys['file_name']!r}: needs a text, and a list of channels that are texts")
         yield keys
     inner = level.get("sensors", [])
     if not isinstance(inner, list) or (inner and not deeper) or not all(isinstance(one, dict) for one in inner):
@@ -225,9 +227,9 @@ def _scales(keys: Mapping[str, Any]) -> np.ndarray:
     if (
         not isinstance(factors, list)
         or len(factors) not in (1, count)
-        or not all(type(f) in (int, float) for f in factors)
+        or not all(type(f) in (int, float) and f and abs(f) < _LARGEST_FACTOR for f in factors)
     ):
-        raise UserError(f"{keys['file_name']}: scale_factors must be {count} numbers, got {factors!r}")
+        raise UserError(f"{keys['file_name']}: scale_factors must be {count} numbers other than 0, got {factors!r}")
     return np.broadcast_to(np.asarray(factors, np.float64), (count,))
 
 

@@ -92,7 +92,7 @@ def store_hashes(store: Store, *, say: Callable[[str], None]) -> np.ndarray:
         batch = store.read(rows)
         hashes[rows] = content_hashes(batch.get("ppg"), batch["accel"])
     try:
-        folder.write(CONTENT, encode_hashes(hashes, fingerprint=store.fingerprint))
+        folder.write(CONTENT, encode_hashes(hashes, fingerprint=store.manifest["fingerprint"]))
     except UserError as error:
         say(f"data: read again at every start, since it cannot be kept: {error}")
     return hashes
@@ -137,7 +137,7 @@ def _kept_hashes(folder: LocalFolder | RemoteFolder, store: Store) -> np.ndarray
     if (
         content is None
         or len(content) != size
-        or _digest(store.fingerprint, content[_DIGEST_BYTES:]) != content[:_DIGEST_BYTES]
+        or _digest(store.manifest["fingerprint"], content[_DIGEST_BYTES:]) != content[:_DIGEST_BYTES]
     ):
         return None
     return np.frombuffer(content[_DIGEST_BYTES:], "<u8").reshape(-1, 2).astype(np.uint64)

@@ -108,23 +108,28 @@ def parts_of(folder: LocalFolder | RemoteFolder, manifest: dict) -> list[tuple[L
     return parts
 
 
+def real_path(path: str) -> str:
+    """A local path with all links resolved; a URL as it is."""
+    return path if "://" in path else os.path.realpath(path)
+
+
 def joined_path(folder: str, relative: str) -> str:
     """Path or URL of a part, from the path or URL of the store and the part's path relative to it."""
     scheme, separator, place = folder.rpartition("://")
     if not separator:
-        return os.path.normpath(os.path.join(folder, relative))
+        return os.path.normpath(os.path.join(real_path(folder), relative))
     bucket, _, key = place.partition("/")
     return f"{scheme}://{bucket}{posixpath.normpath(posixpath.join('/' + key, relative))}"
 
 
 def relative_path(folder: str, part: str) -> str:
-    """Path of a part relative to a store, see `joined_path`.
+    """Path of a part relative to a store, see `joined_path`. Links are resolved, so a store has the same parts under every path.
 
     Raises:
         UserError: one is local and the other is not, or they are in different buckets.
     """
     places = []
-    for path in (folder, part):
+    for path in (real_path(folder), real_path(part)):
         scheme, separator, place = path.rpartition("://")
         bucket, _, key = place.partition("/") if separator else ("", "", place)
         places.append((f"{scheme}://{bucket}" if separator else "", f"/{key}" if separator else key))

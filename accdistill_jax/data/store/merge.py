@@ -33,6 +33,7 @@ from accdistill_jax.data.store.manifest import (
     has_parts,
     manifest_fingerprint,
     read_manifest,
+    real_path,
     relative_path,
 )
 from accdistill_jax.data.store.removal import is_store_file, refuse_other_content
@@ -74,9 +75,8 @@ def merge_stores(
     """
     stores = [Store.open(path) for path in paths]
     target = open_folder(out)
+    refuse_part_as_target(target.path, stores)
     parts = [part for store in stores for part in _parts(store, target.path)]
-    if target.path in {store.path for store in stores}:
-        raise UserError(f"{target.path}: the new store cannot take the place of a part; choose another --out")
     fingerprints = [part["fingerprint"] for part in parts]
     if len(set(fingerprints)) < len(fingerprints):
         raise UserError("a store was given twice, by itself or as a part of another one; give each store once")
@@ -108,6 +108,13 @@ def merge_stores(
     target.write(CONTENT, encode_hashes(hashes, fingerprint=manifest["fingerprint"]))
     target.write(MANIFEST, json_bytes(manifest))
     return Store.open(out)
+
+
+def refuse_part_as_target(target: str, stores: Sequence[Store]) -> None:
+    """Raises UserError if a new store at `target` would replace one of these stores or a part of them, also through a link."""
+    kept = {real_path(path) for store in stores for path in (store.path, *store.parts)}
+    if real_path(target) in kept:
+        raise UserError(f"{target}: the new store cannot take the place of a part; choose another --out")
 
 
 def _parts(store: Store, target: str) -> list[dict]:

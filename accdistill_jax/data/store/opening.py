@@ -1,7 +1,6 @@
 """Opens the stores of a run: by config key, with checks that they fit together."""
 
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,8 @@ from accdistill_jax.labels import LABELS
 from accdistill_jax.user_paths import expanded
 
 QUALITIES = ("motion_g", "ppg_quality")  # columns that describe the recording, not the wearer
+HELD_OUT = "-held-out-"
+"""Between the fingerprint of a store and the marks of its test participants, see `hold_out`."""
 _PPG_CHANNELS = "PPG channels"
 _SIGNALS = ("rate", "samples per segment", _PPG_CHANNELS)  # in words
 
@@ -42,7 +43,8 @@ def hold_out(stores: Sequence[Store], participants: Sequence[str]) -> tuple[Stor
     """The stores with other splits: `participants` are the test split, and all other test participants are trained on.
 
     It serves to leave out people of a small store in turn. The validation split keeps its other participants. A store whose
-    splits change gets another fingerprint, so that nothing made with the former splits is mistaken for its own.
+    splits change gets another fingerprint, so that nothing made with the former splits is mistaken for its own; it names the
+    test participants by `held_out_mark`.
 
     Args:
         stores: the stores of a run.
@@ -71,12 +73,16 @@ def hold_out(stores: Sequence[Store], participants: Sequence[str]) -> tuple[Stor
         if splits == table:
             changed.append(store)
             continue
-        described = [store.fingerprint, sorted(name for name, split in splits.items() if split == "test")]
-        fingerprint = hashlib.sha256(json.dumps(described).encode()).hexdigest()
-        changed.append(store.with_splits(splits, fingerprint=fingerprint))
+        marks = sorted(held_out_mark(name) for name, split in splits.items() if split == "test")
+        changed.append(store.with_splits(splits, fingerprint=f"{store.fingerprint}{HELD_OUT}{'.'.join(marks)}"))
     if not any(len(store.indices("train")) for store in changed):
         raise UserError("config.data.held_out: nobody is left in the training split")
     return tuple(changed)
+
+
+def held_out_mark(participant: str) -> str:
+    """Mark of a test participant in the fingerprint of a store that `hold_out` changed."""
+    return hashlib.sha256(participant.encode()).hexdigest()[:12]
 
 
 def choose_rows(stores: tuple[Store, ...], split: str, limit: int | None, *, seed: int) -> list[np.ndarray]:
@@ -134,7 +140,7 @@ def unseen_by_name(
         if name in by_name:
             raise UserError(f"{key} names two stores called {name!r}; rename one folder")
         by_name[name] = store
-        if store.fingerprint in {trained.fingerprint for trained in stores}:
+        if store.fingerprint in {trained.manifest["fingerprint"] for trained in stores}:
             raise UserError(f"{key}: {path} is one of the stores trained on")
         for noun, expected, actual in zip(_SIGNALS, alike[1:], Signals.of(store)[1:], strict=True):
             if expected != actual and (noun != _PPG_CHANNELS or reads_ppg):

@@ -80,6 +80,20 @@ def test_a_new_version_has_the_new_recordings_and_leaves_the_old_one(base, recor
     assert f"part {base}: {old.num_segments} segments" in shown and f"{store.num_files} files" in shown
 
 
+def test_a_new_version_never_replaces_a_part_of_its_base(base, recordings, capsys):
+    out = recordings / "version-2"
+    assert run("append", base, recordings / "more", "--out", out, *PREPARE) == 0
+    before = files(recordings)
+    write_e4(recordings / "third/S04")
+    shift(recordings / "third/S04", samples=40)
+    added = files(recordings).keys() - before.keys()
+    for target in (out, base):
+        assert run("append", out, recordings / "third", "--out", target, "--overwrite", *PREPARE) == 2
+        assert "cannot take the place of a part" in capsys.readouterr().err
+    after = files(recordings)
+    assert {name: after[name] for name in after.keys() - added} == before
+
+
 def test_an_interrupted_append_continues(base, recordings, monkeypatch):
     out = recordings / "version-2"
     write = Path(recordings / "more/S03/ACC.csv").read_text()
@@ -93,9 +107,11 @@ def test_an_interrupted_append_continues(base, recordings, monkeypatch):
 
 def test_a_version_of_other_recordings_or_a_generated_store_is_refused(base, recordings, capsys):
     assert run("append", base, recordings / "more", "--out", base, *PREPARE) == 2
-    assert "another store is already there" in capsys.readouterr().err
+    assert "cannot take the place of a part" in capsys.readouterr().err
     population = "--participants 2 --segments-per-participant 2".split()
     assert run("synthetic", "--out", recordings / "made", *population, *PREPARE) == 0
+    assert run("append", base, recordings / "more", "--out", recordings / "made", *PREPARE) == 2
+    assert "another store is already there" in capsys.readouterr().err
     assert run("append", recordings / "made", recordings / "more", "--out", recordings / "v2", *PREPARE) == 2
     assert "was not made by one reader of recordings (source 'synthetic')" in capsys.readouterr().err
 

@@ -1,5 +1,7 @@
 """Polar Sensor Logger: clocks, beats, warm-up of the heart rate, and bad files."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -160,3 +162,30 @@ def test_real_files(shared_data):
     assert np.median(np.linalg.norm(accel.values, axis=1)) == pytest.approx(1.009, abs=0.003)
     assert np.nanmin(recording.heart_rate.hr_bpm) >= 40 and np.nanmax(recording.heart_rate.hr_bpm) <= 70
     assert 1.1 < np.median(recording.beats.interval_s) < 1.2
+
+
+@pytest.mark.parametrize("hour", [3600, -3600])
+def test_a_phone_that_changes_to_daylight_saving_time_is_refused_at_the_line(tmp_path, hour):
+    head, *lines = files()["Polar_Sense_A1B2_20220425_113934_ACC.txt"].splitlines()
+    moved = []
+    for row, line in enumerate(lines):
+        moment, rest = line.split(";", 1)
+        moved.append(line if row < 300 else f"{np.datetime64(moment, 'ms') + np.timedelta64(hour, 's')};{rest}")
+    with pytest.raises(
+        UserError, match=rf"_ACC.txt: line 302: the phone's clock jumps by \{f'{hour:+d}'[0]}3(599|600|601) s against"
+    ):
+        load(tmp_path, ACC="\n".join([head, *moved]) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("tag", "change", "message"),
+    [
+        ("ACC", lambda text: "\ufeff", "line 1: not a file of Polar Sensor Logger"),
+        ("PPI", lambda text: re.sub(r"(?m);1;0$", "", text), "_PPI.txt: line 2: a cell is missing"),
+        ("HR", lambda text: re.sub(r"(?m)^(2022[^;]*)", r"\1+02:00", text), "_HR.txt: line 2: no time of the phone"),
+    ],
+)
+def test_files_without_content_with_short_lines_or_with_time_zones(tmp_path, tag, change, message):
+    text = next(content for name, content in files().items() if name.endswith(f"{tag}.txt"))
+    with pytest.raises(UserError, match=message):
+        load(tmp_path, **{tag: change(text)})

@@ -174,6 +174,8 @@ IMU, PPG = "imu/imu_meta.json", "ppg/ppg_meta.json"
         (IMU, changed("imu", units=["m/s/s"]), "needs a unit for each of its 6 channels"),
         (IMU, changed("imu", units=["mi/s"] * 6), "the acceleration's unit is mi/s, not g, mg or m/s2"),
         (IMU, changed("imu", scale_factors=[1, 2]), "scale_factors must be 6 numbers"),
+        (IMU, changed("imu", scale_factors=[float("inf")]), "scale_factors must be 6 numbers other than 0"),
+        (IMU, changed("imu", scale_factors=[0]), "scale_factors must be 6 numbers other than 0"),
         (IMU, json.dumps(imu()).replace("time_delta_ms", "fortnights"), "the unit of the times is 'fortnights'"),
         ("imu/imu_values.bin", counts().tobytes()[:-5], "imu_values.bin: has 5995 bytes, its description says 6000"),
         ("imu/imu_values.bin", b"", "imu_values.bin: the file is empty"),
@@ -206,3 +208,13 @@ def test_real_files(shared_data):
     assert (len(accel.values) - 1) / accel.time_s[-1] == pytest.approx(99.82, abs=0.01)
     assert accel.time_s[-1] == pytest.approx(730.8, abs=0.1) and ppg.time_s[-1] == pytest.approx(644.6, abs=0.1)
     assert np.median(np.linalg.norm(accel.values, axis=1)) == pytest.approx(0.944, abs=0.02)
+
+
+def test_channels_that_are_no_texts(tmp_path):
+    description = imu()
+    description["sensors"][1]["channels"] = [["acceleration_x"], {}, 3]
+    write(tmp_path, contents(**{"imu/imu_meta.json": json.dumps(description).encode()}))
+    with pytest.raises(
+        UserError, match="imu_meta.json: file_name 'imu_values.bin': needs a text, and a list of channels that are"
+    ):
+        find("verily_tsdf", tmp_path)[0].load()

@@ -103,6 +103,24 @@ def test_the_same_merge_again_is_left_as_it_is_and_another_is_refused(three, tmp
         merge_stores([a, b], tmp_path / "notes")
 
 
+def test_a_part_is_never_replaced_also_not_below_another_store_or_through_a_link(three, tmp_path):
+    a, b, c = three
+    first = merge_stores([a.path, b.path], tmp_path / "ab")
+    (tmp_path / "link").symlink_to(a.path)
+    for stores, out in (([first.path, c.path], a.path), ([a.path, c.path], tmp_path / "link")):
+        with pytest.raises(UserError, match="cannot take the place of a part"):
+            merge_stores(stores, out, overwrite=True)
+    assert Store.open(a.path, verify=True).fingerprint == a.fingerprint
+
+
+def test_a_store_has_the_same_parts_through_a_link(two, tmp_path):
+    (tmp_path / "deep/er").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "deep/er")
+    merged = merge_stores([store.path for store in two], tmp_path / "link/ab")
+    for path in (tmp_path / "link/ab", tmp_path / "deep/er/ab"):
+        assert Store.open(path, verify=True).parts == merged.parts == tuple(store.path for store in two)
+
+
 def test_parts_and_store_may_move_together(two, tmp_path):
     home = tmp_path / "home"
     home.mkdir()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from accdistill_jax.data.store.content import store_hashes
 from accdistill_jax.data.store.opening import hold_out
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.errors import UserError
@@ -43,6 +44,12 @@ def test_other_splits_have_another_fingerprint_and_equal_ones_the_same(store):
     assert len({a, b, store.fingerprint}) == 3
     assert hold_out([store], tested)[0] is store
     assert hold_out([store], tuple(sorted(splits(store))[:1]))[0].fingerprint == a
+
+
+def test_the_hashes_of_segments_do_not_depend_on_who_is_held_out(store):
+    kept = store_hashes(store, say=lambda line: None)
+    (held,) = hold_out([store], (min(splits(store)),))
+    np.testing.assert_array_equal(store_hashes(held, say=pytest.fail), kept)
 
 
 def test_a_name_that_nobody_has_is_refused_with_the_nearest(store):
