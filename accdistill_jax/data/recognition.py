@@ -82,7 +82,8 @@ def recognise(
         return Recognised(PLAIN, f"{' and '.join(options)} of a table given")
     missing = [root for root in roots if not os.path.lexists(root)]
     if missing:
-        raise UserError(f"{missing[0]}: no such file or folder")
+        advice = "; name the reader of recordings at an address" if "://" in os.fspath(missing[0]) else ""
+        raise UserError(f"{missing[0]}: no such file or folder{advice}")
     trees = [Tree(root) for root in roots]
     candidates = [one for name in recordings.names() if name != PLAIN and (one := _candidate(name, trees))]
     described = next((one for one in candidates if one.reader == DESCRIBED), None)

@@ -1,6 +1,7 @@
 """accdistill embed: recordings into a table, whole or not at all, and continued after an interruption."""
 
 import gzip
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -8,7 +9,10 @@ import pytest
 
 import accdistill_jax as ad
 from accdistill_jax.api.embed_command import main
+from accdistill_jax.api.predict_command import main as predict
+from accdistill_jax.data import recordings
 from accdistill_jax.errors import SignalWarning, UserError
+from tests.guides import REPOSITORY, blocks
 
 HEADER = "x,y,z\n"
 
@@ -122,6 +126,26 @@ def test_without_read_outs_the_table_has_no_predictions_and_is_another_one(copy,
     assert "was made otherwise (read-outs" in capsys.readouterr().err
     assert embed(copy, watches, *flags(out), "--overwrite") == 0
     assert pq.read_table(out).column_names[-1] == "embedding" and "predictions" not in capsys.readouterr().out
+
+
+def test_a_reader_in_a_file(finished, tmp_path, capsys):
+    folder = tmp_path / "my_watch"
+    folder.mkdir()
+    signal = np.random.default_rng(0).normal([1.0, 0, 600, 800], 2.0, (65 * 50, 4))
+    np.savetxt(folder / "anna.mywatch", signal, fmt="%.3f", delimiter=",", header="green,x,y,z", comments="")
+    reader, *_ = blocks(REPOSITORY / "accdistill_jax/data/README.md", "python")
+    file, out = tmp_path / "outside_embed.py", tmp_path / "z.parquet"
+    file.write_text(reader)
+    try:
+        assert embed(finished, folder, "--out", out, "--reader", file, "--wrist", "right") == 0
+        assert "1 recordings (outside_embed): 1 of 1 minutes embedded" in capsys.readouterr().out
+        assert pq.read_table(out)["participant"].to_pylist() == ["anna"]
+        table = tmp_path / "predicted.csv"
+        assert predict([str(finished), str(folder), "--out", str(table), "--reader", str(file)]) == 0
+        assert table.read_text().count("anna") >= 1
+    finally:
+        recordings.remove_file("outside_embed")
+        sys.path.remove(str(tmp_path))
 
 
 WRONG = {

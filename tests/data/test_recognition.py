@@ -47,6 +47,13 @@ def test_options_of_a_table_decide(kinds):
     assert recognise([kinds / "plain/watch.csv"], {"rate_hz": 50}).reader == "plain"
 
 
+def test_what_is_missing_is_named(tmp_path):
+    with pytest.raises(UserError, match="gone: no such file or folder$"):
+        recognise([tmp_path, tmp_path / "gone"])
+    with pytest.raises(UserError, match="name the reader of recordings at an address"):
+        recognise(["s3://bucket/recordings"])
+
+
 def test_a_mixed_folder_is_described(kinds, tmp_path):
     for name in ("empatica_e4", "troika"):
         shutil.copytree(kinds / name, tmp_path / name)
