@@ -1,8 +1,9 @@
-"""`benchmark tradeoff`: the accuracy that dropped tokens and cached teacher views cost, at equal training time.
+"""`benchmark tradeoff`: the accuracy that dropped tokens and cached teacher views cost, at equal training time or equal steps.
 
-All students share a teacher, which is trained first if the config names none. All students then get the same training time. The
-time of a step is measured first, all variants in turn. The steps of a student are the budget, less the time to compute its
-teacher's views, divided by the time of a step. Results are those of validation participants; test participants are not read.
+All students share a teacher, which is trained first if the config names none. The time of a step is measured first, all variants in
+turn. At equal time, the steps of a student are the budget, less the time to compute its teacher's views, divided by the time of a
+step. With `--steps`, all students get the same number of steps, and the table shows the speed of a step beside the results: load by
+other programs then changes no student. Results are those of validation participants; test participants are not read.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from accdistill_jax.benchmark import contest
+from accdistill_jax.benchmark.arguments import positive
 from accdistill_jax.benchmark.commands.tradeoff_report import TARGETS, StudentVariant, draw, named_variant, report
 from accdistill_jax.benchmark.contest import Contender
 from accdistill_jax.config.convert import changed
@@ -48,6 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=(150.0,),
         metavar="S",
         help="training time of a student, in seconds (default 150)",
+    )
+    parser.add_argument(
+        "--steps",
+        type=positive,
+        nargs="+",
+        default=(),
+        metavar="N",
+        help="training steps of every student, in place of a time",
     )
     parser.add_argument(
         "--variants",
@@ -85,18 +95,19 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
 
 def _measure(arguments: argparse.Namespace, base: Config, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
     plan = StepPlan(folder, base)
+    budgets = [(0.0, steps) for steps in arguments.steps] or [(budget_s, 0) for budget_s in arguments.budget_s]
     inputs = _shared_inputs(base, folder)
     plan.measure_steps(arguments.variants, rounds=arguments.rounds, say=say)
     plan.measure_views(arguments.variants, inputs)
     results, left_out = [], []
     for seed in range(arguments.seeds):  # an interrupted run has results of all variants for the first seeds
-        for budget_s in arguments.budget_s:
+        for budget_s, fixed in budgets:
             for variant in arguments.variants:
-                steps = plan.steps(variant, budget_s)
+                steps = fixed or plan.steps(variant, budget_s)
                 if steps < 1:
                     left_out.append([variant.name, budget_s])
                     continue
-                say(f"{variant.name}, {budget_s:g} s, seed {seed}: {steps} steps")
+                say(f"{variant.name}{f', {budget_s:g} s' if budget_s else ''}, seed {seed}: {steps} steps")
                 results.append(_train_student(inputs, variant, budget_s=budget_s, seed=seed, steps=steps))
     record = {
         "config": arguments.config,
@@ -243,11 +254,12 @@ def views_seconds(store: str, views: int, *, seed: int) -> float:
 def _train_student(
     inputs: SharedInputs, variant: StudentVariant, *, budget_s: float, seed: int, steps: int
 ) -> dict[str, Any]:
-    """Trains and evaluates a student; returns its saved result if it has one."""
+    """Trains and evaluates a student; returns its saved result if it has one. `budget_s` is 0 if the steps are given."""
     from accdistill_jax.files import write_atomically
     from accdistill_jax.training.metrics import read_metrics
 
-    workdir = inputs.folder / "students" / f"{variant.name.replace('/', '-')}-{budget_s:g}s-{seed}"
+    budget = f"{budget_s:g}s" if budget_s else f"{steps}steps"
+    workdir = inputs.folder / "students" / f"{variant.name.replace('/', '-')}-{budget}-{seed}"
     path = workdir / "result.json"
     if path.exists():
         return json.loads(path.read_text())

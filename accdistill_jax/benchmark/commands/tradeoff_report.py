@@ -43,10 +43,10 @@ class Summary(NamedTuple):
 
     Attributes:
         variant: form of the training.
-        budget_s: training time, in seconds.
+        budget_s: training time, in seconds; 0 if the steps were given.
         steps: steps of each student.
         wall_s: training time with the teacher's views, in seconds.
-        off: largest relative deviation of their time from the median over all students of the budget.
+        off: largest relative deviation of their time from the median over all students of the budget; 0 at equal steps.
         views_s: median time for the teacher's views, in seconds.
         hr_mae: heart-rate error, in beats per minute.
         sdnn_mae: SDNN error, in ms.
@@ -66,9 +66,10 @@ class Summary(NamedTuple):
 
 def summaries(record: Mapping[str, Any]) -> list[Summary]:
     """A summary per variant and budget, in the order of the results."""
-    groups: dict[tuple[str, float], list[dict]] = {}
+    groups: dict[tuple[str, float, int], list[dict]] = {}
     for result in record["results"]:
-        groups.setdefault((result["variant"], result["budget_s"]), []).append(result)
+        equal_steps = 0 if result["budget_s"] else result["steps"]
+        groups.setdefault((result["variant"], result["budget_s"], equal_steps), []).append(result)
 
     def taken_s(result: Mapping[str, Any]) -> float:
         return result["train_s"] + result["views_s"]
@@ -87,13 +88,13 @@ def summaries(record: Mapping[str, Any]) -> list[Summary]:
             budget_s=budget_s,
             steps=group[0]["steps"],
             wall_s=over_seeds([taken_s(result) for result in group]),
-            off=max(abs(taken_s(result) / usual_s[budget_s] - 1.0) for result in group),
+            off=max(abs(taken_s(result) / usual_s[budget_s] - 1.0) for result in group) if budget_s else 0.0,
             views_s=statistics.median(result["views_s"] for result in group),
             hr_mae=over_seeds([result["hr_mae"]["student"] for result in group]),
             sdnn_mae=over_seeds([result["sdnn_mae"]["student"] for result in group]),
             top1=over_seeds([result["top1"] for result in group]),
         )
-        for (name, budget_s), group in groups.items()
+        for (name, budget_s, _), group in groups.items()
     ]
 
 
@@ -108,7 +109,7 @@ def report(record: dict[str, Any]) -> str:
         [
             f"{summary.variant.drop:.0%} dropped, "
             + (f"{summary.variant.views} views cached" if summary.variant.views else "teacher in every step"),
-            f"{summary.budget_s:g}",
+            f"{summary.budget_s:g}" if summary.budget_s else "equal steps",
             f"{1e3 * record['step_s'][summary.variant.name]:.0f}",
             f"{record['step_s'][record['first']] / record['step_s'][summary.variant.name]:.2f}",
             f"{summary.steps}",
@@ -135,7 +136,8 @@ def report(record: dict[str, Any]) -> str:
         "SDNN error, ms",
         f"top-1 among {record['pool']}",
     )
-    out = [f"# Accuracy at equal time: {record['config']}\n\n", table(header, rows)]
+    equal = "time" if any(result["budget_s"] for result in record["results"]) else "steps"
+    out = [f"# Accuracy at equal {equal}: {record['config']}\n\n", table(header, rows)]
     for first in record["results"][:1]:
         heart, variability = (first[name] for name in TARGETS)
         out.append(

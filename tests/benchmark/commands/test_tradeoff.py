@@ -75,6 +75,15 @@ def test_the_table_has_medians_over_seeds_and_omitted_students(record):
     )
 
 
+def test_at_equal_steps_times_may_differ(record):
+    for student in record["results"]:
+        student["budget_s"] = 0.0
+    record["results"] += [student | {"steps": 200} for student in record["results"]]
+    text = tradeoff.report(json.loads(json.dumps(record)))
+    assert text.startswith("# Accuracy at equal steps") and "not equal" not in text
+    assert text.count("| equal steps | 40 | 2.50 | 100 |") == text.count("| equal steps | 40 | 2.50 | 200 |") == 1
+
+
 def test_unequal_times_are_reported(record):
     assert "not equal" not in tradeoff.report(record)
     record["results"][0]["train_s"] *= 1.3
@@ -118,7 +127,14 @@ def test_an_invalid_variant_is_refused(variant, capsys):
 
 
 @pytest.mark.long
-def test_students_are_trained_once_and_evaluated_on_validation_participants(smoke_store, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("preset", "budget"),
+    [("smoke-mean", ("--budget-s", "1.5")), ("smoke", ("--steps", "6"))],
+    ids=["mean, time", "windows, steps"],
+)
+def test_students_are_trained_once_and_evaluated_on_validation_participants(
+    smoke_store, tmp_path, monkeypatch, capsys, preset, budget
+):
     """Every measured step takes a fixed time here; the contest has its own tests."""
     store = Path(shutil.copytree(smoke_store, tmp_path / "store"))
     compete = lambda contenders, **options: {contender.name: Measured({}, [0.25], 1) for contender in contenders}
@@ -126,13 +142,12 @@ def test_students_are_trained_once_and_evaluated_on_validation_participants(smok
     arguments = [
         "tradeoff",
         f"--folder={tmp_path / 'found'}",
-        "--budget-s",
-        "1.5",
+        *budget,
         "--variants",
         "0/0",
         "0.5/2",
         "--seeds=1",
-        "--config=configs/distill.py:smoke-mean",
+        f"--config=configs/distill.py:{preset}",
         f"--config.data.stores=('{store}',)",
         f"--json={tmp_path / 'found.json'}",
     ]
