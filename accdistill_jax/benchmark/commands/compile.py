@@ -1,13 +1,16 @@
 """`benchmark compile`: compiles a training step for TPU slices on a machine without a TPU and reports the compiler's estimates."""
 
 import argparse
+import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from accdistill_jax.config.load import add_config, load_config
 from accdistill_jax.errors import UserError
+from accdistill_jax.runtime.child import Child, ChildDied, ChildError
 
 SHOWN_LINES = 20
+COMPILER = "accdistill_jax.benchmark.contenders.compiling"
 ESTIMATE = (
     "These are estimates of the compiler, and not a measurement: the sum of the cycles of its fused operations. It has no estimate "
     "for collectives and for waiting on memory, so a chip takes longer. FLOP are those of the matrix products by formula, as in "
@@ -60,47 +63,76 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
     }
     record["dtype"] = config.runtime.compute_dtype
     record["slices"] = []
+    order = {name: record[name] for name in ("config", "overrides", "stage", "batch")}
     for where in slices:
         say(f"compiling for {where.name}: a minute or two")
-        record["slices"].append(compile_for(work, where, batch=arguments.batch))
+        facts = slice_facts(work, where, batch=arguments.batch)
+        record["slices"].append(facts | compiled_elsewhere(order | {"topology": where.name}))
     refused = [compiled["topology"] for compiled in record["slices"] if not compiled["compiles"]]
     if refused:
         record["failed"] = f"does not compile for {', '.join(refused)}"
     return record
 
 
-def compile_for(work: Any, where: Any, *, batch: int) -> dict[str, Any]:
-    """The compiler's estimates of a step on a slice, as plain values.
+def slice_facts(work: Any, where: Any, *, batch: int) -> dict[str, Any]:
+    """Facts of a step on a slice that need no compiler.
 
     Args:
         work: `program.Work`, described under `tracing_for("tpu")`.
         where: `topology.Slice` to compile for.
         batch: segments per chip.
     """
-    import jax
-
-    from accdistill_jax.benchmark.model import topology
     from accdistill_jax.benchmark.model.hardware import TPU_CHIPS
 
     chips, chip = len(where.devices), TPU_CHIPS[where.generation]
     facts = {"topology": where.name, "chips": chips, "memory_bytes": chip.memory_bytes, "cycle_flops": chip.cycle_flops}
     facts["clock_hz"] = chip.peak_flops / chip.cycle_flops
     facts["flops"] = work.step_flops(batch=batch, global_batch=batch * chips)
+    return facts
+
+
+def compiled_elsewhere(order: Mapping[str, Any], *, module: str = COMPILER) -> dict[str, Any]:
+    """`compile_for` in a process of its own, because the compiler ends its process where it crashes.
+
+    Args:
+        order: "config", "overrides", "stage", "batch" and "topology".
+        module: module of the process.
+
+    Returns:
+        The compiler's estimates, or "compiles" False and a "reason".
+    """
+    with tempfile.TemporaryFile("w+") as output:  # a crash prints long stacks
+        child = Child(module, output=output)
+        try:
+            child.send(dict(order))
+            return child.receive()
+        except ChildDied as death:
+            return {"compiles": False, "reason": f"the compiler crashed ({death})"}
+        except ChildError as error:
+            raise error.original() from None
+        finally:
+            child.close()
+
+
+def compile_for(work: Any, where: Any, *, batch: int) -> dict[str, Any]:
+    """The compiler's estimates of a step on a slice, as plain values; arguments as for `slice_facts`."""
+    import jax
+
+    from accdistill_jax.benchmark.model import topology
+
+    chips = len(where.devices)
     lowered, metrics = topology.lower(work, where, batch=batch)
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        return facts | {"compiles": False, "reason": topology.error_line(error)}
+        return {"compiles": False, "reason": topology.error_line(error)}
     expected = work.collectives(devices=chips, global_batch=batch * chips, metrics=metrics)
-    facts["memory"] = memory_by_kind(compiled.memory_analysis())
-    facts["logical"] = work.state_bytes(devices=chips, sharded=work.sharded) | {"batch": batch * work.segment_bytes}
-    facts["kept_bytes"] = work.activation_bytes(batch=batch)
-    facts["counted_flops"] = compiled.cost_analysis()["flops"]
-    return (
-        facts
-        | {"compiles": True}
-        | of_text(compiled.as_text(), expected if chips > 1 else [], batch=batch, flops=facts["flops"])
-    )
+    estimates = {"compiles": True, "memory": memory_by_kind(compiled.memory_analysis())}
+    estimates["logical"] = work.state_bytes(devices=chips, sharded=work.sharded) | {"batch": batch * work.segment_bytes}
+    estimates["kept_bytes"] = work.activation_bytes(batch=batch)
+    estimates["counted_flops"] = compiled.cost_analysis()["flops"]
+    flops = work.step_flops(batch=batch, global_batch=batch * chips)
+    return estimates | of_text(compiled.as_text(), expected if chips > 1 else [], batch=batch, flops=flops)
 
 
 def memory_by_kind(stats: Any) -> dict[str, int]:

@@ -185,6 +185,17 @@ def test_the_report_names_estimates_and_the_share_of_the_peak(record):
     assert "| all-gather | 1 | 48 | 96 |" in text and "Matrix products: 1, " in text and "kept in float32: none" in text
 
 
+def test_a_compiler_that_crashes_is_a_slice_that_does_not_compile():
+    found = compiling.compiled_elsewhere({"topology": "v6e:2x2"}, module="tests.benchmark.commands.crashing")
+    assert found == {"compiles": False, "reason": "the compiler crashed (SIGSEGV)"}
+
+
+def test_an_error_of_the_compiling_process_is_raised_as_itself():
+    order = {"config": "distill:smoke-mean", "overrides": [], "stage": "student", "batch": 1, "topology": "v9:1x1"}
+    with pytest.raises(UserError, match="'v9:1x1' is not a TPU slice"):
+        compiling.compiled_elsewhere(order)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mapping, state", [("pmap", "sharded"), ("pmap", "replicated"), ("shard_map", "sharded")])
 def test_a_step_is_lowered_for_all_devices_of_a_slice(mapping, state):
