@@ -80,6 +80,9 @@ def recognise(
     plain_options = recordings.reader(PLAIN).options
     if options and options.keys() <= plain_options.keys():
         return Recognised(PLAIN, f"{' and '.join(options)} of a table given")
+    addresses = [os.fspath(root) for root in roots if "://" in os.fspath(root)]
+    if addresses:
+        raise UserError(f"{addresses[0]}: only local files are recognised; choose the reader, or fetch the recordings")
     missing = [root for root in roots if not os.path.lexists(root)]
     if missing:
         advice = "; name the reader of recordings at an address" if "://" in os.fspath(missing[0]) else ""

@@ -184,3 +184,20 @@ def test_clashing_and_broken_plug_ins_leave_the_others_usable(tmp_path, capsys, 
         assert status == 2 and message in error and error.count("\n") == 1, error
     assert "auto" not in recordings.names()
     assert run(capsys, "bami", watches, "--out", tmp_path / "out")[2].startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("out: str = ''", "its options cannot be flags: argument --out: conflicting option string"),
+        ("split_seed: int = 1", "its options cannot be flags: argument --split-seed"),
+        ("unit: 'Unknown' = 1", "its options cannot be flags: name 'Unknown' is not defined"),
+        ("unit: str", "its option 'unit' needs a default"),
+    ],
+)
+def test_options_that_cannot_be_flags(tmp_path, capsys, options, message):
+    reader = tmp_path / "my_odd_reader.py"
+    reader.write_text(f'"""Odd."""\n\n\ndef find(tree, *, {options}):\n    return []\n')
+    assert main(["--reader", str(reader), str(tmp_path), "--out", str(tmp_path / "store")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: the reader 'my_odd_reader': ") and message in error and error.count("\n") == 1

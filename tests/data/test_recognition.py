@@ -121,3 +121,8 @@ def test_auto_prepares_as_the_reader_does(kinds, tmp_path, capsys):
     auto, named = (Store.open(tmp_path / name).manifest for name in ("auto", "named"))
     assert json.dumps(auto["source_settings"]) == json.dumps(named["source_settings"])
     assert auto["fingerprint"] == named["fingerprint"]
+
+
+def test_an_address_needs_a_named_reader():
+    with pytest.raises(UserError, match="s3://bucket/nights: only local files are recognised; choose the reader"):
+        recognise(["s3://bucket/nights"])

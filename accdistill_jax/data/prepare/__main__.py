@@ -6,6 +6,7 @@ if __name__ == "__main__":
     streams.secure(product="files")
 
 import argparse
+import inspect
 import os
 import sys
 from collections.abc import Sequence
@@ -102,7 +103,7 @@ def build_parser(prog: str = PROG) -> argparse.ArgumentParser:
 
 
 def _add_reader(commands: "argparse._SubParsersAction[CommandParser]", reader: recordings.Reader) -> None:
-    options = function_fields(reader.find)
+    options = _options(reader)
     command = commands.add_parser(
         reader.name,
         help=reader.summary.replace("%", "%%"),
@@ -110,6 +111,27 @@ def _add_reader(commands: "argparse._SubParsersAction[CommandParser]", reader: r
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_recordings_flags(command, options)
+
+
+def _options(reader: recordings.Reader) -> list[Field]:
+    """The options of a reader as flags; one from outside is not trusted.
+
+    Raises:
+        UserError: an option cannot become a flag.
+    """
+    if not reader.is_outside:
+        return function_fields(reader.find)
+    try:
+        options = function_fields(reader.find)
+        trial = argparse.ArgumentParser()
+        _add_recordings_flags(trial, options)
+        trial.format_help()
+    except Exception as error:
+        raise UserError(f"the reader {reader.name!r}: its options cannot be flags: {one_line(str(error))}") from error
+    unset = next((option.name for option in options if option.default is inspect.Parameter.empty), None)
+    if unset is not None:
+        raise UserError(f"the reader {reader.name!r}: its option {unset!r} needs a default")
+    return options
 
 
 def _add_recordings_flags(command: argparse.ArgumentParser, options: Sequence[Field] = ()) -> None:

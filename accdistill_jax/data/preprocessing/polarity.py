@@ -222,6 +222,13 @@ def polarity_summary(votes: Mapping[str, Vote], *, most: int = 10) -> list[str]:
         for name, vote in sorted(votes.items())
         if decisions[name].basis == "uncertain"
     ]
+    # The preparation of all recordings together applies the decisions, so others come from stores that were merged.
+    odd += [
+        f"recording {name}: {vote.applied} was applied, but by all recordings here the PPG of {vote.device} has {decisions[name].polarity}: it "
+        f"was prepared apart from them; prepare all together, or declare the polarity"
+        for name, vote in sorted(votes.items())
+        if vote.applied != decisions[name].polarity and not vote.dissents
+    ]
     lines += [f"warning: {line}" for line in odd[:most]]
     if len(odd) > most:
         lines.append(

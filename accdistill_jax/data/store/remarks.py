@@ -40,7 +40,11 @@ def remarks(manifest: Mapping) -> list[str]:
     Args:
         manifest: manifest of a store.
     """
-    notes = {unit["unit"]: unit["notes"] for unit in manifest["prepared"] if isinstance(unit.get("notes"), Mapping)}
+    notes: dict[str, Mapping] = {}
+    for number, unit in enumerate(manifest["prepared"]):
+        if isinstance(unit.get("notes"), Mapping):
+            name = unit["unit"]  # merged stores may have recordings of equal ids
+            notes[f"{name} (entry {number})" if name in notes else name] = unit["notes"]
     votes = {name: vote for name, note in notes.items() if (vote := polarity.vote_of(note)) is not None}
     lines = polarity.polarity_summary(votes, most=MOST)
     for signal in ("ppg", "accel"):

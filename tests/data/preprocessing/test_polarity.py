@@ -160,3 +160,13 @@ def test_one_long_recording_does_not_outvote_many():
 def test_many_oddities_are_cut_short():
     lines = polarity_summary({f"r{i:02d}": vote(0, 0) for i in range(30)}, most=10)
     assert sum("recording r" in line for line in lines) == 10 and lines[-1].startswith("warning: 20 more recordings")
+
+
+def test_a_recording_that_was_prepared_apart_is_reported():
+    """As after a merge: alone, the recording with few frames got another polarity."""
+    together = {f"r{i}": vote(90, 1, applied="systole_down") for i in range(3)}
+    lines = polarity_summary(together | {"alone": vote(2, 2, applied="systole_up")})
+    assert [line for line in lines if line.startswith("warning")] == [
+        "warning: recording alone: systole_up was applied, but by all recordings here the PPG of watch has systole_down: it was prepared "
+        "apart from them; prepare all together, or declare the polarity"
+    ]
