@@ -9,6 +9,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 import accdistill_jax
@@ -124,3 +126,14 @@ print(embeddings.shape == (len(store.indices("test")), encoder.embedding_size), 
     assert "segments" in run(
         installed / "accdistill", "prepare", "show", "runs/distill-smoke/data/synthetic", cwd=tmp_path
     )
+
+
+@pytest.mark.slow
+def test_a_shipped_encoder_embeds_a_csv_file_in_an_empty_folder(installed, tmp_path):
+    rows = np.random.default_rng(0).normal([0.0, 600.0, 800.0], 2.0, (130 * 50, 3))
+    np.savetxt(tmp_path / "my.csv", rows, "%.2f", ",", header="x,y,z", comments="")
+    words = ("embed", "synthetic-small", "my.csv", "--out", "z.parquet", "--rate-hz", "50", "--unit", "mg")
+    assert "2 of 2 minutes embedded" in run(installed / "accdistill", *words, cwd=tmp_path)
+    assert "synthetic-wrist: reads acceleration" in run(installed / "accdistill", "encoders", cwd=tmp_path)
+    table = pq.read_table(tmp_path / "z.parquet")
+    assert table.num_rows == 2 and "hr_bpm_unknown" in table.column_names
