@@ -7,6 +7,7 @@ import pytest
 
 import accdistill_jax as ad
 from accdistill_jax.errors import UserError
+from accdistill_jax.shipped import __main__ as command
 from accdistill_jax.shipped.card import shipped_card
 from accdistill_jax.shipped.measuring import measure_readouts
 from accdistill_jax.shipped.packing import pack_encoder, report_of, training_medians
@@ -45,3 +46,18 @@ def test_a_run_of_another_config_is_refused(packing, finished, smoke_config, tmp
     packing.config = lambda: smoke_config(seed=1)
     with pytest.raises(UserError, match="its config is not shipped:smoke"):
         pack_encoder(packing, finished, tmp_path / "small")
+
+
+def test_the_command_checks_parameters_and_refuses_real_recordings(packing, copy, tmp_path, monkeypatch, capsys):
+    packing.preset = copy.name
+    monkeypatch.setattr(command, "ENCODERS", {"small": packing})
+    out = tmp_path / "out"
+    pack_encoder(packing, copy, out / "small")
+    words = [str(copy.parent), "--out", str(out)]
+    assert command.main([*words, "--check"]) == 0
+    assert f"small: the same parameters as {out / 'small'}" in capsys.readouterr().out
+    export = out / "small/export.json"
+    export.write_text(export.read_text().replace('"fingerprint": "', '"fingerprint": "0'))
+    assert command.main([*words, "--check"]) == 1 and "small: OTHER parameters" in capsys.readouterr().out
+    assert command.main(words) == 2  # the run's store is not a synthetic one that the run made
+    assert "its config names stores" in capsys.readouterr().err
