@@ -70,8 +70,8 @@ def _make(argv: Sequence[str], prog: str) -> int:
 
 def _write(name: str, workdir: Path, out: Path, others: Sequence[Store]) -> None:
     packing = ENCODERS[name]
-    encoder = pack_encoder(packing, workdir, out)
     store = run_store(workdir, packing.config())
+    encoder = pack_encoder(packing, workdir, out)
     labels = [] if encoder.readouts is None else list(encoder.readouts.targets)
     medians = training_medians(store, labels)
     report = report_of(encoder, store, measure_readouts(encoder, store, store.indices("test"), medians=medians))
