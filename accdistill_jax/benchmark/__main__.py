@@ -42,6 +42,8 @@ COMMANDS = {
     "step": Benchmark("a training step on this machine's devices, against PyTorch if it is installed"),
     "cores": Benchmark("a training step with one CPU device against a device per core, by size of the model"),
     "input": Benchmark("reading, generating and preparing segments"),
+    "table": Benchmark("memory and time of a store with many millions of segments", rounds=False),
+    "prepare": Benchmark("a worker that prepares many recordings: minutes per core-second, memory", rounds=False),
     "startup": Benchmark("time from the command to the first step; memory by batch size"),
     "embed": Benchmark("inference, probes and retrieval on many embeddings"),
     "watch": Benchmark(

@@ -96,9 +96,11 @@ class Pipeline:
                     f"{store.path}: split {sampling.split!r} has no segment; use another split rule or more participants"
                 )
         self.num_segments = sum(map(len, rows))
-        ids = [np.full(len(store_rows), number, np.int32) for number, store_rows in enumerate(rows)]
+        rows = [_compact(store_rows) for store_rows in rows]
+        # A broadcast number takes no memory.
+        ids = [np.broadcast_to(np.int32(number), len(store_rows)) for number, store_rows in enumerate(rows)]
         if sampling.weights is None:
-            self._pools = [(np.concatenate(ids), np.concatenate(rows))]
+            self._pools = [(ids[0], rows[0])] if len(rows) == 1 else [(np.concatenate(ids), np.concatenate(rows))]
             self._turns = np.zeros(1, np.int64)
         else:
             self._pools = list(zip(ids, rows, strict=True))
@@ -107,7 +109,7 @@ class Pipeline:
         one_hot = self._turns == np.arange(len(self._pools))[:, None]
         self._taken = np.concatenate([np.zeros((len(self._pools), 1), np.int64), np.cumsum(one_hot, axis=1)], axis=1)
         self._lock = threading.Lock()
-        self._permutation = functools.lru_cache(maxsize=2 * len(self._pools) + 2)(self._make_permutation)
+        self._permutation = functools.lru_cache(maxsize=2 * len(self._pools))(self._make_permutation)
 
     def global_indices(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Segments of the global batch at a step. They depend on the arguments and the step alone.
@@ -187,7 +189,13 @@ class Pipeline:
 
     def _make_permutation(self, pool: int, epoch: int) -> np.ndarray:
         rng = np.random.default_rng([_ORDER, self.sampling.seed, pool, epoch])
-        return rng.permutation(len(self._pools[pool][1]))
+        return _compact(rng.permutation(len(self._pools[pool][1])))
+
+
+def _compact(numbers: np.ndarray) -> np.ndarray:
+    """Non-negative integers, sorted or not, in 4 bytes each where they fit: large stores have tens of millions of rows."""
+    fits = not len(numbers) or int(numbers.max()) <= np.iinfo(np.int32).max
+    return numbers.astype(np.int32) if fits else numbers
 
 
 def chosen_rows(store: Store, split: str, *, cap: int | None, seed: int, among: np.ndarray | None = None) -> np.ndarray:

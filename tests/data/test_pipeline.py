@@ -54,6 +54,27 @@ def test_batch_is_the_same_for_any_number_of_hosts(stores, hosts, weights):
         np.testing.assert_array_equal(joined["position"], np.arange(8))
 
 
+@pytest.mark.parametrize("weights", [None, (0.5, 0.5)])
+def test_the_order_is_numpys_permutation_in_every_version(stores, weights):
+    """Runs that were begun with an earlier version continue in the same order."""
+    pipe, epochs = pipeline(stores, weights=weights), 3
+    pools = [[(n, row) for n, store in enumerate(stores) for row in store.indices("train").tolist()]]
+    if weights:
+        pools = [[pair for pair in pools[0] if pair[0] == number] for number in range(2)]
+    expected = [
+        [
+            pool[place]
+            for epoch in range(epochs)
+            for place in np.random.default_rng([1, 3, number, epoch]).permutation(len(pool))
+        ]
+        for number, pool in enumerate(pools)
+    ]
+    seen = rows(pipe, range(epochs * min(map(len, pools)) // 8))
+    for number, order in enumerate(expected):
+        mine = [pair for pair in seen if not weights or pair[0] == number]
+        assert mine == order[: len(mine)] and len(mine) >= 16
+
+
 def test_batch_holds_what_the_indices_say(stores):
     pipe = pipeline(stores)
     batch = pipe.batch(2)

@@ -23,7 +23,8 @@ _TURN = 2  # steps of int16; rounding bends a straight line by at most this much
 _BLOCK = 256  # segments per read
 SAMPLES_PER_CHECK = 1024  # samples per check of turns
 _DIGEST_BYTES = 32
-_SORTED_AT_ONCE = 1 << 21  # rows
+_BLOCK_BYTES = 1 << 20
+SORTED_AT_ONCE = 1 << 21  # rows
 _FIRST_BITS = 5
 
 
@@ -107,7 +108,7 @@ def equal_rows(hashes: np.ndarray) -> np.ndarray:
     Returns:
         [n, 2] int64: for each later row with a hash, the first row with this hash and the later row.
     """
-    if len(hashes) <= _SORTED_AT_ONCE:
+    if len(hashes) <= SORTED_AT_ONCE:
         return _equal_among(np.flatnonzero(hashes), hashes)
     # Equal hashes have equal first bits: a sort of the rows with the same first bits needs little memory.
     first_bits = (hashes >> np.uint64(64 - _FIRST_BITS)).astype(np.uint8)
@@ -131,16 +132,23 @@ def _kept_hashes(folder: LocalFolder | RemoteFolder, store: Store) -> np.ndarray
     try:
         if folder.is_local and folder.sizes([CONTENT]).get(CONTENT) != size:  # a file of another size is not read
             return None
-        content = folder.read(CONTENT)
-    except UserError:
+        file = folder.open(CONTENT)
+        if file is None:
+            return None
+        with file:
+            expected = file.read(_DIGEST_BYTES)
+            digest, read = hashlib.sha256(store.manifest["fingerprint"].encode()), _DIGEST_BYTES
+            while block := file.read(_BLOCK_BYTES):
+                digest.update(block)
+                read += len(block)
+            if read != size or digest.digest() != expected:
+                return None
+            if folder.is_local:  # mapped: the file may be larger than the memory
+                return np.memmap(file, "<u8", mode="r", offset=_DIGEST_BYTES, shape=(store.num_segments, 2))
+            file.seek(_DIGEST_BYTES)
+            return np.frombuffer(file.read(), "<u8").reshape(-1, 2).astype(np.uint64, copy=False)
+    except (UserError, OSError):
         return None
-    if (
-        content is None
-        or len(content) != size
-        or _digest(store.manifest["fingerprint"], content[_DIGEST_BYTES:]) != content[:_DIGEST_BYTES]
-    ):
-        return None
-    return np.frombuffer(content[_DIGEST_BYTES:], "<u8").reshape(-1, 2).astype(np.uint64)
 
 
 def _has_information(signal: np.ndarray) -> bool:

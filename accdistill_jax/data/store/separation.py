@@ -166,7 +166,10 @@ class _Rows(NamedTuple):
             parts.append(codes[group.person])
         names = [name for _, name in known]
         sizes = [len(group.person) for group in groups]
-        unknown = [np.zeros((size, 2), np.uint64) for size in sizes]
+        hashes = [
+            np.zeros((size, 2), np.uint64) if group.hashes is None else group.hashes
+            for group, size in zip(groups, sizes, strict=True)
+        ]
         return cls(
             [group.name for group in groups],
             [group.hashes is not None for group in groups],
@@ -174,9 +177,7 @@ class _Rows(NamedTuple):
             np.repeat(np.arange(len(groups), dtype=np.int32), sizes),
             np.concatenate(parts),
             np.concatenate([group.side for group in groups]),
-            np.concatenate(
-                [zero if group.hashes is None else group.hashes for group, zero in zip(groups, unknown, strict=True)]
-            ),
+            hashes[0] if len(hashes) == 1 else np.concatenate(hashes),
         )
 
 
@@ -197,7 +198,9 @@ class _Overlap(NamedTuple):
 
 def _people_in_two_splits(rows: _Rows) -> list[_Overlap]:
     shape = (len(rows.names), len(SPLITS), len(rows.labels))
-    keys, counts = np.unique(np.ravel_multi_index((rows.person, rows.side, rows.group), shape), return_counts=True)
+    counts = np.bincount(np.ravel_multi_index((rows.person, rows.side, rows.group), shape))
+    keys = np.flatnonzero(counts)
+    counts = counts[keys]
     places = np.stack(np.unravel_index(keys, shape), axis=1)
     split = np.flatnonzero(np.bincount(np.unique(places[:, :2], axis=0)[:, 0]) > 1)
     overlaps: dict[tuple, list] = {}

@@ -56,6 +56,15 @@ def test_a_few_signs_of_life_at_the_end_are_found(monkeypatch):
     assert signal_hash(values) == 0
 
 
+def test_many_rows_are_compared_in_portions(monkeypatch):
+    hashes = np.random.default_rng(0).integers(0, 2**64, 500, np.uint64)
+    hashes = np.concatenate([hashes, hashes[::3], np.zeros(7, np.uint64)])
+    at_once = equal_rows(hashes)
+    monkeypatch.setattr(content, "SORTED_AT_ONCE", 100)
+    np.testing.assert_array_equal(equal_rows(hashes), at_once)
+    assert len(at_once) == 167 and equal_rows(hashes[:500]).shape == (0, 2)
+
+
 def test_equal_rows_are_beside_the_first_of_them():
     hashes = np.array([5, 0, 7, 5, 0, 5, 8, 7], np.uint64)
     assert sorted(map(tuple, equal_rows(hashes).tolist())) == [(0, 3), (0, 5), (2, 7)]
