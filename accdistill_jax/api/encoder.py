@@ -255,7 +255,7 @@ class TrainedEncoder:
 
         Args:
             path: file or folder.
-            reader: name of the format, as in `accdistill prepare --help`; None finds it.
+            reader: name of the format, as in `accdistill prepare --help`, or a file such as "my_reader.py"; None finds it.
             options: of the reader, such as rate_hz=50, unit="mg" for a CSV file that nobody described.
 
         Returns:

@@ -110,7 +110,8 @@ def embed_files(
         UserError: as there.
     """
     root = expanded(path)
-    found = recordings.find(reader or recognise([root], options).reader, root, **options)
+    name = recordings.named_or_added(reader) if reader else recognise([root], options).reader
+    found = recordings.find(name, root, **options)
     tables, rejected = [], Counter()
     for source in found:
         batch = minutes_of(source.load(), contract)

@@ -143,6 +143,8 @@ def test_a_reader_in_a_file(finished, tmp_path, capsys):
         table = tmp_path / "predicted.csv"
         assert predict([str(finished), str(folder), "--out", str(table), "--reader", str(file)]) == 0
         assert table.read_text().count("anna") >= 1
+        in_python = ad.load(finished).embed_recording(folder, reader=str(file), wrist="right")
+        assert in_python["participant"].to_pylist() == ["anna"]
     finally:
         recordings.remove_file("outside_embed")
         sys.path.remove(str(tmp_path))
