@@ -5,6 +5,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter
 
 from accdistill_jax.benchmark.contest import Measured, ratios, spread
 from accdistill_jax.evaluation.report.style import BLUE, GREEN, GREY, ORANGE, RED, panels, styled
@@ -46,6 +47,9 @@ def _contest(axis: Axes, part: Mapping[str, Any]) -> None:
         batches = sorted(speeds)
         axis.plot(batches, [speeds[batch] for batch in batches], "o-", color=COLOURS.get(program), label=program)
     axis.set(xscale="log", xlabel="segments per step", ylabel="segments/s")
+    axis.set_xticks(sorted({batch for speeds in lines.values() for batch in speeds}))
+    axis.xaxis.set_major_formatter(FormatStrFormatter("%d"))
+    axis.minorticks_off()
     axis.set_ylim(bottom=0)
     if lines:
         axis.legend()

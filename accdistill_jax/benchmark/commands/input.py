@@ -10,6 +10,7 @@ from accdistill_jax.benchmark import contest
 from accdistill_jax.benchmark.contest import Contender, Measured, spread
 from accdistill_jax.config.load import add_config, load_config
 from accdistill_jax.errors import UserError
+from accdistill_jax.runtime.cpu_devices import available_cores
 
 MODULE = "accdistill_jax.benchmark.contenders"
 PARTS = ("reading", "wait", "generating", "preparing")
@@ -24,6 +25,7 @@ WAITS = {
     ),
 }
 CONCURRENCIES = (1, 8, 32, 128)
+MOST_THREADS = 16  # with more cores, more threads are measured too
 LARGE_CACHE_MB, SMALL_CACHE_MB, NO_CACHE_MB = 256, 1, 0
 
 
@@ -161,9 +163,9 @@ def measure_reading(arguments: argparse.Namespace, store: Path, say: Callable[[s
     """Measures ours, Grain over ArrayRecord with several numbers of threads and processes, and copying alone."""
     order = reading_order(arguments, str(store))
     peer = order | {"folder": str(store.parent), "processes": 0}
+    threads = sorted({1, 2, max(2, min(MOST_THREADS, available_cores()))})
     contenders = [
-        Contender(ours(1), f"{MODULE}.reading", order | {"threads": 1}),
-        Contender(ours(2), f"{MODULE}.reading", order),
+        *(Contender(ours(count), f"{MODULE}.reading", order | {"threads": count}) for count in threads),
         Contender(f"{ours(2)}, first reading", f"{MODULE}.reading", order | {"once": True}),
         *(
             Contender(f"Grain over ArrayRecord, {text}", f"{MODULE}.reading_arrayrecord", peer | tuning)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from accdistill_jax.benchmark import __main__ as command
+from accdistill_jax.benchmark import contest
 from accdistill_jax.benchmark.commands import input as benchmark
 from accdistill_jax.benchmark.contenders import making_scipy, reading, reading_arrayrecord
 from accdistill_jax.benchmark.made_up import raw_recordings
@@ -56,6 +57,17 @@ def test_reading(tmp_path, capsys):
     assert arrays["accel"] == {"bytes": 2 * 3 * 640, "dtype": "int16"}
     assert f"go to the device: {sum(array['bytes'] for array in arrays.values()):.0f}" in text
     assert "GB/s" in text and ("Times as fast as" in text) == HAS_ARRAYRECORD
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, [1, 2]), (2, [1, 2]), (8, [1, 2, 8]), (64, [1, 2, 16])])
+def test_more_cores_are_measured_with_more_threads(tmp_path, monkeypatch, cores, threads):
+    measured = []
+    monkeypatch.setattr(benchmark, "available_cores", lambda: cores)
+    monkeypatch.setattr(contest, "compete", lambda contenders, **options: measured.extend(contenders) or {})
+    arguments = command.benchmark_parser("input").parse_args(["input", *TINY])
+    benchmark.measure_reading(arguments, tmp_path, print)
+    assert [contender.order["threads"] for contender in measured[: len(threads)]] == threads
+    assert [contender.name for contender in measured[: len(threads)]] == [benchmark.ours(count) for count in threads]
 
 
 @pytest.mark.long
