@@ -19,7 +19,7 @@ BATCH, BATCHES = 256, 200
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def measured(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
+def with_memory(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
     """The result of some work, with its seconds, the largest memory meanwhile and the memory held afterwards, in MB."""
     _CLEAR.write_text("5")  # the largest memory counts from here
     begin = time.perf_counter()
@@ -34,21 +34,21 @@ def measured(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
 def main(path: str) -> None:
     """Prints {step: measures}."""
     steps: dict[str, dict] = {}
-    _, steps["imports"] = measured(lambda: None)
-    store, steps["open"] = measured(lambda: Store.open(path))
-    _, steps["check separation"] = measured(lambda: check_separation([store], [], same_names=SAME_NAMES[0]))
-    pipeline, steps["rows of a split"] = measured(
+    _, steps["imports"] = with_memory(lambda: None)
+    store, steps["open"] = with_memory(lambda: Store.open(path))
+    _, steps["check separation"] = with_memory(lambda: check_separation([store], [], same_names=SAME_NAMES[0]))
+    pipeline, steps["rows of a split"] = with_memory(
         lambda: Pipeline([store], Sampling("train", seed=0), batch_size=BATCH)
     )
-    _, steps["order of an epoch"] = measured(lambda: pipeline.global_indices(0))
+    _, steps["order of an epoch"] = with_memory(lambda: pipeline.global_indices(0))
     last = pipeline.num_segments // BATCH
 
     def read() -> None:
         for step in np.linspace(0, last, BATCHES).astype(int).tolist():
             pipeline.batch(step)
 
-    _, steps[f"read {BATCHES} batches of {BATCH}"] = measured(read)
-    _, steps["a column of labels"] = measured(lambda: store.segments["hr_bpm"])
+    _, steps[f"read {BATCHES} batches of {BATCH}"] = with_memory(read)
+    _, steps["a column of labels"] = with_memory(lambda: store.segments["hr_bpm"])
     print(json.dumps(steps))
 
 
