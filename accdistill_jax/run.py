@@ -202,6 +202,7 @@ def synthetic_stores(config: Config, workdir: Path, say: Callable[[str], None], 
         seed=c.seed,
         ppg_channels=c.ppg_channels,
         generator=c.generator,
+        shared_motion=c.shared_motion,
     )
     say(f"data: {c.participants * c.segments_per_participant} synthetic minutes in {path}")
     return (shared_store(path, settings, workers=c.workers, progress=progress, say=say),)

@@ -1,24 +1,36 @@
-"""Base config of the experiments of `python -m accdistill_jax.reproduce`; each changes some keys (reproduce/plan/grid.py).
+"""Base config of the experiments of `python -m accdistill_jax.reproduce`; each changes some keys (reproduce/plan/).
 
-All experiments start from the paper's form (a minute's mean token, no token regression), which their claims are about.
+Students compare windows and learn tokens, as in configs/distill.py; a variant has the paper's literal form. Every encoder, baselines
+included, has the same input bands and the same read-out (statistics of its tokens).
 
-python -m accdistill_jax.reproduce --preset=smoke     # two minutes: drives every path, learns nothing
-python -m accdistill_jax.reproduce --preset=cpu       # overnight at most, 2 cores, synthetic data, three seeds
+python -m accdistill_jax.reproduce --preset=smoke     # minutes: drives every path, learns nothing
+python -m accdistill_jax.reproduce --preset=claims    # at most 90 minutes on 2 cores: each of the paper's claims, few variants
+python -m accdistill_jax.reproduce --preset=trials    # changes of the student at equal training time, on validation people
+python -m accdistill_jax.reproduce --preset=cpu       # a night on 2 cores, synthetic data, three seeds
 python -m accdistill_jax.reproduce --preset=full --data STORE   # sizes of the paper, for accelerators
+python -m accdistill_jax.reproduce --preset=cpu-mean  # the grid of the first committed reports: every student in the paper's form
 """
 
 from ml_collections import ConfigDict
 
 from accdistill_jax.configs import distill
 
-PRESETS = ("smoke", "cpu", "full")
+PRESETS = ("smoke", "claims", "trials", "cpu", "full", "cpu-mean")
+_FROM = {
+    "smoke": "smoke",
+    "claims": "default",
+    "trials": "default",
+    "cpu": "default",
+    "full": "paper",
+    "cpu-mean": "mean",
+}
 
 
 def get_config(preset: str = "cpu") -> ConfigDict:
     """The config from which every experiment of a preset starts."""
     if preset not in PRESETS:
         raise ValueError(f"configs/reproduce.py has no preset {preset!r}; it has: {', '.join(PRESETS)}")
-    config = distill.get_config({"smoke": "smoke-mean", "cpu": "mean", "full": "paper-literal"}[preset])
+    config = distill.get_config(_FROM[preset])
     config.stages = ("data", "teacher", "student")
     if preset == "smoke":
         config.data.synthetic.update(participants=24, segments_per_participant=8)
@@ -26,13 +38,19 @@ def get_config(preset: str = "cpu") -> ConfigDict:
             stage.train.update(
                 duration="2 steps", warmup="0 steps", validate_every="2 steps", checkpoint_every="2 steps"
             )
-    if preset == "cpu":
+    if preset in ("claims", "trials"):
+        config.data.synthetic.update(participants=600, segments_per_participant=30)
+        config.evaluation.train_segments = 6000
+        config.teacher.train.duration = "450 steps"
+        config.student.train.duration = "500 steps"
+    if preset.startswith("cpu"):
         # more participants than in the default config, because targets of participants are probed too
         config.data.synthetic.update(participants=1200, segments_per_participant=36)
         config.evaluation.train_segments = 8000
         config.evaluation.pool_sizes = (100, 1000)
         config.teacher.train.duration = "600 steps"
-        config.student.train.duration = "1000 steps"
+        if preset == "cpu-mean":
+            config.student.train.duration = "1000 steps"
     if preset == "full":
         config.data.synthetic.update(participants=20_000, segments_per_participant=100)
         config.evaluation.pool_sizes = (100, 1000, 10_000)

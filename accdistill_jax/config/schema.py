@@ -75,6 +75,7 @@ class SyntheticConfig:
         "1: a fine, quiet sensor on a still wrist; 2: sensors, clocks and wrists as measured",
         added=True,
     )
+    shared_motion: float = setting(0.0, number(0, 100), "motion that both sensors record, in pulse heights", added=True)
     workers: int = setting(2, integer(1, 1024), "processes that generate", free=True)
 
 
@@ -103,6 +104,7 @@ class DataConfig:
         added=True,
     )
     participant_cap: int = setting(0, integer(), "most training segments of one participant; 0: no limit")
+    store_cap: int = setting(0, integer(), "most training segments of one store, drawn; 0: no limit", added=True)
     read_concurrency: int = setting(
         128,
         integer(1, 4096),

@@ -20,7 +20,7 @@ Reader = Callable[[int, np.ndarray, int, np.ndarray], dict[str, np.ndarray]]
 """Reads rows: (number of the store, rows [b] int64, step, places in the global batch [b] int32) -> {name: [b, ...]}."""
 
 _PERIOD = 4096
-_ORDER, _CAP = 1, 2
+_ORDER, _CAP, _STORE_CAP = 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,11 @@ class Sampling:
 
     Attributes:
         split: "train", "validation" or "test".
-        seed: seed of the order and of the choice by `participant_cap`.
+        seed: seed of the order and of the choice by `participant_cap` and `store_cap`.
         weights: share of each store, positive; None pools the stores.
         participant_cap: maximum number of segments per participant and store; the seed chooses them, the same ones in every
             epoch. None uses all.
+        store_cap: maximum number of segments of each store; the seed chooses them. None uses all.
         rows: for each store the sorted rows of the split to use; None uses all. Without weights a store may have none.
         signals: the signals that all stores must have, with equal numbers of channels; None: those of the first store.
     """
@@ -45,6 +46,7 @@ class Sampling:
     seed: int
     weights: Sequence[float] | None = None
     participant_cap: int | None = None
+    store_cap: int | None = None
     rows: Sequence[np.ndarray] | None = None
     signals: Sequence[str] | None = None
 
@@ -86,7 +88,14 @@ class Pipeline:
         _check_batch(batch_size, host=host, hosts=hosts)
         given = [None] * len(self.stores) if sampling.rows is None else sampling.rows
         rows = [
-            chosen_rows(store, sampling.split, cap=sampling.participant_cap, seed=sampling.seed, among=among)
+            chosen_rows(
+                store,
+                sampling.split,
+                cap=sampling.participant_cap,
+                store_cap=sampling.store_cap,
+                seed=sampling.seed,
+                among=among,
+            )
             for store, among in zip(self.stores, given, strict=True)
         ]
         may_be_empty = sampling.rows is not None and sampling.weights is None and any(map(len, sampling.rows))
@@ -198,11 +207,24 @@ def _compact(numbers: np.ndarray) -> np.ndarray:
     return numbers.astype(np.int32) if fits else numbers
 
 
-def chosen_rows(store: Store, split: str, *, cap: int | None, seed: int, among: np.ndarray | None = None) -> np.ndarray:
-    """Sorted rows of a split (only the sorted rows `among`, if given), at most `cap` per participant."""
+def chosen_rows(
+    store: Store,
+    split: str,
+    *,
+    cap: int | None,
+    seed: int,
+    store_cap: int | None = None,
+    among: np.ndarray | None = None,
+) -> np.ndarray:
+    """Sorted rows of a split (only the sorted rows `among`, if given), at most `cap` per participant and `store_cap` in all."""
     rows = store.indices(split) if among is None else among
-    if cap is None or not len(rows):
+    rows = rows if cap is None or not len(rows) else _capped(store, rows, cap=cap, seed=seed)
+    if store_cap is None or len(rows) <= store_cap:
         return rows
+    return np.sort(np.random.default_rng([_STORE_CAP, seed]).choice(rows, store_cap, replace=False))
+
+
+def _capped(store: Store, rows: np.ndarray, *, cap: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng([_CAP, seed])
     shuffled = rows[rng.permutation(len(rows))]
     _, participant = np.unique(store.segments.codes("participant")[1][shuffled], return_inverse=True)
@@ -243,6 +265,8 @@ def _check_sampling(sampling: Sampling, *, num_stores: int) -> None:
     cap, weights = sampling.participant_cap, sampling.weights
     if cap is not None and cap < 1:
         raise UserError(f"participant cap {cap}: must be at least 1, or None")
+    if sampling.store_cap is not None and sampling.store_cap < 1:
+        raise UserError(f"store cap {sampling.store_cap}: must be at least 1, or None")
     if weights is not None:
         if len(weights) != num_stores:
             raise UserError(f"{len(weights)} weights are given for {num_stores} stores; give one for each store")

@@ -62,6 +62,7 @@ def train_stage(
             seed=config.seed,
             weights=config.data.weights or None,
             participant_cap=config.data.participant_cap or None,
+            store_cap=config.data.store_cap or None,
             rows=source.rows("train") if source.rows else None,
             signals=stage_signals(run, name),
         ),

@@ -52,7 +52,8 @@ _CHOICE = 31  # seed of the choice of the view that a step takes
 def plan_views(run: Run, teacher: Teacher, store: Store, reading: TeacherReading = EMBEDDING_ALONE) -> ViewsPlan:
     """Plan of the views to compute for one of the run's stores; `reading` names the quantities of a view."""
     config = run.config
-    rows = chosen_rows(store, "train", cap=config.data.participant_cap or None, seed=config.seed)
+    caps = {"cap": config.data.participant_cap or None, "store_cap": config.data.store_cap or None}
+    rows = chosen_rows(store, "train", seed=config.seed, **caps)
     described = {
         "format": FORMAT,
         "store": store.fingerprint,

@@ -18,7 +18,7 @@ PRESETS = [
 
 
 def test_there_are_presets_to_test():
-    assert {"distill:default", "pretrain:paper", "reproduce:full"} <= set(PRESETS) and len(PRESETS) == 21
+    assert {"distill:default", "pretrain:paper", "reproduce:full"} <= set(PRESETS) and len(PRESETS) == 24
 
 
 @pytest.mark.parametrize("preset", PRESETS)

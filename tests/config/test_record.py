@@ -29,9 +29,11 @@ HASHES = {
     "pretrain:default": "c289eb78fab5b8255d3ff37f7cb76de372d8293f5b198b11b28c6d6feead2392",
     "shipped:synthetic": "c289eb78fab5b8255d3ff37f7cb76de372d8293f5b198b11b28c6d6feead2392",
     "shipped:wrist": "9ec0c1a457154329e8c98ac14b1bbdf3d694eb733e256bc692ef3db86fb05429",
-    "reproduce:smoke": "931bb86e9c3acd8765cab0739d039e636f6e5bba373f761108d9cbae1c796711",
-    "reproduce:cpu": "737615b46b9ea4a0b29390c5fd96773f75949cd19e130fdf5cd731e676d933c3",
-    "reproduce:full": "0ffc18879a843341438e90f659ebadaf5c2e85304a567dc38c952864c743a980",
+    "reproduce:cpu-mean": "737615b46b9ea4a0b29390c5fd96773f75949cd19e130fdf5cd731e676d933c3",
+    # in windows since then
+    "reproduce:smoke": "f24be9e53aa51a7f2b73c0c9780943969ef8e533e8baeff54fc44c611d1e9d5d",
+    "reproduce:cpu": "028449ded67c08a5f12707ec1eaa20a6dbe23c14cd901bfcee65879f99e9f7c6",
+    "reproduce:full": "50c051c84ca2fc717394a860e8cb2c059c93a5ca4530b4876f3d93b186cd50b3",
 }
 # The keys added after the first release, by their names then, and values under which a run is another one.
 ADDED = {
@@ -56,6 +58,8 @@ ADDED = {
     "inputs.accel.step": 0.1,
     "inputs.accel.axes": 1,
     "data.synthetic.generator": 2,
+    "data.synthetic.shared_motion": 3.0,
+    "data.store_cap": 100,
     "teacher.augment.clock_offset.probability": 0.5,
     "teacher.augment.clock_offset.strength": 1.0,
     "teacher.augment.clock_offset.drift_ppm": 1.0,

@@ -168,6 +168,18 @@ def test_participant_cap(stores):
     assert chosen != others[0] != others[1]
 
 
+def test_store_cap(stores):
+    pipe = pipeline(stores, store_cap=10)
+    assert pipe.num_segments == 10 + 10
+    epochs = [rows(pipe, range(0, 5)), rows(pipe, range(5, 10))]  # 5 batches of 8 are two epochs of 20
+    assert sorted(epochs[0]) == sorted(epochs[1]) and len(set(epochs[0])) == 20
+    others = set(rows(pipeline(stores, store_cap=10, seed=5), range(5)))
+    assert others != set(epochs[0])
+    both = pipeline(stores, participant_cap=6, store_cap=10)
+    names = [stores[number].segments["participant"][row] for number, row in set(rows(both, range(5)))]
+    assert both.num_segments == 20 and max(names.count(name) for name in "abcde") <= 6
+
+
 def test_only_the_split_is_read(make_store):
     rule = SplitRule(assignment={"a": "train", "b": "validation", "c": "test"})
     store = make_store("s", {"a": 6, "b": 4, "c": 3}, split=rule)
@@ -198,6 +210,7 @@ def test_stores_that_do_not_fit_are_both_named(make_store, stores):
         ({"weights": (1.0, 0.0)}, "must be positive"),
         ({"weights": (1.0, float("nan"))}, "must be positive"),
         ({"participant_cap": 0}, "participant cap 0"),
+        ({"store_cap": 0}, "store cap 0"),
     ],
 )
 def test_bad_arguments_are_named(stores, options, message):

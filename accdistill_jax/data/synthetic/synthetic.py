@@ -24,6 +24,7 @@ from accdistill_jax.data.store.writer import StoreWriter
 from accdistill_jax.data.synthetic import physiology, waveforms, wrist_signals
 from accdistill_jax.data.synthetic.health_targets import draw_answers
 from accdistill_jax.data.synthetic.physiology import Physiology, sample_participant
+from accdistill_jax.data.synthetic.shared_motion import add_shared_motion
 from accdistill_jax.data.synthetic.wrist import sample_wrist
 from accdistill_jax.errors import UserError
 from accdistill_jax.runtime.progress import progress_bar
@@ -44,11 +45,13 @@ GENERATOR_VERSION = 3  # part of every store's settings; it rises when the same 
 WRIST_VERSION = 1  # the same for the signals of the second generator
 GENERATORS = (1, 2)
 DEVICE = "synthetic"
+MOST_SHARED_MOTION = 100
 
 
-def signals_version(generator: int) -> dict[str, int]:
-    """Identity of a generator's signals, besides `GENERATOR_VERSION`; empty for the first generator."""
-    return {} if generator == 1 else {"signals": generator, "signals_version": WRIST_VERSION}
+def signals_version(generator: int, shared_motion: float = 0.0) -> dict[str, int | float]:
+    """Identity of a generator's signals, besides `GENERATOR_VERSION`; empty for the first generator without shared motion."""
+    version: dict[str, int | float] = {} if generator == 1 else {"signals": generator, "signals_version": WRIST_VERSION}
+    return version | ({"shared_motion": float(shared_motion)} if shared_motion else {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +66,7 @@ class SyntheticSettings:
         first_participant: index of the first participant. Stores with the same seed and disjoint indices have different people.
         generator: 1 renders a fine, quiet sensor on a still wrist; 2 renders sensors, clocks and wrists as they were measured. People,
             beats and labels are the same.
+        shared_motion: height of bursts of motion that both sensors record, see `shared_motion.add_shared_motion`; 0: none.
 
     Raises:
         UserError: a value out of range.
@@ -74,6 +78,7 @@ class SyntheticSettings:
     ppg_channels: int = 2
     first_participant: int = 0
     generator: int = 1
+    shared_motion: float = 0.0
 
     def __post_init__(self) -> None:
         limits = {
@@ -90,11 +95,16 @@ class SyntheticSettings:
                 raise UserError(f"synthetic recordings: {name} must be a whole number, got {value!r}")
             if not low <= value <= high:
                 raise UserError(f"synthetic recordings: {name} must be within {low} to {high}, got {value}")
+        if not 0 <= self.shared_motion <= MOST_SHARED_MOTION:
+            raise UserError(
+                f"synthetic recordings: shared_motion must be within 0 to {MOST_SHARED_MOTION}, got {self.shared_motion}"
+            )
 
-    def to_json(self) -> dict[str, int]:
+    def to_json(self) -> dict[str, int | float]:
         """Plain JSON values, with the version of the generator."""
-        plain = {**{k: int(v) for k, v in dataclasses.asdict(self).items()}, "generator": GENERATOR_VERSION}
-        return plain | signals_version(self.generator)
+        plain: dict[str, int | float] = {k: int(v) for k, v in dataclasses.asdict(self).items() if k != "shared_motion"}
+        plain["generator"] = GENERATOR_VERSION
+        return plain | signals_version(self.generator, self.shared_motion)
 
     @property
     def participant_indices(self) -> range:
@@ -199,6 +209,11 @@ def generate_batch(
         participant=person,
         generator=settings.generator,
     )
+    if settings.shared_motion:
+        for row, minute in enumerate(zip(raw.ppg, raw.accel, strict=True)):
+            key = (settings.seed, participant_index, row)
+            moved = add_shared_motion(waveforms.Minute(*minute), person, scale=settings.shared_motion, key=key)
+            raw.ppg[row], raw.accel[row] = moved
     device = DEVICE
     if settings.generator == 2:
         device = f"{DEVICE} {sample_wrist(settings.seed, participant_index, person).device.rate_hz} Hz"
@@ -302,6 +317,7 @@ def shared_store(
     *,
     workers: int = 1,
     progress: bool = False,
+    split: SplitRule | None = None,
     say: Callable[[str], None],
 ) -> Store:
     """`write_store` for processes of one machine that start together: one process generates, the others wait.
@@ -313,6 +329,7 @@ def shared_store(
         settings: the population.
         workers: number of processes that generate.
         progress: show a progress bar with the time left.
+        split: rule that splits the participants; None splits by hash with seed 0.
         say: called with a line when another process has been generating for more than two seconds.
 
     Returns:
@@ -321,13 +338,14 @@ def shared_store(
     Raises:
         UserError: errors of `write_store`, or the lock file cannot be created.
     """
-    store = existing_store(path, units=_order(settings), **_request(settings, PreprocessSettings(), None))
+    store = existing_store(path, units=_order(settings), **_request(settings, PreprocessSettings(), split))
     if store is not None:
         return store
     with file_lock(
         f"{os.fspath(path)}.lock", waiting=lambda: say(f"data: waiting for another process that generates {path}")
     ):
-        return write_store(path, settings, preparation=PreparationSettings(workers=workers, quiet=not progress))
+        preparation = PreparationSettings(workers=workers, quiet=not progress)
+        return write_store(path, settings, split=split, preparation=preparation)
 
 
 def _order(settings: SyntheticSettings) -> list[str]:

@@ -24,17 +24,17 @@ import numpy as np
 from accdistill_jax.config import record as config_record
 from accdistill_jax.config.convert import changed, parse_config
 from accdistill_jax.config.schema import Config, InputSettings
+from accdistill_jax.data.store.split import SplitRule
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.files import write_atomically
+from accdistill_jax.reproduce.jobs.classical_work import embed_classical, match_classically
+from accdistill_jax.reproduce.jobs.opened_stores import OpenedStores, StoreRows
 
 if TYPE_CHECKING:  # these import jax
     from accdistill_jax.objectives.base import Branch
     from accdistill_jax.stages.context import Run
 
 EMBEDDINGS, FACTS = "embeddings.npz", "facts.json"
-SPLITS = ("train", "validation", "test")
-_SUBSET_SEED = 51
-_BLOCK = 256  # segments read at a time
 
 
 def do_work(order: Mapping[str, Any], folder: Path, needs: Mapping[str, Path]) -> None:
@@ -53,73 +53,24 @@ def do_work(order: Mapping[str, Any], folder: Path, needs: Mapping[str, Path]) -
         return generate_store(order, folder)
     from accdistill_jax.runtime.interrupt import Interruption
 
-    stores = tuple(order["stores"]) or (str(needs["data"] / "store"),)
+    unseen = {Path(path).name: Store.open(path) for path in order["unseen"]}
     with Interruption(at_once=True):
-        opened = OpenedStores(
-            tuple(map(Store.open, stores)), {Path(path).name: Store.open(path) for path in order["unseen"]}
+        opened, trained_on = (
+            OpenedStores(tuple(map(Store.open, _stores(order, needs, data))), unseen)
+            for data in (order["data"], order["trained_on"])
         )
         if order["kind"] == "classical":
             arrays, facts = embed_classical(opened, unseen=bool(order["unseen"])), {}
+        elif order["kind"] == "matcher":
+            arrays, facts = match_classically(opened, trained_on), {}
         else:
-            arrays, facts = train_and_embed(order, folder, needs, opened)
+            arrays, facts = train_and_embed(order, folder, needs, opened, trained_on=trained_on)
         _save(folder, arrays, facts | {"environment": config_record.environment()})
 
 
-StoreRows = tuple[tuple[Store, ...], list[np.ndarray]]
-"""Stores, and the rows of each that are embedded."""
-
-
-class OpenedStores(NamedTuple):
-    """Stores of a job.
-
-    Attributes:
-        stores: stores for training.
-        unseen: name -> store, for stores that are used for evaluation only.
-    """
-
-    stores: tuple[Store, ...]
-    unseen: dict[str, Store]
-
-    def rows(self, *, train: np.ndarray | None = None) -> dict[str, list[np.ndarray]]:
-        """Lists the rows to embed.
-
-        Args:
-            train: positions among all training segments; None means all.
-
-        Returns:
-            Split -> rows in each training store.
-        """
-        rows = {split: [store.indices(split) for store in self.stores] for split in SPLITS}
-        if train is not None:
-            ends = np.cumsum([len(store_rows) for store_rows in rows["train"]])
-            starts = ends - [len(store_rows) for store_rows in rows["train"]]
-            rows["train"] = [
-                store_rows[train[(train >= start) & (train < end)] - start]
-                for store_rows, start, end in zip(rows["train"], starts, ends, strict=True)
-            ]
-        return rows
-
-    def all_splits(self, *, train: np.ndarray | None = None) -> dict[str, StoreRows]:
-        """Stores and rows of every split, including unseen stores; `train` as in `rows`."""
-        return {split: (self.stores, rows) for split, rows in self.rows(train=train).items()} | self.unseen_splits()
-
-    def unseen_splits(self) -> dict[str, StoreRows]:
-        """Stores and rows of the unseen stores, by the name of their split."""
-        return {f"unseen-{n}": ((store,), [np.arange(store.num_segments)]) for n, store in self.unseen.items()}
-
-    def train_positions(self, limit: int | None) -> np.ndarray:
-        """Chooses the training segments to embed, the same for every encoder.
-
-        Args:
-            limit: largest number of segments; None means all.
-
-        Returns:
-            [N] sorted positions among all training segments.
-        """
-        total = sum(len(store.indices("train")) for store in self.stores)
-        if limit is None or total <= limit:
-            return np.arange(total)
-        return np.sort(np.random.default_rng(_SUBSET_SEED).choice(total, limit, replace=False))
+def _stores(order: Mapping[str, Any], needs: Mapping[str, Path], data: str) -> tuple[str, ...]:
+    """Paths of the stores that a job reads: prepared ones, or the one of the job `data` that generates people."""
+    return tuple(order["stores"]) or (str(needs[data] / "store"),)
 
 
 def generate_store(order: Mapping[str, Any], folder: Path) -> None:
@@ -128,30 +79,26 @@ def generate_store(order: Mapping[str, Any], folder: Path) -> None:
 
     settings = dict(order["synthetic"])
     workers = settings.pop("workers")
-    shared_store(folder / "store", SyntheticSettings(**settings), workers=workers, say=print)
-
-
-def embed_classical(opened: OpenedStores, *, unseen: bool) -> dict[str, np.ndarray]:
-    """Computes hand-made features in place of embeddings, of all segments or (`unseen`) of those of unseen stores."""
-    from accdistill_jax.evaluation.classical.classical import classical_features
-
-    arrays = {} if unseen else {"train_rows": opened.train_positions(None)}
-    for split, (stores, rows) in (opened.unseen_splits() if unseen else opened.all_splits()).items():
-        parts = []
-        for store, store_rows in zip(stores, rows, strict=True):
-            for start in range(0, len(store_rows), _BLOCK):
-                batch = store.read(store_rows[start : start + _BLOCK])
-                accel = batch["accel"] * batch["accel_scale"][:, None] + batch["accel_offset"][:, None]
-                parts.append(classical_features(accel, rate_hz=store.rate_hz))
-        if parts:
-            arrays[f"{split}/embedding"] = np.concatenate(parts).astype(np.float32)
-    return arrays
+    split = SplitRule(fractions=tuple(order["fractions"])) if order["fractions"] else None
+    shared_store(folder / "store", SyntheticSettings(**settings), workers=workers, split=split, say=print)
 
 
 def train_and_embed(
-    order: Mapping[str, Any], folder: Path, needs: Mapping[str, Path], opened: OpenedStores
+    order: Mapping[str, Any],
+    folder: Path,
+    needs: Mapping[str, Path],
+    opened: OpenedStores,
+    *,
+    trained_on: OpenedStores,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Trains the encoder, if the kind of the job asks for it, and embeds.
+
+    Args:
+        order: the job.
+        folder: folder of the job.
+        needs: name -> folder, of the jobs that this job needs.
+        opened: stores to embed.
+        trained_on: stores that the encoder is trained on; others than `opened` if it embeds another population.
 
     Returns:
         Arrays and facts, see the docstring of the module.
@@ -164,7 +111,7 @@ def train_and_embed(
     from accdistill_jax.runtime.peers.peers import Peers
     from accdistill_jax.stages.context import Run
 
-    changes: dict[str, Any] = {"data.stores": tuple(store.path for store in opened.stores)}
+    changes: dict[str, Any] = {"data.stores": tuple(store.path for store in trained_on.stores)}
     if order["teacher"]:
         changes["teacher.path"] = str(needs[order["teacher"]] / "teacher" / "export")
     config = changed(parse_config(order["config"]), changes)
@@ -172,7 +119,7 @@ def train_and_embed(
         run(config, str(folder))
     use_compilation_cache(config.runtime.compilation_cache)
     source = needs[order["of"]] if order["of"] else folder
-    trained = Run(config, source, opened.stores, Parallel(config.runtime.mapping), Peers.alone(), print)
+    trained = Run(config, source, trained_on.stores, Parallel(config.runtime.mapping), Peers.alone(), print)
     encoder = load_encoder(order, trained)
     if order["unseen"]:
         arrays = embed_all(trained, opened.unseen_splits(), encoder)
@@ -212,11 +159,12 @@ class JobEncoder(NamedTuple):
 
 def load_encoder(order: Mapping[str, Any], run: Run) -> JobEncoder:
     """Loads the encoder of a job, or initialises one that is not trained."""
-    if order["kind"] == "teacher":
+    kind = order["of_kind"] or order["kind"]
+    if kind == "teacher":
         return _teacher_encoder(run)
-    if order["kind"] == "untrained":
+    if kind == "untrained":
         return _untrained_encoder(run, seed=order["seed"])
-    return _student_encoder(run, frozen_teacher=bool(order["teacher"]), compared=bool(order["compared"]))
+    return _student_encoder(order, run)
 
 
 def _teacher_encoder(run: Run) -> JobEncoder:
@@ -254,19 +202,21 @@ def _embedding_of(branch: Branch) -> Callable:
     return represent
 
 
-def _student_encoder(run: Run, *, frozen_teacher: bool, compared: bool) -> JobEncoder:
+def _student_encoder(order: Mapping[str, Any], run: Run) -> JobEncoder:
     import jax
 
     from accdistill_jax.stages.student import load_student
     from accdistill_jax.stages.teacher import load_teacher
 
-    inputs = run.inputs("accel")
-    teacher = load_teacher(run) if frozen_teacher else None
+    inputs, compared = run.inputs("accel"), bool(order["compared"])
+    teacher = load_teacher(run) if order["teacher"] else None
     student = load_student(run, teacher)
     # a "sensor" variant presents other signals to the encoder than its training did
     student = dataclasses.replace(student, branch=dataclasses.replace(student.branch, inputs=inputs))
 
+    # the saved embeddings of the teacher are those of the people that it was trained on
     embeddings_suffice = student.reads_embedding and run.config.evaluation.representation == "mean"
+    embeddings_suffice = embeddings_suffice and order["data"] == order["trained_on"]
 
     def represent(params, batch):
         arrays = student.represent(params, batch)

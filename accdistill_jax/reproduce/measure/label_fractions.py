@@ -8,7 +8,7 @@ from threadpoolctl import threadpool_limits
 from accdistill_jax.evaluation.bootstrap import Estimate
 from accdistill_jax.evaluation.probing.agreement import Agreement, bland_altman
 from accdistill_jax.evaluation.probing.boosting import gradient_boosting
-from accdistill_jax.evaluation.probing.probes import Probe, TargetResult
+from accdistill_jax.evaluation.probing.probes import OWN_MEAN, Probe, TargetResult
 from accdistill_jax.evaluation.report.comparison_plots import bland_altman_panels
 from accdistill_jax.evaluation.report.style import capital
 from accdistill_jax.labels import LABELS
@@ -41,6 +41,7 @@ PROBE_TITLES = {
     SUPERVISED: "acceleration, supervised on the target",
     "mean": "mean of the labels",
     "median": "median of the labels",
+    OWN_MEAN: "mean of the person's other minutes (needs reference labels of the person)",
 }
 
 
@@ -53,7 +54,7 @@ def measure_label_fractions(bench: Bench, experiment: Experiment) -> ReportPart:
             PROBE_TITLES | {n: bench.variant(n).title for n in names if n not in PROBE_TITLES},
         )
         claims = label_claims(bench, probing, titles)
-    tables = [_errors(scores, target, names, titles) for target in probing.targets]
+    tables = [_errors(scores, target, [*names, OWN_MEAN], titles) for target in probing.targets]
     if STUDENT in names:
         tables += [
             _against_student(scores, target, names, titles, by=by)

@@ -17,7 +17,8 @@ from accdistill_jax.reproduce.measure.label_fractions import PROBE_TITLES
 from accdistill_jax.reproduce.measure.results import DONE, Bench, ReportPart
 from accdistill_jax.reproduce.measure.tolerance import pooled
 from accdistill_jax.reproduce.plan.experiments import Experiment
-from accdistill_jax.reproduce.plan.grid import DATA, GridPlan
+from accdistill_jax.reproduce.plan.grid import GridPlan
+from accdistill_jax.reproduce.plan.job_builder import DATA
 from accdistill_jax.reproduce.report.document import Claim, Number, Report, ReportTable, Section
 
 TITLE = "Does an accelerometer learn what a PPG sensor knows?"
@@ -109,6 +110,11 @@ def data_part(bench: Bench) -> ReportPart:
                 f"participant {sorted(shared)[0]} is in the splits {first} and {second}: prepare the store again"
             )
     rows = []
+    for population in _populations(bench):
+        of_population = bench.on(population)
+        for split in of_population.opened.rows():
+            columns[f"{population}: {split}"] = of_population.columns(split)
+            people[f"{population}: {split}"] = set(map(str, columns[f"{population}: {split}"].participant))
     for split, split_columns in columns.items():
         known = {name: values[np.isfinite(values)] for name, values in split_columns.labels.items()}
         cells = [f"{len(v)} ({v.mean():.1f} ± {v.std():.1f})" if len(v) else "none" for v in known.values()]
@@ -134,6 +140,12 @@ def data_part(bench: Bench) -> ReportPart:
         tuple(rows),
     )
     return ReportPart(Section("data", "The data", tuple(text), (table,), always=True))
+
+
+def _populations(bench: Bench) -> list[str]:
+    """Names of the further people that were generated."""
+    made = [job.name for job in bench.plan.jobs if job.order["kind"] == DATA and job.name != DATA]
+    return [name.removeprefix(f"{DATA}-") for name in made if bench.outcomes[name].status in DONE]
 
 
 def _separation(bench: Bench) -> str:

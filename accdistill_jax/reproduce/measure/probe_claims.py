@@ -195,11 +195,22 @@ def increase(ratio: Score | None, *, paper_increase: float, statement: Statement
     return Claim(*statement, "P", measured=measured, holds=holds, why=reason, rule=rule)
 
 
-def collapse(scores: Scores, name: str, targets: Sequence[str], *, few: float, statement: Statement) -> Claim:
-    """Judges if an encoder is no better than the mean of the same labels with few of them, but better with all labels."""
+def collapse(
+    scores: Scores, name: str, targets: Sequence[str], *, few: float, statement: Statement, all_labels: float = 1.0
+) -> Claim:
+    """Judges if an encoder is no better than the mean of the same labels with few of them, but better with all labels.
+
+    Args:
+        scores: probes.
+        name: the encoder.
+        targets: that count.
+        few: share of few labels.
+        statement: of the paper.
+        all_labels: largest share.
+    """
     known: dict[str, tuple[Score, Score]] = {}
     for target in targets:
-        with_few, with_all = scores.ratio(target, few, name, MEAN), scores.ratio(target, 1.0, name, MEAN)
+        with_few, with_all = scores.ratio(target, few, name, MEAN), scores.ratio(target, all_labels, name, MEAN)
         if with_few is not None and with_all is not None:
             known[target] = with_few, with_all
     if not known:
@@ -213,7 +224,7 @@ def collapse(scores: Scores, name: str, targets: Sequence[str], *, few: float, s
     )
     over_constant = []
     for target in known:
-        error, constant = scores.error(target, few, name), scores.error(target, 1.0, MEAN)
+        error, constant = scores.error(target, few, name), scores.error(target, all_labels, MEAN)
         assert error is not None and constant is not None  # both are parts of the ratios above
         over_constant.append(f"{LABELS[target].short} {decimal(error.value / constant.value)}")
     measured += f". Its error with few labels over that of the mean of all labels: {', '.join(over_constant)}"

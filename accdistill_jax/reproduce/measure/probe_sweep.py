@@ -13,7 +13,8 @@ from scipy.stats import t as student_t
 from threadpoolctl import threadpool_limits
 
 from accdistill_jax.evaluation.bootstrap import Estimate, ParticipantBootstrap
-from accdistill_jax.evaluation.probing.probes import MEAN
+from accdistill_jax.evaluation.probing.boosting import gradient_boosting
+from accdistill_jax.evaluation.probing.probes import MEAN, OWN_MEAN
 from accdistill_jax.evaluation.retrieval.retrieval import paired_ranks, share, unit_rows
 from accdistill_jax.labels import HEART_RATE, LABELS
 from accdistill_jax.reproduce.measure.formatting import (
@@ -34,6 +35,7 @@ from accdistill_jax.reproduce.plan.experiments import Experiment
 from accdistill_jax.reproduce.report.document import Number, ReportTable
 
 FIRST, POOL = 0, 1000
+CLASSICAL, BOOSTING = "classical", "classical-boosting"
 HR, FULL, SHORT_ONE = HEART_RATE, "student", v.REFERENCE.name
 
 
@@ -86,6 +88,7 @@ class Sweep(NamedTuple):
         rank_noise: reference -> standard deviation of the mean rank over its seeds, as a share of the rank.
         reach: reference -> largest expected difference of the HR errors of two seeds, as a share; see `reach_of`.
         notes: caveats for the reader.
+        beside: title -> target -> error, of predictions without a learned encoder.
     """
 
     rows: dict[str, SweepRow]
@@ -95,6 +98,7 @@ class Sweep(NamedTuple):
     rank_noise: dict[str, float]
     reach: dict[str, float]
     notes: tuple[str, ...]
+    beside: dict[str, dict[str, Score]] = {}
 
     @property
     def pool(self) -> int:
@@ -102,15 +106,15 @@ class Sweep(NamedTuple):
         return max((row.retrieval.pool for row in self.rows.values() if row.retrieval), default=0)
 
 
-def sweep(bench: Bench, experiment: Experiment) -> Sweep:
-    """Measures probes and retrieval of all encoders of an experiment."""
+def sweep(bench: Bench, experiment: Experiment, *, every_seed: bool = False) -> Sweep:
+    """Measures probes and retrieval of all encoders of an experiment; of the first seed, or `every_seed`."""
     seeds_of, notes = measurable_encoders(bench, experiment.variants)
     with threadpool_limits(1):  # the problems are small: more threads gain nothing, and cost much on a busy machine
         probing = Probing(bench, targets=v.TARGETS, some=True)
         references = {name: seeds for name in (FULL, SHORT_ONE) if len(seeds := seeds_of.get(name, ())) > 1}
         retrieved: dict[str, dict[int, Retrieval]] = {}
         for name, seeds in seeds_of.items():
-            used = [seed for seed in seeds if name in references or seed == FIRST]
+            used = [seed for seed in seeds if every_seed or name in references or seed == FIRST]
             if FIRST not in used:
                 notes.append(f"Left out: {bench.variant(name).title}, because its first training seed has no result.")
             probing.encoder(name, used)
@@ -119,6 +123,7 @@ def sweep(bench: Bench, experiment: Experiment) -> Sweep:
             retrieved[name] = {
                 seed: expected_retrieval(*pair, people) for seed, pair in pairs.items() if len(people) > 1
             }
+        beside = _beside(bench, probing)
     scores = probing.scores
     noise = {name: _noise(scores, name) for name in references}
     reach = {name: reach_of(of[HR], len(references[name])) for name, of in noise.items() if HR in of}
@@ -147,7 +152,21 @@ def sweep(bench: Bench, experiment: Experiment) -> Sweep:
         },
         reach,
         (*notes, *probing.notes, *_noise_notes(noise, reach, rows)),
+        beside,
     )
+
+
+def _beside(bench: Bench, probing: Probing) -> dict[str, dict[str, Score]]:
+    """Errors of hand-made features, where their run has a result, and of means: title -> target -> error."""
+    titles = {MEAN: "mean of the labels", OWN_MEAN: "mean of the person's other minutes"}
+    if seeds := bench.seeds(CLASSICAL):
+        splits = bench.splits(CLASSICAL, seeds[0], some=True)
+        probing.features(CLASSICAL, FIRST, splits, others={BOOSTING: gradient_boosting})
+        titles |= {CLASSICAL: "hand-made features, ridge", BOOSTING: "hand-made features, gradient boosting"}
+    return {
+        title: {t: score for t in probing.targets if (score := probing.scores.error(t, 1.0, name, seeds=[FIRST]))}
+        for name, title in titles.items()
+    }
 
 
 def reference_of(bench: Bench, name: str, experiment: Experiment) -> str:
@@ -229,6 +248,10 @@ def sweep_table(
             top1, rank = (row.retrieval.top1, row.retrieval.mean_rank) if row.retrieval else (None, None)
             row_cells += [ratio, row.verdict, ranged_share(top1), decimal(rank, 2)]
         cells.append(tuple(row_cells))
+    if compared:
+        for title, errors in measured.beside.items():
+            known = [ranged(errors[t].estimate if t in errors else None) for t in targets]
+            cells.append((title, *(NONE for _ in more), *known, *(NONE for _ in range(4))))
     return ReportTable(caption, tuple(columns), tuple(cells))
 
 

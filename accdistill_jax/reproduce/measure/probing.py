@@ -13,16 +13,18 @@ from accdistill_jax.evaluation.probing.probes import (
     MEAN,
     MEDIAN,
     MIN_VALIDATION_SEGMENTS,
+    OWN_MEAN,
     ProbeSplit,
     ProbeSplits,
     Regressor,
     fit_probes,
+    own_mean,
     too_few_labels,
 )
 from accdistill_jax.evaluation.split_embeddings import SplitEmbeddings
 from accdistill_jax.reproduce.measure.formatting import percent
 from accdistill_jax.reproduce.measure.probe_scores import Scores, TestLabels
-from accdistill_jax.reproduce.measure.results import Bench
+from accdistill_jax.reproduce.measure.results import Bench, ProbedEmbeddings
 
 CONSTANTS = (MEAN, MEDIAN)
 
@@ -55,7 +57,12 @@ class Probing:
     """
 
     def __init__(
-        self, bench: Bench, *, targets: Sequence[str], fractions: Sequence[float] = (1.0,), some: bool = False
+        self,
+        bench: ProbedEmbeddings,
+        *,
+        targets: Sequence[str],
+        fractions: Sequence[float] = (1.0,),
+        some: bool = False,
     ):
         self._bench, self._fractions, self._some = bench, tuple(fractions), some
         test = bench.columns("test")
@@ -189,7 +196,8 @@ class Probing:
             )
         regressors = {key: (name, regressor) for key, regressor in others.items()}
         fitted = fit_probes(splits, seed=seed, others=regressors)
-        return {key: fit.prediction for key, fit in fitted.items()}
+        predictions = {key: fit.prediction for key, fit in fitted.items()}
+        return predictions | {OWN_MEAN: own_mean(splits.test, otherwise=float(np.mean(splits.train.target)))}
 
 
 def ppg_side(bench: Bench, name: str, seed: int) -> dict[str, SplitEmbeddings] | None:

@@ -4,17 +4,19 @@ import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from accdistill_jax.data.store.opening import segment_columns
 from accdistill_jax.data.store.store import Store
+from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.split_embeddings import SplitEmbeddings
 from accdistill_jax.labels import LABELS
 from accdistill_jax.reproduce.jobs.jobs import Job, JobOutcome
 from accdistill_jax.reproduce.jobs.work import EMBEDDINGS, FACTS, OpenedStores
-from accdistill_jax.reproduce.plan.grid import DATA, GridPlan, unseen_job
+from accdistill_jax.reproduce.plan.grid import GridPlan
+from accdistill_jax.reproduce.plan.job_builder import DATA, data_job, unseen_job
 from accdistill_jax.reproduce.plan.variants import EncoderVariant
 from accdistill_jax.reproduce.report.document import Claim, Number, Section
 
@@ -44,12 +46,25 @@ class Columns(NamedTuple):
     ppg_quality: np.ndarray
 
 
+class ProbedEmbeddings(Protocol):
+    """Labels of minutes and embeddings of the same minutes, for probes."""
+
+    def columns(self, split: str) -> Columns:
+        """Columns of all segments of "train", "validation" or "test"."""
+        ...
+
+    def splits(self, name: str, seed: int, *, some: bool = False) -> dict[str, SplitEmbeddings]:
+        """An encoder's embeddings by split; with `some` only training segments that every encoder has embedded."""
+        ...
+
+
 class Bench:
     """The embeddings of all encoders of a plan that have a result, on the same segments.
 
     Args:
         plan: planned jobs.
         outcomes: job -> its outcome.
+        population: name of the people that its columns describe; "" for those of the plan.
 
     Attributes:
         plan, outcomes: as given.
@@ -57,12 +72,26 @@ class Bench:
         synthetic: True for generated data.
     """
 
-    def __init__(self, plan: GridPlan, outcomes: Mapping[str, JobOutcome]):
+    def __init__(self, plan: GridPlan, outcomes: Mapping[str, JobOutcome], population: str = ""):
         self.plan, self.outcomes = plan, outcomes
         self.synthetic = any(job.name == DATA for job in plan.jobs)
-        stores = [str(outcomes[DATA].folder / "store")] if self.synthetic else plan.settings["data"]
+        stores = [str(outcomes[data_job(population)].folder / "store")] if self.synthetic else plan.settings["data"]
         unseen = {Path(path).name: Store.open(path) for path in plan.settings["unseen"]}
         self.opened = OpenedStores(tuple(map(Store.open, stores)), unseen)
+
+    @functools.cache  # noqa: B019
+    def on(self, population: str) -> "Bench":
+        """The bench of variants of another population: their labels, people and minutes.
+
+        Raises:
+            UserError: this population was not generated.
+        """
+        outcome = self.outcomes.get(data_job(population))
+        if outcome is None or outcome.status not in DONE:
+            raise UserError(
+                f"the people {population!r} were not generated: {outcome.reason if outcome else 'not planned'}"
+            )
+        return Bench(self.plan, self.outcomes, population)
 
     @property
     def preset(self) -> str:
@@ -144,9 +173,12 @@ class Bench:
         student, teacher = (arrays.get(f"{split}/{kind}") for kind in ("projection", "teacher_projection"))
         return None if student is None or teacher is None else (student, teacher)
 
-    @functools.lru_cache(maxsize=16)  # noqa: B019
     def columns(self, split: str) -> Columns:
         """Columns of all segments of a split, or of "unseen-<store>"."""
+        return self._read_columns(split)
+
+    @functools.lru_cache(maxsize=16)  # noqa: B019
+    def _read_columns(self, split: str) -> Columns:
         stores, rows = self.opened.all_splits()[split]
         columns = segment_columns(stores, rows, same_names=self.plan.base.data.same_names)
         labels = {name: columns[name] for name in LABELS}

@@ -13,9 +13,12 @@ from accdistill_jax.user_paths import expanded, path_argument
 PROG = "python -m accdistill_jax.reproduce"
 SYNTHETIC = "synthetic"
 PRESETS = {
-    "smoke": "every code path, about two minutes",
-    "cpu": "under six hours on two cores",
+    "smoke": "every code path, a few minutes",
+    "claims": "decides each of the paper's claims with few variants, at most 90 minutes on two cores",
+    "trials": "changes of the student at about equal training time, on validation people, under three hours on two cores",
+    "cpu": "all variants and three seeds, a night on two cores",
     "full": "models and corpus of full size, for accelerators",
+    "cpu-mean": "the grid of the first committed reports, with every student in the paper's literal form",
 }
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from accdistill_jax.reproduce.plan import regimes as r
+from accdistill_jax.reproduce.plan import trials as t
 from accdistill_jax.reproduce.plan import variants as v
 from accdistill_jax.reproduce.plan.variants import EncoderVariant
 
@@ -81,10 +83,51 @@ for _experiment in (
     Experiment(
         "retrieval",
         "Retrieval: finding the PPG of the same minute from acceleration",
-        (v.MAE_TEACHER, "student", "student-best", "student-long", "student-small", "no-augmentation", "joint"),
+        (
+            v.MAE_TEACHER,
+            "student",
+            "student-mean",
+            "student-best",
+            "student-long",
+            "student-small",
+            "student-tiny",
+            "no-augmentation",
+            "joint",
+        ),
         f"{MEASURE}.retrieval:measure_retrieval",
     ),
     Experiment("failures", "When retrieval fails", (v.MAE_TEACHER, "student"), f"{MEASURE}.retrieval:measure_failures"),
+    Experiment(
+        "large-pool",
+        "Retrieval in large pools, by heart rate and within one person",
+        _names(r.IN_POOL),
+        f"{MEASURE}.large_pool:measure_large_pool",
+        adds=r.IN_POOL,
+        synthetic_only=True,
+    ),
+    Experiment(
+        "many-people",
+        "Few labels of many people",
+        _names((*r.PEOPLE_ENCODERS, *r.PEOPLE_SUPERVISED)),
+        f"{MEASURE}.many_people:measure_many_people",
+        adds=(*r.PEOPLE_ENCODERS, *r.PEOPLE_SUPERVISED),
+        synthetic_only=True,
+    ),
+    Experiment(
+        "repeated-minutes",
+        "Augmentation where minutes repeat",
+        _names(r.REPEATS),
+        f"{MEASURE}.repeats:measure_repeats",
+        adds=r.REPEATS,
+    ),
+    Experiment(
+        "shared-motion",
+        "Joint training where sensors share motion",
+        _names(variant for of_scale in r.SHARED.values() for variant in of_scale),
+        f"{MEASURE}.shared_motion:measure_shared_motion",
+        adds=tuple(variant for of_scale in r.SHARED.values() for variant in of_scale),
+        synthetic_only=True,
+    ),
     Experiment(
         "participants",
         "Health targets of participants",
@@ -137,6 +180,13 @@ for _experiment in (
         "Transfer of probes to another sensor",
         ("student", "accel-mae", "applied-64th-g", "applied-25hz-64th-g"),
         f"{MEASURE}.transfer:measure_transfer",
+    ),
+    Experiment(
+        "trials",
+        "Changes of the student at equal training time",
+        _names(t.TRIALS),
+        f"{MEASURE}.trials:measure_trials",
+        adds=(t.LONGER_TEACHER, *t.TRIALS),
     ),
     Experiment(
         "unseen",

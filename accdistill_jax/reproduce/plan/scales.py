@@ -3,11 +3,23 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from accdistill_jax.reproduce.plan import variants
+from accdistill_jax.reproduce.plan import regimes, variants
 from accdistill_jax.reproduce.plan.experiments import registered_variants
 from accdistill_jax.reproduce.plan.variants import EncoderVariant
 
 VALIDATIONS = 10  # number of validations during supervised training, which keeps the best step
+
+
+class Population(NamedTuple):
+    """Synthetic people besides those of the base config.
+
+    Attributes:
+        changes: settings that differ from the base config's `data.synthetic`; another seed gives other people.
+        fractions: shares of train, validation and test people; None: the usual ones.
+    """
+
+    changes: dict[str, Any]
+    fractions: tuple[float, float, float] | None = None
 
 
 class Scale(NamedTuple):
@@ -28,7 +40,11 @@ class Scale(NamedTuple):
         small: changes that make the student five times smaller than the teacher.
         sizes: variant -> changes, for the experiment on sizes.
         seconds: rough cost of generating the data, of a teacher, of a student and of an embedding.
-        leave_out: variants (wildcards allowed) to skip, because other variants cover the same code.
+        tiny: changes that make it twenty times smaller.
+        populations: name -> further people.
+        people: share of the labels of a corpus of 100 000 people -> share of the labels of the population "people".
+        leave_out: variants (wildcards allowed) to skip, because others cover the same code or answer the same question.
+        experiments: ids (wildcards allowed) of the experiments that the preset runs.
     """
 
     seeds: int
@@ -43,7 +59,11 @@ class Scale(NamedTuple):
     small: dict[str, Any]
     sizes: dict[str, dict[str, Any]]
     seconds: dict[str, float]
+    tiny: dict[str, Any] = {}
+    populations: dict[str, Population] = {}
+    people: dict[float, float] = {}
     leave_out: tuple[str, ...] = ()
+    experiments: tuple[str, ...] = ("*",)
 
 
 def student_size(width: int, depth: int, *, heads: int = 4, ratio: float = 2, tokenizer=None) -> dict[str, Any]:
@@ -74,8 +94,103 @@ _PAPER_SIZES = {
     "size-half": student_size(256, 4, ratio=4),
     "size-equal": {},
 }
-# additions to the paper's method; chosen on validation people
+# additions to the paper's method in its literal form; chosen on validation people
 _ADDITIONS = {"inputs.accel.bands": "low+high+envelope", "student.regression_weight": 1.0}
+# answers nothing any more beside windows and tokens, or could not be distinguished from the reference
+_ANSWERED = (
+    "student-best",
+    "only-*",
+    "without-*",
+    "contrast-and-regression",
+    "lambda-*",
+    "trained-8bit",
+    "applied-8bit",
+)
+_REGIMES = ("repeated-minutes", "shared-motion", "many-people", "large-pool")
+_FIRST_EXPERIMENTS = (
+    "label-fractions",
+    "agreement",
+    "retrieval",
+    "failures",
+    "participants",
+    "health",
+    "objectives",
+    "augmentations",
+    "teachers",
+    "sizes",
+    "sensors",
+    "transfer",
+    "unseen",
+)
+
+
+def _populations(*, shared: tuple[int, int], people: int, pool: tuple[int, int]) -> dict[str, Population]:
+    """The people of the regimes; pairs are people and minutes of each."""
+    populations = {
+        regimes.shared_population(scale): Population(
+            {
+                "seed": 3,
+                "participants": shared[0],
+                "segments_per_participant": shared[1],
+                "shared_motion": float(scale),
+            }
+        )
+        for scale in regimes.SHARED_SCALES
+    }
+    populations[regimes.PEOPLE] = Population({"seed": 4, "participants": people, "segments_per_participant": 1})
+    populations[regimes.POOL] = Population(
+        {"seed": 5, "participants": pool[0], "segments_per_participant": pool[1]}, (0.0, 0.0, 1.0)
+    )
+    return populations
+
+
+_CLAIMS = Scale(
+    seeds=1,
+    short_share=0.4,
+    views=0,
+    supervised={0.001: "80 steps", 0.01: "80 steps", 0.1: "150 steps", 1.0: ""},
+    validation_batches=16,
+    best={},
+    best_share=1.0,
+    long={},
+    long_share=1.0,
+    small=_CPU_SIZES["size-5th"],
+    sizes=_CPU_SIZES,
+    seconds={"data": 40, "teacher": 75, "student": 150, "embed": 10},
+    tiny=_CPU_SIZES["size-20th"],
+    populations=_populations(shared=(400, 20), people=1400, pool=(300, 38)),
+    people={0.001: 0.1, 0.01: 1.0},
+    leave_out=(
+        *_ANSWERED,
+        "student-long",
+        "accel-contrastive-segment",
+        "temperature-*",
+        "regression-cosine",
+        "teacher-contrastive-segment",
+        "from-teacher-contrastive-segment",
+        "teacher-efficientnet-contrastive",
+        "from-teacher-efficientnet-contrastive",
+        "size-*",
+        "minutes-[248]*",
+        "minutes-500-*",
+        "*-shared-1",
+        "joint-shared-1-*",
+        "joint-shared-3-0.1",
+        "*-shared-10",
+        "joint-shared-10-*",
+        "supervised-*-0.1-people",
+        "accel-contrastive-people",
+    ),
+    experiments=(
+        "label-fractions",
+        "retrieval",
+        "participants",
+        "objectives",
+        "teachers",
+        *_REGIMES,
+    ),
+)
+
 SCALES = {
     "smoke": Scale(
         seeds=1,
@@ -83,23 +198,25 @@ SCALES = {
         views=0,
         supervised=dict.fromkeys(variants.FRACTIONS, "2 steps"),
         validation_batches=1,
-        best=_ADDITIONS | {"teacher.cached_views": 2, "student.train.ema_decay": 0.9},
+        best={},
         best_share=1.0,
-        long={},
+        long={"student.train.ema_decay": 0.9},
         long_share=1.0,
         small=student_size(16, 1, heads=2),
         sizes={name: student_size(8 * k, 1, heads=2) for k, name in enumerate(_CPU_SIZES, 1)},
         seconds={"data": 1, "teacher": 3, "student": 3, "embed": 1},
+        tiny=student_size(8, 1, heads=2),
+        populations=_populations(shared=(24, 6), people=60, pool=(4, 8)),
+        people=dict.fromkeys(regimes.PEOPLE_SHARES, 1.0) | {0.001: 0.5},
         leave_out=(
+            *_ANSWERED,
             "student-long",
+            "student-tiny",
             "supervised-[sr]*",
-            "supervised-hr-0.01",
-            "supervised-hr-0.1",
-            "lambda-*",
+            "supervised-hr-0.01*",
+            "supervised-hr-0.1*",
             "temperature-*",
-            "regression-mse",
-            "only-*",
-            "without-[gcm]*",
+            "regression-cosine",
             "augment-n*",
             "from-teacher-contrastive",
             "trained-25hz-*",
@@ -109,12 +226,44 @@ SCALES = {
             "from-teacher-contrastive-segment",
             "size-*h",
             "size-e*",
-            "applied-[258o]*",
-            "trained-[68o]*",
+            "applied-[25o]*",
+            "trained-[6o]*",
             "trained-50hz",
+            "minutes-[124]*",
+            "minutes-8*",
+            "*-shared-1*",
+            "joint-shared-3-0.1",
+            "joint-shared-3-0.3",
+            "accel-contrastive-people",
+            "student-mean-people",
+            "trial-[24bdelp]*",
+            "trial-c[o]*",
         ),
     ),
+    "claims": _CLAIMS,
+    # the size of `claims`; the student of a trial has 40 % of its steps
+    "trials": _CLAIMS._replace(seeds=3, leave_out=(), experiments=("trials",)),
     "cpu": Scale(
+        seeds=3,
+        short_share=0.4,
+        views=0,
+        supervised={0.001: "150 steps", 0.01: "150 steps", 0.1: "300 steps", 1.0: ""},
+        validation_batches=64,
+        best={},
+        best_share=1.0,
+        long={"student.train.ema_decay": 0.99},
+        long_share=3.0,
+        small=_CPU_SIZES["size-5th"],
+        sizes=_CPU_SIZES,
+        seconds={"data": 60, "teacher": 100, "student": 330, "embed": 25},
+        tiny=_CPU_SIZES["size-20th"],
+        populations=_populations(shared=(600, 36), people=14_000, pool=(320, 38)),
+        people={0.001: 0.01, 0.01: 0.1, 0.1: 1.0},
+        leave_out=_ANSWERED,
+        experiments=(*_FIRST_EXPERIMENTS, *_REGIMES),
+    ),
+    # the grid of the first committed reports: every student in the paper's literal form
+    "cpu-mean": Scale(
         seeds=3,
         short_share=0.4,
         views=4,
@@ -127,6 +276,8 @@ SCALES = {
         small=_CPU_SIZES["size-5th"],
         sizes=_CPU_SIZES,
         seconds={"data": 60, "teacher": 100, "student": 220, "embed": 25},
+        leave_out=("student-mean", "student-tiny", "contrast-mean"),
+        experiments=_FIRST_EXPERIMENTS,
     ),
     "full": Scale(
         seeds=3,
@@ -134,15 +285,21 @@ SCALES = {
         views=0,
         supervised={0.001: "500 steps", 0.01: "1000 steps", 0.1: "5000 steps", 1.0: ""},
         validation_batches=32,
-        best=_ADDITIONS | {"student.train.ema_decay": 0.999, "student.drop_fraction": 0.5, "teacher.cached_views": 4},
-        best_share=2.0,
-        long=_ADDITIONS | {"student.train.ema_decay": 0.999},
-        long_share=5.0,
+        best={},
+        best_share=1.0,
+        long={"student.train.ema_decay": 0.999},
+        long_share=3.0,
         small=_PAPER_SIZES["size-5th"],
         sizes=_PAPER_SIZES,
         seconds={"data": 3000, "teacher": 8000, "student": 14_000, "embed": 300},
+        tiny=_PAPER_SIZES["size-20th"],
+        populations=_populations(shared=(20_000, 100), people=140_000, pool=(320, 38)),
+        people={0.001: 0.001, 0.01: 0.01, 0.1: 0.1},
+        leave_out=_ANSWERED,
+        experiments=(*_FIRST_EXPERIMENTS, *_REGIMES),
     ),
 }
+"""Preset -> size; the base config of a preset is that of configs/reproduce.py."""
 
 
 def all_variants(scale: Scale) -> Iterator[EncoderVariant]:
@@ -151,7 +308,17 @@ def all_variants(scale: Scale) -> Iterator[EncoderVariant]:
         "student-best": scale.best,
         "student-long": scale.long,
         "student-small": scale.small,
+        "student-tiny": scale.tiny,
         **scale.sizes,
+        **{
+            regimes.people_supervised(target, share).name: {
+                "student.supervised.label_fraction": fraction,
+                # as long as with a similar number of labels of the preset's own people
+                "student.train.duration": scale.supervised[0.01 if share < 0.01 else 0.1],
+            }
+            for target in variants.TARGETS
+            for share, fraction in scale.people.items()
+        },
     }
     for variant in registered_variants():
         yield variant._replace(changes=variant.changes | preset_changes.get(variant.name, {}))

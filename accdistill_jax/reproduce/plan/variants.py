@@ -17,14 +17,16 @@ class EncoderVariant(NamedTuple):
     Attributes:
         name: name in file names, numbers and `--list`.
         title: title in reports.
-        kind: "teacher", "student", "untrained", "classical" (hand-made features), or "sensor" (a trained student that
-            reads signals of a coarser sensor).
+        kind: "teacher", "student", "untrained", "classical" (hand-made features), "matcher" (the classical search for a minute's
+            PPG), or "sensor" (a trained encoder that reads signals of a coarser sensor or of another population).
         changes: changed values of the base config, by dotted key.
         teacher: name of the variant it learns from; "" for none.
         of: name of the variant whose encoder a "sensor" variant uses.
+        population: name of the synthetic people that it is trained on and embeds (scales.py); "" for those of the plan.
         seeds: "all" trains with every seed of the preset, "first" with the first seed only.
         rows: training segments to embed: "all", "some" (`config.evaluation.train_segments`) or "none".
         short: True for a shorter training; such variants are compared among themselves.
+        share: number of steps as a share of the student's; None: by `short` and the preset.
     """
 
     name: str
@@ -33,9 +35,19 @@ class EncoderVariant(NamedTuple):
     changes: dict[str, Any] = {}
     teacher: str = MAE_TEACHER
     of: str = ""
+    population: str = ""
     seeds: str = "first"
     rows: str = "some"
     short: bool = False
+    share: float | None = None
+
+
+PAPER_FORM: dict[str, Any] = {
+    "student.head.windows": 1,
+    "student.token_weight": 0.0,
+    "student.token_schedule": "constant",
+}
+"""Changes that give a student the paper's literal form: the mean over a minute's tokens, no regression onto tokens."""
 
 
 def without_augmentations(modality: str | None = None) -> dict[str, float]:
@@ -95,9 +107,11 @@ TEACHERS = (
 
 MAIN = (
     EncoderVariant("student", "distilled student", seeds="all", rows="all"),
+    EncoderVariant("student-mean", "student in the paper's literal form", changes=PAPER_FORM, seeds="all", rows="all"),
     EncoderVariant("student-best", "best student at equal training time", seeds="all", rows="all"),
     EncoderVariant("student-long", "student with additions to the method and longer training", rows="all"),
     EncoderVariant("student-small", "distilled student, 5x smaller", seeds="all", rows="all"),
+    EncoderVariant("student-tiny", "distilled student, 20x smaller", seeds="all", rows="all"),
     EncoderVariant(
         "no-augmentation",
         "distilled student, no augmentation",
@@ -148,7 +162,9 @@ SUPERVISED = tuple(supervised_variant(target, fraction) for target in TARGETS fo
 
 # the reference of all short variants
 REFERENCE = EncoderVariant("student-short", "distilled student, short", short=True, seeds="all")
+_REGRESSION = PAPER_FORM | {"student.contrastive_weight": 0.0, "student.regression_weight": 1.0}
 OBJECTIVES = (
+    EncoderVariant("contrast-mean", "contrast, in the paper's literal form", changes=PAPER_FORM, short=True),
     EncoderVariant(
         "lambda-0", "student to teacher only (lambda 0)", changes={"student.teacher_to_student_weight": 0.0}, short=True
     ),
@@ -162,13 +178,13 @@ OBJECTIVES = (
         "regression-mse",
         "regression, squared error",
         short=True,
-        changes={"student.contrastive_weight": 0.0, "student.regression_weight": 1.0, "student.regression": "mse"},
+        changes=_REGRESSION | {"student.regression": "mse"},
     ),
     EncoderVariant(
         "regression-cosine",
         "regression, cosine",
         short=True,
-        changes={"student.contrastive_weight": 0.0, "student.regression_weight": 1.0},
+        changes=_REGRESSION,
     ),
     EncoderVariant(
         "contrast-and-regression",

@@ -18,6 +18,7 @@ SETTINGS = ("preset", "seeds", "overrides", "generator_version", "data_fingerpri
 """Settings that must be equal in two reports before their numbers are compared; a missing one counts as None.
 Fingerprints identify stores, whose paths may differ. The generator's version identifies synthetic data, which may differ in
 the last bits between machines."""
+FIRST_CPU = "cpu-mean"
 _PARTS = {"numbers": Mapping, "claims": list, "settings": Mapping, "runs": list}
 _SHOWN = 20
 _GZIP = b"\x1f\x8b"  # first bytes of a compressed file
@@ -71,6 +72,9 @@ def load_report(path: str | os.PathLike) -> dict[str, Any]:
             f"{path} has format version {report.get('format_version')}; this version of the package reads {FORMAT_VERSION}"
         )
     _check_parts(report, path)
+    settings = report["settings"]
+    if "grid_version" not in settings and settings.get("preset") == "cpu":
+        report["settings"] = {**settings, "preset": FIRST_CPU}  # the preset's present name
     return report
 
 

@@ -17,6 +17,8 @@ class EncoderStyle(NamedTuple):
 STYLES = {
     MAE_TEACHER: EncoderStyle(BLUE, "", "-"),
     "student": EncoderStyle(ORANGE, "o", "-"),
+    "student-mean": EncoderStyle("#B07AA1", "P", "-"),
+    "student-tiny": EncoderStyle("#5F4B1A", "<", "-"),
     "student-best": EncoderStyle(RED, "D", "-"),
     "student-long": EncoderStyle("#6B1D1D", "p", "-"),
     "student-small": EncoderStyle("#8C6D1F", "v", "-"),

@@ -83,12 +83,15 @@ class FakeBench(Bench):
     def columns(self, split):
         return self._columns[split]
 
+    def on(self, population):
+        return self
+
     def facts(self, name, seed):
         return {
             "parameters": 1000 * len(name),
             "multiply_accumulates": 10**6,
-            "steps": 10,
-            "batch_size": 4,
+            "steps": round(1000 * (self.variant(name).share or 1.0)),
+            "batch_size": 128,
             "train_s": 90.0,
         }
 
@@ -108,7 +111,7 @@ class FakeBench(Bench):
                 arrays[f"{split}/embedding"] = (z @ rotation).astype(np.float32)
             if variant.teacher and split != "train" and variant.kind != "teacher":
                 arrays |= self._pair(split, noise)
-        if name == "joint":
+        if name.startswith("joint") or variant.kind == "matcher":
             arrays |= {key: value for split in SPLITS for key, value in self._pair(split, noise).items()}
         return arrays
 
@@ -119,7 +122,9 @@ class FakeBench(Bench):
         return {f"{split}/projection": accel.astype(np.float32), f"{split}/teacher_projection": ppg.astype(np.float32)}
 
     def _supervised(self, name, split, rng):
-        target, fraction = next((t, f) for t in TARGETS for f in FRACTIONS if supervised_variant(t, f).name == name)
+        target, fraction = next(
+            (t, f) for t in TARGETS for f in FRACTIONS if supervised_variant(t, f).name == name.removesuffix("-people")
+        )
         label, noise = self._columns[split].labels[target], self.predicted.get(fraction, 0.6)
         return {f"{split}/prediction": label + noise * label.std() * rng.standard_normal(len(label)).astype(np.float32)}
 

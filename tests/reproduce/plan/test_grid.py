@@ -11,6 +11,8 @@ from accdistill_jax.models.build import build_encoder, compute_dtype, parameter_
 from accdistill_jax.reproduce.jobs.schedule import Schedule
 from accdistill_jax.reproduce.plan import grid, variants
 from accdistill_jax.reproduce.plan.experiments import EXPERIMENTS
+from accdistill_jax.reproduce.plan.job_builder import DATA
+from accdistill_jax.reproduce.plan.scales import SCALES, VALIDATIONS, all_variants
 
 
 @pytest.fixture(scope="module")
@@ -18,19 +20,24 @@ def cpu():
     return grid.plan_grid("cpu")
 
 
+@pytest.fixture(scope="module")
+def claims():
+    return grid.plan_grid("claims")
+
+
 def jobs(plan):
     return {job.name: job for job in plan.jobs}
 
 
-@pytest.mark.parametrize("preset", grid.SCALES)
+@pytest.mark.parametrize("preset", SCALES)
 def test_every_preset_is_a_graph_of_valid_runs(preset):
     plan = grid.plan_grid(preset)
     Schedule(plan.jobs)
-    known = {variant.name for variant in grid.all_variants(grid.SCALES[preset])}
+    known = {variant.name for variant in all_variants(SCALES[preset])}
     assert {name for experiment in EXPERIMENTS.values() for name in experiment.variants} <= known
     assert all(experiment.runs for experiment in plan.experiments)
     for job in plan.jobs:
-        if job.name != grid.DATA and job.order["teacher"]:
+        if job.order["kind"] != DATA and job.order["teacher"]:
             assert job.order["teacher"] in job.needs
     assert sum(job.cost_s for job in plan.jobs) > 0
 
@@ -40,8 +47,9 @@ def test_the_cpu_preset_has_all_main_runs_with_three_seeds(cpu):
     for main in (
         "teacher-mae",
         "student",
-        "student-best",
+        "student-mean",
         "student-small",
+        "student-tiny",
         "no-augmentation",
         "joint",
         "accel-mae",
@@ -50,8 +58,10 @@ def test_the_cpu_preset_has_all_main_runs_with_three_seeds(cpu):
         "untrained",
     ):
         assert {f"{main}-s{seed}" for seed in range(3)} <= names
-    assert sum(name.startswith("supervised-") for name in names) == 3 * 4 * 3
-    assert sum(job.cost_s for job in cpu.jobs) < 6 * 3600
+    supervised = [name for name in names if name.startswith("supervised-")]
+    assert sum("-people-" not in name for name in supervised) == 3 * 4 * 3
+    assert sum("-people-" in name for name in supervised) == 3 * 3 * 3
+    assert sum(job.cost_s for job in cpu.jobs) < 12 * 3600
     population = cpu.settings["config"]["data"]["synthetic"]
     assert population["seed"] == 1 and population["participants"] >= 1000
 
@@ -75,7 +85,7 @@ def test_an_unseen_store_adds_no_training(smoke_store, tmp_path):
     )
     assert {name: first[name].key for name in alone} == {name: job.key for name, job in alone.items()}
     embedding = {name for name in first if name.endswith("-unseen")}
-    trained = set(first) - embedding - {grid.DATA}
+    trained = set(first) - embedding - {DATA}
     assert embedding == {f"{name}-unseen" for name in trained}
     for name, job in first.items():
         assert (job.key == both[name].key) == (name not in embedding)
@@ -107,6 +117,7 @@ def test_compared_variants_have_the_same_duration(cpu):
     short = {
         duration(f"{variant.name}-s0")
         for variant in (variants.REFERENCE, *variants.OBJECTIVES, *variants.AUGMENTATION_VARIANTS)
+        if variant.name in cpu.variants
     }
     assert len(whole) == 1 and len(short) == 1 and whole != short
 
@@ -127,8 +138,7 @@ def test_supervised_training_keeps_the_best_step_and_lasts_as_long_as_the_studen
         total = steps(train, "duration", share)
         assert steps(train, "warmup", share) < total
         assert (
-            train["keep"] == "best"
-            and grid.VALIDATIONS <= total / steps(train, "validate_every", share) < grid.VALIDATIONS + 1
+            train["keep"] == "best" and VALIDATIONS <= total / steps(train, "validate_every", share) < VALIDATIONS + 1
         )
     whole, student = (
         jobs(plan)[f"{name}-s0"].order["config"]["student"]["train"] for name in ("supervised-hr-1", "student")
@@ -177,10 +187,10 @@ def test_the_key_of_a_run_changes_only_with_values_that_decide_its_result(cpu):
 def test_expected_durations_follow_the_config(cpu):
     """A shorter student must be expected to take less time than the student of the preset."""
     shorter = jobs(grid.plan_grid("cpu", overrides=["--config.student.train.duration=300 steps"]))
-    embedding = 3 * grid.SCALES["cpu"].seconds["embed"]
-    for name in ("student-s0", "accel-mae-s1", "joint-s0", "student-best-s2"):
+    embedding = 3 * SCALES["cpu"].seconds["embed"]
+    for name in ("student-s0", "accel-mae-s1", "joint-s0", "student-small-s2"):
         usual = jobs(cpu)[name].cost_s
-        assert shorter[name].cost_s - embedding == pytest.approx(0.3 * (usual - embedding), rel=0.01)
+        assert shorter[name].cost_s - embedding == pytest.approx(300 / 1100 * (usual - embedding), rel=0.01)
     other_unit = jobs(grid.plan_grid("cpu", overrides=["--config.student.train.duration=2 epochs"]))
     assert other_unit["student-s0"].cost_s == jobs(cpu)["student-s0"].cost_s
 
@@ -205,3 +215,66 @@ def test_a_wrong_argument_is_refused_in_one_line(arguments, message):
     with pytest.raises(UserError, match=message) as caught:
         grid.plan_grid("smoke", **arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_the_claims_take_at_most_90_minutes_and_measure_each_claim(claims):
+    assert sum(job.cost_s for job in claims.jobs) <= 90 * 60
+    assert {experiment.id for experiment in claims.experiments} >= {
+        "label-fractions",
+        "large-pool",
+        "many-people",
+        "repeated-minutes",
+        "shared-motion",
+        "participants",
+        "objectives",
+        "teachers",
+    }
+    assert "no-augmentation-s0" in jobs(claims) and "minutes-1000-plain-s0" in jobs(claims)
+
+
+def test_every_encoder_has_the_same_inputs_and_the_same_read_out(cpu, claims):
+    for plan in (cpu, claims):
+        configs = [job.order["config"] for job in plan.jobs if "config" in job.order]
+        simulated = {"simulated_rate_fraction", "simulated_step", "simulated_axes"}
+        inputs = {str({k: v for k, v in c["inputs"]["accel"].items() if k not in simulated}) for c in configs}
+        assert {c["evaluation"]["representation"] for c in configs} == {"statistics"} and len(inputs) == 1
+
+
+def test_students_are_in_windows_and_beside_them_in_the_papers_form(cpu):
+    by_name = jobs(cpu)
+    head = lambda name: by_name[name].order["config"]["student"]["head"]["windows"]
+    tokens = lambda name: by_name[name].order["config"]["student"]["token_weight"]
+    for name in ("student", "student-small", "student-tiny", "student-short", "size-20th", "minutes-500-plain"):
+        assert (head(f"{name}-s0"), tokens(f"{name}-s0")) == (12, 1.0)
+    for name in ("student-mean", "contrast-mean", "regression-mse", "accel-mae", "supervised-hr-1"):
+        assert (head(f"{name}-s0"), tokens(f"{name}-s0")) == (1, 0.0)
+    assert (head("joint-s0"), tokens("joint-s0")) == (12, 0.0)
+
+
+def test_labels_of_many_people_are_of_at_least_a_hundred(cpu, claims):
+    for plan in (cpu, claims):
+        scale = SCALES[plan.settings["preset"]]
+        made = jobs(plan)["data-people"].order["synthetic"]
+        assert made["segments_per_participant"] == 1
+        # 80 % are training people; some minutes are rejected
+        assert 0.9 * 0.8 * made["participants"] * scale.people[0.001] >= 100
+        order = jobs(plan)["supervised-hr-0.001-people-s0"].order
+        assert order["config"]["student"]["supervised"]["label_fraction"] == scale.people[0.001]
+        assert order["data"] == order["trained_on"] == "data-people"
+
+
+def test_encoders_of_the_plan_embed_other_people(cpu):
+    job = jobs(cpu)["student-pool-s1"]
+    assert set(job.needs) == {"data-pool", "data", "teacher-mae-s1", "student-s1"}
+    assert (job.order["data"], job.order["trained_on"], job.order["of_kind"]) == ("data-pool", "data", "student")
+    assert jobs(cpu)["teacher-mae-people-s0"].order["of_kind"] == "teacher"
+    accel = jobs(cpu)["accel-mae-people-s0"].order
+    assert accel["config"]["student"]["objective"] == "masked" and not accel["teacher"]
+    shared = jobs(cpu)["joint-shared-10-0.3-s0"]
+    assert shared.needs == ("data-shared-10",)
+    assert jobs(cpu)["data-shared-10"].order["synthetic"]["shared_motion"] == 10.0
+
+
+def test_an_experiment_that_the_preset_leaves_out_is_refused():
+    with pytest.raises(UserError, match="--only shared-motion: not part of this preset"):
+        grid.plan_grid("cpu-mean", only=("shared-motion",))

@@ -1,0 +1,53 @@
+"""Changes of the student that are tried at about equal training time, on validation people."""
+
+from accdistill_jax.reproduce.plan.variants import EncoderVariant
+
+SHARE = 0.4  # of the student's steps, for the student as it is
+BASE = "trial-none"
+
+
+def _trial(name: str, title: str, changes: dict, *, steps: float = 1.0, teacher: str = "") -> EncoderVariant:
+    """A trial; `steps` is its number of steps as a share of the base's, so that it takes about as long."""
+    variant = EncoderVariant(name, title, changes=changes, seeds="all", share=SHARE * steps)
+    return variant._replace(teacher=teacher) if teacher else variant
+
+
+LONGER_TEACHER = EncoderVariant(
+    "teacher-longer",
+    "PPG teacher, three times the steps",
+    "teacher",
+    teacher="",
+    seeds="all",
+    share=3.0,
+)
+# Steps: by the seconds of a step on two cores, roughly. The table states the seconds that a training took.
+TRIALS = (
+    _trial(BASE, "student as it is", {}),
+    _trial(
+        "trial-patch-32",
+        "tokens of 32 samples",
+        {"student.encoder.transformer.patch": 32, "student.encoder.transformer.tokenizer": ((8, 32),)},
+        steps=0.6,
+    ),
+    _trial("trial-batch-256", "batches of 256", {"student.train.batch_size": 256}, steps=0.5),
+    _trial("trial-temperature-0.04", "temperature 0.04", {"student.temperature": 0.04}),
+    _trial("trial-ema", "averaged parameters", {"student.train.ema_decay": 0.99}),
+    _trial(
+        "trial-muon",
+        "optimiser Muon",
+        {"student.train.optimizer": "muon"},
+        steps=0.9,
+    ),
+    _trial("trial-drop", "half of the tokens dropped", {"student.drop_fraction": 0.5}, steps=1.4),
+    _trial("trial-constant-tokens", "token regression of constant weight", {"student.token_schedule": "constant"}),
+    _trial("trial-24-windows", "24 windows", {"student.head.windows": 24}),
+    _trial(
+        "trial-clocks",
+        "clocks up to 0.25 s apart in training",
+        {
+            "student.augment.accel.clock_offset.probability": 0.8,
+            "student.augment.accel.clock_offset.strength": 16.0,
+        },
+    ),
+    _trial("trial-longer-teacher", "a teacher trained three times as long", {}, teacher=LONGER_TEACHER.name),
+)
