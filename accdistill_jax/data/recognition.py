@@ -85,8 +85,7 @@ def recognise(
         raise UserError(f"{addresses[0]}: only local files are recognised; choose the reader, or fetch the recordings")
     missing = [root for root in roots if not os.path.lexists(root)]
     if missing:
-        advice = "; name the reader of recordings at an address" if "://" in os.fspath(missing[0]) else ""
-        raise UserError(f"{missing[0]}: no such file or folder{advice}")
+        raise UserError(f"{missing[0]}: no such file or folder")
     trees = [Tree(root) for root in roots]
     candidates = [one for name in recordings.names() if name != PLAIN and (one := _candidate(name, trees))]
     described = next((one for one in candidates if one.reader == DESCRIBED), None)

@@ -50,7 +50,7 @@ def test_options_of_a_table_decide(kinds):
 def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(UserError, match="gone: no such file or folder$"):
         recognise([tmp_path, tmp_path / "gone"])
-    with pytest.raises(UserError, match="name the reader of recordings at an address"):
+    with pytest.raises(UserError, match="only local files are recognised; choose the reader"):
         recognise(["s3://bucket/recordings"])
 
 
