@@ -1,4 +1,7 @@
-"""Compiles training steps for TPU slices with libtpu, if it is installed, and checks the programs."""
+"""Compiles training steps for TPU slices with libtpu, if it is installed, and checks the programs.
+
+ACCDISTILL_COMPILED=all compiles every combination of `COMBINATIONS`; a number K (default 0) only the Kth, so that CI takes turns.
+"""
 
 import importlib.util
 import json
@@ -123,3 +126,44 @@ def test_the_small_step_for_sixteen_chips_in_pieces_with_a_sharded_optimiser(tmp
     gathered = expected["all-gather"] - counted["all-gather"]
     assert gathered >= 0 and counted.get("reduce-scatter", 0) <= expected["reduce-scatter"]
     assert counted["all-reduce"] <= expected["reduce-scatter"] + expected["all-reduce"] + gathered
+
+
+# Preset, slice and changes: one chip and 16, dtypes, mappings, states, micro-batches, dropped tokens, rematerialised blocks.
+COMBINATIONS = {
+    "float32, blocks rematerialised": ("smoke-mean", "v5e:1x1", {"runtime.rematerialise": "blocks"}),
+    "bfloat16, half of the tokens, micro-batches": (
+        "smoke-mean",
+        "v5e:1x1",
+        {"runtime.compute_dtype": "bfloat16", "student.drop_fraction": 0.5, "student.train.micro_batches": 2},
+    ),
+    "16 chips by pmap, bfloat16, sharded state": (
+        "smoke-mean",
+        "v5e:4x4",
+        {"runtime.mapping": "pmap", "runtime.compute_dtype": "bfloat16", "runtime.optimizer_state": "sharded"},
+    ),
+    "16 chips, float32, half of the tokens, micro-batches, blocks rematerialised": (
+        "smoke-mean",
+        "v6e:4x4",
+        {
+            "student.drop_fraction": 0.5,
+            "student.train.micro_batches": 2,
+            "runtime.rematerialise": "blocks",
+        },
+    ),
+}
+TURN = os.environ.get("ACCDISTILL_COMPILED", "0")
+CHOSEN = [name for i, name in enumerate(COMBINATIONS) if TURN == "all" or i == int(TURN) % len(COMBINATIONS)]
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_combinations_of_settings_compile_without_transfers_and_float32_products(tmp_path, name):
+    preset, topology, changes = COMBINATIONS[name]
+    step = compiled(
+        tmp_path, preset, topology, "--batch=8", *(f"--config.{key}={value}" for key, value in changes.items())
+    )
+    check(step)
+    assert step["moving_cycles"] < 0.35 * step["cycles"]
+    counted, expected = sent(step, "collectives"), sent(step, "expected_collectives")
+    assert bool(counted) == bool(expected) == (step["chips"] > 1)
+    # Small arrays are reduced whole, for at most twice the bytes of the formula.
+    assert sum(counted.values()) <= 2 * sum(expected.values()) + METRICS_BYTES
