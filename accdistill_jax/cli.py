@@ -51,6 +51,11 @@ COMMANDS = {
     "embed": SubCommand(
         "accdistill_jax.api.embed_command", "embed each minute of recordings by a trained encoder, into a Parquet file"
     ),
+    "embed-teacher": SubCommand(
+        "accdistill_jax.api.embed_teacher_command",
+        "embed the PPG of stores by an open PPG encoder (PaPaGei, Pulse-PPG), as a teacher for train",
+        plain=True,
+    ),
     "demo": SubCommand(
         "accdistill_jax.api.demo_command", "write a static web page that runs a student in the browser", plain=True
     ),

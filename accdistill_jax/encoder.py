@@ -46,6 +46,8 @@ class Student:
         fingerprint: content hash of the parameters.
         objective: the class that trained it.
         ppg: the PPG encoder that was trained with it, or None.
+        origin: facts about the export that its training started from: "fingerprint", and "data", content hashes of the
+            stores that this export has learned from, joined by "+"; {} for a fresh start.
     """
 
     branch: Branch
@@ -53,6 +55,7 @@ class Student:
     fingerprint: str
     objective: type[Objective]
     ppg: Branch | None
+    origin: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def initial(self, batch: Mapping[str, Any]) -> Any:
         """Untrained parameters of the encoder's shape, for comparison; drawn by a fixed key of their own."""
@@ -108,4 +111,5 @@ def student_of(params: Any, meta: Mapping[str, Any], *, dtype) -> Student:
         meta["fingerprint"],
         OBJECTIVES.get(meta.get("objective", UNNAMED)).load(),
         branch("ppg", meta["ppg_encoder"], meta["ppg_signal"]) if "ppg_encoder" in meta else None,
+        meta.get("initial", {}),
     )

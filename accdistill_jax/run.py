@@ -30,7 +30,15 @@ from accdistill_jax.runtime.device_access import take_devices
 from accdistill_jax.runtime.interrupt import Interrupted, Interruption
 from accdistill_jax.runtime.parallel import Parallel
 from accdistill_jax.runtime.peers.peers import Peers
-from accdistill_jax.stages import build_objective, embedding, evaluation, student, teacher
+from accdistill_jax.stages import (
+    build_objective,
+    embedding,
+    evaluation,
+    student,
+    student_start,
+    teacher_tables,
+    teachers,
+)
 from accdistill_jax.stages.clock import StageClock
 from accdistill_jax.stages.context import Run
 from accdistill_jax.storage.copies import Copies, connect_copies
@@ -70,7 +78,7 @@ def run(config: Config, workdir: str | os.PathLike[str], *, peers: Peers | None 
         check_installed(config.runtime.metrics)
         named = tuple(open_configured_store(path, key="data.stores", data=config.data) for path in config.data.stores)
         named = hold_out(named, config.data.held_out if named else ())
-        check_named(config, peers)
+        fingerprints = check_named(config, named, peers)
         build_objective.check_ppg(config, named)
         separation = check_people(config, named, peers, say) if named else {}
         folder, copies = Path(expanded(workdir)).absolute(), Copies()
@@ -81,7 +89,7 @@ def run(config: Config, workdir: str | os.PathLike[str], *, peers: Peers | None 
             peers.from_first("work directory", lambda: stack.enter_context(alone_in(folder)))
 
         def claim() -> None:
-            record.claim(config, folder)
+            record.claim(config, folder, fingerprints=fingerprints)
             remove_leftovers(folder)
             copies.now()
 
@@ -100,23 +108,41 @@ def run(config: Config, workdir: str | os.PathLike[str], *, peers: Peers | None 
         except Interrupted:
             copies.stopping()
             raise
-        peers.from_first("copies", lambda: record.dump(config, folder) and copies.now())
+        peers.from_first("copies", lambda: record.dump(config, folder, fingerprints=fingerprints) and copies.now())
         peers.barrier("finished")
 
 
-def check_named(config: Config, peers: Peers) -> None:
-    """Raises UserError if a teacher from elsewhere or an unseen store that the stages need is missing or damaged.
+def check_named(config: Config, stores: tuple[Store, ...], peers: Peers) -> dict[str, str]:
+    """Checks exports and tables from elsewhere and the unseen stores that the stages need; later stages check more.
 
-    Later stages check that they fit the data.
+    Args:
+        config: the run's config.
+        stores: the stores that `config.data.stores` names; () for synthetic data, which may not exist yet.
+        peers: the processes.
+
+    Returns:
+        Config key -> content hash of what it names, for the run's record.
+
+    Raises:
+        UserError: one is missing or damaged, or is not of this run's architecture.
     """
-    stages = set(config.stages)
+    stages, fingerprints = set(config.stages), {}
     if config.teacher.path and (
         "teacher" in stages or stages & {"student", "evaluation"} and build_objective.needs_teacher(config)
     ):
         peers.from_first("config.teacher.path", lambda: load_params(expanded(config.teacher.path)) and None)
+    if teacher_tables.used_tables(config):
+        fingerprints["teacher.source"] = peers.from_first(
+            "config.teacher.source", lambda: teacher_tables.checked_fingerprint(config, stores)
+        )
+    if config.student.init and "student" in stages:
+        fingerprints["student.init"] = peers.from_first(
+            "config.student.init", lambda: student_start.initial_fingerprint(config)
+        )
     if stages & {"evaluation", "report"}:
         for path in config.data.unseen_stores:
             open_configured_store(path, key="data.unseen_stores", data=config.data)
+    return fingerprints
 
 
 def check_people(config: Config, stores: tuple[Store, ...], peers: Peers, say: Callable[[str], None]) -> dict:
@@ -151,13 +177,17 @@ def run_stages(this: Run, clock: "StageClock", interruption: Interruption) -> No
         reporting.report_stage(this, durations_s=clock.seconds)
 
     stages = {
-        "teacher": lambda: teacher.run_stage(this),
+        "teacher": lambda: teachers.run_stage(this),
         "student": lambda: student.run_stage(this),
         "evaluation": lambda: evaluation.evaluation_stage(this),
         "report": report,
     }
     if not {"evaluation", "report"}.isdisjoint(this.config.stages):
         embedding.check_stores(this)  # fails now, not after hours of training
+    if this.config.student.init and "student" in this.config.stages:
+        student_start.load_initial(this)
+    if teacher_tables.used_tables(this.config):
+        teacher_tables.tables_of(this)
     for name, work in stages.items():
         # checked again, because Python ignores an exception that a signal raises in a finaliser
         interruption.raise_if_requested("what is finished is kept")

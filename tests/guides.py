@@ -16,7 +16,14 @@ from pathlib import Path
 from absl import flags
 
 from accdistill_jax import main as train
-from accdistill_jax.api import demo_command, embed_command, export_command, predict_command, probe_command
+from accdistill_jax.api import (
+    demo_command,
+    embed_command,
+    embed_teacher_command,
+    export_command,
+    predict_command,
+    probe_command,
+)
 from accdistill_jax.config.__main__ import main as print_config
 from accdistill_jax.config.load import load_config
 from accdistill_jax.data.prepare import __main__ as prepare
@@ -145,6 +152,10 @@ def _check_export(arguments: list[str]) -> None:
     assert export_command.export_parser().parse_args(arguments).out
 
 
+def _check_embed_teacher(arguments: list[str]) -> None:
+    assert embed_teacher_command.embed_teacher_parser().parse_args(arguments).out
+
+
 def _check_reproduction(arguments: list[str]) -> None:
     parse_command_line(arguments, reference=_REFERENCE)
     chosen = re.findall(r"--only ((?:[a-z-]+ ?)+?)(?= --|$)", " ".join(arguments))
@@ -226,6 +237,7 @@ CHECKS: dict[tuple[str, ...], Callable[[list[str]], None]] = {
     ("accdistill", "demo"): _check_demo,
     ("python", "-m", "http.server"): _check_server,
     ("accdistill", "embed"): _check_embed,
+    ("accdistill", "embed-teacher"): _check_embed_teacher,
     ("accdistill", "mirror"): _check_by_help("python", "-m", "accdistill_jax.storage.mirror"),
     ("accdistill",): _check_by_help("python", "-m", "accdistill_jax.cli"),
     ("python", "-m", "tests.chaos"): _check_by_help("python", "-m", "tests.chaos"),

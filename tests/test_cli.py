@@ -36,7 +36,7 @@ def command(repository, tmp_path):
 def test_help_lists_the_commands(command, arguments):
     done = command(*arguments)
     assert (done.returncode, done.stderr) == (0, "")
-    listed = re.findall(r"^  (\w+) +\w.*$", done.stdout, re.MULTILINE)
+    listed = re.findall(r"^  (\w[\w-]*) +\w.*$", done.stdout, re.MULTILINE)
     assert [name for name in listed if name != "accdistill"] == list(cli.COMMANDS)
     assert {"train", "prepare", "reproduce", "benchmark", "mirror"} <= set(cli.COMMANDS)
 

@@ -47,7 +47,7 @@ KINDS = {
         ("accdistill", "predict"),
         ("accdistill", "probe"),
     },
-    "configs/README.md": {MAIN, CONFIG, ("accdistill", "benchmark")},
+    "configs/README.md": {MAIN, CONFIG, ("accdistill", "benchmark"), ("accdistill", "embed-teacher")},
     "accdistill_jax/README.md": {
         ("accdistill", name) for name in ("train", "embed", "prepare", "reproduce", "mirror", "predict", "probe")
     }

@@ -8,6 +8,7 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import accdistill_jax
@@ -120,7 +121,9 @@ def _git_commit() -> str | None:
     return commit.stdout.strip() + ("-modified" if dirty.stdout.strip() else "")
 
 
-def claim(config: Config, workdir: str | os.PathLike[str]) -> None:
+def claim(
+    config: Config, workdir: str | os.PathLike[str], *, fingerprints: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Takes a work directory for a run: writes `<workdir>/config.json` if there is none, else only compares with it.
 
     So a start that is refused later leaves the record of the earlier run as it is; `dump` renews it at the end.
@@ -128,6 +131,7 @@ def claim(config: Config, workdir: str | os.PathLike[str]) -> None:
     Args:
         config: the run's config.
         workdir: made if missing.
+        fingerprints: as in `dump`.
 
     Raises:
         UserError: as `dump`.
@@ -135,28 +139,39 @@ def claim(config: Config, workdir: str | os.PathLike[str]) -> None:
     path = Path(workdir) / _DUMP_NAME
     if path.exists():
         _refuse_other(load_record(path), config, Path(workdir))
+        _refuse_other_content(_recorded_fingerprints(path), fingerprints, Path(workdir))
     else:
-        dump(config, workdir)
+        dump(config, workdir, fingerprints=fingerprints)
 
 
-def dump(config: Config, workdir: str | os.PathLike[str]) -> Path:
-    """Writes `<workdir>/config.json`: the config and the environment; refuses to continue another run.
+def dump(
+    config: Config, workdir: str | os.PathLike[str], *, fingerprints: Mapping[str, str] = MappingProxyType({})
+) -> Path:
+    """Writes `<workdir>/config.json`: config, environment, fingerprints; refuses to continue another run.
 
     Args:
         config: the run's config.
         workdir: made if missing.
+        fingerprints: key that names a file or folder -> content hash of what was found there. Recorded ones stay.
 
     Returns:
         The path of the file.
 
     Raises:
-        UserError: the folder belongs to a run whose config differs in a key that decides the result; names the keys.
+        UserError: the folder belongs to a run whose config differs in a key that decides the result, or whose named files had
+            other content; names the keys.
     """
     workdir = Path(workdir)
     path = workdir / _DUMP_NAME
     if path.exists():
         _refuse_other(load_record(path), config, workdir)
-    text = json.dumps({"config": tree.plain(config), "environment": environment()}, indent=1)
+        recorded = _recorded_fingerprints(path)
+        _refuse_other_content(recorded, fingerprints, workdir)
+        fingerprints = {**recorded, **fingerprints}
+    content = {"config": tree.plain(config), "environment": environment()}
+    if fingerprints:
+        content["fingerprints"] = dict(fingerprints)
+    text = json.dumps(content, indent=1)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text + "\n")
@@ -181,6 +196,21 @@ def _refuse_other(before: Config, now: Config, workdir: Path) -> None:
             f"{workdir} belongs to a run with another config: {shown}{more}; "
             "set them back, choose another --workdir, or delete that folder"
         )
+
+
+def _recorded_fingerprints(path: Path) -> dict[str, str]:
+    """The fingerprints of a file that `load_record` has read; {} where it has none."""
+    recorded = json.loads(read_regular(path)).get("fingerprints", {})
+    return recorded if isinstance(recorded, dict) else {}
+
+
+def _refuse_other_content(before: Mapping[str, str], now: Mapping[str, str], workdir: Path) -> None:
+    for key, fingerprint in now.items():
+        if before.get(key, fingerprint) != fingerprint:
+            raise UserError(
+                f"{workdir} belongs to a run that began with another content of config.{key} (fingerprint was "
+                f"{before[key][:12]}, now {fingerprint[:12]}); put the former content back, or choose another --workdir"
+            )
 
 
 def load_record(path: str | os.PathLike[str]) -> Config:

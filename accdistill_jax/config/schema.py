@@ -20,6 +20,7 @@ from accdistill_jax.config.fields import (
     text,
 )
 from accdistill_jax.config.registry import AUGMENTATIONS, ENCODERS, OBJECTIVES, OPTIMIZERS
+from accdistill_jax.config.sizes import PAPER_PROBABILITIES, SMALL_EFFICIENTNET, SMALL_OBJECTIVES, SMALL_TRANSFORMER
 from accdistill_jax.config.tree import Options, choice, registered, section
 
 STAGES = ("data", "teacher", "student", "evaluation", "report")
@@ -27,36 +28,9 @@ SAME_NAMES = ("same person", "different people")
 BANDS = ("full", "high", "low+high", "low+high+envelope")
 SCALES = ("std", "robust")
 REPRESENTATIONS = ("mean", "statistics")
+PPG_SOURCE = "ppg"  # item of `teacher.source`: the PPG encoder that the run trains, or that `teacher.path` names
 # Augmentations of the first release: their keys decide the result even with a probability of 0, as they did then.
 FIRST_AUGMENTATIONS = ("cut_out", "magnitude_warp", "gaussian_noise", "channel_permute", "time_warp")
-
-# Values of the presets for minutes on two cores, where they differ from the paper's sizes, which are the defaults of
-# the registered options. Our choice.
-_SMALL_TRANSFORMER = {
-    "patch": 64,
-    "width": 96,
-    "depth": 3,
-    "mlp": 192,
-    "positions": "sinusoidal+relative",
-}
-_SMALL_EFFICIENTNET = {
-    "stem": (32, 15, 4),
-    "stages": ((32, 1, 2, 7, 2), (48, 2, 1, 15, 2), (64, 2, 2, 15, 2)),
-    "head": 128,
-    "output": 128,
-}
-_SMALL_OBJECTIVES = {
-    "autoencoder": {"drop_fraction": 0.5, "decoder_width": 64, "decoder_depth": 1},
-    "contrastive": {"head": {"hidden": 256}},
-}
-# arXiv 2312.05409
-_PAPER_PROBABILITIES = {
-    "cut_out": {"probability": 0.4},
-    "magnitude_warp": {"probability": 0.25},
-    "gaussian_noise": {"probability": 0.25},
-    "channel_permute": {"probability": 0.25},
-    "time_warp": {"probability": 0.15},
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,6 +217,16 @@ class TeacherConfig:
 
     path: str = setting("", text(), "export folder of a teacher trained elsewhere; empty: train one")
     fingerprint: str = setting("", text(), "content hash that the teacher must have; empty: any")
+    source: tuple[str, ...] = setting(
+        (PPG_SOURCE,),
+        each(text(empty=False), at_least=1),
+        '"ppg": the PPG encoder of this section; or tables of embeddings by other models (.parquet, .npz, .csv); several: '
+        "the mean of their losses",
+        added=True,
+    )
+    source_weights: tuple[float, ...] = setting(
+        (), each(above_zero()), "weight of the loss of each source; empty: equal", added=True
+    )
     cached_views: int = setting(
         0,
         integer(0, 1024),
@@ -251,18 +235,28 @@ class TeacherConfig:
         added=True,
     )
     objective: str = setting("masked", choice(OBJECTIVES, "teacher"), "training objective", added=True)
-    encoder: EncoderConfig = section(EncoderConfig, transformer=_SMALL_TRANSFORMER, efficientnet=_SMALL_EFFICIENTNET)
-    objectives: Options = registered(OBJECTIVES, role="teacher", chosen_by="objective", defaults=_SMALL_OBJECTIVES)
+    encoder: EncoderConfig = section(EncoderConfig, transformer=SMALL_TRANSFORMER, efficientnet=SMALL_EFFICIENTNET)
+    objectives: Options = registered(OBJECTIVES, role="teacher", chosen_by="objective", defaults=SMALL_OBJECTIVES)
     augment: Options = registered(AUGMENTATIONS, always_bind=FIRST_AUGMENTATIONS)
     train: TrainConfig = section(TrainConfig)
+
+    @property
+    def has_encoder(self) -> bool:
+        """True if a PPG encoder is one of the teachers."""
+        return PPG_SOURCE in self.source
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The sources that are tables of embeddings."""
+        return tuple(source for source in self.source if source != PPG_SOURCE)
 
 
 @dataclasses.dataclass(frozen=True)
 class StudentAugmentConfig:
     """Augmentations in the student's stage, of each modality."""
 
-    accel: Options = registered(AUGMENTATIONS, always_bind=FIRST_AUGMENTATIONS, defaults=_PAPER_PROBABILITIES)
-    ppg: Options = registered(AUGMENTATIONS, always_bind=FIRST_AUGMENTATIONS, defaults=_PAPER_PROBABILITIES)
+    accel: Options = registered(AUGMENTATIONS, always_bind=FIRST_AUGMENTATIONS, defaults=PAPER_PROBABILITIES)
+    ppg: Options = registered(AUGMENTATIONS, always_bind=FIRST_AUGMENTATIONS, defaults=PAPER_PROBABILITIES)
 
     def of(self, modality: str) -> Options:
         """The augmentations of "accel" or "ppg"."""
@@ -281,8 +275,15 @@ class StudentConfig:
     )
     encoder: EncoderConfig = section(
         EncoderConfig,
-        transformer=_SMALL_TRANSFORMER | {"width": 64, "mlp": 128, "tokenizer": ((8, 32), (32, 64)), "output": 128},
-        efficientnet=_SMALL_EFFICIENTNET,
+        transformer=SMALL_TRANSFORMER | {"width": 64, "mlp": 128, "tokenizer": ((8, 32), (32, 64)), "output": 128},
+        efficientnet=SMALL_EFFICIENTNET,
+    )
+    init: str = setting(
+        "",
+        text(),
+        "export folder of a student whose encoder this one starts from (fine-tuning); heads that it has come along; "
+        "empty: fresh parameters",
+        added=True,
     )
     head: HeadConfig = section(HeadConfig)
     augment: StudentAugmentConfig = section(StudentAugmentConfig)
@@ -307,7 +308,7 @@ class StudentConfig:
         "course of that weight: unchanged, or falling to 0 at the end",
         added=True,
     )
-    objectives: Options = registered(OBJECTIVES, role="student", chosen_by="objective", defaults=_SMALL_OBJECTIVES)
+    objectives: Options = registered(OBJECTIVES, role="student", chosen_by="objective", defaults=SMALL_OBJECTIVES)
     train: TrainConfig = section(TrainConfig, duration="700 steps")
 
 

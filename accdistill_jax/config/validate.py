@@ -8,7 +8,15 @@ from accdistill_jax.config.duration import parse_duration
 from accdistill_jax.config.fields import Rule
 from accdistill_jax.config.nearest import nearest
 from accdistill_jax.config.registry import ENCODERS, OBJECTIVES
-from accdistill_jax.config.schema import STAGES, Config, EncoderConfig, StudentConfig, TeacherConfig, TrainConfig
+from accdistill_jax.config.schema import (
+    PPG_SOURCE,
+    STAGES,
+    Config,
+    EncoderConfig,
+    StudentConfig,
+    TeacherConfig,
+    TrainConfig,
+)
 from accdistill_jax.errors import UserError, refuse_password
 
 _INTERVALS = ("validate_every", "checkpoint_every", "log_every")
@@ -61,6 +69,7 @@ def check_together(config: Config) -> None:
         _check_durations(stage.train, f"{name}.train")
         _check_encoders(stage.encoder, f"{name}.encoder")
         _check_averages(stage, name)
+    _check_sources(config)
     if "student" in config.stages:
         _check_student(config)
 
@@ -96,6 +105,35 @@ def _check_averages(stage: TeacherConfig | StudentConfig, name: str) -> None:
         raise UserError(
             f"config.{name}.train.ema_decay = {stage.train.ema_decay!r}: the {stage.objective} objective keeps an average "
             f"of its own (config.{name}.{OBJECTIVES.entry(stage.objective).section}.momentum); set it to 0.0"
+        )
+
+
+def _check_sources(config: Config) -> None:
+    """Checks `teacher.source` and the keys that mean nothing for tables of embeddings."""
+    teacher, student = config.teacher, config.student
+    sources = f"config.teacher.source = {teacher.source!r}"
+    if PPG_SOURCE in teacher.source[1:]:
+        raise UserError(f"{sources}: name {PPG_SOURCE!r} once, as the first")
+    if len(set(teacher.source)) < len(teacher.source):
+        raise UserError(f"{sources}: a table is named twice")
+    if teacher.source_weights and len(teacher.source_weights) != len(teacher.source):
+        raise UserError(
+            f"config.teacher.source_weights has {len(teacher.source_weights)} items and config.teacher.source "
+            f"{len(teacher.source)}: give one each"
+        )
+    if teacher.has_encoder:
+        return
+    for key, value, empty in (("path", teacher.path, "''"), ("cached_views", teacher.cached_views, "0")):
+        if value:
+            raise UserError(
+                f"config.teacher.{key} = {value!r} is for a PPG encoder, and {sources} names none: set it to {empty}, or add "
+                f"{PPG_SOURCE!r} to the sources"
+            )
+    objective = OBJECTIVES.get(student.objective)
+    if "student" in config.stages and objective.needs_teacher and (student.head.windows > 1 or student.token_weight):
+        raise UserError(
+            f"{sources} gives one vector for a minute, so the student cannot learn windows and tokens: take a preset without them, "
+            "such as --config=distill:mean, or set --config.student.head.windows=1 --config.student.token_weight=0.0"
         )
 
 

@@ -148,12 +148,22 @@ class ObjectiveParts(NamedTuple):
         ppg: the PPG encoder that it learns from or is trained with, or None.
         samples: samples of a segment.
         dtype: compute dtype.
+        tables: further frozen teachers, whose embeddings are given.
+        weights: weight of the loss of each frozen teacher, that of `ppg` first; empty: equal.
     """
 
     branch: Branch
     ppg: Branch | None
     samples: int
     dtype: jnp.dtype
+    tables: tuple[Branch, ...] = ()
+    weights: tuple[float, ...] = ()
+
+    @property
+    def by_teacher(self) -> tuple["ObjectiveParts", ...]:
+        """The parts for each frozen teacher alone, as `ppg`."""
+        teachers = (*((self.ppg,) if self.ppg is not None else ()), *self.tables)
+        return tuple(self._replace(ppg=teacher, tables=(), weights=()) for teacher in teachers)
 
 
 class StepFlops(NamedTuple):

@@ -28,6 +28,7 @@ from accdistill_jax.objectives.base import (
     StepFlops,
     embedding_health,
 )
+from accdistill_jax.objectives.given import GivenBranch
 from accdistill_jax.objectives.teacher_reading import EMBEDDING, TEACHER, TOKENS, WINDOWS, TeacherReading, standardised
 
 TOKEN_STATISTICS = "teacher_tokens"  # part of an export's arrays: {"mean" [D'], "std" [D']} of the teacher's tokens
@@ -95,13 +96,14 @@ class Distillation(Objective):
                 f"config.student.drop_fraction = {section.drop_fraction!r}: a segment of {parts.samples} samples has a single "
                 "token, and none can be dropped; set it to 0.0, or choose an encoder with shorter tokens"
             )
-        head = build_head(section.head)
+        given = isinstance(parts.ppg, GivenBranch)  # a vector has no windows and no tokens
+        head = build_head(dataclasses.replace(section.head, windows=1) if given else section.head)
         terms = DistillationLoss(
             CrossModalContrast(section.temperature, section.teacher_to_student_weight),
             section.contrastive_weight,
             section.regression_weight,
             section.regression,
-            section.token_weight,
+            0.0 if given else section.token_weight,
             section.token_schedule,
         )
         return cls(
@@ -195,11 +197,18 @@ class Distillation(Objective):
 
     def rows(self, params: Any, inputs: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """See `Objective.rows`."""
+        return self.rows_of(params, inputs, self.encode_student(params, inputs))
+
+    def encode_student(self, params: Any, inputs: Mapping[str, jax.Array]) -> Encoded:
+        """The student's tokens and embedding, the first half of `rows`."""
         chex.assert_rank(inputs["accel"], 3)
+        return self.student.encode(params["encoder"], inputs["accel"], inputs.get("kept"))
+
+    def rows_of(self, params: Any, inputs: Mapping[str, jax.Array], encoded: Encoded) -> dict[str, jax.Array]:
+        """The heads' outputs for the student's encoded segments, the second half of `rows`."""
         chex.assert_equal_shape_prefix(list(inputs.values()), 1)
         kept, terms = inputs.get("kept"), self.loss_terms
         count = None if kept is None else self._token_count(inputs["accel"])
-        encoded = self.student.encode(params["encoder"], inputs["accel"], kept)
         rows = {"embedding": encoded.embedding}
         if terms.contrastive_weight:
             read = inputs[WINDOWS if self.windows > 1 else EMBEDDING]

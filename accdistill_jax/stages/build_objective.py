@@ -10,7 +10,9 @@ from accdistill_jax.errors import UserError
 from accdistill_jax.inputs.augment import augmentations
 from accdistill_jax.models.build import build_encoder, compute_dtype, encoder_of_tokens
 from accdistill_jax.objectives.base import Branch, Objective, ObjectiveParts
+from accdistill_jax.objectives.distillation import Distillation
 from accdistill_jax.objectives.registered import PPG, RegisteredObjective
+from accdistill_jax.objectives.several_teachers import SeveralTeachers
 
 
 def objective_of(section: TeacherConfig | StudentConfig) -> RegisteredObjective:
@@ -25,9 +27,15 @@ def needs_teacher(config: Config) -> bool:
 
 def reads_ppg(config: Config) -> str:
     """The part of a run that reads PPG, in words; "" if its stages read acceleration alone."""
-    if {"student", "evaluation"}.intersection(config.stages) and objective_of(config.student).ppg is not PPG.NONE:
+    if {"student", "evaluation"}.intersection(config.stages) and student_reads_ppg(config):
         return f"the student's objective {config.student.objective!r}"
-    return "the stage teacher" if "teacher" in config.stages else ""
+    return "the stage teacher" if "teacher" in config.stages and config.teacher.has_encoder else ""
+
+
+def student_reads_ppg(config: Config) -> bool:
+    """True if the student's objective has a PPG encoder beside the student."""
+    ppg = objective_of(config.student).ppg
+    return ppg is PPG.TRAINED or (ppg is PPG.FROZEN and config.teacher.has_encoder)
 
 
 def check_ppg(config: Config, stores: Sequence[Store]) -> None:
@@ -57,17 +65,20 @@ def _encoder_for(section: TeacherConfig | StudentConfig, encoder: EncoderConfig)
     return encoder_of_tokens(encoder) if objective_of(section).reads_only_tokens(section) else encoder
 
 
-def build_objective(config: Config, role: str, *, samples: int, teacher: Branch | None = None) -> Objective:
+def build_objective(
+    config: Config, role: str, *, samples: int, teacher: Branch | None = None, tables: Sequence[Branch] = ()
+) -> Objective:
     """The objective of a stage.
 
     Args:
         config: the run's config.
         role: the stage, "teacher" or "student".
         samples: samples of a segment.
-        teacher: the frozen teacher, for an objective that learns from one.
+        teacher: the frozen PPG encoder, for an objective that learns from one.
+        tables: frozen teachers whose embeddings are given, for such an objective.
 
     Raises:
-        UserError: the objective's options do not suit the segments' length.
+        UserError: the objective's options do not suit the segments' length, or it cannot learn from several teachers.
     """
     section, registered = config.stage(role), objective_of(config.stage(role))
     dtype = compute_dtype(config.runtime.compute_dtype)
@@ -81,10 +92,21 @@ def build_objective(config: Config, role: str, *, samples: int, teacher: Branch 
     else:
         trained, ppg = branch("accel", trained_encoder(section), section.augment.accel), None
         if registered.ppg is PPG.FROZEN:
-            if teacher is None:
+            frozen = list(tables)
+            if teacher is not None:
+                specs = augmentations(section.augment.ppg)
+                frozen.insert(0, Branch("ppg", teacher.encoder, teacher.inputs, augmentations=specs))
+            if not frozen:
                 raise ValueError("the student's objective needs a teacher")
-            specs = augmentations(section.augment.ppg)
-            ppg = Branch("ppg", teacher.encoder, teacher.inputs, augmentations=specs)
+            ppg, *others = frozen
+            if others:
+                if not issubclass(registered.load(), Distillation):
+                    raise UserError(
+                        f"config.teacher.source names {len(frozen)} teachers, and config.student.objective = {section.objective!r} "
+                        "learns from one: name one, or set the objective to distillation"
+                    )
+                parts = ObjectiveParts(trained, ppg, samples, dtype, tuple(others), config.teacher.source_weights)
+                return SeveralTeachers.from_config(section, parts)
         elif registered.ppg is PPG.TRAINED:
             ppg = branch("ppg", trained_ppg_encoder(config), section.augment.ppg)
     return registered.load().from_config(section, ObjectiveParts(trained, ppg, samples, dtype))

@@ -96,6 +96,8 @@ def search_with_clock_errors(
         raise UserError("this run has no student that is compared with a PPG encoder: no search is possible")
     query = embed(encoders[STUDENT].apply, encoders[STUDENT].params, rows, **settings).get("projection")
     rate_hz, teacher = run.stores[0].rate_hz, encoders[TEACHER]
+    if teacher.tables is not None:
+        raise UserError("the teacher of this run is a table of embeddings: its PPG cannot be shifted")
 
     def embed_shifted(params, batch):
         ppg = shifted(batch["ppg"], ClockError(*params["error"]), rate_hz=rate_hz)

@@ -19,7 +19,6 @@ from accdistill_jax.data.store.opening import (
     unseen_by_name,
 )
 from accdistill_jax.data.store.store import Store
-from accdistill_jax.encoder import Student, Teacher
 from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.evaluate import SPLITS, STUDENT, TEACHER, UNTRAINED
 from accdistill_jax.evaluation.retrieval.retrieval import ACCEL_TO_PPG, PPG_TO_ACCEL, unit_rows
@@ -27,7 +26,6 @@ from accdistill_jax.evaluation.retrieval.search import paired_ranks_on_devices
 from accdistill_jax.evaluation.split_embeddings import SplitEmbeddings
 from accdistill_jax.files import open_regular, write_atomically
 from accdistill_jax.labels import LABELS
-from accdistill_jax.objectives.distillation import TOKEN_STATISTICS
 from accdistill_jax.objectives.registered import PPG
 from accdistill_jax.runtime.parallel import Parallel
 from accdistill_jax.runtime.progress import ProgressLine
@@ -35,40 +33,11 @@ from accdistill_jax.stages import student as student_stage
 from accdistill_jax.stages import teacher as teacher_stage
 from accdistill_jax.stages.build_objective import needs_teacher, objective_of
 from accdistill_jax.stages.context import Run
+from accdistill_jax.stages.evaluated_encoders import Encoders, EvaluatedEncoder, teacher_encoder
 from accdistill_jax.stages.map_segments import embed
 from accdistill_jax.stages.student import load_student
-from accdistill_jax.stages.teacher import load_teacher
+from accdistill_jax.stages.teachers import load_teachers
 from accdistill_jax.storage.checked_npz import DamagedNpz, encode_npz, read_npz, verify_npz
-
-
-class EvaluatedEncoder(NamedTuple):
-    """An encoder to evaluate: `apply(params, batch) -> {"embedding": [b, D], maybe "projection": [b, P]}`.
-
-    `channels` is the number of channels that it reads of `modality`.
-    """
-
-    name: str
-    apply: Callable
-    params: object
-    modality: str
-    channels: int
-
-    def fits(self, store: Store) -> bool:
-        """True if a store has the channels that the encoder reads."""
-        return len(store.channels[self.modality]) == self.channels
-
-
-class Encoders(NamedTuple):
-    """The encoders of a run, and the key under which their embeddings are kept."""
-
-    teacher: Teacher | None
-    student: Student | None
-    all: list[EvaluatedEncoder]
-    key: str
-
-    def fitting(self, stores: Sequence[Store]) -> "Encoders":
-        """Those that read signals which all stores have: a student reads stores without PPG, or with any number of channels."""
-        return self._replace(all=[encoder for encoder in self.all if all(map(encoder.fits, stores))])
 
 
 def load_encoders(run: Run) -> Encoders:
@@ -78,14 +47,16 @@ def load_encoders(run: Run) -> Encoders:
     """
     has_student = _has_student(run)
     trains_ppg = has_student and objective_of(run.config.student).ppg is PPG.TRAINED
-    teacher = None
+    teachers = None
     if not has_student or needs_teacher(run.config) or (not trains_ppg and has_teacher(run)):
-        teacher = load_teacher(run)
-    student = load_student(run, teacher) if has_student else None
+        teachers = load_teachers(run)
+    teacher = teachers.first if teachers else None
+    student = load_student(run, teachers.fingerprint if teachers else "") if has_student else None
     encoders = []
     channels = {modality: len(names) for modality, names in run.stores[0].channels.items()}
-    if teacher is not None:
-        encoders.append(teacher_encoder(teacher, student, channels=channels["ppg"]))
+    if teachers is not None and teacher is not None:
+        of_teacher = teacher_encoder(teacher, student, channels=channels["ppg"])
+        encoders.append(of_teacher._replace(tables=teachers.tables if teachers.ppg is None else None))
     elif student is not None and student.ppg is not None:
         encoders.append(EvaluatedEncoder(TEACHER, student.represent_ppg, student.params, "ppg", channels["ppg"]))
     if student is not None:
@@ -99,7 +70,7 @@ def load_encoders(run: Run) -> Encoders:
         of_student[UNTRAINED] = (embed_untrained, student.initial(segment))
         encoders += [EvaluatedEncoder(name, *parts, "accel", channels["accel"]) for name, parts in of_student.items()]
     c = run.config.evaluation
-    described = [run.data_fingerprint, teacher.fingerprint if teacher else "", student.fingerprint if student else ""]
+    described = [run.data_fingerprint, teachers.fingerprint if teachers else "", student.fingerprint if student else ""]
     described += [c.train_segments, run.config.seed, str(run.config.runtime.compute_dtype)]
     if c.representation != "mean":
         described.append(c.representation)
@@ -112,26 +83,9 @@ def _has_student(run: Run) -> bool:
 
 def has_teacher(run: Run) -> bool:
     """True if the run has a frozen teacher, even if its student does not learn from it."""
+    if not run.config.teacher.has_encoder:
+        return "teacher" in run.config.stages
     return "teacher" in run.config.stages or run.exists(teacher_stage.export_path(run) / "export.json")
-
-
-def teacher_encoder(teacher: Teacher, student: Student | None, *, channels: int) -> EvaluatedEncoder:
-    """The frozen teacher of PPG with so many channels, with the projection that the student's retrieval compares with, if any."""
-    branch = teacher.branch
-
-    def embed_ppg(params, batch):
-        encoded = branch.encode(params["teacher"]["params"], branch.prepare(batch))
-        out = {"embedding": branch.represent(encoded)}
-        if student is None:
-            return out
-        standard = student.read_teacher(params["student"], params["teacher"], encoded)
-        projection = student.project_teacher(params["student"], standard)
-        return out if projection is None else out | {"projection": projection}
-
-    heads = {}
-    if student is not None:
-        heads = {name: value for name, value in student.params.items() if name in ("teacher_head", TOKEN_STATISTICS)}
-    return EvaluatedEncoder(TEACHER, embed_ppg, {"teacher": teacher.frozen, "student": heads}, "ppg", channels)
 
 
 def hash_of(described: object) -> str:
@@ -154,14 +108,16 @@ class Embedded(NamedTuple):
 def embed_splits(run: Run) -> Embedded:
     """Embeds the segments of every split (training: at most `train_segments`) and of the unseen stores."""
     encoders = load_encoders(run)
-    main, unseen = embeddings(run, encoders, "main", run.stores, main_rows(run)), {}
+    if any(encoder.tables is not None and not encoder.fits(run.stores) for encoder in encoders.all):
+        run.say("evaluation: too few minutes of the stores are in the teacher's table, so the teacher is not evaluated")
+    main, unseen = embeddings(run, encoders, "main", run.stores, main_rows(run, encoders)), {}
     for name, store in unseen_stores(run).items():
-        if lacking := [encoder.name for encoder in encoders.all if not encoder.fits(store)]:
-            run.say(
-                f"evaluation: {store.path} has {_ppg_of(store)}, so the {' and the '.join(lacking)} is not evaluated on it"
-            )
-        rows = {"test": [np.arange(store.num_segments)]}
-        unseen[name] = (store, embeddings(run, encoders, f"unseen-{name}", (store,), rows) or {})
+        if lacking := [encoder for encoder in encoders.all if not encoder.fits([store])]:
+            has = "too few minutes in the teacher's table" if lacking[0].tables is not None else _ppg_of(store)
+            names = " and the ".join(encoder.name for encoder in lacking)
+            run.say(f"evaluation: {store.path} has {has}, so the {names} is not evaluated on it")
+        embedded = embeddings(run, encoders, f"unseen-{name}", (store,), unseen_rows(encoders, store))
+        unseen[name] = (store, embedded or {})
     return Embedded(encoders, main or {}, unseen)
 
 
@@ -207,9 +163,16 @@ def open_unseen(
     return unseen_by_name(opened, stores, alike=alike, key="config.data.unseen_stores", reads_ppg=reads_ppg)
 
 
-def main_rows(run: Run) -> dict[str, list[np.ndarray]]:
+def main_rows(run: Run, encoders: Encoders) -> dict[str, list[np.ndarray]]:
+    """Split -> rows of each store to embed (training: at most `train_segments`)."""
     limits = {"train": run.config.evaluation.train_segments, "validation": None, "test": None}
-    return {split: choose_rows(run.stores, split, limits[split], seed=run.config.seed) for split in SPLITS}
+    chosen = {split: choose_rows(run.stores, split, limits[split], seed=run.config.seed) for split in SPLITS}
+    return {split: encoders.rows(run.stores, rows) for split, rows in chosen.items()}
+
+
+def unseen_rows(encoders: Encoders, store: Store) -> dict[str, list[np.ndarray]]:
+    """The rows of an unseen store to embed."""
+    return {"test": encoders.rows([store], [np.arange(store.num_segments)])}
 
 
 def embeddings(
@@ -354,7 +317,7 @@ def _compute(run, encoders: Encoders, name: str, stores, rows) -> dict[str, np.n
                 values = embed(
                     encoder.apply,
                     encoder.params,
-                    zip(stores, store_rows, strict=True),
+                    zip(map(encoder.reads, stores), store_rows, strict=True),
                     batch_size=run.config.evaluation.batch_size,
                     parallel=run.parallel,
                     on_batch=advance,

@@ -20,7 +20,7 @@ from accdistill_jax.files import write_atomically
 from accdistill_jax.readouts.minute_table import embedded_minutes
 from accdistill_jax.readouts.readout import Readouts
 from accdistill_jax.stages.context import Run
-from accdistill_jax.stages.embedding import Embedded, main_rows
+from accdistill_jax.stages.embedding import Embedded, main_rows, unseen_rows
 
 Splits = Mapping[str, SplitEmbeddings]
 
@@ -36,9 +36,9 @@ def write_tables(run: Run, embedded: Embedded, readouts: Mapping[str, Readouts])
     Raises:
         UserError: a file cannot be written.
     """
-    groups = {"main": (run.stores, main_rows(run), embedded.main)}
+    groups = {"main": (run.stores, main_rows(run, embedded.encoders), embedded.main)}
     for name, (store, splits) in embedded.unseen.items():
-        groups[f"unseen-{name}"] = ((store,), {"test": [np.arange(store.num_segments)]}, splits)
+        groups[f"unseen-{name}"] = ((store,), unseen_rows(embedded.encoders, store), splits)
     for name, (stores, rows, encoders) in groups.items():
         for encoder, splits in encoders.items():
             if encoder != UNTRAINED:

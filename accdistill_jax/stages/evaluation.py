@@ -9,8 +9,9 @@ from accdistill_jax.readouts.readout import Readouts, load_readouts, save_readou
 from accdistill_jax.stages import student as student_stage
 from accdistill_jax.stages import teacher as teacher_stage
 from accdistill_jax.stages.context import Run
-from accdistill_jax.stages.embedding import Embedded, Encoders, embed_splits, hash_of
+from accdistill_jax.stages.embedding import Embedded, embed_splits, hash_of
 from accdistill_jax.stages.embedding_tables import write_tables
+from accdistill_jax.stages.evaluated_encoders import Encoders
 
 
 def evaluation_stage(run: Run) -> None:

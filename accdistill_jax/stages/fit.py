@@ -1,6 +1,8 @@
 """Runs a training stage: data, optimiser, checkpoints, resume and result, around the loop."""
 
 import contextlib
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import chex
@@ -13,10 +15,9 @@ from accdistill_jax.config.schema import TrainConfig
 from accdistill_jax.data.pipeline import Pipeline, Sampling
 from accdistill_jax.data.store.manifest import SIGNALS
 from accdistill_jax.objectives.base import Objective
-from accdistill_jax.objectives.registered import PPG
 from accdistill_jax.runtime.interrupt import Interruption
 from accdistill_jax.runtime.progress import ProgressLine
-from accdistill_jax.stages.build_objective import objective_of
+from accdistill_jax.stages.build_objective import student_reads_ppg
 from accdistill_jax.stages.context import Run
 from accdistill_jax.stages.sources import Source
 from accdistill_jax.storage.arrays import flatten_arrays, unflatten
@@ -28,24 +29,32 @@ from accdistill_jax.training.step import LoopSettings, TrainState, initial_state
 from accdistill_jax.training.writer import MetricsWriter, Writers, open_writers
 
 
-def train_stage(
-    run: Run,
-    name: str,
-    objective: Objective,
-    *,
-    frozen: Any,
-    fingerprints: dict[str, str],
-    source: Source = Source(),  # noqa: B008
-) -> Any:
-    """Trains `objective` as `config.<name>.train` says, from the last good checkpoint if there is one.
+@dataclasses.dataclass(frozen=True)
+class StageTraining:
+    """The training of a stage.
 
-    Args:
-        run: the run's context.
-        name: "teacher" or "student"; also the name of the stage's folder.
+    Attributes:
         objective: what is minimised.
         frozen: arrays for the objective that are not trained.
         fingerprints: content hashes of the data and the teacher; a checkpoint made with others is refused.
         source: reads the batches.
+        start: changes the objective's initial parameters, for example to those of an earlier training; None: no change.
+    """
+
+    objective: Objective
+    frozen: Any
+    fingerprints: dict[str, str]
+    source: Source = Source()
+    start: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+
+
+def train_stage(run: Run, name: str, training: StageTraining) -> Any:
+    """Trains as `config.<name>.train` says, from the last good checkpoint if there is one.
+
+    Args:
+        run: the run's context.
+        name: "teacher" or "student"; also the name of the stage's folder.
+        training: objective and what belongs to it.
 
     Returns:
         The resulting parameters on the host: the last, or the best by validation loss, as `keep` says.
@@ -55,6 +64,7 @@ def train_stage(
         Interrupted: stopped by a signal, after saving.
     """
     config, settings = run.config, run.config.stage(name).train
+    objective, fingerprints, source = training.objective, training.fingerprints, training.source
     pipeline = Pipeline(
         run.stores,
         Sampling(
@@ -74,6 +84,8 @@ def train_stage(
     loop = loop_settings(run, settings, num_segments=pipeline.num_segments)
     example = {key: value[:1] for key, value in pipeline.batch(0).items()}
     params = jax.device_get(jax.jit(objective.init)(jax.random.key(config.seed), example))
+    if training.start is not None:
+        params = training.start(params)
     chex.assert_tree_all_finite(params)
     layout = make_layout(
         settings,
@@ -114,7 +126,7 @@ def train_stage(
             meta = {"fingerprints": fingerprints, "config_hash": record.config_hash(config)}
             state = train(
                 state,
-                task=Task(objective, frozen, layout, loop),
+                task=Task(objective, training.frozen, layout, loop),
                 data=Data(batches, validation, settings.batch_size),
                 host=Host(run.parallel, run.peers, interruption, before_stop=run.copies.stopping),
                 outputs=Outputs(writer, progress, checkpointer, meta),
@@ -178,7 +190,7 @@ def restore(
 
 def stage_signals(run: Run, name: str) -> tuple[str, ...]:
     """The signals that a stage's batches hold: acceleration alone for a student without a PPG encoder beside it."""
-    if name == "student" and objective_of(run.config.student).ppg is PPG.NONE:
+    if name == "student" and not student_reads_ppg(run.config):
         return ("accel",)
     return SIGNALS
 

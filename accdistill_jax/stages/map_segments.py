@@ -1,17 +1,25 @@
 """Embeddings of stored segments by frozen encoders, over all devices of the run."""
 
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 import numpy as np
 
-from accdistill_jax.data.store.store import Store
 from accdistill_jax.runtime.parallel import Parallel
+
+
+class RowReader(Protocol):
+    """A store, or the reader of other arrays of its segments."""
+
+    def read(self, indices: np.ndarray, /) -> dict[str, np.ndarray]:
+        """Arrays [b, ...] of the rows `indices` [b], in their order."""
+        ...
 
 
 def embed(
     apply: Callable,
     params,
-    segments: Iterable[tuple[Store, np.ndarray]],
+    segments: Iterable[tuple[RowReader, np.ndarray]],
     *,
     batch_size: int,
     parallel: Parallel,
@@ -25,7 +33,7 @@ def embed(
     Args:
         apply: per-device function of a batch as the pipeline yields it (without "position").
         params: parameters on the host.
-        segments: stores, each with the [n] int64 rows to embed.
+        segments: stores or other readers, each with the [n] int64 rows to embed.
         batch_size: segments at a time over all devices; rounded up to a multiple of their number.
         parallel: maps the function over the devices.
         on_batch: called with the number of segments done since the last call.

@@ -22,13 +22,14 @@ from accdistill_jax.models.build import parameter_count
 from accdistill_jax.readouts.readout import Readouts
 from accdistill_jax.stages.context import Run
 from accdistill_jax.stages.embedding import (
-    Encoders,
     embeddings,
     hash_of,
     load_encoders,
     main_rows,
+    unseen_rows,
     unseen_stores,
 )
+from accdistill_jax.stages.evaluated_encoders import Encoders
 from accdistill_jax.stages.evaluation import fitted_readouts, readouts_of_report
 from accdistill_jax.stages.teacher import reconstruction
 from accdistill_jax.training.metrics import read_metrics
@@ -70,9 +71,9 @@ def report_stage(run: Run, *, durations_s: dict[str, float]) -> None:
         durations_s: stage -> its duration in seconds.
     """
     encoders = load_encoders(run)
-    main = embeddings(run, encoders, "main", run.stores, main_rows(run))
+    main = embeddings(run, encoders, "main", run.stores, main_rows(run, encoders))
     unseen = {
-        name: (store, embeddings(run, encoders, f"unseen-{name}", (store,), {"test": [np.arange(store.num_segments)]}))
+        name: (store, embeddings(run, encoders, f"unseen-{name}", (store,), unseen_rows(encoders, store)))
         for name, store in unseen_stores(run).items()
     }
     run.peers.from_first("report", lambda: write_reports(run, encoders, main or {}, unseen, durations_s))
@@ -94,7 +95,7 @@ def write_reports(run: Run, encoders: Encoders, main: Mapping, unseen: Mapping, 
     made_from = [encoders.key, curves, plain(run.config.evaluation), info["versions"]]
     made_from.append([info["separation"].get(key) for key in ("equal names", "result", "warnings")])
     for name, (store, embedded) in unseen.items():
-        mixed = {e: {**main[e], "test": embedded[e]["test"]} for e in embedded}
+        mixed = {e: {**main[e], "test": embedded[e]["test"]} for e in embedded if e in main}
         info_here = {**info, "data": _data_info((store,)), "probes fitted on": _data_info(run.stores)}
         info_here |= _sensors_info((store,))
         key = hash_of([made_from, store.fingerprint])
@@ -206,6 +207,23 @@ def _sensors_info(stores: Sequence[Store]) -> dict[str, dict[str, str]]:
 def _separation(run: Run, encoders: Encoders) -> dict:
     """Result of comparing the stores, with a warning if a teacher from elsewhere may have learned from the test people."""
     result = {**run.separation, "warnings": run.separation.get("warnings", [])}
+    origin = encoders.student.origin if encoders.student is not None else {}
+    if origin and not set(origin["data"].split("+")) <= set(run.data_fingerprint.split("+")):
+        result["warnings"] = [
+            *result["warnings"],
+            (
+                f"the encoder that the student started from ({run.config.student.init}) was trained on other stores than these, and "
+                "its people were not compared: none of them may be a test person here"
+            ),
+        ]
+    if encoders.teacher is not None and run.config.teacher.tables:
+        result["warnings"] = [
+            *result["warnings"],
+            (
+                f"the training people of the model behind {' and '.join(run.config.teacher.tables)} are not known here: none of them "
+                "may be a test person"
+            ),
+        ]
     if encoders.teacher is not None and run.config.teacher.path and encoders.teacher.data != run.data_fingerprint:
         result["warnings"] = [
             *result["warnings"],
@@ -222,11 +240,14 @@ def _run_info(run: Run, encoders: Encoders, durations_s: dict[str, float]) -> di
     environment = record.environment()
     parameters, fingerprints = {}, {}
     if encoders.teacher is not None:
-        parameters[TEACHER] = parameter_count(encoders.teacher.frozen["params"])
+        if encoders.teacher.frozen["params"]:
+            parameters[TEACHER] = parameter_count(encoders.teacher.frozen["params"])
         fingerprints[TEACHER] = encoders.teacher.fingerprint
     if encoders.student is not None:
         parameters[STUDENT] = parameter_count(encoders.student.params["encoder"])
         fingerprints[STUDENT] = encoders.student.fingerprint
+        if encoders.student.origin:
+            fingerprints["student.init"] = encoders.student.origin["fingerprint"]
     return {
         "config": plain(run.config),
         "versions": environment["versions"] | {"python": environment["python"]},

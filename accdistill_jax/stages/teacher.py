@@ -19,7 +19,7 @@ from accdistill_jax.objectives.base import Branch
 from accdistill_jax.objectives.registered import AutoencoderOptions
 from accdistill_jax.stages.build_objective import build_objective, trained_encoder
 from accdistill_jax.stages.context import Run
-from accdistill_jax.stages.fit import train_stage
+from accdistill_jax.stages.fit import StageTraining, train_stage
 from accdistill_jax.stages.map_segments import embed
 from accdistill_jax.stages.sources import source_of
 from accdistill_jax.storage.export import refuse_other
@@ -42,7 +42,7 @@ def run_stage(run: Run) -> None:
     objective = build_objective(run.config, "teacher", samples=run.samples)
     source, frozen = source_of(run, objective.batches)
     fingerprints = {"data": run.data_fingerprint}
-    params = train_stage(run, "teacher", objective, frozen=frozen, fingerprints=fingerprints, source=source)
+    params = train_stage(run, "teacher", StageTraining(objective, frozen, fingerprints, source))
     encoder = build_encoder(trained_encoder(config), dtype=compute_dtype(run.config.runtime.compute_dtype))
     mean, std = embedding_statistics(run, Branch("ppg", encoder, run.inputs("ppg")), params["encoder"])
     meta = {

@@ -73,6 +73,9 @@ ADDED = {
     "student.augment.ppg.clock_offset.drift_ppm": 1.0,
     "student.augment.ppg.clock_offset.knots": 5,
     "data.held_out": ("p1",),
+    "student.init": "runs/other/student/export",
+    "teacher.source": ("ppg", "table.npz"),
+    "teacher.source_weights": (2.0,),
 }
 FREE = {
     "stages": ("data",),
@@ -245,6 +248,18 @@ def test_a_claimed_folder_is_compared_and_left_as_it_is(tmp_path):
     with pytest.raises(UserError, match="belongs to a run with another config"):
         config_record.claim(make(seed=5), tmp_path)
     assert path.read_bytes() == before
+
+
+def test_content_that_keys_name_is_recorded_and_other_content_is_refused(tmp_path):
+    config_record.claim(make(), tmp_path, fingerprints={"student.init": "a" * 64})
+    config_record.dump(make(), tmp_path)  # for stages that read no such file
+    config_record.claim(make(), tmp_path, fingerprints={"student.init": "a" * 64, "teacher.source": "c" * 64})
+    assert json.loads((tmp_path / "config.json").read_text())["fingerprints"] == {"student.init": "a" * 64}
+    for action in (config_record.claim, config_record.dump):
+        with pytest.raises(
+            UserError, match="another content of config.student.init .*was aaaaaaaaaaaa, now bbbbbbbbbbbb"
+        ):
+            action(make(), tmp_path, fingerprints={"student.init": "b" * 64})
 
 
 def test_unreadable_dump_is_named(tmp_path):

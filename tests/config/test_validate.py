@@ -50,6 +50,15 @@ def make(**changes):
         ("sead", 1, "unknown key config.sead; did you mean config.seed?"),
         ("student.encoder.architecture", "transformr", "did you mean transformer?"),
         ("teacher.objective", "supervised", "must be one of masked, contrastive"),
+        (
+            "teacher.source",
+            ("t.npz",),
+            "one vector for a minute, so the student cannot learn windows and tokens: take a preset",
+        ),
+        ("teacher.source", ("t.npz", "ppg"), "name 'ppg' once, as the first"),
+        ("teacher.source", ("ppg", "t.npz", "t.npz"), "a table is named twice"),
+        ("teacher.source", (), "a tuple of at least 1"),
+        ("teacher.source_weights", (1.0, 2.0), "has 2 items and config.teacher.source 1: give one each"),
     ],
 )
 def test_message_names_key_and_nearest_valid(key, value, message):
@@ -57,6 +66,14 @@ def test_message_names_key_and_nearest_valid(key, value, message):
         make(**{key: value})
     text = str(caught.value)
     assert message in text and f"config.{key}" in text and "\n" not in text
+
+
+@pytest.mark.parametrize(("key", "value"), [("teacher.path", "runs/x/teacher/export"), ("teacher.cached_views", 1)])
+def test_what_a_table_cannot_use_is_refused(key, value):
+    changes = {"teacher.source": ("t.npz",), "student.head.windows": 1, "student.token_weight": 0.0}
+    make(**changes)
+    with pytest.raises(UserError, match=f"config.{key} = .* is for a PPG encoder, and config.teacher.source = "):
+        make(**changes | {key: value})
 
 
 def test_an_encoder_without_tokens_drops_none():

@@ -210,7 +210,7 @@ def _student_encoder(order: Mapping[str, Any], run: Run) -> JobEncoder:
 
     inputs, compared = run.inputs("accel"), bool(order["compared"])
     teacher = load_teacher(run) if order["teacher"] else None
-    student = load_student(run, teacher)
+    student = load_student(run, teacher.fingerprint if teacher else "")
     # a "sensor" variant presents other signals to the encoder than its training did
     student = dataclasses.replace(student, branch=dataclasses.replace(student.branch, inputs=inputs))
 

@@ -1,0 +1,1 @@
+"""Tables of embeddings by other models, and their alignment with the minutes of stores."""
