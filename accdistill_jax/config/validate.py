@@ -121,6 +121,11 @@ def _check_sources(config: Config) -> None:
             f"config.teacher.source_weights has {len(teacher.source_weights)} items and config.teacher.source "
             f"{len(teacher.source)}: give one each"
         )
+    if teacher.tables and teacher.cached_views and (config.data.participant_cap or config.data.store_cap):
+        raise UserError(
+            f"config.teacher.cached_views = {teacher.cached_views}: views are kept of other minutes than those that a cap chooses among "
+            "the minutes of a table; set it to 0, or config.data.participant_cap and config.data.store_cap to 0"
+        )
     if teacher.has_encoder:
         return
     for key, value, empty in (("path", teacher.path, "''"), ("cached_views", teacher.cached_views, "0")):

@@ -68,6 +68,13 @@ def test_message_names_key_and_nearest_valid(key, value, message):
     assert message in text and f"config.{key}" in text and "\n" not in text
 
 
+def test_caps_and_cached_views_do_not_go_with_a_table():
+    changes = {"teacher.source": ("ppg", "t.npz"), "teacher.cached_views": 1}
+    make(**changes)
+    with pytest.raises(UserError, match="config.teacher.cached_views = 1: views are kept of other minutes"):
+        make(**changes | {"data.participant_cap": 5})
+
+
 @pytest.mark.parametrize(("key", "value"), [("teacher.path", "runs/x/teacher/export"), ("teacher.cached_views", 1)])
 def test_what_a_table_cannot_use_is_refused(key, value):
     changes = {"teacher.source": ("t.npz",), "student.head.windows": 1, "student.token_weight": 0.0}
