@@ -199,8 +199,13 @@ class LocalFolder:
         return sizes
 
     def remove(self, name: str) -> None:
-        """Removes one blob, if it exists."""
-        Path(self.where(name)).unlink(missing_ok=True)
+        """Removes one blob, if it exists; raises UserError if it cannot be removed."""
+        try:
+            Path(self.where(name)).unlink(missing_ok=True)
+        except NotADirectoryError:  # a file stands in the folder's place, so there is no blob
+            return
+        except OSError as error:
+            raise UserError(f"{self.where(name)}: cannot be removed ({error.strerror})") from error
 
     def remove_ours(self, is_ours: Callable[[str], bool]) -> bool:
         """Removes the blobs for which `is_ours` is True and the folders that become empty; True if nothing is left."""

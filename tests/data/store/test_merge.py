@@ -113,6 +113,14 @@ def test_a_part_is_never_replaced_also_not_below_another_store_or_through_a_link
     assert Store.open(a.path, verify=True).fingerprint == a.fingerprint
 
 
+@pytest.mark.parametrize("below", ["", "new"])
+def test_a_file_in_the_place_of_the_new_store_gives_a_line(two, tmp_path, below):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match=f"{tmp_path}/file/.*cannot be written"):
+        merge_stores([store.path for store in two], tmp_path / "file" / below)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_a_store_has_the_same_parts_through_a_link(two, tmp_path):
     (tmp_path / "deep/er").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "deep/er")
