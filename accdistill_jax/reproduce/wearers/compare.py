@@ -1,0 +1,116 @@
+"""Runs all methods of leave-one-wearer-out and scores them."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from accdistill_jax.api.encoder import load
+from accdistill_jax.data.store.store import Store
+from accdistill_jax.errors import UserError
+from accdistill_jax.labels import HEART_RATE
+from accdistill_jax.reproduce.wearers import scores
+from accdistill_jax.reproduce.wearers.scores import Classical, Minutes
+from accdistill_jax.reproduce.wearers.table import Results
+from accdistill_jax.reproduce.wearers.trainings import (
+    ALONE,
+    FINE_TUNED,
+    Training,
+    load_start,
+    trained_on_others,
+    wearers_of,
+    zero_shot,
+)
+
+TEACHER = "PPG teacher, zero shot"
+ZERO_SHOT, ZERO_SHOT_RIDGE = "student, zero shot", "student, zero shot, read-out of the other wearers"
+TITLES = {FINE_TUNED: "student, fine-tuned on the other wearers", ALONE: "student, trained on the other wearers alone"}
+CLASSICAL = "acceleration's envelope, no learning"
+
+
+def compare(
+    store_path: Path,
+    start: Path,
+    out: Path,
+    training: Training,
+    *,
+    hours: tuple[float, float] | None = None,
+    utc_offset_h: float = 0.0,
+) -> Results:
+    """Scores of every method for every wearer.
+
+    Args:
+        store_path: store of the wearers.
+        start: work directory of the finished run that students start from.
+        out: folder of the trainings.
+        training: of the students.
+        hours: first and last hour of the day that is measured; None: all.
+        utc_offset_h: of the wearers' clock.
+
+    Raises:
+        UserError: a run or a store that does not fit, or hours without minutes.
+    """
+    config, store = load_start(start, store_path)
+    wearers = wearers_of(store)
+    minutes = _minutes(store, hours, utc_offset_h)
+    wearers = [who for who in wearers if len(minutes.of(who)) > 1]
+    if not wearers:
+        raise UserError(f"{store.path}: no wearer has two minutes in these hours")
+    start_embedded = zero_shot(start, config, store)
+    classical = Classical.of(store)
+    rates: dict[str, dict] = {}
+    searches: dict[str, dict] = {}
+
+    def rate(method: str, wearer: str, predicted: np.ndarray) -> None:
+        score = scores.rate_score(predicted, minutes, wearer)
+        if score is not None:
+            rates.setdefault(method, {})[wearer] = score
+
+    def search(method: str, wearer: str, score: scores.SearchScore) -> None:
+        searches.setdefault(method, {})[wearer] = score
+
+    read = _readout(start, "student", start_embedded.embedding)
+    teacher_read = _readout(start, "teacher", start_embedded.teacher_embedding)
+    for number, wearer in enumerate(wearers, 1):
+        print(f"wearer {number} of {len(wearers)}: {wearer}, {len(minutes.of(wearer))} minutes", file=sys.stderr)
+        rate(TEACHER, wearer, teacher_read)
+        rate(ZERO_SHOT, wearer, read)
+        rate(ZERO_SHOT_RIDGE, wearer, scores.ridge_on_others(start_embedded.embedding, minutes, wearer))
+        pair = start_embedded.projection, start_embedded.teacher_projection
+        search(ZERO_SHOT, wearer, scores.search_score(*pair, minutes, wearer))
+        for variant in training.variants:
+            embedded = trained_on_others(
+                wearer,
+                variant,
+                start=start,
+                config=config,
+                store=store,
+                training=training,
+                folder=out / f"{number:02d}-{variant}",
+            )
+            rate(TITLES[variant], wearer, scores.ridge_on_others(embedded.embedding, minutes, wearer))
+            pair = embedded.projection, embedded.teacher_projection
+            search(TITLES[variant], wearer, scores.search_score(*pair, minutes, wearer))
+        rate(CLASSICAL, wearer, classical.rate_bpm)
+        search(CLASSICAL, wearer, classical.search(minutes, wearer))
+        for name, constant in scores.constants(minutes, wearer).items():
+            rate(name, wearer, constant)
+    return Results(rates, searches, wearers)
+
+
+def _minutes(store: Store, hours: tuple[float, float] | None, utc_offset_h: float) -> Minutes:
+    shown = np.ones(store.num_segments, bool)
+    if hours is not None:
+        hour = (store.segments["start_unix_s"] / 3600 + utc_offset_h) % 24
+        first, last = hours
+        shown = (hour >= first) & (hour < last) if first <= last else (hour >= first) | (hour < last)
+    names = np.asarray(store.segments["participant"]).astype(str)
+    return Minutes(names, np.asarray(store.segments[HEART_RATE], np.float64), shown)
+
+
+def _readout(start: Path, part: str, embedding: np.ndarray) -> np.ndarray:
+    """Heart rate [N] by the read-out that the start saved beside an encoder."""
+    encoder = load(start, part=part)
+    if encoder.readouts is None:
+        raise UserError(f"{start}: its {part} has no read-outs; repeat the run's command, whose evaluation writes them")
+    return np.asarray(encoder.readouts.predict(embedding)[HEART_RATE].value, np.float64)

@@ -1,0 +1,149 @@
+"""Errors of heart rate, and retrieval, of each method for each wearer that was left out."""
+
+import dataclasses
+
+import numpy as np
+
+from accdistill_jax.data.store.store import Store
+from accdistill_jax.evaluation.classical.classical import FEATURES, classical_features
+from accdistill_jax.evaluation.classical.matcher import accel_curves, best_lag, ppg_curves
+from accdistill_jax.evaluation.probing.probes import ProbeSplit, ProbeSplits, fit_probes, own_mean
+from accdistill_jax.evaluation.retrieval.retrieval import paired_ranks, unit_rows
+
+NEAR_BPM = 3.0
+_AT_ONCE = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Minutes:
+    """The minutes of a store.
+
+    Attributes:
+        wearer: [N] str.
+        hr_bpm: [N] float, NaN where unknown.
+        shown: [N] bool, minutes that count.
+    """
+
+    wearer: np.ndarray
+    hr_bpm: np.ndarray
+    shown: np.ndarray
+
+    def of(self, wearer: str) -> np.ndarray:
+        """Rows of a wearer's minutes that count."""
+        return np.flatnonzero((self.wearer == wearer) & self.shown)
+
+
+@dataclasses.dataclass(frozen=True)
+class RateScore:
+    """Heart-rate errors of one method for one wearer.
+
+    Attributes:
+        mae_bpm: mean absolute error.
+        near: share of the minutes within `NEAR_BPM`.
+        minutes: number of minutes with a known heart rate.
+    """
+
+    mae_bpm: float
+    near: float
+    minutes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchScore:
+    """Retrieval of one method for one wearer.
+
+    Attributes:
+        among_all: share of the wearer's minutes whose PPG is first among the minutes of all wearers.
+        pool: number of these.
+        within: the same among the wearer's own minutes.
+        minutes: number of the wearer's minutes.
+    """
+
+    among_all: float
+    pool: int
+    within: float
+    minutes: int
+
+
+def rate_score(predicted: np.ndarray, minutes: Minutes, wearer: str) -> RateScore | None:
+    """Errors of predictions [N] for a wearer's minutes; None without a known heart rate."""
+    rows = minutes.of(wearer)
+    rows = rows[np.isfinite(minutes.hr_bpm[rows])]
+    if not len(rows):
+        return None
+    error = np.abs(predicted[rows] - minutes.hr_bpm[rows])
+    return RateScore(float(error.mean()), float((error <= NEAR_BPM).mean()), len(rows))
+
+
+def search_score(accel: np.ndarray, ppg: np.ndarray, minutes: Minutes, wearer: str) -> SearchScore:
+    """Retrieval of a wearer's minutes by rows [N, P] of both signals, which are compared by their cosine."""
+    pool, own = np.flatnonzero(minutes.shown), minutes.of(wearer)
+    ranks = paired_ranks(unit_rows(accel[pool]), unit_rows(ppg[pool]))[0]
+    inside = paired_ranks(unit_rows(accel[own]), unit_rows(ppg[own]))[0]
+    first = ranks[np.isin(pool, own)] == 1
+    return SearchScore(float(first.mean()), len(pool), float((inside == 1).mean()), len(own))
+
+
+def ridge_on_others(features: np.ndarray, minutes: Minutes, wearer: str) -> np.ndarray:
+    """Heart rate [N] by ridge regression on [N, D] embeddings, fitted on the other wearers; NaN for them.
+
+    The strength is cross-validated over the other wearers.
+    """
+    known = np.isfinite(minutes.hr_bpm)
+    others, own = np.flatnonzero(known & (minutes.wearer != wearer)), np.flatnonzero(minutes.wearer == wearer)
+
+    def part(rows: np.ndarray) -> ProbeSplit:
+        return ProbeSplit({"x": features[rows]}, minutes.hr_bpm[rows].astype(np.float64), minutes.wearer[rows])
+
+    fitted = fit_probes(ProbeSplits(part(others), part(others[:0]), part(own)))
+    predicted = np.full(len(known), np.nan)
+    predicted[own] = fitted["x"].prediction
+    return predicted
+
+
+def constants(minutes: Minutes, wearer: str) -> dict[str, np.ndarray]:
+    """Predictions [N] that no signal enters: the mean of the other wearers, and the mean of the wearer's other minutes."""
+    known = np.isfinite(minutes.hr_bpm)
+    others = known & (minutes.wearer != wearer)
+    of_others = float(minutes.hr_bpm[others].mean())
+    rows = np.flatnonzero(known & (minutes.wearer == wearer) & minutes.shown)
+    own = np.full(len(known), of_others)
+    if len(rows):
+        own[rows] = own_mean(ProbeSplit({}, minutes.hr_bpm[rows], minutes.wearer[rows]), otherwise=of_others)
+    return {"mean of the other wearers": np.full(len(known), of_others), "the wearer's own mean": own}
+
+
+@dataclasses.dataclass(frozen=True)
+class Classical:
+    """What signal processing alone knows of all minutes.
+
+    Attributes:
+        rate_bpm: [N] heart rate by the periodicity of the acceleration's envelope.
+        accel: [N, n] float32, curves of the acceleration, see `matcher.accel_curves`.
+        ppg: [N, n] float32, curves of the PPG.
+    """
+
+    rate_bpm: np.ndarray
+    accel: np.ndarray
+    ppg: np.ndarray
+
+    @classmethod
+    def of(cls, store: Store) -> "Classical":
+        """Reads every segment of a store, in parts that fit memory."""
+        parts = np.array_split(np.arange(store.num_segments), -(-store.num_segments // _AT_ONCE))
+        columns = []
+        for rows in parts:
+            signals = store.read_signals(rows)
+            rates = classical_features(signals["accel"], rate_hz=store.rate_hz)[:, FEATURES.index("rate_bpm")]
+            curves = (
+                accel_curves(signals["accel"], rate_hz=store.rate_hz),
+                ppg_curves(signals["ppg"], rate_hz=store.rate_hz),
+            )
+            columns.append((rates.astype(np.float64), *curves))
+        return cls(*(np.concatenate(column) for column in zip(*columns, strict=True)))
+
+    def search(self, minutes: Minutes, wearer: str) -> SearchScore:
+        """Retrieval by the curves; the lag of the PPG is the best one of the other wearers."""
+        others = minutes.wearer != wearer
+        moved = np.roll(self.accel, best_lag(self.accel[others], self.ppg[others]), axis=1)
+        return search_score(moved, self.ppg, minutes, wearer)

@@ -1,0 +1,166 @@
+"""The trainings of leave-one-wearer-out: for each wearer, students trained on the other wearers."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from accdistill_jax.config.convert import changed
+from accdistill_jax.config.record import load_record
+from accdistill_jax.config.schema import Config
+from accdistill_jax.data.store.opening import hold_out, open_configured_store
+from accdistill_jax.data.store.split import SPLITS
+from accdistill_jax.data.store.store import Store
+from accdistill_jax.errors import UserError
+from accdistill_jax.evaluation.evaluate import STUDENT, TEACHER
+from accdistill_jax.files import open_regular
+from accdistill_jax.run import run
+from accdistill_jax.storage.checked_npz import read_npz
+
+FINE_TUNED, ALONE = "fine-tuned", "alone"
+VARIANTS = (FINE_TUNED, ALONE)
+MIN_MINUTES = 5
+_EVERY = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How the students of every wearer are trained.
+
+    Attributes:
+        steps: steps of a student trained on the other wearers.
+        learning_rate: of a fine-tuned student; None: a tenth of the start's.
+        batch_size: segments; fewer if the other wearers have fewer.
+        variants: some of `VARIANTS`.
+    """
+
+    steps: int = 300
+    learning_rate: float | None = None
+    batch_size: int = 64
+    variants: Sequence[str] = VARIANTS
+
+
+class Embedded(NamedTuple):
+    """Embeddings of all N minutes of a store by one student and by the teacher that it learned from.
+
+    Attributes:
+        embedding: [N, D] float32, of the student.
+        teacher_embedding: [N, D] float32, of the teacher.
+        projection: [N, P] float32, of acceleration, for the search.
+        teacher_projection: [N, P] float32, of PPG.
+    """
+
+    embedding: np.ndarray
+    teacher_embedding: np.ndarray
+    projection: np.ndarray
+    teacher_projection: np.ndarray
+
+
+def load_start(folder: Path, store: Path) -> tuple[Config, Store]:
+    """Config of the run that the students start from, and the store of the wearers.
+
+    Raises:
+        UserError: no finished run of distillation, or a store that does not fit it.
+    """
+    for part in ("teacher", "student"):
+        if not (folder / part / "export" / "export.json").is_file():
+            raise UserError(f"{folder}: no {part}/export; give the work directory of a finished run of distillation")
+    config = load_record(folder)
+    if config.student.objective != "distillation":
+        raise UserError(f"{folder}: its student's objective is {config.student.objective}, not distillation")
+    return config, open_configured_store(str(store), key="data.stores", data=config.data)
+
+
+def wearers_of(store: Store) -> list[str]:
+    """Names of the wearers with at least `MIN_MINUTES` minutes, in order.
+
+    Raises:
+        UserError: fewer than three.
+    """
+    names, counts = np.unique(store.segments["participant"], return_counts=True)
+    wearers = [str(name) for name, count in zip(names, counts, strict=True) if count >= MIN_MINUTES]
+    if len(wearers) < 3:
+        raise UserError(
+            f"{store.path}: {len(wearers)} participants with at least {MIN_MINUTES} minutes; leaving each out needs three"
+        )
+    return wearers
+
+
+def zero_shot(start: Path, config: Config, store: Store) -> Embedded:
+    """Embeddings of the store by the start's own encoders; they are kept in the start's `embeddings/`, as for an unseen store."""
+    name = Path(store.path.rstrip("/")).name
+    unseen = tuple(path for path in config.data.unseen_stores if Path(path.rstrip("/")).name != name)
+    run(changed(config, {"data.unseen_stores": (*unseen, store.path), "stages": ("data", "evaluation")}), start)
+    arrays = _arrays(start / "embeddings" / f"unseen-{name}.npz")
+    return _embedded(lambda key: arrays[key.format("test")], start)
+
+
+def trained_on_others(
+    wearer: str, variant: str, *, start: Path, config: Config, store: Store, training: Training, folder: Path
+) -> Embedded:
+    """Trains (or continues) a student on the other wearers and embeds the whole store with it.
+
+    Args:
+        wearer: participant that is left out.
+        variant: `FINE_TUNED` starts from the start's student, `ALONE` from fresh parameters.
+        start: work directory of the start.
+        config: its config.
+        store: all wearers.
+        training: length and rate.
+        folder: work directory of this training.
+    """
+    (held,) = hold_out([store], (wearer,))
+    others = len(held.indices("train"))
+    rate = config.student.train.learning_rate
+    if variant == FINE_TUNED:
+        rate = training.learning_rate or rate / 10
+    validation = len(held.indices("validation"))
+    changes = {
+        "data.stores": (store.path,),
+        "data.unseen_stores": (),
+        "data.weights": (),
+        "data.held_out": (wearer,),
+        "data.participant_cap": 0,
+        "teacher.path": str((start / "teacher" / "export").absolute()),
+        "teacher.fingerprint": "",
+        "student.init": str((start / "student" / "export").absolute()) if variant == FINE_TUNED else "",
+        "student.train.duration": f"{training.steps} steps",
+        "student.train.learning_rate": rate,
+        "student.train.warmup": f"{max(training.steps // 10, 1)} steps",
+        "student.train.batch_size": min(training.batch_size, _even(others)),
+        "student.train.keep": "last",
+        "student.train.validation_batches": config.student.train.validation_batches if validation else 0,
+        "evaluation.train_segments": _EVERY,
+        "stages": ("data", "teacher", "student", "evaluation"),
+    }
+    run(changed(config, changes), folder)
+    arrays = _arrays(folder / "embeddings" / "main.npz")
+    rows = {split: held.indices(split) for split in SPLITS}
+    order = np.argsort(np.concatenate([rows[split] for split in SPLITS]), kind="stable")
+
+    def whole(key: str) -> np.ndarray:
+        return np.concatenate([arrays[key.format(split)] for split in SPLITS if len(rows[split])])[order]
+
+    return _embedded(whole, folder)
+
+
+def _even(count: int) -> int:
+    return max(count - count % 2, 2)
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    with open_regular(path) as file:
+        return read_npz(file)
+
+
+def _embedded(get: Callable[[str], np.ndarray], folder: Path) -> Embedded:
+    try:
+        embedding, teacher = (get(f"{name}/{{}}/embedding") for name in (STUDENT, TEACHER))
+        projection, right = (get(f"{name}/{{}}/projection") for name in (STUDENT, TEACHER))
+    except KeyError as missing:
+        raise UserError(
+            f"{folder}: the embeddings lack {missing}; its student and teacher cannot be compared"
+        ) from None
+    return Embedded(embedding, teacher, projection, right)
