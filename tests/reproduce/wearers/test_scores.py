@@ -62,4 +62,4 @@ def test_without_learning_the_pulse_of_clean_people_is_found(smoke_store):
     minutes = Minutes(wearer, store.segments["hr_bpm"].astype(float), np.ones(len(wearer), bool))
     one = sorted(set(wearer))[0]
     assert rate_score(classical.rate_bpm, minutes, one).mae_bpm < 3
-    assert classical.search(minutes, one).among_all > 0.7
+    assert classical.search(minutes, one).among_all > 0.5  # by chance 1 of 88
