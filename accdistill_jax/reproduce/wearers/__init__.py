@@ -1,1 +1,1 @@
-"""Leave one wearer out: what a student knows of real wearers that it has not seen, beside methods without learning."""
+"""Leave one wearer out: errors of a student on real wearers that it has not seen, beside methods without learning."""

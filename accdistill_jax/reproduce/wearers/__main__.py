@@ -80,14 +80,14 @@ def leave_one_out(arguments: argparse.Namespace) -> None:
     """
     # imports jax, which takes seconds: only after the command line was checked
     from accdistill_jax.files import write_atomically
-    from accdistill_jax.reproduce.wearers.compare import compare
-    from accdistill_jax.reproduce.wearers.table import draw, markdown
-    from accdistill_jax.reproduce.wearers.trainings import Training
+    from accdistill_jax.reproduce.wearers.compare import compare_methods
+    from accdistill_jax.reproduce.wearers.table import draw_wearers, markdown
+    from accdistill_jax.reproduce.wearers.trainings import WearerTraining
 
     out = Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
-    training = Training(arguments.steps, arguments.learning_rate, arguments.batch_size, tuple(arguments.variants))
-    results = compare(
+    training = WearerTraining(arguments.steps, arguments.learning_rate, arguments.batch_size, tuple(arguments.variants))
+    results = compare_methods(
         Path(arguments.store),
         Path(arguments.start),
         out,
@@ -97,7 +97,7 @@ def leave_one_out(arguments: argparse.Namespace) -> None:
     )
     text = markdown(results)
     write_atomically(out / "wearers.json", json.dumps(results.to_json(), indent=1))
-    draw(results, out / "wearers.png")
+    draw_wearers(results, out / "wearers.png")
     write_atomically(out / "wearers.md", f"{text}\n![Both scores of each wearer](wearers.png)\n")
     print(f"\n{text}\n{out / 'wearers.md'}", flush=True)
 

@@ -5,18 +5,18 @@ from pathlib import Path
 
 import numpy as np
 
-from accdistill_jax.api.encoder import load
+from accdistill_jax.api.encoder import Part, load
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.errors import UserError
 from accdistill_jax.labels import HEART_RATE
 from accdistill_jax.reproduce.wearers import scores
-from accdistill_jax.reproduce.wearers.scores import Classical, Minutes
+from accdistill_jax.reproduce.wearers.scores import Classical, WearerMinutes
 from accdistill_jax.reproduce.wearers.table import Results
 from accdistill_jax.reproduce.wearers.trainings import (
     ALONE,
     FINE_TUNED,
-    Training,
-    load_start,
+    WearerTraining,
+    open_start,
     trained_on_others,
     wearers_of,
     zero_shot,
@@ -28,11 +28,11 @@ TITLES = {FINE_TUNED: "student, fine-tuned on the other wearers", ALONE: "studen
 CLASSICAL = "acceleration's envelope, no learning"
 
 
-def compare(
+def compare_methods(
     store_path: Path,
     start: Path,
     out: Path,
-    training: Training,
+    training: WearerTraining,
     *,
     hours: tuple[float, float] | None = None,
     utc_offset_h: float = 0.0,
@@ -50,13 +50,14 @@ def compare(
     Raises:
         UserError: a run or a store that does not fit, or hours without minutes.
     """
-    config, store = load_start(start, store_path)
+    basis = open_start(start, store_path)
+    store = basis.store
     wearers = wearers_of(store)
     minutes = _minutes(store, hours, utc_offset_h)
     wearers = [who for who in wearers if len(minutes.of(who)) > 1]
     if not wearers:
         raise UserError(f"{store.path}: no wearer has two minutes in these hours")
-    start_embedded = zero_shot(start, config, store)
+    start_embedded = zero_shot(basis)
     classical = Classical.of(store)
     rates: dict[str, dict] = {}
     searches: dict[str, dict] = {}
@@ -82,9 +83,7 @@ def compare(
             embedded = trained_on_others(
                 wearer,
                 variant,
-                start=start,
-                config=config,
-                store=store,
+                start=basis,
                 training=training,
                 folder=out / f"{number:02d}-{variant}",
             )
@@ -98,17 +97,17 @@ def compare(
     return Results(rates, searches, wearers)
 
 
-def _minutes(store: Store, hours: tuple[float, float] | None, utc_offset_h: float) -> Minutes:
+def _minutes(store: Store, hours: tuple[float, float] | None, utc_offset_h: float) -> WearerMinutes:
     shown = np.ones(store.num_segments, bool)
     if hours is not None:
         hour = (store.segments["start_unix_s"] / 3600 + utc_offset_h) % 24
         first, last = hours
         shown = (hour >= first) & (hour < last) if first <= last else (hour >= first) | (hour < last)
     names = np.asarray(store.segments["participant"]).astype(str)
-    return Minutes(names, np.asarray(store.segments[HEART_RATE], np.float64), shown)
+    return WearerMinutes(names, np.asarray(store.segments[HEART_RATE], np.float64), shown)
 
 
-def _readout(start: Path, part: str, embedding: np.ndarray) -> np.ndarray:
+def _readout(start: Path, part: Part, embedding: np.ndarray) -> np.ndarray:
     """Heart rate [N] by the read-out that the start saved beside an encoder."""
     encoder = load(start, part=part)
     if encoder.readouts is None:

@@ -15,7 +15,7 @@ _AT_ONCE = 256
 
 
 @dataclasses.dataclass(frozen=True)
-class Minutes:
+class WearerMinutes:
     """The minutes of a store.
 
     Attributes:
@@ -65,7 +65,7 @@ class SearchScore:
     minutes: int
 
 
-def rate_score(predicted: np.ndarray, minutes: Minutes, wearer: str) -> RateScore | None:
+def rate_score(predicted: np.ndarray, minutes: WearerMinutes, wearer: str) -> RateScore | None:
     """Errors of predictions [N] for a wearer's minutes; None without a known heart rate."""
     rows = minutes.of(wearer)
     rows = rows[np.isfinite(minutes.hr_bpm[rows])]
@@ -75,7 +75,7 @@ def rate_score(predicted: np.ndarray, minutes: Minutes, wearer: str) -> RateScor
     return RateScore(float(error.mean()), float((error <= NEAR_BPM).mean()), len(rows))
 
 
-def search_score(accel: np.ndarray, ppg: np.ndarray, minutes: Minutes, wearer: str) -> SearchScore:
+def search_score(accel: np.ndarray, ppg: np.ndarray, minutes: WearerMinutes, wearer: str) -> SearchScore:
     """Retrieval of a wearer's minutes by rows [N, P] of both signals, which are compared by their cosine."""
     pool, own = np.flatnonzero(minutes.shown), minutes.of(wearer)
     ranks = paired_ranks(unit_rows(accel[pool]), unit_rows(ppg[pool]))[0]
@@ -84,7 +84,7 @@ def search_score(accel: np.ndarray, ppg: np.ndarray, minutes: Minutes, wearer: s
     return SearchScore(float(first.mean()), len(pool), float((inside == 1).mean()), len(own))
 
 
-def ridge_on_others(features: np.ndarray, minutes: Minutes, wearer: str) -> np.ndarray:
+def ridge_on_others(features: np.ndarray, minutes: WearerMinutes, wearer: str) -> np.ndarray:
     """Heart rate [N] by ridge regression on [N, D] embeddings, fitted on the other wearers; NaN for them.
 
     The strength is cross-validated over the other wearers.
@@ -101,7 +101,7 @@ def ridge_on_others(features: np.ndarray, minutes: Minutes, wearer: str) -> np.n
     return predicted
 
 
-def constants(minutes: Minutes, wearer: str) -> dict[str, np.ndarray]:
+def constants(minutes: WearerMinutes, wearer: str) -> dict[str, np.ndarray]:
     """Predictions [N] that no signal enters: the mean of the other wearers, and the mean of the wearer's other minutes."""
     known = np.isfinite(minutes.hr_bpm)
     others = known & (minutes.wearer != wearer)
@@ -115,7 +115,7 @@ def constants(minutes: Minutes, wearer: str) -> dict[str, np.ndarray]:
 
 @dataclasses.dataclass(frozen=True)
 class Classical:
-    """What signal processing alone knows of all minutes.
+    """Results of signal processing alone for all minutes.
 
     Attributes:
         rate_bpm: [N] heart rate by the periodicity of the acceleration's envelope.
@@ -142,7 +142,7 @@ class Classical:
             columns.append((rates.astype(np.float64), *curves))
         return cls(*(np.concatenate(column) for column in zip(*columns, strict=True)))
 
-    def search(self, minutes: Minutes, wearer: str) -> SearchScore:
+    def search(self, minutes: WearerMinutes, wearer: str) -> SearchScore:
         """Retrieval by the curves; the lag of the PPG is the best one of the other wearers."""
         others = minutes.wearer != wearer
         moved = np.roll(self.accel, best_lag(self.accel[others], self.ppg[others]), axis=1)

@@ -89,7 +89,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 @styled
-def draw(results: Results, path: Path) -> None:
+def draw_wearers(results: Results, path: Path) -> None:
     """Draws both scores, a group of bars for each wearer, into a PNG file."""
     from matplotlib.figure import Figure
 

@@ -26,8 +26,8 @@ _EVERY = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
-class Training:
-    """How the students of every wearer are trained.
+class WearerTraining:
+    """Length and rate of the training of every wearer's students.
 
     Attributes:
         steps: steps of a student trained on the other wearers.
@@ -42,7 +42,7 @@ class Training:
     variants: Sequence[str] = VARIANTS
 
 
-class Embedded(NamedTuple):
+class WearerEmbeddings(NamedTuple):
     """Embeddings of all N minutes of a store by one student and by the teacher that it learned from.
 
     Attributes:
@@ -58,8 +58,22 @@ class Embedded(NamedTuple):
     teacher_projection: np.ndarray
 
 
-def load_start(folder: Path, store: Path) -> tuple[Config, Store]:
-    """Config of the run that the students start from, and the store of the wearers.
+class WearerStart(NamedTuple):
+    """Common basis of all trainings.
+
+    Attributes:
+        folder: work directory of the run that the students start from.
+        config: config of that run.
+        store: all wearers.
+    """
+
+    folder: Path
+    config: Config
+    store: Store
+
+
+def open_start(folder: Path, store: Path) -> WearerStart:
+    """Opens the run that the students start from, and the store of the wearers.
 
     Raises:
         UserError: no finished run of distillation, or a store that does not fit it.
@@ -70,7 +84,7 @@ def load_start(folder: Path, store: Path) -> tuple[Config, Store]:
     config = load_record(folder)
     if config.student.objective != "distillation":
         raise UserError(f"{folder}: its student's objective is {config.student.objective}, not distillation")
-    return config, open_configured_store(str(store), key="data.stores", data=config.data)
+    return WearerStart(folder, config, open_configured_store(str(store), key="data.stores", data=config.data))
 
 
 def wearers_of(store: Store) -> list[str]:
@@ -88,54 +102,55 @@ def wearers_of(store: Store) -> list[str]:
     return wearers
 
 
-def zero_shot(start: Path, config: Config, store: Store) -> Embedded:
+def zero_shot(start: WearerStart) -> WearerEmbeddings:
     """Embeddings of the store by the start's own encoders; they are kept in the start's `embeddings/`, as for an unseen store."""
-    name = Path(store.path.rstrip("/")).name
-    unseen = tuple(path for path in config.data.unseen_stores if Path(path.rstrip("/")).name != name)
-    run(changed(config, {"data.unseen_stores": (*unseen, store.path), "stages": ("data", "evaluation")}), start)
-    arrays = _arrays(start / "embeddings" / f"unseen-{name}.npz")
-    return _embedded(lambda key: arrays[key.format("test")], start)
+    name = Path(start.store.path.rstrip("/")).name
+    unseen = tuple(path for path in start.config.data.unseen_stores if Path(path.rstrip("/")).name != name)
+    run(
+        changed(start.config, {"data.unseen_stores": (*unseen, start.store.path), "stages": ("data", "evaluation")}),
+        start.folder,
+    )
+    arrays = _arrays(start.folder / "embeddings" / f"unseen-{name}.npz")
+    return _embedded(lambda key: arrays[key.format("test")], start.folder)
 
 
 def trained_on_others(
-    wearer: str, variant: str, *, start: Path, config: Config, store: Store, training: Training, folder: Path
-) -> Embedded:
+    wearer: str, variant: str, *, start: WearerStart, training: WearerTraining, folder: Path
+) -> WearerEmbeddings:
     """Trains (or continues) a student on the other wearers and embeds the whole store with it.
 
     Args:
         wearer: participant that is left out.
         variant: `FINE_TUNED` starts from the start's student, `ALONE` from fresh parameters.
-        start: work directory of the start.
-        config: its config.
-        store: all wearers.
+        start: the common basis.
         training: length and rate.
         folder: work directory of this training.
     """
-    (held,) = hold_out([store], (wearer,))
+    (held,) = hold_out([start.store], (wearer,))
     others = len(held.indices("train"))
-    rate = config.student.train.learning_rate
+    rate = start.config.student.train.learning_rate
     if variant == FINE_TUNED:
         rate = training.learning_rate or rate / 10
     validation = len(held.indices("validation"))
     changes = {
-        "data.stores": (store.path,),
+        "data.stores": (start.store.path,),
         "data.unseen_stores": (),
         "data.weights": (),
         "data.held_out": (wearer,),
         "data.participant_cap": 0,
-        "teacher.path": str((start / "teacher" / "export").absolute()),
+        "teacher.path": str((start.folder / "teacher" / "export").absolute()),
         "teacher.fingerprint": "",
-        "student.init": str((start / "student" / "export").absolute()) if variant == FINE_TUNED else "",
+        "student.init": str((start.folder / "student" / "export").absolute()) if variant == FINE_TUNED else "",
         "student.train.duration": f"{training.steps} steps",
         "student.train.learning_rate": rate,
         "student.train.warmup": f"{max(training.steps // 10, 1)} steps",
         "student.train.batch_size": min(training.batch_size, _even(others)),
         "student.train.keep": "last",
-        "student.train.validation_batches": config.student.train.validation_batches if validation else 0,
+        "student.train.validation_batches": start.config.student.train.validation_batches if validation else 0,
         "evaluation.train_segments": _EVERY,
         "stages": ("data", "teacher", "student", "evaluation"),
     }
-    run(changed(config, changes), folder)
+    run(changed(start.config, changes), folder)
     arrays = _arrays(folder / "embeddings" / "main.npz")
     rows = {split: held.indices(split) for split in SPLITS}
     order = np.argsort(np.concatenate([rows[split] for split in SPLITS]), kind="stable")
@@ -155,7 +170,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         return read_npz(file)
 
 
-def _embedded(get: Callable[[str], np.ndarray], folder: Path) -> Embedded:
+def _embedded(get: Callable[[str], np.ndarray], folder: Path) -> WearerEmbeddings:
     try:
         embedding, teacher = (get(f"{name}/{{}}/embedding") for name in (STUDENT, TEACHER))
         projection, right = (get(f"{name}/{{}}/projection") for name in (STUDENT, TEACHER))
@@ -163,4 +178,4 @@ def _embedded(get: Callable[[str], np.ndarray], folder: Path) -> Embedded:
         raise UserError(
             f"{folder}: the embeddings lack {missing}; its student and teacher cannot be compared"
         ) from None
-    return Embedded(embedding, teacher, projection, right)
+    return WearerEmbeddings(embedding, teacher, projection, right)

@@ -6,7 +6,7 @@ import pytest
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.reproduce.wearers.scores import (
     Classical,
-    Minutes,
+    WearerMinutes,
     constants,
     rate_score,
     ridge_on_others,
@@ -15,14 +15,14 @@ from accdistill_jax.reproduce.wearers.scores import (
 
 WEARER = np.array(["a", "a", "b", "b", "b"])
 RATES = np.array([60.0, 70.0, 50.0, np.nan, 54.0])
-ALL = Minutes(WEARER, RATES, np.ones(5, bool))
+ALL = WearerMinutes(WEARER, RATES, np.ones(5, bool))
 
 
 def test_errors_are_of_the_wearers_known_minutes():
     score = rate_score(np.array([61.0, 66.0, 50.0, 0.0, 60.0]), ALL, "a")
     assert (score.mae_bpm, score.near, score.minutes) == (2.5, 0.5, 2)
     assert rate_score(np.zeros(5), ALL, "b").minutes == 2
-    assert rate_score(np.zeros(5), Minutes(WEARER, np.full(5, np.nan), ALL.shown), "a") is None
+    assert rate_score(np.zeros(5), WearerMinutes(WEARER, np.full(5, np.nan), ALL.shown), "a") is None
 
 
 def test_a_minute_that_does_not_count_is_neither_searched_for_nor_found():
@@ -31,7 +31,7 @@ def test_a_minute_that_does_not_count_is_neither_searched_for_nor_found():
     everything = search_score(accel, ppg, ALL, "a")
     assert (everything.among_all, everything.pool, everything.within, everything.minutes) == (0.0, 5, 0.0, 2)
     assert search_score(accel, ppg, ALL, "b").among_all == 1.0
-    some = Minutes(WEARER, RATES, np.array([True, False, True, True, True]))
+    some = WearerMinutes(WEARER, RATES, np.array([True, False, True, True, True]))
     score = search_score(accel[[0, 1, 2, 3, 4]], accel, some, "a")
     assert (score.among_all, score.pool, score.within, score.minutes) == (1.0, 4, 1.0, 1)
 
@@ -42,7 +42,7 @@ def test_a_rate_is_read_with_the_labels_of_the_other_wearers_alone():
     rates = rng.uniform(50, 90, 120)
     features = np.stack([rates + rng.normal(0, 0.1, 120), rng.normal(size=120)], axis=1)
     shifted = np.where(wearer == "a", rates + 1000, rates)  # labels of "a" would give it away
-    minutes = Minutes(wearer, shifted, np.ones(120, bool))
+    minutes = WearerMinutes(wearer, shifted, np.ones(120, bool))
     predicted = ridge_on_others(features, minutes, "a")
     assert np.isnan(predicted[30:]).all()
     assert np.abs(predicted[:30] - rates[:30]).max() < 2
@@ -59,7 +59,7 @@ def test_without_learning_the_pulse_of_clean_people_is_found(smoke_store):
     store = Store.open(smoke_store)
     classical = Classical.of(store)
     wearer = np.asarray(store.segments["participant"]).astype(str)
-    minutes = Minutes(wearer, store.segments["hr_bpm"].astype(float), np.ones(len(wearer), bool))
+    minutes = WearerMinutes(wearer, store.segments["hr_bpm"].astype(float), np.ones(len(wearer), bool))
     one = sorted(set(wearer))[0]
     assert rate_score(classical.rate_bpm, minutes, one).mae_bpm < 3
     assert classical.search(minutes, one).among_all > 0.5  # by chance 1 of 88
