@@ -30,6 +30,7 @@ def run_with_beam(job: StoreJob, found: recordings.Found, *, options: str) -> No
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
         from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+        from apache_beam.runners.runner import create_runner
     except ImportError as error:
         raise UserError(
             f"--engine=beam: Apache Beam is missing ({one_line(error)}); it has an environment of its own: "
@@ -46,7 +47,10 @@ def run_with_beam(job: StoreJob, found: recordings.Found, *, options: str) -> No
             f"--beam-options: the workers of {name} see no local folder; give addresses (gs://, s3://) for recordings and --out"
         )
     # Named: Beam's default runner fetches a program from the network.
-    runner = name or FnApiRunner()
+    try:
+        runner = create_runner(name) if name else FnApiRunner()
+    except (ValueError, ImportError, AttributeError) as error:
+        raise UserError(f"--beam-options: the runner {name!r} cannot be used: {one_line(str(error))}") from error
     batches = job.write_batches(found)
     with beam.Pipeline(runner=runner, options=chosen) as pipeline:
         names = pipeline | "Batches" >> beam.Create(batches)

@@ -104,11 +104,13 @@ def test_the_store_equals_that_of_the_local_engine(beam_python, root, tmp_path, 
         f"generic {bad} --out {tmp_path}/bad --engine=beam {LOOSE}",
         f"generic {bad} --out {tmp_path}/bad --engine=beam --skip-bad {LOOSE}",
         f"generic {bad} --out {tmp_path}/far --engine=beam --beam-options=--runner=DataflowRunner {LOOSE}",
+        f"generic {bad} --out {tmp_path}/none --engine=beam --beam-options=--runner=Nonsense {LOOSE}",
         repository=repository,
     )
-    assert statuses == [0, 0, 0, 2, 0, 2], text
+    assert statuses == [0, 0, 0, 2, 0, 2, 2], text
     assert files(tmp_path / "beam") == files(tmp_path / "local")
     assert "was already complete" in text and "recording empty: " in text and "see no local folder" in text
+    assert "the runner 'Nonsense' cannot be used" in text
     assert not (tmp_path / "beam.partial").exists()
 
 
