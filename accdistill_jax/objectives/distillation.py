@@ -197,6 +197,7 @@ class Distillation(Objective):
 
     def rows(self, params: Any, inputs: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """See `Objective.rows`."""
+        chex.assert_equal_shape_prefix(list(inputs.values()), 1)
         return self.rows_of(params, inputs, self.encode_student(params, inputs))
 
     def encode_student(self, params: Any, inputs: Mapping[str, jax.Array]) -> Encoded:

@@ -200,7 +200,7 @@ def test_more_numbers_than_any_recording_holds_are_refused_before_they_are_unpac
 
 def test_readers_that_can_crash_are_known():
     pure = [name for name in recordings.names() if not recordings.reader(name).can_crash]
-    assert pure == ["axivity", "banglejs", "edf", "empatica_e4", "geneactiv", "wfdb"]
+    assert pure == ["axivity", "banglejs", "edf", "empatica_e4", "geneactiv", "polar", "verily_tsdf", "wfdb"]
 
 
 def generic(folder, name, **changes):

@@ -4,6 +4,7 @@ import numpy as np
 import optax
 import pytest
 
+from accdistill_jax.config.registry import AUGMENTATIONS
 from accdistill_jax.config.schema import InputSettings
 from accdistill_jax.inputs import streams
 from accdistill_jax.inputs.augment import order as names
@@ -185,7 +186,7 @@ def test_a_step_in_micro_batches_is_that_of_the_whole_batch(devices, micro_batch
 @pytest.mark.parametrize("layout", [("shard_map", 2), ("shard_map", 4), ("pmap", 4)], ids=str)
 def test_augmented_inputs_do_not_depend_on_the_devices_to_the_last_bit(layout):
     """All augmentations at once, half of the time each, on segments of full length."""
-    specs = {name: Augmentation(0.5, 0.1) for name in names()}
+    specs = {name: AUGMENTATIONS.entry(name).options(probability=0.5, strength=0.1) for name in names()}
     batch, rng = {"position": np.arange(BATCH, dtype=np.int32)}, np.random.default_rng(0)
     for modality, channels in (("ppg", 2), ("accel", 3)):
         batch[modality] = rng.integers(-20000, 20000, (BATCH, 3840, channels)).astype(np.int16)

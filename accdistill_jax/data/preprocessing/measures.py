@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.fft
-import scipy.signal
 
 from accdistill_jax.data.preprocessing.quality import MOTION_WINDOW_S
 
@@ -79,6 +78,8 @@ def pulse_rises(ppg: np.ndarray, *, rate_hz: float) -> np.ndarray:
     Returns:
         [n] float64, interpolated between samples.
     """
+    import scipy.signal  # takes a second
+
     slope = _pulse_slope(ppg, rate_hz, _RISE_HZ)
     peaks, about = scipy.signal.find_peaks(slope, distance=max(round(0.4 * rate_hz), 1), height=0.0)
     if len(peaks):
@@ -89,10 +90,14 @@ def pulse_rises(ppg: np.ndarray, *, rate_hz: float) -> np.ndarray:
 
 @functools.lru_cache(maxsize=16)
 def _sections(rate_hz: float, band_hz: tuple[float, float]) -> np.ndarray:
+    import scipy.signal  # takes a second
+
     return np.asarray(scipy.signal.butter(3, band_hz, btype="bandpass", fs=rate_hz, output="sos"))
 
 
 def _band(signal: np.ndarray, rate_hz: float, band_hz: tuple[float, float]) -> np.ndarray:
+    import scipy.signal  # takes a second
+
     filtered: np.ndarray = scipy.signal.sosfiltfilt(_sections(rate_hz, band_hz), signal - signal.mean(axis=0), axis=0)
     return filtered
 
@@ -166,6 +171,8 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _lag(ppg: np.ndarray, mg: np.ndarray, rate_hz: float) -> float:
+    import scipy.signal  # takes a second
+
     shake = _band(mg, rate_hz, _SHAKE_HZ)
     size = np.median(np.abs(shake), axis=0) / 0.6745 + 1e-9
     length = np.linalg.norm(np.clip(shake / size, -_CLIP_SD, _CLIP_SD), axis=1)

@@ -16,7 +16,9 @@ from accdistill_jax.data.store.store import Store
 from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.evaluate import STUDENT, TEACHER
 from accdistill_jax.files import open_regular
+from accdistill_jax.objectives.registered import PPG
 from accdistill_jax.run import run
+from accdistill_jax.stages.build_objective import objective_of
 from accdistill_jax.storage.checked_npz import read_npz
 
 FINE_TUNED, ALONE = "fine-tuned", "alone"
@@ -82,8 +84,8 @@ def open_start(folder: Path, store: Path) -> WearerStart:
         if not (folder / part / "export" / "export.json").is_file():
             raise UserError(f"{folder}: no {part}/export; give the work directory of a finished run of distillation")
     config = load_record(folder)
-    if config.student.objective != "distillation":
-        raise UserError(f"{folder}: its student's objective is {config.student.objective}, not distillation")
+    if objective_of(config.student).ppg is not PPG.FROZEN:
+        raise UserError(f"{folder}: its student ({config.student.objective}) did not learn from a frozen teacher")
     return WearerStart(folder, config, open_configured_store(str(store), key="data.stores", data=config.data))
 
 

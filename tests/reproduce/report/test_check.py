@@ -38,6 +38,7 @@ def reference():
         "settings": {
             "preset": "cpu",
             "data": ["synthetic"],
+            "grid_version": 2,
             "seeds": 3,
             "generator_version": 2,
             "versions": {"jax": "0.10"},
