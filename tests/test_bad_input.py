@@ -216,6 +216,7 @@ def test_damaged_newest_checkpoint_is_named_and_the_one_before_used(copy, smoke_
     assert (copy / "metrics/teacher.jsonl").read_bytes() == metrics
 
 
+@pytest.mark.slow
 def test_stopped_after_the_last_step_before_the_export(copy, smoke_config, monkeypatch):
     expected = load_params(copy / "teacher/export").meta["fingerprint"]
     shutil.rmtree(copy / "teacher/export")
@@ -269,6 +270,7 @@ def test_store_without_test_participants_needs_an_unseen_one(smoke_config, tmp_p
     assert (tmp_path / "run/unseen/other/report.md").exists() and not (tmp_path / "run/report.md").exists()
 
 
+@pytest.mark.slow
 def test_batch_larger_than_the_data(smoke_config, smoke_store, tmp_path):
     """A batch contains the end of an epoch and the start of the next one."""
     segments = len(Store.open(smoke_store).indices("train"))

@@ -68,6 +68,7 @@ def test_a_student_of_the_first_version_is_a_distilled_one(encoder_params):
     )
 
 
+@pytest.mark.slow
 def test_a_student_by_regression_is_compared_in_the_teachers_own_space(encoder_params):
     head = LinearHead(5)
     loaded = student({"encoder": encoder_params, "regression_head": of(head, jnp.zeros((1, WIDTH)))}, head=None)

@@ -118,6 +118,7 @@ def test_a_bad_recording_is_named_and_the_others_are_kept(finished, watches, tmp
     assert "left out: recording bad" in capsys.readouterr().out and pq.read_table(out).num_rows == 4
 
 
+@pytest.mark.slow
 def test_without_read_outs_the_table_has_no_predictions_and_is_another_one(copy, watches, tmp_path, capsys):
     out = tmp_path / "z.parquet"
     assert embed(copy, watches, *flags(out)) == 0

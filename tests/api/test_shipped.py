@@ -66,6 +66,7 @@ def test_a_changed_byte_is_noticed(tmp_path):
         ad.load(folder)
 
 
+@pytest.mark.slow
 def test_a_name_serves_commands_and_a_folder_of_that_name_comes_first(tmp_path, monkeypatch, capsys, smoke_store):
     monkeypatch.chdir(tmp_path)
     signal = np.random.default_rng(0).normal([0.0, 600.0, 800.0], 2.0, (6500, 3))

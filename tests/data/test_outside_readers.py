@@ -85,6 +85,7 @@ def test_the_guides_reader_in_a_file_with_its_flags(watches, tmp_path, capsys):
     assert recordings.named_or_added(str(file)) == "outside_a"
 
 
+@pytest.mark.slow
 def test_an_installed_plug_in_is_a_command(watches, tmp_path, capsys, install):
     install("watchmakers", {"outside_b": "outside_b_module"}, {"outside_b_module.py": READER})
     assert "outside_b" in recordings.names()

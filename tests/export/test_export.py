@@ -106,6 +106,7 @@ def test_the_numpy_program_reads_every_input_form(architecture, inputs, signal, 
     np.testing.assert_allclose(embedding, np.asarray(jax.jit(plain.apply)(plain.params, signal)), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_architecture_without_a_reader_says_so(signal, tmp_path):
     from accdistill_jax.export.writing import write_export
 

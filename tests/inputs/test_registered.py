@@ -48,6 +48,7 @@ def test_built_in_augmentations_keep_the_streams_and_the_order_of_earlier_runs()
     assert [AUGMENTATIONS.get(name).stream for name in BUILT_IN] == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("position", [-1, 0.5, 1.5, 2.5, 3.5, 9])
 def test_a_further_augmentation_changes_no_bit_of_the_others(position, registry):
     specs = {name: Augmentation(0.5, 0.1, 5) for name in BUILT_IN}

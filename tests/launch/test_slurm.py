@@ -155,6 +155,7 @@ def test_requeues_no_more_than_asked(desk):
     assert (status, calls) == (75, []) and "used up" in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["COMPLETING", "CANCELLED", "PREEMPTED", ""])
 def test_does_not_requeue_what_was_cancelled_or_is_requeued_already(desk, state):
     status, _, calls = run_job(desk, "sys.exit(143)", state=state)

@@ -39,6 +39,7 @@ def test_softmax_attention(draw, textbook):
         np.testing.assert_allclose(form(jnp.asarray(qkv)), wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", PLACES.values(), ids=PLACES)
 @pytest.mark.parametrize("at_once", [1, 2, 6])
 @pytest.mark.parametrize("few", [0, 96])

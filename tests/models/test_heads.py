@@ -34,6 +34,7 @@ def test_half_precision_embeddings_are_projected_in_float32():
     assert head.apply(variables, z).dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_the_product_of_windowed_projections_is_the_mean_of_the_windows_cosines():
     head, plain = ProjectionHead(hidden=8, output=4, windows=3), ProjectionHead(hidden=8, output=4)
     z = np.random.default_rng(3).normal(size=(2, 3, 5)).astype(np.float32)

@@ -28,6 +28,7 @@ def lowered(platform: str) -> str:
         return traced.lower(lowering_platforms=(PLATFORMS[platform],)).as_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("platform", ["gpu", "tpu"])
 def test_loops_and_barriers_for_the_cpu_do_not_appear_elsewhere(platform):
     text = lowered(platform)

@@ -20,7 +20,7 @@ def state_of(model, tmp_path) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(
     ("convert", "sizes", "samples"),
     [
-        (papagei, (32, 3, 18, 512), 1250),  # as published
+        pytest.param(papagei, (32, 3, 18, 512), 1250, marks=pytest.mark.slow),  # as published
         (papagei, (4, 5, 3, 7), 33),
         pytest.param(pulse_ppg, (128, 11, 12, 0), 3000, marks=pytest.mark.slow),  # as published, a minute
         (pulse_ppg, (8, 11, 12, 0), 301),

@@ -279,6 +279,7 @@ def test_tokens_are_dropped_in_training_only_and_anew_every_step(frozen):
     assert (kept(0) == kept(0)).all() and (kept(0) != kept(1)).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices,micro_batches", [(4, 1), (1, 4), (2, 2)])
 def test_the_same_tokens_are_dropped_for_any_split_of_the_batch(devices, micro_batches, frozen, dropped_once):
     objective, params, one = dropped_once

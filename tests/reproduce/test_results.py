@@ -52,6 +52,7 @@ def test_links_of_the_results_page_exist(repository):
     assert all((repository / path).is_file() for path in re.findall(r"--check=(\S+)", text))
 
 
+@pytest.mark.slow
 def test_a_committed_report_can_be_checked(repository):
     """Only planned here: the settings of the report and of this version of the code must allow a comparison."""
     reference = "accdistill_jax/reproduce/results/cpu/report.json"

@@ -33,6 +33,7 @@ def entries(folder):
     return sorted(folder.glob("*-cache"))
 
 
+@pytest.mark.slow
 def test_programs_are_kept_in_the_folder_and_a_torn_one_is_compiled_anew(tmp_path):
     folder = tmp_path / "new" / "programs"
     use_compilation_cache(str(folder))

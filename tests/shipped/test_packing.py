@@ -48,6 +48,7 @@ def test_a_run_of_another_config_is_refused(packing, finished, smoke_config, tmp
         pack_encoder(packing, finished, tmp_path / "small")
 
 
+@pytest.mark.slow
 def test_the_command_checks_parameters_and_refuses_real_recordings(packing, copy, tmp_path, monkeypatch, capsys):
     packing.preset = copy.name
     monkeypatch.setattr(command, "ENCODERS", {"small": packing})

@@ -99,6 +99,7 @@ def test_matrix_products_are_nearly_all_of_xla_s_count_for_the_paper_sized_encod
     assert 0.93 < share <= 1.0
 
 
+@pytest.mark.slow
 def test_regressions_and_windows_add_their_heads_to_the_work_of_distillation():
     plain, tokens, regression, windows, alone = (
         program.describe_work(small_config(**changes), "student")
@@ -125,6 +126,7 @@ def small_config(**changes):
     return changed(load_config("distill:smoke-mean"), unaugmented | changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stage, changes",
     [
@@ -205,6 +207,7 @@ def test_bounds_are_ordered(paper):
         assert set(machine.sources) <= hardware.SOURCES.keys()
 
 
+@pytest.mark.slow
 def test_a_sharded_state_sends_the_same_bytes_in_more_exchanges(paper):
     config = load_config("distill:paper-literal", ["--config.runtime.optimizer_state=sharded"])
     machine = hardware.tpu("v5e", (16, 16), rings=True)

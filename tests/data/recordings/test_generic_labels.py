@@ -108,6 +108,7 @@ def test_bad_labels_get_one_line(tmp_path, changes, message):
     assert message in str(refusal.value) and "p1" in str(refusal.value) and "\n" not in str(refusal.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per", ["minute", "person"])
 def test_a_label_of_two_kinds_is_refused(tmp_path, capsys, per):
     if per == "minute":

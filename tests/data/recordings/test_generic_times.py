@@ -290,6 +290,7 @@ def test_stamps_as_coarse_as_float32_made_them(tmp_path, suffix):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packet_stamp", ["first", "last", None])
 def test_the_summary_says_how_many_stamps_were_mended(tmp_path, capsys, packet_stamp):
     number = np.arange(len(TIME)) // 10

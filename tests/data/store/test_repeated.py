@@ -58,6 +58,7 @@ def anna(tmp_path) -> Path:
     return tmp_path / "in1"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "workers"),
     [
@@ -163,6 +164,7 @@ def test_troika_sessions_are_compared_too(tmp_path, capsys):
     assert "(participant train-01) and DATA_02_TYPE02 (participant train-02)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_honest_recordings_share_is_not_refused(tmp_path):
     """Two PPG sensors beside one accelerometer of one person; one clean made-up pulse of two people who move differently."""
     write_generic(tmp_path / "two sensors/a", participant="anna", seed=0)

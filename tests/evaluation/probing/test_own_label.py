@@ -130,6 +130,7 @@ def probe_of(own, fitted, **changes):
     return LabelProbe(**fields | changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["linear", "boosted"])
 @pytest.mark.parametrize(
     ("kind", "classes"), [("number", ()), ("classes", ("calm", "stress")), ("classes", ("wake", "light", "deep"))]
