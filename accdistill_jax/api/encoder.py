@@ -229,7 +229,8 @@ class TrainedEncoder:
             **described: as for `embed`.
 
         Returns:
-            Label -> predictions of each whole minute; "gap" or "flat" is the reason for a minute that cannot be embedded.
+            Label -> predictions of each whole minute; "gap" or "flat" is the reason for a minute that cannot be embedded. A label per
+            person has a single prediction.
 
         Raises:
             UserError: as `embed`, or there are no read-outs.
@@ -246,7 +247,11 @@ class TrainedEncoder:
         segments = minutes.segments[usable]
         moved = motion_g(segments, rate_hz=self.rate_hz) if self.modality == "accel" else None
         predictions = self.predict_embeddings(self.encode(segments), motion_g=moved)
-        return {name: with_problems(prediction, minutes.problem) for name, prediction in predictions.items()}
+        of_persons = {name for name, probe in self.probes.items() if probe.per == "person"}
+        return {
+            name: prediction if name in of_persons else with_problems(prediction, minutes.problem)
+            for name, prediction in predictions.items()
+        }
 
     def embed_recording(
         self, path: str | os.PathLike[str], *, reader: str | None = None, **options: Any

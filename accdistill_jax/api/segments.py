@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from accdistill_jax.api.signals import InputContract
+from accdistill_jax.api.signals import InputContract, nan_for_masked
 from accdistill_jax.errors import UserError
 from accdistill_jax.readouts.label_probe import LabelPrediction
 from accdistill_jax.readouts.readout import Prediction
@@ -29,11 +29,11 @@ def segment_batch(
             raise UserError(
                 f"the {contract.part} reads {name}; the segments have {', '.join(map(str, segments)) or 'nothing'}"
             )
-        values = np.asarray(segments[name])
+        values = nan_for_masked(segments[name])
         keys = (f"{name}_scale", f"{name}_offset")
         quantised = {key: np.asarray(segments[key]) for key in keys if key in segments}
     else:
-        values, quantised = np.asarray(segments), {}
+        values, quantised = nan_for_masked(segments), {}
     _check_shape(values, contract)
     if len(quantised) == 2:
         return {name: values, **quantised}
@@ -72,12 +72,10 @@ def with_problems(prediction: Prediction | LabelPrediction, problem: np.ndarray)
     """Predictions of all minutes, from those of the minutes that could be embedded.
 
     Args:
-        prediction: of the minutes without a problem; or a single one, for a person.
+        prediction: of the minutes without a problem.
         problem: [n] str, the reason why a minute could not be embedded; "" where it could.
     """
     usable = problem == ""
-    if len(prediction.value) != np.count_nonzero(usable):
-        return prediction
     reason = problem.astype("U32")
     reason[usable] = prediction.reason
     filled = {}

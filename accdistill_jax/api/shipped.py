@@ -43,6 +43,9 @@ class ShippedEncoder:
 def shipped_encoders() -> tuple[ShippedEncoder, ...]:
     """The encoders that come with the package. All were trained on synthetic people; their cards state their limits.
 
+    Raises:
+        UserError: a file of the installation is damaged.
+
     Examples:
         >>> import accdistill_jax as ad
         >>> [encoder.name for encoder in ad.shipped_encoders()]
@@ -78,17 +81,20 @@ def _names() -> list[str]:
 
 def _described(name: str) -> ShippedEncoder:
     folder = FOLDER / name
-    record = json.loads((folder / _EXPORT).read_text(encoding="utf-8"))
-    report = json.loads((folder / _REPORT).read_text(encoding="utf-8"))
-    part, evaluation = record["meta"]["kind"], report["evaluation"]
-    mae = evaluation["targets"]["hr_bpm"]["probes"][part]["mae"]
-    return ShippedEncoder(
-        name,
-        part,
-        parameters=report["parameters"],
-        size_bytes=sum(path.stat().st_size for path in folder.iterdir()),
-        people=evaluation["splits"]["train"]["participants"],
-        heart_rate_mae=(mae["value"], mae["low"], mae["high"]),
-        config=record["meta"]["shipped"]["config"],
-        card=str(folder / "MODEL_CARD.md"),
-    )
+    try:
+        record = json.loads((folder / _EXPORT).read_text(encoding="utf-8"))
+        report = json.loads((folder / _REPORT).read_text(encoding="utf-8"))
+        part, evaluation = record["meta"]["kind"], report["evaluation"]
+        mae = evaluation["targets"]["hr_bpm"]["probes"][part]["mae"]
+        return ShippedEncoder(
+            name,
+            part,
+            parameters=report["parameters"],
+            size_bytes=sum(path.stat().st_size for path in folder.iterdir()),
+            people=evaluation["splits"]["train"]["participants"],
+            heart_rate_mae=(mae["value"], mae["low"], mae["high"]),
+            config=record["meta"]["shipped"]["config"],
+            card=str(folder / "MODEL_CARD.md"),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"the shipped encoder {folder} is damaged ({error}); install accdistill_jax again") from error

@@ -84,11 +84,18 @@ class Minutes:
     problem: np.ndarray
 
 
+def nan_for_masked(signal: np.ndarray) -> np.ndarray:
+    """The signal as an array; masked samples become NaN, since `numpy.asarray` would keep the number below the mask."""
+    if isinstance(signal, np.ma.MaskedArray) and np.ma.is_masked(signal):
+        return signal.astype(np.float64).filled(np.nan)
+    return np.asarray(signal)
+
+
 def cut_signal(signal: np.ndarray, contract: InputContract, described: SignalFormat) -> Minutes:
     """Cuts a signal into minutes, resampled and filtered as in a store.
 
     Args:
-        signal: [time, channels] or [batch, time, channels], real numbers; NaN marks missing samples.
+        signal: [time, channels] or [batch, time, channels], real numbers; NaN or a mask marks missing samples.
         contract: of the encoder.
         described: rate, unit and more.
 
@@ -190,7 +197,7 @@ def _checked_values(signal: np.ndarray, contract: InputContract, described: Sign
     name, channels, rate = contract.modality, contract.channels, float(described.rate_hz)
     wanted = f"[time, {channels}] or [batch, time, {channels}]"
     try:
-        values = np.asarray(signal)
+        values = nan_for_masked(signal)
     except ValueError:
         raise UserError(f"{name} is a sequence of unequal parts; give an array {wanted}") from None
     if values.dtype.kind not in "fiu":

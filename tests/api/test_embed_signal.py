@@ -1,5 +1,6 @@
 """encoder.embed and encoder.predict: signals as they were recorded, and wrong ones, which are refused or warned of."""
 
+import dataclasses
 import warnings
 
 import numpy as np
@@ -9,6 +10,7 @@ import accdistill_jax as ad
 from accdistill_jax.data.preprocessing.preprocess import preprocess
 from accdistill_jax.data.recording import Participant, Recording, Stream
 from accdistill_jax.errors import SignalWarning, UserError
+from accdistill_jax.readouts.label_probe import LabelProbe, LinearScores
 
 RATE_HZ = 50.0
 
@@ -80,6 +82,31 @@ def test_minutes_that_cannot_be_embedded_are_nan_and_told(student):
     for prediction in predictions.values():
         assert len(prediction.value) == 3 and np.isnan(prediction.value[[0, 2]]).all()
         assert prediction.reason[0] == "gap" and prediction.reason[2] in ("flat", "gap")
+
+
+def test_masked_samples_are_missing_ones(student):
+    signal = wrist(seconds=190)
+    masked = np.ma.masked_array(signal.copy(), mask=np.zeros(signal.shape, bool))
+    masked[:1500] = np.ma.masked
+    signal[:1500] = np.nan
+    with pytest.warns(SignalWarning, match="1 of 3 minutes cannot be embedded"):
+        rows = student.embed(masked, RATE_HZ)
+    with pytest.warns(SignalWarning):
+        np.testing.assert_array_equal(rows, student.embed(signal, RATE_HZ))
+    with pytest.raises(UserError, match="has NaN or infinite values, first in segment 0"):
+        student.encode(np.ma.masked_array(np.ones((1, 3840, 3)), mask=np.arange(3840)[None, :, None] < [9, 9, 9]))
+
+
+def test_a_label_per_person_has_one_prediction_with_one_usable_minute_too(student):
+    model = LinearScores(np.zeros((student.embedding_size, 1)), np.array([5.4]))
+    about = {"half_width": 1.0, "level": 0.9, "people": 10, "fingerprint": student.fingerprint, "measured": {}}
+    domain = dataclasses.replace(student.readouts.domain, distance_limit=np.inf, motion_limit_g=np.inf)
+    probe = LabelProbe("hba1c", "%", "number", "person", (), model, domain=domain, **about)
+    signal = wrist(seconds=130)
+    signal[:1500] = np.nan
+    with pytest.warns(SignalWarning, match="1 of 2 minutes cannot be embedded"):
+        predictions = dataclasses.replace(student, probes={"hba1c": probe}).predict(signal, RATE_HZ)
+    assert predictions["hba1c"].value.tolist() == [5.4] and len(predictions["hr_bpm"].value) == 2
 
 
 def test_predictions_are_those_of_the_embeddings(student):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import accdistill_jax as ad
-from accdistill_jax.api import encoders_command, probe_command
+from accdistill_jax.api import encoders_command, probe_command, shipped
 from accdistill_jax.api.embed_command import main as embed
 from accdistill_jax.api.shipped import FOLDER
 from accdistill_jax.config.load import load_config
@@ -22,11 +22,11 @@ MOST_BYTES = 2_000_000
 
 
 def test_the_list_has_names_sizes_and_results(capsys):
-    shipped = ad.shipped_encoders()
-    assert [encoder.name for encoder in shipped] == NAMES
-    assert [encoder.part for encoder in shipped] == ["student", "teacher", "student"]
-    assert sum(encoder.size_bytes for encoder in shipped) < MOST_BYTES
-    for encoder in shipped:
+    encoders = ad.shipped_encoders()
+    assert [encoder.name for encoder in encoders] == NAMES
+    assert [encoder.part for encoder in encoders] == ["student", "teacher", "student"]
+    assert sum(encoder.size_bytes for encoder in encoders) < MOST_BYTES
+    for encoder in encoders:
         value, low, high = encoder.heart_rate_mae
         assert low < value < high and encoder.people >= 100
         assert {path.name for path in (FOLDER / encoder.name).iterdir()} == FILES
@@ -64,6 +64,14 @@ def test_a_changed_byte_is_noticed(tmp_path):
     (folder / "params.npz").write_bytes(content)
     with pytest.raises(UserError, match="are damaged: file params.npz is not what was saved"):
         ad.load(folder)
+
+
+def test_a_damaged_description_is_named(tmp_path, monkeypatch):
+    shutil.copytree(FOLDER / "synthetic-small", tmp_path / "synthetic-small")
+    (tmp_path / "synthetic-small/report.json").write_text("{}")
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
+    with pytest.raises(UserError, match="synthetic-small is damaged .*; install accdistill_jax again"):
+        encoders_command.main([])
 
 
 @pytest.mark.slow

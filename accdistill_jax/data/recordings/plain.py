@@ -2,7 +2,7 @@
 
 Each file is a recording. Columns are found by their names (x, y, z, acc_x, "Acceleration y (m/s^2)" and the like), or by their order in a
 file of three columns, or of four that begins with time. Delimiter and decimal sign are found too; a file that could be read in two
-ways is refused. The times come from the given rate, or from a column of time stamps.
+ways is refused. The times come from the given rate, or from a column of time stamps; a file in which both differ is refused.
 
     python -m accdistill_jax.data.prepare plain my_files --out stores/mine --file-rate-hz 50 --unit mg
 
@@ -23,7 +23,7 @@ from accdistill_jax.data.recording import Recording, RecordingSource, named
 from accdistill_jax.data.recordings.generic import described_recording
 from accdistill_jax.data.recordings.tables.dialect import Dialect, find_dialect
 from accdistill_jax.data.recordings.tables.table import COMPRESSIONS
-from accdistill_jax.data.recordings.tables.times import PER_SECOND, TimeUnit
+from accdistill_jax.data.recordings.tables.times import PER_SECOND, Times, TimeUnit
 from accdistill_jax.data.tree import Tree, recording_ids
 from accdistill_jax.errors import UserError
 
@@ -55,7 +55,8 @@ _NOT_TOTAL = {"linear", "lin", "user", "gravity", "grav"}
 _OTHER_SENSORS = {"gyr", "gyro", "gyroscope", "mag", "magnetometer", "rot", "rotation", "quat", "euler", "angle"}
 _PLAUSIBLE_HZ = (5.0, 2000.0)
 _UNIX_S = 3e8  # later than 1979, in seconds
-_SAME_RATE = 1.25
+_SAME_RATE = 1.25  # of the first rows, whose time stamps may be coarse
+_SAME_LENGTH, _SAME_LENGTH_S = 0.02, 2.0  # of the whole file
 
 
 class _Columns(NamedTuple):
@@ -133,7 +134,12 @@ def load(path: Path, recording_id: str, participant: str, options: dict[str, Any
         }
         accel |= _times(dialect, columns.time, options["rate_hz"])
     description = {"participant": participant, "streams": {"accel": accel}}
-    return dataclasses.replace(described_recording(description, recording_id, path), source="plain")
+    recording = described_recording(description, recording_id, path)
+    if options["rate_hz"] is not None and columns.time is not None:
+        rows = len(recording.streams["accel"].values)
+        with named(path):
+            _refuse_other_length(path, dialect, columns.time, rows=rows, rate_hz=options["rate_hz"])
+    return dataclasses.replace(recording, source="plain")
 
 
 def _bare(path: Path) -> Path:
@@ -239,6 +245,28 @@ def _times(dialect: Dialect, time: Any, rate_hz: float | None) -> dict[str, Any]
         if seconds[0] > _UNIX_S:
             keys["start"] = float(seconds[0])
     return keys
+
+
+def _refuse_other_length(path: Path, dialect: Dialect, time: Any, *, rows: int, rate_hz: float) -> None:
+    """Raises UserError if the time stamps cover another time than the rows last at the given rate: the rate is wrong, or rows are missing."""
+    table = {
+        "file": path.name,
+        "delimiter": dialect.delimiter,
+        "decimal": dialect.decimal,
+        "skip_rows": dialect.skip_rows,
+    }
+    try:
+        seconds = Times.read(path.parent, table | _times(dialect, time, None), path, "the table").seconds
+    except UserError:
+        return  # the rate is given because the stamps cannot be used
+    if seconds is None or (np.diff(seconds) < 0).any() or seconds[-1] == seconds[0]:
+        return
+    covered, expected = float(seconds[-1] - seconds[0]), (rows - 1) / rate_hz
+    if abs(covered - expected) > max(_SAME_LENGTH_S, _SAME_LENGTH * expected):
+        raise UserError(
+            f"column {time!r} covers {covered:.6g} s, but {rows} rows at {rate_hz:g} Hz last {expected:.6g} s: the rate is wrong, or rows are "
+            "missing; leave out the rate to use the time stamps, or remove the column"
+        )
 
 
 def _seconds_of_dates(cells: Sequence[str]) -> np.ndarray:
