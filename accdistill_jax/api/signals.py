@@ -87,7 +87,7 @@ class Minutes:
 def nan_for_masked(signal: np.ndarray) -> np.ndarray:
     """The signal as an array; masked samples become NaN, since `numpy.asarray` would keep the number below the mask."""
     if isinstance(signal, np.ma.MaskedArray) and np.ma.is_masked(signal):
-        return signal.astype(np.float64).filled(np.nan)
+        return np.ma.filled(signal.astype(np.float64), np.nan)
     return np.asarray(signal)
 
 
