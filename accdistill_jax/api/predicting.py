@@ -49,6 +49,10 @@ def predict_recording(encoder: TrainedEncoder, recording: Recording) -> Predicte
     Raises:
         UserError: the encoder has no read-outs, the recording cannot be prepared, or none of its minutes is usable.
     """
+    if encoder.modality == "ppg" and "ppg" not in recording.streams:
+        raise UserError(
+            f"recording {recording.recording_id!r} has no PPG, which the {encoder.part} reads; predict it by a student"
+        )
     segment_s = encoder.samples / encoder.rate_hz
     # read-outs abstain by motion themselves, and a student needs no clean pulse
     settings = PreprocessSettings(
