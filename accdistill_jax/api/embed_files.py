@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from accdistill_jax.api.recordings import Embeds, minute_table, minutes_of
+from accdistill_jax.api.recordings import Embeds, minute_table, minutes_of, recording_remarks
 from accdistill_jax.api.signals import InputContract
 from accdistill_jax.data.prepare.preparation import PreparationSettings
 from accdistill_jax.data.prepare.staging import bad_message, prepare_one, process_died
@@ -33,6 +33,7 @@ from accdistill_jax.runtime.progress import progress_bar
 from accdistill_jax.storage.sole_use import LOCK, sole_use
 
 _REQUEST = "request.json"
+_REMARKS = "remarks"  # key in the notes of a cut recording
 _METADATA = b"accdistill_jax"  # key in the metadata of a part and of the result
 
 
@@ -101,7 +102,7 @@ def embed_to_file(
         work: recordings, encoder and settings.
         out: the file.
         preparation: workers, overwriting, bad recordings and progress bars.
-        report: receives a line about recordings that an earlier start embedded.
+        report: receives a line about recordings that an earlier start embedded, and about those unlike the training data.
 
     Raises:
         UserError: bad recordings (all are named, after the others were embedded and kept), no minute that passes, another file at
@@ -149,6 +150,8 @@ def _embed_missing(
             if isinstance(batch, str):
                 bad[source.recording_id] = batch
             else:
+                for remark in batch.notes[_REMARKS]:
+                    report(f"recording {source.recording_id}: {remark}")
                 table = minute_table(batch, work.encoder, work.contract.modality)
                 counts = {"examined": batch.examined, "rejected": batch.rejected}
                 write_atomically(partial / _part(source.recording_id), _encoded(table, counts))
@@ -165,7 +168,11 @@ def _cut(source: RecordingSource, *, contract: InputContract, settings: Preproce
     prepared = prepare_one(
         source, functools.partial(minutes_of, contract=contract, settings=settings), skip_bad=skip_bad
     )
-    return prepared if isinstance(prepared, str) else prepared[1]
+    if isinstance(prepared, str):
+        return prepared
+    recording, batch = prepared
+    batch.notes[_REMARKS] = recording_remarks(recording, contract)
+    return batch
 
 
 def _join(

@@ -55,6 +55,7 @@ def _predict(argv: Sequence[str], prog: str, console: Console) -> None:
     # imported here: jax takes a second
     from accdistill_jax.api.encoder import load
     from accdistill_jax.api.predicting import predict_recording, prediction_table, source_named
+    from accdistill_jax.api.recordings import recording_remarks
     from accdistill_jax.runtime.compilation_cache import use_compilation_cache
 
     use_compilation_cache("")
@@ -68,7 +69,12 @@ def _predict(argv: Sequence[str], prog: str, console: Console) -> None:
             f"{args.recording}: a figure shows one of {len(found)} recordings; choose it by --recording {ids[0]} (or "
             f"{', '.join(ids[1:6])}{' ...' if len(ids) > 6 else ''})"
         )
-    predicted = [predict_recording(encoder, source.load()) for source in found]
+    predicted = []
+    for source in found:
+        recording = source.load()
+        predicted.append(predict_recording(encoder, recording))
+        for remark in recording_remarks(recording, encoder.contract):
+            print_line(f"recording {source.recording_id}: {remark}", console)
     for out in args.out:
         _write(out, _figure(predicted[0], out) if out in figures else _table(prediction_table(predicted), out))
     for one in predicted:

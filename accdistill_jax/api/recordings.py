@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from accdistill_jax.api.signals import InputContract
+from accdistill_jax.api.signals import InputContract, accel_remarks
 from accdistill_jax.data import recordings
 from accdistill_jax.data.preprocessing.preprocess import preprocess
 from accdistill_jax.data.preprocessing.segments import SegmentBatch
@@ -74,6 +74,19 @@ def minutes_of(
             f"{contract.part} reads {contract.channels}; choose them by ppg_channels"
         )
     return batch
+
+
+def recording_remarks(recording: Recording, contract: InputContract) -> list[str]:
+    """Differences of a recording's acceleration from those that encoders are trained on, in words; none for an encoder of PPG."""
+    if contract.modality != "accel":
+        return []
+    accel = recording.streams["accel"]
+    rate_hz = accel.rate_hz
+    if rate_hz is None:
+        apart = np.diff(accel.stamps)
+        # gaps lower the mean rate; samples of a packet may share a stamp, so the usual distance may be that of packets
+        rate_hz = max(len(apart) / float(apart.sum()), 1 / float(np.median(apart[apart > 0])))
+    return accel_remarks(rate_hz, accel.gravity, part=contract.part)
 
 
 def minute_table(batch: SegmentBatch, encoder: Embeds, modality: str) -> pa.Table:

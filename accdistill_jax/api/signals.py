@@ -284,13 +284,17 @@ def _remarks(
     moving = np.count_nonzero(motion_g(segments, rate_hz=settings.rate_hz) > settings.max_motion_g)
     if moving:
         remarks.append(f"{moving} of {count} minutes move more than {settings.max_motion_g:g} g, more than in training")
-    if described.rate_hz < _FEWEST_HZ:
+    return remarks + accel_remarks(described.rate_hz, described.gravity, part=contract.part)
+
+
+def accel_remarks(rate_hz: float, gravity: Gravity, *, part: str) -> list[str]:
+    """Differences of a whole acceleration signal from those that encoders are trained on, in words: a low rate, no gravity."""
+    remarks = []
+    if rate_hz < _FEWEST_HZ:
         remarks.append(
-            f"at {described.rate_hz:g} Hz the signal lacks most of the heartbeat, which is at "
+            f"at {rate_hz:.4g} Hz the signal lacks most of the heartbeat, which is at "
             f"{BEAT_BAND_HZ[0]:g} to {BEAT_BAND_HZ[1]:g} Hz"
         )
-    if described.gravity == "removed":
-        remarks.append(
-            f"the {contract.part} was trained on acceleration with gravity; without gravity it is not validated"
-        )
+    if gravity == "removed":
+        remarks.append(f"the {part} was trained on acceleration with gravity; without gravity it is not validated")
     return remarks

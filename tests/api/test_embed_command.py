@@ -41,6 +41,22 @@ def flags(out):
     return ("--out", out, "--rate-hz", "50", "--unit", "mg")
 
 
+@pytest.mark.parametrize("stamped", [False, True])
+def test_acceleration_unlike_the_training_data_is_reported(finished, tmp_path, capsys, stamped):
+    signal = np.random.default_rng(0).normal([0.0, 0.6, 0.8], 0.002, (1300, 3))
+    columns = np.column_stack([np.arange(1300) / 10, signal]) if stamped else signal
+    header = "time,x,y,z" if stamped else "x,y,z"
+    np.savetxt(tmp_path / "slow.csv", columns, "%.5f", ",", header=header, comments="")
+    rate = () if stamped else ("--rate-hz", "10")
+    limits = ("--max-gap-s", "inf", "--gap-s", "1")
+    assert embed(finished, tmp_path / "slow.csv", *rate, "--out", tmp_path / "z.parquet", *limits) == 0
+    remark = "recording slow: at 10 Hz the signal lacks most of the heartbeat"
+    assert remark in capsys.readouterr().out
+    if stamped:
+        assert predict([str(finished), str(tmp_path / "slow.csv"), "--out", str(tmp_path / "z.csv")]) == 0
+        assert remark in capsys.readouterr().out
+
+
 def test_a_row_for_each_minute(finished, watches, tmp_path, capsys):
     out = tmp_path / "z.parquet"
     assert embed(finished, watches, *flags(out)) == 0
