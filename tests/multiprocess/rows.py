@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from accdistill_jax.config.registry import AUGMENTATIONS
 from accdistill_jax.config.schema import TrainConfig
 from accdistill_jax.data.pipeline import Pipeline, Sampling
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.inputs.augment import order
 from accdistill_jax.inputs.prepare import InputSettings
-from accdistill_jax.inputs.registered import Augmentation
 from accdistill_jax.models.heads import ProjectionHead
 from accdistill_jax.models.transformer import TransformerEncoder
 from accdistill_jax.objectives import losses
@@ -30,8 +30,17 @@ from accdistill_jax.training.optimizer import make_optimizer
 from accdistill_jax.training.optimizer_state import Replicated
 from accdistill_jax.training.step import LoopSettings, initial_state, make_step
 
-STRENGTH = {"cut_out": 0.1, "magnitude_warp": 0.1, "gaussian_noise": 0.05, "channel_permute": 1.0, "time_warp": 0.005}
-AUGMENTATIONS = {name: Augmentation(0.5, STRENGTH[name], 6) for name in order()}
+STRENGTH = {
+    "cut_out": 0.1,
+    "magnitude_warp": 0.1,
+    "gaussian_noise": 0.05,
+    "channel_permute": 1.0,
+    "time_warp": 0.005,
+    "clock_offset": 2.0,
+}
+SPECS = {
+    name: AUGMENTATIONS.entry(name).options(probability=0.5, strength=STRENGTH[name], knots=6) for name in order()
+}
 SEED, TEMPERATURE = 3, 0.1
 
 
@@ -81,8 +90,8 @@ def objective() -> WithBits:
         init_with_output=lambda key, x: (x.reshape(x.shape[0], -1), {}),
     )
     return WithBits(
-        Branch("accel", student, InputSettings(bands="low+high", limit=4.0), head, AUGMENTATIONS),
-        Branch("ppg", teacher, InputSettings(), head, AUGMENTATIONS),
+        Branch("accel", student, InputSettings(bands="low+high", limit=4.0), head, SPECS),
+        Branch("ppg", teacher, InputSettings(), head, SPECS),
         DistillationLoss(CrossModalContrast(TEMPERATURE, 0.5)),
     )
 
