@@ -116,7 +116,11 @@ def _read_store(folder: Path) -> str:
     manifest = {key: value for key, value in store.manifest.items() if key not in ("software", "files")}
     splits = {split: store.indices(split) for split in ("train", "validation", "test")}
     return digest(
-        store.read(np.arange(store.num_segments)), store.segments, store.participants.to_pydict(), splits, manifest
+        store.read(np.arange(store.num_segments)),
+        dict(store.segments),
+        store.participants.to_pydict(),
+        splits,
+        manifest,
     )
 
 

@@ -38,9 +38,7 @@ STRENGTH = {
     "time_warp": 0.005,
     "clock_offset": 2.0,
 }
-SPECS = {
-    name: AUGMENTATIONS.entry(name).options(probability=0.5, strength=STRENGTH[name], knots=6) for name in order()
-}
+SPECS = {name: AUGMENTATIONS.entry(name).options(probability=0.5, strength=STRENGTH[name], knots=6) for name in order()}
 SEED, TEMPERATURE = 3, 0.1
 
 
