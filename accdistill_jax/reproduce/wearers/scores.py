@@ -72,6 +72,8 @@ def rate_score(predicted: np.ndarray, minutes: WearerMinutes, wearer: str) -> Ra
     if not len(rows):
         return None
     error = np.abs(predicted[rows] - minutes.hr_bpm[rows])
+    if not np.isfinite(error).all():
+        raise ValueError(f"{wearer}: {np.count_nonzero(~np.isfinite(error))} minutes without a prediction")
     return RateScore(float(error.mean()), float((error <= NEAR_BPM).mean()), len(rows))
 
 

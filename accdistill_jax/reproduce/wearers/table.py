@@ -10,7 +10,7 @@ from accdistill_jax.evaluation.report.style import BLUE, GREEN, GREY, ORANGE, PU
 from accdistill_jax.reproduce.wearers.scores import NEAR_BPM, RateScore, SearchScore
 from accdistill_jax.text import escape_markdown, for_plot
 
-_COLOURS = (BLUE, ORANGE, RED, GREEN, PURPLE, SKY, GREY)
+_COLOURS = (BLUE, ORANGE, RED, GREEN, PURPLE, SKY, GREY, "#000000", "#F0E442")
 
 
 class Results(NamedTuple):
@@ -93,23 +93,30 @@ def draw_wearers(results: Results, path: Path) -> None:
     """Draws both scores, a group of bars for each wearer, into a PNG file."""
     from matplotlib.figure import Figure
 
+    methods = dict.fromkeys([*results.rates, *results.searches])
+    colours = {method: _COLOURS[number % len(_COLOURS)] for number, method in enumerate(methods)}
     figure = Figure(figsize=(11, 8), layout="constrained")
     top, bottom = figure.subplots(2, 1)
-    _bars(top, {m: {w: s.mae_bpm for w, s in of.items()} for m, of in results.rates.items() if of}, results.wearers)
+    _bars(
+        top,
+        {m: {w: s.mae_bpm for w, s in of.items()} for m, of in results.rates.items() if of},
+        results.wearers,
+        colours,
+    )
     top.set_title("Heart rate of wearers that were left out")
     top.set_ylabel("mean absolute error (bpm)")
     among = {m: {w: 100 * s.among_all for w, s in of.items()} for m, of in results.searches.items()}
-    _bars(bottom, among, results.wearers)
+    _bars(bottom, among, results.wearers, colours)
     bottom.set_title("The same minute, found in the PPG of all wearers")
     bottom.set_ylabel("first in (% of minutes)")
     figure.savefig(path)
 
 
-def _bars(axes, values: Mapping[str, Mapping[str, float]], wearers: Sequence[str]) -> None:
+def _bars(axes, values: Mapping[str, Mapping[str, float]], wearers: Sequence[str], colours: Mapping[str, str]) -> None:
     width = 0.8 / max(len(values), 1)
     for number, (method, of) in enumerate(values.items()):
         places = np.arange(len(wearers)) + (number - (len(values) - 1) / 2) * width
         heights = [of.get(who, np.nan) for who in wearers]
-        axes.bar(places, heights, width, label=for_plot(method), color=_COLOURS[number % len(_COLOURS)])
+        axes.bar(places, heights, width, label=for_plot(method), color=colours[method])
     axes.set_xticks(range(len(wearers)), [for_plot(who) for who in wearers])
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -22,6 +22,8 @@ def test_errors_are_of_the_wearers_known_minutes():
     score = rate_score(np.array([61.0, 66.0, 50.0, 0.0, 60.0]), ALL, "a")
     assert (score.mae_bpm, score.near, score.minutes) == (2.5, 0.5, 2)
     assert rate_score(np.zeros(5), ALL, "b").minutes == 2
+    with pytest.raises(ValueError, match="a: 1 minutes without a prediction"):
+        rate_score(np.array([61.0, np.nan, 50.0, 0.0, 60.0]), ALL, "a")
     assert rate_score(np.zeros(5), WearerMinutes(WEARER, np.full(5, np.nan), ALL.shown), "a") is None
 
 
