@@ -19,6 +19,7 @@ from accdistill_jax.config.fields import (
     size,
     text,
 )
+from accdistill_jax.config.machine import RuntimeConfig
 from accdistill_jax.config.registry import AUGMENTATIONS, ENCODERS, OBJECTIVES, OPTIMIZERS
 from accdistill_jax.config.sizes import PAPER_PROBABILITIES, SMALL_EFFICIENTNET, SMALL_OBJECTIVES, SMALL_TRANSFORMER
 from accdistill_jax.config.tree import Options, choice, registered, section
@@ -252,6 +253,27 @@ class TeacherConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ContrastConfig:
+    """Other forms of the contrastive loss between the two sensors. None is in the paper."""
+
+    loss: str = setting(
+        "infonce",
+        one_of("infonce", "sigmoid"),
+        "infonce: a softmax over the batch, in both directions; sigmoid: each pair of minutes by itself, matching or not",
+        added=True,
+    )
+    temperature_bounds: tuple[float, ...] = setting(
+        (),
+        each(above_zero()),
+        "(smallest, largest) value of a learned temperature, which starts at `student.temperature`; (): it is not learned",
+        added=True,
+    )
+    bias: float = setting(
+        -10.0, number(-100, 100), "start of the sigmoid loss's learned bias; near -log(batch size)", added=True
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class StudentAugmentConfig:
     """Augmentations in the student's stage, of each modality."""
 
@@ -294,6 +316,7 @@ class StudentConfig:
     teacher_to_student_weight: float = setting(
         0.5, number(0, 1), "weight of the loss from teacher to student (lambda); the other direction gets the rest"
     )
+    contrast: ContrastConfig = section(ContrastConfig)
     contrastive_weight: float = setting(1.0, number(), "weight of distillation's contrastive loss", added=True)
     regression_weight: float = setting(
         0.0, number(), "weight of distillation's regression onto the teacher's embedding", added=True
@@ -329,50 +352,6 @@ class EvaluationConfig:
         "embedding that probes see: pooled, or mean, standard deviation and mean absolute difference of the tokens",
         free=True,
         added=True,
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class RuntimeConfig:
-    """Use of the machine: devices, processes, memory, and copies of the metrics."""
-
-    mapping: str = setting(
-        "shard_map", one_of("shard_map", "pmap"), "transform that maps a step over devices; same numbers", free=True
-    )
-    optimizer_state: str = setting(
-        "replicated", one_of("replicated", "sharded"), "optimiser state on every device, or split over them", free=True
-    )
-    compute_dtype: str = setting("float32", one_of("float32", "bfloat16"), "dtype of the encoders' computation")
-    reader_threads: int = setting(2, integer(1, 1024), "threads that read batches", free=True)
-    prefetch_batches: int = setting(8, integer(1, 65_536), "batches read in advance", free=True)
-    rematerialise: str = setting(
-        "none",
-        one_of("none", "blocks"),
-        "what the backward pass computes again: nothing, or each block (less memory, more time)",
-        free=True,
-    )
-    compilation_cache: str = setting(
-        "",
-        text(),
-        'folder of compiled programs; empty: JAX_COMPILATION_CACHE_DIR, else a per-user folder; "off": none',
-        free=True,
-    )
-    metrics: tuple[str, ...] = setting(
-        ("tensorboard",),
-        each(one_of("tensorboard", "wandb", "mlflow")),
-        "copies of the metrics besides the JSON lines, which are always written",
-        free=True,
-        added=True,
-    )
-    peer_timeout_s: float = setting(
-        60.0, number(1), "silence after which a process counts as lost, and the others stop", unit="s", free=True
-    )
-    hang_timeout_s: float = setting(
-        600.0,
-        number(1),
-        "longest training step; after it, stacks are dumped and all processes stop; other waits get ten times as long",
-        unit="s",
-        free=True,
     )
 
 

@@ -12,6 +12,7 @@ from accdistill_jax.config.schema import (
     PPG_SOURCE,
     STAGES,
     Config,
+    ContrastConfig,
     EncoderConfig,
     StudentConfig,
     TeacherConfig,
@@ -27,6 +28,9 @@ _OF_OBJECTIVES: dict[str, tuple[Any, str]] = {
     "student.token_weight": (0.0, "regresses_tokens"),
     "student.token_schedule": ("constant", "regresses_tokens"),
     "student.head.windows": (1, "student_head"),
+    "student.contrast.loss": ("infonce", "contrasts_sensors"),
+    "student.contrast.temperature_bounds": ((), "contrasts_sensors"),
+    "student.contrast.bias": (ContrastConfig().bias, "contrasts_sensors"),
 }
 
 

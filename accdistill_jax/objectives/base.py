@@ -264,6 +264,10 @@ class Objective(abc.ABC):
         rows = self.rows(params, self.inputs(frozen, batch, keys, training=False))
         return self.reduce(rows, axis_name, training=False)
 
+    def constrained(self, params: Any) -> Any:
+        """The parameters after an update, moved back into their bounds; the same on every device."""
+        return params
+
     def exported(self, params: Any, frozen: Any) -> dict[str, Any]:
         """The arrays of a student's export, from the trained parameters and the frozen arrays."""
         return dict(params)
@@ -334,26 +338,6 @@ class Objective(abc.ABC):
     def represent_ppg(cls, branch: Branch, params: Mapping[str, Any], batch: Batch) -> dict[str, jax.Array]:
         """As `represent`, of the PPG by the encoder that was trained with the student."""
         raise ValueError(f"{cls.__name__} trains no PPG encoder")
-
-
-@dataclasses.dataclass(frozen=True)
-class CrossModalContrast:
-    """InfoNCE between the two modalities of a minute, in both directions.
-
-    Attributes:
-        temperature: of both softmaxes.
-        teacher_to_student_weight: lambda of `lambda * L(t->s) + (1 - lambda) * L(s->t)`.
-    """
-
-    temperature: float
-    teacher_to_student_weight: float
-
-    def __call__(self, teacher: jax.Array, student: jax.Array, axis_name: str | None) -> tuple[jax.Array, Metrics]:
-        """The loss [] float32 and the loss of each direction, from two projections [b, P] of unit norm."""
-        t_to_s = losses.info_nce(teacher, student, temperature=self.temperature, axis_name=axis_name)
-        s_to_t = losses.info_nce(student, teacher, temperature=self.temperature, axis_name=axis_name)
-        value = self.teacher_to_student_weight * t_to_s + (1.0 - self.teacher_to_student_weight) * s_to_t
-        return value, {"teacher_to_student": t_to_s, "student_to_teacher": s_to_t}
 
 
 def embedding_health(z: jax.Array, axis_name: str | None, *, spectrum: bool) -> Metrics:

@@ -21,13 +21,13 @@ from accdistill_jax.objectives.base import (
     PROGRESS,
     Batch,
     Branch,
-    CrossModalContrast,
     Metrics,
     Objective,
     ObjectiveParts,
     StepFlops,
     embedding_health,
 )
+from accdistill_jax.objectives.contrast import CrossModalContrast
 from accdistill_jax.objectives.given import GivenBranch
 from accdistill_jax.objectives.teacher_reading import EMBEDDING, TEACHER, TOKENS, WINDOWS, TeacherReading, standardised
 
@@ -61,6 +61,8 @@ class Distillation(Objective):
     Trained are params["encoder"] (the student), params["head"] and params["teacher_head"]; `frozen` is the teacher:
     {"params", "mean" [D], "std" [D]}, whose embedding is standardised per dimension before its head. A batch that holds
     `TEACHER`, the quantities of `teacher_reading`, needs no PPG, and the teacher is not run.
+
+    The loss may be another one than InfoNCE, and may train scalars of its own, params["contrast"]: see `CrossModalContrast`.
 
     With a regression weight, a linear head predicts the teacher's standardised embedding from the student's
     (params["regression_head"]); with a contrastive weight of 0 neither projection head exists.
@@ -99,7 +101,7 @@ class Distillation(Objective):
         given = isinstance(parts.ppg, GivenBranch)  # a vector has no windows and no tokens
         head = build_head(dataclasses.replace(section.head, windows=1) if given else section.head)
         terms = DistillationLoss(
-            CrossModalContrast(section.temperature, section.teacher_to_student_weight),
+            CrossModalContrast.from_config(section),
             section.contrastive_weight,
             section.regression_weight,
             section.regression,
@@ -138,6 +140,7 @@ class Distillation(Objective):
             if self.windows > 1:
                 read = jnp.zeros((1, self.windows, teacher.token_width))
             params["teacher_head"] = self.teacher.required_head.init(keys[2], read)["params"]
+            params = terms.contrast.with_scalars(params)
         if terms.regression_weight:
             head_key, head = jax.random.fold_in(key, 3), LinearHead(teacher.embedding_width)
             params["regression_head"] = head.init(head_key, encoded.embedding)["params"]
@@ -172,8 +175,10 @@ class Distillation(Objective):
         return accel.shape[1] // self.student.encoder.patch
 
     def flops(self, *, samples: int, channels: Mapping[str, int], cached: bool) -> StepFlops | None:
-        """See `Objective.flops`; means over windows do not count. None for tokens of an unknown number."""
+        """See `Objective.flops`; means over windows do not count. None for tokens of an unknown number, and for the sigmoid loss."""
         terms, student, teacher = self.loss_terms, self.student.encoder, self.teacher.encoder
+        if terms.contrastive_weight and terms.contrast.loss == "sigmoid":
+            return None
         kept = {}
         if self.drop_fraction and student.patch:
             kept = {"patch": student.patch, "kept": kept_count(samples // student.patch, self.drop_fraction)}
@@ -215,6 +220,7 @@ class Distillation(Objective):
             read = inputs[WINDOWS if self.windows > 1 else EMBEDDING]
             rows["teacher"] = self.teacher.project(params["teacher_head"], read)
             rows["student"] = self.student.project(params["head"], self.student.pooled(encoded, kept, count=count))
+            rows |= terms.contrast.rows(params, len(encoded.embedding))
         if terms.regression_weight:
             predicted = predict(params["regression_head"], encoded.embedding)
             rows["regression"] = losses.regression(predicted, inputs[EMBEDDING], kind=terms.regression)
@@ -235,9 +241,8 @@ class Distillation(Objective):
         if terms.contrastive_weight:
             chex.assert_rank(rows["student"], 2)
             chex.assert_equal_shape([rows["student"], rows["teacher"]])
-            both, metrics = terms.contrast(rows["teacher"], rows["student"], axis_name)
+            both, metrics = terms.contrast(rows, axis_name)
             value = both if terms.contrastive_weight == 1.0 else terms.contrastive_weight * both
-            metrics["temperature"] = jnp.float32(terms.contrast.temperature)
         if terms.regression_weight:
             chex.assert_rank(rows["regression"], 1)
             metrics["regression"] = jnp.mean(rows["regression"])
@@ -249,6 +254,11 @@ class Distillation(Objective):
             value = value + jnp.mean(rows["token_weight"] * rows["token"])
         metrics["loss"] = value
         return value, {**metrics, **embedding_health(rows["embedding"], axis_name, spectrum=not training)}
+
+    def constrained(self, params: Any) -> Any:
+        """See `Objective.constrained`."""
+        terms = self.loss_terms
+        return terms.contrast.constrained(params) if terms.contrastive_weight else params
 
     def exported(self, params: Any, frozen: Any) -> dict[str, Any]:
         """See `Objective.exported`; with the statistics of the teacher's tokens if its head reads them."""

@@ -13,19 +13,20 @@ from accdistill_jax.models.protocol import Encoded
 from accdistill_jax.objectives.base import (
     Batch,
     Branch,
-    CrossModalContrast,
     Metrics,
     Objective,
     ObjectiveParts,
     embedding_health,
 )
+from accdistill_jax.objectives.contrast import CrossModalContrast
 
 
 @dataclasses.dataclass(frozen=True)
 class JointTraining(Objective):
     """The contrast of `Distillation` with a PPG encoder that is trained too, and nothing frozen.
 
-    Trained are params["encoder"], params["head"], params["teacher"] (the PPG encoder) and params["teacher_head"].
+    Trained are params["encoder"], params["head"], params["teacher"] (the PPG encoder), params["teacher_head"], and the
+    scalars of the loss if it has any (`CrossModalContrast`).
 
     Attributes:
         student, teacher: the branches of acceleration and PPG, with projection heads onto the unit sphere; augmentations are
@@ -48,7 +49,7 @@ class JointTraining(Objective):
         return cls(
             dataclasses.replace(parts.branch, head=head),
             dataclasses.replace(parts.ppg, head=head),
-            CrossModalContrast(section.temperature, section.teacher_to_student_weight),
+            CrossModalContrast.from_config(section),
         )
 
     def init(self, key: jax.Array, batch: Batch) -> Any:
@@ -56,7 +57,8 @@ class JointTraining(Objective):
         keys = jax.random.split(key, 4)
         encoder, head = self.student.init(keys[:2], batch)
         teacher, teacher_head = self.teacher.init(keys[2:], batch)
-        return {"encoder": encoder, "head": head, "teacher": teacher, "teacher_head": teacher_head}
+        params = {"encoder": encoder, "head": head, "teacher": teacher, "teacher_head": teacher_head}
+        return self.contrast.with_scalars(params)
 
     def inputs(self, frozen: Any, batch: Batch, keys: jax.Array, *, training: bool) -> dict[str, jax.Array]:
         """See `Objective.inputs`: both modalities."""
@@ -75,6 +77,7 @@ class JointTraining(Objective):
             "teacher": self.teacher.project(params["teacher_head"], self.teacher.pooled(ppg)),
             "embedding": accel.embedding,
             "ppg_embedding": ppg.embedding,
+            **self.contrast.rows(params, len(inputs["accel"])),
         }
 
     def reduce(
@@ -83,11 +86,15 @@ class JointTraining(Objective):
         """See `Objective.reduce`."""
         chex.assert_rank(rows["student"], 2)
         chex.assert_equal_shape([rows["student"], rows["teacher"]])
-        value, directions = self.contrast(rows["teacher"], rows["student"], axis_name)
-        metrics = {"loss": value, **directions}
+        value, parts = self.contrast(rows, axis_name)
+        metrics = {"loss": value, **parts}
         of_ppg = embedding_health(rows["ppg_embedding"], axis_name, spectrum=not training)
         metrics |= {f"ppg_{name}": value for name, value in of_ppg.items()}
         return value, {**metrics, **embedding_health(rows["embedding"], axis_name, spectrum=not training)}
+
+    def constrained(self, params: Any) -> dict[str, Any]:
+        """See `Objective.constrained`."""
+        return self.contrast.constrained(params)
 
     @classmethod
     def readouts(cls, branch: Branch, params: Mapping[str, Any], encoded: Encoded) -> dict[str, jax.Array]:

@@ -4,13 +4,23 @@ import jax
 import jax.numpy as jnp
 
 
-def info_nce(query: jax.Array, key: jax.Array, *, temperature: float, axis_name: str | None = None) -> jax.Array:
+def _gathered(rows: jax.Array, axis_name: str | None) -> tuple[jax.Array | int, jax.Array]:
+    """The number of this device's first row in the global batch, and all rows of the global batch."""
+    if axis_name is None:
+        return 0, rows
+    first = jax.lax.axis_index(axis_name) * rows.shape[0]
+    return first, jax.lax.all_gather(rows, axis_name, axis=0, tiled=True)
+
+
+def info_nce(
+    query: jax.Array, key: jax.Array, *, temperature: float | jax.Array, axis_name: str | None = None
+) -> jax.Array:
     """Cross-entropy of picking each query's key among all keys of the global batch.
 
     Args:
         query: [b, D] float32 of unit norm, this device's rows.
         key: [b, D] float32 of unit norm, row i belongs to query i.
-        temperature: softmax temperature.
+        temperature: softmax temperature; a number, or a traced [] array.
         axis_name: mapped axis whose devices share their keys; None: one device.
 
     Returns:
@@ -18,14 +28,41 @@ def info_nce(query: jax.Array, key: jax.Array, *, temperature: float, axis_name:
 
     Source: van den Oord et al. 2018; both directions as in arXiv 2412.11276.
     """
-    first = 0
-    if axis_name is not None:
-        first = jax.lax.axis_index(axis_name) * query.shape[0]
-        key = jax.lax.all_gather(key, axis_name, axis=0, tiled=True)
+    first, key = _gathered(key, axis_name)
     logits = jnp.matmul(query, key.T, preferred_element_type=jnp.float32) / temperature
     matching = first + jnp.arange(query.shape[0])
     picked = jnp.take_along_axis(logits, matching[:, None], axis=1)[:, 0]
     return jnp.mean(jax.nn.logsumexp(logits, axis=1) - picked)
+
+
+def pairwise_sigmoid(
+    query: jax.Array,
+    key: jax.Array,
+    *,
+    temperature: float | jax.Array,
+    bias: float | jax.Array,
+    axis_name: str | None = None,
+) -> jax.Array:
+    """Binary cross-entropy of each pair of a query and a key of the global batch: a match or not.
+
+    The loss is the same with queries and keys exchanged.
+
+    Args:
+        query: [b, D] float32 of unit norm, this device's rows.
+        key: [b, D] float32 of unit norm, row i belongs to query i.
+        temperature: divisor of the similarities, in place of the source's factor.
+        bias: added to all logits.
+        axis_name: mapped axis whose devices share their keys; None: one device.
+
+    Returns:
+        [] float32: the sum over all keys, and the mean over this device's queries; the mean over devices is the global loss.
+
+    Source: Zhai et al. 2023, "Sigmoid loss for language image pre-training", arXiv 2303.15343.
+    """
+    first, key = _gathered(key, axis_name)
+    logits = jnp.matmul(query, key.T, preferred_element_type=jnp.float32) / temperature + bias
+    matching = jnp.arange(key.shape[0])[None] == first + jnp.arange(query.shape[0])[:, None]
+    return jnp.mean(jnp.sum(jax.nn.softplus(jnp.where(matching, -logits, logits)), axis=1))
 
 
 def masked_reconstruction(prediction: jax.Array, target: jax.Array) -> jax.Array:
@@ -84,10 +121,7 @@ def koleo(z: jax.Array, *, axis_name: str | None = None) -> jax.Array:
 
     Source: Sablayrolles et al. 2019, "Spreading vectors for similarity search".
     """
-    first, others = 0, z
-    if axis_name is not None:
-        first = jax.lax.axis_index(axis_name) * z.shape[0]
-        others = jax.lax.all_gather(z, axis_name, axis=0, tiled=True)
+    first, others = _gathered(z, axis_name)
     rows = first + jnp.arange(z.shape[0])
     similarity = jax.lax.stop_gradient(jnp.matmul(z, others.T, preferred_element_type=jnp.float32))
     similarity = jnp.where(jnp.arange(others.shape[0])[None] == rows[:, None], -jnp.inf, similarity)

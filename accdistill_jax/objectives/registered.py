@@ -36,6 +36,7 @@ class RegisteredObjective:
         drops_tokens: True if the loss reads `student.drop_fraction`.
         regresses_tokens: True if the loss reads `student.token_weight` and `student.token_schedule`.
         student_head: True if the loss reads `student.head`.
+        contrasts_sensors: True if the loss reads `student.contrast`.
         own_average: True if it keeps an average of the parameters, which excludes `train.ema_decay`.
         relative_step_time: seconds of a step over those of the default objective's, roughly, on CPU.
         check: raises UserError for options of the stage's config section that contradict each other; None: none can.
@@ -47,6 +48,7 @@ class RegisteredObjective:
     drops_tokens: bool = False
     regresses_tokens: bool = False
     student_head: bool = False
+    contrasts_sensors: bool = False
     own_average: bool = False
     relative_step_time: float = 1.0
     check: Callable[[Any], None] | None = None
@@ -104,7 +106,28 @@ class SupervisedOptions:
     subset: int = setting(0, integer(), "seed of the choice of labelled segments")
 
 
+def _check_contrast(student: StudentConfig) -> None:
+    contrast, bounds = student.contrast, tuple(student.contrast.temperature_bounds)
+    key = f"config.student.contrast.temperature_bounds = {bounds!r}"
+    if bounds and (len(bounds) != 2 or bounds[0] >= bounds[1]):
+        raise UserError(f"{key} must be two numbers, the smaller one first; () for a fixed temperature")
+    if bounds and not bounds[0] <= student.temperature <= bounds[1]:
+        raise UserError(f"{key} must include the start, config.student.temperature = {student.temperature!r}")
+    if contrast.loss == "sigmoid" and student.teacher_to_student_weight != 0.5:
+        raise UserError(
+            f"config.student.teacher_to_student_weight = {student.teacher_to_student_weight!r} weighs two directions, and "
+            "config.student.contrast.loss = 'sigmoid' has none: set it to 0.5"
+        )
+    start = type(contrast)().bias
+    if contrast.loss != "sigmoid" and contrast.bias != start:
+        raise UserError(
+            f"config.student.contrast.bias = {contrast.bias!r} is for the sigmoid loss alone; set it to {start!r} with "
+            f"config.student.contrast.loss = {contrast.loss!r}"
+        )
+
+
 def _check_distillation(student: StudentConfig) -> None:
+    _check_contrast(student)
     if not (student.contrastive_weight or student.regression_weight):
         raise UserError(
             "config.student.contrastive_weight and config.student.regression_weight are both 0: nothing would be learned"
@@ -114,6 +137,10 @@ def _check_distillation(student: StudentConfig) -> None:
         raise UserError(
             f"config.student.head.windows = {student.head.windows} is for the contrastive loss, and "
             "config.student.contrastive_weight is 0: set the windows to 1"
+        )
+    if not student.contrastive_weight and student.contrast != type(student.contrast)():
+        raise UserError(
+            "config.student.contrast is for the contrastive loss, and config.student.contrastive_weight is 0: leave out its keys"
         )
 
 
@@ -126,6 +153,7 @@ OBJECTIVES.register(
         drops_tokens=True,
         regresses_tokens=True,
         student_head=True,
+        contrasts_sensors=True,
         check=_check_distillation,
     ),
     roles=("student",),
@@ -158,7 +186,9 @@ OBJECTIVES.register(
         ppg=PPG.TRAINED,
         reads_tokens=lambda student: student.head.windows > 1,
         student_head=True,
+        contrasts_sensors=True,
         relative_step_time=2.0,
+        check=_check_contrast,
     ),
     roles=("student",),
 )

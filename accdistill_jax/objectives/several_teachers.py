@@ -82,6 +82,13 @@ class SeveralTeachers(Objective):
             metrics |= {name if name in _HEALTH else f"{name}_{number}": value for name, value in own.items()}
         return total, {"loss": total, **metrics}
 
+    def constrained(self, params: Any) -> dict[str, Any]:
+        """See `Objective.constrained`."""
+        result = self.members[0].constrained(params)
+        for number, member in enumerate(self.members[1:], 1):
+            result[_name(number)] = member.constrained(params[_name(number)])
+        return result
+
     def exported(self, params: Any, frozen: Any) -> dict[str, Any]:
         """See `Objective.exported`."""
         return self.members[0].exported(params, frozen[TEACHERS][0])

@@ -122,6 +122,7 @@ def make_step(objective: Objective, layout: Replicated | Sharded, settings: Loop
         gradient, metrics = loss_gradient(objective, state.params, frozen, batch, keys, pieces=settings.micro_batches)
         metrics = jax.lax.pmean(metrics, AXIS)
         params, opt_state, gradient_norm = layout.update(gradient, state.opt_state, state.params)
+        params = objective.constrained(params)
         ema = state.ema
         if ema is not None:
             # the average is short at first, so that early parameters do not linger

@@ -125,6 +125,36 @@ def test_several_views_need_an_augmentation():
             {"student.objective": "joint", "student.token_weight": 0.0},
             "student.token_schedule = 'linear' is for distil",
         ),
+        (
+            {"student.objective": "masked"}
+            | WITHOUT_TOKENS
+            | {"student.head.windows": 1, "student.contrast.bias": -3.0},
+            "student.contrast.bias = -3.0 is for distillation and joint alone; set it to -10.0 with",
+        ),
+        ({"student.contrast.temperature_bounds": (0.1,)}, r"= \(0.1,\) must be two numbers, the smaller one first"),
+        ({"student.contrast.temperature_bounds": (0.2, 0.1)}, "must be two numbers, the smaller one first"),
+        (
+            {"student.contrast.temperature_bounds": (0.1, 1.0)},
+            "must include the start, config.student.temperature = 0.07",
+        ),
+        ({"student.contrast.bias": -3.0}, "bias = -3.0 is for the sigmoid loss alone; set it to -10.0"),
+        (
+            {"student.contrast.loss": "sigmoid", "student.teacher_to_student_weight": 1.0},
+            "= 1.0 weighs two directions, and config.student.contrast.loss = 'sigmoid' has none: set it to 0.5",
+        ),
+        (
+            {"student.objective": "joint", "student.contrast.temperature_bounds": (0.1, 1.0)} | WITHOUT_TOKENS,
+            "must include the start",
+        ),
+        (
+            {
+                "student.contrastive_weight": 0.0,
+                "student.regression_weight": 1.0,
+                "student.head.windows": 1,
+                "student.contrast.loss": "sigmoid",
+            },
+            "config.student.contrast is for the contrastive loss",
+        ),
         ({"student.objective": "distilation"}, "did you mean distillation"),
         ({"student.supervised.label_fraction": 0.0}, "a number above 0 and at most 1"),
         ({"inputs.accel.rate_share": 1.5}, "a number of at least 0.01 and at most 1"),

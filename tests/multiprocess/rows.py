@@ -22,7 +22,8 @@ from accdistill_jax.inputs.prepare import InputSettings
 from accdistill_jax.models.heads import ProjectionHead
 from accdistill_jax.models.transformer import TransformerEncoder
 from accdistill_jax.objectives import losses
-from accdistill_jax.objectives.base import Branch, CrossModalContrast
+from accdistill_jax.objectives.base import Branch
+from accdistill_jax.objectives.contrast import CrossModalContrast
 from accdistill_jax.objectives.distillation import Distillation, DistillationLoss
 from accdistill_jax.runtime import distributed
 from accdistill_jax.runtime.parallel import AXIS, Parallel

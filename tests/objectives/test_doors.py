@@ -7,7 +7,8 @@ from accdistill_jax.inputs.prepare import InputSettings
 from accdistill_jax.models.autoencoder import MaskedAutoencoder
 from accdistill_jax.models.heads import LinearHead, ProjectionHead
 from accdistill_jax.models.transformer import TransformerEncoder
-from accdistill_jax.objectives.base import Branch, CrossModalContrast, Labelled
+from accdistill_jax.objectives.base import Branch, Labelled
+from accdistill_jax.objectives.contrast import CrossModalContrast
 from accdistill_jax.objectives.contrastive import Contrastive
 from accdistill_jax.objectives.distillation import Distillation, DistillationLoss
 from accdistill_jax.objectives.joint import JointTraining

@@ -16,7 +16,8 @@ from accdistill_jax.models.autoencoder import MaskedAutoencoder, dropped_patches
 from accdistill_jax.models.heads import ProjectionHead
 from accdistill_jax.models.transformer import TransformerEncoder
 from accdistill_jax.objectives import losses
-from accdistill_jax.objectives.base import Branch, CrossModalContrast
+from accdistill_jax.objectives.base import Branch
+from accdistill_jax.objectives.contrast import CrossModalContrast
 from accdistill_jax.objectives.distillation import Distillation, DistillationLoss
 from accdistill_jax.objectives.masked import MaskedAutoencoding
 from accdistill_jax.objectives.teacher_reading import TEACHER

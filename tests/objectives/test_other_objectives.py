@@ -12,7 +12,8 @@ from accdistill_jax.inputs.registered import Augmentation
 from accdistill_jax.models.heads import LinearHead, ProjectionHead
 from accdistill_jax.models.transformer import TransformerEncoder
 from accdistill_jax.objectives import losses
-from accdistill_jax.objectives.base import SECOND, TARGET, Branch, CrossModalContrast, Labelled
+from accdistill_jax.objectives.base import SECOND, TARGET, Branch, Labelled
+from accdistill_jax.objectives.contrast import CrossModalContrast
 from accdistill_jax.objectives.contrastive import Contrastive
 from accdistill_jax.objectives.distillation import Distillation, DistillationLoss
 from accdistill_jax.objectives.joint import JointTraining

@@ -14,7 +14,8 @@ from accdistill_jax.inputs.prepare import prepare_inputs
 from accdistill_jax.models.efficientnet import EfficientNetEncoder, Stage
 from accdistill_jax.models.heads import ProjectionHead
 from accdistill_jax.models.transformer import TransformerEncoder
-from accdistill_jax.objectives.base import PROGRESS, Branch, CrossModalContrast
+from accdistill_jax.objectives.base import PROGRESS, Branch
+from accdistill_jax.objectives.contrast import CrossModalContrast
 from accdistill_jax.objectives.contrastive import Contrastive
 from accdistill_jax.objectives.distillation import Distillation, DistillationLoss
 from accdistill_jax.objectives.joint import JointTraining
@@ -54,11 +55,14 @@ def keys_of(step=0):
     return batch_keys(3, jnp.int32(step), np.arange(BATCH, dtype=np.int32))
 
 
-def distilling(*, student=STUDENT, head=HEAD, drop=0.0, **terms):
+SIGMOID = CrossModalContrast(0.1, 0.5, "sigmoid", (0.02, 1.0), -2.0)
+
+
+def distilling(*, student=STUDENT, head=HEAD, drop=0.0, contrast=CrossModalContrast(0.1, 0.5), **terms):
     return Distillation(
         Branch("accel", student, InputSettings(), head),
         Branch("ppg", PPG, InputSettings(), head),
-        DistillationLoss(CrossModalContrast(0.1, 0.5), **terms),
+        DistillationLoss(contrast, **terms),
         drop_fraction=drop,
     )
 
@@ -68,6 +72,12 @@ FORMS = {
     "windows of a feature map": distilling(student=CONVOLUTIONS),
     "tokens": distilling(head=ProjectionHead(8, 4), token_weight=2.0),
     "windows and tokens, dropped": distilling(token_weight=2.0, token_schedule="linear", drop=0.5),
+    "sigmoid with a learned temperature, dropped": distilling(contrast=SIGMOID, token_weight=0.5, drop=0.5),
+    "joint with a learned temperature": JointTraining(
+        Branch("accel", STUDENT, InputSettings(), HEAD),
+        Branch("ppg", PPG, InputSettings(), HEAD),
+        CrossModalContrast(0.1, 0.5, temperature_bounds=(0.02, 1.0)),
+    ),
     "all": distilling(token_weight=2.0, token_schedule="linear", regression_weight=0.5),
     "joint": JointTraining(
         Branch("accel", STUDENT, InputSettings(), HEAD),
@@ -76,6 +86,9 @@ FORMS = {
     ),
     "contrastive": Contrastive(Branch("accel", STUDENT, InputSettings(), HEAD), "segment", 0.1, 0.1, 0.9),
 }
+
+
+QUICK = ("all", "windows of a feature map", "sigmoid with a learned temperature, dropped")
 
 
 @pytest.fixture(scope="module")
@@ -186,10 +199,7 @@ def step_of(objective, parallel, params, frozen, *, micro_batches=1):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        name if name in ("all", "windows of a feature map") else pytest.param(name, marks=pytest.mark.slow)
-        for name in FORMS
-    ],
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FORMS],
 )
 def test_a_step_is_the_same_over_devices_and_in_pieces(name, frozen):
     objective = FORMS[name]
@@ -206,7 +216,10 @@ def test_a_step_is_the_same_over_devices_and_in_pieces(name, frozen):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["windows", "tokens", "windows and tokens, dropped", "all"])
+@pytest.mark.parametrize(
+    "name",
+    ["windows", "tokens", "windows and tokens, dropped", "sigmoid with a learned temperature, dropped", "all"],
+)
 def test_a_batch_with_the_teachers_quantities_needs_neither_teacher_nor_ppg(name, frozen):
     objective, batch = FORMS[name], make_batch()
     params = initial(objective)

@@ -22,6 +22,8 @@ CHANGES = {
     "student.token_schedule": "linear",
     "student.drop_fraction": 0.5,
     "student.train.micro_batches": 2,
+    "student.contrast.loss": "sigmoid",
+    "student.contrast.temperature_bounds": (0.01, 1.0),
 }
 
 
@@ -86,7 +88,8 @@ def test_a_windowed_student_continues_bit_for_bit_is_evaluated_and_loads(teacher
     assert prints[0] == prints[1]
 
     params, meta = load_params(tmp_path / "whole" / "student" / "export")
-    assert set(params) == {"encoder", "head", "teacher_head", "token_head", "teacher_tokens"}
+    assert set(params) == {"encoder", "head", "teacher_head", "token_head", "teacher_tokens", "contrast"}
+    assert abs(np.exp(params["contrast"]["log_temperature"]) - 0.07) > 1e-5 and params["contrast"]["bias"] != -10
     assert meta["head"]["windows"] == 12 and meta["representation"] == "statistics"
     assert "projection" not in params["encoder"], "an output layer would stay untrained"
     report = json.loads((tmp_path / "whole" / "report.json").read_text())["evaluation"]

@@ -355,6 +355,8 @@ def check_supported(config: dict[str, Any]) -> None:
             raise Skipped(
                 f"the PyTorch peer supports only a {who} that is a Transformer on linear patches with sinusoidal positions"
             )
+    if config["student"]["contrast"]["loss"] != "infonce" or config["student"]["contrast"]["temperature_bounds"]:
+        raise Skipped("the PyTorch peer has InfoNCE with a fixed temperature alone")
     if config["student"]["drop_fraction"]:
         raise Skipped("the PyTorch peer drops no tokens")
     if config["teacher"]["cached_views"]:

@@ -31,6 +31,17 @@ TRIALS = (
     ),
     _trial("trial-batch-256", "batches of 256", {"student.train.batch_size": 256}, steps=0.5),
     _trial("trial-temperature-0.04", "temperature 0.04", {"student.temperature": 0.04}),
+    _trial("trial-learned-temperature", "learned temperature", {"student.contrast.temperature_bounds": (0.01, 1.0)}),
+    _trial(
+        "trial-sigmoid",
+        "sigmoid loss of pairs, learned temperature and bias",
+        {
+            "student.contrast.loss": "sigmoid",
+            "student.contrast.temperature_bounds": (0.01, 1.0),
+            "student.contrast.bias": -5.0,
+            "student.temperature": 0.1,
+        },
+    ),
     _trial("trial-ema", "averaged parameters", {"student.train.ema_decay": 0.99}),
     _trial(
         "trial-muon",

@@ -67,6 +67,7 @@ def test_the_peer_computes_the_same_step(tmp_path, capsys, monkeypatch):
         ("inputs.accel.limit", 4.0, "presents accel by its full band"),
         ("student.drop_fraction", 0.5, "drops no tokens"),
         ("teacher.cached_views", 1, "runs the teacher in every step"),
+        ("student.contrast.temperature_bounds", (0.01, 1.0), "InfoNCE with a fixed temperature alone"),
     ],
 )
 def test_an_unsupported_config_leaves_the_peer_out(key, value, message):
