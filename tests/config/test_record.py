@@ -76,6 +76,8 @@ ADDED = {
     "student.init": "runs/other/student/export",
     "teacher.source": ("ppg", "table.npz"),
     "teacher.source_weights": (2.0,),
+    "student.contrast.loss": "sigmoid",
+    "student.contrast.temperature_bounds": (0.05, 0.5),
 }
 FREE = {
     "stages": ("data",),
@@ -182,7 +184,7 @@ def test_the_choice_comes_before_the_options_that_count_with_it(tmp_path):
 
 def test_the_added_keys_are_these():
     added = {key for key, known in known_keys().items() if known.setting.added}
-    unchosen = {f"{stage}.contrastive.head.windows" for stage in ("teacher", "student")}
+    unchosen = {f"{stage}.contrastive.head.windows" for stage in ("teacher", "student")} | {"student.contrast.bias"}
     assert added == {current_key(key) for key in ADDED} | {"runtime.metrics", "evaluation.representation"} | unchosen
 
 

@@ -55,10 +55,11 @@ def keys_of(step=0):
     return batch_keys(3, jnp.int32(step), np.arange(BATCH, dtype=np.int32))
 
 
+PLAIN = CrossModalContrast(0.1, 0.5)
 SIGMOID = CrossModalContrast(0.1, 0.5, "sigmoid", (0.02, 1.0), -2.0)
 
 
-def distilling(*, student=STUDENT, head=HEAD, drop=0.0, contrast=CrossModalContrast(0.1, 0.5), **terms):
+def distilling(*, student=STUDENT, head=HEAD, drop=0.0, contrast=PLAIN, **terms):
     return Distillation(
         Branch("accel", student, InputSettings(), head),
         Branch("ppg", PPG, InputSettings(), head),
