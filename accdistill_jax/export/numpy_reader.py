@@ -55,6 +55,14 @@ def embed_signal(weights, about, x):
     batch, time, channels = x.shape
     patch, heads, width = model["patch"], model["heads"], model["width"]
     h = x
+    for level, (_, kernel, stride) in enumerate(model["stem"]):
+        first = (kernel - stride) // 2
+        h = np.pad(h, ((0, 0), (first, kernel - stride - first), (0, 0)))
+        windows = np.lib.stride_tricks.sliding_window_view(h, kernel, axis=1)[
+            :, ::stride
+        ]  # [batch, time, channel, tap]
+        h = np.tensordot(windows, w[f"convolutions.conv_{level}.kernel"], ((3, 2), (0, 1)))
+        h = gelu_tanh(norm(h + w[f"convolutions.conv_{level}.bias"], f"convolutions.norm_{level}"))
     for level, (span, _) in enumerate(model["tokenizer"]):
         h = h.reshape(batch, time // span, -1)
         h = gelu_tanh(dense(h, f"tokenizer_{level}"))

@@ -58,6 +58,7 @@ def build_transformer(options: TransformerOptions, *, dtype: jnp.dtype, remateri
         heads=options.heads,
         mlp=options.mlp,
         tokenizer=options.tokenizer,
+        stem=options.stem,
         positions=options.positions,
         output=options.output,
         dtype=dtype,

@@ -15,7 +15,7 @@ import numpy as np
 
 from accdistill_jax.models import ops
 from accdistill_jax.models.protocol import Encoded
-from accdistill_jax.models.transformer import patchify
+from accdistill_jax.models.transformer import only_patches
 
 
 class Stage(NamedTuple):
@@ -120,13 +120,11 @@ class EfficientNetEncoder(nn.Module):
     def encode_kept(self, x: jax.Array, kept: jax.Array, *, patch: int) -> Encoded:
         """Dense masking: runs on the whole segment with the other patches at zero, and averages the features per kept patch.
 
-        Zero is the mean of a normalised signal. Our choice; arguments and result as `protocol.Encoder`.
+        Our choice; arguments and result as `protocol.Encoder`.
         """
         chex.assert_rank([x, kept], [3, 2])
-        patches = patchify(x, patch)
-        seen = jnp.zeros(patches.shape[:2], bool).at[jnp.arange(x.shape[0])[:, None], kept].set(True)
-        encoded = self.encode(jnp.where(seen[:, :, None], patches, 0.0).reshape(x.shape))
-        features = average_parts(encoded.tokens, patches.shape[1])
+        encoded = self.encode(only_patches(x, kept, patch))
+        features = average_parts(encoded.tokens, x.shape[1] // patch)
         return Encoded(jnp.take_along_axis(features, kept[:, :, None], axis=1), encoded.embedding)
 
     def flops(self, *, samples: int, channels: int, patch: int = 0, kept: int = 0) -> int:

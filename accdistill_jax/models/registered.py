@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -51,6 +52,12 @@ class TransformerOptions:
     tokenizer: tuple[tuple[int, int], ...] = setting(
         (), each(row("samples", "width")), "levels (samples, width) inside a patch, finest first; () is linear"
     )
+    stem: tuple[tuple[int, int, int], ...] = setting(
+        (),
+        each(row("width", "kernel", "stride")),
+        "convolutions over the whole signal before it is cut into tokens, in place of a tokenizer; () is none",
+        added=True,
+    )
     positions: str = setting("sinusoidal", one_of(*POSITIONS), "position codes of the tokens")
     residual: str = setting(
         "float32",
@@ -68,10 +75,21 @@ def _check_transformer(options: TransformerOptions, key: str) -> None:
             f"config.{key}.tokenizer = {options.tokenizer!r}: the samples of each level must divide those of the "
             f"next, and the last config.{key}.patch = {options.patch}"
         )
+    _check_stem(options, key)
     if options.width % options.heads:
         raise UserError(
             f"config.{key}.width = {options.width} must be a multiple of config.{key}.heads = {options.heads}"
         )
+
+
+def _check_stem(options: TransformerOptions, key: str) -> None:
+    stem = f"config.{key}.stem = {options.stem!r}"
+    if options.stem and options.tokenizer:
+        raise UserError(f"{stem} replaces the tokenizer: set config.{key}.tokenizer to ()")
+    if options.patch % math.prod(stride for _, _, stride in options.stem):
+        raise UserError(f"{stem}: the product of the strides must divide config.{key}.patch = {options.patch}")
+    if any(kernel < stride for _, kernel, stride in options.stem):
+        raise UserError(f"{stem}: a kernel shorter than its stride would skip samples; make it at least as long")
 
 
 # Operations per token in the products with weights of a forward pass. Measured on two cores: the paper's sizes (12.6 million) gain

@@ -1,6 +1,7 @@
 """Transformer encoder on patches of a biosignal (after Vaswani et al. 2017 and ViT, Dosovitskiy et al. 2021)."""
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import chex
@@ -18,6 +19,16 @@ def patchify(x: jax.Array, patch: int) -> jax.Array:
     """[batch, time, channels] -> [batch, time / patch, patch * channels]; all channels of a patch together."""
     B, T, C = x.shape
     return x.reshape(B, T // patch, patch * C)
+
+
+def only_patches(x: jax.Array, kept: jax.Array, patch: int) -> jax.Array:
+    """The signal [batch, time, C] with all patches at zero but those that `kept` [batch, K] names.
+
+    Zero is the mean of a normalised signal. A convolution then sees nothing of the other patches.
+    """
+    patches = patchify(x, patch)
+    seen = jnp.zeros(patches.shape[:2], bool).at[jnp.arange(x.shape[0])[:, None], kept].set(True)
+    return jnp.where(seen[:, :, None], patches, 0.0).reshape(x.shape)
 
 
 class Attention(nn.Module):
@@ -77,6 +88,28 @@ class Block(nn.Module):
         return x + ops.mlp(h.astype(self.dtype), *inner, *outer)
 
 
+class ConvolutionalStem(nn.Module):
+    """Strided convolutions over the whole signal, each with a layer norm and a GELU.
+
+    [batch, time, channels] -> [batch, time / product of strides, last width]; edges are padded with zeros. Rows are (width,
+    kernel, stride).
+
+    Source: Xiao et al. 2021, "Early convolutions help transformers see better", arXiv 2106.14881 (there in two dimensions,
+    with batch norm and ReLU).
+    """
+
+    levels: Sequence[tuple[int, int, int]]
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = x.astype(self.dtype)
+        for i, (width, kernel, stride) in enumerate(self.levels):
+            h = nn.Conv(width, (kernel,), strides=(stride,), dtype=self.dtype, name=f"conv_{i}")(h)
+            h = ops.gelu(nn.LayerNorm(name=f"norm_{i}")(h)).astype(self.dtype)
+        return h
+
+
 class TransformerEncoder(nn.Module):
     """Patches -> tokens -> blocks -> mean-pooled embedding.
 
@@ -87,6 +120,8 @@ class TransformerEncoder(nn.Module):
         tokenizer: levels (samples, width) inside a patch, finest first. Each level maps every stretch of `samples` to `width`
             features (dense, GELU) before the patch is mapped to a token, so that a token holds the position of the energy
             inside it. () is the linear tokenizer (paper). Our choice.
+        stem: levels (width, kernel, stride) of a `ConvolutionalStem` before the patches, in place of a tokenizer: a token then
+            sees a little beyond its patch. There are as many tokens as without. () is none (paper). Our choice.
         positions: "sinusoidal" adds fixed codes to the tokens (paper); "relative" gives attention the tokens' distance
             (rotary code and distance penalty; our choice: masked autoencoding then learns from neighbours at once).
         output: embedding size; 0 keeps `width` without a further layer.
@@ -101,6 +136,7 @@ class TransformerEncoder(nn.Module):
     heads: int
     mlp: int
     tokenizer: Sequence[tuple[int, int]] = ()
+    stem: Sequence[tuple[int, int, int]] = ()
     positions: str = "sinusoidal"
     output: int = 0
     dtype: jnp.dtype = jnp.float32
@@ -109,6 +145,8 @@ class TransformerEncoder(nn.Module):
 
     def setup(self):
         self.levels = [Weights(width, self.dtype, name=f"tokenizer_{i}") for i, (_, width) in enumerate(self.tokenizer)]
+        if self.stem:
+            self.convolutions = ConvolutionalStem(self.stem, self.dtype)
         self.token = nn.Dense(self.width, dtype=self.dtype, dot_general=ops.dot_rows)
         block = nn.remat(Block) if self.rematerialise else Block
         self.blocks = [
@@ -124,12 +162,13 @@ class TransformerEncoder(nn.Module):
 
         Args:
             x: [batch, time, channels], normalised signal; time a multiple of `patch`.
-            kept: [batch, K] int32, the tokens to run on; None is all of them. The others cost nothing.
+            kept: [batch, K] int32, the tokens to run on; None is all of them. The others cost nothing, except in a stem, which
+                sees zeros in their place: no token holds anything of a patch that is not kept.
 
         Returns:
             [batch, K, width] float32 in the order of `kept`.
         """
-        patches = patchify(x, self.patch)  # [B, P, patch * C], samples slowest
+        patches = self._patches(x, kept)  # [B, P, patch * C], samples slowest
         codes = jnp.asarray(ops.sinusoidal_positions(patches.shape[1], self.width))
         where = None
         if kept is not None:
@@ -143,6 +182,13 @@ class TransformerEncoder(nn.Module):
         for block in self.blocks:
             h = block(h, where)
         return self.norm(h).astype(jnp.float32)
+
+    def _patches(self, x: jax.Array, kept: jax.Array | None) -> jax.Array:
+        """The patches of the signal, or of the stem's features: [batch, tokens, values]."""
+        if not self.stem:
+            return patchify(x, self.patch)
+        features = self.convolutions(x if kept is None else only_patches(x, kept, self.patch))
+        return patchify(features, self.patch // math.prod(stride for _, _, stride in self.stem))
 
     def refined(self, patches: jax.Array) -> jax.Array:
         """The tokenizer's levels: [batch, tokens, values] -> [batch, tokens, features], the input of the token layer.
@@ -196,12 +242,18 @@ class TransformerEncoder(nn.Module):
 
     def flops(self, *, samples: int, channels: int, patch: int = 0, kept: int = 0) -> int:
         """Operations in the matrix products of a forward pass of one segment; see `protocol.Encoder`."""
-        values, tokenizer = self.patch * channels, 0
+        tokens, stem, tokenizer = kept or samples // self.patch, 0, 0
+        values = self.patch * channels  # that a token is made of
+        length, features = samples, channels
+        for width, kernel, stride in self.stem:  # runs on the whole segment
+            length //= stride
+            stem += 2 * length * kernel * features * width
+            features = width
+            values = self.patch * length // samples * width
         for span, width in self.tokenizer:
             tokenizer += 2 * values * width
             values = self.patch // span * width
-        tokens = kept or samples // self.patch
-        total = tokens * (tokenizer + 2 * values * self.width)
+        total = stem + tokens * (tokenizer + 2 * values * self.width)
         total += block_flops(tokens=tokens, width=self.width, mlp=self.mlp, depth=self.depth)
         return total + 2 * self.width * self.output
 

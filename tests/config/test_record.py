@@ -76,6 +76,7 @@ ADDED = {
     "student.init": "runs/other/student/export",
     "teacher.source": ("ppg", "table.npz"),
     "teacher.source_weights": (2.0,),
+    "teacher.encoder.transformer.stem": ((8, 4, 4),),
     "student.contrast.loss": "sigmoid",
     "student.contrast.temperature_bounds": (0.05, 0.5),
 }
@@ -185,6 +186,7 @@ def test_the_choice_comes_before_the_options_that_count_with_it(tmp_path):
 def test_the_added_keys_are_these():
     added = {key for key, known in known_keys().items() if known.setting.added}
     unchosen = {f"{stage}.contrastive.head.windows" for stage in ("teacher", "student")} | {"student.contrast.bias"}
+    unchosen |= {"student.encoder.transformer.stem"}  # the student has a tokenizer, which a stem replaces
     assert added == {current_key(key) for key in ADDED} | {"runtime.metrics", "evaluation.representation"} | unchosen
 
 

@@ -33,13 +33,17 @@ def signal():
     return (noise + np.array([0.0, 0.6, 0.8])).astype(np.float32)
 
 
+STEM = {"student.encoder.transformer.tokenizer": (), "student.encoder.transformer.stem": ((8, 7, 2), (12, 8, 4))}
+
+
 class Untrained:
     """An encoder with initial parameters, of any architecture and input form."""
 
     modality, rate_hz, samples, channels, unit, fingerprint, data = "accel", 64.0, 3840, 3, "g", "f00d", ""
 
     def __init__(self, architecture, inputs):
-        config = changed(load_config("distill:smoke"), {"student.encoder.architecture": architecture}).student.encoder
+        changes = STEM if architecture == "stem" else {"student.encoder.architecture": architecture}
+        config = changed(load_config("distill:smoke"), changes).student.encoder
         module = build_encoder(config, dtype=np.dtype("float32"))
         self.branch = Branch("accel", module, inputs)
         self.parameters, self.embedding_size = 0, module.embedding_width
@@ -53,6 +57,7 @@ FORMS = [
     ("transformer", InputSettings(bands="low+high+envelope", scale="robust", limit=3.0)),
     ("transformer", InputSettings(bands="full", limit=0.0)),
     ("efficientnet", InputSettings(bands="high")),
+    ("stem", InputSettings(bands="low+high")),
 ]
 
 
@@ -95,7 +100,7 @@ def test_the_numpy_program_of_the_card_runs_and_agrees(encoder, signal, tmp_path
     np.testing.assert_allclose(np.load(tmp_path / "embedding.npy"), encoder.encode(signal), atol=1e-5)
 
 
-@pytest.mark.parametrize(("architecture", "inputs"), FORMS[1:3])
+@pytest.mark.parametrize(("architecture", "inputs"), [*FORMS[1:3], FORMS[4]])
 def test_the_numpy_program_reads_every_input_form(architecture, inputs, signal, tmp_path):
     from accdistill_jax.export import numpy_reader
     from accdistill_jax.export.arrays import write_npz

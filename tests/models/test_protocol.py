@@ -12,6 +12,9 @@ PATCH, TOKENS, CHANNELS = 8, 6, 2
 ENCODERS = {
     "transformer": TransformerEncoder(patch=PATCH, width=8, depth=1, heads=2, mlp=8, output=5, positions="relative"),
     "transformer without output": TransformerEncoder(patch=PATCH, width=8, depth=1, heads=2, mlp=8),
+    "transformer with a stem": TransformerEncoder(
+        patch=PATCH, width=8, depth=1, heads=2, mlp=8, stem=((6, 3, 2), (4, 4, 2)), positions="relative"
+    ),
     "efficientnet": EfficientNetEncoder(stem=(4, 3, 2), stages=((6, 1, 2, 3, 2),), head=9, output=7),
 }
 
@@ -49,6 +52,16 @@ def test_kept_patches_have_a_token_each_in_their_order(encoder, draw, scattered)
     assert encoded.embedding.shape == (2, encoder.embedding_width)
     np.testing.assert_allclose(turned.tokens, encoded.tokens[:, ::-1], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(turned.embedding, encoded.embedding, rtol=1e-4, atol=1e-5)
+
+
+def test_tokens_hold_nothing_of_patches_that_are_not_kept(encoder, draw, scattered):
+    x, kept = signal(draw), np.array([[4, 1, 0], [0, 5, 2]], np.int32)
+    params = scattered(encoder, x)
+    seen = np.zeros((2, TOKENS), bool)
+    seen[np.arange(2)[:, None], kept] = True
+    other = np.where(np.repeat(seen, PATCH, axis=1)[:, :, None], x, 9.0).astype(np.float32)
+    run = jax.jit(lambda x: encoder.apply({"params": params}, x, kept, patch=PATCH, method="encode_kept"))
+    jax.tree.map(np.testing.assert_array_equal, run(x), run(other))
 
 
 def test_all_methods_have_the_same_parameters(encoder, draw):

@@ -162,6 +162,29 @@ def test_dropped_tokens_have_exactly_zero_gradient(draw, scattered):
         assert np.all(np.abs(gradient[row, seen]).max(axis=1) > 0)
 
 
+def test_a_stem_is_strided_convolutions_with_norms(draw, scattered):
+    x = draw(3, 2, 16, 2)
+    model = encoder(patch=8, stem=((5, 3, 2), (7, 4, 2)), depth=0, positions="relative")
+    params = scattered(model, x)
+    stem, h = params["convolutions"], x.astype(np.float64)
+
+    def norm(h, p):
+        h = h - h.mean(axis=-1, keepdims=True)
+        return h / np.sqrt((h**2).mean(axis=-1, keepdims=True) + 1e-6) * p["scale"] + p["bias"]
+
+    for level, (taps, before, after) in enumerate(((3, 0, 1), (4, 1, 1))):  # zeros before and after the signal
+        h = np.pad(h, ((0, 0), (before, after), (0, 0)))
+        kernel = stem[f"conv_{level}"]["kernel"]
+        h = np.stack(
+            [np.einsum("bkc,kcd->bd", h[:, t : t + taps], kernel) for t in range(0, h.shape[1] - taps + 1, 2)], 1
+        )
+        h = norm(h + stem[f"conv_{level}"]["bias"], stem[f"norm_{level}"])
+        h = 0.5 * h * (1 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3)))
+    assert h.shape == (2, 4, 7)  # four steps of four samples, two to a token
+    tokens = norm(h.reshape(2, 2, 14) @ params["token"]["kernel"] + params["token"]["bias"], params["norm"])
+    np.testing.assert_allclose(applied(model, params, x, method="tokens"), tokens, rtol=1e-4, atol=1e-4)
+
+
 def test_tokenizer_levels_are_dense_layers_on_ever_longer_stretches(draw, scattered):
     x = draw(0, 2, 16, 2)
     model = encoder(patch=8, tokenizer=((2, 5), (4, 7)), depth=0, positions="relative")

@@ -351,7 +351,7 @@ def check_supported(config: dict[str, Any]) -> None:
     for who in ("student", "teacher"):
         encoder = config[who]["encoder"]
         sizes = encoder[encoder["architecture"]]
-        if sizes.get("positions") != "sinusoidal" or sizes["tokenizer"]:
+        if sizes.get("positions") != "sinusoidal" or sizes["tokenizer"] or sizes["stem"]:
             raise Skipped(
                 f"the PyTorch peer supports only a {who} that is a Transformer on linear patches with sinusoidal positions"
             )

@@ -29,6 +29,15 @@ TRIALS = (
         {"student.encoder.transformer.patch": 32, "student.encoder.transformer.tokenizer": ((8, 32),)},
         steps=0.6,
     ),
+    _trial(
+        "trial-stem",
+        "convolutional stem",
+        {
+            "student.encoder.transformer.stem": ((32, 16, 4), (64, 8, 4)),
+            "student.encoder.transformer.tokenizer": (),
+        },
+        steps=0.6,
+    ),
     _trial("trial-batch-256", "batches of 256", {"student.train.batch_size": 256}, steps=0.5),
     _trial("trial-temperature-0.04", "temperature 0.04", {"student.temperature": 0.04}),
     _trial("trial-learned-temperature", "learned temperature", {"student.contrast.temperature_bounds": (0.01, 1.0)}),

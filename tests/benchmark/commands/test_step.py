@@ -64,6 +64,7 @@ def test_the_peer_computes_the_same_step(tmp_path, capsys, monkeypatch):
     [
         ("student.encoder.architecture", "efficientnet", "only a student that is a Transformer"),
         ("teacher.encoder.transformer.positions", "relative", "only a teacher that is a Transformer"),
+        ("student.encoder.transformer.stem", ((8, 4, 4),), "only a student that is a Transformer on linear patches"),
         ("inputs.accel.limit", 4.0, "presents accel by its full band"),
         ("student.drop_fraction", 0.5, "drops no tokens"),
         ("teacher.cached_views", 1, "runs the teacher in every step"),

@@ -25,6 +25,7 @@ from accdistill_jax.runtime.parallel import Parallel
 
 SAMPLES, CHANNELS = 240, 2
 TRANSFORMER = TransformerEncoder(patch=20, width=24, depth=2, heads=2, mlp=40, tokenizer=((5, 6), (10, 8)), output=12)
+STEM = TransformerEncoder(patch=20, width=24, depth=1, heads=2, mlp=40, stem=((6, 4, 2), (8, 7, 5)), output=12)
 EFFICIENTNET = EfficientNetEncoder(
     stem=(8, 7, 2), stages=(Stage(8, 1, 1, 3, 1), Stage(20, 2, 2, 5, 3)), head=16, output=6
 )
@@ -66,16 +67,16 @@ def signal(samples=SAMPLES, channels=CHANNELS):
 
 
 def test_flops_of_encoders_and_head_are_those_of_the_traced_modules():
-    for encoder in (TRANSFORMER, EFFICIENTNET):
+    for encoder in (TRANSFORMER, STEM, EFFICIENTNET):
         assert encoder.flops(samples=SAMPLES, channels=CHANNELS) == forward_flops(encoder, signal())
     head = ProjectionHead(hidden=7, output=5)
     assert head.flops(features=9) == forward_flops(head, jax.ShapeDtypeStruct((3, 9), jnp.float32))
 
 
-@pytest.mark.parametrize("encoder", [TRANSFORMER, EFFICIENTNET], ids=["transformer", "efficientnet"])
+@pytest.mark.parametrize("encoder", [TRANSFORMER, STEM, EFFICIENTNET], ids=["transformer", "stem", "efficientnet"])
 def test_flops_of_an_autoencoder_are_those_of_the_traced_module(encoder):
     autoencoder = MaskedAutoencoder(
-        encoder.clone(output=0) if encoder is TRANSFORMER else encoder,
+        encoder.clone(output=0) if encoder is not EFFICIENTNET else encoder,
         patch=20,
         keep=5,
         decoder_width=8,
