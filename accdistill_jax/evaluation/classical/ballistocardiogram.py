@@ -85,7 +85,7 @@ def envelope(transform: np.ndarray, band_hz: tuple[float, float], *, samples: in
     Returns:
         [B, T / rate_hz * ENVELOPE_HZ] float32, in the unit of the acceleration, sampled at `ENVELOPE_HZ`.
     """
-    passed = _band(samples, rate_hz, *band_hz)
+    passed = band_gain(samples, rate_hz, *band_hz)
     bins = np.flatnonzero(passed)
     length = round(samples / rate_hz * ENVELOPE_HZ)
     shifted = np.zeros((*transform.shape[:2], length), np.complex64)  # a shift in frequency keeps the magnitude
@@ -186,7 +186,7 @@ def template_beats(
     Returns:
         B sorted arrays of times, of the same sizes.
     """
-    filtered = transform * _band(samples, rate_hz, BANDS_HZ[0][0], BANDS_HZ[-1][1])
+    filtered = transform * band_gain(samples, rate_hz, BANDS_HZ[0][0], BANDS_HZ[-1][1])
     offset = np.arange(samples) / rate_hz
     offset[offset > samples / rate_hz / 2] -= samples / rate_hz
     low, high = _TEMPLATE_S
@@ -234,8 +234,8 @@ def _plan(length: int) -> _Plan:
 
 
 @functools.lru_cache(maxsize=16)
-def _band(samples: int, rate_hz: float, low_hz: float, high_hz: float) -> np.ndarray:
-    """Gain of the band-pass at each frequency of the transform: 1 inside the band, 0.5 at its edges; float32."""
+def band_gain(samples: int, rate_hz: float, low_hz: float, high_hz: float) -> np.ndarray:
+    """Gain of a band-pass at each frequency of a real Fourier transform of `samples`: 1 inside, 0.5 at the edges; float32."""
     frequency = np.arange(samples // 2 + 1) * (rate_hz / samples)
     half = _ROLL_OFF_HZ / 2
     edges = [low_hz - half, low_hz + half, high_hz - half, high_hz + half]

@@ -57,7 +57,7 @@ def compare_methods(
     wearers = [who for who in wearers if len(minutes.of(who)) > 1]
     if not wearers:
         raise UserError(f"{store.path}: no wearer has two minutes in these hours")
-    start_embedded = zero_shot(basis)
+    start_embedded = zero_shot(basis, out / "00-zero-shot")
     classical = Classical.of(store)
     rates: dict[str, dict] = {}
     searches: dict[str, dict] = {}

@@ -1,6 +1,9 @@
 """The trainings of leave-one-wearer-out: for each wearer, students trained on the other wearers."""
 
 import dataclasses
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -73,6 +76,11 @@ class WearerStart(NamedTuple):
     config: Config
     store: Store
 
+    @property
+    def teacher(self) -> str:
+        """Path of the teacher's parameters."""
+        return str((self.folder / "teacher" / "export").absolute())
+
 
 def open_start(folder: Path, store: Path) -> WearerStart:
     """Opens the run that the students start from, and the store of the wearers.
@@ -104,16 +112,36 @@ def wearers_of(store: Store) -> list[str]:
     return wearers
 
 
-def zero_shot(start: WearerStart) -> WearerEmbeddings:
-    """Embeddings of the store by the start's own encoders; they are kept in the start's `embeddings/`, as for an unseen store."""
+def zero_shot(start: WearerStart, folder: Path) -> WearerEmbeddings:
+    """Embeddings of the store by the start's own encoders, as of an unseen store.
+
+    Args:
+        start: the common basis; nothing is written there.
+        folder: work directory of this evaluation. It gets copies of the student's parameters and of the start's embeddings.
+    """
+    for part in ("student/export", "embeddings"):
+        _copy_once(start.folder / part, folder / part)
     name = Path(start.store.path.rstrip("/")).name
-    unseen = tuple(path for path in start.config.data.unseen_stores if Path(path.rstrip("/")).name != name)
-    run(
-        changed(start.config, {"data.unseen_stores": (*unseen, start.store.path), "stages": ("data", "evaluation")}),
-        start.folder,
-    )
-    arrays = _arrays(start.folder / "embeddings" / f"unseen-{name}.npz")
-    return _embedded(lambda key: arrays[key.format("test")], start.folder)
+    generated = start.folder / "data" / "synthetic"
+    changes = {
+        "data.stores": start.config.data.stores or (str(generated.absolute()),),
+        "data.unseen_stores": (start.store.path,),
+        "teacher.path": start.teacher,
+        "teacher.fingerprint": "",
+        "stages": ("data", "evaluation"),
+    }
+    run(changed(start.config, changes), folder)
+    arrays = _arrays(folder / "embeddings" / f"unseen-{name}.npz")
+    return _embedded(lambda key: arrays[key.format("test")], folder)
+
+
+def _copy_once(source: Path, target: Path) -> None:
+    """Copies a folder, whole or not at all; keeps a target that exists."""
+    if target.exists() or not source.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as partial:
+        os.rename(shutil.copytree(source, Path(partial) / target.name), target)
 
 
 def trained_on_others(
@@ -140,8 +168,10 @@ def trained_on_others(
         "data.weights": (),
         "data.held_out": (wearer,),
         "data.participant_cap": 0,
-        "teacher.path": str((start.folder / "teacher" / "export").absolute()),
+        "data.store_cap": 0,
+        "teacher.path": start.teacher,
         "teacher.fingerprint": "",
+        "evaluation.train_segments": _EVERY,
         "student.init": str((start.folder / "student" / "export").absolute()) if variant == FINE_TUNED else "",
         "student.train.duration": f"{training.steps} steps",
         "student.train.learning_rate": rate,
@@ -149,7 +179,6 @@ def trained_on_others(
         "student.train.batch_size": min(training.batch_size, _even(others)),
         "student.train.keep": "last",
         "student.train.validation_batches": start.config.student.train.validation_batches if validation else 0,
-        "evaluation.train_segments": _EVERY,
         "stages": ("data", "teacher", "student", "evaluation"),
     }
     run(changed(start.config, changes), folder)
