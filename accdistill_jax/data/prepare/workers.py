@@ -104,11 +104,10 @@ class _Worker:
 
     def give(self, item: Any) -> bool:
         """Has it work on an item; false if it has ended."""
-        self.item = item  # before it is sent: an interruption in between must find the worker busy
-        if self.child.send(pack(item)):
-            return True
-        self.item = _NOTHING
-        return False
+        if not self.child.send(pack(item)):
+            return False
+        self.item = item
+        return True
 
     def answer(self) -> tuple[Any, str | None]:
         """The result of its item and None, or None and why the process died.

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from accdistill_jax.data.prepare import workers as worker_pool
 from accdistill_jax.data.prepare.workers import run_all
 from accdistill_jax.errors import UserError
 
@@ -129,22 +128,6 @@ def test_a_process_that_is_stopped_and_leaves_at_once_leaves_nothing_behind(tmp_
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)  # workers that live on keep the pipe open
     assert (process.returncode, errors) == (143, "")
-
-
-def test_an_interruption_while_an_item_is_handed_over_does_not_wait_for_it(monkeypatch):
-    send = worker_pool.Child.send
-
-    def interrupted(child, message):
-        sent = send(child, message)
-        if message == worker_pool.pack(30.0):
-            raise KeyboardInterrupt
-        return sent
-
-    monkeypatch.setattr(worker_pool.Child, "send", interrupted)
-    began = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        list(run_all(time.sleep, [30.0], workers=1, apart=True))
-    assert time.monotonic() - began < 20
 
 
 def test_workers_need_no_shared_memory(monkeypatch):
