@@ -33,6 +33,7 @@ from accdistill_jax.runtime import interrupt
 
 END_S = 10.0  # for an idle child to end
 _TICK_S = 1.0  # between two looks at whether a child still lives: a process that it started may keep its socket open
+_FIRST_LOOK_S, _LAST_LOOK_S = 0.0005, 0.05  # pauses between looks at a process that is about to end
 _CHUNK_BYTES = 1 << 16
 _BOOTSTRAP = (
     "import runpy, sys; sys.path += [path for path in {path!r} if path not in sys.path]; "
@@ -101,7 +102,9 @@ class Child:
     @property
     def is_alive(self) -> bool:
         """True until the process has ended."""
-        return self._process.poll() is None
+        # Popen.poll takes a lock; an exception of a signal handler between that and its `try` would leave the lock taken for good
+        with interrupt.hold():
+            return self._process.poll() is None
 
     @property
     def has_news(self) -> bool:
@@ -157,7 +160,8 @@ class Child:
 
     def kill(self) -> None:
         """Ends the process at once; does not wait."""
-        self._process.kill()
+        with interrupt.hold():  # as in `is_alive`
+            self._process.kill()
 
     def close(self, *, patience_s: float = END_S) -> None:
         """Finishes the child, waits for its end, and kills it after `patience_s`. May be called again."""
@@ -173,11 +177,12 @@ class Child:
         return True
 
     def _wait(self, patience_s: float) -> None:
-        try:
-            self._process.wait(patience_s)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        deadline, pause_s = time.monotonic() + patience_s, _FIRST_LOOK_S
+        while self.is_alive:
+            if time.monotonic() >= deadline:
+                self.kill()
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LAST_LOOK_S)
 
 
 _children: weakref.WeakSet[Child] = weakref.WeakSet()

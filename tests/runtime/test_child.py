@@ -9,6 +9,7 @@ import time
 import pytest
 
 from accdistill_jax.runtime.child import Child, ChildDied, ChildError, wait_for_any
+from accdistill_jax.runtime.interrupt import Interrupted, Interruption
 
 WORK = """
 import os, signal, subprocess, sys, time
@@ -170,6 +171,24 @@ def test_a_stop_is_noticed_during_work(start):
     child.send(["until stopped", None])
     child.stop(signal.SIGHUP)
     assert child.receive(60.0) == signal.SIGHUP
+
+
+@pytest.mark.parametrize("ask", [lambda child: child.is_alive, Child.kill, Child.close], ids=["look", "kill", "close"])
+def test_an_interruption_waits_while_python_looks_at_the_process(start, monkeypatch, ask):
+    """`Popen.poll` takes a lock. An exception between that and its `try` leaves the lock taken, and the next look waits for ever."""
+    child, looks = start(), []
+    poll = subprocess.Popen.poll
+
+    def poll_while_a_signal_comes(process):
+        if not looks:
+            signal.raise_signal(signal.SIGTERM)
+        looks.append(process)
+        return poll(process)
+
+    with pytest.raises(Interrupted), Interruption(at_once=True):
+        monkeypatch.setattr(subprocess.Popen, "poll", poll_while_a_signal_comes)
+        ask(child)
+    assert looks
 
 
 def test_a_process_that_the_work_starts_reads_none_of_the_messages(start):

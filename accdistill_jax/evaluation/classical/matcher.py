@@ -68,6 +68,8 @@ def _pulse_curve(curve: np.ndarray, *, rate_hz: float) -> np.ndarray:
     kept = scipy.fft.rfft(curve, axis=1) * bcg.band_gain(samples, rate_hz, *_PULSE_HZ)
     pulse = scipy.fft.irfft(kept[:, : length // 2 + 1], length, axis=1) * (length / samples)
     power = pulse**2
-    level = uniform_filter1d(power, round(_LEVEL_S * bcg.ENVELOPE_HZ), axis=1) + 1e-3 * power.mean(axis=1, keepdims=True)
+    level = uniform_filter1d(power, round(_LEVEL_S * bcg.ENVELOPE_HZ), axis=1) + 1e-3 * power.mean(
+        axis=1, keepdims=True
+    )
     flat = pulse / np.sqrt(np.maximum(level, 1e-30))
     return (flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-9)).astype(np.float32)
