@@ -275,8 +275,15 @@ class ContrastConfig:
 
 @dataclasses.dataclass(frozen=True)
 class StudentAugmentConfig:
-    """Augmentations in the student's stage, of each modality."""
+    """Augmentations in the student's stage, of each modality, and a shift of both."""
 
+    shared_shift: int = setting(
+        0,
+        integer(0, 65_536),
+        "largest random shift of a minute, to both sides and alike for both sensors, so that tokens begin elsewhere; 0: none",
+        unit="samples",
+        added=True,
+    )
     accel: Options = registered(AUGMENTATIONS, always_bind=FIRST_AUGMENTATIONS, defaults=PAPER_PROBABILITIES)
     ppg: Options = registered(AUGMENTATIONS, always_bind=FIRST_AUGMENTATIONS, defaults=PAPER_PROBABILITIES)
 

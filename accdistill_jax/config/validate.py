@@ -167,6 +167,11 @@ def _check_student(config: Config) -> None:
                 f"config.{key} = {value!r} is for {' and '.join(able)} alone; set it to {neutral!r} with "
                 f"config.student.objective = {student.objective!r}"
             )
+    if views and student.augment.shared_shift:
+        raise UserError(
+            f"config.teacher.cached_views = {views}: the views of the teacher would not have the student's shift "
+            f"(config.student.augment.shared_shift = {student.augment.shared_shift}); set one of them to 0"
+        )
     if views > 1 and not any(options.probability for options in student.augment.ppg.values()):
         raise UserError(
             f"config.teacher.cached_views = {views}: without an augmentation in config.student.augment.ppg all views are "

@@ -1,20 +1,41 @@
-"""Presents a modality to its encoder: prepared, and in training augmented."""
+"""Presents a modality to its encoder: prepared, and in training shifted and augmented."""
 
 from collections.abc import Mapping
 
 import chex
 import jax
+import jax.numpy as jnp
 
 from accdistill_jax.config.schema import InputSettings
 from accdistill_jax.inputs.augment import augment
 from accdistill_jax.inputs.prepare import prepare_inputs, row_by_row
 from accdistill_jax.inputs.registered import Augmentation
-from accdistill_jax.inputs.streams import MODALITY_STREAMS, stream
+from accdistill_jax.inputs.streams import MODALITY_STREAMS, SHIFT, stream
 
 
 def band_groups(settings: InputSettings) -> int:
     """Groups of channels of the input: one for each band, each with the sensor's channels in their order."""
     return 1 + settings.bands.count("+")
+
+
+def shifted(batch: Mapping[str, jax.Array], keys: jax.Array, modality: str, largest: int) -> dict[str, jax.Array]:
+    """Shifts each segment by a random whole number of samples, the same for every modality, so that tokens begin elsewhere.
+
+    Args:
+        batch: as from the pipeline.
+        keys: [b] random keys, one per segment.
+        modality: the signal to shift.
+        largest: largest shift to both sides, less than the segment's samples. Times outside the segment get its first or last
+            sample.
+
+    Returns:
+        The batch with the shifted signal.
+    """
+    x = batch[modality]
+    padded = jnp.pad(x, ((0, 0), (largest, largest), (0, 0)), mode="edge")
+    starts = jax.vmap(lambda key: jax.random.randint(key, (), 0, 2 * largest + 1))(stream(keys, SHIFT))
+    moved = jax.vmap(lambda row, start: jax.lax.dynamic_slice_in_dim(row, start, x.shape[1]))(padded, starts)
+    return {**batch, modality: moved}
 
 
 def present(

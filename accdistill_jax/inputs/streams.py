@@ -1,5 +1,7 @@
 """Streams of random keys: each use of randomness has a number that it folds into a segment's key."""
 
+import itertools
+
 import jax
 
 
@@ -30,7 +32,7 @@ class Streams:
         if not 0 <= number < 2**31:
             raise ValueError(f"{self._kind}: stream {number} of {name!r} must be an integer from 0 to 2147483647")
         if number in self._users:
-            taken, free = self._users[number], max(self._users) + 1
+            taken, free = self._users[number], next(n for n in itertools.count(number) if n not in self._users)
             raise ValueError(f"{self._kind}: stream {number} of {name!r} belongs to {taken!r}; take {free}")
         self._users[number] = name
         return number
@@ -44,6 +46,8 @@ ACCEL = SEGMENT_STREAMS.register("augmentation of the acceleration", 2)
 TOKENS = SEGMENT_STREAMS.register("tokens that a student drops", 3)
 TEACHER_VIEWS = SEGMENT_STREAMS.register("views that a teacher embeds once", 4)
 SECOND_VIEW = SEGMENT_STREAMS.register("second view of a segment", 5)
+# far from the others, whose successors may be in use by extensions
+SHIFT = SEGMENT_STREAMS.register("shift of a segment, alike for both sensors", 100)
 
 MODALITY_STREAMS = {"ppg": PPG, "accel": ACCEL}
 

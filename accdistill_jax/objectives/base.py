@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from accdistill_jax.config.schema import InputSettings
 from accdistill_jax.errors import UserError
 from accdistill_jax.inputs.prepare import prepare_inputs
-from accdistill_jax.inputs.present import present
+from accdistill_jax.inputs.present import present, shifted
 from accdistill_jax.inputs.registered import Augmentation
 from accdistill_jax.models.protocol import Encoded, Encoder, Head
 from accdistill_jax.models.windows import token_statistics, window_means
@@ -49,6 +49,7 @@ class Branch:
         inputs: how the modality is presented to the encoder.
         head: on the pooled embedding or on windows of tokens, or None.
         augmentations: by name, for training.
+        shift: largest random shift of a segment in training, in samples, drawn alike for both modalities; 0: none.
         representation: the embedding that evaluation sees, one of `schema.REPRESENTATIONS`.
     """
 
@@ -57,6 +58,7 @@ class Branch:
     inputs: InputSettings
     head: Head | None = None
     augmentations: Mapping[str, Augmentation] = dataclasses.field(default_factory=dict)
+    shift: int = 0
     representation: str = "mean"
 
     @property
@@ -75,7 +77,9 @@ class Branch:
         return prepare_inputs(batch, self.modality, self.inputs)
 
     def present(self, batch: Batch, keys: jax.Array, *, training: bool) -> jax.Array:
-        """The encoder's input [b, time, C] float32, augmented in training; the same for any split of the batch."""
+        """The encoder's input [b, time, C] float32, shifted and augmented in training; the same for any split of the batch."""
+        if self.shift and training:
+            batch = shifted(batch, keys, self.modality, self.shift)
         return present(batch, keys, self.modality, self.inputs, self.augmentations, training=training)
 
     def encode(self, params: Any, x: jax.Array, kept: jax.Array | None = None) -> Encoded:

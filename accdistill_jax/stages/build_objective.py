@@ -83,9 +83,15 @@ def build_objective(
     section, registered = config.stage(role), objective_of(config.stage(role))
     dtype = compute_dtype(config.runtime.compute_dtype)
 
+    shift = section.augment.shared_shift if isinstance(section, StudentConfig) else 0
+    if shift >= samples:
+        raise UserError(
+            f"config.student.augment.shared_shift = {shift}: a segment has {samples} samples; shift it by half a token or so"
+        )
+
     def branch(modality: str, encoder: EncoderConfig, specs: Options) -> Branch:
         module = build_encoder(encoder, dtype=dtype, rematerialise=config.runtime.rematerialise)
-        return Branch(modality, module, config.inputs.of(modality), augmentations=augmentations(specs))
+        return Branch(modality, module, config.inputs.of(modality), augmentations=augmentations(specs), shift=shift)
 
     if isinstance(section, TeacherConfig):
         trained, ppg = branch("ppg", trained_encoder(section), section.augment), None
@@ -95,7 +101,7 @@ def build_objective(
             frozen = list(tables)
             if teacher is not None:
                 specs = augmentations(section.augment.ppg)
-                frozen.insert(0, Branch("ppg", teacher.encoder, teacher.inputs, augmentations=specs))
+                frozen.insert(0, Branch("ppg", teacher.encoder, teacher.inputs, augmentations=specs, shift=shift))
             if not frozen:
                 raise ValueError("the student's objective needs a teacher")
             ppg, *others = frozen

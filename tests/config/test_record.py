@@ -76,6 +76,7 @@ ADDED = {
     "student.init": "runs/other/student/export",
     "teacher.source": ("ppg", "table.npz"),
     "teacher.source_weights": (2.0,),
+    "student.augment.shared_shift": 10,
     "teacher.encoder.transformer.stem": ((8, 4, 4),),
     "student.contrast.loss": "sigmoid",
     "student.contrast.temperature_bounds": (0.05, 0.5),

@@ -93,6 +93,12 @@ def test_an_encoder_without_tokens_drops_none():
         make(**efficientnet, **{"student.drop_fraction": 0.5})
 
 
+def test_cached_views_do_not_go_with_a_shift_that_the_student_shares():
+    make(**{"student.augment.shared_shift": 32})
+    with pytest.raises(UserError, match=r"cached_views = 1: the views .*shared_shift = 32\); set one of them to 0"):
+        make(**{"student.augment.shared_shift": 32, "teacher.cached_views": 1})
+
+
 def test_several_views_need_an_augmentation():
     config = make(**{"teacher.cached_views": 2})
     off = {f"student.augment.ppg.{name}.probability": 0.0 for name in config.student.augment.ppg}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from accdistill_jax.inputs.prepare import InputSettings, prepare_inputs
-from accdistill_jax.inputs.present import band_groups, present
+from accdistill_jax.inputs.present import band_groups, present, shifted
 from accdistill_jax.inputs.registered import Augmentation
 
 ROWS, LENGTH = 4, 96
@@ -35,6 +35,26 @@ def test_modalities_are_augmented_in_training_only_and_independently():
         assert np.abs(show(modality, True) - plain).mean() > 0.1
     noise = [show(modality, True) - show(modality, False) for modality in ("ppg", "accel")]
     assert abs(np.corrcoef(noise[0][..., 0].ravel(), noise[1][..., 0].ravel())[0, 1]) < 0.2
+
+
+def test_a_shift_is_the_same_for_both_sensors_and_another_for_each_segment():
+    largest, signals, show = 5, batch(), {}
+    for name in ("ppg", "accel"):
+        show[name] = np.asarray(jax.jit(lambda keys, name=name: shifted(signals, keys, name, largest))(keys())[name])
+    shifts = []
+    for row in range(ROWS):
+        padded = {name: np.pad(signals[name][row], ((largest, largest), (0, 0)), mode="edge") for name in show}
+        fits = [
+            start
+            for start in range(2 * largest + 1)
+            if all(np.array_equal(show[name][row], padded[name][start : start + LENGTH]) for name in show)
+        ]
+        shifts += fits
+    assert len(shifts) == ROWS and len(set(shifts)) > 1
+    drawn = jax.vmap(lambda seed: jax.random.key(seed))(np.arange(500))
+    ramp = {"ppg": jnp.broadcast_to(jnp.arange(40)[None, :, None], (500, 40, 1))}
+    middle = np.asarray(shifted(ramp, drawn, "ppg", largest)["ppg"])[:, 20, 0] - 20
+    assert set(middle) == set(range(-largest, largest + 1)) and abs(middle.mean()) < 0.5
 
 
 @pytest.mark.parametrize("bands,groups", [("full", 1), ("high", 1), ("low+high", 2), ("low+high+envelope", 3)])

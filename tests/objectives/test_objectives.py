@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from accdistill_jax.config.schema import InputSettings
 from accdistill_jax.inputs import streams
 from accdistill_jax.inputs.augment import order as names
 from accdistill_jax.inputs.prepare import prepare_inputs
-from accdistill_jax.inputs.present import present
+from accdistill_jax.inputs.present import present, shifted
 from accdistill_jax.inputs.registered import Augmentation
 from accdistill_jax.inputs.streams import stream
 from accdistill_jax.models.autoencoder import MaskedAutoencoder, dropped_patches, random_order
@@ -299,6 +301,23 @@ def dropped_once(frozen):
     plain = steps_of(dropping(0.0), Parallel(devices=jax.devices()[:1]), params, frozen)
     assert abs(one[1]["loss"] - plain[1]["loss"]) > 1e-3
     return objective, params, one
+
+
+def test_a_shift_moves_both_sensors_in_training_only(frozen, student):
+    plain = distilling(specs={})
+    moved = dataclasses.replace(
+        plain, student=dataclasses.replace(plain.student, shift=3), teacher=dataclasses.replace(plain.teacher, shift=3)
+    )
+    batch, keys = make_batch(), keys_of()
+    inputs = lambda objective, batch, training: jax.jit(
+        lambda: objective.inputs(frozen, batch, keys, training=training)
+    )()
+    for name, value in inputs(moved, batch, False).items():
+        np.testing.assert_array_equal(value, inputs(plain, batch, False)[name])
+    by_hand = batch | {name: shifted(batch, keys, name, 3)[name] for name in ("ppg", "accel")}
+    for name, value in inputs(moved, batch, True).items():
+        np.testing.assert_allclose(value, inputs(plain, by_hand, True)[name], rtol=1e-5, atol=1e-5)
+        assert np.abs(np.asarray(value) - np.asarray(inputs(plain, batch, True)[name])).max() > 0.1
 
 
 def test_a_batch_with_the_teachers_embedding_needs_neither_teacher_nor_ppg(frozen, student):

@@ -45,6 +45,15 @@ def test_every_objective_of_a_role_is_built_and_initialises_the_exported_encoder
         assert "encoder" in params
 
 
+def test_a_shift_belongs_to_both_branches_of_the_student_stage_and_is_shorter_than_a_segment(smoke_config):
+    config = smoke_config(**{"student.augment.shared_shift": 32})
+    objective = build_objective(config, "student", samples=SAMPLES, teacher=teacher_branch(config))
+    assert objective.student.shift == objective.teacher.shift == 32
+    assert build_objective(config, "teacher", samples=SAMPLES).branch.shift == 0
+    with pytest.raises(UserError, match="shared_shift = 32: a segment has 32 samples"):
+        build_objective(config, "student", samples=32, teacher=teacher_branch(config))
+
+
 def test_only_distillation_of_the_built_in_ones_needs_a_teacher(smoke_config):
     needing = [name for name in OBJECTIVES.names() if OBJECTIVES.get(name).ppg is PPG.FROZEN]
     assert needing == ["distillation"]

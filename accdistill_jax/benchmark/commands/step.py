@@ -153,8 +153,10 @@ def compiled_name(mode: str) -> str:
 def without_augmentation(config: Config) -> dict:
     """The config as plain values with every augmentation off, because random numbers differ between libraries."""
     values = plain(config)
-    for augmentations in values["student"]["augment"].values():
-        for augmentation in augmentations.values():
+    augment = values["student"]["augment"]
+    augment["shared_shift"] = 0
+    for modality in ("accel", "ppg"):
+        for augmentation in augment[modality].values():
             augmentation["probability"] = 0.0
     return values
 

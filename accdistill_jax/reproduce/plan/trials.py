@@ -69,5 +69,8 @@ TRIALS = (
             "student.augment.accel.clock_offset.strength": 16.0,
         },
     ),
+    _trial(
+        "trial-shift", "minutes shifted by up to half a token, both sensors alike", {"student.augment.shared_shift": 32}
+    ),
     _trial("trial-longer-teacher", "a teacher trained three times as long", {}, teacher=LONGER_TEACHER.name),
 )
