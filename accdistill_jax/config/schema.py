@@ -254,7 +254,7 @@ class TeacherConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ContrastConfig:
-    """Other forms of the contrastive loss between the two sensors. None is in the paper."""
+    """Other forms of the contrastive loss between the two sensors, and of its batches. None is in the paper."""
 
     loss: str = setting(
         "infonce",
@@ -270,6 +270,12 @@ class ContrastConfig:
     )
     bias: float = setting(
         -10.0, number(-100, 100), "start of the sigmoid loss's learned bias; near -log(batch size)", added=True
+    )
+    same_person: int = setting(
+        1,
+        integer(1, 65_536),
+        "minutes of one person that stand together in a batch, as negatives that are harder; 1: all minutes in random order",
+        added=True,
     )
 
 

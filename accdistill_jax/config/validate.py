@@ -30,6 +30,7 @@ _OF_OBJECTIVES: dict[str, tuple[Any, str]] = {
     "student.head.windows": (1, "student_head"),
     "student.contrast.loss": ("infonce", "contrasts_sensors"),
     "student.contrast.temperature_bounds": ((), "contrasts_sensors"),
+    "student.contrast.same_person": (1, "contrasts_sensors"),
     "student.contrast.bias": (ContrastConfig().bias, "contrasts_sensors"),
 }
 

@@ -28,7 +28,8 @@ class Sampling:
     """Choice and order of the segments that a pipeline reads.
 
     Without weights all segments of all stores form one pool. The order is an endless sequence of epochs, each a new
-    permutation of the pool. With weights each store has its own epochs, and the stores take turns. Any stretch of rows then
+    permutation of the pool. With `same_person` above 1, so many segments of one participant follow one another: an epoch is a
+    permutation of such groups (the last one of a participant may be smaller). With weights each store has its own epochs, and the stores take turns. Any stretch of rows then
     has each store's share, as nearly as whole rows allow (shares are rounded to 1/4096).
 
     Attributes:
@@ -39,6 +40,7 @@ class Sampling:
             epoch. None uses all.
         store_cap: maximum number of segments of each store; the seed chooses them. None uses all.
         rows: for each store the sorted rows of the split to use; None uses all. Without weights a store may have none.
+        same_person: segments of one participant and store that follow one another; 1: all segments in random order.
         signals: the signals that all stores must have, with equal numbers of channels; None: those of the first store.
     """
 
@@ -49,6 +51,7 @@ class Sampling:
     store_cap: int | None = None
     rows: Sequence[np.ndarray] | None = None
     signals: Sequence[str] | None = None
+    same_person: int = 1
 
 
 class Pipeline:
@@ -114,6 +117,7 @@ class Pipeline:
         else:
             self._pools = list(zip(ids, rows, strict=True))
             self._turns = _turns(np.asarray(sampling.weights, float))
+        self._people = [self._participants(*pool) for pool in self._pools] if sampling.same_person > 1 else []
         # _taken[p, t]: number of rows of pool p among the first t turns of a period.
         one_hot = self._turns == np.arange(len(self._pools))[:, None]
         self._taken = np.concatenate([np.zeros((len(self._pools), 1), np.int64), np.cumsum(one_hot, axis=1)], axis=1)
@@ -198,7 +202,37 @@ class Pipeline:
 
     def _make_permutation(self, pool: int, epoch: int) -> np.ndarray:
         rng = np.random.default_rng([_ORDER, self.sampling.seed, pool, epoch])
-        return _compact(rng.permutation(len(self._pools[pool][1])))
+        order = rng.permutation(len(self._pools[pool][1]))
+        if self._people:
+            order = _grouped(order, self._people[pool], size=self.sampling.same_person, rng=rng)
+        return _compact(order)
+
+    def _participants(self, ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """A number for the participant and store of each segment of a pool."""
+        numbers, before = np.empty(len(rows), np.int64), 0
+        for number in np.unique(ids):
+            mine = ids == number
+            names, codes = self.stores[number].segments.codes("participant")
+            numbers[mine] = before + codes[rows[mine]]
+            before += len(names)
+        return numbers
+
+
+def _grouped(order: np.ndarray, people: np.ndarray, *, size: int, rng: np.random.Generator) -> np.ndarray:
+    """A permutation in which up to `size` segments of a participant follow one another.
+
+    Args:
+        order: a random permutation; segments of a participant keep its order.
+        people: participant of each segment.
+        size: of a group.
+        rng: draws the order of the groups.
+    """
+    by_person = order[np.argsort(people[order], kind="stable")]
+    _, first, counts = np.unique(people[by_person], return_index=True, return_counts=True)
+    begins = (np.arange(len(order)) - np.repeat(first, counts)) % size == 0
+    group = np.cumsum(begins) - 1
+    place = rng.permutation(int(group[-1]) + 1)
+    return by_person[np.argsort(place[group], kind="stable")]
 
 
 def _compact(numbers: np.ndarray) -> np.ndarray:
@@ -265,6 +299,8 @@ def _check_sampling(sampling: Sampling, *, num_stores: int) -> None:
     cap, weights = sampling.participant_cap, sampling.weights
     if cap is not None and cap < 1:
         raise UserError(f"participant cap {cap}: must be at least 1, or None")
+    if sampling.same_person < 1:
+        raise UserError(f"same_person {sampling.same_person}: must be at least 1")
     if sampling.store_cap is not None and sampling.store_cap < 1:
         raise UserError(f"store cap {sampling.store_cap}: must be at least 1, or None")
     if weights is not None:

@@ -187,7 +187,13 @@ class StepFlops(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Segments:
-    """Batches of segments in the pipeline's order, with both modalities."""
+    """Batches of segments in the pipeline's order, with both modalities.
+
+    Attributes:
+        same_person: segments of one participant that follow one another; 1: all segments in random order.
+    """
+
+    same_person: int = 1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from accdistill_jax.config.schema import StudentConfig
 from accdistill_jax.objectives import losses
-from accdistill_jax.objectives.base import Metrics
+from accdistill_jax.objectives.base import Metrics, Segments
 
 PARAMS = "contrast"  # key of the trained parameters: the loss's scalars; absent if it trains none
 _LOG_TEMPERATURE, _BIAS = "log_temperature", "bias"
@@ -28,6 +28,7 @@ class CrossModalContrast:
         loss: "infonce", a softmax over the batch in each direction, or "sigmoid", each pair by itself.
         temperature_bounds: (smallest, largest) learned temperature, or () for a fixed one.
         bias: start of the sigmoid loss's bias.
+        same_person: minutes of one person that follow one another in the batches, see `Segments`.
 
     Source: arXiv 2412.11276 (InfoNCE in both directions, as in the paper's method); Radford et al. 2021, arXiv 2103.00020
     (learned temperature, clipped after each update); Zhai et al. 2023, arXiv 2303.15343 (sigmoid loss).
@@ -38,6 +39,7 @@ class CrossModalContrast:
     loss: str = "infonce"
     temperature_bounds: tuple[float, ...] = ()
     bias: float = 0.0
+    same_person: int = 1
 
     @classmethod
     def from_config(cls, section: StudentConfig) -> "CrossModalContrast":
@@ -49,7 +51,13 @@ class CrossModalContrast:
             chosen.loss,
             tuple(chosen.temperature_bounds),
             chosen.bias,
+            chosen.same_person,
         )
+
+    @property
+    def batches(self) -> Segments:
+        """The batches that it wants."""
+        return Segments(self.same_person)
 
     def with_scalars(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """An objective's initial parameters, with the scalars of this loss if it trains any."""

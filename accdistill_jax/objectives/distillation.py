@@ -24,6 +24,7 @@ from accdistill_jax.objectives.base import (
     Metrics,
     Objective,
     ObjectiveParts,
+    Segments,
     StepFlops,
     embedding_health,
 )
@@ -126,6 +127,11 @@ class Distillation(Objective):
         terms = self.loss_terms
         by_contrast = bool(terms.contrastive_weight) and self.windows == 1
         return TeacherReading(by_contrast or bool(terms.regression_weight), self.windows, bool(terms.token_weight))
+
+    @property
+    def batches(self) -> Segments:
+        """See `Objective.batches`."""
+        return self.loss_terms.contrast.batches
 
     def init(self, key: jax.Array, batch: Batch) -> Any:
         """See `Objective.init`."""

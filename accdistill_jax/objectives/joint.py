@@ -16,6 +16,7 @@ from accdistill_jax.objectives.base import (
     Metrics,
     Objective,
     ObjectiveParts,
+    Segments,
     embedding_health,
 )
 from accdistill_jax.objectives.contrast import CrossModalContrast
@@ -51,6 +52,11 @@ class JointTraining(Objective):
             dataclasses.replace(parts.ppg, head=head),
             CrossModalContrast.from_config(section),
         )
+
+    @property
+    def batches(self) -> Segments:
+        """See `Objective.batches`."""
+        return self.contrast.batches
 
     def init(self, key: jax.Array, batch: Batch) -> Any:
         """See `Objective.init`."""

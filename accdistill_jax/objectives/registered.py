@@ -118,6 +118,11 @@ def _check_contrast(student: StudentConfig) -> None:
             f"config.student.teacher_to_student_weight = {student.teacher_to_student_weight!r} weighs two directions, and "
             "config.student.contrast.loss = 'sigmoid' has none: set it to 0.5"
         )
+    if contrast.same_person > student.train.batch_size:
+        raise UserError(
+            f"config.student.contrast.same_person = {contrast.same_person}: a batch has config.student.train.batch_size = "
+            f"{student.train.batch_size} minutes, so no other person would be in it; make it smaller"
+        )
     start = type(contrast)().bias
     if contrast.loss != "sigmoid" and contrast.bias != start:
         raise UserError(

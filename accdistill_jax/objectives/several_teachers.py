@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from accdistill_jax.objectives.base import PROGRESS, Batch, Metrics, Objective, ObjectiveParts, StepFlops
+from accdistill_jax.objectives.base import PROGRESS, Batch, Metrics, Objective, ObjectiveParts, Segments, StepFlops
 from accdistill_jax.objectives.distillation import Distillation
 from accdistill_jax.objectives.given import GivenBranch
 from accdistill_jax.objectives.teacher_reading import TEACHER, TeacherReading
@@ -45,6 +45,11 @@ class SeveralTeachers(Objective):
     def teacher_reading(self) -> TeacherReading:
         """See `Objective.teacher_reading`: of the first teacher, the only one that may have an encoder."""
         return self.members[0].teacher_reading
+
+    @property
+    def batches(self) -> Segments:
+        """See `Objective.batches`."""
+        return self.members[0].batches
 
     def init(self, key: jax.Array, batch: Batch) -> Any:
         """See `Objective.init`."""

@@ -14,7 +14,7 @@ from accdistill_jax.config.duration import duration_steps
 from accdistill_jax.config.schema import TrainConfig
 from accdistill_jax.data.pipeline import Pipeline, Sampling
 from accdistill_jax.data.store.manifest import SIGNALS
-from accdistill_jax.objectives.base import Objective
+from accdistill_jax.objectives.base import Objective, Segments
 from accdistill_jax.runtime.interrupt import Interruption
 from accdistill_jax.runtime.progress import ProgressLine
 from accdistill_jax.stages.build_objective import student_reads_ppg
@@ -75,6 +75,7 @@ def train_stage(run: Run, name: str, training: StageTraining) -> Any:
             store_cap=config.data.store_cap or None,
             rows=source.rows("train") if source.rows else None,
             signals=stage_signals(run, name),
+            same_person=batches.same_person if isinstance(batches := objective.batches, Segments) else 1,
         ),
         batch_size=settings.batch_size,
         host=run.peers.rank,

@@ -79,6 +79,7 @@ ADDED = {
     "student.augment.shared_shift": 10,
     "teacher.encoder.transformer.stem": ((8, 4, 4),),
     "student.contrast.loss": "sigmoid",
+    "student.contrast.same_person": 4,
     "student.contrast.temperature_bounds": (0.05, 0.5),
 }
 FREE = {

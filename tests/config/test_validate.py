@@ -146,6 +146,7 @@ def test_several_views_need_an_augmentation():
             {"student.contrast.temperature_bounds": (0.1, 1.0)},
             "must include the start, config.student.temperature = 0.07",
         ),
+        ({"student.contrast.same_person": 17}, "= 17: a batch has config.student.train.batch_size = 16 minutes"),
         ({"student.contrast.bias": -3.0}, "bias = -3.0 is for the sigmoid loss alone; set it to -10.0"),
         (
             {"student.contrast.loss": "sigmoid", "student.teacher_to_student_weight": 1.0},

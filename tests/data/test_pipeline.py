@@ -75,6 +75,33 @@ def test_the_order_is_numpys_permutation_in_every_version(stores, weights):
         assert mine == order[: len(mine)] and len(mine) >= 16
 
 
+@pytest.mark.parametrize(("weights", "size", "groups"), [(None, 50, 14), ((0.5, 0.5), 37, 10)])
+def test_minutes_of_a_person_stand_together_in_new_groups_every_epoch(stores, weights, size, groups):
+    """In groups of 4: 20, 7 and 10 minutes of the first store's people, 5 and 8 of the second's; stores with weights alone."""
+    pipe = pipeline(stores, weights=weights, same_person=4, batch_size=10)
+    sequence = [pair for pair in rows(pipe, range(30)) if weights is None or pair[0] == 0]
+    person = lambda pair: (pair[0], stores[pair[0]].segments["participant"][pair[1]])
+    pairs = []
+    for epoch in (sequence[:size], sequence[size : 2 * size]):
+        assert len(set(epoch)) == size
+        people = [name for name, _ in itertools.groupby(epoch, key=person)]
+        assert len(people) <= groups and people != sorted(people)  # fewer where two groups of a person meet
+        pairs.append({frozenset(pair) for pair in itertools.pairwise(epoch)})
+    assert len(pairs[0] & pairs[1]) < size / 2  # other minutes meet in the next epoch
+
+
+@pytest.mark.parametrize("hosts", [2, 5])
+def test_an_order_in_groups_is_the_same_for_any_hosts_and_resumes(stores, hosts):
+    grouped = {"same_person": 4, "batch_size": 10}
+    whole = pipeline(stores, **grouped)
+    parts = [pipeline(stores, host=host, hosts=hosts, **grouped) for host in range(hosts)]
+    for step in (3, 40):
+        blocks = [part.batch(step) for part in parts]
+        assert_equal(whole.batch(step), {name: np.concatenate([b[name] for b in blocks]) for name in blocks[0]})
+    assert_equal(list(pipeline(stores, **grouped).iterate(7, 2))[1], whole.batch(8))
+    assert rows(whole, [3]) != rows(pipeline(stores, seed=4, **grouped), [3])
+
+
 def test_batch_holds_what_the_indices_say(stores):
     pipe = pipeline(stores)
     batch = pipe.batch(2)

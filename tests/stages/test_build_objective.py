@@ -12,7 +12,7 @@ from accdistill_jax.config.registry import ENCODERS, OBJECTIVES, Registry
 from accdistill_jax.errors import UserError
 from accdistill_jax.inputs.prepare import InputSettings
 from accdistill_jax.models.build import build_encoder
-from accdistill_jax.objectives.base import Branch, Objective, ObjectiveParts
+from accdistill_jax.objectives.base import Branch, Objective, ObjectiveParts, Segments
 from accdistill_jax.objectives.registered import PPG, RegisteredObjective
 from accdistill_jax.stages import build_objective as stage
 from accdistill_jax.stages.build_objective import build_objective, needs_teacher
@@ -52,6 +52,15 @@ def test_a_shift_belongs_to_both_branches_of_the_student_stage_and_is_shorter_th
     assert build_objective(config, "teacher", samples=SAMPLES).branch.shift == 0
     with pytest.raises(UserError, match="shared_shift = 32: a segment has 32 samples"):
         build_objective(config, "student", samples=32, teacher=teacher_branch(config))
+
+
+@pytest.mark.parametrize("objective", ["distillation", "joint"])
+def test_harder_negatives_are_the_objectives_batches(objective, smoke_config):
+    plain = {"student.token_weight": 0.0, "student.token_schedule": "constant", "student.objective": objective}
+    for size in (1, 4):
+        config = smoke_config(**plain | {"student.contrast.same_person": size})
+        teacher = teacher_branch(config) if needs_teacher(config) else None
+        assert build_objective(config, "student", samples=SAMPLES, teacher=teacher).batches == Segments(size)
 
 
 def test_only_distillation_of_the_built_in_ones_needs_a_teacher(smoke_config):

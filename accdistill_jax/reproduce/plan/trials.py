@@ -51,6 +51,7 @@ TRIALS = (
             "student.temperature": 0.1,
         },
     ),
+    _trial("trial-same-person", "16 minutes of a person together in a batch", {"student.contrast.same_person": 16}),
     _trial("trial-ema", "averaged parameters", {"student.train.ema_decay": 0.99}),
     _trial(
         "trial-muon",
