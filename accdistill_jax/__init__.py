@@ -13,7 +13,8 @@ The import itself is fast: jax is imported by the first use of a name.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from accdistill_jax.api.encoder import TrainedEncoder, load
+    from accdistill_jax.api.encoder import TrainedEncoder
+    from accdistill_jax.api.loading import load
     from accdistill_jax.api.shipped import ShippedEncoder, shipped_encoders
     from accdistill_jax.api.store import open_store
     from accdistill_jax.data.store.store import Store
@@ -38,7 +39,7 @@ _HOMES = {
     "Store": "accdistill_jax.data.store.store",
     "TrainedEncoder": "accdistill_jax.api.encoder",
     "UserError": "accdistill_jax.errors",
-    "load": "accdistill_jax.api.encoder",
+    "load": "accdistill_jax.api.loading",
     "open_store": "accdistill_jax.api.store",
     "shipped_encoders": "accdistill_jax.api.shipped",
 }

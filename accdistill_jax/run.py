@@ -67,7 +67,7 @@ def run(config: Config, workdir: str | os.PathLike[str], *, peers: Peers | None 
     peers = peers or Peers.alone()
     say = functools.partial(print, flush=True) if peers.first else lambda line: None
     with Interruption(at_once=True) as interruption, contextlib.ExitStack() as stack:
-        use_compilation_cache(config.runtime.compilation_cache, say=say)
+        use_compilation_cache(config.runtime.compilation_cache, say=say, key="--config.runtime.compilation_cache")
         take_devices()
         peers.agree(distributed.facts(config))
         parallel = Parallel(config.runtime.mapping)

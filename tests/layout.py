@@ -54,7 +54,7 @@ PROTOCOLS = {
     "load": (
         "accdistill_jax.data.recordings",
         "accdistill_jax.benchmark.made_up.raw_recordings",  # a reader too
-        "accdistill_jax.api.encoder",  # public as accdistill_jax.load
+        "accdistill_jax.api.loading",  # public as accdistill_jax.load
     ),
     "run_stage": ("accdistill_jax.stages.",),
     "export_path": ("accdistill_jax.stages.",),

@@ -74,7 +74,7 @@ def test_the_examples_in_docstrings_are_true(module, folder):
 
 
 def test_modules_with_examples_are_found():
-    assert {"accdistill_jax.api.encoder", "accdistill_jax.api.store"} <= set(EXAMPLES)
+    assert {"accdistill_jax.api.encoder", "accdistill_jax.api.loading", "accdistill_jax.api.store"} <= set(EXAMPLES)
 
 
 @pytest.mark.parametrize("part", ["teacher", "student"])

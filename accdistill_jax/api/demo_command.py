@@ -3,8 +3,9 @@
 import argparse
 from collections.abc import Sequence
 
-from accdistill_jax.api.arguments import encoder_parser
-from accdistill_jax.api.encoder import load
+from accdistill_jax.api.arguments import add_out, encoder_parser
+from accdistill_jax.api.loading import load
+from accdistill_jax.errors import UserError
 from accdistill_jax.export.card import read_report
 from accdistill_jax.user_paths import path_argument
 
@@ -19,7 +20,7 @@ def demo_parser(prog: str = PROG) -> argparse.ArgumentParser:
         "a simulated recording, or a phone's own sensor.",
         parts=False,
     )
-    parser.add_argument("--out", required=True, type=path_argument, metavar="FOLDER", help="folder for the page")
+    add_out(parser, "folder for the page")
     parser.add_argument(
         "--runtime",
         type=path_argument,
@@ -44,6 +45,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> None:
     from accdistill_jax.export.demo import write_demo
 
     encoder = load(args.run)
+    if encoder.readouts is None:
+        raise UserError(f"{args.run} has no read-out of heart rate: {encoder.no_readouts}")
     files = write_demo(encoder, encoder.readouts, args.out, report=read_report(encoder.path), runtime=args.runtime)
     size = sum(path.stat().st_size for path in files)
     print(

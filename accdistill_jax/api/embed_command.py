@@ -6,22 +6,20 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from accdistill_jax.api.arguments import encoder_parser
-from accdistill_jax.data import recordings
-from accdistill_jax.data.prepare.field_flags import add_flags, chosen_fields, dataclass_fields, function_fields
+from accdistill_jax.api.arguments import add_out, add_reader, encoder_parser, reader_in, reader_options
+from accdistill_jax.data.prepare.field_flags import add_flags, chosen_fields, dataclass_fields
 from accdistill_jax.data.prepare.preparation import PreparationSettings, find_recordings
 from accdistill_jax.data.prepare.show import print_line, print_not_read
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.recognition import recognise
 from accdistill_jax.runtime.command import run_command
-from accdistill_jax.user_paths import expanded, path_argument
+from accdistill_jax.user_paths import expanded
 
 PROG = "accdistill embed"
 _PREPARATION = [f for f in dataclass_fields(PreparationSettings) if f.name not in ("engine", "beam_options")]
 # The encoder fixes rate and length, and no labels are made.
 _FIXED = ("rate_hz", "segment_s", "hop_s", "min_beat_coverage", "min_window_coverage")
 _PREPROCESS = [field for field in dataclass_fields(PreprocessSettings) if field.name not in _FIXED]
-_PLAIN = "plain"
 
 
 def embed_parser(prog: str = PROG, *, reader: str | None = None) -> argparse.ArgumentParser:
@@ -38,49 +36,21 @@ def embed_parser(prog: str = PROG, *, reader: str | None = None) -> argparse.Arg
         epilog="To continue after an interruption, run the same command again.",
     )
     parser.add_argument("files", nargs="+", type=expanded, help="files and folders with recordings")
-    parser.add_argument("--out", required=True, type=path_argument, metavar="FILE", help="Parquet file to make")
-    parser.add_argument(
-        "--reader",
-        metavar="NAME",
-        help=f"format of the files: {', '.join(recordings.names())}, or a file such as my_reader.py (default: found); accdistill "
-        "prepare NAME --help describes it",
-    )
+    add_out(parser, "Parquet file to make", metavar="FILE")
     add_flags(parser, _PREPARATION)
-    named = reader or _PLAIN
-    group = parser.add_argument_group(
-        f"options of the reader {named}" + ("" if reader else ", for files that nobody described")
-    )
-    add_flags(group, function_fields(recordings.reader(named).find))
+    add_reader(parser, reader)
     add_flags(parser.add_argument_group("preprocessing, as in accdistill prepare"), _PREPROCESS)
     return parser
 
 
-def _named_reader(argv: Sequence[str]) -> str | None:
-    """The reader of --reader, which decides the other flags.
-
-    Raises:
-        UserError: no such reader, or a file that is none.
-    """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    first.add_argument("--reader")
-    try:
-        name = first.parse_known_args(argv)[0].reader
-    except argparse.ArgumentError:
-        return None  # the real parser reports it
-    return recordings.named_or_added(name) if name is not None else None
-
-
 def _embed(argv: Sequence[str], prog: str, console: Console) -> None:
-    reader = _named_reader(argv)
+    reader = reader_in(argv)
     args = embed_parser(prog, reader=reader).parse_args(argv)
-    fields = function_fields(recordings.reader(reader or _PLAIN).find)
-    given = {
-        field.name: value for field in fields if (value := chosen_fields(args, [field])[field.name]) != field.default
-    }
+    given = reader_options(args, reader)
     preparation = PreparationSettings(**chosen_fields(args, _PREPARATION))
     # imported here: jax takes a second
     from accdistill_jax.api.embed_files import EmbeddingWork, embed_to_file
-    from accdistill_jax.api.encoder import load
+    from accdistill_jax.api.loading import load
     from accdistill_jax.readouts.minute_table import content_hash
     from accdistill_jax.runtime.compilation_cache import use_compilation_cache
 
@@ -101,6 +71,7 @@ def _embed(argv: Sequence[str], prog: str, console: Console) -> None:
     lines = [
         f"{summary.recordings} recordings ({chosen}): {summary.kept * minutes:g} of {summary.examined * minutes:g} minutes embedded{left_out}",
         *(f"left out: recording {name}: {problem}" for name, problem in summary.bad.items()),
+        *([] if encoder.readouts else [f"no predictions of heart rate and the like: {encoder.no_readouts}"]),
         f"{args.out}{' was already complete and is left as it is' if summary.before else ''}: participant, recording, start, quality, "
         f"motion, embedding [{encoder.embedding_size}]{labels}",
     ]

@@ -7,30 +7,30 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from accdistill_jax.api.arguments import add_out, add_quiet, command_parser
 from accdistill_jax.api.open_ppg import MODELS, LoadedModel, embed_store
 from accdistill_jax.api.store import open_store
-from accdistill_jax.errors import CommandParser, UserError
+from accdistill_jax.errors import UserError
 from accdistill_jax.files import write_atomically
 from accdistill_jax.runtime.progress import progress_bar
-from accdistill_jax.user_paths import expanded, path_argument
+from accdistill_jax.user_paths import expanded
 
 PROG = "accdistill embed-teacher"
 
 
 def embed_teacher_parser(prog: str = PROG) -> argparse.ArgumentParser:
     """Builds the parser."""
-    parser = CommandParser(
-        prog=prog,
-        description="Embeds the PPG of stores by an open PPG encoder, whose weights you have downloaded, and writes a table that "
+    parser = command_parser(
+        prog,
+        "Embeds the PPG of stores by an open PPG encoder, whose weights you have downloaded, and writes a table that "
         "config.teacher.source reads: participant, recording, start, quality, motion, embedding. Nothing in the file of weights is executed.",
-        allow_abbrev=False,
     )
     parser.add_argument("model", choices=tuple(MODELS), help="papagei: PaPaGei-S; pulse-ppg: Pulse-PPG")
     parser.add_argument("weights", type=expanded, help="PyTorch file of the model's weights")
     parser.add_argument("stores", nargs="+", type=expanded, help="stores with PPG")
-    parser.add_argument("--out", required=True, type=path_argument, metavar="FILE", help="Parquet file to make")
+    add_out(parser, "Parquet file to make", metavar="FILE")
     parser.add_argument("--channel", type=int, default=0, help="number of the PPG channel (default: 0)")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_quiet(parser)
     return parser
 
 

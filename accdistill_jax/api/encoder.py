@@ -1,9 +1,8 @@
-"""Loads a trained encoder from a run, for use in Python."""
+"""A trained encoder, for use in Python; `loading.load` makes it."""
 
 import dataclasses
 import functools
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
@@ -12,29 +11,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from accdistill_jax.api.finding import find_export, open_address
 from accdistill_jax.api.program import EncoderProgram
 from accdistill_jax.api.segments import segment_batch, with_problems
-from accdistill_jax.api.shipped import shipped_folder
 from accdistill_jax.api.signals import InputContract, Minutes, SignalFormat, SignalWords, cut_signal
-from accdistill_jax.config import convert
-from accdistill_jax.config.schema import EncoderConfig, InputSettings
 from accdistill_jax.data.preprocessing.quality import motion_g
 from accdistill_jax.errors import UserError
-from accdistill_jax.files import is_address
-from accdistill_jax.models.build import build_encoder
 from accdistill_jax.objectives.base import Branch
-from accdistill_jax.objectives.registered import UNNAMED
-from accdistill_jax.readouts.label_probe import LabelPrediction, LabelProbe, load_label_probes
-from accdistill_jax.readouts.readout import Prediction, Readouts, load_readouts
-from accdistill_jax.storage.export import load_params
+from accdistill_jax.readouts.label_probe import LabelPrediction, LabelProbe
+from accdistill_jax.readouts.readout import Prediction, Readouts
 from accdistill_jax.user_paths import expanded
 
 if TYPE_CHECKING:
     import pyarrow
 
 Part = Literal["teacher", "student"]
-_UNITS = {"accel": "g", "ppg": "a.u."}  # as in stores
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,7 +44,8 @@ class TrainedEncoder:
         parameters: number of the encoder's parameters.
         embedding_size: length of an embedding.
         data: fingerprint of the stores that it was trained on, "" if the export does not say.
-        readouts: predict labels from embeddings; None if the run's evaluation has not written them.
+        readouts: predict labels from embeddings, or None.
+        no_readouts: why there are no read-outs, and what to do; "" if there are.
         probes: name -> read-out of a user's label, by `accdistill probe`.
         branch, params: the encoder as the package's code uses it, and its parameters, a tree of float32 arrays.
 
@@ -82,6 +73,7 @@ class TrainedEncoder:
     branch: Branch = dataclasses.field(repr=False)
     params: Any = dataclasses.field(repr=False)
     readouts: Readouts | None = dataclasses.field(default=None, repr=False)
+    no_readouts: str = dataclasses.field(default="", repr=False)
     probes: Mapping[str, LabelProbe] = dataclasses.field(default_factory=dict, repr=False)
 
     def encode(self, segments: Mapping[str, np.ndarray] | np.ndarray, *, batch_size: int = 64) -> np.ndarray:
@@ -171,9 +163,7 @@ class TrainedEncoder:
             True
         """
         if not self.predicts:
-            raise UserError(
-                f"{self.path} has no read-outs; the stage evaluation of a run writes them: repeat the run's command"
-            )
+            raise UserError(f"{self.path} has no read-outs, so it predicts nothing: {self.no_readouts}")
         predictions: dict[str, Prediction | LabelPrediction] = {}
         if self.readouts is not None:
             predictions |= self.readouts.predict(embeddings, motion_g=motion_g)
@@ -293,8 +283,15 @@ class TrainedEncoder:
         parts = {self.modality: example, f"{self.modality}_scale": jnp.ones((1, self.channels), jnp.float32)}
         x = self.branch.prepare(parts | {f"{self.modality}_offset": jnp.zeros((1, self.channels), jnp.float32)})
         params = jax.jit(self.branch.encoder.init)(jax.random.key(seed), x)["params"]
+        why = "an untrained encoder has none; fit your own by probing its embeddings"
         return dataclasses.replace(
-            self, objective="none", fingerprint=f"untrained-{seed}", readouts=None, probes={}, params=params
+            self,
+            objective="none",
+            fingerprint=f"untrained-{seed}",
+            readouts=None,
+            no_readouts=why,
+            probes={},
+            params=params,
         )
 
     @property
@@ -313,87 +310,3 @@ class TrainedEncoder:
     @functools.cached_property
     def _program(self) -> EncoderProgram:
         return EncoderProgram(self.branch, self.params, self.contract)
-
-
-def load(path: str | os.PathLike[str], *, part: Part | None = None) -> TrainedEncoder:
-    """Loads the encoder of a finished run.
-
-    Args:
-        path: a work directory (of `accdistill train`), its `teacher` or `student` folder, an export folder, the address of one
-            of these in an object store (gs://, s3://), or the name of an encoder that comes with the package
-            (`shipped_encoders`), unless a folder here has that name.
-        part: the encoder of a work directory to load. None: the student; the teacher, if the run has no student stage.
-
-    Returns:
-        The encoder; it computes in float32 on JAX's default device.
-
-    Raises:
-        UserError: no such folder, no run in it, an unfinished run, or a damaged export; the message says what to do.
-
-    Examples:
-        >>> import accdistill_jax as ad
-        >>> ad.load("runs/distill").part, ad.load("synthetic-teacher").part
-        ('student', 'teacher')
-        >>> ad.load("runs/distill").fingerprint == ad.load("runs/distill/student/export").fingerprint
-        True
-        >>> ad.load("runs/distil")
-        Traceback (most recent call last):
-        ...
-        accdistill_jax.errors.UserError: no folder runs/distil; did you mean runs/distill?
-    """
-    if part not in (None, "teacher", "student"):
-        raise UserError(f"part = {part!r} must be 'teacher' or 'student'")
-    text = expanded(path)
-    if not is_address(text):
-        return _from_export(shipped_folder(text) or find_export(text, part), part)
-    with tempfile.TemporaryDirectory(prefix="accdistill-") as copy:
-        folder = open_address(text, Path(copy))
-        export_folder = find_export(folder, part, named=text)
-        loaded = _from_export(export_folder, part)
-    inside = Path(export_folder).relative_to(folder).as_posix()
-    return dataclasses.replace(loaded, path=text.rstrip("/") + ("" if inside == "." else f"/{inside}"))
-
-
-def _from_export(export: str, part: Part | None) -> TrainedEncoder:
-    arrays, meta = load_params(export)
-    kind = meta.get("kind")
-    if kind not in ("teacher", "student"):
-        raise UserError(f"{export} holds no encoder (kind {kind!r}); give the export folder of a teacher or student")
-    if part is not None and kind != part:
-        raise UserError(f"{export} holds a {kind}, not a {part}; give the run's work directory or leave out part")
-    signal = meta["signal"]
-    inputs = convert.parse_section(InputSettings, signal["inputs"], at="inputs.accel")
-    module = build_encoder(
-        convert.parse_section(EncoderConfig, meta["encoder"], at="student.encoder"), dtype=jnp.dtype(jnp.float32)
-    )
-    branch = Branch(signal["modality"], module, inputs, representation=meta.get("representation", "mean"))
-    stored = arrays["params" if kind == "teacher" else "encoder"]
-    params = jax.device_put(
-        jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), stored)
-    )  # a packed export has float16
-
-    def embed(params: Any, signal_of_one: jax.Array, per_channel: jax.Array) -> jax.Array:
-        name = signal["modality"]
-        batch = {name: signal_of_one, f"{name}_scale": per_channel, f"{name}_offset": per_channel}
-        return branch.represent(branch.encode(params, branch.prepare(batch)))
-
-    example = jax.ShapeDtypeStruct((1, signal["samples"], signal["channels"]), jnp.float32)
-    embedding = jax.eval_shape(embed, params, example, jax.ShapeDtypeStruct((1, signal["channels"]), jnp.float32))
-    return TrainedEncoder(
-        path=export,
-        part=kind,
-        objective=meta.get("objective", UNNAMED),
-        modality=signal["modality"],
-        rate_hz=signal["rate_hz"],
-        samples=signal["samples"],
-        channels=signal["channels"],
-        unit=_UNITS[signal["modality"]],
-        fingerprint=meta["fingerprint"],
-        parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
-        embedding_size=embedding.shape[-1],
-        data=meta.get("fingerprints", {}).get("data", ""),
-        branch=branch,
-        params=params,
-        readouts=load_readouts(export, fingerprint=meta["fingerprint"]),
-        probes=load_label_probes(export, fingerprint=meta["fingerprint"]),
-    )

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from accdistill_jax.api.arguments import command_parser
 from accdistill_jax.api.shipped import shipped_encoders
-from accdistill_jax.errors import CommandParser
 
 PROG = "accdistill encoders"
 
@@ -15,10 +15,9 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> None:
         argv: without the program's name; None for those of the process.
         prog: the command's name in messages.
     """
-    CommandParser(
-        prog=prog,
-        description="Lists the encoders that come with the package. Their names stand for a run in embed, predict, export and demo.",
-        allow_abbrev=False,
+    command_parser(
+        prog,
+        "Lists the encoders that come with the package. Their names stand for a run in embed, predict, export and demo.",
     ).parse_args(argv)
     for encoder in shipped_encoders():
         error, low, high = encoder.heart_rate_mae

@@ -3,11 +3,10 @@
 import argparse
 from collections.abc import Sequence
 
-from accdistill_jax.api.arguments import encoder_parser
-from accdistill_jax.api.encoder import load
+from accdistill_jax.api.arguments import add_out, encoder_parser
+from accdistill_jax.api.loading import load
 from accdistill_jax.export.onnx_file import OPSETS
 from accdistill_jax.export.writing import FORMATS
-from accdistill_jax.user_paths import path_argument
 
 PROG = "accdistill export"
 
@@ -18,7 +17,7 @@ def export_parser(prog: str = PROG) -> argparse.ArgumentParser:
         prog,
         "Writes the encoder of a run for other runtimes, with a model card. Normalisation is inside.",
     )
-    parser.add_argument("--out", required=True, type=path_argument, metavar="FOLDER", help="folder for the files")
+    add_out(parser, "folder for the files")
     parser.add_argument(
         "--format",
         nargs="+",

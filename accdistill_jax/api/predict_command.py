@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from accdistill_jax.api.arguments import encoder_parser
+from accdistill_jax.api.arguments import add_out, add_reader, encoder_parser, reader_in, reader_options
 from accdistill_jax.data import recordings
 from accdistill_jax.data.prepare.show import print_line
 from accdistill_jax.data.recognition import recognise
@@ -16,14 +16,19 @@ from accdistill_jax.errors import UserError
 from accdistill_jax.files import write_atomically
 from accdistill_jax.labels import LABELS
 from accdistill_jax.runtime.command import run_command
-from accdistill_jax.user_paths import expanded, path_argument
+from accdistill_jax.user_paths import expanded
 
 PROG = "accdistill predict"
 _FIGURES, _TABLES = (".png", ".pdf", ".svg"), (".csv", ".parquet")
 
 
-def predict_parser(prog: str = PROG) -> argparse.ArgumentParser:
-    """Builds the parser."""
+def predict_parser(prog: str = PROG, *, reader: str | None = None) -> argparse.ArgumentParser:
+    """Builds the parser.
+
+    Args:
+        prog: the command's name in messages.
+        reader: the reader whose options become flags; None: those of files that nobody described.
+    """
     parser = encoder_parser(
         prog,
         "Predicts the labels of each minute of a recording, with intervals, and says where it cannot tell: heart rate, "
@@ -32,36 +37,32 @@ def predict_parser(prog: str = PROG) -> argparse.ArgumentParser:
     parser.add_argument(
         "recording", type=expanded, help="file or folder with a recording, in a format of accdistill prepare"
     )
-    parser.add_argument(
-        "--out",
-        required=True,
-        nargs="+",
-        type=path_argument,
-        metavar="FILE",
-        help="files to make: a figure (.png, .pdf, .svg) of one recording, a table (.csv, .parquet) of all",
-    )
-    parser.add_argument("--reader", metavar="NAME", help="format, or a file such as my_reader.py (default: found)")
+    files = "files to make: a figure (.png, .pdf, .svg) of one recording, a table (.csv, .parquet) of all"
+    add_out(parser, files, metavar="FILE", nargs="+")
     parser.add_argument("--recording", dest="name", metavar="ID", help="the recording of a folder that has several")
+    add_reader(parser, reader)
     return parser
 
 
 def _predict(argv: Sequence[str], prog: str, console: Console) -> None:
-    args = predict_parser(prog).parse_args(argv)
+    reader = reader_in(argv)
+    args = predict_parser(prog, reader=reader).parse_args(argv)
+    given = reader_options(args, reader)
     for out in args.out:
         if out.suffix.lower() not in (*_FIGURES, *_TABLES):
             raise UserError(f"--out {out}: give a name that ends in {', '.join((*_FIGURES, *_TABLES))}")
         if not out.parent.is_dir():
             raise UserError(f"--out {out}: there is no folder {out.parent}; make it first")
     # imported here: jax takes a second
-    from accdistill_jax.api.encoder import load
+    from accdistill_jax.api.loading import load
     from accdistill_jax.api.predicting import predict_recording, prediction_table, source_named
     from accdistill_jax.api.recordings import recording_remarks
     from accdistill_jax.runtime.compilation_cache import use_compilation_cache
 
     use_compilation_cache("")
     encoder = load(args.run, part=args.part)
-    reader = recordings.named_or_added(args.reader) if args.reader else recognise([args.recording]).reader
-    found = source_named(recordings.find(reader, args.recording), args.name)
+    chosen = reader or recognise([args.recording], given).reader
+    found = source_named(recordings.find(chosen, args.recording, **given), args.name)
     figures = [out for out in args.out if out.suffix.lower() in _FIGURES]
     if figures and len(found) > 1:
         ids = [source.recording_id for source in found]

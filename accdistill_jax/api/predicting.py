@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from accdistill_jax.api.encoder import TrainedEncoder
+from accdistill_jax.api.recordings import minutes_of
 from accdistill_jax.data import recordings
-from accdistill_jax.data.preprocessing.preprocess import preprocess
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.recording import Recording
 from accdistill_jax.errors import UserError
@@ -25,7 +25,7 @@ class PredictedRecording(NamedTuple):
         recording: id of the recording.
         start_unix_s: [n] float64, start of each minute.
         motion_g: [n] motion level in g.
-        quality: [n] clarity of the pulse in the PPG, or in the acceleration of a recording without PPG, 0 to 1.
+        quality: [n] clarity of the pulse in the signal that the encoder reads, 0 to 1.
         reference: label -> [n] values from the recording's beats or reference heart rates; NaN where unknown.
         predictions: label -> n predictions.
         units: label -> unit.
@@ -49,10 +49,6 @@ def predict_recording(encoder: TrainedEncoder, recording: Recording) -> Predicte
     Raises:
         UserError: the encoder has no read-outs, the recording cannot be prepared, or none of its minutes is usable.
     """
-    if encoder.modality == "ppg" and "ppg" not in recording.streams:
-        raise UserError(
-            f"recording {recording.recording_id!r} has no PPG, which the {encoder.part} reads; predict it by a student"
-        )
     segment_s = encoder.samples / encoder.rate_hz
     # read-outs abstain by motion themselves, and a student needs no clean pulse
     settings = PreprocessSettings(
@@ -63,7 +59,7 @@ def predict_recording(encoder: TrainedEncoder, recording: Recording) -> Predicte
         min_ppg_quality=0.0,
         max_clipped_fraction=1.0,
     )
-    batch = preprocess(recording, settings)
+    batch = minutes_of(recording, encoder.contract, settings)
     left_out = {reason: count for reason, count in batch.rejected.items() if count}
     if not len(batch.accel):
         why = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
@@ -76,7 +72,7 @@ def predict_recording(encoder: TrainedEncoder, recording: Recording) -> Predicte
         recording.recording_id,
         columns["start_unix_s"],
         known_at,
-        columns["ppg_quality" if "ppg_quality" in columns else "accel_quality"],
+        columns[f"{encoder.modality}_quality"],
         {name: columns[name] for name in LABELS if np.isfinite(columns[name]).any()},
         encoder.predict_embeddings(embeddings, motion_g=known_at),
         {name: label.unit for name, label in LABELS.items()} | {n: p.unit for n, p in encoder.probes.items()},

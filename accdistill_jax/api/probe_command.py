@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.console import Console
 
-from accdistill_jax.api.arguments import encoder_parser
+from accdistill_jax.api.arguments import add_quiet, encoder_parser
 from accdistill_jax.data.prepare.show import print_line
 from accdistill_jax.errors import UserError
 from accdistill_jax.files import is_address
@@ -53,7 +53,7 @@ def probe_parser(prog: str = PROG) -> argparse.ArgumentParser:
     parser.add_argument("--name", help="name of the read-out (default: that of the label)")
     parser.add_argument("--unit", default="", help="unit of a number, for figures and tables")
     parser.add_argument("--seed", type=int, default=0, help="seed of folds, trees and intervals (default: 0)")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_quiet(parser)
     return parser
 
 
@@ -66,7 +66,8 @@ def _probe(argv: Sequence[str], prog: str, console: Console) -> None:
     if args.seed < 0:
         raise UserError(f"--seed {args.seed} must not be negative")
     # imported here: jax and scikit-learn take seconds
-    from accdistill_jax.api.encoder import TrainedEncoder, load
+    from accdistill_jax.api.encoder import TrainedEncoder
+    from accdistill_jax.api.loading import load
     from accdistill_jax.api.probe_labels import people_seen, read_label
     from accdistill_jax.api.shipped import is_shipped
     from accdistill_jax.api.store import open_store

@@ -32,6 +32,11 @@ class Embeds(Protocol):
         ...
 
     @property
+    def no_readouts(self) -> str:
+        """Why there are no read-outs of the evaluation; "" if there are."""
+        ...
+
+    @property
     def predicts(self) -> bool:
         """True if there are read-outs."""
         ...
@@ -65,7 +70,7 @@ def minutes_of(
         return preprocess(recording, dataclasses.replace(settings, ppg_channels=(NO_PPG,)))
     if "ppg" not in recording.streams:
         raise UserError(
-            f"recording {recording.recording_id!r} has no PPG, which the {contract.part} reads; embed it by a student"
+            f"recording {recording.recording_id!r} has no PPG, which the {contract.part} reads; take a student"
         )
     batch = preprocess(recording, settings)
     if batch.ppg.shape[2] != contract.channels:
@@ -125,6 +130,8 @@ def embed_files(
     root = expanded(path)
     name = recordings.named_or_added(reader) if reader else recognise([root], options).reader
     found = recordings.find(name, root, **options)
+    if encoder.no_readouts:
+        warnings.warn(f"no predictions of heart rate and the like: {encoder.no_readouts}", SignalWarning, stacklevel=3)
     tables, rejected = [], Counter()
     for source in found:
         batch = minutes_of(source.load(), contract)

@@ -70,6 +70,15 @@ def shipped_folder(name: str) -> str | None:
     return None
 
 
+def check_shipped_part(name: str, part: str) -> None:
+    """Raises UserError if a shipped encoder is not the part that a user asks for; names those that are."""
+    encoders = shipped_encoders()
+    of_name = next(encoder.part for encoder in encoders if encoder.name == name)
+    if part != of_name:
+        others = ", ".join(encoder.name for encoder in encoders if encoder.part == part)
+        raise UserError(f"{name} is a {of_name}, not a {part}: leave out the part, or take {others}")
+
+
 def is_shipped(export: str) -> bool:
     """True for the export folder of a shipped encoder, which is part of the installation."""
     return Path(export).parent == FOLDER

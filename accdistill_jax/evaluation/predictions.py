@@ -12,12 +12,13 @@ from accdistill_jax.evaluation.probing import probes
 from accdistill_jax.evaluation.probing.ridge import RidgePath
 from accdistill_jax.evaluation.split_embeddings import SplitEmbeddings
 from accdistill_jax.labels import LABELS
-from accdistill_jax.readouts.readout import Domain, Readout, Readouts
+from accdistill_jax.readouts.readout import Domain, HeartTest, Readout, Readouts
 
-PREDICTION_VERSION = 1  # of the fit: another one is fitted again
+PREDICTION_VERSION = 2  # of the fit: another one is fitted again
 LEVEL = 0.9
 _DOMAIN_LEVEL = 0.95  # share of people whose minutes count as like the training data
 _USEFUL = 0.95  # of the constant's error on train people left out in turn: with more, no minute gets a prediction
+_HEART_LEVEL = 0.99  # share of minutes without a heart that are refused
 _KEPT_VARIANCE = 0.999
 _FEATURES = "embedding"
 _CURVE_POINTS = 20
@@ -92,7 +93,13 @@ def people_quantile(scores: np.ndarray, participant: np.ndarray, level: float) -
     return float(scores[order[place]]) if place < len(scores) else np.inf
 
 
-def fit_readouts(splits: Mapping[str, SplitEmbeddings], *, fingerprint: str, seed: int) -> Readouts:
+def fit_readouts(
+    splits: Mapping[str, SplitEmbeddings],
+    *,
+    fingerprint: str,
+    seed: int,
+    heartless: Mapping[str, SplitEmbeddings] | None = None,
+) -> Readouts:
     """Fits a read-out of every label with enough values.
 
     Each read-out is the ridge regression of the report's linear probe: fitted on the train people, its strength chosen by
@@ -104,6 +111,7 @@ def fit_readouts(splits: Mapping[str, SplitEmbeddings], *, fingerprint: str, see
         splits: "train" and "validation" -> embeddings and labels.
         fingerprint: content hash of the encoder's parameters.
         seed: seed of the folds.
+        heartless: "train" and "validation" -> embeddings of minutes without a heart; None if the encoder is not at hand.
 
     Returns:
         The read-outs; without targets if no label has enough values.
@@ -121,7 +129,25 @@ def fit_readouts(splits: Mapping[str, SplitEmbeddings], *, fingerprint: str, see
         if not reason:
             targets[target] = _fit(LABELS[target].unit, fitting, choosing, seed=seed)
     people = len(np.unique(validation.participant))
-    return Readouts(fingerprint, LEVEL, people, _domain(train, validation), targets)
+    heart = None if heartless is None else _heart_test(splits, heartless, seed=seed)
+    return Readouts(fingerprint, LEVEL, people, _domain(train, validation), targets, heart)
+
+
+def _heart_test(
+    splits: Mapping[str, SplitEmbeddings], heartless: Mapping[str, SplitEmbeddings], *, seed: int
+) -> HeartTest:
+    """A linear discriminant of minutes with and without a heart; validation minutes without a heart give its limit."""
+    both = {}
+    for split in ("train", "validation"):
+        parts = (splits[split], heartless[split])
+        target = np.repeat([1.0, 0.0], [len(part) for part in parts])
+        features = {_FEATURES: np.concatenate([part.embedding for part in parts])}
+        both[split] = probes.ProbeSplit(features, target, np.concatenate([part.participant for part in parts]))
+    path, index = _ridge(both["train"], both["validation"], seed=seed)
+    weights, _ = path.linear(index)
+    judging = heartless["validation"] if len(heartless["validation"]) else heartless["train"]
+    limit = np.quantile(np.asarray(judging.embedding, np.float64) @ weights, _HEART_LEVEL, method="higher")
+    return HeartTest(weights, float(limit))
 
 
 def _labelled(split: SplitEmbeddings, target: str) -> probes.ProbeSplit:

@@ -20,7 +20,7 @@ from accdistill_jax.export.onnx_file import write_onnx
 from accdistill_jax.export.plain import Exportable, plain_encoder
 from accdistill_jax.files import write_atomically
 from accdistill_jax.labels import HEART_RATE, LABELS
-from accdistill_jax.readouts.readout import FAR, MOTION, WIDE, Readouts
+from accdistill_jax.readouts.readout import FAR, MOTION, NO_HEART, WIDE, Readouts
 
 PACKAGE = "onnxruntime-web@1.23.0"
 RUNTIME_FILES = ("ort.wasm.min.js", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
@@ -84,7 +84,7 @@ def page_folder() -> Path:
 
 def page_description(encoder: Exportable, readouts: Readouts, report: Mapping[str, Any] | None) -> dict[str, Any]:
     """Values that the page reads, its about.json; an infinite limit is None."""
-    readout, domain = readouts.targets[HEART_RATE], readouts.domain
+    readout, domain, heart = readouts.targets[HEART_RATE], readouts.domain, readouts.heart
     sources = {about.get("source") for about in (report or {}).get("run", {}).get("data", {}).values()}
     return {
         "rate_hz": encoder.rate_hz,
@@ -96,7 +96,7 @@ def page_description(encoder: Exportable, readouts: Readouts, report: Mapping[st
         "people": "it was trained on simulated people"
         if "synthetic" in sources or not sources
         else "it was trained on other people",
-        "reasons": {"far": FAR, "motion": MOTION, "wide": WIDE},
+        "reasons": {"far": FAR, "motion": MOTION, "heart": NO_HEART, "wide": WIDE},
         "readout": {
             "weights": readout.weights.tolist(),
             "intercept": readout.intercept,
@@ -112,6 +112,7 @@ def page_description(encoder: Exportable, readouts: Readouts, report: Mapping[st
             "distance_limit": domain.distance_limit,
             "motion_limit_g": _finite(domain.motion_limit_g),
         },
+        "heart": None if heart is None else {"weights": heart.weights.tolist(), "limit": heart.limit},
     }
 
 

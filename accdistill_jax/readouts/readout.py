@@ -16,8 +16,9 @@ from accdistill_jax.files import open_regular, write_atomically
 from accdistill_jax.storage.checked_npz import DamagedNpz, encode_npz, read_npz, verify_npz
 
 FILE_NAME = "readouts.npz"  # in the export folder of the encoder
-FORMAT_VERSION = 1
-FAR, MOTION, WIDE = "unlike the training data", "more motion than in training", "uncertain"
+FORMAT_VERSION = 2  # 1 had no test for a heart
+FAR, MOTION, NO_HEART = "unlike the training data", "more motion than in training", "no heartbeat found"
+WIDE = "uncertain"
 
 
 class Estimated(NamedTuple):
@@ -40,8 +41,9 @@ class Prediction(NamedTuple):
         low: [n] float64, lower end of the interval, not below 0; NaN where value is unknown, -inf without a calibrated interval.
         high: [n] float64, upper end of the interval.
         reason: [n] str; "" for a prediction, else why it is unknown: "unlike the training data" (the embedding is far from
-            those that the read-out was fitted on), "more motion than in training" (than in any of those minutes) or "uncertain"
-            (the interval is no narrower than that of a constant).
+            those that the read-out was fitted on), "more motion than in training" (than in any of those minutes), "no heartbeat
+            found" (the embedding is like those of minutes without a heart) or "uncertain" (the interval is no narrower than that of a
+            constant).
     """
 
     value: np.ndarray
@@ -137,6 +139,23 @@ class Domain:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class HeartTest:
+    """Tells embeddings of minutes with a heart from those of minutes without, such as noise or a device on a table.
+
+    Attributes:
+        weights: [D] float64; the score of an embedding is its product with them.
+        limit: score that hardly any minute without a heart exceeds.
+    """
+
+    weights: np.ndarray
+    limit: float
+
+    def passes(self, embeddings: np.ndarray) -> np.ndarray:
+        """[n] bool, True where embeddings [n, D] show a heart."""
+        return np.asarray(embeddings, np.float64) @ self.weights > self.limit
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Readouts:
     """The read-outs of one encoder.
 
@@ -146,6 +165,7 @@ class Readouts:
         calibration_people: number of people behind the intervals.
         domain: where the read-outs hold.
         targets: label -> read-out.
+        heart: refuses minutes without a heart; None for embeddings that come from a table, which has none.
     """
 
     fingerprint: str
@@ -153,6 +173,7 @@ class Readouts:
     calibration_people: int
     domain: Domain
     targets: Mapping[str, Readout]
+    heart: HeartTest | None = None
 
     def predict(self, embeddings: np.ndarray, *, motion_g: np.ndarray | None = None) -> dict[str, Prediction]:
         """Predicts every label from embeddings.
@@ -169,6 +190,8 @@ class Readouts:
         """
         embeddings = self.domain.checked(embeddings)
         outside = self.domain.reasons(embeddings, motion_g)
+        if self.heart is not None:
+            outside = np.where((outside == "") & ~self.heart.passes(embeddings), NO_HEART, outside)
         return {name: _with_reasons(readout, embeddings, outside) for name, readout in self.targets.items()}
 
 
@@ -207,6 +230,8 @@ def save_readouts(folder: str | os.PathLike[str], readouts: Readouts, *, key: st
         "targets": {name: _numbers(readout) for name, readout in readouts.targets.items()},
     }
     arrays = {"mean": readouts.domain.mean, "directions": readouts.domain.directions}
+    if readouts.heart is not None:
+        about["heart_limit"], arrays["heart_weights"] = readouts.heart.limit, readouts.heart.weights
     for name, readout in readouts.targets.items():
         arrays |= {f"{name}/weights": readout.weights, f"{name}/spread_weights": readout.spread_weights}
     try:
@@ -220,7 +245,19 @@ def _numbers(readout: Readout) -> dict:
     return {name: value for name, value in values.items() if not name.endswith("weights")}
 
 
-def load_readouts(folder: str | os.PathLike[str], *, fingerprint: str, key: str | None = None) -> Readouts | None:
+class FoundReadouts(NamedTuple):
+    """Read-outs beside an export, or the reason why there are none.
+
+    Attributes:
+        readouts: the read-outs, or None.
+        missing: why there are none, and what to do; "" if there are.
+    """
+
+    readouts: Readouts | None
+    missing: str
+
+
+def find_readouts(folder: str | os.PathLike[str], *, fingerprint: str, key: str | None = None) -> FoundReadouts:
     """Reads the read-outs that belong to an exported encoder.
 
     Args:
@@ -228,13 +265,11 @@ def load_readouts(folder: str | os.PathLike[str], *, fingerprint: str, key: str 
         fingerprint: content hash of the encoder's parameters.
         key: hash of the inputs that they must have been fitted on; None: any.
 
-    Returns:
-        The read-outs; None if there are none, or if they belong to other parameters or another key.
-
     Raises:
         UserError: the file is damaged, or a newer version wrote it.
     """
     path = Path(folder) / FILE_NAME
+    again = "repeat the run's command, whose stage evaluation writes it"
     try:
         with open_regular(path) as file:
             if not verify_npz(file):
@@ -246,19 +281,39 @@ def load_readouts(folder: str | os.PathLike[str], *, fingerprint: str, key: str 
                 f"{path}: the read-outs have format version {about['format_version']}, this program reads version "
                 f"{FORMAT_VERSION}; update accdistill_jax"
             )
-        if about["fingerprint"] != fingerprint or key not in (None, about["key"]):
-            return None
-        targets = {name: _readout(name, numbers, arrays) for name, numbers in about["targets"].items()}
-        domain = Domain(arrays["mean"], arrays["directions"], about["distance_limit"], about["motion_limit_g"])
-        return Readouts(about["fingerprint"], about["level"], about["calibration_people"], domain, targets)
+        if about["fingerprint"] != fingerprint:
+            return FoundReadouts(
+                None,
+                f"{path} belongs to another encoder (fingerprint {about['fingerprint'][:12]}, this one has {fingerprint[:12]}); put "
+                f"back this encoder's file, or {again}",
+            )
+        if about["format_version"] < FORMAT_VERSION:
+            return FoundReadouts(
+                None, f"{path} is of an earlier version, which predicted from noise, too; {again} anew"
+            )
+        if key not in (None, about["key"]):
+            return FoundReadouts(None, f"{path} was fitted on other data; {again} anew")
+        return FoundReadouts(_readouts(about, arrays), "")
     except FileNotFoundError:
-        return None
+        return FoundReadouts(None, f"{path} is missing; {again}")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except (DamagedNpz, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} is damaged ({error}); delete it, and repeat the run's command, which fits the read-outs again"
         ) from error
+
+
+def load_readouts(folder: str | os.PathLike[str], *, fingerprint: str, key: str | None = None) -> Readouts | None:
+    """The read-outs that `find_readouts` finds; None if there are none."""
+    return find_readouts(folder, fingerprint=fingerprint, key=key).readouts
+
+
+def _readouts(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Readouts:
+    targets = {name: _readout(name, numbers, arrays) for name, numbers in about["targets"].items()}
+    domain = Domain(arrays["mean"], arrays["directions"], about["distance_limit"], about["motion_limit_g"])
+    heart = HeartTest(arrays["heart_weights"], about["heart_limit"]) if "heart_limit" in about else None
+    return Readouts(about["fingerprint"], about["level"], about["calibration_people"], domain, targets, heart)
 
 
 def _readout(name: str, numbers: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Readout:

@@ -25,7 +25,7 @@ def _setting(name: str) -> Any:
 _ENABLED_BY_JAX = _setting("jax_enable_compilation_cache")
 
 
-def use_compilation_cache(choice: str, *, say: Callable[[str], None] = _log.warning) -> None:
+def use_compilation_cache(choice: str, *, say: Callable[[str], None] = _log.warning, key: str = "") -> None:
     """Keeps compiled programs in a folder, so that the next start does not compile them again.
 
     JAX does not write the entries atomically: an entry torn by a kill is compiled again, with a warning.
@@ -34,6 +34,7 @@ def use_compilation_cache(choice: str, *, say: Callable[[str], None] = _log.warn
         choice: the folder; "": the folder that JAX is set to (JAX_COMPILATION_CACHE_DIR), else one in the user's cache folder; "off":
             no folder, until a later call in this process.
         say: called with one line if the user has no writable cache folder, so that no programs are kept.
+        key: flag of the command that chooses the folder, for this line; "" if it has none.
 
     Raises:
         UserError: the folder `choice` cannot be created.
@@ -56,6 +57,6 @@ def use_compilation_cache(choice: str, *, say: Callable[[str], None] = _log.warn
         try:
             jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
         except UserError as error:
-            say(f"compiled programs are not kept: {error}, or give --config.runtime.compilation_cache=FOLDER")
+            say(f"compiled programs are not kept: {error}" + (f", or give {key}=FOLDER" if key else ""))
     if before != (_setting("jax_compilation_cache_dir"), _setting("jax_enable_compilation_cache")):
         compilation_cache.reset_cache()  # else JAX keeps the cache of the first compilation

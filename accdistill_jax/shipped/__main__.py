@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from accdistill_jax.api.arguments import add_out, command_parser
 from accdistill_jax.api.shipped import FOLDER
 from accdistill_jax.api.store import open_store
 from accdistill_jax.data.store.store import Store
-from accdistill_jax.errors import CommandParser
 from accdistill_jax.files import write_atomically
 from accdistill_jax.run import run
 from accdistill_jax.runtime.command import run_command
@@ -26,11 +26,10 @@ PROG = "python -m accdistill_jax.shipped"
 
 def shipped_parser(prog: str = PROG) -> argparse.ArgumentParser:
     """Builds the parser."""
-    parser = CommandParser(
-        prog=prog,
-        description="Makes the encoders that come with the package: trains the runs of configs/shipped.py that are not finished, packs "
+    parser = command_parser(
+        prog,
+        "Makes the encoders that come with the package: trains the runs of configs/shipped.py that are not finished, packs "
         "their encoders, measures these on unseen people, and writes their model cards. An interrupted command continues.",
-        allow_abbrev=False,
     )
     parser.add_argument("work", type=path_argument, help="folder of the runs, a work directory for each preset")
     parser.add_argument("--only", nargs="+", choices=ENCODERS, default=list(ENCODERS), metavar="NAME", help="encoders")
@@ -42,7 +41,7 @@ def shipped_parser(prog: str = PROG) -> argparse.ArgumentParser:
         metavar="STORE",
         help="stores of real recordings to measure on",
     )
-    parser.add_argument("--out", type=path_argument, default=FOLDER, metavar="FOLDER", help="(default: the package)")
+    add_out(parser, "(default: the package)", default=FOLDER)
     parser.add_argument(
         "--check", action="store_true", help="write nothing: compare parameters with the shipped ones, bit for bit"
     )

@@ -8,7 +8,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from accdistill_jax.api.encoder import TrainedEncoder, load
+from accdistill_jax.api.encoder import TrainedEncoder
+from accdistill_jax.api.loading import load
 from accdistill_jax.api.store import open_store
 from accdistill_jax.config.load import load_config
 from accdistill_jax.config.record import config_hash, load_record

@@ -34,7 +34,7 @@ from accdistill_jax.stages import teacher as teacher_stage
 from accdistill_jax.stages.build_objective import needs_teacher, objective_of
 from accdistill_jax.stages.context import Run
 from accdistill_jax.stages.evaluated_encoders import Encoders, EvaluatedEncoder, teacher_encoder
-from accdistill_jax.stages.map_segments import embed
+from accdistill_jax.stages.map_segments import RowReader, embed
 from accdistill_jax.stages.student import load_student
 from accdistill_jax.stages.teachers import load_teachers
 from accdistill_jax.storage.checked_npz import DamagedNpz, encode_npz, read_npz, verify_npz
@@ -176,11 +176,18 @@ def unseen_rows(encoders: Encoders, store: Store) -> dict[str, list[np.ndarray]]
 
 
 def embeddings(
-    run: Run, encoders: Encoders, name: str, stores: Sequence[Store], rows: Mapping[str, list[np.ndarray]]
+    run: Run,
+    encoders: Encoders,
+    name: str,
+    stores: Sequence[Store],
+    rows: Mapping[str, list[np.ndarray]],
+    *,
+    reads: Callable[[EvaluatedEncoder, Store], RowReader] = EvaluatedEncoder.reads,
 ) -> dict[str, dict[str, SplitEmbeddings]] | None:
     """Encoder -> split -> embeddings; read from `embeddings/` if the file there is of the same encoders.
 
-    All processes take part in computing them; process 0 keeps them, the others get None.
+    All processes take part in computing them; process 0 keeps them, the others get None. `reads` gives the reader of a store's
+    rows for an encoder.
     """
     encoders = encoders.fitting(stores)
     path = run.workdir / "embeddings" / f"{name}.npz"
@@ -192,7 +199,7 @@ def embeddings(
             path, key, encoders=[encoder.name for encoder in encoders.all], counts=counts, say=run.say
         )
     if not run.peers.share(f"embeddings {name}", arrays is not None):
-        arrays = _compute(run, encoders, name, stores, rows)
+        arrays = _compute(run, encoders, name, rows, lambda encoder: [reads(encoder, store) for store in stores])
         if run.peers.first:
             save_embeddings(path, key, arrays)
     if not run.peers.first or arrays is None:
@@ -294,7 +301,13 @@ def _check(arrays: Mapping[str, np.ndarray], encoders: Sequence[str], counts: Ma
             raise DamagedNpz(f"{name} is {values.dtype.name} {values.shape}")
 
 
-def _compute(run, encoders: Encoders, name: str, stores, rows) -> dict[str, np.ndarray]:
+def _compute(
+    run: Run,
+    encoders: Encoders,
+    name: str,
+    rows: Mapping[str, list[np.ndarray]],
+    readers: Callable[[EvaluatedEncoder], Sequence[RowReader]],
+) -> dict[str, np.ndarray]:
     """Arrays by "encoder/split/quantity", with the ranks of the test segments in the pool of all of them."""
     total = len(encoders.all) * sum(len(r) for store_rows in rows.values() for r in store_rows)
     done, arrays = 0, {}
@@ -317,7 +330,7 @@ def _compute(run, encoders: Encoders, name: str, stores, rows) -> dict[str, np.n
                 values = embed(
                     encoder.apply,
                     encoder.params,
-                    zip(map(encoder.reads, stores), store_rows, strict=True),
+                    zip(readers(encoder), store_rows, strict=True),
                     batch_size=run.config.evaluation.batch_size,
                     parallel=run.parallel,
                     on_batch=advance,

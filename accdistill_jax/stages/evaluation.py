@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.evaluate import STUDENT, TEACHER
+from accdistill_jax.evaluation.heartless import HEARTLESS_VERSION
 from accdistill_jax.evaluation.predictions import PREDICTION_VERSION, fit_readouts
 from accdistill_jax.readouts.readout import Readouts, load_readouts, save_readouts
 from accdistill_jax.stages import student as student_stage
@@ -12,25 +13,28 @@ from accdistill_jax.stages.context import Run
 from accdistill_jax.stages.embedding import Embedded, embed_splits, hash_of
 from accdistill_jax.stages.embedding_tables import write_tables
 from accdistill_jax.stages.evaluated_encoders import Encoders
+from accdistill_jax.stages.heartless import heartless_embeddings
 
 
 def evaluation_stage(run: Run) -> None:
     """Embeds all segments that are evaluated, and saves the read-outs of the run's encoders and the tables of minutes."""
     embedded = embed_splits(run)
-    run.peers.from_first("read-outs", lambda: _save(run, embedded))
+    heartless = heartless_embeddings(run, embedded.encoders)
+    run.peers.from_first("read-outs", lambda: _save(run, embedded, heartless))
 
 
-def _save(run: Run, embedded: Embedded) -> None:
-    write_tables(run, embedded, fitted_readouts(run, embedded.encoders, embedded.main))
+def _save(run: Run, embedded: Embedded, heartless: Mapping) -> None:
+    write_tables(run, embedded, fitted_readouts(run, embedded.encoders, embedded.main, heartless))
 
 
-def fitted_readouts(run: Run, encoders: Encoders, main: Mapping) -> dict[str, Readouts]:
+def fitted_readouts(run: Run, encoders: Encoders, main: Mapping, heartless: Mapping) -> dict[str, Readouts]:
     """Fits the read-outs of the run's encoders and saves them beside their exports; reads those that are there.
 
     Args:
         run: the run's context.
         encoders: the evaluated encoders.
         main: encoder -> split -> embeddings, of the stores that are trained on.
+        heartless: encoder -> split -> embeddings, of minutes without a heart.
 
     Returns:
         Encoder -> its read-outs, that of the student last; they have no targets if no label has enough values.
@@ -43,14 +47,16 @@ def fitted_readouts(run: Run, encoders: Encoders, main: Mapping) -> dict[str, Re
     for name, (encoder, folder) in trained.items():
         if encoder is None or name not in main:
             continue
-        key = hash_of([encoders.key, PREDICTION_VERSION])
+        key = hash_of([encoders.key, PREDICTION_VERSION, HEARTLESS_VERSION])
         readouts = None
         try:
             readouts = load_readouts(folder, fingerprint=encoder.fingerprint, key=key)
         except UserError as error:
             run.say(f"evaluation: {error}: fitted again")
         if readouts is None:
-            readouts = fit_readouts(main[name], fingerprint=encoder.fingerprint, seed=run.config.seed)
+            readouts = fit_readouts(
+                main[name], fingerprint=encoder.fingerprint, seed=run.config.seed, heartless=heartless.get(name)
+            )
             if folder.is_dir() and not (name == TEACHER and run.config.teacher.path):
                 save_readouts(folder, readouts, key=key)
         fitted[name] = readouts

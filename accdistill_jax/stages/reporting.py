@@ -14,6 +14,8 @@ from accdistill_jax.data.store.store import Store
 from accdistill_jax.encoder import Teacher
 from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.evaluate import SPLITS, STUDENT, TEACHER, evaluate
+from accdistill_jax.evaluation.heartless import HEARTLESS_VERSION
+from accdistill_jax.evaluation.predictions import PREDICTION_VERSION
 from accdistill_jax.evaluation.report.finished import is_finished, mark_finished, unmark
 from accdistill_jax.evaluation.report.report import write_run_report
 from accdistill_jax.evaluation.split_embeddings import SplitEmbeddings
@@ -31,6 +33,7 @@ from accdistill_jax.stages.embedding import (
 )
 from accdistill_jax.stages.evaluated_encoders import Encoders
 from accdistill_jax.stages.evaluation import fitted_readouts, readouts_of_report
+from accdistill_jax.stages.heartless import heartless_embeddings
 from accdistill_jax.stages.teacher import reconstruction
 from accdistill_jax.training.metrics import read_metrics
 from accdistill_jax.training.metrics_sums import check_records, spoilt_files
@@ -76,10 +79,23 @@ def report_stage(run: Run, *, durations_s: dict[str, float]) -> None:
         name: (store, embeddings(run, encoders, f"unseen-{name}", (store,), unseen_rows(encoders, store)))
         for name, store in unseen_stores(run).items()
     }
-    run.peers.from_first("report", lambda: write_reports(run, encoders, main or {}, unseen, durations_s))
+    heartless = heartless_embeddings(run, encoders)
+    run.peers.from_first(
+        "report",
+        lambda: write_reports(
+            run, encoders, main or {}, unseen, durations_s, fitted_readouts(run, encoders, main or {}, heartless)
+        ),
+    )
 
 
-def write_reports(run: Run, encoders: Encoders, main: Mapping, unseen: Mapping, durations_s: dict[str, float]) -> None:
+def write_reports(
+    run: Run,
+    encoders: Encoders,
+    main: Mapping,
+    unseen: Mapping,
+    durations_s: dict[str, float],
+    readouts: Mapping[str, Readouts],
+) -> None:
     """Writes the reports, on process 0.
 
     Args:
@@ -88,21 +104,29 @@ def write_reports(run: Run, encoders: Encoders, main: Mapping, unseen: Mapping, 
         main: encoder -> split -> embeddings, of the stores that are trained on.
         unseen: name -> (store, encoder -> "test" -> embeddings), of the unseen stores.
         durations_s: stage -> its duration in seconds.
+        readouts: encoder -> its read-outs.
     """
-    readouts = readouts_of_report(fitted_readouts(run, encoders, main))
+    of_report = readouts_of_report(readouts)
     curves = {name: records for name in ("teacher", "student") if (records := _curve(run, name))}
     info = _run_info(run, encoders, durations_s)
-    made_from = [encoders.key, curves, plain(run.config.evaluation), info["versions"]]
+    made_from = [
+        encoders.key,
+        PREDICTION_VERSION,
+        HEARTLESS_VERSION,
+        curves,
+        plain(run.config.evaluation),
+        info["versions"],
+    ]
     made_from.append([info["separation"].get(key) for key in ("equal names", "result", "warnings")])
     for name, (store, embedded) in unseen.items():
         mixed = {e: {**main[e], "test": embedded[e]["test"]} for e in embedded if e in main}
         info_here = {**info, "data": _data_info((store,)), "probes fitted on": _data_info(run.stores)}
         info_here |= _sensors_info((store,))
         key = hash_of([made_from, store.fingerprint])
-        report = _Report(run.workdir / "unseen" / name, mixed, info_here, key, (store,), None, readouts=readouts)
+        report = _Report(run.workdir / "unseen" / name, mixed, info_here, key, (store,), None, readouts=of_report)
         _write(run, encoders.teacher if TEACHER in embedded else None, report)
     if has_test_segments(run.stores):
-        report = _Report(run.workdir, main, info, hash_of(made_from), run.stores, "test", curves, readouts)
+        report = _Report(run.workdir, main, info, hash_of(made_from), run.stores, "test", curves, of_report)
         _write(run, encoders.teacher, report)
         for line in read_summary(run.workdir):
             run.say(line)

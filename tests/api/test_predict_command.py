@@ -111,7 +111,7 @@ def test_wrong_inputs_get_one_line(finished, copy, recording, predict, tmp_path)
     stamped = np.column_stack([np.arange(4000) / 64, np.random.default_rng(0).normal([0, 0.6, 0.8], 0.002, (4000, 3))])
     np.savetxt(tmp_path / "accel.csv", stamped, "%.5f", ",", header="time,x,y,z", comments="")
     refusal = refused(finished, tmp_path / "accel.csv", "--part", "teacher", "--out", tmp_path / "a.csv")
-    assert "has no PPG, which the teacher reads; predict it by a student" in refusal
+    assert "has no PPG, which the teacher reads; take a student" in refusal
     (tmp_path / "empty").mkdir()
     assert "no reader knows these files" in refused(finished, tmp_path / "empty", "--out", out)
     (copy / "student/export/readouts.npz").unlink()

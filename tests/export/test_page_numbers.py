@@ -11,7 +11,7 @@ from accdistill_jax.data.preprocessing.quality import motion_g
 from accdistill_jax.data.preprocessing.resample import to_grid
 from accdistill_jax.data.recording import Stream
 from accdistill_jax.export import demo
-from accdistill_jax.readouts.readout import FAR, MOTION, WIDE, Domain, Readout, Readouts
+from accdistill_jax.readouts.readout import FAR, MOTION, NO_HEART, WIDE, Domain, HeartTest, Readout, Readouts
 
 NODE = shutil.which("node")
 PROGRAM = """
@@ -39,7 +39,7 @@ def test_resampling_motion_and_read_outs_are_those_of_python(tmp_path):
     weights, spread_weights = rng.normal(0, 2.0, 6), rng.normal(0, 0.5, 6)
     heart_rate = Readout("bpm", weights, 60.0, spread_weights, 0.5, (0.5, 9.0), 2.0, 12.0)
     domain = Domain(rng.normal(size=6), rng.normal(size=(6, 4)), 3.0, 0.05)
-    readouts = Readouts("f00d", 0.9, 40, domain, {"hr_bpm": heart_rate})
+    readouts = Readouts("f00d", 0.9, 40, domain, {"hr_bpm": heart_rate}, HeartTest(rng.normal(size=6), -2.0))
     embeddings, motion = rng.normal(0, 1.6, (60, 6)).astype(np.float32), rng.uniform(0, 0.06, 60)
     embeddings[-1] = -30 * np.sign(weights)  # a rate below 0
     given = {
@@ -62,7 +62,7 @@ def test_resampling_motion_and_read_outs_are_those_of_python(tmp_path):
     expected = readouts.predict(embeddings, motion_g=motion)["hr_bpm"]
     rows = found["rows"]
     assert [row["reason"] for row in rows] == expected.reason.tolist()
-    assert {"", FAR, MOTION, WIDE} == set(expected.reason.tolist())
+    assert {"", FAR, MOTION, NO_HEART, WIDE} == set(expected.reason.tolist())
     for name in ("value", "low", "high"):
         shown = np.array([row[name] for row in rows])
         np.testing.assert_allclose(shown[expected.known], getattr(expected, name)[expected.known], rtol=1e-9, atol=1e-9)

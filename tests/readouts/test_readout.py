@@ -10,10 +10,13 @@ from accdistill_jax.readouts.readout import (
     FAR,
     FILE_NAME,
     MOTION,
+    NO_HEART,
     WIDE,
     Domain,
+    HeartTest,
     Readout,
     Readouts,
+    find_readouts,
     load_readouts,
     save_readouts,
 )
@@ -23,7 +26,8 @@ from accdistill_jax.readouts.readout import (
 def readouts():
     """Heart rate is 60 + 10 x; the expected error grows with y, from 1 to 8 bpm."""
     heart_rate = Readout("bpm", np.array([10.0, 0.0]), 60.0, np.array([0.0, 1.0]), 0.0, (1.0, 8.0), 2.0, 10.0)
-    return Readouts("f00d", 0.9, 40, Domain(np.zeros(2), np.eye(2), 3.0, 0.05), {"hr_bpm": heart_rate})
+    domain, heart = Domain(np.zeros(2), np.eye(2), 3.0, 0.05), HeartTest(np.array([1.0, 0.0]), -1e6)
+    return Readouts("f00d", 0.9, 40, domain, {"hr_bpm": heart_rate}, heart)
 
 
 def test_values_intervals_and_the_reasons_of_unknown_minutes(readouts):
@@ -37,6 +41,14 @@ def test_values_intervals_and_the_reasons_of_unknown_minutes(readouts):
     np.testing.assert_allclose(prediction.high[:2], [67.0, 69.0])
     assert np.isnan(prediction.value[2:]).all() and np.isnan(prediction.low[2:]).all()
     assert readouts.predict(embeddings)["hr_bpm"].reason[4] == ""  # without motion, its rule is not applied
+
+
+def test_a_minute_without_a_heart_is_unknown_and_no_other_reason_is_hidden(readouts):
+    strict = dataclasses.replace(readouts, heart=HeartTest(np.array([1.0, 0.0]), 0.2))
+    embeddings = np.array([[0.5, 0.0], [0.1, 0.0], [-9.0, 0.0], [0.1, 0.0]])
+    prediction = strict.predict(embeddings, motion_g=np.array([0.01, 0.01, 0.01, 0.06]))["hr_bpm"]
+    assert prediction.reason.tolist() == ["", NO_HEART, FAR, MOTION]
+    assert dataclasses.replace(strict, heart=None).predict(embeddings)["hr_bpm"].reason[1] == ""
 
 
 def test_without_calibration_the_interval_is_unbounded_and_the_value_stays(readouts):
@@ -72,7 +84,8 @@ def test_wrong_embeddings_are_refused(readouts, embeddings, message):
 def test_saved_read_outs_are_read_back_to_the_bit(readouts, tmp_path):
     save_readouts(tmp_path, readouts, key="abc")
     again = load_readouts(tmp_path, fingerprint="f00d", key="abc")
-    assert again is not None and (again.level, again.calibration_people) == (0.9, 40)
+    assert again is not None and again.heart is not None and again.heart.limit == readouts.heart.limit
+    assert (again.level, again.calibration_people) == (0.9, 40)
     embeddings = np.random.default_rng(0).normal(size=(50, 2))
     for name in ("value", "low", "high", "reason"):
         now, before = (getattr(r.predict(embeddings)["hr_bpm"], name) for r in (again, readouts))
@@ -88,6 +101,20 @@ def test_read_outs_of_another_encoder_or_key_are_not_used(readouts, tmp_path):
     assert load_readouts(tmp_path, fingerprint="beef") is None
     assert load_readouts(tmp_path, fingerprint="f00d", key="other") is None
     assert load_readouts(tmp_path, fingerprint="f00d") is not None
+
+
+def test_the_reason_for_no_read_outs_is_told(readouts, tmp_path, monkeypatch):
+    assert "readouts.npz is missing; repeat the run's command" in find_readouts(tmp_path, fingerprint="f00d").missing
+    save_readouts(tmp_path, readouts, key="abc")
+    assert find_readouts(tmp_path, fingerprint="f00d").missing == ""
+    foreign = find_readouts(tmp_path, fingerprint="beef").missing
+    assert "belongs to another encoder (fingerprint f00d, this one has beef)" in foreign
+    monkeypatch.setattr("accdistill_jax.readouts.readout.FORMAT_VERSION", 3)
+    assert "is of an earlier version" in find_readouts(tmp_path, fingerprint="f00d").missing
+    save_readouts(tmp_path, readouts, key="abc")
+    monkeypatch.setattr("accdistill_jax.readouts.readout.FORMAT_VERSION", 2)
+    with pytest.raises(UserError, match="update accdistill_jax"):
+        find_readouts(tmp_path, fingerprint="f00d")
 
 
 def test_every_damage_is_named(readouts, tmp_path):

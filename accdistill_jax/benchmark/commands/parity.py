@@ -31,7 +31,7 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
         UserError: the run has no stores or read-outs at hand, or a package for a format is missing.
     """
     from accdistill_jax.api.agreement import unseen_minutes
-    from accdistill_jax.api.encoder import load
+    from accdistill_jax.api.loading import load
 
     encoder = load(arguments.run, part=arguments.part)
     minutes = unseen_minutes(encoder, most=arguments.minutes)

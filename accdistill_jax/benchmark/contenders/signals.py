@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from accdistill_jax.api.encoder import load
+from accdistill_jax.api.loading import load
 from accdistill_jax.runtime import host_memory
 
 

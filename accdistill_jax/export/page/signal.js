@@ -62,7 +62,7 @@ export function motionOf(segment, rate) { // root mean square over windows of 2 
 }
 
 export function prediction(embedding, motion, about) {
-  const { readout, domain } = about;
+  const { readout, domain, heart } = about;
   const dot = (weights) => weights.reduce((sum, weight, i) => sum + weight * embedding[i], 0);
   const value = dot(readout.weights) + readout.intercept;
   const [low, high] = readout.spread_limits;
@@ -73,6 +73,7 @@ export function prediction(embedding, motion, about) {
   let reason = "";
   if (distance > domain.distance_limit) reason = about.reasons.far;
   if (domain.motion_limit_g !== null && motion > domain.motion_limit_g) reason = about.reasons.motion;
+  if (!reason && heart !== null && !(dot(heart.weights) > heart.limit)) reason = about.reasons.heart;
   if (!reason && Number.isFinite(half) && readout.constant_half_width !== null && half >= readout.constant_half_width) reason = about.reasons.wide;
   return { value: Math.max(value, 0), low: Number.isFinite(half) ? Math.max(value - half, 0) : -Infinity, high: Math.max(value + half, 0), reason, motion };
 }

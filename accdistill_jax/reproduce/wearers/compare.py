@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from accdistill_jax.api.encoder import Part, load
+from accdistill_jax.api.encoder import Part
+from accdistill_jax.api.loading import load
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.errors import UserError
 from accdistill_jax.labels import HEART_RATE

@@ -70,6 +70,12 @@ def find_dialect(file: Path) -> Dialect:
         widths = [len(line.split(",")) for line in lines]
         if widths[-1] >= 2 * _LEAST_NUMBERS and widths[-1] in (2 * width for width in widths):
             raise UserError(_both_signs(lines[-1][:60]))
+        cells = [cell.strip().lower() for cell in re.split(r"[,;\t ]", lines[-1])]
+        if len(cells) >= _LEAST_NUMBERS and all(cell in MISSING for cell in cells):
+            raise UserError(
+                f"the rows up to line {len(lines)} hold no number ({lines[-1][:60]!r}), so its columns cannot be recognised; "
+                "remove the rows without numbers at its beginning"
+            )
         raise UserError(
             f"no table of numbers is recognised (line {len(lines)}: {lines[-1][:60]!r}); a row needs three numbers, between commas, "
             "semicolons, tabs or blanks, with a point or a comma as the decimal sign and no sign between thousands"
