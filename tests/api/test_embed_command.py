@@ -142,7 +142,15 @@ def test_without_read_outs_the_table_has_no_predictions_and_is_another_one(copy,
     assert embed(copy, watches, *flags(out)) == 2
     assert "was made otherwise (read-outs" in capsys.readouterr().err
     assert embed(copy, watches, *flags(out), "--overwrite") == 0
-    assert pq.read_table(out).column_names[-1] == "embedding" and "predictions" not in capsys.readouterr().out
+    assert pq.read_table(out).column_names[-1] == "embedding"
+    assert "no predictions of heart rate and the like: " in (said := capsys.readouterr().out) and "is missing" in said
+
+
+def test_a_file_that_begins_without_numbers_is_told_so(finished, tmp_path, capsys):
+    (tmp_path / "late.csv").write_text(HEADER + "nan,nan,nan\n" * 450 + csv().removeprefix(HEADER))
+    assert embed(finished, tmp_path / "late.csv", *flags(tmp_path / "z.parquet")) == 2
+    said = capsys.readouterr().err
+    assert "late.csv" in said and "the rows up to line 400 hold no number ('nan,nan,nan')" in said
 
 
 def test_a_reader_in_a_file(finished, tmp_path, capsys):

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 
 import matplotlib.image
 import numpy as np
@@ -91,6 +92,37 @@ def test_predictions_are_those_of_the_encoder(finished, smoke_store):
     np.testing.assert_array_equal(predicted["hr_bpm"].value, direct["hr_bpm"].value)
 
 
+def test_a_file_without_description_needs_rate_and_unit(finished, predict, tmp_path):
+    signal = np.random.default_rng(0).normal([0.0, 600.0, 800.0], 2.0, (6500, 3))
+    np.savetxt(tmp_path / "my.csv", signal, "%.2f", ",", header="x,y,z", comments="")
+    outs = [tmp_path / "my.png", tmp_path / "table.csv"]
+    status, _, err = predict(finished, tmp_path / "my.csv", "--out", *outs)
+    assert status == 2 and "give the rate" in err
+    status, out, _ = predict(finished, tmp_path / "my.csv", "--out", *outs, "--rate-hz", "50", "--unit", "mg")
+    assert status == 0 and out.startswith("my (my): 2 minutes\n") and all(path.exists() for path in outs)
+
+
+def test_a_student_loses_no_minute_to_a_gap_in_the_ppg(finished, recording, predict, tmp_path):
+    lines = (recording / "ppg.csv").read_text().splitlines()
+    lines[1 : 2 * 3840] = ["nan,nan"] * (2 * 3840 - 1)
+    (recording / "ppg.csv").write_text("\n".join(lines) + "\n")
+    status, out, _ = predict(finished, recording, "--out", tmp_path / "out.csv")
+    assert status == 0 and out.splitlines()[0] == "night (p1): 4 minutes"
+    status, out, _ = predict(finished, recording, "--part", "teacher", "--out", tmp_path / "out.csv")
+    assert status == 0 and out.splitlines()[0] == "night (p1): 2 minutes, 2 left out: gap"
+
+
+def test_read_outs_of_another_encoder_are_refused(finished, copy, recording, predict, tmp_path):
+    shutil.copy(finished / "teacher/export/readouts.npz", copy / "student/export/readouts.npz")
+    status, _, err = predict(copy, recording, "--out", tmp_path / "out.csv")
+    assert status == 2 and "readouts.npz belongs to another encoder (fingerprint" in err and err.count("\n") == 1
+    encoder = ad.load(copy)
+    assert encoder.embed(np.random.default_rng(0).normal([0, 0.6, 0.8], 0.002, (3840, 3)), 64).shape[0] == 1
+    with pytest.warns(ad.SignalWarning) as warned:
+        assert encoder.embed_recording(recording).column_names[-1] == "embedding"
+    assert any("no predictions" in str(w.message) and "belongs to another" in str(w.message) for w in warned)
+
+
 def test_wrong_inputs_get_one_line(finished, copy, recording, predict, tmp_path):
     store = ad.open_store(_store(finished))
     record(tmp_path / "in/day", store, store.indices("train")[4:6], participant="p2")
@@ -115,7 +147,7 @@ def test_wrong_inputs_get_one_line(finished, copy, recording, predict, tmp_path)
     (tmp_path / "empty").mkdir()
     assert "no reader knows these files" in refused(finished, tmp_path / "empty", "--out", out)
     (copy / "student/export/readouts.npz").unlink()
-    assert "has no read-outs" in refused(copy, recording, "--out", out)
+    assert "readouts.npz is missing; repeat the run's command" in refused(copy, recording, "--out", out)
     (copy / "student/export/readouts.npz").write_bytes(b"damaged")
     assert "readouts.npz is damaged" in refused(copy, recording, "--out", out)
     assert not out.exists()

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -55,6 +56,59 @@ def test_it_reads_heart_rate_of_new_synthetic_people():
         embeddings = encoder.encode(np.concatenate([getattr(batch, modality) for batch in minutes]))
         rate = encoder.predict_embeddings(embeddings)["hr_bpm"]
         assert rate.known.sum() > 12 and np.abs(rate.value - truth)[rate.known].mean() < 3.0, name
+
+
+def noise(kind, minutes=20):
+    """Minutes of a device that nobody wears, [time, 3] in g."""
+    rng, shape = np.random.default_rng(3), (minutes * 3840, 3)
+    if kind == "table":  # the last digit of a sensor in steps of 1 mg
+        return np.round(1000 * (rng.normal(0, 0.0004, shape) + [0.01, 0.0203, 0.9996])) / 1000
+    if kind == "pink":
+        spectrum = np.fft.rfft(rng.normal(size=shape), axis=0)
+        spectrum[1:] /= np.sqrt(np.arange(1, len(spectrum)))[:, None]
+        spectrum[0] = 0
+        made = np.fft.irfft(spectrum, shape[0], axis=0)
+        return 0.005 * made / made.std() + [0, 0.6, 0.8]
+    return rng.normal(0, kind / 1000, shape) + [0, 0, 1]
+
+
+@pytest.mark.parametrize("kind", [0.5, 2, 10, 50, "pink", "table"])
+def test_noise_is_not_taken_for_a_heart(kind):
+    for name in ("synthetic-small", "synthetic-wrist"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ad.SignalWarning)
+            predicted = ad.load(name).predict(noise(kind), 64)
+        for label, prediction in predicted.items():
+            assert prediction.known.mean() <= 0.1, (name, label)
+
+
+def test_a_signal_of_2_hz_is_not_answered():
+    slow = np.random.default_rng(0).normal([0.0, 0.6, 0.8], 0.002, (1200, 3))
+    with pytest.warns(ad.SignalWarning, match="lacks most of the heartbeat"):
+        predicted = ad.load("synthetic-small").predict(slow, 2)
+    assert not any(prediction.known.any() for prediction in predicted.values())
+
+
+def test_an_encoder_of_another_part_or_without_a_name_is_refused():
+    with pytest.raises(UserError, match="synthetic-small is a student, not a teacher.* take synthetic-teacher"):
+        ad.load("synthetic-small", part="teacher")
+    with pytest.raises(UserError, match="the encoder's name is empty; give a run, or a name that accdistill encoders"):
+        ad.load("")
+
+
+@pytest.mark.parametrize("damage", ["params.npz", "readouts.npz", "no read-outs", "foreign read-outs"])
+def test_a_damaged_installation_says_to_install_again(tmp_path, monkeypatch, damage):
+    folder = shutil.copytree(FOLDER / "synthetic-small", tmp_path / "synthetic-small")
+    if damage.endswith(".npz"):
+        (folder / damage).write_bytes((folder / damage).read_bytes()[:-9])
+    else:
+        (folder / "readouts.npz").unlink()
+        if damage.startswith("foreign"):
+            shutil.copy(FOLDER / "synthetic-wrist/readouts.npz", folder)
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
+    with pytest.raises(UserError, match="the shipped encoder is damaged: .*; install accdistill_jax again$") as refused:
+        ad.load("synthetic-small")
+    assert "train" not in str(refused.value) and "run's command" not in str(refused.value)
 
 
 def test_a_changed_byte_is_noticed(tmp_path):

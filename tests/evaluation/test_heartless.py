@@ -24,7 +24,7 @@ def wrist(seed=0):
 @pytest.fixture(scope="module")
 def made():
     return np.stack(
-        [heartless_minute(wrist(), rate_hz=RATE_HZ, rng=np.random.default_rng([1, seed])) for seed in range(80)]
+        [heartless_minute(wrist(), rate_hz=RATE_HZ, rng=np.random.default_rng([1, seed])) for seed in range(40)]
     )
 
 
@@ -36,10 +36,10 @@ def test_no_heartbeat_is_left(made):
 
 def test_half_of_them_keep_posture_breathing_and_spectrum(made):
     assert made.dtype == np.float32 and np.isfinite(made).all()
-    np.testing.assert_allclose(made.mean(axis=1), np.broadcast_to(wrist().mean(axis=0), (80, 3)), atol=0.02)
+    np.testing.assert_allclose(made.mean(axis=1), np.broadcast_to(wrist().mean(axis=0), (40, 3)), atol=0.02)
     breath = 0.02 * np.sin(2 * np.pi * 0.25 * np.arange(3840) / RATE_HZ)
     kept = np.array([np.corrcoef(minute[:, 0], breath)[0, 1] for minute in made]) > 0.8
-    assert 20 < kept.sum() < 60
+    assert 8 < kept.sum() < 32
     band = slice(6 * 60, 10 * 60)  # 6 to 10 Hz, where the beats are
     power = (np.abs(np.fft.rfft(made[kept][:, :, 2], axis=1)) ** 2)[:, band].mean(axis=1)
     of_signal = (np.abs(np.fft.rfft(wrist()[:, 2])) ** 2)[band].mean()

@@ -77,6 +77,22 @@ def test_the_users_own_folder_unless_jax_is_set_to_one(tmp_path, monkeypatch):
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "accdistill_jax" / "xla")
 
 
+def test_the_message_names_a_flag_only_of_a_command_that_has_it(monkeypatch):
+    monkeypatch.setattr("accdistill_jax.runtime.compilation_cache.cache_folder", no_folder)
+    said = []
+    jax.config.update("jax_compilation_cache_dir", None)
+    use_compilation_cache("", say=said.append)
+    use_compilation_cache("", say=said.append, key="--config.runtime.compilation_cache")
+    assert said == [
+        "compiled programs are not kept: no home",
+        "compiled programs are not kept: no home, or give --config.runtime.compilation_cache=FOLDER",
+    ]
+
+
+def no_folder():
+    raise UserError("no home")
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"config\.runtime\.compilation_cache: cannot make .*file/programs"):
