@@ -30,12 +30,13 @@ class Label(NamedTuple):
 
 
 HEART_RATE = "hr_bpm"
+RESPIRATION = "resp_bpm"
 
 LABELS = {
     HEART_RATE: Label("heart rate", "bpm", "HR", expected=True),
     "sdnn_ms": Label("SDNN", "ms", "SDNN", expected=True),
     "rmssd_ms": Label("RMSSD", "ms", "RMSSD", expected=True),
-    "resp_bpm": Label("respiration rate", "breaths/min", "respiration rate"),
+    RESPIRATION: Label("respiration rate", "breaths/min", "respiration rate"),
 }
 
 

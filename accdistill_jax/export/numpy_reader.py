@@ -21,7 +21,11 @@ def prepared(x, settings):
         return (total[:, width:] - total[:, :-width]) / width
 
     x = x.astype(np.float64)  # numpy adds float32 values along an axis with too large an error
-    if settings["bands"] != "full":
+    if settings["bands"] == "full+breathing":
+        pulse = x - x[:, :1]
+        power = mean(mean((pulse - mean(mean(pulse, 64), 64)) ** 2, 64), 64)
+        x = np.concatenate([x, np.sqrt(power + 1e-6 * power.mean(1, keepdims=True) + 1e-12)], -1)
+    elif settings["bands"] != "full":
         x = x - x[:, :1]
         low = mean(mean(x, 16), 16)
         fast = x - low

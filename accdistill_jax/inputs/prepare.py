@@ -10,6 +10,7 @@ from accdistill_jax.config.schema import InputSettings
 from accdistill_jax.runtime.platform import on_cpu
 
 ENVELOPE_SAMPLES = 8  # two passes: -6 dB at about 3.5 Hz at 64 Hz
+BREATHING_SAMPLES = 64  # two passes of a 64-sample mean: -6 dB at about 0.45 Hz at 64 Hz
 SMOOTHING_SAMPLES = 16  # two passes of a 16-sample mean: -6 dB at about 1.8 Hz at 64 Hz
 
 
@@ -76,6 +77,18 @@ def simulated_sensor(x: jax.Array, settings: InputSettings) -> jax.Array:
     return x
 
 
+def slow_amplitude(x: jax.Array) -> jax.Array:
+    """Root of the mean square of the pulse over about a second, which breathing changes: [batch, time, C] -> the same.
+
+    Source: Charlton et al. 2016, Physiol Meas 37, for the amplitude modulation of the PPG by breathing; the filter is our choice.
+    """
+    mean = lambda x: moving_mean(moving_mean(x, BREATHING_SAMPLES), BREATHING_SAMPLES)
+    x = x - x[:, :1]
+    power = mean(jnp.square(x - mean(x)))
+    # keeps the root's slope finite in any unit, and a silent channel constant
+    return jnp.sqrt(power + 1e-6 * jnp.mean(power, axis=1, keepdims=True) + 1e-12)
+
+
 def prepare_inputs(batch: Mapping[str, jax.Array], modality: str, settings: InputSettings) -> jax.Array:
     """The encoder's input of a modality.
 
@@ -85,11 +98,13 @@ def prepare_inputs(batch: Mapping[str, jax.Array], modality: str, settings: Inpu
         settings: see `InputSettings`.
 
     Returns:
-        [batch, time, C] float32, [batch, time, 2 C] for "low+high" (all low channels first), or [batch, time, 3 C] with the
-        envelopes last.
+        [batch, time, C] float32, [batch, time, 2 C] for "low+high" (all low channels first) and "full+breathing", or
+        [batch, time, 3 C] with the envelopes last.
     """
     x = simulated_sensor(dequantise_batch(batch, modality), settings)
-    if settings.bands != "full":
+    if settings.bands == "full+breathing":
+        x = jnp.concatenate([x, slow_amplitude(x)], axis=-1)
+    elif settings.bands != "full":
         x = x - x[:, :1]  # gravity off first: float32 keeps its digits for the few mg that matter
         low = moving_mean(moving_mean(x, SMOOTHING_SAMPLES), SMOOTHING_SAMPLES)
         fast = x - low

@@ -57,7 +57,7 @@ FORMS = [
     ("transformer", InputSettings(bands="low+high+envelope", scale="robust", limit=3.0)),
     ("transformer", InputSettings(bands="full", limit=0.0)),
     ("efficientnet", InputSettings(bands="high")),
-    ("stem", InputSettings(bands="low+high")),
+    ("stem", InputSettings(bands="full+breathing")),
 ]
 
 

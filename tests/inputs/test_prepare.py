@@ -116,6 +116,19 @@ def test_constant_channels_become_zero_and_nothing_is_ever_nan(bands, limit, sca
         assert np.abs(z).max() <= limit
 
 
+def test_the_breathing_band_is_the_slow_amplitude_of_the_pulse_beside_the_signal():
+    """A pulse of 1.2 Hz whose amplitude rises and falls 15 times a minute by 15 %."""
+    t = np.arange(60 * RATE) / RATE
+    breath = np.sin(2 * np.pi * 0.25 * t)
+    pulse = (1 + 0.15 * breath) * np.sin(2 * np.pi * 1.2 * t)
+    batch = stored(pulse[None, :, None].astype(np.float32))
+    both = np.asarray(prepare_inputs(batch, "accel", InputSettings(bands="full+breathing")))
+    np.testing.assert_allclose(both[..., :1], prepare_inputs(batch, "accel", InputSettings()), atol=1e-5)
+    inside = slice(2 * RATE, -2 * RATE)  # the edges repeat a sample
+    assert np.corrcoef(both[0, inside, 1], breath[inside])[0, 1] > 0.98
+    np.testing.assert_allclose(both[0, :, 1].std(), 1, rtol=1e-3)  # weighs as much as the signal
+
+
 def test_limit_bends_large_values_only():
     x = signal(batch=1)
     x[0, 5, 0] = 60.0

@@ -57,7 +57,9 @@ def test_a_shift_is_the_same_for_both_sensors_and_another_for_each_segment():
     assert set(middle) == set(range(-largest, largest + 1)) and abs(middle.mean()) < 0.5
 
 
-@pytest.mark.parametrize("bands,groups", [("full", 1), ("high", 1), ("low+high", 2), ("low+high+envelope", 3)])
+@pytest.mark.parametrize(
+    "bands,groups", [("full", 1), ("high", 1), ("low+high", 2), ("low+high+envelope", 3), ("full+breathing", 2)]
+)
 def test_each_band_is_a_group_of_channels(bands, groups):
     settings = InputSettings(bands=bands)
     assert band_groups(settings) == groups

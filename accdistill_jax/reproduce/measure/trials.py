@@ -4,7 +4,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from accdistill_jax.evaluation.split_embeddings import SplitEmbeddings
-from accdistill_jax.labels import HEART_RATE, LABELS
+from accdistill_jax.labels import HEART_RATE, LABELS, RESPIRATION
 from accdistill_jax.reproduce.measure.formatting import (
     NONE,
     mean_and_std,
@@ -53,7 +53,7 @@ def measure_trials(bench: Bench, experiment: Experiment) -> ReportPart:
     participant = bench.columns("validation").participant
     rows, numbers = [], {}
     with threadpool_limits(1):
-        probing = Probing(validation, targets=v.TARGETS, some=True)
+        probing = Probing(validation, targets=(*v.TARGETS, RESPIRATION), some=True)
         for name, seeds in seeds_of.items():
             probing.encoder(name, seeds)
         for name, seeds in seeds_of.items():

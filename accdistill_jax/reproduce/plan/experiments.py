@@ -186,7 +186,7 @@ for _experiment in (
         "Changes of the student at equal training time",
         _names(t.TRIALS),
         f"{MEASURE}.trials:measure_trials",
-        adds=(t.LONGER_TEACHER, *t.TRIALS),
+        adds=(*t.TEACHERS, *t.TRIALS),
     ),
     Experiment(
         "unseen",

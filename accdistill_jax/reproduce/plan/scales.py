@@ -27,20 +27,18 @@ class Scale(NamedTuple):
 
     Attributes:
         seeds: number of training seeds, for variants with several.
+        supervised: duration of supervised training, by fraction of the labels; "" means the student's duration.
+        validation_batches: largest number of validation batches that judge a step of supervised training.
+        sizes: variant -> changes, for the experiment on sizes; "size-5th" and "size-20th" are the smaller students of others.
+        seconds: rough cost of generating the data, of a teacher, of a student and of an embedding.
         short_share: training time of short variants, as a share of the student's.
         views: embeddings per training segment that the frozen teacher computes in advance; all students with the same
             augmentation of the PPG share them. Short variants use fewer, as they see each segment less often. 0: the teacher
             runs in every step.
-        supervised: duration of supervised training, by fraction of the labels; "" means the student's duration.
-        validation_batches: largest number of validation batches that judge a step of supervised training.
         best: changes of the best student.
         best_share: its number of steps as a share of the student's, so that both take the same time.
         long: changes of the student that is trained longer.
         long_share: its number of steps as a share of the student's.
-        small: changes that make the student five times smaller than the teacher.
-        sizes: variant -> changes, for the experiment on sizes.
-        seconds: rough cost of generating the data, of a teacher, of a student and of an embedding.
-        tiny: changes that make it twenty times smaller.
         populations: name -> further people.
         people: share of the labels of a corpus of 100 000 people -> share of the labels of the population "people".
         leave_out: variants (wildcards allowed) to skip, because others cover the same code or answer the same question.
@@ -48,18 +46,16 @@ class Scale(NamedTuple):
     """
 
     seeds: int
-    short_share: float
-    views: int
     supervised: dict[float, str]
     validation_batches: int
-    best: dict[str, Any]
-    best_share: float
-    long: dict[str, Any]
-    long_share: float
-    small: dict[str, Any]
     sizes: dict[str, dict[str, Any]]
     seconds: dict[str, float]
-    tiny: dict[str, Any] = {}
+    short_share: float = 0.4
+    views: int = 0
+    best: dict[str, Any] = {}
+    best_share: float = 1.0
+    long: dict[str, Any] = {}
+    long_share: float = 1.0
     populations: dict[str, Population] = {}
     people: dict[float, float] = {}
     leave_out: tuple[str, ...] = ()
@@ -106,6 +102,16 @@ _ANSWERED = (
     "trained-8bit",
     "applied-8bit",
 )
+# too many for a preset with few variants
+_FURTHER = (
+    "student-long",
+    "accel-contrastive-people",
+    "temperature-*",
+    "regression-cosine",
+    "teacher-contrastive-segment",
+    "from-teacher-contrastive-segment",
+    "joint-shared-3-0.1",
+)
 _REGIMES = ("repeated-minutes", "shared-motion", "many-people", "large-pool")
 _FIRST_EXPERIMENTS = (
     "label-fractions",
@@ -146,28 +152,16 @@ def _populations(*, shared: tuple[int, int], people: int, pool: tuple[int, int])
 
 _CLAIMS = Scale(
     seeds=1,
-    short_share=0.4,
-    views=0,
     supervised={0.001: "80 steps", 0.01: "80 steps", 0.1: "150 steps", 1.0: ""},
     validation_batches=16,
-    best={},
-    best_share=1.0,
-    long={},
-    long_share=1.0,
-    small=_CPU_SIZES["size-5th"],
     sizes=_CPU_SIZES,
     seconds={"data": 40, "teacher": 75, "student": 150, "embed": 10},
-    tiny=_CPU_SIZES["size-20th"],
     populations=_populations(shared=(400, 20), people=1400, pool=(300, 38)),
     people={0.001: 0.1, 0.01: 1.0},
     leave_out=(
         *_ANSWERED,
-        "student-long",
+        *_FURTHER,
         "accel-contrastive-segment",
-        "temperature-*",
-        "regression-cosine",
-        "teacher-contrastive-segment",
-        "from-teacher-contrastive-segment",
         "teacher-efficientnet-contrastive",
         "from-teacher-efficientnet-contrastive",
         "size-*",
@@ -175,55 +169,50 @@ _CLAIMS = Scale(
         "minutes-500-*",
         "*-shared-1",
         "joint-shared-1-*",
-        "joint-shared-3-0.1",
         "*-shared-10",
         "joint-shared-10-*",
         "supervised-*-0.1-people",
-        "accel-contrastive-people",
     ),
-    experiments=(
-        "label-fractions",
-        "retrieval",
-        "participants",
-        "objectives",
-        "teachers",
-        *_REGIMES,
-    ),
+    experiments=("label-fractions", "retrieval", "participants", "objectives", "teachers", *_REGIMES),
 )
+_CPU = Scale(
+    seeds=3,
+    supervised={0.001: "150 steps", 0.01: "150 steps", 0.1: "300 steps", 1.0: ""},
+    validation_batches=64,
+    sizes=_CPU_SIZES,
+    seconds={"data": 60, "teacher": 100, "student": 330, "embed": 25},
+    long={"student.train.ema_decay": 0.99},
+    long_share=3.0,
+    populations=_populations(shared=(600, 36), people=14_000, pool=(320, 38)),
+    people={0.001: 0.01, 0.01: 0.1, 0.1: 1.0},
+    leave_out=_ANSWERED,
+    experiments=(*_FIRST_EXPERIMENTS, *_REGIMES),
+)
+_SMOKE_SIZES = {name: student_size(8 * k, 1, heads=2) for k, name in enumerate(_CPU_SIZES, 1)}
 
 SCALES = {
     "smoke": Scale(
         seeds=1,
-        short_share=0.5,
-        views=0,
         supervised=dict.fromkeys(variants.FRACTIONS, "2 steps"),
         validation_batches=1,
-        best={},
-        best_share=1.0,
-        long={"student.train.ema_decay": 0.9},
-        long_share=1.0,
-        small=student_size(16, 1, heads=2),
-        sizes={name: student_size(8 * k, 1, heads=2) for k, name in enumerate(_CPU_SIZES, 1)},
+        sizes=_SMOKE_SIZES,
         seconds={"data": 1, "teacher": 3, "student": 3, "embed": 1},
-        tiny=student_size(8, 1, heads=2),
+        short_share=0.5,
+        long={"student.train.ema_decay": 0.9},
         populations=_populations(shared=(24, 6), people=60, pool=(4, 8)),
         people=dict.fromkeys(regimes.PEOPLE_SHARES, 1.0) | {0.001: 0.5},
         leave_out=(
             *_ANSWERED,
-            "student-long",
+            *_FURTHER,
             "student-tiny",
             "supervised-[sr]*",
             "supervised-hr-0.01*",
             "supervised-hr-0.1*",
-            "temperature-*",
-            "regression-cosine",
             "augment-n*",
             "from-teacher-contrastive",
             "trained-25hz-*",
             "teacher-efficientnet",
             "from-teacher-efficientnet",
-            "teacher-contrastive-segment",
-            "from-teacher-contrastive-segment",
             "size-*h",
             "size-e*",
             "applied-[25o]*",
@@ -232,71 +221,39 @@ SCALES = {
             "minutes-[124]*",
             "minutes-8*",
             "*-shared-1*",
-            "joint-shared-3-0.1",
             "joint-shared-3-0.3",
-            "accel-contrastive-people",
             "student-mean-people",
             "trial-[24bdelp]*",
             "trial-c[o]*",
+            "trial-s[ah]*",
         ),
     ),
     "claims": _CLAIMS,
     # the size of `claims`; the student of a trial has 40 % of its steps
     "trials": _CLAIMS._replace(seeds=3, leave_out=(), experiments=("trials",)),
-    "cpu": Scale(
-        seeds=3,
-        short_share=0.4,
-        views=0,
-        supervised={0.001: "150 steps", 0.01: "150 steps", 0.1: "300 steps", 1.0: ""},
-        validation_batches=64,
-        best={},
-        best_share=1.0,
-        long={"student.train.ema_decay": 0.99},
-        long_share=3.0,
-        small=_CPU_SIZES["size-5th"],
-        sizes=_CPU_SIZES,
-        seconds={"data": 60, "teacher": 100, "student": 330, "embed": 25},
-        tiny=_CPU_SIZES["size-20th"],
-        populations=_populations(shared=(600, 36), people=14_000, pool=(320, 38)),
-        people={0.001: 0.01, 0.01: 0.1, 0.1: 1.0},
-        leave_out=_ANSWERED,
-        experiments=(*_FIRST_EXPERIMENTS, *_REGIMES),
-    ),
+    "cpu": _CPU,
     # the grid of the first committed reports: every student in the paper's literal form
-    "cpu-mean": Scale(
-        seeds=3,
-        short_share=0.4,
+    "cpu-mean": _CPU._replace(
+        seconds=_CPU.seconds | {"student": 220},
         views=4,
-        supervised={0.001: "150 steps", 0.01: "150 steps", 0.1: "300 steps", 1.0: ""},
-        validation_batches=64,
         best=_ADDITIONS | {"student.train.ema_decay": 0.99, "student.drop_fraction": 0.5},
         best_share=1.64,
         long=_ADDITIONS | {"student.train.ema_decay": 0.99},
         long_share=6.0,
-        small=_CPU_SIZES["size-5th"],
-        sizes=_CPU_SIZES,
-        seconds={"data": 60, "teacher": 100, "student": 220, "embed": 25},
+        populations={},
+        people={},
         leave_out=("student-mean", "student-tiny", "contrast-mean"),
         experiments=_FIRST_EXPERIMENTS,
     ),
-    "full": Scale(
-        seeds=3,
-        short_share=0.25,
-        views=0,
+    "full": _CPU._replace(
         supervised={0.001: "500 steps", 0.01: "1000 steps", 0.1: "5000 steps", 1.0: ""},
         validation_batches=32,
-        best={},
-        best_share=1.0,
-        long={"student.train.ema_decay": 0.999},
-        long_share=3.0,
-        small=_PAPER_SIZES["size-5th"],
         sizes=_PAPER_SIZES,
         seconds={"data": 3000, "teacher": 8000, "student": 14_000, "embed": 300},
-        tiny=_PAPER_SIZES["size-20th"],
+        short_share=0.25,
+        long={"student.train.ema_decay": 0.999},
         populations=_populations(shared=(20_000, 100), people=140_000, pool=(320, 38)),
         people={0.001: 0.001, 0.01: 0.01, 0.1: 0.1},
-        leave_out=_ANSWERED,
-        experiments=(*_FIRST_EXPERIMENTS, *_REGIMES),
     ),
 }
 """Preset -> size; the base config of a preset is that of configs/reproduce.py."""
@@ -307,8 +264,8 @@ def all_variants(scale: Scale) -> Iterator[EncoderVariant]:
     preset_changes = {
         "student-best": scale.best,
         "student-long": scale.long,
-        "student-small": scale.small,
-        "student-tiny": scale.tiny,
+        "student-small": scale.sizes["size-5th"],
+        "student-tiny": scale.sizes["size-20th"],
         **scale.sizes,
         **{
             regimes.people_supervised(target, share).name: {

@@ -20,6 +20,15 @@ LONGER_TEACHER = EncoderVariant(
     seeds="all",
     share=3.0,
 )
+BREATHING_TEACHER = EncoderVariant(
+    "teacher-breathing",
+    "PPG teacher with a band of breathing",
+    "teacher",
+    {"inputs.ppg.bands": "full+breathing"},
+    teacher="",
+    seeds="all",
+)
+TEACHERS = (LONGER_TEACHER, BREATHING_TEACHER)
 # Steps: by the seconds of a step on two cores, roughly. The table states the seconds that a training took.
 TRIALS = (
     _trial(BASE, "student as it is", {}),
@@ -73,5 +82,6 @@ TRIALS = (
     _trial(
         "trial-shift", "minutes shifted by up to half a token, both sensors alike", {"student.augment.shared_shift": 32}
     ),
+    _trial("trial-breathing-teacher", "a teacher with a band of breathing", {}, teacher=BREATHING_TEACHER.name),
     _trial("trial-longer-teacher", "a teacher trained three times as long", {}, teacher=LONGER_TEACHER.name),
 )

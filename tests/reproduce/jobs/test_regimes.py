@@ -3,11 +3,8 @@
 import numpy as np
 import pytest
 
-from accdistill_jax.reproduce.jobs import work
-from accdistill_jax.reproduce.jobs.jobs import JobOutcome, job_folder
 from accdistill_jax.reproduce.measure import measure
 from accdistill_jax.reproduce.measure.results import Bench
-from accdistill_jax.reproduce.plan import grid
 from accdistill_jax.reproduce.report.document_markdown import document_markdown
 
 ONLY = ("large-pool", "many-people", "repeated-minutes", "shared-motion")
@@ -21,17 +18,9 @@ CLAIMS = {
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory):
-    """The plan of the regimes, and the outcomes of its jobs, which ran in this process."""
-    out = tmp_path_factory.mktemp("regimes")
-    plan = grid.plan_grid("smoke", only=ONLY)
-    outcomes = {}
-    for job in plan.jobs:  # a job comes after the jobs that it needs
-        folder = job_folder(out, job)
-        folder.mkdir(parents=True)
-        work.do_work(job.order, folder, {name: outcomes[name].folder for name in job.needs})
-        outcomes[job.name] = JobOutcome("finished", 1.0, "", folder)
-    return plan, outcomes
+def done(finished_plan):
+    """The plan of the regimes, and the outcomes of its jobs."""
+    return finished_plan(only=ONLY)
 
 
 @pytest.mark.slow

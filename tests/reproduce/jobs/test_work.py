@@ -7,27 +7,17 @@ import pytest
 
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.reproduce.jobs import work
-from accdistill_jax.reproduce.jobs.jobs import JobOutcome, job_folder
 from accdistill_jax.reproduce.measure import measure, retrieval
 from accdistill_jax.reproduce.measure.measure import data_part, measured
 from accdistill_jax.reproduce.measure.results import Bench
-from accdistill_jax.reproduce.plan import grid
 
 ONLY = ("failures", "sensors", "unseen")
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory, smoke_store):
-    """The plan of a few experiments, and the outcomes of its jobs, which ran in this process."""
-    out = tmp_path_factory.mktemp("reproduce")
-    plan = grid.plan_grid("smoke", only=ONLY, unseen=(str(smoke_store),))
-    outcomes = {}
-    for job in plan.jobs:  # a job comes after the jobs that it needs
-        folder = job_folder(out, job)
-        folder.mkdir(parents=True)
-        work.do_work(job.order, folder, {name: outcomes[name].folder for name in job.needs})
-        outcomes[job.name] = JobOutcome("finished", 1.0, "", folder)
-    return plan, outcomes
+def done(finished_plan, smoke_store):
+    """The plan of a few experiments, and the outcomes of its jobs."""
+    return finished_plan(only=ONLY, unseen=(str(smoke_store),))
 
 
 @pytest.mark.slow
