@@ -7,7 +7,7 @@ from typing import Any
 
 from accdistill_jax.config.fields import above_zero, below_one, integer, number, one_of, setting, size
 from accdistill_jax.config.registry import OBJECTIVES, resolve
-from accdistill_jax.config.schema import HeadConfig, StudentConfig
+from accdistill_jax.config.schema import ContrastConfig, HeadConfig, StudentConfig
 from accdistill_jax.config.tree import section
 from accdistill_jax.errors import UserError
 from accdistill_jax.labels import LABELS
@@ -123,7 +123,7 @@ def _check_contrast(student: StudentConfig) -> None:
             f"config.student.contrast.same_person = {contrast.same_person}: a batch has config.student.train.batch_size = "
             f"{student.train.batch_size} minutes, so no other person would be in it; make it smaller"
         )
-    start = type(contrast)().bias
+    start = ContrastConfig().bias
     if contrast.loss != "sigmoid" and contrast.bias != start:
         raise UserError(
             f"config.student.contrast.bias = {contrast.bias!r} is for the sigmoid loss alone; set it to {start!r} with "
@@ -143,7 +143,7 @@ def _check_distillation(student: StudentConfig) -> None:
             f"config.student.head.windows = {student.head.windows} is for the contrastive loss, and "
             "config.student.contrastive_weight is 0: set the windows to 1"
         )
-    if not student.contrastive_weight and student.contrast != type(student.contrast)():
+    if not student.contrastive_weight and student.contrast != ContrastConfig():
         raise UserError(
             "config.student.contrast is for the contrastive loss, and config.student.contrastive_weight is 0: leave out its keys"
         )
