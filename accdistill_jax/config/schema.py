@@ -26,7 +26,7 @@ from accdistill_jax.config.tree import Options, choice, registered, section
 
 STAGES = ("data", "teacher", "student", "evaluation", "report")
 SAME_NAMES = ("same person", "different people")
-BANDS = ("full", "high", "low+high", "low+high+envelope", "full+breathing")
+BANDS = ("full", "high", "low+high", "low+high+envelope", "low+high+beat", "full+breathing")
 SCALES = ("std", "robust")
 REPRESENTATIONS = ("mean", "statistics")
 PPG_SOURCE = "ppg"  # item of `teacher.source`: the PPG encoder that the run trains, or that `teacher.path` names
@@ -102,14 +102,16 @@ class InputSettings:
 
     `bands` and `limit` are our choice. "full" is the signal as it is, presumably the paper's input. Separate channels of
     slow and fast parts keep normalisation from burying a ballistocardiogram of a few mg under a change of posture. The
-    envelope of the fast part rises and falls once in a heart beat, as a pulse wave does. "full+breathing" adds the amplitude of
-    the pulse below about 0.45 Hz, which breathing changes, as a channel of the same weight; meant for PPG.
+    envelope of the fast part rises and falls once in a heart beat, as a pulse wave does. "low+high+beat" takes the envelope of
+    the band of the ballistocardiogram alone, so that neither the sensor's noise nor sway hides the beats. "full+breathing" adds
+    the amplitude of the pulse below about 0.45 Hz, which breathing changes, as a channel of the same weight; meant for PPG.
     """
 
     bands: str = setting(
         "full",
         one_of(*BANDS),
-        "parts of the signal, as channels: unchanged, above about 1.5 Hz, below it, envelope of the fast part, slow amplitude of all",
+        "parts of the signal, as channels: unchanged, above about 1.5 Hz, below it, envelope of the fast part or of the beats, slow "
+        "amplitude of all",
     )
     scale: str = setting(
         "std",

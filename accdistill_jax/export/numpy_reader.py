@@ -30,7 +30,11 @@ def prepared(x, settings):
         low = mean(mean(x, 16), 16)
         fast = x - low
         x = fast if settings["bands"] == "high" else np.concatenate([low, fast], -1)
-        if settings["bands"].endswith("envelope"):
+        if settings["bands"].endswith("beat"):
+            y = low + fast
+            fast = mean(mean(y, 4), 2) - mean(mean(y, 8), 8)
+            fast = fast / np.sqrt(1 + (fast / (5.0132 * np.abs(fast).mean(1, keepdims=True) + 4e-6)) ** 2)
+        if settings["bands"].endswith(("envelope", "beat")):
             x = np.concatenate([x, np.sqrt(mean(mean(fast**2, 8), 8) + 1e-9)], -1)
     x = x - x[:, :1]
     x = x - x.mean(1, keepdims=True)

@@ -11,6 +11,8 @@ from accdistill_jax.runtime.platform import on_cpu
 
 ENVELOPE_SAMPLES = 8  # two passes: -6 dB at about 3.5 Hz at 64 Hz
 BREATHING_SAMPLES = 64  # two passes of a 64-sample mean: -6 dB at about 0.45 Hz at 64 Hz
+BEAT_SAMPLES = (2, 4, 8)  # means of 2 and 4 less two passes of 8: the ballistocardiogram's 3.5 to 9 Hz at 64 Hz
+BEAT_LIMIT = 4.0  # soft limit of that band, in mean absolute deviations times 1.25
 SMOOTHING_SAMPLES = 16  # two passes of a 16-sample mean: -6 dB at about 1.8 Hz at 64 Hz
 
 
@@ -89,6 +91,17 @@ def slow_amplitude(x: jax.Array) -> jax.Array:
     return jnp.sqrt(power + 1e-6 * jnp.mean(power, axis=1, keepdims=True) + 1e-12)
 
 
+def ballistocardiogram(x: jax.Array) -> jax.Array:
+    """Band of 3.5 to 9 Hz, where a heart beat shakes the wrist, with bursts of motion limited; [batch, time, C] -> the same.
+
+    Noise of the sensor above the band and sway below it would hide the beats in an envelope.
+    """
+    short, middle, long = BEAT_SAMPLES
+    band = moving_mean(moving_mean(x, middle), short) - moving_mean(moving_mean(x, long), long)
+    spread = 1.2533 * jnp.mean(jnp.abs(band), axis=1, keepdims=True) + 1e-6
+    return band * jax.lax.rsqrt(1.0 + jnp.square(band / (BEAT_LIMIT * spread)))
+
+
 def prepare_inputs(batch: Mapping[str, jax.Array], modality: str, settings: InputSettings) -> jax.Array:
     """The encoder's input of a modality.
 
@@ -99,7 +112,8 @@ def prepare_inputs(batch: Mapping[str, jax.Array], modality: str, settings: Inpu
 
     Returns:
         [batch, time, C] float32, [batch, time, 2 C] for "low+high" (all low channels first) and "full+breathing", or
-        [batch, time, 3 C] with the envelopes last.
+        [batch, time, 3 C] with the envelopes last: of the fast part for "low+high+envelope", of the ballistocardiogram for
+        "low+high+beat".
     """
     x = simulated_sensor(dequantise_batch(batch, modality), settings)
     if settings.bands == "full+breathing":
@@ -109,7 +123,9 @@ def prepare_inputs(batch: Mapping[str, jax.Array], modality: str, settings: Inpu
         low = moving_mean(moving_mean(x, SMOOTHING_SAMPLES), SMOOTHING_SAMPLES)
         fast = x - low
         x = fast if settings.bands == "high" else jnp.concatenate([low, fast], axis=-1)
-        if settings.bands == "low+high+envelope":
+        if settings.bands in ("low+high+envelope", "low+high+beat"):
+            if settings.bands == "low+high+beat":
+                fast = ballistocardiogram(low + fast)
             power = moving_mean(moving_mean(jnp.square(fast), ENVELOPE_SAMPLES), ENVELOPE_SAMPLES)
             # a sensor's step squared keeps the root's slope finite and a silent axis constant
             x = jnp.concatenate([x, jnp.sqrt(power + 1e-9)], axis=-1)

@@ -55,6 +55,7 @@ class Untrained:
 FORMS = [
     ("transformer", InputSettings(bands="low+high")),
     ("transformer", InputSettings(bands="low+high+envelope", scale="robust", limit=3.0)),
+    ("transformer", InputSettings(bands="low+high+beat", limit=4.0)),
     ("transformer", InputSettings(bands="full", limit=0.0)),
     ("efficientnet", InputSettings(bands="high")),
     ("stem", InputSettings(bands="full+breathing")),
@@ -100,7 +101,7 @@ def test_the_numpy_program_of_the_card_runs_and_agrees(encoder, signal, tmp_path
     np.testing.assert_allclose(np.load(tmp_path / "embedding.npy"), encoder.encode(signal), atol=1e-5)
 
 
-@pytest.mark.parametrize(("architecture", "inputs"), [*FORMS[1:3], FORMS[4]])
+@pytest.mark.parametrize(("architecture", "inputs"), [*FORMS[1:4], FORMS[5]])
 def test_the_numpy_program_reads_every_input_form(architecture, inputs, signal, tmp_path):
     from accdistill_jax.export import numpy_reader
     from accdistill_jax.export.arrays import write_npz

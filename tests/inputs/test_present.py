@@ -58,7 +58,8 @@ def test_a_shift_is_the_same_for_both_sensors_and_another_for_each_segment():
 
 
 @pytest.mark.parametrize(
-    "bands,groups", [("full", 1), ("high", 1), ("low+high", 2), ("low+high+envelope", 3), ("full+breathing", 2)]
+    "bands,groups",
+    [("full", 1), ("high", 1), ("low+high", 2), ("low+high+envelope", 3), ("full+breathing", 2), ("low+high+beat", 3)],
 )
 def test_each_band_is_a_group_of_channels(bands, groups):
     settings = InputSettings(bands=bands)
