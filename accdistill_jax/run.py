@@ -233,6 +233,7 @@ def synthetic_stores(config: Config, workdir: Path, say: Callable[[str], None], 
         ppg_channels=c.ppg_channels,
         generator=c.generator,
         shared_motion=c.shared_motion,
+        clock_error=c.clock_error,
     )
     say(f"data: {c.participants * c.segments_per_participant} synthetic minutes in {path}")
     return (shared_store(path, settings, workers=c.workers, progress=progress, say=say),)

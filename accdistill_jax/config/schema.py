@@ -51,6 +51,12 @@ class SyntheticConfig:
         added=True,
     )
     shared_motion: float = setting(0.0, number(0, 100), "motion that both sensors record, in pulse heights", added=True)
+    clock_error: float = setting(
+        1.0,
+        number(0, 1),
+        "generator 2: offset and drift between both sensors' clocks; 1: as between devices, to 1 s and 100 ppm; 0: one clock",
+        added=True,
+    )
     workers: int = setting(2, integer(1, 1024), "processes that generate", free=True)
 
 

@@ -59,6 +59,7 @@ ADDED = {
     "inputs.accel.axes": 1,
     "data.synthetic.generator": 2,
     "data.synthetic.shared_motion": 3.0,
+    "data.synthetic.clock_error": 0.5,
     "data.store_cap": 100,
     "teacher.augment.clock_offset.probability": 0.5,
     "teacher.augment.clock_offset.strength": 1.0,

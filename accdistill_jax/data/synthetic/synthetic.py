@@ -46,12 +46,14 @@ WRIST_VERSION = 1  # the same for the signals of the second generator
 GENERATORS = (1, 2)
 DEVICE = "synthetic"
 MOST_SHARED_MOTION = 100
+_SIGNALS = ("shared_motion", "clock_error")
 
 
-def signals_version(generator: int, shared_motion: float = 0.0) -> dict[str, int | float]:
+def signals_version(generator: int, shared_motion: float = 0.0, clock_error: float = 1.0) -> dict[str, int | float]:
     """Identity of a generator's signals, besides `GENERATOR_VERSION`; empty for the first generator without shared motion."""
     version: dict[str, int | float] = {} if generator == 1 else {"signals": generator, "signals_version": WRIST_VERSION}
-    return version | ({"shared_motion": float(shared_motion)} if shared_motion else {})
+    version |= {"shared_motion": float(shared_motion)} if shared_motion else {}
+    return version | ({"clock_error": float(clock_error)} if clock_error != 1 else {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,9 +69,11 @@ class SyntheticSettings:
         generator: 1 renders a fine, quiet sensor on a still wrist; 2 renders sensors, clocks and wrists as they were measured. People,
             beats and labels are the same.
         shared_motion: height of bursts of motion that both sensors record, see `shared_motion.add_shared_motion`; 0: none.
+        clock_error: factor on offset and drift between the clocks of both sensors, of the second generator: 1 as measured between
+            devices, up to 1 s and 100 ppm; 0 for sensors of one device, which share a clock.
 
     Raises:
-        UserError: a value out of range.
+        UserError: a value out of range, or a clock error of the first generator, which has one clock.
     """
 
     participants: int = 200
@@ -79,6 +83,7 @@ class SyntheticSettings:
     first_participant: int = 0
     generator: int = 1
     shared_motion: float = 0.0
+    clock_error: float = 1.0
 
     def __post_init__(self) -> None:
         limits = {
@@ -99,12 +104,16 @@ class SyntheticSettings:
             raise UserError(
                 f"synthetic recordings: shared_motion must be within 0 to {MOST_SHARED_MOTION}, got {self.shared_motion}"
             )
+        if not 0 <= self.clock_error <= 1:
+            raise UserError(f"synthetic recordings: clock_error must be within 0 to 1, got {self.clock_error}")
+        if self.generator == 1 and self.clock_error != 1:
+            raise UserError("synthetic recordings: clock_error needs generator 2; the first generator has one clock")
 
     def to_json(self) -> dict[str, int | float]:
         """Plain JSON values, with the version of the generator."""
-        plain: dict[str, int | float] = {k: int(v) for k, v in dataclasses.asdict(self).items() if k != "shared_motion"}
+        plain: dict[str, int | float] = {k: int(v) for k, v in dataclasses.asdict(self).items() if k not in _SIGNALS}
         plain["generator"] = GENERATOR_VERSION
-        return plain | signals_version(self.generator, self.shared_motion)
+        return plain | signals_version(self.generator, self.shared_motion, self.clock_error)
 
     @property
     def participant_indices(self) -> range:
@@ -132,6 +141,7 @@ def generate_segments(
     ppg_channels: int = 2,
     participant: Physiology | None = None,
     generator: int = 1,
+    clock_error: float = 1.0,
 ) -> RawMinutes:
     """Generates minutes of one participant.
 
@@ -143,6 +153,7 @@ def generate_segments(
         participant: physiology to use instead of `sample_participant(seed, participant_index)`, for comparisons with the same
             random numbers.
         generator: 1 or 2, see `SyntheticSettings`.
+        clock_error: see `SyntheticSettings`; for the second generator.
 
     Returns:
         The raw minutes, in the order of `segment_indices`.
@@ -155,7 +166,7 @@ def generate_segments(
     if not 1 <= ppg_channels <= waveforms.MAX_CHANNELS:
         raise ValueError(f"ppg_channels must be 1 to {waveforms.MAX_CHANNELS}, not {ppg_channels}")
     person = participant or sample_participant(seed, participant_index)
-    wrist = sample_wrist(seed, participant_index, person) if generator == 2 else None
+    wrist = sample_wrist(seed, participant_index, person).with_clock_error(clock_error) if generator == 2 else None
     count = len(segment_indices)
     ppg = np.empty((count, waveforms.SAMPLES, ppg_channels), np.float32)
     accel = np.empty((count, waveforms.SAMPLES, 3), np.float32)
@@ -208,6 +219,7 @@ def generate_batch(
         ppg_channels=settings.ppg_channels,
         participant=person,
         generator=settings.generator,
+        clock_error=settings.clock_error,
     )
     if settings.shared_motion:
         for row, minute in enumerate(zip(raw.ppg, raw.accel, strict=True)):

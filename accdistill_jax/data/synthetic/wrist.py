@@ -120,6 +120,10 @@ class Wrist:
     tilt_mg: float
     turns: float  # factor on the rate of changes of posture
 
+    def with_clock_error(self, factor: float) -> "Wrist":
+        """The same wrist with other clocks: a factor on offset and drift between them."""
+        return dataclasses.replace(self, offset_s=factor * self.offset_s, drift_ppm=factor * self.drift_ppm)
+
 
 def sample_wrist(seed: int, index: int, person: Physiology) -> Wrist:
     """Draws the wrist of participant `index` of the population `seed`.

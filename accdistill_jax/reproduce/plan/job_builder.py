@@ -24,8 +24,8 @@ FORMAT = 1  # version of a job's results; increase it when the same order gives 
 
 def population_identity(synthetic: Mapping[str, Any], fractions: Sequence[float] | None = None) -> dict[str, Any]:
     """The values of `data.synthetic` that decide the minutes of synthetic people, with the versions of the generator and the splits."""
-    decisive = {k: v for k, v in synthetic.items() if k not in ("workers", "generator", "shared_motion")}
-    version = signals_version(synthetic["generator"], synthetic["shared_motion"])
+    decisive = {k: v for k, v in synthetic.items() if k not in ("workers", "generator", "shared_motion", "clock_error")}
+    version = signals_version(synthetic["generator"], synthetic["shared_motion"], synthetic["clock_error"])
     split = {} if fractions is None else {"fractions": list(fractions)}
     return {"generator": GENERATOR_VERSION} | decisive | version | split
 

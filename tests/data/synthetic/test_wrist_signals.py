@@ -8,8 +8,11 @@ import pytest
 from scipy import signal
 
 from accdistill_jax.data.preprocessing.measures import measure_minutes, pulse_rises
+from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.synthetic import physiology, wrist_signals
+from accdistill_jax.data.synthetic.synthetic import SyntheticSettings, generate_batch
 from accdistill_jax.data.synthetic.wrist import DEVICES, ROLL_OFF, sample_wrist
+from accdistill_jax.errors import UserError
 
 FINE = DEVICES[0]
 
@@ -122,6 +125,30 @@ def test_clocks_drift_apart_since_they_were_set():
     assert 0 <= offset.min() < 0.04 and 0.14 < offset.max() <= 0.18  # 100 ppm of half an hour
     lag = _measures([minute for _, _, _, minute in drawn]).lag_s
     assert np.polyfit(offset, lag, 1)[0] == pytest.approx(1.0, abs=0.2)
+
+
+def test_sensors_of_one_device_share_a_clock():
+    apart, shared = (
+        generate_batch(
+            SyntheticSettings(participants=1, segments_per_participant=4, seed=5, generator=2, clock_error=error),
+            0,
+            PreprocessSettings(),
+        )
+        for error in (1.0, 0.0)
+    )
+    np.testing.assert_array_equal(apart.ppg, shared.ppg)
+    assert (apart.accel != shared.accel).any()
+    wrist = _quiet(offset_s=0.5, drift_ppm=100.0).with_clock_error(0.0)
+    clocks = [_minute(wrist, segment)[2] for segment in range(3)]
+    assert all(clock.accel == clock.ppg for clock in clocks)
+
+
+def test_the_clock_error_is_part_of_the_identity_and_needs_the_second_generator():
+    assert "clock_error" not in SyntheticSettings(generator=2).to_json()
+    assert SyntheticSettings(generator=2, clock_error=0.0).to_json()["clock_error"] == 0.0
+    for options in ({"generator": 2, "clock_error": 1.5}, {"clock_error": 0.5}):
+        with pytest.raises(UserError, match="clock_error"):
+            SyntheticSettings(**options)
 
 
 def test_a_wrong_sampling_rate_stretches_both_sensors():
