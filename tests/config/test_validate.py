@@ -128,7 +128,7 @@ def test_several_views_need_an_augmentation():
         ),
         (
             {"student.objective": "supervised"} | WITHOUT_TOKENS,
-            "student.head.windows = 12 is for distillation and joint alone; set it to 1 with config.student.objective = 'sup",
+            "student.head.windows = 60 is for distillation and joint alone; set it to 1 with config.student.objective = 'sup",
         ),
         (
             {"student.objective": "joint", "student.token_weight": 0.0},
