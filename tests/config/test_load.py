@@ -229,11 +229,11 @@ def test_reading_a_config_imports_no_jax():
 @pytest.mark.parametrize("argument", ["distill:smoke", "file"])
 def test_an_objective_on_the_command_line_drops_what_it_does_not_read_of_the_file(argument, tmp_path):
     argument = file_of(tmp_path) if argument == "file" else argument
-    for objective, windows in (("supervised", 1), ("masked", 1), ("contrastive", 1), ("joint", 12)):
+    for objective, windows in (("supervised", 1), ("masked", 1), ("contrastive", 1), ("joint", 60)):
         student = load_config(argument, [f"--config.student.objective={objective}"]).student
         assert (student.head.windows, student.token_weight, student.token_schedule) == (windows, 0.0, "constant")
     student = load_config(argument, ["--config.student.objective=distillation"]).student
-    assert (student.head.windows, student.token_weight, student.token_schedule) == (12, 1.0, "linear")
+    assert (student.head.windows, student.token_weight, student.token_schedule) == (60, 1.0, "linear")
 
 
 def test_what_the_command_line_sets_without_effect_is_refused(tmp_path):

@@ -22,18 +22,18 @@ HASHES = {
     "pretrain:hour-mean": "9f7c4b0eca001526783aca3e05aa052fffc46b1a35bd97c786ecd1697677f3a8",
     "pretrain:paper-literal": "c7e109fd386cac9249edaf7ef25c4c0b0d9ffb888e9a423c6b633489a1015eeb",
     "pretrain:smoke-mean": "7b0df96675ee7a6f9149f2e775a8840487821055c64730aef26df8a9647c4490",
-    "distill:default": "c289eb78fab5b8255d3ff37f7cb76de372d8293f5b198b11b28c6d6feead2392",
-    "distill:hour": "f2206864abceb7ba35a2d38c3b891d643bdf3c93a7302d8b7047bd505a855339",
-    "distill:paper": "69afe7594f911010375288548094c28d0dd5add6b42459b9e4b429ebb9004043",
-    "distill:smoke": "1d5ee40c23e047794f187d8ce37c2e8a1afb10887a6d2ad20a3784b684e8cf28",
-    "pretrain:default": "c289eb78fab5b8255d3ff37f7cb76de372d8293f5b198b11b28c6d6feead2392",
-    "shipped:synthetic": "c289eb78fab5b8255d3ff37f7cb76de372d8293f5b198b11b28c6d6feead2392",
-    "shipped:wrist": "9ec0c1a457154329e8c98ac14b1bbdf3d694eb733e256bc692ef3db86fb05429",
+    "distill:default": "4c40b28def83be049a1c19d3a15936d159050eadf0bc28403edec569348a033b",
+    "distill:hour": "ed73d899353cabd3e45f6fd892a4ff58a98cb5bc5bcd1c59d63d2e27354c741b",
+    "distill:paper": "47de6737af3372c556c7776feeb9191a55dd3392a5423b1ece5d244de19b39d8",
+    "distill:smoke": "59a293d82e8dc42f58e53eac16cde06441640d16ea2379831135298a4f0e7f2c",
+    "pretrain:default": "4c40b28def83be049a1c19d3a15936d159050eadf0bc28403edec569348a033b",
+    "shipped:synthetic": "4c40b28def83be049a1c19d3a15936d159050eadf0bc28403edec569348a033b",
+    "shipped:wrist": "d3fd9e4237d4fdd48136ce375e6b98fd28cce9b2ebbaba9f162f67a477bd25c0",
     "reproduce:cpu-mean": "737615b46b9ea4a0b29390c5fd96773f75949cd19e130fdf5cd731e676d933c3",
     # in windows since then
-    "reproduce:smoke": "f24be9e53aa51a7f2b73c0c9780943969ef8e533e8baeff54fc44c611d1e9d5d",
-    "reproduce:cpu": "028449ded67c08a5f12707ec1eaa20a6dbe23c14cd901bfcee65879f99e9f7c6",
-    "reproduce:full": "50c051c84ca2fc717394a860e8cb2c059c93a5ca4530b4876f3d93b186cd50b3",
+    "reproduce:smoke": "0b8d1cabf504dbbbddb63b6d19e99771738b1291223d9e1549155e1379c6e8cd",
+    "reproduce:cpu": "3f16af2b3466556b3505c615adedf5b0d92f5625076f5ead0253c26a8d6945a9",
+    "reproduce:full": "5ab273e0195fad79074961a93e09af98d1a556440833070d731dad3970ee0bf9",
 }
 # The keys added after the first release, by their names then, and values under which a run is another one.
 ADDED = {

@@ -97,6 +97,6 @@ def test_a_ppg_teacher_with_windows_stands_beside_a_table():
     ppg = Branch("ppg", encoder, config.inputs.ppg)
     objective = build_objective(config, "student", samples=3840, teacher=ppg, tables=[given_branch(0, 5)])
     first, second = objective.members
-    assert first.windows == 12 and first.loss_terms.token_weight and objective.teacher_reading.reads_tokens
+    assert first.windows == 60 and first.loss_terms.token_weight and objective.teacher_reading.reads_tokens
     assert second.windows == 1 and not second.loss_terms.token_weight and objective.weights == (0.5, 0.5)
     assert dataclasses.replace(second.student, head=None) == dataclasses.replace(first.student, head=None)

@@ -35,7 +35,7 @@ def init(finished) -> str:
             "student.encoder.architecture = 'transformer', this run's has 'eff",
         ),
         ({"student.head.windows": 1}, "transformer.output = 0, .*config.student.head.windows above 1"),
-        ({"inputs.accel.bands": "low+high"}, "inputs.accel.bands = 'low.high.envelope', this run's has 'low.high'"),
+        ({"inputs.accel.bands": "low+high"}, "inputs.accel.bands = 'low.high.beat', this run's has 'low.high'"),
     ],
 )
 def test_another_architecture_is_refused_in_a_line(smoke_config, init, changes, line):

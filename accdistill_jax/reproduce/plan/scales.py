@@ -43,6 +43,7 @@ class Scale(NamedTuple):
         people: share of the labels of a corpus of 100 000 people -> share of the labels of the population "people".
         leave_out: variants (wildcards allowed) to skip, because others cover the same code or answer the same question.
         experiments: ids (wildcards allowed) of the experiments that the preset runs.
+        literal_hidden: hidden units of the head of a student in the paper's literal form; its projection has 128 numbers.
     """
 
     seeds: int
@@ -60,6 +61,7 @@ class Scale(NamedTuple):
     people: dict[float, float] = {}
     leave_out: tuple[str, ...] = ()
     experiments: tuple[str, ...] = ("*",)
+    literal_hidden: int = 256
 
 
 def student_size(width: int, depth: int, *, heads: int = 4, ratio: float = 2, tokenizer=None) -> dict[str, Any]:
@@ -254,6 +256,7 @@ SCALES = {
         long={"student.train.ema_decay": 0.999},
         populations=_populations(shared=(20_000, 100), people=140_000, pool=(320, 38)),
         people={0.001: 0.001, 0.01: 0.01, 0.1: 0.1},
+        literal_hidden=1024,
     ),
 }
 """Preset -> size; the base config of a preset is that of configs/reproduce.py."""
@@ -278,4 +281,7 @@ def all_variants(scale: Scale) -> Iterator[EncoderVariant]:
         },
     }
     for variant in registered_variants():
-        yield variant._replace(changes=variant.changes | preset_changes.get(variant.name, {}))
+        changes = variant.changes | preset_changes.get(variant.name, {})
+        if changes.get("student.head.windows") == 1:
+            changes |= {"student.head.hidden": scale.literal_hidden, "student.head.output": 128}
+        yield variant._replace(changes=changes)

@@ -245,10 +245,12 @@ def test_students_are_in_windows_and_beside_them_in_the_papers_form(cpu):
     head = lambda name: by_name[name].order["config"]["student"]["head"]["windows"]
     tokens = lambda name: by_name[name].order["config"]["student"]["token_weight"]
     for name in ("student", "student-small", "student-tiny", "student-short", "size-20th", "minutes-500-plain"):
-        assert (head(f"{name}-s0"), tokens(f"{name}-s0")) == (12, 1.0)
+        assert (head(f"{name}-s0"), tokens(f"{name}-s0")) == (60, 1.0)
     for name in ("student-mean", "contrast-mean", "regression-mse", "accel-mae", "supervised-hr-1"):
         assert (head(f"{name}-s0"), tokens(f"{name}-s0")) == (1, 0.0)
-    assert (head("joint-s0"), tokens("joint-s0")) == (12, 0.0)
+    assert (head("joint-s0"), tokens("joint-s0")) == (60, 0.0)
+    sizes = {name: by_name[f"{name}-s0"].order["config"]["student"]["head"] for name in ("student", "student-mean")}
+    assert [(size["hidden"], size["output"]) for size in sizes.values()] == [(128, 32), (256, 128)]
 
 
 def test_labels_of_many_people_are_of_at_least_a_hundred(cpu, claims):
