@@ -49,7 +49,7 @@ class ClockErrorResult(NamedTuple):
     top1: dict[int, float]
 
 
-def shifted(signal: jax.Array, error: ClockError, *, rate_hz: float) -> jax.Array:
+def delayed(signal: jax.Array, error: ClockError, *, rate_hz: float) -> jax.Array:
     """The samples that a sensor with a wrong clock takes for those of the minute.
 
     Args:
@@ -100,7 +100,7 @@ def search_with_clock_errors(
         raise UserError("the teacher of this run is a table of embeddings: its PPG cannot be shifted")
 
     def embed_shifted(params, batch):
-        ppg = shifted(batch["ppg"], ClockError(*params["error"]), rate_hz=rate_hz)
+        ppg = delayed(batch["ppg"], ClockError(*params["error"]), rate_hz=rate_hz)
         return teacher.apply(params["teacher"], {**batch, "ppg": jnp.round(ppg).astype(jnp.int16)})
 
     results = []

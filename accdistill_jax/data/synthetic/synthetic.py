@@ -25,7 +25,7 @@ from accdistill_jax.data.synthetic import physiology, waveforms, wrist_signals
 from accdistill_jax.data.synthetic.health_targets import draw_answers
 from accdistill_jax.data.synthetic.physiology import Physiology, sample_participant
 from accdistill_jax.data.synthetic.shared_motion import add_shared_motion
-from accdistill_jax.data.synthetic.wrist import sample_wrist
+from accdistill_jax.data.synthetic.wrist import Wrist, sample_wrist
 from accdistill_jax.errors import UserError
 from accdistill_jax.runtime.progress import progress_bar
 from accdistill_jax.storage.locking import file_lock
@@ -140,8 +140,7 @@ def generate_segments(
     *,
     ppg_channels: int = 2,
     participant: Physiology | None = None,
-    generator: int = 1,
-    clock_error: float = 1.0,
+    wrist: Wrist | None = None,
 ) -> RawMinutes:
     """Generates minutes of one participant.
 
@@ -152,21 +151,17 @@ def generate_segments(
         ppg_channels: number of PPG channels C, 1 to 8. The first channels do not depend on it.
         participant: physiology to use instead of `sample_participant(seed, participant_index)`, for comparisons with the same
             random numbers.
-        generator: 1 or 2, see `SyntheticSettings`.
-        clock_error: see `SyntheticSettings`; for the second generator.
+        wrist: the participant's wrist and watch, for the second generator; None uses the first generator.
 
     Returns:
         The raw minutes, in the order of `segment_indices`.
 
     Raises:
-        ValueError: `ppg_channels` or `generator` out of range.
+        ValueError: `ppg_channels` out of range.
     """
-    if generator not in GENERATORS:
-        raise ValueError(f"generator must be 1 or 2, not {generator}")
     if not 1 <= ppg_channels <= waveforms.MAX_CHANNELS:
         raise ValueError(f"ppg_channels must be 1 to {waveforms.MAX_CHANNELS}, not {ppg_channels}")
     person = participant or sample_participant(seed, participant_index)
-    wrist = sample_wrist(seed, participant_index, person).with_clock_error(clock_error) if generator == 2 else None
     count = len(segment_indices)
     ppg = np.empty((count, waveforms.SAMPLES, ppg_channels), np.float32)
     accel = np.empty((count, waveforms.SAMPLES, 3), np.float32)
@@ -212,23 +207,23 @@ def generate_batch(
     """
     check_preprocess_settings(preprocess_settings)
     person = sample_participant(settings.seed, participant_index)
+    wrist, device = None, DEVICE
+    if settings.generator == 2:
+        wrist = sample_wrist(settings.seed, participant_index, person).with_clock_error(settings.clock_error)
+        device = f"{DEVICE} {wrist.device.rate_hz} Hz"
     raw = generate_segments(
         settings.seed,
         participant_index,
         range(settings.segments_per_participant),
         ppg_channels=settings.ppg_channels,
         participant=person,
-        generator=settings.generator,
-        clock_error=settings.clock_error,
+        wrist=wrist,
     )
     if settings.shared_motion:
         for row, minute in enumerate(zip(raw.ppg, raw.accel, strict=True)):
             key = (settings.seed, participant_index, row)
             moved = add_shared_motion(waveforms.Minute(*minute), person, scale=settings.shared_motion, key=key)
             raw.ppg[row], raw.accel[row] = moved
-    device = DEVICE
-    if settings.generator == 2:
-        device = f"{DEVICE} {sample_wrist(settings.seed, participant_index, person).device.rate_hz} Hz"
     return finish_segments(
         bandpass(raw.ppg, axis=1, settings=preprocess_settings),
         raw.accel,

@@ -16,6 +16,7 @@ from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.store.writer import StoreWriter
 from accdistill_jax.data.synthetic import synthetic, waveforms
 from accdistill_jax.data.synthetic.health_targets import HEALTH_TARGETS
+from accdistill_jax.data.synthetic.wrist import sample_wrist
 from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.classical import ballistocardiogram as bcg
 
@@ -50,13 +51,17 @@ def batches():
     return [synthetic.generate_batch(settings, index, PREPROCESS) for index in settings.participant_indices]
 
 
+def _wrist(seed, index):
+    return sample_wrist(seed, index, synthetic.sample_participant(seed, index))
+
+
 def _column(batches, name):
     return np.concatenate([batch.columns[name] for batch in batches])
 
 
 @pytest.mark.parametrize("generator", [1, 2])
 def test_a_segment_depends_on_seed_participant_and_index_alone(generator):
-    generate = functools.partial(synthetic.generate_segments, generator=generator)
+    generate = functools.partial(synthetic.generate_segments, wrist=_wrist(4, 7) if generator == 2 else None)
     many = generate(4, 7, range(12))
     some = generate(4, 7, [9, 2], ppg_channels=3)
     for row, segment in enumerate([9, 2]):
@@ -145,7 +150,7 @@ def test_beta_blocker_slows_the_heart_and_steadies_it():
 
 
 def test_both_generators_have_the_same_people_beats_and_labels():
-    first, second = (synthetic.generate_segments(4, 7, range(6), generator=generator) for generator in (1, 2))
+    first, second = (synthetic.generate_segments(4, 7, range(6), wrist=wrist) for wrist in (None, _wrist(4, 7)))
     for one, other in zip((*first.beats, *first.intervals), (*second.beats, *second.intervals), strict=True):
         np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(first.resp_bpm, second.resp_bpm)
@@ -349,7 +354,7 @@ def test_importing_it_leaves_jax_alone(repository):
 
 @pytest.mark.parametrize(("generator", "least"), [(1, 150), (2, 50)])
 def test_generation_is_fast(generator, least):
-    generate = functools.partial(synthetic.generate_segments, 0, 0, generator=generator)
+    generate = functools.partial(synthetic.generate_segments, 0, 0, wrist=_wrist(0, 0) if generator == 2 else None)
     generate(range(4))
     best = 0.0
     for _ in range(3):
