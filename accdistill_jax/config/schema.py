@@ -47,7 +47,7 @@ class SyntheticConfig:
     generator: int = setting(
         1,
         integer(1, 2),
-        "1: a fine, quiet sensor on a still wrist; 2: sensors, clocks and wrists as measured",
+        "1: fine, quiet sensor on a still wrist; 2: sensors, clocks and wrists as measured",
         added=True,
     )
     shared_motion: float = setting(0.0, number(0, 100), "motion that both sensors record, in pulse heights", added=True)
@@ -116,8 +116,7 @@ class InputSettings:
     bands: str = setting(
         "full",
         one_of(*BANDS),
-        "parts of the signal, as channels: unchanged, above about 1.5 Hz, below it, envelope of the fast part or of the beats, slow "
-        "amplitude of all",
+        "parts of the signal, as channels: unchanged, above about 1.5 Hz, below it, envelope of fast part or beats, slow amplitude",
     )
     scale: str = setting(
         "std",
