@@ -52,10 +52,7 @@ class SyntheticConfig:
     )
     shared_motion: float = setting(0.0, number(0, 100), "motion that both sensors record, in pulse heights", added=True)
     clock_error: float = setting(
-        1.0,
-        number(0, 1),
-        "generator 2: offset and drift between both sensors' clocks; 1: as between devices, to 1 s and 100 ppm; 0: one clock",
-        added=True,
+        1.0, number(0, 1), "generator 2, both sensors' clocks: 1 up to 1 s and 100 ppm apart; 0 the same", added=True
     )
     workers: int = setting(2, integer(1, 1024), "processes that generate", free=True)
 
