@@ -28,9 +28,11 @@ class Sampling:
     """Choice and order of the segments that a pipeline reads.
 
     Without weights all segments of all stores form one pool. The order is an endless sequence of epochs, each a new
-    permutation of the pool. With `same_person` above 1, so many segments of one participant follow one another: an epoch is a
-    permutation of such groups (the last one of a participant may be smaller). With weights each store has its own epochs, and the stores take turns. Any stretch of rows then
+    permutation of the pool. With weights each store has its own epochs, and the stores take turns. Any stretch of rows then
     has each store's share, as nearly as whole rows allow (shares are rounded to 1/4096).
+
+    With `same_person` above 1, so many segments of one participant follow one another. An epoch is then a permutation of such
+    groups, of which one for each participant may be smaller; a group may lie on the border of two batches.
 
     Attributes:
         split: "train", "validation" or "test".

@@ -90,6 +90,16 @@ def test_devices_and_micro_batches_change_nothing(pieces):
         np.testing.assert_allclose(left, right, rtol=2e-4, atol=2e-6)
 
 
+def test_each_teachers_learned_temperature_stays_in_its_bounds():
+    objective = two_tables(**{"student.contrast.temperature_bounds": (0.01, 1.0)})
+    params = objective.init(jax.random.key(0), batch_of(1))
+    for scalars in (params["contrast"], params["source_1"]["contrast"]):
+        scalars["log_temperature"] = jnp.float32(5.0)
+    after = objective.constrained(params)
+    assert after["contrast"]["log_temperature"] == after["source_1"]["contrast"]["log_temperature"] == 0.0
+    assert jax.tree.structure(after) == jax.tree.structure(params)
+
+
 def test_a_ppg_teacher_with_windows_stands_beside_a_table():
     config = config_of("distill:smoke", **{"teacher.source": ("ppg", "a.npz")})
     assert student_reads_ppg(config)
