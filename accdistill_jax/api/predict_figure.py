@@ -22,7 +22,8 @@ _DAY_S = 86_400.0
 def prediction_figure(one: PredictedRecording) -> Figure:
     """Panels above each other: a panel for each label per minute, then motion and quality.
 
-    An orange dot is a prediction, its bar the interval. A grey stripe is a minute without a prediction. A black dash is the reference.
+    An orange dot is a prediction, its bar the interval. A grey stripe is a minute without a prediction; the number of these minutes
+    for each reason is beside the panel. A black dash is the reference.
     """
     of_minutes = {name: p for name, p in one.predictions.items() if len(p.value) == len(one.start_unix_s)}
     shown = {name: p for name, p in of_minutes.items() if p.known.any()}
@@ -68,7 +69,9 @@ def _panel(axis: Axes, time: np.ndarray, one: PredictedRecording, name: str, p: 
     words = LABELS[name].words if name in LABELS else for_plot(name)
     unit = one.units.get(name, "")
     axis.set_ylabel(f"{capital(words)}" + (f"\n({for_plot(unit)})" if unit else ""))
-    share = f"{100 * known.mean():.0f} % of minutes predicted"
+    reasons, counts = np.unique(p.reason[~known], return_counts=True)
+    unknown = [f"{count} × {reason}" for reason, count in zip(reasons, counts, strict=True)]
+    share = "\n".join([*unknown, f"{100 * known.mean():.0f} % of minutes predicted"])
     axis.annotate(
         share, (1.005, 0.02), xycoords="axes fraction", fontsize=8, color=GREY, va="bottom", annotation_clip=False
     )

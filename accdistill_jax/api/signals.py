@@ -10,7 +10,7 @@ import numpy as np
 
 from accdistill_jax.config.nearest import did_you_mean
 from accdistill_jax.data.preprocessing.cut import CutRecording, cut
-from accdistill_jax.data.preprocessing.plausibility import MOVING_G, REST_G, resting_g
+from accdistill_jax.data.preprocessing.plausibility import MOST_WITHOUT_GRAVITY, MOVING_G, REST_G, resting_g
 from accdistill_jax.data.preprocessing.quality import BEAT_BAND_HZ, motion_g
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.recording import G_PER_UNIT, POLARITIES, RATES_HZ, Participant, Polarity, Recording, Stream
@@ -250,7 +250,7 @@ def _wrong_level(accel: Stream, contract: InputContract, described: SignalFormat
     advice = [f'unit="{other}"' for other, scale in G_PER_UNIT.items() if low <= number * scale <= high]
     if not advice and number > 20:
         advice = [f"values divided by the counts per g (the number at rest is {number:.4g})"]
-    if number < 5:
+    if number < MOST_WITHOUT_GRAVITY or length < low:
         advice.append(
             "total acceleration if this is without gravity (user or linear acceleration of a phone): the student was trained with "
             'gravity; gravity="removed" embeds it nevertheless'

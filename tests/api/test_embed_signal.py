@@ -145,6 +145,11 @@ WRONG = {
     "g taken for m/s2": ((wrist(), 50), {"unit": "m/s2"}, 'give unit="g"'),
     "counts": ((wrist() * 16384, 50), {}, "counts per g"),
     "without gravity": ((wrist() - [0, 0.6, 0.8], 50), {}, "total acceleration if this is without gravity"),
+    "without gravity, in mg": (
+        ((wrist() - [0, 0.35, 0.5]) * 1000, 50),
+        {"unit": "mg"},
+        "total acceleration if this is without gravity",
+    ),
     "with gravity, said removed": ((wrist(), 50), {"gravity": "removed"}, "so gravity is in it"),
     "unknown gravity": ((wrist(), 50), {"gravity": "no"}, 'must be "included" or "removed"'),
     "axes first": ((wrist().T, 50), {}, "its axes are the other way round"),

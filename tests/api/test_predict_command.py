@@ -181,5 +181,7 @@ def test_the_figure_shows_what_is_not_predicted(start, count):
     labels = [axis.get_ylabel() for axis in figure.axes]
     assert labels == ["Heart rate\n(bpm)", "Stage", "motion (g)", "quality"]
     assert "SDNN: unknown (uncertain)" in figure.axes[0].get_title(loc="left")
+    beside = "".join(text.get_text() for text in figure.axes[0].texts)
+    assert ("1 × motion\n1 × uncertain\n60 % of minutes predicted" if count == 5 else "100 % of") in beside
     stripes = [patch for patch in figure.axes[0].patches if patch.get_alpha()]
     assert len(stripes) == (0 if count == 1 else 2)

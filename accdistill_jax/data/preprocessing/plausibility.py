@@ -31,6 +31,8 @@ MOVING_G = (0.3, 3.0)
 CALM = 0.05
 LEAST_CALM_S = 10
 TURN_G = 0.5
+MOST_WITHOUT_GRAVITY = 5.0
+"""Acceleration without gravity, in g or m/s2, has smaller numbers."""
 INTERVAL_S = (0.25, 3.0)
 MOST_COVERAGE = 1.25
 MOST_APART = 300.0
@@ -173,12 +175,11 @@ def _unit_that_fits(accel: Stream, length: float, *, calm: bool) -> str:
     per_g = min(_USUAL_COUNTS, key=lambda usual: abs(np.log(number / usual)))
     per_g = f"{per_g}" if abs(number / per_g - 1) < (0.1 if calm else 0.4) else f"{number:.3g}"
     advice = [f"unit: {unit}" for unit, count in _PER_G.items() if low <= number / count <= high]
+    lacks_gravity = length < (0.2 if calm else low) or (not advice and (length < low or number < MOST_WITHOUT_GRAVITY))
     if not advice or number > 20:
         advice.append(f"unit: counts with counts_per_g: {per_g}")
     advice = f"in the file's numbers that is {number:.4g}; use {' or '.join(advice)}"
-    if not calm and length < MOVING_G[0]:
-        advice += ", or gravity: removed if the values do not contain gravity"
-    elif length < 0.2:
+    if lacks_gravity:
         advice += ", or gravity: removed if the values do not contain gravity"
     raw = accel.values / accel.scale
     if number > 20 and np.nanmin(raw) >= 0:

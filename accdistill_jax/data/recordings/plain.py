@@ -226,7 +226,9 @@ def _times(dialect: Dialect, time: Any, rate_hz: float | None) -> dict[str, Any]
     unit = _time_unit(str(time), stamps) if numbers else None
     if rate_hz is None:
         if time is None:
-            raise UserError("has no column of time stamps; give the rate, the samples per second")
+            raise UserError(
+                "has no column of time stamps; give the rate in samples per second: --rate-hz (of prepare: --file-rate-hz)"
+            )
         if not numbers:  # dates
             return {"time": time}
         if unit is None:

@@ -73,6 +73,13 @@ def test_a_tenth_of_g_is_refused_though_no_unit_fits():
         check_units(recording(worn() / 10))
 
 
+@pytest.mark.parametrize("declared", [1.0, 1e-3, 1 / 9.80665])
+def test_advice_names_the_key_of_signals_without_gravity(declared):
+    posture = worn() - worn().mean(axis=0)  # 0.4 g of turns are left
+    with pytest.raises(UserError, match="or gravity: removed if the values do not contain gravity"):
+        check_units(recording(posture, scale=declared))
+
+
 def test_a_wrong_number_of_counts_is_refused_with_the_right_one():
     with pytest.raises(UserError, match="at rest is 2 g.*numbers that is 512; .*counts_per_g: 512"):
         check_units(recording(worn() * 2, scale=1 / 256))
