@@ -64,7 +64,7 @@ function frame(canvas, { xMax, yMin, yMax, title, unit }) {
   const draw = canvas.getContext("2d");
   draw.scale(ratio, ratio);
   draw.font = "12px system-ui, sans-serif";
-  const left = 48, right = width - 8, top = 24, bottom = height - 28;
+  const left = 48, right = width - 14, top = 24, bottom = height - 28;
   const x = (value) => left + (value / xMax) * (right - left), y = (value) => bottom - ((value - yMin) / (yMax - yMin)) * (bottom - top);
   draw.fillStyle = "#222";
   draw.fillText(title, left, 14);
