@@ -28,6 +28,7 @@ STAGES = ("data", "teacher", "student", "evaluation", "report")
 SAME_NAMES = ("same person", "different people")
 BANDS = ("full", "high", "low+high", "low+high+envelope", "low+high+beat", "full+breathing")
 SCALES = ("std", "robust")
+WEIGHTINGS = ("equal", "learned")
 REPRESENTATIONS = ("mean", "statistics")
 PPG_SOURCE = "ppg"  # item of `teacher.source`: the PPG encoder that the run trains, or that `teacher.path` names
 # Augmentations of the first release: their keys decide the result even with a probability of 0, as they did then.
@@ -171,15 +172,15 @@ class EncoderConfig:
 
 @dataclasses.dataclass(frozen=True)
 class HeadConfig:
-    """A projection head: a perceptron with one hidden layer."""
+    """A projection head: a perceptron with one hidden layer. With one window both weightings are the same."""
 
     hidden: int = setting(256, size(), "width of the hidden layer")
     output: int = setting(128, size(), "width of the projection, of each window")
     windows: int = setting(
-        1,
-        integer(1, 4096),
-        "windows of time; the head projects the mean of tokens of each; 1: the pooled embedding",
-        added=True,
+        1, integer(1, 4096), "windows of time, each the mean of its tokens; 1: the pooled embedding", added=True
+    )
+    weighting: str = setting(
+        "equal", one_of(*WEIGHTINGS), "windows count alike, or by their projections' size", added=True
     )
 
 

@@ -28,6 +28,7 @@ _OF_OBJECTIVES: dict[str, tuple[Any, str]] = {
     "student.token_weight": (0.0, "regresses_tokens"),
     "student.token_schedule": ("constant", "regresses_tokens"),
     "student.head.windows": (1, "student_head"),
+    "student.head.weighting": ("equal", "student_head"),
     "student.contrast.loss": ("infonce", "contrasts_sensors"),
     "student.contrast.temperature_bounds": ((), "contrasts_sensors"),
     "student.contrast.same_person": (1, "contrasts_sensors"),

@@ -109,8 +109,10 @@ def build_autoencoder(encoder: Encoder, config: Any, *, samples: int, dtype: jnp
 
 
 def build_head(config: HeadConfig) -> ProjectionHead:
-    """Projection head of a `head` section: hidden, output, windows."""
-    return ProjectionHead(hidden=config.hidden, output=config.output, windows=config.windows)
+    """Projection head of a `head` section."""
+    return ProjectionHead(
+        hidden=config.hidden, output=config.output, windows=config.windows, weighting=config.weighting
+    )
 
 
 def parameter_count(params: Any) -> int:

@@ -22,18 +22,18 @@ HASHES = {
     "pretrain:hour-mean": "9f7c4b0eca001526783aca3e05aa052fffc46b1a35bd97c786ecd1697677f3a8",
     "pretrain:paper-literal": "c7e109fd386cac9249edaf7ef25c4c0b0d9ffb888e9a423c6b633489a1015eeb",
     "pretrain:smoke-mean": "7b0df96675ee7a6f9149f2e775a8840487821055c64730aef26df8a9647c4490",
-    "distill:default": "4c40b28def83be049a1c19d3a15936d159050eadf0bc28403edec569348a033b",
-    "distill:hour": "ed73d899353cabd3e45f6fd892a4ff58a98cb5bc5bcd1c59d63d2e27354c741b",
-    "distill:paper": "47de6737af3372c556c7776feeb9191a55dd3392a5423b1ece5d244de19b39d8",
-    "distill:smoke": "59a293d82e8dc42f58e53eac16cde06441640d16ea2379831135298a4f0e7f2c",
-    "pretrain:default": "4c40b28def83be049a1c19d3a15936d159050eadf0bc28403edec569348a033b",
-    "shipped:synthetic": "4c40b28def83be049a1c19d3a15936d159050eadf0bc28403edec569348a033b",
-    "shipped:wrist": "d3fd9e4237d4fdd48136ce375e6b98fd28cce9b2ebbaba9f162f67a477bd25c0",
+    "distill:default": "5385bd59eff5e1462b11a7cc3d47bdc9840c1b1cf2e595729ba63e228c52e7a1",
+    "distill:hour": "5020f308bfa8150a01b51cfbe733cc5fd1579521b153810b646d875d88954aae",
+    "distill:paper": "676210cc509dc77bf6c490652624f1641e7b1839587f449cc054ce5e80e187aa",
+    "distill:smoke": "f2b563cc14532badd75dff35d72dea53f4a794b31bcf50be828ee7492f34011d",
+    "pretrain:default": "5385bd59eff5e1462b11a7cc3d47bdc9840c1b1cf2e595729ba63e228c52e7a1",
+    "shipped:synthetic": "5385bd59eff5e1462b11a7cc3d47bdc9840c1b1cf2e595729ba63e228c52e7a1",
+    "shipped:wrist": "bbf1ad915e90784d8b2dd38b000c33e21817bff90a3d0a2d8d93b7082f2eadb8",
     "reproduce:cpu-mean": "737615b46b9ea4a0b29390c5fd96773f75949cd19e130fdf5cd731e676d933c3",
     # in windows since then
-    "reproduce:smoke": "0b8d1cabf504dbbbddb63b6d19e99771738b1291223d9e1549155e1379c6e8cd",
-    "reproduce:cpu": "3f16af2b3466556b3505c615adedf5b0d92f5625076f5ead0253c26a8d6945a9",
-    "reproduce:full": "5ab273e0195fad79074961a93e09af98d1a556440833070d731dad3970ee0bf9",
+    "reproduce:smoke": "56fde610c1d1e6a294a8de14aa7c5dec692be182f80df97dd182990b99970aef",
+    "reproduce:cpu": "6e0313a038f90c3a9204e0c31f49a3a858a822eb1ff11f42ab3955887aaaa998",
+    "reproduce:full": "9b7f17aa77b4befa88ded04275cae0fcf126f4d54f87118e2aaadd2c8306ec5c",
 }
 # The keys added after the first release, by their names then, and values under which a run is another one.
 ADDED = {
@@ -79,6 +79,7 @@ ADDED = {
     "teacher.source_weights": (2.0,),
     "student.augment.shared_shift": 10,
     "teacher.encoder.transformer.stem": ((8, 4, 4),),
+    "student.head.weighting": "learned",
     "student.contrast.loss": "sigmoid",
     "student.contrast.same_person": 4,
     "student.contrast.temperature_bounds": (0.05, 0.5),
@@ -188,7 +189,9 @@ def test_the_choice_comes_before_the_options_that_count_with_it(tmp_path):
 
 def test_the_added_keys_are_these():
     added = {key for key, known in known_keys().items() if known.setting.added}
-    unchosen = {f"{stage}.contrastive.head.windows" for stage in ("teacher", "student")} | {"student.contrast.bias"}
+    unchosen = {
+        f"{stage}.contrastive.head.{key}" for stage in ("teacher", "student") for key in ("windows", "weighting")
+    } | {"student.contrast.bias"}
     unchosen |= {"student.encoder.transformer.stem"}  # the student has a tokenizer, which a stem replaces
     assert added == {current_key(key) for key in ADDED} | {"runtime.metrics", "evaluation.representation"} | unchosen
 

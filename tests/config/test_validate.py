@@ -137,7 +137,7 @@ def test_several_views_need_an_augmentation():
         (
             {"student.objective": "masked"}
             | WITHOUT_TOKENS
-            | {"student.head.windows": 1, "student.contrast.bias": -3.0},
+            | {"student.head.windows": 1, "student.head.weighting": "equal", "student.contrast.bias": -3.0},
             "student.contrast.bias = -3.0 is for distillation and joint alone; set it to -10.0 with",
         ),
         ({"student.contrast.temperature_bounds": (0.1,)}, r"= \(0.1,\) must be two numbers, the smaller one first"),

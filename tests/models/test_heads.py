@@ -55,3 +55,17 @@ def test_a_window_without_tokens_does_not_count():
     assert (found[1] == 0).all()
     np.testing.assert_allclose((found**2).sum(), 1, rtol=1e-5)
     np.testing.assert_allclose((found**2).sum(axis=1), [0.5, 0, 0.5], rtol=1e-5)
+
+
+def test_a_learned_weight_is_the_size_of_a_windows_projection():
+    head = ProjectionHead(hidden=8, output=4, windows=3, weighting="learned")
+    plain = ProjectionHead(hidden=8, output=4, windows=3)
+    z = np.random.default_rng(5).normal(size=(2, 3, 5)).astype(np.float32)
+    z[1, 2] = 0
+    params = head.init(jax.random.key(0), z)
+    found, alike = (np.asarray(h.apply(params, z)).reshape(2, 3, 4) for h in (head, plain))
+    np.testing.assert_allclose((found**2).sum(axis=(1, 2)), 1, rtol=1e-5)
+    assert (found[1, 2] == 0).all()
+    norms = np.linalg.norm(found, axis=2, keepdims=True)
+    assert norms[0].std() > 0.01
+    np.testing.assert_allclose(found[0] / norms[0], alike[0] * np.sqrt(3), rtol=1e-4, atol=1e-5)

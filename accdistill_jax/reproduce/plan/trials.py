@@ -70,7 +70,8 @@ TRIALS = (
     ),
     _trial("trial-drop", "half of the tokens dropped", {"student.drop_fraction": 0.5}, steps=1.4),
     _trial("trial-constant-tokens", "token regression of constant weight", {"student.token_schedule": "constant"}),
-    _trial("trial-24-windows", "24 windows", {"student.head.windows": 24}),
+    _trial("trial-12-windows", "12 windows of 5 s", {"student.head.windows": 12}),
+    _trial("trial-equal-windows", "windows of equal weight", {"student.head.weighting": "equal"}),
     _trial(
         "trial-clocks",
         "clocks up to 0.25 s apart in training",

@@ -44,6 +44,7 @@ class EncoderVariant(NamedTuple):
 
 PAPER_FORM: dict[str, Any] = {
     "student.head.windows": 1,
+    "student.head.weighting": "equal",
     "student.token_weight": 0.0,
     "student.token_schedule": "constant",
 }
