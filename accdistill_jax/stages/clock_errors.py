@@ -6,7 +6,7 @@ the PPG against the acceleration and searches again. Our addition; the paper doe
     accdistill benchmark clock runs/distill
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from accdistill_jax.data.store.opening import choose_rows
+from accdistill_jax.data.store.store import Store
 from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.evaluate import STUDENT, TEACHER
 from accdistill_jax.evaluation.retrieval.retrieval import top1_by_pool_size
@@ -70,6 +71,48 @@ def delayed(signal: jax.Array, error: ClockError, *, rate_hz: float) -> jax.Arra
     return (1 - share) * jnp.take(signal, before, axis=1) + share * jnp.take(signal, before + 1, axis=1)
 
 
+def project_with_clock_errors(
+    run: Run, errors: Sequence[ClockError], rows: Sequence[tuple[Store, np.ndarray]]
+) -> tuple[np.ndarray, Iterator[np.ndarray]]:
+    """Projections of the acceleration, and those of the PPG under each clock error; all processes call it together.
+
+    Args:
+        run: a run with a finished teacher and a student that is compared with it.
+        errors: the clock errors.
+        rows: stores, each with the indices of the minutes to project.
+
+    Returns:
+        [N, P] float32 of the student, and for each error, in order, [N, P] float32 of the teacher.
+
+    Raises:
+        UserError: the student has no projection that is compared with the teacher's.
+    """
+    encoders = {encoder.name: encoder for encoder in load_encoders(run).all}
+    settings = {"batch_size": run.config.evaluation.batch_size, "parallel": run.parallel}
+    if not {STUDENT, TEACHER} <= encoders.keys():
+        raise UserError("this run has no student that is compared with a PPG encoder: no search is possible")
+    student, teacher, rate_hz = encoders[STUDENT], encoders[TEACHER], rows[0][0].rate_hz
+    if teacher.tables is not None:
+        raise UserError("the teacher of this run is a table of embeddings: its PPG cannot be shifted")
+
+    def embed_delayed(params, batch):
+        ppg = delayed(batch["ppg"], ClockError(*params["error"]), rate_hz=rate_hz)
+        return teacher.apply(params["teacher"], {**batch, "ppg": jnp.round(ppg).astype(jnp.int16)})
+
+    def projection(apply, params) -> np.ndarray:
+        found = embed(apply, params, rows, **settings).get("projection")
+        if found is None:
+            raise UserError("the student of this run is not compared with a teacher: no search is possible")
+        return found
+
+    def galleries() -> Iterator[np.ndarray]:
+        for error in errors:
+            values = tuple(np.float32(value) for value in error)
+            yield projection(embed_delayed, {"teacher": teacher.params, "error": values})
+
+    return projection(student.apply, student.params), galleries()
+
+
 def search_with_clock_errors(
     run: Run, errors: Sequence[ClockError], *, split: str = "validation", pool_sizes: Sequence[int] = (100, 1000)
 ) -> list[ClockErrorResult]:
@@ -87,28 +130,12 @@ def search_with_clock_errors(
     Raises:
         UserError: the student has no projection that is compared with the teacher's, or the split has no two minutes.
     """
-    encoders = {encoder.name: encoder for encoder in load_encoders(run).all}
     rows = list(zip(run.stores, choose_rows(run.stores, split, None, seed=run.config.seed), strict=True))
-    settings = {"batch_size": run.config.evaluation.batch_size, "parallel": run.parallel}
     if sum(len(of_store) for _, of_store in rows) < 2:
         raise UserError(f"the split {split} has fewer than two minutes: nothing to search among")
-    if not {STUDENT, TEACHER} <= encoders.keys():
-        raise UserError("this run has no student that is compared with a PPG encoder: no search is possible")
-    query = embed(encoders[STUDENT].apply, encoders[STUDENT].params, rows, **settings).get("projection")
-    rate_hz, teacher = run.stores[0].rate_hz, encoders[TEACHER]
-    if teacher.tables is not None:
-        raise UserError("the teacher of this run is a table of embeddings: its PPG cannot be shifted")
-
-    def embed_shifted(params, batch):
-        ppg = delayed(batch["ppg"], ClockError(*params["error"]), rate_hz=rate_hz)
-        return teacher.apply(params["teacher"], {**batch, "ppg": jnp.round(ppg).astype(jnp.int16)})
-
+    query, galleries = project_with_clock_errors(run, errors, rows)
     results = []
-    for error in errors:
-        values = tuple(np.float32(value) for value in error)
-        gallery = embed(embed_shifted, {"teacher": teacher.params, "error": values}, rows, **settings).get("projection")
-        if query is None or gallery is None:
-            raise UserError("the student of this run is not compared with a teacher: no search is possible")
+    for error, gallery in zip(errors, galleries, strict=True):
         ranks, _ = search_pool(query, gallery, run.parallel)
         sizes = sorted({min(size, len(ranks)) for size in pool_sizes})
         top1 = top1_by_pool_size(ranks, sizes)

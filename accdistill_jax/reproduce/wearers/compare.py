@@ -21,10 +21,12 @@ from accdistill_jax.reproduce.wearers.trainings import (
     trained_on_others,
     wearers_of,
     zero_shot,
+    zero_shot_lags,
 )
 
 TEACHER = "PPG teacher, zero shot"
 ZERO_SHOT, ZERO_SHOT_RIDGE = "student, zero shot", "student, zero shot, read-out of the other wearers"
+ZERO_SHOT_LAG = "student, zero shot, PPG's lag of the other wearers"
 TITLES = {FINE_TUNED: "student, fine-tuned on the other wearers", ALONE: "student, trained on the other wearers alone"}
 CLASSICAL = "acceleration's envelope, no learning"
 
@@ -59,6 +61,7 @@ def compare_methods(
     if not wearers:
         raise UserError(f"{store.path}: no wearer has two minutes in these hours")
     start_embedded = zero_shot(basis, out / "00-zero-shot")
+    lagged = zero_shot_lags(basis)
     classical = Classical.of(store)
     rates: dict[str, dict] = {}
     searches: dict[str, dict] = {}
@@ -80,6 +83,7 @@ def compare_methods(
         rate(ZERO_SHOT_RIDGE, wearer, scores.ridge_on_others(start_embedded.embedding, minutes, wearer))
         pair = start_embedded.projection, start_embedded.teacher_projection
         search(ZERO_SHOT, wearer, scores.search_score(*pair, minutes, wearer))
+        search(ZERO_SHOT_LAG, wearer, scores.search_at_lag(*lagged, minutes, wearer))
         for variant in training.variants:
             embedded = trained_on_others(
                 wearer,

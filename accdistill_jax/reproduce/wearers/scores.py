@@ -1,6 +1,7 @@
 """Errors of heart rate, and retrieval, of each method for each wearer that was left out."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -84,6 +85,20 @@ def search_score(accel: np.ndarray, ppg: np.ndarray, minutes: WearerMinutes, wea
     inside = paired_ranks(unit_rows(accel[own]), unit_rows(ppg[own]))[0]
     first = ranks[np.isin(pool, own)] == 1
     return SearchScore(float(first.mean()), len(pool), float((inside == 1).mean()), len(own))
+
+
+def search_at_lag(accel: np.ndarray, lagged: Sequence[np.ndarray], minutes: WearerMinutes, wearer: str) -> SearchScore:
+    """Retrieval of a wearer's minutes at the lag of the PPG that finds most minutes of the other wearers.
+
+    Args:
+        accel: [N, P], rows of acceleration.
+        lagged: for each lag, [N, P], rows of PPG.
+        minutes: the minutes.
+        wearer: the one that is left out.
+    """
+    others = np.flatnonzero(minutes.wearer != wearer)
+    found = [float((paired_ranks(unit_rows(accel[others]), unit_rows(ppg[others]))[0] == 1).mean()) for ppg in lagged]
+    return search_score(accel, lagged[int(np.argmax(found))], minutes, wearer)
 
 
 def ridge_on_others(features: np.ndarray, minutes: WearerMinutes, wearer: str) -> np.ndarray:

@@ -21,12 +21,18 @@ from accdistill_jax.evaluation.evaluate import STUDENT, TEACHER
 from accdistill_jax.files import open_regular
 from accdistill_jax.objectives.registered import PPG
 from accdistill_jax.run import run
+from accdistill_jax.runtime.parallel import Parallel
+from accdistill_jax.runtime.peers.peers import Peers
 from accdistill_jax.stages.build_objective import objective_of
+from accdistill_jax.stages.clock_errors import ClockError, project_with_clock_errors
+from accdistill_jax.stages.context import Run
 from accdistill_jax.storage.checked_npz import read_npz
 
 FINE_TUNED, ALONE = "fine-tuned", "alone"
 VARIANTS = (FINE_TUNED, ALONE)
 MIN_MINUTES = 5
+LAGS_S = (-0.06, -0.03, 0.0, 0.03, 0.06, 0.09, 0.12)
+"""Delays of a wearer's PPG beyond those of the people that the start was trained on; its sensor and filter decide."""
 _EVERY = 2**31 - 1
 
 
@@ -81,6 +87,11 @@ class WearerStart(NamedTuple):
         """Path of the teacher's parameters."""
         return str((self.folder / "teacher" / "export").absolute())
 
+    @property
+    def training_stores(self) -> tuple[str, ...]:
+        """Paths of the stores that the run was trained on."""
+        return self.config.data.stores or (str((self.folder / "data" / "synthetic").absolute()),)
+
 
 def open_start(folder: Path, store: Path) -> WearerStart:
     """Opens the run that the students start from, and the store of the wearers.
@@ -122,9 +133,8 @@ def zero_shot(start: WearerStart, folder: Path) -> WearerEmbeddings:
     for part in ("student/export", "embeddings"):
         _copy_once(start.folder / part, folder / part)
     name = Path(start.store.path.rstrip("/")).name
-    generated = start.folder / "data" / "synthetic"
     changes = {
-        "data.stores": start.config.data.stores or (str(generated.absolute()),),
+        "data.stores": start.training_stores,
         "data.unseen_stores": (start.store.path,),
         "teacher.path": start.teacher,
         "teacher.fingerprint": "",
@@ -133,6 +143,21 @@ def zero_shot(start: WearerStart, folder: Path) -> WearerEmbeddings:
     run(changed(start.config, changes), folder)
     arrays = _arrays(folder / "embeddings" / f"unseen-{name}.npz")
     return _embedded(lambda key: arrays[key.format("test")], folder)
+
+
+def zero_shot_lags(start: WearerStart) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Projections of the acceleration [N, P] by the start's student, and those of the PPG at each of `LAGS_S`, [N, P] by its teacher."""
+    stores = tuple(
+        open_configured_store(path, key="data.stores", data=start.config.data) for path in start.training_stores
+    )
+    run_of_start = Run(start.config, start.folder, stores, Parallel(start.config.runtime.mapping), Peers.alone(), _mute)
+    rows = [(start.store, np.arange(start.store.num_segments))]
+    query, galleries = project_with_clock_errors(run_of_start, [ClockError(lag) for lag in LAGS_S], rows)
+    return query, list(galleries)
+
+
+def _mute(line: str) -> None:
+    """Says nothing."""
 
 
 def _copy_once(source: Path, target: Path) -> None:

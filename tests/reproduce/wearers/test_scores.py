@@ -10,6 +10,7 @@ from accdistill_jax.reproduce.wearers.scores import (
     constants,
     rate_score,
     ridge_on_others,
+    search_at_lag,
     search_score,
 )
 
@@ -36,6 +37,13 @@ def test_a_minute_that_does_not_count_is_neither_searched_for_nor_found():
     some = WearerMinutes(WEARER, RATES, np.array([True, False, True, True, True]))
     score = search_score(accel[[0, 1, 2, 3, 4]], accel, some, "a")
     assert (score.among_all, score.pool, score.within, score.minutes) == (1.0, 4, 1.0, 1)
+
+
+def test_the_lag_is_that_of_the_other_wearers():
+    accel = np.eye(5, dtype=np.float32)
+    good_for_b, good_for_a = accel[[1, 0, 2, 3, 4]], accel[[0, 1, 3, 2, 4]]
+    assert search_at_lag(accel, [good_for_b, good_for_a], ALL, "a").among_all == 0.0  # "b" chooses the first lag
+    assert search_at_lag(accel, [good_for_b, good_for_a], ALL, "b").among_all == pytest.approx(1 / 3)  # "a" the second
 
 
 def test_a_rate_is_read_with_the_labels_of_the_other_wearers_alone():
