@@ -28,7 +28,7 @@ HASHES = {
     "distill:smoke": "f2b563cc14532badd75dff35d72dea53f4a794b31bcf50be828ee7492f34011d",
     "pretrain:default": "5385bd59eff5e1462b11a7cc3d47bdc9840c1b1cf2e595729ba63e228c52e7a1",
     "shipped:synthetic": "5385bd59eff5e1462b11a7cc3d47bdc9840c1b1cf2e595729ba63e228c52e7a1",
-    "shipped:wrist": "bbf1ad915e90784d8b2dd38b000c33e21817bff90a3d0a2d8d93b7082f2eadb8",
+    "shipped:wrist": "79a0ee3604dffe2543c595a7823695eb1bc7c9c021439d7c1bf83fd1565850f3",
     "reproduce:cpu-mean": "737615b46b9ea4a0b29390c5fd96773f75949cd19e130fdf5cd731e676d933c3",
     # in windows since then
     "reproduce:smoke": "56fde610c1d1e6a294a8de14aa7c5dec692be182f80df97dd182990b99970aef",
