@@ -15,7 +15,7 @@ _LIMITS = """\
   minutes there, and the few answers come from few people. Use them to try the commands and formats, or as a start for your own training.
 - The ranges of the generator behind `synthetic-wrist` and `synthetic-teacher` were chosen while looking at the EmbracePlus recordings, which
   are five wearer codes, two of them with 89 % of the minutes. Results on them are not results on unseen people.
-- Of pure noise and of a device on a table, `synthetic-small` answers up to 2 % of the minutes, and `synthetic-wrist` up to 8 %.
+- Of pure noise and of a device on a table, a few in a hundred minutes are answered (figures: the guide accdistill_jax/README.md).
 - The read-outs refuse a minute with more motion than any training minute, which is most of a day in motion.
 - Parameters are stored as float16; all results are those of the stored parameters.
 - Licence of the weights: Apache-2.0, as of the code; no recording of a person was used in training."""
