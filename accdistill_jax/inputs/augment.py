@@ -6,6 +6,7 @@ that the augmentation of a segment does not depend on how the batch is laid out 
 """
 
 import functools
+import math
 from collections.abc import Mapping
 
 import chex
@@ -15,6 +16,10 @@ import numpy as np
 
 from accdistill_jax.config.registry import AUGMENTATIONS
 from accdistill_jax.inputs.registered import Augmentation, ClockOffset, RegisteredAugmentation
+from accdistill_jax.runtime.platform import platform
+
+# For TPUs: samples of a block, which has one coarse shift; samples between coarse shifts; limits beyond which a gather is used.
+BLOCK, COARSE, LARGEST_SHIFT, LARGEST_RATE = 128, 8, 256, 1.5
 
 
 def curve_weights(length: int, knots: int) -> np.ndarray:
@@ -67,7 +72,13 @@ def gaussian_noise(key: jax.Array, x: jax.Array, spec: Augmentation, groups: int
 def channel_permute(key: jax.Array, x: jax.Array, spec: Augmentation, groups: int) -> jax.Array:
     """Reorders the channels at random within each of `groups` equal groups (bands), alike in all; has no strength."""
     order = jax.random.permutation(key, x.shape[1] // groups)
-    return x.reshape(x.shape[0], groups, -1)[:, :, order].reshape(x.shape)
+    grouped = x.reshape(x.shape[0], groups, -1)
+    if platform() == "tpu":  # a gather takes a TPU longer than a choice among a few channels
+        chosen = jnp.zeros_like(grouped)
+        for channel in range(grouped.shape[2]):
+            chosen = jnp.where((order == channel)[None, None], grouped[:, :, channel : channel + 1], chosen)
+        return chosen.reshape(x.shape)
+    return grouped[:, :, order].reshape(x.shape)
 
 
 def time_warp(key: jax.Array, x: jax.Array, spec: Augmentation, groups: int) -> jax.Array:
@@ -81,7 +92,13 @@ def time_warp(key: jax.Array, x: jax.Array, spec: Augmentation, groups: int) -> 
         _product(np.cumsum(curve_weights(length, spec.knots), axis=0), values)
     )
     source = (elapsed - elapsed[0]) / (elapsed[-1] - elapsed[0]) * (length - 1.0)
-    return _interpolated(x, source)
+    fastest, slowest = 1.0 + 3.0 * spec.strength, 1.0 - 3.0 * spec.strength
+    if platform() == "tpu" and fastest < LARGEST_RATE * slowest:
+        # a sample is farthest from its place if all before it are fastest, and all after it slowest
+        farthest = (length - 1) * (math.sqrt(fastest) - math.sqrt(slowest)) / (math.sqrt(fastest) + math.sqrt(slowest))
+        if farthest < LARGEST_SHIFT:
+            return interpolated_by_shifts(x, source, farthest=farthest, rate=fastest / slowest)
+    return interpolated(x, source)
 
 
 def clock_offset(key: jax.Array, x: jax.Array, spec: ClockOffset, groups: int) -> jax.Array:
@@ -94,15 +111,57 @@ def clock_offset(key: jax.Array, x: jax.Array, spec: ClockOffset, groups: int) -
     steps = np.arange(length, dtype=np.float32)
     # the gain per step is added to the step at the end: as 1 + 1e-4, float32 would round it
     source = steps + spec.strength * offset + steps * (1e-6 * spec.drift_ppm * drift)
-    return _interpolated(x, jnp.clip(source, 0.0, length - 1.0))
+    return interpolated(x, jnp.clip(source, 0.0, length - 1.0))
 
 
-def _interpolated(x: jax.Array, source: jax.Array) -> jax.Array:
+def interpolated(x: jax.Array, source: jax.Array) -> jax.Array:
     """The values of x [length, C] at times [length], in samples from 0 to length - 1, by linear interpolation."""
     left = jnp.clip(source.astype(jnp.int32), 0, x.shape[0] - 2)
     weight = (source - left)[:, None]
     pairs = jnp.concatenate([x, jnp.roll(x, -1, axis=0)], axis=1)[left]  # a single gather: gathers are slow on CPU
     return pairs[:, : x.shape[1]] * (1.0 - weight) + pairs[:, x.shape[1] :] * weight
+
+
+def interpolated_by_shifts(x: jax.Array, source: jax.Array, *, farthest: float, rate: float) -> jax.Array:
+    """`interpolated` for TPUs, where a gather moves one sample at a time.
+
+    Each block of samples takes one of a few coarse shifts of the signal. Each sample then weights the neighbours that are
+    left, of which two have a weight.
+
+    Args:
+        x: [length, C].
+        source: times [length].
+        farthest: largest distance of a sample's time from its number, in samples.
+        rate: largest number of samples by which `source` moves from one sample to the next.
+    """
+    length = x.shape[0]
+    reach = math.ceil(farthest) + 1
+    shifts = 2 * reach // COARSE + 1
+    taps = COARSE + math.ceil((rate - 1.0) * BLOCK) + 2
+    blocks = -(-length // BLOCK)
+    away = source - np.arange(length, dtype=np.float32) + reach  # at least 0
+    of_block = jnp.pad(away, (0, blocks * BLOCK - length), mode="edge").reshape(blocks, BLOCK)
+    coarse = jnp.floor(jnp.min(of_block, axis=1) / COARSE)
+    own, before = (jnp.repeat(shift, BLOCK) for shift in (coarse, jnp.concatenate([coarse[:1], coarse[:-1]])))
+    left = away - COARSE * own[:length]  # at least 0, less than `taps` - 1
+    padded = jnp.pad(x.T, ((0, 0), (reach, BLOCK * (blocks + 1) + COARSE * shifts - reach - length)), mode="edge")
+
+    def shifted(by: jax.Array) -> jax.Array:
+        near = jnp.zeros((x.shape[1], length + taps), x.dtype)
+        by = jnp.pad(by, (0, BLOCK), mode="edge")[: length + taps]
+        for shift in range(shifts):
+            moved = padded[:, COARSE * shift : COARSE * shift + length + taps]
+            near = jnp.where((by == shift)[None], moved, near)
+        return near
+
+    # a tap that reaches into the next block still takes the coarse shift of its sample's block
+    within, beyond = shifted(own), shifted(jnp.concatenate([before, coarse[-1:]]))
+    place = np.arange(length) % BLOCK
+    total = jnp.zeros_like(x.T)
+    for tap in range(taps):
+        near = jnp.where((place + tap < BLOCK)[None], within[:, tap : tap + length], beyond[:, tap : tap + length])
+        total = total + jnp.maximum(0.0, 1.0 - jnp.abs(left - tap))[None] * near
+    return total.T
 
 
 def _product(weights: np.ndarray, values: jax.Array) -> jax.Array:

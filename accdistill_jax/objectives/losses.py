@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from accdistill_jax.runtime.platform import platform
+
 
 def _gathered(rows: jax.Array, axis_name: str | None) -> tuple[jax.Array | int, jax.Array]:
     """The number of this device's first row in the global batch, and all rows of the global batch."""
@@ -31,7 +33,10 @@ def info_nce(
     first, key = _gathered(key, axis_name)
     logits = jnp.matmul(query, key.T, preferred_element_type=jnp.float32) / temperature
     matching = first + jnp.arange(query.shape[0])
-    picked = jnp.take_along_axis(logits, matching[:, None], axis=1)[:, 0]
+    if platform() == "tpu":  # a gather's gradient is a scatter, which takes a TPU one element at a time
+        picked = jnp.sum(jnp.where(matching[:, None] == jnp.arange(logits.shape[1])[None], logits, 0.0), axis=1)
+    else:
+        picked = jnp.take_along_axis(logits, matching[:, None], axis=1)[:, 0]
     return jnp.mean(jax.nn.logsumexp(logits, axis=1) - picked)
 
 

@@ -1,6 +1,7 @@
 """`benchmark compile`: compiles a training step for TPU slices on a machine without a TPU and reports the compiler's estimates."""
 
 import argparse
+import os
 import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,6 +16,10 @@ ESTIMATE = (
     "These are estimates of the compiler, and not a measurement: the sum of the cycles of its fused operations. It has no estimate "
     "for collectives and for waiting on memory, so a chip takes longer. FLOP are those of the matrix products by formula, as in "
     "every share of a peak here (`python -m accdistill_jax.benchmark scaling`)."
+)
+SCHEDULED = (
+    "Cycles of the machine code that the compiler scheduled, with loops and waiting for matrix units and memory, one operation after "
+    "another; without collectives. This is not a measurement either, but the estimates above are made before the code exists."
 )
 
 
@@ -32,6 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--stage", choices=("student", "teacher"), default="student", help="stage that is compiled (default student)"
     )
     parser.add_argument("--batch", type=int, default=32, metavar="N", help="segments per chip (default 32)")
+    parser.add_argument(
+        "--scheduled",
+        action="store_true",
+        help="also count the cycles of the scheduled machine code, which takes several times as long and is not possible for every "
+        "program (default: the compiler's estimates alone)",
+    )
 
 
 def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
@@ -67,7 +78,8 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
     for where in slices:
         say(f"compiling for {where.name}: a minute or two")
         facts = slice_facts(work, where, batch=arguments.batch)
-        record["slices"].append(facts | compiled_elsewhere(order | {"topology": where.name}))
+        compiled = compiled_elsewhere(order | {"topology": where.name}, scheduled=arguments.scheduled)
+        record["slices"].append(facts | compiled)
     refused = [compiled["topology"] for compiled in record["slices"] if not compiled["compiles"]]
     if refused:
         record["failed"] = f"does not compile for {', '.join(refused)}"
@@ -91,34 +103,55 @@ def slice_facts(work: Any, where: Any, *, batch: int) -> dict[str, Any]:
     return facts
 
 
-def compiled_elsewhere(order: Mapping[str, Any], *, module: str = COMPILER) -> dict[str, Any]:
+def compiled_elsewhere(
+    order: Mapping[str, Any], *, scheduled: bool = False, module: str = COMPILER
+) -> dict[str, Any]:
     """`compile_for` in a process of its own, because the compiler ends its process where it crashes.
 
     Args:
         order: "config", "overrides", "stage", "batch" and "topology".
+        scheduled: True also counts the machine code; if the compiler crashes, it compiles again without that.
         module: module of the process.
 
     Returns:
         The compiler's estimates, or "compiles" False and a "reason".
     """
+    try:
+        if scheduled:
+            with tempfile.TemporaryDirectory() as profiles:
+                try:
+                    return _answer(dict(order) | {"profiles": profiles}, module)
+                except ChildDied as death:
+                    return _answer(dict(order), module) | {"uncounted": f"the compiler crashed while counting ({death})"}
+        return _answer(dict(order), module)
+    except ChildDied as death:
+        return {"compiles": False, "reason": f"the compiler crashed ({death})"}
+
+
+def _answer(order: dict[str, Any], module: str) -> dict[str, Any]:
     with tempfile.TemporaryFile("w+") as output:  # a crash prints long stacks
         child = Child(module, output=output)
         try:
-            child.send(dict(order))
+            child.send(order)
             return child.receive()
-        except ChildDied as death:
-            return {"compiles": False, "reason": f"the compiler crashed ({death})"}
         except ChildError as error:
             raise error.original() from None
         finally:
             child.close()
 
 
-def compile_for(work: Any, where: Any, *, batch: int) -> dict[str, Any]:
-    """The compiler's estimates of a step on a slice, as plain values; arguments as for `slice_facts`."""
+def compile_for(work: Any, where: Any, *, batch: int, profiles: str | None = None) -> dict[str, Any]:
+    """The compiler's estimates of a step on a slice, as plain values; arguments as for `slice_facts`.
+
+    Args:
+        work: the step.
+        where: the slice.
+        batch: segments per chip.
+        profiles: folder into which libtpu writes the profiles of `model.scheduled`; None: it does not.
+    """
     import jax
 
-    from accdistill_jax.benchmark.model import topology
+    from accdistill_jax.benchmark.model import scheduled, topology
 
     chips = len(where.devices)
     lowered, metrics = topology.lower(work, where, batch=batch)
@@ -132,7 +165,11 @@ def compile_for(work: Any, where: Any, *, batch: int) -> dict[str, Any]:
     estimates["kept_bytes"] = work.activation_bytes(batch=batch)
     estimates["counted_flops"] = compiled.cost_analysis()["flops"]
     flops = work.step_flops(batch=batch, global_batch=batch * chips)
-    return estimates | of_text(compiled.as_text(), expected if chips > 1 else [], batch=batch, flops=flops)
+    text = compiled.as_text()
+    estimates |= of_text(text, expected if chips > 1 else [], batch=batch, flops=flops)
+    if profiles is not None:
+        estimates["scheduled"] = of_code(text, scheduled.read_profiles(profiles), batch=batch, flops=flops)
+    return estimates
 
 
 def memory_by_kind(stats: Any) -> dict[str, int]:
@@ -157,26 +194,13 @@ def of_text(text: str, expected: list[Any], *, batch: int, flops: float) -> dict
     from accdistill_jax.benchmark.model import optimised, traffic
 
     parsed = optimised.parse_program(text)
-    most_expensive = []
-    for source, operations in list(optimised.by_source(parsed.operations).items())[:SHOWN_LINES]:
-        cycles = sum(operation.cycles for operation in operations)
-        first = operations[0]
-        most_expensive.append(
-            {
-                "source": source,
-                "cycles": cycles,
-                "operations": len(operations),
-                "first": first.name,
-                "result": first.result,
-            }
-        )
     exact = [product.source for product in parsed.products if product.exact]
     return {
         "cycles": parsed.cycles,
         "cycles_per_segment": parsed.cycles / batch,
         "flops_per_cycle": flops / parsed.cycles if parsed.cycles else 0.0,
         "moving_cycles": parsed.moving,
-        "most_expensive": most_expensive,
+        "most_expensive": most_expensive(parsed.operations),
         "collectives": [collective._asdict() for collective in traffic.counted_collectives(text)],
         "expected_collectives": [collective._asdict() for collective in expected],
         "products": len(parsed.products),
@@ -185,6 +209,47 @@ def of_text(text: str, expected: list[Any], *, batch: int, flops: float) -> dict
         "unestimated": parsed.unestimated,
         "unknown_loops": parsed.unknown_loops,
     }
+
+
+def of_code(text: str, profiles: Mapping[str, Any], *, batch: int, flops: float) -> dict[str, Any]:
+    """Cycles of a program's machine code.
+
+    Args:
+        text: `compiled.as_text()`.
+        profiles: from `model.scheduled.read_profiles`.
+        batch: segments per chip.
+        flops: FLOP of matrix products per chip, by formula.
+    """
+    from accdistill_jax.benchmark.model import optimised, scheduled
+
+    operations = scheduled.counted_again(optimised.parse_program(text).operations, profiles)
+    cycles = sum(operation.cycles for operation in operations)
+    return {
+        "cycles": cycles,
+        "cycles_per_segment": cycles / batch,
+        "flops_per_cycle": flops / cycles if cycles else 0.0,
+        "moving_cycles": sum(operation.cycles for operation in operations if operation.moves),
+        "most_expensive": most_expensive(operations),
+    }
+
+
+def most_expensive(operations: list[Any]) -> list[dict[str, Any]]:
+    """The most expensive source lines of `optimised.EstimatedOperation`s, as plain values."""
+    from accdistill_jax.benchmark.model import optimised
+
+    lines = []
+    for source, group in list(optimised.by_source(operations).items())[:SHOWN_LINES]:
+        first, cycles = group[0], sum(operation.cycles for operation in group)
+        lines.append(
+            {
+                "source": source,
+                "cycles": cycles,
+                "operations": len(group),
+                "first": first.name,
+                "result": first.result,
+            }
+        )
+    return lines
 
 
 def report(record: Mapping[str, Any]) -> str:
@@ -251,21 +316,17 @@ def details(compiled: Mapping[str, Any]) -> str:
     )
     if compiled["chips"] > 1:
         out.append("\n" + count_table(counted, expected, devices=compiled["chips"]))
-    rows = [
-        [
-            group["source"] or "?",
-            f"{group['cycles'] / 1e3:.1f}",
-            f"{group['cycles'] / compiled['cycles']:.1%}",
-            f"{group['operations']}",
-            f"`{group['first']}` {group['result'].split('{')[0]}",
-        ]
-        for group in compiled["most_expensive"]
-    ]
-    header = ("source line", "K cycles", "share", "operations", "the most expensive of them")
-    out.append(
-        f"\nMost expensive source lines, of {compiled['cycles'] / 1e3:,.0f} K cycles:\n\n".replace(",", " ")
-        + table(header, rows)
-    )
+    out.append(f"\nMost expensive source lines, of {expensive_table(compiled)}")
+    if "scheduled" in compiled:
+        counted_code = compiled["scheduled"]
+        out.append(
+            f"\n**{counted_code['cycles_per_segment'] / 1e3:.1f} K cycles per segment in the scheduled machine code, "
+            f"{counted_code['flops_per_cycle'] / compiled['cycle_flops']:.1%} of the matrix peak**, "
+            f"{counted_code['moving_cycles'] / counted_code['cycles']:.1%} for copies into other layouts. {SCHEDULED} "
+            f"Most expensive source lines, of {expensive_table(counted_code)}"
+        )
+    elif "uncounted" in compiled:
+        out.append(f"\nThe scheduled machine code is not counted: {compiled['uncounted']}.\n")
     exact = ", ".join(f"{count} at {source}" for source, count in compiled["exact_products"].items())
     out.append(
         f"\nMatrix products: {compiled['products']}, computed in bfloat16 (the default of JAX on TPU, with float32 configs too). "
@@ -278,3 +339,21 @@ def details(compiled: Mapping[str, Any]) -> str:
             f"\n{compiled['unknown_loops']} loops have an unknown number of iterations and count once: the real cycles are more.\n"
         )
     return "".join(out)
+
+
+def expensive_table(counted: Mapping[str, Any]) -> str:
+    """The most expensive source lines as a table, after the sum of the cycles."""
+    from accdistill_jax.benchmark.model.tables import table
+
+    rows = [
+        [
+            group["source"] or "?",
+            f"{group['cycles'] / 1e3:.1f}",
+            f"{group['cycles'] / counted['cycles']:.1%}",
+            f"{group['operations']}",
+            f"`{group['first']}` {group['result'].split('{')[0]}",
+        ]
+        for group in counted["most_expensive"]
+    ]
+    header = ("source line", "K cycles", "share", "operations", "the most expensive of them")
+    return f"{counted['cycles'] / 1e3:,.0f} K cycles:\n\n".replace(",", " ") + table(header, rows)

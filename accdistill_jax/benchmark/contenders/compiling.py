@@ -1,9 +1,11 @@
 """Process of `benchmark compile`: compiles a training step for a TPU slice."""
 
+import os
+
 import jax
 
 from accdistill_jax.benchmark.commands.compile import compile_for
-from accdistill_jax.benchmark.model import program, topology
+from accdistill_jax.benchmark.model import program, scheduled, topology
 from accdistill_jax.config.load import load_config
 from accdistill_jax.runtime.child import Parent, work_for_parent
 from accdistill_jax.runtime.platform import tracing_for
@@ -13,10 +15,13 @@ def compile_for_parent(parent: Parent) -> None:
     """Answers the order of `compile.compiled_elsewhere`."""
     order = parent.receive()
     jax.config.update("jax_platforms", "cpu")
+    profiles = order.get("profiles")
+    if profiles is not None:
+        os.environ[scheduled.VARIABLE] = scheduled.with_flag(os.environ.get(scheduled.VARIABLE, ""), profiles)
     where = topology.describe_slice(order["topology"])
     with tracing_for("tpu"):
         work = program.describe_work(load_config(order["config"], order["overrides"]), order["stage"])
-    parent.reply(compile_for(work, where, batch=order["batch"]))
+    parent.reply(compile_for(work, where, batch=order["batch"], profiles=profiles))
 
 
 if __name__ == "__main__":
