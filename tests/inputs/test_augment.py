@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from accdistill_jax.config.registry import AUGMENTATIONS
-from accdistill_jax.inputs.augment import augment, cheap_normal, curve_weights, order
+from accdistill_jax.inputs.augment import (
+    augment,
+    cheap_normal,
+    curve_weights,
+    interpolated,
+    interpolated_by_shifts,
+    order,
+)
+from accdistill_jax.runtime import platform
 from accdistill_jax.runtime.parallel import Parallel
 
 LENGTH = 200
@@ -132,6 +140,44 @@ def test_time_warp_interpolates_between_neighbours():
     y = run(x, "time_warp", strength=0.1)
     for row in y:
         np.testing.assert_allclose(row[:, 1], np.interp(row[:, 0], t, wave), atol=1e-3)
+
+
+@pytest.mark.parametrize("length, strength", [(3840, 0.005), (200, 0.06), (130, 0.05)])
+def test_interpolation_by_shifts_is_that_by_a_gather(length, strength):
+    """The rate is slowest in the first half and fastest in the second, which is the farthest that a time can go."""
+    rate = np.where(np.arange(length) < length / 2, 1 - 3 * strength, 1 + 3 * strength)
+    elapsed = np.cumsum(rate) - rate[0]
+    source = jnp.asarray(elapsed / elapsed[-1] * (length - 1), jnp.float32)
+    farthest = np.abs(np.asarray(source) - np.arange(length)).max()
+    assert farthest > 1
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(length, 3)), jnp.float32)
+    ours = interpolated_by_shifts(x, source, farthest=farthest, rate=rate.max() / rate.min())
+    np.testing.assert_allclose(ours, interpolated(x, source), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name, strength", [("time_warp", 0.005), ("channel_permute", 1.0)])
+def test_on_tpus_augmentations_do_the_same_without_gathers(name, strength):
+    """On a smooth signal: times far from 0 are rounded to 0.0002 samples, differently by each program."""
+    time = np.arange(3840)
+    x = jnp.asarray(np.stack([np.sin(time / period) for period in (40, 60, 90, 130)], axis=-1), jnp.float32)[None]
+    specs = {name: spec_of(name, probability=1.0, strength=strength)}
+
+    def twice(keys):
+        return augment(keys, jnp.concatenate([x, x]), specs, groups=2)
+
+    here = jax.jit(lambda keys: twice(keys))(keys_of(2))
+    with platform.tracing_for("tpu"):
+        traced = jax.jit(lambda keys: twice(keys)).trace(keys_of(2))
+        there = jax.jit(lambda keys: twice(keys))(keys_of(2))
+    assert " gather[" not in str(traced.jaxpr)
+    np.testing.assert_allclose(there, here, atol=2e-5 if name == "time_warp" else 0)
+
+
+def test_a_time_warp_too_strong_for_shifts_is_interpolated_by_a_gather_on_tpus():
+    specs = {"time_warp": spec_of("time_warp", probability=1.0, strength=0.2)}
+    with platform.tracing_for("tpu"):
+        jaxpr = jax.make_jaxpr(lambda keys, x: augment(keys, x, specs))(keys_of(2), ramp(2))
+    assert " gather[" in str(jaxpr)
 
 
 def test_a_clock_offset_moves_the_whole_segment_by_a_uniform_time():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from accdistill_jax.objectives.losses import effective_rank, info_nce
+from accdistill_jax.runtime import platform
 from accdistill_jax.runtime.parallel import AXIS, Parallel
 
 
@@ -43,6 +44,21 @@ def test_info_nce_agrees_with_pytorch():
     np.testing.assert_allclose(value, wanted.item(), rtol=1e-5)
     np.testing.assert_allclose(gradient[0], q.grad.numpy(), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(gradient[1], k.grad.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_info_nce_for_tpus_has_the_same_value_and_gradient_without_a_gather():
+    rows = [jnp.asarray(np.random.default_rng(seed).normal(size=(6, 5)), jnp.float32) for seed in (0, 1)]
+
+    def both():
+        loss = jax.value_and_grad(lambda query, key: info_nce(query, key, temperature=0.1), argnums=(0, 1))
+        return str(jax.make_jaxpr(loss)(*rows)), jax.tree.leaves(loss(*rows))
+
+    _, here = both()
+    with platform.tracing_for("tpu"):
+        jaxpr, there = both()
+    assert "gather" not in jaxpr and "scatter" not in jaxpr
+    for ours, wanted in zip(there, here, strict=True):
+        np.testing.assert_allclose(ours, wanted, rtol=1e-6, atol=1e-6)
 
 
 def test_info_nce_of_indistinct_keys_is_chance_and_of_its_own_direction_lower():

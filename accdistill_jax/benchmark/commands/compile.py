@@ -1,7 +1,6 @@
 """`benchmark compile`: compiles a training step for TPU slices on a machine without a TPU and reports the compiler's estimates."""
 
 import argparse
-import os
 import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -103,9 +102,7 @@ def slice_facts(work: Any, where: Any, *, batch: int) -> dict[str, Any]:
     return facts
 
 
-def compiled_elsewhere(
-    order: Mapping[str, Any], *, scheduled: bool = False, module: str = COMPILER
-) -> dict[str, Any]:
+def compiled_elsewhere(order: Mapping[str, Any], *, scheduled: bool = False, module: str = COMPILER) -> dict[str, Any]:
     """`compile_for` in a process of its own, because the compiler ends its process where it crashes.
 
     Args:
@@ -122,7 +119,9 @@ def compiled_elsewhere(
                 try:
                     return _answer(dict(order) | {"profiles": profiles}, module)
                 except ChildDied as death:
-                    return _answer(dict(order), module) | {"uncounted": f"the compiler crashed while counting ({death})"}
+                    return _answer(dict(order), module) | {
+                        "uncounted": f"the compiler crashed while counting ({death})"
+                    }
         return _answer(dict(order), module)
     except ChildDied as death:
         return {"compiles": False, "reason": f"the compiler crashed ({death})"}

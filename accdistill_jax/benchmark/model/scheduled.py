@@ -50,9 +50,7 @@ def read_profiles(folder: str) -> dict[str, Scheduled]:
     return found
 
 
-def counted_again(
-    operations: list[EstimatedOperation], profiles: Mapping[str, Scheduled]
-) -> list[EstimatedOperation]:
+def counted_again(operations: list[EstimatedOperation], profiles: Mapping[str, Scheduled]) -> list[EstimatedOperation]:
     """The operations that have code of their own, with the cycles of that code and of the code's other uses.
 
     An operation that shares the code of another one is left out, as its cycles count there.

@@ -10,7 +10,7 @@ import pytest
 
 from accdistill_jax.benchmark import __main__ as command
 from accdistill_jax.benchmark.commands import compile as compiling
-from accdistill_jax.benchmark.model import optimised, program, topology, traffic
+from accdistill_jax.benchmark.model import optimised, program, scheduled, topology, traffic
 from accdistill_jax.config.convert import changed, known_keys
 from accdistill_jax.config.load import load_config
 from accdistill_jax.errors import ExitStatus, UserError
@@ -185,9 +185,47 @@ def test_the_report_names_estimates_and_the_share_of_the_peak(record):
     assert "| all-gather | 1 | 48 | 96 |" in text and "Matrix products: 1, " in text and "kept in float32: none" in text
 
 
+PROFILE = """hlo_op_estimate {{
+  hlo_op_name: "{name}"
+  estimated_cycles: {cycles}
+  num_equivalent_hlos: {times}
+  dma_instruction_type: DMA_INSTRUCTION_TYPE_NONE
+}}
+"""
+
+
+def test_scheduled_machine_code_counts_for_each_operation_that_shares_it(tmp_path, record):
+    for name, cycles, times in (("fusion.13", 900, 2), ("copy_bitcast_fusion.14", 200, 1), ("copy.99", 1000, 1)):
+        text = PROFILE.format(name=name, cycles=cycles, times=times)
+        (tmp_path / f"{name}_static_llo_profile.textproto").write_text(text)
+    counted = compiling.of_code(TEXT, scheduled.read_profiles(str(tmp_path)), batch=2, flops=6e6)
+    assert counted["cycles"] == 3000 and counted["cycles_per_segment"] == 1500 and counted["flops_per_cycle"] == 2000
+    assert counted["moving_cycles"] == 1200
+    assert [(line["source"], line["cycles"]) for line in counted["most_expensive"]] == [
+        ("models/attention.py:77", 2000),
+        ("", 1000),
+    ]
+    text = compiling.report(record | {"slices": [record["slices"][0] | {"scheduled": counted}]})
+    assert "1.5 K cycles per segment in the scheduled machine code, 1.5% of the matrix peak" in text
+    refused = compiling.report(record | {"slices": [record["slices"][0] | {"uncounted": "the compiler crashed"}]})
+    assert "The scheduled machine code is not counted: the compiler crashed." in refused
+
+
+def test_the_flag_for_profiles_follows_the_flags_that_are_set():
+    assert scheduled.with_flag("", "/tmp/x") == "--xla_jf_dump_static_llo_profile_to=/tmp/x"
+    assert scheduled.with_flag("--a=1", "/tmp/x").startswith("--a=1 --xla_jf_dump")
+
+
 def test_a_compiler_that_crashes_is_a_slice_that_does_not_compile():
     found = compiling.compiled_elsewhere({"topology": "v6e:2x2"}, module="tests.benchmark.commands.crashing")
     assert found == {"compiles": False, "reason": "the compiler crashed (SIGSEGV)"}
+
+
+def test_a_compiler_that_cannot_count_machine_code_compiles_without_counting():
+    found = compiling.compiled_elsewhere(
+        {"topology": "v5e:1x1"}, scheduled=True, module="tests.benchmark.commands.crashing"
+    )
+    assert found == {"compiles": True, "uncounted": "the compiler crashed while counting (SIGSEGV)"}
 
 
 def test_an_error_of_the_compiling_process_is_raised_as_itself():
