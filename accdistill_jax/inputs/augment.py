@@ -140,22 +140,23 @@ def interpolated_by_shifts(x: jax.Array, source: jax.Array, *, farthest: float, 
     taps = COARSE + math.ceil((rate - 1.0) * BLOCK) + 2
     blocks = -(-length // BLOCK)
     away = source - np.arange(length, dtype=np.float32) + reach  # at least 0
-    of_block = jnp.pad(away, (0, blocks * BLOCK - length), mode="edge").reshape(blocks, BLOCK)
-    coarse = jnp.floor(jnp.min(of_block, axis=1) / COARSE)
-    own, before = (jnp.repeat(shift, BLOCK) for shift in (coarse, jnp.concatenate([coarse[:1], coarse[:-1]])))
+    # constants around the arrays, as padding with edges would be a copy; a block of constants comes first
+    of_block = jnp.pad(away, (BLOCK, blocks * BLOCK - length), constant_values=2.0 * COARSE * shifts)
+    coarse = jnp.floor(jnp.min(of_block.reshape(blocks + 1, BLOCK), axis=1) / COARSE)
+    own, before = jnp.repeat(coarse[1:], BLOCK), jnp.repeat(coarse, BLOCK)[: length + taps]
     left = away - COARSE * own[:length]  # at least 0, less than `taps` - 1
-    padded = jnp.pad(x.T, ((0, 0), (reach, BLOCK * (blocks + 1) + COARSE * shifts - reach - length)), mode="edge")
+    padded = jnp.pad(x.T, ((0, 0), (reach, taps + COARSE * shifts - reach)))
 
     def shifted(by: jax.Array) -> jax.Array:
         near = jnp.zeros((x.shape[1], length + taps), x.dtype)
-        by = jnp.pad(by, (0, BLOCK), mode="edge")[: length + taps]
         for shift in range(shifts):
             moved = padded[:, COARSE * shift : COARSE * shift + length + taps]
             near = jnp.where((by == shift)[None], moved, near)
         return near
 
     # a tap that reaches into the next block still takes the coarse shift of its sample's block
-    within, beyond = shifted(own), shifted(jnp.concatenate([before, coarse[-1:]]))
+    within = shifted(jnp.pad(own, (0, taps), constant_values=-1.0)[: length + taps])
+    beyond = shifted(before)
     place = np.arange(length) % BLOCK
     total = jnp.zeros_like(x.T)
     for tap in range(taps):

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -142,7 +143,7 @@ def test_time_warp_interpolates_between_neighbours():
         np.testing.assert_allclose(row[:, 1], np.interp(row[:, 0], t, wave), atol=1e-3)
 
 
-@pytest.mark.parametrize("length, strength", [(3840, 0.005), (200, 0.06), (130, 0.05)])
+@pytest.mark.parametrize("length, strength", [(3840, 0.005), (130, 0.05)])
 def test_interpolation_by_shifts_is_that_by_a_gather(length, strength):
     """The rate is slowest in the first half and fastest in the second, which is the farthest that a time can go."""
     rate = np.where(np.arange(length) < length / 2, 1 - 3 * strength, 1 + 3 * strength)
@@ -151,7 +152,8 @@ def test_interpolation_by_shifts_is_that_by_a_gather(length, strength):
     farthest = np.abs(np.asarray(source) - np.arange(length)).max()
     assert farthest > 1
     x = jnp.asarray(np.random.default_rng(0).normal(size=(length, 3)), jnp.float32)
-    ours = interpolated_by_shifts(x, source, farthest=farthest, rate=rate.max() / rate.min())
+    by_shifts = functools.partial(interpolated_by_shifts, farthest=farthest, rate=rate.max() / rate.min())
+    ours = jax.jit(by_shifts)(x, source)
     np.testing.assert_allclose(ours, interpolated(x, source), rtol=1e-5, atol=1e-5)
 
 
