@@ -113,26 +113,27 @@ def compiled_elsewhere(order: Mapping[str, Any], *, scheduled: bool = False, mod
     Returns:
         The compiler's estimates, or "compiles" False and a "reason".
     """
-    try:
-        if scheduled:
-            with tempfile.TemporaryDirectory() as profiles:
-                try:
-                    return _answer(dict(order) | {"profiles": profiles}, module)
-                except ChildDied as death:
-                    return _answer(dict(order), module) | {
-                        "uncounted": f"the compiler crashed while counting ({death})"
-                    }
-        return _answer(dict(order), module)
-    except ChildDied as death:
-        return {"compiles": False, "reason": f"the compiler crashed ({death})"}
+    if scheduled:
+        with tempfile.TemporaryDirectory() as profiles:
+            answer = _answer(dict(order) | {"profiles": profiles}, module)
+        if answer["compiles"]:
+            return answer
+        return _answer(dict(order), module) | {"uncounted": answer["reason"]}
+    return _answer(dict(order), module)
 
 
 def _answer(order: dict[str, Any], module: str) -> dict[str, Any]:
-    with tempfile.TemporaryFile("w+") as output:  # a crash prints long stacks
+    from accdistill_jax.benchmark.model import scheduled
+
+    with tempfile.TemporaryFile("w+", errors="replace") as output:  # a crash prints long stacks
         child = Child(module, output=output)
         try:
             child.send(order)
             return child.receive()
+        except ChildDied as death:
+            output.seek(0)
+            reason = scheduled.refused(output.read()) or str(death)
+            return {"compiles": False, "reason": f"the compiler crashed ({reason})"}
         except ChildError as error:
             raise error.original() from None
         finally:

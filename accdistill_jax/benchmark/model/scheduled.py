@@ -17,6 +17,7 @@ _FLAG = "--xla_jf_dump_static_llo_profile_to"
 _PROFILE = re.compile(
     r'hlo_op_name: "([^"]*)"\s+estimated_cycles: (?P<cycles>\d+)\s+num_equivalent_hlos: (?P<times>\d+)'
 )
+_REFUSED = re.compile(r"Static LLO profiling of (.*)")
 
 
 class Scheduled(NamedTuple):
@@ -48,6 +49,12 @@ def read_profiles(folder: str) -> dict[str, Scheduled]:
         for match in _PROFILE.finditer(file.read_text()):
             found[match[1]] = Scheduled(int(match["cycles"]), int(match["times"]))
     return found
+
+
+def refused(output: str) -> str:
+    """The operation that libtpu could not count, and why; "" if its output names none."""
+    match = _REFUSED.search(output)
+    return match[1] if match else ""
 
 
 def counted_again(operations: list[EstimatedOperation], profiles: Mapping[str, Scheduled]) -> list[EstimatedOperation]:
