@@ -27,6 +27,7 @@ from accdistill_jax.api import (
 from accdistill_jax.config.__main__ import main as print_config
 from accdistill_jax.config.load import load_config
 from accdistill_jax.data.prepare import __main__ as prepare
+from accdistill_jax.reproduce.noise import __main__ as noise
 from accdistill_jax.reproduce.plan.command_line import parse_command_line
 from accdistill_jax.reproduce.plan.experiments import EXPERIMENTS
 from accdistill_jax.reproduce.wearers import __main__ as wearers
@@ -167,6 +168,10 @@ def _check_wearers(arguments: list[str]) -> None:
     assert wearers.parse(arguments, wearers.PROG).start
 
 
+def _check_noise(arguments: list[str]) -> None:
+    assert noise.parse(arguments, noise.PROG).run
+
+
 def _check_benchmark(arguments: list[str]) -> None:
     benchmark = importlib.import_module("accdistill_jax.benchmark.__main__")
     parser = benchmark.benchmark_parser(arguments[0])
@@ -233,6 +238,7 @@ CHECKS: dict[tuple[str, ...], Callable[[list[str]], None]] = {
     ("python", "-m", "accdistill_jax.reproduce"): _check_reproduction,
     ("accdistill", "reproduce"): _check_reproduction,
     ("python", "-m", "accdistill_jax.reproduce.wearers"): _check_wearers,
+    ("python", "-m", "accdistill_jax.reproduce.noise"): _check_noise,
     ("python", "-m", "accdistill_jax.benchmark"): _check_benchmark,
     ("accdistill", "benchmark"): _check_benchmark,
     ("python", "-m", "accdistill_jax.shipped"): _check_shipped,

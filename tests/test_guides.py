@@ -60,7 +60,8 @@ KINDS = {
         ("python", "-m", "http.server"),
     },
     "accdistill_jax/data/README.md": {PREPARE},
-    "accdistill_jax/reproduce/README.md": {REPRODUCE, ("python", "-m", "accdistill_jax.reproduce.wearers")},
+    "accdistill_jax/reproduce/README.md": {REPRODUCE}
+    | {("python", "-m", f"accdistill_jax.reproduce.{name}") for name in ("wearers", "noise")},
     "accdistill_jax/reproduce/results/README.md": {REPRODUCE},
     "accdistill_jax/benchmark/README.md": {("python", "-m", "accdistill_jax.benchmark")},
     ".github/CONTRIBUTING.md": {VENV, ACTIVATE, INSTALL, ("python", ".github/images/draw.py")}

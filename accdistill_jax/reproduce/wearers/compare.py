@@ -74,8 +74,8 @@ def compare_methods(
     def search(method: str, wearer: str, score: scores.SearchScore) -> None:
         searches.setdefault(method, {})[wearer] = score
 
-    read = _readout(start, "student", start_embedded.embedding)
-    teacher_read = _readout(start, "teacher", start_embedded.teacher_embedding)
+    read = read_rates(start, "student", start_embedded.embedding)
+    teacher_read = read_rates(start, "teacher", start_embedded.teacher_embedding)
     for number, wearer in enumerate(wearers, 1):
         print(f"wearer {number} of {len(wearers)}: {wearer}, {len(minutes.of(wearer))} minutes", file=sys.stderr)
         rate(TEACHER, wearer, teacher_read)
@@ -112,10 +112,21 @@ def _minutes(store: Store, hours: tuple[float, float] | None, utc_offset_h: floa
     return WearerMinutes(names, np.asarray(store.segments[HEART_RATE], np.float64), shown)
 
 
-def _readout(start: Path, part: Part, embedding: np.ndarray) -> np.ndarray:
-    """Heart rate [N] by the read-out that the start saved beside an encoder."""
+def read_rates(start: Path, part: Part, embedding: np.ndarray) -> np.ndarray:
+    """Heart rate [N] of every minute by the read-out that a run saved beside an encoder.
+
+    Args:
+        start: work directory of the run.
+        part: the encoder.
+        embedding: [N, D] float32, of that encoder.
+
+    Raises:
+        UserError: the encoder has no read-out of the heart rate.
+    """
     encoder = load(start, part=part)
-    if encoder.readouts is None:
-        raise UserError(f"{start}: its {part} has no read-outs; repeat the run's command, whose evaluation writes them")
+    if encoder.readouts is None or HEART_RATE not in encoder.readouts.targets:
+        raise UserError(
+            f"{start}: its {part} has no read-out of the heart rate; repeat the run's command, whose evaluation writes it"
+        )
     # every minute counts, also those that the read-out would not answer: the other methods answer all
     return encoder.readouts.targets[HEART_RATE].estimate(embedding).value

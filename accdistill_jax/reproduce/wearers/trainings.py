@@ -99,13 +99,23 @@ def open_start(folder: Path, store: Path) -> WearerStart:
     Raises:
         UserError: no finished run of distillation, or a store that does not fit it.
     """
+    config = finished_distillation(folder)
+    return WearerStart(folder, config, open_configured_store(str(store), key="data.stores", data=config.data))
+
+
+def finished_distillation(folder: Path) -> Config:
+    """The config of a finished run whose student learned from a frozen teacher.
+
+    Raises:
+        UserError: the folder holds no such run.
+    """
     for part in ("teacher", "student"):
         if not (folder / part / "export" / "export.json").is_file():
             raise UserError(f"{folder}: no {part}/export; give the work directory of a finished run of distillation")
     config = load_record(folder)
     if objective_of(config.student).ppg is not PPG.FROZEN:
         raise UserError(f"{folder}: its student ({config.student.objective}) did not learn from a frozen teacher")
-    return WearerStart(folder, config, open_configured_store(str(store), key="data.stores", data=config.data))
+    return config
 
 
 def wearers_of(store: Store) -> list[str]:

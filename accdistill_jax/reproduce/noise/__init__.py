@@ -1,0 +1,1 @@
+"""Scores of a finished distillation by level of sensor noise, beside the classical routes."""
