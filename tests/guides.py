@@ -169,7 +169,7 @@ def _check_wearers(arguments: list[str]) -> None:
 
 
 def _check_noise(arguments: list[str]) -> None:
-    assert noise.parse(arguments, noise.PROG).run
+    assert noise.noise_arguments(arguments, noise.PROG).run
 
 
 def _check_benchmark(arguments: list[str]) -> None:

@@ -22,7 +22,7 @@ by the student and by the classical matcher; error of the heart rate, of the stu
 constants. The run's embeddings are used as they are, and nothing is trained but the boosting on classical features."""
 
 
-def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
+def noise_arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
     """The arguments of the command line."""
     parser = argparse.ArgumentParser(prog=prog, description=DESCRIPTION)
     parser.add_argument("run", type=path_argument, metavar="RUN", help="work directory of a finished distillation")
@@ -34,7 +34,7 @@ def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
 
 def main(argv: Sequence[str], *, prog: str = PROG) -> int:
     """Runs the command line; returns the exit status."""
-    return run_command(lambda: score_by_noise(parse(argv, prog)))
+    return run_command(lambda: score_by_noise(noise_arguments(argv, prog)))
 
 
 def score_by_noise(arguments: argparse.Namespace) -> None:
@@ -47,13 +47,13 @@ def score_by_noise(arguments: argparse.Namespace) -> None:
     from accdistill_jax.files import write_atomically
     from accdistill_jax.reproduce.noise.levels import score_levels
     from accdistill_jax.reproduce.noise.routes import measure_run
-    from accdistill_jax.reproduce.noise.table import draw_levels, markdown, to_json
+    from accdistill_jax.reproduce.noise.table import draw_levels, level_tables, to_json
 
     out = Path(arguments.out)
     measured = measure_run(Path(arguments.run))
     scores = score_levels(measured.minutes)
     sizes = {"pool": measured.pool, "train_minutes": measured.train_minutes}
-    text = markdown(scores, **sizes)
+    text = level_tables(scores, **sizes)
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "noise.json", json.dumps(to_json(scores, **sizes), indent=1))
     draw_levels(scores, out / "noise.png", pool=measured.pool)

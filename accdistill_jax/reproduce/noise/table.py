@@ -12,7 +12,6 @@ from accdistill_jax.reproduce.measure.formatting import (
     percent,
     points,
     ranged,
-    ranged_share,
     signed,
     thousands,
 )
@@ -40,7 +39,7 @@ _MARKS = {
 _APART_MG = 0.004  # between the intervals of two routes
 
 
-def markdown(scores: Sequence[LevelScores], *, pool: int, train_minutes: int) -> str:
+def level_tables(scores: Sequence[LevelScores], *, pool: int, train_minutes: int) -> str:
     """Both tables, levels in columns.
 
     Args:
@@ -50,7 +49,7 @@ def markdown(scores: Sequence[LevelScores], *, pool: int, train_minutes: int) ->
     """
     levels = ["mg/sqrt(Hz)", *(level.name for level in scores)]
     lines = [
-        f"Noise: density of the acceleration at 20 to 30 Hz, median over the calmest {CALM_SHARE:.0%} of each test person's minutes. "
+        f"Noise: density of the acceleration at 20 to 30 Hz, median over the calmest {percent(CALM_SHARE)} of each test person's minutes. "
         "Brackets: 95 % intervals over people; a level of one person has none, and with fewer than ten they are rough.",
         "",
         *_table(
@@ -63,15 +62,15 @@ def markdown(scores: Sequence[LevelScores], *, pool: int, train_minutes: int) ->
             ],
         ),
         "",
-        f"Share of minutes whose PPG is first, by acceleration, among {thousands(pool)} minutes of all levels: the exact expectation "
+        f"Share of minutes, in %, whose PPG is first, by acceleration, among {thousands(pool)} minutes of all levels: the exact expectation "
         f"over random pools (by chance {percent(1 / pool)}). The matcher's lag is fitted on validation people:",
         "",
         *_table(
             levels,
             [
-                *([route, *(ranged_share(level.top1[route]) for level in scores)] for route in scores[0].top1),
+                *([route, *(ranged(points(level.top1[route]), 1) for level in scores)] for route in scores[0].top1),
                 [
-                    "student minus matcher, percentage points",
+                    "student minus matcher",
                     *(signed(points(level.top1_ahead), 1) for level in scores),
                 ],
             ],
@@ -127,8 +126,9 @@ def draw_levels(scores: Sequence[LevelScores], path: Path, *, pool: int) -> None
     right.set_ylabel("mean absolute error (bpm)")
     right.set_title("Heart rate")
     for axes in (left, right):
+        axes.grid(visible=False, axis="x")
         for limit in LIMITS_MG:
-            axes.axvline(limit, color=GREY, linewidth=0.6, alpha=0.5, zorder=0)
+            axes.axvline(limit, color=GREY, linewidth=0.8, linestyle=":", zorder=0)
         axes.set_xlim(left=0)
         axes.set_xlabel("noise of the accelerometer, mg/sqrt(Hz)")
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=8)

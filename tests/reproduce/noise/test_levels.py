@@ -19,7 +19,7 @@ from accdistill_jax.reproduce.noise.levels import (
     noise_of_people,
     score_levels,
 )
-from accdistill_jax.reproduce.noise.table import draw_levels, markdown, to_json
+from accdistill_jax.reproduce.noise.table import draw_levels, level_tables, to_json
 
 # two quiet people ("a" on the limit's lower side), one at the limit of 0.5, nobody between 0.15 and 0.3 or above 0.7
 PERSON = np.array(["a", "a", "b", "b", "c", "c", "d"])
@@ -29,7 +29,14 @@ RATES = np.array([60.0, 62.0, 70.0, np.nan, 50.0, 54.0, np.nan])
 
 def minutes(**changes) -> TestMinutes:
     first = {STUDENT: np.array([1, 1, 0.5, 0.5, 1, 0, 1]), MATCHER: np.array([1, 0.5, 1, 0, 0, 0, 1])}
-    errors = {STUDENT: 1.0, TEACHER: 0.5, BOOSTING: np.array([0.0, 2, 1, 9, 4, 2, 9]), ENVELOPE: 3, MEAN: 8, OWN_MEAN: 2}
+    errors = {
+        STUDENT: 1.0,
+        TEACHER: 0.5,
+        BOOSTING: np.array([0.0, 2, 1, 9, 4, 2, 9]),
+        ENVELOPE: 3,
+        MEAN: 8,
+        OWN_MEAN: 2,
+    }
     predicted = {route: RATES + error for route, error in errors.items()}
     return TestMinutes(PERSON, NOISE, RATES, first, predicted | changes)
 
@@ -78,7 +85,7 @@ def test_a_minute_without_a_prediction_is_an_error():
 
 def test_tables_and_figure_show_every_level(tmp_path):
     scores = score_levels(minutes())
-    text = markdown(scores, pool=7, train_minutes=6000)
+    text = level_tables(scores, pool=7, train_minutes=6000)
     assert "| mg/sqrt(Hz) | below 0.15 | 0.3 to 0.5 | 0.5 to 0.7 | all |" in text
     assert "| people | 2 | 1 | 1 | 4 |" in text and "| minutes with a known heart rate | 3 | 0 | 2 | 5 |" in text
     assert "among 7 minutes of all levels" in text and "6 000 minutes of training people" in text
