@@ -210,7 +210,7 @@ def generate_batch(
     wrist, device = None, DEVICE
     if settings.generator == 2:
         wrist = sample_wrist(settings.seed, participant_index, person).with_clock_error(settings.clock_error)
-        device = f"{DEVICE} {wrist.device.rate_hz} Hz"
+        device = wrist.device.name
     raw = generate_segments(
         settings.seed,
         participant_index,

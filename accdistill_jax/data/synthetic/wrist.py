@@ -28,6 +28,11 @@ class Device(NamedTuple):
     range_g: float
     share: float
 
+    @property
+    def name(self) -> str:
+        """Its name in stores."""
+        return f"synthetic {self.rate_hz} Hz"
+
 
 DEVICES = (
     Device(64, 16.0 / 32768, 16.0, 0.40),  # Empatica EmbracePlus: 16 bit over +-16 g

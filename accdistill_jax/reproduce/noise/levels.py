@@ -18,6 +18,8 @@ BOOSTING = "classical features, gradient boosting"
 ENVELOPE = "acceleration's envelope, no learning"
 MEAN, OWN_MEAN = "mean of the training people", "person's own mean"
 ALL = "all"
+SLOW = "slow sensors"
+"""Level of people whose sensor cannot show its noise at 20 to 30 Hz; it is not on the scale."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +28,7 @@ class TestMinutes:
 
     Attributes:
         participant: [N] str.
-        noise_mg: [N] float, noise density of the person's sensor in mg/sqrt(Hz).
+        noise_mg: [N] float, noise density of the person's sensor in mg/sqrt(Hz); NaN for a sensor that is too slow to tell.
         hr_bpm: [N] float, NaN where unknown.
         first: route -> [N] float, probability that the minute's PPG is first in a random pool.
         predicted_bpm: route -> [N] float, heart rate; finite where `hr_bpm` is.
@@ -45,11 +47,11 @@ class LevelScores(NamedTuple):
     """Scores in one level of noise.
 
     Attributes:
-        name: range of the noise density, or `ALL`.
+        name: range of the noise density, `SLOW` or `ALL`.
         people: number of people.
         minutes: number of their minutes.
         rated_minutes: number of these with a known heart rate.
-        noise_mg: median over people.
+        noise_mg: median over the people whose noise is known; None without any.
         top1: route -> share of minutes whose PPG is first.
         top1_ahead: top-1 of the student minus that of the classical matcher, over the same minutes.
         error_bpm: route -> mean absolute error of the heart rate.
@@ -60,7 +62,7 @@ class LevelScores(NamedTuple):
     people: int
     minutes: int
     rated_minutes: int
-    noise_mg: float
+    noise_mg: float | None
     top1: Mapping[str, Estimate]
     top1_ahead: Estimate
     error_bpm: Mapping[str, Estimate]
@@ -108,7 +110,8 @@ def level_names() -> list[str]:
 def score_levels(minutes: TestMinutes) -> list[LevelScores]:
     """Scores of every level that has people, from low to high noise, and of all minutes."""
     level = np.searchsorted(LIMITS_MG, minutes.noise_mg, side="right")
-    names = level_names()
+    level[np.isnan(minutes.noise_mg)] = len(LIMITS_MG) + 1
+    names = [*level_names(), SLOW]
     scores = [_scores(names[number], np.flatnonzero(level == number), minutes) for number in np.unique(level)]
     return [*scores, _scores(ALL, np.arange(len(level)), minutes)]
 
@@ -123,12 +126,14 @@ def _scores(name: str, rows: np.ndarray, minutes: TestMinutes) -> LevelScores:
         if not np.isfinite(error).all():
             raise ValueError(f"{route}: {np.count_nonzero(~np.isfinite(error))} minutes without a prediction")
     _, index = np.unique(participant, return_index=True)
+    noise = minutes.noise_mg[rows][index]
+    known = noise[np.isfinite(noise)]
     return LevelScores(
         name=name,
         people=len(index),
         minutes=len(rows),
         rated_minutes=len(rated),
-        noise_mg=float(np.median(minutes.noise_mg[rows][index])),
+        noise_mg=float(np.median(known)) if len(known) else None,
         top1={route: share(people, np.stack([values, np.ones(len(rows))], axis=1)) for route, values in first.items()},
         top1_ahead=mean_over_queries(people, first[STUDENT] - first[MATCHER]),
         error_bpm={route: _mean(error, minutes.participant[rated]) for route, error in errors.items()},

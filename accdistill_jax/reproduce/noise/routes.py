@@ -10,8 +10,11 @@ import numpy as np
 from accdistill_jax.api.loading import load
 from accdistill_jax.config.schema import Config
 from accdistill_jax.data.prepare.measure import measure_store
+from accdistill_jax.data.preprocessing.measures import NOISE_HZ
+from accdistill_jax.data.preprocessing.sensors import sensor_rows
 from accdistill_jax.data.store.opening import choose_rows, hold_out, open_configured_store, segment_columns
 from accdistill_jax.data.store.store import Store
+from accdistill_jax.data.synthetic.wrist import DEVICES
 from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation import evaluate
 from accdistill_jax.evaluation.classical.classical import FEATURES, classical_features
@@ -181,15 +184,39 @@ def _check_labels(
 
 
 def _noise(stores: Sequence[Store], rows: Sequence[np.ndarray], columns: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Noise density [N] of the person of each minute, in mg/sqrt(Hz)."""
-    calm = calm_minutes(columns["participant"], columns["motion_g"])
+    """Noise density [N] of the person of each minute, in mg/sqrt(Hz); NaN for minutes of slow sensors.
+
+    A slow sensor has no signal at 20 to 30 Hz, so there it would seem quiet.
+    """
     ends = np.cumsum([len(of_store) for of_store in rows])
+    slow = np.concatenate(
+        [
+            np.isin(columns["device"][end - len(of_store) : end], list(slow_devices(store)))
+            for store, of_store, end in zip(stores, rows, ends, strict=True)
+        ]
+    )
+    noise = np.full(len(slow), np.nan)
+    fast = np.flatnonzero(~slow)
+    if not len(fast):
+        return noise
+    people = columns["participant"][fast]
+    chosen = calm_minutes(people, columns["motion_g"][fast])
+    calm = fast[chosen]
     measured = []
     for store, of_store, end in zip(stores, rows, ends, strict=True):
         places = calm[(calm >= end - len(of_store)) & (calm < end)] - (end - len(of_store))
         if len(places):
             measured.append(measure_store(store, of_store[places]).noise_mg)
-    return noise_of_people(columns["participant"], calm, np.concatenate(measured))
+    noise[fast] = noise_of_people(people, chosen, np.concatenate(measured))
+    return noise
+
+
+def slow_devices(store: Store) -> set[str]:
+    """Devices of a store whose accelerometer has too low a rate for the band of the noise; unknown rates count as high enough."""
+    sensors = sensor_rows(unit.get("notes") for unit in store.manifest["prepared"])
+    rates = {row.device: row.rate_hz for row in sensors if row.signal == "accel" and row.rate_hz}
+    rates |= {device.name: float(device.rate_hz) for device in DEVICES}  # synthetic stores keep no sensors
+    return {name for name, rate_hz in rates.items() if rate_hz < 2 * NOISE_HZ[1]}
 
 
 def _process(stores: Sequence[Store], rows: Sequence[np.ndarray], split: str) -> SplitSignals:

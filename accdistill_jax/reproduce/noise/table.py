@@ -50,7 +50,8 @@ def level_tables(scores: Sequence[LevelScores], *, pool: int, train_minutes: int
     levels = ["mg/sqrt(Hz)", *(level.name for level in scores)]
     lines = [
         f"Noise: density of the acceleration at 20 to 30 Hz, median over the calmest {percent(CALM_SHARE)} of each test person's minutes. "
-        "Brackets: 95 % intervals over people; a level of one person has none, and with fewer than ten they are rough.",
+        "Brackets: 95 % intervals over people; a level of one person has none, and with fewer than ten they are rough. "
+        "Slow sensors: below 60 Hz, so their noise at 20 to 30 Hz is not known.",
         "",
         *_table(
             levels,
@@ -114,7 +115,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 @styled
 def draw_levels(scores: Sequence[LevelScores], path: Path, *, pool: int) -> None:
     """Draws top-1 and the error of the heart rate against noise into a PNG file."""
-    levels = [level for level in scores if level.name != ALL]
+    levels = [level for level in scores if level.name != ALL and level.noise_mg is not None]
     figure, (left, right) = panels(2, width=5.6, height=4.6)
     _curves(left, levels, (STUDENT, MATCHER), lambda level: {r: points(e) for r, e in level.top1.items()})
     left.set_ylim(0, 102)
@@ -144,7 +145,7 @@ def _curves(
     """A curve for each route, over the median noise of the levels, with intervals."""
     for number, route in enumerate(routes):
         shift = (number - (len(routes) - 1) / 2) * _APART_MG
-        drawn = [(level.noise_mg + shift, estimates(level)[route]) for level in levels]
+        drawn = [((level.noise_mg or 0.0) + shift, estimates(level)[route]) for level in levels]
         known = [(place, estimate) for place, estimate in drawn if estimate.value is not None]
         if not known:
             continue

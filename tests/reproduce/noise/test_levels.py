@@ -1,5 +1,6 @@
 """Levels of noise, their scores and their tables, on numbers written out by hand."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -12,6 +13,7 @@ from accdistill_jax.reproduce.noise.levels import (
     MATCHER,
     MEAN,
     OWN_MEAN,
+    SLOW,
     STUDENT,
     TEACHER,
     TestMinutes,
@@ -64,6 +66,19 @@ def test_people_are_scored_by_level_and_empty_levels_are_left_out():
     assert quiet.error_bpm[STUDENT].value == 1.0 and quiet.error_bpm[BOOSTING].value == pytest.approx(1.0)
     assert loud.error_bpm[BOOSTING].value == 3.0 and loud.error_ahead_bpm.value == -2.0
     assert (everybody.people, everybody.minutes, everybody.rated_minutes) == (4, 7, 5)
+
+
+def test_people_with_slow_sensors_are_a_level_without_noise(tmp_path):
+    noise = np.where(PERSON == "b", np.nan, NOISE)
+    scores = score_levels(dataclasses.replace(minutes(), noise_mg=noise))
+    assert [level.name for level in scores] == ["below 0.15", "0.3 to 0.5", "0.5 to 0.7", SLOW, ALL]
+    quiet, *_, slow, everybody = scores
+    assert (quiet.people, quiet.noise_mg) == (1, 0.1) and (slow.people, slow.minutes, slow.noise_mg) == (1, 2, None)
+    assert (everybody.people, everybody.noise_mg) == (4, 0.4)
+    assert "| median noise of the people | 0.10 | 0.40 | 0.50 | – | 0.40 |" in level_tables(
+        scores, pool=7, train_minutes=9
+    )
+    draw_levels(scores, tmp_path / "noise.png", pool=7)
 
 
 def test_intervals_are_over_people():

@@ -8,6 +8,7 @@ import pytest
 from accdistill_jax.config.load import load_config
 from accdistill_jax.config.record import dump
 from accdistill_jax.reproduce.noise.__main__ import main
+from accdistill_jax.reproduce.noise.routes import slow_devices
 from accdistill_jax.storage.checked_npz import encode_npz
 
 
@@ -49,6 +50,16 @@ def test_a_finished_run_is_scored_by_noise(copy, tmp_path, capsys):
         assert main(line) == 2
         error = capsys.readouterr().err
         assert problem in error and error.count("\n") == 1
+
+
+def test_sensors_below_60_hz_are_slow():
+    def unit(device, rate_hz):
+        return {"notes": {"sensors": {"device": device, "accel": {"unit": "g", "rate_hz": rate_hz}}}}
+
+    class Prepared:
+        manifest = {"prepared": [unit("E4", 32.0), unit("fast", 100.0), unit("unknown", None), {"notes": {}}]}
+
+    assert slow_devices(Prepared()) == {"E4", "synthetic 32 Hz", "synthetic 52 Hz"}
 
 
 @pytest.mark.parametrize(
