@@ -32,6 +32,7 @@ MAIN, PREPARE = ("python", "-m", "accdistill_jax.main"), ("python", "-m", "accdi
 REPRODUCE, CONFIG = ("python", "-m", "accdistill_jax.reproduce"), ("python", "-m", "accdistill_jax.config")
 VENV, ACTIVATE, INSTALL = ("python3", "-m", "venv"), (".",), ("pip", "install")
 # The kinds of commands in each guide: a guide that has lost its blocks, or a block of another language, is noticed.
+MEASURED = {("python", "-m", f"accdistill_jax.reproduce.{name}") for name in ("wearers", "noise")}
 KINDS = {
     "README.md": {
         VENV,
@@ -60,9 +61,8 @@ KINDS = {
         ("python", "-m", "http.server"),
     },
     "accdistill_jax/data/README.md": {PREPARE},
-    "accdistill_jax/reproduce/README.md": {REPRODUCE}
-    | {("python", "-m", f"accdistill_jax.reproduce.{name}") for name in ("wearers", "noise")},
-    "accdistill_jax/reproduce/results/README.md": {REPRODUCE},
+    "accdistill_jax/reproduce/README.md": {REPRODUCE, *MEASURED},
+    "accdistill_jax/reproduce/results/README.md": {REPRODUCE, PREPARE, MAIN, *MEASURED},
     "accdistill_jax/benchmark/README.md": {("python", "-m", "accdistill_jax.benchmark")},
     ".github/CONTRIBUTING.md": {VENV, ACTIVATE, INSTALL, ("python", ".github/images/draw.py")}
     | {("python", "-m", f"tests.{name}") for name in ("chaos", "bad_inputs", "bad_inputs.damage")},
