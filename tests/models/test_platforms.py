@@ -45,6 +45,7 @@ def test_loops_and_barriers_for_the_cpu_do_not_appear_elsewhere(platform):
     assert "192x3x4x64x" not in text and "192x256x" in text
 
 
+@pytest.mark.slow
 def test_queries_keys_and_values_are_products_of_their_own_on_gpus_alone():
     products = {
         platform: lowered(platform).count("tensor<256x768xbf16>) -> tensor<384x768xbf16>") for platform in PLATFORMS

@@ -89,7 +89,7 @@ FORMS = {
 }
 
 
-QUICK = ("all", "windows of a feature map", "sigmoid with a learned temperature, dropped")
+QUICK = ("all",)
 
 
 @pytest.fixture(scope="module")

@@ -151,6 +151,7 @@ def test_a_saved_probe_predicts_the_same(tmp_path, model, kind, classes):
         np.testing.assert_allclose(after.high - after.low, np.where(after.known, 2 * probe.half_width, np.nan))
 
 
+@pytest.mark.slow
 def test_trees_are_those_of_scikit_learn():
     own, fitted = fitted_once("classes", ("wake", "light", "deep"), "boosted")
     grown = GradientBoostingClassifier(
