@@ -331,7 +331,9 @@ def test_the_command_from_nothing_to_a_report(repository, tmp_path):
     assert lines[-1].startswith(f"report: {tmp_path}/run/report.md")
     assert "heart rate" in lines[-5] or "heart-rate" in lines[-5]
     for line in done.stderr.splitlines():
-        assert line.startswith(("teacher  step ", "student  step ", "embedding main  ")), "not a line of this program"
+        assert line.startswith(("teacher  step ", "student  step ", "embedding main  ", "embedding heartless  ")), (
+            "not a line of this program"
+        )
 
 
 @pytest.fixture
