@@ -139,9 +139,15 @@ def zero_shot(start: WearerStart, folder: Path) -> WearerEmbeddings:
     Args:
         start: the common basis; nothing is written there.
         folder: work directory of this evaluation. It gets copies of the student's parameters and of the start's embeddings.
+
+    Raises:
+        UserError: the folder holds a copy of another student.
     """
     for part in ("student/export", "embeddings"):
         _copy_once(start.folder / part, folder / part)
+    ours, copied = (at / "student" / "export" / "export.json" for at in (start.folder, folder))
+    if ours.read_bytes() != copied.read_bytes():
+        raise UserError(f"{folder} is of another student than {start.folder} has now; choose another --out")
     name = Path(start.store.path.rstrip("/")).name
     changes = {
         "data.stores": start.training_stores,

@@ -40,6 +40,10 @@ def test_students_are_trained_on_the_others_and_measured_on_the_one_left_out(cop
     capsys.readouterr()
     assert main(line) == 0
     assert {path: path.stat().st_mtime_ns for path in out.glob("*/student/export/*")} == before
+    described = copy / "student" / "export" / "export.json"
+    described.write_text(described.read_text() + "\n")
+    assert main(line) == 2
+    assert "is of another student" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["22", "a-b", "22-25", "-1-3"])
