@@ -29,6 +29,7 @@ ZERO_SHOT, ZERO_SHOT_RIDGE = "student, zero shot", "student, zero shot, read-out
 ZERO_SHOT_LAG = "student, zero shot, PPG's lag of the other wearers"
 TITLES = {FINE_TUNED: "student, fine-tuned on the other wearers", ALONE: "student, trained on the other wearers alone"}
 CLASSICAL = "acceleration's envelope, no learning"
+TOGETHER = "student, zero shot, and the envelope: both similarities added"
 
 
 def compare_methods(
@@ -61,7 +62,7 @@ def compare_methods(
     if not wearers:
         raise UserError(f"{store.path}: no wearer has two minutes in these hours")
     start_embedded = zero_shot(basis, out / "00-zero-shot")
-    lagged = zero_shot_lags(basis)
+    query, galleries = zero_shot_lags(basis)
     classical = Classical.of(store)
     rates: dict[str, dict] = {}
     searches: dict[str, dict] = {}
@@ -83,7 +84,8 @@ def compare_methods(
         rate(ZERO_SHOT_RIDGE, wearer, scores.ridge_on_others(start_embedded.embedding, minutes, wearer))
         pair = start_embedded.projection, start_embedded.teacher_projection
         search(ZERO_SHOT, wearer, scores.search_score(*pair, minutes, wearer))
-        search(ZERO_SHOT_LAG, wearer, scores.search_at_lag(*lagged, minutes, wearer))
+        of_student = query, galleries[scores.lag_of_others(query, galleries, minutes, wearer)]
+        search(ZERO_SHOT_LAG, wearer, scores.search_score(*of_student, minutes, wearer))
         for variant in training.variants:
             embedded = trained_on_others(
                 wearer,
@@ -96,7 +98,9 @@ def compare_methods(
             pair = embedded.projection, embedded.teacher_projection
             search(TITLES[variant], wearer, scores.search_score(*pair, minutes, wearer))
         rate(CLASSICAL, wearer, classical.rate_bpm)
-        search(CLASSICAL, wearer, classical.search(minutes, wearer))
+        of_envelope = classical.rows(minutes, wearer)
+        search(CLASSICAL, wearer, scores.search_score(*of_envelope, minutes, wearer))
+        search(TOGETHER, wearer, scores.search_together([of_student, of_envelope], minutes, wearer))
         for name, constant in scores.constants(minutes, wearer).items():
             rate(name, wearer, constant)
     return Results(rates, searches, wearers)

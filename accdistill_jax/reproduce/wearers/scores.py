@@ -13,6 +13,8 @@ from accdistill_jax.evaluation.retrieval.retrieval import paired_ranks, unit_row
 
 NEAR_BPM = 3.0
 _AT_ONCE = 256
+SensorRows = tuple[np.ndarray, np.ndarray]
+"""Rows [N, P] of acceleration and of PPG, of the same minutes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,15 +82,11 @@ def rate_score(predicted: np.ndarray, minutes: WearerMinutes, wearer: str) -> Ra
 
 def search_score(accel: np.ndarray, ppg: np.ndarray, minutes: WearerMinutes, wearer: str) -> SearchScore:
     """Retrieval of a wearer's minutes by rows [N, P] of both signals, which are compared by their cosine."""
-    pool, own = np.flatnonzero(minutes.shown), minutes.of(wearer)
-    ranks = paired_ranks(unit_rows(accel[pool]), unit_rows(ppg[pool]))[0]
-    inside = paired_ranks(unit_rows(accel[own]), unit_rows(ppg[own]))[0]
-    first = ranks[np.isin(pool, own)] == 1
-    return SearchScore(float(first.mean()), len(pool), float((inside == 1).mean()), len(own))
+    return search_together([(accel, ppg)], minutes, wearer)
 
 
-def search_at_lag(accel: np.ndarray, lagged: Sequence[np.ndarray], minutes: WearerMinutes, wearer: str) -> SearchScore:
-    """Retrieval of a wearer's minutes at the lag of the PPG that finds most minutes of the other wearers.
+def lag_of_others(accel: np.ndarray, lagged: Sequence[np.ndarray], minutes: WearerMinutes, wearer: str) -> int:
+    """Position in `lagged` of the lag of the PPG that finds most minutes of the other wearers.
 
     Args:
         accel: [N, P], rows of acceleration.
@@ -98,7 +96,39 @@ def search_at_lag(accel: np.ndarray, lagged: Sequence[np.ndarray], minutes: Wear
     """
     others = np.flatnonzero(minutes.wearer != wearer)
     found = [float((paired_ranks(unit_rows(accel[others]), unit_rows(ppg[others]))[0] == 1).mean()) for ppg in lagged]
-    return search_score(accel, lagged[int(np.argmax(found))], minutes, wearer)
+    return int(np.argmax(found))
+
+
+def search_together(pairs: Sequence[SensorRows], minutes: WearerMinutes, wearer: str) -> SearchScore:
+    """Retrieval of a wearer's minutes by the sum of several methods' cosines.
+
+    Each method's cosines are divided by their standard deviation over the gallery, for every query, so that no method outweighs
+    another by its scale alone; nothing is fitted.
+
+    Args:
+        pairs: for each method, rows [N, P] of acceleration and of PPG; P may differ between methods.
+        minutes: the minutes.
+        wearer: the one that is searched for.
+    """
+    pool, own = np.flatnonzero(minutes.shown), minutes.of(wearer)
+    ranks, inside = (paired_ranks(*_joined(pairs, rows))[0] for rows in (pool, own))
+    first = ranks[np.isin(pool, own)] == 1
+    return SearchScore(float(first.mean()), len(pool), float((inside == 1).mean()), len(own))
+
+
+def _joined(pairs: Sequence[SensorRows], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of unit norm whose cosine ranks the gallery as the sum of the methods' standardised cosines does."""
+    if len(pairs) == 1:
+        ((accel, ppg),) = pairs
+        return unit_rows(accel[rows]), unit_rows(ppg[rows])
+    queries, galleries = [], []
+    for accel, ppg in pairs:
+        query, gallery = unit_rows(accel[rows]), unit_rows(ppg[rows])
+        centred = gallery - gallery.mean(axis=0)
+        spread = np.sqrt(np.maximum(((query @ (centred.T @ centred / len(rows))) * query).sum(axis=1), 1e-12))
+        queries.append(query / spread[:, None])
+        galleries.append(gallery)
+    return unit_rows(np.concatenate(queries, axis=1)), unit_rows(np.concatenate(galleries, axis=1))
 
 
 def ridge_on_others(features: np.ndarray, minutes: WearerMinutes, wearer: str) -> np.ndarray:
@@ -159,8 +189,7 @@ class Classical:
             columns.append((rates.astype(np.float64), *curves))
         return cls(*(np.concatenate(column) for column in zip(*columns, strict=True)))
 
-    def search(self, minutes: WearerMinutes, wearer: str) -> SearchScore:
-        """Retrieval by the curves; the lag of the PPG is the best one of the other wearers."""
+    def rows(self, minutes: WearerMinutes, wearer: str) -> SensorRows:
+        """Curves of both sensors, where those of the acceleration are moved by the PPG's best lag of the other wearers."""
         others = minutes.wearer != wearer
-        moved = np.roll(self.accel, best_lag(self.accel[others], self.ppg[others]), axis=1)
-        return search_score(moved, self.ppg, minutes, wearer)
+        return np.roll(self.accel, best_lag(self.accel[others], self.ppg[others]), axis=1), self.ppg

@@ -8,10 +8,11 @@ from accdistill_jax.reproduce.wearers.scores import (
     Classical,
     WearerMinutes,
     constants,
+    lag_of_others,
     rate_score,
     ridge_on_others,
-    search_at_lag,
     search_score,
+    search_together,
 )
 
 WEARER = np.array(["a", "a", "b", "b", "b"])
@@ -42,8 +43,33 @@ def test_a_minute_that_does_not_count_is_neither_searched_for_nor_found():
 def test_the_lag_is_that_of_the_other_wearers():
     accel = np.eye(5, dtype=np.float32)
     good_for_b, good_for_a = accel[[1, 0, 2, 3, 4]], accel[[0, 1, 3, 2, 4]]
-    assert search_at_lag(accel, [good_for_b, good_for_a], ALL, "a").among_all == 0.0  # "b" chooses the first lag
-    assert search_at_lag(accel, [good_for_b, good_for_a], ALL, "b").among_all == pytest.approx(1 / 3)  # "a" the second
+    assert lag_of_others(accel, [good_for_b, good_for_a], ALL, "a") == 0
+    assert lag_of_others(accel, [good_for_b, good_for_a], ALL, "b") == 1
+
+
+def test_two_methods_together_find_what_each_confuses():
+    rng = np.random.default_rng(0)
+    person, beat = np.repeat(np.eye(5, dtype=np.float32), 4, axis=0), np.tile(np.eye(4, dtype=np.float32), (5, 1))
+    minutes = WearerMinutes(np.repeat(list("abcde"), 4), np.full(20, 60.0), np.ones(20, bool))
+    noise = rng.normal(0, 1e-3, (20, 4)).astype(np.float32)
+    knows_person, knows_beat = (person, person), (beat + noise, beat)
+    alone = [search_score(*pair, minutes, "a").among_all for pair in (knows_person, knows_beat)]
+    assert max(alone) == 0.0  # ties count against the query
+    together = search_together([knows_person, knows_beat], minutes, "a")
+    assert (together.among_all, together.within, together.pool, together.minutes) == (1.0, 1.0, 20, 4)
+
+
+def test_no_method_outweighs_another_by_its_spread():
+    rng = np.random.default_rng(1)
+    minutes = WearerMinutes(np.repeat(list("ab"), 50), np.full(100, 60.0), np.ones(100, bool))
+    common = 30 * np.ones((1, 8))  # leaves the cosines of this method little room
+    right = rng.normal(size=(100, 8))
+    narrow = right + 0.3 * rng.normal(size=right.shape) + common, right + common
+    wrong = rng.normal(size=(100, 8)), rng.normal(size=(100, 8))
+    query, gallery = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in narrow)
+    chance, plain = wrong[0] @ wrong[1].T, query @ gallery.T
+    assert plain.std() < 0.01 * chance.std()
+    assert search_together([narrow, wrong], minutes, "a").among_all > 0.1
 
 
 def test_a_rate_is_read_with_the_labels_of_the_other_wearers_alone():
@@ -72,4 +98,4 @@ def test_without_learning_the_pulse_of_clean_people_is_found(smoke_store):
     minutes = WearerMinutes(wearer, store.segments["hr_bpm"].astype(float), np.ones(len(wearer), bool))
     one = sorted(set(wearer))[0]
     assert rate_score(classical.rate_bpm, minutes, one).mae_bpm < 3
-    assert classical.search(minutes, one).among_all > 0.5  # by chance 1 of 88
+    assert search_score(*classical.rows(minutes, one), minutes, one).among_all > 0.5  # by chance 1 of 88

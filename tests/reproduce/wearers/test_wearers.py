@@ -25,7 +25,7 @@ def test_students_are_trained_on_the_others_and_measured_on_the_one_left_out(cop
     assert main(line) == 0
     assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == untouched
     results = json.loads((out / "wearers.json").read_text())
-    assert len(results["heart_rate"]) == 8 and len(results["retrieval"]) == 5
+    assert len(results["heart_rate"]) == 8 and len(results["retrieval"]) == 6
     for scores in (*results["heart_rate"].values(), *results["retrieval"].values()):
         assert len(scores) == 3 and {score["minutes"] for score in scores.values()} == {8}
     assert {score["pool"] for score in results["retrieval"]["student, zero shot"].values()} == {24}
