@@ -7,6 +7,7 @@ differ in another preset stand in configs/. A section's name in the dotted keys 
 import dataclasses
 from typing import Any
 
+from accdistill_jax.config.contrast import ContrastConfig
 from accdistill_jax.config.fields import (
     above_zero,
     below_one,
@@ -258,33 +259,6 @@ class TeacherConfig:
     def tables(self) -> tuple[str, ...]:
         """The sources that are tables of embeddings."""
         return tuple(source for source in self.source if source != PPG_SOURCE)
-
-
-@dataclasses.dataclass(frozen=True)
-class ContrastConfig:
-    """Other forms of the contrastive loss between the two sensors, and of its batches. None is in the paper."""
-
-    loss: str = setting(
-        "infonce",
-        one_of("infonce", "sigmoid"),
-        "infonce: a softmax over the batch, in both directions; sigmoid: each pair of minutes by itself, matching or not",
-        added=True,
-    )
-    temperature_bounds: tuple[float, ...] = setting(
-        (),
-        each(above_zero()),
-        "(smallest, largest) value of a learned temperature, which starts at `student.temperature`; (): it is not learned",
-        added=True,
-    )
-    bias: float = setting(
-        -10.0, number(-100, 100), "start of the sigmoid loss's learned bias; near -log(batch size)", added=True
-    )
-    same_person: int = setting(
-        1,
-        integer(1, 65_536),
-        "minutes of one person that stand together in a batch, as negatives that are harder; 1: all minutes in random order",
-        added=True,
-    )
 
 
 @dataclasses.dataclass(frozen=True)

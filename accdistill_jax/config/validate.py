@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from operator import attrgetter
 from typing import Any
 
+from accdistill_jax.config.contrast import ContrastConfig
 from accdistill_jax.config.duration import parse_duration
 from accdistill_jax.config.fields import Rule
 from accdistill_jax.config.nearest import nearest
@@ -12,7 +13,6 @@ from accdistill_jax.config.schema import (
     PPG_SOURCE,
     STAGES,
     Config,
-    ContrastConfig,
     EncoderConfig,
     StudentConfig,
     TeacherConfig,
@@ -32,6 +32,7 @@ _OF_OBJECTIVES: dict[str, tuple[Any, str]] = {
     "student.contrast.loss": ("infonce", "contrasts_sensors"),
     "student.contrast.temperature_bounds": ((), "contrasts_sensors"),
     "student.contrast.same_person": (1, "contrasts_sensors"),
+    "student.contrast.same_rate": (1, "contrasts_sensors"),
     "student.contrast.bias": (ContrastConfig().bias, "contrasts_sensors"),
 }
 

@@ -15,12 +15,14 @@ import numpy as np
 
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.errors import UserError
+from accdistill_jax.labels import HEART_RATE
 
 Reader = Callable[[int, np.ndarray, int, np.ndarray], dict[str, np.ndarray]]
 """Reads rows: (number of the store, rows [b] int64, step, places in the global batch [b] int32) -> {name: [b, ...]}."""
 
 _PERIOD = 4096
 _ORDER, _CAP, _STORE_CAP = 1, 2, 3
+_RATE_JITTER_BPM = 1.0
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Sampling:
     has each store's share, as nearly as whole rows allow (shares are rounded to 1/4096).
 
     With `same_person` above 1, so many segments of one participant follow one another. An epoch is then a permutation of such
-    groups, of which one for each participant may be smaller; a group may lie on the border of two batches.
+    groups, of which one for each participant may be smaller; a group may lie on the border of two batches. With `same_rate` above 1,
+    groups have about the same heart rate; it is read from the stores' tables, and jittered so that groups differ between epochs.
 
     Attributes:
         split: "train", "validation" or "test".
@@ -43,6 +46,8 @@ class Sampling:
         store_cap: maximum number of segments of each store; the seed chooses them. None uses all.
         rows: for each store the sorted rows of the split to use; None uses all. Without weights a store may have none.
         same_person: segments of one participant and store that follow one another; 1: all segments in random order.
+        same_rate: segments of about the same heart rate that follow one another; those of unknown rate form groups too. 1: all
+            segments in random order. Not together with `same_person`.
         signals: the signals that all stores must have, with equal numbers of channels; None: those of the first store.
     """
 
@@ -54,6 +59,7 @@ class Sampling:
     rows: Sequence[np.ndarray] | None = None
     signals: Sequence[str] | None = None
     same_person: int = 1
+    same_rate: int = 1
 
 
 class Pipeline:
@@ -120,6 +126,7 @@ class Pipeline:
             self._pools = list(zip(ids, rows, strict=True))
             self._turns = _turns(np.asarray(sampling.weights, float))
         self._people = [self._participants(*pool) for pool in self._pools] if sampling.same_person > 1 else []
+        self._rates = [self._heart_rates(*pool) for pool in self._pools] if sampling.same_rate > 1 else []
         # _taken[p, t]: number of rows of pool p among the first t turns of a period.
         one_hot = self._turns == np.arange(len(self._pools))[:, None]
         self._taken = np.concatenate([np.zeros((len(self._pools), 1), np.int64), np.cumsum(one_hot, axis=1)], axis=1)
@@ -207,6 +214,10 @@ class Pipeline:
         order = rng.permutation(len(self._pools[pool][1]))
         if self._people:
             order = _grouped(order, self._people[pool], size=self.sampling.same_person, rng=rng)
+        if self._rates:
+            jittered = self._rates[pool] + rng.normal(0, _RATE_JITTER_BPM, len(order))
+            order = order[np.argsort(jittered[order], kind="stable")]  # unknown rates come last
+            order = _grouped(order, np.zeros(len(order), np.int8), size=self.sampling.same_rate, rng=rng)
         return _compact(order)
 
     def _participants(self, ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -219,12 +230,23 @@ class Pipeline:
             before += len(names)
         return numbers
 
+    def _heart_rates(self, ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Heart rate of each segment of a pool in bpm, float32; NaN where unknown."""
+        rates = np.full(len(rows), np.nan, np.float32)
+        for number in np.unique(ids):
+            mine = ids == number
+            rates[mine] = self.stores[number].segments[HEART_RATE][rows[mine]]
+        if not np.isfinite(rates).any():
+            path = self.stores[int(ids[0])].path
+            raise UserError(f"{path}: same_rate {self.sampling.same_rate}: no training segment has a heart rate")
+        return rates
+
 
 def _grouped(order: np.ndarray, people: np.ndarray, *, size: int, rng: np.random.Generator) -> np.ndarray:
     """A permutation in which up to `size` segments of a participant follow one another.
 
     Args:
-        order: a random permutation; segments of a participant keep its order.
+        order: a permutation; segments of a participant keep its order.
         people: participant of each segment.
         size: of a group.
         rng: draws the order of the groups.
@@ -301,8 +323,11 @@ def _check_sampling(sampling: Sampling, *, num_stores: int) -> None:
     cap, weights = sampling.participant_cap, sampling.weights
     if cap is not None and cap < 1:
         raise UserError(f"participant cap {cap}: must be at least 1, or None")
-    if sampling.same_person < 1:
-        raise UserError(f"same_person {sampling.same_person}: must be at least 1")
+    for name in ("same_person", "same_rate"):
+        if (size := getattr(sampling, name)) < 1:
+            raise UserError(f"{name} {size}: must be at least 1")
+    if sampling.same_person > 1 and sampling.same_rate > 1:
+        raise UserError(f"same_person {sampling.same_person} and same_rate {sampling.same_rate}: one of them must be 1")
     if sampling.store_cap is not None and sampling.store_cap < 1:
         raise UserError(f"store cap {sampling.store_cap}: must be at least 1, or None")
     if weights is not None:

@@ -191,9 +191,11 @@ class Segments:
 
     Attributes:
         same_person: segments of one participant that follow one another; 1: all segments in random order.
+        same_rate: segments of about the same heart rate that follow one another; 1: all segments in random order.
     """
 
     same_person: int = 1
+    same_rate: int = 1
 
 
 @dataclasses.dataclass(frozen=True)

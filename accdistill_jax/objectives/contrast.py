@@ -29,6 +29,7 @@ class CrossModalContrast:
         temperature_bounds: (smallest, largest) learned temperature, or () for a fixed one.
         bias: start of the sigmoid loss's bias.
         same_person: minutes of one person that follow one another in the batches, see `Segments`.
+        same_rate: minutes of about the same heart rate that do.
 
     Source: arXiv 2412.11276 (InfoNCE in both directions, as in the paper's method); Radford et al. 2021, arXiv 2103.00020
     (learned temperature, clipped after each update); Zhai et al. 2023, arXiv 2303.15343 (sigmoid loss).
@@ -40,6 +41,7 @@ class CrossModalContrast:
     temperature_bounds: tuple[float, ...] = ()
     bias: float = 0.0
     same_person: int = 1
+    same_rate: int = 1
 
     @classmethod
     def from_config(cls, section: StudentConfig) -> "CrossModalContrast":
@@ -52,12 +54,13 @@ class CrossModalContrast:
             tuple(chosen.temperature_bounds),
             chosen.bias,
             chosen.same_person,
+            chosen.same_rate,
         )
 
     @property
     def batches(self) -> Segments:
         """The batches that it wants."""
-        return Segments(self.same_person)
+        return Segments(self.same_person, self.same_rate)
 
     def with_scalars(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """An objective's initial parameters, with the scalars of this loss if it trains any."""

@@ -5,9 +5,10 @@ import enum
 from collections.abc import Callable
 from typing import Any
 
+from accdistill_jax.config.contrast import ContrastConfig
 from accdistill_jax.config.fields import above_zero, below_one, integer, number, one_of, setting, size
 from accdistill_jax.config.registry import OBJECTIVES, resolve
-from accdistill_jax.config.schema import ContrastConfig, HeadConfig, StudentConfig
+from accdistill_jax.config.schema import HeadConfig, StudentConfig
 from accdistill_jax.config.tree import section
 from accdistill_jax.errors import UserError
 from accdistill_jax.labels import LABELS
@@ -118,10 +119,16 @@ def _check_contrast(student: StudentConfig) -> None:
             f"config.student.teacher_to_student_weight = {student.teacher_to_student_weight!r} weighs two directions, and "
             "config.student.contrast.loss = 'sigmoid' has none: set it to 0.5"
         )
-    if contrast.same_person > student.train.batch_size:
+    for name, other in (("same_person", "person"), ("same_rate", "heart rate")):
+        if (size := getattr(contrast, name)) > student.train.batch_size:
+            raise UserError(
+                f"config.student.contrast.{name} = {size}: a batch has config.student.train.batch_size = "
+                f"{student.train.batch_size} minutes, so no other {other} would be in it; make it smaller"
+            )
+    if contrast.same_person > 1 and contrast.same_rate > 1:
         raise UserError(
-            f"config.student.contrast.same_person = {contrast.same_person}: a batch has config.student.train.batch_size = "
-            f"{student.train.batch_size} minutes, so no other person would be in it; make it smaller"
+            f"config.student.contrast.same_person = {contrast.same_person} and same_rate = {contrast.same_rate}: minutes stand "
+            "together by one of them; set the other to 1"
         )
     start = ContrastConfig().bias
     if contrast.loss != "sigmoid" and contrast.bias != start:

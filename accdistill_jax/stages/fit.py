@@ -75,7 +75,7 @@ def train_stage(run: Run, name: str, training: StageTraining) -> Any:
             store_cap=config.data.store_cap or None,
             rows=source.rows("train") if source.rows else None,
             signals=stage_signals(run, name),
-            same_person=batches.same_person if isinstance(batches := objective.batches, Segments) else 1,
+            **(dataclasses.asdict(batches) if isinstance(batches := objective.batches, Segments) else {}),
         ),
         batch_size=settings.batch_size,
         host=run.peers.rank,

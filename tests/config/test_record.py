@@ -82,6 +82,7 @@ ADDED = {
     "student.head.weighting": "learned",
     "student.contrast.loss": "sigmoid",
     "student.contrast.same_person": 4,
+    "student.contrast.same_rate": 4,
     "student.contrast.temperature_bounds": (0.05, 0.5),
 }
 FREE = {

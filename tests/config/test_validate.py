@@ -147,6 +147,11 @@ def test_several_views_need_an_augmentation():
             "must include the start, config.student.temperature = 0.07",
         ),
         ({"student.contrast.same_person": 17}, "= 17: a batch has config.student.train.batch_size = 16 minutes"),
+        ({"student.contrast.same_rate": 17}, "= 17: a batch has config.student.train.batch_size = 16 minutes"),
+        (
+            {"student.contrast.same_rate": 4, "student.contrast.same_person": 4},
+            "same_person = 4 and same_rate = 4: minutes stand together by one of them; set the other to 1",
+        ),
         ({"student.contrast.bias": -3.0}, "bias = -3.0 is for the sigmoid loss alone; set it to -10.0"),
         (
             {"student.contrast.loss": "sigmoid", "student.teacher_to_student_weight": 1.0},

@@ -90,9 +90,36 @@ def test_minutes_of_a_person_stand_together_in_new_groups_every_epoch(stores, we
     assert len(pairs[0] & pairs[1]) < size / 2  # other minutes meet in the next epoch
 
 
-@pytest.mark.parametrize("hosts", [2, 5])
-def test_an_order_in_groups_is_the_same_for_any_hosts_and_resumes(stores, hosts):
-    grouped = {"same_person": 4, "batch_size": 10}
+@pytest.mark.parametrize("weights", [None, (0.5, 0.5)])
+def test_minutes_of_about_the_same_heart_rate_stand_together(stores, weights):
+    for number, store in enumerate(stores):
+        rates = np.random.default_rng(number).permutation(np.linspace(50, 110, store.num_segments))
+        rates[[3, 7]] = np.nan
+        store.segments["hr_bpm"] = rates
+    pipe = pipeline(stores, weights=weights, same_rate=4, batch_size=4)
+    size = 50 if weights is None else 37
+    sequence = [pair for pair in rows(pipe, range(40)) if weights is None or pair[0] == 0]
+    rate = np.array([stores[number].segments["hr_bpm"][row] for number, row in sequence])
+    steps = np.abs(np.diff(rate[:size]))
+    assert np.nanmedian(steps) < 3.5 and np.nanmax(steps) > 20  # within a group, and from one to the next
+    epochs = [sequence[:size], sequence[size : 2 * size]]
+    assert all(len(set(epoch)) == size for epoch in epochs)
+    pairs = [{frozenset(pair) for pair in itertools.pairwise(epoch)} for epoch in epochs]
+    assert len(pairs[0] & pairs[1]) < size - 10  # other minutes meet in the next epoch
+
+
+def test_groups_of_a_heart_rate_need_one(stores):
+    for store in stores:
+        store.segments["hr_bpm"] = np.full(store.num_segments, np.nan)
+    with pytest.raises(UserError, match="same_rate 4: no training segment has a heart rate"):
+        pipeline(stores, same_rate=4)
+    with pytest.raises(UserError, match="same_person 2 and same_rate 4: one of them must be 1"):
+        pipeline(stores, same_rate=4, same_person=2)
+
+
+@pytest.mark.parametrize(("key", "hosts"), [("same_person", 2), ("same_person", 5), ("same_rate", 5)])
+def test_an_order_in_groups_is_the_same_for_any_hosts_and_resumes(stores, key, hosts):
+    grouped = {key: 4, "batch_size": 10}
     whole = pipeline(stores, **grouped)
     parts = [pipeline(stores, host=host, hosts=hosts, **grouped) for host in range(hosts)]
     for step in (3, 40):

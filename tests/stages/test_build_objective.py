@@ -57,10 +57,11 @@ def test_a_shift_belongs_to_both_branches_of_the_student_stage_and_is_shorter_th
 @pytest.mark.parametrize("objective", ["distillation", "joint"])
 def test_harder_negatives_are_the_objectives_batches(objective, smoke_config):
     plain = {"student.token_weight": 0.0, "student.token_schedule": "constant", "student.objective": objective}
-    for size in (1, 4):
-        config = smoke_config(**plain | {"student.contrast.same_person": size})
+    for size, key in ((1, "same_person"), (4, "same_person"), (4, "same_rate")):
+        config = smoke_config(**plain | {f"student.contrast.{key}": size})
         teacher = teacher_branch(config) if needs_teacher(config) else None
-        assert build_objective(config, "student", samples=SAMPLES, teacher=teacher).batches == Segments(size)
+        built = build_objective(config, "student", samples=SAMPLES, teacher=teacher)
+        assert built.batches == Segments(**{key: size})
 
 
 def test_only_distillation_of_the_built_in_ones_needs_a_teacher(smoke_config):

@@ -61,6 +61,7 @@ TRIALS = (
         },
     ),
     _trial("trial-same-person", "16 minutes of a person together in a batch", {"student.contrast.same_person": 16}),
+    _trial("trial-same-rate", "16 minutes of about the same heart rate together", {"student.contrast.same_rate": 16}),
     _trial("trial-ema", "averaged parameters", {"student.train.ema_decay": 0.99}),
     _trial(
         "trial-muon",
