@@ -13,8 +13,12 @@ SHOWN_LINES = 20
 COMPILER = "accdistill_jax.benchmark.contenders.compiling"
 ESTIMATE = (
     "These are estimates of the compiler, and not a measurement: the sum of the cycles of its fused operations. It has no estimate "
-    "for collectives and for waiting on memory, so a chip takes longer. FLOP are those of the matrix products by formula, as in "
-    "every share of a peak here (`python -m accdistill_jax.benchmark scaling`)."
+    "for collectives and for waiting on memory, so a chip takes longer."
+)
+BY_FORMULA = "FLOP are those of the matrix products by formula, as in every share of a peak here (`python -m accdistill_jax.benchmark scaling`)."
+TRACED = (
+    "There is no formula for the FLOP and the collectives of this step. FLOP are those of the matrix products in the traced step, "
+    "with what it computes again."
 )
 SCHEDULED = (
     "Cycles of the machine code that the compiler scheduled, with loops and waiting for matrix units and memory, one operation after "
@@ -48,7 +52,8 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
     """Compiles for each slice and returns a record of plain values; "failed" if a slice does not compile.
 
     Raises:
-        UserError: an unknown slice, no libtpu, or a batch that is not a multiple of the micro-batches.
+        UserError: an unknown slice, no libtpu, a batch that is not a multiple of the micro-batches, or a table of
+            `teacher.source` that cannot be read.
     """
     import jax
 
@@ -64,7 +69,7 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
         )
     slices = [topology.describe_slice(name) for name in arguments.topology]
     with tracing_for("tpu"):
-        work = program.describe_work(config, arguments.stage)
+        work = program.describe_work(config, arguments.stage, uncounted=True)
     record = {
         "config": arguments.config,
         "overrides": arguments.overrides,
@@ -72,6 +77,7 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
         "batch": arguments.batch,
     }
     record["dtype"] = config.runtime.compute_dtype
+    record["uncounted"] = work.uncounted
     record["slices"] = []
     order = {name: record[name] for name in ("config", "overrides", "stage", "batch")}
     for where in slices:
@@ -94,11 +100,12 @@ def slice_facts(work: Any, where: Any, *, batch: int) -> dict[str, Any]:
         batch: segments per chip.
     """
     from accdistill_jax.benchmark.model.hardware import TPU_CHIPS
+    from accdistill_jax.benchmark.model.topology import step_flops
 
     chips, chip = len(where.devices), TPU_CHIPS[where.generation]
     facts = {"topology": where.name, "chips": chips, "memory_bytes": chip.memory_bytes, "cycle_flops": chip.cycle_flops}
     facts["clock_hz"] = chip.peak_flops / chip.cycle_flops
-    facts["flops"] = work.step_flops(batch=batch, global_batch=batch * chips)
+    facts["flops"] = step_flops(work, where, batch=batch)
     return facts
 
 
@@ -159,14 +166,16 @@ def compile_for(work: Any, where: Any, *, batch: int, profiles: str | None = Non
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         return {"compiles": False, "reason": topology.error_line(error)}
-    expected = work.collectives(devices=chips, global_batch=batch * chips, metrics=metrics)
+    expected = []
+    if chips > 1 and not work.uncounted:
+        expected = work.collectives(devices=chips, global_batch=batch * chips, metrics=metrics)
     estimates = {"compiles": True, "memory": memory_by_kind(compiled.memory_analysis())}
     estimates["logical"] = work.state_bytes(devices=chips, sharded=work.sharded) | {"batch": batch * work.segment_bytes}
     estimates["kept_bytes"] = work.activation_bytes(batch=batch)
     estimates["counted_flops"] = compiled.cost_analysis()["flops"]
-    flops = work.step_flops(batch=batch, global_batch=batch * chips)
+    flops = topology.step_flops(work, where, batch=batch)
     text = compiled.as_text()
-    estimates |= of_text(text, expected if chips > 1 else [], batch=batch, flops=flops)
+    estimates |= of_text(text, expected, batch=batch, flops=flops)
     if profiles is not None:
         estimates["scheduled"] = of_code(text, scheduled.read_profiles(profiles), batch=batch, flops=flops)
     return estimates
@@ -187,9 +196,9 @@ def of_text(text: str, expected: list[Any], *, batch: int, flops: float) -> dict
 
     Args:
         text: `compiled.as_text()`.
-        expected: collectives by formula.
+        expected: collectives by formula; [] without a formula.
         batch: segments per chip.
-        flops: FLOP of matrix products per chip, by formula.
+        flops: FLOP of matrix products per chip.
     """
     from accdistill_jax.benchmark.model import optimised, traffic
 
@@ -218,7 +227,7 @@ def of_code(text: str, profiles: Mapping[str, Any], *, batch: int, flops: float)
         text: `compiled.as_text()`.
         profiles: from `model.scheduled.read_profiles`.
         batch: segments per chip.
-        flops: FLOP of matrix products per chip, by formula.
+        flops: FLOP of matrix products per chip.
     """
     from accdistill_jax.benchmark.model import optimised, scheduled
 
@@ -270,7 +279,9 @@ def report(record: Mapping[str, Any]) -> str:
         "lower bound, ms per step",
         "memory, share of the chip",
     )
-    out = [f"{title}\n{record['batch']} segments per chip, {record['dtype']}. {ESTIMATE}\n\n{table(header, rows)}"]
+    introduction = f"{record['batch']} segments per chip, {record['dtype']}. {ESTIMATE} "
+    introduction += TRACED if record["uncounted"] else BY_FORMULA
+    out = [f"{title}\n{introduction}\n\n{table(header, rows)}"]
     for compiled in record["slices"]:
         out.append(f"\n## {compiled['topology']}, {compiled['chips']} chip{'s' if compiled['chips'] > 1 else ''}\n\n")
         out.append(details(compiled) if compiled["compiles"] else f"Does not compile: {compiled['reason']}\n")

@@ -20,7 +20,8 @@ def compile_for_parent(parent: Parent) -> None:
         os.environ[scheduled.VARIABLE] = scheduled.with_flag(os.environ.get(scheduled.VARIABLE, ""), profiles)
     where = topology.describe_slice(order["topology"])
     with tracing_for("tpu"):
-        work = program.describe_work(load_config(order["config"], order["overrides"]), order["stage"])
+        config = load_config(order["config"], order["overrides"])
+        work = program.describe_work(config, order["stage"], uncounted=True)
     parent.reply(compile_for(work, where, batch=order["batch"], profiles=profiles))
 
 

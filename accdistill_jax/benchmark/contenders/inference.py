@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from accdistill_jax.benchmark.model import program
+from accdistill_jax.benchmark.model import segments
 from accdistill_jax.config.convert import parse_section
 from accdistill_jax.config.schema import Config
 from accdistill_jax.inputs.prepare import prepare_inputs as prepare_inputs
@@ -32,8 +32,7 @@ def prepare_contender(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         name: (1000 * rng.normal(size=shape.shape)).astype(shape.dtype)
         if shape.dtype == np.int16
         else np.ones(shape.shape, shape.dtype)
-        for name, shape in program.batch_shapes(config, rows).items()
-        if name.startswith("accel")
+        for name, shape in segments.signal_shapes(config, rows, ["accel"]).items()
     }
     x = jax.eval_shape(lambda b: prepare_inputs(b, "accel", settings), batch)
     params = jax.jit(lambda key: encoder.init(key, np.zeros((1, *x.shape[1:]), np.float32))["params"])(

@@ -1,4 +1,4 @@
-"""Counts the work of a traced program: its matrix products by shape, and the elements of all other operations."""
+"""Counts the work of a traced program: its matrix products by shape, their FLOP, and the elements of all other operations."""
 
 import math
 from collections.abc import Callable
@@ -93,3 +93,30 @@ def count_operations(jaxpr: Any, *, platform: int = 0) -> Operations:
 
     walk(jaxpr, 1)
     return Operations(list(products.values()), elements)
+
+
+def traced_flops(jaxpr: Any) -> int:
+    """FLOP of the matrix products and convolutions of a traced program; the body of a loop counts once per iteration.
+
+    Of a choice by platform the last branch counts, which is not the CPU's.
+
+    Args:
+        jaxpr: as for `count_operations`.
+    """
+    total = 0
+    for equation in jaxpr.eqns:
+        name, parameters = equation.primitive.name, equation.params
+        if name in PRODUCTS:
+            left, right = (variable.aval.shape for variable in equation.invars)
+            if name == "dot_general":
+                (contracted, _), _ = parameters["dimension_numbers"]
+                terms = math.prod(left[axis] for axis in contracted)
+            else:  # the kernel's size without its output channels
+                terms = math.prod(right) // right[parameters["dimension_numbers"].rhs_spec[0]]
+            total += 2 * equation.outvars[0].aval.size * terms
+        elif name == "cond":
+            total += traced_flops(parameters["branches"][-1].jaxpr)
+        else:
+            times = parameters["length"] if name == "scan" else 1
+            total += times * sum(traced_flops(inner) for inner in jaxprs_in_params(parameters))
+    return total

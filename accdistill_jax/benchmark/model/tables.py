@@ -96,15 +96,15 @@ def limit_table(memories: Sequence[float], *, devices: int) -> str:
 
 
 def count_table(counted: Sequence[Collective], expected: Sequence[Collective], *, devices: int) -> str:
-    """The table of bytes by kind of collective, in the compiled program and by formula."""
+    """The table of bytes by kind of collective, in the compiled program and by formula; `expected` is [] without a formula."""
     counted_bytes, expected_bytes = total(counted, devices), total(expected, devices)
     rows = []
     for kind in dict.fromkeys([*expected_bytes, *counted_bytes]):
         instructions = sum(collective.kind == kind for collective in counted)
-        rows.append(
-            [kind, f"{instructions}", f"{counted_bytes.get(kind, 0):.0f}", f"{expected_bytes.get(kind, 0):.0f}"]
-        )
-    return table(("collective", "instructions", "bytes per device, compiled", "by formula"), rows)
+        by_formula = [f"{expected_bytes.get(kind, 0):.0f}"] if expected else []
+        rows.append([kind, f"{instructions}", f"{counted_bytes.get(kind, 0):.0f}", *by_formula])
+    header = ("collective", "instructions", "bytes per device, compiled", *(("by formula",) if expected else ()))
+    return table(header, rows)
 
 
 def source_list(keys: Iterable[str]) -> str:

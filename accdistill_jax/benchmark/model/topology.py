@@ -10,10 +10,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from accdistill_jax.benchmark.model import program
 from accdistill_jax.benchmark.model.hardware import TPU_CHIPS
+from accdistill_jax.benchmark.model.operations import traced_flops
 from accdistill_jax.errors import UserError
 from accdistill_jax.runtime.parallel import SPLIT, WHOLE, Parallel
 from accdistill_jax.runtime.platform import tracing_for
-from accdistill_jax.training.step import TrainState, initial_state, state_spec
+from accdistill_jax.training.step import TrainState, state_spec
 
 _NAME = re.compile(rf"({'|'.join(TPU_CHIPS)}):(\d+(?:x\d+){{1,2}})")
 # libtpu looks for a TPU in this machine and prints long messages if it finds none.
@@ -85,17 +86,35 @@ def lower(work: program.Work, where: Slice, *, batch: int) -> tuple[Any, int]:
     Returns:
         The lowered step and its number of metrics.
     """
-    parallel = Parallel(work.config.runtime.mapping, devices=where.devices)
     with tracing_for("tpu"):
-        built = program.build_program(work, parallel)
-        shapes = jax.eval_shape(lambda params: initial_state(params, built.layout, built.loop), work.params)
-        specs = state_spec(built.layout)
-        state = TrainState(
-            *(_placed(spec, each, parallel, flat=True) for spec, each in zip(specs, shapes, strict=True))
-        )
-        rows = _placed(SPLIT, work.batch_shapes(batch * parallel.num_devices), parallel)
-        lowered = built.step.lower(state, _placed(WHOLE, work.frozen, parallel), rows)
+        step, arguments = _step(work, where, batch)
+        lowered = step.lower(*arguments)
     return lowered, len(lowered.out_info[1])
+
+
+def step_flops(work: program.Work, where: Slice, *, batch: int) -> int:
+    """FLOP of the matrix products of a step on a slice, per chip: by formula, or of the traced step if there is no formula.
+
+    Args:
+        work: as for `lower`.
+        where: the slice.
+        batch: segments per chip.
+    """
+    if not work.uncounted:
+        return work.step_flops(batch=batch, global_batch=batch * len(where.devices))
+    with tracing_for("tpu"):
+        step, arguments = _step(work, where, batch)
+        return traced_flops(jax.make_jaxpr(step)(*arguments).jaxpr)
+
+
+def _step(work: program.Work, where: Slice, batch: int) -> tuple[Any, tuple[Any, Any, Any]]:
+    """The mapped step, and the shapes of its arguments."""
+    parallel = Parallel(work.config.runtime.mapping, devices=where.devices)
+    built = program.build_program(work, parallel)
+    shapes, specs = jax.eval_shape(built.initial, work.params), state_spec(built.layout)
+    state = TrainState(*(_placed(spec, each, parallel, flat=True) for spec, each in zip(specs, shapes, strict=True)))
+    rows = _placed(SPLIT, work.batch_shapes(batch * parallel.num_devices), parallel)
+    return built.step, (state, _placed(WHOLE, work.frozen, parallel), rows)
 
 
 def _placed(spec: Any, shapes: Any, parallel: Parallel, *, flat: bool = False) -> Any:

@@ -6,6 +6,7 @@ import types
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 
 from accdistill_jax.benchmark import __main__ as command
@@ -14,6 +15,7 @@ from accdistill_jax.benchmark.model import optimised, program, scheduled, topolo
 from accdistill_jax.config.convert import changed, known_keys
 from accdistill_jax.config.load import load_config
 from accdistill_jax.errors import ExitStatus, UserError
+from accdistill_jax.runtime import platform
 
 # An excerpt in the format of libtpu 0.0.42.
 TEXT = """HloModule jit_step, is_scheduled=true
@@ -171,6 +173,7 @@ def record():
         "stage": "student",
         "batch": 2,
         "dtype": "bfloat16",
+        "uncounted": "",
     }
     return settings | {"slices": [compiled | of_text, refused]}
 
@@ -182,7 +185,15 @@ def test_the_report_names_estimates_and_the_share_of_the_peak(record):
     assert "| v5e:2x2 | yes | 0.006 | 3.0 | 1.0 K | 131 K | 0.8% | 16.7% | 0.004 | 2 MiB, 0.0% |" in text
     assert "| v6e:2x2 | no | 0.006 |" in text and "RESOURCE_EXHAUSTED: 40G of 31G hbm" in text
     assert "| models/attention.py:77 | 5.7 | 95.0% | 2 | `fusion.13` f32[8,4] |" in text
+    assert "by formula, as in every share of a peak" in text and "There is no formula" not in text
     assert "| all-gather | 1 | 48 | 96 |" in text and "Matrix products: 1, " in text and "kept in float32: none" in text
+
+
+def test_a_report_without_formulas_says_so(record):
+    compiled = record["slices"][0] | {"expected_collectives": []}
+    text = compiling.report(record | {"slices": [compiled], "uncounted": "joint: its work is not counted"})
+    assert "There is no formula for the FLOP and the collectives of this step" in text
+    assert "| all-gather | 1 | 48 |\n" in text and "by formula, as in" not in text
 
 
 PROFILE = """hlo_op_estimate {{
@@ -252,6 +263,85 @@ def test_a_step_is_lowered_for_all_devices_of_a_slice(mapping, state):
     )
     assert metrics == len(lowered.out_info[1]) and "loss" in lowered.out_info[1]
     assert ("reduce_scatter" in text) and (state == "replicated" or "stablehlo.all_gather" in text)
+
+
+# Stage and changes of configs whose FLOP and collectives have no formula.
+UNCOUNTED = {
+    "contrastive teacher with pairs of a person": ("teacher", {"teacher.objective": "contrastive"}),
+    "contrastive student without an average": (
+        "student",
+        {
+            "student.objective": "contrastive",
+            "student.contrastive.positives": "segment",
+            "student.contrastive.momentum": 0.0,
+            "student.train.micro_batches": 2,
+        },
+    ),
+    "joint": ("student", {"student.objective": "joint", "student.contrast.temperature_bounds": (0.01, 0.5)}),
+    "supervised": ("student", {"student.objective": "supervised"}),
+    "sigmoid loss": ("student", {"student.contrast.loss": "sigmoid"}),
+    "tokens of a teacher of another architecture": (
+        "student",
+        {"student.token_weight": 1.0, "teacher.encoder.architecture": "efficientnet"},
+    ),
+    "Muon with a sharded state": (
+        "student",
+        {"student.train.optimizer": "muon", "runtime.optimizer_state": "sharded"},
+    ),
+}
+
+
+def described(stage: program.Stage, changes: dict[str, Any]) -> tuple[program.Work, topology.Slice]:
+    """Small work without augmentation, which has no products and does not depend on the devices; and four devices."""
+    off: dict[str, Any] = {key: 0.0 for key in known_keys() if key.endswith(".probability")}
+    with platform.tracing_for("tpu"):
+        work = program.describe_work(changed(load_config("distill:smoke-mean"), off | changes), stage, uncounted=True)
+    return work, topology.Slice("these", "v5e", jax.devices()[:4])
+
+
+def test_flop_of_the_traced_step_are_those_of_the_formula_without_gradients_of_inputs():
+    work, where = described("student", {})
+    by_formula = topology.step_flops(work, where, batch=4)
+    traced = topology.step_flops(work._replace(uncounted="to be traced"), where, batch=4)
+    # The formula counts such gradients, and the step leaves them out: of the signal and of the teacher's embedding.
+    (samples, _), *_ = work.objective.student.encoder.tokenizer
+    first = program.SAMPLES // samples * work.params["encoder"]["tokenizer_0"]["kernel"].size
+    assert by_formula - traced == 4 * 2 * (first + work.params["teacher_head"]["hidden"]["kernel"].size)
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes"),
+    [
+        pytest.param(*of, id=name, marks=[] if name == "supervised" else pytest.mark.slow)
+        for name, of in UNCOUNTED.items()
+    ],
+)
+def test_a_step_without_a_formula_is_lowered_and_its_flop_are_counted(stage, changes):
+    work, where = described(stage, changes)
+    assert "is not counted" in work.uncounted
+    lowered, metrics = topology.lower(work, where, batch=4)
+    assert metrics == len(lowered.out_info[1]) and "num_partitions = 4" in lowered.as_text()
+    facts = compiling.slice_facts(work, where, batch=4)
+    encoder = (work.objective.student if hasattr(work.objective, "student") else work.objective.branch).encoder
+    channels = lowered.in_avals[0][2]["ppg" if stage == "teacher" else "accel"].shape[-1]
+    once = encoder.flops(samples=program.SAMPLES, channels=channels)
+    assert facts["flops"] > 4 * 2.5 * once
+    assert work.activation_bytes(batch=4) > 0 and sum(work.state_bytes(devices=4, sharded=work.sharded).values()) > 0
+
+
+def test_tables_in_place_of_the_ppg_teacher_are_part_of_the_step(tmp_path):
+    paths = []
+    for number, width in enumerate((5, 9)):
+        paths.append(str(tmp_path / f"other{number}.npz"))
+        np.savez(paths[-1], participant=["a", "b"], start=[0.0, 60.0], embedding=np.eye(2, width, dtype=np.float32))
+    work, where = described("student", {"teacher.source": tuple(paths)})
+    shapes = work.batch_shapes(3)
+    assert shapes["given_0"].shape == (3, 5) and shapes["given_1"].shape == (3, 9) and "ppg" not in shapes
+    assert "student.objective = 'distillation': its work is not counted" in work.uncounted
+    alone, _ = described("student", {"teacher.source": (paths[1],)})
+    assert not alone.uncounted and alone.frozen_flops == 0 and alone.frozen["mean"].shape == (9,)
+    traced_alone = topology.step_flops(alone._replace(uncounted="to be traced"), where, batch=4)
+    assert topology.step_flops(work, where, batch=4) > traced_alone > 0
 
 
 def test_memory_counts_donated_arrays_once():

@@ -8,9 +8,8 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.extend.core import jaxprs_in_params
 
-from accdistill_jax.benchmark.model import hardware, model, program, tables, traffic
+from accdistill_jax.benchmark.model import hardware, model, operations, program, tables, traffic
 from accdistill_jax.config.convert import changed, known_keys
 from accdistill_jax.config.load import load_config
 from accdistill_jax.errors import ExitStatus, UserError
@@ -32,34 +31,12 @@ EFFICIENTNET = EfficientNetEncoder(
 METRICS_BYTES = 64  # tolerance of the formula: norms and similar scalars
 
 
-def traced_flops(jaxpr) -> int:
-    """FLOP of matrix products and convolutions of a jaxpr; branches by platform count with the last, which is not the CPU's."""
-    total = 0
-    for equation in jaxpr.eqns:
-        shapes = [variable.aval.shape for variable in equation.invars]
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            size = 2 * equation.outvars[0].aval.size
-            for axis in contracted:
-                size *= shapes[0][axis]
-            total += size
-        elif equation.primitive.name == "conv_general_dilated":
-            kernel = shapes[1]  # taps, channels per group, channels out
-            total += 2 * equation.outvars[0].aval.size * kernel[0] * kernel[1]
-        elif equation.primitive.name == "cond":
-            total += traced_flops(equation.params["branches"][-1].jaxpr)
-        else:
-            for inner in jaxprs_in_params(equation.params):
-                total += traced_flops(inner)
-    return total
-
-
 def forward_flops(module, *arguments) -> int:
     """FLOP per segment of a module's forward pass; the arguments have batches of 3."""
     variables = jax.eval_shape(module.init, jax.random.key(0), *arguments)
     with platform.tracing_for("tpu"):  # the CPU computes some operations in another form
         traced = jax.make_jaxpr(lambda v: module.apply(v, *[jnp.zeros(a.shape, a.dtype) for a in arguments]))(variables)
-    return traced_flops(traced.jaxpr) / 3
+    return operations.traced_flops(traced.jaxpr) / 3
 
 
 def signal(samples=SAMPLES, channels=CHANNELS):
