@@ -26,6 +26,7 @@ class Teacher:
         fingerprint: content hash of everything in the export.
         autoencoder: the masked autoencoder it comes from and its parameters, or None.
         data: content hashes of the stores it was trained on, joined as in `Run.data_fingerprint`.
+        trained_on: the same and those of their parts, for `data.store.trained_on.people_seen`; "" if unknown.
     """
 
     branch: Branch
@@ -33,6 +34,7 @@ class Teacher:
     fingerprint: str
     autoencoder: tuple[MaskedAutoencoder, Any] | None
     data: str
+    trained_on: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +48,8 @@ class Student:
         fingerprint: content hash of the parameters.
         objective: the class that trained it.
         ppg: the PPG encoder that was trained with it, or None.
-        origin: facts about the export that its training started from: "fingerprint", and "data", content hashes of the
-            stores that this export has learned from, joined by "+"; {} for a fresh start.
+        origin: facts about the export that its training started from: "fingerprint"; "data", content hashes of the
+            stores that this export has learned from, joined by "+"; and "trained_on", as of a `Teacher`. {} for a fresh start.
     """
 
     branch: Branch

@@ -111,6 +111,13 @@ def test_the_report_says_what_was_compared_and_what_counts_twice(smoke_config, s
     run(smoke_config(**teacher), tmp_path / "other")
     (warning,) = json.loads((tmp_path / "other/report.json").read_text())["run"]["separation"]["warnings"]
     assert "was trained on other stores than these, and its people were not compared" in warning
+    splits = dict(
+        zip(*(Store.open(smoke_store).participants[key].to_pylist() for key in ("participant", "split")), strict=True)
+    )
+    trained = next(who for who, split in splits.items() if split == "train")
+    run(smoke_config(**teacher, **{"data.held_out": (trained,)}), tmp_path / "held")
+    (warning,) = json.loads((tmp_path / "held/report.json").read_text())["run"]["separation"]["warnings"]
+    assert f"was trained on test people of this report: {trained}; the figures flatter it" in warning
 
 
 @pytest.mark.parametrize("value", ["different persons", "", True, None, ("same person",)])

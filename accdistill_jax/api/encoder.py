@@ -44,6 +44,7 @@ class TrainedEncoder:
         parameters: number of the encoder's parameters.
         embedding_size: length of an embedding.
         data: fingerprint of the stores that it was trained on, "" if the export does not say.
+        trained_on: fingerprints of all stores, and of their parts, that it, its teacher or the encoder it started from learned from.
         readouts: predict labels from embeddings, or None.
         no_readouts: why there are no read-outs, and what to do; "" if there are.
         probes: name -> read-out of a user's label, by `accdistill probe`.
@@ -75,6 +76,7 @@ class TrainedEncoder:
     readouts: Readouts | None = dataclasses.field(default=None, repr=False)
     no_readouts: str = dataclasses.field(default="", repr=False)
     probes: Mapping[str, LabelProbe] = dataclasses.field(default_factory=dict, repr=False)
+    trained_on: str = dataclasses.field(default="", repr=False)
 
     def encode(self, segments: Mapping[str, np.ndarray] | np.ndarray, *, batch_size: int = 64) -> np.ndarray:
         """Embeds segments that are prepared as in a store: resampled, filtered and cut.

@@ -68,9 +68,10 @@ def _probe(argv: Sequence[str], prog: str, console: Console) -> None:
     # imported here: jax and scikit-learn take seconds
     from accdistill_jax.api.encoder import TrainedEncoder
     from accdistill_jax.api.loading import load
-    from accdistill_jax.api.probe_labels import people_seen, read_label
+    from accdistill_jax.api.probe_labels import read_label
     from accdistill_jax.api.shipped import is_shipped
     from accdistill_jax.api.store import open_store
+    from accdistill_jax.data.store.trained_on import people_seen
     from accdistill_jax.evaluation.probing.own_label import OwnLabel, fit_own_label
 
     encoder: TrainedEncoder = load(args.run, part=args.part)
@@ -87,7 +88,7 @@ def _probe(argv: Sequence[str], prog: str, console: Console) -> None:
         print_line(line, console)
     rows = np.flatnonzero(np.isfinite(label.value))
     who = np.asarray(store.segments["participant"]).astype(str)[rows]
-    seen = people_seen(store, encoder.data)
+    seen = people_seen(store, encoder.trained_on)
     scored = ~np.isin(who, list(seen)) if seen else np.ones(len(rows), bool)
     cautions = []
     answers = len(np.unique(label.value[rows][scored]))

@@ -3,14 +3,13 @@
 import csv
 import datetime
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from accdistill_jax.config.nearest import did_you_mean
-from accdistill_jax.data.store.opening import HELD_OUT, held_out_mark
 from accdistill_jax.data.store.store import CRC, Store
 from accdistill_jax.errors import UserError
 from accdistill_jax.readouts.label_probe import Kind, Per
@@ -252,24 +251,3 @@ def _span(unix_s: np.ndarray) -> str:
             return f"{seconds:g}"
 
     return f"{day(float(np.min(unix_s)))} to {day(float(np.max(unix_s)))}"
-
-
-def people_seen(store: Store, data_fingerprints: str) -> set[str]:
-    """People of a store whom an encoder was trained on.
-
-    Args:
-        store: the store. Of a store of parts, each part is compared, too.
-        data_fingerprints: of the stores that the encoder was trained on, joined by "+".
-    """
-    table: Mapping[str, list] = store.participants.to_pydict()
-    seen: set[str] = set()
-    for fingerprint in data_fingerprints.split("+"):
-        trained, changed, marks = fingerprint.partition(HELD_OUT)
-        if trained == store.fingerprint:
-            tested = set(marks.split("."))
-            seen.update(
-                who
-                for who, split in zip(table["participant"], table["split"], strict=True)
-                if (held_out_mark(who) not in tested if changed else split != "test")
-            )
-    return seen.union(*(people_seen(Store.open(part), data_fingerprints) for part in store.parts))

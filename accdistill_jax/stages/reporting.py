@@ -11,6 +11,7 @@ from accdistill_jax.config import record
 from accdistill_jax.config.tree import plain
 from accdistill_jax.data.store.opening import has_test_segments, sensors_of
 from accdistill_jax.data.store.store import Store
+from accdistill_jax.data.store.trained_on import people_seen
 from accdistill_jax.encoder import Teacher
 from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.evaluate import SPLITS, STUDENT, TEACHER, evaluate
@@ -37,6 +38,8 @@ from accdistill_jax.stages.heartless import heartless_embeddings
 from accdistill_jax.stages.teacher import reconstruction
 from accdistill_jax.training.metrics import read_metrics
 from accdistill_jax.training.metrics_sums import check_records, spoilt_files
+
+_MOST_NAMED = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +111,7 @@ def write_reports(
     """
     of_report = readouts_of_report(readouts)
     curves = {name: records for name in ("teacher", "student") if (records := _curve(run, name))}
-    info = _run_info(run, encoders, durations_s)
+    info = _run_info(run, encoders, [store for store, _ in unseen.values()], durations_s)
     made_from = [
         encoders.key,
         PREDICTION_VERSION,
@@ -228,17 +231,15 @@ def _sensors_info(stores: Sequence[Store]) -> dict[str, dict[str, str]]:
     return {"sensors": sensors} if sensors else {}
 
 
-def _separation(run: Run, encoders: Encoders) -> dict:
-    """Result of comparing the stores, with a warning if a teacher from elsewhere may have learned from the test people."""
+def _separation(run: Run, encoders: Encoders, unseen: Sequence[Store]) -> dict:
+    """Result of comparing the stores, with a warning if a teacher from elsewhere learned, or may have learned, from the test people."""
     result = {**run.separation, "warnings": run.separation.get("warnings", [])}
     origin = encoders.student.origin if encoders.student is not None else {}
     if origin and not set(origin["data"].split("+")) <= set(run.data_fingerprint.split("+")):
+        what = f"the encoder that the student started from ({run.config.student.init})"
         result["warnings"] = [
             *result["warnings"],
-            (
-                f"the encoder that the student started from ({run.config.student.init}) was trained on other stores than these, and "
-                "its people were not compared: none of them may be a test person here"
-            ),
+            _trained_elsewhere(what, _learned_from(run, unseen, origin.get("trained_on", origin["data"]))),
         ]
     if encoders.teacher is not None and run.config.teacher.tables:
         result["warnings"] = [
@@ -249,17 +250,35 @@ def _separation(run: Run, encoders: Encoders) -> dict:
             ),
         ]
     if encoders.teacher is not None and run.config.teacher.path and encoders.teacher.data != run.data_fingerprint:
+        what = f"the teacher ({run.config.teacher.path})"
         result["warnings"] = [
             *result["warnings"],
-            (
-                f"the teacher ({run.config.teacher.path}) was trained on other stores than these, and its people were not compared: "
-                "none of them may be a test person here"
-            ),
+            _trained_elsewhere(what, _learned_from(run, unseen, encoders.teacher.trained_on)),
         ]
     return result
 
 
-def _run_info(run: Run, encoders: Encoders, durations_s: dict[str, float]) -> dict:
+def _learned_from(run: Run, unseen: Sequence[Store], trained: str) -> list[str]:
+    """Test people of the stores, and people of the unseen stores, whom an encoder was trained on (`trained_on.people_seen`)."""
+    known = {who for store in unseen for who in people_seen(store, trained)}
+    for store in run.stores:
+        names, splits = (store.participants[key].to_pylist() for key in ("participant", "split"))
+        tested = {name for name, split in zip(names, splits, strict=True) if split == "test"}
+        known |= tested & people_seen(
+            Store.open(store.path), trained
+        )  # opened again: `data.held_out` may have changed the split
+    return sorted(known)
+
+
+def _trained_elsewhere(what: str, learned_from: Sequence[str]) -> str:
+    if learned_from:
+        more = len(learned_from) - _MOST_NAMED
+        names = ", ".join(learned_from[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+        return f"{what} was trained on test people of this report: {names}; the figures flatter it"
+    return f"{what} was trained on other stores than these, and its people were not compared: none of them may be a test person here"
+
+
+def _run_info(run: Run, encoders: Encoders, unseen: Sequence[Store], durations_s: dict[str, float]) -> dict:
     """Facts about the run for the report: config, versions, hardware, data, encoders."""
     environment = record.environment()
     parameters, fingerprints = {}, {}
@@ -279,7 +298,7 @@ def _run_info(run: Run, encoders: Encoders, durations_s: dict[str, float]) -> di
         "commit": environment["git_commit"],
         "durations_s": durations_s,
         "data": _data_info(run.stores),
-        "separation": _separation(run, encoders),
+        "separation": _separation(run, encoders, unseen),
         "parameters": parameters,
         "fingerprints": fingerprints,
         **_sensors_info(run.stores),

@@ -5,6 +5,7 @@ from typing import Any
 
 from accdistill_jax.config.registry import OBJECTIVES
 from accdistill_jax.config.tree import plain
+from accdistill_jax.data.store.trained_on import joined, trained_on
 from accdistill_jax.encoder import Student, Teacher, student_of
 from accdistill_jax.errors import UserError
 from accdistill_jax.models.build import compute_dtype
@@ -56,8 +57,11 @@ def run_stage(run: Run) -> None:
         "representation": run.config.evaluation.representation,
         "fingerprints": fingerprints,
     }
+    learned_from = [trained_on(run.stores), *(teacher.trained_on for teacher in (teachers.each if teachers else ()))]
     if initial is not None:
         meta["initial"] = origin(initial)
+        learned_from.append(meta["initial"]["trained_on"])
+    meta["trained_on"] = joined(*learned_from)
     if objective_of(config).ppg is PPG.TRAINED:
         meta |= {"ppg_encoder": plain(trained_ppg_encoder(run.config)), "ppg_signal": run.signal_meta("ppg")}
     run.save_params(path, objective.exported(params, frozen), meta)

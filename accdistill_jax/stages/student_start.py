@@ -10,6 +10,7 @@ from accdistill_jax.config import convert
 from accdistill_jax.config.registry import ENCODERS
 from accdistill_jax.config.schema import Config, EncoderConfig, InputSettings
 from accdistill_jax.config.tree import flatten_section
+from accdistill_jax.data.store.trained_on import said_by
 from accdistill_jax.errors import UserError
 from accdistill_jax.stages.build_objective import trained_encoder
 from accdistill_jax.stages.context import Run
@@ -121,8 +122,9 @@ def origin(initial: Restored) -> dict[str, str]:
     """Facts about the export that a student started from, for the student's own export.
 
     Returns:
-        "fingerprint", and "data": content hashes of all stores that the encoder has learned from, joined by "+".
+        "fingerprint"; "data": content hashes of all stores that the encoder has learned from, joined by "+"; "trained_on": the same
+        and those of their parts.
     """
     meta = initial.meta
     data = [meta["fingerprints"]["data"], meta.get("initial", {}).get("data", "")]
-    return {"fingerprint": meta["fingerprint"], "data": "+".join(filter(None, data))}
+    return {"fingerprint": meta["fingerprint"], "data": "+".join(filter(None, data)), "trained_on": said_by(meta)}

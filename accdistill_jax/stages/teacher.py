@@ -12,6 +12,7 @@ from accdistill_jax.config import convert
 from accdistill_jax.config.schema import EncoderConfig, InputSettings
 from accdistill_jax.config.tree import plain
 from accdistill_jax.data.store.opening import choose_rows
+from accdistill_jax.data.store.trained_on import said_by, trained_on
 from accdistill_jax.encoder import Teacher
 from accdistill_jax.errors import UserError
 from accdistill_jax.models.build import build_autoencoder, build_encoder, compute_dtype
@@ -53,6 +54,7 @@ def run_stage(run: Run) -> None:
         "signal": run.signal_meta("ppg"),
         "representation": run.config.evaluation.representation,
         "fingerprints": fingerprints,
+        "trained_on": trained_on(run.stores),
     }
     exported = {"params": params["encoder"], "mean": mean, "std": std}
     if "decoder" in params:
@@ -108,6 +110,7 @@ def load_teacher(run: Run) -> Teacher:
         meta["fingerprint"],
         autoencoder,
         meta["fingerprints"]["data"],
+        said_by(meta),
     )
 
 

@@ -5,7 +5,10 @@ import pytest
 
 import accdistill_jax as ad
 from accdistill_jax.api.probe_command import main
+from accdistill_jax.data.store.merge import merge_stores
+from accdistill_jax.data.store.split import SplitRule
 from accdistill_jax.readouts.label_probe import load_label_probes
+from accdistill_jax.run import run
 
 
 @pytest.fixture
@@ -35,6 +38,18 @@ def test_a_read_out_is_fitted_reported_and_saved(probe, copy, smoke_store):
     predicted = saved.predict(encoder.encode(store.read(rows)), motion_g=store.segments["motion_g"][rows])
     assert predicted.known.any() and np.isfinite(predicted.high[predicted.known]).all()
     assert (saved.unit, saved.people) == ("bpm", 12)
+
+
+@pytest.mark.slow
+def test_people_of_a_merged_training_store_are_not_measured_in_its_part(probe, smoke_config, smoke_store, tmp_path):
+    people = sorted(set(ad.open_store(smoke_store).segments["participant"].tolist()))
+    split = {who: ("train", "validation", "test")[number % 3] for number, who in enumerate(people)}
+    merged = merge_stores([smoke_store], tmp_path / "merged", split=SplitRule(assignment=split))
+    steps = {"teacher.train.duration": "1 steps", "teacher.train.warmup": "0 steps", "stages": ("data", "teacher")}
+    run(smoke_config(**{"data.stores": (merged.path,)}, **steps), tmp_path / "run")
+    status, out, _ = probe("--target", "hr_bpm", "--quiet", run=tmp_path / "run")
+    assert status == 0
+    assert f"of 12 people; measured on {list(split.values()).count('test')} people" in out
 
 
 def test_classes_of_people_from_a_table(probe, copy, smoke_store, tmp_path):

@@ -5,10 +5,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from accdistill_jax.api.probe_labels import people_seen, read_label
+from accdistill_jax.api.probe_labels import read_label
 from accdistill_jax.api.store import open_store
-from accdistill_jax.data.store.merge import merge_stores
-from accdistill_jax.data.store.opening import hold_out
 from accdistill_jax.errors import UserError
 
 
@@ -130,23 +128,3 @@ def test_other_wrong_targets_get_one_line(store, tmp_path):
         f"{table}: left out, because they are not in the store: stranger"
     ]
     assert "no label 'b'" in refused(table, column="b")
-
-
-def test_people_that_an_encoder_saw_are_those_of_its_training_store(store):
-    assert people_seen(store, "other") == set()
-    splits = dict(zip(*(store.participants[name].to_pylist() for name in ("participant", "split")), strict=True))
-    expected = {who for who, split in splits.items() if split != "test"}
-    assert people_seen(store, f"other+{store.fingerprint}") == expected != set()
-
-
-def test_people_that_an_encoder_saw_are_all_but_those_held_out(store):
-    people = people_of(store)
-    (held,) = hold_out([store], people[:2])
-    assert people_seen(store, held.fingerprint) == set(people[2:])
-
-
-def test_people_that_an_encoder_saw_in_a_part_of_the_store(store, tmp_path):
-    merged = merge_stores([store.path], tmp_path / "merged")
-    assert people_seen(merged, store.fingerprint) == people_seen(store, store.fingerprint) != set()
-    (held,) = hold_out([store], people_of(store)[:2])
-    assert people_seen(merged, held.fingerprint) == set(people_of(store)[2:])

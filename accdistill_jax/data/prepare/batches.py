@@ -14,7 +14,7 @@ from typing import NamedTuple
 from accdistill_jax.data import recordings
 from accdistill_jax.data.prepare.staging import polarity_changes, process_died, raise_bad, stage_recording
 from accdistill_jax.data.prepare.workers import run_all
-from accdistill_jax.data.preprocessing.polarity import Vote
+from accdistill_jax.data.preprocessing.polarity import NO_VOTES, Vote
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.recording import RecordingSource
 from accdistill_jax.data.store.manifest import read_manifest
@@ -142,6 +142,12 @@ class StoreJob:
         return bad
 
 
-def changes_of(outcomes: Iterable[Outcome]) -> dict[str, str]:
-    """Ids of recordings whose PPG polarity the pooled votes of their device change -> the polarity."""
-    return polarity_changes({outcome.recording_id: outcome.vote for outcome in outcomes if outcome.vote is not None})
+def changes_of(outcomes: Iterable[Outcome], *, earlier: Mapping[str, Vote] = NO_VOTES) -> dict[str, str]:
+    """Ids of recordings whose PPG polarity the pooled votes of their device change -> the polarity.
+
+    Args:
+        outcomes: of the first step.
+        earlier: votes of the store that the recordings are added to.
+    """
+    votes = {outcome.recording_id: outcome.vote for outcome in outcomes if outcome.vote is not None}
+    return polarity_changes(votes, earlier=earlier)

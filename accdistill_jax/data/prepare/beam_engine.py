@@ -5,6 +5,7 @@ Create(batches) | Reshuffle | prepare again, where the polarity changes
 all outcomes | combine | write the store, the manifest last
 """
 
+import functools
 import shlex
 
 from accdistill_jax.data import recordings
@@ -55,7 +56,11 @@ def run_with_beam(job: StoreJob, found: recordings.Found, *, options: str) -> No
     with beam.Pipeline(runner=runner, options=chosen) as pipeline:
         names = pipeline | "Batches" >> beam.Create(batches)
         first = names | "Spread" >> beam.Reshuffle() | "Prepare" >> beam.FlatMap(job.prepare)
-        changes = first | "Votes" >> beam.combiners.ToList() | "Polarity" >> beam.Map(changes_of)
+        changes = (
+            first
+            | "Votes" >> beam.combiners.ToList()
+            | "Polarity" >> beam.Map(functools.partial(changes_of, earlier=dict(found.earlier)))
+        )
         again = (
             names
             | "Spread again" >> beam.Reshuffle()

@@ -168,7 +168,7 @@ def prepare_recordings(
             if problem is not None:
                 bad[source.recording_id] = problem
             bar.advance(task)
-        good = [source for source in found if source.recording_id not in bad]
+        good = found.only(source for source in found if source.recording_id not in bad)
         for source, problem in apply_pooled_polarity(good, writer=writer, stage=stage, run=run):
             if problem is not None:
                 bad[source.recording_id] = problem

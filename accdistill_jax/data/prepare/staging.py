@@ -3,7 +3,7 @@
 import functools
 import os
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
 from accdistill_jax.data.preprocessing.polarity import Vote, decide
 from accdistill_jax.data.preprocessing.preprocess import preprocess
@@ -11,6 +11,7 @@ from accdistill_jax.data.preprocessing.segments import SegmentBatch
 from accdistill_jax.data.preprocessing.sensors import SENSORS, measured_sensors
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.recording import Recording, RecordingSource
+from accdistill_jax.data.recordings import Found
 from accdistill_jax.data.store.content import signal_hash
 from accdistill_jax.data.store.manifest import SIGNALS
 from accdistill_jax.data.store.writer import StoreWriter, UnfitUnit
@@ -22,22 +23,22 @@ _LONGEST = 300  # characters of an unforeseen error
 
 
 def apply_pooled_polarity(
-    sources: Sequence[RecordingSource], *, writer: StoreWriter, stage: Callable, run: Callable
+    sources: Found, *, writer: StoreWriter, stage: Callable, run: Callable
 ) -> Iterator[tuple[RecordingSource, str | None]]:
     """Prepares again the recordings whose PPG polarity the pooled votes of their device change; yields as `run_all` does.
 
     The choice depends only on the staged recordings, so a preparation that was interrupted here continues with the rest.
     """
     votes = {source.recording_id: vote for source in sources if (vote := writer.vote(source.recording_id)) is not None}
-    changes = polarity_changes(votes)
+    changes = polarity_changes(votes, earlier=sources.earlier)
     for wanted in sorted(set(changes.values())):
         wrong = [source for source in sources if changes.get(source.recording_id) == wanted]
         yield from run(functools.partial(stage, polarity=wanted), wrong)
 
 
-def polarity_changes(votes: Mapping[str, Vote]) -> dict[str, str]:
-    """Id of each recording whose applied PPG polarity is not that of the pooled votes -> the pooled polarity."""
-    decisions = decide(votes)
+def polarity_changes(votes: Mapping[str, Vote], *, earlier: Mapping[str, Vote]) -> dict[str, str]:
+    """Id of each recording whose applied PPG polarity is not that of the pooled votes -> the pooled polarity; see `polarity.decide`."""
+    decisions = decide(votes, earlier=earlier)
     return {name: decisions[name].polarity for name, vote in votes.items() if decisions[name].polarity != vote.applied}
 
 

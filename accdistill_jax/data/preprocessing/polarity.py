@@ -13,12 +13,16 @@ If neither the reader nor a description declares a recording's polarity, it is:
 2. else the recording's clear vote;
 3. else the recording's majority, or systole up without votes; this is reported as uncertain.
 
+Recordings that are added to a finished store follow it: a device whose recordings there have one polarity, by declaration or by clear
+votes, keeps that polarity. Otherwise the votes of old and new recordings are pooled.
+
 A recording is reported, too, if its vote is clear, has at least `DISSENT_FRAMES` frames, and contradicts the applied polarity.
 """
 
 import dataclasses
 from collections import defaultdict
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +36,7 @@ LEAST_FRAMES = 8
 MOST_FRAMES = 100
 DISSENT_FRAMES = 16
 UNNAMED = "unknown"
+NO_VOTES: Mapping[str, "Vote"] = MappingProxyType({})
 _MOST_EXAMINED = 2000  # calm frames of which the quality is computed, spread over the recording (over four hours)
 
 
@@ -149,16 +154,17 @@ def described(vote: Vote) -> str:
     return f"{vote.applied}, as its device's other recordings ({frames})"
 
 
-def decide(votes: Mapping[str, Vote]) -> dict[str, Decision]:
-    """The polarity of every recording, by the rules of the module; polarities applied so far have no influence.
+def decide(votes: Mapping[str, Vote], *, earlier: Mapping[str, Vote] = NO_VOTES) -> dict[str, Decision]:
+    """The polarity of every recording, by the rules of the module; polarities applied to it so far have no influence.
 
     Args:
         votes: recording id -> vote.
+        earlier: the same of a finished store to which the recordings are added.
     """
-    devices = defaultdict(list)
-    for vote in votes.values():
-        devices[vote.device].append(vote)
-    pools = {device: _pool(own) for device, own in devices.items()}
+    pools: dict[str, str | None] = {
+        device: _pool(of_device) for device, of_device in _by_device(*earlier.values(), *votes.values()).items()
+    }
+    pools |= _settled(earlier)
     decisions = {}
     for name, vote in votes.items():
         pool = pools[vote.device]
@@ -171,6 +177,48 @@ def decide(votes: Mapping[str, Vote]) -> dict[str, Decision]:
         else:
             decisions[name] = Decision(first_choice(vote.declared, vote.frames, vote.up), "uncertain")
     return decisions
+
+
+def contradictions(votes: Mapping[str, Vote], *, earlier: Mapping[str, Vote]) -> list[str]:
+    """Lines of text, one per device: recordings that follow the polarity of a finished store, but alone clearly have the other one.
+
+    Args:
+        votes: recording id -> vote, of the recordings that were added.
+        earlier: the same of the finished store.
+    """
+    alone, settled = decide(votes), _settled(earlier)
+    odd = [
+        vote
+        for name, vote in votes.items()
+        if vote.declared == "unknown"
+        and vote.applied == settled.get(vote.device)
+        and vote.applied != alone[name].polarity
+        and alone[name].basis in ("device", "recording")
+    ]
+    lines = []
+    for device, turned in sorted(_by_device(*odd).items()):
+        up, frames = (sum(getattr(vote, key) for vote in turned) for key in ("up", "frames"))
+        lines.append(
+            f"{device}: {turned[0].applied} in {recordings_text(len(turned))}, as in the store that they are added to, but the new recordings "
+            f"alone clearly have the other polarity ({up} of {frames} calm, clean frames are up): declare it, or give this device another name"
+        )
+    return lines
+
+
+def _by_device(*votes: Vote) -> dict[str, list[Vote]]:
+    devices = defaultdict(list)
+    for vote in votes:
+        devices[vote.device].append(vote)
+    return dict(devices)
+
+
+def _settled(votes: Mapping[str, Vote]) -> dict[str, str]:
+    """Device -> the polarity of all its recordings, if declarations or clear votes are behind it."""
+    return {
+        device: pool
+        for device, own in _by_device(*votes.values()).items()
+        if (pool := _pool(own)) is not None and {vote.applied for vote in own} == {pool}
+    }
 
 
 def _pool(votes: list[Vote]) -> str | None:

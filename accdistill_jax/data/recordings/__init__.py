@@ -23,11 +23,15 @@ import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType, ModuleType
+from typing import TYPE_CHECKING
 
 from accdistill_jax.data.outside_readers import failure, file_module, plug_in_module, plug_ins
 from accdistill_jax.data.recording import RecordingSource
 from accdistill_jax.data.tree import Tree
 from accdistill_jax.errors import UserError
+
+if TYPE_CHECKING:  # a reader needs no preprocessing
+    from accdistill_jax.data.preprocessing.polarity import Vote
 
 _MOST_NAMED = 5
 _FROM_FILES: dict[str, ModuleType] = {}
@@ -73,6 +77,7 @@ class Found(list[RecordingSource]):
         can_crash: True if loading a damaged recording may end the process.
         claimed: the files that the reader reads.
         is_local: True if the recordings are files of this machine.
+        earlier: recording id -> vote on the PPG's polarity, of the finished store that these recordings are added to.
     """
 
     def __init__(
@@ -92,6 +97,7 @@ class Found(list[RecordingSource]):
         self.can_crash = can_crash
         self.claimed = frozenset(claimed)
         self.is_local = True
+        self.earlier: Mapping[str, Vote] = MappingProxyType({})
 
     def only(self, sources: Iterable[RecordingSource]) -> "Found":
         """Some of the recordings."""
@@ -104,6 +110,7 @@ class Found(list[RecordingSource]):
             claimed=self.claimed,
         )
         chosen.is_local = self.is_local
+        chosen.earlier = self.earlier
         return chosen
 
 

@@ -21,6 +21,7 @@ import pyarrow as pa
 from accdistill_jax.data.preprocessing.window_labels import LABEL_PREFIX
 from accdistill_jax.data.store import tables
 from accdistill_jax.data.store.content import encode_hashes, store_hashes
+from accdistill_jax.data.store.exclusive import exclusive_store
 from accdistill_jax.data.store.manifest import (
     ADDED,
     CONTENT,
@@ -71,8 +72,21 @@ def merge_stores(
         The new store. If the same merge is already complete, it is opened and nothing else is done.
 
     Raises:
-        UserError: stores that do not fit together, or another store at `out`.
+        UserError: stores that do not fit together, another store at `out`, or another process that makes a store there.
     """
+    with exclusive_store(out):
+        return merge_exclusively(paths, out, split=split, overwrite=overwrite, say=say)
+
+
+def merge_exclusively(
+    paths: Sequence[str | os.PathLike],
+    out: str | os.PathLike,
+    *,
+    split: SplitRule | None,
+    overwrite: bool,
+    say: Callable[[str], None],
+) -> Store:
+    """`merge_stores` for a caller that holds the lock of the new store (`exclusive_store`)."""
     stores = [Store.open(path) for path in paths]
     target = open_folder(out)
     refuse_part_as_target(target.path, stores)

@@ -1,6 +1,5 @@
 """Opens the stores of a run: by config key, with checks that they fit together."""
 
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +12,12 @@ from accdistill_jax.config.schema import DataConfig
 from accdistill_jax.data.preprocessing.sensors import sensor_rows
 from accdistill_jax.data.store.separation import names_among
 from accdistill_jax.data.store.store import RemoteReading, Store
+from accdistill_jax.data.store.trained_on import with_held_out
 from accdistill_jax.errors import UserError
 from accdistill_jax.labels import LABELS
 from accdistill_jax.user_paths import expanded
 
 QUALITIES = ("motion_g", "ppg_quality")  # columns that describe the recording, not the wearer
-HELD_OUT = "-held-out-"
-"""Between the fingerprint of a store and the marks of its test participants, see `hold_out`."""
 _PPG_CHANNELS = "PPG channels"
 _SIGNALS = ("rate", "samples per segment", _PPG_CHANNELS)  # in words
 
@@ -44,7 +42,7 @@ def hold_out(stores: Sequence[Store], participants: Sequence[str]) -> tuple[Stor
 
     It serves to leave out people of a small store in turn. The validation split keeps its other participants. A store whose
     splits change gets another fingerprint, so that nothing made with the former splits is mistaken for its own; it names the
-    test participants by `held_out_mark`.
+    test participants by `trained_on.held_out_mark`.
 
     Args:
         stores: the stores of a run.
@@ -73,16 +71,11 @@ def hold_out(stores: Sequence[Store], participants: Sequence[str]) -> tuple[Stor
         if splits == table:
             changed.append(store)
             continue
-        marks = sorted(held_out_mark(name) for name, split in splits.items() if split == "test")
-        changed.append(store.with_splits(splits, fingerprint=f"{store.fingerprint}{HELD_OUT}{'.'.join(marks)}"))
+        tested = (name for name, split in splits.items() if split == "test")
+        changed.append(store.with_splits(splits, fingerprint=with_held_out(store.fingerprint, tested)))
     if not any(len(store.indices("train")) for store in changed):
         raise UserError("config.data.held_out: nobody is left in the training split")
     return tuple(changed)
-
-
-def held_out_mark(participant: str) -> str:
-    """Mark of a test participant in the fingerprint of a store that `hold_out` changed."""
-    return hashlib.sha256(participant.encode()).hexdigest()[:12]
 
 
 def choose_rows(stores: tuple[Store, ...], split: str, limit: int | None, *, seed: int) -> list[np.ndarray]:

@@ -24,6 +24,7 @@ from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.store import tables
 from accdistill_jax.data.store.checks import held_signals
 from accdistill_jax.data.store.content import encode_hashes
+from accdistill_jax.data.store.exclusive import exclusive_store
 from accdistill_jax.data.store.manifest import (
     CONTENT,
     FORMAT,
@@ -53,7 +54,6 @@ from accdistill_jax.errors import UserError
 from accdistill_jax.files import free_name
 from accdistill_jax.storage.checked_npz import DamagedNpz
 from accdistill_jax.storage.folder import no_space_message, open_folder
-from accdistill_jax.storage.sole_use import sole_use
 
 _log = logging.getLogger(__name__)
 _STORE = "store"
@@ -134,22 +134,11 @@ class StoreWriter:
         Raises:
             UserError: another process prepares the store, or units of other settings are staged.
         """
-        if not self.staging.is_local:
+        with exclusive_store(self.path):
             self._claim_staging()
-            yield
-            return
-
-        def refusal(holder: str) -> str:
-            return f"{self.path}: another process is preparing this store ({holder}); wait for it"
-
-        try:
-            with sole_use(self.staging.path, refusal=refusal):
-                self._claim_staging()
+            if self.staging.is_local:
                 self.staging.remove_leftovers()
-                yield
-        finally:
-            with contextlib.suppress(OSError):  # a folder with files stays
-                os.rmdir(self.staging.path)
+            yield
 
     def has(self, unit_id: str) -> bool:
         """True if a unit is staged."""

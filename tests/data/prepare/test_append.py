@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from accdistill_jax.data.prepare.__main__ import main
+from accdistill_jax.data.store.exclusive import exclusive_store
 from accdistill_jax.data.store.store import Store
 from tests.bad_inputs.bases import write_e4
 
@@ -103,6 +104,13 @@ def test_an_interrupted_append_continues(base, recordings, monkeypatch):
     (recordings / "more/S03/ACC.csv").write_text(write)
     assert run("append", base, recordings / "more", "--out", out, *PREPARE) == 0
     assert sorted(set(Store.open(out).segments["recording"])) == ["S00", "S01", "S02", "S03"]
+
+
+def test_an_append_waits_for_no_other_process(base, recordings, capsys):
+    out = recordings / "version-2"
+    with exclusive_store(out):
+        assert run("append", base, recordings / "more", "--out", out, *PREPARE) == 2
+    assert f"{out}: another process is preparing this store" in capsys.readouterr().err and not out.exists()
 
 
 def test_a_version_of_other_recordings_or_a_generated_store_is_refused(base, recordings, capsys):

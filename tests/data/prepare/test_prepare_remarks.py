@@ -150,6 +150,23 @@ def test_workers_and_interruptions_change_nothing(tmp_path, monkeypatch):
     assert contents(made(sources, tmp_path / "late")) == expected
 
 
+@pytest.mark.slow
+def test_a_device_keeps_its_polarity_in_the_next_version(tmp_path, capsys):
+    def turn(ppg, accel):
+        ppg *= -1
+
+    put(tmp_path / "in", "a")
+    put(tmp_path / "new", "turned", spoil=turn)
+    put(tmp_path / "new", "moved", shake=0.2)
+    made(find_recordings("generic", [tmp_path / "in"]), tmp_path / "store")
+    store, out = str(tmp_path / "store"), str(tmp_path / "next")
+    assert main(["append", store, str(tmp_path / "new"), "--out", out, "--workers", "1", "--quiet"]) == 0
+    applied = {own["unit"]: own["notes"]["ppg_votes"]["applied"] for own in Store.open(out).manifest["prepared"]}
+    assert applied == dict.fromkeys(("a", "turned", "moved"), "systole_down")
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert "warning: PPG polarity (green), watch: systole_down in 2 recordings, as in the store" in said
+
+
 def shown(store):
     text = io.StringIO()
     print_summary(store, Console(file=text, width=140))

@@ -7,6 +7,7 @@ import pytest
 
 from accdistill_jax.data.preprocessing.polarity import (
     Vote,
+    contradictions,
     count_votes,
     decide,
     described,
@@ -170,3 +171,25 @@ def test_a_recording_that_was_prepared_apart_is_reported():
         "warning: recording alone: systole_up was applied, but by all recordings here the PPG of watch has systole_down: it was prepared "
         "apart from them; prepare all together, or declare the polarity"
     ]
+
+
+def test_added_recordings_follow_the_finished_store_and_a_contradiction_is_a_line():
+    earlier = {"old": vote(12, 0), "worn": vote(3, 2, applied="systole_down")}
+    added = {"new": vote(40, 40), "moved": vote(0, 0), "other": vote(40, 40, device="ring")}
+    decided = {name: decision.polarity for name, decision in decide(added, earlier=earlier).items()}
+    assert decided == {"new": "systole_down", "moved": "systole_down", "other": "systole_up"}
+    applied = {name: dataclasses.replace(added[name], applied=polarity) for name, polarity in decided.items()}
+    (line,) = contradictions(applied, earlier=earlier)
+    assert line.startswith("watch: systole_down in 2 recordings, as in the store that they are added to")
+    assert "(40 of 40 calm, clean frames are up)" in line
+    declared = added | {"new": vote(40, 40, declared="systole_up")}
+    assert decide(declared, earlier=earlier)["new"].polarity == "systole_up"
+    assert contradictions({"new": declared["new"]}, earlier=earlier) == []
+
+
+def test_a_finished_store_that_could_not_decide_does_not_bind_the_next_recordings():
+    unsure = {"old": vote(3, 3)}
+    assert decide({"new": vote(30, 0)}, earlier=unsure)["new"].polarity == "systole_down"
+    both = {"old": vote(20, 20, declared="systole_up"), "turned": vote(20, 0, declared="systole_down")}
+    assert decide({"new": vote(30, 0)}, earlier=both)["new"] == ("systole_down", "recording")
+    assert decide({"new": vote(3, 0)}, earlier={"old": vote(5, 0)})["new"] == ("systole_down", "device")

@@ -11,6 +11,7 @@ import pytest
 from accdistill_jax.data.pipeline import Pipeline, Sampling
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.store.content import CONTENT, store_hashes
+from accdistill_jax.data.store.exclusive import exclusive_store
 from accdistill_jax.data.store.manifest import read_manifest, verify_checksums
 from accdistill_jax.data.store.merge import merge_stores
 from accdistill_jax.data.store.separation import check_separation
@@ -266,3 +267,19 @@ def test_hashes_that_are_gone_are_read_again(two, tmp_path):
     kept = store_hashes(merged, say=pytest.fail)
     (Path(merged.path) / CONTENT).unlink()
     np.testing.assert_array_equal(store_hashes(merged, say=lambda line: None), kept)
+
+
+def test_a_second_process_cannot_make_the_store_that_is_being_merged(two, tmp_path):
+    out, said = tmp_path / "ab", []
+    (Path(two[0].path) / CONTENT).unlink()  # so that the merge reads this store, and says so
+
+    def meanwhile(line):
+        said.append(line)
+        with pytest.raises(UserError, match=f"^{out}: another process is preparing this store"):
+            StoreWriter(out, settings=PreprocessSettings(), source="generic")
+
+    merged = merge_stores([store.path for store in two], out, say=meanwhile)
+    assert len(said) == 1 and not Path(f"{out}.partial").exists()
+    with exclusive_store(out), pytest.raises(UserError, match=f"^{out}: another process is preparing this store"):
+        merge_stores([store.path for store in two], out, overwrite=True)
+    assert Store.open(out, verify=True).fingerprint == merged.fingerprint
