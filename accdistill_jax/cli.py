@@ -137,7 +137,7 @@ def help_text() -> str:
             "",
             (accdistill_jax.__doc__ or "").partition("\n")[0],
             "",
-            "Commands (accdistill COMMAND --help tells their arguments):",
+            "Commands (accdistill COMMAND --help lists the arguments):",
             *lines,
             "",
             "Options:",

@@ -2,7 +2,8 @@
 
 Usage: python -m accdistill_jax.main --config=CONFIG[:PRESET] [--workdir=DIR] [--config.KEY=VALUE ...]
 
-CONFIG is a shipped config (distill, pretrain) or a file (configs/distill.py).
+CONFIG is a shipped config (distill, pretrain, shipped, reproduce) or a file (configs/distill.py). configs/README.md lists
+the presets; accdistill config prints the keys.
 
 Examples:
   python -m accdistill_jax.main --config=distill
@@ -47,7 +48,7 @@ _CONFIG = flags.DEFINE_string(
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "Folder for everything the run writes. Default: runs/NAME[-PRESET] after the config.",
+    "Folder for everything the run writes. Default: runs/NAME[-PRESET], with the name and preset of the config.",
     short_name="w",
 )
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where the processes of a run meet.")

@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> None:
     """
     command_parser(
         prog,
-        "Lists the encoders that come with the package. Their names stand for a run in embed, predict, export and demo.",
+        "Lists the encoders that come with the package. Their names take the place of a run in embed, predict, export and demo.",
     ).parse_args(argv)
     for encoder in shipped_encoders():
         error, low, high = encoder.heart_rate_mae

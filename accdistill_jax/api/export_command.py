@@ -26,7 +26,13 @@ def export_parser(prog: str = PROG) -> argparse.ArgumentParser:
         metavar="FORMAT",
         help=f"one or several of {', '.join(FORMATS)} (default onnx)",
     )
-    parser.add_argument("--opset", type=int, choices=OPSETS, default=OPSETS[0], help=f"of ONNX (default {OPSETS[0]})")
+    parser.add_argument(
+        "--opset",
+        type=int,
+        choices=OPSETS,
+        default=OPSETS[0],
+        help=f"operator set of the ONNX file (default {OPSETS[0]})",
+    )
     parser.add_argument("--int8", action="store_true", help="write an ONNX file with int8 weights too")
     return parser
 

@@ -31,8 +31,8 @@ def predict_parser(prog: str = PROG, *, reader: str | None = None) -> argparse.A
     """
     parser = encoder_parser(
         prog,
-        "Predicts the labels of each minute of a recording, with intervals, and says where it cannot tell: heart rate, "
-        "SDNN, RMSSD and the labels of accdistill probe.",
+        "Predicts labels for each minute of a recording: heart rate, SDNN, RMSSD, respiration rate, and your labels from "
+        "accdistill probe. Each prediction has an interval. A minute without a prediction has a reason.",
     )
     parser.add_argument(
         "recording", type=expanded, help="file or folder with a recording, in a format of accdistill prepare"

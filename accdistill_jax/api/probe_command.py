@@ -40,16 +40,21 @@ def probe_parser(prog: str = PROG) -> argparse.ArgumentParser:
         required=True,
         type=expanded,
         metavar="COLUMN|FILE",
-        help="a column of the store's segments or participants; or a table (.csv, .parquet) with the columns participant, start (for "
+        help="a column of the store's segments or participants; or a table (.csv, .tsv, .parquet) with the columns participant, start (for "
         "labels of minutes: ISO 8601 or unix seconds) and the label",
     )
     parser.add_argument("--column", metavar="NAME", help="column of the table, if it has several labels")
     parser.add_argument(
         "--kind",
         choices=("number", "classes"),
-        help="default: classes for texts and two different values, else a number",
+        help="kind of the label (default: classes if it has texts or only two values, else number)",
     )
-    parser.add_argument("--model", choices=MODELS, default="linear", help="default: linear")
+    parser.add_argument(
+        "--model",
+        choices=MODELS,
+        default="linear",
+        help="linear model, or boosted decision trees on the embedding (default: linear)",
+    )
     parser.add_argument("--name", help="name of the read-out (default: that of the label)")
     parser.add_argument("--unit", default="", help="unit of a number, for figures and tables")
     parser.add_argument("--seed", type=int, default=0, help="seed of folds, trees and intervals (default: 0)")

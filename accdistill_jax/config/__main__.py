@@ -1,7 +1,7 @@
 """Prints the config's keys: `python -m accdistill_jax.config [PREFIX] [--config=CONFIG[:PRESET]] [--config.KEY=VALUE ...]`.
 
-Each key is printed with its default, the rule of its values, its unit and a line of documentation. With --config, the values
-of that config are printed where they differ from the defaults.
+Each key is printed with its default, the rule of its values, its unit and a line of documentation. The line "here:" gives the
+value in the config of --config, where it differs from the default. Without --config, this is the config of the main job, distill.
 
 Examples:
   python -m accdistill_jax.config
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m accdistill
     about = (__doc__ or "").replace("python -m accdistill_jax.config", prog)
     parser = CommandParser(prog=prog, description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("prefix", nargs="?", default="", help="a key or a section; default: all keys")
-    parser.add_argument("--config", metavar="CONFIG[:PRESET]", help="prints the values of this config too")
+    parser.add_argument("--config", metavar="CONFIG[:PRESET]", help='config for the lines "here:" (default: distill)')
     arguments, overrides = parse_overridable(parser, sys.argv[1:] if argv is None else argv)
     try:
         config = load_config(arguments.config or "distill", overrides)

@@ -27,12 +27,12 @@ class ContrastConfig:
     same_person: int = setting(
         1,
         integer(1, 65_536),
-        "minutes of one person that stand together in a batch, as negatives that are harder; 1: all minutes in random order",
+        "minutes of one person that a batch holds together, as harder negatives; 1: all minutes in random order",
         added=True,
     )
     same_rate: int = setting(
         1,
         integer(1, 65_536),
-        "minutes of about the same heart rate that stand together in a batch, as negatives that are harder; 1: random order",
+        "minutes of about the same heart rate that a batch holds together, as harder negatives; 1: random order",
         added=True,
     )

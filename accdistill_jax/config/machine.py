@@ -21,7 +21,7 @@ class RuntimeConfig:
     rematerialise: str = setting(
         "none",
         one_of("none", "blocks"),
-        "what the backward pass computes again: nothing, or each block (less memory, more time)",
+        "parts that the backward pass computes again: none, or each block (less memory, more time)",
         free=True,
     )
     compilation_cache: str = setting(

@@ -54,7 +54,10 @@ class SyntheticConfig:
     )
     shared_motion: float = setting(0.0, number(0, 100), "motion that both sensors record, in pulse heights", added=True)
     clock_error: float = setting(
-        1.0, number(0, 1), "generator 2, both sensors' clocks: 1 up to 1 s and 100 ppm apart; 0 the same", added=True
+        1.0,
+        number(0, 1),
+        "generator 2: error between the sensors' clocks; 1: up to 1 s and 100 ppm; 0: none",
+        added=True,
     )
     workers: int = setting(2, integer(1, 1024), "processes that generate", free=True)
 
@@ -79,12 +82,14 @@ class DataConfig:
     held_out: tuple[str, ...] = setting(
         (),
         each(text(empty=False)),
-        "participants that are tested on, whatever split the stores give them; the stores' other test participants are "
-        "trained on; empty: the stores' splits",
+        "test participants, whatever split the stores give them; the stores' other test participants join the training; "
+        "empty: the stores' splits",
         added=True,
     )
-    participant_cap: int = setting(0, integer(), "most training segments of one participant; 0: no limit")
-    store_cap: int = setting(0, integer(), "most training segments of one store, drawn; 0: no limit", added=True)
+    participant_cap: int = setting(0, integer(), "largest number of training segments of one participant; 0: no limit")
+    store_cap: int = setting(
+        0, integer(), "largest number of training segments of one store, drawn at random; 0: no limit", added=True
+    )
     read_concurrency: int = setting(
         128,
         integer(1, 4096),
@@ -115,7 +120,8 @@ class InputSettings:
     bands: str = setting(
         "full",
         one_of(*BANDS),
-        "parts of the signal, as channels: unchanged, above about 1.5 Hz, below it, envelope of fast part or beats, slow amplitude",
+        "parts of the signal, as channels: full: unchanged; low, high: below and above about 1.5 Hz; envelope: of the fast "
+        "part; beat: envelope of 3.5 to 9 Hz; breathing: slow amplitude of the pulse",
     )
     scale: str = setting(
         "std",
@@ -162,7 +168,9 @@ class InputsConfig:
 class EncoderConfig:
     """An encoder: one architecture, and the sizes of each."""
 
-    architecture: str = setting("transformer", choice(ENCODERS), "architecture, whose section below it counts")
+    architecture: str = setting(
+        "transformer", choice(ENCODERS), "architecture; only the section of the same name has an effect"
+    )
     options: Options = registered(ENCODERS, chosen_by="architecture", always_bind=("transformer", "efficientnet"))
 
     @property
@@ -181,7 +189,7 @@ class HeadConfig:
         1, integer(1, 4096), "windows of time, each the mean of its tokens; 1: the pooled embedding", added=True
     )
     weighting: str = setting(
-        "equal", one_of(*WEIGHTINGS), "windows count alike, or by their projections' size", added=True
+        "equal", one_of(*WEIGHTINGS), "weight of a window: equal, or learned as the size of its projection", added=True
     )
 
 
@@ -209,7 +217,9 @@ class TrainConfig:
     b2: float = setting(0.98, below_one(), "Adam's decay of the second moment")
     clip_norm: float = setting(1.0, number(), "largest norm of the gradient; 0: not limited")
     ema_decay: float = setting(
-        0.0, below_one(), "decay per step of an average of the parameters, which is what is kept; 0: none"
+        0.0,
+        below_one(),
+        "decay per step of a moving average of the parameters, which the stage then keeps; 0: no average",
     )
     validate_every: str = setting("200 steps", duration_text(), "interval of validation")
     validation_batches: int = setting(4, integer(), "batches of a validation; 0: no validation")
@@ -218,7 +228,9 @@ class TrainConfig:
         2, integer(1), "newest checkpoints kept; the best by validation loss stays as well", free=True
     )
     log_every: str = setting("10 steps", duration_text(), "interval of logged metrics")
-    keep: str = setting("last", one_of("last", "best"), "parameters that leave the stage: last, or best by validation")
+    keep: str = setting(
+        "last", one_of("last", "best"), "parameters that the stage exports: the last, or the best by validation loss"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,7 +280,7 @@ class StudentAugmentConfig:
     shared_shift: int = setting(
         0,
         integer(0, 65_536),
-        "largest random shift of a minute, to both sides and alike for both sensors, so that tokens begin elsewhere; 0: none",
+        "largest random shift of a minute, forwards or backwards, the same for both sensors; 0: none",
         unit="samples",
         added=True,
     )
@@ -298,8 +310,8 @@ class StudentConfig:
     init: str = setting(
         "",
         text(),
-        "export folder of a student whose encoder this one starts from (fine-tuning); heads that it has come along; "
-        "empty: fresh parameters",
+        "export folder of a student to start from (fine-tuning): its encoder, and its heads if they fit; empty: fresh "
+        "parameters",
         added=True,
     )
     head: HeadConfig = section(HeadConfig)
@@ -316,14 +328,16 @@ class StudentConfig:
     regression_weight: float = setting(
         0.0, number(), "weight of distillation's regression onto the teacher's embedding", added=True
     )
-    regression: str = setting("cosine", one_of("cosine", "mse"), "loss of that regression", added=True)
+    regression: str = setting(
+        "cosine", one_of("cosine", "mse"), "loss of the regression that `regression_weight` weights", added=True
+    )
     token_weight: float = setting(
         0.0, number(), "weight of distillation's regression onto the teacher's tokens of the same time", added=True
     )
     token_schedule: str = setting(
         "constant",
         one_of("constant", "linear"),
-        "course of that weight: unchanged, or falling to 0 at the end",
+        "course of `token_weight` in training: constant, or a linear fall to 0 at the end",
         added=True,
     )
     objectives: Options = registered(OBJECTIVES, role="student", chosen_by="objective", defaults=SMALL_OBJECTIVES)
@@ -335,7 +349,9 @@ class EvaluationConfig:
     """Evaluation of the encoders; none of these keys changes what is trained."""
 
     batch_size: int = setting(250, integer(1), "segments embedded at once", free=True)
-    train_segments: int = setting(6000, integer(10), "most training segments that probes are fitted to", free=True)
+    train_segments: int = setting(
+        6000, integer(10), "largest number of training segments that probes are fitted to", free=True
+    )
     pool_sizes: tuple[int, ...] = setting(
         (100, 1000), each(integer(2)), "segments that retrieval chooses from, besides all test segments", free=True
     )
@@ -344,7 +360,7 @@ class EvaluationConfig:
     representation: str = setting(
         "mean",
         one_of(*REPRESENTATIONS),
-        "embedding that probes see: pooled, or mean, standard deviation and mean absolute difference of the tokens",
+        "embedding that probes see; mean: the pooled embedding; statistics: mean, SD and mean absolute difference of the tokens",
         free=True,
         added=True,
     )

@@ -32,7 +32,9 @@ def shipped_parser(prog: str = PROG) -> argparse.ArgumentParser:
         "their encoders, measures these on unseen people, and writes their model cards. An interrupted command continues.",
     )
     parser.add_argument("work", type=path_argument, help="folder of the runs, a work directory for each preset")
-    parser.add_argument("--only", nargs="+", choices=ENCODERS, default=list(ENCODERS), metavar="NAME", help="encoders")
+    parser.add_argument(
+        "--only", nargs="+", choices=ENCODERS, default=list(ENCODERS), metavar="NAME", help="make only these encoders"
+    )
     parser.add_argument(
         "--also",
         nargs="+",
@@ -41,7 +43,7 @@ def shipped_parser(prog: str = PROG) -> argparse.ArgumentParser:
         metavar="STORE",
         help="stores of real recordings to measure on",
     )
-    add_out(parser, "(default: the package)", default=FOLDER)
+    add_out(parser, "folder for the packed encoders (default: inside the package)", default=FOLDER)
     parser.add_argument(
         "--check", action="store_true", help="write nothing: compare parameters with the shipped ones, bit for bit"
     )

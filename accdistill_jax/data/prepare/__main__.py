@@ -87,7 +87,9 @@ def build_parser(prog: str = PROG) -> argparse.ArgumentParser:
     command.add_argument(
         "--by", choices=measure.BY, default="device", help="a column for each of these (default: device)"
     )
-    command.add_argument("--segments", type=int, default=500, help="most segments of a column (default: 500)")
+    command.add_argument(
+        "--segments", type=int, default=500, help="largest number of segments for each column (default: 500)"
+    )
     command = commands.add_parser(
         "respiration", help="estimate the respiration rate of each minute of stores, with a quality, into a CSV file"
     )
@@ -154,7 +156,10 @@ def _add_merge(commands) -> None:
     )
     command = commands.add_parser("merge", parents=[out], help="merge stores into one, without copying their segments")
     command.add_argument(
-        "store", nargs="+", type=expanded, help="folder or URL; several, which must stay in their places"
+        "store",
+        nargs="+",
+        type=expanded,
+        help="folder or URL of a store; the new store refers to its files, so do not move it",
     )
     command.add_argument("--overwrite", action="store_true", help="replace the store that exists at the target")
     command = commands.add_parser(

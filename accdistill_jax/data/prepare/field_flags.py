@@ -47,7 +47,7 @@ def add_flags(
         if kind is bool and field.default is False:
             parser.add_argument(flag, action="store_true", help=_escaped(field.help), dest=name)
             continue
-        text = (field.help + " " if field.help else "") + f"(default: {_shown(field.default)})"
+        text = " ".join(filter(None, (field.help, _shown(field.default))))
         options: dict[str, Any] = {"default": field.default, "help": _escaped(text), "dest": name}
         origin = typing.get_origin(kind)
         if origin is typing.Literal:
@@ -89,7 +89,10 @@ def _without_none(kind: Any) -> Any:
 
 
 def _shown(default: Any) -> str:
-    return " ".join(map(str, default)) or "none" if isinstance(default, tuple) else str(default)
+    """The default for the help; "" if it is empty, because the help then says what happens without the flag."""
+    if default is None or default in ("", ()):
+        return ""
+    return f"(default: {' '.join(map(str, default)) if isinstance(default, tuple) else default})"
 
 
 def _names(text: str) -> tuple[str, ...]:

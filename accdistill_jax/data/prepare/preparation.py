@@ -41,8 +41,8 @@ class PreparationSettings:
     """Settings of a preparation. They are flags of the command line, too.
 
     Attributes:
-        workers: number of worker processes; the bytes of the store do not depend on it.
-        overwrite: replace the store that exists at the target.
+        workers: number of worker processes; the result does not depend on it, to the byte.
+        overwrite: replace what exists at the target.
         skip_bad: leave out recordings that cannot be read (the summary lists them) instead of stopping.
         quiet: print no progress bars.
         engine: local prepares in processes of this machine; beam runs an Apache Beam pipeline, in which Beam's runner decides on workers.

@@ -32,8 +32,8 @@ class PreprocessSettings:
         held_coarse_s: the same for an accelerometer with steps above 5 mg, which can be constant at rest (E4: up to 26 s).
         min_beat_coverage: smallest fraction of a segment that clean beat intervals must cover to give labels.
         min_window_coverage: smallest fraction of a segment that reference windows must cover to give a heart rate.
-        ppg_channels: names of the PPG channels to keep, in this order, or their numbers from 0; all channels if empty; "none"
-            alone leaves out the PPG.
+        ppg_channels: names of the PPG channels to keep, in this order, or their numbers from 0; without it, all channels are kept;
+            "none" leaves out the PPG.
 
     Raises:
         UserError: a value is out of range.

@@ -79,11 +79,11 @@ def find(
 
     Args:
         tree: the files to search.
-        rate_hz: samples per second; without it a column of time stamps is needed.
-        unit: of the acceleration; without it that of the header, else g.
-        columns: names of the columns of x, y and z, or their numbers from 0; without them they are found.
-        gravity: removed for acceleration without gravity.
-        participant_from: the participant is the name of the file, or of its folder.
+        rate_hz: samples per second; without it, the file must have a column of time stamps.
+        unit: unit of the acceleration; without it, the unit in the header, else g.
+        columns: names of the columns of x, y and z, or their numbers from 0; without it, they are found by their names.
+        gravity: "removed" if the acceleration is without gravity (linear or user acceleration of a phone).
+        participant_from: take the participant's id from the name of the file, or of its folder.
     """
     if columns and len(columns) != 3:
         raise UserError(f"columns {','.join(columns)}: give three, of x, y and z")
