@@ -41,8 +41,8 @@ def get_config(preset: str = "default") -> ConfigDict:
 def in_windows(config: ConfigDict) -> None:
     """A student that knows when beats come, not only how many: our addition to the paper's method.
 
-    Both projection heads read every second in place of a minute's mean (60 windows, one token each), and learn how much each
-    counts. A linear map of the student's tokens learns the teacher's tokens of the same time, with a weight that falls to 0.
+    Both projection heads read each second in place of a minute's mean (60 windows; one token each, in `paper` about three), and learn
+    how much each counts. A linear map of the student's tokens learns the teacher's tokens of the same time, with a weight that falls to 0.
     Clocks of the two sensors must agree to about 0.1 s. Every encoder of acceleration sees the envelope of the ballistocardiogram's band beside the signal.
     Probes see mean, standard deviation and mean absolute difference of the tokens, for every encoder alike.
     """

@@ -33,7 +33,7 @@ TRAINING = [
 subprocess.run([sys.executable, "-m", "accdistill_jax.main", f"--workdir={RUN}", *TRAINING], check=True)
 
 # %% [markdown]
-# `runs/tutorial/report.md` now says what the student knows about people that it has never seen.
+# `runs/tutorial/report.md` now gives the results of the student on people that it has never seen.
 #
 # ## 2. Load the student and some minutes
 #
@@ -86,8 +86,8 @@ print(f"heart-rate error on unseen people: {error:.1f} bpm; a constant guess: {g
 # %% [markdown]
 # ## 5. Plot
 #
-# Left: ten seconds of acceleration. Right: principal components of the test embeddings. Each point is a minute; if colours are
-# sorted, minutes with like heart rates lie together.
+# Left: ten seconds of acceleration. Right: principal components of the test embeddings. Each point is a minute; if the colours
+# change gradually over the plot, minutes with similar heart rates lie together.
 
 # %%
 import matplotlib.pyplot as plt
