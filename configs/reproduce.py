@@ -7,7 +7,7 @@ python -m accdistill_jax.reproduce --preset=smoke     # minutes: drives every pa
 python -m accdistill_jax.reproduce --preset=claims    # at most 90 minutes on 2 cores: each of the paper's claims, few variants
 python -m accdistill_jax.reproduce --preset=trials    # changes of the student at equal training time, on validation people
 python -m accdistill_jax.reproduce --preset=cpu       # a night on 2 cores, synthetic data, three seeds
-python -m accdistill_jax.reproduce --preset=full --data STORE   # sizes of the paper, for accelerators
+python -m accdistill_jax.reproduce --preset=full --data STORE   # models of the paper's size, for accelerators
 python -m accdistill_jax.reproduce --preset=cpu-mean  # the grid of the first committed reports: every student in the paper's form
 """
 

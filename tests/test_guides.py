@@ -189,6 +189,14 @@ def test_every_objective_is_named():
     assert all(f"`{name}`" in text for name in OBJECTIVES.names())
 
 
+def test_the_recipes_name_classes_of_the_package():
+    text = without_blocks(REPOSITORY / ".github" / "CONTRIBUTING.md")
+    named = {name for span in re.findall(r"`([^`]*)`", text) for name in re.findall(r"\b([A-Z][a-z]\w+)\(", span)}
+    sources = (REPOSITORY / "accdistill_jax").rglob("*.py")
+    defined = {name for path in sources for name in re.findall(r"^class (\w+)", path.read_text("utf-8"), re.MULTILINE)}
+    assert named and named - defined == set()
+
+
 def test_the_map_names_every_folder():
     package = REPOSITORY / "accdistill_jax"
     text = text_of(package / "README.md")

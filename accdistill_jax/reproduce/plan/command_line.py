@@ -17,7 +17,7 @@ PRESETS = {
     "claims": "decides each of the paper's claims with few variants, at most 90 minutes on two cores",
     "trials": "changes of the student at about equal training time, on validation people, under three hours on two cores",
     "cpu": "all variants and three seeds, a night on two cores",
-    "full": "models and corpus of full size, for accelerators",
+    "full": "models of the paper's size, 20 000 synthetic people, for accelerators",
     "cpu-mean": "the grid of the first committed reports, with every student in the paper's literal form",
 }
 
