@@ -128,7 +128,9 @@ def parse_overridable(parser: argparse.ArgumentParser, argv: Sequence[str]) -> t
 
 def add_config(parser: argparse.ArgumentParser, default: str) -> None:
     """Adds --config; its overrides are for `parse_overridable`."""
-    parser.add_argument("--config", default=default, metavar="CONFIG[:PRESET]", help=f"(default {default})")
+    parser.add_argument(
+        "--config", default=default, metavar="CONFIG[:PRESET]", help=f"config and preset to measure (default {default})"
+    )
 
 
 def default_workdir(argument: str) -> str:

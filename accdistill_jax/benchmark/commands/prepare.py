@@ -26,7 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--minutes", type=positive, default=10, metavar="N", help="minutes of each recording (default 10)"
     )
     parser.add_argument(
-        "--folder", type=path_argument, metavar="DIR", help="for the store, twice its size (default: a temporary one)"
+        "--folder",
+        type=path_argument,
+        metavar="DIR",
+        help="folder for the store; it needs twice the store's size (default: a temporary folder)",
     )
 
 

@@ -32,13 +32,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments besides those of every benchmark."""
     add_config(parser, "distill")
     parser.add_argument(
-        "--batches", type=int, nargs="+", default=(16, 64), metavar="N", help="segments, for memory (default 16 64)"
+        "--batches",
+        type=int,
+        nargs="+",
+        default=(16, 64),
+        metavar="N",
+        help="batch sizes of the measurement of memory (default 16 64)",
     )
     parser.add_argument(
-        "--micro-batches", type=int, default=4, metavar="N", help="micro-batches, for memory (default 4)"
+        "--micro-batches",
+        type=int,
+        default=4,
+        metavar="N",
+        help="micro-batches in the measurement of memory (default 4)",
     )
     parser.add_argument(
-        "--stage", choices=("student", "teacher"), default="student", help="stage, for memory (default student)"
+        "--stage",
+        choices=("student", "teacher"),
+        default="student",
+        help="stage in the measurement of memory (default student)",
     )
     parser.add_argument(
         "--only",

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rows", type=positive, default=1_000_000, metavar="N", help="segments of the store (default 1000000)"
     )
     parser.add_argument(
-        "--folder", type=path_argument, metavar="DIR", help="for the made-up store (default: a temporary one)"
+        "--folder", type=path_argument, metavar="DIR", help="folder for the made-up store (default: a temporary folder)"
     )
 
 
