@@ -111,6 +111,12 @@ def clock_offset(key: jax.Array, x: jax.Array, spec: ClockOffset, groups: int) -
     steps = np.arange(length, dtype=np.float32)
     # the gain per step is added to the step at the end: as 1 + 1e-4, float32 would round it
     source = steps + spec.strength * offset + steps * (1e-6 * spec.drift_ppm * drift)
+    largest_drift = 1e-6 * spec.drift_ppm
+    farthest = spec.strength + largest_drift * (length - 1)
+    if platform() == "tpu" and farthest < LARGEST_SHIFT and 1.0 + largest_drift < LARGEST_RATE:
+        inside = interpolated_by_shifts(x, source, farthest=farthest, rate=1.0 + largest_drift)
+        before, after = source[:, None] <= 0.0, source[:, None] >= length - 1.0
+        return jnp.where(before, x[:1], jnp.where(after, x[-1:], inside))
     return interpolated(x, jnp.clip(source, 0.0, length - 1.0))
 
 
@@ -130,9 +136,9 @@ def interpolated_by_shifts(x: jax.Array, source: jax.Array, *, farthest: float, 
 
     Args:
         x: [length, C].
-        source: times [length].
+        source: times [length]. Values at times outside the segment have no meaning.
         farthest: largest distance of a sample's time from its number, in samples.
-        rate: largest number of samples by which `source` moves from one sample to the next.
+        rate: largest number of samples by which `source` moves from one sample to the next; the smallest is at least 2 - `rate`.
     """
     length = x.shape[0]
     reach = math.ceil(farthest) + 1

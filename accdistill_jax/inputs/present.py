@@ -11,6 +11,7 @@ from accdistill_jax.inputs.augment import augment
 from accdistill_jax.inputs.prepare import prepare_inputs, row_by_row
 from accdistill_jax.inputs.registered import Augmentation
 from accdistill_jax.inputs.streams import MODALITY_STREAMS, SHIFT, stream
+from accdistill_jax.runtime.platform import platform
 
 
 def band_groups(settings: InputSettings) -> int:
@@ -32,10 +33,23 @@ def shifted(batch: Mapping[str, jax.Array], keys: jax.Array, modality: str, larg
         The batch with the shifted signal.
     """
     x = batch[modality]
-    padded = jnp.pad(x, ((0, 0), (largest, largest), (0, 0)), mode="edge")
     starts = jax.vmap(lambda key: jax.random.randint(key, (), 0, 2 * largest + 1))(stream(keys, SHIFT))
+    if platform() == "tpu":  # where slices from different places are gathered, one sample at a time
+        return {**batch, modality: _moved_by_powers(x, starts, largest)}
+    padded = jnp.pad(x, ((0, 0), (largest, largest), (0, 0)), mode="edge")
     moved = jax.vmap(lambda row, start: jax.lax.dynamic_slice_in_dim(row, start, x.shape[1]))(padded, starts)
     return {**batch, modality: moved}
+
+
+def _moved_by_powers(x: jax.Array, starts: jax.Array, largest: int) -> jax.Array:
+    """x [b, time, C] padded by `largest` edges and cut at starts [b], by a shift for each bit of a start."""
+    bits = (2 * largest).bit_length()
+    moved = jnp.pad(x, ((0, 0), (largest, 2**bits - 1 - largest), (0, 0)), mode="edge")
+    for bit in reversed(range(bits)):
+        length = moved.shape[1] - 2**bit
+        shifts = (starts[:, None, None] >> bit) % 2 == 1
+        moved = jnp.where(shifts, moved[:, 2**bit :], moved[:, :length])
+    return moved
 
 
 def present(

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from accdistill_jax.models.ops import block_size, in_blocks, product, product_float32, transposed
+from accdistill_jax.models.ops import block_size, in_blocks, looked_up, product, product_float32, transposed
 from accdistill_jax.runtime.platform import on_cpu, platform
 
 # Bytes of logits in a block: at least partly in a cache, and large enough that threads seldom wait for each other.
@@ -49,7 +49,7 @@ def places(positions: jax.Array | np.ndarray, *, count: int, dim: int) -> Places
     tables = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
     if isinstance(positions, np.ndarray):
         return Places(positions, *(table[positions][:, None] for table in tables))
-    return Places(positions, *(jnp.take(jnp.asarray(table), positions, axis=0)[:, None] for table in tables))
+    return Places(positions, *(looked_up(jnp.asarray(table), positions)[:, None] for table in tables))
 
 
 def three_products(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -56,7 +56,7 @@ class Decoder(nn.Module):
         mask_token = self.param("mask_token", nn.initializers.normal(0.02), (self.width,))
         seen = nn.Dense(self.width, dtype=self.dtype, name="in")(seen).astype(jnp.float32)
         hidden = jnp.broadcast_to(mask_token[None, None], (B, P - keep, self.width))
-        h = jnp.concatenate([seen, hidden], axis=1) + jnp.take(codes, order, axis=0)
+        h = jnp.concatenate([seen, hidden], axis=1) + ops.looked_up(codes, order)
         where = places(order, count=P, dim=self.width // self.heads) if "relative" in self.positions else None
         block = nn.remat(Block) if self.rematerialise else Block
         for i in range(self.depth):
@@ -141,4 +141,4 @@ class MaskedAutoencoder(nn.Module):
 
 def dropped_patches(x: jax.Array, order: jax.Array, *, patch: int, keep: int) -> jax.Array:
     """The true dropped patches, [batch, tokens - keep, patch * channels], in the order of order[:, keep:]."""
-    return jnp.take_along_axis(patchify(x, patch), order[:, keep:, None], axis=1)
+    return ops.chosen_rows(patchify(x, patch), order[:, keep:])

@@ -27,6 +27,32 @@ def product_float32(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.matmul(a, b, preferred_element_type=jnp.float32)
 
 
+def chosen_rows(x: jax.Array, index: jax.Array) -> jax.Array:
+    """The rows of each segment that an index names: x [batch, P, D] float, index [batch, K] int32, below P -> [batch, K, D].
+
+    On TPU a product with rows of zeros and a one, as a gather, or the scatter that is its gradient, moves one row at a time.
+    """
+    if platform() == "tpu":
+        return jnp.matmul(jax.nn.one_hot(index, x.shape[1], dtype=x.dtype), x, precision=jax.lax.Precision.HIGHEST)
+    return jnp.take_along_axis(x, index[:, :, None], axis=1)
+
+
+def looked_up(table: jax.Array, index: jax.Array) -> jax.Array:
+    """The rows of a table that an index names, as in `chosen_rows`: table [P, D] float, index [...] int32 -> [..., D]."""
+    if platform() == "tpu":
+        return jnp.matmul(
+            jax.nn.one_hot(index, len(table), dtype=table.dtype), table, precision=jax.lax.Precision.HIGHEST
+        )
+    return jnp.take(table, index, axis=0)
+
+
+def marked(index: jax.Array, count: int) -> jax.Array:
+    """[batch, count] bool, True at the places that index [batch, K] int32 names."""
+    if platform() == "tpu":
+        return jnp.any(jax.nn.one_hot(index, count, dtype=bool), axis=1)
+    return jnp.zeros((len(index), count), bool).at[jnp.arange(len(index))[:, None], index].set(True)
+
+
 def depthwise_conv(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
     """Depthwise 1-D convolution ("same" padding at stride 1) along time.
 

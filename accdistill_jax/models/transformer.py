@@ -27,8 +27,7 @@ def only_patches(x: jax.Array, kept: jax.Array, patch: int) -> jax.Array:
     Zero is the mean of a normalised signal. A convolution then sees nothing of the other patches.
     """
     patches = patchify(x, patch)
-    seen = jnp.zeros(patches.shape[:2], bool).at[jnp.arange(x.shape[0])[:, None], kept].set(True)
-    return jnp.where(seen[:, :, None], patches, 0.0).reshape(x.shape)
+    return jnp.where(ops.marked(kept, patches.shape[1])[:, :, None], patches, 0.0).reshape(x.shape)
 
 
 class Attention(nn.Module):
@@ -174,10 +173,10 @@ class TransformerEncoder(nn.Module):
         if kept is not None:
             if "relative" in self.positions:
                 where = places(kept, count=patches.shape[1], dim=self.width // self.heads)
-            patches = jnp.take_along_axis(patches, kept[:, :, None], axis=1)
+            patches = ops.chosen_rows(patches, kept)
         h = self.token(self.refined(patches.astype(self.dtype))).astype(jnp.float32)
         if "sinusoidal" in self.positions:
-            h = h + (codes[None] if kept is None else jnp.take(codes, kept, axis=0))
+            h = h + (codes[None] if kept is None else ops.looked_up(codes, kept))
         h = h.astype(self.residual)
         for block in self.blocks:
             h = block(h, where)

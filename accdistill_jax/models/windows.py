@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from accdistill_jax.models import ops
+
 
 class WindowMeans(NamedTuple):
     """Means of tokens in windows of time.
@@ -48,7 +50,7 @@ def window_means(
     if count is None:
         raise ValueError("kept tokens need the count of all tokens")
     chex.assert_equal_shape_prefix([tokens, kept], 2)
-    overlap = jnp.take(jnp.asarray(_overlap(count, windows)), kept, axis=0)  # [B, K, W]
+    overlap = ops.looked_up(jnp.asarray(_overlap(count, windows)), kept)  # [B, K, W]
     total = jnp.sum(overlap, axis=1)
     share = overlap / jnp.where(total > 0, total, 1.0)[:, None]
     return WindowMeans(jnp.einsum("btw,btd->bwd", share, tokens), total)

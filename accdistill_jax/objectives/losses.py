@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from accdistill_jax.models.ops import looked_up
 from accdistill_jax.runtime.platform import platform
 
 
@@ -130,6 +131,6 @@ def koleo(z: jax.Array, *, axis_name: str | None = None) -> jax.Array:
     rows = first + jnp.arange(z.shape[0])
     similarity = jax.lax.stop_gradient(jnp.matmul(z, others.T, preferred_element_type=jnp.float32))
     similarity = jnp.where(jnp.arange(others.shape[0])[None] == rows[:, None], -jnp.inf, similarity)
-    nearest = jnp.take(others, jnp.argmax(similarity, axis=1), axis=0)
+    nearest = looked_up(others, jnp.argmax(similarity, axis=1))
     squared = jnp.sum(jnp.square(z - nearest), axis=1)
     return -jnp.mean(0.5 * jnp.log(squared + 1e-8))

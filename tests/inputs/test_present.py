@@ -8,6 +8,7 @@ import pytest
 from accdistill_jax.inputs.prepare import InputSettings, prepare_inputs
 from accdistill_jax.inputs.present import band_groups, present, shifted
 from accdistill_jax.inputs.registered import Augmentation
+from accdistill_jax.runtime.platform import tracing_for
 
 ROWS, LENGTH = 4, 96
 NOISE = {"gaussian_noise": Augmentation(1.0, 0.3)}
@@ -51,6 +52,10 @@ def test_a_shift_is_the_same_for_both_sensors_and_another_for_each_segment():
         ]
         shifts += fits
     assert len(shifts) == ROWS and len(set(shifts)) > 1
+    with tracing_for("tpu"):
+        traced = jax.make_jaxpr(lambda keys: shifted(signals, keys, "ppg", largest)["ppg"])(keys())
+        np.testing.assert_array_equal(shifted(signals, keys(), "ppg", largest)["ppg"], show["ppg"])
+    assert "gather" not in str(traced)
     drawn = jax.vmap(lambda seed: jax.random.key(seed))(np.arange(500))
     ramp = {"ppg": jnp.broadcast_to(jnp.arange(40)[None, :, None], (500, 40, 1))}
     middle = np.asarray(shifted(ramp, drawn, "ppg", largest)["ppg"])[:, 20, 0] - 20

@@ -215,3 +215,25 @@ def test_block_size():
         found = ops.in_blocks(lambda r: (r["a"] * 2.0, r["b"] + 1), rows, size=block)
         np.testing.assert_array_equal(found[0], 2.0 * rows["a"])
         np.testing.assert_array_equal(found[1], rows["b"] + 1)
+
+
+def test_rows_are_chosen_on_tpus_by_products_with_the_same_values_and_gradients(draw):
+    x, table, index = draw(0, 3, 7, 4), draw(1, 7, 5), np.array([[6, 0], [2, 2], [1, 5]], np.int32)
+    d_rows = draw(2, 3, 2, 4)
+
+    def every(x, table, index):
+        rows, back = jax.vjp(lambda x: ops.chosen_rows(x, index), x)
+        halves = ops.chosen_rows(x.astype(jnp.bfloat16), index)
+        looked_up = ops.looked_up(table, index), ops.looked_up(table, index[0])
+        return rows, back(d_rows)[0], halves, *looked_up, ops.marked(index, 7)
+
+    wanted = every(x, table, index)
+    with tracing_for("tpu"):
+        text = str(jax.make_jaxpr(every)(x, table, index))
+        ours = every(x, table, index)
+    assert "gather" not in text and "scatter" not in text
+    for exact, found in zip(wanted, ours, strict=True):
+        assert found.dtype == exact.dtype
+        np.testing.assert_allclose(found.astype(np.float32), exact.astype(np.float32), atol=1e-6)
+    np.testing.assert_array_equal(wanted[0], x[np.arange(3)[:, None], index])
+    np.testing.assert_array_equal(wanted[-1][1], np.arange(7) == 2)

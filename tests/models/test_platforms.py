@@ -1,6 +1,7 @@
 """The paper-size student's step lowered for platforms that are not at hand: what is done for the CPU alone stays there."""
 
 import functools
+import re
 
 import jax
 import numpy as np
@@ -61,3 +62,40 @@ def test_they_do_on_the_cpu():
 def _loops(text: str) -> list[str]:
     """Loops that carry segments or blocks of tokens; those of a random generator carry a few numbers."""
     return [line for line in text.splitlines() if "stablehlo.while" in line and ("x3840x" in line or "x256x" in line)]
+
+
+# Stage and changes of configs that choose rows and places by numbers: kept tokens, their positions, windows, shifts, neighbours.
+CHOOSING = {
+    "student with half of its tokens": (
+        "student",
+        {
+            "student.drop_fraction": 0.5,
+            "student.head.windows": 4,
+            "student.token_weight": 1.0,
+            "student.augment.shared_shift": 16,
+            "student.augment.accel.clock_offset.probability": 0.5,
+            "student.encoder.transformer.positions": "sinusoidal+relative",
+        },
+    ),
+    "EfficientNet that is masked": (
+        "student",
+        {"student.objective": "masked", "student.encoder.architecture": "efficientnet"},
+    ),
+    "masked teacher": ("teacher", {"teacher.encoder.transformer.positions": "relative"}),
+    "contrastive teacher": ("teacher", {"teacher.objective": "contrastive"}),
+}
+
+
+@pytest.mark.parametrize(
+    "stage, changes",
+    [pytest.param(*of, id=name, marks=[] if "half" in name else pytest.mark.slow) for name, of in CHOOSING.items()],
+)
+def test_a_step_for_tpus_has_no_gathers_and_no_scatters(stage, changes):
+    parallel = Parallel(devices=jax.devices()[:1])
+    with runtime_platform.tracing_for("tpu"):
+        work = program.describe_work(changed(load_config("distill:smoke-mean"), changes), stage, uncounted=True)
+        built = program.build_program(work, parallel)
+        state = jax.eval_shape(built.initial, work.params)
+        text = str(jax.make_jaxpr(built.step)(state, work.frozen, work.batch_shapes(2)))
+    assert "cond[" in text or "select_n" in text  # augmented
+    assert not re.search(r" (gather|scatter(-add)?)\[", text)

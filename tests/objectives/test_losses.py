@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from accdistill_jax.objectives.losses import effective_rank, info_nce
+from accdistill_jax.objectives.losses import effective_rank, info_nce, koleo
 from accdistill_jax.runtime import platform
 from accdistill_jax.runtime.parallel import AXIS, Parallel
 
@@ -59,6 +59,17 @@ def test_info_nce_for_tpus_has_the_same_value_and_gradient_without_a_gather():
     assert "gather" not in jaxpr and "scatter" not in jaxpr
     for ours, wanted in zip(there, here, strict=True):
         np.testing.assert_allclose(ours, wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_koleo_for_tpus_has_the_same_value_and_gradient_without_a_gather():
+    z = jnp.asarray(unit_rows(4))
+    wanted, wanted_gradient = jax.value_and_grad(koleo)(z)
+    with platform.tracing_for("tpu"):
+        value, gradient = jax.value_and_grad(lambda z: koleo(z))(z)
+        text = str(jax.make_jaxpr(jax.grad(lambda z: koleo(z)))(z))
+    np.testing.assert_allclose(value, wanted, rtol=1e-5)
+    np.testing.assert_allclose(gradient, wanted_gradient, rtol=1e-5, atol=1e-6)
+    assert "gather" not in text and "scatter" not in text
 
 
 def test_info_nce_of_indistinct_keys_is_chance_and_of_its_own_direction_lower():
