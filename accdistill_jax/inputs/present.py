@@ -42,7 +42,7 @@ def shifted(batch: Mapping[str, jax.Array], keys: jax.Array, modality: str, larg
 
 
 def _moved_by_powers(x: jax.Array, starts: jax.Array, largest: int) -> jax.Array:
-    """x [b, time, C] padded by `largest` edges and cut at starts [b], by a shift for each bit of a start."""
+    """The signal x [b, time, C] padded by `largest` edges and cut at starts [b], by a shift for each bit of a start."""
     bits = (2 * largest).bit_length()
     moved = jnp.pad(x, ((0, 0), (largest, 2**bits - 1 - largest), (0, 0)), mode="edge")
     for bit in reversed(range(bits)):

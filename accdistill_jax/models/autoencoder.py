@@ -141,4 +141,4 @@ class MaskedAutoencoder(nn.Module):
 
 def dropped_patches(x: jax.Array, order: jax.Array, *, patch: int, keep: int) -> jax.Array:
     """The true dropped patches, [batch, tokens - keep, patch * channels], in the order of order[:, keep:]."""
-    return ops.chosen_rows(patchify(x, patch), order[:, keep:])
+    return ops.rows_at(patchify(x, patch), order[:, keep:])

@@ -125,7 +125,7 @@ class EfficientNetEncoder(nn.Module):
         chex.assert_rank([x, kept], [3, 2])
         encoded = self.encode(only_patches(x, kept, patch))
         features = average_parts(encoded.tokens, x.shape[1] // patch)
-        return Encoded(ops.chosen_rows(features, kept), encoded.embedding)
+        return Encoded(ops.rows_at(features, kept), encoded.embedding)
 
     def flops(self, *, samples: int, channels: int, patch: int = 0, kept: int = 0) -> int:
         """Operations in the matrix products of a forward pass of one segment; see `protocol.Encoder`."""

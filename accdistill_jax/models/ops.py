@@ -27,7 +27,7 @@ def product_float32(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.matmul(a, b, preferred_element_type=jnp.float32)
 
 
-def chosen_rows(x: jax.Array, index: jax.Array) -> jax.Array:
+def rows_at(x: jax.Array, index: jax.Array) -> jax.Array:
     """The rows of each segment that an index names: x [batch, P, D] float, index [batch, K] int32, below P -> [batch, K, D].
 
     On TPU a product with rows of zeros and a one, as a gather, or the scatter that is its gradient, moves one row at a time.
@@ -38,7 +38,7 @@ def chosen_rows(x: jax.Array, index: jax.Array) -> jax.Array:
 
 
 def looked_up(table: jax.Array, index: jax.Array) -> jax.Array:
-    """The rows of a table that an index names, as in `chosen_rows`: table [P, D] float, index [...] int32 -> [..., D]."""
+    """The rows of a table that an index names, as in `rows_at`: table [P, D] float, index [...] int32 -> [..., D]."""
     if platform() == "tpu":
         return jnp.matmul(
             jax.nn.one_hot(index, len(table), dtype=table.dtype), table, precision=jax.lax.Precision.HIGHEST

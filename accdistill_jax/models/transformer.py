@@ -173,7 +173,7 @@ class TransformerEncoder(nn.Module):
         if kept is not None:
             if "relative" in self.positions:
                 where = places(kept, count=patches.shape[1], dim=self.width // self.heads)
-            patches = ops.chosen_rows(patches, kept)
+            patches = ops.rows_at(patches, kept)
         h = self.token(self.refined(patches.astype(self.dtype))).astype(jnp.float32)
         if "sinusoidal" in self.positions:
             h = h + (codes[None] if kept is None else ops.looked_up(codes, kept))

@@ -222,8 +222,8 @@ def test_rows_are_chosen_on_tpus_by_products_with_the_same_values_and_gradients(
     d_rows = draw(2, 3, 2, 4)
 
     def every(x, table, index):
-        rows, back = jax.vjp(lambda x: ops.chosen_rows(x, index), x)
-        halves = ops.chosen_rows(x.astype(jnp.bfloat16), index)
+        rows, back = jax.vjp(lambda x: ops.rows_at(x, index), x)
+        halves = ops.rows_at(x.astype(jnp.bfloat16), index)
         looked_up = ops.looked_up(table, index), ops.looked_up(table, index[0])
         return rows, back(d_rows)[0], halves, *looked_up, ops.marked(index, 7)
 
