@@ -27,7 +27,11 @@ def noise_arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=prog, description=DESCRIPTION)
     parser.add_argument("run", type=path_argument, metavar="RUN", help="work directory of a finished distillation")
     parser.add_argument(
-        "--out", type=path_argument, required=True, metavar="FOLDER", help="for noise.md, noise.json and noise.png"
+        "--out",
+        type=path_argument,
+        required=True,
+        metavar="FOLDER",
+        help="folder for noise.md, noise.json and noise.png",
     )
     return parser.parse_args(argv)
 

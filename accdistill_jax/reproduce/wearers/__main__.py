@@ -30,18 +30,20 @@ def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument(
         "--start", type=path_argument, required=True, metavar="RUN", help="work directory of a finished distillation"
     )
-    parser.add_argument("--out", type=path_argument, required=True, metavar="FOLDER", help="trainings and results")
+    parser.add_argument(
+        "--out", type=path_argument, required=True, metavar="FOLDER", help="folder for trainings and results"
+    )
     parser.add_argument("--steps", type=positive, default=300, help="steps of each training (default 300)")
     parser.add_argument("--batch-size", type=positive, default=64, help="segments in a batch (default 64)")
     parser.add_argument(
-        "--learning-rate", type=float, default=None, help="of fine-tuning (default: a tenth of the run's)"
+        "--learning-rate", type=float, default=None, help="learning rate of fine-tuning (default: a tenth of the run's)"
     )
     parser.add_argument(
         "--variants",
         nargs="*",
         choices=("fine-tuned", "alone"),
         default=("fine-tuned", "alone"),
-        help="students that are trained (default: both); none: zero shot only",
+        help="students to train (default: both); without a name, none is trained (zero shot only)",
     )
     parser.add_argument(
         "--hours",
@@ -51,7 +53,11 @@ def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
         help="measure on minutes that start in these hours only, such as 22-6; training uses all",
     )
     parser.add_argument(
-        "--utc-offset", type=float, default=0.0, metavar="HOURS", help="of the wearers' clock (default 0), for --hours"
+        "--utc-offset",
+        type=float,
+        default=0.0,
+        metavar="HOURS",
+        help="offset of the wearers' clock from UTC, for --hours (default 0)",
     )
     return parser.parse_args(argv)
 
