@@ -85,7 +85,10 @@ def build_parser(prog: str = PROG) -> argparse.ArgumentParser:
     )
     command.add_argument("store", nargs="+", type=expanded, help="folder or URL; several are compared")
     command.add_argument(
-        "--by", choices=measure.BY, default="device", help="a column for each of these (default: device)"
+        "--by",
+        choices=measure.BY,
+        default="device",
+        help="the table has a column for each device or each participant (default: device)",
     )
     command.add_argument(
         "--segments", type=int, default=500, help="largest number of segments for each column (default: 500)"

@@ -23,11 +23,11 @@ class PreprocessSettings:
         ppg_band_hz: lower and upper edge of the PPG's band-pass, in Hz (Butterworth, run forwards and backwards: zero phase, half
             the amplitude at the edges).
         ppg_filter_order: order of the Butterworth filter (running it twice doubles its effect).
-        max_motion_g: largest motion of a kept segment, in g (see quality.motion_g); inf keeps all.
-        min_ppg_quality: smallest PPG quality of a kept segment, 0 to 1 (see quality.ppg_quality); 0 keeps all.
+        max_motion_g: largest motion of a kept segment, in g (standard deviation of the acceleration within windows of 2 s); inf keeps all.
+        min_ppg_quality: smallest PPG quality of a kept segment, 0 (no pulse) to 1 (regular pulse); 0 keeps all.
         max_clipped_fraction: largest fraction of samples at the end of the sensor's range; 1 keeps all.
         max_gap_s: largest number of missing seconds in a kept segment.
-        gap_s: a larger distance between two time stamps, in seconds, is a gap (at least 2.5 usual distances, for slow streams).
+        gap_s: longer times between two samples, in seconds, are gaps (in slow streams only from 2.5 usual sample intervals on).
         held_s: a stream whose channels all stay constant for longer, in seconds, has a gap; inf allows it.
         held_coarse_s: the same for an accelerometer with steps above 5 mg, which can be constant at rest (E4: up to 26 s).
         min_beat_coverage: smallest fraction of a segment that clean beat intervals must cover to give labels.
