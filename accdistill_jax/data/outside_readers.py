@@ -15,7 +15,7 @@ from accdistill_jax.errors import UserError
 
 _log = logging.getLogger(__name__)
 GROUP = "accdistill_jax.recordings"
-RESERVED = ("append", "auto", "measure", "merge", "respiration", "show", "synthetic", "verify")
+RESERVED = ("append", "auto", "clocks", "measure", "merge", "respiration", "show", "synthetic", "verify")
 """Commands beside the readers."""
 
 

@@ -15,11 +15,12 @@ from rich.console import Console
 
 from accdistill_jax.data import recordings
 from accdistill_jax.data.outside_readers import RESERVED
-from accdistill_jax.data.prepare import measure, show
+from accdistill_jax.data.prepare import clock_table, measure, show
 from accdistill_jax.data.prepare.append import append_recordings
 from accdistill_jax.data.prepare.field_flags import Field, add_flags, chosen_fields, dataclass_fields, function_fields
 from accdistill_jax.data.prepare.preparation import PreparationSettings, find_recordings, prepare_recordings
 from accdistill_jax.data.prepare.respiration_table import MIN_QUALITY, write_respiration
+from accdistill_jax.data.preprocessing.clocks import LEAST_MINUTES
 from accdistill_jax.data.preprocessing.settings import MEASURED_ONLY, PreprocessSettings
 from accdistill_jax.data.recognition import recognise
 from accdistill_jax.data.store.manifest import verify_checksums
@@ -93,6 +94,15 @@ def build_parser(prog: str = PROG) -> argparse.ArgumentParser:
     command.add_argument(
         "--segments", type=int, default=500, help="largest number of segments for each column (default: 500)"
     )
+    command = commands.add_parser(
+        "clocks",
+        help="measure how far the clocks of PPG and acceleration are apart in each recording, from the heartbeat in both",
+    )
+    command.add_argument("store", nargs="+", type=expanded, help="folder or URL")
+    command.add_argument(
+        "--minutes", type=int, default=300, help="most still minutes of a recording, spread evenly (default: 300)"
+    )
+    command.add_argument("--largest", type=float, default=5.0, metavar="S", help="largest lag in s (default: 5)")
     command = commands.add_parser(
         "respiration", help="estimate the respiration rate of each minute of stores, with a quality, into a CSV file"
     )
@@ -260,6 +270,19 @@ def _measure(args: argparse.Namespace, console: Console) -> None:
         console.print(table)
 
 
+def _clocks(args: argparse.Namespace, console: Console) -> None:
+    if args.minutes < LEAST_MINUTES:
+        raise UserError(f"--minutes {args.minutes}: must be at least {LEAST_MINUTES}")
+    if not args.largest >= 0.5:
+        raise UserError(f"--largest {args.largest:g}: must be at least 0.5 s")
+    for path in args.store:
+        clocks = clock_table.measure_clocks(Store.open(path), minutes=args.minutes, largest_s=args.largest)
+        show.print_line(path, console)
+        console.print(clock_table.clocks_table(clocks))
+        for line in clock_table.clock_warnings(clocks):
+            show.print_line(line, console)
+
+
 def _respiration(args: argparse.Namespace, console: Console) -> None:
     stores = [Store.open(path) for path in args.store]
     summary = write_respiration(stores, args.out, min_quality=args.min_quality)
@@ -339,6 +362,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
             "verify": _verify,
             "show": _show,
             "measure": _measure,
+            "clocks": _clocks,
             "respiration": _respiration,
             "synthetic": _prepare_synthetic,
             "merge": _merge,
