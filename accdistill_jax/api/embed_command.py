@@ -18,7 +18,7 @@ from accdistill_jax.user_paths import expanded
 PROG = "accdistill embed"
 _PREPARATION = [f for f in dataclass_fields(PreparationSettings) if f.name not in ("engine", "beam_options")]
 # The encoder fixes rate and length, and no labels are made.
-_FIXED = ("rate_hz", "segment_s", "hop_s", "min_beat_coverage", "min_window_coverage")
+_FIXED = ("rate_hz", "segment_s", "hop_s", "min_beat_coverage", "min_window_coverage", "align_clocks")
 _PREPROCESS = [field for field in dataclass_fields(PreprocessSettings) if field.name not in _FIXED]
 
 

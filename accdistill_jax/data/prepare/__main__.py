@@ -20,7 +20,7 @@ from accdistill_jax.data.prepare.append import append_recordings
 from accdistill_jax.data.prepare.field_flags import Field, add_flags, chosen_fields, dataclass_fields, function_fields
 from accdistill_jax.data.prepare.preparation import PreparationSettings, find_recordings, prepare_recordings
 from accdistill_jax.data.prepare.respiration_table import MIN_QUALITY, write_respiration
-from accdistill_jax.data.preprocessing.clocks import LEAST_MINUTES
+from accdistill_jax.data.preprocessing.clocks import LARGEST_S, LEAST_MINUTES, MOST_MINUTES
 from accdistill_jax.data.preprocessing.settings import MEASURED_ONLY, PreprocessSettings
 from accdistill_jax.data.recognition import recognise
 from accdistill_jax.data.store.manifest import verify_checksums
@@ -100,9 +100,14 @@ def build_parser(prog: str = PROG) -> argparse.ArgumentParser:
     )
     command.add_argument("store", nargs="+", type=expanded, help="folder or URL")
     command.add_argument(
-        "--minutes", type=int, default=300, help="most still minutes of a recording, spread evenly (default: 300)"
+        "--minutes",
+        type=int,
+        default=MOST_MINUTES,
+        help=f"most still minutes of a recording, spread evenly (default: {MOST_MINUTES})",
     )
-    command.add_argument("--largest", type=float, default=5.0, metavar="S", help="largest lag in s (default: 5)")
+    command.add_argument(
+        "--largest", type=float, default=LARGEST_S, metavar="S", help=f"largest lag in s (default: {LARGEST_S:g})"
+    )
     command = commands.add_parser(
         "respiration", help="estimate the respiration rate of each minute of stores, with a quality, into a CSV file"
     )

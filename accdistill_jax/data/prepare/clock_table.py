@@ -7,15 +7,18 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from accdistill_jax.data.preprocessing.clocks import LEAST_MINUTES, USUAL_LAG_S, ClockLag, clock_lag
+from accdistill_jax.data.preprocessing.clocks import (
+    APART_S,
+    LEAST_MINUTES,
+    USUAL_LAG_S,
+    ClockLag,
+    clock_lag,
+    still_rows,
+)
 from accdistill_jax.data.preprocessing.polarity import recordings_text
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.errors import UserError
 from accdistill_jax.text import one_line
-
-APART_S = 0.1
-"""Clocks that agree better than this suffice for students with windows, see configs/README.md."""
-STILL_G = 0.02
 
 
 class RecordingClock(NamedTuple):
@@ -53,9 +56,9 @@ def measure_clocks(store: Store, *, minutes: int, largest_s: float) -> list[Reco
     device, motion, start = (store.segments[name] for name in ("device", "motion_g", "start_unix_s"))
     measured = []
     for number, name in enumerate(names):
-        rows = np.flatnonzero((recording == number) & (motion <= STILL_G))
+        rows = np.flatnonzero(recording == number)
         rows = rows[np.argsort(start[rows], kind="stable")]
-        rows = rows[np.unique(np.linspace(0, len(rows) - 1, minutes).round().astype(int))] if len(rows) else rows
+        rows = rows[still_rows(motion[rows], start[rows], segment_s=segment_s, most=minutes)]
         signals = store.read_signals(rows)
         lag = clock_lag(signals["ppg"], signals["accel"], start[rows], rate_hz=store.rate_hz, largest_s=largest_s)
         hours = float(np.ptp(start[rows])) / 3600 if len(rows) else 0.0

@@ -19,6 +19,11 @@ PULSE_HZ = (0.6, 8.0)
 LEAST_MINUTES = 8
 SURE_Z = 4.0
 MOST_DRIFT_PPM = 200.0
+LARGEST_S = 5.0
+MOST_MINUTES = 300
+STILL_G = 0.02
+APART_S = 0.1
+"""Clocks that agree better than this suffice for students with windows, see configs/README.md."""
 USUAL_LAG_S = 0.13
 """Lag of the PPG where both sensors share a clock: 0.12 to 0.16 s in recordings of an EmbracePlus, 0.05 to 0.15 s on synthetic wrists."""
 _BLOCK_S = 600.0
@@ -94,6 +99,43 @@ def clock_lag(ppg: np.ndarray, accel: np.ndarray, start_s: np.ndarray, *, rate_h
     block = (start_s - start_s.min()) // _BLOCK_S
     lag, growth, spread = _fitted_line(fits, columns(turns[best_turn], lags[best])[:, 0], place, block)
     return ClockLag(count, lag, growth / half * 1e6 if len(turns) > 1 else np.nan, spread, z)
+
+
+def still_lag(
+    signals: tuple[np.ndarray, np.ndarray],
+    start_s: np.ndarray,
+    motion_g: np.ndarray,
+    *,
+    rate_hz: float,
+    segment_s: float,
+) -> tuple[ClockLag, np.ndarray]:
+    """`clock_lag` of the still segments of a recording, at most `MOST_MINUTES` that are spread evenly.
+
+    Args:
+        signals: PPG [N, T, C] and acceleration [N, T, 3] of all its segments.
+        start_s: [N] start of each segment, ascending.
+        motion_g: [N] motion in each.
+        rate_hz: samples per second of both signals.
+        segment_s: duration of a segment.
+
+    Returns:
+        The estimate, and the rows that it is from.
+    """
+    rows = still_rows(motion_g, start_s, segment_s=segment_s)
+    ppg, accel = (signal[rows] for signal in signals)
+    largest_s = min(LARGEST_S, 0.4 * segment_s)
+    return clock_lag(ppg, accel, start_s[rows], rate_hz=rate_hz, largest_s=largest_s), rows
+
+
+def still_rows(motion_g: np.ndarray, start_s: np.ndarray, *, segment_s: float, most: int = MOST_MINUTES) -> np.ndarray:
+    """Rows of still segments that do not overlap, at most so many, spread evenly; `start_s` ascends."""
+    apart, end_s = [], -np.inf
+    for row in np.flatnonzero(motion_g <= STILL_G).tolist():
+        if start_s[row] >= end_s - 1e-3:  # overlapping segments would count the same beats twice
+            apart.append(row)
+            end_s = start_s[row] + segment_s
+    rows = np.array(apart, np.int64)
+    return rows[np.unique(np.linspace(0, len(rows) - 1, most).round().astype(int))] if len(rows) > most else rows
 
 
 def _correlations(ppg: np.ndarray, accel: np.ndarray, rate_hz: float, reach: int) -> np.ndarray:

@@ -1,8 +1,11 @@
 """From a recording to the segments of a store: cuts it (`cut`), then labels and selects the segments (`segments`)."""
 
+import dataclasses
+
 import numpy as np
 
 from accdistill_jax.data.preprocessing import hrv as hrv_lib
+from accdistill_jax.data.preprocessing.align import SHIFT, found_shift, retimed
 from accdistill_jax.data.preprocessing.cut import cut
 from accdistill_jax.data.preprocessing.plausibility import unlabelled
 from accdistill_jax.data.preprocessing.resample import fraction_clipped
@@ -16,11 +19,14 @@ from accdistill_jax.data.preprocessing.segments import (
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.preprocessing.window_labels import labels_of_segments
 from accdistill_jax.data.recording import Recording, named
+from accdistill_jax.errors import UserError
 from accdistill_jax.labels import HEART_RATE
 
 
 def preprocess(recording: Recording, settings: PreprocessSettings, *, polarity: str | None = None) -> SegmentBatch:
     """Cuts a recording into segments, see `cut`, then labels and selects them with `finish_segments`.
+
+    With `settings.align_clocks` it is done twice for a recording whose clocks disagree: the first segments show by how much.
 
     Args:
         recording: has the stream accel, and ppg if the device has it.
@@ -28,8 +34,29 @@ def preprocess(recording: Recording, settings: PreprocessSettings, *, polarity: 
         polarity: systole_up or systole_down, for a PPG whose polarity is not declared; None takes the vote of its frames.
 
     Raises:
-        UserError: as `cut`; the message names the recording.
+        UserError: as `cut`, or `settings.align_clocks` for a recording without PPG; the message names the recording.
     """
+    if not settings.align_clocks:
+        return _segments_of(recording, settings, polarity=polarity)
+    if "ppg" not in recording.streams:
+        raise UserError(
+            f"recording {recording.recording_id!r}: --align-clocks compares the acceleration with the PPG, and there is none; leave it out"
+        )
+    batch = _segments_of(recording, settings, polarity=polarity)
+    shift, note = found_shift(batch, recording, settings)
+    if shift is not None:
+        accel = retimed(recording.streams["accel"], shift)
+        batch = _segments_of(
+            dataclasses.replace(recording, streams={**recording.streams, "accel": accel}), settings, polarity=polarity
+        )
+    start_s = batch.columns["start_unix_s"] - recording.start_unix_s
+    batch.columns[SHIFT] = (np.zeros(len(start_s)) if shift is None else shift.at(start_s)).astype(np.float32)
+    if note:
+        batch.notes["clocks"] = note
+    return batch
+
+
+def _segments_of(recording: Recording, settings: PreprocessSettings, *, polarity: str | None) -> SegmentBatch:
     with_ppg = "ppg" in recording.streams and not settings.leaves_out_ppg
     with named(f"recording {recording.recording_id!r}"):
         done = cut(recording, settings, signals=("ppg", "accel") if with_ppg else ("accel",), polarity=polarity)

@@ -8,7 +8,7 @@ from typing import Any
 from accdistill_jax.errors import UserError
 
 NO_PPG = "none"  # as the only entry of ppg_channels
-MEASURED_ONLY = ("held_s", "held_coarse_s")
+MEASURED_ONLY = ("held_s", "held_coarse_s", "align_clocks")
 _MOST = 1e5  # largest rate in Hz, and largest duration in seconds
 
 
@@ -34,6 +34,8 @@ class PreprocessSettings:
         min_window_coverage: smallest fraction of a segment that reference windows must cover to give a heart rate.
         ppg_channels: names of the PPG channels to keep, in this order, or their numbers from 0; without it, all channels are kept;
             "none" leaves out the PPG.
+        align_clocks: move the acceleration of a recording onto the clock of its PPG if the heartbeat in both surely shows that the
+            clocks are more than 0.1 s apart (see align.py).
 
     Raises:
         UserError: a value is out of range.
@@ -54,6 +56,7 @@ class PreprocessSettings:
     min_beat_coverage: float = 0.5
     min_window_coverage: float = 0.5
     ppg_channels: tuple[str, ...] = ()
+    align_clocks: bool = False
 
     def __post_init__(self) -> None:
         low, high = (float(edge) for edge in self.ppg_band_hz)
@@ -65,8 +68,10 @@ class PreprocessSettings:
         object.__setattr__(self, "ppg_channels", tuple(map(str, self.ppg_channels)))
         if len(set(self.ppg_channels)) < len(self.ppg_channels) or "" in self.ppg_channels:
             raise UserError(f"preprocessing: ppg_channels must name each channel once, got {list(self.ppg_channels)}")
+        if self.align_clocks and self.leaves_out_ppg:
+            raise UserError("preprocessing: align_clocks compares the acceleration with the PPG; keep a PPG channel")
         for field in dataclasses.fields(self):
-            if field.name == "ppg_channels":
+            if field.name in ("ppg_channels", "align_clocks"):
                 continue
             value = getattr(self, field.name)
             values = value if isinstance(value, tuple) else (value,)
@@ -120,12 +125,14 @@ class PreprocessSettings:
         return round(self.hop_s * self.rate_hz)
 
     def to_json(self, *, measured: bool = True) -> dict[str, object]:
-        """Plain JSON values; an infinite threshold becomes the string "inf".
+        """Plain JSON values; an infinite threshold becomes the string "inf", and `align_clocks` is named only if it is set.
 
         Args:
             measured: False leaves out `MEASURED_ONLY`, the settings without effect on synthetic recordings.
         """
         values = {key: value for key, value in dataclasses.asdict(self).items() if measured or key not in MEASURED_ONLY}
+        if not self.align_clocks:  # the stores of earlier commits keep their fingerprints
+            values.pop("align_clocks", None)
         values = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
         return {key: "inf" if value == math.inf else value for key, value in values.items()}
 

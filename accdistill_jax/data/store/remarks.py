@@ -56,6 +56,7 @@ def remarks(manifest: Mapping) -> list[str]:
                 f"({max(seconds.values()):.0f} s) in {max(seconds, key=lambda name: seconds[name])}"
             )
     for key, noun in (
+        ("clocks", "clocks"),
         ("heart_rate", "reference heart rate"),
         ("accel_axes", "acceleration"),
         ("references", "labels"),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from accdistill_jax.data.preprocessing.clocks import USUAL_LAG_S, clock_lag
+from accdistill_jax.data.preprocessing.clocks import USUAL_LAG_S, clock_lag, still_rows
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.synthetic.synthetic import SyntheticSettings, generate_batch
 
@@ -68,3 +68,11 @@ def test_a_short_recording_has_no_drift_and_a_shorter_one_no_lag(still):
     assert np.isfinite(short.lag_s) and np.isnan(short.drift_ppm)
     shorter = clock_lag(ppg[:7], accel[:7], start_s[:7], rate_hz=RATE_HZ, largest_s=2.0)
     assert shorter.minutes == 7 and np.isnan(shorter[1:]).all() and not shorter.is_sure
+
+
+def test_segments_that_overlap_or_move_do_not_count():
+    motion_g = np.where(np.arange(24) == 6, 0.05, 0.01)
+    rows = still_rows(motion_g, 1e9 + 10.0 * np.arange(24), segment_s=60.0)
+    assert rows.tolist() == [0, 7, 13, 19]
+    assert still_rows(motion_g, 1e9 + 60.0 * np.arange(24), segment_s=60.0, most=3).tolist() == [0, 12, 23]
+    assert not len(still_rows(motion_g[6:7], np.zeros(1), segment_s=60.0))
