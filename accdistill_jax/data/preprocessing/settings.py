@@ -68,6 +68,8 @@ class PreprocessSettings:
         object.__setattr__(self, "ppg_channels", tuple(map(str, self.ppg_channels)))
         if len(set(self.ppg_channels)) < len(self.ppg_channels) or "" in self.ppg_channels:
             raise UserError(f"preprocessing: ppg_channels must name each channel once, got {list(self.ppg_channels)}")
+        if not isinstance(self.align_clocks, bool):
+            raise UserError(f"preprocessing: align_clocks must be true or false, got {self.align_clocks!r}")
         if self.align_clocks and self.leaves_out_ppg:
             raise UserError("preprocessing: align_clocks compares the acceleration with the PPG; keep a PPG channel")
         for field in dataclasses.fields(self):

@@ -117,6 +117,8 @@ def test_the_option_needs_ppg_and_leaves_other_stores_their_fingerprint():
     assert "align_clocks" not in ALIGN.to_json(measured=False)
     with pytest.raises(UserError, match="align_clocks compares the acceleration with the PPG"):
         PreprocessSettings(align_clocks=True, ppg_channels=("none",))
+    with pytest.raises(UserError, match="align_clocks must be true or false, got 'no'"):
+        PreprocessSettings.from_json({"align_clocks": "no"})
     alone = recorded(minutes=2)
     streams = {"accel": alone.streams["accel"]}
     with pytest.raises(UserError, match="recording 'r1': --align-clocks .* there is none; leave it out"):
