@@ -17,6 +17,7 @@ from accdistill_jax.evaluation.embedding_health import Health, alignment, health
 from accdistill_jax.evaluation.predictions import PredictionResult, measure_predictions
 from accdistill_jax.evaluation.probing import probes
 from accdistill_jax.evaluation.retrieval import retrieval
+from accdistill_jax.evaluation.retrieval.ranks import unit_rows
 from accdistill_jax.evaluation.split_embeddings import SplitEmbeddings
 from accdistill_jax.labels import LABELS
 from accdistill_jax.readouts.readout import Readouts
@@ -150,7 +151,7 @@ def evaluate(
             within=retrieved.within,
             retrieval_reason=retrieved.reason,
             health={name: health_of(e.embedding, e.projection, seed=seed) for name, e in test.items()},
-            alignment=alignment(*(retrieval.unit_rows(p) for p in paired)) if paired else None,
+            alignment=alignment(*(unit_rows(p) for p in paired)) if paired else None,
             ranks=retrieved.ranks,
             test=test,
             settings={

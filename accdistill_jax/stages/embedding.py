@@ -21,7 +21,8 @@ from accdistill_jax.data.store.opening import (
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.evaluate import SPLITS, STUDENT, TEACHER, UNTRAINED
-from accdistill_jax.evaluation.retrieval.retrieval import ACCEL_TO_PPG, PPG_TO_ACCEL, unit_rows
+from accdistill_jax.evaluation.retrieval.ranks import unit_rows
+from accdistill_jax.evaluation.retrieval.retrieval import ACCEL_TO_PPG, PPG_TO_ACCEL
 from accdistill_jax.evaluation.retrieval.search import paired_ranks_on_devices
 from accdistill_jax.evaluation.split_embeddings import SplitEmbeddings
 from accdistill_jax.files import open_regular, write_atomically

@@ -299,7 +299,8 @@ def read_student(config: Config, workdir: Path, path: str) -> dict[str, Any]:
     from accdistill_jax.data.store.store import Store
     from accdistill_jax.evaluation.evaluate import STUDENT, TEACHER
     from accdistill_jax.evaluation.probing.probes import MEAN, ProbeSplit, ProbeSplits, probe_target
-    from accdistill_jax.evaluation.retrieval.retrieval import paired_ranks, top1_by_pool_size, unit_rows
+    from accdistill_jax.evaluation.retrieval.ranks import paired_ranks, unit_rows
+    from accdistill_jax.evaluation.retrieval.retrieval import top1_by_pool_size
 
     store = Store.open(path)
     with np.load(workdir / "embeddings" / "main.npz") as saved:

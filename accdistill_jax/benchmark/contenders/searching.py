@@ -69,7 +69,7 @@ def _retrieval(order: dict[str, Any]) -> tuple[dict[str, Any], Any]:
 
 
 def sampled_ranks(query: np.ndarray, gallery: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ranks as `evaluation.retrieval.paired_ranks`, for a sample of rows.
+    """Ranks as `ranks.paired_ranks`, for a sample of rows.
 
     Args:
         query: [N, P] float32, rows of length 1.
@@ -82,9 +82,9 @@ def sampled_ranks(query: np.ndarray, gallery: np.ndarray, rows: np.ndarray) -> t
     import jax
     import jax.numpy as jnp
 
-    from accdistill_jax.evaluation.retrieval import retrieval
+    from accdistill_jax.evaluation.retrieval.ranks import thresholds
 
-    threshold = retrieval.thresholds(query, gallery)
+    threshold = thresholds(query, gallery)
 
     @jax.jit
     def count(queries, threshold, candidates, valid):

@@ -26,12 +26,7 @@ from accdistill_jax.evaluation.report.style import (
     segments_bar,
     styled,
 )
-from accdistill_jax.evaluation.retrieval.retrieval import (
-    ACCEL_TO_PPG,
-    PPG_TO_ACCEL,
-    RetrievalResult,
-    top1_by_pool_size,
-)
+from accdistill_jax.evaluation.retrieval.retrieval import ACCEL_TO_PPG, PPG_TO_ACCEL, RetrievalResult, top1_by_pool_size
 from accdistill_jax.labels import HEART_RATE, LABELS
 
 EXAMPLE_SECONDS = 15.0

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from accdistill_jax.evaluation.bootstrap import Estimate, ParticipantBootstrap
-from accdistill_jax.evaluation.retrieval.retrieval import ACCEL_TO_PPG, ProjectionPairs, share, thresholds
+from accdistill_jax.evaluation.retrieval.ranks import thresholds
+from accdistill_jax.evaluation.retrieval.retrieval import ACCEL_TO_PPG, ProjectionPairs, share
 from accdistill_jax.labels import HEART_RATE
 
 MOTION, QUALITY = "motion_g", "ppg_quality"
@@ -112,7 +113,7 @@ def best_wrong(query: np.ndarray, gallery: np.ndarray, *, block: int = 2048) -> 
         block: rows and columns of scores that are in memory at a time.
 
     Returns:
-        Ranks as in `retrieval.paired_ranks`, and rows of the highest wrong score (the first of equal scores): int64 [N] each.
+        Ranks as in `ranks.paired_ranks`, and rows of the highest wrong score (the first of equal scores): int64 [N] each.
     """
     n = len(query)
     threshold = thresholds(query, gallery)

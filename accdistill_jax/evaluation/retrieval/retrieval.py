@@ -2,23 +2,24 @@
 
 The rank of a query is 1 + the number of wrong candidates that score at least as high as the right one. Ties count
 against the query, so an encoder that gives every segment the same embedding gets the worst rank. Scores are cosine
-similarities in float32; scores within `TIE` of each other are a tie.
+similarities in float32; scores within `ranks.TIE` of each other are a tie.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from scipy.special import betaincinv, gammaln  # scipy.stats takes a second to import
 
 from accdistill_jax.evaluation.bootstrap import Estimate, ParticipantBootstrap
+from accdistill_jax.evaluation.retrieval.ranks import ComparedPairs, paired_ranks, unit_rows
 
-TIE = 1e-6
 TOP = (1, 3, 5)
 ACCEL_TO_PPG = "accel->ppg"
 PPG_TO_ACCEL = "ppg->accel"
+_MOST_BITS_BYTES = 2**30  # of compared pairs: 65 thousand segments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,47 +127,6 @@ class ProjectionPairs:
         return {ACCEL_TO_PPG: (self.accel, self.ppg), PPG_TO_ACCEL: (self.ppg, self.accel)}[direction]
 
 
-def unit_rows(vectors: np.ndarray) -> np.ndarray:
-    """L2-normalises rows [N, P] in float32. A zero row stays zero, so it ties with every candidate."""
-    vectors = np.asarray(vectors, np.float32)
-    norm = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(norm > 0, norm, 1)
-
-
-def thresholds(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-    """Score from which a wrong candidate ranks before the right one: float32 [N], from rows [N, P] of right pairs."""
-    return np.einsum("np,np->n", query, gallery) - np.float32(TIE)
-
-
-def paired_ranks(query: np.ndarray, gallery: np.ndarray, *, block: int = 4096) -> tuple[np.ndarray, np.ndarray]:
-    """Ranks of row i of the gallery for query row i, and of query row i for row i of the gallery.
-
-    The similarity matrix is computed in blocks of `block` x `block`, and each block serves both directions. The memory does
-    not grow with N squared.
-
-    Args:
-        query: [N, P] float32, L2-normalised.
-        gallery: [N, P] float32, L2-normalised; row i belongs to row i of `query`.
-        block: rows and columns per block.
-
-    Returns:
-        (query -> gallery, gallery -> query): int64 [N] each; 1 is best, N is worst, ties count against the query.
-    """
-    n = len(query)
-    threshold = thresholds(query, gallery)
-    forward, backward = np.zeros(n, np.int64), np.zeros(n, np.int64)
-    for i in range(0, n, block):
-        rows = slice(i, min(i + block, n))
-        for j in range(0, n, block):
-            columns = slice(j, min(j + block, n))
-            score = query[rows] @ gallery[columns].T
-            if i == j:
-                np.fill_diagonal(score, np.inf)
-            forward[rows] += np.count_nonzero(score >= threshold[rows, None], axis=1)
-            backward[columns] += np.count_nonzero(score >= threshold[None, columns], axis=0)
-    return forward, backward
-
-
 def top1_by_pool_size(ranks: np.ndarray, pool_sizes: np.ndarray | Sequence[int]) -> np.ndarray:
     """Expected top-1 in random pools of other sizes, exactly, from the ranks in the full pool.
 
@@ -227,6 +187,7 @@ def retrieve(
         raise ValueError(f"retrieval needs at least two test segments, got {n}")
     full = _ranks_among_all(pairs) if full_ranks is None else _checked_ranks(full_ranks, n)
     people = ParticipantBootstrap(pairs.participant, seed=[seed, 11])
+    drawn_ranks = _ranks_of_drawn(pairs, pool_sizes, draws)
     results: list[RetrievalResult] = []
     seen = set()
     for asked in pool_sizes:
@@ -244,7 +205,7 @@ def retrieve(
                 drawn = {d: r[rows] for d, r in full.items()}
             else:
                 rows = rng.choice(n, size, replace=False)
-                drawn = dict(zip(full, paired_ranks(pairs.accel[rows], pairs.ppg[rows]), strict=True))
+                drawn = dict(zip(full, drawn_ranks(rows), strict=True))
                 for d, r in drawn.items():
                     firsts[d][rows] += np.stack([r == 1, np.ones(size)], axis=1)
             for d, r in drawn.items():
@@ -270,6 +231,17 @@ def retrieve(
                 )
             )
     return results, full
+
+
+def _ranks_of_drawn(
+    pairs: ProjectionPairs, pool_sizes: Sequence[int | str], draws: int
+) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Function of drawn rows -> ranks in both directions. It compares all pairs once where that is less work and fits memory."""
+    n = len(pairs)
+    compared = draws * sum(int(size) ** 2 for size in pool_sizes if size != "all" and int(size) < n)
+    if compared > n**2 and n**2 / 4 <= _MOST_BITS_BYTES:
+        return ComparedPairs(pairs.accel, pairs.ppg).ranks
+    return lambda rows: paired_ranks(pairs.accel[rows], pairs.ppg[rows])
 
 
 def _beyond(asked: int | str, segments: int) -> bool:

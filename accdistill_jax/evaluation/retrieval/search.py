@@ -2,7 +2,7 @@
 
 Every device keeps its rows of both sides. One sub-block of each device's gallery rows at a time travels around the ring of
 devices, with its thresholds, its valid flags and its counts. Each device scores it against its queries, and after as many steps
-as there are devices it is back. Each score counts for both directions, and the ranks equal `retrieval.paired_ranks`. Sending
+as there are devices it is back. Each score counts for both directions, and the ranks equal `ranks.paired_ranks`. Sending
 sub-blocks instead of all rows of a device transfers the same bytes, needs less memory and keeps the devices' waits short.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from accdistill_jax.evaluation.retrieval import retrieval
+from accdistill_jax.evaluation.retrieval.ranks import thresholds
 from accdistill_jax.runtime.parallel import AXIS, Parallel
 
 
@@ -31,7 +31,7 @@ def paired_ranks_on_devices(
         bytes = 4 * (3.5 * block^2 + 2 * (m + block) * P + 4 * block * P + 16 * (m + block))
 
     for any size of the pool: score blocks, both sides padded to whole sub-blocks, the travelling sub-block, and thresholds and
-    counts. The search is compiled once per shape. Ranks equal `retrieval.paired_ranks` except where float32 rounding moves a
+    counts. The search is compiled once per shape. Ranks equal `ranks.paired_ranks` except where float32 rounding moves a
     score over the threshold (up to 50 000 rows: one or two ranks in a thousand differ by 1).
 
     Args:
@@ -54,7 +54,7 @@ def paired_ranks_on_devices(
         raise ValueError(f"{len(query)} rows cannot be split evenly over {parallel.num_local} devices")
     if block is None:
         block = 1024 if parallel.devices[0].platform == "cpu" else 4096
-    threshold = retrieval.thresholds(query, gallery)
+    threshold = thresholds(query, gallery)
     split = NamedSharding(parallel.mesh, PartitionSpec(AXIS))
     placed = [jax.make_array_from_process_local_data(split, a) for a in (query, gallery, threshold, valid)]
     forward, backward = search_program(parallel.mesh, block)(*placed)

@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_limits
 from accdistill_jax.config.registry import OBJECTIVES
 from accdistill_jax.evaluation import embedding_health as healths
 from accdistill_jax.evaluation.embedding_health import Health, Similarity
-from accdistill_jax.evaluation.retrieval.retrieval import unit_rows
+from accdistill_jax.evaluation.retrieval.ranks import unit_rows
 from accdistill_jax.objectives.registered import PPG
 from accdistill_jax.reproduce.measure import formatting
 from accdistill_jax.reproduce.measure.formatting import decimal, mean_and_std, percent, percent_mean_and_std

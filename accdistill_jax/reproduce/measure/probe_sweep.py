@@ -15,7 +15,8 @@ from threadpoolctl import threadpool_limits
 from accdistill_jax.evaluation.bootstrap import Estimate, ParticipantBootstrap
 from accdistill_jax.evaluation.probing.boosting import gradient_boosting
 from accdistill_jax.evaluation.probing.probes import MEAN, OWN_MEAN
-from accdistill_jax.evaluation.retrieval.retrieval import paired_ranks, share, unit_rows
+from accdistill_jax.evaluation.retrieval.ranks import paired_ranks, unit_rows
+from accdistill_jax.evaluation.retrieval.retrieval import share
 from accdistill_jax.labels import HEART_RATE, LABELS
 from accdistill_jax.reproduce.measure.formatting import (
     NONE,

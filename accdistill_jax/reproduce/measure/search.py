@@ -14,6 +14,7 @@ from accdistill_jax.evaluation.retrieval.failures import (
     Failures,
     retrieval_failures,
 )
+from accdistill_jax.evaluation.retrieval.ranks import paired_ranks
 from accdistill_jax.evaluation.retrieval.retrieval import (
     ACCEL_TO_PPG,
     PPG_TO_ACCEL,
@@ -21,7 +22,6 @@ from accdistill_jax.evaluation.retrieval.retrieval import (
     RetrievalResult,
     WithinResult,
     mean_over_queries,
-    paired_ranks,
     retrieve,
     retrieve_within_participants,
     top1_by_pool_size,

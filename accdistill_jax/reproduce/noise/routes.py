@@ -21,7 +21,7 @@ from accdistill_jax.evaluation.classical.classical import FEATURES, classical_fe
 from accdistill_jax.evaluation.classical.matcher import accel_curves, best_lag, ppg_curves
 from accdistill_jax.evaluation.probing.boosting import gradient_boosting
 from accdistill_jax.evaluation.probing.probes import ProbeSplit, ProbeSplits, own_mean, too_few_labels
-from accdistill_jax.evaluation.retrieval.retrieval import paired_ranks, unit_rows
+from accdistill_jax.evaluation.retrieval.ranks import paired_ranks, unit_rows
 from accdistill_jax.files import open_regular
 from accdistill_jax.labels import HEART_RATE
 from accdistill_jax.reproduce.measure.search import first_places

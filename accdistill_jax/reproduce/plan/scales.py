@@ -168,7 +168,7 @@ _CLAIMS = Scale(
         "from-teacher-efficientnet-contrastive",
         "size-*",
         "minutes-[248]*",
-        "minutes-500-*",
+        "minutes-1000-*",
         "*-shared-1",
         "joint-shared-1-*",
         "*-shared-10",

@@ -9,7 +9,7 @@ from accdistill_jax.data.store.store import Store
 from accdistill_jax.evaluation.classical.classical import FEATURES, classical_features
 from accdistill_jax.evaluation.classical.matcher import accel_curves, best_lag, ppg_curves
 from accdistill_jax.evaluation.probing.probes import ProbeSplit, ProbeSplits, fit_probes, own_mean
-from accdistill_jax.evaluation.retrieval.retrieval import paired_ranks, unit_rows
+from accdistill_jax.evaluation.retrieval.ranks import paired_ranks, unit_rows
 
 NEAR_BPM = 3.0
 _AT_ONCE = 256

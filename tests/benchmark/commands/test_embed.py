@@ -10,7 +10,7 @@ from accdistill_jax.benchmark.commands import embed
 from accdistill_jax.benchmark.contenders import searching
 from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.probing.probes import RidgePath
-from accdistill_jax.evaluation.retrieval import retrieval
+from accdistill_jax.evaluation.retrieval.ranks import paired_ranks, unit_rows
 
 
 @pytest.mark.long
@@ -51,13 +51,13 @@ def test_predictions_in_blocks_equal_predictions_in_a_single_block():
 
 def test_ranks_of_a_sample_equal_ranks_among_all(monkeypatch):
     rng = np.random.default_rng(0)
-    query = retrieval.unit_rows(rng.normal(size=(90, 6)).astype(np.float32))
-    gallery = retrieval.unit_rows((query + 0.5 * rng.normal(size=(90, 6))).astype(np.float32))
+    query = unit_rows(rng.normal(size=(90, 6)).astype(np.float32))
+    gallery = unit_rows((query + 0.5 * rng.normal(size=(90, 6))).astype(np.float32))
     rows = np.array([0, 7, 33, 34, 89])
     monkeypatch.setattr(searching, "QUERIES_AT_ONCE", 4)
     monkeypatch.setattr(searching, "CANDIDATES_AT_ONCE", 32)
     for ranks, all_ranks in zip(
-        searching.sampled_ranks(query, gallery, rows), retrieval.paired_ranks(query, gallery), strict=True
+        searching.sampled_ranks(query, gallery, rows), paired_ranks(query, gallery), strict=True
     ):
         np.testing.assert_array_equal(ranks, all_ranks[rows])
     assert (all_ranks > 1).any()

@@ -8,7 +8,8 @@ from sklearn.metrics import roc_auc_score
 from accdistill_jax.evaluation import evaluate
 from accdistill_jax.evaluation.report.comparison_plots import retrieval_failures_figure
 from accdistill_jax.evaluation.retrieval.failures import best_wrong, retrieval_failures
-from accdistill_jax.evaluation.retrieval.retrieval import TIE, ProjectionPairs, paired_ranks, unit_rows
+from accdistill_jax.evaluation.retrieval.ranks import TIE, paired_ranks, unit_rows
+from accdistill_jax.evaluation.retrieval.retrieval import ProjectionPairs
 
 
 def _made_up(n=400, people=20, seed=0, noise=1.5):

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
+from accdistill_jax.evaluation.retrieval import retrieval
+from accdistill_jax.evaluation.retrieval.ranks import ComparedPairs, paired_ranks, unit_rows
 from accdistill_jax.evaluation.retrieval.retrieval import (
     ACCEL_TO_PPG,
     PPG_TO_ACCEL,
     ProjectionPairs,
-    paired_ranks,
     retrieve,
     retrieve_within_participants,
     top1_by_pool_size,
-    unit_rows,
 )
 
 
@@ -43,6 +43,26 @@ def test_ranks_equal_sorting_whatever_the_block_size(block):
     np.testing.assert_array_equal(forward, 1 + np.argmax(order == np.arange(101)[:, None], axis=1))
     order = np.argsort(-score.T, axis=1)
     np.testing.assert_array_equal(backward, 1 + np.argmax(order == np.arange(101)[:, None], axis=1))
+
+
+@pytest.mark.parametrize("count", [101, 4100])
+def test_ranks_among_drawn_pairs_are_those_of_the_pairs_alone(count):
+    query, gallery = _noisy_pair(count)
+    query[3] = query[5]
+    gallery[3] = gallery[5]  # ties
+    compared = ComparedPairs(query, gallery)
+    rng = np.random.default_rng(0)
+    for rows in (np.arange(count), rng.choice(count, 40, replace=False), np.array([3, 5])):
+        for found, expected in zip(compared.ranks(rows), paired_ranks(query[rows], gallery[rows]), strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_pools_are_equal_by_either_way_of_comparing(monkeypatch):
+    pairs = ProjectionPairs(*_noisy_pair(150), np.repeat(np.arange(15), 10))
+    once, _ = retrieve(pairs, pool_sizes=(50, 100), draws=9)
+    monkeypatch.setattr(retrieval, "_MOST_BITS_BYTES", 0)
+    monkeypatch.setattr(retrieval, "ComparedPairs", None)
+    assert retrieve(pairs, pool_sizes=(50, 100), draws=9)[0] == once
 
 
 def test_a_constant_embedding_does_not_score():

@@ -1,4 +1,4 @@
-"""The search over all devices against `retrieval.paired_ranks`, on one process and on two."""
+"""The search over all devices against `ranks.paired_ranks`, on one process and on two."""
 
 import os
 import socket
@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from accdistill_jax.evaluation.retrieval import retrieval, search
-from accdistill_jax.evaluation.retrieval.retrieval import unit_rows
+from accdistill_jax.evaluation.retrieval import search
+from accdistill_jax.evaluation.retrieval.ranks import paired_ranks, unit_rows
 from accdistill_jax.runtime.parallel import AXIS, Parallel
 
 ROWS = 96
@@ -53,7 +53,7 @@ def test_ranks_are_those_of_one_machine(devices, block):
         found = search.paired_ranks_on_devices(
             query, gallery, parallel=_over(devices), valid=np.ones(ROWS, bool), block=block
         )
-        for ranks, expected in zip(found, retrieval.paired_ranks(query, gallery), strict=True):
+        for ranks, expected in zip(found, paired_ranks(query, gallery), strict=True):
             assert ranks.dtype == np.int64
             np.testing.assert_array_equal(ranks, expected, err_msg=make.__name__)
 
@@ -68,7 +68,7 @@ def test_padding_is_neither_query_nor_candidate(devices, block):
         valid[-30:] = False  # the last of four devices has nothing but padding
         query[~valid], gallery[~valid] = gallery[0], gallery[0]  # would score high
         found = search.paired_ranks_on_devices(query, gallery, parallel=_over(devices), valid=valid, block=block)
-        for ranks, expected in zip(found, retrieval.paired_ranks(query[valid], gallery[valid]), strict=True):
+        for ranks, expected in zip(found, paired_ranks(query[valid], gallery[valid]), strict=True):
             np.testing.assert_array_equal(ranks[valid], expected, err_msg=make.__name__)
             assert not ranks[~valid].any()
 
@@ -106,7 +106,7 @@ def test_either_mapping_and_any_order_of_devices(mapping):
     query, gallery = _tied(np.random.default_rng(6))
     parallel = Parallel(mapping, devices=jax.devices()[::-1])
     found = search.paired_ranks_on_devices(query, gallery, parallel=parallel, valid=np.ones(ROWS, bool))
-    np.testing.assert_array_equal(found, retrieval.paired_ranks(query, gallery))
+    np.testing.assert_array_equal(found, paired_ranks(query, gallery))
 
 
 def test_rows_that_do_not_fit_are_refused():
@@ -186,7 +186,7 @@ def test_two_processes_search_one_pool(tmp_path, repository):
         for process in started:
             process.kill()
             process.wait()
-    expected = retrieval.paired_ranks(query[valid], gallery[valid])
+    expected = paired_ranks(query[valid], gallery[valid])
     parts = [np.load(tmp_path / f"ranks{process}.npz") for process in range(2)]
     assert len(parts[0].files) == 4
     for name in parts[0].files:

@@ -5,7 +5,8 @@ import pytest
 
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.evaluation.bootstrap import Estimate
-from accdistill_jax.evaluation.retrieval.retrieval import paired_ranks, top1_by_pool_size, unit_rows
+from accdistill_jax.evaluation.retrieval.ranks import paired_ranks, unit_rows
+from accdistill_jax.evaluation.retrieval.retrieval import top1_by_pool_size
 from accdistill_jax.reproduce.measure import sweeps
 from accdistill_jax.reproduce.measure.probe_scores import Score
 from accdistill_jax.reproduce.measure.probe_sweep import expected_retrieval, judge, reach_of, sweep
