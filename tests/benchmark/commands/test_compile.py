@@ -196,6 +196,20 @@ def test_a_report_without_formulas_says_so(record):
     assert "| all-gather | 1 | 48 |\n" in text and "by formula, as in" not in text
 
 
+def test_the_guides_table_is_that_of_the_record_beside_it(repository):
+    folder = repository / "accdistill_jax" / "benchmark"
+    record, guide = json.loads((folder / "compiled_for_tpu.json").read_text()), (folder / "README.md").read_text()
+    assert [compiled["topology"] for compiled in record["slices"]] == ["v5e:2x2", "v6e:2x2", "v5p:2x2x1"]
+    for compiled in record["slices"]:
+        assert not {"gather", "scatter"} & set(compiled["unestimated"]) and not compiled["transfers"]
+        share = 100 * compiled["flops_per_cycle"] / compiled["cycle_flops"]
+        moving = 100 * compiled["moving_cycles"] / compiled["cycles"]
+        cells = [f"{compiled['cycles_per_segment'] / 1e3:.1f}, {share:.1f} %", f"{moving:.1f} %"]
+        cells.append(f"{compiled['memory']['temporary arrays'] / 2**20:.0f} MiB")
+        (row,) = [line for line in guide.splitlines() if line.startswith(f"| {compiled['topology']} |")]
+        assert set(cells) <= {cell.strip() for cell in row.split("|")}, (row, cells)
+
+
 PROFILE = """hlo_op_estimate {{
   hlo_op_name: "{name}"
   estimated_cycles: {cycles}
