@@ -77,7 +77,9 @@ def measure_label_fractions(bench: Bench, experiment: Experiment) -> ReportPart:
         f"{VALIDATIONS} steps, chosen on {_validation(bench)} labelled validation minutes.",
     )
     pictures = (
-        (Picture("label-fractions", caption, by_fraction(scores, titles, v.FRACTIONS)),) if probing.targets else ()
+        (Picture("label-fractions", caption, by_fraction(scores, titles, {share: share for share in v.FRACTIONS})),)
+        if probing.targets
+        else ()
     )
     section = Section(experiment.id, experiment.title, text, tuple(tables), pictures, (*notes, *probing.notes))
     return ReportPart(section, _numbers(experiment.id, scores, names), claims)

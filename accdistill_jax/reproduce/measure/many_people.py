@@ -66,9 +66,9 @@ def measure_many_people(bench: Bench, experiment: Experiment) -> ReportPart:
     )
     pictures = ()
     if probing.targets:
-        caption = "Mean absolute error by share of the labels that the probe was fitted on (both axes logarithmic)."
-        figure = by_fraction(probing.scores, titles, list(dict.fromkeys(shares.values())))
-        pictures = (Picture(experiment.id, f"{caption} The axis counts labels of the generated people.", figure),)
+        caption = "Mean absolute error by share of the corpus's labels (both axes logarithmic)."
+        figure = by_fraction(probing.scores, titles, shares)
+        pictures = (Picture(experiment.id, caption, figure),)
     section = Section(experiment.id, experiment.title, text, tables, pictures, (*notes, *probing.notes))
     return ReportPart(section, _numbers(experiment.id, probing.scores, titles, shares), claims)
 
@@ -103,7 +103,15 @@ def _claims(
 ) -> tuple[Claim, ...]:
     baselines = [name for name in ("accel-mae", "accel-contrastive", SUPERVISED) if name in names]
     fractions = dict.fromkeys(v.TARGETS, tuple(dict.fromkeys(shares.values())))
-    student = against(probing.scores, STUDENT, "the distilled student", baselines, fractions=fractions)
+    corpus_shares = {fraction: share for share, fraction in shares.items()}
+    student = against(
+        probing.scores,
+        STUDENT,
+        "the distilled student",
+        baselines,
+        fractions=fractions,
+        corpus_shares=corpus_shares,
+    )
     targets = [target for target in v.TARGETS if target in probing.targets]
     few = min(shares.values())
     return (

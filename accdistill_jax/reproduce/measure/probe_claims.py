@@ -14,14 +14,24 @@ from accdistill_jax.reproduce.measure.formatting import NONE, decimal, joined_wo
 from accdistill_jax.reproduce.measure.probe_scores import Score, Scores
 from accdistill_jax.reproduce.report.document import Claim, Statement
 
+FEW_PEOPLE = "At 0.1 % of the labels each seed has labels of only one or two people; the intervals do not include this choice of people."
 LEAST, AIM = 0.23, 0.49  # the paper's smallest and largest reduction of the error by the student
 
 
 class ErrorRatio(NamedTuple):
-    """Error of an encoder divided by that of a baseline, for one target at one fraction of the labels."""
+    """Error of an encoder divided by that of a baseline, for one target at one fraction of the labels.
+
+    Attributes:
+        target: column of the label.
+        fraction: of the labels, by which the scores are kept.
+        share: the same, as texts state it.
+        baseline: the encoder in the denominator.
+        ratio: the quotient.
+    """
 
     target: str
     fraction: float
+    share: float
     baseline: str
     ratio: Score
 
@@ -34,18 +44,36 @@ class BaselineComparison(NamedTuple):
         title: the encoder in words.
         cells: the measured ratios.
         expected: number of ratios if nothing is missing.
+        caution: sentence about the labels, for the rule.
     """
 
     name: str
     title: str
     cells: list[ErrorRatio]
     expected: int
+    caution: str
 
 
 def against(
-    scores: Scores, name: str, title: str, baselines: Sequence[str], *, fractions: Mapping[str, Sequence[float]]
+    scores: Scores,
+    name: str,
+    title: str,
+    baselines: Sequence[str],
+    *,
+    fractions: Mapping[str, Sequence[float]],
+    corpus_shares: Mapping[float, float] | None = None,
 ) -> BaselineComparison:
-    """Compares one encoder with each baseline, at the given fractions of the labels of each target."""
+    """Compares one encoder with each baseline, at the given fractions of the labels of each target.
+
+    Args:
+        scores: errors of all encoders.
+        name: the encoder.
+        title: the encoder in words.
+        baselines: the encoders that it is compared with.
+        fractions: target -> fractions of its labels.
+        corpus_shares: fraction -> share of a corpus that has more labels than were generated, one of each person; texts state
+            this share. None: texts state the fraction.
+    """
     wanted = [
         (target, fraction, baseline)
         for target, target_fractions in fractions.items()
@@ -53,11 +81,12 @@ def against(
         for baseline in baselines
     ]
     cells = [
-        ErrorRatio(target, fraction, baseline, ratio)
+        ErrorRatio(target, fraction, (corpus_shares or {}).get(fraction, fraction), baseline, ratio)
         for target, fraction, baseline in wanted
         if (ratio := scores.ratio(target, fraction, name, baseline)) is not None
     ]
-    return BaselineComparison(name, title, cells, len(wanted))
+    caution = "Each label is of another person." if corpus_shares else FEW_PEOPLE
+    return BaselineComparison(name, title, cells, len(wanted), caution)
 
 
 def lower_everywhere(
@@ -102,8 +131,7 @@ def lower_everywhere(
             measured += f". {other.title[:1].upper()}{other.title[1:]}: {words} in {reaching} of {len(other.cells)}"
     rule = (
         f"holds if the mean over seeds is {words} in every comparison; holds in part if it is in at least half of them. Intervals "
-        "are counted, but do not decide. At 0.1 % of the labels each seed has labels of only one or two people; the intervals do not "
-        "include this choice of people."
+        f"are counted, but do not decide. {comparison.caution}"
     )
     why = _why(comparison, reached, scores, titles)
     return Claim(*statement, "P", measured=measured, holds=holds, why=why, rule=rule)
@@ -126,7 +154,7 @@ def _why(
         ("all of them",)
         if len(missed) == len(comparison.cells)
         else (
-            "by share of the labels, " + _counted(missed, comparison.cells, lambda cell: percent(cell.fraction)),
+            "by share of the labels, " + _counted(missed, comparison.cells, lambda cell: percent(cell.share)),
             "by target, " + _counted(missed, comparison.cells, lambda cell: LABELS[cell.target].short),
             "by baseline, " + _counted(missed, comparison.cells, lambda cell: titles[cell.baseline]),
         )
@@ -156,7 +184,7 @@ def _labels_share(fraction: float) -> str:
 
 
 def _where(cell: ErrorRatio, titles: Mapping[str, str]) -> str:
-    return f"{LABELS[cell.target].short}, {_labels_share(cell.fraction)}, against {titles[cell.baseline]}"
+    return f"{LABELS[cell.target].short}, {_labels_share(cell.share)}, against {titles[cell.baseline]}"
 
 
 def increase(ratio: Score | None, *, paper_increase: float, statement: Statement, of: str, why: str = "") -> Claim:

@@ -47,13 +47,13 @@ class DotPanel(NamedTuple):
 
 
 @styled
-def by_fraction(scores: Scores, titles: Mapping[str, str], fractions: Sequence[float]) -> Figure:
+def by_fraction(scores: Scores, titles: Mapping[str, str], fractions: Mapping[float, float]) -> Figure:
     """Draws the mean absolute error by share of the labels, in one panel for each target, on logarithmic axes.
 
     Args:
         scores: errors of probes at these fractions.
         titles: encoder -> title; only encoders in `DRAWN` are drawn.
-        fractions: shares of the labels, above 0.
+        fractions: share of the labels as the axis states it, above 0 -> fraction by which the scores are kept.
     """
     targets = list(scores.truth)
     columns = 2 if len(targets) > 1 else 1
@@ -64,7 +64,11 @@ def by_fraction(scores: Scores, titles: Mapping[str, str], fractions: Sequence[f
     names = [name for name in DRAWN if name in titles]
     for axis, target in zip(axes, targets, strict=False):
         for k, name in enumerate(names):
-            by_share = {f: score for f in fractions if (score := scores.error(target, f, name)) is not None}
+            by_share = {
+                share: score
+                for share, fraction in fractions.items()
+                if (score := scores.error(target, fraction, name)) is not None
+            }
             if not by_share:
                 continue
             colour, marker, line = style_of(name)
@@ -84,7 +88,7 @@ def by_fraction(scores: Scores, titles: Mapping[str, str], fractions: Sequence[f
             )
         words, unit, *_ = LABELS[target]
         axis.set(xscale="log", yscale="log", title=capital(words), ylabel=f"mean absolute error ({unit})")
-        axis.set_xticks(fractions, [f"{100 * f:g} %" for f in fractions])
+        axis.set_xticks(list(fractions), [f"{100 * share:g} %" for share in fractions])
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.tick_params(axis="x", which="minor", length=0)
         axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

@@ -100,6 +100,9 @@ def test_labels_of_many_people_are_shares_of_a_large_corpus(tmp_path):
     )
     lower, collapse = part.claims
     assert lower.holds in ("yes", "partly") and collapse.holds == "yes"
+    # the fractions of the generated labels are 1, 10 and 100 %
+    assert "100 % of the labels" not in lower.measured + lower.why and " % of the labels" in lower.measured + lower.why
+    assert "one or two people" not in lower.rule
     (table, *_) = part.section.tables
     assert table.columns == ("encoder", "0.1 % (10 people)", "1 % (100 people)", "10 % (1000 people)")
     titles = [row[0] for row in table.rows]
