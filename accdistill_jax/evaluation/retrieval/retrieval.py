@@ -19,7 +19,7 @@ from accdistill_jax.evaluation.retrieval.ranks import ComparedPairs, paired_rank
 TOP = (1, 3, 5)
 ACCEL_TO_PPG = "accel->ppg"
 PPG_TO_ACCEL = "ppg->accel"
-_MOST_BITS_BYTES = 2**30  # of compared pairs: 65 thousand segments
+MOST_BITS_BYTES = 2**30  # of compared pairs: 65 thousand segments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,7 +239,7 @@ def _ranks_of_drawn(
     """Function of drawn rows -> ranks in both directions. It compares all pairs once where that is less work and fits memory."""
     n = len(pairs)
     compared = draws * sum(int(size) ** 2 for size in pool_sizes if size != "all" and int(size) < n)
-    if compared > n**2 and n**2 / 4 <= _MOST_BITS_BYTES:
+    if compared > n**2 and n**2 / 4 <= MOST_BITS_BYTES:
         return ComparedPairs(pairs.accel, pairs.ppg).ranks
     return lambda rows: paired_ranks(pairs.accel[rows], pairs.ppg[rows])
 

@@ -60,7 +60,7 @@ def test_ranks_among_drawn_pairs_are_those_of_the_pairs_alone(count):
 def test_pools_are_equal_by_either_way_of_comparing(monkeypatch):
     pairs = ProjectionPairs(*_noisy_pair(150), np.repeat(np.arange(15), 10))
     once, _ = retrieve(pairs, pool_sizes=(50, 100), draws=9)
-    monkeypatch.setattr(retrieval, "_MOST_BITS_BYTES", 0)
+    monkeypatch.setattr(retrieval, "MOST_BITS_BYTES", 0)
     monkeypatch.setattr(retrieval, "ComparedPairs", None)
     assert retrieve(pairs, pool_sizes=(50, 100), draws=9)[0] == once
 
