@@ -152,7 +152,11 @@ def _separation(bench: Bench) -> str:
     """States how the stores were checked for people and segments in two splits."""
     unseen = list(bench.opened.unseen.values())
     checked = check_separation(bench.opened.stores, unseen, same_names=bench.plan.base.data.same_names)
-    stores = "; ".join(f"{name}: {size}" for name, size in checked["stores"].items())
+    # the folder of generated people says nothing, and is another one wherever the report is made
+    generated = {store.path for store in bench.opened.stores} if bench.synthetic else ()
+    stores = "; ".join(
+        f"{'synthetic' if name in generated else name}: {size}" for name, size in checked["stores"].items()
+    )
     warnings = " ".join(f"**Warning**: {line}." for line in checked["warnings"])
     equal_names = "one person" if checked["equal names"] == SAME_PERSON else checked["equal names"]
     return (

@@ -110,6 +110,7 @@ def test_the_data_section_and_experiments_are_measured_and_missing_results_are_n
         f"unseen-{smoke_store.name}",
     ]
     compared = next(line for line in part.section.text if "the stores were compared" in line)
+    assert "compared (synthetic: " in compared  # no folder of this machine
     assert f"{smoke_store}: " in compared and "Result: no person and no segment is in two splits" in compared
     for experiment in plan.experiments:
         experiment_part = measured(Bench(plan, outcomes), experiment)
