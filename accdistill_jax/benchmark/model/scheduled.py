@@ -18,6 +18,7 @@ _PROFILE = re.compile(
     r'hlo_op_name: "([^"]*)"\s+estimated_cycles: (?P<cycles>\d+)\s+num_equivalent_hlos: (?P<times>\d+)'
 )
 _REFUSED = re.compile(r"Static LLO profiling of (.*)")
+_BROKEN = re.compile(r"Check failed: .*? in HLO \[([^\]]+)\]", re.DOTALL)
 
 
 class Scheduled(NamedTuple):
@@ -53,8 +54,10 @@ def read_profiles(folder: str) -> dict[str, Scheduled]:
 
 def refused(output: str) -> str:
     """The operation that libtpu could not count, and why; "" if its output names none."""
-    match = _REFUSED.search(output)
-    return match[1] if match else ""
+    if match := _REFUSED.search(output):
+        return match[1]
+    broken = _BROKEN.search(output)
+    return f"a check of its machine code failed at {broken[1]}" if broken else ""
 
 
 def counted_again(operations: list[EstimatedOperation], profiles: Mapping[str, Scheduled]) -> list[EstimatedOperation]:

@@ -241,6 +241,13 @@ def test_the_flag_for_profiles_follows_the_flags_that_are_set():
     assert scheduled.with_flag("--a=1", "/tmp/x").startswith("--a=1 --xla_jf_dump")
 
 
+def test_the_operation_at_which_the_machine_code_fails_a_check_is_named():
+    """The message of libtpu 0.0.42, shortened."""
+    output = "F1 llo_module.cc:66] Check failed: TakeStatus() is OK (INTERNAL: failure\n%v69 = vpack.c.bf16 in HLO [fusion.363]\n"
+    assert scheduled.refused(output) == "a check of its machine code failed at fusion.363"
+    assert scheduled.refused("Segmentation fault") == ""
+
+
 def test_a_compiler_that_crashes_is_a_slice_that_does_not_compile():
     found = compiling.compiled_elsewhere({"topology": "v6e:2x2"}, module="tests.benchmark.commands.crashing")
     assert found == {"compiles": False, "reason": "the compiler crashed (SIGSEGV)"}
