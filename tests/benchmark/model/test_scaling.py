@@ -34,7 +34,9 @@ METRICS_BYTES = 64  # tolerance of the formula: norms and similar scalars
 def forward_flops(module, *arguments) -> int:
     """FLOP per segment of a module's forward pass; the arguments have batches of 3."""
     variables = jax.eval_shape(module.init, jax.random.key(0), *arguments)
-    with platform.tracing_for("tpu"):  # the CPU computes some operations in another form
+    with platform.tracing_for(
+        "gpu"
+    ):  # the CPU computes some operations in another form, and a TPU selects rows by products
         traced = jax.make_jaxpr(lambda v: module.apply(v, *[jnp.zeros(a.shape, a.dtype) for a in arguments]))(variables)
     return operations.traced_flops(traced.jaxpr) / 3
 
