@@ -10,7 +10,7 @@ from accdistill_jax.evaluation.report.style import BLUE, GREEN, GREY, ORANGE, PU
 from accdistill_jax.reproduce.wearers.scores import NEAR_BPM, RateScore, SearchScore
 from accdistill_jax.text import escape_markdown, for_plot
 
-_COLOURS = (BLUE, ORANGE, RED, GREEN, PURPLE, SKY, GREY, "#000000", "#F0E442")
+_COLOURS = (BLUE, ORANGE, RED, GREEN, PURPLE, SKY, GREY, "#000000", "#F0E442", "#6B3E1D")
 
 
 class Results(NamedTuple):
