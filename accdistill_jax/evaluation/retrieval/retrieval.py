@@ -185,9 +185,13 @@ def retrieve(
     n = len(pairs)
     if n < 2:
         raise ValueError(f"retrieval needs at least two test segments, got {n}")
-    full = _ranks_among_all(pairs) if full_ranks is None else _checked_ranks(full_ranks, n)
+    ranks_among = _ranks_of_drawn(pairs, pool_sizes, draws)
+    directions = (ACCEL_TO_PPG, PPG_TO_ACCEL)
+    if full_ranks is None:
+        full = dict(zip(directions, ranks_among(np.arange(n)), strict=True))
+    else:
+        full = _checked_ranks(full_ranks, n)
     people = ParticipantBootstrap(pairs.participant, seed=[seed, 11])
-    drawn_ranks = _ranks_of_drawn(pairs, pool_sizes, draws)
     results: list[RetrievalResult] = []
     seen = set()
     for asked in pool_sizes:
@@ -205,7 +209,7 @@ def retrieve(
                 drawn = {d: r[rows] for d, r in full.items()}
             else:
                 rows = rng.choice(n, size, replace=False)
-                drawn = dict(zip(full, drawn_ranks(rows), strict=True))
+                drawn = dict(zip(directions, ranks_among(rows), strict=True))
                 for d, r in drawn.items():
                     firsts[d][rows] += np.stack([r == 1, np.ones(size)], axis=1)
             for d, r in drawn.items():
@@ -246,10 +250,6 @@ def _ranks_of_drawn(
 
 def _beyond(asked: int | str, segments: int) -> bool:
     return asked != "all" and int(asked) > segments
-
-
-def _ranks_among_all(pairs: ProjectionPairs) -> dict[str, np.ndarray]:
-    return dict(zip((ACCEL_TO_PPG, PPG_TO_ACCEL), paired_ranks(pairs.accel, pairs.ppg), strict=True))
 
 
 def _checked_ranks(ranks: Mapping[str, np.ndarray], segments: int) -> dict[str, np.ndarray]:

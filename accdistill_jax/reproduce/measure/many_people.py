@@ -102,8 +102,8 @@ def _claims(
     probing: Probing, names: Sequence[str], titles: Mapping[str, str], shares: Mapping[float, float]
 ) -> tuple[Claim, ...]:
     baselines = [name for name in ("accel-mae", "accel-contrastive", SUPERVISED) if name in names]
-    fractions = dict.fromkeys(v.TARGETS, tuple(dict.fromkeys(shares.values())))
     corpus_shares = {fraction: share for share, fraction in shares.items()}
+    fractions = dict.fromkeys(v.TARGETS, tuple(corpus_shares))
     student = against(
         probing.scores,
         STUDENT,
