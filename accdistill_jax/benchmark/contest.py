@@ -27,6 +27,7 @@ class Worker:
         environment: Mapping[str, str] | None = None,
         cores: Sequence[int] = (),
         patience_s: float | Callable[[], float] = PATIENCE_S,
+        python: str = "",
     ):
         """Starts the process.
 
@@ -36,12 +37,13 @@ class Worker:
             environment: variables in addition to those of this process.
             cores: cores that the process may run on; it pins itself to them. Empty: the cores of this process.
             patience_s: how long `answer` waits, in seconds; a function is asked at every answer.
+            python: executable of another environment's Python; empty: this process's.
         """
         # Several processes share a device's memory. Without JAX's filter the last line of a traceback is the error.
         shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
         environment = shared | {"JAX_TRACEBACK_FILTERING": "off"} | dict(environment or {})
         self._errors, self._patience_s = tempfile.TemporaryFile("w+"), patience_s
-        self._child = Child(module, environment=environment, output=self._errors)
+        self._child = Child(module, environment=environment, output=self._errors, python=python)
         self.send({**order, "cores": list(cores)})
 
     def send(self, message: Any) -> None:
@@ -93,6 +95,7 @@ class Contender(NamedTuple):
         environment: variables of its process.
         cores: cores that it may run on; empty: all.
         patience_s: longest wait for an answer (its preparation, or a single measurement), in seconds.
+        python: executable of another environment's Python; empty: that of this process.
     """
 
     name: str
@@ -101,6 +104,7 @@ class Contender(NamedTuple):
     environment: Mapping[str, str] = {}
     cores: Sequence[int] = ()
     patience_s: float = PATIENCE_S
+    python: str = ""
 
 
 class Measured(NamedTuple):
@@ -168,6 +172,7 @@ def compete(
                 environment=contender.environment,
                 cores=contender.cores,
                 patience_s=contender.patience_s,
+                python=contender.python,
             )
             facts[name] = workers[name].answer()
             if "skipped" in facts[name]:

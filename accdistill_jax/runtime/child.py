@@ -27,6 +27,7 @@ import time
 import traceback
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import IO, Any
 
 from accdistill_jax.runtime import interrupt
@@ -35,6 +36,7 @@ END_S = 10.0  # for an idle child to end
 _TICK_S = 1.0  # between two looks at whether a child still lives: a process that it started may keep its socket open
 _FIRST_LOOK_S, _LAST_LOOK_S = 0.0005, 0.05  # pauses between looks at a process that is about to end
 _CHUNK_BYTES = 1 << 16
+_PACKAGE_FOLDER = str(Path(__file__).resolve().parents[2])
 _BOOTSTRAP = (
     "import runpy, sys; sys.path += [path for path in {path!r} if path not in sys.path]; "
     "runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
@@ -74,20 +76,24 @@ class Child:
         module: module to run; it calls `work_for_parent`.
         environment: variables to set besides those of this process.
         output: file for the child's standard output and standard error; None: those of this process.
+        python: executable of another environment's Python; it gets this package from here and all others from its own environment.
+            Empty: this process's Python.
 
     Raises:
         OSError: the process cannot be started.
     """
 
-    def __init__(self, module: str, *, environment: Mapping[str, str] | None = None, output: IO | None = None):
-        code = _BOOTSTRAP.format(path=sys.path, module=module)
+    def __init__(
+        self, module: str, *, environment: Mapping[str, str] | None = None, output: IO | None = None, python: str = ""
+    ):
+        code = _BOOTSTRAP.format(path=[_PACKAGE_FOLDER] if python else sys.path, module=module)
         with interrupt.hold():  # a half-started child could not be ended
             self._socket, theirs = socket.socketpair()
             self._received = b""
             try:
                 with theirs:
                     self._process: subprocess.Popen[bytes] = subprocess.Popen(
-                        [sys.executable, "-c", code],
+                        [python or sys.executable, "-c", code],
                         stdin=theirs.fileno(),
                         stdout=output,
                         stderr=output,

@@ -14,7 +14,7 @@ from accdistill_jax.benchmark.contest import Contender, Measured
 from accdistill_jax.errors import UserError
 
 PROGRAM = """
-import os, sys, time, types
+import importlib.util, os, sys, time, types
 from pathlib import Path
 from accdistill_jax.benchmark import contest
 from accdistill_jax.benchmark.contest import Skipped, serve
@@ -38,7 +38,9 @@ def prepare(order):
             sys.exit("lost its way")
         Clock.now += order["seconds"] * count
         time.sleep(order.get("hangs_s", 0.0))
-    return {"cores": len(os.sched_getaffinity(0)), "variable": os.environ.get("CONTEST_VARIABLE")}, run
+    has_numpy = importlib.util.find_spec("numpy") is not None
+    variable = os.environ.get("CONTEST_VARIABLE")
+    return {"cores": len(os.sched_getaffinity(0)), "variable": variable, "has_numpy": has_numpy}, run
 
 serve(prepare)
 """
@@ -70,7 +72,22 @@ def test_every_round_measures_all_and_starts_with_a_different_contender(contende
 
 def test_environment_and_cores(contender):
     pinned = contender("a", environment={"CONTEST_VARIABLE": "set"}, cores=(0,))
-    assert contest.compete([pinned], rounds=1, round_s=0.01)["a"].facts == {"cores": 1, "variable": "set"}
+    assert contest.compete([pinned], rounds=1, round_s=0.01)["a"].facts == {
+        "cores": 1,
+        "variable": "set",
+        "has_numpy": True,
+    }
+
+
+def test_a_contender_may_run_in_another_environment(contender, tmp_path, monkeypatch):
+    """Another Python imports this package from here, and nothing else of this environment."""
+    other = tmp_path / "python"
+    # -S leaves out this environment's packages: only those that the parent would hand over could be found
+    other.write_text(f'#!/bin/sh\nCONTEST_VARIABLE=other exec "{sys.executable}" -S "$@"\n')
+    other.chmod(0o755)
+    facts = contest.compete([contender("a")._replace(python=str(other))], rounds=1, round_s=0.01)["a"].facts
+    assert facts["variable"] == "other" and not facts["has_numpy"]
+    assert contest.compete([contender("a")], rounds=1, round_s=0.01)["a"].facts["has_numpy"]
 
 
 def test_a_contender_that_cannot_take_part_is_left_out(contender):

@@ -55,6 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--only", nargs="+", choices=("distil", "mae"), default=("distil", "mae"), help="steps to measure"
     )
+    parser.add_argument(
+        "--other-python",
+        metavar="PYTHON",
+        help="also measure this project with the Python of another environment, for example with another JAX",
+    )
     parser.add_argument("--round-s", type=float, default=4.0, metavar="S", help="seconds per measurement (default 4)")
 
 
@@ -95,7 +100,8 @@ def distil_contenders(config: Config, unaugmented: dict, arguments: argparse.Nam
     """The contenders of the distillation step.
 
     They are ours (first, since it writes the weights for PyTorch), PyTorch's, ours with augmentations, the matrix peak and the
-    step's matrix products; on a CPU with several cores also ours with each core as a device.
+    step's matrix products; on a CPU with several cores also ours with each core as a device. If another Python is given, ours is
+    measured with it too, in the same forms.
 
     Args:
         config: config as trained.
@@ -111,9 +117,22 @@ def distil_contenders(config: Config, unaugmented: dict, arguments: argparse.Nam
     cores = 0 if peer["accelerator"] else cores_as_devices(arguments.batch)
     peer_module = f"{MODULE}.peer_pytorch"
     modes = [mode for mode in arguments.compile_mode if mode != "none"]
-    return [
+    forms = [
         Contender(OURS, f"{MODULE}.training", order | {"share": share}),
         *([per_core(order, cores)] if cores else []),
+    ]
+    others = []
+    if arguments.other_python:
+        jax = jax_version(arguments.other_python)
+        others = [
+            form._replace(
+                name=f"{form.name}, jax {jax}", order={**form.order, "share": None}, python=arguments.other_python
+            )
+            for form in forms
+        ]
+    return [
+        *forms,
+        *others,
         Contender(EAGER, peer_module, peer | {"compile": None}),
         *(
             []
@@ -143,6 +162,22 @@ def per_core(order: Mapping[str, Any], cores: int) -> Contender:
     """The contender that splits the same global batch over the cores."""
     split = {**order, "batch": order["batch"] // cores, "share": None}
     return Contender(PER_CORE, f"{MODULE}.training", split, environment={cpu_devices.VARIABLE: str(cores)})
+
+
+def jax_version(python: str) -> str:
+    """The version of JAX in the environment of this Python.
+
+    Raises:
+        UserError: it cannot be run, or has no JAX.
+    """
+    command = [python, "-c", "import importlib.metadata; print(importlib.metadata.version('jax'))"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except OSError as problem:
+        raise UserError(f"--other-python {python}: {problem.strerror}") from None
+    except subprocess.CalledProcessError as problem:
+        last = (problem.stderr.strip() or "no output").splitlines()[-1]
+        raise UserError(f"--other-python {python}: no JAX in its environment ({last})") from None
 
 
 def compiled_name(mode: str) -> str:
@@ -184,9 +219,7 @@ def check_parity(results: Mapping[str, Measured], dtype: str) -> dict[str, float
         UserError: a contender computes a different step.
     """
     ours, largest = results[OURS].facts["first_steps"][:COMPARED_STEPS], {}
-    for name in results:
-        if name != PER_CORE and name not in pytorch(results):
-            continue
+    for name in [*ours_besides(results), *pytorch(results)]:
         theirs = results[name].facts.get("first_steps", [])[:COMPARED_STEPS]
         if not theirs:
             continue
@@ -209,6 +242,11 @@ def check_parity(results: Mapping[str, Measured], dtype: str) -> dict[str, float
 def pytorch(results: Mapping[str, Any]) -> list[str]:
     """Names of the PyTorch contenders."""
     return [name for name in results if name.startswith((EAGER, COMPILED))]
+
+
+def ours_besides(results: Mapping[str, Any]) -> list[str]:
+    """Names of the contenders that take our step in another form or with another JAX."""
+    return [name for name in results if name.startswith((PER_CORE, f"{OURS}, jax"))]
 
 
 def report(record: dict[str, Any]) -> str:
@@ -269,11 +307,10 @@ def _distillation(record: dict[str, Any]) -> str:
         fastest = min(peers, key=lambda name: spread(results[name].seconds).median)
         times = {
             name: contest.ratios(results[fastest], results[name]).text("{:.2f}")
-            for name in (OURS, PER_CORE)
-            if name in results
+            for name in (OURS, *ours_besides(results))
         }
-        split = f"; {times[PER_CORE]} with each core a device (JAX_NUM_CPU_DEVICES)" if PER_CORE in times else ""
-        against = f"\n**{times[OURS]} times as fast as the faster PyTorch here ({fastest}){split}.**\n"
+        besides = "".join(f"; {name.removeprefix(f'{OURS}, ')}: {text}" for name, text in times.items() if name != OURS)
+        against = f"\n**{times[OURS]} times as fast as the faster PyTorch here ({fastest}){besides}.**\n"
     alone = flops / ours.facts["devices"] / spread(results[PRODUCTS].seconds).median / peak.median
     bound = (
         f" Limits: the step's matrix products, run alone in their shapes, take {contest.ratios(ours, results[PRODUCTS]).median ** -1:.0%} "

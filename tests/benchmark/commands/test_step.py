@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import json
+import sys
 
 import jax
 import numpy as np
@@ -28,6 +29,11 @@ CORES = 2
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 
+OTHER = """#!/bin/sh
+case "$2" in *version*) echo 9.9 ;; *) exec {python} "$@" ;; esac
+"""
+
+
 def measure(tmp_path, *arguments):
     path = tmp_path / "found.json"
     assert command.main(["step", "--rounds=1", "--round-s=0.01", "--batch=4", f"--json={path}", *arguments]) == 0
@@ -38,15 +44,21 @@ def measure(tmp_path, *arguments):
 def test_the_peer_computes_the_same_step(tmp_path, capsys, monkeypatch):
     """Loss and gradient norm of three steps with PyTorch's attention, optimiser and clipping; also split over devices."""
     monkeypatch.delenv("XLA_FLAGS")  # the suite sets several devices
-    monkeypatch.setattr(step.os, "sched_getaffinity", lambda process: set(range(CORES)))
-    record = measure(tmp_path, "--only", "distil", "--compile-mode", "none", *SMALL)
+    monkeypatch.setattr(cpu_devices, "available_cores", lambda: CORES)
+    other = tmp_path / "python"
+    other.write_text(OTHER.format(python=sys.executable))
+    other.chmod(0o755)
+    record = measure(tmp_path, "--only=distil", "--compile-mode=none", f"--other-python={other}", *SMALL)
     results, text = record["distillation"], capsys.readouterr().out
     ours = results[step.OURS]["facts"]["first_steps"]
     assert len(ours) == step.FOLLOW_STEPS and ours[0]["loss"] != ours[2]["loss"]
     assert results[step.OURS]["seconds"] and results[step.AS_TRAINED]["seconds"] and results[step.PEAK]["seconds"]
-    assert set(record["parity"]) == {step.PER_CORE} | ({step.EAGER, step.AS_INSTALLED} if HAS_TORCH else set())
+    others = {f"{step.OURS}, jax 9.9", f"{step.PER_CORE}, jax 9.9"}
+    assert set(record["parity"]) == {step.PER_CORE} | others | ({step.EAGER, step.AS_INSTALLED} if HAS_TORCH else set())
     assert max(record["parity"].values()) < 1e-4 and results[step.PER_CORE]["facts"]["devices"] == CORES
+    assert [results[name]["facts"]["devices"] for name in sorted(others)] == [CORES, 1]
     if HAS_TORCH:
+        assert "; jax 9.9: " in text and "; each core a device, jax 9.9: " in text
         assert len(results[step.EAGER]["seconds"]) == 1
         assert 0 < results[step.EAGER]["facts"]["parameter_difference"] < 2e-3
     else:
@@ -99,12 +111,29 @@ def test_a_peer_that_computes_a_different_step_is_refused():
         step.check_parity(results | {step.EAGER: measured(0.501)}, "float32")
 
 
-def test_a_split_step_that_differs_is_refused():
+@pytest.mark.parametrize("name", [step.PER_CORE, f"{step.OURS}, jax 9.9"])
+def test_a_split_step_or_one_by_another_jax_that_differs_is_refused(name):
     steps = {"loss": 1.0, "gradient_norm": 2.0}
     results = {step.OURS: Measured({"first_steps": [steps]}, [1.0], 0)}
-    results[step.PER_CORE] = Measured({"first_steps": [steps | {"gradient_norm": 2.1}]}, [1.0], 0)
-    with pytest.raises(UserError, match="each core a device does not compute the same step"):
+    results[name] = Measured({"first_steps": [steps | {"gradient_norm": 2.1}]}, [1.0], 0)
+    with pytest.raises(UserError, match=f"{name} does not compute the same step"):
         step.check_parity(results, "float32")
+
+
+@pytest.mark.parametrize(
+    "script, message",
+    [
+        (None, "No such file"),
+        ("echo 'ModuleNotFoundError: none here' >&2; exit 1", r"no JAX in its environment \(ModuleNotFoundError: none"),
+    ],
+)
+def test_another_python_that_cannot_be_used_is_named(tmp_path, script, message):
+    python = tmp_path / "python"
+    if script:
+        python.write_text(f"#!/bin/sh\n{script}\n")
+        python.chmod(0o755)
+    with pytest.raises(UserError, match=f"--other-python {python}: {message}"):
+        step.jax_version(str(python))
 
 
 @pytest.mark.parametrize(
