@@ -3,7 +3,7 @@
 Files with the same NAME are a recording: `NAME_ACC.txt` (mg) and, where they exist, `NAME_PPG.txt` (counts of reflected light, so the
 systole points down; the channel `ambient` is not read), `NAME_PPI.txt` and `NAME_HR.txt`. Other files, such as `_GYRO` and `_MAGN`, are not read.
 Acceleration and PPG have the sensor's clock (ns since 2000), heart rates the phone's. The phone receives samples late, so the smallest
-difference of both clocks joins them. The phone writes local time: `--utc-offset-hours` makes it UTC. A recording during which the phone's
+difference of both clocks joins them. The phone writes local time: `--utc-offset-h` makes it UTC. A recording during which the phone's
 clock jumps, as at a change to daylight saving time, is refused.
 
 Beats are the PPI intervals without the flag "blocker", with contact to the skin, and with an error estimate of at most `--most-error-ms`.
@@ -62,14 +62,14 @@ class _Text(NamedTuple):
 
 
 def find(
-    tree: Tree, *, participant_from: Naming = "name", utc_offset_hours: float = 0.0, most_error_ms: float = 30.0
+    tree: Tree, *, participant_from: Naming = "name", utc_offset_h: float = 0.0, most_error_ms: float = 30.0
 ) -> list[RecordingSource]:
     """Finds files `NAME_ACC.txt` and the like at any depth.
 
     Args:
         tree: the files to search.
         participant_from: the participant's id: NAME, its prefix up to the first "_", or the parent folder of the files.
-        utc_offset_hours: hours by which the phone's local time is ahead of UTC.
+        utc_offset_h: hours by which the phone's local time is ahead of UTC.
         most_error_ms: largest error estimate of an interval between beats, in ms.
     """
     found: dict[Path, dict[str, Path]] = defaultdict(dict)
@@ -84,14 +84,14 @@ def find(
         others = [path for path in folders[base.parent] if path.name.startswith(f"{base.stem}_")]
         tree.claim(*files.values(), *others)
         participant = participant_of(base, participant_from)
-        read = functools.partial(load, files, recording_id, participant, utc_offset_hours, most_error_ms)
+        read = functools.partial(load, files, recording_id, participant, utc_offset_h, most_error_ms)
         sources.append(RecordingSource(recording_id, participant, read))
     tree.expect(*_ENDINGS, reason="no file NAME_ACC.txt of a Polar sensor, or none beside it")
     return sources
 
 
 def load(
-    files: Mapping[str, Path], recording_id: str, participant_id: str, utc_offset_hours: float, most_error_ms: float
+    files: Mapping[str, Path], recording_id: str, participant_id: str, utc_offset_h: float, most_error_ms: float
 ) -> Recording:
     """Reads one recording.
 
@@ -117,7 +117,7 @@ def load(
         Participant(participant_id),
         DEVICE,
         "polar",
-        start - 3600 * utc_offset_hours,
+        start - 3600 * utc_offset_h,
         streams,
         beats=_beats(texts["PPI"], start, most_error_ms) if "PPI" in texts else None,
         heart_rate=_heart_rate(texts["HR"], start) if "HR" in texts else None,
@@ -222,7 +222,7 @@ def _phone_lag(text: _Text, stamps: np.ndarray) -> float:
         place = int(np.argmax(np.abs(steps)))
         raise UserError(
             f"line {near[place] + 3}: the phone's clock jumps by {steps[place]:+.0f} s against the sensor's, as at a change to daylight "
-            "saving time; split all files of the recording there, and prepare both parts, each with its --utc-offset-hours"
+            "saving time; split all files of the recording there, and prepare both parts, each with its --utc-offset-h"
         )
     return float(np.quantile(lags, 0.05))
 

@@ -53,7 +53,7 @@ def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
         help="measure on minutes that start in these hours only, such as 22-6; training uses all",
     )
     parser.add_argument(
-        "--utc-offset",
+        "--utc-offset-h",
         type=float,
         default=0.0,
         metavar="HOURS",
@@ -99,7 +99,7 @@ def leave_one_out(arguments: argparse.Namespace) -> None:
         out,
         training,
         hours=arguments.hours,
-        utc_offset_h=arguments.utc_offset,
+        utc_offset_h=arguments.utc_offset_h,
     )
     text = markdown(results)
     write_atomically(out / "wearers.json", json.dumps(results.to_json(), indent=1))

@@ -79,7 +79,7 @@ def test_the_sensors_clock_joins_the_signals_and_the_phones_gives_the_start(tmp_
     np.testing.assert_allclose(ppg.time_s, 0.25 + np.arange(520) / 55, atol=1e-6)
     np.testing.assert_allclose(accel.values[:3, 0], [0, 0.001, 0.002], rtol=1e-6)
     assert ppg.values[5].tolist() == [5, 10, 15] and ppg.polarity == "systole_down"
-    later = load(tmp_path, options={"utc_offset_hours": 3.0})
+    later = load(tmp_path, options={"utc_offset_h": 3.0})
     assert recording.start_unix_s - later.start_unix_s == 3 * 3600
 
 
