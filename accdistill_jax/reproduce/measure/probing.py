@@ -189,11 +189,10 @@ class Probing:
     def _fit(
         self, name: str, seed: int, target: str, splits: ProbeSplits, others: Mapping[str, Regressor]
     ) -> dict[str, np.ndarray]:
-        if len(splits.validation.target) < MIN_VALIDATION_SEGMENTS:
-            self.note(
-                f"{len(splits.validation.target)} validation labels of {target} are too few; the probe's strength was chosen by "
-                "cross-validation on training labels"
-            )
+        labels = len(splits.validation.target)
+        if labels < MIN_VALIDATION_SEGMENTS:
+            reason = f"{labels} validation labels are too few" if labels else "no validation labels are left for it"
+            self.note(f"{target}: the probe's strength was chosen by cross-validation on training labels ({reason})")
         regressors = {key: (name, regressor) for key, regressor in others.items()}
         fitted = fit_probes(splits, seed=seed, others=regressors)
         predictions = {key: fit.prediction for key, fit in fitted.items()}
