@@ -158,3 +158,9 @@ def test_trials_are_measured_on_validation_people(tmp_path):
     assert errors["muon"] < errors["none"] < errors["ema"]
     assert part.numbers["trials/trial-muon/top1"].value > part.numbers["trials/trial-ema/top1"].value
     assert not part.claims and "validation people" in part.section.text[0]
+    errors_panel, *_, top1_panel = part.section.pictures[0].figure.axes
+    assert [label.get_text() for label in errors_panel.get_yticklabels()] == list(rows)
+    titles = [panel.get_title(loc="left") for panel in (errors_panel, top1_panel)]
+    assert titles == ["HR error (bpm)", "top-1 (share of minutes)"]
+    drawn = {int(dot.get_ydata()[0]): dot.get_xdata()[0] for dot in errors_panel.lines if len(dot.get_xdata()) == 1}
+    assert drawn[list(rows).index("optimiser Muon")] == pytest.approx(errors["muon"])
