@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from accdistill_jax.benchmark import contest
 
 TARGETS = {"hr_mae": "hr_bpm", "sdnn_mae": "sdnn_ms"}  # linear probes: name in results -> label of the store
+LEAST_SHOWN_SHARE = 0.02  # smallest range of the axis of retrieval, so that equal students look equal
 TOLERATED = 0.1  # largest relative deviation of a student's time from the median of its budget
 
 
@@ -207,6 +208,9 @@ def draw(record: Mapping[str, Any]) -> Any:
         axes[0].set(title="Heart-rate error", ylabel="mean absolute error, bpm")
         axes[1].set(title="SDNN error", ylabel="mean absolute error, ms")
         axes[2].set(title=f"Top-1 retrieval among {record['pool']}", ylabel="share of minutes")
+        low, high = axes[2].get_ylim()
+        middle, half = (low + high) / 2, max((high - low) / 2, LEAST_SHOWN_SHARE / 2)
+        axes[2].set_ylim(max(middle - half, 0.0), min(middle + half, 1.005))
         drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
         return drawn
 

@@ -99,6 +99,13 @@ def test_times_are_equal_if_all_students_take_longer_than_planned(record):
     assert "not equal" not in text and "| 12 | 0% |" in text
 
 
+def test_equal_retrieval_looks_equal(record):
+    for number, student in enumerate(record["results"]):
+        student["top1"] = 0.998 + 1e-5 * number
+    low, high = tradeoff.draw(record).axes[2].get_ylim()
+    assert low == pytest.approx(0.988, abs=1e-3) and high == pytest.approx(1.005)
+
+
 def test_the_figure_has_a_line_per_variant(record, tmp_path):
     figure = tradeoff.draw(record)
     figure.savefig(tmp_path / "figure.png")
