@@ -79,7 +79,7 @@ def test_environment_and_cores(contender):
     }
 
 
-def test_a_contender_may_run_in_another_environment(contender, tmp_path, monkeypatch):
+def test_a_contender_may_run_in_another_environment(contender, tmp_path):
     """Another Python imports this package from here, and nothing else of this environment."""
     other = tmp_path / "python"
     # -S leaves out this environment's packages: only those that the parent would hand over could be found

@@ -1,6 +1,6 @@
 """Guards of speed: loose bounds on the ratio to other programs, measured in turn within a run, with up to three tries.
 
-Shapes have the paper's width and tokens, with less depth and a smaller batch. The bounds are below the ratios that `benchmark
+Shapes have the paper's width and tokens, with less depth and a smaller batch. The bounds are far below the ratios that `benchmark
 step` and `benchmark input` measure on an idle machine. A suite that shares its cores cannot measure times, so these tests run only
 on request and alone: `ACCDISTILL_SPEED_GUARD=1 python -m pytest -m long tests/benchmark/test_guard.py`.
 """
@@ -59,12 +59,12 @@ def measured_step(part: str) -> dict[str, Measured]:
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
 @pytest.mark.timeout(1800)
-def test_the_distillation_step_is_not_much_slower_than_eager_pytorch():
+def test_the_distillation_step_is_at_least_as_fast_as_eager_pytorch():
     def ratio():
         results = measured_step("distil")
         return contest.ratios(results[step.EAGER], results[step.OURS]).median
 
-    assert best(ratio, 0.7) >= 0.7
+    assert best(ratio, 1.0) >= 1.0
 
 
 @pytest.mark.timeout(1800)
