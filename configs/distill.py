@@ -42,14 +42,14 @@ def in_windows(config: ConfigDict) -> None:
     """A student that knows when beats come, not only how many: our addition to the paper's method.
 
     Both projection heads read each second in place of a minute's mean (60 windows; one token each, in `paper` about three), and learn
-    how much each counts. A linear map of the student's tokens learns the teacher's tokens of the same time, with a weight that falls to 0.
+    how much each counts. A linear map of the student's tokens learns the teacher's tokens of the same time.
     Clocks of the two sensors must agree to about 0.1 s. Every encoder of acceleration sees the envelope of the ballistocardiogram's band beside the signal.
     Probes see mean, standard deviation and mean absolute difference of the tokens, for every encoder alike.
     """
     head = config.student.head
     head.update(windows=60, weighting="learned", hidden=min(head.hidden, 128), output=min(head.output, 32))
-    config.student.token_weight = 1.0
-    config.student.token_schedule = "linear"
+    config.student.token_weight = 10.0
+    config.student.token_schedule = "constant"
     config.inputs.accel.bands = "low+high+beat"
     config.inputs.accel.limit = 4.0
     config.evaluation.representation = "statistics"

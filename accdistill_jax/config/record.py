@@ -58,6 +58,19 @@ def _binding(config: Config | Mapping[str, Any]) -> dict[str, Any]:
     return {first_key(key): value for key, value in flat.items() if binds(key, value)}
 
 
+def changed_values(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The keys in which two configs differ, with the value of each config.
+
+    Keys that one of them lacks, or that are free to change, are left out; `before` may be from an older version.
+    """
+    old, new, known = flatten_json(before), flatten_json(now), known_keys()
+    return {
+        key: (old[key], value)
+        for key, value in new.items()
+        if key in old and old[key] != value and not known[key].setting.free
+    }
+
+
 def environment() -> dict[str, Any]:
     """Provenance of the numbers: versions, Python, machine, devices, git commit (None outside a checkout), source."""
     import jax

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from accdistill_jax.models import gpu_kernels
 from accdistill_jax.runtime.platform import PORTABLE, on_cpu, platform
 
 # Bytes of a hidden layer in a block: it stays in a cache, and is large enough that threads seldom wait for each other.
@@ -255,10 +256,17 @@ def _kept_mlp_forward(x, w_in, b_in, w_out, b_out):
 
 def _kept_mlp_backward(saved, d_out):
     x, w_in, w_out, hidden, active = saved
-    _, slope = _gelu_and_slope(hidden.astype(jnp.float32))
-    d_hidden = (jnp.matmul(d_out, w_out.T) * slope).astype(x.dtype)
-    d_hidden = jax.lax.optimization_barrier(d_hidden)
-    d_b_in, d_b_out = (jnp.sum(a, axis=0, dtype=jnp.float32).astype(a.dtype) for a in (d_hidden, d_out))
+    d_b_out = jnp.sum(d_out, axis=0, dtype=jnp.float32).astype(d_out.dtype)
+    sizes = (*hidden.shape, x.shape[1])
+    if gpu_kernels.chosen(gpu_kernels.PRODUCT, *sizes):
+        d_hidden, d_b_in = gpu_kernels.product_gelu_backward(d_out, w_out, hidden, _gelu_slope)
+    elif gpu_kernels.chosen(gpu_kernels.GELU, *sizes):
+        d_hidden, d_b_in = gpu_kernels.gelu_backward(jnp.matmul(d_out, w_out.T), hidden, _gelu_slope)
+    else:
+        d_hidden = (jnp.matmul(d_out, w_out.T) * _gelu_slope(hidden.astype(jnp.float32))).astype(x.dtype)
+        d_hidden = jax.lax.optimization_barrier(d_hidden)
+        d_b_in = jnp.sum(d_hidden, axis=0, dtype=jnp.float32)
+    d_b_in = d_b_in.astype(x.dtype)
     return jnp.matmul(d_hidden, w_in.T), jnp.matmul(x.T, d_hidden), d_b_in, jnp.matmul(active.T, d_out), d_b_out
 
 
@@ -317,6 +325,11 @@ def _gelu_and_slope(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     scale, cubic = 2.0 * (2.0 / np.pi) ** 0.5, 0.044715
     share = jax.nn.sigmoid(scale * (x + cubic * x * x * x))
     return x * share, share + x * share * (1.0 - share) * scale * (1.0 + 3.0 * cubic * x * x)
+
+
+def _gelu_slope(x: jax.Array) -> jax.Array:
+    """The derivative of GELU."""
+    return _gelu_and_slope(x)[1]
 
 
 def block_size(count: int, *, bytes_each: int, bytes_at_once: int) -> int:

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from accdistill_jax.models import ops
+from accdistill_jax.models import gpu_kernels, ops
 from accdistill_jax.models.attention import Places, attention, places, three_products
 from accdistill_jax.models.protocol import Encoded
 from accdistill_jax.runtime import platform
@@ -79,12 +79,32 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, where: Places | None = None) -> jax.Array:
         attention = Attention(self.heads, self.dtype, self.relative, name="attention")
-        attended = attention(nn.LayerNorm(name="norm_attention")(x), where)
-        x = x + attended
-        h = nn.LayerNorm(name="norm_mlp")(x)
+        x, h = self._normalised(x, "norm_attention")
+        x = x + attention(h, where)
+        x, h = self._normalised(x, "norm_mlp")
         inner = Weights(self.mlp, self.dtype, name="mlp_in")(x.shape[-1])
         outer = Weights(x.shape[-1], self.dtype, name="mlp_out")(self.mlp)
         return x + ops.mlp(h.astype(self.dtype), *inner, *outer)
+
+    def _normalised(self, x: jax.Array, name: str) -> tuple[jax.Array, jax.Array]:
+        """The tokens, for the residual connection, and a layer norm of them."""
+        rows = x.reshape(-1, x.shape[-1])
+        if platform.platform() != "gpu" or not gpu_kernels.chosen(gpu_kernels.NORM, *rows.shape):
+            return x, nn.LayerNorm(name=name)(x)
+        scale, offset = NormWeights(name=name)(x.shape[-1])
+        kept, h = gpu_kernels.normalised(rows, scale, offset, self.dtype)
+        return kept.reshape(x.shape), h.reshape(x.shape)
+
+
+class NormWeights(nn.Module):
+    """Scale and offset [width] of a layer norm, named and initialised as in `nn.LayerNorm`."""
+
+    @nn.compact
+    def __call__(self, width: int) -> tuple[jax.Array, jax.Array]:
+        return (
+            self.param("scale", nn.initializers.ones_init(), (width,)),
+            self.param("bias", nn.initializers.zeros_init(), (width,)),
+        )
 
 
 class ConvolutionalStem(nn.Module):

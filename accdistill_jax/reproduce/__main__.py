@@ -10,6 +10,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from accdistill_jax.config.load import load_config
+from accdistill_jax.config.tree import plain
+from accdistill_jax.configs import reproduce as presets
 from accdistill_jax.errors import ExitStatus, UserError
 from accdistill_jax.reproduce.jobs.devices import keep_to_cpu, worker_environments
 from accdistill_jax.reproduce.jobs.jobs import JobOutcome, exclusive_folder, finished_seconds, job_folder, run_jobs
@@ -30,7 +33,9 @@ def main(argv: Sequence[str], *, prog: str = PROG) -> int:
         reference = None
         if wanted.check is not None:
             reference = check.load_report(wanted.check)
-            wanted = parse_command_line(argv, reference=reference["settings"], prog=prog)
+            wanted = as_in_reference(
+                parse_command_line(argv, reference=reference["settings"], prog=prog), reference["settings"]
+            )
         early_stop.uninstall()
         with Interruption(at_once=True) as interruption:
             return reproduce(wanted, reference, interruption)
@@ -40,6 +45,22 @@ def main(argv: Sequence[str], *, prog: str = PROG) -> int:
     except UserError as error:
         print_error(error)
         return ExitStatus.USER_ERROR
+
+
+def as_in_reference(wanted: CommandLine, reference: Mapping[str, Any]) -> CommandLine:
+    """The command line with overrides for what this version's preset has changed since a report, which a check repeats; prints them.
+
+    Args:
+        wanted: the command line; with overrides or a preset of its own, it stays as it is.
+        reference: settings of the report.
+    """
+    if (wanted.preset, wanted.overrides) != (reference.get("preset"), tuple(reference.get("overrides", ()))):
+        return wanted
+    base = load_config(f"{presets.__file__}:{wanted.preset}", wanted.overrides)
+    restoring = tuple(check.restoring_overrides(reference, plain(base)).values())
+    if restoring:
+        report_progress(f"as in the report, unlike this version's preset: {' '.join(restoring)}")
+    return wanted._replace(overrides=(*wanted.overrides, *restoring))
 
 
 def report_progress(line: str) -> None:
@@ -65,11 +86,14 @@ def reproduce(wanted: CommandLine, reference: Mapping[str, Any] | None, interrup
         only=wanted.only,
         seeds=wanted.seeds,
         overrides=wanted.overrides,
+        among=None if reference is None else {run["variant"] for run in reference["runs"] if "variant" in run} or None,
     )
     settings = wanted.settings | plan.settings
     if reference is not None:  # refused now, not after hours
-        known = [key for key in check.SETTINGS if key in settings]
-        check.check_alike(*({key: values.get(key) for key in known} for values in (reference["settings"], settings)))
+        known = [key for key in (*check.SETTINGS, "config") if key in settings]
+        check.check_alike(
+            *({k: values[k] for k in known if k in values} for values in (reference["settings"], settings))
+        )
         _refuse_unusable_runs(plan.jobs, wanted)
     if wanted.list_only:
         print(listing(plan, wanted))

@@ -22,18 +22,18 @@ HASHES = {
     "pretrain:hour-mean": "9f7c4b0eca001526783aca3e05aa052fffc46b1a35bd97c786ecd1697677f3a8",
     "pretrain:paper-literal": "c7e109fd386cac9249edaf7ef25c4c0b0d9ffb888e9a423c6b633489a1015eeb",
     "pretrain:smoke-mean": "7b0df96675ee7a6f9149f2e775a8840487821055c64730aef26df8a9647c4490",
-    "distill:default": "5385bd59eff5e1462b11a7cc3d47bdc9840c1b1cf2e595729ba63e228c52e7a1",
-    "distill:hour": "5020f308bfa8150a01b51cfbe733cc5fd1579521b153810b646d875d88954aae",
-    "distill:paper": "676210cc509dc77bf6c490652624f1641e7b1839587f449cc054ce5e80e187aa",
-    "distill:smoke": "f2b563cc14532badd75dff35d72dea53f4a794b31bcf50be828ee7492f34011d",
-    "pretrain:default": "5385bd59eff5e1462b11a7cc3d47bdc9840c1b1cf2e595729ba63e228c52e7a1",
-    "shipped:synthetic": "5385bd59eff5e1462b11a7cc3d47bdc9840c1b1cf2e595729ba63e228c52e7a1",
-    "shipped:wrist": "79a0ee3604dffe2543c595a7823695eb1bc7c9c021439d7c1bf83fd1565850f3",
+    "distill:default": "4d4c08cb0fe79a66f6c68ed6fff752b1e1b37a4d5d66ec8bfdc0ad50638a8195",
+    "distill:hour": "898272393664c2a3ab563ea714551266ad4b429ff8b59654dc8c47641ffbaf7e",
+    "distill:paper": "1e9db9e55ea057a9a8fc03f1f0b2121a9e5dab4098205259c61185c700230b5d",
+    "distill:smoke": "d9840010f8c3124442850d5f9d16f230bda3fc16f066885708253a7074af1f4e",
+    "pretrain:default": "4d4c08cb0fe79a66f6c68ed6fff752b1e1b37a4d5d66ec8bfdc0ad50638a8195",
+    "shipped:synthetic": "4d4c08cb0fe79a66f6c68ed6fff752b1e1b37a4d5d66ec8bfdc0ad50638a8195",
+    "shipped:wrist": "3f8d852630c6c1ce6fb8401dd995d7d21238ffd1689b3abb4c6103db3b024295",
     "reproduce:cpu-mean": "737615b46b9ea4a0b29390c5fd96773f75949cd19e130fdf5cd731e676d933c3",
     # in windows since then
-    "reproduce:smoke": "56fde610c1d1e6a294a8de14aa7c5dec692be182f80df97dd182990b99970aef",
-    "reproduce:cpu": "6e0313a038f90c3a9204e0c31f49a3a858a822eb1ff11f42ab3955887aaaa998",
-    "reproduce:full": "9b7f17aa77b4befa88ded04275cae0fcf126f4d54f87118e2aaadd2c8306ec5c",
+    "reproduce:smoke": "fd0a50639c478c6be36054354dc15bc02f77548715ac20f31d346b088d669484",
+    "reproduce:cpu": "4578220983054dc3b093d5807f4907e94ab4ef6398eb06c87a134b5317649231",
+    "reproduce:full": "ec9eb178f2aed1e0fc4ae2661973da97bbc1962e09c965a73de8636e05c6099d",
 }
 # The keys added after the first release, by their names then, and values under which a run is another one.
 ADDED = {

@@ -59,6 +59,7 @@ def _rows(part: Mapping[str, Any], peak: float | None, *, base: str) -> list[lis
     return rows
 
 
+SHOWN_OPERATIONS = 10
 HEADER = (
     "",
     "segments/s",
@@ -126,7 +127,7 @@ def _kernels(kernels: Mapping[str, Any]) -> str:
             f"{operation['seconds'] / total:.1%}",
             f"{operation['calls']:.0f}",
         ]
-        for operation in kernels["operations"]
+        for operation in kernels["operations"][:SHOWN_OPERATIONS]
     ]
     return (
         table(("", "source", "ms per step", "share", "calls"), rows)

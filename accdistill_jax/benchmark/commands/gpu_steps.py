@@ -13,10 +13,11 @@ from accdistill_jax.benchmark.commands.gpu_context import CONTENDERS, Context, S
 from accdistill_jax.benchmark.commands.gpu_parity import compare
 from accdistill_jax.benchmark.commands.step import FOLLOW_STEPS, accelerated
 from accdistill_jax.benchmark.contest import Contender, Worker
+from accdistill_jax.data.synthetic.waveforms import SAMPLES
 from accdistill_jax.errors import UserError
 
 SMALL = "distill:mean"
-PROFILED_STEPS, SHOWN_OPERATIONS = 3, 10
+PROFILED_STEPS, KEPT_OPERATIONS = 3, 40  # the report shows fewer
 FORMS: dict[str, dict[str, Any]] = {
     "as configured": {},
     "augmented": {"augmented": True},
@@ -28,9 +29,24 @@ FORMS: dict[str, dict[str, Any]] = {
         "config": {f"{who}.encoder.transformer.residual": "float32" for who in ("teacher", "student")}
     },
     "matrix products by Triton if faster": {"options": {"xla_gpu_enable_triton_gemm": True}},
+    "matrix products by cuBLASLt": {"options": {"xla_gpu_enable_cublaslt": True}},
     "no command buffers": {"options": {"xla_gpu_enable_command_buffer": ""}},
+    "layer norms by Pallas": {"kernels": ("layer norms",)},
+    "layer norms and GELU's gradient by Pallas": {"kernels": ("layer norms", "GELU's gradient")},
+    "the same, with the product before GELU": {"kernels": ("layer norms", "GELU's gradient with its product")},
     "layer norms by cuDNN": {"options": {"xla_gpu_enable_cudnn_layer_norm": True}},
     "blocks rematerialised": {"config": {"runtime.rematerialise": "blocks"}},
+    "windows, token regression and three bands": {
+        "windows": 60,  # or one for each token
+        "config": {
+            "student.head.weighting": "learned",
+            "student.head.hidden": 128,
+            "student.head.output": 32,
+            "student.token_weight": 10.0,
+            "inputs.accel.bands": "low+high+beat",
+            "inputs.accel.limit": 4.0,
+        },
+    },
     "half of the tokens dropped": {"config": {"student.drop_fraction": 0.5}},
     "teacher's views cached": {"config": {"teacher.cached_views": 2}},
     "large batch, blocks rematerialised": {"large": True, "config": {"runtime.rematerialise": "blocks"}},
@@ -70,7 +86,7 @@ def variant_order(
         name: name in tables.
         batch: segments per device.
         stage: "student" or "teacher".
-        **form: "options" of the compiler and a forced form of "attention", both optional.
+        **form: "options" of the compiler, a forced form of "attention" and "kernels" of models/gpu_kernels.py, all optional.
     """
     return {
         "name": name,
@@ -79,6 +95,7 @@ def variant_order(
         "batch": batch,
         "compiler_options": form.get("options", {}),
         "attention": form.get("attention", ""),
+        "kernels": list(form.get("kernels", ())),
     }
 
 
@@ -140,7 +157,7 @@ def _profile(entry: RemoteStep) -> dict[str, Any]:
     return {
         "failed": answer["failed"],
         "total_s": total,
-        "operations": operations[:SHOWN_OPERATIONS],
+        "operations": operations[:KEPT_OPERATIONS],
         "count": len(operations),
     }
 
@@ -225,13 +242,17 @@ def _batch(entry: RemoteStep) -> int:
 def measure_variants(context: Context) -> dict[str, Any]:
     """Measures forms of the step that differ from the configured step in a single setting."""
     sizes, orders, unknown = context.sizes, [], {}
-    heads = context.plain({})["student"]["encoder"]["transformer"]["heads"]
+    encoder = context.plain({})["student"]["encoder"]["transformer"]
     for name, form in FORMS.items():
         settings = dict(form.get("config", {}))
         if "heads_factor" in form:
             settings |= {
-                f"{who}.encoder.transformer.heads": int(heads * form["heads_factor"]) for who in ("teacher", "student")
+                f"{who}.encoder.transformer.heads": int(encoder["heads"] * form["heads_factor"])
+                for who in ("teacher", "student")
             }
+        if "windows" in form:
+            tokens = SAMPLES // encoder["patch"]
+            settings["student.head.windows"] = min(form["windows"], tokens)
         try:
             plain = context.plain(settings, augmented=form.get("augmented", False))
         except UserError as problem:  # a setting that this version or this config refuses
@@ -240,7 +261,10 @@ def measure_variants(context: Context) -> dict[str, Any]:
         batch = sizes.large_batch if form.get("large") else sizes.variant_batch
         orders.append(
             variant_order(
-                plain, name=name, batch=batch, **{key: form[key] for key in ("options", "attention") if key in form}
+                plain,
+                name=name,
+                batch=batch,
+                **{key: form[key] for key in ("options", "attention", "kernels") if key in form},
             )
         )
     return _alone(context, orders) | {"unknown": unknown}

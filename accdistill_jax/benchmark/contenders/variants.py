@@ -32,7 +32,7 @@ from accdistill_jax.benchmark.contenders.training import (
 from accdistill_jax.benchmark.model import program
 from accdistill_jax.config.convert import parse_section
 from accdistill_jax.config.schema import Config
-from accdistill_jax.models import attention
+from accdistill_jax.models import attention, gpu_kernels
 from accdistill_jax.runtime import host_memory
 from accdistill_jax.runtime.child import Parent, work_for_parent
 from accdistill_jax.runtime.parallel import Parallel
@@ -45,7 +45,7 @@ class StepVariant:
 
     Args:
         order: "name"; "config", plain values; "stage"; "batch", segments per device; "compiler_options" of XLA; "attention", a forced
-            form of attention, or "".
+            form of attention, or ""; "kernels", names in models/gpu_kernels.py.
 
     Attributes:
         name: name of the order.
@@ -77,7 +77,10 @@ class StepVariant:
         self._state = self._built.start(self.params, self._parallel)
         self._placed = self._parallel.replicate(self.frozen)
         forced = self._order["attention"]
-        with attention.forced(forced) if forced else contextlib.nullcontext():
+        with (
+            attention.forced(forced) if forced else contextlib.nullcontext(),
+            gpu_kernels.used(*self._order["kernels"]),
+        ):
             self._lowered = self._built.step.lower(self._state, self._placed, self._parallel.place(self.batch))
 
     def compile(self) -> None:

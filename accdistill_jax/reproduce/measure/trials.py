@@ -82,7 +82,7 @@ def measure_trials(bench: Bench, experiment: Experiment) -> ReportPart:
             )
             numbers |= _numbers(f"{experiment.id}/{name}", errors, top1)
     text = (
-        "Regime: students with one change each, trained for about the same time as the student as it is (the steps are set by the time of a "
+        "Regime: students with one change each, trained for about the same time as the student without a change (the steps are set by the time of a "
         "step; the table states the seconds). Judged on validation people, on whom no claim rests. Cells: mean ± standard deviation over training "
         "seeds. Trials that did not help are listed too.",
     )
@@ -91,7 +91,7 @@ def measure_trials(bench: Bench, experiment: Experiment) -> ReportPart:
         "steps",
         "seconds",
         *(f"{LABELS[t].short} error, {LABELS[t].unit}" for t in probing.targets),
-        "HR error divided by that of the student as it is",
+        "HR error divided by that without a change",
         f"top-1 of {thousands(min(1000, len(np.asarray(participant))))}",
     )
     table = ReportTable("Trials on validation people", columns, tuple(rows))
@@ -100,7 +100,7 @@ def measure_trials(bench: Bench, experiment: Experiment) -> ReportPart:
     panels = [*(f"{LABELS[t].short} error ({LABELS[t].unit})" for t in heart), "top-1 (share of minutes)"]
     caption = (
         "Errors of the heart's labels and retrieval, each trial on validation people: mean and standard deviation over training seeds. "
-        "Dashed line: the student as it is. Errors are better to the left, retrieval is better to the right."
+        "Dashed line: the student without a change. Errors are better to the left, retrieval is better to the right."
     )
     picture = Picture(experiment.id, caption, _figure(panels, drawn, bench.variant(BASE).title))
     section = Section(experiment.id, experiment.title, text, (table,), (picture,), (*notes, *probing.notes))
@@ -113,7 +113,7 @@ def _figure(panels: Sequence[str], drawn: Mapping[str, Sequence[Sequence[float]]
     Args:
         panels: titles of the measures.
         drawn: title of the trial -> for each measure its value for each training seed; empty without a result.
-        base: title of the student as it is.
+        base: title of the student without a change.
     """
     titles = list(drawn)
 

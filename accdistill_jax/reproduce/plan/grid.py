@@ -1,7 +1,7 @@
 """Plans the grid of experiments: the jobs, the config of each, and the jobs that it needs."""
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from accdistill_jax.config.load import load_config
@@ -55,6 +55,7 @@ def plan_grid(
     only: tuple[str, ...] = (),
     seeds: int | None = None,
     overrides: Sequence[str] = (),
+    among: Collection[str] | None = None,
 ) -> GridPlan:
     """Plans the jobs of a preset.
 
@@ -65,6 +66,7 @@ def plan_grid(
         only: ids of experiments, wildcards allowed; () means all.
         seeds: number of training seeds; None means the preset's.
         overrides: "--config.KEY=VALUE" each.
+        among: names of variants; others are left out. None means all of the preset.
 
     Raises:
         UserError: unknown experiment, preset or key; a store that cannot be opened; a person or segment in two splits.
@@ -86,6 +88,8 @@ def plan_grid(
     builder = JobBuilder(base, usual, scale=scale, seeds=count, stores=stores, data=data)
     known = builder.known
     left_out = {name for name in known if any(fnmatch.fnmatchcase(name, pattern) for pattern in scale.leave_out)}
+    if among is not None:
+        left_out |= known.keys() - set(among)
     experiments = [
         experiment._replace(variants=tuple(name for name in experiment.variants if name not in left_out))
         for experiment in experiments

@@ -1,14 +1,17 @@
-"""Changes of the student that are tried at about equal training time, on validation people."""
+"""Changes of the student that are tried at about equal training time, on validation people.
+
+They are changes of the student that these trials found: its token regression has a weight of 1 that falls to 0.
+"""
 
 from accdistill_jax.reproduce.plan.variants import EncoderVariant
 
-SHARE = 0.4  # of the student's steps, for the student as it is
+SHARE = 0.4  # of the student's steps, for the student without a change
 BASE = "trial-none"
 
 
 def _trial(name: str, title: str, changes: dict, *, steps: float = 1.0, teacher: str = "") -> EncoderVariant:
     """A trial; `steps` is its number of steps as a share of the base's, so that it takes about as long."""
-    variant = EncoderVariant(name, title, changes=changes, seeds="all", share=SHARE * steps)
+    variant = EncoderVariant(name, title, changes=_FORMER | changes, seeds="all", share=SHARE * steps)
     return variant._replace(teacher=teacher) if teacher else variant
 
 
@@ -29,9 +32,11 @@ BREATHING_TEACHER = EncoderVariant(
     seeds="all",
 )
 TEACHERS = (LONGER_TEACHER, BREATHING_TEACHER)
+_FORMER = {"student.token_weight": 1.0, "student.token_schedule": "linear"}
+_CONSTANT = {"student.token_weight": 1.0, "student.token_schedule": "constant"}
 # Steps: by the seconds of a step on two cores, roughly. The table states the seconds that a training took.
 TRIALS = (
-    _trial(BASE, "student as it is", {}),
+    _trial(BASE, "none: the student before these trials", {}),
     _trial(
         "trial-patch-32",
         "tokens of 32 samples",
@@ -70,7 +75,17 @@ TRIALS = (
         steps=0.9,
     ),
     _trial("trial-drop", "half of the tokens dropped", {"student.drop_fraction": 0.5}, steps=1.4),
-    _trial("trial-constant-tokens", "token regression of constant weight", {"student.token_schedule": "constant"}),
+    _trial("trial-constant-tokens", "token regression of constant weight", _CONSTANT),
+    _trial(
+        "trial-constant-heavy",
+        "token regression of constant weight, three times as heavy",
+        _CONSTANT | {"student.token_weight": 3.0},
+    ),
+    _trial(
+        "trial-constant-ten",
+        "token regression of constant weight, ten times as heavy",
+        _CONSTANT | {"student.token_weight": 10.0},
+    ),
     _trial("trial-12-windows", "12 windows of 5 s", {"student.head.windows": 12}),
     _trial("trial-equal-windows", "windows of equal weight", {"student.head.weighting": "equal"}),
     _trial(

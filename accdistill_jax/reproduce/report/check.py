@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from accdistill_jax.config.record import changed_values
 from accdistill_jax.errors import UserError
 
 KIND = "accdistill_jax.reproduce"
@@ -133,12 +134,26 @@ def deviations(reference: Mapping[str, Any], new: Mapping[str, Any], *, only: Se
 
 def check_alike(reference: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Raises a UserError that names the settings in which two reports differ, if they cannot be compared."""
-    different = [key for key in SETTINGS if _plain(reference.get(key)) != _plain(new.get(key))]
-    if different:
-        listing = "; ".join(
-            f"{key} is {_text(reference.get(key))} in the reference, {_text(new.get(key))} here" for key in different
-        )
+    pairs = {key: (_plain(reference.get(key)), _plain(new.get(key))) for key in SETTINGS}
+    if "config" in reference and "config" in new:  # decides more than the overrides: presets change with the version
+        del pairs["overrides"]
+        pairs |= changed_values(reference["config"], new["config"])
+    listing = "; ".join(
+        f"{key} is {_text(before)} in the reference, {_text(now)} here"
+        for key, (before, now) in pairs.items()
+        if before != now
+    )
+    if listing:
         raise UserError(f"the reports cannot be compared: {listing}")
+
+
+def restoring_overrides(reference: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
+    """Overrides that give a config the values of a report's settings, by their keys; {} for a report without a config."""
+    changed = changed_values(reference.get("config", {}), now)
+    return {
+        key: f"--config.{key}={tuple(before) if isinstance(before, list) else before}"
+        for key, (before, _) in changed.items()
+    }
 
 
 def _is_of(name: str, only: Sequence[str]) -> bool:

@@ -152,7 +152,7 @@ def test_trials_are_measured_on_validation_people(tmp_path):
     noise = {"trial-muon": 0.1, "trial-ema": 1.0}
     part = measured("trials", tmp_path, kind=WithoutTest, noise=noise, people=(60, 40, 10), preset="trials")
     rows = {row[0]: dict(zip(part.section.tables[0].columns, row, strict=True)) for row in part.section.tables[0].rows}
-    assert rows["student as it is"]["HR error divided by that of the student as it is"] == "–"
+    assert rows["none: the student before these trials"]["HR error divided by that without a change"] == "–"
     assert rows["batches of 256"]["steps"] == "200"
     errors = {name: part.numbers[f"trials/trial-{name}/hr_bpm/mae"].value for name in ("muon", "none", "ema")}
     assert errors["muon"] < errors["none"] < errors["ema"]
