@@ -233,7 +233,7 @@ def test_an_objective_on_the_command_line_drops_what_it_does_not_read_of_the_fil
         student = load_config(argument, [f"--config.student.objective={objective}"]).student
         assert (student.head.windows, student.token_weight, student.token_schedule) == (windows, 0.0, "constant")
     student = load_config(argument, ["--config.student.objective=distillation"]).student
-    assert (student.head.windows, student.token_weight, student.token_schedule) == (60, 1.0, "linear")
+    assert (student.head.windows, student.token_weight, student.token_schedule) == (60, 10.0, "constant")
 
 
 def test_what_the_command_line_sets_without_effect_is_refused(tmp_path):
@@ -245,4 +245,4 @@ def test_what_the_command_line_sets_without_effect_is_refused(tmp_path):
         "distill:smoke-mean", ["--config.student.token_weight=0.5", "--config.student.objective=joint"]
     )
     path = file_of(tmp_path, "config.student.objective = 'supervised'")
-    assert "token_weight = 1.0 is for distillation alone; set it to 0.0" in refusal(path)
+    assert "token_weight = 10.0 is for distillation alone; set it to 0.0" in refusal(path)

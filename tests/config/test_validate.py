@@ -124,14 +124,14 @@ def test_several_views_need_an_augmentation():
         ),
         (
             {"student.objective": "supervised"},
-            "student.token_weight = 1.0 is for distillation alone; set it to 0.0 with",
+            "student.token_weight = 10.0 is for distillation alone; set it to 0.0 with",
         ),
         (
             {"student.objective": "supervised"} | WITHOUT_TOKENS,
             "student.head.windows = 60 is for distillation and joint alone; set it to 1 with config.student.objective = 'sup",
         ),
         (
-            {"student.objective": "joint", "student.token_weight": 0.0},
+            {"student.objective": "joint", "student.token_weight": 0.0, "student.token_schedule": "linear"},
             "student.token_schedule = 'linear' is for distil",
         ),
         (

@@ -11,9 +11,12 @@ import types
 
 import pytest
 
+from accdistill_jax.config.load import load_config
+from accdistill_jax.config.tree import plain
 from accdistill_jax.reproduce import __main__ as command
 from accdistill_jax.reproduce import measure, plan
 from accdistill_jax.reproduce.plan.command_line import parse_command_line
+from accdistill_jax.reproduce.report import check
 
 GRID = """
 import fnmatch, os
@@ -32,7 +35,7 @@ class GridPlan(NamedTuple):
     experiments: list
     settings: dict
 
-def plan_grid(preset, *, stores, unseen, only, seeds, overrides):
+def plan_grid(preset, *, stores, unseen, only, seeds, overrides, among):
     if any("missing" in store for store in stores):
         raise UserError(f"{stores[0]}: no such store")
     known = ["probes", "retrieval", "augmentation"]
@@ -272,6 +275,24 @@ def test_a_signal_whose_exception_was_lost_while_measuring_still_stops(run, monk
     status, out, error = run("--preset=smoke", "--only=probes")
     assert status == 143 and "measuring goes on" not in out
     assert error.splitlines()[-1].startswith("stopped by SIGTERM; finished runs are kept")
+
+
+def test_a_check_repeats_a_report_of_another_version_with_the_values_of_then(capsys):
+    then = plain(load_config("reproduce:claims"))
+    then["student"] |= {"token_weight": 1.0, "token_schedule": "linear"}
+    then["data"]["synthetic"]["workers"] += 1  # decides nothing
+    reference = {"preset": "claims", "overrides": ["--config.student.learning=1"], "config": then}
+    wanted = parse_command_line(["--check=report.json"], reference=reference | {"overrides": []})
+    as_then = command.as_in_reference(wanted, reference | {"overrides": []})
+    assert as_then.overrides == ("--config.student.token_weight=1.0", "--config.student.token_schedule=linear")
+    assert (
+        "as in the report, unlike this version's preset: --config.student.token_weight=1.0" in capsys.readouterr().out
+    )
+    settings = {"config": plain(load_config("reproduce:claims", as_then.overrides)), "overrides": as_then.overrides}
+    check.check_alike(reference, settings | {"preset": "claims"})
+    for own in (["--preset=smoke"], ["--config.seed=1"]):
+        wanted = parse_command_line(["--check=report.json", *own], reference=reference)
+        assert command.as_in_reference(wanted, reference) == wanted
 
 
 def test_a_config_override_with_a_space_is_not_a_store():

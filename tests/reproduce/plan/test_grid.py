@@ -202,6 +202,11 @@ def test_only_selects_the_runs_of_its_experiments():
     assert set(jobs(plan)) == {"data", "teacher-mae-s0", "student-s0"}
 
 
+def test_a_plan_among_variants_has_the_runs_of_these_alone():
+    plan = grid.plan_grid("trials", seeds=1, among={"teacher-mae", "trial-none", "trial-muon", "removed since"})
+    assert set(jobs(plan)) == {"data", "teacher-mae-s0", "trial-none-s0", "trial-muon-s0"}
+
+
 @pytest.mark.parametrize(
     "arguments,message",
     [
@@ -258,7 +263,7 @@ def test_students_are_in_windows_and_beside_them_in_the_papers_form(cpu):
     head = lambda name: by_name[name].order["config"]["student"]["head"]["windows"]
     tokens = lambda name: by_name[name].order["config"]["student"]["token_weight"]
     for name in ("student", "student-small", "student-tiny", "student-short", "size-20th", "minutes-500-plain"):
-        assert (head(f"{name}-s0"), tokens(f"{name}-s0")) == (60, 1.0)
+        assert (head(f"{name}-s0"), tokens(f"{name}-s0")) == (60, 10.0)
     for name in ("student-mean", "contrast-mean", "regression-mse", "accel-mae", "supervised-hr-1"):
         assert (head(f"{name}-s0"), tokens(f"{name}-s0")) == (1, 0.0)
     assert (head("joint-s0"), tokens("joint-s0")) == (60, 0.0)

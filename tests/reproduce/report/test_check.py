@@ -128,6 +128,19 @@ def test_reports_with_other_settings_are_refused(reference, new, key, value):
         check.compare_reports(reference, new)
 
 
+def test_reports_with_other_configs_are_refused_and_overrides_then_do_not_matter(reference, new):
+    for settings, weight in ((reference["settings"], 1.0), (new["settings"], 10.0)):
+        settings["config"] = {"student": {"token_weight": weight}, "data": {"read_concurrency": weight}}
+    reference["settings"]["config"]["inputs"] = {"key of another version": 1}
+    with pytest.raises(UserError, match=r"student.token_weight is 1 in the reference, 10 here"):
+        check.compare_reports(reference, new)
+    restoring = check.restoring_overrides(reference["settings"], new["settings"]["config"])
+    assert restoring == {"student.token_weight": "--config.student.token_weight=1.0"}
+    new["settings"] |= {"overrides": list(restoring.values()), "config": {"student": {"token_weight": 1.0}}}
+    assert check.compare_reports(reference, new) == []
+    assert check.restoring_overrides({}, new["settings"]["config"]) == {}
+
+
 def test_versions_may_differ_and_tuples_equal_lists(reference, new):
     reference["settings"]["overrides"] = ["--config.a=1"]
     new["settings"] |= {"overrides": ("--config.a=1",), "versions": {"jax": "0.11"}}
