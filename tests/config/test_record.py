@@ -28,7 +28,7 @@ HASHES = {
     "distill:smoke": "d9840010f8c3124442850d5f9d16f230bda3fc16f066885708253a7074af1f4e",
     "pretrain:default": "4d4c08cb0fe79a66f6c68ed6fff752b1e1b37a4d5d66ec8bfdc0ad50638a8195",
     "shipped:synthetic": "4d4c08cb0fe79a66f6c68ed6fff752b1e1b37a4d5d66ec8bfdc0ad50638a8195",
-    "shipped:wrist": "3f8d852630c6c1ce6fb8401dd995d7d21238ffd1689b3abb4c6103db3b024295",
+    "shipped:wrist": "79a0ee3604dffe2543c595a7823695eb1bc7c9c021439d7c1bf83fd1565850f3",
     "reproduce:cpu-mean": "737615b46b9ea4a0b29390c5fd96773f75949cd19e130fdf5cd731e676d933c3",
     # in windows since then
     "reproduce:smoke": "fd0a50639c478c6be36054354dc15bc02f77548715ac20f31d346b088d669484",
