@@ -18,6 +18,7 @@ from accdistill_jax.benchmark.contenders import variants
 from accdistill_jax.config.convert import parse_section
 from accdistill_jax.config.schema import Config
 from accdistill_jax.errors import UserError
+from accdistill_jax.models import gpu_kernels
 from accdistill_jax.runtime.interrupt import Interrupted
 from tests import left_behind
 
@@ -196,8 +197,19 @@ def test_every_form_is_a_config_that_this_version_knows():
     """On the GPU a refused form would only be reported as unknown; the measuring process reads the config again."""
     context = gpu.Context("configs/distill.py:paper-literal", (), gpu.TINY, Path(), lambda: 1.0, print)
     for form in gpu_steps.FORMS.values():
-        parse_section(Config, context.plain(form.get("config", {}), augmented=form.get("augmented", False)))
-        assert set(form) <= {"config", "options", "attention", "augmented", "large", "heads_factor"}
+        windows = {"student.head.windows": 1} if "windows" in form else {}
+        parse_section(Config, context.plain(form.get("config", {}) | windows, augmented=form.get("augmented", False)))
+        with gpu_kernels.used(*form.get("kernels", ())):
+            assert set(form) <= {
+                "config",
+                "options",
+                "attention",
+                "augmented",
+                "large",
+                "heads_factor",
+                "kernels",
+                "windows",
+            }
     assert (
         context.plain({"runtime.compute_dtype": "bfloat16"}, config=gpu_steps.SMALL)["student"]["train"]["batch_size"]
         > 0
