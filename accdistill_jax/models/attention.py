@@ -19,6 +19,7 @@ LOGITS_BYTES = 8 << 20
 FEW_TOKENS = 96  # up to this many tokens, copying a transposed left side of a head's product is faster
 ROTARY_LONGEST = 50.0  # longest wavelength of the rotary code over 2 pi, in tokens; the shortest is 1
 BLOCKS, CUDNN, TEXTBOOK = "a few segments at a time", "cuDNN, fused", "as in textbooks"
+PALLAS = "Pallas, fused"
 
 
 class Places(NamedTuple):
@@ -85,7 +86,8 @@ def attention(
 
     On CPU, memory bandwidth is the limit: the backward pass works through a few segments at a time and recomputes their
     softmax, so that no [tokens, tokens] array leaves the cache; the sum of exponentials divides the output product, which is
-    smaller than the weights. On NVIDIA GPUs in bfloat16 it is cuDNN's fused attention, if cuDNN supports the size. Elsewhere
+    smaller than the weights. On NVIDIA GPUs in bfloat16 it is cuDNN's fused attention, if cuDNN supports the size. On TPU it is
+    a kernel of this project's (`fused_attention`), if that takes the size. Elsewhere, and with position codes on accelerators,
     the compiler gets the textbook form.
 
     Args:
@@ -100,38 +102,45 @@ def attention(
     """
     first = qkv[0] if isinstance(qkv, tuple) else qkv
     dim = first.shape[-1] // heads if isinstance(qkv, tuple) else first.shape[-1] // (3 * heads)
-    form, _ = chosen_form(first.shape[1], dim, first.dtype, relative=relative)
+    form, _ = chosen_form(first.shape[1], dim, first.dtype, heads=heads, relative=relative)
     if form == BLOCKS:
         return _blocked(heads, relative, qkv, where)
     if form == CUDNN:
         return _cudnn(qkv, heads)
+    if form == PALLAS and not isinstance(qkv, tuple):
+        return _pallas(qkv, heads)
     q, k, v, bias = queries_keys_values(qkv, token_places(first.shape[1], dim, relative, where), heads)
     return _joined(jnp.matmul(jax.nn.softmax(_logits(q, k, bias), axis=-1).astype(v.dtype), v))
 
 
-def chosen_form(tokens: int, dim: int, dtype: jnp.dtype, *, relative: bool) -> tuple[str, str]:
+def chosen_form(tokens: int, dim: int, dtype: jnp.dtype, *, heads: int, relative: bool) -> tuple[str, str]:
     """The form of attention for the platform that is traced for, and the reason why it is not a faster one.
 
     Args:
         tokens: tokens of a segment.
         dim: width of a head.
         dtype: compute dtype.
+        heads: number of heads.
         relative: True for position codes.
 
     Returns:
-        `BLOCKS`, `CUDNN` or `TEXTBOOK`, and a reason, "" if there is nothing to explain.
+        `BLOCKS`, `CUDNN`, `PALLAS` or `TEXTBOOK`, and a reason, "" if there is nothing to explain.
     """
     form = _FORCED.get()
     if form is not None:
         return form, "as asked for"
     if on_cpu():
         return BLOCKS, ""
-    if platform() != "gpu":
+    if platform() not in ("gpu", "tpu"):
         return TEXTBOOK, ""
+    fused = CUDNN if platform() == "gpu" else PALLAS
     if relative:
-        return TEXTBOOK, "cuDNN's has no position codes here"
-    reason = _cudnn_refusal(tokens, dim, jnp.dtype(dtype))
-    return (TEXTBOOK, reason) if reason else (CUDNN, "")
+        return TEXTBOOK, f"no position codes in the form {fused!r}"
+    if fused == CUDNN:
+        reason = _cudnn_refusal(tokens, dim, jnp.dtype(dtype))
+    else:
+        reason = _pallas_refusal(tokens, dim, heads, jnp.dtype(dtype))
+    return (TEXTBOOK, reason) if reason else (fused, "")
 
 
 _FORCED: contextvars.ContextVar[str | None] = contextvars.ContextVar("form", default=None)
@@ -142,13 +151,13 @@ def forced(form: str) -> Iterator[None]:
     """Forces a form of attention for everything that is traced inside, to compare forms on one device.
 
     Args:
-        form: `BLOCKS`, `CUDNN` or `TEXTBOOK`.
+        form: `BLOCKS`, `CUDNN`, `PALLAS` (interpreted unless traced for TPU) or `TEXTBOOK`.
 
     Raises:
         ValueError: no such form.
     """
-    if form not in (BLOCKS, CUDNN, TEXTBOOK):
-        raise ValueError(f"no form of attention {form!r}: {BLOCKS!r}, {CUDNN!r} or {TEXTBOOK!r}")
+    if form not in (BLOCKS, CUDNN, PALLAS, TEXTBOOK):
+        raise ValueError(f"no form of attention {form!r}: {BLOCKS!r}, {CUDNN!r}, {PALLAS!r} or {TEXTBOOK!r}")
     token = _FORCED.set(form)
     try:
         yield
@@ -274,6 +283,25 @@ def _cudnn_refusal(tokens: int, dim: int, dtype: jnp.dtype) -> str:
         return "there is no GPU for cuDNN's"
     shape = jax.ShapeDtypeStruct((1, tokens, 3 * dim), dtype)
     return refusal(jax.grad(lambda a: jnp.sum(_cudnn(a, 1).astype(jnp.float32))), shape)
+
+
+def _pallas(qkv: jax.Array, heads: int) -> jax.Array:
+    from accdistill_jax.models import fused_attention  # only TPUs need Pallas, which takes 0.2 s to import
+
+    return fused_attention.fused(heads, platform() != "tpu", qkv)
+
+
+@functools.cache
+def _pallas_refusal(tokens: int, dim: int, heads: int, dtype: jnp.dtype) -> str:
+    """Reason why there is no fused kernel of this size for TPU, "" if there is one. Compiles it once if there is a TPU."""
+    from accdistill_jax.models import fused_attention
+
+    reason = fused_attention.refused_size(tokens, dim, heads, dtype)
+    if reason or jax.default_backend() != "tpu":
+        return reason
+    # as many segments as any batch has in a grid step
+    shape = jax.ShapeDtypeStruct((fused_attention.SEGMENTS, tokens, 3 * heads * dim), dtype)
+    return refusal(jax.grad(lambda a: jnp.sum(_pallas(a, heads).astype(jnp.float32))), shape)
 
 
 def refusal(fn: Callable[..., Any], *shapes: jax.ShapeDtypeStruct) -> str:

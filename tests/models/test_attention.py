@@ -92,8 +92,11 @@ def test_three_products_are_the_thirds_of_one(draw, textbook, where):
 
 def test_a_form_can_be_forced_while_something_is_traced():
     with attention.forced(attention.TEXTBOOK):
-        assert attention.chosen_form(192, 32, jnp.bfloat16, relative=False) == (attention.TEXTBOOK, "as asked for")
-    assert attention.chosen_form(192, 32, jnp.bfloat16, relative=False)[0] == attention.BLOCKS
+        assert attention.chosen_form(192, 32, jnp.bfloat16, heads=8, relative=False) == (
+            attention.TEXTBOOK,
+            "as asked for",
+        )
+    assert attention.chosen_form(192, 32, jnp.bfloat16, heads=8, relative=False)[0] == attention.BLOCKS
     with pytest.raises(ValueError, match="no form of attention 'flash'"), attention.forced("flash"):
         pass
 
@@ -115,18 +118,23 @@ def test_bfloat16_in_and_out_with_the_softmax_in_float32(draw, textbook):
 
 
 def test_the_form_of_a_platform_and_why_it_is_not_a_faster_one():
-    def chosen(platform, dtype=jnp.bfloat16, tokens=192, relative=False):
+    def chosen(platform, dtype=jnp.bfloat16, tokens=192, relative=False, heads=8):
         with runtime_platform.tracing_for(platform):
-            return attention.chosen_form(tokens, 32, dtype, relative=relative)
+            return attention.chosen_form(tokens, 32, dtype, heads=heads, relative=relative)
 
-    assert chosen("cpu") == (attention.BLOCKS, "") and chosen("tpu") == (attention.TEXTBOOK, "")
-    for reason, how in [
-        ("there is no GPU", {}),
-        ("no float32", {"dtype": jnp.float32}),
-        ("even number", {"tokens": 191}),
-        ("no position codes", {"relative": True}),
+    assert chosen("cpu") == (attention.BLOCKS, "") and chosen("tpu") == (attention.PALLAS, "")
+    assert chosen(runtime_platform.PORTABLE) == (attention.TEXTBOOK, "")
+    for platform, reason, how in [
+        ("gpu", "there is no GPU", {}),
+        ("gpu", "no float32", {"dtype": jnp.float32}),
+        ("gpu", "even number", {"tokens": 191}),
+        ("gpu", "no position codes", {"relative": True}),
+        ("tpu", "no position codes", {"relative": True}),
+        ("tpu", "fill 128 lanes, not 2 of 32", {"heads": 2}),
+        ("tpu", "1000 tokens of 8 heads of 32 do not fit", {"tokens": 1000}),
+        ("tpu", "not float16", {"dtype": jnp.float16}),
     ]:
-        form, why = chosen("gpu", **how)
+        form, why = chosen(platform, **how)
         assert form == attention.TEXTBOOK and reason in why
 
 

@@ -13,7 +13,8 @@ SHOWN_LINES = 20
 COMPILER = "accdistill_jax.benchmark.contenders.compiling"
 ESTIMATE = (
     "These are estimates of the compiler, and not a measurement: the sum of the cycles of its fused operations. It has no estimate "
-    "for collectives and for waiting on memory, so a chip takes longer."
+    "for collectives and for waiting on memory, so a chip takes longer. Kernels of this project count with the cycles of their "
+    "scheduled code."
 )
 BY_FORMULA = "FLOP are those of the matrix products by formula, as in every share of a peak here (`python -m accdistill_jax.benchmark scaling`)."
 TRACED = (
@@ -83,8 +84,10 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
     for where in slices:
         say(f"compiling for {where.name}: a minute or two")
         facts = slice_facts(work, where, batch=arguments.batch)
-        compiled = compiled_elsewhere(order | {"topology": where.name}, scheduled=arguments.scheduled)
-        record["slices"].append(facts | compiled)
+        here = order | {"topology": where.name}
+        kernels = kernels_elsewhere(here)
+        compiled = compiled_elsewhere(here | {"kernels": kernels["cycles"]}, scheduled=arguments.scheduled)
+        record["slices"].append(facts | compiled | {"kernels": kernels})
     refused = [compiled["topology"] for compiled in record["slices"] if not compiled["compiles"]]
     if refused:
         record["failed"] = f"does not compile for {', '.join(refused)}"
@@ -129,6 +132,21 @@ def compiled_elsewhere(order: Mapping[str, Any], *, scheduled: bool = False, mod
     return _answer(dict(order), module)
 
 
+def kernels_elsewhere(order: Mapping[str, Any], *, module: str = COMPILER) -> dict[str, Any]:
+    """`topology.kernel_cycles` in a process of its own, as for `compiled_elsewhere`.
+
+    Args:
+        order: as for `compiled_elsewhere`.
+        module: module of the process.
+
+    Returns:
+        "cycles", by `optimised.Instruction.kernel`; {} with a "reason" if the compiler could not count them.
+    """
+    with tempfile.TemporaryDirectory() as profiles:
+        answer = _answer(dict(order) | {"profiles": profiles, "only_kernels": True}, module)
+    return {"cycles": {}, "reason": answer["reason"]} if "reason" in answer else answer
+
+
 def _answer(order: dict[str, Any], module: str) -> dict[str, Any]:
     from accdistill_jax.benchmark.model import scheduled
 
@@ -147,13 +165,16 @@ def _answer(order: dict[str, Any], module: str) -> dict[str, Any]:
             child.close()
 
 
-def compile_for(work: Any, where: Any, *, batch: int, profiles: str | None = None) -> dict[str, Any]:
+def compile_for(
+    work: Any, where: Any, *, batch: int, kernels: Mapping[str, int], profiles: str | None = None
+) -> dict[str, Any]:
     """The compiler's estimates of a step on a slice, as plain values; arguments as for `slice_facts`.
 
     Args:
         work: the step.
         where: the slice.
         batch: segments per chip.
+        kernels: cycles of this project's kernels, from `topology.kernel_cycles`.
         profiles: folder into which libtpu writes the profiles of `model.scheduled`; None: it does not.
     """
     import jax
@@ -175,7 +196,7 @@ def compile_for(work: Any, where: Any, *, batch: int, profiles: str | None = Non
     estimates["counted_flops"] = compiled.cost_analysis()["flops"]
     flops = topology.step_flops(work, where, batch=batch)
     text = compiled.as_text()
-    estimates |= of_text(text, expected, batch=batch, flops=flops)
+    estimates |= of_text(text, expected, batch=batch, flops=flops, kernels=kernels)
     if profiles is not None:
         estimates["scheduled"] = of_code(text, scheduled.read_profiles(profiles), batch=batch, flops=flops)
     return estimates
@@ -191,7 +212,9 @@ def memory_by_kind(stats: Any) -> dict[str, int]:
     }
 
 
-def of_text(text: str, expected: list[Any], *, batch: int, flops: float) -> dict[str, Any]:
+def of_text(
+    text: str, expected: list[Any], *, batch: int, flops: float, kernels: Mapping[str, int] | None = None
+) -> dict[str, Any]:
     """Facts read from an optimised program's text.
 
     Args:
@@ -199,10 +222,11 @@ def of_text(text: str, expected: list[Any], *, batch: int, flops: float) -> dict
         expected: collectives by formula; [] without a formula.
         batch: segments per chip.
         flops: FLOP of matrix products per chip.
+        kernels: as for `compile_for`.
     """
     from accdistill_jax.benchmark.model import optimised, traffic
 
-    parsed = optimised.parse_program(text)
+    parsed = optimised.parse_program(text, kernels)
     exact = [product.source for product in parsed.products if product.exact]
     return {
         "cycles": parsed.cycles,
@@ -338,6 +362,11 @@ def details(compiled: Mapping[str, Any]) -> str:
         )
     elif "uncounted" in compiled:
         out.append(f"\nThe scheduled machine code is not counted: {compiled['uncounted']}.\n")
+    kernels = compiled["kernels"]
+    if each := ", ".join(f"`{name}` {cycles / 1e3:.1f} K" for name, cycles in kernels["cycles"].items()):
+        out.append(f"\nCycles of one execution of this project's kernels, counted above: {each}.\n")
+    if "reason" in kernels:
+        out.append(f"\nThis project's kernels are missing above, as they could not be counted: {kernels['reason']}.\n")
     exact = ", ".join(f"{count} at {source}" for source, count in compiled["exact_products"].items())
     out.append(
         f"\nMatrix products: {compiled['products']}, computed in bfloat16 (the default of JAX on TPU, with float32 configs too). "

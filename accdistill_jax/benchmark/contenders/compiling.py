@@ -22,7 +22,10 @@ def compile_for_parent(parent: Parent) -> None:
     with tracing_for("tpu"):
         config = load_config(order["config"], order["overrides"])
         work = program.describe_work(config, order["stage"], uncounted=True)
-    parent.reply(compile_for(work, where, batch=order["batch"], profiles=profiles))
+    if "only_kernels" in order:
+        parent.reply({"cycles": topology.kernel_cycles(work, where, batch=order["batch"])})
+        return
+    parent.reply(compile_for(work, where, batch=order["batch"], kernels=order["kernels"], profiles=profiles))
 
 
 if __name__ == "__main__":

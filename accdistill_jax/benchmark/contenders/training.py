@@ -135,6 +135,7 @@ def attention_form(config: Config) -> str:
         SAMPLES // sizes.patch,
         sizes.width // sizes.heads,
         compute_dtype(config.runtime.compute_dtype),
+        heads=sizes.heads,
         relative="relative" in sizes.positions,
     )
     return f"{form} ({why})" if why else form

@@ -9,6 +9,7 @@ import numpy as np
 from jax.extend.core import jaxprs_in_params
 
 PRODUCTS = ("dot_general", "conv_general_dilated")
+KERNEL = "pallas_call"
 # Each element takes a function call, not a single instruction.
 COSTLY = ("exp", "exp2", "tanh", "log", "log1p", "logistic", "erf", "sin", "cos", "pow", "random_bits", "threefry2x32")
 COSTLY_WEIGHT = 8.0
@@ -59,6 +60,46 @@ class Operations(NamedTuple):
     elements: float
 
 
+class Kernel(NamedTuple):
+    """A kernel of this project's in a program for TPU.
+
+    Attributes:
+        name: name of the kernel.
+        equation: its call in the traced program.
+    """
+
+    name: str
+    equation: Any
+
+    @property
+    def shapes(self) -> list[jax.ShapeDtypeStruct]:
+        """Shapes and dtypes of the operands."""
+        return [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in self.equation.invars]
+
+    def alone(self, *operands: jax.Array) -> Any:
+        """Calls the kernel under its name, as in the program."""
+        with jax.named_scope(self.name):
+            (result,) = self.equation.primitive.bind(*operands, **self.equation.params)
+        return result
+
+
+def find_kernels(jaxpr: Any) -> dict[str, Kernel]:
+    """The distinct kernels of a traced program, by name and operands.
+
+    Args:
+        jaxpr: as for `count_operations`.
+    """
+    found: dict[str, Kernel] = {}
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == KERNEL:
+            kernel = Kernel(equation.params["name"], equation)
+            found[f"{kernel.name} {kernel.shapes}"] = kernel
+        else:
+            for inner in jaxprs_in_params(equation.params):
+                found |= find_kernels(inner)
+    return found
+
+
 def count_operations(jaxpr: Any, *, platform: int = 0) -> Operations:
     """Counts the operations of a traced program; the body of a loop counts once per iteration.
 
@@ -98,7 +139,8 @@ def count_operations(jaxpr: Any, *, platform: int = 0) -> Operations:
 def traced_flops(jaxpr: Any) -> int:
     """FLOP of the matrix products and convolutions of a traced program; the body of a loop counts once per iteration.
 
-    Of a choice by platform the last branch counts, which is not the CPU's.
+    Of a choice by platform the last branch counts, which is not the CPU's. A kernel counts with the FLOP that it states, as its own
+    products may be padded with zeros.
 
     Args:
         jaxpr: as for `count_operations`.
@@ -116,6 +158,8 @@ def traced_flops(jaxpr: Any) -> int:
             total += 2 * equation.outvars[0].aval.size * terms
         elif name == "cond":
             total += traced_flops(parameters["branches"][-1].jaxpr)
+        elif name == KERNEL:
+            total += parameters["cost_estimate"].flops
         else:
             times = parameters["length"] if name == "scan" else 1
             total += times * sum(traced_flops(inner) for inner in jaxprs_in_params(parameters))

@@ -1,7 +1,7 @@
 """Reads the text of a program that a TPU's compiler optimised: operations, their estimated cycles, and their source lines.
 
 Cycles are the compiler's estimate for each fused operation (`estimated_cycles`). It gives none for collectives, for copies that run
-in parallel with other operations, and for a few scalars. The text is that of `compiled.as_text()` of JAX 0.10 or later.
+in parallel with other operations, for kernels of this project, and for a few scalars. Kernels are counted elsewhere. The text is that of `compiled.as_text()` of JAX 0.10 or later.
 """
 
 import re
@@ -22,6 +22,7 @@ _FRAME = re.compile(r"stack_frame_id=(\d+)")
 _EXACT = re.compile(r"operand_precision=\{[^}]*high")
 _TABLES = ("FileNames", "FunctionNames", "FileLocations", "StackFrames")
 _TRANSFERS = ("infeed", "outfeed", "send", "recv")
+_KERNEL = re.compile(r'custom_call_target="tpu_custom_call"')
 _HOST_MEMORY = re.compile(r"S\(5\)")
 MATRIX = ("convolution", "dot")
 MOVING = ("copy", "transpose")
@@ -52,6 +53,11 @@ class Instruction(NamedTuple):
         """The compiler's estimate for a single execution, None without an estimate."""
         match = _CYCLES.search(self.line)
         return int(match[1]) if match else None
+
+    @property
+    def kernel(self) -> str:
+        """Name and result of a kernel of this project, "forward_attention bf16[32,192,256]"; "" for any other operation."""
+        return f"{self.name.split('.')[0]} {self.result.split('{')[0]}" if _KERNEL.search(self.line) else ""
 
 
 class EstimatedOperation(NamedTuple):
@@ -136,8 +142,12 @@ _FREE = (
 )
 
 
-def parse_program(text: str) -> Parsed:
+def parse_program(text: str, kernels: Mapping[str, int] | None = None) -> Parsed:
     """Reads an optimised program.
+
+    Args:
+        text: the program.
+        kernels: cycles of kernels, by `Instruction.kernel`; others have no estimate.
 
     Raises:
         ValueError: the text has no main computation.
@@ -158,6 +168,8 @@ def parse_program(text: str) -> Parsed:
                     walk(called, times * (turns or 1))
                 continue
             cycles = instruction.cycles
+            if cycles is None:
+                cycles = (kernels or {}).get(instruction.kernel)
             if cycles is not None:
                 inner = [each for called in _called(instruction.line) for each in computations.get(called, ())]
                 source = sources.of(instruction, inner)
@@ -189,6 +201,13 @@ def parse_program(text: str) -> Parsed:
         if instruction.opcode.startswith(_TRANSFERS) or _HOST_MEMORY.search(instruction.result)
     ]
     return Parsed(operations, unestimated, products, transfers, len(loops))
+
+
+def kernels_of(text: str) -> dict[str, int]:
+    """Cycles of the kernels in a program, by `Instruction.kernel`, if libtpu counted their code (`scheduled.with_flag`)."""
+    computations, _ = _computations(text)
+    every = [instruction for lines in computations.values() for instruction in lines]
+    return {each.kernel: each.cycles for each in every if each.kernel and each.cycles is not None}
 
 
 def by_source(operations: list[EstimatedOperation]) -> dict[str, list[EstimatedOperation]]:

@@ -6,11 +6,11 @@ import re
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from accdistill_jax.benchmark.model import program
+from accdistill_jax.benchmark.model import optimised, program
 from accdistill_jax.benchmark.model.hardware import TPU_CHIPS
-from accdistill_jax.benchmark.model.operations import traced_flops
+from accdistill_jax.benchmark.model.operations import find_kernels, traced_flops
 from accdistill_jax.errors import UserError
 from accdistill_jax.runtime.parallel import SPLIT, WHOLE, Parallel
 from accdistill_jax.runtime.platform import tracing_for
@@ -105,6 +105,28 @@ def step_flops(work: program.Work, where: Slice, *, batch: int) -> int:
     with tracing_for("tpu"):
         step, arguments = _step(work, where, batch)
         return traced_flops(jax.make_jaxpr(step)(*arguments).jaxpr)
+
+
+def kernel_cycles(work: program.Work, where: Slice, *, batch: int) -> dict[str, int]:
+    """Cycles of the scheduled code of this project's kernels in a step, each compiled alone; `scheduled.with_flag` must be set.
+
+    Args:
+        work: as for `lower`.
+        where: the slice.
+        batch: segments per chip.
+
+    Returns:
+        Cycles of one execution, by `optimised.Instruction.kernel`; kernels that are not counted are left out.
+    """
+    with tracing_for("tpu"):
+        step, arguments = _step(work, where, batch)
+        kernels = find_kernels(jax.make_jaxpr(step)(*arguments).jaxpr)
+    chip, cycles = SingleDeviceSharding(where.devices[0]), {}
+    for kernel in kernels.values():
+        shapes = [jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=chip) for shape in kernel.shapes]
+        text = jax.jit(kernel.alone).lower(*shapes).compile().as_text()
+        cycles |= optimised.kernels_of(text)
+    return cycles
 
 
 def _step(work: program.Work, where: Slice, batch: int) -> tuple[Any, tuple[Any, Any, Any]]:
