@@ -5,6 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from accdistill_jax.benchmark.contenders.training import (
+    made_up_batch,
+    made_up_params,
+    made_up_teacher,
+)
 from accdistill_jax.benchmark.model import operations, program
 from accdistill_jax.config.convert import changed
 from accdistill_jax.config.load import load_config
@@ -56,12 +61,8 @@ def test_a_training_step_with_the_kernels_is_that_with_the_textbook(mapping):
     }
     config = changed(load_config("distill:smoke-mean"), changes | {"runtime.mapping": mapping})
     work, parallel = program.describe_work(config, "student"), Parallel(mapping, devices=jax.devices()[:2])
-    rng = np.random.default_rng(0)
-    params, frozen = (
-        jax.tree.map(lambda leaf: rng.normal(0.05, 0.1, leaf.shape).astype(leaf.dtype), shapes)
-        for shapes in (work.params, work.frozen)
-    )
-    batch = {name: rng.uniform(0, 1, shape.shape).astype(shape.dtype) for name, shape in work.batch_shapes(4).items()}
+    params, frozen = made_up_params(work.params, seed=2), made_up_teacher(work.frozen)
+    batch = made_up_batch(work, 4)
     metrics = []
     for form in (attention.PALLAS, attention.TEXTBOOK):
         with attention.forced(form):

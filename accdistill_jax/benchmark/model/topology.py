@@ -124,8 +124,8 @@ def kernel_cycles(work: program.Work, where: Slice, *, batch: int) -> dict[str, 
     chip, cycles = SingleDeviceSharding(where.devices[0]), {}
     for kernel in kernels.values():
         shapes = [jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=chip) for shape in kernel.shapes]
-        text = jax.jit(kernel.alone).lower(*shapes).compile().as_text()
-        cycles |= optimised.kernels_of(text)
+        compiled = jax.jit(kernel.alone).lower(*shapes).compile()
+        cycles |= optimised.kernels_of(compiled.as_text() or "")
     return cycles
 
 

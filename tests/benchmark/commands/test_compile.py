@@ -164,6 +164,7 @@ def record():
         "memory": sizes,
         "logical": {"parameters": 2**19, "gradients": 2**19},
         "compiles": True,
+        "kernels": {"cycles": {"forward_attention bf16[8,4]": 39600}},
     }
     refused = {name: compiled[name] for name in ("chips", "memory_bytes", "cycle_flops", "clock_hz", "flops")}
     refused |= {"topology": "v6e:2x2", "compiles": False, "reason": "RESOURCE_EXHAUSTED: 40G of 31G hbm"}
@@ -187,6 +188,7 @@ def test_the_report_names_estimates_and_the_share_of_the_peak(record):
     assert "| models/attention.py:77 | 5.7 | 95.0% | 2 | `fusion.13` f32[8,4] |" in text
     assert "by formula, as in every share of a peak" in text and "There is no formula" not in text
     assert "| all-gather | 1 | 48 | 96 |" in text and "Matrix products: 1, " in text and "kept in float32: none" in text
+    assert "counted above: `forward_attention bf16[8,4]` 39.6 K." in text
 
 
 def test_a_report_without_formulas_says_so(record):
