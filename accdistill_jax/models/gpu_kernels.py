@@ -60,7 +60,7 @@ def chosen(kernel: str, rows: int, *widths: int) -> bool:
 
 
 class Tiling(NamedTuple):
-    """How a kernel divides its work.
+    """Sizes by which a kernel divides its work.
 
     Attributes:
         rows: rows that a program holds at once, a power of two.
@@ -96,7 +96,9 @@ def _standardised(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def normalised(x: jax.Array, scale: jax.Array, offset: jax.Array, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
+def norm_beside_residual(
+    x: jax.Array, scale: jax.Array, offset: jax.Array, dtype: jnp.dtype
+) -> tuple[jax.Array, jax.Array]:
     """A layer norm beside a residual connection: returns `x` and `x` normalised; statistics are float32.
 
     The backward pass adds the gradients of both in one pass.
@@ -138,7 +140,8 @@ def _normalised_backward(dtype, saved, gradients):
     (rows, width), (pl, _) = x.shape, _pallas()
     block = _largest_divisor(rows, step=_NORM.rows, most=LARGEST_BLOCK)
 
-    def kernel(x_ref, scale_ref, d_kept_ref, d_out_ref, d_x_ref, d_scale_ref, d_offset_ref):
+    def kernel(*refs):
+        x_ref, scale_ref, d_kept_ref, d_out_ref, d_x_ref, d_scale_ref, d_offset_ref = refs
         weights = scale_ref[...].astype(jnp.float32)[None]
 
         def some(i, sums):
@@ -174,7 +177,7 @@ def _normalised_backward(dtype, saved, gradients):
     return d_x, jnp.sum(d_scale, axis=0).astype(scale.dtype), jnp.sum(d_offset, axis=0).astype(scale.dtype)
 
 
-normalised.defvjp(_normalised_forward, _normalised_backward)
+norm_beside_residual.defvjp(_normalised_forward, _normalised_backward)
 
 
 def gelu_backward(

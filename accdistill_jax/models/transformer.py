@@ -92,7 +92,7 @@ class Block(nn.Module):
         if platform.platform() != "gpu" or not gpu_kernels.chosen(gpu_kernels.NORM, *rows.shape):
             return x, nn.LayerNorm(name=name)(x)
         scale, offset = NormWeights(name=name)(x.shape[-1])
-        kept, h = gpu_kernels.normalised(rows, scale, offset, self.dtype)
+        kept, h = gpu_kernels.norm_beside_residual(rows, scale, offset, self.dtype)
         return kept.reshape(x.shape), h.reshape(x.shape)
 
 

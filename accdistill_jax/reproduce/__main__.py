@@ -86,8 +86,9 @@ def reproduce(wanted: CommandLine, reference: Mapping[str, Any] | None, interrup
         only=wanted.only,
         seeds=wanted.seeds,
         overrides=wanted.overrides,
-        among=None if reference is None else {run["variant"] for run in reference["runs"] if "variant" in run} or None,
     )
+    if reference is not None and (repeated := {run["variant"] for run in reference["runs"] if "variant" in run}):
+        plan = grid.among_variants(plan, repeated)
     settings = wanted.settings | plan.settings
     if reference is not None:  # refused now, not after hours
         known = [key for key in (*check.SETTINGS, "config") if key in settings]

@@ -36,7 +36,7 @@ def test_layer_norm_and_its_gradients_are_those_of_flax(random, dtype, tolerance
         return x, nn.LayerNorm().apply({"params": {"scale": scale, "bias": offset}}, x).astype(dtype)
 
     outs, gradients = [], []
-    for form in (flax, lambda *arrays: gpu_kernels.normalised(*arrays, dtype)):
+    for form in (flax, lambda *arrays: gpu_kernels.norm_beside_residual(*arrays, dtype)):
         out, back = jax.vjp(form, 0.3 + 2 * x, scale, offset)
         outs.append(out)
         gradients.append(back((to_kept, to_out)))

@@ -35,7 +35,7 @@ class GridPlan(NamedTuple):
     experiments: list
     settings: dict
 
-def plan_grid(preset, *, stores, unseen, only, seeds, overrides, among):
+def plan_grid(preset, *, stores, unseen, only, seeds, overrides):
     if any("missing" in store for store in stores):
         raise UserError(f"{stores[0]}: no such store")
     known = ["probes", "retrieval", "augmentation"]

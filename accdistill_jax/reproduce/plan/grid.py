@@ -55,7 +55,6 @@ def plan_grid(
     only: tuple[str, ...] = (),
     seeds: int | None = None,
     overrides: Sequence[str] = (),
-    among: Collection[str] | None = None,
 ) -> GridPlan:
     """Plans the jobs of a preset.
 
@@ -66,7 +65,6 @@ def plan_grid(
         only: ids of experiments, wildcards allowed; () means all.
         seeds: number of training seeds; None means the preset's.
         overrides: "--config.KEY=VALUE" each.
-        among: names of variants; others are left out. None means all of the preset.
 
     Raises:
         UserError: unknown experiment, preset or key; a store that cannot be opened; a person or segment in two splits.
@@ -88,8 +86,6 @@ def plan_grid(
     builder = JobBuilder(base, usual, scale=scale, seeds=count, stores=stores, data=data)
     known = builder.known
     left_out = {name for name in known if any(fnmatch.fnmatchcase(name, pattern) for pattern in scale.leave_out)}
-    if among is not None:
-        left_out |= known.keys() - set(among)
     experiments = [
         experiment._replace(variants=tuple(name for name in experiment.variants if name not in left_out))
         for experiment in experiments
@@ -120,6 +116,22 @@ def plan_grid(
     ]
     variants = {name: known[name] for name in builder.variants}
     return GridPlan(list(builder.jobs.values()), experiments, settings, variants, base, count)
+
+
+def among_variants(plan: GridPlan, names: Collection[str]) -> GridPlan:
+    """The part of a plan that measures these variants, with the jobs that they need."""
+    experiments, by_name = [], {job.name: job for job in plan.jobs}
+    for experiment in plan.experiments:
+        runs = tuple(run for run in experiment.runs if by_name[run].order["variant"] in names)
+        variants = tuple(name for name in experiment.variants if name in names)
+        if variants:
+            experiments.append(experiment._replace(variants=variants, runs=runs))
+    needed, wanted = set(), [run for experiment in experiments for run in experiment.runs]
+    while wanted:
+        if (name := wanted.pop()) not in needed:
+            needed.add(name)
+            wanted += by_name[name].needs
+    return plan._replace(jobs=[job for job in plan.jobs if job.name in needed], experiments=experiments)
 
 
 def check_store_separation(base: Config, stores: Sequence[Store], unseen: Sequence[Store]) -> dict[str, Any]:

@@ -203,7 +203,9 @@ def test_only_selects_the_runs_of_its_experiments():
 
 
 def test_a_plan_among_variants_has_the_runs_of_these_alone():
-    plan = grid.plan_grid("trials", seeds=1, among={"teacher-mae", "trial-none", "trial-muon", "removed since"})
+    plan = grid.plan_grid("trials", seeds=1)
+    plan = grid.among_variants(plan, {"teacher-mae", "trial-none", "trial-muon", "removed since"})
+    assert plan.experiments[0].variants == ("trial-none", "trial-muon")
     assert set(jobs(plan)) == {"data", "teacher-mae-s0", "trial-none-s0", "trial-muon-s0"}
 
 
