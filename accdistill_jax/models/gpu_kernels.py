@@ -238,13 +238,14 @@ def product_gelu_backward(
     """
     (rows, width), inner, (pl, triton) = d_out.shape, hidden.shape[1], _pallas()
     size, columns = _power_of_two(rows, most=_PRODUCT.rows), min(_PRODUCT.columns, inner)
+    dot = triton.dot if hasattr(triton, "dot") else pl.dot  # its place before jax 0.10.2
 
     def multiply(d_out_ref, kernel_ref, hidden_ref, d_hidden_ref, sums_ref):
         d_out = d_out_ref[...]
 
         def some(j, carry):
             at = pl.ds(j * columns, columns)
-            d_active = triton.dot(d_out, kernel_ref[at, :], trans_b=True)
+            d_active = dot(d_out, kernel_ref[at, :], trans_b=True)
             d_hidden = d_active * slope(hidden_ref[:, at].astype(jnp.float32))
             d_hidden_ref[:, at] = d_hidden.astype(d_hidden_ref.dtype)
             sums_ref[0, at] = jnp.sum(d_hidden, axis=0)
