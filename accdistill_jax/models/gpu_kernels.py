@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-NORM, GELU, PRODUCT = "layer norms", "GELU's gradient", "GELU's gradient with its product"
+NORM, GELU = "layer norms", "GELU's gradient"
 EPSILON = 1e-6  # of a layer norm, as in flax
 SMALLEST, LARGEST = 16, 2048  # widths of rows; Triton needs powers of two
 ROWS_TOGETHER = 16  # the number of rows must be a multiple
@@ -39,13 +39,13 @@ def used(*kernels: str) -> Iterator[None]:
     """Uses kernels in everything that is traced for a GPU inside.
 
     Args:
-        *kernels: `NORM`, `GELU` (after the product) or `PRODUCT` (with the product).
+        *kernels: `NORM` or `GELU`.
 
     Raises:
         ValueError: no such kernel.
     """
-    if unknown := set(kernels) - {NORM, GELU, PRODUCT}:
-        raise ValueError(f"no kernel {sorted(unknown)[0]!r}: {NORM!r}, {GELU!r} or {PRODUCT!r}")
+    if unknown := set(kernels) - {NORM, GELU}:
+        raise ValueError(f"no kernel {sorted(unknown)[0]!r}: {NORM!r} or {GELU!r}")
     token = _USED.set(kernels)
     try:
         yield
@@ -64,16 +64,16 @@ class Tiling(NamedTuple):
 
     Attributes:
         rows: rows that a program holds at once, a power of two.
-        columns: columns that it holds at once, a power of two.
+        columns: columns that it holds at once, a power of two; a layer norm holds all.
         warps: warps of a program.
     """
 
     rows: int
-    columns: int = LARGEST
-    warps: int = 4
+    columns: int
+    warps: int
 
 
-_NORM, _GELU, _PRODUCT = Tiling(8), Tiling(8, 512), Tiling(128, 64, 8)
+NORM_TILING, GELU_TILING = Tiling(16, LARGEST, 8), Tiling(4, 256, 8)  # the fastest on an H200, by `benchmark gpu`
 
 
 def _call(kernel: Callable[..., None], tiling: Tiling, **options: Any) -> Callable[..., Any]:
@@ -95,9 +95,9 @@ def _standardised(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return centred * factor, factor
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def norm_beside_residual(
-    x: jax.Array, scale: jax.Array, offset: jax.Array, dtype: jnp.dtype
+    x: jax.Array, scale: jax.Array, offset: jax.Array, dtype: jnp.dtype, tiling: Tiling = NORM_TILING
 ) -> tuple[jax.Array, jax.Array]:
     """A layer norm beside a residual connection: returns `x` and `x` normalised; statistics are float32.
 
@@ -108,14 +108,15 @@ def norm_beside_residual(
         scale: [width].
         offset: [width].
         dtype: of the normalised rows.
+        tiling: of both passes.
 
     Returns:
         `x`, and [rows, width] of `dtype`.
     """
-    return _normalised_forward(x, scale, offset, dtype)[0]
+    return _normalised_forward(x, scale, offset, dtype, tiling)[0]
 
 
-def _normalised_forward(x, scale, offset, dtype):
+def _normalised_forward(x, scale, offset, dtype, tiling):
     (rows, width), (pl, _) = x.shape, _pallas()
 
     def kernel(x_ref, scale_ref, offset_ref, out_ref):
@@ -123,29 +124,29 @@ def _normalised_forward(x, scale, offset, dtype):
         out = standard * scale_ref[...].astype(jnp.float32)[None] + offset_ref[...].astype(jnp.float32)[None]
         out_ref[...] = out.astype(out_ref.dtype)
 
-    of_rows, whole = pl.BlockSpec((_NORM.rows, width), lambda i: (i, 0)), pl.BlockSpec((width,), lambda i: (0,))
+    of_rows, whole = pl.BlockSpec((tiling.rows, width), lambda i: (i, 0)), pl.BlockSpec((width,), lambda i: (0,))
     normalise = _call(
         kernel,
-        _NORM,
+        tiling,
         out_shape=jax.ShapeDtypeStruct((rows, width), dtype),
-        grid=(rows // _NORM.rows,),
+        grid=(rows // tiling.rows,),
         in_specs=[of_rows, whole, whole],
         out_specs=of_rows,
     )
     return (x, normalise(x, scale, offset)), (x, scale)
 
 
-def _normalised_backward(dtype, saved, gradients):
+def _normalised_backward(dtype, tiling, saved, gradients):
     (x, scale), (d_kept, d_out) = saved, gradients
     (rows, width), (pl, _) = x.shape, _pallas()
-    block = _largest_divisor(rows, step=_NORM.rows, most=LARGEST_BLOCK)
+    block = _largest_divisor(rows, step=tiling.rows, most=LARGEST_BLOCK)
 
     def kernel(*refs):
         x_ref, scale_ref, d_kept_ref, d_out_ref, d_x_ref, d_scale_ref, d_offset_ref = refs
         weights = scale_ref[...].astype(jnp.float32)[None]
 
         def some(i, sums):
-            at = pl.ds(i * _NORM.rows, _NORM.rows)
+            at = pl.ds(i * tiling.rows, tiling.rows)
             standard, factor = _standardised(x_ref[at, :])
             d_out = d_out_ref[at, :].astype(jnp.float32)
             g = d_out * weights
@@ -155,8 +156,8 @@ def _normalised_backward(dtype, saved, gradients):
             d_x_ref[at, :] = d_x.astype(d_x_ref.dtype)
             return sums[0] + d_out * standard, sums[1] + d_out
 
-        zeros = jnp.zeros((_NORM.rows, width), jnp.float32)
-        d_scale, d_offset = jax.lax.fori_loop(0, block // _NORM.rows, some, (zeros, zeros))
+        zeros = jnp.zeros((tiling.rows, width), jnp.float32)
+        d_scale, d_offset = jax.lax.fori_loop(0, block // tiling.rows, some, (zeros, zeros))
         d_scale_ref[...] = jnp.sum(d_scale, axis=0)[None]
         d_offset_ref[...] = jnp.sum(d_offset, axis=0)[None]
 
@@ -167,7 +168,7 @@ def _normalised_backward(dtype, saved, gradients):
     )
     differentiate = _call(
         kernel,
-        _NORM,
+        tiling,
         out_shape=(jax.ShapeDtypeStruct(x.shape, x.dtype), sums, sums),
         grid=(rows // block,),
         in_specs=[of_rows, whole, of_rows, of_rows],
@@ -181,7 +182,10 @@ norm_beside_residual.defvjp(_normalised_forward, _normalised_backward)
 
 
 def gelu_backward(
-    d_active: jax.Array, hidden: jax.Array, slope: Callable[[jax.Array], jax.Array]
+    d_active: jax.Array,
+    hidden: jax.Array,
+    slope: Callable[[jax.Array], jax.Array],
+    tiling: Tiling = GELU_TILING,
 ) -> tuple[jax.Array, jax.Array]:
     """The gradient before a GELU, and its sum over rows, in one pass.
 
@@ -189,27 +193,28 @@ def gelu_backward(
         d_active: [rows, width], the gradient after the GELU.
         hidden: [rows, width], the GELU's input.
         slope: derivative of the GELU.
+        tiling: of the pass.
 
     Returns:
         [rows, width] of the dtype of `hidden`, and [width] float32.
     """
     (rows, width), (pl, _) = hidden.shape, _pallas()
-    block, columns = _largest_divisor(rows, step=_GELU.rows, most=LARGEST_BLOCK), min(_GELU.columns, width)
+    block, columns = _largest_divisor(rows, step=tiling.rows, most=LARGEST_BLOCK), min(tiling.columns, width)
 
     def kernel(d_active_ref, hidden_ref, d_hidden_ref, sums_ref):
         def some(i, total):
-            at = pl.ds(i * _GELU.rows, _GELU.rows)
+            at = pl.ds(i * tiling.rows, tiling.rows)
             d_hidden = d_active_ref[at, :].astype(jnp.float32) * slope(hidden_ref[at, :].astype(jnp.float32))
             d_hidden_ref[at, :] = d_hidden.astype(d_hidden_ref.dtype)
             return total + d_hidden
 
-        total = jax.lax.fori_loop(0, block // _GELU.rows, some, jnp.zeros((_GELU.rows, columns), jnp.float32))
+        total = jax.lax.fori_loop(0, block // tiling.rows, some, jnp.zeros((tiling.rows, columns), jnp.float32))
         sums_ref[...] = jnp.sum(total, axis=0)[None]
 
     of_rows = pl.BlockSpec((block, columns), lambda i, j: (i, j))
     multiply = _call(
         kernel,
-        _GELU,
+        tiling,
         out_shape=(
             jax.ShapeDtypeStruct(hidden.shape, hidden.dtype),
             jax.ShapeDtypeStruct((rows // block, width), jnp.float32),
@@ -220,58 +225,3 @@ def gelu_backward(
     )
     d_hidden, sums = multiply(d_active, hidden)
     return d_hidden, jnp.sum(sums, axis=0)
-
-
-def product_gelu_backward(
-    d_out: jax.Array, kernel: jax.Array, hidden: jax.Array, slope: Callable[[jax.Array], jax.Array]
-) -> tuple[jax.Array, jax.Array]:
-    """The gradient before an MLP's GELU from that of its result, and its sum over rows: product and GELU in one pass.
-
-    Args:
-        d_out: [rows, D], the gradient of the MLP's result.
-        kernel: [M, D], the last layer's kernel.
-        hidden: [rows, M], the GELU's input.
-        slope: derivative of the GELU.
-
-    Returns:
-        [rows, M] of the dtype of `hidden`, and [M] float32.
-    """
-    (rows, width), inner, (pl, triton) = d_out.shape, hidden.shape[1], _pallas()
-    size, columns = _power_of_two(rows, most=_PRODUCT.rows), min(_PRODUCT.columns, inner)
-    dot = triton.dot if hasattr(triton, "dot") else pl.dot  # its place before jax 0.10.2
-
-    def multiply(d_out_ref, kernel_ref, hidden_ref, d_hidden_ref, sums_ref):
-        d_out = d_out_ref[...]
-
-        def some(j, carry):
-            at = pl.ds(j * columns, columns)
-            d_active = dot(d_out, kernel_ref[at, :], trans_b=True)
-            d_hidden = d_active * slope(hidden_ref[:, at].astype(jnp.float32))
-            d_hidden_ref[:, at] = d_hidden.astype(d_hidden_ref.dtype)
-            sums_ref[0, at] = jnp.sum(d_hidden, axis=0)
-            return carry
-
-        jax.lax.fori_loop(0, inner // columns, some, 0)
-
-    of_hidden = pl.BlockSpec((size, inner), lambda i: (i, 0))
-    d_hidden, sums = _call(
-        multiply,
-        _PRODUCT,
-        out_shape=(
-            jax.ShapeDtypeStruct(hidden.shape, hidden.dtype),
-            jax.ShapeDtypeStruct((rows // size, inner), jnp.float32),
-        ),
-        grid=(rows // size,),
-        in_specs=[
-            pl.BlockSpec((size, width), lambda i: (i, 0)),
-            pl.BlockSpec((inner, width), lambda i: (0, 0)),
-            of_hidden,
-        ],
-        out_specs=(of_hidden, pl.BlockSpec((1, inner), lambda i: (i, 0))),
-    )(d_out, kernel, hidden)
-    return d_hidden, jnp.sum(sums, axis=0)
-
-
-def _power_of_two(rows: int, *, most: int) -> int:
-    """The largest power of two up to `most` that divides `rows`."""
-    return min(most, rows & -rows)

@@ -257,13 +257,10 @@ def _kept_mlp_forward(x, w_in, b_in, w_out, b_out):
 def _kept_mlp_backward(saved, d_out):
     x, w_in, w_out, hidden, active = saved
     d_b_out = jnp.sum(d_out, axis=0, dtype=jnp.float32).astype(d_out.dtype)
-    sizes = (*hidden.shape, x.shape[1])
-    if gpu_kernels.chosen(gpu_kernels.PRODUCT, *sizes):
-        d_hidden, d_b_in = gpu_kernels.product_gelu_backward(d_out, w_out, hidden, _gelu_slope)
-    elif gpu_kernels.chosen(gpu_kernels.GELU, *sizes):
-        d_hidden, d_b_in = gpu_kernels.gelu_backward(jnp.matmul(d_out, w_out.T), hidden, _gelu_slope)
+    if gpu_kernels.chosen(gpu_kernels.GELU, *hidden.shape):
+        d_hidden, d_b_in = gpu_kernels.gelu_backward(jnp.matmul(d_out, w_out.T), hidden, gelu_slope)
     else:
-        d_hidden = (jnp.matmul(d_out, w_out.T) * _gelu_slope(hidden.astype(jnp.float32))).astype(x.dtype)
+        d_hidden = (jnp.matmul(d_out, w_out.T) * gelu_slope(hidden.astype(jnp.float32))).astype(x.dtype)
         d_hidden = jax.lax.optimization_barrier(d_hidden)
         d_b_in = jnp.sum(d_hidden, axis=0, dtype=jnp.float32)
     d_b_in = d_b_in.astype(x.dtype)
@@ -327,7 +324,7 @@ def _gelu_and_slope(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return x * share, share + x * share * (1.0 - share) * scale * (1.0 + 3.0 * cubic * x * x)
 
 
-def _gelu_slope(x: jax.Array) -> jax.Array:
+def gelu_slope(x: jax.Array) -> jax.Array:
     """The derivative of GELU."""
     return _gelu_and_slope(x)[1]
 

@@ -116,6 +116,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"{' '.join(map(str, FULL.batches))})",
     )
     parser.add_argument(
+        "--forms",
+        nargs="+",
+        choices=gpu_steps.FORMS,
+        default=(),
+        metavar="FORM",
+        help=f"forms of the part variants, besides the step as configured; default: all ({', '.join(gpu_steps.FORMS)})",
+    )
+    parser.add_argument(
         "--tiny", action="store_true", help="rehearse all parts with the smallest models, on any device"
     )
 
@@ -149,6 +157,7 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
             Path(folder),
             lambda: limit_s - (time.monotonic() - begun),
             say,
+            tuple(arguments.forms),
         )
         wanted = [name for name in PARTS if name in arguments.only]
         for name in wanted:
@@ -200,6 +209,7 @@ PARTS = {
     "contest": Part(
         gpu_steps.measure_contest, 150, "the step against PyTorch, by batch size; the most expensive operations"
     ),
+    "kernels": Part(gpu_steps.measure_kernels, 60, "kernels alone, by tiling, beside the forms without them"),
     "variants": Part(
         gpu_steps.measure_variants, 150, "attention, head sizes, rematerialisation, compiler flags, each changed alone"
     ),

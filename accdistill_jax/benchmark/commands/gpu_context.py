@@ -64,6 +64,7 @@ class Context(NamedTuple):
         folder: folder for temporary files.
         remaining: returns the seconds that are left of the time limit.
         say: receives lines of progress.
+        forms: forms of the part `variants`; empty for all.
     """
 
     config: str
@@ -72,6 +73,7 @@ class Context(NamedTuple):
     folder: Path
     remaining: Callable[[], float]
     say: Callable[[str], None]
+    forms: tuple[str, ...] = ()
 
     def plain(
         self, settings: Mapping[str, Any], *, config: str | None = None, augmented: bool = False

@@ -140,6 +140,26 @@ def _short(text: str) -> str:
     return text if len(text) <= 70 else f"{text[:34]}..{text[-34:]}"
 
 
+def _kernel_forms(part: Mapping[str, Any], peak: float | None) -> str:
+    rows, by_xla = [], {form["kernel"]: form["seconds"] for form in part["forms"] if form["tiling"] is None}
+    for form in part["forms"]:
+        seconds, base = form["seconds"], by_xla[form["kernel"]]
+        tiling = "{} rows, {} columns, {} warps".format(*form["tiling"]) if form["tiling"] else "by XLA"
+        faster = ratios(Measured({}, base, 0), Measured({}, seconds, 0)).text() if base and seconds else ""
+        rows.append(
+            [
+                form["kernel"],
+                tiling,
+                spread([1e3 * second for second in seconds]).text() if seconds else f"failed: {form['failed']}",
+                faster,
+                f"{form['difference']:.1e}" if seconds else "",
+            ]
+        )
+    header = ("", "tiling", "ms", "faster than by XLA by", "largest difference")
+    sizes = f"{part['rows']} rows of {part['width']}, {part['inner']} within an MLP, {part['dtype']}"
+    return f"{sizes}.\n\n{table(header, rows)}"
+
+
 def _variants(part: Mapping[str, Any], peak: float | None) -> str:
     first = next(iter(part["facts"]))
     text = table(HEADER, _rows(part, peak, base=first))
@@ -180,6 +200,7 @@ def _text(part: Mapping[str, Any], peak: float | None) -> str:
 WRITERS = {
     "machine": _machine,
     "contest": _contest,
+    "kernels": _kernel_forms,
     "variants": _variants,
     "small": _variants,
     "training": _training,

@@ -13,6 +13,9 @@ from accdistill_jax.benchmark.commands.gpu_context import CONTENDERS, Context, S
 from accdistill_jax.benchmark.commands.gpu_parity import compare
 from accdistill_jax.benchmark.commands.step import FOLLOW_STEPS, accelerated
 from accdistill_jax.benchmark.contest import Contender, Worker
+from accdistill_jax.config import tree
+from accdistill_jax.config.load import load_config
+from accdistill_jax.config.record import changed_values
 from accdistill_jax.data.synthetic.waveforms import SAMPLES
 from accdistill_jax.errors import UserError
 
@@ -32,26 +35,19 @@ FORMS: dict[str, dict[str, Any]] = {
     "matrix products by cuBLASLt": {"options": {"xla_gpu_enable_cublaslt": True}},
     "no command buffers": {"options": {"xla_gpu_enable_command_buffer": ""}},
     "layer norms by Pallas": {"kernels": ("layer norms",)},
+    "GELU's gradient by Pallas": {"kernels": ("GELU's gradient",)},
     "layer norms and GELU's gradient by Pallas": {"kernels": ("layer norms", "GELU's gradient")},
-    "the same, with the product before GELU": {"kernels": ("layer norms", "GELU's gradient with its product")},
     "layer norms by cuDNN": {"options": {"xla_gpu_enable_cudnn_layer_norm": True}},
     "blocks rematerialised": {"config": {"runtime.rematerialise": "blocks"}},
-    "windows, token regression and three bands": {
-        "windows": 60,  # or one for each token
-        "config": {
-            "student.head.weighting": "learned",
-            "student.head.hidden": 128,
-            "student.head.output": 32,
-            "student.token_weight": 10.0,
-            "inputs.accel.bands": "low+high+beat",
-            "inputs.accel.limit": 4.0,
-        },
-    },
+    "windows, token regression and three bands": {"in_windows": True},
     "half of the tokens dropped": {"config": {"student.drop_fraction": 0.5}},
     "teacher's views cached": {"config": {"teacher.cached_views": 2}},
     "large batch, blocks rematerialised": {"large": True, "config": {"runtime.rematerialise": "blocks"}},
     "large batch in 8 micro-batches": {"large": True, "config": {"student.train.micro_batches": 8}},
 }
+
+NORM_TILINGS = [(rows, 2048, warps) for rows in (4, 8, 16, 32) for warps in (2, 4, 8)]  # rows, columns, warps
+GELU_TILINGS = [(rows, columns, warps) for rows in (4, 8, 16) for columns in (128, 256, 512) for warps in (4, 8)]
 
 
 def measure_machine(context: Context) -> dict[str, Any]:
@@ -239,20 +235,45 @@ def _batch(entry: RemoteStep) -> int:
     return int(entry.name.rsplit(", ", 1)[1])
 
 
+def measure_kernels(context: Context) -> dict[str, Any]:
+    """Measures the kernels of models/gpu_kernels.py alone, by tiling, in the sizes of the student's step."""
+    encoder, sizes = context.plain({})["student"]["encoder"]["transformer"], context.sizes
+    order = {
+        "rows": sizes.variant_batch * (SAMPLES // encoder["patch"]),
+        "width": encoder["width"],
+        "inner": encoder["mlp"],
+        "dtype": "bfloat16",
+        "norms": NORM_TILINGS[:1] if sizes.shrink else NORM_TILINGS,
+        "gelus": GELU_TILINGS[:1] if sizes.shrink else GELU_TILINGS,
+        "threads": min(8, os.cpu_count() or 1),
+        "rounds": sizes.rounds,
+        "count": 2 if sizes.shrink else 20,
+    }
+    worker = context.worker("kernels", order)
+    try:
+        return {"forms": worker.answer()} | {key: order[key] for key in ("rows", "width", "inner", "dtype")}
+    finally:
+        worker.close(patience_s=5.0)
+
+
 def measure_variants(context: Context) -> dict[str, Any]:
-    """Measures forms of the step that differ from the configured step in a single setting."""
+    """Measures forms of the step that differ from the configured step in a single setting: those that `--forms` names, or all.
+
+    The step as configured is always measured, for comparison.
+    """
     sizes, orders, unknown = context.sizes, [], {}
     encoder = context.plain({})["student"]["encoder"]["transformer"]
     for name, form in FORMS.items():
+        if context.forms and form and name not in context.forms:
+            continue
         settings = dict(form.get("config", {}))
         if "heads_factor" in form:
             settings |= {
                 f"{who}.encoder.transformer.heads": int(encoder["heads"] * form["heads_factor"])
                 for who in ("teacher", "student")
             }
-        if "windows" in form:
-            tokens = SAMPLES // encoder["patch"]
-            settings["student.head.windows"] = min(form["windows"], tokens)
+        if form.get("in_windows"):
+            settings |= in_windows(tokens=SAMPLES // encoder["patch"])
         try:
             plain = context.plain(settings, augmented=form.get("augmented", False))
         except UserError as problem:  # a setting that this version or this config refuses
@@ -268,6 +289,13 @@ def measure_variants(context: Context) -> dict[str, Any]:
             )
         )
     return _alone(context, orders) | {"unknown": unknown}
+
+
+def in_windows(*, tokens: int) -> dict[str, Any]:
+    """Changes by which `paper` differs from `paper-literal`, with at most one window for each token."""
+    literal, windows = (tree.plain(load_config(name)) for name in ("distill:paper-literal", "distill:paper"))
+    changes = {key: now for key, (_, now) in changed_values(literal, windows).items()}
+    return changes | {"student.head.windows": min(changes["student.head.windows"], tokens)}
 
 
 def measure_small(context: Context) -> dict[str, Any]:

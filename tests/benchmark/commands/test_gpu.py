@@ -14,7 +14,7 @@ import pytest
 
 from accdistill_jax.benchmark import __main__ as command
 from accdistill_jax.benchmark.commands import gpu, gpu_parity, gpu_plot, gpu_report, gpu_steps, step
-from accdistill_jax.benchmark.contenders import variants
+from accdistill_jax.benchmark.contenders import kernels, variants
 from accdistill_jax.config.convert import parse_section
 from accdistill_jax.config.schema import Config
 from accdistill_jax.errors import UserError
@@ -39,7 +39,9 @@ def recorded(out):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("parts", [("machine", "contest"), ("variants",), ("small", "training"), ("input", "plan")])
+@pytest.mark.parametrize(
+    "parts", [("machine", "contest", "kernels"), ("variants",), ("small", "training"), ("input", "plan")]
+)
 def test_the_rehearsal_runs_parts_end_to_end(tmp_path, capsys, monkeypatch, parts):
     # the suite sets several devices; slow programs compile faster, and their speed is not looked at
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
@@ -68,9 +70,29 @@ def check_training(part, text):
     assert lengths == {gpu.TINY.steps} and "loss at start, quarter, half, end" in text
 
 
+def test_every_tiling_gives_the_result_of_the_form_by_xla():
+    order = {"rows": 96, "width": 32, "inner": 64, "dtype": "float32", "threads": 1, "rounds": 2, "count": 1}
+    tilings = {"norms": [(8, 2048, 4), (16, 2048, 8)], "gelus": [(4, 32, 4), (8, 64, 8)]}
+    forms = kernels.measure_forms(order | tilings)
+    assert [form["failed"] for form in forms] == [""] * 6 and all(len(form["seconds"]) == 2 for form in forms)
+    assert max(form["difference"] for form in forms) < 1e-5
+    text = gpu_report.WRITERS["kernels"]({"forms": json.loads(json.dumps(forms))} | order, None)
+    assert "16 rows, 2048 columns, 8 warps" in text and text.count("| by XLA |") == 2
+
+
+def test_a_tiling_that_does_not_compile_leaves_the_others(monkeypatch):
+    order = {"rows": 96, "width": 32, "inner": 64, "dtype": "float32", "threads": 1, "rounds": 1, "count": 1}
+    forms = kernels.measure_forms(order | {"norms": [(7, 2048, 4), (8, 2048, 4)], "gelus": []})
+    assert [bool(form["failed"]) for form in forms] == [False, False, True, False]
+    assert "Error" in gpu_report.WRITERS["kernels"]({"forms": forms} | order, None)
+
+
 CHECKS = {
     "machine": lambda part, text: part["versions"]["jax"] in text or pytest.fail(text),
     "contest": check_contest,
+    "kernels": lambda part, text: (
+        [bool(form["seconds"]) for form in part["forms"]] == [True] * 4 and "by XLA" in text or pytest.fail(text)
+    ),
     "variants": lambda part, text: (
         set(part["times"]) | set(part["unknown"]) == set(gpu_steps.FORMS) or pytest.fail(text)
     ),
@@ -197,7 +219,7 @@ def test_every_form_is_a_config_that_this_version_knows():
     """On the GPU a refused form would only be reported as unknown; the measuring process reads the config again."""
     context = gpu.Context("configs/distill.py:paper-literal", (), gpu.TINY, Path(), lambda: 1.0, print)
     for form in gpu_steps.FORMS.values():
-        windows = {"student.head.windows": 1} if "windows" in form else {}
+        windows = gpu_steps.in_windows(tokens=1) if "in_windows" in form else {}
         parse_section(Config, context.plain(form.get("config", {}) | windows, augmented=form.get("augmented", False)))
         with gpu_kernels.used(*form.get("kernels", ())):
             assert set(form) <= {
@@ -208,7 +230,7 @@ def test_every_form_is_a_config_that_this_version_knows():
                 "large",
                 "heads_factor",
                 "kernels",
-                "windows",
+                "in_windows",
             }
     assert (
         context.plain({"runtime.compute_dtype": "bfloat16"}, config=gpu_steps.SMALL)["student"]["train"]["batch_size"]
