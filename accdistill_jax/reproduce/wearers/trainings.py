@@ -27,6 +27,7 @@ from accdistill_jax.stages.build_objective import objective_of
 from accdistill_jax.stages.clock_errors import ClockError, project_with_clock_errors
 from accdistill_jax.stages.context import Run
 from accdistill_jax.storage.checked_npz import read_npz
+from accdistill_jax.storage.export import load_params
 
 FINE_TUNED, ALONE = "fine-tuned", "alone"
 VARIANTS = (FINE_TUNED, ALONE)
@@ -100,7 +101,14 @@ def open_start(folder: Path, store: Path) -> WearerStart:
         UserError: no finished run of distillation, or a store that does not fit it.
     """
     config = finished_distillation(folder)
-    return WearerStart(folder, config, open_configured_store(str(store), key="data.stores", data=config.data))
+    start = WearerStart(folder, config, open_configured_store(str(store), key="data.stores", data=config.data))
+    reads, has = load_params(start.teacher).meta["signal"]["channels"], len(start.store.channels["ppg"])
+    if reads != has:
+        raise UserError(
+            f"{store} has {has} PPG channels, and the teacher of {folder} reads {reads}; prepare the store with as many "
+            "(--ppg-channels), or start from a run with such a teacher (--config.data.synthetic.ppg_channels)"
+        )
+    return start
 
 
 def finished_distillation(folder: Path) -> Config:

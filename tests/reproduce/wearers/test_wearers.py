@@ -46,6 +46,16 @@ def test_students_are_trained_on_the_others_and_measured_on_the_one_left_out(cop
     assert "is of another student" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("variants", [[], ["alone"]])
+def test_a_store_with_other_ppg_channels_than_the_teacher_reads_is_refused(copy, tmp_path, capsys, variants):
+    store = tmp_path / "one"
+    population = SyntheticSettings(participants=3, segments_per_participant=6, seed=7, ppg_channels=1)
+    write_store(store, population, split=SplitRule(fractions=(1.0, 0.0, 0.0)))
+    line = [str(store), "--start", str(copy), "--out", str(tmp_path / "out"), "--variants", *variants]
+    assert main(line) == 2
+    assert f"{store} has 1 PPG channels, and the teacher of {copy} reads 2" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["22", "a-b", "22-25", "-1-3"])
 def test_hours_are_two_hours(text, capsys):
     with pytest.raises(SystemExit):
