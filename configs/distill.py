@@ -44,7 +44,7 @@ def in_windows(config: ConfigDict) -> None:
     Both projection heads read each second in place of a minute's mean (60 windows; one token each, in `paper` about three), and learn
     how much each counts. A linear map of the student's tokens learns the teacher's tokens of the same time.
     Clocks of the two sensors must agree to about 0.1 s. Every encoder of acceleration sees the envelope of the ballistocardiogram's band beside the signal.
-    Probes see mean, standard deviation and mean absolute difference of the tokens, for every encoder alike.
+    Probes see mean, standard deviation, mean absolute difference and autocovariance of the tokens, for every encoder alike.
     """
     head = config.student.head
     head.update(windows=60, weighting="learned", hidden=min(head.hidden, 128), output=min(head.output, 32))
@@ -52,7 +52,7 @@ def in_windows(config: ConfigDict) -> None:
     config.student.token_schedule = "constant"
     config.inputs.accel.bands = "low+high+beat"
     config.inputs.accel.limit = 4.0
-    config.evaluation.representation = "statistics"
+    config.evaluation.representation = "autocovariance"
 
 
 def paper(config: ConfigDict) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -58,16 +58,18 @@ def _binding(config: Config | Mapping[str, Any]) -> dict[str, Any]:
     return {first_key(key): value for key, value in flat.items() if binds(key, value)}
 
 
-def changed_values(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def changed_values(
+    before: Mapping[str, Any], now: Mapping[str, Any], *, free: Collection[str] = ()
+) -> dict[str, tuple[Any, Any]]:
     """The keys in which two configs differ, with the value of each config.
 
-    Keys that one of them lacks, or that are free to change, are left out; `before` may be from an older version.
+    Keys that one of them lacks are left out, and those that are free to change, except `free`; `before` may be from an older version.
     """
     old, new, known = flatten_json(before), flatten_json(now), known_keys()
     return {
         key: (old[key], value)
         for key, value in new.items()
-        if key in old and old[key] != value and not known[key].setting.free
+        if key in old and old[key] != value and (key in free or not known[key].setting.free)
     }
 
 

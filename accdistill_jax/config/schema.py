@@ -30,7 +30,7 @@ SAME_NAMES = ("same person", "different people")
 BANDS = ("full", "high", "low+high", "low+high+envelope", "low+high+beat", "full+breathing")
 SCALES = ("std", "robust")
 WEIGHTINGS = ("equal", "learned")
-REPRESENTATIONS = ("mean", "statistics")
+REPRESENTATIONS = ("mean", "statistics", "autocovariance")
 PPG_SOURCE = "ppg"  # item of `teacher.source`: the PPG encoder that the run trains, or that `teacher.path` names
 # Augmentations of the first release: their keys decide the result even with a probability of 0, as they did then.
 FIRST_AUGMENTATIONS = ("cut_out", "magnitude_warp", "gaussian_noise", "channel_permute", "time_warp")
@@ -360,7 +360,8 @@ class EvaluationConfig:
     representation: str = setting(
         "mean",
         one_of(*REPRESENTATIONS),
-        "embedding that probes see; mean: the pooled embedding; statistics: mean, SD and mean absolute difference of the tokens",
+        "embedding that probes see; mean: the pooled embedding; statistics: mean, SD and mean absolute difference of the tokens; "
+        "autocovariance: statistics, and the tokens' autocovariance at lags of 0 to 3 s",
         free=True,
         added=True,
     )

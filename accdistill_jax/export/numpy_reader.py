@@ -93,9 +93,14 @@ def embed_signal(weights, about, x):
         h = h + dense(hidden, f"{name}.mlp_out")
     tokens = norm(h, "norm")
     mean = tokens.mean(1)
-    if about["representation"] == "statistics":
-        difference = np.abs(np.diff(tokens, axis=1)).mean(1)
-        return np.concatenate([mean, tokens.std(1), difference], 1).astype(np.float32)
+    if about["representation"] != "mean":
+        count, absent = tokens.shape[1], np.zeros_like(mean)
+        parts = [mean, tokens.std(1), np.abs(np.diff(tokens, axis=1)).mean(1) if count > 1 else absent]
+        if about["representation"] == "autocovariance":
+            deviation = tokens - mean[:, None]
+            for lag in (k * max(1, round(count / 60)) for k in range(4)):  # 0 to 3 s
+                parts.append((deviation[:, : count - lag] * deviation[:, lag:]).mean(1) if lag < count else absent)
+        return np.concatenate(parts, 1).astype(np.float32)
     return (dense(mean, "projection") if model["output"] else mean).astype(np.float32)
 
 

@@ -80,3 +80,35 @@ def token_statistics(tokens: jax.Array) -> jax.Array:
     else:
         difference = jnp.mean(jnp.abs(jnp.diff(tokens, axis=1)), axis=1)
     return jnp.concatenate([mean, std, difference], axis=1)
+
+
+def statistics_with_autocovariance(tokens: jax.Array) -> jax.Array:
+    """`token_statistics`, and the autocovariance of tokens at lags of 0, 1, 2 and 3 s.
+
+    The variability of heart rate is in how a token resembles those of the next seconds.
+
+    Args:
+        tokens: [batch, tokens, width], evenly spaced over a minute.
+
+    Returns:
+        [batch, 7 * width] float32; a lag is at least one token longer than the one before; 0 at lags that the tokens do not reach.
+    """
+    tokens = tokens.astype(jnp.float32)
+    count = tokens.shape[1]
+    deviation = tokens - jnp.mean(tokens, axis=1, keepdims=True)
+    at_lags = [
+        jnp.mean(deviation[:, : count - lag] * deviation[:, lag:], axis=1)
+        if lag < count
+        else jnp.zeros_like(tokens[:, 0])
+        for lag in autocovariance_lags(count)
+    ]
+    return jnp.concatenate([token_statistics(tokens), *at_lags], axis=1)
+
+
+def autocovariance_lags(count: int) -> list[int]:
+    """Lags of `statistics_with_autocovariance` in tokens, for a number of tokens per minute."""
+    return [lag * max(1, round(count / 60)) for lag in range(4)]
+
+
+OF_TOKENS = {"statistics": token_statistics, "autocovariance": statistics_with_autocovariance}
+"""Representations of an encoder's tokens, [batch, tokens, width] -> [batch, D], by name in `config.evaluation.representation`."""

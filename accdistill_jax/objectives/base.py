@@ -26,7 +26,7 @@ from accdistill_jax.inputs.prepare import prepare_inputs
 from accdistill_jax.inputs.present import present, shifted
 from accdistill_jax.inputs.registered import Augmentation
 from accdistill_jax.models.protocol import Encoded, Encoder, Head
-from accdistill_jax.models.windows import token_statistics, window_means
+from accdistill_jax.models.windows import OF_TOKENS, window_means
 from accdistill_jax.objectives import losses
 from accdistill_jax.objectives.teacher_reading import EMBEDDING_ALONE, TeacherReading, standardised
 
@@ -99,7 +99,9 @@ class Branch:
 
     def represent(self, encoded: Encoded) -> jax.Array:
         """The embedding [b, D] that evaluation, the Python API and reports see of a trained encoder; decided here alone."""
-        return token_statistics(encoded.tokens) if self.representation == "statistics" else encoded.embedding
+        if self.representation == "mean":
+            return encoded.embedding
+        return OF_TOKENS[self.representation](encoded.tokens)
 
     def embed(self, params: Any, x: jax.Array) -> jax.Array:
         """The pooled embedding [b, D] of presented segments [b, time, C]; `params` are the encoder's."""

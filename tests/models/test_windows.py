@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from accdistill_jax.models.windows import token_statistics, window_means
+from accdistill_jax.models.windows import statistics_with_autocovariance, token_statistics, window_means
 
 
 def make_tokens(count, seed=0):
@@ -68,3 +68,18 @@ def test_token_statistics_are_mean_deviation_and_difference(count):
     difference = np.abs(np.diff(tokens, axis=1)).mean(axis=1) if count > 1 else np.zeros((3, 5))
     expected = np.concatenate([tokens.mean(axis=1), tokens.std(axis=1), difference], axis=1)
     np.testing.assert_allclose(token_statistics(tokens.astype(np.float32)), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("count", "lags"), [(2, [0, 1, 2, 3]), (60, [0, 1, 2, 3]), (192, [0, 3, 6, 9]), (100, [0, 2, 4, 6])]
+)
+def test_autocovariances_are_those_at_0_to_3_seconds(count, lags):
+    tokens = make_tokens(count).astype(np.float64)
+    deviation = tokens - tokens.mean(axis=1, keepdims=True)
+    expected = [
+        (deviation[:, : count - lag] * deviation[:, lag:]).mean(axis=1) if lag < count else np.zeros((3, 5))
+        for lag in lags
+    ]
+    found = statistics_with_autocovariance(tokens.astype(np.float32))
+    np.testing.assert_allclose(found[:, :15], token_statistics(tokens.astype(np.float32)))
+    np.testing.assert_allclose(found[:, 15:], np.concatenate(expected, axis=1), rtol=1e-5, atol=1e-6)

@@ -41,7 +41,7 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
     architecture = config.student.encoder.architecture
     if ENCODERS.entry(architecture).section != _SECTION.rpartition(".")[2]:
         raise UserError(f"student.encoder.architecture = {architecture!r}: watch compares sizes of the transformer")
-    if config.evaluation.representation == "statistics":
+    if config.evaluation.representation != "mean":
         config = changed(config, {f"{_SECTION}.output": 0})  # a layer of the pooled embedding, which is not exported
     cores = sorted(os.sched_getaffinity(0))[-1:]
     contenders = []

@@ -19,6 +19,8 @@ SETTINGS = ("preset", "seeds", "overrides", "generator_version", "data_fingerpri
 """Settings that must be equal in two reports before their numbers are compared; a missing one counts as None.
 Fingerprints identify stores, whose paths may differ. The generator's version identifies synthetic data, which may differ in
 the last bits between machines."""
+DECIDING = tuple(f"evaluation.{key}" for key in ("train_segments", "pool_sizes", "bootstrap_draws", "representation"))
+"""Keys that a run may change when it continues, and that decide the numbers of a report."""
 FIRST_CPU = "cpu-mean"
 _PARTS = {"numbers": Mapping, "claims": list, "settings": Mapping, "runs": list}
 _SHOWN = 20
@@ -137,7 +139,7 @@ def check_alike(reference: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     pairs = {key: (_plain(reference.get(key)), _plain(new.get(key))) for key in SETTINGS}
     if "config" in reference and "config" in new:  # decides more than the overrides: presets change with the version
         del pairs["overrides"]
-        pairs |= changed_values(reference["config"], new["config"])
+        pairs |= changed_values(reference["config"], new["config"], free=DECIDING)
     listing = "; ".join(
         f"{key} is {_text(before)} in the reference, {_text(now)} here"
         for key, (before, now) in pairs.items()
@@ -149,7 +151,7 @@ def check_alike(reference: Mapping[str, Any], new: Mapping[str, Any]) -> None:
 
 def restoring_overrides(reference: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
     """Overrides that give a config the values of a report's settings, by their keys; {} for a report without a config."""
-    changed = changed_values(reference.get("config", {}), now)
+    changed = changed_values(reference.get("config", {}), now, free=DECIDING)
     return {
         key: f"--config.{key}={tuple(before) if isinstance(before, list) else before}"
         for key, (before, _) in changed.items()

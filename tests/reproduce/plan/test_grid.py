@@ -257,7 +257,7 @@ def test_every_encoder_has_the_same_inputs_and_the_same_read_out(cpu, claims):
         configs = [job.order["config"] for job in plan.jobs if "config" in job.order]
         simulated = {"simulated_rate_fraction", "simulated_step", "simulated_axes"}
         inputs = {str({k: v for k, v in c["inputs"]["accel"].items() if k not in simulated}) for c in configs}
-        assert {c["evaluation"]["representation"] for c in configs} == {"statistics"} and len(inputs) == 1
+        assert {c["evaluation"]["representation"] for c in configs} == {"autocovariance"} and len(inputs) == 1
 
 
 def test_students_are_in_windows_and_beside_them_in_the_papers_form(cpu):

@@ -141,6 +141,24 @@ def test_reports_with_other_configs_are_refused_and_overrides_then_do_not_matter
     assert check.restoring_overrides({}, new["settings"]["config"]) == {}
 
 
+@pytest.mark.parametrize(
+    ("key", "before", "now"),
+    [
+        ("representation", "statistics", "autocovariance"),
+        ("pool_sizes", [100], [100, 1000]),
+        ("train_segments", 10, 20),
+    ],
+)
+def test_reports_evaluated_otherwise_are_refused_though_a_run_may_change_it(reference, new, key, before, now):
+    for settings, value in ((reference["settings"], before), (new["settings"], now)):
+        settings["config"] = {"evaluation": {key: value, "batch_size": value}}
+    with pytest.raises(UserError, match=f"evaluation.{key} is "):
+        check.compare_reports(reference, new)
+    restoring = check.restoring_overrides(reference["settings"], new["settings"]["config"])
+    written = tuple(before) if isinstance(before, list) else before
+    assert restoring == {f"evaluation.{key}": f"--config.evaluation.{key}={written}"}
+
+
 def test_versions_may_differ_and_tuples_equal_lists(reference, new):
     reference["settings"]["overrides"] = ["--config.a=1"]
     new["settings"] |= {"overrides": ("--config.a=1",), "versions": {"jax": "0.11"}}
