@@ -111,7 +111,7 @@ def _from_export(export: str, part: Part | None) -> TrainedEncoder:
 
     example = jax.ShapeDtypeStruct((1, signal["samples"], signal["channels"]), jnp.float32)
     embedding = jax.eval_shape(embed, params, example, jax.ShapeDtypeStruct((1, signal["channels"]), jnp.float32))
-    found = find_readouts(export, fingerprint=meta["fingerprint"])
+    found = find_readouts(export, fingerprint=meta["fingerprint"], size=embedding.shape[-1])
     return TrainedEncoder(
         path=export,
         part=kind,

@@ -257,13 +257,16 @@ class FoundReadouts(NamedTuple):
     missing: str
 
 
-def find_readouts(folder: str | os.PathLike[str], *, fingerprint: str, key: str | None = None) -> FoundReadouts:
+def find_readouts(
+    folder: str | os.PathLike[str], *, fingerprint: str, key: str | None = None, size: int | None = None
+) -> FoundReadouts:
     """Reads the read-outs that belong to an exported encoder.
 
     Args:
         folder: export folder of the encoder.
         fingerprint: content hash of the encoder's parameters.
         key: hash of the inputs that they must have been fitted on; None: any.
+        size: numbers of the embedding that they must read; None: any.
 
     Raises:
         UserError: the file is damaged, or a newer version wrote it.
@@ -293,6 +296,11 @@ def find_readouts(folder: str | os.PathLike[str], *, fingerprint: str, key: str 
             )
         if key not in (None, about["key"]):
             return FoundReadouts(None, f"{path} was fitted on other data; {again} anew")
+        if size not in (None, arrays["mean"].size):
+            return FoundReadouts(
+                None,
+                f"{path} reads embeddings of {arrays['mean'].size} numbers, this encoder gives {size}; {again} anew",
+            )
         return FoundReadouts(_readouts(about, arrays), "")
     except FileNotFoundError:
         return FoundReadouts(None, f"{path} is missing; {again}")

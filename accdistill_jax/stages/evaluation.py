@@ -14,6 +14,7 @@ from accdistill_jax.stages.embedding import Embedded, embed_splits, hash_of
 from accdistill_jax.stages.embedding_tables import write_tables
 from accdistill_jax.stages.evaluated_encoders import Encoders
 from accdistill_jax.stages.heartless import heartless_embeddings
+from accdistill_jax.storage.export import change_meta
 
 
 def evaluation_stage(run: Run) -> None:
@@ -58,6 +59,8 @@ def fitted_readouts(run: Run, encoders: Encoders, main: Mapping, heartless: Mapp
                 main[name], fingerprint=encoder.fingerprint, seed=run.config.seed, heartless=heartless.get(name)
             )
             if folder.is_dir() and not (name == TEACHER and run.config.teacher.path):
+                # the representation may have changed since the training; the encoder is loaded with that of its read-outs
+                change_meta(folder, {"representation": run.config.evaluation.representation})
                 save_readouts(folder, readouts, key=key)
         fitted[name] = readouts
     return fitted

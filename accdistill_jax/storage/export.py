@@ -123,6 +123,26 @@ def _record(host: Mapping[str, np.ndarray], meta: Mapping) -> dict[str, Any]:
     }
 
 
+def change_meta(path: str | os.PathLike, changes: Mapping[str, Any]) -> None:
+    """Changes metadata of an export, whose parameters and fingerprint stay.
+
+    Args:
+        path: the folder of the export.
+        changes: JSON values by name.
+
+    Raises:
+        UserError: there is no export, it is damaged, or it cannot be written.
+    """
+    described = Path(path) / _EXPORT_JSON
+    try:
+        record = read_json(described)
+    except Damaged as damage:
+        raise UserError(f"exported parameters in {path} are damaged: {damage}; train or copy them again") from damage
+    if record["meta"] | changes != record["meta"]:
+        with reporting(Path(path)):
+            write_atomically(described, json.dumps(sealed(record | {"meta": record["meta"] | changes}), indent=1))
+
+
 def load_params(path: str | os.PathLike, template: Any = None) -> Restored:
     """Reads parameters written by `save_params` or `save_packed`.
 

@@ -4,10 +4,13 @@ import json
 
 import pytest
 
+import accdistill_jax as ad
 from accdistill_jax.config.convert import changed
 from accdistill_jax.config.load import load_config
+from accdistill_jax.errors import UserError
 from accdistill_jax.readouts.readout import FILE_NAME, load_readouts
 from accdistill_jax.run import run
+from accdistill_jax.storage.export import change_meta
 
 
 def settings(smoke_store):
@@ -55,3 +58,29 @@ def test_the_export_of_a_teacher_from_elsewhere_is_left_alone(copy, finished, sm
     config = changed(settings(smoke_store), {"teacher.path": str(export), "stages": ("evaluation", "report")})
     run(config, tmp_path / "run")
     assert not (export / FILE_NAME).exists() and (tmp_path / "run/report.md").exists()
+
+
+def test_a_run_evaluated_with_another_representation_is_loaded_with_it(copy, finished, smoke_store, no_training):
+    before = {part: ad.load(finished, part=part) for part in ("teacher", "student")}
+    run(changed(settings(smoke_store), {"evaluation.representation": "statistics"}), copy)
+    for part, old in before.items():
+        encoder = ad.load(copy, part=part)
+        assert encoder.fingerprint == old.fingerprint
+        assert 7 * encoder.embedding_size == 3 * old.embedding_size
+        assert encoder.readouts.domain.mean.size == encoder.embedding_size
+
+
+def test_read_outs_of_another_representation_are_not_used(copy):
+    change_meta(copy / "student/export", {"representation": "statistics"})
+    encoder = ad.load(copy)
+    assert encoder.readouts is None
+    assert "reads embeddings of 224 numbers, this encoder gives 96" in encoder.no_readouts
+
+
+def test_metadata_of_a_damaged_export_is_not_changed(copy):
+    path = copy / "student/export/export.json"
+    path.write_text(path.read_text().replace("distillation", "Distillation"))
+    content = path.read_text()
+    with pytest.raises(UserError, match="damaged: export.json cannot be read"):
+        change_meta(path.parent, {"representation": "mean"})
+    assert path.read_text() == content
