@@ -49,6 +49,9 @@ def fitted_readouts(run: Run, encoders: Encoders, main: Mapping, heartless: Mapp
         if encoder is None or name not in main:
             continue
         key = hash_of([encoders.key, PREDICTION_VERSION, HEARTLESS_VERSION])
+        ours = folder.is_dir() and not (name == TEACHER and run.config.teacher.path)
+        if ours:  # it may have changed since the training, and the encoder is loaded as its read-outs see it
+            change_meta(folder, {"representation": run.config.evaluation.representation})
         readouts = None
         try:
             readouts = load_readouts(folder, fingerprint=encoder.fingerprint, key=key)
@@ -58,9 +61,7 @@ def fitted_readouts(run: Run, encoders: Encoders, main: Mapping, heartless: Mapp
             readouts = fit_readouts(
                 main[name], fingerprint=encoder.fingerprint, seed=run.config.seed, heartless=heartless.get(name)
             )
-            if folder.is_dir() and not (name == TEACHER and run.config.teacher.path):
-                # the representation may have changed since the training; the encoder is loaded with that of its read-outs
-                change_meta(folder, {"representation": run.config.evaluation.representation})
+            if ours:
                 save_readouts(folder, readouts, key=key)
         fitted[name] = readouts
     return fitted
