@@ -1,6 +1,7 @@
 """The stage evaluation: embeds segments, saves the read-outs beside the exports, and a table of the embedded minutes."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.evaluate import STUDENT, TEACHER
@@ -14,7 +15,7 @@ from accdistill_jax.stages.embedding import Embedded, embed_splits, hash_of
 from accdistill_jax.stages.embedding_tables import write_tables
 from accdistill_jax.stages.evaluated_encoders import Encoders
 from accdistill_jax.stages.heartless import heartless_embeddings
-from accdistill_jax.storage.export import change_meta
+from accdistill_jax.storage.export import change_meta, load_params
 
 
 def evaluation_stage(run: Run) -> None:
@@ -50,8 +51,8 @@ def fitted_readouts(run: Run, encoders: Encoders, main: Mapping, heartless: Mapp
             continue
         key = hash_of([encoders.key, PREDICTION_VERSION, HEARTLESS_VERSION])
         ours = folder.is_dir() and not (name == TEACHER and run.config.teacher.path)
-        if ours:  # it may have changed since the training, and the encoder is loaded as its read-outs see it
-            change_meta(folder, {"representation": run.config.evaluation.representation})
+        if ours:
+            _load_as_evaluated(folder, run.config.evaluation.representation)
         readouts = None
         try:
             readouts = load_readouts(folder, fingerprint=encoder.fingerprint, key=key)
@@ -65,6 +66,12 @@ def fitted_readouts(run: Run, encoders: Encoders, main: Mapping, heartless: Mapp
                 save_readouts(folder, readouts, key=key)
         fitted[name] = readouts
     return fitted
+
+
+def _load_as_evaluated(folder: Path, representation: str) -> None:
+    """Makes an export load with the representation that its read-outs see, which may have changed since the training."""
+    if load_params(folder).meta.get("representation", "mean") != representation:
+        change_meta(folder, {"representation": representation})
 
 
 def readouts_of_report(fitted: Mapping[str, Readouts]) -> Readouts | None:
