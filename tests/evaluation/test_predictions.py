@@ -58,6 +58,21 @@ def test_a_label_that_the_embedding_does_not_hold_is_never_predicted(splits, rea
     assert result.kept == 0 and result.mae_kept.value is None
 
 
+@pytest.mark.parametrize(("correlation", "answers"), [(0.37, False), (0.6, True)])
+def test_a_read_out_little_better_than_a_constant_answers_nothing(correlation, answers):
+    """The errors are 7 % and 20 % below the constant's; the first difference is significant, too."""
+
+    def weakly(people, seed):
+        split = population(people, seed=seed)
+        noise = np.random.default_rng(seed + 100).normal(size=len(split))
+        label = 15 + 3 * (correlation * split.embedding[:, 0] + np.sqrt(1 - correlation**2) * noise)
+        return SplitEmbeddings(split.embedding, None, split.participant, {"resp_bpm": label.astype(np.float32)})
+
+    splits = {"train": weakly(300, 1), "validation": weakly(60, 2)}
+    prediction = fit_readouts(splits, fingerprint="f00d", seed=0).predict(weakly(60, 3).embedding)["resp_bpm"]
+    assert (prediction.known.mean() > 0.3) == answers and prediction.known.any() == answers
+
+
 def test_minutes_unlike_the_training_are_unknown(splits, readouts):
     embedding = splits["test"].embedding[:2].copy()
     embedding[0] *= 30
