@@ -11,7 +11,7 @@ import datetime
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -161,7 +161,7 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
         )
         wanted = [name for name in PARTS if name in arguments.only]
         for name in wanted:
-            if _is_missing(name, record) and (measured := _measure_part(name, context)):
+            if _is_missing(name, record, arguments.forms) and (measured := _measure_part(name, context)):
                 record["parts"][name] = measured
                 files.save(name, measured)
                 write_atomically(arguments.out / "results.md", report(record))
@@ -172,14 +172,16 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
         from accdistill_jax.benchmark.commands.gpu_plot import draw_measurements
 
         draw_measurements(record).savefig(arguments.out / "results.png")
-    left = [name for name in wanted if _is_missing(name, record)]
+    left = [name for name in wanted if _is_missing(name, record, arguments.forms)]
     if left:
         record["failed"] = f"not measured: {', '.join(left)}; repeat the command to measure them"
     return record
 
 
-def _is_missing(name: str, record: Mapping[str, Any]) -> bool:
-    return "failed" in record["parts"].get(name, {"failed": ""})
+def _is_missing(name: str, record: Mapping[str, Any], forms: Sequence[str]) -> bool:
+    """True if a part was not measured, failed, or lacks one of the forms that are asked for (all if `forms` is empty)."""
+    part = record["parts"].get(name, {"failed": ""})
+    return "failed" in part or ("forms" in part and not set(forms or gpu_steps.FORMS) <= set(part["forms"]))
 
 
 def _measure_part(name: str, context: Context) -> dict[str, Any] | None:

@@ -288,7 +288,7 @@ def measure_variants(context: Context) -> dict[str, Any]:
                 **{key: form[key] for key in ("options", "attention", "kernels") if key in form},
             )
         )
-    return _alone(context, orders) | {"unknown": unknown}
+    return _alone(context, orders) | {"unknown": unknown, "forms": list(context.forms or FORMS)}
 
 
 def in_windows(*, tokens: int) -> dict[str, Any]:
