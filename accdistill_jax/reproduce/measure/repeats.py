@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from accdistill_jax.evaluation.report.style import BLUE, ORANGE
+from accdistill_jax.evaluation.report.style import BLUE, GREEN, ORANGE, PURPLE
 from accdistill_jax.labels import HEART_RATE
 from accdistill_jax.reproduce.measure.formatting import decimal, mean_and_std, ranged, report_number, thousands
 from accdistill_jax.reproduce.measure.probe_claims import increase, unmeasured
@@ -17,11 +17,21 @@ from accdistill_jax.reproduce.report.regime_figures import AmountLine, against_a
 OFTEN = 30  # epochs from which minutes count as repeating often
 INCREASE = 0.45
 
-STATEMENT = Statement(
-    "no-augmentation-repeats",
-    "Distillation without augmentation has a higher HR error, where each minute is seen again and again",
-    "+45 %",
-)
+STATEMENTS = {
+    False: Statement(
+        "no-augmentation-repeats",
+        "Distillation without augmentation has a higher HR error, where each minute is seen again and again",
+        "+45 %",
+    ),
+    True: Statement(
+        "no-augmentation-repeats-literal",
+        "The same for students in the paper's literal form",
+        "+45 %",
+    ),
+}
+FORMS = {False: "", True: ", paper's literal form"}
+_COLOURS = {False: (ORANGE, BLUE), True: (PURPLE, GREEN)}
+_STYLES = {False: "-", True: "--"}
 
 
 class RepeatsPoint(NamedTuple):
@@ -44,12 +54,34 @@ class RepeatsPoint(NamedTuple):
 def measure_repeats(bench: Bench, experiment: Experiment) -> ReportPart:
     """Measures students on few to many distinct minutes, with and without augmentation, at equal numbers of steps."""
     swept = sweep(bench, experiment, every_seed=True)
-    points = _points(bench, swept)
+    points = {literal: _points(bench, swept, literal=literal) for literal in FORMS}
     text = (
         "Regime: all students have the same number of steps; they differ in how many distinct minutes they see, and so in how often each "
         "minute repeats. The teacher is the same, trained on all minutes, and runs in every step, so that augmentation of the PPG is never "
-        "a stored view.",
+        "a stored view. A student with windows and tokens has one target for each second; in the paper's literal form it has one for each minute.",
     )
+    tables = tuple(_table(found, FORMS[literal]) for literal, found in points.items() if found)
+    pictures = ()
+    if lines := [line for literal, found in points.items() if found for line in _lines(found, literal=literal)]:
+        figure = against_amount(lines, amount="epochs", error="HR error (bpm)")
+        pictures = (
+            Picture(
+                experiment.id,
+                "HR error by how often a training minute repeats; bars: standard deviation over seeds.",
+                figure,
+            ),
+        )
+    numbers = {
+        name: number
+        for literal, found in points.items()
+        for name, number in _numbers(f"{experiment.id}/{'literal/' * literal}", found).items()
+    }
+    claims = tuple(_claim(points[literal], statement) for literal, statement in STATEMENTS.items())
+    section = Section(experiment.id, experiment.title, text, tables, pictures, swept.notes)
+    return ReportPart(section, numbers, claims)
+
+
+def _table(points: list[RepeatsPoint], form: str) -> ReportTable:
     rows = tuple(
         (
             thousands(point.minutes),
@@ -62,40 +94,30 @@ def measure_repeats(bench: Bench, experiment: Experiment) -> ReportPart:
         for point in points
     )
     columns = ("distinct minutes", "epochs", "HR error with, bpm", "HR error without, bpm", "ratio", "change")
-    caption = "Without augmentation against with it (± over training seeds, [95 % interval over test people])"
-    tables = (ReportTable(caption, columns, rows),) if rows else ()
-    pictures = ()
-    if points:
-        lines = [
-            AmountLine(
-                title,
-                [point.epochs for point in points],
-                [score.value for score in scores],
-                [score.std for score in scores],
-                colour,
-            )
-            for title, colour, scores in (
-                ("with augmentation", ORANGE, [point.augmented for point in points]),
-                ("without augmentation", BLUE, [point.plain for point in points]),
-            )
-        ]
-        figure = against_amount(lines, amount="epochs", error="HR error (bpm)")
-        pictures = (
-            Picture(
-                experiment.id,
-                "HR error by how often a training minute repeats; bars: standard deviation over seeds.",
-                figure,
-            ),
+    caption = f"Without augmentation against with it{form} (± over training seeds, [95 % interval over test people])"
+    return ReportTable(caption, columns, rows)
+
+
+def _lines(points: list[RepeatsPoint], *, literal: bool) -> list[AmountLine]:
+    of_each = (("with", [point.augmented for point in points]), ("without", [point.plain for point in points]))
+    return [
+        AmountLine(
+            f"{title} augmentation{FORMS[literal]}",
+            [point.epochs for point in points],
+            [score.value for score in scores],
+            [score.std for score in scores],
+            colour,
+            _STYLES[literal],
         )
-    section = Section(experiment.id, experiment.title, text, tables, pictures, swept.notes)
-    return ReportPart(section, _numbers(experiment.id, points), (_claim(points),))
+        for (title, scores), colour in zip(of_each, _COLOURS[literal], strict=True)
+    ]
 
 
-def _points(bench: Bench, swept: Sweep) -> list[RepeatsPoint]:
+def _points(bench: Bench, swept: Sweep, *, literal: bool) -> list[RepeatsPoint]:
     available = len(bench.columns("train").participant)
     points: dict[int, RepeatsPoint] = {}
     for wanted in DISTINCT_MINUTES:
-        names = [repeats_variant(wanted, augmented=on).name for on in (False, True)]
+        names = [repeats_variant(wanted, augmented=on, literal=literal).name for on in (False, True)]
         scores = [swept.scores.error(HEART_RATE, 1.0, name) if name in bench.plan.variants else None for name in names]
         ratio = swept.scores.ratio(HR, 1.0, *names)
         plain, augmented = scores
@@ -107,10 +129,10 @@ def _points(bench: Bench, swept: Sweep) -> list[RepeatsPoint]:
     return list(points.values())
 
 
-def _numbers(section: str, points: list[RepeatsPoint]) -> dict[str, Number]:
+def _numbers(prefix: str, points: list[RepeatsPoint]) -> dict[str, Number]:
     numbers = {}
     for point in points:
-        base = f"{section}/{point.minutes}"
+        base = f"{prefix}{point.minutes}"
         for name, score, unit in (
             ("with/mae", point.augmented, "bpm"),
             ("without/mae", point.plain, "bpm"),
@@ -120,15 +142,15 @@ def _numbers(section: str, points: list[RepeatsPoint]) -> dict[str, Number]:
     return numbers
 
 
-def _claim(points: list[RepeatsPoint]) -> Claim:
+def _claim(points: list[RepeatsPoint], statement: Statement) -> Claim:
     often = [point for point in points if point.epochs >= OFTEN]
     if not often:
-        return unmeasured(STATEMENT, f"no pair of students saw its minutes {OFTEN} times")
+        return unmeasured(statement, f"no pair of students saw its minutes {OFTEN} times")
     judged = min(often, key=lambda point: point.epochs)
     claim = increase(
         judged.ratio,
         paper_increase=INCREASE,
-        statement=STATEMENT,
+        statement=statement,
         of=f"HR error without augmentation divided by that with it, at {decimal(judged.epochs, 0)} epochs of "
         f"{thousands(judged.minutes)} minutes",
         why="; ".join(

@@ -16,7 +16,7 @@ PRESETS = {
     "smoke": "every code path, a few minutes",
     "claims": "decides each of the paper's claims with few variants, at most 90 minutes on two cores",
     "trials": "changes of the student at about equal training time, on validation people, under three hours on two cores",
-    "cpu": "all variants and three seeds, a night on two cores",
+    "cpu": "`claims` with more variants and three seeds, five hours on two cores; continues a run of `claims` in the same --out",
     "full": "models of the paper's size, 20 000 synthetic people, for accelerators",
     "cpu-mean": "the grid of the first committed reports, with every student in the paper's literal form",
 }
@@ -92,7 +92,7 @@ def reproduce_parser(prog: str = PROG) -> argparse.ArgumentParser:
         help="stores of other devices, for evaluation only",
     )
     presets = "; ".join(f"{name}: {text}" for name, text in PRESETS.items())
-    parser.add_argument("--preset", choices=PRESETS, help=f"{presets} (default cpu)")
+    parser.add_argument("--preset", choices=PRESETS, help=f"{presets} (default claims)")
     parser.add_argument(
         "--only",
         nargs="+",
@@ -156,7 +156,7 @@ def parse_command_line(
     data = tuple(given.data or taken.get("data", (SYNTHETIC,)))
     if SYNTHETIC in data and len(data) > 1:
         raise UserError(f"--data {' '.join(data)}: {SYNTHETIC} cannot be combined with stores")
-    preset = given.preset or taken.get("preset", "cpu")
+    preset = given.preset or taken.get("preset", "claims")
     if preset not in PRESETS:
         raise UserError(
             f"{given.check} was made with preset {preset!r}; this version of the package has {', '.join(PRESETS)}"

@@ -6,20 +6,32 @@ from accdistill_jax.reproduce.plan.variants import EncoderVariant
 DISTINCT_MINUTES = (500, 1000, 2000, 4000, 8000, 17_000)
 
 
-def repeats_variant(minutes: int, *, augmented: bool) -> EncoderVariant:
-    """A short student that sees this many distinct minutes again and again; the teacher runs in every step."""
-    words = "with" if augmented else "without"
+def repeats_variant(minutes: int, *, augmented: bool, literal: bool = False) -> EncoderVariant:
+    """A short student that sees this many distinct minutes again and again; the teacher runs in every step.
+
+    Args:
+        minutes: number of distinct training minutes.
+        augmented: False switches all augmentations off, those of the PPG too.
+        literal: True gives the student the paper's literal form.
+    """
+    form, of_form = ("mean-", ", in the paper's literal form") if literal else ("", "")
     return EncoderVariant(
-        f"minutes-{minutes}-{'augmented' if augmented else 'plain'}",
-        f"{minutes} distinct minutes, {words} augmentation",
-        changes=({} if augmented else v.without_augmentations())
+        f"minutes-{minutes}-{form}{'augmented' if augmented else 'plain'}",
+        f"{minutes} distinct minutes, {'with' if augmented else 'without'} augmentation{of_form}",
+        changes=(v.PAPER_FORM if literal else {})
+        | ({} if augmented else v.without_augmentations())
         | {"data.store_cap": minutes, "teacher.cached_views": 0},
         seeds="all",
         short=True,
     )
 
 
-REPEATS = tuple(repeats_variant(minutes, augmented=on) for minutes in DISTINCT_MINUTES for on in (True, False))
+REPEATS = tuple(
+    repeats_variant(minutes, augmented=on, literal=literal)
+    for literal in (False, True)
+    for minutes in DISTINCT_MINUTES
+    for on in (True, False)
+)
 
 SHARED_SCALES = (1, 3, 10)
 JOINT_SHARES = (0.1, 0.3, 1.0)

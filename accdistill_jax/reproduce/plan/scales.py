@@ -108,12 +108,13 @@ _ANSWERED = (
 _FURTHER = (
     "student-long",
     "accel-contrastive-people",
-    "temperature-*",
     "regression-cosine",
     "teacher-contrastive-segment",
     "from-teacher-contrastive-segment",
     "joint-shared-3-0.1",
 )
+# the preset `trials` compares them, with three seeds
+_IN_TRIALS = ("temperature-*",)
 _REGIMES = ("repeated-minutes", "shared-motion", "many-people", "large-pool")
 _FIRST_EXPERIMENTS = (
     "label-fractions",
@@ -152,16 +153,30 @@ def _populations(*, shared: tuple[int, int], people: int, pool: tuple[int, int])
     return populations
 
 
-_CLAIMS = Scale(
-    seeds=1,
+_CPU = Scale(
+    seeds=3,
     supervised={0.001: "80 steps", 0.01: "80 steps", 0.1: "150 steps", 1.0: ""},
     validation_batches=16,
     sizes=_CPU_SIZES,
     seconds={"data": 40, "teacher": 75, "student": 150, "embed": 10},
+    long={"student.train.ema_decay": 0.99},
+    long_share=3.0,
     populations=_populations(shared=(400, 20), people=1400, pool=(300, 38)),
     people={0.001: 0.1, 0.01: 1.0},
     leave_out=(
         *_ANSWERED,
+        *_IN_TRIALS,
+        "minutes-[248]*-mean-*",
+        "minutes-1000-mean-*",
+        "supervised-*-0.1-people",
+    ),
+    # `repeated-minutes` answers what `augmentations` asks
+    experiments=(*(name for name in _FIRST_EXPERIMENTS if name != "augmentations"), *_REGIMES),
+)
+_CLAIMS = _CPU._replace(
+    seeds=1,
+    leave_out=(
+        *_CPU.leave_out,
         *_FURTHER,
         "accel-contrastive-segment",
         "teacher-efficientnet-contrastive",
@@ -173,22 +188,22 @@ _CLAIMS = Scale(
         "joint-shared-1-*",
         "*-shared-10",
         "joint-shared-10-*",
-        "supervised-*-0.1-people",
     ),
     experiments=("label-fractions", "retrieval", "participants", "objectives", "teachers", *_REGIMES),
 )
-_CPU = Scale(
+_CPU_MEAN = Scale(
     seeds=3,
     supervised={0.001: "150 steps", 0.01: "150 steps", 0.1: "300 steps", 1.0: ""},
     validation_batches=64,
     sizes=_CPU_SIZES,
-    seconds={"data": 60, "teacher": 100, "student": 330, "embed": 25},
-    long={"student.train.ema_decay": 0.99},
-    long_share=3.0,
-    populations=_populations(shared=(600, 36), people=14_000, pool=(320, 38)),
-    people={0.001: 0.01, 0.01: 0.1, 0.1: 1.0},
-    leave_out=_ANSWERED,
-    experiments=(*_FIRST_EXPERIMENTS, *_REGIMES),
+    seconds={"data": 60, "teacher": 100, "student": 220, "embed": 25},
+    views=4,
+    best=_ADDITIONS | {"student.train.ema_decay": 0.99, "student.drop_fraction": 0.5},
+    best_share=1.64,
+    long=_ADDITIONS | {"student.train.ema_decay": 0.99},
+    long_share=6.0,
+    leave_out=("student-mean", "student-tiny", "contrast-mean"),
+    experiments=_FIRST_EXPERIMENTS,
 )
 _SMOKE_SIZES = {name: student_size(8 * k, 1, heads=2) for k, name in enumerate(_CPU_SIZES, 1)}
 
@@ -205,6 +220,7 @@ SCALES = {
         people=dict.fromkeys(regimes.PEOPLE_SHARES, 1.0) | {0.001: 0.5},
         leave_out=(
             *_ANSWERED,
+            *_IN_TRIALS,
             *_FURTHER,
             "student-tiny",
             "supervised-[sr]*",
@@ -222,6 +238,7 @@ SCALES = {
             "trained-50hz",
             "minutes-[124]*",
             "minutes-8*",
+            "minutes-500-mean-*",
             "*-shared-1*",
             "joint-shared-3-0.3",
             "student-mean-people",
@@ -235,18 +252,7 @@ SCALES = {
     "trials": _CLAIMS._replace(seeds=3, leave_out=(), experiments=("trials",)),
     "cpu": _CPU,
     # the grid of the first committed reports: every student in the paper's literal form
-    "cpu-mean": _CPU._replace(
-        seconds=_CPU.seconds | {"student": 220},
-        views=4,
-        best=_ADDITIONS | {"student.train.ema_decay": 0.99, "student.drop_fraction": 0.5},
-        best_share=1.64,
-        long=_ADDITIONS | {"student.train.ema_decay": 0.99},
-        long_share=6.0,
-        populations={},
-        people={},
-        leave_out=("student-mean", "student-tiny", "contrast-mean"),
-        experiments=_FIRST_EXPERIMENTS,
-    ),
+    "cpu-mean": _CPU_MEAN,
     "full": _CPU._replace(
         supervised={0.001: "500 steps", 0.01: "1000 steps", 0.1: "5000 steps", 1.0: ""},
         validation_batches=32,
@@ -256,6 +262,8 @@ SCALES = {
         long={"student.train.ema_decay": 0.999},
         populations=_populations(shared=(20_000, 100), people=140_000, pool=(320, 38)),
         people={0.001: 0.001, 0.01: 0.01, 0.1: 0.1},
+        leave_out=_ANSWERED,
+        experiments=(*_FIRST_EXPERIMENTS, *_REGIMES),
         literal_hidden=1024,
     ),
 }

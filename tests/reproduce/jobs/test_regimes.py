@@ -13,6 +13,7 @@ CLAIMS = {
     "student-below-baselines-many-people",
     "supervised-collapse-many-people",
     "no-augmentation-repeats",
+    "no-augmentation-repeats-literal",
     "joint-drift-shared-motion",
 }
 
