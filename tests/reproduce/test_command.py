@@ -239,7 +239,7 @@ def test_the_real_command_refuses_and_helps(repository):
             text=True,
         )
         assert done.returncode == status and done.stderr.count("\n") == status // 2
-    assert "--check REPORT.json" in done.stdout and "a night on two cores" in " ".join(done.stdout.split())
+    assert "--check REPORT.json" in done.stdout and "five hours on two cores" in " ".join(done.stdout.split())
 
 
 def test_the_plan_is_listed_outside_the_repository(repository, tmp_path):

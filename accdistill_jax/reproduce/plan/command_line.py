@@ -14,9 +14,9 @@ PROG = "python -m accdistill_jax.reproduce"
 SYNTHETIC = "synthetic"
 PRESETS = {
     "smoke": "every code path, a few minutes",
-    "claims": "decides each of the paper's claims with few variants, at most 90 minutes on two cores",
+    "claims": "decides each of the paper's claims with few variants, about 90 minutes on two cores",
     "trials": "changes of the student at about equal training time, on validation people, under three hours on two cores",
-    "cpu": "`claims` with more variants and three seeds, five hours on two cores; continues a run of `claims` in the same --out",
+    "cpu": "`claims` with more variants and three seeds, five hours on two cores, and continues a run of `claims` in the same --out",
     "full": "models of the paper's size, 20 000 synthetic people, for accelerators",
     "cpu-mean": "the grid of the first committed reports, with every student in the paper's literal form",
 }
