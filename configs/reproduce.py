@@ -1,12 +1,12 @@
 """Base config of the experiments of `python -m accdistill_jax.reproduce`; each changes some keys (reproduce/plan/).
 
 Students compare windows and learn tokens, as in configs/distill.py; a variant has the paper's literal form. Every encoder, baselines
-included, has the same input bands and the same read-out (statistics of its tokens).
+included, has the same input bands and the same read-out (statistics and autocovariance of its tokens).
 
 python -m accdistill_jax.reproduce --preset=smoke     # minutes: drives every path, learns nothing
 python -m accdistill_jax.reproduce --preset=claims    # about 90 minutes on 2 cores: each of the paper's claims, few variants
 python -m accdistill_jax.reproduce --preset=trials    # changes of the student at equal training time, on validation people
-python -m accdistill_jax.reproduce --preset=cpu       # five hours on 2 cores: more variants, three seeds
+python -m accdistill_jax.reproduce --preset=cpu       # five hours on 2 cores (estimated): more variants, three seeds
 python -m accdistill_jax.reproduce --preset=full --data STORE   # models of the paper's size, for accelerators
 python -m accdistill_jax.reproduce --preset=cpu-mean  # the grid of the first committed reports: every student in the paper's form
 """

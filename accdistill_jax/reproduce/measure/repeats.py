@@ -17,21 +17,49 @@ from accdistill_jax.reproduce.report.regime_figures import AmountLine, against_a
 OFTEN = 30  # epochs from which minutes count as repeating often
 INCREASE = 0.45
 
-STATEMENTS = {
-    False: Statement(
-        "no-augmentation-repeats",
-        "Distillation without augmentation has a higher HR error, where each minute is seen again and again",
-        "+45 %",
+
+class StudentForm(NamedTuple):
+    """A form of the student, which the experiment measures by itself.
+
+    Attributes:
+        literal: True for the paper's literal form.
+        words: added to titles.
+        prefix: of the names of its numbers.
+        statement: the claim.
+        colours: of the lines with and without augmentation.
+        style: of both lines, as in matplotlib.
+    """
+
+    literal: bool
+    words: str
+    prefix: str
+    statement: Statement
+    colours: tuple[str, str]
+    style: str
+
+
+FORMS = (
+    StudentForm(
+        False,
+        "",
+        "",
+        Statement(
+            "no-augmentation-repeats",
+            "Distillation without augmentation has a higher HR error, where each minute is seen again and again",
+            "+45 %",
+        ),
+        (ORANGE, BLUE),
+        "-",
     ),
-    True: Statement(
-        "no-augmentation-repeats-literal",
-        "The same for students in the paper's literal form",
-        "+45 %",
+    StudentForm(
+        True,
+        ", paper's literal form",
+        "literal/",
+        Statement("no-augmentation-repeats-literal", "The same for students in the paper's literal form", "+45 %"),
+        (PURPLE, GREEN),
+        "--",
     ),
-}
-FORMS = {False: "", True: ", paper's literal form"}
-_COLOURS = {False: (ORANGE, BLUE), True: (PURPLE, GREEN)}
-_STYLES = {False: "-", True: "--"}
+)
 
 
 class RepeatsPoint(NamedTuple):
@@ -54,15 +82,15 @@ class RepeatsPoint(NamedTuple):
 def measure_repeats(bench: Bench, experiment: Experiment) -> ReportPart:
     """Measures students on few to many distinct minutes, with and without augmentation, at equal numbers of steps."""
     swept = sweep(bench, experiment, every_seed=True)
-    points = {literal: _points(bench, swept, literal=literal) for literal in FORMS}
+    measured = [(form, _points(bench, swept, literal=form.literal)) for form in FORMS]
     text = (
         "Regime: all students have the same number of steps; they differ in how many distinct minutes they see, and so in how often each "
         "minute repeats. The teacher is the same, trained on all minutes, and runs in every step, so that augmentation of the PPG is never "
         "a stored view. A student with windows and tokens has one target for each second; in the paper's literal form it has one for each minute.",
     )
-    tables = tuple(_table(found, FORMS[literal]) for literal, found in points.items() if found)
+    tables = tuple(_table(points, form) for form, points in measured if points)
     pictures = ()
-    if lines := [line for literal, found in points.items() if found for line in _lines(found, literal=literal)]:
+    if lines := [line for form, points in measured if points for line in _lines(points, form)]:
         figure = against_amount(lines, amount="epochs", error="HR error (bpm)")
         pictures = (
             Picture(
@@ -73,15 +101,15 @@ def measure_repeats(bench: Bench, experiment: Experiment) -> ReportPart:
         )
     numbers = {
         name: number
-        for literal, found in points.items()
-        for name, number in _numbers(f"{experiment.id}/{'literal/' * literal}", found).items()
+        for form, points in measured
+        for name, number in _numbers(f"{experiment.id}/{form.prefix}", points).items()
     }
-    claims = tuple(_claim(points[literal], statement) for literal, statement in STATEMENTS.items())
+    claims = tuple(_claim(points, form.statement) for form, points in measured)
     section = Section(experiment.id, experiment.title, text, tables, pictures, swept.notes)
     return ReportPart(section, numbers, claims)
 
 
-def _table(points: list[RepeatsPoint], form: str) -> ReportTable:
+def _table(points: list[RepeatsPoint], form: StudentForm) -> ReportTable:
     rows = tuple(
         (
             thousands(point.minutes),
@@ -94,22 +122,24 @@ def _table(points: list[RepeatsPoint], form: str) -> ReportTable:
         for point in points
     )
     columns = ("distinct minutes", "epochs", "HR error with, bpm", "HR error without, bpm", "ratio", "change")
-    caption = f"Without augmentation against with it{form} (± over training seeds, [95 % interval over test people])"
+    caption = (
+        f"Without augmentation against with it{form.words} (± over training seeds, [95 % interval over test people])"
+    )
     return ReportTable(caption, columns, rows)
 
 
-def _lines(points: list[RepeatsPoint], *, literal: bool) -> list[AmountLine]:
+def _lines(points: list[RepeatsPoint], form: StudentForm) -> list[AmountLine]:
     of_each = (("with", [point.augmented for point in points]), ("without", [point.plain for point in points]))
     return [
         AmountLine(
-            f"{title} augmentation{FORMS[literal]}",
+            f"{title} augmentation{form.words}",
             [point.epochs for point in points],
             [score.value for score in scores],
             [score.std for score in scores],
             colour,
-            _STYLES[literal],
+            form.style,
         )
-        for (title, scores), colour in zip(of_each, _COLOURS[literal], strict=True)
+        for (title, scores), colour in zip(of_each, form.colours, strict=True)
     ]
 
 

@@ -124,6 +124,15 @@ def test_labels_of_many_people_are_shares_of_a_large_corpus(tmp_path):
     assert any("classical-people-s0" in note for note in part.section.notes)
 
 
+def test_the_full_preset_measures_three_shares_of_the_labels_of_many_people(tmp_path):
+    noise = {f"{name}-people": 0.1 for name in ("student", "student-mean", "teacher-mae")}
+    part = measured("many-people", tmp_path, noise=noise, people=(1000, 80, 100), minutes=1, seeds=1, preset="full")
+    (table, *_) = part.section.tables
+    assert [column.partition(" (")[0] for column in table.columns] == ["encoder", "0.1 %", "1 %", "10 %"]
+    errors = [part.numbers[f"many-people/hr_bpm/{share}/student/mae"].value for share in (0.001, 0.01, 0.1)]
+    assert errors == sorted(errors, reverse=True)
+
+
 def test_a_large_pool_is_searched_by_rate_and_within_one_person(tmp_path):
     noise = {"student-pool": 0.01, "student-mean-pool": 1.0, "matcher-pool": 0.5}
     part = measured("large-pool", tmp_path, noise=noise, seeds=1, people=(4, 4, 60), minutes=20)
