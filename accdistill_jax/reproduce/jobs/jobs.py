@@ -28,7 +28,6 @@ from accdistill_jax.storage.sole_use import sole_use
 __all__ = ["Job", "JobOutcome", "finished_seconds", "job_folder", "run_jobs"]
 
 _TICK_S = 1.0  # between updates of the live line
-_DOUBT = 0.1  # weight of the expected durations against the measured ones, as a share of all jobs
 
 
 class JobOutcome(NamedTuple):
@@ -112,7 +111,6 @@ class _JobsRun:
         self._schedule, self._interruption, self._line = schedule, interruption, line
         self._folders = {name: job_folder(folder, job) for name, job in schedule.jobs.items()}
         self.outcomes: dict[str, JobOutcome] = {}
-        self._took_s = self._expected_s = 0.0  # of the jobs finished in this start
 
     def run(self, workers: Sequence[JobWorker], say: Callable[[str], None]) -> None:
         for name, job in self._schedule.jobs.items():
@@ -177,8 +175,6 @@ class _JobsRun:
             return
         seconds, folder = reply.get("seconds", elapsed), self._folders[job.name]
         if reply["status"] == "finished":
-            self._took_s += seconds
-            self._expected_s += job.cost_s
             self.outcomes[job.name] = JobOutcome("finished", seconds, "", folder)
             self._line.job_ended(self._state(workers), job.name, f"finished in {format_seconds(seconds)}", failed=False)
         elif not self._interruption.requested:
@@ -203,8 +199,11 @@ class _JobsRun:
 
     def _left_s(self, running: Mapping[str, float], workers: int) -> float:
         waiting = [name for name in self._schedule.jobs if name not in self.outcomes and name not in running]
-        little_s = _DOUBT * sum(job.cost_s for job in self._schedule.jobs.values())  # until durations are measured
-        scale = (self._took_s + little_s) / (self._expected_s + little_s) if little_s else 1.0
+        took_s = {
+            status: {name: outcome.seconds for name, outcome in self.outcomes.items() if outcome.status == status}
+            for status in ("cached", "finished")
+        }
+        scale = self._schedule.scale(took_s["finished"], running, before=took_s["cached"])
         return self._schedule.left_s(waiting, running, workers=workers, scale=scale)
 
     def _waiting(self, workers: Sequence[JobWorker]) -> list[str]:

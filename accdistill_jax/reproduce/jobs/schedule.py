@@ -3,6 +3,8 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
+_DOUBT = 0.1  # weight of what was known before against what this start measures, as a share of the expected durations
+
 
 class Job(NamedTuple):
     """A named piece of work.
@@ -82,6 +84,30 @@ class Schedule:
         longest = max((rest[name] + behind[name] for name in running), default=0.0)
         longest = max([longest, *(scale * self.path_s[name] for name in waiting)])
         return max(longest, sum(rest.values()) / workers)
+
+    def scale(
+        self, finished: Mapping[str, float], running: Mapping[str, float], *, before: Mapping[str, float]
+    ) -> float:
+        """Measured seconds for each expected second.
+
+        Args:
+            finished: name of each job finished in this start -> its seconds.
+            running: name of each running job -> seconds since its start. It counts once it is late, because a slow
+                machine must not look fast until its longest job ends.
+            before: name of each job finished in an earlier start -> its seconds. They count less than those of this
+                start, because the machine may have had other work.
+        """
+        doubt_s = _DOUBT * self._expected_s(self.jobs)
+        earlier_s = self._expected_s(before)
+        earlier = (sum(before.values()) + doubt_s) / (earlier_s + doubt_s) if doubt_s else 1.0
+        late = {name: elapsed for name, elapsed in running.items() if elapsed > self.jobs[name].cost_s}
+        took_s = sum(finished.values()) + sum(late.values())
+        expected_s = self._expected_s(finished) + self._expected_s(late)
+        doubt_s = _DOUBT * max(self._expected_s(self.jobs) - earlier_s, 0.0)
+        return (took_s + earlier * doubt_s) / (expected_s + doubt_s) if expected_s + doubt_s > 0 else earlier
+
+    def _expected_s(self, names: Collection[str]) -> float:
+        return sum(self.jobs[name].cost_s for name in names)
 
     def _paths(self) -> dict[str, float]:
         lengths: dict[str, float] = {}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -188,6 +189,25 @@ def test_time_left():
     assert schedule.left_s(["b", "c"], {"a": 4}, workers=2, scale=2) == 56
     assert schedule.left_s(["c"], {"b": 99}, workers=1) == 6
     assert schedule.left_s([], {}, workers=1) == 0
+
+
+def test_measured_durations_scale_the_expected_ones():
+    schedule = Schedule([job("a", cost_s=100), job("b", "a", cost_s=100), job("c", cost_s=300)])
+    assert schedule.scale({}, {}, before={}) == 1
+    assert schedule.scale({}, {"a": 90}, before={}) == 1
+    assert schedule.scale({"a": 200}, {}, before={}) == pytest.approx(250 / 150)
+    assert schedule.scale({}, {"a": 400, "c": 20}, before={}) == pytest.approx(450 / 150)  # late, and not yet ended
+    earlier = 350 / 150
+    assert schedule.scale({}, {}, before={"a": 300}) == pytest.approx(earlier)
+    assert schedule.scale({"b": 150}, {}, before={"a": 300}) == pytest.approx((150 + 40 * earlier) / 140)
+    assert Schedule([job("a", cost_s=0)]).scale({"a": 5}, {}, before={}) == 1
+
+
+def test_a_later_start_knows_that_the_machine_is_slow(start):
+    start(job("a", cost_s=0.05, sleep=1))
+    _, printed, _ = start(job("a", cost_s=0.05, sleep=1), job("b", cost_s=1))
+    (about,) = re.findall(r"2 runs, 1 of them already finished; about (\d+) s", printed[0])
+    assert int(about) >= 5
 
 
 @pytest.mark.parametrize(
