@@ -24,7 +24,9 @@ def command_parser(prog: str, description: str, *, epilog: str | None = None) ->
     return CommandParser(prog=prog, description=description, epilog=epilog, allow_abbrev=False)
 
 
-def encoder_parser(prog: str, description: str, *, epilog: str | None = None, parts: bool = True) -> CommandParser:
+def encoder_parser(
+    prog: str, description: str, *, epilog: str | None = None, parts: bool = True, run_help: str = RUN_HELP
+) -> CommandParser:
     """A parser whose first argument is a run.
 
     Args:
@@ -32,9 +34,10 @@ def encoder_parser(prog: str, description: str, *, epilog: str | None = None, pa
         description: for --help.
         epilog: for --help, after the arguments.
         parts: adds --part, for commands that take teachers too.
+        run_help: help of the argument `run`.
     """
     parser = command_parser(prog, description, epilog=epilog)
-    parser.add_argument("run", type=expanded, help=RUN_HELP)
+    parser.add_argument("run", type=expanded, help=run_help)
     if parts:
         parser.add_argument("--part", choices=("student", "teacher"), help="encoder of the run (default: the student)")
     return parser

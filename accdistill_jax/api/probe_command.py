@@ -33,6 +33,7 @@ def probe_parser(prog: str = PROG) -> argparse.ArgumentParser:
         prog,
         "Fits a read-out of your own label on the embeddings of a store, measures it on people who are left out, and "
         "saves it beside the encoder. `accdistill predict` then offers it.",
+        run_help="work directory of a run, or an export folder; of a shipped encoder, a copy of its folder",
     )
     parser.add_argument("store", type=expanded, help="store with labelled people or minutes")
     parser.add_argument(
