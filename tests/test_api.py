@@ -203,6 +203,23 @@ def test_segments_that_do_not_fit_are_refused(finished, smoke_store, make, messa
     assert message in refused(ad.load(finished).encode, make(signals))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda b: {"accel": b["accel"].astype(np.float32)}, "accel has float values and a scale and offset"),
+        (
+            lambda b: {"accel_scale": b["accel_scale"][0]},
+            "accel_scale has shape [3]; finite numbers of shape [batch, channels], [2, 3]",
+        ),
+        (lambda b: {"accel_scale": np.float32(1)}, "accel_scale has shape []; finite"),
+        (lambda b: {"accel_offset": b["accel_offset"] + np.nan}, "accel_offset has shape [2, 3]; finite numbers"),
+    ],
+)
+def test_stored_segments_with_wrong_scales_are_refused(finished, smoke_store, change, message):
+    batch = ad.open_store(smoke_store).read(np.arange(2))
+    assert message in refused(ad.load(finished).encode, batch | change(batch))
+
+
 def test_a_batch_size_below_one_is_refused(finished, smoke_store):
     batch = ad.open_store(smoke_store).read(np.arange(2))
     assert refused(ad.load(finished).encode, batch, batch_size=0) == "batch_size = 0 must be a positive integer"

@@ -87,6 +87,13 @@ def _probe(argv: Sequence[str], prog: str, console: Console) -> None:
             "give the copy"
         )
     store = open_store(args.store)
+    contract = encoder.contract
+    if (store.rate_hz, store.samples) != (contract.rate_hz, contract.samples):
+        raise UserError(
+            f"{args.store}: its segments have {store.samples} samples at {store.rate_hz:g} Hz; the encoder reads {contract.samples} at "
+            f"{contract.rate_hz:g} Hz: prepare the recordings again with --rate-hz {contract.rate_hz:g} and --segment-s "
+            f"{contract.samples / contract.rate_hz:g}"
+        )
     label = read_label(store, args.target, column=args.column, kind=args.kind)
     name = args.name or label.name
     probe_path(encoder.path, name)  # a bad name is refused before the work

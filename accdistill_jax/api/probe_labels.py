@@ -3,9 +3,10 @@
 import csv
 import datetime
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,7 @@ _KEYS = ("participant", "start", "recording")
 _NO_LABELS = ("participant", "recording", "start_unix_s", "split", CRC)
 _PREFIX = "label_"
 _MOST_NAMED = 5
+_DECIMAL_COMMA = re.compile(r"([+-]?\d+),(\d+)")
 
 
 class StoreLabel(NamedTuple):
@@ -48,7 +50,8 @@ def read_label(store: Store, target: str, *, column: str | None = None, kind: Ki
     Args:
         store: with the segments to label.
         target: a column of the store's segments or participants, or a table (CSV, TSV or Parquet) with the columns participant and
-            the label. With a column start (ISO 8601 or unix seconds) each row is a minute's, without it a person's.
+            the label. With a column start (ISO 8601 or unix seconds) each row is a minute's, without it a person's. A column
+            recording then names the recording of the minute; it is needed where recordings of a person overlap in time.
         column: column of the table; None: its only label.
         kind: None: classes for texts, truth values and numbers of which there are two; else a number.
 
@@ -85,7 +88,7 @@ def _from_store(store: Store, target: str) -> tuple[str, Per, list[str | None]]:
     known = [n for n in (*store.segments, *people.column_names) if n not in _NO_LABELS]
     name = target if target in known else _PREFIX + target
     if name in store.segments and name in known:
-        return target.removeprefix(_PREFIX), "minute", [_text(value) for value in store.segments[name].tolist()]
+        return target.removeprefix(_PREFIX), "minute", [_text(value) for value in store.segments[name]]
     if name not in known:
         known = list(dict.fromkeys(n.removeprefix(_PREFIX) for n in known))
         near = did_you_mean(target, known)
@@ -119,7 +122,9 @@ def _from_table(store: Store, path: Path, column: str | None) -> tuple[str, Per,
         )
     remarks = [f"{path}: left out, because they are not in the store: {_some(strangers)}"] if strangers else []
     if "start" in table:
-        values = _by_minute(store, path, people, table["start"], table[name])
+        values, missed = _by_minute(store, path, table, people, table[name])
+        if missed:
+            remarks.append(f"{path}: {missed} of {len(people)} rows belong to no minute of the store")
         return name, "minute", values, remarks
     return name, "person", _by_person(store, path, people, table[name]), remarks
 
@@ -136,33 +141,95 @@ def _by_person(store: Store, path: Path, people: Sequence[str], values: Sequence
 
 
 def _by_minute(
-    store: Store, path: Path, people: Sequence[str], starts: Sequence[str | None], values: Sequence[str | None]
-) -> list[str | None]:
-    """The value of the row of the same person that begins within half a segment of the segment's start."""
-    begin = np.array([_unix_s(text, path, row) for row, text in enumerate(starts)])
+    store: Store,
+    path: Path,
+    table: Mapping[str, Sequence[str | None]],
+    people: Sequence[str],
+    values: Sequence[str | None],
+) -> tuple[list[str | None], int]:
+    """The value of the row of the same person that begins within half a segment of the segment's start.
+
+    Returns:
+        Values of all segments, and the number of rows that belong to none.
+    """
+    begin = np.array([_unix_s(text, path, row) for row, text in enumerate(table["start"])])
     reach = 0.5 * store.samples / store.rate_hz
-    who, of_table = np.asarray(store.segments["participant"]).astype(str), np.asarray(people)
     at = np.asarray(store.segments["start_unix_s"], np.float64)
+    whose, who = _owners(store, path, table, people)
+    _refuse_contradictions(path, whose, begin, values)
+    of_table = np.asarray(whose)
     result: list[str | None] = [None] * store.num_segments
-    matched = 0
-    for person in np.intersect1d(np.unique(who), np.unique(of_table)):
-        rows = np.flatnonzero(of_table == person)
+    used: set[int] = set()
+    for owner in np.intersect1d(np.unique(who), np.unique(of_table)):
+        rows = np.flatnonzero(of_table == owner)
         rows = rows[np.argsort(begin[rows], kind="stable")]
-        segments = np.flatnonzero(who == person)
+        segments = np.flatnonzero(who == owner)
         after = np.clip(np.searchsorted(begin[rows], at[segments]), 1, max(len(rows) - 1, 1))
         places = np.stack([after - 1, np.minimum(after, len(rows) - 1)])
         apart = np.abs(begin[rows][places] - at[segments])
         nearest = places[apart.argmin(axis=0), np.arange(len(segments))]
         for segment, row, distance in zip(segments, rows[nearest], apart.min(axis=0), strict=True):
             if distance <= reach:
-                matched += 1
+                used.add(int(row))
                 result[segment] = values[row]
-    if not matched:
+    if not used:
         raise UserError(
             f"{path}: no row begins within {reach:g} s of a minute of {store.path} (the table: {_span(begin)}; the store: "
             f"{_span(at)}); give start in UTC or with its time zone"
         )
-    return result
+    return result, len(people) - len(used)
+
+
+def _owners(
+    store: Store, path: Path, table: Mapping[str, Sequence[str | None]], people: Sequence[str]
+) -> tuple[list[str], np.ndarray]:
+    """Who a row and a segment belong to: the recording of a person if the table names recordings, else the person."""
+    who = np.asarray(store.segments["participant"]).astype(str)
+    if "recording" not in table or "recording" not in store.segments:
+        _refuse_simultaneous(store, path, set(people))
+        return list(people), who
+    names = np.asarray(store.segments["recording"]).astype(str)
+    whose = [f"{person}\n{name or ''}" for person, name in zip(people, table["recording"], strict=True)]
+    who = np.array([f"{person}\n{name}" for person, name in zip(who, names, strict=True)])
+    if not set(whose) & set(who.tolist()):
+        raise UserError(
+            f"{path}: none of its recordings is one of the same person in {store.path} (the store has {_some(sorted(set(names.tolist())))}); "
+            "write the names as in the store, or leave out the column recording"
+        )
+    return whose, who
+
+
+def _refuse_simultaneous(store: Store, path: Path, people: Collection[str]) -> None:
+    """Refuses people of whom a time means minutes of several recordings."""
+    if "recording" not in store.segments:
+        return
+    length_s = store.samples / store.rate_hz
+    who, recording = (np.asarray(store.segments[name]).astype(str) for name in ("participant", "recording"))
+    start = np.asarray(store.segments["start_unix_s"], np.float64)
+    for person in sorted(people & set(np.unique(who).tolist())):
+        rows = np.flatnonzero(who == person)
+        rows = rows[np.argsort(start[rows], kind="stable")]
+        first, second = rows[:-1], rows[1:]
+        (together,) = np.nonzero((start[second] - start[first] < length_s) & (recording[second] != recording[first]))
+        if len(together):
+            pair = recording[first[together[0]]], recording[second[together[0]]]
+            raise UserError(
+                f"{path}: the recordings {pair[0]!r} and {pair[1]!r} of {person!r} have minutes at the same time in {store.path}; add a column "
+                "recording, with their names"
+            )
+
+
+def _refuse_contradictions(path: Path, whose: Sequence[str], begin: np.ndarray, values: Sequence[str | None]) -> None:
+    first: dict[tuple[str, float], int] = {}
+    for row, key in enumerate(zip(whose, begin.tolist(), strict=True)):
+        if values[row] is None:
+            continue
+        before = first.setdefault(key, row)
+        if values[before] != values[row]:
+            raise UserError(
+                f"{path}: rows {before + 1} and {row + 1} have the same person and start, and the values {values[before]!r} and "
+                f"{values[row]!r}; keep one of them"
+            )
 
 
 def _read(path: Path) -> dict[str, list[str | None]]:
@@ -176,7 +243,7 @@ def _read(path: Path) -> dict[str, list[str | None]]:
                 table = pyarrow.parquet.read_table(path)
             except pyarrow.ArrowException as error:
                 raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
-            return {name: [_text(value) for value in table[name].to_pylist()] for name in table.column_names}
+            return {name: [_text(value) for value in _values(table[name])] for name in table.column_names}
         with path.open(encoding="utf-8-sig", newline="") as file:
             head = file.readline()
             file.seek(0)
@@ -198,15 +265,34 @@ def _read(path: Path) -> dict[str, list[str | None]]:
     for number, row in enumerate(rows[1:]):
         if len(row) != len(names):
             raise UserError(f"{path}: row {number + 1} has {len(row)} cells, expected {len(names)}")
-    return {name: [_text(row[place]) for row in rows[1:]] for place, name in enumerate(names)}
+    columns = {name: [_text(row[place]) for row in rows[1:]] for place, name in enumerate(names)}
+    return columns if delimiter == "," else {name: _with_points(column) for name, column in columns.items()}
+
+
+def _values(column: Any) -> list[object]:
+    """Values of a Parquet column; single precision stays so, because its texts would have digits that nobody wrote."""
+    import pyarrow
+
+    values = column.to_pylist()
+    if column.type not in (pyarrow.float16(), pyarrow.float32()):
+        return values
+    return [None if value is None else np.float32(value) for value in values]
+
+
+def _with_points(column: list[str | None]) -> list[str | None]:
+    """Decimal commas as points, if all cells are numbers then."""
+    cells = [cell if cell is None else _DECIMAL_COMMA.sub(r"\1.\2", cell) for cell in column]
+    return column if _numbers(cells) is None else cells
 
 
 def _text(value: object) -> str | None:
     """A cell as text; None where it is empty."""
     if value is None:
         return None
-    if isinstance(value, float) and not isinstance(value, bool):
-        return None if math.isnan(value) else f"{value:.9g}"
+    if isinstance(value, float | np.floating):
+        if math.isnan(value):
+            return None
+        return str(int(value)) if value.is_integer() else str(value)
     if isinstance(value, datetime.datetime):
         return value.isoformat()
     text = str(value).strip()

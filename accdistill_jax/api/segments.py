@@ -36,6 +36,7 @@ def segment_batch(
         values, quantised = nan_for_masked(segments), {}
     _check_shape(values, contract)
     if len(quantised) == 2:
+        _check_stored(name, values, quantised)
         return {name: values, **quantised}
     if values.dtype.kind != "f":
         raise UserError(
@@ -51,6 +52,21 @@ def segment_batch(
         f"{name}_scale": np.ones(shape, np.float32),
         f"{name}_offset": np.zeros(shape, np.float32),
     }
+
+
+def _check_stored(name: str, values: np.ndarray, quantised: Mapping[str, np.ndarray]) -> None:
+    if values.dtype.kind == "f":
+        raise UserError(
+            f"{name} has float values and a scale and offset, which only stored integers need; give {name} alone, or the result "
+            "of Store.read as it is"
+        )
+    wanted = (len(values), values.shape[2])
+    for key, numbers in quantised.items():
+        if numbers.shape != wanted or numbers.dtype.kind not in "fiu" or not np.isfinite(numbers).all():
+            raise UserError(
+                f"{key} has shape {list(numbers.shape)}; finite numbers of shape [batch, channels], {list(wanted)}, are expected, "
+                "as Store.read returns them"
+            )
 
 
 def example_batch(contract: InputContract, count: int) -> dict[str, np.ndarray]:

@@ -14,12 +14,15 @@ import numpy as np
 
 from accdistill_jax.errors import UserError
 from accdistill_jax.files import open_regular, write_atomically
+from accdistill_jax.labels import LABELS
 from accdistill_jax.readouts.readout import Domain
 from accdistill_jax.storage.checked_npz import DamagedNpz, encode_npz, read_npz, verify_npz
 
 FOLDER = "probes"  # in the export folder of the encoder
 LABEL_PROBE_VERSION = 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,59}")
+_TAKEN = ("participant", "recording", "start", "quality", "motion", "motion_g", "embedding")  # other columns of tables
+_ENDINGS = ("", "_low", "_high", "_unknown", "_reference")  # columns of each label
 Kind = Literal["number", "classes"]
 Per = Literal["minute", "person"]
 Model = Literal["linear", "boosted"]
@@ -183,8 +186,12 @@ def probe_path(export: str | os.PathLike[str], name: str) -> Path:
     """File of a probe.
 
     Raises:
-        UserError: the name does not fit a file.
+        UserError: the name does not fit a file, or belongs to another column of the tables of predictions.
     """
+    if name in _TAKEN or any(name == f"{label}{ending}" for label in LABELS for ending in _ENDINGS):
+        raise UserError(
+            f"name {name!r} of the probe: predictions have a column of this name already; give another --name"
+        )
     if not NAME.fullmatch(name):
         raise UserError(
             f"name {name!r} of the probe: use letters, digits, '.', '_' and '-', at most 60, and begin with a letter or digit"
@@ -248,8 +255,13 @@ def _load(path: Path, fingerprint: str) -> LabelProbe:
         scores = model(**{field.name: arrays[f"model/{field.name}"] for field in dataclasses.fields(model)})
         domain = Domain(arrays["mean"], arrays["directions"], about.pop("distance_limit"), about.pop("motion_limit_g"))
         about["classes"] = tuple(about["classes"])
-        return LabelProbe(**about, model=scores, domain=domain)
+        probe = LabelProbe(**about, model=scores, domain=domain)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except (DamagedNpz, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}); {again}") from error
+    try:
+        probe_path(path.parent.parent, probe.name)
+    except UserError as error:
+        raise UserError(f"{path}: {error}: {again}") from error
+    return probe

@@ -5,8 +5,11 @@ import pytest
 
 import accdistill_jax as ad
 from accdistill_jax.api.probe_command import main
+from accdistill_jax.data.prepare.__main__ import main as prepare
 from accdistill_jax.data.store.merge import merge_stores
 from accdistill_jax.data.store.split import SplitRule
+from accdistill_jax.errors import UserError
+from accdistill_jax.readouts import label_probe
 from accdistill_jax.readouts.label_probe import load_label_probes
 from accdistill_jax.run import run
 
@@ -47,7 +50,7 @@ def test_people_of_a_merged_training_store_are_not_measured_in_its_part(probe, s
     merged = merge_stores([smoke_store], tmp_path / "merged", split=SplitRule(assignment=split))
     steps = {"teacher.train.duration": "1 steps", "teacher.train.warmup": "0 steps", "stages": ("data", "teacher")}
     run(smoke_config(**{"data.stores": (merged.path,)}, **steps), tmp_path / "run")
-    status, out, _ = probe("--target", "hr_bpm", "--quiet", run=tmp_path / "run")
+    status, out, _ = probe("--target", "hr_bpm", "--name", "rate", "--quiet", run=tmp_path / "run")
     assert status == 0
     assert f"of 12 people; measured on {list(split.values()).count('test')} people" in out
 
@@ -71,6 +74,12 @@ def test_classes_of_people_from_a_table(probe, copy, smoke_store, tmp_path):
     [
         (("--target", "hr_bpn"), "no label 'hr_bpn'; did you mean hr_bpm?"),
         (("--target", "hr_bpm", "--name", "a/b"), "name 'a/b' of the probe: use letters"),
+        (
+            ("--target", "hr_bpm"),
+            "name 'hr_bpm' of the probe: predictions have a column of this name already; give another --name",
+        ),
+        (("--target", "hr_bpm", "--name", "sdnn_ms_low"), "name 'sdnn_ms_low' of the probe: predictions have a column"),
+        (("--target", "hr_bpm", "--name", "motion"), "name 'motion' of the probe: predictions have a column"),
         (("--target", "hr_source"), "hr_source: all 88 values are beats; there is nothing to predict"),
         (("--target", "empty.csv"), "empty.csv: empty: no minute has a value"),
         (("--target", "one.csv"), "one.csv: one: only the person"),
@@ -93,3 +102,29 @@ def test_runs_that_cannot_keep_a_probe_are_refused(probe, tmp_path):
     assert status == 2 and "fetch the run by accdistill mirror pull" in err
     status, _, err = probe("--target", "hr_bpm", run=tmp_path / "none")
     assert status == 2 and "no folder" in err and err.count("\n") == 1
+
+
+def test_segments_of_another_rate_are_refused(probe, tmp_path):
+    accel = np.random.default_rng(0).normal(0, 0.003, (130 * 32, 3)) + [0, 0.6, 0.8]
+    folder = tmp_path / "recordings" / "one"
+    folder.mkdir(parents=True)
+    np.savetxt(folder / "acc.csv", accel, "%.5f", ",", header="x,y,z", comments="")
+    (folder / "recording.yaml").write_text(
+        "participant: {id: p0}\ndevice: watch\n"
+        "streams: {accel: {file: acc.csv, columns: [x, y, z], rate_hz: 32, unit: g}}\n"
+    )
+    length = ("--rate-hz", "32", "--segment-s", "120", "--hop-s", "120")
+    assert prepare(["generic", str(folder.parent), "--out", str(tmp_path / "slow"), "--workers", "1", *length]) == 0
+    status, _, err = probe("--target", "age", "--name", "years", store=tmp_path / "slow")
+    assert status == 2 and "3840 samples at 32 Hz; the encoder reads 3840 at 64 Hz: prepare the recordings again" in err
+
+
+def test_a_probe_with_the_name_of_a_read_out_is_not_loaded(probe, copy, monkeypatch):
+    """Earlier versions let a probe of `--target hr_bpm` take the place of the read-out, without its rules."""
+    monkeypatch.setattr(label_probe, "_ENDINGS", ())
+    assert probe("--target", "hr_bpm", "--quiet")[0] == 0
+    monkeypatch.undo()
+    with pytest.raises(
+        UserError, match=r"hr_bpm.npz.*name 'hr_bpm' of the probe: .*delete .* and repeat accdistill probe"
+    ):
+        ad.load(copy)

@@ -7,6 +7,7 @@ import pytest
 
 from accdistill_jax.api.probe_labels import read_label
 from accdistill_jax.api.store import open_store
+from accdistill_jax.data.prepare.__main__ import main as prepare
 from accdistill_jax.errors import UserError
 
 
@@ -128,3 +129,73 @@ def test_other_wrong_targets_get_one_line(store, tmp_path):
         f"{table}: left out, because they are not in the store: stranger"
     ]
     assert "no label 'b'" in refused(table, column="b")
+
+
+@pytest.fixture(scope="module")
+def simultaneous(tmp_path_factory):
+    """A store of two people with two recordings each, of which nobody knows the date: all begin at 0."""
+    folder = tmp_path_factory.mktemp("undated")
+    rng = np.random.default_rng(0)
+    for number, who in enumerate(("p0", "p0", "p1", "p1")):
+        one = folder / "recordings" / f"{who}_{'ab'[number % 2]}"
+        one.mkdir(parents=True)
+        t = np.arange(130 * 32) / 32
+        accel = rng.normal(0, 0.003, (len(t), 3)) + [0, 0.6, 0.8]
+        np.savetxt(one / "acc.csv", accel, "%.5f", ",", header="x,y,z", comments="")
+        (one / "recording.yaml").write_text(
+            f"participant: {{id: {who}}}\ndevice: watch\n"
+            "streams: {accel: {file: acc.csv, columns: [x, y, z], rate_hz: 32, unit: g}}\n"
+        )
+    assert prepare(["generic", str(folder / "recordings"), "--out", str(folder / "store"), "--workers", "1"]) == 0
+    return open_store(folder / "store")
+
+
+def test_rows_belong_to_the_recording_that_they_name(simultaneous, tmp_path):
+    segments = simultaneous.segments
+    rows = [*zip(segments["participant"], segments["recording"], segments["start_unix_s"], strict=True)]
+    assert len(rows) == 8 and sorted(set(segments["start_unix_s"])) == [0, 60]
+    table = write(
+        tmp_path / "v.csv",
+        "participant,recording,start,v",
+        *(f"{who},{name},{at:g},{k}" for k, (who, name, at) in enumerate(rows)),
+    )
+    assert read_label(simultaneous, table, kind="number").value.tolist() == list(range(8))
+    elsewhere = write(tmp_path / "w.csv", "participant,recording,start,v", "p0,mine,0,1", "p0,mine,60,2")
+    with pytest.raises(UserError, match="none of its recordings is one of the same person .*leave out the column"):
+        read_label(simultaneous, elsewhere)
+    table = write(tmp_path / "x.csv", "participant,start,v", "p0,0,1", "p0,60,2")
+    with pytest.raises(UserError, match=r"of 'p0' have minutes at the same time in .*; add a column\s+recording"):
+        read_label(simultaneous, table)
+
+
+def test_rows_that_contradict_or_belong_nowhere_are_named(store, tmp_path):
+    who, (start, next_start) = store.segments["participant"][0], store.segments["start_unix_s"][:2]
+    rows = [f"{who},{start:.0f},0", f"{who},{next_start:.0f},1"] + [
+        f"{who},{start + 1e7 + k:.0f},{k}" for k in range(3)
+    ]
+    label = read_label(store, write(tmp_path / "far.csv", "participant,start,v", *rows), kind="number")
+    assert label.remarks == [f"{tmp_path / 'far.csv'}: 3 of 5 rows belong to no minute of the store"]
+    twice = write(tmp_path / "twice.csv", "participant,start,v", rows[0], f"{who},{start:.0f},100", rows[1])
+    with pytest.raises(UserError, match="rows 1 and 2 have the same person and start, and the values '0' and '100'"):
+        read_label(store, twice)
+
+
+def test_unix_seconds_of_a_parquet_file_keep_their_digits(store, tmp_path):
+    rows = np.flatnonzero(store.segments["participant"] == store.segments["participant"][0])[:6]
+    starts = store.segments["start_unix_s"][rows] - 18
+    values = {"v": np.arange(len(rows), dtype=np.float64)}
+    early = {"participant": [store.segments["participant"][0]] * (2 * len(rows))}
+    early["start"] = np.sort(np.concatenate([starts, starts + 30])).astype(np.float64)
+    early["v"] = np.arange(2 * len(rows), dtype=np.float32) + np.float32(0.1)
+    pq.write_table(pa.table(early), tmp_path / "v.parquet")
+    label = read_label(store, str(tmp_path / "v.parquet"), kind="number")
+    np.testing.assert_allclose(label.value[rows], 2 * values["v"] + 1 + 0.1, rtol=1e-6)
+
+
+def test_decimal_commas_of_a_table_with_semicolons_are_numbers(store, tmp_path):
+    people = people_of(store)
+    rows = [f"{who};{number},{number}" for number, who in enumerate(people)]
+    label = read_label(store, write(tmp_path / "a.csv", "participant;hba1c", *rows))
+    assert label.kind == "number" and set(label.value.tolist()) == {float(f"{n}.{n}") for n in range(len(people))}
+    rows = [f"{who};{'1,2 or 3' if number else '1,5'}" for number, who in enumerate(people)]
+    assert read_label(store, write(tmp_path / "b.csv", "participant;text", *rows)).classes == ("1,2 or 3", "1,5")

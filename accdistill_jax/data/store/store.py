@@ -204,7 +204,7 @@ class Store:
         """Gathers segments in the order of `indices`; repeats are allowed.
 
         Args:
-            indices: [batch] integer rows.
+            indices: [batch] integer rows, or [num_segments] bool, true for the rows to read.
 
         Returns:
             ppg [batch, samples, channels] int16, ppg_scale and ppg_offset [batch, channels] float32,
@@ -212,9 +212,9 @@ class Store:
 
         Raises:
             IndexError: a row outside the store.
-            UserError: a shard is missing, unreadable or damaged; the message names it and the segment.
+            UserError: indices are no rows; or a shard is missing, unreadable or damaged; the message names it and the segment.
         """
-        indices = np.asarray(indices, np.int64)
+        indices = self._rows(indices)
         batch = self._gather(indices, self.signals)
         new = np.flatnonzero(~self._checked[indices])
         self._check_content(indices, new, lambda place: segment_crc(*(batch[name][place] for name in self.signals)))
@@ -225,7 +225,7 @@ class Store:
         """Gathers segments in physical values.
 
         Args:
-            indices: [batch] integer rows.
+            indices: as for `read`.
 
         Returns:
             ppg [batch, samples, channels] (if the store has it) and accel [batch, samples, 3], float32 in `units`, at `rate_hz`.
@@ -243,7 +243,7 @@ class Store:
         """Gathers the acceleration of segments without reading the PPG.
 
         Args:
-            indices: [batch] integer rows.
+            indices: as for `read`.
             ppg_crc: [batch] uint32, `signal_crc` of each row's PPG from an earlier read. The checksum of a segment is that of
                 both signals.
 
@@ -253,12 +253,26 @@ class Store:
         Raises:
             IndexError, UserError: see `read`.
         """
-        indices = np.asarray(indices, np.int64)
+        indices = self._rows(indices)
         batch = self._gather(indices, ("accel",))
         new = np.flatnonzero(~(self._checked[indices] | self._checked_accel[indices]))
         self._check_content(indices, new, lambda place: signal_crc(batch["accel"][place], int(ppg_crc[place])))
         self._checked_accel[indices[new]] = True
         return batch
+
+    def _rows(self, indices: np.ndarray) -> np.ndarray:
+        """Row numbers [batch] int64 of what a caller gave; a bool array must not count as the rows 0 and 1."""
+        given = np.asarray(indices)
+        if given.ndim == 1 and given.dtype.kind in "iu":
+            return given.astype(np.int64, copy=False)
+        if given.shape == (self.num_segments,) and given.dtype == bool:
+            return np.flatnonzero(given)
+        if given.shape == (0,):
+            return np.zeros(0, np.int64)
+        raise UserError(
+            f"{self.path}: rows must be [batch] integers, or [{self.num_segments}] truth values, one for each segment; got "
+            f"{f'{list(given.shape)} {given.dtype}' if given.dtype != object else type(indices).__name__}"
+        )
 
     def _gather(self, indices: np.ndarray, signals: Sequence[str]) -> dict[str, np.ndarray]:
         """Rows of signals with their scales and offsets, without checks of their content."""

@@ -88,6 +88,17 @@ def test_reading_outside_and_nothing(make_store):
     assert store.read(np.array([], np.int64))["ppg"].shape == (0, 640, 2)
 
 
+def test_a_mask_chooses_rows_and_what_is_no_row_is_refused(make_store):
+    store = make_store("s", {"a": 3})
+    mask = np.array([False, True, True])
+    for read in (store.read, store.read_signals):
+        np.testing.assert_array_equal(read(mask)["accel"], read(np.array([1, 2]))["accel"])
+        assert read([])["accel"].shape[0] == 0
+        for wrong in ([1.9], mask[:2], 1, slice(0, 2), [[0, 1]], ["0"]):
+            with pytest.raises(UserError, match=r"rows must be \[batch\] integers, or \[3\] truth values"):
+                read(np.array(wrong) if isinstance(wrong, list) else wrong)
+
+
 def test_any_zarr_reader_opens_it(make_store, make_batch, small_shards, people):
     store = make_store("s", people)
     described = json.loads((Path(store.path) / "ppg/zarr.json").read_text())
