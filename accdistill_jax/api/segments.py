@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from accdistill_jax.api.signals import InputContract, nan_for_masked
+from accdistill_jax.data.preprocessing.ppg import readable_factor
 from accdistill_jax.errors import UserError
 from accdistill_jax.readouts.label_probe import LabelPrediction
 from accdistill_jax.readouts.readout import Prediction
@@ -47,6 +48,8 @@ def segment_batch(
         segment = int(np.flatnonzero(~np.isfinite(values).all(axis=(1, 2)))[0])
         raise UserError(f"{name} has NaN or infinite values, first in segment {segment}; leave such segments out")
     shape = (len(values), contract.channels)
+    if name == "ppg":
+        values = values * readable_factor(values - values.mean(axis=1, keepdims=True))
     return {
         name: values.astype(np.float32, copy=False),
         f"{name}_scale": np.ones(shape, np.float32),

@@ -70,6 +70,15 @@ def test_a_teacher_embeds_ppg(teacher):
     assert rows.shape == (2, teacher.embedding_size) and np.isfinite(rows).all()
 
 
+@pytest.mark.parametrize("scale", [1e-4, 1e-7, 1e-11])
+def test_a_ppg_in_amperes_is_read_as_one_in_counts(teacher, scale):
+    expected = teacher.embed(pulse(), 64, polarity="systole_up")
+    faint = teacher.embed(pulse() * scale * [1.0, 0.1], 64, polarity="systole_up")
+    np.testing.assert_allclose(faint, expected, atol=1e-3)
+    minutes = np.stack([pulse()[:3840], pulse()[100:3940]]).astype(np.float32)
+    np.testing.assert_allclose(teacher.encode(minutes * np.float32(scale)), teacher.encode(minutes), atol=1e-3)
+
+
 def test_minutes_that_cannot_be_embedded_are_nan_and_told(student):
     signal = wrist(seconds=190)
     signal[:1500] = np.nan

@@ -10,6 +10,8 @@ from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.recording import Recording, Stream
 from accdistill_jax.errors import UserError
 
+_FAINT = 1e-3  # mean absolute value of a pulse; an encoder adds a millionth to it
+
 
 def chosen_channels(ppg: Stream, settings: PreprocessSettings) -> Stream:
     """The stream with the channels of the settings, in their order.
@@ -33,6 +35,22 @@ def chosen_channels(ppg: Stream, settings: PreprocessSettings) -> Stream:
     )
 
 
+def readable_factor(wave: np.ndarray) -> np.ndarray:
+    """Powers of two that bring faint pulses near 1; 1 for all others.
+
+    Encoders divide by the spread plus a millionth, which would flatten a PPG in amperes.
+
+    Args:
+        wave: [..., T, C] without its mean, in any unit.
+
+    Returns:
+        [..., 1, C] float32.
+    """
+    spread = np.mean(np.abs(wave), axis=-2, keepdims=True, dtype=np.float64)
+    faint = (spread > 0) & (spread < _FAINT)
+    return np.exp2(np.where(faint, -np.floor(np.log2(np.where(faint, spread, 1.0))), 0.0)).astype(np.float32)
+
+
 def upright_wave(
     on_grid: dict[str, np.ndarray],
     missing: np.ndarray,
@@ -41,7 +59,7 @@ def upright_wave(
     settings: PreprocessSettings,
     polarity: str | None,
 ) -> tuple[np.ndarray, dict[str, object]]:
-    """Band-passes a PPG and turns it systole up.
+    """Band-passes a PPG and turns it systole up. The unit of a faint channel changes by a power of two.
 
     Args:
         on_grid: "ppg" [T, C] and, if the recording has it, "accel" [T, 3] in g, at the settings' rate.
@@ -57,6 +75,10 @@ def upright_wave(
     motion = on_grid.get("accel", np.zeros((len(wave), 3), np.float32))  # every frame counts as calm
     vote = _vote(wave, motion, missing, recording, settings, polarity)
     notes: dict[str, object] = {"ppg_polarity": polarity_lib.described(vote), "ppg_votes": dataclasses.asdict(vote)}
+    factor = readable_factor(wave)
+    if (factor != 1).any():
+        notes["ppg_factor"] = factor[0].tolist()
+        wave = wave * factor
     return (-wave if vote.applied == "systole_down" else wave), notes
 
 
