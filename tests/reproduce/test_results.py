@@ -10,7 +10,7 @@ from accdistill_jax.reproduce.plan.grid import plan_grid
 from accdistill_jax.reproduce.report.check import load_report
 
 PAGE = "accdistill_jax/reproduce/results/README.md"
-REPORTS = ("student", "claims", "trials", "cpu", "real", "synthetic-to-real")
+REPORTS = ("claims", "trials", "cpu", "real", "synthetic-to-real")
 
 
 @pytest.mark.parametrize("name", REPORTS)
