@@ -55,6 +55,11 @@ def _name(kind: str, text: str) -> str:
     return readable(text)
 
 
+def _id(kind: str, text: str) -> str:
+    """Normalises an id as `_name` does; outer white space goes, because "P01" and "P01 " are one person."""
+    return _name(kind, text).strip()
+
+
 @dataclasses.dataclass(frozen=True)
 class Stream:
     """Samples of one sensor.
@@ -269,7 +274,7 @@ class Participant:
     """The person who wore the device; None stands for unknown.
 
     Attributes:
-        participant_id: the same for every recording of one person; data are split by it.
+        participant_id: the same for every recording of one person; data are split by it. Outer white space is removed.
         age_years: age in years, 0 to 130.
         height_m: height in metres, 0.3 to 2.8.
         weight_kg: weight in kilograms, 1 to 700.
@@ -287,7 +292,7 @@ class Participant:
     labels: Mapping[str, float | str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "participant_id", _name("participant", self.participant_id))
+        object.__setattr__(self, "participant_id", _id("participant", self.participant_id))
         object.__setattr__(
             self, "conditions", {_name("condition", key): value for key, value in self.conditions.items()}
         )
@@ -322,7 +327,7 @@ class Recording:
     """One recording of one participant who wears one device.
 
     Attributes:
-        recording_id: unique within its source.
+        recording_id: unique within its source. Outer white space is removed.
         participant: who wore the device.
         device: name of the device, such as "Empatica E4".
         source: name of the reader, such as "empatica_e4".
@@ -346,6 +351,7 @@ class Recording:
     labels: LabelWindows | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "recording_id", self.recording_id.strip())
         name = f"recording {self.recording_id!r}"
         object.__setattr__(self, "device", _name("device", self.device))
         _require(bool(self.recording_id), "recording: the id must not be empty")
@@ -363,7 +369,8 @@ class RecordingSource:
     """A recording that can be loaded, in this process or another one.
 
     Attributes:
-        recording_id: id of the loaded recording; letters and digits of any script, ".", "_" and "-" only.
+        recording_id: id of the loaded recording; letters and digits of any script, ".", "_" and "-" only, after outer white space
+            is removed.
         participant_id: id of the loaded recording's participant.
         load: picklable function that reads the recording; it raises UserError that names the file.
         copies: further places that hold the same recording and are not read.
@@ -375,4 +382,5 @@ class RecordingSource:
     copies: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "participant_id", _name("participant", self.participant_id))
+        object.__setattr__(self, "recording_id", self.recording_id.strip())
+        object.__setattr__(self, "participant_id", _id("participant", self.participant_id))

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from accdistill_jax.data import recordings
-from accdistill_jax.data.recording import Beats, HeartRateWindows, Participant, Recording, Stream, named
+from accdistill_jax.data.recording import (
+    Beats,
+    HeartRateWindows,
+    Participant,
+    Recording,
+    RecordingSource,
+    Stream,
+    named,
+)
 from accdistill_jax.errors import UserError
 
 VALUES = np.zeros((4, 1), np.float32)
@@ -85,6 +93,17 @@ def test_stream_takes_start_and_end_from_its_stamps():
 def test_bad_recording_parts_are_refused(make, message):
     with pytest.raises(UserError, match=message):
         make()
+
+
+def test_outer_blanks_of_ids_are_removed():
+    source = RecordingSource(
+        " r1\t", "P01 ", load=lambda: Recording(" r1", Participant("\u00a0P01\n"), "d", "s", 0.0, {})
+    )
+    loaded = source.load()
+    assert (source.recording_id, source.participant_id) == ("r1", "P01")
+    assert (loaded.recording_id, loaded.participant.participant_id) == ("r1", "P01")
+    with pytest.raises(UserError, match="id must not be empty"):
+        Participant("  ")
 
 
 def test_bmi():

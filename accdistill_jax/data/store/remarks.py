@@ -1,6 +1,6 @@
 """Remarks on the recordings of a store for its summary: decisions, oddities, and the main reasons of rejections."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from accdistill_jax.data.preprocessing import polarity
 
@@ -66,10 +66,29 @@ def remarks(manifest: Mapping) -> list[str]:
         lines += [f"recording {name}: {noun}: {text}" for name, text in list(odd.items())[:MOST]]
         if len(odd) > MOST:
             lines.append(f"{len(odd) - MOST} more recordings: {noun}: see the notes in the store's manifest")
+    lines += _alike(manifest["counts"].get("participants") or {})
     total = manifest["counts"]["total"]
     if total["kept"] < LEAST_KEPT * total["examined"]:
         lines.append(
             f"warning: only {total['kept']} of {total['examined']} segments were kept; rejected: "
             f"{why_rejected(total['rejected'], manifest['preprocess'])}"
+        )
+    return lines
+
+
+def _alike(participants: Iterable[str]) -> list[str]:
+    """A warning for each group of ids that differ only in capital letters or outer white space."""
+    groups: dict[str, list[str]] = {}
+    for name in participants:
+        groups.setdefault(name.strip().casefold(), []).append(name)
+    alike = [" and ".join(map(repr, names)) for names in groups.values() if len(names) > 1]
+    lines = [
+        f"warning: the participants {names} differ only in capital letters or outer blanks; if they are one person, write one id, "
+        "because that person may be in two splits"
+        for names in alike[:MOST]
+    ]
+    if len(alike) > MOST:
+        lines.append(
+            f"warning: {len(alike) - MOST} more groups of participants differ only in capital letters or outer blanks"
         )
     return lines

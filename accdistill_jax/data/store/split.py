@@ -55,7 +55,7 @@ class SplitRule:
         pairs = _json_pairs(path, text) if path.suffix.lower() == ".json" else _csv_pairs(path, text)
         assignment: dict[str, str] = {}
         for place, participant, split in pairs:
-            participant = readable(participant)
+            participant = readable(participant).strip()  # as the ids of recordings
             if split not in SPLITS:
                 raise UserError(f"{path}: {place}: split {split!r} is not one of {', '.join(SPLITS)}")
             if participant in assignment:

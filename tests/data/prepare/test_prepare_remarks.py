@@ -265,3 +265,23 @@ def test_notes_of_other_origin_say_nothing(notes):
         "counts": {"total": {"examined": 1, "kept": 1}},
     }
     assert remarks(manifest) == []
+
+
+def test_ids_that_may_be_one_person_are_told(tmp_path):
+    for name, who in (("a", "P01"), ("b", "P01 "), ("c", "p01 "), ("d", "p02")):
+        put(tmp_path / "in", name, participant=who)
+    store = made(find_recordings("generic", [tmp_path / "in"]), tmp_path / "store")
+    assert store.participants["participant"].to_pylist() == ["P01", "p01", "p02"]
+    (line,) = [line for line in remarks(store.manifest) if line.startswith("warning: the participants")]
+    assert "'P01' and 'p01' differ only in capital letters or outer blanks" in line and line in shown(store)
+
+
+def test_many_alike_ids_are_counted():
+    names = {f"{letter}{number}{blank}" for letter in "pP" for number in range(12) for blank in ("", " ")}
+    manifest = {
+        "prepared": [],
+        "preprocess": {},
+        "counts": {"total": {"examined": 1, "kept": 1}, "participants": dict.fromkeys(sorted(names), {})},
+    }
+    lines = remarks(manifest)
+    assert len(lines) == 11 and "'P0' and 'P0 ' and 'p0' and 'p0 '" in lines[0] and "2 more groups" in lines[-1]

@@ -56,6 +56,7 @@ def test_file_decides(tmp_path, kind):
         ("s.csv", "participant,split\na,\n", "line 2: participant and split are both needed"),
         ("s.csv", "participant,split\n", "names no participant"),
         ("s.json", '{"a": "train", "a": "test"}', "participant 'a' is named twice"),
+        ("s.json", '{"a": "train", "a ": "test"}', "participant 'a' is named twice"),
         ("s.json", '{"a": ', "not valid JSON"),
         ("s.json", '["a"]', "a JSON object"),
         ("s.json", '{"a": 3}', "split 3 is not one of"),
