@@ -1,6 +1,7 @@
 """Shows the content of a store: tables for the terminal, and a plot of a few segments."""
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ from rich.text import Text
 
 from accdistill_jax.data.preprocessing.quantise import dequantise
 from accdistill_jax.data.preprocessing.sensors import SensorRow, sensor_rows
+from accdistill_jax.data.preprocessing.window_labels import LABEL_PREFIX
 from accdistill_jax.data.store.manifest import MANIFEST
 from accdistill_jax.data.store.opening import QUALITIES
 from accdistill_jax.data.store.remarks import remarks
@@ -22,6 +24,7 @@ from accdistill_jax.text import for_plot, one_line
 _MOST_PARTICIPANTS = 40
 _MOST_NOT_READ = 10
 _MOST_MENDED = 8
+_MOST_CLASSES = 4
 
 
 def counts_table(store: Store, *, most: int = _MOST_PARTICIPANTS) -> Table:
@@ -49,9 +52,10 @@ def counts_table(store: Store, *, most: int = _MOST_PARTICIPANTS) -> Table:
 
 
 def labels_table(store: Store) -> Table:
-    """Participants, segments and the distribution of each label, by split."""
+    """Participants, segments and the distribution of each label, the user's own included, by split."""
     table = Table(
-        title="Splits; labels as median (5th to 95th percentile), share of segments with a label", title_justify="left"
+        title="Splits; labels as median (5th to 95th percentile) or classes, share of segments (or people) with a label",
+        title_justify="left",
     )
     table.add_column("")
     rows = {split: store.indices(split) for split in SPLITS}
@@ -63,6 +67,13 @@ def labels_table(store: Store) -> Table:
     for label in (*LABELS, *QUALITIES, "accel_quality"):
         if label in store.segments:
             table.add_row(label, *(_spread(store.segments[label][rows[split]]) for split in SPLITS))
+    for label in (name for name in store.segments if name.startswith(LABEL_PREFIX)):
+        table.add_row(Text(one_line(label)), *(_own_label(store.segments[label][rows[split]]) for split in SPLITS))
+    for label in (name for name in store.participants.column_names if name.startswith(LABEL_PREFIX)):
+        values = _of_people(store, label)
+        table.add_row(
+            Text(one_line(f"{label} (people)")), *(_own_label(values[np.array(people) == split]) for split in SPLITS)
+        )
     return table
 
 
@@ -216,6 +227,27 @@ def _spread(values: np.ndarray) -> str:
         return "unknown"
     low, middle, high = np.percentile(known, (5, 50, 95))
     return f"{middle:.3g} ({low:.3g} to {high:.3g}), {len(known) / len(values):.0%}"
+
+
+def _of_people(store: Store, label: str) -> np.ndarray:
+    """A label of the participants: [participants] float64 (NaN where unknown), or texts ("" where unknown)."""
+    values = store.participants[label].to_pylist()
+    if any(isinstance(value, str) for value in values):
+        return np.array(["" if value is None else value for value in values], object)
+    return np.array([np.nan if value is None else value for value in values], np.float64)
+
+
+def _own_label(values: np.ndarray) -> str | Text:
+    """A user's label: numbers as `_spread`; else the most frequent classes, with their shares among the known values."""
+    if values.dtype.kind not in "OU":
+        return _spread(values)
+    classes = Counter(values[values != ""].tolist())
+    if not classes:
+        return "unknown"
+    parts = [f"{name} {count / classes.total():.0%}" for name, count in classes.most_common(_MOST_CLASSES)]
+    if len(classes) > _MOST_CLASSES:
+        parts.append(f"{len(classes) - _MOST_CLASSES} more")
+    return Text(one_line(f"{', '.join(parts)}; {classes.total() / len(values):.0%}"))
 
 
 def _number(value: float | None) -> str:

@@ -13,7 +13,8 @@ the message suggests a unit that fits.
   than `TURN_G`, and noted otherwise, because a coarse sensor on a table can look like that.
 - Beat intervals: their median must lie within `INTERVAL_S`, their sum must not exceed the time they cover, and the distance between
   beats must not be hundreds of times their intervals.
-- Beats or heart rate windows that all lie outside the recording are noted.
+- Beats, and windows of heart rate or labels, that all lie outside the recording are noted. So are windows of which one, and at most
+  `MOST_STRAY` of the others, lies within it, unless they cover `LEAST_COVERED` of it: times in ms, read as s, are such windows.
 - PPG and acceleration that cover different times are noted, if the difference exceeds both `MOST_ALONE_S` and `MOST_ALONE` of the
   longer one: in one device, a wrong rate causes this.
 - Reference heart rates: most values must lie within the range of `reference_rate`.
@@ -22,6 +23,7 @@ the message suggests a unit that fits.
 import numpy as np
 
 from accdistill_jax.data.preprocessing.channels import in_all_channels, in_any_channel, range_of_channels
+from accdistill_jax.data.preprocessing.window_labels import covered_s, has_value
 from accdistill_jax.data.recording import Beats, Recording, Stream
 from accdistill_jax.errors import UserError
 
@@ -39,6 +41,8 @@ MOST_APART = 300.0
 LEAST_BEATS = 20
 MOST_ALONE_S = 10.0
 MOST_ALONE = 0.02
+MOST_STRAY = 0.01
+LEAST_COVERED = 0.5
 _PER_G = {"g": 1.0, "m/s2": 9.80665, "mg": 1000.0}
 _USUAL_COUNTS = (64, 256, 512, 1024, 2048, 4096, 8192, 16384)
 _PER_SECOND = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
@@ -102,16 +106,33 @@ def _references_outside(recording: Recording) -> dict[str, str]:
     if not recording.streams:
         return {}
     start, end = max(s.start_s for s in recording.streams.values()), min(s.end_s for s in recording.streams.values())
-    known = {"beats": recording.beats.time_s if recording.beats is not None else np.zeros(0)}
-    if recording.heart_rate is not None:
-        known["windows of heart rate"] = recording.heart_rate.start_s[np.isfinite(recording.heart_rate.hr_bpm)]
-    outside = [
-        f"none of {len(time)} {kind} lies within the recording's {start:.0f} to {end:.0f} s (they lie at {time.min():.0f} to "
-        f"{time.max():.0f} s): do their clocks or units differ?"
-        for kind, time in known.items()
-        if len(time) and not ((time >= start) & (time <= end)).any()
-    ]
+    references = []
+    if recording.beats is not None:
+        references.append(("beats", recording.beats.time_s, 0.0))
+    if (rate := recording.heart_rate) is not None:
+        references.append(("windows of heart rate", rate.start_s[np.isfinite(rate.hr_bpm)], rate.duration_s))
+    if (labels := recording.labels) is not None and labels.values:
+        of_any = np.logical_or.reduce([has_value(np.asarray(values)) for values in labels.values.values()])
+        references.append(("windows of labels", labels.start_s[of_any], labels.duration_s))
+    outside = []
+    for kind, time, duration_s in references:
+        within = time[(time + duration_s >= start) & (time <= end)]
+        if len(time) and (not len(within) or (duration_s and _are_stray(within, duration_s, len(time), (start, end)))):
+            share = f"only {len(within)}" if len(within) else "none"
+            lie = "lie" if len(within) > 1 else "lies"
+            outside.append(
+                f"{share} of {len(time)} {kind} {lie} within the recording's {start:.0f} to {end:.0f} s (they lie at {time.min():.0f} to "
+                f"{time.max():.0f} s): do their clocks or units differ?"
+            )
     return {"references": "; ".join(outside)} if outside else {}
+
+
+def _are_stray(within: np.ndarray, duration_s: float, count: int, span: tuple[float, float]) -> bool:
+    """True if the few of `count` windows that lie within a recording seem to lie there by chance."""
+    begin = np.sort(within)
+    covered = covered_s(np.maximum(begin, span[0]), np.minimum(begin + duration_s, span[1]))
+    few = len(within) <= 1 + MOST_STRAY * count and len(within) < count / 2
+    return few and covered < LEAST_COVERED * (span[1] - span[0])
 
 
 def resting_g(accel: Stream) -> tuple[float, int]:

@@ -8,11 +8,35 @@ LABEL_PREFIX = "label_"  # of the columns of a store
 _LEAST_SHARE = 0.5  # of a segment that known windows must cover
 
 
+def has_value(values: np.ndarray) -> np.ndarray:
+    """True where a label has a value.
+
+    Args:
+        values: [n] float, NaN where unknown, or [n] str, "" where unknown.
+
+    Returns:
+        [n] bool.
+    """
+    return values != "" if values.dtype.kind in "UO" else np.isfinite(values)
+
+
+def covered_s(left: np.ndarray, right: np.ndarray) -> float:
+    """Time that intervals cover together, in seconds: a moment in several intervals counts once.
+
+    Args:
+        left: [n] float64, start of each interval in seconds, not decreasing.
+        right: [n] float64, end of each interval, not decreasing.
+    """
+    before = np.concatenate([[-np.inf], right[:-1]])
+    return float(np.maximum(right - np.maximum(left, before), 0.0).sum())
+
+
 def labels_of_segments(windows: LabelWindows | None, start_s: np.ndarray, segment_s: float) -> dict[str, np.ndarray]:
     """Labels of segments.
 
     A number is the mean of the known windows, weighted by the time that they share with the segment. A class is the one that shares
-    the most time. A label is unknown if its known windows cover less than half of the segment.
+    the most time. A label is unknown if its known windows together cover less than half of the segment; a moment that several windows
+    cover counts once.
 
     Args:
         windows: in seconds after the recording's start; None if there are none.
@@ -30,7 +54,7 @@ def labels_of_segments(windows: LabelWindows | None, start_s: np.ndarray, segmen
     for name, values in windows.values.items():
         values = np.asarray(values)[order]
         texts = values.dtype.kind in "UO"
-        known = values != "" if texts else np.isfinite(values)
+        known = has_value(values)
         result = np.full(len(start_s), "" if texts else np.nan, object if texts else np.float64)
         for number, start in enumerate(np.asarray(start_s, np.float64)):
             first = np.searchsorted(begin, start - windows.duration_s, side="right")
@@ -42,7 +66,7 @@ def labels_of_segments(windows: LabelWindows | None, start_s: np.ndarray, segmen
                 np.minimum(begin[rows] + windows.duration_s, start + segment_s),
             )
             shared = np.maximum(right - left, 0.0)
-            if not rows.size or shared.sum() < _LEAST_SHARE * segment_s - 1e-9:
+            if not rows.size or covered_s(left, right) < _LEAST_SHARE * segment_s - 1e-9:
                 continue
             if texts:
                 classes, code = np.unique(values[rows].astype(str), return_inverse=True)

@@ -49,6 +49,9 @@ Checks:
   must be possible for a heart.
 - Dates without a time zone are refused if dates beside them show that they are not in UTC, or if they jump by an hour, as clocks do
   in spring and autumn.
+- Windows of heart rate or labels that are over 100 times longer than the distance of their rows (over 20 times, if they last over ten
+  minutes) are refused: duration_s or time_unit is wrong.
+- A column of labels is refused if most of its cells are numbers, and some are not.
 - Reference heart rates outside 30 to 240 bpm, impossible jumps, and values that stay constant for over five minutes become unknown.
 - A key that is not listed here, or occurs twice, is an error.
 
@@ -89,12 +92,12 @@ from accdistill_jax.data.recordings.tables.description import (
 from accdistill_jax.data.recordings.tables.labels import label_windows, participant_labels
 from accdistill_jax.data.recordings.tables.times import KEYS as TABLE_KEYS
 from accdistill_jax.data.recordings.tables.times import PER_SECOND, Times
+from accdistill_jax.data.recordings.tables.windows import refuse_long_windows
 from accdistill_jax.data.tree import Tree, recording_ids, sibling
 from accdistill_jax.errors import UserError
 
 _SIDECAR = re.compile(r"(?:(?P<name>.+)\.)?recording\.(?:ya?ml|json)", re.IGNORECASE)
 _SAME_BEGIN_S = 900.0  # offsets from UTC differ by at least this much
-_MOST_OVERLAP = 500  # windows of heart rate that may cover one moment
 _LOST = 0.02  # rounding that is allowed, as a fraction of the usual step between samples
 _GRAVITIES: tuple[Literal["included", "removed"], ...] = ("included", "removed")
 _STAMPS: tuple[Literal["first", "last"], ...] = ("first", "last")
@@ -389,10 +392,6 @@ def _heart_rate(table: Mapping, times: Times, start: float, sidecar: Path) -> He
                 "heart_rate needs hr (the column of beats per minute) and duration_s (length of a window in seconds)"
             )
     with named(times.file):
-        after = times.after(start)
-        apart = float(np.median(np.diff(after))) if len(after) > 1 else 0.0
-        if apart > 0 and duration > _MOST_OVERLAP * apart:
-            raise UserError(
-                f"a window begins every {apart:.3g} s, but lasts duration_s: {duration:g}; give duration_s in seconds"
-            )
-        return cleaned(after, duration, times.table.numbers(table["hr"]))
+        after, bpm = times.after(start), times.table.numbers(table["hr"])
+        refuse_long_windows(after, duration, {str(table["hr"]): np.isfinite(bpm)})
+        return cleaned(after, duration, bpm)

@@ -9,7 +9,7 @@ import pytest
 from accdistill_jax.data.preprocessing.plausibility import check_units, resting_g
 from accdistill_jax.data.preprocessing.reference_rate import cleaned
 from accdistill_jax.data.preprocessing.resample import fraction_clipped
-from accdistill_jax.data.recording import Beats, Participant, Recording, Stream
+from accdistill_jax.data.recording import Beats, LabelWindows, Participant, Recording, Stream
 from accdistill_jax.data.recordings import find
 from accdistill_jax.errors import UserError
 
@@ -225,6 +225,40 @@ def test_references_outside_the_recording_are_noted():
     windows = cleaned(np.arange(-900.0, -800.0, 2), 8.0, np.full(50, 70.0) + np.arange(50) / 10)
     of = dataclasses.replace(recording(worn()), heart_rate=windows)
     assert "none of 50 windows of heart rate lies within" in check_units(of)["references"]
+
+
+@pytest.mark.parametrize(
+    ("start_s", "duration_s", "note"),
+    [
+        (7200.0 + 30 * np.arange(4), 30.0, "none of 4 windows of labels lies within the recording's 0 to 120 s"),
+        (30_000.0 * np.arange(4), 30.0, "only 1 of 4 windows of labels lies within the recording's 0 to 120 s"),
+        (2000.0 * np.arange(300) - 2000, 2.0, "only 1 of 300"),
+        (30.0 * np.arange(4), 30.0, ""),
+        (120.0 * np.arange(-5, 5), 120.0, ""),  # a diary of more than the recording
+        (np.array([-30.0]), 86_400.0, ""),  # one label that began before the recording
+        (np.array([-30.0, 3600]), 86_400.0, ""),
+        (np.zeros(0), 30.0, ""),
+    ],
+)
+def test_labels_outside_the_recording_are_noted(start_s, duration_s, note):
+    texts = np.full(len(start_s), "")
+    labels = LabelWindows(start_s, duration_s, {"stress": np.arange(len(start_s), dtype=float), "stage": texts})
+    notes = check_units(dataclasses.replace(recording(worn()), labels=labels))
+    assert notes.keys() == ({"references"} if note else set())
+    assert notes.get("references", "").startswith(note)
+
+
+def test_unknown_labels_do_not_count_as_outside():
+    labels = LabelWindows(np.array([0.0, 60, 7200, 7260]), 60.0, {"stage": np.array(["a", "b", "", ""])})
+    assert check_units(dataclasses.replace(recording(worn()), labels=labels)) == {}
+
+
+def test_heart_rates_with_times_in_another_unit_are_noted():
+    windows = cleaned(np.arange(50) * 30_000.0, 30.0, 70 + np.arange(50) / 10)
+    of = dataclasses.replace(recording(worn()), heart_rate=windows)
+    assert "only 1 of 50 windows of heart rate lies within" in check_units(of)["references"]
+    week = cleaned(np.arange(-5000, 5000, 2.0), 8.0, 70 + np.arange(5000) % 7)
+    assert check_units(dataclasses.replace(recording(worn()), heart_rate=week)) == {}
 
 
 @pytest.mark.parametrize(("rate", "noted"), [(RATE, False), (RATE * 1.01, False), (RATE / 2, True), (RATE * 2, True)])

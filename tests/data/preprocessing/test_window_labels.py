@@ -31,5 +31,13 @@ def test_windows_that_cover_less_than_half_leave_it_unknown():
     assert np.isnan(labels([1.0], [500])).all()
 
 
+def test_a_moment_in_several_windows_counts_once():
+    starts = np.concatenate([60 * minute + np.arange(0, 8, 2.0) for minute in range(3)])  # 14 s of each minute
+    assert np.isnan(labels(np.ones(12), starts, duration_s=8.0)).all()
+    assert labels(np.array(["a"] * 12), starts, duration_s=8.0).tolist() == [""] * 3
+    starts = np.arange(0, 24, 2.0)  # 30 s
+    np.testing.assert_array_equal(labels(np.ones(12), starts, duration_s=8.0), [1, NAN, NAN])
+
+
 def test_no_windows_give_no_columns():
     assert labels_of_segments(None, np.zeros(3), 60.0) == {}

@@ -325,8 +325,24 @@ def test_windows_that_last_longer_than_they_can_are_told(tmp_path):
     make(tmp_path, content)
     write_csv(tmp_path / "hr.csv", {"t": range(0, 120, 2), "bpm": range(60, 120)})
     with pytest.raises(
-        UserError, match="hr.csv: a window begins every 2 s, but lasts duration_s: 8000; give duration_s in seconds"
+        UserError,
+        match="hr.csv: column 'bpm': a window begins every 2 s, but lasts duration_s: 8000; give duration_s in seconds",
     ):
+        load_one(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("every_s", "duration_s", "refused"),
+    [(30, 8000, True), (0.03, 30, True), (2, 8, False), (1, 30, False), (1, 60, False), (5, 300, False)],
+)
+def test_windows_overlap_as_much_as_true_ones_do(tmp_path, every_s, duration_s, refused):
+    content = description() | {"heart_rate": {"file": "hr.csv", "time": "t", "hr": "bpm", "duration_s": duration_s}}
+    make(tmp_path, content)
+    write_csv(tmp_path / "hr.csv", {"t": [every_s * row for row in range(4)], "bpm": [60, 65, 70, 75]})
+    if not refused:
+        assert load_one(tmp_path).heart_rate.duration_s == duration_s
+        return
+    with pytest.raises(UserError, match=f"hr.csv: .* begins every {every_s} s, but lasts duration_s: {duration_s}; "):
         load_one(tmp_path)
 
 

@@ -108,6 +108,104 @@ def test_bad_labels_get_one_line(tmp_path, changes, message):
     assert message in str(refusal.value) and "p1" in str(refusal.value) and "\n" not in str(refusal.value)
 
 
+ROWS = ("t,stress", "0,0", "30,1", "60,2", "90,3")
+
+
+@pytest.mark.parametrize(
+    ("rows", "duration_s", "every_s"),
+    [
+        (ROWS, 30_000, "30"),
+        (("t,stress", "0,0", "0.03,1", "0.06,2"), 30, "0.03"),
+        (("t,stress", "0,a", "30,b"), 700, "30"),
+    ],
+)
+def test_windows_in_another_unit_are_refused(tmp_path, rows, duration_s, every_s):
+    entry = ENTRY | {"columns": ["stress"], "duration_s": duration_s}
+    make(tmp_path / "p1", "p1", labels=entry, table=rows)
+    with pytest.raises(UserError) as refusal:
+        load_one(tmp_path)
+    assert str(refusal.value).startswith(str(tmp_path / "p1/labels.csv"))
+    assert f"a window begins every {every_s} s, but lasts duration_s: {duration_s}; give duration_s in seconds" in str(
+        refusal.value
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "duration_s"),
+    [
+        (ROWS, 30),
+        (ROWS, 600),  # 20 spacings
+        (("t,stress", *(f"{second},{second % 3}" for second in range(90))), 60),
+        (("t,stress", *(f"{second},{second // 60 if second % 60 == 0 else ''}" for second in range(150))), 900),
+        (("t,stress", "0,5"), 86_400),
+    ],
+)
+def test_windows_that_may_overlap_so_much_are_read(tmp_path, rows, duration_s):
+    make(tmp_path / "p1", "p1", labels=ENTRY | {"columns": ["stress"], "duration_s": duration_s}, table=rows)
+    assert load_one(tmp_path).labels.duration_s == duration_s
+
+
+@pytest.mark.parametrize(
+    ("cells", "place"),
+    [
+        (("2", "-", "6", "8"), "line 3: not a number ('-'), but 3 of 4"),
+        (("2", "", "nan", "8", "?", "-", "--", "-"), "line 6: not a number ('?'), but 2 of 6"),
+        (("2", "6", "high"), "line 4: not a number ('high'), but 2 of 3"),
+        (("2", "6", "inf"), "line 4: not a finite number, but 2 of 3"),
+    ],
+)
+def test_a_number_is_no_class_because_of_some_cells(tmp_path, cells, place):
+    rows = ("t,stress", *(f"{60 * number},{cell}" for number, cell in enumerate(cells)))
+    make(tmp_path / "p1", "p1", labels=ENTRY | {"columns": ["stress"]}, table=rows)
+    with pytest.raises(UserError) as refusal:
+        load_one(tmp_path)
+    assert f"labels.csv: column 'stress', {place} cells are numbers; leave a cell empty" in str(refusal.value)
+
+
+def test_the_decimal_comma_makes_no_classes(tmp_path):
+    rows = ("t;stress", "0;1,5", "60;2,5")
+    entry = ENTRY | {"columns": ["stress"], "delimiter": ";"}
+    make(tmp_path / "p1", "p1", labels=entry, table=rows)
+    with pytest.raises(UserError, match="line 2: not a number .'1,5'.; if the decimal sign is a comma, give decimal"):
+        load_one(tmp_path)
+    make(tmp_path / "p2", "p2", labels=entry | {"decimal": ","}, table=rows)
+    assert find("generic", tmp_path / "p2")[0].load().labels.values["stress"].tolist() == [1.5, 2.5]
+
+
+@pytest.mark.parametrize("cells", [("wake", "-", "rem"), ("1", "2", "R", "W"), ("5", "1-2", "3-4"), ("-", "?")])
+def test_classes_with_some_numbers_stay_classes(tmp_path, cells):
+    rows = ("t,stage", *(f"{60 * number},{cell}" for number, cell in enumerate(cells)))
+    make(tmp_path / "p1", "p1", labels=ENTRY | {"columns": ["stage"]}, table=rows)
+    assert load_one(tmp_path).labels.values["stage"].tolist() == list(cells)
+
+
+def test_show_prints_own_labels_and_tells_times_of_another_clock(tmp_path, capsys):
+    far = ("t,stress,stage", "7200,5,wake", "7260,6,rem")
+    make(tmp_path / "in/p1", "p1", labels=ENTRY, table=TABLE, person={"hba1c": 5.4, "group": "a"}, seed=1)
+    make(tmp_path / "in/p2", "p2", labels=ENTRY, table=far, person={"group": "[b]"}, seed=2)
+    store, split = str(tmp_path / "store"), tmp_path / "split.csv"
+    split.write_text("participant,split\np1,train\np2,test\n")
+    command = ["generic", str(tmp_path / "in"), "--out", store, "--workers", "1", "--quiet", "--split-file", str(split)]
+    assert main(command) == 0, capsys.readouterr().err
+    capsys.readouterr()
+    assert main(["show", store]) == 0
+    shown = capsys.readouterr().out
+    rows = {
+        cells[1].strip(): [cell.strip() for cell in cells[2:5]]
+        for cells in (line.split("│") for line in shown.splitlines())
+        if len(cells) > 5
+    }
+    assert rows["label_stress"] == ["1.5 (1.05 to 1.95), 67%", "unknown", "unknown"]
+    assert rows["label_stage"] == ["wake 50%, rem 50%; 67%", "unknown", "unknown"]
+    assert rows["label_hba1c (people)"] == ["5.4 (5.4 to 5.4), 100%", "unknown", "unknown"]
+    assert rows["label_group (people)"] == ["a 100%; 100%", "unknown", "[b] 100%; 100%"]
+    assert (
+        "recording p2: labels: none of 2 windows of labels lies within the recording's 0 to 190 s (they lie at 7200 to 7260 s)"
+        in shown
+    )
+    assert "recording p1: labels" not in shown
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("per", ["minute", "person"])
 def test_a_label_of_two_kinds_is_refused(tmp_path, capsys, per):

@@ -1,15 +1,20 @@
 """A user's labels in a description: of the person, and over windows of the recording."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from accdistill_jax.data.preprocessing.window_labels import has_value
 from accdistill_jax.data.recording import LabelWindows, named
 from accdistill_jax.data.recordings.tables.description import number_at
 from accdistill_jax.data.recordings.tables.table import Table
 from accdistill_jax.data.recordings.tables.times import Times
+from accdistill_jax.data.recordings.tables.windows import refuse_long_windows
 from accdistill_jax.errors import UserError
+
+_NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)?", re.ASCII)  # with either decimal sign
 
 
 def participant_labels(who: Mapping) -> dict[str, float | str]:
@@ -38,7 +43,8 @@ def label_windows(table: Mapping, times: Times, start: float, sidecar: Path) -> 
         sidecar: the description's file, for messages.
 
     Raises:
-        UserError: a key is missing, or the file has no such column.
+        UserError: a key is missing, the file has no such column, most cells of a column are numbers and some are not, or the windows are
+            too long for the distance of the rows (`refuse_long_windows`).
     """
     with named(sidecar):
         columns, duration = table.get("columns"), number_at(table, "duration_s", "labels")
@@ -47,12 +53,28 @@ def label_windows(table: Mapping, times: Times, start: float, sidecar: Path) -> 
         if duration is None:
             raise UserError("labels.duration_s is missing: give the length of a window in seconds")
     with named(times.file):
-        return LabelWindows(times.after(start), duration, {column: _values(times.table, column) for column in columns})
+        windows = LabelWindows(times.after(start), duration, {name: _values(times.table, name) for name in columns})
+        refuse_long_windows(
+            windows.start_s, duration, {name: has_value(values) for name, values in windows.values.items()}
+        )
+        return windows
 
 
 def _values(table: Table, column: str) -> np.ndarray:
-    """Numbers, or texts if a cell is no number."""
+    """Numbers, or texts if a cell is no number.
+
+    Raises:
+        UserError: most cells are numbers, so that the others are faults. Cells such as "-" or "?" are no texts and do not count.
+    """
     try:
         return table.numbers(column)
-    except UserError:
-        return table.texts(column)
+    except UserError as error:
+        texts = table.texts(column)
+        cells = [text for text in texts.tolist() if any(letter.isalnum() for letter in text)]
+        numbers = sum(_NUMBER.fullmatch(cell) is not None for cell in cells)
+        if numbers > len(cells) / 2:
+            raise UserError(
+                f"{error}, but {numbers} of {np.count_nonzero(texts != '')} cells are numbers; leave a cell empty where the "
+                "label is unknown, or write every class as a word, such as s1"
+            ) from None
+        return texts
