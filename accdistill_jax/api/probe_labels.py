@@ -186,7 +186,7 @@ def _owners(
     """Who a row and a segment belong to: the recording of a person if the table names recordings, else the person."""
     who = np.asarray(store.segments["participant"]).astype(str)
     if "recording" not in table or "recording" not in store.segments:
-        _refuse_simultaneous(store, path, set(people))
+        _refuse_simultaneous(store, path, people)
         return list(people), who
     names = np.asarray(store.segments["recording"]).astype(str)
     whose = [f"{person}\n{name or ''}" for person, name in zip(people, table["recording"], strict=True)]
@@ -206,7 +206,7 @@ def _refuse_simultaneous(store: Store, path: Path, people: Collection[str]) -> N
     length_s = store.samples / store.rate_hz
     who, recording = (np.asarray(store.segments[name]).astype(str) for name in ("participant", "recording"))
     start = np.asarray(store.segments["start_unix_s"], np.float64)
-    for person in sorted(people & set(np.unique(who).tolist())):
+    for person in sorted(set(people) & set(np.unique(who).tolist())):
         rows = np.flatnonzero(who == person)
         rows = rows[np.argsort(start[rows], kind="stable")]
         first, second = rows[:-1], rows[1:]

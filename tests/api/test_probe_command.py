@@ -9,9 +9,9 @@ from accdistill_jax.data.prepare.__main__ import main as prepare
 from accdistill_jax.data.store.merge import merge_stores
 from accdistill_jax.data.store.split import SplitRule
 from accdistill_jax.errors import UserError
-from accdistill_jax.readouts import label_probe
 from accdistill_jax.readouts.label_probe import load_label_probes
 from accdistill_jax.run import run
+from accdistill_jax.storage.checked_npz import encode_npz, read_npz
 
 
 @pytest.fixture
@@ -119,11 +119,15 @@ def test_segments_of_another_rate_are_refused(probe, tmp_path):
     assert status == 2 and "3840 samples at 32 Hz; the encoder reads 3840 at 64 Hz: prepare the recordings again" in err
 
 
-def test_a_probe_with_the_name_of_a_read_out_is_not_loaded(probe, copy, monkeypatch):
+def test_a_probe_with_the_name_of_a_read_out_is_not_loaded(probe, copy):
     """Earlier versions let a probe of `--target hr_bpm` take the place of the read-out, without its rules."""
-    monkeypatch.setattr(label_probe, "_ENDINGS", ())
-    assert probe("--target", "hr_bpm", "--quiet")[0] == 0
-    monkeypatch.undo()
+    assert probe("--target", "hr_bpm", "--name", "rate", "--quiet")[0] == 0
+    path = copy / "student" / "export" / "probes" / "rate.npz"
+    with path.open("rb") as file:
+        arrays = read_npz(file)
+    arrays["about"] = np.array(str(arrays["about"]).replace('"rate"', '"hr_bpm"'))
+    path.unlink()
+    path.with_name("hr_bpm.npz").write_bytes(encode_npz(arrays))
     with pytest.raises(
         UserError, match=r"hr_bpm.npz.*name 'hr_bpm' of the probe: .*delete .* and repeat accdistill probe"
     ):
