@@ -2,7 +2,9 @@
 
 Each file is a recording. Columns are found by their names (x, y, z, acc_x, "Acceleration y (m/s^2)" and the like), or by their order in a
 file of three columns, or of four that begins with time. Delimiter and decimal sign are found too; a file that could be read in two
-ways is refused. The times come from the given rate, or from a column of time stamps; a file in which both differ is refused.
+ways is refused. The times come from a column of time stamps, so gaps stay gaps; without one, from the given rate. A rate that is not
+that of the time stamps is refused. A column that counts the rows needs the rate; its missing numbers are gaps. Stamps that are no
+numbers of a known unit and no ISO 8601 dates are not used if a rate is given.
 
     python -m accdistill_jax.data.prepare plain my_files --out stores/mine --file-rate-hz 50 --unit mg
 
@@ -13,7 +15,6 @@ import dataclasses
 import datetime
 import functools
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,8 +23,9 @@ import numpy as np
 from accdistill_jax.data.recording import Recording, RecordingSource, named
 from accdistill_jax.data.recordings.generic import described_recording
 from accdistill_jax.data.recordings.tables.dialect import Dialect, find_dialect
+from accdistill_jax.data.recordings.tables.given_rate import counted, timed
 from accdistill_jax.data.recordings.tables.table import COMPRESSIONS
-from accdistill_jax.data.recordings.tables.times import PER_SECOND, Times, TimeUnit
+from accdistill_jax.data.recordings.tables.times import PER_SECOND, TimeUnit
 from accdistill_jax.data.tree import Tree, recording_ids
 from accdistill_jax.errors import UserError
 
@@ -55,8 +57,10 @@ _NOT_TOTAL = {"linear", "lin", "user", "gravity", "grav"}
 _OTHER_SENSORS = {"gyr", "gyro", "gyroscope", "mag", "magnetometer", "rot", "rotation", "quat", "euler", "angle"}
 _PLAUSIBLE_HZ = (5.0, 2000.0)
 _UNIX_S = 3e8  # later than 1979, in seconds
-_SAME_RATE = 1.25  # of the first rows, whose time stamps may be coarse
-_SAME_LENGTH, _SAME_LENGTH_S = 0.02, 2.0  # of the whole file
+_LIKE = 0.005  # of the rate of the first rows, from stamps in milliseconds
+_MOSTLY = 0.95  # of the steps of a counter, which may miss rows
+_GIVE_RATE = "give the rate in samples per second: --rate-hz (of prepare: --file-rate-hz)"
+_COUNTER: TimeUnit = "ns"  # so that no counter seems to last for years
 
 
 class _Columns(NamedTuple):
@@ -64,6 +68,18 @@ class _Columns(NamedTuple):
 
     axes: list[Any]
     time: Any
+
+
+class _Clock(NamedTuple):
+    """Source of the times of the rows.
+
+    Attributes:
+        keys: the keys of a description that say it.
+        is_counter: True if the time stamps count rows, with the unit `_COUNTER`.
+    """
+
+    keys: dict[str, Any]
+    is_counter: bool = False
 
 
 def find(
@@ -79,7 +95,7 @@ def find(
 
     Args:
         tree: the files to search.
-        rate_hz: samples per second; without it, the file must have a column of time stamps.
+        rate_hz: samples per second; without it, the file must have a column of time stamps. With both, they must agree.
         unit: unit of the acceleration; without it, the unit in the header, else g.
         columns: names of the columns of x, y and z, or their numbers from 0; without it, they are found by their names.
         gravity: "removed" if the acceleration is without gravity (linear or user acceleration of a phone).
@@ -132,13 +148,21 @@ def load(path: Path, recording_id: str, participant: str, options: dict[str, Any
             "decimal": dialect.decimal,
             "skip_rows": dialect.skip_rows,
         }
-        accel |= _times(dialect, columns.time, options["rate_hz"])
+        clock = _clock(dialect, columns.time, options["rate_hz"])
+        accel |= clock.keys
+    both = options["rate_hz"] is not None and "time" in clock.keys
     description = {"participant": participant, "streams": {"accel": accel}}
-    recording = described_recording(description, recording_id, path)
-    if options["rate_hz"] is not None and columns.time is not None:
-        rows = len(recording.streams["accel"].values)
+    try:
+        recording = described_recording(description, recording_id, path)
+    except UserError as error:
+        if both and f"column {columns.time!r}" in str(error):
+            raise UserError(f"{error}; or remove this column, if the rows follow each other at the rate") from error
+        raise
+    if both:
+        stream, rate_hz = recording.streams["accel"], float(options["rate_hz"])
         with named(path):
-            _refuse_other_length(path, dialect, columns.time, rows=rows, rate_hz=options["rate_hz"])
+            stream = counted(stream, rate_hz) if clock.is_counter else timed(stream, rate_hz, columns.time)
+        recording = dataclasses.replace(recording, streams={"accel": stream})
     return dataclasses.replace(recording, source="plain")
 
 
@@ -217,79 +241,68 @@ def _unit(axes: list[Any], given: str | None) -> str:
     return given or next(iter(written), "g")
 
 
-def _times(dialect: Dialect, time: Any, rate_hz: float | None) -> dict[str, Any]:
-    """The keys of a description that give the times of the rows."""
+def _clock(dialect: Dialect, time: Any, rate_hz: float | None) -> _Clock:
+    """Finds the source of the times of the rows."""
     at = dialect.header.index(time) if isinstance(time, str) else time
     cells = [row[at].strip() for row in dialect.rows] if at is not None and dialect.rows else []
     stamps = np.array([dialect.number(cell) for cell in cells])
-    numbers = bool(len(stamps)) and bool(np.isfinite(stamps).all())
+    stamps = stamps[np.isfinite(stamps)]
+    numbers = bool(len(stamps))  # reading the whole column refuses cells without one
     unit = _time_unit(str(time), stamps) if numbers else None
+    counts = numbers and _counts_rows(str(time), stamps, unit)
     if rate_hz is None:
         if time is None:
+            raise UserError(f"has no column of time stamps; {_GIVE_RATE}")
+        if counts:
             raise UserError(
-                "has no column of time stamps; give the rate in samples per second: --rate-hz (of prepare: --file-rate-hz)"
+                f"column {time!r} counts the rows by 1, which tells no time; {_GIVE_RATE}. If it counts milliseconds, the rate is 1000, or "
+                "call the column 't (ms)'"
             )
-        if not numbers:  # dates
-            return {"time": time}
-        if unit is None:
+        if numbers and unit is None:
             step = float(np.median(np.diff(stamps))) if len(stamps) > 1 else 0.0
             raise UserError(f"column {time!r}: steps of {step:.4g} are no usual rate in s, ms, us or ns; give the rate")
-        is_unix = stamps[0] / PER_SECOND[unit] > _UNIX_S
-        return {"time": time, "time_unit": unit, "time_origin": "unix" if is_unix else "start"}
-    keys: dict[str, Any] = {"rate_hz": rate_hz}
-    seconds = stamps / PER_SECOND[unit] if unit is not None else _seconds_of_dates(cells)
-    if len(seconds) > 10 and seconds[-1] > seconds[0]:
-        measured = (len(seconds) - 1) / (seconds[-1] - seconds[0])
-        if not 1 / _SAME_RATE < measured / rate_hz < _SAME_RATE:
-            raise UserError(
-                f"the given rate is {rate_hz:g} Hz, but column {time!r} has {measured:.4g} samples per second; correct the rate"
-            )
-        if seconds[0] > _UNIX_S:
-            keys["start"] = float(seconds[0])
-    return keys
+    elif counts and abs(_mean_hz(stamps) * PER_SECOND["ms"] / rate_hz - 1) > _LIKE:
+        return _Clock({"time": time, "time_unit": _COUNTER}, is_counter=True)
+    elif unit is None and (numbers or not any(map(_is_date, cells))):
+        return _Clock({"rate_hz": rate_hz})
+    if unit is None:  # dates
+        return _Clock({"time": time})
+    is_unix = stamps[0] / PER_SECOND[unit] > _UNIX_S
+    return _Clock({"time": time, "time_unit": unit, "time_origin": "unix" if is_unix else "start"})
 
 
-def _refuse_other_length(path: Path, dialect: Dialect, time: Any, *, rows: int, rate_hz: float) -> None:
-    """Raises UserError if the time stamps cover another time than the rows last at the given rate: the rate is wrong, or rows are missing."""
-    table = {
-        "file": path.name,
-        "delimiter": dialect.delimiter,
-        "decimal": dialect.decimal,
-        "skip_rows": dialect.skip_rows,
-    }
+def _is_date(cell: str) -> bool:
+    """True for an ISO 8601 date."""
     try:
-        seconds = Times.read(path.parent, table | _times(dialect, time, None), path, "the table").seconds
-    except UserError:
-        return  # the rate is given because the stamps cannot be used
-    if seconds is None or (np.diff(seconds) < 0).any() or seconds[-1] == seconds[0]:
-        return
-    covered, expected = float(seconds[-1] - seconds[0]), (rows - 1) / rate_hz
-    if abs(covered - expected) > max(_SAME_LENGTH_S, _SAME_LENGTH * expected):
-        raise UserError(
-            f"column {time!r} covers {covered:.6g} s, but {rows} rows at {rate_hz:g} Hz last {expected:.6g} s: the rate is wrong, or rows are "
-            "missing; leave out the rate to use the time stamps, or remove the column"
-        )
-
-
-def _seconds_of_dates(cells: Sequence[str]) -> np.ndarray:
-    """Unix seconds of ISO 8601 dates, in UTC if they have no time zone; empty if a cell is none."""
-    try:
-        dates = [datetime.datetime.fromisoformat(cell) for cell in cells]
+        datetime.datetime.fromisoformat(cell)
     except ValueError:
-        return np.zeros(0)
-    return np.array([(d if d.tzinfo else d.replace(tzinfo=datetime.UTC)).timestamp() for d in dates])
+        return False
+    return True
+
+
+def _written_unit(name: str) -> TimeUnit | None:
+    """The unit of time in the name of a column; None if there is none."""
+    written = re.findall(r"[(\[](.*?)[)\]]", name) + _words(name)
+    return next((_TIME_UNITS[word] for text in written if (word := text.strip().lower()) in _TIME_UNITS), None)
 
 
 def _time_unit(name: str, stamps: np.ndarray) -> TimeUnit | None:
     """The unit of numeric time stamps: that of the column's name, or the only one with a usual rate; None if there is none."""
-    written = re.findall(r"[(\[](.*?)[)\]]", name) + _words(name)
-    for word in (word.strip().lower() for word in written):
-        if word in _TIME_UNITS:
-            return _TIME_UNITS[word]
-    steps = np.diff(stamps)
-    steps = steps[steps > 0]
-    if not len(steps) or len(stamps) < 2:
-        return None
-    mean_hz = (len(stamps) - 1) / (stamps[-1] - stamps[0]) if stamps[-1] > stamps[0] else 0.0
+    if written := _written_unit(name):
+        return written
+    mean_hz = _mean_hz(stamps)
     fits = [u for u, per_s in PER_SECOND.items() if _PLAUSIBLE_HZ[0] <= mean_hz * per_s < _PLAUSIBLE_HZ[1]]
     return fits[0] if len(fits) == 1 else None
+
+
+def _mean_hz(stamps: np.ndarray) -> float:
+    """Samples per unit of numeric time stamps; 0 if they do not rise."""
+    return (len(stamps) - 1) / float(stamps[-1] - stamps[0]) if len(stamps) > 1 and stamps[-1] > stamps[0] else 0.0
+
+
+def _counts_rows(name: str, stamps: np.ndarray, unit: TimeUnit | None) -> bool:
+    """True for whole numbers that nearly always rise by 1, unless they have a unit or are milliseconds of unix time."""
+    if _written_unit(name) or len(stamps) < 2 or (stamps != np.rint(stamps)).any():
+        return False
+    is_unix = unit is not None and stamps[0] / PER_SECOND[unit] > _UNIX_S
+    return not is_unix and float((np.diff(stamps) == 1).mean()) > _MOSTLY

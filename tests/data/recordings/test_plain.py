@@ -152,20 +152,6 @@ def test_uncertain_tables_are_refused_with_the_file_named(tmp_path, name):
     assert "watch.csv" in str(raised.value) and "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("stamps", ["seconds", "dates"])
-@pytest.mark.parametrize(("true_hz", "gap_s"), [(55, 0), (RATE_HZ, 5400)])
-def test_a_rate_that_contradicts_the_time_stamps_is_refused(tmp_path, true_hz, gap_s, stamps):
-    rows = 3000
-    seconds = np.arange(rows) / true_hz + np.where(np.arange(rows) > rows // 2, gap_s, 0)
-    time = [str(np.datetime64(START, "s") + np.timedelta64(round(1000 * s), "ms")) for s in seconds]
-    signal = np.random.default_rng(1).normal([0.0, 0.6, 0.8], 0.002, (rows, 3)).round(4)
-    path = tmp_path / "watch.csv"
-    path.write_text(text([time if stamps == "dates" else seconds.round(3), *signal.T], header="time,x,y,z"))
-    with pytest.raises(UserError, match="watch.csv: column 'time' covers .* leave out the rate to use the time stamps"):
-        load(path, rate_hz=RATE_HZ)
-    np.testing.assert_allclose(load(path).streams["accel"].time_s, seconds, atol=1e-3)
-
-
 def test_two_columns_are_not_three(tmp_path):
     with pytest.raises(UserError, match="give three, of x, y and z"):
         find("plain", tmp_path, rate_hz=50, columns=("x", "y"))
