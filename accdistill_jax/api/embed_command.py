@@ -62,7 +62,7 @@ def _embed(argv: Sequence[str], prog: str, console: Console) -> None:
     chosen = reader or recognise(args.files, given).reader
     found = find_recordings(chosen, args.files, **given)
     readouts = content_hash(encoder.readouts, encoder.probes)
-    work = EmbeddingWork(encoder, contract, encoder.fingerprint, readouts, found, settings)
+    work = EmbeddingWork(encoder, contract, encoder.fingerprint, readouts, found, settings, args.files)
     summary = embed_to_file(work, args.out, preparation=preparation, report=lambda line: print_line(line, console))
     minutes, rejected = contract.settings.segment_s / 60, {k: n for k, n in summary.rejected.items() if n}
     left_out = f", left out: {', '.join(f'{n * minutes:g} {k}' for k, n in rejected.items())}" if rejected else ""

@@ -1,7 +1,7 @@
 """Embeds recordings into one Parquet file: workers cut them, this process embeds them; an interrupted call continues.
 
 Each finished recording is a part in `OUT.partial/`; the last step joins the parts in order, renames the result to its final name, and
-removes the folder.
+removes the folder. Result and parts note the files that they come from (`source_files`); those of other files are refused.
 """
 
 import functools
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from accdistill_jax.api.recordings import Embeds, minute_table, minutes_of, recording_remarks
 from accdistill_jax.api.signals import InputContract
+from accdistill_jax.api.source_files import SourceFiles, note_files
 from accdistill_jax.data.prepare.preparation import PreparationSettings
 from accdistill_jax.data.prepare.staging import bad_message, prepare_one, process_died
 from accdistill_jax.data.prepare.workers import run_all
@@ -47,6 +48,7 @@ class EmbeddingWork(NamedTuple):
         readouts: hash of its read-outs, see `content_hash`.
         found: the recordings, with the name and options of their reader.
         settings: thresholds, at the encoder's rate and length.
+        roots: files, folders and addresses that were searched for them.
     """
 
     encoder: Embeds
@@ -55,9 +57,10 @@ class EmbeddingWork(NamedTuple):
     readouts: str
     found: Found
     settings: PreprocessSettings
+    roots: Sequence[str | os.PathLike[str]]
 
     def request(self) -> dict[str, Any]:
-        """Everything that determines a part, as JSON values."""
+        """Everything that determines a part besides the files, as JSON values."""
         request = {
             "encoder": self.fingerprint,
             "read-outs": self.readouts,
@@ -106,20 +109,23 @@ def embed_to_file(
 
     Raises:
         UserError: bad recordings (all are named, after the others were embedded and kept), no minute that passes, another file at
-            `out`, or a disk that refuses.
+            `out`, a result or parts of other files, or a disk that refuses.
     """
     request, ids = work.request(), [source.recording_id for source in work.found]
+    files = note_files(work.roots, work.found)
     if out.suffix.lower() not in (".parquet", ".pq"):
         raise UserError(f"--out {out}: the result is a Parquet file; give a name that ends in .parquet")
-    if not preparation.overwrite and (before := _finished(out, request, ids)) is not None:
+    if not preparation.overwrite and (before := _finished(out, request, ids, files)) is not None:
         return before
     partial = out.with_name(out.name + ".partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with sole_use(partial, refusal=lambda who: f"{out}: another process is writing it ({who}); wait for it"):
             _claim(partial, request, overwrite=preparation.overwrite)
-            bad = _embed_missing(work, partial, preparation, report)
-            summary = _join(work, [name for name in ids if name not in bad], bad, partial, out, request)
+            _refuse_stale(partial, work.found, files)
+            _write_request(partial, request, files)
+            bad = _embed_missing(work, files, partial, preparation, report)
+            summary = _join(work, bad, partial, out, {"request": request, "files": files.noted()})
     except OSError as error:
         raise UserError(f"{error.filename or out}: cannot be written ({error.strerror or error})") from error
     finally:
@@ -128,7 +134,11 @@ def embed_to_file(
 
 
 def _embed_missing(
-    work: EmbeddingWork, partial: Path, preparation: PreparationSettings, report: Callable[[str], None]
+    work: EmbeddingWork,
+    files: SourceFiles,
+    partial: Path,
+    preparation: PreparationSettings,
+    report: Callable[[str], None],
 ) -> dict[str, str]:
     """Embeds the recordings that have no part yet; returns the bad ones with their problem."""
     found, bad = work.found, {}
@@ -153,8 +163,8 @@ def _embed_missing(
                 for remark in batch.notes[_REMARKS]:
                     report(f"recording {source.recording_id}: {remark}")
                 table = minute_table(batch, work.encoder, work.contract.modality)
-                counts = {"examined": batch.examined, "rejected": batch.rejected}
-                write_atomically(partial / _part(source.recording_id), _encoded(table, counts))
+                about = {"examined": batch.examined, "rejected": batch.rejected, "files": files.identity(source)}
+                write_atomically(partial / _part(source.recording_id), _encoded(table, about))
             bar.advance(task)
     if bad and not preparation.skip_bad:
         raise UserError(bad_message(bad, len(found)))
@@ -176,14 +186,10 @@ def _cut(source: RecordingSource, *, contract: InputContract, settings: Preproce
 
 
 def _join(
-    work: EmbeddingWork,
-    order: Sequence[str],
-    bad: Mapping[str, str],
-    partial: Path,
-    out: Path,
-    request: Mapping[str, Any],
+    work: EmbeddingWork, bad: Mapping[str, str], partial: Path, out: Path, origin: Mapping[str, Any]
 ) -> EmbeddingSummary:
-    """Joins the parts into the result."""
+    """Joins the parts into the result, whose metadata has the `origin`: request and files."""
+    order = [source.recording_id for source in work.found if source.recording_id not in bad]
     rejected: Counter = Counter()
     examined = kept = 0
     parts = [partial / _part(name) for name in order]
@@ -202,8 +208,8 @@ def _join(
             f"{why_rejected(rejected, work.settings.to_json())}"
         )
     about = {
-        "request": request,
-        "recordings": list(order),
+        **origin,
+        "recordings": order,
         "bad": dict(bad),
         "examined": examined,
         "rejected": dict(rejected),
@@ -223,8 +229,8 @@ def _join(
     return EmbeddingSummary(len(order), examined, kept, dict(rejected), dict(bad), False)
 
 
-def _finished(out: Path, request: Mapping[str, Any], ids: Sequence[str]) -> EmbeddingSummary | None:
-    """The summary of a complete result of the same request; None if there is no file.
+def _finished(out: Path, request: Mapping[str, Any], ids: Sequence[str], files: SourceFiles) -> EmbeddingSummary | None:
+    """The summary of a complete result of the same request and files; None if there is no file.
 
     Raises:
         UserError: another file is there.
@@ -240,30 +246,62 @@ def _finished(out: Path, request: Mapping[str, Any], ids: Sequence[str]) -> Embe
     if not same:
         reason = difference(about["request"], dict(request)) or "other recordings"
         raise UserError(f"{out}: was made otherwise ({reason}); choose another name, or replace it by --overwrite")
+    if changed := files.difference(about.get("files")):
+        raise UserError(
+            f"{out}: was not made from these files as they are ({changed}); choose another name, or replace it by --overwrite"
+        )
     return EmbeddingSummary(
         len(about["recordings"]), about["examined"], metadata.num_rows, about["rejected"], about["bad"], True
     )
 
 
 def _claim(partial: Path, request: Mapping[str, Any], *, overwrite: bool) -> None:
-    """Records the request in the folder of the parts; raises UserError if parts of another request are there."""
-    path = partial / _REQUEST
-    staged = None
-    if path.exists():
-        try:
-            staged = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            staged = {}
-    if staged is not None and (overwrite or staged != request):
+    """Removes parts of another request that may go; raises UserError if others are there."""
+    staged = _staged(partial)
+    if staged is not None and (overwrite or staged["request"] != request):
         if not overwrite and any(
             partial.glob("*.part.parquet")
         ):  # settings without a part are those of a failed command
             raise UserError(
-                f"{partial}: an interrupted command with other settings is kept there ({difference(staged, dict(request))}); "
-                "repeat it to continue, or discard it by --overwrite"
+                f"{partial}: an interrupted command with other settings is kept there "
+                f"({difference(staged['request'], dict(request))}); repeat it to continue, or discard it by --overwrite"
             )
         remove_matching(partial, lambda name: _is_ours(name) and name != LOCK)
-    write_atomically(path, json.dumps(request, indent=1))
+
+
+def _refuse_stale(partial: Path, found: Found, files: SourceFiles) -> None:
+    """Raises UserError if parts there come from other files, or from files that have changed."""
+    stale = []
+    for source in found:
+        try:
+            metadata = pq.read_metadata(partial / _part(source.recording_id)).metadata or {}
+            if json.loads(metadata[_METADATA]).get("files") != files.identity(source):
+                stale.append(source.recording_id)
+        except (OSError, pa.ArrowException, ValueError, KeyError):
+            continue  # no part, or a damaged one, which `_join` removes
+    if stale:
+        staged = _staged(partial)
+        changed = files.difference(staged["files"] if staged else None) or "they have changed"
+        raise UserError(
+            f"{partial}: an interrupted command is kept there, and its recordings ({', '.join(stale[:3])}{' ...' if len(stale) > 3 else ''}) "
+            f"were not embedded from these files as they are ({changed}); discard it by --overwrite"
+        )
+
+
+def _staged(partial: Path) -> dict[str, Any] | None:
+    """The request of the parts, and the note of their files (None in an earlier version); None if there is no request."""
+    path = partial / _REQUEST
+    if not path.exists():
+        return None
+    try:
+        staged = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {"request": {}, "files": None}
+    return staged if "request" in staged else {"request": staged, "files": None}
+
+
+def _write_request(partial: Path, request: Mapping[str, Any], files: SourceFiles) -> None:
+    write_atomically(partial / _REQUEST, json.dumps({"request": request, "files": files.noted()}, indent=1))
 
 
 def _part(recording_id: str) -> str:

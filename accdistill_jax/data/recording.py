@@ -374,12 +374,14 @@ class RecordingSource:
         participant_id: id of the loaded recording's participant.
         load: picklable function that reads the recording; it raises UserError that names the file.
         copies: further places that hold the same recording and are not read.
+        files: paths of all files that it is read from, if the reader tells.
     """
 
     recording_id: str
     participant_id: str
     load: Callable[[], Recording]
     copies: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "recording_id", self.recording_id.strip())

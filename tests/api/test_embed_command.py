@@ -1,6 +1,7 @@
 """accdistill embed: recordings into a table, whole or not at all, and continued after an interruption."""
 
 import gzip
+import json
 import sys
 
 import numpy as np
@@ -93,6 +94,48 @@ def test_a_finished_table_is_left_and_another_is_refused(finished, watches, tmp_
     out.write_text("mine")
     assert embed(finished, watches, *flags(out)) == 2 and out.read_text() == "mine"
     assert "another file is there" in capsys.readouterr().err
+
+
+def others(folder):
+    """Recordings of other people, under the names of `watches`."""
+    folder.mkdir()
+    for number, name in enumerate(("anna", "ben")):
+        (folder / f"{name}.csv").write_text(csv(seed=10 + number))
+    return folder
+
+
+def test_a_table_of_other_files_is_not_taken_for_a_result(finished, watches, tmp_path, capsys):
+    out, second = tmp_path / "z.parquet", others(tmp_path / "others")
+    assert embed(finished, watches, *flags(out)) == 0
+    content = out.read_bytes()
+    assert embed(finished, second, *flags(out)) == 2 and out.read_bytes() == content
+    said = "was not made from these files as they are (they lie in another folder; changed: anna.csv, ben.csv); choose"
+    assert said in (error := capsys.readouterr().err) and "--overwrite" in error
+    (watches / "ben.csv").write_text(csv(seed=7))
+    assert embed(finished, watches, *flags(out)) == 2 and out.read_bytes() == content
+    assert "as they are (changed: ben.csv)" in capsys.readouterr().err
+    assert embed(finished, watches, *flags(out), "--overwrite") == 0 and out.read_bytes() != content
+    metadata = pq.read_schema(out).metadata
+    about = json.loads(metadata[b"accdistill_jax"])
+    del about["files"]
+    pq.write_table(pq.read_table(out).replace_schema_metadata({b"accdistill_jax": json.dumps(about)}), out)
+    assert embed(finished, watches, *flags(out)) == 2
+    assert "an earlier version made it and did not note its files" in capsys.readouterr().err
+
+
+def test_parts_of_other_files_are_not_joined_and_a_repaired_recording_continues(finished, watches, tmp_path, capsys):
+    out, second = tmp_path / "z.parquet", others(tmp_path / "others")
+    for folder in (watches, second):
+        (folder / "bad.csv").write_text(HEADER + "a,b,c\n")
+    assert embed(finished, watches, *flags(out)) == 2 and "bad.csv" in capsys.readouterr().err
+    assert embed(finished, second, *flags(out)) == 2
+    said = capsys.readouterr().err
+    assert "its recordings (anna, ben) were not embedded from these files as they are (they lie in another" in said
+    assert "--overwrite" in said
+    (watches / "bad.csv").write_text(csv(seed=5))
+    assert embed(finished, watches, *flags(out)) == 0
+    assert "2 of 3 recordings were embedded by an earlier start" in capsys.readouterr().out
+    assert pq.read_table(out)["participant"].to_pylist() == ["anna", "anna", "bad", "bad", "ben", "ben"]
 
 
 @pytest.mark.slow

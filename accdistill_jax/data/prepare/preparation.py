@@ -73,6 +73,7 @@ def find_recordings(reader: str, roots: Sequence[str | os.PathLike], **options) 
     """
     found: dict[str, tuple[RecordingSource, object]] = {}
     not_read: dict[str, str] = {}
+    claimed: set[str] = set()
     can_crash, is_local = False, True
     for root in roots:
         below = (
@@ -81,6 +82,7 @@ def find_recordings(reader: str, roots: Sequence[str | os.PathLike], **options) 
             else recordings.find(reader, Path(root), **options)
         )
         can_crash, is_local = below.can_crash, is_local and below.is_local
+        claimed |= below.claimed
         for path, reason in below.not_read.items():
             not_read[path if len(roots) == 1 else os.path.join(readable(os.fspath(root)), path)] = reason
         for source in below:
@@ -97,6 +99,7 @@ def find_recordings(reader: str, roots: Sequence[str | os.PathLike], **options) 
         options=options,
         not_read=not_read,
         can_crash=can_crash,
+        claimed=claimed,
     )
     merged.is_local = is_local
     return merged

@@ -133,15 +133,16 @@ def find(tree: Tree) -> list[RecordingSource]:
     ids = recording_ids(_place(tree.root, path, match["name"]) for path, match in descriptions)
     sources, folders = [], tree.folders()
     for (path, _), recording_id in zip(descriptions, ids, strict=True):
-        tree.claim(path)
-        participant_id = recording_id
+        participant_id, files = recording_id, [path]
         try:
             description = read(path)
-            tree.claim(*(sibling(path.parent / file) for file in _files(description)))
+            files += [sibling(path.parent / file) for file in _files(description)]
             participant_id = _participant(description).participant_id
         except Exception:  # loading reports the error
-            tree.claim(*folders[path.parent])
-        sources.append(RecordingSource(recording_id, participant_id, functools.partial(load, path, recording_id)))
+            files += folders[path.parent]
+        tree.claim(*files)
+        load_it = functools.partial(load, path, recording_id)
+        sources.append(RecordingSource(recording_id, participant_id, load_it, files=tuple(map(str, files))))
     tree.expect(
         ".csv",
         ".tsv",

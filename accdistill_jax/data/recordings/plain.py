@@ -117,7 +117,10 @@ def find(
         participant = stem if participant_from == "file" else path.parent.name
         sources.append(
             RecordingSource(
-                recording_id, participant, functools.partial(load, path, recording_id, participant, options)
+                recording_id,
+                participant,
+                functools.partial(load, path, recording_id, participant, options),
+                files=(str(path),),
             )
         )
     return sources
