@@ -153,7 +153,7 @@ class TrainedEncoder:
             Label -> n predictions; a single one for a probe of a label per person, which reads all minutes as those of one person.
 
         Raises:
-            UserError: there are no read-outs, or the embeddings have another width or are not finite.
+            UserError: there are no read-outs, the embeddings have another width or are not finite, or `motion_g` is not [n].
 
         Examples:
             >>> import accdistill_jax as ad

@@ -153,7 +153,7 @@ class LabelProbe:
             A prediction for each minute; a single one for a label per person, from the mean of the usable minutes.
 
         Raises:
-            UserError: the embeddings have another width, or are not finite.
+            UserError: the embeddings have another width or are not finite, or `motion_g` is not [n].
         """
         embeddings = self.domain.checked(embeddings)
         reason = self.domain.reasons(embeddings, motion_g)

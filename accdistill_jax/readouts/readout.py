@@ -129,8 +129,21 @@ class Domain:
         return np.sqrt(np.mean(columns**2, axis=1))
 
     def reasons(self, embeddings: np.ndarray, motion_g: np.ndarray | None) -> np.ndarray:
-        """Reason [n] str why a minute is outside the region; "" inside it."""
-        reason = np.full(len(embeddings), "", dtype="U32")
+        """Reason [n] str why a minute is outside the region; "" inside it.
+
+        Args:
+            embeddings: [n, D].
+            motion_g: [n], in g; None: the motion rule is not applied.
+
+        Raises:
+            UserError: `motion_g` has another shape.
+        """
+        count = len(embeddings)
+        if motion_g is not None and np.shape(motion_g) != (count,):
+            raise UserError(
+                f"motion_g has shape {list(np.shape(motion_g))}; {count} embeddings need [{count}], one level per minute"
+            )
+        reason = np.full(count, "", dtype="U32")
         reason[self.distance(embeddings) > self.distance_limit] = FAR
         if motion_g is not None:
             with np.errstate(invalid="ignore"):
@@ -186,7 +199,7 @@ class Readouts:
             Label -> predictions of the n minutes.
 
         Raises:
-            UserError: the embeddings have another width, or are not finite.
+            UserError: the embeddings have another width or are not finite, or `motion_g` is not [n].
         """
         embeddings = self.domain.checked(embeddings)
         outside = self.domain.reasons(embeddings, motion_g)

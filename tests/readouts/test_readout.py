@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from accdistill_jax.errors import UserError
+from accdistill_jax.readouts.label_probe import LabelProbe, LinearScores
 from accdistill_jax.readouts.readout import (
     FAR,
     FILE_NAME,
@@ -41,6 +42,18 @@ def test_values_intervals_and_the_reasons_of_unknown_minutes(readouts):
     np.testing.assert_allclose(prediction.high[:2], [67.0, 69.0])
     assert np.isnan(prediction.value[2:]).all() and np.isnan(prediction.low[2:]).all()
     assert readouts.predict(embeddings)["hr_bpm"].reason[4] == ""  # without motion, its rule is not applied
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (4,), (3, 1), (1, 3)])
+def test_motion_of_another_shape_is_refused(readouts, shape):
+    model = LinearScores(np.zeros((2, 1)), np.zeros(1))
+    rest = {"half_width": 1.0, "level": 0.9, "people": 9, "fingerprint": "f00d", "measured": {}}
+    probe = LabelProbe("mine", "", "number", "minute", (), model, domain=readouts.domain, **rest)
+    for one in (readouts, probe):
+        with pytest.raises(UserError) as raised:
+            one.predict(np.zeros((3, 2)), motion_g=np.zeros(shape))
+        said = f"motion_g has shape {list(shape)}; 3 embeddings need [3], one level per minute"
+        assert str(raised.value) == said
 
 
 def test_a_minute_without_a_heart_is_unknown_and_no_other_reason_is_hidden(readouts):
