@@ -1,9 +1,12 @@
 """Paths that users give, and the per-user cache folder."""
 
 import os
+import re
 from pathlib import Path
 
 from accdistill_jax.errors import UserError
+
+_ONE_SLASH = re.compile(r"(gs|s3|https?):/([^/].*)", re.DOTALL)
 
 
 def expanded(path: str | os.PathLike) -> str:
@@ -12,9 +15,13 @@ def expanded(path: str | os.PathLike) -> str:
     A shell does not expand the `~` of `--workdir=~/runs`, because an equals sign comes before it.
 
     Raises:
-        UserError: there is no such user, or no home folder.
+        UserError: there is no such user, no home folder, or an address with a single slash, which `pathlib.Path` makes of two.
     """
     text = os.fspath(path).removeprefix("file://")
+    address = _ONE_SLASH.fullmatch(text)
+    if address and not os.path.lexists(f"{address[1]}:"):
+        why = "pathlib.Path keeps one of them; give the address as a str" if not isinstance(path, str) else "give both"
+        raise UserError(f"{text}: an address has two slashes, {address[1]}://{address[2]}: {why}")
     if not text.startswith("~"):
         return text
     full = os.path.expanduser(text)

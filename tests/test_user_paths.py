@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import accdistill_jax as ad
 from accdistill_jax.benchmark.__main__ import benchmark_parser
 from accdistill_jax.config.load import load_config
 from accdistill_jax.data.prepare.__main__ import build_parser as prepare
@@ -152,3 +153,23 @@ def test_every_command_tells_it(repository, tmp_path, command):
         timeout=300,
     )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "JAX_PLATFORMS=nonsense" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "opened", [ad.load, ad.open_store, lambda path: ad.load("synthetic-small").embed_recording(path)]
+)
+@pytest.mark.parametrize("address", ["gs://b/run", "s3://b/run/student"])
+def test_an_address_as_a_path_lost_a_slash_and_the_error_says_so(opened, address):
+    with pytest.raises(UserError) as raised:
+        opened(Path(address))
+    said = f"{Path(address)}: an address has two slashes, {address}: pathlib.Path keeps one of them; give the address as a str"
+    assert str(raised.value) == said
+
+
+def test_a_folder_may_be_called_as_a_scheme(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="gs:/b: an address has two slashes, gs://b: give both"):
+        expanded("gs:/b")
+    (tmp_path / "gs:").mkdir()
+    assert expanded("gs:/b") == "gs:/b" and expanded(Path("gs:/b")) == "gs:/b"
+    assert expanded("gs://b") == "gs://b" and expanded("file:///tmp/x") == "/tmp/x"

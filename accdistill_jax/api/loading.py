@@ -34,7 +34,7 @@ def load(path: str | os.PathLike[str], *, part: Part | None = None) -> TrainedEn
 
     Args:
         path: a work directory (of `accdistill train`), its `teacher` or `student` folder, an export folder, the address of one
-            of these in an object store (gs://, s3://), or the name of an encoder that comes with the package
+            of these in an object store (gs://, s3://; as a str), or the name of an encoder that comes with the package
             (`shipped_encoders`), unless a folder here has that name.
         part: the encoder of a work directory to load. None: the student; the teacher, if the run has no student stage.
 

@@ -12,7 +12,7 @@ def open_store(path: str | os.PathLike[str], *, verify: bool = False) -> Store:
     """Opens a store that `accdistill prepare` made.
 
     Args:
-        path: folder, or address in an object store (gs://, s3://).
+        path: folder, or address in an object store (gs://, s3://), as a str.
         verify: also read every file and compare its checksum.
 
     Returns:
