@@ -104,7 +104,7 @@ def cut_signal(signal: np.ndarray, contract: InputContract, described: SignalFor
 
     Raises:
         UserError: the signal is not what the encoder reads, is shorter than a minute, or has no usable minute; the message says what
-            is wrong and what would fit.
+            is wrong and what would fit. In a batch, a signal of NaN alone is no error: its minutes have the problem "gap".
 
     Warns:
         SignalWarning: some minutes cannot be embedded, or differ from those that encoders are trained on.
@@ -112,12 +112,14 @@ def cut_signal(signal: np.ndarray, contract: InputContract, described: SignalFor
     name, described = contract.modality, _checked_format(described, contract)
     values = _checked_values(signal, contract, described)
     settings = contract.settings
-    done = []
-    for number, one in enumerate(values):
-        done.append(_cut_one(one, f"{name}[{number}]" if np.ndim(signal) == 3 else name, contract, described, settings))
-    segments = done[0].segments[name] if len(done) == 1 else np.concatenate([one.segments[name] for one in done])
-    gap_s = np.concatenate([one.gap_s for one in done])
-    flat = np.concatenate([one.flat for one in done]) | (segments == segments[:, :1]).all(axis=(1, 2))
+    missing = [bool(np.isnan(one).all()) for one in values]
+    read = [k for k in range(len(values)) if not missing[k]] or [0]  # the error of the first one tells of NaN alone
+    by_number = {k: _cut_one(values[k], _named(name, k, signal), contract, described, settings) for k in read}
+    done = list(by_number.values())
+    in_order = [by_number.get(k) or _of_nothing(done[0], name, settings) for k in range(len(values))]
+    segments = done[0].segments[name] if len(values) == 1 else np.concatenate([one.segments[name] for one in in_order])
+    gap_s = np.concatenate([one.gap_s for one in in_order])
+    flat = np.concatenate([one.flat for one in in_order]) | (segments == segments[:, :1]).all(axis=(1, 2))
     problem = np.where(gap_s > settings.max_gap_s, "gap", np.where(flat, "flat", ""))
     if (problem != "").all():
         raise UserError(f"{name}: no minute can be embedded: {_counted(problem, settings)}")
@@ -131,6 +133,16 @@ def cut_signal(signal: np.ndarray, contract: InputContract, described: SignalFor
             "; ".join([f"{name}: {remarks[0]}", *remarks[1:]]), SignalWarning, stacklevel=6
         )  # the caller of embed or predict
     return Minutes(segments, problem)
+
+
+def _named(name: str, number: int, signal: np.ndarray) -> str:
+    return f"{name}[{number}]" if np.ndim(signal) == 3 else name
+
+
+def _of_nothing(like: CutRecording, name: str, settings: PreprocessSettings) -> CutRecording:
+    """The minutes of a signal of the same length as another one, of which all samples are missing."""
+    gap_s = np.full_like(like.gap_s, settings.segment_s)
+    return dataclasses.replace(like, segments={name: np.zeros_like(like.segments[name])}, gap_s=gap_s, notes={})
 
 
 def _cut_one(

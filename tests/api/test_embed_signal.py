@@ -93,6 +93,21 @@ def test_minutes_that_cannot_be_embedded_are_nan_and_told(student):
         assert prediction.reason[0] == "gap" and prediction.reason[2] in ("flat", "gap")
 
 
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_signal_of_a_batch_without_a_sample_has_rows_of_nan(student, number):
+    batch = np.stack([wrist(seed=seed) for seed in range(3)])
+    expected = student.embed(batch, RATE_HZ).reshape(3, 2, -1)
+    batch[number] = np.nan
+    with pytest.warns(SignalWarning, match="2 of 6 minutes cannot be embedded, their rows are NaN: 2 gap"):
+        rows = student.embed(batch, RATE_HZ).reshape(3, 2, -1)
+    others = np.delete(np.arange(3), number)
+    assert np.isnan(rows[number]).all()
+    np.testing.assert_allclose(rows[others], expected[others], atol=1e-5)
+    with pytest.warns(SignalWarning):
+        rate = student.predict(batch, RATE_HZ)["hr_bpm"]
+    assert [bool(reason == "gap") for reason in rate.reason] == [k // 2 == number for k in range(6)]
+
+
 def test_masked_samples_are_missing_ones(student):
     signal = wrist(seconds=190)
     masked = np.ma.masked_array(signal.copy(), mask=np.zeros(signal.shape, bool))
