@@ -78,7 +78,7 @@ def _probe(argv: Sequence[str], prog: str, console: Console) -> None:
     from accdistill_jax.api.shipped import is_shipped
     from accdistill_jax.api.store import open_store
     from accdistill_jax.data.store.trained_on import people_seen
-    from accdistill_jax.evaluation.probing.own_label import OwnLabel, fit_own_label
+    from accdistill_jax.evaluation.probing.own_label import INTERVAL_PEOPLE, OwnLabel, fit_own_label
 
     encoder: TrainedEncoder = load(args.run, part=args.part)
     if is_shipped(encoder.path):
@@ -145,6 +145,10 @@ def _probe(argv: Sequence[str], prog: str, console: Console) -> None:
         measured={f"{m.words}, {m.baseline}": _number(m) for m in fitted.measures},
     )
     path = save_label_probe(encoder.path, probe)
+    if label.kind == "number" and not scored.all() and fitted.scored_people < INTERVAL_PEOPLE:
+        cautions.append(
+            "the intervals come from people on whose signals the encoder was trained; on others they are too short"
+        )
     for line in [*_summary(probe, fitted, args.model), *(f"caution: {c}" for c in cautions), f"saved: {path}"]:
         print_line(line, console)
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 MAX_ROWS = 5000
+_MAX_PAIRED_ROWS = 2000  # of uniformity, which compares all pairs
 CONSTANT_VARIANCE_SHARE = 1e-6
 COLLAPSED_RANK = 2.0
 
@@ -167,6 +168,9 @@ def health_of(embedding: np.ndarray, projection: np.ndarray | None = None, *, se
     rows = np.arange(n)
     if n > MAX_ROWS:
         rows = np.sort(np.random.default_rng([seed, 31]).choice(n, MAX_ROWS, replace=False))
+    few = rows  # the rows of a person stand together, so the first ones would be of some people only
+    if len(few) > _MAX_PAIRED_ROWS:
+        few = np.random.default_rng([seed, 37]).choice(rows, _MAX_PAIRED_ROWS, replace=False)
     x = np.asarray(embedding, np.float64)[rows]
     std = x.std(axis=0)
     energy = float(np.mean(np.sum(x**2, axis=1))) if n else 0.0
@@ -184,6 +188,6 @@ def health_of(embedding: np.ndarray, projection: np.ndarray | None = None, *, se
         std=float(std.mean()),
         variance_share=share,
         dead_dimensions=int(np.sum(std <= 1e-7 * np.sqrt(energy / max(x.shape[1], 1)))),
-        uniformity=None if projection is None else uniformity(projection[rows[:2000]]),
+        uniformity=None if projection is None else uniformity(projection[few]),
         alarm=alarm,
     )

@@ -58,3 +58,11 @@ def test_alignment_and_uniformity():
     pairs = [np.exp(-2 * np.sum((a - b) ** 2)) for i, a in enumerate(z[:40]) for b in z[:i]]
     assert uniformity(z[:40]) == pytest.approx(np.log(np.mean(pairs)), rel=1e-9)
     assert uniformity(z) < -3.5
+
+
+def test_uniformity_is_that_of_all_people_not_of_the_first_ones():
+    rng = np.random.default_rng(0)
+    people = rng.standard_normal((20, 16)).repeat(250, axis=0)  # the minutes of a person stand together
+    z = people + rng.standard_normal((5000, 16))
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    assert health_of(z, projection=z).uniformity == pytest.approx(uniformity(z), abs=0.02)

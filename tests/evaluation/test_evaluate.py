@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from accdistill_jax.errors import UserError
+from accdistill_jax.evaluation.bootstrap import Estimate
 from accdistill_jax.evaluation.evaluate import evaluate, json_value
 from accdistill_jax.evaluation.report.verdict import format_number, verdict
 from accdistill_jax.evaluation.split_embeddings import SplitEmbeddings
@@ -33,6 +34,23 @@ def test_a_student_that_knows_is_told_from_one_that_does_not(make_encoders):
     assert verdict(good).headline.startswith("The student reads heart rate from acceleration")
     assert "does not read heart rate" in verdict(bad).headline
     assert "includes zero" in verdict(bad).summary or "worse than" in verdict(bad).summary
+
+
+def test_the_text_names_the_constant_that_the_outcome_is_of(make_encoders):
+    evaluation = evaluate(make_encoders(), **FAST)
+    result = evaluation.targets["hr_bpm"]
+    of_mean = dataclasses.replace(result.difference("student", "mean"), difference=Estimate(-0.6, -1.14, -0.04))
+    of_median = dataclasses.replace(result.difference("student", "median"), difference=Estimate(-0.55, -1.15, 0.05))
+    others = [d for d in result.differences if d.encoder != "student" or d.reference not in ("mean", "median")]
+    evaluation.targets["hr_bpm"] = dataclasses.replace(result, differences=[of_mean, of_median, *others])
+    assert (
+        verdict(evaluation).headline
+        == "The student does not read heart rate: it is no better than the median predictor."
+    )
+    assert (
+        "than the median predictor: the 95 % interval of the difference, −1.15 to 0.05 bpm, includes zero."
+        in verdict(evaluation).summary
+    )
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_does_not(make_encoders):

@@ -25,6 +25,7 @@ from accdistill_jax.readouts.label_probe import Kind, LinearScores, Model, Per, 
 from accdistill_jax.readouts.readout import Domain
 
 FOLDS = 5
+INTERVAL_PEOPLE = 9  # with fewer, `people_quantile` is infinite at LEVEL
 TREES, LEARNING_RATE, DEPTH = 200, 0.05, 3
 _PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # weight of the data in logistic regression, from strong to weak penalty
 _MOST_CLASSES = 20
@@ -118,9 +119,12 @@ def fit_own_label(label: OwnLabel, *, model: Model = "linear", seed: int = 0) ->
             out[held_out] = _fit(train, label, model, seed).scores(x[held_out])
             constant[held_out] = y[~held_out].mean()
         fitted = _fit(rows, label, model, seed)
-    half_width = people_quantile(np.abs(out[:, 0] - y), people, LEVEL) if label.kind == "number" else np.inf
     if not scored.any():
         scored = np.ones(len(y), bool)
+    half_width = np.inf
+    if label.kind == "number":  # errors of people whom the encoder was trained on are too small
+        judged = scored if len(np.unique(people[scored])) >= INTERVAL_PEOPLE else np.ones(len(y), bool)
+        half_width = people_quantile(np.abs(out[judged, 0] - y[judged]), people[judged], LEVEL)
     left_out = LeftOut(out[scored], y[scored], people[scored])
     if label.kind == "number":
         measures = measure_number(left_out, constant[scored], per_minute=label.per == "minute", seed=seed)

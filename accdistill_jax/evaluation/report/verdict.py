@@ -51,9 +51,13 @@ def against_constant(result: TargetResult, encoder: str) -> tuple[str, str]:
 
     Returns:
         (outcome, constant). The outcome is "better" (than both constants), "same", "worse" or "unknown" (no interval). The
-        constant is the one to name in a text: the mean, or the median if its error is lower by more than 1 %.
+        constant is the one to name in a text: the one that the outcome is of; if both have it, the mean, or the median if its
+        error is lower by more than 1 %.
     """
-    outcome = min((_compared(result, encoder, c).outcome for c in (MEAN, MEDIAN)), key=_WORST_FIRST.index)
+    outcomes = {constant: _compared(result, encoder, constant).outcome for constant in (MEAN, MEDIAN)}
+    outcome = min(outcomes.values(), key=_WORST_FIRST.index)
+    if outcomes[MEAN] != outcomes[MEDIAN]:
+        return outcome, MEAN if outcomes[MEAN] == outcome else MEDIAN
     mean, median = (result.probes[c].mae.number for c in (MEAN, MEDIAN))
     return outcome, MEDIAN if median < 0.99 * mean else MEAN
 

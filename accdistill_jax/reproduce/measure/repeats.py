@@ -168,7 +168,9 @@ def _numbers(prefix: str, points: list[RepeatsPoint]) -> dict[str, Number]:
             ("without/mae", point.plain, "bpm"),
             ("ratio", point.ratio, ""),
         ):
-            numbers[f"{base}/{name}"] = report_number(score.seeds, estimate=score.estimate, unit=unit)
+            entry = report_number(score.seeds, estimate=score.estimate, unit=unit)
+            # the ratio of means, as in table, interval and claim, and not the mean of the seeds' ratios
+            numbers[f"{base}/{name}"] = entry if entry.value is None else entry._replace(value=score.value)
     return numbers
 
 

@@ -86,7 +86,7 @@ def search_score(accel: np.ndarray, ppg: np.ndarray, minutes: WearerMinutes, wea
 
 
 def lag_of_others(accel: np.ndarray, lagged: Sequence[np.ndarray], minutes: WearerMinutes, wearer: str) -> int:
-    """Position in `lagged` of the lag of the PPG that finds most minutes of the other wearers.
+    """Position in `lagged` of the lag of the PPG that finds most minutes of the other wearers; of equal ones, that with the lowest mean rank.
 
     Args:
         accel: [N, P], rows of acceleration.
@@ -95,8 +95,8 @@ def lag_of_others(accel: np.ndarray, lagged: Sequence[np.ndarray], minutes: Wear
         wearer: the one that is left out.
     """
     others = np.flatnonzero(minutes.wearer != wearer)
-    found = [float((paired_ranks(unit_rows(accel[others]), unit_rows(ppg[others]))[0] == 1).mean()) for ppg in lagged]
-    return int(np.argmax(found))
+    ranks = [paired_ranks(unit_rows(accel[others]), unit_rows(ppg[others]))[0] for ppg in lagged]
+    return max(range(len(lagged)), key=lambda place: ((ranks[place] == 1).mean(), -ranks[place].mean()))
 
 
 def search_together(pairs: Sequence[SensorRows], minutes: WearerMinutes, wearer: str) -> SearchScore:

@@ -94,6 +94,18 @@ def test_only_people_whom_the_encoder_has_not_seen_are_measured():
     assert fit_own_label(plain._replace(scored=unseen)).scored_people == 5
 
 
+def test_intervals_come_from_people_whom_the_encoder_has_not_seen():
+    plain = label(people=60)
+    unseen = np.isin(plain.participant, [f"p{number:02d}" for number in range(20)])
+    noise = np.random.default_rng(1).normal(size=len(unseen))
+    blurred = plain.embedding.copy()
+    blurred[unseen, 0] += noise[unseen]  # the encoder knows the others
+    own = plain._replace(embedding=blurred, scored=unseen)
+    assert fit_own_label(own).half_width > 1.2 * fit_own_label(own._replace(scored=~unseen)).half_width
+    few = np.isin(plain.participant, ["p00", "p01", "p02"])  # three people give no quantile
+    assert np.isfinite(fit_own_label(own._replace(scored=few)).half_width)
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

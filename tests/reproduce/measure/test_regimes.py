@@ -61,6 +61,8 @@ def test_augmentation_is_judged_in_the_literal_form_by_its_own_students(tmp_path
     assert "paper's literal form" in part.section.tables[1].caption
     errors = [part.numbers[f"repeated-minutes/{form}500/without/mae"].value for form in ("", "literal/")]
     assert errors[1] > 1.5 * errors[0]
+    ratio, with_it = (part.numbers[f"repeated-minutes/literal/500/{name}"].value for name in ("ratio", "with/mae"))
+    assert ratio == pytest.approx(errors[1] / with_it)  # of the means over seeds, as in the claim
 
 
 def test_augmentation_is_not_judged_without_repeats(tmp_path):

@@ -47,6 +47,13 @@ def test_the_lag_is_that_of_the_other_wearers():
     assert lag_of_others(accel, [good_for_b, good_for_a], ALL, "b") == 1
 
 
+def test_of_lags_that_find_as_many_the_one_with_the_lowest_mean_rank_is_taken():
+    accel = np.eye(5, dtype=np.float32)
+    far, near = np.roll(accel[2:], 1, axis=0), np.roll(accel[2:], 1, axis=0) + 0.9 * accel[2:]
+    lagged = [np.concatenate([accel[:2], rows]) for rows in (far, near)]
+    assert lag_of_others(accel, lagged, ALL, "a") == 1
+
+
 def test_two_methods_together_find_what_each_confuses():
     rng = np.random.default_rng(0)
     person, beat = np.repeat(np.eye(5, dtype=np.float32), 4, axis=0), np.tile(np.eye(4, dtype=np.float32), (5, 1))
