@@ -25,6 +25,7 @@ FIRST_CPU = "cpu-mean"
 _PARTS = {"numbers": Mapping, "claims": list, "settings": Mapping, "runs": list}
 _SHOWN = 20
 _GZIP = b"\x1f\x8b"  # first bytes of a compressed file
+_NEXT = ({"yes", "partly"}, {"partly", "no"})  # verdicts between which a threshold of a rule lies
 _ROUNDING = 1e-9
 
 
@@ -130,7 +131,7 @@ def deviations(reference: Mapping[str, Any], new: Mapping[str, Any], *, only: Se
     before, now = ({n: v for n, v in r["numbers"].items() if _is_of(n, only)} for r in (reference, new))
     pairs = [_number(name, before.get(name), now.get(name)) for name in before | now]
     moved = {pair.name.partition("/")[0] for pair in pairs if pair.why}
-    pairs += _claims(reference["claims"], new["claims"], moved, partly=bool(only))
+    pairs += _claims(reference["claims"], new["claims"], moved, only=only)
     return sorted(pairs, key=lambda pair: -pair.share)
 
 
@@ -178,20 +179,23 @@ def _number(name: str, before: Mapping[str, Any] | None, now: Mapping[str, Any] 
 
 
 def _claims(
-    before: Sequence[Mapping], now: Sequence[Mapping], moved: Collection[str], *, partly: bool
+    before: Sequence[Mapping], now: Sequence[Mapping], moved: Collection[str], *, only: Sequence[str]
 ) -> list[Deviation]:
-    """Compares claims. A claim may change its verdict if all numbers of its section agree: it is close to its threshold."""
+    """Compares claims. A verdict may change to the next one if all numbers of its section agree: it is close to its threshold.
+
+    Between "yes" and "no" lies "partly", so no threshold explains a reversal.
+    """
     pairs = []
     for old, new in _paired_claims(before, now):
         verdict_before, verdict_now = (None if claim is None else claim["holds"] for claim in (old, new))
-        if partly and verdict_now in (None, "not measured"):
+        section = (old or new or {}).get("section", "")
+        if only and not (_is_of(section, only) if section else verdict_now not in (None, "not measured")):
             continue
         why, note = "", ""
         if verdict_before != verdict_now:
-            section = (old or {}).get("section", "")
             if old is None or new is None:
                 why = "is another claim"
-            elif section and section not in moved and "not measured" not in (verdict_before, verdict_now):
+            elif section and section not in moved and {verdict_before, verdict_now} in _NEXT:
                 note = "holds differently; its numbers agree and lie near a threshold of its rule"
             else:
                 why = "holds differently"

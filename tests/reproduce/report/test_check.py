@@ -115,8 +115,17 @@ def test_a_verdict_that_changes_near_its_threshold_is_a_note_and_not_a_deviation
         "augmentation helps": "holds differently",
     }
     new["numbers"]["retrieval/top1"]["value"] = 0.9
-    new["claims"][0]["holds"] = "not measured"
-    assert names(check.compare_reports(reference, new)) == {"augmentation helps": "holds differently"}
+    for verdict in ("not measured", "no"):  # "partly" lies between "yes" and "no"
+        new["claims"][0]["holds"] = verdict
+        assert names(check.compare_reports(reference, new)) == {"augmentation helps": "holds differently"}
+
+
+def test_with_only_a_chosen_claim_that_is_not_measured_any_more_is_a_deviation(reference, new):
+    for report in (reference, new):
+        report["claims"][0]["section"], report["claims"][1]["section"] = "retrieval", "probes"
+    for claim in new["claims"]:
+        claim["holds"] = "not measured"
+    assert names(check.compare_reports(reference, new, only=["retr*"])) == {"augmentation helps": "holds differently"}
 
 
 @pytest.mark.parametrize(
