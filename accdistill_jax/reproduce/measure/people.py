@@ -253,7 +253,7 @@ def _claim(first: PeopleProbes, by_seed: Sequence[PeopleProbes], titles: Mapping
     against = {d.reference: d for d in mean.differences if d.reference in LEARNED_BASELINES}
     better = [name for name, d in against.items() if d.outcome == "better"]
     values = [auc for probes in by_seed if (auc := probes.mean_auc(STUDENT)) is not None]
-    count = len([name for name in first.scored() if kind_of(name) != CONTROL])
+    count = len(mean.targets)
     teacher = f", teacher {ranged(mean.auc[TEACHER], 3)}" if TEACHER in mean.auc else ""
     others = "".join(f", {titles[name]} {ranged(mean.auc[name], 3)}" for name in against)
     measured = f"mean AUC over {count} yes/no targets: student {ranged(student, 3)} (over seeds {mean_and_std(values, 3)}){teacher}{others}"
@@ -263,7 +263,7 @@ def _claim(first: PeopleProbes, by_seed: Sequence[PeopleProbes], titles: Mapping
         f"The student is better than {len(better)} of {len(against)} learned acceleration encoders (paired interval)"
     ]
     why += [f"{titles[name]}: {formatting.signed(d.difference, 3)}" for name, d in against.items()]
-    why += [] if count >= AIM else [f"only {count} targets have enough people"]
+    why += [] if count >= AIM else [f"only {count} targets have enough people and are known for every test person"]
     why += [] if above_chance else ["its interval does not lie above chance"]
     rule = (
         f"holds if the interval of the student's mean AUC (first training seed, at least {AIM} targets) lies above chance, and the paired "

@@ -42,10 +42,11 @@ class PeopleProbes(NamedTuple):
         return score.auc
 
     def mean_auc(self, encoder: str, kind: str | None = None) -> float | None:
-        """Mean AUC over the scored targets of a kind; None for every kind except controls."""
-        names = [
-            name for name in self.scored() if (kind_of(name) != CONTROL if kind is None else kind_of(name) == kind)
-        ]
+        """Mean AUC over the scored targets of a kind; without a kind, over those of `MeanAuc`, known for every test person."""
+        if kind is not None:
+            names = [name for name in self.scored() if kind_of(name) == kind]
+        else:
+            names = self.questions.mean_auc.targets if self.questions.mean_auc else []
         return float(np.mean([self.auc(name, encoder).value or 0.0 for name in names])) if names else None
 
 
@@ -132,7 +133,11 @@ def _means(
         f"{titles[main]} minus this encoder",
         *(f"{kind}s" for kind in kinds),
     )
-    return ReportTable("Mean ROC AUC over all yes/no targets except controls, and by kind", columns, tuple(rows))
+    return ReportTable(
+        "Mean ROC AUC over the yes/no targets that are known for every test person, without controls; and of all targets, by kind",
+        columns,
+        tuple(rows),
+    )
 
 
 def _numbers(first: PeopleProbes, titles: Mapping[str, str], keys: Mapping[str, str]) -> ReportTable:

@@ -1,5 +1,7 @@
 """Health targets of participants, with generated embeddings of known quality."""
 
+import re
+
 import numpy as np
 import pyarrow as pa
 
@@ -44,6 +46,23 @@ def made(noise, **options):
     bench = MadeUpBench(noise, people=(120, 40, 60), each=6, **options)
     bench.opened.stores = (Store(table(bench)),)
     return bench
+
+
+def test_value_interval_and_count_of_the_mean_are_of_the_same_targets():
+    bench = made(NOISE)
+    questions = bench.opened.stores[0].participants
+    one = {}
+    for number, name in enumerate(n for n in questions.column_names if n.startswith("condition_")):
+        answers = questions[name].to_pylist()
+        one[name] = [None if row == len(answers) - 1 and number % 2 else value for row, value in enumerate(answers)]
+    bench.opened.stores = (Store(pa.table(questions.to_pydict() | one)),)
+    part = measure_participants(bench, experiment("participants", *NOISE))
+    (claim,) = part.claims
+    number = part.numbers["participants/student/mean-auc"]
+    assert number.low < number.value < number.high
+    known = int(re.search(r"mean AUC over (\d+) yes/no targets: student ([0-9.]+)", claim.measured)[1])
+    assert known < len(QUESTIONS) + 3 and f"student {number.value:.3f}" in claim.measured
+    assert f"(over seeds {number.value:.3f}" in claim.measured
 
 
 def test_students_beat_baselines_and_controls_are_at_chance():
