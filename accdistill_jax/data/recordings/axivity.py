@@ -89,7 +89,10 @@ def load(path: Path, recording_id: str, participant_id: str, *, utc_offset_h: fl
             follows=np.append(False, np.diff(blocks["sequence"].astype(np.int64)) == 1),
         )
         step_g = 2.0**-8 if blocks["packing"][0] in (0x30, 0x32) else 2.0 ** -(8 + (int(blocks["light"][0]) >> 13))
-        limits = (-float(range_g), range_g - step_g)
+        largest_g = (
+            range_g * 511 / 512 if blocks["packing"][0] == 0x30 else range_g - step_g
+        )  # 0x30: 10 bits and an exponent
+        limits = (-float(range_g), largest_g)
         accel = Stream("accel", values, ("x", "y", "z"), "g", time_s=times, range=limits, scale=step_g)
         return Recording(
             recording_id,

@@ -108,7 +108,9 @@ def merge_exclusively(
     hashes = np.concatenate([store_hashes(store, say=say) for store in stores])
     _refuse_repeated(stores, hashes)
     segments = _segments(stores)
-    table = tables.participant_table(participants, split=_assigned(rule, stores), devices=tables.devices_of(segments))
+    people = [person["participant_id"] for person in participants]
+    assigned = _assigned(rule, stores) if split is None else split.assign(people)
+    table = tables.participant_table(participants, split=assigned, devices=tables.devices_of(segments))
 
     target.remove(MANIFEST)  # so that no manifest names files that are being replaced
     added = any(part["path"] == ADDED for part in parts)

@@ -1,10 +1,12 @@
 """Remarks on the recordings of a store for its summary: decisions, oddities, and the main reasons of rejections."""
 
+import re
 from collections.abc import Iterable, Mapping
 
 from accdistill_jax.data.preprocessing import polarity
 
 MOST = 10
+_DATE = re.compile(r"(?<!\d)(19|20)\d\d([-_.]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])(?!\d)")  # 2024-05-01, 20240501
 LEAST_KEPT = 0.5
 LEAST_SHARE = 0.2
 _FLAGS = {  # reason -> (meaning, setting with the threshold)
@@ -66,7 +68,8 @@ def remarks(manifest: Mapping) -> list[str]:
         lines += [f"recording {name}: {noun}: {text}" for name, text in list(odd.items())[:MOST]]
         if len(odd) > MOST:
             lines.append(f"{len(odd) - MOST} more recordings: {noun}: see the notes in the store's manifest")
-    lines += _alike(manifest["counts"].get("participants") or {})
+    participants = manifest["counts"].get("participants") or {}
+    lines += [*_alike(participants), *_dated(participants)]
     total = manifest["counts"]["total"]
     if total["kept"] < LEAST_KEPT * total["examined"]:
         lines.append(
@@ -74,6 +77,18 @@ def remarks(manifest: Mapping) -> list[str]:
             f"{why_rejected(total['rejected'], manifest['preprocess'])}"
         )
     return lines
+
+
+def _dated(participants: Iterable[str]) -> list[str]:
+    """A warning if several ids hold a date: files that a phone names by the time are recordings, and not people."""
+    dated = [name for name in participants if _DATE.search(name)]
+    if len(dated) < 2:
+        return []
+    return [
+        f"warning: {len(dated)} participants have a date in their id, such as {dated[0]!r} and {dated[1]!r}; if recordings of one person have "
+        "different ids, that person is in several splits and test results are too good: name the people (--participant-from, where the "
+        "reader has it; folders or files that begin with the person; or a recording.yaml beside the files)"
+    ]
 
 
 def _alike(participants: Iterable[str]) -> list[str]:

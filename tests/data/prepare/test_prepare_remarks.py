@@ -276,6 +276,22 @@ def test_ids_that_may_be_one_person_are_told(tmp_path):
     assert "'P01' and 'p01' differ only in capital letters or outer blanks" in line and line in shown(store)
 
 
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (("2024-05-01_22-30-11", "2024-05-02_22-31-00"), True),
+        (("Polar_Sense_A1B2_20220425_113934", "Polar_Sense_A1B2_20220426_113934", "p3"), True),
+        (("2024-05-01", "p2"), False),
+        (("20241399", "1234567890", "s19991"), False),
+    ],
+)
+def test_ids_that_are_dates_are_told_to_be_recordings(names, told):
+    """A phone names a folder by the time: 12 nights of one wearer were 12 people, in all splits."""
+    counts = {"total": {"examined": 1, "kept": 1}, "participants": dict.fromkeys(names, {})}
+    lines = remarks({"prepared": [], "preprocess": {}, "counts": counts})
+    assert len(lines) == told and all(f"such as {names[0]!r} and {names[1]!r}; if recordings" in line for line in lines)
+
+
 def test_many_alike_ids_are_counted():
     names = {f"{letter}{number}{blank}" for letter in "pP" for number in range(12) for blank in ("", " ")}
     manifest = {

@@ -72,6 +72,7 @@ def test_packed_tens_of_bits(tmp_path):
     np.testing.assert_array_equal(
         recording.streams["accel"].values, np.float32([[-2048, 2044, -4], [1, 0, 256]]) / np.float32(256)
     )
+    assert recording.streams["accel"].range == (-8.0, 8 * 511 / 512)  # the largest value is 511 * 8 / 512
 
 
 def test_times_follow_the_stamps_and_losses_stay_gaps(tmp_path):

@@ -185,6 +185,15 @@ def test_a_part_of_another_layout(two, make_store, tmp_path, edit_manifest):
         Store.open(merged.path)
 
 
+def test_a_rule_splits_all_people_anew(make_store, tmp_path):
+    stores = [make_store(name, {f"{name}{number}": 1 for number in range(8)}) for name in "ab"]
+    rule = SplitRule(seed=5, fractions=(0.4, 0.3, 0.3))
+    merged = merge_stores([store.path for store in stores], tmp_path / "merged", split=rule)
+    names = merged.participants["participant"].to_pylist()
+    assert dict(zip(names, merged.participants["split"].to_pylist(), strict=True)) == rule.assign(names)
+    assert rule.assign(names) != SplitRule().assign(names)
+
+
 def test_a_person_in_two_splits_is_refused_unless_a_file_splits_anew(make_store, tmp_path):
     a = make_store("a", {"ben": 3, "anna": 2}, split=SplitRule(assignment={"ben": "train", "anna": "train"})).path
     b = make_store("b", {"ben": 4}, split=SplitRule(assignment={"ben": "test"})).path
