@@ -32,30 +32,41 @@ _FILES = ("WristMotion.csv", "TotalAcceleration.csv", "Accelerometer.csv")
 
 
 def find(
-    tree: Tree, *, source: Literal["auto", "watch", "phone"] = "auto", without_gravity: bool = False
+    tree: Tree,
+    *,
+    source: Literal["auto", "watch", "phone"] = "auto",
+    without_gravity: bool = False,
+    participant_from: Literal["name", "parent"] = "name",
 ) -> list[RecordingSource]:
-    """Finds folders with `WristMotion.csv`, `TotalAcceleration.csv` or `Accelerometer.csv`; the folder's name is the participant.
+    """Finds folders with `WristMotion.csv`, `TotalAcceleration.csv` or `Accelerometer.csv`.
 
     Args:
         tree: the files to search.
         source: the device to read; auto is the watch if the folder holds both.
         without_gravity: read acceleration without gravity where gravity was not recorded.
+        participant_from: the participant's id: the folder's name, or the name of the folder around it, where folders are named by the
+            time of the recording.
+
+    Raises:
+        UserError: an unknown `participant_from`.
     """
     folders = []
     for folder, files in tree.folders().items():
         if tree.root.is_dir() and any(path.name in _FILES for path in files):
             tree.claim(*files)
             folders.append(folder)
+    if participant_from not in ("name", "parent"):
+        raise UserError(f"participant_from must be name or parent, got {participant_from!r}")
     ids = ids_below(tree.root, folders) if folders != [tree.root] else [tree.root.name]
-    return [
-        RecordingSource(
-            recording_id, folder.name, functools.partial(load, folder, recording_id, source, without_gravity)
-        )
-        for folder, recording_id in zip(folders, ids, strict=True)
-    ]
+    sources = []
+    for folder, recording_id in zip(folders, ids, strict=True):
+        participant = folder.name if participant_from == "name" else folder.resolve().parent.name or folder.name
+        read = functools.partial(load, folder, recording_id, participant, source, without_gravity)
+        sources.append(RecordingSource(recording_id, participant, read))
+    return sources
 
 
-def load(folder: Path, recording_id: str, source: str, without_gravity: bool) -> Recording:
+def load(folder: Path, recording_id: str, participant_id: str, source: str, without_gravity: bool) -> Recording:
     """Reads one exported folder.
 
     Raises:
@@ -75,7 +86,13 @@ def load(folder: Path, recording_id: str, source: str, without_gravity: bool) ->
         accel = Stream("accel", values, _AXES, "g", time_s=seconds - start, gravity=gravity)
     reference = _heart_rate(names["HeartRate.csv"], start) if "HeartRate.csv" in names else None
     return Recording(
-        recording_id, Participant(folder.name), device, "sensor_logger", start, {"accel": accel}, heart_rate=reference
+        recording_id,
+        Participant(participant_id),
+        device,
+        "sensor_logger",
+        start,
+        {"accel": accel},
+        heart_rate=reference,
     )
 
 

@@ -37,6 +37,19 @@ def load(folder, content, **options):
     return source.load()
 
 
+def test_folders_that_are_named_by_the_time_belong_to_the_person_around_them(tmp_path):
+    for night in ("2024-05-01_22-30-11", "2024-05-02_22-31-00"):
+        place = tmp_path / "anna" / night
+        place.mkdir(parents=True)
+        (place / "WristMotion.csv").write_text(watch())
+    found = find("sensor_logger", tmp_path, participant_from="parent")
+    assert [source.participant_id for source in found] == ["anna", "anna"]
+    assert len({source.recording_id for source in found}) == 2
+    assert found[0].load().participant.participant_id == "anna"
+    with pytest.raises(UserError, match="participant_from must be name or parent, got 'prefix'"):
+        find("sensor_logger", tmp_path, participant_from="prefix")
+
+
 @pytest.mark.parametrize("scale", [1.0, 9.80665])
 def test_watch_in_either_unit_with_its_heart_rate(tmp_path, scale):
     heart = table("bpm", [[60], [61]], period_ns=5_000_000_000)
