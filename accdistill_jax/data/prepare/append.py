@@ -1,7 +1,8 @@
 """Adds recordings to a finished store as a new version: only the new recordings are prepared, and no segment is copied."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from accdistill_jax.data import recordings
 from accdistill_jax.data.prepare.preparation import PreparationSettings, find_recordings, prepare_recordings
@@ -41,7 +42,7 @@ def append_recordings(
         report: receives lines about recordings and stores that exist already.
 
     Raises:
-        UserError: the base was not made by one reader, nothing is new, another process makes a store at `out`, or an error of
+        UserError: the base was not made by one reader, nothing is new, the base has ids of people without study and site, another process makes a store at `out`, or an error of
             `prepare_recordings` or `merge_stores`.
     """
     preparation = preparation or PreparationSettings()
@@ -67,6 +68,7 @@ def append_recordings(
         )
     if len(new) < len(found):
         report(f"{len(found) - len(new)} of {len(found)} recordings are in {os.fspath(base)} already, by their ids")
+    _refuse_shorter_ids(manifest["counts"]["participants"], (source.participant_id for source in new))
     rule = (split or SplitRule.from_json(manifest["split"])).among(source.participant_id for source in new)
     with exclusive_store(out):
         complete = read_manifest(out)
@@ -86,6 +88,18 @@ def append_recordings(
         for line in contradictions(_votes(new_store), earlier=chosen.earlier):
             report(f"warning: PPG polarity ({channels}), {line}")
         return merge_exclusively([base, added.path], out, split=split, overwrite=preparation.overwrite, say=report)
+
+
+def _refuse_shorter_ids(earlier: Iterable[str], new: Iterable[str]) -> None:
+    """Raises UserError for a person "anna" of the store and "1-2-anna" of the new recordings: EmbracePlus ids had no study and site once."""
+    known = set(earlier)
+    for participant in sorted(set(new)):
+        full = re.fullmatch(r"\d+-\d+-(.+)", participant)
+        if full and full[1] in known and participant not in known:
+            raise UserError(
+                f"the participant {participant!r} of the new recordings may be {full[1]!r} of the store, whose ids lack study and site "
+                "(an earlier version left them out); prepare the store anew from all recordings"
+            )
 
 
 def _votes(store: Store) -> Mapping[str, Vote]:

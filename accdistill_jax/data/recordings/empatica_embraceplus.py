@@ -6,7 +6,8 @@ or any folder with `.avro` files will do. "accel" is in g by the sensor's own sc
 blood volume pulse, whose systole points down; the beats are the device's systolic peaks. Streams start up to some seconds apart: each
 has its own time stamps. Gyroscope, EDA, temperature, steps and tags are not read.
 
-The participant is the id in the file. Files need the package fastavro: pip install 'accdistill_jax[devices]'.
+The participant is the platform's full id, such as "1-2-anna": study, site and the id within the site, because two sites may number their
+people alike. It comes from the file's name, or else from the file itself. Files need the package fastavro: pip install 'accdistill_jax[devices]'.
 
 Source: Empatica, "EmbracePlus: raw data files (Avro)", schema 6.
 """
@@ -39,6 +40,7 @@ _MAGIC = b"Obj\x01"
 _MARKER_BYTES = 16  # Avro writes it at the end of the header and of each block; fastavro does not check the last one
 _SCHEMAS = (6,)  # major versions
 _NAME = re.compile(r"(?P<participant>.+)_(?P<start>\d{9,11})")
+_FULL_ID = re.compile(r"\d+-\d+-(?P<within_site>.+)")
 
 
 class _Piece(NamedTuple):
@@ -94,15 +96,21 @@ def _sessions(files: Sequence[Path]) -> Iterator[list[Path]]:
 
 
 def _participant(path: Path) -> str:
-    """The participant in a file's name: "1-2-anna_1714159675" is anna of organisation 1, site 2; or else in the file itself."""
+    """The full id in a file's name, such as "1-2-anna" in "1-2-anna_1714159675"; or else the one in the file itself."""
     match = _NAME.fullmatch(path.stem)
-    if match is None:
-        try:
-            return str(_record(path)["enrollment"]["participantID"])
-        except (UserError, KeyError, TypeError):  # loading reports the error
-            return path.stem
-    parts = re.fullmatch(r"\d+-\d+-(.+)", match["participant"])
-    return parts[1] if parts else match["participant"]
+    if match is not None and _FULL_ID.fullmatch(match["participant"]):
+        return match["participant"]
+    try:
+        return _enrolled(_record(path))
+    except (UserError, KeyError, TypeError):  # loading reports the error
+        return match["participant"] if match else path.stem
+
+
+def _enrolled(record: Mapping[str, Any]) -> str:
+    """The full id in a file: study, site and participant; the participant's alone in a file that does not hold the others."""
+    enrollment = record["enrollment"]
+    parts = [enrollment.get(key) for key in ("studyID", "siteID")] + [enrollment["participantID"]]
+    return "-".join(str(part) for part in (parts if all(parts) else parts[-1:]))
 
 
 def load(paths: tuple[Path, ...], recording_id: str, participant_id: str) -> Recording:
@@ -117,7 +125,7 @@ def load(paths: tuple[Path, ...], recording_id: str, participant_id: str) -> Rec
     for path in paths:
         record = _record(path)
         with named(path), _missing_keys_named():
-            _check(record, participant_id)
+            _check(record, path, participant_id)
             serial = str(record["deviceSn"])
             if device not in ("", serial):
                 raise UserError(f"written by the device {serial}, the file before by {device}; prepare them apart")
@@ -163,10 +171,11 @@ def _record(path: Path) -> Mapping[str, Any]:
     return records[0]
 
 
-def _check(record: Mapping[str, Any], participant_id: str) -> None:
+def _check(record: Mapping[str, Any], path: Path, participant_id: str) -> None:
     try:
         major = record["schemaVersion"]["major"]
-        participant = str(record["enrollment"]["participantID"])
+        within_site = str(record["enrollment"]["participantID"])
+        enrolled = _enrolled(record)
         raw = record["rawData"]
         present = {"accelerometer", "bvp", "systolicPeaks"} <= set(raw) and "deviceSn" in record
     except (KeyError, TypeError) as error:
@@ -175,9 +184,14 @@ def _check(record: Mapping[str, Any], participant_id: str) -> None:
         raise UserError(f"schema version {major}, this reader knows {', '.join(map(str, _SCHEMAS))}")
     if not present:
         raise UserError("not raw data of an EmbracePlus: accelerometer, bvp, systolicPeaks or deviceSn is missing")
-    if participant != participant_id:
+    match = _NAME.fullmatch(path.stem)
+    said = match["participant"] if match else participant_id
+    full = _FULL_ID.fullmatch(said)
+    if said not in (within_site, enrolled) and not (full and full["within_site"] == within_site):
+        raise UserError(f"the file is of participant {enrolled!r}, its name says {said!r}; rename one of them")
+    if not full and enrolled != participant_id:
         raise UserError(
-            f"the file is of participant {participant!r}, its name says {participant_id!r}; rename one of them"
+            f"the file is of participant {enrolled!r}, the files before of {participant_id!r}; put them apart"
         )
 
 

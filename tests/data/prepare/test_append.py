@@ -106,6 +106,12 @@ def test_an_interrupted_append_continues(base, recordings, monkeypatch):
     assert sorted(set(Store.open(out).segments["recording"])) == ["S00", "S01", "S02", "S03"]
 
 
+def test_a_person_whose_id_had_no_study_and_site_is_not_taken_for_another(base, recordings, capsys):
+    (recordings / "more/S02").rename(recordings / "more/1-2-S01")
+    assert run("append", base, recordings / "more", "--out", recordings / "version-2", *PREPARE) == 2
+    assert "'1-2-S01' of the new recordings may be 'S01' of the store" in capsys.readouterr().err
+
+
 def test_an_append_waits_for_no_other_process(base, recordings, capsys):
     out = recordings / "version-2"
     with exclusive_store(out):

@@ -27,7 +27,7 @@ SCHEMA = record_of(
     "Session",
     {
         "schemaVersion": record_of("version", {"major": "int", "minor": "int"}),
-        "enrollment": record_of("enrollment", {"participantID": "string"}),
+        "enrollment": record_of("enrollment", dict.fromkeys(("participantID", "siteID", "studyID"), "string")),
         "deviceSn": "string",
         "rawData": record_of(
             "raw",
@@ -43,7 +43,7 @@ SCHEMA = record_of(
 )
 
 
-def session(start_s=START, seconds=90, participant="anna"):
+def session(start_s=START, seconds=90, participant="anna", site="2"):
     """A still wrist at 64.01 Hz with a beat every 0.8 s; PPG starts a second earlier, at 64 Hz."""
     count = round(64.01 * seconds)
     rng = np.random.default_rng(start_s)
@@ -52,7 +52,7 @@ def session(start_s=START, seconds=90, participant="anna"):
     peaks = np.arange(0.5, seconds, 0.8)
     return {
         "schemaVersion": {"major": 6, "minor": 3},
-        "enrollment": {"participantID": participant},
+        "enrollment": {"participantID": participant, "siteID": site, "studyID": "1"},
         "deviceSn": "3YK",
         "rawData": {
             "accelerometer": {
@@ -87,7 +87,7 @@ def test_files_of_a_session_become_one_recording_with_the_files_rates(tmp_path):
     for start in (START, START + 91, START + 9000):
         write(tmp_path / "day", session(start), start_s=start)
     first, later = load_all(tmp_path)
-    assert first.participant.participant_id == later.participant.participant_id == "anna"
+    assert first.participant.participant_id == later.participant.participant_id == "1-2-anna"
     assert first.start_unix_s == START - 1 and later.start_unix_s == START + 8999
     accel, ppg = first.streams["accel"], first.streams["ppg"]
     assert len(accel.values) == 2 * round(64.01 * 90) and len(later.streams["accel"].values) == round(64.01 * 90)
@@ -104,8 +104,29 @@ def test_participants_and_folders_are_kept_apart(tmp_path):
     write(tmp_path / "a", session(participant="bo"), name="1-2-bo")
     write(tmp_path / "b", session(participant="anna"))
     recordings = load_all(tmp_path)
-    assert sorted(recording.participant.participant_id for recording in recordings) == ["anna", "anna", "bo"]
+    assert sorted(recording.participant.participant_id for recording in recordings) == [
+        "1-2-anna",
+        "1-2-anna",
+        "1-2-bo",
+    ]
     assert len({recording.recording_id for recording in recordings}) == 3
+
+
+def test_people_of_two_sites_with_one_number_are_two_people(tmp_path):
+    write(tmp_path, session(participant="001", site="1"), name="1-1-001")
+    write(tmp_path, session(participant="001", site="2"), name="1-2-001")
+    write(tmp_path / "renamed", session(participant="001", site="3"), name="001")
+    write(tmp_path / "moved", session(participant="001", site="1")).rename(tmp_path / "moved" / "night.avro")
+    ids = {recording.recording_id: recording.participant.participant_id for recording in load_all(tmp_path)}
+    assert sorted(ids.values()) == ["1-1-001", "1-1-001", "1-2-001", "1-3-001"]
+    assert ids["moved__night"] == "1-1-001"
+
+
+def test_a_renamed_file_of_another_person_is_refused(tmp_path):
+    write(tmp_path, session(participant="001", site="1"), name="001")
+    write(tmp_path, session(START + 91, participant="001", site="2"), name="001", start_s=START + 91)
+    with pytest.raises(UserError, match=r"001_1714159766.avro.*'1-2-001', the files before of '1-1-001'"):
+        load_all(tmp_path)
 
 
 def test_a_file_without_ppg_or_of_a_moment_is_read(tmp_path):
@@ -131,7 +152,7 @@ def change(content, **values):
 ACCEL = "rawData__accelerometer__"
 BAD = {
     "another schema": ({"schemaVersion__major": 7}, "schema version 7, this reader knows 6"),
-    "another participant": ({"enrollment__participantID": "eve"}, "of participant 'eve', its name says 'anna'"),
+    "another participant": ({"enrollment__participantID": "eve"}, "of participant '1-2-eve', its name says '1-2-anna'"),
     "seconds as stamps": ({ACCEL + "timestampStart": START}, "is not a time in microseconds"),
     "no stamp": ({"rawData__bvp__timestampStart": 0}, "bvp: timestampStart 0"),
     "another rate": ({ACCEL + "samplingFrequency": 32.0}, "samplingFrequency 32 Hz, the EmbracePlus samples at 64"),
@@ -177,8 +198,8 @@ def test_a_file_of_another_name_is_a_recording_of_the_participant_inside(tmp_pat
     write(tmp_path, session(participant="eve")).rename(tmp_path / "day.avro")
     (tmp_path / "broken.avro").write_bytes(b"Obj")
     sources = find("empatica_embraceplus", tmp_path)
-    assert [source.participant_id for source in sources] == ["broken", "eve", "eve"]
-    assert sources[1].load().participant.participant_id == "eve"
+    assert [source.participant_id for source in sources] == ["broken", "1-2-eve", "1-2-eve"]
+    assert sources[1].load().participant.participant_id == "1-2-eve"
     with pytest.raises(UserError, match="broken.avro"):
         sources[0].load()
 
