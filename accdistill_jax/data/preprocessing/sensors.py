@@ -21,6 +21,7 @@ _WINDOWS = 48
 _STAMPS = 4096  # whose median tells gaps from steps
 _CALM = 0.25  # share of the windows that count as calm
 _LEAST_WINDOWS = 4
+_TAPER_BINS = 2  # frequencies that are further apart share no noise through the taper
 _OF_NYQUIST = (0.6, 0.9)  # band of the noise of a sensor that is too slow for `NOISE_HZ`
 _DIGITS = 4
 _NUMBERS = ("rate_hz", "step", "noise_mg", "lowest", "highest")
@@ -37,8 +38,8 @@ def measured_sensors(recording: Recording) -> dict[str, object]:
         - step: smallest distance between two values, None if all are equal;
         - lowest, highest: values of the recording;
         - range: [lowest, highest] of the sensor, if the reader knows it;
-        - noise_mg: acceleration only: noise density in mg/sqrt(Hz) in the calmest quarter of windows of 2 s; at 20 to 30 Hz, or
-          at 60 to 90 % of half the rate of a slower sensor. None without such windows.
+        - noise_mg: acceleration only: noise density in mg/sqrt(Hz) at 20 to 30 Hz, or at 60 to 90 % of half the rate of a slower
+          sensor, in the quarter of windows of 2 s with the least motion at lower frequencies. None without such windows.
     """
     streams = {name: _measured(recording.streams[name]) for name in ("ppg", "accel") if name in recording.streams}
     return {"device": recording.device, **streams}
@@ -107,18 +108,19 @@ def noise_mg(accel: np.ndarray, *, rate_hz: float) -> float | None:
         return None
     windows = 1e3 * accel[starts[:, None] + np.arange(length)].astype(np.float64)
     spread = windows.var(axis=1).sum(axis=1)  # NaN where a sample is missing
-    moved = np.flatnonzero(spread > 0)
-    if len(moved) < _LEAST_WINDOWS:
+    windows = windows[spread > 0]
+    if len(windows) < _LEAST_WINDOWS:
         return None
-    calm = windows[moved[np.argsort(spread[moved])[: max(round(_CALM * len(moved)), _LEAST_WINDOWS)]]]
     taper = np.hanning(length)
-    power = np.abs(scipy.fft.rfft((calm - calm.mean(axis=1, keepdims=True)) * taper[:, None], axis=1)) ** 2
-    power *= 2 / (rate_hz * np.sum(taper**2))
+    windows = (windows - windows.mean(axis=1, keepdims=True)) * taper[:, None]
+    power = np.abs(scipy.fft.rfft(windows, axis=1)) ** 2 * (2 / (rate_hz * np.sum(taper**2)))
     frequency = np.arange(power.shape[1]) * (rate_hz / length)
     low, high = (min(edge, share * rate_hz / 2) for edge, share in zip(NOISE_HZ, _OF_NYQUIST, strict=True))
-    inside = (frequency >= low) & (frequency <= high)
+    # Motion is slower than the band, and noise there says nothing of noise in the band: calm windows are not those of little noise.
+    motion = power[:, frequency < low - _TAPER_BINS * rate_hz / length].sum(axis=(1, 2))
+    calm = power[np.argsort(motion)[: max(round(_CALM * len(motion)), _LEAST_WINDOWS)]]
     # The median of an exponential variable is ln 2 times its mean.
-    return float(np.sqrt(np.median(power[:, inside]) / np.log(2)))
+    return float(np.sqrt(np.median(calm[:, (frequency >= low) & (frequency <= high)]) / np.log(2)))
 
 
 def _rounded(value: float | None) -> float | None:

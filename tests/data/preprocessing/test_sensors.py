@@ -65,3 +65,10 @@ def test_sensors_of_a_recording_and_of_several():
     assert (row.device, row.signal, row.recordings, row.range) == ("watch", "accel", 3, None)
     assert row.noise_mg == pytest.approx(2, rel=0.12) and "50 Hz, steps of" in row.words
     assert sensor_rows(old) == []
+
+
+@pytest.mark.parametrize("rate_hz", [25, 32, 52, 64, 100])
+def test_calm_windows_are_not_chosen_for_their_little_noise(rate_hz):
+    still = 0.5e-3 * np.sqrt(rate_hz / 2) * np.random.default_rng(0).normal(size=(40, 300 * rate_hz, 3))
+    found = [noise_mg(values, rate_hz=rate_hz) for values in still]
+    assert np.mean(found) == pytest.approx(0.5, rel=0.02)  # one estimate varies by 3 to 5 %
