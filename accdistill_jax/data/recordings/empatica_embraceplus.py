@@ -1,8 +1,9 @@
 """Empatica EmbracePlus: raw data in Avro files, as Empatica's platform delivers them.
 
 Each file holds at most half an hour. Files of one participant and device whose starts are less than `JOIN_S` apart belong to one
-session and become one recording; the time between them stays a gap. A folder of the platform (participant_data/DATE/NAME/raw_data/v6)
-or any folder with `.avro` files will do. "accel" is in g by the sensor's own scale, at the rate that each file states; "ppg" is the
+session and become one recording; the time between them stays a gap. A file that starts up to `MOST_OVERLAP_S` before the end of the one
+before (the device's clock was set back, or samples are in both) has its samples of that time left out. A folder of the platform (participant_data/DATE/NAME/raw_data/v6)
+or any folder with `.avro` files will do. "accel" is in g by the sensor's own scale and range, at the rate that each file states; "ppg" is the
 blood volume pulse, whose systole points down; the beats are the device's systolic peaks. Streams start up to some seconds apart: each
 has its own time stamps. Gyroscope, EDA, temperature, steps and tags are not read.
 
@@ -38,18 +39,24 @@ SCALE_TOLERANCE = 0.01
 NOMINAL_HZ = 64.0
 _MAGIC = b"Obj\x01"
 _MARKER_BYTES = 16  # Avro writes it at the end of the header and of each block; fastavro does not check the last one
+_COUNTS = (-(2**15), 2**15 - 1)  # of the sensor; a scale may name 2**15, which no sample reaches
 _SCHEMAS = (6,)  # major versions
 _NAME = re.compile(r"(?P<participant>.+)_(?P<start>\d{9,11})")
 _FULL_ID = re.compile(r"\d+-\d+-(?P<within_site>.+)")
 
 
 class _Piece(NamedTuple):
-    """A stream in one file: unix start in seconds, rate in Hz, values [samples, channels]."""
+    """A stream in one file: unix start in seconds, rate in Hz, values [samples, channels], lowest and highest value that it can hold."""
 
     path: Path
     start_s: float
     rate_hz: float
     values: np.ndarray
+    range: tuple[float, float] | None = None
+
+    def times_s(self, since_s: float) -> np.ndarray:
+        """Time of each sample in seconds since a unix time."""
+        return self.start_s - since_s + np.arange(len(self.values)) / self.rate_hz
 
     @property
     def end_s(self) -> float:
@@ -142,7 +149,13 @@ def load(paths: tuple[Path, ...], recording_id: str, participant_id: str) -> Rec
     if pieces["ppg"]:
         streams["ppg"] = _joined(pieces["ppg"], start, "ppg")
     return Recording(
-        recording_id, Participant(participant_id), DEVICE, "empatica_embraceplus", start, streams, _beats(peaks, start)
+        recording_id,
+        Participant(participant_id),
+        DEVICE,
+        "empatica_embraceplus",
+        start,
+        streams,
+        _beats(peaks, start, pieces["ppg"]),
     )
 
 
@@ -230,12 +243,14 @@ def _accel(path: Path, sensor: Mapping[str, Any]) -> _Piece | None:
     factor = scale.get("conversionFactor")  # of newer schemas; the older ones have a span of counts alone
     if factor is not None and abs(factor * (high - low) / (physical_high - physical_low) - 1) > SCALE_TOLERANCE:
         raise UserError(f"accelerometer: imuParams {dict(scale)} contradict each other")
-    g = (
-        (values - low) / (high - low) * (physical_high - physical_low) + physical_low
-        if factor is None
-        else factor * values
-    )
-    return _Piece(path, *_timing(sensor, "accelerometer"), g)
+
+    def in_g(count: np.ndarray) -> np.ndarray:
+        if factor is not None:
+            return (factor * count).astype(np.float32)
+        return ((count - low) / (high - low) * (physical_high - physical_low) + physical_low).astype(np.float32)
+
+    ends = in_g(np.array([max(low, _COUNTS[0]), min(high, _COUNTS[1])]))
+    return _Piece(path, *_timing(sensor, "accelerometer"), in_g(values), (float(ends[0]), float(ends[1])))
 
 
 def _ppg(path: Path, sensor: Mapping[str, Any]) -> _Piece | None:
@@ -244,29 +259,51 @@ def _ppg(path: Path, sensor: Mapping[str, Any]) -> _Piece | None:
 
 
 def _joined(pieces: Sequence[_Piece], start_s: float, name: str) -> Stream:
-    """One stream of all files, with a time stamp for each sample."""
-    for before, after in zip(pieces, pieces[1:], strict=False):
-        if before.end_s - after.start_s > MOST_OVERLAP_S:
+    """One stream of all files, with a time stamp for each sample, each later than the one before."""
+    first = pieces[0]
+    times, values, before = [first.times_s(start_s)], [first.values], first
+    for piece in pieces[1:]:
+        if before.end_s - piece.start_s > MOST_OVERLAP_S:
             raise UserError(
-                f"{after.path}: {name} starts {before.end_s - after.start_s:.1f} s before {before.path.name} ends; "
+                f"{piece.path}: {name} starts {before.end_s - piece.start_s:.1f} s before {before.path.name} ends; "
                 "is one of them a copy?"
             )
-    times = [piece.start_s - start_s + np.arange(len(piece.values)) / piece.rate_hz for piece in pieces]
+        if piece.range != first.range:
+            raise UserError(
+                f"{piece.path}: {name} has the range {piece.range}, in {first.path.name} {first.range}; prepare them apart"
+            )
+        moments = piece.times_s(start_s)
+        new = moments > before.end_s - start_s - 0.5 / before.rate_hz  # the next sample is due at the end
+        times.append(moments[new])
+        values.append(piece.values[new])
+        before = max(before, piece, key=lambda one: one.end_s)
     accel = name == "accel"
     return Stream(
         name=name,
-        values=np.concatenate([piece.values for piece in pieces]).astype(np.float32),
+        values=np.concatenate(values).astype(np.float32),
         channels=("x", "y", "z") if accel else ("bvp",),
         unit="g" if accel else "a.u.",
-        time_s=np.maximum.accumulate(np.concatenate(times)),
-        range=(-16.0, 16.0) if accel else None,
+        time_s=np.concatenate(times),
+        range=first.range,
         polarity=None if accel else "systole_down",
     )
 
 
-def _beats(peaks: Sequence[np.ndarray], start_s: float) -> Beats | None:
-    """Intervals between systolic peaks; longer ones than `LONGEST_BEAT_S` have a missed peak or a gap inside."""
+def _beats(peaks: Sequence[np.ndarray], start_s: float, pieces: Sequence[_Piece]) -> Beats | None:
+    """Intervals between systolic peaks; longer ones than `LONGEST_BEAT_S` have a missed peak or a gap inside.
+
+    Peaks in a time that two of the PPG's `pieces` tell of, and intervals across it, are left out: these clocks disagree.
+    """
     times = np.unique(np.concatenate(peaks)) - start_s
+    seams = [
+        (after.start_s - start_s, before.end_s - start_s)
+        for before, after in zip(pieces, pieces[1:], strict=False)
+        if before.end_s - after.start_s > 0.5 / before.rate_hz
+    ]
+    for first, end in seams:
+        times = times[(times < first) | (times >= end)]
     intervals = np.diff(times)
     kept = intervals <= LONGEST_BEAT_S
+    for first, end in seams:
+        kept &= (times[1:] < first) | (times[:-1] >= end)
     return Beats(times[1:][kept], intervals[kept]) if kept.any() else None

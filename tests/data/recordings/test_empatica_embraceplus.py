@@ -94,7 +94,7 @@ def test_files_of_a_session_become_one_recording_with_the_files_rates(tmp_path):
     assert accel.time_s[0] == pytest.approx(1.0) and ppg.time_s[0] == 0.0
     assert np.diff(accel.time_s[:1000]).mean() == pytest.approx(1 / 64.01, rel=1e-6)
     np.testing.assert_allclose(np.median(accel.values, axis=0), [0, 0.6, 0.8], atol=0.001)
-    assert ppg.polarity == "systole_down" and accel.range == (-16.0, 16.0)
+    assert ppg.polarity == "systole_down" and accel.range == (-16.0, 32767 / 2048)
     np.testing.assert_allclose(first.beats.interval_s[:100], 0.8, atol=1e-6)
     assert first.beats.interval_s.max() < 3.0
 
@@ -110,6 +110,63 @@ def test_participants_and_folders_are_kept_apart(tmp_path):
         "1-2-bo",
     ]
     assert len({recording.recording_id for recording in recordings}) == 3
+
+
+def test_a_clock_set_back_between_files_moves_no_sample(tmp_path):
+    first, second = session(seconds=60), session(START + 60, seconds=60)
+    for sensor, rate in (("accelerometer", 64.01), ("bvp", 64.0)):
+        second["rawData"][sensor]["timestampStart"] -= 500_000
+        first["rawData"][sensor]["samplingFrequency"] = second["rawData"][sensor]["samplingFrequency"] = rate
+    second["rawData"]["accelerometer"]["x"] = list(range(len(second["rawData"]["accelerometer"]["x"])))
+    peaks = second["rawData"]["systolicPeaks"]["peaksTimeNanos"]
+    second["rawData"]["systolicPeaks"]["peaksTimeNanos"] = [peak - 500_000_000 for peak in peaks]
+    write(tmp_path, first)
+    write(tmp_path, second, start_s=START + 60)
+    (recording,) = load_all(tmp_path)
+    for name, rate in (("accel", 64.01), ("ppg", 64.0)):
+        steps = np.diff(recording.streams[name].time_s)
+        assert 0.5 / rate < steps.min() and steps.max() < 1.5 / rate
+    accel = recording.streams["accel"]
+    counts = np.round(accel.values[-3000:, 0] * 2048)
+    np.testing.assert_allclose(accel.time_s[-3000:], 60.5 + counts / 64.01, atol=1e-5)
+    np.testing.assert_allclose(recording.beats.interval_s, 0.8, atol=1e-6)
+
+
+def test_samples_that_are_in_two_files_are_read_once(tmp_path):
+    whole = session(seconds=100)
+    first, second = copy.deepcopy(whole), copy.deepcopy(whole)
+    for sensor, keys, at_s in (("accelerometer", "xyz", START), ("bvp", ["values"], START - 1)):
+        rate = whole["rawData"][sensor]["samplingFrequency"]
+        for key in keys:
+            samples = whole["rawData"][sensor][key]
+            first["rawData"][sensor][key], second["rawData"][sensor][key] = samples[:3240], samples[3200:]
+        second["rawData"][sensor]["timestampStart"] = round((at_s + 3200 / rate) * 1e6)
+    write(tmp_path / "parts", first)
+    write(tmp_path / "parts", second, start_s=START + 50)
+    write(tmp_path / "whole", whole)
+    joined, single = load_all(tmp_path)
+    for name in ("accel", "ppg"):
+        np.testing.assert_array_equal(joined.streams[name].values, single.streams[name].values)
+        stamps = np.arange(len(single.streams[name].values)) / (64.01 if name == "accel" else 64.0)
+        np.testing.assert_allclose(joined.streams[name].time_s - joined.streams[name].time_s[0], stamps, atol=2e-6)
+
+
+@pytest.mark.parametrize(("span", "ends"), [(8, (-8.0, 8 * 32767 / 32768)), (16, (-16.0, 16 * 32767 / 32768))])
+def test_the_range_is_that_of_the_counts_of_the_file(tmp_path, span, ends):
+    content = change(session(), **{ACCEL + "imuParams__physicalMin": -span, ACCEL + "imuParams__physicalMax": span})
+    content["rawData"]["accelerometer"]["x"][7:9] = [32767, -32768]
+    write(tmp_path, content)
+    accel = load_all(tmp_path)[0].streams["accel"]
+    assert accel.range == pytest.approx(ends, abs=1e-9)
+    assert ((accel.values <= accel.range[0]) | (accel.values >= accel.range[1])).sum() == 2
+
+
+def test_files_of_one_session_with_different_ranges_are_refused(tmp_path):
+    write(tmp_path, session())
+    other = change(session(START + 91), **{ACCEL + "imuParams__physicalMin": -8, ACCEL + "imuParams__physicalMax": 8})
+    write(tmp_path, other, start_s=START + 91)
+    with pytest.raises(UserError, match=r"1714159766.avro: accel has the range \(-8.0, .* prepare them apart"):
+        load_all(tmp_path)
 
 
 def test_people_of_two_sites_with_one_number_are_two_people(tmp_path):
