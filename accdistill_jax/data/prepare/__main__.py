@@ -18,6 +18,7 @@ from accdistill_jax.data.outside_readers import RESERVED
 from accdistill_jax.data.prepare import clock_table, measure, show
 from accdistill_jax.data.prepare.append import append_recordings
 from accdistill_jax.data.prepare.field_flags import Field, add_flags, chosen_fields, dataclass_fields, function_fields
+from accdistill_jax.data.prepare.people import FLAG, OPTION, stated_rule
 from accdistill_jax.data.prepare.preparation import PreparationSettings, find_recordings, prepare_recordings
 from accdistill_jax.data.prepare.respiration_table import MIN_QUALITY, write_respiration
 from accdistill_jax.data.preprocessing.clocks import LARGEST_S, LEAST_MINUTES, MOST_MINUTES
@@ -61,6 +62,9 @@ def build_parser(prog: str = PROG) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     command = commands.add_parser("auto", help="recordings of any kind: finds the reader and says why")
     _add_recordings_flags(command)
+    command.add_argument(
+        FLAG, dest=OPTION, metavar="RULE", help="the participant's id, as in the flag of the reader found"
+    )
     for name in recordings.names():
         try:
             _add_reader(commands, recordings.reader(name))
@@ -316,6 +320,8 @@ def _prepare_recordings(args: argparse.Namespace, console: Console) -> None:
         name, why = recognise(args.root)
         show.print_line(f"recognised {name}: {why}", console)
         options = {field.name: field.default for field in function_fields(recordings.reader(name).find)}
+        if args.participant_from is not None:
+            options |= {OPTION: stated_rule(name, args.participant_from)}
     else:
         options = chosen_fields(args, function_fields(recordings.reader(name).find), taken=_TAKEN)
     found = find_recordings(name, args.root, **options)

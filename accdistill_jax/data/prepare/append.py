@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from accdistill_jax.data import recordings
+from accdistill_jax.data.prepare.people import ask_for_people
 from accdistill_jax.data.prepare.preparation import PreparationSettings, find_recordings, prepare_recordings
 from accdistill_jax.data.preprocessing.polarity import Vote, contradictions, vote_of
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
@@ -42,7 +43,7 @@ def append_recordings(
         report: receives lines about recordings and stores that exist already.
 
     Raises:
-        UserError: the base was not made by one reader, nothing is new, the base has ids of people without study and site, another process makes a store at `out`, or an error of
+        UserError: the base was not made by one reader, nothing is new, the base has ids of people without study and site, another process makes a store at `out`, or an error of `ask_for_people`,
             `prepare_recordings` or `merge_stores`.
     """
     preparation = preparation or PreparationSettings()
@@ -69,6 +70,7 @@ def append_recordings(
     if len(new) < len(found):
         report(f"{len(found) - len(new)} of {len(found)} recordings are in {os.fspath(base)} already, by their ids")
     _refuse_shorter_ids(manifest["counts"]["participants"], (source.participant_id for source in new))
+    ask_for_people(found.only(new), known=manifest["counts"]["participants"])
     rule = (split or SplitRule.from_json(manifest["split"])).among(source.participant_id for source in new)
     with exclusive_store(out):
         complete = read_manifest(out)

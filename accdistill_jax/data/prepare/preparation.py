@@ -12,6 +12,7 @@ from accdistill_jax.data import recordings
 from accdistill_jax.data.prepare.addresses import at_address, find_at
 from accdistill_jax.data.prepare.batches import StoreJob
 from accdistill_jax.data.prepare.beam_engine import run_with_beam
+from accdistill_jax.data.prepare.people import ask_for_people
 from accdistill_jax.data.prepare.staging import (
     apply_pooled_polarity,
     process_died,
@@ -138,8 +139,8 @@ def prepare_recordings(
         report: receives a line about recordings that an earlier start prepared; they are kept without a check for changes.
 
     Raises:
-        UserError: bad recordings (all are named, after the others were prepared and kept), recordings that hold the same
-            signal, a different store at `out`, or a full disk.
+        UserError: an error of `ask_for_people`, bad recordings (all are named, after the others were prepared and kept),
+            recordings that hold the same signal, a different store at `out`, or a full disk.
     """
     preparation, split = preparation or PreparationSettings(), split or SplitRule()
     order = [source.recording_id for source in found]
@@ -149,6 +150,7 @@ def prepare_recordings(
         if store is not None:
             report(f"{store.path} was already complete and is left as it is; {_CHANGED}")
             return store
+    ask_for_people(found, report=report)
     split.assign(source.participant_id for source in found)
     writer = StoreWriter(out, overwrite=preparation.overwrite, **request)
     if preparation.engine == "beam":

@@ -48,7 +48,7 @@ class _Samples(NamedTuple):
 def find(
     tree: Tree,
     *,
-    participant_from: Naming = "name",
+    participant_from: Naming = "auto",
     utc_offset_h: float = 0.0,
     damaged: Literal["refuse", "gap"] = "refuse",
 ) -> list[RecordingSource]:
@@ -56,7 +56,8 @@ def find(
 
     Args:
         tree: the files to search.
-        participant_from: the participant's id: the file's name, its prefix up to the first "_", or its parent folder.
+        participant_from: the participant's id: the file's name, its prefix up to the first "_", or its parent folder;
+            auto is the name, and asks in a preparation if names hold dates.
         utc_offset_h: hours that the clock is ahead of UTC, for files without a time zone.
         damaged: refuse a `.gt3x` with damaged records, or read them as a gap.
     """

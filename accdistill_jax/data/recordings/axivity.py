@@ -50,7 +50,7 @@ _BYTES_PER_SAMPLE = {0x30: 4, 0x32: 6, 0x62: 12, 0x92: 18}
 def find(
     tree: Tree,
     *,
-    participant_from: Naming = "name",
+    participant_from: Naming = "auto",
     utc_offset_h: float = 0.0,
     damaged: Literal["refuse", "gap"] = "refuse",
 ) -> list[RecordingSource]:
@@ -58,7 +58,8 @@ def find(
 
     Args:
         tree: the files to search.
-        participant_from: the participant's id: the file's name, its prefix up to the first "_", or its parent folder.
+        participant_from: the participant's id: the file's name, its prefix up to the first "_", or its parent folder;
+            auto is the name, and asks in a preparation if names hold dates.
         utc_offset_h: hours that the logger's clock is ahead of UTC.
         damaged: refuse a file with damaged blocks, or read them as a gap.
     """

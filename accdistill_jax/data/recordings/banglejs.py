@@ -32,12 +32,13 @@ STRAP = "BTHRM"
 STRAP_WINDOW_S = 2.0  # a strap reports each second, now and then every second time
 
 
-def find(tree: Tree, *, participant_from: Naming = "name") -> list[RecordingSource]:
+def find(tree: Tree, *, participant_from: Naming = "auto") -> list[RecordingSource]:
     """Finds `.csv` files at any depth.
 
     Args:
         tree: the files to search.
-        participant_from: the participant's id: the file's name, its prefix up to the first "_", or its parent folder.
+        participant_from: the participant's id: the file's name, its prefix up to the first "_", or its parent folder;
+            auto is the name, and asks in a preparation if names hold dates.
     """
     return file_sources(tree, files_ending(tree, ".csv"), load, participant_from)
 

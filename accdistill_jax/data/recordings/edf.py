@@ -51,7 +51,7 @@ class _EdfHeader(NamedTuple):
 def find(
     tree: Tree,
     *,
-    participant_from: Naming = "name",
+    participant_from: Naming = "auto",
     utc_offset_h: float = 0.0,
     ppg_signals: tuple[str, ...] = (),
     accel_signals: tuple[str, ...] = (),
@@ -61,7 +61,8 @@ def find(
 
     Args:
         tree: the files to search.
-        participant_from: the participant's id: the file's name, its prefix up to the first "_", or its parent folder.
+        participant_from: the participant's id: the file's name, its prefix up to the first "_", or its parent folder;
+            auto is the name, and asks in a preparation if names hold dates.
         utc_offset_h: hours that the clock is ahead of UTC.
         ppg_signals: labels of the PPG signals; found by their names if not given.
         accel_signals: labels of the axes x, y and z; found by their names if not given.

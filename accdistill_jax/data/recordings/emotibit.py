@@ -28,12 +28,13 @@ _MOST_ALONE = 0.1
 _NAME = re.compile(r"(.+)_(AX|AY|AZ|PG|PR|PI)")
 
 
-def find(tree: Tree, *, participant_from: Naming = "name") -> list[RecordingSource]:
+def find(tree: Tree, *, participant_from: Naming = "auto") -> list[RecordingSource]:
     """Finds files `NAME_AX.csv` and the like at any depth.
 
     Args:
         tree: the files to search.
-        participant_from: the participant's id: NAME, its prefix up to the first "_", or the parent folder of the files.
+        participant_from: the participant's id: NAME, its prefix up to the first "_", or the parent folder of the files; auto is
+            NAME, and asks in a preparation if names hold dates.
     """
     found: dict[Path, dict[str, Path]] = defaultdict(dict)
     for path in tree.files:

@@ -111,7 +111,8 @@ def find(
     Args:
         tree: the files to search.
         participant_from: where the participant's id comes from: the session's name, the part of the name before the last
-            "_", or the folder or zip around the session; auto decides by the form of the name.
+            "_", or the folder or zip around the session; auto decides by the form of the name, and asks in a preparation if ids hold
+            dates.
 
     Raises:
         UserError: an unknown `participant_from`, or copies of one session that belong to two participants.

@@ -36,13 +36,14 @@ class _Pages(NamedTuple):
 
 
 def find(
-    tree: Tree, *, participant_from: Naming = "name", damaged: Literal["refuse", "gap"] = "refuse"
+    tree: Tree, *, participant_from: Naming = "auto", damaged: Literal["refuse", "gap"] = "refuse"
 ) -> list[RecordingSource]:
     """Finds `.bin` files at any depth.
 
     Args:
         tree: the files to search.
-        participant_from: the participant's id: the file's name, its prefix up to the first "_", or its parent folder.
+        participant_from: the participant's id: the file's name, its prefix up to the first "_", or its parent folder;
+            auto is the name, and asks in a preparation if names hold dates.
         damaged: refuse a file with damaged or missing pages, or read them as a gap.
     """
     return file_sources(tree, files_ending(tree, ".bin"), load, participant_from, damaged=damaged)

@@ -89,7 +89,7 @@ def find(
     unit: Literal["g", "mg", "m/s2"] | None = None,
     columns: tuple[str, ...] = (),
     gravity: Literal["included", "removed"] = "included",
-    participant_from: Literal["file", "folder"] = "file",
+    participant_from: Literal["auto", "file", "folder"] = "auto",
 ) -> list[RecordingSource]:
     """Finds tables at any depth, or the root itself if it is a file of any ending.
 
@@ -99,7 +99,8 @@ def find(
         unit: unit of the acceleration; without it, the unit in the header, else g.
         columns: names of the columns of x, y and z, or their numbers from 0; without it, they are found by their names.
         gravity: "removed" if the acceleration is without gravity (linear or user acceleration of a phone).
-        participant_from: take the participant's id from the name of the file, or of its folder.
+        participant_from: take the participant's id from the name of the file, or of its folder; auto is the file, and asks in a
+            preparation if names hold dates.
     """
     if columns and len(columns) != 3:
         raise UserError(f"columns {','.join(columns)}: give three, of x, y and z")
@@ -114,7 +115,7 @@ def find(
     options = {"rate_hz": rate_hz, "unit": unit, "columns": columns, "gravity": gravity}
     sources = []
     for path, stem, recording_id in zip(files, stems, recording_ids(places), strict=True):
-        participant = stem if participant_from == "file" else path.parent.name
+        participant = path.parent.name if participant_from == "folder" else stem
         sources.append(
             RecordingSource(
                 recording_id,

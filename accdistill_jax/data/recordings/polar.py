@@ -62,13 +62,14 @@ class _Text(NamedTuple):
 
 
 def find(
-    tree: Tree, *, participant_from: Naming = "name", utc_offset_h: float = 0.0, most_error_ms: float = 30.0
+    tree: Tree, *, participant_from: Naming = "auto", utc_offset_h: float = 0.0, most_error_ms: float = 30.0
 ) -> list[RecordingSource]:
     """Finds files `NAME_ACC.txt` and the like at any depth.
 
     Args:
         tree: the files to search.
-        participant_from: the participant's id: NAME, its prefix up to the first "_", or the parent folder of the files.
+        participant_from: the participant's id: NAME, its prefix up to the first "_", or the parent folder of the files; auto is
+            NAME, and asks in a preparation if names hold dates.
         utc_offset_h: hours by which the phone's local time is ahead of UTC.
         most_error_ms: largest error estimate of an interval between beats, in ms.
     """

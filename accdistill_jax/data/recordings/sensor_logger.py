@@ -36,7 +36,7 @@ def find(
     *,
     source: Literal["auto", "watch", "phone"] = "auto",
     without_gravity: bool = False,
-    participant_from: Literal["name", "parent"] = "name",
+    participant_from: Literal["auto", "name", "parent"] = "auto",
 ) -> list[RecordingSource]:
     """Finds folders with `WristMotion.csv`, `TotalAcceleration.csv` or `Accelerometer.csv`.
 
@@ -45,7 +45,7 @@ def find(
         source: the device to read; auto is the watch if the folder holds both.
         without_gravity: read acceleration without gravity where gravity was not recorded.
         participant_from: the participant's id: the folder's name, or the name of the folder around it, where folders are named by the
-            time of the recording.
+            time of the recording; auto is the name, and asks in a preparation if names hold dates.
 
     Raises:
         UserError: an unknown `participant_from`.
@@ -55,12 +55,12 @@ def find(
         if tree.root.is_dir() and any(path.name in _FILES for path in files):
             tree.claim(*files)
             folders.append(folder)
-    if participant_from not in ("name", "parent"):
-        raise UserError(f"participant_from must be name or parent, got {participant_from!r}")
+    if participant_from not in ("auto", "name", "parent"):
+        raise UserError(f"participant_from must be auto, name or parent, got {participant_from!r}")
     ids = ids_below(tree.root, folders) if folders != [tree.root] else [tree.root.name]
     sources = []
     for folder, recording_id in zip(folders, ids, strict=True):
-        participant = folder.name if participant_from == "name" else folder.resolve().parent.name or folder.name
+        participant = folder.resolve().parent.name or folder.name if participant_from == "parent" else folder.name
         read = functools.partial(load, folder, recording_id, participant, source, without_gravity)
         sources.append(RecordingSource(recording_id, participant, read))
     return sources

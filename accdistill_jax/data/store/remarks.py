@@ -6,7 +6,11 @@ from collections.abc import Iterable, Mapping
 from accdistill_jax.data.preprocessing import polarity
 
 MOST = 10
-_DATE = re.compile(r"(?<!\d)(19|20)\d\d([-_.]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])(?!\d)")  # 2024-05-01, 20240501
+_MONTH, _DAY = "(?:0[1-9]|1[0-2])", "(?:0[1-9]|[12][0-9]|3[01])"
+_DATE = re.compile(  # 2024-05-01, 20240501, 20240501223011, 01.05.2024, 05-01-2024, unix time in s or ms
+    rf"(?<!\d)(?:(?:19|20)\d\d([-_. ]?){_MONTH}\1{_DAY}(?:\d{{4}}|\d{{6}})?"
+    rf"|(?:{_DAY}([-_. ]){_MONTH}|{_MONTH}([-_. ]){_DAY})[-_. ](?:19|20)\d\d|1[3-9]\d{{8}}(?:\d{{3}})?)(?!\d)"
+)
 LEAST_KEPT = 0.5
 LEAST_SHARE = 0.2
 _FLAGS = {  # reason -> (meaning, setting with the threshold)
@@ -79,9 +83,14 @@ def remarks(manifest: Mapping) -> list[str]:
     return lines
 
 
+def holds_date(name: str) -> bool:
+    """True if a name holds a date or a unix time, as devices name files."""
+    return _DATE.search(name) is not None
+
+
 def _dated(participants: Iterable[str]) -> list[str]:
     """A warning if several ids hold a date: files that a phone names by the time are recordings, and not people."""
-    dated = [name for name in participants if _DATE.search(name)]
+    dated = [name for name in participants if holds_date(name)]
     if len(dated) < 2:
         return []
     return [

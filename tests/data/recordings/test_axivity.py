@@ -127,7 +127,7 @@ def test_bad_file_is_named(tmp_path, content, message):
 
 
 def test_an_unknown_rule_is_named(tmp_path):
-    with pytest.raises(UserError, match="participant_from must be one of name, prefix, parent, got 'parents'"):
+    with pytest.raises(UserError, match="participant_from must be one of auto, name, prefix, parent, got 'parents'"):
         load(tmp_path, GOOD, participant_from="parents")
 
 

@@ -46,7 +46,7 @@ def test_folders_that_are_named_by_the_time_belong_to_the_person_around_them(tmp
     assert [source.participant_id for source in found] == ["anna", "anna"]
     assert len({source.recording_id for source in found}) == 2
     assert found[0].load().participant.participant_id == "anna"
-    with pytest.raises(UserError, match="participant_from must be name or parent, got 'prefix'"):
+    with pytest.raises(UserError, match="participant_from must be auto, name or parent, got 'prefix'"):
         find("sensor_logger", tmp_path, participant_from="prefix")
 
 

@@ -10,8 +10,8 @@ from accdistill_jax.data.recording import Recording, RecordingSource
 from accdistill_jax.data.tree import Tree, ending, recording_ids, regular_file
 from accdistill_jax.errors import UserError
 
-Naming = Literal["name", "prefix", "parent"]
-RULES: tuple[Naming, ...] = ("name", "prefix", "parent")
+Naming = Literal["auto", "name", "prefix", "parent"]
+RULES: tuple[Naming, ...] = ("auto", "name", "prefix", "parent")
 MOST_BYTES = 4 * 2**30
 
 
@@ -20,7 +20,8 @@ def participant_of(path: Path, rule: Naming) -> str:
 
     Args:
         path: a file or folder of the recording.
-        rule: "name" (without ending), "prefix" (the name up to the first "_"), or "parent" (the folder around it).
+        rule: "name" (without ending; also "auto", for which a preparation may ask), "prefix" (the name up to the first "_"), or
+            "parent" (the folder around it).
 
     Raises:
         UserError: an unknown rule.
@@ -28,7 +29,7 @@ def participant_of(path: Path, rule: Naming) -> str:
     if rule not in RULES:
         raise UserError(f"participant_from must be one of {', '.join(RULES)}, got {rule!r}")
     name = path.stem if path.suffix else path.name
-    return {"name": name, "prefix": name.partition("_")[0] or name, "parent": path.parent.name or name}[rule]
+    return {"prefix": name.partition("_")[0] or name, "parent": path.parent.name or name}.get(rule, name)
 
 
 def ids_below(root: Path, paths: Iterable[Path]) -> list[str]:
