@@ -17,7 +17,7 @@ from accdistill_jax.data.preprocessing.segments import (
     finish_segments,
 )
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
-from accdistill_jax.data.preprocessing.window_labels import labels_of_segments
+from accdistill_jax.data.preprocessing.window_labels import labels_of_segments, too_short_labels
 from accdistill_jax.data.recording import Recording, named
 from accdistill_jax.errors import UserError
 from accdistill_jax.labels import HEART_RATE
@@ -82,6 +82,7 @@ def _segments_of(recording: Recording, settings: PreprocessSettings, *, polarity
         )
     if recording.heart_rate is not None and recording.heart_rate.note:
         batch.notes["heart_rate"] = recording.heart_rate.note
+    batch.notes.update(too_short_labels(recording.labels, done.start_s, settings.segment_s))
     batch.notes.update(unlabelled(done.recording, batch.columns[HEART_RATE]) | done.notes)
     batch.mended_stamps = done.mended_stamps
     batch.ppg_channels = done.streams["ppg"].channels if with_ppg else ()

@@ -97,7 +97,8 @@ class SegmentBatch:
         examined: number of segments examined: the kept ones plus the sum of `rejected`.
         rejected: number of rejected segments for each of `REASONS`.
         notes: decisions and findings about the recording, as JSON values: ppg_polarity (text), ppg_votes (`polarity.Vote`),
-            held_s, sensors (`sensors.measured_sensors`), clocks (`align`), heart_rate, accel_axes, references, coverage, ppg_stamps and accel_stamps (`packets.TimedStream`).
+            held_s, sensors (`sensors.measured_sensors`), clocks (`align`), heart_rate, accel_axes, references, short_labels,
+            coverage, ppg_stamps and accel_stamps (`packets.TimedStream`).
         mended_stamps: by stream, how many samples shared a time stamp and were therefore moved, averaged or dropped.
         ppg_channels: names of the PPG channels; an empty tuple stands for ppg0, ppg1 ...
     """

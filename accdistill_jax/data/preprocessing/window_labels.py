@@ -1,5 +1,7 @@
 """A user's labels over windows, as labels of segments."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from accdistill_jax.data.recording import LabelWindows
@@ -56,17 +58,8 @@ def labels_of_segments(windows: LabelWindows | None, start_s: np.ndarray, segmen
         texts = values.dtype.kind in "UO"
         known = has_value(values)
         result = np.full(len(start_s), "" if texts else np.nan, object if texts else np.float64)
-        for number, start in enumerate(np.asarray(start_s, np.float64)):
-            first = np.searchsorted(begin, start - windows.duration_s, side="right")
-            last = np.searchsorted(begin, start + segment_s, side="left")
-            rows = np.arange(first, last)
-            rows = rows[known[rows]]
-            left, right = (
-                np.maximum(begin[rows], start),
-                np.minimum(begin[rows] + windows.duration_s, start + segment_s),
-            )
-            shared = np.maximum(right - left, 0.0)
-            if not rows.size or covered_s(left, right) < _LEAST_SHARE * segment_s - 1e-9:
+        for number, rows, shared in _known_in_segments(begin, known, windows.duration_s, start_s, segment_s):
+            if shared is None:
                 continue
             if texts:
                 classes, code = np.unique(values[rows].astype(str), return_inverse=True)
@@ -75,3 +68,54 @@ def labels_of_segments(windows: LabelWindows | None, start_s: np.ndarray, segmen
                 result[number] = np.average(values[rows], weights=shared)
         columns[LABEL_PREFIX + name] = result.astype(str) if texts else result
     return columns
+
+
+def too_short_labels(windows: LabelWindows | None, start_s: np.ndarray, segment_s: float) -> dict[str, str]:
+    """A note (short_labels) on windows that lie in segments and label none, because together they cover too little of each.
+
+    Args:
+        windows: as in `labels_of_segments`, like the other arguments.
+        start_s: [N] float.
+        segment_s: in seconds.
+    """
+    if windows is None:
+        return {}
+    order = np.argsort(windows.start_s, kind="stable")
+    begin, found = windows.start_s[order], []
+    for name, values in windows.values.items():
+        known = has_value(np.asarray(values)[order])
+        inside, used = np.zeros(len(begin), bool), np.zeros(len(begin), bool)
+        for _, rows, shared in _known_in_segments(begin, known, windows.duration_s, start_s, segment_s):
+            inside[rows] = True
+            used[rows if shared is not None else rows[:0]] = True
+        lost = np.flatnonzero(inside & ~used)
+        if lost.size:
+            found.append(f"{lost.size} of {int(known.sum())} windows of {name!r} (the first at {begin[lost[0]]:.0f} s)")
+    if not found:
+        return {}
+    return {
+        "short_labels": f"{' and '.join(found)} label no segment, because known windows cover less than half of each: a longer duration_s, or "
+        "more of them, would label it"
+    }
+
+
+def _known_in_segments(
+    begin: np.ndarray, known: np.ndarray, duration_s: float, start_s: np.ndarray, segment_s: float
+) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
+    """Number of each segment, its known windows, and the seconds that it shares with each; None if they cover too little of it.
+
+    Args:
+        begin: [n] float64, start of each window, not decreasing.
+        known: [n] bool, True where the label has a value.
+        duration_s: duration of a window in seconds.
+        start_s: [N] start of each segment.
+        segment_s: duration of a segment in seconds.
+    """
+    for number, start in enumerate(np.asarray(start_s, np.float64)):
+        first = np.searchsorted(begin, start - duration_s, side="right")
+        last = np.searchsorted(begin, start + segment_s, side="left")
+        rows = np.arange(first, last)
+        rows = rows[known[rows]]
+        left, right = np.maximum(begin[rows], start), np.minimum(begin[rows] + duration_s, start + segment_s)
+        enough = rows.size and covered_s(left, right) >= _LEAST_SHARE * segment_s - 1e-9
+        yield number, rows, np.maximum(right - left, 0.0) if enough else None

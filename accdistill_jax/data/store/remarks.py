@@ -66,6 +66,7 @@ def remarks(manifest: Mapping) -> list[str]:
         ("heart_rate", "reference heart rate"),
         ("accel_axes", "acceleration"),
         ("references", "labels"),
+        ("short_labels", "labels"),
         ("coverage", "signals"),
     ):
         odd = {name: note[key] for name, note in notes.items() if isinstance(note.get(key), str)}

@@ -99,6 +99,17 @@ def test_references_that_label_nothing_are_told(tmp_path):
     )
 
 
+def test_windows_of_labels_that_are_too_short_are_told(tmp_path):
+    labels = {"file": "labels.csv", "time": "t", "columns": ["stress"], "duration_s": 10}
+    put(tmp_path / "in", "a", labels=labels)
+    (tmp_path / "in" / "a" / "labels.csv").write_text(
+        "t,stress\n" + "".join(f"{t},{t % 7}\n" for t in range(0, 120, 30))
+    )
+    store = made(find_recordings("generic", [tmp_path / "in"]), tmp_path / "store")
+    (line,) = [line for line in remarks(store.manifest) if "labels" in line]
+    assert line.startswith("recording a: labels: 4 of 4 windows of 'stress' (the first at 0 s) label no segment")
+
+
 @pytest.mark.slow
 def test_what_an_earlier_start_prepared_is_told(tmp_path, capsys):
     for name in ("a", "b"):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from accdistill_jax.data.preprocessing.window_labels import labels_of_segments
+from accdistill_jax.data.preprocessing.window_labels import labels_of_segments, too_short_labels
 from accdistill_jax.data.recording import LabelWindows
 
 NAN = np.nan
@@ -41,3 +41,14 @@ def test_a_moment_in_several_windows_counts_once():
 
 def test_no_windows_give_no_columns():
     assert labels_of_segments(None, np.zeros(3), 60.0) == {}
+
+
+def test_windows_that_label_no_segment_are_counted():
+    values = {"mine": np.array([1.0, 2.0, NAN, 4.0, 5.0]), "sleep": np.array(["", "rem", "rem", "rem", ""])}
+    windows = LabelWindows(np.array([0.0, 10, 60, 130, 900]), 20.0, values)
+    note = too_short_labels(windows, np.array([0.0, 60, 120]), 60.0)["short_labels"]
+    assert note.startswith(
+        "1 of 4 windows of 'mine' (the first at 130 s) and 3 of 3 windows of 'sleep' (the first at 10 s) label no"
+    )
+    enough = LabelWindows(np.arange(0.0, 180, 30), 30.0, {"mine": np.ones(6)})
+    assert too_short_labels(enough, np.array([0.0, 60, 120]), 60.0) == too_short_labels(None, np.zeros(1), 60.0) == {}
