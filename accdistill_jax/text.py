@@ -26,6 +26,11 @@ def readable(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def plain_id(name: str) -> str:
+    """A participant's id as stores write it: `readable`, and without outer white space, because "P01" and "P01 " are one person."""
+    return readable(name).strip()
+
+
 def one_line(text: object) -> str:
     """Escapes line breaks, terminal escape sequences and changes of text direction, so that a text cannot control a terminal."""
     return "".join(map(_visible, str(text)))

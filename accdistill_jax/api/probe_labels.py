@@ -14,6 +14,7 @@ from accdistill_jax.config.nearest import did_you_mean
 from accdistill_jax.data.store.store import CRC, Store
 from accdistill_jax.errors import UserError
 from accdistill_jax.readouts.label_probe import Kind, Per
+from accdistill_jax.text import plain_id
 
 _TABLES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
 _MISSING = {"", "nan", "na", "n/a", "none", "null"}
@@ -112,8 +113,8 @@ def _from_table(store: Store, path: Path, column: str | None) -> tuple[str, Per,
     name = labels[0] if column is None else column
     if name not in labels:
         raise UserError(f"{path}: no label {name!r}{did_you_mean(name, labels)}; its labels are {', '.join(labels)}")
-    people = [who or "" for who in table["participant"]]
-    here = set(np.unique(store.segments["participant"]).tolist())
+    people = [plain_id(who or "") for who in table["participant"]]
+    here = set(np.unique(_people(store)).tolist())
     strangers = sorted({who for who in people if who not in here})
     if len(strangers) == len(set(people)):
         raise UserError(
@@ -137,7 +138,7 @@ def _by_person(store: Store, path: Path, people: Sequence[str], values: Sequence
                 f"{path}: row {row + 1}: {who!r} has the values {of[who]!r} and {value!r}; give one row a person, or a column start "
                 "if the label belongs to minutes"
             )
-    return [of.get(str(who)) for who in store.segments["participant"]]
+    return [of.get(who) for who in _people(store).tolist()]
 
 
 def _by_minute(
@@ -184,7 +185,7 @@ def _owners(
     store: Store, path: Path, table: Mapping[str, Sequence[str | None]], people: Sequence[str]
 ) -> tuple[list[str], np.ndarray]:
     """Who a row and a segment belong to: the recording of a person if the table names recordings, else the person."""
-    who = np.asarray(store.segments["participant"]).astype(str)
+    who = _people(store)
     if "recording" not in table or "recording" not in store.segments:
         _refuse_simultaneous(store, path, people)
         return list(people), who
@@ -204,7 +205,7 @@ def _refuse_simultaneous(store: Store, path: Path, people: Collection[str]) -> N
     if "recording" not in store.segments:
         return
     length_s = store.samples / store.rate_hz
-    who, recording = (np.asarray(store.segments[name]).astype(str) for name in ("participant", "recording"))
+    who, recording = _people(store), np.asarray(store.segments["recording"]).astype(str)
     start = np.asarray(store.segments["start_unix_s"], np.float64)
     for person in sorted(set(people) & set(np.unique(who).tolist())):
         rows = np.flatnonzero(who == person)
@@ -322,6 +323,12 @@ def _unix_s(text: str | None, path: Path, row: int) -> float:
             f"{path}: row {row + 1}: start {text!r} is neither a date such as 2024-05-01T10:00:00Z nor unix seconds"
         ) from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()
+
+
+def _people(store: Store) -> np.ndarray:
+    """[segments] ids; stores of earlier versions keep outer white space."""
+    names, of = np.unique(np.asarray(store.segments["participant"]).astype(str), return_inverse=True)
+    return np.array([plain_id(name) for name in names.tolist()], dtype=str)[of]
 
 
 def _some(names: Sequence[str]) -> str:

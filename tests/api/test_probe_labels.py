@@ -1,5 +1,7 @@
 """Labels of a store's segments from its columns or a user's table: matched by person and time, or refused in a line."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -199,3 +201,21 @@ def test_decimal_commas_of_a_table_with_semicolons_are_numbers(store, tmp_path):
     assert label.kind == "number" and set(label.value.tolist()) == {float(f"{n}.{n}") for n in range(len(people))}
     rows = [f"{who};{'1,2 or 3' if number else '1,5'}" for number, who in enumerate(people)]
     assert read_label(store, write(tmp_path / "b.csv", "participant;text", *rows)).classes == ("1,2 or 3", "1,5")
+
+
+@pytest.mark.parametrize("minutes", [True, False])
+def test_outer_white_space_of_ids_does_not_count(tmp_path, minutes):
+    """Stores of earlier versions keep it."""
+    segments = {"participant": np.array(["P01 ", "P01", "Zoe\u0308"]), "start_unix_s": np.array([0.0, 60.0, 0.0])}
+    store = SimpleNamespace(
+        path="old",
+        segments=segments,
+        participants=pa.table({"participant": ["P01 ", "P01", "Zoe\u0308"]}),
+        num_segments=3,
+        samples=3840,
+        rate_hz=64.0,
+    )
+    rows = ("P01,0,1", " P01,60,2", "Zo\u00eb ,0,3") if minutes else ("P01,5", "Zo\u00eb ,3")
+    head = "participant,start,v" if minutes else "participant,v"
+    label = read_label(store, write(tmp_path / "label.csv", head, *rows), kind="number")
+    assert label.value.tolist() == ([1, 2, 3] if minutes else [5, 5, 3]) and not label.remarks

@@ -15,6 +15,7 @@ from accdistill_jax.data.store.store import RemoteReading, Store
 from accdistill_jax.data.store.trained_on import with_held_out
 from accdistill_jax.errors import UserError
 from accdistill_jax.labels import LABELS
+from accdistill_jax.text import plain_id
 from accdistill_jax.user_paths import expanded
 
 QUALITIES = ("motion_g", "ppg_quality")  # columns that describe the recording, not the wearer
@@ -46,7 +47,7 @@ def hold_out(stores: Sequence[Store], participants: Sequence[str]) -> tuple[Stor
 
     Args:
         stores: the stores of a run.
-        participants: names; none leaves the stores as they are. A name that several stores have is held out in each.
+        participants: names, of which outer white space does not count; none leaves the stores as they are. A name that several stores have is held out in each.
 
     Raises:
         UserError: no store has a participant of this name, or nobody is left to train on.
@@ -57,16 +58,17 @@ def hold_out(stores: Sequence[Store], participants: Sequence[str]) -> tuple[Stor
         dict(zip(*(store.participants[key].to_pylist() for key in ("participant", "split")), strict=True))
         for store in stores
     ]
-    known = sorted({name for table in tables for name in table})
-    for name in participants:
+    known = sorted({plain_id(name) for table in tables for name in table})
+    held, changed = {plain_id(name) for name in participants}, []
+    for name in sorted(held):
         if name not in known:
             near = nearest(name, known)
             hint = f"; did you mean {near!r}?" if near else f"; there are {', '.join(known[:6])}"
             raise UserError(f"config.data.held_out: no store has a participant {name!r}{hint}")
-    held, changed = set(participants), []
     for store, table in zip(stores, tables, strict=True):
         splits = {
-            name: "test" if name in held else "train" if split == "test" else split for name, split in table.items()
+            name: "test" if plain_id(name) in held else "train" if split == "test" else split
+            for name, split in table.items()
         }
         if splits == table:
             changed.append(store)

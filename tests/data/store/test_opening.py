@@ -1,6 +1,9 @@
 """Participants that a config holds out are the test split, and nobody else is."""
 
+import copy
+
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from accdistill_jax.data.store.content import store_hashes
@@ -36,6 +39,25 @@ def test_those_held_out_are_tested_on_and_former_test_participants_are_trained_o
     np.testing.assert_array_equal(np.sort(np.concatenate(rows)), np.arange(store.num_segments))
     assert splits(store) == before
     np.testing.assert_array_equal(held.read(rows[2][:2])["accel"], store.read(rows[2][:2])["accel"])
+
+
+def test_outer_white_space_of_a_name_held_out_does_not_count(store):
+    name = min(splits(store))
+    (held,) = hold_out([store], (f" {name}\t",))
+    assert held.fingerprint == hold_out([store], (name,))[0].fingerprint
+    assert [other for other, split in splits(held).items() if split == "test"] == [name]
+
+
+def test_outer_white_space_in_a_store_of_before_does_not_count(store):
+    names = store.participants["participant"].to_pylist()
+    spaced = copy.copy(store)
+    spaced.participants = store.participants.set_column(
+        store.participants.schema.get_field_index("participant"), "participant", pa.array([f"{n} " for n in names])
+    )
+    with pytest.raises(UserError, match="no store has a participant 'nobody'"):
+        hold_out([store, spaced], (names[0], "nobody"))
+    _, held = hold_out([store, spaced], (names[0],))
+    assert [name for name, split in splits(held).items() if split == "test"] == [f"{names[0]} "]
 
 
 def test_other_splits_have_another_fingerprint_and_equal_ones_the_same(store):
