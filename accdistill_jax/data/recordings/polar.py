@@ -3,13 +3,13 @@
 Files with the same NAME are a recording: `NAME_ACC.txt` (mg) and, where they exist, `NAME_PPG.txt` (counts of reflected light, so the
 systole points down; the channel `ambient` is not read), `NAME_PPI.txt` and `NAME_HR.txt`. Other files, such as `_GYRO` and `_MAGN`, are not read.
 Acceleration and PPG have the sensor's clock (ns since 2000), heart rates the phone's. The phone receives samples late, so the smallest
-difference of both clocks joins them. The phone writes local time: `--utc-offset-h` makes it UTC. A recording during which the phone's
+difference of both clocks joins them. In files of older versions all samples of a packet have one stamp, that of the packet's last sample. The phone writes local time: `--utc-offset-h` makes it UTC. A recording during which the phone's
 clock jumps, as at a change to daylight saving time, is refused.
 
 Beats are the PPI intervals without the flag "blocker", with contact to the skin, and with an error estimate of at most `--most-error-ms`.
 The heart rate counts from its first change on: before, the app repeats an old value, or 0.
 
-Source: files of the app; the meaning of the flags and of the error estimate is that of Polar's SDK.
+Source: files of the app; the meaning of the flags, of the error estimate and of a packet's stamp is that of Polar's SDK.
 """
 
 import functools
@@ -230,9 +230,9 @@ def _phone_lag(text: _Text, stamps: np.ndarray) -> float:
 
 def _stream(name: str, time_s: np.ndarray, values: np.ndarray) -> Stream:
     if name == "accel":
-        return Stream("accel", values / 1000, ("x", "y", "z"), "g", time_s=time_s, scale=1e-3)
+        return Stream("accel", values / 1000, ("x", "y", "z"), "g", time_s=time_s, scale=1e-3, packet_stamp="last")
     channels = tuple(f"green{number}" for number in range(values.shape[1]))
-    return Stream("ppg", values, channels, "a.u.", time_s=time_s, polarity="systole_down")
+    return Stream("ppg", values, channels, "a.u.", time_s=time_s, polarity="systole_down", packet_stamp="last")
 
 
 def _beats(text: _Text, start_s: float, most_error_ms: float) -> Beats | None:

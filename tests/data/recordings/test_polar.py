@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from accdistill_jax.data.preprocessing.packets import spread_packets
 from accdistill_jax.data.recordings import find
 from accdistill_jax.errors import UserError
 
@@ -68,6 +69,26 @@ def load(folder, *, options=None, **changes):
     write(folder, files(**changes))
     (source,) = find("polar", folder, **(options or {}))
     return source.load()
+
+
+def framed(header, values, rate_hz, size):
+    """Packets as older versions of the app write them: the stamp of the packet's last sample for all."""
+    last = (np.arange(len(values)) // size + 1) * size - 1
+    ns = stamps(len(values), rate_hz)[last]
+    return rows(header, phone(ns / 1e9), ns, *values.T)
+
+
+def test_samples_of_packets_with_one_stamp_get_their_own_times(tmp_path):
+    rng = np.random.default_rng(0)
+    accel, ppg = rng.integers(-50, 50, (36 * 60, 3)), rng.integers(0, 9999, (11 * 200, 4))
+    (tmp_path / "A_ACC.txt").write_text(framed(ACC_HEADER, accel, 52, 36))
+    (tmp_path / "A_PPG.txt").write_text(framed(PPG_HEADER, ppg, 55, 11))
+    recording = find("polar", tmp_path)[0].load()
+    for name, rate_hz in (("accel", 52), ("ppg", 55)):
+        timed = spread_packets(recording.streams[name])
+        true = START_S + LAG_S + np.arange(len(timed.stream.time_s)) / rate_hz
+        np.testing.assert_allclose(timed.stream.time_s + recording.start_unix_s - 946_684_800, true, atol=0.002)
+        assert "each packet's stamp taken as its last sample's" in timed.note
 
 
 def test_the_sensors_clock_joins_the_signals_and_the_phones_gives_the_start(tmp_path):
