@@ -20,6 +20,9 @@ def info_nce(
 ) -> jax.Array:
     """Cross-entropy of picking each query's key among all keys of the global batch.
 
+    A segment that the batch holds twice counts as two; batches of a training have such copies where they are larger than the store, and
+    few at the border of two epochs.
+
     Args:
         query: [b, D] float32 of unit norm, this device's rows.
         key: [b, D] float32 of unit norm, row i belongs to query i.

@@ -10,6 +10,7 @@ import numpy as np
 
 from accdistill_jax.config.schema import Config, InputSettings
 from accdistill_jax.config.tree import plain
+from accdistill_jax.data.pipeline import chosen_rows
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.runtime.parallel import Parallel
 from accdistill_jax.runtime.peers.peers import Peers
@@ -46,6 +47,17 @@ class Run:
     def data_fingerprint(self) -> str:
         """Content hashes of the stores, joined."""
         return "+".join(store.fingerprint for store in self.stores)
+
+    def training_rows(self, store: Store, among: np.ndarray | None = None) -> np.ndarray:
+        """Sorted rows of a store that training uses: those that the caps of `config.data` choose, or all without caps.
+
+        Args:
+            store: one of the run's stores.
+            among: sorted training rows to choose from; None: all of the training split.
+        """
+        data = self.config.data
+        caps = {"cap": data.participant_cap or None, "store_cap": data.store_cap or None}
+        return chosen_rows(store, "train", seed=self.config.seed, among=among, **caps)
 
     def exists(self, path: Path) -> bool:
         """True if a file of the work directory exists, as process 0 sees it."""

@@ -113,6 +113,11 @@ def train_stage(run: Run, name: str, training: StageTraining) -> Any:
             f"{name}: {loop.total_steps} steps of {settings.batch_size} segments from {pipeline.num_segments}"
             + (f", continuing from step {first}" if first else "")
         )
+        if repeats := _repeats(pipeline):
+            run.say(
+                f"{name}: {repeats} of {settings.batch_size} segments of a batch are copies of others in it, which a contrastive loss "
+                f"takes for different minutes: lower config.{name}.train.batch_size, or the small stores' config.data.weights"
+            )
         with (
             stage_writer(run, name, resume_step=first) as writer,
             ProgressLine(name, loop.total_steps, start_step=first, enabled=run.peers.first) as progress,
@@ -141,6 +146,12 @@ def train_stage(run: Run, name: str, training: StageTraining) -> Any:
             run.say(f"{name}: keeping the parameters of step {best}, the best by validation loss")
             state = restore(run, checkpointer, best, state, fingerprints, where=where)
     return kept_params(state, loop)
+
+
+def _repeats(pipeline: Pipeline) -> int:
+    """Segments of the first global batch that are in it already; at the border of two epochs there can be a few more."""
+    rows = np.stack(pipeline.global_indices(0), axis=1)
+    return len(rows) - len(np.unique(rows, axis=0))
 
 
 def loop_settings(run: Run, settings: TrainConfig, *, num_segments: int) -> LoopSettings:
@@ -197,21 +208,39 @@ def stage_signals(run: Run, name: str) -> tuple[str, ...]:
 
 
 def validation_batches(run: Run, name: str, source: Source) -> list[dict[str, np.ndarray]]:
-    """This process's rows of the validation batches: fixed global batches of validation participants; [] for none."""
+    """This process's rows of the validation batches: fixed global batches of validation participants; [] for none.
+
+    No segment comes twice, so that no contrastive loss counts a segment's copy as another one. With fewer segments than a batch of
+    training has, the batches are smaller; see `validation_batch_size`.
+    """
     settings = run.config.stage(name).train
     if not settings.validation_batches:
         return []
     rows = source.rows("validation") if source.rows else [store.indices("validation") for store in run.stores]
-    if not sum(map(len, rows)):
+    segments = sum(map(len, rows))
+    if not segments:
         run.say(f"{name}: no validation segments in any store, so no validation")
         return []
+    size = validation_batch_size(settings.batch_size, segments=segments, devices=run.parallel.num_devices)
+    if segments < size:
+        run.say(f"{name}: {segments} validation segments for {size} devices, so segments repeat in validation")
     pipeline = Pipeline(
         run.stores,
         Sampling(split="validation", seed=run.config.seed, rows=rows, signals=stage_signals(run, name)),
-        batch_size=settings.batch_size,
+        batch_size=size,
         host=run.peers.rank,
         hosts=run.peers.count,
         reader=source.reader("validation") if source.reader else None,
     )
-    distinct = max(1, pipeline.num_segments // settings.batch_size)
+    distinct = max(1, segments // size)
     return [pipeline.batch(k) for k in range(min(settings.validation_batches, distinct))]
+
+
+def validation_batch_size(batch_size: int, *, segments: int, devices: int) -> int:
+    """Segments of a validation batch: the largest divisor of `batch_size` up to `segments` that divides over the devices.
+
+    A divisor, so that the batches are the same for any number of devices that divides it. If there are fewer segments than devices, it
+    is the number of devices.
+    """
+    sizes = [size for size in range(devices, batch_size + 1, devices) if batch_size % size == 0 and size <= segments]
+    return max(sizes, default=devices)

@@ -47,7 +47,8 @@ def paired_source(run: Run, modality: str) -> Source:
     """
 
     def reader(split: str) -> Reader:
-        partners = [_Partners(store, split) for store in run.stores]
+        rows_of = run.training_rows if split == "train" else lambda store: store.indices(split)
+        partners = [_Partners(store, rows_of(store)) for store in run.stores]
 
         def read(number: int, rows: np.ndarray, step: int, position: np.ndarray) -> dict[str, np.ndarray]:
             draws = np.random.default_rng([_PARTNER, run.config.seed, step]).random(int(position.max()) + 1)[position]
@@ -63,10 +64,10 @@ def paired_source(run: Run, modality: str) -> Source:
 
 
 class _Partners:
-    """The segments of a split by participant."""
+    """Sorted rows of a store by participant."""
 
-    def __init__(self, store: Store, split: str):
-        self._rows = store.indices(split)
+    def __init__(self, store: Store, rows: np.ndarray):
+        self._rows = rows
         _, code = np.unique(store.segments["participant"][self._rows], return_inverse=True)
         self._order = np.argsort(code, kind="stable")
         counts = np.bincount(code)
@@ -75,8 +76,9 @@ class _Partners:
         self._place[self._order] = np.arange(len(code))
 
     def of(self, rows: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        """For each row another row of its participant; draws [b] in [0, 1) choose it."""
+        """For each of the rows another row of its participant; draws [b] in [0, 1) choose it."""
         index = np.searchsorted(self._rows, rows)
+        assert (self._rows[np.minimum(index, len(self._rows) - 1)] == rows).all(), "a row that training does not use"
         start, count, place = self._start[index], self._count[index], self._place[index]
         step = 1 + np.floor(draws * (count - 1)).astype(np.int64)
         return self._rows[self._order[np.where(count > 1, start + (place - start + step) % count, place)]]
@@ -99,7 +101,8 @@ def labelled_source(run: Run, *, target: str, fraction: float, subset: int) -> t
     Raises:
         UserError: no training segment has the label.
     """
-    train = labelled_rows(run.stores, "train", target=target, fraction=fraction, subset=subset)
+    labelled = labelled_rows(run.stores, "train", target=target, fraction=fraction, subset=subset)
+    train = [run.training_rows(store, rows) for store, rows in zip(run.stores, labelled, strict=True)]
     if not sum(map(len, train)):
         raise UserError(
             f"config.student.supervised.target = {target!r}: no training segment of config.data.stores has it"

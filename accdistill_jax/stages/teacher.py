@@ -11,7 +11,7 @@ import numpy as np
 from accdistill_jax.config import convert
 from accdistill_jax.config.schema import EncoderConfig, InputSettings
 from accdistill_jax.config.tree import plain
-from accdistill_jax.data.store.opening import choose_rows
+from accdistill_jax.data.store.opening import limit_rows
 from accdistill_jax.data.store.trained_on import said_by, trained_on
 from accdistill_jax.encoder import Teacher
 from accdistill_jax.errors import UserError
@@ -120,7 +120,7 @@ def embedding_statistics(run: Run, branch: Branch, params: Any) -> tuple[np.ndar
     def apply(params, batch):
         return {"z": branch.embed(params, branch.prepare(batch))}
 
-    rows = choose_rows(run.stores, "train", STATISTICS_SEGMENTS, seed=run.config.seed)
+    rows = limit_rows([run.training_rows(store) for store in run.stores], STATISTICS_SEGMENTS, seed=run.config.seed)
     z = embed(
         apply,
         params,
@@ -141,7 +141,7 @@ def teacher_token_statistics(run: Run, teacher: Teacher) -> dict[str, np.ndarray
         tokens = teacher.branch.encode(frozen["params"], teacher.branch.prepare(batch)).tokens
         return {"mean": tokens.mean(axis=1), "square": jnp.square(tokens).mean(axis=1)}
 
-    rows = choose_rows(run.stores, "train", STATISTICS_SEGMENTS, seed=run.config.seed)
+    rows = limit_rows([run.training_rows(store) for store in run.stores], STATISTICS_SEGMENTS, seed=run.config.seed)
     of_segments = embed(
         apply,
         teacher.frozen,

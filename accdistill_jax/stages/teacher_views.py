@@ -21,7 +21,6 @@ import numpy as np
 
 from accdistill_jax.config.renamed import with_first_keys
 from accdistill_jax.config.tree import plain
-from accdistill_jax.data.pipeline import chosen_rows
 from accdistill_jax.data.store.store import Store, signal_crc
 from accdistill_jax.encoder import Teacher
 from accdistill_jax.files import remove_leftovers
@@ -52,8 +51,7 @@ _CHOICE = 31  # seed of the choice of the view that a step takes
 def plan_views(run: Run, teacher: Teacher, store: Store, reading: TeacherReading = EMBEDDING_ALONE) -> ViewsPlan:
     """Plan of the views to compute for one of the run's stores; `reading` names the quantities of a view."""
     config = run.config
-    caps = {"cap": config.data.participant_cap or None, "store_cap": config.data.store_cap or None}
-    rows = chosen_rows(store, "train", seed=config.seed, **caps)
+    rows = run.training_rows(store)
     described = {
         "format": FORMAT,
         "store": store.fingerprint,

@@ -1,8 +1,11 @@
 """Pairs of one participant, and labels of a share of the segments."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from accdistill_jax.config.convert import changed
 from accdistill_jax.data.pipeline import Pipeline, Sampling
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.errors import UserError
@@ -11,6 +14,7 @@ from accdistill_jax.runtime.parallel import Parallel
 from accdistill_jax.runtime.peers.peers import Peers
 from accdistill_jax.stages.context import Run
 from accdistill_jax.stages.sources import labelled_rows, labelled_source, paired_source
+from accdistill_jax.stages.teacher import embedding_statistics
 
 
 @pytest.fixture
@@ -87,3 +91,37 @@ def test_a_label_that_nobody_has_is_an_error(run, monkeypatch):
     monkeypatch.setitem(run.stores[0].segments, "sdnn_ms", np.full(run.stores[0].num_segments, np.nan, np.float32))
     with pytest.raises(UserError, match="config.student.supervised.target = 'sdnn_ms': no training segment"):
         labelled_source(run, target="sdnn_ms", fraction=1.0, subset=0)
+
+
+def capped(run, **caps):
+    return dataclasses.replace(run, config=changed(run.config, {f"data.{name}": value for name, value in caps.items()}))
+
+
+def test_caps_bind_the_second_segments_of_pairs(run):
+    run = capped(run, participant_cap=3)
+    store, source = run.stores[0], paired_source(run, "ppg")
+    pipeline = Pipeline(
+        run.stores, Sampling("train", 0, participant_cap=3), batch_size=16, reader=source.reader("train")
+    )
+    batches = [pipeline.batch(step) for step in range(8)]
+    rows, _ = owner(run, np.concatenate([batch["ppg"] for batch in batches]))
+    others, people = owner(run, np.concatenate([batch[f"{SECOND}ppg"] for batch in batches]))
+    assert set(others) == set(rows) == set(run.training_rows(store))
+    assert max(len(set(others[people == name])) for name in set(people)) == 3
+
+
+def test_caps_bind_the_statistics_of_labels_and_embeddings(run, monkeypatch):
+    run = capped(run, store_cap=7)
+    source, statistics = labelled_source(run, target="sdnn_ms", fraction=1.0, subset=0)
+    labels = run.stores[0].segments["sdnn_ms"][source.rows("train")[0]]
+    assert len(labels) == 7
+    np.testing.assert_allclose(statistics["label_mean"], labels.mean(), rtol=1e-5)
+    used = []
+    monkeypatch.setattr(
+        "accdistill_jax.stages.teacher.embed",
+        lambda apply, params, pairs, **rest: used.extend(pairs) or {"z": np.zeros((1, 1), np.float32)},
+    )
+    embedding_statistics(run, None, None)
+    ((_, rows),) = used
+    np.testing.assert_array_equal(rows, run.training_rows(run.stores[0]))
+    assert len(rows) == 7

@@ -82,10 +82,14 @@ def hold_out(stores: Sequence[Store], participants: Sequence[str]) -> tuple[Stor
 
 def choose_rows(stores: tuple[Store, ...], split: str, limit: int | None, *, seed: int) -> list[np.ndarray]:
     """Sorted rows of a split for each store: all, or `limit` rows over all stores that the seed chooses."""
-    rows = [store.indices(split) for store in stores]
+    return limit_rows([store.indices(split) for store in stores], limit, seed=seed)
+
+
+def limit_rows(rows: Sequence[np.ndarray], limit: int | None, *, seed: int) -> list[np.ndarray]:
+    """Sorted rows of each store: all of those given, sorted too, or `limit` of them over all stores that the seed chooses."""
     total = sum(map(len, rows))
     if limit is None or total <= limit:
-        return rows
+        return list(rows)
     chosen = np.sort(np.random.default_rng([17, seed]).choice(total, limit, replace=False))
     ends = np.cumsum([len(of_store) for of_store in rows])
     starts = ends - [len(of_store) for of_store in rows]
