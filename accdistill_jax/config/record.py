@@ -20,6 +20,7 @@ from accdistill_jax.errors import UserError
 from accdistill_jax.files import read_regular, write_atomically
 
 _DUMP_NAME = "config.json"
+ABSENT = "absent"  # in place of the value of a key that one of two configs lacks
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -63,14 +64,21 @@ def changed_values(
 ) -> dict[str, tuple[Any, Any]]:
     """The keys in which two configs differ, with the value of each config.
 
-    Keys that one of them lacks are left out, and those that are free to change, except `free`; `before` may be from an older version.
+    A config of another version may lack a key: it then has the key's default, with which runs of before the key continue, or
+    `ABSENT` if this version does not know the key. Keys that are free to change are left out, except `free`.
     """
-    old, new, known = flatten_json(before), flatten_json(now), known_keys()
-    return {
-        key: (old[key], value)
-        for key, value in new.items()
-        if key in old and old[key] != value and (key in free or not known[key].setting.free)
-    }
+    known = known_keys()
+    old, new = ({current_key(key): value for key, value in flatten_json(config).items()} for config in (before, now))
+
+    def compared(key: str) -> bool:
+        return key in free or key not in known or not known[key].setting.free
+
+    def value(flat: Mapping[str, Any], key: str) -> Any:
+        default = json.loads(json.dumps(known[key].default)) if key in known else ABSENT
+        return flat.get(key, default)
+
+    pairs = {key: (value(old, key), value(new, key)) for key in (*new, *(old.keys() - new.keys())) if compared(key)}
+    return {key: (was, is_now) for key, (was, is_now) in pairs.items() if was != is_now}
 
 
 def environment() -> dict[str, Any]:

@@ -91,10 +91,7 @@ def reproduce(wanted: CommandLine, reference: Mapping[str, Any] | None, interrup
         plan = grid.among_variants(plan, repeated)
     settings = wanted.settings | plan.settings
     if reference is not None:  # refused now, not after hours
-        known = [key for key in (*check.SETTINGS, "config") if key in settings]
-        check.check_alike(
-            *({k: values[k] for k in known if k in values} for values in (reference["settings"], settings))
-        )
+        check.check_alike(reference["settings"], settings)
         _refuse_unusable_runs(plan.jobs, wanted)
     if wanted.list_only:
         print(listing(plan, wanted))

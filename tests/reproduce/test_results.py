@@ -6,8 +6,11 @@ import sys
 
 import pytest
 
+from accdistill_jax.config.load import load_config
+from accdistill_jax.config.tree import plain
+from accdistill_jax.configs import reproduce as presets
 from accdistill_jax.reproduce.plan.grid import plan_grid
-from accdistill_jax.reproduce.report.check import load_report
+from accdistill_jax.reproduce.report.check import check_alike, load_report, restoring_overrides
 
 PAGE = "accdistill_jax/reproduce/results/README.md"
 REPORTS = ("claims", "trials", "cpu", "real", "synthetic-to-real")
@@ -22,6 +25,15 @@ def test_a_committed_report_is_complete(repository, name):
     pictures = re.findall(r"\]\((report/[^)]+)\)", text)
     assert pictures and all((folder / picture).is_file() for picture in pictures)
     assert report["summary"][0] in text
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_the_config_of_a_committed_report_can_be_repeated(repository, name):
+    """Stores may be missing here, so the present config alone is compared, with what the check restores of it."""
+    settings = load_report(repository / "accdistill_jax/reproduce/results" / name / "report.json.gz")["settings"]
+    preset, overrides = f"{presets.__file__}:{settings['preset']}", tuple(settings["overrides"])
+    restoring = restoring_overrides(settings, plain(load_config(preset, overrides))).values()
+    check_alike(settings, settings | {"config": plain(load_config(preset, (*overrides, *restoring)))})
 
 
 @pytest.mark.parametrize("name", REPORTS)

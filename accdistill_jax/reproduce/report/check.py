@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from accdistill_jax.config.record import changed_values
+from accdistill_jax.config.record import ABSENT, changed_values
 from accdistill_jax.errors import UserError
 
 KIND = "accdistill_jax.reproduce"
@@ -136,7 +136,10 @@ def deviations(reference: Mapping[str, Any], new: Mapping[str, Any], *, only: Se
 
 
 def check_alike(reference: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Raises a UserError that names the settings in which two reports differ, if they cannot be compared."""
+    """Raises a UserError that names the settings in which two reports differ, if they cannot be compared.
+
+    A config key that one report lacks counts as its default there; a key that this version does not know is named.
+    """
     pairs = {key: (_plain(reference.get(key)), _plain(new.get(key))) for key in SETTINGS}
     if "config" in reference and "config" in new:  # decides more than the overrides: presets change with the version
         del pairs["overrides"]
@@ -152,10 +155,11 @@ def check_alike(reference: Mapping[str, Any], new: Mapping[str, Any]) -> None:
 
 def restoring_overrides(reference: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
     """Overrides that give a config the values of a report's settings, by their keys; {} for a report without a config."""
-    changed = changed_values(reference.get("config", {}), now, free=DECIDING)
+    changed = changed_values(reference["config"], now, free=DECIDING) if "config" in reference else {}
     return {
         key: f"--config.{key}={tuple(before) if isinstance(before, list) else before}"
-        for key, (before, _) in changed.items()
+        for key, (before, value) in changed.items()
+        if value != ABSENT  # of another version: no override of this one sets it
     }
 
 

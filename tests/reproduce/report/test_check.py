@@ -140,7 +140,6 @@ def test_reports_with_other_settings_are_refused(reference, new, key, value):
 def test_reports_with_other_configs_are_refused_and_overrides_then_do_not_matter(reference, new):
     for settings, weight in ((reference["settings"], 1.0), (new["settings"], 10.0)):
         settings["config"] = {"student": {"token_weight": weight}, "data": {"read_concurrency": weight}}
-    reference["settings"]["config"]["inputs"] = {"key of another version": 1}
     with pytest.raises(UserError, match=r"student.token_weight is 1 in the reference, 10 here"):
         check.compare_reports(reference, new)
     restoring = check.restoring_overrides(reference["settings"], new["settings"]["config"])
@@ -148,6 +147,30 @@ def test_reports_with_other_configs_are_refused_and_overrides_then_do_not_matter
     new["settings"] |= {"overrides": list(restoring.values()), "config": {"student": {"token_weight": 1.0}}}
     assert check.compare_reports(reference, new) == []
     assert check.restoring_overrides({}, new["settings"]["config"]) == {}
+
+
+def test_a_config_key_that_one_report_lacks_counts_as_its_default(reference, new):
+    reference["settings"]["config"] = {"inputs": {"accel": {"rate_share": 0.5}}}  # the first name of the key
+    new["settings"]["config"] = {
+        "inputs": {"accel": {"simulated_rate_fraction": 0.5}},
+        "student": {"token_weight": 0.0},
+    }
+    assert check.compare_reports(reference, new) == []
+    new["settings"]["config"]["student"]["token_weight"] = 10.0
+    with pytest.raises(UserError, match=r"student.token_weight is 0 in the reference, 10 here"):
+        check.compare_reports(reference, new)
+    restoring = check.restoring_overrides(reference["settings"], new["settings"]["config"])
+    assert restoring == {"student.token_weight": "--config.student.token_weight=0.0"}
+    with pytest.raises(UserError, match=r"student.token_weight is 10 in the reference, 0 here"):
+        check.compare_reports(new, reference)
+
+
+def test_a_config_key_of_another_version_is_named(reference, new):
+    new["settings"]["config"] = {"student": {"token_weight": 1.0}}
+    reference["settings"]["config"] = {"student": {"token_weight": 1.0, "tokens_of_mars": 3}}
+    with pytest.raises(UserError, match=r"compared: student.tokens_of_mars is 3 in the reference, absent here$"):
+        check.compare_reports(reference, new)
+    assert check.restoring_overrides(reference["settings"], new["settings"]["config"]) == {}
 
 
 @pytest.mark.parametrize(
