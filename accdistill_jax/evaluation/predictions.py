@@ -47,7 +47,7 @@ class PredictionResult:
     Attributes:
         target: label.
         level: nominal coverage.
-        calibration_people: validation people behind the intervals.
+        calibration_people: validation people with the label, who are behind the intervals.
         coverage: share of labelled test minutes whose label is in the interval, before abstention.
         coverage_kept: the same of the minutes with a prediction.
         width: median width of the interval of the minutes with a prediction, in the target's unit.
@@ -117,7 +117,7 @@ def fit_readouts(
         The read-outs; without targets if no label has enough values.
     """
     train, validation = splits["train"], splits["validation"]
-    targets = {}
+    targets, people = {}, {}
     for target in LABELS:
         fitting, choosing = (_labelled(split, target) for split in (train, validation))
         reason = probes.too_few_labels(
@@ -128,7 +128,7 @@ def fit_readouts(
         )
         if not reason:
             targets[target] = _fit(LABELS[target].unit, fitting, choosing, seed=seed)
-    people = len(np.unique(validation.participant))
+            people[target] = choosing.num_participants
     heart = None if heartless is None else _heart_test(splits, heartless, seed=seed)
     return Readouts(fingerprint, LEVEL, people, _domain(train, validation), targets, heart)
 
@@ -286,7 +286,7 @@ def measure_predictions(
         results[target] = PredictionResult(
             target,
             readouts.level,
-            readouts.calibration_people,
+            readouts.calibration_people[target],
             coverage=_mean(people, covered, np.ones(len(rows), bool)),
             coverage_kept=_mean(people, covered, known),
             width=float(np.median(width)) if len(width) else np.nan,

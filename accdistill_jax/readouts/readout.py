@@ -175,7 +175,7 @@ class Readouts:
     Attributes:
         fingerprint: content hash of the encoder's parameters.
         level: nominal coverage of the intervals, such as 0.9.
-        calibration_people: number of people behind the intervals.
+        calibration_people: label -> number of people behind its intervals.
         domain: where the read-outs hold.
         targets: label -> read-out.
         heart: refuses minutes without a heart; None for embeddings that come from a table, which has none.
@@ -183,7 +183,7 @@ class Readouts:
 
     fingerprint: str
     level: float
-    calibration_people: int
+    calibration_people: Mapping[str, int]
     domain: Domain
     targets: Mapping[str, Readout]
     heart: HeartTest | None = None
@@ -237,7 +237,7 @@ def save_readouts(folder: str | os.PathLike[str], readouts: Readouts, *, key: st
         "key": key,
         "fingerprint": readouts.fingerprint,
         "level": readouts.level,
-        "calibration_people": readouts.calibration_people,
+        "calibration_people": dict(readouts.calibration_people),
         "distance_limit": readouts.domain.distance_limit,
         "motion_limit_g": readouts.domain.motion_limit_g,
         "targets": {name: _numbers(readout) for name, readout in readouts.targets.items()},
@@ -334,7 +334,10 @@ def _readouts(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Rea
     targets = {name: _readout(name, numbers, arrays) for name, numbers in about["targets"].items()}
     domain = Domain(arrays["mean"], arrays["directions"], about["distance_limit"], about["motion_limit_g"])
     heart = HeartTest(arrays["heart_weights"], about["heart_limit"]) if "heart_limit" in about else None
-    return Readouts(about["fingerprint"], about["level"], about["calibration_people"], domain, targets, heart)
+    people = about["calibration_people"]
+    if isinstance(people, int):  # of an earlier version, which counted people without the label, too
+        people = dict.fromkeys(targets, people)
+    return Readouts(about["fingerprint"], about["level"], people, domain, targets, heart)
 
 
 def _readout(name: str, numbers: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Readout:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from accdistill_jax.evaluation.predictions import fit_readouts, measure_predictions, people_quantile
+from accdistill_jax.evaluation.report.prediction_parts import prediction_text
 from accdistill_jax.evaluation.split_embeddings import SplitEmbeddings
 from accdistill_jax.readouts.readout import FAR, MOTION, WIDE
 
@@ -86,6 +87,16 @@ def test_few_people_give_no_interval_and_say_so(splits):
     assert readout.quantile == np.inf
     nine = {**splits, "validation": population(9, seed=5)}
     assert np.isfinite(fit_readouts(nine, fingerprint="f00d", seed=0).targets["hr_bpm"].quantile)
+
+
+def test_people_without_the_label_are_not_behind_its_intervals(splits):
+    validation = population(40, seed=2)
+    validation.labels["sdnn_ms"][: 28 * MINUTES] = np.nan
+    fitted = fit_readouts({**splits, "validation": validation}, fingerprint="f00d", seed=0)
+    assert fitted.calibration_people == {"hr_bpm": 40, "sdnn_ms": 12}
+    measured = measure_predictions(fitted, splits["test"], draws=10, seed=0)
+    assert measured["sdnn_ms"].calibration_people == 12
+    assert "the validation people with the label (heart rate 40, SDNN 12), each with" in prediction_text(measured)
 
 
 def test_the_same_fit_twice_is_the_same_to_the_bit(splits, readouts):

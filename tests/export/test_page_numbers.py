@@ -39,7 +39,9 @@ def test_resampling_motion_and_read_outs_are_those_of_python(tmp_path):
     weights, spread_weights = rng.normal(0, 2.0, 6), rng.normal(0, 0.5, 6)
     heart_rate = Readout("bpm", weights, 60.0, spread_weights, 0.5, (0.5, 9.0), 2.0, 12.0)
     domain = Domain(rng.normal(size=6), rng.normal(size=(6, 4)), 3.0, 0.05)
-    readouts = Readouts("f00d", 0.9, 40, domain, {"hr_bpm": heart_rate}, HeartTest(rng.normal(size=6), -2.0))
+    readouts = Readouts(
+        "f00d", 0.9, {"hr_bpm": 40}, domain, {"hr_bpm": heart_rate}, HeartTest(rng.normal(size=6), -2.0)
+    )
     embeddings, motion = rng.normal(0, 1.6, (60, 6)).astype(np.float32), rng.uniform(0, 0.06, 60)
     embeddings[-1] = -30 * np.sign(weights)  # a rate below 0
     given = {

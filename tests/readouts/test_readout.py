@@ -1,6 +1,7 @@
 """Read-outs: predictions with reasons, the file beside an export, and its damage."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from accdistill_jax.readouts.readout import (
     load_readouts,
     save_readouts,
 )
+from accdistill_jax.storage.checked_npz import encode_npz, read_npz
 
 
 @pytest.fixture
@@ -28,7 +30,7 @@ def readouts():
     """Heart rate is 60 + 10 x; the expected error grows with y, from 1 to 8 bpm."""
     heart_rate = Readout("bpm", np.array([10.0, 0.0]), 60.0, np.array([0.0, 1.0]), 0.0, (1.0, 8.0), 2.0, 10.0)
     domain, heart = Domain(np.zeros(2), np.eye(2), 3.0, 0.05), HeartTest(np.array([1.0, 0.0]), -1e6)
-    return Readouts("f00d", 0.9, 40, domain, {"hr_bpm": heart_rate}, heart)
+    return Readouts("f00d", 0.9, {"hr_bpm": 40}, domain, {"hr_bpm": heart_rate}, heart)
 
 
 def test_values_intervals_and_the_reasons_of_unknown_minutes(readouts):
@@ -98,7 +100,7 @@ def test_saved_read_outs_are_read_back_to_the_bit(readouts, tmp_path):
     save_readouts(tmp_path, readouts, key="abc")
     again = load_readouts(tmp_path, fingerprint="f00d", key="abc")
     assert again is not None and again.heart is not None and again.heart.limit == readouts.heart.limit
-    assert (again.level, again.calibration_people) == (0.9, 40)
+    assert (again.level, again.calibration_people) == (0.9, {"hr_bpm": 40})
     embeddings = np.random.default_rng(0).normal(size=(50, 2))
     for name in ("value", "low", "high", "reason"):
         now, before = (getattr(r.predict(embeddings)["hr_bpm"], name) for r in (again, readouts))
@@ -106,6 +108,15 @@ def test_saved_read_outs_are_read_back_to_the_bit(readouts, tmp_path):
     content = (tmp_path / FILE_NAME).read_bytes()
     save_readouts(tmp_path, again, key="abc")
     assert (tmp_path / FILE_NAME).read_bytes() == content
+
+
+def test_an_earlier_version_saved_one_number_of_people_for_all_labels(readouts, tmp_path):
+    save_readouts(tmp_path, dataclasses.replace(readouts, calibration_people={}), key="abc")
+    with open(tmp_path / FILE_NAME, "rb") as file:
+        arrays = read_npz(file)
+    about = json.loads(str(arrays.pop("about"))) | {"calibration_people": 40}
+    (tmp_path / FILE_NAME).write_bytes(encode_npz({"about": np.array(json.dumps(about)), **arrays}))
+    assert load_readouts(tmp_path, fingerprint="f00d").calibration_people == {"hr_bpm": 40}
 
 
 def test_read_outs_of_another_encoder_or_key_are_not_used(readouts, tmp_path):
