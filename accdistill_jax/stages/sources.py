@@ -7,7 +7,7 @@ import numpy as np
 
 from accdistill_jax.data.pipeline import Reader
 from accdistill_jax.data.store.labels import labelled_subset
-from accdistill_jax.data.store.opening import label_values
+from accdistill_jax.data.store.opening import label_values, people_among
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.errors import UserError
 from accdistill_jax.objectives.base import LABEL, SECOND, Labelled, ParticipantPairs, Segments
@@ -101,7 +101,10 @@ def labelled_source(run: Run, *, target: str, fraction: float, subset: int) -> t
     Raises:
         UserError: no training segment has the label.
     """
-    labelled = labelled_rows(run.stores, "train", target=target, fraction=fraction, subset=subset)
+    same_names = run.config.data.same_names
+    labelled = labelled_rows(
+        run.stores, "train", same_names=same_names, target=target, fraction=fraction, subset=subset
+    )
     train = [run.training_rows(store, rows) for store, rows in zip(run.stores, labelled, strict=True)]
     if not sum(map(len, train)):
         raise UserError(
@@ -109,7 +112,7 @@ def labelled_source(run: Run, *, target: str, fraction: float, subset: int) -> t
         )
 
     def rows(split: str) -> list[np.ndarray]:
-        return train if split == "train" else labelled_rows(run.stores, split, target=target)
+        return train if split == "train" else labelled_rows(run.stores, split, same_names=same_names, target=target)
 
     def reader(split: str) -> Reader:
         def read(number: int, rows: np.ndarray, step: int, position: np.ndarray) -> dict[str, np.ndarray]:
@@ -128,17 +131,17 @@ def labelled_source(run: Run, *, target: str, fraction: float, subset: int) -> t
 
 
 def labelled_rows(
-    stores: Sequence[Store], split: str, *, target: str, fraction: float = 1.0, subset: int = 0
+    stores: Sequence[Store], split: str, *, same_names: str, target: str, fraction: float = 1.0, subset: int = 0
 ) -> list[np.ndarray]:
-    """Per store, sorted rows of a split with a known label, or a share of them over all stores; participants stay together."""
+    """Per store, sorted rows of a split with a known label, or a share of them over all stores; participants stay together.
+
+    The share is the one that probes of the same segments get: both draw by `labelled_subset` among the names of `people_among`.
+    """
     all_rows = [store.indices(split) for store in stores]
     pairs = list(zip(stores, all_rows, strict=True))
     known = np.concatenate([np.isfinite(label_values(store, target)[rows].astype(np.float64)) for store, rows in pairs])
     if fraction < 1.0:
-        by_store = [store.segments["participant"][rows] for store, rows in pairs]
-        names = np.concatenate(
-            [np.array([f"{k}/{name}" for name in of_store], dtype=str) for k, of_store in enumerate(by_store)]
-        )
+        names = people_among(stores, all_rows, same_names=same_names)
         chosen = np.zeros(len(known), bool)
         chosen[labelled_subset(names, known, fraction, subset).rows] = True
         known &= chosen

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 from accdistill_jax.config.convert import changed
+from accdistill_jax.config.schema import SAME_NAMES
 from accdistill_jax.data.pipeline import Pipeline, Sampling
+from accdistill_jax.data.store.labels import labelled_subset
+from accdistill_jax.data.store.opening import segment_columns
+from accdistill_jax.data.store.separation import SAME_PERSON
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.errors import UserError
 from accdistill_jax.objectives.base import LABEL, SECOND
@@ -60,7 +64,10 @@ def test_pairs_do_not_depend_on_the_number_of_hosts(run):
 
 def test_a_share_of_the_labels_keeps_participants_together_and_grows(run):
     store = run.stores[0]
-    of = lambda fraction: labelled_rows(run.stores, "train", target="hr_bpm", fraction=fraction, subset=1)[0]
+    same = run.config.data.same_names
+    of = lambda fraction: labelled_rows(
+        run.stores, "train", same_names=same, target="hr_bpm", fraction=fraction, subset=1
+    )[0]
     half, whole = of(0.5), of(1.0)
     assert set(half) < set(whole) <= set(store.indices("train"))
     assert set(of(0.3)) <= set(half)
@@ -71,6 +78,22 @@ def test_a_share_of_the_labels_keeps_participants_together_and_grows(run):
         count == dict(zip(everybody, total, strict=True))[name] for name, count in zip(people, counts, strict=True)
     ]
     assert complete.count(False) <= 1 and len(half) == round(0.5 * len(whole))
+
+
+@pytest.mark.parametrize("same_names", SAME_NAMES)
+def test_stores_with_common_people_give_probes_and_supervised_training_the_same_labels(run, same_names):
+    stores = (run.stores[0], run.stores[0])  # so both have the same people
+    rows = labelled_rows(stores, "train", same_names=same_names, target="hr_bpm", fraction=0.3, subset=1)
+    columns = segment_columns(stores, [store.indices("train") for store in stores], same_names=same_names)
+    known = np.isfinite(columns["hr_bpm"])
+    drawn = labelled_subset(columns["participant"], known, 0.3, 1).rows  # as reproduce/measure/probing.py draws them
+    np.testing.assert_array_equal(
+        columns["hr_bpm"][drawn], np.concatenate([stores[0].segments["hr_bpm"][of] for of in rows])
+    )
+    people = [set(stores[0].segments["participant"][of]) for of in rows]
+    assert (len(people[0] ^ people[1]) <= 1) == (
+        same_names == SAME_PERSON
+    )  # the last person's share may be of one store
 
 
 def test_labelled_batches_have_their_segments_labels_and_no_ppg(run):

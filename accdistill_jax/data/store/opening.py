@@ -153,8 +153,18 @@ def label_values(store: Store, name: str) -> np.ndarray:
     return np.full(store.num_segments, np.nan, np.float32) if values is None else values
 
 
+def people_among(stores: Sequence[Store], rows: Sequence[np.ndarray], *, same_names: str) -> np.ndarray:
+    """Participant of each segment, named by `names_among`: [N] str, the chosen rows of the first store first."""
+    among = names_among(stores, same_names=same_names)
+    people = [
+        np.array([names[person] for person in store.segments["participant"][chosen]], dtype=str)
+        for store, chosen, names in zip(stores, rows, among, strict=True)
+    ]
+    return np.concatenate(people)
+
+
 def segment_columns(stores: Sequence[Store], rows: Sequence[np.ndarray], *, same_names: str) -> dict[str, np.ndarray]:
-    """Columns of the segment tables, with participants named by `names_among`, so that intervals count each person once.
+    """Columns of the segment tables, with participants named by `people_among`, so that intervals count each person once.
 
     Returns:
         participant and device [N] str, the labels and qualities [N] float32.
@@ -163,17 +173,13 @@ def segment_columns(stores: Sequence[Store], rows: Sequence[np.ndarray], *, same
     def joined(name: str) -> np.ndarray:
         return np.concatenate([label_values(store, name)[chosen] for store, chosen in zip(stores, rows, strict=True)])
 
-    among = names_among(stores, same_names=same_names)
-    people = [
-        np.array([names[person] for person in store.segments["participant"][chosen]], dtype=str)
-        for store, chosen, names in zip(stores, rows, among, strict=True)
-    ]
     numbers = {name: joined(name).astype(np.float32) for name in (*LABELS, *QUALITIES)}
     devices = [
         np.asarray(store.segments.get("device", np.full(store.num_segments, "")), str)[chosen]
         for store, chosen in zip(stores, rows, strict=True)
     ]
-    return {"participant": np.concatenate(people), "device": np.concatenate(devices), **numbers}
+    people = people_among(stores, rows, same_names=same_names)
+    return {"participant": people, "device": np.concatenate(devices), **numbers}
 
 
 def sensors_of(store: Store) -> dict[str, str]:
