@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from accdistill_jax.evaluation.bootstrap import Estimate
+from accdistill_jax.reproduce.measure.probe_scores import Score
 from accdistill_jax.reproduce.measure.results import DONE, Bench, over_seeds
 from accdistill_jax.reproduce.measure.tolerance import ALONE, ALONE_SHARE, LEAST, LEAST_SHARE, allowed
 from accdistill_jax.reproduce.report.document import Number
@@ -120,6 +121,15 @@ def report_number(
         relative, absolute = 0.0, relative * scale
     absolute = max(absolute, allowed(std_of_values if std is None else std, len(known)))
     return Number(mean, low, high, tuple(known), unit, relative, absolute)
+
+
+def score_number(score: Score, *, unit: str = "") -> Number:
+    """Makes an entry of an error, or of a ratio of errors.
+
+    The value of a ratio is that of tables, intervals and claims: the ratio of means over seeds, not the mean of the seeds' ratios.
+    """
+    entry = report_number(score.seeds, unit=unit, estimate=score.estimate)
+    return entry if entry.value is None else entry._replace(value=score.value)
 
 
 def measurable_encoders(

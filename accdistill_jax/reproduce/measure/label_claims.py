@@ -1,6 +1,7 @@
 """The paper's claims on the student's probes, each with the measured result."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -8,6 +9,7 @@ from accdistill_jax.evaluation.embedding_health import singular_value_rank
 from accdistill_jax.labels import HEART_RATE
 from accdistill_jax.reproduce.measure.formatting import decimal, measurable_encoders, thousands
 from accdistill_jax.reproduce.measure.probe_claims import LEAST, against, collapse, increase, lower_everywhere
+from accdistill_jax.reproduce.measure.probe_scores import Score
 from accdistill_jax.reproduce.measure.probing import Probing, ppg_side
 from accdistill_jax.reproduce.measure.results import Bench, over_seeds
 from accdistill_jax.reproduce.plan import variants as v
@@ -45,13 +47,26 @@ SMALLER = Statement(
 )
 
 
-def label_claims(bench: Bench, probing: Probing, titles: Mapping[str, str]) -> tuple[Claim, ...]:
+class PpgDrift(NamedTuple):
+    """The PPG side of joint training, compared with the frozen teacher.
+
+    Attributes:
+        ratio: HR error of probes of the joint encoder's PPG projections over that of the teacher's; None if one has no result.
+        why: their effective ranks, in words.
+    """
+
+    ratio: Score | None
+    why: str
+
+
+def label_claims(bench: Bench, probing: Probing, titles: Mapping[str, str], drift: PpgDrift) -> tuple[Claim, ...]:
     """Judges the claims on errors by share of labels, on augmentation, on joint training and on compression.
 
     Args:
-        bench: also gives the PPG sides of the joint encoder and of the student, which are probed here.
+        bench: gives the sizes of the encoders.
         probing: finished probes of all encoders; those of supervised encoders are called "supervised".
         titles: of the encoders.
+        drift: from `ppg_drift`.
     """
     scores, targets = probing.scores, [target for target in v.TARGETS if target in probing.targets]
     # A target without labels counts as missing at every fraction. A fraction that draws the same labels as a smaller fraction is skipped.
@@ -84,12 +99,19 @@ def label_claims(bench: Bench, probing: Probing, titles: Mapping[str, str]) -> t
             statement=JOINT,
             of="HR error of the joint encoder divided by the student's",
         ),
-        _drift(bench),
+        increase(
+            drift.ratio,
+            paper_increase=0.95,
+            statement=DRIFT,
+            of="HR error of a probe of the joint encoder's PPG projections divided by that of a probe of the frozen teacher's (both "
+            "probes fitted on validation participants)",
+            why=drift.why,
+        ),
         smaller if smaller.holds == "not measured" else smaller._replace(measured=f"{_sizes(bench)}{smaller.measured}"),
     )
 
 
-def _drift(bench: Bench) -> Claim:
+def ppg_drift(bench: Bench) -> PpgDrift:
     """Compares probes of the joint encoder's PPG projections with probes of the frozen teacher's."""
     seeds_of, _ = measurable_encoders(bench, ("joint", "student"))
     probing = Probing(bench, targets=(HEART_RATE,))
@@ -108,14 +130,7 @@ def _drift(bench: Bench) -> Claim:
             f"The effective rank of the PPG projections is {decimal(ranks['joint'], 1)} in joint training and "
             f"{decimal(ranks['student'], 1)} with the frozen teacher."
         )
-    return increase(
-        ratio,
-        paper_increase=0.95,
-        statement=DRIFT,
-        of="HR error of a probe of the joint encoder's PPG projections divided by that of a probe of the frozen teacher's (both "
-        "probes fitted on validation participants)",
-        why=why,
-    )
+    return PpgDrift(ratio, why)
 
 
 def _sizes(bench: Bench) -> str:

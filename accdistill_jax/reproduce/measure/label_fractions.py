@@ -11,7 +11,7 @@ from accdistill_jax.evaluation.probing.boosting import gradient_boosting
 from accdistill_jax.evaluation.probing.probes import OWN_MEAN, Probe, TargetResult
 from accdistill_jax.evaluation.report.comparison_plots import bland_altman_panels
 from accdistill_jax.evaluation.report.style import capital
-from accdistill_jax.labels import LABELS
+from accdistill_jax.labels import HEART_RATE, LABELS
 from accdistill_jax.reproduce.measure.formatting import (
     NONE,
     decimal,
@@ -19,10 +19,11 @@ from accdistill_jax.reproduce.measure.formatting import (
     measurable_encoders,
     ranged,
     report_number,
+    score_number,
     signed,
     thousands,
 )
-from accdistill_jax.reproduce.measure.label_claims import SUPERVISED, label_claims
+from accdistill_jax.reproduce.measure.label_claims import SUPERVISED, label_claims, ppg_drift
 from accdistill_jax.reproduce.measure.probe_scores import Score, Scores
 from accdistill_jax.reproduce.measure.probing import CONSTANTS, LabelCounts, Probing
 from accdistill_jax.reproduce.measure.results import Bench, ReportPart
@@ -53,7 +54,8 @@ def measure_label_fractions(bench: Bench, experiment: Experiment) -> ReportPart:
             probing.scores,
             PROBE_TITLES | {n: bench.variant(n).title for n in names if n not in PROBE_TITLES},
         )
-        claims = label_claims(bench, probing, titles)
+        drift = ppg_drift(bench)
+        claims = label_claims(bench, probing, titles, drift)
     tables = [_errors(scores, target, [*names, OWN_MEAN], titles) for target in probing.targets]
     if STUDENT in names:
         tables += [
@@ -82,7 +84,10 @@ def measure_label_fractions(bench: Bench, experiment: Experiment) -> ReportPart:
         else ()
     )
     section = Section(experiment.id, experiment.title, text, tuple(tables), pictures, (*notes, *probing.notes))
-    return ReportPart(section, _numbers(experiment.id, scores, names), claims)
+    numbers = _numbers(experiment.id, scores, names)
+    if drift.ratio is not None:
+        numbers[f"{experiment.id}/{HEART_RATE}/1/joint/ppg-side-over-frozen"] = score_number(drift.ratio)
+    return ReportPart(section, numbers, claims)
 
 
 def _validation(bench: Bench) -> str:
@@ -238,15 +243,12 @@ def _numbers(section: str, scores: Scores, names: list[str]) -> dict[str, Number
             for name in _with_predictions(scores, target, fraction, names):
                 base = f"{section}/{target}/{fraction:g}/{name}"
                 if (error := scores.error(target, fraction, name)) is not None:
-                    numbers[f"{base}/mae"] = report_number(error.seeds, unit=unit, estimate=error.estimate)
+                    numbers[f"{base}/mae"] = score_number(error, unit=unit)
                 if fraction == 1.0 and (r := scores.correlation(target, fraction, name)) is not None:
                     numbers[f"{base}/r"] = report_number(r.seeds, estimate=r.estimate, share=True)
                 ratio = None if name == STUDENT else scores.ratio(target, fraction, STUDENT, name)
                 if ratio is not None:
-                    entry = report_number(ratio.seeds, estimate=ratio.estimate)
-                    numbers[f"{base}/student-over-this"] = (
-                        entry if entry.value is None else entry._replace(value=ratio.value)
-                    )
+                    numbers[f"{base}/student-over-this"] = score_number(ratio)
     return numbers
 
 

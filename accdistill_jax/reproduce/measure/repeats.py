@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from accdistill_jax.evaluation.report.style import BLUE, GREEN, ORANGE, PURPLE
 from accdistill_jax.labels import HEART_RATE
-from accdistill_jax.reproduce.measure.formatting import decimal, mean_and_std, ranged, report_number, thousands
+from accdistill_jax.reproduce.measure.formatting import decimal, mean_and_std, ranged, score_number, thousands
 from accdistill_jax.reproduce.measure.probe_claims import increase, unmeasured
 from accdistill_jax.reproduce.measure.probe_scores import Score
 from accdistill_jax.reproduce.measure.probe_sweep import HR, Sweep, sweep
@@ -168,9 +168,7 @@ def _numbers(prefix: str, points: list[RepeatsPoint]) -> dict[str, Number]:
             ("without/mae", point.plain, "bpm"),
             ("ratio", point.ratio, ""),
         ):
-            entry = report_number(score.seeds, estimate=score.estimate, unit=unit)
-            # the ratio of means, as in table, interval and claim, and not the mean of the seeds' ratios
-            numbers[f"{base}/{name}"] = entry if entry.value is None else entry._replace(value=score.value)
+            numbers[f"{base}/{name}"] = score_number(score, unit=unit)
     return numbers
 
 

@@ -13,7 +13,7 @@ from accdistill_jax.reproduce.measure.formatting import (
     measurable_encoders,
     percent,
     ranged,
-    report_number,
+    score_number,
 )
 from accdistill_jax.reproduce.measure.probe_claims import increase, unmeasured
 from accdistill_jax.reproduce.measure.probe_scores import Score
@@ -96,13 +96,11 @@ def measure_shared_motion(bench: Bench, experiment: Experiment) -> ReportPart:
     tables = (ReportTable(caption, columns, cells),) if cells else ()
     numbers = {}
     for row in rows:
-        numbers[f"{experiment.id}/{row.name}/accel/mae"] = report_number(
-            row.accel.seeds, estimate=row.accel.estimate, unit="bpm"
-        )
+        numbers[f"{experiment.id}/{row.name}/accel/mae"] = score_number(row.accel, unit="bpm")
         if row.ppg is not None:
-            numbers[f"{experiment.id}/{row.name}/ppg/mae"] = report_number(
-                row.ppg.seeds, estimate=row.ppg.estimate, unit="bpm"
-            )
+            numbers[f"{experiment.id}/{row.name}/ppg/mae"] = score_number(row.ppg, unit="bpm")
+        if row.ratio is not None:
+            numbers[f"{experiment.id}/{row.name}/ppg/over-frozen"] = score_number(row.ratio)
     section = Section(experiment.id, experiment.title, text, tables, _pictures(experiment, rows), tuple(notes))
     return ReportPart(section, numbers, (_claim(rows),))
 

@@ -23,6 +23,7 @@ DECIDING = tuple(f"evaluation.{key}" for key in ("train_segments", "pool_sizes",
 """Keys that a run may change when it continues, and that decide the numbers of a report."""
 FIRST_CPU = "cpu-mean"
 _PARTS = {"numbers": Mapping, "claims": list, "settings": Mapping, "runs": list}
+NEW = "is new: the reference has no such number"
 _SHOWN = 20
 _GZIP = b"\x1f\x8b"  # first bytes of a compressed file
 _NEXT = ({"yes", "partly"}, {"partly", "no"})  # verdicts between which a threshold of a rule lies
@@ -171,8 +172,9 @@ def _is_of(name: str, only: Sequence[str]) -> bool:
 def _number(name: str, before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> Deviation:
     if before is None or now is None:
         old, new = (None if side is None else side["value"] for side in (before, now))
-        why = "is new: the reference has no such number" if before is None else "is missing"
-        return Deviation(name, old, new, None, math.inf, why)
+        if before is None:  # a later version may measure more; nothing says that it moved
+            return Deviation(name, old, new, None, 0.0, "", NEW)
+        return Deviation(name, old, new, None, math.inf, "is missing")
     old, new = before["value"], now["value"]
     if old is None or new is None:
         why = "" if old is new else "was not measurable" if old is None else "is not measurable any more"
@@ -246,11 +248,10 @@ def comparison_table(compared: Sequence[Deviation], *, shown: int = _SHOWN) -> s
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     hidden = len(compared) - len(rows) + 1
     lines += [f"... and {hidden} more" + (", all closer" if moved < len(rows) else "")] if hidden else []
-    count = (
-        f"{moved} of {len(compared)} numbers and claims moved"
-        if moved
-        else f"all {len(compared)} numbers and claims agree"
-    )
+    added = sum(deviation.note == NEW for deviation in compared)
+    known = len(compared) - added
+    count = f"{moved} of {known} numbers and claims moved" if moved else f"all {known} numbers and claims agree"
+    count += f"; {added} more are new" if added else ""
     return "\n".join([*lines, "", f"{count} (largest differences first)."])
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from accdistill_jax.data.store.labels import labelled_subset
 from accdistill_jax.reproduce.measure import label_fractions
-from accdistill_jax.reproduce.measure.label_claims import label_claims
+from accdistill_jax.reproduce.measure.label_claims import label_claims, ppg_drift
 from accdistill_jax.reproduce.measure.label_fractions import BOOSTING, PROBE_TITLES, RIDGE, SUPERVISED
 from accdistill_jax.reproduce.measure.probe_claims import against, lower_everywhere
 from accdistill_jax.reproduce.measure.probing import Probing
@@ -66,6 +66,14 @@ def test_numbers_have_intervals_seeds_and_tolerances(good):
     errors = [part.numbers[f"label-fractions/hr_bpm/1/{name}/mae"].value for name in ("student", "accel-mae")]
     assert ratio.high < 0.77 and ratio.value == pytest.approx(errors[0] / errors[1])
     assert {name.split("/")[2] for name in part.numbers} == {f"{f:g}" for f in FRACTIONS}
+
+
+def test_the_ratio_behind_the_claim_on_drift_is_a_number(good):
+    """Both encoders have the same PPG side here."""
+    _, part = good
+    number = part.numbers["label-fractions/hr_bpm/1/joint/ppg-side-over-frozen"]
+    assert number.value == 1.0 and number.seeds == (1.0, 1.0) and number.relative == LEAST
+    assert "ratio 1.00" in part.claims[4].measured
 
 
 def test_claims_hold_where_they_should(good, tmp_path):
@@ -137,7 +145,7 @@ def test_joint_ppg_projections_are_compared_with_those_of_the_frozen_teacher():
 
     for kind, expected in ((FakeBench, "no"), (Trivial, "yes")):
         bench = kind("label-fractions", seeds=1)
-        claims = label_claims(bench, Probing(bench, targets=TARGETS), {})
+        claims = label_claims(bench, Probing(bench, targets=TARGETS), {}, ppg_drift(bench))
         assert claims[4].holds == expected and "effective rank" in claims[4].why
         assert claims[0].holds == "not measured"
 

@@ -95,7 +95,11 @@ def test_a_ppg_side_that_forgets_the_heart_is_a_drift(tmp_path):
     steps = {row[2] for row in part.section.tables[0].rows if row[0] == "10"}
     assert steps == {"100", "300", "1000"}
     known = part.numbers[f"shared-motion/{joint_name(1, 0.1)}/ppg/mae"].value
-    assert part.numbers[f"shared-motion/{joint_name(10, 0.1)}/ppg/mae"].value > 2 * known
+    forgotten = part.numbers[f"shared-motion/{joint_name(10, 0.1)}/ppg/mae"].value
+    assert forgotten > 2 * known
+    frozen = part.numbers["shared-motion/student-shared-10/ppg/mae"].value
+    ratio = part.numbers[f"shared-motion/{joint_name(10, 0.1)}/ppg/over-frozen"]
+    assert ratio.value == pytest.approx(forgotten / frozen) and ratio.low < ratio.value < ratio.high
     assert part.section.pictures
 
 
