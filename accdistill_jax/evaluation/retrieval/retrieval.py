@@ -83,6 +83,8 @@ class WithinResult:
         top1: share of queries with the right candidate first, with its 95 % interval over participants.
         chance_top1: the expected share for random ranks.
         relative_rank: mean of (rank - 1) / (pool - 1): 0 is best, 0.5 is expected for random ranks.
+        first: [queries] bool, True where the right candidate is first (not in the JSON).
+        participant: [queries] str, of the same queries (not in the JSON).
     """
 
     encoder: str
@@ -93,6 +95,8 @@ class WithinResult:
     top1: Estimate
     chance_top1: float
     relative_rank: Estimate
+    first: np.ndarray = dataclasses.field(repr=False, metadata={"json": False})
+    participant: np.ndarray = dataclasses.field(repr=False, metadata={"json": False})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,7 +285,8 @@ def retrieve_within_participants(
         return []
     ranks = [paired_ranks(pairs.accel[rows], pairs.ppg[rows]) for rows in members]
     pool = np.concatenate([np.full(len(rows), len(rows)) for rows in members])
-    people = ParticipantBootstrap(participant[np.concatenate(members)], seed=[seed, 13])
+    people_of_queries = participant[np.concatenate(members)]
+    people = ParticipantBootstrap(people_of_queries, seed=[seed, 13])
     results = []
     for direction, parts in zip((ACCEL_TO_PPG, PPG_TO_ACCEL), zip(*ranks, strict=True), strict=True):
         rank = np.concatenate(parts)
@@ -296,6 +301,8 @@ def retrieve_within_participants(
                 top1=share(people, np.stack([rank == 1, ones], axis=1)),
                 chance_top1=float(np.mean(1.0 / pool)),
                 relative_rank=mean_over_queries(people, (rank - 1) / (pool - 1)),
+                first=rank == 1,
+                participant=people_of_queries,
             )
         )
     return results

@@ -103,16 +103,17 @@ def report_number(
     Args:
         values: the value of each training seed. If any of them is unknown, the mean is unknown.
         unit: "" for none.
-        estimate: gives the interval over people.
+        estimate: gives the interval over people, if its value is the mean; the interval of a single seed is none of the mean.
         share: True for shares and areas under curves; their tolerance is absolute.
         scale: the tolerance is a share of this scale, for numbers that may be near 0.
         std: standard deviation over training seeds, if it is known from other numbers.
     """
     known = [float(value) for value in values if value is not None and np.isfinite(value)]
-    low, high = (None, None) if estimate is None else (estimate.low, estimate.high)
     if not known or len(known) < len(values):
-        return Number(None, low, high, tuple(known), unit, 0.0 if share or scale is not None else LEAST, 0.0)
+        return Number(None, None, None, tuple(known), unit, 0.0 if share or scale is not None else LEAST, 0.0)
     mean, std_of_values = over_seeds(known)
+    of_mean = estimate is not None and np.isclose(estimate.number, mean, rtol=1e-6, atol=1e-9)
+    low, high = (estimate.low, estimate.high) if estimate is not None and of_mean else (None, None)
     std_is_known = len(known) > 1 or std is not None
     relative, absolute = LEAST if std_is_known else ALONE, 0.0
     if share:
@@ -128,8 +129,12 @@ def score_number(score: Score, *, unit: str = "") -> Number:
 
     The value of a ratio is that of tables, intervals and claims: the ratio of means over seeds, not the mean of the seeds' ratios.
     """
-    entry = report_number(score.seeds, unit=unit, estimate=score.estimate)
-    return entry if entry.value is None else entry._replace(value=score.value)
+    entry = report_number(score.seeds, unit=unit)
+    return (
+        entry
+        if entry.value is None
+        else entry._replace(value=score.value, low=score.estimate.low, high=score.estimate.high)
+    )
 
 
 def measurable_encoders(

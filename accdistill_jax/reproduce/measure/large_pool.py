@@ -152,11 +152,15 @@ def _numbers(section: str, results: Mapping[str, EncoderRetrieval]) -> dict[str,
         for size in _sizes(results):
             top1, rank = found.over_seeds(ACCEL_TO_PPG, size)
             label = "all" if size == total else size
-            numbers[f"{section}/{name}/{label}/top-1"] = report_number(top1, share=True)
+            numbers[f"{section}/{name}/{label}/top-1"] = report_number(
+                top1, estimate=found.top1(ACCEL_TO_PPG, size), share=True
+            )
             numbers[f"{section}/{name}/{label}/mean-rank"] = report_number(rank)
         if within := found.within_one(ACCEL_TO_PPG):
             numbers[f"{section}/{name}/one-person/top-1"] = report_number(
-                [result.top1.value for result in within], estimate=within[0].top1, share=True
+                [result.top1.value for result in within],
+                estimate=found.top1_within_one(ACCEL_TO_PPG),
+                share=True,
             )
     return numbers
 

@@ -218,7 +218,9 @@ def _numbers(prefix: str, results: EncoderRetrieval) -> dict[str, Number]:
         top1, mean = results.over_seeds(result.direction, result.pool_size)
         size = "all" if result.pool_size == len(results.first_ranks[result.direction]) else result.pool_size
         name = f"{prefix}/{_SHORT[result.direction]}/{size}"
-        numbers[f"{name}/top-1"] = formatting.report_number(top1, estimate=result.top1, share=True)
+        numbers[f"{name}/top-1"] = formatting.report_number(
+            top1, estimate=results.top1(result.direction, result.pool_size), share=True
+        )
         numbers[f"{name}/mean-rank"] = formatting.report_number(mean)
         numbers |= {f"{name}/top-{k}": formatting.report_number([result.top[k].mean], share=True) for k in (3, 5)}
         numbers[f"{name}/median-rank"] = formatting.report_number([result.median_rank.mean])
@@ -226,7 +228,7 @@ def _numbers(prefix: str, results: EncoderRetrieval) -> dict[str, Number]:
         if within := results.within_one(way):
             top1 = [result.top1.value for result in within]
             numbers[f"{prefix}/{short}/one-person/top-1"] = formatting.report_number(
-                top1, estimate=within[0].top1, share=True
+                top1, estimate=results.top1_within_one(way), share=True
             )
     return numbers
 

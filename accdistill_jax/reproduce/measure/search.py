@@ -24,6 +24,7 @@ from accdistill_jax.evaluation.retrieval.retrieval import (
     mean_over_queries,
     retrieve,
     retrieve_within_participants,
+    share,
     top1_by_pool_size,
 )
 from accdistill_jax.labels import HEART_RATE
@@ -49,11 +50,13 @@ class EncoderRetrieval(NamedTuple):
         results: in drawn pools, for each direction and pool size; first seed.
         within: seed -> retrieval among the minutes of the same person, for each direction.
         ranks: seed -> direction -> ranks among all segments, int64 [N].
+        participant: [N] str, of the segments.
     """
 
     results: list[RetrievalResult]
     within: dict[int, list[WithinResult]]
     ranks: dict[int, dict[str, np.ndarray]]
+    participant: np.ndarray
 
     @property
     def first_ranks(self) -> dict[str, np.ndarray]:
@@ -69,6 +72,15 @@ class EncoderRetrieval(NamedTuple):
         of_seeds = [by_direction[way] for by_direction in self.ranks.values()]
         top1 = [float(top1_by_pool_size(ranks, np.array([size]))[0]) for ranks in of_seeds]
         return top1, [mean_rank(ranks, size) for ranks in of_seeds]
+
+    def top1(self, way: str, size: int) -> Estimate:
+        """Mean over seeds of the expected top-1 in random pools of a size, with the interval of this mean over participants."""
+        return _top1([first_places(of_seed[way], size) for of_seed in self.ranks.values()], self.participant)
+
+    def top1_within_one(self, way: str) -> Estimate:
+        """Mean over seeds of top-1 within each person, with the interval of this mean; some person must have two segments."""
+        of_seeds = self.within_one(way)
+        return _top1([result.first for result in of_seeds], of_seeds[0].participant)
 
     def result(self, way: str, size: int) -> RetrievalResult | None:
         """The result with pools of a size; None if there is none."""
@@ -87,7 +99,14 @@ def retrieve_pairs(bench: Bench, name: str, seeds: Sequence[int], *, split: str 
         pairs = _pairs(bench, name, seeds[0], split)
         draws = bench.plan.base.evaluation.bootstrap_draws
         results, _ = retrieve(pairs, encoder=name, pool_sizes=POOLS, draws=draws, full_ranks=ranks[seeds[0]])
-        return EncoderRetrieval(results, within, ranks)
+        return EncoderRetrieval(results, within, ranks, participant)
+
+
+def _top1(of_seeds: Sequence[np.ndarray], participant: np.ndarray) -> Estimate:
+    """Mean over seeds of the share of first places [N], with its interval over participants [N]."""
+    first = np.mean(np.stack(of_seeds), axis=0)
+    people = ParticipantBootstrap(participant, draws=DRAWS, seed=0)
+    return share(people, np.stack([first, np.ones(len(first))], axis=1))
 
 
 def _pairs(bench: Bench, name: str, seed: int, split: str = "test") -> ProjectionPairs:

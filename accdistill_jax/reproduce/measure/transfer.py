@@ -29,6 +29,7 @@ from accdistill_jax.reproduce.measure.formatting import (
     signed,
     thousands,
 )
+from accdistill_jax.reproduce.measure.probe_scores import Scores, TestLabels
 from accdistill_jax.reproduce.measure.results import Bench, ReportPart
 from accdistill_jax.reproduce.measure.search import WAYS, retrieve_pairs
 from accdistill_jax.reproduce.measure.transfer_text import ALL, STUDENT, ZERO, PeopleErrors, store_text, transfer_text
@@ -123,7 +124,7 @@ def _store(bench: Bench, prefix: str, store: str, seeds: Mapping[str, Sequence[i
     some = len({len(bench.arrays(name, own_seeds[0])["train_rows"]) for name, own_seeds in seeds.items()}) > 1
     titles = {name: bench.variant(name).title for name in seeds} | {MEAN: "mean of the labels"}
     columns = (ZERO, *map(str, STORE_PEOPLE))
-    by_seed: dict[tuple[str, str], list[float | None]] = {}
+    scores: dict[str, Scores] = {}
     errors: ErrorsByTarget = {}
     tests: dict[str, TargetResult] = {}
     notes = _store_notes(bench, store)
@@ -138,8 +139,10 @@ def _store(bench: Bench, prefix: str, store: str, seeds: Mapping[str, Sequence[i
                 if result.reason:
                     notes.append(f"{store}, {LABELS[target].words}: {result.reason}.")
                     break
+                if first and result.truth is not None and result.participant is not None:
+                    scores[target] = Scores({target: TestLabels(result.truth, result.participant)})
                 for name, probe in result.probes.items():
-                    by_seed.setdefault((target, name), []).append(probe.mae.value)
+                    scores[target].add(target, 1.0, name, k, probe.prediction)
                 if first:
                     tests[target] = result
                     errors[target] = _errors(result, ZERO) | {MEAN: PeopleErrors({ZERO: result.probes[MEAN].mae}, {})}
@@ -159,7 +162,7 @@ def _store(bench: Bench, prefix: str, store: str, seeds: Mapping[str, Sequence[i
     text = text or [f"{store}: no target has enough labels."]
     shown = _pictures(f"unseen-{_slug(store)}", f"Errors in {store}", errors, titles, columns)
     section = Section("unseen", store, tuple(text), tuple(t for t in tables if t.rows), shown, tuple(notes))
-    return ReportPart(section, _numbers(prefix, errors, by_seed) | first_numbers)
+    return ReportPart(section, _numbers(prefix, errors, scores) | first_numbers)
 
 
 def _splits(splits_of: Mapping[str, Mapping[str, SplitEmbeddings]], target: str) -> ProbeSplits:
@@ -237,16 +240,17 @@ def _pictures(
     return (Picture(f"{name}-people", caption, pictures.by_people(lines, columns, label)),)
 
 
-def _numbers(
-    prefix: str, errors: ErrorsByTarget, by_seed: Mapping[tuple[str, str], Sequence[float | None]] | None = None
-) -> dict[str, Number]:
+def _numbers(prefix: str, errors: ErrorsByTarget, scores: Mapping[str, Scores] | None = None) -> dict[str, Number]:
+    """Makes the numbers. Those of probes without people of the store are over the seeds in `scores`, the others of the first seed."""
     numbers = {}
     for target, errors_of in errors.items():
         for name, people_errors in errors_of.items():
             for column, estimate in people_errors.errors.items():
-                values = (by_seed or {}).get((target, name), []) if column == ZERO else []
-                numbers[f"{prefix}/{name}/{target}/{column}"] = formatting.report_number(
-                    values or [estimate.value], estimate=estimate, unit=LABELS[target].unit
+                score = scores[target].error(target, 1.0, name) if scores and column == ZERO else None
+                numbers[f"{prefix}/{name}/{target}/{column}"] = (
+                    formatting.report_number([estimate.value], estimate=estimate, unit=LABELS[target].unit)
+                    if score is None
+                    else formatting.score_number(score, unit=LABELS[target].unit)
                 )
     return numbers
 
@@ -283,7 +287,7 @@ def _retrieval(
             top1, _ = results.over_seeds(ACCEL_TO_PPG, result.pool_size)
             size = "all" if result.pool_size == total else result.pool_size
             numbers[f"{prefix}/{name}/retrieval/{size}/top-1"] = formatting.report_number(
-                top1, estimate=result.top1, share=True
+                top1, estimate=results.top1(ACCEL_TO_PPG, result.pool_size), share=True
             )
             rows.append(
                 (
@@ -295,7 +299,7 @@ def _retrieval(
                     f"{percent(result.chance_top[1])}, rank {decimal(result.chance_rank, 1)}",
                 )
             )
-    columns = ("encoder", "candidates", "top-1", "top-1 over seeds", "mean rank", "by chance")
+    columns = ("encoder", "candidates", "top-1, first seed", "top-1 over seeds", "mean rank", "by chance")
     return ReportTable(
         f"{store}: {WAYS[ACCEL_TO_PPG][0].lower()}{WAYS[ACCEL_TO_PPG][1:]}", columns, tuple(rows)
     ), numbers

@@ -151,7 +151,9 @@ def test_a_large_pool_is_searched_by_rate_and_within_one_person(tmp_path):
         "classical matcher of envelope and upstroke",
     }
     assert len(by_rate.columns) == 6 and len(within.rows) == 3
-    top1 = [part.numbers[f"large-pool/{name}/1000/top-1"].value for name in noise]
+    numbers = [part.numbers[f"large-pool/{name}/1000/top-1"] for name in noise]
+    assert all(number.low <= number.value <= number.high for number in numbers)
+    top1 = [number.value for number in numbers]
     assert top1[0] > top1[2] > top1[1] > 0.1
     assert "10 000" in " ".join(part.section.notes)
 

@@ -49,6 +49,20 @@ def test_claim_is_judged_in_a_pool_of_1000(noise, holds):
     assert part.section.pictures
 
 
+def test_value_and_interval_are_of_the_mean_over_seeds():
+    """The first seed finds every minute, the second one none."""
+    bench = MadeUpBench({TEACHER: 0.0, "student": 0.0}, seeds=2, people=(4, 4, 40))
+    pair = bench.arrays("student", 1)
+    pair["test/projection"] = -pair["test/projection"]
+    numbers = measure_retrieval(bench, experiment("retrieval", "student")).numbers
+    for kind in ("100", "all", "one-person"):
+        top1 = numbers[f"retrieval/student/accel-ppg/{kind}/top-1"]
+        assert top1.seeds == pytest.approx((1.0, 0.0), abs=1e-9) and top1.value == pytest.approx(0.5)
+        assert 0.3 < top1.low < 0.5 < top1.high < 0.7
+    failed = measure_failures(bench, experiment("failures", "student")).numbers["failures/student/failed"]
+    assert failed.value == pytest.approx(0.5) and failed.low is failed.high is None  # not the first seed's
+
+
 def test_an_uninformative_encoder_is_at_chance_in_every_pool():
     bench = MadeUpBench({TEACHER: 0.0, "student": 1e6}, people=(4, 4, 60))
     part = checked(measure_retrieval(bench, experiment("retrieval", "student")), "retrieval")

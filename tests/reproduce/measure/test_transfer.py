@@ -69,6 +69,18 @@ def test_unseen_store_with_and_without_labelled_people():
     assert [p.name for p in part.section.pictures] == ["unseen-troika-people"]
 
 
+def test_value_and_interval_in_an_unseen_store_are_of_the_mean_over_seeds():
+    bench = MadeUpBench({"student": 0.05}, seeds=2, unseen={"troika": store(12)})
+    worse = bench.arrays("student", 1)
+    for kind in ("embedding", "projection"):
+        worse[f"unseen-troika/{kind}"] = np.zeros_like(worse[f"unseen-troika/{kind}"])
+    part = checked(measure_unseen(bench, experiment("unseen", "student")))
+    for name in ("hr_bpm/0", "retrieval/100/top-1"):
+        number = part.numbers[f"unseen/troika/student/{name}"]
+        assert number.value == pytest.approx(np.mean(number.seeds)) and abs(np.diff(number.seeds)[0]) > 0.5
+        assert number.low < number.value < number.high
+
+
 def test_rates_beyond_training_and_few_people_are_noted():
     bench = MadeUpBench({"student": 0.3}, unseen={"Run 1": store(4, shift=8.0), "Run 2": store(12)})
     for name in ("sdnn_ms", "rmssd_ms"):
