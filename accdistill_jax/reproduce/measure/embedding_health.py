@@ -254,7 +254,9 @@ def _numbers(prefix: str, seeds_health: Sequence[EncoderHealth]) -> dict[str, Nu
         "ppg-side/variance-share": _known([health.variance_share for health in ppg]),
     }
     return {
-        f"{prefix}/{name}": formatting.report_number(values, share=not name.endswith("effective-rank"))
+        f"{prefix}/{name}": formatting.correlation_number(values)
+        if name in ("cka", "uniformity", "alignment")
+        else formatting.report_number(values, share=name.endswith("variance-share"))
         for name, values in values_of.items()
         if values
     }

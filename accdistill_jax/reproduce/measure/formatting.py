@@ -7,7 +7,14 @@ import numpy as np
 from accdistill_jax.evaluation.bootstrap import Estimate
 from accdistill_jax.reproduce.measure.probe_scores import Score
 from accdistill_jax.reproduce.measure.results import DONE, Bench, over_seeds
-from accdistill_jax.reproduce.measure.tolerance import ALONE, ALONE_SHARE, LEAST, LEAST_SHARE, allowed
+from accdistill_jax.reproduce.measure.tolerance import (
+    ALONE,
+    ALONE_CORRELATION,
+    LEAST,
+    LEAST_SHARE,
+    allowed,
+    alone_share,
+)
 from accdistill_jax.reproduce.report.document import Number
 
 NONE = "–"
@@ -104,24 +111,30 @@ def report_number(
         values: the value of each training seed. If any of them is unknown, the mean is unknown.
         unit: "" for none.
         estimate: gives the interval over people, if its value is the mean; the interval of a single seed is none of the mean.
-        share: True for shares and areas under curves; their tolerance is absolute.
+        share: True for proportions from 0 to 1, as areas under curves are; their tolerance is absolute.
         scale: the tolerance is a share of this scale, for numbers that may be near 0.
         std: standard deviation over training seeds, if it is known from other numbers.
     """
     known = [float(value) for value in values if value is not None and np.isfinite(value)]
     if not known or len(known) < len(values):
-        return Number(None, None, None, tuple(known), unit, 0.0 if share or scale is not None else LEAST, 0.0)
+        return Number(None, None, None, tuple(known), unit, 0.0 if share or scale is not None else LEAST, 0.0, share)
     mean, std_of_values = over_seeds(known)
     of_mean = estimate is not None and np.isclose(estimate.number, mean, rtol=1e-6, atol=1e-9)
     low, high = (estimate.low, estimate.high) if estimate is not None and of_mean else (None, None)
     std_is_known = len(known) > 1 or std is not None
     relative, absolute = LEAST if std_is_known else ALONE, 0.0
     if share:
-        relative, absolute = 0.0, LEAST_SHARE if std_is_known else ALONE_SHARE
+        relative, absolute = 0.0, LEAST_SHARE if std_is_known else alone_share(mean)
     elif scale is not None:
         relative, absolute = 0.0, relative * scale
     absolute = max(absolute, allowed(std_of_values if std is None else std, len(known)))
-    return Number(mean, low, high, tuple(known), unit, relative, absolute)
+    return Number(mean, low, high, tuple(known), unit, relative, absolute, share)
+
+
+def correlation_number(values: Sequence[float | None], *, estimate: Estimate | None = None) -> Number:
+    """Makes an entry of a correlation, a similarity or another measure of the order of 1 that may be near 0 or below it."""
+    several = len(values) > 1
+    return report_number(values, estimate=estimate, scale=LEAST_SHARE / LEAST if several else ALONE_CORRELATION / ALONE)
 
 
 def score_number(score: Score, *, unit: str = "") -> Number:

@@ -14,6 +14,7 @@ from accdistill_jax.evaluation.report.style import capital
 from accdistill_jax.labels import HEART_RATE, LABELS
 from accdistill_jax.reproduce.measure.formatting import (
     NONE,
+    correlation_number,
     decimal,
     mean_and_std,
     measurable_encoders,
@@ -245,7 +246,7 @@ def _numbers(section: str, scores: Scores, names: list[str]) -> dict[str, Number
                 if (error := scores.error(target, fraction, name)) is not None:
                     numbers[f"{base}/mae"] = score_number(error, unit=unit)
                 if fraction == 1.0 and (r := scores.correlation(target, fraction, name)) is not None:
-                    numbers[f"{base}/r"] = report_number(r.seeds, estimate=r.estimate, share=True)
+                    numbers[f"{base}/r"] = correlation_number(r.seeds, estimate=r.estimate)
                 ratio = None if name == STUDENT else scores.ratio(target, fraction, STUDENT, name)
                 if ratio is not None:
                     numbers[f"{base}/student-over-this"] = score_number(ratio)

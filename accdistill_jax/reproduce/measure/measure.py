@@ -11,6 +11,7 @@ import numpy as np
 
 from accdistill_jax.data.store.separation import SAME_PERSON, check_separation
 from accdistill_jax.errors import UserError
+from accdistill_jax.evaluation.probing.probes import MEAN, MEDIAN, OWN_MEAN
 from accdistill_jax.reproduce.jobs.jobs import JobOutcome
 from accdistill_jax.reproduce.jobs.work import FACTS
 from accdistill_jax.reproduce.measure.label_fractions import PROBE_TITLES
@@ -72,7 +73,7 @@ def measure_report(plan: GridPlan, outcomes: Mapping[str, JobOutcome], *, say: C
     numbers: dict[str, Number] = {}
     for part in parts:
         numbers |= part.numbers
-    numbers = pooled(numbers, {*plan.variants, *PROBE_TITLES})
+    numbers = pooled(numbers, {*plan.variants, *PROBE_TITLES}, constants=(MEAN, MEDIAN, OWN_MEAN))
     return Report(
         title=TITLE,
         summary=report_summary(plan, outcomes, claims),

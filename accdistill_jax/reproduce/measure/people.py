@@ -230,11 +230,13 @@ def _numbers(prefix: str, by_seed: Sequence[PeopleProbes], seeds: Mapping[str, S
                 values = [
                     getattr(probes.questions.targets[target].scores[shown(name)], measure) for probes in with_encoder
                 ]
-                numbers[f"{prefix}/{name}/{target}/{measure}"] = formatting.report_number(
-                    [v.value for v in values],
-                    estimate=values[0],
-                    unit=unit if measure == "mae" else "",
-                    share=measure != "mae",
+                known = [v.value for v in values]
+                numbers[f"{prefix}/{name}/{target}/{measure}"] = (
+                    formatting.correlation_number(known, estimate=values[0])
+                    if measure == "r"
+                    else formatting.report_number(
+                        known, estimate=values[0], unit=unit if measure == "mae" else "", share=measure != "mae"
+                    )
                 )
     return numbers
 

@@ -31,6 +31,7 @@ from accdistill_jax.reproduce.measure.probe_scores import DRAWS, Score, Scores
 from accdistill_jax.reproduce.measure.probing import Probing
 from accdistill_jax.reproduce.measure.results import Bench, over_seeds
 from accdistill_jax.reproduce.measure.search import first_places, mean_rank
+from accdistill_jax.reproduce.measure.tolerance import share_scale
 from accdistill_jax.reproduce.plan import variants as v
 from accdistill_jax.reproduce.plan.experiments import Experiment
 from accdistill_jax.reproduce.report.document import Number, ReportTable
@@ -85,7 +86,7 @@ class Sweep(NamedTuple):
         rows: encoders with a result, in the order of the experiment.
         scores: all probes, including the constants.
         noise: reference -> target -> standard deviation of the error over its training seeds, as a share of the error.
-        top1_noise: reference -> standard deviation of top-1 over its seeds.
+        top1_noise: reference -> standard deviation of top-1 over its seeds, in units of `tolerance.share_scale`.
         rank_noise: reference -> standard deviation of the mean rank over its seeds, as a share of the rank.
         reach: reference -> largest expected difference of the HR errors of two seeds, as a share; see `reach_of`.
         notes: caveats for the reader.
@@ -144,7 +145,7 @@ def sweep(bench: Bench, experiment: Experiment, *, every_seed: bool = False) -> 
         scores,
         noise,
         {
-            name: over_seeds([result.top1.value or 0.0 for result in results])[1]
+            name: _share_noise([result.top1.value or 0.0 for result in results])
             for name, results in retrieved_references.items()
         },
         {
@@ -274,7 +275,9 @@ def sweep_numbers(section: str, measured: Sweep) -> dict[str, Number]:
             )
         if row.retrieval is not None:
             retrieved, base = row.retrieval, row.reference or name
-            std = measured.top1_noise.get(base)
+            std = None
+            if base in measured.top1_noise:
+                std = measured.top1_noise[base] * share_scale(retrieved.top1.number)
             numbers[f"{section}/{name}/top1"] = report_number(
                 [retrieved.top1.value], estimate=retrieved.top1, share=True, std=std
             )
@@ -307,6 +310,11 @@ def _noise(scores: Scores, name: str) -> dict[str, float]:
         for target, score in errors.items()
         if score is not None and len(score.seeds) > 1
     }
+
+
+def _share_noise(values: Sequence[float]) -> float:
+    mean, std = over_seeds(values)
+    return std / share_scale(mean)
 
 
 def _share_of_mean(values: Sequence[float]) -> float:

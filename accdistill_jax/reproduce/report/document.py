@@ -91,6 +91,7 @@ class Number(NamedTuple):
         unit: "" for none.
         relative: tolerance when it is measured again, as a share of the value ...
         absolute: ... plus this absolute tolerance.
+        share: True for a proportion from 0 to 1, whose spread shrinks towards both ends.
     """
 
     value: float | None
@@ -100,6 +101,7 @@ class Number(NamedTuple):
     unit: str
     relative: float
     absolute: float
+    share: bool = False
 
 
 class Report(NamedTuple):

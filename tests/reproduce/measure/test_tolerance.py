@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from accdistill_jax.reproduce.measure.formatting import report_number
+from accdistill_jax.reproduce.measure.formatting import correlation_number, report_number
 from accdistill_jax.reproduce.measure.tolerance import (
     ALONE,
+    ALONE_CORRELATION,
     ALONE_SHARE,
     LEAST,
     LEAST_SHARE,
@@ -64,11 +65,30 @@ def test_numbers_that_differ_only_in_the_encoder_are_pooled():
 
 def test_shares_have_absolute_tolerances():
     several, alone = report_number([0.5, 0.51, 0.49], share=True), report_number([0.9], share=True)
-    assert alone.relative == 0 and alone.absolute == ALONE_SHARE
+    assert alone.relative == 0 and alone.absolute == pytest.approx(0.3 * ALONE_SHARE)
     tolerances = pooled({"s/a/top-1": several, "s/b/top-1": several, "s/c/top-1": alone}, {"a", "b", "c"})
-    assert tolerances["s/c/top-1"].absolute == pytest.approx(allowed(0.01, 1))
-    assert tolerances["s/c/top-1"].absolute < ALONE_SHARE
+    assert tolerances["s/c/top-1"].absolute == pytest.approx(allowed(0.01, 1) * 0.3 / 0.5)
+    assert tolerances["s/c/top-1"].absolute < alone.absolute
     assert report_number([0.5, 0.5, 0.5], share=True).absolute == LEAST_SHARE
+
+
+def test_a_share_near_its_end_has_a_smaller_tolerance_than_one_in_the_middle():
+    low, high = report_number([0.20, 0.23, 0.17], share=True), report_number([0.99, 0.992, 0.988], share=True)
+    tolerances = pooled({"s/a/top-1": low, "s/b/top-1": high, "s/c/top-1": report_number([0.99], share=True)}, "abc")
+    assert tolerances["s/a/top-1"].absolute == pytest.approx(allowed(0.03, 3))
+    assert max(tolerances[f"s/{name}/top-1"].absolute for name in "bc") < 0.04
+    assert report_number([0.99], share=True).absolute < 0.02 < 0.06 < report_number([0.2], share=True).absolute
+    negative = correlation_number([-0.2, 0.2, 0.0])  # a correlation is no proportion: it spreads most near 0
+    assert pooled({"s/a/r": negative, "s/b/r": correlation_number([0.0])}, "ab")["s/b/r"].absolute == ALONE_CORRELATION
+    assert negative.absolute == pytest.approx(allowed(0.2, 3)) and not negative.share
+
+
+def test_constants_are_not_pooled_with_trained_encoders():
+    trained = {f"s/{name}/mae": report_number([2.0, 3.0, 1.0]) for name in "ab"}
+    constants = {f"s/{name}/mae": report_number([10.0, 10.0, 10.0]) for name in ("mean", "median")}
+    tolerances = pooled(trained | constants, "ab", constants=("mean", "median"))
+    assert tolerances["s/mean/mae"].absolute == 0.0 and tolerances["s/mean/mae"].relative == LEAST
+    assert tolerances["s/a/mae"].absolute == pytest.approx(allowed(1.0, 3))
 
 
 def test_a_number_without_a_value_stays_without():

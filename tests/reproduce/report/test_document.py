@@ -164,6 +164,7 @@ def test_report_json_has_everything_except_the_figures(report, tmp_path):
         "unit": "bpm",
         "relative": 0.05,
         "absolute": 0.01,
+        "share": False,
     }
     assert saved["numbers"]["probes/none"]["value"] is None and saved["settings"]["bad"] is None
     assert saved["claims"][0]["holds"] == "no" and saved["runs"][2]["reason"] == NASTY
