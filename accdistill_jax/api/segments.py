@@ -38,7 +38,7 @@ def segment_batch(
     _check_shape(values, contract)
     if len(quantised) == 2:
         _check_stored(name, values, quantised)
-        return {name: values, **quantised}
+        return {key: _native(numbers) for key, numbers in {name: values, **quantised}.items()}
     if values.dtype.kind != "f":
         raise UserError(
             f"{name} has dtype {values.dtype}; give float values in {unit}, or the whole result of Store.read, "
@@ -50,11 +50,20 @@ def segment_batch(
     shape = (len(values), contract.channels)
     if name == "ppg":
         values = values * readable_factor(values - values.mean(axis=1, keepdims=True))
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite, an error below
+        single = values.astype(np.float32, copy=False)
+    if not np.isfinite(single).all():
+        raise UserError(f"{name} has values of {np.abs(values).max():.3g}, more than float32 holds; check their unit")
     return {
-        name: values.astype(np.float32, copy=False),
+        name: single,
         f"{name}_scale": np.ones(shape, np.float32),
         f"{name}_offset": np.zeros(shape, np.float32),
     }
+
+
+def _native(numbers: np.ndarray) -> np.ndarray:
+    """The numbers in this machine's byte order: JAX takes the bytes as they are."""
+    return numbers.astype(numbers.dtype.newbyteorder("="), copy=False)
 
 
 def _check_stored(name: str, values: np.ndarray, quantised: Mapping[str, np.ndarray]) -> None:
