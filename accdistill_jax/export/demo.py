@@ -24,7 +24,7 @@ from accdistill_jax.readouts.readout import FAR, MOTION, NO_HEART, WIDE, Readout
 
 PACKAGE = "onnxruntime-web@1.23.0"
 RUNTIME_FILES = ("ort.wasm.min.js", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
-PAGE_FILES = ("index.html", "page.js", "signal.js", "page.css")
+PAGE_FILES = ("index.html", "page.js", "signal.js", "table.js", "page.css")
 _PAGE = Path(__file__).with_name("page")
 _SAMPLE_MINUTES = 4
 

@@ -1,36 +1,12 @@
-// Runs the exported student on a recording: parse, resample, cut, embed, read out, draw.
+// Runs the exported student on a recording: resample, cut, embed, read out, draw.
 import { motionOf, prediction, resample } from "./signal.js";
+import { parse, rateOf, timed } from "./table.js";
 
 const about = await (await fetch("about.json")).json();
 const $ = (id) => document.getElementById(id);
 const { rate_hz: RATE, samples: SAMPLES } = about;
 
 // Files.
-
-function parse(text) {
-  const lines = text.replace(/^\ufeff/, "").split(/\r?\n/).filter((line) => line.trim());
-  if (lines.length < 2) throw new Error("The file has no rows.");
-  const delimiter = [";", "\t", ","].find((sign) => lines[1].includes(sign)) ?? " ";
-  const number = (cell) => (delimiter === "," ? Number(cell) : Number(cell.replace(",", ".")));
-  const cells = lines.map((line) => line.split(delimiter).map((cell) => cell.trim()));
-  const header = cells[0].every((cell) => Number.isNaN(number(cell))) ? cells.shift() : null;
-  const width = cells[0].length;
-  const named = header && ["x", "y", "z"].map((axis) => header.findIndex((name) => new RegExp(`(^|[^a-z])(a|acc|accel)?[ _]?${axis}$`, "i").test(name.replace(/[([].*/, "").trim())));
-  const axes = named && named.every((place) => place >= 0) ? named : width === 3 ? [0, 1, 2] : width === 4 && !header ? [1, 2, 3] : null;
-  if (!axes) throw new Error("The columns x, y and z are not clear. Name them x, y, z in the first line.");
-  const timeColumn = header ? header.findIndex((name) => /time|^t$|stamp/i.test(name)) : width === 4 ? 0 : -1;
-  const columns = axes.map((place) => Float64Array.from(cells, (row) => number(row[place] ?? "")));
-  const bad = cells.findIndex((_, i) => columns.some((column) => !Number.isFinite(column[i])));
-  if (bad >= 0) throw new Error(`Row ${bad + 1 + (header ? 1 : 0)} has a cell that is not a number.`);
-  let measured = null;
-  if (timeColumn >= 0) {
-    const times = cells.map((row) => number(row[timeColumn]));
-    const step = (times[times.length - 1] - times[0]) / (times.length - 1);
-    const fits = [1, 1e3, 1e6, 1e9].map((per) => per / step).filter((hz) => hz >= 5 && hz < 2000);
-    if (fits.length === 1) measured = fits[0];
-  }
-  return { columns, measured };
-}
 
 function checked(columns, rate) {
   if (!(rate >= 1 && rate <= 4000)) throw new Error("Give the samples per second.");
@@ -162,9 +138,8 @@ async function run(read) {
 }
 
 const readFile = (text) => run(async () => {
-  const { columns, measured } = parse(text), given = Number($("rate").value), scale = Number($("unit").value);
-  if (given && measured && Math.abs(measured / given - 1) > 0.25) throw new Error(`The time column says ${measured.toPrecision(4)} Hz, not ${given}.`);
-  return { columns: columns.map((column) => column.map((value) => value * scale)), rate: given || measured };
+  const { columns, ...times } = parse(text), scale = Number($("unit").value);
+  return { columns: columns.map((column) => column.map((value) => value * scale)), rate: rateOf(times, Number($("rate").value)) };
 });
 
 $("choose").onclick = () => $("file").click();
@@ -194,8 +169,10 @@ if ("DeviceMotionEvent" in window && navigator.maxTouchPoints > 0) {
       const left = 62 - rows[rows.length - 1][0] / 1000;
       if (left > 0) return say(`Keep still: ${left.toFixed(0)} s left.`);
       window.removeEventListener("devicemotion", keep);
-      const rate = Math.round((rows.length - 1) / ((rows[rows.length - 1][0] - rows[0][0]) / 1000));
-      run(async () => ({ columns: [1, 2, 3].map((c) => Float64Array.from(rows, (row) => row[c] / 9.80665)), rate }));
+      run(async () => ({
+        columns: [1, 2, 3].map((c) => Float64Array.from(rows, (row) => row[c] / 9.80665)),
+        rate: rateOf(timed(rows.map((row) => row[0])), 0),
+      }));
     };
     window.addEventListener("devicemotion", keep);
   };
