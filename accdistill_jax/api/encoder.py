@@ -15,6 +15,7 @@ from accdistill_jax.api.program import EncoderProgram
 from accdistill_jax.api.segments import segment_batch, with_problems
 from accdistill_jax.api.signals import InputContract, Minutes, SignalFormat, SignalWords, cut_signal
 from accdistill_jax.data.preprocessing.quality import motion_g
+from accdistill_jax.data.preprocessing.settings import PpgFilter
 from accdistill_jax.errors import UserError
 from accdistill_jax.objectives.base import Branch
 from accdistill_jax.readouts.label_probe import LabelPrediction, LabelProbe
@@ -48,6 +49,7 @@ class TrainedEncoder:
         readouts: predict labels from embeddings, or None.
         no_readouts: why there are no read-outs, and what to do; "" if there are.
         probes: name -> read-out of a user's label, by `accdistill probe`.
+        ppg_filter: band-pass of the PPG in the stores that a teacher was trained on; `embed` applies it.
         branch, params: the encoder as the package's code uses it, and its parameters, a tree of float32 arrays.
 
     Examples:
@@ -77,6 +79,7 @@ class TrainedEncoder:
     no_readouts: str = dataclasses.field(default="", repr=False)
     probes: Mapping[str, LabelProbe] = dataclasses.field(default_factory=dict, repr=False)
     trained_on: str = dataclasses.field(default="", repr=False)
+    ppg_filter: PpgFilter = dataclasses.field(default=PpgFilter(), repr=False)
 
     def encode(self, segments: Mapping[str, np.ndarray] | np.ndarray, *, batch_size: int = 64) -> np.ndarray:
         """Embeds segments that are prepared as in a store: resampled, filtered and cut.
@@ -304,7 +307,7 @@ class TrainedEncoder:
     @property
     def contract(self) -> InputContract:
         """The signal that the encoder reads."""
-        return InputContract(self.part, self.modality, self.rate_hz, self.samples, self.channels)
+        return InputContract(self.part, self.modality, self.rate_hz, self.samples, self.channels, self.ppg_filter)
 
     def _cut(self, signal: np.ndarray, described: SignalFormat) -> Minutes:
         return self._program.compile_during(lambda: cut_signal(signal, self.contract, described))

@@ -15,6 +15,7 @@ from accdistill_jax.api.finding import find_export, open_address
 from accdistill_jax.api.shipped import check_shipped_part, shipped_folder
 from accdistill_jax.config import convert
 from accdistill_jax.config.schema import EncoderConfig, InputSettings
+from accdistill_jax.data.preprocessing.settings import PpgFilter
 from accdistill_jax.data.store.trained_on import said_by
 from accdistill_jax.errors import UserError
 from accdistill_jax.files import is_address
@@ -126,6 +127,7 @@ def _from_export(export: str, part: Part | None) -> TrainedEncoder:
         embedding_size=embedding.shape[-1],
         data=meta.get("fingerprints", {}).get("data", ""),
         trained_on=said_by(meta),
+        ppg_filter=PpgFilter.named_in(signal),
         branch=branch,
         params=params,
         readouts=found.readouts,

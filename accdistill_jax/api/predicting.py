@@ -1,5 +1,6 @@
 """Predictions of the minutes of a recording, and their table."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,7 +11,6 @@ import pyarrow as pa
 from accdistill_jax.api.encoder import TrainedEncoder
 from accdistill_jax.api.recordings import minutes_of
 from accdistill_jax.data import recordings
-from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.recording import Recording
 from accdistill_jax.errors import UserError
 from accdistill_jax.labels import LABELS
@@ -49,15 +49,9 @@ def predict_recording(encoder: TrainedEncoder, recording: Recording) -> Predicte
     Raises:
         UserError: the encoder has no read-outs, the recording cannot be prepared, or none of its minutes is usable.
     """
-    segment_s = encoder.samples / encoder.rate_hz
     # read-outs abstain by motion themselves, and a student needs no clean pulse
-    settings = PreprocessSettings(
-        rate_hz=encoder.rate_hz,
-        segment_s=segment_s,
-        hop_s=segment_s,
-        max_motion_g=math.inf,
-        min_ppg_quality=0.0,
-        max_clipped_fraction=1.0,
+    settings = dataclasses.replace(
+        encoder.contract.settings, max_motion_g=math.inf, min_ppg_quality=0.0, max_clipped_fraction=1.0
     )
     batch = minutes_of(recording, encoder.contract, settings)
     left_out = {reason: count for reason, count in batch.rejected.items() if count}

@@ -12,7 +12,7 @@ from accdistill_jax.config.nearest import did_you_mean
 from accdistill_jax.data.preprocessing.cut import CutRecording, cut
 from accdistill_jax.data.preprocessing.plausibility import MOST_WITHOUT_GRAVITY, MOVING_G, REST_G, resting_g
 from accdistill_jax.data.preprocessing.quality import BEAT_BAND_HZ, motion_g
-from accdistill_jax.data.preprocessing.settings import PreprocessSettings
+from accdistill_jax.data.preprocessing.settings import PpgFilter, PreprocessSettings
 from accdistill_jax.data.recording import G_PER_UNIT, POLARITIES, RATES_HZ, Participant, Polarity, Recording, Stream
 from accdistill_jax.errors import SignalWarning, UserError
 
@@ -31,6 +31,7 @@ class InputContract:
         rate_hz: sampling rate of a segment.
         samples: samples of a segment.
         channels: channels of a segment.
+        ppg_filter: band-pass of the PPG, as in the stores that the encoder was trained on.
     """
 
     part: str
@@ -38,12 +39,14 @@ class InputContract:
     rate_hz: float
     samples: int
     channels: int
+    ppg_filter: PpgFilter = PpgFilter()
 
     @property
     def settings(self) -> PreprocessSettings:
-        """The default preprocessing at the encoder's rate and length."""
+        """The default preprocessing at the encoder's rate and length, with its band-pass of the PPG."""
         segment_s = self.samples / self.rate_hz
-        return PreprocessSettings(rate_hz=self.rate_hz, segment_s=segment_s, hop_s=segment_s)
+        filtered = self.ppg_filter.as_settings() if self.modality == "ppg" else {}
+        return PreprocessSettings(rate_hz=self.rate_hz, segment_s=segment_s, hop_s=segment_s, **filtered)
 
 
 class SignalWords(TypedDict, total=False):

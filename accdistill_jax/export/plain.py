@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
+from accdistill_jax.data.preprocessing.settings import PpgFilter
 from accdistill_jax.objectives.base import Branch
 from accdistill_jax.runtime.platform import PORTABLE, tracing_for
 
@@ -41,6 +42,8 @@ class Exportable(Protocol):
     def fingerprint(self) -> str: ...
     @property
     def data(self) -> str: ...
+    @property
+    def ppg_filter(self) -> PpgFilter: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +56,7 @@ class ExportContract:
         rate_hz: sampling rate of the input.
         window_s: duration of a segment.
         axes: channels in their order.
+        preparation: steps before the exported function, which the caller does.
         normalisation: steps inside the exported function.
         output: name, dtype and shape of the output.
         fingerprint: content hash of the encoder's parameters.
@@ -65,6 +69,7 @@ class ExportContract:
     rate_hz: float
     window_s: float
     axes: str
+    preparation: str
     normalisation: str
     output: str
     fingerprint: str
@@ -122,9 +127,22 @@ def plain_encoder(encoder: Exportable) -> PlainEncoder:
         rate_hz=encoder.rate_hz,
         window_s=encoder.samples / encoder.rate_hz,
         axes="x, y, z" if name == "accel" else f"{encoder.channels} PPG channels, systole up",
+        preparation=_preparation(encoder),
         normalisation=f"inside the function, per segment and channel: {steps}",
         output=f"embedding float32 [batch, {encoder.embedding_size}]",
         fingerprint=encoder.fingerprint,
         data=encoder.data,
     )
     return PlainEncoder(apply, encoder.params, (encoder.samples, encoder.channels), contract, branch)
+
+
+def _preparation(encoder: Exportable) -> str:
+    """Words for all that `prepare` and the Python API do before the encoder."""
+    steps = f"before the function, to the whole recording: resampled to {encoder.rate_hz:g} Hz with a filter against aliasing"
+    if encoder.modality == "accel":
+        return f"{steps}; no other filter"
+    low, high = encoder.ppg_filter.band_hz
+    return (
+        f"{steps}; band-passed from {low:g} to {high:g} Hz (Butterworth of order {encoder.ppg_filter.order}, run forwards and "
+        "backwards); turned systole up; a pulse fainter than 0.001 multiplied by a constant"
+    )

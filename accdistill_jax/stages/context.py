@@ -11,6 +11,7 @@ import numpy as np
 from accdistill_jax.config.schema import Config, InputSettings
 from accdistill_jax.config.tree import plain
 from accdistill_jax.data.pipeline import chosen_rows
+from accdistill_jax.data.preprocessing.settings import PpgFilter
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.runtime.parallel import Parallel
 from accdistill_jax.runtime.peers.peers import Peers
@@ -126,12 +127,14 @@ class Run:
         return self.config.inputs.of(modality)
 
     def signal_meta(self, modality: str) -> dict:
-        """Description of the signal that an exported encoder reads: modality, rate, samples, channels, input settings."""
+        """Description of the signal that an exported encoder reads: modality, rate, samples, channels, input settings, PPG filter."""
         store = self.stores[0]
+        filtered = PpgFilter.named_in(store.manifest["preprocess"]).as_settings() if modality == "ppg" else {}
         return {
             "modality": modality,
             "rate_hz": store.rate_hz,
             "samples": store.samples,
             "channels": len(store.channels[modality]),
             "inputs": plain(self.inputs(modality)),
+            **{name: list(value) if isinstance(value, tuple) else value for name, value in filtered.items()},
         }

@@ -84,6 +84,11 @@ def load_teacher(run: Run) -> Teacher:
     for key in ("modality", "rate_hz", "samples", "channels"):
         if meta["signal"][key] != signal[key]:
             raise UserError(f"the teacher in {path} reads {key} = {meta['signal'][key]}, the data has {signal[key]}")
+    for key in ("ppg_band_hz", "ppg_filter_order"):
+        if meta["signal"].get(key, signal[key]) != signal[key]:  # exports of earlier commits do not say
+            raise UserError(
+                f"the teacher in {path} reads PPG with {key} = {meta['signal'][key]}, the data has {signal[key]}; prepare the data alike"
+            )
     wanted = run.config.teacher.fingerprint
     if wanted and not meta["fingerprint"].startswith(wanted):
         raise UserError(

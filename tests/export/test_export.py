@@ -12,6 +12,7 @@ import accdistill_jax as ad
 from accdistill_jax.config.convert import changed
 from accdistill_jax.config.load import load_config
 from accdistill_jax.config.schema import InputSettings
+from accdistill_jax.data.preprocessing.settings import PpgFilter
 from accdistill_jax.errors import UserError
 from accdistill_jax.export.arrays import encode_safetensors
 from accdistill_jax.export.card import read_report
@@ -40,6 +41,7 @@ class Untrained:
     """An encoder with initial parameters, of any architecture and input form."""
 
     modality, rate_hz, samples, channels, unit, fingerprint, data = "accel", 64.0, 3840, 3, "g", "f00d", ""
+    ppg_filter = PpgFilter()
 
     def __init__(self, architecture, inputs):
         changes = STEM if architecture == "stem" else {"student.encoder.architecture": architecture}

@@ -13,6 +13,29 @@ _MOST = 1e5  # largest rate in Hz, and largest duration in seconds
 
 
 @dataclasses.dataclass(frozen=True)
+class PpgFilter:
+    """Band-pass of a PPG; see `PreprocessSettings`.
+
+    Attributes:
+        band_hz: lower and upper edge, in Hz.
+        order: of the Butterworth filter, which runs forwards and backwards.
+    """
+
+    band_hz: tuple[float, float] = (0.5, 8.0)
+    order: int = 4
+
+    @classmethod
+    def named_in(cls, values: Mapping[str, Any]) -> "PpgFilter":
+        """The filter that JSON values name as settings do; the default for what they do not name."""
+        low, high = values.get("ppg_band_hz", cls.band_hz)
+        return cls((float(low), float(high)), int(values.get("ppg_filter_order", cls.order)))
+
+    def as_settings(self) -> dict[str, Any]:
+        """Values of the settings ppg_band_hz and ppg_filter_order."""
+        return {"ppg_band_hz": self.band_hz, "ppg_filter_order": self.order}
+
+
+@dataclasses.dataclass(frozen=True)
 class PreprocessSettings:
     """Settings of preprocessing. The cut-offs and thresholds are choices of this project, not of the paper.
 
@@ -44,8 +67,8 @@ class PreprocessSettings:
     rate_hz: float = 64.0
     segment_s: float = 60.0
     hop_s: float = 60.0
-    ppg_band_hz: tuple[float, float] = (0.5, 8.0)
-    ppg_filter_order: int = 4
+    ppg_band_hz: tuple[float, float] = PpgFilter.band_hz
+    ppg_filter_order: int = PpgFilter.order
     max_motion_g: float = 0.1
     min_ppg_quality: float = 0.4
     max_clipped_fraction: float = 0.01
