@@ -11,7 +11,8 @@ from accdistill_jax.api.shipped import is_shipped
 from accdistill_jax.api.store import open_store
 from accdistill_jax.config.load import load_config
 from accdistill_jax.data.preprocessing.settings import PreprocessSettings
-from accdistill_jax.data.store.opening import label_values
+from accdistill_jax.data.store.opening import hold_out, label_values
+from accdistill_jax.data.store.trained_on import people_seen
 from accdistill_jax.data.synthetic.synthetic import SyntheticSettings, generate_batch
 from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.bootstrap import Estimate, ParticipantBootstrap
@@ -50,10 +51,16 @@ class Compared(Protocol):
     def modality(self) -> str: ...
     @property
     def readouts(self) -> Readouts | None: ...
+    @property
+    def data(self) -> str: ...
+    @property
+    def trained_on(self) -> str: ...
 
 
 def unseen_minutes(encoder: Compared, *, most: int = _MOST_MINUTES) -> UnseenMinutes | None:
-    """Minutes of the test people of the encoder's run; None if the run or its stores are not at hand.
+    """Minutes of the test people of the encoder's run; None if the run or its stores are not at hand, or are others by now.
+
+    Nobody among them is a person whom the encoder, its teacher or the encoder it started from was trained on.
 
     A shipped encoder has no run at hand: its minutes are those of new simulated people, like those that it was trained on.
 
@@ -66,15 +73,17 @@ def unseen_minutes(encoder: Compared, *, most: int = _MOST_MINUTES) -> UnseenMin
     run = Path(encoder.path).parent.parent
     try:
         data = json.loads((run / "config.json").read_text(encoding="utf-8"))["config"]["data"]
-        for path in data["stores"] or [str(run / "data/synthetic")]:
-            if is_address(path):
+        paths = data["stores"] or [str(run / "data/synthetic")]
+        stores = [open_store(path) for path in paths if not is_address(path)]
+        for store in hold_out(stores, data.get("held_out", ())):
+            if store.fingerprint not in encoder.data.split("+"):
                 continue
-            store = open_store(path)
-            rows = store.indices("test")[:most]
+            who, rows = np.asarray(store.segments["participant"]).astype(str), store.indices("test")
+            rows = rows[~np.isin(who[rows], list(people_seen(store, encoder.trained_on)))][:most]
             if len(rows):
                 signal = store.read_signals(rows)[encoder.modality].astype(np.float32)
                 labels = {name: np.asarray(label_values(store, name)[rows], np.float64) for name in LABELS}
-                return UnseenMinutes(signal, labels, np.asarray(store.segments["participant"])[rows].astype(str))
+                return UnseenMinutes(signal, labels, who[rows])
     except (OSError, ValueError, KeyError, TypeError, UserError):
         return None
     return None
