@@ -8,6 +8,8 @@ from typing import Literal
 
 from accdistill_jax.config.nearest import did_you_mean
 from accdistill_jax.errors import UserError
+from accdistill_jax.readouts.label_probe import FOLDER as _PROBES
+from accdistill_jax.readouts.readout import FILE_NAME as _READOUTS
 from accdistill_jax.storage.folder import LocalFolder, open_folder
 from accdistill_jax.storage.mirror_files import MANIFEST
 from accdistill_jax.storage.mirror_tree import fetch_files, open_copy
@@ -107,9 +109,11 @@ def open_address(address: str, copy: Path) -> Path:
     export, local = open_folder(address), LocalFolder(copy)
     if export.read(_EXPORT) is None:
         raise UserError(f"{address} holds no run")
-    for name in (_EXPORT, *(export.names("params/") or ("params.npz",))):
+    needed = (_EXPORT, *(export.names("params/") or ("params.npz",)))
+    for name in (*needed, _READOUTS, *export.names(f"{_PROBES}/")):
         data = export.read(name)
-        if data is None:
+        if data is not None:
+            local.write(name, data)
+        elif name != _READOUTS:
             raise UserError(f"{address}: {name} was removed while it was read; load it again")
-        local.write(name, data)
     return copy

@@ -11,7 +11,9 @@ from accdistill_jax.errors import UserError
 from accdistill_jax.export import numpy_reader
 from accdistill_jax.export.arrays import READER
 from accdistill_jax.export.plain import PlainEncoder
+from accdistill_jax.files import is_address
 from accdistill_jax.labels import LABELS
+from accdistill_jax.storage.folder import open_folder
 from accdistill_jax.text import escape_markdown
 
 FILE_NAME = "MODEL_CARD.md"
@@ -57,6 +59,8 @@ def read_report(export_folder: str) -> Mapping[str, Any] | None:
 
     An encoder that comes with the package has its report in its folder.
     """
+    if is_address(export_folder):
+        return _report_at(export_folder)
     path = Path(export_folder) / "report.json"
     if not path.is_file():
         path = Path(export_folder).parent.parent / "report.json"
@@ -66,6 +70,20 @@ def read_report(export_folder: str) -> Mapping[str, Any] | None:
         return None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); repeat the run's command, which writes it again") from error
+
+
+def _report_at(address: str) -> Mapping[str, Any] | None:
+    """The report beside an export at an address, or of the run around it."""
+    folders = (address, address.removesuffix("/export").rpartition("/")[0])
+    for folder in folders if address.endswith("/export") else folders[:1]:
+        if (content := open_folder(folder).read("report.json")) is not None:
+            try:
+                return json.loads(content)
+            except ValueError as error:
+                raise UserError(
+                    f"{folder}/report.json cannot be read ({error}); repeat the run's command, which writes it again"
+                ) from error
+    return None
 
 
 def card_text(
