@@ -225,7 +225,7 @@ class TrainedEncoder:
 
         Returns:
             Label -> predictions of each whole minute; "gap" or "flat" is the reason for a minute that cannot be embedded. A label per
-            person has a single prediction.
+            person has a single prediction, so with such a label all signals of a batch must be of one person.
 
         Raises:
             UserError: as `embed`, or there are no read-outs.

@@ -10,13 +10,15 @@ from typing import Any
 
 from accdistill_jax.errors import UserError
 from accdistill_jax.export import card
-from accdistill_jax.export.arrays import write_npz, write_safetensors
+from accdistill_jax.export.arrays import READER, has_reader, write_npz, write_safetensors
 from accdistill_jax.export.onnx_file import OPSETS, write_onnx
-from accdistill_jax.export.plain import Exportable, plain_encoder
+from accdistill_jax.export.plain import Exportable, PlainEncoder, plain_encoder
 from accdistill_jax.export.stablehlo import write_stablehlo
 from accdistill_jax.files import write_atomically
 
 FORMATS = ("onnx", "stablehlo", "npz", "safetensors")
+_INT8, _ARRAYS = "encoder.int8.onnx", "encoder.npz"
+_FILES = ("encoder.onnx", _INT8, "encoder.stablehlo", _ARRAYS, READER, "encoder.safetensors")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +60,8 @@ def write_export(
         The written files, the card last.
 
     Raises:
-        UserError: an unknown format, a package that is not installed, or a folder that cannot be written.
+        UserError: an unknown format, a package that is not installed, a folder that cannot be written, or one with files of another
+            encoder that would stay.
     """
     if unknown := [name for name in formats if name not in FORMATS]:
         raise UserError(f"format {unknown[0]!r} is not one of {', '.join(FORMATS)}")
@@ -75,6 +78,7 @@ def write_export(
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _refuse_remains(folder, plain, formats, int8=onnx.int8)
         files = [path for name in dict.fromkeys(formats) for path in writers[name]()]
         path = folder / card.FILE_NAME
         text = card.card_text(
@@ -89,3 +93,18 @@ def write_export(
     except OSError as error:
         raise UserError(f"cannot write into {folder}: {error.strerror or error}") from error
     return [*files, path]
+
+
+def _refuse_remains(folder: Path, plain: PlainEncoder, formats: Sequence[str], *, int8: bool) -> None:
+    """Raises UserError if files of another encoder would stay beside the new ones, whose card would seem to be theirs."""
+    before = folder / card.FILE_NAME
+    if not before.is_file() or plain.contract.fingerprint in before.read_text(encoding="utf-8", errors="replace"):
+        return
+    replaced = {f"encoder.{name}" for name in formats} | ({_INT8} if int8 else set())
+    if _ARRAYS in replaced and has_reader(plain):
+        replaced.add(READER)
+    if remains := [name for name in _FILES if name not in replaced and (folder / name).is_file()]:
+        raise UserError(
+            f"{folder} holds {', '.join(remains)} of another encoder, which would stay beside the new files; choose another folder, or "
+            "delete them"
+        )
