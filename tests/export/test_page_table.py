@@ -69,13 +69,9 @@ def read(tmp_path_factory):
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("name", ["seconds", "milliseconds", "dates", "short gap", "same rate"])
+@pytest.mark.parametrize("name", ["seconds", "milliseconds", "dates", "packets", "short gap", "same rate"])
 def test_the_rate_is_that_of_the_times(read, name):
     assert read[name]["rate"] == pytest.approx(50.0, rel=1e-6) and read[name]["first"] == [0.1, 0.2, 0.9]
-
-
-def test_samples_of_a_packet_share_a_time(read):
-    assert read["packets"]["rate"] == pytest.approx(50.0, rel=0.02)
 
 
 def test_a_count_of_rows_is_no_time(read):

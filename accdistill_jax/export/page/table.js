@@ -42,7 +42,8 @@ export function timed(times) {
   if (back >= 0) throw new Error(`The times decrease after sample ${back + 1}.`);
   const positive = steps.filter((step) => step > 0).sort((a, b) => a - b);
   if (!positive.length || steps.every((step) => step === 1)) return unknown; // ones count rows
-  const usual = positive[positive.length >> 1], without = steps.filter((step) => step <= 2.5 * usual);
+  const usual = positive[positive.length >> 1], end = times.indexOf(times[times.length - 1]); // the last packet's first sample
+  const without = steps.slice(0, end).filter((step) => step <= 2.5 * usual);
   const step = without.reduce((a, b) => a + b, 0) / without.length, longest = positive[positive.length - 1];
   const fits = [1, 1e3, 1e6, 1e9].map((per) => per / step).filter((hz) => hz >= 5 && hz < 2000);
   return { measured: fits.length === 1 ? fits[0] : null, gap: longest > 2.5 * usual ? longest / step : 0 };
