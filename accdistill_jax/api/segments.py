@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from accdistill_jax.api.signals import InputContract, nan_for_masked
+from accdistill_jax.api.signals import InputContract, nan_for_masked, refuse_huge
 from accdistill_jax.data.preprocessing.ppg import readable_factor
 from accdistill_jax.errors import UserError
 from accdistill_jax.readouts.label_probe import LabelPrediction
@@ -47,15 +47,12 @@ def segment_batch(
     if not np.isfinite(values).all():
         segment = int(np.flatnonzero(~np.isfinite(values).all(axis=(1, 2)))[0])
         raise UserError(f"{name} has NaN or infinite values, first in segment {segment}; leave such segments out")
+    refuse_huge(name, values)
     shape = (len(values), contract.channels)
     if name == "ppg":
         values = values * readable_factor(values - values.mean(axis=1, keepdims=True))
-    with np.errstate(over="ignore"):  # values beyond float32 become infinite, an error below
-        single = values.astype(np.float32, copy=False)
-    if not np.isfinite(single).all():
-        raise UserError(f"{name} has values of {np.abs(values).max():.3g}, more than float32 holds; check their unit")
     return {
-        name: single,
+        name: values.astype(np.float32, copy=False),
         f"{name}_scale": np.ones(shape, np.float32),
         f"{name}_offset": np.zeros(shape, np.float32),
     }

@@ -19,6 +19,7 @@ from accdistill_jax.errors import SignalWarning, UserError
 Gravity = Literal["included", "removed"]
 _SPELLINGS = {"m/s^2": "m/s2", "m/s²": "m/s2", "m/s**2": "m/s2", "ms-2": "m/s2", "m s-2": "m/s2", "G": "g", "mG": "mg"}
 _FEWEST_HZ = 2 * BEAT_BAND_HZ[1]
+LARGEST = 1e15  # the sum of a minute's squares fits float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,6 +229,7 @@ def _checked_values(signal: np.ndarray, contract: InputContract, described: Sign
         raise UserError(f"{name} has shape {list(values.shape)}: it is empty")
     if values.dtype.kind == "f" and np.isinf(values).any():
         raise UserError(f"{name} has infinite values; write NaN for missing samples")
+    refuse_huge(name, values)
     segment_s, count = contract.samples / contract.rate_hz, values.shape[-2]
     if round(count / rate * contract.rate_hz, 6) < contract.samples:
         raise UserError(
@@ -235,6 +237,16 @@ def _checked_values(signal: np.ndarray, contract: InputContract, described: Sign
             "give a longer signal, or the right rate_hz"
         )
     return values[None] if values.ndim == 2 else values
+
+
+def refuse_huge(name: str, values: np.ndarray) -> None:
+    """Raises UserError for numbers that no sensor gives, whose squares are beyond float32; NaN does not count."""
+    huge = np.abs(values) > np.float32(LARGEST) if values.dtype.kind == "f" else np.zeros(1, bool)
+    if huge.any():
+        raise UserError(
+            f"{name} has values up to {np.nanmax(np.abs(values)):.3g}, which no sensor gives; write NaN for wrong samples, or check "
+            "type and byte order"
+        )
 
 
 def _shape_hint(values: np.ndarray, channels: int) -> str:

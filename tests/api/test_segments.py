@@ -1,4 +1,4 @@
-"""encoder.encode: arrays of any byte order, and numbers that float32 cannot hold."""
+"""encoder.encode: arrays of any byte order, and numbers beyond those of any sensor."""
 
 import numpy as np
 import pytest
@@ -30,6 +30,10 @@ def test_the_byte_order_does_not_matter(encoder, stored):
     np.testing.assert_array_equal(encoder.encode(swapped), wanted)
 
 
-def test_numbers_beyond_float32_are_refused(encoder):
-    with pytest.raises(UserError, match=r"values of 1e\+39, more than float32 holds"):
-        encoder.encode(np.full((1, 3840, 3), 1e39))
+@pytest.mark.parametrize("value", [1e20, 1e39])
+def test_numbers_whose_squares_float32_cannot_hold_are_refused(encoder, value):
+    signal = np.random.default_rng(0).normal([0.0, 0.6, 0.8], 0.002, (3840, 3))
+    signal[500, 1] = value
+    for embed in (lambda: encoder.encode(signal[None]), lambda: encoder.embed(signal, 64.0)):
+        with pytest.raises(UserError, match=r"accel has values up to 1e\+(20|39), which no sensor gives"):
+            embed()
