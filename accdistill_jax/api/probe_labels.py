@@ -2,6 +2,7 @@
 
 import csv
 import datetime
+import decimal
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -77,7 +78,9 @@ def read_label(store: Store, target: str, *, column: str | None = None, kind: Ki
             raise UserError(f"{target}: {name} has the value {odd!r}, which is no number; leave out --kind number")
         return StoreLabel(name, "number", per, (), numbers, remarks)
     if numbers is not None:
-        distinct = sorted(distinct, key=float)
+        spelling = {decimal.Decimal(value): value for value in reversed(distinct)}  # "1" and "1.0" are one class
+        values = [None if value is None else spelling[decimal.Decimal(value)] for value in values]
+        distinct = [spelling[number] for number in sorted(spelling)]
     place = {value: float(number) for number, value in enumerate(distinct)}
     value = np.array([math.nan if v is None else place[v] for v in values])
     return StoreLabel(name, "classes", per, tuple(distinct), value, remarks)

@@ -219,3 +219,13 @@ def test_outer_white_space_of_ids_does_not_count(tmp_path, minutes):
     head = "participant,start,v" if minutes else "participant,v"
     label = read_label(store, write(tmp_path / "label.csv", head, *rows), kind="number")
     assert label.value.tolist() == ([1, 2, 3] if minutes else [5, 5, 3]) and not label.remarks
+
+
+def test_spellings_of_a_number_are_one_class(store, tmp_path):
+    people = people_of(store)
+    cells = ["0", "1", "1.0", "0.0"]
+    rows = [f"{who},{cells[number % 4]}" for number, who in enumerate(people)]
+    label = read_label(store, write(tmp_path / "smoker.csv", "participant,smoker", *rows))
+    assert (label.kind, label.classes) == ("classes", ("0", "1"))
+    expected = {who: float(cells[number % 4]) for number, who in enumerate(people)}
+    np.testing.assert_allclose(label.value, [expected[who] for who in store.segments["participant"]])
