@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import grain
 import numpy as np
 
+from accdistill_jax.data.preprocessing.settings import PpgFilter
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.errors import UserError
 from accdistill_jax.labels import HEART_RATE
@@ -355,3 +356,9 @@ def _check_stores(stores: Sequence[Store], signals: Sequence[str] | None) -> Non
                     f"stores do not fit together: {first.path} has {len(a)} {name} channels "
                     f"({', '.join(a)}), {other.path} has {len(b)} ({', '.join(b) or 'none'})"
                 )
+        ours, theirs = (PpgFilter.named_in(store.manifest["preprocess"]) for store in (first, other))
+        if "ppg" in signals and ours != theirs:
+            raise UserError(
+                f"stores do not fit together: the PPG of {first.path} is filtered by {ours.words}, that of {other.path} by {theirs.words}; "
+                "prepare one of them again, with --ppg-band-hz and --ppg-filter-order of the other"
+            )

@@ -241,7 +241,7 @@ def test_only_the_split_is_read(make_store):
         assert {row for _, row in rows(pipeline([store], split=split), range(9))} == set(expected)
 
 
-def test_stores_that_do_not_fit_are_both_named(make_store, stores):
+def test_stores_that_do_not_fit_are_both_named(make_store, stores, settings):
     one_channel = make_store("mono", {"a": 3}, channels=1, split=ALL_TRAIN)
     with pytest.raises(UserError, match=r"first has 2 ppg channels \(ppg0, ppg1\), .*mono has 1 \(ppg0\)"):
         pipeline([stores[0], one_channel])
@@ -250,6 +250,14 @@ def test_stores_that_do_not_fit_are_both_named(make_store, stores):
     )
     with pytest.raises(UserError, match="first has 640 samples at 64 Hz, .*slow 320 at 32 Hz"):
         pipeline([stores[0], slow])
+    wide = make_store(
+        "wide", {"a": 3}, split=ALL_TRAIN, settings=dataclasses.replace(settings, ppg_band_hz=(0.1, 12.0))
+    )
+    with pytest.raises(
+        UserError, match=r"first is filtered by .*0\.5 to 8 Hz, .*wide by .*0\.1 to 12 Hz; .*--ppg-band-hz"
+    ):
+        pipeline([stores[0], wide])
+    pipeline([stores[0], wide], signals=("accel",))  # reads no PPG
 
 
 @pytest.mark.parametrize(

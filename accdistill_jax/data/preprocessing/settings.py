@@ -30,6 +30,12 @@ class PpgFilter:
         low, high = values.get("ppg_band_hz", cls.band_hz)
         return cls((float(low), float(high)), int(values.get("ppg_filter_order", cls.order)))
 
+    @property
+    def words(self) -> str:
+        """Band and order in words."""
+        low, high = self.band_hz
+        return f"a Butterworth filter of order {self.order}, {low:g} to {high:g} Hz"
+
     def as_settings(self) -> dict[str, Any]:
         """Values of the settings ppg_band_hz and ppg_filter_order."""
         return {"ppg_band_hz": self.band_hz, "ppg_filter_order": self.order}
