@@ -43,8 +43,8 @@ def append_recordings(
         report: receives lines about recordings and stores that exist already.
 
     Raises:
-        UserError: the base was not made by one reader, nothing is new, the base has ids of people without study and site, another process makes a store at `out`, or an error of `ask_for_people`,
-            `prepare_recordings` or `merge_stores`.
+        UserError: the base was not made by one reader, nothing is new, the base has ids of people without study and site, another
+            process makes a store at `out`, or an error of `ask_for_people`, `prepare_recordings` or `merge_stores`.
     """
     preparation = preparation or PreparationSettings()
     store = Store.open(base)

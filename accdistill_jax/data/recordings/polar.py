@@ -3,8 +3,8 @@
 Files with the same NAME are a recording: `NAME_ACC.txt` (mg) and, where they exist, `NAME_PPG.txt` (counts of reflected light, so the
 systole points down; the channel `ambient` is not read), `NAME_PPI.txt` and `NAME_HR.txt`. Other files, such as `_GYRO` and `_MAGN`, are not read.
 Acceleration and PPG have the sensor's clock (ns since 2000), heart rates the phone's. The phone receives samples late, so the smallest
-difference of both clocks joins them. In files of older versions all samples of a packet have one stamp, that of the packet's last sample. The phone writes local time: `--utc-offset-h` makes it UTC. A recording during which the phone's
-clock jumps, as at a change to daylight saving time, is refused.
+difference of both clocks joins them. In files of older versions all samples of a packet have one stamp, that of the packet's last
+sample. The phone writes local time: `--utc-offset-h` makes it UTC. A recording during which the phone's clock jumps, as at a change to daylight saving time, is refused.
 
 Beats are the PPI intervals without the flag "blocker", with contact to the skin, and with an error estimate of at most `--most-error-ms`.
 The heart rate counts from its first change on: before, the app repeats an old value, or 0.

@@ -47,7 +47,8 @@ def hold_out(stores: Sequence[Store], participants: Sequence[str]) -> tuple[Stor
 
     Args:
         stores: the stores of a run.
-        participants: names, of which outer white space does not count; none leaves the stores as they are. A name that several stores have is held out in each.
+        participants: names, of which outer white space does not count; none leaves the stores as they are. A name that several
+            stores have is held out in each.
 
     Raises:
         UserError: no store has a participant of this name, or nobody is left to train on.

@@ -81,9 +81,9 @@ def prediction_text(predictions: Mapping[str, PredictionResult]) -> str:
     if len(set(people.values())) > 1:
         counted = f"the validation people with the label ({', '.join(f'{name} {n}' for name, n in people.items())})"
     return (
-        f"Intervals are meant to hold {100 * first.level:g} % of the labels. They come from the errors of {counted}, each with the same weight. A minute is unknown if its embedding is far "
-        "from the training minutes, if it has more motion than all of them, or if its interval is no narrower than that of the "
-        "best constant. In brackets the 95 % interval over test participants."
+        f"Intervals are meant to hold {100 * first.level:g} % of the labels. They come from the errors of {counted}, each with the "
+        "same weight. A minute is unknown if its embedding is far from the training minutes, if it has more motion than all of them, "
+        "or if its interval is no narrower than that of the best constant. In brackets the 95 % interval over test participants."
     )
 
 

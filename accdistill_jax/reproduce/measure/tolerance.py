@@ -4,8 +4,8 @@ Training amplifies rounding: a run on another processor ends about as far away a
 spread over seeds measures this distance, but two or three seeds of one encoder estimate it badly. Therefore the spread is
 pooled over all encoders that share a kind of number (the same error of the same target at the same share of labels). Constants,
 which no training changes, are pooled among themselves. Errors spread in proportion to their value; proportions spread as their
-standard deviation for one query, sqrt(p (1 - p)), so that 99 % is not given the tolerance of 20 %. The tolerance is four standard deviations of a difference of two means over n seeds, sqrt(2 / n) times the standard deviation of
-one seed. Chance rarely exceeds it, even among a thousand numbers.
+standard deviation for one query, sqrt(p (1 - p)), so that 99 % is not given the tolerance of 20 %. The tolerance is four standard
+deviations of a difference of two means over n seeds, sqrt(2 / n) times the standard deviation of one seed. Chance rarely exceeds it, even among a thousand numbers.
 """
 
 import math
