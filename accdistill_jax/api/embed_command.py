@@ -10,15 +10,18 @@ from accdistill_jax.api.arguments import add_out, add_reader, encoder_parser, re
 from accdistill_jax.data.prepare.field_flags import add_flags, chosen_fields, dataclass_fields
 from accdistill_jax.data.prepare.preparation import PreparationSettings, find_recordings
 from accdistill_jax.data.prepare.show import print_line, print_not_read
-from accdistill_jax.data.preprocessing.settings import PpgFilter, PreprocessSettings
+from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.recognition import recognise
 from accdistill_jax.runtime.command import run_command
 from accdistill_jax.user_paths import expanded
 
 PROG = "accdistill embed"
 _PREPARATION = [f for f in dataclass_fields(PreparationSettings) if f.name not in ("engine", "beam_options")]
-# The encoder fixes rate and length, and no labels are made.
-_FIXED = ("rate_hz", "segment_s", "hop_s", "min_beat_coverage", "min_window_coverage", "align_clocks")
+# The encoder fixes rate, length and the band-pass of the PPG, and no labels are made.
+_FIXED = (
+    *("rate_hz", "segment_s", "hop_s", "ppg_band_hz", "ppg_filter_order"),
+    *("min_beat_coverage", "min_window_coverage", "align_clocks"),
+)
 _PREPROCESS = [field for field in dataclass_fields(PreprocessSettings) if field.name not in _FIXED]
 
 
@@ -58,14 +61,7 @@ def _embed(argv: Sequence[str], prog: str, console: Console) -> None:
     encoder = load(args.run, part=args.part)
     contract = encoder.contract
     fixed = {name: getattr(contract.settings, name) for name in _FIXED}
-    chosen_settings, default = chosen_fields(args, _PREPROCESS), PpgFilter().as_settings()
-    # the encoder's own band-pass, unless another one than the default is given
-    own = {
-        name: value
-        for name, value in contract.ppg_filter.as_settings().items()
-        if chosen_settings[name] == default[name]
-    }
-    settings = PreprocessSettings(**chosen_settings | own, **fixed)
+    settings = PreprocessSettings(**chosen_fields(args, _PREPROCESS), **fixed)
     chosen = reader or recognise(args.files, given).reader
     found = find_recordings(chosen, args.files, **given)
     readouts = content_hash(encoder.readouts, encoder.probes)

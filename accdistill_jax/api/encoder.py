@@ -150,7 +150,7 @@ class TrainedEncoder:
 
         Args:
             embeddings: [n, embedding_size], of minutes.
-            motion_g: [n] motion level of each minute in g, as stores hold it; None: the motion rule is not applied.
+            motion_g: [n] motion level of each minute in g, as stores hold it; None, or NaN for a minute: the motion rule is not applied.
 
         Returns:
             Label -> n predictions; a single one for a probe of a label per person, which reads all minutes as those of one person.

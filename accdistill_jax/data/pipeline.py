@@ -22,7 +22,7 @@ Reader = Callable[[int, np.ndarray, int, np.ndarray], dict[str, np.ndarray]]
 """Reads rows: (number of the store, rows [b] int64, step, places in the global batch [b] int32) -> {name: [b, ...]}."""
 
 _PERIOD = 4096
-_ORDER, _CAP, _STORE_CAP = 1, 2, 3
+_ORDER = 1  # tells these draws from those of `data/store/caps.py`, which have the same seed
 _RATE_JITTER_BPM = 1.0
 
 
@@ -40,11 +40,8 @@ class Sampling:
 
     Attributes:
         split: "train", "validation" or "test".
-        seed: seed of the order and of the choice by `participant_cap` and `store_cap`.
+        seed: seed of the order.
         weights: share of each store, positive; None pools the stores.
-        participant_cap: maximum number of segments per participant and store; the seed chooses them, the same ones in every
-            epoch. None uses all.
-        store_cap: maximum number of segments of each store; the seed chooses them. None uses all.
         rows: for each store the sorted rows of the split to use; None uses all. Without weights a store may have none.
         same_person: segments of one participant and store that follow one another; 1: all segments in random order.
         same_rate: segments of about the same heart rate that follow one another; those of unknown rate form groups too. 1: all
@@ -55,8 +52,6 @@ class Sampling:
     split: str
     seed: int
     weights: Sequence[float] | None = None
-    participant_cap: int | None = None
-    store_cap: int | None = None
     rows: Sequence[np.ndarray] | None = None
     signals: Sequence[str] | None = None
     same_person: int = 1
@@ -100,22 +95,13 @@ class Pipeline:
         _check_batch(batch_size, host=host, hosts=hosts)
         given = [None] * len(self.stores) if sampling.rows is None else sampling.rows
         rows = [
-            chosen_rows(
-                store,
-                sampling.split,
-                cap=sampling.participant_cap,
-                store_cap=sampling.store_cap,
-                seed=sampling.seed,
-                among=among,
-            )
+            store.indices(sampling.split) if among is None else among
             for store, among in zip(self.stores, given, strict=True)
         ]
         may_be_empty = sampling.rows is not None and sampling.weights is None and any(map(len, sampling.rows))
         for store, store_rows in zip(self.stores, rows, strict=True):
             if not len(store_rows) and not may_be_empty:
-                raise UserError(
-                    f"{store.path}: split {sampling.split!r} has no segment; use another split rule or more participants"
-                )
+                raise empty_split(store, sampling.split)
         self.num_segments = sum(map(len, rows))
         rows = [_compact(store_rows) for store_rows in rows]
         # A broadcast number takes no memory.
@@ -243,6 +229,11 @@ class Pipeline:
         return rates
 
 
+def empty_split(store: Store, split: str) -> UserError:
+    """The error that says that a split of a store has no segment."""
+    return UserError(f"{store.path}: split {split!r} has no segment; use another split rule or more participants")
+
+
 def _grouped(order: np.ndarray, people: np.ndarray, *, size: int, rng: np.random.Generator) -> np.ndarray:
     """A permutation in which up to `size` segments of a participant follow one another.
 
@@ -264,33 +255,6 @@ def _compact(numbers: np.ndarray) -> np.ndarray:
     """Non-negative integers, sorted or not, in 4 bytes each where they fit: large stores have tens of millions of rows."""
     fits = not len(numbers) or int(numbers.max()) <= np.iinfo(np.int32).max
     return numbers.astype(np.int32) if fits else numbers
-
-
-def chosen_rows(
-    store: Store,
-    split: str,
-    *,
-    cap: int | None,
-    seed: int,
-    store_cap: int | None = None,
-    among: np.ndarray | None = None,
-) -> np.ndarray:
-    """Sorted rows of a split (only the sorted rows `among`, if given), at most `cap` per participant and `store_cap` in all."""
-    rows = store.indices(split) if among is None else among
-    rows = rows if cap is None or not len(rows) else _capped(store, rows, cap=cap, seed=seed)
-    if store_cap is None or len(rows) <= store_cap:
-        return rows
-    return np.sort(np.random.default_rng([_STORE_CAP, seed]).choice(rows, store_cap, replace=False))
-
-
-def _capped(store: Store, rows: np.ndarray, *, cap: int, seed: int) -> np.ndarray:
-    rng = np.random.default_rng([_CAP, seed])
-    shuffled = rows[rng.permutation(len(rows))]
-    _, participant = np.unique(store.segments.codes("participant")[1][shuffled], return_inverse=True)
-    by_participant = np.argsort(participant, kind="stable")
-    counts = np.bincount(participant)
-    rank = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return np.sort(shuffled[by_participant[rank < cap]])
 
 
 def _turns(weights: np.ndarray) -> np.ndarray:
@@ -321,16 +285,12 @@ def _check_batch(batch_size: int, *, host: int, hosts: int) -> None:
 
 
 def _check_sampling(sampling: Sampling, *, num_stores: int) -> None:
-    cap, weights = sampling.participant_cap, sampling.weights
-    if cap is not None and cap < 1:
-        raise UserError(f"participant cap {cap}: must be at least 1, or None")
+    weights = sampling.weights
     for name in ("same_person", "same_rate"):
         if (size := getattr(sampling, name)) < 1:
             raise UserError(f"{name} {size}: must be at least 1")
     if sampling.same_person > 1 and sampling.same_rate > 1:
         raise UserError(f"same_person {sampling.same_person} and same_rate {sampling.same_rate}: one of them must be 1")
-    if sampling.store_cap is not None and sampling.store_cap < 1:
-        raise UserError(f"store cap {sampling.store_cap}: must be at least 1, or None")
     if weights is not None:
         if len(weights) != num_stores:
             raise UserError(f"{len(weights)} weights are given for {num_stores} stores; give one for each store")

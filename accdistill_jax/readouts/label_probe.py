@@ -147,7 +147,7 @@ class LabelProbe:
 
         Args:
             embeddings: [n, D], as the encoder gives them. For a label per person: of the minutes of one person.
-            motion_g: [n] motion level of each minute in g; None: the motion rule is not applied.
+            motion_g: [n] motion level of each minute in g; None, or NaN for a minute: the motion rule is not applied.
 
         Returns:
             A prediction for each minute; a single one for a label per person, from the mean of the usable minutes.

@@ -133,7 +133,7 @@ class Domain:
 
         Args:
             embeddings: [n, D].
-            motion_g: [n], in g; None: the motion rule is not applied.
+            motion_g: [n], in g; None, or NaN for a minute: the motion rule is not applied.
 
         Raises:
             UserError: `motion_g` has another shape.
@@ -193,7 +193,7 @@ class Readouts:
 
         Args:
             embeddings: [n, D], as the encoder gives them.
-            motion_g: [n] motion level of each minute in g, as stores hold it; None: the motion rule is not applied.
+            motion_g: [n] motion level of each minute in g, as stores hold it; None, or NaN for a minute: the motion rule is not applied.
 
         Returns:
             Label -> predictions of the n minutes.

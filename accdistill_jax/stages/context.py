@@ -10,14 +10,32 @@ import numpy as np
 
 from accdistill_jax.config.schema import Config, InputSettings
 from accdistill_jax.config.tree import plain
-from accdistill_jax.data.pipeline import chosen_rows
+from accdistill_jax.data.pipeline import empty_split
 from accdistill_jax.data.preprocessing.settings import PpgFilter
+from accdistill_jax.data.store.caps import capped_rows
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.runtime.parallel import Parallel
 from accdistill_jax.runtime.peers.peers import Peers
 from accdistill_jax.storage.arrays import flatten_arrays, nest_arrays
 from accdistill_jax.storage.copies import Copies
 from accdistill_jax.storage.export import Restored, load_params, save_params
+
+
+def training_rows(config: Config, store: Store, among: np.ndarray | None = None) -> np.ndarray:
+    """Sorted rows of a store that training uses: those that the caps of `config.data` choose, or all without caps.
+
+    Args:
+        config: of the run.
+        store: one of the run's stores.
+        among: sorted training rows to choose from; None: all of the training split.
+
+    Raises:
+        UserError: the training split has no segment, and `among` is None.
+    """
+    data, rows = config.data, store.indices("train") if among is None else among
+    if among is None and not len(rows):
+        raise empty_split(store, "train")
+    return capped_rows(store, rows, participant_cap=data.participant_cap, store_cap=data.store_cap, seed=config.seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,15 +68,8 @@ class Run:
         return "+".join(store.fingerprint for store in self.stores)
 
     def training_rows(self, store: Store, among: np.ndarray | None = None) -> np.ndarray:
-        """Sorted rows of a store that training uses: those that the caps of `config.data` choose, or all without caps.
-
-        Args:
-            store: one of the run's stores.
-            among: sorted training rows to choose from; None: all of the training split.
-        """
-        data = self.config.data
-        caps = {"cap": data.participant_cap or None, "store_cap": data.store_cap or None}
-        return chosen_rows(store, "train", seed=self.config.seed, among=among, **caps)
+        """`training_rows` of the run's config."""
+        return training_rows(self.config, store, among)
 
     def exists(self, path: Path) -> bool:
         """True if a file of the work directory exists, as process 0 sees it."""

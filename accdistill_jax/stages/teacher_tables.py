@@ -15,7 +15,7 @@ from accdistill_jax.encoder import Teacher
 from accdistill_jax.errors import UserError
 from accdistill_jax.objectives.given import GIVEN, given_branch
 from accdistill_jax.stages.build_objective import needs_teacher, objective_of
-from accdistill_jax.stages.context import Run
+from accdistill_jax.stages.context import Run, training_rows
 from accdistill_jax.stages.sources import Source
 
 MIN_SHARE = 0.1  # of the minutes; a table that covers less is taken for a mistake
@@ -62,7 +62,7 @@ class TeacherTables:
 
     def __init__(self, config: Config, stores: Sequence[Store]):
         self.tables = tuple(read_embedding_table(path) for path in config.teacher.tables)
-        self._stores = tuple(stores)
+        self._config, self._stores = config, tuple(stores)
         same_people = config.data.same_names == SAME_PERSON
         aligned = [align(table, stores, same_people=same_people) for table in self.tables]
         self.unused = [alignment.unused for alignment in aligned]
@@ -89,7 +89,13 @@ class TeacherTables:
         return self._by_store[store.fingerprint]
 
     def rows(self, split: str) -> list[np.ndarray]:
-        """For each store that is trained on, the sorted rows of a split that have embeddings."""
+        """For each store that is trained on, the sorted rows of a split that have embeddings; in training within the caps."""
+        known = self._known(split)
+        if split != "train":
+            return known
+        return [training_rows(self._config, store, rows) for store, rows in zip(self._stores, known, strict=True)]
+
+    def _known(self, split: str) -> list[np.ndarray]:
         return [self.among(store, store.indices(split)) for store in self._stores]
 
     def among(self, store: Store, rows: np.ndarray) -> np.ndarray:
@@ -112,7 +118,7 @@ class TeacherTables:
         """
         if "student" not in config.stages or not needs_teacher(config):
             return
-        known = self.rows("train")
+        known = self._known("train")
         minutes, total = sum(map(len, known)), sum(len(store.indices("train")) for store in self._stores)
         least = max(config.student.train.batch_size, int(np.ceil(MIN_SHARE * total)))
         if minutes < min(least, total):

@@ -4,9 +4,11 @@ import shutil
 import types
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 import accdistill_jax as ad
+from accdistill_jax.api.embed_command import main as embed
 from accdistill_jax.api.shipped import shipped_folder
 from accdistill_jax.config.schema import InputSettings
 from accdistill_jax.data.preprocessing.preprocess import preprocess
@@ -45,6 +47,22 @@ def test_a_raw_signal_gets_the_band_of_the_store(narrow):
     np.testing.assert_allclose(embedded, narrow.encode(store.ppg), atol=1e-5)
     by_default = ad.load("synthetic-teacher").embed(signal, 64.0, polarity="systole_up")
     assert np.abs(embedded - by_default).max() > 0.01
+
+
+def test_files_get_the_band_of_the_encoder_and_no_other(narrow, tmp_path, capsys):
+    columns = np.column_stack([pulse(), np.random.default_rng(0).normal([0.0, 0.6, 0.8], 0.002, (8000, 3))])
+    np.savetxt(tmp_path / "watch.csv", columns, "%.6f", ",", header="green,x,y,z", comments="")
+    stream = "{file: watch.csv, columns: [%s], rate_hz: 64%s}"
+    ppg, accel = stream % ("green", ", polarity: systole_up"), stream % ("x, y, z", "")
+    (tmp_path / "recording.yaml").write_text(f"participant: anna\nstreams: {{ppg: {ppg}, accel: {accel}}}\n")
+    out = tmp_path / "z.parquet"
+    words = [str(narrow.path), str(tmp_path / "recording.yaml"), "--out", str(out), "--workers", "1", "--quiet"]
+    with pytest.raises(SystemExit):
+        embed([*words, "--ppg-band-hz", "0.5", "8"])
+    assert "unrecognized arguments: --ppg-band-hz" in capsys.readouterr().err and not out.exists()
+    assert embed(words) == 0
+    by_files = np.stack(pq.read_table(out)["embedding"].to_numpy())
+    np.testing.assert_allclose(by_files, narrow.embed(columns[:, :1], 64.0, polarity="systole_up"), atol=1e-3)
 
 
 def test_a_run_names_the_band_in_its_exports():

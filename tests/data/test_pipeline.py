@@ -210,30 +210,6 @@ def test_weighted_stores_walk_their_own_epochs(stores):
     assert sorted(small[13:26]) == list(range(13)) and small[13:26] != small[:13]
 
 
-def test_participant_cap(stores):
-    pipe = pipeline(stores, participant_cap=6)
-    assert pipe.num_segments == 6 + 6 + 6 + 5 + 6
-    epochs = [rows(pipe, range(0, 29)), rows(pipe, range(29, 58))]
-    assert sorted(epochs[0]) == sorted(epochs[1])  # 29 batches of 8 are 8 whole epochs of 29
-    chosen = sorted(set(epochs[0]))
-    names = [stores[number].segments["participant"][row] for number, row in chosen]
-    assert {name: names.count(name) for name in "abcde"} == {"a": 6, "b": 6, "c": 6, "d": 5, "e": 6}
-    others = [sorted(set(rows(pipeline(stores, participant_cap=6, seed=seed), range(29)))) for seed in (4, 5)]
-    assert chosen != others[0] != others[1]
-
-
-def test_store_cap(stores):
-    pipe = pipeline(stores, store_cap=10)
-    assert pipe.num_segments == 10 + 10
-    epochs = [rows(pipe, range(0, 5)), rows(pipe, range(5, 10))]  # 5 batches of 8 are two epochs of 20
-    assert sorted(epochs[0]) == sorted(epochs[1]) and len(set(epochs[0])) == 20
-    others = set(rows(pipeline(stores, store_cap=10, seed=5), range(5)))
-    assert others != set(epochs[0])
-    both = pipeline(stores, participant_cap=6, store_cap=10)
-    names = [stores[number].segments["participant"][row] for number, row in set(rows(both, range(5)))]
-    assert both.num_segments == 20 and max(names.count(name) for name in "abcde") <= 6
-
-
 def test_only_the_split_is_read(make_store):
     rule = SplitRule(assignment={"a": "train", "b": "validation", "c": "test"})
     store = make_store("s", {"a": 6, "b": 4, "c": 3}, split=rule)
@@ -271,8 +247,6 @@ def test_stores_that_do_not_fit_are_both_named(make_store, stores, settings):
         ({"weights": (1.0,)}, "1 weights are given for 2 stores"),
         ({"weights": (1.0, 0.0)}, "must be positive"),
         ({"weights": (1.0, float("nan"))}, "must be positive"),
-        ({"participant_cap": 0}, "participant cap 0"),
-        ({"store_cap": 0}, "store cap 0"),
     ],
 )
 def test_bad_arguments_are_named(stores, options, message):

@@ -123,9 +123,8 @@ def capped(run, **caps):
 def test_caps_bind_the_second_segments_of_pairs(run):
     run = capped(run, participant_cap=3)
     store, source = run.stores[0], paired_source(run, "ppg")
-    pipeline = Pipeline(
-        run.stores, Sampling("train", 0, participant_cap=3), batch_size=16, reader=source.reader("train")
-    )
+    rows = [run.training_rows(store)]
+    pipeline = Pipeline(run.stores, Sampling("train", 0, rows=rows), batch_size=16, reader=source.reader("train"))
     batches = [pipeline.batch(step) for step in range(8)]
     rows, _ = owner(run, np.concatenate([batch["ppg"] for batch in batches]))
     others, people = owner(run, np.concatenate([batch[f"{SECOND}ppg"] for batch in batches]))

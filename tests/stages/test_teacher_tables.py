@@ -74,6 +74,18 @@ def test_vectors_are_standardised_over_the_training_minutes_that_have_them(confi
     assert f"{(store.num_segments + 1) // 2} of {store.num_segments} minutes have an embedding" in line
 
 
+def test_caps_bind_the_vectors_that_are_trained_on(config, store, tmp_path):
+    path = write_table(tmp_path / "t.npz", store, rows=slice(0, None, 2))
+    teachers = load_teachers(run_of(config(path, **{"data.participant_cap": 3}), tmp_path, store))
+    (rows,) = teachers.tables.rows("train")
+    names = store.segments["participant"][rows].tolist()
+    assert max(names.count(name) for name in names) == 3 and not (rows % 2).any()
+    values = np.load(path)["embedding"][rows // 2]
+    np.testing.assert_allclose(teachers.first.frozen["mean"], values.mean(axis=0), rtol=1e-5, atol=1e-6)
+    validation = np.intersect1d(store.indices("validation"), np.arange(0, store.num_segments, 2))
+    assert np.array_equal(teachers.tables.rows("validation")[0], validation)
+
+
 def test_ppg_is_read_only_where_a_ppg_encoder_is_a_teacher(config, store, tmp_path):
     path = write_table(tmp_path / "t.npz", store)
     assert reads_ppg(config(path)) == "" and reads_ppg(config("ppg", path))

@@ -1,8 +1,7 @@
 """Adds recordings to a finished store as a new version: only the new recordings are prepared, and no segment is copied."""
 
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from accdistill_jax.data import recordings
 from accdistill_jax.data.prepare.people import ask_for_people
@@ -12,6 +11,7 @@ from accdistill_jax.data.preprocessing.settings import PreprocessSettings
 from accdistill_jax.data.store.exclusive import exclusive_store
 from accdistill_jax.data.store.manifest import ADDED, has_parts, read_manifest
 from accdistill_jax.data.store.merge import merge_exclusively, refuse_part_as_target
+from accdistill_jax.data.store.shorter_ids import refuse_shorter_ids
 from accdistill_jax.data.store.split import SplitRule
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.errors import UserError
@@ -69,9 +69,10 @@ def append_recordings(
         )
     if len(new) < len(found):
         report(f"{len(found) - len(new)} of {len(found)} recordings are in {os.fspath(base)} already, by their ids")
-    _refuse_shorter_ids(manifest["counts"]["participants"], (source.participant_id for source in new))
+    people = [source.participant_id for source in new]
+    refuse_shorter_ids([("the store", manifest["counts"]["participants"]), ("the new recordings", people)])
     ask_for_people(found.only(new), known=manifest["counts"]["participants"])
-    rule = (split or SplitRule.from_json(manifest["split"])).among(source.participant_id for source in new)
+    rule = (split or SplitRule.from_json(manifest["split"])).among(people)
     with exclusive_store(out):
         complete = read_manifest(out)
         if complete is not None and not preparation.overwrite and not has_parts(complete):
@@ -90,18 +91,6 @@ def append_recordings(
         for line in contradictions(_votes(new_store), earlier=chosen.earlier):
             report(f"warning: PPG polarity ({channels}), {line}")
         return merge_exclusively([base, added.path], out, split=split, overwrite=preparation.overwrite, say=report)
-
-
-def _refuse_shorter_ids(earlier: Iterable[str], new: Iterable[str]) -> None:
-    """Raises UserError for a person "anna" of the store and "1-2-anna" of the new recordings: EmbracePlus ids had no study and site once."""
-    known = set(earlier)
-    for participant in sorted(set(new)):
-        full = re.fullmatch(r"\d+-\d+-(.+)", participant)
-        if full and full[1] in known and participant not in known:
-            raise UserError(
-                f"the participant {participant!r} of the new recordings may be {full[1]!r} of the store, whose ids lack study and site "
-                "(an earlier version left them out); prepare the store anew from all recordings"
-            )
 
 
 def _votes(store: Store) -> Mapping[str, Vote]:

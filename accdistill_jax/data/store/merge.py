@@ -7,6 +7,7 @@ Rules:
 
 - All parts have equal preprocessing settings and channels.
 - Equal names are the same person, who must be in the same split in all parts, with equal properties.
+- No person has an id in one part that lacks study and site in another (shorter_ids.py).
 - No recording is repeated, under any name (repeated.py).
 - A column that a part lacks is unknown there: NaN, or an empty text.
 """
@@ -40,6 +41,7 @@ from accdistill_jax.data.store.manifest import (
 from accdistill_jax.data.store.removal import is_store_file, refuse_other_content
 from accdistill_jax.data.store.repeated import Recordings, refuse_shared_content
 from accdistill_jax.data.store.request import difference, json_bytes
+from accdistill_jax.data.store.shorter_ids import refuse_shorter_ids
 from accdistill_jax.data.store.software import software_versions
 from accdistill_jax.data.store.split import SplitRule
 from accdistill_jax.data.store.store import Store
@@ -96,6 +98,7 @@ def merge_exclusively(
         raise UserError("a store was given twice, by itself or as a part of another one; give each store once")
     for other in stores[1:]:
         _refuse_other_settings(stores[0], other)
+    refuse_shorter_ids([(store.path, store.participants["participant"].to_pylist()) for store in stores])
     participants = _participants(stores, split)
     rule = _split_of(stores, participants) if split is None else split.to_json()
     existing = read_manifest(out)

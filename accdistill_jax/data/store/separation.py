@@ -12,6 +12,7 @@ import numpy as np
 
 from accdistill_jax.config.schema import SAME_NAMES
 from accdistill_jax.data.store.content import equal_rows, store_hashes
+from accdistill_jax.data.store.shorter_ids import shorter_ids
 from accdistill_jax.data.store.split import SPLITS
 from accdistill_jax.data.store.store import Store
 from accdistill_jax.errors import UserError
@@ -122,6 +123,7 @@ def check_groups(
         raise UserError(_refusal(people, leaks, several=len(groups) > 1, same_names=same_names))
     warnings = [_double_in_words(*double) for double in doubles]
     warnings += list(_overlapping_names(groups, same_names, doubles))
+    warnings += list(_people_under_two_ids(groups))
     for line in warnings:
         say(one_line(f"warning: {line}"))
     return {
@@ -310,6 +312,17 @@ def _overlapping_names(groups: Sequence[Group], same_names: str, doubles: Sequen
             yield (
                 f"{_names(people)} ({_count(people, 'names', 'name')}) in {first.name} and {second.name}: recorded at the same "
                 f"time in both; {why}"
+            )
+
+
+def _people_under_two_ids(groups: Sequence[Group]) -> Iterator[str]:
+    """Warnings about people of two stores whose ids differ by study and site alone."""
+    for first, second in itertools.combinations(groups, 2):
+        pairs = [f"{full} and {short}" for full, short in shorter_ids(first.people, second.people)]
+        if pairs:
+            yield (
+                f"{_names(pairs)} in {first.name} and {second.name} may be one person each, in two splits: an earlier version left "
+                "study and site out of the ids; prepare the store with the shorter ids anew"
             )
 
 

@@ -206,6 +206,13 @@ def test_a_person_in_two_splits_is_refused_unless_a_file_splits_anew(make_store,
     assert len(merged.indices("test")) == 7 and merged.manifest["split"] == anew.to_json()
 
 
+def test_ids_of_one_person_with_and_without_study_and_site_are_refused(make_store, tmp_path):
+    full, short = make_store("full", {"1-2-anna": 6, "1-2-ben": 6}), make_store("short", {"cleo": 6, "ben": 6}, seed=1)
+    for paths in ((full.path, short.path), (short.path, full.path)):
+        with pytest.raises(UserError, match="'1-2-ben' of .*full may be 'ben' of .*short, whose ids lack study"):
+            merge_stores(paths, tmp_path / "both", split=SplitRule())
+
+
 def test_stores_that_do_not_fit_are_refused_in_a_line(make_store, make_batch, settings, tmp_path):
     a = make_store("a", {"anna": 3}).path
     one_channel = make_store("narrow", {"ben": 3}, channels=1).path

@@ -108,6 +108,15 @@ def test_equal_names_recorded_at_once_are_warned_of(first, store_of):
     assert not check_separation(undated, (), same_names="different people")["warnings"]
 
 
+def test_ids_with_and_without_study_and_site_are_warned_of(first, store_of):
+    second = store_of("second", {"1-2-anna": ("test", "a"), "1-3-zoe": ("test", "b"), "1-2-ben": ("train", "c")})
+    for stores in ((first, second), (second, first)):
+        (line,) = check_separation(stores, (), same_names="same person")["warnings"]
+        assert "1-2-anna and anna, 1-2-ben and ben in " in line and "may be one person each" in line
+    third = store_of("third", {"1-2-anna": ("test", "d"), "1-2-eve": ("train", "e")}, start_unix_s=2e9)
+    assert not check_separation((second, third), (), same_names="same person")["warnings"]
+
+
 @pytest.mark.parametrize("shared", ["both", "PPG", "acceleration"])
 @pytest.mark.parametrize("same_names", ["same person", "different people"])
 @pytest.mark.parametrize("as_unseen", [False, True])
