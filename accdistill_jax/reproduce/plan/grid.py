@@ -72,6 +72,11 @@ def plan_grid(
     base, usual = (load_config(f"{presets.__file__}:{preset}", given) for given in (overrides, ()))
     if base.data.stores or base.data.unseen_stores:
         raise UserError("--config.data.stores is set by --data, and --config.data.unseen_stores by --unseen")
+    if base.data.held_out:  # trainings would take these splits, while embeddings and measures keep those of the stores
+        raise UserError(
+            "--config.data.held_out is not for the grid: it would train on people whom the stores keep for testing; prepare a store "
+            "with these splits, or use python -m accdistill_jax.reproduce.wearers"
+        )
     scale = SCALES[preset]
     count = scale.seeds if seeds is None else seeds
     opened = [Store.open(path) for path in (*stores, *unseen)]

@@ -67,6 +67,12 @@ def test_the_cpu_preset_has_all_main_runs_with_three_seeds(cpu):
     assert population["seed"] == 1 and population["participants"] == 600
 
 
+def test_held_out_people_are_refused(smoke_store):
+    """Trainings would take other splits than embeddings and measures, and train on people who are tested."""
+    with pytest.raises(UserError, match="held_out is not for the grid"):
+        grid.plan_grid("smoke", stores=(str(smoke_store),), overrides=("--config.data.held_out=('x',)",))
+
+
 def test_unseen_stores_have_other_names_and_contents_than_training_stores(smoke_store, tmp_path):
     copy = shutil.copytree(smoke_store, tmp_path / smoke_store.name)
     with pytest.raises(UserError, match="--unseen: .* is one of the stores trained on"):
