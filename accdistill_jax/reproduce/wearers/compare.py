@@ -57,6 +57,7 @@ def compare_methods(
     basis = open_start(start, store_path)
     store = basis.store
     wearers = wearers_of(store)
+    places = {who: place for place, who in enumerate(wearers, 1)}  # name folders, whatever the hours
     minutes = _minutes(store, hours, utc_offset_h)
     wearers = [who for who in wearers if len(minutes.of(who)) > 1]
     if not wearers:
@@ -92,7 +93,7 @@ def compare_methods(
                 variant,
                 start=basis,
                 training=training,
-                folder=out / f"{number:02d}-{variant}",
+                folder=out / f"{places[wearer]:02d}-{variant}",
             )
             rate(TITLES[variant], wearer, scores.ridge_on_others(embedded.embedding, minutes, wearer))
             pair = embedded.projection, embedded.teacher_projection
