@@ -8,7 +8,14 @@ import numpy as np
 from accdistill_jax.evaluation.embedding_health import singular_value_rank
 from accdistill_jax.labels import HEART_RATE
 from accdistill_jax.reproduce.measure.formatting import decimal, measurable_encoders, thousands
-from accdistill_jax.reproduce.measure.probe_claims import LEAST, against, collapse, increase, lower_everywhere
+from accdistill_jax.reproduce.measure.probe_claims import (
+    LEAST,
+    against,
+    collapse,
+    increase,
+    lower_everywhere,
+    naming_baselines,
+)
 from accdistill_jax.reproduce.measure.probe_scores import Score
 from accdistill_jax.reproduce.measure.probing import Probing, ppg_side
 from accdistill_jax.reproduce.measure.results import Bench, over_seeds
@@ -73,7 +80,12 @@ def label_claims(bench: Bench, probing: Probing, titles: Mapping[str, str], drif
     fractions = {t: probing.distinct(t) if t in targets else v.FRACTIONS for t in v.TARGETS}
 
     # a preset may leave a baseline out; one that failed is missing
-    baselines = [name for name in BASELINES if name == SUPERVISED or name in bench.plan.variants]
+    baselines = [name for name in BASELINES if name == SUPERVISED or bench.jobs(name)]
+    known = {variant.name: variant.title for variant in v.MAIN} | dict(titles)
+    named, left_out = (
+        [known[name] for name in BASELINES if (name in baselines) == planned and name in known]
+        for planned in (True, False)
+    )
 
     def compared(name: str, title: str):
         return against(scores, name, title, baselines, fractions=fractions)
@@ -85,7 +97,9 @@ def label_claims(bench: Bench, probing: Probing, titles: Mapping[str, str], drif
     joint = scores.ratio(HEART_RATE, 1.0, "joint", "student") if targets else None
     smaller = lower_everywhere(small, scores, titles, statement=SMALLER)
     return (
-        lower_everywhere(student, scores, titles, statement=LOWER, least=LEAST, beside=beside),
+        naming_baselines(
+            lower_everywhere(student, scores, titles, statement=LOWER, least=LEAST, beside=beside), named, left_out
+        ),
         collapse(scores, SUPERVISED, targets, few=v.FRACTIONS[0], statement=COLLAPSE),
         increase(
             plain,

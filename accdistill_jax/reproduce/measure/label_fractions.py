@@ -146,7 +146,10 @@ def _errors(scores: Scores, target: str, names: list[str], titles: dict[str, str
     for name in names:
         errors = [scores.error(target, fraction, name) for fraction in v.FRACTIONS]
         if any(errors):
-            r = [scores.correlation(target, 1.0, name, within=within) for within in (False, True)]
+            # a person's other minutes fall where the minute rises: -1 within a person by construction
+            ways = (False,) if name == OWN_MEAN else (False, True)
+            r = [scores.correlation(target, 1.0, name, within=within) for within in ways]
+            r += [None] * (2 - len(r))
             rows.append(
                 (titles[name], *map(_cell, errors), *(ranged(score.estimate) if score else NONE for score in r))
             )

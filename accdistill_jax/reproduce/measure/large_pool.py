@@ -130,10 +130,9 @@ def _by_rate(
         return ReportTable("", (), ())
     edges = np.quantile(known, np.linspace(0, 1, FIFTHS + 1))
     fifth = np.where(np.isfinite(rate), np.clip(np.searchsorted(edges, rate, side="right") - 1, 0, FIFTHS - 1), -1)
-    rows = []
+    rows, pool = [], min(BY_RATE_POOL, len(rate))
     for name, found in results.items():
-        ranks = found.first_ranks[ACCEL_TO_PPG]
-        first = first_places(ranks, min(BY_RATE_POOL, len(ranks)))
+        first = first_places(found.first_ranks[ACCEL_TO_PPG], pool)
         cells = []
         for part in range(FIFTHS):
             of_part = fifth == part
@@ -141,7 +140,7 @@ def _by_rate(
             cells.append(ranged_share(mean_over_queries(people, first[of_part])))
         rows.append((titles[name], *cells))
     columns = tuple(f"{decimal(low, 0)} to {decimal(high, 0)} bpm" for low, high in zip(edges, edges[1:], strict=False))
-    caption = f"Top-1 by heart rate, among {thousands(BY_RATE_POOL)} minutes of all rates (first training seed)"
+    caption = f"Top-1 by heart rate, among {thousands(pool)} minutes of all rates (first training seed)"
     return ReportTable(caption, ("encoder", *columns), tuple(rows))
 
 

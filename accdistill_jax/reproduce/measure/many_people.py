@@ -7,8 +7,22 @@ from threadpoolctl import threadpool_limits
 from accdistill_jax.evaluation.probing.boosting import gradient_boosting
 from accdistill_jax.evaluation.report.style import capital
 from accdistill_jax.labels import LABELS
-from accdistill_jax.reproduce.measure.formatting import NONE, decimal, mean_and_std, measurable_encoders, report_number
-from accdistill_jax.reproduce.measure.probe_claims import LEAST, against, collapse, lower_everywhere
+from accdistill_jax.reproduce.measure.formatting import (
+    NONE,
+    decimal,
+    mean_and_std,
+    measurable_encoders,
+    percent,
+    report_number,
+)
+from accdistill_jax.reproduce.measure.probe_claims import (
+    LEAST,
+    MostLabels,
+    against,
+    collapse,
+    lower_everywhere,
+    naming_baselines,
+)
 from accdistill_jax.reproduce.measure.probe_scores import Score, Scores
 from accdistill_jax.reproduce.measure.probing import CONSTANTS, Probing
 from accdistill_jax.reproduce.measure.results import Bench, ReportPart
@@ -22,6 +36,7 @@ from accdistill_jax.reproduce.report.probe_figures import by_fraction
 
 CLASSICAL, RIDGE, BOOSTING, SUPERVISED = "classical", "classical-ridge", "classical-boosting", "supervised"
 STUDENT = "student"
+BASELINES = ("accel-mae", "accel-contrastive", SUPERVISED)
 TITLES = {
     RIDGE: "hand-made features, ridge",
     BOOSTING: "hand-made features, gradient boosting",
@@ -50,7 +65,7 @@ def measure_many_people(bench: Bench, experiment: Experiment) -> ReportPart:
         probing = Probing(people, targets=v.TARGETS, fractions=tuple(dict.fromkeys(shares.values())))
         names = _probe_all(people, probing, seeds_of, shares)
         titles = {name: TITLES.get(name) or bench.variant(f"{name}-{PEOPLE}").title for name in (*names, *CONSTANTS)}
-        claims = _claims(probing, names, titles, shares)
+        claims = _claims(people, probing, titles, shares)
     columns = {
         share: f"{100 * share:g} % ({probing.labels[next(iter(probing.targets)), fraction].participants} people)"
         for share, fraction in shares.items()
@@ -99,9 +114,15 @@ def _probe_all(
 
 
 def _claims(
-    probing: Probing, names: Sequence[str], titles: Mapping[str, str], shares: Mapping[float, float]
+    people: Bench, probing: Probing, titles: Mapping[str, str], shares: Mapping[float, float]
 ) -> tuple[Claim, ...]:
-    baselines = [name for name in ("accel-mae", "accel-contrastive", SUPERVISED) if name in names]
+    # a preset may leave a baseline out; one that failed is missing
+    baselines = [name for name in BASELINES if any(people.jobs(variant) for variant in _variants_of(name, shares))]
+    known = {variant.name: variant.title for variant in regimes.PEOPLE_ENCODERS}
+    named, left_out = (
+        [TITLES.get(name) or known[f"{name}-{PEOPLE}"] for name in BASELINES if (name in baselines) == planned]
+        for planned in (True, False)
+    )
     corpus_shares = {fraction: share for share, fraction in shares.items()}
     fractions = dict.fromkeys(v.TARGETS, tuple(corpus_shares))
     student = against(
@@ -113,11 +134,20 @@ def _claims(
         corpus_shares=corpus_shares,
     )
     targets = [target for target in v.TARGETS if target in probing.targets]
-    few = min(shares.values())
+    few, most = min(shares.values()), MostLabels(max(shares.values()), f"{percent(max(shares))} of the labels")
     return (
-        lower_everywhere(student, probing.scores, titles, statement=LOWER, least=LEAST),
-        collapse(probing.scores, SUPERVISED, targets, few=few, statement=COLLAPSE, all_labels=max(shares.values())),
+        naming_baselines(
+            lower_everywhere(student, probing.scores, titles, statement=LOWER, least=LEAST), named, left_out
+        ),
+        collapse(probing.scores, SUPERVISED, targets, few=few, statement=COLLAPSE, most=most),
     )
+
+
+def _variants_of(baseline: str, shares: Mapping[float, float]) -> list[str]:
+    """Names of the variants behind a baseline's predictions."""
+    if baseline != SUPERVISED:
+        return [f"{baseline}-{PEOPLE}"]
+    return [regimes.people_supervised(target, share).name for target in v.TARGETS for share in shares]
 
 
 def _errors(

@@ -30,6 +30,7 @@ TERMS = (
     "its variability (SDNN, RMSSD) and respiration rate. Retrieval ranks the minutes of a pool by their similarity to a query from the "
     "other sensor; top-1 is the share of queries for which the right minute ranks first."
 )
+TRIALS = "trials"  # the experiment whose numbers are of validation people
 # verdict -> words for one claim and for several
 COUNTED = {
     "yes": ("holds", "hold"),
@@ -120,9 +121,11 @@ def data_part(bench: Bench) -> ReportPart:
         known = {name: values[np.isfinite(values)] for name, values in split_columns.labels.items()}
         cells = [f"{len(v)} ({v.mean():.1f} ± {v.std():.1f})" if len(v) else "none" for v in known.values()]
         rows.append((split, str(len(people[split])), str(len(split_columns.participant)), *cells))
+    of_trials = any(experiment.id == TRIALS for experiment in bench.plan.experiments)
+    trials = ", but those of the trials are from the validation people" if of_trials else ""
     text = [
         "Each person is in one split. Encoders are trained on the training people. Choices (the strength of a probe, the step of a "
-        "supervised training) are made on the validation people. All numbers are from the test people.",
+        f"supervised training) are made on the validation people. All numbers are from the test people{trials}.",
     ]
     text.append(_separation(bench))
     if bench.synthetic:

@@ -60,7 +60,8 @@ def measure_participants(bench: Bench, experiment: Experiment) -> ReportPart:
     section = Section(
         experiment.id, experiment.title, tuple(text), parts, _forests(first, list(seeds), titles), tuple(notes)
     )
-    return ReportPart(section, _numbers(experiment.id, by_seed, seeds), (_claim(first, by_seed, titles),))
+    planned = [name for name in LEARNED_BASELINES if name in experiment.variants]
+    return ReportPart(section, _numbers(experiment.id, by_seed, seeds), (_claim(first, by_seed, titles, planned),))
 
 
 def people_table(bench: Bench) -> pa.Table:
@@ -241,7 +242,10 @@ def _numbers(prefix: str, by_seed: Sequence[PeopleProbes], seeds: Mapping[str, S
     return numbers
 
 
-def _claim(first: PeopleProbes, by_seed: Sequence[PeopleProbes], titles: Mapping[str, str]) -> Claim:
+def _claim(
+    first: PeopleProbes, by_seed: Sequence[PeopleProbes], titles: Mapping[str, str], planned: Sequence[str]
+) -> Claim:
+    """Judges the claim; a baseline that was planned and has no result is one that the student does not beat."""
     statement = Statement(
         "health-targets",
         "Breadth: health targets by linear probe of people's mean embeddings",
@@ -260,10 +264,12 @@ def _claim(first: PeopleProbes, by_seed: Sequence[PeopleProbes], titles: Mapping
     others = "".join(f", {titles[name]} {ranged(mean.auc[name], 3)}" for name in against)
     measured = f"mean AUC over {count} yes/no targets: student {ranged(student, 3)} (over seeds {mean_and_std(values, 3)}){teacher}{others}"
     above_chance = student.low is not None and student.low > 0.5
-    complete = bool(against) and len(better) == len(against) and count >= AIM
+    complete = bool(planned) and len(better) == len(planned) and count >= AIM
     why = [
-        f"The student is better than {len(better)} of {len(against)} learned acceleration encoders (paired interval)"
+        f"The student is better than {len(better)} of {len(planned)} learned acceleration encoders (paired interval)"
     ]
+    absent = [name for name in planned if name not in against]
+    why += [f"without a result: {joined_words(absent)}"] if absent else []
     why += [f"{titles[name]}: {formatting.signed(d.difference, 3)}" for name, d in against.items()]
     why += [] if count >= AIM else [f"only {count} targets have enough people and are known for every test person"]
     why += [] if above_chance else ["its interval does not lie above chance"]

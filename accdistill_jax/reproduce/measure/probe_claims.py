@@ -36,6 +36,21 @@ class ErrorRatio(NamedTuple):
     ratio: Score
 
 
+class MostLabels(NamedTuple):
+    """The largest share of the labels that a claim on few labels is compared with.
+
+    Attributes:
+        fraction: of the labels, by which the scores are kept.
+        words: the share in texts.
+    """
+
+    fraction: float
+    words: str
+
+
+ALL_LABELS = MostLabels(1.0, "all labels")
+
+
 class BaselineComparison(NamedTuple):
     """An encoder compared with baselines.
 
@@ -137,6 +152,14 @@ def lower_everywhere(
     return Claim(*statement, "P", measured=measured, holds=holds, why=why, rule=rule)
 
 
+def naming_baselines(claim: Claim, baselines: Sequence[str], left_out: Sequence[str]) -> Claim:
+    """Adds the titles of the baselines to a measured claim, and of those that the preset leaves out: they decide what "each" means."""
+    if claim.holds == "not measured":
+        return claim
+    without = f" (this preset leaves out: {'; '.join(left_out)})" if left_out else ""
+    return claim._replace(measured=f"{claim.measured}. Baselines: {'; '.join(baselines)}{without}")
+
+
 def _reaches(cell: ErrorRatio, share: float) -> bool:
     return cell.ratio.value <= 1 - share if share else cell.ratio.value < 1
 
@@ -224,9 +247,15 @@ def increase(ratio: Score | None, *, paper_increase: float, statement: Statement
 
 
 def collapse(
-    scores: Scores, name: str, targets: Sequence[str], *, few: float, statement: Statement, all_labels: float = 1.0
+    scores: Scores,
+    name: str,
+    targets: Sequence[str],
+    *,
+    few: float,
+    statement: Statement,
+    most: MostLabels = ALL_LABELS,
 ) -> Claim:
-    """Judges if an encoder is no better than the mean of the same labels with few of them, but better with all labels.
+    """Judges if an encoder is no better than the mean of the same labels with few of them, but better with many.
 
     Args:
         scores: probes.
@@ -234,39 +263,44 @@ def collapse(
         targets: that count.
         few: share of few labels.
         statement: of the paper.
-        all_labels: largest share.
+        most: many labels.
     """
     known: dict[str, tuple[Score, Score]] = {}
     for target in targets:
-        with_few, with_all = scores.ratio(target, few, name, MEAN), scores.ratio(target, all_labels, name, MEAN)
+        with_few, with_all = (scores.ratio(target, share, name, MEAN) for share in (few, most.fraction))
         if with_few is not None and with_all is not None:
             known[target] = with_few, with_all
     if not known:
-        return unmeasured(statement, "no target was trained with few and with all labels")
+        return unmeasured(statement, f"no target was trained with few labels and with {most.words}")
     collapsed = [t for t, (with_few, with_all) in known.items() if not with_few.below_1 and with_all.below_1]
     never_better = [t for t, (_, with_all) in known.items() if not with_all.below_1]
     holds = "yes" if len(collapsed) == len(known) == len(targets) else "partly" if collapsed else "no"
-    measured = "error divided by that of the mean of the same labels, with few and with all labels: " + "; ".join(
-        f"{LABELS[t].short} {ranged(with_few.estimate)}, {ranged(with_all.estimate)}"
-        for t, (with_few, with_all) in known.items()
+    measured = (
+        f"error divided by that of the mean of the same labels, with few labels and with {most.words}: "
+        + "; ".join(
+            f"{LABELS[t].short} {ranged(with_few.estimate)}, {ranged(with_all.estimate)}"
+            for t, (with_few, with_all) in known.items()
+        )
     )
     over_constant = []
     for target in known:
-        error, constant = scores.error(target, few, name), scores.error(target, all_labels, MEAN)
+        error, constant = scores.error(target, few, name), scores.error(target, most.fraction, MEAN)
         assert error is not None and constant is not None  # both are parts of the ratios above
         over_constant.append(f"{LABELS[target].short} {decimal(error.value / constant.value)}")
-    measured += f". Its error with few labels over that of the mean of all labels: {', '.join(over_constant)}"
+    measured += f". Its error with few labels over that of the mean of {most.words}: {', '.join(over_constant)}"
     still_better = [t for t in known if t not in collapsed and t not in never_better]
     reasons = [
-        f"{_names(collapsed)}: no better than a constant with few labels, better with all." if collapsed else "",
-        f"{_names(never_better)}: no better than a constant with all labels either, which is no collapse."
+        f"{_names(collapsed)}: no better than a constant with few labels, better with {most.words}."
+        if collapsed
+        else "",
+        f"{_names(never_better)}: no better than a constant with {most.words} either, which is no collapse."
         if never_better
         else "",
         f"{_names(still_better)}: still better than a constant with few labels." if still_better else "",
     ]
     rule = (
-        "holds if for every target the interval of the ratio (error over that of a constant) includes 1 with few labels and lies "
-        "below 1 with all; holds in part if this is true for some targets."
+        "holds if for every target the interval of the ratio (error over that of a constant) does not lie below 1 with few labels, but "
+        f"lies below 1 with {most.words}; holds in part if this is true for some targets."
     )
     return Claim(*statement, "P", measured=measured, holds=holds, why=" ".join(filter(None, reasons)), rule=rule)
 

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from accdistill_jax.data.store.caps import capped_rows
 from accdistill_jax.evaluation.report.style import BLUE, GREEN, ORANGE, PURPLE
 from accdistill_jax.labels import HEART_RATE
 from accdistill_jax.reproduce.measure.formatting import decimal, mean_and_std, ranged, score_number, thousands
@@ -66,7 +67,7 @@ class RepeatsPoint(NamedTuple):
     """One number of distinct minutes.
 
     Attributes:
-        minutes: distinct training minutes, at most those of the data.
+        minutes: distinct training minutes of all stores, at most those of the data.
         epochs: times that each is seen.
         plain, augmented: HR error without and with augmentation.
         ratio: the first divided by the second, on the same test people.
@@ -144,7 +145,6 @@ def _lines(points: list[RepeatsPoint], form: StudentForm) -> list[AmountLine]:
 
 
 def _points(bench: Bench, swept: Sweep, *, literal: bool) -> list[RepeatsPoint]:
-    available = len(bench.columns("train").participant)
     points: dict[int, RepeatsPoint] = {}
     for wanted in DISTINCT_MINUTES:
         names = [repeats_variant(wanted, augmented=on, literal=literal).name for on in (False, True)]
@@ -154,9 +154,18 @@ def _points(bench: Bench, swept: Sweep, *, literal: bool) -> list[RepeatsPoint]:
         if plain is None or augmented is None or ratio is None:
             continue
         facts = bench.facts(names[1], bench.seeds(names[1])[0])
-        minutes = min(wanted, available)
+        minutes = _distinct_minutes(bench, wanted)
         points[minutes] = RepeatsPoint(minutes, facts["steps"] * facts["batch_size"] / minutes, plain, augmented, ratio)
     return list(points.values())
+
+
+def _distinct_minutes(bench: Bench, cap: int) -> int:
+    """Number of minutes that training sees with this cap, which holds for each store by itself."""
+    people = bench.plan.base.data.participant_cap
+    return sum(
+        len(capped_rows(store, store.indices("train"), participant_cap=people, store_cap=cap, seed=0))
+        for store in bench.opened.stores
+    )
 
 
 def _numbers(prefix: str, points: list[RepeatsPoint]) -> dict[str, Number]:

@@ -78,7 +78,8 @@ class FakeBench(Bench):
                 names, labels, np.zeros(len(person), np.float32), np.ones(len(person), np.float32)
             )
         positions = np.arange(len(self._columns["train"].participant))
-        self.opened = SimpleNamespace(train_positions=lambda limit: positions, stores=(SimpleNamespace(rate_hz=64.0),))
+        store = SimpleNamespace(rate_hz=64.0, indices=lambda split: np.arange(len(self._columns[split].participant)))
+        self.opened = SimpleNamespace(train_positions=lambda limit: positions, stores=(store,))
 
     def columns(self, split):
         return self._columns[split]

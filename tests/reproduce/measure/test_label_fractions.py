@@ -7,10 +7,11 @@ from accdistill_jax.data.store.labels import labelled_subset
 from accdistill_jax.reproduce.measure import label_fractions
 from accdistill_jax.reproduce.measure.label_claims import label_claims, ppg_drift
 from accdistill_jax.reproduce.measure.label_fractions import BOOSTING, PROBE_TITLES, RIDGE, SUPERVISED
-from accdistill_jax.reproduce.measure.probe_claims import against, lower_everywhere
+from accdistill_jax.reproduce.measure.probe_claims import against, collapse, lower_everywhere
 from accdistill_jax.reproduce.measure.probing import Probing
 from accdistill_jax.reproduce.measure.tolerance import LEAST, SIGMAS
 from accdistill_jax.reproduce.plan.experiments import LEARNED_BASELINES
+from accdistill_jax.reproduce.plan.grid import among_variants
 from accdistill_jax.reproduce.plan.variants import FRACTIONS, TARGETS, supervised_variant
 from accdistill_jax.reproduce.report.document import Report, Statement
 from accdistill_jax.reproduce.report.write import to_dict, write_grid_report
@@ -74,6 +75,38 @@ def test_the_ratio_behind_the_claim_on_drift_is_a_number(good):
     number = part.numbers["label-fractions/hr_bpm/1/joint/ppg-side-over-frozen"]
     assert number.value == 1.0 and number.seeds == (1.0, 1.0) and number.relative == LEAST
     assert "ratio 1.00" in part.claims[4].measured
+
+
+def test_a_constant_of_each_person_has_no_correlation_within_people(good):
+    """Without its own minute a person's mean falls where the minute rises: -1 by construction."""
+    _, part = good
+    rows = {row[0]: row for row in part.section.tables[0].rows}
+    *_, r, within = rows[PROBE_TITLES["own mean"]]
+    assert r != "–" and within == "–" and rows["distilled student"][-1] != "–"
+
+
+def test_the_rule_of_a_collapse_covers_encoders_that_are_worse_than_a_constant():
+    bench = FakeBench("label-fractions", seeds=1)
+    probing = Probing(bench, targets=("hr_bpm",), fractions=(0.1, 1.0))
+    probing.encoder("student", [0])
+    label = bench.columns("test").labels["hr_bpm"]
+    for fraction, offset in ((0.1, 40.0), (1.0, 1.0)):
+        probing.prediction("it", 0, "hr_bpm", fraction, label + offset)
+    claim = collapse(probing.scores, "it", ["hr_bpm"], few=0.1, statement=Statement("id", "c", "p"))
+    assert probing.scores.ratio("hr_bpm", 0.1, "it", "mean").above_1
+    assert claim.holds == "yes" and "does not lie below 1 with few labels" in claim.rule
+
+
+def test_a_repeated_part_of_a_plan_misses_no_baseline_that_it_does_not_run():
+    bench = FakeBench("label-fractions", seeds=1, failed=("classical",), noise={"student": 0.05, "accel-mae": 3.0})
+    kept = {"teacher-mae", "student", "accel-mae", *(supervised_variant(t, f).name for t in TARGETS for f in FRACTIONS)}
+    bench.plan = among_variants(bench.plan, kept)
+    part = label_fractions.measure_label_fractions(bench, bench.plan.experiments[0])
+    assert (
+        "missing" not in part.claims[0].measured
+        and "accel-contrastive" not in part.claims[0].measured.split(". Bas")[0]
+    )
+    assert "leaves out: acceleration, contrastive, positives of one participant;" in part.claims[0].measured
 
 
 def test_claims_hold_where_they_should(good, tmp_path):

@@ -109,6 +109,14 @@ def test_without_the_student_the_other_encoders_are_measured():
     assert any("student-s0" in note for note in part.section.notes)
 
 
+def test_a_baseline_without_a_result_is_not_beaten(monkeypatch):
+    monkeypatch.setattr("accdistill_jax.reproduce.measure.people.AIM", 5)
+    for failed, holds in (((), "yes"), (("accel-contrastive-s0",), "partly")):
+        part = measure_participants(made(NOISE, failed=failed), experiment("participants", *NOISE))
+        assert part.claims[0].holds == holds
+    assert "better than 1 of 2" in part.claims[0].why and "without a result: accel-contrastive" in part.claims[0].why
+
+
 def test_people_of_the_same_name_in_several_stores_are_different_people():
     bench = made({"student": 0.1})
     whole = bench.opened.stores[0].participants

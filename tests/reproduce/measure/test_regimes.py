@@ -1,5 +1,7 @@
 """Experiments that test a claim in its own regime, with generated embeddings of known quality."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -63,6 +65,19 @@ def test_augmentation_is_judged_in_the_literal_form_by_its_own_students(tmp_path
     assert errors[1] > 1.5 * errors[0]
     ratio, with_it = (part.numbers[f"repeated-minutes/literal/500/{name}"].value for name in ("ratio", "with/mae"))
     assert ratio == pytest.approx(errors[1] / with_it)  # of the means over seeds, as in the claim
+
+
+def test_the_number_of_distinct_minutes_counts_each_store(tmp_path):
+    """The cap on training minutes holds for each store by itself."""
+
+    class TwoStores(Quarter):
+        def __init__(self, *names, **options):
+            super().__init__(*names, **options)
+            self.opened.stores = tuple(SimpleNamespace(indices=lambda split: np.arange(600)) for _ in range(2))
+
+    part = measured("repeated-minutes", tmp_path, kind=TwoStores, people=(100, 15, 40), minutes=12, seeds=1)
+    assert [row[:2] for row in part.section.tables[0].rows] == [("1 000", "32.0"), ("1 200", "26.7")]
+    assert "at 32 epochs of 1 000 minutes" in part.claims[0].measured
 
 
 def test_augmentation_is_not_judged_without_repeats(tmp_path):
@@ -130,6 +145,31 @@ def test_labels_of_many_people_are_shares_of_a_large_corpus(tmp_path):
     assert any("classical-people-s0" in note for note in part.section.notes)
 
 
+def test_a_failed_baseline_of_many_people_is_a_missing_comparison(tmp_path):
+    noise = {"student-people": 0.02, "accel-mae-people": 3.0, "accel-contrastive-people": 3.0}
+    options = {
+        "noise": noise,
+        "predicted": {0.001: 3.0, 0.01: 2.0},
+        "people": (1000, 80, 100),
+        "minutes": 1,
+        "seeds": 1,
+    }
+    for failed, holds in ((), "yes"), (("accel-mae-people",), "partly"):
+        part = measured("many-people", tmp_path, failed=["classical-people", *failed], **options)
+        assert part.claims[0].holds == holds
+    assert "6 more comparisons are missing" in part.claims[0].measured
+
+
+def test_claims_name_the_baselines_and_the_largest_share_that_they_are_about(tmp_path):
+    part = measured("many-people", tmp_path, people=(200, 20, 30), minutes=1, seeds=1, preset="claims")
+    lower, collapse = part.claims
+    assert lower.measured.endswith(
+        "Baselines: acceleration, masked autoencoding; acceleration, supervised on the target "
+        "(this preset leaves out: acceleration, contrastive, positives of one participant)"
+    )
+    assert "with few labels and with 1 % of the labels: HR" in collapse.measured and "all labels" not in collapse.rule
+
+
 def test_the_full_preset_measures_three_shares_of_the_labels_of_many_people(tmp_path):
     noise = {f"{name}-people": 0.1 for name in ("student", "student-mean", "teacher-mae")}
     part = measured("many-people", tmp_path, noise=noise, people=(1000, 80, 100), minutes=1, seeds=1, preset="full")
@@ -156,6 +196,12 @@ def test_a_large_pool_is_searched_by_rate_and_within_one_person(tmp_path):
     top1 = [number.value for number in numbers]
     assert top1[0] > top1[2] > top1[1] > 0.1
     assert "10 000" in " ".join(part.section.notes)
+    assert "among 1 000 minutes" in by_rate.caption
+
+
+def test_a_small_pool_is_called_as_small_as_it_is(tmp_path):
+    part = measured("large-pool", tmp_path, seeds=1, people=(4, 4, 10), minutes=8)
+    assert "among 80 minutes of all rates" in part.section.tables[-1].caption
 
 
 def test_a_large_pool_decides_the_claim(tmp_path, monkeypatch):
