@@ -77,6 +77,10 @@ def plan_grid(
             "--config.data.held_out is not for the grid: it would train on people whom the stores keep for testing; prepare a store "
             "with these splits, or use python -m accdistill_jax.reproduce.wearers"
         )
+    if base.seed != usual.seed:
+        raise UserError(
+            "--config.seed would change nothing: every run of the grid has a training seed of its own, from 0 (--seeds N)"
+        )
     scale = SCALES[preset]
     count = scale.seeds if seeds is None else seeds
     opened = [Store.open(path) for path in (*stores, *unseen)]

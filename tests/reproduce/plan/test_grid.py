@@ -73,6 +73,11 @@ def test_held_out_people_are_refused(smoke_store):
         grid.plan_grid("smoke", stores=(str(smoke_store),), overrides=("--config.data.held_out=('x',)",))
 
 
+def test_a_seed_of_the_base_config_is_refused_because_no_run_has_it():
+    with pytest.raises(UserError, match="config.seed would change nothing"):
+        grid.plan_grid("smoke", overrides=("--config.seed=5",))
+
+
 def test_unseen_stores_have_other_names_and_contents_than_training_stores(smoke_store, tmp_path):
     copy = shutil.copytree(smoke_store, tmp_path / smoke_store.name)
     with pytest.raises(UserError, match="--unseen: .* is one of the stores trained on"):
