@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from accdistill_jax.evaluation.probing.probes import MEAN
+from accdistill_jax.evaluation.report.style import capital
 from accdistill_jax.labels import LABELS
 from accdistill_jax.reproduce.measure.formatting import (
     decimal,
@@ -35,7 +36,7 @@ from accdistill_jax.reproduce.measure.probe_sweep import (
 from accdistill_jax.reproduce.measure.results import Bench, ReportPart
 from accdistill_jax.reproduce.measure.search import top1_difference
 from accdistill_jax.reproduce.plan import variants as v
-from accdistill_jax.reproduce.plan.experiments import Experiment
+from accdistill_jax.reproduce.plan.experiments import LEARNED_BASELINES, Experiment
 from accdistill_jax.reproduce.report.document import Claim, Picture, ReportTable, Section, Statement
 from accdistill_jax.reproduce.report.probe_figures import DotPanel, by_parameters, dots
 
@@ -74,7 +75,7 @@ def measure_teachers(bench: Bench, experiment: Experiment) -> ReportPart:
         sweep_table(swept, f"The teachers, from the PPG. {CAPTION}", teachers, compared=False),
         sweep_table(
             swept,
-            f"Their students, from acceleration, and a baseline without a teacher (trained for the full duration). {CAPTION}",
+            f"Their students, from acceleration, and baselines without a teacher (trained for the full duration). {CAPTION}",
             students,
             more=more,
         ),
@@ -277,32 +278,45 @@ def _regression(bench: Bench, swept: Sweep, experiment: Experiment) -> Claim:
 
 
 def _generality(bench: Bench, experiment: Experiment, swept: Sweep, students: Sequence[str]) -> Claim:
-    """Judges the claim that each teacher and architecture gives a student that reads HR better than its baseline."""
+    """Judges the claim that each teacher and architecture gives a student that reads HR better than the baselines."""
     statement = Statement(
         "teachers-and-architectures",
         "Distillation works with MAE and contrastive teachers, Transformer and EfficientNet encoders",
         "holds for all",
     )
-    baseline = "accel-mae" if "accel-mae" in experiment.variants else MEAN
-    title = swept.rows[baseline].title if baseline in swept.rows else "the mean of the labels"
-    wanted = [name for name in experiment.variants if _kind(bench, name) == "student" and name != "accel-mae"]
-    ratios = {name: swept.scores.ratio(HR, 1.0, name, baseline, seeds=[FIRST]) for name in students if name in wanted}
-    ratios = {name: ratio for name, ratio in ratios.items() if ratio is not None}
-    if not ratios:
-        missing = f"{baseline} has no result" if baseline not in (*swept.rows, MEAN) else "no student has a result"
-        return unmeasured(statement, missing)
-    good = [name for name, ratio in ratios.items() if ratio.below_1]
-    holds = "yes" if len(good) == len(ratios) == len(wanted) else "partly" if good else "no"
-    listing = "; ".join(f"{swept.rows[name].title} {ranged(ratio.estimate)}" for name, ratio in ratios.items())
-    why = f"{len(good)} of {len(wanted)} students have a lower HR error than {title}, by the paired interval."
-    failed = [name for name in ratios if name not in good]
+    planned = [name for name in experiment.variants if _kind(bench, name) == "student"]
+    titles = {MEAN: "the mean of the labels"} | {name: bench.variant(name).title for name in planned}
+    baselines = [name for name in LEARNED_BASELINES if name in planned] or [MEAN]
+    wanted = [name for name in planned if name not in baselines]
+    compared = {
+        baseline: {
+            name: ratio
+            for name in students
+            if name in wanted and (ratio := swept.scores.ratio(HR, 1.0, name, baseline, seeds=[FIRST])) is not None
+        }
+        for baseline in baselines
+    }
+    missing = [f"{titles[baseline]} has no result" for baseline in baselines if not compared[baseline]]
+    if len(missing) == len(baselines):
+        return unmeasured(statement, "; ".join(missing))
+    known = {baseline: of for baseline, of in compared.items() if of}
+    good = [name for name in wanted if all(name in of and of[name].below_1 for of in known.values())]
+    holds = "yes" if len(good) == len(wanted) and not missing else "partly" if good else "no"
+    against = " and ".join(titles[baseline] for baseline in known)
+    why = f"{len(good)} of {len(wanted)} students have a lower HR error than {against}, by the paired interval."
+    failed = [name for name in wanted if name not in good and any(name in of for of in known.values())]
     if failed:
         why += " Exceptions: " + "; ".join(_with_teacher(bench, swept, name) for name in failed) + "."
+    why += "".join(f" {capital(line)}." for line in missing)
     rule = (
-        f"holds if every student's HR error is below that of {title}, by the paired interval (first training seed); holds in part if "
-        "some are."
+        f"holds if every student's HR error is below that of {against}, by the paired interval (first training seed); holds in part "
+        "if some are."
     )
-    measured = f"HR error divided by that of {title}: {listing}"
+    measured = ". ".join(
+        f"HR error divided by that of {titles[baseline]}: "
+        + "; ".join(f"{titles[name]} {ranged(ratio.estimate)}" for name, ratio in of.items())
+        for baseline, of in known.items()
+    )
     return Claim(*statement, "P", measured=measured, holds=holds, why=why, rule=rule)
 
 

@@ -157,7 +157,7 @@ for _experiment in (
     Experiment(
         "teachers",
         "Other teachers and architectures",
-        (*_names(v.TEACHERS), v.REFERENCE.name, *_names(v.OTHER_STUDENTS), "accel-mae"),
+        (*_names(v.TEACHERS), v.REFERENCE.name, *_names(v.OTHER_STUDENTS), "accel-mae", "accel-contrastive"),
         f"{MEASURE}.sweeps:measure_teachers",
         adds=v.OTHER_STUDENTS,
     ),

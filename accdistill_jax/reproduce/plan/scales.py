@@ -107,7 +107,6 @@ _ANSWERED = (
 # too many for a preset with few variants
 _FURTHER = (
     "student-long",
-    "accel-contrastive-people",
     "regression-cosine",
     "teacher-contrastive-segment",
     "from-teacher-contrastive-segment",

@@ -10,6 +10,7 @@ from accdistill_jax.evaluation.retrieval.retrieval import top1_by_pool_size
 from accdistill_jax.reproduce.measure import sweeps
 from accdistill_jax.reproduce.measure.probe_scores import Score
 from accdistill_jax.reproduce.measure.probe_sweep import expected_retrieval, judge, reach_of, sweep
+from accdistill_jax.reproduce.plan.experiments import LEARNED_BASELINES
 from accdistill_jax.reproduce.plan.variants import (
     AUGMENTATION_VARIANTS,
     OBJECTIVES,
@@ -21,6 +22,8 @@ from accdistill_jax.reproduce.plan.variants import (
 from accdistill_jax.reproduce.report.document import Report
 from accdistill_jax.reproduce.report.write import write_grid_report
 from tests.reproduce.measure.fake_bench import TEACHER, UNINFORMATIVE, FakeBench
+
+BLIND = dict.fromkeys(LEARNED_BASELINES, UNINFORMATIVE)
 
 
 def measured(name, **options):
@@ -116,20 +119,30 @@ def test_expected_retrieval_equals_the_closed_form():
 
 
 def test_students_are_shown_with_the_error_of_their_teacher(tmp_path):
-    part = measured("teachers", noise={"teacher-contrastive": 0.05, "accel-mae": UNINFORMATIVE}, seeds=1)
+    part = measured("teachers", noise=BLIND | {"teacher-contrastive": 0.05}, seeds=1)
     (claim,) = part.claims
     assert claim.holds == "yes"
     teacher_error = cells(part, "PPG teacher, contrastive, positives of one participant")["HR error, bpm"]
     student = cells(part, "student of the PPG teacher, contrastive, positives of one participant", table=1)
     assert student["its teacher's HR error, bpm"] == teacher_error
-    blind = {v.name: UNINFORMATIVE for v in OTHER_STUDENTS if "efficientnet" in v.name} | {"accel-mae": UNINFORMATIVE}
+    blind = {v.name: UNINFORMATIVE for v in OTHER_STUDENTS if "efficientnet" in v.name} | BLIND
     (claim,) = measured("teachers", noise=blind, seeds=1).claims
     assert (
         claim.holds == "partly" and "its teacher's HR error is" in claim.why and "masked autoencoding" in claim.measured
     )
-    (claim,) = measured("teachers", noise={"accel-mae": UNINFORMATIVE}, failed=["student-efficientnet"], seeds=1).claims
+    (claim,) = measured("teachers", noise=BLIND, failed=["student-efficientnet"], seeds=1).claims
     assert claim.holds == "partly"
     written(part, tmp_path)
+
+
+def test_students_must_be_ahead_of_every_baseline():
+    title = "acceleration, contrastive, positives of one participant"
+    (claim,) = measured("teachers", noise=BLIND, seeds=1).claims
+    assert claim.holds == "yes" and claim.measured.count("HR error divided by that of") == 2 and title in claim.measured
+    (claim,) = measured("teachers", noise=BLIND | {"accel-contrastive": 0.05}, seeds=1).claims
+    assert claim.holds == "no"
+    (claim,) = measured("teachers", noise=BLIND, failed=["accel-contrastive"], seeds=1).claims
+    assert claim.holds == "partly" and claim.why.endswith(f"{title.capitalize()} has no result.")
 
 
 def test_fewer_seeds_give_a_wider_noise():
