@@ -14,6 +14,7 @@ from typing import Any
 import accdistill_jax
 from accdistill_jax.config import tree
 from accdistill_jax.config.convert import known_keys, parse_config
+from accdistill_jax.config.registry import OBJECTIVES
 from accdistill_jax.config.renamed import current_key, first_key
 from accdistill_jax.config.schema import Config
 from accdistill_jax.errors import UserError
@@ -211,6 +212,8 @@ def _refuse_other(before: Config, now: Config, workdir: Path) -> None:
         # a key that chooses a section comes before the keys of the section
         key=lambda key: (known[key].only_with is not None, key),
     )
+    if _draws_people(before) and was["data.same_names"] != now_is["data.same_names"]:
+        differing.append("data.same_names")
     if differing:
         changed = [key for key in differing if was[key] != now_is[key]]
         shown = ", ".join(f"{key} (was {was[key]!r}, now {now_is[key]!r})" for key in changed[:4])
@@ -219,6 +222,12 @@ def _refuse_other(before: Config, now: Config, workdir: Path) -> None:
             f"{workdir} belongs to a run with another config: {shown}{more}; "
             "set them back, choose another --workdir, or delete that folder"
         )
+
+
+def _draws_people(config: Config) -> bool:
+    """True if a name that several stores have decides which of their people the student is trained on."""
+    draws = OBJECTIVES.get(config.student.objective).draws_people
+    return draws is not None and draws(config.student) and "student" in config.stages and len(config.data.stores) > 1
 
 
 def _recorded_fingerprints(path: Path) -> dict[str, str]:

@@ -38,6 +38,8 @@ class RegisteredObjective:
         regresses_tokens: True if the loss reads `student.token_weight` and `student.token_schedule`.
         student_head: True if the loss reads `student.head`.
         contrasts_sensors: True if the loss reads `student.contrast`.
+        draws_people: True for a config section with which it trains on people that are drawn by name, so that `data.same_names`
+            decides the draw among several stores; None: never.
         own_average: True if it keeps an average of the parameters, which excludes `train.ema_decay`.
         relative_step_time: seconds of a step over those of the default objective's, roughly, on CPU.
         check: raises UserError for options of the stage's config section that contradict each other; None: none can.
@@ -50,6 +52,7 @@ class RegisteredObjective:
     regresses_tokens: bool = False
     student_head: bool = False
     contrasts_sensors: bool = False
+    draws_people: Callable[[Any], bool] | None = None
     own_average: bool = False
     relative_step_time: float = 1.0
     check: Callable[[Any], None] | None = None
@@ -58,6 +61,11 @@ class RegisteredObjective:
     def needs_teacher(self) -> bool:
         """True if the objective learns from a frozen teacher."""
         return self.ppg is PPG.FROZEN
+
+    @property
+    def has_ppg_encoder(self) -> bool:
+        """True if a PPG encoder stands beside the trained one."""
+        return self.ppg is not PPG.NONE
 
     def reads_only_tokens(self, section: Any) -> bool:
         """`reads_tokens` for the stage's config section."""
@@ -187,7 +195,10 @@ OBJECTIVES.register(
 )
 OBJECTIVES.register(
     "supervised",
-    RegisteredObjective("accdistill_jax.objectives.supervised:Supervised"),
+    RegisteredObjective(
+        "accdistill_jax.objectives.supervised:Supervised",
+        draws_people=lambda student: student.objectives.of(SupervisedOptions).label_fraction < 1,
+    ),
     options=SupervisedOptions,
     roles=("student",),
 )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from accdistill_jax.data.store.separation import SAME_PERSON
 from accdistill_jax.errors import UserError
 from accdistill_jax.evaluation.evaluate import STUDENT, TEACHER
 from accdistill_jax.evaluation.heartless import HEARTLESS_VERSION
@@ -49,7 +50,7 @@ def fitted_readouts(run: Run, encoders: Encoders, main: Mapping, heartless: Mapp
     for name, (encoder, folder) in trained.items():
         if encoder is None or name not in main:
             continue
-        key = hash_of([encoders.key, PREDICTION_VERSION, HEARTLESS_VERSION])
+        key = hash_of(_fitted_on(run, encoders))
         ours = folder.is_dir() and not (name == TEACHER and run.config.teacher.path)
         if ours:
             _load_as_evaluated(folder, run.config.evaluation.representation)
@@ -66,6 +67,14 @@ def fitted_readouts(run: Run, encoders: Encoders, main: Mapping, heartless: Mapp
                 save_readouts(folder, readouts, key=key)
         fitted[name] = readouts
     return fitted
+
+
+def _fitted_on(run: Run, encoders: Encoders) -> list:
+    """Everything that read-outs are fitted on; people share calibration and folds, so their names count where stores share names."""
+    described: list = [encoders.key, PREDICTION_VERSION, HEARTLESS_VERSION]
+    if len(run.stores) > 1 and run.config.data.same_names != SAME_PERSON:
+        described.append(run.config.data.same_names)
+    return described
 
 
 def _load_as_evaluated(folder: Path, representation: str) -> None:

@@ -178,6 +178,28 @@ def test_other_config_is_refused_and_its_keys_named(tmp_path):
     assert config_record.config_hash(other) != config_record.config_hash(make())
 
 
+@pytest.mark.parametrize(
+    ("changes", "refused"),
+    [
+        ({"student.supervised.label_fraction": 0.5}, True),
+        ({"student.supervised.label_fraction": 1.0}, False),
+        ({"student.supervised.label_fraction": 0.5, "data.stores": ("a",)}, False),
+        ({"student.objective": "masked"}, False),
+    ],
+)
+def test_the_meaning_of_equal_names_is_free_unless_it_decides_the_labelled_people(tmp_path, changes, refused):
+    supervised = load_config("distill:smoke", ["--config.student.objective=supervised"])
+    before = changed(supervised, {"data.stores": ("a", "b")} | changes)
+    after = changed(before, {"data.same_names": "different people"})
+    config_record.claim(before, tmp_path)
+    if refused:
+        with pytest.raises(UserError, match=r"data.same_names \(was 'same person', now 'different people'\); set"):
+            config_record.claim(after, tmp_path)
+    else:
+        config_record.claim(after, tmp_path)
+    assert config_record.config_hash(before) == config_record.config_hash(after)
+
+
 def test_the_choice_comes_before_the_options_that_count_with_it(tmp_path):
     config_record.dump(make(), tmp_path)
     changes = {"teacher.objective": "contrastive", "teacher.contrastive.temperature": 0.5}

@@ -1,15 +1,23 @@
 """A run leaves the read-outs of its encoders beside their exports, the same bits whenever they are made."""
 
+import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 import accdistill_jax as ad
 from accdistill_jax.config.convert import changed
 from accdistill_jax.config.load import load_config
+from accdistill_jax.data.store.store import Store
 from accdistill_jax.errors import UserError
 from accdistill_jax.readouts.readout import FILE_NAME, load_readouts
 from accdistill_jax.run import run
+from accdistill_jax.runtime.parallel import Parallel
+from accdistill_jax.runtime.peers.peers import Peers
+from accdistill_jax.stages.context import Run
+from accdistill_jax.stages.embedding import embed_splits
+from accdistill_jax.stages.evaluation import fitted_readouts
 from accdistill_jax.storage.export import change_meta
 
 
@@ -68,6 +76,40 @@ def test_a_run_evaluated_with_another_representation_is_loaded_with_it(copy, fin
         assert encoder.fingerprint == old.fingerprint
         assert 7 * encoder.embedding_size == 3 * old.embedding_size
         assert encoder.readouts.domain.mean.size == encoder.embedding_size
+
+
+def test_read_outs_are_fitted_again_when_equal_names_are_different_people(
+    copy, smoke_store, smoke_config, tmp_path, no_training
+):
+    """Intervals count each person once, so the meaning of a name that two stores have decides them."""
+    run_of_one = Run(smoke_config(), copy, (Store.open(smoke_store),), Parallel(), Peers.alone(), lambda line: None)
+    embedded = embed_splits(run_of_one)
+    key = "data.same_names"
+    people = {}
+    for names in ("same person", "different people"):
+        config = changed(run_of_one.config, {key: names})
+        two = dataclasses.replace(run_of_one, config=config, stores=run_of_one.stores * 2)
+        main = {"student": {split: twice(values, names) for split, values in embedded.main["student"].items()}}
+        fitted = fitted_readouts(two, embedded.encoders, main, {})
+        people[names] = fitted["student"].calibration_people["hr_bpm"]
+    assert people["different people"] == 2 * people["same person"]
+
+
+def twice(values, names):
+    """The minutes of a store that is named twice, as `segment_columns` names their people."""
+    second = "0/" if names == "same person" else "1/"
+    people = [np.char.add(store, values.participant) for store in ("0/", second)]
+    return dataclasses.replace(
+        values,
+        embedding=np.tile(values.embedding, (2, 1)),
+        projection=None,
+        participant=np.concatenate(people),
+        labels={name: np.tile(label, 2) for name, label in values.labels.items()},
+        motion_g=np.tile(values.motion_g, 2),
+        ppg_quality=np.tile(values.ppg_quality, 2),
+        device=np.tile(values.device, 2),
+        ranks={},
+    )
 
 
 def test_read_outs_of_another_representation_are_not_used(copy):
