@@ -95,6 +95,11 @@ def train_stage(run: Run, name: str, training: StageTraining) -> Any:
     )
     state = initial_state(params, layout, loop, momentum=objective.momentum)
     validation = validation_batches(run, name, source)
+    if settings.keep == "best" and not validation:
+        run.say(
+            f"warning: {name}: config.{name}.train.keep = 'best' has no effect without validation "
+            f"(config.{name}.train.validation_batches = {settings.validation_batches}): the last parameters are kept"
+        )
     where = f"{run.workdir / name}"
     with contextlib.ExitStack() as stack:
         checkpointer = None

@@ -51,17 +51,19 @@ def test_fewer_validation_segments_than_devices_are_named(make_run):
     assert said == ["student: 3 validation segments for 64 devices, so segments repeat in validation"]
 
 
+ONE_STEP = {"stages": ("teacher",), "teacher.train.duration": "1 steps", "teacher.train.warmup": "0 steps"}
+
+
+def test_the_best_parameters_without_validation_are_named(make_run):
+    said = []
+    run_stage(make_run(said, **{"teacher.train.keep": "best", "teacher.train.validation_batches": 0} | ONE_STEP))
+    (line,) = [line for line in said if "keep" in line]
+    assert line.startswith("warning: teacher: config.teacher.train.keep = 'best' has no effect without validation")
+
+
 def test_copies_in_a_batch_of_training_are_named(make_run):
     said = []
-    run = make_run(
-        said,
-        **{
-            "stages": ("teacher",),
-            "teacher.train.batch_size": 64,
-            "teacher.train.duration": "1 steps",
-            "teacher.train.warmup": "0 steps",
-        },
-    )
+    run = make_run(said, **{"teacher.train.batch_size": 64} | ONE_STEP)
     run_stage(run)
     (line,) = [line for line in said if "copies" in line]
     segments = len(run.stores[0].indices("train"))
