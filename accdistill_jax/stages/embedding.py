@@ -79,7 +79,8 @@ def load_encoders(run: Run) -> Encoders:
 
 
 def _has_student(run: Run) -> bool:
-    return "student" in run.config.stages or (student_stage.export_path(run) / "export.json").exists()
+    """True if the run has a student; all processes ask together, as process 0 alone may have the work directory."""
+    return "student" in run.config.stages or run.exists(student_stage.export_path(run) / "export.json")
 
 
 def has_teacher(run: Run) -> bool:

@@ -1,5 +1,6 @@
 """Stores without PPG: students train and are evaluated on acceleration alone; what needs PPG says so."""
 
+import dataclasses
 import json
 import math
 
@@ -14,7 +15,11 @@ from accdistill_jax.data.store.store import CRC, Store
 from accdistill_jax.data.store.writer import StoreWriter
 from accdistill_jax.errors import UserError
 from accdistill_jax.run import run
+from accdistill_jax.runtime.parallel import Parallel
+from accdistill_jax.runtime.peers.peers import Peers
 from accdistill_jax.stages.build_objective import check_ppg
+from accdistill_jax.stages.context import Run
+from accdistill_jax.stages.embedding import unseen_stores
 
 ALONE = {"stages": ("data", "student", "evaluation", "report")}
 
@@ -103,3 +108,23 @@ def test_a_distilled_student_is_evaluated_on_an_unseen_store_without_ppg(copy, s
     assert report["targets"]["hr_bpm"]["test_segments"] == labelled > 80 and math.isfinite(
         report["health"]["student"]["effective_rank"]
     )
+
+
+class SecondProcess(Peers):
+    """The second of two processes; process 0 has the work directory, with a finished student."""
+
+    def __init__(self):
+        super().__init__(rank=1, count=2)
+
+    def from_first(self, name, fn):
+        return True
+
+
+def test_processes_without_the_work_directory_know_of_its_student(smoke_config, smoke_store, accel_store, tmp_path):
+    """A student is evaluated on stores without PPG, a teacher alone is not."""
+    config = smoke_config(**{"data.unseen_stores": (accel_store,), "stages": ("evaluation", "report")})
+    stores = (Store.open(smoke_store),)
+    ours = Run(config, tmp_path, stores, Parallel(), SecondProcess(), lambda line: None)
+    assert list(unseen_stores(ours)) == ["accel"]
+    with pytest.raises(UserError, match="PPG channels"):
+        unseen_stores(dataclasses.replace(ours, peers=Peers.alone()))
