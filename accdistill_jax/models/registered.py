@@ -80,6 +80,11 @@ def _check_transformer(options: TransformerOptions, key: str) -> None:
         raise UserError(
             f"config.{key}.width = {options.width} must be a multiple of config.{key}.heads = {options.heads}"
         )
+    if "relative" in options.positions and options.width // options.heads % 2:
+        raise UserError(
+            f"config.{key}.positions = {options.positions!r} turns pairs of a head's features, and config.{key}.width = {options.width} "
+            f"over config.{key}.heads = {options.heads} gives each head an odd number: change one of them, or take 'sinusoidal'"
+        )
 
 
 def _check_stem(options: TransformerOptions, key: str) -> None:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from accdistill_jax.config.schema import StudentConfig, TeacherConfig
+from accdistill_jax.errors import UserError
 from accdistill_jax.inputs import streams
 from accdistill_jax.models.autoencoder import MaskedAutoencoder, dropped_patches, random_order
 from accdistill_jax.models.build import build_autoencoder
@@ -45,10 +46,9 @@ class MaskedAutoencoding(Objective):
     @classmethod
     def from_config(cls, section: TeacherConfig | StudentConfig, parts: ObjectiveParts) -> "MaskedAutoencoding":
         """See `Objective.from_config`; reads `AutoencoderOptions`."""
-        encoder = parts.branch.encoder
-        model = build_autoencoder(
-            encoder, section.objectives.of(AutoencoderOptions), samples=parts.samples, dtype=parts.dtype
-        )
+        encoder, options = parts.branch.encoder, section.objectives.of(AutoencoderOptions)
+        _check_decoder(options, encoder.positions)
+        model = build_autoencoder(encoder, options, samples=parts.samples, dtype=parts.dtype)
         return cls(parts.branch, model)
 
     def init(self, key: jax.Array, batch: Batch) -> Any:
@@ -89,3 +89,17 @@ class MaskedAutoencoding(Objective):
     def exported(self, params: Any, frozen: Any) -> dict[str, Any]:
         """See `Objective.exported`; the decoder is of no use to a student."""
         return {name: value for name, value in params.items() if name != "decoder"}
+
+
+def _check_decoder(options: AutoencoderOptions, positions: str) -> None:
+    """Raises UserError for a decoder whose heads do not divide its width, or have an odd width with rotary codes."""
+    width, rest = divmod(options.decoder_width, options.decoder_heads)
+    what = (
+        f"autoencoder.decoder_width = {options.decoder_width} over autoencoder.decoder_heads = {options.decoder_heads}"
+    )
+    if rest:
+        raise UserError(f"{what}: the width must be a multiple of the heads")
+    if "relative" in positions and width % 2:
+        raise UserError(
+            f"{what}: relative positions turn pairs of a head's features, so each head needs an even number"
+        )

@@ -48,6 +48,7 @@ def make(**changes):
         ("data.weights", (1.0, 2.0), "config.data.weights has 2 items and config.data.stores 0"),
         ("student.augment.ppg.cut_out.probability", 1.5, "at most 1"),
         ("teacher.encoder.transformer.heads", 3, "must be a multiple of config.teacher.encoder.transformer.heads"),
+        ("teacher.encoder.transformer.heads", 32, "turns pairs of a head's features, and config.teacher.encoder"),
         ("student.encoder.efficientnet.stages", ((1, 2),), "(width, depth, stride, kernel, expansion)"),
         ("student.train.lerning_rate", 1.0, "did you mean config.student.train.learning_rate?"),
         ("sead", 1, "unknown key config.sead; did you mean config.seed?"),

@@ -54,6 +54,16 @@ def test_a_shift_belongs_to_both_branches_of_the_student_stage_and_is_shorter_th
         build_objective(config, "student", samples=32, teacher=teacher_branch(config))
 
 
+@pytest.mark.parametrize(
+    ("heads", "message"), [(4, "each head needs an even number"), (5, "the width must be a multiple of the heads")]
+)
+def test_heads_of_a_decoder_that_cannot_have_relative_positions_are_refused(heads, message, smoke_config):
+    sizes = {"teacher.autoencoder.decoder_width": 12, "teacher.autoencoder.decoder_heads": heads}
+    config = smoke_config(**{"teacher.encoder.transformer.positions": "relative"} | sizes)
+    with pytest.raises(UserError, match=f"decoder_width = 12 over autoencoder.decoder_heads = {heads}: .*{message}"):
+        build_objective(config, "teacher", samples=SAMPLES)
+
+
 @pytest.mark.parametrize("objective", ["distillation", "joint"])
 def test_harder_negatives_are_the_objectives_batches(objective, smoke_config):
     plain = {"student.token_weight": 0.0, "student.token_schedule": "constant", "student.objective": objective}
