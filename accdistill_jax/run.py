@@ -41,6 +41,7 @@ from accdistill_jax.stages import (
 )
 from accdistill_jax.stages.clock import StageClock
 from accdistill_jax.stages.context import Run
+from accdistill_jax.storage.checkpoint import refuse_other_config
 from accdistill_jax.storage.copies import Copies, connect_copies
 from accdistill_jax.storage.export import load_params
 from accdistill_jax.storage.mirror import staging_folder
@@ -89,6 +90,8 @@ def run(config: Config, workdir: str | os.PathLike[str], *, peers: Peers | None 
             peers.from_first("work directory", lambda: stack.enter_context(alone_in(folder)))
 
         def claim() -> None:
+            if not (folder / "config.json").exists():
+                refuse_other_config(folder, record.config_hash(config))
             record.claim(config, folder, fingerprints=fingerprints)
             remove_leftovers(folder)
             copies.now()

@@ -197,6 +197,16 @@ def test_as_many_checkpoints_are_kept_as_asked_for(smoke_config, tmp_path):
     assert go_on(**{"teacher.train.checkpoints_kept": 1}) == [6]
 
 
+def test_checkpoints_of_another_config_are_refused_where_the_record_is_lost(copy, smoke_config, no_training):
+    (copy / "config.json").unlink()
+    shutil.rmtree(copy / "student/export")
+    with pytest.raises(UserError, match="has no config.json, and .*checkpoints is of a run with another config"):
+        run(smoke_config(**{"student.temperature": 0.5, "stages": ("student",)}), copy)
+    assert not (copy / "config.json").exists()
+    run(smoke_config(stages=("teacher",)), copy)
+    assert (copy / "config.json").exists()
+
+
 @pytest.mark.slow
 def test_pmap_gives_the_same_numbers(finished, smoke_config, tmp_path):
     run(smoke_config(**{"runtime.mapping": "pmap", "stages": ("teacher", "student", "evaluation")}), tmp_path / "run")

@@ -310,6 +310,21 @@ class Checkpointer:
                 path.unlink(missing_ok=True)
 
 
+def refuse_other_config(workdir: Path, config_hash: str) -> None:
+    """Checks a work directory that has lost its record of the config by the checkpoints in it.
+
+    Raises:
+        UserError: a checkpoint is of a run with another config.
+    """
+    for path in sorted(workdir.glob("*/checkpoints/*.json")):
+        with contextlib.suppress(Damaged):  # a restore says more
+            if read_json(path)["meta"].get("config_hash", config_hash) != config_hash:
+                raise UserError(
+                    f"{workdir} has no config.json, and {path.parent} is of a run with another config: restore config.json, set the "
+                    "config back, choose another --workdir, or delete that folder"
+                )
+
+
 def _remove_tree(folder: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(folder)
