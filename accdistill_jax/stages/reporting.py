@@ -25,6 +25,7 @@ from accdistill_jax.models.build import parameter_count
 from accdistill_jax.readouts.readout import Readouts
 from accdistill_jax.stages.context import Run
 from accdistill_jax.stages.embedding import (
+    Embedded,
     embeddings,
     hash_of,
     load_encoders,
@@ -32,6 +33,7 @@ from accdistill_jax.stages.embedding import (
     unseen_rows,
     unseen_stores,
 )
+from accdistill_jax.stages.embedding_tables import write_tables
 from accdistill_jax.stages.evaluated_encoders import Encoders
 from accdistill_jax.stages.evaluation import fitted_readouts, readouts_of_report
 from accdistill_jax.stages.heartless import heartless_embeddings
@@ -83,12 +85,15 @@ def report_stage(run: Run, *, durations_s: dict[str, float]) -> None:
         for name, store in unseen_stores(run).items()
     }
     heartless = heartless_embeddings(run, encoders)
-    run.peers.from_first(
-        "report",
-        lambda: write_reports(
-            run, encoders, main or {}, unseen, durations_s, fitted_readouts(run, encoders, main or {}, heartless)
-        ),
-    )
+
+    def write() -> None:
+        readouts = fitted_readouts(run, encoders, main or {}, heartless)
+        if "evaluation" not in run.config.stages:  # else that stage has written them
+            whole = {name: (store, embedded or {}) for name, (store, embedded) in unseen.items()}
+            write_tables(run, Embedded(encoders, main or {}, whole), readouts)
+        write_reports(run, encoders, main or {}, unseen, durations_s, readouts)
+
+    run.peers.from_first("report", write)
 
 
 def write_reports(

@@ -38,3 +38,12 @@ def test_a_damaged_table_is_written_again_and_a_whole_one_stays(copy, smoke_conf
     damaged.write_bytes(content[:1000] + b"\0" + content[1001:])
     run(smoke_config(stages=("data", "teacher", "student", "evaluation")), copy)
     assert damaged.read_bytes() == content and whole.stat().st_mtime_ns == before
+
+
+def test_the_stage_report_alone_writes_tables_of_the_embeddings_that_it_makes(copy, smoke_config, no_training):
+    run(smoke_config(**{"stages": ("report",), "evaluation.train_segments": 20}), copy)
+    table = pq.read_table(copy / "embeddings/main-student.parquet")
+    with np.load(copy / "embeddings/main.npz") as saved:
+        arrays = [saved[f"student/{split}/embedding"] for split in SPLITS]
+    assert len(arrays[0]) == 20
+    np.testing.assert_array_equal(np.stack(table["embedding"].to_numpy()), np.concatenate(arrays))
