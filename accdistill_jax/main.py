@@ -32,7 +32,7 @@ from typing import NoReturn
 
 from absl import app, flags
 
-from accdistill_jax.config.load import default_workdir, last_line, load_config, split_overrides
+from accdistill_jax.config.load import default_workdir, last_line, load_for_training, split_overrides
 from accdistill_jax.errors import ExitStatus, UserError, without_passwords
 from accdistill_jax.runtime import cpu_devices, interrupt, streams
 from accdistill_jax.runtime.ending import end, quieten
@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         if not _CONFIG.value:
             raise UserError("no config given; add --config=distill (a preset of it: --config=distill:smoke)")
-        config = load_config(_CONFIG.value, argv[1:])
+        config = load_for_training(_CONFIG.value, argv[1:])
         workdir = _WORKDIR.value or default_workdir(_CONFIG.value)
         early_stop.uninstall()
         with Interruption(at_once=True):

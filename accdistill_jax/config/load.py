@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 import accdistill_jax
 from accdistill_jax.config import tree
 from accdistill_jax.config.convert import for_objective, parse_section, value_of, with_changes
+from accdistill_jax.config.effect import refuse_without_effect
 from accdistill_jax.config.nearest import nearest
 from accdistill_jax.config.renamed import current_key
 from accdistill_jax.config.schema import Config
@@ -60,6 +61,17 @@ def load_config(argument: str, overrides: Sequence[str] = ()) -> Config:
     if "student.objective" in overridden:
         config = for_objective(config, keep=overridden)
     check_together(config)
+    return config
+
+
+def load_for_training(argument: str, overrides: Sequence[str] = ()) -> Config:
+    """`load_config` for a single training: other commands may derive further configs, in which another override counts.
+
+    Raises:
+        UserError: as `load_config`, or an override changes nothing.
+    """
+    config = load_config(argument, overrides)
+    refuse_without_effect(config, {current_key(match[1]) for match in map(_OVERRIDE.fullmatch, overrides) if match})
     return config
 
 

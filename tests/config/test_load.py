@@ -8,7 +8,7 @@ import pytest
 from accdistill_jax.benchmark import __main__ as benchmark
 from accdistill_jax.config import __main__ as documentation
 from accdistill_jax.config.convert import parse_config
-from accdistill_jax.config.load import load_config, split_overrides
+from accdistill_jax.config.load import load_config, load_for_training, split_overrides
 from accdistill_jax.errors import UserError
 
 MISSPELLED = {
@@ -39,9 +39,9 @@ def file_of(folder, *lines, name="mine.py"):
     return str(path)
 
 
-def refusal(*arguments) -> str:
+def refusal(*arguments, load=load_config) -> str:
     with pytest.raises(UserError) as caught:
-        load_config(*arguments)
+        load(*arguments)
     text = str(caught.value)
     assert "\n" not in text
     return text
@@ -246,3 +246,37 @@ def test_what_the_command_line_sets_without_effect_is_refused(tmp_path):
     )
     path = file_of(tmp_path, "config.student.objective = 'supervised'")
     assert "token_weight = 10.0 is for distillation alone; set it to 0.0" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (("student.objective=joint", "student.regression_weight=1.0"), "student.objective = 'joint' does not read it"),
+        (
+            ("student.objective=supervised", "student.temperature=0.5"),
+            "student.objective = 'supervised' does not read it",
+        ),
+        (("student.objective=masked", "student.head.hidden=64"), "student.objective = 'masked' does not read it"),
+        (("student.supervised.label_fraction=0.1",), "only with config.student.objective = 'supervised', which is"),
+        (("teacher.train.muon.momentum=0.9",), "only with config.teacher.train.optimizer = 'muon', which is 'adamw'"),
+        (("student.encoder.efficientnet.output=64",), "only with config.student.encoder.architecture = 'efficientnet'"),
+        (("student.regression=mse",), "config.student.regression_weight is 0.0"),
+        (("teacher.source_weights=(2.0,)",), "config.teacher.source names a single teacher"),
+    ],
+)
+def test_an_override_without_effect_is_refused(overrides, reason):
+    words = [f"--config.{one}" for one in overrides]
+    load_config("distill:smoke", words)  # the base of a grid, in which the override may count
+    text = refusal("distill:smoke", words, load=load_for_training)
+    assert text.startswith(f"config.{overrides[-1].partition('=')[0]} = ") and " has no effect: " in text
+    assert reason in text
+
+
+def test_an_override_that_counts_or_repeats_the_default_is_taken():
+    for overrides in (
+        ("student.objective=supervised", "student.supervised.label_fraction=0.1", "student.temperature=0.07"),
+        ("student.objective=joint", "student.temperature=0.5", "student.head.hidden=64"),
+        ("student.regression=mse", "student.regression_weight=1.0"),
+        ("student.encoder.architecture=efficientnet", "student.encoder.efficientnet.output=64"),
+    ):
+        load_for_training("distill:smoke", [f"--config.{one}" for one in overrides])
