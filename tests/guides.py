@@ -25,7 +25,7 @@ from accdistill_jax.api import (
     probe_command,
 )
 from accdistill_jax.config.__main__ import main as print_config
-from accdistill_jax.config.load import load_config
+from accdistill_jax.config.load import load_for_training
 from accdistill_jax.data.prepare import __main__ as prepare
 from accdistill_jax.reproduce.noise import __main__ as noise
 from accdistill_jax.reproduce.plan.command_line import parse_command_line
@@ -118,7 +118,7 @@ def _check_training(arguments: list[str]) -> None:
     saved = flags.FLAGS.flag_values_dict()
     try:
         _, *overrides = train.parse_flags(["accdistill train", *arguments])
-        load_config(flags.FLAGS.config, overrides)
+        load_for_training(flags.FLAGS.config, overrides)
     finally:
         for name, value in saved.items():
             setattr(flags.FLAGS, name, value)
