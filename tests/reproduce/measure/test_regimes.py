@@ -164,8 +164,8 @@ def test_claims_name_the_baselines_and_the_largest_share_that_they_are_about(tmp
     part = measured("many-people", tmp_path, people=(200, 20, 30), minutes=1, seeds=1, preset="claims")
     lower, collapse = part.claims
     assert lower.measured.endswith(
-        "Baselines: acceleration, masked autoencoding; acceleration, supervised on the target "
-        "(this preset leaves out: acceleration, contrastive, positives of one participant)"
+        "Baselines: acceleration, masked autoencoding; acceleration, contrastive, positives of one participant; "
+        "acceleration, supervised on the target"
     )
     assert "with few labels and with 1 % of the labels: HR" in collapse.measured and "all labels" not in collapse.rule
 
