@@ -321,7 +321,7 @@ def _people_under_two_ids(groups: Sequence[Group]) -> Iterator[str]:
         pairs = [f"{full} and {short}" for full, short in shorter_ids(first.people, second.people)]
         if pairs:
             yield (
-                f"{_names(pairs)} in {first.name} and {second.name} may be one person each, in two splits: an earlier version left "
+                f"{_names(pairs)} in {first.name} and {second.name} may be one person each, perhaps in two splits: an earlier version left "
                 "study and site out of the ids; prepare the store with the shorter ids anew"
             )
 
